@@ -1,0 +1,2 @@
+build:
+	cargo build --release -p host-local-ipam -p ipvlan -p host-device

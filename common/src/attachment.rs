@@ -1,0 +1,274 @@
+//! One attachment, one record: what DEL, GC and CHECK need to know, written before
+//! the kernel is touched. Runtimes send DEL with a stripped configuration, without
+//! a namespace, or with a path that is no namespace any more; a record makes DEL
+//! independent of all that, and nothing inside the container can change it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::args::{CmdArgs, ContainerId, IfName};
+use crate::config::{Document, ValidAttachment, is_listed};
+use crate::error::{Error, ErrorCode, Errors, Result};
+use crate::file;
+use crate::netns::{NetNs, NetNsId, is_alive};
+
+/// Where the records of all plugins are, one directory a plugin.
+const ROOT: &str = "/var/lib/cni/eni-cni";
+/// The number that the kernel draws at every boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// A record is far smaller; whatever is larger is not one.
+const RECORD_LIMIT: u64 = 1 << 20;
+
+/// The record of one attachment. `D` is what the plugin itself needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment<D> {
+    /// The network's name.
+    pub network: String,
+    /// The container.
+    pub container_id: ContainerId,
+    /// The interface inside the container.
+    pub ifname: IfName,
+    /// The version of the configuration.
+    pub cni_version: String,
+    /// The boot in which the attachment was made.
+    pub boot_id: String,
+    /// The path of the container's namespace.
+    pub netns: String,
+    /// Which namespace the path led to.
+    pub netns_id: NetNsId,
+    /// The `ipam` section of the configuration; `null` when there was none.
+    pub ipam: Value,
+    /// The plugin's own part.
+    pub device: D,
+}
+
+impl<D> Attachment<D> {
+    /// The record of the attachment that an ADD is about to make.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read, 8 when the namespace cannot be examined.
+    pub fn new(args: &CmdArgs, netns: &NetNs, device: D) -> Result<Self> {
+        Ok(Self {
+            network: args.conf.network.clone(),
+            container_id: args.container_id.clone(),
+            ifname: args.ifname.clone(),
+            cni_version: args.conf.version.to_string(),
+            boot_id: boot_id()?,
+            netns: netns.path().to_owned(),
+            netns_id: netns.id()?,
+            ipam: args.conf.document.get("ipam").cloned().unwrap_or_default(),
+            device,
+        })
+    }
+
+    /// Whether the container's namespace is still the one of the ADD.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read.
+    pub fn is_alive(&self) -> Result<bool> {
+        Ok(boot_id()? == self.boot_id && is_alive(&self.netns, self.netns_id))
+    }
+
+    /// The input of the DEL that ends this attachment, when nobody sends one: what
+    /// GC and the recovery of abandoned attachments execute.
+    ///
+    /// # Errors
+    /// Code 1 or 6 when the recorded configuration is not one of ours.
+    pub fn del_args(&self, cni_path: &str) -> Result<CmdArgs> {
+        let mut conf = serde_json::Map::new();
+        conf.insert("cniVersion".into(), self.cni_version.clone().into());
+        conf.insert("name".into(), self.network.clone().into());
+        conf.insert("ipam".into(), self.ipam.clone());
+        let stdin = Value::Object(conf).to_string().into_bytes();
+        Ok(CmdArgs {
+            container_id: self.container_id.clone(),
+            ifname: self.ifname.clone(),
+            netns: self.netns.clone(),
+            cni_args: String::new(),
+            conf: crate::args::ConfArgs {
+                network: self.network.clone(),
+                path: cni_path.to_owned(),
+                version: crate::version::negotiate(&self.cni_version)?,
+                document: Document::parse(&stdin)?,
+                stdin,
+            },
+        })
+    }
+}
+
+/// The records of one plugin.
+#[derive(Debug)]
+pub struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    /// The records of the plugin with this name.
+    pub fn of(plugin: &str) -> Self {
+        Self {
+            directory: Path::new(ROOT).join(plugin),
+        }
+    }
+
+    /// Writes a record, replacing the one of the same attachment.
+    ///
+    /// # Errors
+    /// Code 5 naming the file; the old record is still there then.
+    pub fn write<D: Serialize>(&self, record: &Attachment<D>) -> Result<()> {
+        let path = self.path(&record.network, &record.container_id, &record.ifname);
+        let failed = |cause: io::Error| Error::io(format!("failed to write {path:?}"), &cause);
+        let text = serde_json::to_vec(record).map_err(|cause| failed(cause.into()))?;
+        file::create_directory(&self.directory.join(&record.network)).map_err(failed)?;
+        file::replace(&path, &text).map_err(failed)
+    }
+
+    /// The record of the attachment that a call is about. A file that is no record
+    /// counts as none: DEL must not fail for ever because of it.
+    ///
+    /// # Errors
+    /// Code 5 when the file exists and cannot be read.
+    pub fn read<D: DeserializeOwned>(&self, args: &CmdArgs) -> Result<Option<Attachment<D>>> {
+        let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
+        read_record(&path)
+    }
+
+    /// Removes the record of the attachment that a call is about, if it has one.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub fn remove(&self, args: &CmdArgs) -> Result<()> {
+        let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
+        file::remove(&path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
+    }
+
+    /// Every record of `network`.
+    ///
+    /// # Errors
+    /// Code 5 naming what cannot be read.
+    pub fn of_network<D: DeserializeOwned>(&self, network: &str) -> Result<Vec<Attachment<D>>> {
+        let mut records = Vec::new();
+        for path in list(&self.directory.join(network))? {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                records.extend(read_record(&path)?);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Every record of the plugin.
+    ///
+    /// # Errors
+    /// Code 5 naming what cannot be read.
+    pub fn all<D: DeserializeOwned>(&self) -> Result<Vec<Attachment<D>>> {
+        let mut records = Vec::new();
+        for network in list(&self.directory)? {
+            if let Some(name) = network.file_name().and_then(|name| name.to_str()) {
+                records.extend(self.of_network(name)?);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Detaches, with `detach`, every attachment of `network` that is not in
+    /// `valid`. One that fails does not stop the rest.
+    ///
+    /// # Errors
+    /// All that went wrong, together.
+    pub fn collect_garbage<D: DeserializeOwned>(
+        &self,
+        network: &str,
+        valid: &[ValidAttachment],
+        detach: impl Fn(&Attachment<D>) -> Result<()>,
+    ) -> Result<()> {
+        let mut errors = Errors::default();
+        let records = errors
+            .keep(self.of_network::<D>(network))
+            .unwrap_or_default();
+        let is_garbage =
+            |r: &&Attachment<D>| !is_listed(valid, r.container_id.as_str(), r.ifname.as_str());
+        for record in records.iter().filter(is_garbage) {
+            errors.keep(detach(record));
+        }
+        errors.into_result()
+    }
+
+    /// `:` can occur in neither part, so no two attachments share a file.
+    fn path(&self, network: &str, container_id: &ContainerId, ifname: &IfName) -> PathBuf {
+        self.directory
+            .join(network)
+            .join(format!("{container_id}:{ifname}.json"))
+    }
+}
+
+/// What a delegate reads on DEL: our stdin byte for byte, unless the `ipam` section
+/// is not the one that ADD used. Then ADD's counts, because the reservation is where
+/// that section says, and a stripped section says nothing at all.
+pub fn del_stdin<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Vec<u8> {
+    match record {
+        Some(record)
+            if !record.ipam.is_null() && args.conf.document.get("ipam") != Some(&record.ipam) =>
+        {
+            args.conf.document.with("ipam", &record.ipam)
+        }
+        _ => args.conf.stdin.clone(),
+    }
+}
+
+/// The number of the running boot.
+///
+/// # Errors
+/// Code 5 when `/proc` is not mounted.
+pub fn boot_id() -> Result<String> {
+    fs::read_to_string(BOOT_ID)
+        .map(|text| text.trim().to_owned())
+        .map_err(|cause| Error::io(format!("failed to read {BOOT_ID}"), &cause))
+}
+
+fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>> {
+    let bytes = match file::read_regular(path, RECORD_LIMIT) {
+        Ok(bytes) => bytes,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) if is_no_record(&cause) => {
+            eprintln!("ignoring {path:?}, which is no attachment record: {cause}");
+            return Ok(None);
+        }
+        Err(cause) => {
+            return Err(
+                Error::new(ErrorCode::IO, format!("failed to read {path:?}")).because(&cause),
+            );
+        }
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(record) => Ok(Some(record)),
+        Err(cause) => {
+            eprintln!("ignoring {path:?}, which is no attachment record: {cause}");
+            Ok(None)
+        }
+    }
+}
+
+/// Whether reading failed because there is something else in the record's place.
+fn is_no_record(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::InvalidData || cause.raw_os_error() == Some(nix::libc::ELOOP)
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |cause: io::Error| Error::io(format!("failed to list {directory:?}"), &cause);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(failed(cause)),
+    };
+    entries
+        .map(|entry| entry.map(|e| e.path()).map_err(failed))
+        .collect()
+}

@@ -1,0 +1,171 @@
+//! The one error type of the suite: a CNI error object. Everything that can go
+//! wrong becomes one of these, so that the runtime always gets a code, what we
+//! were doing, and what the system answered.
+
+use std::fmt;
+use std::io;
+
+use serde::Serialize;
+
+/// A result whose error can be printed as the CNI error document.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A CNI error code. A delegated plugin may answer with any number, so this is
+/// not an enum. Source: CNI specification, "Error", and `types.go` of libcni.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrorCode(
+    /// The number as printed.
+    pub u32,
+);
+
+impl ErrorCode {
+    /// The version of the configuration is not supported.
+    pub const INCOMPATIBLE_VERSION: Self = Self(1);
+    /// A `CNI_*` environment variable is missing or invalid.
+    pub const ENVIRONMENT: Self = Self(4);
+    /// A file could not be read or written.
+    pub const IO: Self = Self(5);
+    /// A document could not be decoded.
+    pub const DECODING: Self = Self(6);
+    /// The network configuration is invalid on this node.
+    pub const NETWORK_CONFIG: Self = Self(7);
+    /// `CNI_NETNS` is not usable as the container's network namespace.
+    pub const NETNS: Self = Self(8);
+    /// A transient condition; the runtime should try again.
+    pub const TRY_AGAIN: Self = Self(11);
+    /// STATUS: the plugin cannot serve an ADD now.
+    pub const UNAVAILABLE: Self = Self(50);
+    /// Everything without a code of its own, as in libcni.
+    pub const INTERNAL: Self = Self(999);
+}
+
+/// A CNI error: `msg` says what we were doing and to what, `details` what the
+/// system answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The CNI error code.
+    pub code: ErrorCode,
+    /// What was being done, and to what.
+    pub msg: String,
+    /// What the system answered; empty when there is nothing to add.
+    pub details: String,
+    /// The operating system's error number, for decisions; never printed.
+    errno: Option<i32>,
+}
+
+impl Error {
+    /// An error with `code` and `msg`, without details.
+    pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
+        Self {
+            code,
+            msg: msg.into(),
+            details: String::new(),
+            errno: None,
+        }
+    }
+
+    /// An error about the network configuration (code 7).
+    pub fn config(msg: impl Into<String>) -> Self {
+        Self::new(ErrorCode::NETWORK_CONFIG, msg)
+    }
+
+    /// An error of the kernel or of another program (code 999).
+    pub fn internal(msg: impl Into<String>) -> Self {
+        Self::new(ErrorCode::INTERNAL, msg)
+    }
+
+    /// An input or output error (code 5): `msg` names the file and the intent.
+    pub fn io(msg: impl Into<String>, cause: &io::Error) -> Self {
+        Self::new(ErrorCode::IO, msg).because(cause)
+    }
+
+    /// The same error with the system's answer as details and its error number.
+    #[must_use]
+    pub fn because(mut self, cause: &io::Error) -> Self {
+        self.details = cause.to_string();
+        self.errno = cause.raw_os_error();
+        self
+    }
+
+    /// The same error with `details`.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// Whether the system said that the thing does not exist.
+    pub fn is_not_found(&self) -> bool {
+        use nix::libc::{ENODEV, ENOENT, ENXIO, ESRCH};
+        matches!(self.errno, Some(ENOENT | ENODEV | ENXIO | ESRCH))
+    }
+
+    /// Whether the system said that the thing exists already.
+    pub fn is_exists(&self) -> bool {
+        self.errno == Some(nix::libc::EEXIST)
+    }
+
+    /// The error document of the specification, as one JSON text. `version` is
+    /// the version of the configuration that caused the error.
+    pub fn to_json(&self, version: &str) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document<'a> {
+            cni_version: &'a str,
+            code: ErrorCode,
+            msg: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            details: &'a str,
+        }
+        crate::result::to_text(&Document {
+            cni_version: version,
+            code: self.code,
+            msg: &self.msg,
+            details: &self.details,
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.msg)?;
+        if !self.details.is_empty() {
+            write!(f, ": {}", self.details)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Does every step whatever happened to the one before, and reports all that
+/// went wrong as one error: the shape of every teardown in the suite.
+#[derive(Debug, Default)]
+pub struct Errors(Vec<Error>);
+
+impl Errors {
+    /// Keeps the error of `outcome`, if it is one, and returns its value.
+    pub fn keep<T>(&mut self, outcome: Result<T>) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.0.push(error);
+                None
+            }
+        }
+    }
+
+    /// Success when nothing went wrong; a single error as it is; otherwise one
+    /// error with the first one's code and every message.
+    ///
+    /// # Errors
+    /// What [`Errors::keep`] has kept.
+    pub fn into_result(mut self) -> Result<()> {
+        if self.0.len() <= 1 {
+            return self.0.pop().map_or(Ok(()), Err);
+        }
+        let all: Vec<String> = self.0.iter().map(Error::to_string).collect();
+        let first = self.0.first().map_or(ErrorCode::INTERNAL, |e| e.code);
+        Err(Error::new(first, all.join("; ")))
+    }
+}

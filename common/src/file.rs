@@ -1,0 +1,103 @@
+//! Files that appear complete or not at all, whatever happens while they are
+//! written.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+/// The mode of every file we create: addresses and attachments are root's business.
+pub const FILE_MODE: u32 = 0o600;
+/// The mode of every directory we create.
+pub const DIRECTORY_MODE: u32 = 0o700;
+
+/// Creates `directory` and its parents where they are missing.
+///
+/// # Errors
+/// Those of `mkdir(2)`; an existing directory is none.
+pub fn create_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(directory)
+}
+
+/// Puts `content` at `path`, replacing what was there, so that a reader at any
+/// moment and a crash at any moment find the old content or the new one. A
+/// symbolic link at `path` is replaced, not followed.
+///
+/// # Errors
+/// Those of the file system; nothing is left behind.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = temporary_name(path);
+    let written = create(&temporary)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // The first error is the one that explains; the file may not even exist.
+        fs::remove_file(&temporary).ok();
+    }
+    written
+}
+
+/// Reads a regular file of at most `limit` bytes. A symbolic link or a FIFO is an
+/// error: nobody may make us read, or wait for, another file.
+///
+/// # Errors
+/// Those of the file system; `InvalidData` when it is no regular file or too large.
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a regular file",
+        ));
+    }
+    if metadata.len() > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is too large",
+        ));
+    }
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, limit), &mut content)?;
+    Ok(content)
+}
+
+/// Removes a file, and what a killed [`replace`] has left beside it; a missing
+/// file is success.
+///
+/// # Errors
+/// Those of `unlink(2)`.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for path in [&temporary_name(path), path] {
+        match fs::remove_file(path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// A dot-file beside `path`. Its name is always the same, so that a killed process
+/// leaves one at most and the next one overwrites it.
+fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}

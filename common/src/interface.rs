@@ -1,0 +1,227 @@
+//! What an attachment's result says of its interface, put into the kernel on ADD
+//! and compared with the kernel on CHECK.
+
+use std::net::IpAddr;
+
+use crate::args::IfName;
+use crate::error::{Error, Result};
+use crate::netlink::{KernelRoute, Link, LinkChange, Netlink};
+use crate::netns::{NetNs, read_sysctl, write_sysctl};
+use crate::result::{AddResult, IpConfig, Route};
+
+/// The container's side of an attachment: its namespace and a socket in it.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// The container's network namespace.
+    pub netns: NetNs,
+    /// A netlink socket inside it.
+    pub netlink: Netlink,
+}
+
+impl Sandbox {
+    /// Opens the namespace at `path`.
+    ///
+    /// # Errors
+    /// Code 8 when it is missing or no namespace.
+    pub fn open(path: &str) -> Result<Self> {
+        let netns = NetNs::open(path)?;
+        let netlink = Netlink::open_in(&netns)?;
+        Ok(Self { netns, netlink })
+    }
+
+    /// The namespace on DEL, or nothing when it is gone.
+    ///
+    /// # Errors
+    /// Code 999 when the namespace exists and cannot be worked in.
+    pub fn open_for_del(path: &str) -> Result<Option<Self>> {
+        let Some(netns) = NetNs::open_for_del(path) else {
+            return Ok(None);
+        };
+        let netlink = Netlink::open_in(&netns)?;
+        Ok(Some(Self { netns, netlink }))
+    }
+
+    /// Makes sure that `ifname` can be created.
+    ///
+    /// # Errors
+    /// Code 999 when the container has an interface of that name already.
+    pub fn require_absent(&mut self, ifname: &IfName) -> Result<()> {
+        match self.netlink.link_by_name(ifname.as_str())? {
+            None => Ok(()),
+            Some(taken) => Err(Error::internal(format!(
+                "interface {ifname:?} already exists in netns {:?}",
+                self.netns.path(),
+                ifname = ifname.as_str(),
+            ))
+            .with_details(format!("index {}, kind {:?}", taken.index, taken.kind))),
+        }
+    }
+
+    /// Gives `link` the addresses of `ips`, sets it up and adds `routes`.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer; the caller undoes what was done.
+    pub fn configure(&mut self, link: &Link, ips: &[IpConfig], routes: &[Route]) -> Result<()> {
+        self.announce_addresses(&link.name);
+        if ips.iter().any(|ip| !ip.address.is_ipv4()) {
+            self.enable_ipv6(&link.name)?;
+        }
+        for ip in ips {
+            self.netlink
+                .add_address(link.index, &link.name, ip.address)?;
+        }
+        let up = LinkChange {
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        self.netlink.change_link(link.index, up, || {
+            format!("failed to set {:?} UP", link.name)
+        })?;
+        for route in routes {
+            self.netlink
+                .add_route(link.index, route, route_gateway(route, ips))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel announce the addresses when the link comes up, so that
+    /// neighbours forget who had them before. Best effort, as in the Go plugins: a
+    /// kernel without the parameter has no neighbours to tell.
+    fn announce_addresses(&self, ifname: &str) {
+        let announce = || {
+            for name in ["ipv4/conf/{}/arp_notify", "ipv6/conf/{}/ndisc_notify"] {
+                let name = format!("net/{}", name.replace("{}", ifname));
+                if let Err(cause) = write_sysctl(&name, "1") {
+                    eprintln!("could not set {name}: {cause}");
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = self.netns.run(announce) {
+            eprintln!("{error}");
+        }
+    }
+
+    /// Makes sure that the interface may have IPv6 addresses and keeps them when
+    /// it goes down. A kernel without IPv6 has no such parameter to read.
+    fn enable_ipv6(&self, ifname: &str) -> Result<()> {
+        self.netns.run(|| {
+            for interface in ["lo", ifname] {
+                let name = format!("net/ipv6/conf/{interface}/disable_ipv6");
+                if read_sysctl(&name).is_ok_and(|value| value != "0") {
+                    write_sysctl(&name, "0").map_err(|cause| {
+                        Error::internal(format!(
+                            "failed to enable IPv6 for interface {interface:?}"
+                        ))
+                        .because(&cause)
+                    })?;
+                }
+            }
+            let name = format!("net/ipv6/conf/{ifname}/keep_addr_on_down");
+            write_sysctl(&name, "1")
+                .map_err(|cause| Error::internal(format!("failed to set {name}")).because(&cause))
+        })
+    }
+
+    /// Compares the link `ifname` with what ADD reported, and returns it.
+    ///
+    /// # Errors
+    /// Code 7 when the result does not know the interface, 999 naming the first
+    /// thing that differs.
+    pub fn verify(&mut self, ifname: &IfName, prev_result: &AddResult) -> Result<Link> {
+        let sandbox = self.netns.path();
+        let Some(index) = prev_result.find_interface(ifname.as_str(), sandbox) else {
+            return Err(Error::config(format!(
+                "Sandbox in prevResult doesn't match configured netns: {sandbox} has no interface {ifname} there"
+            )));
+        };
+        let Some(link) = self.netlink.link_by_name(ifname.as_str())? else {
+            return Err(Error::internal(format!(
+                "Container Interface name in prevResult: {ifname} is missing in netns {sandbox:?}"
+            )));
+        };
+        let expected = prev_result
+            .interfaces
+            .get(index)
+            .map_or("", |i| i.mac.as_str());
+        if !expected.is_empty() && !expected.eq_ignore_ascii_case(&link.mac) {
+            return Err(Error::internal(format!(
+                "Interface {ifname} Mac {expected} doesn't match container Mac: {}",
+                link.mac
+            )));
+        }
+        self.verify_addresses(&link, prev_result.ips_of(index))?;
+        self.verify_routes(&link, index, prev_result)?;
+        Ok(link)
+    }
+
+    fn verify_addresses<'a>(
+        &mut self,
+        link: &Link,
+        ips: impl Iterator<Item = &'a IpConfig>,
+    ) -> Result<()> {
+        let present = self.netlink.addresses(link.index)?;
+        for ip in ips {
+            if !present.contains(&ip.address) {
+                return Err(Error::internal(format!(
+                    "Failed to match addr {} on interface {}",
+                    ip.address, link.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every route of the result must lead somewhere through an interface of the
+    /// container. A chained plugin may have moved it to another table, so the
+    /// table counts only where the result names one.
+    fn verify_routes(&mut self, link: &Link, index: usize, prev_result: &AddResult) -> Result<()> {
+        let ips: Vec<IpConfig> = prev_result.ips_of(index).cloned().collect();
+        let belongs_here = |route: &&Route| match route.gw {
+            // A result does not say which of several interfaces a route is for; its
+            // gateway tells.
+            Some(gw) => ips
+                .iter()
+                .any(|ip| ip.address.contains(gw) || ip.gateway == Some(gw)),
+            None => ips
+                .iter()
+                .any(|ip| ip.address.is_ipv4() == route.dst.is_ipv4()),
+        };
+        let expected: Vec<&Route> = prev_result.routes.iter().filter(belongs_here).collect();
+        if expected.is_empty() {
+            return Ok(());
+        }
+        let present = self.netlink.routes()?;
+        for route in expected {
+            let gateway = route_gateway(route, &ips);
+            if !present
+                .iter()
+                .any(|found| is_route(found, route, gateway, link.index))
+            {
+                return Err(Error::internal(format!(
+                    "Expected Route {} via {gateway:?} not found in routing table",
+                    route.dst
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next hop of `route`: its own, else the first gateway of its family.
+pub fn route_gateway(route: &Route, ips: &[IpConfig]) -> Option<IpAddr> {
+    let of_family = |gw: &IpAddr| gw.is_ipv4() == route.dst.is_ipv4();
+    route
+        .gw
+        .or_else(|| ips.iter().filter_map(|ip| ip.gateway).find(of_family))
+}
+
+fn is_route(found: &KernelRoute, expected: &Route, gateway: Option<IpAddr>, link: u32) -> bool {
+    let agrees = |expected: u32, found: u32| expected == 0 || expected == found;
+    found.dst == expected.dst.network()
+        && found.next_hops.contains(&(link, gateway))
+        && expected.table.is_none_or(|table| table == found.table)
+        && agrees(expected.priority, found.priority)
+        && agrees(expected.mtu, found.mtu)
+        && agrees(expected.advmss, found.advmss)
+}

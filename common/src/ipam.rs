@@ -1,0 +1,327 @@
+//! Delegation: finds the address management plugin that a configuration names and
+//! executes it as a runtime would. Its answers pass up unchanged.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdout, Command as Process, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::args::{CmdArgs, Command, ConfArgs, missing_variables};
+use crate::error::{Error, ErrorCode, Result};
+use crate::lenient::read_value;
+use crate::result::AddResult;
+use crate::version::CniVersion;
+
+/// How long a delegate may take. The slowest plugin known (whereabouts) gives
+/// itself two minutes for an ADD, and a kubelet waits for four.
+const DEADLINE: Duration = Duration::from_secs(130);
+
+/// An address management plugin, found in `CNI_PATH`.
+#[derive(Debug)]
+pub struct IpamPlugin {
+    path: PathBuf,
+    name: String,
+}
+
+/// What a finished delegate left.
+struct Output {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl IpamPlugin {
+    /// Finds the executable `name` in the directories of `CNI_PATH`.
+    ///
+    /// # Errors
+    /// Code 7 when `name` is no plain file name (it must not lead out of these
+    /// directories), 4 when `CNI_PATH` is not set, 999 when no directory has it;
+    /// with the words of libcni.
+    pub fn find(name: &str, cni_path: &str) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::config("no plugin name provided"));
+        }
+        if name.contains('/') || name.contains('\0') || name == "." || name == ".." {
+            return Err(Error::config(format!("invalid plugin name: {name}")));
+        }
+        if cni_path.is_empty() {
+            return Err(missing_variables(&["CNI_PATH"]));
+        }
+        let directories: Vec<&str> = cni_path.split(':').filter(|d| !d.is_empty()).collect();
+        let candidates = directories
+            .iter()
+            .map(|directory| Path::new(directory).join(name));
+        match candidates.into_iter().find(|path| path.is_file()) {
+            Some(path) => Ok(Self {
+                path,
+                name: name.to_owned(),
+            }),
+            None => Err(Error::internal(format!(
+                "failed to find plugin {name:?} in path [{}]",
+                directories.join(" ")
+            ))),
+        }
+    }
+
+    /// Asks for addresses. When the delegate fails, or answers what we cannot use,
+    /// its DEL is executed before its error is returned, because it may have
+    /// reserved something (CNI specification, section 4).
+    ///
+    /// # Errors
+    /// The delegate's own error, unchanged, or code 999 when it gave none.
+    pub fn add(&self, args: &CmdArgs) -> Result<AddResult> {
+        let added = self
+            .execute_for(Command::Add, args, &args.conf.stdin)
+            .and_then(|stdout| parse_result(&stdout, args.conf.version))
+            .and_then(require_addresses);
+        if added.is_err()
+            && let Err(error) = self.del(args, &args.conf.stdin)
+        {
+            // The runtime calls DEL as well; the first error is the one that explains.
+            eprintln!("undoing a failed IPAM ADD: {error}");
+        }
+        added
+    }
+
+    /// Gives the addresses back. `stdin` is what the delegate reads, which DEL may
+    /// have completed from the attachment's record.
+    ///
+    /// # Errors
+    /// As for [`IpamPlugin::add`].
+    pub fn del(&self, args: &CmdArgs, stdin: &[u8]) -> Result<()> {
+        self.execute_for(Command::Del, args, stdin).map(drop)
+    }
+
+    /// Asks whether the addresses are still reserved.
+    ///
+    /// # Errors
+    /// As for [`IpamPlugin::add`].
+    pub fn check(&self, args: &CmdArgs) -> Result<()> {
+        self.execute_for(Command::Check, args, &args.conf.stdin)
+            .map(drop)
+    }
+
+    /// Passes STATUS or GC on.
+    ///
+    /// # Errors
+    /// As for [`IpamPlugin::add`].
+    pub fn forward(&self, command: Command, conf: &ConfArgs) -> Result<()> {
+        let mut process = self.process(command);
+        process.env("CNI_PATH", &conf.path);
+        self.execute(process, &conf.stdin).map(drop)
+    }
+
+    fn execute_for(&self, command: Command, args: &CmdArgs, stdin: &[u8]) -> Result<Vec<u8>> {
+        let mut process = self.process(command);
+        process
+            .env("CNI_CONTAINERID", args.container_id.as_str())
+            .env("CNI_NETNS", &args.netns)
+            .env("CNI_IFNAME", args.ifname.as_str())
+            .env("CNI_ARGS", &args.cni_args)
+            .env("CNI_PATH", &args.conf.path);
+        self.execute(process, stdin)
+    }
+
+    fn process(&self, command: Command) -> Process {
+        let mut process = Process::new(&self.path);
+        process.env("CNI_COMMAND", command.as_str());
+        process
+    }
+
+    /// The delegate's stdout when it succeeds, its error when it does not. What a
+    /// successful delegate wrote to stderr goes to ours.
+    fn execute(&self, process: Process, stdin: &[u8]) -> Result<Vec<u8>> {
+        let output = run(process, stdin, DEADLINE).map_err(|cause| {
+            Error::internal(format!("failed to execute IPAM plugin {:?}", self.name))
+                .because(&cause)
+        })?;
+        if !output.status.success() {
+            return Err(reported_error(&output));
+        }
+        if let Err(cause) = io::stderr().write_all(&output.stderr) {
+            // Diagnostics have no reader any more; the outcome does not depend on it.
+            drop(cause);
+        }
+        Ok(output.stdout)
+    }
+}
+
+/// Runs a process with `stdin` and gives up on it after `deadline`. Pipes are
+/// served by threads, so that a delegate that reads nothing or writes much
+/// cannot block us; they end with the delegate, or with this process.
+fn run(mut process: Process, stdin: &[u8], deadline: Duration) -> io::Result<Output> {
+    let mut child = process
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut pipe) = child.stdin.take() {
+        let stdin = stdin.to_vec();
+        // A delegate may exit without reading; that is no error of ours.
+        thread::spawn(move || pipe.write_all(&stdin).ok());
+    }
+    let (sender, receiver) = mpsc::channel();
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    thread::spawn(move || {
+        // The receiver is gone when the deadline has passed; then nobody listens.
+        sender.send(collect(stdout, stderr)).ok()
+    });
+    match receiver.recv_timeout(deadline) {
+        Ok(collected) => {
+            let (stdout, stderr) = collected?;
+            let status = child.wait()?;
+            Ok(Output {
+                status,
+                stdout,
+                stderr,
+            })
+        }
+        Err(_) => Err(stop(&mut child, deadline)),
+    }
+}
+
+fn collect(
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let errors = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stderr
+            .map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes))
+            .map(|_| bytes)
+    });
+    let mut output = Vec::new();
+    if let Some(mut pipe) = stdout {
+        pipe.read_to_end(&mut output)?;
+    }
+    let errors = errors
+        .join()
+        .map_err(|_| io::Error::other("a reader ended early"))??;
+    Ok((output, errors))
+}
+
+/// Kills the delegate that has not answered, and reaps it.
+fn stop(child: &mut Child, deadline: Duration) -> io::Error {
+    let answer = format!("no answer within {} s", deadline.as_secs_f32());
+    match child.kill().and_then(|()| child.wait()) {
+        Ok(_) => io::Error::new(io::ErrorKind::TimedOut, answer),
+        Err(cause) => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("{answer}, and it cannot be stopped: {cause}"),
+        ),
+    }
+}
+
+/// The error that a failed delegate printed, with libcni's words where it printed
+/// something else.
+fn reported_error(output: &Output) -> Error {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    if stdout.is_empty() && stderr.is_empty() {
+        return Error::internal(format!(
+            "netplugin failed with no error message: {}",
+            output.status
+        ));
+    }
+    if stdout.is_empty() {
+        return Error::internal(format!("netplugin failed: {stderr:?}"));
+    }
+    match parse_error(&stdout) {
+        Ok(error) => error,
+        Err(cause) => Error::internal(format!(
+            "netplugin failed but error parsing its diagnostic message {stdout:?}: {cause}"
+        )),
+    }
+}
+
+fn parse_error(stdout: &str) -> Result<Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Document {
+        code: u32,
+        msg: String,
+        details: String,
+    }
+    let document: Document =
+        read_value(&parse_object(stdout.as_bytes())?, "not an error document")?;
+    Ok(Error::new(ErrorCode(document.code), document.msg).with_details(document.details))
+}
+
+fn parse_object(bytes: &[u8]) -> Result<Value> {
+    let wrong = |cause: String| Error::new(ErrorCode::DECODING, cause);
+    match serde_json::from_slice(bytes) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(wrong("not a JSON object".into())),
+        Err(cause) => Err(wrong(cause.to_string())),
+    }
+}
+
+fn parse_result(stdout: &[u8], version: CniVersion) -> Result<AddResult> {
+    parse_object(stdout)
+        .and_then(|value| AddResult::from_value(&value, version))
+        .map_err(|cause| {
+            let msg = "failed to parse the result of the IPAM plugin";
+            Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
+        })
+}
+
+fn require_addresses(result: AddResult) -> Result<AddResult> {
+    if result.ips.is_empty() {
+        return Err(Error::internal("IPAM plugin returned missing IP config"));
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delegate_that_does_not_answer_is_stopped() {
+        let mut process = Process::new("sleep");
+        process.arg("600");
+        let outcome = run(process, b"", Duration::from_millis(50));
+        assert_eq!(
+            outcome.err().map(|e| e.kind()),
+            Some(io::ErrorKind::TimedOut)
+        );
+    }
+
+    #[test]
+    fn a_delegate_that_reads_nothing_and_writes_much_does_not_block() {
+        let mut process = Process::new("sh");
+        process.args([
+            "-c",
+            "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2",
+        ]);
+        let output = run(process, &vec![b'x'; 1_000_000], Duration::from_secs(60)).unwrap();
+        assert_eq!(
+            (output.stdout.len(), output.stderr.len()),
+            (1_000_000, 1_000_000)
+        );
+    }
+
+    #[test]
+    fn a_plugin_name_cannot_lead_out_of_its_directories() {
+        for wrong in ["", ".", "..", "../sh", "/bin/sh", "a/b"] {
+            assert_eq!(
+                IpamPlugin::find(wrong, "/bin").unwrap_err().code,
+                ErrorCode::NETWORK_CONFIG,
+                "{wrong}"
+            );
+        }
+        assert_eq!(
+            IpamPlugin::find("sh", "").unwrap_err().msg,
+            "required env variables [CNI_PATH] missing"
+        );
+        assert_eq!(
+            IpamPlugin::find("no-such-plugin", "/a:/b").unwrap_err().msg,
+            "failed to find plugin \"no-such-plugin\" in path [/a /b]"
+        );
+    }
+}

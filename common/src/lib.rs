@@ -1,0 +1,19 @@
+//! What the CNI specification defines for every plugin, and what two or more of
+//! our plugins execute verbatim. It contains nothing that only one plugin needs.
+
+#![warn(missing_docs)]
+
+pub mod address;
+pub mod args;
+pub mod attachment;
+pub mod config;
+pub mod error;
+pub mod file;
+pub mod interface;
+pub mod ipam;
+pub mod lenient;
+pub mod netlink;
+pub mod netns;
+pub mod plugin;
+pub mod result;
+pub mod version;

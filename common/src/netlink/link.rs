@@ -1,0 +1,320 @@
+//! Links: what the kernel says of one, and every change the plugins make to one.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoIpVlan, InfoKind, IpVlanFlags, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    Prop,
+};
+
+use super::Netlink;
+use crate::args::IfName;
+use crate::error::{Error, Result};
+use crate::netns::NetNs;
+
+/// The attribute by which a link is looked up under an alternative name.
+const IFLA_ALT_IFNAME: u16 = 53;
+
+/// A network interface as the kernel describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The interface index, unique within its namespace.
+    pub index: u32,
+    /// The interface name.
+    pub name: String,
+    /// Further names under which the kernel finds the interface.
+    pub altnames: Vec<String>,
+    /// The alias text (`ip link set … alias`); empty when there is none.
+    pub alias: String,
+    /// The hardware address, in lower case with colons; empty when it has none.
+    pub mac: String,
+    /// The hardware address that the device was made with, if it differs or not.
+    pub permanent_mac: String,
+    /// The maximum transmission unit in bytes.
+    pub mtu: u32,
+    /// Whether the interface is administratively up.
+    pub up: bool,
+    /// Whether this is the loopback interface.
+    pub loopback: bool,
+    /// The kind of a virtual interface (`ipvlan`, `veth`, …); empty for hardware.
+    pub kind: String,
+    /// The kind of the interface this one is a port of (`bridge`, `bond`, …).
+    pub port_kind: String,
+    /// The index of the interface below this one, in the namespace `parent_netns_id`.
+    pub parent: Option<u32>,
+    /// The namespace of the parent, when it is not the interface's own.
+    pub parent_netns_id: Option<i32>,
+    /// The mode of an ipvlan interface, as the kernel numbers it.
+    pub ipvlan_mode: Option<u16>,
+    /// The bus address of the device behind the interface, such as `0000:00:06.0`.
+    pub bus_address: String,
+}
+
+/// An ipvlan interface to be created.
+#[derive(Clone, Copy, Debug)]
+pub struct NewIpvlan<'a> {
+    /// Its name in the namespace of the socket.
+    pub name: &'a IfName,
+    /// The index of the master.
+    pub master: u32,
+    /// The master's namespace, when it is not the socket's own.
+    pub master_netns_id: Option<i32>,
+    /// The mode, as the kernel numbers it.
+    pub mode: u16,
+    /// The MTU in bytes; the master's when not given.
+    pub mtu: Option<u32>,
+}
+
+/// Changes to a link that the kernel makes with one message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkChange<'a> {
+    /// Move it to this namespace.
+    pub netns: Option<&'a NetNs>,
+    /// Give it this name (in the new namespace, if it moves).
+    pub name: Option<&'a str>,
+    /// Give it this alias; empty removes it.
+    pub alias: Option<&'a str>,
+    /// Give it this hardware address.
+    pub mac: Option<&'a [u8]>,
+    /// Give it this MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Set it up or down.
+    pub up: Option<bool>,
+}
+
+impl Netlink {
+    /// The link that has `name` as its name or as an alternative name.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer; a missing link is none.
+    pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        // Only an alternative name may be longer than a name.
+        message.attributes.push(if IfName::new(name).is_ok() {
+            LinkAttribute::IfName(name.to_owned())
+        } else {
+            let mut bytes = name.as_bytes().to_vec();
+            bytes.push(0);
+            LinkAttribute::Other(DefaultNla::new(IFLA_ALT_IFNAME, bytes))
+        });
+        self.get_link(message, || format!("failed to lookup {name:?}"))
+    }
+
+    /// The link with this index.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer; a missing link is none.
+    pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.get_link(message, || {
+            format!("failed to lookup the link with index {index}")
+        })
+    }
+
+    /// All links of the namespace.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let replies = self
+            .dump(&all)
+            .map_err(|cause| Error::internal("failed to list the links").because(&cause))?;
+        Ok(replies.into_iter().filter_map(to_link).collect())
+    }
+
+    /// Creates an ipvlan interface in the socket's namespace, down, under its
+    /// final name.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer; see [`Error::is_exists`] for a taken name.
+    pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Result<()> {
+        let data = vec![
+            InfoIpVlan::Mode(new.mode.into()),
+            InfoIpVlan::Flags(IpVlanFlags::empty()),
+        ];
+        let mut message = LinkMessage::default();
+        let attributes = &mut message.attributes;
+        attributes.push(LinkAttribute::IfName(new.name.to_string()));
+        attributes.push(LinkAttribute::Link(new.master));
+        attributes.extend(new.master_netns_id.map(LinkAttribute::LinkNetNsId));
+        attributes.extend(new.mtu.map(LinkAttribute::Mtu));
+        attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::IpVlan),
+            LinkInfo::Data(InfoData::IpVlan(data)),
+        ]));
+        self.acknowledged(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .map_err(|cause| {
+            Error::internal(format!("failed to create ipvlan {:?}", new.name.as_str()))
+                .because(&cause)
+        })
+    }
+
+    /// Changes the link with this index.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer; `what` says what was being done.
+    pub fn change_link(
+        &mut self,
+        index: u32,
+        change: LinkChange<'_>,
+        what: impl Fn() -> String,
+    ) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        if let Some(up) = change.up {
+            message.header.change_mask = LinkFlags::Up;
+            message.header.flags = if up {
+                LinkFlags::Up
+            } else {
+                LinkFlags::empty()
+            };
+        }
+        let attributes = &mut message.attributes;
+        attributes.extend(
+            change
+                .netns
+                .map(|n| LinkAttribute::NetNsFd(n.as_fd().as_raw_fd())),
+        );
+        attributes.extend(change.name.map(|n| LinkAttribute::IfName(n.to_owned())));
+        attributes.extend(change.alias.map(|a| LinkAttribute::IfAlias(a.to_owned())));
+        attributes.extend(change.mac.map(|m| LinkAttribute::Address(m.to_vec())));
+        attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        self.acknowledged(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(|cause| Error::internal(what()).because(&cause))
+    }
+
+    /// Adds alternative names to the link with this index.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn add_altnames(&mut self, index: u32, names: &[String]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let names = names.iter().cloned().map(Prop::AltIfName).collect();
+        message.attributes.push(LinkAttribute::PropList(names));
+        self.acknowledged(
+            RouteNetlinkMessage::NewLinkProp(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .map_err(|cause| Error::internal("failed to restore alternative names").because(&cause))
+    }
+
+    /// Deletes the link with this index; a missing link is success.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_link(&mut self, link: &Link) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        let deleted = self
+            .acknowledged(RouteNetlinkMessage::DelLink(message), 0)
+            .map_err(|cause| {
+                Error::internal(format!("failed to delete {:?}", link.name)).because(&cause)
+            });
+        match deleted {
+            Err(error) if error.is_not_found() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn get_link(
+        &mut self,
+        message: LinkMessage,
+        what: impl Fn() -> String,
+    ) -> Result<Option<Link>> {
+        let outcome = self
+            .request(RouteNetlinkMessage::GetLink(message), 0)
+            .map_err(|cause| Error::internal(what()).because(&cause));
+        match outcome {
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+            Ok(replies) => Ok(replies.into_iter().find_map(to_link)),
+        }
+    }
+}
+
+fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        link.take(attribute);
+    }
+    Some(link)
+}
+
+impl Link {
+    fn take(&mut self, attribute: LinkAttribute) {
+        match attribute {
+            LinkAttribute::IfName(name) => self.name = name,
+            LinkAttribute::IfAlias(alias) => self.alias = alias,
+            LinkAttribute::Address(bytes) => self.mac = format_mac(&bytes),
+            LinkAttribute::PermAddress(bytes) => self.permanent_mac = format_mac(&bytes),
+            LinkAttribute::Mtu(mtu) => self.mtu = mtu,
+            LinkAttribute::Link(index) => self.parent = Some(index),
+            LinkAttribute::LinkNetNsId(id) => self.parent_netns_id = Some(id),
+            LinkAttribute::ParentDevName(name) => self.bus_address = name,
+            LinkAttribute::PropList(props) => {
+                self.altnames = props.into_iter().filter_map(to_altname).collect();
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                infos.into_iter().for_each(|info| self.take_info(info))
+            }
+            _ => {}
+        }
+    }
+
+    fn take_info(&mut self, info: LinkInfo) {
+        match info {
+            LinkInfo::Kind(kind) => self.kind = kind.to_string(),
+            LinkInfo::PortKind(kind) => self.port_kind = kind.to_string(),
+            LinkInfo::Data(InfoData::IpVlan(data)) => {
+                self.ipvlan_mode = data.into_iter().find_map(|item| match item {
+                    InfoIpVlan::Mode(mode) => Some(mode.into()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn to_altname(prop: Prop) -> Option<String> {
+    match prop {
+        Prop::AltIfName(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// A hardware address in lower case with colons.
+fn format_mac(bytes: &[u8]) -> String {
+    let parts: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    parts.join(":")
+}
+
+/// The bytes of an Ethernet address written with colons or hyphens.
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut bytes = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut bytes {
+        let part = parts.next().filter(|p| p.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(bytes)
+}

@@ -1,0 +1,158 @@
+//! Routes, with every attribute that a CNI result can carry.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
+};
+
+use super::Netlink;
+use super::address::family;
+use crate::address::Cidr;
+use crate::error::{Error, Result};
+use crate::result::Route;
+
+/// A unicast route as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelRoute {
+    /// The destination.
+    pub dst: Cidr,
+    /// The ways to it: the index of the link and, unless it is connected, the gateway.
+    pub next_hops: Vec<(u32, Option<IpAddr>)>,
+    /// The routing table.
+    pub table: u32,
+    /// The metric; 0 when not set.
+    pub priority: u32,
+    /// The path's MTU in bytes; 0 when not set.
+    pub mtu: u32,
+    /// The TCP segment size to advertise in bytes; 0 when not set.
+    pub advmss: u32,
+}
+
+impl Netlink {
+    /// Adds `route` through the link with this index, by `gateway` if there is one.
+    /// A second route to the same destination becomes another way, as with the Go
+    /// plugins.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn add_route(&mut self, index: u32, route: &Route, gateway: Option<IpAddr>) -> Result<()> {
+        let table = route.table.unwrap_or(u32::from(RouteHeader::RT_TABLE_MAIN));
+        let dst = route.dst.network();
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(dst.address());
+        message.header.destination_prefix_length = dst.prefix();
+        // The header has one byte for the table; a larger number goes into the attribute alone.
+        message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.scope = route.scope.map_or(RouteScope::Universe, RouteScope::from);
+        message.header.kind = RouteType::Unicast;
+        let attributes = &mut message.attributes;
+        attributes.push(RouteAttribute::Destination(dst.address().into()));
+        attributes.push(RouteAttribute::Oif(index));
+        attributes.push(RouteAttribute::Table(table));
+        attributes.extend(gateway.map(|gw| RouteAttribute::Gateway(gw.into())));
+        if route.priority != 0 {
+            attributes.push(RouteAttribute::Priority(route.priority));
+        }
+        let metrics: Vec<RouteMetric> = [
+            (route.mtu != 0).then_some(RouteMetric::Mtu(route.mtu)),
+            (route.advmss != 0).then_some(RouteMetric::Advmss(route.advmss)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !metrics.is_empty() {
+            attributes.push(RouteAttribute::Metrics(metrics));
+        }
+        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE)
+            .map_err(|cause| {
+                let via = gateway.map(|gw| format!(" via {gw}")).unwrap_or_default();
+                Error::internal(format!("failed to add route '{dst}{via} table {table}'"))
+                    .because(&cause)
+            })
+    }
+
+    /// All unicast routes of both families, in every table.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn routes(&mut self) -> Result<Vec<KernelRoute>> {
+        let mut routes = Vec::new();
+        for any in [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family(any);
+            let replies = self
+                .dump(&RouteNetlinkMessage::GetRoute(message))
+                .map_err(|cause| Error::internal("failed to list the routes").because(&cause))?;
+            routes.extend(replies.into_iter().filter_map(|reply| to_route(reply, any)));
+        }
+        Ok(routes)
+    }
+}
+
+fn to_route(message: RouteNetlinkMessage, any: IpAddr) -> Option<KernelRoute> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut dst = any;
+    let (mut oif, mut gateway) = (None, None);
+    let mut route = KernelRoute {
+        dst: Cidr::host(any),
+        next_hops: Vec::new(),
+        table: u32::from(message.header.table),
+        priority: 0,
+        mtu: 0,
+        advmss: 0,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => dst = to_ip(address)?,
+            RouteAttribute::Oif(index) => oif = Some(*index),
+            RouteAttribute::Gateway(address) => gateway = to_ip(address),
+            RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::Priority(priority) => route.priority = *priority,
+            RouteAttribute::Metrics(metrics) => route.take_metrics(metrics),
+            RouteAttribute::MultiPath(hops) => route.next_hops.extend(hops.iter().map(|hop| {
+                let gateway = hop.attributes.iter().find_map(|a| match a {
+                    RouteAttribute::Gateway(address) => to_ip(address),
+                    _ => None,
+                });
+                (hop.interface_index, gateway)
+            })),
+            _ => {}
+        }
+    }
+    route.next_hops.extend(oif.map(|index| (index, gateway)));
+    route.dst = Cidr::new(dst, message.header.destination_prefix_length)?;
+    Some(route)
+}
+
+impl KernelRoute {
+    fn take_metrics(&mut self, metrics: &[RouteMetric]) {
+        for metric in metrics {
+            match metric {
+                RouteMetric::Mtu(mtu) => self.mtu = *mtu,
+                RouteMetric::Advmss(advmss) => self.advmss = *advmss,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn to_ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}

@@ -1,0 +1,242 @@
+//! The frame of every plugin: environment and stdin become a command, the outcome
+//! becomes one JSON document on stdout and an exit status. No command is entered
+//! with an input that is not valid.
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use crate::args::{CmdArgs, Command, ConfArgs, Environment, is_identifier};
+use crate::config::{Document, NetConf};
+use crate::error::{Error, ErrorCode, Result};
+use crate::netns;
+use crate::result::AddResult;
+use crate::version::{self, CniVersion};
+
+/// A plugin: its name and version, and a function for each command.
+#[derive(Clone, Copy, Debug)]
+pub struct Commands {
+    /// The name that the about text shows.
+    pub name: &'static str,
+    /// The version that the about text shows.
+    pub version: &'static str,
+    /// Attaches the container.
+    pub add: fn(&CmdArgs) -> Result<AddResult>,
+    /// Verifies an attachment.
+    pub check: fn(&CmdArgs) -> Result<()>,
+    /// Removes an attachment; also what undoes an ADD whose result could not be delivered.
+    pub del: fn(&CmdArgs) -> Result<()>,
+    /// Reports whether an ADD could be served.
+    pub status: fn(&ConfArgs) -> Result<()>,
+    /// Removes every attachment that is not valid.
+    pub gc: fn(&ConfArgs) -> Result<()>,
+}
+
+/// An error together with the version to report it in.
+struct Failure {
+    version: String,
+    error: Error,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            version: CniVersion::LATEST.to_string(),
+            error,
+        }
+    }
+}
+
+/// Serves the one command this process was started for.
+pub fn run(plugin: &Commands) -> ExitCode {
+    let variable =
+        |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    if variable("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
+        eprint!("{}", about(plugin));
+        return ExitCode::SUCCESS;
+    }
+    let failure = match serve(plugin, variable) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    if let Err(cause) = print(&failure.error.to_json(&failure.version)) {
+        eprintln!("{}; it could not be reported: {cause}", failure.error);
+    }
+    ExitCode::FAILURE
+}
+
+fn about(plugin: &Commands) -> String {
+    let versions: Vec<&str> = CniVersion::ALL.iter().map(|v| v.as_str()).collect();
+    format!(
+        "CNI {} plugin v{}\nCNI protocol versions supported: {}\n",
+        plugin.name,
+        plugin.version,
+        versions.join(", ")
+    )
+}
+
+fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
+    let environment = Environment::read(variable)?;
+    let command = Command::from_text(&environment.command);
+    if command == Some(Command::Version) {
+        print(&version::reply()).map_err(|cause| unprintable(&cause))?;
+        return Ok(());
+    }
+    let stdin = read_stdin()?;
+    let document = Document::parse(&stdin)?;
+    let net_conf: NetConf = document.read("error unmarshall network config")?;
+    let outcome = require_name(&net_conf.name).and_then(|()| {
+        let command = command.ok_or_else(|| unknown(&environment.command))?;
+        let conf = ConfArgs {
+            network: net_conf.name.clone(),
+            path: environment.path.clone(),
+            version: negotiate(command, &net_conf.cni_version)?,
+            stdin,
+            document,
+        };
+        dispatch(plugin, command, environment, conf)
+    });
+    outcome.map_err(|error| Failure {
+        version: reported_version(&net_conf),
+        error,
+    })
+}
+
+fn dispatch(
+    plugin: &Commands,
+    command: Command,
+    environment: Environment,
+    conf: ConfArgs,
+) -> Result<()> {
+    match command {
+        Command::Status => return (plugin.status)(&conf),
+        Command::Gc => return (plugin.gc)(&conf),
+        Command::Add | Command::Check | Command::Del | Command::Version => {}
+    }
+    let netns_override = environment.netns_override;
+    let args = attachment(environment, conf)?;
+    if command == Command::Check {
+        return (plugin.check)(&args);
+    }
+    if !netns_override && netns::is_current(&args.netns)? {
+        let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+        return Err(Error::new(ErrorCode::NETNS, msg));
+    }
+    match command {
+        Command::Add => add(plugin, &args),
+        _ => (plugin.del)(&args).map_err(retryable),
+    }
+}
+
+/// ADD is done when its result is delivered. An attachment that the runtime does
+/// not learn of is undone.
+fn add(plugin: &Commands, args: &CmdArgs) -> Result<()> {
+    let result = (plugin.add)(args)?;
+    let delivered = result
+        .to_json(args.conf.version)
+        .and_then(|text| print(&text).map_err(|cause| unprintable(&cause)));
+    if delivered.is_err()
+        && let Err(error) = (plugin.del)(args)
+    {
+        eprintln!("undoing an ADD whose result could not be delivered: {error}");
+    }
+    delivered
+}
+
+/// The attachment that the environment names. The reading of the environment has
+/// made sure that these commands have one.
+fn attachment(environment: Environment, conf: ConfArgs) -> Result<CmdArgs> {
+    let (Some(container_id), Some(ifname)) = (environment.container_id, environment.ifname) else {
+        return Err(crate::args::missing_variables(&[
+            "CNI_CONTAINERID",
+            "CNI_IFNAME",
+        ]));
+    };
+    Ok(CmdArgs {
+        container_id,
+        ifname,
+        netns: environment.netns,
+        cni_args: environment.cni_args,
+        conf,
+    })
+}
+
+fn negotiate(command: Command, text: &str) -> Result<CniVersion> {
+    match command {
+        Command::Check => version::negotiate_since(text, "CHECK", CniVersion::V0_4_0),
+        Command::Status => version::negotiate_since(text, "STATUS", CniVersion::V1_1_0),
+        Command::Gc => version::negotiate_since(text, "GC", CniVersion::V1_1_0),
+        Command::Add | Command::Del | Command::Version => version::negotiate(text),
+    }
+}
+
+/// The version in which an error is reported: the configuration's, if it is ours.
+fn reported_version(net_conf: &NetConf) -> String {
+    let version = CniVersion::from_text(&net_conf.cni_version);
+    version.unwrap_or(CniVersion::LATEST).to_string()
+}
+
+fn require_name(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::config("missing network name"));
+    }
+    if !is_identifier(name) {
+        return Err(Error::config("invalid characters found in network name").with_details(name));
+    }
+    Ok(())
+}
+
+fn unknown(command: &str) -> Error {
+    Error::new(
+        ErrorCode::ENVIRONMENT,
+        format!("unknown CNI_COMMAND: {command}"),
+    )
+}
+
+/// containerd takes a DEL error for success when its text says that something was
+/// not found, and never tries again. Such words are said differently.
+fn retryable(mut error: Error) -> Error {
+    for text in [&mut error.msg, &mut error.details] {
+        for (swallowed, said) in [
+            ("not found", "missing"),
+            ("o such file or directory", "o such file"),
+        ] {
+            while let Some(at) = text.to_ascii_lowercase().find(swallowed) {
+                text.replace_range(at..at + swallowed.len(), said);
+            }
+        }
+    }
+    error
+}
+
+fn read_stdin() -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .map_err(|cause| Error::io("error reading from stdin", &cause))?;
+    Ok(bytes)
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+fn unprintable(cause: &io::Error) -> Error {
+    Error::io("failed to write the result to stdout", cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_del_error_never_says_what_containerd_takes_for_success() {
+        let error = Error::internal("Link Not Found")
+            .with_details("No such file or directory (os error 2), not found");
+        let said = retryable(error);
+        assert_eq!(said.msg, "Link missing");
+        assert_eq!(said.details, "No such file (os error 2), missing");
+    }
+}

@@ -1,0 +1,598 @@
+//! The result of ADD, built in the newest version and printed in, or read from,
+//! the shape of any version.
+
+use std::net::IpAddr;
+
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::ser::{PrettyFormatter, Serializer as JsonSerializer};
+
+use crate::address::{self, Cidr};
+use crate::error::{Error, ErrorCode, Result};
+use crate::lenient::read_value;
+use crate::version::CniVersion;
+
+/// What ADD has done. Source: CNI specification, section 5, "Add Success".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddResult {
+    /// The interfaces of the attachment.
+    pub interfaces: Vec<Interface>,
+    /// The addresses on them.
+    pub ips: Vec<IpConfig>,
+    /// The routes through them.
+    pub routes: Vec<Route>,
+    /// Name servers for the container.
+    pub dns: Dns,
+}
+
+/// A network interface. Fields are in alphabetical order, because 1.x prints them so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Interface {
+    /// The hardware address, in lower case with colons.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mac: String,
+    /// The maximum transmission unit in bytes; 0 when not known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub mtu: u32,
+    /// The interface's name.
+    pub name: String,
+    /// The PCI address of the device behind the interface.
+    #[serde(rename = "pciID", skip_serializing_if = "String::is_empty")]
+    pub pci_id: String,
+    /// The path of the container's network namespace; empty for a host interface.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sandbox: String,
+    /// The path of a vhost-user socket.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub socket_path: String,
+}
+
+/// An address. Fields are in alphabetical order, because 1.x prints them so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpConfig {
+    /// The address with its prefix length.
+    pub address: Cidr,
+    /// The network's gateway.
+    #[serde(
+        default,
+        deserialize_with = "address::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub gateway: Option<IpAddr>,
+    /// The index into `interfaces`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<usize>,
+}
+
+/// A route. Field order is libcni's for versions before 1.0.0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The destination; host bits are kept as given.
+    pub dst: Cidr,
+    /// The next hop; without it the family's first gateway is used.
+    #[serde(
+        default,
+        deserialize_with = "address::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub gw: Option<IpAddr>,
+    /// The path's maximum transmission unit in bytes; 0 means not set.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mtu: u32,
+    /// The TCP maximal segment size to advertise, in bytes; 0 means not set.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub advmss: u32,
+    /// The metric; lower is preferred, 0 means not set.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: u32,
+    /// The routing table; the main table when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// The scope: 0 universe, 253 link, 254 host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u8>,
+}
+
+/// Name resolution. Field order is libcni's for every version: it is alphabetical
+/// but for `nameservers`, which is why 1.x prints a sorted copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dns {
+    /// Addresses of name servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
+    /// The local domain.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    /// Search domains.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// Resolver options.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+impl Dns {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// This configuration, with every part it does not set taken from `other`.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        fn first<T>(own: Vec<T>, other: Vec<T>) -> Vec<T> {
+            if own.is_empty() { other } else { own }
+        }
+        Self {
+            nameservers: first(self.nameservers, other.nameservers),
+            domain: if self.domain.is_empty() {
+                other.domain
+            } else {
+                self.domain
+            },
+            search: first(self.search, other.search),
+            options: first(self.options, other.options),
+        }
+    }
+}
+
+impl AddResult {
+    /// The addresses that belong to the interface with this index; an address
+    /// without an index belongs to the first.
+    pub fn ips_of(&self, index: usize) -> impl Iterator<Item = &IpConfig> {
+        self.ips
+            .iter()
+            .filter(move |ip| ip.interface.unwrap_or(0) == index)
+    }
+
+    /// The index of the interface `name` inside the namespace `sandbox`.
+    pub fn find_interface(&self, name: &str, sandbox: &str) -> Option<usize> {
+        self.interfaces
+            .iter()
+            .position(|i| i.name == name && i.sandbox == sandbox)
+    }
+
+    /// The first gateway of a family, which routes without one go through.
+    pub fn gateway(&self, ipv4: bool) -> Option<IpAddr> {
+        self.ips
+            .iter()
+            .filter_map(|ip| ip.gateway)
+            .find(|gw| gw.is_ipv4() == ipv4)
+    }
+
+    /// The document for stdout, in the shape of `version`.
+    ///
+    /// # Errors
+    /// Code 999 when the old shapes of 0.1.0 and 0.2.0 have no place for the
+    /// result, with the words of libcni.
+    pub fn to_json(&self, version: CniVersion) -> Result<String> {
+        match version {
+            CniVersion::V0_1_0 | CniVersion::V0_2_0 => {
+                let old = Shape02::from_result(self, version);
+                if old.ip4.is_none() && old.ip6.is_none() {
+                    return Err(Error::internal("cannot convert: no valid IP addresses"));
+                }
+                Ok(to_text(&old))
+            }
+            CniVersion::V0_3_0 | CniVersion::V0_3_1 | CniVersion::V0_4_0 => {
+                Ok(to_text(&Shape03::from_result(self, version)))
+            }
+            CniVersion::V1_0_0 | CniVersion::V1_1_0 => {
+                Ok(to_text(&Shape10::from_result(self, version)))
+            }
+        }
+    }
+
+    /// A result that another plugin printed. `version` is the configuration's and
+    /// holds when the document names none.
+    ///
+    /// # Errors
+    /// Code 6 when the document is malformed or of another version's shape.
+    pub fn from_value(value: &Value, version: CniVersion) -> Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        #[derive(Default)]
+        struct Versioned {
+            cni_version: String,
+        }
+        let named: Versioned = read_value(value, "failed to read the result's version")?;
+        let same_family = version
+            .family()
+            .iter()
+            .any(|v| v.as_str() == named.cni_version);
+        if !named.cni_version.is_empty() && !same_family {
+            let family: Vec<&str> = version.family().iter().map(|v| v.as_str()).collect();
+            return Err(Error::new(
+                ErrorCode::DECODING,
+                format!(
+                    "result type supports [{}] but unmarshalled CNIVersion is {:?}",
+                    family.join(" "),
+                    named.cni_version
+                ),
+            ));
+        }
+        match version {
+            CniVersion::V0_1_0 | CniVersion::V0_2_0 => {
+                Ok(read_value::<Shape02>(value, "failed to read the result")?.into_result())
+            }
+            _ => Ok(read_value::<ReadShape>(value, "failed to read the result")?.into_result()),
+        }
+    }
+}
+
+/// The shape of 0.3.0 and later, for reading.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReadShape {
+    interfaces: Vec<Interface>,
+    ips: Vec<IpConfig>,
+    routes: Vec<Route>,
+    dns: Dns,
+}
+
+impl ReadShape {
+    fn into_result(self) -> AddResult {
+        AddResult {
+            interfaces: self.interfaces,
+            ips: self.ips,
+            routes: self.routes,
+            dns: self.dns,
+        }
+    }
+}
+
+/// The shape of 0.1.0 and 0.2.0: one address per family, no interfaces.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Shape02 {
+    cni_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip4: Option<Ip02>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip6: Option<Ip02>,
+    dns: Dns,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Ip02 {
+    ip: Cidr,
+    #[serde(
+        default,
+        deserialize_with = "address::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    gateway: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+}
+
+impl Shape02 {
+    fn from_result(result: &AddResult, version: CniVersion) -> Self {
+        let family = |ipv4: bool| {
+            let first = result.ips.iter().find(|ip| ip.address.is_ipv4() == ipv4)?;
+            let routes = result.routes.iter().filter(|r| r.dst.is_ipv4() == ipv4);
+            Some(Ip02 {
+                ip: first.address,
+                gateway: first.gateway,
+                routes: routes.map(|r| Route::new(r.dst, r.gw)).collect(),
+            })
+        };
+        Self {
+            cni_version: version.to_string(),
+            ip4: family(true),
+            ip6: family(false),
+            dns: result.dns.clone(),
+        }
+    }
+
+    fn into_result(self) -> AddResult {
+        let mut result = AddResult {
+            dns: self.dns,
+            ..AddResult::default()
+        };
+        for family in [self.ip4, self.ip6].into_iter().flatten() {
+            result.routes.extend(family.routes);
+            result.ips.push(IpConfig {
+                address: family.ip,
+                gateway: family.gateway,
+                interface: None,
+            });
+        }
+        result
+    }
+}
+
+impl Route {
+    /// A route to `dst` through `gw`, with nothing else set.
+    pub fn new(dst: Cidr, gw: Option<IpAddr>) -> Self {
+        Self {
+            dst,
+            gw,
+            mtu: 0,
+            advmss: 0,
+            priority: 0,
+            table: None,
+            scope: None,
+        }
+    }
+}
+
+/// The shape of 0.3.0 to 0.4.0, for printing.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape03<'a> {
+    cni_version: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    interfaces: Vec<Interface03<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ips: Vec<Ip03>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    routes: &'a [Route],
+    dns: &'a Dns,
+}
+
+#[derive(Serialize)]
+struct Interface03<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    mac: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    sandbox: &'a str,
+}
+
+#[derive(Serialize)]
+struct Ip03 {
+    version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<usize>,
+    address: Cidr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+}
+
+impl<'a> Shape03<'a> {
+    fn from_result(result: &'a AddResult, version: CniVersion) -> Self {
+        let interfaces = result.interfaces.iter().map(|i| Interface03 {
+            name: &i.name,
+            mac: &i.mac,
+            sandbox: &i.sandbox,
+        });
+        let ips = result.ips.iter().map(|ip| Ip03 {
+            version: if ip.address.is_ipv4() { "4" } else { "6" },
+            interface: ip.interface,
+            address: ip.address,
+            gateway: ip.gateway,
+        });
+        Self {
+            cni_version: version.as_str(),
+            interfaces: interfaces.collect(),
+            ips: ips.collect(),
+            routes: &result.routes,
+            dns: &result.dns,
+        }
+    }
+}
+
+/// The shape of 1.0.0 and 1.1.0, for printing: keys sorted at every level.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape10<'a> {
+    cni_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<SortedDns<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    interfaces: &'a [Interface],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    ips: &'a [IpConfig],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<SortedRoute<'a>>,
+}
+
+impl<'a> Shape10<'a> {
+    fn from_result(result: &'a AddResult, version: CniVersion) -> Self {
+        Self {
+            cni_version: version.as_str(),
+            dns: Some(SortedDns(&result.dns)).filter(|dns| !dns.0.is_empty()),
+            interfaces: &result.interfaces,
+            ips: &result.ips,
+            routes: result.routes.iter().map(SortedRoute).collect(),
+        }
+    }
+}
+
+struct SortedDns<'a>(&'a Dns);
+
+impl Serialize for SortedDns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let dns = self.0;
+        let mut out = serializer.serialize_struct("Dns", 4)?;
+        if !dns.domain.is_empty() {
+            out.serialize_field("domain", &dns.domain)?;
+        }
+        for (key, list) in [
+            ("nameservers", &dns.nameservers),
+            ("options", &dns.options),
+            ("search", &dns.search),
+        ] {
+            if !list.is_empty() {
+                out.serialize_field(key, list)?;
+            }
+        }
+        out.end()
+    }
+}
+
+struct SortedRoute<'a>(&'a Route);
+
+impl Serialize for SortedRoute<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let route = self.0;
+        let mut out = serializer.serialize_struct("Route", 7)?;
+        if route.advmss != 0 {
+            out.serialize_field("advmss", &route.advmss)?;
+        }
+        out.serialize_field("dst", &route.dst)?;
+        if let Some(gw) = &route.gw {
+            out.serialize_field("gw", gw)?;
+        }
+        for (key, value) in [("mtu", route.mtu), ("priority", route.priority)] {
+            if value != 0 {
+                out.serialize_field(key, &value)?;
+            }
+        }
+        if let Some(scope) = &route.scope {
+            out.serialize_field("scope", scope)?;
+        }
+        if let Some(table) = &route.table {
+            out.serialize_field("table", table)?;
+        }
+        out.end()
+    }
+}
+
+/// A JSON text as libcni prints it: four spaces of indentation, no line end, and
+/// `<`, `>` and `&` escaped.
+pub fn to_text<T: Serialize>(document: &T) -> String {
+    let mut bytes = Vec::new();
+    let formatter = PrettyFormatter::with_indent(b"    ");
+    let mut serializer = JsonSerializer::with_formatter(&mut bytes, formatter);
+    // Our documents have text keys and no maps of other types, so the only way to
+    // fail would be the writer, and that is memory.
+    if document.serialize(&mut serializer).is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    // Outside of texts these three characters do not occur in JSON.
+    text.replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> AddResult {
+        AddResult {
+            interfaces: vec![Interface {
+                name: "net1".into(),
+                mac: "02:00:00:00:00:01".into(),
+                mtu: 9001,
+                sandbox: "/run/netns/a&b".into(),
+                ..Interface::default()
+            }],
+            ips: vec![
+                IpConfig {
+                    address: "10.0.4.70/24".parse().unwrap(),
+                    gateway: Some("10.0.4.1".parse().unwrap()),
+                    interface: Some(0),
+                },
+                IpConfig {
+                    address: "2001:db8::5/64".parse().unwrap(),
+                    gateway: None,
+                    interface: Some(0),
+                },
+            ],
+            routes: vec![Route {
+                mtu: 1400,
+                table: Some(77),
+                scope: Some(0),
+                ..Route::new(
+                    "0.0.0.0/0".parse().unwrap(),
+                    Some("10.0.4.1".parse().unwrap()),
+                )
+            }],
+            dns: Dns::default(),
+        }
+    }
+
+    fn compact(version: CniVersion) -> String {
+        let text = sample().to_json(version).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap().to_string()
+    }
+
+    #[test]
+    fn version_0_2_0_has_one_address_per_family_and_plain_routes() {
+        assert_eq!(
+            compact(CniVersion::V0_2_0),
+            r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.0.4.70/24","gateway":"10.0.4.1","routes":[{"dst":"0.0.0.0/0","gw":"10.0.4.1"}]},"ip6":{"ip":"2001:db8::5/64"},"dns":{}}"#
+        );
+    }
+
+    #[test]
+    fn version_0_4_0_marks_the_family_and_drops_the_mtu_of_interfaces() {
+        assert_eq!(
+            compact(CniVersion::V0_4_0),
+            r#"{"cniVersion":"0.4.0","interfaces":[{"name":"net1","mac":"02:00:00:00:00:01","sandbox":"/run/netns/a&b"}],"ips":[{"version":"4","interface":0,"address":"10.0.4.70/24","gateway":"10.0.4.1"},{"version":"6","interface":0,"address":"2001:db8::5/64"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.4.1","mtu":1400,"table":77,"scope":0}],"dns":{}}"#
+        );
+    }
+
+    #[test]
+    fn version_1_1_0_sorts_its_keys_and_omits_an_empty_dns() {
+        assert_eq!(
+            compact(CniVersion::V1_1_0),
+            r#"{"cniVersion":"1.1.0","interfaces":[{"mac":"02:00:00:00:00:01","mtu":9001,"name":"net1","sandbox":"/run/netns/a&b"}],"ips":[{"address":"10.0.4.70/24","gateway":"10.0.4.1","interface":0},{"address":"2001:db8::5/64","interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.4.1","mtu":1400,"scope":0,"table":77}]}"#
+        );
+    }
+
+    #[test]
+    fn the_text_is_indented_and_escaped_as_libcni_does() {
+        let text = sample().to_json(CniVersion::V1_0_0).unwrap();
+        assert!(text.starts_with("{\n    \"cniVersion\": \"1.0.0\",\n"));
+        assert!(text.contains("/run/netns/a\\u0026b"));
+        assert!(text.ends_with('}'));
+    }
+
+    #[test]
+    fn a_result_without_addresses_has_no_place_in_0_2_0() {
+        let error = AddResult::default()
+            .to_json(CniVersion::V0_2_0)
+            .unwrap_err();
+        assert_eq!(error.msg, "cannot convert: no valid IP addresses");
+    }
+
+    #[test]
+    fn what_was_printed_can_be_read_in_every_version() {
+        for version in CniVersion::ALL {
+            let printed: Value = serde_json::from_str(&sample().to_json(version).unwrap()).unwrap();
+            let read = AddResult::from_value(&printed, version).unwrap();
+            assert_eq!(read.ips.len(), 2, "{version}");
+            assert_eq!(
+                read.to_json(version).unwrap(),
+                sample().to_json(version).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn a_result_of_another_shape_is_refused() {
+        let value = serde_json::json!({"cniVersion": "0.2.0"});
+        let error = AddResult::from_value(&value, CniVersion::V1_0_0).unwrap_err();
+        assert_eq!(
+            error.msg,
+            "result type supports [1.0.0 1.1.0] but unmarshalled CNIVersion is \"0.2.0\""
+        );
+    }
+
+    #[test]
+    fn dns_is_merged_part_by_part() {
+        let own = Dns {
+            domain: "a".into(),
+            ..Dns::default()
+        };
+        let other = Dns {
+            domain: "b".into(),
+            search: vec!["s".into()],
+            ..Dns::default()
+        };
+        let merged = own.or(other);
+        assert_eq!((merged.domain.as_str(), merged.search.len()), ("a", 1));
+    }
+}

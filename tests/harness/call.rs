@@ -1,0 +1,238 @@
+//! One call of a plugin: environment and stdin in, one JSON document out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// Where Debian's containernetworking-plugins puts the Go plugins.
+const GO_PLUGINS: &str = "/usr/lib/cni";
+
+/// The path of our plugin `name`: in the first directory of `CNI_PATH` that has it,
+/// else beside the test binary in the target directory.
+pub fn our_plugin(name: &str) -> PathBuf {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.ancestors().nth(2)?.to_owned()));
+    let configured = std::env::var("CNI_PATH").unwrap_or_default();
+    let directories = configured
+        .split(':')
+        .filter(|d| !d.is_empty())
+        .map(PathBuf::from)
+        .chain(beside);
+    directories
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| {
+            panic!("there is no plugin {name:?}: build it with `make build`, or set CNI_PATH")
+        })
+}
+
+/// The path of the Go plugin `name`.
+pub fn go_plugin(name: &str) -> PathBuf {
+    let path = Path::new(GO_PLUGINS).join(name);
+    assert!(
+        path.is_file(),
+        "{path:?} is missing: run `tests/prepare`, or install containernetworking-plugins"
+    );
+    path
+}
+
+/// A call that is being put together. It starts with nothing in its environment
+/// but `PATH`.
+#[derive(Clone, Debug)]
+pub struct Call {
+    program: PathBuf,
+    environment: BTreeMap<String, String>,
+    stdin: Vec<u8>,
+}
+
+impl Call {
+    /// A call of `program` with this `CNI_COMMAND`; `CNI_PATH` finds our plugins
+    /// first, then the Go plugins.
+    pub fn new(program: impl Into<PathBuf>, command: &str) -> Self {
+        let program = program.into();
+        let ours = our_plugin("host-local");
+        let ours = ours.parent().expect("a plugin is in a directory").display();
+        let call = Self {
+            program,
+            environment: BTreeMap::new(),
+            stdin: Vec::new(),
+        };
+        call.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("CNI_COMMAND", command)
+            .env("CNI_PATH", &format!("{ours}:{GO_PLUGINS}"))
+    }
+
+    /// A call of our plugin `name`.
+    pub fn ours(name: &str, command: &str) -> Self {
+        Self::new(our_plugin(name), command)
+    }
+
+    /// A call of the Go plugin `name`.
+    pub fn go(name: &str, command: &str) -> Self {
+        Self::new(go_plugin(name), command)
+    }
+
+    /// Sets one variable; an empty value is passed as an empty value.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Removes one variable.
+    pub fn without(mut self, name: &str) -> Self {
+        self.environment.remove(name);
+        self
+    }
+
+    /// Names the attachment.
+    pub fn attachment(self, container_id: &str, ifname: &str, netns: &str) -> Self {
+        self.env("CNI_CONTAINERID", container_id)
+            .env("CNI_IFNAME", ifname)
+            .env("CNI_NETNS", netns)
+    }
+
+    /// The network configuration.
+    pub fn conf(self, conf: &Value) -> Self {
+        self.stdin(conf.to_string())
+    }
+
+    /// What the plugin reads, byte for byte.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// The process, ready to be started, without its stdin.
+    pub fn process(&self) -> Command {
+        let mut process = Command::new(&self.program);
+        process.env_clear().envs(&self.environment);
+        process
+    }
+
+    /// Starts the plugin in the namespaces of the calling thread and waits for it.
+    pub fn run(&self) -> Output {
+        self.run_as(self.process())
+    }
+
+    /// Runs `process`, which executes this call in some wrapper, with its stdin.
+    pub fn run_as(&self, mut process: Command) -> Output {
+        let mut child = process
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|cause| panic!("cannot execute {:?}: {cause}", self.program));
+        let mut pipe = child.stdin.take().expect("stdin is a pipe");
+        let stdin = self.stdin.clone();
+        // A plugin may answer without reading; the closed pipe is then expected.
+        let writer = std::thread::spawn(move || pipe.write_all(&stdin).ok());
+        let output = child
+            .wait_with_output()
+            .expect("the plugin can be waited for");
+        writer.join().expect("the writer ends");
+        Output {
+            call: self.clone(),
+            status: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The call.
+    pub call: Call,
+    /// The exit status, or nothing when a signal ended the process.
+    pub status: Option<i32>,
+    /// What the plugin printed.
+    pub stdout: String,
+    /// Its diagnostics.
+    pub stderr: String,
+}
+
+/// The error document of a failed call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniError {
+    /// The CNI error code.
+    pub code: u64,
+    /// What was being done.
+    pub msg: String,
+    /// What the system answered.
+    pub details: String,
+}
+
+impl Output {
+    /// The result document of a successful call; `null` when it printed nothing.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, Some(0), "the call failed\n{self}");
+        if self.stdout.is_empty() {
+            return Value::Null;
+        }
+        self.document()
+    }
+
+    /// The error document of a failed call. It must be the only thing on stdout and
+    /// carry the keys of the specification.
+    #[track_caller]
+    pub fn error(&self) -> CniError {
+        assert_eq!(
+            self.status,
+            Some(1),
+            "the call did not fail with status 1\n{self}"
+        );
+        let document = self.document();
+        let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
+        CniError {
+            code: document["code"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("the error has no code\n{self}")),
+            msg: text("msg"),
+            details: text("details"),
+        }
+    }
+
+    /// The error document of a call that must fail with this code.
+    #[track_caller]
+    pub fn error_code(&self, code: u64) -> CniError {
+        let error = self.error();
+        assert_eq!(error.code, code, "the code is another\n{self}");
+        error
+    }
+
+    /// The one JSON document on stdout.
+    #[track_caller]
+    pub fn document(&self) -> Value {
+        match serde_json::from_str(&self.stdout) {
+            Ok(document) => document,
+            Err(cause) => panic!("stdout is not one JSON document: {cause}\n{self}"),
+        }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "--- {}", self.call.program.display())?;
+        for (name, value) in &self.call.environment {
+            writeln!(f, "{name}={value}")?;
+        }
+        writeln!(
+            f,
+            "--- stdin\n{}",
+            String::from_utf8_lossy(&self.call.stdin)
+        )?;
+        writeln!(
+            f,
+            "--- stdout\n{}\n--- stderr\n{}",
+            self.stdout, self.stderr
+        )?;
+        writeln!(f, "--- exit status {:?}", self.status)
+    }
+}

@@ -1,0 +1,10 @@
+//! What the tests and the demo share: calling a plugin as a runtime does, nodes and
+//! pods made of namespaces, and reading what the kernel has with `ip`, which is the
+//! independent witness. Everything here panics on failure, with all that is needed
+//! to end the investigation.
+
+mod call;
+mod node;
+
+pub use call::{Call, CniError, Output, go_plugin, our_plugin};
+pub use node::{Namespace, Node, run_tool};

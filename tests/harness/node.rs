@@ -1,0 +1,305 @@
+//! Nodes and pods. A node is a network namespace and a state directory of its own:
+//! what is `/var/lib/cni` for its plugins is a temporary directory, so tests neither
+//! meet each other nor the machine they run on.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output as ProcessOutput};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Call, Output};
+
+const NO_SOURCE: Option<&Path> = None;
+const NO_TEXT: Option<&str> = None;
+
+/// A network namespace that lives as long as this value.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// A new namespace with only a loopback interface, which is up.
+    pub fn new() -> Self {
+        let namespace = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|errno| {
+                panic!("cannot make a network namespace: {errno}; run the tests as root")
+            });
+            Self::of_thread()
+        });
+        let namespace = namespace.join().expect("a namespace can be made");
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// The namespace of the calling thread.
+    pub fn of_thread() -> Self {
+        let file = File::open("/proc/thread-self/ns/net").expect("/proc is mounted");
+        Self { file }
+    }
+
+    /// A path that leads to it while this value lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Runs `work` on a thread inside the namespace.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let inside = || {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered");
+                work()
+            };
+            scope
+                .spawn(inside)
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs `ip` inside, which must succeed.
+    #[track_caller]
+    pub fn ip(&self, arguments: &[&str]) -> String {
+        self.tool("ip", arguments)
+    }
+
+    /// Runs a command inside, which must succeed, and returns what it printed.
+    #[track_caller]
+    pub fn tool(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.try_tool(program, arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?} failed: {}\n{text}{errors}",
+            output.status
+        );
+        text
+    }
+
+    /// Runs a command inside.
+    pub fn try_tool(&self, program: &str, arguments: &[&str]) -> ProcessOutput {
+        self.run(|| run_tool(program, arguments))
+    }
+
+    /// What `ip -json -details …` prints inside.
+    #[track_caller]
+    pub fn ip_json(&self, arguments: &[&str]) -> Value {
+        let text = self.ip(&[&["-json", "-details"], arguments].concat());
+        let text = if text.trim().is_empty() { "[]" } else { &text };
+        serde_json::from_str(text)
+            .unwrap_or_else(|cause| panic!("ip {arguments:?} printed no JSON: {cause}\n{text}"))
+    }
+
+    /// What `ip` says of the link `name` and its addresses, or nothing when it does not exist.
+    pub fn link(&self, name: &str) -> Option<Value> {
+        let all = self.ip_json(&["address", "show"]);
+        all.as_array()?
+            .iter()
+            .find(|link| link["ifname"] == name)
+            .cloned()
+    }
+
+    /// The names of all links, sorted.
+    pub fn links(&self) -> Vec<String> {
+        let all = self.ip_json(&["link", "show"]);
+        let mut names: Vec<String> = all
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|l| l["ifname"].as_str().map(str::to_owned))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The addresses of the link `name` with their prefixes, but for link-local ones, sorted.
+    pub fn addresses(&self, name: &str) -> Vec<String> {
+        let link = self
+            .link(name)
+            .unwrap_or_else(|| panic!("there is no link {name:?}, only {:?}", self.links()));
+        let infos = link["addr_info"].as_array().cloned().unwrap_or_default();
+        let mut addresses: Vec<String> = infos
+            .iter()
+            .filter(|info| info["scope"] != "link")
+            .map(|info| {
+                format!(
+                    "{}/{}",
+                    info["local"].as_str().unwrap_or_default(),
+                    info["prefixlen"]
+                )
+            })
+            .collect();
+        addresses.sort();
+        addresses
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A node: the namespace that its plugins are called in, and their state.
+#[derive(Debug)]
+pub struct Node {
+    /// The node's own network namespace.
+    pub netns: Namespace,
+    state: TempDir,
+    binds: Vec<(PathBuf, PathBuf)>,
+    read_only: Vec<PathBuf>,
+}
+
+impl Node {
+    /// A node in a network namespace of its own.
+    pub fn new() -> Self {
+        Self::in_namespace(Namespace::new())
+    }
+
+    /// A node in the namespace of the calling thread: the one that has the machine's
+    /// devices.
+    pub fn of_machine() -> Self {
+        Self::in_namespace(Namespace::of_thread())
+    }
+
+    fn in_namespace(netns: Namespace) -> Self {
+        let state = tempfile::tempdir().expect("a temporary directory can be made");
+        Self {
+            netns,
+            state,
+            binds: Vec::new(),
+            read_only: Vec::new(),
+        }
+    }
+
+    /// What the plugins see as `/var/lib/cni`.
+    pub fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// Lets the plugins see `source` in place of `target`, which must exist.
+    pub fn bind(&mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) {
+        self.binds.push((source.into(), target.into()));
+    }
+
+    /// Lets the plugins believe that the machine was started anew.
+    pub fn reboot(&mut self) {
+        let path = self.state().join(".boot_id");
+        let number = fs::read_to_string(&path).map_or(0, |text| text.trim().len());
+        fs::write(&path, format!("{}\n", "b".repeat(number + 1)))
+            .expect("the state directory is writable");
+        let target = PathBuf::from("/proc/sys/kernel/random/boot_id");
+        self.binds.retain(|(_, bound)| *bound != target);
+        self.bind(path, target);
+    }
+
+    /// Starts the plugin on this node and waits for it.
+    pub fn run(&self, call: &Call) -> Output {
+        self.inside(|| call.run())
+    }
+
+    /// Runs `work` with the node's network, state and binds.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.netns.run(|| {
+            self.mount_state();
+            work()
+        })
+    }
+
+    /// Gives the calling thread, and the processes it starts, a view of the file
+    /// system in which `/var/lib/cni` is the node's state and `/sys` shows the node's
+    /// links.
+    fn mount_state(&self) {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(NO_SOURCE, "/", NO_TEXT, private, NO_TEXT).expect("mounts can be made private");
+        mount(
+            Some("sysfs"),
+            "/sys",
+            Some("sysfs"),
+            MsFlags::empty(),
+            NO_TEXT,
+        )
+        .expect("/sys can be mounted");
+        mount(
+            Some("tmpfs"),
+            "/var/lib",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            NO_TEXT,
+        )
+        .expect("/var/lib can be covered");
+        fs::create_dir("/var/lib/cni").expect("/var/lib is writable");
+        bind(self.state.path(), Path::new("/var/lib/cni"));
+        for (source, target) in &self.binds {
+            bind(source, target);
+        }
+        for path in &self.read_only {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            bind(path, path);
+            mount(NO_SOURCE, path, NO_TEXT, flags, NO_TEXT)
+                .expect("a bind mount can be made read-only");
+        }
+    }
+
+    /// Lets the plugins find `path` on a read-only file system.
+    pub fn read_only(&mut self, path: impl Into<PathBuf>) {
+        self.read_only.push(path.into());
+    }
+
+    /// Every file of the state directory, as paths relative to it, sorted. Dot-files
+    /// are the plugins' own business and left out.
+    pub fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        list_files(self.state(), self.state(), &mut files);
+        files.sort();
+        files
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn list_files(root: &Path, directory: &Path, files: &mut Vec<String>) {
+    for entry in fs::read_dir(directory)
+        .expect("the state directory is readable")
+        .flatten()
+    {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            list_files(root, &path, files);
+        } else {
+            files.push(
+                path.strip_prefix(root)
+                    .expect("it is below the root")
+                    .display()
+                    .to_string(),
+            );
+        }
+    }
+}
+
+fn bind(source: &Path, target: &Path) {
+    mount(Some(source), target, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)
+        .unwrap_or_else(|errno| panic!("cannot bind {source:?} to {target:?}: {errno}"));
+}
+
+/// Runs a command in the namespaces of the calling thread.
+pub fn run_tool(program: &str, arguments: &[&str]) -> ProcessOutput {
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|cause| panic!("cannot execute {program}: {cause}; run `tests/prepare`"))
+}

@@ -1,0 +1,1 @@
+//! Everything that is tested through the binaries, one module a subject.
