@@ -15,6 +15,7 @@ use crate::args::{CmdArgs, ContainerId, IfName};
 use crate::config::{Document, ValidAttachment, is_listed};
 use crate::error::{Error, ErrorCode, Errors, Result};
 use crate::file;
+use crate::interface::Sandbox;
 use crate::netns::{NetNs, NetNsId, is_alive};
 
 /// Where the records of all plugins are, one directory a plugin.
@@ -206,6 +207,32 @@ impl Records {
         self.directory
             .join(network)
             .join(format!("{container_id}:{ifname}.json"))
+    }
+}
+
+/// The container's side on DEL, or nothing when it is gone. With a record it is the
+/// namespace of the ADD or none: the path may be empty, or lead to another namespace
+/// by now, where an interface of the same name is somebody else's.
+///
+/// # Errors
+/// Code 5 or 8 when the namespace cannot be examined, 999 when it cannot be worked in.
+pub fn sandbox_for_del<D>(
+    args: &CmdArgs,
+    record: Option<&Attachment<D>>,
+) -> Result<Option<Sandbox>> {
+    let Some(record) = record else {
+        return Sandbox::open_for_del(&args.netns);
+    };
+    if boot_id()? != record.boot_id {
+        return Ok(None);
+    }
+    let paths = [&args.netns, &record.netns];
+    match paths
+        .into_iter()
+        .find(|path| is_alive(path, record.netns_id))
+    {
+        Some(path) => Sandbox::open_for_del(path),
+        None => Ok(None),
     }
 }
 

@@ -49,7 +49,6 @@ pub struct Error {
     pub msg: String,
     /// What the system answered; empty when there is nothing to add.
     pub details: String,
-    /// The operating system's error number, for decisions; never printed.
     errno: Option<i32>,
 }
 
@@ -87,11 +86,23 @@ impl Error {
         self
     }
 
+    /// The same error under another code.
+    #[must_use]
+    pub fn with_code(mut self, code: ErrorCode) -> Self {
+        self.code = code;
+        self
+    }
+
     /// The same error with `details`.
     #[must_use]
     pub fn with_details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
         self
+    }
+
+    /// The system's error number, where the system was the cause.
+    pub fn errno(&self) -> Option<i32> {
+        self.errno
     }
 
     /// Whether the system said that the thing does not exist.

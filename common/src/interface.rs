@@ -41,6 +41,21 @@ impl Sandbox {
         Ok(Some(Self { netns, netlink }))
     }
 
+    /// The link `ifname`, which was just made.
+    ///
+    /// # Errors
+    /// Code 999 when it is not there.
+    pub fn require(&mut self, ifname: &IfName) -> Result<Link> {
+        let found = self.netlink.link_by_name(ifname.as_str())?;
+        found.ok_or_else(|| {
+            let path = self.netns.path();
+            Error::internal(format!(
+                "interface {:?} has vanished from netns {path:?}",
+                ifname.as_str()
+            ))
+        })
+    }
+
     /// Makes sure that `ifname` can be created.
     ///
     /// # Errors
@@ -102,8 +117,10 @@ impl Sandbox {
         }
     }
 
-    /// Makes sure that the interface may have IPv6 addresses and keeps them when
-    /// it goes down. A kernel without IPv6 has no such parameter to read.
+    /// Makes sure that the interface may have IPv6 addresses, keeps them when it goes
+    /// down, and can use its link-local address at once: see [`Netlink::add_address`]
+    /// for why there is no duplicate address detection. A kernel without IPv6 has no
+    /// such parameter to read.
     fn enable_ipv6(&self, ifname: &str) -> Result<()> {
         self.netns.run(|| {
             for interface in ["lo", ifname] {
@@ -205,6 +222,16 @@ impl Sandbox {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes the next hop into every default route that has none of its own, so that a
+/// reader of the result need not know the rule.
+pub fn fill_gateways(result: &mut AddResult) {
+    for route in &mut result.routes {
+        if route.dst.is_default() {
+            route.gw = route_gateway(route, &result.ips);
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::args::{CmdArgs, Command, ConfArgs, missing_variables};
+use crate::attachment::Attachment;
+use crate::config::NetConf;
 use crate::error::{Error, ErrorCode, Result};
 use crate::lenient::read_value;
 use crate::result::AddResult;
@@ -68,24 +70,55 @@ impl IpamPlugin {
         }
     }
 
-    /// Asks for addresses. When the delegate fails, or answers what we cannot use,
-    /// its DEL is executed before its error is returned, because it may have
-    /// reserved something (CNI specification, section 4).
+    /// The plugin that a configuration names, or nothing when it names none.
     ///
     /// # Errors
-    /// The delegate's own error, unchanged, or code 999 when it gave none.
-    pub fn add(&self, args: &CmdArgs) -> Result<AddResult> {
-        let added = self
-            .execute_for(Command::Add, args, &args.conf.stdin)
-            .and_then(|stdout| parse_result(&stdout, args.conf.version))
-            .and_then(require_addresses);
-        if added.is_err()
-            && let Err(error) = self.del(args, &args.conf.stdin)
-        {
-            // The runtime calls DEL as well; the first error is the one that explains.
-            eprintln!("undoing a failed IPAM ADD: {error}");
+    /// As for [`IpamPlugin::find`].
+    pub fn find_configured(name: &str, cni_path: &str) -> Result<Option<Self>> {
+        match name {
+            "" => Ok(None),
+            name => Self::find(name, cni_path).map(Some),
         }
-        added
+    }
+
+    /// The plugin that reserved the addresses of an attachment: the one its
+    /// configuration names, else the one its record names.
+    ///
+    /// # Errors
+    /// As for [`IpamPlugin::find`].
+    pub fn find_for_del<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Result<Option<Self>> {
+        let recorded = record.and_then(|record| record.ipam.get("type")?.as_str());
+        let name = match configured_name(&args.conf) {
+            name if name.is_empty() => recorded.unwrap_or_default().to_owned(),
+            name => name,
+        };
+        Self::find_configured(&name, &args.conf.path)
+    }
+
+    /// Passes GC on to the plugin that the configuration names, if it names one.
+    ///
+    /// # Errors
+    /// As for [`IpamPlugin::forward`].
+    pub fn forward_gc(conf: &ConfArgs) -> Result<()> {
+        match Self::find_configured(&configured_name(conf), &conf.path)? {
+            Some(ipam) => ipam.forward(Command::Gc, conf),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks for addresses. The caller executes [`IpamPlugin::del`] when this fails
+    /// (CNI specification, section 4): the delegate may have reserved something.
+    ///
+    /// # Errors
+    /// The delegate's own error, unchanged; code 6 when its result cannot be read,
+    /// 999 when there is no address in it or no answer at all.
+    pub fn add(&self, args: &CmdArgs) -> Result<AddResult> {
+        let stdout = self.execute_for(Command::Add, args, &args.conf.stdin)?;
+        let result = parse_result(&stdout, args.conf.version)?;
+        if result.ips.is_empty() {
+            return Err(Error::internal("IPAM plugin returned missing IP config"));
+        }
+        Ok(result)
     }
 
     /// Gives the addresses back. `stdin` is what the delegate reads, which DEL may
@@ -270,11 +303,11 @@ fn parse_result(stdout: &[u8], version: CniVersion) -> Result<AddResult> {
         })
 }
 
-fn require_addresses(result: AddResult) -> Result<AddResult> {
-    if result.ips.is_empty() {
-        return Err(Error::internal("IPAM plugin returned missing IP config"));
-    }
-    Ok(result)
+/// What the configuration names, whatever else is wrong with it: DEL must not depend
+/// on the rest.
+fn configured_name(conf: &ConfArgs) -> String {
+    let conf = conf.document.read::<NetConf>("failed to load netconf");
+    conf.map(|conf| conf.ipam.plugin).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -140,6 +140,21 @@ impl Dns {
 }
 
 impl AddResult {
+    /// This result with that of the next attachment in a chain behind it: everything
+    /// stays, and the indices of `own` follow the interfaces that are there already.
+    #[must_use]
+    pub fn append(mut self, mut own: Self) -> Self {
+        let first = self.interfaces.len();
+        for ip in &mut own.ips {
+            ip.interface = ip.interface.map(|index| index + first);
+        }
+        self.interfaces.append(&mut own.interfaces);
+        self.ips.append(&mut own.ips);
+        self.routes.append(&mut own.routes);
+        self.dns = own.dns.or(self.dns);
+        self
+    }
+
     /// The addresses that belong to the interface with this index; an address
     /// without an index belongs to the first.
     pub fn ips_of(&self, index: usize) -> impl Iterator<Item = &IpConfig> {
@@ -153,14 +168,6 @@ impl AddResult {
         self.interfaces
             .iter()
             .position(|i| i.name == name && i.sandbox == sandbox)
-    }
-
-    /// The first gateway of a family, which routes without one go through.
-    pub fn gateway(&self, ipv4: bool) -> Option<IpAddr> {
-        self.ips
-            .iter()
-            .filter_map(|ip| ip.gateway)
-            .find(|gw| gw.is_ipv4() == ipv4)
     }
 
     /// The document for stdout, in the shape of `version`.
@@ -579,6 +586,14 @@ mod tests {
             error.msg,
             "result type supports [1.0.0 1.1.0] but unmarshalled CNIVersion is \"0.2.0\""
         );
+    }
+
+    #[test]
+    fn a_chained_result_keeps_what_was_there_and_shifts_its_own_indices() {
+        let chained = sample().append(sample());
+        let indices: Vec<_> = chained.ips.iter().map(|ip| ip.interface).collect();
+        assert_eq!(indices, [Some(0), Some(0), Some(1), Some(1)]);
+        assert_eq!((chained.interfaces.len(), chained.routes.len()), (2, 2));
     }
 
     #[test]

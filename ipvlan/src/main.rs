@@ -1,1 +1,227 @@
-fn main() {}
+//! CNI plugin `ipvlan`: gives a pod an ipvlan interface on a master of the node,
+//! typically a secondary ENI, and configures it with addresses from an IPAM plugin
+//! or from the plugin before it in the chain.
+
+mod config;
+mod link;
+
+use std::process::ExitCode;
+
+use common::args::{CmdArgs, Command, ConfArgs};
+use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
+use common::error::{Error, ErrorCode, Errors, Result};
+use common::interface::{Sandbox, fill_gateways};
+use common::ipam::IpamPlugin;
+use common::netlink::{Link, Netlink};
+use common::plugin::{self, Commands};
+use common::result::{AddResult, Interface};
+
+use crate::config::NetConf;
+use crate::link::Device;
+
+fn main() -> ExitCode {
+    plugin::run(&Commands {
+        name: "ipvlan",
+        version: env!("CARGO_PKG_VERSION"),
+        add,
+        check,
+        del,
+        status,
+        gc,
+    })
+}
+
+fn add(args: &CmdArgs) -> Result<AddResult> {
+    let conf = NetConf::for_add(args)?;
+    let ipam = IpamPlugin::find_configured(&conf.ipam, &args.conf.path)?;
+    let mut sandbox = Sandbox::open(&args.netns)?;
+    let master = if conf.link_in_container {
+        link::find_master(&conf, &mut sandbox.netlink)?
+    } else {
+        link::find_master(&conf, &mut Netlink::open()?)?
+    };
+    sandbox.require_absent(&args.ifname)?;
+    end_stale_attachment(args)?;
+
+    let device = Device::of(&conf, &master);
+    records().write(&Attachment::new(args, &sandbox.netns, device)?)?;
+    link::create(&conf, &master, &mut sandbox, &args.ifname)
+        .map_err(|error| forget(args, error))?;
+    attach(args, conf, ipam, &mut sandbox).map_err(|error| undo(args, error))
+}
+
+/// Gives the new interface its addresses: from the IPAM plugin, else from the plugin
+/// before us, else none.
+fn attach(
+    args: &CmdArgs,
+    conf: NetConf,
+    ipam: Option<IpamPlugin>,
+    sandbox: &mut Sandbox,
+) -> Result<AddResult> {
+    let link = sandbox.require(&args.ifname)?;
+    let mut prev_result = conf.prev_result.unwrap_or_default();
+    let mut own = match ipam {
+        Some(ipam) => ipam.add(args)?,
+        None => take_addresses(&mut prev_result),
+    };
+    own.interfaces = vec![Interface {
+        name: link.name.clone(),
+        mac: link.mac.clone(),
+        mtu: link.mtu,
+        sandbox: args.netns.clone(),
+        ..Interface::default()
+    }];
+    for ip in &mut own.ips {
+        ip.interface = Some(0);
+    }
+    fill_gateways(&mut own);
+    own.dns = conf.dns.or(own.dns);
+    sandbox.configure(&link, &own.ips, &own.routes)?;
+    Ok(prev_result.append(own))
+}
+
+/// Takes from the result of the plugin before us the addresses that are on no
+/// interface of the container yet, and the routes that go with them.
+fn take_addresses(prev_result: &mut AddResult) -> AddResult {
+    let in_container: Vec<bool> = prev_result
+        .interfaces
+        .iter()
+        .map(|i| !i.sandbox.is_empty())
+        .collect();
+    let is_placed =
+        |index: Option<usize>| index.is_some_and(|i| in_container.get(i) == Some(&true));
+    let (placed, ips): (Vec<_>, Vec<_>) = std::mem::take(&mut prev_result.ips)
+        .into_iter()
+        .partition(|ip| is_placed(ip.interface));
+    prev_result.ips = placed;
+    let routes = match ips.is_empty() {
+        true => Vec::new(),
+        false => std::mem::take(&mut prev_result.routes),
+    };
+    AddResult {
+        ips,
+        routes,
+        ..AddResult::default()
+    }
+}
+
+fn del(args: &CmdArgs) -> Result<()> {
+    let record = records().read::<Device>(args)?;
+    detach(args, record.as_ref())
+}
+
+/// Undoes an ADD, as far as it came: first the interface, then its addresses, then
+/// the record. What is missing is done already. An address stays reserved while its
+/// interface is there.
+fn detach(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()> {
+    remove_link(args, record)?;
+    let ipam = IpamPlugin::find_for_del(args, record)?;
+    if let Some(ipam) = ipam {
+        ipam.del(args, &del_stdin(args, record))?;
+    }
+    records().remove(args)
+}
+
+/// Deletes the container's interface if it is the attachment's, and nothing that only
+/// has its name.
+fn remove_link(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()> {
+    let Some(mut sandbox) = sandbox_for_del(args, record)? else {
+        return Ok(());
+    };
+    let Some(link) = sandbox.netlink.link_by_name(args.ifname.as_str())? else {
+        return Ok(());
+    };
+    let ours = match record {
+        Some(record) => link::is_ours(&link, &record.device),
+        None => is_reported(args, &link),
+    };
+    match ours {
+        true => sandbox.netlink.delete_link(&link),
+        false => Ok(()),
+    }
+}
+
+fn is_reported(args: &CmdArgs, link: &Link) -> bool {
+    // A result that cannot be read proves nothing, and DEL must not fail because of it.
+    let prev_result = args
+        .conf
+        .document
+        .prev_result(args.conf.version)
+        .ok()
+        .flatten();
+    prev_result.is_some_and(|result| link::is_reported(link, &result, &args.netns))
+}
+
+fn check(args: &CmdArgs) -> Result<()> {
+    let conf = NetConf::parse(&args.conf)?;
+    let Some(prev_result) = args.conf.document.prev_result(args.conf.version)? else {
+        return Err(Error::config("Required prevResult missing"));
+    };
+    if let Some(ipam) = IpamPlugin::find_configured(&conf.ipam, &args.conf.path)? {
+        ipam.check(args)?;
+    }
+    let record = records().read::<Device>(args)?;
+    let mut sandbox = Sandbox::open(&args.netns)?;
+    let link = sandbox.verify(&args.ifname, &prev_result)?;
+    link::verify(
+        &link,
+        &conf,
+        record.as_ref().map(|r| &r.device),
+        &mut sandbox,
+    )
+}
+
+fn status(args: &ConfArgs) -> Result<()> {
+    let conf = NetConf::parse(args)?;
+    if !conf.link_in_container {
+        link::find_master(&conf, &mut Netlink::open()?)
+            .map_err(|error| error.with_code(ErrorCode::UNAVAILABLE))?;
+    }
+    match IpamPlugin::find_configured(&conf.ipam, &args.path)? {
+        Some(ipam) => ipam.forward(Command::Status, args),
+        None => Ok(()),
+    }
+}
+
+fn gc(args: &ConfArgs) -> Result<()> {
+    let Some(valid) = args.document.valid_attachments()? else {
+        return Ok(());
+    };
+    let mut errors = Errors::default();
+    errors.keep(
+        records().collect_garbage(&args.network, &valid, |record: &Attachment<Device>| {
+            detach(&record.del_args(&args.path)?, Some(record))
+        }),
+    );
+    errors.keep(IpamPlugin::forward_gc(args));
+    errors.into_result()
+}
+
+/// Ends an attachment that has a record but no interface any more: an ADD that was
+/// killed, or one of an earlier boot.
+fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
+    match records().read::<Device>(args)? {
+        Some(record) => detach(&record.del_args(&args.conf.path)?, Some(&record)),
+        None => Ok(()),
+    }
+}
+
+/// Undoes a failed ADD and returns the error that made it fail.
+fn undo(args: &CmdArgs, error: Error) -> Error {
+    if let Err(second) = del(args) {
+        eprintln!("undoing a failed ADD: {second}");
+    }
+    error
+}
+
+/// Removes the record of an ADD that made nothing, and returns its error.
+fn forget(args: &CmdArgs, error: Error) -> Error {
+    if let Err(second) = records().remove(args) {
+        eprintln!("undoing a failed ADD: {second}");
+    }
+    error
+}
+
+fn records() -> Records {
+    Records::of("ipvlan")
+}

@@ -1,0 +1,205 @@
+//! The configuration of an ipvlan network, parsed once into values that cannot be
+//! wrong. Whether the node has such a master is `link`'s question.
+
+use std::fmt;
+
+use common::args::{CmdArgs, ConfArgs, parse_cni_args};
+use common::config;
+use common::error::{Error, Result};
+use common::result::{AddResult, Dns};
+use serde::{Deserialize, Serialize};
+
+/// How the interfaces of a master reach each other and the outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// The pod's own stack resolves neighbours and routes.
+    #[default]
+    L2,
+    /// The master's stack routes for the pod.
+    L3,
+    /// Like L3, with the master's packet filter and connection tracking.
+    L3s,
+}
+
+impl Mode {
+    const ALL: [Self; 3] = [Self::L2, Self::L3, Self::L3s];
+
+    /// The kernel's number (`IPVLAN_MODE_*`).
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Self::L2 => 0,
+            Self::L3 => 1,
+            Self::L3s => 2,
+        }
+    }
+
+    /// The mode as written in a configuration; an unknown number as itself.
+    pub(crate) fn describe(number: u16) -> String {
+        let mode = Self::ALL.into_iter().find(|mode| mode.number() == number);
+        mode.map_or_else(|| number.to_string(), |mode| mode.to_string())
+    }
+
+    fn from_text(text: &str) -> Result<Self> {
+        match text {
+            "" | "l2" => Ok(Self::L2),
+            "l3" => Ok(Self::L3),
+            "l3s" => Ok(Self::L3s),
+            _ => Err(Error::config(format!("unknown ipvlan mode: {text:?}"))),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        })
+    }
+}
+
+/// Which interface is the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Master {
+    /// The one with this name or alternative name.
+    Named(String),
+    /// The one that the default route of its namespace leaves through.
+    DefaultRoute,
+}
+
+/// A validated configuration.
+#[derive(Debug)]
+pub(crate) struct NetConf {
+    /// The interface that the pod's interface shares.
+    pub(crate) master: Master,
+    /// Whether the master is looked up inside the container.
+    pub(crate) link_in_container: bool,
+    /// The mode.
+    pub(crate) mode: Mode,
+    /// The MTU in bytes; the master's when not given.
+    pub(crate) mtu: Option<u32>,
+    /// The file name of the address management plugin; empty means none.
+    pub(crate) ipam: String,
+    /// Name servers for the result.
+    pub(crate) dns: Dns,
+    /// The result of the plugin before this one in the chain.
+    pub(crate) prev_result: Option<AddResult>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Keys {
+    master: String,
+    mode: String,
+    mtu: i64,
+    link_in_container: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RequestedMac {
+    runtime_config: Mac,
+    args: Args,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Args {
+    cni: Mac,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Mac {
+    mac: String,
+}
+
+impl NetConf {
+    /// The configuration of an ADD.
+    ///
+    /// # Errors
+    /// Code 6 for a malformed document, 7 for a value that cannot be right.
+    pub(crate) fn for_add(args: &CmdArgs) -> Result<Self> {
+        refuse_mac(args)?;
+        let mut conf = Self::parse(&args.conf)?;
+        conf.prev_result = args.conf.document.prev_result(args.conf.version)?;
+        if conf.master == Master::DefaultRoute
+            && let Some(prev_result) = &conf.prev_result
+        {
+            conf.master = Master::Named(chained_master(prev_result, &conf, &args.netns)?);
+        }
+        Ok(conf)
+    }
+
+    /// The configuration of the other commands, without the result in it.
+    ///
+    /// # Errors
+    /// As for [`NetConf::for_add`].
+    pub(crate) fn parse(conf: &ConfArgs) -> Result<Self> {
+        let common: config::NetConf = conf.document.read("failed to load netconf")?;
+        let keys: Keys = conf.document.read("failed to load netconf")?;
+        Ok(Self {
+            master: match keys.master {
+                name if name.is_empty() => Master::DefaultRoute,
+                name => Master::Named(name),
+            },
+            link_in_container: keys.link_in_container,
+            mode: Mode::from_text(&keys.mode)?,
+            mtu: parse_mtu(keys.mtu)?,
+            ipam: common.ipam.plugin,
+            dns: common.dns,
+            prev_result: None,
+        })
+    }
+}
+
+/// The single interface that the plugin before us left for us to use: on the host,
+/// or inside the container when the master is to be found there.
+fn chained_master(prev_result: &AddResult, conf: &NetConf, netns: &str) -> Result<String> {
+    let sandbox = if conf.link_in_container { netns } else { "" };
+    let candidates = prev_result
+        .interfaces
+        .iter()
+        .filter(|i| i.sandbox == sandbox);
+    let names: Vec<&str> = candidates.map(|i| i.name.as_str()).collect();
+    match names.as_slice() {
+        [name] if !name.is_empty() => Ok((*name).to_owned()),
+        _ => Err(Error::config(
+            "chained master failure. PrevResult lacks a single named interface",
+        )
+        .with_details(format!("interfaces in {sandbox:?}: {names:?}"))),
+    }
+}
+
+fn parse_mtu(mtu: i64) -> Result<Option<u32>> {
+    match u32::try_from(mtu) {
+        Ok(0) => Ok(None),
+        Ok(mtu) => Ok(Some(mtu)),
+        Err(_) => Err(Error::config(format!("invalid mtu: {mtu}"))),
+    }
+}
+
+/// An ipvlan interface has its master's MAC and no other. A pod that asks for one
+/// would not get it, so it gets an error.
+fn refuse_mac(args: &CmdArgs) -> Result<()> {
+    let requested: RequestedMac = args.conf.document.read("failed to load netconf")?;
+    let pairs = parse_cni_args(&args.cni_args)?;
+    let from_args = pairs
+        .iter()
+        .rev()
+        .find(|(key, _)| *key == "MAC")
+        .map(|(_, mac)| *mac);
+    let sources = [
+        requested.runtime_config.mac.as_str(),
+        requested.args.cni.mac.as_str(),
+        from_args.unwrap_or_default(),
+    ];
+    match sources.into_iter().find(|mac| !mac.is_empty()) {
+        None => Ok(()),
+        Some(mac) => Err(Error::config(format!(
+            "cannot set mac {mac}: an ipvlan interface has the MAC of its master"
+        ))),
+    }
+}

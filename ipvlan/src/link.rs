@@ -1,0 +1,215 @@
+//! The ipvlan interface itself: its master on this node, its creation, and how it is
+//! recognised as ours.
+
+use common::args::IfName;
+use common::error::{Error, Result};
+use common::interface::Sandbox;
+use common::netlink::{Link, Netlink, NewIpvlan};
+use common::netns::NetNs;
+use common::result::AddResult;
+use nix::libc::EBUSY;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Master, Mode, NetConf};
+
+/// The kind by which the kernel calls ipvlan interfaces.
+const KIND: &str = "ipvlan";
+
+/// What the attachment's record keeps of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Device {
+    /// The index of the master in its namespace.
+    pub(crate) master_index: u32,
+    /// The MAC of the master.
+    pub(crate) master_mac: String,
+    /// The mode.
+    pub(crate) mode: Mode,
+    /// Whether the master is inside the container.
+    pub(crate) link_in_container: bool,
+}
+
+impl Device {
+    /// The record of an interface that is about to be created.
+    pub(crate) fn of(conf: &NetConf, master: &Link) -> Self {
+        Self {
+            master_index: master.index,
+            master_mac: master.mac.clone(),
+            mode: conf.mode,
+            link_in_container: conf.link_in_container,
+        }
+    }
+}
+
+/// Finds the master and makes sure that it can carry what the configuration asks.
+///
+/// # Errors
+/// Code 7 naming the master when it is missing, down, a loopback, or has a smaller
+/// MTU than the one asked for.
+pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
+    let master = match &conf.master {
+        Master::Named(name) => by_name(name, netlink)?,
+        Master::DefaultRoute => by_default_route(netlink)?,
+    };
+    let name = &master.name;
+    if master.loopback {
+        return Err(Error::config(format!(
+            "master {name:?} is a loopback interface"
+        )));
+    }
+    if !master.up {
+        return Err(Error::config(format!("master {name:?} is down")));
+    }
+    match conf.mtu {
+        Some(mtu) if mtu > master.mtu => Err(Error::config(format!(
+            "invalid MTU {mtu}, master {name:?} has {}",
+            master.mtu
+        ))),
+        _ => Ok(master),
+    }
+}
+
+/// Creates the interface in the container, directly under its final name: there is
+/// no temporary one that a crash could leave. On error there is nothing to undo.
+///
+/// # Errors
+/// Code 7 naming the master when the kernel says that it is in other use, else 999
+/// with the kernel's answer.
+pub(crate) fn create(
+    conf: &NetConf,
+    master: &Link,
+    sandbox: &mut Sandbox,
+    ifname: &IfName,
+) -> Result<()> {
+    let master_netns_id = match conf.link_in_container {
+        true => None,
+        false => Some(sandbox.netlink.namespace_id(&NetNs::own()?)?),
+    };
+    let new = NewIpvlan {
+        name: ifname,
+        master: master.index,
+        master_netns_id,
+        mode: conf.mode.number(),
+        mtu: conf.mtu,
+    };
+    sandbox
+        .netlink
+        .create_ipvlan(new)
+        .map_err(|error| explain(error, master))
+}
+
+/// Whether `link` is the interface that `device` records.
+pub(crate) fn is_ours(link: &Link, device: &Device) -> bool {
+    link.kind == KIND && link.parent == Some(device.master_index)
+}
+
+/// Whether the result of ADD, which the runtime passes on DEL, shows that `link` is
+/// an attachment's although nobody recorded it: one that a Go plugin made.
+pub(crate) fn is_reported(link: &Link, prev_result: &AddResult, netns: &str) -> bool {
+    link.kind == KIND && prev_result.find_interface(&link.name, netns).is_some()
+}
+
+/// Compares the interface with the configuration and, where there is one, the record.
+///
+/// # Errors
+/// Code 999 naming what differs, in the words of the Go plugin where it has some.
+pub(crate) fn verify(
+    link: &Link,
+    conf: &NetConf,
+    device: Option<&Device>,
+    sandbox: &mut Sandbox,
+) -> Result<()> {
+    let name = &link.name;
+    let differs = |msg: String| Err(Error::internal(msg));
+    let Some(mode) = link.ipvlan_mode.filter(|_| link.kind == KIND) else {
+        return differs(format!(
+            "Error: Container interface {name} not of type ipvlan"
+        ));
+    };
+    if mode != conf.mode.number() {
+        let found = Mode::describe(mode);
+        return differs(format!(
+            "Container IPVlan mode {found} does not match expected value: {}",
+            conf.mode
+        ));
+    }
+    if conf.mtu.is_some_and(|mtu| mtu != link.mtu) {
+        let expected = conf.mtu.unwrap_or_default();
+        return differs(format!(
+            "Interface {name} MTU {} does not match expected value: {expected}",
+            link.mtu
+        ));
+    }
+    let host = NetNs::own()?;
+    let (expected, netns_id) = if conf.link_in_container {
+        (expected_master(conf, device, &mut sandbox.netlink)?, None)
+    } else {
+        (
+            expected_master(conf, device, &mut Netlink::open()?)?,
+            Some(sandbox.netlink.namespace_id(&host)?),
+        )
+    };
+    match expected {
+        Some(index) if link.parent != Some(index) || link.parent_netns_id != netns_id => {
+            differs(format!(
+                "Interface {name} is not on its master: parent index {:?}, expected {index}",
+                link.parent
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The index of the master that ADD used: recorded, or named by the configuration.
+/// A configuration that names none, and no record, leave nothing to compare with.
+fn expected_master(
+    conf: &NetConf,
+    device: Option<&Device>,
+    netlink: &mut Netlink,
+) -> Result<Option<u32>> {
+    match (device, &conf.master) {
+        (Some(device), _) => Ok(Some(device.master_index)),
+        (None, Master::Named(name)) => by_name(name, netlink).map(|master| Some(master.index)),
+        (None, Master::DefaultRoute) => Ok(None),
+    }
+}
+
+fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link> {
+    let found = netlink.link_by_name(name)?;
+    found.ok_or_else(|| {
+        Error::config(format!("failed to lookup master {name:?}")).with_details("Link not found")
+    })
+}
+
+/// The link that the main table's default route leaves through.
+fn by_default_route(netlink: &mut Netlink) -> Result<Link> {
+    const MAIN: u32 = 254;
+    let routes = netlink.routes()?;
+    let defaults = routes
+        .iter()
+        .filter(|route| route.dst.is_default() && route.table == MAIN);
+    let index = defaults
+        .flat_map(|route| &route.next_hops)
+        .map(|(index, _)| *index)
+        .next();
+    let link = match index {
+        Some(index) => netlink.link_by_index(index)?,
+        None => None,
+    };
+    link.ok_or_else(|| Error::config("no default route interface found"))
+}
+
+fn explain(error: Error, master: &Link) -> Error {
+    if error.errno() != Some(EBUSY) {
+        return error;
+    }
+    let use_ = match master.port_kind.as_str() {
+        "" => "it has macvlan interfaces already".to_owned(),
+        kind => format!("it is a port of a {kind}"),
+    };
+    Error::config(format!(
+        "master {:?} cannot have ipvlan interfaces: {use_}",
+        master.name
+    ))
+    .with_details(error.details)
+}
