@@ -1,1 +1,145 @@
-fn main() {}
+//! host-local: hands out addresses from ranges, one file an address, so that the Go
+//! plugin of the same name and this one can alternate on one directory. It knows
+//! nothing of interfaces; the plugin that executes it does.
+
+mod allocator;
+mod atomic;
+mod boot;
+mod config;
+mod range;
+mod reservation;
+mod resolv_conf;
+mod store;
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use common::args::{CmdArgs, ConfArgs};
+use common::config::is_listed;
+use common::error::{Error, ErrorCode, Errors, Result};
+use common::plugin::{self, Commands};
+use common::result::{AddResult, Dns};
+
+use crate::allocator::State;
+use crate::config::Config;
+use crate::reservation::{Holder, Owner, owned_by};
+use crate::store::Store;
+
+fn main() -> ExitCode {
+    plugin::run(&Commands {
+        name: "host-local",
+        version: env!("CARGO_PKG_VERSION"),
+        add,
+        check,
+        del,
+        status,
+        gc,
+    })
+}
+
+fn add(args: &CmdArgs) -> Result<AddResult> {
+    let config = Config::read(&args.conf, &args.cni_args)?;
+    let dns = match &config.resolv_conf {
+        Some(path) => resolv_conf::read(path)?,
+        None => Dns::default(),
+    };
+    let owner = Owner::of(args);
+    let store = Store::create(&config.directory)?;
+    let survey = store.survey()?;
+    store.reclaim(&survey)?;
+    let state = State {
+        container_id: owner.container_id.clone(),
+        taken: survey.taken(),
+        own: survey.owned_by(&owner),
+        last_reserved: store.last_reserved(config.range_sets.len()),
+    };
+    let choices = allocator::choose(&config.range_sets, &config.requested, &state)?;
+    let addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.address).collect();
+    store.reserve(&owner, &addresses)?;
+    Ok(AddResult {
+        ips: choices.iter().map(allocator::Choice::ip_config).collect(),
+        routes: config.routes,
+        dns,
+        ..AddResult::default()
+    })
+}
+
+fn check(args: &CmdArgs) -> Result<()> {
+    let config = Config::read(&args.conf, &args.cni_args)?;
+    let prev_result = args.conf.document.prev_result(args.conf.version)?;
+    let reservations = match Store::open(&config.directory)? {
+        Some(store) => store.reservations()?,
+        None => Vec::new(),
+    };
+    let own = owned_by(&reservations, &Owner::of(args));
+    let id = &args.container_id;
+    if own.is_empty() {
+        let msg = format!("host-local: Failed to find address added by container {id}");
+        return Err(Error::internal(msg));
+    }
+    let ours = |address: &IpAddr| config.range_sets.iter().any(|set| set.contains(*address));
+    let expected = prev_result.into_iter().flat_map(|result| result.ips);
+    match expected
+        .map(|ip| ip.address.address())
+        .filter(ours)
+        .find(|address| own.iter().all(|r| r.address != *address))
+    {
+        Some(address) => Err(Error::internal(format!(
+            "host-local: Failed to find address {address} added by container {id}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn del(args: &CmdArgs) -> Result<()> {
+    let Some(directory) = config::directory_if_usable(&args.conf)? else {
+        return Ok(());
+    };
+    let Some(store) = Store::open(&directory)? else {
+        return Ok(());
+    };
+    let reservations = store.reservations()?;
+    let mut errors = Errors::default();
+    for reservation in owned_by(&reservations, &Owner::of(args)) {
+        errors.keep(store.release(reservation));
+    }
+    errors.into_result()
+}
+
+fn status(conf: &ConfArgs) -> Result<()> {
+    let config = Config::read(conf, "")?;
+    let Some(store) = Store::peek(&config.directory)? else {
+        return Ok(());
+    };
+    let taken = store.survey()?.taken();
+    for set in &config.range_sets {
+        if allocator::next_free(set, None, &taken).is_none() {
+            let msg = allocator::exhausted(set);
+            return Err(Error::new(ErrorCode::UNAVAILABLE, msg));
+        }
+    }
+    Ok(())
+}
+
+fn gc(conf: &ConfArgs) -> Result<()> {
+    let directory = config::directory(conf)?;
+    let Some(valid) = conf.document.valid_attachments()? else {
+        return Ok(());
+    };
+    let Some(store) = Store::open(&directory)? else {
+        return Ok(());
+    };
+    let mut errors = Errors::default();
+    for reservation in store.reservations()? {
+        match &reservation.holder {
+            Holder::Owner(owner) if is_listed(&valid, &owner.container_id, &owner.ifname) => {}
+            Holder::Owner(_) | Holder::Nobody => {
+                errors.keep(store.release(&reservation));
+            }
+            Holder::Unknown(why) => {
+                errors.keep::<()>(Err(reservation.is_broken(why)));
+            }
+        }
+    }
+    errors.into_result()
+}

@@ -1,0 +1,311 @@
+//! Which addresses an ADD gets, given what is taken. Pure: what is taken comes in as
+//! a value, and nothing is reserved here.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use common::address::Cidr;
+use common::error::{Error, Result};
+use common::result::IpConfig;
+
+use crate::range::{Range, RangeSet};
+
+/// What an allocation depends on.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The container that asks.
+    pub(crate) container_id: String,
+    /// The addresses that are reserved.
+    pub(crate) taken: HashSet<IpAddr>,
+    /// Those among them that the attachment itself holds, in the order of their files.
+    pub(crate) own: Vec<IpAddr>,
+    /// The address that each range set handed out last.
+    pub(crate) last_reserved: Vec<Option<IpAddr>>,
+}
+
+/// An address to reserve, and the range it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Choice<'a> {
+    /// The address.
+    pub(crate) address: IpAddr,
+    range: &'a Range,
+}
+
+impl Choice<'_> {
+    /// The address as the result shows it.
+    pub(crate) fn ip_config(&self) -> IpConfig {
+        let host = Cidr::host(self.address);
+        IpConfig {
+            address: Cidr::new(self.address, self.range.prefix()).unwrap_or(host),
+            gateway: Some(self.range.gateway()),
+            interface: None,
+        }
+    }
+}
+
+/// One address of every set, in the order of the sets: a requested one where there
+/// is one in the set, else the next free one.
+///
+/// # Errors
+/// Code 999 with the texts of the Go plugin.
+pub(crate) fn choose<'a>(
+    sets: &'a [RangeSet],
+    requested: &[IpAddr],
+    state: &State,
+) -> Result<Vec<Choice<'a>>> {
+    let mut pending = requested.to_vec();
+    let mut choices = Vec::new();
+    for (index, set) in sets.iter().enumerate() {
+        let wanted = pending.iter().position(|address| set.contains(*address));
+        let choice = match wanted {
+            Some(position) => choose_requested(set, pending.remove(position), state),
+            None => choose_next(set, index, state),
+        };
+        choices.push(choice.map_err(|cause| {
+            Error::internal(format!("failed to allocate for range {index}: {cause}"))
+        })?);
+    }
+    if pending.is_empty() {
+        return Ok(choices);
+    }
+    let left: Vec<String> = pending.iter().map(IpAddr::to_string).collect();
+    Err(Error::internal(format!(
+        "failed to allocate all requested IPs: {}",
+        left.join(" ")
+    )))
+}
+
+/// The first free address of `set` after `last`: round robin over all of its ranges,
+/// so that an address rests as long as possible before it is handed out again.
+pub(crate) fn next_free<'a>(
+    set: &'a RangeSet,
+    last: Option<IpAddr>,
+    taken: &HashSet<IpAddr>,
+) -> Option<Choice<'a>> {
+    lap(set, last).find(|choice| !taken.contains(&choice.address))
+}
+
+/// Says that `set` has no free address.
+pub(crate) fn exhausted(set: &RangeSet) -> String {
+    format!("no IP addresses available in range set: {set}")
+}
+
+fn choose_requested<'a>(
+    set: &'a RangeSet,
+    address: IpAddr,
+    state: &State,
+) -> Result<Choice<'a>, String> {
+    let range = set
+        .range_for(address)
+        .ok_or_else(|| format!("{address} not in range set {set}"))?;
+    if address == range.gateway() {
+        return Err(format!("requested ip {address} is subnet's gateway"));
+    }
+    if state.taken.contains(&address) {
+        return Err(format!(
+            "requested IP address {address} is not available in range set {set}"
+        ));
+    }
+    Ok(Choice { address, range })
+}
+
+fn choose_next<'a>(set: &'a RangeSet, index: usize, state: &State) -> Result<Choice<'a>, String> {
+    if let Some(own) = state.own.iter().find(|address| set.contains(**address)) {
+        return Err(format!(
+            "{own} has been allocated to {}, duplicate allocation is not allowed",
+            state.container_id
+        ));
+    }
+    let last = state.last_reserved.get(index).copied().flatten();
+    next_free(set, last, &state.taken).ok_or_else(|| exhausted(set))
+}
+
+/// Every address of the set once, but for each range's own gateway: from the one
+/// after `last`, over all ranges, and up to `last` itself. When `last` is not in the
+/// set, because the configuration has changed or nothing was ever reserved, the lap
+/// begins with the first range.
+fn lap(set: &RangeSet, last: Option<IpAddr>) -> impl Iterator<Item = Choice<'_>> {
+    let ranges = set.ranges();
+    let (begin, start) = start_of_lap(ranges, last);
+    let in_order = ranges.iter().cycle().skip(begin).take(ranges.len());
+    let forward = in_order.enumerate().flat_map(move |(nth, range)| {
+        let from = start.filter(|_| nth == 0).unwrap_or_else(|| range.first());
+        range
+            .from(from)
+            .map(move |address| Choice { address, range })
+    });
+    let rest = ranges.get(begin).zip(start).into_iter();
+    let rest = rest.flat_map(|(range, start)| {
+        range
+            .until(start)
+            .map(move |address| Choice { address, range })
+    });
+    let all = forward.chain(rest);
+    all.filter(|choice| choice.address != choice.range.gateway())
+}
+
+/// The range that a lap begins with, and the address in it when that is not the first.
+fn start_of_lap(ranges: &[Range], last: Option<IpAddr>) -> (usize, Option<IpAddr>) {
+    let Some(last) = last else { return (0, None) };
+    match ranges.iter().position(|range| range.contains(last)) {
+        None => (0, None),
+        Some(index) => match ranges.get(index).and_then(|range| range.after(last)) {
+            Some(next) => (index, Some(next)),
+            None => ((index + 1) % ranges.len(), None),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::range::RangeSpec;
+
+    /// A set of ranges `start end`, in /28 networks with the gateway given.
+    fn set(ranges: &[(u8, u8, u8)]) -> RangeSet {
+        let specs: Vec<RangeSpec> = ranges
+            .iter()
+            .map(|(start, end, gateway)| RangeSpec {
+                subnet: Some(Cidr::new(host(start & 0xf0), 28).unwrap()),
+                range_start: Some(host(*start)),
+                range_end: Some(host(*end)),
+                gateway: Some(host(*gateway)),
+            })
+            .collect();
+        RangeSet::new(&specs).unwrap()
+    }
+
+    fn host(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    /// The iterator of the Go plugin, one step at a time, on the last byte.
+    fn lap_of_go(ranges: &[(u8, u8, u8)], last: Option<u8>) -> Vec<IpAddr> {
+        let inside = |n: u8| ranges.iter().position(|(a, b, _)| (*a..=*b).contains(&n));
+        let mut index = last.and_then(inside).unwrap_or(0);
+        let mut current = last.filter(|n| inside(*n).is_some());
+        let mut start = None;
+        let mut lap = Vec::new();
+        loop {
+            let next = match current {
+                None => ranges[index].0,
+                Some(n) if n == ranges[index].1 => {
+                    index = (index + 1) % ranges.len();
+                    ranges[index].0
+                }
+                Some(n) => n + 1,
+            };
+            current = Some(next);
+            match start {
+                None => start = current,
+                Some(first) if first == next => return lap,
+                Some(_) => {}
+            }
+            if next != ranges[index].2 {
+                lap.push(host(next));
+            }
+        }
+    }
+
+    #[test]
+    fn a_lap_is_that_of_go_wherever_it_begins() {
+        let shapes: [&[(u8, u8, u8)]; 6] = [
+            &[(2, 2, 1)],
+            &[(1, 6, 1)],
+            &[(1, 6, 4)],
+            &[(2, 4, 1), (17, 19, 17), (33, 33, 33), (49, 52, 50)],
+            &[(17, 19, 18), (1, 3, 3)],
+            &[(5, 9, 200), (17, 18, 6)],
+        ];
+        for shape in shapes {
+            let set = set(shape);
+            for last in std::iter::once(None).chain((0..=60).map(Some)) {
+                let ours: Vec<IpAddr> = lap(&set, last.map(host)).map(|c| c.address).collect();
+                assert_eq!(ours, lap_of_go(shape, last), "{shape:?} after {last:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_free_address_is_the_first_of_the_lap_whatever_is_taken() {
+        let shape = [(1, 4, 2), (17, 20, 17)];
+        let set = set(&shape);
+        let all: Vec<u8> = (1..=4).chain(17..=20).collect();
+        for mask in 0u32..256 {
+            let chosen = all
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| mask >> bit & 1 == 1);
+            let taken: HashSet<IpAddr> = chosen.map(|(_, n)| host(*n)).collect();
+            for last in std::iter::once(None).chain(all.iter().copied().map(Some)) {
+                let expected = lap_of_go(&shape, last);
+                let expected = expected.iter().find(|address| !taken.contains(address));
+                let ours = next_free(&set, last.map(host), &taken);
+                assert_eq!(
+                    ours.map(|c| c.address).as_ref(),
+                    expected,
+                    "{mask:b} {last:?}"
+                );
+            }
+        }
+    }
+
+    fn state(taken: &[u8], own: &[u8]) -> State {
+        State {
+            container_id: "c1".into(),
+            taken: taken.iter().chain(own).map(|n| host(*n)).collect(),
+            own: own.iter().map(|n| host(*n)).collect(),
+            last_reserved: Vec::new(),
+        }
+    }
+
+    fn chosen(sets: &[RangeSet], requested: &[u8], state: &State) -> Result<Vec<u8>, String> {
+        let requested: Vec<IpAddr> = requested.iter().map(|n| host(*n)).collect();
+        let choices = choose(sets, &requested, state).map_err(|error| error.msg)?;
+        let last_byte = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        Ok(choices.iter().map(|c| last_byte(c.address)).collect())
+    }
+
+    #[test]
+    fn each_set_takes_the_first_requested_address_that_it_has() {
+        let sets = [set(&[(2, 6, 1)]), set(&[(17, 22, 17)])];
+        let free = state(&[], &[]);
+        assert_eq!(chosen(&sets, &[20], &free).unwrap(), [2, 20]);
+        assert_eq!(chosen(&sets, &[20, 5], &free).unwrap(), [5, 20]);
+        assert_eq!(
+            chosen(&sets, &[5, 4, 99], &free).unwrap_err(),
+            "failed to allocate all requested IPs: 10.0.0.4 10.0.0.99"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_said_with_the_words_of_go() {
+        let sets = [set(&[(1, 6, 1)]), set(&[(17, 18, 17)])];
+        let error = |requested: &[u8], state: &State| chosen(&sets, requested, state).unwrap_err();
+        assert_eq!(
+            error(&[1], &state(&[], &[])),
+            "failed to allocate for range 0: requested ip 10.0.0.1 is subnet's gateway"
+        );
+        assert_eq!(
+            error(&[5], &state(&[5], &[])),
+            "failed to allocate for range 0: requested IP address 10.0.0.5 is not available in range set 10.0.0.1-10.0.0.6"
+        );
+        assert_eq!(
+            error(&[], &state(&[18], &[])),
+            "failed to allocate for range 1: no IP addresses available in range set: 10.0.0.17-10.0.0.18"
+        );
+        assert_eq!(
+            error(&[], &state(&[], &[18, 200])),
+            "failed to allocate for range 1: 10.0.0.18 has been allocated to c1, duplicate allocation is not allowed"
+        );
+    }
+
+    #[test]
+    fn a_requested_address_is_given_to_an_attachment_that_has_another() {
+        let sets = [set(&[(1, 6, 1)])];
+        assert_eq!(chosen(&sets, &[5], &state(&[], &[3])).unwrap(), [5]);
+    }
+}

@@ -1,0 +1,300 @@
+//! The configuration of host-local: read as leniently as Go reads it, then validated
+//! once into values that cannot be wrong. Nothing here touches a file.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use common::address::{Cidr, parse_address};
+use common::args::{ConfArgs, parse_cni_args};
+use common::error::{Error, ErrorCode, Result};
+use common::result::Route;
+use common::version::CniVersion;
+
+use crate::range::{RangeSet, RangeSpec};
+
+/// Where the directories of all networks are, unless `dataDir` says otherwise.
+const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+/// What begins the message when a key has a value of the wrong type.
+const UNREADABLE: &str = "failed to load the host-local configuration";
+
+/// What ADD, CHECK and STATUS need to know.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// The directory of the network's reservations.
+    pub(crate) directory: PathBuf,
+    /// The range sets, of which ADD takes one address each; never empty.
+    pub(crate) range_sets: Vec<RangeSet>,
+    /// The addresses that the runtime or the user asks for, in the order given.
+    pub(crate) requested: Vec<IpAddr>,
+    /// The routes for the result.
+    pub(crate) routes: Vec<Route>,
+    /// The file that the result's DNS comes from.
+    pub(crate) resolv_conf: Option<PathBuf>,
+}
+
+/// The document, as far as host-local reads it. Addresses are texts here, so that a
+/// wrong one is reported with Go's words and not with those of a JSON reader.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawConf {
+    cni_version: String,
+    ipam: Option<RawIpam>,
+    runtime_config: RawRuntimeConfig,
+    args: RawArgs,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawIpam {
+    subnet: Option<String>,
+    range_start: String,
+    range_end: String,
+    gateway: String,
+    ranges: Vec<Vec<RawRange>>,
+    routes: Vec<Route>,
+    data_dir: String,
+    resolv_conf: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawRange {
+    subnet: Option<String>,
+    range_start: String,
+    range_end: String,
+    gateway: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawRuntimeConfig {
+    ips: Vec<String>,
+    ip_ranges: Vec<Vec<RawRange>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawArgs {
+    cni: RawCniArgs,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawCniArgs {
+    ips: Vec<String>,
+}
+
+/// The part that DEL and GC read: whatever is wrong elsewhere must not keep them
+/// from releasing.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawLocation {
+    ipam: RawDataDir,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawDataDir {
+    data_dir: String,
+}
+
+impl Config {
+    /// The configuration of one call; `cni_args` is empty when the command has none.
+    ///
+    /// # Errors
+    /// Code 6 when a value has the wrong type, 4 when `CNI_ARGS` is malformed, 7
+    /// for everything else that is wrong, with the words of the Go plugin.
+    pub(crate) fn read(conf: &ConfArgs, cni_args: &str) -> Result<Self> {
+        let raw: RawConf = conf.document.read(UNREADABLE)?;
+        let ipam = raw
+            .ipam
+            .ok_or_else(|| Error::config("IPAM config missing 'ipam' key"))?;
+        let specs = specs(&raw.runtime_config.ip_ranges, &ipam)?;
+        let lists = [&raw.args.cni.ips, &raw.runtime_config.ips];
+        let requested = requested(cni_args, lists)?;
+        Ok(Self {
+            range_sets: range_sets(&specs, conf.version, &raw.cni_version)?,
+            requested,
+            directory: network_directory(&ipam.data_dir, &conf.network)?,
+            routes: ipam.routes,
+            resolv_conf: absolute("resolvConf", &ipam.resolv_conf)?,
+        })
+    }
+}
+
+/// The directory of the network's reservations, for the commands that need no more.
+///
+/// # Errors
+/// Code 6 or 7 when `dataDir` is no absolute path.
+pub(crate) fn directory(conf: &ConfArgs) -> Result<PathBuf> {
+    let raw: RawLocation = conf.document.read(UNREADABLE)?;
+    network_directory(&raw.ipam.data_dir, &conf.network)
+}
+
+/// The same for DEL. No ADD succeeds with a `dataDir` that is not absolute, so there
+/// is nothing to release then; an error would make the runtime try for ever.
+///
+/// # Errors
+/// Code 6 when `dataDir` is not a text.
+pub(crate) fn directory_if_usable(conf: &ConfArgs) -> Result<Option<PathBuf>> {
+    match directory(conf) {
+        Err(error) if error.code == ErrorCode::NETWORK_CONFIG => {
+            eprintln!("nothing to release: {error}");
+            Ok(None)
+        }
+        directory => directory.map(Some),
+    }
+}
+
+fn network_directory(data_dir: &str, network: &str) -> Result<PathBuf> {
+    let data_dir = absolute("dataDir", data_dir)?;
+    let data_dir = data_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
+    Ok(data_dir.join(network))
+}
+
+/// The path that `key` holds, if it holds one. What a relative path leads to would
+/// depend on the working directory of the runtime.
+fn absolute(key: &str, value: &str) -> Result<Option<PathBuf>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    if !Path::new(value).is_absolute() {
+        return Err(Error::config(format!(
+            "{key} {value:?} is not an absolute path"
+        )));
+    }
+    Ok(Some(PathBuf::from(value)))
+}
+
+/// Every range set as configured: those of the runtime, then the range written
+/// directly into `ipam`, then `ranges`. The order numbers the `last_reserved_ip` files.
+fn specs(of_runtime: &[Vec<RawRange>], ipam: &RawIpam) -> Result<Vec<Vec<RangeSpec>>> {
+    let inline = ipam.subnet.as_ref().map(|subnet| RawRange {
+        subnet: Some(subnet.clone()),
+        range_start: ipam.range_start.clone(),
+        range_end: ipam.range_end.clone(),
+        gateway: ipam.gateway.clone(),
+    });
+    let inline: Vec<Vec<RawRange>> = inline.map(|range| vec![range]).into_iter().collect();
+    let sets = of_runtime.iter().chain(&inline).chain(&ipam.ranges);
+    sets.map(|set| set.iter().map(RawRange::spec).collect())
+        .collect()
+}
+
+impl RawRange {
+    fn spec(&self) -> Result<RangeSpec> {
+        let subnet = self.subnet.as_deref().map(str::parse::<Cidr>).transpose();
+        Ok(RangeSpec {
+            subnet: subnet.map_err(Error::config)?,
+            range_start: optional_address(&self.range_start)?,
+            range_end: optional_address(&self.range_end)?,
+            gateway: optional_address(&self.gateway)?,
+        })
+    }
+}
+
+fn optional_address(text: &str) -> Result<Option<IpAddr>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse_address(text).map(Some).map_err(Error::config)
+}
+
+fn range_sets(
+    specs: &[Vec<RangeSpec>],
+    version: CniVersion,
+    version_text: &str,
+) -> Result<Vec<RangeSet>> {
+    if specs.is_empty() {
+        return Err(Error::config("no IP ranges specified"));
+    }
+    let mut sets = Vec::new();
+    for (index, specs) in specs.iter().enumerate() {
+        let set = RangeSet::new(specs)
+            .map_err(|cause| Error::config(format!("invalid range set {index}: {cause}")))?;
+        sets.push(set);
+    }
+    let ipv4 = sets.iter().filter(|set| set.is_ipv4()).count();
+    if version < CniVersion::V0_3_0 && (ipv4 > 1 || sets.len() - ipv4 > 1) {
+        return Err(Error::config(format!(
+            "CNI version {version_text} does not support more than 1 address per family"
+        )));
+    }
+    for (index, set) in sets.iter().enumerate() {
+        let later = sets.iter().enumerate().skip(index + 1);
+        if let Some((other, _)) = later.into_iter().find(|(_, later)| set.overlaps(later)) {
+            let msg = format!("range set {index} overlaps with {other}");
+            return Err(Error::config(msg));
+        }
+    }
+    Ok(sets)
+}
+
+/// The requested addresses: of `CNI_ARGS`, of `args.cni.ips`, of `runtimeConfig.ips`.
+/// One that is named in several of these ways is requested once. The document is
+/// understood before the environment is.
+fn requested(cni_args: &str, lists: [&Vec<String>; 2]) -> Result<Vec<IpAddr>> {
+    let texts = lists.into_iter().flatten();
+    let listed: Result<Vec<Option<IpAddr>>, String> =
+        texts.map(|text| parse_requested(text)).collect();
+    let listed = listed.map_err(Error::config)?;
+    let mut requested: Vec<IpAddr> = requested_by_cni_args(cni_args)?.into_iter().collect();
+    for address in listed {
+        let nothing = || Error::config("cannot understand ip: IP <nil> not v4 nor v6");
+        let address = address.ok_or_else(nothing)?;
+        if !requested.contains(&address) {
+            requested.push(address);
+        }
+    }
+    Ok(requested)
+}
+
+/// The address in `CNI_ARGS`, whose grammar is that of libcni's `LoadArgs`.
+fn requested_by_cni_args(cni_args: &str) -> Result<Option<IpAddr>> {
+    let malformed = |msg: String| Error::new(ErrorCode::ENVIRONMENT, msg);
+    let mut requested = None;
+    let mut ignore_unknown = false;
+    let mut unknown = Vec::new();
+    for (key, value) in parse_cni_args(cni_args)? {
+        let unparsable = |cause: String| {
+            let pair = format!("{key}={value}");
+            malformed(format!(
+                "ARGS: error parsing value of pair {pair:?}: {cause}"
+            ))
+        };
+        match key {
+            "IP" => requested = parse_requested(value).map_err(unparsable)?,
+            "IgnoreUnknown" => ignore_unknown = parse_bool(value).map_err(unparsable)?,
+            _ => unknown.push(format!("\"{key}={value}\"")),
+        }
+    }
+    if unknown.is_empty() || ignore_unknown {
+        return Ok(requested);
+    }
+    let unknown = unknown.join(" ");
+    Err(malformed(format!("ARGS: unknown args [{unknown}]")))
+}
+
+/// An address with or without a prefix length, which says nothing here.
+fn parse_requested(text: &str) -> Result<Option<IpAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let address = match text.parse::<Cidr>() {
+        Ok(cidr) => Ok(cidr.address().to_canonical()),
+        Err(_) => parse_address(text),
+    };
+    address
+        .map(Some)
+        .map_err(|_| format!("invalid IP address {text}"))
+}
+
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        other => Err(format!("boolean unmarshal error: invalid input {other}")),
+    }
+}

@@ -1,0 +1,368 @@
+//! Ranges of addresses, validated. Both families are the same numbers here: an
+//! address is turned into one to count with, and back.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use common::address::Cidr;
+
+/// A range as configured, with what is not set left open.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RangeSpec {
+    /// The network; required.
+    pub(crate) subnet: Option<Cidr>,
+    /// The first address to hand out; the network's first host when not set.
+    pub(crate) range_start: Option<IpAddr>,
+    /// The last address to hand out; the network's last host when not set.
+    pub(crate) range_end: Option<IpAddr>,
+    /// The gateway, never handed out; the network's first host when not set.
+    pub(crate) gateway: Option<IpAddr>,
+}
+
+/// Addresses of one network, `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    subnet: Cidr,
+    first: IpAddr,
+    last: IpAddr,
+    gateway: IpAddr,
+}
+
+/// Ranges of one family that do not overlap; at least one.
+#[derive(Clone, Debug)]
+pub(crate) struct RangeSet(Vec<Range>);
+
+impl Range {
+    /// The range that `spec` describes.
+    ///
+    /// # Errors
+    /// A text of the Go plugin.
+    fn new(spec: &RangeSpec) -> Result<Self, String> {
+        let subnet = spec.subnet.ok_or("IP <nil> not v4 nor v6")?;
+        require_network(subnet)?;
+        let first_host = step(subnet.address(), 1);
+        let range = Self {
+            subnet,
+            first: spec.range_start.unwrap_or(first_host),
+            last: spec.range_end.unwrap_or_else(|| last_host(subnet)),
+            gateway: spec.gateway.unwrap_or(first_host),
+        };
+        let ends = [
+            ("RangeStart", spec.range_start),
+            ("RangeEnd", spec.range_end),
+        ];
+        for (name, configured) in ends {
+            if let Some(end) = configured
+                && (!subnet.contains(end) || range.first > range.last)
+            {
+                return Err(format!("{name} {end} not in network {subnet}"));
+            }
+        }
+        Ok(range)
+    }
+
+    /// The prefix length of the network.
+    pub(crate) fn prefix(&self) -> u8 {
+        self.subnet.prefix()
+    }
+
+    /// The gateway; it may be outside of the range, or even of the network.
+    pub(crate) fn gateway(&self) -> IpAddr {
+        self.gateway
+    }
+
+    /// Whether `address` is between the ends.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.first <= address && address <= self.last
+    }
+
+    /// The addresses from `start` to the end of the range.
+    pub(crate) fn from(self, start: IpAddr) -> impl Iterator<Item = IpAddr> {
+        (number(start)..=number(self.last)).map(move |n| address(n, start))
+    }
+
+    /// The addresses from the start of the range to the one before `end`.
+    pub(crate) fn until(self, end: IpAddr) -> impl Iterator<Item = IpAddr> {
+        (number(self.first)..number(end)).map(move |n| address(n, end))
+    }
+
+    /// The first address.
+    pub(crate) fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// The address after `address`, unless that is the last one of the range.
+    pub(crate) fn after(&self, address: IpAddr) -> Option<IpAddr> {
+        (address < self.last).then(|| step(address, 1))
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl RangeSet {
+    /// The set that `specs` describe.
+    ///
+    /// # Errors
+    /// A text of the Go plugin.
+    pub(crate) fn new(specs: &[RangeSpec]) -> Result<Self, String> {
+        let mut ranges: Vec<Range> = Vec::new();
+        for spec in specs {
+            let range = Range::new(spec)?;
+            let family = ranges.first().unwrap_or(&range).first.is_ipv4();
+            if range.first.is_ipv4() != family {
+                return Err("mixed address families".into());
+            }
+            ranges.push(range);
+        }
+        if ranges.is_empty() {
+            return Err("empty range set".into());
+        }
+        for (index, range) in ranges.iter().enumerate() {
+            let mut later = ranges.iter().skip(index + 1);
+            if let Some(other) = later.find(|later| range.overlaps(later)) {
+                return Err(format!("subnets {range} and {other} overlap"));
+            }
+        }
+        Ok(Self(ranges))
+    }
+
+    /// The ranges, in the order configured.
+    pub(crate) fn ranges(&self) -> &[Range] {
+        &self.0
+    }
+
+    /// Whether the addresses are IPv4.
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.0.iter().all(|range| range.first.is_ipv4())
+    }
+
+    /// The range that has `address`.
+    pub(crate) fn range_for(&self, address: IpAddr) -> Option<&Range> {
+        self.0.iter().find(|range| range.contains(address))
+    }
+
+    /// Whether one of the ranges has `address`.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.range_for(address).is_some()
+    }
+
+    /// Whether an address is in both sets.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let mut pairs = self
+            .0
+            .iter()
+            .flat_map(|a| other.0.iter().map(move |b| (a, b)));
+        pairs.any(|(a, b)| a.overlaps(b))
+    }
+}
+
+impl fmt::Display for RangeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = self.0.iter().map(Range::to_string).collect();
+        f.write_str(&texts.join(","))
+    }
+}
+
+/// Whether `subnet` is a network to allocate from: two host bits at least, none set.
+fn require_network(subnet: Cidr) -> Result<(), String> {
+    let bits = if subnet.is_ipv4() { 32 } else { 128 };
+    if subnet.prefix() > bits - 2 {
+        return Err(format!("Network {subnet} too small to allocate from"));
+    }
+    // An IPv4 address in IPv6 notation: its prefix length counts other bits.
+    if subnet.address().to_canonical() != subnet.address() {
+        return Err("IPNet IP and Mask version mismatch".into());
+    }
+    let network = subnet.network().address();
+    if network != subnet.address() {
+        return Err(format!(
+            "Network has host bits set. For a subnet mask of length {} the network address is {network}",
+            subnet.prefix()
+        ));
+    }
+    Ok(())
+}
+
+/// The last address that is a host's: IPv4 has a broadcast address after it.
+fn last_host(subnet: Cidr) -> IpAddr {
+    match subnet.last() {
+        last @ IpAddr::V4(_) => step(last, -1),
+        last @ IpAddr::V6(_) => last,
+    }
+}
+
+fn step(from: IpAddr, by: i128) -> IpAddr {
+    address(number(from).wrapping_add_signed(by), from)
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The address with this number, of the family of `relative`.
+fn address(number: u128, relative: IpAddr) -> IpAddr {
+    match relative {
+        // Numbers come from addresses of the same network, so they fit.
+        IpAddr::V4(_) => Ipv4Addr::from_bits(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+        IpAddr::V6(_) => Ipv6Addr::from_bits(number).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A range as `subnet start end gateway`, `-` for what is not set.
+    fn spec(text: &str) -> RangeSpec {
+        let mut words = text.split(' ').map(|word| (word != "-").then_some(word));
+        let mut next = || words.next().flatten();
+        RangeSpec {
+            subnet: next().map(|word| word.parse().unwrap()),
+            range_start: next().map(|word| word.parse().unwrap()),
+            range_end: next().map(|word| word.parse().unwrap()),
+            gateway: next().map(|word| word.parse().unwrap()),
+        }
+    }
+
+    fn range(text: &str) -> Result<Range, String> {
+        Range::new(&spec(text))
+    }
+
+    fn set(ranges: &[&str]) -> Result<RangeSet, String> {
+        let specs: Vec<RangeSpec> = ranges.iter().map(|text| spec(text)).collect();
+        RangeSet::new(&specs)
+    }
+
+    #[test]
+    fn what_is_not_set_has_the_defaults_of_go() {
+        for (given, expected, gateway) in [
+            ("10.0.0.0/24", "10.0.0.1-10.0.0.254", "10.0.0.1"),
+            ("10.0.0.0/30", "10.0.0.1-10.0.0.2", "10.0.0.1"),
+            ("0.0.0.0/0", "0.0.0.1-255.255.255.254", "0.0.0.1"),
+            (
+                "2001:db8::/64",
+                "2001:db8::1-2001:db8::ffff:ffff:ffff:ffff",
+                "2001:db8::1",
+            ),
+            ("2001:db8::/126", "2001:db8::1-2001:db8::3", "2001:db8::1"),
+            (
+                "10.0.0.0/24 10.0.0.0 10.0.0.255",
+                "10.0.0.0-10.0.0.255",
+                "10.0.0.1",
+            ),
+            (
+                "10.0.0.0/24 10.0.0.9 10.0.0.9",
+                "10.0.0.9-10.0.0.9",
+                "10.0.0.1",
+            ),
+            (
+                "10.0.0.0/24 - 10.0.0.5 192.0.2.1",
+                "10.0.0.1-10.0.0.5",
+                "192.0.2.1",
+            ),
+        ] {
+            let range = range(given).unwrap();
+            assert_eq!(range.to_string(), expected, "{given}");
+            assert_eq!(range.gateway().to_string(), gateway, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_range_is_refused_with_the_words_of_go() {
+        for (given, expected) in [
+            ("-", "IP <nil> not v4 nor v6"),
+            (
+                "10.0.0.0/31",
+                "Network 10.0.0.0/31 too small to allocate from",
+            ),
+            (
+                "10.0.0.0/32",
+                "Network 10.0.0.0/32 too small to allocate from",
+            ),
+            (
+                "2001:db8::/127",
+                "Network 2001:db8::/127 too small to allocate from",
+            ),
+            ("::ffff:10.0.0.0/120", "IPNet IP and Mask version mismatch"),
+            (
+                "10.0.0.5/24",
+                "Network has host bits set. For a subnet mask of length 24 the network address is 10.0.0.0",
+            ),
+            (
+                "10.0.0.0/24 10.0.1.1",
+                "RangeStart 10.0.1.1 not in network 10.0.0.0/24",
+            ),
+            (
+                "10.0.0.0/24 2001:db8::1",
+                "RangeStart 2001:db8::1 not in network 10.0.0.0/24",
+            ),
+            (
+                "10.0.0.0/24 10.0.0.9 10.0.0.8",
+                "RangeStart 10.0.0.9 not in network 10.0.0.0/24",
+            ),
+            (
+                "10.0.0.0/24 10.0.0.255",
+                "RangeStart 10.0.0.255 not in network 10.0.0.0/24",
+            ),
+            (
+                "10.0.0.0/24 - 10.0.1.1",
+                "RangeEnd 10.0.1.1 not in network 10.0.0.0/24",
+            ),
+            (
+                "10.0.0.0/24 - 10.0.0.0",
+                "RangeEnd 10.0.0.0 not in network 10.0.0.0/24",
+            ),
+            (
+                "10.0.0.0/24 - 2001:db8::1",
+                "RangeEnd 2001:db8::1 not in network 10.0.0.0/24",
+            ),
+        ] {
+            assert_eq!(range(given).unwrap_err(), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_set_is_refused_with_the_words_of_go() {
+        assert_eq!(set(&[]).unwrap_err(), "empty range set");
+        assert_eq!(
+            set(&["10.0.0.0/24", "2001:db8::/64"]).unwrap_err(),
+            "mixed address families"
+        );
+        assert_eq!(
+            set(&["10.0.0.0/24", "10.1.0.0/24", "10.0.0.0/30"]).unwrap_err(),
+            "subnets 10.0.0.1-10.0.0.254 and 10.0.0.1-10.0.0.2 overlap"
+        );
+        assert!(set(&["10.0.0.0/24 - 10.0.0.9", "10.0.0.0/24 10.0.0.10"]).is_ok());
+    }
+
+    #[test]
+    fn a_range_that_encloses_another_overlaps_it_from_either_side() {
+        let big = set(&["10.0.0.0/16"]).unwrap();
+        let small = set(&["192.0.2.0/24", "10.0.7.0/24"]).unwrap();
+        assert!(big.overlaps(&small) && small.overlaps(&big));
+        let other_family = set(&["::/0"]).unwrap();
+        assert!(!big.overlaps(&other_family) && !other_family.overlaps(&big));
+        assert!(!other_family.contains("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_address_after_the_last_one_is_none() {
+        for text in ["0.0.0.0/0 - 255.255.255.255", "::/0"] {
+            let range = range(text).unwrap();
+            assert_eq!(range.after(range.last), None);
+            assert_eq!(range.from(range.last).count(), 1);
+            assert_eq!(range.until(range.first).count(), 0);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What a reservation file says. Its name is the address; its content is read and
+//! written here, in the form that the Go plugin has used since 2018 and the one
+//! before that.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use common::address::parse_address;
+use common::args::{CmdArgs, is_identifier};
+use common::error::{Error, ErrorCode};
+use common::file::read_regular;
+
+/// Between container id and interface name. The file does not end with it.
+const SEPARATOR: &str = "\r\n";
+/// A container id has no limit of its own, but whatever is larger is not one.
+const CONTENT_LIMIT: u64 = 64 * 1024;
+
+/// An address that is taken, and the file that says so.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// Who holds it.
+    pub(crate) holder: Holder,
+    /// The file.
+    pub(crate) path: PathBuf,
+}
+
+/// Who holds an address.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// An attachment.
+    Owner(Owner),
+    /// Nobody: a Go plugin was killed between creating the file and writing to it.
+    /// It does both under the lock that we hold while we look.
+    Nobody,
+    /// Somebody, but the file does not say who, for this reason.
+    Unknown(String),
+}
+
+/// An attachment, as reservation files name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The container.
+    pub(crate) container_id: String,
+    /// The interface; empty in files of a plugin that wrote the container only.
+    pub(crate) ifname: String,
+}
+
+impl Owner {
+    /// The attachment that a call is about.
+    pub(crate) fn of(args: &CmdArgs) -> Self {
+        Self {
+            container_id: args.container_id.to_string(),
+            ifname: args.ifname.to_string(),
+        }
+    }
+
+    fn without_ifname(&self) -> Self {
+        Self {
+            ifname: String::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The content of its reservation files.
+    pub(crate) fn content(&self) -> String {
+        [&self.container_id, SEPARATOR, &self.ifname].concat()
+    }
+}
+
+impl Holder {
+    fn parse(content: &[u8]) -> Self {
+        if content.is_empty() {
+            return Self::Nobody;
+        }
+        let text = String::from_utf8_lossy(content);
+        let text = text.trim();
+        let (container_id, ifname) = text.split_once(SEPARATOR).unwrap_or((text, ""));
+        if !is_identifier(container_id) {
+            return Self::Unknown("the content is no container id".into());
+        }
+        Self::Owner(Owner {
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+        })
+    }
+}
+
+impl Reservation {
+    /// Reads the file of this name; nothing when its name is no address, or when it
+    /// is gone. What stands in its place and is no regular file keeps the address
+    /// from being handed out, but is neither followed nor waited for.
+    pub(crate) fn read(directory: &Path, name: &str) -> Option<Self> {
+        let address = parse_address(name).ok()?;
+        let path = directory.join(name);
+        let holder = match read_regular(&path, CONTENT_LIMIT) {
+            Ok(content) => Holder::parse(&content),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
+            Err(cause) => Holder::Unknown(cause.to_string()),
+        };
+        Some(Self {
+            address,
+            holder,
+            path,
+        })
+    }
+
+    /// Whether this is a file that was written before `moment`.
+    pub(crate) fn is_older_than(&self, moment: SystemTime) -> bool {
+        let modified = fs::symlink_metadata(&self.path)
+            .and_then(|metadata| Ok((metadata.is_file(), metadata.modified()?)));
+        matches!(modified, Ok((true, modified)) if modified < moment)
+    }
+
+    /// The error that says that this file is none of ours to remove.
+    pub(crate) fn is_broken(&self, why: &str) -> Error {
+        let msg = format!("{:?} is no reservation", self.path);
+        Error::new(ErrorCode::IO, msg).with_details(why)
+    }
+
+    /// Whether it names the attachment, or its container alone.
+    pub(crate) fn may_be_of(&self, owner: &Owner) -> bool {
+        self.is_held_by(owner) || self.is_held_by(&owner.without_ifname())
+    }
+
+    fn is_held_by(&self, owner: &Owner) -> bool {
+        matches!(&self.holder, Holder::Owner(holder) if holder == owner)
+    }
+}
+
+/// The reservations of an attachment: those that name it, and only when there are
+/// none those that name its container alone.
+pub(crate) fn owned_by<'a>(all: &'a [Reservation], owner: &Owner) -> Vec<&'a Reservation> {
+    let held_by = |owner: &Owner| -> Vec<&'a Reservation> {
+        all.iter().filter(|r| r.is_held_by(owner)).collect()
+    };
+    let own = held_by(owner);
+    if !own.is_empty() {
+        return own;
+    }
+    held_by(&owner.without_ifname())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(container_id: &str, ifname: &str) -> Owner {
+        Owner {
+            container_id: container_id.into(),
+            ifname: ifname.into(),
+        }
+    }
+
+    #[test]
+    fn a_file_names_container_and_interface_or_the_container_alone() {
+        let parse = |text: &str| Holder::parse(text.as_bytes());
+        assert_eq!(owner("c1", "net1").content(), "c1\r\nnet1");
+        assert_eq!(parse("c1\r\nnet1"), Holder::Owner(owner("c1", "net1")));
+        assert_eq!(parse(" c1\r\nnet1\n"), Holder::Owner(owner("c1", "net1")));
+        assert_eq!(parse("c1\r\n"), Holder::Owner(owner("c1", "")));
+        assert_eq!(parse("c1"), Holder::Owner(owner("c1", "")));
+        assert_eq!(parse(""), Holder::Nobody);
+        for unknown in [" ", "\0\0", "c1\nnet1", "../c\r\nnet1"] {
+            assert!(matches!(parse(unknown), Holder::Unknown(_)), "{unknown:?}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The directory of one network: a file per reserved address, the address handed
+//! out last, and the lock. Its format is that of the Go plugin, which may write to
+//! the same directory; what only we need is in dot-files, which it ignores.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use common::address::parse_address;
+use common::attachment::boot_id;
+use common::error::{Error, ErrorCode, Result};
+use common::file::{self, FILE_MODE};
+use nix::libc;
+
+use crate::atomic;
+use crate::boot;
+use crate::reservation::{Holder, Owner, Reservation};
+
+const LOCK: &str = "lock";
+/// How long a command waits for the lock. Holders need milliseconds; the kubelet
+/// gives up after minutes.
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+/// Followed by the number of the range set.
+const LAST_RESERVED: &str = "last_reserved_ip.";
+/// Which boot the reservations are of.
+const BOOT_ID: &str = ".boot_id";
+/// The content of a dot-file or a `last_reserved_ip` is an address or an id.
+const SMALL: u64 = 256;
+/// Nobody may make us open another file than ours, or wait for one.
+const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+/// The directory of a network, locked until this value is dropped.
+#[derive(Debug)]
+pub(crate) struct Store {
+    directory: PathBuf,
+    /// Held, not used. Only [`Store::peek`] may find none.
+    _lock: Option<File>,
+}
+
+/// The reservations of a network at the moment of an allocation.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    valid: Vec<Reservation>,
+    /// Of an earlier boot, or without a holder.
+    abandoned: Vec<Reservation>,
+    /// The boot id to write down when the directory does not name this boot.
+    new_boot: Option<String>,
+}
+
+impl Store {
+    /// The store in `directory`, which is created where it is missing.
+    ///
+    /// # Errors
+    /// Code 5 naming the path, 11 when the lock is not to be had.
+    pub(crate) fn create(directory: &Path) -> Result<Self> {
+        if let Some(store) = Self::open(directory)? {
+            return Ok(store);
+        }
+        file::create_directory(directory)
+            .map_err(|cause| Error::io(format!("failed to create {directory:?}"), &cause))?;
+        Self::open(directory)?
+            .ok_or_else(|| Error::internal(format!("{directory:?} was removed meanwhile")))
+    }
+
+    /// The store in `directory`, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Store::create`].
+    pub(crate) fn open(directory: &Path) -> Result<Option<Self>> {
+        Self::lock(directory, libc::O_CREAT)
+    }
+
+    /// The store in `directory`, if there is one, without writing anything: where
+    /// there is no lock yet, no plugin has ever reserved anything.
+    ///
+    /// # Errors
+    /// Those of [`Store::create`].
+    pub(crate) fn peek(directory: &Path) -> Result<Option<Self>> {
+        let store = Self::lock(directory, 0)?;
+        Ok(store.or_else(|| {
+            directory.is_dir().then(|| Self {
+                directory: directory.to_owned(),
+                _lock: None,
+            })
+        }))
+    }
+
+    /// The lock is opened for reading, so that a read-only file system is no obstacle
+    /// to those who only look.
+    fn lock(directory: &Path, flags: i32) -> Result<Option<Self>> {
+        let path = directory.join(LOCK);
+        let lock = OpenOptions::new()
+            .read(true)
+            .mode(FILE_MODE)
+            .custom_flags(flags | OWN_FILE)
+            .open(&path);
+        match lock {
+            Ok(lock) => Ok(Some(Self {
+                directory: directory.to_owned(),
+                _lock: Some(lock_exclusively(lock, &path, LOCK_DEADLINE)?),
+            })),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::io(format!("failed to open {path:?}"), &cause)),
+        }
+    }
+
+    /// Every reservation, in the order of the file names.
+    ///
+    /// # Errors
+    /// Code 5 when the directory cannot be listed.
+    pub(crate) fn reservations(&self) -> Result<Vec<Reservation>> {
+        let failed = |cause| Error::io(format!("failed to list {:?}", self.directory), &cause);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name());
+        }
+        names.sort_unstable();
+        let names = names.iter().filter_map(|name| OsStr::to_str(name));
+        Ok(names
+            .filter_map(|name| Reservation::read(&self.directory, name))
+            .collect())
+    }
+
+    /// What an allocation has to respect, and what it need not.
+    ///
+    /// # Errors
+    /// Code 5 when the directory or `/proc` cannot be read.
+    pub(crate) fn survey(&self) -> Result<Survey> {
+        let boot = boot_id()?;
+        let known = file::read_regular(&self.directory.join(BOOT_ID), SMALL);
+        // Whatever prevents the file from being read, the rule for a directory
+        // without one holds: only what was written before this boot is abandoned.
+        let is_known = known.is_ok_and(|content| content == boot.as_bytes());
+        let started = if is_known {
+            None
+        } else {
+            Some(boot::started()?)
+        };
+        let is_abandoned = |r: &Reservation| {
+            r.holder == Holder::Nobody || started.is_some_and(|start| r.is_older_than(start))
+        };
+        let (abandoned, valid) = self.reservations()?.into_iter().partition(is_abandoned);
+        Ok(Survey {
+            valid,
+            abandoned,
+            new_boot: started.map(|_| boot),
+        })
+    }
+
+    /// Removes what the survey found abandoned.
+    ///
+    /// # Errors
+    /// Code 5 naming the file. The next survey then finds the same again.
+    pub(crate) fn reclaim(&self, survey: &Survey) -> Result<()> {
+        for reservation in &survey.abandoned {
+            self.release(reservation)?;
+        }
+        let Some(boot) = &survey.new_boot else {
+            return Ok(());
+        };
+        let path = self.directory.join(BOOT_ID);
+        file::replace(&path, boot.as_bytes())
+            .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
+    }
+
+    /// The address that each of the first `sets` range sets handed out last. It only
+    /// says where to begin, so one that cannot be read is none.
+    pub(crate) fn last_reserved(&self, sets: usize) -> Vec<Option<IpAddr>> {
+        let read = |set| {
+            let path = self.last_reserved_path(set);
+            match file::read_regular(&path, SMALL) {
+                Ok(content) => parse_address(&String::from_utf8_lossy(&content)).ok(),
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+                Err(cause) => {
+                    eprintln!("Error retrieving last reserved ip: {path:?}: {cause}");
+                    None
+                }
+            }
+        };
+        (0..sets).map(read).collect()
+    }
+
+    /// Reserves one address of every range set for `owner`: all of them or none.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 11 when somebody who does not take the lock was faster.
+    pub(crate) fn reserve(&self, owner: &Owner, addresses: &[IpAddr]) -> Result<()> {
+        let mut reserved = Vec::new();
+        let outcome = self.reserve_each(owner, addresses, &mut reserved);
+        if outcome.is_err() {
+            for path in reserved {
+                if let Err(cause) = fs::remove_file(&path) {
+                    eprintln!("undoing the reservation {path:?}: {cause}");
+                }
+            }
+        }
+        outcome
+    }
+
+    fn reserve_each(
+        &self,
+        owner: &Owner,
+        addresses: &[IpAddr],
+        reserved: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        let content = owner.content();
+        for address in addresses {
+            let path = self.directory.join(address.to_string());
+            atomic::create(&path, content.as_bytes()).map_err(|cause| {
+                let code = match cause.kind() {
+                    io::ErrorKind::AlreadyExists => ErrorCode::TRY_AGAIN,
+                    _ => ErrorCode::IO,
+                };
+                Error::new(code, format!("failed to reserve {path:?}")).because(&cause)
+            })?;
+            reserved.push(path);
+        }
+        for (set, address) in addresses.iter().enumerate() {
+            let path = self.last_reserved_path(set);
+            write_in_place(&path, address.to_string().as_bytes())
+                .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))?;
+        }
+        Ok(())
+    }
+
+    /// Releases an address. One that is free already is success.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn release(&self, reservation: &Reservation) -> Result<()> {
+        let path = &reservation.path;
+        match fs::remove_file(path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("failed to release {path:?}"), &cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn last_reserved_path(&self, set: usize) -> PathBuf {
+        self.directory.join(format!("{LAST_RESERVED}{set}"))
+    }
+}
+
+impl Survey {
+    /// The addresses that must not be handed out.
+    pub(crate) fn taken(&self) -> HashSet<IpAddr> {
+        self.valid.iter().map(|r| r.address).collect()
+    }
+
+    /// The addresses that an attachment holds already, those that name only its
+    /// container included.
+    pub(crate) fn owned_by(&self, owner: &Owner) -> Vec<IpAddr> {
+        let own = self.valid.iter().filter(|r| r.may_be_of(owner));
+        own.map(|r| r.address).collect()
+    }
+}
+
+/// Takes the lock, waiting for its holder at most until `deadline`. The kernel
+/// releases it when the file is closed, so also when its holder is killed.
+fn lock_exclusively(lock: File, path: &Path, deadline: Duration) -> Result<File> {
+    let failed = |cause: &io::Error| Error::io(format!("failed to lock {path:?}"), cause);
+    match fs2::FileExt::try_lock_exclusive(&lock) {
+        Ok(()) => return Ok(lock),
+        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+        Err(cause) => return Err(failed(&cause)),
+    }
+    // The kernel has no flock with a deadline. A thread that waits in vain ends with
+    // this process, which is about to report the error.
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let locked = fs2::FileExt::lock_exclusive(&lock).map(|()| lock);
+        // Nobody listens any more after the deadline, and the file is closed then.
+        sender.send(locked).ok();
+    });
+    match receiver.recv_timeout(deadline) {
+        Ok(locked) => locked.map_err(|cause| failed(&cause)),
+        Err(_) => {
+            let msg = format!("timed out waiting for the lock {path:?}");
+            let details = format!("another process has held it for {deadline:?}");
+            Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
+        }
+    }
+}
+
+/// Overwrites a small file without emptying it first: truncation costs more than all
+/// the rest of an allocation. A reader may see a mixture after a crash, which is no
+/// address or one to begin at like any other.
+fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .custom_flags(OWN_FILE)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let written = file.write_all(content);
+    if written.is_err() && metadata.len() == 0 {
+        fs::remove_file(path)?;
+    }
+    written?;
+    let length = content.len() as u64;
+    if metadata.len() > length {
+        file.set_len(length)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> File {
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .unwrap()
+    }
+
+    #[test]
+    fn a_lock_that_is_not_released_in_time_is_code_11_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK);
+        let held = lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
+        let error = lock_exclusively(open(&path), &path, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::TRY_AGAIN);
+        assert!(error.msg.contains(path.to_str().unwrap()), "{error}");
+        drop(held);
+        lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_released_in_time_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK);
+        let held = lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| lock_exclusively(open(&path), &path, LOCK_DEADLINE));
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn writing_in_place_leaves_nothing_of_a_longer_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for content in ["10.0.0.2", "10.0.0.100", "10.0.0.3"] {
+            write_in_place(&path, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+    }
+}
