@@ -9,6 +9,9 @@ use crate::netlink::{KernelRoute, Link, LinkChange, Netlink};
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::result::{AddResult, IpConfig, Route};
 
+/// The kernel's number for a destination that needs no gateway.
+const SCOPE_LINK: u8 = 253;
+
 /// The container's side of an attachment: its namespace and a socket in it.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -134,9 +137,13 @@ impl Sandbox {
                     })?;
                 }
             }
-            let name = format!("net/ipv6/conf/{ifname}/keep_addr_on_down");
-            write_sysctl(&name, "1")
-                .map_err(|cause| Error::internal(format!("failed to set {name}")).because(&cause))
+            for (parameter, value) in [("keep_addr_on_down", "1"), ("accept_dad", "0")] {
+                let name = format!("net/ipv6/conf/{ifname}/{parameter}");
+                write_sysctl(&name, value).map_err(|cause| {
+                    Error::internal(format!("failed to set {name}")).because(&cause)
+                })?;
+            }
+            Ok(())
         })
     }
 
@@ -235,8 +242,12 @@ pub fn fill_gateways(result: &mut AddResult) {
     }
 }
 
-/// The next hop of `route`: its own, else the first gateway of its family.
+/// The next hop of `route`: its own, else the first gateway of its family, unless its
+/// scope says that the destination is on the link.
 pub fn route_gateway(route: &Route, ips: &[IpConfig]) -> Option<IpAddr> {
+    if route.gw.is_none() && route.scope.is_some_and(|scope| scope >= SCOPE_LINK) {
+        return None;
+    }
     let of_family = |gw: &IpAddr| gw.is_ipv4() == route.dst.is_ipv4();
     route
         .gw

@@ -12,9 +12,9 @@ use crate::error::{Error, ErrorCode, Result};
 /// Reads any value leniently.
 ///
 /// # Errors
-/// Code 6; `what` begins the message.
+/// Code 6; `what` begins the message, the details name the key.
 pub fn read_value<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T> {
-    T::deserialize(Lenient(value))
+    serde_path_to_error::deserialize(Lenient(value))
         .map_err(|cause| Error::new(ErrorCode::DECODING, what).with_details(cause.to_string()))
 }
 

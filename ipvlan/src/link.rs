@@ -1,10 +1,12 @@
 //! The ipvlan interface itself: its master on this node, its creation, and how it is
 //! recognised as ours.
 
-use common::args::IfName;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use common::args::{CmdArgs, IfName};
 use common::error::{Error, Result};
 use common::interface::Sandbox;
-use common::netlink::{Link, Netlink, NewIpvlan};
+use common::netlink::{Link, LinkChange, Netlink, NewIpvlan};
 use common::netns::NetNs;
 use common::result::AddResult;
 use nix::libc::EBUSY;
@@ -16,7 +18,7 @@ use crate::config::{Master, Mode, NetConf};
 const KIND: &str = "ipvlan";
 
 /// What the attachment's record keeps of the interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Device {
     /// The index of the master in its namespace.
@@ -27,17 +29,23 @@ pub(crate) struct Device {
     pub(crate) mode: Mode,
     /// Whether the master is inside the container.
     pub(crate) link_in_container: bool,
+    /// The name that the interface has for a moment on kernels that need one.
+    pub(crate) temporary_name: IfName,
 }
 
 impl Device {
     /// The record of an interface that is about to be created.
-    pub(crate) fn of(conf: &NetConf, master: &Link) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// None in practice: the temporary name is a valid one.
+    pub(crate) fn of(conf: &NetConf, master: &Link, args: &CmdArgs) -> Result<Self> {
+        Ok(Self {
             master_index: master.index,
             master_mac: master.mac.clone(),
             mode: conf.mode,
             link_in_container: conf.link_in_container,
-        }
+            temporary_name: temporary_name(args)?,
+        })
     }
 }
 
@@ -69,8 +77,10 @@ pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link>
     }
 }
 
-/// Creates the interface in the container, directly under its final name: there is
-/// no temporary one that a crash could leave. On error there is nothing to undo.
+/// Creates the interface in the container under its final name. Kernels before 6.15
+/// look for that name on the node as well; where it is taken there, the interface
+/// begins under the temporary name that the record knows. On error there is nothing
+/// to undo, or nothing that DEL would not find.
 ///
 /// # Errors
 /// Code 7 naming the master when the kernel says that it is in other use, else 999
@@ -78,6 +88,7 @@ pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link>
 pub(crate) fn create(
     conf: &NetConf,
     master: &Link,
+    device: &Device,
     sandbox: &mut Sandbox,
     ifname: &IfName,
 ) -> Result<()> {
@@ -92,10 +103,38 @@ pub(crate) fn create(
         mode: conf.mode.number(),
         mtu: conf.mtu,
     };
+    match sandbox.netlink.create_ipvlan(new) {
+        Err(error) if error.is_exists() => create_and_rename(new, device, sandbox),
+        outcome => outcome.map_err(|error| explain(error, master)),
+    }
+}
+
+fn create_and_rename(new: NewIpvlan<'_>, device: &Device, sandbox: &mut Sandbox) -> Result<()> {
+    let temporary = NewIpvlan {
+        name: &device.temporary_name,
+        ..new
+    };
+    sandbox.netlink.create_ipvlan(temporary)?;
+    let link = sandbox.require(&device.temporary_name)?;
+    let rename = LinkChange {
+        name: Some(new.name.as_str()),
+        ..LinkChange::default()
+    };
+    let what = || format!("failed to rename ipvlan to {:?}", new.name.as_str());
     sandbox
         .netlink
-        .create_ipvlan(new)
-        .map_err(|error| explain(error, master))
+        .change_link(link.index, rename, what)
+        .or_else(|error| {
+            sandbox.netlink.delete_link(&link)?;
+            Err(error)
+        })
+}
+
+/// A name that no other attachment's interface has, on the node or in the container.
+fn temporary_name(args: &CmdArgs) -> Result<IfName> {
+    let mut hasher = DefaultHasher::new();
+    (&args.conf.network, &args.container_id, &args.ifname).hash(&mut hasher);
+    IfName::new(&format!("ipv{:012x}", hasher.finish() & 0xffff_ffff_ffff))
 }
 
 /// Whether `link` is the interface that `device` records.

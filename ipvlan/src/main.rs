@@ -43,9 +43,10 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     sandbox.require_absent(&args.ifname)?;
     end_stale_attachment(args)?;
 
-    let device = Device::of(&conf, &master);
-    records().write(&Attachment::new(args, &sandbox.netns, device)?)?;
-    link::create(&conf, &master, &mut sandbox, &args.ifname)
+    let device = Device::of(&conf, &master, args)?;
+    let record = Attachment::new(args, &sandbox.netns, device)?;
+    records().write(&record)?;
+    link::create(&conf, &master, &record.device, &mut sandbox, &args.ifname)
         .map_err(|error| forget(args, error))?;
     attach(args, conf, ipam, &mut sandbox).map_err(|error| undo(args, error))
 }
@@ -128,17 +129,20 @@ fn remove_link(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()
     let Some(mut sandbox) = sandbox_for_del(args, record)? else {
         return Ok(());
     };
-    let Some(link) = sandbox.netlink.link_by_name(args.ifname.as_str())? else {
-        return Ok(());
-    };
-    let ours = match record {
-        Some(record) => link::is_ours(&link, &record.device),
-        None => is_reported(args, &link),
-    };
-    match ours {
-        true => sandbox.netlink.delete_link(&link),
-        false => Ok(()),
+    let temporary = record.map(|record| &record.device.temporary_name);
+    for name in [Some(&args.ifname), temporary].into_iter().flatten() {
+        let Some(link) = sandbox.netlink.link_by_name(name.as_str())? else {
+            continue;
+        };
+        let ours = match record {
+            Some(record) => link::is_ours(&link, &record.device),
+            None => is_reported(args, &link),
+        };
+        if ours {
+            sandbox.netlink.delete_link(&link)?;
+        }
     }
+    Ok(())
 }
 
 fn is_reported(args: &CmdArgs, link: &Link) -> bool {
