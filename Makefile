@@ -1,2 +1,65 @@
+# `make demo` shows the main job, `make test` passes all tests. Both do their own
+# set-up: packages by tests/prepare, the kernel of the VM by tests/vm/run.
+
+BINDIR ?= /opt/cni/bin
+PLUGINS := host-device host-local ipvlan
+PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(HOST)
+RELEASE := $(TARGET)/release
+export CNI_PATH := $(RELEASE)
+
+# A kernel that can create ipvlan interfaces, for a user who may, needs no VM.
+NATIVE := $(shell [ "$$(id -u)" = 0 ] && modprobe -q ipvlan dummy 2>/dev/null; \
+	[ "$$(id -u)" = 0 ] && [ -e /sys/module/ipvlan ] && [ -e /sys/module/dummy ] && echo yes)
+
+.PHONY: all build demo test test-units test-host test-vm lint install clean
+
+all: build
+
 build:
-	cargo build --release -p host-local-ipam -p ipvlan -p host-device
+	cargo build --release --locked $(PACKAGES)
+
+demo: build
+	tests/prepare
+	cargo build --locked -p tests --bin demo
+ifeq ($(NATIVE),yes)
+	$(TARGET)/debug/demo ipvlan
+	tests/vm/run -- $(TARGET)/debug/demo host-device
+else
+	tests/vm/run -- $(TARGET)/debug/demo ipvlan host-device
+endif
+
+test: build test-units test-host test-vm
+
+# Algorithms, beside the code.
+test-units:
+	cargo test --locked --workspace --lib --bins
+
+# The binaries, in namespaces of this machine.
+test-host: build
+	tests/prepare
+	cargo test --locked -p tests --test suite -- --skip vm_
+
+# The binaries, on a kernel with ipvlan and with PCI devices.
+test-vm: build
+	tests/prepare
+	tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	tests/deny
+
+# A plugin may be executed at any moment, so each one is replaced by a rename.
+install: build
+	install -d $(DESTDIR)$(BINDIR)
+	for plugin in $(PLUGINS); do \
+		install -m 0755 $(RELEASE)/$$plugin $(DESTDIR)$(BINDIR)/.$$plugin.new && \
+		mv -f $(DESTDIR)$(BINDIR)/.$$plugin.new $(DESTDIR)$(BINDIR)/$$plugin || exit 1; \
+	done
+
+clean:
+	cargo clean

@@ -1,1 +1,3 @@
 //! Everything that is tested through the binaries, one module a subject.
+
+mod vm_ipvlan;

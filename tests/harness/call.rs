@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::Pod;
+
 /// Where Debian's containernetworking-plugins puts the Go plugins.
 const GO_PLUGINS: &str = "/usr/lib/cni";
 
@@ -94,6 +96,11 @@ impl Call {
         self.env("CNI_CONTAINERID", container_id)
             .env("CNI_IFNAME", ifname)
             .env("CNI_NETNS", netns)
+    }
+
+    /// Names the attachment of a pod.
+    pub fn pod(self, pod: &Pod, ifname: &str) -> Self {
+        self.attachment(&pod.id, ifname, &pod.netns.path())
     }
 
     /// The network configuration.

@@ -4,7 +4,9 @@
 //! to end the investigation.
 
 mod call;
+mod network;
 mod node;
 
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
-pub use node::{Namespace, Node, run_tool};
+pub use network::Network;
+pub use node::{Namespace, Node, Pod, run_tool};

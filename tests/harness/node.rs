@@ -146,6 +146,25 @@ impl Default for Namespace {
     }
 }
 
+/// A pod: a container id and a network namespace.
+#[derive(Debug)]
+pub struct Pod {
+    /// The container id.
+    pub id: String,
+    /// The pod's network namespace.
+    pub netns: Namespace,
+}
+
+impl Pod {
+    /// A pod without any network.
+    pub fn new(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            netns: Namespace::new(),
+        }
+    }
+}
+
 /// A node: the namespace that its plugins are called in, and their state.
 #[derive(Debug)]
 pub struct Node {

@@ -1,0 +1,132 @@
+//! Networks as users define them, attached and detached as Multus and libcni do it.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{Call, Node, Output, Pod, go_plugin, our_plugin};
+
+/// The plugins that are ours; every other one is Debian's.
+const OURS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
+
+/// A network: a list of plugins that are executed one after the other.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The network's name.
+    pub name: String,
+    /// The version of the specification; empty when the configuration names none.
+    pub cni_version: String,
+    /// The configuration of each plugin, without what the runtime adds.
+    pub plugins: Vec<Value>,
+}
+
+impl Network {
+    /// The network of a published NetworkAttachmentDefinition in `tests/data`.
+    pub fn published(file: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("data")
+            .join(file);
+        let text = fs::read_to_string(&path)
+            .unwrap_or_else(|cause| panic!("cannot read {path:?}: {cause}"));
+        Self::from_nad(&text)
+    }
+
+    /// The network of a NetworkAttachmentDefinition in YAML. As with Multus, a
+    /// configuration without a name gets the name of the definition.
+    pub fn from_nad(yaml: &str) -> Self {
+        let nad: Value = serde_yaml_ng::from_str(yaml).expect("the definition is YAML");
+        let config = nad["spec"]["config"]
+            .as_str()
+            .expect("spec.config is a text");
+        let mut conf: Value = serde_json::from_str(config).expect("spec.config is JSON");
+        if conf["name"].as_str().is_none_or(str::is_empty) {
+            conf["name"] = nad["metadata"]["name"].clone();
+        }
+        Self::from_conf(&conf)
+    }
+
+    /// The network of a configuration or of a list of them.
+    pub fn from_conf(conf: &Value) -> Self {
+        let text = |key: &str| conf[key].as_str().unwrap_or_default().to_owned();
+        let plugins = match conf["plugins"].as_array() {
+            Some(plugins) => plugins.clone(),
+            None => vec![conf.clone()],
+        };
+        Self {
+            name: text("name"),
+            cni_version: text("cniVersion"),
+            plugins,
+        }
+    }
+
+    /// Attaches a pod: every plugin's ADD in order, each with the result of the one
+    /// before. The answer is the last result, or the first failure, after which DEL is
+    /// executed as a runtime does.
+    pub fn try_attach(&self, node: &Node, pod: &Pod, ifname: &str) -> Result<Value, Box<Output>> {
+        let mut result = Value::Null;
+        for plugin in &self.plugins {
+            let call = self.call(plugin, "ADD", &result);
+            let output = node.run(&call.pod(pod, ifname));
+            if output.status != Some(0) {
+                self.detach(node, pod, ifname, &Value::Null);
+                return Err(Box::new(output));
+            }
+            result = output.ok();
+        }
+        Ok(result)
+    }
+
+    /// Attaches a pod, which must succeed.
+    #[track_caller]
+    pub fn attach(&self, node: &Node, pod: &Pod, ifname: &str) -> Value {
+        self.try_attach(node, pod, ifname)
+            .unwrap_or_else(|output| panic!("ADD failed\n{output}"))
+    }
+
+    /// Detaches a pod: every plugin's DEL in reverse order, which must succeed.
+    #[track_caller]
+    pub fn detach(&self, node: &Node, pod: &Pod, ifname: &str, result: &Value) {
+        for plugin in self.plugins.iter().rev() {
+            let call = self.call(plugin, "DEL", result);
+            node.run(&call.pod(pod, ifname)).ok();
+        }
+    }
+
+    /// Every plugin's CHECK in order; the answer is the first failure.
+    pub fn check(
+        &self,
+        node: &Node,
+        pod: &Pod,
+        ifname: &str,
+        result: &Value,
+    ) -> Result<(), Box<Output>> {
+        for plugin in &self.plugins {
+            let call = self.call(plugin, "CHECK", result);
+            let output = node.run(&call.pod(pod, ifname));
+            if output.status != Some(0) {
+                return Err(Box::new(output));
+            }
+        }
+        Ok(())
+    }
+
+    /// A call of one plugin of this network, with what libcni adds to its
+    /// configuration. DEL and CHECK have a `prevResult` since 0.4.0.
+    pub fn call(&self, plugin: &Value, command: &str, prev_result: &Value) -> Call {
+        let mut conf = plugin.clone();
+        conf["name"] = json!(self.name);
+        conf["cniVersion"] = json!(self.cni_version);
+        let is_old = self.cni_version.is_empty() || self.cni_version.as_str() < "0.4.0";
+        if !prev_result.is_null() && (command == "ADD" || !is_old) {
+            conf["prevResult"] = prev_result.clone();
+        }
+        let name = plugin["type"].as_str().expect("a plugin has a type");
+        let program = if OURS.contains(&name) {
+            our_plugin(name)
+        } else {
+            go_plugin(name)
+        };
+        Call::new(program, command).conf(&conf)
+    }
+}
