@@ -1,11 +1,9 @@
 //! Delegation: finds the address management plugin that a configuration names and
 //! executes it as a runtime would. Its answers pass up unchanged.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command as Process, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::process::Command as Process;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -16,6 +14,7 @@ use crate::attachment::Attachment;
 use crate::config::NetConf;
 use crate::error::{Error, ErrorCode, Result};
 use crate::lenient::read_value;
+use crate::process::{self, Output};
 use crate::result::AddResult;
 use crate::version::CniVersion;
 
@@ -28,13 +27,6 @@ const DEADLINE: Duration = Duration::from_secs(130);
 pub struct IpamPlugin {
     path: PathBuf,
     name: String,
-}
-
-/// What a finished delegate left.
-struct Output {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
 }
 
 impl IpamPlugin {
@@ -169,7 +161,7 @@ impl IpamPlugin {
     /// The delegate's stdout when it succeeds, its error when it does not. What a
     /// successful delegate wrote to stderr goes to ours.
     fn execute(&self, process: Process, stdin: &[u8]) -> Result<Vec<u8>> {
-        let output = run(process, stdin, DEADLINE).map_err(|cause| {
+        let output = process::run(process, stdin, DEADLINE).map_err(|cause| {
             Error::internal(format!("failed to execute IPAM plugin {:?}", self.name))
                 .because(&cause)
         })?;
@@ -181,72 +173,6 @@ impl IpamPlugin {
             drop(cause);
         }
         Ok(output.stdout)
-    }
-}
-
-/// Runs a process with `stdin` and gives up on it after `deadline`. Pipes are
-/// served by threads, so that a delegate that reads nothing or writes much
-/// cannot block us; they end with the delegate, or with this process.
-fn run(mut process: Process, stdin: &[u8], deadline: Duration) -> io::Result<Output> {
-    let mut child = process
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut pipe) = child.stdin.take() {
-        let stdin = stdin.to_vec();
-        // A delegate may exit without reading; that is no error of ours.
-        thread::spawn(move || pipe.write_all(&stdin).ok());
-    }
-    let (sender, receiver) = mpsc::channel();
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    thread::spawn(move || {
-        // The receiver is gone when the deadline has passed; then nobody listens.
-        sender.send(collect(stdout, stderr)).ok()
-    });
-    match receiver.recv_timeout(deadline) {
-        Ok(collected) => {
-            let (stdout, stderr) = collected?;
-            let status = child.wait()?;
-            Ok(Output {
-                status,
-                stdout,
-                stderr,
-            })
-        }
-        Err(_) => Err(stop(&mut child, deadline)),
-    }
-}
-
-fn collect(
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
-) -> io::Result<(Vec<u8>, Vec<u8>)> {
-    let errors = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stderr
-            .map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes))
-            .map(|_| bytes)
-    });
-    let mut output = Vec::new();
-    if let Some(mut pipe) = stdout {
-        pipe.read_to_end(&mut output)?;
-    }
-    let errors = errors
-        .join()
-        .map_err(|_| io::Error::other("a reader ended early"))??;
-    Ok((output, errors))
-}
-
-/// Kills the delegate that has not answered, and reaps it.
-fn stop(child: &mut Child, deadline: Duration) -> io::Error {
-    let answer = format!("no answer within {} s", deadline.as_secs_f32());
-    match child.kill().and_then(|()| child.wait()) {
-        Ok(_) => io::Error::new(io::ErrorKind::TimedOut, answer),
-        Err(cause) => io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("{answer}, and it cannot be stopped: {cause}"),
-        ),
     }
 }
 
@@ -313,31 +239,6 @@ fn configured_name(conf: &ConfArgs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_delegate_that_does_not_answer_is_stopped() {
-        let mut process = Process::new("sleep");
-        process.arg("600");
-        let outcome = run(process, b"", Duration::from_millis(50));
-        assert_eq!(
-            outcome.err().map(|e| e.kind()),
-            Some(io::ErrorKind::TimedOut)
-        );
-    }
-
-    #[test]
-    fn a_delegate_that_reads_nothing_and_writes_much_does_not_block() {
-        let mut process = Process::new("sh");
-        process.args([
-            "-c",
-            "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2",
-        ]);
-        let output = run(process, &vec![b'x'; 1_000_000], Duration::from_secs(60)).unwrap();
-        assert_eq!(
-            (output.stdout.len(), output.stderr.len()),
-            (1_000_000, 1_000_000)
-        );
-    }
 
     #[test]
     fn a_plugin_name_cannot_lead_out_of_its_directories() {

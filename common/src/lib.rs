@@ -15,5 +15,6 @@ pub mod lenient;
 pub mod netlink;
 pub mod netns;
 pub mod plugin;
+pub mod process;
 pub mod result;
 pub mod version;
