@@ -1,3 +1,4 @@
 //! Everything that is tested through the binaries, one module a subject.
 
+mod host_local;
 mod vm_ipvlan;

@@ -1,0 +1,171 @@
+//! host-local, called as a delegating plugin calls it, on a directory of its own.
+
+mod allocation;
+mod configuration;
+mod disk;
+mod faults;
+mod garbage;
+mod release;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use harness::{Call, Output};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A path that leads to no namespace: host-local needs none.
+const NO_NETNS: &str = "/run/netns/none";
+
+/// A network with one range set, unless its `ipam` section says otherwise, and a
+/// data directory of its own.
+pub(crate) struct Network {
+    state: TempDir,
+    conf: Value,
+}
+
+impl Network {
+    /// The network `n` of version 1.1.0 with this `ipam` section, to which type and
+    /// data directory are added.
+    pub(crate) fn new(ipam: Value) -> Self {
+        let state = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "ipvlan", "ipam": ipam});
+        conf["ipam"]["type"] = "host-local".into();
+        conf["ipam"]["dataDir"] = state.path().to_str().into();
+        Self { state, conf }
+    }
+
+    /// A network whose one range set is this subnet.
+    pub(crate) fn of(subnet: &str) -> Self {
+        Self::new(json!({"ranges": [[{"subnet": subnet}]]}))
+    }
+
+    /// The same with another value at a path of keys, such as `ipam.routes`.
+    pub(crate) fn with(mut self, path: &str, value: Value) -> Self {
+        self.set(path, value);
+        self
+    }
+
+    pub(crate) fn set(&mut self, path: &str, value: Value) {
+        let keys = path.split('.');
+        *keys.fold(&mut self.conf, |conf, key| &mut conf[key]) = value;
+    }
+
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// A path below the network's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.state.path().join("n").join(name)
+    }
+
+    /// A call about the interface `net1` of a container.
+    pub(crate) fn call(&self, command: &str, container_id: &str) -> Call {
+        Call::ours("host-local", command)
+            .attachment(container_id, "net1", NO_NETNS)
+            .conf(&self.conf)
+    }
+
+    pub(crate) fn add(&self, container_id: &str) -> Output {
+        self.call("ADD", container_id).run()
+    }
+
+    pub(crate) fn del(&self, container_id: &str) -> Output {
+        self.call("DEL", container_id).run()
+    }
+
+    pub(crate) fn check(&self, container_id: &str) -> Output {
+        self.call("CHECK", container_id).run()
+    }
+
+    pub(crate) fn status(&self) -> Output {
+        Call::ours("host-local", "STATUS").conf(&self.conf).run()
+    }
+
+    pub(crate) fn gc(&self, valid: Value) -> Output {
+        let mut conf = self.conf.clone();
+        conf["cni.dev/valid-attachments"] = valid;
+        Call::ours("host-local", "GC").conf(&conf).run()
+    }
+
+    /// The files of the network with their content, but for the lock and dot-files.
+    pub(crate) fn files(&self) -> BTreeMap<String, String> {
+        let Ok(entries) = fs::read_dir(self.state.path().join("n")) else {
+            return BTreeMap::new();
+        };
+        let names = entries.map(|entry| entry.expect("the directory is readable").file_name());
+        names
+            .map(|name| name.into_string().expect("file names are text"))
+            .filter(|name| name != "lock" && !name.starts_with('.'))
+            .map(|name| (name.clone(), content(&self.path(&name))))
+            .collect()
+    }
+
+    /// The names of the reservation files, sorted as texts.
+    pub(crate) fn reserved(&self) -> Vec<String> {
+        let names = self.files().into_keys();
+        names
+            .filter(|name| name.parse::<std::net::IpAddr>().is_ok())
+            .collect()
+    }
+
+    /// Puts a file into the network's directory, as another plugin would have.
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        fs::create_dir_all(self.path("")).expect("the data directory is writable");
+        fs::write(self.path(name), content).expect("the network's directory is writable");
+    }
+
+    /// Lets a file be of last century.
+    pub(crate) fn age(&self, name: &str) {
+        let file = File::options()
+            .write(true)
+            .open(self.path(name))
+            .expect("the file exists");
+        let moment = SystemTime::UNIX_EPOCH + Duration::from_secs(900_000_000);
+        file.set_modified(moment).expect("the time can be set");
+    }
+}
+
+/// What a file has, or what stands in its place.
+fn content(path: &Path) -> String {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => {
+            String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+        }
+        Ok(metadata) => format!("{:?}", metadata.file_type()),
+        Err(cause) => cause.to_string(),
+    }
+}
+
+/// The addresses in a result of version 0.3.0 or later.
+#[track_caller]
+pub(crate) fn addresses(output: &Output) -> Vec<String> {
+    let result = output.ok();
+    let ips = result["ips"].as_array().cloned().unwrap_or_default();
+    let addresses = ips
+        .iter()
+        .map(|ip| ip["address"].as_str().unwrap_or_default().to_owned());
+    addresses.collect()
+}
+
+/// The one address in a result.
+#[track_caller]
+pub(crate) fn address(output: &Output) -> String {
+    let addresses = addresses(output);
+    assert_eq!(addresses.len(), 1, "there is not one address\n{output}");
+    addresses.concat()
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,328 @@
+//! Many at once, killed processes, and disks that are full or read-only.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use harness::{Call, Node, Output};
+use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
+
+use super::{NO_NETNS, Network, address, wait_until};
+
+/// Runs `work` for every number below `count`, all at once.
+fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let work = &work;
+        let running: Vec<_> = (0..count).map(|n| scope.spawn(move || work(n))).collect();
+        running
+            .into_iter()
+            .map(|t| t.join().expect("no thread panics"))
+            .collect()
+    })
+}
+
+#[test]
+fn two_hundred_adds_at_once_get_two_hundred_addresses() {
+    let network = Network::of("10.0.0.0/24");
+    let outputs = at_once(200, |n| network.add(&format!("c{n}")));
+    let unique: BTreeSet<String> = outputs.iter().map(address).collect();
+    assert_eq!(unique.len(), 200);
+    assert_eq!(network.reserved().len(), 200);
+}
+
+#[test]
+fn adds_and_dels_at_once_lose_nothing() {
+    let network = Network::of("10.0.0.0/25");
+    let outputs = at_once(60, |n| {
+        let id = format!("c{n}");
+        network.add(&id).ok();
+        network.del(&id).ok();
+        network.add(&id)
+    });
+    let unique: BTreeSet<String> = outputs.iter().map(address).collect();
+    assert_eq!(unique.len(), 60);
+    assert_eq!(network.reserved().len(), 60);
+}
+
+#[test]
+fn more_adds_at_once_than_addresses_fill_the_range_exactly() {
+    let network = Network::of("10.0.0.0/28");
+    let outputs = at_once(40, |n| network.add(&format!("c{n}")));
+    assert_eq!(
+        outputs
+            .iter()
+            .filter(|output| output.status == Some(0))
+            .count(),
+        13
+    );
+    assert_eq!(network.reserved().len(), 13);
+    network.status().error_code(50);
+}
+
+#[test]
+fn gc_beside_adds_removes_only_what_is_not_listed() {
+    let network = Network::of("10.0.0.0/24");
+    for n in 0..20 {
+        network.write(&format!("10.0.0.{}", 200 + n), "stale\r\nnet1");
+    }
+    let valid: Vec<Value> = (0..30)
+        .map(|n| json!({"containerID": format!("c{n}")}))
+        .collect();
+    at_once(32, |n| match n {
+        0..30 => network.add(&format!("c{n}")).ok(),
+        _ => network.gc(valid.clone().into()).ok(),
+    });
+    assert_eq!(network.reserved().len(), 30);
+}
+
+/// A process that holds the lock until it is killed.
+fn hold_lock(lock: &Path) -> Child {
+    fs::create_dir_all(lock.parent().expect("the lock is in a directory")).unwrap();
+    let mut holder = Command::new("flock")
+        .args(["--exclusive", "--no-fork"])
+        .arg(lock)
+        .args(["sh", "-c", "echo held; exec sleep 600"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("cannot execute flock: install util-linux");
+    let mut line = String::new();
+    BufReader::new(holder.stdout.as_mut().expect("stdout is a pipe"))
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "held\n");
+    holder
+}
+
+fn kill(mut process: Child) {
+    process.kill().expect("the process can be killed");
+    process.wait().expect("the process can be waited for");
+}
+
+/// Whether a process waits for a lock on this file.
+fn is_waited_for(lock: &Path) -> bool {
+    let inode = format!(":{} ", fs::metadata(lock).expect("the lock exists").ino());
+    let locks = fs::read_to_string("/proc/locks").expect("/proc is mounted");
+    locks
+        .lines()
+        .any(|line| line.contains("-> FLOCK") && line.contains(&inode))
+}
+
+#[test]
+fn a_killed_holder_of_the_lock_stops_nobody() {
+    let network = Network::of("10.0.0.0/24");
+    kill(hold_lock(&network.path("lock")));
+    assert_eq!(address(&network.add("c1")), "10.0.0.2/24");
+}
+
+#[test]
+fn a_living_holder_of_the_lock_is_waited_for() {
+    for command in ["ADD", "DEL", "CHECK"] {
+        let network = Network::of("10.0.0.0/24");
+        network.write("10.0.0.9", "c1\r\nnet2");
+        let holder = hold_lock(&network.path("lock"));
+        let output = thread::scope(|scope| {
+            let call = network
+                .call(command, "c1")
+                .env("CNI_IFNAME", if command == "ADD" { "net1" } else { "net2" });
+            let waiting = scope.spawn(move || call.run());
+            wait_until("the wait for the lock", || {
+                is_waited_for(&network.path("lock"))
+            });
+            assert_eq!(network.reserved(), ["10.0.0.9"]);
+            kill(holder);
+            waiting.join().expect("the call ends")
+        });
+        output.ok();
+    }
+}
+
+/// A full disk: a node whose state is a small memory file system, and what is done
+/// in it.
+fn on_small_disk<T: Send>(pages: usize, work: impl FnOnce(&Path) -> T + Send) -> T {
+    let node = Node::new();
+    let disk = node.state().join("networks");
+    fs::create_dir(&disk).unwrap();
+    node.inside(|| {
+        let disk = Path::new("/var/lib/cni/networks");
+        let size = format!("size={}", pages * 4096);
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, disk, tmpfs, MsFlags::empty(), Some(size.as_str()))
+            .expect("tmpfs can be mounted");
+        work(disk)
+    })
+}
+
+fn small_call(command: &str, id: &str) -> Output {
+    let ranges = json!([[{"subnet": "10.0.0.0/24"}], [{"subnet": "2001:db8::/64"}]]);
+    let conf = json!({"cniVersion": "1.1.0", "name": "n", "ipam": {"ranges": ranges}});
+    Call::ours("host-local", command)
+        .attachment(id, "net1", NO_NETNS)
+        .conf(&conf)
+        .run()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("the directory exists");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_add_on_a_full_disk_is_code_5_and_leaves_no_part_of_a_file() {
+    // The boot id, two reservations and two turns need a page each.
+    for pages in 1..=4 {
+        on_small_disk(pages, |disk| {
+            small_call("ADD", "c1").error_code(5);
+            let left = names(&disk.join("n"));
+            let empty = |name: &String| fs::read(disk.join("n").join(name)).unwrap().is_empty();
+            assert!(
+                left.iter().all(|name| name == "lock" || !empty(name)),
+                "{left:?}"
+            );
+            assert!(
+                !left
+                    .iter()
+                    .any(|name| name.starts_with("10.") || name.starts_with("2001")),
+                "{left:?}"
+            );
+            small_call("DEL", "c1").ok();
+        });
+    }
+    on_small_disk(5, |_| small_call("ADD", "c1").ok());
+}
+
+#[test]
+fn two_range_sets_are_reserved_both_or_neither() {
+    on_small_disk(6, |disk| {
+        small_call("ADD", "c1").ok();
+        let before = names(&disk.join("n"));
+        // One page is left, and the second reservation finds none.
+        let error = small_call("ADD", "c2").error_code(5);
+        assert!(error.msg.contains("2001:db8::3"), "{}", error.msg);
+        assert_eq!(names(&disk.join("n")), before);
+        small_call("DEL", "c1").ok();
+        small_call("ADD", "c2").ok();
+    });
+}
+
+#[test]
+fn a_read_only_disk_is_code_5_for_those_who_write() {
+    let mut node = Node::new();
+    let call = |node: &Node, command: &str, id: &str| node.inside(|| small_call(command, id));
+    call(&node, "ADD", "c1").ok();
+    let before = node.files();
+    node.read_only("/var/lib/cni");
+    for (command, id) in [("ADD", "c2"), ("DEL", "c1")] {
+        let error = call(&node, command, id).error_code(5);
+        let said = error.msg + &error.details;
+        assert!(said.contains("Read-only file system"), "{said}");
+    }
+    for (command, id) in [("CHECK", "c1"), ("STATUS", ""), ("DEL", "c2")] {
+        call(&node, command, id).ok();
+    }
+    assert_eq!(node.files(), before);
+}
+
+#[test]
+fn a_read_only_disk_without_a_directory_is_code_5_for_add_only() {
+    let mut node = Node::new();
+    node.read_only("/var/lib/cni");
+    let call = |command: &str| node.inside(|| small_call(command, "c1"));
+    call("ADD").error_code(5);
+    call("DEL").ok();
+    call("STATUS").ok();
+    assert!(node.files().is_empty());
+}
+
+/// The call under `strace` with these options.
+fn traced(call: &Call, options: &[&str]) -> Output {
+    let process = call.process();
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-qq"])
+        .args(options)
+        .arg(process.get_program())
+        .env_clear();
+    let variables = process
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    strace.envs(variables);
+    call.run_as(strace)
+}
+
+/// D22: after every kill, each reservation file is complete, and DEL releases it.
+#[test]
+fn an_add_killed_at_any_system_call_leaves_nothing_that_del_does_not_release() {
+    for system_call in [
+        "openat",
+        "write",
+        "linkat",
+        "flock",
+        "mkdir",
+        "rename",
+        "getdents64",
+        "statx",
+    ] {
+        for nth in 1.. {
+            let network = Network::new(json!({
+                "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "2001:db8::/64"}]],
+            }));
+            let trace = format!("trace={system_call}");
+            let inject = format!("inject={system_call}:signal=KILL:when={nth}");
+            let options = ["-o", "/dev/null", "-e", &trace, "-e", &inject];
+            let output = traced(&network.call("ADD", "c1"), &options);
+            let complete = network.reserved();
+            assert!(
+                complete
+                    .iter()
+                    .all(|name| network.files()[name] == "c1\r\nnet1"),
+                "{system_call} {nth}: {output}"
+            );
+            network.del("c1").ok();
+            assert!(network.reserved().is_empty(), "{system_call} {nth}");
+            network.add("c2").ok();
+            if output.status == Some(0) {
+                assert!(nth > 1, "{system_call} is not one of an ADD's system calls");
+                break;
+            }
+        }
+    }
+}
+
+/// D23: the Go plugin tries to create every file of the range, one after the other.
+#[test]
+fn a_nearly_full_range_costs_one_listing_and_no_attempts() {
+    let network = Network::of("10.0.0.0/20");
+    for n in 2..4090u32 {
+        network.write(
+            &std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).to_string(),
+            "other\r\nnet1",
+        );
+    }
+    network.write("last_reserved_ip.0", "10.0.0.3");
+    let trace = network.data_dir().join("trace");
+    let options = [
+        "-o",
+        trace.to_str().unwrap(),
+        "-e",
+        "trace=openat,linkat,link,unlink",
+    ];
+    assert_eq!(
+        address(&traced(&network.call("ADD", "c1"), &options)),
+        "10.0.15.250/20"
+    );
+    let trace = fs::read_to_string(trace).unwrap();
+    let count = |what: &str| trace.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(count("O_DIRECTORY"), 1, "the directory is listed once");
+    assert_eq!(count("linkat("), 1, "one reservation is attempted");
+    assert_eq!(count("EEXIST"), 0);
+    assert!(count("/10.0.") <= 4088 + 1, "no file is opened twice");
+}
