@@ -1,4 +1,5 @@
 //! Everything that is tested through the binaries, one module a subject.
 
+mod delegation;
 mod host_local;
 mod vm_ipvlan;
