@@ -195,18 +195,26 @@ impl Netlink {
     /// # Errors
     /// Code 999 with the kernel's answer.
     pub fn add_altnames(&mut self, index: u32, names: &[String]) -> Result<()> {
-        if names.is_empty() {
+        let Some(message) = altnames_message(index, names) else {
             return Ok(());
-        }
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        let names = names.iter().cloned().map(Prop::AltIfName).collect();
-        message.attributes.push(LinkAttribute::PropList(names));
+        };
         self.acknowledged(
             RouteNetlinkMessage::NewLinkProp(message),
             NLM_F_CREATE | NLM_F_EXCL,
         )
         .map_err(|cause| Error::internal("failed to restore alternative names").because(&cause))
+    }
+
+    /// Removes alternative names from the link with this index.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_altnames(&mut self, index: u32, names: &[String]) -> Result<()> {
+        let Some(message) = altnames_message(index, names) else {
+            return Ok(());
+        };
+        self.acknowledged(RouteNetlinkMessage::DelLinkProp(message), 0)
+            .map_err(|cause| Error::internal("failed to remove alternative names").because(&cause))
     }
 
     /// Deletes the link with this index; a missing link is success.
@@ -293,6 +301,18 @@ impl Link {
             _ => {}
         }
     }
+}
+
+/// The message about these alternative names of a link, or nothing when there are none.
+fn altnames_message(index: u32, names: &[String]) -> Option<LinkMessage> {
+    if names.is_empty() {
+        return None;
+    }
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let names = names.iter().cloned().map(Prop::AltIfName).collect();
+    message.attributes.push(LinkAttribute::PropList(names));
+    Some(message)
 }
 
 fn to_altname(prop: Prop) -> Option<String> {
