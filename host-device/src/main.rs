@@ -1,1 +1,282 @@
-fn main() {}
+//! host-device: moves a whole device of the host into the container and gives it
+//! back, under its name and with its properties. A device that is bound to a driver
+//! for user space (DPDK) stays where it is. This file is the flow of every command.
+
+mod config;
+mod device;
+mod transfer;
+
+use std::process::ExitCode;
+
+use common::args::{CmdArgs, Command, ConfArgs, IfName};
+use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
+use common::config::NetConf;
+use common::error::{Error, ErrorCode, Errors, Result};
+use common::interface::{Sandbox, fill_gateways};
+use common::ipam::IpamPlugin;
+use common::netlink::Link;
+use common::plugin::{self, Commands};
+use common::result::{AddResult, Interface};
+
+use crate::config::{Config, DeviceSelector, is_device_per_container};
+use crate::device::{Device, Mode};
+use crate::transfer::Host;
+
+fn main() -> ExitCode {
+    plugin::run(&Commands {
+        name: "host-device",
+        version: env!("CARGO_PKG_VERSION"),
+        add,
+        check,
+        del,
+        status,
+        gc,
+    })
+}
+
+fn add(args: &CmdArgs) -> Result<AddResult> {
+    let config = Config::parse(&args.conf)?;
+    let mut sandbox = Sandbox::open(&args.netns)?;
+    let mut host = Host::open()?;
+    end_stale_attachment(args)?;
+    transfer::recover(&mut host, &records())?;
+
+    let device = find_device(&mut host, &config.selector)?;
+    transfer::require_movable(&device, &mut sandbox, &args.ifname)?;
+    let device = transfer::as_before(&records(), device)?;
+    let record = Attachment::new(args, &sandbox.netns, device)?;
+    records().write(&record)?;
+    let link = transfer::move_in(&mut host, &mut sandbox, &record)
+        .map_err(|error| undone(error, abandon(args, &record)))?;
+    attach(args, config, link.as_ref(), &record.device, &mut sandbox)
+        .map_err(|error| undone(error, detach(args, &record)))
+}
+
+/// Ends what an earlier ADD of the same attachment has left, so that its record,
+/// which is the only way back for its device, is not overwritten.
+fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
+    let Some(record) = records().read::<Device>(args)? else {
+        return Ok(());
+    };
+    if transfer::is_attached(&record, args)? {
+        let (ifname, netns) = (record.ifname.as_str(), &record.netns);
+        let msg = format!("interface {ifname:?} already exists in netns {netns:?}");
+        let details = format!("container {} has got it before", record.container_id);
+        return Err(Error::internal(msg).with_details(details));
+    }
+    detach(&record.del_args(&args.conf.path)?, &record)
+}
+
+/// Finds the device; when it is missing, because a container has it, says which one.
+fn find_device(host: &mut Host, selector: &DeviceSelector) -> Result<Device> {
+    device::find(&mut host.netlink, selector).map_err(|error| {
+        // It is the reason for an error that is reported in any case.
+        let records = records().all::<Device>().unwrap_or_default();
+        let mut holders = records.iter().filter(|r| {
+            !r.device.returned && r.device.is_selected_by(selector) && r.is_alive().unwrap_or(false)
+        });
+        match holders.next() {
+            Some(r) => error.with_details(format!(
+                "container {} has it as {:?}",
+                r.container_id,
+                r.ifname.as_str()
+            )),
+            None => error,
+        }
+    })
+}
+
+/// Gives the device the addresses of the delegate, if there is one, and sets it up.
+/// There is no link when the device stays on the host.
+fn attach(
+    args: &CmdArgs,
+    config: Config,
+    link: Option<&Link>,
+    device: &Device,
+    sandbox: &mut Sandbox,
+) -> Result<AddResult> {
+    let mut own = match config.ipam {
+        Some(ipam) => ipam.add(args)?,
+        None => AddResult::default(),
+    };
+    own.interfaces = vec![Interface {
+        name: args.ifname.to_string(),
+        mac: link.map_or(String::new(), |link| link.mac.clone()),
+        mtu: link.map_or(0, |link| link.mtu),
+        sandbox: args.netns.clone(),
+        pci_id: device.pci_id.clone(),
+        ..Interface::default()
+    }];
+    for ip in &mut own.ips {
+        ip.interface = Some(0);
+    }
+    fill_gateways(&mut own);
+    own.dns = config.dns.or(own.dns);
+    if let Some(link) = link {
+        sandbox.configure(link, &own.ips, &own.routes)?;
+    }
+    Ok(config.prev_result.unwrap_or_default().append(own))
+}
+
+fn del(args: &CmdArgs) -> Result<()> {
+    match records().read::<Device>(args)? {
+        Some(record) => detach(args, &record),
+        None => {
+            give_back_unrecorded(args)?;
+            release(args, None)
+        }
+    }
+}
+
+/// Ends an attachment: the device goes back, then the addresses, then the record. A
+/// device that cannot be given back keeps its addresses reserved.
+fn detach(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
+    transfer::give_back(&mut Host::open()?, &records(), record, args)?;
+    if let Err(error) = release(args, Some(record)) {
+        // The next DEL must leave the device alone: another may have it by then.
+        let remembered = records().write(&transfer::returned(record));
+        return Err(undone(error, remembered));
+    }
+    records().remove(args)
+}
+
+/// Ends an attachment for which no delegate was asked yet.
+fn abandon(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
+    transfer::give_back(&mut Host::open()?, &records(), record, args)?;
+    records().remove(args)
+}
+
+/// Lets the delegate release the addresses.
+fn release(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()> {
+    match IpamPlugin::find_for_del(args, record)? {
+        Some(ipam) => ipam.del(args, &del_stdin(args, record)),
+        None => Ok(()),
+    }
+}
+
+/// The error that counts: the first one. What went wrong while cleaning up after it
+/// is only shown.
+fn undone(error: Error, outcome: Result<()>) -> Error {
+    if let Err(later) = outcome {
+        eprintln!("cleaning up after a failure: {later}");
+    }
+    error
+}
+
+/// Gives back a device that the Go plugin has attached before ours took its place:
+/// the link that is the attachment's by its result or by its PCI address, under the
+/// name in the configuration or else in the alias, where the Go plugin keeps it.
+fn give_back_unrecorded(args: &CmdArgs) -> Result<()> {
+    let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? else {
+        return Ok(());
+    };
+    let Some(link) = sandbox.netlink.link_by_name(args.ifname.as_str())? else {
+        return Ok(());
+    };
+    // What cannot be read proves nothing, and DEL must not fail because of it.
+    let document = &args.conf.document;
+    let prev_result = document.prev_result(args.conf.version).ok().flatten();
+    let selector = DeviceSelector::from_document(document).ok().flatten();
+    let is_reported = |r: AddResult| r.find_interface(&link.name, &args.netns).is_some();
+    let is_selected = |s: &DeviceSelector| s.is_bus_address(&link.bus_address);
+    if !prev_result.is_some_and(is_reported) && !selector.as_ref().is_some_and(is_selected) {
+        return Ok(());
+    }
+    let configured = match selector {
+        Some(DeviceSelector::Name(name)) if !link.altnames.contains(&name) => name,
+        _ => String::new(),
+    };
+    let names = [&configured, &link.alias];
+    match names.into_iter().find(|name| IfName::new(name).is_ok()) {
+        Some(name) => transfer::move_out_unrecorded(&mut Host::open()?, &mut sandbox, &link, name),
+        None => Ok(()),
+    }
+}
+
+fn check(args: &CmdArgs) -> Result<()> {
+    let net_conf: NetConf = args.conf.document.read("failed to load netconf")?;
+    let prev_result = args.conf.document.prev_result(args.conf.version)?;
+    let prev_result = prev_result.ok_or_else(|| Error::config("Required prevResult missing"))?;
+    let mut sandbox = Sandbox::open(&args.netns)?;
+    if let Some(ipam) = IpamPlugin::find_configured(&net_conf.ipam.plugin, &args.conf.path)? {
+        ipam.check(args)?;
+    }
+    let record = records().read::<Device>(args)?;
+    let is_dpdk = match &record {
+        Some(record) => record.device.mode == Mode::Dpdk,
+        None => device::is_dpdk(&DeviceSelector::required(&args.conf.document)?),
+    };
+    if is_dpdk {
+        return Ok(());
+    }
+    let link = sandbox.verify(&args.ifname, &prev_result)?;
+    verify_device(&link, record.as_ref(), &prev_result, &args.netns)
+}
+
+/// Makes sure that `link` is the attached device and has the MTU of the result.
+fn verify_device(
+    link: &Link,
+    record: Option<&Attachment<Device>>,
+    prev_result: &AddResult,
+    sandbox: &str,
+) -> Result<()> {
+    let is_other = |r: &Attachment<Device>| {
+        let links = std::slice::from_ref(link);
+        r.device.among(links, &r.ifname).is_none()
+    };
+    if let Some(record) = record.filter(|record| is_other(record)) {
+        return Err(Error::internal(format!(
+            "Interface {} is not the host device {:?} that was attached",
+            link.name, record.device.name
+        )));
+    }
+    let index = prev_result.find_interface(&link.name, sandbox);
+    let interface = index.and_then(|index| prev_result.interfaces.get(index));
+    let expected = interface.map_or(0, |interface| interface.mtu);
+    if expected != 0 && expected != link.mtu {
+        return Err(Error::internal(format!(
+            "Interface {} MTU {expected} doesn't match container MTU: {}",
+            link.name, link.mtu
+        )));
+    }
+    Ok(())
+}
+
+fn status(conf: &ConfArgs) -> Result<()> {
+    let net_conf: NetConf = conf.document.read("failed to load netconf")?;
+    if let Some(selector) = selector_for_status(conf)? {
+        find_device(&mut Host::open()?, &selector).map_err(|error| match error.code {
+            ErrorCode::NETWORK_CONFIG => error,
+            _ => error.with_code(ErrorCode::UNAVAILABLE),
+        })?;
+    }
+    match IpamPlugin::find_configured(&net_conf.ipam.plugin, &conf.path)? {
+        Some(ipam) => ipam.forward(Command::Status, conf),
+        None => Ok(()),
+    }
+}
+
+/// The device to look for, unless every container brings its own.
+fn selector_for_status(conf: &ConfArgs) -> Result<Option<DeviceSelector>> {
+    match DeviceSelector::from_document(&conf.document)? {
+        None if !is_device_per_container(&conf.document) => {
+            DeviceSelector::required(&conf.document).map(Some)
+        }
+        selector => Ok(selector),
+    }
+}
+
+fn gc(conf: &ConfArgs) -> Result<()> {
+    let Some(valid) = conf.document.valid_attachments()? else {
+        return Ok(());
+    };
+    let mut errors = Errors::default();
+    let detach = |record: &Attachment<Device>| detach(&record.del_args(&conf.path)?, record);
+    errors.keep(records().collect_garbage(&conf.network, &valid, detach));
+    errors.keep(IpamPlugin::forward_gc(conf));
+    errors.into_result()
+}
+
+fn records() -> Records {
+    Records::of("host-device")
+}

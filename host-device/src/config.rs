@@ -1,0 +1,317 @@
+//! The network configuration of host-device, turned once into types that cannot be
+//! wrong. It does not look at the node: whether the device exists is for `device`.
+
+use std::fmt;
+
+use common::args::ConfArgs;
+use common::config::{Document, NetConf};
+use common::error::{Error, Result};
+use common::ipam::IpamPlugin;
+use common::result::{AddResult, Dns};
+use common::version::CniVersion;
+use serde::Deserialize;
+
+/// Where the kernel shows its devices, and where `kernelpath` therefore begins.
+const KERNEL_DEVICES: &str = "/sys/devices/";
+/// The longest alternative name, in bytes (the kernel's `ALTIFNAMSIZ` minus the NUL).
+const ALTNAME_MAX: usize = 127;
+/// The lengths of a hardware address in bytes that Go accepts: Ethernet, EUI-64,
+/// and IP over InfiniBand.
+const HWADDR_LENGTHS: [usize; 3] = [6, 8, 20];
+
+/// What an ADD needs of the configuration.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// Which device to attach.
+    pub(crate) selector: DeviceSelector,
+    /// The address management plugin, when there is one.
+    pub(crate) ipam: Option<IpamPlugin>,
+    /// Name servers that go into the result.
+    pub(crate) dns: Dns,
+    /// The result of the plugins earlier in the chain.
+    pub(crate) prev_result: Option<AddResult>,
+}
+
+/// The way a configuration says which device it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceSelector {
+    /// `device`: a name or an alternative name.
+    Name(String),
+    /// `hwaddr`, in lower case with colons.
+    HwAddr(String),
+    /// `kernelpath`: the device's directory below `/sys/devices`.
+    KernelPath(String),
+    /// `pciBusID`.
+    Pci(PciAddress),
+    /// `runtimeConfig.deviceID`: a PCI address or the name of an auxiliary device.
+    DeviceId(String),
+}
+
+/// The address of a PCI function, such as `0000:00:06.0`, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PciAddress(String);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Keys {
+    device: String,
+    hwaddr: String,
+    kernelpath: String,
+    #[serde(rename = "pciBusID")]
+    pci_bus_id: String,
+    runtime_config: RuntimeConfig,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeConfig {
+    #[serde(rename = "deviceID")]
+    device_id: String,
+}
+
+impl Config {
+    /// Everything ADD needs, validated.
+    pub(crate) fn parse(conf: &ConfArgs) -> Result<Self> {
+        let net_conf: NetConf = conf.document.read("failed to load netconf")?;
+        let config = Self {
+            selector: DeviceSelector::required(&conf.document)?,
+            ipam: IpamPlugin::find_configured(&net_conf.ipam.plugin, &conf.path)?,
+            dns: net_conf.dns,
+            prev_result: conf.document.prev_result(conf.version)?,
+        };
+        config.require_a_result_for(conf.version)?;
+        Ok(config)
+    }
+
+    /// The results of 0.1.0 and 0.2.0 consist of addresses. Without any, the
+    /// attachment could not be reported, so it must not be made.
+    fn require_a_result_for(&self, version: CniVersion) -> Result<()> {
+        let earlier = self.prev_result.as_ref();
+        let has_addresses = self.ipam.is_some() || earlier.is_some_and(|r| !r.ips.is_empty());
+        if version <= CniVersion::V0_2_0 && !has_addresses {
+            let why = format!("cniVersion {version} cannot express an interface without ipam");
+            let msg = "cannot convert: no valid IP addresses";
+            return Err(Error::config(msg).with_details(why));
+        }
+        Ok(())
+    }
+}
+
+impl DeviceSelector {
+    /// The device that the configuration names, with the precedence of the Go
+    /// plugin; nothing when it names none. Only the key that counts is validated:
+    /// Multus writes an auxiliary device's name into `pciBusID`, too.
+    pub(crate) fn from_document(document: &Document) -> Result<Option<Self>> {
+        let keys: Keys = document.read("failed to load netconf")?;
+        if !keys.device.is_empty() {
+            return device_name(keys.device).map(Some);
+        }
+        if !keys.hwaddr.is_empty() {
+            return hwaddr(&keys.hwaddr).map(Some);
+        }
+        if !keys.kernelpath.is_empty() {
+            return kernelpath(keys.kernelpath).map(Some);
+        }
+        if !keys.runtime_config.device_id.is_empty() {
+            return device_id(keys.runtime_config.device_id).map(Some);
+        }
+        if !keys.pci_bus_id.is_empty() {
+            let address = PciAddress::new(&keys.pci_bus_id).ok_or_else(|| {
+                invalid(
+                    "pciBusID",
+                    &keys.pci_bus_id,
+                    "a PCI address is dddd:bb:dd.f",
+                )
+            })?;
+            return Ok(Some(Self::Pci(address)));
+        }
+        Ok(None)
+    }
+
+    /// Whether this is the device with `bus_address`, as far as the bus alone tells.
+    pub(crate) fn is_bus_address(&self, bus_address: &str) -> bool {
+        match self {
+            Self::Pci(address) => address.as_str() == bus_address,
+            Self::DeviceId(id) => id.eq_ignore_ascii_case(bus_address),
+            Self::Name(_) | Self::HwAddr(_) | Self::KernelPath(_) => false,
+        }
+    }
+
+    /// The device that the configuration must name.
+    pub(crate) fn required(document: &Document) -> Result<Self> {
+        Self::from_document(document)?.ok_or_else(|| {
+            Error::config("specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"")
+        })
+    }
+}
+
+/// Whether the runtime names the device of every container anew, so that a
+/// configuration without one is complete.
+pub(crate) fn is_device_per_container(document: &Document) -> bool {
+    let declared = document.get("capabilities").and_then(|c| c.get("deviceID"));
+    declared.and_then(|d| d.as_bool()).unwrap_or_default()
+}
+
+impl PciAddress {
+    /// The address, if `text` is one: a domain of four or more hexadecimal digits
+    /// (that of a VMD controller has five), bus, device and function.
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        let (domain, rest) = text.split_once(':')?;
+        let (bus, rest) = rest.split_once(':')?;
+        let (device, function) = rest.split_once('.')?;
+        let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_hexdigit());
+        let valid = (4..=8).contains(&domain.len())
+            && bus.len() == 2
+            && device.len() == 2
+            && [domain, bus, device].into_iter().all(is_hex)
+            && matches!(function.as_bytes(), [b'0'..=b'7']);
+        valid.then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    /// The address as the kernel writes it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn invalid(key: &str, value: &str, rule: &str) -> Error {
+    Error::config(format!("invalid {key} {value:?}")).with_details(rule)
+}
+
+fn device_name(name: String) -> Result<DeviceSelector> {
+    let is_wrong = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    if name.len() > ALTNAME_MAX || name.contains(is_wrong) || name == "." || name == ".." {
+        return Err(invalid("device", &name, "it is no name of an interface"));
+    }
+    Ok(DeviceSelector::Name(name))
+}
+
+fn hwaddr(text: &str) -> Result<DeviceSelector> {
+    match normalize_hwaddr(text) {
+        Some(mac) => Ok(DeviceSelector::HwAddr(mac)),
+        None => Err(
+            Error::config(format!("failed to parse MAC address {text:?}"))
+                .with_details("invalid hwaddr"),
+        ),
+    }
+}
+
+/// A hardware address in lower case with colons, from any form that Go's
+/// `net.ParseMAC` reads: pairs of digits with colons or hyphens, fours with dots.
+fn normalize_hwaddr(text: &str) -> Option<String> {
+    let separator = text.chars().find(|c| matches!(c, ':' | '-' | '.'))?;
+    let width = if separator == '.' { 4 } else { 2 };
+    let is_group = |g: &str| g.len() == width && g.bytes().all(|b| b.is_ascii_hexdigit());
+    if !text.split(separator).all(is_group) {
+        return None;
+    }
+    let digits: Vec<char> = text.chars().filter(|c| *c != separator).collect();
+    let bytes: Vec<String> = digits.chunks(2).map(|pair| pair.iter().collect()).collect();
+    let known = HWADDR_LENGTHS.contains(&bytes.len());
+    known.then(|| bytes.join(":").to_ascii_lowercase())
+}
+
+fn kernelpath(path: String) -> Result<DeviceSelector> {
+    if !path.starts_with(KERNEL_DEVICES) {
+        return Err(Error::config(format!(
+            "kernel device path {path:?} must be absolute and begin with {KERNEL_DEVICES}"
+        ))
+        .with_details("invalid kernelpath"));
+    }
+    if path.contains('\0') || path.split('/').any(|part| part == "..") {
+        return Err(invalid(
+            "kernelpath",
+            &path,
+            "it leads out of its directory",
+        ));
+    }
+    Ok(DeviceSelector::KernelPath(path))
+}
+
+fn device_id(id: String) -> Result<DeviceSelector> {
+    if id.contains(['/', '\0']) || id == "." || id == ".." {
+        let rule = "it is no name of a device on a bus";
+        return Err(invalid("runtimeConfig.deviceID", &id, rule));
+    }
+    Ok(DeviceSelector::DeviceId(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selector(conf: &str) -> Result<Option<DeviceSelector>> {
+        DeviceSelector::from_document(&Document::parse(conf.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn the_first_key_in_the_order_of_the_go_plugin_counts() {
+        let all = [
+            r#""device":"eth1""#,
+            r#""hwaddr":"02-00-00-00-00-0A""#,
+            r#""kernelpath":"/sys/devices/x""#,
+            r#""runtimeConfig":{"deviceID":"mlx5_core.sf.4"}"#,
+            r#""pciBusID":"0000:00:06.0""#,
+        ];
+        let expected = [
+            DeviceSelector::Name("eth1".into()),
+            DeviceSelector::HwAddr("02:00:00:00:00:0a".into()),
+            DeviceSelector::KernelPath("/sys/devices/x".into()),
+            DeviceSelector::DeviceId("mlx5_core.sf.4".into()),
+            DeviceSelector::Pci(PciAddress::new("0000:00:06.0").unwrap()),
+        ];
+        for (first, expected) in expected.into_iter().enumerate() {
+            let conf = format!("{{{}}}", all[first..].join(","));
+            assert_eq!(selector(&conf).unwrap(), Some(expected), "{conf}");
+        }
+        let unset = r#"{"device":"","hwaddr":null,"runtimeConfig":{"deviceID":""}}"#;
+        assert_eq!(selector(unset).unwrap(), None);
+    }
+
+    #[test]
+    fn a_pci_address_has_the_form_of_the_kernel() {
+        for right in ["0000:00:06.0", "10000:e1:00.0", "0000:af:1F.7"] {
+            assert!(PciAddress::new(right).is_some(), "{right}");
+        }
+        for wrong in [
+            "",
+            "00:06.0",
+            "0000:00:06",
+            "0000:00:06.8",
+            "0000:00:06.00",
+            "0000:0g:06.0",
+            "0000:00:06.0/",
+            "../../../0000:00:06.0",
+            "000:00:06.0",
+            "0000:00:6.0",
+            " 0000:00:06.0",
+        ] {
+            assert_eq!(PciAddress::new(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_hardware_address_is_read_in_every_form_of_go() {
+        for right in ["02:00:5E:10:00:01", "02-00-5e-10-00-01", "0200.5e10.0001"] {
+            assert_eq!(
+                normalize_hwaddr(right).as_deref(),
+                Some("02:00:5e:10:00:01")
+            );
+        }
+        for wrong in [
+            "",
+            "02005e100001",
+            "02:00:5e:10:00",
+            "02:00-5e:10:00:01",
+            "zz",
+        ] {
+            assert_eq!(normalize_hwaddr(wrong), None, "{wrong}");
+        }
+    }
+}

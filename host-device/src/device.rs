@@ -1,0 +1,410 @@
+//! Which device is meant: found on the host by what the configuration says, and
+//! recognised later by what the record says of it. Nothing here changes a device.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use common::args::IfName;
+use common::error::{Error, Result};
+use common::netlink::{Link, Netlink};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{DeviceSelector, PciAddress};
+
+/// Where the kernel lists the functions of the PCI bus.
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+/// Where the kernel lists auxiliary devices, such as scalable functions.
+const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
+/// Where the kernel lists the network interfaces.
+const NETWORK_INTERFACES: &str = "/sys/class/net";
+/// The drivers that hand a device to a program in user space. Such a device has no
+/// network interface that could be moved.
+const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+
+/// How a device is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// Its network interface is moved into the container.
+    #[default]
+    Netdev,
+    /// It is bound to a driver for user space and stays where it is.
+    Dpdk,
+}
+
+/// What a device was on the host before it was attached: the plugin's part of the
+/// attachment's record, from which it is recognised and given back its properties.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Device {
+    /// How it is attached.
+    pub(crate) mode: Mode,
+    /// The interface's index on the host.
+    pub(crate) index: u32,
+    /// The interface's name.
+    pub(crate) name: String,
+    /// Its alternative names.
+    pub(crate) altnames: Vec<String>,
+    /// Its alias text.
+    pub(crate) alias: String,
+    /// Its hardware address.
+    pub(crate) mac: String,
+    /// The hardware address the device was made with.
+    pub(crate) permanent_mac: String,
+    /// Its MTU in bytes.
+    pub(crate) mtu: u32,
+    /// Whether it was up.
+    pub(crate) up: bool,
+    /// The kind of a virtual interface; empty for hardware.
+    pub(crate) kind: String,
+    /// The index of the interface below it, or of a veth's other end.
+    pub(crate) parent: Option<u32>,
+    /// The name of the device behind the interface on its bus.
+    pub(crate) bus_address: String,
+    /// The PCI address, when it is a PCI function or a virtio device of one.
+    pub(crate) pci_id: String,
+    /// The kernel driver it is bound to.
+    pub(crate) driver: String,
+    /// Whether the host has it back, although the attachment has not ended.
+    pub(crate) returned: bool,
+}
+
+/// Finds the device on the host.
+pub(crate) fn find(netlink: &mut Netlink, selector: &DeviceSelector) -> Result<Device> {
+    match selector {
+        DeviceSelector::Name(name) => netlink
+            .link_by_name(name)?
+            .ok_or_else(|| missing(&format!("{name:?}: Link not found")))
+            .and_then(Device::of_link),
+        DeviceSelector::HwAddr(mac) => {
+            let links = netlink.links()?;
+            by_hwaddr(&links, mac).cloned().and_then(Device::of_link)
+        }
+        DeviceSelector::KernelPath(path) => by_directory(netlink, Path::new(path)),
+        DeviceSelector::Pci(address) => by_pci_address(netlink, address),
+        DeviceSelector::DeviceId(id) => match device_of_id(id)? {
+            BusDevice::Pci(address) => by_pci_address(netlink, &address),
+            BusDevice::Auxiliary(path) => by_directory(netlink, &path),
+        },
+    }
+}
+
+/// Whether the selected device is bound to a driver for user space. For an
+/// attachment without a record this is the only way to know its mode.
+pub(crate) fn is_dpdk(selector: &DeviceSelector) -> bool {
+    let address = match selector {
+        DeviceSelector::Pci(address) => Some(address.clone()),
+        DeviceSelector::DeviceId(id) => PciAddress::new(id),
+        _ => None,
+    };
+    let driver = address.and_then(|a| driver_of(&pci_device(&a)).ok());
+    driver.is_some_and(|driver| DPDK_DRIVERS.contains(&driver.as_str()))
+}
+
+impl Device {
+    fn of_link(link: Link) -> Result<Self> {
+        if link.loopback {
+            let msg = format!("device {:?} is the loopback interface", link.name);
+            return Err(Error::config(msg).with_details("it cannot leave its namespace"));
+        }
+        let directory = Path::new(NETWORK_INTERFACES)
+            .join(&link.name)
+            .join("device");
+        Ok(Self {
+            pci_id: pci_id(&link, &directory).map_or(String::new(), |a| a.to_string()),
+            driver: driver_of(&directory).unwrap_or_default(),
+            mode: Mode::Netdev,
+            index: link.index,
+            name: link.name,
+            altnames: link.altnames,
+            alias: link.alias,
+            mac: link.mac,
+            permanent_mac: link.permanent_mac,
+            mtu: link.mtu,
+            up: link.up,
+            kind: link.kind,
+            parent: link.parent,
+            bus_address: link.bus_address,
+            returned: false,
+        })
+    }
+
+    /// The link among `links` that is this device, whatever it is called now.
+    /// Nothing when it is not there, or when it cannot be told from another.
+    pub(crate) fn among<'a>(&self, links: &'a [Link], ifname: &IfName) -> Option<&'a Link> {
+        let name = |l: &Link| l.name == ifname.as_str();
+        let mut same: Vec<&Link> = links.iter().filter(|l| self.is(l, name(l))).collect();
+        // One PCI function may have several ports, each with an interface.
+        narrow(&mut same, &|l| l.permanent_mac == self.permanent_mac);
+        narrow(&mut same, &|l| l.mac == self.mac);
+        narrow(&mut same, &name);
+        match same[..] {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
+    /// Whether `link` can be this device. What a container can change (its name,
+    /// its MAC, its alias) only counts where the kernel knows nothing better.
+    fn is(&self, link: &Link, has_our_name: bool) -> bool {
+        if link.loopback || link.kind != self.kind {
+            return false;
+        }
+        if !self.bus_address.is_empty() {
+            return link.bus_address == self.bus_address;
+        }
+        if !self.permanent_mac.is_empty() {
+            return link.permanent_mac == self.permanent_mac;
+        }
+        let has_parent = self.parent.is_some();
+        link.parent == self.parent && (link.mac == self.mac || has_parent && has_our_name)
+    }
+
+    /// Whether it is a device of its own, which outlives the namespace it is in.
+    pub(crate) fn is_hardware(&self) -> bool {
+        self.mode == Mode::Netdev && self.kind.is_empty()
+    }
+
+    /// Whether the two records are about the same device.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let has_identity = !self.bus_address.is_empty() || !self.permanent_mac.is_empty();
+        self.kind == other.kind
+            && self.bus_address == other.bus_address
+            && self.permanent_mac == other.permanent_mac
+            && (has_identity || self.mac == other.mac)
+    }
+
+    /// Whether this is the device that `selector` means.
+    pub(crate) fn is_selected_by(&self, selector: &DeviceSelector) -> bool {
+        match selector {
+            DeviceSelector::Name(name) => self.name == *name || self.altnames.contains(name),
+            DeviceSelector::HwAddr(mac) => self.mac == *mac,
+            DeviceSelector::KernelPath(_) => false,
+            DeviceSelector::Pci(address) => self.pci_id == address.as_str(),
+            DeviceSelector::DeviceId(id) => self.pci_id == *id || self.bus_address == *id,
+        }
+    }
+}
+
+/// Leaves the links that are `wanted`, where that leaves any.
+fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
+    if links.iter().any(|link| wanted(link)) {
+        links.retain(|link| wanted(link));
+    }
+}
+
+/// What a device id turned out to be.
+enum BusDevice {
+    Pci(PciAddress),
+    Auxiliary(PathBuf),
+}
+
+fn device_of_id(id: &str) -> Result<BusDevice> {
+    if let Some(address) = PciAddress::new(id)
+        && pci_device(&address).exists()
+    {
+        return Ok(BusDevice::Pci(address));
+    }
+    let auxiliary = Path::new(AUXILIARY_DEVICES).join(id);
+    if auxiliary.exists() {
+        return Ok(BusDevice::Auxiliary(auxiliary));
+    }
+    Err(Error::internal(format!(
+        "runtime config DeviceID {id} not found or unsupported"
+    )))
+}
+
+fn by_pci_address(netlink: &mut Netlink, address: &PciAddress) -> Result<Device> {
+    let directory = pci_device(address);
+    let driver = driver_of(&directory).map_err(|cause| {
+        let link = directory.join("driver");
+        Error::internal(format!("error with host device: lstat {}", link.display())).because(&cause)
+    })?;
+    let device = if DPDK_DRIVERS.contains(&driver.as_str()) {
+        Device {
+            mode: Mode::Dpdk,
+            ..Device::default()
+        }
+    } else {
+        by_directory(netlink, &directory)?
+    };
+    Ok(Device {
+        pci_id: address.to_string(),
+        driver,
+        ..device
+    })
+}
+
+/// The device whose interface is listed in `directory`, as the first one if there
+/// are several, like the Go plugin. That of a virtio device is one level below.
+fn by_directory(netlink: &mut Netlink, directory: &Path) -> Result<Device> {
+    let names = interfaces_in(directory)?;
+    for name in &names {
+        if let Some(link) = netlink.link_by_name(name)? {
+            return Device::of_link(link);
+        }
+    }
+    let path = directory.display();
+    Err(missing(&format!(
+        "failed to find network device in path {path:?}"
+    )))
+}
+
+fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
+    let unreadable = |path: &Path, cause: &io::Error| {
+        missing(&format!(
+            "failed to read directory {:?}",
+            path.display().to_string()
+        ))
+        .because(cause)
+    };
+    let net = directory.join("net");
+    match list(&net) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+        outcome => return outcome.map_err(|cause| unreadable(&net, &cause)),
+    }
+    let children = list(directory).map_err(|cause| unreadable(directory, &cause))?;
+    let mut virtio = children.iter().filter(|name| name.starts_with("virtio"));
+    let net = virtio.find_map(|name| list(&directory.join(name).join("net")).ok());
+    net.ok_or_else(|| {
+        let path = directory.display().to_string();
+        missing(&format!("no net directory under device {path:?}"))
+    })
+}
+
+fn list(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(directory)?;
+    let names = entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<io::Result<Vec<String>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// The link with this hardware address. The interfaces above a device (vlan,
+/// ipvlan, bond) have the same one, and a bond's ports have each other's.
+fn by_hwaddr<'a>(links: &'a [Link], mac: &str) -> Result<&'a Link> {
+    let mut same: Vec<&Link> = links
+        .iter()
+        .filter(|l| l.mac == mac && !l.loopback)
+        .collect();
+    narrow(&mut same, &|l| {
+        l.kind.is_empty() || !l.bus_address.is_empty()
+    });
+    narrow(&mut same, &|l| l.permanent_mac == mac);
+    match same[..] {
+        [one] => Ok(one),
+        [] => Err(missing(&format!(
+            "no interface has the hardware address {mac}"
+        ))),
+        _ => {
+            let names: Vec<&str> = same.iter().map(|l| l.name.as_str()).collect();
+            let names = names.join(", ");
+            Err(missing(&format!("hardware address {mac} is ambiguous")).with_details(names))
+        }
+    }
+}
+
+/// The error of the Go plugin for a device that is not there.
+fn missing(why: &str) -> Error {
+    Error::internal(format!("failed to find host device: {why}"))
+}
+
+fn pci_device(address: &PciAddress) -> PathBuf {
+    Path::new(PCI_DEVICES).join(address.as_str())
+}
+
+/// The name of the driver that the device in `directory` is bound to.
+fn driver_of(directory: &Path) -> io::Result<String> {
+    let target = fs::read_link(directory.join("driver"))?;
+    let name = target.file_name().unwrap_or_default();
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// The PCI address of the device behind `link`: its own, or that of the function
+/// that a virtio device is behind. Kernels before 5.14 only tell it in sysfs.
+fn pci_id(link: &Link, directory: &Path) -> Option<PciAddress> {
+    if let Some(address) = PciAddress::new(&link.bus_address) {
+        return Some(address);
+    }
+    let device = directory.canonicalize().ok()?;
+    let name = device.file_name()?.to_string_lossy().into_owned();
+    if name.starts_with("virtio") {
+        let function = device.parent()?.file_name()?;
+        return PciAddress::new(&function.to_string_lossy());
+    }
+    PciAddress::new(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, kind: &str, bus_address: &str, permanent_mac: &str) -> Link {
+        Link {
+            name: name.into(),
+            kind: kind.into(),
+            mac: "02:00:00:00:00:01".into(),
+            bus_address: bus_address.into(),
+            permanent_mac: permanent_mac.into(),
+            ..Link::default()
+        }
+    }
+
+    fn name_by_hwaddr(links: &[Link]) -> Result<String> {
+        by_hwaddr(links, "02:00:00:00:00:01").map(|l| l.name.clone())
+    }
+
+    #[test]
+    fn a_hardware_address_means_the_device_and_not_what_is_above_it() {
+        let links = [
+            link("eth1.7", "vlan", "", ""),
+            link("eth1", "", "0000:00:06.0", ""),
+            link("ipvl0", "ipvlan", "", ""),
+        ];
+        assert_eq!(name_by_hwaddr(&links).unwrap(), "eth1");
+        assert_eq!(name_by_hwaddr(&links[..1]).unwrap(), "eth1.7");
+        let ports = [
+            link("bond0", "bond", "", ""),
+            link("eth1", "", "0000:00:06.0", "02:00:00:00:00:02"),
+            link("eth2", "", "0000:00:07.0", "02:00:00:00:00:01"),
+        ];
+        assert_eq!(name_by_hwaddr(&ports).unwrap(), "eth2");
+    }
+
+    #[test]
+    fn an_ambiguous_hardware_address_is_an_error_that_names_the_candidates() {
+        let links = [link("veth1", "veth", "", ""), link("veth2", "veth", "", "")];
+        let error = name_by_hwaddr(&links).unwrap_err();
+        assert_eq!(error.details, "veth1, veth2");
+    }
+
+    #[test]
+    fn a_device_is_recognised_by_its_bus_address_whatever_it_is_called() {
+        let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "a")).unwrap();
+        let net1 = IfName::new("net1").unwrap();
+        let mut found = link("dev7", "", "0000:00:06.0", "a");
+        found.mac = "02:00:00:00:00:99".into();
+        let other = link("net1", "", "0000:00:07.0", "b");
+        let above = link("net1.5", "vlan", "", "a");
+        let links = [other.clone(), found, above];
+        let name = recorded.among(&links, &net1).map(|l| l.name.as_str());
+        assert_eq!(name, Some("dev7"));
+        assert_eq!(recorded.among(&[other], &net1), None);
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_told_from_another_is_not_taken() {
+        let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "")).unwrap();
+        let net1 = IfName::new("net1").unwrap();
+        let twins = [
+            link("p0", "", "0000:00:06.0", ""),
+            link("p1", "", "0000:00:06.0", ""),
+        ];
+        assert_eq!(recorded.among(&twins, &net1), None);
+        let port = link("net1", "", "0000:00:06.0", "");
+        let links = [port, twins[0].clone()];
+        let name = recorded.among(&links, &net1).map(|l| l.name.as_str());
+        assert_eq!(name, Some("net1"));
+    }
+}
