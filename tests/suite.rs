@@ -1,5 +1,7 @@
 //! Everything that is tested through the binaries, one module a subject.
 
 mod delegation;
+mod host_device;
 mod host_local;
 mod vm_ipvlan;
+mod vm_pci;

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output as ProcessOutput};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
@@ -238,14 +239,17 @@ impl Node {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(NO_SOURCE, "/", NO_TEXT, private, NO_TEXT).expect("mounts can be made private");
-        mount(
+        match mount(
             Some("sysfs"),
             "/sys",
             Some("sysfs"),
             MsFlags::empty(),
             NO_TEXT,
-        )
-        .expect("/sys can be mounted");
+        ) {
+            // The one that is there shows the links of this very namespace.
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(errno) => panic!("cannot mount /sys: {errno}"),
+        }
         mount(
             Some("tmpfs"),
             "/var/lib",

@@ -1,0 +1,524 @@
+//! host-device with real PCI devices, which only the test VM has: two e1000e NICs
+//! and a virtio one. The tests share them, so they run one after the other.
+
+use std::fs;
+use std::path::PathBuf;
+
+use harness::{Call, Namespace, Node, run_tool};
+use serde_json::{Value, json};
+
+use crate::host_device::{FakeIpam, is_up, wait_until, with};
+
+const NIC: &str = "0000:00:06.0";
+const NIC_NAME: &str = "enp0s6";
+const NIC_MAC: &str = "52:54:00:00:00:06";
+const OTHER_NIC: &str = "0000:00:07.0";
+const VIRTIO: &str = "0000:00:08.0";
+const ALL: [(&str, &str); 3] = [(NIC, NIC_NAME), (OTHER_NIC, "enp0s7"), (VIRTIO, "enp0s8")];
+
+/// The machine as a node, a pod, and a delegate. When it is dropped, the NICs are as
+/// they were.
+struct Machine {
+    node: Node,
+    pod: Option<Namespace>,
+    ipam: FakeIpam,
+}
+
+impl Machine {
+    /// The NIC has an alternative name and an MTU of its own, and is up.
+    fn new() -> Self {
+        for (address, name) in ALL {
+            assert_eq!(
+                netdev(address).as_deref(),
+                Some(name),
+                "this is not the test VM: run `make test`, or `tests/vm/run`"
+            );
+        }
+        let machine = Self {
+            node: Node::of_machine(),
+            pod: Some(Namespace::new()),
+            ipam: FakeIpam::new(),
+        };
+        machine.host(&[
+            "link", "property", "add", "dev", NIC_NAME, "altname", "eni-6",
+        ]);
+        machine.host(&[
+            "link", "set", NIC_NAME, "mtu", "1400", "alias", "uplink", "up",
+        ]);
+        machine
+    }
+
+    fn pod(&self) -> &Namespace {
+        self.pod.as_ref().expect("the pod lives")
+    }
+
+    #[track_caller]
+    fn host(&self, arguments: &[&str]) -> String {
+        self.node.netns.ip(arguments)
+    }
+
+    fn call(&self, command: &str, conf: &Value) -> Call {
+        let netns = self.pod.as_ref().map_or(String::new(), Namespace::path);
+        Call::ours("host-device", command)
+            .attachment("c1", "net1", &netns)
+            .env("CNI_PATH", &self.ipam.cni_path())
+            .conf(conf)
+    }
+
+    #[track_caller]
+    fn add(&self, conf: &Value) -> Value {
+        self.node.run(&self.call("ADD", conf)).ok()
+    }
+
+    #[track_caller]
+    fn del(&self, conf: &Value) {
+        self.node.run(&self.call("DEL", conf)).ok();
+    }
+
+    /// Ends the pod, and waits until the kernel has put the NIC on the host.
+    fn end_pod(&mut self) {
+        self.pod = None;
+        wait_until("the NIC is back on the host", || netdev(NIC).is_some());
+    }
+
+    /// Makes sure that the NIC is what `new` has made it.
+    #[track_caller]
+    fn has_nic_back(&self) {
+        let nic = self.node.netns.link(NIC_NAME);
+        let nic = nic.unwrap_or_else(|| panic!("the NIC is called {:?}", netdev(NIC)));
+        let altnames = &nic["altnames"];
+        assert_eq!(nic["mtu"], 1400);
+        assert_eq!(nic["address"], NIC_MAC);
+        assert_eq!(nic["ifalias"], "uplink");
+        assert_eq!(altnames, &json!(["eni-6"]));
+        assert!(is_up(&nic), "{nic}");
+    }
+
+    /// Makes sure that nothing of an attachment is left.
+    #[track_caller]
+    fn is_clean(&self) {
+        self.has_nic_back();
+        assert!(self.ipam.reserved().is_empty());
+        assert!(self.node.files().is_empty());
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.pod = None;
+        for (address, name) in ALL {
+            bind(address, "");
+            wait_until("the NIC has an interface", || netdev(address).is_some());
+            let current = netdev(address).unwrap_or_default();
+            let ip = |arguments: &[&str]| run_tool("ip", arguments);
+            for altname in ["eni-6", "enp0s6", "hostile"] {
+                ip(&[
+                    "link", "property", "del", "dev", &current, "altname", altname,
+                ]);
+            }
+            ip(&["link", "set", &current, "down"]);
+            ip(&["link", "set", &current, "mtu", "1500", "alias", ""]);
+            ip(&["link", "set", &current, "name", name]);
+        }
+    }
+}
+
+fn pci_device(address: &str) -> PathBuf {
+    PathBuf::from("/sys/bus/pci/devices").join(address)
+}
+
+/// The name of the interface of a PCI device on the host.
+fn netdev(address: &str) -> Option<String> {
+    let device = pci_device(address);
+    let mut directories = vec![device.join("net")];
+    for entry in fs::read_dir(&device).ok()?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("virtio") {
+            directories.push(entry.path().join("net"));
+        }
+    }
+    let mut names = directories.iter().filter_map(|directory| {
+        let entry = fs::read_dir(directory).ok()?.flatten().next()?;
+        Some(entry.file_name().to_string_lossy().into_owned())
+    });
+    names.next()
+}
+
+fn driver(address: &str) -> String {
+    let target = fs::read_link(pci_device(address).join("driver")).unwrap_or_default();
+    let name = target.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn write(path: PathBuf, text: &str) {
+    fs::write(&path, text).unwrap_or_else(|cause| panic!("cannot write {path:?}: {cause}"));
+}
+
+fn unbind(address: &str) {
+    let device = pci_device(address);
+    if device.join("driver").exists() {
+        write(device.join("driver/unbind"), address);
+    }
+}
+
+/// Binds a device to a driver; to the kernel's own choice when that is empty.
+fn bind(address: &str, wanted: &str) {
+    let overridden = pci_device(address).join("driver_override");
+    let current = fs::read_to_string(&overridden).unwrap_or_default();
+    let is_own = current.trim() == "(null)" && pci_device(address).join("driver").exists();
+    if wanted.is_empty() && is_own {
+        return;
+    }
+    unbind(address);
+    write(overridden, &format!("{wanted}\n"));
+    write(PathBuf::from("/sys/bus/pci/drivers_probe"), address);
+    if !wanted.is_empty() {
+        assert_eq!(driver(address), wanted, "is the module loaded?");
+    }
+}
+
+/// What Multus makes of the published network `hostcni-conf`: it adds the name.
+fn hostcni_conf() -> Value {
+    json!({
+        "cniVersion": "0.3.1", "type": "host-device", "pciBusID": NIC, "name": "hostcni-conf",
+    })
+}
+
+/// The same in the newest version with a delegate.
+fn conf() -> Value {
+    let keys = json!({"cniVersion": "1.1.0", "ipam": {"type": "fake-ipam"}});
+    with(&hostcni_conf(), &keys)
+}
+
+#[test]
+fn the_published_network_attaches_the_nic_and_gives_it_back() {
+    let machine = Machine::new();
+    let result = machine.add(&hostcni_conf());
+    let sandbox = machine.pod().path();
+    let interface = json!({"name": "net1", "mac": NIC_MAC, "sandbox": sandbox});
+    let expected = json!({"cniVersion": "0.3.1", "interfaces": [interface], "dns": {}});
+    assert_eq!(result, expected);
+    let net1 = machine.pod().link("net1").expect("the NIC is in the pod");
+    assert!(is_up(&net1));
+    assert_eq!(net1["parentdev"], NIC);
+    assert_eq!(netdev(NIC), None);
+
+    machine.del(&hostcni_conf());
+    machine.is_clean();
+}
+
+#[test]
+fn the_newest_version_reports_the_mtu_and_the_pci_address() {
+    let machine = Machine::new();
+    let result = machine.add(&conf());
+    let interface = json!({
+        "mac": NIC_MAC, "mtu": 1400, "name": "net1", "pciID": NIC,
+        "sandbox": machine.pod().path(),
+    });
+    assert_eq!(result["interfaces"], json!([interface]));
+    let attached = with(&conf(), &json!({"prevResult": result}));
+    machine.node.run(&machine.call("CHECK", &attached)).ok();
+    machine.del(&attached);
+    machine.is_clean();
+}
+
+#[test]
+fn the_nic_is_found_by_every_other_key() {
+    for keys in [
+        json!({"device": "eni-6"}),
+        json!({"hwaddr": NIC_MAC}),
+        json!({"kernelpath": "/sys/devices/pci0000:00/0000:00:06.0"}),
+        json!({"pciBusID": OTHER_NIC, "runtimeConfig": {"deviceID": NIC}}),
+    ] {
+        let machine = Machine::new();
+        let keys = with(&json!({"pciBusID": null}), &keys);
+        let result = machine.add(&with(&conf(), &keys));
+        let interface = &result["interfaces"][0];
+        assert_eq!(
+            (&interface["mac"], &interface["pciID"]),
+            (&json!(NIC_MAC), &json!(NIC))
+        );
+        machine.del(&conf());
+        machine.is_clean();
+    }
+}
+
+#[test]
+fn a_hardware_address_means_the_nic_and_not_the_interfaces_above_it() {
+    let machine = Machine::new();
+    let above = ["link", "add", "link", NIC_NAME, "name"];
+    machine.host(&[&above[..], &["above-vlan", "type", "vlan", "id", "7"]].concat());
+    machine.host(&[&above[..], &["above-ipvlan", "type", "ipvlan"]].concat());
+    let conf = with(&conf(), &json!({"pciBusID": null, "hwaddr": NIC_MAC}));
+    let status = machine.node.run(&machine.call("STATUS", &conf));
+    let result = machine.node.run(&machine.call("ADD", &conf));
+    for name in ["above-vlan", "above-ipvlan"] {
+        machine.node.netns.try_tool("ip", &["link", "delete", name]);
+    }
+    status.ok();
+    assert_eq!(result.ok()["interfaces"][0]["pciID"], NIC);
+    machine.del(&conf);
+    machine.is_clean();
+}
+
+#[test]
+fn a_virtio_nic_is_found_and_reported_by_its_pci_address() {
+    let machine = Machine::new();
+    for keys in [
+        json!({"pciBusID": VIRTIO}),
+        json!({"pciBusID": null, "device": "enp0s8"}),
+    ] {
+        let conf = with(&conf(), &keys);
+        let result = machine.add(&conf);
+        assert_eq!(result["interfaces"][0]["pciID"], VIRTIO);
+        assert!(machine.pod().link("net1").is_some());
+        machine.del(&conf);
+        assert_eq!(netdev(VIRTIO).as_deref(), Some("enp0s8"));
+    }
+    machine.is_clean();
+}
+
+#[test]
+fn a_nic_that_is_bound_for_user_space_stays_where_it_is() {
+    for name in ["vfio-pci", "uio_pci_generic"] {
+        let machine = Machine::new();
+        bind(NIC, name);
+        let result = machine.add(&conf());
+        let interface = json!({"name": "net1", "pciID": NIC, "sandbox": machine.pod().path()});
+        assert_eq!(result["interfaces"], json!([interface]), "{name}");
+        assert_eq!(result["ips"][0]["address"], "10.9.0.5/24");
+        assert_eq!(machine.pod().links(), ["lo"]);
+        assert_eq!(driver(NIC), name);
+
+        // D16: the mode is remembered when the driver has gone.
+        unbind(NIC);
+        let attached = with(&conf(), &json!({"prevResult": result}));
+        machine.node.run(&machine.call("CHECK", &attached)).ok();
+        machine.del(&conf());
+        assert!(machine.ipam.reserved().is_empty() && machine.node.files().is_empty());
+        assert!(!pci_device(NIC).join("driver").exists());
+    }
+}
+
+#[test]
+fn a_nic_without_a_driver_is_a_clear_error() {
+    let machine = Machine::new();
+    unbind(NIC);
+    let error = machine
+        .node
+        .run(&machine.call("ADD", &conf()))
+        .error_code(999);
+    let expected = "error with host device: lstat /sys/bus/pci/devices/0000:00:06.0/driver";
+    assert_eq!(error.msg, expected);
+    let error = machine
+        .node
+        .run(&machine.call("STATUS", &conf()))
+        .error_code(50);
+    assert_eq!(error.msg, expected);
+    write(PathBuf::from("/sys/bus/pci/drivers_probe"), NIC);
+}
+
+// D16
+#[test]
+fn a_driver_that_was_unbound_meanwhile_does_not_keep_the_address() {
+    let machine = Machine::new();
+    machine.add(&conf());
+    unbind(NIC);
+    machine.del(&conf());
+    assert!(machine.ipam.reserved().is_empty() && machine.node.files().is_empty());
+    write(PathBuf::from("/sys/bus/pci/drivers_probe"), NIC);
+}
+
+// D17
+#[test]
+fn whatever_the_pod_has_done_to_the_nic_del_finds_and_restores_it() {
+    let machine = Machine::new();
+    machine.add(&conf());
+    let pod = machine.pod();
+    pod.ip(&["link", "set", "net1", "down"]);
+    let address = "02:00:00:00:00:99";
+    let changes = [
+        "address", address, "mtu", "1280", "alias", "lo", "name", "mine",
+    ];
+    pod.ip(&[&["link", "set", "net1"], &changes[..]].concat());
+    pod.ip(&[
+        "link", "property", "add", "dev", "mine", "altname", "hostile",
+    ]);
+    pod.ip(&["link", "property", "del", "dev", "mine", "altname", "eni-6"]);
+    pod.ip(&[
+        "link", "add", "net1", "type", "veth", "peer", "name", "other",
+    ]);
+    machine.del(&conf());
+    assert_eq!(pod.links(), ["lo", "net1", "other"]);
+    machine.is_clean();
+}
+
+#[test]
+fn del_finds_the_nic_that_the_kernel_has_put_back_and_names_it() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.end_pod();
+    assert_eq!(netdev(NIC).as_deref(), Some("net1"));
+    machine.del(&conf());
+    machine.is_clean();
+}
+
+#[test]
+fn del_finds_the_nic_under_the_number_that_the_kernel_gave_it() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.host(&["link", "add", "net1", "type", "dummy"]);
+    machine.end_pod();
+    let name = netdev(NIC).unwrap_or_default();
+    assert!(name.starts_with("dev"), "the NIC is called {name:?}");
+    machine.del(&conf());
+    machine.host(&["link", "delete", "net1"]);
+    machine.is_clean();
+}
+
+#[test]
+fn gc_finds_the_nic_that_the_kernel_has_put_back() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.end_pod();
+    let keys = json!({"cni.dev/valid-attachments": []});
+    machine
+        .node
+        .run(&machine.call("GC", &with(&conf(), &keys)))
+        .ok();
+    machine.is_clean();
+}
+
+#[test]
+fn add_finds_the_nic_by_the_name_that_it_had_and_the_old_del_leaves_it_alone() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.end_pod();
+    machine.pod = Some(Namespace::new());
+    let by_name = with(&conf(), &json!({"pciBusID": null, "device": NIC_NAME}));
+    let second = |command: &str| {
+        let call = machine.call(command, &by_name);
+        call.env("CNI_CONTAINERID", "c2")
+    };
+    machine.node.run(&second("ADD")).ok();
+    assert_eq!(machine.ipam.reserved(), ["c1.net1", "c2.net1"]);
+
+    let old = machine.call("DEL", &conf()).env("CNI_NETNS", "");
+    machine.node.run(&old).ok();
+    assert!(machine.pod().link("net1").is_some());
+    assert_eq!(machine.ipam.reserved(), ["c2.net1"]);
+    machine.node.run(&second("DEL")).ok();
+    machine.is_clean();
+}
+
+#[test]
+fn a_failing_add_of_another_device_gives_the_returned_nic_its_name_back_too() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.end_pod();
+    machine.pod = Some(Namespace::new());
+    let other = with(&conf(), &json!({"pciBusID": null, "device": "none"}));
+    let call = machine.call("ADD", &other).env("CNI_CONTAINERID", "c2");
+    machine.node.run(&call).error_code(999);
+    machine.has_nic_back();
+    assert_eq!(machine.ipam.reserved(), ["c1.net1"]);
+
+    // It is the administrator's again, who may call it something else.
+    machine.host(&["link", "set", NIC_NAME, "down"]);
+    machine.host(&["link", "set", NIC_NAME, "name", "mine"]);
+    machine.del(&conf());
+    assert_eq!(netdev(NIC).as_deref(), Some("mine"));
+    assert!(machine.ipam.reserved().is_empty() && machine.node.files().is_empty());
+}
+
+#[test]
+fn a_returned_nic_gets_its_name_even_if_udev_has_made_that_an_alternative_one() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.end_pod();
+    machine.host(&[
+        "link", "property", "add", "dev", "net1", "altname", NIC_NAME,
+    ]);
+    machine.host(&["link", "set", "net1", "up"]);
+    machine.del(&conf());
+    machine.is_clean();
+}
+
+#[test]
+fn a_returned_nic_whose_name_is_taken_keeps_its_address_until_it_is_free() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.host(&["link", "add", NIC_NAME, "type", "dummy"]);
+    let error = machine
+        .node
+        .run(&machine.call("DEL", &conf()))
+        .error_code(999);
+    let expected = "cannot give \"net1\" its name \"enp0s6\" on the host back";
+    assert_eq!(error.msg, expected);
+    machine.end_pod();
+    let error = machine
+        .node
+        .run(&machine.call("DEL", &conf()))
+        .error_code(999);
+    assert_eq!(error.msg, expected);
+    assert_eq!(machine.ipam.reserved(), ["c1.net1"]);
+
+    machine.host(&["link", "delete", NIC_NAME]);
+    machine.del(&conf());
+    machine.is_clean();
+}
+
+#[test]
+fn a_nic_that_could_not_get_its_name_back_gets_it_from_the_next_attachment() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.host(&["link", "add", NIC_NAME, "type", "dummy"]);
+    machine.end_pod();
+    machine.pod = Some(Namespace::new());
+    let second = |command: &str| {
+        let call = machine.call(command, &conf());
+        call.env("CNI_CONTAINERID", "c2")
+    };
+    machine.node.run(&second("ADD")).ok();
+    machine.del(&conf());
+    machine.host(&["link", "delete", NIC_NAME]);
+    assert!(machine.pod().link("net1").is_some());
+    assert_eq!(machine.ipam.reserved(), ["c2.net1"]);
+    machine.node.run(&second("DEL")).ok();
+    machine.is_clean();
+}
+
+#[test]
+fn after_a_reboot_a_nic_is_what_the_new_boot_has_made_it() {
+    let mut machine = Machine::new();
+    machine.add(&conf());
+    machine.end_pod();
+    machine.node.reboot();
+    machine.del(&conf());
+    assert_eq!(netdev(NIC).as_deref(), Some("net1"));
+    assert!(machine.ipam.reserved().is_empty());
+}
+
+#[test]
+fn a_failed_add_leaves_the_nic_as_it_was() {
+    let machine = Machine::new();
+    let ip = json!({"address": "10.9.0.5/24"});
+    machine.ipam.answer(&json!({"ips": [ip, ip]}));
+    machine
+        .node
+        .run(&machine.call("ADD", &conf()))
+        .error_code(999);
+    machine.is_clean();
+}
+
+// The published network has no prevResult on DEL, because its version is too old.
+#[test]
+fn a_nic_that_the_go_plugin_has_attached_is_recognised_by_its_pci_address() {
+    let machine = Machine::new();
+    let add = Call::go("host-device", "ADD")
+        .attachment("c1", "net1", &machine.pod().path())
+        .conf(&hostcni_conf());
+    machine.node.run(&add).ok();
+    assert_eq!(netdev(NIC), None);
+    machine.del(&hostcni_conf());
+    assert_eq!(netdev(NIC).as_deref(), Some(NIC_NAME));
+}
