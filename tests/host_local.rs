@@ -10,6 +10,7 @@ mod release;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use harness::{Call, Output};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A path that leads to no namespace: host-local needs none.
-const NO_NETNS: &str = "/run/netns/none";
+pub(crate) const NO_NETNS: &str = "/run/netns/none";
 
 /// A network with one range set, unless its `ipam` section says otherwise, and a
 /// data directory of its own.
@@ -51,6 +52,16 @@ impl Network {
     pub(crate) fn set(&mut self, path: &str, value: Value) {
         let keys = path.split('.');
         *keys.fold(&mut self.conf, |conf, key| &mut conf[key]) = value;
+    }
+
+    /// The network's configuration.
+    pub(crate) fn conf(&self) -> &Value {
+        &self.conf
+    }
+
+    /// Replaces the whole configuration.
+    pub(crate) fn replace_conf(&mut self, conf: Value) {
+        self.conf = conf;
     }
 
     /// The data directory.
@@ -166,6 +177,18 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::yield_now();
+        thread::yield_now();
     }
+}
+
+/// Runs `work` for every number below `count`, all at once.
+pub(crate) fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let work = &work;
+        let running: Vec<_> = (0..count).map(|n| scope.spawn(move || work(n))).collect();
+        running
+            .into_iter()
+            .map(|t| t.join().expect("no thread panics"))
+            .collect()
+    })
 }

@@ -3,5 +3,6 @@
 mod delegation;
 mod host_device;
 mod host_local;
+mod peers;
 mod vm_ipvlan;
 mod vm_pci;

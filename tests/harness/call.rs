@@ -85,6 +85,11 @@ impl Call {
         self
     }
 
+    /// The value of one variable; empty when it is not set.
+    pub fn variable(&self, name: &str) -> String {
+        self.environment.get(name).cloned().unwrap_or_default()
+    }
+
     /// Removes one variable.
     pub fn without(mut self, name: &str) -> Self {
         self.environment.remove(name);

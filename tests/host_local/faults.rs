@@ -12,19 +12,7 @@ use harness::{Call, Node, Output};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use super::{NO_NETNS, Network, address, wait_until};
-
-/// Runs `work` for every number below `count`, all at once.
-fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let work = &work;
-        let running: Vec<_> = (0..count).map(|n| scope.spawn(move || work(n))).collect();
-        running
-            .into_iter()
-            .map(|t| t.join().expect("no thread panics"))
-            .collect()
-    })
-}
+use super::{NO_NETNS, Network, address, at_once, wait_until};
 
 #[test]
 fn two_hundred_adds_at_once_get_two_hundred_addresses() {

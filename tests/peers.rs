@@ -1,0 +1,4 @@
+//! Foreign programs beside ours, on the same files and namespaces.
+
+mod host_local;
+mod host_local_corpus;

@@ -1,0 +1,473 @@
+//! Generated configurations and sequences of commands, run by the Go host-local and
+//! by ours on separate directories: what a user can see must be the same, but for the
+//! differences that are listed here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use harness::Output;
+use serde_json::{Value, json};
+
+use super::host_local::Party;
+use crate::host_local::{Network, at_once};
+
+const CASES: usize = 500;
+
+/// Every difference that a user of the Go plugin (1.1.1) can see, with its reason. The
+/// numeric codes are another: Go's are 999 for everything, ours those of the specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Difference {
+    /// Go refuses to release when the configuration or `CNI_ARGS` have become wrong,
+    /// and the container cannot be removed any more.
+    DelWithoutValidation,
+    /// Go leaves the turn of the earlier range sets moved, and releases whatever the
+    /// attachment had before; a failed ADD of ours leaves the store as it was.
+    FailedAddChangesNothing,
+    /// Once per range set, Go looks for files to release. With two sets it finds the
+    /// ones that name the container only after the ones that name the attachment.
+    LegacyFilesAreReleasedAlone,
+    /// To Go, the empty file of a killed plugin is taken for ever.
+    EmptyFilesAreReclaimed,
+    /// After the broadcast address, Go goes on with the next network.
+    StartAtBroadcastIsRefused,
+    /// A subnet that is `null` is not set for us, and wrong for Go.
+    NullSubnetIsNotSet,
+    /// The text of a failed system call or of Go's JSON reader.
+    OtherWordsOfTheSystem,
+}
+
+const ALL: [Difference; 7] = [
+    Difference::DelWithoutValidation,
+    Difference::FailedAddChangesNothing,
+    Difference::LegacyFilesAreReleasedAlone,
+    Difference::EmptyFilesAreReclaimed,
+    Difference::StartAtBroadcastIsRefused,
+    Difference::NullSubnetIsNotSet,
+    Difference::OtherWordsOfTheSystem,
+];
+
+type Files = BTreeMap<String, String>;
+
+#[test]
+fn both_plugins_do_the_same_with_generated_configurations() {
+    let threads = 4;
+    let outcomes = at_once(threads, |first| {
+        let cases = (first..CASES).step_by(threads);
+        let mut seen = BTreeSet::new();
+        let adds: usize = cases
+            .map(|number| Case::generate(number).compare(&mut seen))
+            .sum();
+        (seen, adds)
+    });
+    let seen: BTreeSet<Difference> = outcomes.iter().flat_map(|(seen, _)| seen.clone()).collect();
+    let adds: usize = outcomes.iter().map(|(_, adds)| adds).sum();
+    assert!(adds > CASES, "only {adds} addresses were handed out");
+    assert_eq!(
+        seen,
+        BTreeSet::from(ALL),
+        "a difference is listed that does not occur"
+    );
+}
+
+/// A sequence of numbers that is the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        let index = usize::try_from(self.below(from.len() as u64)).expect("it is small");
+        from[index].clone()
+    }
+}
+
+#[derive(Debug)]
+struct Case {
+    number: usize,
+    conf: Value,
+    files: Vec<(String, String)>,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    command: &'static str,
+    id: &'static str,
+    ifname: &'static str,
+    cni_args: String,
+    /// Keys that replace those of the configuration in this step.
+    keys: Vec<(&'static str, Value)>,
+}
+
+/// The address with this number in the network of a range set, which may be outside.
+fn host(set: u64, ipv6: bool, number: u64) -> String {
+    if ipv6 {
+        let address: Ipv6Addr = format!("2001:db8:{set}::{number:x}")
+            .parse()
+            .expect("it is one");
+        address.to_string()
+    } else {
+        format!("10.0.{set}.{number}")
+    }
+}
+
+impl Case {
+    fn generate(number: usize) -> Self {
+        let mut random = Random((number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let r = &mut random;
+        let families: Vec<bool> = (0..r.below(3) + 1).map(|_| r.chance(40)).collect();
+        let mut ipam = json!({"type": "host-local"});
+        let sets = families
+            .iter()
+            .zip(0..)
+            .map(|(ipv6, set)| range_set(r, set, *ipv6));
+        ipam["ranges"] = Value::Array(sets.collect());
+        if r.chance(15) {
+            ipam["subnet"] = "192.0.2.0/29".into();
+            ipam["rangeStart"] = "192.0.2.3".into();
+        }
+        if r.chance(30) {
+            ipam["routes"] =
+                json!([{"dst": "0.0.0.0/0"}, {"dst": "2001:db8::5/32", "gw": "2001:db8::1"}]);
+        }
+        if r.chance(5) {
+            ipam["resolvConf"] = r.pick(&["/etc/hosts", "/nonexistent", ""]).into();
+        }
+        if r.chance(12) {
+            spoil(r, &mut ipam);
+        }
+        let versions = [
+            "", "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "0.4.0", "1.0.0", "1.0.0", "1.0.0",
+        ];
+        let mut conf = json!({"cniVersion": r.pick(&versions), "name": "n", "ipam": ipam});
+        if r.chance(5) {
+            conf["runtimeConfig"] = json!({"ipRanges": [[{"subnet": "198.51.100.0/29"}]]});
+        }
+        let steps = (0..6 + r.below(5)).map(|_| step(r, &families)).collect();
+        let files = (0..r.below(5)).filter_map(|_| file(r, &families)).collect();
+        Self {
+            number,
+            conf,
+            files,
+            steps,
+        }
+    }
+
+    /// Runs the case, notes the differences that occur, and returns how many ADDs of
+    /// both plugins have succeeded.
+    fn compare(&self, seen: &mut BTreeSet<Difference>) -> usize {
+        let parties = [Party::Go, Party::Ours];
+        let [mut go, mut ours] = parties.map(|_| Network::new(json!({})));
+        for network in [&mut go, &mut ours] {
+            let data_dir = network.conf()["ipam"]["dataDir"].clone();
+            network.replace_conf(self.conf.clone());
+            network.set("ipam.dataDir", data_dir);
+            for (name, content) in &self.files {
+                network.write(name, content);
+            }
+        }
+        let mut adds = 0;
+        for step in &self.steps {
+            let before = go.files();
+            let outputs = [step.run(Party::Go, &go), step.run(Party::Ours, &ours)];
+            let after = [go.files(), ours.files()];
+            match self.difference(&before, outputs.each_ref(), after.each_ref()) {
+                Ok(difference) => seen.extend(difference),
+                Err(what) => panic!(
+                    "case {}: {what}\nbefore {before:#?}\nGo {:#?}\nours {:#?}\n{}{}",
+                    self.number, after[0], after[1], outputs[0], outputs[1]
+                ),
+            }
+            let both = outputs.iter().all(|output| output.status == Some(0));
+            adds += usize::from(both && step.command == "ADD");
+            if go.files() != ours.files() {
+                follow(&go, &ours);
+            }
+        }
+        adds
+    }
+
+    /// The listed difference between two outcomes of one step, or what else differs.
+    fn difference(
+        &self,
+        before: &Files,
+        [go, ours]: [&Output; 2],
+        [files_of_go, files_of_ours]: [&Files; 2],
+    ) -> Result<Option<Difference>, String> {
+        let what = match (go.status, ours.status) {
+            (Some(0), Some(0)) if normal(go) != normal(ours) => "the result differs",
+            (Some(1), Some(1)) if message(go) != message(ours) => "the message differs",
+            (of_go, of_ours) if of_go != of_ours => "the exit status differs",
+            _ if files_of_go != files_of_ours => "the files differ",
+            _ => return Ok(None),
+        };
+        let command = ours.call.variable("CNI_COMMAND");
+        let failed = (go.status == Some(1), ours.status == Some(1));
+        let conf = self.conf.to_string();
+        let is_empty =
+            |(name, text): (&String, &String)| text.is_empty() && !name.starts_with("last");
+        let reason = match (command.as_str(), failed) {
+            _ if conf.contains("\"subnet\":null") => Difference::NullSubnetIsNotSet,
+            ("DEL", (true, false)) => Difference::DelWithoutValidation,
+            _ if self.starts_at_broadcast() => Difference::StartAtBroadcastIsRefused,
+            (_, (true, true)) if is_of_system(&go.error().msg) => Difference::OtherWordsOfTheSystem,
+            ("ADD", (true, true)) if what == "the files differ" && files_of_ours == before => {
+                Difference::FailedAddChangesNothing
+            }
+            ("ADD", _) if before.iter().any(is_empty) => Difference::EmptyFilesAreReclaimed,
+            ("DEL", (false, false)) if only_legacy_files_more(files_of_go, files_of_ours) => {
+                Difference::LegacyFilesAreReleasedAlone
+            }
+            _ => return Err(what.to_owned()),
+        };
+        Ok(Some(reason))
+    }
+}
+
+impl Case {
+    /// Whether a range begins with the broadcast address and has no end of its own.
+    fn starts_at_broadcast(&self) -> bool {
+        let sets = self.conf["ipam"]["ranges"].as_array();
+        let ranges = sets
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_array)
+            .flatten();
+        let is_last = |range: &Value| {
+            let start: Ipv4Addr = range["rangeStart"].as_str()?.parse().ok()?;
+            let prefix = range["subnet"].as_str()?.split_once('/')?.1.parse().ok()?;
+            let hosts = u32::MAX.checked_shr(prefix).unwrap_or(0);
+            Some(range["rangeEnd"].is_null() && start.to_bits() & hosts == hosts)
+        };
+        ranges.filter_map(is_last).any(|is_last| is_last)
+    }
+}
+
+impl Step {
+    fn run(&self, party: Party, network: &Network) -> Output {
+        let mut conf = network.conf().clone();
+        for (key, value) in &self.keys {
+            conf[*key] = value.clone();
+        }
+        let call = party.call(network, self.command, self.id).conf(&conf);
+        call.env("CNI_IFNAME", self.ifname)
+            .env("CNI_ARGS", &self.cni_args)
+            .run()
+    }
+}
+
+fn range_set(r: &mut Random, set: u64, ipv6: bool) -> Value {
+    let prefix = if ipv6 {
+        r.pick(&[125, 126])
+    } else {
+        r.pick(&[28, 29, 30])
+    };
+    let mut range = json!({"subnet": format!("{}/{prefix}", host(set, ipv6, 0))});
+    for key in ["rangeStart", "rangeEnd", "gateway"] {
+        if r.chance(25) {
+            range[key] = host(set, ipv6, r.below(6)).into();
+        }
+    }
+    if range.get("rangeStart").is_some() && r.chance(60) {
+        range["rangeEnd"] = Value::Null;
+    }
+    let mut ranges = vec![range];
+    if r.chance(25) {
+        let second = if ipv6 {
+            format!("2001:db8:{set}:1::/126")
+        } else {
+            format!("10.1.{set}.0/30")
+        };
+        ranges.push(json!({"subnet": second}));
+    }
+    ranges.into()
+}
+
+/// Makes one thing wrong.
+fn spoil(r: &mut Random, ipam: &mut Value) {
+    let range = |subnet: &str| json!({"subnet": subnet});
+    let wrong = [
+        ("ranges", json!([[range("10.0.0.0/31")]])),
+        ("ranges", json!([[range("10.0.0.9/24")]])),
+        ("ranges", json!([[range("10.0.0.0")]])),
+        ("ranges", json!([[range("::ffff:10.0.0.0/120")]])),
+        (
+            "ranges",
+            json!([[range("10.0.0.0/24"), range("10.0.0.0/25")]]),
+        ),
+        (
+            "ranges",
+            json!([[range("10.0.0.0/24")], [range("10.0.0.0/25")]]),
+        ),
+        (
+            "ranges",
+            json!([[range("10.0.0.0/24"), range("2001:db8::/64")]]),
+        ),
+        ("ranges", json!([[range("10.0.0.0/24")], []])),
+        ("ranges", json!([[range("10.0.0.0/24")], null])),
+        ("ranges", json!([[{}]])),
+        ("ranges", json!([[{"subnet": null}]])),
+        ("ranges", json!([])),
+        ("ranges", json!({})),
+        ("ranges", Value::Null),
+        (
+            "ranges",
+            json!([[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.255"}]]),
+        ),
+        (
+            "ranges",
+            json!([[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.8"}]]),
+        ),
+        (
+            "ranges",
+            json!([[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.9"}]]),
+        ),
+        (
+            "ranges",
+            json!([[{"subnet": "10.0.0.0/24", "rangeEnd": "2001:db8::1"}]]),
+        ),
+        (
+            "ranges",
+            json!([[{"subnet": "10.0.0.0/24", "gateway": "10.0.0"}]]),
+        ),
+        ("subnet", "10.0.0.0/99".into()),
+        ("subnet", Value::Null),
+        ("routes", json!([{"dst": "x"}])),
+    ];
+    let (key, value) = r.pick(&wrong);
+    ipam[key] = value;
+}
+
+fn step(r: &mut Random, families: &[bool]) -> Step {
+    let command = r.pick(&["ADD", "ADD", "ADD", "ADD", "DEL", "DEL", "CHECK"]);
+    let mut step = Step {
+        command,
+        id: r.pick(&["c1", "c2", "c3", "c4", "c5"]),
+        ifname: r.pick(&["net1", "net1", "net1", "net2"]),
+        cni_args: r.pick(&["", "", "", "IgnoreUnknown=1;A=b"]).to_owned(),
+        keys: Vec::new(),
+    };
+    if r.chance(4) {
+        step.cni_args = r
+            .pick(&["A=b", "IP", "IP=x", ";", "IgnoreUnknown=x", "IP="])
+            .to_owned();
+    }
+    // One address a set at most: of several, Go takes a random one.
+    let mut requested: Vec<String> = Vec::new();
+    for (ipv6, set) in families.iter().zip(0..) {
+        if r.chance(15) {
+            requested.push(host(set, *ipv6, r.below(8)));
+        }
+    }
+    if r.chance(3) {
+        requested.push(r.pick(&["203.0.113.9", "x", "", "10.0.0.2/99"]).to_owned());
+    }
+    match r.below(3) {
+        0 if requested.len() == 1 && step.cni_args.is_empty() => {
+            step.cni_args = format!("IP={}/24", requested.concat())
+        }
+        _ if requested.is_empty() => {}
+        1 => step.keys.push(("args", json!({"cni": {"ips": requested}}))),
+        _ => {
+            let ranges = json!({"ips": requested});
+            step.keys.push(("runtimeConfig", ranges));
+        }
+    }
+    step
+}
+
+/// A file that was there before: of a neighbour, of an old plugin, or of a crash.
+fn file(r: &mut Random, families: &[bool]) -> Option<(String, String)> {
+    let set = r.below(families.len() as u64);
+    let ipv6 = families[usize::try_from(set).ok()?];
+    if r.chance(20) {
+        let last = [
+            host(set, ipv6, r.below(8)),
+            "garbage".into(),
+            "10.0.0.3\n".into(),
+            String::new(),
+        ];
+        return Some((format!("last_reserved_ip.{set}"), r.pick(&last)));
+    }
+    let contents = [
+        "other\r\neth0",
+        "c1\r\nnet1",
+        "c2",
+        "c1\r\nnet1\n",
+        "c3\r\nnet2",
+        "some garbage",
+        "",
+    ];
+    let content = if r.chance(80) {
+        r.pick(&contents[..6])
+    } else {
+        contents[6]
+    };
+    Some((host(set, ipv6, r.below(8)), content.to_owned()))
+}
+
+/// A result without what the Go plugin of that version prints differently: an empty
+/// `dns` in 1.0.0.
+fn normal(output: &Output) -> Value {
+    let mut result = output.ok();
+    if let Some(result) = result.as_object_mut()
+        && result.get("dns") == Some(&json!({}))
+    {
+        result.remove("dns");
+    }
+    result
+}
+
+/// A message in which addresses that could not be had are sorted: Go names them in
+/// random order, ours in the order requested.
+fn message(output: &Output) -> String {
+    let msg = output.error().msg;
+    let Some((said, addresses)) = msg.split_once("requested IPs: ") else {
+        return msg;
+    };
+    let mut addresses: Vec<&str> = addresses.split(' ').collect();
+    addresses.sort_unstable();
+    [&[said], addresses.as_slice()].concat().join(" ")
+}
+
+/// Whether this is the text of a failed system call, or of Go's JSON reader.
+fn is_of_system(msg: &str) -> bool {
+    ["open ", "json: ", "invalid CIDR address: x"]
+        .iter()
+        .any(|text| msg.starts_with(text))
+}
+
+/// Whether ours has kept nothing but files that name a container only.
+fn only_legacy_files_more(go: &Files, ours: &Files) -> bool {
+    let kept: Vec<&String> = ours
+        .iter()
+        .filter(|(name, _)| !go.contains_key(*name))
+        .map(|(_, text)| text)
+        .collect();
+    go.keys().all(|name| ours.contains_key(name)) && kept.iter().all(|text| !text.contains('\r'))
+}
+
+/// Lets ours continue from what Go's has.
+fn follow(go: &Network, ours: &Network) {
+    for name in ours.files().keys() {
+        fs::remove_file(ours.path(name)).expect("the file can be removed");
+    }
+    for (name, content) in go.files() {
+        ours.write(&name, &content);
+    }
+}
