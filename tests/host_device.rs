@@ -267,8 +267,12 @@ impl FakeSys {
     /// Lets the device at `path` be bound to `driver`.
     fn bind(&self, path: &str, driver: &str) {
         let device = self.path().join(path);
+        let driver = self.path().join("pci/drivers").join(driver);
         fs::create_dir_all(&device).expect("the directory is writable");
-        let target = format!("../../../../bus/pci/drivers/{driver}");
+        fs::create_dir_all(&driver).expect("the directory is writable");
+        // Where the tree is bound, the link still leads to the driver.
+        let name = driver.file_name().expect("a driver has a name");
+        let target = Path::new("../../drivers").join(name);
         std::os::unix::fs::symlink(target, device.join("driver")).expect("it has none yet");
     }
 

@@ -10,12 +10,9 @@ use harness::CniError;
 #[track_caller]
 fn fails(fixture: &Fixture, conf: &Value, code: u64) -> CniError {
     let before: State = fixture.state();
-    let error = fixture
-        .node
-        .run(&fixture.call("ADD", conf))
-        .error_code(code);
-    assert_eq!(fixture.state(), before, "{error:?}");
-    error
+    let output = fixture.node.run(&fixture.call("ADD", conf));
+    assert_eq!(fixture.state(), before, "{output}");
+    output.error_code(code)
 }
 
 #[test]
