@@ -33,12 +33,10 @@ pub(crate) fn read(path: &Path) -> Result<Dns> {
     Ok(parse(&String::from_utf8_lossy(&content)))
 }
 
+/// Comments need no care: with `#` or `;`, the first word is no keyword.
 fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
-    for line in text.lines().map(str::trim) {
-        if line.starts_with(['#', ';']) {
-            continue;
-        }
+    for line in text.lines() {
         let mut fields = line.split_whitespace().map(str::to_owned);
         let (Some(keyword), Some(first)) = (fields.next(), fields.next()) else {
             continue;
@@ -61,7 +59,7 @@ mod tests {
     #[test]
     fn keywords_add_up_and_the_last_domain_wins() {
         let dns = parse(
-            "# comment\n; comment\n  #indented\nnameserver 192.0.2.1 ignored\r\n\
+            "# comment\n; comment\n  #indented\n#search x\n;search y\n# search z\nnameserver 192.0.2.1 ignored\r\n\
              nameserver\t192.0.2.2\ndomain a.example\ndomain b.example c.example\n\
              search one.example two.example\nsearch three.example\n\
              options ndots:2 rotate\noptions timeout:1\nsortlist 10.0.0.0\n\

@@ -214,7 +214,12 @@ fn add_requesting(way: &str, ips: &[&str]) -> harness::Output {
 #[test]
 fn an_address_can_be_requested_in_three_ways() {
     for way in ["CNI_ARGS", "args", "runtimeConfig"] {
-        for text in ["10.0.0.77", "10.0.0.77/16", "::ffff:10.0.0.77"] {
+        for text in [
+            "10.0.0.77",
+            "10.0.0.77/16",
+            "::ffff:10.0.0.77",
+            "::ffff:10.0.0.77/120",
+        ] {
             let output = add_requesting(way, &[text]);
             assert_eq!(address(&output), "10.0.0.77/24", "{way} {text}");
         }
@@ -233,6 +238,24 @@ fn what_is_requested_in_all_ways_at_once_is_requested_once() {
         .with("runtimeConfig", json!({"ips": ["10.0.0.77"]}));
     let call = network.call("ADD", "c1").env("CNI_ARGS", "IP=10.0.0.77");
     assert_eq!(address(&call.run()), "10.0.0.77/24");
+}
+
+#[test]
+fn cni_args_come_before_args_and_those_before_the_runtime_config() {
+    let network = Network::of("10.0.0.0/24")
+        .with("args", json!({"cni": {"ips": ["10.0.0.78", "10.0.0.79"]}}))
+        .with("runtimeConfig", json!({"ips": ["10.0.0.80"]}));
+    let call = network.call("ADD", "c1").env("CNI_ARGS", "IP=10.0.0.77");
+    assert_eq!(
+        call.run().error_code(999).msg,
+        "failed to allocate all requested IPs: 10.0.0.78 10.0.0.79 10.0.0.80"
+    );
+    let error = network.add("c1").error_code(999);
+    assert!(
+        error.msg.ends_with(": 10.0.0.79 10.0.0.80"),
+        "{}",
+        error.msg
+    );
 }
 
 #[test]
@@ -308,6 +331,16 @@ fn a_second_add_of_the_same_attachment_is_refused() {
         "failed to allocate for range 0: 10.0.0.2 has been allocated to c1, duplicate allocation is not allowed"
     );
     assert_eq!(network.files(), before);
+}
+
+#[test]
+fn of_several_duplicates_the_first_by_its_name_is_reported() {
+    let network = Network::of("10.0.0.0/24");
+    for n in [9, 80, 7, 70, 6, 50, 51, 8] {
+        network.write(&format!("10.0.0.{n}"), "c1\r\nnet1");
+    }
+    let error = network.add("c1").error_code(999);
+    assert!(error.msg.contains(": 10.0.0.50 has been"), "{}", error.msg);
 }
 
 #[test]

@@ -45,6 +45,10 @@ fn wrong_ranges_are_code_7_with_the_words_of_go() {
             "range set 0 overlaps with 2",
         ),
         (
+            json!([[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]),
+            "range set 0 overlaps with 1",
+        ),
+        (
             json!([[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.1"}]]),
             "invalid range set 0: RangeStart 10.0.1.1 not in network 10.0.0.0/24",
         ),

@@ -100,13 +100,24 @@ fn an_add_that_cannot_write_down_the_turn_reserves_nothing() {
     let network = Network::new(json!({
         "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "2001:db8::/64"}]],
     }));
-    for obstacle in ["directory", "link", "fifo"] {
+    let mut reader = None;
+    for obstacle in ["directory", "link", "fifo", "fifo with a reader"] {
         let path = network.path("last_reserved_ip.1");
         fs::create_dir_all(network.path("")).unwrap();
         match obstacle {
             "directory" => fs::create_dir(&path).unwrap(),
             "link" => symlink(network.data_dir().join("target"), &path).unwrap(),
             _ => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+        }
+        if obstacle == "fifo with a reader" {
+            // Opened for both, a FIFO has a reader and waits for nobody.
+            reader = Some(
+                fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open(&path)
+                    .unwrap(),
+            );
         }
         let error = network.add("c1").error_code(5);
         assert!(error.msg.contains("last_reserved_ip.1"), "{}", error.msg);
@@ -116,6 +127,7 @@ fn an_add_that_cannot_write_down_the_turn_reserves_nothing() {
             .or_else(|_| fs::remove_dir(&path))
             .unwrap();
     }
+    drop(reader);
 }
 
 /// D22: such an address is lost for ever to the Go plugin.

@@ -285,6 +285,30 @@ fn an_add_killed_at_any_system_call_leaves_nothing_that_del_does_not_release() {
     }
 }
 
+#[test]
+fn a_file_system_without_unnamed_files_serves_as_well() {
+    let seen = Network::of("10.0.0.0/24");
+    let trace = seen.data_dir().join("trace");
+    let options = ["-o", trace.to_str().unwrap(), "-e", "trace=openat"];
+    traced(&seen.call("ADD", "c1"), &options).ok();
+    let trace = fs::read_to_string(trace).unwrap();
+    let nth = trace.lines().position(|line| line.contains("O_TMPFILE"));
+    let nth = nth.expect("an unnamed file is opened") + 1;
+    for fault in [
+        format!("inject=openat:error=EOPNOTSUPP:when={nth}"),
+        "inject=linkat:error=ENOENT:when=1".to_owned(),
+    ] {
+        let network = Network::of("10.0.0.0/24");
+        let output = traced(
+            &network.call("ADD", "c1"),
+            &["-o", "/dev/null", "-e", &fault],
+        );
+        assert_eq!(address(&output), "10.0.0.2/24", "{fault}");
+        assert_eq!(network.files(), seen.files());
+        assert_eq!(names(&network.path("")), names(&seen.path("")));
+    }
+}
+
 /// D23: the Go plugin tries to create every file of the range, one after the other.
 #[test]
 fn a_nearly_full_range_costs_one_listing_and_no_attempts() {
