@@ -496,16 +496,36 @@ fn a_namespace_that_is_none_is_refused() {
 #[test]
 fn the_nodes_own_namespace_is_refused_before_anything_is_changed() {
     let (node, pod) = (node(), Pod::new("c1"));
-    for command in ["ADD", "DEL"] {
-        let call = call(command, &conf(), &pod).env("CNI_NETNS", &node.netns.path());
-        let error = node.run(&call).error_code(8);
-        assert_eq!(
-            error.msg,
-            "plugin's netns and netns from CNI_NETNS should not be the same"
-        );
-    }
+    let call = call("ADD", &conf(), &pod).env("CNI_NETNS", &node.netns.path());
+    let error = node.run(&call).error_code(8);
+    let said = "plugin's netns and netns from CNI_NETNS should not be the same";
+    assert_eq!(error.msg, said);
     assert_eq!(node.netns.links(), ["eth1", "lo"]);
     assert_eq!(reservations(&node), [""; 0]);
+}
+
+/// The path of a namespace that is gone may lead to the node's: `/proc/PID/ns/net` of
+/// a process whose number was given away again.
+#[test]
+fn del_releases_the_address_and_leaves_the_node_alone_when_the_path_leads_there() {
+    let (node, pod) = (node(), Pod::new("c1"));
+    let result = add(&node, &conf(), &pod);
+    drop(pod);
+    node.netns.ip(&[
+        "link", "add", "link", "eth1", "name", "net1", "type", "ipvlan",
+    ]);
+    let mut conf = with(conf(), json!({"prevResult": result}));
+    conf["prevResult"]["interfaces"][0]["sandbox"] = node.netns.path().into();
+    for record in ["kept", "lost"] {
+        if record == "lost" {
+            fs::remove_dir_all(node.state().join("eni-cni")).ok();
+        }
+        let call = Call::ours("ipvlan", "DEL").conf(&conf);
+        node.run(&call.attachment("c1", "net1", &node.netns.path()))
+            .ok();
+        assert_eq!(node.netns.links(), ["eth1", "lo", "net1"]);
+        assert_eq!(reservations(&node), [""; 0]);
+    }
 }
 
 /// D7: the Go plugin's DEL deletes whatever has the interface's name.

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::args::{CmdArgs, ContainerId, IfName};
-use crate::config::{Document, ValidAttachment, is_listed};
+use crate::config::{Document, Ipam, ValidAttachment, is_listed};
 use crate::error::{Error, ErrorCode, Errors, Result};
 use crate::file;
 use crate::interface::Sandbox;
+use crate::lenient::read_value;
 use crate::netns::{NetNs, NetNsId, is_alive};
 
 /// Where the records of all plugins are, one directory a plugin.
@@ -66,6 +67,13 @@ impl<D> Attachment<D> {
             ipam: args.conf.document.get("ipam").cloned().unwrap_or_default(),
             device,
         })
+    }
+
+    /// The file name of the plugin that has reserved the addresses; empty when the
+    /// attachment has none of an IPAM plugin.
+    pub fn ipam_plugin(&self) -> String {
+        let section = read_value::<Ipam>(&self.ipam, "ipam");
+        section.map(|ipam| ipam.plugin).unwrap_or_default()
     }
 
     /// Whether the container's namespace is still the one of the ADD.

@@ -73,16 +73,15 @@ impl IpamPlugin {
         }
     }
 
-    /// The plugin that reserved the addresses of an attachment: the one its
-    /// configuration names, else the one its record names.
+    /// The plugin that reserved the addresses of an attachment: the one its record
+    /// names, or without a record the one its configuration names.
     ///
     /// # Errors
     /// As for [`IpamPlugin::find`].
     pub fn find_for_del<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Result<Option<Self>> {
-        let recorded = record.and_then(|record| record.ipam.get("type")?.as_str());
-        let name = match configured_name(&args.conf) {
-            name if name.is_empty() => recorded.unwrap_or_default().to_owned(),
-            name => name,
+        let name = match record {
+            Some(record) => record.ipam_plugin(),
+            None => configured_name(&args.conf),
         };
         Self::find_configured(&name, &args.conf.path)
     }

@@ -113,17 +113,23 @@ fn dispatch(
         Command::Add | Command::Check | Command::Del | Command::Version => {}
     }
     let netns_override = environment.netns_override;
-    let args = attachment(environment, conf)?;
-    if command == Command::Check {
-        return (plugin.check)(&args);
-    }
-    if !netns_override && netns::is_current(&args.netns)? {
-        let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
-        return Err(Error::new(ErrorCode::NETNS, msg));
-    }
+    let mut args = attachment(environment, conf)?;
+    let is_own = !netns_override && netns::is_current(&args.netns)?;
     match command {
+        Command::Check => (plugin.check)(&args),
+        Command::Add if is_own => {
+            let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
+            Err(Error::new(ErrorCode::NETNS, msg))
+        }
         Command::Add => add(plugin, &args),
-        _ => (plugin.del)(&args).map_err(retryable),
+        _ => {
+            // The container's namespace is gone and its path leads here by now, as
+            // that of a process whose number was given to another one does.
+            if is_own {
+                args.netns.clear();
+            }
+            (plugin.del)(&args).map_err(retryable)
+        }
     }
 }
 

@@ -14,17 +14,18 @@ use crate::Pod;
 const GO_PLUGINS: &str = "/usr/lib/cni";
 
 /// The path of our plugin `name`: in the first directory of `CNI_PATH` that has it,
-/// else beside the test binary in the target directory.
+/// else in the target directory that the test binary is in, where a release build
+/// comes first.
 pub fn our_plugin(name: &str) -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.ancestors().nth(2)?.to_owned()));
+    let executable = std::env::current_exe().unwrap_or_default();
+    let built = [executable.ancestors().nth(3), executable.ancestors().nth(2)];
+    let [target, profile] = built.map(|directory| directory.unwrap_or(Path::new("/")));
     let configured = std::env::var("CNI_PATH").unwrap_or_default();
     let directories = configured
         .split(':')
         .filter(|d| !d.is_empty())
         .map(PathBuf::from)
-        .chain(beside);
+        .chain([target.join("release"), profile.to_owned()]);
     directories
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
