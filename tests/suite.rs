@@ -1,8 +1,10 @@
 //! Everything that is tested through the binaries, one module a subject.
 
+mod binaries;
 mod delegation;
 mod host_device;
 mod host_local;
 mod peers;
+mod protocol;
 mod vm_ipvlan;
 mod vm_pci;
