@@ -8,3 +8,4 @@ mod peers;
 mod protocol;
 mod vm_ipvlan;
 mod vm_pci;
+mod vm_readme;
