@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::args::{CmdArgs, ContainerId, IfName};
-use crate::config::{Document, Ipam, ValidAttachment, is_listed};
+use crate::args::{CmdArgs, ConfArgs, ContainerId, IfName};
+use crate::config::{Document, Ipam, is_listed};
 use crate::error::{Error, ErrorCode, Errors, Result};
 use crate::file;
 use crate::interface::Sandbox;
+use crate::ipam::IpamPlugin;
 use crate::lenient::read_value;
 use crate::netns::{NetNs, NetNsId, is_alive};
 
@@ -100,7 +101,7 @@ impl<D> Attachment<D> {
             ifname: self.ifname.clone(),
             netns: self.netns.clone(),
             cni_args: String::new(),
-            conf: crate::args::ConfArgs {
+            conf: ConfArgs {
                 network: self.network.clone(),
                 path: cni_path.to_owned(),
                 version: crate::version::negotiate(&self.cni_version)?,
@@ -187,26 +188,29 @@ impl Records {
         Ok(records)
     }
 
-    /// Detaches, with `detach`, every attachment of `network` that is not in
-    /// `valid`. One that fails does not stop the rest.
+    /// Serves GC: detaches, with `detach`, every attachment of the network that is not
+    /// listed as valid, and passes the command on to the IPAM plugin. What fails does
+    /// not stop the rest. Without a list, nothing is removed.
     ///
     /// # Errors
-    /// All that went wrong, together.
+    /// Code 7 for a malformed list, else all that went wrong, together.
     pub fn collect_garbage<D: DeserializeOwned>(
         &self,
-        network: &str,
-        valid: &[ValidAttachment],
-        detach: impl Fn(&Attachment<D>) -> Result<()>,
+        conf: &ConfArgs,
+        detach: impl Fn(&CmdArgs, &Attachment<D>) -> Result<()>,
     ) -> Result<()> {
+        let Some(valid) = conf.document.valid_attachments()? else {
+            return Ok(());
+        };
         let mut errors = Errors::default();
-        let records = errors
-            .keep(self.of_network::<D>(network))
-            .unwrap_or_default();
+        let records = errors.keep(self.of_network::<D>(&conf.network));
         let is_garbage =
-            |r: &&Attachment<D>| !is_listed(valid, r.container_id.as_str(), r.ifname.as_str());
-        for record in records.iter().filter(is_garbage) {
-            errors.keep(detach(record));
+            |r: &Attachment<D>| !is_listed(&valid, r.container_id.as_str(), r.ifname.as_str());
+        for record in records.into_iter().flatten().filter(is_garbage) {
+            let args = record.del_args(&conf.path);
+            errors.keep(args.and_then(|args| detach(&args, &record)));
         }
+        errors.keep(IpamPlugin::forward_gc(conf));
         errors.into_result()
     }
 

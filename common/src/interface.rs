@@ -9,9 +9,6 @@ use crate::netlink::{KernelRoute, Link, LinkChange, Netlink};
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::result::{AddResult, IpConfig, Route};
 
-/// The kernel's number for a destination that needs no gateway.
-const SCOPE_LINK: u8 = 253;
-
 /// The container's side of an attachment: its namespace and a socket in it.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -97,7 +94,7 @@ impl Sandbox {
         })?;
         for route in routes {
             self.netlink
-                .add_route(link.index, route, route_gateway(route, ips))?;
+                .add_route(link.index, route, route.next_hop(ips))?;
         }
         Ok(())
     }
@@ -217,7 +214,7 @@ impl Sandbox {
         }
         let present = self.netlink.routes()?;
         for route in expected {
-            let gateway = route_gateway(route, &ips);
+            let gateway = route.next_hop(&ips);
             if !present
                 .iter()
                 .any(|found| is_route(found, route, gateway, link.index))
@@ -230,28 +227,6 @@ impl Sandbox {
         }
         Ok(())
     }
-}
-
-/// Writes the next hop into every default route that has none of its own, so that a
-/// reader of the result need not know the rule.
-pub fn fill_gateways(result: &mut AddResult) {
-    for route in &mut result.routes {
-        if route.dst.is_default() {
-            route.gw = route_gateway(route, &result.ips);
-        }
-    }
-}
-
-/// The next hop of `route`: its own, else the first gateway of its family, unless its
-/// scope says that the destination is on the link.
-pub fn route_gateway(route: &Route, ips: &[IpConfig]) -> Option<IpAddr> {
-    if route.gw.is_none() && route.scope.is_some_and(|scope| scope >= SCOPE_LINK) {
-        return None;
-    }
-    let of_family = |gw: &IpAddr| gw.is_ipv4() == route.dst.is_ipv4();
-    route
-        .gw
-        .or_else(|| ips.iter().filter_map(|ip| ip.gateway).find(of_family))
 }
 
 fn is_route(found: &KernelRoute, expected: &Route, gateway: Option<IpAddr>, link: u32) -> bool {

@@ -13,6 +13,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::lenient::read_value;
 use crate::version::CniVersion;
 
+/// The kernel's number for a destination that needs no gateway.
+const SCOPE_LINK: u8 = 253;
+
 /// What ADD has done. Source: CNI specification, section 5, "Add Success".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddResult {
@@ -140,6 +143,24 @@ impl Dns {
 }
 
 impl AddResult {
+    /// This result of an IPAM plugin as that of an attachment: its addresses are on
+    /// `interface`, a default route names its gateway, so that a reader of the result
+    /// need not know the rule, and `dns` comes before the plugin's.
+    #[must_use]
+    pub fn attached(mut self, interface: Interface, dns: Dns) -> Self {
+        self.interfaces = vec![interface];
+        for ip in &mut self.ips {
+            ip.interface = Some(0);
+        }
+        for route in &mut self.routes {
+            if route.dst.is_default() {
+                route.gw = route.next_hop(&self.ips);
+            }
+        }
+        self.dns = dns.or(self.dns);
+        self
+    }
+
     /// This result with that of the next attachment in a chain behind it: everything
     /// stays, and the indices of `own` follow the interfaces that are there already.
     #[must_use]
@@ -313,6 +334,17 @@ impl Shape02 {
 }
 
 impl Route {
+    /// The next hop: its own, else the first gateway of its family, unless its scope
+    /// says that the destination is on the link.
+    pub fn next_hop(&self, ips: &[IpConfig]) -> Option<IpAddr> {
+        if self.gw.is_none() && self.scope.is_some_and(|scope| scope >= SCOPE_LINK) {
+            return None;
+        }
+        let of_family = |gw: &IpAddr| gw.is_ipv4() == self.dst.is_ipv4();
+        self.gw
+            .or_else(|| ips.iter().filter_map(|ip| ip.gateway).find(of_family))
+    }
+
     /// A route to `dst` through `gw`, with nothing else set.
     pub fn new(dst: Cidr, gw: Option<IpAddr>) -> Self {
         Self {

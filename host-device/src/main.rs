@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use common::args::{CmdArgs, Command, ConfArgs, IfName};
 use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
 use common::config::NetConf;
-use common::error::{Error, ErrorCode, Errors, Result};
-use common::interface::{Sandbox, fill_gateways};
+use common::error::{Error, ErrorCode, Result};
+use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::Link;
 use common::plugin::{self, Commands};
@@ -95,23 +95,19 @@ fn attach(
     device: &Device,
     sandbox: &mut Sandbox,
 ) -> Result<AddResult> {
-    let mut own = match config.ipam {
+    let own = match config.ipam {
         Some(ipam) => ipam.add(args)?,
         None => AddResult::default(),
     };
-    own.interfaces = vec![Interface {
+    let interface = Interface {
         name: args.ifname.to_string(),
         mac: link.map_or(String::new(), |link| link.mac.clone()),
         mtu: link.map_or(0, |link| link.mtu),
         sandbox: args.netns.clone(),
         pci_id: device.pci_id.clone(),
         ..Interface::default()
-    }];
-    for ip in &mut own.ips {
-        ip.interface = Some(0);
-    }
-    fill_gateways(&mut own);
-    own.dns = config.dns.or(own.dns);
+    };
+    let own = own.attached(interface, config.dns);
     if let Some(link) = link {
         sandbox.configure(link, &own.ips, &own.routes)?;
     }
@@ -267,14 +263,7 @@ fn selector_for_status(conf: &ConfArgs) -> Result<Option<DeviceSelector>> {
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {
-    let Some(valid) = conf.document.valid_attachments()? else {
-        return Ok(());
-    };
-    let mut errors = Errors::default();
-    let detach = |record: &Attachment<Device>| detach(&record.del_args(&conf.path)?, record);
-    errors.keep(records().collect_garbage(&conf.network, &valid, detach));
-    errors.keep(IpamPlugin::forward_gc(conf));
-    errors.into_result()
+    records().collect_garbage(conf, detach)
 }
 
 fn records() -> Records {

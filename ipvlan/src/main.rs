@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use common::args::{CmdArgs, Command, ConfArgs};
 use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
-use common::error::{Error, ErrorCode, Errors, Result};
-use common::interface::{Sandbox, fill_gateways};
+use common::error::{Error, ErrorCode, Result};
+use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::{Link, Netlink};
 use common::plugin::{self, Commands};
@@ -61,22 +61,18 @@ fn attach(
 ) -> Result<AddResult> {
     let link = sandbox.require(&args.ifname)?;
     let mut prev_result = conf.prev_result.unwrap_or_default();
-    let mut own = match ipam {
+    let own = match ipam {
         Some(ipam) => ipam.add(args)?,
         None => take_addresses(&mut prev_result),
     };
-    own.interfaces = vec![Interface {
+    let interface = Interface {
         name: link.name.clone(),
         mac: link.mac.clone(),
         mtu: link.mtu,
         sandbox: args.netns.clone(),
         ..Interface::default()
-    }];
-    for ip in &mut own.ips {
-        ip.interface = Some(0);
-    }
-    fill_gateways(&mut own);
-    own.dns = conf.dns.or(own.dns);
+    };
+    let own = own.attached(interface, conf.dns);
     sandbox.configure(&link, &own.ips, &own.routes)?;
     Ok(prev_result.append(own))
 }
@@ -187,18 +183,8 @@ fn status(args: &ConfArgs) -> Result<()> {
     }
 }
 
-fn gc(args: &ConfArgs) -> Result<()> {
-    let Some(valid) = args.document.valid_attachments()? else {
-        return Ok(());
-    };
-    let mut errors = Errors::default();
-    errors.keep(
-        records().collect_garbage(&args.network, &valid, |record: &Attachment<Device>| {
-            detach(&record.del_args(&args.path)?, Some(record))
-        }),
-    );
-    errors.keep(IpamPlugin::forward_gc(args));
-    errors.into_result()
+fn gc(conf: &ConfArgs) -> Result<()> {
+    records().collect_garbage(conf, |args, record| detach(args, Some(record)))
 }
 
 /// Ends an attachment that has a record but no interface any more: an ADD that was
