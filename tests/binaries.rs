@@ -36,7 +36,7 @@ fn a_plugin_needs_no_interpreter_and_no_library() {
 fn a_plugin_runs_in_an_empty_root() {
     for plugin in PLUGINS {
         let root = tempfile::tempdir().unwrap();
-        fs::copy(our_plugin(plugin), root.path().join(plugin)).unwrap();
+        copy_plugin(plugin, root.path());
         let call = Call::ours(plugin, "VERSION");
         let output = call.run_as(in_root(&call, root.path(), plugin));
         assert_eq!(output.ok()["cniVersion"], "1.1.0");
@@ -47,7 +47,7 @@ fn a_plugin_runs_in_an_empty_root() {
 #[test]
 fn host_local_allocates_in_a_root_that_has_only_proc() {
     let root = tempfile::tempdir().unwrap();
-    fs::copy(our_plugin("host-local"), root.path().join("host-local")).unwrap();
+    copy_plugin("host-local", root.path());
     fs::create_dir(root.path().join("proc")).unwrap();
     let mut node = Node::new();
     node.bind("/proc", root.path().join("proc"));
@@ -61,6 +61,13 @@ fn host_local_allocates_in_a_root_that_has_only_proc() {
         fs::read_to_string(root.path().join("data/net/10.0.0.2")).unwrap(),
         "c1\r\nnet1"
     );
+}
+
+/// Another process copies: a descriptor of ours, open for writing, could be inherited
+/// by what another test executes, and keep the copy from being executed.
+fn copy_plugin(plugin: &str, directory: &Path) {
+    let path = our_plugin(plugin);
+    stdout_of("cp", &[path.to_str().unwrap(), directory.to_str().unwrap()]);
 }
 
 fn in_root(call: &Call, root: &Path, plugin: &str) -> Command {

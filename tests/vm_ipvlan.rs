@@ -861,6 +861,25 @@ fn del_works_from_a_stripped_configuration() {
 }
 
 #[test]
+fn del_succeeds_whatever_has_become_of_the_configuration() {
+    let node = node();
+    for changes in [
+        json!({"ipam": []}),
+        json!({"ipam": {"type": 7}}),
+        json!({"ipam": {"type": "another"}}),
+        json!({"mode": "l4", "mtu": -1, "master": 7}),
+        json!({"prevResult": 7}),
+        json!({"dns": "x"}),
+    ] {
+        let pod = Pod::new("c1");
+        add(&node, &conf(), &pod);
+        del(&node, &with(conf(), changes), &pod);
+        assert_eq!(pod.netns.links(), ["lo"]);
+        assert_eq!(reservations(&node), [""; 0]);
+    }
+}
+
+#[test]
 fn del_succeeds_when_the_master_is_gone() {
     let (node, pod) = (node(), Pod::new("c1"));
     add(&node, &conf(), &pod);

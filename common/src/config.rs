@@ -14,15 +14,11 @@ use crate::version::CniVersion;
 #[derive(Clone, Debug)]
 pub struct Document(Value);
 
-/// The keys that every network configuration has. Source: CNI specification,
+/// The keys that every plugin with an interface reads. Source: CNI specification,
 /// section 1, "Plugin configuration objects".
 #[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default)]
 pub struct NetConf {
-    /// The version as written; empty means 0.1.0.
-    pub cni_version: String,
-    /// The network's name, not validated.
-    pub name: String,
     /// The address management plugin, when there is one.
     pub ipam: Ipam,
     /// Name servers that go into the result.

@@ -5,8 +5,10 @@
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
+use serde::Deserialize;
+
 use crate::args::{CmdArgs, Command, ConfArgs, Environment, is_identifier};
-use crate::config::{Document, NetConf};
+use crate::config::Document;
 use crate::error::{Error, ErrorCode, Result};
 use crate::netns;
 use crate::result::AddResult;
@@ -29,6 +31,15 @@ pub struct Commands {
     pub status: fn(&ConfArgs) -> Result<()>,
     /// Removes every attachment that is not valid.
     pub gc: fn(&ConfArgs) -> Result<()>,
+}
+
+/// What must be readable for any command to be entered. The rest of a configuration
+/// is each command's own question: DEL asks little of it.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Header {
+    cni_version: String,
+    name: String,
 }
 
 /// An error together with the version to report it in.
@@ -83,20 +94,20 @@ fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result
     }
     let stdin = read_stdin()?;
     let document = Document::parse(&stdin)?;
-    let net_conf: NetConf = document.read("error unmarshall network config")?;
-    let outcome = require_name(&net_conf.name).and_then(|()| {
+    let header: Header = document.read("error unmarshall network config")?;
+    let outcome = require_name(&header.name).and_then(|()| {
         let command = command.ok_or_else(|| unknown(&environment.command))?;
         let conf = ConfArgs {
-            network: net_conf.name.clone(),
+            network: header.name.clone(),
             path: environment.path.clone(),
-            version: negotiate(command, &net_conf.cni_version)?,
+            version: negotiate(command, &header.cni_version)?,
             stdin,
             document,
         };
         dispatch(plugin, command, environment, conf)
     });
     outcome.map_err(|error| Failure {
-        version: reported_version(&net_conf),
+        version: reported_version(&header),
         error,
     })
 }
@@ -176,8 +187,8 @@ fn negotiate(command: Command, text: &str) -> Result<CniVersion> {
 }
 
 /// The version in which an error is reported: the configuration's, if it is ours.
-fn reported_version(net_conf: &NetConf) -> String {
-    let version = CniVersion::from_text(&net_conf.cni_version);
+fn reported_version(header: &Header) -> String {
+    let version = CniVersion::from_text(&header.cni_version);
     version.unwrap_or(CniVersion::LATEST).to_string()
 }
 
