@@ -81,11 +81,7 @@ fn table() -> Vec<(Value, u64, &'static str)> {
             999,
             "runtime config DeviceID none.sf.1 not found or unsupported",
         ),
-        (
-            json!({"device": "hd0", "ipam": 5}),
-            6,
-            "error unmarshall network config",
-        ),
+        (json!({"device": "hd0", "ipam": 5}), 6, "ipam: invalid type"),
         (
             json!({"device": "hd0", "prevResult": 5}),
             6,
