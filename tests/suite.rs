@@ -7,5 +7,6 @@ mod host_local;
 mod peers;
 mod protocol;
 mod vm_ipvlan;
+mod vm_master_selector;
 mod vm_pci;
 mod vm_readme;

@@ -402,6 +402,11 @@ fn bad_configurations_are_refused_before_anything_is_touched() {
     let (node, pod) = (node(), Pod::new("c1"));
     let table = [
         (json!({"mode": "l4"}), 7, "unknown ipvlan mode: \"l4\""),
+        (
+            json!({"flag": "bridged"}),
+            7,
+            "unknown ipvlan flag: \"bridged\"",
+        ),
         (json!({"mtu": -1}), 7, "invalid mtu: -1"),
         (
             json!({"mtu": "1500"}),
@@ -1446,4 +1451,106 @@ fn after_a_reboot_the_addresses_are_free_and_late_dels_succeed() {
         reservations(&node),
         ["eni-cni/ipvlan/net/c2:net1.json", "networks/net/10.0.4.3"]
     );
+}
+
+/// What may keep pods apart is a property of the master: see the issue 1032 of the Go
+/// plugins, where users ask for it.
+#[test]
+fn pods_of_a_private_network_do_not_reach_each_other_and_those_of_a_bridge_do() {
+    let node = node();
+    for mode in ["l2", "l3"] {
+        for (flag, reach) in [("private", false), ("vepa", false), ("bridge", true)] {
+            let conf = with(
+                conf(),
+                json!({"name": format!("{mode}-{flag}"), "mode": mode, "flag": flag}),
+            );
+            let (first, second) = (Pod::new("c1"), Pod::new("c2"));
+            let result = add(&node, &conf, &first);
+            add(&node, &conf, &second);
+            let shown = first.netns.ip(&["-details", "link", "show", "net1"]);
+            assert!(shown.contains(&format!("mode {mode} {flag}")), "{shown}");
+            check(&node, &conf, &first, &result).ok();
+            let wait = if reach { "30" } else { "2" };
+            let ping = first
+                .netns
+                .try_tool("ping", &["-c", "1", "-W", wait, "-I", "net1", "10.0.4.3"]);
+            assert_eq!(ping.status.success(), reach, "{mode} {flag}");
+            del(&node, &conf, &first);
+            del(&node, &conf, &second);
+        }
+    }
+}
+
+#[test]
+fn check_finds_another_flag() {
+    let (node, pod) = (node(), Pod::new("c1"));
+    let conf = with(conf(), json!({"flag": "private"}));
+    let result = add(&node, &conf, &pod);
+    pod.netns
+        .ip(&["link", "set", "net1", "type", "ipvlan", "bridge"]);
+    let error = check(&node, &conf, &pod, &result).error_code(999);
+    assert_eq!(
+        error.msg,
+        "Container IPVlan flag bridge does not match expected value: private"
+    );
+}
+
+/// D10: in the kernel, mode and flag belong to the master; with the Go plugin the last
+/// network silently changes them for every pod on an ENI.
+#[test]
+fn a_master_is_not_changed_under_the_pods_that_use_it() {
+    let node = node();
+    let (first, second) = (Pod::new("c1"), Pod::new("c2"));
+    add(&node, &with(conf(), json!({"flag": "private"})), &first);
+    let ipam = json!({"type": "host-local", "subnet": "10.0.5.0/24"});
+    for changes in [
+        json!({"mode": "l3", "flag": "private"}),
+        json!({"flag": "bridge"}),
+        json!({"flag": "vepa"}),
+        json!({}),
+    ] {
+        let other = with(
+            with(conf(), json!({"name": "other", "ipam": ipam})),
+            changes,
+        );
+        refused(
+            &node,
+            &other,
+            &second,
+            7,
+            "master \"eth1\" is used in mode l2 private by network \"net\"",
+        );
+    }
+    let shown = first.netns.ip(&["-details", "link", "show", "net1"]);
+    assert!(shown.contains("mode l2 private"), "{shown}");
+    let same = with(
+        conf(),
+        json!({"name": "other", "ipam": ipam, "flag": "private"}),
+    );
+    add(&node, &same, &second);
+}
+
+#[test]
+fn the_record_of_a_pod_that_is_gone_does_not_keep_its_master_in_a_mode() {
+    let node = node();
+    let (first, second) = (Pod::new("c1"), Pod::new("c2"));
+    add(&node, &with(conf(), json!({"flag": "private"})), &first);
+    drop(first);
+    add(&node, &with(conf(), json!({"mode": "l3"})), &second);
+    assert!(
+        second
+            .netns
+            .ip(&["-details", "link", "show", "net1"])
+            .contains("mode l3 bridge")
+    );
+}
+
+#[test]
+fn another_master_may_be_used_in_another_mode() {
+    let node = node();
+    node.netns
+        .ip(&["link", "add", "eth2", "up", "type", "dummy"]);
+    add(&node, &conf(), &Pod::new("c1"));
+    let other = json!({"name": "other", "master": "eth2", "mode": "l3", "flag": "private"});
+    add(&node, &with(conf(), other), &Pod::new("c2"));
 }

@@ -77,6 +77,12 @@ impl<D> Attachment<D> {
         section.map(|ipam| ipam.plugin).unwrap_or_default()
     }
 
+    /// Whether both are records of one attachment.
+    pub fn is_same<E>(&self, other: &Attachment<E>) -> bool {
+        let key = (&self.network, &self.container_id, &self.ifname);
+        key == (&other.network, &other.container_id, &other.ifname)
+    }
+
     /// Whether the container's namespace is still the one of the ADD.
     ///
     /// # Errors
@@ -164,14 +170,31 @@ impl Records {
     pub fn of_network<D: DeserializeOwned>(&self, network: &str) -> Result<Vec<Attachment<D>>> {
         let mut records = Vec::new();
         for path in list(&self.directory.join(network))? {
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
+            if is_record(&path) {
                 records.extend(read_record(&path)?);
             }
         }
         Ok(records)
+    }
+
+    /// The first record of the plugin that is `wanted`; the others are not read.
+    ///
+    /// # Errors
+    /// Code 5 naming what cannot be read.
+    pub fn find<D: DeserializeOwned>(
+        &self,
+        wanted: impl Fn(&Attachment<D>) -> Result<bool>,
+    ) -> Result<Option<Attachment<D>>> {
+        for network in list(&self.directory)? {
+            for path in list(&network)?.into_iter().filter(|path| is_record(path)) {
+                if let Some(record) = read_record(&path)?
+                    && wanted(&record)?
+                {
+                    return Ok(Some(record));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Every record of the plugin.
@@ -293,6 +316,12 @@ fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>
             Ok(None)
         }
     }
+}
+
+/// Whether this is the name of a record, and not that of an unfinished one.
+fn is_record(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "json")
 }
 
 /// Whether reading failed because there is something else in the record's place.

@@ -9,6 +9,8 @@ use common::error::{Error, Result};
 use common::result::{AddResult, Dns};
 use serde::{Deserialize, Serialize};
 
+use crate::selector::{self, MasterSelector};
+
 /// How the interfaces of a master reach each other and the outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -60,11 +62,64 @@ impl fmt::Display for Mode {
     }
 }
 
+/// Who of a master's interfaces reaches whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Flag {
+    /// All reach each other.
+    #[default]
+    Bridge,
+    /// None reaches another one.
+    Private,
+    /// They reach each other through the switch outside, if that sends frames back.
+    Vepa,
+}
+
+impl Flag {
+    const ALL: [Self; 3] = [Self::Bridge, Self::Private, Self::Vepa];
+
+    /// The kernel's number (`IPVLAN_F_*`).
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Self::Bridge => 0,
+            Self::Private => 1,
+            Self::Vepa => 2,
+        }
+    }
+
+    /// The flag as written in a configuration; an unknown number as itself.
+    pub(crate) fn describe(number: u16) -> String {
+        let flag = Self::ALL.into_iter().find(|flag| flag.number() == number);
+        flag.map_or_else(|| number.to_string(), |flag| flag.to_string())
+    }
+
+    fn from_text(text: &str) -> Result<Self> {
+        match text {
+            "" | "bridge" => Ok(Self::Bridge),
+            "private" => Ok(Self::Private),
+            "vepa" => Ok(Self::Vepa),
+            _ => Err(Error::config(format!("unknown ipvlan flag: {text:?}"))),
+        }
+    }
+}
+
+impl fmt::Display for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Private => "private",
+            Self::Vepa => "vepa",
+        })
+    }
+}
+
 /// Which interface is the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Master {
     /// The one with this name or alternative name.
     Named(String),
+    /// The one of the node that this selector means.
+    Selected(MasterSelector),
     /// The one that the default route of its namespace leaves through.
     DefaultRoute,
 }
@@ -78,6 +133,8 @@ pub(crate) struct NetConf {
     pub(crate) link_in_container: bool,
     /// The mode.
     pub(crate) mode: Mode,
+    /// The flag.
+    pub(crate) flag: Flag,
     /// The MTU in bytes; the master's when not given.
     pub(crate) mtu: Option<u32>,
     /// The file name of the address management plugin; empty means none.
@@ -92,7 +149,9 @@ pub(crate) struct NetConf {
 #[serde(default, rename_all = "camelCase")]
 struct Keys {
     master: String,
+    master_selector: Option<selector::Keys>,
     mode: String,
+    flag: String,
     mtu: i64,
     link_in_container: bool,
 }
@@ -141,17 +200,31 @@ impl NetConf {
         let common: config::NetConf = conf.document.read("failed to load netconf")?;
         let keys: Keys = conf.document.read("failed to load netconf")?;
         Ok(Self {
-            master: match keys.master {
-                name if name.is_empty() => Master::DefaultRoute,
-                name => Master::Named(name),
-            },
+            master: master(&keys)?,
             link_in_container: keys.link_in_container,
             mode: Mode::from_text(&keys.mode)?,
+            flag: Flag::from_text(&keys.flag)?,
             mtu: parse_mtu(keys.mtu)?,
             ipam: common.ipam.plugin,
             dns: common.dns,
             prev_result: None,
         })
+    }
+}
+
+/// The master that the keys name. A selector is about the node, so it excludes both a
+/// name and a master inside the container.
+fn master(keys: &Keys) -> Result<Master> {
+    match (&keys.master_selector, keys.master.as_str()) {
+        (None, "") => Ok(Master::DefaultRoute),
+        (None, name) => Ok(Master::Named(name.to_owned())),
+        (Some(_), name) if !name.is_empty() => Err(Error::config(format!(
+            "master {name:?} and masterSelector exclude each other"
+        ))),
+        (Some(_), _) if keys.link_in_container => Err(Error::config(
+            "linkInContainer and masterSelector exclude each other",
+        )),
+        (Some(selector), _) => MasterSelector::parse(selector).map(Master::Selected),
     }
 }
 

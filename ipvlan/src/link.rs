@@ -4,6 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use common::args::{CmdArgs, IfName};
+use common::attachment::{Attachment, Records};
 use common::error::{Error, Result};
 use common::interface::Sandbox;
 use common::netlink::{Link, LinkChange, Netlink, NewIpvlan};
@@ -12,7 +13,7 @@ use common::result::AddResult;
 use nix::libc::EBUSY;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Master, Mode, NetConf};
+use crate::config::{Flag, Master, Mode, NetConf};
 
 /// The kind by which the kernel calls ipvlan interfaces.
 const KIND: &str = "ipvlan";
@@ -27,6 +28,9 @@ pub(crate) struct Device {
     pub(crate) master_mac: String,
     /// The mode.
     pub(crate) mode: Mode,
+    /// The flag.
+    #[serde(default)]
+    pub(crate) flag: Flag,
     /// Whether the master is inside the container.
     pub(crate) link_in_container: bool,
     /// The name that the interface has for a moment on kernels that need one.
@@ -43,6 +47,7 @@ impl Device {
             master_index: master.index,
             master_mac: master.mac.clone(),
             mode: conf.mode,
+            flag: conf.flag,
             link_in_container: conf.link_in_container,
             temporary_name: temporary_name(args)?,
         })
@@ -57,6 +62,7 @@ impl Device {
 pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
     let master = match &conf.master {
         Master::Named(name) => by_name(name, netlink)?,
+        Master::Selected(selector) => selector.find(netlink)?,
         Master::DefaultRoute => by_default_route(netlink)?,
     };
     let name = &master.name;
@@ -75,6 +81,44 @@ pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link>
         ))),
         _ => Ok(master),
     }
+}
+
+/// Makes sure that no living attachment uses the master in another mode or with
+/// another flag: the kernel has one of each for all interfaces of a master, and the
+/// last one to be created would change it for all of them. The own record is written
+/// before this is asked, so of two attachments at the same time at most one goes on.
+///
+/// # Errors
+/// Code 7 naming the other network.
+pub(crate) fn refuse_other_use(
+    own: &Attachment<Device>,
+    master: &Link,
+    records: &Records,
+) -> Result<()> {
+    let other = records.find(|record: &Attachment<Device>| {
+        Ok(shares_master(record, own) && !record.is_same(own) && record.is_alive()?)
+    })?;
+    let (Some(other), device) = (other, &own.device) else {
+        return Ok(());
+    };
+    let used = &other.device;
+    if (used.mode, used.flag) == (device.mode, device.flag) {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "master {:?} is used in mode {} {} by network {:?}, which excludes mode {} {}",
+        master.name, used.mode, used.flag, other.network, device.mode, device.flag
+    )))
+}
+
+fn shares_master(one: &Attachment<Device>, other: &Attachment<Device>) -> bool {
+    let key = |record: &Attachment<Device>| {
+        let device = &record.device;
+        // Indices are counted by namespace.
+        let netns = device.link_in_container.then_some(record.netns_id);
+        (device.master_index, device.master_mac.clone(), netns)
+    };
+    key(one) == key(other)
 }
 
 /// Creates the interface in the container under its final name. Kernels before 6.15
@@ -101,6 +145,7 @@ pub(crate) fn create(
         master: master.index,
         master_netns_id,
         mode: conf.mode.number(),
+        flags: conf.flag.number(),
         mtu: conf.mtu,
     };
     match sandbox.netlink.create_ipvlan(new) {
@@ -172,6 +217,14 @@ pub(crate) fn verify(
             conf.mode
         ));
     }
+    let flags = link.ipvlan_flags.unwrap_or_default();
+    if flags != conf.flag.number() {
+        let found = Flag::describe(flags);
+        return differs(format!(
+            "Container IPVlan flag {found} does not match expected value: {}",
+            conf.flag
+        ));
+    }
     if conf.mtu.is_some_and(|mtu| mtu != link.mtu) {
         let expected = conf.mtu.unwrap_or_default();
         return differs(format!(
@@ -209,6 +262,9 @@ fn expected_master(
     match (device, &conf.master) {
         (Some(device), _) => Ok(Some(device.master_index)),
         (None, Master::Named(name)) => by_name(name, netlink).map(|master| Some(master.index)),
+        (None, Master::Selected(selector)) => {
+            selector.find(netlink).map(|master| Some(master.index))
+        }
         (None, Master::DefaultRoute) => Ok(None),
     }
 }

@@ -4,6 +4,7 @@
 
 mod config;
 mod link;
+mod selector;
 
 use std::process::ExitCode;
 
@@ -46,7 +47,8 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     let device = Device::of(&conf, &master, args)?;
     let record = Attachment::new(args, &sandbox.netns, device)?;
     records().write(&record)?;
-    link::create(&conf, &master, &record.device, &mut sandbox, &args.ifname)
+    link::refuse_other_use(&record, &master, &records())
+        .and_then(|()| link::create(&conf, &master, &record.device, &mut sandbox, &args.ifname))
         .map_err(|error| forget(args, error))?;
     attach(args, conf, ipam, &mut sandbox).map_err(|error| undo(args, error))
 }

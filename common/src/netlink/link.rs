@@ -48,6 +48,8 @@ pub struct Link {
     pub parent_netns_id: Option<i32>,
     /// The mode of an ipvlan interface, as the kernel numbers it.
     pub ipvlan_mode: Option<u16>,
+    /// The flags of an ipvlan interface, as the kernel numbers them.
+    pub ipvlan_flags: Option<u16>,
     /// The bus address of the device behind the interface, such as `0000:00:06.0`.
     pub bus_address: String,
 }
@@ -63,6 +65,8 @@ pub struct NewIpvlan<'a> {
     pub master_netns_id: Option<i32>,
     /// The mode, as the kernel numbers it.
     pub mode: u16,
+    /// The flags, as the kernel numbers them.
+    pub flags: u16,
     /// The MTU in bytes; the master's when not given.
     pub mtu: Option<u32>,
 }
@@ -134,7 +138,7 @@ impl Netlink {
     pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Result<()> {
         let data = vec![
             InfoIpVlan::Mode(new.mode.into()),
-            InfoIpVlan::Flags(IpVlanFlags::empty()),
+            InfoIpVlan::Flags(IpVlanFlags::from_bits_retain(new.flags)),
         ];
         let mut message = LinkMessage::default();
         let attributes = &mut message.attributes;
@@ -293,10 +297,13 @@ impl Link {
             LinkInfo::Kind(kind) => self.kind = kind.to_string(),
             LinkInfo::PortKind(kind) => self.port_kind = kind.to_string(),
             LinkInfo::Data(InfoData::IpVlan(data)) => {
-                self.ipvlan_mode = data.into_iter().find_map(|item| match item {
-                    InfoIpVlan::Mode(mode) => Some(mode.into()),
-                    _ => None,
-                });
+                for item in data {
+                    match item {
+                        InfoIpVlan::Mode(mode) => self.ipvlan_mode = Some(mode.into()),
+                        InfoIpVlan::Flags(flags) => self.ipvlan_flags = Some(flags.bits()),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
