@@ -1,60 +1,60 @@
-//! PCI devices, as the kernel shows them below `/sys`.
+//! PCI addresses, and which function is behind a network interface. Nothing here
+//! changes a device.
 
 use std::fmt;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where every PCI device has a directory with its address as name.
-const DEVICES: &str = "/sys/bus/pci/devices";
+use crate::netlink::Link;
 
-/// The address of a PCI function, such as `0000:00:06.0`, in lower case. It is safe
-/// as a part of a path.
+/// Where the kernel lists the functions of the PCI bus.
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+/// Where the kernel lists the network interfaces of the namespace.
+const NETWORK_INTERFACES: &str = "/sys/class/net";
+
+/// The address of a PCI function, such as `0000:00:06.0`, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PciAddress(String);
 
 impl PciAddress {
-    /// The address that `text` is, or nothing when it is none.
+    /// The address, if `text` is one: a domain of four or more hexadecimal digits
+    /// (that of a VMD controller has five), bus, device and function.
     pub fn new(text: &str) -> Option<Self> {
         let (domain, rest) = text.split_once(':')?;
         let (bus, rest) = rest.split_once(':')?;
         let (device, function) = rest.split_once('.')?;
-        let is_hex = |part: &str, lengths: std::ops::RangeInclusive<usize>| {
-            lengths.contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit())
-        };
-        let valid = is_hex(domain, 4..=8)
-            && is_hex(bus, 2..=2)
-            && is_hex(device, 2..=2)
-            && is_hex(function, 1..=1);
+        let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_hexdigit());
+        let valid = (4..=8).contains(&domain.len())
+            && bus.len() == 2
+            && device.len() == 2
+            && [domain, bus, device].into_iter().all(is_hex)
+            && matches!(function.as_bytes(), [b'0'..=b'7']);
         valid.then(|| Self(text.to_ascii_lowercase()))
     }
 
-    /// The device's directory below `/sys`; it need not exist.
-    pub fn directory(&self) -> PathBuf {
-        Path::new(DEVICES).join(&self.0)
+    /// The function behind `link`, which is in the namespace of the process: its own
+    /// device, or the one that a virtio device is behind. Kernels before 5.14 only
+    /// tell it in sysfs.
+    pub fn of_link(link: &Link) -> Option<Self> {
+        if let Some(address) = Self::new(&link.bus_address) {
+            return Some(address);
+        }
+        let device = device_directory(&link.name).canonicalize().ok()?;
+        let name = device.file_name()?.to_string_lossy().into_owned();
+        if name.starts_with("virtio") {
+            let function = device.parent()?.file_name()?;
+            return Self::new(&function.to_string_lossy());
+        }
+        Self::new(&name)
     }
 
-    /// The names of the device's network interfaces that this namespace has. Those of
-    /// a virtio device are one level below it.
-    ///
-    /// # Errors
-    /// Those of reading the directory; no such device is one.
-    pub fn interfaces(&self) -> io::Result<Vec<String>> {
-        let directory = self.directory();
-        let mut names = Vec::new();
-        for child in list(&directory)? {
-            let interfaces = match child.as_str() {
-                "net" => list(&directory.join("net"))?,
-                virtio if virtio.starts_with("virtio") => {
-                    // A virtio device that is no network card has no such directory.
-                    list(&directory.join(virtio).join("net")).unwrap_or_default()
-                }
-                _ => Vec::new(),
-            };
-            names.extend(interfaces);
-        }
-        names.sort();
-        Ok(names)
+    /// The address as the kernel writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The function's directory in sysfs.
+    pub fn directory(&self) -> PathBuf {
+        Path::new(PCI_DEVICES).join(&self.0)
     }
 }
 
@@ -64,11 +64,9 @@ impl fmt::Display for PciAddress {
     }
 }
 
-fn list(directory: &Path) -> io::Result<Vec<String>> {
-    let entries = fs::read_dir(directory)?;
-    entries
-        .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
-        .collect()
+/// The link in sysfs to the device behind the interface `name`.
+pub fn device_directory(name: &str) -> PathBuf {
+    Path::new(NETWORK_INTERFACES).join(name).join("device")
 }
 
 #[cfg(test)]
@@ -76,20 +74,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_cannot_lead_out_of_its_directory() {
-        let address = PciAddress::new("0000:0A:06.0");
-        assert_eq!(
-            address.map(|a| a.to_string()).as_deref(),
-            Some("0000:0a:06.0")
-        );
+    fn a_pci_address_has_the_form_of_the_kernel() {
+        for right in ["0000:00:06.0", "10000:e1:00.0", "0000:af:1F.7"] {
+            assert!(PciAddress::new(right).is_some(), "{right}");
+        }
         for wrong in [
             "",
             "00:06.0",
             "0000:00:06",
+            "0000:00:06.8",
             "0000:00:06.00",
-            "0000:00:../x.0",
-            "0000:00:06.0/..",
-            "g000:00:06.0",
+            "0000:0g:06.0",
+            "0000:00:06.0/",
+            "../../../0000:00:06.0",
+            "000:00:06.0",
+            "0000:00:6.0",
+            " 0000:00:06.0",
         ] {
             assert_eq!(PciAddress::new(wrong), None, "{wrong}");
         }

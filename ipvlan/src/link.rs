@@ -9,6 +9,7 @@ use common::error::{Error, Result};
 use common::interface::Sandbox;
 use common::netlink::{Link, LinkChange, Netlink, NewIpvlan};
 use common::netns::NetNs;
+use common::pci::PciAddress;
 use common::result::AddResult;
 use nix::libc::EBUSY;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,17 @@ pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link>
         ))),
         _ => Ok(master),
     }
+}
+
+/// The PCI address of the master, for the result; empty when it is no PCI device.
+/// sysfs shows the node's interfaces, so of a master that is in the container only
+/// counts what netlink tells.
+pub(crate) fn pci_id(master: &Link, link_in_container: bool) -> String {
+    let address = match link_in_container {
+        true => PciAddress::new(&master.bus_address),
+        false => PciAddress::of_link(master),
+    };
+    address.map_or(String::new(), |address| address.to_string())
 }
 
 /// Makes sure that no living attachment uses the master in another mode or with

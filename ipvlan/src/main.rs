@@ -50,7 +50,7 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     link::refuse_other_use(&record, &master, &records())
         .and_then(|()| link::create(&conf, &master, &record.device, &mut sandbox, &args.ifname))
         .map_err(|error| forget(args, error))?;
-    attach(args, conf, ipam, &mut sandbox).map_err(|error| undo(args, error))
+    attach(args, conf, ipam, &master, &mut sandbox).map_err(|error| undo(args, error))
 }
 
 /// Gives the new interface its addresses: from the IPAM plugin, else from the plugin
@@ -59,6 +59,7 @@ fn attach(
     args: &CmdArgs,
     conf: NetConf,
     ipam: Option<IpamPlugin>,
+    master: &Link,
     sandbox: &mut Sandbox,
 ) -> Result<AddResult> {
     let link = sandbox.require(&args.ifname)?;
@@ -72,6 +73,7 @@ fn attach(
         mac: link.mac.clone(),
         mtu: link.mtu,
         sandbox: args.netns.clone(),
+        pci_id: link::pci_id(master, conf.link_in_container),
         ..Interface::default()
     };
     let own = own.attached(interface, conf.dns);

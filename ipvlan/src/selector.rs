@@ -126,12 +126,8 @@ impl MasterSelector {
         match self {
             Self::Mac(mac) => Ok(links.iter().filter(|link| link.mac == *mac).collect()),
             Self::PciBusId(address) => {
-                // No such device is no match, which the caller reports with the candidates.
-                let names = address.interfaces().unwrap_or_default();
-                Ok(links
-                    .iter()
-                    .filter(|link| names.contains(&link.name))
-                    .collect())
+                let is_at = |link: &&Link| PciAddress::of_link(link).as_ref() == Some(address);
+                Ok(links.iter().filter(is_at).collect())
             }
             Self::Eni(id) => of_enis(&|eni| eni.id == *id),
             Self::DeviceIndex(index) => of_enis(&|eni| eni.device_index == *index),
