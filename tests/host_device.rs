@@ -72,7 +72,7 @@ impl FakeIpam {
     }
 
     /// Lets `command` print `document` and fail.
-    fn fail(&self, command: &str, document: &str) {
+    pub(crate) fn fail(&self, command: &str, document: &str) {
         self.write(&format!("fail.{command}"), document);
     }
 

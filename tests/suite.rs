@@ -6,6 +6,7 @@ mod host_device;
 mod host_local;
 mod peers;
 mod protocol;
+mod vm_driver;
 mod vm_ipvlan;
 mod vm_master_selector;
 mod vm_pci;

@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 
 use crate::host_device::{FakeIpam, is_up, wait_until, with};
 
-const NIC: &str = "0000:00:06.0";
-const NIC_NAME: &str = "enp0s6";
-const NIC_MAC: &str = "52:54:00:00:00:06";
-const OTHER_NIC: &str = "0000:00:07.0";
-const VIRTIO: &str = "0000:00:08.0";
+pub(crate) const NIC: &str = "0000:00:06.0";
+pub(crate) const NIC_NAME: &str = "enp0s6";
+pub(crate) const NIC_MAC: &str = "52:54:00:00:00:06";
+pub(crate) const OTHER_NIC: &str = "0000:00:07.0";
+pub(crate) const VIRTIO: &str = "0000:00:08.0";
 const ALL: [(&str, &str); 3] = [(NIC, NIC_NAME), (OTHER_NIC, "enp0s7"), (VIRTIO, "enp0s8")];
 
 /// The machine as a node, a pod, and a delegate. When it is dropped, the NICs are as
 /// they were.
-struct Machine {
-    node: Node,
-    pod: Option<Namespace>,
-    ipam: FakeIpam,
+pub(crate) struct Machine {
+    pub(crate) node: Node,
+    pub(crate) pod: Option<Namespace>,
+    pub(crate) ipam: FakeIpam,
 }
 
 impl Machine {
     /// The NIC has an alternative name and an MTU of its own, and is up.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         for (address, name) in ALL {
             assert_eq!(
                 netdev(address).as_deref(),
@@ -48,16 +48,16 @@ impl Machine {
         machine
     }
 
-    fn pod(&self) -> &Namespace {
+    pub(crate) fn pod(&self) -> &Namespace {
         self.pod.as_ref().expect("the pod lives")
     }
 
     #[track_caller]
-    fn host(&self, arguments: &[&str]) -> String {
+    pub(crate) fn host(&self, arguments: &[&str]) -> String {
         self.node.netns.ip(arguments)
     }
 
-    fn call(&self, command: &str, conf: &Value) -> Call {
+    pub(crate) fn call(&self, command: &str, conf: &Value) -> Call {
         let netns = self.pod.as_ref().map_or(String::new(), Namespace::path);
         Call::ours("host-device", command)
             .attachment("c1", "net1", &netns)
@@ -66,12 +66,12 @@ impl Machine {
     }
 
     #[track_caller]
-    fn add(&self, conf: &Value) -> Value {
+    pub(crate) fn add(&self, conf: &Value) -> Value {
         self.node.run(&self.call("ADD", conf)).ok()
     }
 
     #[track_caller]
-    fn del(&self, conf: &Value) {
+    pub(crate) fn del(&self, conf: &Value) {
         self.node.run(&self.call("DEL", conf)).ok();
     }
 
@@ -83,7 +83,7 @@ impl Machine {
 
     /// Makes sure that the NIC is what `new` has made it.
     #[track_caller]
-    fn has_nic_back(&self) {
+    pub(crate) fn has_nic_back(&self) {
         let nic = self.node.netns.link(NIC_NAME);
         let nic = nic.unwrap_or_else(|| panic!("the NIC is called {:?}", netdev(NIC)));
         let altnames = &nic["altnames"];
@@ -96,7 +96,7 @@ impl Machine {
 
     /// Makes sure that nothing of an attachment is left.
     #[track_caller]
-    fn is_clean(&self) {
+    pub(crate) fn is_clean(&self) {
         self.has_nic_back();
         assert!(self.ipam.reserved().is_empty());
         assert!(self.node.files().is_empty());
@@ -123,12 +123,12 @@ impl Drop for Machine {
     }
 }
 
-fn pci_device(address: &str) -> PathBuf {
+pub(crate) fn pci_device(address: &str) -> PathBuf {
     PathBuf::from("/sys/bus/pci/devices").join(address)
 }
 
 /// The name of the interface of a PCI device on the host.
-fn netdev(address: &str) -> Option<String> {
+pub(crate) fn netdev(address: &str) -> Option<String> {
     let device = pci_device(address);
     let mut directories = vec![device.join("net")];
     for entry in fs::read_dir(&device).ok()?.flatten() {
@@ -143,7 +143,7 @@ fn netdev(address: &str) -> Option<String> {
     names.next()
 }
 
-fn driver(address: &str) -> String {
+pub(crate) fn driver(address: &str) -> String {
     let target = fs::read_link(pci_device(address).join("driver")).unwrap_or_default();
     let name = target.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
@@ -153,7 +153,7 @@ fn write(path: PathBuf, text: &str) {
     fs::write(&path, text).unwrap_or_else(|cause| panic!("cannot write {path:?}: {cause}"));
 }
 
-fn unbind(address: &str) {
+pub(crate) fn unbind(address: &str) {
     let device = pci_device(address);
     if device.join("driver").exists() {
         write(device.join("driver/unbind"), address);
@@ -161,7 +161,7 @@ fn unbind(address: &str) {
 }
 
 /// Binds a device to a driver; to the kernel's own choice when that is empty.
-fn bind(address: &str, wanted: &str) {
+pub(crate) fn bind(address: &str, wanted: &str) {
     let overridden = pci_device(address).join("driver_override");
     let current = fs::read_to_string(&overridden).unwrap_or_default();
     let is_own = current.trim() == "(null)" && pci_device(address).join("driver").exists();
@@ -184,7 +184,7 @@ fn hostcni_conf() -> Value {
 }
 
 /// The same in the newest version with a delegate.
-fn conf() -> Value {
+pub(crate) fn conf() -> Value {
     let keys = json!({"cniVersion": "1.1.0", "ipam": {"type": "fake-ipam"}});
     with(&hostcni_conf(), &keys)
 }

@@ -2,6 +2,7 @@
 //! the only module that knows the rtnetlink crate: it breaks its API often.
 
 mod address;
+mod event;
 mod link;
 mod route;
 
@@ -17,6 +18,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use tokio::runtime::{Builder, Runtime};
 
+pub use event::LinkEvents;
 pub use link::{Link, LinkChange, NewIpvlan, parse_mac};
 pub use route::KernelRoute;
 

@@ -1,15 +1,16 @@
 //! The network configuration of host-device, turned once into types that cannot be
 //! wrong. It does not look at the node: whether the device exists is for `device`.
 
-use std::fmt;
-
 use common::args::ConfArgs;
 use common::config::{Document, NetConf};
 use common::error::{Error, Result};
 use common::ipam::IpamPlugin;
+use common::pci::PciAddress;
 use common::result::{AddResult, Dns};
 use common::version::CniVersion;
 use serde::Deserialize;
+
+use crate::options::Options;
 
 /// Where the kernel shows its devices, and where `kernelpath` therefore begins.
 const KERNEL_DEVICES: &str = "/sys/devices/";
@@ -24,6 +25,8 @@ const HWADDR_LENGTHS: [usize; 3] = [6, 8, 20];
 pub(crate) struct Config {
     /// Which device to attach.
     pub(crate) selector: DeviceSelector,
+    /// What it asks for beyond the Go plugin's keys.
+    pub(crate) options: Options,
     /// The address management plugin, when there is one.
     pub(crate) ipam: Option<IpamPlugin>,
     /// Name servers that go into the result.
@@ -46,10 +49,6 @@ pub(crate) enum DeviceSelector {
     /// `runtimeConfig.deviceID`: a PCI address or the name of an auxiliary device.
     DeviceId(String),
 }
-
-/// The address of a PCI function, such as `0000:00:06.0`, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PciAddress(String);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -75,6 +74,7 @@ impl Config {
         let net_conf: NetConf = conf.document.read("failed to load netconf")?;
         let config = Self {
             selector: DeviceSelector::required(&conf.document)?,
+            options: Options::parse(&conf.document)?,
             ipam: IpamPlugin::find_configured(&net_conf.ipam.plugin, &conf.path)?,
             dns: net_conf.dns,
             prev_result: conf.document.prev_result(conf.version)?,
@@ -137,6 +137,18 @@ impl DeviceSelector {
         }
     }
 
+    /// The PCI function that it names, as far as the text alone tells.
+    pub(crate) fn pci_address(&self) -> Option<PciAddress> {
+        match self {
+            Self::Pci(address) => Some(address.clone()),
+            Self::DeviceId(id) => PciAddress::new(id),
+            Self::KernelPath(path) => {
+                PciAddress::new(path.trim_end_matches('/').rsplit('/').next()?)
+            }
+            Self::Name(_) | Self::HwAddr(_) => None,
+        }
+    }
+
     /// The device that the configuration must name.
     pub(crate) fn required(document: &Document) -> Result<Self> {
         Self::from_document(document)?.ok_or_else(|| {
@@ -150,34 +162,6 @@ impl DeviceSelector {
 pub(crate) fn is_device_per_container(document: &Document) -> bool {
     let declared = document.get("capabilities").and_then(|c| c.get("deviceID"));
     declared.and_then(|d| d.as_bool()).unwrap_or_default()
-}
-
-impl PciAddress {
-    /// The address, if `text` is one: a domain of four or more hexadecimal digits
-    /// (that of a VMD controller has five), bus, device and function.
-    pub(crate) fn new(text: &str) -> Option<Self> {
-        let (domain, rest) = text.split_once(':')?;
-        let (bus, rest) = rest.split_once(':')?;
-        let (device, function) = rest.split_once('.')?;
-        let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_hexdigit());
-        let valid = (4..=8).contains(&domain.len())
-            && bus.len() == 2
-            && device.len() == 2
-            && [domain, bus, device].into_iter().all(is_hex)
-            && matches!(function.as_bytes(), [b'0'..=b'7']);
-        valid.then(|| Self(text.to_ascii_lowercase()))
-    }
-
-    /// The address as the kernel writes it.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for PciAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 fn invalid(key: &str, value: &str, rule: &str) -> Error {
@@ -272,28 +256,6 @@ mod tests {
         }
         let unset = r#"{"device":"","hwaddr":null,"runtimeConfig":{"deviceID":""}}"#;
         assert_eq!(selector(unset).unwrap(), None);
-    }
-
-    #[test]
-    fn a_pci_address_has_the_form_of_the_kernel() {
-        for right in ["0000:00:06.0", "10000:e1:00.0", "0000:af:1F.7"] {
-            assert!(PciAddress::new(right).is_some(), "{right}");
-        }
-        for wrong in [
-            "",
-            "00:06.0",
-            "0000:00:06",
-            "0000:00:06.8",
-            "0000:00:06.00",
-            "0000:0g:06.0",
-            "0000:00:06.0/",
-            "../../../0000:00:06.0",
-            "000:00:06.0",
-            "0000:00:6.0",
-            " 0000:00:06.0",
-        ] {
-            assert_eq!(PciAddress::new(wrong), None, "{wrong}");
-        }
     }
 
     #[test]

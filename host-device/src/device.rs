@@ -8,19 +8,17 @@ use std::path::{Path, PathBuf};
 use common::args::IfName;
 use common::error::{Error, Result};
 use common::netlink::{Link, Netlink};
+use common::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DeviceSelector, PciAddress};
+use crate::config::DeviceSelector;
+use crate::driver::Binding;
 
-/// Where the kernel lists the functions of the PCI bus.
-const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 /// Where the kernel lists auxiliary devices, such as scalable functions.
 const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
-/// Where the kernel lists the network interfaces.
-const NETWORK_INTERFACES: &str = "/sys/class/net";
 /// The drivers that hand a device to a program in user space. Such a device has no
 /// network interface that could be moved.
-const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+pub(crate) const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
 /// How a device is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +64,9 @@ pub(crate) struct Device {
     pub(crate) pci_id: String,
     /// The kernel driver it is bound to.
     pub(crate) driver: String,
+    /// What ADD has bound it to; nothing when it has the driver it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) binding: Option<Binding>,
     /// Whether the host has it back, although the attachment has not ended.
     pub(crate) returned: bool,
 }
@@ -98,7 +99,7 @@ pub(crate) fn is_dpdk(selector: &DeviceSelector) -> bool {
         DeviceSelector::DeviceId(id) => PciAddress::new(id),
         _ => None,
     };
-    let driver = address.and_then(|a| driver_of(&pci_device(&a)).ok());
+    let driver = address.and_then(|a| driver_of(&a.directory()).ok());
     driver.is_some_and(|driver| DPDK_DRIVERS.contains(&driver.as_str()))
 }
 
@@ -108,12 +109,9 @@ impl Device {
             let msg = format!("device {:?} is the loopback interface", link.name);
             return Err(Error::config(msg).with_details("it cannot leave its namespace"));
         }
-        let directory = Path::new(NETWORK_INTERFACES)
-            .join(&link.name)
-            .join("device");
         Ok(Self {
-            pci_id: pci_id(&link, &directory).map_or(String::new(), |a| a.to_string()),
-            driver: driver_of(&directory).unwrap_or_default(),
+            pci_id: PciAddress::of_link(&link).map_or(String::new(), |a| a.to_string()),
+            driver: driver_of(&pci::device_directory(&link.name)).unwrap_or_default(),
             mode: Mode::Netdev,
             index: link.index,
             name: link.name,
@@ -126,6 +124,7 @@ impl Device {
             kind: link.kind,
             parent: link.parent,
             bus_address: link.bus_address,
+            binding: None,
             returned: false,
         })
     }
@@ -163,7 +162,17 @@ impl Device {
 
     /// Whether it is a device of its own, which outlives the namespace it is in.
     pub(crate) fn is_hardware(&self) -> bool {
-        self.mode == Mode::Netdev && self.kind.is_empty()
+        self.has_interface() && self.kind.is_empty()
+    }
+
+    /// Whether the host has an interface of it when it is not attached.
+    fn has_interface(&self) -> bool {
+        self.mode == Mode::Netdev || self.binding.is_some()
+    }
+
+    /// Whether the host has to get it back.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.has_interface() && !self.returned
     }
 
     /// Whether the two records are about the same device.
@@ -202,7 +211,7 @@ enum BusDevice {
 
 fn device_of_id(id: &str) -> Result<BusDevice> {
     if let Some(address) = PciAddress::new(id)
-        && pci_device(&address).exists()
+        && address.directory().exists()
     {
         return Ok(BusDevice::Pci(address));
     }
@@ -216,7 +225,7 @@ fn device_of_id(id: &str) -> Result<BusDevice> {
 }
 
 fn by_pci_address(netlink: &mut Netlink, address: &PciAddress) -> Result<Device> {
-    let directory = pci_device(address);
+    let directory = address.directory();
     let driver = driver_of(&directory).map_err(|cause| {
         let link = directory.join("driver");
         Error::internal(format!("error with host device: lstat {}", link.display())).because(&cause)
@@ -251,7 +260,8 @@ fn by_directory(netlink: &mut Netlink, directory: &Path) -> Result<Device> {
     )))
 }
 
-fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
+/// The interfaces of the device in `directory`, or of the virtio device below it.
+pub(crate) fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
     let unreadable = |path: &Path, cause: &io::Error| {
         missing(&format!(
             "failed to read directory {:?}",
@@ -273,7 +283,8 @@ fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
     })
 }
 
-fn list(directory: &Path) -> io::Result<Vec<String>> {
+/// The names in `directory`, sorted.
+pub(crate) fn list(directory: &Path) -> io::Result<Vec<String>> {
     let entries = fs::read_dir(directory)?;
     let names = entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()));
     let mut names = names.collect::<io::Result<Vec<String>>>()?;
@@ -310,30 +321,11 @@ fn missing(why: &str) -> Error {
     Error::internal(format!("failed to find host device: {why}"))
 }
 
-fn pci_device(address: &PciAddress) -> PathBuf {
-    Path::new(PCI_DEVICES).join(address.as_str())
-}
-
 /// The name of the driver that the device in `directory` is bound to.
-fn driver_of(directory: &Path) -> io::Result<String> {
+pub(crate) fn driver_of(directory: &Path) -> io::Result<String> {
     let target = fs::read_link(directory.join("driver"))?;
     let name = target.file_name().unwrap_or_default();
     Ok(name.to_string_lossy().into_owned())
-}
-
-/// The PCI address of the device behind `link`: its own, or that of the function
-/// that a virtio device is behind. Kernels before 5.14 only tell it in sysfs.
-fn pci_id(link: &Link, directory: &Path) -> Option<PciAddress> {
-    if let Some(address) = PciAddress::new(&link.bus_address) {
-        return Some(address);
-    }
-    let device = directory.canonicalize().ok()?;
-    let name = device.file_name()?.to_string_lossy().into_owned();
-    if name.starts_with("virtio") {
-        let function = device.parent()?.file_name()?;
-        return PciAddress::new(&function.to_string_lossy());
-    }
-    PciAddress::new(&name)
 }
 
 #[cfg(test)]

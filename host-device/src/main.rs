@@ -4,7 +4,10 @@
 
 mod config;
 mod device;
+mod driver;
+mod options;
 mod transfer;
+mod userspace;
 
 use std::process::ExitCode;
 
@@ -20,6 +23,7 @@ use common::result::{AddResult, Interface};
 
 use crate::config::{Config, DeviceSelector, is_device_per_container};
 use crate::device::{Device, Mode};
+use crate::options::Options;
 use crate::transfer::Host;
 
 fn main() -> ExitCode {
@@ -41,7 +45,7 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     end_stale_attachment(args)?;
     transfer::recover(&mut host, &records())?;
 
-    let device = find_device(&mut host, &config.selector)?;
+    let device = find_device(&mut host, &config.selector, &config.options)?;
     transfer::require_movable(&device, &mut sandbox, &args.ifname)?;
     let device = transfer::as_before(&records(), device)?;
     let record = Attachment::new(args, &sandbox.netns, device)?;
@@ -68,8 +72,15 @@ fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
 }
 
 /// Finds the device; when it is missing, because a container has it, says which one.
-fn find_device(host: &mut Host, selector: &DeviceSelector) -> Result<Device> {
-    device::find(&mut host.netlink, selector).map_err(|error| {
+fn find_device(host: &mut Host, selector: &DeviceSelector, options: &Options) -> Result<Device> {
+    let found = match options.driver {
+        Some(driver) => userspace::find(&mut host.netlink, selector, driver),
+        None => device::find(&mut host.netlink, selector),
+    };
+    let device = found.map_err(|error| {
+        if error.code == ErrorCode::NETWORK_CONFIG {
+            return error;
+        }
         // It is the reason for an error that is reported in any case.
         let records = records().all::<Device>().unwrap_or_default();
         let mut holders = records.iter().filter(|r| {
@@ -83,7 +94,9 @@ fn find_device(host: &mut Host, selector: &DeviceSelector) -> Result<Device> {
             )),
             None => error,
         }
-    })
+    })?;
+    userspace::require_unheld(&device, &records())?;
+    Ok(device)
 }
 
 /// Gives the device the addresses of the delegate, if there is one, and sets it up.
@@ -200,10 +213,13 @@ fn check(args: &CmdArgs) -> Result<()> {
     let record = records().read::<Device>(args)?;
     let is_dpdk = match &record {
         Some(record) => record.device.mode == Mode::Dpdk,
-        None => device::is_dpdk(&DeviceSelector::required(&args.conf.document)?),
+        None => {
+            let driver = Options::parse(&args.conf.document)?.driver;
+            driver.is_some() || device::is_dpdk(&DeviceSelector::required(&args.conf.document)?)
+        }
     };
     if is_dpdk {
-        return Ok(());
+        return record.map_or(Ok(()), |record| transfer::verify_binding(&record.device));
     }
     let link = sandbox.verify(&args.ifname, &prev_result)?;
     verify_device(&link, record.as_ref(), &prev_result, &args.netns)
@@ -240,8 +256,9 @@ fn verify_device(
 
 fn status(conf: &ConfArgs) -> Result<()> {
     let net_conf: NetConf = conf.document.read("failed to load netconf")?;
+    let options = Options::parse(&conf.document)?;
     if let Some(selector) = selector_for_status(conf)? {
-        find_device(&mut Host::open()?, &selector).map_err(|error| match error.code {
+        find_device(&mut Host::open()?, &selector, &options).map_err(|error| match error.code {
             ErrorCode::NETWORK_CONFIG => error,
             _ => error.with_code(ErrorCode::UNAVAILABLE),
         })?;

@@ -1,6 +1,8 @@
 //! The way of a device into the container and back, and what it gets back on the
 //! host: its name, alternative names, MAC, MTU, alias and whether it was up.
 
+use std::time::Duration;
+
 use common::args::{CmdArgs, IfName};
 use common::attachment::{Attachment, Records, boot_id, sandbox_for_del};
 use common::error::{Error, Result};
@@ -9,6 +11,7 @@ use common::netlink::{Link, LinkChange, Netlink};
 use common::netns::NetNs;
 
 use crate::device::{Device, Mode};
+use crate::driver::{self, Binding};
 
 /// The node's side of a transfer: its namespace and a socket in it.
 pub(crate) struct Host {
@@ -67,7 +70,7 @@ pub(crate) fn require_movable(
 
 /// Moves the device into the container under its name there, in one step, and
 /// returns it as it is then: down and without addresses. A device for user space
-/// stays where it is.
+/// stays where it is, and is bound to its driver if the configuration says so.
 pub(crate) fn move_in(
     host: &mut Host,
     sandbox: &mut Sandbox,
@@ -75,6 +78,9 @@ pub(crate) fn move_in(
 ) -> Result<Option<Link>> {
     let device = &record.device;
     if device.mode == Mode::Dpdk {
+        if let Some(binding) = &device.binding {
+            driver::bind(device, binding)?;
+        }
         return Ok(None);
     }
     let what = || {
@@ -105,8 +111,12 @@ pub(crate) fn give_back(
     args: &CmdArgs,
 ) -> Result<()> {
     let device = &record.device;
-    if device.mode == Mode::Dpdk || device.returned {
+    if !device.is_owed() {
         return Ok(());
+    }
+    if let Some(binding) = &device.binding {
+        let all = records.all()?;
+        return rebind(host, &all, record, (binding, driver::PATIENCE)).map(drop);
     }
     if let Some(mut sandbox) = sandbox_for_del(args, Some(record))? {
         let links = sandbox.netlink.links()?;
@@ -123,9 +133,13 @@ pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result
     let Some(mut sandbox) = sandbox_for_del(args, Some(record))? else {
         return Ok(false);
     };
+    let device = &record.device;
+    if let Some(binding) = &device.binding {
+        return Ok(!device.returned && driver::is_bound(device, binding));
+    }
     let links = sandbox.netlink.links()?;
-    let has_device = record.device.among(&links, &record.ifname).is_some();
-    Ok(has_device || record.device.mode == Mode::Dpdk)
+    let has_device = device.among(&links, &record.ifname).is_some();
+    Ok(has_device || device.mode == Mode::Dpdk)
 }
 
 /// Gives back what it was to every device that the kernel has put on the host
@@ -134,10 +148,15 @@ pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result
 pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<()> {
     let all = records.all::<Device>()?;
     for record in &all {
-        if record.device.mode == Mode::Dpdk || record.device.returned || record.is_alive()? {
+        if !record.device.is_owed() || record.is_alive()? {
             continue;
         }
-        match restore_on_host(host, &all, record) {
+        let restored = match &record.device.binding {
+            // Whoever still uses it does not keep this ADD from another device.
+            Some(binding) => rebind(host, &all, record, (binding, Duration::ZERO)),
+            None => restore_on_host(host, &all, record),
+        };
+        match restored {
             Ok(true) => records.write(&returned(record))?,
             Ok(false) => {}
             // It is another attachment's device; whether this ADD can be served does
@@ -239,10 +258,8 @@ fn restore_on_host(
     if record.boot_id != boot_id()? || !device.is_hardware() && !record.is_alive()? {
         return Ok(false);
     }
-    for other in all {
-        if !other.device.returned && other.device.is_same_as(device) && is_rival(other, record)? {
-            return Ok(false);
-        }
+    if has_rival(all, record)? {
+        return Ok(false);
     }
     let links = host.netlink.links()?;
     let Some(link) = device.among(&links, &record.ifname) else {
@@ -251,6 +268,49 @@ fn restore_on_host(
     restore_name(host, link, device)?;
     restore_properties(&mut host.netlink, link, device);
     Ok(true)
+}
+
+/// Gives a device that ADD has bound for user space back to its kernel driver, and
+/// its interface what it was; true when the host has it. A new boot has forgotten
+/// the binding.
+fn rebind(
+    host: &mut Host,
+    all: &[Attachment<Device>],
+    record: &Attachment<Device>,
+    (binding, patience): (&Binding, Duration),
+) -> Result<bool> {
+    let device = &record.device;
+    if record.boot_id != boot_id()? || has_rival(all, record)? {
+        return Ok(false);
+    }
+    let Some(link) = driver::unbind(&mut host.netlink, device, binding, patience)? else {
+        return Ok(false);
+    };
+    restore_name(host, &link, device)?;
+    restore_properties(&mut host.netlink, &link, device);
+    Ok(true)
+}
+
+/// Makes sure that an attached device still has the driver that ADD has bound it to.
+pub(crate) fn verify_binding(device: &Device) -> Result<()> {
+    match &device.binding {
+        Some(binding) => driver::verify(device, binding),
+        None => Ok(()),
+    }
+}
+
+/// Whether another attachment that is in use has the same device.
+fn has_rival(all: &[Attachment<Device>], record: &Attachment<Device>) -> Result<bool> {
+    let device = &record.device;
+    for other in all {
+        let is_bound = device.binding.is_some() || other.device.binding.is_some();
+        let is_same = other.device.is_same_as(device)
+            || is_bound && !device.pci_id.is_empty() && device.pci_id == other.device.pci_id;
+        if !other.device.returned && is_same && is_rival(other, record)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether `other` is the record of another attachment, which is in use.

@@ -81,6 +81,21 @@ fn table() -> Vec<(Value, u64, &'static str)> {
             999,
             "runtime config DeviceID none.sf.1 not found or unsupported",
         ),
+        (
+            json!({"device": "hd0", "driver": "e1000e"}),
+            7,
+            "unknown driver: \"e1000e\": it is one of vfio-pci, uio_pci_generic, igb_uio",
+        ),
+        (
+            json!({"device": "hd0", "driver": ["vfio-pci"]}),
+            7,
+            "unknown driver: [\"vfio-pci\"]",
+        ),
+        (
+            json!({"device": "hd0", "driver": "vfio-pci"}),
+            7,
+            "cannot use driver \"vfio-pci\": \"hd0\" is no PCI device",
+        ),
         (json!({"device": "hd0", "ipam": 5}), 6, "ipam: invalid type"),
         (
             json!({"device": "hd0", "prevResult": 5}),

@@ -1,0 +1,286 @@
+//! Binding a PCI function to a driver for user space, and undoing that. Which driver
+//! gets a function is the kernel's decision; `driver_override` is how it is told.
+//! Everything here can be repeated, and finds what a killed process has left.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::error::{Error, ErrorCode, Result};
+use common::netlink::{Link, LinkEvents, Netlink};
+use common::pci::PciAddress;
+use nix::libc::EBUSY;
+use serde::{Deserialize, Serialize};
+
+use crate::device::{Device, driver_of, interfaces_in, list};
+use crate::options::UserDriver;
+
+/// Where the kernel lists the drivers of PCI functions that are loaded.
+const PCI_DRIVERS: &str = "/sys/bus/pci/drivers";
+/// Where the kernel is asked to find a driver for a function that has none.
+const PCI_PROBE: &str = "/sys/bus/pci/drivers_probe";
+/// What `driver_override` reads as when there is none.
+const NO_OVERRIDE: &str = "(null)";
+/// The driver whose users the kernel waits for when it is unbound.
+const VFIO: &str = "vfio-pci";
+/// How long a DEL waits for a process of the pod that still uses the device.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a kernel driver may take to make its interface.
+const INTERFACE: Duration = Duration::from_secs(20);
+/// How often to look whether the device is in use; nothing announces the end of it.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// What ADD changes of a function, recorded before it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Binding {
+    /// The driver for user space that it gets.
+    pub(crate) driver: String,
+    /// The `driver_override` it had; usually empty.
+    pub(crate) driver_override: String,
+}
+
+/// Makes sure that `driver` can be bound at all.
+///
+/// # Errors
+/// Code 999 when it is not loaded.
+pub(crate) fn require_loaded(driver: UserDriver) -> Result<()> {
+    let name = driver.as_str();
+    if Path::new(PCI_DRIVERS).join(name).exists() {
+        return Ok(());
+    }
+    Err(Error::internal(format!("driver {name:?} is not loaded"))
+        .with_details("load its kernel module on this node first"))
+}
+
+/// What is to be recorded before `device` is bound to `driver`.
+///
+/// # Errors
+/// Code 5 when the function has no `driver_override`.
+pub(crate) fn plan(address: &PciAddress, driver: UserDriver) -> Result<Binding> {
+    let function = Function::of(address.as_str())?;
+    Ok(Binding {
+        driver: driver.as_str().to_owned(),
+        driver_override: function.driver_override()?,
+    })
+}
+
+/// Takes the device from its kernel driver and binds it to the one of its record.
+///
+/// # Errors
+/// Code 5 naming the file that the kernel refuses, 999 when the driver does not take
+/// the device. The caller gives it back.
+pub(crate) fn bind(device: &Device, binding: &Binding) -> Result<()> {
+    let function = Function::of(&device.pci_id)?;
+    function.set_override(&binding.driver)?;
+    function.unbind()?;
+    function.probe()?;
+    if function.driver().as_deref() == Some(&binding.driver) {
+        return Ok(());
+    }
+    let (address, driver) = (&device.pci_id, &binding.driver);
+    let why = match driver.as_str() {
+        VFIO if !function.directory.join("iommu_group").exists() => {
+            "there is no IOMMU, and vfio-pci does without one only with its parameter \
+             enable_unsafe_noiommu_mode"
+        }
+        _ => "the kernel's log says why",
+    };
+    let msg = format!("driver {driver:?} did not take device {address}");
+    Err(Error::internal(msg).with_details(why))
+}
+
+/// Makes sure that an attached device has the driver that ADD has bound it to.
+///
+/// # Errors
+/// Code 999 naming the driver that it has.
+pub(crate) fn verify(device: &Device, binding: &Binding) -> Result<()> {
+    let found = Function::of(&device.pci_id)?.driver();
+    if found.as_deref() == Some(&binding.driver) {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "device {} is bound to {:?} instead of {:?}",
+        device.pci_id,
+        found.unwrap_or_default(),
+        binding.driver
+    )))
+}
+
+/// Whether the device is bound as its record says.
+pub(crate) fn is_bound(device: &Device, binding: &Binding) -> bool {
+    verify(device, binding).is_ok()
+}
+
+/// Undoes what is left of [`bind`], wherever it was interrupted, and returns the
+/// interface that the host has then. There is none when the device is gone, or when
+/// somebody has bound it to another driver since.
+///
+/// # Errors
+/// Code 11 when a process uses the device for longer than `patience`, or its interface
+/// does not appear; 5 or 999 when the kernel refuses.
+pub(crate) fn unbind(
+    netlink: &mut Netlink,
+    device: &Device,
+    binding: &Binding,
+    patience: Duration,
+) -> Result<Option<Link>> {
+    let function = Function::of(&device.pci_id)?;
+    if !function.directory.exists() {
+        return Ok(None);
+    }
+    let events = LinkEvents::open()?;
+    if function.driver().as_deref() == Some(&binding.driver) {
+        function.require_unused(patience)?;
+    }
+    if function.driver_override()? == binding.driver {
+        function.set_override(&binding.driver_override)?;
+    }
+    if function.driver().as_deref() == Some(&binding.driver) {
+        function.unbind()?;
+    }
+    if function.driver().is_none() {
+        function.probe()?;
+    }
+    match function.driver() {
+        Some(driver) if driver == device.driver => {
+            function.interface(netlink, &events, INTERFACE).map(Some)
+        }
+        Some(_) => Ok(None),
+        None => Err(Error::internal(format!(
+            "no driver took device {} back, which {:?} had",
+            device.pci_id, device.driver
+        ))),
+    }
+}
+
+/// A PCI function in sysfs.
+struct Function {
+    address: PciAddress,
+    directory: PathBuf,
+}
+
+impl Function {
+    fn of(pci_id: &str) -> Result<Self> {
+        let address = PciAddress::new(pci_id)
+            .ok_or_else(|| Error::internal(format!("{pci_id:?} is no PCI address")))?;
+        Ok(Self {
+            directory: address.directory(),
+            address,
+        })
+    }
+
+    fn driver(&self) -> Option<String> {
+        driver_of(&self.directory).ok()
+    }
+
+    fn driver_override(&self) -> Result<String> {
+        let path = self.directory.join("driver_override");
+        let text = fs::read_to_string(&path)
+            .map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?;
+        match text.trim() {
+            NO_OVERRIDE => Ok(String::new()),
+            name => Ok(name.to_owned()),
+        }
+    }
+
+    /// Sets the override; an empty line removes it.
+    fn set_override(&self, driver: &str) -> Result<()> {
+        write(
+            &self.directory.join("driver_override"),
+            &format!("{driver}\n"),
+        )
+    }
+
+    /// Takes the function from its driver, if it has one.
+    fn unbind(&self) -> Result<()> {
+        match write(&self.directory.join("driver/unbind"), self.address.as_str()) {
+            Err(error) if error.is_not_found() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn probe(&self) -> Result<()> {
+        write(Path::new(PCI_PROBE), self.address.as_str())
+    }
+
+    /// Waits until no process uses the function through VFIO. The kernel would wait
+    /// inside of `unbind`, without an end and deaf to signals, and with it whoever
+    /// waits for this process. A group can be opened by one process at a time, so
+    /// opening it tells.
+    fn require_unused(&self, patience: Duration) -> Result<()> {
+        let Some(path) = self.vfio_group() else {
+            return Ok(());
+        };
+        let end = Instant::now() + patience;
+        loop {
+            match OpenOptions::new().read(true).write(true).open(&path) {
+                Err(cause) if cause.raw_os_error() == Some(EBUSY) => {
+                    if Instant::now() >= end {
+                        let msg = format!("device {} is still in use", self.address);
+                        let details = format!("a process has {path:?} open");
+                        return Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details));
+                    }
+                }
+                // Without the file, nobody can have it open under this path.
+                _ => return Ok(()),
+            }
+            thread::sleep(INTERVAL);
+        }
+    }
+
+    /// The file by which a program uses the function, when it alone is behind it. A
+    /// group of several says nothing about one of them.
+    fn vfio_group(&self) -> Option<PathBuf> {
+        let group = fs::canonicalize(self.directory.join("iommu_group")).ok()?;
+        let members = list(&group.join("devices")).ok()?;
+        let is_vfio = |name: &&String| {
+            let function = group.join("devices").join(name);
+            driver_of(&function).is_ok_and(|driver| driver == VFIO)
+        };
+        if members.iter().filter(is_vfio).count() != 1 {
+            return None;
+        }
+        let number = group.file_name()?.to_string_lossy().into_owned();
+        let prefix = match fs::read_to_string(group.join("name")) {
+            Ok(name) if name.trim() == "vfio-noiommu" => "noiommu-",
+            _ => "",
+        };
+        Some(Path::new("/dev/vfio").join(format!("{prefix}{number}")))
+    }
+
+    /// The function's interface, which its driver has made or is about to make.
+    fn interface(
+        &self,
+        netlink: &mut Netlink,
+        events: &LinkEvents,
+        patience: Duration,
+    ) -> Result<Link> {
+        let end = Instant::now() + patience;
+        loop {
+            // Without the directory there is no interface yet.
+            for name in interfaces_in(&self.directory).unwrap_or_default() {
+                if let Some(link) = netlink.link_by_name(&name)? {
+                    return Ok(link);
+                }
+            }
+            if !events.wait(end)? {
+                let msg = format!("device {} has no interface yet", self.address);
+                return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
+            }
+        }
+    }
+}
+
+/// Writes to a file of sysfs, which must exist.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let written = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file: fs::File| file.write_all(text.as_bytes()));
+    written.map_err(|cause: io::Error| {
+        Error::io(format!("failed to write {text:?} to {path:?}"), &cause)
+    })
+}

@@ -1,0 +1,53 @@
+//! The keys that the Go plugin does not have, validated: which driver to bind the
+//! device to, whether its addresses come along, and where to describe it. Without
+//! them everything is as the Go plugin does it.
+
+use common::config::Document;
+use common::error::{Error, Result};
+use serde_json::Value;
+
+use crate::device::DPDK_DRIVERS;
+
+/// What a configuration asks for beyond the Go plugin's keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// `driver`: bind the device to this driver for user space.
+    pub(crate) driver: Option<UserDriver>,
+}
+
+/// The name of a driver that hands a device to a program in user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UserDriver(&'static str);
+
+impl Options {
+    /// The options of a configuration.
+    ///
+    /// # Errors
+    /// Code 7 naming the key and the value.
+    pub(crate) fn parse(document: &Document) -> Result<Self> {
+        Ok(Self {
+            driver: document.get("driver").map_or(Ok(None), driver)?,
+        })
+    }
+}
+
+impl UserDriver {
+    /// The name as the kernel writes it.
+    pub(crate) fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+/// An empty text counts as absent, as with every other key.
+fn driver(value: &Value) -> Result<Option<UserDriver>> {
+    let name = value.as_str();
+    if name == Some("") {
+        return Ok(None);
+    }
+    let mut known = DPDK_DRIVERS.into_iter();
+    match known.find(|known| name == Some(known)) {
+        Some(known) => Ok(Some(UserDriver(known))),
+        None => Err(Error::config(format!("unknown driver: {value}"))
+            .with_details(format!("it is one of {}", DPDK_DRIVERS.join(", ")))),
+    }
+}
