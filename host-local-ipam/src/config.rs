@@ -10,9 +10,9 @@ use common::address::{Cidr, parse_address};
 use common::args::{ConfArgs, parse_cni_args};
 use common::error::{Error, ErrorCode, Result};
 use common::result::Route;
-use common::version::CniVersion;
 
 use crate::range::{RangeSet, RangeSpec};
+use crate::sources::{RawRange, range_sets};
 
 /// Where the directories of all networks are, unless `dataDir` says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
@@ -34,8 +34,7 @@ pub(crate) struct Config {
     pub(crate) resolv_conf: Option<PathBuf>,
 }
 
-/// The document, as far as host-local reads it. Addresses are texts here, so that a
-/// wrong one is reported with Go's words and not with those of a JSON reader.
+/// The document, as far as host-local reads it. Addresses are texts here too.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct RawConf {
@@ -56,15 +55,6 @@ struct RawIpam {
     routes: Vec<Route>,
     data_dir: String,
     resolv_conf: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct RawRange {
-    subnet: Option<String>,
-    range_start: String,
-    range_end: String,
-    gateway: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -181,55 +171,6 @@ fn specs(of_runtime: &[Vec<RawRange>], ipam: &RawIpam) -> Result<Vec<Vec<RangeSp
     let sets = of_runtime.iter().chain(&inline).chain(&ipam.ranges);
     sets.map(|set| set.iter().map(RawRange::spec).collect())
         .collect()
-}
-
-impl RawRange {
-    fn spec(&self) -> Result<RangeSpec> {
-        let subnet = self.subnet.as_deref().map(str::parse::<Cidr>).transpose();
-        Ok(RangeSpec {
-            subnet: subnet.map_err(Error::config)?,
-            range_start: optional_address(&self.range_start)?,
-            range_end: optional_address(&self.range_end)?,
-            gateway: optional_address(&self.gateway)?,
-        })
-    }
-}
-
-fn optional_address(text: &str) -> Result<Option<IpAddr>> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    parse_address(text).map(Some).map_err(Error::config)
-}
-
-fn range_sets(
-    specs: &[Vec<RangeSpec>],
-    version: CniVersion,
-    version_text: &str,
-) -> Result<Vec<RangeSet>> {
-    if specs.is_empty() {
-        return Err(Error::config("no IP ranges specified"));
-    }
-    let mut sets = Vec::new();
-    for (index, specs) in specs.iter().enumerate() {
-        let set = RangeSet::new(specs)
-            .map_err(|cause| Error::config(format!("invalid range set {index}: {cause}")))?;
-        sets.push(set);
-    }
-    let ipv4 = sets.iter().filter(|set| set.is_ipv4()).count();
-    if version < CniVersion::V0_3_0 && (ipv4 > 1 || sets.len() - ipv4 > 1) {
-        return Err(Error::config(format!(
-            "CNI version {version_text} does not support more than 1 address per family"
-        )));
-    }
-    for (index, set) in sets.iter().enumerate() {
-        let later = sets.iter().enumerate().skip(index + 1);
-        if let Some((other, _)) = later.into_iter().find(|(_, later)| set.overlaps(later)) {
-            let msg = format!("range set {index} overlaps with {other}");
-            return Err(Error::config(msg));
-        }
-    }
-    Ok(sets)
 }
 
 /// The requested addresses: of `CNI_ARGS`, of `args.cni.ips`, of `runtimeConfig.ips`.

@@ -9,6 +9,7 @@ mod config;
 mod range;
 mod reservation;
 mod resolv_conf;
+mod sources;
 mod store;
 
 use std::net::IpAddr;
