@@ -3,6 +3,7 @@
 mod allocation;
 mod configuration;
 mod disk;
+mod exclude;
 mod faults;
 mod garbage;
 mod release;

@@ -101,6 +101,9 @@ fn choose_requested<'a>(
     if address == range.gateway() {
         return Err(format!("requested ip {address} is subnet's gateway"));
     }
+    if range.excludes(address) {
+        return Err(format!("requested ip {address} is excluded"));
+    }
     if state.taken.contains(&address) {
         return Err(format!(
             "requested IP address {address} is not available in range set {set}"
@@ -120,8 +123,8 @@ fn choose_next<'a>(set: &'a RangeSet, index: usize, state: &State) -> Result<Cho
     next_free(set, last, &state.taken).ok_or_else(|| exhausted(set))
 }
 
-/// Every address of the set once, but for each range's own gateway: from the one
-/// after `last`, over all ranges, and up to `last` itself. When `last` is not in the
+/// Every address of the set once, but for what is excluded and each range's own
+/// gateway: from the one after `last`, over all ranges, and up to `last` itself. When `last` is not in the
 /// set, because the configuration has changed or nothing was ever reserved, the lap
 /// begins with the first range.
 fn lap(set: &RangeSet, last: Option<IpAddr>) -> impl Iterator<Item = Choice<'_>> {
@@ -158,11 +161,21 @@ fn start_of_lap(ranges: &[Range], last: Option<IpAddr>) -> (usize, Option<IpAddr
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::exclude;
     use crate::range::RangeSpec;
 
     /// A set of ranges `start end`, in /28 networks with the gateway given.
     fn set(ranges: &[(u8, u8, u8)]) -> RangeSet {
+        set_without(ranges, &[])
+    }
+
+    /// The same without these addresses.
+    fn set_without(ranges: &[(u8, u8, u8)], excluded: &[u8]) -> RangeSet {
+        let excluded: Value = excluded.iter().map(|n| host(*n).to_string()).collect();
+        let excluded = exclude::parse(&excluded).unwrap();
         let specs: Vec<RangeSpec> = ranges
             .iter()
             .map(|(start, end, gateway)| RangeSpec {
@@ -170,9 +183,10 @@ mod tests {
                 range_start: Some(host(*start)),
                 range_end: Some(host(*end)),
                 gateway: Some(host(*gateway)),
+                exclude: Vec::new(),
             })
             .collect();
-        RangeSet::new(&specs).unwrap()
+        RangeSet::new(&specs, &excluded).unwrap()
     }
 
     fn host(number: u8) -> IpAddr {
@@ -250,6 +264,62 @@ mod tests {
         }
     }
 
+    /// Those of `all` whose bits are set.
+    fn subset(all: &[u8], mask: u32) -> Vec<u8> {
+        let bits = all.iter().enumerate();
+        let chosen = bits.filter(|(bit, _)| mask >> bit & 1 == 1);
+        chosen.map(|(_, n)| *n).collect()
+    }
+
+    #[test]
+    fn the_next_free_address_is_never_an_excluded_one_whatever_is_taken() {
+        let shape = [(1, 4, 2), (17, 19, 17)];
+        let all: Vec<u8> = (1..=4).chain(17..=19).collect();
+        for excluded in 0..128 {
+            let excluded = subset(&all, excluded);
+            let set = set_without(&shape, &excluded);
+            for last in std::iter::once(None).chain(all.iter().copied().map(Some)) {
+                let left = lap_of_go(&shape, last).into_iter();
+                let left: Vec<IpAddr> = left
+                    .filter(|address| excluded.iter().all(|n| host(*n) != *address))
+                    .collect();
+                let ours: Vec<IpAddr> = lap(&set, last.map(host)).map(|c| c.address).collect();
+                assert_eq!(ours, left, "{excluded:?} {last:?}");
+                for mask in 0..128 {
+                    let taken: HashSet<IpAddr> = subset(&all, mask).into_iter().map(host).collect();
+                    let expected = left.iter().find(|address| !taken.contains(*address));
+                    let ours = next_free(&set, last.map(host), &taken).map(|c| c.address);
+                    assert_eq!(ours.as_ref(), expected, "{excluded:?} {mask:b} {last:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_huge_excluded_block_is_skipped_at_once() {
+        let spec = RangeSpec {
+            subnet: Some("2001:db8::/64".parse().unwrap()),
+            ..RangeSpec::default()
+        };
+        let whole: Value = vec!["2001:db8::/64"].into();
+        let half: Value = vec!["2001:db8::7/65"].into();
+        let set = |value: &Value| {
+            RangeSet::new(std::slice::from_ref(&spec), &exclude::parse(value).unwrap()).unwrap()
+        };
+        let next = |set: &RangeSet, last: Option<&str>| {
+            let last = last.map(|text| text.parse().unwrap());
+            next_free(set, last, &HashSet::new()).map(|choice| choice.address.to_string())
+        };
+        for last in [
+            None,
+            Some("2001:db8::9"),
+            Some("2001:db8:0:0:ffff:ffff:ffff:ffff"),
+        ] {
+            assert_eq!(next(&set(&half), last).unwrap(), "2001:db8:0:0:8000::");
+            assert_eq!(next(&set(&whole), last), None);
+        }
+    }
+
     fn state(taken: &[u8], own: &[u8]) -> State {
         State {
             container_id: "c1".into(),
@@ -300,6 +370,30 @@ mod tests {
         assert_eq!(
             error(&[], &state(&[], &[18, 200])),
             "failed to allocate for range 1: 10.0.0.18 has been allocated to c1, duplicate allocation is not allowed"
+        );
+    }
+
+    #[test]
+    fn an_excluded_address_is_not_to_be_had_by_request() {
+        let sets = [set_without(&[(1, 6, 1)], &[1, 5, 6])];
+        let error = |requested: &[u8], state: &State| chosen(&sets, requested, state).unwrap_err();
+        for taken in [state(&[], &[]), state(&[5], &[])] {
+            assert_eq!(
+                error(&[5], &taken),
+                "failed to allocate for range 0: requested ip 10.0.0.5 is excluded"
+            );
+        }
+        assert_eq!(
+            error(&[1], &state(&[], &[])),
+            "failed to allocate for range 0: requested ip 10.0.0.1 is subnet's gateway"
+        );
+        assert_eq!(
+            error(&[], &state(&[2, 3, 4], &[])),
+            "failed to allocate for range 0: no IP addresses available in range set: 10.0.0.1-10.0.0.6"
+        );
+        assert_eq!(
+            error(&[], &state(&[], &[5])),
+            "failed to allocate for range 0: 10.0.0.5 has been allocated to c1, duplicate allocation is not allowed"
         );
     }
 

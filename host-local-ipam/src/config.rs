@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use common::address::{Cidr, parse_address};
 use common::args::{ConfArgs, parse_cni_args};
 use common::error::{Error, ErrorCode, Result};
 use common::result::Route;
 
+use crate::exclude;
 use crate::range::{RangeSet, RangeSpec};
-use crate::sources::{RawRange, range_sets};
+use crate::sources::{RawRange, Rules};
 
 /// Where the directories of all networks are, unless `dataDir` says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
@@ -55,6 +57,7 @@ struct RawIpam {
     routes: Vec<Route>,
     data_dir: String,
     resolv_conf: String,
+    exclude: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -104,8 +107,13 @@ impl Config {
         let specs = specs(&raw.runtime_config.ip_ranges, &ipam)?;
         let lists = [&raw.args.cni.ips, &raw.runtime_config.ips];
         let requested = requested(cni_args, lists)?;
+        let rules = Rules {
+            exclude: exclude::parse(&ipam.exclude).map_err(Error::config)?,
+            version: conf.version,
+            version_text: raw.cni_version,
+        };
         Ok(Self {
-            range_sets: range_sets(&specs, conf.version, &raw.cni_version)?,
+            range_sets: rules.range_sets(&specs)?,
             requested,
             directory: network_directory(&ipam.data_dir, &conf.network)?,
             routes: ipam.routes,
@@ -166,6 +174,8 @@ fn specs(of_runtime: &[Vec<RawRange>], ipam: &RawIpam) -> Result<Vec<Vec<RangeSp
         range_start: ipam.range_start.clone(),
         range_end: ipam.range_end.clone(),
         gateway: ipam.gateway.clone(),
+        // Beside this range, the key is that of all ranges.
+        exclude: Value::Null,
     });
     let inline: Vec<Vec<RawRange>> = inline.map(|range| vec![range]).into_iter().collect();
     let sets = of_runtime.iter().chain(&inline).chain(&ipam.ranges);

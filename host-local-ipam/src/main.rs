@@ -6,12 +6,14 @@ mod allocator;
 mod atomic;
 mod boot;
 mod config;
+mod exclude;
 mod range;
 mod reservation;
 mod resolv_conf;
 mod sources;
 mod store;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -109,10 +111,10 @@ fn del(args: &CmdArgs) -> Result<()> {
 
 fn status(conf: &ConfArgs) -> Result<()> {
     let config = Config::read(conf, "")?;
-    let Some(store) = Store::peek(&config.directory)? else {
-        return Ok(());
+    let taken = match Store::peek(&config.directory)? {
+        Some(store) => store.survey()?.taken(),
+        None => HashSet::new(),
     };
-    let taken = store.survey()?.taken();
     for set in &config.range_sets {
         if allocator::next_free(set, None, &taken).is_none() {
             let msg = allocator::exhausted(set);

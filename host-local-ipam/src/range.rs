@@ -3,11 +3,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use common::address::Cidr;
 
+use crate::exclude::{Exclusion, parts_left};
+
 /// A range as configured, with what is not set left open.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RangeSpec {
     /// The network; required.
     pub(crate) subnet: Option<Cidr>,
@@ -17,15 +20,19 @@ pub(crate) struct RangeSpec {
     pub(crate) range_end: Option<IpAddr>,
     /// The gateway, never handed out; the network's first host when not set.
     pub(crate) gateway: Option<IpAddr>,
+    /// What is never handed out either, of the same family.
+    pub(crate) exclude: Vec<Exclusion>,
 }
 
 /// Addresses of one network, `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     subnet: Cidr,
     first: IpAddr,
     last: IpAddr,
     gateway: IpAddr,
+    /// The numbers of the addresses that are not excluded.
+    parts: Vec<RangeInclusive<u128>>,
 }
 
 /// Ranges of one family that do not overlap; at least one.
@@ -33,19 +40,20 @@ pub(crate) struct Range {
 pub(crate) struct RangeSet(Vec<Range>);
 
 impl Range {
-    /// The range that `spec` describes.
+    /// The range that `spec` describes, without what `exclude` names.
     ///
     /// # Errors
-    /// A text of the Go plugin.
-    fn new(spec: &RangeSpec) -> Result<Self, String> {
+    /// A text of the Go plugin, or one that names the key `exclude`.
+    fn new(spec: &RangeSpec, exclude: &[Exclusion]) -> Result<Self, String> {
         let subnet = spec.subnet.ok_or("IP <nil> not v4 nor v6")?;
         require_network(subnet)?;
         let first_host = step(subnet.address(), 1);
-        let range = Self {
+        let mut range = Self {
             subnet,
             first: spec.range_start.unwrap_or(first_host),
             last: spec.range_end.unwrap_or_else(|| last_host(subnet)),
             gateway: spec.gateway.unwrap_or(first_host),
+            parts: Vec::new(),
         };
         let ends = [
             ("RangeStart", spec.range_start),
@@ -58,7 +66,19 @@ impl Range {
                 return Err(format!("{name} {end} not in network {subnet}"));
             }
         }
+        require_family(&spec.exclude, subnet)?;
+        range.parts = range.parts_outside(spec.exclude.iter().chain(exclude));
         Ok(range)
+    }
+
+    fn parts_outside<'a>(
+        &self,
+        exclude: impl Iterator<Item = &'a Exclusion>,
+    ) -> Vec<RangeInclusive<u128>> {
+        let excluded = exclude
+            .filter(|exclusion| exclusion.is_of_family(self.first))
+            .map(|exclusion| (number(exclusion.first), number(exclusion.last)));
+        parts_left(number(self.first), number(self.last), excluded.collect())
     }
 
     /// The prefix length of the network.
@@ -71,19 +91,31 @@ impl Range {
         self.gateway
     }
 
-    /// Whether `address` is between the ends.
+    /// Whether `address` is between the ends, be it excluded or not.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.first <= address && address <= self.last
     }
 
-    /// The addresses from `start` to the end of the range.
-    pub(crate) fn from(self, start: IpAddr) -> impl Iterator<Item = IpAddr> {
-        (number(start)..=number(self.last)).map(move |n| address(n, start))
+    /// Whether `address`, which is between the ends, is never handed out.
+    pub(crate) fn excludes(&self, address: IpAddr) -> bool {
+        let number = number(address);
+        !self.parts.iter().any(|part| part.contains(&number))
     }
 
-    /// The addresses from the start of the range to the one before `end`.
-    pub(crate) fn until(self, end: IpAddr) -> impl Iterator<Item = IpAddr> {
-        (number(self.first)..number(end)).map(move |n| address(n, end))
+    /// The addresses from `start` to the end of the range that are not excluded.
+    pub(crate) fn from(&self, start: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let first = number(start);
+        let numbers = self.parts.iter().flat_map(move |part| {
+            let (begin, end) = (*part.start(), *part.end());
+            begin.max(first)..=end
+        });
+        numbers.map(move |n| address(n, start))
+    }
+
+    /// The addresses before `end` that are not excluded.
+    pub(crate) fn until(&self, end: IpAddr) -> impl Iterator<Item = IpAddr> {
+        self.from(self.first)
+            .take_while(move |address| *address < end)
     }
 
     /// The first address.
@@ -108,14 +140,14 @@ impl fmt::Display for Range {
 }
 
 impl RangeSet {
-    /// The set that `specs` describe.
+    /// The set that `specs` describe, without what `exclude` names.
     ///
     /// # Errors
-    /// A text of the Go plugin.
-    pub(crate) fn new(specs: &[RangeSpec]) -> Result<Self, String> {
+    /// A text of the Go plugin, or one that names the key `exclude`.
+    pub(crate) fn new(specs: &[RangeSpec], exclude: &[Exclusion]) -> Result<Self, String> {
         let mut ranges: Vec<Range> = Vec::new();
         for spec in specs {
-            let range = Range::new(spec)?;
+            let range = Range::new(spec, exclude)?;
             let family = ranges.first().unwrap_or(&range).first.is_ipv4();
             if range.first.is_ipv4() != family {
                 return Err("mixed address families".into());
@@ -191,6 +223,18 @@ fn require_network(subnet: Cidr) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether every exclusion can be one of `subnet`. One that lies outside of it is no
+/// error, one of the other family is a mistake.
+fn require_family(exclude: &[Exclusion], subnet: Cidr) -> Result<(), String> {
+    let foreign = |exclusion: &&Exclusion| !exclusion.is_of_family(subnet.address());
+    match exclude.iter().find(foreign) {
+        Some(Exclusion { text, .. }) => Err(format!(
+            "exclude {text:?} is of another family than network {subnet}"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The last address that is a host's: IPv4 has a broadcast address after it.
 fn last_host(subnet: Cidr) -> IpAddr {
     match subnet.last() {
@@ -232,16 +276,17 @@ mod tests {
             range_start: next().map(|word| word.parse().unwrap()),
             range_end: next().map(|word| word.parse().unwrap()),
             gateway: next().map(|word| word.parse().unwrap()),
+            exclude: Vec::new(),
         }
     }
 
     fn range(text: &str) -> Result<Range, String> {
-        Range::new(&spec(text))
+        Range::new(&spec(text), &[])
     }
 
     fn set(ranges: &[&str]) -> Result<RangeSet, String> {
         let specs: Vec<RangeSpec> = ranges.iter().map(|text| spec(text)).collect();
-        RangeSet::new(&specs)
+        RangeSet::new(&specs, &[])
     }
 
     #[test]

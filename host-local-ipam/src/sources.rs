@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use common::address::{Cidr, parse_address};
 use common::error::{Error, Result};
 use common::version::CniVersion;
 
+use crate::exclude::{self, Exclusion};
 use crate::range::{RangeSet, RangeSpec};
 
 /// A range as it is written. Addresses are texts here, so that a wrong one is
@@ -19,13 +21,14 @@ pub(crate) struct RawRange {
     pub(crate) range_start: String,
     pub(crate) range_end: String,
     pub(crate) gateway: String,
+    pub(crate) exclude: Value,
 }
 
 impl RawRange {
     /// The same with every text read.
     ///
     /// # Errors
-    /// Code 7 with a text of the Go plugin.
+    /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
     pub(crate) fn spec(&self) -> Result<RangeSpec> {
         let subnet = self.subnet.as_deref().map(str::parse::<Cidr>).transpose();
         Ok(RangeSpec {
@@ -33,6 +36,7 @@ impl RawRange {
             range_start: optional_address(&self.range_start)?,
             range_end: optional_address(&self.range_end)?,
             gateway: optional_address(&self.gateway)?,
+            exclude: exclude::parse(&self.exclude).map_err(Error::config)?,
         })
     }
 }
@@ -44,30 +48,66 @@ fn optional_address(text: &str) -> Result<Option<IpAddr>> {
     parse_address(text).map(Some).map_err(Error::config)
 }
 
-/// The sets that `specs` describe, validated one by one and then together.
-///
-/// # Errors
-/// Code 7 with a text of the Go plugin.
-pub(crate) fn range_sets(
-    specs: &[Vec<RangeSpec>],
-    version: CniVersion,
-    version_text: &str,
-) -> Result<Vec<RangeSet>> {
-    if specs.is_empty() {
-        return Err(Error::config("no IP ranges specified"));
+/// What holds for all sets of a network together.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// What no set hands out.
+    pub(crate) exclude: Vec<Exclusion>,
+    /// The version of the configuration, which limits the number of addresses.
+    pub(crate) version: CniVersion,
+    /// The version as written.
+    pub(crate) version_text: String,
+}
+
+impl Rules {
+    /// The sets that `specs` describe, validated one by one and then together.
+    ///
+    /// # Errors
+    /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
+    pub(crate) fn range_sets(&self, specs: &[Vec<RangeSpec>]) -> Result<Vec<RangeSet>> {
+        if specs.is_empty() {
+            return Err(Error::config("no IP ranges specified"));
+        }
+        let mut sets = Vec::new();
+        for (index, specs) in specs.iter().enumerate() {
+            let set = RangeSet::new(specs, &self.exclude)
+                .map_err(|cause| Error::config(format!("invalid range set {index}: {cause}")))?;
+            sets.push(set);
+        }
+        self.require_room(&sets)?;
+        require_disjoint(&sets)?;
+        self.require_families(&sets)?;
+        Ok(sets)
     }
-    let mut sets = Vec::new();
-    for (index, specs) in specs.iter().enumerate() {
-        let set = RangeSet::new(specs)
-            .map_err(|cause| Error::config(format!("invalid range set {index}: {cause}")))?;
-        sets.push(set);
+
+    /// Whether the result of this version can show an address of every set.
+    fn require_room(&self, sets: &[RangeSet]) -> Result<()> {
+        let ipv4 = sets.iter().filter(|set| set.is_ipv4()).count();
+        if self.version < CniVersion::V0_3_0 && (ipv4 > 1 || sets.len() - ipv4 > 1) {
+            return Err(Error::config(format!(
+                "CNI version {} does not support more than 1 address per family",
+                self.version_text
+            )));
+        }
+        Ok(())
     }
-    let ipv4 = sets.iter().filter(|set| set.is_ipv4()).count();
-    if version < CniVersion::V0_3_0 && (ipv4 > 1 || sets.len() - ipv4 > 1) {
-        return Err(Error::config(format!(
-            "CNI version {version_text} does not support more than 1 address per family"
-        )));
+
+    /// Whether every exclusion is of the family of some set.
+    fn require_families(&self, sets: &[RangeSet]) -> Result<()> {
+        let foreign = |exclusion: &&Exclusion| {
+            let is_ipv4 = exclusion.first.is_ipv4();
+            sets.iter().all(|set| set.is_ipv4() != is_ipv4)
+        };
+        match self.exclude.iter().find(foreign) {
+            Some(Exclusion { text, .. }) => Err(Error::config(format!(
+                "exclude {text:?} is of another family than every range"
+            ))),
+            None => Ok(()),
+        }
     }
+}
+
+fn require_disjoint(sets: &[RangeSet]) -> Result<()> {
     for (index, set) in sets.iter().enumerate() {
         let later = sets.iter().enumerate().skip(index + 1);
         if let Some((other, _)) = later.into_iter().find(|(_, later)| set.overlaps(later)) {
@@ -75,5 +115,5 @@ pub(crate) fn range_sets(
             return Err(Error::config(msg));
         }
     }
-    Ok(sets)
+    Ok(())
 }
