@@ -6,6 +6,7 @@ mod disk;
 mod exclude;
 mod faults;
 mod garbage;
+mod ranges_file;
 mod release;
 
 use std::collections::BTreeMap;

@@ -13,11 +13,13 @@ use common::error::{Error, ErrorCode, Result};
 use common::result::Route;
 
 use crate::exclude;
-use crate::range::{RangeSet, RangeSpec};
-use crate::sources::{RawRange, Rules};
+use crate::range::RangeSpec;
+use crate::sources::{RawRange, Rules, Sources, specs};
 
 /// Where the directories of all networks are, unless `dataDir` says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+/// The key for the path of a file with the ranges of this node.
+pub(crate) const RANGES_FILE: &str = "rangesFile";
 /// What begins the message when a key has a value of the wrong type.
 const UNREADABLE: &str = "failed to load the host-local configuration";
 
@@ -26,8 +28,8 @@ const UNREADABLE: &str = "failed to load the host-local configuration";
 pub(crate) struct Config {
     /// The directory of the network's reservations.
     pub(crate) directory: PathBuf,
-    /// The range sets, of which ADD takes one address each; never empty.
-    pub(crate) range_sets: Vec<RangeSet>,
+    /// Where the range sets come from, of which ADD takes one address each.
+    pub(crate) sources: Sources,
     /// The addresses that the runtime or the user asks for, in the order given.
     pub(crate) requested: Vec<IpAddr>,
     /// The routes for the result.
@@ -58,6 +60,7 @@ struct RawIpam {
     data_dir: String,
     resolv_conf: String,
     exclude: Value,
+    ranges_file: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -104,7 +107,7 @@ impl Config {
         let ipam = raw
             .ipam
             .ok_or_else(|| Error::config("IPAM config missing 'ipam' key"))?;
-        let specs = specs(&raw.runtime_config.ip_ranges, &ipam)?;
+        let specs = configured_specs(&raw.runtime_config.ip_ranges, &ipam)?;
         let lists = [&raw.args.cni.ips, &raw.runtime_config.ips];
         let requested = requested(cni_args, lists)?;
         let rules = Rules {
@@ -112,8 +115,9 @@ impl Config {
             version: conf.version,
             version_text: raw.cni_version,
         };
+        let ranges_file = ranges_file(&ipam.ranges_file)?;
         Ok(Self {
-            range_sets: rules.range_sets(&specs)?,
+            sources: Sources::new(specs, ranges_file, rules)?,
             requested,
             directory: network_directory(&ipam.data_dir, &conf.network)?,
             routes: ipam.routes,
@@ -166,9 +170,21 @@ fn absolute(key: &str, value: &str) -> Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(value)))
 }
 
+/// The path that `rangesFile` holds, if it holds one. Unlike those of the Go plugin,
+/// this key is reported with its value when it has another type, too.
+fn ranges_file(value: &Value) -> Result<Option<PathBuf>> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(path) => absolute(RANGES_FILE, path),
+        other => Err(Error::config(format!(
+            "{RANGES_FILE} {other} is not an absolute path"
+        ))),
+    }
+}
+
 /// Every range set as configured: those of the runtime, then the range written
 /// directly into `ipam`, then `ranges`. The order numbers the `last_reserved_ip` files.
-fn specs(of_runtime: &[Vec<RawRange>], ipam: &RawIpam) -> Result<Vec<Vec<RangeSpec>>> {
+fn configured_specs(of_runtime: &[Vec<RawRange>], ipam: &RawIpam) -> Result<Vec<Vec<RangeSpec>>> {
     let inline = ipam.subnet.as_ref().map(|subnet| RawRange {
         subnet: Some(subnet.clone()),
         range_start: ipam.range_start.clone(),
@@ -178,9 +194,7 @@ fn specs(of_runtime: &[Vec<RawRange>], ipam: &RawIpam) -> Result<Vec<Vec<RangeSp
         exclude: Value::Null,
     });
     let inline: Vec<Vec<RawRange>> = inline.map(|range| vec![range]).into_iter().collect();
-    let sets = of_runtime.iter().chain(&inline).chain(&ipam.ranges);
-    sets.map(|set| set.iter().map(RawRange::spec).collect())
-        .collect()
+    specs(of_runtime.iter().chain(&inline).chain(&ipam.ranges))
 }
 
 /// The requested addresses: of `CNI_ARGS`, of `args.cni.ips`, of `runtimeConfig.ips`.

@@ -8,6 +8,7 @@ mod boot;
 mod config;
 mod exclude;
 mod range;
+mod ranges_file;
 mod reservation;
 mod resolv_conf;
 mod sources;
@@ -25,7 +26,9 @@ use common::result::{AddResult, Dns};
 
 use crate::allocator::State;
 use crate::config::Config;
+use crate::range::RangeSet;
 use crate::reservation::{Holder, Owner, owned_by};
+use crate::sources::Sources;
 use crate::store::Store;
 
 fn main() -> ExitCode {
@@ -47,16 +50,18 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
         None => Dns::default(),
     };
     let owner = Owner::of(args);
-    let store = Store::create(&config.directory)?;
+    let store = create_store(&config)?;
+    // Under the lock, so that an edit takes effect for every ADD that comes after it.
+    let range_sets = config.sources.read()?;
     let survey = store.survey()?;
     store.reclaim(&survey)?;
     let state = State {
         container_id: owner.container_id.clone(),
         taken: survey.taken(),
         own: survey.owned_by(&owner),
-        last_reserved: store.last_reserved(config.range_sets.len()),
+        last_reserved: store.last_reserved(range_sets.len()),
     };
-    let choices = allocator::choose(&config.range_sets, &config.requested, &state)?;
+    let choices = allocator::choose(&range_sets, &config.requested, &state)?;
     let addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.address).collect();
     store.reserve(&owner, &addresses)?;
     Ok(AddResult {
@@ -65,6 +70,16 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
         dns,
         ..AddResult::default()
     })
+}
+
+/// The locked store. It is made only where there are ranges to allocate from: a file
+/// that is wrong leaves no directory behind.
+fn create_store(config: &Config) -> Result<Store> {
+    if let Some(store) = Store::open(&config.directory)? {
+        return Ok(store);
+    }
+    config.sources.read()?;
+    Store::create(&config.directory)
 }
 
 fn check(args: &CmdArgs) -> Result<()> {
@@ -80,7 +95,8 @@ fn check(args: &CmdArgs) -> Result<()> {
         let msg = format!("host-local: Failed to find address added by container {id}");
         return Err(Error::internal(msg));
     }
-    let ours = |address: &IpAddr| config.range_sets.iter().any(|set| set.contains(*address));
+    let range_sets = sets_to_check(&config.sources);
+    let ours = |address: &IpAddr| range_sets.iter().any(|set| set.contains(*address));
     let expected = prev_result.into_iter().flat_map(|result| result.ips);
     match expected
         .map(|ip| ip.address.address())
@@ -92,6 +108,16 @@ fn check(args: &CmdArgs) -> Result<()> {
         ))),
         None => Ok(()),
     }
+}
+
+/// The sets whose addresses in prevResult must be reserved ones. A file that is wrong
+/// by now keeps the node from serving an ADD, which STATUS says, but breaks no
+/// attachment: the addresses it listed are then not looked at one by one.
+fn sets_to_check(sources: &Sources) -> Vec<RangeSet> {
+    sources.read().unwrap_or_else(|error| {
+        eprintln!("only the configured ranges are checked: {error}");
+        sources.configured().to_vec()
+    })
 }
 
 fn del(args: &CmdArgs) -> Result<()> {
@@ -111,11 +137,13 @@ fn del(args: &CmdArgs) -> Result<()> {
 
 fn status(conf: &ConfArgs) -> Result<()> {
     let config = Config::read(conf, "")?;
-    let taken = match Store::peek(&config.directory)? {
+    let store = Store::peek(&config.directory)?;
+    let range_sets = config.sources.read()?;
+    let taken = match &store {
         Some(store) => store.survey()?.taken(),
         None => HashSet::new(),
     };
-    for set in &config.range_sets {
+    for set in &range_sets {
         if allocator::next_free(set, None, &taken).is_none() {
             let msg = allocator::exhausted(set);
             return Err(Error::new(ErrorCode::UNAVAILABLE, msg));

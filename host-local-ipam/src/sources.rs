@@ -1,6 +1,8 @@
-//! What range sets are made from: ranges as they are written, read and validated.
+//! Where range sets come from: the configuration, which is the same on all nodes, and
+//! a file of this node. Ranges of both are read and validated alike, and together.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,8 +11,13 @@ use common::address::{Cidr, parse_address};
 use common::error::{Error, Result};
 use common::version::CniVersion;
 
+use crate::config::RANGES_FILE;
 use crate::exclude::{self, Exclusion};
 use crate::range::{RangeSet, RangeSpec};
+use crate::ranges_file;
+
+/// What Go says when there is no range set at all.
+pub(crate) const NO_RANGES: &str = "no IP ranges specified";
 
 /// A range as it is written. Addresses are texts here, so that a wrong one is
 /// reported with Go's words and not with those of a JSON reader.
@@ -29,7 +36,7 @@ impl RawRange {
     ///
     /// # Errors
     /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
-    pub(crate) fn spec(&self) -> Result<RangeSpec> {
+    fn spec(&self) -> Result<RangeSpec> {
         let subnet = self.subnet.as_deref().map(str::parse::<Cidr>).transpose();
         Ok(RangeSpec {
             subnet: subnet.map_err(Error::config)?,
@@ -48,6 +55,81 @@ fn optional_address(text: &str) -> Result<Option<IpAddr>> {
     parse_address(text).map(Some).map_err(Error::config)
 }
 
+/// The ranges of `sets` with every text read.
+///
+/// # Errors
+/// Those of [`RawRange::spec`].
+pub(crate) fn specs<'a>(
+    sets: impl IntoIterator<Item = &'a Vec<RawRange>>,
+) -> Result<Vec<Vec<RangeSpec>>> {
+    let sets = sets.into_iter();
+    sets.map(|set| set.iter().map(RawRange::spec).collect())
+        .collect()
+}
+
+/// Where the range sets of a network come from.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    specs: Vec<Vec<RangeSpec>>,
+    configured: Vec<RangeSet>,
+    file: Option<PathBuf>,
+    rules: Rules,
+}
+
+impl Sources {
+    /// The sources of a network: what its configuration describes, and a file that is
+    /// not read here. One of them must be there.
+    ///
+    /// # Errors
+    /// Those of [`Rules::range_sets`].
+    pub(crate) fn new(
+        specs: Vec<Vec<RangeSpec>>,
+        file: Option<PathBuf>,
+        rules: Rules,
+    ) -> Result<Self> {
+        if specs.is_empty() && file.is_none() {
+            return Err(Error::config(NO_RANGES));
+        }
+        let configured = rules.range_sets(&specs)?;
+        if file.is_none() {
+            rules.require_families(&configured)?;
+        }
+        Ok(Self {
+            specs,
+            configured,
+            file,
+            rules,
+        })
+    }
+
+    /// The sets of the configuration alone; there may be none when there is a file.
+    pub(crate) fn configured(&self) -> &[RangeSet] {
+        &self.configured
+    }
+
+    /// All sets as they are now, never none: those of the configuration, then those
+    /// of the file. The order numbers the `last_reserved_ip` files, and whoever adds
+    /// a file to a network changes none of these numbers.
+    ///
+    /// # Errors
+    /// Code 7 naming the file, or the key `exclude`.
+    pub(crate) fn read(&self) -> Result<Vec<RangeSet>> {
+        let Some(path) = &self.file else {
+            return Ok(self.configured.clone());
+        };
+        // Alone, the configuration is valid: whatever is wrong comes from the file.
+        let of_file = |error: Error| {
+            Error::config(format!("{RANGES_FILE} {path:?}: {}", error.msg))
+                .with_details(error.details)
+        };
+        let mut specs = self.specs.clone();
+        specs.extend(ranges_file::read(path).map_err(of_file)?);
+        let sets = self.rules.range_sets(&specs).map_err(of_file)?;
+        self.rules.require_families(&sets)?;
+        Ok(sets)
+    }
+}
+
 /// What holds for all sets of a network together.
 #[derive(Debug)]
 pub(crate) struct Rules {
@@ -64,10 +146,7 @@ impl Rules {
     ///
     /// # Errors
     /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
-    pub(crate) fn range_sets(&self, specs: &[Vec<RangeSpec>]) -> Result<Vec<RangeSet>> {
-        if specs.is_empty() {
-            return Err(Error::config("no IP ranges specified"));
-        }
+    fn range_sets(&self, specs: &[Vec<RangeSpec>]) -> Result<Vec<RangeSet>> {
         let mut sets = Vec::new();
         for (index, specs) in specs.iter().enumerate() {
             let set = RangeSet::new(specs, &self.exclude)
@@ -76,7 +155,6 @@ impl Rules {
         }
         self.require_room(&sets)?;
         require_disjoint(&sets)?;
-        self.require_families(&sets)?;
         Ok(sets)
     }
 
@@ -92,7 +170,8 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether every exclusion is of the family of some set.
+    /// Whether every exclusion is of the family of some set. Only all sets together
+    /// can answer this.
     fn require_families(&self, sets: &[RangeSet]) -> Result<()> {
         let foreign = |exclusion: &&Exclusion| {
             let is_ipv4 = exclusion.first.is_ipv4();

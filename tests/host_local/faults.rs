@@ -69,7 +69,7 @@ fn gc_beside_adds_removes_only_what_is_not_listed() {
 }
 
 /// A process that holds the lock until it is killed.
-fn hold_lock(lock: &Path) -> Child {
+pub(super) fn hold_lock(lock: &Path) -> Child {
     fs::create_dir_all(lock.parent().expect("the lock is in a directory")).unwrap();
     let mut holder = Command::new("flock")
         .args(["--exclusive", "--no-fork"])
@@ -86,13 +86,13 @@ fn hold_lock(lock: &Path) -> Child {
     holder
 }
 
-fn kill(mut process: Child) {
+pub(super) fn kill(mut process: Child) {
     process.kill().expect("the process can be killed");
     process.wait().expect("the process can be waited for");
 }
 
 /// Whether a process waits for a lock on this file.
-fn is_waited_for(lock: &Path) -> bool {
+pub(super) fn is_waited_for(lock: &Path) -> bool {
     let inode = format!(":{} ", fs::metadata(lock).expect("the lock exists").ino());
     let locks = fs::read_to_string("/proc/locks").expect("/proc is mounted");
     locks

@@ -1,0 +1,67 @@
+//! `rangesFile`: the ranges of this node, in a file that the node's bootstrap or an
+//! agent writes. What it says is never remembered: an edit takes effect at once.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use common::error::{Error, Result};
+use common::lenient::read_value;
+use nix::libc;
+
+use crate::range::RangeSpec;
+use crate::sources::{NO_RANGES, RawRange, specs};
+
+/// Thousands of ranges are far smaller; whatever is larger is another file.
+const SIZE_LIMIT: u64 = 1 << 20;
+
+/// The document; other keys belong to whoever writes it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawFile {
+    ranges: Vec<Vec<RawRange>>,
+}
+
+/// The range sets in the file at `path`, read but not validated; at least one.
+///
+/// # Errors
+/// What is wrong with it; the caller names the file and sets the code.
+pub(crate) fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
+    let content = content(path).map_err(|cause| Error::io("failed to read the file", &cause))?;
+    if content.trim_ascii().is_empty() {
+        return Err(Error::config("the file is empty"));
+    }
+    let document: Value = serde_json::from_slice(&content).map_err(|cause| {
+        Error::config("the file is not a JSON document").with_details(cause.to_string())
+    })?;
+    let file: RawFile = read_value(&document, "failed to load the ranges")?;
+    if file.ranges.is_empty() {
+        return Err(Error::config(NO_RANGES));
+    }
+    specs(&file.ranges)
+}
+
+/// A regular file's content. Symbolic links are followed: in a mounted ConfigMap,
+/// every file is one. They are followed by the kernel in one step, since a path that
+/// was resolved before may be gone when the mount is updated.
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    // Without O_NONBLOCK, a FIFO would be waited for.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return invalid("not a regular file");
+    }
+    let mut content = Vec::new();
+    file.take(SIZE_LIMIT + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > SIZE_LIMIT {
+        return invalid("the file is too large");
+    }
+    Ok(content)
+}
