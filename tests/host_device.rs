@@ -5,6 +5,7 @@ mod add;
 mod bad_input;
 mod check_status_gc;
 mod del;
+mod device_info;
 mod failed_add;
 mod killed;
 mod selectors;

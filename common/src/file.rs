@@ -76,13 +76,23 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Those of `unlink(2)`.
 pub fn remove(path: &Path) -> io::Result<()> {
-    for path in [&temporary_name(path), path] {
-        match fs::remove_file(path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
-            _ => {}
-        }
+    remove_temporary(path)?;
+    remove_one(path)
+}
+
+/// Removes what somebody who was killed has left beside `path`, if anything.
+///
+/// # Errors
+/// Those of `unlink(2)`.
+pub fn remove_temporary(path: &Path) -> io::Result<()> {
+    remove_one(&temporary_name(path))
+}
+
+fn remove_one(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn create(path: &Path) -> io::Result<File> {
@@ -97,7 +107,7 @@ fn create(path: &Path) -> io::Result<File> {
 
 /// A dot-file beside `path`. Its name is always the same, so that a killed process
 /// leaves one at most and the next one overwrites it.
-fn temporary_name(path: &Path) -> PathBuf {
+pub fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
 }

@@ -67,6 +67,9 @@ pub(crate) struct Device {
     /// What ADD has bound it to; nothing when it has the driver it had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) binding: Option<Binding>,
+    /// The device-info file that ADD has made; empty when it has made none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) device_info_file: String,
     /// Whether the host has it back, although the attachment has not ended.
     pub(crate) returned: bool,
 }
@@ -125,6 +128,7 @@ impl Device {
             parent: link.parent,
             bus_address: link.bus_address,
             binding: None,
+            device_info_file: String::new(),
             returned: false,
         })
     }

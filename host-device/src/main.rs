@@ -4,6 +4,7 @@
 
 mod config;
 mod device;
+mod device_info;
 mod driver;
 mod options;
 mod transfer;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use common::args::{CmdArgs, Command, ConfArgs, IfName};
 use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
 use common::config::NetConf;
-use common::error::{Error, ErrorCode, Result};
+use common::error::{Error, ErrorCode, Errors, Result};
 use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::Link;
@@ -48,6 +49,7 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     let device = find_device(&mut host, &config.selector, &config.options)?;
     transfer::require_movable(&device, &mut sandbox, &args.ifname)?;
     let device = transfer::as_before(&records(), device)?;
+    let device = device_info::plan(device, config.options.device_info_file.as_deref());
     let record = Attachment::new(args, &sandbox.netns, device)?;
     records().write(&record)?;
     let link = transfer::move_in(&mut host, &mut sandbox, &record)
@@ -108,6 +110,7 @@ fn attach(
     device: &Device,
     sandbox: &mut Sandbox,
 ) -> Result<AddResult> {
+    device_info::write(device)?;
     let own = match config.ipam {
         Some(ipam) => ipam.add(args)?,
         None => AddResult::default(),
@@ -141,7 +144,10 @@ fn del(args: &CmdArgs) -> Result<()> {
 /// device that cannot be given back keeps its addresses reserved.
 fn detach(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
     transfer::give_back(&mut Host::open()?, &records(), record, args)?;
-    if let Err(error) = release(args, Some(record)) {
+    let mut errors = Errors::default();
+    errors.keep(device_info::remove(&record.device));
+    errors.keep(release(args, Some(record)));
+    if let Err(error) = errors.into_result() {
         // The next DEL must leave the device alone: another may have it by then.
         let remembered = records().write(&transfer::returned(record));
         return Err(undone(error, remembered));

@@ -2,8 +2,11 @@
 //! device to, whether its addresses come along, and where to describe it. Without
 //! them everything is as the Go plugin does it.
 
+use std::path::Path;
+
 use common::config::Document;
 use common::error::{Error, Result};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::device::DPDK_DRIVERS;
@@ -13,11 +16,27 @@ use crate::device::DPDK_DRIVERS;
 pub(crate) struct Options {
     /// `driver`: bind the device to this driver for user space.
     pub(crate) driver: Option<UserDriver>,
+    /// `runtimeConfig.CNIDeviceInfoFile`: the absolute path of the file in which to
+    /// describe the device.
+    pub(crate) device_info_file: Option<String>,
 }
 
 /// The name of a driver that hands a device to a program in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UserDriver(&'static str);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Keys {
+    runtime_config: RuntimeConfig,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeConfig {
+    #[serde(rename = "CNIDeviceInfoFile")]
+    device_info_file: Value,
+}
 
 impl Options {
     /// The options of a configuration.
@@ -27,6 +46,7 @@ impl Options {
     pub(crate) fn parse(document: &Document) -> Result<Self> {
         Ok(Self {
             driver: document.get("driver").map_or(Ok(None), driver)?,
+            device_info_file: device_info_file(document)?,
         })
     }
 }
@@ -50,4 +70,25 @@ fn driver(value: &Value) -> Result<Option<UserDriver>> {
         None => Err(Error::config(format!("unknown driver: {value}"))
             .with_details(format!("it is one of {}", DPDK_DRIVERS.join(", ")))),
     }
+}
+
+fn device_info_file(document: &Document) -> Result<Option<String>> {
+    let keys: Keys = document.read("failed to load netconf")?;
+    let value = keys.runtime_config.device_info_file;
+    if value.is_null() {
+        return Ok(None);
+    }
+    match value.as_str() {
+        Some("") => Ok(None),
+        Some(path) if is_absolute_file(path) => Ok(Some(path.to_owned())),
+        _ => Err(
+            Error::config(format!("invalid runtimeConfig.CNIDeviceInfoFile: {value}"))
+                .with_details("it is the absolute path of a file"),
+        ),
+    }
+}
+
+fn is_absolute_file(text: &str) -> bool {
+    let path = Path::new(text);
+    path.is_absolute() && path.file_name().is_some() && !text.ends_with('/') && !text.contains('\0')
 }

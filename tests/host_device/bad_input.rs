@@ -96,6 +96,16 @@ fn table() -> Vec<(Value, u64, &'static str)> {
             7,
             "cannot use driver \"vfio-pci\": \"hd0\" is no PCI device",
         ),
+        (
+            json!({"device": "hd0", "runtimeConfig": {"CNIDeviceInfoFile": "run/x"}}),
+            7,
+            "invalid runtimeConfig.CNIDeviceInfoFile: \"run/x\"",
+        ),
+        (
+            json!({"device": "hd0", "runtimeConfig": {"CNIDeviceInfoFile": 7}}),
+            7,
+            "invalid runtimeConfig.CNIDeviceInfoFile: 7",
+        ),
         (json!({"device": "hd0", "ipam": 5}), 6, "ipam: invalid type"),
         (
             json!({"device": "hd0", "prevResult": 5}),

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::{FakeSys, Fixture, plain};
 
-const PCI: &str = "0000:00:1e.0";
+pub(super) const PCI: &str = "0000:00:1e.0";
 const PCI_PATH: &str = "pci/devices/0000:00:1e.0";
 
 /// A node on which the device `hd0` seems to be a PCI function.
-fn with_pci_device(driver: &str) -> (Fixture, FakeSys) {
+pub(super) fn with_pci_device(driver: &str) -> (Fixture, FakeSys) {
     let (mut fixture, sys) = (Fixture::new(), FakeSys::new());
     sys.netdev(PCI_PATH, "net", "hd0");
     sys.bind(PCI_PATH, driver);
