@@ -4,13 +4,14 @@ use std::fs;
 
 use harness::{Network, Node, Pod};
 
-/// The YAML blocks of the README.
-fn networks() -> Vec<Network> {
+/// The README's blocks of this language.
+fn blocks(language: &str) -> Vec<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let readme = fs::read_to_string(path).unwrap();
-    let blocks = readme.split("```yaml\n").skip(1);
+    let start = format!("```{language}\n");
+    let blocks = readme.split(&start).skip(1);
     blocks
-        .map(|block| Network::from_nad(block.split("```").next().unwrap()))
+        .map(|block| block.split("```").next().unwrap().to_owned())
         .collect()
 }
 
@@ -24,25 +25,47 @@ fn node() -> Node {
     node
 }
 
+/// Puts the README's file with ranges where its network wants it. The VM's root file
+/// system is its own.
+fn write_ranges() {
+    let ranges = blocks("json");
+    assert_eq!(ranges.len(), 1, "the README shows one file");
+    fs::create_dir_all("/etc/cni/ranges").unwrap();
+    fs::write("/etc/cni/ranges/per-node.json", &ranges[0]).unwrap();
+}
+
 #[test]
 fn every_network_of_the_readme_attaches_and_detaches_a_pod() {
-    let networks = networks();
+    let networks: Vec<Network> = blocks("yaml")
+        .iter()
+        .map(|block| Network::from_nad(block))
+        .collect();
     assert!(
-        networks.len() >= 3,
-        "the README shows a network for each plugin"
+        networks.len() >= 7,
+        "the README shows a network for each feature"
     );
+    write_ranges();
     for network in networks {
-        let node = match network.plugins[0]["type"].as_str() {
+        let plugin = &network.plugins[0];
+        let node = match plugin["type"].as_str() {
             Some("host-device") => Node::of_machine(),
             _ => node(),
         };
+        let before = node.netns.links();
         let pod = Pod::new("c1");
         let result = network.attach(&node, &pod, "net1");
-        assert_eq!(pod.netns.links(), ["lo", "net1"], "{}", network.name);
+        // A device for user space stays where it is.
+        let expected = if plugin["driver"].is_null() {
+            vec!["lo", "net1"]
+        } else {
+            vec!["lo"]
+        };
+        assert_eq!(pod.netns.links(), expected, "{}", network.name);
         network
             .check(&node, &pod, "net1", &result)
             .unwrap_or_else(|output| panic!("{output}"));
         network.detach(&node, &pod, "net1", &result);
         assert_eq!(pod.netns.links(), ["lo"], "{}", network.name);
+        assert_eq!(node.netns.links(), before, "{}", network.name);
     }
 }
