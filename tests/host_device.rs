@@ -7,6 +7,7 @@ mod check_status_gc;
 mod del;
 mod device_info;
 mod failed_add;
+mod keep_addresses;
 mod killed;
 mod selectors;
 

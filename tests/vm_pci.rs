@@ -362,6 +362,62 @@ fn del_finds_the_nic_that_the_kernel_has_put_back_and_names_it() {
     machine.is_clean();
 }
 
+/// What the NIC has of its own, as `ip` prints it.
+fn addresses_and_routes(namespace: &Namespace, link: &str) -> (Vec<String>, Vec<String>) {
+    let table = |table: &str| namespace.ip(&["route", "show", "dev", link, "table", table]);
+    let routes = [table("main"), table("77")];
+    let routes = routes.iter().flat_map(|text| text.lines());
+    let routes = routes.filter(|line| !line.contains("proto kernel"));
+    // The emulated network announces addresses and routes of its own.
+    let addresses = namespace.addresses(link).into_iter();
+    let addresses = addresses.filter(|address| address.starts_with("10."));
+    (
+        addresses.collect(),
+        routes.map(|r| r.trim().to_owned()).collect(),
+    )
+}
+
+#[test]
+fn kept_addresses_and_routes_are_back_after_the_pod_has_died() {
+    for command in ["DEL", "GC", "ADD"] {
+        let mut machine = Machine::new();
+        machine.host(&["address", "add", "10.55.0.5/24", "dev", NIC_NAME]);
+        let route = ["route", "add", "10.56.0.0/16", "via", "10.55.0.1"];
+        machine.host(&route);
+        machine.host(&[&route[..], &["table", "77"]].concat());
+        let before = addresses_and_routes(&machine.node.netns, NIC_NAME);
+        assert_eq!((before.0.len(), before.1.len()), (1, 2), "{before:?}");
+
+        let conf = with(&conf(), &json!({"keepAddresses": true}));
+        machine.add(&conf);
+        assert_eq!(addresses_and_routes(machine.pod(), "net1").1, before.1);
+        machine.end_pod();
+        match command {
+            "ADD" => {
+                machine.pod = Some(Namespace::new());
+                let other = with(&conf, &json!({"pciBusID": null, "device": "none"}));
+                let call = machine.call("ADD", &other).env("CNI_CONTAINERID", "c2");
+                machine.node.run(&call).error_code(999);
+            }
+            _ => {
+                let keys = json!({"cni.dev/valid-attachments": []});
+                machine
+                    .node
+                    .run(&machine.call(command, &with(&conf, &keys)))
+                    .ok();
+            }
+        }
+        assert_eq!(
+            addresses_and_routes(&machine.node.netns, NIC_NAME),
+            before,
+            "{command}"
+        );
+        machine.del(&conf);
+        machine.is_clean();
+        machine.host(&["address", "flush", "dev", NIC_NAME]);
+    }
+}
+
 #[test]
 fn del_finds_the_nic_under_the_number_that_the_kernel_gave_it() {
     let mut machine = Machine::new();

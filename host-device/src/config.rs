@@ -87,7 +87,8 @@ impl Config {
     /// attachment could not be reported, so it must not be made.
     fn require_a_result_for(&self, version: CniVersion) -> Result<()> {
         let earlier = self.prev_result.as_ref();
-        let has_addresses = self.ipam.is_some() || earlier.is_some_and(|r| !r.ips.is_empty());
+        let has_own = self.ipam.is_some() || self.options.keep_addresses;
+        let has_addresses = has_own || earlier.is_some_and(|r| !r.ips.is_empty());
         if version <= CniVersion::V0_2_0 && !has_addresses {
             let why = format!("cniVersion {version} cannot express an interface without ipam");
             let msg = "cannot convert: no valid IP addresses";

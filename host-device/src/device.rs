@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceSelector;
 use crate::driver::Binding;
+use crate::keep::Kept;
 
 /// Where the kernel lists auxiliary devices, such as scalable functions.
 const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
@@ -67,6 +68,9 @@ pub(crate) struct Device {
     /// What ADD has bound it to; nothing when it has the driver it had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) binding: Option<Binding>,
+    /// The addresses and routes that it had, when they go with it.
+    #[serde(skip_serializing_if = "Kept::is_empty")]
+    pub(crate) kept: Kept,
     /// The device-info file that ADD has made; empty when it has made none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) device_info_file: String,
@@ -128,6 +132,7 @@ impl Device {
             parent: link.parent,
             bus_address: link.bus_address,
             binding: None,
+            kept: Kept::default(),
             device_info_file: String::new(),
             returned: false,
         })

@@ -6,6 +6,7 @@ mod config;
 mod device;
 mod device_info;
 mod driver;
+mod keep;
 mod options;
 mod transfer;
 mod userspace;
@@ -48,6 +49,10 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
 
     let device = find_device(&mut host, &config.selector, &config.options)?;
     transfer::require_movable(&device, &mut sandbox, &args.ifname)?;
+    let device = match config.options.keep_addresses {
+        true => keep::plan(&mut host.netlink, device)?,
+        false => device,
+    };
     let device = transfer::as_before(&records(), device)?;
     let device = device_info::plan(device, config.options.device_info_file.as_deref());
     let record = Attachment::new(args, &sandbox.netns, device)?;
@@ -111,10 +116,13 @@ fn attach(
     sandbox: &mut Sandbox,
 ) -> Result<AddResult> {
     device_info::write(device)?;
-    let own = match config.ipam {
+    let mut own = match config.ipam {
         Some(ipam) => ipam.add(args)?,
         None => AddResult::default(),
     };
+    if config.options.keep_addresses {
+        device.kept.add_to(&mut own);
+    }
     let interface = Interface {
         name: args.ifname.to_string(),
         mac: link.map_or(String::new(), |link| link.mac.clone()),

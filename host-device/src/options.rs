@@ -16,6 +16,8 @@ use crate::device::DPDK_DRIVERS;
 pub(crate) struct Options {
     /// `driver`: bind the device to this driver for user space.
     pub(crate) driver: Option<UserDriver>,
+    /// `keepAddresses`: the device's addresses and routes go with it.
+    pub(crate) keep_addresses: bool,
     /// `runtimeConfig.CNIDeviceInfoFile`: the absolute path of the file in which to
     /// describe the device.
     pub(crate) device_info_file: Option<String>,
@@ -44,10 +46,19 @@ impl Options {
     /// # Errors
     /// Code 7 naming the key and the value.
     pub(crate) fn parse(document: &Document) -> Result<Self> {
-        Ok(Self {
+        let options = Self {
             driver: document.get("driver").map_or(Ok(None), driver)?,
+            keep_addresses: keep_addresses(document)?,
             device_info_file: device_info_file(document)?,
-        })
+        };
+        match options.driver {
+            Some(driver) if options.keep_addresses => Err(Error::config(format!(
+                "keepAddresses true does not go with driver {:?}",
+                driver.as_str()
+            ))
+            .with_details("such a device has no interface in the container")),
+            _ => Ok(options),
+        }
     }
 }
 
@@ -70,6 +81,15 @@ fn driver(value: &Value) -> Result<Option<UserDriver>> {
         None => Err(Error::config(format!("unknown driver: {value}"))
             .with_details(format!("it is one of {}", DPDK_DRIVERS.join(", ")))),
     }
+}
+
+fn keep_addresses(document: &Document) -> Result<bool> {
+    let Some(value) = document.get("keepAddresses") else {
+        return Ok(false);
+    };
+    value.as_bool().ok_or_else(|| {
+        Error::config(format!("invalid keepAddresses: {value}")).with_details("it is true or false")
+    })
 }
 
 fn device_info_file(document: &Document) -> Result<Option<String>> {

@@ -184,6 +184,11 @@ pub(crate) fn as_before(records: &Records, device: Device) -> Result<Device> {
             mac: was.mac,
             mtu: was.mtu,
             up: was.up,
+            kept: if was.kept.is_empty() {
+                device.kept
+            } else {
+                was.kept
+            },
             ..device
         },
         None => device,
@@ -385,6 +390,8 @@ fn restore_properties(netlink: &mut Netlink, link: &Link, device: &Device) {
         };
         report(netlink.change_link(link.index, up, what));
     }
+    // Routes need an interface that is up.
+    device.kept.restore(netlink, link.index, &device.name);
 }
 
 fn report(outcome: Result<()>) {

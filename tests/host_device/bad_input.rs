@@ -106,6 +106,16 @@ fn table() -> Vec<(Value, u64, &'static str)> {
             7,
             "invalid runtimeConfig.CNIDeviceInfoFile: 7",
         ),
+        (
+            json!({"device": "hd0", "keepAddresses": "yes"}),
+            7,
+            "invalid keepAddresses: \"yes\"",
+        ),
+        (
+            json!({"device": "hd0", "keepAddresses": true, "driver": "vfio-pci"}),
+            7,
+            "keepAddresses true does not go with driver \"vfio-pci\"",
+        ),
         (json!({"device": "hd0", "ipam": 5}), 6, "ipam: invalid type"),
         (
             json!({"device": "hd0", "prevResult": 5}),

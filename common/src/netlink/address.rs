@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Netlink;
@@ -49,15 +51,36 @@ impl Netlink {
     /// # Errors
     /// Code 999 when the kernel does not answer.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Cidr>> {
+        let replies = self.address_messages(index)?;
+        Ok(replies.iter().filter_map(to_cidr).collect())
+    }
+
+    /// The addresses of a link with global scope, both families: not those that the
+    /// kernel has made for the link alone.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn global_addresses(&mut self, index: u32) -> Result<Vec<Cidr>> {
+        let replies = self.address_messages(index)?;
+        let global = replies
+            .iter()
+            .filter(|message| message.header.scope == AddressScope::Universe);
+        Ok(global.filter_map(to_cidr).collect())
+    }
+
+    fn address_messages(&mut self, index: u32) -> Result<Vec<AddressMessage>> {
         let mut message = AddressMessage::default();
         message.header.index = index;
         let replies = self
             .dump(&RouteNetlinkMessage::GetAddress(message))
             .map_err(|cause| Error::internal("failed to list the addresses").because(&cause))?;
-        Ok(replies
-            .into_iter()
-            .filter_map(|reply| to_cidr(reply, index))
-            .collect())
+        let of_link = |reply| match reply {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
+                Some(message)
+            }
+            _ => None,
+        };
+        Ok(replies.into_iter().filter_map(of_link).collect())
     }
 
     /// The link of the namespace that has `address`, with any prefix.
@@ -80,13 +103,7 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn to_cidr(message: RouteNetlinkMessage, index: u32) -> Option<Cidr> {
-    let RouteNetlinkMessage::NewAddress(message) = message else {
-        return None;
-    };
-    if message.header.index != index {
-        return None;
-    }
+fn to_cidr(message: &AddressMessage) -> Option<Cidr> {
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };

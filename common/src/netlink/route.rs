@@ -30,6 +30,10 @@ pub struct KernelRoute {
     pub mtu: u32,
     /// The TCP segment size to advertise in bytes; 0 when not set.
     pub advmss: u32,
+    /// The scope, as the kernel numbers it: 0 universe, 253 link, 254 host.
+    pub scope: u8,
+    /// Whether the kernel has made it by itself, for an address.
+    pub from_kernel: bool,
 }
 
 impl Netlink {
@@ -113,6 +117,8 @@ fn to_route(message: RouteNetlinkMessage, any: IpAddr) -> Option<KernelRoute> {
         priority: 0,
         mtu: 0,
         advmss: 0,
+        scope: message.header.scope.into(),
+        from_kernel: message.header.protocol == RouteProtocol::Kernel,
     };
     for attribute in &message.attributes {
         match attribute {
