@@ -8,6 +8,7 @@ mod device_info;
 mod driver;
 mod keep;
 mod options;
+mod restore;
 mod transfer;
 mod userspace;
 
@@ -26,7 +27,7 @@ use common::result::{AddResult, Interface};
 use crate::config::{Config, DeviceSelector, is_device_per_container};
 use crate::device::{Device, Mode};
 use crate::options::Options;
-use crate::transfer::Host;
+use crate::restore::Host;
 
 fn main() -> ExitCode {
     plugin::run(&Commands {
