@@ -5,6 +5,7 @@ mod address;
 mod event;
 mod link;
 mod route;
+mod rule;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,6 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 pub use event::LinkEvents;
 pub use link::{Link, LinkChange, NewIpvlan, parse_mac};
 pub use route::KernelRoute;
+pub use rule::{Rules, SourceRule};
 
 use crate::error::{Error, Result};
 use crate::netns::NetNs;

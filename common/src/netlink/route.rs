@@ -1,5 +1,6 @@
 //! Routes, with every attribute that a CNI result can carry.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::NLM_F_CREATE;
@@ -14,6 +15,12 @@ use super::address::family;
 use crate::address::Cidr;
 use crate::error::{Error, Result};
 use crate::result::Route;
+
+/// The address that stands for every address of its family.
+const FAMILIES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
 
 /// A unicast route as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +37,7 @@ pub struct KernelRoute {
     pub mtu: u32,
     /// The TCP segment size to advertise in bytes; 0 when not set.
     pub advmss: u32,
-    /// The scope, as the kernel numbers it: 0 universe, 253 link, 254 host.
+    /// The scope, as the kernel numbers it: 0 universe, 253 link, 254 host; IPv6 has none.
     pub scope: u8,
     /// Whether the kernel has made it by itself, for an address.
     pub from_kernel: bool,
@@ -86,25 +93,48 @@ impl Netlink {
     /// Code 999 when the kernel does not answer.
     pub fn routes(&mut self) -> Result<Vec<KernelRoute>> {
         let mut routes = Vec::new();
-        for any in [
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        ] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family(any);
-            let replies = self
-                .dump(&RouteNetlinkMessage::GetRoute(message))
-                .map_err(|cause| Error::internal("failed to list the routes").because(&cause))?;
-            routes.extend(replies.into_iter().filter_map(|reply| to_route(reply, any)));
+        for any in FAMILIES {
+            let messages = self.dump_routes(any)?;
+            routes.extend(messages.iter().filter_map(|m| to_route(m, any)));
         }
         Ok(routes)
     }
+
+    /// The tables that have a route of any kind, in either family.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn route_tables(&mut self) -> Result<BTreeSet<u32>> {
+        let mut tables = BTreeSet::new();
+        for any in FAMILIES {
+            tables.extend(self.dump_routes(any)?.iter().map(table_of));
+        }
+        Ok(tables)
+    }
+
+    fn dump_routes(&mut self, any: IpAddr) -> Result<Vec<RouteMessage>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(any);
+        let replies = self
+            .dump(&RouteNetlinkMessage::GetRoute(message))
+            .map_err(|cause| Error::internal("failed to list the routes").because(&cause))?;
+        let route = |reply| match reply {
+            RouteNetlinkMessage::NewRoute(message) => Some(message),
+            _ => None,
+        };
+        Ok(replies.into_iter().filter_map(route).collect())
+    }
 }
 
-fn to_route(message: RouteNetlinkMessage, any: IpAddr) -> Option<KernelRoute> {
-    let RouteNetlinkMessage::NewRoute(message) = message else {
-        return None;
-    };
+fn table_of(message: &RouteMessage) -> u32 {
+    let attribute = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or(u32::from(message.header.table))
+}
+
+fn to_route(message: &RouteMessage, any: IpAddr) -> Option<KernelRoute> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
@@ -113,7 +143,7 @@ fn to_route(message: RouteNetlinkMessage, any: IpAddr) -> Option<KernelRoute> {
     let mut route = KernelRoute {
         dst: Cidr::host(any),
         next_hops: Vec::new(),
-        table: u32::from(message.header.table),
+        table: table_of(message),
         priority: 0,
         mtu: 0,
         advmss: 0,
@@ -125,7 +155,6 @@ fn to_route(message: RouteNetlinkMessage, any: IpAddr) -> Option<KernelRoute> {
             RouteAttribute::Destination(address) => dst = to_ip(address)?,
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::Gateway(address) => gateway = to_ip(address),
-            RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::Priority(priority) => route.priority = *priority,
             RouteAttribute::Metrics(metrics) => route.take_metrics(metrics),
             RouteAttribute::MultiPath(hops) => route.next_hops.extend(hops.iter().map(|hop| {
