@@ -25,6 +25,12 @@ impl Cidr {
         Self(IpNetwork::from(address))
     }
 
+    /// The destination of a default route of the family of `address`.
+    pub fn any(address: IpAddr) -> Self {
+        let any = Self::new(address, 0);
+        any.unwrap_or(Self::host(address)).network()
+    }
+
     /// The address, host bits included.
     pub fn address(self) -> IpAddr {
         self.0.ip()

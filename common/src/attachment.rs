@@ -19,6 +19,8 @@ use crate::interface::Sandbox;
 use crate::ipam::IpamPlugin;
 use crate::lenient::read_value;
 use crate::netns::{NetNs, NetNsId, is_alive};
+use crate::result::AddResult;
+use crate::source_routing::Policy;
 
 /// Where the records of all plugins are, one directory a plugin.
 const ROOT: &str = "/var/lib/cni/eni-cni";
@@ -47,6 +49,9 @@ pub struct Attachment<D> {
     pub netns_id: NetNsId,
     /// The `ipam` section of the configuration; `null` when there was none.
     pub ipam: Value,
+    /// The rules and the table of source routing, when the configuration asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_routing: Option<Policy>,
     /// The plugin's own part.
     pub device: D,
 }
@@ -66,6 +71,7 @@ impl<D> Attachment<D> {
             netns: netns.path().to_owned(),
             netns_id: netns.id()?,
             ipam: args.conf.document.get("ipam").cloned().unwrap_or_default(),
+            source_routing: None,
             device,
         })
     }
@@ -89,6 +95,37 @@ impl<D> Attachment<D> {
     /// Code 5 when the boot id cannot be read.
     pub fn is_alive(&self) -> Result<bool> {
         Ok(boot_id()? == self.boot_id && is_alive(&self.netns, self.netns_id))
+    }
+
+    /// Notes the addresses in `own` that get a rule, where the attachment has source
+    /// routing, before the kernel gets them: DEL finds the rules by them.
+    ///
+    /// # Errors
+    /// Code 5 when the record cannot be written.
+    pub fn claim(&mut self, records: &Records, own: &mut AddResult) -> Result<()>
+    where
+        D: Serialize,
+    {
+        let Some(policy) = &mut self.source_routing else {
+            return Ok(());
+        };
+        policy.claim(own);
+        records.write(self)
+    }
+
+    /// Removes the rules of the attachment's source routing, if its container still
+    /// has any.
+    ///
+    /// # Errors
+    /// As for [`sandbox_for_del`], and code 999 with the kernel's answer.
+    pub fn withdraw_rules(&self, args: &CmdArgs) -> Result<()> {
+        let Some(policy) = self.source_routing.as_ref().filter(|p| p.has_rules()) else {
+            return Ok(());
+        };
+        match sandbox_for_del(args, Some(self))? {
+            Some(mut sandbox) => policy.withdraw(&mut sandbox.netlink),
+            None => Ok(()),
+        }
     }
 
     /// The input of the DEL that ends this attachment, when nobody sends one: what

@@ -2,12 +2,20 @@
 //! and compared with the kernel on CHECK.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::args::IfName;
 use crate::error::{Error, Result};
-use crate::netlink::{KernelRoute, Link, LinkChange, Netlink};
+use crate::netlink::{
+    AddressEvents, AddressState, Dad, KernelAddress, KernelRoute, Link, LinkChange, Netlink,
+};
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::result::{AddResult, IpConfig, Route};
+use crate::source_routing::Policy;
+
+/// How long duplicate address detection may take, as in the Go plugins. It takes 1 to
+/// 2 s unless the container's parameters say otherwise.
+const DAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The container's side of an attachment: its namespace and a socket in it.
 #[derive(Debug)]
@@ -72,18 +80,25 @@ impl Sandbox {
         }
     }
 
-    /// Gives `link` the addresses of `ips`, sets it up and adds `routes`.
+    /// Gives `link` the addresses of `own`, sets it up and adds the routes, and then
+    /// what `policy` adds to them.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; the caller undoes what was done.
-    pub fn configure(&mut self, link: &Link, ips: &[IpConfig], routes: &[Route]) -> Result<()> {
+    pub fn configure(
+        &mut self,
+        link: &Link,
+        own: &AddResult,
+        dad: Dad,
+        policy: Option<&Policy>,
+    ) -> Result<()> {
         self.announce_addresses(&link.name);
-        if ips.iter().any(|ip| !ip.address.is_ipv4()) {
-            self.enable_ipv6(&link.name)?;
+        let has_ipv6 = own.ips.iter().any(|ip| !ip.address.is_ipv4());
+        if has_ipv6 {
+            self.enable_ipv6(&link.name, dad)?;
         }
-        for ip in ips {
-            self.netlink
-                .add_address(link.index, &link.name, ip.address)?;
+        for ip in &own.ips {
+            self.netlink.add_address(link, ip.address, dad)?;
         }
         let up = LinkChange {
             up: Some(true),
@@ -92,11 +107,42 @@ impl Sandbox {
         self.netlink.change_link(link.index, up, || {
             format!("failed to set {:?} UP", link.name)
         })?;
-        for route in routes {
-            self.netlink
-                .add_route(link.index, route, route.next_hop(ips))?;
+        if has_ipv6 && dad == Dad::On {
+            self.settle_addresses(link)?;
         }
-        Ok(())
+        for route in &own.routes {
+            let gateway = route.next_hop(&own.ips);
+            self.netlink.add_route(link.index, route, gateway)?;
+        }
+        match policy {
+            Some(policy) => policy.apply(&mut self.netlink, link, own),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until duplicate address detection has ended for every address of `link`.
+    fn settle_addresses(&mut self, link: &Link) -> Result<()> {
+        // Opened before the first look at the addresses, so that no change is missed.
+        let mut changes = AddressEvents::open_in(&self.netns)?;
+        let deadline = Instant::now() + DAD_DEADLINE;
+        loop {
+            let present = self.netlink.addresses(link.index)?;
+            require_no_duplicate(link, &present)?;
+            let tentative = present.iter().find(|a| a.state == AddressState::Tentative);
+            let Some(tentative) = tentative else {
+                return Ok(());
+            };
+            if !changes.wait(deadline) {
+                return Err(Error::internal(format!(
+                    "address {} of {:?} is still tentative: duplicate address detection \
+                     has not ended within {} s",
+                    tentative.cidr,
+                    link.name,
+                    DAD_DEADLINE.as_secs()
+                ))
+                .with_details("it needs a link with a carrier"));
+            }
+        }
     }
 
     /// Lets the kernel announce the addresses when the link comes up, so that
@@ -118,10 +164,14 @@ impl Sandbox {
     }
 
     /// Makes sure that the interface may have IPv6 addresses, keeps them when it goes
-    /// down, and can use its link-local address at once: see [`Netlink::add_address`]
-    /// for why there is no duplicate address detection. A kernel without IPv6 has no
-    /// such parameter to read.
-    fn enable_ipv6(&self, ifname: &str) -> Result<()> {
+    /// down, and treats its link-local address as `dad` says: see [`Dad`] for why there
+    /// usually is no duplicate address detection. A kernel without IPv6 has no such
+    /// parameter to read.
+    fn enable_ipv6(&self, ifname: &str, dad: Dad) -> Result<()> {
+        let accept_dad = match dad {
+            Dad::Off => "0",
+            Dad::On => "1",
+        };
         self.netns.run(|| {
             for interface in ["lo", ifname] {
                 let name = format!("net/ipv6/conf/{interface}/disable_ipv6");
@@ -134,7 +184,7 @@ impl Sandbox {
                     })?;
                 }
             }
-            for (parameter, value) in [("keep_addr_on_down", "1"), ("accept_dad", "0")] {
+            for (parameter, value) in [("keep_addr_on_down", "1"), ("accept_dad", accept_dad)] {
                 let name = format!("net/ipv6/conf/{ifname}/{parameter}");
                 write_sysctl(&name, value).map_err(|cause| {
                     Error::internal(format!("failed to set {name}")).because(&cause)
@@ -171,19 +221,16 @@ impl Sandbox {
                 link.mac
             )));
         }
-        self.verify_addresses(&link, prev_result.ips_of(index))?;
-        self.verify_routes(&link, index, prev_result)?;
+        let own = own_part(prev_result, ifname.as_str(), sandbox);
+        self.verify_addresses(&link, &own.ips)?;
+        require_routes(&mut self.netlink, &link, &own.routes, &own.ips)?;
         Ok(link)
     }
 
-    fn verify_addresses<'a>(
-        &mut self,
-        link: &Link,
-        ips: impl Iterator<Item = &'a IpConfig>,
-    ) -> Result<()> {
+    fn verify_addresses(&mut self, link: &Link, ips: &[IpConfig]) -> Result<()> {
         let present = self.netlink.addresses(link.index)?;
         for ip in ips {
-            if !present.contains(&ip.address) {
+            if !present.iter().any(|found| found.cidr == ip.address) {
                 return Err(Error::internal(format!(
                     "Failed to match addr {} on interface {}",
                     ip.address, link.name
@@ -192,40 +239,82 @@ impl Sandbox {
         }
         Ok(())
     }
+}
 
-    /// Every route of the result must lead somewhere through an interface of the
-    /// container. A chained plugin may have moved it to another table, so the
-    /// table counts only where the result names one.
-    fn verify_routes(&mut self, link: &Link, index: usize, prev_result: &AddResult) -> Result<()> {
-        let ips: Vec<IpConfig> = prev_result.ips_of(index).cloned().collect();
-        let belongs_here = |route: &&Route| match route.gw {
-            // A result does not say which of several interfaces a route is for; its
-            // gateway tells.
-            Some(gw) => ips
-                .iter()
-                .any(|ip| ip.address.contains(gw) || ip.gateway == Some(gw)),
-            None => ips
-                .iter()
-                .any(|ip| ip.address.is_ipv4() == route.dst.is_ipv4()),
-        };
-        let expected: Vec<&Route> = prev_result.routes.iter().filter(belongs_here).collect();
-        if expected.is_empty() {
-            return Ok(());
+/// What a result says of the interface `ifname` in the namespace `sandbox`. It does not
+/// say which of several interfaces a route is for; the gateway of the route tells.
+pub(crate) fn own_part(result: &AddResult, ifname: &str, sandbox: &str) -> AddResult {
+    let index = result.find_interface(ifname, sandbox);
+    let ips: Vec<IpConfig> = match index {
+        Some(index) => result.ips_of(index).cloned().collect(),
+        None => Vec::new(),
+    };
+    let belongs_here = |route: &&Route| match route.gw {
+        Some(gw) => ips
+            .iter()
+            .any(|ip| ip.address.contains(gw) || ip.gateway == Some(gw)),
+        None => ips
+            .iter()
+            .any(|ip| ip.address.is_ipv4() == route.dst.is_ipv4()),
+    };
+    let routes = result.routes.iter().filter(belongs_here).cloned().collect();
+    AddResult {
+        ips,
+        routes,
+        ..AddResult::default()
+    }
+}
+
+/// Makes sure that every route leads somewhere through `link`. A chained plugin may
+/// have moved one to another table, so the table counts only where a route names one.
+pub(crate) fn require_routes(
+    netlink: &mut Netlink,
+    link: &Link,
+    expected: &[Route],
+    ips: &[IpConfig],
+) -> Result<()> {
+    if expected.is_empty() {
+        return Ok(());
+    }
+    let present = netlink.routes()?;
+    for route in expected {
+        let gateway = route.next_hop(ips);
+        if !present
+            .iter()
+            .any(|found| is_route(found, route, gateway, link.index))
+        {
+            return Err(Error::internal(format!(
+                "Expected Route {} via {gateway:?} not found in routing table",
+                route.dst
+            )));
         }
-        let present = self.netlink.routes()?;
-        for route in expected {
-            let gateway = route.next_hop(&ips);
-            if !present
-                .iter()
-                .any(|found| is_route(found, route, gateway, link.index))
-            {
-                return Err(Error::internal(format!(
-                    "Expected Route {} via {gateway:?} not found in routing table",
-                    route.dst
-                )));
-            }
-        }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// Makes sure that detection has found no other owner of an address.
+fn require_no_duplicate(link: &Link, present: &[KernelAddress]) -> Result<()> {
+    let failed = present.iter().find(|a| a.state == AddressState::DadFailed);
+    match failed {
+        None => Ok(()),
+        Some(address) => Err(Error::internal(format!(
+            "address {} of {:?} is in use by another node",
+            address.cidr, link.name
+        ))
+        .with_details("duplicate address detection has failed")),
+    }
+}
+
+/// Makes sure that detection has ended well for every address.
+pub(crate) fn require_settled(link: &Link, present: &[KernelAddress]) -> Result<()> {
+    require_no_duplicate(link, present)?;
+    let tentative = present.iter().find(|a| a.state == AddressState::Tentative);
+    match tentative {
+        None => Ok(()),
+        Some(address) => Err(Error::internal(format!(
+            "address {} of {:?} is tentative",
+            address.cidr, link.name
+        ))),
     }
 }
 
@@ -237,4 +326,11 @@ fn is_route(found: &KernelRoute, expected: &Route, gateway: Option<IpAddr>, link
         && agrees(expected.priority, found.priority)
         && agrees(expected.mtu, found.mtu)
         && agrees(expected.advmss, found.advmss)
+        && scope_agrees(expected, found)
+}
+
+/// IPv6 knows no scope of a route: the kernel ignores the one it is given.
+fn scope_agrees(expected: &Route, found: &KernelRoute) -> bool {
+    let scope = expected.scope.filter(|_| expected.dst.is_ipv4());
+    scope.is_none_or(|scope| scope == found.scope)
 }

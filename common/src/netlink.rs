@@ -3,6 +3,7 @@
 
 mod address;
 mod event;
+mod events;
 mod link;
 mod route;
 mod rule;
@@ -19,7 +20,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use tokio::runtime::{Builder, Runtime};
 
+pub use address::{AddressState, Dad, KernelAddress};
 pub use event::LinkEvents;
+pub use events::AddressEvents;
 pub use link::{Link, LinkChange, NewIpvlan, parse_mac};
 pub use route::KernelRoute;
 pub use rule::{Rules, SourceRule};

@@ -14,7 +14,7 @@ use crate::lenient::read_value;
 use crate::version::CniVersion;
 
 /// The kernel's number for a destination that needs no gateway.
-const SCOPE_LINK: u8 = 253;
+pub(crate) const SCOPE_LINK: u8 = 253;
 
 /// What ADD has done. Source: CNI specification, section 5, "Add Success".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use common::args::ConfArgs;
 use common::config::{Document, NetConf};
 use common::error::{Error, Result};
 use common::ipam::IpamPlugin;
+use common::options::Options as NetworkOptions;
 use common::pci::PciAddress;
 use common::result::{AddResult, Dns};
 use common::version::CniVersion;
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) dns: Dns,
     /// The result of the plugins earlier in the chain.
     pub(crate) prev_result: Option<AddResult>,
+    /// Duplicate address detection and source routing.
+    pub(crate) network_options: NetworkOptions,
 }
 
 /// The way a configuration says which device it means.
@@ -78,6 +81,7 @@ impl Config {
             ipam: IpamPlugin::find_configured(&net_conf.ipam.plugin, &conf.path)?,
             dns: net_conf.dns,
             prev_result: conf.document.prev_result(conf.version)?,
+            network_options: NetworkOptions::from_document(&conf.document)?,
         };
         config.require_a_result_for(conf.version)?;
         Ok(config)

@@ -3,7 +3,7 @@
 
 use common::address::Cidr;
 use common::error::{Error, Result};
-use common::netlink::{KernelRoute, Netlink};
+use common::netlink::{Dad, KernelRoute, Link, Netlink};
 use common::result::{AddResult, IpConfig, Route};
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,9 @@ pub(crate) fn plan(netlink: &mut Netlink, device: Device) -> Result<Device> {
     if device.mode == Mode::Dpdk {
         return Ok(device);
     }
-    let addresses = netlink.global_addresses(device.index)?;
+    let present = netlink.addresses(device.index)?;
+    let global = present.iter().filter(|address| address.is_global);
+    let addresses = global.map(|address| address.cidr).collect();
     let all = netlink.routes()?;
     let own = all.iter().filter(|r| !r.from_kernel && r.table != LOCAL);
     let mut routes: Vec<Route> = own.flat_map(|r| routes_through(r, device.index)).collect();
@@ -112,9 +114,14 @@ impl Kept {
     }
 
     fn try_restore(&self, netlink: &mut Netlink, index: u32, name: &str) -> Result<()> {
-        let present = netlink.addresses(index)?;
+        let link = Link {
+            index,
+            name: name.to_owned(),
+            ..Link::default()
+        };
+        let present: Vec<Cidr> = netlink.addresses(index)?.iter().map(|a| a.cidr).collect();
         for address in self.addresses.iter().filter(|a| !present.contains(a)) {
-            report(netlink.add_address(index, name, *address));
+            report(netlink.add_address(&link, *address, Dad::Off));
         }
         let present: Vec<Route> = netlink
             .routes()?

@@ -21,6 +21,7 @@ use common::error::{Error, ErrorCode, Errors, Result};
 use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::Link;
+use common::options::Options as NetworkOptions;
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Interface};
 
@@ -56,11 +57,12 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     };
     let device = transfer::as_before(&records(), device)?;
     let device = device_info::plan(device, config.options.device_info_file.as_deref());
-    let record = Attachment::new(args, &sandbox.netns, device)?;
+    let mut record = Attachment::new(args, &sandbox.netns, device)?;
+    record.source_routing = config.network_options.plan(&mut sandbox)?;
     records().write(&record)?;
     let link = transfer::move_in(&mut host, &mut sandbox, &record)
         .map_err(|error| undone(error, abandon(args, &record)))?;
-    attach(args, config, link.as_ref(), &record.device, &mut sandbox)
+    attach(args, config, link.as_ref(), &mut record, &mut sandbox)
         .map_err(|error| undone(error, detach(args, &record)))
 }
 
@@ -113,28 +115,30 @@ fn attach(
     args: &CmdArgs,
     config: Config,
     link: Option<&Link>,
-    device: &Device,
+    record: &mut Attachment<Device>,
     sandbox: &mut Sandbox,
 ) -> Result<AddResult> {
-    device_info::write(device)?;
+    device_info::write(&record.device)?;
     let mut own = match config.ipam {
         Some(ipam) => ipam.add(args)?,
         None => AddResult::default(),
     };
     if config.options.keep_addresses {
-        device.kept.add_to(&mut own);
+        record.device.kept.add_to(&mut own);
     }
     let interface = Interface {
         name: args.ifname.to_string(),
         mac: link.map_or(String::new(), |link| link.mac.clone()),
         mtu: link.map_or(0, |link| link.mtu),
         sandbox: args.netns.clone(),
-        pci_id: device.pci_id.clone(),
+        pci_id: record.device.pci_id.clone(),
         ..Interface::default()
     };
-    let own = own.attached(interface, config.dns);
+    let mut own = own.attached(interface, config.dns);
     if let Some(link) = link {
-        sandbox.configure(link, &own.ips, &own.routes)?;
+        record.claim(&records(), &mut own)?;
+        let policy = record.source_routing.as_ref();
+        sandbox.configure(link, &own, config.network_options.dad, policy)?;
     }
     Ok(config.prev_result.unwrap_or_default().append(own))
 }
@@ -149,13 +153,14 @@ fn del(args: &CmdArgs) -> Result<()> {
     }
 }
 
-/// Ends an attachment: the device goes back, then the addresses, then the record. A
-/// device that cannot be given back keeps its addresses reserved.
+/// Ends an attachment: the device goes back, and its rules, then the addresses, then
+/// the record. A device that cannot be given back keeps its addresses reserved.
 fn detach(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
     transfer::give_back(&mut Host::open()?, &records(), record, args)?;
     let mut errors = Errors::default();
     errors.keep(device_info::remove(&record.device));
-    errors.keep(release(args, Some(record)));
+    let rules = record.withdraw_rules(args);
+    errors.keep(rules.and_then(|()| release(args, Some(record))));
     if let Err(error) = errors.into_result() {
         // The next DEL must leave the device alone: another may have it by then.
         let remembered = records().write(&transfer::returned(record));
@@ -221,6 +226,7 @@ fn check(args: &CmdArgs) -> Result<()> {
     let net_conf: NetConf = args.conf.document.read("failed to load netconf")?;
     let prev_result = args.conf.document.prev_result(args.conf.version)?;
     let prev_result = prev_result.ok_or_else(|| Error::config("Required prevResult missing"))?;
+    let options = NetworkOptions::from_document(&args.conf.document)?;
     let mut sandbox = Sandbox::open(&args.netns)?;
     if let Some(ipam) = IpamPlugin::find_configured(&net_conf.ipam.plugin, &args.conf.path)? {
         ipam.check(args)?;
@@ -237,6 +243,8 @@ fn check(args: &CmdArgs) -> Result<()> {
         return record.map_or(Ok(()), |record| transfer::verify_binding(&record.device));
     }
     let link = sandbox.verify(&args.ifname, &prev_result)?;
+    let policy = record.as_ref().and_then(|r| r.source_routing.as_ref());
+    options.verify(&mut sandbox, &link, &prev_result, policy)?;
     verify_device(&link, record.as_ref(), &prev_result, &args.netns)
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use common::args::{CmdArgs, ConfArgs, parse_cni_args};
 use common::config;
 use common::error::{Error, Result};
+use common::options::Options;
 use common::result::{AddResult, Dns};
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +144,8 @@ pub(crate) struct NetConf {
     pub(crate) dns: Dns,
     /// The result of the plugin before this one in the chain.
     pub(crate) prev_result: Option<AddResult>,
+    /// Duplicate address detection and source routing.
+    pub(crate) options: Options,
 }
 
 #[derive(Default, Deserialize)]
@@ -208,6 +211,7 @@ impl NetConf {
             ipam: common.ipam.plugin,
             dns: common.dns,
             prev_result: None,
+            options: Options::from_document(&conf.document)?,
         })
     }
 }

@@ -34,6 +34,9 @@ pub(crate) struct Device {
     pub(crate) flag: Flag,
     /// Whether the master is inside the container.
     pub(crate) link_in_container: bool,
+    /// The PCI address of the master; empty when it is no PCI device.
+    #[serde(default)]
+    pub(crate) pci_id: String,
     /// The name that the interface has for a moment on kernels that need one.
     pub(crate) temporary_name: IfName,
 }
@@ -50,6 +53,7 @@ impl Device {
             mode: conf.mode,
             flag: conf.flag,
             link_in_container: conf.link_in_container,
+            pci_id: pci_id(master, conf.link_in_container),
             temporary_name: temporary_name(args)?,
         })
     }
@@ -87,7 +91,7 @@ pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link>
 /// The PCI address of the master, for the result; empty when it is no PCI device.
 /// sysfs shows the node's interfaces, so of a master that is in the container only
 /// counts what netlink tells.
-pub(crate) fn pci_id(master: &Link, link_in_container: bool) -> String {
+fn pci_id(master: &Link, link_in_container: bool) -> String {
     let address = match link_in_container {
         true => PciAddress::new(&master.bus_address),
         false => PciAddress::of_link(master),

@@ -45,12 +45,13 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     end_stale_attachment(args)?;
 
     let device = Device::of(&conf, &master, args)?;
-    let record = Attachment::new(args, &sandbox.netns, device)?;
+    let mut record = Attachment::new(args, &sandbox.netns, device)?;
+    record.source_routing = conf.options.plan(&mut sandbox)?;
     records().write(&record)?;
     link::refuse_other_use(&record, &master, &records())
         .and_then(|()| link::create(&conf, &master, &record.device, &mut sandbox, &args.ifname))
         .map_err(|error| forget(args, error))?;
-    attach(args, conf, ipam, &master, &mut sandbox).map_err(|error| undo(args, error))
+    attach(args, conf, ipam, record, &mut sandbox).map_err(|error| undo(args, error))
 }
 
 /// Gives the new interface its addresses: from the IPAM plugin, else from the plugin
@@ -59,7 +60,7 @@ fn attach(
     args: &CmdArgs,
     conf: NetConf,
     ipam: Option<IpamPlugin>,
-    master: &Link,
+    mut record: Attachment<Device>,
     sandbox: &mut Sandbox,
 ) -> Result<AddResult> {
     let link = sandbox.require(&args.ifname)?;
@@ -73,11 +74,13 @@ fn attach(
         mac: link.mac.clone(),
         mtu: link.mtu,
         sandbox: args.netns.clone(),
-        pci_id: link::pci_id(master, conf.link_in_container),
+        pci_id: record.device.pci_id.clone(),
         ..Interface::default()
     };
-    let own = own.attached(interface, conf.dns);
-    sandbox.configure(&link, &own.ips, &own.routes)?;
+    let mut own = own.attached(interface, conf.dns);
+    record.claim(&records(), &mut own)?;
+    let policy = record.source_routing.as_ref();
+    sandbox.configure(&link, &own, conf.options.dad, policy)?;
     Ok(prev_result.append(own))
 }
 
@@ -111,11 +114,14 @@ fn del(args: &CmdArgs) -> Result<()> {
     detach(args, record.as_ref())
 }
 
-/// Undoes an ADD, as far as it came: first the interface, then its addresses, then
-/// the record. What is missing is done already. An address stays reserved while its
-/// interface is there.
+/// Undoes an ADD, as far as it came: first the interface and its rules, then its
+/// addresses, then the record. What is missing is done already. An address stays
+/// reserved while its interface is there.
 fn detach(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()> {
     remove_link(args, record)?;
+    if let Some(record) = record {
+        record.withdraw_rules(args)?;
+    }
     let ipam = IpamPlugin::find_for_del(args, record)?;
     if let Some(ipam) = ipam {
         ipam.del(args, &del_stdin(args, record))?;
@@ -167,6 +173,9 @@ fn check(args: &CmdArgs) -> Result<()> {
     let record = records().read::<Device>(args)?;
     let mut sandbox = Sandbox::open(&args.netns)?;
     let link = sandbox.verify(&args.ifname, &prev_result)?;
+    let policy = record.as_ref().and_then(|r| r.source_routing.as_ref());
+    conf.options
+        .verify(&mut sandbox, &link, &prev_result, policy)?;
     link::verify(
         &link,
         &conf,

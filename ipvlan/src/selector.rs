@@ -150,7 +150,7 @@ fn in_subnet<'a>(subnet: Cidr, links: &'a [Link], netlink: &mut Netlink) -> Resu
         let addresses: Vec<IpAddr> = netlink
             .addresses(link.index)?
             .iter()
-            .map(|a| a.address())
+            .map(|a| a.cidr.address())
             .collect();
         if addresses
             .into_iter()

@@ -8,23 +8,56 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::Netlink;
+use super::{Link, Netlink};
 use crate::address::Cidr;
 use crate::error::{Error, Result};
 
 /// The longest IPv4 prefix that still has a broadcast address.
 const LAST_PREFIX_WITH_BROADCAST: u8 = 30;
 
+/// Whether the kernel looks for another owner of an IPv6 address before it uses it
+/// (duplicate address detection, RFC 4862).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dad {
+    /// It does not: the network that hands the address out guarantees that it is
+    /// unique, and detection would cost a pod 1 to 2 s.
+    #[default]
+    Off,
+    /// It does.
+    On,
+}
+
+/// An address as the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelAddress {
+    /// The address with its prefix length.
+    pub cidr: Cidr,
+    /// Whether it can be used.
+    pub state: AddressState,
+    /// Whether its scope is global: the kernel has not made it for the link alone.
+    pub is_global: bool,
+}
+
+/// What duplicate address detection has said of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressState {
+    /// It can be used.
+    Usable,
+    /// Detection has not ended, or not begun because the link has no carrier.
+    Tentative,
+    /// Another node has the address.
+    DadFailed,
+}
+
 impl Netlink {
-    /// Adds an address to a link. An IPv6 address is usable at once: it is added
-    /// without duplicate address detection, because the network that hands it out
-    /// guarantees that it is unique, and detection would cost a pod 1 to 2 s.
+    /// Adds an address to a link. With [`Dad::Off`] an IPv6 address is usable at once.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer, in the words of the Go plugins.
-    pub fn add_address(&mut self, index: u32, ifname: &str, cidr: Cidr) -> Result<()> {
+    pub fn add_address(&mut self, link: &Link, cidr: Cidr, dad: Dad) -> Result<()> {
+        let ifname = &link.name;
         let mut message = AddressMessage::default();
-        message.header.index = index;
+        message.header.index = link.index;
         message.header.prefix_len = cidr.prefix();
         message.header.family = family(cidr.address());
         let attributes = &mut message.attributes;
@@ -35,7 +68,8 @@ impl Netlink {
                 attributes.push(AddressAttribute::Broadcast(last));
             }
             IpAddr::V4(_) => {}
-            IpAddr::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
+            IpAddr::V6(_) if dad == Dad::Off => message.header.flags = AddressHeaderFlags::Nodad,
+            IpAddr::V6(_) => {}
         }
         self.acknowledged(
             RouteNetlinkMessage::NewAddress(message),
@@ -50,48 +84,16 @@ impl Netlink {
     ///
     /// # Errors
     /// Code 999 when the kernel does not answer.
-    pub fn addresses(&mut self, index: u32) -> Result<Vec<Cidr>> {
-        let replies = self.address_messages(index)?;
-        Ok(replies.iter().filter_map(to_cidr).collect())
-    }
-
-    /// The addresses of a link with global scope, both families: not those that the
-    /// kernel has made for the link alone.
-    ///
-    /// # Errors
-    /// Code 999 when the kernel does not answer.
-    pub fn global_addresses(&mut self, index: u32) -> Result<Vec<Cidr>> {
-        let replies = self.address_messages(index)?;
-        let global = replies
-            .iter()
-            .filter(|message| message.header.scope == AddressScope::Universe);
-        Ok(global.filter_map(to_cidr).collect())
-    }
-
-    fn address_messages(&mut self, index: u32) -> Result<Vec<AddressMessage>> {
+    pub fn addresses(&mut self, index: u32) -> Result<Vec<KernelAddress>> {
         let mut message = AddressMessage::default();
         message.header.index = index;
         let replies = self
             .dump(&RouteNetlinkMessage::GetAddress(message))
             .map_err(|cause| Error::internal("failed to list the addresses").because(&cause))?;
-        let of_link = |reply| match reply {
-            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
-                Some(message)
-            }
-            _ => None,
-        };
-        Ok(replies.into_iter().filter_map(of_link).collect())
-    }
-
-    /// The link of the namespace that has `address`, with any prefix.
-    ///
-    /// # Errors
-    /// Code 999 when the kernel does not answer.
-    pub fn has_address(&mut self, index: u32, address: IpAddr) -> Result<bool> {
-        Ok(self
-            .addresses(index)?
-            .iter()
-            .any(|cidr| cidr.address() == address))
+        Ok(replies
+            .into_iter()
+            .filter_map(|reply| to_address(reply, index))
+            .collect())
     }
 }
 
@@ -103,7 +105,13 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn to_cidr(message: &AddressMessage) -> Option<Cidr> {
+fn to_address(message: RouteNetlinkMessage, index: u32) -> Option<KernelAddress> {
+    let RouteNetlinkMessage::NewAddress(message) = message else {
+        return None;
+    };
+    if message.header.index != index {
+        return None;
+    }
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };
@@ -118,5 +126,16 @@ fn to_cidr(message: &AddressMessage) -> Option<Cidr> {
             _ => None,
         })
     })?;
-    Cidr::new(address, message.header.prefix_len)
+    let state = match message.header.flags {
+        // The kernel leaves the address of a failed detection tentative as well.
+        flags if flags.contains(AddressHeaderFlags::Dadfailed) => AddressState::DadFailed,
+        flags if flags.contains(AddressHeaderFlags::Tentative) => AddressState::Tentative,
+        _ => AddressState::Usable,
+    };
+    let cidr = Cidr::new(address, message.header.prefix_len)?;
+    Some(KernelAddress {
+        cidr,
+        state,
+        is_global: message.header.scope == AddressScope::Universe,
+    })
 }

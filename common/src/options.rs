@@ -1,0 +1,93 @@
+//! What a configuration can ask for beyond addresses and routes, in every plugin that
+//! makes an interface. It is read here; `interface` and `source_routing` do it.
+
+use serde_json::Value;
+
+use crate::config::Document;
+use crate::error::{Error, Result};
+use crate::interface::{Sandbox, own_part, require_settled};
+use crate::netlink::{Dad, Link};
+use crate::result::AddResult;
+use crate::source_routing::{Policy, SourceRouting};
+
+/// The options of one configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `enableDad`: whether IPv6 addresses undergo duplicate address detection, which
+    /// ADD waits for.
+    pub dad: Dad,
+    /// `sourceRouting`.
+    pub source_routing: Option<SourceRouting>,
+}
+
+impl Options {
+    /// The options of a configuration.
+    ///
+    /// # Errors
+    /// Code 7 with the key and the value.
+    pub fn from_document(document: &Document) -> Result<Self> {
+        let dad = match document.get("enableDad") {
+            None | Some(Value::Bool(false)) => Dad::Off,
+            Some(Value::Bool(true)) => Dad::On,
+            Some(other) => {
+                let msg = format!("invalid enableDad {other}");
+                return Err(Error::config(msg).with_details("it is true or false"));
+            }
+        };
+        Ok(Self {
+            dad,
+            source_routing: SourceRouting::from_document(document)?,
+        })
+    }
+
+    /// The source routing of an attachment that is about to be made in `sandbox`, if
+    /// the configuration asks for it.
+    ///
+    /// # Errors
+    /// As for [`SourceRouting::plan`].
+    pub fn plan(&self, sandbox: &mut Sandbox) -> Result<Option<Policy>> {
+        self.source_routing.map(|s| s.plan(sandbox)).transpose()
+    }
+
+    /// Compares `link`, which [`Sandbox::verify`] has found, with these options.
+    /// `recorded` is the source routing of the ADD.
+    ///
+    /// # Errors
+    /// Code 999 naming the first thing that differs.
+    pub fn verify(
+        &self,
+        sandbox: &mut Sandbox,
+        link: &Link,
+        prev_result: &AddResult,
+        recorded: Option<&Policy>,
+    ) -> Result<()> {
+        let own = own_part(prev_result, &link.name, sandbox.netns.path());
+        if self.dad == Dad::On {
+            let mut present = sandbox.netlink.addresses(link.index)?;
+            present.retain(|found| own.ips.iter().any(|ip| ip.address == found.cidr));
+            require_settled(link, &present)?;
+        }
+        match (recorded, self.source_routing) {
+            (Some(policy), _) => policy.verify(&mut sandbox.netlink, link, &own),
+            (None, Some(unrecorded)) => unrecorded.verify(&mut sandbox.netlink, link, &own),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detection_is_off_unless_it_is_asked_for() {
+        let parse = |text: &str| Options::from_document(&Document::parse(text.as_bytes()).unwrap());
+        for off in ["{}", r#"{"enableDad":null}"#, r#"{"enableDad":false}"#] {
+            assert_eq!(parse(off).unwrap(), Options::default());
+        }
+        assert_eq!(parse(r#"{"EnableDAD":true}"#).unwrap().dad, Dad::On);
+        let error = parse(r#"{"enableDad":"yes"}"#).unwrap_err();
+        let text = (error.code.0, error.msg.as_str());
+        assert_eq!(text, (7, "invalid enableDad \"yes\""));
+    }
+}

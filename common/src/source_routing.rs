@@ -1,0 +1,391 @@
+//! Source routing: what leaves with an address of the attachment's interface leaves
+//! through that interface, whatever the container's other routes say. Each attachment
+//! has a routing table of its own, and a rule per address that leads there. Routes
+//! vanish with the link, rules do not: DEL removes them by the attachment's record.
+//! `rp_filter` stays as it is: a strict one finds the way back by the same rules.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::address::Cidr;
+use crate::config::Document;
+use crate::error::{Error, Result};
+use crate::interface::{self, Sandbox};
+use crate::lenient::find;
+use crate::netlink::{Link, Netlink, SourceRule};
+use crate::result::{AddResult, Route, SCOPE_LINK};
+
+/// The configuration's key.
+const KEY: &str = "sourceRouting";
+/// The first table to try, as in the Go plugin `sbr`.
+const FIRST_TABLE: u32 = 100;
+/// The kernel's own tables `default`, `main` and `local`.
+const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+/// The number that the kernel shows where a table's number does not fit.
+const TABLE_COMPAT: u32 = 252;
+/// The priority before those of the kernel's own rules for `main` and `default`.
+const LAST_PRIORITY: u32 = 32765;
+
+/// `sourceRouting` as configured: `true`, or an object with either key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceRouting {
+    /// The table; the first free one from 100 upwards when not given.
+    pub table: Option<u32>,
+    /// The priority of the rules; the kernel's choice when not given.
+    pub priority: Option<u32>,
+}
+
+/// The source routing of one attachment, as its record keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The attachment's own table, for both families.
+    pub table: u32,
+    /// The priority of the rules, unless the kernel chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// The addresses with a rule; none before the attachment has its addresses.
+    #[serde(default)]
+    pub sources: Vec<IpAddr>,
+}
+
+impl SourceRouting {
+    /// What the configuration asks for; nothing when the key is missing or `false`.
+    ///
+    /// # Errors
+    /// Code 7 with the key and the value.
+    pub fn from_document(document: &Document) -> Result<Option<Self>> {
+        let (table, priority) = match document.get(KEY) {
+            None | Some(Value::Bool(false)) => return Ok(None),
+            Some(Value::Bool(true)) => (None, None),
+            Some(Value::Object(keys)) => (find(keys, "table"), find(keys, "priority")),
+            Some(other) => {
+                let rule = r#"it is true, false or an object with "table" and "priority""#;
+                return Err(invalid(KEY, other, rule));
+            }
+        };
+        let is_table = |number: u32| number != 0 && !KERNEL_TABLES.contains(&number);
+        let is_priority = |number: u32| (1..=LAST_PRIORITY).contains(&number);
+        let table_rule = "a table is a number from 1 to 4294967295, and not 253 to 255";
+        let priority_rule = "a priority is a number from 1 to 32765";
+        Ok(Some(Self {
+            table: number("table", table, is_table, table_rule)?,
+            priority: number("priority", priority, is_priority, priority_rule)?,
+        }))
+    }
+
+    /// The policy of an attachment that is about to be made, with a table that no
+    /// route is in and no rule looks into.
+    ///
+    /// # Errors
+    /// Code 999 naming the configured table when it is in use.
+    pub fn plan(self, sandbox: &mut Sandbox) -> Result<Policy> {
+        let mut used = sandbox.netlink.route_tables()?;
+        used.extend(sandbox.netlink.rules()?.tables);
+        let table = match self.table {
+            Some(table) if used.contains(&table) => {
+                return Err(Error::internal(format!(
+                    "{KEY}: table {table} is in use in netns {:?}",
+                    sandbox.netns.path()
+                ))
+                .with_details("it has routes, or a rule looks into it"));
+            }
+            Some(table) => table,
+            None => {
+                let is_free = |table: &u32| {
+                    let reserved = KERNEL_TABLES.contains(table) || *table == TABLE_COMPAT;
+                    !reserved && !used.contains(table)
+                };
+                let free = (FIRST_TABLE..=u32::MAX).find(is_free);
+                free.ok_or_else(|| Error::internal(format!("{KEY}: no routing table is free")))?
+            }
+        };
+        Ok(Policy {
+            table,
+            priority: self.priority,
+            sources: Vec::new(),
+        })
+    }
+
+    /// Compares with the kernel an attachment that has no record of its table: it is
+    /// where the rule of the first address leads.
+    ///
+    /// # Errors
+    /// As for [`Policy::verify`].
+    pub fn verify(self, netlink: &mut Netlink, link: &Link, own: &AddResult) -> Result<()> {
+        let mut policy = Policy {
+            table: 0,
+            priority: self.priority,
+            sources: own.ips.iter().map(|ip| ip.address.address()).collect(),
+        };
+        let Some(first) = policy.sources.first().copied() else {
+            return Ok(());
+        };
+        let rules = netlink.rules()?.from_sources;
+        let is_table = |rule: &SourceRule| self.table.is_none_or(|table| table == rule.table);
+        let mut found = rules.iter().filter(|r| r.source == first && is_table(r));
+        let rule = found
+            .next()
+            .ok_or_else(|| missing_rule(first, self.table))?;
+        policy.table = rule.table;
+        policy.verify(netlink, link, own)
+    }
+}
+
+impl Policy {
+    /// Takes the addresses of `own` as sources, and its default routes into the
+    /// attachment's table.
+    ///
+    /// A default route in the main table would take over what the container sends
+    /// through its first interface; the result names the table, so that CHECK and
+    /// every reader know where the route is. All other routes stay in the main table
+    /// and are copied, so that any address of the container can use them.
+    pub fn claim(&mut self, own: &mut AddResult) {
+        self.sources = own.ips.iter().map(|ip| ip.address.address()).collect();
+        for route in &mut own.routes {
+            if route.dst.is_default() && route.table.is_none() {
+                route.table = Some(self.table);
+            }
+        }
+    }
+
+    /// Fills the table and adds the rules, when `link` has its addresses and is up.
+    /// The default routes that [`Policy::claim`] has taken are there already.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn apply(&self, netlink: &mut Netlink, link: &Link, own: &AddResult) -> Result<()> {
+        for route in self.routes(own) {
+            if !own.routes.contains(&route) {
+                netlink.add_route(link.index, &route, route.next_hop(&own.ips))?;
+            }
+        }
+        for source in &self.sources {
+            netlink.add_rule(&SourceRule {
+                source: *source,
+                table: self.table,
+                priority: self.priority,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Compares the table and the rules with what the result of ADD says of `link`.
+    ///
+    /// # Errors
+    /// Code 999 naming the rule or route that is missing.
+    pub fn verify(&self, netlink: &mut Netlink, link: &Link, own: &AddResult) -> Result<()> {
+        let rules = netlink.rules()?;
+        for source in &self.sources {
+            let is_expected = |rule: &SourceRule| {
+                let priority_agrees = self.priority.is_none() || rule.priority == self.priority;
+                rule.source == *source && rule.table == self.table && priority_agrees
+            };
+            if !rules.from_sources.iter().any(is_expected) {
+                return Err(missing_rule(*source, Some(self.table)));
+            }
+        }
+        interface::require_routes(netlink, link, &self.routes(own), &own.ips).map_err(|error| {
+            match error.details.as_str() {
+                "" => error.with_details(format!("{KEY} has table {}", self.table)),
+                _ => error,
+            }
+        })
+    }
+
+    /// Whether there may be rules in the kernel.
+    pub fn has_rules(&self) -> bool {
+        !self.sources.is_empty()
+    }
+
+    /// Removes the rules. The routes have gone with the link.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn withdraw(&self, netlink: &mut Netlink) -> Result<()> {
+        let is_ours =
+            |rule: &&SourceRule| rule.table == self.table && self.sources.contains(&rule.source);
+        let rules = netlink.rules()?.from_sources;
+        for rule in rules.iter().filter(is_ours) {
+            netlink.delete_rule(rule)?;
+        }
+        Ok(())
+    }
+
+    /// What belongs into the table: each connected network, the configured routes
+    /// but for those that name another table, and a default route through the first
+    /// gateway of each family that has a gateway and no default route yet.
+    fn routes(&self, own: &AddResult) -> Vec<Route> {
+        let belongs_here = |r: &&Route| r.table.is_none_or(|table| table == self.table);
+        let configured = own.routes.iter().filter(belongs_here);
+        let configured: Vec<Route> = configured.map(|r| self.placed(r.clone())).collect();
+        // The kernel refuses a second route that is the same by these.
+        let key = |r: &Route| (r.dst.network(), r.next_hop(&own.ips), r.priority);
+        let mut routes: Vec<Route> = Vec::new();
+        for ip in &own.ips {
+            let connected = self.placed(Route {
+                scope: Some(SCOPE_LINK),
+                ..Route::new(ip.address.network(), None)
+            });
+            let mut others = routes.iter().chain(&configured);
+            if !others.any(|other| key(other) == key(&connected)) {
+                routes.push(connected);
+            }
+        }
+        routes.extend(configured);
+        for gateway in own.ips.iter().filter_map(|ip| ip.gateway) {
+            let any = Cidr::any(gateway);
+            if !routes.iter().any(|route| route.dst == any) {
+                routes.push(self.placed(Route::new(any, Some(gateway))));
+            }
+        }
+        routes
+    }
+
+    fn placed(&self, mut route: Route) -> Route {
+        route.table = Some(self.table);
+        route
+    }
+}
+
+fn missing_rule(source: IpAddr, table: Option<u32>) -> Error {
+    let table = table.map(|table| format!(" lookup {table}"));
+    let table = table.unwrap_or_default();
+    Error::internal(format!("Expected rule 'from {source}{table}' not found"))
+}
+
+fn number(
+    key: &str,
+    value: Option<&Value>,
+    is_valid: impl Fn(u32) -> bool,
+    rule: &str,
+) -> Result<Option<u32>> {
+    let Some(value) = value.filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    match number.filter(|number| is_valid(*number)) {
+        Some(number) => Ok(Some(number)),
+        None => Err(invalid(&format!("{KEY}.{key}"), value, rule)),
+    }
+}
+
+fn invalid(key: &str, value: &Value, rule: &str) -> Error {
+    Error::config(format!("invalid {key} {value}")).with_details(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::IpConfig;
+
+    fn parse(value: &str) -> Result<Option<SourceRouting>> {
+        let text = format!("{{\"sourceRouting\":{value}}}");
+        SourceRouting::from_document(&Document::parse(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn it_is_a_boolean_or_an_object() {
+        let with = |table, priority| Some(SourceRouting { table, priority });
+        for unset in ["false", "null"] {
+            assert_eq!(parse(unset).unwrap(), None);
+        }
+        for chosen in ["true", "{}", r#"{"table":null}"#] {
+            assert_eq!(parse(chosen).unwrap(), with(None, None), "{chosen}");
+        }
+        let given = parse(r#"{"Table":4294967295,"priority":32765}"#);
+        assert_eq!(given.unwrap(), with(Some(u32::MAX), Some(32765)));
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key() {
+        for (value, msg) in [
+            ("1", "invalid sourceRouting 1"),
+            ("\"true\"", "invalid sourceRouting \"true\""),
+            ("[]", "invalid sourceRouting []"),
+            (r#"{"table":0}"#, "invalid sourceRouting.table 0"),
+            (r#"{"table":254}"#, "invalid sourceRouting.table 254"),
+            (r#"{"table":-1}"#, "invalid sourceRouting.table -1"),
+            (r#"{"table":"a"}"#, "invalid sourceRouting.table \"a\""),
+            (
+                r#"{"table":4294967296}"#,
+                "invalid sourceRouting.table 4294967296",
+            ),
+            (r#"{"priority":0}"#, "invalid sourceRouting.priority 0"),
+            (
+                r#"{"priority":32766}"#,
+                "invalid sourceRouting.priority 32766",
+            ),
+        ] {
+            let error = parse(value).unwrap_err();
+            assert_eq!((error.code.0, error.msg.as_str()), (7, msg));
+        }
+    }
+
+    fn policy() -> Policy {
+        Policy {
+            table: 100,
+            priority: None,
+            sources: Vec::new(),
+        }
+    }
+
+    fn ip(address: &str, gateway: Option<&str>) -> IpConfig {
+        IpConfig {
+            address: address.parse().unwrap(),
+            gateway: gateway.map(|gw| gw.parse().unwrap()),
+            interface: None,
+        }
+    }
+
+    fn route(dst: &str) -> Route {
+        Route::new(dst.parse().unwrap(), None)
+    }
+
+    #[test]
+    fn default_routes_without_a_table_are_reported_in_the_own_one() {
+        let elsewhere = Route {
+            table: Some(7),
+            ..route("0.0.0.0/0")
+        };
+        let mut own = AddResult {
+            ips: vec![ip("10.0.0.5/24", None)],
+            routes: vec![route("0.0.0.0/0"), elsewhere, route("10.1.0.0/16")],
+            ..AddResult::default()
+        };
+        let mut policy = policy();
+        policy.claim(&mut own);
+        let tables: Vec<_> = own.routes.iter().map(|r| r.table).collect();
+        assert_eq!(tables, [Some(100), Some(7), None]);
+        assert_eq!(policy.sources, [own.ips[0].address.address()]);
+    }
+
+    #[test]
+    fn the_table_has_every_network_and_one_default_per_family_with_a_gateway() {
+        let own = AddResult {
+            ips: vec![
+                ip("10.0.0.5/24", Some("10.0.0.1")),
+                ip("10.0.0.6/24", Some("10.0.0.2")),
+                ip("2001:db8::5/64", None),
+            ],
+            routes: vec![route("10.1.0.0/16"), route("::/1")],
+            ..AddResult::default()
+        };
+        let routes = policy().routes(&own);
+        let found: Vec<_> = routes
+            .iter()
+            .map(|r| (r.dst.to_string(), r.gw.map(|gw| gw.to_string())))
+            .collect();
+        let expected = [
+            ("10.0.0.0/24", None),
+            ("2001:db8::/64", None),
+            ("10.1.0.0/16", None),
+            ("::/1", None),
+            ("0.0.0.0/0", Some("10.0.0.1")),
+        ];
+        let expected = expected.map(|(dst, gw)| (dst.to_owned(), gw.map(str::to_owned)));
+        assert_eq!(found, expected);
+        assert!(routes.iter().all(|route| route.table == Some(100)));
+    }
+}
