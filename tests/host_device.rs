@@ -26,6 +26,7 @@ use tempfile::TempDir;
 const IPAM: &str = r#"#!/bin/sh
 dir=$(dirname "$0")
 cat >"$dir/stdin.$CNI_COMMAND"
+[ ! -e "$dir/hook" ] || . "$dir/hook"
 echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME ${CNI_NETNS:-none}" >>"$dir/calls"
 ls /sys/class/net >"$dir/host-links.$CNI_COMMAND"
 case $CNI_COMMAND in
@@ -71,6 +72,11 @@ impl FakeIpam {
     /// What ADD answers.
     pub(crate) fn answer(&self, result: &Value) {
         self.write("result", &result.to_string());
+    }
+
+    /// Lets the script execute these commands first.
+    pub(crate) fn hook(&self, commands: &str) {
+        self.write("hook", commands);
     }
 
     /// Lets `command` print `document` and fail.

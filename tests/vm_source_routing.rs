@@ -1,0 +1,62 @@
+//! `sourceRouting` and `enableDad` with ipvlan, on a kernel that has it: what
+//! `source_routing` shows for host-device.
+
+use serde_json::json;
+
+use crate::source_routing::{self, Fixture};
+
+const PLUGIN: &str = "ipvlan";
+
+#[test]
+fn the_answer_to_a_peer_behind_a_router_leaves_through_the_second_interface() {
+    source_routing::only_with_the_option_does_the_peer_get_an_answer(PLUGIN);
+}
+
+#[test]
+fn the_own_table_is_filled_reported_checked_and_removed() {
+    source_routing::the_table_has_what_leads_through_the_interface(PLUGIN);
+}
+
+#[test]
+fn check_finds_a_rule_or_a_route_that_is_missing() {
+    source_routing::check_misses_a_rule_and_a_route(PLUGIN);
+}
+
+#[test]
+fn del_finds_its_rules_when_the_link_is_gone_and_leaves_those_of_others() {
+    source_routing::del_removes_its_rules_alone(PLUGIN);
+}
+
+#[test]
+fn a_rule_that_the_kernel_refuses_undoes_the_add() {
+    source_routing::a_failed_add_leaves_no_rule(PLUGIN);
+}
+
+#[test]
+fn with_detection_no_address_is_tentative_when_add_returns() {
+    source_routing::add_waits_until_no_address_is_tentative(PLUGIN);
+}
+
+#[test]
+fn a_duplicate_address_is_named_and_the_add_undone() {
+    source_routing::a_duplicate_address_fails_the_add(PLUGIN);
+}
+
+#[test]
+fn two_gateways_of_one_destination_are_two_ways() {
+    source_routing::routes_by_two_gateways_are_both_added_and_checked(PLUGIN);
+}
+
+/// In the modes where the master's stack routes, there is nobody to ask for addresses.
+#[test]
+fn every_mode_can_be_routed_and_detected() {
+    for mode in ["l2", "l3", "l3s"] {
+        let fixture = Fixture::new(PLUGIN);
+        let keys = json!({"mode": mode, "sourceRouting": true, "enableDad": true});
+        let conf = fixture.conf(&keys);
+        let result = fixture.add(&conf);
+        fixture.check(&conf, &result).ok();
+        fixture.del(&conf);
+        assert_eq!(fixture.rules(), [""; 0], "{mode}");
+    }
+}
