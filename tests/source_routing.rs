@@ -2,6 +2,7 @@
 //! with ipvlan is in `vm_source_routing`, which shares the fixture.
 
 use std::fs;
+use std::process::Command;
 
 use harness::{Call, Namespace, Node, Output};
 use serde_json::{Value, json};
@@ -116,12 +117,32 @@ impl Fixture {
         self.conf(&json!({"sourceRouting": value}))
     }
 
-    pub(crate) fn run(&self, command: &str, conf: &Value) -> Output {
-        let call = Call::ours(self.plugin, command)
+    fn call(&self, command: &str, conf: &Value) -> Call {
+        Call::ours(self.plugin, command)
             .attachment("c1", "net1", &self.pod.path())
             .env("CNI_PATH", &self.ipam.cni_path())
-            .conf(conf);
-        self.node.run(&call)
+            .conf(conf)
+    }
+
+    pub(crate) fn run(&self, command: &str, conf: &Value) -> Output {
+        self.node.run(&self.call(command, conf))
+    }
+
+    /// Runs ADD and kills it at its `nth` message to the kernel; false when it has
+    /// ended before.
+    fn is_killed(&self, conf: &Value, nth: usize) -> bool {
+        let call = self.call("ADD", conf);
+        let status = self.node.inside(|| {
+            let process = call.process();
+            let mut strace = Command::new("strace");
+            let inject = format!("inject=sendto:signal=KILL:when={nth}");
+            strace.args(["-qq", "-o", "/dev/null", "-e", &inject]);
+            strace.arg(process.get_program());
+            let variables = process.get_envs().filter_map(|(k, v)| Some((k, v?)));
+            strace.env_clear().envs(variables);
+            call.run_as(strace).status
+        });
+        status != Some(0)
     }
 
     #[track_caller]
@@ -538,6 +559,25 @@ fn check_finds_the_table_of_an_attachment_without_a_record() {
     fixture.pod.ip(&["rule", "del", "from", "10.9.0.5"]);
     let error = fixture.check(&conf, &result).error_code(999);
     assert_eq!(error.msg, "Expected rule 'from 10.9.0.5' not found");
+}
+
+#[test]
+fn del_removes_what_an_add_that_was_killed_anywhere_has_left() {
+    let fixture = Fixture::new(PLUGIN);
+    let before = fixture.state();
+    let conf = fixture.routed(&json!(true));
+    let mut most = 0;
+    for nth in 1.. {
+        assert!(nth < 100, "ADD has no end");
+        let was_killed = fixture.is_killed(&conf, nth);
+        most = most.max(fixture.rules().len());
+        fixture.del(&conf);
+        assert_eq!(fixture.state(), before, "message {nth}");
+        if !was_killed {
+            break;
+        }
+    }
+    assert_eq!(most, 2);
 }
 
 /// Nobody can detect anything on a link without a carrier, so ADD has to give up.
