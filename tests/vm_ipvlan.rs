@@ -407,6 +407,7 @@ fn bad_configurations_are_refused_before_anything_is_touched() {
             7,
             "unknown ipvlan flag: \"bridged\"",
         ),
+        (json!({"flag": 7}), 7, "unknown ipvlan flag: 7"),
         (json!({"mtu": -1}), 7, "invalid mtu: -1"),
         (
             json!({"mtu": "1500"}),

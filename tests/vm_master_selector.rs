@@ -272,9 +272,13 @@ fn bad_selectors_are_refused_before_anything_is_touched() {
     );
     fixture.refused(
         &json!({"deviceIndex": "1"}),
-        6,
-        &["masterSelector.deviceIndex"],
+        7,
+        &[
+            "invalid masterSelector: {\"deviceIndex\":\"1\"}",
+            "deviceIndex: invalid type",
+        ],
     );
+    fixture.refused(&json!("eth1"), 7, &["invalid masterSelector: \"eth1\""]);
     let pod = Pod::new("c1");
     for (key, value) in [("master", json!("ens6")), ("linkInContainer", json!(true))] {
         let mut conf = conf(&json!({"mac": MACS[0]}));

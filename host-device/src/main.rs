@@ -280,6 +280,7 @@ fn verify_device(
 fn status(conf: &ConfArgs) -> Result<()> {
     let net_conf: NetConf = conf.document.read("failed to load netconf")?;
     let options = Options::parse(&conf.document)?;
+    NetworkOptions::from_document(&conf.document)?;
     if let Some(selector) = selector_for_status(conf)? {
         find_device(&mut Host::open()?, &selector, &options).map_err(|error| match error.code {
             ErrorCode::NETWORK_CONFIG => error,

@@ -9,8 +9,9 @@ use common::error::{Error, Result};
 use common::options::Options;
 use common::result::{AddResult, Dns};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::selector::{self, MasterSelector};
+use crate::selector::MasterSelector;
 
 /// How the interfaces of a master reach each other and the outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,12 +95,15 @@ impl Flag {
         flag.map_or_else(|| number.to_string(), |flag| flag.to_string())
     }
 
-    fn from_text(text: &str) -> Result<Self> {
-        match text {
-            "" | "bridge" => Ok(Self::Bridge),
-            "private" => Ok(Self::Private),
-            "vepa" => Ok(Self::Vepa),
-            _ => Err(Error::config(format!("unknown ipvlan flag: {text:?}"))),
+    fn from_value(value: &Value) -> Result<Self> {
+        match value {
+            Value::Null => Ok(Self::Bridge),
+            Value::String(text) if text.is_empty() => Ok(Self::Bridge),
+            _ => {
+                let known = |flag: &Self| value.as_str() == Some(&flag.to_string());
+                let flag = Self::ALL.into_iter().find(known);
+                flag.ok_or_else(|| Error::config(format!("unknown ipvlan flag: {value}")))
+            }
         }
     }
 }
@@ -152,9 +156,9 @@ pub(crate) struct NetConf {
 #[serde(default, rename_all = "camelCase")]
 struct Keys {
     master: String,
-    master_selector: Option<selector::Keys>,
+    master_selector: Value,
     mode: String,
-    flag: String,
+    flag: Value,
     mtu: i64,
     link_in_container: bool,
 }
@@ -206,7 +210,7 @@ impl NetConf {
             master: master(&keys)?,
             link_in_container: keys.link_in_container,
             mode: Mode::from_text(&keys.mode)?,
-            flag: Flag::from_text(&keys.flag)?,
+            flag: Flag::from_value(&keys.flag)?,
             mtu: parse_mtu(keys.mtu)?,
             ipam: common.ipam.plugin,
             dns: common.dns,
@@ -220,15 +224,15 @@ impl NetConf {
 /// name and a master inside the container.
 fn master(keys: &Keys) -> Result<Master> {
     match (&keys.master_selector, keys.master.as_str()) {
-        (None, "") => Ok(Master::DefaultRoute),
-        (None, name) => Ok(Master::Named(name.to_owned())),
-        (Some(_), name) if !name.is_empty() => Err(Error::config(format!(
+        (Value::Null, "") => Ok(Master::DefaultRoute),
+        (Value::Null, name) => Ok(Master::Named(name.to_owned())),
+        (_, name) if !name.is_empty() => Err(Error::config(format!(
             "master {name:?} and masterSelector exclude each other"
         ))),
-        (Some(_), _) if keys.link_in_container => Err(Error::config(
+        _ if keys.link_in_container => Err(Error::config(
             "linkInContainer and masterSelector exclude each other",
         )),
-        (Some(selector), _) => MasterSelector::parse(selector).map(Master::Selected),
+        (selector, _) => MasterSelector::parse(selector).map(Master::Selected),
     }
 }
 

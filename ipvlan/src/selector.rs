@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use common::address::Cidr;
 use common::error::{Error, Result};
 use common::inventory::{self, Eni, Inventory};
+use common::lenient::read_value;
 use common::netlink::{Link, Netlink, parse_mac};
 use common::pci::PciAddress;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// Interfaces of these kinds are on top of another one, whose MAC they may share.
 const UPPER_KINDS: [&str; 5] = ["ipvlan", "ipvtap", "macvlan", "macvtap", "vlan"];
@@ -33,7 +35,7 @@ pub(crate) enum MasterSelector {
 /// The section as written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Keys {
+struct Keys {
     mac: String,
     #[serde(rename = "pciBusID")]
     pci_bus_id: String,
@@ -48,7 +50,11 @@ impl MasterSelector {
     /// # Errors
     /// Code 7 naming key and value when there is not exactly one key, or its value
     /// cannot be right.
-    pub(crate) fn parse(keys: &Keys) -> Result<Self> {
+    pub(crate) fn parse(section: &Value) -> Result<Self> {
+        let keys: Keys = read_value(section, "invalid masterSelector").map_err(|error| {
+            let msg = format!("invalid masterSelector: {section}");
+            Error::config(msg).with_details(error.details)
+        })?;
         let texts = [
             ("mac", &keys.mac),
             ("pciBusID", &keys.pci_bus_id),
