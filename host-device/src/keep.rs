@@ -4,7 +4,7 @@
 use common::address::Cidr;
 use common::error::{Error, Result};
 use common::netlink::{Dad, KernelRoute, Link, Netlink};
-use common::result::{AddResult, IpConfig, Route};
+use common::result::{AddResult, IpConfig, Route, SCOPE_LINK};
 use serde::{Deserialize, Serialize};
 
 use crate::device::{Device, Mode};
@@ -13,8 +13,6 @@ use crate::device::{Device, Mode};
 const MAIN: u32 = 254;
 /// The kernel's number of the table in which it keeps a host's own addresses.
 const LOCAL: u32 = 255;
-/// The scope of a route without a gateway.
-const SCOPE_LINK: u8 = 253;
 
 /// What a device had on the host, recorded before it moves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
