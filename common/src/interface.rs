@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netlink::{
-    AddressEvents, AddressState, Dad, KernelAddress, KernelRoute, Link, LinkChange, Netlink,
+    AddressState, Dad, Events, KernelAddress, KernelRoute, Link, LinkChange, Netlink, Subject,
 };
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::result::{AddResult, IpConfig, Route};
@@ -123,7 +123,7 @@ impl Sandbox {
     /// Waits until duplicate address detection has ended for every address of `link`.
     fn settle_addresses(&mut self, link: &Link) -> Result<()> {
         // Opened before the first look at the addresses, so that no change is missed.
-        let mut changes = AddressEvents::open_in(&self.netns)?;
+        let changes = self.netns.run(|| Events::open(Subject::Ipv6Addresses))?;
         let deadline = Instant::now() + DAD_DEADLINE;
         loop {
             let present = self.netlink.addresses(link.index)?;
@@ -132,7 +132,7 @@ impl Sandbox {
             let Some(tentative) = tentative else {
                 return Ok(());
             };
-            if !changes.wait(deadline) {
+            if !changes.wait(deadline)? {
                 return Err(Error::internal(format!(
                     "address {} of {:?} is still tentative: duplicate address detection \
                      has not ended within {} s",

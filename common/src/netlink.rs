@@ -2,7 +2,6 @@
 //! the only module that knows the rtnetlink crate: it breaks its API often.
 
 mod address;
-mod event;
 mod events;
 mod link;
 mod route;
@@ -21,8 +20,7 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use tokio::runtime::{Builder, Runtime};
 
 pub use address::{AddressState, Dad, KernelAddress};
-pub use event::LinkEvents;
-pub use events::AddressEvents;
+pub use events::{Events, Subject};
 pub use link::{Link, LinkChange, NewIpvlan, parse_mac};
 pub use route::KernelRoute;
 pub use rule::{Rules, SourceRule};

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorCode, Result};
-use common::netlink::{Link, LinkEvents, Netlink};
+use common::netlink::{Events, Link, Netlink, Subject};
 use common::pci::PciAddress;
 use nix::libc::EBUSY;
 use serde::{Deserialize, Serialize};
@@ -131,7 +131,7 @@ pub(crate) fn unbind(
     if !function.directory.exists() {
         return Ok(None);
     }
-    let events = LinkEvents::open()?;
+    let events = Events::open(Subject::Links)?;
     if function.driver().as_deref() == Some(&binding.driver) {
         function.require_unused(patience)?;
     }
@@ -255,7 +255,7 @@ impl Function {
     fn interface(
         &self,
         netlink: &mut Netlink,
-        events: &LinkEvents,
+        events: &Events,
         patience: Duration,
     ) -> Result<Link> {
         let end = Instant::now() + patience;
