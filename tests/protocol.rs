@@ -1,8 +1,6 @@
 //! The protocol, as every plugin must speak it: tables of environment and stdin, and
 //! the document that answers them. Nothing here needs a privilege.
 
-use std::process::Command;
-
 use harness::{Call, CniError, Output};
 use serde_json::{Value, json};
 
@@ -289,22 +287,15 @@ fn an_error_of_del_never_says_not_found() {
 }
 
 /// Runs a call whose stdout cannot be written to.
-fn unheard(plugin: &str, call: &Call) -> Output {
-    let mut process = Command::new("sh");
-    process
-        .args(["-c", "exec \"$0\" >/dev/full"])
-        .arg(harness::our_plugin(plugin));
-    for (name, value) in call.process().get_envs() {
-        process.env(name, value.unwrap_or_default());
-    }
-    call.run_as(process)
+fn unheard(call: &Call) -> Output {
+    call.run_under("sh", &["-c", "exec \"$0\" >/dev/full"])
 }
 
 #[test]
 fn an_answer_that_cannot_be_written_is_a_failure_and_no_crash() {
     for plugin in PLUGINS {
         for command in ["VERSION", "ADD"] {
-            let output = unheard(plugin, &call(plugin, command));
+            let output = unheard(&call(plugin, command));
             assert_eq!(output.status, Some(1), "{output}");
             assert!(output.stderr.contains("could not be reported"), "{output}");
         }
@@ -317,7 +308,7 @@ fn an_add_whose_result_cannot_be_delivered_is_undone() {
     let directory = tempfile::tempdir().unwrap();
     let ipam = json!({"type": "host-local", "subnet": "10.0.0.0/24", "dataDir": directory.path()});
     let conf = json!({"cniVersion": "1.0.0", "name": "net", "ipam": ipam});
-    let output = unheard("host-local", &call("host-local", "ADD").conf(&conf));
+    let output = unheard(&call("host-local", "ADD").conf(&conf));
     assert_eq!(output.status, Some(1), "{output}");
     assert!(
         directory.path().join("net/last_reserved_ip.0").exists(),

@@ -2,7 +2,6 @@
 //! with ipvlan is in `vm_source_routing`, which shares the fixture.
 
 use std::fs;
-use std::process::Command;
 
 use harness::{Call, Namespace, Node, Output};
 use serde_json::{Value, json};
@@ -133,14 +132,9 @@ impl Fixture {
     fn is_killed(&self, conf: &Value, nth: usize) -> bool {
         let call = self.call("ADD", conf);
         let status = self.node.inside(|| {
-            let process = call.process();
-            let mut strace = Command::new("strace");
             let inject = format!("inject=sendto:signal=KILL:when={nth}");
-            strace.args(["-qq", "-o", "/dev/null", "-e", &inject]);
-            strace.arg(process.get_program());
-            let variables = process.get_envs().filter_map(|(k, v)| Some((k, v?)));
-            strace.env_clear().envs(variables);
-            call.run_as(strace).status
+            call.run_under("strace", &["-qq", "-o", "/dev/null", "-e", &inject])
+                .status
         });
         status != Some(0)
     }

@@ -3,7 +3,6 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
-use std::process::Command;
 
 use harness::{Call, Namespace, Network, Pod};
 use serde_json::{Value, json};
@@ -70,14 +69,9 @@ fn is_refused(machine: &Machine, conf: &Value, code: u64) -> String {
 /// ended before.
 fn is_killed(machine: &Machine, call: &Call, system_call: &str, nth: usize) -> bool {
     let status = machine.node.inside(|| {
-        let process = call.process();
-        let mut strace = Command::new("strace");
         let inject = format!("inject={system_call}:signal=KILL:when={nth}");
-        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &inject]);
-        strace.arg(process.get_program());
-        let variables = process.get_envs().filter_map(|(k, v)| Some((k, v?)));
-        strace.env_clear().envs(variables);
-        call.run_as(strace).status
+        call.run_under("strace", &["-f", "-qq", "-o", "/dev/null", "-e", &inject])
+            .status
     });
     status != Some(0)
 }

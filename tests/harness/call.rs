@@ -132,6 +132,15 @@ impl Call {
         self.run_as(self.process())
     }
 
+    /// Runs the plugin as the last argument of another program, such as `strace`, which
+    /// has the call's environment and stdin.
+    pub fn run_under(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut process = Command::new(program);
+        process.args(arguments).arg(&self.program);
+        process.env_clear().envs(&self.environment);
+        self.run_as(process)
+    }
+
     /// Runs `process`, which executes this call in some wrapper, with its stdin.
     pub fn run_as(&self, mut process: Command) -> Output {
         let mut child = process

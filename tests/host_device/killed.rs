@@ -1,8 +1,6 @@
 //! A plugin that is killed at any moment leaves nothing that the next DEL does not
 //! clean.
 
-use std::process::Command;
-
 use harness::Call;
 
 use super::{Fixture, conf};
@@ -22,14 +20,9 @@ const MOST: usize = 60;
 /// has ended before.
 fn is_killed(fixture: &Fixture, call: &Call, system_call: &str, nth: usize) -> bool {
     let status = fixture.node.inside(|| {
-        let process = call.process();
-        let mut strace = Command::new("strace");
         let inject = format!("inject={system_call}:signal=KILL:when={nth}");
-        strace.args(["-qq", "-o", "/dev/null", "-e", &inject]);
-        strace.arg(process.get_program());
-        let variables = process.get_envs().filter_map(|(k, v)| Some((k, v?)));
-        strace.env_clear().envs(variables);
-        call.run_as(strace).status
+        call.run_under("strace", &["-qq", "-o", "/dev/null", "-e", &inject])
+            .status
     });
     // strace ends as its child does: by a signal.
     status != Some(0)
