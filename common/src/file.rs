@@ -42,6 +42,31 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
+/// As [`replace`], and on the disk when it returns: what is written so is there after
+/// a power failure too.
+///
+/// # Errors
+/// Those of the file system; the old content is still there then.
+pub fn replace_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = temporary_name(path);
+    let written = create(&temporary)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| sync_directory(path));
+    if written.is_err() {
+        // The first error is the one that explains; the file may not even exist.
+        fs::remove_file(&temporary).ok();
+    }
+    written
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 /// Reads a regular file of at most `limit` bytes. A symbolic link or a FIFO is an
 /// error: nobody may make us read, or wait for, another file.
 ///

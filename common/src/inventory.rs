@@ -3,6 +3,7 @@
 //! Its format is `eni-sync/enis.schema.json`.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,20 @@ pub const PATH: &str = "/run/eni-cni/enis.json";
 /// No node has so many ENIs.
 const LIMIT: u64 = 1 << 20;
 
+/// The tag that keeps the VPC CNI away from an ENI. Without it the VPC CNI hands the
+/// ENI's addresses to other pods and removes them when it sees fit.
+pub const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
+
 /// The ENIs of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Inventory {
+    /// The region, such as `eu-west-1`.
+    pub region: String,
+    /// The id of this node's instance, such as `i-0123456789abcdef0`.
+    pub instance_id: String,
+    /// The type of the instance, such as `c5.4xlarge`.
+    pub instance_type: String,
     /// One entry an ENI.
     pub enis: Vec<Eni>,
 }
@@ -41,6 +53,16 @@ pub struct Eni {
     pub subnet_cidrs: Vec<Cidr>,
     /// The id of its VPC.
     pub vpc_id: String,
+    /// Whether its tag [`NO_MANAGE_TAG`] is `true`.
+    #[serde(default)]
+    pub no_manage: bool,
+    /// Its own addresses: the primary private IPv4 address, and the primary IPv6
+    /// address where it has one.
+    #[serde(default)]
+    pub primary_addresses: Vec<IpAddr>,
+    /// The prefixes that are delegated to it as a whole.
+    #[serde(default)]
+    pub prefixes: Vec<Cidr>,
     /// How many private IPv4 addresses it can have, the primary included.
     pub ipv4_limit: u32,
     /// How many IPv6 addresses it can have.
@@ -62,5 +84,24 @@ impl Inventory {
             let msg = format!("{PATH} is no inventory of ENIs");
             Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
         })
+    }
+
+    /// Replaces the inventory of this node.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub fn write(&self) -> Result<()> {
+        let failed = |cause: io::Error| Error::io(format!("failed to write {PATH}"), &cause);
+        let text = serde_json::to_vec(self).map_err(|cause| failed(cause.into()))?;
+        let path = Path::new(PATH);
+        if let Some(directory) = path.parent() {
+            file::create_directory(directory).map_err(failed)?;
+        }
+        file::replace(path, &text).map_err(failed)
+    }
+
+    /// The ENI with this MAC address, in lower case with colons.
+    pub fn by_mac(&self, mac: &str) -> Option<&Eni> {
+        self.enis.iter().find(|eni| eni.mac == mac)
     }
 }

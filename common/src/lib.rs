@@ -13,6 +13,7 @@ pub mod interface;
 pub mod inventory;
 pub mod ipam;
 pub mod lenient;
+pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod options;

@@ -30,6 +30,8 @@ pub enum Dad {
 /// An address as the kernel has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelAddress {
+    /// The index of its link.
+    pub link: u32,
     /// The address with its prefix length.
     pub cidr: Cidr,
     /// Whether it can be used.
@@ -85,15 +87,26 @@ impl Netlink {
     /// # Errors
     /// Code 999 when the kernel does not answer.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<KernelAddress>> {
+        let mut found = self.dump_addresses(index)?;
+        found.retain(|address| address.link == index);
+        Ok(found)
+    }
+
+    /// The addresses of all links, both families.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn all_addresses(&mut self) -> Result<Vec<KernelAddress>> {
+        self.dump_addresses(0)
+    }
+
+    fn dump_addresses(&mut self, index: u32) -> Result<Vec<KernelAddress>> {
         let mut message = AddressMessage::default();
         message.header.index = index;
         let replies = self
             .dump(&RouteNetlinkMessage::GetAddress(message))
             .map_err(|cause| Error::internal("failed to list the addresses").because(&cause))?;
-        Ok(replies
-            .into_iter()
-            .filter_map(|reply| to_address(reply, index))
-            .collect())
+        Ok(replies.into_iter().filter_map(to_address).collect())
     }
 }
 
@@ -105,13 +118,10 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn to_address(message: RouteNetlinkMessage, index: u32) -> Option<KernelAddress> {
+fn to_address(message: RouteNetlinkMessage) -> Option<KernelAddress> {
     let RouteNetlinkMessage::NewAddress(message) = message else {
         return None;
     };
-    if message.header.index != index {
-        return None;
-    }
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };
@@ -134,6 +144,7 @@ fn to_address(message: RouteNetlinkMessage, index: u32) -> Option<KernelAddress>
     };
     let cidr = Cidr::new(address, message.header.prefix_len)?;
     Some(KernelAddress {
+        link: message.header.index,
         cidr,
         state,
         is_global: message.header.scope == AddressScope::Universe,

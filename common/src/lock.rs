@@ -1,0 +1,69 @@
+//! Locks between processes. The kernel releases one when its file is closed, so also
+//! when its holder is killed.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::file::FILE_MODE;
+
+/// A lock on a file, held until this value is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock `path`, which is created where it is missing, waiting for its
+    /// holder at most until `deadline`.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 11 when the lock is not to be had in time.
+    pub fn take(path: &Path, deadline: Duration) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .mode(FILE_MODE)
+            .custom_flags(libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|cause| Error::io(format!("failed to open {path:?}"), &cause))?;
+        let file = lock_exclusively(file, path, deadline)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Locks `file`, which was opened at `path`, waiting for its holder at most until
+/// `deadline`.
+///
+/// # Errors
+/// Code 5 naming the file, 11 when the lock is not to be had in time.
+pub fn lock_exclusively(file: File, path: &Path, deadline: Duration) -> Result<File> {
+    let failed = |cause: &io::Error| Error::io(format!("failed to lock {path:?}"), cause);
+    match fs2::FileExt::try_lock_exclusive(&file) {
+        Ok(()) => return Ok(file),
+        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+        Err(cause) => return Err(failed(&cause)),
+    }
+    // The kernel has no flock with a deadline. A thread that waits in vain ends with
+    // this process, which is about to report the error.
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let locked = fs2::FileExt::lock_exclusive(&file).map(|()| file);
+        // Nobody listens any more after the deadline, and the file is closed then.
+        sender.send(locked).ok();
+    });
+    match receiver.recv_timeout(deadline) {
+        Ok(locked) => locked.map_err(|cause| failed(&cause)),
+        Err(_) => {
+            let msg = format!("timed out waiting for the lock {path:?}");
+            let details = format!("another process has held it for {deadline:?}");
+            Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
+        }
+    }
+}
