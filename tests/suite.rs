@@ -2,6 +2,7 @@
 
 mod binaries;
 mod delegation;
+mod eni_lab;
 mod host_device;
 mod host_local;
 mod peers;

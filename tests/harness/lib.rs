@@ -4,6 +4,7 @@
 //! to end the investigation.
 
 mod call;
+pub mod eni_lab;
 mod network;
 mod node;
 

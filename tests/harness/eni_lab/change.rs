@@ -1,0 +1,277 @@
+//! Changes of what exists: VPCs, subnets, instances and interfaces. Addresses have a
+//! file of their own.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use super::error::Ec2Error;
+use super::event::Event;
+use super::id::{EniId, InstanceId, SubnetId, VpcId};
+use super::limits::{Limits, TABLE};
+use super::rules::Rules;
+use super::world::{
+    Attachment, Due, Eni, Instance, InstanceState, Reservation, Scheduled, Subnet, Vpc, World,
+};
+
+/// A change in the making: a copy of the world, and what the log will say of it.
+pub(super) struct Change<'a> {
+    pub(super) world: World,
+    pub(super) rules: &'a Rules,
+    pub(super) now: Instant,
+    /// The instance whose credentials signed the call.
+    pub(super) by: Option<InstanceId>,
+    pub(super) events: Vec<Event>,
+}
+
+impl Change<'_> {
+    pub(super) fn create_vpc(&mut self, cidr: Ipv4Network) -> VpcId {
+        let id = VpcId::from(self.world.next_id("vpc").as_str());
+        let vpc = Vpc {
+            id: id.clone(),
+            cidr,
+        };
+        self.world.vpcs.insert(id.clone(), Arc::new(vpc));
+        id
+    }
+
+    pub(super) fn create_subnet(
+        &mut self,
+        vpc: &str,
+        cidr: Ipv4Network,
+        ipv6: Option<Ipv6Network>,
+    ) -> Result<SubnetId, Ec2Error> {
+        let vpc = self.world.vpc(vpc)?;
+        let inside = cidr.is_subnet_of(vpc.cidr) && (16..=28).contains(&cidr.prefix());
+        if !inside || cidr.network() != cidr.ip() {
+            let message = format!("The CIDR '{cidr}' is invalid.");
+            return Err(Ec2Error::bad("InvalidSubnet.Range", message));
+        }
+        let vpc = vpc.id.clone();
+        let mut others = self.world.subnets.values().filter(|s| s.vpc == vpc);
+        if others.any(|s| s.cidr.overlaps(cidr)) {
+            let message = format!("The CIDR '{cidr}' conflicts with another subnet");
+            return Err(Ec2Error::bad("InvalidSubnet.Conflict", message));
+        }
+        let id = SubnetId::from(self.world.next_id("subnet").as_str());
+        let subnet = Subnet {
+            id: id.clone(),
+            vpc,
+            cidr,
+            ipv6: ipv6.into_iter().collect(),
+            reservations: Vec::new(),
+        };
+        self.world.subnets.insert(id.clone(), Arc::new(subnet));
+        Ok(id)
+    }
+
+    /// A subnet has one IPv4 range and any number of IPv6 ranges.
+    pub(super) fn add_subnet_cidr(
+        &mut self,
+        subnet: &SubnetId,
+        cidr: Ipv6Network,
+    ) -> Result<(), Ec2Error> {
+        self.world.subnet(subnet.as_str())?;
+        if let Some(subnet) = self.world.subnets.get_mut(subnet) {
+            Arc::make_mut(subnet).ipv6.push(cidr);
+        }
+        Ok(())
+    }
+
+    pub(super) fn reserve_cidr(
+        &mut self,
+        subnet: &str,
+        cidr: IpNetwork,
+        kind: &str,
+    ) -> Result<Reservation, Ec2Error> {
+        let found = self.world.subnet(subnet)?;
+        if !found.cidrs().any(|c| c.contains(cidr.ip())) {
+            let message = format!("The CIDR '{cidr}' is not in the subnet's range");
+            return Err(Ec2Error::value(message));
+        }
+        if !["prefix", "explicit"].contains(&kind) {
+            let message = format!("Value ({kind}) for parameter reservationType is invalid.");
+            return Err(Ec2Error::value(message));
+        }
+        let reservation = Reservation {
+            id: self.world.next_id("scr"),
+            cidr,
+            kind: kind.to_owned(),
+        };
+        if let Some(subnet) = self.world.subnets.get_mut(&SubnetId::from(subnet)) {
+            Arc::make_mut(subnet).reservations.push(reservation.clone());
+        }
+        Ok(reservation)
+    }
+
+    /// An instance that runs at once, with its primary interface at device index 0.
+    pub(super) fn run_instance(
+        &mut self,
+        kind: &str,
+        subnet: &str,
+    ) -> Result<InstanceId, Ec2Error> {
+        self.limits(kind)?;
+        let eni = self.create_eni(subnet, None, "")?;
+        let id = InstanceId::from(self.world.next_id("i").as_str());
+        let instance = Instance {
+            id: id.clone(),
+            kind: kind.to_owned(),
+            subnet: SubnetId::from(subnet),
+            state: InstanceState::Running,
+            launched: SystemTime::now(),
+        };
+        self.world.instances.insert(id.clone(), Arc::new(instance));
+        self.attach_eni(eni.as_str(), id.as_str(), 0)?;
+        self.delete_on_termination(eni.as_str(), true)?;
+        Ok(id)
+    }
+
+    pub(super) fn create_eni(
+        &mut self,
+        subnet: &str,
+        primary: Option<Ipv4Addr>,
+        description: &str,
+    ) -> Result<EniId, Ec2Error> {
+        let found = self.world.subnet(subnet)?.clone();
+        let primary = match primary {
+            Some(address) => {
+                super::address::check_range(&found, IpAddr::V4(address))?;
+                if self.world.owner(&found.vpc, IpAddr::V4(address)).is_some() {
+                    let message = format!("Address {address} is in use.");
+                    return Err(Ec2Error::bad("InvalidIPAddress.InUse", message));
+                }
+                address
+            }
+            None => self.free_ipv4(&found)?,
+        };
+        let id = EniId::from(self.world.next_id("eni").as_str());
+        let [.., high, middle, low] = self.world.serial.to_be_bytes();
+        let eni = Eni {
+            id: id.clone(),
+            subnet: found.id,
+            vpc: found.vpc,
+            mac: format!("02:1a:b0:{high:02x}:{middle:02x}:{low:02x}"),
+            primary,
+            addresses: Vec::new(),
+            tags: BTreeMap::new(),
+            description: description.to_owned(),
+            attachment: None,
+            source_dest_check: true,
+        };
+        self.world.enis.insert(id.clone(), Arc::new(eni));
+        Ok(id)
+    }
+
+    pub(super) fn attach_eni(
+        &mut self,
+        eni: &str,
+        instance: &str,
+        device_index: u32,
+    ) -> Result<String, Ec2Error> {
+        let found = self.world.eni(eni)?;
+        if found.attachment.is_some() {
+            let message = format!("Interface: [{eni}] in use.");
+            return Err(Ec2Error::bad("InvalidNetworkInterface.InUse", message));
+        }
+        let instance = self.world.instance(instance)?.clone();
+        if instance.state != InstanceState::Running {
+            let message = format!("Instance '{}' is not 'running'.", instance.id);
+            return Err(Ec2Error::bad("IncorrectState", message));
+        }
+        let limits = self.limits(&instance.kind)?;
+        let others = self.world.attached(&instance.id);
+        if others.contains_key(&device_index) {
+            return Err(Ec2Error::value(format!(
+                "Instance '{}' already has an interface attached at device index '{device_index}'.",
+                instance.id
+            )));
+        }
+        if others.len() >= limits.interfaces {
+            let message = format!(
+                "Interface count {} exceeds the limit for {}",
+                others.len() + 1,
+                instance.kind
+            );
+            return Err(Ec2Error::bad("AttachmentLimitExceeded", message));
+        }
+        let id = self.world.next_id("eni-attach");
+        let attachment = Attachment {
+            id: id.clone(),
+            instance: instance.id,
+            device_index,
+            delete_on_termination: false,
+            since: self.now,
+            time: SystemTime::now(),
+        };
+        self.world.eni_mut(eni)?.attachment = Some(attachment);
+        Ok(id)
+    }
+
+    pub(super) fn delete_on_termination(&mut self, eni: &str, on: bool) -> Result<(), Ec2Error> {
+        let Some(attachment) = &mut self.world.eni_mut(eni)?.attachment else {
+            let message = format!("Interface '{eni}' is not attached");
+            return Err(Ec2Error::bad("IncorrectState", message));
+        };
+        attachment.delete_on_termination = on;
+        Ok(())
+    }
+
+    pub(super) fn detach_eni(&mut self, eni: &str) -> Result<(), Ec2Error> {
+        let found = self.world.eni_mut(eni)?;
+        if found
+            .attachment
+            .as_ref()
+            .is_some_and(|a| a.device_index == 0)
+        {
+            let message = "The network interface at device index 0 cannot be detached.";
+            return Err(Ec2Error::bad("OperationNotPermitted", message));
+        }
+        found.attachment = None;
+        Ok(())
+    }
+
+    pub(super) fn delete_eni(&mut self, eni: &str) -> Result<(), Ec2Error> {
+        if self.world.eni(eni)?.attachment.is_some() {
+            let message = format!("Network interface '{eni}' is currently in use.");
+            return Err(Ec2Error::bad("InvalidParameterValue", message));
+        }
+        let by = self.by.clone();
+        self.world
+            .remove_eni(&EniId::from(eni), by.as_ref(), &mut self.events);
+        Ok(())
+    }
+
+    /// The instance shuts down, for as long as the rules say, and is then terminated.
+    pub(super) fn terminate_instance(&mut self, id: &str) -> Result<(), Ec2Error> {
+        self.world.instance(id)?;
+        let id = InstanceId::from(id);
+        if let Some(instance) = self.world.instances.get_mut(&id)
+            && instance.state == InstanceState::Running
+        {
+            Arc::make_mut(instance).state = InstanceState::ShuttingDown;
+            self.world.scheduled.push(Scheduled {
+                due: self.now + self.rules.shutting_down,
+                what: Due::Terminated(id),
+            });
+            self.world.settle(self.now, &mut self.events);
+        }
+        Ok(())
+    }
+
+    /// What an instance of this type can carry.
+    pub(super) fn limits(&self, kind: &str) -> Result<Limits, Ec2Error> {
+        limits_of(self.rules, kind).ok_or_else(|| {
+            let message = format!("The following supplied instance types do not exist: [{kind}]");
+            Ec2Error::bad("InvalidInstanceType", message)
+        })
+    }
+}
+
+/// The limits of an instance type that EC2 or the rules know.
+pub(super) fn limits_of(rules: &Rules, kind: &str) -> Option<Limits> {
+    let known = || TABLE.iter().find(|t| t.0 == kind).map(|t| t.1);
+    rules.limit_overrides.get(kind).copied().or_else(known)
+}

@@ -1,0 +1,310 @@
+//! The calls that only read, and how EC2 writes down what it has.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::address;
+use super::change::limits_of;
+use super::error::Ec2Error;
+use super::filter::{ids_or_pages, page, select};
+use super::limits::{Limits, TABLE};
+use super::query::{Query, items};
+use super::rules::Rules;
+use super::world::{Eni, Instance, InstanceState, Reservation, Subnet, Vpc, World};
+use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP, ZONE};
+
+/// One of these is needed where neither ids nor pagination limit a call (aws.md 3.1).
+const LIMITING_FILTERS: [&str; 7] = [
+    "attachment.instance-id",
+    "group-id",
+    "mac-address",
+    "private-dns-name",
+    "private-ip-address",
+    "subnet-id",
+    "vpc-id",
+];
+
+/// Answers a call, or nothing when the action is none of these.
+pub(super) fn run(
+    world: &World,
+    rules: &Rules,
+    action: &str,
+    query: &Query,
+) -> Option<Result<Value, Ec2Error>> {
+    let answer = match action {
+        "DescribeNetworkInterfaces" => enis(world, rules, query),
+        "DescribeInstances" => instances(world, query),
+        "DescribeInstanceTypes" => instance_types(world, rules, query),
+        "DescribeSubnets" => subnets(world, query),
+        "DescribeVpcs" => vpcs(world, query),
+        "GetSubnetCidrReservations" => reservations(world, query),
+        _ => return None,
+    };
+    Some(answer)
+}
+
+fn enis(world: &World, rules: &Rules, query: &Query) -> Result<Value, Ec2Error> {
+    let ids = query.list("NetworkInterfaceId");
+    let filters = query.filters();
+    let limited = filters
+        .iter()
+        .any(|f| LIMITING_FILTERS.contains(&f.name.as_str()));
+    let paginated = query.text("MaxResults").is_some() || query.text("NextToken").is_some();
+    if rules.describe_needs_filter && ids.is_empty() && !limited && !paginated {
+        return Err(Ec2Error::bad(
+            "OperationNotPermitted",
+            "You have too many network interfaces: use pagination or a filter",
+        ));
+    }
+    ids_or_pages(query, "NetworkInterfaceId")?;
+    for id in &ids {
+        world.eni(id)?;
+    }
+    let all = world.enis.values().map(AsRef::as_ref);
+    let found = select(world, all, &ids, &filters)?;
+    let rows = found.into_iter().map(|e: &Eni| (e.id.as_str(), eni(e)));
+    page(query, "networkInterfaceSet", 1000, rows)
+}
+
+fn instances(world: &World, query: &Query) -> Result<Value, Ec2Error> {
+    ids_or_pages(query, "InstanceId")?;
+    let ids = query.list("InstanceId");
+    for id in &ids {
+        world.instance(id)?;
+    }
+    let all = world.instances.values().map(AsRef::as_ref);
+    let found = select(world, all, &ids, &query.filters())?;
+    let rows = found.into_iter().map(|i: &Instance| {
+        let reservation = json!({
+            "reservationId": i.id.as_str().replacen("i-", "r-", 1),
+            "ownerId": ACCOUNT,
+            "instancesSet": items([instance(world, i)]),
+        });
+        (i.id.as_str(), reservation)
+    });
+    page(query, "reservationSet", 1000, rows)
+}
+
+fn instance_types(world: &World, rules: &Rules, query: &Query) -> Result<Value, Ec2Error> {
+    let wanted = query.list("InstanceType");
+    for kind in &wanted {
+        limits_of(rules, kind).ok_or_else(|| {
+            let message = format!("The following supplied instance types do not exist: [{kind}]");
+            Ec2Error::bad("InvalidInstanceType", message)
+        })?;
+    }
+    let mut known: Vec<&str> = TABLE.iter().map(|t| t.0).collect();
+    known.extend(rules.limit_overrides.keys().map(String::as_str));
+    known.sort_unstable();
+    known.dedup();
+    let found = select(world, known, &wanted, &query.filters())?;
+    let rows = found
+        .into_iter()
+        .filter_map(|kind| Some((kind, instance_type(kind, limits_of(rules, kind)?))));
+    page(query, "instanceTypeSet", 100, rows)
+}
+
+fn subnets(world: &World, query: &Query) -> Result<Value, Ec2Error> {
+    let ids = query.list("SubnetId");
+    for id in &ids {
+        world.subnet(id)?;
+    }
+    let all = world.subnets.values().map(AsRef::as_ref);
+    let found = select(world, all, &ids, &query.filters())?;
+    let rows = found
+        .into_iter()
+        .map(|s: &Subnet| (s.id.as_str(), subnet(world, s)));
+    page(query, "subnetSet", 1000, rows)
+}
+
+fn vpcs(world: &World, query: &Query) -> Result<Value, Ec2Error> {
+    let ids = query.list("VpcId");
+    for id in &ids {
+        world.vpc(id)?;
+    }
+    let all = world.vpcs.values().map(AsRef::as_ref);
+    let found = select(world, all, &ids, &query.filters())?;
+    let rows = found
+        .into_iter()
+        .map(|v: &Vpc| (v.id.as_str(), vpc(world, v)));
+    page(query, "vpcSet", 1000, rows)
+}
+
+fn reservations(world: &World, query: &Query) -> Result<Value, Ec2Error> {
+    let subnet = world.subnet(query.require("SubnetId")?)?;
+    let of_family = |ipv6: bool| {
+        let reserved = subnet.reservations.iter();
+        items(
+            reserved
+                .filter(|r| r.cidr.is_ipv6() == ipv6)
+                .map(|r| reservation(subnet.id.as_str(), r)),
+        )
+    };
+    Ok(json!({
+        "subnetIpv4CidrReservationSet": of_family(false),
+        "subnetIpv6CidrReservationSet": of_family(true),
+    }))
+}
+
+/// A `NetworkInterface`.
+pub(super) fn eni(eni: &Eni) -> Value {
+    let address =
+        |address: IpAddr, primary: bool| json!({"privateIpAddress": address, "primary": primary});
+    let primary = std::iter::once(address(IpAddr::V4(eni.primary), true));
+    let secondary = eni.ipv4().map(|a| address(a, false));
+    let mut described = json!({
+        "networkInterfaceId": eni.id.as_str(),
+        "subnetId": eni.subnet.as_str(),
+        "vpcId": eni.vpc.as_str(),
+        "availabilityZone": ZONE,
+        "description": eni.description,
+        "ownerId": ACCOUNT,
+        "requesterManaged": false,
+        "status": eni.status(),
+        "macAddress": eni.mac,
+        "interfaceType": "interface",
+        "privateIpAddress": eni.primary,
+        "sourceDestCheck": eni.source_dest_check,
+        "groupSet": items([json!({"groupId": SECURITY_GROUP, "groupName": "default"})]),
+        "tagSet": items(eni.tags.iter().map(|(key, value)| json!({"key": key, "value": value}))),
+        "privateIpAddressesSet": items(primary.chain(secondary)),
+        "ipv6AddressesSet": items(eni.ipv6().map(|a| json!({"ipv6Address": a}))),
+    });
+    if let Some(attachment) = &eni.attachment {
+        described["attachment"] = json!({
+            "attachmentId": attachment.id,
+            "instanceId": attachment.instance.as_str(),
+            "instanceOwnerId": ACCOUNT,
+            "deviceIndex": attachment.device_index,
+            "networkCardIndex": 0,
+            "status": "attached",
+            "attachTime": timestamp(attachment.time),
+            "deleteOnTermination": attachment.delete_on_termination,
+        });
+    }
+    described
+}
+
+/// An `Instance`.
+pub(super) fn instance(world: &World, instance: &Instance) -> Value {
+    let attached = world.attached(&instance.id);
+    let primary = attached.get(&0).map(|e| IpAddr::V4(e.primary));
+    let mut described = json!({
+        "instanceId": instance.id.as_str(),
+        "imageId": AMI,
+        "instanceState": state(instance.state),
+        "instanceType": instance.kind,
+        "launchTime": timestamp(instance.launched),
+        "placement": {"availabilityZone": ZONE, "tenancy": "default"},
+        "subnetId": instance.subnet.as_str(),
+        "networkInterfaceSet": items(attached.values().map(|e| eni(e))),
+    });
+    if let Ok(subnet) = world.subnet(instance.subnet.as_str()) {
+        described["vpcId"] = json!(subnet.vpc.as_str());
+    }
+    if let Some(primary) = primary {
+        described["privateIpAddress"] = json!(primary);
+    }
+    described
+}
+
+/// An `InstanceState`.
+pub(super) fn state(state: InstanceState) -> Value {
+    let (code, name) = state.code_and_name();
+    json!({"code": code, "name": name})
+}
+
+fn instance_type(kind: &str, limits: Limits) -> Value {
+    let cards = (0..limits.cards).map(|index| {
+        json!({
+            "networkCardIndex": index,
+            "maximumNetworkInterfaces": limits.interfaces / limits.cards,
+        })
+    });
+    json!({
+        "instanceType": kind,
+        "hypervisor": "nitro",
+        "networkInfo": {
+            "maximumNetworkInterfaces": limits.interfaces,
+            "maximumNetworkCards": limits.cards,
+            "defaultNetworkCardIndex": 0,
+            "networkCards": items(cards),
+            "ipv4AddressesPerInterface": limits.ipv4,
+            "ipv6AddressesPerInterface": limits.ipv6,
+            "ipv6Supported": true,
+        },
+    })
+}
+
+/// A `Subnet`.
+pub(super) fn subnet(world: &World, subnet: &Subnet) -> Value {
+    let enis = world.enis.values().filter(|e| e.subnet == subnet.id);
+    let used: usize = enis.map(|e| 1 + e.ipv4().count()).sum();
+    let associations = subnet.ipv6.iter().enumerate().map(|(index, cidr)| {
+        json!({
+            "associationId": format!("subnet-cidr-assoc-0ab{index:014x}"),
+            "ipv6CidrBlock": cidr.to_string(),
+            "ipv6CidrBlockState": {"state": "associated"},
+        })
+    });
+    json!({
+        "subnetId": subnet.id.as_str(),
+        "subnetArn": format!("arn:aws:ec2:{REGION}:{ACCOUNT}:subnet/{}", subnet.id),
+        "state": "available",
+        "ownerId": ACCOUNT,
+        "vpcId": subnet.vpc.as_str(),
+        "cidrBlock": subnet.cidr.to_string(),
+        "ipv6CidrBlockAssociationSet": items(associations),
+        "availableIpAddressCount": address::usable(subnet).saturating_sub(used as u128) as u64,
+        "availabilityZone": ZONE,
+        "defaultForAz": false,
+        "mapPublicIpOnLaunch": false,
+    })
+}
+
+/// A `Vpc`; its IPv6 ranges are those of its subnets.
+pub(super) fn vpc(world: &World, vpc: &Vpc) -> Value {
+    let subnets = world.subnets.values().filter(|s| s.vpc == vpc.id);
+    let ipv6 = subnets.flat_map(|s| &s.ipv6).map(|cidr| {
+        json!({
+            "ipv6CidrBlock": cidr.to_string(),
+            "ipv6CidrBlockState": {"state": "associated"},
+        })
+    });
+    let ipv4 = json!({
+        "associationId": vpc.id.as_str().replacen("vpc-", "vpc-cidr-assoc-", 1),
+        "cidrBlock": vpc.cidr.to_string(),
+        "cidrBlockState": {"state": "associated"},
+    });
+    json!({
+        "vpcId": vpc.id.as_str(),
+        "ownerId": ACCOUNT,
+        "state": "available",
+        "cidrBlock": vpc.cidr.to_string(),
+        "cidrBlockAssociationSet": items([ipv4]),
+        "ipv6CidrBlockAssociationSet": items(ipv6),
+        "isDefault": false,
+    })
+}
+
+/// A `SubnetCidrReservation`.
+pub(super) fn reservation(subnet: &str, reservation: &Reservation) -> Value {
+    json!({
+        "subnetCidrReservationId": reservation.id,
+        "subnetId": subnet,
+        "cidr": reservation.cidr.to_string(),
+        "reservationType": reservation.kind,
+        "ownerId": ACCOUNT,
+    })
+}
+
+/// `2026-01-31T12:00:00Z`.
+pub(super) fn timestamp(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    let whole = time.replace_nanosecond(0).unwrap_or(time);
+    whole.format(&Rfc3339).expect("the year has four digits")
+}

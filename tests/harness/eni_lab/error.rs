@@ -1,0 +1,57 @@
+//! Errors as EC2 answers them.
+
+use std::fmt;
+
+/// What EC2 answers in place of a result (aws.md 3.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ec2Error {
+    /// The HTTP status.
+    pub status: u16,
+    /// The code that programs may decide by.
+    pub code: String,
+    /// The text for people.
+    pub message: String,
+}
+
+impl Ec2Error {
+    pub(super) fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// A client error, status 400.
+    pub(super) fn bad(code: &str, message: impl Into<String>) -> Self {
+        Self::new(400, code, message)
+    }
+
+    /// The code that EC2 uses for most that is wrong with a value.
+    pub(super) fn value(message: impl Into<String>) -> Self {
+        Self::bad("InvalidParameterValue", message)
+    }
+
+    /// Something that does not exist; `what` is the word in the message.
+    pub(super) fn not_found(code: &str, what: &str, id: &str) -> Self {
+        Self::bad(code, format!("The {what} ID '{id}' does not exist"))
+    }
+
+    pub(super) fn throttled() -> Self {
+        Self::new(503, "RequestLimitExceeded", "Request limit exceeded.")
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self::new(
+            403,
+            "UnauthorizedOperation",
+            "You are not authorized to perform this operation.",
+        )
+    }
+}
+
+impl fmt::Display for Ec2Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}

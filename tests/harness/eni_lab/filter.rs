@@ -1,0 +1,212 @@
+//! Filters and pages of the describing calls. Wildcards in values are not simulated.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::error::Ec2Error;
+use super::query::{Filter, Query, items};
+use super::world::{Eni, Instance, Subnet, Vpc, World};
+use super::{ACCOUNT, SECURITY_GROUP, ZONE};
+
+/// Something that can be described.
+pub(super) trait Described {
+    /// Its identifier.
+    fn id(&self) -> &str;
+
+    /// What the values of the filter are compared with, or nothing when EC2 does not
+    /// know the filter.
+    fn values(&self, world: &World, filter: &str) -> Option<Vec<String>>;
+}
+
+/// The things with one of these ids, or all of them, that match every filter.
+pub(super) fn select<'a, T: Described + ?Sized + 'a>(
+    world: &World,
+    all: impl IntoIterator<Item = &'a T>,
+    ids: &[&str],
+    filters: &[Filter],
+) -> Result<Vec<&'a T>, Ec2Error> {
+    let mut found: Vec<&T> = all
+        .into_iter()
+        .filter(|thing| ids.is_empty() || ids.contains(&thing.id()))
+        .collect();
+    for filter in filters {
+        let mut matching = Vec::new();
+        for thing in found {
+            let has = thing.values(world, &filter.name).ok_or_else(|| {
+                let message = format!("The filter '{}' is invalid", filter.name);
+                Ec2Error::value(message)
+            })?;
+            if has.iter().any(|value| filter.values.contains(value)) {
+                matching.push(thing);
+            }
+        }
+        found = matching;
+    }
+    Ok(found)
+}
+
+/// One page of the rows, which come in the order of their ids, as the list `name` and
+/// the token of the next page.
+pub(super) fn page<'a>(
+    query: &Query,
+    name: &str,
+    most: usize,
+    rows: impl Iterator<Item = (&'a str, Value)>,
+) -> Result<Value, Ec2Error> {
+    let size: Option<usize> = query.parsed("MaxResults")?;
+    if let Some(size) = size
+        && !(5..=most).contains(&size)
+    {
+        let message = format!(
+            "Value ( {size} ) for parameter maxResults is invalid. Expecting a value between 5 and {most}."
+        );
+        return Err(Ec2Error::value(message));
+    }
+    let after = match query.text("NextToken") {
+        Some(token) => token.strip_prefix(TOKEN).ok_or_else(|| {
+            Ec2Error::bad("InvalidNextToken", "The specified NextToken is not valid.")
+        })?,
+        None => "",
+    };
+    let mut rest = rows.filter(|(id, _)| *id > after);
+    let page: Vec<(&str, Value)> = rest.by_ref().take(size.unwrap_or(most)).collect();
+    let last = page.last().map(|row| row.0);
+    let next = rest.next().and(last).map(|id| format!("{TOKEN}{id}"));
+    let mut answer = json!({name: items(page.into_iter().map(|row| row.1))});
+    if let Some(next) = next {
+        answer["nextToken"] = json!(next);
+    }
+    Ok(answer)
+}
+
+/// What tokens of pages begin with: the last id that was on the page follows.
+const TOKEN: &str = "after/";
+
+/// Refuses ids together with pagination.
+pub(super) fn ids_or_pages(query: &Query, ids: &str) -> Result<(), Ec2Error> {
+    if query.list(ids).is_empty() || query.text("MaxResults").is_none() {
+        return Ok(());
+    }
+    let message = format!("The parameter {ids} cannot be used with the parameter maxResults");
+    Err(Ec2Error::bad("InvalidParameterCombination", message))
+}
+
+impl Described for Eni {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
+        if let Some(key) = filter.strip_prefix("tag:") {
+            return Some(self.tags.get(key).cloned().into_iter().collect());
+        }
+        let attachment = self.attachment.as_ref();
+        let primary = IpAddr::V4(self.primary);
+        let all_ipv4 = std::iter::once(primary).chain(self.ipv4());
+        Some(match filter {
+            "attachment.instance-id" => attachment
+                .map(|a| a.instance.to_string())
+                .into_iter()
+                .collect(),
+            "attachment.device-index" => attachment
+                .map(|a| a.device_index.to_string())
+                .into_iter()
+                .collect(),
+            "attachment.attachment-id" => attachment.map(|a| a.id.clone()).into_iter().collect(),
+            "attachment.status" => attachment
+                .map(|_| "attached".to_owned())
+                .into_iter()
+                .collect(),
+            "network-interface-id" => vec![self.id.to_string()],
+            "mac-address" => vec![self.mac.clone()],
+            "subnet-id" => vec![self.subnet.to_string()],
+            "vpc-id" => vec![self.vpc.to_string()],
+            "status" => vec![self.status().to_owned()],
+            "tag-key" => self.tags.keys().cloned().collect(),
+            "private-ip-address" | "addresses.private-ip-address" => {
+                all_ipv4.map(|a| a.to_string()).collect()
+            }
+            "addresses.primary" => all_ipv4.map(|a| (a == primary).to_string()).collect(),
+            "ipv6-addresses.ipv6-address" => self.ipv6().map(|a| a.to_string()).collect(),
+            "description" => vec![self.description.clone()],
+            "group-id" => vec![SECURITY_GROUP.to_owned()],
+            "availability-zone" => vec![ZONE.to_owned()],
+            "owner-id" => vec![ACCOUNT.to_owned()],
+            "source-dest-check" => vec![self.source_dest_check.to_string()],
+            _ => return None,
+        })
+    }
+}
+
+impl Described for Instance {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn values(&self, world: &World, filter: &str) -> Option<Vec<String>> {
+        Some(match filter {
+            "instance-id" => vec![self.id.to_string()],
+            "instance-type" => vec![self.kind.clone()],
+            "instance-state-name" => vec![self.state.code_and_name().1.to_owned()],
+            "instance-state-code" => vec![self.state.code_and_name().0.to_string()],
+            "subnet-id" => vec![self.subnet.to_string()],
+            "availability-zone" => vec![ZONE.to_owned()],
+            "vpc-id" => {
+                let subnet = world.subnet(self.subnet.as_str()).ok();
+                subnet.map(|s| s.vpc.to_string()).into_iter().collect()
+            }
+            "network-interface.network-interface-id" => {
+                let attached = world.attached(&self.id);
+                attached.values().map(|e| e.id.to_string()).collect()
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Described for Subnet {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
+        Some(match filter {
+            "subnet-id" => vec![self.id.to_string()],
+            "vpc-id" => vec![self.vpc.to_string()],
+            "cidr-block" | "cidr" => vec![self.cidr.to_string()],
+            "ipv6-cidr-block-association.ipv6-cidr-block" => {
+                self.ipv6.iter().map(ToString::to_string).collect()
+            }
+            "availability-zone" => vec![ZONE.to_owned()],
+            "state" => vec!["available".to_owned()],
+            _ => return None,
+        })
+    }
+}
+
+impl Described for Vpc {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
+        Some(match filter {
+            "vpc-id" => vec![self.id.to_string()],
+            "cidr" | "cidr-block-association.cidr-block" => vec![self.cidr.to_string()],
+            "state" => vec!["available".to_owned()],
+            _ => return None,
+        })
+    }
+}
+
+/// An instance type is its name.
+impl Described for str {
+    fn id(&self) -> &str {
+        self
+    }
+
+    fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
+        (filter == "instance-type").then(|| vec![self.to_owned()])
+    }
+}

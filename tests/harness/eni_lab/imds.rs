@@ -1,0 +1,215 @@
+//! The instance metadata service, version 2 only (aws.md 2 and 3.8): what one
+//! instance can read about itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+
+use super::describe::timestamp;
+use super::id::InstanceId;
+use super::state::{State, access_key};
+use super::world::{Eni, Instance, InstanceState, World};
+use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP, ZONE};
+
+/// The longest that a token may live, in seconds: six hours.
+const LONGEST_TOKEN: u64 = 21600;
+
+/// How long credentials are said to live.
+const CREDENTIALS_LIFE: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// What a test must never find outside of a request to EC2.
+pub const CANARY: &str = "SECRETCANARY";
+
+/// A request to IMDS.
+pub(super) struct Request<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    pub(super) token: Option<&'a str>,
+    pub(super) ttl: Option<&'a str>,
+}
+
+/// The status and the body of an answer; none closes the connection.
+pub(super) fn answer(
+    state: &mut State,
+    instance: &InstanceId,
+    request: &Request<'_>,
+) -> Option<(u16, String)> {
+    let found = state.world.instance(instance.as_str()).ok()?.clone();
+    if state.rules.imds_down || found.state == InstanceState::Terminated {
+        return None;
+    }
+    if request.path == "/latest/api/token" {
+        if state.rules.imds_unreachable_token {
+            return None;
+        }
+        return Some(token(state, instance, request));
+    }
+    let valid = |token: &str| {
+        let known = state.tokens.get(&format!("{instance} {token}"));
+        known.is_some_and(|expires| *expires > Instant::now())
+    };
+    if !request.token.is_some_and(valid) {
+        return Some((401, String::new()));
+    }
+    if request.method != "GET" {
+        return Some((405, String::new()));
+    }
+    let path = request.path.strip_prefix("/latest/")?;
+    let tree = tree(state, &found);
+    let answer = read(&tree, path);
+    Some(answer.map_or_else(|| (404, not_found()), |text| (200, text)))
+}
+
+/// A new token, for a life in seconds that the request must name.
+fn token(state: &mut State, instance: &InstanceId, request: &Request<'_>) -> (u16, String) {
+    if request.method != "PUT" {
+        return (405, String::new());
+    }
+    let ttl = request.ttl.and_then(|ttl| ttl.parse().ok());
+    let Some(ttl) = ttl.filter(|ttl| (1..=LONGEST_TOKEN).contains(ttl)) else {
+        return (400, String::new());
+    };
+    let token = format!("LABTOKEN{:032}==", state.tokens.len());
+    let expires = Instant::now() + Duration::from_secs(ttl);
+    state.tokens.insert(format!("{instance} {token}"), expires);
+    (200, token)
+}
+
+/// The value at the path, or the names below it: those that have something below them
+/// end with a slash.
+fn read(tree: &BTreeMap<String, String>, path: &str) -> Option<String> {
+    if let Some(value) = tree.get(path) {
+        return Some(value.clone());
+    }
+    let path = path.trim_end_matches('/');
+    let mut names = BTreeSet::new();
+    for key in tree.keys() {
+        let Some(rest) = key.strip_prefix(path).and_then(|r| r.strip_prefix('/')) else {
+            continue;
+        };
+        let name = match rest.split_once('/') {
+            Some((name, _)) => format!("{name}/"),
+            None => rest.to_owned(),
+        };
+        names.insert(name);
+    }
+    let names: Vec<String> = names.into_iter().collect();
+    (!names.is_empty()).then(|| names.join("\n"))
+}
+
+fn not_found() -> String {
+    "<?xml version=\"1.0\" encoding=\"iso-8859-1\"?>\n<html><head><title>404 - Not Found</title></head>\
+     <body><h1>404 - Not Found</h1></body></html>\n"
+        .to_owned()
+}
+
+/// Everything that the instance can read, by path below `/latest/`.
+fn tree(state: &State, instance: &Instance) -> BTreeMap<String, String> {
+    let mut meta: BTreeMap<String, String> = interfaces(state, instance);
+    meta.insert("instance-id".to_owned(), instance.id.to_string());
+    meta.insert("instance-type".to_owned(), instance.kind.clone());
+    meta.insert("ami-id".to_owned(), AMI.to_owned());
+    meta.insert("placement/region".to_owned(), REGION.to_owned());
+    meta.insert("placement/availability-zone".to_owned(), ZONE.to_owned());
+    if let Some(role) = &state.role {
+        let path = format!("iam/security-credentials/{role}");
+        meta.insert(path, credentials(state, &instance.id));
+    }
+    let below = |(path, value)| (format!("meta-data/{path}"), value);
+    let mut tree: BTreeMap<String, String> = meta.into_iter().map(below).collect();
+    let document = "dynamic/instance-identity/document".to_owned();
+    tree.insert(document, identity(state, instance));
+    tree
+}
+
+/// The interfaces, as they were some time ago, if the rules say so.
+fn interfaces(state: &State, instance: &Instance) -> BTreeMap<String, String> {
+    let world = state.world_before(state.rules.imds_lag);
+    let mut meta = BTreeMap::new();
+    for (device_index, eni) in world.attached(&instance.id) {
+        if device_index == 0 {
+            meta.insert("mac".to_owned(), eni.mac.clone());
+            meta.insert("local-ipv4".to_owned(), eni.primary.to_string());
+        }
+        let directory = format!("network/interfaces/macs/{}/", eni.mac);
+        let age = eni.attachment.as_ref().map(|a| a.since.elapsed());
+        if age.is_some_and(|age| age < state.rules.imds_404_after_attach) {
+            // A name that nobody asks for keeps the MAC itself in the list.
+            meta.insert(format!("{directory} "), String::new());
+            continue;
+        }
+        for (name, value) in interface(world, eni) {
+            meta.insert(format!("{directory}{name}"), value);
+        }
+    }
+    meta
+}
+
+/// What there is below the MAC of an interface. Empty lists are absent, so 404.
+fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
+    let mut values = BTreeMap::from([
+        ("interface-id", eni.id.to_string()),
+        ("mac", eni.mac.clone()),
+        ("owner-id", ACCOUNT.to_owned()),
+        ("security-group-ids", SECURITY_GROUP.to_owned()),
+        ("security-groups", "default".to_owned()),
+        ("subnet-id", eni.subnet.to_string()),
+        ("vpc-id", eni.vpc.to_string()),
+    ]);
+    if let Some(attachment) = &eni.attachment {
+        values.insert("device-number", attachment.device_index.to_string());
+    }
+    let ipv4 = std::iter::once(eni.primary.to_string()).chain(eni.ipv4().map(|a| a.to_string()));
+    let mut lists = vec![
+        ("local-ipv4s", ipv4.collect::<Vec<_>>()),
+        ("ipv6s", eni.ipv6().map(|a| a.to_string()).collect()),
+    ];
+    if let Ok(subnet) = world.subnet(eni.subnet.as_str()) {
+        let ipv6 = subnet.ipv6.iter().map(ToString::to_string).collect();
+        lists.push(("subnet-ipv4-cidr-block", vec![subnet.cidr.to_string()]));
+        lists.push(("subnet-ipv6-cidr-blocks", ipv6));
+    }
+    if let Ok(vpc) = world.vpc(eni.vpc.as_str()) {
+        let subnets = world.subnets.values().filter(|s| s.vpc == vpc.id);
+        let ipv6 = subnets.flat_map(|s| s.ipv6.iter().map(ToString::to_string));
+        lists.push(("vpc-ipv4-cidr-block", vec![vpc.cidr.to_string()]));
+        lists.push(("vpc-ipv4-cidr-blocks", vec![vpc.cidr.to_string()]));
+        lists.push(("vpc-ipv6-cidr-blocks", ipv6.collect()));
+    }
+    let present = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    values.extend(present.map(|(name, list)| (name, list.join("\n"))));
+    values
+}
+
+fn identity(state: &State, instance: &Instance) -> String {
+    let attached = state.world.attached(&instance.id);
+    let document = json!({
+        "accountId": ACCOUNT,
+        "architecture": "x86_64",
+        "availabilityZone": ZONE,
+        "imageId": AMI,
+        "instanceId": instance.id.as_str(),
+        "instanceType": instance.kind,
+        "pendingTime": timestamp(instance.launched),
+        "privateIp": attached.get(&0).map(|eni| eni.primary),
+        "region": REGION,
+        "version": "2017-09-30",
+    });
+    format!("{document:#}")
+}
+
+fn credentials(state: &State, instance: &InstanceId) -> String {
+    let generation = state.key_generation;
+    let now = SystemTime::now();
+    let document = json!({
+        "Code": "Success",
+        "LastUpdated": timestamp(now),
+        "Type": "AWS-HMAC",
+        "AccessKeyId": access_key(instance, generation),
+        "SecretAccessKey": format!("{CANARY}+key/{instance}/{generation}"),
+        "Token": format!("{CANARY}+token/{instance}/{generation}"),
+        "Expiration": timestamp(now + CREDENTIALS_LIFE),
+    });
+    format!("{document:#}")
+}

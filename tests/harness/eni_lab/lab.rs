@@ -1,0 +1,246 @@
+//! The lab as tests and the binary hold it: serving, switches, faults, and what can be
+//! asked afterwards.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::event::{Event, violations};
+use super::fault::{Armed, Fault, Hold};
+use super::id::{EniId, InstanceId, VpcId};
+use super::rules::Rules;
+use super::server::{Service, serve};
+use super::shared::Shared;
+use super::state::access_key;
+
+/// A simulated VPC, in [`REGION`](super::REGION). Clones are the same VPC; its servers
+/// stop when the last of them is gone.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    pub(super) shared: Arc<Shared>,
+    runtime: Arc<Runtime>,
+}
+
+impl Lab {
+    /// An account without a VPC.
+    pub fn new() -> Self {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("eni-lab")
+            .enable_all()
+            .build()
+            .expect("a thread can be started");
+        Self {
+            shared: Arc::new(Shared::new()),
+            runtime: Arc::new(runtime),
+        }
+    }
+
+    /// Answers as EC2 on this listener, and below `/lab/` to who wants to look inside.
+    pub fn serve_ec2(&self, listener: TcpListener) {
+        self.serve(listener, Service::Ec2, None);
+    }
+
+    /// Answers as EC2, over TLS with this certificate chain and key in PEM, to a client
+    /// that has resolved the name of EC2's own endpoint.
+    pub fn serve_ec2_tls(&self, listener: TcpListener, cert_chain_pem: &[u8], key_pem: &[u8]) {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert_chain_pem).collect();
+        let key = PrivateKeyDer::from_pem_slice(key_pem).expect("the key is PEM");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks the default versions of TLS")
+            .with_no_client_auth()
+            .with_single_cert(chain.expect("the certificates are PEM"), key)
+            .expect("the key belongs to the certificate");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        self.serve(listener, Service::Ec2, Some(acceptor));
+    }
+
+    /// Answers on this listener as the metadata service of the instance.
+    pub fn serve_imds(&self, listener: TcpListener, instance: &InstanceId) {
+        self.serve(listener, Service::Imds(instance.clone()), None);
+    }
+
+    fn serve(&self, listener: TcpListener, service: Service, tls: Option<TlsAcceptor>) {
+        let shared = Arc::clone(&self.shared);
+        self.runtime.spawn(serve(shared, listener, service, tls));
+    }
+
+    /// Changes the switches.
+    pub fn rules(&self, change: impl FnOnce(&mut Rules)) {
+        self.shared.update(|state| change(&mut state.rules));
+    }
+
+    /// Lets the next `n` calls of the action go wrong.
+    pub fn fail_next(&self, action: &str, n: u64, fault: Fault) {
+        self.arm(action, 0, n, fault);
+    }
+
+    /// Lets one call of the action go wrong: 1 is the next one from now.
+    pub fn fail_nth(&self, action: &str, nth: u64, fault: Fault) {
+        self.arm(action, nth.saturating_sub(1), 1, fault);
+    }
+
+    fn arm(&self, action: &str, skip: u64, times: u64, fault: Fault) {
+        let action = action.to_owned();
+        let armed = Armed {
+            action,
+            skip,
+            times,
+            fault,
+        };
+        self.shared.update(|state| state.faults.push(armed));
+    }
+
+    /// Lets calls of the action wait until [`release_held`](Self::release_held).
+    pub fn hold(&self, action: &str, hold: Hold) {
+        self.shared
+            .update(|state| state.holds.insert(action.to_owned(), hold));
+    }
+
+    /// Lets all held calls go on, and holds no more.
+    pub fn release_held(&self) {
+        self.shared.update(|state| state.holds.clear());
+        self.shared.released.notify_waiters();
+    }
+
+    /// How many calls are held now.
+    pub fn held(&self) -> usize {
+        self.shared.lock().held
+    }
+
+    /// Accepts this access key id for every call, as nobody's; `AKIDLAB` is accepted
+    /// from the start.
+    pub fn allow_key(&self, access_key_id: &str) {
+        self.shared
+            .update(|state| state.allowed_keys.insert(access_key_id.to_owned()));
+    }
+
+    /// The access key id that IMDS gives the instance now.
+    pub fn access_key(&self, instance: &InstanceId) -> String {
+        access_key(instance, self.shared.lock().key_generation)
+    }
+
+    /// Lets the credentials of all instances expire; IMDS has new ones at once.
+    pub fn expire_credentials(&self) {
+        self.shared.update(|state| state.key_generation += 1);
+    }
+
+    /// Lets all tokens of IMDS expire.
+    pub fn expire_imds_tokens(&self) {
+        self.shared.update(|state| state.tokens.clear());
+    }
+
+    /// Takes the role off the instances: IMDS has no credentials.
+    pub fn no_role(&self) {
+        self.shared.update(|state| state.role = None);
+    }
+
+    /// The interface's secondary IPv4 addresses and its IPv6 addresses, sorted; none
+    /// when it does not exist.
+    pub fn addresses(&self, eni: &EniId) -> Vec<IpAddr> {
+        let state = self.shared.lock();
+        let found = state.world.eni(eni.as_str());
+        let mut addresses = found.map_or_else(|_| Vec::new(), |eni| eni.addresses.clone());
+        addresses.sort();
+        addresses
+    }
+
+    /// The interface's primary address.
+    #[track_caller]
+    pub fn primary(&self, eni: &EniId) -> IpAddr {
+        match self.shared.lock().world.eni(eni.as_str()) {
+            Ok(eni) => IpAddr::V4(eni.primary),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The interface's MAC, in lower case.
+    #[track_caller]
+    pub fn mac(&self, eni: &EniId) -> String {
+        match self.shared.lock().world.eni(eni.as_str()) {
+            Ok(eni) => eni.mac.clone(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The interface of the VPC that has the address, as its primary or not.
+    pub fn owner(&self, vpc: &VpcId, address: IpAddr) -> Option<EniId> {
+        let state = self.shared.lock();
+        state.world.owner(vpc, address).map(|eni| eni.id.clone())
+    }
+
+    /// The interfaces of the instance by device index.
+    pub fn enis(&self, instance: &InstanceId) -> Vec<EniId> {
+        let state = self.shared.lock();
+        let attached = state.world.attached(instance);
+        attached.values().map(|eni| eni.id.clone()).collect()
+    }
+
+    /// How many requests there were to EC2, by action, failed ones included.
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        self.shared.lock().calls.clone()
+    }
+
+    /// How many requests there were to IMDS, by path.
+    pub fn imds_calls(&self) -> BTreeMap<String, u64> {
+        self.shared.lock().imds_calls.clone()
+    }
+
+    /// Begins to count anew.
+    pub fn reset_calls(&self) {
+        self.shared.update(|state| {
+            state.calls.clear();
+            state.imds_calls.clear();
+        });
+    }
+
+    /// The log, oldest first.
+    pub fn events(&self) -> Vec<Event> {
+        self.shared.lock().events.clone()
+    }
+
+    /// What the log shows that must never happen; see [`violations`].
+    pub fn invariant_violations(&self) -> Vec<String> {
+        violations(&self.shared.lock().events)
+    }
+
+    /// Waits until there were so many requests of the action, and tells whether there
+    /// were before the time was over.
+    pub fn wait_for_call(&self, action: &str, count: u64, time: Duration) -> bool {
+        self.wait_until(time, |lab| {
+            let calls = &lab.shared.lock().calls;
+            calls.get(action).copied().unwrap_or_default() >= count
+        })
+    }
+
+    /// Waits until the condition holds, looking at each change, and tells whether it
+    /// held before the time was over.
+    pub fn wait_until(&self, time: Duration, condition: impl Fn(&Self) -> bool) -> bool {
+        let deadline = Instant::now() + time;
+        loop {
+            let version = self.shared.lock().version;
+            if condition(self) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            self.shared.wait_for_change(version, deadline);
+        }
+    }
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,55 @@
+//! eni-lab: a simulated VPC with EC2's Query API and the instance metadata service,
+//! which eni-sync is proven on. It follows the rules that EC2 is known to have, makes
+//! a switch of what is not known, fails as a script says, and keeps a log that shows
+//! what must never happen.
+//!
+//! Signatures are not verified, only that a request has one and whose it is; there is
+//! no data plane, one region and one availability zone. Sockets are given to it, so
+//! that each can be in a network namespace of its own.
+
+mod address;
+mod change;
+mod describe;
+mod error;
+mod event;
+mod fault;
+mod filter;
+mod id;
+mod imds;
+mod inspect;
+mod lab;
+mod limits;
+mod mutate;
+mod query;
+mod rules;
+mod server;
+mod setup;
+mod shared;
+mod state;
+mod world;
+
+pub use error::Ec2Error;
+pub use event::{DROPPED, Event, OK, Target, violations};
+pub use fault::{Fault, Hold};
+pub use id::{EniId, InstanceId, SubnetId, VpcId};
+pub use imds::CANARY;
+pub use lab::Lab;
+pub use limits::Limits;
+pub use rules::{Bucket, Buckets, Repeat, Rules};
+
+use shared::Shared;
+
+/// The region of the VPC.
+pub const REGION: &str = "us-west-2";
+
+/// The availability zone of every subnet.
+pub const ZONE: &str = "us-west-2a";
+
+/// The account that owns everything.
+pub const ACCOUNT: &str = "123456789012";
+
+/// The only security group.
+const SECURITY_GROUP: &str = "sg-0ab00000000000001";
+
+/// The only image.
+const AMI: &str = "ami-0ab00000000000001";

@@ -1,0 +1,203 @@
+//! EC2's Query protocol: parameters as a form, answers as XML.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde_json::{Value, json};
+
+use super::error::Ec2Error;
+
+/// The namespace of EC2's answers.
+const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
+
+/// The parameters of a call.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    pairs: BTreeMap<String, String>,
+}
+
+/// A filter of a describing call: a name, and values of which one must match.
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) name: String,
+    pub(super) values: Vec<String>,
+}
+
+impl Query {
+    /// Reads an URL-encoded form.
+    pub(super) fn parse(form: &[u8]) -> Self {
+        let pairs = form_urlencoded::parse(form).into_owned().collect();
+        Self { pairs }
+    }
+
+    /// Adds the parameters of the form, as a request may have some in its address.
+    pub(super) fn extend(&mut self, form: &[u8]) {
+        self.pairs.extend(Self::parse(form).pairs);
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.pairs.get(name).map(String::as_str)
+    }
+
+    pub(super) fn require(&self, name: &str) -> Result<&str, Ec2Error> {
+        self.text(name).ok_or_else(|| missing(name))
+    }
+
+    /// `Name.1`, `Name.2` … in the order of their numbers.
+    pub(super) fn list(&self, name: &str) -> Vec<&str> {
+        let mut items: Vec<(u32, &str)> = self
+            .pairs
+            .iter()
+            .filter_map(|(key, value)| {
+                let index = key.strip_prefix(name)?.strip_prefix('.')?;
+                Some((index.parse().ok()?, value.as_str()))
+            })
+            .collect();
+        items.sort_unstable();
+        items.into_iter().map(|item| item.1).collect()
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.text(name) == Some("true")
+    }
+
+    /// A value that must be readable when it is there.
+    pub(super) fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, Ec2Error> {
+        let parse = |text: &str| {
+            let invalid = |_| {
+                let message = format!("Value ({text}) for parameter {name} is invalid.");
+                Ec2Error::value(message)
+            };
+            text.parse().map_err(invalid)
+        };
+        self.text(name).map(parse).transpose()
+    }
+
+    pub(super) fn require_parsed<T: FromStr>(&self, name: &str) -> Result<T, Ec2Error> {
+        self.parsed(name)?.ok_or_else(|| missing(name))
+    }
+
+    pub(super) fn ipv4s(&self, name: &str) -> Result<Vec<IpAddr>, Ec2Error> {
+        let parse = |text: &&str| text.parse::<Ipv4Addr>().map(IpAddr::V4);
+        addresses(name, &self.list(name), parse)
+    }
+
+    pub(super) fn ipv6s(&self, name: &str) -> Result<Vec<IpAddr>, Ec2Error> {
+        let parse = |text: &&str| text.parse::<Ipv6Addr>().map(IpAddr::V6);
+        addresses(name, &self.list(name), parse)
+    }
+
+    pub(super) fn filters(&self) -> Vec<Filter> {
+        self.numbered("Filter")
+            .into_iter()
+            .map(|prefix| Filter {
+                name: self
+                    .text(&format!("{prefix}.Name"))
+                    .unwrap_or_default()
+                    .to_owned(),
+                values: self
+                    .list(&format!("{prefix}.Value"))
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// `Tag.1.Key` and `Tag.1.Value` … below the prefix, which ends with a dot.
+    pub(super) fn tags(&self, prefix: &str) -> Vec<(String, String)> {
+        self.numbered(&format!("{prefix}Tag"))
+            .into_iter()
+            .filter_map(|tag| {
+                let key = self.text(&format!("{tag}.Key"))?;
+                let value = self.text(&format!("{tag}.Value")).unwrap_or_default();
+                Some((key.to_owned(), value.to_owned()))
+            })
+            .collect()
+    }
+
+    /// Refuses any parameter that the action does not have (aws.md 3.1: the mutations
+    /// have no `DryRun` and no `ClientToken`).
+    pub(super) fn only(&self, names: &[&str]) -> Result<(), Ec2Error> {
+        let known = |key: &String| {
+            let first = key.split('.').next().unwrap_or_default();
+            ["Action", "Version"].contains(&first)
+                || first.starts_with("X-Amz-")
+                || names.contains(&first)
+        };
+        match self.pairs.keys().find(|key| !known(key)) {
+            Some(key) => Err(Ec2Error::bad(
+                "UnknownParameter",
+                format!("The parameter {key} is not recognized"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The prefixes `Name.1`, `Name.2` … that there is something below.
+    fn numbered(&self, name: &str) -> Vec<String> {
+        let mut numbers: Vec<u32> = self
+            .pairs
+            .keys()
+            .filter_map(|key| {
+                let rest = key.strip_prefix(name)?.strip_prefix('.')?;
+                rest.split('.').next()?.parse().ok()
+            })
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.into_iter().map(|n| format!("{name}.{n}")).collect()
+    }
+}
+
+fn addresses<E>(
+    name: &str,
+    texts: &[&str],
+    parse: impl Fn(&&str) -> Result<IpAddr, E>,
+) -> Result<Vec<IpAddr>, Ec2Error> {
+    texts
+        .iter()
+        .map(|text| {
+            parse(text).map_err(|_| {
+                Ec2Error::value(format!(
+                    "Value ({text}) for parameter {name} is invalid. Invalid IP address."
+                ))
+            })
+        })
+        .collect()
+}
+
+fn missing(name: &str) -> Ec2Error {
+    let message = format!("The request must contain the parameter {name}");
+    Ec2Error::bad("MissingParameter", message)
+}
+
+/// A list as EC2 nests it: `<set><item>…</item><item>…</item></set>`.
+pub(super) fn items(values: impl IntoIterator<Item = Value>) -> Value {
+    json!({"item": values.into_iter().collect::<Vec<_>>()})
+}
+
+/// The XML document of an answer: a JSON object whose arrays are repeated elements.
+pub(super) fn answer(action: &str, request_id: &str, fields: &Value) -> String {
+    let mut document = json!({"@xmlns": NAMESPACE, "requestId": request_id});
+    if let (Some(document), Some(fields)) = (document.as_object_mut(), fields.as_object()) {
+        document.extend(fields.clone());
+    }
+    xml(&format!("{action}Response"), &document)
+}
+
+/// The XML document of an error.
+pub(super) fn error_answer(error: &Ec2Error, request_id: &str) -> String {
+    let document = json!({
+        "Errors": {"Error": {"Code": error.code, "Message": error.message}},
+        "RequestID": request_id,
+    });
+    xml("Response", &document)
+}
+
+fn xml(root: &str, document: &Value) -> String {
+    let text = quick_xml::se::to_string_with_root(root, document)
+        .expect("names and values can be written as XML");
+    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{text}")
+}

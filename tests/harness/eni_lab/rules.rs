@@ -1,0 +1,120 @@
+//! Switches: answers where AWS' behaviour is not known, and how slow, limited or
+//! strict the simulated one is. Sections are those of `reference/aws.md`; [R] marks
+//! what nobody has checked on AWS, so eni-sync must pass with the switch either way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::limits::Limits;
+
+/// What an explicit assignment of an address does that the interface has already
+/// (5.6, [R]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It succeeds and changes nothing; the answer lists only what is new.
+    Accept,
+    /// `InvalidParameterValue`, and the whole call fails.
+    Refuse,
+}
+
+/// One token bucket (3.4).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bucket {
+    /// How many calls may come at once.
+    pub burst: f64,
+    /// How many come back in a second.
+    pub per_second: f64,
+}
+
+/// The token buckets of an account and region, one for each action (3.4, [R]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Buckets {
+    /// Of each action that changes something.
+    pub mutating: Bucket,
+    /// Of each action that only reads.
+    pub describing: Bucket,
+    /// Of reading calls with neither filter, ids nor pagination.
+    pub unfiltered: Bucket,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        let bucket = |burst, per_second| Bucket { burst, per_second };
+        Self {
+            mutating: bucket(100.0, 5.0),
+            describing: bucket(100.0, 20.0),
+            unfiltered: bucket(50.0, 10.0),
+        }
+    }
+}
+
+/// How the simulated VPC behaves. The default is immediate, unlimited and strict.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The same explicit assignment again (5.6, [R]).
+    pub repeat_assign: Repeat,
+    /// How long after a successful reassignment the address moves; until then
+    /// describes and IMDS show the old owner (3.1 "asynchronous", 3.5).
+    pub reassign_delay: Duration,
+    /// IMDS shows interfaces and addresses as they were that long ago (2, 3.5).
+    pub imds_lag: Duration,
+    /// How long IMDS answers 404 below an interface's MAC after it was attached; the
+    /// list of MACs shows it at once (3.8).
+    pub imds_404_after_attach: Duration,
+    /// The answer to a token request never arrives, as with hop limit 1 from a pod (3.8).
+    pub imds_unreachable_token: bool,
+    /// Every request to IMDS finds the connection closed.
+    pub imds_down: bool,
+    /// Whether permissions are checked before parameters (3.2, [R]).
+    pub authorise_before_validate: bool,
+    /// How long every EC2 call takes, before it is carried out (3.5).
+    pub latency: Duration,
+    /// The same for single actions, in place of `latency`.
+    pub latency_of: BTreeMap<String, Duration>,
+    /// Throttling (3.4): `RequestLimitExceeded` with HTTP status 503.
+    pub token_buckets: Option<Buckets>,
+    /// The IAM policy of 3.6: the four mutations only on interfaces with the tag
+    /// `node.k8s.amazonaws.com/no_manage=true`, else `UnauthorizedOperation`.
+    pub tag_condition: bool,
+    /// Actions that the role has no permission for (3.3).
+    pub denied_actions: BTreeSet<String>,
+    /// Limits of instance types, in place of EC2's or for types of one's own.
+    pub limit_overrides: BTreeMap<String, Limits>,
+    /// The code of an IPv6 assignment of an address that another interface has (7c, [R]).
+    pub ipv6_conflict_code: String,
+    /// The code of an IPv6 assignment over the limit (7c, [R]).
+    pub ipv6_limit_code: String,
+    /// Whether `DescribeNetworkInterfaces` without pagination, ids and any of the
+    /// required filters fails, as for accounts with many interfaces (3.1).
+    pub describe_needs_filter: bool,
+    /// The code of a call with expired credentials (3.3, [R]).
+    pub expired_code: String,
+    /// How long a terminated instance is `shutting-down` with its interfaces in use
+    /// and its addresses taken (5.6).
+    pub shutting_down: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            repeat_assign: Repeat::Accept,
+            reassign_delay: Duration::ZERO,
+            imds_lag: Duration::ZERO,
+            imds_404_after_attach: Duration::ZERO,
+            imds_unreachable_token: false,
+            imds_down: false,
+            authorise_before_validate: true,
+            latency: Duration::ZERO,
+            latency_of: BTreeMap::new(),
+            token_buckets: None,
+            tag_condition: false,
+            denied_actions: BTreeSet::new(),
+            limit_overrides: BTreeMap::new(),
+            ipv6_conflict_code: "InvalidParameterValue".to_owned(),
+            ipv6_limit_code: "PrivateIpAddressLimitExceeded".to_owned(),
+            describe_needs_filter: true,
+            expired_code: "RequestExpired".to_owned(),
+            shutting_down: Duration::ZERO,
+        }
+    }
+}

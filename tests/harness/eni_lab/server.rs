@@ -1,0 +1,191 @@
+//! HTTP: connections from the listeners that the lab was given, EC2's calls with
+//! their faults, and IMDS.
+
+use std::fmt;
+use std::future::pending;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::error::Ec2Error;
+use super::fault::{Fault, Hold};
+use super::id::InstanceId;
+use super::query::{Query, answer, error_answer};
+use super::state::{Call, fault_error};
+use super::{Shared, imds, inspect};
+
+/// The header that a token request names the token's life in, and its answer too.
+const TOKEN_TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+
+/// Who answers on a listener.
+#[derive(Debug, Clone)]
+pub(super) enum Service {
+    Ec2,
+    Imds(InstanceId),
+}
+
+/// The connection is closed without an answer.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("closed on purpose")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+pub(super) type Answer = Result<Response<Full<Bytes>>, Closed>;
+
+/// Serves what comes to the listener, for ever.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    listener: std::net::TcpListener,
+    service: Service,
+    tls: Option<TlsAcceptor>,
+) {
+    listener
+        .set_nonblocking(true)
+        .expect("a listener can be made non-blocking");
+    let listener = TcpListener::from_std(listener).expect("the lab's runtime drives sockets");
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // The client gave up before it was accepted.
+            continue;
+        };
+        let (shared, service, tls) = (Arc::clone(&shared), service.clone(), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => connection(shared, service, stream).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        connection(shared, service, stream).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn connection(
+    shared: Arc<Shared>,
+    service: Service,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let handle = |request| route(&shared, &service, request);
+    let served = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service_fn(handle))
+        .await;
+    // Connections end in every way that the tests can think of.
+    drop(served);
+}
+
+async fn route(shared: &Shared, service: &Service, request: Request<Incoming>) -> Answer {
+    match service {
+        Service::Imds(instance) => metadata(shared, instance, &request),
+        Service::Ec2 if request.uri().path().starts_with("/lab/") => {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
+            Ok(inspect::answer(
+                shared,
+                &parts.method,
+                parts.uri.path(),
+                &body,
+            ))
+        }
+        Service::Ec2 => ec2(shared, request).await,
+    }
+}
+
+fn metadata(shared: &Shared, instance: &InstanceId, request: &Request<Incoming>) -> Answer {
+    let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
+    let path = request.uri().path();
+    let mut state = shared.lock();
+    *state.imds_calls.entry(path.to_owned()).or_default() += 1;
+    let request = imds::Request {
+        method: request.method().as_str(),
+        path,
+        token: header("x-aws-ec2-metadata-token"),
+        ttl: header(TOKEN_TTL),
+    };
+    let answer = imds::answer(&mut state, instance, &request);
+    state.version += 1;
+    shared.changed.notify_all();
+    let (status, body) = answer.ok_or(Closed)?;
+    let mut response = response(status, "text/plain", body);
+    // The answer to a token request repeats the life that was granted.
+    if let Some(ttl) = request.ttl.and_then(|ttl| HeaderValue::from_str(ttl).ok()) {
+        response.headers_mut().insert(TOKEN_TTL, ttl);
+    }
+    Ok(response)
+}
+
+async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let mut query = Query::parse(parts.uri.query().unwrap_or_default().as_bytes());
+    if parts.method == Method::POST {
+        let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
+        query.extend(&body);
+    }
+    let authorization = parts.headers.get(AUTHORIZATION);
+    let call = Call::new(query, authorization.and_then(|v| v.to_str().ok()));
+    let (fault, number) = shared.arrive(&call.action);
+    let request_id = format!("00000000-0000-4000-8000-{number:012x}");
+    match &fault {
+        Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
+        Some(Fault::Hang) => pending().await,
+        Some(Fault::TerminateInstance(instance)) => shared.terminate(instance),
+        _ => {}
+    }
+    tokio::time::sleep(shared.latency(&call.action)).await;
+    shared
+        .wait_while_held(&call.action, Hold::BeforeCommit)
+        .await;
+    let result = match fault.as_ref().and_then(|f| fault_error(&shared.lock(), f)) {
+        Some(error) => {
+            shared.update(|state| state.fault_call(&call, &error.code));
+            Err(error)
+        }
+        None => shared.update(|state| state.perform(&call)),
+    };
+    shared
+        .wait_while_held(&call.action, Hold::AfterCommit)
+        .await;
+    match fault {
+        Some(Fault::DropAfterCommit | Fault::DropBeforeCommit) => Err(Closed),
+        Some(Fault::HangAfterCommit) => pending().await,
+        Some(Fault::Garbage) => Ok(response(200, "text/html", "<html>gateway".to_owned())),
+        _ => Ok(written(&call.action, &request_id, result)),
+    }
+}
+
+fn written(
+    action: &str,
+    request_id: &str,
+    result: Result<serde_json::Value, Ec2Error>,
+) -> Response<Full<Bytes>> {
+    let (status, body) = match result {
+        Ok(fields) => (200, answer(action, request_id, &fields)),
+        Err(error) => (error.status, error_answer(&error, request_id)),
+    };
+    response(status, "text/xml;charset=UTF-8", body)
+}
+
+pub(super) fn response(status: u16, kind: &str, body: String) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, kind)
+        .header(SERVER, "eni-lab")
+        .body(Full::new(Bytes::from(body)))
+        .expect("the status and the headers are valid")
+}

@@ -1,0 +1,159 @@
+//! Setting up a VPC, by direct calls: what is not part of what is tested. They panic
+//! with EC2's error, as what a test asks for here must be possible.
+
+use std::net::IpAddr;
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use super::change::Change;
+use super::error::Ec2Error;
+use super::id::{EniId, InstanceId, SubnetId, VpcId};
+use super::lab::Lab;
+use super::world::NO_MANAGE;
+
+impl Lab {
+    /// A VPC with this IPv4 range, such as `10.0.0.0/16`.
+    #[track_caller]
+    pub fn create_vpc(&self, cidr: &str) -> VpcId {
+        let cidr: Ipv4Network = parsed(cidr);
+        self.set_up(|change| Ok(change.create_vpc(cidr)))
+    }
+
+    /// A subnet with this IPv4 range, and perhaps an IPv6 range.
+    #[track_caller]
+    pub fn create_subnet(&self, vpc: &VpcId, cidr: &str, ipv6: Option<&str>) -> SubnetId {
+        let cidr: Ipv4Network = parsed(cidr);
+        let ipv6 = ipv6.map(parsed::<Ipv6Network>);
+        self.set_up(|change| change.create_subnet(vpc.as_str(), cidr, ipv6))
+    }
+
+    /// Another IPv6 range for the subnet; its only IPv4 range cannot be changed.
+    #[track_caller]
+    pub fn add_subnet_cidr(&self, subnet: &SubnetId, cidr: &str) {
+        let cidr: Ipv6Network = parsed(cidr);
+        self.set_up(|change| change.add_subnet_cidr(subnet, cidr));
+    }
+
+    /// Keeps EC2 from choosing addresses of the range; `kind` is `prefix` or `explicit`.
+    #[track_caller]
+    pub fn reserve_cidr(&self, subnet: &SubnetId, cidr: &str, kind: &str) {
+        let cidr: IpNetwork = parsed(cidr);
+        self.set_up(|change| change.reserve_cidr(subnet.as_str(), cidr, kind));
+    }
+
+    /// A running instance, with its primary interface at device index 0.
+    #[track_caller]
+    pub fn run_instance(&self, instance_type: &str, subnet: &SubnetId) -> InstanceId {
+        self.set_up(|change| change.run_instance(instance_type, subnet.as_str()))
+    }
+
+    /// A network interface with a primary address of EC2's choice, not attached.
+    #[track_caller]
+    pub fn create_eni(&self, subnet: &SubnetId) -> EniId {
+        self.set_up(|change| change.create_eni(subnet.as_str(), None, ""))
+    }
+
+    /// Attaches the interface; it would outlive its instance, as is EC2's default.
+    #[track_caller]
+    pub fn attach_eni(&self, eni: &EniId, instance: &InstanceId, device_index: u32) {
+        self.set_up(|change| change.attach_eni(eni.as_str(), instance.as_str(), device_index));
+    }
+
+    /// Whether the attached interface goes with its instance.
+    #[track_caller]
+    pub fn delete_on_termination(&self, eni: &EniId, on: bool) {
+        self.set_up(|change| change.delete_on_termination(eni.as_str(), on));
+    }
+
+    /// Detaches the interface, which keeps its addresses.
+    #[track_caller]
+    pub fn detach_eni(&self, eni: &EniId) {
+        self.set_up(|change| change.detach_eni(eni.as_str()));
+    }
+
+    /// Deletes the interface, which is not attached.
+    #[track_caller]
+    pub fn delete_eni(&self, eni: &EniId) {
+        self.set_up(|change| change.delete_eni(eni.as_str()));
+    }
+
+    /// Gives the interface a tag.
+    #[track_caller]
+    pub fn tag_eni(&self, eni: &EniId, key: &str, value: &str) {
+        self.set_up(|change| {
+            let eni = change.world.eni_mut(eni.as_str())?;
+            eni.tags.insert(key.to_owned(), value.to_owned());
+            Ok(())
+        });
+    }
+
+    /// Takes a tag off the interface.
+    #[track_caller]
+    pub fn untag_eni(&self, eni: &EniId, key: &str) {
+        self.set_up(|change| {
+            change.world.eni_mut(eni.as_str())?.tags.remove(key);
+            Ok(())
+        });
+    }
+
+    /// Gives the interface the MAC of a device that exists.
+    #[track_caller]
+    pub fn set_mac(&self, eni: &EniId, mac: &str) {
+        self.set_up(|change| {
+            change.world.eni_mut(eni.as_str())?.mac = mac.to_lowercase();
+            Ok(())
+        });
+    }
+
+    /// An interface as node groups for Multus attach them: tagged, at the next device
+    /// index, and going with its instance (aws.md 1.6).
+    #[track_caller]
+    pub fn multus_eni(&self, instance: &InstanceId, subnet: &SubnetId) -> EniId {
+        self.set_up(|change| {
+            let eni = change.create_eni(subnet.as_str(), None, "multus")?;
+            let tags = &mut change.world.eni_mut(eni.as_str())?.tags;
+            tags.insert(NO_MANAGE.to_owned(), "true".to_owned());
+            let used = change.world.attached(instance);
+            let index = (0..).find(|index| !used.contains_key(index)).unwrap_or(0);
+            change.attach_eni(eni.as_str(), instance.as_str(), index)?;
+            change.delete_on_termination(eni.as_str(), true)?;
+            Ok(eni)
+        })
+    }
+
+    /// Terminates the instance; `Rules::shutting_down` says how long that takes.
+    #[track_caller]
+    pub fn terminate_instance(&self, instance: &InstanceId) {
+        self.set_up(|change| change.terminate_instance(instance.as_str()));
+    }
+
+    /// Somebody else assigns addresses, all of one family, to the interface.
+    #[track_caller]
+    pub fn assign(&self, eni: &EniId, addresses: &[IpAddr]) {
+        self.set_up(|change| change.assign(eni.as_str(), addresses, false));
+    }
+
+    /// Somebody else takes addresses from the interface.
+    #[track_caller]
+    pub fn unassign(&self, eni: &EniId, addresses: &[IpAddr]) {
+        self.set_up(|change| change.unassign(eni.as_str(), addresses));
+    }
+
+    #[track_caller]
+    fn set_up<T>(&self, work: impl FnOnce(&mut Change<'_>) -> Result<T, Ec2Error>) -> T {
+        let done = self.shared.update(|state| {
+            let mut change = state.change(None);
+            let result = work(&mut change)?;
+            let (world, events) = (change.world, change.events);
+            state.commit(world, events);
+            Ok(result)
+        });
+        done.unwrap_or_else(|error: Ec2Error| panic!("the VPC cannot be set up so: {error}"))
+    }
+}
+
+#[track_caller]
+fn parsed<T: std::str::FromStr>(text: &str) -> T {
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text:?} is no range of this family"))
+}

@@ -1,0 +1,122 @@
+//! The state with its lock, and those who wait for it: tests on threads of their own
+//! for a change, and requests for being released.
+
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::fault::{self, Fault, Hold};
+use super::id::InstanceId;
+use super::state::State;
+
+/// What the lab and its servers have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Something changed: tests may look again.
+    pub(super) changed: Condvar,
+    /// Held requests may look again.
+    pub(super) released: Notify,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::new(State::new()),
+            changed: Condvar::new(),
+            released: Notify::new(),
+        }
+    }
+
+    /// The state of this moment.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A test that panicked with the lock has left nothing half done: changes are
+        // made on copies.
+        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        state.settle(Instant::now());
+        state
+    }
+
+    /// Changes the state and wakes who waits for it.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        state.version += 1;
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits until the state is no longer of this version, something is due, or the
+    /// deadline.
+    pub(super) fn wait_for_change(&self, version: u64, deadline: Instant) {
+        let state = self.lock();
+        let next = state
+            .world
+            .next_due()
+            .map_or(deadline, |due| due.min(deadline));
+        let time = next.saturating_duration_since(Instant::now());
+        if state.version == version {
+            drop(self.changed.wait_timeout(state, time));
+        }
+    }
+
+    /// Counts a call, and tells its fault and its number.
+    pub(super) fn arrive(&self, action: &str) -> (Option<Fault>, u64) {
+        self.update(|state| {
+            *state.calls.entry(action.to_owned()).or_default() += 1;
+            let number = state.version;
+            (fault::next(&mut state.faults, action), number)
+        })
+    }
+
+    pub(super) fn latency(&self, action: &str) -> Duration {
+        let rules = &self.lock().rules;
+        let own = rules.latency_of.get(action);
+        own.copied().unwrap_or(rules.latency)
+    }
+
+    pub(super) fn terminate(&self, instance: &InstanceId) {
+        self.update(|state| {
+            let mut change = state.change(None);
+            // An instance that is gone already is what the fault wants.
+            if change.terminate_instance(instance.as_str()).is_ok() {
+                let (world, events) = (change.world, change.events);
+                state.commit(world, events);
+            }
+        });
+    }
+
+    /// Lets a call wait where the test wants it to, until it is released or its client
+    /// is gone.
+    pub(super) async fn wait_while_held(&self, action: &str, hold: Hold) {
+        let is_held = || self.lock().holds.get(action) == Some(&hold);
+        if !is_held() {
+            return;
+        }
+        let _held = Held::new(self);
+        loop {
+            let released = self.released.notified();
+            if !is_held() {
+                return;
+            }
+            released.await;
+        }
+    }
+}
+
+/// A held request is counted for as long as this lives.
+struct Held<'a>(&'a Shared);
+
+impl<'a> Held<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.update(|state| state.held += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.update(|state| state.held -= 1);
+    }
+}

@@ -1,0 +1,336 @@
+//! What exists in the simulated VPC. A world is cheap to copy, so a call works on a
+//! copy that takes the place of the original only when all of it succeeded, and what
+//! was true some seconds ago is still there to be shown.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use super::error::Ec2Error;
+use super::event::{Event, Target};
+use super::id::{EniId, InstanceId, SubnetId, VpcId};
+
+/// The tag that keeps the VPC CNI away from an interface (aws.md 2).
+pub(super) const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
+
+#[derive(Debug)]
+pub(super) struct Vpc {
+    pub(super) id: VpcId,
+    pub(super) cidr: Ipv4Network,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Subnet {
+    pub(super) id: SubnetId,
+    pub(super) vpc: VpcId,
+    pub(super) cidr: Ipv4Network,
+    pub(super) ipv6: Vec<Ipv6Network>,
+    pub(super) reservations: Vec<Reservation>,
+}
+
+impl Subnet {
+    pub(super) fn cidrs(&self) -> impl Iterator<Item = IpNetwork> + '_ {
+        let ipv6 = self.ipv6.iter().copied().map(IpNetwork::V6);
+        std::iter::once(IpNetwork::V4(self.cidr)).chain(ipv6)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Reservation {
+    pub(super) id: String,
+    pub(super) cidr: IpNetwork,
+    pub(super) kind: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InstanceState {
+    Running,
+    ShuttingDown,
+    Terminated,
+}
+
+impl InstanceState {
+    /// The number and the name in `instanceState`.
+    pub(super) fn code_and_name(self) -> (u16, &'static str) {
+        match self {
+            Self::Running => (16, "running"),
+            Self::ShuttingDown => (32, "shutting-down"),
+            Self::Terminated => (48, "terminated"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Instance {
+    pub(super) id: InstanceId,
+    pub(super) kind: String,
+    pub(super) subnet: SubnetId,
+    pub(super) state: InstanceState,
+    pub(super) launched: SystemTime,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Attachment {
+    pub(super) id: String,
+    pub(super) instance: InstanceId,
+    pub(super) device_index: u32,
+    pub(super) delete_on_termination: bool,
+    pub(super) since: Instant,
+    pub(super) time: SystemTime,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Eni {
+    pub(super) id: EniId,
+    pub(super) subnet: SubnetId,
+    pub(super) vpc: VpcId,
+    pub(super) mac: String,
+    pub(super) primary: Ipv4Addr,
+    /// Secondary IPv4 addresses and all IPv6 addresses, in the order they came.
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) tags: BTreeMap<String, String>,
+    pub(super) description: String,
+    pub(super) attachment: Option<Attachment>,
+    pub(super) source_dest_check: bool,
+}
+
+impl Eni {
+    pub(super) fn ipv4(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().copied().filter(IpAddr::is_ipv4)
+    }
+
+    pub(super) fn ipv6(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().copied().filter(IpAddr::is_ipv6)
+    }
+
+    pub(super) fn instance(&self) -> Option<&InstanceId> {
+        self.attachment.as_ref().map(|a| &a.instance)
+    }
+
+    pub(super) fn status(&self) -> &'static str {
+        if self.attachment.is_some() {
+            "in-use"
+        } else {
+            "available"
+        }
+    }
+}
+
+/// Something that happens by itself later.
+#[derive(Debug, Clone)]
+pub(super) struct Scheduled {
+    pub(super) due: Instant,
+    pub(super) what: Due,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Due {
+    Move {
+        address: IpAddr,
+        vpc: VpcId,
+        from: EniId,
+        to: EniId,
+    },
+    Terminated(InstanceId),
+}
+
+impl Scheduled {
+    /// Whether this moves the address of the VPC.
+    pub(super) fn moves(&self, of: &VpcId, moving: IpAddr) -> bool {
+        matches!(&self.what, Due::Move { address, vpc, .. } if vpc == of && *address == moving)
+    }
+}
+
+/// Everything that exists.
+#[derive(Debug, Clone, Default)]
+pub(super) struct World {
+    pub(super) vpcs: BTreeMap<VpcId, Arc<Vpc>>,
+    pub(super) subnets: BTreeMap<SubnetId, Arc<Subnet>>,
+    pub(super) instances: BTreeMap<InstanceId, Arc<Instance>>,
+    pub(super) enis: BTreeMap<EniId, Arc<Eni>>,
+    pub(super) scheduled: Vec<Scheduled>,
+    pub(super) serial: u64,
+}
+
+impl World {
+    pub(super) fn vpc(&self, id: &str) -> Result<&Vpc, Ec2Error> {
+        let found = self.vpcs.get(&VpcId::from(id));
+        found
+            .map(Arc::as_ref)
+            .ok_or_else(|| Ec2Error::not_found("InvalidVpcID.NotFound", "vpc", id))
+    }
+
+    pub(super) fn subnet(&self, id: &str) -> Result<&Subnet, Ec2Error> {
+        let found = self.subnets.get(&SubnetId::from(id));
+        found
+            .map(Arc::as_ref)
+            .ok_or_else(|| Ec2Error::not_found("InvalidSubnetID.NotFound", "subnet", id))
+    }
+
+    pub(super) fn instance(&self, id: &str) -> Result<&Instance, Ec2Error> {
+        let found = self.instances.get(&InstanceId::from(id));
+        found
+            .map(Arc::as_ref)
+            .ok_or_else(|| Ec2Error::not_found("InvalidInstanceID.NotFound", "instance", id))
+    }
+
+    pub(super) fn eni(&self, id: &str) -> Result<&Eni, Ec2Error> {
+        let found = self.enis.get(&EniId::from(id));
+        found.map(Arc::as_ref).ok_or_else(|| no_eni(id))
+    }
+
+    pub(super) fn eni_mut(&mut self, id: &str) -> Result<&mut Eni, Ec2Error> {
+        let found = self.enis.get_mut(&EniId::from(id));
+        found.map(Arc::make_mut).ok_or_else(|| no_eni(id))
+    }
+
+    /// The interface of the VPC that has the address, as its primary or not.
+    pub(super) fn owner(&self, vpc: &VpcId, address: IpAddr) -> Option<&Eni> {
+        let has = |eni: &&Arc<Eni>| {
+            eni.vpc == *vpc
+                && (IpAddr::V4(eni.primary) == address || eni.addresses.contains(&address))
+        };
+        self.enis.values().find(has).map(Arc::as_ref)
+    }
+
+    /// The interfaces of an instance by device index.
+    pub(super) fn attached<'a>(&'a self, instance: &InstanceId) -> BTreeMap<u32, &'a Eni> {
+        let enis = self.enis.values().filter_map(|eni| {
+            let attachment = eni.attachment.as_ref()?;
+            (attachment.instance == *instance).then_some((attachment.device_index, eni.as_ref()))
+        });
+        enis.collect()
+    }
+
+    pub(super) fn is_running(&self, instance: Option<&InstanceId>) -> bool {
+        instance
+            .and_then(|id| self.instances.get(id))
+            .is_some_and(|i| i.state == InstanceState::Running)
+    }
+
+    /// What the log says of the interface that a call is about.
+    pub(super) fn target(&self, eni: &str) -> Option<Target> {
+        let eni = self.eni(eni).ok()?;
+        Some(Target {
+            instance: eni.instance().cloned(),
+            running: self.is_running(eni.instance()),
+            device_index: eni.attachment.as_ref().map(|a| a.device_index),
+            unmanaged: eni.tags.get(NO_MANAGE).is_some_and(|v| v == "true"),
+        })
+    }
+
+    /// A new identifier with this prefix, as long as those of AWS.
+    pub(super) fn next_id(&mut self, prefix: &str) -> String {
+        self.serial += 1;
+        format!("{prefix}-0ab{:014x}", self.serial)
+    }
+
+    /// Lets everything happen that is due.
+    pub(super) fn settle(&mut self, now: Instant, events: &mut Vec<Event>) {
+        while let Some(index) = self.first_due(now) {
+            match self.scheduled.remove(index).what {
+                Due::Move {
+                    address, from, to, ..
+                } => self.finish_move(address, &from, &to, events),
+                Due::Terminated(instance) => self.finish_termination(&instance, events),
+            }
+        }
+    }
+
+    /// When something happens by itself next.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.scheduled.iter().map(|s| s.due).min()
+    }
+
+    fn first_due(&self, now: Instant) -> Option<usize> {
+        let due = self.scheduled.iter().enumerate().filter(|s| s.1.due <= now);
+        due.min_by_key(|s| s.1.due).map(|s| s.0)
+    }
+
+    /// Both interfaces may have gone, and the address may be free or another's by now.
+    pub(super) fn finish_move(
+        &mut self,
+        address: IpAddr,
+        from: &EniId,
+        to: &EniId,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(target) = self.enis.get(to) else {
+            return;
+        };
+        let (vpc, instance) = (target.vpc.clone(), target.instance().cloned());
+        match self.owner(&vpc, address).map(|eni| eni.id.clone()) {
+            Some(owner) if owner == *from => {
+                if let Ok(eni) = self.eni_mut(from.as_str()) {
+                    eni.addresses.retain(|a| *a != address);
+                }
+                events.push(Event::Moved {
+                    address,
+                    vpc,
+                    from: from.clone(),
+                    to: to.clone(),
+                });
+            }
+            Some(_) => return,
+            None => events.push(Event::Assigned {
+                address,
+                vpc,
+                eni: to.clone(),
+                instance,
+            }),
+        }
+        if let Ok(eni) = self.eni_mut(to.as_str()) {
+            eni.addresses.push(address);
+        }
+    }
+
+    /// Interfaces with `DeleteOnTermination` go, the others become available.
+    pub(super) fn finish_termination(&mut self, instance: &InstanceId, events: &mut Vec<Event>) {
+        if let Some(instance) = self.instances.get_mut(instance) {
+            Arc::make_mut(instance).state = InstanceState::Terminated;
+        }
+        let attached: Vec<(EniId, bool)> = self
+            .attached(instance)
+            .values()
+            .filter_map(|eni| {
+                Some((
+                    eni.id.clone(),
+                    eni.attachment.as_ref()?.delete_on_termination,
+                ))
+            })
+            .collect();
+        for (eni, delete) in attached {
+            if delete {
+                self.remove_eni(&eni, None, events);
+            } else if let Ok(eni) = self.eni_mut(eni.as_str()) {
+                eni.attachment = None;
+            }
+        }
+    }
+
+    /// An interface goes, and its addresses with it.
+    pub(super) fn remove_eni(
+        &mut self,
+        id: &EniId,
+        by: Option<&InstanceId>,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(eni) = self.enis.remove(id) else {
+            return;
+        };
+        let freed = eni.addresses.iter().map(|address| Event::Unassigned {
+            address: *address,
+            vpc: eni.vpc.clone(),
+            eni: id.clone(),
+            by_instance: by.cloned(),
+        });
+        events.extend(freed);
+    }
+}
+
+fn no_eni(id: &str) -> Ec2Error {
+    Ec2Error::not_found("InvalidNetworkInterfaceID.NotFound", "networkInterface", id)
+}
