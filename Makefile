@@ -4,24 +4,34 @@
 BINDIR ?= /opt/cni/bin
 PLUGINS := host-device host-local ipvlan
 PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
+PROGRAMS := $(PLUGINS) eni-sync
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(HOST)
 RELEASE := $(TARGET)/release
-export CNI_PATH := $(RELEASE)
+# What is tested: the plugins as they are installed, and eni-sync without optimisation,
+# because an optimised AWS SDK takes three times as long to build.
+SUITE := $(TARGET)/suite
+export CNI_PATH := $(SUITE)
 
 # A kernel that can create ipvlan interfaces, for a user who may, needs no VM.
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build demo test test-units test-host test-vm lint install clean
+.PHONY: all build suite demo test test-units test-host test-vm lint install clean
 
 all: build
 
 build:
-	cargo build --release --locked $(PACKAGES)
+	cargo build --release --locked $(PACKAGES) -p eni-sync
 
-demo: build
+suite:
+	cargo build --release --locked $(PACKAGES)
+	cargo build --locked -p eni-sync
+	install -d $(SUITE)
+	ln -f $(addprefix $(RELEASE)/,$(PLUGINS)) $(TARGET)/debug/eni-sync $(SUITE)
+
+demo: suite
 	tests/prepare
 	cargo build --locked -p tests --bin demo
 ifeq ($(NATIVE),yes)
@@ -31,19 +41,19 @@ else
 	tests/vm/run -- $(TARGET)/debug/demo ipvlan host-device
 endif
 
-test: build test-units test-host test-vm
+test: suite test-units test-host test-vm
 
 # Algorithms, beside the code.
 test-units:
 	cargo test --locked --workspace --lib --bins
 
 # The binaries, in namespaces of this machine.
-test-host: build
+test-host: suite
 	tests/prepare
 	cargo test --locked -p tests --test suite -- --skip vm_
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
-test-vm: build
+test-vm: suite
 	tests/prepare
 	tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
 
@@ -56,7 +66,7 @@ lint:
 # A plugin may be executed at any moment, so each one is replaced by a rename.
 install: build
 	install -d $(DESTDIR)$(BINDIR)
-	for plugin in $(PLUGINS); do \
+	for plugin in $(PROGRAMS); do \
 		install -m 0755 $(RELEASE)/$$plugin $(DESTDIR)$(BINDIR)/.$$plugin.new && \
 		mv -f $(DESTDIR)$(BINDIR)/.$$plugin.new $(DESTDIR)$(BINDIR)/$$plugin || exit 1; \
 	done

@@ -3,6 +3,7 @@
 mod binaries;
 mod delegation;
 mod eni_lab;
+mod eni_sync;
 mod host_device;
 mod host_local;
 mod peers;

@@ -1,0 +1,190 @@
+//! Has AWS assign addresses to an ENI. One call for all of them is the rule; what is
+//! here besides finds out, by asking what is where, which address stands in the way of
+//! the others, and whether it may be taken from where it is.
+
+use std::net::IpAddr;
+
+use common::error::{Error, ErrorCode, Result};
+use common::inventory::Eni;
+
+use crate::config::Takeover;
+use crate::ec2::{Description, Ec2, Family};
+use crate::failure::{Failure, Kind};
+use crate::registrar::Node;
+use crate::release;
+
+/// An address that an attachment needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claimed {
+    pub(crate) address: IpAddr,
+    pub(crate) takeover: Takeover,
+}
+
+/// What became of each address.
+type Outcomes = Vec<(IpAddr, Result<()>)>;
+
+/// Assigns addresses to one ENI.
+pub(crate) struct Assigner<'a> {
+    pub(crate) node: &'a Node<'a>,
+    pub(crate) eni: &'a Eni,
+}
+
+impl Assigner<'_> {
+    /// Assigns all of `claimed`, and says of each whether it is on the ENI now. A bad
+    /// address does not keep the others from it.
+    pub(crate) fn assign(&self, claimed: &[Claimed]) -> Outcomes {
+        let families = Family::ALL.map(|family| {
+            let of_family = claimed.iter().filter(|c| Family::of(c.address) == family);
+            of_family.copied().collect::<Vec<_>>()
+        });
+        families
+            .iter()
+            .flat_map(|some| self.assign_batch(some))
+            .collect()
+    }
+
+    fn assign_batch(&self, batch: &[Claimed]) -> Outcomes {
+        if batch.is_empty() {
+            return Outcomes::new();
+        }
+        match self.ec2().assign(&self.eni.id, &addresses(batch)) {
+            Ok(()) => batch
+                .iter()
+                .map(|claimed| (claimed.address, Ok(())))
+                .collect(),
+            Err(failure) if failure.concerns_every_call() => self.refuse_all(batch, &failure),
+            Err(failure) => match self.sort_out(batch, &failure) {
+                Ok(outcomes) => outcomes,
+                // That nothing can be looked up now says no more than the first answer.
+                Err(_) => self.refuse_all(batch, &failure),
+            },
+        }
+    }
+
+    /// Deals with a batch that AWS has refused as a whole.
+    fn sort_out(&self, batch: &[Claimed], failure: &Failure) -> Result<Outcomes, Failure> {
+        let ec2 = self.ec2();
+        let own = ec2.eni(&self.eni.id)?;
+        let present = |claimed: &Claimed| {
+            own.as_ref()
+                .is_some_and(|own| own.secondary.contains(&claimed.address))
+        };
+        let (done, missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
+        let mut outcomes: Outcomes = done.iter().map(|c| (c.address, Ok(()))).collect();
+        if matches!(failure.kind, Kind::Unanswered | Kind::Missing) {
+            outcomes.extend(self.refuse_all(&missing, failure));
+            return Ok(outcomes);
+        }
+        let owners = ec2.owners(&self.eni.vpc_id, &addresses(&missing))?;
+        let owner_of = |claimed: &Claimed| {
+            owners
+                .iter()
+                .find(|eni| eni.has(claimed.address) && eni.id != self.eni.id)
+        };
+        let mut free = Vec::new();
+        for claimed in missing {
+            match owner_of(&claimed) {
+                Some(owner) => outcomes.push((claimed.address, self.take_over(claimed, owner))),
+                None => free.push(claimed),
+            }
+        }
+        let rest = match failure.kind {
+            Kind::SlotsExhausted => self.assign_what_fits(&free, own.as_ref(), failure),
+            _ if free.len() < batch.len() => self.assign_batch(&free),
+            _ => self.divide(&free, failure),
+        };
+        outcomes.extend(rest);
+        Ok(outcomes)
+    }
+
+    /// One address of `batch` is refused for a reason that no description shows: halves
+    /// lead to it.
+    fn divide(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
+        if batch.len() <= 1 {
+            return self.refuse_all(batch, failure);
+        }
+        let (left, right) = batch.split_at(batch.len() / 2);
+        let mut outcomes = self.assign_batch(left);
+        outcomes.extend(self.assign_batch(right));
+        outcomes
+    }
+
+    /// The ENI is full: addresses in their cool-down make room, the oldest first. What
+    /// does not fit even then is refused.
+    fn assign_what_fits(
+        &self,
+        batch: &[Claimed],
+        own: Option<&Description>,
+        failure: &Failure,
+    ) -> Outcomes {
+        let Some(family) = batch.first().map(|claimed| Family::of(claimed.address)) else {
+            return Outcomes::new();
+        };
+        let used = own.map_or(0, |own| own.used(family));
+        let limit = self.limit(family);
+        let room = limit.saturating_sub(used);
+        let missing = batch.len().saturating_sub(room);
+        let made = self.make_room(family, missing);
+        let (fitting, rest) = batch.split_at(batch.len().min(room + made));
+        let mut outcomes = match fitting.len() == batch.len() && made == 0 {
+            // By what we know there is room; AWS knows better.
+            true => self.divide(fitting, failure),
+            false => self.assign_batch(fitting),
+        };
+        let full = |claimed: &Claimed| {
+            let kind = &self.node.inventory.instance_type;
+            let msg = format!(
+                "{} has no room for {}: {used} of {limit} addresses used ({kind})",
+                self.eni.id, claimed.address
+            );
+            Error::new(ErrorCode::TRY_AGAIN, msg).with_details(failure.answer.as_str())
+        };
+        outcomes.extend(
+            rest.iter()
+                .map(|claimed| (claimed.address, Err(full(claimed)))),
+        );
+        outcomes
+    }
+
+    /// Removes up to `wanted` addresses whose attachments have ended, though their
+    /// cool-down is not over. Returns how many have gone.
+    fn make_room(&self, family: Family, wanted: usize) -> usize {
+        if wanted == 0 {
+            return 0;
+        }
+        let ledger = self.node.ledger.of_eni(&self.eni.id);
+        let removed = ledger.and_then(|l| release::release_oldest(self.node, &l, family, wanted));
+        removed.unwrap_or_else(|error| {
+            eprintln!("making room on {}: {error}", self.eni.id);
+            0
+        })
+    }
+
+    fn limit(&self, family: Family) -> usize {
+        let limit = match family {
+            Family::V4 => self.eni.ipv4_limit,
+            Family::V6 => self.eni.ipv6_limit,
+        };
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    }
+
+    fn refuse_all(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
+        let refuse = |claimed: &Claimed| self.refused(claimed.address, failure);
+        batch
+            .iter()
+            .map(|claimed| (claimed.address, Err(refuse(claimed))))
+            .collect()
+    }
+
+    pub(crate) fn refused(&self, address: IpAddr, failure: &Failure) -> Error {
+        failure.error(&format!("assign {address} to {}", self.eni.id))
+    }
+
+    pub(crate) fn ec2(&self) -> &Ec2 {
+        self.node.aws.ec2(&self.node.inventory.region)
+    }
+}
+
+fn addresses(batch: &[Claimed]) -> Vec<IpAddr> {
+    batch.iter().map(|claimed| claimed.address).collect()
+}

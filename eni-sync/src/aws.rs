@@ -1,0 +1,105 @@
+//! The way to AWS: one HTTP client and one runtime under blocking verbs. Made when a
+//! command turns out to need AWS, because its start costs more than most commands.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::ProvideCredentials;
+use aws_sdk_ec2::config::SharedHttpClient;
+use aws_smithy_http_client::Builder as HttpBuilder;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use common::error::{Error, ErrorCode, Result};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::ec2::Ec2;
+use crate::imds::Imds;
+
+/// How often a request is sent at most. The pauses between are the SDK's, which are
+/// random and double each time.
+const ATTEMPTS: u32 = 6;
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a call may take with all its attempts. The kubelet gives up after minutes.
+const CALL_DEADLINE: Duration = Duration::from_secs(45);
+
+/// The clients of one process or thread.
+pub(crate) struct Aws {
+    runtime: Arc<Runtime>,
+    http: SharedHttpClient,
+    imds: Imds,
+    ec2: OnceCell<Ec2>,
+}
+
+impl Aws {
+    /// The clients, without any traffic yet.
+    ///
+    /// # Errors
+    /// Code 999 when the runtime cannot be made.
+    pub(crate) fn open() -> Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|cause| Error::internal("failed to start the runtime").because(&cause))?;
+        let http = HttpBuilder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let provider = ProviderConfig::without_region().with_http_client(http.clone());
+        let runtime = Arc::new(runtime);
+        Ok(Self {
+            imds: Imds::new(Arc::clone(&runtime), &provider),
+            runtime,
+            http,
+            ec2: OnceCell::new(),
+        })
+    }
+
+    /// The node's own metadata.
+    pub(crate) fn imds(&self) -> &Imds {
+        &self.imds
+    }
+
+    /// EC2 in the region of this node.
+    pub(crate) fn ec2(&self, region: &str) -> &Ec2 {
+        self.ec2
+            .get_or_init(|| Ec2::new(Arc::clone(&self.runtime), &self.configuration(region)))
+    }
+
+    /// Whether there are credentials to sign a request with.
+    ///
+    /// # Errors
+    /// Code 11 when the SDK finds none.
+    pub(crate) fn require_credentials(&self, region: &str) -> Result<()> {
+        let missing = || Error::new(ErrorCode::TRY_AGAIN, "there are no AWS credentials");
+        let configuration = self.configuration(region);
+        let provider = configuration.credentials_provider().ok_or_else(missing)?;
+        let found = self.runtime.block_on(provider.provide_credentials());
+        let found = found.map_err(|cause| missing().with_details(cause.to_string()));
+        found.map(drop)
+    }
+
+    /// The SDK's own variables and files decide, but for the region, which is that of
+    /// the node unless `AWS_REGION` says otherwise.
+    fn configuration(&self, region: &str) -> SdkConfig {
+        let region = std::env::var("AWS_REGION").unwrap_or_else(|_| region.to_owned());
+        let retries = RetryConfig::standard()
+            .with_max_attempts(ATTEMPTS)
+            .with_max_backoff(LONGEST_PAUSE);
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_DEADLINE)
+            .operation_attempt_timeout(ATTEMPT_DEADLINE)
+            .operation_timeout(CALL_DEADLINE)
+            .build();
+        let loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(self.http.clone())
+            .region(Region::new(region))
+            .retry_config(retries)
+            .timeout_config(timeouts);
+        self.runtime.block_on(loader.load())
+    }
+}

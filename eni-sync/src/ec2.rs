@@ -1,0 +1,374 @@
+//! The one place that speaks to EC2: one function per question, in our own types.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Debug;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_config::SdkConfig;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::types::{Filter, InstanceType, NetworkInterface};
+use common::address::{Cidr, parse_address};
+use common::inventory::NO_MANAGE_TAG;
+use tokio::runtime::Runtime;
+
+use crate::failure::{Failure, Kind, causes, chain};
+
+/// How many entries a page of a description has; the most that EC2 allows.
+const PAGE: i32 = 1000;
+/// How many values a filter can have. Source: EC2 API reference, "Filter".
+const FILTER_VALUES: usize = 200;
+
+type Outcome<T> = std::result::Result<T, Failure>;
+
+/// The family of addresses that one call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(crate) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// What EC2 says of an ENI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Description {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its MAC address, in lower case with colons.
+    pub(crate) mac: String,
+    /// The instance it is attached to.
+    pub(crate) instance_id: Option<String>,
+    /// The index of the attachment.
+    pub(crate) device_index: u32,
+    /// Its subnet.
+    pub(crate) subnet_id: String,
+    /// Its VPC.
+    pub(crate) vpc_id: String,
+    /// Whether it is tagged so that the VPC CNI leaves it alone.
+    pub(crate) no_manage: bool,
+    /// The addresses it cannot be without.
+    pub(crate) primary: Vec<IpAddr>,
+    /// The addresses that can be assigned and unassigned.
+    pub(crate) secondary: Vec<IpAddr>,
+    /// The prefixes that are delegated to it.
+    pub(crate) prefixes: Vec<Cidr>,
+}
+
+impl Description {
+    /// Whether the address is one of the ENI's.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.primary.contains(&address) || self.secondary.contains(&address)
+    }
+
+    /// How many of the addresses that the ENI can have in a family it has.
+    pub(crate) fn used(&self, family: Family) -> usize {
+        let addresses = self.primary.iter().chain(&self.secondary);
+        let addresses = addresses.filter(|address| Family::of(**address) == family);
+        let prefixes = self.prefixes.iter().map(|prefix| prefix.address());
+        let prefixes = prefixes.filter(|address| Family::of(*address) == family);
+        addresses.count() + prefixes.count()
+    }
+}
+
+/// How many addresses an ENI of an instance type can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Private IPv4 addresses, the primary included.
+    pub(crate) ipv4: u32,
+    /// IPv6 addresses.
+    pub(crate) ipv6: u32,
+}
+
+/// EC2 in one region.
+pub(crate) struct Ec2 {
+    runtime: Arc<Runtime>,
+    client: Client,
+}
+
+impl Ec2 {
+    pub(crate) fn new(runtime: Arc<Runtime>, configuration: &SdkConfig) -> Self {
+        Self {
+            runtime,
+            client: Client::new(configuration),
+        }
+    }
+
+    /// Assigns addresses of one family to an ENI: all of them or none, and none that
+    /// another ENI has.
+    pub(crate) fn assign(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        match addresses.first().copied().map(Family::of) {
+            Some(Family::V4) => self.assign_v4(eni, addresses, false),
+            Some(Family::V6) => self.assign_v6(eni, addresses),
+            None => Ok(()),
+        }
+    }
+
+    /// Assigns IPv4 addresses to an ENI, taking them from the ENIs that have them. EC2
+    /// answers before it has done so.
+    pub(crate) fn reassign(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        self.assign_v4(eni, addresses, true)
+    }
+
+    /// Removes addresses of one family from an ENI: all of them or none.
+    pub(crate) fn unassign(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        match addresses.first().copied().map(Family::of) {
+            Some(Family::V4) => self.unassign_v4(eni, addresses),
+            Some(Family::V6) => self.unassign_v6(eni, addresses),
+            None => Ok(()),
+        }
+    }
+
+    /// Every ENI that is attached to an instance.
+    pub(crate) fn enis_of_instance(&self, instance_id: &str) -> Outcome<Vec<Description>> {
+        self.describe(vec![filter("attachment.instance-id", [instance_id])])
+    }
+
+    /// The ENI with this id, if it exists.
+    pub(crate) fn eni(&self, id: &str) -> Outcome<Option<Description>> {
+        let found = self.describe(vec![filter("network-interface-id", [id])])?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The ENIs in a VPC that have any of these addresses of one family.
+    pub(crate) fn owners(&self, vpc_id: &str, addresses: &[IpAddr]) -> Outcome<Vec<Description>> {
+        let mut owners = Vec::new();
+        for some in addresses.chunks(FILTER_VALUES) {
+            let name = match some.first().copied().map(Family::of) {
+                Some(Family::V6) => "ipv6-addresses.ipv6-address",
+                _ => "addresses.private-ip-address",
+            };
+            let filters = vec![filter("vpc-id", [vpc_id]), filter(name, texts(some))];
+            owners.extend(self.describe(filters)?);
+        }
+        Ok(owners)
+    }
+
+    /// The state of an instance, such as `running`, or nothing when EC2 has forgotten it.
+    pub(crate) fn instance_state(&self, id: &str) -> Outcome<Option<String>> {
+        const ACTION: &str = "DescribeInstances";
+        let request = self.client.describe_instances().instance_ids(id);
+        let answer = match self.runtime.block_on(request.send()) {
+            Ok(answer) => answer,
+            Err(cause) => {
+                let failure = failure(ACTION, &cause);
+                return match failure.kind {
+                    Kind::Missing => Ok(None),
+                    _ => Err(failure),
+                };
+            }
+        };
+        let mut instances = answer.reservations().iter().flat_map(|r| r.instances());
+        let state = instances.find_map(|instance| instance.state()?.name().cloned());
+        Ok(state.map(|state| state.as_str().to_owned()))
+    }
+
+    /// How many addresses an ENI of an instance type can have.
+    pub(crate) fn limits(&self, instance_type: &str) -> Outcome<Limits> {
+        const ACTION: &str = "DescribeInstanceTypes";
+        let request = self
+            .client
+            .describe_instance_types()
+            .instance_types(InstanceType::from(instance_type));
+        let answer = self
+            .runtime
+            .block_on(request.send())
+            .map_err(|cause| failure(ACTION, &cause))?;
+        let network = answer
+            .instance_types()
+            .iter()
+            .find_map(|t| t.network_info());
+        let number = |n: Option<i32>| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        network
+            .map(|network| Limits {
+                ipv4: number(network.ipv4_addresses_per_interface()),
+                ipv6: number(network.ipv6_addresses_per_interface()),
+            })
+            .ok_or_else(|| Failure {
+                action: ACTION,
+                kind: Kind::Missing,
+                answer: format!("{instance_type:?} is no instance type of this region"),
+            })
+    }
+
+    /// The address ranges of subnets, by subnet id.
+    pub(crate) fn subnet_cidrs(&self, ids: &[String]) -> Outcome<BTreeMap<String, Vec<Cidr>>> {
+        const ACTION: &str = "DescribeSubnets";
+        let request = self
+            .client
+            .describe_subnets()
+            .set_subnet_ids(Some(ids.to_vec()));
+        let answer = self
+            .runtime
+            .block_on(request.send())
+            .map_err(|cause| failure(ACTION, &cause))?;
+        let mut cidrs = BTreeMap::new();
+        for subnet in answer.subnets() {
+            let v6 = subnet.ipv6_cidr_block_association_set();
+            let all = subnet.cidr_block().into_iter().chain(
+                v6.iter()
+                    .filter_map(|association| association.ipv6_cidr_block()),
+            );
+            let parsed = all.filter_map(|text| text.parse().ok()).collect();
+            cidrs.insert(subnet.subnet_id().unwrap_or_default().to_owned(), parsed);
+        }
+        Ok(cidrs)
+    }
+
+    fn describe(&self, filters: Vec<Filter>) -> Outcome<Vec<Description>> {
+        let pages = self
+            .client
+            .describe_network_interfaces()
+            .set_filters(Some(filters))
+            .into_paginator()
+            .page_size(PAGE)
+            .items()
+            .send();
+        let found: Vec<NetworkInterface> = self
+            .runtime
+            .block_on(pages.collect::<Result<Vec<_>, _>>())
+            .map_err(|cause| failure("DescribeNetworkInterfaces", &cause))?;
+        Ok(found.iter().map(description).collect())
+    }
+
+    fn assign_v4(&self, eni: &str, addresses: &[IpAddr], reassign: bool) -> Outcome<()> {
+        let request = self
+            .client
+            .assign_private_ip_addresses()
+            .network_interface_id(eni)
+            .allow_reassignment(reassign)
+            .set_private_ip_addresses(Some(texts(addresses)));
+        let answer = self.runtime.block_on(request.send());
+        answer
+            .map(drop)
+            .map_err(|cause| failure("AssignPrivateIpAddresses", &cause))
+    }
+
+    fn assign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        let request = self
+            .client
+            .assign_ipv6_addresses()
+            .network_interface_id(eni)
+            .set_ipv6_addresses(Some(texts(addresses)));
+        let answer = self.runtime.block_on(request.send());
+        answer
+            .map(drop)
+            .map_err(|cause| failure("AssignIpv6Addresses", &cause))
+    }
+
+    fn unassign_v4(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        let request = self
+            .client
+            .unassign_private_ip_addresses()
+            .network_interface_id(eni)
+            .set_private_ip_addresses(Some(texts(addresses)));
+        let answer = self.runtime.block_on(request.send());
+        answer
+            .map(drop)
+            .map_err(|cause| failure("UnassignPrivateIpAddresses", &cause))
+    }
+
+    fn unassign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        let request = self
+            .client
+            .unassign_ipv6_addresses()
+            .network_interface_id(eni)
+            .set_ipv6_addresses(Some(texts(addresses)));
+        let answer = self.runtime.block_on(request.send());
+        answer
+            .map(drop)
+            .map_err(|cause| failure("UnassignIpv6Addresses", &cause))
+    }
+}
+
+fn filter<T: Into<String>>(name: &str, values: impl IntoIterator<Item = T>) -> Filter {
+    let values = values.into_iter().map(Into::into).collect();
+    Filter::builder()
+        .name(name)
+        .set_values(Some(values))
+        .build()
+}
+
+fn texts(addresses: &[IpAddr]) -> Vec<String> {
+    addresses.iter().map(IpAddr::to_string).collect()
+}
+
+fn description(eni: &NetworkInterface) -> Description {
+    let attachment = eni.attachment();
+    let tagged = eni
+        .tag_set()
+        .iter()
+        .any(|tag| tag.key() == Some(NO_MANAGE_TAG) && tag.value() == Some("true"));
+    let mut primary = Vec::new();
+    let mut secondary = Vec::new();
+    let v4 = eni.private_ip_addresses().iter();
+    let v4 = v4.map(|a| (a.private_ip_address(), a.primary() == Some(true)));
+    let v6 = eni.ipv6_addresses().iter();
+    let v6 = v6.map(|a| (a.ipv6_address(), a.is_primary_ipv6() == Some(true)));
+    for (text, is_primary) in v4.chain(v6) {
+        let list = if is_primary {
+            &mut primary
+        } else {
+            &mut secondary
+        };
+        list.extend(text.and_then(|text| parse_address(text).ok()));
+    }
+    let v4 = eni.ipv4_prefixes().iter().filter_map(|p| p.ipv4_prefix());
+    let v6 = eni.ipv6_prefixes().iter().filter_map(|p| p.ipv6_prefix());
+    Description {
+        id: eni.network_interface_id().unwrap_or_default().to_owned(),
+        mac: eni.mac_address().unwrap_or_default().to_lowercase(),
+        instance_id: attachment.and_then(|a| a.instance_id()).map(str::to_owned),
+        device_index: attachment
+            .and_then(|a| a.device_index())
+            .and_then(|index| u32::try_from(index).ok())
+            .unwrap_or(0),
+        subnet_id: eni.subnet_id().unwrap_or_default().to_owned(),
+        vpc_id: eni.vpc_id().unwrap_or_default().to_owned(),
+        no_manage: tagged,
+        primary,
+        secondary,
+        prefixes: v4.chain(v6).filter_map(|text| text.parse().ok()).collect(),
+    }
+}
+
+fn failure<E, R>(action: &'static str, cause: &SdkError<E, R>) -> Failure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+    R: Debug + 'static,
+{
+    if let (Some(code), message) = (cause.code(), cause.message()) {
+        let answer = format!("{code}: {}", message.unwrap_or_default());
+        let kind = Failure::kind_of(code);
+        return Failure {
+            action,
+            kind,
+            answer,
+        };
+    }
+    let is_about_credentials = causes(cause)
+        .iter()
+        .any(|cause| cause.is::<CredentialsError>());
+    let kind = match is_about_credentials {
+        true => Kind::Credentials,
+        false => Kind::Unanswered,
+    };
+    let answer = chain(cause);
+    Failure {
+        action,
+        kind,
+        answer,
+    }
+}

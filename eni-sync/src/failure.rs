@@ -1,0 +1,125 @@
+//! What AWS answered instead of doing what it was asked. The code of an answer says
+//! what kind of failure it is; its text is for people, nothing is decided by it.
+
+use std::error::Error as StdError;
+
+use common::error::{Error, ErrorCode};
+
+/// Our own error code: AWS does not permit the call. Trying again does not help until
+/// somebody changes the role.
+pub(crate) const NOT_PERMITTED: ErrorCode = ErrorCode(100);
+
+/// A request that has not succeeded. It may have been done nevertheless: an attempt
+/// whose answer was lost counts as failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The API action, such as `AssignPrivateIpAddresses`.
+    pub(crate) action: &'static str,
+    /// What kind of failure it is.
+    pub(crate) kind: Kind,
+    /// The code and the text of the answer, or why there is none.
+    pub(crate) answer: String,
+}
+
+/// The kinds of failures that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The node's role lacks the permission.
+    NotPermitted,
+    /// There are no usable credentials.
+    Credentials,
+    /// The account's budget of calls is used up.
+    Throttled,
+    /// The ENI has all the addresses that its instance type allows.
+    SlotsExhausted,
+    /// What the call was about does not exist.
+    Missing,
+    /// AWS does not accept the request as it is; the reason is only in the text.
+    Invalid,
+    /// No answer, or one that is none.
+    Unanswered,
+}
+
+impl Failure {
+    /// What kind of failure the code of an answer stands for. Source: EC2 API
+    /// reference, "Error codes for the Amazon EC2 API".
+    pub(crate) fn kind_of(code: &str) -> Kind {
+        match code {
+            "UnauthorizedOperation" | "AccessDenied" | "OptInRequired" => Kind::NotPermitted,
+            "AuthFailure"
+            | "ExpiredToken"
+            | "RequestExpired"
+            | "InvalidClientTokenId"
+            | "MissingAuthenticationToken"
+            | "SignatureDoesNotMatch" => Kind::Credentials,
+            "RequestLimitExceeded"
+            | "EC2ThrottledException"
+            | "Throttling"
+            | "ThrottlingException"
+            | "RequestThrottled" => Kind::Throttled,
+            "PrivateIpAddressLimitExceeded" | "Ipv6AddressLimitExceeded" => Kind::SlotsExhausted,
+            "InternalError" | "InternalFailure" | "Unavailable" | "ServiceUnavailable"
+            | "RequestTimeout" => Kind::Unanswered,
+            code if code.ends_with(".NotFound") => Kind::Missing,
+            _ => Kind::Invalid,
+        }
+    }
+
+    /// Whether the next attempt would only meet the same answer, whatever it asks.
+    pub(crate) fn concerns_every_call(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::NotPermitted | Kind::Credentials | Kind::Throttled
+        )
+    }
+
+    /// The error for the runtime: `what` was being done, to what.
+    pub(crate) fn error(&self, what: &str) -> Error {
+        let (code, why) = match self.kind {
+            Kind::NotPermitted => (
+                NOT_PERMITTED,
+                format!("the node's role does not permit ec2:{}", self.action),
+            ),
+            Kind::Credentials => (
+                ErrorCode::TRY_AGAIN,
+                "there are no valid AWS credentials".to_owned(),
+            ),
+            Kind::Throttled => (
+                ErrorCode::TRY_AGAIN,
+                format!("AWS throttles {}", self.action),
+            ),
+            Kind::SlotsExhausted => (ErrorCode::TRY_AGAIN, "the ENI is full".to_owned()),
+            Kind::Missing => (
+                ErrorCode::TRY_AGAIN,
+                format!("{} found nothing", self.action),
+            ),
+            Kind::Invalid => (
+                ErrorCode::NETWORK_CONFIG,
+                format!("AWS refuses {}", self.action),
+            ),
+            Kind::Unanswered => (
+                ErrorCode::TRY_AGAIN,
+                format!("AWS did not answer {}", self.action),
+            ),
+        };
+        Error::new(code, format!("failed to {what}: {why}")).with_details(self.answer.as_str())
+    }
+}
+
+/// The texts of an error and of what caused it. Only the texts: debug output of the SDK
+/// repeats whole answers, which may be secret.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let texts: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+/// An error and what caused it, the first cause last.
+pub(crate) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
+    let mut causes = vec![error];
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause);
+        next = cause.source();
+    }
+    causes
+}

@@ -1,0 +1,153 @@
+//! Which ENIs this node has: asked of EC2 once, written to /run for every later call
+//! and for the other plugins, and asked again when that may be outdated.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use common::error::{Error, Result};
+use common::file;
+use common::inventory::{Eni, Inventory, PATH};
+use common::lock::Lock;
+use common::netlink::{Link, Netlink};
+
+use crate::aws::Aws;
+use crate::ec2::{Description, Ec2, Limits};
+use crate::plan;
+
+/// So long an answer that lets an ADD go on is believed: a tag that is taken away must
+/// count some time.
+const BELIEVED: Duration = Duration::from_secs(600);
+/// So long an answer that makes an ADD fail is believed, however many pods try.
+const REFUSAL_BELIEVED: Duration = Duration::from_secs(10);
+/// Held while EC2 is asked, so that a burst of pods asks once.
+const LOCK: &str = "/run/eni-cni/.enis.lock";
+const LOCK_DEADLINE: Duration = Duration::from_secs(90);
+
+/// The node's ENI with this MAC address, which must be one whose addresses may be
+/// changed, and the inventory it is in.
+///
+/// # Errors
+/// Code 7 when no ENI has the address, or it is not one for pods; else those of
+/// [`discover`].
+pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
+    let is_usable = |inventory: &Inventory| {
+        let eni = inventory.by_mac(mac);
+        eni.is_some_and(|eni| plan::require_managed(eni).is_ok())
+    };
+    let inventory = current(aws, is_usable)?;
+    let eni = inventory.by_mac(mac).cloned().ok_or_else(|| {
+        let msg = format!(
+            "no ENI of {} has the MAC address {mac}",
+            inventory.instance_id
+        );
+        let details =
+            "the VPC delivers nothing to an interface that has not the MAC address of an ENI";
+        Error::config(msg).with_details(details)
+    })?;
+    Ok((inventory, eni))
+}
+
+/// The inventory as it was written down, when it is recent and `is_usable`, else as
+/// EC2 says now.
+///
+/// # Errors
+/// Those of [`discover`], and code 11 when another process takes too long with it.
+pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Result<Inventory> {
+    let written = || {
+        let inventory = read_back()?;
+        let believed = if is_usable(&inventory) {
+            BELIEVED
+        } else {
+            REFUSAL_BELIEVED
+        };
+        is_younger_than(believed).then_some(inventory)
+    };
+    if let Some(inventory) = written() {
+        return Ok(inventory);
+    }
+    let path = Path::new(LOCK);
+    if let Some(directory) = path.parent() {
+        file::create_directory(directory)
+            .map_err(|cause| Error::io(format!("failed to create {directory:?}"), &cause))?;
+    }
+    let _lock = Lock::take(path, LOCK_DEADLINE)?;
+    match written() {
+        Some(inventory) => Ok(inventory),
+        None => discover(aws),
+    }
+}
+
+/// The file is a copy of what EC2 has said. One that cannot be read is made anew.
+fn read_back() -> Option<Inventory> {
+    let inventory = Inventory::read().unwrap_or_else(|error| {
+        eprintln!("{error}; asking EC2 instead");
+        None
+    })?;
+    (!inventory.instance_id.is_empty()).then_some(inventory)
+}
+
+/// A file from the future says nothing about its age.
+fn is_younger_than(age: Duration) -> bool {
+    let written = fs::metadata(PATH).and_then(|metadata| metadata.modified());
+    let elapsed = written.ok().and_then(|time| time.elapsed().ok());
+    elapsed.is_some_and(|elapsed| elapsed < age)
+}
+
+/// Asks EC2 for the ENIs of this node and writes them down.
+///
+/// # Errors
+/// Code 11 without metadata, credentials or an answer, 100 without permission, 5 when
+/// the inventory cannot be written.
+pub(crate) fn discover(aws: &Aws) -> Result<Inventory> {
+    let identity = aws.imds().identity()?;
+    let ec2 = aws.ec2(&identity.region);
+    let what = format!("list the ENIs of {}", identity.instance_id);
+    let failed = |failure: crate::failure::Failure| failure.error(&what);
+    let found = ec2
+        .enis_of_instance(&identity.instance_id)
+        .map_err(failed)?;
+    let limits = ec2.limits(&identity.instance_type).map_err(failed)?;
+    let inventory = Inventory {
+        enis: with_subnets(ec2, &found, limits).map_err(failed)?,
+        region: identity.region,
+        instance_id: identity.instance_id,
+        instance_type: identity.instance_type,
+    };
+    inventory.write()?;
+    Ok(inventory)
+}
+
+fn with_subnets(
+    ec2: &Ec2,
+    found: &[Description],
+    limits: Limits,
+) -> std::result::Result<Vec<Eni>, crate::failure::Failure> {
+    let subnets: BTreeSet<&String> = found.iter().map(|eni| &eni.subnet_id).collect();
+    let subnets: Vec<String> = subnets.into_iter().cloned().collect();
+    let cidrs = ec2.subnet_cidrs(&subnets)?;
+    // Names are a help to people; without them the inventory is as good.
+    let links = Netlink::open().and_then(|mut netlink| netlink.links());
+    let links = links.unwrap_or_default();
+    let eni = |eni: &Description| Eni {
+        id: eni.id.clone(),
+        mac: eni.mac.clone(),
+        interface: interface_of(&links, &eni.mac),
+        device_index: eni.device_index,
+        subnet_id: eni.subnet_id.clone(),
+        subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),
+        vpc_id: eni.vpc_id.clone(),
+        no_manage: eni.no_manage,
+        primary_addresses: eni.primary.clone(),
+        prefixes: eni.prefixes.clone(),
+        ipv4_limit: limits.ipv4,
+        ipv6_limit: limits.ipv6,
+    };
+    Ok(found.iter().map(eni).collect())
+}
+
+fn interface_of(links: &[Link], mac: &str) -> String {
+    let found = links.iter().find(|link| link.mac == mac);
+    found.map(|link| link.name.clone()).unwrap_or_default()
+}

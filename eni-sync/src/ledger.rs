@@ -1,0 +1,401 @@
+//! What this node has done, is doing and is going to do to the addresses of its ENIs:
+//! a file per address, written and on the disk before AWS is asked, so that a crash
+//! leaves an intent and never an orphan. It decides nothing itself.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use common::args::{CmdArgs, is_identifier};
+use common::attachment::boot_id;
+use common::error::{Error, ErrorCode, Result};
+use common::file;
+use common::lock::Lock;
+use common::netns::{NetNsId, is_alive};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Takeover;
+
+const ROOT: &str = "/var/lib/cni/eni-cni/ledger";
+/// Held while entries are read and written, for milliseconds.
+const LOCK: &str = ".lock";
+/// Held by the one process that may change the ENI, for as long as AWS needs.
+const TURN: &str = ".turn";
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+/// An entry is far smaller; whatever is larger is not one.
+const ENTRY_LIMIT: u64 = 1 << 16;
+
+/// Seconds since 1970.
+pub(crate) type Timestamp = u64;
+
+/// One address of an ENI.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Entry {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// What is done with it.
+    #[serde(flatten)]
+    pub(crate) state: State,
+    /// The attachment that it is or was for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<Owner>,
+    /// Since when it is in this state.
+    pub(crate) since: Timestamp,
+}
+
+/// What is done with an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "state",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub(crate) enum State {
+    /// An attachment needs it; it may or may not be on the ENI yet.
+    Claiming {
+        /// From whom it may be taken.
+        takeover: Takeover,
+        /// Whether its attachment goes on without it, so that it is tried again.
+        best_effort: bool,
+        /// Why it could not be had, for the process that waits for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refusal: Option<Refusal>,
+    },
+    /// It is on the ENI for a living attachment.
+    Held,
+    /// It is or may be on the ENI, and nobody needs it any more.
+    Releasing {
+        /// When it may be removed at the earliest.
+        after: Timestamp,
+        /// Whether AWS may have been asked to remove it already.
+        asked: bool,
+    },
+    /// It was found on the ENI; nobody knows for whom. It is never removed by itself.
+    Adopted,
+}
+
+/// The attachment that an address is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Owner {
+    /// The network's name.
+    pub(crate) network: String,
+    /// The container.
+    pub(crate) container_id: String,
+    /// The interface inside the container.
+    pub(crate) ifname: String,
+    /// `namespace/name` of the pod; empty when the runtime has not said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) pod: String,
+    /// The path of the container's network namespace.
+    pub(crate) netns: String,
+    /// Which namespace the path led to.
+    pub(crate) netns_id: NetNsId,
+    /// The boot in which the attachment was made.
+    pub(crate) boot_id: String,
+    /// How long the address stays on the ENI when the attachment has ended.
+    pub(crate) cooldown_seconds: u64,
+}
+
+/// Why an address could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    /// The code of the error.
+    pub(crate) code: u32,
+    /// Its message.
+    pub(crate) msg: String,
+    /// Its details.
+    pub(crate) details: String,
+}
+
+impl Owner {
+    /// Whether this is the owner of an attachment, whatever namespace it is in.
+    pub(crate) fn is_attachment(&self, network: &str, container_id: &str, ifname: &str) -> bool {
+        (
+            self.network.as_str(),
+            self.container_id.as_str(),
+            self.ifname.as_str(),
+        ) == (network, container_id, ifname)
+    }
+
+    /// Whether both are the same attachment in the same namespace.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.is_attachment(&other.network, &other.container_id, &other.ifname)
+            && self.netns_id == other.netns_id
+            && self.boot_id == other.boot_id
+    }
+
+    /// Whether the namespace of the attachment still exists.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read.
+    pub(crate) fn is_alive(&self) -> Result<bool> {
+        Ok(boot_id()? == self.boot_id && is_alive(&self.netns, self.netns_id))
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.pod.is_empty() {
+            write!(f, "pod {}, ", self.pod)?;
+        }
+        write!(
+            f,
+            "container {}, interface {}, network {}",
+            self.container_id, self.ifname, self.network
+        )
+    }
+}
+
+impl Refusal {
+    /// What to tell the process that waits.
+    pub(crate) fn of(error: &Error) -> Self {
+        Self {
+            code: error.code.0,
+            msg: error.msg.clone(),
+            details: error.details.clone(),
+        }
+    }
+
+    /// The error as it was.
+    pub(crate) fn error(&self) -> Error {
+        Error::new(ErrorCode(self.code), self.msg.as_str()).with_details(self.details.as_str())
+    }
+}
+
+impl Entry {
+    /// An entry that is in its state from now on.
+    pub(crate) fn new(address: IpAddr, state: State, owner: Option<Owner>) -> Self {
+        Self {
+            address,
+            state,
+            owner,
+            since: now(),
+        }
+    }
+
+    /// The same address for the same owner, in another state from now on.
+    #[must_use]
+    pub(crate) fn into_state(self, state: State) -> Self {
+        Self::new(self.address, state, self.owner)
+    }
+
+    /// The same address when its attachment has ended: it stays on the ENI for the
+    /// time that the attachment's configuration said.
+    #[must_use]
+    pub(crate) fn into_cooldown(self) -> Self {
+        let cooldown = self
+            .owner
+            .as_ref()
+            .map_or(0, |owner| owner.cooldown_seconds);
+        self.into_state(State::Releasing {
+            after: now().saturating_add(cooldown),
+            asked: false,
+        })
+    }
+
+    /// Whether the entry is of this attachment.
+    pub(crate) fn is_of(&self, args: &CmdArgs) -> bool {
+        self.owner.as_ref().is_some_and(|owner| {
+            owner.is_attachment(
+                &args.conf.network,
+                args.container_id.as_str(),
+                args.ifname.as_str(),
+            )
+        })
+    }
+
+    /// Whether its owner's namespace still exists.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read.
+    pub(crate) fn has_living_owner(&self) -> Result<bool> {
+        self.owner.as_ref().map_or(Ok(false), Owner::is_alive)
+    }
+}
+
+/// The ledger of this node.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    root: PathBuf,
+}
+
+impl Ledger {
+    /// The ledger where it always is.
+    pub(crate) fn of_node() -> Self {
+        Self {
+            root: PathBuf::from(ROOT),
+        }
+    }
+
+    /// The part of the ledger that is about one ENI.
+    ///
+    /// # Errors
+    /// Code 999 when `id` cannot be an ENI's, which only a broken inventory says.
+    pub(crate) fn of_eni(&self, id: &str) -> Result<EniLedger> {
+        if !is_identifier(id) {
+            return Err(Error::internal(format!("{id:?} is no id of an ENI")));
+        }
+        Ok(EniLedger {
+            directory: self.root.join(id),
+            id: id.to_owned(),
+        })
+    }
+
+    /// Every ENI that the ledger knows.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn enis(&self) -> Result<Vec<EniLedger>> {
+        let ids = names(&self.root)?;
+        ids.iter().map(|id| self.of_eni(id)).collect()
+    }
+}
+
+/// What the ledger has of one ENI.
+#[derive(Clone, Debug)]
+pub(crate) struct EniLedger {
+    directory: PathBuf,
+    id: String,
+}
+
+impl EniLedger {
+    /// The id of the ENI.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits until no other process changes the ENI. Whatever queues meanwhile is one
+    /// batch for the next in turn.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 11 when the turn does not come in time.
+    pub(crate) fn take_turn(&self, deadline: Duration) -> Result<Lock> {
+        self.create()?;
+        Lock::take(&self.directory.join(TURN), deadline)
+    }
+
+    /// The entries, which nobody else changes until the value is dropped.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 11 when the lock is not to be had.
+    pub(crate) fn open(&self) -> Result<Entries> {
+        self.create()?;
+        Ok(Entries {
+            directory: self.directory.clone(),
+            _lock: Lock::take(&self.directory.join(LOCK), LOCK_DEADLINE)?,
+        })
+    }
+
+    fn create(&self) -> Result<()> {
+        let failed = |cause| Error::io(format!("failed to create {:?}", self.directory), &cause);
+        file::create_directory(&self.directory).map_err(failed)
+    }
+}
+
+/// The entries of one ENI, locked.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    directory: PathBuf,
+    _lock: Lock,
+}
+
+impl Entries {
+    /// Every entry that can be read. What cannot is left alone, and with it the address:
+    /// nothing is decided about what is not known.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory or the file.
+    pub(crate) fn all(&self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for name in names(&self.directory)? {
+            match read(&self.directory.join(name)) {
+                Ok(entry) => entries.extend(entry),
+                Err(error) if error.code == ErrorCode::DECODING => eprintln!("{error}"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The entry of one address.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 6 when it is no entry.
+    pub(crate) fn get(&self, address: IpAddr) -> Result<Option<Entry>> {
+        read(&self.path(address))
+    }
+
+    /// Writes an entry down; it is on the disk afterwards.
+    ///
+    /// # Errors
+    /// Code 5 naming the file; the old entry is still there then.
+    pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
+        let path = self.path(entry.address);
+        let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
+        let text = serde_json::to_vec(entry).map_err(|cause| failed(cause.into()))?;
+        file::replace_durably(&path, &text).map_err(failed)
+    }
+
+    /// Removes the entry of an address that is known not to be on the ENI.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn forget(&self, address: IpAddr) -> Result<()> {
+        let path = self.path(address);
+        file::remove(&path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
+    }
+
+    fn path(&self, address: IpAddr) -> PathBuf {
+        self.directory.join(address.to_string())
+    }
+}
+
+/// The time now, in seconds since 1970.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+fn read(path: &Path) -> Result<Option<Entry>> {
+    let msg = || format!("{path:?} is no entry of the ledger");
+    let bytes = match file::read_regular(path, ENTRY_LIMIT) {
+        Ok(bytes) => bytes,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            return Err(Error::new(ErrorCode::DECODING, msg()).because(&cause));
+        }
+        Err(cause) => return Err(Error::io(format!("failed to read {path:?}"), &cause)),
+    };
+    let undecodable = |why: String| Error::new(ErrorCode::DECODING, msg()).with_details(why);
+    let entry: Entry =
+        serde_json::from_slice(&bytes).map_err(|cause| undecodable(cause.to_string()))?;
+    if path.file_name().and_then(|name| name.to_str()) != Some(&entry.address.to_string()) {
+        return Err(undecodable(format!("it is about {}", entry.address)));
+    }
+    Ok(Some(entry))
+}
+
+/// The names in a directory, sorted, but for dot-files; none where there is none.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
+    let found = match fs::read_dir(directory) {
+        Ok(found) => found,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(failed(cause)),
+    };
+    let mut names = Vec::new();
+    for entry in found {
+        let name = entry.map_err(failed)?.file_name();
+        names.extend(
+            name.into_string()
+                .ok()
+                .filter(|name| !name.starts_with('.')),
+        );
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,257 @@
+//! The CNI commands. ADD succeeds when the VPC has the addresses; DEL only writes down
+//! that they may go, so that AWS never keeps a pod from ending.
+
+use std::net::IpAddr;
+
+use common::args::{CmdArgs, ConfArgs, parse_cni_args};
+use common::attachment::boot_id;
+use common::config::is_listed;
+use common::error::{Error, ErrorCode, Errors, Result};
+use common::inventory::{Eni, Inventory, NO_MANAGE_TAG};
+use common::netns::NetNs;
+use common::result::AddResult;
+
+use crate::aws::Aws;
+use crate::config::Config;
+use crate::inventory;
+use crate::ledger::{Entries, Entry, Ledger, Owner, State, now};
+use crate::plan;
+use crate::registrar::{Node, Request, TURN_DEADLINE, give_up, register};
+use crate::release;
+use crate::wanted::{self, Wanted};
+
+pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
+    let config = Config::parse(&args.conf.document)?;
+    let prev_result = prev_result(&args.conf)?;
+    let wanted = wanted::by_mac(&prev_result, args)?;
+    let request = Request {
+        owner: owner(args, &config)?,
+        takeover: config.takeover,
+        best_effort: !config.strict,
+    };
+    let ledger = Ledger::of_node();
+    match register_all(&ledger, &wanted, &request) {
+        Ok(()) => Ok(prev_result),
+        Err(error) if config.strict => {
+            // The runtime sends a DEL now. Nothing waits for it.
+            if let Err(second) = del(args) {
+                eprintln!("undoing a failed ADD: {second}");
+            }
+            Err(error)
+        }
+        Err(error) => {
+            eprintln!("{error}; going on, because strict is false");
+            Ok(prev_result)
+        }
+    }
+}
+
+fn register_all(ledger: &Ledger, wanted: &Wanted, request: &Request) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let aws = Aws::open()?;
+    for (mac, addresses) in wanted {
+        let (inventory, eni) = inventory::find(&aws, mac)?;
+        let node = Node {
+            aws: &aws,
+            ledger,
+            inventory: &inventory,
+        };
+        register(&node, &eni, addresses, request)?;
+    }
+    Ok(())
+}
+
+fn owner(args: &CmdArgs, config: &Config) -> Result<Owner> {
+    let netns = NetNs::open(&args.netns)?;
+    let pairs = parse_cni_args(&args.cni_args)?;
+    let value = |name: &str| {
+        pairs
+            .iter()
+            .rev()
+            .find(|(key, _)| *key == name)
+            .map(|(_, v)| *v)
+    };
+    let pod = match (value("K8S_POD_NAMESPACE"), value("K8S_POD_NAME")) {
+        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+        _ => String::new(),
+    };
+    Ok(Owner {
+        network: args.conf.network.clone(),
+        container_id: args.container_id.to_string(),
+        ifname: args.ifname.to_string(),
+        pod,
+        netns_id: netns.id()?,
+        netns: args.netns.clone(),
+        boot_id: boot_id()?,
+        cooldown_seconds: config.cooldown.as_secs(),
+    })
+}
+
+fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
+    conf.document.prev_result(conf.version)?.ok_or_else(|| {
+        let details = "eni-sync is chained behind a plugin that makes an interface";
+        Error::config("Required prevResult missing").with_details(details)
+    })
+}
+
+pub(crate) fn del(args: &CmdArgs) -> Result<()> {
+    give_up(&Ledger::of_node(), |entry| entry.is_of(args))
+}
+
+pub(crate) fn check(args: &CmdArgs) -> Result<()> {
+    let config = Config::parse(&args.conf.document)?;
+    let wanted = wanted::by_mac(&prev_result(&args.conf)?, args)?;
+    let request = Request {
+        owner: owner(args, &config)?,
+        takeover: config.takeover,
+        best_effort: !config.strict,
+    };
+    let aws = Aws::open()?;
+    let ledger = Ledger::of_node();
+    for (mac, addresses) in &wanted {
+        let (inventory, eni) = inventory::find(&aws, mac)?;
+        let node = Node {
+            aws: &aws,
+            ledger: &ledger,
+            inventory: &inventory,
+        };
+        verify(&node, &eni, addresses, &request)?;
+    }
+    Ok(())
+}
+
+/// Compares an attachment with the ledger and the VPC. The metadata can confirm that an
+/// address is there; only EC2 can say that it is not.
+fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -> Result<()> {
+    let mut open = addresses.to_vec();
+    open.retain(|address| !plan::is_registered(eni, *address));
+    if open.is_empty() {
+        return Ok(());
+    }
+    let ledger = node.ledger.of_eni(&eni.id)?;
+    let unknown = not_held(&ledger.open()?, &open, &request.owner)?;
+    let shown = node.aws.imds().addresses(&eni.mac).unwrap_or_default();
+    open.retain(|address| unknown.contains(address) || !shown.contains(address));
+    if open.is_empty() {
+        return Ok(());
+    }
+    let ec2 = node.aws.ec2(&node.inventory.region);
+    let found = ec2.eni(&eni.id);
+    let found = found.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
+    for address in &open {
+        if !found.as_ref().is_some_and(|found| found.has(*address)) {
+            return Err(Error::internal(format!(
+                "{address} is not assigned to {}",
+                eni.id
+            )));
+        }
+    }
+    adopt(&ledger.open()?, &unknown, request)
+}
+
+/// Which of `addresses` the ledger does not have for this attachment.
+///
+/// # Errors
+/// Code 999 when it has one for another attachment that lives.
+fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Vec<IpAddr>> {
+    let mut unknown = Vec::new();
+    for address in addresses {
+        let entry = entries.get(*address)?;
+        let is_own = entry
+            .as_ref()
+            .and_then(|e| e.owner.as_ref())
+            .is_some_and(|o| o.is_same(owner));
+        match entry {
+            Some(entry) if is_own && entry.state == State::Held => {}
+            Some(entry) if !is_own && entry.state == State::Held && entry.has_living_owner()? => {
+                let msg = format!("the ledger has {address} for another attachment");
+                let other = entry
+                    .owner
+                    .as_ref()
+                    .map(Owner::to_string)
+                    .unwrap_or_default();
+                return Err(Error::internal(msg).with_details(other));
+            }
+            _ => unknown.push(*address),
+        }
+    }
+    Ok(unknown)
+}
+
+/// Writes down, for a ledger that was lost, what CHECK has proved: that the attachment
+/// has these addresses and that they are on the ENI.
+fn adopt(entries: &Entries, addresses: &[IpAddr], request: &Request) -> Result<()> {
+    for address in addresses {
+        entries.write(&Entry::new(
+            *address,
+            State::Held,
+            Some(request.owner.clone()),
+        ))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn status(conf: &ConfArgs) -> Result<()> {
+    Config::parse(&conf.document)?;
+    let unavailable = |error: Error| error.with_code(ErrorCode::UNAVAILABLE);
+    let aws = Aws::open()?;
+    let identity = aws.imds().identity().map_err(unavailable)?;
+    aws.require_credentials(&identity.region)
+        .map_err(unavailable)?;
+    let managed = |inventory: &Inventory| {
+        let mut enis = inventory.enis.iter();
+        enis.any(|eni| plan::require_managed(eni).is_ok())
+    };
+    let inventory = inventory::current(&aws, managed).map_err(unavailable)?;
+    if managed(&inventory) {
+        return Ok(());
+    }
+    let msg = format!("{} has no ENI for pods", inventory.instance_id);
+    let details = format!("none but the primary one is tagged {NO_MANAGE_TAG}=true");
+    Err(Error::new(ErrorCode::UNAVAILABLE, msg).with_details(details))
+}
+
+/// Ends what is not listed as valid, and removes from the ENIs what is due.
+pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
+    let Some(valid) = conf.document.valid_attachments()? else {
+        return Ok(());
+    };
+    let ledger = Ledger::of_node();
+    let mut errors = Errors::default();
+    errors.keep(give_up(&ledger, |entry| {
+        entry.owner.as_ref().is_some_and(|owner| {
+            owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
+        })
+    }));
+    errors.keep(release_all_due(&ledger));
+    errors.into_result()
+}
+
+/// Removes every address that is due from every ENI. Without any, AWS is not asked.
+fn release_all_due(ledger: &Ledger) -> Result<()> {
+    let mut errors = Errors::default();
+    let mut aws = None;
+    for eni in ledger.enis()? {
+        let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
+        if plan::due(&entries.unwrap_or_default(), now()).is_empty() {
+            continue;
+        }
+        let aws = match &aws {
+            Some(aws) => aws,
+            None => aws.insert(Aws::open()?),
+        };
+        let inventory = inventory::current(aws, |_| true)?;
+        let node = Node {
+            aws,
+            ledger,
+            inventory: &inventory,
+        };
+        let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
+        if turn.is_some() {
+            errors.keep(release::release_due(&node, &eni));
+        }
+    }
+    errors.into_result()
+}

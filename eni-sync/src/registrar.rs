@@ -1,0 +1,265 @@
+//! Registers the addresses of attachments on an ENI. Every process writes down what it
+//! needs and waits for its turn on the ENI; whoever has the turn asks AWS for all that
+//! has been written meanwhile. So there is one change at a time, a burst of pods
+//! becomes a few calls, and nobody waits for a timer.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::error::{Error, ErrorCode, Result};
+use common::inventory::{Eni, Inventory};
+
+use crate::assign::{Assigner, Claimed};
+use crate::aws::Aws;
+use crate::config::Takeover;
+use crate::ledger::{EniLedger, Entries, Entry, Ledger, Owner, Refusal, State, now};
+use crate::plan::{self, Claim};
+use crate::release;
+
+/// How long an attachment waits until the processes before it have asked AWS.
+pub(crate) const TURN_DEADLINE: Duration = Duration::from_secs(100);
+
+/// Everything that is needed to change the addresses of this node's ENIs.
+pub(crate) struct Node<'a> {
+    pub(crate) aws: &'a Aws,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) inventory: &'a Inventory,
+}
+
+/// An attachment that needs addresses.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) owner: Owner,
+    pub(crate) takeover: Takeover,
+    pub(crate) best_effort: bool,
+}
+
+/// Registers `addresses` on `eni`, or says why that is not possible. What has been
+/// claimed stays claimed on failure: the DEL that follows gives it back.
+///
+/// # Errors
+/// Code 7 for an address that can never be registered, 11 for one that somebody else
+/// has or AWS does not assign now, 100 without permission, 5 or 6 naming a file of the
+/// ledger.
+pub(crate) fn register(
+    node: &Node<'_>,
+    eni: &Eni,
+    addresses: &[IpAddr],
+    request: &Request,
+) -> Result<()> {
+    let mut wanted = addresses.to_vec();
+    wanted.retain(|address| !plan::is_registered(eni, *address));
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    plan::require_managed(eni)?;
+    for address in &wanted {
+        plan::require_assignable(eni, *address)?;
+    }
+    let ledger = node.ledger.of_eni(&eni.id)?;
+    let reusable = claim(&ledger, &wanted, request)?;
+    confirm(node, eni, &ledger, &reusable, request)?;
+    if answer(&ledger.open()?, &wanted, request)? {
+        return Ok(());
+    }
+    let _turn = ledger.take_turn(TURN_DEADLINE)?;
+    if !answer(&ledger.open()?, &wanted, request)? {
+        settle(node, eni, &ledger)?;
+        if !answer(&ledger.open()?, &wanted, request)? {
+            let msg = format!("the ledger of {} changed while AWS was asked", eni.id);
+            return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
+        }
+    }
+    release_if_worth(node, eni, &ledger);
+    Ok(())
+}
+
+/// Writes the wish for `wanted` down, all of it or nothing, and returns the addresses
+/// that should be on the ENI already.
+fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec<IpAddr>> {
+    let entries = ledger.open()?;
+    let mut claims = Vec::new();
+    for address in wanted {
+        let entry = entries.get(*address)?;
+        let other_lives = entry.as_ref().map_or(Ok(false), Entry::has_living_owner)?;
+        let claim = plan::claim(entry.as_ref(), &request.owner, other_lives);
+        if claim == Claim::Taken {
+            return Err(taken(*address, ledger.id(), entry.as_ref()));
+        }
+        claims.push((*address, claim));
+    }
+    let mut reusable = Vec::new();
+    for (address, claim) in claims {
+        match claim {
+            Claim::Reuse => reusable.push(address),
+            Claim::Ask | Claim::Taken => {}
+        }
+        let state = State::Claiming {
+            takeover: request.takeover,
+            best_effort: request.best_effort,
+            refusal: None,
+        };
+        entries.write(&Entry::new(address, state, Some(request.owner.clone())))?;
+    }
+    Ok(reusable)
+}
+
+fn taken(address: IpAddr, eni: &str, entry: Option<&Entry>) -> Error {
+    let msg = format!("{address} on {eni} is in use by another attachment of this node");
+    let owner = entry.and_then(|entry| entry.owner.as_ref());
+    let details = owner.map(Owner::to_string).unwrap_or_default();
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
+
+/// Takes addresses back that were still on the ENI, without a call, if the metadata
+/// show them. Where it floats, another node may have the address without our knowing.
+fn confirm(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    reusable: &[IpAddr],
+    request: &Request,
+) -> Result<()> {
+    if reusable.is_empty() || request.takeover == Takeover::Always {
+        return Ok(());
+    }
+    // Without metadata EC2 is asked, like for any other address.
+    let shown = node.aws.imds().addresses(&eni.mac).unwrap_or_default();
+    let entries = ledger.open()?;
+    for address in reusable.iter().filter(|address| shown.contains(address)) {
+        if let Some(entry) = entries.get(*address)?.filter(|e| is_claimed_by(e, request)) {
+            entries.write(&entry.into_state(State::Held))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_claimed_by(entry: &Entry, request: &Request) -> bool {
+    let is_own = entry
+        .owner
+        .as_ref()
+        .is_some_and(|o| o.is_same(&request.owner));
+    is_own && matches!(entry.state, State::Claiming { .. })
+}
+
+/// Whether all of `wanted` is held by the request's attachment.
+///
+/// # Errors
+/// Why one of them could not be had; code 11 when the attachment has ended meanwhile.
+fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<bool> {
+    let mut all_held = true;
+    for address in wanted {
+        let entry = entries.get(*address)?.filter(|entry| {
+            entry
+                .owner
+                .as_ref()
+                .is_some_and(|o| o.is_same(&request.owner))
+        });
+        match entry.map(|entry| entry.state) {
+            Some(State::Held) => {}
+            Some(State::Claiming { refusal: None, .. }) => all_held = false,
+            Some(State::Claiming {
+                refusal: Some(refusal),
+                ..
+            }) => return Err(refusal.error()),
+            Some(State::Releasing { .. } | State::Adopted) | None => {
+                let msg = format!("the attachment ended while {address} was registered");
+                return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
+            }
+        }
+    }
+    Ok(all_held)
+}
+
+/// Asks AWS for every address of the ENI that a living attachment has claimed. Only
+/// for the one in turn.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger; what AWS says is written into the entries.
+pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
+    let mut claimed = Vec::new();
+    {
+        let entries = ledger.open()?;
+        for entry in entries.all()? {
+            let State::Claiming {
+                takeover,
+                best_effort,
+                refusal,
+            } = &entry.state
+            else {
+                continue;
+            };
+            if !entry.has_living_owner()? {
+                entries.write(&entry.into_cooldown())?;
+            } else if refusal.is_none() || *best_effort {
+                claimed.push(Claimed {
+                    address: entry.address,
+                    takeover: *takeover,
+                });
+            }
+        }
+    }
+    let outcomes = Assigner { node, eni }.assign(&claimed);
+    let entries = ledger.open()?;
+    for (address, outcome) in outcomes {
+        if let Some(entry) = entries.get(address)? {
+            note(&entries, entry, outcome)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes down what AWS has said about a claimed address. Where the attachment ended
+/// meanwhile, its end counts.
+fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
+    let State::Claiming {
+        takeover,
+        best_effort,
+        ..
+    } = entry.state
+    else {
+        return Ok(());
+    };
+    let state = match outcome {
+        Ok(()) => State::Held,
+        Err(error) => State::Claiming {
+            takeover,
+            best_effort,
+            refusal: Some(Refusal::of(&error)),
+        },
+    };
+    entries.write(&entry.into_state(state))
+}
+
+/// Removes what is due, if that is worth a call while somebody waits. The attachment
+/// does not depend on it.
+fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
+    let released = ledger
+        .open()
+        .and_then(|entries| entries.all())
+        .map(|entries| plan::is_worth_releasing(&entries, now()))
+        .and_then(|worth| match worth {
+            true => release::release_due(node, ledger),
+            false => Ok(()),
+        });
+    if let Err(error) = released {
+        eprintln!("releasing addresses of {}: {error}", eni.id);
+    }
+}
+
+/// Marks what an attachment has as no longer needed, on every ENI. Nothing is asked of
+/// AWS: the addresses leave when their cool-down is over.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger, 11 when it is locked for too long.
+pub(crate) fn give_up(ledger: &Ledger, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
+    for eni in ledger.enis()? {
+        let entries = eni.open()?;
+        for entry in entries.all()?.into_iter().filter(&is_ended) {
+            if matches!(entry.state, State::Held | State::Claiming { .. }) {
+                entries.write(&entry.into_cooldown())?;
+            }
+        }
+    }
+    Ok(())
+}

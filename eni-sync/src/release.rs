@@ -1,0 +1,162 @@
+//! Removes addresses from ENIs: only those that the ledger is releasing, that no pod
+//! has, and that EC2 shows on an ENI of this node at that moment.
+
+use std::net::IpAddr;
+
+use common::error::Result;
+
+use crate::ec2::Family;
+use crate::failure::{Failure, Kind};
+use crate::ledger::{EniLedger, Entry, State, now};
+use crate::living;
+use crate::plan;
+use crate::registrar::Node;
+
+/// So long an address is left alone that some pod still has, in seconds.
+const POSTPONED: u64 = 60;
+
+/// Removes every address of an ENI whose cool-down is over. Only for the one in turn.
+///
+/// # Errors
+/// What keeps addresses from being removed; they stay due.
+pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
+    let entries = ledger.open()?.all()?;
+    let due: Vec<Entry> = plan::due(&entries, now()).into_iter().cloned().collect();
+    release(node, ledger, due).map(drop)
+}
+
+/// Removes up to `wanted` addresses of a family that are in their cool-down, the oldest
+/// first, and returns how many have gone. Only for the one in turn.
+///
+/// # Errors
+/// As for [`release_due`].
+pub(crate) fn release_oldest(
+    node: &Node<'_>,
+    ledger: &EniLedger,
+    family: Family,
+    wanted: usize,
+) -> Result<usize> {
+    let entries = ledger.open()?.all()?;
+    let oldest = plan::cooling(&entries).into_iter();
+    let oldest = oldest.filter(|entry| Family::of(entry.address) == family);
+    release(node, ledger, oldest.take(wanted).cloned().collect())
+}
+
+/// Removes the addresses of `entries`, which the ledger is releasing, and returns how
+/// many have gone. Only for the one in turn.
+///
+/// # Errors
+/// As for [`release_due`].
+pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) -> Result<usize> {
+    let entries = without_living(ledger, entries)?;
+    if entries.is_empty() {
+        return Ok(0);
+    }
+    let eni = ledger.id();
+    let failed = |failure: Failure| failure.error(&format!("release addresses of {eni}"));
+    let ec2 = node.aws.ec2(&node.inventory.region);
+    let Some(actual) = ec2.eni(eni).map_err(failed)? else {
+        return forget(ledger, &entries);
+    };
+    if actual.instance_id.as_deref() != Some(node.inventory.instance_id.as_str()) {
+        // It went elsewhere with its addresses: they are no business of this node.
+        return forget(ledger, &entries);
+    }
+    plan::require_releasable(&actual)?;
+    let entries = mark_asked(ledger, entries)?;
+    let mut gone = Vec::new();
+    for family in Family::ALL {
+        let of_family = entries
+            .iter()
+            .filter(|entry| Family::of(entry.address) == family);
+        let (present, doubtful): (Vec<_>, Vec<_>) =
+            of_family.partition(|entry| actual.secondary.contains(&entry.address));
+        if !present.is_empty() {
+            ec2.unassign(eni, &addresses(&present)).map_err(failed)?;
+            gone.extend(present.into_iter().cloned());
+        }
+        // A description may be older than an assignment, so AWS is asked all the same.
+        // Its refusal, of one address alone, is the proof that nothing is there.
+        for entry in doubtful
+            .into_iter()
+            .filter(|entry| !actual.has(entry.address))
+        {
+            match ec2.unassign(eni, &[entry.address]) {
+                Err(failure) if failure.kind != Kind::Invalid => return Err(failed(failure)),
+                _ => gone.push(entry.clone()),
+            }
+        }
+    }
+    forget(ledger, &gone)
+}
+
+/// Leaves out, and postpones, the addresses that some pod has: the attachment has
+/// ended for the runtime and not for the pod.
+fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
+    let owners = entries.iter().filter_map(|entry| entry.owner.as_ref());
+    let living = living::addresses(owners.map(|owner| owner.netns.as_str()))?;
+    let (kept, ended): (Vec<_>, Vec<_>) = entries
+        .into_iter()
+        .partition(|entry| living.contains(&entry.address));
+    for entry in kept {
+        eprintln!(
+            "{} is still on an interface of a pod and stays",
+            entry.address
+        );
+        let after = now().saturating_add(POSTPONED);
+        change(
+            ledger,
+            entry,
+            State::Releasing {
+                after,
+                asked: false,
+            },
+        )?;
+    }
+    Ok(ended)
+}
+
+/// Writes down that AWS may be asked to remove these, and returns those of them that
+/// nobody has claimed meanwhile.
+fn mark_asked(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
+    let mut asked = Vec::new();
+    for entry in entries {
+        let State::Releasing { after, .. } = entry.state else {
+            continue;
+        };
+        asked.extend(change(
+            ledger,
+            entry,
+            State::Releasing { after, asked: true },
+        )?);
+    }
+    Ok(asked)
+}
+
+/// Changes the state of an entry that is as we read it, and returns it as it is then.
+fn change(ledger: &EniLedger, entry: Entry, state: State) -> Result<Option<Entry>> {
+    let entries = ledger.open()?;
+    if entries.get(entry.address)?.as_ref() != Some(&entry) {
+        return Ok(None);
+    }
+    let changed = Entry { state, ..entry };
+    entries.write(&changed)?;
+    Ok(Some(changed))
+}
+
+/// Forgets the addresses that are not on the ENI, but for those that somebody has
+/// claimed meanwhile and waits for.
+fn forget(ledger: &EniLedger, gone: &[Entry]) -> Result<usize> {
+    let entries = ledger.open()?;
+    for entry in gone {
+        let current = entries.get(entry.address)?;
+        if current.is_some_and(|entry| matches!(entry.state, State::Releasing { .. })) {
+            entries.forget(entry.address)?;
+        }
+    }
+    Ok(gone.len())
+}
+
+fn addresses(entries: &[&Entry]) -> Vec<IpAddr> {
+    entries.iter().map(|entry| entry.address).collect()
+}

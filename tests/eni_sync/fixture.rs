@@ -1,0 +1,284 @@
+//! A simulated VPC and nodes in it: what every test of eni-sync stands on. Whatever a
+//! test does, the VPC's rules must have been kept and no secret may have appeared
+//! anywhere when it ends.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::eni_lab::{EniId, InstanceId, Lab, SubnetId, VpcId};
+use harness::{Call, Node, Output, Pod};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What every secret of the simulated VPC contains.
+const CANARY: &str = "SECRETCANARY";
+/// For what happens in milliseconds, on a machine that is busy.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A VPC with a subnet for the nodes and one for pods, 10.0.4.0/24 and 2001:db8:4::/64.
+pub struct Vpc {
+    pub lab: Lab,
+    pub id: VpcId,
+    pub nodes: SubnetId,
+    pub pods: SubnetId,
+    is_strict: bool,
+}
+
+impl Vpc {
+    pub fn new() -> Self {
+        let lab = Lab::new();
+        let id = lab.create_vpc("10.0.0.0/16");
+        let nodes = lab.create_subnet(&id, "10.0.1.0/24", None);
+        let pods = lab.create_subnet(&id, "10.0.4.0/24", Some("2001:db8:4::/64"));
+        Self {
+            lab,
+            id,
+            nodes,
+            pods,
+            is_strict: true,
+        }
+    }
+
+    /// Lets the test itself break the rules, as somebody else may who has the rights.
+    pub fn without_invariants(mut self) -> Self {
+        self.is_strict = false;
+        self
+    }
+
+    /// A node with a primary ENI and one for pods.
+    pub fn node(&self) -> AwsNode {
+        self.node_of_type("c5.large")
+    }
+
+    pub fn node_of_type(&self, instance_type: &str) -> AwsNode {
+        let instance = self.lab.run_instance(instance_type, &self.nodes);
+        let eni = self.lab.multus_eni(&instance, &self.pods);
+        AwsNode::new(&self.lab, instance, eni)
+    }
+
+    /// The ENI that has an address.
+    pub fn owner(&self, address: &str) -> Option<EniId> {
+        self.lab.owner(&self.id, address.parse().unwrap())
+    }
+}
+
+impl Drop for Vpc {
+    fn drop(&mut self) {
+        if self.is_strict && !std::thread::panicking() {
+            let violations = self.lab.invariant_violations();
+            assert!(violations.is_empty(), "{violations:#?}");
+        }
+    }
+}
+
+/// A node of the VPC: namespaces, state, its ENI's interface, and the way to AWS.
+pub struct AwsNode {
+    pub node: Node,
+    pub lab: Lab,
+    pub instance: InstanceId,
+    pub eni: EniId,
+    pub mac: String,
+    run: TempDir,
+    ec2: String,
+    imds: String,
+}
+
+impl AwsNode {
+    fn new(lab: &Lab, instance: InstanceId, eni: EniId) -> Self {
+        let mut node = Node::new();
+        let run = tempfile::tempdir().unwrap();
+        node.bind(run.path(), "/run");
+        let listen = || {
+            node.netns
+                .run(|| TcpListener::bind("127.0.0.1:0").expect("loopback is up"))
+        };
+        let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+        let (ec2, imds) = (listen(), listen());
+        let (ec2_url, imds_url) = (url(&ec2), url(&imds));
+        lab.serve_ec2(ec2);
+        lab.serve_imds(imds, &instance);
+        let mac = lab.mac(&eni);
+        node.netns.ip(&[
+            "link", "add", "ens6", "address", &mac, "up", "type", "veth", "peer", "name", "vpc",
+        ]);
+        Self {
+            node,
+            lab: lab.clone(),
+            instance,
+            eni,
+            mac,
+            run,
+            ec2: ec2_url,
+            imds: imds_url,
+        }
+    }
+
+    /// A call that reaches the simulated AWS.
+    pub fn call(&self, command: &str) -> Call {
+        Call::ours("eni-sync", command)
+            .env("AWS_ENDPOINT_URL_EC2", &self.ec2)
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.imds)
+    }
+
+    /// A call about a pod whose net1 on this node's ENI has `addresses`.
+    pub fn pod_call(&self, command: &str, pod: &Pod, addresses: &[&str]) -> Call {
+        self.conf_call(command, pod, addresses, &json!({}))
+    }
+
+    /// The same with more keys in the configuration.
+    pub fn conf_call(&self, command: &str, pod: &Pod, addresses: &[&str], keys: &Value) -> Call {
+        let mut conf = json!({ "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync" });
+        conf["prevResult"] = prev_result(pod, &[(&self.mac, addresses)]);
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            conf[key] = value.clone();
+        }
+        self.call(command).conf(&conf).pod(pod, "net1")
+    }
+
+    /// Runs a call on this node; no secret may be in what it prints.
+    #[track_caller]
+    pub fn run(&self, call: &Call) -> Output {
+        let output = self.node.run(call);
+        let printed = output.to_string();
+        assert!(!printed.contains(CANARY), "a secret was printed\n{printed}");
+        output
+    }
+
+    #[track_caller]
+    pub fn add(&self, pod: &Pod, addresses: &[&str]) -> Output {
+        self.run(&self.pod_call("ADD", pod, addresses))
+    }
+
+    #[track_caller]
+    pub fn check(&self, pod: &Pod, addresses: &[&str]) -> Output {
+        self.run(&self.pod_call("CHECK", pod, addresses))
+    }
+
+    #[track_caller]
+    pub fn del(&self, pod: &Pod) {
+        self.run(&self.pod_call("DEL", pod, &[])).ok();
+    }
+
+    /// GC of the network `mgmt`, for which only these attachments are valid.
+    pub fn gc_call(&self, valid: &[&Pod]) -> Call {
+        let valid: Vec<Value> = valid
+            .iter()
+            .map(|pod| json!({ "containerID": pod.id, "ifname": "net1" }))
+            .collect();
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync", "cni.dev/valid-attachments": valid,
+        });
+        self.call("GC").conf(&conf)
+    }
+
+    #[track_caller]
+    pub fn gc(&self, valid: &[&Pod]) {
+        self.run(&self.gc_call(valid)).ok();
+    }
+
+    /// The secondary addresses of this node's ENI.
+    pub fn addresses(&self) -> Vec<String> {
+        self.addresses_of(&self.eni)
+    }
+
+    pub fn addresses_of(&self, eni: &EniId) -> Vec<String> {
+        let addresses = self.lab.addresses(eni);
+        addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    /// The directory of the ledger of this node's ENI.
+    pub fn ledger_path(&self) -> PathBuf {
+        self.node
+            .state()
+            .join("eni-cni/ledger")
+            .join(self.eni.to_string())
+    }
+
+    /// The ledger of this node's ENI: address and state.
+    pub fn ledger(&self) -> BTreeMap<String, String> {
+        let mut states = BTreeMap::new();
+        for entry in fs::read_dir(self.ledger_path()).into_iter().flatten() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if !name.starts_with('.') {
+                let text = fs::read(entry.path()).unwrap();
+                let entry: Value = serde_json::from_slice(&text).unwrap();
+                states.insert(name, entry["state"].as_str().unwrap().to_owned());
+            }
+        }
+        states
+    }
+
+    /// Changes an entry of the ledger, as time or a crash would.
+    pub fn edit_ledger(&self, address: &str, edit: impl FnOnce(&mut Value)) {
+        let path = self.ledger_path().join(address);
+        let mut entry = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        edit(&mut entry);
+        fs::write(&path, entry.to_string()).unwrap();
+    }
+
+    /// Lets the cool-down of an address be over.
+    pub fn end_cooldown(&self, address: &str) {
+        self.edit_ledger(address, |entry| entry["after"] = json!(0));
+    }
+
+    /// What the plugins see as `/run`.
+    pub fn run_directory(&self) -> &Path {
+        self.run.path()
+    }
+}
+
+impl Drop for AwsNode {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_no_secret(self.node.state());
+            assert_no_secret(self.run.path());
+        }
+    }
+}
+
+fn assert_no_secret(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            assert_no_secret(&entry.path());
+        } else if kind.is_file() {
+            let text = fs::read(entry.path()).unwrap();
+            let text = String::from_utf8_lossy(&text);
+            assert!(!text.contains(CANARY), "{:?} has a secret", entry.path());
+        }
+    }
+}
+
+/// The result of a plugin that has given the pod addresses on interfaces with these MAC
+/// addresses: net1, net2 and so on.
+pub fn prev_result(pod: &Pod, interfaces: &[(&str, &[&str])]) -> Value {
+    let mut result = json!({ "cniVersion": "1.1.0", "interfaces": [], "ips": [], "dns": {} });
+    for (number, (mac, addresses)) in interfaces.iter().enumerate() {
+        let name = format!("net{}", number + 1);
+        let interface = json!({ "name": name, "mac": mac, "sandbox": pod.netns.path() });
+        result["interfaces"].as_array_mut().unwrap().push(interface);
+        for address in *addresses {
+            let prefix = if address.contains(':') { 64 } else { 24 };
+            let ip = json!({ "address": format!("{address}/{prefix}"), "interface": number });
+            result["ips"].as_array_mut().unwrap().push(ip);
+        }
+    }
+    result
+}
+
+/// Whether `condition` comes true before the deadline.
+pub fn eventually(condition: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
