@@ -160,15 +160,9 @@ impl Ec2 {
     pub(crate) fn instance_state(&self, id: &str) -> Outcome<Option<String>> {
         const ACTION: &str = "DescribeInstances";
         let request = self.client.describe_instances().instance_ids(id);
-        let answer = match self.runtime.block_on(request.send()) {
-            Ok(answer) => answer,
-            Err(cause) => {
-                let failure = failure(ACTION, &cause);
-                return match failure.kind {
-                    Kind::Missing => Ok(None),
-                    _ => Err(failure),
-                };
-            }
+        let answer = match self.call(ACTION, request.send()) {
+            Err(failure) if failure.kind == Kind::Missing => return Ok(None),
+            answer => answer?,
         };
         let mut instances = answer.reservations().iter().flat_map(|r| r.instances());
         let state = instances.find_map(|instance| instance.state()?.name().cloned());
@@ -182,10 +176,7 @@ impl Ec2 {
             .client
             .describe_instance_types()
             .instance_types(InstanceType::from(instance_type));
-        let answer = self
-            .runtime
-            .block_on(request.send())
-            .map_err(|cause| failure(ACTION, &cause))?;
+        let answer = self.call(ACTION, request.send())?;
         let network = answer
             .instance_types()
             .iter()
@@ -210,10 +201,7 @@ impl Ec2 {
             .client
             .describe_subnets()
             .set_subnet_ids(Some(ids.to_vec()));
-        let answer = self
-            .runtime
-            .block_on(request.send())
-            .map_err(|cause| failure(ACTION, &cause))?;
+        let answer = self.call(ACTION, request.send())?;
         let mut cidrs = BTreeMap::new();
         for subnet in answer.subnets() {
             let v6 = subnet.ipv6_cidr_block_association_set();
@@ -227,6 +215,20 @@ impl Ec2 {
         Ok(cidrs)
     }
 
+    /// Waits for the answer to one request.
+    fn call<T, E, R>(
+        &self,
+        action: &'static str,
+        request: impl Future<Output = Result<T, SdkError<E, R>>>,
+    ) -> Outcome<T>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        R: Debug + 'static,
+    {
+        let answer = self.runtime.block_on(request);
+        answer.map_err(|cause| failure(action, &cause))
+    }
+
     fn describe(&self, filters: Vec<Filter>) -> Outcome<Vec<Description>> {
         let pages = self
             .client
@@ -236,10 +238,8 @@ impl Ec2 {
             .page_size(PAGE)
             .items()
             .send();
-        let found: Vec<NetworkInterface> = self
-            .runtime
-            .block_on(pages.collect::<Result<Vec<_>, _>>())
-            .map_err(|cause| failure("DescribeNetworkInterfaces", &cause))?;
+        let all = pages.collect::<Result<Vec<_>, _>>();
+        let found: Vec<NetworkInterface> = self.call("DescribeNetworkInterfaces", all)?;
         Ok(found.iter().map(description).collect())
     }
 
@@ -250,10 +250,8 @@ impl Ec2 {
             .network_interface_id(eni)
             .allow_reassignment(reassign)
             .set_private_ip_addresses(Some(texts(addresses)));
-        let answer = self.runtime.block_on(request.send());
-        answer
+        self.call("AssignPrivateIpAddresses", request.send())
             .map(drop)
-            .map_err(|cause| failure("AssignPrivateIpAddresses", &cause))
     }
 
     fn assign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
@@ -262,10 +260,7 @@ impl Ec2 {
             .assign_ipv6_addresses()
             .network_interface_id(eni)
             .set_ipv6_addresses(Some(texts(addresses)));
-        let answer = self.runtime.block_on(request.send());
-        answer
-            .map(drop)
-            .map_err(|cause| failure("AssignIpv6Addresses", &cause))
+        self.call("AssignIpv6Addresses", request.send()).map(drop)
     }
 
     fn unassign_v4(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
@@ -274,10 +269,8 @@ impl Ec2 {
             .unassign_private_ip_addresses()
             .network_interface_id(eni)
             .set_private_ip_addresses(Some(texts(addresses)));
-        let answer = self.runtime.block_on(request.send());
-        answer
+        self.call("UnassignPrivateIpAddresses", request.send())
             .map(drop)
-            .map_err(|cause| failure("UnassignPrivateIpAddresses", &cause))
     }
 
     fn unassign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
@@ -286,10 +279,7 @@ impl Ec2 {
             .unassign_ipv6_addresses()
             .network_interface_id(eni)
             .set_ipv6_addresses(Some(texts(addresses)));
-        let answer = self.runtime.block_on(request.send());
-        answer
-            .map(drop)
-            .map_err(|cause| failure("UnassignIpv6Addresses", &cause))
+        self.call("UnassignIpv6Addresses", request.send()).map(drop)
     }
 }
 
