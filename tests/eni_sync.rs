@@ -1,4 +1,5 @@
 //! `eni-sync` against a simulated VPC, one module a subject.
 
+mod agent;
 mod fixture;
 mod registering;

@@ -2,7 +2,7 @@
 //! command turns out to need AWS, because its start costs more than most commands.
 
 use std::cell::OnceCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_config::provider_config::ProviderConfig;
@@ -27,6 +27,34 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a call may take with all its attempts. The kubelet gives up after minutes.
 const CALL_DEADLINE: Duration = Duration::from_secs(45);
+
+/// The clients of a process with many threads: as many as work at the same time, each
+/// with its connections.
+#[derive(Default)]
+pub(crate) struct Clients {
+    idle: Mutex<Vec<Aws>>,
+}
+
+impl Clients {
+    /// Works with clients that nobody else uses meanwhile.
+    ///
+    /// # Errors
+    /// Those of `work`, and code 999 when clients cannot be made.
+    pub(crate) fn run<T>(&self, work: impl FnOnce(&Aws) -> Result<T>) -> Result<T> {
+        let idle = self.idle().pop();
+        let aws = idle.map_or_else(Aws::open, Ok)?;
+        let outcome = work(&aws);
+        // After an error, credentials and connections are looked for anew.
+        if outcome.is_ok() {
+            self.idle().push(aws);
+        }
+        outcome
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Aws>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The clients of one process or thread.
 pub(crate) struct Aws {

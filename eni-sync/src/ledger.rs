@@ -90,14 +90,68 @@ pub(crate) struct Owner {
     /// `namespace/name` of the pod; empty when the runtime has not said.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) pod: String,
-    /// The path of the container's network namespace.
-    pub(crate) netns: String,
-    /// Which namespace the path led to.
-    pub(crate) netns_id: NetNsId,
-    /// The boot in which the attachment was made.
-    pub(crate) boot_id: String,
+    /// What shows that the attachment still exists.
+    #[serde(flatten)]
+    pub(crate) life: Life,
     /// How long the address stays on the ENI when the attachment has ended.
     pub(crate) cooldown_seconds: u64,
+}
+
+/// What an attachment ends with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+pub(crate) enum Life {
+    /// The container's network namespace.
+    Namespace {
+        /// The path of the namespace.
+        netns: String,
+        /// Which namespace the path led to.
+        netns_id: NetNsId,
+        /// The boot in which the attachment was made.
+        boot_id: String,
+    },
+    /// The reservation of host-local, of an attachment that nobody tells us of.
+    Reservation {
+        /// The path of the file.
+        reservation: PathBuf,
+    },
+}
+
+impl Life {
+    /// Whether both are the same namespace, by whatever path, or the same reservation.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Namespace {
+                    netns_id, boot_id, ..
+                },
+                Self::Namespace {
+                    netns_id: id,
+                    boot_id: boot,
+                    ..
+                },
+            ) => netns_id == id && boot_id == boot,
+            (Self::Reservation { reservation }, Self::Reservation { reservation: other }) => {
+                reservation == other
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it still exists.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read.
+    fn goes_on(&self) -> Result<bool> {
+        match self {
+            Self::Namespace {
+                netns,
+                netns_id,
+                boot_id: made_in,
+            } => Ok(boot_id()? == *made_in && is_alive(netns, *netns_id)),
+            Self::Reservation { reservation } => Ok(reservation.exists()),
+        }
+    }
 }
 
 /// Why an address could not be had.
@@ -124,16 +178,23 @@ impl Owner {
     /// Whether both are the same attachment in the same namespace.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.is_attachment(&other.network, &other.container_id, &other.ifname)
-            && self.netns_id == other.netns_id
-            && self.boot_id == other.boot_id
+            && self.life.is_same(&other.life)
     }
 
-    /// Whether the namespace of the attachment still exists.
+    /// Whether the attachment still exists.
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.
     pub(crate) fn is_alive(&self) -> Result<bool> {
-        Ok(boot_id()? == self.boot_id && is_alive(&self.netns, self.netns_id))
+        self.life.goes_on()
+    }
+
+    /// The path of the container's network namespace, where it is known.
+    pub(crate) fn netns(&self) -> Option<&str> {
+        match &self.life {
+            Life::Namespace { netns, .. } => Some(netns),
+            Life::Reservation { .. } => None,
+        }
     }
 }
 
@@ -208,7 +269,18 @@ impl Entry {
         })
     }
 
-    /// Whether its owner's namespace still exists.
+    /// Whether the address is, or is being made, that of `owner`'s attachment, whoever
+    /// has told us of it.
+    pub(crate) fn is_for(&self, owner: &Owner) -> bool {
+        let is_in_use = matches!(self.state, State::Held | State::Claiming { .. });
+        let own = self.owner.as_ref();
+        is_in_use
+            && own.is_some_and(|own| {
+                (&own.container_id, &own.ifname) == (&owner.container_id, &owner.ifname)
+            })
+    }
+
+    /// Whether its owner still exists.
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.

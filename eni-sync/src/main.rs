@@ -1,9 +1,12 @@
 //! `eni-sync` makes the addresses of pods routable in the VPC: it registers them on the
 //! ENI that they are reached at, and removes them when nobody has them any more.
 
+mod agent;
 mod assign;
 mod aws;
+mod cli;
 mod config;
+mod configuration;
 mod ec2;
 mod failure;
 mod imds;
@@ -12,17 +15,24 @@ mod ledger;
 mod living;
 mod plan;
 mod plugin;
+mod reconcile;
 mod registrar;
 mod release;
+mod socket;
 mod takeover;
 mod wanted;
+mod watch;
 
 use std::process::ExitCode;
 
-use common::plugin::{Commands, run};
+use common::plugin::Commands;
 
+/// With `CNI_COMMAND` a plugin, without it a command line.
 fn main() -> ExitCode {
-    run(&Commands {
+    if std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
+        return cli::run();
+    }
+    common::plugin::run(&Commands {
         name: "eni-sync",
         version: env!("CARGO_PKG_VERSION"),
         add: plugin::add,

@@ -105,6 +105,34 @@ pub(crate) fn require_releasable(eni: &Description) -> Result<()> {
     require_managed_as(&eni.id, eni.device_index, eni.no_manage)
 }
 
+/// How the ledger and an ENI differ in one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Drift {
+    /// It is on the ENI, and the ledger does not know it.
+    Unknown(IpAddr),
+    /// The ledger holds it for an attachment, and it is not on the ENI.
+    Lost(Entry),
+    /// The ledger remembers it for nobody, and it is not on the ENI.
+    Gone(Entry),
+}
+
+/// How the ledger of an ENI differs from what EC2 says. What is being claimed or
+/// released is on its way and differs from nothing.
+pub(crate) fn compare(entries: &[Entry], actual: &Description) -> Vec<Drift> {
+    let is_known = |address: &IpAddr| entries.iter().any(|entry| entry.address == *address);
+    let unknown = actual.secondary.iter().copied();
+    let unknown = unknown
+        .filter(|address| !is_known(address))
+        .map(Drift::Unknown);
+    let missing = entries.iter().filter(|entry| !actual.has(entry.address));
+    let missing = missing.filter_map(|entry| match entry.state {
+        State::Held => Some(Drift::Lost(entry.clone())),
+        State::Adopted => Some(Drift::Gone(entry.clone())),
+        State::Claiming { .. } | State::Releasing { .. } => None,
+    });
+    unknown.chain(missing).collect()
+}
+
 /// Whether an address needs no registration: it is the ENI's own or in a prefix that
 /// is delegated to it.
 pub(crate) fn is_registered(eni: &Eni, address: IpAddr) -> bool {
@@ -159,6 +187,7 @@ mod tests {
 
     use super::*;
     use crate::config::Takeover;
+    use crate::ledger::Life;
 
     fn owner(container_id: &str) -> Owner {
         Owner {
@@ -166,12 +195,14 @@ mod tests {
             container_id: container_id.into(),
             ifname: "net1".into(),
             pod: String::new(),
-            netns: "/run/netns/x".into(),
-            netns_id: NetNsId {
-                device: 4,
-                inode: 7,
+            life: Life::Namespace {
+                netns: "/run/netns/x".into(),
+                netns_id: NetNsId {
+                    device: 4,
+                    inode: 7,
+                },
+                boot_id: "b".into(),
             },
-            boot_id: "b".into(),
             cooldown_seconds: 30,
         }
     }

@@ -14,10 +14,11 @@ use common::result::AddResult;
 use crate::aws::Aws;
 use crate::config::Config;
 use crate::inventory;
-use crate::ledger::{Entries, Entry, Ledger, Owner, State, now};
+use crate::ledger::{Entries, Entry, Ledger, Life, Owner, State};
 use crate::plan;
-use crate::registrar::{Node, Request, TURN_DEADLINE, give_up, register};
+use crate::registrar::{self, Node, Request, give_up};
 use crate::release;
+use crate::socket;
 use crate::wanted::{self, Wanted};
 
 pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
@@ -30,7 +31,7 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
         best_effort: !config.strict,
     };
     let ledger = Ledger::of_node();
-    match register_all(&ledger, &wanted, &request) {
+    match register(&ledger, &wanted, &request) {
         Ok(()) => Ok(prev_result),
         Err(error) if config.strict => {
             // The runtime sends a DEL now. Nothing waits for it.
@@ -46,21 +47,15 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
     }
 }
 
-fn register_all(ledger: &Ledger, wanted: &Wanted, request: &Request) -> Result<()> {
+/// Has the agent register the addresses, or does it where there is none.
+fn register(ledger: &Ledger, wanted: &Wanted, request: &Request) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let aws = Aws::open()?;
-    for (mac, addresses) in wanted {
-        let (inventory, eni) = inventory::find(&aws, mac)?;
-        let node = Node {
-            aws: &aws,
-            ledger,
-            inventory: &inventory,
-        };
-        register(&node, &eni, addresses, request)?;
+    match socket::register(wanted, request) {
+        Some(answer) => answer,
+        None => registrar::register_all(&Aws::open()?, ledger, wanted, request),
     }
-    Ok(())
 }
 
 fn owner(args: &CmdArgs, config: &Config) -> Result<Owner> {
@@ -82,9 +77,11 @@ fn owner(args: &CmdArgs, config: &Config) -> Result<Owner> {
         container_id: args.container_id.to_string(),
         ifname: args.ifname.to_string(),
         pod,
-        netns_id: netns.id()?,
-        netns: args.netns.clone(),
-        boot_id: boot_id()?,
+        life: Life::Namespace {
+            netns_id: netns.id()?,
+            netns: args.netns.clone(),
+            boot_id: boot_id()?,
+        },
         cooldown_seconds: config.cooldown.as_secs(),
     })
 }
@@ -97,7 +94,9 @@ fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
 }
 
 pub(crate) fn del(args: &CmdArgs) -> Result<()> {
-    give_up(&Ledger::of_node(), |entry| entry.is_of(args))
+    give_up(&Ledger::of_node(), |entry| entry.is_of(args))?;
+    socket::announce();
+    Ok(())
 }
 
 pub(crate) fn check(args: &CmdArgs) -> Result<()> {
@@ -225,33 +224,6 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
             owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
         })
     }));
-    errors.keep(release_all_due(&ledger));
-    errors.into_result()
-}
-
-/// Removes every address that is due from every ENI. Without any, AWS is not asked.
-fn release_all_due(ledger: &Ledger) -> Result<()> {
-    let mut errors = Errors::default();
-    let mut aws = None;
-    for eni in ledger.enis()? {
-        let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
-        if plan::due(&entries.unwrap_or_default(), now()).is_empty() {
-            continue;
-        }
-        let aws = match &aws {
-            Some(aws) => aws,
-            None => aws.insert(Aws::open()?),
-        };
-        let inventory = inventory::current(aws, |_| true)?;
-        let node = Node {
-            aws,
-            ledger,
-            inventory: &inventory,
-        };
-        let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
-        if turn.is_some() {
-            errors.keep(release::release_due(&node, &eni));
-        }
-    }
+    errors.keep(Aws::open().and_then(|aws| release::release_all_due(&aws, &ledger)));
     errors.into_result()
 }

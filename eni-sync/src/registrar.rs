@@ -3,18 +3,22 @@
 //! has been written meanwhile. So there is one change at a time, a burst of pods
 //! becomes a few calls, and nobody waits for a timer.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::{Eni, Inventory};
+use serde::{Deserialize, Serialize};
 
 use crate::assign::{Assigner, Claimed};
 use crate::aws::Aws;
 use crate::config::Takeover;
+use crate::inventory;
 use crate::ledger::{EniLedger, Entries, Entry, Ledger, Owner, Refusal, State, now};
 use crate::plan::{self, Claim};
 use crate::release;
+use crate::wanted::Wanted;
 
 /// How long an attachment waits until the processes before it have asked AWS.
 pub(crate) const TURN_DEADLINE: Duration = Duration::from_secs(100);
@@ -27,11 +31,34 @@ pub(crate) struct Node<'a> {
 }
 
 /// An attachment that needs addresses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Request {
     pub(crate) owner: Owner,
     pub(crate) takeover: Takeover,
     pub(crate) best_effort: bool,
+}
+
+/// Registers all of an attachment's addresses, each on the ENI it is reached at.
+///
+/// # Errors
+/// Those of [`register`] and of finding the ENI.
+pub(crate) fn register_all(
+    aws: &Aws,
+    ledger: &Ledger,
+    wanted: &Wanted,
+    request: &Request,
+) -> Result<()> {
+    for (mac, addresses) in wanted {
+        let (inventory, eni) = inventory::find(aws, mac)?;
+        let node = Node {
+            aws,
+            ledger,
+            inventory: &inventory,
+        };
+        register(&node, &eni, addresses, request)?;
+    }
+    Ok(())
 }
 
 /// Registers `addresses` on `eni`, or says why that is not possible. What has been
@@ -41,12 +68,7 @@ pub(crate) struct Request {
 /// Code 7 for an address that can never be registered, 11 for one that somebody else
 /// has or AWS does not assign now, 100 without permission, 5 or 6 naming a file of the
 /// ledger.
-pub(crate) fn register(
-    node: &Node<'_>,
-    eni: &Eni,
-    addresses: &[IpAddr],
-    request: &Request,
-) -> Result<()> {
+fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -> Result<()> {
     let mut wanted = addresses.to_vec();
     wanted.retain(|address| !plan::is_registered(eni, *address));
     if wanted.is_empty() {
@@ -72,6 +94,50 @@ pub(crate) fn register(
     }
     release_if_worth(node, eni, &ledger);
     Ok(())
+}
+
+/// Registers what host-local has reserved for attachments that nobody hands over, with
+/// one call for all of them. What cannot be had is tried again when the ENI is settled
+/// next.
+///
+/// # Errors
+/// Those of [`register`] that concern all of them; others are in the ledger.
+pub(crate) fn register_reservations(
+    node: &Node<'_>,
+    eni: &Eni,
+    reservations: BTreeMap<IpAddr, Owner>,
+    takeover: Takeover,
+) -> Result<()> {
+    plan::require_managed(eni)?;
+    let ledger = node.ledger.of_eni(&eni.id)?;
+    let known = ledger.open()?.all()?;
+    let mut is_news = false;
+    for (address, owner) in reservations {
+        let is_new = !known
+            .iter()
+            .any(|entry| entry.address == address && entry.is_for(&owner));
+        if !is_new || plan::is_registered(eni, address) {
+            continue;
+        }
+        let request = Request {
+            owner,
+            takeover,
+            best_effort: true,
+        };
+        let claimed = plan::require_assignable(eni, address).and_then(|()| {
+            let reusable = claim(&ledger, &[address], &request)?;
+            confirm(node, eni, &ledger, &reusable, &request)
+        });
+        match claimed {
+            Ok(()) => is_news = true,
+            Err(error) => eprintln!("{address} of {}: {error}", request.owner),
+        }
+    }
+    if !is_news {
+        return Ok(());
+    }
+    let _turn = ledger.take_turn(TURN_DEADLINE)?;
+    settle(node, eni, &ledger)
 }
 
 /// Writes the wish for `wanted` down, all of it or nothing, and returns the addresses

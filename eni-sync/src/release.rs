@@ -2,15 +2,18 @@
 //! has, and that EC2 shows on an ENI of this node at that moment.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use common::error::Result;
+use common::error::{Errors, Result};
 
+use crate::aws::Aws;
 use crate::ec2::Family;
 use crate::failure::{Failure, Kind};
-use crate::ledger::{EniLedger, Entry, State, now};
+use crate::inventory;
+use crate::ledger::{EniLedger, Entry, Ledger, Owner, State, now};
 use crate::living;
 use crate::plan;
-use crate::registrar::Node;
+use crate::registrar::{Node, TURN_DEADLINE};
 
 /// So long an address is left alone that some pod still has, in seconds.
 const POSTPONED: u64 = 60;
@@ -23,6 +26,52 @@ pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let due: Vec<Entry> = plan::due(&entries, now()).into_iter().cloned().collect();
     release(node, ledger, due).map(drop)
+}
+
+/// Removes every address that is due from every ENI. Without any, AWS is not asked.
+///
+/// # Errors
+/// What went wrong with any of the ENIs; the others are done.
+pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger) -> Result<()> {
+    let mut errors = Errors::default();
+    for eni in ledger.enis()? {
+        let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
+        if plan::due(&entries.unwrap_or_default(), now()).is_empty() {
+            continue;
+        }
+        let inventory = inventory::current(aws, |_| true)?;
+        let node = Node {
+            aws,
+            ledger,
+            inventory: &inventory,
+        };
+        let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
+        if turn.is_some() {
+            errors.keep(release_due(&node, &eni));
+        }
+    }
+    errors.into_result()
+}
+
+/// How long it is until an address will be due; nothing when none is on its way out.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger.
+pub(crate) fn next_due(ledger: &Ledger) -> Result<Option<Duration>> {
+    let now = now();
+    let mut next = None;
+    for eni in ledger.enis()? {
+        let entries = eni.open()?.all()?;
+        let times = plan::cooling(&entries)
+            .into_iter()
+            .filter_map(|entry| match entry.state {
+                State::Releasing { after, .. } => Some(after.saturating_sub(now)),
+                _ => None,
+            });
+        next = times.chain(next).min();
+    }
+    // A second is as exact as the ledger is.
+    Ok(next.map(|seconds| Duration::from_secs(seconds.max(1))))
 }
 
 /// Removes up to `wanted` addresses of a family that are in their cool-down, the oldest
@@ -94,7 +143,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
 /// ended for the runtime and not for the pod.
 fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
     let owners = entries.iter().filter_map(|entry| entry.owner.as_ref());
-    let living = living::addresses(owners.map(|owner| owner.netns.as_str()))?;
+    let living = living::addresses(owners.filter_map(Owner::netns))?;
     let (kept, ended): (Vec<_>, Vec<_>) = entries
         .into_iter()
         .partition(|entry| living.contains(&entry.address));

@@ -4,13 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::net::{IpAddr, TcpListener};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{EniId, InstanceId, Lab, SubnetId, VpcId};
 use harness::{Call, Node, Output, Pod};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -238,6 +243,74 @@ impl Drop for AwsNode {
             assert_no_secret(self.node.state());
             assert_no_secret(self.run.path());
         }
+    }
+}
+
+/// An agent that runs on a node until this value is dropped.
+pub struct Agent {
+    process: Child,
+}
+
+impl Agent {
+    /// Starts an agent and waits until it says that it is ready.
+    pub fn start(node: &AwsNode, configuration: &Value) -> Self {
+        let path = node.run_directory().join("notify.sock");
+        fs::remove_file(&path).ok();
+        let notify = UnixDatagram::bind(&path).unwrap();
+        notify.set_read_timeout(Some(DEADLINE)).unwrap();
+        let agent = Self::spawn(node, configuration);
+        let mut message = [0; 64];
+        let length = match notify.recv(&mut message) {
+            Ok(length) => length,
+            Err(cause) => panic!("the agent is not ready: {cause}\n{:?}", agent.wait()),
+        };
+        assert!(message[..length].starts_with(b"READY=1"));
+        agent
+    }
+
+    /// Starts an agent that may end by itself.
+    pub fn spawn(node: &AwsNode, configuration: &Value) -> Self {
+        let path = node.run_directory().join("agent.json");
+        fs::write(&path, configuration.to_string()).unwrap();
+        let mut command = node.call("").without("CNI_COMMAND").process();
+        command
+            .args(["agent", "--config", "/run/agent.json"])
+            .env("NOTIFY_SOCKET", "/run/notify.sock")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let process = node.node.inside(|| command.spawn().unwrap());
+        Self { process }
+    }
+
+    /// Ends it as a service manager does, and returns its status.
+    pub fn stop(mut self) -> Option<i32> {
+        let id = i32::try_from(self.process.id()).unwrap();
+        kill(Pid::from_raw(id), Signal::SIGTERM).unwrap();
+        self.process.wait().unwrap().code()
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself: its status and what it has said.
+    pub fn wait(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        let mut errors = self.process.stderr.take().unwrap();
+        errors.read_to_string(&mut said).unwrap();
+        assert!(!said.contains(CANARY), "a secret was printed\n{said}");
+        (self.process.wait().unwrap().code(), said)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.process.kill().ok();
+        self.process.wait().ok();
     }
 }
 

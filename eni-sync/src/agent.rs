@@ -1,0 +1,264 @@
+//! The agent of a node: it registers what plugins hand over and what host-local
+//! reserves, releases what is due when it is due, and compares the ledger with EC2.
+//! The ledger is all it knows, so a crash costs nothing.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::error::{Error, Result};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::aws::Clients;
+use crate::configuration::Configuration;
+use crate::inventory;
+use crate::ledger::{Ledger, Refusal};
+use crate::reconcile;
+use crate::registrar::{self, Node};
+use crate::release;
+use crate::socket::{self, Answer, Ask};
+use crate::watch;
+
+/// How long work in progress may take when the agent has to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// After an error, the next try waits this long at least, and twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// So long releases wait for registrations to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the threads of the agent share.
+pub(crate) struct Agent {
+    pub(crate) clients: Clients,
+    pub(crate) ledger: Ledger,
+    pub(crate) configuration: Configuration,
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+/// What is going on and what is to be done.
+#[derive(Default)]
+struct Work {
+    /// How many requests of plugins are being served.
+    requests: usize,
+    /// Whether the ledger has changed since the keeper looked.
+    is_news: bool,
+    /// Whether the agent has to end.
+    is_ending: bool,
+}
+
+/// Runs the agent until a signal ends it.
+///
+/// # Errors
+/// What keeps it from starting; code 7 or 5 naming the file or the path.
+pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Every thread inherits this, so that the signals wait for this one.
+    let failed =
+        |errno: nix::Error| Error::internal("failed to await signals").because(&errno.into());
+    signals.thread_block().map_err(failed)?;
+
+    let listener = socket::listen(socket)?;
+    let agent = Arc::new(Agent {
+        clients: Clients::default(),
+        ledger: Ledger::of_node(),
+        configuration,
+        work: Mutex::default(),
+        changed: Condvar::new(),
+    });
+    agent.start("keeper", Agent::keep)?;
+    agent.start("watcher", watch::run)?;
+    agent.start("socket", move |agent| agent.serve(&listener))?;
+    notify_ready();
+    signals.wait().map_err(failed)?;
+    agent.drain();
+    Ok(())
+}
+
+/// Tells the service manager that sockets and watches are in place.
+fn notify_ready() {
+    if let Err(cause) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        eprintln!("the service manager could not be told of the start: {cause}");
+    }
+}
+
+impl Agent {
+    fn start(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> Result<()> {
+        let agent = Arc::clone(self);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let started = thread.spawn(move || work(&agent));
+        let msg = || format!("failed to start the thread {name}");
+        started
+            .map(drop)
+            .map_err(|cause| Error::internal(msg()).because(&cause))
+    }
+
+    /// Serves plugins, each on a thread of its own: the ledger makes batches of what
+    /// they want at the same time.
+    fn serve(self: &Arc<Self>, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            let served = stream.map_err(|cause| Error::internal("accept").because(&cause));
+            let served =
+                served.and_then(|stream| self.start("request", move |agent| agent.answer(&stream)));
+            if let Err(error) = served {
+                eprintln!("a plugin could not be served: {error}");
+            }
+        }
+    }
+
+    fn answer(&self, stream: &UnixStream) {
+        if !socket::is_of_root(stream) {
+            eprintln!("a process that is not root's has been refused");
+            return;
+        }
+        let answer = match socket::read(stream) {
+            Ok(Ask::Register { wanted, request }) => {
+                self.during_request(|| match request.owner.is_alive() {
+                    Ok(false) => Answer::Unseen,
+                    alive => answer_of(alive.and_then(|_| {
+                        self.clients.run(|aws| {
+                            registrar::register_all(aws, &self.ledger, &wanted, &request)
+                        })
+                    })),
+                })
+            }
+            Ok(Ask::Look) => {
+                self.update(|work| work.is_news = true);
+                Answer::Done
+            }
+            Err(cause) => {
+                eprintln!("a request could not be read: {cause}");
+                return;
+            }
+        };
+        if let Err(cause) = socket::send(stream, &answer) {
+            // The plugin has given up. Its DEL will give back what it has got.
+            eprintln!("an answer could not be delivered: {cause}");
+        }
+    }
+
+    fn during_request<T>(&self, serve: impl FnOnce() -> T) -> T {
+        self.update(|work| work.requests += 1);
+        let answer = serve();
+        self.update(|work| {
+            work.requests -= 1;
+            work.is_news = true;
+        });
+        answer
+    }
+
+    /// Releases what is due, when it is due, and compares the ledger with EC2 from time
+    /// to time.
+    fn keep(self: &Arc<Self>) {
+        let mut pause = FIRST_PAUSE;
+        let mut reconcile_at = Instant::now();
+        loop {
+            let mut outcome = Ok(());
+            if reconcile_at <= Instant::now() {
+                outcome = self.reconcile();
+                reconcile_at = Instant::now() + self.configuration.reconcile_interval();
+            }
+            self.await_calm();
+            let outcome = outcome.and(self.release_due());
+            let wait = match outcome {
+                Ok(next) => {
+                    pause = FIRST_PAUSE;
+                    next
+                }
+                Err(error) => {
+                    eprintln!("{error}; trying again in {pause:?}");
+                    let wait = pause;
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                    Some(wait)
+                }
+            };
+            let until_reconcile = reconcile_at.saturating_duration_since(Instant::now());
+            if !self.sleep(wait.unwrap_or(until_reconcile).min(until_reconcile)) {
+                return;
+            }
+        }
+    }
+
+    /// Compares the ledger with EC2, and repairs what differs.
+    pub(crate) fn reconcile(&self) -> Result<()> {
+        self.clients.run(|aws| {
+            let inventory = inventory::discover(aws)?;
+            let node = Node {
+                aws,
+                ledger: &self.ledger,
+                inventory: &inventory,
+            };
+            let report = reconcile::run(&node, &mut |_| {})?;
+            if !report.is_empty() {
+                eprintln!("{report}");
+            }
+            Ok(())
+        })
+    }
+
+    /// Releases what is due, and says when something will be.
+    fn release_due(&self) -> Result<Option<Duration>> {
+        self.clients
+            .run(|aws| release::release_all_due(aws, &self.ledger))?;
+        release::next_due(&self.ledger)
+    }
+
+    /// Waits until no plugin is being served, or for so long that releases must go on.
+    fn await_calm(&self) {
+        let busy = |work: &mut Work| work.requests > 0 && !work.is_ending;
+        let waited = self.changed.wait_timeout_while(self.work(), PATIENCE, busy);
+        drop(waited);
+    }
+
+    /// Sleeps until there is news; whether the agent goes on.
+    fn sleep(&self, time: Duration) -> bool {
+        let idle = |work: &mut Work| !work.is_news && !work.is_ending;
+        let waited = self.changed.wait_timeout_while(self.work(), time, idle);
+        let (mut work, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        work.is_news = false;
+        !work.is_ending
+    }
+
+    /// Says that the ledger has changed.
+    pub(crate) fn announce(&self) {
+        self.update(|work| work.is_news = true);
+    }
+
+    /// Lets what is being served end.
+    fn drain(&self) {
+        self.update(|work| work.is_ending = true);
+        let busy = |work: &mut Work| work.requests > 0;
+        let waited = self
+            .changed
+            .wait_timeout_while(self.work(), DRAIN_DEADLINE, busy);
+        let (work, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if work.requests > 0 {
+            eprintln!("{} requests were not served in time", work.requests);
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Work)) {
+        change(&mut self.work());
+        self.changed.notify_all();
+    }
+
+    /// A thread that has ended in the middle has left nothing half done here.
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn answer_of(outcome: Result<()>) -> Answer {
+    match outcome {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Refused(Refusal::of(&error)),
+    }
+}

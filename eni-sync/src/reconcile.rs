@@ -1,0 +1,123 @@
+//! Compares the ledger with what EC2 has, ENI by ENI, and repairs what differs: what is
+//! lost is assigned again, what is unknown is adopted and left alone, and what nobody
+//! lives for any more is released.
+
+use std::fmt;
+
+use common::error::{Errors, Result};
+use common::inventory::Eni;
+
+use crate::config::Takeover;
+use crate::ledger::{Entries, Entry, State, now};
+use crate::plan::{self, Drift};
+use crate::registrar::{Node, TURN_DEADLINE, settle};
+
+/// So long an attachment may look dead before its addresses are released, in seconds:
+/// the runtime's own DEL comes first.
+const GRACE: u64 = 300;
+
+/// What was different, in addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// On the ENI and unknown to the ledger.
+    pub(crate) adopted: usize,
+    /// Held by the ledger and not on the ENI.
+    pub(crate) lost: usize,
+    /// Held for attachments that have ended without a DEL.
+    pub(crate) abandoned: usize,
+    /// Known to the ledger, needed by nobody, and gone.
+    pub(crate) gone: usize,
+}
+
+impl Report {
+    /// Whether nothing was different.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            adopted,
+            lost,
+            abandoned,
+            gone,
+        } = self;
+        write!(
+            f,
+            "addresses adopted: {adopted}, lost and assigned again: {lost}, \
+             abandoned: {abandoned}, gone: {gone}"
+        )
+    }
+}
+
+/// Compares every ENI for pods with the ledger. `progress` hears of each that is done.
+///
+/// # Errors
+/// What went wrong with any of them; the others are done.
+pub(crate) fn run(node: &Node<'_>, progress: &mut dyn FnMut(&Eni)) -> Result<Report> {
+    let mut report = Report::default();
+    let mut errors = Errors::default();
+    let enis = node.inventory.enis.iter();
+    for eni in enis.filter(|eni| plan::require_managed(eni).is_ok()) {
+        errors.keep(compare(node, eni, &mut report));
+        progress(eni);
+    }
+    errors.into_result().map(|()| report)
+}
+
+fn compare(node: &Node<'_>, eni: &Eni, report: &mut Report) -> Result<()> {
+    let ledger = node.ledger.of_eni(&eni.id)?;
+    let _turn = ledger.take_turn(TURN_DEADLINE)?;
+    let ec2 = node.aws.ec2(&node.inventory.region);
+    let actual = ec2.eni(&eni.id);
+    let actual = actual.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
+    let Some(actual) = actual else {
+        return Ok(());
+    };
+    {
+        let entries = ledger.open()?;
+        for drift in plan::compare(&entries.all()?, &actual) {
+            repair(&entries, drift, report)?;
+        }
+        for entry in entries.all()? {
+            end_if_abandoned(&entries, entry, report)?;
+        }
+    }
+    settle(node, eni, &ledger)
+}
+
+fn repair(entries: &Entries, drift: Drift, report: &mut Report) -> Result<()> {
+    match drift {
+        Drift::Unknown(address) => {
+            report.adopted += 1;
+            entries.write(&Entry::new(address, State::Adopted, None))
+        }
+        Drift::Gone(entry) => {
+            report.gone += 1;
+            entries.forget(entry.address)
+        }
+        Drift::Lost(entry) if entry.has_living_owner()? => {
+            report.lost += 1;
+            entries.write(&entry.into_state(State::Claiming {
+                takeover: Takeover::DeadOwner,
+                best_effort: true,
+                refusal: None,
+            }))
+        }
+        Drift::Lost(entry) => {
+            report.abandoned += 1;
+            entries.forget(entry.address)
+        }
+    }
+}
+
+fn end_if_abandoned(entries: &Entries, entry: Entry, report: &mut Report) -> Result<()> {
+    let is_old = entry.since.saturating_add(GRACE) <= now() || entry.since > now();
+    if entry.state != State::Held || !is_old || entry.has_living_owner()? {
+        return Ok(());
+    }
+    report.abandoned += 1;
+    entries.write(&entry.into_cooldown())
+}

@@ -1,0 +1,160 @@
+//! Networks that do not chain eni-sync: the agent watches the directories in which
+//! host-local keeps their reservations. An address that appears is registered, one
+//! that goes is released. What was missed is found by looking again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use common::error::{Error, Result};
+use common::file;
+use common::netlink::Netlink;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::agent::Agent;
+use crate::configuration::Watched;
+use crate::inventory;
+use crate::ledger::{Entry, Life, Owner};
+use crate::registrar::{self, Node};
+
+/// After an error of the watch itself, so long until the next try.
+const PAUSE: Duration = Duration::from_secs(5);
+/// A reservation is two short lines.
+const RESERVATION_LIMIT: u64 = 4096;
+
+/// Watches the networks of the configuration for ever.
+pub(crate) fn run(agent: &Arc<Agent>) {
+    if agent.configuration.networks.is_empty() {
+        return;
+    }
+    loop {
+        if let Err(error) = watch(agent) {
+            eprintln!("{error}; looking again in {PAUSE:?}");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Looks at every network, and again whenever one of the directories changes.
+fn watch(agent: &Arc<Agent>) -> Result<()> {
+    let failed = |errno: nix::Error| Error::internal("failed to watch").because(&errno.into());
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(failed)?;
+    loop {
+        // Watched first, looked at then: nothing can appear between the two.
+        for network in &agent.configuration.networks {
+            add_watch(&inotify, &network.directory())?;
+        }
+        for network in &agent.configuration.networks {
+            if let Err(error) = look(agent, network) {
+                eprintln!("network {}: {error}", network.name);
+            }
+        }
+        agent.announce();
+        inotify.read_events().map_err(failed)?;
+    }
+}
+
+/// Watches a directory, or the closest one above it that exists, where it will appear.
+fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
+    let changes = AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE_SELF;
+    for existing in directory.ancestors() {
+        match inotify.add_watch(existing, changes) {
+            Ok(_) => return Ok(()),
+            Err(nix::Error::ENOENT) => {}
+            Err(errno) => {
+                let msg = format!("failed to watch {existing:?}");
+                return Err(Error::internal(msg).because(&errno.into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the ledger follow the reservations of one network.
+fn look(agent: &Agent, network: &Watched) -> Result<()> {
+    let reservations = reservations(network)?;
+    registrar::give_up(&agent.ledger, |entry| {
+        is_of(entry, network) && !reservations.contains_key(&entry.address)
+    })?;
+    if reservations.is_empty() {
+        return Ok(());
+    }
+    let mac = mac_of(&network.master)?;
+    agent.clients.run(|aws| {
+        let (inventory, eni) = inventory::find(aws, &mac)?;
+        let node = Node {
+            aws,
+            ledger: &agent.ledger,
+            inventory: &inventory,
+        };
+        registrar::register_reservations(&node, &eni, reservations, network.takeover)
+    })
+}
+
+/// Whether an entry is of an attachment that this watch has found.
+fn is_of(entry: &Entry, network: &Watched) -> bool {
+    let owner = entry
+        .owner
+        .as_ref()
+        .filter(|owner| owner.network == network.name);
+    owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
+}
+
+/// What host-local has reserved in a network, and for whom.
+fn reservations(network: &Watched) -> Result<BTreeMap<IpAddr, Owner>> {
+    let directory = network.directory();
+    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(cause) => return Err(failed(cause)),
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        // The lock and what host-local keeps besides have other names.
+        let Some(address) = name.and_then(|name| name.parse::<IpAddr>().ok()) else {
+            continue;
+        };
+        if let Some(owner) = owner(network, &path) {
+            found.insert(address, owner);
+        }
+    }
+    Ok(found)
+}
+
+/// The attachment that a reservation names: its container, and below its interface. One
+/// that is being written, or has gone, has none yet or no more.
+fn owner(network: &Watched, path: &Path) -> Option<Owner> {
+    let text = file::read_regular(path, RESERVATION_LIMIT).ok()?;
+    let text = String::from_utf8(text).ok()?;
+    let mut lines = text.lines().map(str::trim);
+    let container_id = lines.next().filter(|line| !line.is_empty())?;
+    Some(Owner {
+        network: network.name.clone(),
+        container_id: container_id.to_owned(),
+        ifname: lines.next().unwrap_or_default().to_owned(),
+        pod: String::new(),
+        life: Life::Reservation {
+            reservation: path.to_owned(),
+        },
+        cooldown_seconds: network.cooldown_seconds,
+    })
+}
+
+fn mac_of(master: &str) -> Result<String> {
+    let link = Netlink::open()?.link_by_name(master)?;
+    link.map(|link| link.mac)
+        .ok_or_else(|| Error::config(format!("there is no interface {master:?}")))
+}
