@@ -1,9 +1,14 @@
 //! The simulated VPC itself, over HTTP as its clients see it: every rule with where it
-//! is known from. Sections are those of the project's reference on AWS; [R] marks what
-//! nobody has checked on AWS, so it is a switch, tested both ways.
+//! is known from. Sections are those of `aws.md`, the project's reference on AWS; what is
+//! called unchecked is known to nobody, so it is a switch, tested both ways.
 
+mod describe;
+mod faults;
 mod imds;
 mod ipv4;
+mod ipv6;
+mod log;
+mod set_up;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -16,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";
+const ASSIGN_IPV6: &str = "AssignIpv6Addresses";
+const UNASSIGN_IPV6: &str = "UnassignIpv6Addresses";
+const DESCRIBE: &str = "DescribeNetworkInterfaces";
 
 /// A VPC with one node that has one interface for Multus.
 struct Vpc {
@@ -187,18 +195,29 @@ fn send(
     headers: &[&str],
     body: &str,
 ) -> Option<Reply> {
+    let headers: String = headers.iter().map(|h| format!("{h}\r\n")).collect();
+    let head = format!("{method} {path} HTTP/1.1\r\n{headers}");
+    exchange(PATIENCE, address, &head, body)
+}
+
+/// A call by a client that gives up after the time.
+fn send_within(time: Duration, address: SocketAddr, header: &str, body: &str) -> Option<Reply> {
+    let head = format!("POST / HTTP/1.1\r\n{header}\r\n");
+    exchange(time, address, &head, body)
+}
+
+fn exchange(time: Duration, address: SocketAddr, head: &str, body: &str) -> Option<Reply> {
     let mut stream = TcpStream::connect(address).expect("the lab listens");
     stream
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(time))
         .expect("a time-out can be set");
-    let headers: String = headers.iter().map(|h| format!("{h}\r\n")).collect();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: lab\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let length = body.len();
+    let request =
+        format!("{head}host: lab\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).expect("it is sent");
     let mut answer = String::new();
-    // A connection that is reset is as unanswered as one that is closed.
+    // A connection that is reset, or on which nothing comes, is as unanswered as one
+    // that is closed.
     let _read = stream.read_to_string(&mut answer);
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;

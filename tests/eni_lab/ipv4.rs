@@ -23,7 +23,7 @@ fn an_assignment_answers_with_the_new_addresses_only() {
     );
 }
 
-/// 5.6 "repeat Assign", [R].
+/// 5.6 "repeat Assign", unchecked.
 #[test]
 fn the_same_assignment_again_is_accepted_or_refused_as_the_switch_says() {
     let vpc = Vpc::new();

@@ -54,6 +54,7 @@ pub(super) struct Armed {
 
 /// The fault of the next call of an action.
 pub(super) fn next(script: &mut Vec<Armed>, action: &str) -> Option<Fault> {
+    script.retain(|armed| armed.times > 0);
     let mut hit = None;
     for armed in script.iter_mut().filter(|armed| armed.action == action) {
         if armed.skip > 0 {
@@ -63,7 +64,6 @@ pub(super) fn next(script: &mut Vec<Armed>, action: &str) -> Option<Fault> {
             hit = Some(armed.fault.clone());
         }
     }
-    script.retain(|armed| armed.times > 0);
     hit
 }
 

@@ -1,6 +1,7 @@
 //! Switches: answers where AWS' behaviour is not known, and how slow, limited or
-//! strict the simulated one is. Sections are those of `reference/aws.md`; [R] marks
-//! what nobody has checked on AWS, so eni-sync must pass with the switch either way.
+//! strict the simulated one is. Sections are those of `aws.md`, the project's
+//! reference on AWS; what is called unchecked is known to nobody, so eni-sync must pass
+//! with the switch either way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use super::limits::Limits;
 
 /// What an explicit assignment of an address does that the interface has already
-/// (5.6, [R]).
+/// (5.6, unchecked).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
     /// It succeeds and changes nothing; the answer lists only what is new.
@@ -26,7 +27,7 @@ pub struct Bucket {
     pub per_second: f64,
 }
 
-/// The token buckets of an account and region, one for each action (3.4, [R]).
+/// The token buckets of an account and region, one for each action (3.4, unchecked).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Buckets {
     /// Of each action that changes something.
@@ -51,7 +52,7 @@ impl Default for Buckets {
 /// How the simulated VPC behaves. The default is immediate, unlimited and strict.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The same explicit assignment again (5.6, [R]).
+    /// The same explicit assignment again (5.6, unchecked).
     pub repeat_assign: Repeat,
     /// How long after a successful reassignment the address moves; until then
     /// describes and IMDS show the old owner (3.1 "asynchronous", 3.5).
@@ -65,7 +66,7 @@ pub struct Rules {
     pub imds_unreachable_token: bool,
     /// Every request to IMDS finds the connection closed.
     pub imds_down: bool,
-    /// Whether permissions are checked before parameters (3.2, [R]).
+    /// Whether permissions are checked before parameters (3.2, unchecked).
     pub authorise_before_validate: bool,
     /// How long every EC2 call takes, before it is carried out (3.5).
     pub latency: Duration,
@@ -80,14 +81,14 @@ pub struct Rules {
     pub denied_actions: BTreeSet<String>,
     /// Limits of instance types, in place of EC2's or for types of one's own.
     pub limit_overrides: BTreeMap<String, Limits>,
-    /// The code of an IPv6 assignment of an address that another interface has (7c, [R]).
+    /// The code of an IPv6 assignment of an address that another interface has (7c, unchecked).
     pub ipv6_conflict_code: String,
-    /// The code of an IPv6 assignment over the limit (7c, [R]).
+    /// The code of an IPv6 assignment over the limit (7c, unchecked).
     pub ipv6_limit_code: String,
     /// Whether `DescribeNetworkInterfaces` without pagination, ids and any of the
     /// required filters fails, as for accounts with many interfaces (3.1).
     pub describe_needs_filter: bool,
-    /// The code of a call with expired credentials (3.3, [R]).
+    /// The code of a call with expired credentials (3.3, unchecked).
     pub expired_code: String,
     /// How long a terminated instance is `shutting-down` with its interfaces in use
     /// and its addresses taken (5.6).

@@ -22,9 +22,20 @@ impl Lab {
     /// A subnet with this IPv4 range, and perhaps an IPv6 range.
     #[track_caller]
     pub fn create_subnet(&self, vpc: &VpcId, cidr: &str, ipv6: Option<&str>) -> SubnetId {
+        possible(self.try_create_subnet(vpc, cidr, ipv6))
+    }
+
+    /// The same, with EC2's error.
+    #[track_caller]
+    pub fn try_create_subnet(
+        &self,
+        vpc: &VpcId,
+        cidr: &str,
+        ipv6: Option<&str>,
+    ) -> Result<SubnetId, Ec2Error> {
         let cidr: Ipv4Network = parsed(cidr);
         let ipv6 = ipv6.map(parsed::<Ipv6Network>);
-        self.set_up(|change| change.create_subnet(vpc.as_str(), cidr, ipv6))
+        self.try_set_up(|change| change.create_subnet(vpc.as_str(), cidr, ipv6))
     }
 
     /// Another IPv6 range for the subnet; its only IPv4 range cannot be changed.
@@ -44,7 +55,16 @@ impl Lab {
     /// A running instance, with its primary interface at device index 0.
     #[track_caller]
     pub fn run_instance(&self, instance_type: &str, subnet: &SubnetId) -> InstanceId {
-        self.set_up(|change| change.run_instance(instance_type, subnet.as_str()))
+        possible(self.try_run_instance(instance_type, subnet))
+    }
+
+    /// The same, with EC2's error.
+    pub fn try_run_instance(
+        &self,
+        instance_type: &str,
+        subnet: &SubnetId,
+    ) -> Result<InstanceId, Ec2Error> {
+        self.try_set_up(|change| change.run_instance(instance_type, subnet.as_str()))
     }
 
     /// A network interface with a primary address of EC2's choice, not attached.
@@ -109,7 +129,16 @@ impl Lab {
     /// index, and going with its instance (aws.md 1.6).
     #[track_caller]
     pub fn multus_eni(&self, instance: &InstanceId, subnet: &SubnetId) -> EniId {
-        self.set_up(|change| {
+        possible(self.try_multus_eni(instance, subnet))
+    }
+
+    /// The same, with EC2's error.
+    pub fn try_multus_eni(
+        &self,
+        instance: &InstanceId,
+        subnet: &SubnetId,
+    ) -> Result<EniId, Ec2Error> {
+        self.try_set_up(|change| {
             let eni = change.create_eni(subnet.as_str(), None, "multus")?;
             let tags = &mut change.world.eni_mut(eni.as_str())?.tags;
             tags.insert(NO_MANAGE.to_owned(), "true".to_owned());
@@ -141,15 +170,26 @@ impl Lab {
 
     #[track_caller]
     fn set_up<T>(&self, work: impl FnOnce(&mut Change<'_>) -> Result<T, Ec2Error>) -> T {
-        let done = self.shared.update(|state| {
+        possible(self.try_set_up(work))
+    }
+
+    fn try_set_up<T>(
+        &self,
+        work: impl FnOnce(&mut Change<'_>) -> Result<T, Ec2Error>,
+    ) -> Result<T, Ec2Error> {
+        self.shared.update(|state| {
             let mut change = state.change(None);
             let result = work(&mut change)?;
             let (world, events) = (change.world, change.events);
             state.commit(world, events);
             Ok(result)
-        });
-        done.unwrap_or_else(|error: Ec2Error| panic!("the VPC cannot be set up so: {error}"))
+        })
     }
+}
+
+#[track_caller]
+fn possible<T>(done: Result<T, Ec2Error>) -> T {
+    done.unwrap_or_else(|error| panic!("the VPC cannot be set up so: {error}"))
 }
 
 #[track_caller]
