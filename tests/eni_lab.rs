@@ -8,6 +8,7 @@ mod imds;
 mod ipv4;
 mod ipv6;
 mod log;
+mod program;
 mod set_up;
 
 use std::io::{Read, Write};

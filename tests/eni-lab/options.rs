@@ -1,0 +1,131 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+use harness::eni_lab::{Buckets, Repeat, Rules};
+use ipnetwork::{Ipv4Network, Ipv6Network};
+
+/// A simulated VPC: EC2's API and the instance metadata service, on loopback.
+///
+/// Without options there is one VPC, 10.0.0.0/16, and one c5.large with two tagged
+/// network interfaces for Multus. What to export is printed; `eval` can read it. Look
+/// inside with `curl "$AWS_ENDPOINT_URL_EC2/lab/state"`, `/lab/calls` and
+/// `/lab/events`; let calls fail by posting to `/lab/faults`, for example
+/// `[{"action": "AssignPrivateIpAddresses", "nth": 1, "times": 2, "fault": "throttle"}]`.
+#[derive(Debug, Parser)]
+#[command(name = "eni-lab", version)]
+pub(crate) struct Options {
+    /// Nodes, each with a metadata service of its own.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub(crate) nodes: u16,
+    /// EC2's name of the nodes' type, which says how many addresses they carry.
+    #[arg(long, value_name = "TYPE", default_value = "c5.large")]
+    pub(crate) instance_type: String,
+    /// The IPv4 range of the VPC.
+    #[arg(long, value_name = "CIDR", default_value = "10.0.0.0/16")]
+    pub(crate) vpc: Ipv4Network,
+    /// The subnet of the nodes' primary interfaces.
+    #[arg(long, value_name = "CIDR", default_value = "10.0.1.0/24")]
+    pub(crate) subnet: Ipv4Network,
+    /// A subnet in which each node has an interface for Multus: an IPv4 range and
+    /// perhaps an IPv6 range after a comma. Repeat it for more.
+    #[arg(long, value_name = "CIDR[,CIDR]", default_values = ["10.0.4.0/24,2600:1f14:1:4::/64", "10.0.5.0/24,2600:1f14:1:5::/64"])]
+    pub(crate) multus_subnet: Vec<Ranges>,
+    /// The MAC of a device that exists, for the next Multus interface: those of the
+    /// first node first. Repeat it for more.
+    #[arg(long, value_name = "MAC", value_parser = mac)]
+    pub(crate) mac: Vec<String>,
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) listen: IpAddr,
+    /// EC2's port; 0 is any that is free.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) ec2_port: u16,
+    /// The metadata port of the first node, the others follow; 0 is any that is free.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) imds_port: u16,
+    /// How long every EC2 call takes.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
+    latency: Duration,
+    /// How old the interfaces and addresses are that the metadata shows.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
+    imds_lag: Duration,
+    /// How long the metadata of an interface is missing after it was attached.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
+    imds_404: Duration,
+    /// How long a reassigned address takes to move.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
+    reassign_delay: Duration,
+    /// How long a terminated instance keeps its interfaces.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
+    shutting_down: Duration,
+    /// Throttle as EC2 does: 100 changes at once, then 5 a second, for each action.
+    #[arg(long)]
+    throttle: bool,
+    /// Refuse to assign what an interface has already.
+    #[arg(long)]
+    refuse_repeats: bool,
+    /// Allow changes only of interfaces with the tag no_manage=true.
+    #[arg(long)]
+    tag_condition: bool,
+    /// An action that nobody has permission for. Repeat it for more.
+    #[arg(long, value_name = "ACTION")]
+    deny: Vec<String>,
+    /// Print JSON in place of shell.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Options {
+    /// Sets the switches that the options are about.
+    pub(crate) fn apply(&self, rules: &mut Rules) {
+        rules.latency = self.latency;
+        rules.imds_lag = self.imds_lag;
+        rules.imds_404_after_attach = self.imds_404;
+        rules.reassign_delay = self.reassign_delay;
+        rules.shutting_down = self.shutting_down;
+        rules.token_buckets = self.throttle.then(Buckets::default);
+        rules.tag_condition = self.tag_condition;
+        rules.denied_actions = self.deny.iter().cloned().collect();
+        if self.refuse_repeats {
+            rules.repeat_assign = Repeat::Refuse;
+        }
+    }
+}
+
+/// The ranges of a subnet.
+#[derive(Debug, Clone)]
+pub(crate) struct Ranges {
+    pub(crate) ipv4: Ipv4Network,
+    pub(crate) ipv6: Option<Ipv6Network>,
+}
+
+impl FromStr for Ranges {
+    type Err = ipnetwork::IpNetworkError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (ipv4, ipv6) = match text.split_once(',') {
+            Some((ipv4, ipv6)) => (ipv4, Some(ipv6.parse()?)),
+            None => (text, None),
+        };
+        let ipv4 = ipv4.parse()?;
+        Ok(Self { ipv4, ipv6 })
+    }
+}
+
+fn milliseconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_millis)
+}
+
+fn mac(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let is_byte = |part: &&str| part.len() == 2 && u8::from_str_radix(part, 16).is_ok();
+    if parts.len() == 6 && parts.iter().all(is_byte) {
+        Ok(text.to_lowercase())
+    } else {
+        Err("a MAC has six bytes, as in 02:00:00:00:00:01".to_owned())
+    }
+}
