@@ -160,6 +160,7 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
 #[derive(Debug)]
 struct Reply {
     status: u16,
+    head: String,
     body: String,
 }
 
@@ -224,6 +225,7 @@ fn exchange(time: Duration, address: SocketAddr, head: &str, body: &str) -> Opti
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some(Reply {
         status,
+        head: head.to_lowercase(),
         body: body.to_owned(),
     })
 }

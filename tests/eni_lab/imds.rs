@@ -61,6 +61,16 @@ fn a_token_needs_a_life() {
     }
 }
 
+/// The AWS SDK takes no token whose answer does not tell its life (aws-config,
+/// `imds/client/token.rs`).
+#[test]
+fn the_answer_tells_the_life_of_the_token() {
+    let vpc = Vpc::new();
+    let reply = vpc.put_token(&[&format!("{TTL}: 300")]);
+    let reply = reply.expect("there is an answer").ok();
+    assert!(reply.head.contains(&format!("{TTL}: 300")), "{reply:?}");
+}
+
 /// 3.8.
 #[test]
 fn an_expired_token_is_refused() {

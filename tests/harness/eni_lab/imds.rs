@@ -21,6 +21,10 @@ const CREDENTIALS_LIFE: Duration = Duration::from_secs(6 * 60 * 60);
 /// What a test must never find outside of a request to EC2.
 pub const CANARY: &str = "SECRETCANARY";
 
+/// The header with the life of a token, in its request and in its answer: the AWS SDK
+/// takes no token without it.
+pub(super) const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+
 /// A request to IMDS.
 pub(super) struct Request<'a> {
     pub(super) method: &'a str,
@@ -29,12 +33,30 @@ pub(super) struct Request<'a> {
     pub(super) ttl: Option<&'a str>,
 }
 
-/// The status and the body of an answer; none closes the connection.
+/// What IMDS answers.
+#[derive(Default)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) body: String,
+    /// The life of the token that is the body.
+    pub(super) ttl: Option<u64>,
+}
+
+impl Reply {
+    fn status(status: u16) -> Self {
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+}
+
+/// The answer to a request; none closes the connection.
 pub(super) fn answer(
     state: &mut State,
     instance: &InstanceId,
     request: &Request<'_>,
-) -> Option<(u16, String)> {
+) -> Option<Reply> {
     let found = state.world.instance(instance.as_str()).ok()?.clone();
     if state.rules.imds_down || found.state == InstanceState::Terminated {
         return None;
@@ -50,30 +72,39 @@ pub(super) fn answer(
         known.is_some_and(|expires| *expires > Instant::now())
     };
     if !request.token.is_some_and(valid) {
-        return Some((401, String::new()));
+        return Some(Reply::status(401));
     }
     if request.method != "GET" {
-        return Some((405, String::new()));
+        return Some(Reply::status(405));
     }
     let path = request.path.strip_prefix("/latest/")?;
     let tree = tree(state, &found);
     let answer = read(&tree, path);
-    Some(answer.map_or_else(|| (404, not_found()), |text| (200, text)))
+    let (status, body) = answer.map_or_else(|| (404, not_found()), |text| (200, text));
+    Some(Reply {
+        status,
+        body,
+        ttl: None,
+    })
 }
 
 /// A new token, for a life in seconds that the request must name.
-fn token(state: &mut State, instance: &InstanceId, request: &Request<'_>) -> (u16, String) {
+fn token(state: &mut State, instance: &InstanceId, request: &Request<'_>) -> Reply {
     if request.method != "PUT" {
-        return (405, String::new());
+        return Reply::status(405);
     }
     let ttl = request.ttl.and_then(|ttl| ttl.parse().ok());
     let Some(ttl) = ttl.filter(|ttl| (1..=LONGEST_TOKEN).contains(ttl)) else {
-        return (400, String::new());
+        return Reply::status(400);
     };
     let token = format!("LABTOKEN{:032}==", state.tokens.len());
     let expires = Instant::now() + Duration::from_secs(ttl);
     state.tokens.insert(format!("{instance} {token}"), expires);
-    (200, token)
+    Reply {
+        status: 200,
+        body: token,
+        ttl: Some(ttl),
+    }
 }
 
 /// The value at the path, or the names below it: those that have something below them

@@ -23,9 +23,6 @@ use super::query::{Query, answer, error_answer};
 use super::state::{Call, fault_error};
 use super::{Shared, imds, inspect};
 
-/// The header that a token request names the token's life in, and its answer too.
-const TOKEN_TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
-
 /// Who answers on a listener.
 #[derive(Debug, Clone)]
 pub(super) enum Service {
@@ -116,16 +113,17 @@ fn metadata(shared: &Shared, instance: &InstanceId, request: &Request<Incoming>)
         method: request.method().as_str(),
         path,
         token: header("x-aws-ec2-metadata-token"),
-        ttl: header(TOKEN_TTL),
+        ttl: header(imds::TTL_HEADER),
     };
     let answer = imds::answer(&mut state, instance, &request);
     state.version += 1;
     shared.changed.notify_all();
-    let (status, body) = answer.ok_or(Closed)?;
-    let mut response = response(status, "text/plain", body);
-    // The answer to a token request repeats the life that was granted.
-    if let Some(ttl) = request.ttl.and_then(|ttl| HeaderValue::from_str(ttl).ok()) {
-        response.headers_mut().insert(TOKEN_TTL, ttl);
+    let answer = answer.ok_or(Closed)?;
+    let mut response = response(answer.status, "text/plain", answer.body);
+    if let Some(ttl) = answer.ttl {
+        response
+            .headers_mut()
+            .insert(imds::TTL_HEADER, HeaderValue::from(ttl));
     }
     Ok(response)
 }
