@@ -213,6 +213,7 @@ fn below_the_mac_of_an_interface_just_attached_there_is_nothing_yet() {
     let mac = vpc.lab.mac(&vpc.eni);
     assert!(vpc.meta("network/interfaces/macs/").contains(&mac));
     assert_eq!(vpc.of_eni("interface-id").status, 404);
+    assert_eq!(vpc.of_eni("").status, 404);
     vpc.lab.rules(|r| r.imds_404_after_attach = Duration::ZERO);
     assert_eq!(vpc.of_eni("interface-id").ok().body, vpc.eni.to_string());
 }

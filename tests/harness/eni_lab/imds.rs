@@ -123,7 +123,9 @@ fn read(tree: &BTreeMap<String, String>, path: &str) -> Option<String> {
             Some((name, _)) => format!("{name}/"),
             None => rest.to_owned(),
         };
-        names.insert(name);
+        if !name.trim().is_empty() {
+            names.insert(name);
+        }
     }
     let names: Vec<String> = names.into_iter().collect();
     (!names.is_empty()).then(|| names.join("\n"))
