@@ -10,6 +10,7 @@ mod ipv6;
 mod log;
 mod program;
 mod set_up;
+mod tls;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

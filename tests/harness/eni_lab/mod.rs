@@ -8,6 +8,7 @@
 //! that each can be in a network namespace of its own.
 
 mod address;
+mod certificate;
 mod change;
 mod describe;
 mod error;
@@ -28,6 +29,7 @@ mod shared;
 mod state;
 mod world;
 
+pub use certificate::Certificate;
 pub use error::Ec2Error;
 pub use event::{DROPPED, Event, OK, Target, violations};
 pub use fault::{Fault, Hold};
