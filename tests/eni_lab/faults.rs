@@ -76,7 +76,7 @@ fn a_call_may_hang_until_its_client_is_gone() {
     vpc.lab.fail_next(ASSIGN, 1, Fault::Hang);
     vpc.lab.fail_nth(ASSIGN, 2, Fault::HangAfterCommit);
     thread::scope(|scope| {
-        for address in ["10.0.4.70", "10.0.4.71"] {
+        for (address, time) in [("10.0.4.70", 200), ("10.0.4.71", 1000)] {
             let body = super::form(
                 ASSIGN,
                 &named(&vpc.eni, "PrivateIpAddress", &[address]).pairs(),
@@ -84,7 +84,7 @@ fn a_call_may_hang_until_its_client_is_gone() {
             let header = "authorization: AWS4-HMAC-SHA256 Credential=AKIDLAB/1/us-west-2/ec2/aws4_request, Signature=0";
             let count = vpc.lab.calls().get(ASSIGN).copied().unwrap_or_default();
             let client = scope.spawn(move || {
-                super::send_within(Duration::from_millis(200), vpc.ec2, header, &body)
+                super::send_within(Duration::from_millis(time), vpc.ec2, header, &body)
             });
             assert!(vpc.lab.wait_for_call(ASSIGN, count + 1, PATIENCE));
             assert!(client.join().expect("it gives up").is_none());

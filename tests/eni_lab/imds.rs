@@ -1,6 +1,6 @@
 //! The metadata service (2 and 3.8), as one node sees it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::eni_lab::{CANARY, Lab, REGION};
 use serde_json::Value;
@@ -197,10 +197,14 @@ fn addresses_appear_and_disappear_with_a_lag() {
     assert!(has(&vpc.lab));
     vpc.lab.rules(|r| r.imds_lag = PATIENCE);
     assert_eq!(vpc.of_eni("local-ipv4s").status, 404, "as it was before");
-    vpc.lab.rules(|r| r.imds_lag = Duration::from_millis(100));
+    let lag = Duration::from_millis(100);
+    vpc.lab.rules(|r| r.imds_lag = lag);
     assert!(vpc.lab.wait_until(PATIENCE, has));
+    let began = Instant::now();
     vpc.lab.unassign(&vpc.eni, &[ip("10.0.4.70")]);
-    assert!(vpc.of_eni("local-ipv4s").body.contains("10.0.4.70"));
+    let soon = vpc.of_eni("local-ipv4s").body;
+    // On a busy machine this was not soon.
+    assert!(soon.contains("10.0.4.70") || began.elapsed() >= lag);
     let gone = |_: &Lab| !vpc.of_eni("local-ipv4s").body.contains("10.0.4.70");
     assert!(vpc.lab.wait_until(PATIENCE, gone));
 }
