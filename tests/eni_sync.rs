@@ -2,4 +2,5 @@
 
 mod agent;
 mod fixture;
+mod pool;
 mod registering;

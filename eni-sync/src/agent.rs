@@ -15,6 +15,7 @@ use crate::aws::Clients;
 use crate::configuration::Configuration;
 use crate::inventory;
 use crate::ledger::{Ledger, Refusal};
+use crate::pool;
 use crate::reconcile;
 use crate::registrar::{self, Node};
 use crate::release;
@@ -167,7 +168,7 @@ impl Agent {
                 reconcile_at = Instant::now() + self.configuration.reconcile_interval();
             }
             self.await_calm();
-            let outcome = outcome.and(self.release_due());
+            let outcome = outcome.and(pool::keep(self)).and(self.release_due());
             let wait = match outcome {
                 Ok(next) => {
                     pause = FIRST_PAUSE;

@@ -4,19 +4,25 @@
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::args::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 
 use crate::config::{DEFAULT_COOLDOWN, Takeover};
+use crate::ec2::Family;
+use crate::ledger::{Life, Owner};
+use crate::plan;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.
 const RECONCILE_SECONDS: u64 = 420;
 /// Comparisons of many nodes spread over this part of the interval.
 const SPREAD: u64 = 4;
+/// No ENI has more addresses; a longer range is a mistake.
+const LARGEST_RANGE: u128 = 1 << 16;
 /// Where host-local keeps the reservations of all networks.
 const DATA_DIR: &str = "/var/lib/cni/networks";
 
@@ -30,6 +36,123 @@ pub(crate) struct Configuration {
     pub(crate) metrics: Option<SocketAddr>,
     /// The networks whose reservations of host-local are registered.
     pub(crate) networks: Vec<Watched>,
+    /// The networks whose addresses are on an ENI ahead of the pods.
+    pub(crate) pools: Vec<Pool>,
+}
+
+/// A network whose addresses are on an ENI before a pod asks for one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Pool {
+    /// The network's name.
+    pub(crate) name: String,
+    /// The interface of the node whose ENI gets the addresses.
+    pub(crate) master: String,
+    /// The ranges of the whole cluster, which the nodes share without further ado.
+    pub(crate) ranges: Vec<PoolRange>,
+    /// When there are fewer free addresses than this, more are assigned.
+    #[serde(default)]
+    low: Option<usize>,
+    /// How many free addresses there are then.
+    #[serde(default)]
+    high: Option<usize>,
+    /// The file that the `rangesFile` of the network's `ipam` section names.
+    pub(crate) ranges_file: PathBuf,
+    /// The `dataDir` of its `ipam` section.
+    #[serde(default = "data_dir")]
+    pub(crate) data_dir: PathBuf,
+    /// How long an address that is given up stays on the ENI.
+    #[serde(default = "cooldown_seconds")]
+    pub(crate) cooldown_seconds: u64,
+}
+
+/// Addresses from the first to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolRange {
+    start: IpAddr,
+    end: IpAddr,
+}
+
+/// Between which numbers of free addresses a pool is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watermarks {
+    pub(crate) low: usize,
+    pub(crate) high: usize,
+}
+
+impl Pool {
+    /// Without water marks, a pool has all the addresses that there are.
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        let high = self.high.unwrap_or(usize::MAX);
+        let low = self.low.unwrap_or(high);
+        Watermarks { low, high }
+    }
+
+    /// Whether the address is in one of the ranges.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let is_in = |range: &PoolRange| (range.start..=range.end).contains(&address);
+        self.ranges.iter().any(is_in)
+    }
+
+    /// Whether the ranges have addresses of a family.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        self.ranges
+            .iter()
+            .any(|range| Family::of(range.start) == family)
+    }
+
+    /// Every address of the ranges of a family, in order.
+    pub(crate) fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        let ranges = self.ranges.iter();
+        let ranges = ranges.filter(move |range| Family::of(range.start) == family);
+        ranges.flat_map(|range| {
+            (plan::number(range.start)..=plan::number(range.end)).map(|number| match range.start {
+                IpAddr::V4(_) => IpAddr::V4(u32::try_from(number).unwrap_or(0).into()),
+                IpAddr::V6(_) => IpAddr::V6(number.into()),
+            })
+        })
+    }
+
+    /// Who an address is for that is in the pool: whoever host-local reserves it for.
+    pub(crate) fn claimant(&self, address: IpAddr) -> Owner {
+        let reservation = self.data_dir.join(&self.name).join(address.to_string());
+        Owner {
+            network: self.name.clone(),
+            container_id: String::new(),
+            ifname: String::new(),
+            pod: String::new(),
+            life: Life::Reservation { reservation },
+            cooldown_seconds: self.cooldown_seconds,
+        }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let Watermarks { low, high } = self.watermarks();
+        if low > high {
+            return Err(format!(
+                "pool {:?}: low {low} is above high {high}",
+                self.name
+            ));
+        }
+        if !self.ranges_file.is_absolute() {
+            return Err(format!("rangesFile {:?} is not absolute", self.ranges_file));
+        }
+        for range in &self.ranges {
+            let PoolRange { start, end } = range;
+            let first = plan::number(*start);
+            let size = plan::number(*end).checked_sub(first);
+            if start.is_ipv4() != end.is_ipv4() || size.is_none_or(|size| size >= LARGEST_RANGE) {
+                return Err(format!(
+                    "{start} to {end} is no range of up to {LARGEST_RANGE} addresses"
+                ));
+            }
+        }
+        match self.ranges.is_empty() {
+            true => Err(format!("pool {:?} has no ranges", self.name)),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A network whose attachments nobody hands over.
@@ -91,15 +214,20 @@ impl Configuration {
         if self.reconcile_seconds == Some(0) {
             return wrong("reconcileSeconds is 0".to_owned());
         }
-        for network in &self.networks {
-            if !common::args::is_identifier(&network.name) {
-                return wrong(format!("{:?} is no name of a network", network.name));
+        let networks = self.networks.iter().map(|n| (&n.name, &n.data_dir));
+        let pools = self.pools.iter().map(|pool| (&pool.name, &pool.data_dir));
+        for (name, data_dir) in networks.chain(pools) {
+            if !is_identifier(name) {
+                return wrong(format!("{name:?} is no name of a network"));
             }
-            if !network.data_dir.is_absolute() {
-                return wrong(format!("dataDir {:?} is not absolute", network.data_dir));
+            if !data_dir.is_absolute() {
+                return wrong(format!("dataDir {data_dir:?} is not absolute"));
             }
         }
-        Ok(())
+        self.pools
+            .iter()
+            .try_for_each(Pool::validate)
+            .or_else(wrong)
     }
 
     /// The time until the next comparison with EC2, a little different each time.

@@ -142,6 +142,11 @@ impl Ec2 {
         Ok(found.into_iter().next())
     }
 
+    /// Every ENI in a subnet.
+    pub(crate) fn enis_of_subnet(&self, subnet_id: &str) -> Outcome<Vec<Description>> {
+        self.describe(vec![filter("subnet-id", [subnet_id])])
+    }
+
     /// The ENIs in a VPC that have any of these addresses of one family.
     pub(crate) fn owners(&self, vpc_id: &str, addresses: &[IpAddr]) -> Outcome<Vec<Description>> {
         let mut owners = Vec::new();

@@ -73,6 +73,8 @@ pub(crate) enum State {
         /// Whether AWS may have been asked to remove it already.
         asked: bool,
     },
+    /// It is on the ENI for the next attachment that host-local gives it to.
+    Pooled,
     /// It was found on the ENI; nobody knows for whom. It is never removed by itself.
     Adopted,
 }
@@ -115,6 +117,11 @@ pub(crate) enum Life {
         /// The path of the file.
         reservation: PathBuf,
     },
+    /// Nothing: it is the agent itself that wants the address.
+    Pool {
+        /// The name of the pool.
+        pool: String,
+    },
 }
 
 impl Life {
@@ -134,6 +141,7 @@ impl Life {
             (Self::Reservation { reservation }, Self::Reservation { reservation: other }) => {
                 reservation == other
             }
+            (Self::Pool { pool }, Self::Pool { pool: other }) => pool == other,
             _ => false,
         }
     }
@@ -150,7 +158,13 @@ impl Life {
                 boot_id: made_in,
             } => Ok(boot_id()? == *made_in && is_alive(netns, *netns_id)),
             Self::Reservation { reservation } => Ok(reservation.exists()),
+            Self::Pool { .. } => Ok(true),
         }
+    }
+
+    /// Whether the address is for a pool.
+    pub(crate) fn is_of_pool(&self) -> bool {
+        matches!(self, Self::Pool { .. })
     }
 }
 
@@ -193,7 +207,7 @@ impl Owner {
     pub(crate) fn netns(&self) -> Option<&str> {
         match &self.life {
             Life::Namespace { netns, .. } => Some(netns),
-            Life::Reservation { .. } => None,
+            Life::Reservation { .. } | Life::Pool { .. } => None,
         }
     }
 }
@@ -269,12 +283,24 @@ impl Entry {
         })
     }
 
+    /// Whether host-local has a reservation of the address, where that decides.
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.owner.as_ref().is_some_and(|owner| match &owner.life {
+            Life::Reservation { reservation } => reservation.exists(),
+            Life::Namespace { .. } | Life::Pool { .. } => false,
+        })
+    }
+
+    /// Whether an attachment has the address or is about to.
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(self.state, State::Held | State::Claiming { .. })
+    }
+
     /// Whether the address is, or is being made, that of `owner`'s attachment, whoever
     /// has told us of it.
     pub(crate) fn is_for(&self, owner: &Owner) -> bool {
-        let is_in_use = matches!(self.state, State::Held | State::Claiming { .. });
         let own = self.owner.as_ref();
-        is_in_use
+        self.is_in_use()
             && own.is_some_and(|own| {
                 (&own.container_id, &own.ifname) == (&owner.container_id, &owner.ifname)
             })

@@ -15,6 +15,7 @@ mod ledger;
 mod living;
 mod plan;
 mod plugin;
+mod pool;
 mod reconcile;
 mod registrar;
 mod release;

@@ -21,6 +21,8 @@ const LONGEST_WAIT: u64 = 60;
 /// What an attachment's wish for an address comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
+    /// The address is on the ENI for whoever comes: no call is needed.
+    Take,
     /// The address should be on the ENI already: if it is, no call is needed.
     Reuse,
     /// AWS has to be asked.
@@ -37,6 +39,7 @@ pub(crate) fn claim(entry: Option<&Entry>, owner: &Owner, other_lives: bool) -> 
     let is_own = entry.owner.as_ref().is_some_and(|o| o.is_same(owner));
     match &entry.state {
         State::Held | State::Claiming { .. } if !is_own && other_lives => Claim::Taken,
+        State::Pooled => Claim::Take,
         State::Held | State::Adopted | State::Releasing { asked: false, .. } => Claim::Reuse,
         State::Claiming { .. } | State::Releasing { .. } => Claim::Ask,
     }
@@ -127,7 +130,7 @@ pub(crate) fn compare(entries: &[Entry], actual: &Description) -> Vec<Drift> {
     let missing = entries.iter().filter(|entry| !actual.has(entry.address));
     let missing = missing.filter_map(|entry| match entry.state {
         State::Held => Some(Drift::Lost(entry.clone())),
-        State::Adopted => Some(Drift::Gone(entry.clone())),
+        State::Adopted | State::Pooled => Some(Drift::Gone(entry.clone())),
         State::Claiming { .. } | State::Releasing { .. } => None,
     });
     unknown.chain(missing).collect()
@@ -165,7 +168,8 @@ fn is_reserved(subnet: Cidr, address: IpAddr) -> bool {
     offset < RESERVED_FIRST || address == subnet.last()
 }
 
-fn number(address: IpAddr) -> u128 {
+/// An address as a number.
+pub(crate) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(u32::from(v4)),
         IpAddr::V6(v6) => u128::from(v6),
@@ -182,7 +186,7 @@ pub(crate) fn is_routed(address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use common::netns::NetNsId;
 
     use super::*;
@@ -229,7 +233,7 @@ mod tests {
         }
     }
 
-    fn eni() -> Eni {
+    pub(crate) fn eni() -> Eni {
         Eni {
             id: "eni-1".into(),
             mac: "02:00:00:00:00:01".into(),
@@ -271,6 +275,7 @@ mod tests {
             (None, Claim::Ask),
             (Some(entry(70, State::Held)), Claim::Reuse),
             (Some(entry(70, State::Adopted)), Claim::Reuse),
+            (Some(entry(70, State::Pooled)), Claim::Take),
             (Some(releasing(70, 200)), Claim::Reuse),
             (Some(asked), Claim::Ask),
             (Some(entry(70, claiming())), Claim::Ask),

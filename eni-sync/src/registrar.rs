@@ -158,12 +158,15 @@ fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec
     for (address, claim) in claims {
         match claim {
             Claim::Reuse => reusable.push(address),
-            Claim::Ask | Claim::Taken => {}
+            Claim::Take | Claim::Ask | Claim::Taken => {}
         }
-        let state = State::Claiming {
-            takeover: request.takeover,
-            best_effort: request.best_effort,
-            refusal: None,
+        let state = match claim {
+            Claim::Take => State::Held,
+            _ => State::Claiming {
+                takeover: request.takeover,
+                best_effort: request.best_effort,
+                refusal: None,
+            },
         };
         entries.write(&Entry::new(address, state, Some(request.owner.clone())))?;
     }
@@ -228,7 +231,7 @@ fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<boo
                 refusal: Some(refusal),
                 ..
             }) => return Err(refusal.error()),
-            Some(State::Releasing { .. } | State::Adopted) | None => {
+            Some(State::Releasing { .. } | State::Adopted | State::Pooled) | None => {
                 let msg = format!("the attachment ended while {address} was registered");
                 return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
             }
@@ -286,7 +289,14 @@ fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
     else {
         return Ok(());
     };
+    let is_for_pool = entry
+        .owner
+        .as_ref()
+        .is_some_and(|owner| owner.life.is_of_pool());
     let state = match outcome {
+        Ok(()) if is_for_pool => {
+            return entries.write(&Entry::new(entry.address, State::Pooled, None));
+        }
         Ok(()) => State::Held,
         Err(error) => State::Claiming {
             takeover,
@@ -322,7 +332,7 @@ pub(crate) fn give_up(ledger: &Ledger, is_ended: impl Fn(&Entry) -> bool) -> Res
     for eni in ledger.enis()? {
         let entries = eni.open()?;
         for entry in entries.all()?.into_iter().filter(&is_ended) {
-            if matches!(entry.state, State::Held | State::Claiming { .. }) {
+            if entry.is_in_use() {
                 entries.write(&entry.into_cooldown())?;
             }
         }

@@ -139,19 +139,16 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     forget(ledger, &gone)
 }
 
-/// Leaves out, and postpones, the addresses that some pod has: the attachment has
-/// ended for the runtime and not for the pod.
-fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
+/// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
+/// has ended for the runtime and not for the pod, or host-local has reserved it anew.
+pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
     let owners = entries.iter().filter_map(|entry| entry.owner.as_ref());
     let living = living::addresses(owners.filter_map(Owner::netns))?;
     let (kept, ended): (Vec<_>, Vec<_>) = entries
         .into_iter()
-        .partition(|entry| living.contains(&entry.address));
+        .partition(|entry| living.contains(&entry.address) || entry.is_reserved());
     for entry in kept {
-        eprintln!(
-            "{} is still on an interface of a pod and stays",
-            entry.address
-        );
+        eprintln!("{} is still in use by a pod and stays", entry.address);
         let after = now().saturating_add(POSTPONED);
         change(
             ledger,
@@ -183,7 +180,7 @@ fn mark_asked(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
 }
 
 /// Changes the state of an entry that is as we read it, and returns it as it is then.
-fn change(ledger: &EniLedger, entry: Entry, state: State) -> Result<Option<Entry>> {
+pub(crate) fn change(ledger: &EniLedger, entry: Entry, state: State) -> Result<Option<Entry>> {
     let entries = ledger.open()?;
     if entries.get(entry.address)?.as_ref() != Some(&entry) {
         return Ok(None);

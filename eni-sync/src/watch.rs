@@ -153,7 +153,11 @@ fn owner(network: &Watched, path: &Path) -> Option<Owner> {
     })
 }
 
-fn mac_of(master: &str) -> Result<String> {
+/// The MAC address of an interface of the node.
+///
+/// # Errors
+/// Code 7 when there is no such interface.
+pub(crate) fn mac_of(master: &str) -> Result<String> {
     let link = Netlink::open()?.link_by_name(master)?;
     link.map(|link| link.mac)
         .ok_or_else(|| Error::config(format!("there is no interface {master:?}")))

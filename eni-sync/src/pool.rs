@@ -1,0 +1,312 @@
+//! Pools: addresses that are on an ENI before a pod asks, in a file that this node's
+//! host-local takes its ranges from. EC2 is the allocator of the cluster: an address
+//! that it has assigned to one node's ENI it assigns to no other. The path of a pod
+//! then has no call at all.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
+
+use common::address::Cidr;
+use common::error::{Error, ErrorCode, Errors, Result};
+use common::file;
+use common::inventory::Eni;
+use serde::Serialize;
+
+use crate::agent::Agent;
+use crate::config::Takeover;
+use crate::configuration::{Pool, Watermarks};
+use crate::ec2::{Description, Family};
+use crate::inventory;
+use crate::ledger::{EniLedger, Entry, Life, Owner, State, now};
+use crate::plan;
+use crate::registrar::{Node, TURN_DEADLINE, settle};
+use crate::release;
+use crate::watch::mac_of;
+
+/// host-local's own configuration of its ranges.
+#[derive(Serialize)]
+struct RangesFile {
+    ranges: Vec<Vec<Range>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Range {
+    subnet: Cidr,
+    range_start: IpAddr,
+    range_end: IpAddr,
+}
+
+/// Keeps every pool of the configuration as large as it should be.
+///
+/// # Errors
+/// What went wrong with any of them; the others are done.
+pub(crate) fn keep(agent: &Agent) -> Result<()> {
+    let mut errors = Errors::default();
+    for pool in &agent.configuration.pools {
+        errors.keep(keep_one(agent, pool));
+    }
+    errors.into_result()
+}
+
+fn keep_one(agent: &Agent, pool: &Pool) -> Result<()> {
+    let mac = mac_of(&pool.master)?;
+    agent.clients.run(|aws| {
+        let (inventory, eni) = inventory::find(aws, &mac)?;
+        plan::require_managed(&eni)?;
+        let node = Node {
+            aws,
+            ledger: &agent.ledger,
+            inventory: &inventory,
+        };
+        let ledger = node.ledger.of_eni(&eni.id)?;
+        let _turn = ledger.take_turn(TURN_DEADLINE)?;
+        let mut errors = Errors::default();
+        errors.keep(reclaim(&ledger, pool));
+        // First out of the file, then off the ENI.
+        errors.keep(shrink(&ledger, pool));
+        errors.keep(write_ranges(&ledger, pool, &eni));
+        let refilled = errors.keep(refill(&node, &eni, &ledger, pool));
+        if refilled == Some(true) {
+            errors.keep(write_ranges(&ledger, pool, &eni));
+        }
+        errors.into_result()
+    })
+}
+
+/// Takes addresses of the pool back whose cool-down is over, instead of giving them up.
+fn reclaim(ledger: &EniLedger, pool: &Pool) -> Result<()> {
+    let entries = ledger.open()?.all()?;
+    let due = plan::due(&entries, now()).into_iter();
+    let due = due.filter(|entry| pool.contains(entry.address));
+    let due: Vec<Entry> = due.cloned().collect();
+    if due.is_empty() {
+        return Ok(());
+    }
+    for family in Family::ALL {
+        let free = free(&entries, pool, family).len();
+        let room = pool.watermarks().high.saturating_sub(free);
+        let of_family = due
+            .iter()
+            .filter(|entry| Family::of(entry.address) == family);
+        let back = of_family.take(room).cloned().collect();
+        for entry in release::without_living(ledger, back)? {
+            // Where AWS may have been asked to remove it, it may not be there any more.
+            if !matches!(entry.state, State::Releasing { asked: true, .. }) {
+                release::change(ledger, entry, State::Pooled)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives up what is free beyond the high water mark. host-local may be handing one of
+/// these out at this moment: its reservation keeps it then.
+fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
+    let entries = ledger.open()?;
+    let all = entries.all()?;
+    for family in Family::ALL {
+        for address in free(&all, pool, family)
+            .into_iter()
+            .skip(pool.watermarks().high)
+        {
+            let entry = Entry::new(address, State::Pooled, Some(pool.claimant(address)));
+            entries.write(&entry.into_cooldown())?;
+        }
+    }
+    Ok(())
+}
+
+/// Claims addresses when there are too few; whether that has changed anything.
+fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result<bool> {
+    let entries = ledger.open()?.all()?;
+    let Watermarks { low, high } = pool.watermarks();
+    let missing = |family| {
+        let free = free(&entries, pool, family).len();
+        let is_wanted = free < low && pool.has(family);
+        if is_wanted {
+            high.saturating_sub(free)
+        } else {
+            0
+        }
+    };
+    if Family::ALL.into_iter().all(|family| missing(family) == 0) {
+        return Ok(false);
+    }
+    let ec2 = node.aws.ec2(&node.inventory.region);
+    let others = ec2.enis_of_subnet(&eni.subnet_id);
+    let others = others.map_err(|failure| failure.error(&format!("look at {}", eni.subnet_id)))?;
+    let mut chosen = Vec::new();
+    for family in Family::ALL {
+        let room = room(eni, &others, family);
+        let free = candidates(pool, eni, &entries, &others, family);
+        chosen.extend(free.into_iter().take(missing(family).min(room)));
+    }
+    if chosen.is_empty() {
+        return Ok(false);
+    }
+    claim(node, eni, ledger, pool, &chosen)
+}
+
+/// Has AWS assign `chosen`. What another node was quicker with is given up at once.
+fn claim(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    pool: &Pool,
+    chosen: &[IpAddr],
+) -> Result<bool> {
+    {
+        let entries = ledger.open()?;
+        for address in chosen {
+            let state = State::Claiming {
+                takeover: Takeover::Never,
+                best_effort: false,
+                refusal: None,
+            };
+            let owner = Owner {
+                life: Life::Pool {
+                    pool: pool.name.clone(),
+                },
+                ..pool.claimant(*address)
+            };
+            entries.write(&Entry::new(*address, state, Some(owner)))?;
+        }
+    }
+    settle(node, eni, ledger)?;
+    let entries = ledger.open()?;
+    let mut outcome = Ok(true);
+    for entry in entries.all()? {
+        let is_of_pool = entry
+            .owner
+            .as_ref()
+            .is_some_and(|owner| owner.life.is_of_pool());
+        if let (State::Claiming { refusal, .. }, true) = (&entry.state, is_of_pool) {
+            if let Some(refusal) = refusal
+                .as_ref()
+                .filter(|r| r.code != ErrorCode::TRY_AGAIN.0)
+            {
+                outcome = Err(refusal.error());
+            }
+            entries.write(&entry.into_cooldown())?;
+        }
+    }
+    outcome
+}
+
+/// How many addresses of a family the ENI can still have.
+fn room(eni: &Eni, found: &[Description], family: Family) -> usize {
+    let used = found.iter().find(|found| found.id == eni.id);
+    let used = used.map_or(0, |own| own.used(family));
+    let limit = match family {
+        Family::V4 => eni.ipv4_limit,
+        Family::V6 => eni.ipv6_limit,
+    };
+    usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(used)
+}
+
+/// The free addresses of the pool, in order.
+fn free(entries: &[Entry], pool: &Pool, family: Family) -> BTreeSet<IpAddr> {
+    let free = entries.iter().filter(|entry| entry.state == State::Pooled);
+    let free = free.map(|entry| entry.address);
+    free.filter(|address| pool.contains(*address) && Family::of(*address) == family)
+        .collect()
+}
+
+/// The addresses of the pool's ranges that nobody seems to have, from a random one on:
+/// nodes that begin together should not ask for the same ones.
+fn candidates(
+    pool: &Pool,
+    eni: &Eni,
+    entries: &[Entry],
+    others: &[Description],
+    family: Family,
+) -> Vec<IpAddr> {
+    let known: HashSet<IpAddr> = entries.iter().map(|entry| entry.address).collect();
+    let mut free: Vec<IpAddr> = pool
+        .addresses(family)
+        .filter(|address| !known.contains(address))
+        .filter(|address| !others.iter().any(|other| other.has(*address)))
+        .filter(|address| plan::require_assignable(eni, *address).is_ok())
+        .collect();
+    if let Some(start) = random().checked_rem(free.len()) {
+        free.rotate_left(start);
+    }
+    free
+}
+
+fn random() -> usize {
+    // The keys of a new hasher are random.
+    usize::try_from(RandomState::new().build_hasher().finish() >> 33).unwrap_or(0)
+}
+
+/// Writes the addresses that host-local may hand out, those that it has handed out
+/// included.
+fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
+    let entries = ledger.open()?.all()?;
+    let mut sets = Vec::new();
+    for family in Family::ALL.into_iter().filter(|family| pool.has(*family)) {
+        let listed = entries.iter().filter(|entry| {
+            pool.contains(entry.address)
+                && Family::of(entry.address) == family
+                && (entry.state == State::Pooled || entry.is_in_use())
+        });
+        let listed: BTreeSet<IpAddr> = listed.map(|entry| entry.address).collect();
+        sets.push(ranges(&listed, eni));
+    }
+    sets.retain(|set| !set.is_empty());
+    let path = &pool.ranges_file;
+    let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
+    let text = serde_json::to_vec(&RangesFile { ranges: sets }).map_err(|c| failed(c.into()))?;
+    if fs::read(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        file::create_directory(directory).map_err(failed)?;
+    }
+    file::replace(path, &text).map_err(failed)
+}
+
+/// Addresses as ranges, each as long as it can be.
+fn ranges(addresses: &BTreeSet<IpAddr>, eni: &Eni) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    for address in addresses {
+        let subnet = eni.subnet_cidrs.iter().find(|cidr| cidr.contains(*address));
+        let Some(subnet) = subnet else {
+            continue;
+        };
+        match ranges.last_mut() {
+            Some(last) if plan::number(last.range_end) + 1 == plan::number(*address) => {
+                last.range_end = *address;
+            }
+            _ => ranges.push(Range {
+                subnet: subnet.network(),
+                range_start: *address,
+                range_end: *address,
+            }),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_in_a_row_are_one_range() {
+        let addresses = ["10.0.4.9", "10.0.4.10", "10.0.4.12"];
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let eni = plan::tests::eni();
+        let ranges = ranges(&addresses, &eni);
+        let text = serde_json::to_string(&ranges).unwrap();
+        assert_eq!(
+            text,
+            r#"[{"subnet":"10.0.4.0/24","rangeStart":"10.0.4.9","rangeEnd":"10.0.4.10"},{"subnet":"10.0.4.0/24","rangeStart":"10.0.4.12","rangeEnd":"10.0.4.12"}]"#
+        );
+    }
+}

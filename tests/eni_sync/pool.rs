@@ -1,0 +1,282 @@
+//! Pools: addresses that are on the ENI before a pod asks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
+
+use harness::eni_lab::Hold;
+use harness::{Call, Pod};
+use serde_json::{Value, json};
+
+use super::fixture::{Agent, AwsNode, Vpc, eventually, prev_result};
+
+const MUTATIONS: [&str; 4] = [
+    "AssignPrivateIpAddresses",
+    "UnassignPrivateIpAddresses",
+    "AssignIpv6Addresses",
+    "UnassignIpv6Addresses",
+];
+
+/// An agent's configuration with one pool, of the network `mgmt`.
+fn pool(keys: &Value) -> Value {
+    let mut pool = json!({
+        "name": "mgmt", "master": "ens6", "rangesFile": "/run/ranges.json", "cooldownSeconds": 0,
+        "ranges": [{ "start": "10.0.4.100", "end": "10.0.4.163" }],
+    });
+    for (key, value) in keys.as_object().into_iter().flatten() {
+        pool[key] = value.clone();
+    }
+    json!({ "pools": [pool] })
+}
+
+fn ranges_file(node: &AwsNode) -> PathBuf {
+    node.run_directory().join("ranges.json")
+}
+
+/// How many addresses host-local may hand out.
+fn listed(node: &AwsNode) -> u128 {
+    let Ok(text) = fs::read(ranges_file(node)) else {
+        return 0;
+    };
+    let file: Value = serde_json::from_slice(&text).unwrap();
+    let last = |address: &Value| match address.as_str().unwrap().parse().unwrap() {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    let sets = file["ranges"].as_array().unwrap();
+    let ranges = sets.iter().flat_map(|set| set.as_array().unwrap());
+    ranges
+        .map(|r| last(&r["rangeEnd"]) - last(&r["rangeStart"]) + 1)
+        .sum()
+}
+
+fn host_local(command: &str, pod: &Pod) -> Call {
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "mgmt", "type": "ipvlan",
+        "ipam": { "type": "host-local", "rangesFile": "/run/ranges.json" },
+    });
+    Call::ours("host-local", command)
+        .conf(&conf)
+        .pod(pod, "net1")
+}
+
+/// One ADD of the network: host-local, then eni-sync. The address, or nothing when the
+/// pool is empty at the moment.
+fn attach(node: &AwsNode, pod: &Pod) -> Option<String> {
+    let output = node.run(&host_local("ADD", pod));
+    if output.status != Some(0) {
+        return None;
+    }
+    let cidr = output.ok()["ips"][0]["address"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let address = cidr.split('/').next().unwrap().to_owned();
+    let result = prev_result(pod, &[(&node.mac, &[&address])]);
+    let keys = json!({ "prevResult": result, "cooldownSeconds": 0 });
+    node.run(&node.conf_call("ADD", pod, &[], &keys)).ok();
+    Some(address)
+}
+
+fn detach(node: &AwsNode, pod: &Pod) {
+    node.del(pod);
+    node.run(&host_local("DEL", pod)).ok();
+}
+
+fn mutations(node: &AwsNode) -> u64 {
+    let calls = node.lab.calls();
+    MUTATIONS
+        .iter()
+        .filter_map(|action| calls.get(*action))
+        .sum()
+}
+
+#[test]
+fn a_pod_gets_an_address_of_the_pool_without_a_call() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = Agent::start(&node, &pool(&json!({ "low": 3, "high": 5 })));
+    assert!(eventually(|| listed(&node) == 5));
+    for action in MUTATIONS {
+        node.lab.hold(action, Hold::BeforeCommit);
+    }
+    let before = mutations(&node);
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    for pod in &pods {
+        let address = attach(&node, pod).expect("the pool has addresses");
+        assert_eq!(vpc.owner(&address), Some(node.eni.clone()));
+        assert_eq!(node.ledger()[&address], "held");
+    }
+    assert_eq!(mutations(&node), before);
+    node.lab.release_held();
+}
+
+#[test]
+fn a_pool_is_refilled_when_it_is_low_and_shrinks_when_it_is_high() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = Agent::start(&node, &pool(&json!({ "low": 2, "high": 3 })));
+    assert!(eventually(|| listed(&node) == 3));
+    let pods: Vec<Pod> = (0..5).map(|n| Pod::new(&format!("c{n}"))).collect();
+    for pod in &pods {
+        assert!(eventually(|| attach(&node, pod).is_some()));
+    }
+    assert!(
+        eventually(|| node.addresses().len() >= 7),
+        "{:?}",
+        node.ledger()
+    );
+    for pod in &pods {
+        detach(&node, pod);
+    }
+    assert!(
+        eventually(|| node.addresses().len() == 3),
+        "{:?}",
+        node.ledger()
+    );
+    assert!(node.ledger().values().all(|state| state == "pooled"));
+    assert_eq!(listed(&node), 3);
+}
+
+#[test]
+fn without_water_marks_the_whole_range_is_assigned_as_far_as_the_eni_has_room() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let few = json!({ "ranges": [{ "start": "10.0.4.250", "end": "10.0.4.255" }] });
+    let agent = Agent::start(&node, &pool(&few));
+    assert!(
+        eventually(|| node.addresses().len() == 5),
+        "the last one is AWS'"
+    );
+    agent.stop();
+    let other = vpc.node();
+    let _agent = Agent::start(&other, &pool(&json!({})));
+    assert!(
+        eventually(|| other.addresses().len() == 9),
+        "c5.large has ten"
+    );
+}
+
+#[test]
+fn a_pool_survives_its_agent() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let configuration = pool(&json!({ "low": 3, "high": 5 }));
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| listed(&node) == 5));
+    let addresses = node.addresses();
+    agent.kill();
+    fs::remove_file(ranges_file(&node)).unwrap();
+    let _agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| listed(&node) == 5));
+    assert_eq!(node.addresses(), addresses);
+}
+
+#[test]
+fn both_families_have_a_pool_of_their_own() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let ranges = json!([
+        { "start": "10.0.4.100", "end": "10.0.4.109" },
+        { "start": "2001:db8:4::100", "end": "2001:db8:4::1ff" },
+    ]);
+    let keys = json!({ "ranges": ranges, "low": 2, "high": 2 });
+    let _agent = Agent::start(&node, &pool(&keys));
+    assert!(
+        eventually(|| node.addresses().len() == 4),
+        "{:?}",
+        node.ledger()
+    );
+    let pod = Pod::new("c1");
+    assert!(eventually(|| listed(&node) == 4));
+    let output = node.run(&host_local("ADD", &pod)).ok();
+    assert_eq!(output["ips"].as_array().unwrap().len(), 2, "{output}");
+}
+
+#[test]
+fn a_pool_that_makes_no_sense_is_refused() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    for (keys, said) in [
+        (json!({ "low": 3, "high": 2 }), "low 3 is above high 2"),
+        (json!({ "ranges": [] }), "has no ranges"),
+        (
+            json!({ "ranges": [{ "start": "10.0.4.9", "end": "10.0.4.8" }] }),
+            "10.0.4.9 to 10.0.4.8 is no range",
+        ),
+        (
+            json!({ "ranges": [{ "start": "2001:db8:4::", "end": "2001:db8:4::1:0" }] }),
+            "is no range of up to 65536 addresses",
+        ),
+        (json!({ "rangesFile": "ranges.json" }), "is not absolute"),
+        (json!({ "name": "../x" }), "is no name of a network"),
+    ] {
+        let (status, errors) = Agent::spawn(&node, &pool(&keys)).wait();
+        assert_eq!(status, Some(1));
+        assert!(errors.contains(said), "{errors}");
+    }
+}
+
+/// Three nodes, one network, no coordinator: 300 pods come and go in parallel while
+/// nodes die and others take their place.
+#[test]
+fn no_address_is_on_two_living_pods_of_a_cluster() {
+    let vpc = Vpc::new();
+    let living = Mutex::new(BTreeSet::new());
+    thread::scope(|scope| {
+        for number in 0..3 {
+            let (vpc, living) = (&vpc, &living);
+            scope.spawn(move || {
+                for life in 0..2 {
+                    live(vpc, living, &format!("n{number}-{life}"));
+                }
+            });
+        }
+    });
+    let owned: Vec<_> = (100..164)
+        .filter_map(|n| vpc.owner(&format!("10.0.4.{n}")))
+        .collect();
+    assert!(
+        owned.is_empty(),
+        "the addresses of dead nodes have gone with their ENIs"
+    );
+}
+
+fn attach_when_there_are_some(node: &AwsNode, pod: &Pod) -> String {
+    let address = Mutex::new(None);
+    let attached = || {
+        *address.lock().unwrap() = attach(node, pod);
+        address.lock().unwrap().is_some()
+    };
+    assert!(eventually(attached), "{:?}", node.ledger());
+    address.into_inner().unwrap().expect("it was attached")
+}
+
+/// The life of a node: 50 pods, at most four at a time, and its death with some of them.
+fn live(vpc: &Vpc, living: &Mutex<BTreeSet<String>>, name: &str) {
+    let node = vpc.node();
+    let agent = Agent::start(&node, &pool(&json!({ "low": 3, "high": 6 })));
+    let mut pods: Vec<(Pod, String)> = Vec::new();
+    for number in 0..50 {
+        if pods.len() == 4 {
+            let (pod, address) = pods.remove((number * 7) % 4);
+            assert!(living.lock().unwrap().remove(&address));
+            detach(&node, &pod);
+        }
+        let pod = Pod::new(&format!("{name}-{number}"));
+        let address = attach_when_there_are_some(&node, &pod);
+        assert_eq!(vpc.owner(&address), Some(node.eni.clone()));
+        let is_new = living.lock().unwrap().insert(address.clone());
+        assert!(is_new, "{address} is on another living pod");
+        pods.push((pod, address));
+    }
+    agent.kill();
+    node.lab.terminate_instance(&node.instance);
+    let mut living = living.lock().unwrap();
+    for (_, address) in pods {
+        assert!(living.remove(&address));
+    }
+}
