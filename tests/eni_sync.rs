@@ -2,5 +2,6 @@
 
 mod agent;
 mod fixture;
+mod hygiene;
 mod pool;
 mod registering;

@@ -16,6 +16,12 @@ use crate::error::{Error, ErrorCode, Result};
 /// The namespace of the process itself.
 const OWN: &str = "/proc/self/ns/net";
 
+/// The PID namespace of the process itself.
+const OWN_PIDS: &str = "/proc/self/ns/pid";
+/// The number of the machine's first PID namespace. Source: `PROC_PID_INIT_INO` of
+/// Linux.
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
 /// An open network namespace: it lives at least as long as this value.
 #[derive(Debug)]
 pub struct NetNs {
@@ -152,6 +158,31 @@ pub fn is_current(path: &str) -> Result<bool> {
 /// Whether `path` still leads to the namespace it led to when `id` was read.
 pub fn is_alive(path: &str, id: NetNsId) -> bool {
     fs::metadata(Path::new(path)).is_ok_and(|found| NetNsId::of(&found) == id)
+}
+
+/// Whether the namespace that `path` led to when `id` was read has ended for certain,
+/// by what can be seen from here. A directory that is not shared with the runtime, as
+/// it may be in a container, proves nothing.
+pub fn has_ended(path: &str, id: NetNsId) -> bool {
+    let path = Path::new(path);
+    match fs::metadata(path) {
+        Ok(found) if NetNsId::of(&found) == id => false,
+        // An empty file may be the place of a mount that is not visible here.
+        Ok(found) if found.is_file() && found.len() == 0 => {
+            NetNs::open(&path.to_string_lossy()).is_ok()
+        }
+        Ok(_) => true,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            let is_seen = path.parent().is_some_and(Path::is_dir);
+            is_seen || (path.starts_with("/proc") && sees_all_processes())
+        }
+        Err(_) => false,
+    }
+}
+
+/// Whether this process is in the machine's first PID namespace.
+fn sees_all_processes() -> bool {
+    fs::metadata(OWN_PIDS).is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE)
 }
 
 /// Writes kernel parameters below `/proc/sys` as seen from the calling thread's

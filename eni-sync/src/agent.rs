@@ -13,6 +13,8 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::aws::Clients;
 use crate::configuration::Configuration;
+use crate::hotplug;
+use crate::hygiene::Hygiene;
 use crate::inventory;
 use crate::ledger::{Ledger, Refusal};
 use crate::pool;
@@ -26,7 +28,7 @@ use crate::watch;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// After an error, the next try waits this long at least, and twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// So long releases wait for registrations to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -73,6 +75,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     });
     agent.start("keeper", Agent::keep)?;
     agent.start("watcher", watch::run)?;
+    agent.start("hotplug", hotplug::run)?;
     agent.start("socket", move |agent| agent.serve(&listener))?;
     notify_ready();
     signals.wait().map_err(failed)?;
@@ -132,8 +135,9 @@ impl Agent {
                 })
             }
             Ok(Ask::Look) => {
-                self.update(|work| work.is_news = true);
-                Answer::Done
+                // Nobody waits for an answer.
+                self.announce();
+                return;
             }
             Err(cause) => {
                 eprintln!("a request could not be read: {cause}");
@@ -161,10 +165,11 @@ impl Agent {
     fn keep(self: &Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let mut reconcile_at = Instant::now();
+        let mut hygiene = Hygiene::default();
         loop {
             let mut outcome = Ok(());
             if reconcile_at <= Instant::now() {
-                outcome = self.reconcile();
+                outcome = self.reconcile().and(self.clean(&mut hygiene));
                 reconcile_at = Instant::now() + self.configuration.reconcile_interval();
             }
             self.await_calm();
@@ -197,12 +202,20 @@ impl Agent {
                 ledger: &self.ledger,
                 inventory: &inventory,
             };
-            let report = reconcile::run(&node, &mut |_| {})?;
+            let grace = self.configuration.grace();
+            let report = reconcile::run(&node, grace, &mut |_| {})?;
             if !report.is_empty() {
                 eprintln!("{report}");
             }
             Ok(())
         })
+    }
+
+    /// Ends the attachments whose containers have gone.
+    fn clean(&self, hygiene: &mut Hygiene) -> Result<()> {
+        let configuration = &self.configuration;
+        let ended = hygiene.run(configuration.cni_path(), configuration.grace());
+        ended.map(drop)
     }
 
     /// Releases what is due, and says when something will be.

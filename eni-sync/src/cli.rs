@@ -80,7 +80,9 @@ fn sync() -> Result<()> {
         ledger: &ledger,
         inventory: &inventory,
     };
-    let report = reconcile::run(&node, &mut |eni| eprintln!("{} compared", eni.id))?;
+    let report = reconcile::run(&node, Configuration::default().grace(), &mut |eni| {
+        eprintln!("{} compared", eni.id)
+    })?;
     release::release_all_due(&aws, &ledger)?;
     eprintln!("{report}");
     Ok(())

@@ -19,6 +19,10 @@ use crate::plan;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.
 const RECONCILE_SECONDS: u64 = 420;
+/// The runtime's own DEL comes first.
+const GRACE_SECONDS: u64 = 300;
+/// Where Kubernetes has its plugins.
+const CNI_PATH: &str = "/opt/cni/bin";
 /// Comparisons of many nodes spread over this part of the interval.
 const SPREAD: u64 = 4;
 /// No ENI has more addresses; a longer range is a mistake.
@@ -32,6 +36,11 @@ const DATA_DIR: &str = "/var/lib/cni/networks";
 pub(crate) struct Configuration {
     /// Seconds between two comparisons of the ledger with EC2.
     pub(crate) reconcile_seconds: Option<u64>,
+    /// For how many seconds the container of an attachment must have been gone before
+    /// the attachment is ended.
+    pub(crate) grace_seconds: Option<u64>,
+    /// The directories of the plugins that end such attachments, separated by `:`.
+    pub(crate) cni_path: Option<String>,
     /// Where metrics and health are served; a loopback address.
     pub(crate) metrics: Option<SocketAddr>,
     /// The networks whose reservations of host-local are registered.
@@ -228,6 +237,17 @@ impl Configuration {
             .iter()
             .try_for_each(Pool::validate)
             .or_else(wrong)
+    }
+
+    /// How long the container of an attachment must have been gone before the attachment
+    /// is ended.
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS))
+    }
+
+    /// The directories of the plugins.
+    pub(crate) fn cni_path(&self) -> &str {
+        self.cni_path.as_deref().unwrap_or(CNI_PATH)
     }
 
     /// The time until the next comparison with EC2, a little different each time.

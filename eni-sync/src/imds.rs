@@ -2,9 +2,10 @@
 //! what it shows may be gone, and what it does not show yet may be there. It therefore
 //! only ever confirms that an address is present.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::imds::Client;
 use aws_config::imds::client::error::ImdsError;
@@ -17,6 +18,10 @@ use crate::failure;
 
 const IDENTITY: &str = "/latest/dynamic/instance-identity/document";
 const MACS: &str = "/latest/meta-data/network/interfaces/macs";
+
+/// How long the service may take with all attempts; on a busy node it is the node that
+/// takes long.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Which instance this node is. Source: Amazon EC2 User Guide, "Instance identity
 /// documents".
@@ -41,7 +46,10 @@ impl Imds {
     pub(crate) fn new(runtime: Arc<Runtime>, provider: &ProviderConfig) -> Self {
         Self {
             runtime,
-            client: Client::builder().configure(provider).build(),
+            client: Client::builder()
+                .configure(provider)
+                .operation_timeout(DEADLINE)
+                .build(),
         }
     }
 
@@ -72,6 +80,16 @@ impl Imds {
             addresses.extend(lines.filter_map(|line| line.trim().parse::<IpAddr>().ok()));
         }
         Ok(addresses)
+    }
+
+    /// The MAC addresses of the ENIs that the service shows.
+    ///
+    /// # Errors
+    /// Code 11 when the service does not answer.
+    pub(crate) fn macs(&self) -> Result<BTreeSet<String>> {
+        let text = self.get(&format!("{MACS}/"))?.unwrap_or_default();
+        let lines = text.lines().map(|line| line.trim_end_matches('/'));
+        Ok(lines.map(str::to_lowercase).collect())
     }
 
     /// What the service has at `path`, or nothing when it has nothing there.

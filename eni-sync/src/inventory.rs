@@ -2,7 +2,7 @@
 //! and for the other plugins, and asked again when that may be outdated.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,16 +67,21 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
     if let Some(inventory) = written() {
         return Ok(inventory);
     }
+    let _lock = lock()?;
+    match written() {
+        Some(inventory) => Ok(inventory),
+        None => ask(aws),
+    }
+}
+
+/// One writes the inventory at a time; who waits finds it written.
+fn lock() -> Result<Lock> {
     let path = Path::new(LOCK);
     if let Some(directory) = path.parent() {
         file::create_directory(directory)
             .map_err(|cause| Error::io(format!("failed to create {directory:?}"), &cause))?;
     }
-    let _lock = Lock::take(path, LOCK_DEADLINE)?;
-    match written() {
-        Some(inventory) => Ok(inventory),
-        None => discover(aws),
-    }
+    Lock::take(path, LOCK_DEADLINE)
 }
 
 /// The file is a copy of what EC2 has said. One that cannot be read is made anew.
@@ -95,12 +100,44 @@ fn is_younger_than(age: Duration) -> bool {
     elapsed.is_some_and(|elapsed| elapsed < age)
 }
 
+/// Corrects the names of the interfaces in the inventory. What EC2 has said does not get
+/// younger by it.
+///
+/// # Errors
+/// Code 5 or 6 naming the file, 999 when the kernel does not list its links.
+pub(crate) fn rename() -> Result<()> {
+    let _lock = lock()?;
+    let Some(mut inventory) = Inventory::read()? else {
+        return Ok(());
+    };
+    let links = Netlink::open()?.links()?;
+    let mut is_changed = false;
+    for eni in &mut inventory.enis {
+        let name = interface_of(&links, &eni.mac);
+        is_changed |= name != eni.interface;
+        eni.interface = name;
+    }
+    if !is_changed {
+        return Ok(());
+    }
+    let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);
+    let written = fs::metadata(PATH).and_then(|metadata| metadata.modified());
+    inventory.write()?;
+    let file = File::options().write(true).open(PATH).map_err(failed)?;
+    file.set_modified(written.map_err(failed)?).map_err(failed)
+}
+
 /// Asks EC2 for the ENIs of this node and writes them down.
 ///
 /// # Errors
 /// Code 11 without metadata, credentials or an answer, 100 without permission, 5 when
 /// the inventory cannot be written.
 pub(crate) fn discover(aws: &Aws) -> Result<Inventory> {
+    let _lock = lock()?;
+    ask(aws)
+}
+
+fn ask(aws: &Aws) -> Result<Inventory> {
     let identity = aws.imds().identity()?;
     let ec2 = aws.ec2(&identity.region);
     let what = format!("list the ENIs of {}", identity.instance_id);

@@ -13,7 +13,7 @@ use common::attachment::boot_id;
 use common::error::{Error, ErrorCode, Result};
 use common::file;
 use common::lock::Lock;
-use common::netns::{NetNsId, is_alive};
+use common::netns::{NetNsId, has_ended, is_alive};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Takeover;
@@ -146,7 +146,7 @@ impl Life {
         }
     }
 
-    /// Whether it still exists.
+    /// Whether it exists and can be seen from here.
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.
@@ -159,6 +159,22 @@ impl Life {
             } => Ok(boot_id()? == *made_in && is_alive(netns, *netns_id)),
             Self::Reservation { reservation } => Ok(reservation.exists()),
             Self::Pool { .. } => Ok(true),
+        }
+    }
+
+    /// Whether it has ended for certain. What cannot be seen from here has not.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read.
+    fn has_ended(&self) -> Result<bool> {
+        match self {
+            Self::Namespace {
+                netns,
+                netns_id,
+                boot_id: made_in,
+            } => Ok(boot_id()? != *made_in || has_ended(netns, *netns_id)),
+            Self::Reservation { reservation } => Ok(!reservation.exists()),
+            Self::Pool { .. } => Ok(false),
         }
     }
 
@@ -195,7 +211,7 @@ impl Owner {
             && self.life.is_same(&other.life)
     }
 
-    /// Whether the attachment still exists.
+    /// Whether the attachment exists and can be seen from here.
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.
@@ -306,12 +322,13 @@ impl Entry {
             })
     }
 
-    /// Whether its owner still exists.
+    /// Whether its owner may still exist, for all that can be seen from here.
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.
     pub(crate) fn has_living_owner(&self) -> Result<bool> {
-        self.owner.as_ref().map_or(Ok(false), Owner::is_alive)
+        let owner = self.owner.as_ref();
+        owner.map_or(Ok(false), |owner| Ok(!owner.life.has_ended()?))
     }
 }
 

@@ -9,6 +9,8 @@ mod config;
 mod configuration;
 mod ec2;
 mod failure;
+mod hotplug;
+mod hygiene;
 mod imds;
 mod inventory;
 mod ledger;

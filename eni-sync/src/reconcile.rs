@@ -3,6 +3,7 @@
 //! lives for any more is released.
 
 use std::fmt;
+use std::time::Duration;
 
 use common::error::{Errors, Result};
 use common::inventory::Eni;
@@ -11,10 +12,6 @@ use crate::config::Takeover;
 use crate::ledger::{Entries, Entry, State, now};
 use crate::plan::{self, Drift};
 use crate::registrar::{Node, TURN_DEADLINE, settle};
-
-/// So long an attachment may look dead before its addresses are released, in seconds:
-/// the runtime's own DEL comes first.
-const GRACE: u64 = 300;
 
 /// What was different, in addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,22 +49,28 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares every ENI for pods with the ledger. `progress` hears of each that is done.
+/// Compares every ENI for pods with the ledger. Addresses of attachments that ended
+/// without a DEL are released `grace` after they were registered. `progress` hears of
+/// each ENI that is done.
 ///
 /// # Errors
 /// What went wrong with any of them; the others are done.
-pub(crate) fn run(node: &Node<'_>, progress: &mut dyn FnMut(&Eni)) -> Result<Report> {
+pub(crate) fn run(
+    node: &Node<'_>,
+    grace: Duration,
+    progress: &mut dyn FnMut(&Eni),
+) -> Result<Report> {
     let mut report = Report::default();
     let mut errors = Errors::default();
     let enis = node.inventory.enis.iter();
     for eni in enis.filter(|eni| plan::require_managed(eni).is_ok()) {
-        errors.keep(compare(node, eni, &mut report));
+        errors.keep(compare(node, eni, grace, &mut report));
         progress(eni);
     }
     errors.into_result().map(|()| report)
 }
 
-fn compare(node: &Node<'_>, eni: &Eni, report: &mut Report) -> Result<()> {
+fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> Result<()> {
     let ledger = node.ledger.of_eni(&eni.id)?;
     let _turn = ledger.take_turn(TURN_DEADLINE)?;
     let ec2 = node.aws.ec2(&node.inventory.region);
@@ -82,7 +85,7 @@ fn compare(node: &Node<'_>, eni: &Eni, report: &mut Report) -> Result<()> {
             repair(&entries, drift, report)?;
         }
         for entry in entries.all()? {
-            end_if_abandoned(&entries, entry, report)?;
+            end_if_abandoned(&entries, entry, grace, report)?;
         }
     }
     settle(node, eni, &ledger)
@@ -113,8 +116,13 @@ fn repair(entries: &Entries, drift: Drift, report: &mut Report) -> Result<()> {
     }
 }
 
-fn end_if_abandoned(entries: &Entries, entry: Entry, report: &mut Report) -> Result<()> {
-    let is_old = entry.since.saturating_add(GRACE) <= now() || entry.since > now();
+fn end_if_abandoned(
+    entries: &Entries,
+    entry: Entry,
+    grace: Duration,
+    report: &mut Report,
+) -> Result<()> {
+    let is_old = entry.since.saturating_add(grace.as_secs()) <= now() || entry.since > now();
     if entry.state != State::Held || !is_old || entry.has_living_owner()? {
         return Ok(());
     }

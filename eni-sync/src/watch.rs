@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use common::error::{Error, Result};
 use common::file;
 use common::netlink::Netlink;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::agent::Agent;
@@ -42,21 +44,39 @@ pub(crate) fn run(agent: &Arc<Agent>) {
 
 /// Looks at every network, and again whenever one of the directories changes.
 fn watch(agent: &Arc<Agent>) -> Result<()> {
-    let failed = |errno: nix::Error| Error::internal("failed to watch").because(&errno.into());
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(failed)?;
+    let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+    let inotify = Inotify::init(flags).map_err(failed)?;
     loop {
         // Watched first, looked at then: nothing can appear between the two.
         for network in &agent.configuration.networks {
             add_watch(&inotify, &network.directory())?;
         }
+        let mut wait = agent.configuration.reconcile_interval();
         for network in &agent.configuration.networks {
             if let Err(error) = look(agent, network) {
                 eprintln!("network {}: {error}", network.name);
+                wait = PAUSE;
             }
         }
         agent.announce();
-        inotify.read_events().map_err(failed)?;
+        await_change(&inotify, wait)?;
     }
+}
+
+/// Waits for a change, or until it is time to look without one. Which change it was, and
+/// how many there were, does not matter: looking finds them all.
+fn await_change(inotify: &Inotify, time: Duration) -> Result<()> {
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    let mut descriptors = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+    poll(&mut descriptors, timeout).map_err(failed)?;
+    match inotify.read_events() {
+        Ok(_) | Err(nix::Error::EAGAIN) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+fn failed(errno: nix::Error) -> Error {
+    Error::internal("failed to watch the reservations").because(&errno.into())
 }
 
 /// Watches a directory, or the closest one above it that exists, where it will appear.

@@ -3,8 +3,7 @@
 //! anywhere when it ends.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -249,6 +248,7 @@ impl Drop for AwsNode {
 /// An agent that runs on a node until this value is dropped.
 pub struct Agent {
     process: Child,
+    log: PathBuf,
 }
 
 impl Agent {
@@ -277,10 +277,12 @@ impl Agent {
             .args(["agent", "--config", "/run/agent.json"])
             .env("NOTIFY_SOCKET", "/run/notify.sock")
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(Stdio::null());
+        let log = node.run_directory().join("agent.log");
+        let output = File::options().create(true).append(true).open(&log);
+        command.stderr(output.unwrap());
         let process = node.node.inside(|| command.spawn().unwrap());
-        Self { process }
+        Self { process, log }
     }
 
     /// Ends it as a service manager does, and returns its status.
@@ -298,16 +300,24 @@ impl Agent {
 
     /// Waits until it ends by itself: its status and what it has said.
     pub fn wait(mut self) -> (Option<i32>, String) {
-        let mut said = String::new();
-        let mut errors = self.process.stderr.take().unwrap();
-        errors.read_to_string(&mut said).unwrap();
+        let status = self.process.wait().unwrap().code();
+        let said = self.log();
+        (status, said)
+    }
+
+    /// What it has said so far, and those before it on its node.
+    pub fn log(&self) -> String {
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
         assert!(!said.contains(CANARY), "a secret was printed\n{said}");
-        (self.process.wait().unwrap().code(), said)
+        said
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the agent's log\n{}", self.log());
+        }
         // It may have ended already.
         self.process.kill().ok();
         self.process.wait().ok();

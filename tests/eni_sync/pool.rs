@@ -137,8 +137,9 @@ fn a_pool_is_refilled_when_it_is_low_and_shrinks_when_it_is_high() {
         "{:?}",
         node.ledger()
     );
-    assert!(node.ledger().values().all(|state| state == "pooled"));
-    assert_eq!(listed(&node), 3);
+    let all_pooled = || node.ledger().values().all(|state| state == "pooled");
+    assert!(eventually(all_pooled), "{:?}", node.ledger());
+    assert!(eventually(|| listed(&node) == 3));
 }
 
 #[test]

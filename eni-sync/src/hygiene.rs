@@ -1,0 +1,101 @@
+//! Attachments whose container has gone without a DEL: the plugin that made one ends
+//! it, by its own record, as if the runtime had asked. Addresses come back, and a
+//! device that the kernel has dropped on the node gets its name back. Nothing is done
+//! about a container that may live.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::attachment::{Attachment, Records, boot_id};
+use common::error::{Error, Errors, Result};
+use common::netns::has_ended;
+use common::process;
+use serde_json::Value;
+
+/// The plugins that keep records of their attachments.
+const PLUGINS: [&str; 2] = ["host-device", "ipvlan"];
+/// As long as a runtime would wait at least.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Since when attachments have been seen without their container.
+#[derive(Debug, Default)]
+pub(crate) struct Hygiene {
+    abandoned: HashMap<String, Instant>,
+}
+
+impl Hygiene {
+    /// Ends the attachments whose container has been gone for `grace`, with the plugins
+    /// in the directories of `cni_path`. Returns how many have been ended.
+    ///
+    /// # Errors
+    /// What went wrong with any of them; the others are done, and all are tried again.
+    pub(crate) fn run(&mut self, cni_path: &str, grace: Duration) -> Result<usize> {
+        let mut errors = Errors::default();
+        let mut ended = 0;
+        let mut abandoned = HashMap::new();
+        for plugin in PLUGINS {
+            let records = errors.keep(Records::of(plugin).all::<Value>());
+            for record in records.into_iter().flatten() {
+                if !errors.keep(is_abandoned(&record)).unwrap_or_default() {
+                    continue;
+                }
+                let name = name(plugin, &record);
+                let since = self
+                    .abandoned
+                    .get(&name)
+                    .copied()
+                    .unwrap_or_else(Instant::now);
+                if since.elapsed() < grace {
+                    abandoned.insert(name, since);
+                } else if errors.keep(end(plugin, &record, cni_path)).is_some() {
+                    eprintln!("ended {name}, whose container has gone");
+                    ended += 1;
+                }
+            }
+        }
+        self.abandoned = abandoned;
+        errors.into_result().map(|()| ended)
+    }
+}
+
+/// Whether the container of an attachment has gone for certain.
+fn is_abandoned(record: &Attachment<Value>) -> Result<bool> {
+    Ok(boot_id()? != record.boot_id || has_ended(&record.netns, record.netns_id))
+}
+
+fn name(plugin: &str, record: &Attachment<Value>) -> String {
+    format!(
+        "{plugin} attachment of container {}, interface {}, network {}",
+        record.container_id, record.ifname, record.network
+    )
+}
+
+/// Executes the DEL that the runtime has not sent.
+fn end(plugin: &str, record: &Attachment<Value>, cni_path: &str) -> Result<()> {
+    let failed = |why: String| {
+        let msg = format!("failed to end the {}", name(plugin, record));
+        Error::internal(msg).with_details(why)
+    };
+    let program = cni_path
+        .split(':')
+        .map(|directory| Path::new(directory).join(plugin))
+        .find(|path| path.is_file())
+        .ok_or_else(|| failed(format!("there is no {plugin} in {cni_path}")))?;
+    let args = record.del_args(cni_path)?;
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("CNI_COMMAND", "DEL")
+        .env("CNI_CONTAINERID", args.container_id.as_str())
+        .env("CNI_IFNAME", args.ifname.as_str())
+        .env("CNI_NETNS", &args.netns)
+        .env("CNI_PATH", cni_path);
+    let output = process::run(command, &args.conf.stdin, DEADLINE);
+    let output = output.map_err(|cause| failed(cause.to_string()))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(failed(String::from_utf8_lossy(&output.stdout).into_owned())),
+    }
+}
