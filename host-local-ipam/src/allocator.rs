@@ -1,14 +1,15 @@
 //! Which addresses an ADD gets, given what is taken. Pure: what is taken comes in as
 //! a value, and nothing is reserved here.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use common::address::Cidr;
 use common::error::{Error, Result};
 use common::result::IpConfig;
 
-use crate::range::{Range, RangeSet};
+use crate::range::{Range, RangeSet, number};
+use crate::taken::Taken;
 
 /// What an allocation depends on.
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ pub(crate) struct State {
     /// The container that asks.
     pub(crate) container_id: String,
     /// The addresses that are reserved.
-    pub(crate) taken: HashSet<IpAddr>,
+    pub(crate) taken: Taken,
     /// Those among them that the attachment itself holds, in the order of their files.
     pub(crate) own: Vec<IpAddr>,
     /// The address that each range set handed out last.
@@ -80,9 +81,12 @@ pub(crate) fn choose<'a>(
 pub(crate) fn next_free<'a>(
     set: &'a RangeSet,
     last: Option<IpAddr>,
-    taken: &HashSet<IpAddr>,
+    taken: &Taken,
 ) -> Option<Choice<'a>> {
-    lap(set, last).find(|choice| !taken.contains(&choice.address))
+    lap(set, last).find_map(|(range, part)| {
+        let address = range.address(first_free(taken, part, range.gateway())?);
+        Some(Choice { address, range })
+    })
 }
 
 /// Says that `set` has no free address.
@@ -104,7 +108,7 @@ fn choose_requested<'a>(
     if range.excludes(address) {
         return Err(format!("requested ip {address} is excluded"));
     }
-    if state.taken.contains(&address) {
+    if state.taken.contains(address) {
         return Err(format!(
             "requested IP address {address} is not available in range set {set}"
         ));
@@ -123,28 +127,34 @@ fn choose_next<'a>(set: &'a RangeSet, index: usize, state: &State) -> Result<Cho
     next_free(set, last, &state.taken).ok_or_else(|| exhausted(set))
 }
 
-/// Every address of the set once, but for what is excluded and each range's own
-/// gateway: from the one after `last`, over all ranges, and up to `last` itself. When `last` is not in the
-/// set, because the configuration has changed or nothing was ever reserved, the lap
-/// begins with the first range.
-fn lap(set: &RangeSet, last: Option<IpAddr>) -> impl Iterator<Item = Choice<'_>> {
+/// Every number of the set once, but for what is excluded, and the range that it is
+/// of: from the one after `last`, over all ranges, and up to `last` itself. When
+/// `last` is not in the set, because the configuration has changed or nothing was ever
+/// reserved, the lap begins with the first range.
+fn lap(
+    set: &RangeSet,
+    last: Option<IpAddr>,
+) -> impl Iterator<Item = (&Range, RangeInclusive<u128>)> {
     let ranges = set.ranges();
     let (begin, start) = start_of_lap(ranges, last);
     let in_order = ranges.iter().cycle().skip(begin).take(ranges.len());
     let forward = in_order.enumerate().flat_map(move |(nth, range)| {
         let from = start.filter(|_| nth == 0).unwrap_or_else(|| range.first());
-        range
-            .from(from)
-            .map(move |address| Choice { address, range })
+        range.from(from).map(move |part| (range, part))
     });
     let rest = ranges.get(begin).zip(start).into_iter();
-    let rest = rest.flat_map(|(range, start)| {
-        range
-            .until(start)
-            .map(move |address| Choice { address, range })
-    });
-    let all = forward.chain(rest);
-    all.filter(|choice| choice.address != choice.range.gateway())
+    let rest = rest.flat_map(|(range, start)| range.until(start).map(move |part| (range, part)));
+    forward.chain(rest)
+}
+
+/// The first free number of a part that is not the gateway's.
+fn first_free(taken: &Taken, part: RangeInclusive<u128>, gateway: IpAddr) -> Option<u128> {
+    let end = *part.end();
+    let free = taken.first_free(part)?;
+    if free != number(gateway) {
+        return Some(free);
+    }
+    taken.first_free(free.checked_add(1)?..=end)
 }
 
 /// The range that a lap begins with, and the address in it when that is not the first.
@@ -193,6 +203,15 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
+    /// What one ADD after the other gets while nothing is released.
+    fn lap(set: &RangeSet, last: Option<IpAddr>) -> Vec<IpAddr> {
+        let mut given = Vec::new();
+        while let Some(choice) = next_free(set, last, &given.iter().copied().collect()) {
+            given.push(choice.address);
+        }
+        given
+    }
+
     /// The iterator of the Go plugin, one step at a time, on the last byte.
     fn lap_of_go(ranges: &[(u8, u8, u8)], last: Option<u8>) -> Vec<IpAddr> {
         let inside = |n: u8| ranges.iter().position(|(a, b, _)| (*a..=*b).contains(&n));
@@ -234,7 +253,7 @@ mod tests {
         for shape in shapes {
             let set = set(shape);
             for last in std::iter::once(None).chain((0..=60).map(Some)) {
-                let ours: Vec<IpAddr> = lap(&set, last.map(host)).map(|c| c.address).collect();
+                let ours = lap(&set, last.map(host));
                 assert_eq!(ours, lap_of_go(shape, last), "{shape:?} after {last:?}");
             }
         }
@@ -250,10 +269,10 @@ mod tests {
                 .iter()
                 .enumerate()
                 .filter(|(bit, _)| mask >> bit & 1 == 1);
-            let taken: HashSet<IpAddr> = chosen.map(|(_, n)| host(*n)).collect();
+            let taken: Taken = chosen.map(|(_, n)| host(*n)).collect();
             for last in std::iter::once(None).chain(all.iter().copied().map(Some)) {
                 let expected = lap_of_go(&shape, last);
-                let expected = expected.iter().find(|address| !taken.contains(address));
+                let expected = expected.iter().find(|address| !taken.contains(**address));
                 let ours = next_free(&set, last.map(host), &taken);
                 assert_eq!(
                     ours.map(|c| c.address).as_ref(),
@@ -283,11 +302,11 @@ mod tests {
                 let left: Vec<IpAddr> = left
                     .filter(|address| excluded.iter().all(|n| host(*n) != *address))
                     .collect();
-                let ours: Vec<IpAddr> = lap(&set, last.map(host)).map(|c| c.address).collect();
+                let ours = lap(&set, last.map(host));
                 assert_eq!(ours, left, "{excluded:?} {last:?}");
                 for mask in 0..128 {
-                    let taken: HashSet<IpAddr> = subset(&all, mask).into_iter().map(host).collect();
-                    let expected = left.iter().find(|address| !taken.contains(*address));
+                    let taken: Taken = subset(&all, mask).into_iter().map(host).collect();
+                    let expected = left.iter().find(|address| !taken.contains(**address));
                     let ours = next_free(&set, last.map(host), &taken).map(|c| c.address);
                     assert_eq!(ours.as_ref(), expected, "{excluded:?} {mask:b} {last:?}");
                 }
@@ -308,7 +327,7 @@ mod tests {
         };
         let next = |set: &RangeSet, last: Option<&str>| {
             let last = last.map(|text| text.parse().unwrap());
-            next_free(set, last, &HashSet::new()).map(|choice| choice.address.to_string())
+            next_free(set, last, &Taken::default()).map(|choice| choice.address.to_string())
         };
         for last in [
             None,

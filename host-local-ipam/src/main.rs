@@ -13,8 +13,8 @@ mod reservation;
 mod resolv_conf;
 mod sources;
 mod store;
+mod taken;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -30,6 +30,7 @@ use crate::range::RangeSet;
 use crate::reservation::{Holder, Owner, owned_by};
 use crate::sources::Sources;
 use crate::store::Store;
+use crate::taken::Taken;
 
 fn main() -> ExitCode {
     plugin::run(&Commands {
@@ -141,7 +142,7 @@ fn status(conf: &ConfArgs) -> Result<()> {
     let range_sets = config.sources.read()?;
     let taken = match &store {
         Some(store) => store.survey()?.taken(),
-        None => HashSet::new(),
+        None => Taken::default(),
     };
     for set in &range_sets {
         if allocator::next_free(set, None, &taken).is_none() {

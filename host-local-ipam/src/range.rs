@@ -2,7 +2,7 @@
 //! address is turned into one to count with, and back.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use common::address::Cidr;
@@ -102,20 +102,25 @@ impl Range {
         !self.parts.iter().any(|part| part.contains(&number))
     }
 
-    /// The addresses from `start` to the end of the range that are not excluded.
-    pub(crate) fn from(&self, start: IpAddr) -> impl Iterator<Item = IpAddr> {
+    /// The numbers from `start` to the end of the range that are not excluded, in parts.
+    pub(crate) fn from(&self, start: IpAddr) -> impl Iterator<Item = RangeInclusive<u128>> {
         let first = number(start);
-        let numbers = self.parts.iter().flat_map(move |part| {
-            let (begin, end) = (*part.start(), *part.end());
-            begin.max(first)..=end
-        });
-        numbers.map(move |n| address(n, start))
+        let parts = self.parts.iter();
+        let parts = parts.map(move |part| *part.start().max(&first)..=*part.end());
+        parts.filter(|part| !part.is_empty())
     }
 
-    /// The addresses before `end` that are not excluded.
-    pub(crate) fn until(&self, end: IpAddr) -> impl Iterator<Item = IpAddr> {
-        self.from(self.first)
-            .take_while(move |address| *address < end)
+    /// The numbers before `end` that are not excluded, in parts.
+    pub(crate) fn until(&self, end: IpAddr) -> impl Iterator<Item = RangeInclusive<u128>> {
+        let end = number(end);
+        let parts = self.parts.iter();
+        let parts = parts.map(move |part| *part.start()..=(*part.end()).min(end.saturating_sub(1)));
+        parts.filter(|part| !part.is_empty())
+    }
+
+    /// The address with this number, which is of the range.
+    pub(crate) fn address(&self, number: u128) -> IpAddr {
+        address(number, self.first)
     }
 
     /// The first address.
@@ -247,19 +252,22 @@ fn step(from: IpAddr, by: i128) -> IpAddr {
     address(number(from).wrapping_add_signed(by), from)
 }
 
-fn number(address: IpAddr) -> u128 {
+/// The number of an address, of IPv4 in IPv6 notation, so that no two addresses have
+/// the same.
+pub(crate) fn number(address: IpAddr) -> u128 {
     match address {
-        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
         IpAddr::V6(address) => address.to_bits(),
     }
 }
 
 /// The address with this number, of the family of `relative`.
 fn address(number: u128, relative: IpAddr) -> IpAddr {
+    let address = IpAddr::V6(Ipv6Addr::from_bits(number));
     match relative {
-        // Numbers come from addresses of the same network, so they fit.
-        IpAddr::V4(_) => Ipv4Addr::from_bits(u32::try_from(number).unwrap_or(u32::MAX)).into(),
-        IpAddr::V6(_) => Ipv6Addr::from_bits(number).into(),
+        // Numbers come from addresses of the same network, so they are mapped ones.
+        IpAddr::V4(_) => address.to_canonical(),
+        IpAddr::V6(_) => address,
     }
 }
 

@@ -2,7 +2,6 @@
 //! out last, and the lock. Its format is that of the Go plugin, which may write to
 //! the same directory; what only we need is in dot-files, which it ignores.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,6 +21,7 @@ use nix::libc;
 use crate::atomic;
 use crate::boot;
 use crate::reservation::{Holder, Owner, Reservation};
+use crate::taken::Taken;
 
 const LOCK: &str = "lock";
 /// How long a command waits for the lock. Holders need milliseconds; the kubelet
@@ -251,7 +251,7 @@ impl Store {
 
 impl Survey {
     /// The addresses that must not be handed out.
-    pub(crate) fn taken(&self) -> HashSet<IpAddr> {
+    pub(crate) fn taken(&self) -> Taken {
         self.valid.iter().map(|r| r.address).collect()
     }
 

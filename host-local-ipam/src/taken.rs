@@ -1,0 +1,141 @@
+//! The set of addresses that are taken: bits, so that a full network costs some
+//! kilobytes, and the search for a free address passes 64 of them at a time. Pure.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::range::number;
+
+/// Which addresses are taken, of both families.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// In the order of their bases, and none of them empty.
+    blocks: Vec<Block>,
+}
+
+/// 64 addresses in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Block {
+    /// The number of the first address without its last six bits.
+    base: u128,
+    /// The lowest bit is that of the first address.
+    bits: u64,
+}
+
+impl Block {
+    /// How many bits of a number say which address of the block it is.
+    const BITS: u32 = 6;
+
+    /// The block with nothing but the address of this number.
+    fn with(number: u128) -> Self {
+        Self {
+            base: number >> Self::BITS,
+            bits: 1 << (number & 63),
+        }
+    }
+
+    /// The number of the first free address that is not before `number`.
+    fn first_free(self, number: u128) -> Option<u128> {
+        let first = number.max(self.base << Self::BITS);
+        let free = !self.bits >> (first & 63);
+        (free != 0).then(|| first + u128::from(free.trailing_zeros()))
+    }
+}
+
+impl Taken {
+    /// Whether `address` is taken.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let one = Block::with(number(address));
+        let block = self.find(one.base).ok().and_then(|at| self.blocks.get(at));
+        block.is_some_and(|block| block.bits & one.bits != 0)
+    }
+
+    /// The first number among these whose address is free.
+    pub(crate) fn first_free(&self, numbers: RangeInclusive<u128>) -> Option<u128> {
+        let (mut next, end) = numbers.into_inner();
+        let at = self.find(next >> Block::BITS).unwrap_or_else(|at| at);
+        for block in self.blocks.iter().skip(at) {
+            if next >> Block::BITS != block.base {
+                break;
+            }
+            match block.first_free(next) {
+                Some(free) => return (free <= end).then_some(free),
+                None => next = (block.base + 1).checked_mul(1 << Block::BITS)?,
+            }
+        }
+        (next <= end).then_some(next)
+    }
+
+    fn find(&self, base: u128) -> Result<usize, usize> {
+        self.blocks.binary_search_by_key(&base, |block| block.base)
+    }
+}
+
+impl FromIterator<IpAddr> for Taken {
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        let mut numbers: Vec<u128> = addresses.into_iter().map(number).collect();
+        numbers.sort_unstable();
+        let mut blocks: Vec<Block> = Vec::new();
+        for one in numbers.into_iter().map(Block::with) {
+            match blocks.last_mut() {
+                Some(last) if last.base == one.base => last.bits |= one.bits,
+                _ => blocks.push(one),
+            }
+        }
+        Self { blocks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn v4(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(number).into()
+    }
+
+    /// Numbers that are the same in every run.
+    fn random() -> impl FnMut(u32) -> u32 {
+        let mut state = 1u32;
+        move |limit| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) % limit
+        }
+    }
+
+    #[test]
+    fn the_first_free_number_is_the_one_that_counting_finds() {
+        let mut below = random();
+        for _ in 0..2_000 {
+            let model: BTreeSet<u32> = (0..below(800)).map(|_| below(400)).collect();
+            let taken: Taken = model.iter().map(|n| v4(*n)).collect();
+            let (first, last) = (below(420), below(420));
+            let expected = (first..=last).find(|n| !model.contains(n));
+            let expected = expected.map(|n| number(v4(n)));
+            let numbers = number(v4(first))..=number(v4(last));
+            assert_eq!(
+                taken.first_free(numbers),
+                expected,
+                "{first} {last} {model:?}"
+            );
+            assert_eq!(taken.contains(v4(first)), model.contains(&first));
+        }
+    }
+
+    #[test]
+    fn families_are_apart_and_ends_are_ends() {
+        let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let taken: Taken = ["0.0.0.5", last]
+            .map(|text| text.parse().unwrap())
+            .into_iter()
+            .collect();
+        assert!(!taken.contains("::5".parse().unwrap()));
+        assert_eq!(taken.first_free(u128::MAX..=u128::MAX), None);
+        assert_eq!(
+            taken.first_free(u128::MAX - 1..=u128::MAX),
+            Some(u128::MAX - 1)
+        );
+    }
+}
