@@ -7,6 +7,7 @@ mod atomic;
 mod boot;
 mod config;
 mod exclude;
+mod lock;
 mod range;
 mod ranges_file;
 mod reservation;

@@ -8,9 +8,6 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use common::address::parse_address;
 use common::attachment::boot_id;
@@ -20,13 +17,10 @@ use nix::libc;
 
 use crate::atomic;
 use crate::boot;
+use crate::lock;
 use crate::reservation::{Holder, Owner, Reservation};
 use crate::taken::Taken;
 
-const LOCK: &str = "lock";
-/// How long a command waits for the lock. Holders need milliseconds; the kubelet
-/// gives up after minutes.
-const LOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// Followed by the number of the range set.
 const LAST_RESERVED: &str = "last_reserved_ip.";
 /// Which boot the reservations are of.
@@ -34,7 +28,7 @@ const BOOT_ID: &str = ".boot_id";
 /// The content of a dot-file or a `last_reserved_ip` is an address or an id.
 const SMALL: u64 = 256;
 /// Nobody may make us open another file than ours, or wait for one.
-const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+pub(crate) const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The directory of a network, locked until this value is dropped.
 #[derive(Debug)]
@@ -92,23 +86,12 @@ impl Store {
         }))
     }
 
-    /// The lock is opened for reading, so that a read-only file system is no obstacle
-    /// to those who only look.
     fn lock(directory: &Path, flags: i32) -> Result<Option<Self>> {
-        let path = directory.join(LOCK);
-        let lock = OpenOptions::new()
-            .read(true)
-            .mode(FILE_MODE)
-            .custom_flags(flags | OWN_FILE)
-            .open(&path);
-        match lock {
-            Ok(lock) => Ok(Some(Self {
-                directory: directory.to_owned(),
-                _lock: Some(lock_exclusively(lock, &path, LOCK_DEADLINE)?),
-            })),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(cause) => Err(Error::io(format!("failed to open {path:?}"), &cause)),
-        }
+        let lock = lock::take(directory, flags)?;
+        Ok(lock.map(|lock| Self {
+            directory: directory.to_owned(),
+            _lock: Some(lock),
+        }))
     }
 
     /// Every reservation, in the order of the file names.
@@ -263,33 +246,6 @@ impl Survey {
     }
 }
 
-/// Takes the lock, waiting for its holder at most until `deadline`. The kernel
-/// releases it when the file is closed, so also when its holder is killed.
-fn lock_exclusively(lock: File, path: &Path, deadline: Duration) -> Result<File> {
-    let failed = |cause: &io::Error| Error::io(format!("failed to lock {path:?}"), cause);
-    match fs2::FileExt::try_lock_exclusive(&lock) {
-        Ok(()) => return Ok(lock),
-        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
-        Err(cause) => return Err(failed(&cause)),
-    }
-    // The kernel has no flock with a deadline. A thread that waits in vain ends with
-    // this process, which is about to report the error.
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let locked = fs2::FileExt::lock_exclusive(&lock).map(|()| lock);
-        // Nobody listens any more after the deadline, and the file is closed then.
-        sender.send(locked).ok();
-    });
-    match receiver.recv_timeout(deadline) {
-        Ok(locked) => locked.map_err(|cause| failed(&cause)),
-        Err(_) => {
-            let msg = format!("timed out waiting for the lock {path:?}");
-            let details = format!("another process has held it for {deadline:?}");
-            Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
-        }
-    }
-}
-
 /// Overwrites a small file without emptying it first: truncation costs more than all
 /// the rest of an allocation. A reader may see a mixture after a crash, which is no
 /// address or one to begin at like any other.
@@ -320,39 +276,6 @@ fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn open(path: &Path) -> File {
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .unwrap()
-    }
-
-    #[test]
-    fn a_lock_that_is_not_released_in_time_is_code_11_and_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK);
-        let held = lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
-        let error = lock_exclusively(open(&path), &path, Duration::from_millis(20)).unwrap_err();
-        assert_eq!(error.code, ErrorCode::TRY_AGAIN);
-        assert!(error.msg.contains(path.to_str().unwrap()), "{error}");
-        drop(held);
-        lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
-    }
-
-    #[test]
-    fn a_lock_that_is_released_in_time_is_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK);
-        let held = lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
-        thread::scope(|scope| {
-            let waiting = scope.spawn(|| lock_exclusively(open(&path), &path, LOCK_DEADLINE));
-            drop(held);
-            waiting.join().unwrap().unwrap();
-        });
-    }
 
     #[test]
     fn writing_in_place_leaves_nothing_of_a_longer_content() {
