@@ -6,6 +6,7 @@ mod disk;
 mod exclude;
 mod faults;
 mod garbage;
+pub(crate) mod index;
 mod ranges_file;
 mod release;
 

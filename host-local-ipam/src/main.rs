@@ -2,11 +2,13 @@
 //! plugin of the same name and this one can alternate on one directory. It knows
 //! nothing of interfaces; the plugin that executes it does.
 
+mod allocation;
 mod allocator;
 mod atomic;
 mod boot;
 mod config;
 mod exclude;
+mod index;
 mod lock;
 mod range;
 mod ranges_file;
@@ -14,6 +16,7 @@ mod reservation;
 mod resolv_conf;
 mod sources;
 mod store;
+mod survey;
 mod taken;
 
 use std::net::IpAddr;
@@ -25,12 +28,14 @@ use common::error::{Error, ErrorCode, Errors, Result};
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Dns};
 
-use crate::allocator::State;
+use crate::allocation::Allocation;
+use crate::boot::Boot;
 use crate::config::Config;
 use crate::range::RangeSet;
-use crate::reservation::{Holder, Owner, owned_by};
+use crate::reservation::{Holder, Owner, Reservation, owned_by};
 use crate::sources::Sources;
 use crate::store::Store;
+use crate::survey::Survey;
 use crate::taken::Taken;
 
 fn main() -> ExitCode {
@@ -55,17 +60,14 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     let store = create_store(&config)?;
     // Under the lock, so that an edit takes effect for every ADD that comes after it.
     let range_sets = config.sources.read()?;
-    let survey = store.survey()?;
-    store.reclaim(&survey)?;
-    let state = State {
-        container_id: owner.container_id.clone(),
-        taken: survey.taken(),
-        own: survey.owned_by(&owner),
-        last_reserved: store.last_reserved(range_sets.len()),
-    };
-    let choices = allocator::choose(&range_sets, &config.requested, &state)?;
-    let addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.address).collect();
-    store.reserve(&owner, &addresses)?;
+    let choices = Allocation {
+        store: &store,
+        owner: &owner,
+        boot: Boot::of(store.directory())?,
+        range_sets: &range_sets,
+        requested: &config.requested,
+    }
+    .run()?;
     Ok(AddResult {
         ips: choices.iter().map(allocator::Choice::ip_config).collect(),
         routes: config.routes,
@@ -87,11 +89,12 @@ fn create_store(config: &Config) -> Result<Store> {
 fn check(args: &CmdArgs) -> Result<()> {
     let config = Config::read(&args.conf, &args.cni_args)?;
     let prev_result = args.conf.document.prev_result(args.conf.version)?;
+    let owner = Owner::of(args);
     let reservations = match Store::open(&config.directory)? {
-        Some(store) => store.reservations()?,
+        Some(store) => Survey::of_owner(&store, &owner)?.relevant,
         None => Vec::new(),
     };
-    let own = owned_by(&reservations, &Owner::of(args));
+    let own = owned_by(&reservations, &owner);
     let id = &args.container_id;
     if own.is_empty() {
         let msg = format!("host-local: Failed to find address added by container {id}");
@@ -129,11 +132,16 @@ fn del(args: &CmdArgs) -> Result<()> {
     let Some(store) = Store::open(&directory)? else {
         return Ok(());
     };
-    let reservations = store.reservations()?;
+    let owner = Owner::of(args);
+    let survey = Survey::of_owner(&store, &owner)?;
     let mut errors = Errors::default();
-    for reservation in owned_by(&reservations, &Owner::of(args)) {
-        errors.keep(store.release(reservation));
+    let mut released = Vec::new();
+    for reservation in owned_by(&survey.relevant, &owner) {
+        if errors.keep(store.release(reservation)).is_some() {
+            released.push(reservation.entry());
+        }
     }
+    survey.leave_index(&store, &[], released);
     errors.into_result()
 }
 
@@ -141,17 +149,34 @@ fn status(conf: &ConfArgs) -> Result<()> {
     let config = Config::read(conf, "")?;
     let store = Store::peek(&config.directory)?;
     let range_sets = config.sources.read()?;
-    let taken = match &store {
-        Some(store) => store.survey()?.taken(),
-        None => Taken::default(),
-    };
-    for set in &range_sets {
-        if allocator::next_free(set, None, &taken).is_none() {
-            let msg = allocator::exhausted(set);
-            return Err(Error::new(ErrorCode::UNAVAILABLE, msg));
-        }
+    match store {
+        Some(store) => check_capacity(&store, &range_sets),
+        None => check_free(&range_sets, &Taken::default()),
     }
-    Ok(())
+}
+
+/// Whether every range set has a free address, according to the files where the index
+/// alone says that it has not.
+fn check_capacity(store: &Store, range_sets: &[RangeSet]) -> Result<()> {
+    let boot = Boot::of(store.directory())?;
+    let survey = Survey::for_allocation(store, None, &boot)?;
+    let outcome = check_free(range_sets, survey.taken());
+    if outcome.is_ok() || survey.is_certain(store) {
+        return outcome;
+    }
+    let survey = Survey::of_files_for_allocation(store, None, &boot)?;
+    check_free(range_sets, survey.taken())
+}
+
+fn check_free(range_sets: &[RangeSet], taken: &Taken) -> Result<()> {
+    let is_exhausted = |set: &&RangeSet| allocator::next_free(set, None, taken).is_none();
+    match range_sets.iter().find(is_exhausted) {
+        Some(set) => Err(Error::new(
+            ErrorCode::UNAVAILABLE,
+            allocator::exhausted(set),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {
@@ -162,17 +187,19 @@ fn gc(conf: &ConfArgs) -> Result<()> {
     let Some(store) = Store::open(&directory)? else {
         return Ok(());
     };
+    let is_valid = |r: &Reservation| matches!(&r.holder, Holder::Owner(owner) if is_listed(&valid, &owner.container_id, &owner.ifname));
+    let survey = Survey::of_files(&store, |r| !is_valid(r))?;
     let mut errors = Errors::default();
-    for reservation in store.reservations()? {
-        match &reservation.holder {
-            Holder::Owner(owner) if is_listed(&valid, &owner.container_id, &owner.ifname) => {}
-            Holder::Owner(_) | Holder::Nobody => {
-                errors.keep(store.release(&reservation));
-            }
-            Holder::Unknown(why) => {
-                errors.keep::<()>(Err(reservation.is_broken(why)));
-            }
+    let mut released = Vec::new();
+    for reservation in &survey.relevant {
+        let outcome = match &reservation.holder {
+            Holder::Owner(_) | Holder::Nobody => store.release(reservation),
+            Holder::Unknown(why) => Err(reservation.is_broken(why)),
+        };
+        if errors.keep(outcome).is_some() {
+            released.push(reservation.entry());
         }
     }
+    survey.leave_index(&store, &[], released);
     errors.into_result()
 }

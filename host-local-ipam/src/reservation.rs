@@ -13,6 +13,8 @@ use common::args::{CmdArgs, is_identifier};
 use common::error::{Error, ErrorCode};
 use common::file::read_regular;
 
+use crate::index::{Entry, Key};
+
 /// Between container id and interface name. The file does not end with it.
 const SEPARATOR: &str = "\r\n";
 /// A container id has no limit of its own, but whatever is larger is not one.
@@ -57,6 +59,11 @@ impl Owner {
             container_id: args.container_id.to_string(),
             ifname: args.ifname.to_string(),
         }
+    }
+
+    /// What the index finds the container by.
+    pub(crate) fn key(&self) -> Key {
+        Key::of(&self.container_id)
     }
 
     fn without_ifname(&self) -> Self {
@@ -107,6 +114,21 @@ impl Reservation {
             holder,
             path,
         })
+    }
+
+    /// What the index says about it. A file that names no container is looked at
+    /// every time: whoever was writing it may have got further.
+    pub(crate) fn entry(&self) -> Entry {
+        let key = match &self.holder {
+            Holder::Owner(owner) => owner.key(),
+            Holder::Nobody | Holder::Unknown(_) => Key::IRREGULAR,
+        };
+        Entry::new(key, self.address)
+    }
+
+    /// Whether the file has the name that a plugin gives it.
+    pub(crate) fn has_usual_name(&self) -> bool {
+        self.path.ends_with(self.address.to_string())
     }
 
     /// Whether this is a file that was written before `moment`.

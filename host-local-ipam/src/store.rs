@@ -2,7 +2,6 @@
 //! out last, and the lock. Its format is that of the Go plugin, which may write to
 //! the same directory; what only we need is in dot-files, which it ignores.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -10,23 +9,20 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use common::address::parse_address;
-use common::attachment::boot_id;
 use common::error::{Error, ErrorCode, Result};
 use common::file::{self, FILE_MODE};
 use nix::libc;
 
+use crate::allocator::Choice;
 use crate::atomic;
-use crate::boot;
+use crate::boot::Boot;
 use crate::lock;
-use crate::reservation::{Holder, Owner, Reservation};
-use crate::taken::Taken;
+use crate::reservation::{Owner, Reservation};
 
 /// Followed by the number of the range set.
 const LAST_RESERVED: &str = "last_reserved_ip.";
-/// Which boot the reservations are of.
-const BOOT_ID: &str = ".boot_id";
 /// The content of a dot-file or a `last_reserved_ip` is an address or an id.
-const SMALL: u64 = 256;
+pub(crate) const SMALL: u64 = 256;
 /// Nobody may make us open another file than ours, or wait for one.
 pub(crate) const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
@@ -36,16 +32,6 @@ pub(crate) struct Store {
     directory: PathBuf,
     /// Held, not used. Only [`Store::peek`] may find none.
     _lock: Option<File>,
-}
-
-/// The reservations of a network at the moment of an allocation.
-#[derive(Debug)]
-pub(crate) struct Survey {
-    valid: Vec<Reservation>,
-    /// Of an earlier boot, or without a holder.
-    abandoned: Vec<Reservation>,
-    /// The boot id to write down when the directory does not name this boot.
-    new_boot: Option<String>,
 }
 
 impl Store {
@@ -94,63 +80,20 @@ impl Store {
         }))
     }
 
-    /// Every reservation, in the order of the file names.
-    ///
-    /// # Errors
-    /// Code 5 when the directory cannot be listed.
-    pub(crate) fn reservations(&self) -> Result<Vec<Reservation>> {
-        let failed = |cause| Error::io(format!("failed to list {:?}", self.directory), &cause);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(failed)? {
-            names.push(entry.map_err(failed)?.file_name());
-        }
-        names.sort_unstable();
-        let names = names.iter().filter_map(|name| OsStr::to_str(name));
-        Ok(names
-            .filter_map(|name| Reservation::read(&self.directory, name))
-            .collect())
+    /// The directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
-    /// What an allocation has to respect, and what it need not.
-    ///
-    /// # Errors
-    /// Code 5 when the directory or `/proc` cannot be read.
-    pub(crate) fn survey(&self) -> Result<Survey> {
-        let boot = boot_id()?;
-        let known = file::read_regular(&self.directory.join(BOOT_ID), SMALL);
-        // Whatever prevents the file from being read, the rule for a directory
-        // without one holds: only what was written before this boot is abandoned.
-        let is_known = known.is_ok_and(|content| content == boot.as_bytes());
-        let started = if is_known {
-            None
-        } else {
-            Some(boot::started()?)
-        };
-        let is_abandoned = |r: &Reservation| {
-            r.holder == Holder::Nobody || started.is_some_and(|start| r.is_older_than(start))
-        };
-        let (abandoned, valid) = self.reservations()?.into_iter().partition(is_abandoned);
-        Ok(Survey {
-            valid,
-            abandoned,
-            new_boot: started.map(|_| boot),
-        })
-    }
-
-    /// Removes what the survey found abandoned.
+    /// Removes what nobody holds any more.
     ///
     /// # Errors
     /// Code 5 naming the file. The next survey then finds the same again.
-    pub(crate) fn reclaim(&self, survey: &Survey) -> Result<()> {
-        for reservation in &survey.abandoned {
+    pub(crate) fn reclaim(&self, abandoned: &[Reservation], boot: &Boot) -> Result<()> {
+        for reservation in abandoned {
             self.release(reservation)?;
         }
-        let Some(boot) = &survey.new_boot else {
-            return Ok(());
-        };
-        let path = self.directory.join(BOOT_ID);
-        file::replace(&path, boot.as_bytes())
-            .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
+        boot.write(&self.directory)
     }
 
     /// The address that each of the first `sets` range sets handed out last. It only
@@ -174,9 +117,10 @@ impl Store {
     ///
     /// # Errors
     /// Code 5 naming the file, 11 when somebody who does not take the lock was faster.
-    pub(crate) fn reserve(&self, owner: &Owner, addresses: &[IpAddr]) -> Result<()> {
+    pub(crate) fn reserve(&self, owner: &Owner, choices: &[Choice<'_>]) -> Result<()> {
+        let addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.address).collect();
         let mut reserved = Vec::new();
-        let outcome = self.reserve_each(owner, addresses, &mut reserved);
+        let outcome = self.reserve_each(owner, &addresses, &mut reserved);
         if outcome.is_err() {
             for path in reserved {
                 if let Err(cause) = fs::remove_file(&path) {
@@ -229,20 +173,6 @@ impl Store {
 
     fn last_reserved_path(&self, set: usize) -> PathBuf {
         self.directory.join(format!("{LAST_RESERVED}{set}"))
-    }
-}
-
-impl Survey {
-    /// The addresses that must not be handed out.
-    pub(crate) fn taken(&self) -> Taken {
-        self.valid.iter().map(|r| r.address).collect()
-    }
-
-    /// The addresses that an attachment holds already, those that name only its
-    /// container included.
-    pub(crate) fn owned_by(&self, owner: &Owner) -> Vec<IpAddr> {
-        let own = self.valid.iter().filter(|r| r.may_be_of(owner));
-        own.map(|r| r.address).collect()
     }
 }
 

@@ -15,11 +15,11 @@ pub(crate) struct Taken {
 
 /// 64 addresses in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Block {
+pub(crate) struct Block {
     /// The number of the first address without its last six bits.
-    base: u128,
+    pub(crate) base: u128,
     /// The lowest bit is that of the first address.
-    bits: u64,
+    pub(crate) bits: u64,
 }
 
 impl Block {
@@ -43,11 +43,64 @@ impl Block {
 }
 
 impl Taken {
+    /// The set of these blocks, unless they are not in order or one is empty.
+    pub(crate) fn from_blocks(blocks: Vec<Block>) -> Option<Self> {
+        let ordered = blocks.is_sorted_by(|a, b| a.base < b.base);
+        let valid = blocks
+            .iter()
+            .all(|b| b.bits != 0 && b.base <= u128::MAX >> Block::BITS);
+        (ordered && valid).then_some(Self { blocks })
+    }
+
+    /// The set of the addresses with these numbers, which are in order.
+    pub(crate) fn from_sorted(numbers: impl IntoIterator<Item = u128>) -> Self {
+        let mut blocks: Vec<Block> = Vec::new();
+        for one in numbers.into_iter().map(Block::with) {
+            match blocks.last_mut() {
+                Some(last) if last.base == one.base => last.bits |= one.bits,
+                _ => blocks.push(one),
+            }
+        }
+        Self { blocks }
+    }
+
+    /// Every block that has a taken address, in order.
+    pub(crate) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
     /// Whether `address` is taken.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let one = Block::with(number(address));
         let block = self.find(one.base).ok().and_then(|at| self.blocks.get(at));
         block.is_some_and(|block| block.bits & one.bits != 0)
+    }
+
+    /// Adds an address.
+    pub(crate) fn insert(&mut self, address: IpAddr) {
+        let one = Block::with(number(address));
+        match self.find(one.base) {
+            Ok(at) => self
+                .blocks
+                .iter_mut()
+                .skip(at)
+                .take(1)
+                .for_each(|b| b.bits |= one.bits),
+            Err(at) => self.blocks.insert(at, one),
+        }
+    }
+
+    /// Removes an address.
+    pub(crate) fn remove(&mut self, address: IpAddr) {
+        let one = Block::with(number(address));
+        let Ok(at) = self.find(one.base) else { return };
+        let left = self.blocks.get_mut(at).map(|block| {
+            block.bits &= !one.bits;
+            block.bits
+        });
+        if left == Some(0) {
+            self.blocks.remove(at);
+        }
     }
 
     /// The first number among these whose address is free.
@@ -75,14 +128,7 @@ impl FromIterator<IpAddr> for Taken {
     fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
         let mut numbers: Vec<u128> = addresses.into_iter().map(number).collect();
         numbers.sort_unstable();
-        let mut blocks: Vec<Block> = Vec::new();
-        for one in numbers.into_iter().map(Block::with) {
-            match blocks.last_mut() {
-                Some(last) if last.base == one.base => last.bits |= one.bits,
-                _ => blocks.push(one),
-            }
-        }
-        Self { blocks }
+        Self::from_sorted(numbers)
     }
 }
 
@@ -106,36 +152,60 @@ mod tests {
     }
 
     #[test]
-    fn the_first_free_number_is_the_one_that_counting_finds() {
+    fn it_is_the_set_of_what_was_inserted_and_not_removed() {
         let mut below = random();
-        for _ in 0..2_000 {
-            let model: BTreeSet<u32> = (0..below(800)).map(|_| below(400)).collect();
-            let taken: Taken = model.iter().map(|n| v4(*n)).collect();
+        let (mut taken, mut model) = (Taken::default(), BTreeSet::new());
+        for _ in 0..20_000 {
+            let n = below(400);
+            if below(2) == 0 {
+                taken.insert(v4(n));
+                model.insert(n);
+            } else {
+                taken.remove(v4(n));
+                model.remove(&n);
+            }
+            let probe = below(420);
+            assert_eq!(taken.contains(v4(probe)), model.contains(&probe));
             let (first, last) = (below(420), below(420));
-            let expected = (first..=last).find(|n| !model.contains(n));
-            let expected = expected.map(|n| number(v4(n)));
+            let expected = (first..=last)
+                .find(|n| !model.contains(n))
+                .map(|n| number(v4(n)));
             let numbers = number(v4(first))..=number(v4(last));
             assert_eq!(
                 taken.first_free(numbers),
                 expected,
                 "{first} {last} {model:?}"
             );
-            assert_eq!(taken.contains(v4(first)), model.contains(&first));
         }
+        let collected: Taken = model.iter().map(|n| v4(*n)).collect();
+        assert_eq!(collected, taken);
+        assert_eq!(Taken::from_blocks(taken.blocks().to_vec()), Some(taken));
     }
 
     #[test]
     fn families_are_apart_and_ends_are_ends() {
-        let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-        let taken: Taken = ["0.0.0.5", last]
-            .map(|text| text.parse().unwrap())
-            .into_iter()
-            .collect();
+        let mut taken = Taken::default();
+        taken.insert("0.0.0.5".parse().unwrap());
         assert!(!taken.contains("::5".parse().unwrap()));
+        let last: IpAddr = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+        taken.insert(last);
         assert_eq!(taken.first_free(u128::MAX..=u128::MAX), None);
         assert_eq!(
             taken.first_free(u128::MAX - 1..=u128::MAX),
             Some(u128::MAX - 1)
         );
+    }
+
+    #[test]
+    fn blocks_that_no_set_has_are_refused() {
+        let block = |base, bits| Block { base, bits };
+        for wrong in [
+            vec![block(1, 0)],
+            vec![block(2, 1), block(1, 1)],
+            vec![block(1, 1), block(1, 2)],
+            vec![block(u128::MAX, 1)],
+        ] {
+            assert_eq!(Taken::from_blocks(wrong), None);
+        }
     }
 }

@@ -1,0 +1,216 @@
+//! What the address files of a directory say, in one file that costs the same to read
+//! and to change however many they are. It is a hint and nothing more: it is believed
+//! as long as nobody but us has changed the directory, the files have the last word,
+//! and whatever is wrong with it, the files are read and a new one is made.
+//!
+//! Its first pages are a header and the taken addresses as bits; then come pages with
+//! the addresses of each container, which is found in the page that its key says.
+
+mod header;
+mod page;
+mod stamp;
+mod words;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use common::file::{FILE_MODE, temporary_name};
+
+use header::Header;
+use page::{ENTRIES, PAGE, Page};
+pub(crate) use page::{Entry, Key};
+pub(crate) use stamp::Stamp;
+
+use crate::store::OWN_FILE;
+use crate::taken::Taken;
+
+/// The file. The Go plugin reads it as it reads every file, and finds no container.
+const NAME: &str = ".reservations.index";
+/// Up to here, reading the address files costs no more than an index.
+const FEW: usize = 8;
+/// An index that agrees with its directory, and the changes made to it in memory.
+#[derive(Debug)]
+pub(crate) struct Index {
+    file: File,
+    header: Header,
+    taken: Taken,
+    /// Those that were looked at.
+    pages: Vec<Page>,
+}
+
+impl Index {
+    /// The index of `directory`, if it has one that agrees with it.
+    pub(crate) fn open(directory: &Path, boot_id: &str) -> Option<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OWN_FILE)
+            .open(directory.join(NAME))
+            .ok()?;
+        let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+        let mut front = words::read(&file, 0, PAGE).ok()?;
+        let header = Header::parse(&front, metadata.len())?;
+        if header.boot != Key::of(boot_id) || header.stamp != Stamp::of(directory).ok()? {
+            return None;
+        }
+        if let Some(more) = header.length().checked_sub(PAGE) {
+            front.extend(words::read(&file, PAGE, more).ok()?);
+        }
+        Some(Self {
+            taken: header.taken(&front)?,
+            file,
+            header,
+            pages: Vec::new(),
+        })
+    }
+
+    /// The addresses that are taken.
+    pub(crate) fn taken(&self) -> &Taken {
+        &self.taken
+    }
+
+    /// The addresses that a container may have, and those of irregular files; nothing
+    /// when the index turns out to be a wrong one.
+    pub(crate) fn find(&mut self, container: Option<Key>) -> Option<Vec<Entry>> {
+        let mut found = Vec::new();
+        let irregular = (self.header.irregular > 0).then_some(Key::IRREGULAR);
+        for key in container.into_iter().chain(irregular) {
+            let entries = self.page(key)?.entries.iter();
+            found.extend(entries.filter(|entry| entry.key() == key));
+        }
+        Some(found)
+    }
+
+    /// Notes that an address is taken.
+    ///
+    /// # Errors
+    /// When the index has no room for it, or is a wrong one.
+    pub(crate) fn insert(&mut self, entry: Entry) -> io::Result<()> {
+        let page = self.page(entry.key()).ok_or_else(wrong)?;
+        if page.entries.len() >= ENTRIES {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        page.entries.push(entry);
+        page.is_changed = true;
+        self.taken.insert(entry.address());
+        Ok(())
+    }
+
+    /// Notes that an address is free.
+    ///
+    /// # Errors
+    /// When the index does not say that it is taken.
+    pub(crate) fn remove(&mut self, entry: Entry) -> io::Result<()> {
+        let page = self.page(entry.key()).ok_or_else(wrong)?;
+        let at = page.entries.iter().position(|other| *other == entry);
+        page.entries.swap_remove(at.ok_or_else(wrong)?);
+        page.is_changed = true;
+        self.taken.remove(entry.address());
+        if entry.key() == Key::IRREGULAR {
+            self.header.irregular = self.header.irregular.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Writes down what was noted. It counts from the moment at which the header agrees
+    /// with the directory again, so a process that is killed before leaves no index.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn save(mut self, directory: &Path) -> io::Result<()> {
+        for page in self.pages.iter().filter(|page| page.is_changed) {
+            let first = (self.header.front + page.number) * PAGE;
+            words::write(&self.file, first, &page.words(self.header.seed))?;
+        }
+        self.header.stamp = Stamp::press(directory)?;
+        words::write(&self.file, 0, &self.header.words(&self.taken)?)
+    }
+
+    /// Makes the index of `directory`, whose address files are these, or removes the one
+    /// that is there when they are few.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn create(
+        directory: &Path,
+        boot_id: &str,
+        mut entries: Vec<Entry>,
+    ) -> io::Result<()> {
+        if entries.len() <= FEW {
+            return Self::discard(directory);
+        }
+        // Where the times cannot be set, nothing is written in vain.
+        let stamp = Stamp::press(directory)?;
+        entries.sort_unstable();
+        let taken = Taken::from_sorted(entries.iter().map(|entry| entry.number()));
+        let header = Header::new(stamp, Key::of(boot_id), &taken, &entries)?;
+        let file = replace(&directory.join(NAME), |file| {
+            header.write_file(file, entries)
+        })?;
+        let index = Self {
+            file,
+            header,
+            taken,
+            pages: Vec::new(),
+        };
+        index.save(directory)
+    }
+
+    /// Removes the index of `directory`.
+    ///
+    /// # Errors
+    /// Those of `unlink(2)`; `NotFound` when there is none.
+    pub(crate) fn discard(directory: &Path) -> io::Result<()> {
+        fs::remove_file(directory.join(NAME))
+    }
+
+    fn page(&mut self, key: Key) -> Option<&mut Page> {
+        let number = key.page(self.header.pages);
+        let at = match self.pages.iter().position(|page| page.number == number) {
+            Some(at) => at,
+            None => {
+                let first = (self.header.front + number) * PAGE;
+                let words = words::read(&self.file, first, PAGE).ok()?;
+                let page = Page::parse(number, self.header.seed, &words)?;
+                self.pages.push(page);
+                self.pages.len() - 1
+            }
+        };
+        self.pages.get_mut(at)
+    }
+}
+
+fn wrong() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+/// Puts a new file with what `write` writes at `path`, whatever was there.
+fn replace(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<File> {
+    let temporary = temporary_name(path);
+    match fs::remove_file(&temporary) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+        _ => {}
+    }
+    let mut file = BufWriter::new(
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&temporary)?,
+    );
+    let written = write(&mut file)
+        .and_then(|()| file.flush())
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| file.into_inner().map_err(io::Error::from));
+    if written.is_err() {
+        // The first error is the one that explains; nobody reads this file.
+        fs::remove_file(&temporary).ok();
+    }
+    written
+}

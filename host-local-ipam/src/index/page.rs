@@ -1,0 +1,190 @@
+//! A page of the index: which addresses some containers have. Pure.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::words::{parse, sum};
+use crate::range::number;
+
+/// Words of a page.
+pub(crate) const PAGE: usize = 512;
+/// Words of an entry.
+const ENTRY: usize = 3;
+/// Words before the entries: the sum over what follows it, and the number of entries.
+const HEAD: usize = 2;
+/// The most entries of a page.
+pub(crate) const ENTRIES: usize = (PAGE - HEAD) / ENTRY;
+
+/// What a container is found by. Two may have the same: the address file decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key(u64);
+
+/// An address and who has it. The order is that of the addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    /// The two halves of the address's number.
+    high: u64,
+    low: u64,
+    key: Key,
+}
+
+/// Some of the entries.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Which page this is.
+    pub(crate) number: usize,
+    /// In no order.
+    pub(crate) entries: Vec<Entry>,
+    /// Whether the entries are others than those in the file.
+    pub(crate) is_changed: bool,
+}
+
+impl Key {
+    /// That of files which do not name a container, and are looked at every time.
+    pub(crate) const IRREGULAR: Self = Self(0);
+
+    /// That of a container.
+    pub(crate) fn of(container_id: &str) -> Self {
+        let words = parse(container_id.as_bytes());
+        Self(sum(container_id.len() as u64, &words).max(1))
+    }
+
+    /// The key that was written like this.
+    pub(crate) fn parse(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The key as it is written.
+    pub(crate) fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The page that has the entries of this container.
+    pub(crate) fn page(self, pages: usize) -> usize {
+        // The remainder is smaller than a usize.
+        usize::try_from(self.0 % pages.max(1) as u64).unwrap_or_default()
+    }
+}
+
+impl Entry {
+    /// The entry that says that the container with this key has `address`.
+    pub(crate) fn new(key: Key, address: IpAddr) -> Self {
+        let [high, low] = halves(number(address));
+        Self { key, high, low }
+    }
+
+    /// The address.
+    pub(crate) fn address(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from_bits(self.number())).to_canonical()
+    }
+
+    /// The number of the address.
+    pub(crate) fn number(self) -> u128 {
+        whole(self.high, self.low)
+    }
+
+    /// Who has it.
+    pub(crate) fn key(self) -> Key {
+        self.key
+    }
+}
+
+impl Page {
+    /// A page that is like the one in the file.
+    pub(crate) fn new(number: usize, entries: Vec<Entry>) -> Self {
+        Self {
+            number,
+            entries,
+            is_changed: false,
+        }
+    }
+
+    /// The page with this number, unless the words are not those of it in the index
+    /// with this seed.
+    pub(crate) fn parse(number: usize, seed: u64, words: &[u64]) -> Option<Self> {
+        let (expected, summed) = words.split_first()?;
+        let (count, entries) = summed.split_first()?;
+        let count = usize::try_from(*count).ok()?;
+        if sum(seed ^ number as u64, summed) != *expected || count > ENTRIES {
+            return None;
+        }
+        let entries = entries.chunks_exact(ENTRY).take(count).map(entry);
+        Some(Self::new(number, entries.collect::<Option<_>>()?))
+    }
+
+    /// The words of the page in the index with this seed.
+    pub(crate) fn words(&self, seed: u64) -> Vec<u64> {
+        let entries = self.entries.iter();
+        let entries = entries.flat_map(|entry| [entry.key.0, entry.high, entry.low]);
+        let mut words = vec![0, self.entries.len() as u64];
+        words.extend(entries);
+        words.resize(PAGE, 0);
+        let expected = sum(
+            seed ^ self.number as u64,
+            words.get(1..).unwrap_or_default(),
+        );
+        words.iter_mut().take(1).for_each(|word| *word = expected);
+        words
+    }
+}
+
+fn entry(words: &[u64]) -> Option<Entry> {
+    let [key, high, low] = *words else {
+        return None;
+    };
+    Some(Entry {
+        key: Key(key),
+        high,
+        low,
+    })
+}
+
+/// A number as two words.
+pub(crate) fn halves(number: u128) -> [u64; 2] {
+    let half = |number: u128| u64::try_from(number & u128::from(u64::MAX)).unwrap_or_default();
+    [half(number >> 64), half(number)]
+}
+
+/// The number of two words.
+pub(crate) fn whole(high: u64, low: u64) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_read_as_it_was_written_and_not_when_a_bit_of_it_is_another() {
+        let addresses = ["10.0.0.2", "2001:db8::2", "ffff::"].map(|text| text.parse().unwrap());
+        let entries = addresses.map(|address| Entry::new(Key::of("c1"), address));
+        let page = Page::new(3, entries.to_vec());
+        let words = page.words(7);
+        let read = Page::parse(3, 7, &words).unwrap();
+        assert_eq!(read.entries, entries);
+        assert_eq!(
+            read.entries.iter().map(|e| e.address()).collect::<Vec<_>>(),
+            addresses
+        );
+        assert!(Page::parse(2, 7, &words).is_none());
+        assert!(Page::parse(3, 8, &words).is_none());
+        for bit in 0..PAGE * 64 {
+            let mut wrong = words.clone();
+            wrong[bit / 64] ^= 1 << (bit % 64);
+            assert!(Page::parse(3, 7, &wrong).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn containers_spread_over_the_pages() {
+        for digits in [3, 64] {
+            let mut counts = [0; 64];
+            for n in 0..6_400 {
+                counts[Key::of(&format!("{n:0digits$x}")).page(64)] += 1;
+            }
+            assert!(
+                counts.iter().all(|count| (50..160).contains(count)),
+                "{counts:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What tells whether a directory is still the one that an index describes.
+//!
+//! The kernel's clock for file times stands still for milliseconds, so a change right
+//! after ours could leave the times as they are. Therefore ours are ones that the
+//! kernel never sets: every change of a directory makes its two times equal, and the
+//! stamp makes them differ.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+/// How far in the past the time of the stamp is: more than the unit of the times on
+/// any file system.
+const BEFORE: Duration = Duration::from_secs(3);
+
+/// A directory at one moment: which one, when its content was modified according to
+/// whoever set that time last, and when it really was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: u64,
+    modified: [u64; 2],
+    changed: [u64; 2],
+}
+
+impl Stamp {
+    /// Words of a stamp.
+    pub(crate) const WORDS: usize = 5;
+
+    /// What `directory` has.
+    ///
+    /// # Errors
+    /// Those of `stat(2)`.
+    pub(crate) fn of(directory: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(directory)?;
+        let words =
+            |seconds: i64, nanoseconds: i64| [seconds.cast_unsigned(), nanoseconds.cast_unsigned()];
+        Ok(Self {
+            inode: metadata.ino(),
+            modified: words(metadata.mtime(), metadata.mtime_nsec()),
+            changed: words(metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// Gives `directory` a stamp that it keeps until somebody changes it.
+    ///
+    /// # Errors
+    /// Those of `utimensat(2)` and `stat(2)`; `Unsupported` when the file system does
+    /// not keep the time.
+    pub(crate) fn press(directory: &Path) -> io::Result<Self> {
+        let before = SystemTime::now() - BEFORE;
+        let since = before.duration_since(SystemTime::UNIX_EPOCH);
+        let modified = TimeSpec::from_duration(since.map_err(io::Error::other)?);
+        let follow = UtimensatFlags::FollowSymlink;
+        utimensat(
+            AT_FDCWD,
+            directory,
+            &TimeSpec::UTIME_OMIT,
+            &modified,
+            follow,
+        )?;
+        let stamp = Self::of(directory)?;
+        if stamp.modified == stamp.changed {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(stamp)
+    }
+
+    /// The stamp that was written like this.
+    pub(crate) fn parse([inode, m, n, c, d]: [u64; Self::WORDS]) -> Self {
+        Self {
+            inode,
+            modified: [m, n],
+            changed: [c, d],
+        }
+    }
+
+    /// The stamp as it is written.
+    pub(crate) fn words(self) -> [u64; Self::WORDS] {
+        let ([m, n], [c, d]) = (self.modified, self.changed);
+        [self.inode, m, n, c, d]
+    }
+}
