@@ -2,3 +2,4 @@
 
 mod host_local;
 mod host_local_corpus;
+mod host_local_index;

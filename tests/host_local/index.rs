@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use harness::{Call, Node};
@@ -230,23 +230,30 @@ fn what_stands_in_the_place_of_the_index_is_replaced_and_what_it_leads_to_is_not
 
 /// The directory keeps its times when a file in it is written, so only the sums tell.
 #[test]
-fn an_index_with_a_word_that_is_another_does_not_mislead() {
+fn an_index_with_a_byte_that_is_another_does_not_mislead() {
     let pristine = indexed("10.0.0.0/24", 20);
     let length = fs::metadata(pristine.path(INDEX)).unwrap().len();
     assert_eq!(length, 8192, "a page for the header, one for the entries");
-    // Every word that is in use, and some of those that are not.
-    let used = (0..20).chain(512..512 + 60);
-    for word in used.chain((20..1024).step_by(61)) {
+    // A byte of each word that is in use, and of some that are not.
+    let used = (0..20).chain(512..512 + 60).map(|word| word * 8 + word % 8);
+    for offset in used.chain((200..8192).step_by(487)) {
         let network = indexed("10.0.0.0/24", 20);
-        let path = network.path(INDEX);
-        let mut bytes = [0; 8];
-        File::open(&path)
-            .unwrap()
-            .read_exact_at(&mut bytes, word * 8)
-            .unwrap();
-        change(&path, word * 8, &[bytes[0] ^ 1]);
-        works(&network, 20, &format!("word {word}"));
+        invert(&network.path(INDEX), offset);
+        works(&network, 20, &format!("byte {offset}"));
     }
+    // The taken addresses are in the words 13 to 15.
+    for offset in 13 * 8..16 * 8 {
+        let network = indexed("10.0.0.0/24", 20);
+        invert(&network.path(INDEX), offset);
+        assert_eq!(address(&network.add("c1")), "10.0.0.21/24", "byte {offset}");
+    }
+}
+
+fn invert(path: &Path, offset: u64) {
+    let mut byte = [0];
+    let index = File::open(path).unwrap();
+    index.read_exact_at(&mut byte, offset).unwrap();
+    change(path, offset, &[!byte[0]]);
 }
 
 #[test]
@@ -306,6 +313,35 @@ fn a_change_right_after_ours_is_noticed() {
     }
 }
 
+/// What makes the test before this one hold on kernels whose clock stands still.
+#[test]
+fn every_change_that_is_not_ours_gives_the_directory_two_equal_times() {
+    let network = indexed("10.0.0.0/24", 20);
+    let times = || {
+        let metadata = fs::metadata(network.path("")).unwrap();
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        (modified, (metadata.ctime(), metadata.ctime_nsec()))
+    };
+    for command in ["ADD", "DEL"] {
+        network.call(command, "c1").run().ok();
+        let (modified, changed) = times();
+        assert!(modified < changed, "{command}");
+    }
+    let [first, second] = ["10.0.0.30", "10.0.0.31"].map(|name| network.path(name));
+    let changes: [&dyn Fn() -> std::io::Result<()>; 3] = [
+        &|| fs::write(&first, "c2\r\nnet1"),
+        &|| fs::rename(&first, &second),
+        &|| fs::remove_file(&second),
+    ];
+    for change in changes {
+        network.add("c1").ok();
+        change().unwrap();
+        let (modified, changed) = times();
+        assert_eq!(modified, changed);
+        network.del("c1").ok();
+    }
+}
+
 #[test]
 fn a_file_without_an_owner_is_looked_at_every_time() {
     let network = crowd("10.0.0.0/24", 20);
@@ -336,6 +372,13 @@ fn a_file_with_another_spelling_of_its_address_is_respected() {
     network.check("odd").ok();
     network.del("odd").ok();
     assert!(!network.path("2001:DB8:0::15").exists());
+    // One address with two files is taken until both are gone.
+    network.write("2001:DB8:0::10", "odd\r\nnet1");
+    network.add("c2").ok();
+    network.del("n16").ok();
+    let mut conf = network.conf().clone();
+    conf["runtimeConfig"] = json!({"ips": ["2001:db8::10"]});
+    network.call("ADD", "c3").conf(&conf).run().error_code(999);
 }
 
 /// Which directory the networks of a node are in.
@@ -389,6 +432,26 @@ fn a_read_only_index_is_believed_or_not_and_changes_nothing() {
     node.run(&call("CHECK", "nobody")).error_code(999);
     node.run(&call("DEL", "c7")).error_code(5);
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+/// A power failure may lose the page and keep the header that was written after it.
+#[test]
+fn an_index_of_an_earlier_boot_does_not_mislead() {
+    let mut node = Node::new();
+    let add = |node: &Node, n: u32| node.run(&call("ADD", &format!("c{n}"))).ok();
+    for n in 0..20 {
+        add(&node, n);
+    }
+    let path = directory(&node).join(INDEX);
+    let mut page = [0; 4096];
+    let index = File::open(&path).unwrap();
+    index.read_exact_at(&mut page, 4096).unwrap();
+    add(&node, 20);
+    change(&path, 4096, &page);
+    node.reboot();
+    node.run(&call("CHECK", "c20")).ok();
+    node.run(&call("DEL", "c20")).ok();
+    assert!(!directory(&node).join("10.0.0.22").exists());
 }
 
 /// Kills the command at one of its system calls and returns whether it came so far.

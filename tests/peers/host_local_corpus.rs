@@ -71,9 +71,14 @@ fn both_plugins_do_the_same_with_generated_configurations() {
 }
 
 /// A sequence of numbers that is the same in every run.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
+    /// The sequence with this number.
+    pub(super) fn sequence(number: usize) -> Self {
+        Self((number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn next(&mut self) -> u64 {
         // xorshift64*
         self.0 ^= self.0 >> 12;
@@ -82,15 +87,15 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    fn chance(&mut self, percent: u64) -> bool {
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         let index = usize::try_from(self.below(from.len() as u64)).expect("it is small");
         from[index].clone()
     }
@@ -128,7 +133,7 @@ fn host(set: u64, ipv6: bool, number: u64) -> String {
 
 impl Case {
     fn generate(number: usize) -> Self {
-        let mut random = Random((number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::sequence(number);
         let r = &mut random;
         let families: Vec<bool> = (0..r.below(3) + 1).map(|_| r.chance(40)).collect();
         let mut ipam = json!({"type": "host-local"});
