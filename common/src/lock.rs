@@ -67,3 +67,43 @@ pub fn lock_exclusively(file: File, path: &Path, deadline: Duration) -> Result<F
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn open(path: &Path) -> File {
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .unwrap()
+    }
+
+    #[test]
+    fn a_lock_that_is_not_released_in_time_is_code_11_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let held = lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+        let error = lock_exclusively(open(&path), &path, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::TRY_AGAIN);
+        assert!(error.msg.contains(path.to_str().unwrap()), "{error}");
+        drop(held);
+        lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_released_in_time_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let held = lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| lock_exclusively(open(&path), &path, DEADLINE));
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
+    }
+}

@@ -4,12 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
-use common::error::{Error, ErrorCode, Result};
+use common::error::{Error, Result};
 use common::file::FILE_MODE;
+use common::lock::lock_exclusively;
 
 use crate::store::OWN_FILE;
 
@@ -35,70 +34,5 @@ pub(crate) fn take(directory: &Path, flags: i32) -> Result<Option<File>> {
         Ok(lock) => lock_exclusively(lock, &path, LOCK_DEADLINE).map(Some),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(Error::io(format!("failed to open {path:?}"), &cause)),
-    }
-}
-
-/// Takes the lock, waiting for its holder at most until `deadline`. The kernel
-/// releases it when the file is closed, so also when its holder is killed.
-fn lock_exclusively(lock: File, path: &Path, deadline: Duration) -> Result<File> {
-    let failed = |cause: &io::Error| Error::io(format!("failed to lock {path:?}"), cause);
-    match fs2::FileExt::try_lock_exclusive(&lock) {
-        Ok(()) => return Ok(lock),
-        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
-        Err(cause) => return Err(failed(&cause)),
-    }
-    // The kernel has no flock with a deadline. A thread that waits in vain ends with
-    // this process, which is about to report the error.
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let locked = fs2::FileExt::lock_exclusive(&lock).map(|()| lock);
-        // Nobody listens any more after the deadline, and the file is closed then.
-        sender.send(locked).ok();
-    });
-    match receiver.recv_timeout(deadline) {
-        Ok(locked) => locked.map_err(|cause| failed(&cause)),
-        Err(_) => {
-            let msg = format!("timed out waiting for the lock {path:?}");
-            let details = format!("another process has held it for {deadline:?}");
-            Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn open(path: &Path) -> File {
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .unwrap()
-    }
-
-    #[test]
-    fn a_lock_that_is_not_released_in_time_is_code_11_and_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK);
-        let held = lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
-        let error = lock_exclusively(open(&path), &path, Duration::from_millis(20)).unwrap_err();
-        assert_eq!(error.code, ErrorCode::TRY_AGAIN);
-        assert!(error.msg.contains(path.to_str().unwrap()), "{error}");
-        drop(held);
-        lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
-    }
-
-    #[test]
-    fn a_lock_that_is_released_in_time_is_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK);
-        let held = lock_exclusively(open(&path), &path, LOCK_DEADLINE).unwrap();
-        thread::scope(|scope| {
-            let waiting = scope.spawn(|| lock_exclusively(open(&path), &path, LOCK_DEADLINE));
-            drop(held);
-            waiting.join().unwrap().unwrap();
-        });
     }
 }
