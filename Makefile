@@ -18,7 +18,7 @@ export CNI_PATH := $(SUITE)
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-host test-vm lint install clean
+.PHONY: all build suite demo test test-units test-host test-vm lint install install-from clean
 
 all: build
 
@@ -43,9 +43,11 @@ endif
 
 test: suite test-units test-host test-vm
 
-# Algorithms, beside the code.
+# Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
+# features of its dependencies would mean another build of the AWS SDK.
 test-units:
-	cargo test --locked --workspace --lib --bins
+	cargo test --locked $(PACKAGES) -p common --lib --bins
+	cargo test --locked -p eni-sync
 
 # The binaries, in namespaces of this machine.
 test-host: suite
@@ -63,12 +65,15 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	tests/deny
 
-# A plugin may be executed at any moment, so each one is replaced by a rename.
 install: build
+	$(MAKE) --no-print-directory install-from FROM=$(RELEASE)
+
+# A plugin may be executed at any moment, so each one is replaced by a rename.
+install-from:
 	install -d $(DESTDIR)$(BINDIR)
-	for plugin in $(PROGRAMS); do \
-		install -m 0755 $(RELEASE)/$$plugin $(DESTDIR)$(BINDIR)/.$$plugin.new && \
-		mv -f $(DESTDIR)$(BINDIR)/.$$plugin.new $(DESTDIR)$(BINDIR)/$$plugin || exit 1; \
+	for program in $(PROGRAMS); do \
+		install -m 0755 $(FROM)/$$program $(DESTDIR)$(BINDIR)/.$$program.new && \
+		mv -f $(DESTDIR)$(BINDIR)/.$$program.new $(DESTDIR)$(BINDIR)/$$program || exit 1; \
 	done
 
 clean:

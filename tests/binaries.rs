@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use harness::{Call, Node, our_plugin, run_tool};
 use serde_json::json;
 
-const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
+const PLUGINS: [&str; 4] = ["eni-sync", "host-device", "host-local", "ipvlan"];
 
 fn stdout_of(program: &str, arguments: &[&str]) -> String {
     let output = run_tool(program, arguments);
@@ -88,10 +88,10 @@ fn installing_replaces_plugins_that_are_being_executed() {
     let install = || {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         let destdir = format!("DESTDIR={}", destination.path().display());
-        stdout_of(
-            "make",
-            &["--silent", "-C", root, "install", &destdir, "BINDIR=/bin"],
-        )
+        let plugin = our_plugin("host-local");
+        let from = format!("FROM={}", plugin.parent().unwrap().display());
+        let install = ["install-from", &from, &destdir, "BINDIR=/bin"];
+        stdout_of("make", &[&["--silent", "-C", root][..], &install].concat())
     };
     install();
     let done = AtomicBool::new(false);
