@@ -4,7 +4,7 @@
 use harness::{Call, CniError, Output};
 use serde_json::{Value, json};
 
-const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
+const PLUGINS: [&str; 4] = ["eni-sync", "host-device", "host-local", "ipvlan"];
 const VERSIONS: [&str; 7] = [
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
 ];

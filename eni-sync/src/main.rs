@@ -30,9 +30,12 @@ use std::process::ExitCode;
 
 use common::plugin::Commands;
 
-/// With `CNI_COMMAND` a plugin, without it a command line.
+/// With `CNI_COMMAND` a plugin, with arguments a command line. With neither it says, as
+/// every plugin does, what it is.
 fn main() -> ExitCode {
-    if std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
+    let is_plugin = std::env::var_os("CNI_COMMAND").is_some_and(|command| !command.is_empty());
+    let has_arguments = std::env::args_os().len() > 1;
+    if has_arguments && !is_plugin {
         return cli::run();
     }
     common::plugin::run(&Commands {
