@@ -2,6 +2,7 @@
 //! with EC2's error, as what a test asks for here must be possible.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
@@ -9,7 +10,7 @@ use super::change::Change;
 use super::error::Ec2Error;
 use super::id::{EniId, InstanceId, SubnetId, VpcId};
 use super::lab::Lab;
-use super::world::NO_MANAGE;
+use super::world::{InstanceState, NO_MANAGE};
 
 impl Lab {
     /// A VPC with this IPv4 range, such as `10.0.0.0/16`.
@@ -154,6 +155,18 @@ impl Lab {
     #[track_caller]
     pub fn terminate_instance(&self, instance: &InstanceId) {
         self.set_up(|change| change.terminate_instance(instance.as_str()));
+    }
+
+    /// Stops the instance, which keeps its interfaces and their addresses.
+    #[track_caller]
+    pub fn stop_instance(&self, instance: &InstanceId) {
+        self.set_up(|change| {
+            change.world.instance(instance.as_str())?;
+            if let Some(instance) = change.world.instances.get_mut(instance) {
+                Arc::make_mut(instance).state = InstanceState::Stopped;
+            }
+            Ok(())
+        });
     }
 
     /// Somebody else assigns addresses, all of one family, to the interface.

@@ -50,6 +50,7 @@ pub(super) enum InstanceState {
     Running,
     ShuttingDown,
     Terminated,
+    Stopped,
 }
 
 impl InstanceState {
@@ -59,6 +60,7 @@ impl InstanceState {
             Self::Running => (16, "running"),
             Self::ShuttingDown => (32, "shutting-down"),
             Self::Terminated => (48, "terminated"),
+            Self::Stopped => (80, "stopped"),
         }
     }
 }
