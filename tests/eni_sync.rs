@@ -5,3 +5,4 @@ mod fixture;
 mod hygiene;
 mod pool;
 mod registering;
+mod releasing;

@@ -360,13 +360,14 @@ impl Ledger {
         })
     }
 
-    /// Every ENI that the ledger knows.
+    /// Every ENI that the ledger knows. What else stands there is not ours.
     ///
     /// # Errors
     /// Code 5 naming the directory.
     pub(crate) fn enis(&self) -> Result<Vec<EniLedger>> {
-        let ids = names(&self.root)?;
-        ids.iter().map(|id| self.of_eni(id)).collect()
+        let ids = names(&self.root)?.into_iter();
+        let ids = ids.filter(|id| is_identifier(id) && self.root.join(id).is_dir());
+        ids.map(|id| self.of_eni(&id)).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::error::{Errors, Result};
 
 use crate::aws::Aws;
-use crate::ec2::Family;
+use crate::ec2::{Description, Ec2, Family};
 use crate::failure::{Failure, Kind};
 use crate::inventory;
 use crate::ledger::{EniLedger, Entry, Ledger, Owner, State, now};
@@ -105,38 +105,69 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     let failed = |failure: Failure| failure.error(&format!("release addresses of {eni}"));
     let ec2 = node.aws.ec2(&node.inventory.region);
     let Some(actual) = ec2.eni(eni).map_err(failed)? else {
-        return forget(ledger, &entries);
+        return forget(ledger, &entries.iter().collect::<Vec<_>>());
     };
     if actual.instance_id.as_deref() != Some(node.inventory.instance_id.as_str()) {
         // It went elsewhere with its addresses: they are no business of this node.
-        return forget(ledger, &entries);
+        return forget(ledger, &entries.iter().collect::<Vec<_>>());
     }
     plan::require_releasable(&actual)?;
     let entries = mark_asked(ledger, entries)?;
-    let mut gone = Vec::new();
+    let mut gone = 0;
     for family in Family::ALL {
         let of_family = entries
             .iter()
             .filter(|entry| Family::of(entry.address) == family);
-        let (present, doubtful): (Vec<_>, Vec<_>) =
-            of_family.partition(|entry| actual.secondary.contains(&entry.address));
-        if !present.is_empty() {
-            ec2.unassign(eni, &addresses(&present)).map_err(failed)?;
-            gone.extend(present.into_iter().cloned());
-        }
-        // A description may be older than an assignment, so AWS is asked all the same.
-        // Its refusal, of one address alone, is the proof that nothing is there.
-        for entry in doubtful
-            .into_iter()
-            .filter(|entry| !actual.has(entry.address))
-        {
-            match ec2.unassign(eni, &[entry.address]) {
-                Err(failure) if failure.kind != Kind::Invalid => return Err(failed(failure)),
-                _ => gone.push(entry.clone()),
-            }
+        let removed = remove(ec2, &actual, of_family.collect()).map_err(failed)?;
+        gone += forget(ledger, &removed)?;
+    }
+    Ok(gone)
+}
+
+/// Has AWS remove addresses of one family, and returns those that are not on the ENI
+/// afterwards.
+fn remove<'a>(
+    ec2: &Ec2,
+    actual: &Description,
+    entries: Vec<&'a Entry>,
+) -> Result<Vec<&'a Entry>, Failure> {
+    let (present, doubtful): (Vec<_>, Vec<_>) = entries
+        .into_iter()
+        .partition(|entry| actual.secondary.contains(&entry.address));
+    remove_present(ec2, &actual.id, &present)?;
+    let mut gone = present;
+    // A description may be older than an assignment, so AWS is asked all the same.
+    // Its refusal, of one address alone, is the proof that nothing is there.
+    for entry in doubtful
+        .into_iter()
+        .filter(|entry| !actual.has(entry.address))
+    {
+        match ec2.unassign(&actual.id, &[entry.address]) {
+            Err(failure) if failure.kind != Kind::Invalid => return Err(failure),
+            _ => gone.push(entry),
         }
     }
-    forget(ledger, &gone)
+    Ok(gone)
+}
+
+/// Removes addresses that were on the ENI a moment ago. Where AWS has removed some
+/// already, because the answer to the first attempt was lost or somebody else asked,
+/// it refuses the call, and the rest is asked for again.
+fn remove_present(ec2: &Ec2, eni: &str, present: &[&Entry]) -> Result<(), Failure> {
+    if present.is_empty() {
+        return Ok(());
+    }
+    let failure = match ec2.unassign(eni, &addresses(present)) {
+        Err(failure) if failure.kind == Kind::Invalid => failure,
+        other => return other,
+    };
+    let actual = ec2.eni(eni)?;
+    let is_left = |entry: &&Entry| actual.as_ref().is_some_and(|eni| eni.has(entry.address));
+    let left: Vec<&Entry> = present.iter().copied().filter(is_left).collect();
+    match left.len() == present.len() {
+        true => Err(failure),
+        false => ec2.unassign(eni, &addresses(&left)),
+    }
 }
 
 /// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
@@ -149,15 +180,11 @@ pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<
         .partition(|entry| living.contains(&entry.address) || entry.is_reserved());
     for entry in kept {
         eprintln!("{} is still in use by a pod and stays", entry.address);
+        let State::Releasing { asked, .. } = entry.state else {
+            continue;
+        };
         let after = now().saturating_add(POSTPONED);
-        change(
-            ledger,
-            entry,
-            State::Releasing {
-                after,
-                asked: false,
-            },
-        )?;
+        change(ledger, entry, State::Releasing { after, asked })?;
     }
     Ok(ended)
 }
@@ -192,7 +219,7 @@ pub(crate) fn change(ledger: &EniLedger, entry: Entry, state: State) -> Result<O
 
 /// Forgets the addresses that are not on the ENI, but for those that somebody has
 /// claimed meanwhile and waits for.
-fn forget(ledger: &EniLedger, gone: &[Entry]) -> Result<usize> {
+fn forget(ledger: &EniLedger, gone: &[&Entry]) -> Result<usize> {
     let entries = ledger.open()?;
     for entry in gone {
         let current = entries.get(entry.address)?;

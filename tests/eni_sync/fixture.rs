@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::eni_lab::{EniId, InstanceId, Lab, SubnetId, VpcId};
+use harness::eni_lab::{EniId, Hold, InstanceId, Lab, SubnetId, VpcId};
 use harness::{Call, Node, Output, Pod};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What every secret of the simulated VPC contains.
-const CANARY: &str = "SECRETCANARY";
+pub const CANARY: &str = "SECRETCANARY";
 /// For what happens in milliseconds, on a machine that is busy.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -182,6 +182,36 @@ impl AwsNode {
     #[track_caller]
     pub fn gc(&self, valid: &[&Pod]) {
         self.run(&self.gc_call(valid)).ok();
+    }
+
+    /// A pod for each address, started in the time that the call for the first one
+    /// takes. `meanwhile` happens when all of them wait. The outputs are in the order
+    /// of the addresses, the first one's included.
+    pub fn add_behind_one(&self, addresses: &[&str], meanwhile: impl FnOnce()) -> Vec<Output> {
+        let action = "AssignPrivateIpAddresses";
+        let name = |address: &&str| Pod::new(&format!("of-{}", address.replace(':', "-")));
+        let pods: Vec<Pod> = addresses.iter().map(name).collect();
+        let calls = self.lab.calls().get(action).copied().unwrap_or_default();
+        self.lab.hold(action, Hold::BeforeCommit);
+        thread::scope(|scope| {
+            let add = |number: usize| {
+                let call = self.pod_call("ADD", &pods[number], &[addresses[number]]);
+                scope.spawn(move || self.run(&call))
+            };
+            let first = add(0);
+            assert!(self.lab.wait_for_call(action, calls + 1, DEADLINE));
+            let others: Vec<_> = (1..addresses.len()).map(add).collect();
+            let count = || self.ledger().values().filter(|s| *s == "claiming").count();
+            assert!(
+                eventually(|| count() == addresses.len()),
+                "{:?}",
+                self.ledger()
+            );
+            meanwhile();
+            self.lab.release_held();
+            let all = [first].into_iter().chain(others);
+            all.map(|add| add.join().unwrap()).collect()
+        })
     }
 
     /// The secondary addresses of this node's ENI.
