@@ -6,3 +6,4 @@ mod hygiene;
 mod pool;
 mod registering;
 mod releasing;
+mod rules_of_taking;

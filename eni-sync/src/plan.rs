@@ -136,6 +136,13 @@ pub(crate) fn compare(entries: &[Entry], actual: &Description) -> Vec<Drift> {
     unknown.chain(missing).collect()
 }
 
+/// Whether an ENI, of whatever node, is one for pods: not a node's primary one, and not
+/// one that the VPC CNI may have.
+pub(crate) fn is_for_pods(eni: &Description) -> bool {
+    let is_primary = eni.instance_id.is_some() && eni.device_index == 0;
+    eni.no_manage && !is_primary
+}
+
 /// Whether an address needs no registration: it is the ENI's own or in a prefix that
 /// is delegated to it.
 pub(crate) fn is_registered(eni: &Eni, address: IpAddr) -> bool {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorCode, Result};
+use common::inventory::NO_MANAGE_TAG;
 
 use crate::assign::{Assigner, Claimed};
 use crate::config::Takeover;
@@ -48,6 +49,9 @@ impl Assigner<'_> {
             let msg = format!("{address} is the primary address of {}", owner.id);
             return Err(Error::config(msg).with_details("a primary address cannot be moved"));
         }
+        if !plan::is_for_pods(owner) {
+            return Err(stranger(address, owner));
+        }
         let holder = self.holder(owner).map_err(|f| self.refused(address, &f))?;
         match (holder, claimed.takeover) {
             (Holder::ThisNode, _) => self.move_within_node(address, owner),
@@ -75,8 +79,6 @@ impl Assigner<'_> {
 
     /// Takes an address from the ENI of an instance that is dead, or that must share.
     fn take(&self, address: IpAddr, owner: &Description) -> Result<()> {
-        let ec2 = self.ec2();
-        let one = [address];
         eprintln!(
             "taking {address} from {} ({})",
             owner.id,
@@ -85,21 +87,41 @@ impl Assigner<'_> {
                 .as_deref()
                 .unwrap_or("attached to nothing")
         );
-        let taken = match Family::of(address) {
-            Family::V4 => ec2.reassign(&self.eni.id, &one),
-            // EC2 cannot move an IPv6 address in one step.
-            Family::V6 => ec2
-                .unassign(&owner.id, &one)
-                .and_then(|()| ec2.assign(&self.eni.id, &one)),
+        let family = Family::of(address);
+        let taken = self.request_move(address, owner);
+        let patience = match &taken {
+            Err(failure) if failure.kind != Kind::Invalid => {
+                return Err(self.refused(address, failure));
+            }
+            Err(_) if family == Family::V6 => Duration::ZERO,
+            // AWS also refuses what it does already, when the first answer was lost.
+            _ => MOVE_DEADLINE,
         };
-        taken.map_err(|failure| self.refused(address, &failure))?;
-        self.await_move(address)
+        let moved = self.await_move(address, patience);
+        moved.map_err(|error| match taken {
+            Err(failure) => self.refused(address, &failure),
+            Ok(()) => error,
+        })
     }
 
-    /// Waits until EC2 shows the address on the ENI: it agrees to a move before the
-    /// move is made.
-    fn await_move(&self, address: IpAddr) -> Result<()> {
-        let deadline = Instant::now() + MOVE_DEADLINE;
+    fn request_move(&self, address: IpAddr, owner: &Description) -> Result<(), Failure> {
+        let ec2 = self.ec2();
+        let one = [address];
+        match Family::of(address) {
+            Family::V4 => ec2.reassign(&self.eni.id, &one),
+            // EC2 cannot move an IPv6 address in one step. It refuses the first when
+            // the address has left already.
+            Family::V6 => match ec2.unassign(&owner.id, &one) {
+                Err(failure) if failure.kind != Kind::Invalid => Err(failure),
+                _ => ec2.assign(&self.eni.id, &one),
+            },
+        }
+    }
+
+    /// Waits until EC2 shows the address on the ENI, and looks at least once: it agrees
+    /// to a move before the move is made.
+    fn await_move(&self, address: IpAddr, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
         let mut pause = FIRST_LOOK;
         loop {
             let own = self.ec2().eni(&self.eni.id);
@@ -134,11 +156,22 @@ impl Assigner<'_> {
         plan::require_managed(other)?;
         release::release(self.node, &ledger, vec![entry])?;
         let assigned = self.ec2().assign(&self.eni.id, &[address]);
-        assigned.map_err(|failure| match failure.kind {
-            Kind::Invalid => conflict(address, owner, "this node"),
-            _ => self.refused(address, &failure),
-        })
+        match assigned {
+            Err(failure) if failure.kind == Kind::Invalid => self
+                .await_move(address, Duration::ZERO)
+                .map_err(|_| conflict(address, owner, "this node")),
+            assigned => assigned.map_err(|failure| self.refused(address, &failure)),
+        }
     }
+}
+
+/// The refusal to take anything from an ENI that may be the VPC CNI's.
+fn stranger(address: IpAddr, owner: &Description) -> Error {
+    let msg = format!("{address} is assigned to {}", owner.id);
+    let details = format!(
+        "nothing is taken from an ENI that is not tagged {NO_MANAGE_TAG}=true, or is a node's primary one"
+    );
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
 fn conflict(address: IpAddr, owner: &Description, state: &str) -> Error {
