@@ -477,16 +477,19 @@ pub(crate) fn now() -> Timestamp {
 }
 
 fn read(path: &Path) -> Result<Option<Entry>> {
-    let msg = || format!("{path:?} is no entry of the ledger");
+    let undecodable = |why: String| {
+        let msg = format!("{path:?} is no entry of the ledger");
+        let details = format!("{why}; its address stays as it is until somebody removes the file");
+        Error::new(ErrorCode::DECODING, msg).with_details(details)
+    };
     let bytes = match file::read_regular(path, ENTRY_LIMIT) {
         Ok(bytes) => bytes,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
-            return Err(Error::new(ErrorCode::DECODING, msg()).because(&cause));
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData || path.is_symlink() => {
+            return Err(undecodable(cause.to_string()));
         }
         Err(cause) => return Err(Error::io(format!("failed to read {path:?}"), &cause)),
     };
-    let undecodable = |why: String| Error::new(ErrorCode::DECODING, msg()).with_details(why);
     let entry: Entry =
         serde_json::from_slice(&bytes).map_err(|cause| undecodable(cause.to_string()))?;
     if path.file_name().and_then(|name| name.to_str()) != Some(&entry.address.to_string()) {
