@@ -123,9 +123,20 @@ impl AwsNode {
 
     /// A call that reaches the simulated AWS.
     pub fn call(&self, command: &str) -> Call {
-        Call::ours("eni-sync", command)
-            .env("AWS_ENDPOINT_URL_EC2", &self.ec2)
-            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.imds)
+        let call = Call::ours("eni-sync", command);
+        let environment = self.environment().into_iter();
+        environment.fold(call, |call, (name, value)| call.env(&name, &value))
+    }
+
+    /// The way to the simulated AWS.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let variables = [
+            ("AWS_ENDPOINT_URL_EC2", &self.ec2),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.imds),
+        ];
+        variables
+            .map(|(name, url)| (name.to_owned(), url.clone()))
+            .into()
     }
 
     /// A call about a pod whose net1 on this node's ENI has `addresses`.

@@ -120,6 +120,11 @@ impl Call {
         self
     }
 
+    /// What the plugin reads.
+    pub fn input(&self) -> &[u8] {
+        &self.stdin
+    }
+
     /// The process, ready to be started, without its stdin.
     pub fn process(&self) -> Command {
         let mut process = Command::new(&self.program);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{Call, Node, Output, Pod, go_plugin, our_plugin};
 
 /// The plugins that are ours; every other one is Debian's.
-const OURS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
+const OURS: [&str; 4] = ["eni-sync", "host-device", "host-local", "ipvlan"];
 
 /// A network: a list of plugins that are executed one after the other.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Network {
     pub cni_version: String,
     /// The configuration of each plugin, without what the runtime adds.
     pub plugins: Vec<Value>,
+    /// What the runtime has in its environment besides.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Network {
@@ -57,6 +59,7 @@ impl Network {
             name: text("name"),
             cni_version: text("cniVersion"),
             plugins,
+            environment: Vec::new(),
         }
     }
 
@@ -127,6 +130,8 @@ impl Network {
         } else {
             go_plugin(name)
         };
-        Call::new(program, command).conf(&conf)
+        let call = Call::new(program, command).conf(&conf);
+        let environment = self.environment.iter();
+        environment.fold(call, |call, (name, value)| call.env(name, value))
     }
 }
