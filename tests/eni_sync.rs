@@ -2,9 +2,11 @@
 
 mod agent;
 mod bad_input;
+mod chained;
 mod faults;
-mod fixture;
+pub(crate) mod fixture;
 mod hygiene;
+mod killed;
 mod pool;
 mod registering;
 mod releasing;

@@ -10,6 +10,7 @@ mod peers;
 mod protocol;
 mod source_routing;
 mod vm_driver;
+mod vm_eni_sync;
 mod vm_ipvlan;
 mod vm_master_selector;
 mod vm_pci;

@@ -1,0 +1,225 @@
+//! A command that is killed at any moment leaves an intent in the ledger: the DEL and
+//! the GC that follow leave the VPC as it was, and an ADD that follows succeeds.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use harness::eni_lab::Hold;
+use harness::{Call, Pod};
+
+use super::fixture::{AwsNode, DEADLINE, Vpc};
+
+const ASSIGN: &str = "AssignPrivateIpAddresses";
+const UNASSIGN: &str = "UnassignPrivateIpAddresses";
+const ADDRESS: &str = "10.0.4.70";
+
+/// The system calls that change something that lasts, lock it, or ask AWS.
+const SYSTEM_CALLS: [&str; 7] = [
+    "?mkdir,?mkdirat",
+    "flock",
+    "fsync",
+    "?rename,?renameat,?renameat2",
+    "?unlink,?unlinkat",
+    "connect",
+    "writev,sendto",
+];
+/// More of one kind than a command makes.
+const MOST: usize = 60;
+/// As many of all kinds as DEL makes, which makes the fewest.
+const LEAST: usize = 5;
+
+/// A node whose ENI has an address of another pod, which nothing here may touch.
+fn ready(vpc: &Vpc) -> AwsNode {
+    let node = vpc.node();
+    node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
+    node
+}
+
+/// Runs `call` and kills it when it enters `system_call` the `nth` time; false when it
+/// has ended before.
+fn is_killed(node: &AwsNode, call: &Call, system_call: &str, nth: usize) -> bool {
+    let inject = format!("inject={system_call}:signal=KILL:when={nth}");
+    let trace = format!("trace={system_call}");
+    let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+    let output = node.node.inside(|| call.run_under("strace", &arguments));
+    // strace ends as its child does: by a signal.
+    output.status != Some(0)
+}
+
+/// What a runtime does after a failure, and everybody some time later.
+#[track_caller]
+fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
+    node.del(pod);
+    let ledger = node.ledger();
+    assert_ne!(
+        ledger.get(ADDRESS).map(String::as_str),
+        Some("held"),
+        "{what}"
+    );
+    if ledger.contains_key(ADDRESS) {
+        node.end_cooldown(ADDRESS);
+    }
+    node.gc(&[&Pod::new("c0")]);
+    assert_eq!(node.addresses(), ["10.0.4.60"], "{what}");
+    assert_eq!(
+        node.ledger().into_keys().collect::<Vec<_>>(),
+        ["10.0.4.60"],
+        "{what}"
+    );
+}
+
+/// Kills what `make` sets up at every system call in turn, and calls `then` after each.
+fn kill_everywhere(make: impl Fn(&AwsNode, &Pod) -> Call, then: impl Fn(&AwsNode, &Pod, &str)) {
+    let vpc = Vpc::new();
+    let node = ready(&vpc);
+    let mut kills = 0;
+    for system_call in SYSTEM_CALLS {
+        for nth in 1.. {
+            assert!(nth < MOST, "{system_call} has no end");
+            let pod = Pod::new("c1");
+            let call = make(&node, &pod);
+            let was_killed = is_killed(&node, &call, system_call, nth);
+            then(&node, &pod, &format!("{system_call} {nth}"));
+            if !was_killed {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    assert!(
+        kills >= LEAST,
+        "only {kills} kills: the system calls are others now"
+    );
+    let directory = fs::read_dir(node.ledger_path()).unwrap();
+    let names: Vec<_> = directory.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.len() <= 4, "something piles up: {names:?}");
+}
+
+#[test]
+fn what_an_add_that_was_killed_anywhere_has_left_is_cleaned() {
+    kill_everywhere(|node, pod| node.pod_call("ADD", pod, &[ADDRESS]), clean_up);
+}
+
+#[test]
+fn an_add_succeeds_after_one_that_was_killed_anywhere() {
+    kill_everywhere(
+        |node, pod| node.pod_call("ADD", pod, &[ADDRESS]),
+        |node, pod, what| {
+            node.add(pod, &[ADDRESS]).ok();
+            assert_eq!(node.addresses(), ["10.0.4.60", ADDRESS], "{what}");
+            clean_up(node, pod, what);
+        },
+    );
+}
+
+#[test]
+fn a_del_completes_one_that_was_killed_anywhere() {
+    let make = |node: &AwsNode, pod: &Pod| {
+        node.add(pod, &[ADDRESS]).ok();
+        node.pod_call("DEL", pod, &[])
+    };
+    kill_everywhere(make, clean_up);
+}
+
+#[test]
+fn a_gc_completes_one_that_was_killed_anywhere() {
+    let make = |node: &AwsNode, pod: &Pod| {
+        node.add(pod, &[ADDRESS]).ok();
+        node.del(pod);
+        node.end_cooldown(ADDRESS);
+        node.gc_call(&[&Pod::new("c0")])
+    };
+    kill_everywhere(make, clean_up);
+}
+
+#[test]
+fn another_pod_gets_the_address_after_a_gc_that_was_killed_anywhere() {
+    let make = |node: &AwsNode, pod: &Pod| {
+        node.add(pod, &[ADDRESS]).ok();
+        node.del(pod);
+        node.end_cooldown(ADDRESS);
+        node.gc_call(&[&Pod::new("c0")])
+    };
+    kill_everywhere(make, |node, _, what| {
+        let next = Pod::new("c2");
+        node.add(&next, &[ADDRESS]).ok();
+        assert_eq!(node.addresses(), ["10.0.4.60", ADDRESS], "{what}");
+        clean_up(node, &next, what);
+    });
+}
+
+/// Kills `call` while EC2 holds its `action`, before or after that is carried out.
+fn kill_while_held(node: &AwsNode, call: &Call, action: &str, hold: Hold) {
+    node.lab.reset_calls();
+    node.lab.hold(action, hold);
+    node.node.inside(|| {
+        let mut process = call.process();
+        process
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut child = process.spawn().unwrap();
+        let stdin = call.input().to_owned();
+        child.stdin.take().unwrap().write_all(&stdin).unwrap();
+        assert!(node.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+    // The lab drops a call whose client is gone.
+    assert!(node.lab.wait_until(DEADLINE, |lab| lab.held() == 0));
+    node.lab.release_held();
+}
+
+#[test]
+fn an_add_that_was_killed_while_aws_worked_is_cleaned_or_completed() {
+    for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
+        let vpc = Vpc::new();
+        let node = ready(&vpc);
+        let pod = Pod::new("c1");
+        let call = node.pod_call("ADD", &pod, &[ADDRESS]);
+        kill_while_held(&node, &call, ASSIGN, hold);
+        assert_eq!(node.ledger()[ADDRESS], "claiming");
+        clean_up(&node, &pod, "killed");
+        kill_while_held(&node, &call, ASSIGN, hold);
+        node.add(&pod, &[ADDRESS]).ok();
+        assert_eq!(node.ledger()[ADDRESS], "held");
+        clean_up(&node, &pod, "completed");
+    }
+}
+
+#[test]
+fn a_gc_that_was_killed_while_aws_worked_leaves_nothing_half_done() {
+    for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
+        for is_wanted_again in [false, true] {
+            let vpc = Vpc::new();
+            let node = ready(&vpc);
+            let pod = Pod::new("c1");
+            node.add(&pod, &[ADDRESS]).ok();
+            node.del(&pod);
+            node.end_cooldown(ADDRESS);
+            let call = node.gc_call(&[&Pod::new("c0")]);
+            kill_while_held(&node, &call, UNASSIGN, hold);
+            if is_wanted_again {
+                // The metadata still show the address, and that counts for nothing now.
+                node.add(&pod, &[ADDRESS]).ok();
+                assert_eq!(vpc.owner(ADDRESS), Some(node.eni.clone()));
+            }
+            clean_up(&node, &pod, "killed");
+        }
+    }
+}
+
+#[test]
+fn a_process_that_was_killed_in_its_turn_lets_the_next_one_have_it() {
+    let vpc = Vpc::new();
+    let node = ready(&vpc);
+    let pods = ["c1", "c2"].map(Pod::new);
+    let call = node.pod_call("ADD", &pods[0], &[ADDRESS]);
+    kill_while_held(&node, &call, ASSIGN, Hold::BeforeCommit);
+    node.lab.reset_calls();
+    // What the dead one has claimed is asked for along with the rest: its pod lives.
+    node.add(&pods[1], &["10.0.4.71"]).ok();
+    assert_eq!(node.addresses(), ["10.0.4.60", ADDRESS, "10.0.4.71"]);
+    assert_eq!(node.lab.calls()[ASSIGN], 1);
+}
