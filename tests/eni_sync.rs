@@ -8,6 +8,7 @@ pub(crate) mod fixture;
 mod hygiene;
 mod killed;
 mod pool;
+mod property;
 mod registering;
 mod releasing;
 mod rules_of_releasing;

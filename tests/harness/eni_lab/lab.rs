@@ -100,6 +100,11 @@ impl Lab {
         self.shared.update(|state| state.faults.push(armed));
     }
 
+    /// Disarms every fault that has not hit yet.
+    pub fn clear_faults(&self) {
+        self.shared.update(|state| state.faults.clear());
+    }
+
     /// Lets calls of the action wait until [`release_held`](Self::release_held).
     pub fn hold(&self, action: &str, hold: Hold) {
         self.shared
