@@ -395,6 +395,24 @@ pub fn prev_result(pod: &Pod, interfaces: &[(&str, &[&str])]) -> Value {
     result
 }
 
+/// Whether EC2 was not asked to change anything.
+pub fn is_unchanged(node: &AwsNode) -> bool {
+    let calls = node.lab.calls();
+    calls.keys().all(|action| action.starts_with("Describe"))
+}
+
+/// A call that must fail with this code and say all of `said`, and change nothing.
+#[track_caller]
+pub fn assert_refused(node: &AwsNode, call: &Call, code: u64, said: &[&str]) {
+    let output = node.run(call);
+    let error = output.error_code(code);
+    for said in said {
+        let text = format!("{}: {}", error.msg, error.details);
+        assert!(text.contains(said), "{said:?} is not said\n{output}");
+    }
+    assert!(is_unchanged(node), "{:?}", node.lab.calls());
+}
+
 /// Whether `condition` comes true before the deadline.
 pub fn eventually(condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + DEADLINE;

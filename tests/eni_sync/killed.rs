@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
+use std::time::Instant;
 
 use harness::eni_lab::Hold;
 use harness::{Call, Pod};
@@ -196,12 +197,14 @@ fn a_gc_that_was_killed_while_aws_worked_leaves_nothing_half_done() {
             let node = ready(&vpc);
             let pod = Pod::new("c1");
             node.add(&pod, &[ADDRESS]).ok();
+            let had = Instant::now();
             node.del(&pod);
             node.end_cooldown(ADDRESS);
             let call = node.gc_call(&[&Pod::new("c0")]);
             kill_while_held(&node, &call, UNASSIGN, hold);
             if is_wanted_again {
                 // The metadata still show the address, and that counts for nothing now.
+                node.lab.rules(|rules| rules.imds_lag = had.elapsed());
                 node.add(&pod, &[ADDRESS]).ok();
                 assert_eq!(vpc.owner(ADDRESS), Some(node.eni.clone()));
             }

@@ -11,7 +11,7 @@ use harness::Pod;
 use harness::eni_lab::Fault;
 use serde_json::json;
 
-use super::fixture::{AwsNode, Vpc, prev_result};
+use super::fixture::{AwsNode, Vpc, is_unchanged, prev_result};
 
 const TAG: &str = "node.k8s.amazonaws.com/no_manage";
 const ADDRESS: &str = "10.0.4.70";
@@ -21,14 +21,6 @@ fn leave_due(node: &AwsNode, pod: &Pod) {
     node.add(pod, &[ADDRESS]).ok();
     node.del(pod);
     node.end_cooldown(ADDRESS);
-}
-
-/// Whether EC2 was asked to change anything since the counts were reset.
-fn is_unchanged(node: &AwsNode) -> bool {
-    node.lab
-        .calls()
-        .keys()
-        .all(|action| action.starts_with("Describe"))
 }
 
 #[test]
