@@ -39,7 +39,9 @@ pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger) -> Result<()> {
         if plan::due(&entries.unwrap_or_default(), now()).is_empty() {
             continue;
         }
-        let inventory = inventory::current(aws, |_| true)?;
+        let Some(inventory) = errors.keep(inventory::current(aws, |_| true)) else {
+            continue;
+        };
         let node = Node {
             aws,
             ledger,

@@ -252,6 +252,8 @@ fn attach_when_there_are_some(node: &AwsNode, pod: &Pod) -> String {
         *address.lock().unwrap() = attach(node, pod);
         address.lock().unwrap().is_some()
     };
+    // Without a file of ranges, asking host-local only costs time.
+    assert!(eventually(|| listed(node) > 0), "{:?}", node.lab.calls());
     assert!(eventually(attached), "{:?}", node.ledger());
     address.into_inner().unwrap().expect("it was attached")
 }
