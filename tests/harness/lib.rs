@@ -3,11 +3,13 @@
 //! independent witness. Everything here panics on failure, with all that is needed
 //! to end the investigation.
 
+mod aws;
 mod call;
 pub mod eni_lab;
 mod network;
 mod node;
 
+pub use aws::AwsNode;
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
 pub use network::Network;
 pub use node::{Namespace, Node, Pod, run_tool};

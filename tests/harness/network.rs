@@ -63,6 +63,25 @@ impl Network {
         }
     }
 
+    /// This network with another plugin behind the ones it has, as the list that a user
+    /// makes of it. Lists of this version are those that runtimes send GC for.
+    pub fn chained_with(mut self, plugin: Value) -> Self {
+        self.cni_version = "1.1.0".to_owned();
+        for plugin in &mut self.plugins {
+            if let Some(keys) = plugin.as_object_mut() {
+                keys.shift_remove("cniVersion");
+                keys.shift_remove("name");
+            }
+        }
+        self.plugins.push(plugin);
+        self
+    }
+
+    /// The network as a configuration list.
+    pub fn list(&self) -> Value {
+        json!({ "cniVersion": self.cni_version, "name": self.name, "plugins": self.plugins })
+    }
+
     /// Attaches a pod: every plugin's ADD in order, each with the result of the one
     /// before. The answer is the last result, or the first failure, after which DEL is
     /// executed as a runtime does.
@@ -112,6 +131,21 @@ impl Network {
             }
         }
         Ok(())
+    }
+
+    /// GC of every plugin of this network, for which only these attachments are valid:
+    /// the pods and the names of their interfaces.
+    #[track_caller]
+    pub fn gc(&self, node: &Node, valid: &[(&Pod, &str)]) {
+        let valid: Vec<Value> = valid
+            .iter()
+            .map(|(pod, ifname)| json!({ "containerID": pod.id, "ifname": ifname }))
+            .collect();
+        for plugin in &self.plugins {
+            let mut plugin = plugin.clone();
+            plugin["cni.dev/valid-attachments"] = json!(valid);
+            node.run(&self.call(&plugin, "GC", &Value::Null)).ok();
+        }
     }
 
     /// A call of one plugin of this network, with what libcni adds to its

@@ -2,6 +2,7 @@
 //! what is `/var/lib/cni` for its plugins is a temporary directory, so tests neither
 //! meet each other nor the machine they run on.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -172,6 +173,7 @@ pub struct Node {
     /// The node's own network namespace.
     pub netns: Namespace,
     state: TempDir,
+    environment: BTreeMap<String, String>,
     binds: Vec<(PathBuf, PathBuf)>,
     read_only: Vec<PathBuf>,
 }
@@ -193,6 +195,7 @@ impl Node {
         Self {
             netns,
             state,
+            environment: BTreeMap::new(),
             binds: Vec::new(),
             read_only: Vec::new(),
         }
@@ -219,8 +222,17 @@ impl Node {
         self.bind(path, target);
     }
 
+    /// Sets one variable of the runtime of this node, which every plugin inherits.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Starts the plugin on this node and waits for it.
     pub fn run(&self, call: &Call) -> Output {
+        let mut call = call.clone();
+        for (name, value) in &self.environment {
+            call = call.env(name, value);
+        }
         self.inside(|| call.run())
     }
 

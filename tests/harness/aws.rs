@@ -1,0 +1,94 @@
+//! A node that is an instance of a simulated VPC: AWS answers on its loopback
+//! interface, and its links have the MAC addresses of its ENIs.
+
+use std::net::{IpAddr, TcpListener};
+
+use tempfile::TempDir;
+
+use crate::Node;
+use crate::eni_lab::{EniId, InstanceId, Lab, SubnetId};
+
+/// An ENI for pods, and the link of the node that it is.
+#[derive(Debug)]
+struct Master {
+    link: String,
+    eni: EniId,
+}
+
+/// A node whose plugins reach the simulated AWS.
+#[derive(Debug)]
+pub struct AwsNode {
+    /// The node.
+    pub node: Node,
+    /// The VPC that it is in.
+    pub lab: Lab,
+    /// What it is there.
+    pub instance: InstanceId,
+    masters: Vec<Master>,
+    _run: TempDir,
+}
+
+impl AwsNode {
+    /// Lets `node` be an instance of this type, whose primary ENI is in `subnet`.
+    pub fn new(mut node: Node, lab: &Lab, instance_type: &str, subnet: &SubnetId) -> Self {
+        let instance = lab.run_instance(instance_type, subnet);
+        let run = tempfile::tempdir().expect("a temporary directory can be made");
+        node.bind(run.path(), "/run");
+        let listen = || TcpListener::bind("127.0.0.1:0").expect("loopback is up");
+        let [ec2, imds] = node.netns.run(|| [listen(), listen()]);
+        for (name, listener) in [
+            ("AWS_ENDPOINT_URL_EC2", &ec2),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &imds),
+        ] {
+            let address = listener.local_addr().expect("a listener has an address");
+            node.set_env(name, &format!("http://{address}"));
+        }
+        lab.serve_ec2(ec2);
+        lab.serve_imds(imds, &instance);
+        Self {
+            node,
+            lab: lab.clone(),
+            instance,
+            masters: Vec::new(),
+            _run: run,
+        }
+    }
+
+    /// Attaches an ENI for pods and makes a link for it.
+    pub fn add_master(&mut self, link: &str, kind: &str, subnet: &SubnetId) {
+        let eni = self.lab.multus_eni(&self.instance, subnet);
+        let mac = self.lab.mac(&eni);
+        let ip = |arguments: &[&str]| self.node.netns.ip(arguments);
+        ip(&["link", "add", link, "address", &mac, "type", kind]);
+        ip(&["link", "set", link, "mtu", "9001", "up"]);
+        let link = link.to_owned();
+        self.masters.push(Master { link, eni });
+    }
+
+    /// Attaches an ENI for pods, which is this link of the node.
+    pub fn adopt_master(&mut self, link: &str, subnet: &SubnetId) {
+        let eni = self.lab.multus_eni(&self.instance, subnet);
+        let found = self.node.netns.link(link);
+        let found = found.unwrap_or_else(|| panic!("the node has no link {link}"));
+        let mac = found["address"].as_str().expect("the link has an address");
+        self.lab.set_mac(&eni, mac);
+        let link = link.to_owned();
+        self.masters.push(Master { link, eni });
+    }
+
+    /// The ENI that a link of the node is.
+    #[track_caller]
+    pub fn eni(&self, link: &str) -> &EniId {
+        let found = self.masters.iter().find(|master| master.link == link);
+        match found {
+            Some(master) => &master.eni,
+            None => panic!("{link} is no ENI for pods"),
+        }
+    }
+
+    /// Every secondary address of the node's ENIs for pods.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let enis = self.masters.iter().map(|master| &master.eni);
+        enis.flat_map(|eni| self.lab.addresses(eni)).collect()
+    }
+}
