@@ -8,6 +8,7 @@ mod faults;
 pub(crate) mod fixture;
 mod hygiene;
 mod killed;
+mod policy;
 mod pool;
 mod property;
 mod registering;
