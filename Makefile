@@ -18,7 +18,7 @@ export CNI_PATH := $(SUITE)
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-host test-vm lint install install-from clean
+.PHONY: all build suite demo test test-units test-host test-vm bench-vpc lint install install-from clean
 
 all: build
 
@@ -58,6 +58,12 @@ test-host: suite
 test-vm: suite
 	tests/prepare
 	tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
+
+# eni-sync beside the programs that it replaces; ARGS are those of vpc-bench.
+bench-vpc: suite
+	tests/prepare
+	cargo build --locked -p tests --bin vpc-bench
+	$(TARGET)/debug/vpc-bench $(ARGS)
 
 lint:
 	cargo fmt --all --check

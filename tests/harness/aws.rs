@@ -2,6 +2,7 @@
 //! interface, and its links have the MAC addresses of its ENIs.
 
 use std::net::{IpAddr, TcpListener};
+use std::path::Path;
 
 use tempfile::TempDir;
 
@@ -25,7 +26,7 @@ pub struct AwsNode {
     /// What it is there.
     pub instance: InstanceId,
     masters: Vec<Master>,
-    _run: TempDir,
+    run: TempDir,
 }
 
 impl AwsNode {
@@ -50,7 +51,7 @@ impl AwsNode {
             lab: lab.clone(),
             instance,
             masters: Vec::new(),
-            _run: run,
+            run,
         }
     }
 
@@ -84,6 +85,11 @@ impl AwsNode {
             Some(master) => &master.eni,
             None => panic!("{link} is no ENI for pods"),
         }
+    }
+
+    /// What the plugins of the node see as `/run`.
+    pub fn run_directory(&self) -> &Path {
+        self.run.path()
     }
 
     /// Every secondary address of the node's ENIs for pods.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output as ProcessOutput};
+use std::process::{Child, Command, Output as ProcessOutput};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -234,6 +234,12 @@ impl Node {
             call = call.env(name, value);
         }
         self.inside(|| call.run())
+    }
+
+    /// Starts a process on this node in the background, with the variables of its runtime.
+    pub fn spawn(&self, mut command: Command) -> Child {
+        command.envs(&self.environment);
+        self.inside(|| command.spawn().expect("the program can be executed"))
     }
 
     /// Runs `work` with the node's network, state and binds.
