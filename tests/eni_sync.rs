@@ -8,6 +8,7 @@ mod faults;
 pub(crate) mod fixture;
 mod hygiene;
 mod killed;
+mod moto;
 mod policy;
 mod pool;
 mod property;

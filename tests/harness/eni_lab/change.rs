@@ -129,6 +129,19 @@ impl Change<'_> {
         Ok(id)
     }
 
+    pub(super) fn rename_instance(&mut self, old: &InstanceId, new: &InstanceId) {
+        if let Some(mut instance) = self.world.instances.remove(old) {
+            Arc::make_mut(&mut instance).id = new.clone();
+            self.world.instances.insert(new.clone(), instance);
+        }
+        for eni in self.world.enis.values_mut() {
+            let attachment = &mut Arc::make_mut(eni).attachment;
+            if let Some(attachment) = attachment.as_mut().filter(|a| a.instance == *old) {
+                attachment.instance = new.clone();
+            }
+        }
+    }
+
     pub(super) fn create_eni(
         &mut self,
         subnet: &str,

@@ -68,6 +68,18 @@ impl Lab {
         self.try_set_up(|change| change.run_instance(instance_type, subnet.as_str()))
     }
 
+    /// Gives the instance another id, as its metadata then has it: one that another
+    /// simulation of EC2 has chosen.
+    #[track_caller]
+    pub fn set_instance_id(&self, instance: &InstanceId, id: &str) -> InstanceId {
+        let new = InstanceId::from(id);
+        self.set_up(|change| {
+            change.rename_instance(instance, &new);
+            Ok(())
+        });
+        new
+    }
+
     /// A network interface with a primary address of EC2's choice, not attached.
     #[track_caller]
     pub fn create_eni(&self, subnet: &SubnetId) -> EniId {
