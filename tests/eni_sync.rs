@@ -8,6 +8,7 @@ mod empty_root;
 mod faults;
 pub(crate) mod fixture;
 mod hygiene;
+mod inventory;
 mod killed;
 mod moto;
 mod policy;
