@@ -17,6 +17,9 @@ use crate::hotplug;
 use crate::hygiene::Hygiene;
 use crate::inventory;
 use crate::ledger::{Ledger, Refusal};
+use crate::metrics::Metrics;
+use crate::monitor::{self, Health, Lasting};
+use crate::pace::Pace;
 use crate::pool;
 use crate::reconcile;
 use crate::registrar::{self, Node};
@@ -37,6 +40,7 @@ pub(crate) struct Agent {
     pub(crate) clients: Clients,
     pub(crate) ledger: Ledger,
     pub(crate) configuration: Configuration,
+    pub(crate) health: Health,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -65,18 +69,26 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         |errno: nix::Error| Error::internal("failed to await signals").because(&errno.into());
     signals.thread_block().map_err(failed)?;
 
+    let metrics = configuration.metrics.map(monitor::listen).transpose()?;
     let listener = socket::listen(socket)?;
+    let pace = Pace::new(Arc::new(Metrics::default()));
     let agent = Arc::new(Agent {
-        clients: Clients::default(),
+        clients: Clients::new(Arc::new(pace)),
         ledger: Ledger::of_node(),
         configuration,
+        health: Health::default(),
         work: Mutex::default(),
         changed: Condvar::new(),
     });
-    agent.start("keeper", Agent::keep)?;
-    agent.start("watcher", watch::run)?;
-    agent.start("hotplug", hotplug::run)?;
-    agent.start("socket", move |agent| agent.serve(&listener))?;
+    agent.start_lasting("keeper", Agent::keep)?;
+    agent.start_lasting("hotplug", hotplug::run)?;
+    if !agent.configuration.networks.is_empty() {
+        agent.start_lasting("watcher", watch::run)?;
+    }
+    agent.start_lasting("socket", move |agent| agent.serve(&listener))?;
+    if let Some(listener) = metrics {
+        agent.start_lasting("metrics", move |agent| monitor::serve(agent, listener))?;
+    }
     notify_ready();
     signals.wait().map_err(failed)?;
     agent.drain();
@@ -105,6 +117,26 @@ impl Agent {
             .map_err(|cause| Error::internal(msg()).because(&cause))
     }
 
+    /// Starts a thread without which the agent is not healthy.
+    fn start_lasting(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> Result<()> {
+        self.start(name, move |agent| {
+            let _lasting = Lasting {
+                health: &agent.health,
+                thread: name,
+            };
+            work(agent);
+        })
+    }
+
+    /// What is counted and measured.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.clients.pace().metrics
+    }
+
     /// Serves plugins, each on a thread of its own: the ledger makes batches of what
     /// they want at the same time.
     fn serve(self: &Arc<Self>, listener: &UnixListener) {
@@ -124,7 +156,7 @@ impl Agent {
             return;
         }
         let answer = match socket::read(stream) {
-            Ok(Ask::Register { wanted, request }) => {
+            Ok(Ask::Register { wanted, request }) => self.measured(|| {
                 self.during_request(|| match request.owner.is_alive() {
                     Ok(false) => Answer::Unseen,
                     alive => answer_of(alive.and_then(|_| {
@@ -133,7 +165,7 @@ impl Agent {
                         })
                     })),
                 })
-            }
+            }),
             Ok(Ask::Look) => {
                 // Nobody waits for an answer.
                 self.announce();
@@ -148,6 +180,18 @@ impl Agent {
             // The plugin has given up. Its DEL will give back what it has got.
             eprintln!("an answer could not be delivered: {cause}");
         }
+    }
+
+    fn measured(&self, serve: impl FnOnce() -> Answer) -> Answer {
+        let since = Instant::now();
+        let answer = serve();
+        match &answer {
+            Answer::Done => self.metrics().note_answer(0, since.elapsed()),
+            Answer::Refused(refusal) => self.metrics().note_answer(refusal.code, since.elapsed()),
+            // The plugin goes on by itself.
+            Answer::Unseen => {}
+        }
+        answer
     }
 
     fn during_request<T>(&self, serve: impl FnOnce() -> T) -> T {
@@ -170,7 +214,11 @@ impl Agent {
             let mut outcome = Ok(());
             if reconcile_at <= Instant::now() {
                 outcome = self.reconcile().and(self.clean(&mut hygiene));
-                reconcile_at = Instant::now() + self.configuration.reconcile_interval();
+                let until_next = match outcome {
+                    Ok(()) => self.configuration.reconcile_interval(),
+                    Err(_) => pause,
+                };
+                reconcile_at = Instant::now() + until_next;
             }
             self.await_calm();
             let outcome = outcome.and(pool::keep(self)).and(self.release_due());
@@ -195,20 +243,22 @@ impl Agent {
 
     /// Compares the ledger with EC2, and repairs what differs.
     pub(crate) fn reconcile(&self) -> Result<()> {
-        self.clients.run(|aws| {
+        let outcome = self.clients.run(|aws| {
             let inventory = inventory::discover(aws)?;
             let node = Node {
                 aws,
                 ledger: &self.ledger,
                 inventory: &inventory,
             };
-            let grace = self.configuration.grace();
-            let report = reconcile::run(&node, grace, &mut |_| {})?;
-            if !report.is_empty() {
-                eprintln!("{report}");
-            }
-            Ok(())
-        })
+            reconcile::run(&node, self.configuration.grace(), &mut |_| {})
+        });
+        self.metrics().note_reconcile(&outcome);
+        let report = outcome?;
+        self.health.note_reconcile(Instant::now());
+        if !report.is_empty() {
+            eprintln!("{report}");
+        }
+        Ok(())
     }
 
     /// Ends the attachments whose containers have gone.

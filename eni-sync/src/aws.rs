@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::ec2::Ec2;
 use crate::imds::Imds;
+use crate::pace::Pace;
 
 /// How often a request is sent at most. The pauses between are the SDK's, which are
 /// random and double each time.
@@ -30,19 +31,32 @@ const CALL_DEADLINE: Duration = Duration::from_secs(45);
 
 /// The clients of a process with many threads: as many as work at the same time, each
 /// with its connections.
-#[derive(Default)]
 pub(crate) struct Clients {
     idle: Mutex<Vec<Aws>>,
+    pace: Arc<Pace>,
 }
 
 impl Clients {
+    /// Clients that keep one pace.
+    pub(crate) fn new(pace: Arc<Pace>) -> Self {
+        Self {
+            idle: Mutex::default(),
+            pace,
+        }
+    }
+
+    /// The pace of all of them.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
     /// Works with clients that nobody else uses meanwhile.
     ///
     /// # Errors
     /// Those of `work`, and code 999 when clients cannot be made.
     pub(crate) fn run<T>(&self, work: impl FnOnce(&Aws) -> Result<T>) -> Result<T> {
         let idle = self.idle().pop();
-        let aws = idle.map_or_else(Aws::open, Ok)?;
+        let aws = idle.map_or_else(|| Aws::with_pace(Some(Arc::clone(&self.pace))), Ok)?;
         let outcome = work(&aws);
         // After an error, credentials and connections are looked for anew.
         if outcome.is_ok() {
@@ -62,6 +76,7 @@ pub(crate) struct Aws {
     http: SharedHttpClient,
     imds: Imds,
     ec2: OnceCell<Ec2>,
+    pace: Option<Arc<Pace>>,
 }
 
 impl Aws {
@@ -70,6 +85,10 @@ impl Aws {
     /// # Errors
     /// Code 999 when the runtime cannot be made.
     pub(crate) fn open() -> Result<Self> {
+        Self::with_pace(None)
+    }
+
+    fn with_pace(pace: Option<Arc<Pace>>) -> Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -84,6 +103,7 @@ impl Aws {
             runtime,
             http,
             ec2: OnceCell::new(),
+            pace,
         })
     }
 
@@ -94,8 +114,10 @@ impl Aws {
 
     /// EC2 in the region of this node.
     pub(crate) fn ec2(&self, region: &str) -> &Ec2 {
-        self.ec2
-            .get_or_init(|| Ec2::new(Arc::clone(&self.runtime), &self.configuration(region)))
+        self.ec2.get_or_init(|| {
+            let runtime = Arc::clone(&self.runtime);
+            Ec2::new(runtime, &self.configuration(region), self.pace.clone())
+        })
     }
 
     /// Whether there are credentials to sign a request with.
@@ -115,9 +137,13 @@ impl Aws {
     /// the node unless `AWS_REGION` says otherwise.
     fn configuration(&self, region: &str) -> SdkConfig {
         let region = std::env::var("AWS_REGION").unwrap_or_else(|_| region.to_owned());
-        let retries = RetryConfig::standard()
-            .with_max_attempts(ATTEMPTS)
-            .with_max_backoff(LONGEST_PAUSE);
+        // An agent decides itself when to try again: see `pace`.
+        let retries = match self.pace {
+            Some(_) => RetryConfig::disabled(),
+            None => RetryConfig::standard()
+                .with_max_attempts(ATTEMPTS)
+                .with_max_backoff(LONGEST_PAUSE),
+        };
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_DEADLINE)
             .operation_attempt_timeout(ATTEMPT_DEADLINE)

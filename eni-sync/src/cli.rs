@@ -1,5 +1,6 @@
 //! The command line: what an operator and the node's service manager start.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,6 +38,9 @@ enum Command {
         /// The socket that plugins hand their work to
         #[arg(long, value_name = "PATH", default_value = socket::PATH)]
         socket: PathBuf,
+        /// Serve /metrics, /healthz and /readyz at this loopback address
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        metrics: Option<SocketAddr>,
     },
     /// Compare the ledger of this node with EC2, and repair what differs
     Sync {
@@ -50,9 +54,12 @@ enum Command {
 /// argument.
 pub(crate) fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Agent { config, socket } => {
-            configuration(config).and_then(|configuration| agent::run(configuration, &socket))
-        }
+        Command::Agent {
+            config,
+            socket,
+            metrics,
+        } => configuration(config, metrics)
+            .and_then(|configuration| agent::run(configuration, &socket)),
         Command::Sync { once: _ } => sync(),
     };
     match outcome {
@@ -64,11 +71,15 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn configuration(path: Option<PathBuf>) -> Result<Configuration> {
-    path.map_or_else(
-        || Ok(Configuration::default()),
-        |path| Configuration::read(&path),
-    )
+fn configuration(path: Option<PathBuf>, metrics: Option<SocketAddr>) -> Result<Configuration> {
+    let configuration = match path {
+        Some(path) => Configuration::read(&path)?,
+        None => Configuration::default(),
+    };
+    match metrics {
+        Some(address) => configuration.with_metrics(address),
+        None => Ok(configuration),
+    }
 }
 
 fn sync() -> Result<()> {

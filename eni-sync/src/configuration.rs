@@ -250,6 +250,23 @@ impl Configuration {
         self.cni_path.as_deref().unwrap_or(CNI_PATH)
     }
 
+    /// The same configuration with metrics at this address.
+    ///
+    /// # Errors
+    /// Code 7 for an address that others reach.
+    pub(crate) fn with_metrics(self, address: SocketAddr) -> Result<Self> {
+        let metrics = Some(address);
+        let configuration = Self { metrics, ..self };
+        configuration.validate(Path::new("--metrics"))?;
+        Ok(configuration)
+    }
+
+    /// The longest time between two comparisons with EC2.
+    pub(crate) fn longest_interval(&self) -> Duration {
+        let seconds = self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS);
+        Duration::from_secs(seconds + (seconds / SPREAD).max(1))
+    }
+
     /// The time until the next comparison with EC2, a little different each time.
     pub(crate) fn reconcile_interval(&self) -> Duration {
         let seconds = self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS);

@@ -16,6 +16,7 @@ use common::inventory::NO_MANAGE_TAG;
 use tokio::runtime::Runtime;
 
 use crate::failure::{Failure, Kind, causes, chain};
+use crate::pace::Pace;
 
 /// How many entries a page of a description has; the most that EC2 allows.
 const PAGE: i32 = 1000;
@@ -96,13 +97,20 @@ pub(crate) struct Limits {
 pub(crate) struct Ec2 {
     runtime: Arc<Runtime>,
     client: Client,
+    pace: Option<Arc<Pace>>,
 }
 
 impl Ec2 {
-    pub(crate) fn new(runtime: Arc<Runtime>, configuration: &SdkConfig) -> Self {
+    /// EC2 as `configuration` says. With a pace, calls keep to it and are measured.
+    pub(crate) fn new(
+        runtime: Arc<Runtime>,
+        configuration: &SdkConfig,
+        pace: Option<Arc<Pace>>,
+    ) -> Self {
         Self {
             runtime,
             client: Client::new(configuration),
+            pace,
         }
     }
 
@@ -165,7 +173,7 @@ impl Ec2 {
     pub(crate) fn instance_state(&self, id: &str) -> Outcome<Option<String>> {
         const ACTION: &str = "DescribeInstances";
         let request = self.client.describe_instances().instance_ids(id);
-        let answer = match self.call(ACTION, request.send()) {
+        let answer = match self.call(ACTION, || request.clone().send()) {
             Err(failure) if failure.kind == Kind::Missing => return Ok(None),
             answer => answer?,
         };
@@ -181,7 +189,7 @@ impl Ec2 {
             .client
             .describe_instance_types()
             .instance_types(InstanceType::from(instance_type));
-        let answer = self.call(ACTION, request.send())?;
+        let answer = self.call(ACTION, || request.clone().send())?;
         let network = answer
             .instance_types()
             .iter()
@@ -195,6 +203,7 @@ impl Ec2 {
             .ok_or_else(|| Failure {
                 action: ACTION,
                 kind: Kind::Missing,
+                code: "Missing".to_owned(),
                 answer: format!("{instance_type:?} is no instance type of this region"),
             })
     }
@@ -206,7 +215,7 @@ impl Ec2 {
             .client
             .describe_subnets()
             .set_subnet_ids(Some(ids.to_vec()));
-        let answer = self.call(ACTION, request.send())?;
+        let answer = self.call(ACTION, || request.clone().send())?;
         let mut cidrs = BTreeMap::new();
         for subnet in answer.subnets() {
             let v6 = subnet.ipv6_cidr_block_association_set();
@@ -220,71 +229,93 @@ impl Ec2 {
         Ok(cidrs)
     }
 
-    /// Waits for the answer to one request.
-    fn call<T, E, R>(
-        &self,
-        action: &'static str,
-        request: impl Future<Output = Result<T, SdkError<E, R>>>,
-    ) -> Outcome<T>
+    /// Sends a request, at the pace of the node where there is one, and waits for the
+    /// answer.
+    fn call<T, E, R, F>(&self, action: &'static str, request: impl Fn() -> F) -> Outcome<T>
     where
+        F: Future<Output = Result<T, SdkError<E, R>>>,
         E: ProvideErrorMetadata + Error + 'static,
         R: Debug + 'static,
     {
-        let answer = self.runtime.block_on(request);
-        answer.map_err(|cause| failure(action, &cause))
+        let ask = || {
+            let answer = self.runtime.block_on(request());
+            answer.map_err(|cause| failure(action, &cause))
+        };
+        match &self.pace {
+            Some(pace) => pace.call(action, ask),
+            None => ask(),
+        }
+    }
+
+    fn note_batch(&self, action: &'static str, addresses: &[IpAddr]) {
+        if let Some(pace) = &self.pace {
+            pace.metrics.note_batch(action, addresses.len());
+        }
+    }
+
+    /// Notes that an address has been taken from another ENI.
+    pub(crate) fn note_takeover(&self) {
+        if let Some(pace) = &self.pace {
+            pace.metrics.takeovers.inc();
+        }
     }
 
     fn describe(&self, filters: Vec<Filter>) -> Outcome<Vec<Description>> {
-        let pages = self
+        let request = self
             .client
             .describe_network_interfaces()
-            .set_filters(Some(filters))
-            .into_paginator()
-            .page_size(PAGE)
-            .items()
-            .send();
-        let all = pages.collect::<Result<Vec<_>, _>>();
+            .set_filters(Some(filters));
+        let all = || {
+            let pages = request.clone().into_paginator().page_size(PAGE);
+            pages.items().send().collect::<Result<Vec<_>, _>>()
+        };
         let found: Vec<NetworkInterface> = self.call("DescribeNetworkInterfaces", all)?;
         Ok(found.iter().map(description).collect())
     }
 
     fn assign_v4(&self, eni: &str, addresses: &[IpAddr], reassign: bool) -> Outcome<()> {
+        const ACTION: &str = "AssignPrivateIpAddresses";
         let request = self
             .client
             .assign_private_ip_addresses()
             .network_interface_id(eni)
             .allow_reassignment(reassign)
             .set_private_ip_addresses(Some(texts(addresses)));
-        self.call("AssignPrivateIpAddresses", request.send())
-            .map(drop)
+        self.note_batch(ACTION, addresses);
+        self.call(ACTION, || request.clone().send()).map(drop)
     }
 
     fn assign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        const ACTION: &str = "AssignIpv6Addresses";
         let request = self
             .client
             .assign_ipv6_addresses()
             .network_interface_id(eni)
             .set_ipv6_addresses(Some(texts(addresses)));
-        self.call("AssignIpv6Addresses", request.send()).map(drop)
+        self.note_batch(ACTION, addresses);
+        self.call(ACTION, || request.clone().send()).map(drop)
     }
 
     fn unassign_v4(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        const ACTION: &str = "UnassignPrivateIpAddresses";
         let request = self
             .client
             .unassign_private_ip_addresses()
             .network_interface_id(eni)
             .set_private_ip_addresses(Some(texts(addresses)));
-        self.call("UnassignPrivateIpAddresses", request.send())
-            .map(drop)
+        self.note_batch(ACTION, addresses);
+        self.call(ACTION, || request.clone().send()).map(drop)
     }
 
     fn unassign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        const ACTION: &str = "UnassignIpv6Addresses";
         let request = self
             .client
             .unassign_ipv6_addresses()
             .network_interface_id(eni)
             .set_ipv6_addresses(Some(texts(addresses)));
-        self.call("UnassignIpv6Addresses", request.send()).map(drop)
+        self.note_batch(ACTION, addresses);
+        self.call(ACTION, || request.clone().send()).map(drop)
     }
 }
 
@@ -350,6 +381,7 @@ where
         return Failure {
             action,
             kind,
+            code: code.to_owned(),
             answer,
         };
     }
@@ -364,6 +396,7 @@ where
     Failure {
         action,
         kind,
+        code: format!("{kind:?}"),
         answer,
     }
 }

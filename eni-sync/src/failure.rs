@@ -17,6 +17,8 @@ pub(crate) struct Failure {
     pub(crate) action: &'static str,
     /// What kind of failure it is.
     pub(crate) kind: Kind,
+    /// The code of the answer as AWS writes it, or why there is none in one word.
+    pub(crate) code: String,
     /// The code and the text of the answer, or why there is none.
     pub(crate) answer: String,
 }

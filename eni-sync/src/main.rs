@@ -4,6 +4,7 @@
 mod agent;
 mod assign;
 mod aws;
+mod budget;
 mod cli;
 mod config;
 mod configuration;
@@ -15,6 +16,9 @@ mod imds;
 mod inventory;
 mod ledger;
 mod living;
+mod metrics;
+mod monitor;
+mod pace;
 mod plan;
 mod plugin;
 mod pool;

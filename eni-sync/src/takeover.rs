@@ -101,7 +101,9 @@ impl Assigner<'_> {
         moved.map_err(|error| match taken {
             Err(failure) => self.refused(address, &failure),
             Ok(()) => error,
-        })
+        })?;
+        self.ec2().note_takeover();
+        Ok(())
     }
 
     fn request_move(&self, address: IpAddr, owner: &Description) -> Result<(), Failure> {

@@ -1,0 +1,205 @@
+//! How many changes a node may ask of EC2: a token bucket whose rate is halved when the
+//! account is throttled and comes back slowly. Pure: the clock and the chance are given.
+//!
+//! The SDK's adaptive retries are not used for it. Their limiter is shared by a process
+//! and region as this one is, but it begins with the first refusal, makes looking up
+//! wait for what changes were refused, knows nothing of what is urgent, and takes ten
+//! tokens for a throttled retry where a node like ours earns one in two seconds.
+
+use std::time::{Duration, Instant};
+
+/// Changes a second, when nothing is throttled. Source: EC2 gives every account about
+/// five of each action, and this node is not the only one.
+const HIGHEST_RATE: f64 = 5.0;
+/// However often it is throttled, a node asks again.
+const LOWEST_RATE: f64 = 0.2;
+/// By how much the rate grows in a second.
+const RECOVERY: f64 = 0.05;
+/// Tokens that gather, in seconds' worth of the rate.
+const BURST_SECONDS: f64 = 2.0;
+/// Refusals that come so soon after another are of the same congestion.
+const SAME_CONGESTION: Duration = Duration::from_secs(1);
+
+/// How urgent a change is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// A pod waits for it.
+    Registration,
+    /// Nobody waits: it leaves half of what gathers to those who do.
+    Release,
+}
+
+/// The tokens of a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    tokens: f64,
+    rate: f64,
+    filled_at: Instant,
+    throttled_at: Option<Instant>,
+}
+
+impl Bucket {
+    /// A full bucket.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            tokens: HIGHEST_RATE * BURST_SECONDS,
+            rate: HIGHEST_RATE,
+            filled_at: now,
+            throttled_at: None,
+        }
+    }
+
+    /// Takes a token, or says after what time it is worth trying again.
+    pub(crate) fn take(&mut self, urgency: Urgency, now: Instant) -> Result<(), Duration> {
+        self.fill(now);
+        let left = match urgency {
+            Urgency::Registration => 0.0,
+            Urgency::Release => (self.capacity() / 2.0).min(self.capacity() - 1.0),
+        };
+        let missing = 1.0 + left - self.tokens;
+        if missing > 0.0 {
+            // A little more than needed: rounding must not ask for a wait of nothing.
+            return Err(Duration::from_secs_f64(missing / self.rate) + Duration::from_millis(1));
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// Notes that EC2 has refused a change. `chance`, from 0 to 1, keeps the nodes that
+    /// were refused at the same time from coming back at the same time.
+    pub(crate) fn throttle(&mut self, chance: f64, now: Instant) {
+        self.fill(now);
+        let is_new = self
+            .throttled_at
+            .is_none_or(|last| now.saturating_duration_since(last) >= SAME_CONGESTION);
+        if is_new {
+            self.rate = (self.rate / 2.0).max(LOWEST_RATE);
+            self.throttled_at = Some(now);
+        }
+        self.tokens = self.tokens.min(-chance);
+    }
+
+    /// Changes a second at present.
+    pub(crate) fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    fn capacity(&self) -> f64 {
+        (self.rate * BURST_SECONDS).max(1.0)
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
+        self.filled_at = now.max(self.filled_at);
+        self.rate = (self.rate + RECOVERY * passed).min(HIGHEST_RATE);
+        self.tokens = (self.tokens + self.rate * passed).min(self.capacity());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGISTRATION: Urgency = Urgency::Registration;
+
+    /// How many tokens of a kind there are at once.
+    fn taken(bucket: &mut Bucket, urgency: Urgency, now: Instant) -> usize {
+        (0..100)
+            .take_while(|_| bucket.take(urgency, now).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn a_node_makes_ten_changes_at_once_and_then_five_a_second() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        assert_eq!(taken(&mut bucket, REGISTRATION, start), 10);
+        let second = start + Duration::from_secs(1);
+        assert_eq!(taken(&mut bucket, REGISTRATION, second), 5);
+        let hour = start + Duration::from_secs(3600);
+        assert_eq!(taken(&mut bucket, REGISTRATION, hour), 10);
+    }
+
+    #[test]
+    fn the_wait_is_until_there_is_a_token() {
+        let mut now = Instant::now();
+        let mut bucket = Bucket::new(now);
+        taken(&mut bucket, REGISTRATION, now);
+        let wait = bucket.take(REGISTRATION, now).unwrap_err();
+        now += wait;
+        bucket.take(REGISTRATION, now).unwrap();
+        assert!(wait <= Duration::from_millis(202), "{wait:?}");
+    }
+
+    #[test]
+    fn releases_leave_half_to_registrations() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        assert_eq!(taken(&mut bucket, Urgency::Release, start), 5);
+        assert_eq!(taken(&mut bucket, REGISTRATION, start), 5);
+    }
+
+    #[test]
+    fn a_node_at_the_lowest_rate_still_releases() {
+        let mut now = Instant::now();
+        let mut bucket = Bucket::new(now);
+        for _ in 0..10 {
+            now += SAME_CONGESTION;
+            bucket.throttle(1.0, now);
+        }
+        let wait = bucket.take(Urgency::Release, now).unwrap_err();
+        assert!(wait <= Duration::from_secs(11), "{wait:?}");
+        bucket.take(Urgency::Release, now + wait).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_halves_the_rate_once_and_empties_the_bucket() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        for _ in 0..5 {
+            bucket.throttle(0.5, start);
+        }
+        assert_eq!(bucket.rate(), 2.5);
+        let wait = bucket.take(REGISTRATION, start).unwrap_err();
+        assert_eq!(wait.as_millis(), 601);
+    }
+
+    #[test]
+    fn the_rate_comes_back_slowly() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        bucket.throttle(0.0, start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        taken(&mut bucket, REGISTRATION, at(20));
+        assert!((bucket.rate() - 3.5).abs() < 0.01, "{}", bucket.rate());
+        taken(&mut bucket, REGISTRATION, at(60));
+        assert_eq!(bucket.rate(), HIGHEST_RATE);
+    }
+
+    /// Twenty nodes that want all they can get share an account's bucket.
+    #[test]
+    fn nodes_that_are_throttled_together_leave_few_calls_refused() {
+        let start = Instant::now();
+        let mut nodes = vec![Bucket::new(start); 20];
+        let (mut account, mut served, mut refused) = (100.0_f64, 0, 0);
+        for tick in 0..6000_u32 {
+            let now = start + Duration::from_millis(10) * tick;
+            account = (account + 0.05).min(100.0);
+            for (number, node) in (0_u32..).zip(&mut nodes) {
+                if node.take(REGISTRATION, now).is_err() {
+                    continue;
+                }
+                if account >= 1.0 {
+                    account -= 1.0;
+                    served += 1;
+                } else {
+                    refused += 1;
+                    node.throttle(f64::from((number * 7 + tick) % 10) / 10.0, now);
+                }
+            }
+        }
+        // A minute gives 400 calls; no more are refused than are served.
+        assert!(served >= 390, "{served} served, {refused} refused");
+        assert!(refused <= served, "{served} served, {refused} refused");
+    }
+}

@@ -1,0 +1,373 @@
+//! What the agent counts and measures, by the names that Prometheus knows it by. What
+//! the ledger says is read when somebody asks; all else is noted where it happens.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use common::error::Result;
+use common::inventory::{Eni, Inventory};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+use crate::ec2::Family as AddressFamily;
+use crate::failure::{Failure, Kind};
+use crate::ledger::{Entry, Ledger, State, now};
+use crate::plan;
+use crate::reconcile::Report;
+
+/// Of EC2's answers, in seconds; one attempt has five.
+const CALL_SECONDS: [f64; 9] = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8];
+/// Of a pod's waiting, in seconds; a plugin gives up after 100.
+const ROUTABLE_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+/// Addresses in a call. No ENI has more than 64.
+const BATCH: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+/// The changes of EC2 that the agent makes.
+const CHANGES: [&str; 4] = [
+    "AssignPrivateIpAddresses",
+    "AssignIpv6Addresses",
+    "UnassignPrivateIpAddresses",
+    "UnassignIpv6Addresses",
+];
+/// The code of a call that succeeded.
+const OK: &str = "OK";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    action: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Action {
+    action: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEni {
+    eni: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    eni: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFamily {
+    eni: String,
+    family: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DriftKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ending {
+    outcome: &'static str,
+}
+
+type Histograms = Family<Action, Histogram, fn() -> Histogram>;
+type Number = Gauge<f64, AtomicU64>;
+
+/// The metrics of one agent.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Call, Counter>,
+    duration: Histograms,
+    throttles: Family<Action, Counter>,
+    batch: Histograms,
+    /// Changes a second that the node allows itself.
+    pub(crate) budget: Number,
+    /// Seconds that changes wait for the budget.
+    pub(crate) budget_wait: Histogram,
+    queue: Family<OfEni, Gauge>,
+    addresses: Family<InState, Gauge>,
+    used: Family<OfFamily, Gauge>,
+    limit: Family<OfFamily, Gauge>,
+    routable: Histogram,
+    answers: Family<Code, Counter>,
+    drift: Family<DriftKind, Counter>,
+    /// Addresses taken from another ENI.
+    pub(crate) takeovers: Counter,
+    reconciles: Family<Ending, Counter>,
+    reconciled: Gauge<u64, AtomicU64>,
+}
+
+/// The names that metrics are known by.
+struct Names<'a>(&'a mut Registry);
+
+impl Names<'_> {
+    fn add(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+        self.0.register(name, help, metric.clone());
+    }
+
+    fn add_seconds(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+        let Self(registry) = self;
+        registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
+            throttles: Family::default(),
+            batch: Family::new_with_constructor(|| Histogram::new(BATCH)),
+            budget: Number::default(),
+            budget_wait: Histogram::new(ROUTABLE_SECONDS),
+            queue: Family::default(),
+            addresses: Family::default(),
+            used: Family::default(),
+            limit: Family::default(),
+            routable: Histogram::new(ROUTABLE_SECONDS),
+            answers: Family::default(),
+            drift: Family::default(),
+            takeovers: Counter::default(),
+            reconciles: Family::default(),
+            reconciled: Gauge::default(),
+        };
+        metrics.begin_at_zero();
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    /// A counter that is not there until it counts hides its first event from a rate.
+    fn begin_at_zero(&self) {
+        for action in CHANGES {
+            let code = OK.to_owned();
+            drop(self.requests.get_or_create_owned(&Call { action, code }));
+            drop(self.throttles.get_or_create_owned(&Action { action }));
+            drop(self.duration.get_or_create_owned(&Action { action }));
+            drop(self.batch.get_or_create_owned(&Action { action }));
+        }
+        for outcome in ["success", "failure"] {
+            drop(self.reconciles.get_or_create_owned(&Ending { outcome }));
+        }
+        let code = "0".to_owned();
+        drop(self.answers.get_or_create_owned(&Code { code }));
+        self.note_drift(&Report::default());
+    }
+
+    fn registered(self) -> Self {
+        let mut registry = Registry::with_prefix("eni_sync");
+        self.register_calls(&mut Names(&mut registry));
+        self.register_addresses(&mut Names(&mut registry));
+        self.register_agent(&mut Names(&mut registry));
+        Self { registry, ..self }
+    }
+
+    fn register_calls(&self, names: &mut Names<'_>) {
+        names.add("requests", "Attempts of calls to EC2", &self.requests);
+        let help = "Attempts that EC2 refused for their number";
+        names.add("throttles", help, &self.throttles);
+        let help = "How long EC2 took to answer";
+        names.add_seconds("request_duration", help, &self.duration);
+        let help = "Addresses in a call that changes them";
+        names.add("batch_size", help, &self.batch);
+        let help = "Changes that the node allows itself";
+        names.add("budget_calls_per_second", help, &self.budget);
+        let help = "How long changes waited for the budget";
+        names.add_seconds("budget_wait", help, &self.budget_wait);
+    }
+
+    fn register_addresses(&self, names: &mut Names<'_>) {
+        names.add("queue_depth", "Addresses that wait for EC2", &self.queue);
+        names.add("addresses", "Addresses in the ledger", &self.addresses);
+        let help = "Addresses and prefixes of an ENI";
+        names.add("slots_used", help, &self.used);
+        let help = "What the instance type allows an ENI";
+        names.add("slots_limit", help, &self.limit);
+        names.add("drift", "Addresses that differed from EC2", &self.drift);
+        let help = "Addresses taken from another ENI";
+        names.add("takeovers", help, &self.takeovers);
+    }
+
+    fn register_agent(&self, names: &mut Names<'_>) {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let Names(registry) = names;
+        registry.register("build", "The version of the agent", version);
+        let help = "Answers to plugins by CNI error code";
+        names.add("plugin_requests", help, &self.answers);
+        let help = "From a plugin's request to its success";
+        names.add_seconds("time_to_routable", help, &self.routable);
+        let help = "Comparisons of the ledger with EC2";
+        names.add("reconciles", help, &self.reconciles);
+        let help = "When a comparison with EC2 last succeeded";
+        names.add_seconds("reconcile_last_success_timestamp", help, &self.reconciled);
+    }
+
+    /// Notes one attempt of a call.
+    pub(crate) fn note_call(
+        &self,
+        action: &'static str,
+        failure: Option<&Failure>,
+        time: Duration,
+    ) {
+        let code = failure
+            .map_or(OK, |failure| failure.code.as_str())
+            .to_owned();
+        self.requests.get_or_create(&Call { action, code }).inc();
+        let action = Action { action };
+        self.duration
+            .get_or_create(&action)
+            .observe(time.as_secs_f64());
+        if failure.is_some_and(|failure| failure.kind == Kind::Throttled) {
+            self.throttles.get_or_create(&action).inc();
+        }
+    }
+
+    /// Notes of how many addresses a call is.
+    pub(crate) fn note_batch(&self, action: &'static str, size: usize) {
+        // An ENI has some dozens.
+        let size = u32::try_from(size).map_or(f64::MAX, f64::from);
+        self.batch.get_or_create(&Action { action }).observe(size);
+    }
+
+    /// Notes the answer to a plugin, with the CNI error code or 0, and the time since
+    /// its request.
+    pub(crate) fn note_answer(&self, code: u32, time: Duration) {
+        let code = code.to_string();
+        if code == "0" {
+            self.routable.observe(time.as_secs_f64());
+        }
+        self.answers.get_or_create(&Code { code }).inc();
+    }
+
+    /// Notes a comparison with EC2.
+    pub(crate) fn note_reconcile(&self, outcome: &Result<Report>) {
+        let name = match outcome {
+            Ok(report) => {
+                self.note_drift(report);
+                self.reconciled.set(now());
+                "success"
+            }
+            Err(_) => "failure",
+        };
+        self.reconciles
+            .get_or_create(&Ending { outcome: name })
+            .inc();
+    }
+
+    fn note_drift(&self, report: &Report) {
+        let Report {
+            adopted,
+            lost,
+            abandoned,
+            gone,
+        } = *report;
+        for (kind, count) in [
+            ("adopted", adopted),
+            ("lost", lost),
+            ("abandoned", abandoned),
+            ("gone", gone),
+        ] {
+            let count = u64::try_from(count).unwrap_or(u64::MAX);
+            self.drift.get_or_create(&DriftKind { kind }).inc_by(count);
+        }
+    }
+
+    /// The metrics as text, with what the ledger says now. For one thread at a time.
+    pub(crate) fn text(&self, ledger: &Ledger) -> String {
+        if let Err(error) = self.read(ledger) {
+            eprintln!("metrics without the ledger: {error}");
+        }
+        let mut out = String::new();
+        if let Err(cause) = text::encode(&mut out, &self.registry) {
+            // A string takes whatever is written; only a defect could come here.
+            eprintln!("metrics are incomplete: {cause}");
+        }
+        out
+    }
+
+    fn read(&self, ledger: &Ledger) -> Result<()> {
+        self.queue.clear();
+        self.addresses.clear();
+        self.used.clear();
+        self.limit.clear();
+        for eni in ledger.enis()? {
+            let entries = eni.open()?.all()?;
+            self.set_addresses(eni.id(), &entries);
+        }
+        let inventory = Inventory::read()?.unwrap_or_default();
+        for eni in &inventory.enis {
+            if plan::require_managed(eni).is_ok() {
+                self.set_slots(eni, &ledger.of_eni(&eni.id)?.open()?.all()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_addresses(&self, eni: &str, entries: &[Entry]) {
+        let eni = eni.to_owned();
+        let waiting = entries.iter().filter(|entry| is_waiting(entry)).count();
+        set(
+            &self.queue.get_or_create(&OfEni { eni: eni.clone() }),
+            waiting,
+        );
+        for state in ["claiming", "held", "releasing", "pooled", "adopted"] {
+            let in_state = entries.iter().filter(|entry| name(&entry.state) == state);
+            let eni = eni.clone();
+            let gauge = self.addresses.get_or_create(&InState { eni, state });
+            set(&gauge, in_state.count());
+        }
+    }
+
+    /// What is being claimed may not be on the ENI yet; the rest of the ledger is.
+    fn set_slots(&self, eni: &Eni, entries: &[Entry]) {
+        let registered = entries
+            .iter()
+            .filter(|entry| name(&entry.state) != "claiming")
+            .map(|entry| entry.address);
+        let prefixes = eni.prefixes.iter().map(|prefix| prefix.address());
+        let all = registered
+            .chain(prefixes)
+            .chain(eni.primary_addresses.iter().copied());
+        let all: Vec<AddressFamily> = all.map(AddressFamily::of).collect();
+        for (family, of, limit) in [
+            ("ipv4", AddressFamily::V4, eni.ipv4_limit),
+            ("ipv6", AddressFamily::V6, eni.ipv6_limit),
+        ] {
+            let eni = eni.id.clone();
+            let labels = OfFamily { eni, family };
+            let used = all.iter().filter(|family| **family == of).count();
+            set(&self.used.get_or_create(&labels), used);
+            self.limit.get_or_create(&labels).set(limit.into());
+        }
+    }
+}
+
+fn is_waiting(entry: &Entry) -> bool {
+    matches!(entry.state, State::Claiming { refusal: None, .. })
+}
+
+fn set(gauge: &Gauge, count: usize) {
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+}
+
+/// The name of a state, as the ledger writes it.
+fn name(state: &State) -> &'static str {
+    match state {
+        State::Claiming { .. } => "claiming",
+        State::Held => "held",
+        State::Releasing { .. } => "releasing",
+        State::Pooled => "pooled",
+        State::Adopted => "adopted",
+    }
+}

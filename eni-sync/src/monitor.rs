@@ -1,0 +1,228 @@
+//! Metrics and health of the agent over HTTP, on a loopback address: `/metrics` for
+//! Prometheus, `/healthz` and `/readyz` for the kubelet. Nothing can be changed here.
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::error::{Error, Result};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::runtime::Builder;
+
+use crate::agent::Agent;
+
+/// How long a client may take with its request.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// After an error of the listener, so long until the next try.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The agent is ready for so many intervals after a comparison with EC2.
+const INTERVALS: u32 = 3;
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What shows whether the agent does its work.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Threads that have ended and should not have.
+    ended: Vec<&'static str>,
+    reconciled: Option<Instant>,
+}
+
+/// Tells the health when the thread that has it ends, however it ends.
+pub(crate) struct Lasting<'a> {
+    pub(crate) health: &'a Health,
+    pub(crate) thread: &'static str,
+}
+
+impl Drop for Lasting<'_> {
+    fn drop(&mut self) {
+        self.health.known().ended.push(self.thread);
+    }
+}
+
+impl Health {
+    /// Notes that the ledger has been compared with EC2.
+    pub(crate) fn note_reconcile(&self, now: Instant) {
+        self.known().reconciled = Some(now);
+    }
+
+    /// Whether every thread is there that should be.
+    ///
+    /// # Errors
+    /// Which is not.
+    fn alive(&self) -> std::result::Result<(), String> {
+        match self.known().ended.as_slice() {
+            [] => Ok(()),
+            ended => Err(format!("threads have ended: {}", ended.join(", "))),
+        }
+    }
+
+    /// Whether the ledger has been compared with EC2 lately.
+    ///
+    /// # Errors
+    /// Since when it has not.
+    fn ready(&self, interval: Duration, now: Instant) -> std::result::Result<(), String> {
+        let Some(last) = self.known().reconciled else {
+            return Err("the ledger has not been compared with EC2 yet".to_owned());
+        };
+        let age = now.saturating_duration_since(last);
+        if age > interval * INTERVALS {
+            let seconds = age.as_secs();
+            return Err(format!("the last comparison with EC2 is {seconds} s old"));
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The socket of the monitor.
+///
+/// # Errors
+/// Code 5 naming the address.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let bound = TcpListener::bind(address);
+    let listener = bound.and_then(|l| l.set_nonblocking(true).map(|()| l));
+    listener.map_err(|cause| Error::io(format!("failed to serve metrics at {address}"), &cause))
+}
+
+/// Answers on the socket for ever.
+pub(crate) fn serve(agent: &Arc<Agent>, listener: TcpListener) {
+    // One thread reads the ledger for all who ask.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build();
+    let served = runtime.and_then(|runtime| runtime.block_on(accept(agent, listener)));
+    if let Err(cause) = served {
+        eprintln!("metrics are not served: {cause}");
+    }
+}
+
+async fn accept(agent: &Arc<Agent>, listener: TcpListener) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(cause) => {
+                eprintln!("a request for metrics could not be accepted: {cause}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let agent = Arc::clone(agent);
+        let service = service_fn(move |request| answer(Arc::clone(&agent), request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_DEADLINE)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async {
+            // Whoever asked has gone; the next one is answered as well.
+            connection.await.ok();
+        });
+    }
+}
+
+async fn answer(
+    agent: Arc<Agent>,
+    request: Request<Incoming>,
+) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() != Method::GET {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        return Ok(response(status, TEXT, "only GET is answered"));
+    }
+    let health = &agent.health;
+    let interval = agent.configuration.longest_interval();
+    Ok(match request.uri().path() {
+        "/healthz" => report(health.alive()),
+        "/readyz" => report(
+            health
+                .alive()
+                .and_then(|()| health.ready(interval, Instant::now())),
+        ),
+        "/metrics" => metrics(agent).await,
+        _ => response(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "there are /metrics, /healthz and /readyz",
+        ),
+    })
+}
+
+/// The ledger is read on a thread of its own, so that health is answered meanwhile.
+async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
+    let text = tokio::task::spawn_blocking(move || agent.metrics().text(&agent.ledger));
+    match text.await {
+        Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
+        Err(cause) => response(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            TEXT,
+            format!("the ledger could not be read: {cause}"),
+        ),
+    }
+}
+
+fn report(finding: std::result::Result<(), String>) -> Response<Full<Bytes>> {
+    match finding {
+        Ok(()) => response(StatusCode::OK, TEXT, "ok"),
+        Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, why),
+    }
+}
+
+fn response(
+    status: StatusCode,
+    kind: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn a_thread_that_ends_is_named() {
+        let health = Health::default();
+        health.alive().unwrap();
+        let guard = Lasting {
+            health: &health,
+            thread: "keeper",
+        };
+        health.alive().unwrap();
+        drop(guard);
+        assert_eq!(health.alive().unwrap_err(), "threads have ended: keeper");
+    }
+
+    #[test]
+    fn the_agent_is_ready_from_its_first_comparison_until_three_intervals_after_the_last() {
+        let health = Health::default();
+        let start = Instant::now();
+        assert!(health.ready(INTERVAL, start).is_err());
+        health.note_reconcile(start);
+        health.ready(INTERVAL, start + INTERVAL * 3).unwrap();
+        let late = start + INTERVAL * 3 + Duration::from_secs(1);
+        let error = health.ready(INTERVAL, late).unwrap_err();
+        assert_eq!(error, "the last comparison with EC2 is 301 s old");
+    }
+}

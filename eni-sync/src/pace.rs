@@ -1,0 +1,187 @@
+//! What all clients of an agent have in common: the budget of changes, the attempts
+//! that a call has, and the metrics of both. A plugin that works without an agent makes
+//! one call and has none of it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::budget::{Bucket, Urgency};
+use crate::failure::{Failure, Kind};
+use crate::metrics::Metrics;
+
+/// So long a call is tried again, with all its attempts.
+const CALL_DEADLINE: Duration = Duration::from_secs(45);
+/// The pause after the first attempt is up to this long, and each twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// So long a release lets registrations go first.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a release that waits looks again.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Outcome<T> = std::result::Result<T, Failure>;
+
+/// The pace of one node.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    pub(crate) metrics: Arc<Metrics>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    bucket: Bucket,
+    /// How many registrations wait for a token.
+    registrations: usize,
+}
+
+impl Pace {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        let bucket = Bucket::new(Instant::now());
+        metrics.budget.set(bucket.rate());
+        Self {
+            metrics,
+            queue: Mutex::new(Queue {
+                bucket,
+                registrations: 0,
+            }),
+        }
+    }
+
+    /// Makes a call as soon as the budget allows it, and again when it was throttled or
+    /// not answered.
+    ///
+    /// # Errors
+    /// The failure of the last attempt.
+    pub(crate) fn call<T>(&self, action: &'static str, ask: impl Fn() -> Outcome<T>) -> Outcome<T> {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(urgency) = urgency(action) {
+                self.await_token(urgency);
+            }
+            let sent = Instant::now();
+            let answer = ask();
+            let failure = answer.as_ref().err();
+            self.metrics.note_call(action, failure, sent.elapsed());
+            let wait = match failure.map(|failure| failure.kind) {
+                Some(Kind::Throttled) if urgency(action).is_some() => self.note_throttle(),
+                Some(Kind::Throttled | Kind::Unanswered) => pause.mul_f64(chance()),
+                _ => return answer,
+            };
+            if Instant::now() + wait >= deadline {
+                return answer;
+            }
+            thread::sleep(wait);
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Slows down. The budget itself says when the next attempt may be.
+    fn note_throttle(&self) -> Duration {
+        let mut queue = self.queue();
+        queue.bucket.throttle(chance(), Instant::now());
+        self.metrics.budget.set(queue.bucket.rate());
+        Duration::ZERO
+    }
+
+    fn await_token(&self, urgency: Urgency) {
+        let since = Instant::now();
+        let is_registration = urgency == Urgency::Registration;
+        self.queue().registrations += usize::from(is_registration);
+        loop {
+            let mut queue = self.queue();
+            let is_patient = since.elapsed() < PATIENCE;
+            let waits = !is_registration && is_patient && queue.registrations > 0;
+            // Whoever has waited long enough is as urgent as everybody else.
+            let urgency = match is_patient {
+                true => urgency,
+                false => Urgency::Registration,
+            };
+            let taken = match waits {
+                true => Err(LOOK),
+                false => queue.bucket.take(urgency, Instant::now()),
+            };
+            let Err(wait) = taken else {
+                queue.registrations -= usize::from(is_registration);
+                self.metrics.budget.set(queue.bucket.rate());
+                break;
+            };
+            drop(queue);
+            thread::sleep(if is_registration {
+                wait
+            } else {
+                wait.min(LOOK)
+            });
+        }
+        self.metrics
+            .budget_wait
+            .observe(since.elapsed().as_secs_f64());
+    }
+
+    /// A thread that has ended in the middle has left nothing half done here.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How urgent an action is; nothing for one that only looks.
+fn urgency(action: &str) -> Option<Urgency> {
+    if action.starts_with("Assign") {
+        Some(Urgency::Registration)
+    } else if action.starts_with("Unassign") {
+        Some(Urgency::Release)
+    } else {
+        None
+    }
+}
+
+/// A number from 0 to 1.
+fn chance() -> f64 {
+    let bytes = RandomState::new().build_hasher().finish().to_le_bytes();
+    f64::from(u16::from_le_bytes([bytes[0], bytes[1]])) / f64::from(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn failure(kind: Kind) -> Failure {
+        Failure {
+            action: "AssignPrivateIpAddresses",
+            kind,
+            code: "Code".to_owned(),
+            answer: "Code: text".to_owned(),
+        }
+    }
+
+    fn attempts(action: &'static str, kinds: &[Kind]) -> (usize, Outcome<()>) {
+        let pace = Pace::new(Arc::default());
+        let made = Cell::new(0);
+        let outcome = pace.call(action, || {
+            let kind = kinds.get(made.get());
+            made.set(made.get() + 1);
+            kind.map_or(Ok(()), |kind| Err(failure(*kind)))
+        });
+        (made.get(), outcome)
+    }
+
+    #[test]
+    fn what_is_throttled_or_not_answered_is_asked_again() {
+        for action in ["AssignPrivateIpAddresses", "DescribeSubnets"] {
+            let kinds = [Kind::Throttled, Kind::Unanswered];
+            assert_eq!(attempts(action, &kinds), (3, Ok(())), "{action}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_not_asked_again() {
+        let (made, outcome) = attempts("AssignPrivateIpAddresses", &[Kind::Invalid]);
+        assert_eq!((made, outcome), (1, Err(failure(Kind::Invalid))));
+    }
+}

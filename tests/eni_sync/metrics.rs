@@ -1,0 +1,246 @@
+//! The agent's metrics and health: that they are what the documentation says, and that
+//! they tell what happened.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
+
+use harness::Pod;
+use harness::eni_lab::{Fault, Hold};
+use serde_json::{Value, json};
+
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::scrape::{ADDRESS, Scrape, get};
+
+const ASSIGN: &str = "AssignPrivateIpAddresses";
+
+fn configuration() -> Value {
+    json!({ "metrics": ADDRESS })
+}
+
+/// An agent that has compared the ledger once.
+fn ready(node: &AwsNode) -> Agent {
+    let agent = Agent::start(node, &configuration());
+    assert!(eventually(|| get(node, "/readyz").0 == 200));
+    agent
+}
+
+/// Name, type and labels of every metric in the documentation.
+fn documentation() -> BTreeSet<(String, String, Vec<String>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/metrics.md");
+    let text = fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| `eni_sync_"));
+    let metrics = rows.filter_map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let labels = cells
+            .get(3)?
+            .split(',')
+            .map(|name| name.trim().replace('`', ""));
+        let mut labels: Vec<String> = labels.filter(|name| !name.is_empty()).collect();
+        labels.sort();
+        Some((cells[1].replace('`', ""), cells[2].to_owned(), labels))
+    });
+    // The table of alerts has expressions in its first column.
+    metrics.filter(|(name, ..)| !name.contains(' ')).collect()
+}
+
+#[test]
+fn the_metrics_are_those_of_the_documentation() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = ready(&node);
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    assert_eq!(Scrape::of(&node).documented(), documentation());
+}
+
+#[test]
+fn a_registration_is_measured() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = ready(&node);
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70", "10.0.4.71"]).ok();
+    let scrape = Scrape::of(&node);
+    let eni = &node.eni;
+    for (series, value) in [
+        (
+            format!("requests_total{{action=\"{ASSIGN}\",code=\"OK\"}}"),
+            1.0,
+        ),
+        (
+            format!("request_duration_seconds_count{{action=\"{ASSIGN}\"}}"),
+            1.0,
+        ),
+        (format!("batch_size_sum{{action=\"{ASSIGN}\"}}"), 2.0),
+        ("time_to_routable_seconds_count".to_owned(), 1.0),
+        ("plugin_requests_total{code=\"0\"}".to_owned(), 1.0),
+        (format!("addresses{{eni=\"{eni}\",state=\"held\"}}"), 2.0),
+        (format!("queue_depth{{eni=\"{eni}\"}}"), 0.0),
+        (format!("slots_used{{eni=\"{eni}\",family=\"ipv4\"}}"), 3.0),
+        (
+            format!("slots_limit{{eni=\"{eni}\",family=\"ipv4\"}}"),
+            10.0,
+        ),
+        ("reconciles_total{outcome=\"success\"}".to_owned(), 1.0),
+        ("budget_calls_per_second".to_owned(), 5.0),
+    ] {
+        assert_eq!(scrape.value(&series), value, "{series}\n{scrape:#?}");
+    }
+    node.del(&pod);
+    let releasing = format!("addresses{{eni=\"{eni}\",state=\"releasing\"}}");
+    assert_eq!(Scrape::of(&node).value(&releasing), 2.0);
+}
+
+#[test]
+fn a_refusal_of_a_plugin_is_counted_by_its_code() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = ready(&node);
+    node.add(&Pod::new("c1"), &["10.0.5.70"]).error_code(7);
+    let scrape = Scrape::of(&node);
+    assert_eq!(scrape.value("plugin_requests_total{code=\"7\"}"), 1.0);
+    assert_eq!(scrape.value("time_to_routable_seconds_count"), 0.0);
+}
+
+#[test]
+fn a_throttle_is_counted_and_slows_the_node_down() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = ready(&node);
+    node.lab.fail_next(ASSIGN, 2, Fault::Throttle);
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    let scrape = Scrape::of(&node);
+    assert_eq!(
+        scrape.value(&format!("throttles_total{{action=\"{ASSIGN}\"}}")),
+        2.0
+    );
+    let refused = format!("requests_total{{action=\"{ASSIGN}\",code=\"RequestLimitExceeded\"}}");
+    assert_eq!(scrape.value(&refused), 2.0);
+    let budget = scrape.value("budget_calls_per_second");
+    assert!((1.2..4.0).contains(&budget), "{budget}");
+    assert_eq!(node.lab.calls()[ASSIGN], 3);
+}
+
+#[test]
+fn pods_that_come_at_the_same_time_are_one_batch() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = ready(&node);
+    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    let pods: Vec<Pod> = (0..4).map(|n| Pod::new(&format!("c{n}"))).collect();
+    let waiting = format!("queue_depth{{eni=\"{}\"}}", node.eni);
+    thread::scope(|scope| {
+        for (number, pod) in pods.iter().enumerate() {
+            let address = format!("10.0.4.7{number}");
+            let node = &node;
+            scope.spawn(move || node.add(pod, &[&address]).ok());
+        }
+        assert!(eventually(|| Scrape::of(&node).value(&waiting) == 4.0));
+        node.lab.release_held();
+    });
+    let scrape = Scrape::of(&node);
+    assert_eq!(scrape.value(&waiting), 0.0);
+    assert_eq!(
+        scrape.value(&format!("batch_size_sum{{action=\"{ASSIGN}\"}}")),
+        4.0
+    );
+    let calls = scrape.value(&format!("batch_size_count{{action=\"{ASSIGN}\"}}"));
+    assert!(calls <= 2.0, "{calls} calls");
+}
+
+#[test]
+fn what_differs_from_ec2_is_counted() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.lab
+        .unassign(&node.eni, &["10.0.4.70".parse().unwrap()]);
+    node.lab.assign(&node.eni, &["10.0.4.99".parse().unwrap()]);
+    let _agent = ready(&node);
+    let scrape = Scrape::of(&node);
+    assert_eq!(scrape.value("drift_total{kind=\"lost\"}"), 1.0);
+    assert_eq!(scrape.value("drift_total{kind=\"adopted\"}"), 1.0);
+    assert_eq!(scrape.value("drift_total{kind=\"gone\"}"), 0.0);
+}
+
+#[test]
+fn a_takeover_is_counted() {
+    let vpc = Vpc::new();
+    let dead = vpc.node();
+    dead.lab.delete_on_termination(&dead.eni, false);
+    dead.add(&Pod::new("c0"), &["10.0.4.70"]).ok();
+    dead.lab.terminate_instance(&dead.instance);
+    let node = vpc.node();
+    let _agent = ready(&node);
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    assert_eq!(Scrape::of(&node).value("takeovers_total"), 1.0);
+}
+
+#[test]
+fn the_agent_is_ready_when_it_has_compared_the_ledger() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab
+        .hold("DescribeNetworkInterfaces", Hold::BeforeCommit);
+    let _agent = Agent::start(&node, &configuration());
+    assert!(eventually(|| node.lab.held() > 0));
+    let (status, why) = get(&node, "/readyz");
+    assert_eq!(
+        (status, why.as_str()),
+        (503, "the ledger has not been compared with EC2 yet")
+    );
+    assert_eq!(get(&node, "/healthz"), (200, "ok".to_owned()));
+    node.lab.release_held();
+    assert!(eventually(|| get(&node, "/readyz").0 == 200));
+    assert_eq!(get(&node, "/else").0, 404);
+}
+
+#[test]
+fn an_agent_that_ec2_does_not_answer_any_more_is_not_ready() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let keys = json!({ "metrics": ADDRESS, "reconcileSeconds": 1 });
+    let _agent = Agent::start(&node, &keys);
+    assert!(eventually(|| get(&node, "/readyz").0 == 200));
+    node.lab.rules(|rules| {
+        _ = rules
+            .denied_actions
+            .insert("DescribeNetworkInterfaces".into())
+    });
+    assert!(eventually(|| get(&node, "/readyz").0 == 503));
+    assert!(
+        get(&node, "/readyz")
+            .1
+            .starts_with("the last comparison with EC2 is ")
+    );
+    assert_eq!(get(&node, "/healthz").0, 200);
+    assert!(Scrape::of(&node).value("reconciles_total{outcome=\"failure\"}") >= 1.0);
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _taken = node.node.netns.run(|| TcpListener::bind(ADDRESS).unwrap());
+    let (status, errors) = Agent::spawn(&node, &configuration()).wait();
+    assert_eq!(status, Some(1));
+    let expected = "failed to serve metrics at 127.0.0.1:9809: Address already in use";
+    assert!(errors.contains(expected), "{errors}");
+}
+
+#[test]
+fn metrics_are_not_served_to_others() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut agent = node.call("").without("CNI_COMMAND").process();
+    agent.args(["agent", "--metrics", "0.0.0.0:9809"]);
+    let output = node.node.inside(|| agent.output().unwrap());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("metrics 0.0.0.0:9809 is no loopback address"),
+        "{errors}"
+    );
+}
