@@ -10,6 +10,7 @@ use common::error::Result;
 use crate::agent;
 use crate::aws::Aws;
 use crate::configuration::Configuration;
+use crate::install;
 use crate::inventory;
 use crate::ledger::Ledger;
 use crate::reconcile;
@@ -42,6 +43,15 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT")]
         metrics: Option<SocketAddr>,
     },
+    /// Put the plugins of an image into the node's directory
+    Install {
+        /// The directory that has the plugins
+        #[arg(long, value_name = "DIRECTORY")]
+        source: PathBuf,
+        /// The directory that the runtime looks for plugins in
+        #[arg(long, value_name = "DIRECTORY")]
+        target: PathBuf,
+    },
     /// Compare the ledger of this node with EC2, and repair what differs
     Sync {
         /// Do it once and end
@@ -60,6 +70,7 @@ pub(crate) fn run() -> ExitCode {
             metrics,
         } => configuration(config, metrics)
             .and_then(|configuration| agent::run(configuration, &socket)),
+        Command::Install { source, target } => install::run(&source, &target),
         Command::Sync { once: _ } => sync(),
     };
     match outcome {

@@ -13,6 +13,7 @@ mod failure;
 mod hotplug;
 mod hygiene;
 mod imds;
+mod install;
 mod inventory;
 mod ledger;
 mod living;
