@@ -4,6 +4,7 @@ mod agent;
 mod bad_files;
 mod bad_input;
 mod chained;
+mod container;
 mod empty_root;
 mod faults;
 pub(crate) mod fixture;

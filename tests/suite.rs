@@ -2,6 +2,7 @@
 
 mod binaries;
 mod delegation;
+mod deploy;
 mod eni_lab;
 mod eni_sync;
 mod host_device;

@@ -1,0 +1,340 @@
+//! What is in `deploy/`: that Kubernetes would accept every key of it, and that it says
+//! of the programs what they are.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use harness::{Call, our_plugin};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, ServiceAccount};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+fn text(name: &str) -> String {
+    let path = path(name);
+    fs::read_to_string(&path).unwrap_or_else(|cause| panic!("{path:?}: {cause}"))
+}
+
+/// A manifest; every key of it must be one of the API.
+fn manifest<T: DeserializeOwned + Serialize>(name: &str) -> T {
+    let written: Value = serde_yaml_ng::from_str(&text(name)).unwrap();
+    let read: T = serde_json::from_value(written.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), written, "{name}");
+    read
+}
+
+fn pod() -> PodSpec {
+    let daemon_set: DaemonSet = manifest("deploy/daemonset.yaml");
+    daemon_set.spec.unwrap().template.spec.unwrap()
+}
+
+fn agent() -> Container {
+    pod().containers.remove(0)
+}
+
+fn installer() -> Container {
+    pod().init_containers.unwrap().remove(0)
+}
+
+fn added_capabilities(container: &Container) -> Vec<String> {
+    let context = container.security_context.as_ref().unwrap();
+    let capabilities = context.capabilities.as_ref().unwrap();
+    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]));
+    capabilities.add.clone().unwrap_or_default()
+}
+
+#[test]
+fn the_agent_has_the_network_of_the_node_and_nothing_of_kubernetes() {
+    let pod = pod();
+    assert_eq!(pod.host_network, Some(true));
+    assert_eq!(pod.dns_policy.as_deref(), Some("Default"));
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    assert_eq!(pod.host_pid, None);
+    let account: ServiceAccount = manifest("deploy/serviceaccount.yaml");
+    assert_eq!(account.automount_service_account_token, Some(false));
+    assert_eq!(account.metadata.name, pod.service_account_name);
+}
+
+#[test]
+fn the_agent_runs_on_every_node_that_can_have_an_eni_for_pods() {
+    let pod = pod();
+    assert_eq!(
+        pod.priority_class_name.as_deref(),
+        Some("system-node-critical")
+    );
+    let tolerations = pod.tolerations.unwrap();
+    assert!(tolerations.iter().any(|t| {
+        t.operator.as_deref() == Some("Exists") && t.key.is_none() && t.effect.is_none()
+    }));
+}
+
+#[test]
+fn no_container_can_do_more_than_it_must() {
+    assert_eq!(added_capabilities(&agent()), ["SYS_ADMIN"]);
+    assert!(added_capabilities(&installer()).is_empty());
+    for container in [agent(), installer()] {
+        let context = container.security_context.unwrap();
+        assert_eq!(context.read_only_root_filesystem, Some(true));
+        assert_eq!(context.privileged, None);
+        assert!(
+            container
+                .resources
+                .unwrap()
+                .limits
+                .unwrap()
+                .contains_key("memory")
+        );
+    }
+}
+
+#[test]
+fn namespaces_that_appear_later_appear_in_the_agent_too() {
+    let mounts = agent().volume_mounts.unwrap();
+    for path in ["/run/netns", "/var/run/netns"] {
+        let mount = mounts
+            .iter()
+            .find(|mount| mount.mount_path == path)
+            .unwrap();
+        assert_eq!(mount.mount_propagation.as_deref(), Some("HostToContainer"));
+    }
+    let volumes = pod().volumes.unwrap();
+    for (mount_path, host_path) in [
+        ("/run/eni-cni", "/run/eni-cni"),
+        ("/var/lib/cni", "/var/lib/cni"),
+        ("/run/netns", "/run/netns"),
+        ("/var/run/netns", "/run/netns"),
+    ] {
+        let mount = mounts.iter().find(|mount| mount.mount_path == mount_path);
+        let name = &mount.unwrap().name;
+        let volume = volumes.iter().find(|volume| volume.name == *name).unwrap();
+        assert_eq!(volume.host_path.as_ref().unwrap().path, host_path);
+    }
+}
+
+#[test]
+fn the_probes_ask_where_the_agent_answers() {
+    let configuration: Value = serde_json::from_str(&text("deploy/agent.json")).unwrap();
+    let (host, port) = configuration["metrics"]
+        .as_str()
+        .unwrap()
+        .split_once(':')
+        .unwrap();
+    let agent = agent();
+    let asks = |probe: Option<Probe>, path: &str| {
+        let get = probe.unwrap().http_get.unwrap();
+        let port_of = serde_json::to_value(&get.port).unwrap().to_string();
+        assert_eq!(get.host.as_deref(), Some(host));
+        assert_eq!((port_of.as_str(), get.path.as_deref()), (port, Some(path)));
+    };
+    asks(agent.startup_probe, "/healthz");
+    asks(agent.liveness_probe, "/healthz");
+    asks(agent.readiness_probe, "/readyz");
+}
+
+#[test]
+fn the_kustomization_has_every_file_and_names_what_the_daemon_set_uses() {
+    let kustomization: Value = serde_yaml_ng::from_str(&text("deploy/kustomization.yaml")).unwrap();
+    for resource in kustomization["resources"].as_array().unwrap() {
+        assert!(path("deploy").join(resource.as_str().unwrap()).is_file());
+    }
+    let generated = &kustomization["configMapGenerator"][0];
+    let volumes = pod().volumes.unwrap();
+    let maps = volumes
+        .iter()
+        .filter_map(|volume| volume.config_map.as_ref());
+    let maps: Vec<&str> = maps.map(|map| map.name.as_str()).collect();
+    assert_eq!(maps, [generated["name"].as_str().unwrap()]);
+    assert_eq!(generated["files"][0], "agent.json");
+    let image = kustomization["images"][0]["name"].as_str();
+    assert_eq!(agent().image.as_deref(), image);
+    assert_eq!(installer().image.as_deref(), image);
+}
+
+/// What follows `word` at the beginning of each line.
+fn instructions<'a>(text: &'a str, word: &str) -> Vec<Vec<&'a str>> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(word));
+    lines
+        .map(|rest| rest.split_whitespace().collect())
+        .collect()
+}
+
+#[test]
+fn the_image_is_built_from_what_the_repository_has() {
+    let dockerfile = text("deploy/Dockerfile");
+    let mut copied = BTreeSet::new();
+    for words in instructions(&dockerfile, "COPY ") {
+        if words[0].starts_with("--from") {
+            continue;
+        }
+        for source in &words[..words.len() - 1] {
+            assert!(path(source).exists(), "{source}");
+            copied.insert((*source).to_owned());
+        }
+    }
+    let workspace = text("Cargo.toml");
+    let members = workspace
+        .lines()
+        .find_map(|line| line.strip_prefix("members = "))
+        .unwrap();
+    for member in serde_json::from_str::<Vec<String>>(members).unwrap() {
+        assert!(copied.contains(&member), "{member} is not copied");
+    }
+    let toolchain = text("rust-toolchain.toml");
+    let version = dockerfile
+        .split("rust:")
+        .nth(1)
+        .unwrap()
+        .split('-')
+        .next()
+        .unwrap();
+    assert!(
+        toolchain.contains(&format!("channel = \"{version}\"")),
+        "{version}"
+    );
+    assert!(dockerfile.contains("\nFROM scratch\n"));
+}
+
+#[test]
+fn the_dashboard_asks_only_for_metrics_that_exist() {
+    let documented = text("deploy/metrics.md");
+    let dashboard: Value = serde_json::from_str(&text("deploy/grafana-dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut asked = BTreeSet::new();
+    for target in targets {
+        let expression = target["expr"].as_str().unwrap();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let words = expression.split(|c: char| !is_name(c));
+        asked.extend(
+            words
+                .filter(|word| word.starts_with("eni_sync_"))
+                .map(str::to_owned),
+        );
+    }
+    assert!(asked.len() >= 15, "{asked:?}");
+    for name in asked {
+        let is_known =
+            |name: &str, kind: &str| documented.contains(&format!("| `{name}` | {kind}"));
+        let of_histogram = ["_bucket", "_sum", "_count"].iter().any(|suffix| {
+            let family = name.strip_suffix(suffix);
+            family.is_some_and(|family| is_known(family, "histogram"))
+        });
+        assert!(
+            of_histogram || (is_known(&name, "") && !is_known(&name, "histogram")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_unit_of_the_service_manager_is_as_strict_as_the_container() {
+    let unit = text("deploy/eni-sync.service");
+    let value = |key: &str| instructions(&unit, &format!("{key}=")).concat();
+    let capabilities = added_capabilities(&agent());
+    let capabilities: Vec<String> = capabilities.iter().map(|c| format!("CAP_{c}")).collect();
+    assert_eq!(value("CapabilityBoundingSet"), capabilities);
+    assert_eq!(value("Type"), ["notify"]);
+    assert_eq!(value("ProtectSystem"), ["strict"]);
+    let start = value("ExecStart");
+    let options: Vec<&str> = agent()
+        .args
+        .unwrap()
+        .iter()
+        .map(String::as_str)
+        .map(|argument| argument.split('=').next().unwrap_or_default())
+        .map(|option| {
+            start
+                .iter()
+                .find(|word| **word == option)
+                .copied()
+                .unwrap_or("missing")
+        })
+        .collect();
+    assert_eq!(options, ["agent", "--config"]);
+}
+
+/// Installs from one temporary directory into another.
+fn install(source: &Path, target: &Path) -> (bool, String) {
+    let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
+    let mut process = call.process();
+    process
+        .arg("install")
+        .arg("--source")
+        .arg(source)
+        .arg("--target")
+        .arg(target);
+    let output = process.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), said)
+}
+
+fn program(directory: &Path, name: &str, content: &str) {
+    fs::write(directory.join(name), content).unwrap();
+    fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn plugins_are_installed_with_their_modes_and_only_when_they_differ() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    program(source.path(), "ipvlan", "new");
+    program(source.path(), "host-local", "same");
+    fs::write(source.path().join("LICENSE"), "no program").unwrap();
+    program(target.path(), "ipvlan", "old");
+    program(target.path(), "host-local", "same");
+    program(target.path(), "bridge", "of somebody else");
+    // What a killed installation leaves.
+    program(target.path(), ".ipvlan.tmp", "half");
+    let (is_done, said) = install(source.path(), target.path());
+    assert!(is_done, "{said}");
+    assert!(said.contains("ipvlan is installed") && said.contains("host-local is up to date"));
+    let mut names: Vec<String> = fs::read_dir(target.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["bridge", "host-local", "ipvlan"]);
+    assert_eq!(
+        fs::read_to_string(target.path().join("ipvlan")).unwrap(),
+        "new"
+    );
+    let mode = fs::metadata(target.path().join("ipvlan"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o755);
+}
+
+/// Writing into a file that is being executed is refused; a rename is not.
+#[test]
+fn a_plugin_that_is_being_executed_is_replaced() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::copy("/bin/sleep", target.path().join("eni-sync")).unwrap();
+    fs::copy(our_plugin("eni-sync"), source.path().join("eni-sync")).unwrap();
+    let mut running = std::process::Command::new(target.path().join("eni-sync"))
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let (is_done, said) = install(source.path(), target.path());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert!(is_done, "{said}");
+}
+
+#[test]
+fn an_image_without_plugins_is_an_error() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (is_done, said) = install(source.path(), target.path());
+    assert!(
+        !is_done && said.contains("there is no program in"),
+        "{said}"
+    );
+}

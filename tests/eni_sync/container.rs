@@ -1,0 +1,195 @@
+//! The agent in a container as `deploy/daemonset.yaml` describes it: an empty root that
+//! cannot be written, and the capabilities that are named there.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use caps::{CapSet, Capability};
+use harness::{Call, Pod, our_plugin};
+use nix::mount::{MsFlags, mount};
+use nix::unistd::chroot;
+use serde_json::{Value, json};
+
+use super::fixture::{AwsNode, Vpc, eventually, prev_result};
+use super::scrape::{Scrape, get};
+
+const NOTHING: Option<&str> = None;
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+
+/// The agent's container in the manifest.
+fn manifest() -> Value {
+    let text = fs::read_to_string(format!("{DEPLOY}/daemonset.yaml")).unwrap();
+    let daemon_set: Value = serde_yaml_ng::from_str(&text).unwrap();
+    daemon_set["spec"]["template"]["spec"]["containers"][0].clone()
+}
+
+fn capabilities() -> Vec<Capability> {
+    let container = manifest();
+    let added = &container["securityContext"]["capabilities"]["add"];
+    let names = added.as_array().unwrap().iter();
+    names
+        .map(|name| format!("CAP_{}", name.as_str().unwrap()).parse().unwrap())
+        .collect()
+}
+
+fn bind(source: &Path, target: &Path, flags: MsFlags) {
+    mount(
+        Some(source),
+        target,
+        NOTHING,
+        MsFlags::MS_BIND | flags,
+        NOTHING,
+    )
+    .unwrap_or_else(|errno| panic!("{source:?} on {target:?}: {errno}"));
+}
+
+/// Gives the thread the container's view: the root, and what is mounted there.
+fn enter(root: &Path) {
+    for directory in [
+        "plugins",
+        "etc/eni-sync",
+        "run/eni-cni",
+        "run/netns",
+        "var/run/netns",
+        "var/lib/cni",
+        "proc",
+        "dev",
+    ] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    fs::copy(our_plugin("eni-sync"), root.join("plugins/eni-sync")).unwrap();
+    fs::copy(
+        format!("{DEPLOY}/agent.json"),
+        root.join("etc/eni-sync/agent.json"),
+    )
+    .unwrap();
+    let certificates = "etc/ssl/certs/ca-certificates.crt";
+    fs::create_dir_all(root.join(certificates).parent().unwrap()).unwrap();
+    fs::copy(Path::new("/").join(certificates), root.join(certificates)).unwrap();
+    bind(root, root, MsFlags::empty());
+    fs::create_dir_all("/run/eni-cni").unwrap();
+    let rec = MsFlags::MS_REC;
+    for path in [
+        "/run/eni-cni",
+        "/run/netns",
+        "/var/lib/cni",
+        "/proc",
+        "/dev",
+    ] {
+        bind(Path::new(path), &root.join(&path[1..]), rec);
+    }
+    bind(Path::new("/run/netns"), &root.join("var/run/netns"), rec);
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    bind(root, root, read_only);
+    chroot(root).unwrap();
+    std::env::set_current_dir("/").unwrap();
+    assert!(File::create("/x").is_err(), "the root can be written");
+}
+
+/// Starts the agent in its container.
+fn start(node: &AwsNode, root: &Path, kept: &[Capability]) -> Child {
+    let aws = node.call("");
+    let mut call = Call::new("/plugins/eni-sync", "").without("CNI_COMMAND");
+    for name in ["AWS_ENDPOINT_URL_EC2", "AWS_EC2_METADATA_SERVICE_ENDPOINT"] {
+        call = call.env(name, &aws.variable(name));
+    }
+    let arguments: Vec<String> = serde_json::from_value(manifest()["args"].clone()).unwrap();
+    let log = File::create(node.run_directory().join("log")).unwrap();
+    node.node.inside(|| {
+        enter(root);
+        for capability in caps::all() {
+            if !kept.contains(&capability) {
+                // The kernel may know fewer than the crate.
+                caps::drop(None, CapSet::Bounding, capability).ok();
+            }
+        }
+        let mut process = call.process();
+        process.args(arguments).stdin(Stdio::null()).stderr(log);
+        process.spawn().unwrap()
+    })
+}
+
+/// A node, and a pod whose namespace is where runtimes have it.
+fn node_with_pod(vpc: &Vpc) -> (AwsNode, Pod) {
+    let mut node = vpc.node();
+    let pod = Pod::new("c1");
+    let directory = node.run_directory().join("netns");
+    fs::create_dir(&directory).unwrap();
+    File::create(directory.join("c1")).unwrap();
+    node.node.bind(pod.netns.path(), "/run/netns/c1");
+    (node, pod)
+}
+
+/// The pod gets an address and ends.
+fn add_and_end(node: &AwsNode, pod: &Pod) {
+    let mut conf = json!({
+        "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync", "cooldownSeconds": 0,
+    });
+    conf["prevResult"] = prev_result(pod, &[(&node.mac, &["10.0.4.70"])]);
+    conf["prevResult"]["interfaces"][0]["sandbox"] = json!("/run/netns/c1");
+    for command in ["ADD", "DEL"] {
+        let call = node.call(command).conf(&conf);
+        node.run(&call.attachment("c1", "net1", "/run/netns/c1"))
+            .ok();
+        assert!(command == "DEL" || node.addresses() == ["10.0.4.70"]);
+    }
+}
+
+fn await_ready(node: &AwsNode) {
+    let is_ready = eventually(|| get(node, "/readyz").0 == 200);
+    let log = fs::read_to_string(node.run_directory().join("log")).unwrap();
+    assert!(is_ready, "{log}");
+}
+
+/// Ends the agent with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn the_agent_needs_no_more_than_its_container_has() {
+    let vpc = Vpc::new();
+    let (node, pod) = node_with_pod(&vpc);
+    let root = tempfile::tempdir().unwrap();
+    let _agent = Ended(start(&node, root.path(), &capabilities()));
+    assert!(eventually(|| node
+        .run_directory()
+        .join("eni-cni/agent.sock")
+        .exists()));
+    await_ready(&node);
+    add_and_end(&node, &pod);
+    assert!(
+        eventually(|| node.addresses().is_empty()),
+        "{:?}",
+        node.ledger()
+    );
+    let scrape = Scrape::of(&node);
+    assert_eq!(scrape.value("plugin_requests_total{code=\"0\"}"), 1.0);
+}
+
+#[test]
+fn an_agent_that_cannot_look_into_pods_removes_nothing() {
+    let vpc = Vpc::new();
+    let (node, pod) = node_with_pod(&vpc);
+    let root = tempfile::tempdir().unwrap();
+    let _agent = Ended(start(&node, root.path(), &[]));
+    assert!(eventually(|| node
+        .run_directory()
+        .join("eni-cni/agent.sock")
+        .exists()));
+    await_ready(&node);
+    add_and_end(&node, &pod);
+    let log = || fs::read_to_string(node.run_directory().join("log")).unwrap();
+    assert!(
+        eventually(|| log().contains("Operation not permitted")),
+        "{}",
+        log()
+    );
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+}
