@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
+use common::inventory::Eni;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::aws::Clients;
@@ -20,6 +21,7 @@ use crate::ledger::{Ledger, Refusal};
 use crate::metrics::Metrics;
 use crate::monitor::{self, Health, Lasting};
 use crate::pace::Pace;
+use crate::plan;
 use crate::pool;
 use crate::reconcile;
 use crate::registrar::{self, Node};
@@ -245,6 +247,9 @@ impl Agent {
     pub(crate) fn reconcile(&self) -> Result<()> {
         let outcome = self.clients.run(|aws| {
             let inventory = inventory::discover(aws)?;
+            let of_pods = |eni: &&Eni| plan::require_managed(eni).is_ok();
+            let enis = inventory.enis.iter().filter(of_pods).count();
+            self.clients.pace().fit(enis);
             let node = Node {
                 aws,
                 ledger: &self.ledger,

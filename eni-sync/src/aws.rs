@@ -107,6 +107,13 @@ impl Aws {
         })
     }
 
+    /// Waits until the node may register addresses; a plugin without an agent need not.
+    pub(crate) fn await_budget(&self) {
+        if let Some(pace) = &self.pace {
+            pace.await_registration();
+        }
+    }
+
     /// The node's own metadata.
     pub(crate) fn imds(&self) -> &Imds {
         &self.imds

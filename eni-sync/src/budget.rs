@@ -1,5 +1,5 @@
-//! How many changes a node may ask of EC2: a token bucket whose rate is halved when the
-//! account is throttled and comes back slowly. Pure: the clock and the chance are given.
+//! How many changes a node may ask of EC2: a token bucket whose rate is halved, to one a
+//! second at most, when the account is throttled, and comes back slowly. Pure: the clock and the chance are given.
 //!
 //! The SDK's adaptive retries are not used for it. Their limiter is shared by a process
 //! and region as this one is, but it begins with the first refusal, makes looking up
@@ -8,15 +8,22 @@
 
 use std::time::{Duration, Instant};
 
-/// Changes a second, when nothing is throttled. Source: EC2 gives every account about
-/// five of each action, and this node is not the only one.
+/// Changes a second of a node, when nothing is throttled. Source: EC2 gives every
+/// account about five of each action, and this node is not the only one.
 const HIGHEST_RATE: f64 = 5.0;
+/// Of these for each ENI. An ENI has one change in flight and could make twice as many;
+/// then twenty nodes that start together use the account's budget up with small batches,
+/// and their last pods wait for it.
+const RATE_OF_ENI: f64 = 1.5;
+/// The rate that the first throttle leaves at most: a node that needs more has others
+/// beside it, and what waits becomes one batch.
+const THROTTLED_RATE: f64 = 1.0;
 /// However often it is throttled, a node asks again.
 const LOWEST_RATE: f64 = 0.2;
 /// By how much the rate grows in a second.
 const RECOVERY: f64 = 0.05;
 /// Tokens that gather, in seconds' worth of the rate.
-const BURST_SECONDS: f64 = 2.0;
+const BURST_SECONDS: f64 = 3.0;
 /// Refusals that come so soon after another are of the same congestion.
 const SAME_CONGESTION: Duration = Duration::from_secs(1);
 
@@ -34,19 +41,32 @@ pub(crate) enum Urgency {
 pub(crate) struct Bucket {
     tokens: f64,
     rate: f64,
+    highest: f64,
     filled_at: Instant,
     throttled_at: Option<Instant>,
 }
 
 impl Bucket {
-    /// A full bucket.
+    /// The full bucket of a node with one ENI.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            tokens: HIGHEST_RATE * BURST_SECONDS,
-            rate: HIGHEST_RATE,
+            tokens: RATE_OF_ENI * BURST_SECONDS,
+            rate: RATE_OF_ENI,
+            highest: RATE_OF_ENI,
             filled_at: now,
             throttled_at: None,
         }
+    }
+
+    /// Makes the bucket that of a node with so many ENIs. What is allowed additionally
+    /// comes as everything does, in time.
+    pub(crate) fn fit(&mut self, enis: usize) {
+        let enis = u32::try_from(enis).unwrap_or(u32::MAX).max(1);
+        let highest = (RATE_OF_ENI * f64::from(enis)).min(HIGHEST_RATE);
+        if self.rate >= self.highest.min(highest) {
+            self.rate = highest;
+        }
+        self.highest = highest;
     }
 
     /// Takes a token, or says after what time it is worth trying again.
@@ -73,7 +93,7 @@ impl Bucket {
             .throttled_at
             .is_none_or(|last| now.saturating_duration_since(last) >= SAME_CONGESTION);
         if is_new {
-            self.rate = (self.rate / 2.0).max(LOWEST_RATE);
+            self.rate = (self.rate / 2.0).clamp(LOWEST_RATE, THROTTLED_RATE);
             self.throttled_at = Some(now);
         }
         self.tokens = self.tokens.min(-chance);
@@ -91,7 +111,7 @@ impl Bucket {
     fn fill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.filled_at = now.max(self.filled_at);
-        self.rate = (self.rate + RECOVERY * passed).min(HIGHEST_RATE);
+        self.rate = (self.rate + RECOVERY * passed).min(self.highest);
         self.tokens = (self.tokens + self.rate * passed).min(self.capacity());
     }
 }
@@ -110,14 +130,34 @@ mod tests {
     }
 
     #[test]
-    fn a_node_makes_ten_changes_at_once_and_then_five_a_second() {
+    fn a_node_makes_four_changes_at_once_and_then_three_in_two_seconds() {
         let start = Instant::now();
         let mut bucket = Bucket::new(start);
-        assert_eq!(taken(&mut bucket, REGISTRATION, start), 10);
-        let second = start + Duration::from_secs(1);
-        assert_eq!(taken(&mut bucket, REGISTRATION, second), 5);
+        assert_eq!(taken(&mut bucket, REGISTRATION, start), 4);
+        let soon = start + Duration::from_secs(2);
+        assert_eq!(taken(&mut bucket, REGISTRATION, soon), 3);
         let hour = start + Duration::from_secs(3600);
-        assert_eq!(taken(&mut bucket, REGISTRATION, hour), 10);
+        assert_eq!(taken(&mut bucket, REGISTRATION, hour), 4);
+    }
+
+    #[test]
+    fn more_enis_allow_more_changes_up_to_the_nodes_share() {
+        let start = Instant::now();
+        for (enis, expected) in [(0, 4), (1, 4), (2, 9), (14, 15)] {
+            let mut bucket = Bucket::new(start);
+            bucket.fit(enis);
+            let hour = start + Duration::from_secs(3600);
+            assert_eq!(taken(&mut bucket, REGISTRATION, hour), expected, "{enis}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_throttled_does_not_forget_it_when_it_counts_its_enis() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        bucket.throttle(0.0, start);
+        bucket.fit(4);
+        assert_eq!(bucket.rate(), 0.75);
     }
 
     #[test]
@@ -128,15 +168,15 @@ mod tests {
         let wait = bucket.take(REGISTRATION, now).unwrap_err();
         now += wait;
         bucket.take(REGISTRATION, now).unwrap();
-        assert!(wait <= Duration::from_millis(202), "{wait:?}");
+        assert!(wait <= Duration::from_millis(335), "{wait:?}");
     }
 
     #[test]
     fn releases_leave_half_to_registrations() {
         let start = Instant::now();
         let mut bucket = Bucket::new(start);
-        assert_eq!(taken(&mut bucket, Urgency::Release, start), 5);
-        assert_eq!(taken(&mut bucket, REGISTRATION, start), 5);
+        assert_eq!(taken(&mut bucket, Urgency::Release, start), 2);
+        assert_eq!(taken(&mut bucket, REGISTRATION, start), 2);
     }
 
     #[test]
@@ -153,15 +193,15 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_halves_the_rate_once_and_empties_the_bucket() {
+    fn refusals_of_one_congestion_lower_the_rate_once_and_empty_the_bucket() {
         let start = Instant::now();
         let mut bucket = Bucket::new(start);
         for _ in 0..5 {
             bucket.throttle(0.5, start);
         }
-        assert_eq!(bucket.rate(), 2.5);
+        assert_eq!(bucket.rate(), 0.75);
         let wait = bucket.take(REGISTRATION, start).unwrap_err();
-        assert_eq!(wait.as_millis(), 601);
+        assert_eq!(wait.as_millis(), 2001);
     }
 
     #[test]
@@ -170,10 +210,10 @@ mod tests {
         let mut bucket = Bucket::new(start);
         bucket.throttle(0.0, start);
         let at = |seconds| start + Duration::from_secs(seconds);
-        taken(&mut bucket, REGISTRATION, at(20));
-        assert!((bucket.rate() - 3.5).abs() < 0.01, "{}", bucket.rate());
-        taken(&mut bucket, REGISTRATION, at(60));
-        assert_eq!(bucket.rate(), HIGHEST_RATE);
+        taken(&mut bucket, REGISTRATION, at(10));
+        assert!((bucket.rate() - 1.25).abs() < 0.01, "{}", bucket.rate());
+        taken(&mut bucket, REGISTRATION, at(90));
+        assert_eq!(bucket.rate(), RATE_OF_ENI);
     }
 
     /// Twenty nodes that want all they can get share an account's bucket.

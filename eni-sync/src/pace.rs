@@ -61,7 +61,9 @@ impl Pace {
         let mut pause = FIRST_PAUSE;
         loop {
             if let Some(urgency) = urgency(action) {
-                self.await_token(urgency);
+                self.await_bucket(urgency, |bucket, urgency| {
+                    bucket.take(urgency, Instant::now())
+                });
             }
             let sent = Instant::now();
             let answer = ask();
@@ -80,6 +82,13 @@ impl Pace {
         }
     }
 
+    /// Learns how many ENIs for pods the node has.
+    pub(crate) fn fit(&self, enis: usize) {
+        let mut queue = self.queue();
+        queue.bucket.fit(enis);
+        self.metrics.budget.set(queue.bucket.rate());
+    }
+
     /// Slows down. The budget itself says when the next attempt may be.
     fn note_throttle(&self) -> Duration {
         let mut queue = self.queue();
@@ -88,7 +97,19 @@ impl Pace {
         Duration::ZERO
     }
 
-    fn await_token(&self, urgency: Urgency) {
+    /// Waits until the budget allows a registration, without using it: what is asked
+    /// for meanwhile becomes part of the same call.
+    pub(crate) fn await_registration(&self) {
+        self.await_bucket(Urgency::Registration, |bucket, urgency| {
+            bucket.clone().take(urgency, Instant::now())
+        });
+    }
+
+    fn await_bucket(
+        &self,
+        urgency: Urgency,
+        take: impl Fn(&mut Bucket, Urgency) -> std::result::Result<(), Duration>,
+    ) {
         let since = Instant::now();
         let is_registration = urgency == Urgency::Registration;
         self.queue().registrations += usize::from(is_registration);
@@ -103,7 +124,7 @@ impl Pace {
             };
             let taken = match waits {
                 true => Err(LOOK),
-                false => queue.bucket.take(urgency, Instant::now()),
+                false => take(&mut queue.bucket, urgency),
             };
             let Err(wait) = taken else {
                 queue.registrations -= usize::from(is_registration);

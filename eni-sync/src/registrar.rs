@@ -246,6 +246,7 @@ fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<boo
 /// # Errors
 /// Code 5 naming a file of the ledger; what AWS says is written into the entries.
 pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
+    node.aws.await_budget();
     let mut claimed = Vec::new();
     {
         let entries = ledger.open()?;
