@@ -3,25 +3,29 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use common::error::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use common::error::{Error, Result};
+use nix::unistd::geteuid;
 
 use crate::agent;
-use crate::aws::Aws;
 use crate::configuration::Configuration;
-use crate::inventory;
-use crate::ledger::Ledger;
-use crate::reconcile;
-use crate::registrar::Node;
-use crate::release;
+use crate::output;
 use crate::socket;
+use crate::sync;
+
+/// The exit status of most commands.
+const EXIT_STATUS: &str = "Exit status:
+  0  it is done
+  1  it is not, and stderr says why
+  2  an argument is wrong";
 
 /// Makes the addresses of pods routable in the VPC
 ///
 /// Executed by a container runtime, with CNI_COMMAND in its environment, it is a CNI
 /// plugin. Otherwise it is this command line.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,6 +34,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the plugins of this node until SIGTERM
+    #[command(after_help = EXIT_STATUS)]
     Agent {
         /// The configuration file; without it, no network is watched
         #[arg(long, value_name = "FILE")]
@@ -39,29 +44,58 @@ enum Command {
         socket: PathBuf,
     },
     /// Compare the ledger of this node with EC2, and repair what differs
+    #[command(after_help = EXIT_STATUS)]
     Sync {
         /// Do it once and end
         #[arg(long, required = true)]
         once: bool,
     },
+    /// Print the completions of a shell
+    #[command(after_help = EXIT_STATUS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page of eni-sync, or of one of its commands
+    #[command(after_help = EXIT_STATUS)]
+    Man {
+        /// The command
+        command: Option<String>,
+    },
 }
 
-/// Runs the command that the arguments name. Status 0 is success, 1 an error, 2 a wrong
-/// argument.
+/// Runs the command that the arguments name, whose exit status `--help` describes.
 pub(crate) fn run() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Agent { config, socket } => {
-            configuration(config).and_then(|configuration| agent::run(configuration, &socket))
-        }
-        Command::Sync { once: _ } => sync(),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("eni-sync: {error}");
-            ExitCode::FAILURE
-        }
+    let outcome = execute(Cli::parse().command);
+    outcome.unwrap_or_else(|error| {
+        eprintln!("eni-sync: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    let done = |outcome: Result<()>| outcome.map(|()| ExitCode::SUCCESS);
+    if matches!(command, Command::Sync { .. }) {
+        require_root()?;
     }
+    match command {
+        Command::Agent { config, socket } => {
+            let configuration = configuration(config)?;
+            done(agent::run(configuration, &socket))
+        }
+        Command::Sync { once: _ } => done(sync::once()),
+        Command::Completions { shell } => done(completions(shell)),
+        Command::Man { command } => done(manual(command.as_deref())),
+    }
+}
+
+/// The ledger, the agent's socket and the namespaces of pods are root's alone.
+fn require_root() -> Result<()> {
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    let details = "the ledger, the agent's socket and the namespaces of pods are root's";
+    Err(Error::config("only root can do this").with_details(details))
 }
 
 fn configuration(path: Option<PathBuf>) -> Result<Configuration> {
@@ -71,19 +105,28 @@ fn configuration(path: Option<PathBuf>) -> Result<Configuration> {
     )
 }
 
-fn sync() -> Result<()> {
-    let aws = Aws::open()?;
-    let ledger = Ledger::of_node();
-    let inventory = inventory::discover(&aws)?;
-    let node = Node {
-        aws: &aws,
-        ledger: &ledger,
-        inventory: &inventory,
+fn completions(shell: Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "eni-sync", &mut text);
+    output::print(&text)
+}
+
+fn manual(name: Option<&str>) -> Result<()> {
+    let mut cli = Cli::command();
+    cli.build();
+    let command = match name {
+        None => Some(&cli),
+        Some(name) => cli.find_subcommand(name),
     };
-    let report = reconcile::run(&node, Configuration::default().grace(), &mut |eni| {
-        eprintln!("{} compared", eni.id)
-    })?;
-    release::release_all_due(&aws, &ledger)?;
-    eprintln!("{report}");
-    Ok(())
+    let unknown = || {
+        Error::config(format!(
+            "there is no command {:?}",
+            name.unwrap_or_default()
+        ))
+    };
+    let page = clap_mangen::Man::new(command.ok_or_else(unknown)?.clone());
+    let mut text = Vec::new();
+    page.render(&mut text)
+        .map_err(|cause| Error::io("failed to write the manual page", &cause))?;
+    output::print(&text)
 }
