@@ -16,5 +16,6 @@ mod releasing;
 mod rules_of_releasing;
 mod rules_of_success;
 mod rules_of_taking;
+mod status;
 mod status_check;
 mod sync;

@@ -12,6 +12,7 @@ use crate::agent;
 use crate::configuration::Configuration;
 use crate::output;
 use crate::socket;
+use crate::status;
 use crate::sync;
 
 /// The exit status of most commands.
@@ -42,6 +43,18 @@ enum Command {
         /// The socket that plugins hand their work to
         #[arg(long, value_name = "PATH", default_value = socket::PATH)]
         socket: PathBuf,
+    },
+    /// Show the addresses of this node's ENIs, their states and their owners
+    ///
+    /// Reads the ledger and the inventory, and changes nothing. AWS is not asked.
+    #[command(after_help = EXIT_STATUS)]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Ask EC2, and mark what is only in the ledger or only on an ENI
+        #[arg(long)]
+        live: bool,
     },
     /// Compare the ledger of this node with EC2, and repair what differs
     #[command(after_help = EXIT_STATUS)]
@@ -75,7 +88,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn execute(command: Command) -> Result<ExitCode> {
     let done = |outcome: Result<()>| outcome.map(|()| ExitCode::SUCCESS);
-    if matches!(command, Command::Sync { .. }) {
+    if matches!(command, Command::Status { .. } | Command::Sync { .. }) {
         require_root()?;
     }
     match command {
@@ -83,6 +96,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             let configuration = configuration(config)?;
             done(agent::run(configuration, &socket))
         }
+        Command::Status { json, live } => done(status::run(json, live)),
         Command::Sync { once: _ } => done(sync::once()),
         Command::Completions { shell } => done(completions(shell)),
         Command::Man { command } => done(manual(command.as_deref())),

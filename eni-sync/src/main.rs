@@ -23,6 +23,7 @@ mod reconcile;
 mod registrar;
 mod release;
 mod socket;
+mod status;
 mod sync;
 mod takeover;
 mod wanted;

@@ -19,7 +19,7 @@ fn the_completions_of_a_shell_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let output = eni_sync(&["completions", shell]);
         assert_eq!(output.status, Some(0), "{output}");
-        for command in ["agent", "sync", "completions", "man"] {
+        for command in ["agent", "status", "sync", "completions", "man"] {
             assert!(output.stdout.contains(command), "{shell} lacks {command}");
         }
     }
@@ -69,7 +69,7 @@ fn a_reader_that_goes_away_is_no_error() {
 #[test]
 fn who_is_not_root_is_told_so() {
     let node = Vpc::new().node();
-    for arguments in ["sync --once"] {
+    for arguments in ["status", "sync --once"] {
         // The file is opened as root: its directory may be closed to others.
         let script = format!(
             "exec setpriv --reuid 65534 --regid 65534 --clear-groups /proc/self/fd/3 {arguments} 3<{}",
