@@ -12,6 +12,7 @@ mod killed;
 mod pool;
 mod property;
 mod registering;
+mod release_command;
 mod releasing;
 mod rules_of_releasing;
 mod rules_of_success;

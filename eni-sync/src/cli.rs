@@ -10,6 +10,7 @@ use nix::unistd::geteuid;
 
 use crate::agent;
 use crate::configuration::Configuration;
+use crate::give_back::{self, Manner, Selection};
 use crate::output;
 use crate::socket;
 use crate::status;
@@ -19,6 +20,11 @@ use crate::sync;
 const EXIT_STATUS: &str = "Exit status:
   0  it is done
   1  it is not, and stderr says why
+  2  an argument is wrong";
+
+const RELEASE_STATUS: &str = "Exit status:
+  0  all that was selected has gone, or was not there
+  1  some of it stays: stdout says what and why; or an error: stderr says which
   2  an argument is wrong";
 
 /// Makes the addresses of pods routable in the VPC
@@ -63,6 +69,17 @@ enum Command {
         #[arg(long, required = true)]
         once: bool,
     },
+    /// Release addresses that nobody needs any more, without waiting for their cool-down
+    ///
+    /// What an attachment that lives or any pod has is never released. An address that
+    /// nobody knows the owner of is released only with --force.
+    #[command(after_help = RELEASE_STATUS)]
+    Release {
+        #[command(flatten)]
+        selection: Selection,
+        #[command(flatten)]
+        manner: Manner,
+    },
     /// Print the completions of a shell
     #[command(after_help = EXIT_STATUS)]
     Completions {
@@ -88,7 +105,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn execute(command: Command) -> Result<ExitCode> {
     let done = |outcome: Result<()>| outcome.map(|()| ExitCode::SUCCESS);
-    if matches!(command, Command::Status { .. } | Command::Sync { .. }) {
+    if is_for_root(&command) {
         require_root()?;
     }
     match command {
@@ -98,8 +115,18 @@ fn execute(command: Command) -> Result<ExitCode> {
         }
         Command::Status { json, live } => done(status::run(json, live)),
         Command::Sync { once: _ } => done(sync::once()),
+        Command::Release { selection, manner } => give_back::run(&selection, manner),
         Command::Completions { shell } => done(completions(shell)),
         Command::Man { command } => done(manual(command.as_deref())),
+    }
+}
+
+/// Whether the command reads what only root can. The agent may have what it needs by
+/// other means.
+fn is_for_root(command: &Command) -> bool {
+    match command {
+        Command::Status { .. } | Command::Sync { .. } | Command::Release { .. } => true,
+        Command::Agent { .. } | Command::Completions { .. } | Command::Man { .. } => false,
     }
 }
 

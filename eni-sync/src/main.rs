@@ -9,6 +9,7 @@ mod config;
 mod configuration;
 mod ec2;
 mod failure;
+mod give_back;
 mod hotplug;
 mod hygiene;
 mod imds;
