@@ -5,6 +5,7 @@ mod bad_files;
 mod bad_input;
 mod chained;
 mod command_line;
+mod doctor;
 mod faults;
 pub(crate) mod fixture;
 mod hygiene;

@@ -10,6 +10,7 @@ use nix::unistd::geteuid;
 
 use crate::agent;
 use crate::configuration::Configuration;
+use crate::doctor;
 use crate::give_back::{self, Manner, Selection};
 use crate::output;
 use crate::socket;
@@ -21,6 +22,15 @@ const EXIT_STATUS: &str = "Exit status:
   0  it is done
   1  it is not, and stderr says why
   2  an argument is wrong";
+
+const DOCTOR_STATUS: &str = "Exit status:
+  0  nothing is an error; there may be warnings
+  1  something is an error, or could not be looked at
+  2  an argument is wrong
+
+Examples:
+  eni-sync doctor
+  kubectl get net-attach-def -A -o json | eni-sync doctor --nad -";
 
 const RELEASE_STATUS: &str = "Exit status:
   0  all that was selected has gone, or was not there
@@ -62,6 +72,12 @@ enum Command {
         #[arg(long)]
         live: bool,
     },
+    /// Look at everything that pods' addresses depend on, and say what to do
+    ///
+    /// Reads and never writes, neither on the node nor in AWS. Without --nad and
+    /// --cni-conf-dir, no network is looked at.
+    #[command(after_help = DOCTOR_STATUS)]
+    Doctor(doctor::Options),
     /// Compare the ledger of this node with EC2, and repair what differs
     #[command(after_help = EXIT_STATUS)]
     Sync {
@@ -114,6 +130,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             done(agent::run(configuration, &socket))
         }
         Command::Status { json, live } => done(status::run(json, live)),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Sync { once: _ } => done(sync::once()),
         Command::Release { selection, manner } => give_back::run(&selection, manner),
         Command::Completions { shell } => done(completions(shell)),
@@ -125,7 +142,10 @@ fn execute(command: Command) -> Result<ExitCode> {
 /// other means.
 fn is_for_root(command: &Command) -> bool {
     match command {
-        Command::Status { .. } | Command::Sync { .. } | Command::Release { .. } => true,
+        Command::Status { .. }
+        | Command::Doctor(_)
+        | Command::Sync { .. }
+        | Command::Release { .. } => true,
         Command::Agent { .. } | Command::Completions { .. } | Command::Man { .. } => false,
     }
 }

@@ -7,6 +7,7 @@ mod aws;
 mod cli;
 mod config;
 mod configuration;
+mod doctor;
 mod ec2;
 mod failure;
 mod give_back;

@@ -19,7 +19,15 @@ fn the_completions_of_a_shell_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let output = eni_sync(&["completions", shell]);
         assert_eq!(output.status, Some(0), "{output}");
-        for command in ["agent", "status", "sync", "release", "completions", "man"] {
+        for command in [
+            "agent",
+            "status",
+            "doctor",
+            "sync",
+            "release",
+            "completions",
+            "man",
+        ] {
             assert!(output.stdout.contains(command), "{shell} lacks {command}");
         }
     }
@@ -30,6 +38,7 @@ fn there_is_a_manual_page_of_each_command_with_its_exit_status() {
     for (arguments, heading) in [
         (vec!["man"], ".TH eni-sync 1"),
         (vec!["man", "sync"], ".TH eni-sync-sync 1"),
+        (vec!["man", "doctor"], ".TH eni-sync-doctor 1"),
         (vec!["man", "release"], ".TH eni-sync-release 1"),
     ] {
         let output = eni_sync(&arguments);
@@ -70,7 +79,7 @@ fn a_reader_that_goes_away_is_no_error() {
 #[test]
 fn who_is_not_root_is_told_so() {
     let node = Vpc::new().node();
-    for arguments in ["status", "sync --once", "release --network mgmt"] {
+    for arguments in ["status", "doctor", "sync --once", "release --network mgmt"] {
         // The file is opened as root: its directory may be closed to others.
         let script = format!(
             "exec setpriv --reuid 65534 --regid 65534 --clear-groups /proc/self/fd/3 {arguments} 3<{}",
