@@ -38,6 +38,10 @@ pub(crate) struct Options {
     /// A directory of CNI configurations, such as /etc/cni/net.d
     #[arg(long, value_name = "DIRECTORY")]
     cni_conf_dir: Option<PathBuf>,
+    /// The configuration of the agent, which may watch networks that do not chain
+    /// eni-sync
+    #[arg(long, value_name = "FILE")]
+    agent_config: Option<PathBuf>,
     /// Ask EC2 to assign and unassign an address that is in no subnet, to learn
     /// whether the role permits it
     #[arg(long)]
@@ -58,7 +62,11 @@ struct Report<'a> {
 /// What keeps it from looking at all.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let sources = source::read(&options.nad, options.cni_conf_dir.as_deref());
-    let facts = Facts::collect(sources, options.probe_permissions)?;
+    let facts = Facts::collect(
+        sources,
+        options.agent_config.as_deref(),
+        options.probe_permissions,
+    )?;
     let findings = examine(&facts);
     let count = |level| findings.iter().filter(|f| f.level == level).count();
     let report = Report {

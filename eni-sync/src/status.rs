@@ -1,6 +1,8 @@
 //! `eni-sync status`: what the ledger and the inventory say of the addresses of this
 //! node's ENIs. It changes nothing, and asks EC2 only when it is told to.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -13,18 +15,8 @@ use crate::aws::Aws;
 use crate::ec2::{Description, Family};
 use crate::inventory;
 use crate::ledger::{Entry, Ledger, Owner, State, Timestamp, now};
-use crate::output::{self, duration};
+use crate::output;
 use crate::plan;
-
-const TITLES: [&str; 7] = [
-    "ADDRESS",
-    "STATE",
-    "SINCE",
-    "POD",
-    "CONTAINER",
-    "NETWORK",
-    "NOTE",
-];
 
 /// What this node has; the document of `--json`.
 #[derive(Debug, Serialize)]
@@ -114,14 +106,14 @@ pub(crate) fn run(json: bool, live: bool) -> Result<()> {
     let status = collect(live)?;
     match json {
         true => output::print_json(&status),
-        false => output::print(render(&status, now()).as_bytes()),
+        false => output::print(table::render(&status, now()).as_bytes()),
     }
 }
 
 fn collect(live: bool) -> Result<Status> {
     let (inventory, actual) = match live {
         true => inventory::ask(&Aws::open()?).map(|(found, all)| (found, Some(all)))?,
-        false => (Inventory::read()?.unwrap_or_default(), None),
+        false => (written(), None),
     };
     let mut ledger = BTreeMap::new();
     for eni in Ledger::of_node().enis()? {
@@ -145,7 +137,8 @@ fn collect(live: bool) -> Result<Status> {
             addresses: addresses.collect::<Result<_>>()?,
         });
     }
-    let age = inventory::written_ago().filter(|_| !live);
+    let is_written = !live && !inventory.instance_id.is_empty();
+    let age = inventory::written_ago().filter(|_| is_written);
     Ok(Status {
         instance_id: inventory.instance_id,
         instance_type: inventory.instance_type,
@@ -154,6 +147,15 @@ fn collect(live: bool) -> Result<Status> {
         live,
         enis,
     })
+}
+
+/// The inventory as it is written. It is a copy: without it, the ledger is shown.
+fn written() -> Inventory {
+    let written = Inventory::read().unwrap_or_else(|error| {
+        eprintln!("{error}");
+        None
+    });
+    written.unwrap_or_default()
 }
 
 fn eni_status(eni: &Eni, entries: Vec<Entry>, actual: Option<&Description>) -> Result<EniStatus> {
@@ -240,111 +242,4 @@ fn owned(owner: Owner) -> Result<Owned> {
         container_id: owner.container_id,
         ifname: owner.ifname,
     })
-}
-
-fn render(status: &Status, now: Timestamp) -> String {
-    let mut text = match (status.live, status.inventory_age_seconds) {
-        (true, _) => format!("{}, as EC2 says now\n", describe(status)),
-        (false, Some(age)) => {
-            let age = duration(age);
-            format!("{}, as EC2 said {age} ago\n", describe(status))
-        }
-        (false, None) => "no inventory: EC2 has not been asked on this node yet\n".to_owned(),
-    };
-    for eni in &status.enis {
-        text.push('\n');
-        text.push_str(&heading(eni));
-        if !eni.addresses.is_empty() {
-            text.push_str(&output::table(&rows(&eni.addresses, now)));
-        }
-    }
-    text
-}
-
-fn describe(status: &Status) -> String {
-    let Status {
-        instance_id,
-        instance_type,
-        region,
-        ..
-    } = status;
-    format!("{instance_id} ({instance_type}, {region})")
-}
-
-fn heading(eni: &EniStatus) -> String {
-    let Some(known) = &eni.known else {
-        return format!("{}: not an ENI of this node\n", eni.id);
-    };
-    let interface = match known.interface.as_str() {
-        "" => "no interface",
-        name => name,
-    };
-    let cidrs: Vec<String> = known.subnet_cidrs.iter().map(Cidr::to_string).collect();
-    let (v4, v6) = (&known.ipv4, &known.ipv6);
-    let note = match known.managed {
-        true => "",
-        false => ", not for pods",
-    };
-    format!(
-        "{} {interface}, {} {}, IPv4 {}/{}, IPv6 {}/{}{note}\n",
-        eni.id,
-        known.subnet_id,
-        cidrs.join(" "),
-        v4.used,
-        v4.limit,
-        v6.used,
-        v6.limit
-    )
-}
-
-fn rows(addresses: &[Address], now: Timestamp) -> Vec<Vec<String>> {
-    let titles = TITLES.map(str::to_owned).to_vec();
-    let rows = addresses.iter().map(|address| row(address, now));
-    std::iter::once(titles).chain(rows).collect()
-}
-
-fn row(address: &Address, now: Timestamp) -> Vec<String> {
-    let dash = || "-".to_owned();
-    let owner = address.owner.as_ref();
-    let since = address
-        .since
-        .map_or_else(dash, |since| duration(now.saturating_sub(since)));
-    let pod = owner.filter(|owner| !owner.pod.is_empty());
-    vec![
-        address.address.to_string(),
-        address.state.clone(),
-        since,
-        pod.map_or_else(dash, |owner| owner.pod.clone()),
-        owner.map_or_else(dash, |o| format!("{}/{}", short(&o.container_id), o.ifname)),
-        owner.map_or_else(dash, |owner| owner.network.clone()),
-        note(address, now),
-    ]
-}
-
-/// A container's id as other tools abbreviate it.
-fn short(container_id: &str) -> &str {
-    container_id.get(..13).unwrap_or(container_id)
-}
-
-fn note(address: &Address, now: Timestamp) -> String {
-    let mut notes = Vec::new();
-    notes.extend(address.differs.map(|differs| match differs {
-        Difference::OnlyInLedger => "only in the ledger".to_owned(),
-        Difference::OnlyOnEni => "only on the ENI".to_owned(),
-    }));
-    notes.extend(
-        address
-            .release_after
-            .map(|after| match after.checked_sub(now) {
-                Some(rest) if rest > 0 => format!("leaves in {}", duration(rest)),
-                _ => "leaves next".to_owned(),
-            }),
-    );
-    let is_in_use = address.release_after.is_none();
-    let owner = address.owner.as_ref();
-    if is_in_use && owner.is_some_and(|owner| !owner.alive) {
-        notes.push("its attachment has ended".to_owned());
-    }
-    notes.extend(address.refusal.clone());
-    notes.join("; ")
 }

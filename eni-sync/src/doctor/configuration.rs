@@ -14,7 +14,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let unreadable = facts.unreadable.iter().map(|source| {
         let why = source.document.as_ref().err().cloned();
         Finding::error("readable", &source.subject, why.unwrap_or_default())
-            .advise("no pod can be attached by it")
+            .advise("correct it, or give what is missing")
     });
     let mut findings: Vec<Finding> = unreadable.collect();
     for network in &facts.networks {
@@ -24,7 +24,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
             continue;
         }
         findings.push(version(network));
-        findings.push(order(network));
+        findings.push(order(facts, network));
         findings.extend(keys(network));
         findings.extend(master(facts, network));
     }
@@ -51,7 +51,7 @@ fn version(network: &Network) -> Finding {
     }
 }
 
-fn order(network: &Network) -> Finding {
+fn order(facts: &Facts, network: &Network) -> Finding {
     const CHECK: &str = "plugin-order";
     let subject = &network.subject;
     let types: Vec<&str> = network.plugins.iter().map(type_of).collect();
@@ -60,10 +60,15 @@ fn order(network: &Network) -> Finding {
         network.position_of_interface(),
         network.position_of_eni_sync(),
     ) {
+        (_, None) if is_watched(facts, network) => {
+            let says = format!("{says}: the agent watches its reservations");
+            Finding::ok(CHECK, subject, says)
+        }
         (_, None) => {
             let says = format!("{says}: eni-sync is not in the chain");
             Finding::warning(CHECK, subject, says).advise(
-                "its addresses work beyond the node only if the agent's configuration names it",
+                "its addresses work beyond the node only if the agent's configuration names it: \
+                 see --agent-config",
             )
         }
         (None, Some(_)) => Finding::error(CHECK, subject, says)
@@ -74,6 +79,14 @@ fn order(network: &Network) -> Finding {
         }
         _ => Finding::ok(CHECK, subject, says),
     }
+}
+
+fn is_watched(facts: &Facts, network: &Network) -> bool {
+    let watched = facts
+        .watched
+        .as_ref()
+        .and_then(|watched| watched.as_ref().ok());
+    watched.is_some_and(|watched| watched.contains(&network.name))
 }
 
 fn keys(network: &Network) -> Option<Finding> {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use common::error::Result;
@@ -11,6 +12,7 @@ use common::inventory::{Eni, Inventory};
 use common::netlink::{KernelAddress, KernelRoute, Link, Netlink};
 
 use crate::aws::Aws;
+use crate::configuration::Configuration;
 use crate::doctor::network::Network;
 use crate::doctor::source::Source;
 use crate::ec2::{Description, Ec2, Family, Limits, Reservation};
@@ -34,8 +36,10 @@ pub(crate) struct Facts {
     pub(crate) access: Access,
     /// The ENIs as EC2 says now, or else as it said when the inventory was written.
     pub(crate) inventory: Option<Inventory>,
-    /// How old the written inventory is.
-    pub(crate) inventory_age: Option<Duration>,
+    /// How old the written inventory is, if there is one.
+    pub(crate) written: Result<Option<Duration>>,
+    /// The networks that the agent's configuration names, if it was given.
+    pub(crate) watched: Option<Result<Vec<String>>>,
     /// What EC2 says now of the node's ENIs.
     pub(crate) own: Vec<Description>,
     /// The same of all ENIs in their subnets.
@@ -84,15 +88,9 @@ impl Facts {
     ///
     /// # Errors
     /// Code 999 when there is no way to ask the kernel or AWS at all.
-    pub(crate) fn collect(sources: Vec<Source>, probe: bool) -> Result<Self> {
+    pub(crate) fn collect(sources: Vec<Source>, agent: Option<&Path>, probe: bool) -> Result<Self> {
         let mut netlink = Netlink::open()?;
-        let (mut networks, mut unreadable) = (Vec::new(), Vec::new());
-        for source in sources {
-            match Network::of_source(source, &mut netlink) {
-                Ok(network) => networks.push(network),
-                Err(source) => unreadable.push(source),
-            }
-        }
+        let (networks, unreadable) = resolve(sources, &mut netlink);
         let mut facts = Self {
             access: Access {
                 identity: Err(common::error::Error::internal("not asked")),
@@ -100,8 +98,9 @@ impl Facts {
                 credentials: None,
                 questions: Vec::new(),
             },
-            inventory: Inventory::read().unwrap_or_default(),
-            inventory_age: inventory::written_ago(),
+            written: Ok(None),
+            watched: agent.map(watched),
+            inventory: None,
             own: Vec::new(),
             neighbours: Vec::new(),
             reservations: BTreeMap::new(),
@@ -116,6 +115,13 @@ impl Facts {
             networks,
             unreadable,
         };
+        match Inventory::read() {
+            Ok(written) => {
+                facts.written = Ok(written.as_ref().and_then(|_| inventory::written_ago()));
+                facts.inventory = written;
+            }
+            Err(error) => facts.written = Err(error),
+        }
         facts.living = facts.find_living();
         facts.ask_aws(probe)?;
         Ok(facts)
@@ -256,6 +262,24 @@ impl Facts {
     pub(crate) fn own(&self, id: &str) -> Option<&Description> {
         self.own.iter().find(|eni| eni.id == id)
     }
+}
+
+/// The networks of the sources, and the sources that are none.
+fn resolve(sources: Vec<Source>, netlink: &mut Netlink) -> (Vec<Network>, Vec<Source>) {
+    let (mut networks, mut unreadable) = (Vec::new(), Vec::new());
+    for source in sources {
+        match Network::of_source(source, netlink) {
+            Ok(network) => networks.push(network),
+            Err(source) => unreadable.push(source),
+        }
+    }
+    (networks, unreadable)
+}
+
+fn watched(path: &Path) -> Result<Vec<String>> {
+    let configuration = Configuration::read(path)?;
+    let networks = configuration.networks.into_iter();
+    Ok(networks.map(|network| network.name).collect())
 }
 
 fn read_ledger() -> Result<BTreeMap<String, Vec<Entry>>> {

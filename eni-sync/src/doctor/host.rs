@@ -15,6 +15,7 @@ use crate::socket;
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![agent(facts), inventory(facts)];
+    findings.extend(agent_configuration(facts));
     for network in &facts.networks {
         findings.extend(l3_route(facts, network));
         findings.extend(aliases(facts, network));
@@ -37,14 +38,29 @@ fn agent(facts: &Facts) -> Finding {
 
 fn inventory(facts: &Facts) -> Finding {
     const CHECK: &str = "inventory";
-    match facts.inventory_age {
-        Some(age) => {
+    match &facts.written {
+        Ok(Some(age)) => {
             let age = duration(age.as_secs());
             Finding::ok(CHECK, PATH, format!("written {age} ago"))
         }
-        None => Finding::info(CHECK, PATH, "not written yet")
+        Ok(None) => Finding::info(CHECK, PATH, "not written yet")
             .advise("masterSelector by ENI needs it: the agent or eni-sync sync --once writes it"),
+        Err(error) => Finding::error(CHECK, PATH, error.to_string())
+            .advise("masterSelector by ENI needs it: eni-sync sync --once writes it anew"),
     }
+}
+
+/// What the agent would refuse to start with.
+fn agent_configuration(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "agent-configuration";
+    Some(match facts.watched.as_ref()? {
+        Ok(networks) => {
+            let says = format!("networks it watches: {}", networks.len());
+            Finding::ok(CHECK, "node", says)
+        }
+        Err(error) => Finding::error(CHECK, "node", error.to_string())
+            .advise("the agent does not start with it"),
+    })
 }
 
 /// In L3 mode the node's own routes decide what leaves through the master.

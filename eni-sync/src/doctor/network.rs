@@ -21,6 +21,8 @@ const MAIN_TABLE: u32 = 254;
 pub(crate) struct Network {
     /// Its name and where its configuration is from.
     pub(crate) subject: String,
+    /// The network's name.
+    pub(crate) name: String,
     /// The version as written.
     pub(crate) version: Option<String>,
     /// The plugins in their order.
@@ -55,6 +57,7 @@ impl Network {
         };
         let mut network = Self {
             subject: source.subject,
+            name: document["name"].as_str().unwrap_or_default().to_owned(),
             version: document["cniVersion"].as_str().map(str::to_owned),
             plugins,
             master: Master::None,

@@ -12,6 +12,7 @@ use crate::doctor::network::Network;
 use crate::doctor::range::{Range, reserved, router};
 use crate::ec2::{Description, Family};
 
+const OWNER: &str = "foreign-owner";
 /// So many addresses are named in one finding.
 const NAMED: usize = 5;
 
@@ -123,6 +124,10 @@ fn slots(subject: &str, eni: &Eni, own: &Description, range: &Range) -> Option<F
     if limit == 0 {
         return None;
     }
+    if range.is_within(&own.prefixes) {
+        let says = format!("{range} is in a prefix of {}", own.id);
+        return Some(Finding::ok(CHECK, subject, says));
+    }
     let in_range = own.secondary.iter().filter(|a| range.contains(**a)).count();
     let others = own.used(family).saturating_sub(in_range);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -142,51 +147,53 @@ fn slots(subject: &str, eni: &Eni, own: &Description, range: &Range) -> Option<F
     )
 }
 
-/// Who else has addresses of the range. A primary address can never move; what another
-/// node's ENI has is a conflict only where the nodes do not know of each other.
+/// Who else has addresses of the range.
 fn owners(facts: &Facts, network: &Network, own: &Description, range: &Range) -> Vec<Finding> {
-    const CHECK: &str = "foreign-owner";
     let subject = &network.subject;
-    let mut findings = Vec::new();
     let others = facts.neighbours.iter().filter(|eni| eni.id != own.id);
-    for eni in others {
-        let has = |list: &[IpAddr]| -> Vec<IpAddr> {
-            list.iter()
-                .copied()
-                .filter(|a| range.contains(*a))
-                .collect()
-        };
-        let holder = match &eni.instance_id {
-            Some(instance) => format!("{} of {instance}", eni.id),
-            None => eni.id.clone(),
-        };
-        let (primary, secondary) = (has(&eni.primary), has(&eni.secondary));
-        if !primary.is_empty() {
-            let says = format!("{} is a primary address of {holder}", named(&primary));
-            findings.push(
-                Finding::error(CHECK, subject, says).advise(
-                    "exclude it from the range, and reserve the range in the subnet for pods",
-                ),
-            );
-        }
-        if !secondary.is_empty() && network.is_handed_out_by_each_node() {
-            let says = format!("{} is assigned to {holder}", named(&secondary));
-            findings.push(Finding::warning(CHECK, subject, says).advise(
-                "host-local gives each node the whole range: use a rangesFile for each node",
-            ));
-        }
-    }
+    let mut findings: Vec<Finding> = others
+        .flat_map(|other| conflicts(network, other, range))
+        .collect();
     if let Some(address) = own.primary.iter().find(|address| range.contains(**address)) {
         let says = format!("{address} is the primary address of {} itself", own.id);
-        let finding = Finding::warning(CHECK, subject, says);
+        let finding = Finding::warning(OWNER, subject, says);
         findings.push(finding.advise("exclude it from the range, unless pods are to have it"));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(
-            CHECK,
-            subject,
-            "nobody else has an address of the range",
-        ));
+        let says = "nobody else has an address of the range";
+        findings.push(Finding::ok(OWNER, subject, says));
+    }
+    findings
+}
+
+/// A primary address can never move; what another ENI has besides is a conflict only
+/// where the nodes do not know of each other.
+fn conflicts(network: &Network, other: &Description, range: &Range) -> Vec<Finding> {
+    let subject = &network.subject;
+    let has = |list: &[IpAddr]| -> Vec<IpAddr> {
+        let found = list.iter().copied();
+        found.filter(|address| range.contains(*address)).collect()
+    };
+    let holder = match &other.instance_id {
+        Some(instance) => format!("{} of {instance}", other.id),
+        None => other.id.clone(),
+    };
+    let (primary, secondary) = (has(&other.primary), has(&other.secondary));
+    let mut findings = Vec::new();
+    if !primary.is_empty() {
+        let says = format!("{} is a primary address of {holder}", named(&primary));
+        findings.push(
+            Finding::error(OWNER, subject, says)
+                .advise("exclude it from the range, and reserve the range in the subnet for pods"),
+        );
+    }
+    if !secondary.is_empty() && network.is_handed_out_by_each_node() {
+        let says = format!("{} is assigned to {holder}", named(&secondary));
+        findings.push(
+            Finding::warning(OWNER, subject, says).advise(
+                "host-local gives each node the whole range: use a rangesFile for each node",
+            ),
+        );
     }
     findings
 }
@@ -205,7 +212,8 @@ fn reservation(subject: &str, eni: &Eni, range: &Range, explicit: &[Cidr]) -> Fi
             "EC2 may give addresses of the range to other ENIs",
         )
         .advise(format!(
-            "aws ec2 create-subnet-cidr-reservation --subnet-id {} --reservation-type explicit",
+            "aws ec2 create-subnet-cidr-reservation --subnet-id {} \
+                 --reservation-type explicit --cidr CIDR",
             eni.subnet_id
         )),
     }

@@ -20,17 +20,23 @@ pub(crate) struct Source {
     pub(crate) subject: String,
     /// The configuration, or configuration list.
     pub(crate) document: Result<Value, String>,
+    /// Whether the configuration is in a file of the nodes.
+    is_elsewhere: bool,
 }
 
 /// The configurations in these files and this directory.
 pub(crate) fn read(files: &[PathBuf], directory: Option<&Path>) -> Vec<Source> {
     let mut sources: Vec<Source> = files.iter().flat_map(|path| of_file(path)).collect();
+    if directory.is_some() {
+        sources.retain(|source| !source.is_elsewhere);
+    }
     match directory.map(|directory| (directory, list(directory))) {
         None => {}
         Some((_, Ok(paths))) => sources.extend(paths.iter().flat_map(|path| of_file(path))),
         Some((directory, Err(cause))) => sources.push(Source {
             subject: directory.display().to_string(),
             document: Err(cause.to_string()),
+            is_elsewhere: false,
         }),
     }
     sources
@@ -61,6 +67,7 @@ fn of_file(path: &Path) -> Vec<Source> {
         Err(why) => vec![Source {
             subject: origin,
             document: Err(why),
+            is_elsewhere: false,
         }],
     }
 }
@@ -112,6 +119,7 @@ fn networks(document: Value, origin: &str) -> Vec<Source> {
     let name = document["name"].as_str().unwrap_or("a network");
     let is_network = document["plugins"].is_array() || document["type"].is_string();
     vec![Source {
+        is_elsewhere: false,
         subject: format!("{name} ({origin})"),
         document: match is_network {
             true => Ok(document),
@@ -131,9 +139,10 @@ fn definition(document: &Value, origin: &str) -> Source {
     };
     let parsed = match document["spec"]["config"].as_str() {
         Some(text) => serde_json::from_str(text).map_err(|cause| format!("spec.config: {cause}")),
-        None => Err("it has no spec.config: give the nodes' files with --cni-conf-dir".into()),
+        None => Err("it has no spec.config; if the nodes have its file, see --cni-conf-dir".into()),
     };
     Source {
+        is_elsewhere: document["spec"]["config"].is_null(),
         subject,
         document: parsed.map(|mut configuration: Value| {
             if let Some(map) = configuration.as_object_mut() {

@@ -1,8 +1,10 @@
 //! Network configurations: what is in them, and the interface that they name.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
-use super::{Diagnosis, examine_network, network};
+use super::{Diagnosis, examine, examine_network, network};
 use crate::eni_sync::fixture::{AwsNode, Vpc};
 
 /// What is said of the good configuration with a key of ipvlan changed.
@@ -24,6 +26,49 @@ fn what_is_no_configuration_is_an_error() {
         "spec": { "config": "{" } });
     examine_network(&node, &wrong).has("readable", "error", "spec.config: EOF");
     examine_network(&node, &json!({ "x": 1 })).has("readable", "error", "neither plugins nor type");
+}
+
+#[test]
+fn a_definition_without_a_configuration_is_in_a_file_of_the_nodes() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let empty = json!({ "kind": "NetworkAttachmentDefinition", "metadata": { "name": "mgmt" } });
+    examine_network(&node, &empty).has("readable", "error", "it has no spec.config");
+    let directory = node.run_directory().join("net.d");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("mgmt.conflist"), network().to_string()).unwrap();
+    let diagnosis = examine(
+        &node,
+        &["--nad", "/run/net.json", "--cni-conf-dir", "/run/net.d"],
+    );
+    assert!(diagnosis.of("readable").is_empty(), "{}", diagnosis.output);
+    diagnosis.is_well("cni-version");
+    examine(&node, &["--cni-conf-dir", "/run/none"]).has("readable", "error", "No such file");
+}
+
+#[test]
+fn a_network_that_the_agent_watches_needs_no_chain() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut network = network();
+    network["plugins"].as_array_mut().unwrap().truncate(1);
+    examine_network(&node, &network).has("plugin-order", "warning", "not in the chain");
+    let agent = node.run_directory().join("agent.json");
+    let arguments = [
+        "--nad",
+        "/run/net.json",
+        "--agent-config",
+        "/run/agent.json",
+    ];
+    let watched = json!({ "networks": [{ "name": "mgmt", "master": "ens6" }] });
+    fs::write(&agent, watched.to_string()).unwrap();
+    let diagnosis = examine(&node, &arguments);
+    diagnosis.is_well("plugin-order");
+    diagnosis.is_well("agent-configuration");
+    fs::write(&agent, "{\"network\": []}").unwrap();
+    let diagnosis = examine(&node, &arguments);
+    diagnosis.has("agent-configuration", "error", "unknown field");
+    diagnosis.has("plugin-order", "warning", "not in the chain");
 }
 
 #[test]

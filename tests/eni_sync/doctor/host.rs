@@ -1,5 +1,7 @@
 //! The node itself: the agent, its files, the kernel.
 
+use std::fs;
+
 use serde_json::json;
 
 use super::{examine, examine_network, network};
@@ -17,12 +19,20 @@ fn a_node_without_an_agent_is_a_warning_and_a_dead_one_an_error() {
 }
 
 #[test]
-fn an_inventory_that_is_missing_is_mentioned() {
+fn an_inventory_that_is_missing_is_mentioned_and_a_broken_one_an_error() {
     let vpc = Vpc::new();
     let node = vpc.node();
     examine(&node, &[]).has("inventory", "info", "not written yet");
     node.command(&["sync", "--once"]);
     examine(&node, &[]).is_well("inventory");
+    fs::write(node.run_directory().join("eni-cni/enis.json"), "{").unwrap();
+    examine(&node, &[]).has("inventory", "error", "is no inventory of ENIs");
+    let output = node.command(&["status"]);
+    assert_eq!(output.status, Some(0), "{output}");
+    assert!(
+        output.stderr.contains("is no inventory of ENIs"),
+        "{output}"
+    );
 }
 
 #[test]

@@ -136,6 +136,14 @@ fn configurations_come_from_files_of_all_kinds_from_stdin_and_from_a_directory()
             "mgmt (/run/net.d/10-x.conflist)",
         ]
     );
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/data/ipvlan-conf-ens6.yaml");
+    fs::copy(real, node.run_directory().join("real.yaml")).unwrap();
+    let diagnosis = examine(&node, &["--nad", "/run/real.yaml"]);
+    diagnosis.has(
+        "range-subnet",
+        "error",
+        "100.64.30.10-100.64.30.100/19 is not in",
+    );
     let call = node.call("").without("CNI_COMMAND").stdin(config);
     let mut process = call.process();
     process
