@@ -7,7 +7,7 @@ mod chained;
 mod command_line;
 mod doctor;
 mod faults;
-pub(crate) mod fixture;
+pub mod fixture;
 mod hygiene;
 mod killed;
 mod pool;

@@ -88,7 +88,7 @@ enum Command {
     /// Release addresses that nobody needs any more, without waiting for their cool-down
     ///
     /// What an attachment that lives or any pod has is never released. An address that
-    /// nobody knows the owner of is released only with --force.
+    /// nobody knows the owner of, or one of a pool, is released only with --force.
     #[command(after_help = RELEASE_STATUS)]
     Release {
         #[command(flatten)]

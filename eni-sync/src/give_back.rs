@@ -37,7 +37,8 @@ pub(crate) struct Selection {
 /// How to release them.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Manner {
-    /// Release also what nobody knows the owner of; never what a pod has
+    /// Release also what nobody knows the owner of, and what is in a pool; never what a
+    /// pod has
     #[arg(long)]
     force: bool,
     /// Only say what would be done
@@ -220,12 +221,12 @@ impl Candidate {
         if living.contains(&self.address) {
             return Ok(Some("it is on an interface of a pod".to_owned()));
         }
-        let is_unknown = match &self.entry {
-            None => true,
-            Some(entry) => entry.state == State::Adopted,
+        let reason = match self.entry.as_ref().map(|entry| &entry.state) {
+            None | Some(State::Adopted) => "nobody knows whose it is; --force releases it",
+            Some(State::Pooled) => "the agent's pool would have it again; --force releases it",
+            Some(_) => return Ok(None),
         };
-        let reason = "nobody knows whose it is; --force releases it";
-        Ok((is_unknown && !force).then(|| reason.to_owned()))
+        Ok((!force).then(|| reason.to_owned()))
     }
 
     /// The entry of an address that may be removed now.

@@ -124,6 +124,22 @@ fn what_nobody_knows_is_released_only_by_force() {
 }
 
 #[test]
+fn what_is_in_a_pool_is_released_only_by_force() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    node.edit_ledger("10.0.4.70", |entry| entry["state"] = json!("pooled"));
+    let output = release(&node, &["--eni", node.eni.as_str()], 1);
+    assert!(
+        output
+            .stdout
+            .contains("the agent's pool would have it again"),
+        "{output}"
+    );
+    release(&node, &["--eni", node.eni.as_str(), "--force"], 0);
+    assert!(node.addresses().is_empty());
+}
+
+#[test]
 fn a_dry_run_changes_nothing() {
     let vpc = Vpc::new();
     let node = node_with_ended(&vpc, "10.0.4.70");
