@@ -21,5 +21,6 @@ pub mod pci;
 pub mod plugin;
 pub mod process;
 pub mod result;
+pub mod selector;
 pub mod source_routing;
 pub mod version;

@@ -173,6 +173,7 @@ impl Agent {
                 self.announce();
                 return;
             }
+            Ok(Ask::Ping) => Answer::Done,
             Err(cause) => {
                 eprintln!("a request could not be read: {cause}");
                 return;

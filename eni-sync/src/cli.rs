@@ -4,26 +4,47 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use common::error::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use common::error::{Error, Result};
+use nix::unistd::geteuid;
 
 use crate::agent;
-use crate::aws::Aws;
 use crate::configuration::Configuration;
+use crate::doctor;
+use crate::give_back::{self, Manner, Selection};
 use crate::install;
-use crate::inventory;
-use crate::ledger::Ledger;
-use crate::reconcile;
-use crate::registrar::Node;
-use crate::release;
+use crate::output;
 use crate::socket;
+use crate::status;
+use crate::sync;
+
+/// The exit status of most commands.
+const EXIT_STATUS: &str = "Exit status:
+  0  it is done
+  1  it is not, and stderr says why
+  2  an argument is wrong";
+
+const DOCTOR_STATUS: &str = "Exit status:
+  0  nothing is an error; there may be warnings
+  1  something is an error, or could not be looked at
+  2  an argument is wrong
+
+Examples:
+  eni-sync doctor
+  kubectl get net-attach-def -A -o json | eni-sync doctor --nad -";
+
+const RELEASE_STATUS: &str = "Exit status:
+  0  all that was selected has gone, or was not there
+  1  some of it stays: stdout says what and why; or an error: stderr says which
+  2  an argument is wrong";
 
 /// Makes the addresses of pods routable in the VPC
 ///
 /// Executed by a container runtime, with CNI_COMMAND in its environment, it is a CNI
 /// plugin. Otherwise it is this command line.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,6 +53,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the plugins of this node until SIGTERM
+    #[command(after_help = EXIT_STATUS)]
     Agent {
         /// The configuration file; without it, no network is watched
         #[arg(long, value_name = "FILE")]
@@ -44,6 +66,7 @@ enum Command {
         metrics: Option<SocketAddr>,
     },
     /// Put the plugins of an image into the node's directory
+    #[command(after_help = EXIT_STATUS)]
     Install {
         /// The directory that has the plugins
         #[arg(long, value_name = "DIRECTORY")]
@@ -52,34 +75,111 @@ enum Command {
         #[arg(long, value_name = "DIRECTORY")]
         target: PathBuf,
     },
+    /// Show the addresses of this node's ENIs, their states and their owners
+    ///
+    /// Reads the ledger and the inventory, and changes nothing. AWS is not asked.
+    #[command(after_help = EXIT_STATUS)]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Ask EC2, and mark what is only in the ledger or only on an ENI
+        #[arg(long)]
+        live: bool,
+    },
+    /// Look at everything that pods' addresses depend on, and say what to do
+    ///
+    /// Reads and never writes, neither on the node nor in AWS. Without --nad and
+    /// --cni-conf-dir, no network is looked at.
+    #[command(after_help = DOCTOR_STATUS)]
+    Doctor(doctor::Options),
     /// Compare the ledger of this node with EC2, and repair what differs
+    #[command(after_help = EXIT_STATUS)]
     Sync {
         /// Do it once and end
         #[arg(long, required = true)]
         once: bool,
     },
+    /// Release addresses that nobody needs any more, without waiting for their cool-down
+    ///
+    /// What an attachment that lives or any pod has is never released. An address that
+    /// nobody knows the owner of, or one of a pool, is released only with --force.
+    #[command(after_help = RELEASE_STATUS)]
+    Release {
+        #[command(flatten)]
+        selection: Selection,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Print the completions of a shell
+    #[command(after_help = EXIT_STATUS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page of eni-sync, or of one of its commands
+    #[command(after_help = EXIT_STATUS)]
+    Man {
+        /// The command
+        command: Option<String>,
+    },
 }
 
-/// Runs the command that the arguments name. Status 0 is success, 1 an error, 2 a wrong
-/// argument.
+/// Runs the command that the arguments name, whose exit status `--help` describes.
 pub(crate) fn run() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let outcome = execute(Cli::parse().command);
+    outcome.unwrap_or_else(|error| {
+        eprintln!("eni-sync: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn execute(command: Command) -> Result<ExitCode> {
+    let done = |outcome: Result<()>| outcome.map(|()| ExitCode::SUCCESS);
+    if is_for_root(&command) {
+        require_root()?;
+    }
+    match command {
         Command::Agent {
             config,
             socket,
             metrics,
-        } => configuration(config, metrics)
-            .and_then(|configuration| agent::run(configuration, &socket)),
-        Command::Install { source, target } => install::run(&source, &target),
-        Command::Sync { once: _ } => sync(),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("eni-sync: {error}");
-            ExitCode::FAILURE
+        } => {
+            let configuration = configuration(config, metrics)?;
+            done(agent::run(configuration, &socket))
         }
+        Command::Install { source, target } => done(install::run(&source, &target)),
+        Command::Status { json, live } => done(status::run(json, live)),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Sync { once: _ } => done(sync::once()),
+        Command::Release { selection, manner } => give_back::run(&selection, manner),
+        Command::Completions { shell } => done(completions(shell)),
+        Command::Man { command } => done(manual(command.as_deref())),
     }
+}
+
+/// Whether the command reads what only root can. The agent may have what it needs by
+/// other means.
+fn is_for_root(command: &Command) -> bool {
+    match command {
+        Command::Status { .. }
+        | Command::Doctor(_)
+        | Command::Sync { .. }
+        | Command::Release { .. } => true,
+        Command::Agent { .. }
+        | Command::Install { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. } => false,
+    }
+}
+
+/// The ledger, the agent's socket and the namespaces of pods are root's alone.
+fn require_root() -> Result<()> {
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    let details = "the ledger, the agent's socket and the namespaces of pods are root's";
+    Err(Error::config("only root can do this").with_details(details))
 }
 
 fn configuration(path: Option<PathBuf>, metrics: Option<SocketAddr>) -> Result<Configuration> {
@@ -93,19 +193,28 @@ fn configuration(path: Option<PathBuf>, metrics: Option<SocketAddr>) -> Result<C
     }
 }
 
-fn sync() -> Result<()> {
-    let aws = Aws::open()?;
-    let ledger = Ledger::of_node();
-    let inventory = inventory::discover(&aws)?;
-    let node = Node {
-        aws: &aws,
-        ledger: &ledger,
-        inventory: &inventory,
+fn completions(shell: Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "eni-sync", &mut text);
+    output::print(&text)
+}
+
+fn manual(name: Option<&str>) -> Result<()> {
+    let mut cli = Cli::command();
+    cli.build();
+    let command = match name {
+        None => Some(&cli),
+        Some(name) => cli.find_subcommand(name),
     };
-    let report = reconcile::run(&node, Configuration::default().grace(), &mut |eni| {
-        eprintln!("{} compared", eni.id)
-    })?;
-    release::release_all_due(&aws, &ledger)?;
-    eprintln!("{report}");
-    Ok(())
+    let unknown = || {
+        Error::config(format!(
+            "there is no command {:?}",
+            name.unwrap_or_default()
+        ))
+    };
+    let page = clap_mangen::Man::new(command.ok_or_else(unknown)?.clone());
+    let mut text = Vec::new();
+    page.render(&mut text)
+        .map_err(|cause| Error::io("failed to write the manual page", &cause))?;
+    output::print(&text)
 }

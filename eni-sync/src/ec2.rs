@@ -10,7 +10,9 @@ use aws_config::SdkConfig;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_ec2::types::{Filter, InstanceType, NetworkInterface};
+use aws_sdk_ec2::types::{
+    Filter, InstanceType, NetworkInterface, SubnetCidrReservation, SubnetCidrReservationType,
+};
 use common::address::{Cidr, parse_address};
 use common::inventory::NO_MANAGE_TAG;
 use tokio::runtime::Runtime;
@@ -60,6 +62,10 @@ pub(crate) struct Description {
     pub(crate) vpc_id: String,
     /// Whether it is tagged so that the VPC CNI leaves it alone.
     pub(crate) no_manage: bool,
+    /// Whether the VPC drops packets that are not from or to its addresses.
+    pub(crate) source_dest_check: bool,
+    /// Whether it is deleted with its instance.
+    pub(crate) delete_on_termination: bool,
     /// The addresses it cannot be without.
     pub(crate) primary: Vec<IpAddr>,
     /// The addresses that can be assigned and unassigned.
@@ -91,6 +97,15 @@ pub(crate) struct Limits {
     pub(crate) ipv4: u32,
     /// IPv6 addresses.
     pub(crate) ipv6: u32,
+}
+
+/// Addresses of a subnet that EC2 gives to nobody who does not ask for them by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reservation {
+    /// The addresses.
+    pub(crate) cidr: Cidr,
+    /// Whether single addresses of it can be assigned, and not only whole prefixes.
+    pub(crate) is_explicit: bool,
 }
 
 /// EC2 in one region.
@@ -167,6 +182,31 @@ impl Ec2 {
             owners.extend(self.describe(filters)?);
         }
         Ok(owners)
+    }
+
+    /// Every ENI in any of these subnets, also those of others.
+    pub(crate) fn enis_of_subnets(&self, ids: &[String]) -> Outcome<Vec<Description>> {
+        let mut enis = Vec::new();
+        for some in ids.chunks(FILTER_VALUES) {
+            enis.extend(self.describe(vec![filter("subnet-id", some)])?);
+        }
+        Ok(enis)
+    }
+
+    /// The CIDR reservations of a subnet.
+    pub(crate) fn reservations(&self, subnet: &str) -> Outcome<Vec<Reservation>> {
+        const ACTION: &str = "GetSubnetCidrReservations";
+        let request = self.client.get_subnet_cidr_reservations().subnet_id(subnet);
+        let answer = self.call(ACTION, || request.clone().send())?;
+        let v4 = answer.subnet_ipv4_cidr_reservations().iter();
+        let all = v4.chain(answer.subnet_ipv6_cidr_reservations());
+        let reservation = |found: &SubnetCidrReservation| {
+            Some(Reservation {
+                cidr: found.cidr()?.parse().ok()?,
+                is_explicit: found.reservation_type() == Some(&SubnetCidrReservationType::Explicit),
+            })
+        };
+        Ok(all.filter_map(reservation).collect())
     }
 
     /// The state of an instance, such as `running`, or nothing when EC2 has forgotten it.
@@ -364,6 +404,8 @@ fn description(eni: &NetworkInterface) -> Description {
         subnet_id: eni.subnet_id().unwrap_or_default().to_owned(),
         vpc_id: eni.vpc_id().unwrap_or_default().to_owned(),
         no_manage: tagged,
+        source_dest_check: eni.source_dest_check() != Some(false),
+        delete_on_termination: attachment.and_then(|a| a.delete_on_termination()) == Some(true),
         primary,
         secondary,
         prefixes: v4.chain(v6).filter_map(|text| text.parse().ok()).collect(),

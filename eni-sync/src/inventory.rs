@@ -1,11 +1,12 @@
 //! Which ENIs this node has: asked of EC2 once, written to /run for every later call
 //! and for the other plugins, and asked again when that may be outdated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
+use common::address::Cidr;
 use common::error::{Error, Result};
 use common::file;
 use common::inventory::{Eni, Inventory, PATH};
@@ -13,7 +14,8 @@ use common::lock::Lock;
 use common::netlink::{Link, Netlink};
 
 use crate::aws::Aws;
-use crate::ec2::{Description, Ec2, Limits};
+use crate::ec2::{Description, Limits};
+use crate::imds::Identity;
 use crate::plan;
 
 /// So long an answer that lets an ADD go on is believed: a tag that is taken away must
@@ -70,7 +72,7 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
     let _lock = lock()?;
     match written() {
         Some(inventory) => Ok(inventory),
-        None => ask(aws),
+        None => renew(aws),
     }
 }
 
@@ -95,9 +97,13 @@ fn read_back() -> Option<Inventory> {
 
 /// A file from the future says nothing about its age.
 fn is_younger_than(age: Duration) -> bool {
+    written_ago().is_some_and(|elapsed| elapsed < age)
+}
+
+/// How old the written inventory is, if there is one.
+pub(crate) fn written_ago() -> Option<Duration> {
     let written = fs::metadata(PATH).and_then(|metadata| metadata.modified());
-    let elapsed = written.ok().and_then(|time| time.elapsed().ok());
-    elapsed.is_some_and(|elapsed| elapsed < age)
+    written.ok().and_then(|time| time.elapsed().ok())
 }
 
 /// Corrects the names of the interfaces in the inventory. What EC2 has said does not get
@@ -130,14 +136,24 @@ pub(crate) fn rename() -> Result<()> {
 /// Asks EC2 for the ENIs of this node and writes them down.
 ///
 /// # Errors
-/// Code 11 without metadata, credentials or an answer, 100 without permission, 5 when
-/// the inventory cannot be written.
+/// Those of [`ask`], and code 5 when the inventory cannot be written.
 pub(crate) fn discover(aws: &Aws) -> Result<Inventory> {
     let _lock = lock()?;
-    ask(aws)
+    renew(aws)
 }
 
-fn ask(aws: &Aws) -> Result<Inventory> {
+/// The same for who has the lock.
+fn renew(aws: &Aws) -> Result<Inventory> {
+    let (inventory, _) = ask(aws)?;
+    inventory.write()?;
+    Ok(inventory)
+}
+
+/// Asks EC2 for the ENIs of this node, and returns also all that it says of them.
+///
+/// # Errors
+/// Code 11 without metadata, credentials or an answer, 100 without permission.
+pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
     let identity = aws.imds().identity()?;
     let ec2 = aws.ec2(&identity.region);
     let what = format!("list the ENIs of {}", identity.instance_id);
@@ -146,24 +162,23 @@ fn ask(aws: &Aws) -> Result<Inventory> {
         .enis_of_instance(&identity.instance_id)
         .map_err(failed)?;
     let limits = ec2.limits(&identity.instance_type).map_err(failed)?;
-    let inventory = Inventory {
-        enis: with_subnets(ec2, &found, limits).map_err(failed)?,
-        region: identity.region,
-        instance_id: identity.instance_id,
-        instance_type: identity.instance_type,
-    };
-    inventory.write()?;
-    Ok(inventory)
+    let cidrs = ec2.subnet_cidrs(&subnets(&found)).map_err(failed)?;
+    Ok((compose(identity, &found, limits, &cidrs), found))
 }
 
-fn with_subnets(
-    ec2: &Ec2,
+/// The subnets of ENIs, each once.
+pub(crate) fn subnets(found: &[Description]) -> Vec<String> {
+    let subnets: BTreeSet<&String> = found.iter().map(|eni| &eni.subnet_id).collect();
+    subnets.into_iter().cloned().collect()
+}
+
+/// The inventory that the answers of IMDS and EC2 make.
+pub(crate) fn compose(
+    identity: Identity,
     found: &[Description],
     limits: Limits,
-) -> std::result::Result<Vec<Eni>, crate::failure::Failure> {
-    let subnets: BTreeSet<&String> = found.iter().map(|eni| &eni.subnet_id).collect();
-    let subnets: Vec<String> = subnets.into_iter().cloned().collect();
-    let cidrs = ec2.subnet_cidrs(&subnets)?;
+    cidrs: &BTreeMap<String, Vec<Cidr>>,
+) -> Inventory {
     // Names are a help to people; without them the inventory is as good.
     let links = Netlink::open().and_then(|mut netlink| netlink.links());
     let links = links.unwrap_or_default();
@@ -181,7 +196,12 @@ fn with_subnets(
         ipv4_limit: limits.ipv4,
         ipv6_limit: limits.ipv6,
     };
-    Ok(found.iter().map(eni).collect())
+    Inventory {
+        enis: found.iter().map(eni).collect(),
+        region: identity.region,
+        instance_id: identity.instance_id,
+        instance_type: identity.instance_type,
+    }
 }
 
 fn interface_of(links: &[Link], mac: &str) -> String {

@@ -79,6 +79,15 @@ pub(crate) enum State {
     Adopted,
 }
 
+impl State {
+    /// The name of the state, as the ledger writes it.
+    pub(crate) fn name(&self) -> String {
+        let written = serde_json::to_value(self).unwrap_or_default();
+        let name = written.get("state").and_then(|name| name.as_str());
+        name.unwrap_or_default().to_owned()
+    }
+}
+
 /// The attachment that an address is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -406,6 +415,15 @@ impl EniLedger {
         })
     }
 
+    /// The entries as they are at this moment, for who only looks: nothing is locked,
+    /// and nothing is made where there is no ledger.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory or the file.
+    pub(crate) fn read(&self) -> Result<Vec<Entry>> {
+        read_all(&self.directory)
+    }
+
     fn create(&self) -> Result<()> {
         let failed = |cause| Error::io(format!("failed to create {:?}", self.directory), &cause);
         file::create_directory(&self.directory).map_err(failed)
@@ -426,15 +444,7 @@ impl Entries {
     /// # Errors
     /// Code 5 naming the directory or the file.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        for name in names(&self.directory)? {
-            match read(&self.directory.join(name)) {
-                Ok(entry) => entries.extend(entry),
-                Err(error) if error.code == ErrorCode::DECODING => eprintln!("{error}"),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(entries)
+        read_all(&self.directory)
     }
 
     /// The entry of one address.
@@ -474,6 +484,18 @@ impl Entries {
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+fn read_all(directory: &Path) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for name in names(directory)? {
+        match read(&directory.join(name)) {
+            Ok(entry) => entries.extend(entry),
+            Err(error) if error.code == ErrorCode::DECODING => eprintln!("{error}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(entries)
 }
 
 fn read(path: &Path) -> Result<Option<Entry>> {

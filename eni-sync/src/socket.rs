@@ -45,6 +45,8 @@ pub(crate) enum Ask {
     },
     /// Look into the ledger: something there will be due.
     Look,
+    /// Answer, and do nothing else.
+    Ping,
 }
 
 /// What the agent answers.
@@ -87,6 +89,20 @@ pub(crate) fn announce() {
         // An agent that does not listen finds out by itself.
         send(&stream, &Ask::Look).ok();
     }
+}
+
+/// Whether an agent answers, or nothing when there is no socket.
+///
+/// # Errors
+/// Those of the socket, whose agent may have died.
+pub(crate) fn ping() -> io::Result<Option<()>> {
+    let stream = match UnixStream::connect(PATH) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        stream => stream?,
+    };
+    send(&stream, &Ask::Ping)?;
+    stream.set_read_timeout(Some(REQUEST_DEADLINE))?;
+    receive::<Answer>(&stream).map(|_| Some(()))
 }
 
 /// The agent's side of the socket, if a process of root is there.

@@ -8,10 +8,9 @@ use common::config;
 use common::error::{Error, Result};
 use common::options::Options;
 use common::result::{AddResult, Dns};
+use common::selector::MasterSelector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use crate::selector::MasterSelector;
 
 /// How the interfaces of a master reach each other and the outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,6 @@
 
 mod config;
 mod link;
-mod selector;
 
 use std::process::ExitCode;
 

@@ -163,6 +163,24 @@ impl AwsNode {
         output
     }
 
+    /// Runs a command of an operator on this node.
+    #[track_caller]
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        self.command_with(&self.call(""), arguments)
+    }
+
+    /// The same with the environment of a call.
+    #[track_caller]
+    pub fn command_with(&self, call: &Call, arguments: &[&str]) -> Output {
+        let call = call.clone().without("CNI_COMMAND");
+        let mut process = call.process();
+        process.args(arguments);
+        let output = self.node.inside(|| call.run_as(process));
+        let printed = output.to_string();
+        assert!(!printed.contains(CANARY), "a secret was printed\n{printed}");
+        output
+    }
+
     #[track_caller]
     pub fn add(&self, pod: &Pod, addresses: &[&str]) -> Output {
         self.run(&self.pod_call("ADD", pod, addresses))

@@ -98,6 +98,15 @@ impl Lab {
         self.set_up(|change| change.delete_on_termination(eni.as_str(), on));
     }
 
+    /// Whether the VPC drops what is neither from nor to the interface's addresses.
+    #[track_caller]
+    pub fn source_dest_check(&self, eni: &EniId, on: bool) {
+        self.set_up(|change| {
+            change.world.eni_mut(eni.as_str())?.source_dest_check = on;
+            Ok(())
+        });
+    }
+
     /// Detaches the interface, which keeps its addresses.
     #[track_caller]
     pub fn detach_eni(&self, eni: &EniId) {

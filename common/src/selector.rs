@@ -1,23 +1,25 @@
 //! `masterSelector`: finds the master by what does not change from node to node. One
-//! network then serves nodes whose ENI is eth1, ens6 or enp40s0.
+//! network then serves nodes whose ENI is eth1, ens6 or enp40s0. The plugin finds it so,
+//! and whoever wants to say what the plugin will find.
 
 use std::net::IpAddr;
 
-use common::address::Cidr;
-use common::error::{Error, Result};
-use common::inventory::{self, Eni, Inventory};
-use common::lenient::read_value;
-use common::netlink::{Link, Netlink, parse_mac};
-use common::pci::PciAddress;
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::address::Cidr;
+use crate::error::{Error, Result};
+use crate::inventory::{self, Eni, Inventory};
+use crate::lenient::read_value;
+use crate::netlink::{Link, Netlink, parse_mac};
+use crate::pci::PciAddress;
 
 /// Interfaces of these kinds are on top of another one, whose MAC they may share.
 const UPPER_KINDS: [&str; 5] = ["ipvlan", "ipvtap", "macvlan", "macvtap", "vlan"];
 
 /// What the master is to be recognised by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum MasterSelector {
+pub enum MasterSelector {
     /// Its MAC address, in lower case with colons.
     Mac(String),
     /// The PCI address of the device.
@@ -50,7 +52,7 @@ impl MasterSelector {
     /// # Errors
     /// Code 7 naming key and value when there is not exactly one key, or its value
     /// cannot be right.
-    pub(crate) fn parse(section: &Value) -> Result<Self> {
+    pub fn parse(section: &Value) -> Result<Self> {
         let keys: Keys = read_value(section, "invalid masterSelector").map_err(|error| {
             let msg = format!("invalid masterSelector: {section}");
             Error::config(msg).with_details(error.details)
@@ -104,7 +106,7 @@ impl MasterSelector {
     /// # Errors
     /// Code 7 naming the candidates when there is none or more than one, 5 or 6 when
     /// the inventory cannot be read.
-    pub(crate) fn find(&self, netlink: &mut Netlink) -> Result<Link> {
+    pub fn find(&self, netlink: &mut Netlink) -> Result<Link> {
         let mut links = netlink.links()?;
         links.retain(|link| !link.loopback && !UPPER_KINDS.contains(&link.kind.as_str()));
         let matching = self.matching(&links, netlink)?;

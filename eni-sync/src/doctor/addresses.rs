@@ -1,0 +1,117 @@
+//! Checks of the addresses that the ENIs have: what the ledger knows of them, and
+//! whether anybody needs them.
+
+use std::net::IpAddr;
+
+use crate::doctor::facts::Facts;
+use crate::doctor::finding::Finding;
+use crate::doctor::ranges::named;
+use crate::ec2::Description;
+use crate::ledger::{Entry, State};
+use crate::plan::{self, Drift};
+
+pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let ledger = match &facts.ledger {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            let finding = Finding::error("ledger", "node", error.to_string());
+            return vec![finding.advise("eni-sync neither registers nor releases anything so")];
+        }
+    };
+    if let Err(error) = &facts.living {
+        let finding = Finding::error("namespaces", "node", error.to_string());
+        findings.push(finding.advise("nothing is released until all pods can be looked into"));
+    }
+    let for_pods = |eni: &&Description| plan::require_releasable(eni).is_ok();
+    for own in facts.own.iter().filter(for_pods) {
+        let entries = ledger.get(&own.id).map_or(&[][..], Vec::as_slice);
+        findings.push(owners(own, entries));
+        findings.push(drift(own, entries));
+        findings.push(ended(facts, own, entries));
+        findings.extend(refusals(own, entries));
+    }
+    findings
+}
+
+/// What is on the ENI and for nobody.
+fn owners(own: &Description, entries: &[Entry]) -> Finding {
+    const CHECK: &str = "owners";
+    let is_unknown = |address: &&IpAddr| {
+        let entry = entries.iter().find(|entry| entry.address == **address);
+        entry.is_none_or(|entry| entry.state == State::Adopted)
+    };
+    let unknown: Vec<IpAddr> = own.secondary.iter().filter(is_unknown).copied().collect();
+    match unknown.is_empty() {
+        true => Finding::ok(CHECK, &own.id, "every address on it is known"),
+        false => {
+            let says = format!("nobody knows whose {} is", named(&unknown));
+            Finding::warning(CHECK, &own.id, says).advise(format!(
+                "if nobody's, it takes a slot: eni-sync release --address {} --force",
+                unknown.first().map(IpAddr::to_string).unwrap_or_default()
+            ))
+        }
+    }
+}
+
+/// What the ledger holds and is not on the ENI.
+fn drift(own: &Description, entries: &[Entry]) -> Finding {
+    const CHECK: &str = "registered";
+    let lost = plan::compare(entries, own)
+        .into_iter()
+        .filter_map(|drift| match drift {
+            Drift::Lost(entry) => Some(entry.address),
+            Drift::Unknown(_) | Drift::Gone(_) => None,
+        });
+    let lost: Vec<IpAddr> = lost.collect();
+    match lost.is_empty() {
+        true => Finding::ok(CHECK, &own.id, "every address of a pod is on it"),
+        false => Finding::error(
+            CHECK,
+            &own.id,
+            format!("pods have {}, and the ENI has not", named(&lost)),
+        )
+        .advise("eni-sync sync --once assigns it again"),
+    }
+}
+
+/// What is held for attachments that have ended.
+fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
+    const CHECK: &str = "attachments";
+    let is_ended = |entry: &&Entry| {
+        let lives = facts
+            .living
+            .as_ref()
+            .is_ok_and(|living| living.contains(&entry.address));
+        // What cannot be told counts as alive.
+        entry.state == State::Held && !lives && entry.has_living_owner().is_ok_and(|alive| !alive)
+    };
+    let ended = entries.iter().filter(is_ended);
+    let ended: Vec<IpAddr> = ended.map(|entry| entry.address).collect();
+    match ended.is_empty() {
+        true => Finding::ok(CHECK, &own.id, "every address of an attachment is in use"),
+        false => Finding::warning(
+            CHECK,
+            &own.id,
+            format!("{} is held for attachments that have ended", named(&ended)),
+        )
+        .advise("the agent releases it after 5 minutes; at once: eni-sync release"),
+    }
+}
+
+/// What attachments go on without.
+fn refusals(own: &Description, entries: &[Entry]) -> Vec<Finding> {
+    let refusal = |entry: &Entry| match &entry.state {
+        State::Claiming {
+            refusal: Some(refusal),
+            ..
+        } => Some((entry.address, refusal.error())),
+        _ => None,
+    };
+    let refused = entries.iter().filter_map(refusal);
+    let finding = |(address, error): (IpAddr, _)| {
+        Finding::error("refused", &own.id, format!("{address}: {error}"))
+            .advise("the agent goes on trying; the pod has no address beyond its node until then")
+    };
+    refused.map(finding).collect()
+}

@@ -1,0 +1,168 @@
+//! Checks of network configurations: what can be read in them, and the interface of
+//! the node that they name.
+
+use common::inventory::{Eni, NO_MANAGE_TAG};
+use common::version::CniVersion;
+
+use crate::config::Config;
+use crate::doctor::enis::up;
+use crate::doctor::facts::Facts;
+use crate::doctor::finding::Finding;
+use crate::doctor::network::{Master, Network, document, type_of};
+
+pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
+    let unreadable = facts.unreadable.iter().map(|source| {
+        let why = source.document.as_ref().err().cloned();
+        Finding::error("readable", &source.subject, why.unwrap_or_default())
+            .advise("correct it, or give what is missing")
+    });
+    let mut findings: Vec<Finding> = unreadable.collect();
+    for network in &facts.networks {
+        if !network.is_ours() {
+            let says = "no ipvlan, host-device or eni-sync in it: not checked";
+            findings.push(Finding::info("plugins", &network.subject, says));
+            continue;
+        }
+        findings.push(version(network));
+        findings.push(order(facts, network));
+        findings.extend(keys(network));
+        findings.extend(master(facts, network));
+    }
+    findings
+}
+
+fn version(network: &Network) -> Finding {
+    const CHECK: &str = "cni-version";
+    let subject = &network.subject;
+    match network.version.as_deref() {
+        None | Some("") => Finding::warning(
+            CHECK,
+            subject,
+            "cniVersion is missing, which means 0.1.0: results without interfaces, no CHECK",
+        )
+        .advise("write \"cniVersion\": \"1.0.0\""),
+        Some(text) if CniVersion::from_text(text).is_none() => {
+            let says = format!("cniVersion {text:?} is not supported");
+            let newest = CniVersion::LATEST;
+            Finding::error(CHECK, subject, says)
+                .advise(format!("write a version from 0.1.0 to {newest}"))
+        }
+        Some(text) => Finding::ok(CHECK, subject, text),
+    }
+}
+
+fn order(facts: &Facts, network: &Network) -> Finding {
+    const CHECK: &str = "plugin-order";
+    let subject = &network.subject;
+    let types: Vec<&str> = network.plugins.iter().map(type_of).collect();
+    let says = types.join(", ");
+    match (
+        network.position_of_interface(),
+        network.position_of_eni_sync(),
+    ) {
+        (_, None) if is_watched(facts, network) => {
+            let says = format!("{says}: the agent watches its reservations");
+            Finding::ok(CHECK, subject, says)
+        }
+        (_, None) => {
+            let says = format!("{says}: eni-sync is not in the chain");
+            Finding::warning(CHECK, subject, says).advise(
+                "its addresses work beyond the node only if the agent's configuration names it: \
+                 see --agent-config",
+            )
+        }
+        (None, Some(_)) => Finding::error(CHECK, subject, says)
+            .advise("eni-sync needs a plugin before it that makes an interface"),
+        (Some(interface), Some(own)) if own < interface => {
+            Finding::error(CHECK, subject, format!("{says}: eni-sync comes too early"))
+                .advise("put eni-sync after the plugin that makes the interface")
+        }
+        _ => Finding::ok(CHECK, subject, says),
+    }
+}
+
+fn is_watched(facts: &Facts, network: &Network) -> bool {
+    let watched = facts
+        .watched
+        .as_ref()
+        .and_then(|watched| watched.as_ref().ok());
+    watched.is_some_and(|watched| watched.contains(&network.name))
+}
+
+fn keys(network: &Network) -> Option<Finding> {
+    const CHECK: &str = "keys";
+    let plugin = network.plugins.get(network.position_of_eni_sync()?)?;
+    let parsed = document(plugin)
+        .and_then(|document| Config::parse(&document).map_err(|error| error.to_string()));
+    Some(match parsed {
+        Ok(_) => Finding::ok(CHECK, &network.subject, "those of eni-sync are valid"),
+        Err(why) => {
+            Finding::error(CHECK, &network.subject, why).advise("every ADD fails with this message")
+        }
+    })
+}
+
+fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
+    const CHECK: &str = "master";
+    let subject = &network.subject;
+    let link = match &network.master {
+        Master::None => return Vec::new(),
+        Master::Found(link) => link,
+        Master::Missing(why) if network.is_ipvlan() => {
+            let advice = "name an interface of the node, or use masterSelector";
+            return vec![Finding::error(CHECK, subject, why).advise(advice)];
+        }
+        Master::Missing(why) => {
+            let finding = Finding::warning(CHECK, subject, why);
+            return vec![finding.advise("a pod may have the device now")];
+        }
+    };
+    let mut findings = vec![Finding::ok(
+        CHECK,
+        subject,
+        format!("{} ({})", link.name, link.mac),
+    )];
+    if network.is_ipvlan() {
+        findings.push(match link.up {
+            true => Finding::ok("master-up", subject, format!("{} is up", link.name)),
+            false => Finding::error("master-up", subject, format!("{} is down", link.name))
+                .advise(up(&link.name)),
+        });
+    }
+    // Without an inventory, nothing is known of any ENI.
+    if facts.inventory.is_some() {
+        findings.extend(eni(subject, &link.name, facts.eni_of(network)));
+    }
+    findings
+}
+
+fn eni(subject: &str, link: &str, eni: Option<&Eni>) -> Vec<Finding> {
+    let Some(eni) = eni else {
+        let says = format!("{link} has not the MAC address of an ENI");
+        let finding = Finding::error("master-eni", subject, says);
+        return vec![finding.advise("the VPC delivers nothing to it: choose an ENI's interface")];
+    };
+    let is_eni = Finding::ok("master-eni", subject, format!("{link} is {}", eni.id));
+    if eni.device_index == 0 {
+        let says = format!(
+            "{} is the node's primary ENI, whose addresses are the VPC CNI's",
+            eni.id
+        );
+        let finding = Finding::error("master-primary", subject, says);
+        return vec![is_eni, finding.advise("attach another ENI for pods")];
+    }
+    let says = format!("{} has device index {}", eni.id, eni.device_index);
+    let secondary = Finding::ok("master-primary", subject, says);
+    let tag = match eni.no_manage {
+        true => Finding::ok("no-manage", subject, format!("{} is tagged", eni.id)),
+        false => {
+            let says = format!("{} is not tagged {NO_MANAGE_TAG}=true", eni.id);
+            Finding::error("no-manage", subject, says).advise(format!(
+                "tag it, before the VPC CNI gives its addresses to other pods: aws ec2 create-tags \
+                 --resources {} --tags Key={NO_MANAGE_TAG},Value=true",
+                eni.id
+            ))
+        }
+    };
+    vec![is_eni, secondary, tag]
+}

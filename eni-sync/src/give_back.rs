@@ -1,0 +1,328 @@
+//! `eni-sync release`: an operator gives addresses back. What a living attachment or
+//! any pod has stays, whatever the operator says; what nobody knows stays unless the
+//! operator insists.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use clap::Args;
+use common::error::{Error, Result};
+
+use crate::aws::Aws;
+use crate::ec2::Description;
+use crate::inventory;
+use crate::ledger::{EniLedger, Entry, Ledger, Owner, State, now};
+use crate::living;
+use crate::output;
+use crate::plan;
+use crate::registrar::{Node, TURN_DEADLINE};
+use crate::release;
+
+/// Which addresses to release; those that all options agree on.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Selection {
+    /// The addresses that the ledger has for a network
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// The addresses of an ENI
+    #[arg(long, value_name = "ID")]
+    eni: Option<String>,
+    /// These addresses
+    #[arg(long, value_name = "ADDRESS", num_args = 1..)]
+    address: Vec<IpAddr>,
+}
+
+/// How to release them.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// Release also what nobody knows the owner of, and what is in a pool; never what a
+    /// pod has
+    #[arg(long)]
+    force: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// An address that is selected, with its entry if the ledger has one.
+#[derive(Clone, Debug)]
+struct Candidate {
+    address: IpAddr,
+    entry: Option<Entry>,
+}
+
+/// What becomes of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fate {
+    Released,
+    WouldBe,
+    Kept(String),
+}
+
+/// The line of one address.
+struct Line {
+    address: IpAddr,
+    eni: String,
+    fate: Fate,
+}
+
+/// Releases what is selected. The status is a failure when anything of it stays.
+///
+/// # Errors
+/// Code 7 for an ENI that is unknown or not for pods; what AWS says; code 5 naming a
+/// file of the ledger.
+pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
+    let aws = Aws::open()?;
+    let ledger = Ledger::of_node();
+    let (inventory, found) = inventory::ask(&aws)?;
+    let node = Node {
+        aws: &aws,
+        ledger: &ledger,
+        inventory: &inventory,
+    };
+    let mut lines = Vec::new();
+    for eni in enis(&ledger, &found, selection)? {
+        let ledger = ledger.of_eni(&eni)?;
+        let work = Work {
+            node: &node,
+            ledger: &ledger,
+            manner,
+        };
+        let fates = work.release(selection)?;
+        lines.extend(fates.into_iter().map(|(address, fate)| Line {
+            address,
+            eni: eni.clone(),
+            fate,
+        }));
+    }
+    lines.extend(out_of_reach(selection, &found, &lines));
+    report(selection, &lines)
+}
+
+/// The ENIs that the selection is about: those for pods, and those in the ledger.
+fn enis(ledger: &Ledger, found: &[Description], selection: &Selection) -> Result<BTreeSet<String>> {
+    let known = ledger.enis()?;
+    let known = known.iter().map(|eni| eni.id().to_owned());
+    let managed = found
+        .iter()
+        .filter(|eni| plan::require_releasable(eni).is_ok());
+    let mut enis: BTreeSet<String> = managed.map(|eni| eni.id.clone()).chain(known).collect();
+    if let Some(wanted) = &selection.eni {
+        if let Some(eni) = found.iter().find(|eni| eni.id == *wanted) {
+            plan::require_releasable(eni)?;
+        }
+        enis.retain(|eni| eni == wanted);
+        if enis.is_empty() {
+            let msg = format!("{wanted:?} is neither an ENI of this node nor in its ledger");
+            return Err(Error::config(msg));
+        }
+    }
+    Ok(enis)
+}
+
+/// One ENI and what is to be done with it.
+struct Work<'a> {
+    node: &'a Node<'a>,
+    ledger: &'a EniLedger,
+    manner: Manner,
+}
+
+impl Work<'_> {
+    fn release(&self, selection: &Selection) -> Result<Vec<(IpAddr, Fate)>> {
+        let _turn = match self.manner.dry_run {
+            true => None,
+            false => Some(self.ledger.take_turn(TURN_DEADLINE)?),
+        };
+        let candidates = candidates(&self.ledger.read()?, self.actual()?.as_ref(), selection);
+        let owners = candidates.iter().filter_map(Candidate::owner);
+        let living = living::addresses(owners.filter_map(Owner::netns))?;
+        let mut fates = Vec::new();
+        let mut accepted = Vec::new();
+        for candidate in candidates {
+            match candidate.reason_to_stay(&living, self.manner.force)? {
+                Some(why) => fates.push((candidate.address, Fate::Kept(why))),
+                None => accepted.push(candidate),
+            }
+        }
+        if self.manner.dry_run {
+            fates.extend(accepted.iter().map(|c| (c.address, Fate::WouldBe)));
+        } else {
+            fates.extend(self.carry_out(accepted)?);
+        }
+        fates.sort_by_key(|(address, _)| *address);
+        Ok(fates)
+    }
+
+    /// The ENI as it is now, if it is one of this node whose addresses may be removed.
+    fn actual(&self) -> Result<Option<Description>> {
+        let ec2 = self.node.aws.ec2(&self.node.inventory.region);
+        let id = self.ledger.id();
+        let actual = ec2.eni(id);
+        let actual = actual.map_err(|failure| failure.error(&format!("look at {id}")))?;
+        let own = self.node.inventory.instance_id.as_str();
+        let own = actual.filter(|eni| eni.instance_id.as_deref() == Some(own));
+        if let Some(eni) = &own {
+            plan::require_releasable(eni)?;
+        }
+        Ok(own)
+    }
+
+    /// Writes down that the addresses are due, and releases them.
+    fn carry_out(&self, accepted: Vec<Candidate>) -> Result<Vec<(IpAddr, Fate)>> {
+        let mut due = Vec::new();
+        let mut addresses = Vec::new();
+        {
+            let entries = self.ledger.open()?;
+            for candidate in accepted {
+                addresses.push(candidate.address);
+                if entries.get(candidate.address)? == candidate.entry {
+                    let entry = candidate.into_due();
+                    entries.write(&entry)?;
+                    due.push(entry);
+                }
+            }
+        }
+        let released = release::release(self.node, self.ledger, due);
+        let failure = released.err().map(|error| error.to_string());
+        let entries = self.ledger.open()?;
+        let fate = |address: IpAddr| {
+            let fate = match entries.get(address)?.map(|entry| entry.state) {
+                None => Fate::Released,
+                Some(State::Releasing { .. }) => Fate::Kept(match &failure {
+                    Some(why) => format!("{why}; it is due, and is tried again"),
+                    None => "a pod has it".to_owned(),
+                }),
+                Some(_) => Fate::Kept("an attachment has claimed it meanwhile".to_owned()),
+            };
+            Ok((address, fate))
+        };
+        addresses.into_iter().map(fate).collect()
+    }
+}
+
+impl Candidate {
+    fn owner(&self) -> Option<&Owner> {
+        self.entry.as_ref()?.owner.as_ref()
+    }
+
+    /// Why the address is not released, if it is not.
+    fn reason_to_stay(&self, living: &HashSet<IpAddr>, force: bool) -> Result<Option<String>> {
+        if let Some(owner) = self.owner() {
+            let is_ending = matches!(
+                self.entry.as_ref().map(|entry| &entry.state),
+                Some(State::Releasing { .. })
+            );
+            if !is_ending && owner.is_alive()? {
+                return Ok(Some(format!("in use by {owner}")));
+            }
+        }
+        if living.contains(&self.address) {
+            return Ok(Some("it is on an interface of a pod".to_owned()));
+        }
+        let reason = match self.entry.as_ref().map(|entry| &entry.state) {
+            None | Some(State::Adopted) => "nobody knows whose it is; --force releases it",
+            Some(State::Pooled) => "the agent's pool would have it again; --force releases it",
+            Some(_) => return Ok(None),
+        };
+        Ok((!force).then(|| reason.to_owned()))
+    }
+
+    /// The entry of an address that may be removed now.
+    fn into_due(self) -> Entry {
+        let mut was_asked = false;
+        let mut owner = None;
+        if let Some(entry) = self.entry {
+            was_asked = matches!(entry.state, State::Releasing { asked: true, .. });
+            owner = entry.owner;
+        }
+        let state = State::Releasing {
+            after: now(),
+            asked: was_asked,
+        };
+        Entry::new(self.address, state, owner)
+    }
+}
+
+/// The addresses that are selected: of the ledger, and those that are on the ENI and
+/// nowhere else, which belong to no network.
+fn candidates(
+    entries: &[Entry],
+    actual: Option<&Description>,
+    selection: &Selection,
+) -> Vec<Candidate> {
+    let network = selection.network.as_ref();
+    let is_of_network = |entry: &&Entry| {
+        network.is_none_or(|network| {
+            let owner = entry.owner.as_ref();
+            owner.is_some_and(|owner| owner.network == *network)
+        })
+    };
+    let known = entries.iter().filter(is_of_network).map(|entry| Candidate {
+        address: entry.address,
+        entry: Some(entry.clone()),
+    });
+    let is_unknown = |address: &&IpAddr| {
+        network.is_none() && !entries.iter().any(|entry| entry.address == **address)
+    };
+    let found = actual.iter().flat_map(|actual| &actual.secondary);
+    let unknown = found.filter(is_unknown).map(|address| Candidate {
+        address: *address,
+        entry: None,
+    });
+    let is_listed = |candidate: &Candidate| {
+        selection.address.is_empty() || selection.address.contains(&candidate.address)
+    };
+    known.chain(unknown).filter(is_listed).collect()
+}
+
+/// The addresses asked for by name that are on the node's ENIs and not to be removed:
+/// primary ones, and those of ENIs that are not for pods.
+fn out_of_reach(selection: &Selection, found: &[Description], lines: &[Line]) -> Vec<Line> {
+    if selection.network.is_some() {
+        return Vec::new();
+    }
+    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.address == **address);
+    let line = |address: &IpAddr| {
+        let of_selection = |eni: &&Description| selection.eni.as_ref().is_none_or(|s| *s == eni.id);
+        let mut enis = found.iter().filter(of_selection);
+        let eni = enis.find(|eni| eni.has(*address))?;
+        let why = match eni.primary.contains(address) {
+            true => "it is the ENI's primary address",
+            false => "the ENI is not for pods",
+        };
+        Some(Line {
+            address: *address,
+            eni: eni.id.clone(),
+            fate: Fate::Kept(why.to_owned()),
+        })
+    };
+    let open = selection.address.iter().filter(is_open);
+    open.filter_map(line).collect()
+}
+
+fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> {
+    let mut text = String::new();
+    for Line { address, eni, fate } in lines {
+        let fate = match fate {
+            Fate::Released => "released".to_owned(),
+            Fate::WouldBe => "would be released".to_owned(),
+            Fate::Kept(why) => format!("kept: {why}"),
+        };
+        text.push_str(&format!("{address} on {eni}: {fate}\n"));
+    }
+    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.address == **address);
+    for address in selection.address.iter().filter(is_open) {
+        text.push_str(&format!("{address}: nothing to release\n"));
+    }
+    if text.is_empty() {
+        text.push_str("nothing to release\n");
+    }
+    output::print(text.as_bytes())?;
+    let is_kept = |line: &Line| matches!(line.fate, Fate::Kept(_));
+    Ok(match lines.iter().any(is_kept) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}

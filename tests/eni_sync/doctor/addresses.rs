@@ -1,0 +1,69 @@
+//! The addresses that the ENIs have.
+
+use std::fs;
+
+use harness::Pod;
+use serde_json::json;
+
+use super::examine;
+use crate::eni_sync::fixture::Vpc;
+
+#[test]
+fn an_address_that_nobody_knows_is_a_warning() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.assign(&node.eni, &["10.0.4.98".parse().unwrap()]);
+    examine(&node, &[]).has("owners", "warning", "nobody knows whose 10.0.4.98 is");
+    node.command(&["sync", "--once"]);
+    assert_eq!(node.ledger()["10.0.4.98"], "adopted");
+    examine(&node, &[]).has("owners", "warning", "nobody knows whose 10.0.4.98 is");
+}
+
+#[test]
+fn an_address_of_a_pod_that_is_not_on_the_eni_is_an_error() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.lab
+        .unassign(&node.eni, &["10.0.4.70".parse().unwrap()]);
+    examine(&node, &[]).has(
+        "registered",
+        "error",
+        "pods have 10.0.4.70, and the ENI has not",
+    );
+}
+
+#[test]
+fn an_attachment_that_ended_without_a_del_is_a_warning() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    examine(&node, &[]).has(
+        "attachments",
+        "warning",
+        "10.0.4.70 is held for attachments",
+    );
+}
+
+#[test]
+fn what_an_attachment_goes_on_without_is_an_error() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let other = vpc.node();
+    node.lab.assign(&other.eni, &["10.0.4.70".parse().unwrap()]);
+    let pod = Pod::new("c1");
+    let lenient = json!({ "strict": false });
+    node.run(&node.conf_call("ADD", &pod, &["10.0.4.70"], &lenient))
+        .ok();
+    examine(&node, &[]).has("refused", "error", other.eni.as_str());
+}
+
+#[test]
+fn a_ledger_that_cannot_be_read_is_an_error() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    fs::create_dir(node.node.state().join("eni-cni")).unwrap();
+    fs::write(node.node.state().join("eni-cni/ledger"), "x").unwrap();
+    examine(&node, &[]).has("ledger", "error", "failed to list");
+}

@@ -1,0 +1,238 @@
+//! `release`: what an operator can give back, and what never.
+
+use std::net::IpAddr;
+
+use harness::{Output, Pod};
+use serde_json::json;
+
+use super::fixture::{AwsNode, Vpc};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Runs the command; it must end with this status.
+#[track_caller]
+fn release(node: &AwsNode, arguments: &[&str], status: i32) -> Output {
+    let output = node.command(&[&["release"], arguments].concat());
+    assert_eq!(output.status, Some(status), "{output}");
+    output
+}
+
+/// A node on which an attachment has ended, in its cool-down.
+fn node_with_ended(vpc: &Vpc, address: &str) -> AwsNode {
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &[address]).ok();
+    node.del(&pod);
+    node
+}
+
+#[test]
+fn a_network_gives_back_what_it_does_not_need() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    let other = Pod::new("c2");
+    let keys = json!({ "name": "other" });
+    node.run(&node.conf_call("ADD", &other, &["10.0.4.71"], &keys))
+        .ok();
+    let output = release(&node, &["--network", "mgmt"], 0);
+    assert_eq!(
+        output.stdout,
+        format!("10.0.4.70 on {}: released\n", node.eni)
+    );
+    assert_eq!(node.addresses(), ["10.0.4.71"]);
+    assert_eq!(node.ledger().len(), 1);
+    let output = release(&node, &["--network", "mgmt"], 0);
+    assert_eq!(output.stdout, "nothing to release\n");
+}
+
+#[test]
+fn an_attachment_that_ended_without_a_del_is_given_back() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c1"), &["10.0.4.70", "2001:db8:4::70"])
+        .ok();
+    release(&node, &["--eni", node.eni.as_str()], 0);
+    assert!(node.addresses().is_empty());
+    assert!(node.ledger().is_empty());
+}
+
+#[test]
+fn a_living_attachment_keeps_its_address_and_is_named() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    let pod = Pod::new("c2");
+    let args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";
+    let call = node.pod_call("ADD", &pod, &["10.0.4.71"]);
+    node.run(&call.env("CNI_ARGS", args)).ok();
+    for force in [
+        &["--eni", node.eni.as_str()][..],
+        &["--address", "10.0.4.71", "--force"],
+    ] {
+        let output = release(&node, force, 1);
+        let kept = format!(
+            "10.0.4.71 on {}: kept: in use by pod default/web-0, container c2, interface net1, network mgmt\n",
+            node.eni
+        );
+        assert!(output.stdout.ends_with(&kept), "{output}");
+    }
+    assert_eq!(node.addresses(), ["10.0.4.71"], "the other one has gone");
+    assert_eq!(node.ledger()["10.0.4.71"], "held");
+}
+
+#[test]
+fn a_pod_that_still_has_its_address_keeps_it() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.del(&pod);
+    pod.netns
+        .ip(&["address", "add", "10.0.4.70/24", "dev", "lo"]);
+    let output = release(&node, &["--address", "10.0.4.70", "--force"], 1);
+    assert!(
+        output
+            .stdout
+            .ends_with("kept: it is on an interface of a pod\n"),
+        "{output}"
+    );
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+    assert_eq!(node.ledger()["10.0.4.70"], "releasing");
+}
+
+#[test]
+fn what_nobody_knows_is_released_only_by_force() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.assign(&node.eni, &[ip("10.0.4.98")]);
+    node.command(&["sync", "--once"]);
+    assert_eq!(node.ledger()["10.0.4.98"], "adopted");
+    node.lab.assign(&node.eni, &[ip("10.0.4.99")]);
+    let output = release(&node, &["--eni", node.eni.as_str()], 1);
+    let kept = "kept: nobody knows whose it is; --force releases it\n";
+    assert_eq!(output.stdout.matches(kept).count(), 2, "{output}");
+    assert_eq!(node.addresses(), ["10.0.4.98", "10.0.4.99"]);
+    assert_eq!(node.ledger().len(), 1, "nothing is written");
+    release(
+        &node,
+        &["--address", "10.0.4.98", "10.0.4.99", "--force"],
+        0,
+    );
+    assert!(node.addresses().is_empty());
+    assert!(node.ledger().is_empty());
+}
+
+#[test]
+fn what_is_in_a_pool_is_released_only_by_force() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    node.edit_ledger("10.0.4.70", |entry| entry["state"] = json!("pooled"));
+    let output = release(&node, &["--eni", node.eni.as_str()], 1);
+    assert!(
+        output
+            .stdout
+            .contains("the agent's pool would have it again"),
+        "{output}"
+    );
+    release(&node, &["--eni", node.eni.as_str(), "--force"], 0);
+    assert!(node.addresses().is_empty());
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    node.lab.reset_calls();
+    let output = release(&node, &["--network", "mgmt", "--dry-run"], 0);
+    let expected = format!("10.0.4.70 on {}: would be released\n", node.eni);
+    assert_eq!(output.stdout, expected);
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+    assert_eq!(node.ledger()["10.0.4.70"], "releasing");
+    assert!(
+        !node
+            .lab
+            .calls()
+            .keys()
+            .any(|action| action.contains("assign"))
+    );
+}
+
+#[test]
+fn primary_addresses_and_enis_that_are_not_for_pods_are_left_alone() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let primary = node.lab.primary(&node.eni).to_string();
+    let output = release(&node, &["--address", &primary, "--force"], 1);
+    assert!(
+        output
+            .stdout
+            .ends_with("kept: it is the ENI's primary address\n"),
+        "{output}"
+    );
+
+    let first = node.lab.enis(&node.instance)[0].clone();
+    node.lab.assign(&first, &[ip("10.0.1.99")]);
+    let output = release(&node, &["--address", "10.0.1.99", "--force"], 1);
+    assert!(
+        output.stdout.ends_with("kept: the ENI is not for pods\n"),
+        "{output}"
+    );
+    let output = release(&node, &["--eni", first.as_str(), "--force"], 1);
+    assert!(
+        output.stderr.contains("is the primary ENI of this node"),
+        "{output}"
+    );
+
+    node.lab.assign(&node.eni, &[ip("10.0.4.99")]);
+    node.lab
+        .untag_eni(&node.eni, "node.k8s.amazonaws.com/no_manage");
+    let output = release(&node, &["--eni", node.eni.as_str(), "--force"], 1);
+    assert!(output.stderr.contains("is not tagged"), "{output}");
+    assert_eq!(node.addresses(), ["10.0.4.99"]);
+}
+
+#[test]
+fn another_nodes_eni_is_none_of_ours() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let other = vpc.node();
+    node.lab.assign(&other.eni, &[ip("10.0.4.99")]);
+    let output = release(&node, &["--eni", other.eni.as_str(), "--force"], 1);
+    assert!(
+        output
+            .stderr
+            .contains("is neither an ENI of this node nor in its ledger"),
+        "{output}"
+    );
+    let output = release(&node, &["--address", "10.0.4.99", "--force"], 0);
+    assert_eq!(output.stdout, "10.0.4.99: nothing to release\n");
+    assert_eq!(other.addresses(), ["10.0.4.99"]);
+}
+
+#[test]
+fn what_aws_does_not_release_stays_due() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    let action = "UnassignPrivateIpAddresses".to_owned();
+    node.lab.rules(|rules| {
+        rules.denied_actions.insert(action);
+    });
+    let output = release(&node, &["--network", "mgmt"], 1);
+    assert!(
+        output.stdout.contains("does not permit ec2:Unassign"),
+        "{output}"
+    );
+    assert_eq!(node.ledger()["10.0.4.70"], "releasing");
+    node.lab.rules(|rules| rules.denied_actions.clear());
+    node.command(&["sync", "--once"]);
+    assert!(node.addresses().is_empty(), "it was due at once");
+}
+
+#[test]
+fn something_must_be_selected() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    release(&node, &[], 2);
+    release(&node, &["--force"], 2);
+}

@@ -1,0 +1,193 @@
+//! `status`: what it shows, where from, and that it only looks.
+
+use std::fs;
+
+use harness::Pod;
+use serde_json::{Value, json};
+
+use super::fixture::{AwsNode, Vpc};
+
+/// A node with one address in each state that does not need a crash.
+fn node_with_addresses(vpc: &Vpc, pods: &[Pod; 2]) -> AwsNode {
+    let node = vpc.node();
+    let args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";
+    let call = node.pod_call("ADD", &pods[0], &["10.0.4.70"]);
+    node.run(&call.env("CNI_ARGS", args)).ok();
+    node.add(&pods[1], &["10.0.4.71"]).ok();
+    node.del(&pods[1]);
+    node
+}
+
+fn status(node: &AwsNode, arguments: &[&str]) -> Value {
+    let arguments = [&["status", "--json"], arguments].concat();
+    node.command(&arguments).ok()
+}
+
+/// What is said of the ENI for pods.
+fn of_eni(status: &Value, node: &AwsNode) -> Value {
+    let enis = status["enis"].as_array().unwrap();
+    let eni = enis.iter().find(|eni| eni["id"] == node.eni.as_str());
+    eni.unwrap_or_else(|| panic!("{status:#}")).clone()
+}
+
+#[test]
+fn the_table_says_who_has_which_address() {
+    let vpc = Vpc::new();
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    let node = node_with_addresses(&vpc, &pods);
+    let output = node.command(&["status"]);
+    assert_eq!(output.status, Some(0), "{output}");
+    let line = |word: &str| {
+        let found = output.stdout.lines().find(|line| line.contains(word));
+        found.unwrap_or_else(|| panic!("{output}")).to_owned()
+    };
+    let first = line("c5.large");
+    assert!(first.starts_with(node.instance.as_str()), "{first}");
+    assert!(
+        first.contains(", as EC2 said ") && first.ends_with(" ago"),
+        "{first}"
+    );
+    assert_eq!(
+        line(node.eni.as_str()),
+        format!(
+            "{} ens6, {} 10.0.4.0/24 2001:db8:4::/64, IPv4 3/10, IPv6 0/10",
+            node.eni, vpc.pods
+        )
+    );
+    let words = |line: String| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let held = words(line("10.0.4.70"));
+    assert_eq!(held[1], "held");
+    assert_eq!(held[3..], ["default/web-0", "c1/net1", "mgmt"]);
+    let releasing = words(line("10.0.4.71"));
+    assert_eq!(releasing[1], "releasing");
+    assert_eq!(releasing[3..8], ["-", "c2/net1", "mgmt", "leaves", "in"]);
+}
+
+#[test]
+fn the_document_has_the_same() {
+    let vpc = Vpc::new();
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    let node = node_with_addresses(&vpc, &pods);
+    let status = status(&node, &[]);
+    assert_eq!(status["instanceId"], node.instance.as_str());
+    assert_eq!(status["live"], false);
+    assert!(status["inventoryAgeSeconds"].is_u64(), "{status:#}");
+    let mut eni = of_eni(&status, &node);
+    assert_eq!(eni["ipv4"], json!({ "used": 3, "limit": 10 }));
+    assert_eq!(
+        (&eni["interface"], &eni["managed"]),
+        (&json!("ens6"), &json!(true))
+    );
+    let held = eni["addresses"][0].as_object_mut().unwrap();
+    assert!(held.remove("since").unwrap().is_u64());
+    let expected = json!({
+        "address": "10.0.4.70", "state": "held", "releaseAfter": null, "refusal": null, "differs": null,
+        "owner": {
+            "network": "mgmt", "pod": "default/web-0", "containerId": "c1", "ifname": "net1", "alive": true,
+        },
+    });
+    assert_eq!(Value::Object(held.clone()), expected);
+    assert!(eni["addresses"][1]["releaseAfter"].is_u64(), "{eni:#}");
+}
+
+#[test]
+fn aws_is_not_needed_and_nothing_is_written() {
+    let vpc = Vpc::new();
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    let node = node_with_addresses(&vpc, &pods);
+    node.lab.rules(|rules| rules.imds_down = true);
+    node.lab.reset_calls();
+    assert_eq!(
+        of_eni(&status(&node, &[]), &node)["addresses"][0]["state"],
+        "held"
+    );
+    assert!(node.lab.calls().is_empty(), "{:?}", node.lab.calls());
+    let fresh = vpc.node();
+    let output = fresh.command(&["status"]);
+    assert_eq!(output.status, Some(0), "{output}");
+    let expected = "no inventory: EC2 has not been asked on this node yet\n";
+    assert_eq!(output.stdout, expected);
+    assert_eq!(fs::read_dir(fresh.node.state()).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(fresh.run_directory()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_live_status_marks_what_differs_from_ec2() {
+    let vpc = Vpc::new();
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    let node = node_with_addresses(&vpc, &pods);
+    node.lab
+        .unassign(&node.eni, &["10.0.4.70".parse().unwrap()]);
+    node.lab.assign(&node.eni, &["10.0.4.99".parse().unwrap()]);
+    let status = status(&node, &["--live"]);
+    assert_eq!(status["live"], true);
+    let eni = of_eni(&status, &node);
+    let differs: Vec<_> = eni["addresses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| {
+            (
+                a["address"].as_str().unwrap(),
+                a["state"].as_str().unwrap(),
+                a["differs"].as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        differs,
+        [
+            ("10.0.4.70", "held", Some("only-in-ledger")),
+            ("10.0.4.71", "releasing", None),
+            ("10.0.4.99", "unknown", Some("only-on-eni")),
+        ]
+    );
+    assert_eq!(eni["ipv4"]["used"], 3);
+    let output = node.command(&["status", "--live"]);
+    assert!(output.stdout.contains(", as EC2 says now\n"), "{output}");
+    assert!(output.stdout.contains("only on the ENI"), "{output}");
+    assert_eq!(node.ledger().len(), 2, "nothing is adopted");
+}
+
+#[test]
+fn an_attachment_that_ended_without_a_del_is_marked() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    let output = node.command(&["status"]);
+    assert!(
+        output.stdout.contains("its attachment has ended"),
+        "{output}"
+    );
+}
+
+#[test]
+fn an_address_that_could_not_be_had_says_why() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let other = vpc.node();
+    node.lab.assign(&other.eni, &["10.0.4.70".parse().unwrap()]);
+    let pod = Pod::new("c1");
+    node.run(&node.conf_call("ADD", &pod, &["10.0.4.70"], &json!({ "strict": false })))
+        .ok();
+    let eni = of_eni(&status(&node, &[]), &node);
+    let refusal = eni["addresses"][0]["refusal"].as_str().unwrap();
+    assert!(refusal.contains(other.eni.as_str()), "{refusal}");
+}
+
+#[test]
+fn addresses_of_an_eni_that_has_gone_are_still_shown() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.lab.detach_eni(&node.eni);
+    let output = node.command(&["status", "--live"]);
+    let expected = format!("{}: not an ENI of this node\n", node.eni);
+    assert!(output.stdout.contains(&expected), "{output}");
+    assert!(output.stdout.contains("only in the ledger"), "{output}");
+}
