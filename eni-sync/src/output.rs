@@ -26,7 +26,7 @@ pub(crate) fn print(text: &[u8]) -> Result<()> {
 /// Prints a document as JSON.
 ///
 /// # Errors
-/// As for [`print`].
+/// As for [`print()`].
 pub(crate) fn print_json(document: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(document)
         .map_err(|cause| Error::io("failed to write JSON", &cause.into()))?;
