@@ -277,8 +277,7 @@ impl Agent {
     /// Releases what is due, and says when something will be.
     fn release_due(&self) -> Result<Option<Duration>> {
         self.clients
-            .run(|aws| release::release_all_due(aws, &self.ledger))?;
-        release::next_due(&self.ledger)
+            .run(|aws| release::release_in_batches(aws, &self.ledger))
     }
 
     /// Waits until no plugin is being served, or for so long that releases must go on.

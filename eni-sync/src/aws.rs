@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -156,11 +157,22 @@ impl Aws {
             .operation_attempt_timeout(ATTEMPT_DEADLINE)
             .operation_timeout(CALL_DEADLINE)
             .build();
-        let loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(self.http.clone())
-            .region(Region::new(region))
-            .retry_config(retries)
-            .timeout_config(timeouts);
-        self.runtime.block_on(loader.load())
+        let region = Region::new(region);
+        let provider = ProviderConfig::without_region()
+            .with_http_client(self.http.clone())
+            .with_region(Some(region.clone()));
+        let credentials = DefaultCredentialsChain::builder()
+            .configure(provider)
+            .imds_client(self.imds.client());
+        self.runtime.block_on(async {
+            aws_config::defaults(BehaviorVersion::latest())
+                .http_client(self.http.clone())
+                .region(region)
+                .credentials_provider(credentials.build().await)
+                .retry_config(retries)
+                .timeout_config(timeouts)
+                .load()
+                .await
+        })
     }
 }

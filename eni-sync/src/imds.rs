@@ -19,8 +19,10 @@ use crate::failure;
 const IDENTITY: &str = "/latest/dynamic/instance-identity/document";
 const MACS: &str = "/latest/meta-data/network/interfaces/macs";
 
-/// How long the service may take with all attempts; on a busy node it is the node that
-/// takes long.
+/// How long one attempt may take. The service answers in a millisecond; on a busy node
+/// it is the node that takes long.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
+/// How long all attempts may take together.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Which instance this node is. Source: Amazon EC2 User Guide, "Instance identity
@@ -48,9 +50,17 @@ impl Imds {
             runtime,
             client: Client::builder()
                 .configure(provider)
+                .connect_timeout(ATTEMPT_DEADLINE)
+                .read_timeout(ATTEMPT_DEADLINE)
+                .operation_attempt_timeout(ATTEMPT_DEADLINE)
                 .operation_timeout(DEADLINE)
                 .build(),
         }
+    }
+
+    /// The client, for whoever gets credentials from the same service.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Which instance this node is.

@@ -13,6 +13,8 @@ use crate::ledger::{Entry, Owner, State, Timestamp};
 /// How many addresses of every subnet are AWS': the first four and the last. Source:
 /// Amazon VPC User Guide, "Subnet sizing".
 const RESERVED_FIRST: u128 = 4;
+/// So long, in seconds, addresses wait for others whose cool-down is nearly over.
+const BATCHED: u64 = 5;
 /// So many addresses that are due make a call worth its price while an ADD waits.
 const WORTH_A_CALL: usize = 10;
 /// So long may an address that is due wait for others, in seconds.
@@ -70,6 +72,19 @@ pub(crate) fn due(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
         .collect();
     due.sort_by_key(|(after, entry)| (*after, entry.address));
     due.into_iter().map(|(_, entry)| entry).collect()
+}
+
+/// When the addresses of an ENI should be removed that are on their way out: as soon as
+/// one is due, or a little later, when more will be that one call can remove as well.
+pub(crate) fn release_time(entries: &[Entry], now: Timestamp) -> Option<Timestamp> {
+    let times = cooling(entries).into_iter();
+    let times = times.filter_map(|entry| match entry.state {
+        State::Releasing { after, .. } => Some(if entry.since > now { 0 } else { after }),
+        _ => None,
+    });
+    let times: Vec<Timestamp> = times.collect();
+    let last = times.iter().min()?.saturating_add(BATCHED);
+    times.into_iter().filter(|time| *time <= last).max()
 }
 
 /// The entries that are on their way out, due or not, the oldest first: what can be
@@ -317,6 +332,22 @@ pub(crate) mod tests {
         let entries = [releasing(71, 130)];
         assert!(due(&entries, 110).is_empty());
         assert_eq!(due(&entries, 50).len(), 1);
+    }
+
+    #[test]
+    fn addresses_that_are_due_at_nearly_the_same_time_leave_together() {
+        let time = |afters: &[Timestamp]| {
+            let entries: Vec<Entry> = (70..).zip(afters).map(|(n, t)| releasing(n, *t)).collect();
+            release_time(&entries, 120)
+        };
+        assert_eq!(time(&[]), None);
+        assert_eq!(time(&[130]), Some(130));
+        assert_eq!(time(&[134, 130, 136]), Some(134));
+        assert_eq!(
+            time(&[130, 135, 140, 145]),
+            Some(135),
+            "nobody waits for ever"
+        );
     }
 
     #[test]

@@ -33,10 +33,33 @@ pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
 /// # Errors
 /// What went wrong with any of the ENIs; the others are done.
 pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger) -> Result<()> {
+    release_where(aws, ledger, |entries| !plan::due(entries, now()).is_empty())
+}
+
+/// The same for somebody who will be here again: what is due waits a little for others.
+/// Says how long it is until the next release; nothing when none is on its way out.
+///
+/// # Errors
+/// As for [`release_all_due`].
+pub(crate) fn release_in_batches(aws: &Aws, ledger: &Ledger) -> Result<Option<Duration>> {
+    let time = |entries: &[Entry]| plan::release_time(entries, now());
+    release_where(aws, ledger, |entries| {
+        time(entries).is_some_and(|time| time <= now())
+    })?;
+    let mut next = None;
+    for eni in ledger.enis()? {
+        next = time(&eni.open()?.all()?).into_iter().chain(next).min();
+    }
+    // A second is as exact as the ledger is.
+    Ok(next.map(|time| Duration::from_secs(time.saturating_sub(now()).max(1))))
+}
+
+/// Removes what is due from the ENIs whose entries say that it is time to.
+fn release_where(aws: &Aws, ledger: &Ledger, is_time: impl Fn(&[Entry]) -> bool) -> Result<()> {
     let mut errors = Errors::default();
     for eni in ledger.enis()? {
         let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
-        if plan::due(&entries.unwrap_or_default(), now()).is_empty() {
+        if !is_time(&entries.unwrap_or_default()) {
             continue;
         }
         let Some(inventory) = errors.keep(inventory::current(aws, |_| true)) else {
@@ -53,27 +76,6 @@ pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger) -> Result<()> {
         }
     }
     errors.into_result()
-}
-
-/// How long it is until an address will be due; nothing when none is on its way out.
-///
-/// # Errors
-/// Code 5 naming a file of the ledger.
-pub(crate) fn next_due(ledger: &Ledger) -> Result<Option<Duration>> {
-    let now = now();
-    let mut next = None;
-    for eni in ledger.enis()? {
-        let entries = eni.open()?.all()?;
-        let times = plan::cooling(&entries)
-            .into_iter()
-            .filter_map(|entry| match entry.state {
-                State::Releasing { after, .. } => Some(after.saturating_sub(now)),
-                _ => None,
-            });
-        next = times.chain(next).min();
-    }
-    // A second is as exact as the ledger is.
-    Ok(next.map(|seconds| Duration::from_secs(seconds.max(1))))
 }
 
 /// Removes up to `wanted` addresses of a family that are in their cool-down, the oldest
