@@ -77,7 +77,7 @@ fn the_agent_runs_on_every_node_that_can_have_an_eni_for_pods() {
 
 #[test]
 fn no_container_can_do_more_than_it_must() {
-    assert_eq!(added_capabilities(&agent()), ["SYS_ADMIN"]);
+    assert_eq!(added_capabilities(&agent()), ["SYS_ADMIN", "NET_ADMIN"]);
     assert!(added_capabilities(&installer()).is_empty());
     for container in [agent(), installer()] {
         let context = container.security_context.unwrap();

@@ -45,9 +45,10 @@ fn bind(source: &Path, target: &Path, flags: MsFlags) {
 }
 
 /// Gives the thread the container's view: the root, and what is mounted there.
-fn enter(root: &Path) {
+fn enter(root: &Path, configuration: &Value) {
     for directory in [
         "plugins",
+        "opt/cni/bin",
         "etc/eni-sync",
         "run/eni-cni",
         "run/netns",
@@ -59,11 +60,8 @@ fn enter(root: &Path) {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
     fs::copy(our_plugin("eni-sync"), root.join("plugins/eni-sync")).unwrap();
-    fs::copy(
-        format!("{DEPLOY}/agent.json"),
-        root.join("etc/eni-sync/agent.json"),
-    )
-    .unwrap();
+    let path = root.join("etc/eni-sync/agent.json");
+    fs::write(path, configuration.to_string()).unwrap();
     let certificates = "etc/ssl/certs/ca-certificates.crt";
     fs::create_dir_all(root.join(certificates).parent().unwrap()).unwrap();
     fs::copy(Path::new("/").join(certificates), root.join(certificates)).unwrap();
@@ -80,6 +78,9 @@ fn enter(root: &Path) {
         bind(Path::new(path), &root.join(&path[1..]), rec);
     }
     bind(Path::new("/run/netns"), &root.join("var/run/netns"), rec);
+    let plugins = our_plugin("host-device");
+    let plugins = plugins.parent().unwrap();
+    bind(plugins, &root.join("opt/cni/bin"), MsFlags::empty());
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     bind(root, root, read_only);
     chroot(root).unwrap();
@@ -87,8 +88,14 @@ fn enter(root: &Path) {
     assert!(File::create("/x").is_err(), "the root can be written");
 }
 
+/// The configuration that is shipped.
+fn shipped() -> Value {
+    let text = fs::read_to_string(format!("{DEPLOY}/agent.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
 /// Starts the agent in its container.
-fn start(node: &AwsNode, root: &Path, kept: &[Capability]) -> Child {
+fn start(node: &AwsNode, root: &Path, kept: &[Capability], configuration: &Value) -> Child {
     let aws = node.call("");
     let mut call = Call::new("/plugins/eni-sync", "").without("CNI_COMMAND");
     for name in ["AWS_ENDPOINT_URL_EC2", "AWS_EC2_METADATA_SERVICE_ENDPOINT"] {
@@ -97,7 +104,7 @@ fn start(node: &AwsNode, root: &Path, kept: &[Capability]) -> Child {
     let arguments: Vec<String> = serde_json::from_value(manifest()["args"].clone()).unwrap();
     let log = File::create(node.run_directory().join("log")).unwrap();
     node.node.inside(|| {
-        enter(root);
+        enter(root, configuration);
         for capability in caps::all() {
             if !kept.contains(&capability) {
                 // The kernel may know fewer than the crate.
@@ -157,7 +164,7 @@ fn the_agent_needs_no_more_than_its_container_has() {
     let vpc = Vpc::new();
     let (node, pod) = node_with_pod(&vpc);
     let root = tempfile::tempdir().unwrap();
-    let _agent = Ended(start(&node, root.path(), &capabilities()));
+    let _agent = Ended(start(&node, root.path(), &capabilities(), &shipped()));
     assert!(eventually(|| node
         .run_directory()
         .join("eni-cni/agent.sock")
@@ -178,7 +185,7 @@ fn an_agent_that_cannot_look_into_pods_removes_nothing() {
     let vpc = Vpc::new();
     let (node, pod) = node_with_pod(&vpc);
     let root = tempfile::tempdir().unwrap();
-    let _agent = Ended(start(&node, root.path(), &[]));
+    let _agent = Ended(start(&node, root.path(), &[], &shipped()));
     assert!(eventually(|| node
         .run_directory()
         .join("eni-cni/agent.sock")
@@ -192,4 +199,33 @@ fn an_agent_that_cannot_look_into_pods_removes_nothing() {
         log()
     );
     assert_eq!(node.addresses(), ["10.0.4.70"]);
+}
+
+#[test]
+fn the_agent_ends_attachments_of_pods_that_are_gone_from_its_container() {
+    let vpc = Vpc::new();
+    let (mut node, pod) = node_with_pod(&vpc);
+    let link = [
+        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
+    ];
+    node.node.netns.ip(&link);
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",
+        "ipam": { "type": "host-local", "subnet": "10.9.0.0/24" },
+    });
+    let call = Call::ours("host-device", "ADD").conf(&conf);
+    node.run(&call.attachment("c1", "net1", "/run/netns/c1"))
+        .ok();
+    let reservation = node.node.state().join("networks/dpdk/10.9.0.2");
+    assert!(reservation.exists());
+    node.node.unbind("/run/netns/c1");
+    fs::remove_file(node.run_directory().join("netns/c1")).unwrap();
+    drop(pod);
+    let mut configuration = shipped();
+    configuration["graceSeconds"] = json!(0);
+    let root = tempfile::tempdir().unwrap();
+    let _agent = Ended(start(&node, root.path(), &capabilities(), &configuration));
+    let is_free = eventually(|| !reservation.exists());
+    let log = fs::read_to_string(node.run_directory().join("log")).unwrap();
+    assert!(is_free, "{log}");
 }

@@ -211,6 +211,11 @@ impl Node {
         self.binds.push((source.into(), target.into()));
     }
 
+    /// Lets the plugins see at `target` what is there by itself again.
+    pub fn unbind(&mut self, target: impl AsRef<Path>) {
+        self.binds.retain(|(_, bound)| bound != target.as_ref());
+    }
+
     /// Lets the plugins believe that the machine was started anew.
     pub fn reboot(&mut self) {
         let path = self.state().join(".boot_id");
