@@ -18,7 +18,7 @@ export CNI_PATH := $(SUITE)
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-host test-vm bench-vpc lint install install-from clean
+.PHONY: all build suite demo test test-units test-host test-vm bench-vpc bench-nodes lint install install-from clean
 
 all: build
 
@@ -64,6 +64,14 @@ bench-vpc: suite
 	tests/prepare
 	cargo build --locked -p tests --bin vpc-bench
 	$(TARGET)/debug/vpc-bench $(ARGS)
+
+# What agents make of many nodes that start together, and what pools make of it.
+bench-nodes: suite
+	tests/prepare
+	cargo build --locked -p tests --bin throttle-bench --bin pool-bench
+	$(TARGET)/debug/throttle-bench --agent $(ARGS)
+	$(TARGET)/debug/throttle-bench $(ARGS)
+	$(TARGET)/debug/pool-bench
 
 lint:
 	cargo fmt --all --check

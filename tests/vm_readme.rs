@@ -4,6 +4,8 @@ use std::fs;
 
 use harness::{Network, Node, Pod};
 
+use crate::eni_sync::fixture::{AwsNode, Vpc};
+
 /// The README's blocks of this language.
 fn blocks(language: &str) -> Vec<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
@@ -22,6 +24,16 @@ fn node() -> Node {
         .ip(&["link", "add", "eth1", "up", "type", "dummy"]);
     node.netns
         .ip(&["address", "add", "10.0.7.4/24", "dev", "eth1"]);
+    node
+}
+
+/// The same in a VPC, with the ENI tagged as the README says.
+fn node_in(vpc: &Vpc) -> AwsNode {
+    let node = vpc.node();
+    node.node.netns.ip(&["link", "set", "ens6", "down"]);
+    node.node
+        .netns
+        .ip(&["link", "set", "ens6", "name", "eth1", "up"]);
     node
 }
 
@@ -45,15 +57,22 @@ fn every_network_of_the_readme_attaches_and_detaches_a_pod() {
         "the README shows a network for each feature"
     );
     write_ranges();
-    for network in networks {
-        let plugin = &network.plugins[0];
-        let node = match plugin["type"].as_str() {
+    let vpc = Vpc::new();
+    for mut network in networks {
+        let plugin = network.plugins[0].clone();
+        let is_routable = network.plugins.iter().any(|p| p["type"] == "eni-sync");
+        let in_vpc = is_routable.then(|| node_in(&vpc));
+        let own = match plugin["type"].as_str() {
             Some("host-device") => Node::of_machine(),
             _ => node(),
         };
+        if let Some(in_vpc) = &in_vpc {
+            network.environment = in_vpc.environment();
+        }
+        let node = in_vpc.as_ref().map_or(&own, |in_vpc| &in_vpc.node);
         let before = node.netns.links();
         let pod = Pod::new("c1");
-        let result = network.attach(&node, &pod, "net1");
+        let result = network.attach(node, &pod, "net1");
         // A device for user space stays where it is.
         let expected = if plugin["driver"].is_null() {
             vec!["lo", "net1"]
@@ -61,10 +80,13 @@ fn every_network_of_the_readme_attaches_and_detaches_a_pod() {
             vec!["lo"]
         };
         assert_eq!(pod.netns.links(), expected, "{}", network.name);
+        if let Some(in_vpc) = &in_vpc {
+            assert_eq!(in_vpc.addresses(), ["10.0.4.70"]);
+        }
         network
-            .check(&node, &pod, "net1", &result)
+            .check(node, &pod, "net1", &result)
             .unwrap_or_else(|output| panic!("{output}"));
-        network.detach(&node, &pod, "net1", &result);
+        network.detach(node, &pod, "net1", &result);
         assert_eq!(pod.netns.links(), ["lo"], "{}", network.name);
         assert_eq!(node.netns.links(), before, "{}", network.name);
     }
