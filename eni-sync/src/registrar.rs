@@ -23,6 +23,10 @@ use crate::wanted::Wanted;
 /// How long an attachment waits until the processes before it have asked AWS.
 pub(crate) const TURN_DEADLINE: Duration = Duration::from_secs(100);
 
+/// So long, in seconds, an address that was refused, and that its pod can do without, is
+/// not asked for again: it makes AWS refuse the whole batch.
+const REST: u64 = 60;
+
 /// Everything that is needed to change the addresses of this node's ENIs.
 pub(crate) struct Node<'a> {
     pub(crate) aws: &'a Aws,
@@ -259,9 +263,10 @@ pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<(
             else {
                 continue;
             };
+            let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
             if !entry.has_living_owner()? {
                 entries.write(&entry.into_cooldown())?;
-            } else if refusal.is_none() || *best_effort {
+            } else if refusal.is_none() || is_again {
                 claimed.push(Claimed {
                     address: entry.address,
                     takeover: *takeover,
