@@ -1,6 +1,7 @@
 //! `eni-sync` against a simulated VPC, one module a subject.
 
 mod agent;
+mod agent_bad_input;
 mod bad_files;
 mod bad_input;
 mod chained;

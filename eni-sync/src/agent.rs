@@ -24,9 +24,10 @@ use crate::pace::Pace;
 use crate::plan;
 use crate::pool;
 use crate::reconcile;
-use crate::registrar::{self, Node};
+use crate::registrar::{self, Node, Request};
 use crate::release;
 use crate::socket::{self, Answer, Ask};
+use crate::wanted::Wanted;
 use crate::watch;
 
 /// How long work in progress may take when the agent has to end.
@@ -158,16 +159,7 @@ impl Agent {
             return;
         }
         let answer = match socket::read(stream) {
-            Ok(Ask::Register { wanted, request }) => self.measured(|| {
-                self.during_request(|| match request.owner.is_alive() {
-                    Ok(false) => Answer::Unseen,
-                    alive => answer_of(alive.and_then(|_| {
-                        self.clients.run(|aws| {
-                            registrar::register_all(aws, &self.ledger, &wanted, &request)
-                        })
-                    })),
-                })
-            }),
+            Ok(Ask::Register { wanted, request }) => self.register(&wanted, &request),
             Ok(Ask::Look) => {
                 // Nobody waits for an answer.
                 self.announce();
@@ -185,9 +177,19 @@ impl Agent {
         }
     }
 
-    fn measured(&self, serve: impl FnOnce() -> Answer) -> Answer {
+    fn register(&self, wanted: &Wanted, request: &Request) -> Answer {
         let since = Instant::now();
-        let answer = serve();
+        let outcome = self.during_request(|| match request.owner.is_alive()? {
+            false => Ok(Answer::Unseen),
+            true => self
+                .clients
+                .run(|aws| registrar::register_all(aws, &self.ledger, wanted, request))
+                .map(|()| Answer::Done),
+        });
+        let answer = outcome.unwrap_or_else(|error| {
+            eprintln!("{}: {error}", request.owner);
+            Answer::Refused(Refusal::of(&error))
+        });
         match &answer {
             Answer::Done => self.metrics().note_answer(0, since.elapsed()),
             Answer::Refused(refusal) => self.metrics().note_answer(refusal.code, since.elapsed()),
@@ -322,12 +324,5 @@ impl Agent {
     /// A thread that has ended in the middle has left nothing half done here.
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn answer_of(outcome: Result<()>) -> Answer {
-    match outcome {
-        Ok(()) => Answer::Done,
-        Err(error) => Answer::Refused(Refusal::of(&error)),
     }
 }

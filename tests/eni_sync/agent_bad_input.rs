@@ -1,0 +1,155 @@
+//! What the agent does when it is started wrongly, and when its node is not as it
+//! should be: clear errors, and it goes on with what it can.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use harness::Pod;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::json;
+
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+
+/// The agent's error when it is told to listen there.
+fn refused_socket(node: &AwsNode, path: &str) -> String {
+    let output = node.command(&["agent", "--socket", path]);
+    assert_eq!(output.status, Some(1), "{output}");
+    output.stderr
+}
+
+#[test]
+fn a_socket_path_that_is_too_long_is_named_with_the_limit() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let path = format!("/run/{}/agent.sock", "x".repeat(100));
+    let said = refused_socket(&node, &path);
+    assert!(said.contains(&path) && said.contains("107 bytes"), "{said}");
+}
+
+#[test]
+fn a_socket_path_that_is_something_else_is_left_alone() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let directory = node.run_directory().join("taken");
+    fs::create_dir_all(directory.join("inside")).unwrap();
+    let said = refused_socket(&node, "/run/taken");
+    assert!(
+        said.contains("failed to listen on \"/run/taken\""),
+        "{said}"
+    );
+    assert!(directory.join("inside").exists());
+}
+
+#[test]
+fn a_configuration_that_is_none_is_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    fs::write(node.run_directory().join("a.json"), "{\"networks\": 7}").unwrap();
+    for (path, said) in [
+        ("/run/missing.json", "failed to read \"/run/missing.json\""),
+        (
+            "/run/a.json",
+            "\"/run/a.json\" is no configuration of the agent",
+        ),
+    ] {
+        let output = node.command(&["agent", "--config", path]);
+        assert_eq!(output.status, Some(1), "{output}");
+        assert!(output.stderr.contains(said), "{output}");
+    }
+}
+
+#[test]
+fn a_network_whose_master_is_missing_does_not_keep_the_others_waiting() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    for network in ["lost", "found"] {
+        let directory = node.node.state().join("networks").join(network);
+        fs::create_dir_all(&directory).unwrap();
+        let address = if network == "lost" {
+            "10.0.4.70"
+        } else {
+            "10.0.4.71"
+        };
+        fs::write(directory.join(address), "c1\r\nnet1").unwrap();
+    }
+    let networks = json!([
+        { "name": "lost", "master": "ens99" },
+        { "name": "found", "master": "ens6" },
+    ]);
+    let agent = Agent::start(&node, &json!({ "networks": networks }));
+    assert!(
+        node.lab
+            .wait_until(DEADLINE, |_| node.addresses() == ["10.0.4.71"])
+    );
+    assert!(
+        agent
+            .log()
+            .contains("network lost: there is no interface \"ens99\"")
+    );
+}
+
+#[test]
+fn a_clock_that_was_set_back_keeps_no_address() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.del(&pod);
+    node.edit_ledger("10.0.4.70", |entry| {
+        entry["since"] = json!(9_999_999_000_u64);
+        entry["after"] = json!(9_999_999_030_u64);
+    });
+    let _agent = Agent::start(&node, &json!({}));
+    assert!(
+        node.lab
+            .wait_until(DEADLINE, |_| node.addresses().is_empty())
+    );
+}
+
+/// A disk of its own for a node's state, full to the last byte.
+struct FullDisk(PathBuf);
+
+impl FullDisk {
+    fn of(node: &AwsNode) -> Self {
+        let path = node.node.state().to_owned();
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, &path, tmpfs, MsFlags::empty(), Some("size=65536"))
+            .expect("tmpfs can be mounted");
+        let disk = Self(path);
+        let mut ballast = File::create(disk.ballast()).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+        disk
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        umount2(Path::new(&self.0), MntFlags::MNT_DETACH).expect("it was mounted");
+    }
+}
+
+#[test]
+fn an_agent_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let disk = FullDisk::of(&node);
+    let agent = Agent::start(&node, &json!({ "reconcileSeconds": 1 }));
+    let pod = Pod::new("c1");
+    let error = node.add(&pod, &["10.0.4.70"]).error_code(5);
+    assert!(error.details.contains("No space left"), "{error:?}");
+    assert_eq!(node.addresses(), [""; 0]);
+    assert!(
+        eventually(|| agent.log().contains("No space left")),
+        "{}",
+        agent.log()
+    );
+    fs::remove_file(disk.ballast()).unwrap();
+    node.add(&pod, &["10.0.4.70"]).ok();
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+    assert_eq!(agent.stop(), Some(0));
+}
