@@ -33,10 +33,11 @@ impl Fixture {
             json!({
                 "id": format!("eni-0{n}"), "mac": MACS[n - 1], "interface": format!("eth{n}"), "deviceIndex": n,
                 "subnetId": format!("subnet-0{n}"), "subnetCidrs": [format!("10.0.{n}.0/24"), format!("2001:db8:{n}::/64")],
-                "vpcId": "vpc-01", "ipv4Limit": 50, "ipv6Limit": 50
+                "vpcId": "vpc-01", "noManage": true, "primaryAddresses": [format!("10.0.{n}.10")], "prefixes": [],
+                "ipv4Limit": 50, "ipv6Limit": 50
             })
         };
-        json!({"enis": [eni(1), eni(2)]})
+        json!({ "region": "us-west-2", "instanceId": "i-01", "instanceType": "c5.large", "enis": [eni(1), eni(2)] })
     }
 
     fn write_inventory(&self, text: &str) {
@@ -296,7 +297,7 @@ fn bad_selectors_are_refused_before_anything_is_touched() {
     }
 }
 
-/// The schema is what eni-sync will be held to; the inventory of these tests obeys it.
+/// The schema is what eni-sync is held to; the inventory of these tests obeys it.
 #[test]
 fn the_schema_of_the_inventory_is_that_of_its_reader() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../eni-sync/enis.schema.json");
@@ -312,4 +313,8 @@ fn the_schema_of_the_inventory_is_that_of_its_reader() {
     required.sort();
     assert_eq!(keys(&inventory["enis"][0]), required);
     assert_eq!(keys(&eni["properties"]), required);
+    let mut required: Vec<String> = serde_json::from_value(schema["required"].clone()).unwrap();
+    required.sort();
+    assert_eq!(keys(&inventory), required);
+    assert_eq!(keys(&schema["properties"]), required);
 }

@@ -23,7 +23,7 @@ pub const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
 
 /// The ENIs of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(rename_all = "camelCase")]
 pub struct Inventory {
     /// The region, such as `eu-west-1`.
     pub region: String,
@@ -54,14 +54,11 @@ pub struct Eni {
     /// The id of its VPC.
     pub vpc_id: String,
     /// Whether its tag [`NO_MANAGE_TAG`] is `true`.
-    #[serde(default)]
     pub no_manage: bool,
     /// Its own addresses: the primary private IPv4 address, and the primary IPv6
     /// address where it has one.
-    #[serde(default)]
     pub primary_addresses: Vec<IpAddr>,
     /// The prefixes that are delegated to it as a whole.
-    #[serde(default)]
     pub prefixes: Vec<Cidr>,
     /// How many private IPv4 addresses it can have, the primary included.
     pub ipv4_limit: u32,

@@ -21,9 +21,9 @@ const MACS: &str = "/latest/meta-data/network/interfaces/macs";
 
 /// How long one attempt may take. The service answers in a millisecond; on a busy node
 /// it is the node that takes long.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long all attempts may take together.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Which instance this node is. Source: Amazon EC2 User Guide, "Instance identity
 /// documents".
