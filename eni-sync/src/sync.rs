@@ -67,6 +67,8 @@ impl Progress {
                 bar.set_message(eni.id.clone());
                 bar.inc(1);
             }
+            // It is in a pod, or a program in user space has it.
+            Self::Lines if eni.interface.is_empty() => eprintln!("{} compared", eni.id),
             Self::Lines => eprintln!("{} ({}) compared", eni.id, eni.interface),
         }
     }

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use harness::Pod;
 use harness::eni_lab::Hold;
+use harness::{Call, Pod};
 use serde_json::json;
 
 use super::fixture::{Agent, DEADLINE, Vpc, eventually};
@@ -204,6 +204,35 @@ fn reservations_of_a_watched_network_are_registered_and_released() {
     assert!(
         node.lab
             .wait_until(DEADLINE, |_| node.addresses() == ["10.0.4.71"])
+    );
+}
+
+#[test]
+fn reservations_of_gos_host_local_are_registered_and_released() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let watched = json!({ "name": "conf-1", "master": "ens6", "cooldownSeconds": 0 });
+    let _agent = Agent::start(&node, &json!({ "networks": [watched] }));
+    let range = json!({ "subnet": "10.0.4.0/24", "rangeStart": "10.0.4.70" });
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "conf-1", "type": "ipvlan",
+        "ipam": { "type": "host-local", "ranges": [[range]] },
+    });
+    let pod = Pod::new("c1");
+    let call = |command: &str| {
+        Call::go("host-local", command)
+            .conf(&conf)
+            .pod(&pod, "net1")
+    };
+    node.run(&call("ADD")).ok();
+    assert!(
+        node.lab
+            .wait_until(DEADLINE, |_| node.addresses() == ["10.0.4.70"])
+    );
+    node.run(&call("DEL")).ok();
+    assert!(
+        node.lab
+            .wait_until(DEADLINE, |_| node.addresses().is_empty())
     );
 }
 

@@ -35,7 +35,7 @@ fn a_log_gets_a_line_for_each_eni() {
     let node = vpc.node();
     let second = node.lab.multus_eni(&node.instance, &vpc.pods);
     let output = node.command(&["sync", "--once"]);
-    let expected = format!("{} (ens6) compared\n{second} () compared\n", node.eni);
+    let expected = format!("{} (ens6) compared\n{second} compared\n", node.eni);
     assert_eq!(output.stderr, expected, "{output}");
 }
 
