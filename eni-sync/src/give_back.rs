@@ -209,12 +209,11 @@ impl Candidate {
 
     /// Why the address is not released, if it is not.
     fn reason_to_stay(&self, living: &HashSet<IpAddr>, force: bool) -> Result<Option<String>> {
-        if let Some(owner) = self.owner() {
-            let is_ending = matches!(
-                self.entry.as_ref().map(|entry| &entry.state),
-                Some(State::Releasing { .. })
-            );
-            if !is_ending && owner.is_alive()? {
+        if let Some(entry) = &self.entry
+            && let Some(owner) = &entry.owner
+        {
+            let is_ending = matches!(entry.state, State::Releasing { .. });
+            if !is_ending && entry.has_living_owner()? {
                 return Ok(Some(format!("in use by {owner}")));
             }
         }

@@ -1,6 +1,8 @@
 //! `release`: what an operator can give back, and what never.
 
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 
 use harness::{Output, Pod};
 use serde_json::json;
@@ -79,6 +81,27 @@ fn a_living_attachment_keeps_its_address_and_is_named() {
     }
     assert_eq!(node.addresses(), ["10.0.4.71"], "the other one has gone");
     assert_eq!(node.ledger()["10.0.4.71"], "held");
+}
+
+#[test]
+fn an_attachment_whose_namespace_cannot_be_seen_keeps_its_address() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    let names = node.run_directory().join("netns");
+    fs::create_dir(&names).unwrap();
+    symlink(pod.netns.path(), names.join("c1")).unwrap();
+    let call = node.pod_call("ADD", &pod, &["10.0.4.70"]);
+    node.run(&call.env("CNI_NETNS", "/run/netns/c1")).ok();
+    // As in a container that has the runtime's directory without its mounts.
+    fs::remove_file(names.join("c1")).unwrap();
+    fs::write(names.join("c1"), "").unwrap();
+    let output = release(&node, &["--network", "mgmt", "--force"], 1);
+    assert!(
+        output.stdout.contains("kept: in use by container c1"),
+        "{output}"
+    );
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
 }
 
 #[test]
