@@ -121,7 +121,7 @@ impl Assigner<'_> {
             return Outcomes::new();
         };
         let used = own.map_or(0, |own| own.used(family));
-        let limit = self.limit(family);
+        let limit = family.limit(self.eni);
         let room = limit.saturating_sub(used);
         let missing = batch.len().saturating_sub(room);
         let made = self.make_room(family, missing);
@@ -158,14 +158,6 @@ impl Assigner<'_> {
             eprintln!("making room on {}: {error}", self.eni.id);
             0
         })
-    }
-
-    fn limit(&self, family: Family) -> usize {
-        let limit = match family {
-            Family::V4 => self.eni.ipv4_limit,
-            Family::V6 => self.eni.ipv6_limit,
-        };
-        usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
     fn refuse_all(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {

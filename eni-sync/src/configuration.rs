@@ -1,9 +1,7 @@
 //! The agent's configuration file. What it does not know it refuses: a key that is
 //! misspelt would silently do nothing.
 
-use std::collections::hash_map::RandomState;
 use std::fs;
-use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +14,7 @@ use crate::config::{DEFAULT_COOLDOWN, Takeover};
 use crate::ec2::Family;
 use crate::ledger::{Life, Owner};
 use crate::plan;
+use crate::random;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.
 const RECONCILE_SECONDS: u64 = 420;
@@ -271,8 +270,6 @@ impl Configuration {
     pub(crate) fn reconcile_interval(&self) -> Duration {
         let seconds = self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS);
         let spread = (seconds / SPREAD).max(1);
-        Duration::from_secs(
-            seconds - spread / 2 + RandomState::new().build_hasher().finish() % spread,
-        )
+        Duration::from_secs(seconds - spread / 2 + random::number() % spread)
     }
 }

@@ -26,6 +26,7 @@ mod pace;
 mod plan;
 mod plugin;
 mod pool;
+mod random;
 mod reconcile;
 mod registrar;
 mod release;

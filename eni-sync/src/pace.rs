@@ -2,8 +2,6 @@
 //! that a call has, and the metrics of both. A plugin that works without an agent makes
 //! one call and has none of it.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::budget::{Bucket, Urgency};
 use crate::failure::{Failure, Kind};
 use crate::metrics::Metrics;
+use crate::random;
 
 /// So long a call is tried again, with all its attempts.
 const CALL_DEADLINE: Duration = Duration::from_secs(45);
@@ -162,7 +161,7 @@ fn urgency(action: &str) -> Option<Urgency> {
 
 /// A number from 0 to 1.
 fn chance() -> f64 {
-    let bytes = RandomState::new().build_hasher().finish().to_le_bytes();
+    let bytes = random::number().to_le_bytes();
     f64::from(u16::from_le_bytes([bytes[0], bytes[1]])) / f64::from(u16::MAX)
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn claim(entry: Option<&Entry>, owner: &Owner, other_lives: bool) -> 
     let Some(entry) = entry else {
         return Claim::Ask;
     };
-    let is_own = entry.owner.as_ref().is_some_and(|o| o.is_same(owner));
+    let is_own = entry.is_owned_by(owner);
     match &entry.state {
         State::Held | State::Claiming { .. } if !is_own && other_lives => Claim::Taken,
         State::Pooled => Claim::Take,

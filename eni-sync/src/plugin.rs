@@ -158,10 +158,7 @@ fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Ve
     let mut unknown = Vec::new();
     for address in addresses {
         let entry = entries.get(*address)?;
-        let is_own = entry
-            .as_ref()
-            .and_then(|e| e.owner.as_ref())
-            .is_some_and(|o| o.is_same(owner));
+        let is_own = entry.as_ref().is_some_and(|entry| entry.is_owned_by(owner));
         match entry {
             Some(entry) if is_own && entry.state == State::Held => {}
             Some(entry) if !is_own && entry.state == State::Held && entry.has_living_owner()? => {

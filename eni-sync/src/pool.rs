@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 
 use common::address::Cidr;
@@ -21,6 +20,7 @@ use crate::ec2::{Description, Family};
 use crate::inventory;
 use crate::ledger::{EniLedger, Entry, Life, Owner, State, now};
 use crate::plan;
+use crate::random;
 use crate::registrar::{Node, TURN_DEADLINE, settle};
 use crate::release;
 use crate::watch::mac_of;
@@ -179,11 +179,7 @@ fn claim(
     let entries = ledger.open()?;
     let mut outcome = Ok(true);
     for entry in entries.all()? {
-        let is_of_pool = entry
-            .owner
-            .as_ref()
-            .is_some_and(|owner| owner.life.is_of_pool());
-        if let (State::Claiming { refusal, .. }, true) = (&entry.state, is_of_pool) {
+        if let (State::Claiming { refusal, .. }, true) = (&entry.state, entry.is_for_pool()) {
             if let Some(refusal) = refusal
                 .as_ref()
                 .filter(|r| r.code != ErrorCode::TRY_AGAIN.0)
@@ -200,13 +196,7 @@ fn claim(
 fn room(eni: &Eni, found: &[Description], family: Family) -> usize {
     let used = found.iter().find(|found| found.id == eni.id);
     let used = used.map_or(0, |own| own.used(family));
-    let limit = match family {
-        Family::V4 => eni.ipv4_limit,
-        Family::V6 => eni.ipv6_limit,
-    };
-    usize::try_from(limit)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(used)
+    family.limit(eni).saturating_sub(used)
 }
 
 /// The free addresses of the pool, in order.
@@ -233,15 +223,10 @@ fn candidates(
         .filter(|address| !others.iter().any(|other| other.has(*address)))
         .filter(|address| plan::require_assignable(eni, *address).is_ok())
         .collect();
-    if let Some(start) = random().checked_rem(free.len()) {
-        free.rotate_left(start);
-    }
+    let length = u64::try_from(free.len()).unwrap_or(u64::MAX);
+    let start = random::number().checked_rem(length);
+    free.rotate_left(start.and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
     free
-}
-
-fn random() -> usize {
-    // The keys of a new hasher are random.
-    usize::try_from(RandomState::new().build_hasher().finish() >> 33).unwrap_or(0)
 }
 
 /// Writes the addresses that host-local may hand out, those that it has handed out

@@ -208,11 +208,7 @@ fn confirm(
 }
 
 fn is_claimed_by(entry: &Entry, request: &Request) -> bool {
-    let is_own = entry
-        .owner
-        .as_ref()
-        .is_some_and(|o| o.is_same(&request.owner));
-    is_own && matches!(entry.state, State::Claiming { .. })
+    entry.is_owned_by(&request.owner) && matches!(entry.state, State::Claiming { .. })
 }
 
 /// Whether all of `wanted` is held by the request's attachment.
@@ -222,12 +218,8 @@ fn is_claimed_by(entry: &Entry, request: &Request) -> bool {
 fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<bool> {
     let mut all_held = true;
     for address in wanted {
-        let entry = entries.get(*address)?.filter(|entry| {
-            entry
-                .owner
-                .as_ref()
-                .is_some_and(|o| o.is_same(&request.owner))
-        });
+        let entry = entries.get(*address)?;
+        let entry = entry.filter(|entry| entry.is_owned_by(&request.owner));
         match entry.map(|entry| entry.state) {
             Some(State::Held) => {}
             Some(State::Claiming { refusal: None, .. }) => all_held = false,
@@ -295,12 +287,8 @@ fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
     else {
         return Ok(());
     };
-    let is_for_pool = entry
-        .owner
-        .as_ref()
-        .is_some_and(|owner| owner.life.is_of_pool());
     let state = match outcome {
-        Ok(()) if is_for_pool => {
+        Ok(()) if entry.is_for_pool() => {
             return entries.write(&Entry::new(entry.address, State::Pooled, None));
         }
         Ok(()) => State::Held,

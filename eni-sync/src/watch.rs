@@ -31,9 +31,6 @@ const RESERVATION_LIMIT: u64 = 4096;
 
 /// Watches the networks of the configuration for ever.
 pub(crate) fn run(agent: &Arc<Agent>) {
-    if agent.configuration.networks.is_empty() {
-        return;
-    }
     loop {
         if let Err(error) = watch(agent) {
             eprintln!("{error}; looking again in {PAUSE:?}");

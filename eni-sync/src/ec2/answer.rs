@@ -8,7 +8,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::NetworkInterface;
 use common::address::{Cidr, parse_address};
-use common::inventory::NO_MANAGE_TAG;
+use common::inventory::{Eni, NO_MANAGE_TAG};
 
 use crate::failure::{Failure, Kind, causes, chain};
 
@@ -27,6 +27,15 @@ impl Family {
             IpAddr::V4(_) => Self::V4,
             IpAddr::V6(_) => Self::V6,
         }
+    }
+
+    /// How many addresses of the family an ENI can have; 0 when EC2 has not said.
+    pub(crate) fn limit(self, eni: &Eni) -> usize {
+        let limit = match self {
+            Self::V4 => eni.ipv4_limit,
+            Self::V6 => eni.ipv6_limit,
+        };
+        usize::try_from(limit).unwrap_or(usize::MAX)
     }
 }
 

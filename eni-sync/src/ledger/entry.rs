@@ -171,11 +171,6 @@ impl Life {
             Self::Pool { .. } => Ok(false),
         }
     }
-
-    /// Whether the address is for a pool.
-    pub(crate) fn is_of_pool(&self) -> bool {
-        matches!(self, Self::Pool { .. })
-    }
 }
 
 /// Why an address could not be had.
@@ -291,6 +286,17 @@ impl Entry {
                 args.ifname.as_str(),
             )
         })
+    }
+
+    /// Whether it is of `owner`'s attachment in the same namespace.
+    pub(crate) fn is_owned_by(&self, owner: &Owner) -> bool {
+        self.owner.as_ref().is_some_and(|own| own.is_same(owner))
+    }
+
+    /// Whether the agent itself wants the address, for a pool.
+    pub(crate) fn is_for_pool(&self) -> bool {
+        let owner = self.owner.as_ref();
+        owner.is_some_and(|owner| matches!(owner.life, Life::Pool { .. }))
     }
 
     /// Whether host-local has a reservation of the address, where that decides.
