@@ -10,6 +10,7 @@ mod failed_add;
 mod keep_addresses;
 mod killed;
 mod selectors;
+mod turns;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

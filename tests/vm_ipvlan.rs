@@ -586,6 +586,18 @@ fn a_second_add_of_the_same_attachment_leaves_the_first_as_it_is() {
     );
 }
 
+#[test]
+fn a_second_add_from_another_namespace_leaves_the_first_as_it_is() {
+    let (node, pod, other) = (node(), Pod::new("c1"), Pod::new("c1"));
+    add(&node, &conf(), &pod);
+    let thing = "interface \"net1\" already exists";
+    refused(&node, &conf(), &other, 999, thing);
+    assert_eq!(pod.netns.addresses("net1"), ["10.0.4.2/24"]);
+    del(&node, &conf(), &pod);
+    assert_eq!(pod.netns.links(), ["lo"]);
+    add(&node, &conf(), &other);
+}
+
 /// D1, D3: when the interface cannot be configured, the Go plugin leaks the address
 /// and leaves the link.
 #[test]

@@ -21,9 +21,10 @@ use crate::lenient::read_value;
 use crate::netns::{NetNs, NetNsId, is_alive};
 use crate::result::AddResult;
 use crate::source_routing::Policy;
+use crate::turn::Turn;
 
 /// Where the records of all plugins are, one directory a plugin.
-const ROOT: &str = "/var/lib/cni/eni-cni";
+pub(crate) const ROOT: &str = "/var/lib/cni/eni-cni";
 /// The number that the kernel draws at every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A record is far smaller; whatever is larger is not one.
@@ -95,6 +96,14 @@ impl<D> Attachment<D> {
     /// Code 5 when the boot id cannot be read.
     pub fn is_alive(&self) -> Result<bool> {
         Ok(boot_id()? == self.boot_id && is_alive(&self.netns, self.netns_id))
+    }
+
+    /// The error of an ADD for an attachment that exists: its first one stays as it is.
+    pub fn is_in_use(&self) -> Error {
+        let (ifname, netns) = (self.ifname.as_str(), &self.netns);
+        let msg = format!("interface {ifname:?} already exists in netns {netns:?}");
+        let details = format!("container {} has got it before", self.container_id);
+        Error::internal(msg).with_details(details)
     }
 
     /// Notes the addresses in `own` that get a rule, where the attachment has source
@@ -262,16 +271,30 @@ impl Records {
         let Some(valid) = conf.document.valid_attachments()? else {
             return Ok(());
         };
+        let _turn = Turn::to_collect(&conf.network)?;
         let mut errors = Errors::default();
         let records = errors.keep(self.of_network::<D>(&conf.network));
         let is_garbage =
             |r: &Attachment<D>| !is_listed(&valid, r.container_id.as_str(), r.ifname.as_str());
         for record in records.into_iter().flatten().filter(is_garbage) {
             let args = record.del_args(&conf.path);
-            errors.keep(args.and_then(|args| detach(&args, &record)));
+            errors.keep(args.and_then(|args| self.collect(&args, &detach)));
         }
         errors.keep(IpamPlugin::forward_gc(conf));
         errors.into_result()
+    }
+
+    /// Detaches what is still attached when its turn has come.
+    fn collect<D: DeserializeOwned>(
+        &self,
+        args: &CmdArgs,
+        detach: impl Fn(&CmdArgs, &Attachment<D>) -> Result<()>,
+    ) -> Result<()> {
+        let _turn = Turn::to_detach(args)?;
+        match self.read(args)? {
+            Some(record) => detach(args, &record),
+            None => Ok(()),
+        }
     }
 
     /// `:` can occur in neither part, so no two attachments share a file.

@@ -23,4 +23,5 @@ pub mod process;
 pub mod result;
 pub mod selector;
 pub mod source_routing;
+pub mod turn;
 pub mod version;

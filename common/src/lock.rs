@@ -44,24 +44,37 @@ impl Lock {
 /// # Errors
 /// Code 5 naming the file, 11 when the lock is not to be had in time.
 pub fn lock_exclusively(file: File, path: &Path, deadline: Duration) -> Result<File> {
-    let failed = |cause: &io::Error| Error::io(format!("failed to lock {path:?}"), cause);
     match fs2::FileExt::try_lock_exclusive(&file) {
         Ok(()) => return Ok(file),
         Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
-        Err(cause) => return Err(failed(&cause)),
+        Err(cause) => return Err(Error::io(format!("failed to lock {path:?}"), &cause)),
     }
-    // The kernel has no flock with a deadline. A thread that waits in vain ends with
-    // this process, which is about to report the error.
+    wait(&format!("the lock {path:?}"), deadline, move || {
+        fs2::FileExt::lock_exclusive(&file).map(|()| file)
+    })
+}
+
+/// Waits until `take`, which blocks, has got what another process holds, at most until
+/// `deadline`.
+///
+/// # Errors
+/// Code 5 naming `what`, 11 when it is not to be had in time.
+pub(crate) fn wait<T: Send + 'static>(
+    what: &str,
+    deadline: Duration,
+    take: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    // The kernel's locks have no deadline. A thread that waits in vain ends with this
+    // process, which is about to report the error.
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        let locked = fs2::FileExt::lock_exclusive(&file).map(|()| file);
-        // Nobody listens any more after the deadline, and the file is closed then.
-        sender.send(locked).ok();
+        // Nobody listens any more after the deadline, and the lock is given up then.
+        sender.send(take()).ok();
     });
     match receiver.recv_timeout(deadline) {
-        Ok(locked) => locked.map_err(|cause| failed(&cause)),
+        Ok(taken) => taken.map_err(|cause| Error::io(format!("failed to take {what}"), &cause)),
         Err(_) => {
-            let msg = format!("timed out waiting for the lock {path:?}");
+            let msg = format!("timed out waiting for {what}");
             let details = format!("another process has held it for {deadline:?}");
             Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
         }

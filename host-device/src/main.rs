@@ -24,6 +24,7 @@ use common::netlink::Link;
 use common::options::Options as NetworkOptions;
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Interface};
+use common::turn::Turn;
 
 use crate::config::{Config, DeviceSelector, is_device_per_container};
 use crate::device::{Device, Mode};
@@ -44,13 +45,28 @@ fn main() -> ExitCode {
 
 fn add(args: &CmdArgs) -> Result<AddResult> {
     let config = Config::parse(&args.conf)?;
+    let _turn = Turn::to_attach(args)?;
     let mut sandbox = Sandbox::open(&args.netns)?;
     let mut host = Host::open()?;
     end_stale_attachment(args)?;
-    transfer::recover(&mut host, &records())?;
 
-    let device = find_device(&mut host, &config.selector, &config.options)?;
-    transfer::require_movable(&device, &mut sandbox, &args.ifname)?;
+    let (mut record, link) = take_device(args, &config, &mut host, &mut sandbox)?;
+    attach(args, config, link.as_ref(), &mut record, &mut sandbox)
+        .map_err(|error| undone(error, detach(args, &record)))
+}
+
+/// Finds the device, records what it is, and moves it into the container. There is no
+/// link when it stays on the host.
+fn take_device(
+    args: &CmdArgs,
+    config: &Config,
+    host: &mut Host,
+    sandbox: &mut Sandbox,
+) -> Result<(Attachment<Device>, Option<Link>)> {
+    let devices = Turn::of_devices()?;
+    transfer::recover(host, &records())?;
+    let device = find_device(host, &config.selector, &config.options)?;
+    transfer::require_movable(&device, sandbox, &args.ifname)?;
     let device = match config.options.keep_addresses {
         true => keep::plan(&mut host.netlink, device)?,
         false => device,
@@ -58,12 +74,14 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     let device = transfer::as_before(&records(), device)?;
     let device = device_info::plan(device, config.options.device_info_file.as_deref());
     let mut record = Attachment::new(args, &sandbox.netns, device)?;
-    record.source_routing = config.network_options.plan(&mut sandbox)?;
+    record.source_routing = config.network_options.plan(sandbox)?;
     records().write(&record)?;
-    let link = transfer::move_in(&mut host, &mut sandbox, &record)
-        .map_err(|error| undone(error, abandon(args, &record)))?;
-    attach(args, config, link.as_ref(), &mut record, &mut sandbox)
-        .map_err(|error| undone(error, detach(args, &record)))
+    let moved = transfer::move_in(host, sandbox, &record);
+    drop(devices);
+    match moved {
+        Ok(link) => Ok((record, link)),
+        Err(error) => Err(undone(error, abandon(args, &record))),
+    }
 }
 
 /// Ends what an earlier ADD of the same attachment has left, so that its record,
@@ -73,10 +91,7 @@ fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
         return Ok(());
     };
     if transfer::is_attached(&record, args)? {
-        let (ifname, netns) = (record.ifname.as_str(), &record.netns);
-        let msg = format!("interface {ifname:?} already exists in netns {netns:?}");
-        let details = format!("container {} has got it before", record.container_id);
-        return Err(Error::internal(msg).with_details(details));
+        return Err(record.is_in_use());
     }
     detach(&record.del_args(&args.conf.path)?, &record)
 }
@@ -144,6 +159,7 @@ fn attach(
 }
 
 fn del(args: &CmdArgs) -> Result<()> {
+    let _turn = Turn::to_detach(args)?;
     match records().read::<Device>(args)? {
         Some(record) => detach(args, &record),
         None => {

@@ -8,6 +8,7 @@ use common::attachment::{Attachment, Records, boot_id, sandbox_for_del};
 use common::error::{Error, Result};
 use common::interface::Sandbox;
 use common::netlink::{Link, LinkChange};
+use common::turn::Turn;
 
 use crate::device::{Device, Mode};
 use crate::driver;
@@ -70,6 +71,8 @@ pub(crate) fn move_in(
 
 /// Makes sure that the host has the device, if it still exists: it is in the
 /// container's namespace, or on the host, where the kernel puts it when that ends.
+/// Until a device is what it was, no ADD finds it; a bound one is protected by its
+/// record, because its driver can take long.
 pub(crate) fn give_back(
     host: &mut Host,
     records: &Records,
@@ -84,6 +87,7 @@ pub(crate) fn give_back(
         let all = records.all()?;
         return rebind(host, &all, record, (binding, driver::PATIENCE)).map(drop);
     }
+    let _devices = Turn::of_devices()?;
     if let Some(mut sandbox) = sandbox_for_del(args, Some(record))? {
         let links = sandbox.netlink.links()?;
         if let Some(link) = device.among(&links, &record.ifname) {

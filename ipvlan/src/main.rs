@@ -15,6 +15,7 @@ use common::ipam::IpamPlugin;
 use common::netlink::{Link, Netlink};
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Interface};
+use common::turn::Turn;
 
 use crate::config::NetConf;
 use crate::link::Device;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
 fn add(args: &CmdArgs) -> Result<AddResult> {
     let conf = NetConf::for_add(args)?;
     let ipam = IpamPlugin::find_configured(&conf.ipam, &args.conf.path)?;
+    let _turn = Turn::to_attach(args)?;
     let mut sandbox = Sandbox::open(&args.netns)?;
     let master = if conf.link_in_container {
         link::find_master(&conf, &mut sandbox.netlink)?
@@ -109,6 +111,12 @@ fn take_addresses(prev_result: &mut AddResult) -> AddResult {
 }
 
 fn del(args: &CmdArgs) -> Result<()> {
+    let _turn = Turn::to_detach(args)?;
+    end(args)
+}
+
+/// Ends the attachment, as far as it was made.
+fn end(args: &CmdArgs) -> Result<()> {
     let record = records().read::<Device>(args)?;
     detach(args, record.as_ref())
 }
@@ -200,17 +208,24 @@ fn gc(conf: &ConfArgs) -> Result<()> {
 }
 
 /// Ends an attachment that has a record but no interface any more: an ADD that was
-/// killed, or one of an earlier boot.
+/// killed, or one of an earlier boot. What another namespace still has is in use.
 fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
-    match records().read::<Device>(args)? {
-        Some(record) => detach(&record.del_args(&args.conf.path)?, Some(&record)),
-        None => Ok(()),
+    let Some(record) = records().read::<Device>(args)? else {
+        return Ok(());
+    };
+    let args = record.del_args(&args.conf.path)?;
+    if let Some(mut sandbox) = sandbox_for_del(&args, Some(&record))?
+        && let Some(link) = sandbox.netlink.link_by_name(args.ifname.as_str())?
+        && link::is_ours(&link, &record.device)
+    {
+        return Err(record.is_in_use());
     }
+    detach(&args, Some(&record))
 }
 
 /// Undoes a failed ADD and returns the error that made it fail.
 fn undo(args: &CmdArgs, error: Error) -> Error {
-    if let Err(second) = del(args) {
+    if let Err(second) = end(args) {
         eprintln!("undoing a failed ADD: {second}");
     }
     error

@@ -6,10 +6,12 @@
 mod aws;
 mod call;
 pub mod eni_lab;
+mod lock;
 mod network;
 mod node;
 
 pub use aws::AwsNode;
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
+pub use lock::is_waited_for;
 pub use network::Network;
 pub use node::{Namespace, Node, Pod, run_tool};

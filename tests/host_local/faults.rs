@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use harness::{Call, Node, Output};
+use harness::{Call, Node, Output, is_waited_for};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
@@ -89,15 +88,6 @@ pub(super) fn hold_lock(lock: &Path) -> Child {
 pub(super) fn kill(mut process: Child) {
     process.kill().expect("the process can be killed");
     process.wait().expect("the process can be waited for");
-}
-
-/// Whether a process waits for a lock on this file.
-pub(super) fn is_waited_for(lock: &Path) -> bool {
-    let inode = format!(":{} ", fs::metadata(lock).expect("the lock exists").ino());
-    let locks = fs::read_to_string("/proc/locks").expect("/proc is mounted");
-    locks
-        .lines()
-        .any(|line| line.contains("-> FLOCK") && line.contains(&inode))
 }
 
 #[test]

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use harness::{Call, Node};
+use harness::{Call, Node, is_waited_for};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
-use super::faults::{hold_lock, is_waited_for, kill};
+use super::faults::{hold_lock, kill};
 use super::{NO_NETNS, Network, address, addresses, at_once, wait_until};
 
 fn file(network: &Network) -> PathBuf {

@@ -1,0 +1,205 @@
+//! Turns: who may change a container, or collect a network's garbage, at a moment. A
+//! runtime that gave up on an ADD sends DEL while that ADD still runs, and GC comes
+//! when it likes.
+//!
+//! All turns are locks on bytes of one file, which stays empty: a byte for each
+//! container and for each network. So there is nothing to clean up, and the kernel
+//! gives a turn back when its holder is killed. What the bytes are for can be shared
+//! by chance, which means a needless wait and nothing else. A container cannot reach
+//! the file, and so cannot keep anybody waiting.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::args::{CmdArgs, ContainerId};
+use crate::attachment::ROOT;
+use crate::error::{Error, Result};
+use crate::file::{FILE_MODE, create_directory};
+use crate::lock::wait;
+
+/// The file's name in the directory of the records.
+const FILE: &str = ".turns";
+/// The longest that a delegate may keep an ADD busy (130 s), and some. A DEL that gave
+/// up earlier would not come again through every runtime, and leak what ADD then makes.
+const DEADLINE: Duration = Duration::from_secs(150);
+
+/// What only one process may do at a time. It ends when this value is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _file: File,
+}
+
+/// What a byte of the file stands for.
+enum Subject<'a> {
+    Container(&'a ContainerId),
+    Network(&'a str),
+    Devices,
+}
+
+/// Whether others may have the byte at the same time.
+#[derive(Clone, Copy)]
+enum Sharing {
+    Shared,
+    Alone,
+}
+
+impl Turn {
+    /// The turn to attach a container: alone on this container, while no garbage of
+    /// the network is collected.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 11 when another process keeps the turn too long.
+    pub fn to_attach(args: &CmdArgs) -> Result<Self> {
+        let file = create()?;
+        let network = Subject::Network(&args.conf.network);
+        take(&file, &network, Sharing::Shared)?;
+        take(
+            &file,
+            &Subject::Container(&args.container_id),
+            Sharing::Alone,
+        )?;
+        Ok(Self { _file: file })
+    }
+
+    /// The turn to detach a container: alone on this container. Nothing where no
+    /// container was ever attached.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn to_detach(args: &CmdArgs) -> Result<Option<Self>> {
+        Self::of_existing(&Subject::Container(&args.container_id))
+    }
+
+    /// The turn to collect the garbage of a network: while nobody attaches to it.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn to_collect(network: &str) -> Result<Option<Self>> {
+        Self::of_existing(&Subject::Network(network))
+    }
+
+    /// The turn to move devices of the node, or to look for one. It is taken last and
+    /// for a moment only.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn of_devices() -> Result<Option<Self>> {
+        Self::of_existing(&Subject::Devices)
+    }
+
+    fn of_existing(subject: &Subject<'_>) -> Result<Option<Self>> {
+        let Some(file) = open()? else {
+            return Ok(None);
+        };
+        take(&file, subject, Sharing::Alone)?;
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+impl Subject<'_> {
+    fn byte(&self) -> i64 {
+        match self {
+            Self::Container(id) => byte_of("container", id.as_str()),
+            Self::Network(name) => byte_of("network", name),
+            Self::Devices => byte_of("devices", ""),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Container(id) => format!("container {id}"),
+            Self::Network(name) => format!("network {name:?}"),
+            Self::Devices => "the devices of this node".into(),
+        }
+    }
+}
+
+/// The offset of a byte that stands for `name`, the same in every build: FNV-1a, 64 bits,
+/// without the sign.
+fn byte_of(kind: &str, name: &str) -> i64 {
+    let text = kind.bytes().chain([0]).chain(name.bytes());
+    let hash = text.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The last offset of all has no end.
+    i64::try_from(hash >> 1).map_or(0, |offset| offset.min(i64::MAX - 1))
+}
+
+/// The file, made where it is missing, with its directory.
+fn create() -> Result<File> {
+    let path = path();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).mode(FILE_MODE);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match options.open(&path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            create_directory(Path::new(ROOT)).and_then(|()| options.open(&path))
+        }
+        outcome => outcome,
+    };
+    file.map_err(|cause| Error::io(format!("failed to open {path:?}"), &cause))
+}
+
+/// The file; nothing where no ADD can have a turn: none was ever executed, or each fails
+/// because the disk is read-only or something else is in the file's place. DEL must not
+/// fail for ever because of that.
+fn open() -> Result<Option<File>> {
+    let path = path();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(&path);
+    match file {
+        Ok(file) => Ok(Some(file)),
+        Err(cause) if prevents_every_add(&cause) => Ok(None),
+        Err(cause) => Err(Error::io(format!("failed to open {path:?}"), &cause)),
+    }
+}
+
+fn prevents_every_add(cause: &io::Error) -> bool {
+    matches!(
+        cause.raw_os_error(),
+        Some(libc::ENOENT | libc::EROFS | libc::ELOOP | libc::EISDIR)
+    )
+}
+
+fn path() -> PathBuf {
+    Path::new(ROOT).join(FILE)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's constants are 0 and 1; its structure is older than they are"
+)]
+fn take(file: &File, subject: &Subject<'_>, sharing: Sharing) -> Result<()> {
+    let what = format!("the turn of {}", subject.describe());
+    let kind = match sharing {
+        Sharing::Shared => libc::F_RDLCK,
+        Sharing::Alone => libc::F_WRLCK,
+    };
+    let byte = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: subject.byte(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
+        Ok(_) => return Ok(()),
+        Err(Errno::EAGAIN | Errno::EACCES) => {}
+        Err(errno) => return Err(Error::io(format!("failed to take {what}"), &errno.into())),
+    }
+    let waiting = file.try_clone();
+    wait(&what, DEADLINE, move || {
+        fcntl(waiting?, FcntlArg::F_OFD_SETLKW(&byte))?;
+        Ok(())
+    })
+}
