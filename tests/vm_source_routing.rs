@@ -3,48 +3,48 @@
 
 use serde_json::json;
 
-use crate::source_routing::{self, Fixture};
+use crate::source_routing::{Fixture, behaviour};
 
 const PLUGIN: &str = "ipvlan";
 
 #[test]
 fn the_answer_to_a_peer_behind_a_router_leaves_through_the_second_interface() {
-    source_routing::only_with_the_option_does_the_peer_get_an_answer(PLUGIN);
+    behaviour::only_with_the_option_does_the_peer_get_an_answer(PLUGIN);
 }
 
 #[test]
 fn the_own_table_is_filled_reported_checked_and_removed() {
-    source_routing::the_table_has_what_leads_through_the_interface(PLUGIN);
+    behaviour::the_table_has_what_leads_through_the_interface(PLUGIN);
 }
 
 #[test]
 fn check_finds_a_rule_or_a_route_that_is_missing() {
-    source_routing::check_misses_a_rule_and_a_route(PLUGIN);
+    behaviour::check_misses_a_rule_and_a_route(PLUGIN);
 }
 
 #[test]
 fn del_finds_its_rules_when_the_link_is_gone_and_leaves_those_of_others() {
-    source_routing::del_removes_its_rules_alone(PLUGIN);
+    behaviour::del_removes_its_rules_alone(PLUGIN);
 }
 
 #[test]
 fn a_rule_that_the_kernel_refuses_undoes_the_add() {
-    source_routing::a_failed_add_leaves_no_rule(PLUGIN);
+    behaviour::a_failed_add_leaves_no_rule(PLUGIN);
 }
 
 #[test]
 fn with_detection_no_address_is_tentative_when_add_returns() {
-    source_routing::add_waits_until_no_address_is_tentative(PLUGIN);
+    behaviour::add_waits_until_no_address_is_tentative(PLUGIN);
 }
 
 #[test]
 fn a_duplicate_address_is_named_and_the_add_undone() {
-    source_routing::a_duplicate_address_fails_the_add(PLUGIN);
+    behaviour::a_duplicate_address_fails_the_add(PLUGIN);
 }
 
 #[test]
 fn two_gateways_of_one_destination_are_two_ways() {
-    source_routing::routes_by_two_gateways_are_both_added_and_checked(PLUGIN);
+    behaviour::routes_by_two_gateways_are_both_added_and_checked(PLUGIN);
 }
 
 /// In the modes where the master's stack routes, there is nobody to ask for addresses.
