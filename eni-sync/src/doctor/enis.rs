@@ -109,7 +109,7 @@ fn delete_on_termination(own: &Description) -> Finding {
 fn slots(eni: &Eni, own: &Description) -> Finding {
     const CHECK: &str = "slots";
     let used = own.used(Family::V4);
-    let limit = usize::try_from(eni.ipv4_limit).unwrap_or(usize::MAX);
+    let limit = Family::V4.limit(eni);
     let says = format!("{used} of {limit} IPv4 addresses used");
     match limit {
         // EC2 has not said.

@@ -117,10 +117,7 @@ fn gateway(subject: &str, subnet: Cidr, range: &Range) -> Option<Finding> {
 fn slots(subject: &str, eni: &Eni, own: &Description, range: &Range) -> Option<Finding> {
     const CHECK: &str = "range-slots";
     let family = Family::of(range.first);
-    let limit = match family {
-        Family::V4 => eni.ipv4_limit,
-        Family::V6 => eni.ipv6_limit,
-    };
+    let limit = family.limit(eni);
     if limit == 0 {
         return None;
     }
@@ -130,7 +127,6 @@ fn slots(subject: &str, eni: &Eni, own: &Description, range: &Range) -> Option<F
     }
     let in_range = own.secondary.iter().filter(|a| range.contains(**a)).count();
     let others = own.used(family).saturating_sub(in_range);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let free = limit.saturating_sub(others);
     let says = format!(
         "{} addresses in the range, {free} slots on {}",
