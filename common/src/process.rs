@@ -3,14 +3,16 @@
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::libc::ETXTBSY;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// What the kernel lets through a pipe that is ready without blocking. Source:
+/// pipe(7); `PIPE_BUF` of Linux.
+const PIPE_BUF: usize = 4096;
 
 /// How long to wait for somebody who is just writing the executable.
 const INSTALLATION: Duration = Duration::from_secs(5);
@@ -26,9 +28,9 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
-/// Runs a process with `stdin` and gives up on it after `deadline`. Pipes are
-/// served by threads, so that a program that reads nothing or writes much
-/// cannot block us; they end with the program, or with this process.
+/// Runs a process with `stdin` and gives up on it after `deadline`. Its pipes are
+/// served as they become ready, so that a program that reads nothing or writes much
+/// cannot block us.
 ///
 /// # Errors
 /// Those of starting it, and `TimedOut` when it has been stopped.
@@ -38,49 +40,114 @@ pub fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> io::Result
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = spawn(&mut command, INSTALLATION)?;
-    if let Some(mut pipe) = child.stdin.take() {
-        let stdin = stdin.to_vec();
-        // A program may exit without reading; that is no error of ours.
-        thread::spawn(move || pipe.write_all(&stdin).ok());
-    }
-    let (sender, receiver) = mpsc::channel();
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    thread::spawn(move || {
-        // The receiver is gone when the deadline has passed; then nobody listens.
-        sender.send(collect(stdout, stderr)).ok()
-    });
-    match receiver.recv_timeout(deadline) {
-        Ok(collected) => {
-            let (stdout, stderr) = collected?;
-            let status = child.wait()?;
-            Ok(Output {
-                status,
-                stdout,
-                stderr,
-            })
+    let mut input = Input {
+        pipe: child.stdin.take(),
+        unsent: stdin,
+    };
+    let mut stdout = Collected::from(child.stdout.take());
+    let mut stderr = Collected::from(child.stderr.take());
+    input.feed();
+    let end = Instant::now() + deadline;
+    while stdout.is_open() || stderr.is_open() {
+        let pipes = [input.as_poll(), stdout.as_poll(), stderr.as_poll()];
+        let Some([fed, said, complained]) = await_ready(pipes, end)? else {
+            return Err(stop(&mut child, deadline));
+        };
+        if fed {
+            input.feed();
         }
-        Err(_) => Err(stop(&mut child, deadline)),
+        if said {
+            stdout.read()?;
+        }
+        if complained {
+            stderr.read()?;
+        }
+    }
+    Ok(Output {
+        status: child.wait()?,
+        stdout: stdout.bytes,
+        stderr: stderr.bytes,
+    })
+}
+
+/// The end of a pipe that a program reads, until it has been given everything.
+struct Input<'a> {
+    pipe: Option<ChildStdin>,
+    unsent: &'a [u8],
+}
+
+impl Input<'_> {
+    fn as_poll(&self) -> Option<PollFd<'_>> {
+        let pipe = self.pipe.as_ref()?;
+        Some(PollFd::new(pipe.as_fd(), PollFlags::POLLOUT))
+    }
+
+    /// Writes as much as a pipe that is ready takes without blocking, as a new one is.
+    fn feed(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let (part, rest) = self.unsent.split_at(self.unsent.len().min(PIPE_BUF));
+        // A program may exit without reading; that is no error of ours.
+        let is_taken = pipe.write_all(part).is_ok();
+        self.unsent = rest;
+        if !is_taken || rest.is_empty() {
+            self.pipe = None;
+        }
     }
 }
 
-fn collect(
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
-) -> io::Result<(Vec<u8>, Vec<u8>)> {
-    let errors = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stderr
-            .map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes))
-            .map(|_| bytes)
-    });
-    let mut output = Vec::new();
-    if let Some(mut pipe) = stdout {
-        pipe.read_to_end(&mut output)?;
+/// What a program has written into a pipe, until it closes it.
+struct Collected<P> {
+    pipe: Option<P>,
+    bytes: Vec<u8>,
+}
+
+impl<P: Read + AsFd> Collected<P> {
+    fn from(pipe: Option<P>) -> Self {
+        let bytes = Vec::new();
+        Self { pipe, bytes }
     }
-    let errors = errors
-        .join()
-        .map_err(|_| io::Error::other("a reader ended early"))??;
-    Ok((output, errors))
+
+    fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    fn as_poll(&self) -> Option<PollFd<'_>> {
+        let pipe = self.pipe.as_ref()?;
+        Some(PollFd::new(pipe.as_fd(), PollFlags::POLLIN))
+    }
+
+    /// Reads what is there, of a pipe that is ready.
+    fn read(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.pipe else {
+            return Ok(());
+        };
+        let mut part = [0; PIPE_BUF];
+        match pipe.read(&mut part)? {
+            0 => self.pipe = None,
+            count => self.bytes.extend_from_slice(&part[..count]),
+        }
+        Ok(())
+    }
+}
+
+/// Which of the pipes, as far as they are open, can be used without blocking or were
+/// closed by the program. Nothing when none of them until `end`.
+fn await_ready<const N: usize>(
+    pipes: [Option<PollFd<'_>>; N],
+    end: Instant,
+) -> io::Result<Option<[bool; N]>> {
+    let is_open = pipes.each_ref().map(Option::is_some);
+    let mut open: Vec<PollFd<'_>> = pipes.into_iter().flatten().collect();
+    // A timeout is in whole milliseconds: to round up is not to spin in the last one.
+    let left = end.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    if poll(&mut open, timeout)? == 0 {
+        return Ok(None);
+    }
+    let mut answers = open.iter().map(|pipe| pipe.any().unwrap_or(true));
+    Ok(Some(
+        is_open.map(|is_open| is_open && answers.next().unwrap_or(false)),
+    ))
 }
 
 /// Kills the program that has not answered, and reaps it.
@@ -128,6 +195,7 @@ fn spawn(command: &mut Command, deadline: Duration) -> io::Result<Child> {
 mod tests {
     use std::fs::{self, OpenOptions};
     use std::os::unix::fs::PermissionsExt;
+    use std::thread;
 
     use super::*;
 
