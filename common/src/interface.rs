@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netlink::{
-    AddressState, Dad, Events, KernelAddress, KernelRoute, Link, LinkChange, Netlink, Subject,
+    AddressState, Change, Dad, Events, KernelAddress, KernelRoute, Link, LinkChange, Netlink,
+    Subject,
 };
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::result::{AddResult, IpConfig, Route};
@@ -97,27 +98,25 @@ impl Sandbox {
         if has_ipv6 {
             self.enable_ipv6(&link.name, dad)?;
         }
-        for ip in &own.ips {
-            self.netlink.add_address(link, ip.address, dad)?;
-        }
         let up = LinkChange {
             up: Some(true),
             ..LinkChange::default()
         };
-        self.netlink.change_link(link.index, up, || {
-            format!("failed to set {:?} UP", link.name)
-        })?;
+        let addresses = own.ips.iter().map(|ip| ip.address);
+        let mut changes: Vec<Change> = addresses
+            .map(|address| Change::add_address(link, address, dad))
+            .collect();
+        let failed = format!("failed to set {:?} UP", link.name);
+        changes.push(Change::link(link.index, up, failed));
         if has_ipv6 && dad == Dad::On {
+            self.netlink.apply(&std::mem::take(&mut changes))?;
             self.settle_addresses(link)?;
         }
-        for route in &own.routes {
-            let gateway = route.next_hop(&own.ips);
-            self.netlink.add_route(link.index, route, gateway)?;
-        }
-        match policy {
-            Some(policy) => policy.apply(&mut self.netlink, link, own),
-            None => Ok(()),
-        }
+        let add_route =
+            |route: &Route| Change::add_route(link.index, route, route.next_hop(&own.ips));
+        changes.extend(own.routes.iter().map(add_route));
+        changes.extend(policy.iter().flat_map(|policy| policy.changes(link, own)));
+        self.netlink.apply(&changes)
     }
 
     /// Waits until duplicate address detection has ended for every address of `link`.

@@ -1,7 +1,10 @@
 //! The kernel's routing netlink as blocking verbs with types of our own. This is
-//! the only module that knows the rtnetlink crate: it breaks its API often.
+//! the only module that knows the rtnetlink crate: it breaks its API often. Messages
+//! are its, and so is nothing else: the kernel answers a request before the system
+//! call that sends it returns, so there is nothing to wait for asynchronously.
 
 mod address;
+mod change;
 mod events;
 mod link;
 mod route;
@@ -10,16 +13,18 @@ mod rule;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use futures_util::StreamExt;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use tokio::runtime::{Builder, Runtime};
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::libc::MSG_TRUNC;
 
 pub use address::{AddressState, Dad, KernelAddress};
+pub use change::Change;
 pub use events::{Events, Subject};
 pub use link::{Link, LinkChange, NewIpvlan, parse_mac};
 pub use route::KernelRoute;
@@ -30,13 +35,20 @@ use crate::netns::NetNs;
 
 /// How often a dump is repeated that the kernel marks as torn by a change.
 const DUMP_ATTEMPTS: usize = 5;
+/// The longest datagram that the kernel makes of a dump, and more than it needs for
+/// one link. Source: `netlink_dump` of Linux.
+const DATAGRAM: usize = 32 << 10;
+
+/// The port of the kernel.
+const KERNEL: u32 = 0;
 
 /// A netlink socket in one network namespace. It stays in the namespace it was
 /// opened in, so one thread can work in two namespaces with two of these.
 #[derive(Debug)]
 pub struct Netlink {
-    runtime: Runtime,
-    handle: rtnetlink::Handle,
+    socket: Socket,
+    /// The number of the last message that was sent.
+    sequence: u32,
 }
 
 impl Netlink {
@@ -45,18 +57,10 @@ impl Netlink {
     /// # Errors
     /// Code 999 when the socket cannot be created.
     pub fn open() -> Result<Self> {
-        let failed =
-            |cause: io::Error| Error::internal("failed to open a netlink socket").because(&cause);
-        let runtime = Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .map_err(failed)?;
-        let entered = runtime.enter();
-        let (connection, handle, _) =
-            rtnetlink::new_connection_with_strict_check().map_err(failed)?;
-        drop(entered);
-        runtime.spawn(connection);
-        Ok(Self { runtime, handle })
+        let socket = Socket::new(NETLINK_ROUTE)
+            .map_err(|cause| Error::internal("failed to open a netlink socket").because(&cause))?;
+        let sequence = 0;
+        Ok(Self { socket, sequence })
     }
 
     /// A socket in `netns`.
@@ -68,42 +72,30 @@ impl Netlink {
         netns.run(Self::open)
     }
 
-    /// The number by which this socket's namespace knows `other`, assigned now if
-    /// it has none yet. Links that reach into another namespace name it so.
+    /// The number by which this socket's namespace knows `other`, if it has one. Links
+    /// that reach into another namespace name it so, and have one assigned.
     ///
     /// # Errors
     /// Code 999 when the kernel refuses.
-    pub fn namespace_id(&mut self, other: &NetNs) -> Result<i32> {
-        let what = || format!("failed to number netns {:?}", other.path());
-        let assign = nsid_message(other, Some(NsidAttribute::Id(-1)));
-        match self.acknowledged(
-            RouteNetlinkMessage::NewNsId(assign),
-            NLM_F_CREATE | NLM_F_EXCL,
-        ) {
-            Err(cause) if cause.raw_os_error() != Some(nix::libc::EEXIST) => {
-                return Err(Error::internal(what()).because(&cause));
-            }
-            _ => {}
-        }
-        let asked = RouteNetlinkMessage::GetNsId(nsid_message(other, None));
+    pub fn namespace_id(&mut self, other: &NetNs) -> Result<Option<i32>> {
+        let mut message = NsidMessage::default();
+        let descriptor = other.as_fd().as_raw_fd().unsigned_abs();
+        message.attributes.push(NsidAttribute::Fd(descriptor));
         let replies = self
-            .request(asked, 0)
-            .map_err(|cause| Error::internal(what()).because(&cause))?;
-        let id = replies.into_iter().find_map(|reply| match reply {
-            RouteNetlinkMessage::NewNsId(message) => {
-                message.attributes.into_iter().find_map(|a| match a {
-                    NsidAttribute::Id(id) if id >= 0 => Some(id),
-                    _ => None,
-                })
-            }
+            .request(RouteNetlinkMessage::GetNsId(message), 0)
+            .map_err(|cause| {
+                let msg = format!("failed to ask for the number of netns {:?}", other.path());
+                Error::internal(msg).because(&cause)
+            })?;
+        let numbers = replies.into_iter().flat_map(|reply| match reply {
+            RouteNetlinkMessage::NewNsId(message) => message.attributes,
+            _ => Vec::new(),
+        });
+        let mut assigned = numbers.filter_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if id >= 0 => Some(id),
             _ => None,
         });
-        id.ok_or_else(|| Error::internal(what()).with_details("the kernel gave no number"))
-    }
-
-    /// Sends a change and waits for the kernel's acknowledgement.
-    fn acknowledged(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.request(message, NLM_F_ACK | flags).map(drop)
+        Ok(assigned.next())
     }
 
     /// Everything the kernel has of a kind.
@@ -127,37 +119,83 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | flags;
-        let closed = || io::Error::other("the netlink socket is closed");
-        let Self { runtime, handle } = self;
-        runtime.block_on(async {
-            let mut stream = handle.request(request).map_err(|_| closed())?;
-            let mut replies = Vec::new();
-            let mut interrupted = false;
-            while let Some(reply) = stream.next().await {
-                interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
+        let mut request = Vec::new();
+        self.append(&mut request, message, flags);
+        self.send(&request)?;
+        let mut replies = Vec::new();
+        let mut is_torn = false;
+        loop {
+            for reply in self.receive()? {
+                if reply.header.sequence_number != self.sequence {
+                    continue;
+                }
+                let is_part = reply.header.flags & NLM_F_MULTIPART != 0;
+                is_torn |= reply.header.flags & NLM_F_DUMP_INTR != 0;
                 match reply.payload {
-                    NetlinkPayload::InnerMessage(inner) => replies.push(inner),
+                    NetlinkPayload::InnerMessage(inner) => {
+                        replies.push(inner);
+                        if is_part {
+                            continue;
+                        }
+                    }
                     NetlinkPayload::Error(error) if error.code.is_some() => {
                         return Err(error.to_io());
                     }
-                    _ => {}
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(-done.code));
+                    }
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => {}
+                    _ => continue,
                 }
+                return match is_torn {
+                    true => Err(io::ErrorKind::Interrupted.into()),
+                    false => Ok(replies),
+                };
             }
-            if interrupted {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            Ok(replies)
-        })
+        }
     }
-}
 
-fn nsid_message(netns: &NetNs, id: Option<NsidAttribute>) -> NsidMessage {
-    let mut message = NsidMessage::default();
-    message
-        .attributes
-        .push(NsidAttribute::Fd(netns.as_fd().as_raw_fd().unsigned_abs()));
-    message.attributes.extend(id);
-    message
+    /// Numbers `message` and puts it behind those in `request`.
+    fn append(&mut self, request: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let begin = request.len();
+        request.resize(begin + message.buffer_len(), 0);
+        message.serialize(&mut request[begin..]);
+    }
+
+    fn send(&self, request: &[u8]) -> io::Result<()> {
+        self.socket.send(request, 0).map(drop)
+    }
+
+    /// The messages of the kernel's next datagram. One of a dump that cannot be read
+    /// is left out: it is about something that nobody here knows.
+    fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+        let mut datagram = Vec::with_capacity(DATAGRAM);
+        let (length, sender) = self.socket.recv_from(&mut datagram, MSG_TRUNC)?;
+        // Whoever administers the namespace may write to the sockets in it.
+        if sender.port_number() != KERNEL {
+            return Ok(Vec::new());
+        }
+        if length > datagram.len() {
+            return Err(io::Error::other("an answer of the kernel is too long"));
+        }
+        let mut messages = Vec::new();
+        let mut rest = datagram.as_slice();
+        while !rest.is_empty() {
+            let header = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+            let is_part = header.flags() & NLM_F_MULTIPART != 0;
+            match NetlinkMessage::deserialize(rest) {
+                Err(_) if is_part => {}
+                message => messages.push(message.map_err(io::Error::other)?),
+            }
+            // Messages begin at multiples of four bytes, the first one at zero.
+            let length = header.length() as usize;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(messages)
+    }
 }

@@ -14,7 +14,7 @@ use crate::config::Document;
 use crate::error::{Error, Result};
 use crate::interface::{self, Sandbox};
 use crate::lenient::find;
-use crate::netlink::{Link, Netlink, SourceRule};
+use crate::netlink::{Change, Link, Netlink, SourceRule};
 use crate::result::{AddResult, Route, SCOPE_LINK};
 
 /// The configuration's key.
@@ -150,25 +150,22 @@ impl Policy {
         }
     }
 
-    /// Fills the table and adds the rules, when `link` has its addresses and is up.
-    /// The default routes that [`Policy::claim`] has taken are there already.
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer.
-    pub fn apply(&self, netlink: &mut Netlink, link: &Link, own: &AddResult) -> Result<()> {
-        for route in self.routes(own) {
-            if !own.routes.contains(&route) {
-                netlink.add_route(link.index, &route, route.next_hop(&own.ips))?;
-            }
-        }
-        for source in &self.sources {
-            netlink.add_rule(&SourceRule {
+    /// What fills the table and adds the rules, when `link` has its addresses and is
+    /// up. The default routes that [`Policy::claim`] has taken are there already.
+    pub fn changes(&self, link: &Link, own: &AddResult) -> Vec<Change> {
+        let routes = self.routes(own);
+        let missing = routes.iter().filter(|route| !own.routes.contains(route));
+        let add_route =
+            |route: &Route| Change::add_route(link.index, route, route.next_hop(&own.ips));
+        let add_rule = |source: &IpAddr| {
+            Change::add_rule(&SourceRule {
                 source: *source,
                 table: self.table,
                 priority: self.priority,
-            })?;
-        }
-        Ok(())
+            })
+        };
+        let rules = self.sources.iter().map(add_rule);
+        missing.map(add_route).chain(rules).collect()
     }
 
     /// Compares the table and the rules with what the result of ADD says of `link`.

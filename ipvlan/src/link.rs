@@ -138,9 +138,12 @@ fn shares_master(one: &Attachment<Device>, other: &Attachment<Device>) -> bool {
 }
 
 /// Creates the interface in the container under its final name. Kernels before 6.15
-/// look for that name on the node as well; where it is taken there, the interface
-/// begins under the temporary name that the record knows. On error there is nothing
-/// to undo, or nothing that DEL would not find.
+/// look for that name on the node as well, where they are asked from; where it is
+/// taken there, the interface begins under the temporary name that the record knows.
+/// On error there is nothing to undo, or nothing that DEL would not find.
+///
+/// It is asked for in the namespace of the master. Asked for in the container, those
+/// kernels would create it on the node and move it, for anybody there to see.
 ///
 /// # Errors
 /// Code 7 naming the master when the kernel says that it is in other use, else 999
@@ -148,40 +151,43 @@ fn shares_master(one: &Attachment<Device>, other: &Attachment<Device>) -> bool {
 pub(crate) fn create(
     conf: &NetConf,
     master: &Link,
-    device: &Device,
+    record: &Attachment<Device>,
+    node: &mut Netlink,
     sandbox: &mut Sandbox,
-    ifname: &IfName,
 ) -> Result<()> {
-    let master_netns_id = match conf.link_in_container {
-        true => None,
-        false => Some(sandbox.netlink.namespace_id(&NetNs::own()?)?),
+    let device = &record.device;
+    let (netlink, netns) = match conf.link_in_container {
+        true => (&mut sandbox.netlink, None),
+        false => (node, Some(&sandbox.netns)),
     };
     let new = NewIpvlan {
-        name: ifname,
+        name: &record.ifname,
         master: master.index,
-        master_netns_id,
+        netns,
         mode: conf.mode.number(),
         flags: conf.flag.number(),
         mtu: conf.mtu,
     };
-    match sandbox.netlink.create_ipvlan(new) {
-        Err(error) if error.is_exists() => create_and_rename(new, device, sandbox),
-        outcome => outcome.map_err(|error| explain(error, master)),
-    }
-}
-
-fn create_and_rename(new: NewIpvlan<'_>, device: &Device, sandbox: &mut Sandbox) -> Result<()> {
     let temporary = NewIpvlan {
         name: &device.temporary_name,
         ..new
     };
-    sandbox.netlink.create_ipvlan(temporary)?;
+    match netlink.create_ipvlan(new) {
+        Err(error) if error.is_exists() => netlink
+            .create_ipvlan(temporary)
+            .and_then(|()| rename(device, sandbox, &record.ifname)),
+        outcome => outcome.map_err(|error| explain(error, master)),
+    }
+}
+
+/// Gives the interface that has the temporary name its final one.
+fn rename(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()> {
     let link = sandbox.require(&device.temporary_name)?;
     let rename = LinkChange {
-        name: Some(new.name.as_str()),
+        name: Some(ifname.as_str()),
         ..LinkChange::default()
     };
-    let what = || format!("failed to rename ipvlan to {:?}", new.name.as_str());
+    let what = || format!("failed to rename ipvlan to {:?}", ifname.as_str());
     sandbox
         .netlink
         .change_link(link.index, rename, what)
@@ -254,7 +260,7 @@ pub(crate) fn verify(
     } else {
         (
             expected_master(conf, device, &mut Netlink::open()?)?,
-            Some(sandbox.netlink.namespace_id(&host)?),
+            sandbox.netlink.namespace_id(&host)?,
         )
     };
     match expected {

@@ -37,10 +37,10 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     let ipam = IpamPlugin::find_configured(&conf.ipam, &args.conf.path)?;
     let _turn = Turn::to_attach(args)?;
     let mut sandbox = Sandbox::open(&args.netns)?;
-    let master = if conf.link_in_container {
-        link::find_master(&conf, &mut sandbox.netlink)?
-    } else {
-        link::find_master(&conf, &mut Netlink::open()?)?
+    let mut node = Netlink::open()?;
+    let master = match conf.link_in_container {
+        true => link::find_master(&conf, &mut sandbox.netlink)?,
+        false => link::find_master(&conf, &mut node)?,
     };
     sandbox.require_absent(&args.ifname)?;
     end_stale_attachment(args)?;
@@ -50,7 +50,7 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     record.source_routing = conf.options.plan(&mut sandbox)?;
     records().write(&record)?;
     link::refuse_other_use(&record, &master, &records())
-        .and_then(|()| link::create(&conf, &master, &record.device, &mut sandbox, &args.ifname))
+        .and_then(|()| link::create(&conf, &master, &record, &mut node, &mut sandbox))
         .map_err(|error| forget(args, error))?;
     attach(args, conf, ipam, record, &mut sandbox).map_err(|error| undo(args, error))
 }

@@ -8,7 +8,7 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Link, Netlink};
+use super::{Change, Link, Netlink};
 use crate::address::Cidr;
 use crate::error::{Error, Result};
 
@@ -51,13 +51,9 @@ pub enum AddressState {
     DadFailed,
 }
 
-impl Netlink {
+impl Change {
     /// Adds an address to a link. With [`Dad::Off`] an IPv6 address is usable at once.
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer, in the words of the Go plugins.
-    pub fn add_address(&mut self, link: &Link, cidr: Cidr, dad: Dad) -> Result<()> {
-        let ifname = &link.name;
+    pub fn add_address(link: &Link, cidr: Cidr, dad: Dad) -> Self {
         let mut message = AddressMessage::default();
         message.header.index = link.index;
         message.header.prefix_len = cidr.prefix();
@@ -73,13 +69,21 @@ impl Netlink {
             IpAddr::V6(_) if dad == Dad::Off => message.header.flags = AddressHeaderFlags::Nodad,
             IpAddr::V6(_) => {}
         }
-        self.acknowledged(
+        Self::new(
             RouteNetlinkMessage::NewAddress(message),
             NLM_F_CREATE | NLM_F_EXCL,
+            format!("failed to add IP addr {cidr} to {:?}", link.name),
         )
-        .map_err(|cause| {
-            Error::internal(format!("failed to add IP addr {cidr} to {ifname:?}")).because(&cause)
-        })
+    }
+}
+
+impl Netlink {
+    /// Adds an address to a link; see [`Change::add_address`].
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer, in the words of the Go plugins.
+    pub fn add_address(&mut self, link: &Link, cidr: Cidr, dad: Dad) -> Result<()> {
+        self.apply(&[Change::add_address(link, cidr, dad)])
     }
 
     /// The addresses of a link, both families.
@@ -101,6 +105,8 @@ impl Netlink {
     }
 
     fn dump_addresses(&mut self, index: u32) -> Result<Vec<KernelAddress>> {
+        // Without this the kernel, or one before 4.20, ignores the index and tells more.
+        self.socket.set_netlink_get_strict_chk(true).ok();
         let mut message = AddressMessage::default();
         message.header.index = index;
         let replies = self

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoIpVlan, InfoKind, IpVlanFlags, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-    Prop,
+    InfoData, InfoIpVlan, IpVlanFlags, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage, Prop,
 };
+use rtnetlink::{LinkIpVlan, LinkUnspec};
 
-use super::Netlink;
+use super::{Change, Netlink};
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netns::NetNs;
@@ -57,12 +58,12 @@ pub struct Link {
 /// An ipvlan interface to be created.
 #[derive(Clone, Copy, Debug)]
 pub struct NewIpvlan<'a> {
-    /// Its name in the namespace of the socket.
+    /// Its name.
     pub name: &'a IfName,
-    /// The index of the master.
+    /// The index of the master in the namespace of the socket.
     pub master: u32,
-    /// The master's namespace, when it is not the socket's own.
-    pub master_netns_id: Option<i32>,
+    /// The namespace to create it in, when it is not the socket's own.
+    pub netns: Option<&'a NetNs>,
     /// The mode, as the kernel numbers it.
     pub mode: u16,
     /// The flags, as the kernel numbers them.
@@ -86,6 +87,34 @@ pub struct LinkChange<'a> {
     pub mtu: Option<u32>,
     /// Set it up or down.
     pub up: Option<bool>,
+}
+
+impl Change {
+    /// Changes the link with this index; `failed` says what was being done.
+    pub fn link(index: u32, change: LinkChange<'_>, failed: String) -> Self {
+        let mut message = LinkUnspec::new_with_index(index);
+        message = match change.up {
+            Some(true) => message.up(),
+            Some(false) => message.down(),
+            None => message,
+        };
+        if let Some(netns) = change.netns {
+            message = message.setns_by_fd(netns.as_fd().as_raw_fd());
+        }
+        if let Some(name) = change.name {
+            message = message.name(name);
+        }
+        if let Some(alias) = change.alias {
+            message = message.alias(alias);
+        }
+        if let Some(mac) = change.mac {
+            message = message.address(mac.to_vec());
+        }
+        if let Some(mtu) = change.mtu {
+            message = message.mtu(mtu);
+        }
+        Self::new(RouteNetlinkMessage::SetLink(message.build()), 0, failed)
+    }
 }
 
 impl Netlink {
@@ -123,41 +152,35 @@ impl Netlink {
     /// # Errors
     /// Code 999 when the kernel does not answer.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let mut all = LinkMessage::default();
+        all.attributes.push(no_statistics());
+        let all = RouteNetlinkMessage::GetLink(all);
         let replies = self
             .dump(&all)
             .map_err(|cause| Error::internal("failed to list the links").because(&cause))?;
         Ok(replies.into_iter().filter_map(to_link).collect())
     }
 
-    /// Creates an ipvlan interface in the socket's namespace, down, under its
-    /// final name.
+    /// Creates an ipvlan interface, down, in the namespace and under the name that it
+    /// is to have.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; see [`Error::is_exists`] for a taken name.
     pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Result<()> {
-        let data = vec![
-            InfoIpVlan::Mode(new.mode.into()),
-            InfoIpVlan::Flags(IpVlanFlags::from_bits_retain(new.flags)),
-        ];
-        let mut message = LinkMessage::default();
-        let attributes = &mut message.attributes;
-        attributes.push(LinkAttribute::IfName(new.name.to_string()));
-        attributes.push(LinkAttribute::Link(new.master));
-        attributes.extend(new.master_netns_id.map(LinkAttribute::LinkNetNsId));
-        attributes.extend(new.mtu.map(LinkAttribute::Mtu));
-        attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::IpVlan),
-            LinkInfo::Data(InfoData::IpVlan(data)),
-        ]));
-        self.acknowledged(
-            RouteNetlinkMessage::NewLink(message),
+        let name = new.name.as_str();
+        let mut message = LinkIpVlan::new(name, new.master, new.mode.into())
+            .flag(IpVlanFlags::from_bits_retain(new.flags));
+        if let Some(netns) = new.netns {
+            message = message.setns_by_fd(netns.as_fd().as_raw_fd());
+        }
+        if let Some(mtu) = new.mtu {
+            message = message.mtu(mtu);
+        }
+        self.apply(&[Change::new(
+            RouteNetlinkMessage::NewLink(message.build()),
             NLM_F_CREATE | NLM_F_EXCL,
-        )
-        .map_err(|cause| {
-            Error::internal(format!("failed to create ipvlan {:?}", new.name.as_str()))
-                .because(&cause)
-        })
+            format!("failed to create ipvlan {name:?}"),
+        )])
     }
 
     /// Changes the link with this index.
@@ -170,28 +193,7 @@ impl Netlink {
         change: LinkChange<'_>,
         what: impl Fn() -> String,
     ) -> Result<()> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        if let Some(up) = change.up {
-            message.header.change_mask = LinkFlags::Up;
-            message.header.flags = if up {
-                LinkFlags::Up
-            } else {
-                LinkFlags::empty()
-            };
-        }
-        let attributes = &mut message.attributes;
-        attributes.extend(
-            change
-                .netns
-                .map(|n| LinkAttribute::NetNsFd(n.as_fd().as_raw_fd())),
-        );
-        attributes.extend(change.name.map(|n| LinkAttribute::IfName(n.to_owned())));
-        attributes.extend(change.alias.map(|a| LinkAttribute::IfAlias(a.to_owned())));
-        attributes.extend(change.mac.map(|m| LinkAttribute::Address(m.to_vec())));
-        attributes.extend(change.mtu.map(LinkAttribute::Mtu));
-        self.acknowledged(RouteNetlinkMessage::SetLink(message), 0)
-            .map_err(|cause| Error::internal(what()).because(&cause))
+        self.apply(&[Change::link(index, change, what())])
     }
 
     /// Adds alternative names to the link with this index.
@@ -202,11 +204,9 @@ impl Netlink {
         let Some(message) = altnames_message(index, names) else {
             return Ok(());
         };
-        self.acknowledged(
-            RouteNetlinkMessage::NewLinkProp(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
-        .map_err(|cause| Error::internal("failed to restore alternative names").because(&cause))
+        let message = RouteNetlinkMessage::NewLinkProp(message);
+        let failed = "failed to restore alternative names".to_owned();
+        self.apply(&[Change::new(message, NLM_F_CREATE | NLM_F_EXCL, failed)])
     }
 
     /// Removes alternative names from the link with this index.
@@ -217,8 +217,9 @@ impl Netlink {
         let Some(message) = altnames_message(index, names) else {
             return Ok(());
         };
-        self.acknowledged(RouteNetlinkMessage::DelLinkProp(message), 0)
-            .map_err(|cause| Error::internal("failed to remove alternative names").because(&cause))
+        let message = RouteNetlinkMessage::DelLinkProp(message);
+        let failed = "failed to remove alternative names".to_owned();
+        self.apply(&[Change::new(message, 0, failed)])
     }
 
     /// Deletes the link with this index; a missing link is success.
@@ -228,12 +229,9 @@ impl Netlink {
     pub fn delete_link(&mut self, link: &Link) -> Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
-        let deleted = self
-            .acknowledged(RouteNetlinkMessage::DelLink(message), 0)
-            .map_err(|cause| {
-                Error::internal(format!("failed to delete {:?}", link.name)).because(&cause)
-            });
-        match deleted {
+        let message = RouteNetlinkMessage::DelLink(message);
+        let failed = format!("failed to delete {:?}", link.name);
+        match self.apply(&[Change::new(message, 0, failed)]) {
             Err(error) if error.is_not_found() => Ok(()),
             outcome => outcome,
         }
@@ -241,9 +239,10 @@ impl Netlink {
 
     fn get_link(
         &mut self,
-        message: LinkMessage,
+        mut message: LinkMessage,
         what: impl Fn() -> String,
     ) -> Result<Option<Link>> {
+        message.attributes.push(no_statistics());
         let outcome = self
             .request(RouteNetlinkMessage::GetLink(message), 0)
             .map_err(|cause| Error::internal(what()).because(&cause));
@@ -253,6 +252,11 @@ impl Netlink {
             Ok(replies) => Ok(replies.into_iter().find_map(to_link)),
         }
     }
+}
+
+/// Keeps the kernel from asking the device for counters that nobody reads.
+fn no_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
 fn to_link(message: RouteNetlinkMessage) -> Option<Link> {

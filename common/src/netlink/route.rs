@@ -10,8 +10,8 @@ use netlink_packet_route::route::{
     RouteScope, RouteType,
 };
 
-use super::Netlink;
 use super::address::family;
+use super::{Change, Netlink};
 use crate::address::Cidr;
 use crate::error::{Error, Result};
 use crate::result::Route;
@@ -43,14 +43,11 @@ pub struct KernelRoute {
     pub from_kernel: bool,
 }
 
-impl Netlink {
+impl Change {
     /// Adds `route` through the link with this index, by `gateway` if there is one.
     /// A second route to the same destination becomes another way, as with the Go
     /// plugins.
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer.
-    pub fn add_route(&mut self, index: u32, route: &Route, gateway: Option<IpAddr>) -> Result<()> {
+    pub fn add_route(index: u32, route: &Route, gateway: Option<IpAddr>) -> Self {
         let table = route.table.unwrap_or(u32::from(RouteHeader::RT_TABLE_MAIN));
         let dst = route.dst.network();
         let mut message = RouteMessage::default();
@@ -79,12 +76,22 @@ impl Netlink {
         if !metrics.is_empty() {
             attributes.push(RouteAttribute::Metrics(metrics));
         }
-        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE)
-            .map_err(|cause| {
-                let via = gateway.map(|gw| format!(" via {gw}")).unwrap_or_default();
-                Error::internal(format!("failed to add route '{dst}{via} table {table}'"))
-                    .because(&cause)
-            })
+        let via = gateway.map(|gw| format!(" via {gw}")).unwrap_or_default();
+        Self::new(
+            RouteNetlinkMessage::NewRoute(message),
+            NLM_F_CREATE,
+            format!("failed to add route '{dst}{via} table {table}'"),
+        )
+    }
+}
+
+impl Netlink {
+    /// Adds a route; see [`Change::add_route`].
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn add_route(&mut self, index: u32, route: &Route, gateway: Option<IpAddr>) -> Result<()> {
+        self.apply(&[Change::add_route(index, route, gateway)])
     }
 
     /// All unicast routes of both families, in every table.

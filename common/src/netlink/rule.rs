@@ -9,8 +9,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteHeader;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
-use super::Netlink;
 use super::address::family;
+use super::{Change, Netlink};
 use crate::error::{Error, Result};
 
 /// A rule that makes what comes from one address look into one table, and that
@@ -35,6 +35,17 @@ pub struct Rules {
     pub tables: BTreeSet<u32>,
 }
 
+impl Change {
+    /// Adds a rule.
+    pub fn add_rule(rule: &SourceRule) -> Self {
+        Self::new(
+            RouteNetlinkMessage::NewRule(to_message(rule)),
+            NLM_F_CREATE | NLM_F_EXCL,
+            format!("failed to add rule '{}'", describe(rule)),
+        )
+    }
+}
+
 impl Netlink {
     /// The rules of both families.
     ///
@@ -55,32 +66,14 @@ impl Netlink {
         Ok(rules)
     }
 
-    /// Adds a rule.
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer.
-    pub fn add_rule(&mut self, rule: &SourceRule) -> Result<()> {
-        self.acknowledged(
-            RouteNetlinkMessage::NewRule(to_message(rule)),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
-        .map_err(|cause| {
-            Error::internal(format!("failed to add rule '{}'", describe(rule))).because(&cause)
-        })
-    }
-
     /// Deletes a rule; a missing rule is success.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.
     pub fn delete_rule(&mut self, rule: &SourceRule) -> Result<()> {
-        let deleted = self
-            .acknowledged(RouteNetlinkMessage::DelRule(to_message(rule)), 0)
-            .map_err(|cause| {
-                let what = format!("failed to delete rule '{}'", describe(rule));
-                Error::internal(what).because(&cause)
-            });
-        match deleted {
+        let failed = format!("failed to delete rule '{}'", describe(rule));
+        let message = RouteNetlinkMessage::DelRule(to_message(rule));
+        match self.apply(&[Change::new(message, 0, failed)]) {
             Err(error) if error.is_not_found() => Ok(()),
             outcome => outcome,
         }
