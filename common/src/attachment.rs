@@ -186,8 +186,14 @@ impl Records {
         let path = self.path(&record.network, &record.container_id, &record.ifname);
         let failed = |cause: io::Error| Error::io(format!("failed to write {path:?}"), &cause);
         let text = serde_json::to_vec(record).map_err(|cause| failed(cause.into()))?;
-        file::create_directory(&self.directory.join(&record.network)).map_err(failed)?;
-        file::replace(&path, &text).map_err(failed)
+        match file::replace(&path, &text) {
+            // It is the first record of its network.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                file::create_directory(&self.directory.join(&record.network)).map_err(failed)?;
+                file::replace(&path, &text).map_err(failed)
+            }
+            outcome => outcome.map_err(failed),
+        }
     }
 
     /// The record of the attachment that a call is about. A file that is no record
@@ -350,8 +356,7 @@ pub fn del_stdin<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Vec<u8> {
 /// # Errors
 /// Code 5 when `/proc` is not mounted.
 pub fn boot_id() -> Result<String> {
-    fs::read_to_string(BOOT_ID)
-        .map(|text| text.trim().to_owned())
+    file::read_parameter(Path::new(BOOT_ID))
         .map_err(|cause| Error::io(format!("failed to read {BOOT_ID}"), &cause))
 }
 

@@ -2,7 +2,7 @@
 //! written.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -90,9 +90,23 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
             "the file is too large",
         ));
     }
-    let mut content = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, limit), &mut content)?;
+    // With room for one byte more than there is, the second read finds the end.
+    let length = usize::try_from(metadata.len()).unwrap_or_default();
+    let mut content = Vec::with_capacity(length + 1);
+    file.take(limit).read_to_end(&mut content)?;
     Ok(content)
+}
+
+/// Reads a parameter of the kernel: a short text that it gives as a whole, however
+/// much is asked for. White space around it is not part of it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn read_parameter(path: &Path) -> io::Result<String> {
+    let mut text = [0; 256];
+    let length = File::open(path)?.read(&mut text)?;
+    let text = text.get(..length).unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).trim().to_owned())
 }
 
 /// Removes a file, and what a killed [`replace`] has left beside it; a missing

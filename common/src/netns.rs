@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::file::read_parameter;
 
 /// The namespace of the process itself.
 const OWN: &str = "/proc/self/ns/net";
@@ -70,7 +71,13 @@ impl NetNs {
     /// # Errors
     /// Code 8 when `/proc` is not mounted.
     pub fn own() -> Result<Self> {
-        Self::open(OWN)
+        let failed = |cause: io::Error| {
+            Error::new(ErrorCode::NETNS, "get plugin's netns failed").because(&cause)
+        };
+        Ok(Self {
+            file: File::open(OWN).map_err(failed)?,
+            path: OWN.to_owned(),
+        })
     }
 
     /// The container's namespace on DEL, or nothing when it is gone: no path, a
@@ -199,6 +206,5 @@ pub fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
 /// # Errors
 /// Those of the file system.
 pub fn read_sysctl(name: &str) -> io::Result<String> {
-    let text = fs::read_to_string(Path::new("/proc/sys").join(name))?;
-    Ok(text.trim_end().to_owned())
+    read_parameter(&Path::new("/proc/sys").join(name))
 }

@@ -14,6 +14,9 @@ use crate::netns;
 use crate::result::AddResult;
 use crate::version::{self, CniVersion};
 
+/// What is enough for most configurations; a longer one takes a few more reads.
+const USUAL_CONFIGURATION: usize = 4096;
+
 /// A plugin: its name and version, and a function for each command.
 #[derive(Clone, Copy, Debug)]
 pub struct Commands {
@@ -226,7 +229,7 @@ fn retryable(mut error: Error) -> Error {
 }
 
 fn read_stdin() -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_CONFIGURATION);
     io::stdin()
         .lock()
         .read_to_end(&mut bytes)
@@ -235,9 +238,21 @@ fn read_stdin() -> Result<Vec<u8>> {
 }
 
 fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    Stdout.write_all(text.as_bytes())
+}
+
+/// stdout without the buffer of std, which sends what is behind the last line feed of
+/// a document on its own.
+struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(nix::unistd::write(io::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn unprintable(cause: &io::Error) -> Error {
