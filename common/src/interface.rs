@@ -93,11 +93,14 @@ impl Sandbox {
         dad: Dad,
         policy: Option<&Policy>,
     ) -> Result<()> {
-        self.announce_addresses(&link.name);
         let has_ipv6 = own.ips.iter().any(|ip| !ip.address.is_ipv4());
-        if has_ipv6 {
-            self.enable_ipv6(&link.name, dad)?;
-        }
+        self.netns.run(|| {
+            announce_addresses(&link.name);
+            match has_ipv6 {
+                true => enable_ipv6(&link.name, dad),
+                false => Ok(()),
+            }
+        })?;
         let up = LinkChange {
             up: Some(true),
             ..LinkChange::default()
@@ -142,55 +145,6 @@ impl Sandbox {
                 .with_details("it needs a link with a carrier"));
             }
         }
-    }
-
-    /// Lets the kernel announce the addresses when the link comes up, so that
-    /// neighbours forget who had them before. Best effort, as in the Go plugins: a
-    /// kernel without the parameter has no neighbours to tell.
-    fn announce_addresses(&self, ifname: &str) {
-        let announce = || {
-            for name in ["ipv4/conf/{}/arp_notify", "ipv6/conf/{}/ndisc_notify"] {
-                let name = format!("net/{}", name.replace("{}", ifname));
-                if let Err(cause) = write_sysctl(&name, "1") {
-                    eprintln!("could not set {name}: {cause}");
-                }
-            }
-            Ok(())
-        };
-        if let Err(error) = self.netns.run(announce) {
-            eprintln!("{error}");
-        }
-    }
-
-    /// Makes sure that the interface may have IPv6 addresses, keeps them when it goes
-    /// down, and treats its link-local address as `dad` says: see [`Dad`] for why there
-    /// usually is no duplicate address detection. A kernel without IPv6 has no such
-    /// parameter to read.
-    fn enable_ipv6(&self, ifname: &str, dad: Dad) -> Result<()> {
-        let accept_dad = match dad {
-            Dad::Off => "0",
-            Dad::On => "1",
-        };
-        self.netns.run(|| {
-            for interface in ["lo", ifname] {
-                let name = format!("net/ipv6/conf/{interface}/disable_ipv6");
-                if read_sysctl(&name).is_ok_and(|value| value != "0") {
-                    write_sysctl(&name, "0").map_err(|cause| {
-                        Error::internal(format!(
-                            "failed to enable IPv6 for interface {interface:?}"
-                        ))
-                        .because(&cause)
-                    })?;
-                }
-            }
-            for (parameter, value) in [("keep_addr_on_down", "1"), ("accept_dad", accept_dad)] {
-                let name = format!("net/ipv6/conf/{ifname}/{parameter}");
-                write_sysctl(&name, value).map_err(|cause| {
-                    Error::internal(format!("failed to set {name}")).because(&cause)
-                })?;
-            }
-            Ok(())
-        })
     }
 
     /// Compares the link `ifname` with what ADD reported, and returns it.
@@ -238,6 +192,46 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+/// Lets the kernel announce the addresses when the link comes up, so that neighbours
+/// forget who had them before. Best effort, as in the Go plugins: a kernel without the
+/// parameter has no neighbours to tell. To be called inside the namespace.
+fn announce_addresses(ifname: &str) {
+    for name in [
+        format!("net/ipv4/conf/{ifname}/arp_notify"),
+        format!("net/ipv6/conf/{ifname}/ndisc_notify"),
+    ] {
+        if let Err(cause) = write_sysctl(&name, "1") {
+            eprintln!("could not set {name}: {cause}");
+        }
+    }
+}
+
+/// Makes sure that the interface may have IPv6 addresses, keeps them when it goes
+/// down, and treats its link-local address as `dad` says: see [`Dad`] for why there
+/// usually is no duplicate address detection. A kernel without IPv6 has no such
+/// parameter to read. To be called inside the namespace.
+fn enable_ipv6(ifname: &str, dad: Dad) -> Result<()> {
+    let accept_dad = match dad {
+        Dad::Off => "0",
+        Dad::On => "1",
+    };
+    for interface in ["lo", ifname] {
+        let name = format!("net/ipv6/conf/{interface}/disable_ipv6");
+        if read_sysctl(&name).is_ok_and(|value| value != "0") {
+            write_sysctl(&name, "0").map_err(|cause| {
+                let msg = format!("failed to enable IPv6 for interface {interface:?}");
+                Error::internal(msg).because(&cause)
+            })?;
+        }
+    }
+    for (parameter, value) in [("keep_addr_on_down", "1"), ("accept_dad", accept_dad)] {
+        let name = format!("net/ipv6/conf/{ifname}/{parameter}");
+        write_sysctl(&name, value)
+            .map_err(|cause| Error::internal(format!("failed to set {name}")).because(&cause))?;
+    }
+    Ok(())
 }
 
 /// What a result says of the interface `ifname` in the namespace `sandbox`. It does not
