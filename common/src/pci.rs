@@ -38,9 +38,11 @@ impl PciAddress {
         if let Some(address) = Self::new(&link.bus_address) {
             return Some(address);
         }
-        let device = device_directory(&link.name).canonicalize().ok()?;
-        let name = device.file_name()?.to_string_lossy().into_owned();
+        let directory = device_directory(&link.name);
+        let device = directory.read_link().ok()?;
+        let name = device.file_name()?.to_string_lossy();
         if name.starts_with("virtio") {
+            let device = directory.canonicalize().ok()?;
             let function = device.parent()?.file_name()?;
             return Self::new(&function.to_string_lossy());
         }

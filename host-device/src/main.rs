@@ -1,6 +1,8 @@
 //! host-device: moves a whole device of the host into the container and gives it
 //! back, under its name and with its properties. A device that is bound to a driver
 //! for user space (DPDK) stays where it is. This file is the flow of every command.
+//!
+#![doc = include_str!("../KERNEL.md")]
 
 mod config;
 mod device;
@@ -64,14 +66,14 @@ fn take_device(
     sandbox: &mut Sandbox,
 ) -> Result<(Attachment<Device>, Option<Link>)> {
     let devices = Turn::of_devices()?;
-    transfer::recover(host, &records())?;
+    let known = transfer::recover(host, &records())?;
     let device = find_device(host, &config.selector, &config.options)?;
     transfer::require_movable(&device, sandbox, &args.ifname)?;
     let device = match config.options.keep_addresses {
         true => keep::plan(&mut host.netlink, device)?,
         false => device,
     };
-    let device = transfer::as_before(&records(), device)?;
+    let device = transfer::as_before(known, device)?;
     let device = device_info::plan(device, config.options.device_info_file.as_deref());
     let mut record = Attachment::new(args, &sandbox.netns, device)?;
     record.source_routing = config.network_options.plan(sandbox)?;

@@ -6,15 +6,12 @@ use std::time::Duration;
 use common::attachment::{Attachment, boot_id};
 use common::error::{Error, Result};
 use common::netlink::{Link, LinkChange, Netlink};
-use common::netns::NetNs;
 
 use crate::device::Device;
 use crate::driver::{self, Binding};
 
-/// The node's side of a transfer: its namespace and a socket in it.
+/// The node's side of a transfer.
 pub(crate) struct Host {
-    /// The namespace.
-    pub(crate) netns: NetNs,
     /// A netlink socket on the host.
     pub(crate) netlink: Netlink,
 }
@@ -22,10 +19,8 @@ pub(crate) struct Host {
 impl Host {
     /// The namespace that the plugin was started in.
     pub(crate) fn open() -> Result<Self> {
-        Ok(Self {
-            netns: NetNs::own()?,
-            netlink: Netlink::open()?,
-        })
+        let netlink = Netlink::open()?;
+        Ok(Self { netlink })
     }
 
     /// Makes sure that `link` can get the name `name` on the host. `index` is its

@@ -8,6 +8,7 @@ use common::attachment::{Attachment, Records, boot_id, sandbox_for_del};
 use common::error::{Error, Result};
 use common::interface::Sandbox;
 use common::netlink::{Link, LinkChange};
+use common::netns::NetNs;
 use common::turn::Turn;
 
 use crate::device::{Device, Mode};
@@ -88,11 +89,10 @@ pub(crate) fn give_back(
         return rebind(host, &all, record, (binding, driver::PATIENCE)).map(drop);
     }
     let _devices = Turn::of_devices()?;
-    if let Some(mut sandbox) = sandbox_for_del(args, Some(record))? {
-        let links = sandbox.netlink.links()?;
-        if let Some(link) = device.among(&links, &record.ifname) {
-            return move_out(host, &mut sandbox, link, device);
-        }
+    if let Some(mut sandbox) = sandbox_for_del(args, Some(record))?
+        && let Some(link) = device.find_in(&mut sandbox.netlink, &record.ifname)?
+    {
+        return move_out(host, &mut sandbox, &link, device);
     }
     restore_on_host(host, &records.all()?, record).map(drop)
 }
@@ -107,17 +107,18 @@ pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result
     if let Some(binding) = &device.binding {
         return Ok(!device.returned && driver::is_bound(device, binding));
     }
-    let links = sandbox.netlink.links()?;
-    let has_device = device.among(&links, &record.ifname).is_some();
-    Ok(has_device || device.mode == Mode::Dpdk)
+    let found = device.find_in(&mut sandbox.netlink, &record.ifname)?;
+    Ok(found.is_some() || device.mode == Mode::Dpdk)
 }
 
 /// Gives back what it was to every device that the kernel has put on the host
 /// because its container's namespace ended, so that it can be found by its name
-/// again. The records stay until their DEL, which has the address to release.
-pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<()> {
+/// again. The records stay until their DEL, which has the address to release. Returns
+/// all of them as they are then.
+pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachment<Device>>> {
     let all = records.all::<Device>()?;
-    for record in &all {
+    let mut now = all.clone();
+    for (record, now) in all.iter().zip(&mut now) {
         if !record.device.is_owed() || record.is_alive()? {
             continue;
         }
@@ -127,26 +128,30 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<()> {
             None => restore_on_host(host, &all, record),
         };
         match restored {
-            Ok(true) => records.write(&returned(record))?,
+            Ok(true) => {
+                *now = returned(record);
+                records.write(now)?;
+            }
             Ok(false) => {}
             // It is another attachment's device; whether this ADD can be served does
             // not depend on it.
             Err(error) => eprintln!("recovering {:?}: {error}", record.device.name),
         }
     }
-    Ok(())
+    Ok(now)
 }
 
 /// The device with what it was before an attachment that it has not come back from as
 /// it was: when [`recover`] could not give it its name, the next DEL still has to.
-pub(crate) fn as_before(records: &Records, device: Device) -> Result<Device> {
-    let boot = boot_id()?;
-    let all = records.all::<Device>()?;
-    let mut earlier = all.into_iter().filter(|record| {
-        let is_owed = !record.device.returned && record.boot_id == boot;
-        is_owed && device.is_hardware() && record.device.is_same_as(&device)
-    });
-    Ok(match earlier.next() {
+pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<Device> {
+    let is_earlier = |was: &Device| !was.returned && was.is_same_as(&device);
+    let of_device = |r: &Attachment<Device>| device.is_hardware() && is_earlier(&r.device);
+    let mut earlier = Vec::from_iter(all.into_iter().filter(of_device));
+    if !earlier.is_empty() {
+        let boot = boot_id()?;
+        earlier.retain(|record| record.boot_id == boot);
+    }
+    Ok(match earlier.into_iter().next() {
         Some(Attachment { device: was, .. }) => Device {
             name: was.name,
             altnames: was.altnames,
@@ -207,8 +212,9 @@ fn send_back(host: &mut Host, sandbox: &mut Sandbox, link: &Link, device: &Devic
         .filter(|n| !device.altnames.contains(n));
     let foreign: Vec<String> = foreign.cloned().collect();
     sandbox.netlink.delete_altnames(link.index, &foreign)?;
+    let host = NetNs::own()?;
     let change = LinkChange {
-        netns: Some(&host.netns),
+        netns: Some(&host),
         name: Some(&device.name),
         alias: Some(&device.alias),
         ..LinkChange::default()
