@@ -1,6 +1,8 @@
 //! CNI plugin `ipvlan`: gives a pod an ipvlan interface on a master of the node,
 //! typically a secondary ENI, and configures it with addresses from an IPAM plugin
 //! or from the plugin before it in the chain.
+//!
+#![doc = include_str!("../KERNEL.md")]
 
 mod config;
 mod link;
@@ -152,7 +154,8 @@ fn remove_link(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()
             None => is_reported(args, &link),
         };
         if ours {
-            sandbox.netlink.delete_link(&link)?;
+            // It never has both names.
+            return sandbox.netlink.delete_link(&link);
         }
     }
     Ok(())
