@@ -9,7 +9,12 @@ use harness::eni_lab::Hold;
 use harness::{Call, Pod};
 use serde_json::json;
 
+use crate::kernel_calls::Trace;
+
 use super::fixture::{Agent, DEADLINE, Vpc, eventually};
+
+/// A few more than an ADD with an agent makes.
+const MOST_CALLS: usize = 100;
 
 #[test]
 fn the_agent_registers_what_plugins_hand_over() {
@@ -35,6 +40,29 @@ fn the_plugin_does_not_speak_to_aws_when_there_is_an_agent() {
         .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9");
     node.run(&call).ok();
     assert_eq!(node.addresses(), ["10.0.4.70"]);
+}
+
+/// The SDK, TLS and the event loop under them cost more than the rest of an ADD.
+#[test]
+fn the_plugin_that_has_an_agent_prepares_nothing_for_aws() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = Agent::start(&node, &json!({}));
+    let pod = Pod::new("c1");
+    let trace = Trace::of(&node.node, &node.pod_call("ADD", &pod, &["10.0.4.70"]));
+    let calls = trace.calls();
+    let of_aws = [
+        "epoll_create",
+        "eventfd",
+        "clone",
+        "\"/etc/",
+        "/.aws/",
+        "AF_INET",
+    ];
+    let is_of_aws = |call: &&&str| of_aws.iter().any(|text| call.contains(text));
+    let text = calls.join("\n");
+    assert_eq!(calls.iter().find(is_of_aws), None, "{text}");
+    assert!(trace.own_calls <= MOST_CALLS, "{}\n{text}", trace.own_calls);
 }
 
 #[test]
