@@ -4,10 +4,10 @@
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
-use harness::{Call, Namespace, Network, Pod};
+use harness::{Call, Namespace, Network, Pod, wait_until};
 use serde_json::{Value, json};
 
-use crate::host_device::{wait_until, with};
+use crate::host_device::with;
 use crate::vm_pci::{
     Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NIC, VIRTIO, bind, conf, driver, netdev, pci_device,
 };

@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use harness::{Call, Namespace, Node, run_tool};
+use harness::{Call, FakeIpam, Namespace, Node, is_up, run_tool, wait_until};
 use serde_json::{Value, json};
 
-use crate::host_device::{FakeIpam, is_up, wait_until, with};
+use crate::host_device::with;
 
 pub(crate) const NIC: &str = "0000:00:06.0";
 pub(crate) const NIC_NAME: &str = "enp0s6";

@@ -57,17 +57,20 @@ impl Call {
     /// A call of `program` with this `CNI_COMMAND`; `CNI_PATH` finds our plugins
     /// first, then the Go plugins.
     pub fn new(program: impl Into<PathBuf>, command: &str) -> Self {
-        let program = program.into();
         let ours = our_plugin("host-local");
         let ours = ours.parent().expect("a plugin is in a directory").display();
+        Self::bare(program, command).env("CNI_PATH", &format!("{ours}:{GO_PLUGINS}"))
+    }
+
+    /// A call of `program` with this `CNI_COMMAND`, without a `CNI_PATH`.
+    pub fn bare(program: impl Into<PathBuf>, command: &str) -> Self {
         let call = Self {
-            program,
+            program: program.into(),
             environment: BTreeMap::new(),
             stdin: Vec::new(),
         };
         call.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("CNI_COMMAND", command)
-            .env("CNI_PATH", &format!("{ours}:{GO_PLUGINS}"))
     }
 
     /// A call of our plugin `name`.
@@ -199,11 +202,19 @@ impl Output {
     /// The result document of a successful call; `null` when it printed nothing.
     #[track_caller]
     pub fn ok(&self) -> Value {
-        assert_eq!(self.status, Some(0), "the call failed\n{self}");
-        if self.stdout.is_empty() {
-            return Value::Null;
+        self.try_ok()
+            .unwrap_or_else(|cause| panic!("{cause}\n{self}"))
+    }
+
+    /// The same, for those who report what came instead.
+    pub fn try_ok(&self) -> Result<Value, String> {
+        if self.status != Some(0) {
+            return Err("the call failed".to_owned());
         }
-        self.document()
+        if self.stdout.is_empty() {
+            return Ok(Value::Null);
+        }
+        self.try_document()
     }
 
     /// The error document of a failed call. It must be the only thing on stdout and
@@ -215,15 +226,23 @@ impl Output {
             Some(1),
             "the call did not fail with status 1\n{self}"
         );
-        let document = self.document();
+        self.try_error()
+            .unwrap_or_else(|cause| panic!("{cause}\n{self}"))
+    }
+
+    /// The error document of a call that ended with any status but 0, for those who
+    /// report what came instead.
+    pub fn try_error(&self) -> Result<CniError, String> {
+        if self.status.is_none_or(|status| status == 0) {
+            return Err("the call did not fail".to_owned());
+        }
+        let document = self.try_document()?;
         let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
-        CniError {
-            code: document["code"]
-                .as_u64()
-                .unwrap_or_else(|| panic!("the error has no code\n{self}")),
+        Ok(CniError {
+            code: document["code"].as_u64().ok_or("the error has no code")?,
             msg: text("msg"),
             details: text("details"),
-        }
+        })
     }
 
     /// The error document of a call that must fail with this code.
@@ -237,10 +256,13 @@ impl Output {
     /// The one JSON document on stdout.
     #[track_caller]
     pub fn document(&self) -> Value {
-        match serde_json::from_str(&self.stdout) {
-            Ok(document) => document,
-            Err(cause) => panic!("stdout is not one JSON document: {cause}\n{self}"),
-        }
+        self.try_document()
+            .unwrap_or_else(|cause| panic!("{cause}\n{self}"))
+    }
+
+    fn try_document(&self) -> Result<Value, String> {
+        serde_json::from_str(&self.stdout)
+            .map_err(|cause| format!("stdout is not one JSON document: {cause}"))
     }
 }
 

@@ -6,12 +6,16 @@
 mod aws;
 mod call;
 pub mod eni_lab;
+mod fake_ipam;
+mod fake_sys;
 mod lock;
 mod network;
 mod node;
 
 pub use aws::AwsNode;
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
+pub use fake_ipam::FakeIpam;
+pub use fake_sys::FakeSys;
 pub use lock::is_waited_for;
 pub use network::Network;
-pub use node::{Namespace, Node, Pod, run_tool};
+pub use node::{Namespace, Node, Pod, is_up, run_tool, wait_until};

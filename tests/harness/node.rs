@@ -7,11 +7,12 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output as ProcessOutput};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{Call, Output};
@@ -125,20 +126,68 @@ impl Namespace {
         let link = self
             .link(name)
             .unwrap_or_else(|| panic!("there is no link {name:?}, only {:?}", self.links()));
-        let infos = link["addr_info"].as_array().cloned().unwrap_or_default();
-        let mut addresses: Vec<String> = infos
-            .iter()
-            .filter(|info| info["scope"] != "link")
-            .map(|info| {
-                format!(
-                    "{}/{}",
-                    info["local"].as_str().unwrap_or_default(),
-                    info["prefixlen"]
-                )
-            })
-            .collect();
-        addresses.sort();
-        addresses
+        addresses_of(&link)
+    }
+
+    /// What `ip` says of every link, in the order of their indices, but for what changes
+    /// by itself.
+    pub fn description(&self) -> Vec<Value> {
+        let all = self.ip_json(&["address", "show"]);
+        let links = all.as_array().expect("ip prints a list").iter();
+        let mut links: Vec<Value> = links.map(lasting).collect();
+        links.sort_by_key(|link| link["ifindex"].as_u64());
+        links
+    }
+}
+
+fn addresses_of(link: &Value) -> Vec<String> {
+    let infos = link["addr_info"].as_array().cloned().unwrap_or_default();
+    let mut addresses: Vec<String> = infos
+        .iter()
+        .filter(|info| info["scope"] != "link")
+        .map(|info| {
+            format!(
+                "{}/{}",
+                info["local"].as_str().unwrap_or_default(),
+                info["prefixlen"]
+            )
+        })
+        .collect();
+    addresses.sort();
+    addresses
+}
+
+/// What of a link changes only when somebody changes it.
+fn lasting(link: &Value) -> Value {
+    let keys = [
+        "ifindex", "ifname", "mtu", "address", "altnames", "ifalias", "linkinfo",
+    ];
+    let mut kept = json!({"up": is_up(link)});
+    for key in keys {
+        kept[key] = link[key].clone();
+    }
+    // The kernel lists them in the order in which they were added.
+    if let Some(altnames) = kept["altnames"].as_array_mut() {
+        altnames.sort_by_key(Value::to_string);
+    }
+    kept["addresses"] = json!(addresses_of(link));
+    kept
+}
+
+/// Whether a link, as `ip` describes it, is up.
+pub fn is_up(link: &Value) -> bool {
+    link["flags"]
+        .as_array()
+        .is_some_and(|flags| flags.contains(&json!("UP")))
+}
+
+/// Waits for what the kernel does in the background.
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it did not happen that {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,8 +1,9 @@
 //! What ADD does to the device, the pod and the delegate, and what it reports.
 
+use harness::is_up;
 use serde_json::{Value, json};
 
-use super::{Fixture, conf, is_up, plain, with};
+use super::{Fixture, conf, plain, with};
 
 const VERSIONS: [&str; 7] = [
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",

@@ -1,9 +1,9 @@
 //! DEL in every state that a runtime, a pod or a crash can leave.
 
-use harness::{Call, Namespace};
+use harness::{Call, Namespace, is_up};
 use serde_json::{Value, json};
 
-use super::{Fixture, conf, is_up, plain, with};
+use super::{Fixture, conf, plain, with};
 
 /// A fixture whose device is attached, and its state before.
 fn attached() -> (Fixture, super::State) {

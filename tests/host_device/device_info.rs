@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use harness::FakeSys;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::selectors::{PCI, with_pci_device};
-use super::{FakeSys, Fixture, plain, with};
+use super::{Fixture, plain, with};
 
 /// What the file must contain.
 const DOCUMENT: &str = r#"{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:00:1e.0"}}"#;

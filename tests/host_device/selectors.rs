@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use harness::FakeSys;
 use serde_json::{Value, json};
 
-use super::{FakeSys, Fixture, plain};
+use super::{Fixture, plain};
 
 pub(super) const PCI: &str = "0000:00:1e.0";
 const PCI_PATH: &str = "pci/devices/0000:00:1e.0";

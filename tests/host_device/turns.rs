@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 
-use harness::{Call, Namespace, Output, is_waited_for};
+use harness::{Call, Namespace, Output, is_waited_for, wait_until};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
-use super::{Fixture, conf, wait_until, with};
+use super::{Fixture, conf, with};
 use crate::host_local::at_once;
 
 /// Keeps the ADD of container c1 waiting until somebody writes to `go`.

@@ -3,10 +3,10 @@
 
 use std::fs;
 
-use harness::{Call, Namespace, Node, Output};
+use harness::{Call, FakeIpam, Namespace, Node, Output};
 use serde_json::{Value, json};
 
-use crate::host_device::{FakeIpam, with};
+use crate::host_device::with;
 
 /// The addresses of the pod's second interface.
 pub(super) const OWN: [&str; 2] = ["10.9.0.5", "fd09::5"];
