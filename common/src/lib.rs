@@ -20,6 +20,7 @@ pub mod options;
 pub mod pci;
 pub mod plugin;
 pub mod process;
+pub mod requested_mac;
 pub mod result;
 pub mod selector;
 pub mod source_routing;

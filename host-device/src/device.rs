@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::args::IfName;
 use common::error::{Error, Result};
-use common::netlink::{Link, Netlink};
+use common::netlink::{Link, Netlink, parse_mac};
 use common::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
@@ -183,6 +183,19 @@ impl Device {
         }
         let has_parent = self.parent.is_some();
         link.parent == self.parent && (link.mac == self.mac || has_parent && has_our_name)
+    }
+
+    /// Makes sure that the device has the MAC that a pod asks for, if it asks for one. It
+    /// keeps its own, by which the network that it leads to knows it.
+    pub(crate) fn require_mac(&self, requested: Option<String>) -> Result<()> {
+        let own = parse_mac(&self.mac);
+        match requested {
+            Some(mac) if own.is_none() || parse_mac(&mac) != own => {
+                let msg = format!("cannot set mac {mac}: a host device keeps its own");
+                Err(Error::config(msg).with_details(format!("{:?} has {:?}", self.name, self.mac)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether it is a device of its own, which outlives the namespace it is in.

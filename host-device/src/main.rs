@@ -25,6 +25,7 @@ use common::ipam::IpamPlugin;
 use common::netlink::Link;
 use common::options::Options as NetworkOptions;
 use common::plugin::{self, Commands};
+use common::requested_mac::requested_mac;
 use common::result::{AddResult, Interface};
 use common::turn::Turn;
 
@@ -68,6 +69,7 @@ fn take_device(
     let devices = Turn::of_devices()?;
     let known = transfer::recover(host, &records())?;
     let device = find_device(host, &config.selector, &config.options)?;
+    device.require_mac(requested_mac(args)?)?;
     transfer::require_movable(&device, sandbox, &args.ifname)?;
     let device = match config.options.keep_addresses {
         true => keep::plan(&mut host.netlink, device)?,

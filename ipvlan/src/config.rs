@@ -3,10 +3,11 @@
 
 use std::fmt;
 
-use common::args::{CmdArgs, ConfArgs, parse_cni_args};
+use common::args::{CmdArgs, ConfArgs};
 use common::config;
 use common::error::{Error, Result};
 use common::options::Options;
+use common::requested_mac::requested_mac;
 use common::result::{AddResult, Dns};
 use common::selector::MasterSelector;
 use serde::{Deserialize, Serialize};
@@ -162,25 +163,6 @@ struct Keys {
     link_in_container: bool,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct RequestedMac {
-    runtime_config: Mac,
-    args: Args,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Args {
-    cni: Mac,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Mac {
-    mac: String,
-}
-
 impl NetConf {
     /// The configuration of an ADD.
     ///
@@ -264,19 +246,7 @@ fn parse_mtu(mtu: i64) -> Result<Option<u32>> {
 /// An ipvlan interface has its master's MAC and no other. A pod that asks for one
 /// would not get it, so it gets an error.
 fn refuse_mac(args: &CmdArgs) -> Result<()> {
-    let requested: RequestedMac = args.conf.document.read("failed to load netconf")?;
-    let pairs = parse_cni_args(&args.cni_args)?;
-    let from_args = pairs
-        .iter()
-        .rev()
-        .find(|(key, _)| *key == "MAC")
-        .map(|(_, mac)| *mac);
-    let sources = [
-        requested.runtime_config.mac.as_str(),
-        requested.args.cni.mac.as_str(),
-        from_args.unwrap_or_default(),
-    ];
-    match sources.into_iter().find(|mac| !mac.is_empty()) {
+    match requested_mac(args)? {
         None => Ok(()),
         Some(mac) => Err(Error::config(format!(
             "cannot set mac {mac}: an ipvlan interface has the MAC of its master"
