@@ -18,7 +18,7 @@ export CNI_PATH := $(SUITE)
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-host test-vm bench-vpc bench-nodes lint install install-from clean
+.PHONY: all build suite demo test test-units test-host test-vm conformance bench-vpc bench-nodes lint install install-from clean
 
 all: build
 
@@ -58,6 +58,21 @@ test-host: suite
 test-vm: suite
 	tests/prepare
 	tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
+
+# The plugins in CNI_PATH, where the command line sets it, else ours beside Go's; ARGS are those
+# of tests/conformance.
+CONFORMANCE := $(TARGET)/debug/conformance
+ifeq ($(origin CNI_PATH),command line)
+conformance:
+	tests/prepare
+	cargo build --locked -p tests --bin conformance
+	$(if $(NATIVE),,tests/vm/run --) $(CONFORMANCE) $(ARGS)
+else
+conformance: suite
+	tests/prepare
+	cargo build --locked -p tests --bin conformance
+	tests/conformance/compare $(CONFORMANCE) $(SUITE) $(ARGS)
+endif
 
 # eni-sync beside the programs that it replaces; ARGS are those of vpc-bench.
 bench-vpc: suite

@@ -1,6 +1,7 @@
 //! Everything that is tested through the binaries, one module a subject.
 
 mod binaries;
+mod conformance;
 mod delegation;
 mod deploy;
 mod eni_lab;
@@ -11,6 +12,7 @@ mod kernel_calls;
 mod peers;
 mod protocol;
 mod source_routing;
+mod vm_conformance;
 mod vm_driver;
 mod vm_eni_sync;
 mod vm_ipvlan;

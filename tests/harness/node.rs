@@ -170,6 +170,10 @@ fn lasting(link: &Value) -> Value {
     if let Some(altnames) = kept["altnames"].as_array_mut() {
         altnames.sort_by_key(Value::to_string);
     }
+    // A port of a bridge has timers there.
+    if let Some(linkinfo) = kept["linkinfo"].as_object_mut() {
+        linkinfo.shift_remove("info_slave_data");
+    }
     kept["addresses"] = json!(addresses_of(link));
     kept
 }
