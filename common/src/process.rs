@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::libc::ETXTBSY;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// What the kernel lets through a pipe that is ready without blocking. Source:
 /// pipe(7); `PIPE_BUF` of Linux.
@@ -33,13 +34,30 @@ pub struct Output {
 /// cannot block us.
 ///
 /// # Errors
-/// Those of starting it, and `TimedOut` when it has been stopped.
+/// Those of starting and of serving it, and `TimedOut`; it has been stopped then.
 pub fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> io::Result<Output> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = spawn(&mut command, INSTALLATION)?;
+    match serve(&mut child, stdin, deadline) {
+        Ok([stdout, stderr]) => Ok(Output {
+            status: child.wait()?,
+            stdout,
+            stderr,
+        }),
+        Err(cause) => Err(stop(&mut child, cause)),
+    }
+}
+
+/// Serves the pipes of `child` until it has ended, and returns what it printed.
+fn serve(child: &mut Child, stdin: &[u8], deadline: Duration) -> io::Result<[Vec<u8>; 2]> {
+    let end = Instant::now() + deadline;
+    let late = || {
+        let answer = format!("no answer within {} s", deadline.as_secs_f32());
+        io::Error::new(io::ErrorKind::TimedOut, answer)
+    };
     let mut input = Input {
         pipe: child.stdin.take(),
         unsent: stdin,
@@ -47,12 +65,9 @@ pub fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> io::Result
     let mut stdout = Collected::from(child.stdout.take());
     let mut stderr = Collected::from(child.stderr.take());
     input.feed();
-    let end = Instant::now() + deadline;
     while stdout.is_open() || stderr.is_open() {
         let pipes = [input.as_poll(), stdout.as_poll(), stderr.as_poll()];
-        let Some([fed, said, complained]) = await_ready(pipes, end)? else {
-            return Err(stop(&mut child, deadline));
-        };
+        let [fed, said, complained] = await_ready(pipes, end)?.ok_or_else(late)?;
         if fed {
             input.feed();
         }
@@ -63,11 +78,12 @@ pub fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> io::Result
             stderr.read()?;
         }
     }
-    Ok(Output {
-        status: child.wait()?,
-        stdout: stdout.bytes,
-        stderr: stderr.bytes,
-    })
+    // A program may close its pipes and go on. Kernels before 5.3 have no such descriptor.
+    if let Ok(process) = pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
+        let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
+        await_ready([Some(ended)], end)?.ok_or_else(late)?;
+    }
+    Ok([stdout.bytes, stderr.bytes])
 }
 
 /// The end of a pipe that a program reads, until it has been given everything.
@@ -150,15 +166,14 @@ fn await_ready<const N: usize>(
     ))
 }
 
-/// Kills the program that has not answered, and reaps it.
-fn stop(child: &mut Child, deadline: Duration) -> io::Error {
-    let answer = format!("no answer within {} s", deadline.as_secs_f32());
+/// Kills the program that is not to be waited for because of `cause`, and reaps it.
+fn stop(child: &mut Child, cause: io::Error) -> io::Error {
     match child.kill().and_then(|()| child.wait()) {
-        Ok(_) => io::Error::new(io::ErrorKind::TimedOut, answer),
-        Err(cause) => io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("{answer}, and it cannot be stopped: {cause}"),
-        ),
+        Ok(_) => cause,
+        Err(second) => {
+            let text = format!("{cause}, and it cannot be stopped: {second}");
+            io::Error::new(cause.kind(), text)
+        }
     }
 }
 
@@ -208,6 +223,15 @@ mod tests {
             outcome.err().map(|e| e.kind()),
             Some(io::ErrorKind::TimedOut)
         );
+    }
+
+    #[test]
+    fn a_delegate_that_closes_its_pipes_and_goes_on_is_stopped() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec <&- >&- 2>&-; exec sleep 600"]);
+        let outcome = run(command, b"", Duration::from_millis(50));
+        let kind = outcome.err().map(|e| e.kind());
+        assert_eq!(kind, Some(io::ErrorKind::TimedOut));
     }
 
     #[test]
