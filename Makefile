@@ -18,7 +18,7 @@ export CNI_PATH := $(SUITE)
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-host test-vm conformance bench-vpc bench-nodes lint install install-from clean
+.PHONY: all build suite demo test test-units test-host test-vm conformance bench bench-vpc bench-nodes lint install install-from clean
 
 all: build
 
@@ -73,6 +73,13 @@ conformance: suite
 	cargo build --locked -p tests --bin conformance
 	tests/conformance/compare $(CONFORMANCE) $(SUITE) $(ARGS)
 endif
+
+# The plugins beside Go's plugins; ARGS are those of bench. An eni-sync that is optimised
+# is measured where there is one.
+bench: suite
+	tests/prepare bench
+	cargo build --release --locked -p tests --bin bench --bin empty --bin peak
+	CNI_PATH=$(if $(wildcard $(RELEASE)/eni-sync),$(RELEASE),$(SUITE)) $(RELEASE)/bench $(ARGS)
 
 # eni-sync beside the programs that it replaces; ARGS are those of vpc-bench.
 bench-vpc: suite

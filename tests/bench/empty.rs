@@ -1,0 +1,3 @@
+//! Nothing: what starting and ending a static process costs at least.
+
+fn main() {}
