@@ -168,7 +168,9 @@ fn del(args: &CmdArgs) -> Result<()> {
         Some(record) => detach(args, &record),
         None => {
             give_back_unrecorded(args)?;
-            release(args, None)
+            release(args, None)?;
+            // After a power failure there may be a file that is no record.
+            records().remove(args)
         }
     }
 }

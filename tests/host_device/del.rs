@@ -1,5 +1,7 @@
 //! DEL in every state that a runtime, a pod or a crash can leave.
 
+use std::fs;
+
 use harness::{Call, Namespace, is_up};
 use serde_json::{Value, json};
 
@@ -313,6 +315,20 @@ fn after_a_reboot_the_address_is_released_and_no_interface_is_touched() {
     let del = fixture.call("DEL", &conf()).env("CNI_NETNS", "");
     fixture.node.run(&del).ok();
     assert_eq!(fixture.state().0, before.0);
+    assert!(fixture.ipam.reserved().is_empty());
+    assert!(fixture.records().is_empty());
+}
+
+/// A file system may have the name of a new file on the disk before its content.
+#[test]
+fn a_record_that_a_power_cut_has_emptied_is_removed() {
+    let (mut fixture, _) = attached();
+    let record = &fixture.records()[0];
+    fs::write(fixture.node.state().join(record), "").expect("the state can be written");
+    fixture.node.reboot();
+    fixture.end_pod();
+    let del = fixture.call("DEL", &conf()).env("CNI_NETNS", "");
+    fixture.node.run(&del).ok();
     assert!(fixture.ipam.reserved().is_empty());
     assert!(fixture.records().is_empty());
 }
