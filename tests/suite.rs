@@ -21,4 +21,5 @@ mod vm_kernel_calls;
 mod vm_master_selector;
 mod vm_pci;
 mod vm_readme;
+mod vm_runtimes;
 mod vm_source_routing;

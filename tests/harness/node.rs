@@ -46,6 +46,13 @@ impl Namespace {
         Self { file }
     }
 
+    /// The namespace that `path` leads to, such as `/proc/1/ns/net`.
+    pub fn at(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        let file = File::open(path).unwrap_or_else(|cause| panic!("cannot open {path:?}: {cause}"));
+        Self { file }
+    }
+
     /// A path that leads to it while this value lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
@@ -366,6 +373,20 @@ impl Default for Node {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The files below `root`, a state directory or a part of one, that are of attachments:
+/// reservations and records. What host-local has of a network for ever is left out. The
+/// paths are relative to it, and sorted.
+pub fn attachment_files(root: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    list_files(root, root, &mut files);
+    files.retain(|file| {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        name != "lock" && !name.starts_with("last_reserved_ip.")
+    });
+    files.sort();
+    files
 }
 
 fn list_files(root: &Path, directory: &Path, files: &mut Vec<String>) {
