@@ -18,7 +18,7 @@ export CNI_PATH := $(SUITE)
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-host test-vm conformance bench bench-vpc bench-nodes lint install install-from clean
+.PHONY: all build suite demo test test-units test-host test-vm test-reboot conformance bench bench-vpc bench-nodes lint install install-from clean
 
 all: build
 
@@ -41,7 +41,7 @@ else
 	tests/vm/run -- $(TARGET)/debug/demo ipvlan host-device
 endif
 
-test: suite test-units test-host test-vm
+test: suite test-units test-host test-vm test-reboot
 
 # Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
 # features of its dependencies would mean another build of the AWS SDK.
@@ -52,12 +52,17 @@ test-units:
 # The binaries, in namespaces of this machine.
 test-host: suite
 	tests/prepare
-	cargo test --locked -p tests --test suite -- --skip vm_
+	cargo test --locked -p tests --test suite -- --skip vm_ --skip reboot::
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
 test-vm: suite
 	tests/prepare
 	tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
+
+# The binaries before and after a power cut: each of these tests starts the VM twice.
+test-reboot: suite
+	tests/prepare
+	cargo test --locked -p tests --test suite reboot:: -- --test-threads=1
 
 # The plugins in CNI_PATH, where the command line sets it, else ours beside Go's; ARGS are those
 # of tests/conformance.

@@ -12,6 +12,7 @@ mod host_local;
 mod kernel_calls;
 mod peers;
 mod protocol;
+mod reboot;
 mod source_routing;
 mod vm_conformance;
 mod vm_driver;
