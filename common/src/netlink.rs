@@ -5,10 +5,12 @@
 
 mod address;
 mod change;
+mod digest;
 mod events;
 mod link;
 mod route;
 mod rule;
+mod text;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,18 +28,20 @@ use nix::libc::MSG_TRUNC;
 pub use address::{AddressState, Dad, KernelAddress};
 pub use change::Change;
 pub use events::{Events, Subject};
-pub use link::{Link, LinkChange, NewIpvlan, parse_mac};
+pub use link::{Link, LinkChange, NewIpvlan, Settings, parse_mac};
 pub use route::KernelRoute;
 pub use rule::{Rules, SourceRule};
 
+use self::digest::understandable;
 use crate::error::{Error, Result};
 use crate::netns::NetNs;
 
 /// How often a dump is repeated that the kernel marks as torn by a change.
 const DUMP_ATTEMPTS: usize = 5;
-/// The longest datagram that the kernel makes of a dump, and more than it needs for
-/// one link. Source: `netlink_dump` of Linux.
-const DATAGRAM: usize = 32 << 10;
+/// More than the longest datagram: the kernel makes one of 32 KiB of a dump, and one of
+/// a single link as long as it has to be, of which alternative names can be 64 KiB.
+/// Source: `netlink_dump` and `rtnl_getlink` of Linux.
+const DATAGRAM: usize = 96 << 10;
 
 /// The port of the kernel.
 const KERNEL: u32 = 0;
@@ -183,6 +187,7 @@ impl Netlink {
         if length > datagram.len() {
             return Err(io::Error::other("an answer of the kernel is too long"));
         }
+        let datagram = understandable(&datagram);
         let mut messages = Vec::new();
         let mut rest = datagram.as_slice();
         while !rest.is_empty() {

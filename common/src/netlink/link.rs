@@ -9,14 +9,22 @@ use netlink_packet_route::link::{
     LinkMessage, Prop,
 };
 use rtnetlink::{LinkIpVlan, LinkUnspec};
+use serde::{Deserialize, Serialize};
 
-use super::{Change, Netlink};
+use super::{Change, Netlink, text};
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netns::NetNs;
 
+/// The attribute with a link's alias.
+const IFLA_IFALIAS: u16 = 20;
 /// The attribute by which a link is looked up under an alternative name.
 const IFLA_ALT_IFNAME: u16 = 53;
+/// The flags that are settings: the others are states, or about being up.
+const SETTABLE: LinkFlags = LinkFlags::Noarp
+    .union(LinkFlags::Promisc)
+    .union(LinkFlags::Allmulti)
+    .union(LinkFlags::Multicast);
 
 /// A network interface as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +61,20 @@ pub struct Link {
     pub ipvlan_flags: Option<u16>,
     /// The bus address of the device behind the interface, such as `0000:00:06.0`.
     pub bus_address: String,
+    /// What else anybody who may configure the interface can set.
+    pub settings: Settings,
+}
+
+/// Settings of a link that stay with it wherever it moves, as the kernel numbers them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Those of the flags `NOARP`, `PROMISC`, `ALLMULTI` and `MULTICAST` that are on.
+    pub flags: u32,
+    /// The length of the transmit queue in packets.
+    pub tx_queue_length: u32,
+    /// The group.
+    pub group: u32,
 }
 
 /// An ipvlan interface to be created.
@@ -87,6 +109,8 @@ pub struct LinkChange<'a> {
     pub mtu: Option<u32>,
     /// Set it up or down.
     pub up: Option<bool>,
+    /// Give it these settings.
+    pub settings: Option<Settings>,
 }
 
 impl Change {
@@ -104,16 +128,24 @@ impl Change {
         if let Some(name) = change.name {
             message = message.name(name);
         }
-        if let Some(alias) = change.alias {
-            message = message.alias(alias);
-        }
         if let Some(mac) = change.mac {
             message = message.address(mac.to_vec());
         }
         if let Some(mtu) = change.mtu {
             message = message.mtu(mtu);
         }
-        Self::new(RouteNetlinkMessage::SetLink(message.build()), 0, failed)
+        let mut message = message.build();
+        let attributes = &mut message.attributes;
+        attributes.extend(change.alias.map(|alias| {
+            LinkAttribute::Other(DefaultNla::new(IFLA_IFALIAS, text::to_bytes(alias)))
+        }));
+        if let Some(settings) = change.settings {
+            attributes.push(LinkAttribute::TxQueueLen(settings.tx_queue_length));
+            attributes.push(LinkAttribute::Group(settings.group));
+            message.header.change_mask |= SETTABLE;
+            message.header.flags |= LinkFlags::from_bits_retain(settings.flags) & SETTABLE;
+        }
+        Self::new(RouteNetlinkMessage::SetLink(message), 0, failed)
     }
 }
 
@@ -128,9 +160,7 @@ impl Netlink {
         message.attributes.push(if IfName::new(name).is_ok() {
             LinkAttribute::IfName(name.to_owned())
         } else {
-            let mut bytes = name.as_bytes().to_vec();
-            bytes.push(0);
-            LinkAttribute::Other(DefaultNla::new(IFLA_ALT_IFNAME, bytes))
+            LinkAttribute::Other(altname_attribute(name))
         });
         self.get_link(message, || format!("failed to lookup {name:?}"))
     }
@@ -153,10 +183,11 @@ impl Netlink {
     /// Code 999 when the kernel does not answer.
     pub fn links(&mut self) -> Result<Vec<Link>> {
         let mut all = LinkMessage::default();
+        // Without such a mask, the kernel leaves out a link whose description is long, and
+        // its alternative names can make it so.
         all.attributes.push(no_statistics());
-        let all = RouteNetlinkMessage::GetLink(all);
         let replies = self
-            .dump(&all)
+            .dump(&RouteNetlinkMessage::GetLink(all))
             .map_err(|cause| Error::internal("failed to list the links").because(&cause))?;
         Ok(replies.into_iter().filter_map(to_link).collect())
     }
@@ -267,6 +298,10 @@ fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        settings: Settings {
+            flags: (message.header.flags & SETTABLE).bits(),
+            ..Settings::default()
+        },
         ..Link::default()
     };
     for attribute in message.attributes {
@@ -283,11 +318,14 @@ impl Link {
             LinkAttribute::Address(bytes) => self.mac = format_mac(&bytes),
             LinkAttribute::PermAddress(bytes) => self.permanent_mac = format_mac(&bytes),
             LinkAttribute::Mtu(mtu) => self.mtu = mtu,
+            LinkAttribute::TxQueueLen(length) => self.settings.tx_queue_length = length,
+            LinkAttribute::Group(group) => self.settings.group = group,
             LinkAttribute::Link(index) => self.parent = Some(index),
             LinkAttribute::LinkNetNsId(id) => self.parent_netns_id = Some(id),
             LinkAttribute::ParentDevName(name) => self.bus_address = name,
             LinkAttribute::PropList(props) => {
-                self.altnames = props.into_iter().filter_map(to_altname).collect();
+                self.altnames
+                    .extend(props.into_iter().filter_map(to_altname));
             }
             LinkAttribute::LinkInfo(infos) => {
                 infos.into_iter().for_each(|info| self.take_info(info))
@@ -321,9 +359,18 @@ fn altnames_message(index: u32, names: &[String]) -> Option<LinkMessage> {
     }
     let mut message = LinkMessage::default();
     message.header.index = index;
-    let names = names.iter().cloned().map(Prop::AltIfName).collect();
+    let names = names
+        .iter()
+        .map(|name| Prop::Other(altname_attribute(name)))
+        .collect();
     message.attributes.push(LinkAttribute::PropList(names));
     Some(message)
+}
+
+fn altname_attribute(name: &str) -> DefaultNla {
+    let mut bytes = text::to_bytes(name);
+    bytes.push(0);
+    DefaultNla::new(IFLA_ALT_IFNAME, bytes)
 }
 
 fn to_altname(prop: Prop) -> Option<String> {

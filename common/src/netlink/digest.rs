@@ -1,0 +1,191 @@
+//! What the parser gets to see of the kernel's answers: of a link only what
+//! [`super::Link`] is made of. A container decides how long the description of its links
+//! is and what is in it, and the parser drops a whole answer because of one attribute
+//! that it does not understand.
+
+use super::text;
+
+/// The numbers of the kernel's `linux/rtnetlink.h` and `linux/if_link.h`.
+const RTM_NEWLINK: u16 = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_PROP_LIST: u16 = 52;
+/// MAC, MTU, parent, queue length, group, the parent's namespace, permanent MAC, bus address.
+const VALUES: [u16; 8] = [1, 4, 5, 13, 27, 37, 54, 56];
+/// Of `IFLA_LINKINFO`: the kind, what only that kind has, and the kind of port.
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const INFO_PORT_KIND: u16 = 4;
+/// The one kind of which more than the kind is looked at.
+const IPVLAN: &[u8] = b"ipvlan\0";
+
+/// The bits of an attribute's type that say how it is encoded.
+const ENCODING: u16 = 0xC000;
+/// Bytes of a message's header, of what is before a link's attributes, and of theirs.
+const MESSAGE_HEADER: usize = 16;
+const LINK_HEADER: usize = 16;
+const ATTRIBUTE_HEADER: usize = 4;
+
+/// The messages of a datagram, those about links in short.
+pub(super) fn understandable(datagram: &[u8]) -> Vec<u8> {
+    let mut written = Vec::with_capacity(datagram.len());
+    let mut rest = datagram;
+    while let Some((message, after)) = split_message(rest) {
+        match link_attributes(message) {
+            Some((head, attributes)) => {
+                let begin = written.len();
+                written.extend(head);
+                shorten(attributes, &mut written);
+                let length = u32::try_from(written.len() - begin).unwrap_or_default();
+                let field = written.iter_mut().skip(begin);
+                field
+                    .zip(length.to_ne_bytes())
+                    .for_each(|(at, byte)| *at = byte);
+            }
+            None => written.extend(message),
+        }
+        rest = after;
+    }
+    // What is no message is for the parser to refuse.
+    written.extend(rest);
+    written
+}
+
+/// The first message of `bytes` with its padding, and what is behind it.
+fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?);
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|l| *l >= MESSAGE_HEADER)?;
+    bytes.get(..length)?;
+    Some(bytes.split_at(length.next_multiple_of(4).min(bytes.len())))
+}
+
+/// What a message about a link begins with, and its attributes.
+fn link_attributes(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+    let is_link = kind == RTM_NEWLINK;
+    message
+        .split_at_checked(MESSAGE_HEADER + LINK_HEADER)
+        .filter(|_| is_link)
+}
+
+/// Writes those of the attributes that count.
+fn shorten(attributes: &[u8], written: &mut Vec<u8>) {
+    for (kind, value) in Attributes(attributes) {
+        match kind {
+            IFLA_IFNAME | IFLA_IFALIAS => write_text(kind, value, written),
+            IFLA_PROP_LIST => Attributes(value).for_each(|(kind, name)| {
+                // One list a name: all of them could be too long for one attribute.
+                let mut list = Vec::new();
+                write_text(kind, name, &mut list);
+                write(IFLA_PROP_LIST, &list, written);
+            }),
+            IFLA_LINKINFO => write(kind, &shorten_info(value), written),
+            _ if VALUES.contains(&kind) => write(kind, value, written),
+            _ => {}
+        }
+    }
+}
+
+fn shorten_info(info: &[u8]) -> Vec<u8> {
+    let mut written = Vec::new();
+    let is_ipvlan = Attributes(info).any(|found| found == (INFO_KIND, IPVLAN));
+    for (kind, value) in Attributes(info) {
+        if matches!(kind, INFO_KIND | INFO_PORT_KIND) || kind == INFO_DATA && is_ipvlan {
+            write(kind, value, &mut written);
+        }
+    }
+    written
+}
+
+fn write_text(kind: u16, value: &[u8], written: &mut Vec<u8>) {
+    let mut bytes = text::from_bytes(value).into_bytes();
+    bytes.push(0);
+    write(kind, &bytes, written);
+}
+
+fn write(kind: u16, value: &[u8], written: &mut Vec<u8>) {
+    // No value here is longer than what the kernel has put into one attribute.
+    let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
+    written.extend(length.to_ne_bytes());
+    written.extend(kind.to_ne_bytes());
+    written.extend(value);
+    written.resize(written.len().next_multiple_of(4), 0);
+}
+
+/// Attributes one after the other: type and value.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(*self.0.first_chunk()?));
+        let kind = u16::from_ne_bytes(*self.0.get(2..)?.first_chunk()?);
+        let value = self.0.get(ATTRIBUTE_HEADER..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & !ENCODING, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut written = Vec::new();
+        write(kind, value, &mut written);
+        written
+    }
+
+    fn message(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let body = attributes.concat();
+        let length = u32::try_from(MESSAGE_HEADER + LINK_HEADER + body.len()).unwrap();
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.resize(MESSAGE_HEADER + LINK_HEADER, 7);
+        message.extend(body);
+        message
+    }
+
+    #[test]
+    fn what_is_said_of_a_link_is_shortened_and_the_rest_stays() {
+        let info = |data: &[u8]| {
+            let kind = attribute(INFO_KIND, b"dummy\0");
+            attribute(IFLA_LINKINFO, &[kind, data.to_vec()].concat())
+        };
+        let said = [
+            attribute(IFLA_IFNAME, b"a\xff\0"),
+            attribute(1, &[2, 0, 0, 0, 0, 1]),
+            attribute(23, &[9; 200]),
+            attribute(
+                IFLA_PROP_LIST | 0x8000,
+                &[attribute(53, b"b\0"), attribute(53, b"c\0")].concat(),
+            ),
+            info(&attribute(INFO_DATA, &[9; 200])),
+        ];
+        let kept = [
+            attribute(IFLA_IFNAME, "a\u{F7FF}\0".as_bytes()),
+            attribute(1, &[2, 0, 0, 0, 0, 1]),
+            attribute(IFLA_PROP_LIST, &attribute(53, b"b\0")),
+            attribute(IFLA_PROP_LIST, &attribute(53, b"c\0")),
+            info(&[]),
+        ];
+        let other = message(RTM_NEWLINK + 1, &said);
+        let before = [message(RTM_NEWLINK, &said), other.clone()].concat();
+        let after = [message(RTM_NEWLINK, &kept), other].concat();
+        assert_eq!(understandable(&before), after);
+    }
+
+    #[test]
+    fn bytes_that_are_no_messages_are_passed_on() {
+        for length in 0..40 {
+            for byte in [0, 1, 16, 255] {
+                let bytes = vec![byte; length];
+                assert_eq!(understandable(&bytes), bytes);
+            }
+        }
+    }
+}
