@@ -2,6 +2,7 @@
 //! and a delegate that is a script. What needs a real PCI device is in `vm_pci`.
 
 mod add;
+mod bad_disk;
 mod bad_input;
 mod check_status_gc;
 mod del;

@@ -215,31 +215,30 @@ impl Records {
         file::remove(&path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
     }
 
-    /// Every record of `network`.
-    ///
-    /// # Errors
-    /// Code 5 naming what cannot be read.
-    pub fn of_network<D: DeserializeOwned>(&self, network: &str) -> Result<Vec<Attachment<D>>> {
-        let mut records = Vec::new();
-        for path in list(&self.directory.join(network))? {
-            if is_record(&path) {
-                records.extend(read_record(&path)?);
-            }
-        }
-        Ok(records)
+    /// The records of `network` that can be read; `errors` gets the others.
+    fn read_network<D: DeserializeOwned>(
+        &self,
+        network: &str,
+        errors: &mut Errors,
+    ) -> Vec<Attachment<D>> {
+        let paths = errors.keep(list(&self.directory.join(network)));
+        let paths = paths.into_iter().flatten().filter(|path| is_record(path));
+        let records = paths.filter_map(|path| errors.keep(read_record(&path)));
+        records.flatten().collect()
     }
 
-    /// The first record of the plugin that is `wanted`; the others are not read.
+    /// The first record of the plugin that is `wanted`; the others are not read. One
+    /// that cannot be read is reported and not found.
     ///
     /// # Errors
-    /// Code 5 naming what cannot be read.
+    /// Code 5 naming the directory that cannot be read.
     pub fn find<D: DeserializeOwned>(
         &self,
         wanted: impl Fn(&Attachment<D>) -> Result<bool>,
     ) -> Result<Option<Attachment<D>>> {
         for network in list(&self.directory)? {
             for path in list(&network)?.into_iter().filter(|path| is_record(path)) {
-                if let Some(record) = read_record(&path)?
+                if let Some(record) = reported(read_record(&path)).flatten()
                     && wanted(&record)?
                 {
                     return Ok(Some(record));
@@ -249,15 +248,18 @@ impl Records {
         Ok(None)
     }
 
-    /// Every record of the plugin.
+    /// Every record of the plugin that can be read. The others are reported: one of them
+    /// must not stand in the way of every attachment of the node.
     ///
     /// # Errors
-    /// Code 5 naming what cannot be read.
+    /// Code 5 naming the directory that cannot be read.
     pub fn all<D: DeserializeOwned>(&self) -> Result<Vec<Attachment<D>>> {
         let mut records = Vec::new();
         for network in list(&self.directory)? {
             if let Some(name) = network.file_name().and_then(|name| name.to_str()) {
-                records.extend(self.of_network(name)?);
+                let mut errors = Errors::default();
+                records.extend(self.read_network(name, &mut errors));
+                reported(errors.into_result());
             }
         }
         Ok(records)
@@ -279,10 +281,10 @@ impl Records {
         };
         let _turn = Turn::to_collect(&conf.network)?;
         let mut errors = Errors::default();
-        let records = errors.keep(self.of_network::<D>(&conf.network));
+        let records = self.read_network::<D>(&conf.network, &mut errors);
         let is_garbage =
             |r: &Attachment<D>| !is_listed(&valid, r.container_id.as_str(), r.ifname.as_str());
-        for record in records.into_iter().flatten().filter(is_garbage) {
+        for record in records.into_iter().filter(is_garbage) {
             let args = record.del_args(&conf.path);
             errors.keep(args.and_then(|args| self.collect(&args, &detach)));
         }
@@ -363,8 +365,8 @@ pub fn boot_id() -> Result<String> {
 fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>> {
     let bytes = match file::read_regular(path, RECORD_LIMIT) {
         Ok(bytes) => bytes,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) if is_no_record(&cause) => {
+        Err(cause) if file::is_missing(&cause) => return Ok(None),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
             eprintln!("ignoring {path:?}, which is no attachment record: {cause}");
             return Ok(None);
         }
@@ -389,16 +391,17 @@ fn is_record(path: &Path) -> bool {
         .is_some_and(|extension| extension == "json")
 }
 
-/// Whether reading failed because there is something else in the record's place.
-fn is_no_record(cause: &io::Error) -> bool {
-    cause.kind() == io::ErrorKind::InvalidData || cause.raw_os_error() == Some(nix::libc::ELOOP)
+/// What was read, or nothing after the error was told.
+fn reported<T>(outcome: Result<T>) -> Option<T> {
+    outcome.map_err(|error| eprintln!("{error}")).ok()
 }
 
+/// What is in `directory`. A file in its place, which is none of ours, has nothing in it.
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     let failed = |cause: io::Error| Error::io(format!("failed to list {directory:?}"), &cause);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) if file::is_missing(&cause) => return Ok(Vec::new()),
         Err(cause) => return Err(failed(cause)),
     };
     entries

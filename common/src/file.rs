@@ -67,8 +67,14 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads a regular file of at most `limit` bytes. A symbolic link or a FIFO is an
-/// error: nobody may make us read, or wait for, another file.
+/// Whether there can be nothing at a path, for this reason.
+pub fn is_missing(cause: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
+    matches!(cause.kind(), NotFound | NotADirectory | InvalidFilename)
+}
+
+/// Reads a regular file of at most `limit` bytes. A symbolic link, a FIFO or a socket is
+/// an error: nobody may make us read, or wait for, another file.
 ///
 /// # Errors
 /// Those of the file system; `InvalidData` when it is no regular file or too large.
@@ -76,19 +82,18 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
+        .open(path)
+        .map_err(|cause| match cause.raw_os_error() {
+            // What the kernel says of a symbolic link, and of a socket.
+            Some(libc::ELOOP | libc::ENXIO) => invalid("not a regular file"),
+            _ => cause,
+        })?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not a regular file",
-        ));
+        return Err(invalid("not a regular file"));
     }
     if metadata.len() > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is too large",
-        ));
+        return Err(invalid("the file is too large"));
     }
     // With room for one byte more than there is, the second read finds the end.
     let length = usize::try_from(metadata.len()).unwrap_or_default();
@@ -109,6 +114,10 @@ pub fn read_parameter(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(text).trim().to_owned())
 }
 
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
 /// Removes a file, and what a killed [`replace`] has left beside it; a missing
 /// file is success.
 ///
@@ -119,29 +128,37 @@ pub fn remove(path: &Path) -> io::Result<()> {
     remove_one(path)
 }
 
-/// Removes what somebody who was killed has left beside `path`, if anything.
+/// Removes what somebody who was killed has left beside `path`, if anything. We never
+/// leave a directory.
 ///
 /// # Errors
 /// Those of `unlink(2)`.
 pub fn remove_temporary(path: &Path) -> io::Result<()> {
-    remove_one(&temporary_name(path))
+    match remove_one(&temporary_name(path)) {
+        Err(cause) if cause.kind() == io::ErrorKind::IsADirectory => Ok(()),
+        outcome => outcome,
+    }
 }
 
 fn remove_one(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+        Err(cause) if !is_missing(&cause) => Err(cause),
         _ => Ok(()),
     }
 }
 
+/// A new file at `path`, in place of what a killed process has left there, or of what
+/// somebody has put there, which could be a FIFO or lead elsewhere.
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(FILE_MODE)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(FILE_MODE);
+    match options.open(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+            remove_one(path)?;
+            options.open(path)
+        }
+        outcome => outcome,
+    }
 }
 
 /// A dot-file beside `path`. Its name is always the same, so that a killed process

@@ -167,7 +167,7 @@ fn open() -> Result<Option<File>> {
 fn prevents_every_add(cause: &io::Error) -> bool {
     matches!(
         cause.raw_os_error(),
-        Some(libc::ENOENT | libc::EROFS | libc::ELOOP | libc::EISDIR)
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EROFS | libc::ELOOP | libc::EISDIR | libc::ENXIO)
     )
 }
 

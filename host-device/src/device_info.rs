@@ -10,7 +10,6 @@ use std::path::Path;
 
 use common::error::{Error, Result};
 use common::file;
-use nix::libc::O_NOFOLLOW;
 use serde_json::json;
 
 use crate::device::Device;
@@ -85,6 +84,7 @@ fn publish(path: &Path, content: &str) -> io::Result<()> {
             .create(parent)?;
     }
     let temporary = file::temporary_name(path);
+    file::remove_temporary(path)?;
     let published = write_new(&temporary, content).and_then(|()| fs::hard_link(&temporary, path));
     file::remove_temporary(path)?;
     match published {
@@ -96,10 +96,8 @@ fn publish(path: &Path, content: &str) -> io::Result<()> {
 fn write_new(path: &Path, content: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(FILE_MODE)
-        .custom_flags(O_NOFOLLOW)
         .open(path)?;
     // The creation mask of the runtime must not keep Multus' readers out.
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;

@@ -5,6 +5,7 @@
 
 mod aws;
 mod call;
+pub mod damage;
 pub mod eni_lab;
 mod fake_ipam;
 mod fake_sys;
