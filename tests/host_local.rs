@@ -1,6 +1,7 @@
 //! host-local, called as a delegating plugin calls it, on a directory of its own.
 
 mod allocation;
+mod bad_disk;
 mod configuration;
 mod disk;
 mod exclude;

@@ -10,6 +10,7 @@ mod eni_sync;
 mod host_device;
 mod host_local;
 mod kernel_calls;
+mod path_tricks;
 mod peers;
 mod protocol;
 mod reboot;

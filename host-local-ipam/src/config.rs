@@ -162,7 +162,7 @@ fn absolute(key: &str, value: &str) -> Result<Option<PathBuf>> {
     if value.is_empty() {
         return Ok(None);
     }
-    if !Path::new(value).is_absolute() {
+    if !Path::new(value).is_absolute() || value.contains('\0') {
         return Err(Error::config(format!(
             "{key} {value:?} is not an absolute path"
         )));

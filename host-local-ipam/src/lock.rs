@@ -24,6 +24,8 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// # Errors
 /// Code 5 naming the path, 11 when the lock is not to be had.
 pub(crate) fn take(directory: &Path, flags: i32) -> Result<Option<File>> {
+    use io::ErrorKind::{InvalidFilename, NotFound};
+
     let path = directory.join(LOCK);
     let lock = OpenOptions::new()
         .read(true)
@@ -32,7 +34,8 @@ pub(crate) fn take(directory: &Path, flags: i32) -> Result<Option<File>> {
         .open(&path);
     match lock {
         Ok(lock) => lock_exclusively(lock, &path, LOCK_DEADLINE).map(Some),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Where the name of the network is too long, there is no directory either.
+        Err(cause) if matches!(cause.kind(), NotFound | InvalidFilename) => Ok(None),
         Err(cause) => Err(Error::io(format!("failed to open {path:?}"), &cause)),
     }
 }

@@ -38,6 +38,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
     let document: Value = serde_json::from_slice(&content).map_err(|cause| {
         Error::config("the file is not a JSON document").with_details(cause.to_string())
     })?;
+    if !document.is_object() {
+        // It could be anybody's file: nothing of it is to be seen in the message.
+        return Err(Error::config("the file is not a JSON object"));
+    }
     let file: RawFile = read_value(&document, "failed to load the ranges")?;
     if file.ranges.is_empty() {
         return Err(Error::config(NO_RANGES));
