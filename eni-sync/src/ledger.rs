@@ -127,7 +127,7 @@ impl Entries {
     /// nothing is decided about what is not known.
     ///
     /// # Errors
-    /// Code 5 naming the directory or the file.
+    /// Code 5 naming the directory.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
         read_all(&self.directory)
     }
@@ -170,8 +170,8 @@ fn read_all(directory: &Path) -> Result<Vec<Entry>> {
     for name in names(directory)? {
         match read(&directory.join(name)) {
             Ok(entry) => entries.extend(entry),
-            Err(error) if error.code == ErrorCode::DECODING => eprintln!("{error}"),
-            Err(error) => return Err(error),
+            // One file must not stand in the way of all other addresses.
+            Err(error) => eprintln!("{error}"),
         }
     }
     Ok(entries)
@@ -186,7 +186,7 @@ fn read(path: &Path) -> Result<Option<Entry>> {
     let bytes = match file::read_regular(path, ENTRY_LIMIT) {
         Ok(bytes) => bytes,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) if cause.kind() == io::ErrorKind::InvalidData || path.is_symlink() => {
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
             return Err(undecodable(cause.to_string()));
         }
         Err(cause) => return Err(Error::io(format!("failed to read {path:?}"), &cause)),

@@ -4,42 +4,21 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use harness::Pod;
+use harness::damage::{DAMAGES, remove, replace_by};
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
 use super::fixture::{AwsNode, Vpc, assert_refused, is_unchanged, prev_result};
 
 const ADDRESS: &str = "10.0.4.70";
 
-/// Puts something at a path that is no entry of the ledger.
-type Breaking = fn(&Path);
-
-const BROKEN: [(&str, Breaking); 7] = [
-    ("empty", |path| fs::write(path, "").unwrap()),
-    ("corrupt", |path| {
-        fs::write(path, "{\"address\": \"10.0.4.70\", ").unwrap()
-    }),
-    ("not UTF-8", |path| fs::write(path, b"\xff\xfe{}").unwrap()),
-    ("huge", |path| {
-        File::create(path).unwrap().set_len(1 << 30).unwrap()
-    }),
-    ("a symbolic link", |path| {
-        symlink("/etc/hostname", path).unwrap()
-    }),
-    ("a FIFO", |path| mkfifo(path, Mode::S_IRWXU).unwrap()),
-    ("a directory", |path| fs::create_dir(path).unwrap()),
-];
-
 #[test]
 fn an_entry_that_cannot_be_read_stands_in_nobody_elses_way() {
-    for (what, make) in BROKEN {
+    for (what, make) in DAMAGES {
         let vpc = Vpc::new();
         let node = vpc.node();
         let pod = Pod::new("c1");
@@ -163,20 +142,45 @@ fn inventory(node: &AwsNode) -> (PathBuf, Value) {
 }
 
 #[test]
-fn an_inventory_that_cannot_be_read_is_made_anew() {
+fn an_inventory_that_cannot_be_read_is_made_anew_or_named() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
     let (path, good) = inventory(&node);
-    for (number, (what, make)) in BROKEN.into_iter().enumerate() {
+    for (number, (what, make)) in DAMAGES.into_iter().enumerate() {
+        replace_by(&path, make);
+        let add = node.add(&Pod::new("c1"), &[&format!("10.0.4.{}", 70 + number)]);
         if what == "a directory" {
-            continue;
+            let error = add.error_code(5);
+            assert!(error.msg.contains("/run/eni-cni/enis.json"), "{error:?}");
+            remove(&path);
+        } else {
+            add.ok();
+            assert_eq!(inventory(&node).1, good, "{what}");
         }
-        fs::remove_file(&path).unwrap();
-        make(&path);
-        node.add(&Pod::new("c1"), &[&format!("10.0.4.{}", 70 + number)])
-            .ok();
-        assert_eq!(inventory(&node).1, good, "{what}");
+    }
+}
+
+#[test]
+fn a_lock_that_is_something_else_is_named_or_serves_as_well() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
+    for file in [".lock", ".turn"] {
+        for (what, make) in DAMAGES {
+            let path = node.ledger_path().join(file);
+            replace_by(&path, make);
+            let pod = Pod::new("c1");
+            let add = node.add(&pod, &[ADDRESS]);
+            if add.status != Some(0) {
+                let error = add.error_code(5);
+                assert!(error.msg.contains(file), "{what}: {error:?}");
+            }
+            node.run(&node.gc_call(&[]));
+            remove(&path);
+            node.del(&pod);
+            node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
+        }
     }
 }
 
