@@ -8,6 +8,7 @@ mod check_status_gc;
 mod del;
 mod device_info;
 mod failed_add;
+mod hostile;
 mod keep_addresses;
 mod killed;
 mod selectors;

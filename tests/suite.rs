@@ -18,6 +18,7 @@ mod source_routing;
 mod vm_conformance;
 mod vm_driver;
 mod vm_eni_sync;
+mod vm_hostile;
 mod vm_ipvlan;
 mod vm_kernel_calls;
 mod vm_master_selector;

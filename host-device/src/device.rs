@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::args::IfName;
 use common::error::{Error, Result};
-use common::netlink::{Link, Netlink, parse_mac};
+use common::netlink::{Link, Netlink, Settings, parse_mac};
 use common::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
@@ -55,10 +55,15 @@ pub(crate) struct Device {
     pub(crate) mtu: u32,
     /// Whether it was up.
     pub(crate) up: bool,
+    /// Its flags, queue and group; records that are older than this key have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) settings: Option<Settings>,
     /// The kind of a virtual interface; empty for hardware.
     pub(crate) kind: String,
     /// The index of the interface below it, or of a veth's other end.
     pub(crate) parent: Option<u32>,
+    /// Whether that one is on the host.
+    pub(crate) has_parent_here: bool,
     /// The name of the device behind the interface on its bus.
     pub(crate) bus_address: String,
     /// The PCI address, when it is a PCI function or a virtio device of one.
@@ -128,8 +133,10 @@ impl Device {
             permanent_mac: link.permanent_mac,
             mtu: link.mtu,
             up: link.up,
+            settings: Some(link.settings),
             kind: link.kind,
             parent: link.parent,
+            has_parent_here: link.parent.is_some() && link.parent_netns_id.is_none(),
             bus_address: link.bus_address,
             binding: None,
             kept: Kept::default(),
@@ -182,7 +189,10 @@ impl Device {
             return link.permanent_mac == self.permanent_mac;
         }
         let has_parent = self.parent.is_some();
-        link.parent == self.parent && (link.mac == self.mac || has_parent && has_our_name)
+        // A veth has one other end, and that has no other one.
+        let has_one_peer = self.has_parent_here && self.kind == "veth";
+        let is_alike = link.mac == self.mac || has_parent && has_our_name;
+        link.parent == self.parent && (is_alike || has_one_peer)
     }
 
     /// Makes sure that the device has the MAC that a pod asks for, if it asks for one. It

@@ -8,6 +8,7 @@ mod config;
 mod device;
 mod device_info;
 mod driver;
+mod elsewhere;
 mod keep;
 mod options;
 mod restore;

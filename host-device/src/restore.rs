@@ -1,5 +1,6 @@
 //! What a device gets back on the host: its name, alternative names, MAC, MTU, alias,
-//! whether it was up, and the driver, addresses and routes that an attachment took.
+//! flags, queue and group, whether it was up, and the driver, addresses and routes that
+//! an attachment took. What only `ethtool` and `tc` show is left as the pod has made it.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use common::netlink::{Link, LinkChange, Netlink};
 
 use crate::device::Device;
 use crate::driver::{self, Binding};
+use crate::elsewhere::is_elsewhere;
 
 /// The node's side of a transfer.
 pub(crate) struct Host {
@@ -46,28 +48,44 @@ impl Host {
     }
 }
 
-/// Restores the device where the kernel has put it on the host itself; true when it
-/// is there and ours. The kernel does that with hardware only, and destroys other
-/// interfaces: one that looks the same was made by somebody else since.
+/// Where a device is that its container does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// On the host, as it was.
+    OnHost,
+    /// In a namespace that cannot be looked into.
+    Elsewhere,
+    /// Another attachment has it, or nobody: then there is nothing to give back.
+    NotOurs,
+}
+
+/// Restores the device where the kernel has put it on the host itself. The kernel does
+/// that with hardware only, and destroys other interfaces: one that looks the same was
+/// made by somebody else since.
 pub(crate) fn restore_on_host(
     host: &mut Host,
     all: &[Attachment<Device>],
     record: &Attachment<Device>,
-) -> Result<bool> {
+) -> Result<Whereabouts> {
     let device = &record.device;
     if record.boot_id != boot_id()? || !device.is_hardware() && !record.is_alive()? {
-        return Ok(false);
+        return Ok(Whereabouts::NotOurs);
     }
     if has_rival(all, record)? {
-        return Ok(false);
+        return Ok(Whereabouts::NotOurs);
     }
+    // Asked before the host is searched: a device that arrives meanwhile is not missed.
+    let whereabouts = match is_elsewhere(device) {
+        true => Whereabouts::Elsewhere,
+        false => Whereabouts::NotOurs,
+    };
     let links = host.netlink.links()?;
     let Some(link) = device.among(&links, &record.ifname) else {
-        return Ok(false);
+        return Ok(whereabouts);
     };
     restore_name(host, link, device)?;
     restore_properties(&mut host.netlink, link, device);
-    Ok(true)
+    Ok(Whereabouts::OnHost)
 }
 
 /// Gives a device that ADD has bound for user space back to its kernel driver, and
@@ -159,11 +177,25 @@ pub(crate) fn restore_properties(netlink: &mut Netlink, link: &Link, device: &De
             mtu: Some(device.mtu),
             ..none
         }),
+        device
+            .settings
+            .filter(|settings| *settings != link.settings)
+            .map(|settings| LinkChange {
+                settings: Some(settings),
+                ..none
+            }),
     ];
     let what = || format!("failed to restore {:?}", device.name);
     for change in changes.into_iter().flatten() {
         report(netlink.change_link(link.index, change, what));
     }
+    // The one that was the device's own name is gone by now.
+    let foreign = link
+        .altnames
+        .iter()
+        .filter(|n| !device.altnames.contains(n) && **n != device.name);
+    let foreign: Vec<String> = foreign.cloned().collect();
+    report(netlink.delete_altnames(link.index, &foreign));
     let missing = device
         .altnames
         .iter()

@@ -1,19 +1,26 @@
 //! The way of a device into the container and back. What it gets back on the host is
 //! for `restore`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::args::{CmdArgs, IfName};
 use common::attachment::{Attachment, Records, boot_id, sandbox_for_del};
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::interface::Sandbox;
-use common::netlink::{Link, LinkChange};
+use common::netlink::{Events, Link, LinkChange, Subject};
 use common::netns::NetNs;
 use common::turn::Turn;
 
 use crate::device::{Device, Mode};
 use crate::driver;
-use crate::restore::{Host, rebind, restore_on_host, restore_properties};
+use crate::elsewhere::is_elsewhere;
+use crate::restore::{Host, Whereabouts, rebind, restore_on_host, restore_properties};
+
+/// How long the kernel may take to put a device on the host after its namespace has
+/// ended, which it does in the background.
+const RETURN: Duration = Duration::from_secs(5);
+/// The kinds of interfaces that use the one below them wherever it is.
+const STACKED: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
 
 /// Makes sure that the device can be called `ifname` in the container. This must be
 /// known before: on a clash the kernel moves the device and then refuses the name.
@@ -88,13 +95,58 @@ pub(crate) fn give_back(
         let all = records.all()?;
         return rebind(host, &all, record, (binding, driver::PATIENCE)).map(drop);
     }
-    let _devices = Turn::of_devices()?;
-    if let Some(mut sandbox) = sandbox_for_del(args, Some(record))?
-        && let Some(link) = device.find_in(&mut sandbox.netlink, &record.ifname)?
-    {
-        return move_out(host, &mut sandbox, &link, device);
+    if try_give_back(host, records, record, args)? != Whereabouts::Elsewhere {
+        return Ok(());
     }
-    restore_on_host(host, &records.all()?, record).map(drop)
+    let events = Events::open(Subject::Links)?;
+    let deadline = Instant::now() + RETURN;
+    while try_give_back(host, records, record, args)? == Whereabouts::Elsewhere {
+        if !events.wait(deadline)? {
+            return Err(out_of_reach(device));
+        }
+    }
+    Ok(())
+}
+
+/// Looks for the device in the container and on the host, and gives it back from there.
+fn try_give_back(
+    host: &mut Host,
+    records: &Records,
+    record: &Attachment<Device>,
+    args: &CmdArgs,
+) -> Result<Whereabouts> {
+    let device = &record.device;
+    let _devices = Turn::of_devices()?;
+    if let Some(mut sandbox) = sandbox_for_del(args, Some(record))? {
+        let links = sandbox.netlink.links()?;
+        let own = without_decoys(&mut sandbox, &links, device)?;
+        if let Some(link) = device.among(&own, &record.ifname) {
+            move_out(host, &mut sandbox, (link, &links), device)?;
+            return Ok(Whereabouts::OnHost);
+        }
+    }
+    restore_on_host(host, &records.all()?, record)
+}
+
+/// The links of the container that can be the device. Whoever may make links can make
+/// one with any name, MAC, alias and index, but not with its other end on the host.
+fn without_decoys(sandbox: &mut Sandbox, links: &[Link], device: &Device) -> Result<Vec<Link>> {
+    let mut own = links.to_vec();
+    if device.has_parent_here {
+        // To list a link with its other end on the host has numbered the host.
+        let host = sandbox.netlink.namespace_id(&NetNs::own()?)?;
+        own.retain(|link| host.is_some() && link.parent_netns_id == host);
+    }
+    Ok(own)
+}
+
+/// The error of a DEL that must come again: the record, and with it the way back of the
+/// device's name, would be lost.
+fn out_of_reach(device: &Device) -> Error {
+    let msg = format!("cannot give host device {:?} back yet", device.name);
+    let details = "it is in a network namespace that is neither the host's nor the container's; \
+                   it comes back when that ends";
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
 /// Whether the attachment is in use: its namespace lives, and has the device unless
@@ -119,26 +171,34 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
     let all = records.all::<Device>()?;
     let mut now = all.clone();
     for (record, now) in all.iter().zip(&mut now) {
-        if !record.device.is_owed() || record.is_alive()? {
+        let is_alive = record.is_alive()?;
+        if !record.device.is_owed() || is_alive && !has_lost(&record.device) {
             continue;
         }
         let restored = match &record.device.binding {
             // Whoever still uses it does not keep this ADD from another device.
             Some(binding) => rebind(host, &all, record, (binding, Duration::ZERO)),
-            None => restore_on_host(host, &all, record),
+            None => restore_on_host(host, &all, record).map(|found| found == Whereabouts::OnHost),
         };
         match restored {
-            Ok(true) => {
+            // The DEL of a container that lives is to look again.
+            Ok(true) if !is_alive => {
                 *now = returned(record);
                 records.write(now)?;
             }
-            Ok(false) => {}
+            Ok(_) => {}
             // It is another attachment's device; whether this ADD can be served does
             // not depend on it.
             Err(error) => eprintln!("recovering {:?}: {error}", record.device.name),
         }
     }
     Ok(now)
+}
+
+/// Whether the container of this attachment cannot have the device any more, although
+/// it lives: it has moved the device on, and the kernel has put it on the host.
+fn has_lost(device: &Device) -> bool {
+    device.binding.is_none() && device.is_hardware() && !is_elsewhere(device)
 }
 
 /// The device with what it was before an attachment that it has not come back from as
@@ -159,6 +219,7 @@ pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<
             mac: was.mac,
             mtu: was.mtu,
             up: was.up,
+            settings: was.settings,
             kept: if was.kept.is_empty() {
                 device.kept
             } else {
@@ -190,20 +251,36 @@ pub(crate) fn move_out_unrecorded(
         altnames: link.altnames.clone(),
         ..Device::default()
     };
-    send_back(host, sandbox, link, &device)
+    let links = sandbox.netlink.links()?;
+    send_back(host, sandbox, (link, &links), &device)
 }
 
-fn move_out(host: &mut Host, sandbox: &mut Sandbox, link: &Link, device: &Device) -> Result<()> {
-    send_back(host, sandbox, link, device)?;
+fn move_out(
+    host: &mut Host,
+    sandbox: &mut Sandbox,
+    (link, links): (&Link, &[Link]),
+    device: &Device,
+) -> Result<()> {
+    send_back(host, sandbox, (link, links), device)?;
     if let Some(link) = host.netlink.link_by_name(&device.name)? {
         restore_properties(&mut host.netlink, &link, device);
     }
     Ok(())
 }
 
-/// Moves `link` to the host under the device's name and alias, in one step.
-fn send_back(host: &mut Host, sandbox: &mut Sandbox, link: &Link, device: &Device) -> Result<()> {
+/// Moves `link` to the host under the device's name and alias, in one step, and without
+/// what the container, which has these `links`, has made on it.
+fn send_back(
+    host: &mut Host,
+    sandbox: &mut Sandbox,
+    (link, links): (&Link, &[Link]),
+    device: &Device,
+) -> Result<()> {
     host.require_free(&device.name, link, None)?;
+    // They would go on using the device, whoever has it next.
+    for child in links.iter().filter(|child| is_stacked_on(child, link)) {
+        sandbox.netlink.delete_link(child)?;
+    }
     // Names that the container has added could be taken on the host, or be the very
     // name the device is to get: the kernel would refuse the move for ever.
     let foreign = link
@@ -225,6 +302,12 @@ fn send_back(host: &mut Host, sandbox: &mut Sandbox, link: &Link, device: &Devic
             link.name, device.name
         )
     })
+}
+
+/// Whether `child` uses `link`, which is in the same namespace.
+fn is_stacked_on(child: &Link, link: &Link) -> bool {
+    let is_above = child.parent == Some(link.index) && child.parent_netns_id.is_none();
+    is_above && STACKED.contains(&child.kind.as_str())
 }
 
 /// Makes sure that an attached device still has the driver that ADD has bound it to.

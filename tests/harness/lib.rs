@@ -19,4 +19,4 @@ pub use fake_ipam::FakeIpam;
 pub use fake_sys::FakeSys;
 pub use lock::is_waited_for;
 pub use network::Network;
-pub use node::{Namespace, Node, Pod, attachment_files, is_up, run_tool, wait_until};
+pub use node::{Namespace, Node, Pod, attachment_files, has_flag, is_up, run_tool, wait_until};

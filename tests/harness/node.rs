@@ -167,9 +167,12 @@ fn addresses_of(link: &Value) -> Vec<String> {
 /// What of a link changes only when somebody changes it.
 fn lasting(link: &Value) -> Value {
     let keys = [
-        "ifindex", "ifname", "mtu", "address", "altnames", "ifalias", "linkinfo",
+        "ifindex", "ifname", "mtu", "address", "altnames", "ifalias", "linkinfo", "txqlen", "group",
     ];
     let mut kept = json!({"up": is_up(link)});
+    for flag in ["NOARP", "MULTICAST", "PROMISC", "ALLMULTI"] {
+        kept[flag] = json!(has_flag(link, flag));
+    }
     for key in keys {
         kept[key] = link[key].clone();
     }
@@ -187,9 +190,14 @@ fn lasting(link: &Value) -> Value {
 
 /// Whether a link, as `ip` describes it, is up.
 pub fn is_up(link: &Value) -> bool {
+    has_flag(link, "UP")
+}
+
+/// Whether a link, as `ip` describes it, has a flag.
+pub fn has_flag(link: &Value, flag: &str) -> bool {
     link["flags"]
         .as_array()
-        .is_some_and(|flags| flags.contains(&json!("UP")))
+        .is_some_and(|flags| flags.contains(&json!(flag)))
 }
 
 /// Waits for what the kernel does in the background.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use harness::Namespace;
+use harness::{Namespace, wait_until};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 
 use super::cri::Cri;
 use super::{ARCHIVE, IMAGE, Machine, RUNTIMES, ipvlan, namespaces, range, succeed};
-use crate::host_device::wait_until;
 use crate::vm_pci::{NIC, NIC_MAC, NIC_NAME, netdev};
 
 /// What Debian's containerd does with what kernels and machines may lack.

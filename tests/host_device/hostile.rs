@@ -1,0 +1,243 @@
+//! A pod that may administer its network: whatever it does, the host gets its device
+//! back as it was, and nobody else notices anything.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use harness::{Call, FakeIpam, Namespace};
+use serde_json::{Value, json};
+
+use super::{Fixture, conf, with};
+
+/// What the host has besides the links that are compared: routes and rules.
+fn routing(namespace: &Namespace) -> [Value; 3] {
+    let routes = ["route", "show", "table", "all"];
+    [
+        namespace.ip_json(&routes),
+        namespace.ip_json(&["rule", "show"]),
+        namespace.ip_json(&["-6", "rule", "show"]),
+    ]
+}
+
+/// A node with the device `hd0` in the hostile pod, and with `hd1` in another one.
+struct Scene {
+    fixture: Fixture,
+    other: Namespace,
+    before: super::State,
+    others: (Vec<Value>, [Value; 3], [Value; 3]),
+}
+
+impl Scene {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        fixture.host(&["link", "set", "hd0", "alias", "uplink", "up"]);
+        fixture.host(&["link", "property", "add", "dev", "hd0", "altname", "own"]);
+        fixture.add_device("hd1", "02:00:00:00:00:02");
+        let other = Namespace::new();
+        let conf = with(&conf(), &json!({"device": "hd1"}));
+        let call = fixture.call("ADD", &conf);
+        let call = call.attachment("c2", "net1", &other.path());
+        fixture.node.run(&call).ok();
+        let before = fixture.state();
+        let others = Self::others(&fixture, &other);
+        Self {
+            fixture,
+            other,
+            before,
+            others,
+        }
+    }
+
+    fn others(fixture: &Fixture, other: &Namespace) -> (Vec<Value>, [Value; 3], [Value; 3]) {
+        let host = routing(&fixture.node.netns);
+        (other.description(), routing(other), host)
+    }
+
+    /// Lets the pod execute these commands, one a line.
+    fn do_in_pod(&self, commands: &str) {
+        let script = format!("set -e\n{commands}");
+        self.fixture.pod.tool("bash", &["-c", &script]);
+    }
+
+    /// DEL, after which the host, the other pod, and what is recorded are as before.
+    #[track_caller]
+    fn is_undone_by_del(&self, what: &str) {
+        let del = self.fixture.call("DEL", &conf());
+        let begin = Instant::now();
+        let output = self.fixture.node.run(&del);
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+        output.ok();
+        let (host, _, records, addresses) = self.fixture.state();
+        let (host_before, _, records_before, addresses_before) = &self.before;
+        assert_eq!(&host, host_before, "{what}\n{output}");
+        assert_eq!(&records, records_before, "{what}");
+        assert_eq!(&addresses, addresses_before, "{what}");
+        let others = Self::others(&self.fixture, &self.other);
+        assert_eq!(others, self.others, "{what}");
+    }
+}
+
+/// What a pod can do with `ip` and the like, and what to call it.
+const DEEDS: [(&str, &str); 14] = [
+    (
+        "the MAC of another device of the host",
+        "ip link set net1 address 02:00:00:00:00:02",
+    ),
+    (
+        "flags, queue and group",
+        "ip link set net1 promisc on allmulticast on arp off multicast off txqueuelen 7 group 99",
+    ),
+    (
+        "a name that is no text",
+        "ip link set net1 down; ip link set net1 name $'\\xff\\xfe'",
+    ),
+    (
+        "an alias that is no text",
+        "ip link set net1 alias $'\\xff\\xfe'",
+    ),
+    (
+        "an alternative name that is no text",
+        "ip link property add dev net1 altname $'\\xff\\xfe'; ip link property del dev net1 altname own",
+    ),
+    (
+        "another interface whose name is no text",
+        "ip link add $'\\xff' type veth peer name $'\\xfe'",
+    ),
+    (
+        "as many alternative names as the kernel takes",
+        "name=$(printf 'x%.0s' {1..123})
+         for n in {1000..1600}; do echo link property add dev net1 altname $name$n; done |
+             ip -batch - 2>&1 | grep -q 'too long'",
+    ),
+    (
+        "a bridge's port",
+        "ip link add br0 type bridge; ip link set net1 master br0 up",
+    ),
+    (
+        "another interface under its name",
+        "ip link set net1 down; ip link set net1 name gone
+         ip link add net1 address 02:00:00:00:00:01 type bridge; ip link set net1 alias hd0",
+    ),
+    (
+        "many rules and routes",
+        "for n in {1..500}; do echo rule add from 10.0.0.1 table $((n + 1000)); done | ip -batch -
+         ip address add 10.3.0.1/24 dev net1
+         for n in {1..500}; do
+             echo route add 10.4.$((n / 250)).$((n % 250)) via 10.3.0.2 dev net1 table $n
+         done | ip -batch -",
+    ),
+    (
+        "many addresses",
+        "for n in {0..1999}; do
+             echo address add 10.$((n / 2500 + 20)).$((n / 250 % 10)).$((n % 250 + 1))/32 dev net1
+         done | ip -batch -",
+    ),
+    (
+        "no IPv6, and forwarding",
+        "mount -t proc proc /proc
+         echo 1 >/proc/sys/net/ipv6/conf/net1/disable_ipv6
+         echo 1 >/proc/sys/net/ipv4/conf/all/forwarding",
+    ),
+    (
+        "a mount over what tells of devices",
+        "mount -t tmpfs none /sys; mount -t tmpfs none /proc",
+    ),
+    (
+        "traffic control, other addresses, a short MTU, and down",
+        "tc qdisc add dev net1 root pfifo limit 1; tc qdisc add dev net1 clsact
+         ip address flush dev net1; ip address add 192.0.2.1/24 dev net1
+         ip link set net1 mtu 68 down",
+    ),
+];
+
+#[test]
+fn whatever_a_pod_does_with_its_device_the_host_gets_it_back_as_it_was() {
+    let scene = Scene::new();
+    for (what, commands) in DEEDS {
+        scene.fixture.add(&conf());
+        let hidden = format!("exec unshare -m bash -c \"$DEED\"");
+        let run = format!(
+            "export DEED={}\n{hidden}",
+            quoted(&format!("set -e\n{commands}"))
+        );
+        scene.do_in_pod(&run);
+        scene.is_undone_by_del(what);
+        for link in scene.fixture.pod.links() {
+            if link != "lo" {
+                scene.fixture.pod.try_tool("ip", &["link", "delete", &link]);
+            }
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[test]
+fn a_decoy_with_name_mac_alias_and_index_is_not_taken_for_the_device() {
+    let scene = Scene::new();
+    let peer = scene
+        .fixture
+        .node
+        .netns
+        .link("hd0-peer")
+        .expect("it exists");
+    scene.fixture.add(&conf());
+    let device = scene.fixture.pod.link("net1").expect("it is in the pod");
+    let (peer, index) = (&peer["ifindex"], &device["ifindex"]);
+    scene.do_in_pod(&format!(
+        "ip link set net1 down; ip link set net1 name mine address 02:00:00:00:00:07
+         ip link add net1 address 02:00:00:00:00:01 type veth peer name other index {peer}
+         ip link set net1 alias hd0 mtu 1400; test {index} -gt 0"
+    ));
+    scene.is_undone_by_del("a decoy");
+    assert_eq!(scene.fixture.pod.links(), ["lo", "net1", "other"]);
+}
+
+/// The Go plugin leaves it to the pod, which then sends and receives through a device
+/// that the host, or another pod, has.
+#[test]
+fn an_interface_that_the_pod_has_made_on_the_device_does_not_stay() {
+    let scene = Scene::new();
+    scene.fixture.add(&conf());
+    scene.do_in_pod("ip link add above link net1 type macvlan mode bridge; ip link set above up");
+    scene.is_undone_by_del("a macvlan");
+    assert_eq!(scene.fixture.pod.links(), ["lo"]);
+}
+
+#[test]
+fn many_links_in_the_pod_do_not_keep_del_waiting() {
+    let scene = Scene::new();
+    scene.fixture.add(&conf());
+    scene.do_in_pod(
+        "for n in {1..100}; do echo link add v$n type veth peer name w$n; done | ip -batch -",
+    );
+    scene.is_undone_by_del("many links");
+}
+
+#[test]
+fn a_lock_on_the_namespace_keeps_nobody_waiting() {
+    let scene = Scene::new();
+    scene.fixture.add(&conf());
+    let namespace = File::open(scene.fixture.pod.path()).expect("it lives");
+    namespace.lock().expect("nobody has it");
+    scene.is_undone_by_del("a lock");
+}
+
+#[test]
+fn routes_and_rules_that_the_parser_does_not_know_do_not_keep_the_rules_of_a_pod() {
+    let scene = Scene::new();
+    let ipam = FakeIpam::new();
+    ipam.answer(&json!({"ips": [{"address": "10.9.0.5/24", "gateway": "10.9.0.1"}]}));
+    let conf = with(&conf(), &json!({"sourceRouting": true}));
+    scene.fixture.add(&conf);
+    scene.do_in_pod(
+        "ip rule add iif $'\\xff' table 9; ip rule add oif $'\\xfe' table 9
+         ip -6 route add 2001:db8::/64 encap seg6 mode encap segs 2001:db8:1::1 dev net1 || true",
+    );
+    let call: Call = scene.fixture.call("DEL", &conf);
+    scene.fixture.node.run(&call).ok();
+    let rules = scene.fixture.pod.ip(&["rule", "show"]);
+    assert!(!rules.contains("10.9.0.5"), "{rules}");
+}
