@@ -212,7 +212,12 @@ impl Records {
     /// Code 5 naming the file.
     pub fn remove(&self, args: &CmdArgs) -> Result<()> {
         let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
-        file::remove(&path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
+        match file::remove(&path) {
+            // No ADD has made that, and none can succeed as long as it is there.
+            Err(cause) if cause.kind() == io::ErrorKind::IsADirectory => Ok(()),
+            Err(cause) => Err(Error::io(format!("failed to remove {path:?}"), &cause)),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// The records of `network` that can be read; `errors` gets the others.
