@@ -207,7 +207,7 @@ fn a_directory_that_is_somebody_elses_or_elsewhere_serves_as_well() {
     let elsewhere = fixture.ipam.path("disk");
     fs::create_dir(&elsewhere).unwrap();
     chown(&elsewhere, Some(65534), Some(65534)).unwrap();
-    fs::set_permissions(&elsewhere, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&elsewhere, Permissions::from_mode(0o0)).unwrap();
     symlink(&elsewhere, fixture.node.state().join("eni-cni")).unwrap();
     fixture.add(&conf());
     assert!(elsewhere.join("host-device/lan/c1:net1.json").exists());

@@ -155,7 +155,7 @@ fn whatever_a_pod_does_with_its_device_the_host_gets_it_back_as_it_was() {
     let scene = Scene::new();
     for (what, commands) in DEEDS {
         scene.fixture.add(&conf());
-        let hidden = format!("exec unshare -m bash -c \"$DEED\"");
+        let hidden = "exec unshare -m bash -c \"$DEED\"";
         let run = format!(
             "export DEED={}\n{hidden}",
             quoted(&format!("set -e\n{commands}"))
