@@ -1,6 +1,7 @@
 //! The one place that speaks to EC2: one function per question, in our own types.
 
 mod answer;
+mod types;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,8 +18,8 @@ use aws_sdk_ec2::types::{
 use common::address::Cidr;
 use tokio::runtime::Runtime;
 
-pub(crate) use self::answer::{Description, Family, Limits, Reservation};
 use self::answer::{description, failure};
+pub(crate) use self::types::{Description, Family, Limits, Reservation};
 use crate::failure::{Failure, Kind};
 use crate::pace::Pace;
 

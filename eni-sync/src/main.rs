@@ -30,6 +30,7 @@ mod random;
 mod reconcile;
 mod registrar;
 mod release;
+mod request;
 mod socket;
 mod status;
 mod sync;

@@ -16,8 +16,9 @@ use crate::config::Config;
 use crate::inventory;
 use crate::ledger::{Entries, Entry, Ledger, Life, Owner, State};
 use crate::plan;
-use crate::registrar::{self, Node, Request, give_up};
+use crate::registrar::{self, Node, give_up};
 use crate::release;
+use crate::request::Request;
 use crate::socket;
 use crate::wanted::{self, Wanted};
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::{Eni, Inventory};
-use serde::{Deserialize, Serialize};
 
 use crate::assign::{Assigner, Claimed};
 use crate::aws::Aws;
@@ -18,6 +17,7 @@ use crate::inventory;
 use crate::ledger::{EniLedger, Entries, Entry, Ledger, Owner, Refusal, State, now};
 use crate::plan::{self, Claim};
 use crate::release;
+use crate::request::Request;
 use crate::wanted::Wanted;
 
 /// How long an attachment waits until the processes before it have asked AWS.
@@ -32,15 +32,6 @@ pub(crate) struct Node<'a> {
     pub(crate) aws: &'a Aws,
     pub(crate) ledger: &'a Ledger,
     pub(crate) inventory: &'a Inventory,
-}
-
-/// An attachment that needs addresses.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Request {
-    pub(crate) owner: Owner,
-    pub(crate) takeover: Takeover,
-    pub(crate) best_effort: bool,
 }
 
 /// Registers all of an attachment's addresses, each on the ENI it is reached at.

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Refusal;
-use crate::registrar::Request;
+use crate::request::Request;
 use crate::wanted::Wanted;
 
 /// Where the agent listens.
