@@ -65,7 +65,7 @@ impl Command {
 /// A container id: a letter or digit, then letters, digits, `_`, `.` and `-`.
 /// It is therefore safe as a part of a file name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct ContainerId(String);
 
 impl ContainerId {
@@ -86,6 +86,20 @@ impl ContainerId {
     }
 }
 
+impl TryFrom<String> for ContainerId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::new(&text)
+    }
+}
+
+impl From<ContainerId> for String {
+    fn from(value: ContainerId) -> Self {
+        value.0
+    }
+}
+
 impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -94,7 +108,7 @@ impl fmt::Display for ContainerId {
 
 /// The name of a network interface that the kernel accepts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
 
 impl IfName {
@@ -126,6 +140,20 @@ impl IfName {
     /// The name as given.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for IfName {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::new(&text)
+    }
+}
+
+impl From<IfName> for String {
+    fn from(value: IfName) -> Self {
+        value.0
     }
 }
 
@@ -338,6 +366,14 @@ mod tests {
             assert!(IfName::new(wrong).is_err(), "{wrong}");
         }
         assert!(IfName::new("fifteen-bytes-x").is_ok());
+    }
+
+    #[test]
+    fn what_is_read_from_a_file_is_validated_too() {
+        assert!(serde_json::from_str::<ContainerId>("\"../c\"").is_err());
+        assert!(serde_json::from_str::<IfName>("\"a/b\"").is_err());
+        let id = ContainerId::new("c1").unwrap();
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"c1\"");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! a namespace, or with a path that is no namespace any more; a record makes DEL
 //! independent of all that, and nothing inside the container can change it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,17 @@ impl<D> Attachment<D> {
     pub fn is_same<E>(&self, other: &Attachment<E>) -> bool {
         let key = (&self.network, &self.container_id, &self.ifname);
         key == (&other.network, &other.container_id, &other.ifname)
+    }
+
+    /// Whether `path` is where the record belongs. What it names becomes a path again
+    /// when it is acted upon, which must not be another one.
+    fn is_of(&self, path: &Path) -> bool {
+        let names = [path.parent().and_then(Path::file_name), path.file_name()];
+        let own = [
+            self.network.clone(),
+            file_name(&self.container_id, &self.ifname),
+        ];
+        names == own.each_ref().map(|name| Some(OsStr::new(name)))
     }
 
     /// Whether the container's namespace is still the one of the ADD.
@@ -310,12 +322,16 @@ impl Records {
         }
     }
 
-    /// `:` can occur in neither part, so no two attachments share a file.
     fn path(&self, network: &str, container_id: &ContainerId, ifname: &IfName) -> PathBuf {
         self.directory
             .join(network)
-            .join(format!("{container_id}:{ifname}.json"))
+            .join(file_name(container_id, ifname))
     }
+}
+
+/// `:` can occur in neither part, so no two attachments share a file.
+fn file_name(container_id: &ContainerId, ifname: &IfName) -> String {
+    format!("{container_id}:{ifname}.json")
 }
 
 /// The container's side on DEL, or nothing when it is gone. With a record it is the
@@ -381,13 +397,13 @@ fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>
             );
         }
     };
-    match serde_json::from_slice(&bytes) {
-        Ok(record) => Ok(Some(record)),
-        Err(cause) => {
-            eprintln!("ignoring {path:?}, which is no attachment record: {cause}");
-            Ok(None)
-        }
-    }
+    let why = match serde_json::from_slice::<Attachment<D>>(&bytes) {
+        Ok(record) if record.is_of(path) => return Ok(Some(record)),
+        Ok(_) => "it is about another attachment".to_owned(),
+        Err(cause) => cause.to_string(),
+    };
+    eprintln!("ignoring {path:?}, which is no attachment record: {why}");
+    Ok(None)
 }
 
 /// Whether this is the name of a record, and not that of an unfinished one.

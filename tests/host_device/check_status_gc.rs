@@ -234,6 +234,21 @@ fn gc_without_the_list_changes_nothing() {
 }
 
 #[test]
+fn a_record_that_is_about_another_attachment_ends_nothing() {
+    let fixture = two_attachments();
+    let records = fixture.node.state().join("eni-cni/host-device");
+    fs::create_dir(records.join("wan")).expect("the state is writable");
+    let copy = records.join("wan/c1:net1.json");
+    fs::copy(records.join("lan/c1:net1.json"), copy).expect("it is a file");
+    let before = fixture.state();
+    let keys = json!({"name": "wan", "cni.dev/valid-attachments": []});
+    let output = gc(&fixture, &keys);
+    output.ok();
+    assert_eq!(fixture.state(), before);
+    assert!(output.stderr.contains("it is about another attachment"));
+}
+
+#[test]
 fn gc_goes_on_after_an_attachment_that_cannot_be_ended_and_reports_it() {
     let fixture = two_attachments();
     fixture.host(&[
