@@ -1,22 +1,19 @@
 //! Delegation: finds the address management plugin that a configuration names and
 //! executes it as a runtime would. Its answers pass up unchanged.
 
+pub mod answer;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::Value;
-
 use crate::args::{CmdArgs, Command, ConfArgs, missing_variables};
 use crate::attachment::Attachment;
 use crate::config::NetConf;
-use crate::error::{Error, ErrorCode, Result};
-use crate::lenient::read_value;
-use crate::process::{self, Output};
+use crate::error::{Error, Result};
+use crate::process;
 use crate::result::AddResult;
-use crate::version::CniVersion;
 
 /// How long a delegate may take. The slowest plugin known (whereabouts) gives
 /// itself two minutes for an ADD, and a kubelet waits for four.
@@ -105,7 +102,7 @@ impl IpamPlugin {
     /// 999 when there is no address in it or no answer at all.
     pub fn add(&self, args: &CmdArgs) -> Result<AddResult> {
         let stdout = self.execute_for(Command::Add, args, &args.conf.stdin)?;
-        let result = parse_result(&stdout, args.conf.version)?;
+        let result = answer::result(&stdout, args.conf.version)?;
         if result.ips.is_empty() {
             return Err(Error::internal("IPAM plugin returned missing IP config"));
         }
@@ -165,7 +162,7 @@ impl IpamPlugin {
                 .because(&cause)
         })?;
         if !output.status.success() {
-            return Err(reported_error(&output));
+            return Err(answer::error(&output));
         }
         if let Err(cause) = io::stderr().write_all(&output.stderr) {
             // Diagnostics have no reader any more; the outcome does not depend on it.
@@ -173,59 +170,6 @@ impl IpamPlugin {
         }
         Ok(output.stdout)
     }
-}
-
-/// The error that a failed delegate printed, with libcni's words where it printed
-/// something else.
-fn reported_error(output: &Output) -> Error {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    if stdout.is_empty() && stderr.is_empty() {
-        return Error::internal(format!(
-            "netplugin failed with no error message: {}",
-            output.status
-        ));
-    }
-    if stdout.is_empty() {
-        return Error::internal(format!("netplugin failed: {stderr:?}"));
-    }
-    match parse_error(&stdout) {
-        Ok(error) => error,
-        Err(cause) => Error::internal(format!(
-            "netplugin failed but error parsing its diagnostic message {stdout:?}: {cause}"
-        )),
-    }
-}
-
-fn parse_error(stdout: &str) -> Result<Error> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Document {
-        code: u32,
-        msg: String,
-        details: String,
-    }
-    let document: Document =
-        read_value(&parse_object(stdout.as_bytes())?, "not an error document")?;
-    Ok(Error::new(ErrorCode(document.code), document.msg).with_details(document.details))
-}
-
-fn parse_object(bytes: &[u8]) -> Result<Value> {
-    let wrong = |cause: String| Error::new(ErrorCode::DECODING, cause);
-    match serde_json::from_slice(bytes) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(wrong("not a JSON object".into())),
-        Err(cause) => Err(wrong(cause.to_string())),
-    }
-}
-
-fn parse_result(stdout: &[u8], version: CniVersion) -> Result<AddResult> {
-    parse_object(stdout)
-        .and_then(|value| AddResult::from_value(&value, version))
-        .map_err(|cause| {
-            let msg = "failed to parse the result of the IPAM plugin";
-            Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
-        })
 }
 
 /// What the configuration names, whatever else is wrong with it: DEL must not depend
@@ -238,6 +182,7 @@ fn configured_name(conf: &ConfArgs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorCode;
 
     #[test]
     fn a_plugin_name_cannot_lead_out_of_its_directories() {

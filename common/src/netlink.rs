@@ -8,6 +8,8 @@ mod change;
 mod digest;
 mod events;
 mod link;
+#[cfg(fuzzing)]
+mod reply;
 mod route;
 mod rule;
 mod text;
@@ -29,6 +31,8 @@ pub use address::{AddressState, Dad, KernelAddress};
 pub use change::Change;
 pub use events::{Events, Subject};
 pub use link::{Link, LinkChange, NewIpvlan, Settings, parse_mac};
+#[cfg(fuzzing)]
+pub use reply::Reply;
 pub use route::KernelRoute;
 pub use rule::{Rules, SourceRule};
 
@@ -175,8 +179,7 @@ impl Netlink {
         self.socket.send(request, 0).map(drop)
     }
 
-    /// The messages of the kernel's next datagram. One of a dump that cannot be read
-    /// is left out: it is about something that nobody here knows.
+    /// The messages of the kernel's next datagram.
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
         let mut datagram = Vec::with_capacity(DATAGRAM);
         let (length, sender) = self.socket.recv_from(&mut datagram, MSG_TRUNC)?;
@@ -187,20 +190,26 @@ impl Netlink {
         if length > datagram.len() {
             return Err(io::Error::other("an answer of the kernel is too long"));
         }
-        let datagram = understandable(&datagram);
-        let mut messages = Vec::new();
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let header = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-            let is_part = header.flags() & NLM_F_MULTIPART != 0;
-            match NetlinkMessage::deserialize(rest) {
-                Err(_) if is_part => {}
-                message => messages.push(message.map_err(io::Error::other)?),
-            }
-            // Messages begin at multiples of four bytes, the first one at zero.
-            let length = header.length() as usize;
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(messages)
+        messages_of(&datagram)
     }
+}
+
+/// The messages of a datagram. One of a dump that cannot be read is left out: it is
+/// about something that nobody here knows.
+fn messages_of(datagram: &[u8]) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+    let datagram = understandable(datagram);
+    let mut messages = Vec::new();
+    let mut rest = datagram.as_slice();
+    while !rest.is_empty() {
+        let header = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+        let is_part = header.flags() & NLM_F_MULTIPART != 0;
+        match NetlinkMessage::deserialize(rest) {
+            Err(_) if is_part => {}
+            message => messages.push(message.map_err(io::Error::other)?),
+        }
+        // Messages begin at multiples of four bytes, the first one at zero.
+        let length = header.length() as usize;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(messages)
 }

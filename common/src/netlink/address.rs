@@ -124,7 +124,7 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn to_address(message: RouteNetlinkMessage) -> Option<KernelAddress> {
+pub(super) fn to_address(message: RouteNetlinkMessage) -> Option<KernelAddress> {
     let RouteNetlinkMessage::NewAddress(message) = message else {
         return None;
     };

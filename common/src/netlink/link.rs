@@ -290,7 +290,7 @@ fn no_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
-fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else {
         return None;
     };

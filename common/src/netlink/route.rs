@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::result::Route;
 
 /// The address that stands for every address of its family.
-const FAMILIES: [IpAddr; 2] = [
+pub(super) const FAMILIES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     IpAddr::V6(Ipv6Addr::UNSPECIFIED),
 ];
@@ -141,7 +141,7 @@ fn table_of(message: &RouteMessage) -> u32 {
     attribute.unwrap_or(u32::from(message.header.table))
 }
 
-fn to_route(message: &RouteMessage, any: IpAddr) -> Option<KernelRoute> {
+pub(super) fn to_route(message: &RouteMessage, any: IpAddr) -> Option<KernelRoute> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }

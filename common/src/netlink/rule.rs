@@ -84,7 +84,7 @@ fn describe(rule: &SourceRule) -> String {
     format!("from {} lookup {}", rule.source, rule.table)
 }
 
-fn to_message(rule: &SourceRule) -> RuleMessage {
+pub(super) fn to_message(rule: &SourceRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(rule.source);
     message.header.src_len = bits(rule.source);
@@ -107,7 +107,7 @@ fn table_of(message: &RuleMessage) -> u32 {
     attribute.unwrap_or(u32::from(message.header.table))
 }
 
-fn to_source_rule(message: &RuleMessage) -> Option<SourceRule> {
+pub(super) fn to_source_rule(message: &RuleMessage) -> Option<SourceRule> {
     let header = &message.header;
     let (mut source, mut priority) = (None, 0);
     for attribute in &message.attributes {
