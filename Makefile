@@ -18,7 +18,8 @@ export CNI_PATH := $(SUITE)
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-host test-vm test-reboot conformance bench bench-vpc bench-nodes lint install install-from clean
+.PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance bench \
+	bench-vpc bench-nodes lint install install-from clean
 
 all: build
 
@@ -41,13 +42,23 @@ else
 	tests/vm/run -- $(TARGET)/debug/demo ipvlan host-device
 endif
 
-test: suite test-units test-host test-vm test-reboot
+test: suite test-units test-fuzz test-host test-vm test-reboot
 
 # Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
 # features of its dependencies would mean another build of the AWS SDK.
 test-units:
 	cargo test --locked $(PACKAGES) -p common --lib --bins
 	cargo test --locked -p eni-sync
+
+# What reads the input of others, given what was found for it before, and two seconds each
+# of something new. `make fuzz` takes ten minutes each, or ARGS: SECONDS [TARGET...].
+test-fuzz:
+	tests/prepare
+	tests/fuzz/run 2
+
+fuzz:
+	tests/prepare
+	tests/fuzz/run $(or $(ARGS),600)
 
 # The binaries, in namespaces of this machine.
 test-host: suite
@@ -103,6 +114,9 @@ bench-nodes: suite
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+	RUSTFLAGS="--cfg fuzzing" cargo clippy --locked --manifest-path tests/fuzz/Cargo.toml \
+		--target-dir $(dir $(TARGET))fuzz --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	tests/deny
 

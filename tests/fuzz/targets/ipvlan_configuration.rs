@@ -1,0 +1,48 @@
+//! ipvlan's configuration: what is accepted means the same when it is printed and read
+//! again, and no name in it leads anywhere.
+#![no_main]
+
+#[path = "../../../ipvlan/src"]
+#[allow(dead_code, reason = "a target is made of a part of the plugin")]
+mod plugin {
+    pub mod config;
+}
+pub use plugin::config;
+
+use common::config::Document;
+use common::error::Result;
+use common::ipam::IpamPlugin;
+use config::{Master, NetConf};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some(conf) = fuzz::conf(data) else {
+        assert!(Document::parse(data).is_err());
+        return;
+    };
+    let again = fuzz::printed(&conf).expect("what was printed is a configuration");
+    let outcome = NetConf::for_add(&fuzz::add(conf, ""));
+    let repeated = NetConf::for_add(&fuzz::add(again, ""));
+    assert_eq!(shown(&outcome), shown(&repeated));
+    match outcome {
+        Ok(conf) => assert_usable(&conf),
+        Err(error) => fuzz::assert_reportable(&error),
+    }
+});
+
+fn shown(outcome: &Result<NetConf>) -> String {
+    match outcome {
+        Ok(conf) => format!("{conf:?}"),
+        // The place in the text that an error names is another one when it is printed.
+        Err(error) => error.code.0.to_string(),
+    }
+}
+
+fn assert_usable(conf: &NetConf) {
+    assert_ne!(conf.mtu, Some(0));
+    assert!(conf.mode.number() <= 2 && conf.flag.number() <= 2);
+    assert_ne!(conf.master, Master::Named(String::new()));
+    if conf.ipam.contains('/') {
+        assert!(IpamPlugin::find(&conf.ipam, "/bin:/usr/bin").is_err());
+    }
+}
