@@ -3,7 +3,8 @@
 
 BINDIR ?= /opt/cni/bin
 PLUGINS := host-device host-local ipvlan
-PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
+PLUGIN_PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
+PACKAGES := $(PLUGIN_PACKAGES) -p eni-sync
 PROGRAMS := $(PLUGINS) eni-sync
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
@@ -14,20 +15,28 @@ RELEASE := $(TARGET)/release
 SUITE := $(TARGET)/suite
 export CNI_PATH := $(SUITE)
 
+# The same source gives the same bytes wherever it is built: no path of this machine is in
+# them.
+REMAPPED := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/source
+comma := ,
+space := $(subst ,, )
+RELEASED := --release --locked \
+	--config 'target."cfg(all())".rustflags=["$(subst $(space),"$(comma)",$(strip $(REMAPPED)))"]'
+
 # A kernel that can create ipvlan interfaces, for a user who may, needs no VM.
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
 .PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance bench \
-	bench-vpc bench-nodes lint install install-from clean
+	bench-vpc bench-nodes lint dist dist-check install install-from clean
 
 all: build
 
 build:
-	cargo build --release --locked $(PACKAGES) -p eni-sync
+	cargo build $(RELEASED) $(PACKAGES)
 
 suite:
-	cargo build --release --locked $(PACKAGES)
+	cargo build $(RELEASED) $(PLUGIN_PACKAGES)
 	cargo build --locked -p eni-sync
 	install -d $(SUITE)
 	ln -f $(addprefix $(RELEASE)/,$(PLUGINS)) $(TARGET)/debug/eni-sync $(SUITE)
@@ -47,7 +56,7 @@ test: suite test-units test-fuzz test-host test-vm test-reboot
 # Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
 # features of its dependencies would mean another build of the AWS SDK.
 test-units:
-	cargo test --locked $(PACKAGES) -p common --lib --bins
+	cargo test --locked $(PLUGIN_PACKAGES) -p common --lib --bins
 	cargo test --locked -p eni-sync
 
 # What reads the input of others, given what was found for it before, and two seconds each
@@ -122,6 +131,16 @@ lint:
 
 install: build
 	$(MAKE) --no-print-directory install-from FROM=$(RELEASE)
+
+# What is published: an archive, what the programs in it are made of, and sums.
+DIST ?= dist
+dist: build
+	deploy/dist $(DIST) $(RELEASE) $(PROGRAMS)
+
+# Whether everybody gets these bytes. Of eni-sync with CRATES=eni-sync, in 20 minutes.
+CRATES ?= host-device host-local-ipam ipvlan
+dist-check:
+	deploy/reproducible $(CRATES)
 
 # A plugin may be executed at any moment, so each one is replaced by a rename.
 install-from:

@@ -5,6 +5,7 @@ mod binaries;
 mod conformance;
 mod delegation;
 mod deploy;
+mod dist;
 mod eni_lab;
 mod eni_sync;
 mod host_device;

@@ -1,0 +1,231 @@
+//! What is published: `deploy/dist`, with the plugins that are tested. eni-sync is left out,
+//! because only its unoptimised build is here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use harness::our_plugin;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The programs, and the crates they are built from.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("host-device", "host-device"),
+    ("host-local", "host-local-ipam"),
+    ("ipvlan", "ipvlan"),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// What a command prints.
+#[track_caller]
+fn output(command: &mut Command) -> String {
+    let output = command.output().expect("it can be started");
+    let diagnostics = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{diagnostics}");
+    String::from_utf8(output.stdout).expect("it is text")
+}
+
+/// The published files.
+fn dist() -> TempDir {
+    let directory = TempDir::new().expect("a temporary directory can be made");
+    let from = our_plugin("ipvlan");
+    let mut command = Command::new(root().join("deploy/dist"));
+    command.arg(directory.path());
+    command.arg(from.parent().expect("it is in a directory"));
+    output(command.args(PROGRAMS.map(|(program, _)| program)));
+    directory
+}
+
+fn files(directory: &TempDir) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(directory.path()).expect("it can be listed");
+    let paths = entries.map(|entry| entry.expect("it can be listed").path());
+    paths
+        .map(|path| {
+            let name = path.file_name().expect("it has a name").to_string_lossy();
+            (name.into_owned(), fs::read(&path).expect("it is a file"))
+        })
+        .collect()
+}
+
+/// The one file whose name ends so.
+fn one(directory: &TempDir, end: &str) -> PathBuf {
+    let names = files(directory).into_keys();
+    let mut names = names.filter(|name| name.ends_with(end));
+    let name = names.next().expect("there is one");
+    assert_eq!(names.next(), None);
+    directory.path().join(name)
+}
+
+fn listed(archive: &Path, options: &str) -> Vec<String> {
+    let list = output(
+        Command::new("tar")
+            .args(["--numeric-owner", options])
+            .arg(archive),
+    );
+    list.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_archive_has_the_programs_and_all_that_a_node_needs() {
+    let dist = dist();
+    let archive = one(&dist, ".tar.gz");
+    let paths = listed(&archive, "-tf");
+    let (top, _) = paths[0].split_once('/').expect("all is in one directory");
+    let deployed = fs::read_dir(root().join("deploy")).expect("it can be listed");
+    let deployed = deployed.map(|entry| entry.expect("it can be listed").file_name());
+    let deployed = deployed.map(|name| format!("deploy/{}", name.to_string_lossy()));
+    // The two programs that make and check this very archive.
+    let of_source = ["deploy/dist", "deploy/reproducible"].map(str::to_owned);
+    let mut expected: BTreeSet<String> =
+        deployed.filter(|name| !of_source.contains(name)).collect();
+    expected.extend(
+        [
+            "",
+            "deploy/",
+            "LICENSE",
+            "README.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+        ]
+        .map(str::to_owned),
+    );
+    expected.insert("iam-policy.json".to_owned());
+    expected.extend(PROGRAMS.map(|(program, _)| program.to_owned()));
+    let expected: Vec<String> = expected
+        .iter()
+        .map(|name| format!("{top}/{name}"))
+        .collect();
+    let mut found = paths.clone();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_archive_belongs_to_root_and_only_programs_can_be_executed() {
+    for line in listed(&one(&dist(), ".tar.gz"), "-tvf") {
+        let mut fields = line.split_whitespace();
+        let (mode, owner) = (fields.next(), fields.next());
+        assert_eq!(owner, Some("0/0"), "{line}");
+        let is_program = PROGRAMS
+            .iter()
+            .any(|(program, _)| line.ends_with(&format!("/{program}")));
+        let expected = match (line.ends_with('/'), is_program) {
+            (true, _) => "drwxr-xr-x",
+            (false, true) => "-rwxr-xr-x",
+            (false, false) => "-rw-r--r--",
+        };
+        assert_eq!(mode, Some(expected), "{line}");
+    }
+}
+
+#[test]
+fn made_again_it_is_the_same_to_the_byte() {
+    assert!(files(&dist()) == files(&dist()));
+}
+
+#[test]
+fn the_sums_are_those_of_all_files() {
+    let dist = dist();
+    let check = || {
+        let mut command = Command::new("sha256sum");
+        command
+            .args(["--check", "--strict", "SHA256SUMS"])
+            .current_dir(dist.path());
+        command.output().expect("it can be started")
+    };
+    let checked = check();
+    assert!(checked.status.success());
+    let checked = String::from_utf8_lossy(&checked.stdout).lines().count();
+    assert_eq!(checked, files(&dist).len() - 1);
+    fs::write(one(&dist, ".ipvlan.cdx.json"), "{}").expect("it can be written");
+    assert!(!check().status.success());
+}
+
+/// Names and versions of packages.
+type Packages = BTreeSet<(String, String)>;
+
+/// What cargo builds crates from, together, and what runs in the compiler meanwhile.
+fn dependencies(crates: &[&str]) -> Packages {
+    let target = output(Command::new("rustc").arg("--print").arg("host-tuple"));
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root());
+    cargo.args(["tree", "--locked", "--edges", "normal", "--prefix", "none"]);
+    cargo.args(["--target", target.trim()]);
+    cargo.args(crates.iter().flat_map(|name| ["--package", *name]));
+    let tree = output(&mut cargo);
+    let packages = tree.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let name = words.next()?.to_owned();
+        let version = words.next()?.strip_prefix('v')?.to_owned();
+        Some((name, version))
+    });
+    packages
+        .filter(|(package, _)| !crates.contains(&package.as_str()))
+        .collect()
+}
+
+/// The sums in Cargo.lock.
+fn locked() -> BTreeMap<(String, String), String> {
+    let text = fs::read_to_string(root().join("Cargo.lock")).expect("it can be read");
+    let packages = text.split("[[package]]").filter_map(|package| {
+        let value = |key: &str| {
+            let line = package.lines().find(|line| line.starts_with(key))?;
+            Some(line.split('"').nth(1)?.to_owned())
+        };
+        Some(((value("name")?, value("version")?), value("checksum")?))
+    });
+    packages.collect()
+}
+
+#[test]
+fn the_sbom_of_a_program_names_every_dependency_with_its_sum() {
+    let dist = dist();
+    let locked = locked();
+    // Built together, one program makes another one's dependencies larger.
+    let of_all = dependencies(&["eni-sync", "host-device", "host-local-ipam", "ipvlan"]);
+    for (program, name) in PROGRAMS {
+        let text = fs::read(one(&dist, &format!(".{program}.cdx.json"))).expect("it can be read");
+        let sbom: Value = serde_json::from_slice(&text).expect("it is JSON");
+        assert_eq!(sbom["bomFormat"], "CycloneDX");
+        let components = sbom["components"].as_array().expect("it has components");
+        let package = |component: &Value| {
+            let text = |key: &str| component[key].as_str().unwrap_or_default().to_owned();
+            (text("name"), text("version"))
+        };
+        let found: Packages = components.iter().map(package).collect();
+        let of_program = dependencies(&[name]);
+        assert!(of_program.len() > 20, "{of_program:?}");
+        assert!(found.is_superset(&of_program), "{program}: {found:?}");
+        assert!(found.is_subset(&of_all), "{program}: {found:?}");
+        for component in components {
+            let sum = component["hashes"][0]["content"].as_str();
+            let expected = locked.get(&package(component)).map(String::as_str);
+            assert_eq!(sum, expected, "{program}: {:?}", package(component));
+        }
+    }
+}
+
+#[test]
+fn nothing_that_is_published_names_a_directory_of_this_machine() {
+    let home = std::env::var("HOME").expect("there is a home");
+    for (name, content) in files(&dist()) {
+        if !name.ends_with(".gz") {
+            let text = String::from_utf8_lossy(&content);
+            assert!(
+                !text.contains(&format!("{home}/.cargo")) && !text.contains("/tmp"),
+                "{name}"
+            );
+        }
+    }
+    for (program, _) in PROGRAMS {
+        let content = fs::read(our_plugin(program)).expect("it can be read");
+        let text = String::from_utf8_lossy(&content);
+        assert!(text.contains("/cargo/registry"), "{program}");
+        assert!(!text.contains("/.cargo/registry"), "{program}");
+    }
+}
