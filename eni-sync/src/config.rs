@@ -11,7 +11,7 @@ use serde_json::Value;
 /// configuration says otherwise. It is the VPC CNI's time.
 pub(crate) const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 /// A day. A longer time is a mistake in the unit.
-const LONGEST_COOLDOWN: u64 = 86_400;
+pub(crate) const LONGEST_COOLDOWN: u64 = 86_400;
 
 /// The keys of one configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

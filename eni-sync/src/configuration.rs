@@ -10,7 +10,7 @@ use common::args::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 
-use crate::config::{DEFAULT_COOLDOWN, Takeover};
+use crate::config::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 use crate::ec2::Family;
 use crate::ledger::{Life, Owner};
 use crate::plan;
@@ -22,6 +22,8 @@ const RECONCILE_SECONDS: u64 = 420;
 const GRACE_SECONDS: u64 = 300;
 /// Where Kubernetes has its plugins.
 const CNI_PATH: &str = "/opt/cni/bin";
+/// Whoever names a longer time has mistaken the unit, and a clock cannot add any time.
+const LONGEST_TIME: u64 = LONGEST_COOLDOWN;
 /// Comparisons of many nodes spread over this part of the interval.
 const SPREAD: u64 = 4;
 /// No ENI has more addresses; a longer range is a mistake.
@@ -222,6 +224,11 @@ impl Configuration {
         if self.reconcile_seconds == Some(0) {
             return wrong("reconcileSeconds is 0".to_owned());
         }
+        if let Some((key, seconds)) = self.times().find(|(_, seconds)| *seconds > LONGEST_TIME) {
+            return wrong(format!(
+                "{key} {seconds} is more than {LONGEST_TIME} seconds"
+            ));
+        }
         let networks = self.networks.iter().map(|n| (&n.name, &n.data_dir));
         let pools = self.pools.iter().map(|pool| (&pool.name, &pool.data_dir));
         for (name, data_dir) in networks.chain(pools) {
@@ -236,6 +243,18 @@ impl Configuration {
             .iter()
             .try_for_each(Pool::validate)
             .or_else(wrong)
+    }
+
+    /// Every time in it, in seconds, with its key.
+    fn times(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let own = [
+            ("reconcileSeconds", self.reconcile_seconds),
+            ("graceSeconds", self.grace_seconds),
+        ];
+        let own = own.into_iter().filter_map(|(key, time)| Some((key, time?)));
+        let networks = self.networks.iter().map(|n| n.cooldown_seconds);
+        let cooldowns = networks.chain(self.pools.iter().map(|pool| pool.cooldown_seconds));
+        own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
     }
 
     /// How long the container of an attachment must have been gone before the attachment

@@ -60,6 +60,26 @@ fn a_configuration_that_is_none_is_named() {
 }
 
 #[test]
+fn a_time_that_no_clock_can_add_is_refused() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let network = json!({"name": "n", "master": "eth1", "cooldownSeconds": u64::MAX});
+    for (configuration, key) in [
+        (json!({"reconcileSeconds": u64::MAX}), "reconcileSeconds"),
+        (json!({"graceSeconds": 86_401}), "graceSeconds"),
+        (json!({"networks": [network]}), "cooldownSeconds"),
+    ] {
+        let path = node.run_directory().join("a.json");
+        fs::write(path, configuration.to_string()).unwrap();
+        let output = node.command(&["agent", "--config", "/run/a.json"]);
+        assert_eq!(output.status, Some(1), "{output}");
+        let said =
+            output.stderr.contains(key) && output.stderr.contains("is more than 86400 seconds");
+        assert!(said, "{output}");
+    }
+}
+
+#[test]
 fn a_network_whose_master_is_missing_does_not_keep_the_others_waiting() {
     let vpc = Vpc::new();
     let node = vpc.node();
