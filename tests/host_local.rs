@@ -109,14 +109,20 @@ impl Network {
 
     /// The files of the network with their content, but for the lock and dot-files.
     pub(crate) fn files(&self) -> BTreeMap<String, String> {
-        let Ok(entries) = fs::read_dir(self.state.path().join("n")) else {
+        self.files_of("n")
+    }
+
+    /// The same of any network that has the same data directory.
+    pub(crate) fn files_of(&self, network: &str) -> BTreeMap<String, String> {
+        let directory = self.state.path().join(network);
+        let Ok(entries) = fs::read_dir(&directory) else {
             return BTreeMap::new();
         };
         let names = entries.map(|entry| entry.expect("the directory is readable").file_name());
         names
             .map(|name| name.into_string().expect("file names are text"))
             .filter(|name| name != "lock" && !name.starts_with('.'))
-            .map(|name| (name.clone(), content(&self.path(&name))))
+            .map(|name| (name.clone(), content(&directory.join(&name))))
             .collect()
     }
 

@@ -1,18 +1,24 @@
 //! Generated configurations and sequences of commands, run by the Go host-local and
 //! by ours on separate directories: what a user can see must be the same, but for the
-//! differences that are listed here.
+//! differences that are listed here. The environment variable `HOST_LOCAL_CASES` makes
+//! more of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use harness::Output;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::host_local::Party;
 use crate::host_local::{Network, at_once};
 
+/// How many cases there are, unless somebody wants more.
 const CASES: usize = 500;
+/// The networks of a case, which share their addresses and their data directory.
+const NETWORKS: [&str; 2] = ["n", "m"];
 
 /// Every difference that a user of the Go plugin (1.1.1) can see, with its reason. The
 /// numeric codes are another: Go's are 999 for everything, ours those of the specification.
@@ -33,7 +39,8 @@ enum Difference {
     StartAtBroadcastIsRefused,
     /// A subnet that is `null` is not set for us, and wrong for Go.
     NullSubnetIsNotSet,
-    /// The text of a failed system call or of Go's JSON reader.
+    /// The text of a failed system call or of a JSON reader, and which of two mistakes in
+    /// one document is found first.
     OtherWordsOfTheSystem,
 }
 
@@ -47,13 +54,24 @@ const ALL: [Difference; 7] = [
     Difference::OtherWordsOfTheSystem,
 ];
 
+/// What `resolvConf` may find.
+const RESOLV_CONFS: [&str; 5] = [
+    "nameserver 10.0.0.2\nsearch a.example b.example\noptions ndots:5 edns0\n",
+    "domain a.example\n# nameserver 10.0.0.9\n; a comment\n\tnameserver\t2001:db8::2\n",
+    "search a\nsearch b\ndomain c\ndomain d\noptions\nnameserver",
+    "nameserver 10.0.0.2 10.0.0.3\r\nsortlist 10.0.0.0/8\nNAMESERVER 10.0.0.4",
+    "",
+];
+
 type Files = BTreeMap<String, String>;
 
 #[test]
 fn both_plugins_do_the_same_with_generated_configurations() {
     let threads = 4;
+    let number = std::env::var("HOST_LOCAL_CASES");
+    let number = number.map_or(CASES, |text| text.parse().expect("it is a number"));
     let outcomes = at_once(threads, |first| {
-        let cases = (first..CASES).step_by(threads);
+        let cases = (first..number).step_by(threads);
         let mut seen = BTreeSet::new();
         let adds: usize = cases
             .map(|number| Case::generate(number).compare(&mut seen))
@@ -62,7 +80,7 @@ fn both_plugins_do_the_same_with_generated_configurations() {
     });
     let seen: BTreeSet<Difference> = outcomes.iter().flat_map(|(seen, _)| seen.clone()).collect();
     let adds: usize = outcomes.iter().map(|(_, adds)| adds).sum();
-    assert!(adds > CASES, "only {adds} addresses were handed out");
+    assert!(adds > number, "only {adds} addresses were handed out");
     assert_eq!(
         seen,
         BTreeSet::from(ALL),
@@ -106,11 +124,14 @@ struct Case {
     number: usize,
     conf: Value,
     files: Vec<(String, String)>,
+    /// The content of the file that `resolvConf` names, if it names one of ours.
+    resolv_conf: Option<&'static str>,
     steps: Vec<Step>,
 }
 
 #[derive(Debug)]
 struct Step {
+    network: &'static str,
     command: &'static str,
     id: &'static str,
     ifname: &'static str,
@@ -153,6 +174,7 @@ impl Case {
         if r.chance(5) {
             ipam["resolvConf"] = r.pick(&["/etc/hosts", "/nonexistent", ""]).into();
         }
+        let resolv_conf = r.chance(10).then(|| r.pick(&RESOLV_CONFS));
         if r.chance(12) {
             spoil(r, &mut ipam);
         }
@@ -169,6 +191,7 @@ impl Case {
             number,
             conf,
             files,
+            resolv_conf,
             steps,
         }
     }
@@ -176,21 +199,18 @@ impl Case {
     /// Runs the case, notes the differences that occur, and returns how many ADDs of
     /// both plugins have succeeded.
     fn compare(&self, seen: &mut BTreeSet<Difference>) -> usize {
-        let parties = [Party::Go, Party::Ours];
-        let [mut go, mut ours] = parties.map(|_| Network::new(json!({})));
-        for network in [&mut go, &mut ours] {
-            let data_dir = network.conf()["ipam"]["dataDir"].clone();
-            network.replace_conf(self.conf.clone());
-            network.set("ipam.dataDir", data_dir);
-            for (name, content) in &self.files {
-                network.write(name, content);
-            }
-        }
+        let resolv_conf = self.resolv_conf.map(|text| {
+            let file = NamedTempFile::new().expect("a temporary file can be made");
+            fs::write(file.path(), text).expect("it can be written");
+            file
+        });
+        let prepare = || self.prepare(resolv_conf.as_ref().map(NamedTempFile::path));
+        let [go, ours] = [prepare(), prepare()];
         let mut adds = 0;
         for step in &self.steps {
-            let before = go.files();
+            let before = files(&go);
             let outputs = [step.run(Party::Go, &go), step.run(Party::Ours, &ours)];
-            let after = [go.files(), ours.files()];
+            let after = [files(&go), files(&ours)];
             match self.difference(&before, outputs.each_ref(), after.each_ref()) {
                 Ok(difference) => seen.extend(difference),
                 Err(what) => panic!(
@@ -200,11 +220,26 @@ impl Case {
             }
             let both = outputs.iter().all(|output| output.status == Some(0));
             adds += usize::from(both && step.command == "ADD");
-            if go.files() != ours.files() {
+            if after[0] != after[1] {
                 follow(&go, &ours);
             }
         }
         adds
+    }
+
+    /// The network of one party, before anything is done.
+    fn prepare(&self, resolv_conf: Option<&Path>) -> Network {
+        let mut network = Network::new(json!({}));
+        let data_dir = network.conf()["ipam"]["dataDir"].clone();
+        network.replace_conf(self.conf.clone());
+        network.set("ipam.dataDir", data_dir);
+        if let Some(path) = resolv_conf {
+            network.set("ipam.resolvConf", path.to_string_lossy().into());
+        }
+        for (name, content) in &self.files {
+            network.write(name, content);
+        }
+        network
     }
 
     /// The listed difference between two outcomes of one step, or what else differs.
@@ -224,13 +259,14 @@ impl Case {
         let command = ours.call.variable("CNI_COMMAND");
         let failed = (go.status == Some(1), ours.status == Some(1));
         let conf = self.conf.to_string();
-        let is_empty =
-            |(name, text): (&String, &String)| text.is_empty() && !name.starts_with("last");
+        let is_empty = |(name, text): (&String, &String)| text.is_empty() && !name.contains("last");
         let reason = match (command.as_str(), failed) {
             _ if conf.contains("\"subnet\":null") => Difference::NullSubnetIsNotSet,
             ("DEL", (true, false)) => Difference::DelWithoutValidation,
             _ if self.starts_at_broadcast() => Difference::StartAtBroadcastIsRefused,
-            (_, (true, true)) if is_of_system(&go.error().msg) => Difference::OtherWordsOfTheSystem,
+            (_, (true, true)) if [go, ours].iter().any(|o| is_of_system(&o.error().msg)) => {
+                Difference::OtherWordsOfTheSystem
+            }
             ("ADD", (true, true)) if what == "the files differ" && files_of_ours == before => {
                 Difference::FailedAddChangesNothing
             }
@@ -266,6 +302,7 @@ impl Case {
 impl Step {
     fn run(&self, party: Party, network: &Network) -> Output {
         let mut conf = network.conf().clone();
+        conf["name"] = self.network.into();
         for (key, value) in &self.keys {
             conf[*key] = value.clone();
         }
@@ -361,6 +398,7 @@ fn spoil(r: &mut Random, ipam: &mut Value) {
 fn step(r: &mut Random, families: &[bool]) -> Step {
     let command = r.pick(&["ADD", "ADD", "ADD", "ADD", "DEL", "DEL", "CHECK"]);
     let mut step = Step {
+        network: if r.chance(85) { "n" } else { "m" },
         command,
         id: r.pick(&["c1", "c2", "c3", "c4", "c5"]),
         ifname: r.pick(&["net1", "net1", "net1", "net2"]),
@@ -382,18 +420,36 @@ fn step(r: &mut Random, families: &[bool]) -> Step {
     if r.chance(3) {
         requested.push(r.pick(&["203.0.113.9", "x", "", "10.0.0.2/99"]).to_owned());
     }
-    match r.below(3) {
-        0 if requested.len() == 1 && step.cni_args.is_empty() => {
-            step.cni_args = format!("IP={}/24", requested.concat())
-        }
-        _ if requested.is_empty() => {}
-        1 => step.keys.push(("args", json!({"cni": {"ips": requested}}))),
-        _ => {
-            let ranges = json!({"ips": requested});
-            step.keys.push(("runtimeConfig", ranges));
+    request(r, &mut step, requested);
+    step
+}
+
+/// Asks for addresses, each in one of the three ways, or some in two.
+fn request(r: &mut Random, step: &mut Step, addresses: Vec<String>) {
+    let [mut by_args, mut by_runtime] = [Vec::new(), Vec::new()];
+    for address in addresses {
+        match r.below(4) {
+            0 if step.cni_args.is_empty() => step.cni_args = format!("IP={address}/24"),
+            0 | 1 => by_args.push(address),
+            2 => by_runtime.push(address),
+            _ => {
+                by_args.push(address.clone());
+                by_runtime.push(address);
+            }
         }
     }
-    step
+    for (key, value) in [
+        (
+            "args",
+            (!by_args.is_empty()).then(|| json!({"cni": {"ips": by_args}})),
+        ),
+        (
+            "runtimeConfig",
+            (!by_runtime.is_empty()).then(|| json!({"ips": by_runtime})),
+        ),
+    ] {
+        step.keys.extend(value.map(|value| (key, value)));
+    }
 }
 
 /// A file that was there before: of a neighbour, of an old plugin, or of a crash.
@@ -415,13 +471,19 @@ fn file(r: &mut Random, families: &[bool]) -> Option<(String, String)> {
         "c2",
         "c1\r\nnet1\n",
         "c3\r\nnet2",
+        "c1\r\nnet1\r\n",
+        " c2\r\nnet1",
+        "c1\nnet1",
+        "c1\r\n",
+        "\r\nnet1",
         "some garbage",
+        " \n",
+        "\0\0\0\0",
         "",
     ];
-    let content = if r.chance(80) {
-        r.pick(&contents[..6])
-    } else {
-        contents[6]
+    let content = match r.chance(80) {
+        true => r.pick(&contents[..contents.len() - 1]),
+        false => "",
     };
     Some((host(set, ipv6, r.below(8)), content.to_owned()))
 }
@@ -450,11 +512,15 @@ fn message(output: &Output) -> String {
     [&[said], addresses.as_slice()].concat().join(" ")
 }
 
-/// Whether this is the text of a failed system call, or of Go's JSON reader.
+/// Whether this is the text of a failed system call, or of a JSON reader.
 fn is_of_system(msg: &str) -> bool {
-    ["open ", "json: ", "invalid CIDR address: x"]
-        .iter()
-        .any(|text| msg.starts_with(text))
+    let texts = [
+        "open ",
+        "json: ",
+        "invalid CIDR address: x",
+        "failed to load the host-local configuration",
+    ];
+    texts.iter().any(|text| msg.starts_with(text))
 }
 
 /// Whether ours has kept nothing but files that name a container only.
@@ -464,15 +530,29 @@ fn only_legacy_files_more(go: &Files, ours: &Files) -> bool {
         .filter(|(name, _)| !go.contains_key(*name))
         .map(|(_, text)| text)
         .collect();
-    go.keys().all(|name| ours.contains_key(name)) && kept.iter().all(|text| !text.contains('\r'))
+    go.keys().all(|name| ours.contains_key(name))
+        && kept.iter().all(|text| !text.trim().contains('\r'))
+}
+
+/// The files of all networks, with the name of the network.
+fn files(network: &Network) -> Files {
+    let of_network = |name: &'static str| {
+        let files = network.files_of(name).into_iter();
+        files.map(move |(file, content)| (format!("{name}/{file}"), content))
+    };
+    NETWORKS.into_iter().flat_map(of_network).collect()
 }
 
 /// Lets ours continue from what Go's has.
 fn follow(go: &Network, ours: &Network) {
-    for name in ours.files().keys() {
-        fs::remove_file(ours.path(name)).expect("the file can be removed");
+    let path = |name: &String| ours.data_dir().join(name);
+    for name in files(ours).keys() {
+        fs::remove_file(path(name)).expect("the file can be removed");
     }
-    for (name, content) in go.files() {
-        ours.write(&name, &content);
+    for name in NETWORKS {
+        fs::create_dir_all(ours.data_dir().join(name)).expect("the directory can be made");
+    }
+    for (name, content) in files(go) {
+        fs::write(path(&name), content).expect("the file can be written");
     }
 }
