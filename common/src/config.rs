@@ -174,6 +174,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_still_the_same_when_it_was_printed_and_read_again() {
+        const NUMBER: &str = "111111111111100000000000000000000000000000000\
+            000000000000000000000000008198552921648689611";
+        let read = document(&format!(r#"{{"ipam":{{"x":{NUMBER}}}}}"#));
+        let printed = document(&read.get("ipam").unwrap().to_string());
+        assert_eq!(Some(&printed.0), read.get("ipam"));
+    }
+
+    #[test]
     fn gc_distinguishes_a_missing_list_from_an_empty_one() {
         let valid = |text: &str| document(text).valid_attachments();
         assert_eq!(valid("{}").unwrap(), None);
