@@ -17,7 +17,7 @@ export CNI_PATH := $(SUITE)
 
 # The same source gives the same bytes wherever it is built: no path of this machine is in
 # them.
-REMAPPED := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/source
+REMAPPED := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 comma := ,
 space := $(subst ,, )
 RELEASED := --release --locked \
