@@ -142,9 +142,14 @@ pub fn remove_temporary(path: &Path) -> io::Result<()> {
 
 fn remove_one(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(cause) if !is_missing(&cause) => Err(cause),
+        Err(cause) if !is_missing(&cause) && !is_absent(path) => Err(cause),
         _ => Ok(()),
     }
+}
+
+/// A read-only disk refuses to remove even what is not there.
+fn is_absent(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|cause| is_missing(&cause))
 }
 
 /// A new file at `path`, in place of what a killed process has left there, or of what

@@ -237,6 +237,8 @@ fn read_stdin() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// In one piece: when the rest of a document could not be written, an error behind its
+/// first part would make two documents that are none.
 fn print(text: &str) -> io::Result<()> {
     Stdout.write_all(text.as_bytes())
 }

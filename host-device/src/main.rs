@@ -170,7 +170,7 @@ fn del(args: &CmdArgs) -> Result<()> {
         None => {
             give_back_unrecorded(args)?;
             release(args, None)?;
-            // After a power failure there may be a file that is no record.
+            // A killed ADD may have begun to write one, a power failure may have emptied it.
             records().remove(args)
         }
     }
