@@ -27,8 +27,8 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance bench \
-	bench-vpc bench-nodes lint dist dist-check install install-from clean
+.PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance faults soak \
+	bench bench-vpc bench-nodes lint dist dist-check install install-from clean
 
 all: build
 
@@ -119,6 +119,22 @@ bench-nodes: suite
 	$(TARGET)/debug/throttle-bench --agent $(ARGS)
 	$(TARGET)/debug/throttle-bench $(ARGS)
 	$(TARGET)/debug/pool-bench
+
+# What the plugins survive, and what Go's do, as a table; ARGS are those of fault-table.
+faults: suite
+	tests/prepare
+	cargo build --locked -p tests --bin fault-table
+	$(TARGET)/debug/fault-table $(ARGS)
+	VM_DEADLINE=21600 tests/vm/run -- $(TARGET)/debug/fault-table --ipvlan $(ARGS)
+
+# Thousands of cycles of ADD and DEL with processes that are killed, and what has grown.
+soak: suite
+	tests/prepare
+	cargo build --locked -p tests --bin soak
+	$(TARGET)/debug/soak host-local 4000
+	$(TARGET)/debug/soak host-device 5000
+	$(TARGET)/debug/soak eni-sync 1000
+	VM_DEADLINE=21600 tests/vm/run -- $(TARGET)/debug/soak ipvlan 500
 
 lint:
 	cargo fmt --all --check

@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
+use harness::fault::{Fault, Strike};
 use harness::{Call, Namespace, Network, Pod, wait_until};
 use serde_json::{Value, json};
 
@@ -15,8 +16,6 @@ use crate::vm_pci::{
 const DRIVERS: [&str; 2] = ["vfio-pci", "uio_pci_generic"];
 /// A function of the machine that is no network device.
 const SERIAL: &str = "0000:00:03.0";
-/// More of one kind than a command makes.
-const MOST: usize = 60;
 
 /// The machine without the default routes that the emulated network announces.
 fn machine() -> Machine {
@@ -63,17 +62,6 @@ fn is_refused(machine: &Machine, conf: &Value, code: u64) -> String {
         ("e1000e", "(null)")
     );
     error.msg
-}
-
-/// Kills `command` when it enters `system_call` the `nth` time; false when it has
-/// ended before.
-fn is_killed(machine: &Machine, call: &Call, system_call: &str, nth: usize) -> bool {
-    let status = machine.node.inside(|| {
-        let inject = format!("inject={system_call}:signal=KILL:when={nth}");
-        call.run_under("strace", &["-f", "-qq", "-o", "/dev/null", "-e", &inject])
-            .status
-    });
-    status != Some(0)
 }
 
 #[test]
@@ -452,25 +440,28 @@ fn after_a_reboot_the_device_is_what_the_new_boot_has_made_it() {
     assert!(machine.node.files().is_empty() && machine.ipam.reserved().is_empty());
 }
 
-/// Kills `command` everywhere in turn, and lets `clean` give the device back.
-fn is_given_back(command: &str, system_calls: &[&str], clean: impl Fn(&mut Machine)) {
+/// Kills `command` in turn at each system call that changes something, or at one of
+/// `every`, and lets `clean` give the device back.
+fn is_given_back(command: &str, every: usize, clean: impl Fn(&mut Machine)) {
     let mut was_away = false;
-    for system_call in system_calls {
-        for nth in 1.. {
-            assert!(nth < MOST, "{command} has no end");
-            let mut machine = machine();
-            if command == "DEL" {
-                machine.add(&bound("vfio-pci"));
-            }
-            let call = machine.call(command, &bound("vfio-pci"));
-            let was_killed = is_killed(&machine, &call, system_call, nth);
-            was_away |= was_killed && driver(NIC) != "e1000e";
-            clean(&mut machine);
-            println!("{command}, {system_call} {nth}");
-            is_unbound(&machine);
-            if !was_killed {
-                break;
-            }
+    for nth in (1..).step_by(every) {
+        let mut machine = machine();
+        if command == "DEL" {
+            machine.add(&bound("vfio-pci"));
+        }
+        let call = machine.call(command, &bound("vfio-pci"));
+        let how = Strike {
+            fault: Fault::Kill,
+            counts_all: false,
+            nth,
+        };
+        let struck = machine.node.strike(&call, how);
+        was_away |= struck.hit.is_some() && driver(NIC) != "e1000e";
+        clean(&mut machine);
+        println!("{command}, {nth} {:?}", struck.hit);
+        is_unbound(&machine);
+        if struck.hit.is_none() {
+            break;
         }
     }
     assert!(was_away, "{command} was never killed between two steps");
@@ -478,21 +469,21 @@ fn is_given_back(command: &str, system_calls: &[&str], clean: impl Fn(&mut Machi
 
 #[test]
 fn del_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", &["write"], |machine| {
+    is_given_back("ADD", 1, |machine| {
         machine.del(&bound("vfio-pci"));
     });
 }
 
 #[test]
 fn del_completes_a_del_that_was_killed_anywhere() {
-    is_given_back("DEL", &["write", "sendto"], |machine| {
+    is_given_back("DEL", 1, |machine| {
         machine.del(&bound("vfio-pci"));
     });
 }
 
 #[test]
 fn gc_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", &["write"], |machine| {
+    is_given_back("ADD", 1, |machine| {
         let keys = json!({"cni.dev/valid-attachments": []});
         let call = machine.call("GC", &with(&bound("vfio-pci"), &keys));
         machine.node.run(&call).ok();
@@ -501,7 +492,7 @@ fn gc_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
 
 #[test]
 fn the_next_add_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", &["write"], |machine| {
+    is_given_back("ADD", 1, |machine| {
         end_pod(machine);
         machine.pod = Some(Namespace::new());
         let conf = bound("uio_pci_generic");

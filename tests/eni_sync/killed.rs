@@ -4,9 +4,11 @@
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use harness::eni_lab::Hold;
+use harness::fault::{Fault, Strike, each_system_call};
 use harness::{Call, Pod};
 
 use super::fixture::{AwsNode, DEADLINE, Vpc};
@@ -15,19 +17,7 @@ const ASSIGN: &str = "AssignPrivateIpAddresses";
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";
 
-/// The system calls that change something that lasts, lock it, or ask AWS.
-const SYSTEM_CALLS: [&str; 7] = [
-    "?mkdir,?mkdirat",
-    "flock",
-    "fsync",
-    "?rename,?renameat,?renameat2",
-    "?unlink,?unlinkat",
-    "connect",
-    "writev,sendto",
-];
-/// More of one kind than a command makes.
-const MOST: usize = 60;
-/// As many of all kinds as DEL makes, which makes the fewest.
+/// At least as many system calls as DEL makes that change something.
 const LEAST: usize = 5;
 
 /// A node whose ENI has an address of another pod, which nothing here may touch.
@@ -35,17 +25,6 @@ fn ready(vpc: &Vpc) -> AwsNode {
     let node = vpc.node();
     node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
     node
-}
-
-/// Runs `call` and kills it when it enters `system_call` the `nth` time; false when it
-/// has ended before.
-fn is_killed(node: &AwsNode, call: &Call, system_call: &str, nth: usize) -> bool {
-    let inject = format!("inject={system_call}:signal=KILL:when={nth}");
-    let trace = format!("trace={system_call}");
-    let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    let output = node.node.inside(|| call.run_under("strace", &arguments));
-    // strace ends as its child does: by a signal.
-    output.status != Some(0)
 }
 
 /// What a runtime does after a failure, and everybody some time later.
@@ -70,41 +49,52 @@ fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
     );
 }
 
-/// Kills what `make` sets up at every system call in turn, and calls `then` after each.
-fn kill_everywhere(make: impl Fn(&AwsNode, &Pod) -> Call, then: impl Fn(&AwsNode, &Pod, &str)) {
-    let vpc = Vpc::new();
-    let node = ready(&vpc);
-    let mut kills = 0;
-    for system_call in SYSTEM_CALLS {
-        for nth in 1.. {
-            assert!(nth < MOST, "{system_call} has no end");
-            let pod = Pod::new("c1");
-            let call = make(&node, &pod);
-            let was_killed = is_killed(&node, &call, system_call, nth);
-            then(&node, &pod, &format!("{system_call} {nth}"));
-            if !was_killed {
-                break;
-            }
-            kills += 1;
-        }
-    }
-    assert!(
-        kills >= LEAST,
-        "only {kills} kills: the system calls are others now"
-    );
-    let directory = fs::read_dir(node.ledger_path()).unwrap();
-    let names: Vec<_> = directory.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(names.len() <= 4, "something piles up: {names:?}");
+/// Kills what `make` sets up at every system call in turn that changes something, or at
+/// one of `every`, and calls `then` after each.
+fn kill_everywhere(
+    every: usize,
+    make: impl Fn(&AwsNode, &Pod) -> Call + Sync,
+    then: impl Fn(&AwsNode, &Pod, &str) + Sync,
+) {
+    let kills = AtomicUsize::new(0);
+    let site = || {
+        let vpc = Vpc::new();
+        let node = ready(&vpc);
+        (node, vpc)
+    };
+    each_system_call(every, site, |(node, _), nth| {
+        let pod = Pod::new("c1");
+        let call = make(node, &pod);
+        let how = Strike {
+            fault: Fault::Kill,
+            counts_all: false,
+            nth,
+        };
+        let struck = node.node.strike(&call, how);
+        then(node, &pod, &format!("{nth} {:?}", struck.hit));
+        let directory = fs::read_dir(node.ledger_path()).unwrap();
+        let names: Vec<_> = directory.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.len() <= 4, "something piles up: {names:?}");
+        kills.fetch_add(usize::from(struck.hit.is_some()), Ordering::Relaxed);
+        struck.hit.is_some()
+    });
+    let kills = kills.into_inner();
+    assert!(kills * every >= LEAST, "only {kills} kills");
 }
 
 #[test]
 fn what_an_add_that_was_killed_anywhere_has_left_is_cleaned() {
-    kill_everywhere(|node, pod| node.pod_call("ADD", pod, &[ADDRESS]), clean_up);
+    kill_everywhere(
+        1,
+        |node, pod| node.pod_call("ADD", pod, &[ADDRESS]),
+        clean_up,
+    );
 }
 
 #[test]
 fn an_add_succeeds_after_one_that_was_killed_anywhere() {
     kill_everywhere(
+        3,
         |node, pod| node.pod_call("ADD", pod, &[ADDRESS]),
         |node, pod, what| {
             node.add(pod, &[ADDRESS]).ok();
@@ -120,7 +110,7 @@ fn a_del_completes_one_that_was_killed_anywhere() {
         node.add(pod, &[ADDRESS]).ok();
         node.pod_call("DEL", pod, &[])
     };
-    kill_everywhere(make, clean_up);
+    kill_everywhere(1, make, clean_up);
 }
 
 #[test]
@@ -131,7 +121,7 @@ fn a_gc_completes_one_that_was_killed_anywhere() {
         node.end_cooldown(ADDRESS);
         node.gc_call(&[&Pod::new("c0")])
     };
-    kill_everywhere(make, clean_up);
+    kill_everywhere(3, make, clean_up);
 }
 
 #[test]
@@ -142,7 +132,7 @@ fn another_pod_gets_the_address_after_a_gc_that_was_killed_anywhere() {
         node.end_cooldown(ADDRESS);
         node.gc_call(&[&Pod::new("c0")])
     };
-    kill_everywhere(make, |node, _, what| {
+    kill_everywhere(3, make, |node, _, what| {
         let next = Pod::new("c2");
         node.add(&next, &[ADDRESS]).ok();
         assert_eq!(node.addresses(), ["10.0.4.60", ADDRESS], "{what}");

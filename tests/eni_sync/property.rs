@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use harness::eni_lab::Fault;
-use harness::{Call, Output, Pod};
+use harness::{Call, Output, Pod, Random};
 
 use super::fixture::{AwsNode, Vpc};
 
@@ -31,27 +31,6 @@ const ACTIONS: [&str; 5] = [
 const KILLED_AT: [&str; 4] = ["?rename,?renameat,?renameat2", "fsync", "connect", "flock"];
 const STEPS: u32 = 40;
 const SEEDS: u64 = 4;
-
-/// xorshift64*: the same sequence for the same seed, for ever.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
-        usize::try_from(number).unwrap() % limit
-    }
-
-    fn one_in(&mut self, number: usize) -> bool {
-        self.below(number) == 0
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-}
 
 /// A pod with a path of its own below `/run/netns`, as runtimes make them.
 struct Living {
@@ -137,7 +116,7 @@ impl Story {
     fn new(seed: u64) -> Self {
         let vpc = Vpc::new();
         let sites = [Site::new(&vpc), Site::new(&vpc)];
-        let random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let random = Random::new(seed);
         Self {
             random,
             vpc,

@@ -83,6 +83,12 @@ impl Call {
         Self::new(go_plugin(name), command)
     }
 
+    /// The same call of another program.
+    pub fn of_program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
     /// Sets one variable; an empty value is passed as an empty value.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());

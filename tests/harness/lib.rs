@@ -9,9 +9,11 @@ pub mod damage;
 pub mod eni_lab;
 mod fake_ipam;
 mod fake_sys;
+pub mod fault;
 mod lock;
 mod network;
 mod node;
+mod random;
 
 pub use aws::AwsNode;
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
@@ -20,3 +22,4 @@ pub use fake_sys::FakeSys;
 pub use lock::is_waited_for;
 pub use network::Network;
 pub use node::{Namespace, Node, Pod, attachment_files, has_flag, is_up, run_tool, wait_until};
+pub use random::Random;

@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fault::{Strike, Struck, strike};
 use crate::{Call, Output};
 
 const NO_SOURCE: Option<&Path> = None;
@@ -302,11 +303,19 @@ impl Node {
 
     /// Starts the plugin on this node and waits for it.
     pub fn run(&self, call: &Call) -> Output {
-        let mut call = call.clone();
-        for (name, value) in &self.environment {
-            call = call.env(name, value);
-        }
+        let call = self.with_environment(call);
         self.inside(|| call.run())
+    }
+
+    /// The same, but something goes wrong meanwhile.
+    pub fn strike(&self, call: &Call, how: Strike) -> Struck {
+        let call = self.with_environment(call);
+        self.inside(|| strike(&call, how))
+    }
+
+    fn with_environment(&self, call: &Call) -> Call {
+        let environment = self.environment.iter();
+        environment.fold(call.clone(), |call, (name, value)| call.env(name, value))
     }
 
     /// Starts a process on this node in the background, with the variables of its runtime.

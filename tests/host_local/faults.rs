@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use harness::fault::{Fault, Strike, each_system_call, strike};
 use harness::{Call, Node, Output, is_waited_for};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
@@ -239,40 +240,27 @@ fn traced(call: &Call, options: &[&str]) -> Output {
 /// D22: after every kill, each reservation file is complete, and DEL releases it.
 #[test]
 fn an_add_killed_at_any_system_call_leaves_nothing_that_del_does_not_release() {
-    for system_call in [
-        "openat",
-        "write",
-        "linkat",
-        "flock",
-        "mkdir",
-        "rename",
-        "getdents64",
-        "statx",
-    ] {
-        for nth in 1.. {
-            let network = Network::new(json!({
-                "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "2001:db8::/64"}]],
-            }));
-            let trace = format!("trace={system_call}");
-            let inject = format!("inject={system_call}:signal=KILL:when={nth}");
-            let options = ["-o", "/dev/null", "-e", &trace, "-e", &inject];
-            let output = traced(&network.call("ADD", "c1"), &options);
-            let complete = network.reserved();
-            assert!(
-                complete
-                    .iter()
-                    .all(|name| network.files()[name] == "c1\r\nnet1"),
-                "{system_call} {nth}: {output}"
-            );
-            network.del("c1").ok();
-            assert!(network.reserved().is_empty(), "{system_call} {nth}");
-            network.add("c2").ok();
-            if output.status == Some(0) {
-                assert!(nth > 1, "{system_call} is not one of an ADD's system calls");
-                break;
-            }
-        }
-    }
+    let make = || {
+        Network::new(json!({
+            "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "2001:db8::/64"}]],
+        }))
+    };
+    each_system_call(1, make, |network, nth| {
+        *network = make();
+        let how = Strike {
+            fault: Fault::Kill,
+            counts_all: true,
+            nth,
+        };
+        let struck = strike(&network.call("ADD", "c1"), how);
+        let reserved = network.reserved();
+        let is_complete = |name: &String| network.files()[name] == "c1\r\nnet1";
+        assert!(reserved.iter().all(is_complete), "{nth}: {}", struck.output);
+        network.del("c1").ok();
+        assert!(network.reserved().is_empty(), "{nth}");
+        network.add("c2").ok();
+        struck.hit.is_some()
+    });
 }
 
 #[test]

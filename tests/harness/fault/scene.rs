@@ -1,0 +1,463 @@
+//! Where things go wrong: a node with a network of one kind, its pods, and everything
+//! that an attachment can change there, to be compared.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::eni_lab::Lab;
+use crate::{AwsNode, Call, Namespace, Network, Node, Output, Pod, go_plugin, our_plugin};
+
+/// Where Debian's plugins find each other.
+const GO_PATH: &str = "/usr/lib/cni";
+const IFNAME: &str = "net1";
+/// The link of the node that is an ENI, or stands for one.
+const MASTER: &str = "eth1";
+/// What ipvlan interfaces are made on: the networks of a scene take turns.
+const MASTERS: [&str; 2] = [MASTER, "eth2"];
+/// Many pods take turns on as many networks.
+const NETWORKS: usize = 3;
+/// Where a node that was started anew keeps its new number.
+const BOOT_ID: &str = ".boot_id";
+/// What host-local has once in a network at most: its index, and the file that it writes
+/// next on a file system without unnamed files.
+const ITS_OWN: [&str; 2] = [".reservations.index", ".unfinished"];
+/// What has room for many addresses.
+const TYPE: &str = "m5.24xlarge";
+
+/// What is attached, and by what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// An address and nothing else.
+    HostLocal,
+    /// A device of its own for each pod, with an address.
+    HostDevice,
+    /// An interface on a master, with an address.
+    Ipvlan,
+    /// An address that is registered in the VPC: eni-sync behind host-local, to which
+    /// the scene adds the interface that ipvlan would have made.
+    Registered,
+    /// The same behind ipvlan itself.
+    RegisteredIpvlan,
+}
+
+/// Whose plugins are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// Ours.
+    Ours,
+    /// Those of the CNI project, as Debian packages them.
+    Go,
+}
+
+enum Place {
+    Plain(Node),
+    Aws(AwsNode),
+}
+
+/// A node, its pods, and what was there before anything was attached.
+pub struct Scene {
+    subject: Subject,
+    maker: Maker,
+    place: Place,
+    pods: Vec<Pod>,
+    networks: Vec<Network>,
+    before: BTreeSet<String>,
+    whole: usize,
+}
+
+impl Scene {
+    /// A node with so many pods. One was attached and detached on each network, so what
+    /// stays for good is there already.
+    #[track_caller]
+    pub fn new(subject: Subject, maker: Maker, pods: usize) -> Self {
+        let count = if pods > 2 { NETWORKS } else { 1 };
+        let networks = (0..count).map(|n| Network::from_conf(&conf(subject, maker, n)));
+        let mut scene = Self {
+            subject,
+            maker,
+            place: place(subject),
+            pods: (0..pods).map(|n| Pod::new(&format!("c{n}"))).collect(),
+            networks: networks.collect(),
+            before: BTreeSet::new(),
+            whole: 0,
+        };
+        scene.make_links();
+        scene.attach_once();
+        scene.before = scene.everything();
+        scene.add(0).unwrap_or_else(|output| panic!("{output}"));
+        scene.whole = scene.left().len();
+        scene.detach(0);
+        scene
+    }
+
+    fn attach_once(&self) {
+        for pod in 0..self.networks.len() {
+            self.add(pod).unwrap_or_else(|output| panic!("{output}"));
+            self.detach(pod);
+        }
+    }
+
+    fn detach(&self, pod: usize) {
+        for output in self.del(pod).iter().chain(&self.release(&[])) {
+            output.ok();
+        }
+    }
+
+    /// How many lines of [`left`](Self::left) there are for one attachment.
+    pub fn whole(&self) -> usize {
+        self.whole
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        match &self.place {
+            Place::Plain(node) => node,
+            Place::Aws(at) => &at.node,
+        }
+    }
+
+    /// Whether more than one plugin attaches a pod.
+    pub fn is_chain(&self) -> bool {
+        self.last_plugin() > 0
+    }
+
+    /// Starts an agent of eni-sync and waits until plugins can reach it.
+    pub fn start_agent(&self) -> Option<Child> {
+        let Place::Aws(at) = &self.place else {
+            return None;
+        };
+        let run = at.run_directory();
+        fs::write(run.join("agent.json"), "{}").expect("the directory is writable");
+        let mut agent = Command::new(our_plugin("eni-sync"));
+        agent.args(["agent", "--config", "/run/agent.json"]);
+        agent
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let agent = at.node.spawn(agent);
+        let socket = run.join("eni-cni/agent.sock");
+        wait_until("the agent listens", || socket.exists());
+        Some(agent)
+    }
+
+    /// Attaches a pod: the last result, or the first failure.
+    pub fn add(&self, pod: usize) -> Result<Value, Box<Output>> {
+        let prev_result = self.add_all_but_last(pod)?;
+        succeeded(self.node().run(&self.last("ADD", pod, &prev_result)))
+    }
+
+    /// Executes ADD of every plugin before the last one.
+    pub fn add_all_but_last(&self, pod: usize) -> Result<Value, Box<Output>> {
+        let mut result = Value::Null;
+        for plugin in 0..self.last_plugin() {
+            let output = self.node().run(&self.call(plugin, "ADD", pod, &result));
+            result = self.with_interface(pod, succeeded(output)?);
+        }
+        Ok(result)
+    }
+
+    /// A call of the network's last plugin.
+    pub fn last(&self, command: &str, pod: usize, prev_result: &Value) -> Call {
+        self.call(self.last_plugin(), command, pod, prev_result)
+    }
+
+    /// Detaches a pod; every plugin is executed, whatever the others say.
+    pub fn del(&self, pod: usize) -> Vec<Output> {
+        self.del_in(pod, &self.pods[pod].netns.path())
+    }
+
+    /// The same with this path of the pod's namespace.
+    pub fn del_in(&self, pod: usize, netns: &str) -> Vec<Output> {
+        let plugins = (0..=self.last_plugin()).rev();
+        let calls = plugins.map(|plugin| self.call(plugin, "DEL", pod, &Value::Null));
+        let outputs = calls.map(|call| self.node().run(&call.env("CNI_NETNS", netns)));
+        outputs.collect()
+    }
+
+    /// Executes CHECK of the first plugin, which may find anything.
+    pub fn check(&self, pod: usize) -> Output {
+        let result = json!({"cniVersion": "1.0.0", "ips": []});
+        self.node().run(&self.call(0, "CHECK", pod, &result))
+    }
+
+    /// Lets eni-sync release what was given up. Addresses leave the VPC behind DEL.
+    pub fn release(&self, valid: &[usize]) -> Vec<Output> {
+        let plugins = self.networks.iter().flat_map(|network| {
+            let plugins = network.plugins.iter();
+            plugins.map(move |plugin| (network, plugin))
+        });
+        let releasing = plugins.filter(|(_, plugin)| plugin["type"] == "eni-sync");
+        let calls = releasing.map(|(network, plugin)| self.gc_call(network, plugin, valid));
+        calls.map(|call| self.node().run(&call)).collect()
+    }
+
+    /// Collects the garbage of the networks, of which these pods are none.
+    pub fn gc(&self, valid: &[usize]) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for network in &self.networks {
+            for plugin in &network.plugins {
+                outputs.push(self.node().run(&self.gc_call(network, plugin, valid)));
+            }
+        }
+        outputs
+    }
+
+    fn gc_call(&self, network: &Network, plugin: &Value, valid: &[usize]) -> Call {
+        let valid = valid.iter().map(|pod| &self.pods[*pod]);
+        let valid: Vec<Value> = valid
+            .map(|pod| json!({"containerID": pod.id, "ifname": IFNAME}))
+            .collect();
+        let mut plugin = plugin.clone();
+        plugin["cni.dev/valid-attachments"] = json!(valid);
+        network.call(&plugin, "GC", &Value::Null)
+    }
+
+    /// The namespace of a pod, which has another one now.
+    pub fn replace_namespace(&mut self, pod: usize) -> Namespace {
+        std::mem::take(&mut self.pods[pod].netns)
+    }
+
+    /// Lets the machine be started anew: other namespaces, new links, another boot id.
+    pub fn reboot(&mut self) {
+        self.age_files();
+        match &mut self.place {
+            Place::Plain(node) => node.reboot(),
+            Place::Aws(at) => at.node.reboot(),
+        }
+        for pod in &mut self.pods {
+            pod.netns = Namespace::new();
+        }
+        self.make_links();
+    }
+
+    /// What is there and was not before anything was attached, and the other way round.
+    pub fn left(&self) -> Vec<String> {
+        let now = self.everything();
+        let more = now.difference(&self.before).map(|line| format!("+ {line}"));
+        let less = self.before.difference(&now).map(|line| format!("- {line}"));
+        more.chain(less).collect()
+    }
+
+    /// Everything that an attachment can change.
+    pub fn everything(&self) -> BTreeSet<String> {
+        let mut all = links("node", &self.node().netns);
+        for pod in &self.pods {
+            all.append(&mut links(&pod.id, &pod.netns));
+        }
+        all.extend(self.files().iter().map(|name| format!("file {name}")));
+        if let Place::Aws(at) = &self.place {
+            all.extend(at.addresses().iter().map(|ip| format!("VPC: {ip}")));
+            all.extend(at.lab.invariant_violations());
+        }
+        all
+    }
+
+    /// The plugins' files, their locks and temporary files included.
+    fn files(&self) -> Vec<String> {
+        let root = self.node().state();
+        let name = |path: &PathBuf| {
+            let name = path.strip_prefix(root).expect("it is below the root");
+            name.display().to_string()
+        };
+        let names = files(root).iter().map(name).collect::<Vec<_>>();
+        // The ledger has one temporary file for an address at most, which the next overwrites.
+        let is_draft = |name: &String| name.contains("/ledger/") && name.ends_with(".tmp");
+        let is_theirs = |name: &String| {
+            name != BOOT_ID && !ITS_OWN.iter().any(|own| name.ends_with(own)) && !is_draft(name)
+        };
+        names.into_iter().filter(is_theirs).collect()
+    }
+
+    /// How many files, links, rules and routes there are on the node.
+    pub fn kept(&self) -> [usize; 4] {
+        let node = &self.node().netns;
+        let lines = |arguments: &[&str]| node.ip(arguments).lines().count();
+        let rules = lines(&["rule"]) + lines(&["-6", "rule"]);
+        let routes = ["-4", "-6"].map(|family| lines(&[family, "route", "show", "table", "all"]));
+        let files = self.files().len();
+        [files, node.links().len(), rules, routes.iter().sum()]
+    }
+
+    /// Lets everything have been written long ago.
+    fn age_files(&self) {
+        for path in files(self.node().state()) {
+            let file = File::options().write(true).open(path);
+            let file = file.expect("the file can be written");
+            file.set_modified(SystemTime::UNIX_EPOCH)
+                .expect("the time can be set");
+        }
+    }
+
+    fn last_plugin(&self) -> usize {
+        self.networks[0].plugins.len() - 1
+    }
+
+    fn call(&self, plugin: usize, command: &str, pod: usize, prev_result: &Value) -> Call {
+        let network = &self.networks[pod % self.networks.len()];
+        let pod = &self.pods[pod];
+        let mut plugin = network.plugins[plugin].clone();
+        if plugin["type"] == "host-device" {
+            plugin["device"] = json!(device(pod));
+        }
+        let call = network.call(&plugin, command, prev_result);
+        let call = call.pod(pod, IFNAME);
+        match self.maker {
+            Maker::Ours => call,
+            Maker::Go => {
+                let name = plugin["type"].as_str().expect("a plugin has a type");
+                call.of_program(go_plugin(name)).env("CNI_PATH", GO_PATH)
+            }
+        }
+    }
+
+    fn make_links(&self) {
+        let node = &self.node().netns;
+        match self.subject {
+            Subject::HostLocal | Subject::Registered | Subject::RegisteredIpvlan => {}
+            Subject::Ipvlan => MASTERS.iter().enumerate().for_each(|(n, master)| {
+                // What is built on it goes with it.
+                node.try_tool("ip", &["link", "delete", master]);
+                let mac = format!("02:00:00:00:ff:{n:02x}");
+                node.ip(&["link", "add", master, "address", &mac, "type", "dummy"]);
+                node.ip(&["link", "set", master, "up"]);
+            }),
+            Subject::HostDevice => self.pods.iter().enumerate().for_each(|(n, pod)| {
+                let (name, mac) = (device(pod), format!("02:00:00:00:00:{n:02x}"));
+                let (peer, peer_mac) = (format!("{name}-peer"), format!("06:00:00:00:00:{n:02x}"));
+                // Its other end is wherever somebody has moved it to.
+                node.try_tool("ip", &["link", "delete", &peer]);
+                let veth = ["link", "add", &name, "address", &mac, "type", "veth"];
+                node.ip(&[&veth[..], &["peer", "name", &peer, "address", &peer_mac]].concat());
+                node.ip(&["link", "set", &name, "alias", "uplink", "up"]);
+            }),
+        }
+    }
+
+    /// The result with the interface that ipvlan would have made.
+    fn with_interface(&self, pod: usize, mut result: Value) -> Value {
+        if let (Subject::Registered, Place::Aws(at)) = (self.subject, &self.place) {
+            let mac = at.lab.mac(at.eni(MASTER));
+            let sandbox = self.pods[pod].netns.path();
+            result["interfaces"] = json!([{"name": IFNAME, "mac": mac, "sandbox": sandbox}]);
+            for ip in result["ips"].as_array_mut().into_iter().flatten() {
+                ip["interface"] = json!(0);
+            }
+        }
+        result
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HostLocal => "host-local",
+            Self::HostDevice => "host-device",
+            Self::Ipvlan => "ipvlan",
+            Self::Registered => "eni-sync",
+            Self::RegisteredIpvlan => "eni-sync behind ipvlan",
+        })
+    }
+}
+
+/// The network with this number. Those of a VPC are in one subnet, which is that of
+/// the one ENI.
+fn conf(subject: Subject, maker: Maker, number: usize) -> Value {
+    let (v4, v6) = (
+        format!("10.0.{}", 4 + number),
+        format!("2001:db8:4::{number}"),
+    );
+    let ranges = json!([
+        [{"subnet": "10.0.4.0/22", "rangeStart": format!("{v4}.20"), "rangeEnd": format!("{v4}.250")}],
+        [{"subnet": "2001:db8:4::/64", "rangeStart": format!("{v6}:20"), "rangeEnd": format!("{v6}:ffff")}],
+    ]);
+    let ipam = json!({"type": "host-local", "ranges": ranges});
+    let master = match subject {
+        Subject::Ipvlan => MASTERS[number % MASTERS.len()],
+        _ => MASTER,
+    };
+    let sync = json!({"type": "eni-sync", "cooldownSeconds": 0});
+    let ipvlan = json!({"type": "ipvlan", "master": master, "mode": "l2", "ipam": ipam});
+    let plugins = match subject {
+        Subject::HostLocal => json!([{"type": "host-local", "ipam": ipam}]),
+        Subject::HostDevice => json!([{"type": "host-device", "ipam": ipam}]),
+        Subject::Ipvlan => json!([ipvlan]),
+        Subject::Registered => json!([{"type": "host-local", "ipam": ipam}, sync]),
+        Subject::RegisteredIpvlan => json!([ipvlan, sync]),
+    };
+    // What Debian packages knows no later one.
+    let version = match maker {
+        Maker::Ours => "1.1.0",
+        Maker::Go => "1.0.0",
+    };
+    json!({"cniVersion": version, "name": format!("net{number}"), "plugins": plugins})
+}
+
+fn place(subject: Subject) -> Place {
+    let kind = match subject {
+        Subject::Registered => "veth",
+        Subject::RegisteredIpvlan => "dummy",
+        _ => return Place::Plain(Node::new()),
+    };
+    let lab = Lab::new();
+    let vpc = lab.create_vpc("10.0.0.0/16");
+    let own = lab.create_subnet(&vpc, "10.0.1.0/24", None);
+    let pods = lab.create_subnet(&vpc, "10.0.4.0/22", Some("2001:db8:4::/64"));
+    let mut at = AwsNode::new(Node::new(), &lab, TYPE, &own);
+    at.add_master(MASTER, kind, &pods);
+    Place::Aws(at)
+}
+
+/// The device that a pod gets.
+fn device(pod: &Pod) -> String {
+    format!("hd-{}", pod.id)
+}
+
+/// Waits for what others do in the background.
+#[track_caller]
+pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it did not happen that {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn succeeded(output: Output) -> Result<Value, Box<Output>> {
+    match output.status {
+        Some(0) => Ok(output.ok()),
+        _ => Err(Box::new(output)),
+    }
+}
+
+/// A line for each link of a namespace.
+fn links(place: &str, namespace: &Namespace) -> BTreeSet<String> {
+    let all = namespace.ip_json(&["address", "show"]);
+    let line = |link: &Value| {
+        let is_up = link["flags"].to_string().contains("\"UP\"");
+        let global = link["addr_info"].as_array().into_iter().flatten();
+        let global = global.filter(|address| address["scope"] != "link");
+        let mut addresses: Vec<String> = global.map(|a| a["local"].to_string()).collect();
+        addresses.sort();
+        let keys = ["ifname", "address", "mtu", "ifalias", "altnames"];
+        let values = keys.map(|key| link[key].to_string()).join(" ");
+        format!("{place}: link {values} {addresses:?} up={is_up}")
+    };
+    all.as_array().into_iter().flatten().map(line).collect()
+}
+
+/// Every file below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("the state can be read");
+    let paths = entries.flatten().map(|entry| entry.path());
+    let below = |path: PathBuf| match path.is_dir() {
+        true => files(&path),
+        false => vec![path],
+    };
+    paths.flat_map(below).collect()
+}

@@ -1,0 +1,135 @@
+//! What is known of the system calls that plugins make: their names, whether one
+//! changes what others can see, and the errors that they may return.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// The errors that are injected.
+pub const ERRORS: [Errno; 5] = [
+    Errno::ENOSPC,
+    Errno::EIO,
+    Errno::EMFILE,
+    Errno::EINTR,
+    Errno::EBUSY,
+];
+
+/// A system call that a process is about to make.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemCall {
+    /// Its number.
+    pub number: u64,
+    /// Its third argument.
+    pub third: u64,
+}
+
+/// A number, a name, and which of [`ERRORS`] the system call may return.
+type Row = (libc::c_long, &'static str, &'static [Errno]);
+
+const OPEN: &[Errno] = &ERRORS;
+const CREATE: &[Errno] = &[Errno::ENOSPC, Errno::EIO, Errno::EBUSY];
+const REMOVE: &[Errno] = &[Errno::EIO, Errno::EBUSY];
+const WRITE: &[Errno] = &[Errno::ENOSPC, Errno::EIO, Errno::EINTR];
+const WAIT: &[Errno] = &[Errno::EINTR];
+const DESCRIPTOR: &[Errno] = &[Errno::EMFILE];
+const LOOK: &[Errno] = &[Errno::EIO];
+const NONE: &[Errno] = &[];
+
+/// Those that change what others can see, or wait for what others do.
+#[rustfmt::skip]
+const CHANGING: [Row; 31] = [
+    (libc::SYS_clone, "clone", NONE),
+    (libc::SYS_clone3, "clone3", NONE),
+    (libc::SYS_connect, "connect", NONE),
+    (libc::SYS_epoll_wait, "epoll_wait", WAIT),
+    (libc::SYS_execve, "execve", &[Errno::EIO, Errno::EMFILE]),
+    (libc::SYS_exit_group, "exit_group", NONE),
+    (libc::SYS_fallocate, "fallocate", WRITE),
+    (libc::SYS_fchmod, "fchmod", LOOK),
+    (libc::SYS_ftruncate, "ftruncate", WRITE),
+    (libc::SYS_kill, "kill", NONE),
+    (libc::SYS_link, "link", CREATE),
+    (libc::SYS_linkat, "linkat", CREATE),
+    (libc::SYS_mkdir, "mkdir", CREATE),
+    (libc::SYS_mkdirat, "mkdirat", CREATE),
+    (libc::SYS_mount, "mount", &[Errno::EBUSY]),
+    (libc::SYS_poll, "poll", WAIT),
+    (libc::SYS_pwrite64, "pwrite64", WRITE),
+    (libc::SYS_rename, "rename", CREATE),
+    (libc::SYS_renameat, "renameat", CREATE),
+    (libc::SYS_renameat2, "renameat2", CREATE),
+    (libc::SYS_rmdir, "rmdir", REMOVE),
+    (libc::SYS_sendmsg, "sendmsg", WAIT),
+    (libc::SYS_sendto, "sendto", WAIT),
+    (libc::SYS_symlink, "symlink", CREATE),
+    (libc::SYS_symlinkat, "symlinkat", CREATE),
+    (libc::SYS_unlink, "unlink", REMOVE),
+    (libc::SYS_unlinkat, "unlinkat", REMOVE),
+    (libc::SYS_wait4, "wait4", WAIT),
+    (libc::SYS_waitid, "waitid", WAIT),
+    (libc::SYS_write, "write", WRITE),
+    (libc::SYS_writev, "writev", WRITE),
+];
+
+/// Those that only look, or concern the process alone.
+#[rustfmt::skip]
+const LOOKING: [Row; 20] = [
+    (libc::SYS_close, "close", NONE),
+    (libc::SYS_dup, "dup", DESCRIPTOR),
+    (libc::SYS_epoll_create1, "epoll_create1", DESCRIPTOR),
+    (libc::SYS_eventfd2, "eventfd2", DESCRIPTOR),
+    (libc::SYS_fcntl, "fcntl", NONE),
+    (libc::SYS_fdatasync, "fdatasync", WRITE),
+    (libc::SYS_flock, "flock", WAIT),
+    (libc::SYS_fstat, "fstat", LOOK),
+    (libc::SYS_fsync, "fsync", WRITE),
+    (libc::SYS_getdents64, "getdents64", LOOK),
+    (libc::SYS_newfstatat, "newfstatat", LOOK),
+    (libc::SYS_openat, "openat", OPEN),
+    (libc::SYS_pipe2, "pipe2", DESCRIPTOR),
+    (libc::SYS_read, "read", &[Errno::EIO, Errno::EINTR]),
+    (libc::SYS_readlink, "readlink", LOOK),
+    (libc::SYS_recvfrom, "recvfrom", WAIT),
+    (libc::SYS_setns, "setns", NONE),
+    (libc::SYS_socket, "socket", DESCRIPTOR),
+    (libc::SYS_statx, "statx", LOOK),
+    (libc::SYS_unshare, "unshare", &[Errno::ENOSPC]),
+];
+
+impl SystemCall {
+    /// Whether a process that is killed before this call may leave something else than
+    /// one that is killed before its next one.
+    pub fn is_changing(self) -> bool {
+        let is_listed = CHANGING.iter().any(|row| self.is(row));
+        is_listed || self.may_create()
+    }
+
+    /// Whether it may return this error.
+    pub fn may_return(self, error: Errno) -> bool {
+        self.row().is_some_and(|row| row.2.contains(&error))
+    }
+
+    fn may_create(self) -> bool {
+        let flags = u64::try_from(libc::O_CREAT | libc::O_TRUNC).unwrap_or_default();
+        self.row().is_some_and(|row| row.1 == "openat") && self.third & flags != 0
+    }
+
+    fn row(self) -> Option<&'static Row> {
+        let mut rows = CHANGING.iter().chain(&LOOKING);
+        rows.find(|row| self.is(row))
+    }
+
+    fn is(self, row: &Row) -> bool {
+        u64::try_from(row.0) == Ok(self.number)
+    }
+}
+
+impl fmt::Display for SystemCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.row() {
+            Some(row) => f.write_str(row.1),
+            None => write!(f, "system call {}", self.number),
+        }
+    }
+}

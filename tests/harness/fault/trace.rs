@@ -1,0 +1,289 @@
+//! One call of a plugin in which one system call goes wrong. The system calls of all its
+//! processes and threads, its delegates' included, are counted together and in order,
+//! so each of them is the n-th for some n. strace counts each process for itself.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::system_call::SystemCall;
+use crate::{Call, Output};
+
+/// Waits until its tracer is there, and becomes the program.
+const WAIT_AND_EXECUTE: &str = r#"read -r _ && exec "$0""#;
+/// What a system call at its entry is called in `ptrace_syscall_info`.
+const ENTRY: u8 = 1;
+
+/// What happens to a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The process that makes it is killed before it does anything.
+    Kill,
+    /// All processes of the call are killed then, as when the machine loses its power.
+    Crash,
+    /// It does nothing and returns this error.
+    Error(Errno),
+}
+
+/// Which system call goes wrong, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Strike {
+    /// How.
+    pub fault: Fault,
+    /// Whether calls that change nothing are counted, too.
+    pub counts_all: bool,
+    /// The first that is counted is 1.
+    pub nth: usize,
+}
+
+/// How a call ended in which something went wrong.
+#[derive(Debug)]
+pub struct Struck {
+    /// How it ended.
+    pub output: Output,
+    /// What was struck; nothing when there were fewer system calls.
+    pub hit: Option<SystemCall>,
+}
+
+impl Strike {
+    fn counts(&self, call: SystemCall) -> bool {
+        match self.fault {
+            Fault::Error(error) => call.may_return(error),
+            Fault::Kill | Fault::Crash => self.counts_all || call.is_changing(),
+        }
+    }
+}
+
+/// Executes the call in the namespaces of this thread, which must have no other children.
+#[expect(
+    clippy::zombie_processes,
+    reason = "the tracer waits for it, and for all that it starts"
+)]
+pub fn strike(call: &Call, strike: Strike) -> Struck {
+    let mut child = start(call);
+    let root = pid_of(&child);
+    let follow = Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(root, follow).expect("a child can be traced");
+    let stdout = read_all(child.stdout.take().expect("it is a pipe"));
+    let stderr = read_all(child.stderr.take().expect("it is a pipe"));
+    let mut pipe = child.stdin.take().expect("it is a pipe");
+    let input = [b"\n", call.input()].concat();
+    // A plugin that is killed does not read all of it.
+    let writer = thread::spawn(move || pipe.write_all(&input).ok());
+
+    let mut tracer = Tracer::new(root, strike);
+    tracer.run();
+    writer.join().expect("the writer ends");
+    let output = Output {
+        call: call.clone(),
+        status: tracer.status,
+        stdout: stdout.join().expect("the reader ends"),
+        stderr: stderr.join().expect("the reader ends"),
+    };
+    Struck {
+        output,
+        hit: tracer.hit,
+    }
+}
+
+fn start(call: &Call) -> Child {
+    let process = call.process();
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", WAIT_AND_EXECUTE])
+        .arg(process.get_program());
+    shell.env_clear();
+    let variables = process.get_envs();
+    shell.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("there is a shell")
+}
+
+fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("a pipe can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a process has a number"))
+}
+
+/// The processes and threads of a call, and what was counted.
+struct Tracer {
+    root: Pid,
+    strike: Strike,
+    alive: BTreeSet<Pid>,
+    counted: usize,
+    hit: Option<SystemCall>,
+    /// Whose system call returns an error when it ends.
+    failing: Option<(Pid, Errno)>,
+    status: Option<i32>,
+}
+
+impl Tracer {
+    fn new(root: Pid, strike: Strike) -> Self {
+        Self {
+            root,
+            strike,
+            alive: BTreeSet::from([root]),
+            counted: 0,
+            hit: None,
+            failing: None,
+            status: None,
+        }
+    }
+
+    /// Until the last process has ended.
+    fn run(&mut self) {
+        let mine = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+        loop {
+            match waitpid(None, Some(mine)) {
+                Ok(WaitStatus::Exited(pid, status)) => self.end(pid, Some(status)),
+                Ok(WaitStatus::Signaled(pid, ..)) => self.end(pid, None),
+                Ok(WaitStatus::PtraceSyscall(pid)) => {
+                    self.stop(pid);
+                    resume(pid, None);
+                }
+                Ok(WaitStatus::Stopped(pid, signal)) => resume(pid, Some(signal)),
+                Ok(WaitStatus::PtraceEvent(pid, ..)) => {
+                    self.alive.insert(pid);
+                    resume(pid, None);
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::ECHILD) => return,
+                Err(errno) => panic!("cannot wait for what is traced: {errno}"),
+            }
+        }
+    }
+
+    fn end(&mut self, pid: Pid, status: Option<i32>) {
+        self.alive.remove(&pid);
+        if pid == self.root {
+            self.status = status;
+        }
+    }
+
+    /// A process is before or behind a system call.
+    fn stop(&mut self, pid: Pid) {
+        // A process that was killed meanwhile has none any more.
+        let Ok(info) = ptrace::syscall_info(pid) else {
+            return;
+        };
+        if info.op != ENTRY {
+            if let Some((_, errno)) = self.failing.take_if(|(who, _)| *who == pid) {
+                registers::answer(pid, errno);
+            }
+            return;
+        }
+        let Some(call) = registers::system_call(pid).filter(|call| self.strike.counts(*call))
+        else {
+            return;
+        };
+        self.counted += 1;
+        if self.counted == self.strike.nth {
+            self.hit = Some(call);
+            self.hit(pid);
+        }
+    }
+
+    fn hit(&mut self, pid: Pid) {
+        match self.strike.fault {
+            Fault::Kill => end_process(pid),
+            Fault::Crash => self.alive.iter().copied().for_each(end_process),
+            Fault::Error(errno) => {
+                registers::skip(pid);
+                self.failing = Some((pid, errno));
+            }
+        }
+    }
+}
+
+fn end_process(pid: Pid) {
+    match kill(pid, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => panic!("cannot kill {pid}: {errno}"),
+    }
+}
+
+fn resume(pid: Pid, signal: Option<Signal>) {
+    match ptrace::syscall(pid, signal) {
+        // It was killed while it was stopped.
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => panic!("cannot resume {pid}: {errno}"),
+    }
+}
+
+/// Where the processor's registers say what is called and what came of it.
+#[cfg(target_arch = "x86_64")]
+mod registers {
+    use nix::errno::Errno;
+    use nix::sys::ptrace;
+    use nix::unistd::Pid;
+
+    use super::SystemCall;
+
+    /// Nothing when the process was killed meanwhile.
+    pub(super) fn system_call(pid: Pid) -> Option<SystemCall> {
+        let registers = ptrace::getregs(pid).ok()?;
+        Some(SystemCall {
+            number: registers.orig_rax,
+            third: registers.rdx,
+        })
+    }
+
+    /// Lets the kernel find no such system call.
+    pub(super) fn skip(pid: Pid) {
+        if let Ok(mut registers) = ptrace::getregs(pid) {
+            registers.orig_rax = u64::MAX;
+            ptrace::setregs(pid, registers).expect("it is stopped");
+        }
+    }
+
+    pub(super) fn answer(pid: Pid, errno: Errno) {
+        if let Ok(mut registers) = ptrace::getregs(pid) {
+            registers.rax = u64::from((errno as i32).unsigned_abs()).wrapping_neg();
+            ptrace::setregs(pid, registers).expect("it is stopped");
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod registers {
+    use nix::errno::Errno;
+    use nix::unistd::Pid;
+
+    use super::SystemCall;
+
+    const MISSING: &str = "only the registers of x86_64 are known: run this test on x86_64";
+
+    pub(super) fn system_call(_: Pid) -> Option<SystemCall> {
+        panic!("{MISSING}");
+    }
+
+    pub(super) fn skip(_: Pid) {
+        panic!("{MISSING}");
+    }
+
+    pub(super) fn answer(_: Pid, _: Errno) {
+        panic!("{MISSING}");
+    }
+}
