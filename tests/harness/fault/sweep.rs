@@ -162,6 +162,7 @@ impl Sweep {
                 Err(output) => vec![*output],
             };
             wrong.append(&mut failed(&outputs));
+            wrong.append(&mut failed(&scene.release(&[])));
             // The record is what its late DEL finds.
             let left = scene.left().into_iter();
             wrong.extend(left.filter(|line| !line.starts_with("+ file eni-cni/")));

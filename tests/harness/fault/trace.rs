@@ -3,6 +3,7 @@
 //! so each of them is the n-th for some n. strace counts each process for itself.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -16,8 +17,8 @@ use nix::unistd::Pid;
 use super::system_call::SystemCall;
 use crate::{Call, Output};
 
-/// Waits until its tracer is there, and becomes the program.
-const WAIT_AND_EXECUTE: &str = r#"read -r _ && exec "$0""#;
+/// Says that it runs, waits until its tracer is there, and becomes the program.
+const WAIT_AND_EXECUTE: &str = r#"echo && read -r _ && exec "$0""#;
 /// What a system call at its entry is called in `ptrace_syscall_info`.
 const ENTRY: u8 = 1;
 
@@ -75,8 +76,12 @@ pub fn strike(call: &Call, strike: Strike) -> Struck {
         | Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_EXITKILL;
+    let mut stdout = child.stdout.take().expect("it is a pipe");
+    stdout
+        .read_exact(&mut [0])
+        .expect("the shell says that it runs");
     ptrace::seize(root, follow).expect("a child can be traced");
-    let stdout = read_all(child.stdout.take().expect("it is a pipe"));
+    let stdout = read_all(stdout);
     let stderr = read_all(child.stderr.take().expect("it is a pipe"));
     let mut pipe = child.stdin.take().expect("it is a pipe");
     let input = [b"\n", call.input()].concat();
@@ -194,10 +199,13 @@ impl Tracer {
             }
             return;
         }
-        let Some(call) = registers::system_call(pid).filter(|call| self.strike.counts(*call))
-        else {
+        let Some((call, first)) = registers::system_call(pid) else {
             return;
         };
+        let is_error = matches!(self.strike.fault, Fault::Error(_));
+        if !self.strike.counts(call) || is_error && is_within_kernel(pid, first) {
+            return;
+        }
         self.counted += 1;
         if self.counted == self.strike.nth {
             self.hit = Some(call);
@@ -215,6 +223,13 @@ impl Tracer {
             }
         }
     }
+}
+
+/// Whether a descriptor leads to nothing but the kernel's memory, such as that by which
+/// one thread wakes another: nothing can be wrong there.
+fn is_within_kernel(pid: Pid, descriptor: u64) -> bool {
+    let target = fs::read_link(format!("/proc/{pid}/fd/{descriptor}"));
+    target.is_ok_and(|target| target.display().to_string().starts_with("anon_inode:"))
 }
 
 fn end_process(pid: Pid) {
@@ -241,13 +256,15 @@ mod registers {
 
     use super::SystemCall;
 
-    /// Nothing when the process was killed meanwhile.
-    pub(super) fn system_call(pid: Pid) -> Option<SystemCall> {
+    /// A system call and its first argument. Nothing when the process was killed
+    /// meanwhile.
+    pub(super) fn system_call(pid: Pid) -> Option<(SystemCall, u64)> {
         let registers = ptrace::getregs(pid).ok()?;
-        Some(SystemCall {
+        let call = SystemCall {
             number: registers.orig_rax,
             third: registers.rdx,
-        })
+        };
+        Some((call, registers.rdi))
     }
 
     /// Lets the kernel find no such system call.
@@ -275,7 +292,7 @@ mod registers {
 
     const MISSING: &str = "only the registers of x86_64 are known: run this test on x86_64";
 
-    pub(super) fn system_call(_: Pid) -> Option<SystemCall> {
+    pub(super) fn system_call(_: Pid) -> Option<(SystemCall, u64)> {
         panic!("{MISSING}");
     }
 
