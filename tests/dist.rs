@@ -182,6 +182,10 @@ fn locked() -> BTreeMap<(String, String), String> {
     packages.collect()
 }
 
+/// What rustix needs where it calls the C library, as it does not on Linux: cargo-cyclonedx
+/// does not tell these cases apart.
+const OF_ANOTHER_BACKEND: &str = "errno";
+
 #[test]
 fn the_sbom_of_a_program_names_every_dependency_with_its_sum() {
     let dist = dist();
@@ -197,10 +201,11 @@ fn the_sbom_of_a_program_names_every_dependency_with_its_sum() {
             let text = |key: &str| component[key].as_str().unwrap_or_default().to_owned();
             (text("name"), text("version"))
         };
-        let found: Packages = components.iter().map(package).collect();
+        let mut found: Packages = components.iter().map(package).collect();
         let of_program = dependencies(&[name]);
         assert!(of_program.len() > 20, "{of_program:?}");
         assert!(found.is_superset(&of_program), "{program}: {found:?}");
+        found.retain(|(name, _)| name != OF_ANOTHER_BACKEND);
         assert!(found.is_subset(&of_all), "{program}: {found:?}");
         for component in components {
             let sum = component["hashes"][0]["content"].as_str();

@@ -16,7 +16,7 @@ const CLONE_THREAD: u64 = 0x1_0000;
 const MOST_BEFORE_STDIN: usize = 40;
 
 /// The types of `linux/rtnetlink.h` that the plugins send.
-const TYPES: [(u32, &str); 9] = [
+const TYPES: [(u32, &str); 10] = [
     (0x10, "RTM_NEWLINK"),
     (0x11, "RTM_DELLINK"),
     (0x12, "RTM_GETLINK"),
@@ -26,6 +26,7 @@ const TYPES: [(u32, &str); 9] = [
     (0x20, "RTM_NEWRULE"),
     (0x21, "RTM_DELRULE"),
     (0x22, "RTM_GETRULE"),
+    (0x5a, "RTM_GETNSID"),
 ];
 
 /// A command as the kernel saw it.

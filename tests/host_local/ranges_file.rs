@@ -112,7 +112,8 @@ fn a_file_that_is_wrong_is_code_7_and_nothing_is_allocated() {
         ("", "the file is empty|"),
         (" \n", "the file is empty|"),
         ("{}", "no IP ranges specified|"),
-        ("null", "no IP ranges specified|"),
+        ("null", "the file is not a JSON object|"),
+        ("[]", "the file is not a JSON object|"),
         (r#"{"ranges": []}"#, "no IP ranges specified|"),
         (r#"{"ranges": null}"#, "no IP ranges specified|"),
         (
@@ -156,7 +157,6 @@ fn a_file_that_is_wrong_is_code_7_and_nothing_is_allocated() {
             "the file is not a JSON document|EOF",
         ),
         ("ranges:\n", "the file is not a JSON document|expected"),
-        ("[]", "failed to load the ranges|invalid type: sequence"),
         (
             r#"{"ranges": [{"subnet": "10.0.0.0/24"}]}"#,
             "failed to load the ranges|ranges[0]: invalid type: map",
