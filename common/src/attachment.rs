@@ -265,6 +265,20 @@ impl Records {
         Ok(None)
     }
 
+    /// Whether the interface that a DEL without a record is about is that of an attachment
+    /// which has one: the DEL is late, and its path leads to another container by now.
+    ///
+    /// # Errors
+    /// Code 5 naming what cannot be read, 8 when the namespace cannot be examined.
+    pub fn has_other<D: DeserializeOwned>(&self, args: &CmdArgs, netns: &NetNs) -> Result<bool> {
+        let (boot, id) = (boot_id()?, netns.id()?);
+        let other = self.find::<D>(|record| {
+            let is_here = record.netns_id == id && record.boot_id == boot;
+            Ok(is_here && record.ifname == args.ifname)
+        })?;
+        Ok(other.is_some())
+    }
+
     /// Every record of the plugin that can be read. The others are reported: one of them
     /// must not stand in the way of every attachment of the node.
     ///

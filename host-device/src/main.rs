@@ -171,7 +171,7 @@ fn del(args: &CmdArgs) -> Result<()> {
             give_back_unrecorded(args)?;
             release(args, None)?;
             // A killed ADD may have begun to write one, a power failure may have emptied it.
-            records().remove(args)
+            forget(args)
         }
     }
 }
@@ -189,12 +189,19 @@ fn detach(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
         let remembered = records().write(&transfer::returned(record));
         return Err(undone(error, remembered));
     }
-    records().remove(args)
+    forget(args)
 }
 
 /// Ends an attachment for which no delegate was asked yet.
 fn abandon(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
     transfer::give_back(&mut Host::open()?, &records(), record, args)?;
+    forget(args)
+}
+
+/// Removes the record, while no ADD looks through all of them and writes those of devices
+/// that have come back.
+fn forget(args: &CmdArgs) -> Result<()> {
+    let _devices = Turn::of_devices()?;
     records().remove(args)
 }
 
@@ -231,7 +238,9 @@ fn give_back_unrecorded(args: &CmdArgs) -> Result<()> {
     let selector = DeviceSelector::from_document(document).ok().flatten();
     let is_reported = |r: AddResult| r.find_interface(&link.name, &args.netns).is_some();
     let is_selected = |s: &DeviceSelector| s.is_bus_address(&link.bus_address);
-    if !prev_result.is_some_and(is_reported) && !selector.as_ref().is_some_and(is_selected) {
+    let is_ours =
+        prev_result.is_some_and(is_reported) || selector.as_ref().is_some_and(is_selected);
+    if !is_ours || records().has_other::<Device>(args, &sandbox.netns)? {
         return Ok(());
     }
     let configured = match selector {

@@ -151,7 +151,9 @@ fn remove_link(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()
         };
         let ours = match record {
             Some(record) => link::is_ours(&link, &record.device),
-            None => is_reported(args, &link),
+            None => {
+                is_reported(args, &link) && !records().has_other::<Device>(args, &sandbox.netns)?
+            }
         };
         if ours {
             // It never has both names.

@@ -54,6 +54,19 @@ fn a_device_that_was_down_and_had_no_alias_is_so_again() {
     assert_eq!(hd0["ifalias"], Value::Null);
 }
 
+/// The record of c1 is lost, as by a power failure, and its path was given to another pod.
+#[test]
+fn a_late_del_without_a_record_leaves_the_device_of_the_next_pod_alone() {
+    let fixture = Fixture::new();
+    let next = fixture.call("ADD", &conf());
+    let next = next.attachment("c2", "net1", &fixture.pod.path());
+    let result = fixture.node.run(&next).ok();
+    let attached = (fixture.pod.description(), fixture.records());
+    fixture.del(&with(&conf(), &json!({"prevResult": result})));
+    let after = (fixture.pod.description(), fixture.records());
+    assert_eq!(after, attached);
+}
+
 // D6
 #[test]
 fn the_device_is_back_before_its_address_is_released() {
