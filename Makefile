@@ -51,7 +51,9 @@ else
 	tests/vm/run -- $(TARGET)/debug/demo ipvlan host-device
 endif
 
-test: suite test-units test-fuzz test-host test-vm test-reboot
+test: suite test-units
+	tests/prepare tests
+	tests/run
 
 # Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
 # features of its dependencies would mean another build of the AWS SDK.
@@ -62,26 +64,26 @@ test-units:
 # What reads the input of others, given what was found for it before, and two seconds each
 # of something new. `make fuzz` takes ten minutes each, or ARGS: SECONDS [TARGET...].
 test-fuzz:
-	tests/prepare
+	tests/prepare tests
 	tests/fuzz/run 2
 
 fuzz:
-	tests/prepare
+	tests/prepare tests
 	tests/fuzz/run $(or $(ARGS),600)
 
 # The binaries, in namespaces of this machine.
 test-host: suite
-	tests/prepare
+	tests/prepare tests
 	cargo test --locked -p tests --test suite -- --skip vm_ --skip reboot::
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
 test-vm: suite
-	tests/prepare
+	tests/prepare tests
 	tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
 
 # The binaries before and after a power cut: each of these tests starts the VM twice.
 test-reboot: suite
-	tests/prepare
+	tests/prepare tests
 	cargo test --locked -p tests --test suite reboot:: -- --test-threads=1
 
 # The plugins in CNI_PATH, where the command line sets it, else ours beside Go's; ARGS are those
