@@ -9,19 +9,20 @@ const MOST: usize = 200;
 
 #[test]
 fn an_add_after_one_that_was_killed_before_the_move_begins_anew() {
-    let fixture = Fixture::new();
-    let before = fixture.state();
-    let is_recorded = |nth| {
+    let killed = |nth| {
+        let fixture = Fixture::new();
+        let before = fixture.state();
         let how = Strike {
             fault: Fault::Kill,
             counts_all: false,
             nth,
         };
         fixture.node.strike(&fixture.call("ADD", &conf()), how);
-        !fixture.records().is_empty()
+        let is_recorded = !fixture.records().is_empty();
+        is_recorded.then_some((fixture, before))
     };
-    let nth = (1..MOST).find(|nth| is_recorded(*nth));
-    assert!(nth.is_some() && fixture.pod.links() == ["lo"]);
+    let (fixture, before) = (1..MOST).find_map(killed).expect("ADD writes a record");
+    assert_eq!(fixture.pod.links(), ["lo"]);
     fixture.add(&conf());
     fixture.del(&conf());
     assert_eq!(fixture.state(), before);
