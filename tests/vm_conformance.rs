@@ -5,14 +5,21 @@ use harness::our_plugin;
 use crate::conformance::{examined, passes};
 use crate::vm_pci::NIC_NAME;
 
+/// Of kills, of many calls at once and of memory, which cost most in the VM: `vm_faults` has
+/// more of the first two, and `make conformance` has all of them.
+const COSTLY: [u64; 6] = [36, 56, 57, 58, 59, 63];
+
 #[test]
 fn ipvlan_passes_every_assertion_that_is_about_it() {
     let ours = our_plugin("ipvlan");
-    let columns = examined(
-        ours.parent().unwrap(),
-        &["--plugin", "ipvlan", "--patience", "0"],
-    );
-    passes(&columns, "ipvlan", &[35, 45, 52, 53, 54, 55, 56, 61]);
+    let numbers: Vec<String> = (1..=63)
+        .filter(|number| !COSTLY.contains(number))
+        .map(|number| number.to_string())
+        .collect();
+    let mut arguments = vec!["--plugin", "ipvlan", "--patience", "0"];
+    arguments.extend(numbers.iter().flat_map(|n| ["--assertion", n]));
+    let columns = examined(ours.parent().unwrap(), &arguments);
+    passes(&columns, "ipvlan", &[35, 45, 52, 53, 54, 55, 61]);
 }
 
 #[test]
