@@ -27,7 +27,7 @@ pub(crate) fn is_reboot(sweep: &Sweep) -> bool {
     sweep.recovery == Recovery::Reboot
 }
 
-pub(crate) fn is_error(sweep: &Sweep) -> bool {
+fn is_error(sweep: &Sweep) -> bool {
     matches!(sweep.fault, Fault::Error(_))
 }
 

@@ -1,12 +1,12 @@
 //! ipvlan, alone and with eni-sync behind it, when anything goes wrong anywhere.
 
-use harness::fault::Subject;
+use harness::fault::{ERRORS, Fault, Subject, Sweep};
 
-use crate::faults::{is_error, is_kill, is_reboot, race, sweep};
+use crate::faults::{is_kill, is_reboot, race, sweep};
 
 #[test]
 fn del_cleans_up_after_ipvlan_killed_anywhere() {
-    sweep(Subject::Ipvlan, 5, is_kill);
+    sweep(Subject::Ipvlan, 7, is_kill);
 }
 
 #[test]
@@ -16,15 +16,16 @@ fn a_reboot_cleans_up_after_ipvlan_that_lost_its_power_anywhere() {
 
 #[test]
 fn a_system_call_of_ipvlan_that_fails_is_survived_or_reported() {
-    sweep(Subject::Ipvlan, 37, is_error);
+    let is_eio = |sweep: &Sweep| sweep.fault == Fault::Error(ERRORS[1]);
+    sweep(Subject::Ipvlan, 17, is_eio);
 }
 
 #[test]
 fn del_cleans_up_after_eni_sync_behind_ipvlan_killed_anywhere() {
-    sweep(Subject::RegisteredIpvlan, 67, is_kill);
+    sweep(Subject::RegisteredIpvlan, 97, is_kill);
 }
 
 #[test]
 fn commands_of_ipvlan_that_meet_leave_whole_attachments_or_none() {
-    race(Subject::Ipvlan, 2);
+    race(Subject::Ipvlan, 1);
 }

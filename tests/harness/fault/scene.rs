@@ -82,7 +82,7 @@ impl Scene {
             subject,
             maker,
             place: place(subject),
-            pods: (0..pods).map(|n| Pod::new(&format!("c{n}"))).collect(),
+            pods: (0..pods).map(pod).collect(),
             networks: networks.collect(),
             before: BTreeSet::new(),
             whole: 0,
@@ -230,8 +230,8 @@ impl Scene {
             Place::Plain(node) => node.reboot(),
             Place::Aws(at) => at.node.reboot(),
         }
-        for pod in &mut self.pods {
-            pod.netns = Namespace::new();
+        for (n, old) in self.pods.iter_mut().enumerate() {
+            *old = pod(n);
         }
         self.make_links();
     }
@@ -335,6 +335,7 @@ impl Scene {
                 let veth = ["link", "add", &name, "address", &mac, "type", "veth"];
                 node.ip(&[&veth[..], &["peer", "name", &peer, "address", &peer_mac]].concat());
                 node.ip(&["link", "set", &name, "alias", "uplink", "up"]);
+                node.ip(&["link", "set", &peer, "up"]);
             }),
         }
     }
@@ -411,6 +412,16 @@ fn place(subject: Subject) -> Place {
     let mut at = AwsNode::new(Node::new(), &lab, TYPE, &own);
     at.add_master(MASTER, kind, &pods);
     Place::Aws(at)
+}
+
+/// A pod in which no IPv6 address is looked for before it is used: the Go plugins would
+/// wait for that, and nothing else is told by it.
+fn pod(number: usize) -> Pod {
+    let pod = Pod::new(&format!("c{number}"));
+    let path = "/proc/sys/net/ipv6/conf/default/accept_dad";
+    pod.netns
+        .run(|| fs::write(path, "0").expect("the kernel has IPv6"));
+    pod
 }
 
 /// The device that a pod gets.
