@@ -369,7 +369,11 @@ pub fn sandbox_for_del<D>(
         .into_iter()
         .find(|path| is_alive(path, record.netns_id))
     {
-        Some(path) => Sandbox::open_for_del(path),
+        Some(path) => match Sandbox::open(path) {
+            // It may have ended just now. Otherwise this is not the time to forget it.
+            Err(_) if !is_alive(path, record.netns_id) => Ok(None),
+            outcome => outcome.map(Some),
+        },
         None => Ok(None),
     }
 }
