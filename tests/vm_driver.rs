@@ -4,7 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
-use harness::fault::{Fault, Strike};
+use harness::fault::{Counted, Fault, Strike};
 use harness::{Call, Namespace, Network, Pod, wait_until};
 use serde_json::{Value, json};
 
@@ -440,11 +440,11 @@ fn after_a_reboot_the_device_is_what_the_new_boot_has_made_it() {
     assert!(machine.node.files().is_empty() && machine.ipam.reserved().is_empty());
 }
 
-/// Kills `command` in turn at each system call that changes something, or at one of
-/// `every`, and lets `clean` give the device back.
-fn is_given_back(command: &str, every: usize, clean: impl Fn(&mut Machine)) {
+/// Kills `command` at each of these system calls in turn, and lets `clean` give the device
+/// back.
+fn is_given_back(command: &str, counted: Counted, clean: impl Fn(&mut Machine)) {
     let mut was_away = false;
-    for nth in (1..).step_by(every) {
+    for nth in 1.. {
         let mut machine = machine();
         if command == "DEL" {
             machine.add(&bound("vfio-pci"));
@@ -452,7 +452,7 @@ fn is_given_back(command: &str, every: usize, clean: impl Fn(&mut Machine)) {
         let call = machine.call(command, &bound("vfio-pci"));
         let how = Strike {
             fault: Fault::Kill,
-            counts_all: false,
+            counted,
             nth,
         };
         let struck = machine.node.strike(&call, how);
@@ -469,21 +469,21 @@ fn is_given_back(command: &str, every: usize, clean: impl Fn(&mut Machine)) {
 
 #[test]
 fn del_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", 1, |machine| {
+    is_given_back("ADD", Counted::Writes, |machine| {
         machine.del(&bound("vfio-pci"));
     });
 }
 
 #[test]
 fn del_completes_a_del_that_was_killed_anywhere() {
-    is_given_back("DEL", 1, |machine| {
+    is_given_back("DEL", Counted::Changing, |machine| {
         machine.del(&bound("vfio-pci"));
     });
 }
 
 #[test]
 fn gc_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", 1, |machine| {
+    is_given_back("ADD", Counted::Writes, |machine| {
         let keys = json!({"cni.dev/valid-attachments": []});
         let call = machine.call("GC", &with(&bound("vfio-pci"), &keys));
         machine.node.run(&call).ok();
@@ -492,7 +492,7 @@ fn gc_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
 
 #[test]
 fn the_next_add_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", 1, |machine| {
+    is_given_back("ADD", Counted::Writes, |machine| {
         end_pod(machine);
         machine.pod = Some(Namespace::new());
         let conf = bound("uio_pci_generic");

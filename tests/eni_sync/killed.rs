@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use harness::eni_lab::Hold;
-use harness::fault::{Fault, Strike, each_system_call};
+use harness::fault::{Counted, Fault, Strike, each_system_call};
 use harness::{Call, Pod};
 
 use super::fixture::{AwsNode, DEADLINE, Vpc};
@@ -67,7 +67,7 @@ fn kill_everywhere(
         let call = make(node, &pod);
         let how = Strike {
             fault: Fault::Kill,
-            counts_all: false,
+            counted: Counted::Changing,
             nth,
         };
         let struck = node.node.strike(&call, how);

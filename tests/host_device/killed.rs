@@ -1,6 +1,6 @@
 //! An ADD after one that was killed. What DEL does is in `faults`.
 
-use harness::fault::{Fault, Strike};
+use harness::fault::{Counted, Fault, Strike};
 
 use super::{Fixture, conf};
 
@@ -14,7 +14,7 @@ fn an_add_after_one_that_was_killed_before_the_move_begins_anew() {
         let before = fixture.state();
         let how = Strike {
             fault: Fault::Kill,
-            counts_all: false,
+            counted: Counted::Changing,
             nth,
         };
         fixture.node.strike(&fixture.call("ADD", &conf()), how);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use harness::fault::{Fault, Strike, each_system_call, strike};
+use harness::fault::{Counted, Fault, Strike, each_system_call, strike};
 use harness::{Call, Node, Output, is_waited_for};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
@@ -249,7 +249,7 @@ fn an_add_killed_at_any_system_call_leaves_nothing_that_del_does_not_release() {
         *network = make();
         let how = Strike {
             fault: Fault::Kill,
-            counts_all: true,
+            counted: Counted::All,
             nth,
         };
         let struck = strike(&network.call("ADD", "c1"), how);

@@ -13,4 +13,4 @@ pub use scene::{Maker, Scene, Subject};
 pub use soak::{Growth, Soak};
 pub use sweep::{Recovery, Sweep, Tally, each_system_call};
 pub use system_call::{ERRORS, SystemCall};
-pub use trace::{Fault, Strike, Struck, strike};
+pub use trace::{Counted, Fault, Strike, Struck, strike};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::scene::{Maker, Scene, Subject, wait_until};
-use super::trace::{Fault, Strike};
+use super::trace::{Counted, Fault, Strike};
 use crate::{Call, Output, Random};
 
 /// More system calls than most commands make, and more microseconds than they take.
@@ -123,7 +123,7 @@ fn is_killed(scene: &Scene, random: &mut Random) -> bool {
     let add = scene.last("ADD", 0, &prev_result);
     let strike = Strike {
         fault: Fault::Kill,
-        counts_all: true,
+        counted: Counted::All,
         nth: 1 + random.below(SYSTEM_CALLS),
     };
     match random.below(4) {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::scene::{Maker, Scene, Subject};
 use super::system_call::ERRORS;
-use super::trace::{Fault, Strike, Struck};
+use super::trace::{Counted, Fault, Strike, Struck};
 use crate::Output;
 
 /// The pod to which it happens, and one of the same network that comes after a reboot.
@@ -39,8 +39,8 @@ pub struct Sweep {
     pub fault: Fault,
     /// What comes after it.
     pub recovery: Recovery,
-    /// Whether it happens at calls, too, that change nothing.
-    pub counts_all: bool,
+    /// At which calls.
+    pub counted: Counted,
     /// At each of them, or at one of so many.
     pub every: usize,
 }
@@ -70,7 +70,7 @@ impl Sweep {
             command,
             fault,
             recovery,
-            counts_all: false,
+            counted: Counted::Changing,
             every: 1,
         };
         let both = |fault| ["ADD", "DEL"].map(|command| sweep(command, fault));
@@ -79,7 +79,7 @@ impl Sweep {
 
     /// The same at every system call that there is.
     pub fn of_all_calls(mut self) -> Self {
-        self.counts_all = true;
+        self.counted = Counted::All;
         self
     }
 
@@ -113,8 +113,12 @@ impl Sweep {
             };
             let mut tally = tally.lock().expect("no thread panics");
             tally.tried += 1;
-            if !left.is_empty() {
-                *scene = make();
+            if left.is_empty() {
+                return true;
+            }
+            *scene = make();
+            // To fail would keep the address of a device that is back already.
+            if !struck.output.stderr.contains("failed to restore") {
                 let (left, output) = (left.join("\n    "), struck.output);
                 tally
                     .lost
@@ -135,7 +139,7 @@ impl Sweep {
         let call = scene.last(self.command, STRUCK, &prev_result);
         let strike = Strike {
             fault: self.fault,
-            counts_all: self.counts_all,
+            counted: self.counted,
             nth,
         };
         let struck = scene.node().strike(&call, strike);

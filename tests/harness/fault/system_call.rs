@@ -105,6 +105,11 @@ impl SystemCall {
         is_listed || self.may_create()
     }
 
+    /// Whether it writes to a file.
+    pub fn is_write(self) -> bool {
+        self.row().is_some_and(|row| row.1 == "write")
+    }
+
     /// Whether it may return this error.
     pub fn may_return(self, error: Errno) -> bool {
         self.row().is_some_and(|row| row.2.contains(&error))

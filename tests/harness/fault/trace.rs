@@ -33,13 +33,24 @@ pub enum Fault {
     Error(Errno),
 }
 
+/// Which system calls are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Each.
+    All,
+    /// Those that change what others can see, or wait for what others do.
+    Changing,
+    /// Those that write to a file.
+    Writes,
+}
+
 /// Which system call goes wrong, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Strike {
     /// How.
     pub fault: Fault,
-    /// Whether calls that change nothing are counted, too.
-    pub counts_all: bool,
+    /// Which calls are counted, unless those that may return the error.
+    pub counted: Counted,
     /// The first that is counted is 1.
     pub nth: usize,
 }
@@ -57,7 +68,11 @@ impl Strike {
     fn counts(&self, call: SystemCall) -> bool {
         match self.fault {
             Fault::Error(error) => call.may_return(error),
-            Fault::Kill | Fault::Crash => self.counts_all || call.is_changing(),
+            Fault::Kill | Fault::Crash => match self.counted {
+                Counted::All => true,
+                Counted::Changing => call.is_changing(),
+                Counted::Writes => call.is_write(),
+            },
         }
     }
 }
