@@ -476,7 +476,7 @@ fn del_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
 
 #[test]
 fn del_completes_a_del_that_was_killed_anywhere() {
-    is_given_back("DEL", Counted::Changing, |machine| {
+    is_given_back("DEL", Counted::Writes, |machine| {
         machine.del(&bound("vfio-pci"));
     });
 }

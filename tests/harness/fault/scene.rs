@@ -339,7 +339,12 @@ impl Scene {
                 node.try_tool("ip", &["link", "delete", &peer]);
                 let veth = ["link", "add", &name, "address", &mac, "type", "veth"];
                 node.ip(&[&veth[..], &["peer", "name", &peer, "address", &peer_mac]].concat());
-                node.ip(&["link", "set", &name, "alias", "uplink", "up"]);
+                // The Go plugin has a use of its own for the alias.
+                let alias = match self.maker {
+                    Maker::Ours => "uplink",
+                    Maker::Go => "",
+                };
+                node.ip(&["link", "set", &name, "alias", alias, "up"]);
                 node.ip(&["link", "set", &peer, "up"]);
             }),
         }
