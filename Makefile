@@ -51,9 +51,7 @@ else
 	tests/vm/run -- $(TARGET)/debug/demo ipvlan host-device
 endif
 
-test: suite test-units
-	tests/prepare tests
-	tests/run
+test: suite test-units test-fuzz test-host test-vm test-reboot
 
 # Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
 # features of its dependencies would mean another build of the AWS SDK.
@@ -79,7 +77,7 @@ test-host: suite
 # The binaries, on a kernel with ipvlan and with PCI devices.
 test-vm: suite
 	tests/prepare tests
-	tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
+	VM_DEADLINE=4500 tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
 
 # The binaries before and after a power cut: each of these tests starts the VM twice.
 test-reboot: suite
