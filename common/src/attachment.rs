@@ -107,7 +107,12 @@ impl<D> Attachment<D> {
     /// # Errors
     /// Code 5 when the boot id cannot be read.
     pub fn is_alive(&self) -> Result<bool> {
-        Ok(boot_id()? == self.boot_id && is_alive(&self.netns, self.netns_id))
+        Ok(self.is_alive_in(&boot_id()?))
+    }
+
+    /// As [`Self::is_alive`], for who asks about many: `boot` is what [`boot_id`] says.
+    pub fn is_alive_in(&self, boot: &str) -> bool {
+        self.boot_id == boot && is_alive(&self.netns, self.netns_id)
     }
 
     /// The error of an ADD for an attachment that exists: its first one stays as it is.

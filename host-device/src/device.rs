@@ -145,22 +145,6 @@ impl Device {
         })
     }
 
-    /// The link in the container that is this device, if it is there. It usually has
-    /// the name that ADD gave it, which saves listing all.
-    pub(crate) fn find_in(&self, netlink: &mut Netlink, ifname: &IfName) -> Result<Option<Link>> {
-        let named = netlink.link_by_name(ifname.as_str())?;
-        // What would win among any others.
-        let is_unchanged = |l: &Link| {
-            let has_name = l.name == ifname.as_str();
-            let has_macs = l.permanent_mac == self.permanent_mac && l.mac == self.mac;
-            has_name && has_macs && self.is(l, has_name)
-        };
-        if let Some(link) = named.filter(is_unchanged) {
-            return Ok(Some(link));
-        }
-        Ok(self.among(&netlink.links()?, ifname).cloned())
-    }
-
     /// The link among `links` that is this device, whatever it is called now.
     /// Nothing when it is not there, or when it cannot be told from another.
     pub(crate) fn among<'a>(&self, links: &'a [Link], ifname: &IfName) -> Option<&'a Link> {

@@ -24,10 +24,13 @@ pub(crate) fn is_elsewhere(device: &Device) -> bool {
 
 /// Where the device may be in sysfs.
 fn directories(device: &Device) -> Vec<PathBuf> {
-    if device.bus_address.is_empty() {
+    let function = match device.bus_address.as_str() {
         // A kernel before 5.14 has only told the address of a PCI function.
-        let address = PciAddress::new(&device.pci_id);
-        return address.map(|a| a.directory()).into_iter().collect();
+        "" => &device.pci_id,
+        address => address,
+    };
+    if let Some(address) = PciAddress::new(function) {
+        return vec![address.directory()];
     }
     let of_bus = |bus: &String| {
         let devices = Path::new(BUSES).join(bus).join("devices");

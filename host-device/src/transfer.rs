@@ -121,7 +121,7 @@ fn try_give_back(
         let links = sandbox.netlink.links()?;
         let own = without_decoys(&mut sandbox, &links, device)?;
         if let Some(link) = device.among(&own, &record.ifname) {
-            move_out(host, &mut sandbox, (link, &links), device)?;
+            move_out(host, &mut sandbox, link, &links, device)?;
             return Ok(Whereabouts::OnHost);
         }
     }
@@ -159,8 +159,8 @@ pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result
     if let Some(binding) = &device.binding {
         return Ok(!device.returned && driver::is_bound(device, binding));
     }
-    let found = device.find_in(&mut sandbox.netlink, &record.ifname)?;
-    Ok(found.is_some() || device.mode == Mode::Dpdk)
+    let links = sandbox.netlink.links()?;
+    Ok(device.among(&links, &record.ifname).is_some() || device.mode == Mode::Dpdk)
 }
 
 /// Gives back what it was to every device that the kernel has put on the host
@@ -170,9 +170,13 @@ pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result
 pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachment<Device>>> {
     let all = records.all::<Device>()?;
     let mut now = all.clone();
+    let boot = boot_id()?;
     for (record, now) in all.iter().zip(&mut now) {
-        let is_alive = record.is_alive()?;
-        if !record.device.is_owed() || is_alive && !has_lost(&record.device) {
+        if !record.device.is_owed() {
+            continue;
+        }
+        let is_alive = record.is_alive_in(&boot);
+        if is_alive && !has_lost(&record.device) {
             continue;
         }
         let restored = match &record.device.binding {
@@ -252,16 +256,17 @@ pub(crate) fn move_out_unrecorded(
         ..Device::default()
     };
     let links = sandbox.netlink.links()?;
-    send_back(host, sandbox, (link, &links), &device)
+    send_back(host, sandbox, link, &links, &device)
 }
 
 fn move_out(
     host: &mut Host,
     sandbox: &mut Sandbox,
-    (link, links): (&Link, &[Link]),
+    link: &Link,
+    links: &[Link],
     device: &Device,
 ) -> Result<()> {
-    send_back(host, sandbox, (link, links), device)?;
+    send_back(host, sandbox, link, links, device)?;
     if let Some(link) = host.netlink.link_by_name(&device.name)? {
         restore_properties(&mut host.netlink, &link, device);
     }
@@ -273,7 +278,8 @@ fn move_out(
 fn send_back(
     host: &mut Host,
     sandbox: &mut Sandbox,
-    (link, links): (&Link, &[Link]),
+    link: &Link,
+    links: &[Link],
     device: &Device,
 ) -> Result<()> {
     host.require_free(&device.name, link, None)?;
