@@ -7,10 +7,6 @@
 //! gives a turn back when its holder is killed. What the bytes are for can be shared
 //! by chance, which means a needless wait and nothing else. A container cannot reach
 //! the file, and so cannot keep anybody waiting.
-//!
-//! A delegate has the turn together with the plugin that executes it: when only the
-//! plugin is killed, what its delegate still reserves must be there before the DEL that
-//! releases it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::args::{CmdArgs, ContainerId};
@@ -37,7 +33,7 @@ const DEADLINE: Duration = Duration::from_secs(150);
 /// What only one process may do at a time. It ends when this value is dropped.
 #[derive(Debug)]
 pub struct Turn {
-    file: File,
+    _file: File,
 }
 
 /// What a byte of the file stands for.
@@ -61,12 +57,15 @@ impl Turn {
     /// # Errors
     /// Code 5 naming the file, 11 when another process keeps the turn too long.
     pub fn to_attach(args: &CmdArgs) -> Result<Self> {
-        let turn = Self { file: create()? };
+        let file = create()?;
         let network = Subject::Network(&args.conf.network);
-        let container = Subject::Container(&args.container_id);
-        take(&turn.file, &network, Sharing::Shared)?;
-        take(&turn.file, &container, Sharing::Alone)?;
-        turn.share_with_delegates()
+        take(&file, &network, Sharing::Shared)?;
+        take(
+            &file,
+            &Subject::Container(&args.container_id),
+            Sharing::Alone,
+        )?;
+        Ok(Self { _file: file })
     }
 
     /// The turn to detach a container: alone on this container. Nothing where no
@@ -75,8 +74,7 @@ impl Turn {
     /// # Errors
     /// As for [`Turn::to_attach`].
     pub fn to_detach(args: &CmdArgs) -> Result<Option<Self>> {
-        let turn = Self::of_existing(&Subject::Container(&args.container_id))?;
-        turn.map(Self::share_with_delegates).transpose()
+        Self::of_existing(&Subject::Container(&args.container_id))
     }
 
     /// The turn to collect the garbage of a network: while nobody attaches to it.
@@ -84,8 +82,7 @@ impl Turn {
     /// # Errors
     /// As for [`Turn::to_attach`].
     pub fn to_collect(network: &str) -> Result<Option<Self>> {
-        let turn = Self::of_existing(&Subject::Network(network))?;
-        turn.map(Self::share_with_delegates).transpose()
+        Self::of_existing(&Subject::Network(network))
     }
 
     /// The turn to move devices of the node, or to look for one. It is taken last and
@@ -102,24 +99,7 @@ impl Turn {
             return Ok(None);
         };
         take(&file, subject, Sharing::Alone)?;
-        Ok(Some(Self { file }))
-    }
-
-    fn share_with_delegates(self) -> Result<Self> {
-        fcntl(&self.file, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|errno| {
-            let msg = "failed to share a turn with the delegate";
-            Error::io(msg, &errno.into())
-        })?;
-        Ok(self)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // A process that a delegate has left behind may have the file, but not the turn.
-        let everything = region(libc::F_UNLCK, 0, 0);
-        // What fails here ends with this process.
-        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&everything)).ok();
+        Ok(Some(Self { _file: file }))
     }
 }
 
@@ -202,13 +182,23 @@ fn path() -> PathBuf {
     Path::new(ROOT).join(FILE)
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's constants are 0 and 1; its structure is older than they are"
+)]
 fn take(file: &File, subject: &Subject<'_>, sharing: Sharing) -> Result<()> {
     let what = format!("the turn of {}", subject.describe());
     let kind = match sharing {
         Sharing::Shared => libc::F_RDLCK,
         Sharing::Alone => libc::F_WRLCK,
     };
-    let byte = region(kind, subject.byte(), 1);
+    let byte = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: subject.byte(),
+        l_len: 1,
+        l_pid: 0,
+    };
     match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
         Ok(_) => return Ok(()),
         Err(Errno::EAGAIN | Errno::EACCES) => {}
@@ -219,19 +209,4 @@ fn take(file: &File, subject: &Subject<'_>, sharing: Sharing) -> Result<()> {
         fcntl(waiting?, FcntlArg::F_OFD_SETLKW(&byte))?;
         Ok(())
     })
-}
-
-/// Bytes of the file, for a lock of this kind; a length of 0 means all that follow.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the kernel's constants are below 3; its structure is older than they are"
-)]
-fn region(kind: libc::c_int, start: i64, length: i64) -> libc::flock {
-    libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: start,
-        l_len: length,
-        l_pid: 0,
-    }
 }
