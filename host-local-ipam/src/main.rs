@@ -20,6 +20,7 @@ mod survey;
 mod taken;
 
 use std::net::IpAddr;
+use std::os::unix::process::parent_id;
 use std::process::ExitCode;
 
 use common::args::{CmdArgs, ConfArgs};
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
 }
 
 fn add(args: &CmdArgs) -> Result<AddResult> {
+    let caller = parent_id();
     let config = Config::read(&args.conf, &args.cni_args)?;
     let dns = match &config.resolv_conf {
         Some(path) => resolv_conf::read(path)?,
@@ -58,7 +60,9 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     };
     let owner = Owner::of(args);
     let store = create_store(&config)?;
-    // Under the lock, so that an edit takes effect for every ADD that comes after it.
+    // Both under the lock: so a DEL that comes after a kill finds what was reserved before,
+    // and an edit takes effect for every ADD that comes after it.
+    require_caller(caller)?;
     let range_sets = config.sources.read()?;
     let choices = Allocation {
         store: &store,
@@ -74,6 +78,16 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
         dns,
         ..AddResult::default()
     })
+}
+
+/// Makes sure that the process that has executed this ADD still runs. When it was killed,
+/// its attachment may have been detached already, and nobody would release the address.
+fn require_caller(caller: u32) -> Result<()> {
+    if parent_id() == caller {
+        return Ok(());
+    }
+    let msg = "the process that asked for an address has ended";
+    Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details("nothing was reserved"))
 }
 
 /// The locked store. It is made only where there are ranges to allocate from: a file

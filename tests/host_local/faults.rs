@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write, read_to_string};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -118,6 +118,37 @@ fn a_living_holder_of_the_lock_is_waited_for() {
         });
         output.ok();
     }
+}
+
+#[test]
+fn an_add_whose_caller_was_killed_while_it_waited_reserves_nothing() {
+    let network = Network::of("10.0.0.0/24");
+    let holder = hold_lock(&network.path("lock"));
+    let call = network.call("ADD", "c1");
+    let mut caller = Command::new("sh")
+        .args(["-c", r#"exec 3<&0; "$0" <&3 & wait"#])
+        .arg(call.process().get_program())
+        .env_clear()
+        .envs(call.process().get_envs().filter_map(|(k, v)| Some((k, v?))))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("there is a shell");
+    let mut stdin = caller.stdin.take().expect("it is a pipe");
+    stdin.write_all(call.input()).expect("the plugin reads it");
+    drop(stdin);
+    wait_until("the wait for the lock", || {
+        is_waited_for(&network.path("lock"))
+    });
+    let mut stdout = caller.stdout.take().expect("it is a pipe");
+    kill(caller);
+    kill(holder);
+
+    // It ends when the plugin, which has it as well, has ended.
+    let error = read_to_string(&mut stdout).expect("the plugin writes text");
+    let error: Value = serde_json::from_str(&error).expect("it is an error");
+    assert_eq!(error["code"], 11, "{error}");
+    assert_eq!(network.reserved(), [""; 0]);
 }
 
 /// A full disk: a node whose state is a small memory file system, and what is done
