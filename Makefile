@@ -69,20 +69,22 @@ fuzz:
 	tests/prepare tests
 	tests/fuzz/run $(or $(ARGS),600)
 
-# The binaries, in namespaces of this machine.
+# The binaries, in namespaces of this machine. Half of the time a test waits for the kernel or
+# for a deadline.
 test-host: suite
 	tests/prepare tests
-	cargo test --locked -p tests --test suite -- --skip vm_ --skip reboot::
+	cargo test --locked -p tests --test suite -- --skip vm_ --skip reboot:: \
+		--test-threads=$$((2 * $$(nproc)))
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
 test-vm: suite
 	tests/prepare tests
-	VM_DEADLINE=4500 tests/vm/run -- "$$(tests/suite-path)" vm_ --test-threads=1
+	VM_DEADLINE=4500 tests/vm/run -- tests/vm/suite "$$(tests/suite-path)"
 
 # The binaries before and after a power cut: each of these tests starts the VM twice.
 test-reboot: suite
 	tests/prepare tests
-	cargo test --locked -p tests --test suite reboot:: -- --test-threads=1
+	cargo test --locked -p tests --test suite reboot::
 
 # The plugins in CNI_PATH, where the command line sets it, else ours beside Go's; ARGS are those
 # of tests/conformance.

@@ -22,7 +22,7 @@ fn a_system_call_of_ipvlan_that_fails_is_survived_or_reported() {
 
 #[test]
 fn del_cleans_up_after_eni_sync_behind_ipvlan_killed_anywhere() {
-    sweep(Subject::RegisteredIpvlan, 97, is_kill);
+    sweep(Subject::RegisteredIpvlan, 193, is_kill);
 }
 
 #[test]
