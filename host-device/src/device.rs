@@ -197,6 +197,12 @@ impl Device {
         self.has_interface() && self.kind.is_empty()
     }
 
+    /// Whether the kernel keeps it when the namespace ends that it is in, or that its user
+    /// is in.
+    pub(crate) fn outlives_namespaces(&self) -> bool {
+        self.is_hardware() || self.binding.is_some()
+    }
+
     /// Whether the host has an interface of it when it is not attached.
     fn has_interface(&self) -> bool {
         self.mode == Mode::Netdev || self.binding.is_some()

@@ -168,18 +168,19 @@ pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result
 /// again. The records stay until their DEL, which has the address to release. Returns
 /// all of them as they are then.
 pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachment<Device>>> {
-    let all = records.all::<Device>()?;
-    let mut now = all.clone();
+    let mut all = records.all::<Device>()?;
     let boot = boot_id()?;
-    for (record, now) in all.iter().zip(&mut now) {
-        if !record.device.is_owed() {
+    for position in 0..all.len() {
+        let record = &all[position];
+        let device = &record.device;
+        if !device.is_owed() || !device.outlives_namespaces() {
             continue;
         }
         let is_alive = record.is_alive_in(&boot);
-        if is_alive && !has_lost(&record.device) {
+        if is_alive && !has_lost(device) {
             continue;
         }
-        let restored = match &record.device.binding {
+        let restored = match &device.binding {
             // Whoever still uses it does not keep this ADD from another device.
             Some(binding) => rebind(host, &all, record, (binding, Duration::ZERO)),
             None => restore_on_host(host, &all, record).map(|found| found == Whereabouts::OnHost),
@@ -187,16 +188,17 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
         match restored {
             // The DEL of a container that lives is to look again.
             Ok(true) if !is_alive => {
-                *now = returned(record);
-                records.write(now)?;
+                let record = returned(record);
+                records.write(&record)?;
+                all[position] = record;
             }
             Ok(_) => {}
             // It is another attachment's device; whether this ADD can be served does
             // not depend on it.
-            Err(error) => eprintln!("recovering {:?}: {error}", record.device.name),
+            Err(error) => eprintln!("recovering {:?}: {error}", device.name),
         }
     }
-    Ok(now)
+    Ok(all)
 }
 
 /// Whether the container of this attachment cannot have the device any more, although
