@@ -16,6 +16,9 @@ struct Options {
     /// Only ipvlan, on a kernel that has it; else only what needs none.
     #[arg(long)]
     ipvlan: bool,
+    /// Only what is called so, such as host-device.
+    #[arg(long, value_name = "PLUGIN")]
+    only: Option<String>,
     /// Strike one system call of so many.
     #[arg(long, value_name = "N", default_value_t = 1)]
     every: usize,
@@ -41,8 +44,15 @@ fn main() -> ExitCode {
         true => &[Subject::Ipvlan, Subject::RegisteredIpvlan],
         false => &[Subject::HostLocal, Subject::HostDevice, Subject::Registered],
     };
+    let is_wanted = |subject: &&Subject| {
+        options
+            .only
+            .as_ref()
+            .is_none_or(|n| *n == subject.to_string())
+    };
     let lost: usize = subjects
         .iter()
+        .filter(is_wanted)
         .map(|subject| sweeps(&options, *subject) + races(&options, *subject))
         .sum();
     match lost {
@@ -103,6 +113,10 @@ impl Options {
 fn print_row(name: &str, ours: &Tally, theirs: Option<Tally>) {
     for lost in &ours.lost {
         eprintln!("{lost}\n");
+    }
+    // One example is enough of what is not ours to mend.
+    if let Some(lost) = theirs.as_ref().and_then(|tally| tally.lost.first()) {
+        eprintln!("of Go's plugins: {lost}\n");
     }
     let (tried, lost) = theirs.map_or(("-".to_owned(), "-".to_owned()), |tally| {
         (tally.tried.to_string(), tally.lost.len().to_string())

@@ -339,12 +339,13 @@ impl Scene {
                 node.try_tool("ip", &["link", "delete", &peer]);
                 let veth = ["link", "add", &name, "address", &mac, "type", "veth"];
                 node.ip(&[&veth[..], &["peer", "name", &peer, "address", &peer_mac]].concat());
-                // The Go plugin has a use of its own for the alias.
-                let alias = match self.maker {
-                    Maker::Ours => "uplink",
-                    Maker::Go => "",
+                // As each plugin leaves it: the Go plugin keeps the name in the alias, and
+                // forgets that the device was up.
+                let (alias, state) = match self.maker {
+                    Maker::Ours => ("uplink", "up"),
+                    Maker::Go => (name.as_str(), "down"),
                 };
-                node.ip(&["link", "set", &name, "alias", alias, "up"]);
+                node.ip(&["link", "set", &name, "alias", alias, state]);
                 node.ip(&["link", "set", &peer, "up"]);
             }),
         }
