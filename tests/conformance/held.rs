@@ -19,10 +19,10 @@ pub(crate) const PROMPTLY: Duration = Duration::from_secs(120);
 /// How long a call is watched of which it cannot be seen whether it waits.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// What keeps the delegate's ADD until there is a file `gate`.
+/// What keeps the delegate's ADD until there is a file `gate`, or nobody who would make it.
 const GATE: &str = r#"[ $CNI_COMMAND != ADD ] || {
     echo >"$dir/entered"
-    until [ -e "$dir/gate" ]; do sleep 0.05; done
+    while [ -e "$dir/hook" ] && [ ! -e "$dir/gate" ]; do sleep 0.05; done
 }"#;
 
 /// Runs `meanwhile` once ADD has asked its delegate for an address, which is given when
