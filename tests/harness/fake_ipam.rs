@@ -12,11 +12,11 @@ use tempfile::TempDir;
 /// one file an attachment in `store`, fails where a file `fail.COMMAND` says so, and
 /// writes down every call. `host-links` is what a call has seen on the host.
 const IPAM: &str = r#"#!/bin/sh
-dir=$(dirname "$0")
+dir=${0%/*}
 cat >"$dir/stdin.$CNI_COMMAND"
 [ ! -e "$dir/hook" ] || . "$dir/hook"
 echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME ${CNI_NETNS:-none}" >>"$dir/calls"
-ls /sys/class/net >"$dir/host-links.$CNI_COMMAND"
+(cd /sys/class/net && printf '%s\n' *) >"$dir/host-links.$CNI_COMMAND"
 case $CNI_COMMAND in
 ADD) echo x >"$dir/store/$CNI_CONTAINERID.$CNI_IFNAME" ;;
 DEL) [ -e "$dir/fail.DEL" ] || rm -f "$dir/store/$CNI_CONTAINERID.$CNI_IFNAME" ;;
@@ -25,7 +25,7 @@ if [ -e "$dir/fail.$CNI_COMMAND" ]; then
     cat "$dir/fail.$CNI_COMMAND"
     exit 1
 fi
-[ "$CNI_COMMAND" != ADD ] || cat "$dir/result"
+[ "$CNI_COMMAND" != ADD ] || exec cat "$dir/result"
 "#;
 
 /// A script that stands for an address management plugin, and its notes.
