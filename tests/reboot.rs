@@ -11,7 +11,7 @@ use nix::unistd::sync;
 use serde_json::{Value, json};
 
 use crate::host_device::with;
-use crate::vm_pci::{NIC, NIC_NAME, OTHER_NIC, driver, netdev};
+use crate::vm_machine::{NIC, NIC_NAME, OTHER_NIC, driver, netdev};
 
 /// The number of the boot that this process is to be in; without it, it starts them.
 const BOOT: &str = "REBOOT_TEST_BOOT";

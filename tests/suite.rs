@@ -24,6 +24,7 @@ mod vm_faults;
 mod vm_hostile;
 mod vm_ipvlan;
 mod vm_kernel_calls;
+mod vm_machine;
 mod vm_master_selector;
 mod vm_pci;
 mod vm_readme;

@@ -3,7 +3,7 @@
 use harness::our_plugin;
 
 use crate::conformance::{examined, passes};
-use crate::vm_pci::NIC_NAME;
+use crate::vm_machine::NIC_NAME;
 
 /// Of kills, of many calls at once and of memory, which cost most in the VM: `vm_faults` has
 /// more of the first two, and `make conformance` has all of them.

@@ -1,15 +1,16 @@
 //! host-device binding real PCI devices to a driver for user space and giving them
 //! back: whole, after a crash anywhere, and not at all where the node needs them.
 
+mod killed;
+
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
-use harness::fault::{Counted, Fault, Strike};
 use harness::{Call, Namespace, Network, Pod, wait_until};
 use serde_json::{Value, json};
 
 use crate::host_device::with;
-use crate::vm_pci::{
+use crate::vm_machine::{
     Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NIC, VIRTIO, bind, conf, driver, netdev, pci_device,
 };
 
@@ -438,67 +439,4 @@ fn after_a_reboot_the_device_is_what_the_new_boot_has_made_it() {
     machine.del(&bound("vfio-pci"));
     assert_eq!(driver(NIC), "vfio-pci");
     assert!(machine.node.files().is_empty() && machine.ipam.reserved().is_empty());
-}
-
-/// Kills `command` at each of these of its writes in turn, and lets `clean` give the device
-/// back.
-fn is_given_back(command: &str, writes: impl Iterator<Item = usize>, clean: impl Fn(&mut Machine)) {
-    let mut was_away = false;
-    for nth in writes {
-        let mut machine = machine();
-        if command == "DEL" {
-            machine.add(&bound("vfio-pci"));
-        }
-        let call = machine.call(command, &bound("vfio-pci"));
-        let how = Strike {
-            fault: Fault::Kill,
-            counted: Counted::Writes,
-            nth,
-        };
-        let struck = machine.node.strike(&call, how);
-        was_away |= struck.hit.is_some() && driver(NIC) != "e1000e";
-        clean(&mut machine);
-        println!("{command}, {nth} {:?}", struck.hit);
-        is_unbound(&machine);
-        if struck.hit.is_none() {
-            break;
-        }
-    }
-    assert!(was_away, "{command} was never killed between two steps");
-}
-
-#[test]
-fn del_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", 1.., |machine| {
-        machine.del(&bound("vfio-pci"));
-    });
-}
-
-#[test]
-fn del_completes_a_del_that_was_killed_anywhere() {
-    is_given_back("DEL", 1.., |machine| {
-        machine.del(&bound("vfio-pci"));
-    });
-}
-
-#[test]
-fn gc_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", (1..).step_by(2), |machine| {
-        let keys = json!({"cni.dev/valid-attachments": []});
-        let call = machine.call("GC", &with(&bound("vfio-pci"), &keys));
-        machine.node.run(&call).ok();
-    });
-}
-
-#[test]
-fn the_next_add_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
-    is_given_back("ADD", (2..).step_by(2), |machine| {
-        end_pod(machine);
-        machine.pod = Some(Namespace::new());
-        let conf = bound("uio_pci_generic");
-        let call = |command: &str| machine.call(command, &conf).env("CNI_CONTAINERID", "c2");
-        machine.node.run(&call("ADD")).ok();
-        machine.node.run(&call("DEL")).ok();
-        machine.del(&bound("vfio-pci"));
-    });
 }

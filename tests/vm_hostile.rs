@@ -8,7 +8,7 @@ use harness::{Call, Namespace, Node, Pod, has_flag, wait_until};
 use serde_json::{Value, json};
 
 use crate::host_device::with;
-use crate::vm_pci::{Machine, NIC, NIC_NAME, conf, netdev};
+use crate::vm_machine::{Machine, NIC, NIC_NAME, conf, netdev};
 
 /// Moves the NIC of the pod into a namespace that only the pod knows.
 fn move_on(machine: &Machine) -> Namespace {

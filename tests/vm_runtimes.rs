@@ -16,7 +16,7 @@ use harness::{Namespace, attachment_files, go_plugin, our_plugin};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use crate::vm_pci;
+use crate::vm_machine;
 
 /// Where every runtime looks for plugins.
 const PLUGINS: &str = "/opt/cni/bin";
@@ -93,8 +93,8 @@ impl Drop for Machine {
 /// What all tests share: plugins where runtimes look for them.
 static PREPARED: LazyLock<()> = LazyLock::new(|| {
     assert_eq!(
-        vm_pci::netdev(vm_pci::NIC).as_deref(),
-        Some(vm_pci::NIC_NAME),
+        vm_machine::netdev(vm_machine::NIC).as_deref(),
+        Some(vm_machine::NIC_NAME),
         "this is not the test VM: run `make test`, or `tests/vm/run`"
     );
     fs::create_dir_all(RUNTIMES).expect("/run can be written");
@@ -154,6 +154,13 @@ fn tool(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
     succeed(&mut command)
+}
+
+/// A runtime's command. One that hangs fails its test, not everything.
+fn client(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "300", program]);
+    command
 }
 
 /// Runs a command, which must succeed, and returns what it printed.

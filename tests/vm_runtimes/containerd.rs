@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::cri::Cri;
-use super::{ARCHIVE, IMAGE, Machine, RUNTIMES, ipvlan, namespaces, range, succeed};
-use crate::vm_pci::{NIC, NIC_MAC, NIC_NAME, netdev};
+use super::{ARCHIVE, IMAGE, Machine, RUNTIMES, client, ipvlan, namespaces, range, succeed};
+use crate::vm_machine::{NIC, NIC_MAC, NIC_NAME, netdev};
 
 /// What Debian's containerd does with what kernels and machines may lack.
 const UNUSED: &str = r#"["io.containerd.snapshotter.v1.aufs",
@@ -119,7 +119,7 @@ impl Sandbox {
 
 /// `ctr`, in the namespace that the CRI has its images in.
 fn ctr() -> Command {
-    let mut command = Command::new("ctr");
+    let mut command = client("ctr");
     command.arg("--address").arg(FOLDER.join("socket"));
     command.args(["--namespace", "k8s.io"]);
     command

@@ -2,6 +2,7 @@
 //! unary calls of gRPC, with messages made and read field by field.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -10,8 +11,11 @@ use hyper::client::conn::http2;
 use hyper::http::HeaderMap;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 const SERVICE: &str = "http://localhost/runtime.v1.RuntimeService";
+/// What a runtime on an emulated machine may take.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Before every message stand a flag, which says that it is not compressed, and its
 /// length in four bytes.
 const PREFIX: usize = 5;
@@ -67,7 +71,9 @@ impl Cri {
             .enable_all()
             .build()
             .expect("a runtime can be made");
-        runtime.block_on(self.exchange(method, message))
+        runtime
+            .block_on(async { timeout(PATIENCE, self.exchange(method, message)).await })
+            .unwrap_or_else(|_| Err(format!("{method}: no answer within {PATIENCE:?}")))
     }
 
     async fn exchange(&self, method: &str, message: &[u8]) -> Result<Vec<u8>, String> {

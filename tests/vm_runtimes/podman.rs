@@ -11,7 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{ARCHIVE, IMAGE, Machine, NETWORKS, RUNTIMES, UPLINK, ipvlan, range, succeed, try_run};
+use super::{
+    ARCHIVE, IMAGE, Machine, NETWORKS, RUNTIMES, UPLINK, client, ipvlan, range, succeed, try_run,
+};
 
 /// The uplink is all that is emulated; what a container may do matters to no plugin.
 const CONTAINERS_CONF: &str = r#"
@@ -43,7 +45,7 @@ static PODMAN: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 fn command(folder: &std::path::Path) -> Command {
-    let mut command = Command::new("podman");
+    let mut command = client("podman");
     command
         .env("CONTAINERS_CONF", folder.join("containers.conf"))
         .env("CONTAINERS_STORAGE_CONF", folder.join("storage.conf"));
