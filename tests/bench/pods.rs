@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::count;
 use crate::crowd::{Crowd, Kind, NETWORKS};
 use crate::figure::{Curve, Figure, Report};
 use crate::options::Effort;
@@ -18,7 +19,16 @@ pub fn curve(effort: &Effort) -> Report {
     let crowds = BOTH.map(|party| Crowd::new(Kind::HostDevice, party, pods));
     let firsts: Vec<usize> = (0..pods).step_by(BIN).collect();
     let take = |step, first: &usize| take(step, *first..*first + BIN, &crowds);
-    let adds: Vec<Samples> = firsts.iter().map(|first| take("ADD", first)).collect();
+    let mut memory = BOTH.map(|party| new_curve("ADD peak memory", "MB", party));
+    let mut adds = Vec::new();
+    for first in &firsts {
+        adds.push(take("ADD", first));
+        for (curve, crowd) in memory.iter_mut().zip(&crowds) {
+            curve
+                .points
+                .push((number(*first), memory_of_add(crowd, *first)));
+        }
+    }
     // The last pods go first.
     let mut dels: Vec<Samples> = firsts
         .iter()
@@ -29,10 +39,25 @@ pub fn curve(effort: &Effort) -> Report {
     let mut report = Report::default();
     for (step, samples) in [("ADD", &adds), ("DEL", &dels)] {
         report.figures.extend(summarise(step, samples, pods));
-        let curves = BOTH.map(|party| new_curve(step, party, &firsts, samples));
-        report.curves.extend(curves);
+        for party in BOTH {
+            let points = firsts.iter().zip(samples);
+            let points = points.map(|(first, of)| (number(*first), of.cpu(party, step)));
+            report.curves.push(Curve {
+                points: points.collect(),
+                ..new_curve(&format!("{step} CPU"), "ms", party)
+            });
+        }
     }
+    report.curves.extend(memory);
     report
+}
+
+/// Attaches the pod to its first network once more, beside all that are there by now.
+fn memory_of_add(crowd: &Crowd, pod: usize) -> f64 {
+    crowd.node.inside(|| {
+        run(&crowd.call("DEL", pod, 0));
+        count::peak_memory(&crowd.call("ADD", pod, 0))
+    })
 }
 
 /// Executes a command for all networks of these pods, for both parties in turn.
@@ -52,15 +77,17 @@ fn take(step: Step, pods: Range<usize>, crowds: &[Crowd; 2]) -> Samples {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "there are a few hundred pods")]
-fn new_curve(step: Step, party: Party, firsts: &[usize], samples: &[Samples]) -> Curve {
-    let points = firsts.iter().zip(samples);
-    let points = points.map(|(first, samples)| (*first as f64, samples.cpu(party, step)));
+fn number(pods: usize) -> f64 {
+    pods as f64
+}
+
+fn new_curve(what: &str, unit: &str, party: Party) -> Curve {
     Curve {
-        what: format!("{step} CPU"),
-        unit: "ms".to_owned(),
+        what: what.to_owned(),
+        unit: unit.to_owned(),
         of: "pods".to_owned(),
         party: party.name().to_owned(),
-        points: points.collect(),
+        points: Vec::new(),
     }
 }
 

@@ -19,6 +19,7 @@ const FREE: [u32; 5] = [97, 1203, 1204, 2777, 4001];
 const FLAT: f64 = 1.2;
 const ADD_CPU: &str = "ADD CPU";
 const DEL_CPU: &str = "DEL CPU";
+const ADD_MEMORY: &str = "ADD peak memory";
 /// System calls of a call that reads the directory at most once.
 const ONE_LOOK: f64 = 100.0;
 
@@ -89,7 +90,8 @@ pub fn exhausted(effort: &Effort) -> Report {
     Report::of(times.into_iter().chain([calls.at_most(ONE_LOOK)]))
 }
 
-/// The CPU time of an ADD and of a DEL by the number of reservations.
+/// The CPU time of an ADD and of a DEL, and the memory of an ADD, by the number of
+/// reservations.
 pub fn curve(effort: &Effort) -> Report {
     let stores = Stores::new(&BOTH, SUBNET);
     let most = effort.size(60_000, 10_000);
@@ -109,9 +111,13 @@ pub fn curve(effort: &Effort) -> Report {
             } else {
                 Party::Ours
             };
-            let step = if curve.what == DEL_CPU { "DEL" } else { "ADD" };
+            let value = match curve.what.as_str() {
+                ADD_CPU => samples.cpu(party, "ADD"),
+                DEL_CPU => samples.cpu(party, "DEL"),
+                _ => memory_of_add(stores.of(party), party),
+            };
             #[expect(clippy::cast_precision_loss, reason = "there are at most 60,000")]
-            curve.points.push((size as f64, samples.cpu(party, step)));
+            curve.points.push((size as f64, value));
         }
     }
     Report {
@@ -120,10 +126,17 @@ pub fn curve(effort: &Effort) -> Report {
     }
 }
 
-fn new_curves(party: Party) -> [Curve; 2] {
-    [ADD_CPU, DEL_CPU].map(|what| Curve {
+fn memory_of_add(store: &Store, party: Party) -> f64 {
+    let call = |command| store.call(party, command, "measured");
+    let memory = count::peak_memory(&call("ADD"));
+    call("DEL").run().ok();
+    memory
+}
+
+fn new_curves(party: Party) -> [Curve; 3] {
+    [(ADD_CPU, "ms"), (DEL_CPU, "ms"), (ADD_MEMORY, "MB")].map(|(what, unit)| Curve {
         what: what.to_owned(),
-        unit: "ms".to_owned(),
+        unit: unit.to_owned(),
         of: "reservations".to_owned(),
         party: party.name().to_owned(),
         points: Vec::new(),
