@@ -19,9 +19,11 @@ use crate::failure;
 const IDENTITY: &str = "/latest/dynamic/instance-identity/document";
 const MACS: &str = "/latest/meta-data/network/interfaces/macs";
 
+/// How long it may take to reach the service, which is on the node's own machine.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one attempt may take. The service answers in a millisecond; on a busy node
 /// it is the node that takes long.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long all attempts may take together.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -50,7 +52,7 @@ impl Imds {
             runtime,
             client: Client::builder()
                 .configure(provider)
-                .connect_timeout(ATTEMPT_DEADLINE)
+                .connect_timeout(CONNECT_DEADLINE)
                 .read_timeout(ATTEMPT_DEADLINE)
                 .operation_attempt_timeout(ATTEMPT_DEADLINE)
                 .operation_timeout(DEADLINE)
