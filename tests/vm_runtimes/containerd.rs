@@ -106,14 +106,20 @@ impl Sandbox {
 
     /// Ends the pod's process and its namespace behind containerd's back.
     fn destroy(self) -> String {
-        let list = succeed(ctr().args(["tasks", "list"]));
-        let line = list.lines().find(|line| line.starts_with(&self.id));
-        let pid = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-        let pid = pid.unwrap_or_else(|| panic!("containerd does not know the pod\n{list}"));
+        let pid = self.pid().expect("containerd knows the pod's process");
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the pod runs");
         umount2(&self.path, MntFlags::MNT_DETACH).expect("the namespace is mounted");
         fs::remove_file(&self.path).expect("the namespace has a file");
+        // While containerd is being told, it refuses to stop the pod.
+        wait_until("the pod's end is known", || self.pid().is_none());
         self.id
+    }
+
+    /// The pod's process, as long as containerd has one.
+    fn pid(&self) -> Option<i32> {
+        let list = succeed(ctr().args(["tasks", "list"]));
+        let line = list.lines().find(|line| line.starts_with(&self.id))?;
+        line.split_whitespace().nth(1)?.parse().ok()
     }
 }
 
