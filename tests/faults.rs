@@ -117,6 +117,6 @@ fn cycles_of_add_and_del_with_kills_leave_nothing_that_grows() {
             cycles: 20,
             seed: 7,
         };
-        soak.run().is_none();
+        soak.run().require_none();
     }
 }

@@ -1,6 +1,7 @@
 //! ipvlan, alone and with eni-sync behind it, when anything goes wrong anywhere.
 
-use harness::fault::{ERRORS, Fault, Subject, Sweep};
+use harness::fault::{Fault, LOST_ANSWER, Subject, Sweep};
+use nix::errno::Errno;
 
 use crate::faults::{is_kill, is_reboot, race, sweep};
 
@@ -16,8 +17,15 @@ fn a_reboot_cleans_up_after_ipvlan_that_lost_its_power_anywhere() {
 
 #[test]
 fn a_system_call_of_ipvlan_that_fails_is_survived_or_reported() {
-    let is_eio = |sweep: &Sweep| sweep.fault == Fault::Error(ERRORS[1]);
+    let is_eio = |sweep: &Sweep| sweep.fault == Fault::Error(Errno::EIO);
     sweep(Subject::Ipvlan, 17, is_eio);
+}
+
+/// The kernel has done what it was asked for, and has no memory to say so.
+#[test]
+fn an_answer_of_the_kernel_to_ipvlan_that_is_lost_is_survived_or_reported() {
+    let is_lost = |sweep: &Sweep| sweep.fault == Fault::Error(LOST_ANSWER);
+    sweep(Subject::Ipvlan, 1, is_lost);
 }
 
 #[test]

@@ -176,13 +176,16 @@ impl Netlink {
     }
 
     fn send(&self, request: &[u8]) -> io::Result<()> {
-        self.socket.send(request, 0).map(drop)
+        uninterrupted(|| self.socket.send(request, 0)).map(drop)
     }
 
-    /// The messages of the kernel's next datagram.
+    /// The messages of the kernel's next datagram. An error has a number only where the
+    /// kernel has answered with it: when an answer is lost, because there was no memory for
+    /// it, nobody knows whether what was asked for has been done.
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
         let mut datagram = Vec::with_capacity(DATAGRAM);
-        let (length, sender) = self.socket.recv_from(&mut datagram, MSG_TRUNC)?;
+        let receive = || self.socket.recv_from(&mut datagram, MSG_TRUNC);
+        let (length, sender) = uninterrupted(receive).map_err(io::Error::other)?;
         // Whoever administers the namespace may write to the sockets in it.
         if sender.port_number() != KERNEL {
             return Ok(Vec::new());
@@ -191,6 +194,16 @@ impl Netlink {
             return Err(io::Error::other("an answer of the kernel is too long"));
         }
         messages_of(&datagram)
+    }
+}
+
+/// Makes a system call again that a signal has interrupted.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! recognised as ours.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 
 use common::args::{CmdArgs, IfName};
 use common::attachment::{Attachment, Records};
@@ -140,7 +141,8 @@ fn shares_master(one: &Attachment<Device>, other: &Attachment<Device>) -> bool {
 /// Creates the interface in the container under its final name. Kernels before 6.15
 /// look for that name on the node as well, where they are asked from; where it is
 /// taken there, the interface begins under the temporary name that the record knows.
-/// On error there is nothing to undo, or nothing that DEL would not find.
+/// When it fails with an error number of the kernel, nothing has been made; else there may
+/// be something, which DEL finds by the record.
 ///
 /// It is asked for in the namespace of the master. Asked for in the container, those
 /// kernels would create it on the node and move it, for anybody there to see.
@@ -328,5 +330,5 @@ fn explain(error: Error, master: &Link) -> Error {
         "master {:?} cannot have ipvlan interfaces: {use_}",
         master.name
     ))
-    .with_details(error.details)
+    .because(&io::Error::from_raw_os_error(EBUSY))
 }

@@ -51,9 +51,14 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     let mut record = Attachment::new(args, &sandbox.netns, device)?;
     record.source_routing = conf.options.plan(&mut sandbox)?;
     records().write(&record)?;
-    link::refuse_other_use(&record, &master, &records())
-        .and_then(|()| link::create(&conf, &master, &record, &mut node, &mut sandbox))
-        .map_err(|error| forget(args, error))?;
+    link::refuse_other_use(&record, &master, &records()).map_err(|error| forget(args, error))?;
+    link::create(&conf, &master, &record, &mut node, &mut sandbox).map_err(|error| {
+        match error.errno() {
+            Some(_) => forget(args, error),
+            // The kernel's answer was lost, so the interface may be there.
+            None => undo(args, error),
+        }
+    })?;
     attach(args, conf, ipam, record, &mut sandbox).map_err(|error| undo(args, error))
 }
 

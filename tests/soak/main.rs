@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         "{}: {} cycles with seed {}: {growth}",
         soak.subject, soak.cycles, soak.seed
     );
-    growth.is_none();
+    growth.require_none();
     ExitCode::SUCCESS
 }
 

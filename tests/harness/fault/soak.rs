@@ -98,9 +98,9 @@ impl Soak {
 }
 
 impl Growth {
-    /// Nothing was lost, and nothing grows.
+    /// Makes sure that nothing was lost, and that nothing grows.
     #[track_caller]
-    pub fn is_none(&self) {
+    pub fn require_none(&self) {
         assert!(self.lost.is_empty(), "{}", self.lost.join("\n"));
         let (before, after) = (self.before, self.after);
         let without_agent = |kept: Kept| Kept {

@@ -9,7 +9,7 @@ use std::thread;
 use serde_json::Value;
 
 use super::scene::{Maker, Scene, Subject};
-use super::system_call::ERRORS;
+use super::system_call::{ERRORS, LOST_ANSWER};
 use super::trace::{Counted, Fault, Strike, Struck};
 use crate::Output;
 
@@ -55,7 +55,8 @@ pub struct Tally {
 }
 
 impl Sweep {
-    /// Both commands killed and both recoveries, and for ours each error.
+    /// Both commands killed and both recoveries, and for ours each error. Only some speak
+    /// netlink.
     pub fn of(subject: Subject, maker: Maker) -> Vec<Self> {
         let mut faults = vec![
             (Fault::Kill, Recovery::Del),
@@ -63,6 +64,9 @@ impl Sweep {
         ];
         if maker == Maker::Ours {
             faults.extend(ERRORS.map(|errno| (Fault::Error(errno), Recovery::Del)));
+            if matches!(subject, Subject::HostDevice | Subject::Ipvlan) {
+                faults.push((Fault::Error(LOST_ANSWER), Recovery::Del));
+            }
         }
         let sweep = |command, (fault, recovery)| Self {
             subject,

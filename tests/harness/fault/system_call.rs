@@ -14,6 +14,8 @@ pub const ERRORS: [Errno; 5] = [
     Errno::EINTR,
     Errno::EBUSY,
 ];
+/// What netlink returns in place of an answer for which there was no memory.
+pub const LOST_ANSWER: Errno = Errno::ENOBUFS;
 
 /// A system call that a process is about to make.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +26,7 @@ pub struct SystemCall {
     pub third: u64,
 }
 
-/// A number, a name, and which of [`ERRORS`] the system call may return.
+/// A number, a name, and which of these errors the system call may return.
 type Row = (libc::c_long, &'static str, &'static [Errno]);
 
 const OPEN: &[Errno] = &ERRORS;
@@ -32,6 +34,7 @@ const CREATE: &[Errno] = &[Errno::ENOSPC, Errno::EIO, Errno::EBUSY];
 const REMOVE: &[Errno] = &[Errno::EIO, Errno::EBUSY];
 const WRITE: &[Errno] = &[Errno::ENOSPC, Errno::EIO, Errno::EINTR];
 const WAIT: &[Errno] = &[Errno::EINTR];
+const ANSWER: &[Errno] = &[Errno::EINTR, LOST_ANSWER];
 const DESCRIPTOR: &[Errno] = &[Errno::EMFILE];
 const LOOK: &[Errno] = &[Errno::EIO];
 const NONE: &[Errno] = &[];
@@ -90,7 +93,7 @@ const LOOKING: [Row; 20] = [
     (libc::SYS_pipe2, "pipe2", DESCRIPTOR),
     (libc::SYS_read, "read", &[Errno::EIO, Errno::EINTR]),
     (libc::SYS_readlink, "readlink", LOOK),
-    (libc::SYS_recvfrom, "recvfrom", WAIT),
+    (libc::SYS_recvfrom, "recvfrom", ANSWER),
     (libc::SYS_setns, "setns", NONE),
     (libc::SYS_socket, "socket", DESCRIPTOR),
     (libc::SYS_statx, "statx", LOOK),
