@@ -7,6 +7,7 @@ mod bad_input;
 mod check_status_gc;
 mod del;
 mod device_info;
+mod exchange;
 mod failed_add;
 mod hostile;
 mod keep_addresses;

@@ -13,12 +13,13 @@ mod keep;
 mod options;
 mod restore;
 mod transfer;
+mod unrecorded;
 mod userspace;
 
 use std::process::ExitCode;
 
-use common::args::{CmdArgs, Command, ConfArgs, IfName};
-use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
+use common::args::{CmdArgs, Command, ConfArgs};
+use common::attachment::{Attachment, Records, del_stdin};
 use common::config::NetConf;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::interface::Sandbox;
@@ -69,7 +70,7 @@ fn take_device(
 ) -> Result<(Attachment<Device>, Option<Link>)> {
     let devices = Turn::of_devices()?;
     let known = transfer::recover(host, &records())?;
-    let device = find_device(host, &config.selector, &config.options)?;
+    let device = find_or_name_device(args, config, host)?;
     device.require_mac(requested_mac(args)?)?;
     transfer::require_movable(&device, sandbox, &args.ifname)?;
     let device = match config.options.keep_addresses {
@@ -99,6 +100,20 @@ fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
         return Err(record.is_in_use());
     }
     detach(&record.del_args(&args.conf.path)?, &record)
+}
+
+/// Finds the device. Where the Go plugin had it in a container that has ended, the kernel
+/// has put it on the node under the container's name for it.
+fn find_or_name_device(args: &CmdArgs, config: &Config, host: &mut Host) -> Result<Device> {
+    let find = |host: &mut Host| find_device(host, &config.selector, &config.options);
+    let device = match find(host) {
+        Err(error) if error.code != ErrorCode::NETWORK_CONFIG => {
+            unrecorded::name_on_host(host, &config.selector, Some(&args.ifname))?;
+            find(host)?
+        }
+        outcome => outcome?,
+    };
+    unrecorded::under_own_name(host, device, &args.ifname)
 }
 
 /// Finds the device; when it is missing, because a container has it, says which one.
@@ -168,7 +183,7 @@ fn del(args: &CmdArgs) -> Result<()> {
     match records().read::<Device>(args)? {
         Some(record) => detach(args, &record),
         None => {
-            give_back_unrecorded(args)?;
+            unrecorded::give_back(args, &records())?;
             release(args, None)?;
             // A killed ADD may have begun to write one, a power failure may have emptied it.
             forget(args)
@@ -220,38 +235,6 @@ fn undone(error: Error, outcome: Result<()>) -> Error {
         eprintln!("cleaning up after a failure: {later}");
     }
     error
-}
-
-/// Gives back a device that the Go plugin has attached before ours took its place:
-/// the link that is the attachment's by its result or by its PCI address, under the
-/// name in the configuration or else in the alias, where the Go plugin keeps it.
-fn give_back_unrecorded(args: &CmdArgs) -> Result<()> {
-    let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? else {
-        return Ok(());
-    };
-    let Some(link) = sandbox.netlink.link_by_name(args.ifname.as_str())? else {
-        return Ok(());
-    };
-    // What cannot be read proves nothing, and DEL must not fail because of it.
-    let document = &args.conf.document;
-    let prev_result = document.prev_result(args.conf.version).ok().flatten();
-    let selector = DeviceSelector::from_document(document).ok().flatten();
-    let is_reported = |r: AddResult| r.find_interface(&link.name, &args.netns).is_some();
-    let is_selected = |s: &DeviceSelector| s.is_bus_address(&link.bus_address);
-    let is_ours =
-        prev_result.is_some_and(is_reported) || selector.as_ref().is_some_and(is_selected);
-    if !is_ours || records().has_other::<Device>(args, &sandbox.netns)? {
-        return Ok(());
-    }
-    let configured = match selector {
-        Some(DeviceSelector::Name(name)) if !link.altnames.contains(&name) => name,
-        _ => String::new(),
-    };
-    let names = [&configured, &link.alias];
-    match names.into_iter().find(|name| IfName::new(name).is_ok()) {
-        Some(name) => transfer::move_out_unrecorded(&mut Host::open()?, &mut sandbox, &link, name),
-        None => Ok(()),
-    }
 }
 
 fn check(args: &CmdArgs) -> Result<()> {
@@ -336,7 +319,16 @@ fn selector_for_status(conf: &ConfArgs) -> Result<Option<DeviceSelector>> {
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {
-    records().collect_garbage(conf, detach)
+    records().collect_garbage(conf, detach)?;
+    // What cannot be read names no device; without a list GC changes nothing.
+    let selector = DeviceSelector::from_document(&conf.document).ok().flatten();
+    match selector.filter(|_| conf.document.valid_attachments().is_ok_and(|v| v.is_some())) {
+        Some(selector) => {
+            let _devices = Turn::of_devices()?;
+            unrecorded::name_on_host(&mut Host::open()?, &selector, None)
+        }
+        None => Ok(()),
+    }
 }
 
 fn records() -> Records {

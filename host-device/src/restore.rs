@@ -132,7 +132,7 @@ fn is_rival(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<b
     Ok(key(other) != key(record) && other.is_alive()?)
 }
 
-fn restore_name(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
+pub(crate) fn restore_name(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     if link.name == device.name {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harness::{Call, Namespace, is_up};
+use harness::{Namespace, is_up};
 use serde_json::{Value, json};
 
 use super::{Fixture, conf, plain, with};
@@ -354,59 +354,7 @@ fn del_of_one_attachment_leaves_the_others_alone() {
         let del = fixture.call("DEL", &conf()).env(name, value);
         fixture.node.run(&del).ok();
     }
-    fixture.del(&with(&conf(), &json!({"name": "wan"})));
+    fixture.del(&with(&conf(), &json!({"name": "wan", "device": "hd9"})));
     assert_eq!((fixture.state().0, fixture.state().1), (before.0, before.1));
     assert_eq!(fixture.records().len(), 1);
-}
-
-/// The same call of the Go plugin.
-fn go(fixture: &Fixture, command: &str, conf: &Value) -> Call {
-    Call::go("host-device", command)
-        .attachment("c1", "net1", &fixture.pod.path())
-        .env("CNI_PATH", &fixture.ipam.cni_path())
-        .conf(conf)
-}
-
-#[test]
-fn what_the_go_plugin_has_attached_is_given_back_by_its_result() {
-    for keys in [
-        json!({}),
-        json!({"device": "", "hwaddr": "02:00:00:00:00:01"}),
-    ] {
-        let fixture = Fixture::new();
-        let before = fixture.state();
-        let conf = with(&conf(), &with(&keys, &json!({"cniVersion": "1.0.0"})));
-        let result = fixture.node.run(&go(&fixture, "ADD", &conf)).ok();
-        assert_eq!(fixture.node.netns.links(), ["hd0-peer", "lo"]);
-        fixture.del(&with(&conf, &json!({"prevResult": result})));
-        assert_eq!(fixture.state(), before);
-    }
-}
-
-#[test]
-fn without_record_and_result_nothing_is_taken_for_ours() {
-    let fixture = Fixture::new();
-    let conf = with(&conf(), &json!({"cniVersion": "1.0.0"}));
-    let result = fixture.node.run(&go(&fixture, "ADD", &conf)).ok();
-    let pod = fixture.state().1;
-    fixture.del(&conf);
-    assert_eq!(fixture.state().1, pod);
-    let mut elsewhere = result.clone();
-    elsewhere["interfaces"][0]["sandbox"] = json!("/run/netns/other");
-    fixture.del(&with(&conf, &json!({"prevResult": elsewhere})));
-    assert_eq!(fixture.state().1, pod);
-}
-
-#[test]
-fn the_go_plugin_can_give_back_what_ours_has_attached() {
-    let fixture = Fixture::new();
-    let conf = with(&conf(), &json!({"cniVersion": "1.0.0"}));
-    let before = fixture.state();
-    fixture.add(&conf);
-    fixture.node.run(&go(&fixture, "DEL", &conf)).ok();
-    assert_eq!(fixture.node.netns.links(), ["hd0", "hd0-peer", "lo"]);
-    assert!(fixture.ipam.reserved().is_empty());
-    // Ours is called again, for what the Go plugin knows nothing of.
-    fixture.del(&conf);
-    assert_eq!(fixture.state(), before);
 }

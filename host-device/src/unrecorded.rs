@@ -1,0 +1,284 @@
+//! A device of an attachment that has no record: the Go plugin has made it before ours
+//! took its place. That plugin keeps the device's name in the alias, where the container
+//! can write too, so an alias decides nothing alone. What proves a device is what only the
+//! kernel says: its address on the bus, its permanent MAC, the other end on the node.
+
+use std::fs;
+use std::path::Path;
+
+use common::args::{CmdArgs, IfName};
+use common::attachment::{Attachment, Records, boot_id, sandbox_for_del};
+use common::error::{Error, Result};
+use common::interface::Sandbox;
+use common::netlink::{Link, LinkChange};
+use common::netns::NetNs;
+use common::pci::PciAddress;
+use common::turn::Turn;
+
+use crate::config::DeviceSelector;
+use crate::device::Device;
+use crate::restore::{Host, restore_name};
+use crate::transfer;
+
+/// Where the kernel lists virtio devices, which are below the function that they are of.
+const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
+
+/// Gives back the device that the attachment of a DEL without a record has: from the
+/// container, or its name on the node, where the kernel has put it when the container
+/// ended.
+///
+/// # Errors
+/// Code 7 naming an interface that can be a device of the node, which nothing proves to be
+/// the attachment's: success would mean that the device is lost. 999 with the kernel's
+/// answer.
+pub(crate) fn give_back(args: &CmdArgs, records: &Records) -> Result<()> {
+    let clues = Clues::of(args);
+    let _devices = Turn::of_devices()?;
+    if let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? {
+        if records.has_other::<Device>(args, &sandbox.netns)? {
+            return Ok(());
+        }
+        let links = links_of_node(&mut sandbox, records)?;
+        if let Some(link) = clues.find(&links)? {
+            let mut host = Host::open()?;
+            let name = clues.name_of(link, &mut host)?;
+            return transfer::move_out_unrecorded(&mut host, &mut sandbox, link, &name);
+        }
+        clues.require_nothing_left(&links)?;
+    }
+    match &clues.selector {
+        Some(selector) => name_on_host(&mut Host::open()?, selector, Some(&args.ifname)),
+        None => Ok(()),
+    }
+}
+
+/// Gives the device that `selector` means its name, when the kernel has put it on the node
+/// under the one that it had in a container: `ifname`, where that is known.
+///
+/// # Errors
+/// Code 999 with the kernel's answer.
+pub(crate) fn name_on_host(
+    host: &mut Host,
+    selector: &DeviceSelector,
+    ifname: Option<&IfName>,
+) -> Result<()> {
+    if let DeviceSelector::Name(name) = selector
+        && (IfName::new(name).is_err() || host.netlink.link_by_name(name)?.is_some())
+    {
+        return Ok(());
+    }
+    let links = host.netlink.links()?;
+    let is_wanted = |link: &&Link| {
+        // The kernel leaves a device down; what is up, somebody uses under its name.
+        let is_left = !link.up || is_name_in_container(&link.name, ifname);
+        is_hardware(link)
+            && match selector {
+                DeviceSelector::Name(name) => link.alias == *name && is_left,
+                DeviceSelector::HwAddr(mac) => {
+                    link.permanent_mac == *mac && is_name_in_container(&link.name, ifname)
+                }
+                _ => is_at(selector, link) && is_name_in_container(&link.name, ifname),
+            }
+    };
+    let mut wanted = links.iter().filter(is_wanted);
+    let (Some(link), None) = (wanted.next(), wanted.next()) else {
+        return Ok(());
+    };
+    let is_free = |name: &str| {
+        !links
+            .iter()
+            .any(|l| l.name == name || l.altnames.iter().any(|a| a == name))
+    };
+    if IfName::new(&link.alias).is_err() || !is_free(&link.alias) {
+        return Ok(());
+    }
+    let device = Device {
+        name: link.alias.clone(),
+        ..Device::default()
+    };
+    restore_name(host, link, &device)?;
+    let change = LinkChange {
+        alias: Some(""),
+        up: link.up.then_some(true),
+        ..LinkChange::default()
+    };
+    host.netlink.change_link(link.index, change, || {
+        format!("failed to remove the alias of {:?}", device.name)
+    })
+}
+
+/// The device with its own name to be recorded, which the Go plugin has left in the alias,
+/// when the kernel has put it on the node under its name in a container.
+///
+/// # Errors
+/// Code 999 when the kernel does not answer.
+pub(crate) fn under_own_name(host: &mut Host, device: Device, ifname: &IfName) -> Result<Device> {
+    let is_left = device.is_hardware() && is_name_in_container(&device.name, Some(ifname));
+    let is_name = IfName::new(&device.alias).is_ok() && device.alias != device.name;
+    if !is_left || !is_name || host.netlink.link_by_name(&device.alias)?.is_some() {
+        return Ok(device);
+    }
+    Ok(Device {
+        name: device.alias,
+        alias: String::new(),
+        ..device
+    })
+}
+
+/// Whether a device that the kernel has put on the node can be called so: as in its
+/// container, or, where that name was taken, by a number.
+fn is_name_in_container(name: &str, ifname: Option<&IfName>) -> bool {
+    let number = name.strip_prefix("dev");
+    let is_number = number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    is_number || ifname.is_some_and(|ifname| ifname.as_str() == name)
+}
+
+/// The links of the container that come from the node and are no attachment's with a
+/// record: hardware, and what has its other end, or the interface below it, on the node. A
+/// container can make neither.
+fn links_of_node(sandbox: &mut Sandbox, records: &Records) -> Result<Vec<Link>> {
+    let mut links = sandbox.netlink.links()?;
+    let host = sandbox.netlink.namespace_id(&NetNs::own()?)?;
+    let (boot, id) = (boot_id()?, sandbox.netns.id()?);
+    let mut others = records.all::<Device>()?;
+    others.retain(|r: &Attachment<Device>| r.netns_id == id && r.boot_id == boot);
+    let recorded: Vec<u32> = others
+        .iter()
+        .filter_map(|r| r.device.among(&links, &r.ifname).map(|link| link.index))
+        .collect();
+    links.retain(|link| {
+        let has_end_on_node =
+            link.parent.is_some() && host.is_some() && link.parent_netns_id == host;
+        (is_hardware(link) || has_end_on_node) && !recorded.contains(&link.index)
+    });
+    Ok(links)
+}
+
+fn is_hardware(link: &Link) -> bool {
+    let has_identity = !link.bus_address.is_empty() || !link.permanent_mac.is_empty();
+    link.kind.is_empty() && !link.loopback && has_identity
+}
+
+/// Whether the link is that of the bus address that the selector names. A virtio device
+/// only has the name of its place below the function.
+fn is_at(selector: &DeviceSelector, link: &Link) -> bool {
+    if link.bus_address.is_empty() {
+        return false;
+    }
+    let device = Path::new(VIRTIO_DEVICES).join(&link.bus_address);
+    let function = fs::canonicalize(device).ok();
+    let function = function
+        .as_deref()
+        .and_then(Path::parent)
+        .and_then(Path::file_name);
+    let function = function.and_then(|name| PciAddress::new(&name.to_string_lossy()));
+    let function = function.or_else(|| PciAddress::new(&link.bus_address));
+    selector.is_bus_address(&link.bus_address)
+        || function.is_some() && selector.pci_address() == function
+}
+
+/// What a DEL says of the device that its attachment has.
+struct Clues {
+    ifname: IfName,
+    selector: Option<DeviceSelector>,
+    /// The MAC of the interface in the result of ADD.
+    reported_mac: String,
+}
+
+impl Clues {
+    /// What cannot be read proves nothing, and DEL must not fail because of it.
+    fn of(args: &CmdArgs) -> Self {
+        let document = &args.conf.document;
+        let result = document.prev_result(args.conf.version).ok().flatten();
+        let reported = result.and_then(|result| {
+            let index = result.find_interface(args.ifname.as_str(), &args.netns)?;
+            Some(result.interfaces.get(index)?.mac.to_ascii_lowercase())
+        });
+        Self {
+            ifname: args.ifname.clone(),
+            selector: DeviceSelector::from_document(document).ok().flatten(),
+            reported_mac: reported.unwrap_or_default(),
+        }
+    }
+
+    /// The attachment's device among `links`, which come from the node: what is proven, else
+    /// what looks like it under the attachment's name, else under any.
+    fn find<'a>(&self, links: &'a [Link]) -> Result<Option<&'a Link>> {
+        let of = |wanted: &dyn Fn(&Link) -> bool| -> Vec<&'a Link> {
+            links.iter().filter(|link| wanted(link)).collect()
+        };
+        let mut found = of(&|link| self.is_proof(link));
+        if found.is_empty() {
+            found = of(&|link| link.name == self.ifname.as_str() && self.is_evidence(link));
+        }
+        if found.is_empty() {
+            found = of(&|link| self.is_evidence(link));
+        }
+        match found[..] {
+            [] => Ok(None),
+            [link] => Ok(Some(link)),
+            _ => {
+                let names: Vec<&str> = found.iter().map(|link| link.name.as_str()).collect();
+                let msg = "cannot tell which interface of the container is the host device";
+                Err(Error::config(msg).with_details(names.join(", ")))
+            }
+        }
+    }
+
+    /// Whether only the attachment's device can be so, whatever it is called.
+    fn is_proof(&self, link: &Link) -> bool {
+        let mac = &link.permanent_mac;
+        let is_selected = match &self.selector {
+            Some(DeviceSelector::HwAddr(hwaddr)) => hwaddr == mac,
+            Some(selector) => is_at(selector, link),
+            None => false,
+        };
+        is_hardware(link) && (is_selected || !mac.is_empty() && self.reported_mac == *mac)
+    }
+
+    /// Whether the interface has what the Go plugin leaves of the device that is configured,
+    /// or the MAC of the one that was reported.
+    fn is_evidence(&self, link: &Link) -> bool {
+        let is_configured = match &self.selector {
+            Some(DeviceSelector::Name(name)) => link.alias == *name,
+            Some(DeviceSelector::HwAddr(mac)) => link.mac == *mac && !link.alias.is_empty(),
+            _ => false,
+        };
+        is_configured || !self.reported_mac.is_empty() && self.reported_mac == link.mac
+    }
+
+    /// The name that the device gets on the node: the configured one, or the one in its
+    /// alias; where neither can be one, the one that the kernel would leave it.
+    fn name_of(&self, link: &Link, host: &mut Host) -> Result<String> {
+        if let Some(DeviceSelector::Name(name)) = &self.selector
+            && IfName::new(name).is_ok()
+            && !link.altnames.contains(name)
+        {
+            return Ok(name.clone());
+        }
+        let is_name = IfName::new(&link.alias).is_ok();
+        if is_name && host.netlink.link_by_name(&link.alias)?.is_none() {
+            return Ok(link.alias.clone());
+        }
+        Ok(link.name.clone())
+    }
+
+    /// Makes sure that no interface stays in the container that the attachment can have
+    /// taken from the node.
+    fn require_nothing_left(&self, links: &[Link]) -> Result<()> {
+        let is_candidate = |link: &&Link| {
+            let is_marked = IfName::new(&link.alias).is_ok();
+            link.name == self.ifname.as_str() && (is_hardware(link) || is_marked)
+        };
+        let Some(link) = links.iter().find(is_candidate) else {
+            return Ok(());
+        };
+        let (name, alias) = (&link.name, &link.alias);
+        let msg = format!("cannot tell whether interface {name:?} is the host device to give back");
+        Err(Error::config(msg).with_details(format!(
+            "there is no record of the attachment, and neither configuration nor prevResult \
+             says that it is the device that its alias calls {alias:?}; name the device in the \
+             configuration, or move it to the node by hand"
+        )))
+    }
+}
