@@ -10,6 +10,7 @@ mod device_info;
 mod exchange;
 mod failed_add;
 mod hostile;
+mod in_use;
 mod keep_addresses;
 mod killed;
 mod selectors;

@@ -18,15 +18,6 @@ const DRIVERS: [&str; 2] = ["vfio-pci", "uio_pci_generic"];
 /// A function of the machine that is no network device.
 const SERIAL: &str = "0000:00:03.0";
 
-/// The machine without the default routes that the emulated network announces.
-fn machine() -> Machine {
-    for interface in ["default", NIC_NAME] {
-        let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
-        fs::write(&path, "0").expect("the NIC has its name");
-    }
-    Machine::new()
-}
-
 /// The network of the NIC with a driver for user space.
 fn bound(driver: &str) -> Value {
     with(&conf(), &json!({"driver": driver}))
@@ -68,7 +59,7 @@ fn is_refused(machine: &Machine, conf: &Value, code: u64) -> String {
 #[test]
 fn the_nic_is_bound_for_user_space_and_comes_back_with_its_name_and_mtu() {
     for name in DRIVERS {
-        let machine = machine();
+        let machine = Machine::new();
         let result = machine.add(&bound(name));
         let interface = json!({"name": "net1", "pciID": NIC, "sandbox": machine.pod().path()});
         assert_eq!(result["interfaces"], json!([interface]), "{name}");
@@ -87,7 +78,7 @@ fn the_nic_is_bound_for_user_space_and_comes_back_with_its_name_and_mtu() {
 
 #[test]
 fn a_published_network_with_a_driver_needs_no_delegate() {
-    let machine = machine();
+    let machine = Machine::new();
     let network = Network::from_nad(
         r#"
 apiVersion: k8s.cni.cncf.io/v1
@@ -123,7 +114,7 @@ fn the_nic_to_bind_is_found_by_every_key_bound_already_or_not() {
         json!({"kernelpath": path}),
         json!({"pciBusID": OTHER_NIC, "runtimeConfig": {"deviceID": NIC}}),
     ] {
-        let machine = machine();
+        let machine = Machine::new();
         let keys = with(&json!({"pciBusID": null}), &keys);
         let conf = with(&bound("vfio-pci"), &keys);
         let result = machine.add(&conf);
@@ -132,7 +123,7 @@ fn the_nic_to_bind_is_found_by_every_key_bound_already_or_not() {
         machine.del(&conf);
         is_unbound(&machine);
     }
-    let machine = machine();
+    let machine = Machine::new();
     bind(NIC, "vfio-pci");
     let keys = json!({"pciBusID": null, "kernelpath": path});
     let conf = with(&bound("vfio-pci"), &keys);
@@ -142,7 +133,7 @@ fn the_nic_to_bind_is_found_by_every_key_bound_already_or_not() {
 
 #[test]
 fn a_virtio_nic_is_bound_and_comes_back_too() {
-    let machine = machine();
+    let machine = Machine::new();
     machine.host(&["link", "set", "enp0s8", "mtu", "1300"]);
     let keys = json!({"pciBusID": null, "device": "enp0s8"});
     let conf = with(&bound("uio_pci_generic"), &keys);
@@ -158,7 +149,7 @@ fn a_virtio_nic_is_bound_and_comes_back_too() {
 
 #[test]
 fn the_device_that_carries_a_default_route_is_refused() {
-    let machine = machine();
+    let machine = Machine::new();
     machine.host(&["address", "add", "10.77.0.2/24", "dev", NIC_NAME]);
     let v6 = [
         "-6", "route", "add", "default", "dev", NIC_NAME, "table", "77",
@@ -181,7 +172,7 @@ fn the_device_that_carries_a_default_route_is_refused() {
 
 #[test]
 fn a_device_that_others_are_built_on_is_refused() {
-    let machine = machine();
+    let machine = Machine::new();
     for (kind, more) in [
         ("vlan", &["id", "7"][..]),
         ("ipvlan", &[]),
@@ -210,7 +201,7 @@ fn a_device_that_others_are_built_on_is_refused() {
 
 #[test]
 fn a_device_under_the_ipvlan_interface_of_a_pod_is_refused() {
-    let machine = machine();
+    let machine = Machine::new();
     let ipvlan = |command: &str| {
         let conf = json!({
             "cniVersion": "1.1.0", "name": "ipv", "type": "ipvlan", "master": NIC_NAME,
@@ -239,7 +230,7 @@ fn a_device_under_the_ipvlan_interface_of_a_pod_is_refused() {
 
 #[test]
 fn the_result_of_ipvlan_on_a_virtio_nic_has_the_pci_address_of_its_function() {
-    let machine = machine();
+    let machine = Machine::new();
     machine.host(&["link", "set", "enp0s8", "up"]);
     let conf = json!({
         "cniVersion": "1.1.0", "name": "ipv", "type": "ipvlan", "master": "enp0s8",
@@ -256,7 +247,7 @@ fn the_result_of_ipvlan_on_a_virtio_nic_has_the_pci_address_of_its_function() {
 
 #[test]
 fn a_device_that_is_no_network_device_is_refused() {
-    let machine = machine();
+    let machine = Machine::new();
     let kernelpath = format!("/sys/devices/pci0000:00/{SERIAL}");
     for keys in [
         json!({"pciBusID": SERIAL}),
@@ -273,7 +264,7 @@ fn a_device_that_is_no_network_device_is_refused() {
 
 #[test]
 fn a_device_that_is_not_on_the_pci_bus_is_refused() {
-    let machine = machine();
+    let machine = Machine::new();
     machine.host(&["link", "add", "dummy7", "type", "dummy"]);
     let keys = json!({"pciBusID": null, "device": "dummy7"});
     let msg = is_refused(&machine, &with(&bound("vfio-pci"), &keys), 7);
@@ -286,7 +277,7 @@ fn a_device_that_is_not_on_the_pci_bus_is_refused() {
 
 #[test]
 fn a_driver_that_is_not_loaded_is_named() {
-    let machine = machine();
+    let machine = Machine::new();
     let msg = is_refused(&machine, &bound("igb_uio"), 999);
     assert_eq!(msg, "driver \"igb_uio\" is not loaded");
     is_unbound(&machine);
@@ -294,7 +285,7 @@ fn a_driver_that_is_not_loaded_is_named() {
 
 #[test]
 fn a_device_that_was_bound_by_hand_stays_bound() {
-    let machine = machine();
+    let machine = Machine::new();
     bind(NIC, "vfio-pci");
     machine.add(&bound("vfio-pci"));
     machine.del(&bound("vfio-pci"));
@@ -316,7 +307,7 @@ fn a_device_that_was_bound_by_hand_stays_bound() {
 
 #[test]
 fn a_device_that_a_container_has_is_not_given_to_another() {
-    let machine = machine();
+    let machine = Machine::new();
     machine.add(&bound("vfio-pci"));
     let pod = Namespace::new();
     for conf in [bound("vfio-pci"), conf()] {
@@ -342,7 +333,7 @@ fn a_device_that_a_container_has_is_not_given_to_another() {
 
 #[test]
 fn check_notices_that_the_device_has_another_driver() {
-    let machine = machine();
+    let machine = Machine::new();
     let result = machine.add(&bound("vfio-pci"));
     let attached = with(&bound("vfio-pci"), &json!({"prevResult": result}));
     bind(NIC, "uio_pci_generic");
@@ -360,7 +351,7 @@ fn check_notices_that_the_device_has_another_driver() {
 
 #[test]
 fn a_failed_add_gives_the_device_back() {
-    let machine = machine();
+    let machine = Machine::new();
     machine
         .ipam
         .fail("ADD", r#"{"code": 11, "msg": "no addresses"}"#);
@@ -371,7 +362,7 @@ fn a_failed_add_gives_the_device_back() {
 
 #[test]
 fn del_does_not_hang_while_a_process_uses_the_device() {
-    let machine = machine();
+    let machine = Machine::new();
     machine.add(&bound("vfio-pci"));
     let group = fs::canonicalize(pci_device(NIC).join("iommu_group")).expect("there is an IOMMU");
     let number = group.file_name().expect("a group has a number");
@@ -401,7 +392,7 @@ fn end_pod(machine: &mut Machine) {
 
 #[test]
 fn gc_gives_the_device_of_a_pod_that_has_ended_back() {
-    let mut machine = machine();
+    let mut machine = Machine::new();
     machine.add(&bound("vfio-pci"));
     end_pod(&mut machine);
     let keys = json!({"cni.dev/valid-attachments": []});
@@ -412,7 +403,7 @@ fn gc_gives_the_device_of_a_pod_that_has_ended_back() {
 
 #[test]
 fn the_next_add_gives_the_device_of_a_pod_that_has_ended_back_and_binds_it_anew() {
-    let mut machine = machine();
+    let mut machine = Machine::new();
     machine.add(&bound("uio_pci_generic"));
     end_pod(&mut machine);
     machine.pod = Some(Namespace::new());
@@ -433,7 +424,7 @@ fn the_next_add_gives_the_device_of_a_pod_that_has_ended_back_and_binds_it_anew(
 
 #[test]
 fn after_a_reboot_the_device_is_what_the_new_boot_has_made_it() {
-    let mut machine = machine();
+    let mut machine = Machine::new();
     machine.add(&bound("vfio-pci"));
     machine.node.reboot();
     machine.del(&bound("vfio-pci"));

@@ -26,7 +26,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// The NIC has an alternative name and an MTU of its own, and is up.
+    /// The NIC has an alternative name and an MTU of its own, and is up. It learns no default
+    /// route from the emulated network: it would be in use.
     pub(crate) fn new() -> Self {
         for (address, name) in ALL {
             assert_eq!(
@@ -34,6 +35,10 @@ impl Machine {
                 Some(name),
                 "this is not the test VM: run `make test`, or `tests/vm/run`"
             );
+        }
+        for interface in ["default", "enp0s6", "enp0s7", "enp0s8"] {
+            let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
+            write(PathBuf::from(path), "0");
         }
         let machine = Self {
             node: Node::of_machine(),

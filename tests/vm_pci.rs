@@ -70,7 +70,8 @@ fn a_hardware_address_means_the_nic_and_not_the_interfaces_above_it() {
     let above = ["link", "add", "link", NIC_NAME, "name"];
     machine.host(&[&above[..], &["above-vlan", "type", "vlan", "id", "7"]].concat());
     machine.host(&[&above[..], &["above-ipvlan", "type", "ipvlan"]].concat());
-    let conf = with(&conf(), &json!({"pciBusID": null, "hwaddr": NIC_MAC}));
+    let keys = json!({"pciBusID": null, "hwaddr": NIC_MAC, "allowInUse": true});
+    let conf = with(&conf(), &keys);
     let status = machine.node.run(&machine.call("STATUS", &conf));
     let result = machine.node.run(&machine.call("ADD", &conf));
     for name in ["above-vlan", "above-ipvlan"] {
@@ -213,7 +214,8 @@ fn kept_addresses_and_routes_are_back_after_the_pod_has_died() {
         let before = addresses_and_routes(&machine.node.netns, NIC_NAME);
         assert_eq!((before.0.len(), before.1.len()), (1, 2), "{before:?}");
 
-        let conf = with(&conf(), &json!({"keepAddresses": true}));
+        let keys = json!({"keepAddresses": true, "allowInUse": true});
+        let conf = with(&conf(), &keys);
         machine.add(&conf);
         assert_eq!(addresses_and_routes(machine.pod(), "net1").1, before.1);
         machine.end_pod();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceSelector;
 use crate::driver::Binding;
+use crate::in_use::Controller;
 use crate::keep::Kept;
 
 /// Where the kernel lists auxiliary devices, such as scalable functions.
@@ -76,6 +77,9 @@ pub(crate) struct Device {
     /// The addresses and routes that it had, when they go with it.
     #[serde(skip_serializing_if = "Kept::is_empty")]
     pub(crate) kept: Kept,
+    /// What it was a port of, when it was taken although it was in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) controller: Option<Controller>,
     /// The device-info file that ADD has made; empty when it has made none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) device_info_file: String,
@@ -140,6 +144,7 @@ impl Device {
             bus_address: link.bus_address,
             binding: None,
             kept: Kept::default(),
+            controller: None,
             device_info_file: String::new(),
             returned: false,
         })
@@ -204,7 +209,7 @@ impl Device {
     }
 
     /// Whether the host has an interface of it when it is not attached.
-    fn has_interface(&self) -> bool {
+    pub(crate) fn has_interface(&self) -> bool {
         self.mode == Mode::Netdev || self.binding.is_some()
     }
 

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::device::{Device, Mode};
 
 /// The kernel's number of the main routing table.
-const MAIN: u32 = 254;
+pub(crate) const MAIN: u32 = 254;
 /// The kernel's number of the table in which it keeps a host's own addresses.
-const LOCAL: u32 = 255;
+pub(crate) const LOCAL: u32 = 255;
 
 /// What a device had on the host, recorded before it moves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub(crate) struct Kept {
 /// # Errors
 /// Code 999 when the kernel does not answer.
 pub(crate) fn plan(netlink: &mut Netlink, device: Device) -> Result<Device> {
-    if device.mode == Mode::Dpdk {
+    if device.mode == Mode::Dpdk && device.binding.is_none() {
         return Ok(device);
     }
     let present = netlink.addresses(device.index)?;

@@ -9,6 +9,7 @@ mod device;
 mod device_info;
 mod driver;
 mod elsewhere;
+mod in_use;
 mod keep;
 mod options;
 mod restore;
@@ -73,10 +74,7 @@ fn take_device(
     let device = find_or_name_device(args, config, host)?;
     device.require_mac(requested_mac(args)?)?;
     transfer::require_movable(&device, sandbox, &args.ifname)?;
-    let device = match config.options.keep_addresses {
-        true => keep::plan(&mut host.netlink, device)?,
-        false => device,
-    };
+    let device = plan_return(device, &config.options, host)?;
     let device = transfer::as_before(known, device)?;
     let device = device_info::plan(device, config.options.device_info_file.as_deref());
     let mut record = Attachment::new(args, &sandbox.netns, device)?;
@@ -116,7 +114,24 @@ fn find_or_name_device(args: &CmdArgs, config: &Config, host: &mut Host) -> Resu
     unrecorded::under_own_name(host, device, &args.ifname)
 }
 
-/// Finds the device; when it is missing, because a container has it, says which one.
+/// The device with what the kernel drops when it leaves, where that is to come back.
+fn plan_return(device: Device, options: &Options, host: &mut Host) -> Result<Device> {
+    if !options.keep_addresses && !options.allow_in_use {
+        return Ok(device);
+    }
+    let controller = match options.allow_in_use {
+        true => in_use::controller(&mut host.netlink, &device)?,
+        false => None,
+    };
+    let device = keep::plan(&mut host.netlink, device)?;
+    Ok(Device {
+        controller,
+        ..device
+    })
+}
+
+/// Finds the device; when it is missing, because a container has it, says which one. One
+/// that is in use is not found, unless the configuration allows that.
 fn find_device(host: &mut Host, selector: &DeviceSelector, options: &Options) -> Result<Device> {
     let found = match options.driver {
         Some(driver) => userspace::find(&mut host.netlink, selector, driver),
@@ -141,6 +156,13 @@ fn find_device(host: &mut Host, selector: &DeviceSelector, options: &Options) ->
         }
     })?;
     userspace::require_unheld(&device, &records())?;
+    if device.has_interface() && !options.allow_in_use {
+        let refusal = match options.driver {
+            Some(driver) => userspace::refusal(driver),
+            None => format!("cannot take host device {:?}", device.name),
+        };
+        in_use::require_spare(&mut host.netlink, &device, &refusal)?;
+    }
     Ok(device)
 }
 

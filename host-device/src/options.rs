@@ -1,5 +1,6 @@
 //! The keys that the Go plugin does not have, validated: which driver to bind the
-//! device to, whether its addresses come along, and where to describe it. Without
+//! device to, whether its addresses come along, whether it may be in use, and where to
+//! describe it. Without
 //! them everything is as the Go plugin does it.
 
 use std::path::Path;
@@ -18,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) driver: Option<UserDriver>,
     /// `keepAddresses`: the device's addresses and routes go with it.
     pub(crate) keep_addresses: bool,
+    /// `allowInUse`: a device that the node or others use is taken all the same.
+    pub(crate) allow_in_use: bool,
     /// `runtimeConfig.CNIDeviceInfoFile`: the absolute path of the file in which to
     /// describe the device.
     pub(crate) device_info_file: Option<String>,
@@ -48,7 +51,8 @@ impl Options {
     pub(crate) fn parse(document: &Document) -> Result<Self> {
         let options = Self {
             driver: document.get("driver").map_or(Ok(None), driver)?,
-            keep_addresses: keep_addresses(document)?,
+            keep_addresses: flag(document, "keepAddresses")?,
+            allow_in_use: flag(document, "allowInUse")?,
             device_info_file: device_info_file(document)?,
         };
         match options.driver {
@@ -83,12 +87,12 @@ fn driver(value: &Value) -> Result<Option<UserDriver>> {
     }
 }
 
-fn keep_addresses(document: &Document) -> Result<bool> {
-    let Some(value) = document.get("keepAddresses") else {
+fn flag(document: &Document, key: &str) -> Result<bool> {
+    let Some(value) = document.get(key) else {
         return Ok(false);
     };
     value.as_bool().ok_or_else(|| {
-        Error::config(format!("invalid keepAddresses: {value}")).with_details("it is true or false")
+        Error::config(format!("invalid {key}: {value}")).with_details("it is true or false")
     })
 }
 

@@ -11,6 +11,7 @@ use common::netlink::{Link, LinkChange, Netlink};
 use crate::device::Device;
 use crate::driver::{self, Binding};
 use crate::elsewhere::is_elsewhere;
+use crate::in_use::Controller;
 
 /// The node's side of a transfer.
 pub(crate) struct Host {
@@ -202,6 +203,9 @@ pub(crate) fn restore_properties(netlink: &mut Netlink, link: &Link, device: &De
         .filter(|n| !link.altnames.contains(n));
     let missing: Vec<String> = missing.cloned().collect();
     report(netlink.add_altnames(link.index, &missing));
+    if let Some(controller) = &device.controller {
+        report(restore_controller(netlink, link, controller));
+    }
     if device.up {
         let up = LinkChange {
             up: Some(true),
@@ -211,6 +215,22 @@ pub(crate) fn restore_properties(netlink: &mut Netlink, link: &Link, device: &De
     }
     // Routes need an interface that is up.
     device.kept.restore(netlink, link.index, &device.name);
+}
+
+/// Makes the device a port of what it was a port of. A bond only takes what is down.
+fn restore_controller(netlink: &mut Netlink, link: &Link, was: &Controller) -> Result<()> {
+    let found = netlink.link_by_name(&was.name)?;
+    let Some(found) = found.filter(|found| found.kind == was.kind) else {
+        let msg = format!("cannot make {:?} a port of {:?} again", link.name, was.name);
+        return Err(Error::internal(msg).with_details("there is no such interface"));
+    };
+    let change = LinkChange {
+        controller: Some(found.index),
+        ..LinkChange::default()
+    };
+    netlink.change_link(link.index, change, || {
+        format!("failed to make {:?} a port of {:?}", link.name, was.name)
+    })
 }
 
 fn report(outcome: Result<()>) {

@@ -226,6 +226,7 @@ pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<
             mtu: was.mtu,
             up: was.up,
             settings: was.settings,
+            controller: was.controller.or(device.controller),
             kept: if was.kept.is_empty() {
                 device.kept
             } else {

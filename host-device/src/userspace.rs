@@ -1,32 +1,22 @@
-//! Whether a device may be taken from the node for a program in user space: what the
-//! node itself lives on, or what others have built on, is refused before anything is
-//! touched.
+//! Whether a device can be bound to a driver for user space: what is no network device, or
+//! more than one, is refused before anything is touched. Whether the node needs it is for
+//! `in_use`.
 
 use std::fs;
-use std::path::Path;
 
 use common::attachment::{Records, boot_id};
 use common::error::{Error, Result};
 use common::netlink::Netlink;
-use common::pci::{PciAddress, device_directory};
-use serde::Deserialize;
+use common::pci::PciAddress;
 
 use crate::config::DeviceSelector;
-use crate::device::{self, Device, Mode, driver_of, interfaces_in, list};
+use crate::device::{self, Device, Mode, driver_of, interfaces_in};
 use crate::driver;
 use crate::options::UserDriver;
 
 /// How the class of every network controller begins (PCI Code and ID Assignment,
 /// base class 02h).
 const NETWORK_CLASS: &str = "0x02";
-
-/// The part of an ipvlan attachment's record that says what it is built on.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct IpvlanDevice {
-    master_index: u32,
-    link_in_container: bool,
-}
 
 /// Finds the device that is to be bound to `driver`, and what to record of it. One
 /// that is bound to it already is left as it is, by ADD and by DEL.
@@ -59,7 +49,6 @@ pub(crate) fn find(
     }
     require_network_function(&address, wanted)?;
     require_single_interface(&address, wanted)?;
-    require_spare(netlink, &device, wanted)?;
     driver::require_loaded(wanted)?;
     let binding = driver::plan(&address, wanted)?;
     Ok(Device {
@@ -70,8 +59,13 @@ pub(crate) fn find(
     })
 }
 
+/// How the refusal of a device begins that is to be bound.
+pub(crate) fn refusal(wanted: UserDriver) -> String {
+    format!("cannot use driver {:?}", wanted.as_str())
+}
+
 fn refused(why: &str, wanted: UserDriver) -> Error {
-    Error::config(format!("cannot use driver {:?}: {why}", wanted.as_str()))
+    Error::config(format!("{}: {why}", refusal(wanted)))
 }
 
 /// A device that somebody has bound by hand is taken as it is, or not at all.
@@ -110,42 +104,6 @@ fn require_single_interface(address: &PciAddress, wanted: UserDriver) -> Result<
             Err(refused(&why, wanted))
         }
     }
-}
-
-/// Makes sure that neither the node nor another interface needs the device.
-fn require_spare(netlink: &mut Netlink, device: &Device, wanted: UserDriver) -> Result<()> {
-    let name = &device.name;
-    let is_through = |hops: &[(u32, _)]| hops.iter().any(|(index, _)| *index == device.index);
-    let routes = netlink.routes()?;
-    let mut defaults = routes.iter().filter(|route| route.dst.is_default());
-    if let Some(route) = defaults.find(|route| is_through(&route.next_hops)) {
-        let why = format!("{name:?} carries a default route of this node");
-        let details = format!("{} in table {}", route.dst, route.table);
-        return Err(refused(&why, wanted).with_details(details));
-    }
-    let interface = device_directory(name);
-    let entries = list(interface.parent().unwrap_or(Path::new("/"))).unwrap_or_default();
-    if let Some(upper) = entries.iter().find_map(|e| e.strip_prefix("upper_")) {
-        let why = format!("interface {upper:?} is built on {name:?}");
-        return Err(refused(&why, wanted));
-    }
-    require_no_ipvlan(device, wanted)
-}
-
-/// sysfs does not show what is above a device in another namespace; the records of
-/// our own ipvlan plugin do.
-fn require_no_ipvlan(device: &Device, wanted: UserDriver) -> Result<()> {
-    for record in Records::of("ipvlan").all::<IpvlanDevice>()? {
-        let upper = &record.device;
-        if upper.master_index == device.index && !upper.link_in_container && record.is_alive()? {
-            let why = format!(
-                "container {} has an ipvlan interface on {:?}",
-                record.container_id, device.name
-            );
-            return Err(refused(&why, wanted));
-        }
-    }
-    Ok(())
 }
 
 /// Makes sure that no other attachment has bound the device: its DEL would take it

@@ -42,13 +42,13 @@ fn configured() -> Fixture {
 
 fn conf(keys: &Value) -> Value {
     plain(&with(
-        &json!({"device": "hd0", "keepAddresses": true}),
+        &json!({"device": "hd0", "keepAddresses": true, "allowInUse": true}),
         keys,
     ))
 }
 
 /// The routes of `link` that the kernel has not made by itself, sorted.
-fn routes(namespace: &Namespace, link: &str) -> Vec<String> {
+pub(super) fn routes(namespace: &Namespace, link: &str) -> Vec<String> {
     let family = |family| {
         let text = namespace.ip(&[family, "route", "show", "table", "all", "dev", link]);
         let is_own = |line: &&str| {
@@ -228,7 +228,8 @@ spec:
       "cniVersion": "1.0.0",
       "type": "host-device",
       "device": "hd0",
-      "keepAddresses": true
+      "keepAddresses": true,
+      "allowInUse": true
     }
 "#,
     );

@@ -4,7 +4,7 @@ use harness::Namespace;
 use harness::fault::{Counted, Fault, Strike};
 use serde_json::json;
 
-use super::{bound, end_pod, is_unbound, machine};
+use super::{bound, end_pod, is_unbound};
 use crate::host_device::with;
 use crate::vm_machine::{Machine, NIC, driver};
 
@@ -13,7 +13,7 @@ use crate::vm_machine::{Machine, NIC, driver};
 fn is_given_back(command: &str, writes: impl Iterator<Item = usize>, clean: impl Fn(&mut Machine)) {
     let mut was_away = false;
     for nth in writes {
-        let mut machine = machine();
+        let mut machine = Machine::new();
         if command == "DEL" {
             machine.add(&bound("vfio-pci"));
         }

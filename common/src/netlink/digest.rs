@@ -11,8 +11,8 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_PROP_LIST: u16 = 52;
-/// MAC, MTU, parent, queue length, group, the parent's namespace, permanent MAC, bus address.
-const VALUES: [u16; 8] = [1, 4, 5, 13, 27, 37, 54, 56];
+/// MAC, MTU, parent, controller, queue length, group, the parent's namespace, permanent MAC, bus address.
+const VALUES: [u16; 9] = [1, 4, 5, 10, 13, 27, 37, 54, 56];
 /// Of `IFLA_LINKINFO`: the kind, what only that kind has, and the kind of port.
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;

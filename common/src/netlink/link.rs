@@ -51,6 +51,8 @@ pub struct Link {
     pub kind: String,
     /// The kind of the interface this one is a port of (`bridge`, `bond`, …).
     pub port_kind: String,
+    /// The index of the interface this one is a port of.
+    pub controller: Option<u32>,
     /// The index of the interface below this one, in the namespace `parent_netns_id`.
     pub parent: Option<u32>,
     /// The namespace of the parent, when it is not the interface's own.
@@ -107,6 +109,8 @@ pub struct LinkChange<'a> {
     pub mac: Option<&'a [u8]>,
     /// Give it this MTU in bytes.
     pub mtu: Option<u32>,
+    /// Make it a port of the interface with this index.
+    pub controller: Option<u32>,
     /// Set it up or down.
     pub up: Option<bool>,
     /// Give it these settings.
@@ -133,6 +137,9 @@ impl Change {
         }
         if let Some(mtu) = change.mtu {
             message = message.mtu(mtu);
+        }
+        if let Some(index) = change.controller {
+            message = message.controller(index);
         }
         let mut message = message.build();
         let attributes = &mut message.attributes;
@@ -321,6 +328,7 @@ impl Link {
             LinkAttribute::TxQueueLen(length) => self.settings.tx_queue_length = length,
             LinkAttribute::Group(group) => self.settings.group = group,
             LinkAttribute::Link(index) => self.parent = Some(index),
+            LinkAttribute::Controller(index) => self.controller = Some(index),
             LinkAttribute::LinkNetNsId(id) => self.parent_netns_id = Some(id),
             LinkAttribute::ParentDevName(name) => self.bus_address = name,
             LinkAttribute::PropList(props) => {

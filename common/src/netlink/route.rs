@@ -41,6 +41,8 @@ pub struct KernelRoute {
     pub scope: u8,
     /// Whether the kernel has made it by itself, for an address.
     pub from_kernel: bool,
+    /// Whether a router has advertised it, by IPv6.
+    pub is_advertised: bool,
 }
 
 impl Change {
@@ -156,6 +158,7 @@ pub(super) fn to_route(message: &RouteMessage, any: IpAddr) -> Option<KernelRout
         advmss: 0,
         scope: message.header.scope.into(),
         from_kernel: message.header.protocol == RouteProtocol::Kernel,
+        is_advertised: message.header.protocol == RouteProtocol::Ra,
     };
     for attribute in &message.attributes {
         match attribute {

@@ -1,0 +1,185 @@
+//! Whether the node lives on a device, or others have built on it: a default route, routes
+//! in tables of their own, the port of a bridge or a bond, an interface above it, the pods
+//! of an ipvlan network. Such a device is refused before anything is touched, in every mode
+//! and by every key that names it; `allowInUse` is for who means it.
+
+use std::path::{Path, PathBuf};
+
+use common::attachment::Records;
+use common::error::{Error, Result};
+use common::file::read_parameter;
+use common::netlink::{KernelRoute, Link, Netlink};
+use serde::{Deserialize, Serialize};
+
+use crate::device::{Device, list};
+use crate::keep::{LOCAL, MAIN};
+
+/// Where the kernel lists the interfaces of the node.
+const INTERFACES: &str = "/sys/class/net";
+/// How sysfs names an interface above another one, in the directory of the lower one.
+const UPPER: &str = "upper_";
+
+/// What uses a device: what it is, and how it is seen.
+struct Use {
+    what: String,
+    details: String,
+}
+
+/// The interface that a device is a port of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Controller {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its kind: `bridge`, `bond`, …
+    pub(crate) kind: String,
+}
+
+/// The part of an ipvlan attachment's record that says what it is built on.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct IpvlanDevice {
+    master_index: u32,
+    link_in_container: bool,
+}
+
+/// Makes sure that neither the node nor another interface needs the device. `refusal`
+/// begins the message.
+///
+/// # Errors
+/// Code 7 naming what uses the device, 999 or 5 when that cannot be found out.
+pub(crate) fn require_spare(netlink: &mut Netlink, device: &Device, refusal: &str) -> Result<()> {
+    let mut found = upper(netlink, device)?;
+    if found.is_none() {
+        found = route(&netlink.routes()?, device);
+    }
+    if found.is_none() {
+        found = attachment(device)?;
+    }
+    match found {
+        None => Ok(()),
+        Some(Use { what, details }) => Err(Error::config(format!("{refusal}: {what}"))
+            .with_details(format!(
+                "{details}; \"allowInUse\": true takes it all the same"
+            ))),
+    }
+}
+
+/// The interface that the device is a port of.
+///
+/// # Errors
+/// Code 999 when the kernel does not answer.
+pub(crate) fn controller(netlink: &mut Netlink, device: &Device) -> Result<Option<Controller>> {
+    let Some(link) = netlink.link_by_index(device.index)? else {
+        return Ok(None);
+    };
+    let Some(index) = link.controller else {
+        return Ok(None);
+    };
+    let controller = netlink.link_by_index(index)?;
+    Ok(controller.map(|Link { name, kind, .. }| Controller { name, kind }))
+}
+
+/// An interface above the device: its child, or what it is a port of.
+fn upper(netlink: &mut Netlink, device: &Device) -> Result<Option<Use>> {
+    let name = &device.name;
+    Ok(uppers(netlink, device)?
+        .into_iter()
+        .next()
+        .map(|upper| Use {
+            what: format!("interface {upper:?} is built on {name:?}"),
+            details: format!("{upper:?} is above {name:?} on this node"),
+        }))
+}
+
+/// The interfaces above the device on the node. sysfs lists those of one device; where it
+/// shows another namespace, all links have to be looked at.
+fn uppers(netlink: &mut Netlink, device: &Device) -> Result<Vec<String>> {
+    if let Some(directory) = directory(device) {
+        let entries = list(&directory)
+            .map_err(|cause| Error::io(format!("failed to list {directory:?}"), &cause))?;
+        let uppers = entries.iter().filter_map(|entry| entry.strip_prefix(UPPER));
+        return Ok(uppers.map(str::to_owned).collect());
+    }
+    let links = netlink.links()?;
+    let own = links.iter().find(|link| link.index == device.index);
+    let controller = own.and_then(|link| link.controller);
+    let is_above = |link: &&Link| {
+        // A veth's parent is its other end, not an interface below it.
+        let is_child = link.parent == Some(device.index) && link.kind != "veth";
+        is_child && link.parent_netns_id.is_none() || controller == Some(link.index)
+    };
+    Ok(links
+        .iter()
+        .filter(is_above)
+        .map(|link| link.name.clone())
+        .collect())
+}
+
+/// The directory of the device, where sysfs shows the namespace that it is in.
+fn directory(device: &Device) -> Option<PathBuf> {
+    let directory = Path::new(INTERFACES).join(&device.name);
+    let index = read_parameter(&directory.join("ifindex")).ok()?;
+    (index == device.index.to_string()).then_some(directory)
+}
+
+/// A route through the device that the node would miss: a default route in any table, or
+/// any in a table that somebody has made for it.
+fn route(routes: &[KernelRoute], device: &Device) -> Option<Use> {
+    let name = &device.name;
+    let is_through = |route: &&KernelRoute| {
+        let mut hops = route.next_hops.iter();
+        !route.from_kernel && hops.any(|(index, _)| *index == device.index)
+    };
+    let is_needed = |route: &&KernelRoute| match route.dst.is_default() {
+        true => !is_spare_router(routes, route, device.index),
+        false => route.table != MAIN && route.table != LOCAL,
+    };
+    let route = routes.iter().filter(is_through).find(is_needed)?;
+    let what = match route.dst.is_default() {
+        true => format!("{name:?} carries a default route of this node"),
+        false => format!("{name:?} carries a route of table {}", route.table),
+    };
+    let hop = route
+        .next_hops
+        .iter()
+        .find(|(index, _)| *index == device.index);
+    let via = hop.and_then(|(_, gateway)| *gateway);
+    let via = via
+        .map(|gateway| format!(" via {gateway}"))
+        .unwrap_or_default();
+    let details = format!("{}{via} in table {}", route.dst, route.table);
+    Some(Use { what, details })
+}
+
+/// Whether the kernel has learned this default route from a router, as it does on every
+/// interface that hears one, and the node has another way: it is learned again when the
+/// device is back.
+fn is_spare_router(routes: &[KernelRoute], route: &KernelRoute, index: u32) -> bool {
+    let is_other_way = |other: &KernelRoute| {
+        let is_default = other.dst == route.dst && other.table == route.table;
+        is_default && other.next_hops.iter().any(|(hop, _)| *hop != index)
+    };
+    route.is_advertised && routes.iter().any(is_other_way)
+}
+
+/// An attachment that lives on the device. sysfs does not show what is above a device in
+/// another namespace; the records of our own ipvlan plugin do.
+fn attachment(device: &Device) -> Result<Option<Use>> {
+    let record = Records::of("ipvlan").find::<IpvlanDevice>(|record| {
+        let upper = &record.device;
+        let is_above = upper.master_index == device.index && !upper.link_in_container;
+        Ok(is_above && record.is_alive()?)
+    })?;
+    Ok(record.map(|record| Use {
+        what: format!(
+            "container {} has an ipvlan interface on {:?}",
+            record.container_id, device.name
+        ),
+        details: format!(
+            "{:?} of network {:?}",
+            record.ifname.as_str(),
+            record.network
+        ),
+    }))
+}
