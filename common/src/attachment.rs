@@ -28,8 +28,9 @@ use crate::turn::Turn;
 pub(crate) const ROOT: &str = "/var/lib/cni/eni-cni";
 /// The number that the kernel draws at every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// A record is far smaller; whatever is larger is not one.
-const RECORD_LIMIT: u64 = 1 << 20;
+/// The most bytes of a record, which is mostly what the configuration says of addresses.
+/// No longer one is written, so whatever is larger is not one.
+const RECORD_LIMIT: usize = 1 << 20;
 
 /// The record of one attachment. `D` is what the plugin itself needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,11 +199,20 @@ impl Records {
     /// Writes a record, replacing the one of the same attachment.
     ///
     /// # Errors
-    /// Code 5 naming the file; the old record is still there then.
+    /// Code 5 naming the file, 7 when the record is too long to be read again; the old
+    /// record is still there then.
     pub fn write<D: Serialize>(&self, record: &Attachment<D>) -> Result<()> {
         let path = self.path(&record.network, &record.container_id, &record.ifname);
         let failed = |cause: io::Error| Error::io(format!("failed to write {path:?}"), &cause);
         let text = serde_json::to_vec(record).map_err(|cause| failed(cause.into()))?;
+        if text.len() > RECORD_LIMIT {
+            let msg = format!("cannot record the attachment in {} bytes", text.len());
+            let details = format!(
+                "a record has at most {RECORD_LIMIT}: shorten the `ipam` section, or take a \
+                 device with fewer addresses and routes"
+            );
+            return Err(Error::config(msg).with_details(details));
+        }
         match file::replace(&path, &text) {
             // It is the first record of its network.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
@@ -221,6 +231,13 @@ impl Records {
     pub fn read<D: DeserializeOwned>(&self, args: &CmdArgs) -> Result<Option<Attachment<D>>> {
         let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
         read_record(&path)
+    }
+
+    /// The path of what is in the place of a call's record, where [`Self::read`] has found
+    /// none and yet there is something: a record that is damaged.
+    pub fn damaged(&self, args: &CmdArgs) -> Option<PathBuf> {
+        let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
+        fs::symlink_metadata(&path).is_ok().then_some(path)
     }
 
     /// Removes the record of the attachment that a call is about, if it has one.
@@ -407,7 +424,7 @@ pub fn boot_id() -> Result<String> {
 }
 
 fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>> {
-    let bytes = match file::read_regular(path, RECORD_LIMIT) {
+    let bytes = match file::read_regular(path, RECORD_LIMIT as u64) {
         Ok(bytes) => bytes,
         Err(cause) if file::is_missing(&cause) => return Ok(None),
         Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {

@@ -280,3 +280,19 @@ fn a_path_that_is_no_namespace_is_refused_before_anything_changes() {
     }
     assert_eq!(fixture.state(), before);
 }
+
+#[test]
+fn an_ipam_section_that_is_too_long_to_be_recorded_is_refused_before_anything_changes() {
+    let fixture = Fixture::new();
+    let long = |bytes: usize| json!({"ipam": {"type": "fake-ipam", "note": "x".repeat(bytes)}});
+    let error = fails(&fixture, &with(&conf(), &long(1 << 20)), 7);
+    assert!(
+        error.msg.starts_with("cannot record the attachment"),
+        "{error:?}"
+    );
+    assert!(fixture.ipam.calls().is_empty());
+    let before = fixture.state();
+    fixture.add(&with(&conf(), &long(1_000_000)));
+    fixture.del(&plain(&json!({})));
+    assert_eq!(fixture.state(), before);
+}
