@@ -9,7 +9,7 @@ mod del;
 mod device_info;
 mod exchange;
 mod failed_add;
-mod hostile;
+pub(crate) mod hostile;
 mod in_use;
 mod keep_addresses;
 mod killed;

@@ -7,8 +7,9 @@ use harness::damage::{DAMAGES, OUTSIDE, remove, replace_by};
 use harness::{Call, Namespace, Node, Pod, has_flag, wait_until};
 use serde_json::{Value, json};
 
+use crate::host_device::hostile::react_to_del;
 use crate::host_device::with;
-use crate::vm_machine::{Machine, NIC, NIC_NAME, conf, netdev};
+use crate::vm_machine::{Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, conf, netdev};
 
 /// Moves the NIC of the pod into a namespace that only the pod knows.
 fn move_on(machine: &Machine) -> Namespace {
@@ -128,6 +129,81 @@ fn a_nic_comes_back_without_what_the_pod_has_made_of_it() {
                 assert_eq!(pod.links(), ["lo"], "{deed}");
             }
         }
+    }
+}
+
+/// The pod gives the index of its NIC to another interface while DEL removes what is
+/// stacked on the NIC.
+#[test]
+fn what_a_pod_puts_in_the_place_of_its_nic_gets_nothing_of_it() {
+    let machine = Machine::new();
+    machine.host(&["address", "add", "10.55.0.5/24", "dev", NIC_NAME]);
+    let conf = with(&conf(), &json!({"keepAddresses": true}));
+    machine.add(&conf);
+    let (pod, third) = (machine.pod(), Namespace::new());
+    for n in 0..4 {
+        let name = format!("above{n}");
+        pod.ip(&["link", "add", &name, "link", "net1", "type", "macvlan"]);
+    }
+    let index = &pod.link("net1").expect("it is in the pod")["ifindex"];
+    let (path, before) = (third.path(), machine.node.netns.links().len());
+    let decoy = format!("link add net1 index {index} address {NIC_MAC} type veth peer name other");
+    let reaction = format!("link set net1 netns {path}\n{decoy}\n");
+    let end = react_to_del(pod, &reaction);
+    del_has_to_come_again(&machine, &conf);
+    end();
+    assert_eq!(third.links(), ["lo", "net1"], "the pod was too slow");
+    assert!(
+        pod.links().contains(&"other".to_owned()),
+        "{:?}",
+        pod.links()
+    );
+    assert_eq!(machine.node.netns.links().len(), before);
+
+    drop(third);
+    machine.del(&conf);
+    assert_eq!(machine.node.netns.addresses(NIC_NAME), ["10.55.0.5/24"]);
+    machine.host(&["address", "flush", "dev", NIC_NAME]);
+    machine.is_clean();
+}
+
+/// Each of two NICs has the other one's name when its pod has ended.
+#[test]
+fn two_nics_that_a_pod_has_given_each_others_names_both_come_back() {
+    for command in ["DEL", "GC", "ADD"] {
+        let mut machine = Machine::new();
+        let (one, other) = (conf(), with(&conf(), &json!({"pciBusID": OTHER_NIC})));
+        let second = |machine: &Machine, command: &str| {
+            let call = machine.call(command, &other);
+            call.env("CNI_IFNAME", "net2")
+        };
+        machine.add(&one);
+        machine.node.run(&second(&machine, "ADD")).ok();
+        for (from, to) in [("net1", OTHER_NAME), ("net2", NIC_NAME)] {
+            machine.pod().ip(&["link", "set", from, "down"]);
+            machine.pod().ip(&["link", "set", from, "name", to]);
+        }
+        machine.end_pod();
+        wait_until("the other one is back", || netdev(OTHER_NIC).is_some());
+        assert_eq!(netdev(NIC).as_deref(), Some(OTHER_NAME));
+        match command {
+            "DEL" => {}
+            "GC" => {
+                let keys = json!({"cni.dev/valid-attachments": []});
+                let call = machine.call("GC", &with(&one, &keys));
+                machine.node.run(&call).ok();
+            }
+            _ => {
+                machine.pod = Some(Namespace::new());
+                let missing = with(&conf(), &json!({"pciBusID": null, "device": "none"}));
+                let call = machine.call("ADD", &missing).env("CNI_CONTAINERID", "c2");
+                machine.node.run(&call).error_code(999);
+            }
+        }
+        machine.del(&one);
+        machine.node.run(&second(&machine, "DEL")).ok();
+        assert_eq!(netdev(OTHER_NIC).as_deref(), Some(OTHER_NAME), "{command}");
+        machine.is_clean();
     }
 }
 

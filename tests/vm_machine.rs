@@ -14,8 +14,9 @@ pub(crate) const NIC: &str = "0000:00:06.0";
 pub(crate) const NIC_NAME: &str = "enp0s6";
 pub(crate) const NIC_MAC: &str = "52:54:00:00:00:06";
 pub(crate) const OTHER_NIC: &str = "0000:00:07.0";
+pub(crate) const OTHER_NAME: &str = "enp0s7";
 pub(crate) const VIRTIO: &str = "0000:00:08.0";
-const ALL: [(&str, &str); 3] = [(NIC, NIC_NAME), (OTHER_NIC, "enp0s7"), (VIRTIO, "enp0s8")];
+const ALL: [(&str, &str); 3] = [(NIC, NIC_NAME), (OTHER_NIC, OTHER_NAME), (VIRTIO, "enp0s8")];
 
 /// The machine as a node, a pod, and a delegate. When it is dropped, the NICs are as
 /// they were.

@@ -233,13 +233,6 @@ impl Records {
         read_record(&path)
     }
 
-    /// The path of what is in the place of a call's record, where [`Self::read`] has found
-    /// none and yet there is something: a record that is damaged.
-    pub fn damaged(&self, args: &CmdArgs) -> Option<PathBuf> {
-        let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
-        fs::symlink_metadata(&path).is_ok().then_some(path)
-    }
-
     /// Removes the record of the attachment that a call is about, if it has one.
     ///
     /// # Errors

@@ -1,11 +1,10 @@
-//! Which device is meant: found on the host by what the configuration says, and
-//! recognised later by what the record says of it. Nothing here changes a device.
+//! Which device is meant: found on the host by what the configuration says. How it is
+//! recognised later is in `identity`. Nothing here changes a device.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use common::args::IfName;
 use common::error::{Error, Result};
 use common::netlink::{Link, Netlink, Settings, parse_mac};
 use common::pci::{self, PciAddress};
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceSelector;
 use crate::driver::Binding;
+use crate::identity::{narrow, sysfs_number};
 use crate::in_use::Controller;
 use crate::keep::Kept;
 
@@ -67,6 +67,9 @@ pub(crate) struct Device {
     pub(crate) has_parent_here: bool,
     /// The name of the device behind the interface on its bus.
     pub(crate) bus_address: String,
+    /// The number of a virtual interface in sysfs; see `identity`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sysfs_number: Option<u64>,
     /// The PCI address, when it is a PCI function or a virtio device of one.
     pub(crate) pci_id: String,
     /// The kernel driver it is bound to.
@@ -120,12 +123,17 @@ pub(crate) fn is_dpdk(selector: &DeviceSelector) -> bool {
 }
 
 impl Device {
-    fn of_link(link: Link) -> Result<Self> {
+    pub(crate) fn of_link(link: Link) -> Result<Self> {
         if link.loopback {
             let msg = format!("device {:?} is the loopback interface", link.name);
             return Err(Error::config(msg).with_details("it cannot leave its namespace"));
         }
+        let is_virtual = !link.kind.is_empty();
         Ok(Self {
+            sysfs_number: is_virtual
+                .then(|| sysfs_number(&link.name))
+                .transpose()?
+                .flatten(),
             pci_id: PciAddress::of_link(&link).map_or(String::new(), |a| a.to_string()),
             driver: driver_of(&pci::device_directory(&link.name)).unwrap_or_default(),
             mode: Mode::Netdev,
@@ -150,40 +158,6 @@ impl Device {
         })
     }
 
-    /// The link among `links` that is this device, whatever it is called now.
-    /// Nothing when it is not there, or when it cannot be told from another.
-    pub(crate) fn among<'a>(&self, links: &'a [Link], ifname: &IfName) -> Option<&'a Link> {
-        let name = |l: &Link| l.name == ifname.as_str();
-        let mut same: Vec<&Link> = links.iter().filter(|l| self.is(l, name(l))).collect();
-        // One PCI function may have several ports, each with an interface.
-        narrow(&mut same, &|l| l.permanent_mac == self.permanent_mac);
-        narrow(&mut same, &|l| l.mac == self.mac);
-        narrow(&mut same, &name);
-        match same[..] {
-            [one] => Some(one),
-            _ => None,
-        }
-    }
-
-    /// Whether `link` can be this device. What a container can change (its name,
-    /// its MAC, its alias) only counts where the kernel knows nothing better.
-    fn is(&self, link: &Link, has_our_name: bool) -> bool {
-        if link.loopback || link.kind != self.kind {
-            return false;
-        }
-        if !self.bus_address.is_empty() {
-            return link.bus_address == self.bus_address;
-        }
-        if !self.permanent_mac.is_empty() {
-            return link.permanent_mac == self.permanent_mac;
-        }
-        let has_parent = self.parent.is_some();
-        // A veth has one other end, and that has no other one.
-        let has_one_peer = self.has_parent_here && self.kind == "veth";
-        let is_alike = link.mac == self.mac || has_parent && has_our_name;
-        link.parent == self.parent && (is_alike || has_one_peer)
-    }
-
     /// Makes sure that the device has the MAC that a pod asks for, if it asks for one. It
     /// keeps its own, by which the network that it leads to knows it.
     pub(crate) fn require_mac(&self, requested: Option<String>) -> Result<()> {
@@ -202,12 +176,6 @@ impl Device {
         self.has_interface() && self.kind.is_empty()
     }
 
-    /// Whether the kernel keeps it when the namespace ends that it is in, or that its user
-    /// is in.
-    pub(crate) fn outlives_namespaces(&self) -> bool {
-        self.is_hardware() || self.binding.is_some()
-    }
-
     /// Whether the host has an interface of it when it is not attached.
     pub(crate) fn has_interface(&self) -> bool {
         self.mode == Mode::Netdev || self.binding.is_some()
@@ -216,15 +184,6 @@ impl Device {
     /// Whether the host has to get it back.
     pub(crate) fn is_owed(&self) -> bool {
         self.has_interface() && !self.returned
-    }
-
-    /// Whether the two records are about the same device.
-    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
-        let has_identity = !self.bus_address.is_empty() || !self.permanent_mac.is_empty();
-        self.kind == other.kind
-            && self.bus_address == other.bus_address
-            && self.permanent_mac == other.permanent_mac
-            && (has_identity || self.mac == other.mac)
     }
 
     /// Whether this is the device that `selector` means.
@@ -236,13 +195,6 @@ impl Device {
             DeviceSelector::Pci(address) => self.pci_id == address.as_str(),
             DeviceSelector::DeviceId(id) => self.pci_id == *id || self.bus_address == *id,
         }
-    }
-}
-
-/// Leaves the links that are `wanted`, where that leaves any.
-fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
-    if links.iter().any(|link| wanted(link)) {
-        links.retain(|link| wanted(link));
     }
 }
 
@@ -412,34 +364,5 @@ mod tests {
         let links = [link("veth1", "veth", "", ""), link("veth2", "veth", "", "")];
         let error = name_by_hwaddr(&links).unwrap_err();
         assert_eq!(error.details, "veth1, veth2");
-    }
-
-    #[test]
-    fn a_device_is_recognised_by_its_bus_address_whatever_it_is_called() {
-        let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "a")).unwrap();
-        let net1 = IfName::new("net1").unwrap();
-        let mut found = link("dev7", "", "0000:00:06.0", "a");
-        found.mac = "02:00:00:00:00:99".into();
-        let other = link("net1", "", "0000:00:07.0", "b");
-        let above = link("net1.5", "vlan", "", "a");
-        let links = [other.clone(), found, above];
-        let name = recorded.among(&links, &net1).map(|l| l.name.as_str());
-        assert_eq!(name, Some("dev7"));
-        assert_eq!(recorded.among(&[other], &net1), None);
-    }
-
-    #[test]
-    fn a_device_that_cannot_be_told_from_another_is_not_taken() {
-        let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "")).unwrap();
-        let net1 = IfName::new("net1").unwrap();
-        let twins = [
-            link("p0", "", "0000:00:06.0", ""),
-            link("p1", "", "0000:00:06.0", ""),
-        ];
-        assert_eq!(recorded.among(&twins, &net1), None);
-        let port = link("net1", "", "0000:00:06.0", "");
-        let links = [port, twins[0].clone()];
-        let name = recorded.among(&links, &net1).map(|l| l.name.as_str());
-        assert_eq!(name, Some("net1"));
     }
 }

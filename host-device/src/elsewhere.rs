@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use common::error::Result;
+use common::netlink::{Link, Netlink};
 use common::pci::PciAddress;
 
 use crate::device::{Device, list};
@@ -13,9 +15,28 @@ use crate::device::{Device, list};
 /// Where the kernel lists the devices of every bus.
 const BUSES: &str = "/sys/bus";
 
-/// Whether another namespace than the host's has an interface of the device. What has no
-/// device below it, such as a veth, ends with its namespace and is not looked for.
-pub(crate) fn is_elsewhere(device: &Device) -> bool {
+/// Whether another namespace than the host's has an interface of the device. A veth
+/// whose other end is on the host is seen from there; of other virtual interfaces
+/// nothing is known.
+///
+/// # Errors
+/// Code 999 when the kernel does not answer.
+pub(crate) fn is_elsewhere(netlink: &mut Netlink, device: &Device) -> Result<bool> {
+    if device.is_hardware() {
+        return Ok(is_hardware_elsewhere(device));
+    }
+    let Some(peer) = device.peer_on_host() else {
+        return Ok(false);
+    };
+    let peer = netlink.link_by_index(peer)?;
+    let leads_away = |peer: Link| peer.parent_netns_id.is_some();
+    Ok(peer
+        .filter(|p| p.kind == device.kind)
+        .is_some_and(leads_away))
+}
+
+/// Whether the device's directory in sysfs has an interface that it does not show.
+pub(crate) fn is_hardware_elsewhere(device: &Device) -> bool {
     let directories = directories(device).into_iter();
     directories
         .map(|d| d.join("net"))

@@ -9,6 +9,7 @@ mod device;
 mod device_info;
 mod driver;
 mod elsewhere;
+mod identity;
 mod in_use;
 mod keep;
 mod options;
@@ -353,6 +354,7 @@ fn gc(conf: &ConfArgs) -> Result<()> {
     }
 }
 
-fn records() -> Records {
+/// The records of this plugin.
+pub(crate) fn records() -> Records {
     Records::of("host-device")
 }

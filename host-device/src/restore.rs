@@ -1,4 +1,4 @@
-//! What a device gets back on the host: its name, alternative names, MAC, MTU, alias,
+//! What a device gets back on the host, when it has been proven to be the device: its name, alternative names, MAC, MTU, alias,
 //! flags, queue and group, whether it was up, and the driver, addresses and routes that
 //! an attachment took. What only `ethtool` and `tc` show is left as the pod has made it.
 
@@ -28,16 +28,15 @@ impl Host {
 
     /// Makes sure that `link` can get the name `name` on the host. `index` is its
     /// index there, when it is there already: it may have the name as another one.
-    pub(crate) fn require_free(
-        &mut self,
-        name: &str,
-        link: &Link,
-        index: Option<u32>,
-    ) -> Result<()> {
+    /// A device of another attachment that a container has called so gives way.
+    pub(crate) fn make_free(&mut self, name: &str, link: &Link, index: Option<u32>) -> Result<()> {
         let holder = self.netlink.link_by_name(name)?;
         let Some(holder) = holder.filter(|holder| Some(holder.index) != index) else {
             return Ok(());
         };
+        if self.displace(name, &holder)? {
+            return Ok(());
+        }
         Err(Error::internal(format!(
             "cannot give {:?} its name {name:?} on the host back",
             link.name
@@ -46,6 +45,48 @@ impl Host {
             "interface {:?} with index {} has it now",
             holder.name, holder.index
         )))
+    }
+
+    /// Takes `name` from `holder` when that is the device of an attachment, which has a
+    /// name of its own on the host and gets it when the attachment ends. Two devices that
+    /// have each other's names would wait for each other for ever.
+    fn displace(&mut self, name: &str, holder: &Link) -> Result<bool> {
+        let boot = boot_id()?;
+        let owner = crate::records().find::<Device>(|record| {
+            let device = &record.device;
+            let is_foreign = device.name != name && !device.altnames.iter().any(|n| n == name);
+            let is_owed = record.boot_id == boot && device.is_owed();
+            Ok(is_owed && is_foreign && device.is_certainly(holder)?)
+        })?;
+        let Some(owner) = owner else {
+            return Ok(false);
+        };
+        if holder.name == name {
+            let temporary = owner.device.temporary_name();
+            self.rename(holder, &temporary, LinkChange::default())?;
+        } else {
+            let names = [name.to_owned()];
+            self.netlink.delete_altnames(holder.index, &names)?;
+        }
+        Ok(true)
+    }
+
+    /// Gives `link` another name, and makes the rest of `change` with it.
+    fn rename(&mut self, link: &Link, name: &str, change: LinkChange<'_>) -> Result<()> {
+        let what = || format!("failed to rename {:?} to {name:?}", link.name);
+        let down = LinkChange {
+            up: Some(false),
+            ..LinkChange::default()
+        };
+        if link.up {
+            // Kernels before 6.2 rename only what is down.
+            self.netlink.change_link(link.index, down, what)?;
+        }
+        let rename = LinkChange {
+            name: Some(name),
+            ..change
+        };
+        self.netlink.change_link(link.index, rename, what)
     }
 }
 
@@ -60,33 +101,44 @@ pub(crate) enum Whereabouts {
     NotOurs,
 }
 
-/// Restores the device where the kernel has put it on the host itself. The kernel does
-/// that with hardware only, and destroys other interfaces: one that looks the same was
-/// made by somebody else since.
+/// Restores the device where it is on the host already: the kernel has put it there
+/// itself, as it does with hardware, or a DEL has not come to its end.
 pub(crate) fn restore_on_host(
     host: &mut Host,
     all: &[Attachment<Device>],
     record: &Attachment<Device>,
 ) -> Result<Whereabouts> {
     let device = &record.device;
-    if record.boot_id != boot_id()? || !device.is_hardware() && !record.is_alive()? {
-        return Ok(Whereabouts::NotOurs);
-    }
-    if has_rival(all, record)? {
+    if record.boot_id != boot_id()? || has_rival(all, record)? {
         return Ok(Whereabouts::NotOurs);
     }
     // Asked before the host is searched: a device that arrives meanwhile is not missed.
-    let whereabouts = match is_elsewhere(device) {
+    let whereabouts = match is_elsewhere(&mut host.netlink, device)? {
         true => Whereabouts::Elsewhere,
         false => Whereabouts::NotOurs,
     };
     let links = host.netlink.links()?;
-    let Some(link) = device.among(&links, &record.ifname) else {
+    let Some(link) = on_host(&links, record)? else {
         return Ok(whereabouts);
     };
-    restore_name(host, link, device)?;
-    restore_properties(&mut host.netlink, link, device);
+    host.make_free(&device.name, link, Some(link.index))?;
+    restore(host, link, device)?;
     Ok(Whereabouts::OnHost)
+}
+
+/// The device among the links of the host. The kernel destroys a virtual one with its
+/// namespace: what only looks the same was made by somebody else since.
+fn on_host<'a>(links: &'a [Link], record: &Attachment<Device>) -> Result<Option<&'a Link>> {
+    let device = &record.device;
+    if device.is_hardware() || device.sysfs_number.is_none() && record.is_alive()? {
+        return Ok(device.among(links, &record.ifname));
+    }
+    for link in links.iter().filter(|_| device.sysfs_number.is_some()) {
+        if device.is_certainly(link)? {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
 }
 
 /// Gives a device that ADD has bound for user space back to its kernel driver, and
@@ -105,8 +157,8 @@ pub(crate) fn rebind(
     let Some(link) = driver::unbind(&mut host.netlink, device, binding, patience)? else {
         return Ok(false);
     };
-    restore_name(host, &link, device)?;
-    restore_properties(&mut host.netlink, &link, device);
+    host.make_free(&device.name, &link, Some(link.index))?;
+    restore(host, &link, device)?;
     Ok(true)
 }
 
@@ -133,43 +185,74 @@ fn is_rival(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<b
     Ok(key(other) != key(record) && other.is_alive()?)
 }
 
+/// Gives `link`, which is certainly the device and on the host, what it was. Its name is
+/// free there. To fail at anything but the name would keep the address reserved for ever,
+/// although the host has the device: that is only reported.
+pub(crate) fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
+    restore_properties(&mut host.netlink, link, device);
+    let rest = LinkChange {
+        alias: (link.alias != device.alias).then_some(&device.alias),
+        up: (device.up && device.controller.is_none()).then_some(true),
+        ..LinkChange::default()
+    };
+    if link.name == device.name {
+        change_singly(&mut host.netlink, link, device, rest);
+    } else if host.rename(link, &device.name, rest).is_err() {
+        // Which of them was refused is not told.
+        host.rename(link, &device.name, LinkChange::default())?;
+        change_singly(&mut host.netlink, link, device, rest);
+    }
+    if let Some(controller) = &device.controller {
+        report(restore_controller(&mut host.netlink, link, controller));
+        let up = LinkChange {
+            up: device.up.then_some(true),
+            ..LinkChange::default()
+        };
+        change_singly(&mut host.netlink, link, device, up);
+    }
+    restore_altnames(&mut host.netlink, link, device);
+    // Routes need an interface that is up.
+    device
+        .kept
+        .restore(&mut host.netlink, link.index, &device.name);
+    Ok(())
+}
+
+/// Gives `link`, which is on the host, the device's name, where that is free.
 pub(crate) fn restore_name(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     if link.name == device.name {
         return Ok(());
     }
-    host.require_free(&device.name, link, Some(link.index))?;
+    host.make_free(&device.name, link, Some(link.index))?;
     if link.altnames.contains(&device.name) {
         // udev gives a device that appears its usual name as an alternative one.
         let name = std::slice::from_ref(&device.name);
         host.netlink.delete_altnames(link.index, name)?;
     }
-    let what = || format!("failed to rename {:?} to {:?}", link.name, device.name);
-    let down = LinkChange {
-        up: Some(false),
-        ..LinkChange::default()
-    };
-    if link.up {
-        // Kernels before 6.2 rename only what is down.
-        host.netlink.change_link(link.index, down, what)?;
-    }
-    let rename = LinkChange {
-        name: Some(&device.name),
-        ..LinkChange::default()
-    };
-    host.netlink.change_link(link.index, rename, what)
+    host.rename(link, &device.name, LinkChange::default())
 }
 
-/// Restores what differs of `link`, which is on the host and has its name. A property
-/// that the kernel refuses is only reported: the host has the device, and to fail
-/// would keep the address reserved for ever.
-pub(crate) fn restore_properties(netlink: &mut Netlink, link: &Link, device: &Device) {
+/// Makes each of these changes whatever has become of the one before.
+fn change_singly(netlink: &mut Netlink, link: &Link, device: &Device, change: LinkChange<'_>) {
+    let what = || format!("failed to restore {:?}", device.name);
+    let alias = change.alias.map(|alias| LinkChange {
+        alias: Some(alias),
+        ..LinkChange::default()
+    });
+    let up = change.up.map(|up| LinkChange {
+        up: Some(up),
+        ..LinkChange::default()
+    });
+    for change in [alias, up].into_iter().flatten() {
+        report(netlink.change_link(link.index, change, what));
+    }
+}
+
+/// Restores what differs of `link` and can be changed under any name.
+fn restore_properties(netlink: &mut Netlink, link: &Link, device: &Device) {
     let mac = mac_bytes(&device.mac);
     let none = LinkChange::default();
     let changes = [
-        (link.alias != device.alias).then_some(LinkChange {
-            alias: Some(&device.alias),
-            ..none
-        }),
         (link.mac != device.mac && !mac.is_empty()).then_some(LinkChange {
             mac: Some(&mac),
             ..none
@@ -190,31 +273,18 @@ pub(crate) fn restore_properties(netlink: &mut Netlink, link: &Link, device: &De
     for change in changes.into_iter().flatten() {
         report(netlink.change_link(link.index, change, what));
     }
-    // The one that was the device's own name is gone by now.
-    let foreign = link
-        .altnames
-        .iter()
-        .filter(|n| !device.altnames.contains(n) && **n != device.name);
-    let foreign: Vec<String> = foreign.cloned().collect();
+    let foreign = device.foreign_altnames(link);
     report(netlink.delete_altnames(link.index, &foreign));
+}
+
+/// Gives the link the alternative names that it lacks.
+fn restore_altnames(netlink: &mut Netlink, link: &Link, device: &Device) {
     let missing = device
         .altnames
         .iter()
         .filter(|n| !link.altnames.contains(n));
     let missing: Vec<String> = missing.cloned().collect();
     report(netlink.add_altnames(link.index, &missing));
-    if let Some(controller) = &device.controller {
-        report(restore_controller(netlink, link, controller));
-    }
-    if device.up {
-        let up = LinkChange {
-            up: Some(true),
-            ..none
-        };
-        report(netlink.change_link(link.index, up, what));
-    }
-    // Routes need an interface that is up.
-    device.kept.restore(netlink, link.index, &device.name);
 }
 
 /// Makes the device a port of what it was a port of. A bond only takes what is down.

@@ -13,8 +13,8 @@ use common::turn::Turn;
 
 use crate::device::{Device, Mode};
 use crate::driver;
-use crate::elsewhere::is_elsewhere;
-use crate::restore::{Host, Whereabouts, rebind, restore_on_host, restore_properties};
+use crate::elsewhere::is_hardware_elsewhere;
+use crate::restore::{Host, Whereabouts, rebind, restore, restore_on_host};
 
 /// How long the kernel may take to put a device on the host after its namespace has
 /// ended, which it does in the background.
@@ -74,7 +74,12 @@ pub(crate) fn move_in(
         ..LinkChange::default()
     };
     host.netlink.change_link(device.index, change, what)?;
-    sandbox.require(&record.ifname).map(Some)
+    let link = sandbox.require(&record.ifname)?;
+    if !device.is_like(&link) {
+        let msg = format!("{:?} was replaced at that moment", record.ifname.as_str());
+        return Err(Error::internal(msg).with_details("the container has another interface there"));
+    }
+    Ok(Some(link))
 }
 
 /// Makes sure that the host has the device, if it still exists: it is in the
@@ -95,37 +100,43 @@ pub(crate) fn give_back(
         let all = records.all()?;
         return rebind(host, &all, record, (binding, driver::PATIENCE)).map(drop);
     }
-    if try_give_back(host, records, record, args)? != Whereabouts::Elsewhere {
-        return Ok(());
-    }
-    let events = Events::open(Subject::Links)?;
+    let (mut whereabouts, is_waited_for) = try_give_back(host, records, record, args)?;
+    let events = match whereabouts {
+        Whereabouts::Elsewhere if is_waited_for => Events::open(Subject::Links)?,
+        Whereabouts::Elsewhere => return Err(out_of_reach(device)),
+        _ => return Ok(()),
+    };
     let deadline = Instant::now() + RETURN;
-    while try_give_back(host, records, record, args)? == Whereabouts::Elsewhere {
+    loop {
+        (whereabouts, _) = try_give_back(host, records, record, args)?;
+        if whereabouts != Whereabouts::Elsewhere {
+            return Ok(());
+        }
         if !events.wait(deadline)? {
             return Err(out_of_reach(device));
         }
     }
-    Ok(())
 }
 
 /// Looks for the device in the container and on the host, and gives it back from there.
+/// Also says whether it can come back by itself soon: a virtual one cannot, while the
+/// container lives.
 fn try_give_back(
     host: &mut Host,
     records: &Records,
     record: &Attachment<Device>,
     args: &CmdArgs,
-) -> Result<Whereabouts> {
-    let device = &record.device;
+) -> Result<(Whereabouts, bool)> {
     let _devices = Turn::of_devices()?;
-    if let Some(mut sandbox) = sandbox_for_del(args, Some(record))? {
-        let links = sandbox.netlink.links()?;
-        let own = without_decoys(&mut sandbox, &links, device)?;
-        if let Some(link) = device.among(&own, &record.ifname) {
-            move_out(host, &mut sandbox, link, &links, device)?;
-            return Ok(Whereabouts::OnHost);
-        }
+    let sandbox = sandbox_for_del(args, Some(record))?;
+    let is_waited_for = sandbox.is_none() || record.device.is_hardware();
+    if let Some(mut sandbox) = sandbox
+        && move_out(host, &mut sandbox, record)?
+    {
+        return Ok((Whereabouts::OnHost, false));
     }
-    restore_on_host(host, &records.all()?, record)
+    let whereabouts = restore_on_host(host, &records.all()?, record)?;
+    Ok((whereabouts, is_waited_for))
 }
 
 /// The links of the container that can be the device. Whoever may make links can make
@@ -173,11 +184,11 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
     for position in 0..all.len() {
         let record = &all[position];
         let device = &record.device;
-        if !device.is_owed() || !device.outlives_namespaces() {
+        if !device.is_owed() {
             continue;
         }
         let is_alive = record.is_alive_in(&boot);
-        if is_alive && !has_lost(device) {
+        if !may_be_on_host(record, is_alive)? {
             continue;
         }
         let restored = match &device.binding {
@@ -186,13 +197,12 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
             None => restore_on_host(host, &all, record).map(|found| found == Whereabouts::OnHost),
         };
         match restored {
-            // The DEL of a container that lives is to look again.
-            Ok(true) if !is_alive => {
+            Ok(true) => {
                 let record = returned(record);
                 records.write(&record)?;
                 all[position] = record;
             }
-            Ok(_) => {}
+            Ok(false) => {}
             // It is another attachment's device; whether this ADD can be served does
             // not depend on it.
             Err(error) => eprintln!("recovering {:?}: {error}", device.name),
@@ -201,17 +211,32 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
     Ok(all)
 }
 
-/// Whether the container of this attachment cannot have the device any more, although
-/// it lives: it has moved the device on, and the kernel has put it on the host.
-fn has_lost(device: &Device) -> bool {
-    device.binding.is_none() && device.is_hardware() && !is_elsewhere(device)
+/// Whether the host can have the device of this attachment: its container has ended, or
+/// has moved the device on and the kernel has put it on the host, or its DEL was killed.
+/// A virtual device is there for the last reason only, and under one of these names.
+fn may_be_on_host(record: &Attachment<Device>, is_alive: bool) -> Result<bool> {
+    let device = &record.device;
+    if device.binding.is_some() {
+        return Ok(!is_alive);
+    }
+    if device.is_hardware() {
+        return Ok(!is_alive || !is_hardware_elsewhere(device));
+    }
+    let temporary = device.temporary_name();
+    for name in [&device.name, record.ifname.as_str(), &temporary] {
+        if device.is_virtual_on_host(name)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The device with what it was before an attachment that it has not come back from as
 /// it was: when [`recover`] could not give it its name, the next DEL still has to.
 pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<Device> {
     let is_earlier = |was: &Device| !was.returned && was.is_same_as(&device);
-    let of_device = |r: &Attachment<Device>| device.is_hardware() && is_earlier(&r.device);
+    let is_known = device.is_hardware() || device.sysfs_number.is_some();
+    let of_device = |r: &Attachment<Device>| is_known && is_earlier(&r.device);
     let mut earlier = Vec::from_iter(all.into_iter().filter(of_device));
     if !earlier.is_empty() {
         let boot = boot_id()?;
@@ -256,61 +281,113 @@ pub(crate) fn move_out_unrecorded(
     let device = Device {
         name: name.to_owned(),
         altnames: link.altnames.clone(),
+        mac: link.mac.clone(),
+        mtu: link.mtu,
+        kind: link.kind.clone(),
+        parent: link.parent,
+        bus_address: link.bus_address.clone(),
+        permanent_mac: link.permanent_mac.clone(),
         ..Device::default()
     };
     let links = sandbox.netlink.links()?;
-    send_back(host, sandbox, link, &links, &device)
-}
-
-fn move_out(
-    host: &mut Host,
-    sandbox: &mut Sandbox,
-    link: &Link,
-    links: &[Link],
-    device: &Device,
-) -> Result<()> {
-    send_back(host, sandbox, link, links, device)?;
-    if let Some(link) = host.netlink.link_by_name(&device.name)? {
-        restore_properties(&mut host.netlink, &link, device);
+    match send_back(host, sandbox, (link, &links), &device, &link.name)? {
+        Some(arrived) => restore(host, &arrived, &device),
+        None => Err(not_proven(&device)),
     }
-    Ok(())
 }
 
-/// Moves `link` to the host under the device's name and alias, in one step, and without
-/// what the container, which has these `links`, has made on it.
+/// Moves the device from the container to the host and restores it there; false when
+/// the container does not have it.
+fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>) -> Result<bool> {
+    let device = &record.device;
+    let links = sandbox.netlink.links()?;
+    let own = without_decoys(sandbox, &links, device)?;
+    for link in device.candidates(&own, &record.ifname) {
+        let name = record.ifname.as_str();
+        if let Some(arrived) = send_back(host, sandbox, (link, &links), device, name)? {
+            restore(host, &arrived, device)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Moves `link` to the host, without what the container, which has these `links`, has
+/// made on it, and returns what has arrived there when that is the device. The container
+/// may have given the link's index to another one by then; that goes back to it, and has
+/// got nothing of the device: until then it has the name `ifname`.
 fn send_back(
     host: &mut Host,
     sandbox: &mut Sandbox,
-    link: &Link,
-    links: &[Link],
+    (link, links): (&Link, &[Link]),
     device: &Device,
-) -> Result<()> {
-    host.require_free(&device.name, link, None)?;
+    ifname: &str,
+) -> Result<Option<Link>> {
+    host.make_free(&device.name, link, None)?;
     // They would go on using the device, whoever has it next.
     for child in links.iter().filter(|child| is_stacked_on(child, link)) {
         sandbox.netlink.delete_link(child)?;
     }
-    // Names that the container has added could be taken on the host, or be the very
-    // name the device is to get: the kernel would refuse the move for ever.
-    let foreign = link
-        .altnames
-        .iter()
-        .filter(|n| !device.altnames.contains(n));
-    let foreign: Vec<String> = foreign.cloned().collect();
+    let foreign = device.foreign_altnames(link);
     sandbox.netlink.delete_altnames(link.index, &foreign)?;
+    let temporary = device.temporary_name();
+    // To keep its name costs the kernel nothing.
+    let mut name = match link.name == ifname {
+        true => ifname,
+        false => &temporary,
+    };
+    let mut moved = move_to_host(sandbox, link, name);
+    if name != temporary && moved.as_ref().is_err_and(Error::is_exists) {
+        // The host has an interface of that name.
+        name = &temporary;
+        moved = move_to_host(sandbox, link, name);
+    }
+    match moved {
+        // The container has moved it on, or has deleted it.
+        Err(error) if error.is_not_found() => return Ok(None),
+        outcome => outcome?,
+    }
+    let Some(arrived) = host.netlink.link_by_name(name)? else {
+        return Err(not_proven(device));
+    };
+    if device.is_certainly(&arrived)? {
+        return Ok(Some(arrived));
+    }
+    return_to(sandbox, host, &arrived, &temporary)?;
+    Ok(None)
+}
+
+fn move_to_host(sandbox: &mut Sandbox, link: &Link, name: &str) -> Result<()> {
     let host = NetNs::own()?;
     let change = LinkChange {
         netns: Some(&host),
-        name: Some(&device.name),
-        alias: Some(&device.alias),
+        name: Some(name),
         ..LinkChange::default()
     };
-    sandbox.netlink.change_link(link.index, change, || {
-        format!(
-            "failed to move {:?} back to the host as {:?}",
-            link.name, device.name
-        )
-    })
+    let what = || format!("failed to move {:?} back to the host", link.name);
+    sandbox.netlink.change_link(link.index, change, what)
+}
+
+/// Moves what is not the device back into the container that it has come from.
+fn return_to(sandbox: &Sandbox, host: &mut Host, link: &Link, name: &str) -> Result<()> {
+    let change = LinkChange {
+        netns: Some(&sandbox.netns),
+        name: Some(name),
+        ..LinkChange::default()
+    };
+    let what = || {
+        let container = sandbox.netns.path();
+        format!("failed to move {:?} back to {container:?}", link.name)
+    };
+    host.netlink.change_link(link.index, change, what)
+}
+
+/// The error of a DEL that must come again, because something has changed under it.
+fn not_proven(device: &Device) -> Error {
+    let msg = format!("cannot give host device {:?} back yet", device.name);
+    let details = "what has come to the host from the container is another interface, or was \
+                   renamed at that moment";
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
 /// Whether `child` uses `link`, which is in the same namespace.

@@ -189,8 +189,8 @@ fn an_ipv6_address_is_usable_when_add_returns() {
 fn the_device_moves_with_one_message_and_without_a_namespace_between() {
     let fixture = Fixture::new();
     let trace = tempfile::NamedTempFile::new().expect("a temporary file can be made");
-    // ADD also sets the device up.
-    for (command, expected) in [("ADD", 2), ("DEL", 1)] {
+    // ADD also sets the device up, and DEL names what has come when that is the device.
+    for (command, expected) in [("ADD", 2), ("DEL", 2)] {
         let call = fixture.call(command, &conf());
         let status = fixture.node.inside(|| {
             let process = call.process();

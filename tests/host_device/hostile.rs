@@ -2,9 +2,12 @@
 //! back as it was, and nobody else notices anything.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Call, FakeIpam, Namespace};
+use harness::{Call, FakeIpam, Namespace, wait_until};
 use serde_json::{Value, json};
 
 use super::{Fixture, conf, with};
@@ -240,4 +243,129 @@ fn routes_and_rules_that_the_parser_does_not_know_do_not_keep_the_rules_of_a_pod
     scene.fixture.node.run(&call).ok();
     let rules = scene.fixture.pod.ip(&["rule", "show"]);
     assert!(!rules.contains("10.9.0.5"), "{rules}");
+}
+
+/// A pod that waits for the first thing that DEL does in it, and then does `reaction` at
+/// once: `ip` runs already, and reads what it is to do.
+pub(crate) fn react_to_del(pod: &Namespace, reaction: &str) -> impl FnOnce() + use<> {
+    let mut watch = Command::new("ip");
+    watch
+        .args(["monitor", "link"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut act = Command::new("ip");
+    act.args(["-force", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let (mut watch, mut act) = pod.run(|| {
+        let watch = watch.spawn().expect("ip can be executed");
+        (watch, act.spawn().expect("ip can be executed"))
+    });
+    // What it prints of a change that is made now says that it listens.
+    let output = watch.stdout.take().expect("it is a pipe");
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+    let listens = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !listens.load(Ordering::Relaxed) {
+                pod.ip(&["link", "set", "lo", "alias", "x"]);
+                pod.ip(&["link", "set", "lo", "alias", ""]);
+            }
+        });
+        lines.next().expect("it prints a line");
+        listens.store(true, Ordering::Relaxed);
+    });
+    let reaction = reaction.to_owned();
+    let reacting = std::thread::spawn(move || {
+        let seen = lines.any(|line| line.starts_with("Deleted"));
+        let mut input = act.stdin.take().expect("it is a pipe");
+        // Without a DEL, it is told to do nothing.
+        let text = if seen { reaction.as_str() } else { "" };
+        input.write_all(text.as_bytes()).expect("ip reads");
+        drop(input);
+        act.wait().expect("ip ends");
+    });
+    move || {
+        watch.kill().expect("it can be killed");
+        watch.wait().expect("it ends");
+        reacting.join().expect("it does not panic");
+    }
+}
+
+/// The container moves its device on and gives its index to another interface, while DEL
+/// removes what is stacked on the device.
+#[test]
+fn what_a_pod_puts_in_the_place_of_its_device_gets_nothing_of_it() {
+    let scene = Scene::new();
+    scene.fixture.add(&conf());
+    let pod = &scene.fixture.pod;
+    let third = Namespace::new();
+    for n in 0..4 {
+        let name = format!("above{n}");
+        pod.ip(&["link", "add", &name, "link", "net1", "type", "macvlan"]);
+    }
+    let index = &pod.link("net1").expect("it is in the pod")["ifindex"];
+    let (path, mac) = (third.path(), "02:00:00:00:00:01");
+    let end = react_to_del(
+        pod,
+        &format!(
+            "link set net1 netns {path}
+             link add net1 index {index} address {mac} type veth peer name other
+             link set net1 alias hd0\n"
+        ),
+    );
+    let output = scene.fixture.node.run(&scene.fixture.call("DEL", &conf()));
+    end();
+    assert_eq!(
+        third.links(),
+        ["lo", "net1"],
+        "the pod was too slow\n{output}"
+    );
+    let error = output.error_code(11);
+    assert_eq!(error.msg, "cannot give host device \"hd0\" back yet");
+    let hosts = ["hd0-peer", "hd1-peer", "lo"];
+    assert_eq!(scene.fixture.node.netns.links(), hosts);
+    assert_eq!(scene.fixture.records().len(), 2);
+    assert_eq!(scene.fixture.ipam.reserved(), ["c1.net1", "c2.net1"]);
+
+    let back = ["link", "set", "net1", "name", "mine", "netns", &pod.path()];
+    third.ip(&back);
+    scene.fixture.del(&conf());
+    let hd0 = scene.fixture.node.netns.link("hd0").expect("it is back");
+    let seen = ["address", "ifalias", "altnames"].map(|key| &hd0[key]);
+    assert_eq!(seen, [&json!(mac), &json!("uplink"), &json!(["own"])]);
+    assert_eq!(scene.fixture.ipam.reserved(), ["c2.net1"]);
+    assert!(
+        pod.links().contains(&"other".to_owned()),
+        "{:?}",
+        pod.links()
+    );
+}
+
+#[test]
+fn a_veth_that_the_pod_has_moved_on_keeps_its_address_until_it_is_back_or_gone() {
+    for comes_back in [true, false] {
+        let scene = Scene::new();
+        scene.fixture.add(&conf());
+        let third = Namespace::new();
+        let pod = &scene.fixture.pod;
+        pod.ip(&["link", "set", "net1", "netns", &third.path()]);
+        let del = scene.fixture.call("DEL", &conf());
+        let error = scene.fixture.node.run(&del).error_code(11);
+        assert_eq!(error.msg, "cannot give host device \"hd0\" back yet");
+        assert_eq!(scene.fixture.ipam.reserved(), ["c1.net1", "c2.net1"]);
+        if comes_back {
+            third.ip(&["link", "set", "net1", "netns", &pod.path()]);
+            scene.is_undone_by_del("a device that was away");
+            continue;
+        }
+        drop(third);
+        wait_until("the veth is gone", || {
+            let links = scene.fixture.node.netns.links();
+            !links.contains(&"hd0-peer".to_owned())
+        });
+        scene.fixture.node.run(&del).ok();
+        assert_eq!(scene.fixture.ipam.reserved(), ["c2.net1"]);
+        assert_eq!(scene.fixture.records().len(), 1);
+    }
 }

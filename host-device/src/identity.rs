@@ -1,0 +1,213 @@
+//! Whether an interface is the device of a record. A container can give any interface
+//! that it makes the name, MAC, alias and index of its device; here is what it cannot
+//! choose. Nothing here changes a device.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use common::args::IfName;
+use common::error::{Error, Result};
+use common::file::is_missing;
+use common::netlink::Link;
+
+use crate::device::Device;
+
+/// More links than a container has that look like its device. Each is moved to the host
+/// and back, so a container that makes more of them does not keep a DEL busy.
+const MOST_CANDIDATES: usize = 32;
+/// Where the kernel lists the network interfaces of the host.
+const INTERFACES: &str = "/sys/class/net";
+
+impl Device {
+    /// The link among `links` that is this device, whatever it is called now.
+    /// Nothing when it is not there, or when it cannot be told from another.
+    pub(crate) fn among<'a>(&self, links: &'a [Link], ifname: &IfName) -> Option<&'a Link> {
+        let name = |l: &Link| l.name == ifname.as_str();
+        let mut same: Vec<&Link> = links.iter().filter(|l| self.is(l, name(l))).collect();
+        // One PCI function may have several ports, each with an interface.
+        narrow(&mut same, &|l| l.permanent_mac == self.permanent_mac);
+        narrow(&mut same, &|l| l.mac == self.mac);
+        narrow(&mut same, &name);
+        match same[..] {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
+    /// The links of the container that can be this device, the likeliest first. Which one
+    /// it is can only be told on the host, where [`Self::is_certainly`] asks.
+    pub(crate) fn candidates<'a>(&self, links: &'a [Link], ifname: &IfName) -> Vec<&'a Link> {
+        let likeliest = self.among(links, ifname);
+        if self.has_bus_identity() {
+            return Vec::from_iter(likeliest);
+        }
+        let is_other = |link: &&Link| likeliest.is_none_or(|l| l.index != link.index);
+        let is_possible = |link: &&Link| link.kind == self.kind && link.parent == self.parent;
+        let others = links.iter().filter(is_possible).filter(is_other);
+        let all = likeliest.into_iter().chain(others);
+        all.take(MOST_CANDIDATES).collect()
+    }
+
+    /// Whether `link`, which is on the host, is this device and not an imitation: by what
+    /// no container can choose.
+    ///
+    /// # Errors
+    /// Code 5 when sysfs cannot be read.
+    pub(crate) fn is_certainly(&self, link: &Link) -> Result<bool> {
+        if link.loopback || link.kind != self.kind {
+            return Ok(false);
+        }
+        if self.has_bus_identity() {
+            let is_same_port = link.permanent_mac == self.permanent_mac;
+            return Ok(link.bus_address == self.bus_address && is_same_port);
+        }
+        match self.sysfs_number {
+            Some(_) => Ok(sysfs_number(&link.name)? == self.sysfs_number),
+            // Where sysfs does not show the host, nothing better is known.
+            None => Ok(self.is(link, true)),
+        }
+    }
+
+    /// Whether the host has the device under this name.
+    ///
+    /// # Errors
+    /// Code 5 when sysfs cannot be read.
+    pub(crate) fn is_virtual_on_host(&self, name: &str) -> Result<bool> {
+        Ok(self.sysfs_number.is_some() && sysfs_number(name)? == self.sysfs_number)
+    }
+
+    /// A name for the device that nobody else uses, for the moment in which its own one,
+    /// and the one that it has in the container, are taken.
+    pub(crate) fn temporary_name(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        let hardware = (&self.bus_address, &self.permanent_mac);
+        (hardware, self.sysfs_number, self.index).hash(&mut hasher);
+        format!("cni-{:011x}", hasher.finish() & 0xFFF_FFFF_FFFF)
+    }
+
+    /// Whether `link`, to which this device was just moved, is it by all that is seen of it.
+    pub(crate) fn is_like(&self, link: &Link) -> bool {
+        let seen = (&link.kind, &link.mac, &link.bus_address, link.parent);
+        seen == (&self.kind, &self.mac, &self.bus_address, self.parent)
+    }
+
+    /// The index of a veth's other end, where the host has that: it has one for life.
+    pub(crate) fn peer_on_host(&self) -> Option<u32> {
+        self.parent
+            .filter(|_| self.has_parent_here && self.kind == "veth")
+    }
+
+    /// The alternative names of `link`, which is the device, that it did not have: they
+    /// could be taken on the host, or be the very name that the device is to get. udev
+    /// gives a device that appears its usual name as an alternative one.
+    pub(crate) fn foreign_altnames(&self, link: &Link) -> Vec<String> {
+        let is_foreign = |name: &&String| !self.altnames.contains(name);
+        link.altnames.iter().filter(is_foreign).cloned().collect()
+    }
+
+    fn has_bus_identity(&self) -> bool {
+        let has_any = !self.bus_address.is_empty() || !self.permanent_mac.is_empty();
+        self.kind.is_empty() && has_any
+    }
+
+    /// Whether `link` can be this device. What a container can change (its name,
+    /// its MAC, its alias) only counts where the kernel knows nothing better.
+    fn is(&self, link: &Link, has_our_name: bool) -> bool {
+        if link.loopback || link.kind != self.kind {
+            return false;
+        }
+        if !self.bus_address.is_empty() {
+            return link.bus_address == self.bus_address;
+        }
+        if !self.permanent_mac.is_empty() {
+            return link.permanent_mac == self.permanent_mac;
+        }
+        let has_parent = self.parent.is_some();
+        // A veth has one other end, and that has no other one.
+        let has_one_peer = self.peer_on_host().is_some();
+        let is_alike = link.mac == self.mac || has_parent && has_our_name;
+        link.parent == self.parent && (is_alike || has_one_peer)
+    }
+
+    /// Whether the two records are about the same device.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let has_identity = !self.bus_address.is_empty() || !self.permanent_mac.is_empty();
+        if self.sysfs_number.is_some() && other.sysfs_number.is_some() {
+            return self.sysfs_number == other.sysfs_number;
+        }
+        self.kind == other.kind
+            && self.bus_address == other.bus_address
+            && self.permanent_mac == other.permanent_mac
+            && (has_identity || self.mac == other.mac)
+    }
+}
+
+/// The number that sysfs has given the interface `name` of the host; nothing when there
+/// is no such interface, or when sysfs shows another namespace. It stays with the
+/// interface for its life, whatever it is called and wherever it is, and nobody can
+/// choose it: an imitation has another one. Source: `kernfs_rename_ns` of Linux.
+///
+/// # Errors
+/// Code 5 when sysfs cannot be read.
+pub(crate) fn sysfs_number(name: &str) -> Result<Option<u64>> {
+    let path = Path::new(INTERFACES).join(name);
+    match fs::metadata(&path) {
+        Ok(found) => Ok(Some(found.ino())),
+        Err(cause) if is_missing(&cause) => Ok(None),
+        Err(cause) => Err(Error::io(format!("failed to examine {path:?}"), &cause)),
+    }
+}
+
+/// Leaves the links that are `wanted`, where that leaves any.
+pub(crate) fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
+    if links.iter().any(|link| wanted(link)) {
+        links.retain(|link| wanted(link));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, kind: &str, bus_address: &str, permanent_mac: &str) -> Link {
+        Link {
+            name: name.into(),
+            kind: kind.into(),
+            mac: "02:00:00:00:00:01".into(),
+            bus_address: bus_address.into(),
+            permanent_mac: permanent_mac.into(),
+            ..Link::default()
+        }
+    }
+
+    #[test]
+    fn a_device_is_recognised_by_its_bus_address_whatever_it_is_called() {
+        let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "a")).unwrap();
+        let net1 = IfName::new("net1").unwrap();
+        let mut found = link("dev7", "", "0000:00:06.0", "a");
+        found.mac = "02:00:00:00:00:99".into();
+        let other = link("net1", "", "0000:00:07.0", "b");
+        let above = link("net1.5", "vlan", "", "a");
+        let links = [other.clone(), found, above];
+        let name = recorded.among(&links, &net1).map(|l| l.name.as_str());
+        assert_eq!(name, Some("dev7"));
+        assert_eq!(recorded.among(&[other], &net1), None);
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_told_from_another_is_not_taken() {
+        let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "")).unwrap();
+        let net1 = IfName::new("net1").unwrap();
+        let twins = [
+            link("p0", "", "0000:00:06.0", ""),
+            link("p1", "", "0000:00:06.0", ""),
+        ];
+        assert_eq!(recorded.among(&twins, &net1), None);
+        let port = link("net1", "", "0000:00:06.0", "");
+        let links = [port, twins[0].clone()];
+        let name = recorded.among(&links, &net1).map(|l| l.name.as_str());
+        assert_eq!(name, Some("net1"));
+    }
+}
