@@ -4,8 +4,10 @@ mod allocation;
 mod bad_disk;
 mod configuration;
 mod disk;
+mod ended;
 mod exclude;
 mod faults;
+mod foreign;
 mod garbage;
 pub(crate) mod index;
 mod ranges_file;
@@ -18,11 +20,17 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use harness::{Call, Output};
+use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A path that leads to no namespace: host-local needs none.
 pub(crate) const NO_NETNS: &str = "/run/netns/none";
+
+/// What an address file remembers of its container.
+const ATTRIBUTE: &str = "trusted.eni-cni.container";
+/// A boot that is not this one.
+pub(crate) const EARLIER: &str = "earlier";
 
 /// A network with one range set, unless its `ipam` section says otherwise, and a
 /// data directory of its own.
@@ -138,6 +146,25 @@ impl Network {
     pub(crate) fn write(&self, name: &str, content: &str) {
         fs::create_dir_all(self.path("")).expect("the data directory is writable");
         fs::write(self.path(name), content).expect("the network's directory is writable");
+    }
+
+    /// What the file of a reservation remembers of its container.
+    pub(crate) fn remembered(&self, name: &str) -> Option<String> {
+        let mut value = [0; 1024];
+        let length = lgetxattr(self.path(name), ATTRIBUTE, &mut value[..]).ok()?;
+        Some(String::from_utf8_lossy(&value[..length]).into_owned())
+    }
+
+    /// Lets a reservation be of an earlier boot, if its file remembers any.
+    pub(crate) fn date_back(&self, name: &str) {
+        if let Some(text) = self.remembered(name) {
+            let mut container: Value = serde_json::from_str(&text).expect("it is JSON");
+            container["bootId"] = EARLIER.into();
+            let value = container.to_string();
+            let flags = XattrFlags::REPLACE;
+            lsetxattr(self.path(name), ATTRIBUTE, value.as_bytes(), flags)
+                .expect("attributes can be set");
+        }
     }
 
     /// Lets a file be of last century.

@@ -229,8 +229,20 @@ impl Records {
     /// # Errors
     /// Code 5 when the file exists and cannot be read.
     pub fn read<D: DeserializeOwned>(&self, args: &CmdArgs) -> Result<Option<Attachment<D>>> {
-        let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
-        read_record(&path)
+        self.read_of(&args.conf.network, &args.container_id, &args.ifname)
+    }
+
+    /// As [`Self::read`], for who has no call.
+    ///
+    /// # Errors
+    /// Code 5 when the file exists and cannot be read.
+    pub fn read_of<D: DeserializeOwned>(
+        &self,
+        network: &str,
+        container_id: &ContainerId,
+        ifname: &IfName,
+    ) -> Result<Option<Attachment<D>>> {
+        read_record(&self.path(network, container_id, ifname))
     }
 
     /// Removes the record of the attachment that a call is about, if it has one.

@@ -7,9 +7,10 @@ use common::error::{Error, ErrorCode, Result};
 
 use crate::allocator::{self, Choice, State};
 use crate::boot::Boot;
+use crate::ended::Examined;
 use crate::index::{Entry, Index};
 use crate::range::RangeSet;
-use crate::reservation::Owner;
+use crate::reservation::{Applicant, describe_holders, name_unproven};
 use crate::store::Store;
 use crate::survey::Survey;
 
@@ -19,7 +20,7 @@ pub(crate) struct Allocation<'a> {
     /// The locked store.
     pub(crate) store: &'a Store,
     /// Who asks.
-    pub(crate) owner: &'a Owner,
+    pub(crate) applicant: &'a Applicant,
     /// This boot.
     pub(crate) boot: Boot,
     /// Of each of them an address is wanted.
@@ -36,17 +37,19 @@ impl<'a> Allocation<'a> {
     /// Code 999 with the texts of the Go plugin when there is no address to be had, 5
     /// naming what cannot be read or written, 11 as for [`Store::reserve`].
     pub(crate) fn run(&self) -> Result<Vec<Choice<'a>>> {
-        let mut survey = Survey::for_allocation(self.store, Some(self.owner), &self.boot)?;
-        let mut choices = self.reserve(&survey);
+        let owner = &self.applicant.owner;
+        let mut survey = Survey::for_allocation(self.store, Some(owner), &self.boot)?;
+        name_unproven(self.store.directory(), &survey.unproven(&self.boot));
+        let mut choices = self.reserve(&mut survey);
         if let Err(error) = &choices
             && !self.is_final(error, &survey)
         {
-            survey = Survey::of_files_for_allocation(self.store, Some(self.owner), &self.boot)?;
-            choices = self.reserve(&survey);
+            survey = Survey::of_files_for_allocation(self.store, Some(owner), &self.boot)?;
+            choices = self.reserve(&mut survey);
         }
         match &choices {
             Ok(choices) => {
-                let entry = |choice: &Choice<'_>| Entry::new(self.owner.key(), choice.address);
+                let entry = |choice: &Choice<'_>| Entry::new(owner.key(), choice.address);
                 let made: Vec<Entry> = choices.iter().map(entry).collect();
                 survey.leave_index(self.store, &made, Vec::new());
             }
@@ -59,18 +62,60 @@ impl<'a> Allocation<'a> {
         choices
     }
 
-    fn reserve(&self, survey: &Survey) -> Result<Vec<Choice<'a>>> {
+    fn reserve(&self, survey: &mut Survey) -> Result<Vec<Choice<'a>>> {
+        let last_reserved = self.store.last_reserved(self.range_sets.len())?;
+        let examined = self.examined(survey);
+        let ended = examined.in_turn(self.range_sets, self.requested, &last_reserved);
+        survey.abandon(ended)?;
+        if let Some(set) = allocator::first_exhausted(self.range_sets, survey.taken()) {
+            let ended = self
+                .examined(survey)
+                .in_exhausted(set, &self.applicant.owner.container_id);
+            survey.abandon(ended)?;
+        }
         self.store.reclaim(&survey.abandoned, &self.boot)?;
-        let own = survey.relevant.iter().filter(|r| r.may_be_of(self.owner));
+        let choices = self.choose(survey, last_reserved)?;
+        self.store.reserve(self.applicant, &choices)?;
+        Ok(choices)
+    }
+
+    fn examined<'b>(&'b self, survey: &'b Survey) -> Examined<'b> {
+        Examined {
+            store: self.store,
+            machine: &self.boot.machine,
+            taken: survey.taken(),
+        }
+    }
+
+    fn choose(
+        &self,
+        survey: &Survey,
+        last_reserved: Vec<Option<IpAddr>>,
+    ) -> Result<Vec<Choice<'a>>> {
+        let owner = &self.applicant.owner;
+        let own = survey.relevant.iter().filter(|r| r.may_be_of(owner));
         let state = State {
-            container_id: self.owner.container_id.clone(),
+            container_id: owner.container_id.clone(),
             taken: survey.taken().clone(),
             own: own.map(|r| r.address).collect(),
-            last_reserved: self.store.last_reserved(self.range_sets.len()),
+            last_reserved,
         };
-        let choices = allocator::choose(self.range_sets, self.requested, &state)?;
-        self.store.reserve(self.owner, &choices)?;
-        Ok(choices)
+        let choices = allocator::choose(self.range_sets, self.requested, &state);
+        choices.map_err(|error| self.with_holders(error, survey))
+    }
+
+    /// The error of an allocation, with those who hold what it needs.
+    fn with_holders(&self, error: Error, survey: &Survey) -> Error {
+        let taken = survey.taken();
+        let requested = self.requested.iter().copied();
+        let requested: Vec<IpAddr> = requested.filter(|one| taken.contains(*one)).collect();
+        let set = allocator::first_exhausted(self.range_sets, taken);
+        let of_set = set.into_iter();
+        let of_set = of_set.flat_map(|set| allocator::taken_after(set, None, taken));
+        match describe_holders(self.store.directory(), requested.into_iter().chain(of_set)) {
+            Some(holders) => error.with_details(holders),
+            None => error,
+        }
     }
 
     /// Whether it would be the same error without the index.

@@ -89,6 +89,24 @@ pub(crate) fn next_free<'a>(
     })
 }
 
+/// The taken addresses of `set` in the order in which it hands them out again.
+pub(crate) fn taken_after(
+    set: &RangeSet,
+    last: Option<IpAddr>,
+    taken: &Taken,
+) -> impl Iterator<Item = IpAddr> {
+    lap(set, last).flat_map(|(range, part)| {
+        let numbers = taken.numbers_in(part);
+        numbers.map(|number| range.address(number))
+    })
+}
+
+/// The first of `sets` that has no free address, if there is one.
+pub(crate) fn first_exhausted<'a>(sets: &'a [RangeSet], taken: &Taken) -> Option<&'a RangeSet> {
+    let mut sets = sets.iter();
+    sets.find(|set| next_free(set, None, taken).is_none())
+}
+
 /// Says that `set` has no free address.
 pub(crate) fn exhausted(set: &RangeSet) -> String {
     format!("no IP addresses available in range set: {set}")

@@ -14,27 +14,28 @@ use nix::unistd::linkat;
 
 /// Where a file is written on file systems that have no unnamed files. Only the
 /// holder of the lock uses it, and after a crash the next one removes it.
-const UNFINISHED: &str = ".unfinished";
+pub(crate) const UNFINISHED: &str = ".unfinished";
 
-/// Creates the file `path`, complete or not at all.
+/// Creates the file `path`, complete or not at all, with the attributes that `mark` gives.
 ///
 /// # Errors
 /// `AlreadyExists` when something has this name, else those of the file system.
-pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<()> {
-    match create_unnamed(path, content) {
-        Err(cause) if is_unsupported(&cause) => create_beside(path, content),
+pub(crate) fn create(path: &Path, content: &[u8], mark: impl Fn(&File)) -> io::Result<()> {
+    match create_unnamed(path, content, &mark) {
+        Err(cause) if is_unsupported(&cause) => create_beside(path, content, &mark),
         created => created,
     }
 }
 
 /// Writes a file that has no name and then gives it one.
-fn create_unnamed(path: &Path, content: &[u8]) -> io::Result<()> {
+fn create_unnamed(path: &Path, content: &[u8], mark: &dyn Fn(&File)) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .mode(FILE_MODE)
         .custom_flags(libc::O_TMPFILE)
         .open(path.parent().unwrap_or(Path::new("/")))?;
     file.write_all(content)?;
+    mark(&file);
     // Naming it by its descriptor would need CAP_DAC_READ_SEARCH, this only /proc.
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     let follow = AtFlags::AT_SYMLINK_FOLLOW;
@@ -43,9 +44,10 @@ fn create_unnamed(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Writes a file under another name and then gives it this one as well. Unlike a
 /// rename, a link never replaces what is there.
-fn create_beside(path: &Path, content: &[u8]) -> io::Result<()> {
+fn create_beside(path: &Path, content: &[u8], mark: &dyn Fn(&File)) -> io::Result<()> {
     let unfinished = path.with_file_name(UNFINISHED);
-    let created = write(&unfinished, content).and_then(|()| fs::hard_link(&unfinished, path));
+    let written = write(&unfinished, content).map(|file| mark(&file));
+    let created = written.and_then(|()| fs::hard_link(&unfinished, path));
     match fs::remove_file(&unfinished) {
         Err(cause) if created.is_ok() && cause.kind() != io::ErrorKind::NotFound => {
             // The reservation stands; the next one removes what is left.
@@ -58,7 +60,7 @@ fn create_beside(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// What a killed process has left is removed and not overwritten: it may have been
 /// given the name of a reservation already, and would be that reservation then.
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write(path: &Path, content: &[u8]) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
         _ => {}
@@ -68,7 +70,8 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
         .create_new(true)
         .mode(FILE_MODE)
         .open(path)?;
-    file.write_all(content)
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// What file systems and old kernels say that know no unnamed files, or cannot name
@@ -92,8 +95,8 @@ mod tests {
         for create in [create_unnamed, create_beside] {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("10.0.0.2");
-            create(&path, b"c1\r\nnet1").unwrap();
-            let again = create(&path, b"c2\r\nnet1").unwrap_err();
+            create(&path, b"c1\r\nnet1", &|_| ()).unwrap();
+            let again = create(&path, b"c2\r\nnet1", &|_| ()).unwrap_err();
             assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
             assert_eq!(fs::read(&path).unwrap(), b"c1\r\nnet1");
             let mode = fs::metadata(&path).unwrap().permissions().mode();
@@ -106,9 +109,9 @@ mod tests {
     fn what_a_killed_process_left_does_not_change_its_reservation() {
         let directory = tempfile::tempdir().unwrap();
         let [first, second] = ["10.0.0.2", "10.0.0.3"].map(|name| directory.path().join(name));
-        create_beside(&first, b"c1\r\nnet1").unwrap();
+        create_beside(&first, b"c1\r\nnet1", &|_| ()).unwrap();
         fs::hard_link(&first, directory.path().join(UNFINISHED)).unwrap();
-        create_beside(&second, b"c2\r\nnet1").unwrap();
+        create_beside(&second, b"c2\r\nnet1", &|_| ()).unwrap();
         assert_eq!(fs::read(&first).unwrap(), b"c1\r\nnet1");
         assert_eq!(fs::read(&second).unwrap(), b"c2\r\nnet1");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);

@@ -1,34 +1,37 @@
-//! When this boot began. Reservations of an earlier one belong to containers that
-//! do not exist any more, and nobody else would ever release them.
+//! Whether a directory was used since the machine was started. Reservations of an earlier
+//! boot belong to containers that do not exist any more, and nobody else would ever
+//! release them; which ones these are, `container` knows.
 
-use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
-use common::attachment::boot_id;
 use common::error::{Error, Result};
 use common::file;
 
+use crate::container::{Container, Machine};
 use crate::reservation::{Holder, Reservation};
 use crate::store::SMALL;
 
 /// Which boot the reservations of a directory are of.
-const BOOT_ID: &str = ".boot_id";
-/// Seconds since the boot, suspended time included, and idle seconds.
-const UPTIME: &str = "/proc/uptime";
+pub(crate) const BOOT_ID: &str = ".boot_id";
 
 /// This boot, as seen from a directory.
 #[derive(Debug)]
-pub(crate) enum Boot {
-    /// The directory names it, by this id.
-    Known(String),
-    /// The directory does not name it.
-    New {
-        /// The id to write down.
-        id: String,
-        /// When it began.
-        started: SystemTime,
-    },
+pub(crate) struct Boot {
+    /// The machine since its start.
+    pub(crate) machine: Machine,
+    /// Whether the directory names it, and every reservation was therefore examined in it.
+    pub(crate) is_known: bool,
+}
+
+/// What a reservation is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Its container has it.
+    InUse,
+    /// Nobody has it any more.
+    Abandoned,
+    /// Nothing shows in which boot it was made: it is kept.
+    Unproven,
 }
 
 impl Boot {
@@ -37,26 +40,28 @@ impl Boot {
     /// # Errors
     /// Code 5 when `/proc` cannot be read.
     pub(crate) fn of(directory: &Path) -> Result<Self> {
-        let id = boot_id()?;
+        let machine = Machine::this()?;
         let known = file::read_regular(&directory.join(BOOT_ID), SMALL);
-        // Whatever prevents the file from being read, the rule for a directory
-        // without one holds: only what was written before this boot is abandoned.
-        if known.is_ok_and(|content| content == id.as_bytes()) {
-            return Ok(Self::Known(id));
-        }
-        Ok(Self::New {
-            id,
-            started: started()?,
-        })
+        // Whatever prevents the file from being read, to examine the reservations once
+        // more loses nothing.
+        let is_known = known.is_ok_and(|content| content == machine.boot_id().as_bytes());
+        Ok(Self { machine, is_known })
     }
 
-    /// Whether nobody holds this any more.
-    pub(crate) fn is_over_for(&self, reservation: &Reservation) -> bool {
-        let is_old = match self {
-            Self::Known(_) => false,
-            Self::New { started, .. } => reservation.is_older_than(*started),
-        };
-        is_old || reservation.holder == Holder::Nobody
+    /// What becomes of a reservation at the first use of the directory in this boot. Later
+    /// only what nobody holds is told from the others.
+    pub(crate) fn judge(&self, reservation: &Reservation) -> Verdict {
+        match reservation.holder {
+            Holder::Nobody => Verdict::Abandoned,
+            Holder::Owner(_) if !self.is_known => {
+                match Container::of_reservation(reservation, &self.machine) {
+                    Some(container) if container.has_ended(&self.machine) => Verdict::Abandoned,
+                    Some(_) => Verdict::InUse,
+                    None => Verdict::Unproven,
+                }
+            }
+            Holder::Owner(_) | Holder::Unknown(_) => Verdict::InUse,
+        }
     }
 
     /// Lets `directory` name this boot.
@@ -64,46 +69,11 @@ impl Boot {
     /// # Errors
     /// Code 5 naming the file.
     pub(crate) fn write(&self, directory: &Path) -> Result<()> {
-        let Self::New { id, .. } = self else {
+        if self.is_known {
             return Ok(());
-        };
-        let path = directory.join(BOOT_ID);
-        file::replace(&path, id.as_bytes())
-            .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
-    }
-}
-
-/// The moment at which the machine was started.
-///
-/// # Errors
-/// Code 5 when `/proc` is not mounted.
-fn started() -> Result<SystemTime> {
-    let text = fs::read_to_string(UPTIME)
-        .map_err(|cause| Error::io(format!("failed to read {UPTIME}"), &cause))?;
-    parse(&text)
-        .and_then(|uptime| SystemTime::now().checked_sub(uptime))
-        .ok_or_else(|| Error::internal(format!("failed to understand {UPTIME}: {text:?}")))
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_uptime_is_the_first_number() {
-        assert_eq!(parse("12.50 99.00\n"), Some(Duration::from_millis(12_500)));
-        for wrong in ["", "x 1", "-1 2", "nan 1"] {
-            assert_eq!(parse(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn this_boot_began_before_now() {
-        assert!(started().unwrap() < SystemTime::now());
+        let path = directory.join(BOOT_ID);
+        file::replace(&path, self.machine.boot_id().as_bytes())
+            .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
     }
 }

@@ -27,7 +27,7 @@ use crate::store::OWN_FILE;
 use crate::taken::Taken;
 
 /// The file. The Go plugin reads it as it reads every file, and finds no container.
-const NAME: &str = ".reservations.index";
+pub(crate) const NAME: &str = ".reservations.index";
 /// Up to here, reading the address files costs no more than an index.
 const FEW: usize = 8;
 /// An index that agrees with its directory, and the changes made to it in memory.

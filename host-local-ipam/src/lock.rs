@@ -12,7 +12,7 @@ use common::lock::lock_exclusively;
 
 use crate::store::OWN_FILE;
 
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 /// How long a command waits for the lock. Holders need milliseconds; the kubelet
 /// gives up after minutes.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);

@@ -7,7 +7,10 @@ mod allocator;
 mod atomic;
 mod boot;
 mod config;
+mod container;
+mod ended;
 mod exclude;
+mod form;
 mod index;
 mod lock;
 mod range;
@@ -21,6 +24,7 @@ mod taken;
 
 use std::net::IpAddr;
 use std::os::unix::process::parent_id;
+use std::path::Path;
 use std::process::ExitCode;
 
 use common::args::{CmdArgs, ConfArgs};
@@ -32,8 +36,10 @@ use common::result::{AddResult, Dns};
 use crate::allocation::Allocation;
 use crate::boot::Boot;
 use crate::config::Config;
+use crate::container::Container;
+use crate::ended::Examined;
 use crate::range::RangeSet;
-use crate::reservation::{Holder, Owner, Reservation, owned_by};
+use crate::reservation::{Applicant, Holder, Owner, Reservation, describe_holders, owned_by};
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::survey::Survey;
@@ -58,16 +64,23 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
         Some(path) => resolv_conf::read(path)?,
         None => Dns::default(),
     };
-    let owner = Owner::of(args);
     let store = create_store(&config)?;
     // Both under the lock: so a DEL that comes after a kill finds what was reserved before,
     // and an edit takes effect for every ADD that comes after it.
     require_caller(caller)?;
     let range_sets = config.sources.read()?;
+    let boot = Boot::of(store.directory())?;
+    if !boot.is_known {
+        form::require_own(store.directory())?;
+    }
+    let applicant = Applicant {
+        owner: Owner::of(args),
+        container: Container::of(&args.netns, &boot.machine),
+    };
     let choices = Allocation {
         store: &store,
-        owner: &owner,
-        boot: Boot::of(store.directory())?,
+        applicant: &applicant,
+        boot,
         range_sets: &range_sets,
         requested: &config.requested,
     }
@@ -163,34 +176,46 @@ fn status(conf: &ConfArgs) -> Result<()> {
     let config = Config::read(conf, "")?;
     let store = Store::peek(&config.directory)?;
     let range_sets = config.sources.read()?;
+    if config.directory.is_dir() {
+        form::require_own(&config.directory)?;
+    }
     match store {
         Some(store) => check_capacity(&store, &range_sets),
-        None => check_free(&range_sets, &Taken::default()),
+        None => check_free(&range_sets, &Taken::default(), &config.directory),
     }
 }
 
 /// Whether every range set has a free address, according to the files where the index
-/// alone says that it has not.
+/// alone says that it has not. What an ADD would reclaim counts as free.
 fn check_capacity(store: &Store, range_sets: &[RangeSet]) -> Result<()> {
-    let boot = Boot::of(store.directory())?;
-    let survey = Survey::for_allocation(store, None, &boot)?;
-    let outcome = check_free(range_sets, survey.taken());
-    if outcome.is_ok() || survey.is_certain(store) {
-        return outcome;
+    let directory = store.directory();
+    let boot = Boot::of(directory)?;
+    let mut survey = Survey::for_allocation(store, None, &boot)?;
+    if allocator::first_exhausted(range_sets, survey.taken()).is_none() {
+        return Ok(());
     }
-    let survey = Survey::of_files_for_allocation(store, None, &boot)?;
-    check_free(range_sets, survey.taken())
+    if !survey.is_certain(store) {
+        survey = Survey::of_files_for_allocation(store, None, &boot)?;
+    }
+    let examined = Examined {
+        store,
+        machine: &boot.machine,
+        taken: survey.taken(),
+    };
+    let exhausted = allocator::first_exhausted(range_sets, survey.taken());
+    match exhausted.map(|set| examined.in_exhausted(set, "")) {
+        Some(ended) if !ended.is_empty() => Ok(()),
+        _ => check_free(range_sets, survey.taken(), directory),
+    }
 }
 
-fn check_free(range_sets: &[RangeSet], taken: &Taken) -> Result<()> {
-    let is_exhausted = |set: &&RangeSet| allocator::next_free(set, None, taken).is_none();
-    match range_sets.iter().find(is_exhausted) {
-        Some(set) => Err(Error::new(
-            ErrorCode::UNAVAILABLE,
-            allocator::exhausted(set),
-        )),
-        None => Ok(()),
-    }
+fn check_free(range_sets: &[RangeSet], taken: &Taken, directory: &Path) -> Result<()> {
+    let Some(set) = allocator::first_exhausted(range_sets, taken) else {
+        return Ok(());
+    };
+    let error = Error::new(ErrorCode::UNAVAILABLE, allocator::exhausted(set));
+    let holders = describe_holders(directory, allocator::taken_after(set, None, taken));
+    Err(error.with_details(holders.unwrap_or_default()))
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {
@@ -202,6 +227,7 @@ fn gc(conf: &ConfArgs) -> Result<()> {
         return Ok(());
     };
     let is_valid = |r: &Reservation| matches!(&r.holder, Holder::Owner(owner) if is_listed(&valid, &owner.container_id, &owner.ifname));
+    form::require_own(store.directory())?;
     let survey = Survey::of_files(&store, |r| !is_valid(r))?;
     let mut errors = Errors::default();
     let mut released = Vec::new();

@@ -2,17 +2,16 @@
 //! written here, in the form that the Go plugin has used since 2018 and the one
 //! before that.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use common::address::parse_address;
 use common::args::{CmdArgs, is_identifier};
 use common::error::{Error, ErrorCode};
 use common::file::read_regular;
 
+use crate::container::Container;
 use crate::index::{Entry, Key};
 
 /// Between container id and interface name. The file does not end with it.
@@ -50,6 +49,15 @@ pub(crate) struct Owner {
     pub(crate) container_id: String,
     /// The interface; empty in files of a plugin that wrote the container only.
     pub(crate) ifname: String,
+}
+
+/// The attachment that asks for addresses, and the container that it is of.
+#[derive(Debug)]
+pub(crate) struct Applicant {
+    /// What the reservation files will name.
+    pub(crate) owner: Owner,
+    /// What they will remember.
+    pub(crate) container: Container,
 }
 
 impl Owner {
@@ -131,13 +139,6 @@ impl Reservation {
         self.path.ends_with(self.address.to_string())
     }
 
-    /// Whether this is a file that was written before `moment`.
-    pub(crate) fn is_older_than(&self, moment: SystemTime) -> bool {
-        let modified = fs::symlink_metadata(&self.path)
-            .and_then(|metadata| Ok((metadata.is_file(), metadata.modified()?)));
-        matches!(modified, Ok((true, modified)) if modified < moment)
-    }
-
     /// The error that says that this file is none of ours to remove.
     pub(crate) fn is_broken(&self, why: &str) -> Error {
         let msg = format!("{:?} is no reservation", self.path);
@@ -165,6 +166,57 @@ pub(crate) fn owned_by<'a>(all: &'a [Reservation], owner: &Owner) -> Vec<&'a Res
         return own;
     }
     held_by(&owner.without_ifname())
+}
+
+/// How many holders an error names.
+const NAMED: usize = 3;
+
+/// Who holds `addresses`, which are taken: the first few by name, and how many there are;
+/// nothing when there are none.
+pub(crate) fn describe_holders(
+    directory: &Path,
+    mut addresses: impl Iterator<Item = IpAddr>,
+) -> Option<String> {
+    let first = addresses.by_ref().take(NAMED);
+    let named: Vec<String> = first
+        .map(|address| describe_holder(directory, address))
+        .collect();
+    let more = match addresses.count() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    let named = (!named.is_empty()).then(|| named.join(", "))?;
+    Some(format!("reserved in {directory:?}: {named}{more}"))
+}
+
+/// Says on stderr which reservations do not show in which boot they were made, once a boot:
+/// the Go plugin has made them, or the file system has no attributes. They are kept,
+/// because a container may have them.
+pub(crate) fn name_unproven(directory: &Path, unproven: &[&Reservation]) {
+    let addresses = unproven.iter().map(|reservation| reservation.address);
+    if let Some(holders) = describe_holders(directory, addresses) {
+        eprintln!(
+            "nothing shows whether these are of an earlier boot, so they are kept: {holders}"
+        );
+    }
+}
+
+fn describe_holder(directory: &Path, address: IpAddr) -> String {
+    let reservation = Reservation::read(directory, &address.to_string());
+    match reservation.map(|reservation| reservation.holder) {
+        Some(Holder::Owner(owner)) if owner.ifname.is_empty() => {
+            format!("{address} by container {}", owner.container_id)
+        }
+        Some(Holder::Owner(owner)) => {
+            format!(
+                "{address} by container {} as {}",
+                owner.container_id, owner.ifname
+            )
+        }
+        Some(Holder::Nobody | Holder::Unknown(_)) | None => {
+            format!("{address} by a file of another form")
+        }
+    }
 }
 
 #[cfg(test)]

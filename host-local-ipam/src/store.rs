@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use common::address::parse_address;
 use common::error::{Error, ErrorCode, Result};
 use common::file::{self, FILE_MODE};
 use nix::libc;
@@ -16,11 +15,12 @@ use nix::libc;
 use crate::allocator::Choice;
 use crate::atomic;
 use crate::boot::Boot;
+use crate::form;
 use crate::lock;
-use crate::reservation::{Owner, Reservation};
+use crate::reservation::{Applicant, Reservation};
 
 /// Followed by the number of the range set.
-const LAST_RESERVED: &str = "last_reserved_ip.";
+pub(crate) const LAST_RESERVED: &str = "last_reserved_ip.";
 /// The content of a dot-file or a `last_reserved_ip` is an address or an id.
 pub(crate) const SMALL: u64 = 256;
 /// Nobody may make us open another file than ours, or wait for one.
@@ -38,23 +38,37 @@ impl Store {
     /// The store in `directory`, which is created where it is missing.
     ///
     /// # Errors
-    /// Code 5 naming the path, 11 when the lock is not to be had.
+    /// Code 5 naming the path, 7 when it is a directory of others, 11 when the lock is not
+    /// released in time.
     pub(crate) fn create(directory: &Path) -> Result<Self> {
         if let Some(store) = Self::open(directory)? {
             return Ok(store);
         }
         file::create_directory(directory)
             .map_err(|cause| Error::io(format!("failed to create {directory:?}"), &cause))?;
-        Self::open(directory)?
+        form::require_own(directory)?;
+        Self::lock(directory, libc::O_CREAT)?
             .ok_or_else(|| Error::internal(format!("{directory:?} was removed meanwhile")))
     }
 
-    /// The store in `directory`, if there is one.
+    /// The store in `directory`, if there is one. Nothing is reserved in a directory of
+    /// others, where nothing is changed.
     ///
     /// # Errors
-    /// Those of [`Store::create`].
+    /// Code 5 naming the path, 11 when the lock is not released in time.
     pub(crate) fn open(directory: &Path) -> Result<Option<Self>> {
-        Self::lock(directory, libc::O_CREAT)
+        let store = Self::lock(directory, 0)?;
+        if store.is_some() || !directory.is_dir() {
+            return Ok(store);
+        }
+        match form::require_own(directory) {
+            Ok(()) => Self::lock(directory, libc::O_CREAT),
+            Err(error) if error.code == ErrorCode::NETWORK_CONFIG => {
+                eprintln!("nothing is reserved there: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The store in `directory`, if there is one, without writing anything: where
@@ -98,29 +112,36 @@ impl Store {
 
     /// The address that each of the first `sets` range sets handed out last. It only
     /// says where to begin, so one that cannot be read is none.
-    pub(crate) fn last_reserved(&self, sets: usize) -> Vec<Option<IpAddr>> {
+    ///
+    /// # Errors
+    /// Code 5 naming the file, when no plugin can have written its content: it would be
+    /// overwritten.
+    pub(crate) fn last_reserved(&self, sets: usize) -> Result<Vec<Option<IpAddr>>> {
         let read = |set| {
             let path = self.last_reserved_path(set);
             match file::read_regular(&path, SMALL) {
-                Ok(content) => parse_address(&String::from_utf8_lossy(&content)).ok(),
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => None,
+                Ok(content) => form::last_reserved(&path, &content),
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+                    Err(form::is_foreign(&path).because(&cause))
+                }
                 Err(cause) => {
                     eprintln!("Error retrieving last reserved ip: {path:?}: {cause}");
-                    None
+                    Ok(None)
                 }
             }
         };
         (0..sets).map(read).collect()
     }
 
-    /// Reserves one address of every range set for `owner`: all of them or none.
+    /// Reserves one address of every range set for `applicant`: all of them or none.
     ///
     /// # Errors
     /// Code 5 naming the file, 11 when somebody who does not take the lock was faster.
-    pub(crate) fn reserve(&self, owner: &Owner, choices: &[Choice<'_>]) -> Result<()> {
+    pub(crate) fn reserve(&self, applicant: &Applicant, choices: &[Choice<'_>]) -> Result<()> {
         let addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.address).collect();
         let mut reserved = Vec::new();
-        let outcome = self.reserve_each(owner, &addresses, &mut reserved);
+        let outcome = self.reserve_each(applicant, &addresses, &mut reserved);
         if outcome.is_err() {
             for path in reserved {
                 if let Err(cause) = fs::remove_file(&path) {
@@ -133,14 +154,15 @@ impl Store {
 
     fn reserve_each(
         &self,
-        owner: &Owner,
+        applicant: &Applicant,
         addresses: &[IpAddr],
         reserved: &mut Vec<PathBuf>,
     ) -> Result<()> {
-        let content = owner.content();
+        let content = applicant.owner.content();
+        let remember = |file: &File| applicant.container.remember(file);
         for address in addresses {
             let path = self.directory.join(address.to_string());
-            atomic::create(&path, content.as_bytes()).map_err(|cause| {
+            atomic::create(&path, content.as_bytes(), remember).map_err(|cause| {
                 let code = match cause.kind() {
                     io::ErrorKind::AlreadyExists => ErrorCode::TRY_AGAIN,
                     _ => ErrorCode::IO,

@@ -10,7 +10,7 @@ use common::address::parse_address;
 use common::attachment::boot_id;
 use common::error::{Error, Result};
 
-use crate::boot::Boot;
+use crate::boot::{Boot, Verdict};
 use crate::index::{Entry, Index, Stamp};
 use crate::reservation::{Owner, Reservation};
 use crate::store::Store;
@@ -21,7 +21,7 @@ use crate::taken::Taken;
 pub(crate) struct Survey {
     /// Those that the command is about, in the order of the file names.
     pub(crate) relevant: Vec<Reservation>,
-    /// Of an earlier boot, or without a holder: not taken any more.
+    /// Of containers that have ended, or without a holder: not taken any more.
     pub(crate) abandoned: Vec<Reservation>,
     /// Where all of them are known from.
     origin: Origin,
@@ -53,9 +53,9 @@ impl Survey {
         owner: Option<&Owner>,
         boot: &Boot,
     ) -> Result<Self> {
-        let survey = match boot {
-            Boot::Known(id) => Self::from_index(store, owner, id),
-            Boot::New { .. } => None,
+        let survey = match boot.is_known {
+            true => Self::from_index(store, owner, boot.machine.boot_id()),
+            false => None,
         };
         match survey.and_then(|survey| survey.without_abandoned(boot)) {
             Some(survey) => Ok(survey),
@@ -73,7 +73,8 @@ impl Survey {
         boot: &Boot,
     ) -> Result<Self> {
         let may_be_of = |r: &Reservation| owner.is_some_and(|owner| r.may_be_of(owner));
-        let survey = Self::of_files(store, |r| may_be_of(r) || boot.is_over_for(r))?;
+        let is_relevant = |r: &Reservation| may_be_of(r) || boot.judge(r) != Verdict::InUse;
+        let survey = Self::of_files(store, is_relevant)?;
         let changed = || Error::internal("the reservations changed while they were read");
         survey.without_abandoned(boot).ok_or_else(changed)
     }
@@ -146,10 +147,30 @@ impl Survey {
     /// The same with what is abandoned apart; nothing when the index is a wrong one.
     fn without_abandoned(mut self, boot: &Boot) -> Option<Self> {
         let all = mem::take(&mut self.relevant).into_iter();
-        (self.abandoned, self.relevant) = all.partition(|r| boot.is_over_for(r));
+        (self.abandoned, self.relevant) = all.partition(|r| boot.judge(r) == Verdict::Abandoned);
         let entries = self.abandoned.iter().map(Reservation::entry).collect();
         self.origin.change(&[], entries).ok()?;
         Some(self)
+    }
+
+    /// Those that do not show in which boot they were made.
+    pub(crate) fn unproven(&self, boot: &Boot) -> Vec<&Reservation> {
+        let relevant = self.relevant.iter();
+        relevant
+            .filter(|r| boot.judge(r) == Verdict::Unproven)
+            .collect()
+    }
+
+    /// Counts these as abandoned, too; an error when the index is a wrong one.
+    ///
+    /// # Errors
+    /// Code 999 when the index disagrees, which is then of no use.
+    pub(crate) fn abandon(&mut self, ended: Vec<Reservation>) -> Result<()> {
+        let entries = ended.iter().map(Reservation::entry).collect();
+        self.abandoned.extend(ended);
+        let changed =
+            |cause| Error::internal("the index of the reservations is wrong").because(&cause);
+        self.origin.change(&[], entries).map_err(changed)
     }
 
     /// The addresses that must not be handed out.

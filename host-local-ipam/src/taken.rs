@@ -34,6 +34,13 @@ impl Block {
         }
     }
 
+    /// The numbers of its addresses.
+    fn numbers(self) -> impl Iterator<Item = u128> {
+        let first = self.base << Self::BITS;
+        let bits = (0..u64::BITS).filter(move |bit| self.bits >> bit & 1 == 1);
+        bits.map(move |bit| first + u128::from(bit))
+    }
+
     /// The number of the first free address that is not before `number`.
     fn first_free(self, number: u128) -> Option<u128> {
         let first = number.max(self.base << Self::BITS);
@@ -119,6 +126,16 @@ impl Taken {
         (next <= end).then_some(next)
     }
 
+    /// The numbers among these whose addresses are taken, in order.
+    pub(crate) fn numbers_in(&self, numbers: RangeInclusive<u128>) -> impl Iterator<Item = u128> {
+        let first = self.find(*numbers.start() >> Block::BITS);
+        let blocks = self.blocks.iter().skip(first.unwrap_or_else(|at| at));
+        let end = *numbers.end() >> Block::BITS;
+        let blocks = blocks.take_while(move |block| block.base <= end);
+        let all = blocks.flat_map(|block| block.numbers());
+        all.filter(move |number| numbers.contains(number))
+    }
+
     fn find(&self, base: u128) -> Result<usize, usize> {
         self.blocks.binary_search_by_key(&base, |block| block.base)
     }
@@ -171,6 +188,12 @@ mod tests {
                 .find(|n| !model.contains(n))
                 .map(|n| number(v4(n)));
             let numbers = number(v4(first))..=number(v4(last));
+            let inside = model.iter().filter(|n| (first..=last).contains(n));
+            let inside: Vec<u128> = inside.map(|n| number(v4(*n))).collect();
+            assert_eq!(
+                taken.numbers_in(numbers.clone()).collect::<Vec<_>>(),
+                inside
+            );
             assert_eq!(
                 taken.first_free(numbers),
                 expected,

@@ -397,7 +397,7 @@ fn the_turn_begins_anew_when_the_last_address_is_not_in_the_range() {
     for last in [
         "10.7.0.9",
         "",
-        "garbage",
+        "10.0.0\0\0",
         "10.0.0.9\n",
         "2001:db8::1",
         "10.0.0.254",

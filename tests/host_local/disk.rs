@@ -67,6 +67,7 @@ fn a_shorter_last_address_leaves_nothing_of_a_longer_one() {
 #[test]
 fn what_stands_in_the_place_of_a_reservation_is_taken_and_not_touched() {
     let network = Network::of("10.0.0.0/24");
+    network.write("last_reserved_ip.0", "10.0.0.254");
     network.write("10.0.0.2", &"x".repeat(1 << 20));
     network.write("10.0.0.3", "\0\u{1}garbage\r\n");
     fs::create_dir(network.path("10.0.0.4")).unwrap();
@@ -75,7 +76,8 @@ fn what_stands_in_the_place_of_a_reservation_is_taken_and_not_touched() {
     symlink(&target, network.path("10.0.0.5")).unwrap();
     symlink("/nonexistent", network.path("10.0.0.6")).unwrap();
     nix::unistd::mkfifo(&network.path("10.0.0.7"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let before = network.files();
+    let mut before = network.files();
+    before.remove("last_reserved_ip.0");
     assert_eq!(address(&network.add("c1")), "10.0.0.8/24");
     network.check("c1").ok();
     network.del("c1").ok();
@@ -134,21 +136,27 @@ fn an_add_that_cannot_write_down_the_turn_reserves_nothing() {
 #[test]
 fn the_empty_file_of_a_killed_go_plugin_is_reclaimed() {
     let network = Network::of("10.0.0.0/30");
+    network.write("lock", "");
     network.write("10.0.0.2", "");
     assert_eq!(address(&network.add("c1")), "10.0.0.2/30");
     assert_eq!(network.files()["10.0.0.2"], "c1\r\nnet1");
+}
+
+fn conf_on_node() -> Value {
+    json!({"cniVersion": "1.1.0", "name": "n", "ipam": {"ranges": [[{"subnet": "10.0.0.0/29"}]]}})
+}
+
+/// A call of a network that has its data directory where it is by default.
+fn on_node(command: &str, id: &str) -> Call {
+    let call = Call::ours("host-local", command);
+    call.attachment(id, "net1", NO_NETNS).conf(&conf_on_node())
 }
 
 /// D24: the Go plugin keeps the reservations of containers that do not exist any more.
 #[test]
 fn reservations_of_an_earlier_boot_are_reclaimed_at_the_first_add() {
     let mut node = Node::new();
-    let conf = json!({"cniVersion": "1.1.0", "name": "n", "ipam": {"ranges": [[{"subnet": "10.0.0.0/29"}]]}});
-    let call = |command: &str, id: &str| {
-        Call::ours("host-local", command)
-            .attachment(id, "net1", NO_NETNS)
-            .conf(&conf)
-    };
+    let call = on_node;
     for id in ["a", "b", "c", "d", "e"] {
         node.run(&call("ADD", id)).ok();
     }
@@ -177,33 +185,102 @@ fn reservations_of_an_earlier_boot_are_reclaimed_at_the_first_add() {
 
 #[test]
 fn a_reboot_does_not_take_the_turn_back() {
-    let network = Network::of("10.0.0.0/24");
+    let mut node = Node::new();
     for id in ["a", "b"] {
-        network.add(id).ok();
+        node.run(&on_node("ADD", id)).ok();
     }
+    node.reboot();
+    assert_eq!(address(&node.run(&on_node("ADD", "c"))), "10.0.0.4/29");
+    let left = node.files();
+    let left = left.iter().filter(|name| name.contains("/10."));
+    assert_eq!(left.collect::<Vec<_>>(), ["networks/n/10.0.0.4"]);
+}
+
+/// The clock may have been set, and one directory may be that of two nodes: neither the age
+/// of a file nor another boot alone shows that nobody has the address.
+#[test]
+fn a_reservation_that_does_not_show_its_boot_is_kept_and_named() {
+    let network = Network::of("10.0.0.0/29");
+    network.write("10.0.0.2", "of-go\r\nnet1");
+    network.write("10.0.0.3", "legacy");
+    network.write("last_reserved_ip.0", "10.0.0.3");
+    for name in ["10.0.0.2", "10.0.0.3"] {
+        network.age(name);
+    }
+    let output = network.add("c1");
+    assert_eq!(address(&output), "10.0.0.4/29");
+    let named = [
+        "10.0.0.2 by container of-go as net1",
+        "10.0.0.3 by container legacy",
+    ];
+    for named in named {
+        assert!(output.stderr.contains(named), "{output}");
+    }
+    assert_eq!(network.reserved(), ["10.0.0.2", "10.0.0.3", "10.0.0.4"]);
+    // It is said once a boot.
+    assert_eq!(network.add("c2").stderr, "");
+}
+
+/// What Go's host-local has reserved has no attribute, but ours have executed it.
+#[test]
+fn the_record_of_an_attachment_shows_that_its_reservation_is_of_an_earlier_boot() {
+    let node = Node::new();
+    let store = node.state().join("networks/n");
+    let records = node.state().join("eni-cni/host-device/n");
+    for directory in [&store, &records] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::write(store.join("last_reserved_ip.0"), "10.0.0.3").unwrap();
+    for (name, id) in [("10.0.0.2", "recorded"), ("10.0.0.3", "unrecorded")] {
+        fs::write(store.join(name), format!("{id}\r\nnet1")).unwrap();
+    }
+    let record = json!({
+        "network": "n", "containerId": "recorded", "ifname": "net1", "cniVersion": "1.1.0",
+        "bootId": "earlier", "netns": NO_NETNS, "netnsId": {"device": 1, "inode": 2},
+        "ipam": null, "device": {},
+    });
+    fs::write(records.join("recorded:net1.json"), record.to_string()).unwrap();
+    assert_eq!(address(&node.run(&on_node("ADD", "c1"))), "10.0.0.4/29");
+    assert!(!store.join("10.0.0.2").exists());
+    assert!(store.join("10.0.0.3").exists());
+}
+
+/// A clock that is set forward makes every file look older than the boot.
+#[test]
+fn a_clock_that_was_set_takes_no_address_from_a_living_container() {
+    let network = Network::of("10.0.0.0/29");
+    network.add("c1").ok();
     network.age("10.0.0.2");
-    network.age("10.0.0.3");
-    network.age("last_reserved_ip.0");
-    network.write(".boot_id", "another");
-    assert_eq!(address(&network.add("c")), "10.0.0.4/24");
-    assert_eq!(network.reserved(), ["10.0.0.4"]);
+    fs::remove_file(network.path(".boot_id")).unwrap();
+    assert_eq!(address(&network.add("c2")), "10.0.0.3/29");
+    assert_eq!(network.reserved(), ["10.0.0.2", "10.0.0.3"]);
 }
 
 #[test]
-fn a_directory_taken_over_keeps_what_was_reserved_in_this_boot() {
-    let network = Network::of("10.0.0.0/24");
-    network.write("10.0.0.2", "old\r\nnet1");
-    network.write("10.0.0.3", "alive\r\nnet1");
-    network.write("10.0.0.4", "legacy");
-    network.age("10.0.0.2");
-    assert_eq!(address(&network.add("c1")), "10.0.0.2/24");
-    assert_eq!(network.reserved(), ["10.0.0.2", "10.0.0.3", "10.0.0.4"]);
-    // From now on this boot is known, and age does not matter.
-    network.age("10.0.0.3");
-    network.add("c2").ok();
+fn nodes_that_share_a_directory_take_nothing_from_each_other() {
+    let (mut one, mut other) = (Node::new(), Node::new());
+    let shared = tempfile::tempdir().unwrap();
+    let machine_id = shared.path().join("machine-id");
+    fs::write(&machine_id, "f".repeat(32)).unwrap();
+    other.reboot();
+    other.bind(&machine_id, "/etc/machine-id");
+    let add = |node: &Node, id: &str| {
+        let mut conf = conf_on_node();
+        conf["ipam"]["dataDir"] = shared.path().to_str().into();
+        address(&node.run(&on_node("ADD", id).conf(&conf)))
+    };
+    assert_eq!(add(&one, "a"), "10.0.0.2/29");
+    assert_eq!(add(&other, "b"), "10.0.0.3/29");
+    one.reboot();
+    assert_eq!(add(&one, "c"), "10.0.0.4/29");
+    let names = fs::read_dir(shared.path().join("n")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with("10.")).collect();
+    names.sort();
     assert_eq!(
-        network.reserved(),
-        ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"]
+        names,
+        ["10.0.0.3", "10.0.0.4"],
+        "what one had is of its earlier boot"
     );
 }
 
@@ -231,6 +308,7 @@ fn only_files_are_reclaimed_after_a_reboot() {
     directory.set_modified(std::time::UNIX_EPOCH).unwrap();
     network.write("notes", "old");
     network.age("notes");
+    network.write("last_reserved_ip.0", "10.0.0.1");
     assert_eq!(address(&network.add("c1")), "10.0.0.3/29");
     assert!(network.path("notes").exists());
 }
@@ -240,7 +318,7 @@ fn a_boot_id_that_is_no_file_is_replaced() {
     let network = Network::of("10.0.0.0/24");
     let target = network.data_dir().join("target");
     fs::write(&target, "untouched").unwrap();
-    fs::create_dir_all(network.path("")).unwrap();
+    network.write("lock", "");
     symlink(&target, network.path(".boot_id")).unwrap();
     network.add("c1").ok();
     assert!(

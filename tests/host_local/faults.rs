@@ -345,5 +345,9 @@ fn a_nearly_full_range_costs_one_listing_and_no_attempts() {
     assert_eq!(count("O_DIRECTORY"), 1, "the directory is listed once");
     assert_eq!(count("linkat("), 1, "one reservation is attempted");
     assert_eq!(count("EEXIST"), 0);
-    assert!(count("/10.0.") <= 4088 + 1, "no file is opened twice");
+    // Three of those that the Go plugin may have made are named, with their holders.
+    assert!(
+        count("/10.0.") <= 4088 + 1 + 3,
+        "no other file is opened twice"
+    );
 }

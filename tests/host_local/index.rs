@@ -67,7 +67,8 @@ fn the_number_of_taken_addresses_adds_no_system_call() {
         let [add, del] = ["ADD", "DEL"].map(|command| Trace::of(&network, command, "c2"));
         for trace in [&add, &del] {
             assert_eq!(trace.count("getdents"), 0, "{:#?}", trace.0);
-            assert!(trace.count("/n/10.0.") <= 2, "{:#?}", trace.0);
+            // The address, and the two whose containers are looked at.
+            assert!(trace.count("/n/10.0.") <= 4, "{:#?}", trace.0);
         }
         assert_eq!(network.reserved().len(), taken as usize);
         [add.0.len(), del.0.len()]
@@ -114,7 +115,12 @@ fn an_exhausted_range_costs_one_listing_and_no_attempts() {
             "the directory is listed once"
         );
         assert_eq!(trace.count("linkat("), 0);
-        assert_eq!(trace.count("/n/10.0."), 0, "no file is opened");
+        let examined = trace.count("/n/10.0.");
+        assert!(
+            examined <= 12,
+            "a few are examined, and named: {:#?}",
+            trace.0
+        );
     }
     network.add("c1").error_code(999);
     network.status().error_code(50);

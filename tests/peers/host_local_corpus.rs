@@ -238,6 +238,8 @@ impl Case {
         }
         for (name, content) in &self.files {
             network.write(name, content);
+            // It is a directory of host-local already.
+            network.write(".boot_id", "another");
         }
         network
     }
@@ -459,7 +461,7 @@ fn file(r: &mut Random, families: &[bool]) -> Option<(String, String)> {
     if r.chance(20) {
         let last = [
             host(set, ipv6, r.below(8)),
-            "garbage".into(),
+            "10.0.0\0\0".into(),
             "10.0.0.3\n".into(),
             String::new(),
         ];

@@ -3,10 +3,9 @@
 //! model that knows nothing but the files as they are before it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, SystemTime};
 
 use harness::{Output, go_plugin};
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 use super::host_local::Party;
 use super::host_local_corpus::Random;
 use crate::host_local::index::INDEX;
-use crate::host_local::{Network, at_once};
+use crate::host_local::{EARLIER, Network, at_once};
 
 const CASES: usize = 60;
 const STEPS: usize = 60;
@@ -190,7 +189,10 @@ fn disturb(network: &Network, step: Step) {
         Step::Remove(set, n) => drop(fs::remove_file(network.path(&host(set, n)))),
         Step::Reboot => {
             network.write(".boot_id", "another");
-            network.files().keys().for_each(|name| network.age(name));
+            network
+                .files()
+                .keys()
+                .for_each(|name| network.date_back(name));
         }
         Step::Tamper(at) => {
             if let Ok(index) = OpenOptions::new()
@@ -239,11 +241,10 @@ impl Model {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("/proc is mounted");
         let known = fs::read_to_string(network.path(".boot_id"));
         let is_known = known.is_ok_and(|known| known == boot.trim());
-        let year = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let is_old = |name: &str| {
-            let modified =
-                File::open(network.path(name)).and_then(|file| file.metadata()?.modified());
-            modified.expect("the file has a time") < year
+            network
+                .remembered(name)
+                .is_some_and(|text| text.contains(EARLIER))
         };
         let files = network.files();
         let reserved = files

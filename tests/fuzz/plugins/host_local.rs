@@ -9,7 +9,10 @@ pub mod modules {
     pub mod atomic;
     pub mod boot;
     pub mod config;
+    pub mod container;
+    pub mod ended;
     pub mod exclude;
+    pub mod form;
     pub mod index;
     pub mod lock;
     pub mod range;

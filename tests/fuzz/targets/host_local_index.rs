@@ -28,8 +28,9 @@ use std::path::{Path, PathBuf};
 use allocation::Allocation;
 use boot::Boot;
 use config::Config;
+use container::Container;
 use libfuzzer_sys::fuzz_target;
-use reservation::{Owner, owned_by};
+use reservation::{Applicant, Owner, owned_by};
 use store::Store;
 use survey::Survey;
 
@@ -124,10 +125,15 @@ fn allocate(directory: &Path, owner: &Owner) -> Result<Vec<String>, common::erro
     let conf = fuzz::conf(CONF).expect("it is a configuration");
     let sources = Config::read(&conf, "").expect("it is valid").sources;
     let store = Store::create(directory)?;
+    let boot = Boot::of(directory)?;
+    let applicant = Applicant {
+        owner: owner.clone(),
+        container: Container::of("/run/netns/none", &boot.machine),
+    };
     let choices = Allocation {
         store: &store,
-        owner,
-        boot: Boot::of(directory)?,
+        applicant: &applicant,
+        boot,
         range_sets: sources.configured(),
         requested: &[],
     }

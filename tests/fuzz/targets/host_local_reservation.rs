@@ -14,8 +14,9 @@ use allocation::Allocation;
 use boot::Boot;
 use common::args::is_identifier;
 use config::Config;
+use container::Container;
 use libfuzzer_sys::fuzz_target;
-use reservation::{Holder, Owner, Reservation};
+use reservation::{Applicant, Holder, Owner, Reservation};
 use store::Store;
 
 const CONF: &[u8] = br#"{"cniVersion": "1.0.0", "name": "n", "ipam":
@@ -64,15 +65,21 @@ fn add(directory: &Path) {
     let before = addresses(directory);
     let conf = fuzz::conf(CONF).expect("it is a configuration");
     let sets = Config::read(&conf, "").expect("it is valid").sources;
-    let owner = Owner {
-        container_id: "new".into(),
-        ifname: "net1".into(),
-    };
+    // Its directory is a store already, whatever the file has become.
+    fs::write(directory.join("last_reserved_ip.0"), "").expect("it can be written");
     let store = Store::create(directory).expect("the store is ours");
+    let boot = Boot::of(directory).expect("there is /proc");
+    let applicant = Applicant {
+        owner: Owner {
+            container_id: "new".into(),
+            ifname: "net1".into(),
+        },
+        container: Container::of("/run/netns/none", &boot.machine),
+    };
     let choices = Allocation {
         store: &store,
-        owner: &owner,
-        boot: Boot::of(directory).expect("there is /proc"),
+        applicant: &applicant,
+        boot,
         range_sets: sets.configured(),
         requested: &[],
     }

@@ -1,0 +1,90 @@
+//! Which files a store of host-local has, ours and the Go plugin's. `dataDir` is the choice
+//! of whoever writes a network, and may lead to files of others, which are named like
+//! addresses perhaps: none of them is changed.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use common::address::parse_address;
+use common::error::{Error, ErrorCode, Result};
+
+use crate::atomic::UNFINISHED;
+use crate::boot::BOOT_ID;
+use crate::index;
+use crate::lock::LOCK;
+use crate::reservation::{Holder, Reservation};
+use crate::store::LAST_RESERVED;
+
+/// Makes sure that `directory` is a store, or can become one: a plugin has handed out an
+/// address there, or there is nothing but what host-local makes.
+///
+/// # Errors
+/// Code 7 naming a file of others, 5 when the directory cannot be read.
+pub(crate) fn require_own(directory: &Path) -> Result<()> {
+    let first_turn = format!("{LAST_RESERVED}0");
+    let marks = [BOOT_ID, &first_turn];
+    if marks
+        .iter()
+        .any(|name| fs::symlink_metadata(directory.join(name)).is_ok())
+    {
+        return Ok(());
+    }
+    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        names.push(name.to_string_lossy().into_owned());
+    }
+    let is_locked = names.iter().any(|name| name == LOCK);
+    match names
+        .iter()
+        .find(|name| !is_own(directory, name, is_locked))
+    {
+        None => Ok(()),
+        Some(name) => {
+            let msg =
+                format!("{directory:?} is not a directory of host-local: it contains {name:?}");
+            let details = "choose another dataDir, or another name for the network";
+            Err(Error::config(msg).with_details(details))
+        }
+    }
+}
+
+/// Whether a plugin can have made the file `name`. An empty file named like an address is
+/// what a killed Go plugin leaves, which takes the lock before.
+fn is_own(directory: &Path, name: &str, is_locked: bool) -> bool {
+    if parse_address(name).is_ok() {
+        let reservation = Reservation::read(directory, name);
+        return reservation.is_none_or(|reservation| match reservation.holder {
+            Holder::Owner(_) => true,
+            Holder::Nobody => is_locked,
+            Holder::Unknown(_) => false,
+        });
+    }
+    let ours = [LOCK, UNFINISHED, index::NAME];
+    let is_turn = name.starts_with(LAST_RESERVED);
+    let temporary = [BOOT_ID, index::NAME].map(|name| format!(".{name}.tmp"));
+    ours.contains(&name) || is_turn || temporary.iter().any(|temporary| temporary == name)
+}
+
+/// The address in a `last_reserved_ip` file, unless a power cut has left only a part of it.
+///
+/// # Errors
+/// Code 5 naming the file, when it is none of host-local's.
+pub(crate) fn last_reserved(path: &Path, content: &[u8]) -> Result<Option<IpAddr>> {
+    if let Ok(address) = parse_address(&String::from_utf8_lossy(content)) {
+        return Ok(Some(address));
+    }
+    let is_part = |byte: &u8| byte.is_ascii_hexdigit() || b".:\0 \r\n".contains(byte);
+    match content.iter().all(is_part) {
+        true => Ok(None),
+        false => Err(is_foreign(path)),
+    }
+}
+
+/// The error that says that a file would be overwritten that is not host-local's.
+pub(crate) fn is_foreign(path: &Path) -> Error {
+    let msg = format!("{path:?} is not a file of host-local");
+    Error::new(ErrorCode::IO, msg).with_details("it does not contain an address; move it away")
+}

@@ -1,0 +1,127 @@
+//! What is reclaimed of containers that have ended without a DEL, whatever plugin has
+//! executed host-local for them, and what is said where no address is left.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use harness::{Namespace, Output};
+use serde_json::json;
+
+use super::{Network, address};
+
+/// A namespace that a path leads to, as runtimes keep those of pods.
+struct Sandbox {
+    path: PathBuf,
+    _namespace: Namespace,
+}
+
+impl Sandbox {
+    fn new(directory: &Path, name: &str) -> Self {
+        let path = directory.join(name);
+        let namespace = Namespace::new();
+        symlink(namespace.path(), &path).unwrap();
+        Self {
+            path,
+            _namespace: namespace,
+        }
+    }
+
+    fn end(&self) {
+        fs::remove_file(&self.path).unwrap();
+    }
+}
+
+fn add(network: &Network, id: &str, sandbox: &Sandbox) -> Output {
+    let call = network.call("ADD", id);
+    call.attachment(id, "net1", sandbox.path.to_str().unwrap())
+        .run()
+}
+
+#[test]
+fn an_add_reclaims_what_containers_have_left_that_ended() {
+    let network = Network::of("10.0.0.0/24");
+    let directory = tempfile::tempdir().unwrap();
+    let sandbox = |name: &str| Sandbox::new(directory.path(), name);
+    let [gone, living] = ["gone", "living"].map(sandbox);
+    assert_eq!(address(&add(&network, "c1", &gone)), "10.0.0.2/24");
+    assert_eq!(address(&add(&network, "c2", &living)), "10.0.0.3/24");
+    gone.end();
+    assert_eq!(address(&network.add("c3")), "10.0.0.4/24");
+    assert_eq!(network.reserved(), ["10.0.0.3", "10.0.0.4"]);
+}
+
+#[test]
+fn an_exhausted_range_gives_the_address_of_a_container_that_ended() {
+    let network = Network::of("10.0.0.0/26");
+    let directory = tempfile::tempdir().unwrap();
+    let sandboxes: Vec<Sandbox> = (0..61)
+        .map(|n| Sandbox::new(directory.path(), &n.to_string()))
+        .collect();
+    for (n, sandbox) in sandboxes.iter().enumerate() {
+        add(&network, &format!("c{n}"), sandbox).ok();
+    }
+    network.status().error_code(50);
+    sandboxes[30].end();
+    network.status().ok();
+    assert_eq!(address(&network.add("new")), "10.0.0.32/26");
+    network.add("another").error_code(999);
+}
+
+#[test]
+fn a_requested_address_is_taken_from_a_container_that_ended() {
+    let network = Network::of("10.0.0.0/24");
+    let directory = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::new(directory.path(), "one");
+    let asking = json!({"ips": ["10.0.0.77"]});
+    let network = network.with("runtimeConfig", asking);
+    assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.77/24");
+    let error = network.add("c2").error_code(999);
+    assert!(
+        error.details.contains("10.0.0.77 by container c1 as net1"),
+        "{error:?}"
+    );
+    sandbox.end();
+    assert_eq!(address(&network.add("c2")), "10.0.0.77/24");
+}
+
+/// The directory of the namespaces is not visible, or the file there is the place of a mount
+/// that is not.
+#[test]
+fn a_namespace_that_cannot_be_seen_keeps_its_address() {
+    let network = Network::of("10.0.0.0/30");
+    let directory = tempfile::tempdir().unwrap();
+    let inner = directory.path().join("netns");
+    fs::create_dir(&inner).unwrap();
+    let sandbox = Sandbox::new(&inner, "one");
+    assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.2/30");
+    sandbox.end();
+    File::create(&sandbox.path).unwrap();
+    network.add("c2").error_code(999);
+    fs::remove_dir_all(&inner).unwrap();
+    network.add("c2").error_code(999);
+    symlink("/nonexistent", &inner).unwrap();
+    network.add("c2").error_code(999);
+    assert_eq!(network.reserved(), ["10.0.0.2"]);
+}
+
+#[test]
+fn an_exhausted_range_names_who_holds_it() {
+    let network = Network::of("10.0.0.0/29");
+    for id in ["a", "b", "c", "d", "e"] {
+        network.add(id).ok();
+    }
+    let holders = "10.0.0.2 by container a as net1, 10.0.0.3 by container b as net1, \
+                   10.0.0.4 by container c as net1 and 2 more";
+    for error in [
+        network.add("f").error_code(999),
+        network.status().error_code(50),
+    ] {
+        assert!(error.details.contains(holders), "{error:?}");
+        assert!(
+            error
+                .details
+                .contains(network.path("").to_str().unwrap().trim_end_matches('/'))
+        );
+    }
+}
