@@ -28,7 +28,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc::MSG_TRUNC;
 
 pub use address::{AddressState, Dad, KernelAddress};
-pub use change::Change;
+pub use change::{Change, Made};
 pub use events::{Events, Subject};
 pub use link::{Link, LinkChange, NewIpvlan, Settings, parse_mac};
 #[cfg(fuzzing)]
@@ -179,9 +179,9 @@ impl Netlink {
         uninterrupted(|| self.socket.send(request, 0)).map(drop)
     }
 
-    /// The messages of the kernel's next datagram. An error has a number only where the
-    /// kernel has answered with it: when an answer is lost, because there was no memory for
-    /// it, nobody knows whether what was asked for has been done.
+    /// The messages of the kernel's next datagram. When it fails, an answer is lost: nobody
+    /// knows whether what was asked for has been done. Such an error has no number, which
+    /// would be taken for the kernel's answer to the request.
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
         let mut datagram = Vec::with_capacity(DATAGRAM);
         let receive = || self.socket.recv_from(&mut datagram, MSG_TRUNC);

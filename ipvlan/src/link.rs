@@ -8,7 +8,7 @@ use common::args::{CmdArgs, IfName};
 use common::attachment::{Attachment, Records};
 use common::error::{Error, Result};
 use common::interface::Sandbox;
-use common::netlink::{Link, LinkChange, Netlink, NewIpvlan};
+use common::netlink::{Link, LinkChange, Made, Netlink, NewIpvlan};
 use common::netns::NetNs;
 use common::pci::PciAddress;
 use common::result::AddResult;
@@ -140,23 +140,21 @@ fn shares_master(one: &Attachment<Device>, other: &Attachment<Device>) -> bool {
 
 /// Creates the interface in the container under its final name. Kernels before 6.15
 /// look for that name on the node as well, where they are asked from; where it is
-/// taken there, the interface begins under the temporary name that the record knows.
-/// When it fails with an error number of the kernel, nothing has been made; else there may
-/// be something, which DEL finds by the record.
+/// taken there, the interface begins under the temporary name that the record knows, and
+/// what fails from then on leaves something that DEL finds by the record.
 ///
 /// It is asked for in the namespace of the master. Asked for in the container, those
 /// kernels would create it on the node and move it, for anybody there to see.
 ///
-/// # Errors
-/// Code 7 naming the master when the kernel says that it is in other use, else 999
-/// with the kernel's answer.
+/// An error has code 7 and names the master when the kernel says that it is in other use,
+/// else 999 and the kernel's answer.
 pub(crate) fn create(
     conf: &NetConf,
     master: &Link,
     record: &Attachment<Device>,
     node: &mut Netlink,
     sandbox: &mut Sandbox,
-) -> Result<()> {
+) -> Made {
     let device = &record.device;
     let (netlink, netns) = match conf.link_in_container {
         true => (&mut sandbox.netlink, None),
@@ -175,10 +173,16 @@ pub(crate) fn create(
         ..new
     };
     match netlink.create_ipvlan(new) {
-        Err(error) if error.is_exists() => netlink
-            .create_ipvlan(temporary)
-            .and_then(|()| rename(device, sandbox, &record.ifname)),
-        outcome => outcome.map_err(|error| explain(error, master)),
+        Made::Nothing(error) if error.is_exists() => {}
+        Made::Nothing(error) => return Made::Nothing(explain(error, master)),
+        made => return made,
+    }
+    match netlink.create_ipvlan(temporary) {
+        Made::Done => match rename(device, sandbox, &record.ifname) {
+            Ok(()) => Made::Done,
+            Err(error) => Made::Perhaps(error),
+        },
+        made => made,
     }
 }
 
@@ -190,13 +194,7 @@ fn rename(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()>
         ..LinkChange::default()
     };
     let what = || format!("failed to rename ipvlan to {:?}", ifname.as_str());
-    sandbox
-        .netlink
-        .change_link(link.index, rename, what)
-        .or_else(|error| {
-            sandbox.netlink.delete_link(&link)?;
-            Err(error)
-        })
+    sandbox.netlink.change_link(link.index, rename, what)
 }
 
 /// A name that no other attachment's interface has, on the node or in the container.

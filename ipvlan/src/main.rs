@@ -14,7 +14,7 @@ use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
 use common::error::{Error, ErrorCode, Result};
 use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
-use common::netlink::{Link, Netlink};
+use common::netlink::{Link, Made, Netlink};
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Interface};
 use common::turn::Turn;
@@ -52,13 +52,11 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     record.source_routing = conf.options.plan(&mut sandbox)?;
     records().write(&record)?;
     link::refuse_other_use(&record, &master, &records()).map_err(|error| forget(args, error))?;
-    link::create(&conf, &master, &record, &mut node, &mut sandbox).map_err(|error| {
-        match error.errno() {
-            Some(_) => forget(args, error),
-            // The kernel's answer was lost, so the interface may be there.
-            None => undo(args, error),
-        }
-    })?;
+    match link::create(&conf, &master, &record, &mut node, &mut sandbox) {
+        Made::Done => {}
+        Made::Nothing(error) => return Err(forget(args, error)),
+        Made::Perhaps(error) => return Err(undo(args, error)),
+    }
     attach(args, conf, ipam, record, &mut sandbox).map_err(|error| undo(args, error))
 }
 

@@ -3,7 +3,7 @@
 
 use common::address::Cidr;
 use common::args::IfName;
-use common::netlink::{Dad, Link, LinkChange, Netlink, NewIpvlan};
+use common::netlink::{Dad, Link, LinkChange, Made, Netlink, NewIpvlan};
 use common::netns::NetNs;
 use harness::{Node, Pod};
 
@@ -104,8 +104,8 @@ impl Sockets {
             flags: 0,
             mtu: None,
         };
-        let created = self.node.create_ipvlan(new);
-        created.expect("the kernel has ipvlan");
+        let made = self.node.create_ipvlan(new);
+        assert!(matches!(made, Made::Done), "the kernel has ipvlan: {made:?}");
         self.set_up(true);
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use harness::Pod;
+use harness::fault::{Counted, Fault, NO_MEMORY, Strike};
 use serde_json::json;
 
 use super::{add, call, conf, del, in_path, node, refused, reservations, with, with_script};
@@ -128,4 +129,29 @@ fn the_delegates_del_runs_when_its_add_fails() {
         (pod.netns.links(), reservations(&node)),
         (vec!["lo".to_owned()], vec![])
     );
+}
+
+/// Where the name is taken on the node, the interface begins under another one.
+#[test]
+fn an_interface_that_could_not_get_its_name_does_not_stay_under_another() {
+    let (node, pod) = (node(), Pod::new("c1"));
+    node.netns.ip(&["link", "add", "net1", "type", "dummy"]);
+    let struck = (1..).map(|nth| {
+        let how = Strike {
+            fault: Fault::Error(NO_MEMORY),
+            counted: Counted::All,
+            nth,
+        };
+        node.strike(&call("ADD", &conf(), &pod), how)
+    });
+    let struck = struck.take_while(|struck| struck.hit.is_some());
+    let failed = struck.map(|struck| {
+        let output = struck.output;
+        assert_eq!(output.status, Some(1), "{output}");
+        assert_eq!(pod.netns.links(), ["lo"], "{output}");
+        assert_eq!(reservations(&node), [""; 0], "{output}");
+    });
+    assert!(failed.count() > 0, "there was no such system call");
+    del(&node, &conf(), &pod);
+    assert_eq!(pod.netns.links(), ["lo"]);
 }

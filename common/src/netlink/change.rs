@@ -21,6 +21,17 @@ pub struct Change {
     failed: String,
 }
 
+/// What has come of a request to make something.
+#[derive(Debug)]
+pub enum Made {
+    /// It is there.
+    Done,
+    /// It is not there: the kernel has refused it, or has not got the request.
+    Nothing(Error),
+    /// Nobody knows: the kernel has got the request, and its answer was lost.
+    Perhaps(Error),
+}
+
 impl Change {
     pub(super) fn new(message: RouteNetlinkMessage, flags: u16, failed: String) -> Self {
         Self {
@@ -42,9 +53,29 @@ impl Netlink {
         together.try_for_each(|part| self.apply_together(part))
     }
 
-    /// The kernel answers what it refuses in any case. So it is enough when it
-    /// acknowledges the last change, which says that it has seen the others.
+    /// Makes one thing, and tells a refusal from an answer that was lost.
+    pub(super) fn make(&mut self, change: Change) -> Made {
+        let changes = [change];
+        let outcome = match self.send_together(&changes) {
+            Ok(first) => self.outcome_of(&changes, first),
+            Err(error) => return Made::Nothing(error),
+        };
+        match outcome {
+            Ok(Ok(())) => Made::Done,
+            Ok(Err(refused)) => Made::Nothing(refused),
+            Err(lost) => Made::Perhaps(lost),
+        }
+    }
+
     fn apply_together(&mut self, changes: &[Change]) -> Result<()> {
+        let first = self.send_together(changes)?;
+        self.outcome_of(changes, first)?
+    }
+
+    /// The kernel answers what it refuses in any case. So it is enough when it
+    /// acknowledges the last change, which says that it has seen the others. Returns the
+    /// number of the first message.
+    fn send_together(&mut self, changes: &[Change]) -> Result<u32> {
         let mut request = Vec::new();
         let first = self.sequence.wrapping_add(1);
         for (place, change) in changes.iter().enumerate() {
@@ -53,25 +84,36 @@ impl Netlink {
             let flags = change.flags | acknowledge;
             self.append(&mut request, change.message.clone(), flags);
         }
-        let failed = |place: usize, cause: &io::Error| {
-            let text = changes.get(place).map(|change| change.failed.clone());
-            Error::internal(text.unwrap_or_default()).because(cause)
-        };
-        self.send(&request).map_err(|cause| failed(0, &cause))?;
+        self.send(&request)
+            .map_err(|cause| failed(changes, 0, &cause))?;
+        Ok(first)
+    }
+
+    /// What the kernel has answered to these changes.
+    ///
+    /// # Errors
+    /// When the answer was lost.
+    fn outcome_of(&mut self, changes: &[Change], first: u32) -> Result<Result<()>> {
         let mut outcome = Ok(());
         loop {
-            for answer in self.receive().map_err(|cause| failed(0, &cause))? {
+            let answers = self.receive().map_err(|cause| failed(changes, 0, &cause))?;
+            for answer in answers {
                 let NetlinkPayload::Error(error) = answer.payload else {
                     continue;
                 };
                 let place = answer.header.sequence_number.wrapping_sub(first) as usize;
                 if error.code.is_some() && place < changes.len() && outcome.is_ok() {
-                    outcome = Err(failed(place, &error.to_io()));
+                    outcome = Err(failed(changes, place, &error.to_io()));
                 }
                 if place + 1 == changes.len() {
-                    return outcome;
+                    return Ok(outcome);
                 }
             }
         }
     }
+}
+
+fn failed(changes: &[Change], place: usize, cause: &io::Error) -> Error {
+    let text = changes.get(place).map(|change| change.failed.clone());
+    Error::internal(text.unwrap_or_default()).because(cause)
 }

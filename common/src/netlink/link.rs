@@ -11,7 +11,7 @@ use netlink_packet_route::link::{
 use rtnetlink::{LinkIpVlan, LinkUnspec};
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Netlink, text};
+use super::{Change, Made, Netlink, text};
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netns::NetNs;
@@ -200,11 +200,9 @@ impl Netlink {
     }
 
     /// Creates an ipvlan interface, down, in the namespace and under the name that it
-    /// is to have.
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer; see [`Error::is_exists`] for a taken name.
-    pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Result<()> {
+    /// is to have. What fails has code 999 and the kernel's answer; see
+    /// [`Error::is_exists`] for a taken name.
+    pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Made {
         let name = new.name.as_str();
         let mut message = LinkIpVlan::new(name, new.master, new.mode.into())
             .flag(IpVlanFlags::from_bits_retain(new.flags));
@@ -214,11 +212,11 @@ impl Netlink {
         if let Some(mtu) = new.mtu {
             message = message.mtu(mtu);
         }
-        self.apply(&[Change::new(
+        self.make(Change::new(
             RouteNetlinkMessage::NewLink(message.build()),
             NLM_F_CREATE | NLM_F_EXCL,
             format!("failed to create ipvlan {name:?}"),
-        )])
+        ))
     }
 
     /// Changes the link with this index.

@@ -12,5 +12,5 @@ pub use race::{Meeting, Race};
 pub use scene::{Maker, Scene, Subject};
 pub use soak::{Growth, Soak};
 pub use sweep::{Recovery, Sweep, Tally, each_system_call};
-pub use system_call::{LOST_ANSWER, SystemCall};
+pub use system_call::{NO_MEMORY, SystemCall};
 pub use trace::{Counted, Fault, Strike, Struck, strike};

@@ -9,7 +9,7 @@ use std::thread;
 use serde_json::Value;
 
 use super::scene::{Maker, Scene, Subject};
-use super::system_call::{ERRORS, LOST_ANSWER};
+use super::system_call::{ERRORS, NO_MEMORY};
 use super::trace::{Counted, Fault, Strike, Struck};
 use crate::Output;
 
@@ -65,7 +65,7 @@ impl Sweep {
         if maker == Maker::Ours {
             faults.extend(ERRORS.map(|errno| (Fault::Error(errno), Recovery::Del)));
             if matches!(subject, Subject::HostDevice | Subject::Ipvlan) {
-                faults.push((Fault::Error(LOST_ANSWER), Recovery::Del));
+                faults.push((Fault::Error(NO_MEMORY), Recovery::Del));
             }
         }
         let sweep = |command, (fault, recovery)| Self {

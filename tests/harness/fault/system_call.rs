@@ -14,8 +14,8 @@ pub const ERRORS: [Errno; 5] = [
     Errno::EINTR,
     Errno::EBUSY,
 ];
-/// What netlink returns in place of an answer for which there was no memory.
-pub const LOST_ANSWER: Errno = Errno::ENOBUFS;
+/// What netlink returns when it has no memory for a message, or for its answer to one.
+pub const NO_MEMORY: Errno = Errno::ENOBUFS;
 
 /// A system call that a process is about to make.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ const CREATE: &[Errno] = &[Errno::ENOSPC, Errno::EIO, Errno::EBUSY];
 const REMOVE: &[Errno] = &[Errno::EIO, Errno::EBUSY];
 const WRITE: &[Errno] = &[Errno::ENOSPC, Errno::EIO, Errno::EINTR];
 const WAIT: &[Errno] = &[Errno::EINTR];
-const ANSWER: &[Errno] = &[Errno::EINTR, LOST_ANSWER];
+const MESSAGE: &[Errno] = &[Errno::EINTR, NO_MEMORY];
 const DESCRIPTOR: &[Errno] = &[Errno::EMFILE];
 const LOOK: &[Errno] = &[Errno::EIO];
 const NONE: &[Errno] = &[];
@@ -64,7 +64,7 @@ const CHANGING: [Row; 31] = [
     (libc::SYS_renameat2, "renameat2", CREATE),
     (libc::SYS_rmdir, "rmdir", REMOVE),
     (libc::SYS_sendmsg, "sendmsg", WAIT),
-    (libc::SYS_sendto, "sendto", WAIT),
+    (libc::SYS_sendto, "sendto", MESSAGE),
     (libc::SYS_symlink, "symlink", CREATE),
     (libc::SYS_symlinkat, "symlinkat", CREATE),
     (libc::SYS_unlink, "unlink", REMOVE),
@@ -93,7 +93,7 @@ const LOOKING: [Row; 20] = [
     (libc::SYS_pipe2, "pipe2", DESCRIPTOR),
     (libc::SYS_read, "read", &[Errno::EIO, Errno::EINTR]),
     (libc::SYS_readlink, "readlink", LOOK),
-    (libc::SYS_recvfrom, "recvfrom", ANSWER),
+    (libc::SYS_recvfrom, "recvfrom", MESSAGE),
     (libc::SYS_setns, "setns", NONE),
     (libc::SYS_socket, "socket", DESCRIPTOR),
     (libc::SYS_statx, "statx", LOOK),
