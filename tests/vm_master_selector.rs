@@ -205,7 +205,11 @@ fn no_or_two_matching_interfaces_are_an_error_that_lists_the_candidates() {
     fixture.refused(
         &json!({"subnet": "10.0.7.0/24"}),
         7,
-        &["several interfaces match", both[0], both[1]],
+        &[
+            "several interfaces match masterSelector subnet 10.0.7.0/24: candidates: ",
+            both[0],
+            both[1],
+        ],
     );
 }
 
@@ -280,6 +284,14 @@ fn bad_selectors_are_refused_before_anything_is_touched() {
         ],
     );
     fixture.refused(&json!("eth1"), 7, &["invalid masterSelector: \"eth1\""]);
+    fixture.refused(
+        &json!({"mac": MACS[0], "subnetID": "subnet-01"}),
+        7,
+        &[
+            "masterSelector has the unknown key \"subnetID\"",
+            "its keys are mac, pciBusID, subnet, eni and deviceIndex",
+        ],
+    );
     let pod = Pod::new("c1");
     for (key, value) in [("master", json!("ens6")), ("linkInContainer", json!(true))] {
         let mut conf = conf(&json!({"mac": MACS[0]}));

@@ -11,7 +11,7 @@ use crate::netlink::{
     Subject,
 };
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
-use crate::result::{AddResult, IpConfig, Route};
+use crate::result::{AddResult, IpConfig, Route, is_router};
 use crate::source_routing::Policy;
 
 /// How long duplicate address detection may take, as in the Go plugins. It takes 1 to
@@ -242,7 +242,7 @@ pub(crate) fn own_part(result: &AddResult, ifname: &str, sandbox: &str) -> AddRe
         Some(index) => result.ips_of(index).cloned().collect(),
         None => Vec::new(),
     };
-    let belongs_here = |route: &&Route| match route.gw {
+    let belongs_here = |route: &&Route| match route.gw.filter(is_router) {
         Some(gw) => ips
             .iter()
             .any(|ip| ip.address.contains(gw) || ip.gateway == Some(gw)),
@@ -276,8 +276,9 @@ pub(crate) fn require_routes(
             .iter()
             .any(|found| is_route(found, route, gateway, link.index))
         {
+            let via = gateway.map_or(String::new(), |gateway| format!(" via {gateway}"));
             return Err(Error::internal(format!(
-                "Expected Route {} via {gateway:?} not found in routing table",
+                "Expected Route {}{via} not found in routing table",
                 route.dst
             )));
         }

@@ -155,7 +155,7 @@ impl AddResult {
             ip.interface = Some(0);
         }
         for route in &mut self.routes {
-            if route.dst.is_default() {
+            if route.dst.is_default() && route.gw.is_none() {
                 route.gw = route.next_hop(&self.ips);
             }
         }
@@ -253,6 +253,19 @@ impl AddResult {
     }
 }
 
+impl IpConfig {
+    /// The gateway, unless it is the unspecified address: that is what a plugin such as
+    /// route-override leaves where there is none.
+    pub fn router(&self) -> Option<IpAddr> {
+        self.gateway.filter(is_router)
+    }
+}
+
+/// Whether this is the address of a gateway at all.
+pub(crate) fn is_router(gateway: &IpAddr) -> bool {
+    !gateway.is_unspecified()
+}
+
 impl Route {
     /// The next hop: its own, else the first gateway of its family, unless its scope
     /// says that the destination is on the link.
@@ -261,8 +274,10 @@ impl Route {
             return None;
         }
         let of_family = |gw: &IpAddr| gw.is_ipv4() == self.dst.is_ipv4();
-        self.gw
-            .or_else(|| ips.iter().filter_map(|ip| ip.gateway).find(of_family))
+        let next_hop = self
+            .gw
+            .or_else(|| ips.iter().filter_map(IpConfig::router).find(of_family));
+        next_hop.filter(is_router)
     }
 
     /// A route to `dst` through `gw`, with nothing else set.

@@ -2,6 +2,7 @@
 //! network then serves nodes whose ENI is eth1, ens6 or enp40s0. The plugin finds it so,
 //! and whoever wants to say what the plugin will find.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -16,6 +17,9 @@ use crate::pci::PciAddress;
 
 /// Interfaces of these kinds are on top of another one, whose MAC they may share.
 const UPPER_KINDS: [&str; 5] = ["ipvlan", "ipvtap", "macvlan", "macvtap", "vlan"];
+
+/// The keys of the section.
+const KEYS: [&str; 5] = ["mac", "pciBusID", "subnet", "eni", "deviceIndex"];
 
 /// What the master is to be recognised by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +61,7 @@ impl MasterSelector {
             let msg = format!("invalid masterSelector: {section}");
             Error::config(msg).with_details(error.details)
         })?;
+        require_known(section)?;
         let texts = [
             ("mac", &keys.mac),
             ("pciBusID", &keys.pci_bus_id),
@@ -75,9 +80,10 @@ impl MasterSelector {
             _ => {
                 let mut names: Vec<&str> = given.iter().map(|(key, _)| *key).collect();
                 names.extend(keys.device_index.map(|_| "deviceIndex"));
+                let has = names.join(" ");
                 Err(Error::config(format!(
-                    "masterSelector needs exactly one of mac, pciBusID, subnet, eni and deviceIndex, but has [{}]",
-                    names.join(" ")
+                    "masterSelector needs exactly one of {}, but has [{has}]",
+                    known_keys()
                 )))
             }
         }
@@ -113,14 +119,15 @@ impl MasterSelector {
         match matching.as_slice() {
             [link] => Ok((*link).clone()),
             [] => Err(
-                Error::config(format!("no interface matches masterSelector {self:?}"))
-                    .with_details(format!(
+                Error::config(format!("no interface matches masterSelector {self}")).with_details(
+                    format!(
                         "candidates: {}",
                         describe(&links.iter().collect::<Vec<_>>())
-                    )),
+                    ),
+                ),
             ),
             several => Err(Error::config(format!(
-                "several interfaces match masterSelector {self:?}"
+                "several interfaces match masterSelector {self}"
             ))
             .with_details(format!("candidates: {}", describe(several)))),
         }
@@ -143,6 +150,39 @@ impl MasterSelector {
             Self::Subnet(subnet) => in_subnet(*subnet, links, netlink),
         }
     }
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for MasterSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => write!(f, "mac {mac}"),
+            Self::PciBusId(address) => write!(f, "pciBusID {address}"),
+            Self::Subnet(cidr) => write!(f, "subnet {cidr}"),
+            Self::SubnetId(id) => write!(f, "subnet {id}"),
+            Self::Eni(id) => write!(f, "eni {id}"),
+            Self::DeviceIndex(index) => write!(f, "deviceIndex {index}"),
+        }
+    }
+}
+
+/// A key that is misspelt would select nothing, or be passed over beside another one.
+fn require_known(section: &Value) -> Result<()> {
+    let keys = section.as_object().into_iter().flatten();
+    let is_known = |key: &str| KEYS.iter().any(|known| known.eq_ignore_ascii_case(key));
+    let mut unknown = keys.filter(|(key, value)| !value.is_null() && !is_known(key));
+    match unknown.next() {
+        None => Ok(()),
+        Some((key, _)) => {
+            let msg = format!("masterSelector has the unknown key {key:?}");
+            Err(Error::config(msg).with_details(format!("its keys are {}", known_keys())))
+        }
+    }
+}
+
+fn known_keys() -> String {
+    let [first @ .., last] = KEYS;
+    format!("{} and {last}", first.join(", "))
 }
 
 /// The ENIs whose subnet this is; where the inventory knows none, or there is no

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::interface::{self, Sandbox};
 use crate::lenient::find;
 use crate::netlink::{Change, Link, Netlink, SourceRule};
-use crate::result::{AddResult, Route, SCOPE_LINK};
+use crate::result::{AddResult, IpConfig, Route, SCOPE_LINK};
 
 /// The configuration's key.
 const KEY: &str = "sourceRouting";
@@ -231,7 +231,7 @@ impl Policy {
             }
         }
         routes.extend(configured);
-        for gateway in own.ips.iter().filter_map(|ip| ip.gateway) {
+        for gateway in own.ips.iter().filter_map(IpConfig::router) {
             let any = Cidr::any(gateway);
             if !routes.iter().any(|route| route.dst == any) {
                 routes.push(self.placed(Route::new(any, Some(gateway))));
@@ -275,7 +275,6 @@ fn invalid(key: &str, value: &Value, rule: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::IpConfig;
 
     fn parse(value: &str) -> Result<Option<SourceRouting>> {
         let text = format!("{{\"sourceRouting\":{value}}}");

@@ -218,14 +218,19 @@ fn master(keys: &Keys) -> Result<Master> {
 }
 
 /// The single interface that the plugin before us left for us to use: on the host,
-/// or inside the container when the master is to be found there.
+/// or inside the container when the master is to be found there. A plugin that does not say
+/// where its interface is may mean either.
 fn chained_master(prev_result: &AddResult, conf: &NetConf, netns: &str) -> Result<String> {
-    let sandbox = if conf.link_in_container { netns } else { "" };
-    let candidates = prev_result
-        .interfaces
-        .iter()
-        .filter(|i| i.sandbox == sandbox);
-    let names: Vec<&str> = candidates.map(|i| i.name.as_str()).collect();
+    let names_in = |sandbox: &str| -> Vec<&str> {
+        let interfaces = prev_result.interfaces.iter();
+        let candidates = interfaces.filter(|i| i.sandbox == sandbox);
+        candidates.map(|i| i.name.as_str()).collect()
+    };
+    let mut sandbox = if conf.link_in_container { netns } else { "" };
+    if names_in(sandbox).is_empty() {
+        sandbox = "";
+    }
+    let names = names_in(sandbox);
     match names.as_slice() {
         [name] if !name.is_empty() => Ok((*name).to_owned()),
         _ => Err(Error::config(

@@ -95,6 +95,52 @@ fn the_master_and_the_addresses_can_come_from_the_plugin_before() {
     );
 }
 
+/// As with Go's plugin: the plugin before may not say where its interface is.
+#[test]
+fn the_master_inside_the_container_can_come_from_a_plugin_that_does_not_say_where_it_is() {
+    for sandbox in ["", "its own"] {
+        let (node, pod) = (node(), Pod::new("c1"));
+        pod.netns
+            .ip(&["link", "add", "eno1", "up", "type", "dummy"]);
+        let mut interface = json!({"name": "eno1"});
+        if sandbox != "" {
+            interface["sandbox"] = pod.netns.path().into();
+        }
+        let prev_result = json!({"cniVersion": "1.1.0", "interfaces": [interface]});
+        let changes = json!({"master": "", "linkInContainer": true, "prevResult": prev_result});
+        add(&node, &with(conf(), changes), &pod);
+        assert_eq!(pod.netns.link("net1").unwrap()["link"], "eno1");
+    }
+}
+
+/// route-override leaves 0.0.0.0 where it has removed the gateway.
+#[test]
+fn the_unspecified_address_is_not_a_gateway() {
+    let (node, pod) = (node(), Pod::new("c1"));
+    let prev_result = json!({
+        "cniVersion": "1.1.0", "interfaces": [{"name": "eth1"}],
+        "ips": [{"address": "10.0.4.99/24", "gateway": "0.0.0.0", "interface": 0}],
+        "routes": [{"dst": "10.8.0.0/16"}, {"dst": "10.9.0.0/16", "gw": "0.0.0.0"}]
+    });
+    for source_routing in [false, true] {
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": "net", "type": "ipvlan",
+            "sourceRouting": source_routing, "prevResult": prev_result
+        });
+        let result = add(&node, &conf, &pod);
+        for destination in ["10.8.0.0/16", "10.9.0.0/16"] {
+            let shown = pod.netns.ip(&["route", "show", destination]);
+            assert!(shown.contains("dev net1 scope link"), "{shown}");
+        }
+        check(&node, &conf, &pod, &result).ok();
+        pod.netns.ip(&["route", "del", "10.9.0.0/16"]);
+        let error = check(&node, &conf, &pod, &result).error_code(999);
+        let said = "Expected Route 10.9.0.0/16 not found in routing table";
+        assert_eq!(error.msg, said);
+        del(&node, &conf, &pod);
+    }
+}
+
 #[test]
 fn a_container_interface_in_the_result_before_is_no_master_of_the_node() {
     let (node, pod) = (node(), Pod::new("c1"));
