@@ -5,7 +5,9 @@ mod checking;
 mod delegating;
 mod deleting;
 mod failing;
+mod identity;
 mod making;
+mod neighbours;
 mod refusing;
 mod sharing;
 

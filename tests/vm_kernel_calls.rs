@@ -18,7 +18,9 @@ fn ipvlan_asks_the_kernel_for_what_is_documented_and_no_more() {
         },
     });
     let text = include_str!("../ipvlan/KERNEL.md");
-    calls_are_those_that_are_documented(&node, text, |command| {
-        Call::ours("ipvlan", command).conf(&conf).pod(&pod, "net1")
-    });
+    let call =
+        |command: &str, pod: &Pod| Call::ours("ipvlan", command).conf(&conf).pod(pod, "net1");
+    let other = Pod::new("c0");
+    node.run(&call("ADD", &other)).ok();
+    calls_are_those_that_are_documented(&node, text, |command| call(command, &pod));
 }

@@ -14,6 +14,7 @@ pub mod inventory;
 pub mod ipam;
 pub mod lenient;
 pub mod lock;
+pub mod namespaces;
 pub mod netlink;
 pub mod netns;
 pub mod options;

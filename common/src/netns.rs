@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::file::read_parameter;
 
 /// The namespace of the process itself.
-const OWN: &str = "/proc/self/ns/net";
+pub const OWN: &str = "/proc/self/ns/net";
 
 /// The PID namespace of the process itself.
 const OWN_PIDS: &str = "/proc/self/ns/pid";

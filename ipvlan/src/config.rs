@@ -13,6 +13,9 @@ use common::selector::MasterSelector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// The smallest MTU of an Ethernet device. Source: `ETH_MIN_MTU` of Linux.
+const LEAST_MTU: u32 = 68;
+
 /// How the interfaces of a master reach each other and the outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -136,6 +139,8 @@ pub(crate) struct NetConf {
     pub(crate) master: Master,
     /// Whether the master is looked up inside the container.
     pub(crate) link_in_container: bool,
+    /// Whether a master that is down is set up. Else it is an error.
+    pub(crate) master_up: bool,
     /// The mode.
     pub(crate) mode: Mode,
     /// The flag.
@@ -161,6 +166,7 @@ struct Keys {
     flag: Value,
     mtu: i64,
     link_in_container: bool,
+    master_up: Option<bool>,
 }
 
 impl NetConf {
@@ -190,6 +196,7 @@ impl NetConf {
         Ok(Self {
             master: master(&keys)?,
             link_in_container: keys.link_in_container,
+            master_up: keys.master_up.unwrap_or(true),
             mode: Mode::from_text(&keys.mode)?,
             flag: Flag::from_value(&keys.flag)?,
             mtu: parse_mtu(keys.mtu)?,
@@ -243,8 +250,9 @@ fn chained_master(prev_result: &AddResult, conf: &NetConf, netns: &str) -> Resul
 fn parse_mtu(mtu: i64) -> Result<Option<u32>> {
     match u32::try_from(mtu) {
         Ok(0) => Ok(None),
-        Ok(mtu) => Ok(Some(mtu)),
-        Err(_) => Err(Error::config(format!("invalid mtu: {mtu}"))),
+        Ok(mtu) if mtu >= LEAST_MTU => Ok(Some(mtu)),
+        _ => Err(Error::config(format!("invalid mtu: {mtu}"))
+            .with_details(format!("the least is {LEAST_MTU} bytes"))),
     }
 }
 

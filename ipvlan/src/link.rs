@@ -1,40 +1,35 @@
-//! The ipvlan interface itself: its master on this node, its creation, and how it is
-//! recognised as ours.
+//! The ipvlan interface itself: what is recorded of it, its creation, and how it is
+//! compared with what was asked for.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
 
 use common::args::{CmdArgs, IfName};
 use common::attachment::{Attachment, Records};
 use common::error::{Error, Result};
 use common::interface::Sandbox;
-use common::netlink::{Link, LinkChange, Made, Netlink, NewIpvlan};
-use common::netns::NetNs;
-use common::pci::PciAddress;
+use common::netlink::{Link, LinkChange, Made, NewIpvlan};
 use common::result::AddResult;
-use nix::libc::EBUSY;
 use serde::{Deserialize, Serialize};
 
+use crate::carrier::{Carrier, KIND, Sides};
 use crate::config::{Flag, Master, Mode, NetConf};
-
-/// The kind by which the kernel calls ipvlan interfaces.
-const KIND: &str = "ipvlan";
+use crate::master::{by_name, explain, pci_id};
+use crate::neighbours::name_macvlans;
 
 /// What the attachment's record keeps of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Device {
-    /// The index of the master in its namespace.
-    pub(crate) master_index: u32,
-    /// The MAC of the master.
+    /// The device that the interface is on.
+    #[serde(flatten)]
+    pub(crate) carrier: Carrier,
+    /// The MAC that the master had.
     pub(crate) master_mac: String,
     /// The mode.
     pub(crate) mode: Mode,
     /// The flag.
     #[serde(default)]
     pub(crate) flag: Flag,
-    /// Whether the master is inside the container.
-    pub(crate) link_in_container: bool,
     /// The PCI address of the master; empty when it is no PCI device.
     #[serde(default)]
     pub(crate) pci_id: String,
@@ -46,96 +41,22 @@ impl Device {
     /// The record of an interface that is about to be created.
     ///
     /// # Errors
-    /// None in practice: the temporary name is a valid one.
-    pub(crate) fn of(conf: &NetConf, master: &Link, args: &CmdArgs) -> Result<Self> {
+    /// As for [`Carrier::of_master`].
+    pub(crate) fn of(
+        conf: &NetConf,
+        master: &Link,
+        args: &CmdArgs,
+        sides: &mut Sides,
+    ) -> Result<Self> {
         Ok(Self {
-            master_index: master.index,
+            carrier: Carrier::of_master(master, conf.link_in_container, sides)?,
             master_mac: master.mac.clone(),
             mode: conf.mode,
             flag: conf.flag,
-            link_in_container: conf.link_in_container,
             pci_id: pci_id(master, conf.link_in_container),
             temporary_name: temporary_name(args)?,
         })
     }
-}
-
-/// Finds the master and makes sure that it can carry what the configuration asks.
-///
-/// # Errors
-/// Code 7 naming the master when it is missing, down, a loopback, or has a smaller
-/// MTU than the one asked for.
-pub(crate) fn find_master(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
-    let master = match &conf.master {
-        Master::Named(name) => by_name(name, netlink)?,
-        Master::Selected(selector) => selector.find(netlink)?,
-        Master::DefaultRoute => by_default_route(netlink)?,
-    };
-    let name = &master.name;
-    if master.loopback {
-        return Err(Error::config(format!(
-            "master {name:?} is a loopback interface"
-        )));
-    }
-    if !master.up {
-        return Err(Error::config(format!("master {name:?} is down")));
-    }
-    match conf.mtu {
-        Some(mtu) if mtu > master.mtu => Err(Error::config(format!(
-            "invalid MTU {mtu}, master {name:?} has {}",
-            master.mtu
-        ))),
-        _ => Ok(master),
-    }
-}
-
-/// The PCI address of the master, for the result; empty when it is no PCI device.
-/// sysfs shows the node's interfaces, so of a master that is in the container only
-/// counts what netlink tells.
-fn pci_id(master: &Link, link_in_container: bool) -> String {
-    let address = match link_in_container {
-        true => PciAddress::new(&master.bus_address),
-        false => PciAddress::of_link(master),
-    };
-    address.map_or(String::new(), |address| address.to_string())
-}
-
-/// Makes sure that no living attachment uses the master in another mode or with
-/// another flag: the kernel has one of each for all interfaces of a master, and the
-/// last one to be created would change it for all of them. The own record is written
-/// before this is asked, so of two attachments at the same time at most one goes on.
-///
-/// # Errors
-/// Code 7 naming the other network.
-pub(crate) fn refuse_other_use(
-    own: &Attachment<Device>,
-    master: &Link,
-    records: &Records,
-) -> Result<()> {
-    let other = records.find(|record: &Attachment<Device>| {
-        Ok(shares_master(record, own) && !record.is_same(own) && record.is_alive()?)
-    })?;
-    let (Some(other), device) = (other, &own.device) else {
-        return Ok(());
-    };
-    let used = &other.device;
-    if (used.mode, used.flag) == (device.mode, device.flag) {
-        return Ok(());
-    }
-    Err(Error::config(format!(
-        "master {:?} is used in mode {} {} by network {:?}, which excludes mode {} {}",
-        master.name, used.mode, used.flag, other.network, device.mode, device.flag
-    )))
-}
-
-fn shares_master(one: &Attachment<Device>, other: &Attachment<Device>) -> bool {
-    let key = |record: &Attachment<Device>| {
-        let device = &record.device;
-        // Indices are counted by namespace.
-        let netns = device.link_in_container.then_some(record.netns_id);
-        (device.master_index, device.master_mac.clone(), netns)
-    };
-    key(one) == key(other)
 }
 
 /// Creates the interface in the container under its final name. Kernels before 6.15
@@ -152,10 +73,10 @@ pub(crate) fn create(
     conf: &NetConf,
     master: &Link,
     record: &Attachment<Device>,
-    node: &mut Netlink,
-    sandbox: &mut Sandbox,
+    sides: &mut Sides,
 ) -> Made {
     let device = &record.device;
+    let Sides { node, sandbox } = sides;
     let (netlink, netns) = match conf.link_in_container {
         true => (&mut sandbox.netlink, None),
         false => (node, Some(&sandbox.netns)),
@@ -172,18 +93,39 @@ pub(crate) fn create(
         name: &device.temporary_name,
         ..new
     };
-    match netlink.create_ipvlan(new) {
-        Made::Nothing(error) if error.is_exists() => {}
-        Made::Nothing(error) => return Made::Nothing(explain(error, master)),
+    let made = match netlink.create_ipvlan(new) {
+        Made::Nothing(error) if error.is_exists() => netlink.create_ipvlan(temporary),
+        Made::Nothing(error) => {
+            let macvlans = || name_macvlans(&device.carrier, sides);
+            return Made::Nothing(explain(error, master, macvlans));
+        }
         made => return made,
-    }
-    match netlink.create_ipvlan(temporary) {
+    };
+    match made {
         Made::Done => match rename(device, sandbox, &record.ifname) {
             Ok(()) => Made::Done,
             Err(error) => Made::Perhaps(error),
         },
         made => made,
     }
+}
+
+/// Compares the device that the kernel reports below the new interface with the one that
+/// is recorded, and records it where it is another one: DEL goes by the record.
+///
+/// # Errors
+/// As for [`Carrier::below`], and code 5 when the record cannot be written.
+pub(crate) fn read_back(
+    link: &Link,
+    record: &mut Attachment<Device>,
+    records: &Records,
+    sides: &mut Sides,
+) -> Result<()> {
+    if record.device.carrier.carries(link) {
+        return Ok(());
+    }
+    record.device.carrier = Carrier::below(link, true, sides)?;
+    records.write(record)
 }
 
 /// Gives the interface that has the temporary name its final one.
@@ -204,11 +146,6 @@ fn temporary_name(args: &CmdArgs) -> Result<IfName> {
     IfName::new(&format!("ipv{:012x}", hasher.finish() & 0xffff_ffff_ffff))
 }
 
-/// Whether `link` is the interface that `device` records.
-pub(crate) fn is_ours(link: &Link, device: &Device) -> bool {
-    link.kind == KIND && link.parent == Some(device.master_index)
-}
-
 /// Whether the result of ADD, which the runtime passes on DEL, shows that `link` is
 /// an attachment's although nobody recorded it: one that a Go plugin made.
 pub(crate) fn is_reported(link: &Link, prev_result: &AddResult, netns: &str) -> bool {
@@ -223,7 +160,7 @@ pub(crate) fn verify(
     link: &Link,
     conf: &NetConf,
     device: Option<&Device>,
-    sandbox: &mut Sandbox,
+    sides: &mut Sides,
 ) -> Result<()> {
     let name = &link.name;
     let differs = |msg: String| Err(Error::internal(msg));
@@ -254,79 +191,35 @@ pub(crate) fn verify(
             link.mtu
         ));
     }
-    let host = NetNs::own()?;
-    let (expected, netns_id) = if conf.link_in_container {
-        (expected_master(conf, device, &mut sandbox.netlink)?, None)
-    } else {
-        (
-            expected_master(conf, device, &mut Netlink::open()?)?,
-            sandbox.netlink.namespace_id(&host)?,
-        )
+    let Some(expected) = expected_carrier(conf, device, sides)? else {
+        return Ok(());
     };
-    match expected {
-        Some(index) if link.parent != Some(index) || link.parent_netns_id != netns_id => {
-            differs(format!(
-                "Interface {name} is not on its master: parent index {:?}, expected {index}",
-                link.parent
-            ))
-        }
-        _ => Ok(()),
+    let found = Carrier::below(link, true, sides)?;
+    // A third namespace has another number for the node than for the container.
+    let is_there = found == expected || expected.third_netns.and(found.third_netns).is_some();
+    if found.index != expected.index || !is_there {
+        return differs(format!(
+            "Interface {name} is not on its master: parent index {}, expected {}",
+            found.index, expected.index
+        ));
     }
+    Ok(())
 }
 
-/// The index of the master that ADD used: recorded, or named by the configuration.
+/// The device that ADD used: recorded, or below the master that the configuration names.
 /// A configuration that names none, and no record, leave nothing to compare with.
-fn expected_master(
+fn expected_carrier(
     conf: &NetConf,
     device: Option<&Device>,
-    netlink: &mut Netlink,
-) -> Result<Option<u32>> {
-    match (device, &conf.master) {
-        (Some(device), _) => Ok(Some(device.master_index)),
-        (None, Master::Named(name)) => by_name(name, netlink).map(|master| Some(master.index)),
-        (None, Master::Selected(selector)) => {
-            selector.find(netlink).map(|master| Some(master.index))
-        }
-        (None, Master::DefaultRoute) => Ok(None),
-    }
-}
-
-fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link> {
-    let found = netlink.link_by_name(name)?;
-    found.ok_or_else(|| {
-        Error::config(format!("failed to lookup master {name:?}")).with_details("Link not found")
-    })
-}
-
-/// The link that the main table's default route leaves through.
-fn by_default_route(netlink: &mut Netlink) -> Result<Link> {
-    const MAIN: u32 = 254;
-    let routes = netlink.routes()?;
-    let defaults = routes
-        .iter()
-        .filter(|route| route.dst.is_default() && route.table == MAIN);
-    let index = defaults
-        .flat_map(|route| &route.next_hops)
-        .map(|(index, _)| *index)
-        .next();
-    let link = match index {
-        Some(index) => netlink.link_by_index(index)?,
-        None => None,
+    sides: &mut Sides,
+) -> Result<Option<Carrier>> {
+    let in_container = conf.link_in_container;
+    let netlink = sides.of_master(in_container);
+    let master = match (device, &conf.master) {
+        (Some(device), _) => return Ok(Some(device.carrier)),
+        (None, Master::Named(name)) => by_name(name, netlink)?,
+        (None, Master::Selected(selector)) => selector.find(netlink)?,
+        (None, Master::DefaultRoute) => return Ok(None),
     };
-    link.ok_or_else(|| Error::config("no default route interface found"))
-}
-
-fn explain(error: Error, master: &Link) -> Error {
-    if error.errno() != Some(EBUSY) {
-        return error;
-    }
-    let use_ = match master.port_kind.as_str() {
-        "" => "it has macvlan interfaces already".to_owned(),
-        kind => format!("it is a port of a {kind}"),
-    };
-    Error::config(format!(
-        "master {:?} cannot have ipvlan interfaces: {use_}",
-        master.name
-    ))
-    .because(&io::Error::from_raw_os_error(EBUSY))
+    Carrier::of_master(&master, in_container, sides).map(Some)
 }

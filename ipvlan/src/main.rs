@@ -4,23 +4,35 @@
 //!
 #![doc = include_str!("../KERNEL.md")]
 
+mod carrier;
 mod config;
 mod link;
+mod master;
+mod neighbours;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
+use common::address::Cidr;
 use common::args::{CmdArgs, Command, ConfArgs};
 use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
 use common::error::{Error, ErrorCode, Result};
-use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::{Link, Made, Netlink};
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Interface};
 use common::turn::Turn;
+use nix::libc::EADDRINUSE;
 
+use crate::carrier::Sides;
 use crate::config::NetConf;
 use crate::link::Device;
+
+/// How many other addresses an ADD asks for when the one that it was given is in use on the
+/// master: enough to pass a few, and no more than a runtime waits for.
+const OTHER_ADDRESSES: usize = 16;
+/// For how long it goes on to ask.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     plugin::run(&Commands {
@@ -38,56 +50,94 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
     let conf = NetConf::for_add(args)?;
     let ipam = IpamPlugin::find_configured(&conf.ipam, &args.conf.path)?;
     let _turn = Turn::to_attach(args)?;
-    let mut sandbox = Sandbox::open(&args.netns)?;
-    let mut node = Netlink::open()?;
-    let master = match conf.link_in_container {
-        true => link::find_master(&conf, &mut sandbox.netlink)?,
-        false => link::find_master(&conf, &mut node)?,
-    };
-    sandbox.require_absent(&args.ifname)?;
-    end_stale_attachment(args)?;
-
-    let device = Device::of(&conf, &master, args)?;
-    let mut record = Attachment::new(args, &sandbox.netns, device)?;
-    record.source_routing = conf.options.plan(&mut sandbox)?;
-    records().write(&record)?;
-    link::refuse_other_use(&record, &master, &records()).map_err(|error| forget(args, error))?;
-    match link::create(&conf, &master, &record, &mut node, &mut sandbox) {
-        Made::Done => {}
-        Made::Nothing(error) => return Err(forget(args, error)),
-        Made::Perhaps(error) => return Err(undo(args, error)),
+    let mut sides = Sides::open(&args.netns)?;
+    let add = Add { args, conf, ipam };
+    let begun = Instant::now();
+    let mut refused = Vec::new();
+    loop {
+        let mut given = Vec::new();
+        let failed = match add.attempt(&mut sides, &mut given) {
+            Err(error) if error.errno() == Some(EADDRINUSE) => error,
+            outcome => return outcome,
+        };
+        let is_new = add.ipam.is_some() && !refused.contains(&given);
+        if !is_new || refused.len() == OTHER_ADDRESSES || begun.elapsed() > PATIENCE {
+            return Err(failed);
+        }
+        eprintln!("{failed}; asking for another one");
+        refused.push(given);
     }
-    attach(args, conf, ipam, record, &mut sandbox).map_err(|error| undo(args, error))
 }
 
-/// Gives the new interface its addresses: from the IPAM plugin, else from the plugin
-/// before us, else none.
-fn attach(
-    args: &CmdArgs,
+/// One ADD.
+struct Add<'a> {
+    args: &'a CmdArgs,
     conf: NetConf,
     ipam: Option<IpamPlugin>,
-    mut record: Attachment<Device>,
-    sandbox: &mut Sandbox,
-) -> Result<AddResult> {
-    let link = sandbox.require(&args.ifname)?;
-    let mut prev_result = conf.prev_result.unwrap_or_default();
-    let own = match ipam {
-        Some(ipam) => ipam.add(args)?,
-        None => take_addresses(&mut prev_result),
-    };
-    let interface = Interface {
-        name: link.name.clone(),
-        mac: link.mac.clone(),
-        mtu: link.mtu,
-        sandbox: args.netns.clone(),
-        pci_id: record.device.pci_id.clone(),
-        ..Interface::default()
-    };
-    let mut own = own.attached(interface, conf.dns);
-    record.claim(&records(), &mut own)?;
-    let policy = record.source_routing.as_ref();
-    sandbox.configure(&link, &own, conf.options.dad, policy)?;
-    Ok(prev_result.append(own))
+}
+
+impl Add<'_> {
+    /// Attaches the container, or leaves everything as it was. `given` gets the addresses
+    /// that the interface was to have.
+    fn attempt(&self, sides: &mut Sides, given: &mut Vec<Cidr>) -> Result<AddResult> {
+        let Self { args, conf, .. } = self;
+        let master = master::find(conf, sides.of_master(conf.link_in_container))?;
+        sides.sandbox.require_absent(&args.ifname)?;
+        end_stale_attachment(args)?;
+
+        let device = Device::of(conf, &master, args, sides)?;
+        let mut record = Attachment::new(args, &sides.sandbox.netns, device)?;
+        record.source_routing = conf.options.plan(&mut sides.sandbox)?;
+        records().write(&record)?;
+        neighbours::refuse_other_use(&record, &master, &records(), sides)
+            .map_err(|error| forget(args, error))?;
+        match link::create(conf, &master, &record, sides) {
+            Made::Done => {}
+            Made::Nothing(error) => return Err(forget(args, error)),
+            Made::Perhaps(error) => return Err(undo(args, error)),
+        }
+        master::set_up(&master, sides.of_master(conf.link_in_container))
+            .and_then(|()| self.configure(&mut record, sides, given))
+            .map_err(|error| match error.errno() {
+                Some(EADDRINUSE) => {
+                    neighbours::name_holder(error, &record, given, &records(), sides)
+                }
+                _ => error,
+            })
+            .map_err(|error| undo(args, error))
+    }
+
+    /// Gives the new interface its addresses: from the IPAM plugin, else from the plugin
+    /// before us, else none.
+    fn configure(
+        &self,
+        record: &mut Attachment<Device>,
+        sides: &mut Sides,
+        given: &mut Vec<Cidr>,
+    ) -> Result<AddResult> {
+        let Self { args, conf, ipam } = self;
+        let link = sides.sandbox.require(&args.ifname)?;
+        link::read_back(&link, record, &records(), sides)?;
+        let mut prev_result = conf.prev_result.clone().unwrap_or_default();
+        let own = match ipam {
+            Some(ipam) => ipam.add(args)?,
+            None => take_addresses(&mut prev_result),
+        };
+        given.extend(own.ips.iter().map(|ip| ip.address));
+        let interface = Interface {
+            name: link.name.clone(),
+            mac: link.mac.clone(),
+            mtu: link.mtu,
+            sandbox: args.netns.clone(),
+            pci_id: record.device.pci_id.clone(),
+            ..Interface::default()
+        };
+        let mut own = own.attached(interface, conf.dns.clone());
+        record.claim(&records(), &mut own)?;
+        let (dad, policy) = (conf.options.dad, record.source_routing.as_ref());
+        sides.sandbox.configure(&link, &own, dad, policy)?;
+        Ok(prev_result.append(own))
+    }
 }
 
 /// Takes from the result of the plugin before us the addresses that are on no
@@ -153,7 +203,7 @@ fn remove_link(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()
             continue;
         };
         let ours = match record {
-            Some(record) => link::is_ours(&link, &record.device),
+            Some(record) => record.device.carrier.carries(&link),
             None => {
                 is_reported(args, &link) && !records().has_other::<Device>(args, &sandbox.netns)?
             }
@@ -186,25 +236,25 @@ fn check(args: &CmdArgs) -> Result<()> {
         ipam.check(args)?;
     }
     let record = records().read::<Device>(args)?;
-    let mut sandbox = Sandbox::open(&args.netns)?;
-    let link = sandbox.verify(&args.ifname, &prev_result)?;
+    let mut sides = Sides::open(&args.netns)?;
+    let link = sides.sandbox.verify(&args.ifname, &prev_result)?;
     let policy = record.as_ref().and_then(|r| r.source_routing.as_ref());
     conf.options
-        .verify(&mut sandbox, &link, &prev_result, policy)?;
-    link::verify(
-        &link,
-        &conf,
-        record.as_ref().map(|r| &r.device),
-        &mut sandbox,
-    )
+        .verify(&mut sides.sandbox, &link, &prev_result, policy)?;
+    let device = record.as_ref().map(|r| &r.device);
+    link::verify(&link, &conf, device, &mut sides)
 }
 
 fn status(args: &ConfArgs) -> Result<()> {
     let conf = NetConf::parse(args)?;
-    if !conf.link_in_container {
-        link::find_master(&conf, &mut Netlink::open()?)
-            .map_err(|error| error.with_code(ErrorCode::UNAVAILABLE))?;
-    }
+    let mut node = Netlink::open()?;
+    let found = match conf.link_in_container {
+        true => Ok(()),
+        false => master::find(&conf, &mut node).map(drop),
+    };
+    found
+        .and_then(|()| master::require_ipvlan(&mut node))
+        .map_err(|error| error.with_code(ErrorCode::UNAVAILABLE))?;
     match IpamPlugin::find_configured(&conf.ipam, &args.path)? {
         Some(ipam) => ipam.forward(Command::Status, args),
         None => Ok(()),
@@ -224,7 +274,7 @@ fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
     let args = record.del_args(&args.conf.path)?;
     if let Some(mut sandbox) = sandbox_for_del(&args, Some(&record))?
         && let Some(link) = sandbox.netlink.link_by_name(args.ifname.as_str())?
-        && link::is_ours(&link, &record.device)
+        && record.device.carrier.carries(&link)
     {
         return Err(record.is_in_use());
     }

@@ -105,7 +105,10 @@ impl Sockets {
             mtu: None,
         };
         let made = self.node.create_ipvlan(new);
-        assert!(matches!(made, Made::Done), "the kernel has ipvlan: {made:?}");
+        assert!(
+            matches!(made, Made::Done),
+            "the kernel has ipvlan: {made:?}"
+        );
         self.set_up(true);
     }
 

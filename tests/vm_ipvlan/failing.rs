@@ -147,11 +147,17 @@ fn an_interface_that_could_not_get_its_name_does_not_stay_under_another() {
     let struck = struck.take_while(|struck| struck.hit.is_some());
     let failed = struck.map(|struck| {
         let output = struck.output;
-        assert_eq!(output.status, Some(1), "{output}");
+        // It was about the interfaces of others, and is only reported.
+        let has_failed = output.status != Some(0);
+        if !has_failed {
+            del(&node, &conf(), &pod);
+        }
         assert_eq!(pod.netns.links(), ["lo"], "{output}");
         assert_eq!(reservations(&node), [""; 0], "{output}");
+        has_failed
     });
-    assert!(failed.count() > 0, "there was no such system call");
+    let count = failed.filter(|has_failed| *has_failed).count();
+    assert!(count > 0, "there was no such system call");
     del(&node, &conf(), &pod);
     assert_eq!(pod.netns.links(), ["lo"]);
 }

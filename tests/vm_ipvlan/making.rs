@@ -1,9 +1,9 @@
 //! What ADD makes, and what it says of it.
 
-use harness::Pod;
+use harness::{Pod, is_up};
 use serde_json::{Value, json};
 
-use super::{VERSIONS, add, check, conf, del, node, refused, reservations, with};
+use super::{VERSIONS, add, call, check, conf, del, node, refused, reservations, with};
 
 #[test]
 fn the_interface_has_the_name_kind_mode_master_and_mtu_that_were_asked_for() {
@@ -219,11 +219,38 @@ fn del_needs_no_master() {
     assert_eq!(reservations(&node), [""; 0]);
 }
 
+/// An ENI that is attached to a running node stays down on Amazon Linux 2023.
+#[test]
+fn a_master_that_is_down_is_set_up_and_that_is_said() {
+    let (node, pod, other) = (node(), Pod::new("c1"), Pod::new("c2"));
+    node.netns.ip(&["link", "set", "eth1", "down"]);
+    let said = "master \"eth1\" was down and is set up";
+    let output = node.run(&call("ADD", &conf(), &pod));
+    output.ok();
+    assert!(output.stderr.contains(said), "{output}");
+    assert!(is_up(&node.netns.link("eth1").unwrap()));
+    let output = node.run(&call("ADD", &conf(), &other));
+    output.ok();
+    assert!(!output.stderr.contains(said), "{output}");
+    pod.netns
+        .tool("ping", &["-c", "1", "-W", "30", "-I", "net1", "10.0.4.3"]);
+}
+
+#[test]
+fn a_master_that_is_down_stays_so_when_an_add_is_refused() {
+    let (node, pod) = (node(), Pod::new("c1"));
+    node.netns.ip(&[
+        "link", "add", "link", "eth1", "name", "ipv0", "type", "ipvlan", "mode", "l3",
+    ]);
+    node.netns.ip(&["link", "set", "eth1", "down"]);
+    refused(&node, &conf(), &pod, 7, "is used in mode l3");
+    assert!(!is_up(&node.netns.link("eth1").unwrap()));
+}
+
 #[test]
 fn the_master_may_be_inside_the_container() {
     let (node, pod) = (node(), Pod::new("c1"));
     pod.netns.ip(&["link", "add", "eno1", "type", "dummy"]);
-    pod.netns.ip(&["link", "set", "eno1", "up"]);
     let conf = with(conf(), json!({"master": "eno1", "linkInContainer": true}));
     let result = add(&node, &conf, &pod);
     assert_eq!(pod.netns.link("net1").unwrap()["link"], "eno1");

@@ -37,7 +37,16 @@ fn a_master_that_cannot_serve_is_named_and_nothing_is_made() {
         7,
         "failed to lookup master \"eth9\": Link not found",
     );
-    refused(&node, &master("eth2"), &pod, 7, "master \"eth2\" is down");
+    let left_down = with(master("eth2"), json!({"masterUp": false}));
+    refused(&node, &left_down, &pod, 7, "master \"eth2\" is down");
+    node.netns.ip(&["tuntap", "add", "tun0", "mode", "tun"]);
+    refused(
+        &node,
+        &master("tun0"),
+        &pod,
+        7,
+        "master \"tun0\" is not an Ethernet device",
+    );
     refused(
         &node,
         &master("lo"),
@@ -57,7 +66,7 @@ fn a_master_that_cannot_serve_is_named_and_nothing_is_made() {
         &master("eth4"),
         &pod,
         7,
-        "master \"eth4\" cannot have ipvlan interfaces: it has macvlan",
+        "master \"eth4\" cannot have ipvlan interfaces: it has macvlan interfaces already: interface \"mv0\" of the node",
     );
     refused(
         &node,
@@ -80,6 +89,7 @@ fn bad_configurations_are_refused_before_anything_is_touched() {
         ),
         (json!({"flag": 7}), 7, "unknown ipvlan flag: 7"),
         (json!({"mtu": -1}), 7, "invalid mtu: -1"),
+        (json!({"mtu": 67}), 7, "invalid mtu: 67"),
         (
             json!({"mtu": "1500"}),
             6,

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoIpVlan, IpVlanFlags, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage, Prop,
+    InfoData, InfoIpVlan, InfoKind, IpVlanFlags, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkLayerType, LinkMessage, Prop,
 };
+use nix::libc::{EINVAL, EOPNOTSUPP};
 use rtnetlink::{LinkIpVlan, LinkUnspec};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub struct Link {
     pub up: bool,
     /// Whether this is the loopback interface.
     pub loopback: bool,
+    /// Whether its frames are Ethernet's.
+    pub ethernet: bool,
     /// The kind of a virtual interface (`ipvlan`, `veth`, …); empty for hardware.
     pub kind: String,
     /// The kind of the interface this one is a port of (`bridge`, `bond`, …).
@@ -193,10 +196,50 @@ impl Netlink {
         // Without such a mask, the kernel leaves out a link whose description is long, and
         // its alternative names can make it so.
         all.attributes.push(no_statistics());
+        self.list_links(all)
+    }
+
+    fn list_links(&mut self, message: LinkMessage) -> Result<Vec<Link>> {
         let replies = self
-            .dump(&RouteNetlinkMessage::GetLink(all))
+            .dump(&RouteNetlinkMessage::GetLink(message))
             .map_err(|cause| Error::internal("failed to list the links").because(&cause))?;
         Ok(replies.into_iter().filter_map(to_link).collect())
+    }
+
+    /// The links of the namespace that are of this kind, such as `ipvlan`.
+    ///
+    /// # Errors
+    /// As for [`Netlink::links`].
+    pub fn links_of_kind(&mut self, kind: &str) -> Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(no_statistics());
+        // The kernel leaves the others out, however many the namespace has.
+        let info = LinkInfo::Kind(InfoKind::Other(kind.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![info]));
+        let mut links = self.list_links(message)?;
+        links.retain(|link| link.kind == kind);
+        Ok(links)
+    }
+
+    /// Whether the kernel has ipvlan. Where that is a module, the kernel loads it.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn has_ipvlan(&mut self) -> Result<bool> {
+        let mut message = LinkMessage::default();
+        let info = LinkInfo::Kind(InfoKind::IpVlan);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![info]));
+        let request = Change::new(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+            "failed to ask the kernel for ipvlan".to_owned(),
+        );
+        match self.apply(&[request]) {
+            // A request without a master is invalid where the kind is known.
+            Err(error) if error.errno() == Some(EINVAL) => Ok(true),
+            Err(error) if error.errno() == Some(EOPNOTSUPP) => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
     }
 
     /// Creates an ipvlan interface, down, in the namespace and under the name that it
@@ -303,6 +346,7 @@ pub(super) fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         settings: Settings {
             flags: (message.header.flags & SETTABLE).bits(),
             ..Settings::default()

@@ -2,6 +2,7 @@
 //! the node that they name.
 
 use common::inventory::{Eni, NO_MANAGE_TAG};
+use common::netlink::Link;
 use common::version::CniVersion;
 
 use crate::config::Config;
@@ -123,17 +124,26 @@ fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
         format!("{} ({})", link.name, link.mac),
     )];
     if network.is_ipvlan() {
-        findings.push(match link.up {
-            true => Finding::ok("master-up", subject, format!("{} is up", link.name)),
-            false => Finding::error("master-up", subject, format!("{} is down", link.name))
-                .advise(up(&link.name)),
-        });
+        findings.push(master_up(network, link));
     }
     // Without an inventory, nothing is known of any ENI.
     if facts.inventory.is_some() {
         findings.extend(eni(subject, &link.name, facts.eni_of(network)));
     }
     findings
+}
+
+fn master_up(network: &Network, link: &Link) -> Finding {
+    const CHECK: &str = "master-up";
+    let (subject, name) = (&network.subject, &link.name);
+    match link.up {
+        true => Finding::ok(CHECK, subject, format!("{name} is up")),
+        false if network.leaves_master_down() => {
+            Finding::error(CHECK, subject, format!("{name} is down")).advise(up(name))
+        }
+        false => Finding::warning(CHECK, subject, format!("{name} is down"))
+            .advise("the first ADD sets it up"),
+    }
 }
 
 fn eni(subject: &str, link: &str, eni: Option<&Eni>) -> Vec<Finding> {

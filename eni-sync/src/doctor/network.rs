@@ -107,6 +107,12 @@ impl Network {
         self.is_ipvlan() && matches!(mode, Some("l3" | "l3s"))
     }
 
+    /// Whether ADD refuses a master that is down, which it otherwise sets up.
+    pub(crate) fn leaves_master_down(&self) -> bool {
+        let plugin = self.interface_plugin();
+        plugin.is_some_and(|plugin| plugin["masterUp"] == false)
+    }
+
     /// Whether every node hands out the same addresses without knowing of the others.
     pub(crate) fn is_handed_out_by_each_node(&self) -> bool {
         let plugin = self.interface_plugin();

@@ -121,7 +121,10 @@ fn the_master_exists_and_is_up() {
     examine_master(&node, "master", &json!("eth1")).has("master", "error", "no interface \"eth1\"");
     examine_master(&node, "mode", &json!("l2")).has("master", "error", "no default route");
     node.node.netns.ip(&["link", "set", "ens6", "down"]);
-    examine_network(&node, &network()).has("master-up", "error", "ens6 is down");
+    examine_network(&node, &network()).has("master-up", "warning", "ens6 is down");
+    let mut left_down = network();
+    left_down["plugins"][0]["masterUp"] = json!(false);
+    examine_network(&node, &left_down).has("master-up", "error", "ens6 is down");
 }
 
 #[test]

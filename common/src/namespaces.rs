@@ -1,0 +1,78 @@
+//! The network namespaces of the machine that can be seen from here: those that a runtime
+//! has given a name, and those of processes. One that only a descriptor keeps is not seen.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc::ESRCH;
+
+use crate::error::{Error, Result};
+use crate::netns::NetNsId;
+
+/// Where runtimes mount the namespaces of pods: containerd, CRI-O and podman use the
+/// first, Docker the second.
+const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/docker/netns"];
+/// Where the kernel shows processes, and in it, that of one.
+const PROCESSES: &str = "/proc";
+const OF_PROCESS: &str = "ns/net";
+
+/// A path to each of them, and which one it leads to. One that has ended meanwhile is left
+/// out; those that cannot be examined are reported, and left out too.
+///
+/// # Errors
+/// Code 5 naming the directory that cannot be read.
+pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
+    let mut paths = Vec::new();
+    for directory in DIRECTORIES {
+        paths.extend(list(Path::new(directory))?);
+    }
+    let processes = list(Path::new(PROCESSES))?.into_iter();
+    paths.extend(
+        processes
+            .filter(|path| is_process(path))
+            .map(|path| path.join(OF_PROCESS)),
+    );
+    let (mut seen, mut found, mut unseen) = (HashSet::new(), Vec::new(), Vec::new());
+    for path in paths {
+        match fs::metadata(&path) {
+            Ok(metadata) => {
+                let (device, inode) = (metadata.dev(), metadata.ino());
+                if seen.insert((device, inode)) {
+                    found.push((path, NetNsId { device, inode }));
+                }
+            }
+            Err(cause) if has_ended(&cause) => {}
+            Err(cause) => unseen.push(format!("{path:?}: {cause}")),
+        }
+    }
+    if let Some(first) = unseen.first() {
+        let count = unseen.len();
+        eprintln!("{count} paths of network namespaces cannot be examined, such as {first}");
+    }
+    Ok(found)
+}
+
+/// A process that ends has no namespace, and then no directory.
+fn has_ended(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(ESRCH)
+}
+
+fn is_process(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// What is in `directory`; nothing where no runtime has made it.
+fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |cause: io::Error| Error::io(format!("failed to list {directory:?}"), &cause);
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
+            .collect(),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(cause) => Err(failed(cause)),
+    }
+}
