@@ -11,6 +11,7 @@ mod eni_sync;
 mod faults;
 mod host_device;
 mod host_local;
+mod ipvlan;
 mod kernel_calls;
 mod path_tricks;
 mod peers;

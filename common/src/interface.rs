@@ -2,6 +2,7 @@
 //! and compared with the kernel on CHECK.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::args::IfName;
@@ -17,6 +18,11 @@ use crate::source_routing::Policy;
 /// How long duplicate address detection may take, as in the Go plugins. It takes 1 to
 /// 2 s unless the container's parameters say otherwise.
 const DAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The least MTU of a link with IPv6 (RFC 8200, section 5).
+const LEAST_IPV6_MTU: u32 = 1280;
+/// Where a kernel with IPv6 has its parameters.
+const IPV6_PARAMETERS: &str = "/proc/sys/net/ipv6";
 
 /// The container's side of an attachment: its namespace and a socket in it.
 #[derive(Debug)]
@@ -94,6 +100,9 @@ impl Sandbox {
         policy: Option<&Policy>,
     ) -> Result<()> {
         let has_ipv6 = own.ips.iter().any(|ip| !ip.address.is_ipv4());
+        if has_ipv6 {
+            require_ipv6(link)?;
+        }
         self.netns.run(|| {
             announce_addresses(&link.name);
             match has_ipv6 {
@@ -205,6 +214,22 @@ fn announce_addresses(ifname: &str) {
         if let Err(cause) = write_sysctl(&name, "1") {
             eprintln!("could not set {name}: {cause}");
         }
+    }
+}
+
+/// Makes sure that the interface can have IPv6 addresses at all.
+fn require_ipv6(link: &Link) -> Result<()> {
+    let (name, mtu) = (&link.name, link.mtu);
+    if mtu < LEAST_IPV6_MTU {
+        return Err(Error::config(format!(
+            "IPv6 needs an MTU of {LEAST_IPV6_MTU} bytes, and {name:?} has {mtu}"
+        )));
+    }
+    match Path::new(IPV6_PARAMETERS).try_exists() {
+        Ok(false) => Err(Error::config(format!(
+            "the kernel of this node has no IPv6, and {name:?} is to have an IPv6 address"
+        ))),
+        _ => Ok(()),
     }
 }
 

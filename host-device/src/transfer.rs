@@ -1,6 +1,7 @@
 //! The way of a device into the container and back. What it gets back on the host is
 //! for `restore`.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use common::args::{CmdArgs, IfName};
@@ -10,6 +11,7 @@ use common::interface::Sandbox;
 use common::netlink::{Events, Link, LinkChange, Subject};
 use common::netns::NetNs;
 use common::turn::Turn;
+use nix::libc::EINVAL;
 
 use crate::device::{Device, Mode};
 use crate::driver;
@@ -73,13 +75,29 @@ pub(crate) fn move_in(
         alias: Some(&device.name),
         ..LinkChange::default()
     };
-    host.netlink.change_link(device.index, change, what)?;
+    host.netlink
+        .change_link(device.index, change, what)
+        .map_err(|error| explain(error, device))?;
     let link = sandbox.require(&record.ifname)?;
     if !device.is_like(&link) {
         let msg = format!("{:?} was replaced at that moment", record.ifname.as_str());
         return Err(Error::internal(msg).with_details("the container has another interface there"));
     }
     Ok(Some(link))
+}
+
+/// Says why the kernel does not move the device. Source: `dev_change_net_namespace` of
+/// Linux, which calls only such a device invalid.
+fn explain(error: Error, device: &Device) -> Error {
+    if error.errno() != Some(EINVAL) {
+        return error;
+    }
+    let msg = format!(
+        "device {:?} cannot leave the node: the kernel keeps devices of its kind, such as \
+         bridges, in the namespace that they were made in",
+        device.name
+    );
+    Error::config(msg).because(&io::Error::from_raw_os_error(EINVAL))
 }
 
 /// Makes sure that the host has the device, if it still exists: it is in the

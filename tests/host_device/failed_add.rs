@@ -106,6 +106,41 @@ fn a_move_that_the_kernel_refuses_leaves_the_device_on_the_host() {
     assert!(fixture.ipam.calls().is_empty());
 }
 
+/// What a delegate answers that gives an IPv6 address.
+fn ipv6() -> Value {
+    json!({"ips": [{"address": "2001:db8::5/64"}]})
+}
+
+#[test]
+fn a_bridge_cannot_leave_the_node_and_is_named() {
+    let fixture = Fixture::new();
+    fixture.host(&["link", "add", "br0", "type", "bridge"]);
+    let error = fails(&fixture, &with(&conf(), &json!({"device": "br0"})), 7);
+    let said = "device \"br0\" cannot leave the node";
+    assert!(error.msg.starts_with(said), "{error:?}");
+}
+
+#[test]
+fn an_mtu_that_is_too_small_for_ipv6_is_named() {
+    let fixture = Fixture::new();
+    fixture.host(&["link", "set", "hd0", "mtu", "1279"]);
+    fixture.ipam.answer(&ipv6());
+    let error = fails(&fixture, &conf(), 7);
+    let said = "IPv6 needs an MTU of 1280 bytes, and \"net1\" has 1279";
+    assert_eq!(error.msg, said);
+}
+
+#[test]
+fn a_kernel_without_ipv6_is_named() {
+    let mut fixture = Fixture::new();
+    let directory = tempfile::tempdir().unwrap();
+    fixture.node.bind(directory.path(), "/proc/sys/net");
+    fixture.ipam.answer(&ipv6());
+    let error = fails(&fixture, &conf(), 7);
+    let said = "the kernel of this node has no IPv6, and \"net1\" is to have an IPv6 address";
+    assert_eq!(error.msg, said);
+}
+
 // D18, D27
 #[test]
 fn an_add_of_the_delegate_that_fails_is_undone_by_its_del_and_the_device_returns() {
