@@ -354,6 +354,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_unspecified_address_is_not_a_next_hop() {
+        let ip = |gateway: &str| IpConfig {
+            address: "10.0.4.70/24".parse().unwrap(),
+            gateway: Some(gateway.parse().unwrap()),
+            interface: None,
+        };
+        let dst: Cidr = "10.8.0.0/16".parse().unwrap();
+        let none = Route::new(dst, None);
+        let explicit = Route::new(dst, Some("0.0.0.0".parse().unwrap()));
+        assert_eq!(none.next_hop(&[ip("0.0.0.0")]), None);
+        assert_eq!(explicit.next_hop(&[ip("10.0.4.1")]), None);
+        let next = none.next_hop(&[ip("0.0.0.0"), ip("10.0.4.1")]);
+        assert_eq!(next, Some("10.0.4.1".parse().unwrap()));
+    }
+
     fn compact(version: CniVersion) -> String {
         let text = sample().to_json(version).unwrap();
         serde_json::from_str::<Value>(&text).unwrap().to_string()
