@@ -1,18 +1,28 @@
 //! Locks between processes. The kernel releases one when its file is closed, so also
 //! when its holder is killed.
+//!
+//! flock(2) and fcntl(2) wait without a deadline, and nothing but a signal ends such a
+//! wait. Whoever has to wait here tries again after a pause, so that a wait ends when its
+//! time is over and leaves nothing behind, in a process that goes on for years too.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::file::FILE_MODE;
+
+/// The first pause between two tries.
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+/// The longest pause for a lock that its holders have for milliseconds each.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause of all: fifty tries in a second, from each process that waits.
+const LONG_PAUSE: Duration = Duration::from_millis(20);
 
 /// A lock on a file, held until this value is dropped.
 #[derive(Debug)]
@@ -44,41 +54,48 @@ impl Lock {
 /// # Errors
 /// Code 5 naming the file, 11 when the lock is not to be had in time.
 pub fn lock_exclusively(file: File, path: &Path, deadline: Duration) -> Result<File> {
-    match fs2::FileExt::try_lock_exclusive(&file) {
-        Ok(()) => return Ok(file),
-        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
-        Err(cause) => return Err(Error::io(format!("failed to lock {path:?}"), &cause)),
-    }
-    wait(&format!("the lock {path:?}"), deadline, move || {
-        fs2::FileExt::lock_exclusive(&file).map(|()| file)
-    })
+    let try_once = || match fs2::FileExt::try_lock_exclusive(&file) {
+        Ok(()) => Ok(true),
+        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(cause) => Err(cause),
+    };
+    wait(&format!("the lock {path:?}"), deadline, try_once)?;
+    Ok(file)
 }
 
-/// Waits until `take`, which blocks, has got what another process holds, at most until
-/// `deadline`.
+/// Waits until `try_once`, which says whether it has got what another process may hold,
+/// has got it, at most until `deadline`.
 ///
 /// # Errors
 /// Code 5 naming `what`, 11 when it is not to be had in time.
-pub(crate) fn wait<T: Send + 'static>(
+pub(crate) fn wait(
     what: &str,
     deadline: Duration,
-    take: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T> {
-    // The kernel's locks have no deadline. A thread that waits in vain ends with this
-    // process, which is about to report the error.
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        // Nobody listens any more after the deadline, and the lock is given up then.
-        sender.send(take()).ok();
-    });
-    match receiver.recv_timeout(deadline) {
-        Ok(taken) => taken.map_err(|cause| Error::io(format!("failed to take {what}"), &cause)),
-        Err(_) => {
+    mut try_once: impl FnMut() -> io::Result<bool>,
+) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match try_once() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            Err(cause) => return Err(Error::io(format!("failed to take {what}"), &cause)),
+        }
+        let waited = start.elapsed();
+        if waited >= deadline {
             let msg = format!("timed out waiting for {what}");
             let details = format!("another process has held it for {deadline:?}");
-            Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
+            return Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details));
         }
+        thread::sleep(pause(waited).min(deadline - waited));
     }
+}
+
+/// The pause after so long a wait. It is a small part of what has been waited, so that
+/// it makes no wait much longer, and those who have waited a second cost next to nothing.
+fn pause(waited: Duration) -> Duration {
+    let short = (waited / 16).clamp(FIRST_PAUSE, SHORT_PAUSE);
+    short.max((waited / 256).min(LONG_PAUSE))
 }
 
 #[cfg(test)]
@@ -106,6 +123,35 @@ mod tests {
         assert!(error.msg.contains(path.to_str().unwrap()), "{error}");
         drop(held);
         lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+    }
+
+    #[test]
+    fn a_wait_that_is_over_leaves_no_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let _held = lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+        let waiting = thread::Builder::new().name("waits".into());
+        let waiting = waiting.spawn(move || {
+            lock_exclusively(open(&path), &path, Duration::from_millis(20)).unwrap_err();
+            threads_named("waits")
+        });
+        // A thread inherits the name of the one that starts it.
+        assert_eq!(waiting.unwrap().join().unwrap(), 1);
+    }
+
+    fn threads_named(name: &str) -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = tasks.map(|task| std::fs::read_to_string(task.path().join("comm")));
+        names.flatten().filter(|found| found.trim() == name).count()
+    }
+
+    #[test]
+    fn pauses_begin_in_microseconds_and_stay_a_small_part_of_the_wait() {
+        assert_eq!(pause(Duration::ZERO), FIRST_PAUSE);
+        for milliseconds in [1, 10, 100, 1_000, 10_000, 100_000] {
+            let waited = Duration::from_millis(milliseconds);
+            assert!(pause(waited) <= waited / 16 && pause(waited) <= LONG_PAUSE);
+        }
     }
 
     #[test]

@@ -199,14 +199,10 @@ fn take(file: &File, subject: &Subject<'_>, sharing: Sharing) -> Result<()> {
         l_len: 1,
         l_pid: 0,
     };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
-        Ok(_) => return Ok(()),
-        Err(Errno::EAGAIN | Errno::EACCES) => {}
-        Err(errno) => return Err(Error::io(format!("failed to take {what}"), &errno.into())),
-    }
-    let waiting = file.try_clone();
-    wait(&what, DEADLINE, move || {
-        fcntl(waiting?, FcntlArg::F_OFD_SETLKW(&byte))?;
-        Ok(())
-    })
+    let try_once = || match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    };
+    wait(&what, DEADLINE, try_once)
 }
