@@ -2,9 +2,11 @@
 //! because only its unoptimised build is here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use harness::our_plugin;
 use serde_json::Value;
@@ -144,6 +146,42 @@ fn the_sums_are_those_of_all_files() {
     assert_eq!(checked, files(&dist).len() - 1);
     fs::write(one(&dist, ".ipvlan.cdx.json"), "{}").expect("it can be written");
     assert!(!check().status.success());
+}
+
+/// In place of cargo: it fails where another one builds at the same time.
+const CARGO: &str = r#"#!/bin/sh
+mkdir "$XDG_CACHE_HOME/building" || exit 1
+sleep 0.3
+while [ "$1" != --root ]; do shift; done
+mkdir -p "$2/bin"
+printf '#!/bin/sh\n' >"$2/bin/tool"
+chmod +x "$2/bin/tool"
+rmdir "$XDG_CACHE_HOME/building"
+echo built >>"$XDG_CACHE_HOME/log"
+"#;
+
+#[test]
+fn a_tool_that_many_want_at_once_is_built_once() {
+    let cache = TempDir::new().expect("a temporary directory can be made");
+    let cargo = cache.path().join("cargo");
+    fs::write(&cargo, CARGO).expect("it can be written");
+    fs::set_permissions(&cargo, Permissions::from_mode(0o755)).expect("it can be executed");
+    let path = std::env::var("PATH").expect("there is a path");
+    let path = format!("{}:{path}", cache.path().display());
+    let want = || {
+        let mut tool = Command::new(root().join("tests/tool"));
+        tool.args(["tool", "1.0.0"]).env("PATH", &path);
+        output(tool.env("XDG_CACHE_HOME", cache.path()))
+    };
+    thread::scope(|scope| {
+        let wanting: Vec<_> = (0..4).map(|_| scope.spawn(want)).collect();
+        for tool in wanting {
+            let tool = tool.join().expect("every one succeeds");
+            assert!(Path::new(tool.trim()).is_file(), "{tool}");
+        }
+    });
+    let log = fs::read_to_string(cache.path().join("log")).expect("it was built");
+    assert_eq!(log, "built\n");
 }
 
 /// Names and versions of packages.

@@ -212,7 +212,8 @@ fn half_of_an_ipv6_network_is_skipped_at_once() {
     assert_eq!(address(&network.add("c2")), "2001:db8::8000:0:0:1/64");
     let all = network.with("ipam.exclude", json!(["2001:db8::/65", "2001:db8::/64"]));
     all.add("c3").error_code(999);
-    assert!(begin.elapsed() < Duration::from_secs(10), "it was counted");
+    // Counting would take longer than any machine lasts.
+    assert!(begin.elapsed() < Duration::from_secs(180), "it was counted");
 }
 
 #[test]
