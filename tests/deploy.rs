@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use harness::{Call, our_plugin};
@@ -78,11 +78,17 @@ fn the_agent_runs_on_every_node_that_can_have_an_eni_for_pods() {
 #[test]
 fn no_container_can_do_more_than_it_must() {
     assert_eq!(added_capabilities(&agent()), ["SYS_ADMIN", "NET_ADMIN"]);
-    assert!(added_capabilities(&installer()).is_empty());
+    // The directory of the plugins is root's on some nodes only.
+    assert_eq!(added_capabilities(&installer()), ["DAC_OVERRIDE"]);
     for container in [agent(), installer()] {
         let context = container.security_context.unwrap();
         assert_eq!(context.read_only_root_filesystem, Some(true));
         assert_eq!(context.privileged, None);
+        // What a container says at its end is what `kubectl describe` shows.
+        assert_eq!(
+            container.termination_message_policy.as_deref(),
+            Some("FallbackToLogsOnError")
+        );
         assert!(
             container
                 .resources
@@ -244,6 +250,8 @@ fn the_unit_of_the_service_manager_is_as_strict_as_the_container() {
     assert_eq!(value("CapabilityBoundingSet"), capabilities);
     assert_eq!(value("Type"), ["notify"]);
     assert_eq!(value("ProtectSystem"), ["strict"]);
+    let limits = text("eni-sync/src/limits.rs");
+    assert!(limits.contains(&format!("FILES: u64 = {};", value("LimitNOFILE")[0])));
     let start = value("ExecStart");
     let options: Vec<&str> = agent()
         .args
@@ -311,6 +319,39 @@ fn plugins_are_installed_with_their_modes_and_only_when_they_differ() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o7777, 0o755);
+}
+
+#[test]
+fn a_program_of_another_user_is_replaced_though_it_is_the_same() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    program(source.path(), "ipvlan", "same");
+    program(target.path(), "ipvlan", "same");
+    chown(target.path().join("ipvlan"), Some(1001), Some(127)).unwrap();
+    let (is_done, said) = install(source.path(), target.path());
+    assert!(is_done && said.contains("ipvlan is installed"), "{said}");
+    let found = fs::metadata(target.path().join("ipvlan")).unwrap();
+    assert_eq!((found.uid(), found.gid()), (0, 0));
+}
+
+#[test]
+fn the_owner_of_a_directory_that_takes_no_program_is_named_with_the_cure() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    program(source.path(), "ipvlan", "new");
+    chown(target.path(), Some(1001), Some(127)).unwrap();
+    fs::set_permissions(target.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+    command.arg(our_plugin("eni-sync")).arg("install");
+    command.arg("--source").arg(source.path());
+    let output = command.arg("--target").arg(target.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    let texts = [
+        "belongs to 1001:127, mode 0755",
+        "chown root:root",
+        "DAC_OVERRIDE",
+    ];
+    assert!(texts.iter().all(|text| said.contains(text)), "{said}");
 }
 
 /// Writing into a file that is being executed is refused; a rename is not.

@@ -7,6 +7,7 @@ mod bad_input;
 mod chained;
 mod command_line;
 mod container;
+mod crowding;
 mod doctor;
 mod empty_root;
 mod faults;

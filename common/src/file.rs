@@ -1,9 +1,9 @@
 //! Files that appear complete or not at all, whatever happens while they are
 //! written.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -22,6 +22,20 @@ pub fn create_directory(directory: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(DIRECTORY_MODE)
         .create(directory)
+}
+
+/// The same, and takes from everybody but its owner what others may do with it: the
+/// kubelet makes a directory that it mounts into a container for all to read.
+///
+/// # Errors
+/// Those of `mkdir(2)` and `chmod(2)`.
+pub fn create_private_directory(directory: &Path) -> io::Result<()> {
+    create_directory(directory)?;
+    let mode = fs::metadata(directory)?.permissions().mode();
+    if mode & !DIRECTORY_MODE & 0o7777 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
 }
 
 /// Puts `content` at `path`, replacing what was there, so that a reader at any

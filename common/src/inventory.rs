@@ -12,6 +12,8 @@ use crate::address::Cidr;
 use crate::error::{Error, ErrorCode, Result};
 use crate::file;
 
+/// What eni-sync has until the next boot; root's alone.
+pub const DIRECTORY: &str = "/run/eni-cni";
 /// Where eni-sync writes the inventory.
 pub const PATH: &str = "/run/eni-cni/enis.json";
 /// No node has so many ENIs.
@@ -90,11 +92,8 @@ impl Inventory {
     pub fn write(&self) -> Result<()> {
         let failed = |cause: io::Error| Error::io(format!("failed to write {PATH}"), &cause);
         let text = serde_json::to_vec(self).map_err(|cause| failed(cause.into()))?;
-        let path = Path::new(PATH);
-        if let Some(directory) = path.parent() {
-            file::create_directory(directory).map_err(failed)?;
-        }
-        file::replace(path, &text).map_err(failed)
+        file::create_private_directory(Path::new(DIRECTORY)).map_err(failed)?;
+        file::replace(Path::new(PATH), &text).map_err(failed)
     }
 
     /// The ENI with this MAC address, in lower case with colons.

@@ -18,6 +18,7 @@ use crate::hotplug;
 use crate::hygiene::Hygiene;
 use crate::inventory;
 use crate::ledger::{Ledger, Refusal};
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::monitor::{self, Health, Lasting};
 use crate::pace::Pace;
@@ -36,6 +37,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// After an error, the next try waits this long at least, and twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// After an error of the socket, so long until the next try.
+const SOCKET_PAUSE: Duration = Duration::from_millis(100);
 /// So long releases wait for registrations to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -52,12 +55,23 @@ pub(crate) struct Agent {
 /// What is going on and what is to be done.
 #[derive(Default)]
 struct Work {
+    /// How many plugins are connected.
+    plugins: usize,
     /// How many requests of plugins are being served.
     requests: usize,
     /// Whether the ledger has changed since the keeper looked.
     is_news: bool,
     /// Whether the agent has to end.
     is_ending: bool,
+}
+
+/// The place of a plugin that is connected.
+struct Place(Arc<Agent>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.update(|work| work.plugins -= 1);
+    }
 }
 
 /// Runs the agent until a signal ends it.
@@ -73,6 +87,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         |errno: nix::Error| Error::internal("failed to await signals").because(&errno.into());
     signals.thread_block().map_err(failed)?;
 
+    limits::raise_files();
     let metrics = configuration.metrics.map(monitor::listen).transpose()?;
     let listener = socket::listen(socket)?;
     let pace = Pace::new(Arc::new(Metrics::default()));
@@ -146,12 +161,33 @@ impl Agent {
     fn serve(self: &Arc<Self>, listener: &UnixListener) {
         for stream in listener.incoming() {
             let served = stream.map_err(|cause| Error::internal("accept").because(&cause));
-            let served =
-                served.and_then(|stream| self.start("request", move |agent| agent.answer(&stream)));
-            if let Err(error) = served {
+            if let Err(error) = served.and_then(|stream| self.welcome(stream)) {
                 eprintln!("a plugin could not be served: {error}");
+                // What is lacking, descriptors or memory, is not there in the next moment.
+                thread::sleep(SOCKET_PAUSE);
             }
         }
+    }
+
+    /// Starts to serve a plugin. Where too many are connected, this one finds its
+    /// connection closed, and does the work itself.
+    fn welcome(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
+        let Some(place) = self.find_place() else {
+            return Ok(());
+        };
+        self.start("request", move |agent| {
+            agent.answer(&stream);
+            drop(place);
+        })
+    }
+
+    fn find_place(self: &Arc<Self>) -> Option<Place> {
+        let mut work = self.work();
+        if work.plugins >= limits::PLUGINS {
+            return None;
+        }
+        work.plugins += 1;
+        Some(Place(Arc::clone(self)))
     }
 
     fn answer(&self, stream: &UnixStream) {
@@ -159,26 +195,33 @@ impl Agent {
             eprintln!("a process that is not root's has been refused");
             return;
         }
-        let answer = match socket::read(stream) {
-            Ok(Ask::Register { wanted, request }) => self.register(&wanted, &request),
+        let ask = socket::read(stream);
+        // Who waits for an answer learns now that there will be one.
+        let ask = match ask {
             Ok(Ask::Look) => {
-                // Nobody waits for an answer.
                 self.announce();
                 return;
             }
-            Ok(Ask::Ping) => Answer::Done,
+            ask => ask.and_then(|ask| socket::take(stream).map(|()| ask)),
+        };
+        let answer = match ask {
+            Ok(Ask::Register { wanted, request }) => self.register(&wanted, &request),
+            Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),
             Err(cause) => {
                 eprintln!("a request could not be read: {cause}");
                 return;
             }
         };
+        let Some(answer) = answer else { return };
         if let Err(cause) = socket::send(stream, &answer) {
             // The plugin has given up. Its DEL will give back what it has got.
             eprintln!("an answer could not be delivered: {cause}");
         }
     }
 
-    fn register(&self, wanted: &Wanted, request: &Request) -> Answer {
+    /// Registers the addresses of an attachment; nothing where the agent ends before its
+    /// turn comes.
+    fn register(&self, wanted: &Wanted, request: &Request) -> Option<Answer> {
         let since = Instant::now();
         let outcome = self.during_request(|| match request.owner.is_alive()? {
             false => Ok(Answer::Unseen),
@@ -186,7 +229,7 @@ impl Agent {
                 .clients
                 .run(|aws| registrar::register_all(aws, &self.ledger, wanted, request))
                 .map(|()| Answer::Done),
-        });
+        })?;
         let answer = outcome.unwrap_or_else(|error| {
             eprintln!("{}: {error}", request.owner);
             Answer::Refused(Refusal::of(&error))
@@ -197,17 +240,27 @@ impl Agent {
             // The plugin goes on by itself.
             Answer::Unseen => {}
         }
-        answer
+        Some(answer)
     }
 
-    fn during_request<T>(&self, serve: impl FnOnce() -> T) -> T {
-        self.update(|work| work.requests += 1);
+    /// Serves a request as soon as there are not too many; nothing when the agent ends.
+    fn during_request<T>(&self, serve: impl FnOnce() -> T) -> Option<T> {
+        let is_full = |work: &mut Work| work.requests >= limits::SERVED && !work.is_ending;
+        let mut work = self
+            .changed
+            .wait_while(self.work(), is_full)
+            .unwrap_or_else(PoisonError::into_inner);
+        if work.requests >= limits::SERVED {
+            return None;
+        }
+        work.requests += 1;
+        drop(work);
         let answer = serve();
         self.update(|work| {
             work.requests -= 1;
             work.is_news = true;
         });
-        answer
+        Some(answer)
     }
 
     /// Releases what is due, when it is due, and compares the ledger with EC2 from time

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::address::Cidr;
 use common::error::{Error, Result};
 use common::file;
-use common::inventory::{Eni, Inventory, PATH};
+use common::inventory::{DIRECTORY, Eni, Inventory, PATH};
 use common::lock::Lock;
 use common::netlink::{Link, Netlink};
 
@@ -78,12 +78,9 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
 
 /// One writes the inventory at a time; who waits finds it written.
 fn lock() -> Result<Lock> {
-    let path = Path::new(LOCK);
-    if let Some(directory) = path.parent() {
-        file::create_directory(directory)
-            .map_err(|cause| Error::io(format!("failed to create {directory:?}"), &cause))?;
-    }
-    Lock::take(path, LOCK_DEADLINE)
+    file::create_private_directory(Path::new(DIRECTORY))
+        .map_err(|cause| Error::io(format!("failed to create {DIRECTORY}"), &cause))?;
+    Lock::take(Path::new(LOCK), LOCK_DEADLINE)
 }
 
 /// The file is a copy of what EC2 has said. One that cannot be read is made anew.

@@ -18,6 +18,7 @@ mod imds;
 mod install;
 mod inventory;
 mod ledger;
+mod limits;
 mod living;
 mod metrics;
 mod monitor;

@@ -302,13 +302,13 @@ impl Metrics {
         self.used.clear();
         self.limit.clear();
         for eni in ledger.enis()? {
-            let entries = eni.open()?.all()?;
+            let entries = eni.read()?;
             self.set_addresses(eni.id(), &entries);
         }
         let inventory = Inventory::read()?.unwrap_or_default();
         for eni in &inventory.enis {
             if plan::require_managed(eni).is_ok() {
-                self.set_slots(eni, &ledger.of_eni(&eni.id)?.open()?.all()?);
+                self.set_slots(eni, &ledger.of_eni(&eni.id)?.read()?);
             }
         }
         Ok(())

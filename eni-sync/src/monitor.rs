@@ -1,8 +1,11 @@
 //! Metrics and health of the agent over HTTP, on a loopback address: `/metrics` for
-//! Prometheus, `/healthz` and `/readyz` for the kubelet. Nothing can be changed here.
+//! Prometheus, `/healthz` and `/readyz` for the kubelet. Nothing can be changed here, and
+//! whoever can reach the port can take nothing from the agent: see `limits`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +17,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::runtime::Builder;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use crate::agent::Agent;
+use crate::limits;
 
-/// How long a client may take with its request.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// After an error of the listener, so long until the next try.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The agent is ready for so many intervals after a comparison with EC2.
@@ -115,26 +120,67 @@ pub(crate) fn serve(agent: &Arc<Agent>, listener: TcpListener) {
 
 async fn accept(agent: &Arc<Agent>, listener: TcpListener) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut clients = Clients::default();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        match listener.accept().await {
+            Ok((stream, _)) => clients.serve(agent, stream),
             Err(cause) => {
                 eprintln!("a request for metrics could not be accepted: {cause}");
                 tokio::time::sleep(PAUSE).await;
-                continue;
             }
-        };
-        let agent = Arc::clone(agent);
-        let service = service_fn(move |request| answer(Arc::clone(&agent), request));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(REQUEST_DEADLINE)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(async {
-            // Whoever asked has gone; the next one is answered as well.
-            connection.await.ok();
+        }
+    }
+}
+
+/// Who is connected, in the order of their coming.
+#[derive(Default)]
+struct Clients(VecDeque<Client>);
+
+struct Client {
+    connection: AbortHandle,
+    /// Whether its request has come.
+    has_asked: Arc<AtomicBool>,
+}
+
+impl Clients {
+    /// Serves one more. A probe sends its request at once, so the one that has to go when
+    /// there are too many is the oldest one whose request is still to come.
+    fn serve(&mut self, agent: &Arc<Agent>, stream: TcpStream) {
+        self.0.retain(|client| !client.connection.is_finished());
+        if self.0.len() >= limits::CLIENTS {
+            let is_waiting = |client: &Client| !client.has_asked.load(Ordering::Relaxed);
+            let first = self.0.iter().position(is_waiting).unwrap_or_default();
+            if let Some(client) = self.0.remove(first) {
+                client.connection.abort();
+            }
+        }
+        let has_asked = Arc::<AtomicBool>::default();
+        let connection = tokio::spawn(connection(
+            Arc::clone(agent),
+            stream,
+            Arc::clone(&has_asked),
+        ));
+        self.0.push_back(Client {
+            connection: connection.abort_handle(),
+            has_asked,
         });
     }
+}
+
+/// Answers one request.
+async fn connection(agent: Arc<Agent>, stream: TcpStream, has_asked: Arc<AtomicBool>) {
+    let service = service_fn(move |request| {
+        has_asked.store(true, Ordering::Relaxed);
+        answer(Arc::clone(&agent), request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_DEADLINE)
+        .max_buf_size(limits::HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // Whoever asked has gone, or was too slow; the next one is answered as well.
+    timeout(limits::CLIENT_DEADLINE, connection).await.ok();
 }
 
 async fn answer(

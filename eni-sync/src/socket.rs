@@ -1,10 +1,11 @@
 //! What the plugin and the agent of a node say to each other: one request and one
-//! answer on a Unix socket that only root can open. Where no agent answers, the plugin
-//! does the work itself.
+//! answer on a Unix socket that only root can open. The agent says first that it takes
+//! the request. Where no agent does so in time, the plugin does the work itself.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -12,11 +13,15 @@ use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
 use common::file;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use common::inventory;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt::PeerCredentials,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Refusal;
+use crate::limits::PLUGIN_DEADLINE;
 use crate::request::Request;
 use crate::wanted::Wanted;
 
@@ -26,10 +31,13 @@ pub(crate) const PATH: &str = "/run/eni-cni/agent.sock";
 const LONGEST_PATH: usize = 107;
 /// Whatever is larger is no request and no answer.
 const LIMIT: u64 = 1 << 20;
-/// How long a plugin waits for its answer.
+/// How long a plugin waits until the agent takes its request. An agent that is stopped, or
+/// has too much to do, does not; what it may do later all the same is in the ledger.
+const TAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a plugin waits for its answer then.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
-/// How long the agent waits for a request that has begun.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// The agent takes a request by white space in front of its answer.
+const TAKEN: &[u8] = b"\n";
 const SOCKET_MODE: u32 = 0o600;
 
 /// What a plugin asks of the agent.
@@ -69,8 +77,11 @@ pub(crate) fn register(wanted: &Wanted, request: &Request) -> Option<Result<()>>
         wanted: wanted.clone(),
         request: request.clone(),
     };
-    let stream = connect()?;
-    match exchange(&stream, &ask) {
+    let stream = connect_to_root()?;
+    let taken = send(&stream, &ask).and_then(|()| await_taken(&stream));
+    // It may be gone, or not listen, or have too much to do.
+    let taken = taken.ok()?;
+    match receive(&stream, taken) {
         Ok(Answer::Done) => Some(Ok(())),
         Ok(Answer::Refused(refusal)) => Some(Err(refusal.error())),
         Ok(Answer::Unseen) => None,
@@ -85,7 +96,7 @@ pub(crate) fn register(wanted: &Wanted, request: &Request) -> Option<Result<()>>
 
 /// Tells the agent, if there is one, that the ledger has changed.
 pub(crate) fn announce() {
-    if let Some(stream) = connect() {
+    if let Some(stream) = connect_to_root() {
         // An agent that does not listen finds out by itself.
         send(&stream, &Ask::Look).ok();
     }
@@ -96,25 +107,49 @@ pub(crate) fn announce() {
 /// # Errors
 /// Those of the socket, whose agent may have died.
 pub(crate) fn ping() -> io::Result<Option<()>> {
-    let stream = match UnixStream::connect(PATH) {
+    let stream = match connect(Path::new(PATH)) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         stream => stream?,
     };
     send(&stream, &Ask::Ping)?;
-    stream.set_read_timeout(Some(REQUEST_DEADLINE))?;
-    receive::<Answer>(&stream).map(|_| Some(()))
+    let taken = await_taken(&stream)?;
+    receive::<Answer>(&stream, taken).map(|_| Some(()))
 }
 
 /// The agent's side of the socket, if a process of root is there.
-fn connect() -> Option<UnixStream> {
-    let stream = UnixStream::connect(PATH).ok()?;
+fn connect_to_root() -> Option<UnixStream> {
+    let stream = connect(Path::new(PATH)).ok()?;
     is_of_root(&stream).then_some(stream)
 }
 
-fn exchange(stream: &UnixStream, ask: &Ask) -> io::Result<Answer> {
-    send(stream, ask)?;
+/// A connection, if there can be one at once. Where nobody accepts connections any more
+/// and their queue is full, the kernel would wait without end.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(TAKE_DEADLINE))?;
+    Ok(stream)
+}
+
+/// Waits until the agent takes the request, and returns what it has said by that: the
+/// first byte of its answer, if it is an agent that does not say so.
+fn await_taken(mut stream: &UnixStream) -> io::Result<[u8; 1]> {
+    let mut taken = [0];
+    stream.set_read_timeout(Some(TAKE_DEADLINE))?;
+    stream.read_exact(&mut taken)?;
     stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
-    receive(stream)
+    Ok(taken)
+}
+
+/// Says that the request on this connection is taken.
+///
+/// # Errors
+/// Those of the socket.
+pub(crate) fn take(mut stream: &UnixStream) -> io::Result<()> {
+    stream.write_all(TAKEN)
 }
 
 /// Reads the request on a connection.
@@ -122,8 +157,9 @@ fn exchange(stream: &UnixStream, ask: &Ask) -> io::Result<Answer> {
 /// # Errors
 /// Those of the socket; `InvalidData` when it is no request.
 pub(crate) fn read(stream: &UnixStream) -> io::Result<Ask> {
-    stream.set_read_timeout(Some(REQUEST_DEADLINE))?;
-    receive(stream)
+    stream.set_read_timeout(Some(PLUGIN_DEADLINE))?;
+    stream.set_write_timeout(Some(PLUGIN_DEADLINE))?;
+    receive(stream, [])
 }
 
 /// Writes a request or an answer, which is all that this side says.
@@ -135,8 +171,9 @@ pub(crate) fn send<T: Serialize>(mut stream: &UnixStream, document: &T) -> io::R
     stream.shutdown(Shutdown::Write)
 }
 
-fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<T> {
-    let mut text = Vec::new();
+/// Reads the rest of a document, of which some has been read.
+fn receive<T: DeserializeOwned>(stream: &UnixStream, begun: impl Into<Vec<u8>>) -> io::Result<T> {
+    let mut text = begun.into();
     stream.take(LIMIT).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
 }
@@ -156,12 +193,12 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener> {
         let msg = format!("the path of the socket is too long: {path:?}");
         return Err(Error::config(msg).with_details("a socket's path has 107 bytes at most"));
     }
-    if UnixStream::connect(path).is_ok() {
+    if is_listened_on(path) {
         let msg = format!("another agent listens on {path:?}");
         return Err(Error::config(msg));
     }
     if let Some(directory) = path.parent() {
-        file::create_directory(directory).map_err(|cause| failed(&cause))?;
+        create(directory).map_err(|cause| failed(&cause))?;
     }
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(failed(&cause)),
@@ -171,4 +208,21 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener> {
     // Until now the directory, which only root can enter, has kept others away.
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(|c| failed(&c))?;
     Ok(listener)
+}
+
+/// Whether somebody listens there, who may have too much to do.
+fn is_listened_on(path: &Path) -> bool {
+    match connect(path) {
+        Ok(_) => true,
+        Err(cause) => cause.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Makes the directory of a socket. Whoever has made ours, it is root's alone from now on;
+/// another one may be for others too.
+fn create(directory: &Path) -> io::Result<()> {
+    match directory == Path::new(inventory::DIRECTORY) {
+        true => file::create_private_directory(directory),
+        false => file::create_directory(directory),
+    }
 }

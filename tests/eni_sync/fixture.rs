@@ -344,6 +344,11 @@ impl Agent {
         Self { process, log }
     }
 
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Ends it as a service manager does, and returns its status.
     pub fn stop(mut self) -> Option<i32> {
         let id = i32::try_from(self.process.id()).unwrap();
