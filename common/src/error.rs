@@ -7,6 +7,8 @@ use std::io;
 
 use serde::Serialize;
 
+use crate::text::printable;
+
 /// A result whose error can be printed as the CNI error document.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -137,11 +139,12 @@ impl Error {
     }
 }
 
+/// One line for a terminal or a log, whatever others have put into the texts.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.msg)?;
+        f.write_str(&printable(&self.msg))?;
         if !self.details.is_empty() {
-            write!(f, ": {}", self.details)?;
+            write!(f, ": {}", printable(&self.details))?;
         }
         Ok(())
     }

@@ -25,5 +25,6 @@ pub mod requested_mac;
 pub mod result;
 pub mod selector;
 pub mod source_routing;
+pub mod text;
 pub mod turn;
 pub mod version;

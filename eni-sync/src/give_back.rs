@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use common::error::{Error, Result};
+use common::text::printable;
 
 use crate::aws::Aws;
 use crate::ec2::Description;
@@ -309,7 +310,8 @@ fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> {
             Fate::WouldBe => "would be released".to_owned(),
             Fate::Kept(why) => format!("kept: {why}"),
         };
-        text.push_str(&format!("{address} on {eni}: {fate}\n"));
+        let line = format!("{address} on {eni}: {fate}");
+        text.push_str(&format!("{}\n", printable(&line)));
     }
     let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.address == **address);
     for address in selection.address.iter().filter(is_open) {

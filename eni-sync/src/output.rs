@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind, Write};
 
 use common::error::{Error, Result};
+use common::text::{printable, printable_json};
 use serde::Serialize;
 
 /// Between two columns of a table.
@@ -28,16 +29,18 @@ pub(crate) fn print(text: &[u8]) -> Result<()> {
 /// # Errors
 /// As for [`print()`].
 pub(crate) fn print_json(document: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(document)
+    let text = serde_json::to_string_pretty(document)
         .map_err(|cause| Error::io("failed to write JSON", &cause.into()))?;
-    text.push(b'\n');
-    print(&text)
+    print(format!("{}\n", printable_json(&text)).as_bytes())
 }
 
-/// The rows as lines, every column as wide as its widest cell.
+/// The rows as lines, every column as wide as its widest cell. No cell can change more
+/// of a terminal than its place.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let shown = |row: &Vec<String>| row.iter().map(|c| printable(c).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let mut widths: Vec<usize> = Vec::new();
-    for row in rows {
+    for row in &rows {
         widths.resize(widths.len().max(row.len()), 0);
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());

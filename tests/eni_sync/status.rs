@@ -191,3 +191,35 @@ fn addresses_of_an_eni_that_has_gone_are_still_shown() {
     assert!(output.stdout.contains(&expected), "{output}");
     assert!(output.stdout.contains("only in the ledger"), "{output}");
 }
+
+#[test]
+fn names_of_others_cannot_write_to_the_terminal() {
+    let vpc = Vpc::new();
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    let node = node_with_addresses(&vpc, &pods);
+    let pod = "default/\u{1b}[2J\u{9b}31m\u{202e}a\nb";
+    node.edit_ledger("10.0.4.70", |entry| entry["owner"]["pod"] = json!(pod));
+    let commands: [&[&str]; 4] = [
+        &["status"],
+        &["status", "--json"],
+        &["doctor"],
+        &["release", "--network", "mgmt", "--dry-run"],
+    ];
+    for arguments in commands {
+        let output = node.command(arguments);
+        let shown = format!("{}{}", output.stdout, output.stderr);
+        let is_obeyed = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!shown.chars().any(is_obeyed), "{shown:?}");
+    }
+    let output = node.command(&["status"]);
+    assert!(
+        output
+            .stdout
+            .contains(r"default/\u{1b}[2J\u{9b}31m\u{202e}a\u{a}b"),
+        "{output}"
+    );
+    assert_eq!(
+        of_eni(&status(&node, &[]), &node)["addresses"][0]["owner"]["pod"],
+        pod
+    );
+}

@@ -8,6 +8,7 @@ use common::args::CmdArgs;
 use common::attachment::boot_id;
 use common::error::{Error, ErrorCode, Result};
 use common::netns::{NetNsId, has_ended, is_alive};
+use common::text::printable;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Takeover;
@@ -220,12 +221,14 @@ impl Owner {
 impl std::fmt::Display for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.pod.is_empty() {
-            write!(f, "pod {}, ", self.pod)?;
+            write!(f, "pod {}, ", printable(&self.pod))?;
         }
         write!(
             f,
             "container {}, interface {}, network {}",
-            self.container_id, self.ifname, self.network
+            printable(&self.container_id),
+            printable(&self.ifname),
+            printable(&self.network)
         )
     }
 }

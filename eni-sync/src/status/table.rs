@@ -1,6 +1,7 @@
 //! The status as text for people.
 
 use common::address::Cidr;
+use common::text::printable;
 
 use super::{Address, Difference, EniStatus, Status};
 use crate::ledger::Timestamp;
@@ -28,7 +29,7 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
     };
     for eni in &status.enis {
         text.push('\n');
-        text.push_str(&heading(eni));
+        text.push_str(&format!("{}\n", printable(&heading(eni))));
         if !eni.addresses.is_empty() {
             text.push_str(&output::table(&rows(&eni.addresses, now)));
         }
@@ -43,12 +44,12 @@ fn describe(status: &Status) -> String {
         region,
         ..
     } = status;
-    format!("{instance_id} ({instance_type}, {region})")
+    printable(&format!("{instance_id} ({instance_type}, {region})")).into_owned()
 }
 
 fn heading(eni: &EniStatus) -> String {
     let Some(known) = &eni.known else {
-        return format!("{}: not an ENI of this node\n", eni.id);
+        return format!("{}: not an ENI of this node", eni.id);
     };
     let interface = match known.interface.as_str() {
         "" => "no interface",
@@ -61,7 +62,7 @@ fn heading(eni: &EniStatus) -> String {
         false => ", not for pods",
     };
     format!(
-        "{} {interface}, {} {}, IPv4 {}/{}, IPv6 {}/{}{note}\n",
+        "{} {interface}, {} {}, IPv4 {}/{}, IPv6 {}/{}{note}",
         eni.id,
         known.subnet_id,
         cidrs.join(" "),
