@@ -1,10 +1,13 @@
 //! The README's networks work as they stand there.
 
 use std::fs;
+use std::path::Path;
 
 use harness::{Network, Node, Pod};
+use serde_json::json;
 
 use crate::eni_sync::fixture::{AwsNode, Vpc};
+use crate::vm_machine::OTHER_NIC;
 
 /// The README's blocks of this language.
 fn blocks(language: &str) -> Vec<String> {
@@ -46,11 +49,30 @@ fn write_ranges() {
     fs::write("/etc/cni/ranges/per-node.json", &ranges[0]).unwrap();
 }
 
+/// The network with what Multus adds where the definition names a resource, of which the
+/// kubelet has allocated this device: its id, and the file to describe it in.
+fn with_device(block: &str, description: &Path) -> Network {
+    let mut network = Network::from_nad(block);
+    if block.contains("k8s.v1.cni.cncf.io/resourceName: ") {
+        let plugin = &mut network.plugins[0];
+        let mut runtime = json!({"deviceID": OTHER_NIC, "CNIDeviceInfoFile": description});
+        let declared = plugin["capabilities"].clone();
+        let keys = runtime.as_object_mut().unwrap();
+        keys.retain(|key, _| declared[key] == true);
+        plugin["runtimeConfig"] = runtime;
+        plugin["deviceID"] = json!(OTHER_NIC);
+        plugin["pciBusID"] = json!(OTHER_NIC);
+    }
+    network
+}
+
 #[test]
 fn every_network_of_the_readme_attaches_and_detaches_a_pod() {
+    let description = tempfile::tempdir().unwrap();
+    let description = description.path().join("device.json");
     let networks: Vec<Network> = blocks("yaml")
         .iter()
-        .map(|block| Network::from_nad(block))
+        .map(|block| with_device(block, &description))
         .collect();
     assert!(
         networks.len() >= 7,
@@ -73,6 +95,8 @@ fn every_network_of_the_readme_attaches_and_detaches_a_pod() {
         let before = node.netns.links();
         let pod = Pod::new("c1");
         let result = network.attach(node, &pod, "net1");
+        let is_described = plugin["runtimeConfig"]["CNIDeviceInfoFile"].is_string();
+        assert_eq!(description.exists(), is_described, "{}", network.name);
         // A device for user space stays where it is.
         let expected = if plugin["driver"].is_null() {
             vec!["lo", "net1"]
@@ -89,5 +113,6 @@ fn every_network_of_the_readme_attaches_and_detaches_a_pod() {
         network.detach(node, &pod, "net1", &result);
         assert_eq!(pod.netns.links(), ["lo"], "{}", network.name);
         assert_eq!(node.netns.links(), before, "{}", network.name);
+        assert!(!description.exists(), "{}", network.name);
     }
 }
