@@ -21,6 +21,7 @@ mod source_routing;
 mod vm_conformance;
 mod vm_driver;
 mod vm_eni_sync;
+mod vm_exchange;
 mod vm_faults;
 mod vm_hostile;
 mod vm_ipvlan;

@@ -245,6 +245,35 @@ impl Records {
         read_record(&self.path(network, container_id, ifname))
     }
 
+    /// The record of an attachment whose DEL has none, under another network's name: the
+    /// network was renamed. A container has one interface of a name, but a record counts only
+    /// where the namespace is that of the DEL, or has ended, and where the device is the one
+    /// that `is_meant`; another one is reported and left alone.
+    ///
+    /// # Errors
+    /// Code 5 naming what cannot be read.
+    pub fn read_renamed<D: DeserializeOwned>(
+        &self,
+        args: &CmdArgs,
+        is_meant: impl Fn(&Attachment<D>) -> bool,
+    ) -> Result<Option<Attachment<D>>> {
+        let file = file_name(&args.container_id, &args.ifname);
+        for network in list(&self.directory)? {
+            let Some(record) = read_record::<D>(&network.join(&file))? else {
+                continue;
+            };
+            let is_here = is_alive(&args.netns, record.netns_id) || !record.is_alive()?;
+            if is_here && is_meant(&record) {
+                return Ok(Some(record));
+            }
+            eprintln!(
+                "interface {} of container {} is of network {:?}, and left as it is",
+                record.ifname, record.container_id, record.network
+            );
+        }
+        Ok(None)
+    }
+
     /// Removes the record of the attachment that a call is about, if it has one.
     ///
     /// # Errors

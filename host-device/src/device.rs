@@ -191,7 +191,10 @@ impl Device {
         match selector {
             DeviceSelector::Name(name) => self.name == *name || self.altnames.contains(name),
             DeviceSelector::HwAddr(mac) => self.mac == *mac,
-            DeviceSelector::KernelPath(_) => false,
+            DeviceSelector::KernelPath(_) => {
+                let address = selector.pci_address();
+                address.is_some_and(|address| self.pci_id == address.as_str())
+            }
             DeviceSelector::Pci(address) => self.pci_id == address.as_str(),
             DeviceSelector::DeviceId(id) => self.pci_id == *id || self.bus_address == *id,
         }

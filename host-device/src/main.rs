@@ -206,7 +206,10 @@ fn del(args: &CmdArgs) -> Result<()> {
     match records().read::<Device>(args)? {
         Some(record) => detach(args, &record),
         None => {
-            unrecorded::give_back(args, &records())?;
+            match unrecorded::renamed(args, &records())? {
+                Some(record) => detach(&record.del_args(&args.conf.path)?, &record)?,
+                None => unrecorded::give_back(args, &records())?,
+            }
             release(args, None)?;
             // A killed ADD may have begun to write one, a power failure may have emptied it.
             forget(args)

@@ -52,6 +52,20 @@ pub(crate) fn give_back(args: &CmdArgs, records: &Records) -> Result<()> {
     }
 }
 
+/// The record that the attachment of a DEL has under the name that its network had at ADD.
+///
+/// # Errors
+/// Code 5 naming what cannot be read.
+pub(crate) fn renamed(args: &CmdArgs, records: &Records) -> Result<Option<Attachment<Device>>> {
+    let clues = Clues::of(args);
+    records.read_renamed(args, |record: &Attachment<Device>| {
+        let device = &record.device;
+        let is_selected = |selector: &DeviceSelector| device.is_selected_by(selector);
+        clues.selector.as_ref().is_some_and(is_selected)
+            || !clues.reported_mac.is_empty() && clues.reported_mac == device.mac
+    })
+}
+
 /// Gives the device that `selector` means its name, when the kernel has put it on the node
 /// under the one that it had in a container: `ifname`, where that is known.
 ///

@@ -167,7 +167,33 @@ fn take_addresses(prev_result: &mut AddResult) -> AddResult {
 
 fn del(args: &CmdArgs) -> Result<()> {
     let _turn = Turn::to_detach(args)?;
+    if records().read::<Device>(args)?.is_none()
+        && let Some(record) = records().read_renamed(args, |record| is_meant(args, record))?
+    {
+        detach(&record.del_args(&args.conf.path)?, Some(&record))?;
+    }
     end(args)
+}
+
+/// Whether the DEL of a network that was renamed is about this attachment: the master is the
+/// configured one, or that of the interface in its result.
+fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
+    // What cannot be read or found proves nothing, and DEL must not fail because of it.
+    let document = &args.conf.document;
+    let result = document.prev_result(args.conf.version).ok().flatten();
+    let reported = result.and_then(|result| {
+        let index = result.find_interface(args.ifname.as_str(), &args.netns)?;
+        Some(result.interfaces.get(index)?.mac.to_ascii_lowercase())
+    });
+    if reported.is_some_and(|mac| mac == record.device.master_mac) {
+        return true;
+    }
+    let find = || master::find(&NetConf::parse(&args.conf)?, &mut Netlink::open()?);
+    let is_named = document.get("master").is_some() || document.get("masterSelector").is_some();
+    let carrier = record.device.carrier;
+    let is_configured = |master: Link| master.index == carrier.index;
+    let is_on_node = !carrier.in_container && carrier.third_netns.is_none();
+    is_named && is_on_node && find().is_ok_and(is_configured)
 }
 
 /// Ends the attachment, as far as it was made.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harness::{Namespace, is_up};
+use harness::{Call, Namespace, attachment_files, is_up};
 use serde_json::{Value, json};
 
 use super::{Fixture, conf, plain, with};
@@ -330,6 +330,77 @@ fn after_a_reboot_the_address_is_released_and_no_interface_is_touched() {
     assert_eq!(fixture.state().0, before.0);
     assert!(fixture.ipam.reserved().is_empty());
     assert!(fixture.records().is_empty());
+}
+
+/// Somebody has edited the network's name, and the runtime has no copy of the old one.
+#[test]
+fn a_network_that_was_renamed_gives_back_what_it_has_attached() {
+    let ranges = json!([[{"subnet": "10.9.0.0/24"}]]);
+    let conf = with(
+        &conf(),
+        &json!({"ipam": {"type": "host-local", "ranges": ranges}}),
+    );
+    let bare = json!({"device": null, "ipam": {"type": "host-local"}});
+    for (keys, has_result, ends_first) in [
+        (json!({}), false, false),
+        (
+            json!({"device": null, "hwaddr": "02:00:00:00:00:01"}),
+            false,
+            false,
+        ),
+        (bare.clone(), true, false),
+        (json!({}), false, true),
+    ] {
+        let mut fixture = Fixture::new();
+        let before = fixture.state();
+        let call = |fixture: &Fixture, command: &str, conf: &Value| {
+            let call = Call::ours("host-device", command).conf(conf);
+            let call = call.attachment("c1", "net1", &fixture.pod.path());
+            fixture.node.run(&call)
+        };
+        let result = call(&fixture, "ADD", &conf).ok();
+        if ends_first {
+            fixture.end_pod();
+        }
+        let mut renamed = with(&with(&conf, &json!({"name": "wan"})), &keys);
+        if has_result {
+            renamed["prevResult"] = result;
+        }
+        call(&fixture, "DEL", &renamed).ok();
+        assert!(
+            attachment_files(fixture.node.state()).is_empty(),
+            "{renamed}"
+        );
+        if !ends_first {
+            assert_eq!((fixture.state().0, fixture.state().1), (before.0, before.1));
+        }
+    }
+}
+
+/// Nothing says that the DEL is about the device that the container has.
+#[test]
+fn a_network_of_another_name_ends_nothing_without_proof() {
+    let (fixture, _) = attached();
+    let attached = fixture.state();
+    let other = with(&conf(), &json!({"name": "wan"}));
+    for keys in [json!({"device": "hd9"}), json!({"device": null})] {
+        let del = fixture.call("DEL", &with(&other, &keys));
+        let output = fixture.node.run(&del);
+        let said = "interface net1 of container c1 is of network \"lan\", and left as it is";
+        assert!(output.stderr.contains(said), "{output}");
+        assert_eq!(
+            (fixture.state().0, fixture.state().1),
+            (attached.0.clone(), attached.1.clone())
+        );
+        assert_eq!(fixture.records(), attached.2);
+    }
+    // The path is another container's by now.
+    let elsewhere = Namespace::new();
+    let del = fixture
+        .call("DEL", &other)
+        .env("CNI_NETNS", &elsewhere.path());
+    fixture.node.run(&del).ok();
+    assert_eq!(fixture.records(), attached.2);
 }
 
 /// A file system may have the name of a new file on the disk before its content.
