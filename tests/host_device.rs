@@ -14,6 +14,7 @@ mod in_use;
 mod keep_addresses;
 mod killed;
 mod selectors;
+mod stacked;
 mod turns;
 
 use harness::{Call, FakeIpam, Namespace, Node, wait_until};

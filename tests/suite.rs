@@ -32,3 +32,4 @@ mod vm_pci;
 mod vm_readme;
 mod vm_runtimes;
 mod vm_source_routing;
+mod vm_stacked;

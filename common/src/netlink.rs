@@ -106,6 +106,26 @@ impl Netlink {
         Ok(assigned.next())
     }
 
+    /// The numbers of all namespaces that this socket's one knows: those that its links reach
+    /// into, or were moved to.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn namespace_ids(&mut self) -> Result<Vec<i32>> {
+        let replies = self
+            .dump(&RouteNetlinkMessage::GetNsId(NsidMessage::default()))
+            .map_err(|cause| Error::internal("failed to list the namespaces").because(&cause))?;
+        let attributes = replies.into_iter().flat_map(|reply| match reply {
+            RouteNetlinkMessage::NewNsId(message) => message.attributes,
+            _ => Vec::new(),
+        });
+        let id = |attribute| match attribute {
+            NsidAttribute::Id(id) if id >= 0 => Some(id),
+            _ => None,
+        };
+        Ok(attributes.filter_map(id).collect())
+    }
+
     /// Everything the kernel has of a kind.
     fn dump(&mut self, message: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut attempt = 1;

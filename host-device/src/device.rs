@@ -83,6 +83,9 @@ pub(crate) struct Device {
     /// What it was a port of, when it was taken although it was in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) controller: Option<Controller>,
+    /// Whether it may be in use by others: then DEL does not ask whether it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) in_use: bool,
     /// The device-info file that ADD has made; empty when it has made none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) device_info_file: String,
@@ -153,6 +156,7 @@ impl Device {
             binding: None,
             kept: Kept::default(),
             controller: None,
+            in_use: false,
             device_info_file: String::new(),
             returned: false,
         })

@@ -14,6 +14,7 @@ mod in_use;
 mod keep;
 mod options;
 mod restore;
+mod stacked;
 mod transfer;
 mod unrecorded;
 mod userspace;
@@ -81,7 +82,15 @@ fn take_device(
     let mut record = Attachment::new(args, &sandbox.netns, device)?;
     record.source_routing = config.network_options.plan(sandbox)?;
     records().write(&record)?;
-    let moved = transfer::move_in(host, sandbox, &record);
+    let moved = transfer::move_in(host, sandbox, &record).and_then(|link| {
+        if let Some(link) = link
+            .as_ref()
+            .filter(|_| record.device.is_hardware() && !record.device.in_use)
+        {
+            stacked::require_unused(sandbox, link)?;
+        }
+        Ok(link)
+    });
     drop(devices);
     match moved {
         Ok(link) => Ok((record, link)),
@@ -127,6 +136,7 @@ fn plan_return(device: Device, options: &Options, host: &mut Host) -> Result<Dev
     let device = keep::plan(&mut host.netlink, device)?;
     Ok(Device {
         controller,
+        in_use: options.allow_in_use,
         ..device
     })
 }
@@ -220,6 +230,7 @@ fn del(args: &CmdArgs) -> Result<()> {
 /// Ends an attachment: the device goes back, and its rules, then the addresses, then
 /// the record. A device that cannot be given back keeps its addresses reserved.
 fn detach(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
+    transfer::require_unused(record, args)?;
     transfer::give_back(&mut Host::open()?, &records(), record, args)?;
     let mut errors = Errors::default();
     errors.keep(device_info::remove(&record.device));

@@ -17,12 +17,11 @@ use crate::device::{Device, Mode};
 use crate::driver;
 use crate::elsewhere::is_hardware_elsewhere;
 use crate::restore::{Host, Whereabouts, rebind, restore, restore_on_host};
+use crate::stacked;
 
 /// How long the kernel may take to put a device on the host after its namespace has
 /// ended, which it does in the background.
 const RETURN: Duration = Duration::from_secs(5);
-/// The kinds of interfaces that use the one below them wherever it is.
-const STACKED: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
 
 /// Makes sure that the device can be called `ifname` in the container. This must be
 /// known before: on a clash the kernel moves the device and then refuses the name.
@@ -133,6 +132,26 @@ pub(crate) fn give_back(
         if !events.wait(deadline)? {
             return Err(out_of_reach(device));
         }
+    }
+}
+
+/// Makes sure that the hardware that a container has is used by nothing else: what it had
+/// made on the device, and hidden, would go on using it.
+pub(crate) fn require_unused(record: &Attachment<Device>, args: &CmdArgs) -> Result<()> {
+    let device = &record.device;
+    if !device.is_hardware() || !device.is_owed() || device.in_use {
+        return Ok(());
+    }
+    let Some(mut sandbox) = sandbox_for_del(args, Some(record))? else {
+        return Ok(());
+    };
+    let links = sandbox.netlink.links()?;
+    match device.among(&links, &record.ifname) {
+        Some(link) => {
+            stacked::remove(&mut sandbox, link, &links)?;
+            stacked::require_unused(&mut sandbox, link)
+        }
+        None => Ok(()),
     }
 }
 
@@ -343,9 +362,7 @@ fn send_back(
 ) -> Result<Option<Link>> {
     host.make_free(&device.name, link, None)?;
     // They would go on using the device, whoever has it next.
-    for child in links.iter().filter(|child| is_stacked_on(child, link)) {
-        sandbox.netlink.delete_link(child)?;
-    }
+    stacked::remove(sandbox, link, links)?;
     let foreign = device.foreign_altnames(link);
     sandbox.netlink.delete_altnames(link.index, &foreign)?;
     let temporary = device.temporary_name();
@@ -406,12 +423,6 @@ fn not_proven(device: &Device) -> Error {
     let details = "what has come to the host from the container is another interface, or was \
                    renamed at that moment";
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
-}
-
-/// Whether `child` uses `link`, which is in the same namespace.
-fn is_stacked_on(child: &Link, link: &Link) -> bool {
-    let is_above = child.parent == Some(link.index) && child.parent_netns_id.is_none();
-    is_above && STACKED.contains(&child.kind.as_str())
 }
 
 /// Makes sure that an attached device still has the driver that ADD has bound it to.

@@ -1,15 +1,16 @@
 //! Links: what the kernel says of one, and every change the plugins make to one.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, IpVlanFlags, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkLayerType, LinkMessage, Prop,
+    LinkInfo, LinkLayerType, LinkMessage, MacVlanMode, Prop,
 };
-use nix::libc::{EINVAL, EOPNOTSUPP};
-use rtnetlink::{LinkIpVlan, LinkUnspec};
+use nix::libc::{EBUSY, EINVAL, EOPNOTSUPP};
+use rtnetlink::{LinkIpVlan, LinkMacVlan, LinkUnspec};
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Made, Netlink, text};
@@ -192,17 +193,33 @@ impl Netlink {
     /// # Errors
     /// Code 999 when the kernel does not answer.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        let mut all = LinkMessage::default();
+        self.dump_links(LinkMessage::default())
+            .map_err(|cause| Error::internal("failed to list the links").because(&cause))
+    }
+
+    /// All links of another namespace, by the number that this one knows it by; none when it
+    /// has just ended.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn links_of(&mut self, namespace: i32) -> Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        match self.dump_links(message) {
+            // What the kernel says of a number that stands for nothing.
+            Err(cause) if cause.raw_os_error() == Some(EINVAL) => Ok(Vec::new()),
+            outcome => outcome.map_err(|cause| {
+                let msg = format!("failed to list the links of namespace {namespace}");
+                Error::internal(msg).because(&cause)
+            }),
+        }
+    }
+
+    fn dump_links(&mut self, mut all: LinkMessage) -> io::Result<Vec<Link>> {
         // Without such a mask, the kernel leaves out a link whose description is long, and
         // its alternative names can make it so.
         all.attributes.push(no_statistics());
-        self.list_links(all)
-    }
-
-    fn list_links(&mut self, message: LinkMessage) -> Result<Vec<Link>> {
-        let replies = self
-            .dump(&RouteNetlinkMessage::GetLink(message))
-            .map_err(|cause| Error::internal("failed to list the links").because(&cause))?;
+        let replies = self.dump(&RouteNetlinkMessage::GetLink(all))?;
         Ok(replies.into_iter().filter_map(to_link).collect())
     }
 
@@ -212,11 +229,12 @@ impl Netlink {
     /// As for [`Netlink::links`].
     pub fn links_of_kind(&mut self, kind: &str) -> Result<Vec<Link>> {
         let mut message = LinkMessage::default();
-        message.attributes.push(no_statistics());
         // The kernel leaves the others out, however many the namespace has.
         let info = LinkInfo::Kind(InfoKind::Other(kind.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![info]));
-        let mut links = self.list_links(message)?;
+        let mut links = self
+            .dump_links(message)
+            .map_err(|cause| Error::internal("failed to list the links").because(&cause))?;
         links.retain(|link| link.kind == kind);
         Ok(links)
     }
@@ -306,7 +324,49 @@ impl Netlink {
     /// # Errors
     /// Code 999 with the kernel's answer.
     pub fn delete_link(&mut self, link: &Link) -> Result<()> {
+        self.delete(link, LinkMessage::default())
+    }
+
+    /// The same in another namespace, by the number that this one knows it by.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_link_of(&mut self, namespace: i32, link: &Link) -> Result<()> {
         let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        self.delete(link, message)
+    }
+
+    /// Whether nothing else receives what the Ethernet device with this index receives, in
+    /// any namespace: a macvlan of mode passthru, which is `name` for a moment, can be made on
+    /// it. A kernel without macvlan has nobody to tell of.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn probe_exclusive(&mut self, index: u32, name: &str) -> Result<bool> {
+        let create = LinkMacVlan::new(name, index, MacVlanMode::Passthrough).build();
+        let mut delete = LinkMessage::default();
+        delete
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        let failed = format!("failed to see whether the link with index {index} is in use");
+        let changes = [
+            Change::new(
+                RouteNetlinkMessage::NewLink(create),
+                NLM_F_CREATE | NLM_F_EXCL,
+                failed.clone(),
+            ),
+            Change::new(RouteNetlinkMessage::DelLink(delete), 0, failed),
+        ];
+        match self.apply(&changes) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(EOPNOTSUPP) => Ok(true),
+            Err(error) if matches!(error.errno(), Some(EBUSY | EINVAL)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn delete(&mut self, link: &Link, mut message: LinkMessage) -> Result<()> {
         message.header.index = link.index;
         let message = RouteNetlinkMessage::DelLink(message);
         let failed = format!("failed to delete {:?}", link.name);
