@@ -41,6 +41,9 @@ pub(crate) struct Controller {
 struct IpvlanDevice {
     master_index: u32,
     link_in_container: bool,
+    /// Set where the index counts in a namespace that is neither the node's nor the
+    /// container's.
+    master_netns: Option<i32>,
 }
 
 /// Makes sure that neither the node nor another interface needs the device. `refusal`
@@ -168,8 +171,8 @@ fn is_spare_router(routes: &[KernelRoute], route: &KernelRoute, index: u32) -> b
 fn attachment(device: &Device) -> Result<Option<Use>> {
     let record = Records::of("ipvlan").find::<IpvlanDevice>(|record| {
         let upper = &record.device;
-        let is_above = upper.master_index == device.index && !upper.link_in_container;
-        Ok(is_above && record.is_alive()?)
+        let is_on_node = !upper.link_in_container && upper.master_netns.is_none();
+        Ok(is_on_node && upper.master_index == device.index && record.is_alive()?)
     })?;
     Ok(record.map(|record| Use {
         what: format!(
