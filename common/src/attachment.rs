@@ -19,7 +19,7 @@ use crate::file;
 use crate::interface::Sandbox;
 use crate::ipam::IpamPlugin;
 use crate::lenient::read_value;
-use crate::netns::{NetNs, NetNsId, is_alive};
+use crate::netns::{Found, Holders, NetNs, NetNsId, Presence, look};
 use crate::result::AddResult;
 use crate::source_routing::Policy;
 use crate::turn::Turn;
@@ -103,17 +103,31 @@ impl<D> Attachment<D> {
         names == own.each_ref().map(|name| Some(OsStr::new(name)))
     }
 
-    /// Whether the container's namespace is still the one of the ADD.
+    /// Whether the container's namespace is still where it was on ADD.
     ///
     /// # Errors
-    /// Code 5 when the boot id cannot be read.
+    /// Code 5 when the boot id cannot be read, 8 when the namespace cannot be looked at.
     pub fn is_alive(&self) -> Result<bool> {
-        Ok(self.is_alive_in(&boot_id()?))
+        self.is_alive_in(&boot_id()?)
     }
 
     /// As [`Self::is_alive`], for who asks about many: `boot` is what [`boot_id`] says.
-    pub fn is_alive_in(&self, boot: &str) -> bool {
-        self.boot_id == boot && is_alive(&self.netns, self.netns_id)
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be looked at.
+    pub fn is_alive_in(&self, boot: &str) -> Result<bool> {
+        match self.boot_id == boot {
+            true => self.netns_id.is_at(&self.netns),
+            false => Ok(false),
+        }
+    }
+
+    /// Whether the container's namespace exists, wherever it is.
+    pub fn presence(&self, boot: &str, holders: &Holders) -> Presence {
+        match self.boot_id == boot {
+            true => self.netns_id.presence(&self.netns, holders),
+            false => Presence::Ended,
+        }
     }
 
     /// The error of an ADD for an attachment that exists: its first one stays as it is.
@@ -329,7 +343,7 @@ impl Records {
     pub fn has_other<D: DeserializeOwned>(&self, args: &CmdArgs, netns: &NetNs) -> Result<bool> {
         let (boot, id) = (boot_id()?, netns.id()?);
         let other = self.find::<D>(|record| {
-            let is_here = record.netns_id == id && record.boot_id == boot;
+            let is_here = record.netns_id.is_same(&id) && record.boot_id == boot;
             Ok(is_here && record.ifname == args.ifname)
         })?;
         Ok(other.is_some())
@@ -420,17 +434,30 @@ pub fn sandbox_for_del<D>(
     if boot_id()? != record.boot_id {
         return Ok(None);
     }
-    let paths = [&args.netns, &record.netns];
-    match paths
-        .into_iter()
-        .find(|path| is_alive(path, record.netns_id))
-    {
-        Some(path) => match Sandbox::open(path) {
-            // It may have ended just now. Otherwise this is not the time to forget it.
-            Err(_) if !is_alive(path, record.netns_id) => Ok(None),
-            outcome => outcome.map(Some),
+    let mut errors = Errors::default();
+    let mut paths = vec![&args.netns, &record.netns];
+    paths.dedup();
+    for path in paths {
+        if let Some(sandbox) = errors.keep(open_if_same(path, record.netns_id)).flatten() {
+            return Ok(Some(sandbox));
+        }
+    }
+    errors.into_result().map(|()| None)
+}
+
+/// The container's side, if `path` leads to the namespace `id` at this moment.
+fn open_if_same(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
+    if look(path, id)? != Found::Same {
+        return Ok(None);
+    }
+    match Sandbox::open(path) {
+        Ok(sandbox) if sandbox.netns.id()?.is_same(&id) => Ok(Some(sandbox)),
+        Ok(_) => Ok(None),
+        // It may have ended just now. Otherwise this is not the time to forget it.
+        Err(error) => match look(path, id)? {
+            Found::Same => Err(error),
+            Found::Other | Found::Missing | Found::Hidden => Ok(None),
         },
-        None => Ok(None),
     }
 }
 

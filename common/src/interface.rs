@@ -47,9 +47,9 @@ impl Sandbox {
     /// The namespace on DEL, or nothing when it is gone.
     ///
     /// # Errors
-    /// Code 999 when the namespace exists and cannot be worked in.
+    /// Code 8 when it may exist and cannot be opened, 999 when it cannot be worked in.
     pub fn open_for_del(path: &str) -> Result<Option<Self>> {
-        let Some(netns) = NetNs::open_for_del(path) else {
+        let Some(netns) = NetNs::open_for_del(path)? else {
             return Ok(None);
         };
         let netlink = Netlink::open_in(&netns)?;

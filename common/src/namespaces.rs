@@ -39,9 +39,9 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
     for path in paths {
         match fs::metadata(&path) {
             Ok(metadata) => {
-                let (device, inode) = (metadata.dev(), metadata.ino());
-                if seen.insert((device, inode)) {
-                    found.push((path, NetNsId { device, inode }));
+                if seen.insert((metadata.dev(), metadata.ino())) {
+                    let id = NetNsId::of(&metadata, &path);
+                    found.push((path, id));
                 }
             }
             Err(cause) if has_ended(&cause) => {}

@@ -2,26 +2,28 @@
 //! container's namespace runs on a thread of its own that ends there, so there is
 //! no way back to get wrong.
 
-use std::fs::{self, File};
+mod holders;
+mod presence;
+
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::libc::O_NONBLOCK;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
+use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs, statfs};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::file::read_parameter;
 
+pub use self::holders::Holders;
+pub(crate) use self::presence::{Found, leads_nowhere, look};
+pub use self::presence::{NetNsId, Presence};
+
 /// The namespace of the process itself.
 pub const OWN: &str = "/proc/self/ns/net";
-
-/// The PID namespace of the process itself.
-const OWN_PIDS: &str = "/proc/self/ns/pid";
-/// The number of the machine's first PID namespace. Source: `PROC_PID_INIT_INO` of
-/// Linux.
-const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// An open network namespace: it lives at least as long as this value.
 #[derive(Debug)]
@@ -30,15 +32,20 @@ pub struct NetNs {
     path: String,
 }
 
-/// Which namespace a path led to, to recognise later whether it still does.
-/// Kernels reuse these numbers, so they only mean something together with the
-/// path and the boot they were read in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct NetNsId {
-    /// The device of the namespace file system.
-    pub device: u64,
-    /// The inode, as shown by `ls -l /proc/self/ns/net`.
-    pub inode: u64,
+/// Why a path did not open.
+enum Unopened {
+    /// It leads to no namespace, for certain.
+    NoNamespace(Error),
+    /// It may lead to one.
+    Failed(Error),
+}
+
+impl From<Unopened> for Error {
+    fn from(why: Unopened) -> Self {
+        match why {
+            Unopened::NoNamespace(error) | Unopened::Failed(error) => error,
+        }
+    }
 }
 
 impl NetNs {
@@ -48,18 +55,35 @@ impl NetNs {
     /// Code 8 with the words of the Go plugins when the path is missing or is
     /// something else than a namespace.
     pub fn open(path: &str) -> Result<Self> {
-        let failed = |why: String| {
-            let msg = format!("failed to open netns {path:?}: {why}");
-            Error::new(ErrorCode::NETNS, msg)
-        };
-        let file = File::open(path)
-            .map_err(|cause| failed(format!("failed to Statfs {path:?}")).because(&cause))?;
-        let FsType(magic) = fstatfs(&file)
-            .map_err(|errno| failed(format!("failed to Statfs {path:?}")).because(&errno.into()))?
-            .filesystem_type();
-        if magic != NSFS_MAGIC.0 && magic != PROC_SUPER_MAGIC.0 {
-            return Err(failed(format!("unknown FS magic on {path:?}: {magic:x}")));
+        Ok(Self::try_open(path)?)
+    }
+
+    /// The container's namespace on DEL, or nothing when it is gone: no path, a path
+    /// that leads nowhere, or one that leads to something else (a plain file where the
+    /// namespace was mounted, for example).
+    ///
+    /// # Errors
+    /// Code 8 when the path may lead to a namespace that cannot be opened now.
+    pub fn open_for_del(path: &str) -> Result<Option<Self>> {
+        if path.is_empty() {
+            return Ok(None);
         }
+        match Self::try_open(path) {
+            Ok(netns) => Ok(Some(netns)),
+            Err(Unopened::NoNamespace(_)) => Ok(None),
+            Err(Unopened::Failed(error)) => Err(error),
+        }
+    }
+
+    fn try_open(path: &str) -> std::result::Result<Self, Unopened> {
+        // To open a FIFO or a device would have an effect, or would have no end.
+        let kind = statfs(path).map_err(|errno| unopened(path, &errno.into()))?;
+        require_namespace(path, kind.filesystem_type())?;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(O_NONBLOCK);
+        let file = options.open(path).map_err(|cause| unopened(path, &cause))?;
+        let kind = fstatfs(&file).map_err(|errno| unopened(path, &errno.into()))?;
+        require_namespace(path, kind.filesystem_type())?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -80,16 +104,6 @@ impl NetNs {
         })
     }
 
-    /// The container's namespace on DEL, or nothing when it is gone: no path, a
-    /// path that leads nowhere, or one that leads to something else (a plain file
-    /// where the namespace was mounted, for example).
-    pub fn open_for_del(path: &str) -> Option<Self> {
-        if path.is_empty() {
-            return None;
-        }
-        Self::open(path).ok()
-    }
-
     /// The path it was opened by, exactly as given.
     pub fn path(&self) -> &str {
         &self.path
@@ -104,7 +118,7 @@ impl NetNs {
             let msg = format!("failed to examine netns {:?}", self.path);
             Error::new(ErrorCode::NETNS, msg).because(&cause)
         })?;
-        Ok(NetNsId::of(&metadata))
+        Ok(NetNsId::of(&metadata, Path::new(&self.path)))
     }
 
     /// Runs `work` on a thread inside the namespace and returns what it returned.
@@ -137,59 +151,47 @@ impl AsFd for NetNs {
     }
 }
 
-impl NetNsId {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
+/// What it means that `path` was not opened because of `cause`.
+fn unopened(path: &str, cause: &io::Error) -> Unopened {
+    let msg = format!("failed to open netns {path:?}: failed to Statfs {path:?}");
+    let error = Error::new(ErrorCode::NETNS, msg).because(cause);
+    match leads_nowhere(cause) {
+        true => Unopened::NoNamespace(error),
+        false => Unopened::Failed(error),
     }
+}
+
+/// Makes sure that what is at `path` is on a file system that has namespaces.
+fn require_namespace(path: &str, kind: FsType) -> std::result::Result<(), Unopened> {
+    let FsType(magic) = kind;
+    if magic == NSFS_MAGIC.0 || magic == PROC_SUPER_MAGIC.0 {
+        return Ok(());
+    }
+    let msg = format!("failed to open netns {path:?}: unknown FS magic on {path:?}: {magic:x}");
+    Err(Unopened::NoNamespace(Error::new(ErrorCode::NETNS, msg)))
 }
 
 /// Whether `path` leads to the namespace this process runs in. A path that leads
 /// nowhere does not, as in libcni.
 ///
 /// # Errors
-/// Code 8 when the process cannot see its own namespace.
+/// Code 8 when the process cannot see its own namespace, or where the path leads.
 pub fn is_current(path: &str) -> Result<bool> {
-    let own = fs::metadata(OWN).map_err(|cause| {
+    let failed = |cause: io::Error| {
         Error::new(ErrorCode::NETNS, "get plugin's netns failed").because(&cause)
-    })?;
-    let given = match path {
-        "" => None,
-        path => fs::metadata(path).ok(),
     };
-    Ok(given.is_some_and(|given| NetNsId::of(&given) == NetNsId::of(&own)))
-}
-
-/// Whether `path` still leads to the namespace it led to when `id` was read.
-pub fn is_alive(path: &str, id: NetNsId) -> bool {
-    fs::metadata(Path::new(path)).is_ok_and(|found| NetNsId::of(&found) == id)
-}
-
-/// Whether the namespace that `path` led to when `id` was read has ended for certain,
-/// by what can be seen from here. A directory that is not shared with the runtime, as
-/// it may be in a container, proves nothing.
-pub fn has_ended(path: &str, id: NetNsId) -> bool {
-    let path = Path::new(path);
-    match fs::metadata(path) {
-        Ok(found) if NetNsId::of(&found) == id => false,
-        // An empty file may be the place of a mount that is not visible here.
-        Ok(found) if found.is_file() && found.len() == 0 => {
-            NetNs::open(&path.to_string_lossy()).is_ok()
-        }
-        Ok(_) => true,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-            let is_seen = path.parent().is_some_and(Path::is_dir);
-            is_seen || (path.starts_with("/proc") && sees_all_processes())
-        }
-        Err(_) => false,
+    let own = fs::metadata(OWN).map_err(failed)?;
+    if path.is_empty() {
+        return Ok(false);
     }
-}
-
-/// Whether this process is in the machine's first PID namespace.
-fn sees_all_processes() -> bool {
-    fs::metadata(OWN_PIDS).is_ok_and(|found| found.ino() == FIRST_PID_NAMESPACE)
+    match fs::metadata(path) {
+        Ok(given) => Ok(presence::has_numbers_of(&given, &own)),
+        Err(cause) if leads_nowhere(&cause) => Ok(false),
+        Err(cause) => {
+            let msg = format!("failed to examine netns {path:?}");
+            Err(Error::new(ErrorCode::NETNS, msg).because(&cause))
+        }
+    }
 }
 
 /// Writes kernel parameters below `/proc/sys` as seen from the calling thread's

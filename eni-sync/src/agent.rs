@@ -223,9 +223,10 @@ impl Agent {
     /// turn comes.
     fn register(&self, wanted: &Wanted, request: &Request) -> Option<Answer> {
         let since = Instant::now();
-        let outcome = self.during_request(|| match request.owner.is_alive()? {
-            false => Ok(Answer::Unseen),
-            true => self
+        let outcome = self.during_request(|| match request.owner.is_alive() {
+            // What cannot be looked at from here is the plugin's own work.
+            Ok(false) | Err(_) => Ok(Answer::Unseen),
+            Ok(true) => self
                 .clients
                 .run(|aws| registrar::register_all(aws, &self.ledger, wanted, request))
                 .map(|()| Answer::Done),

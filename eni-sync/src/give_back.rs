@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use common::error::{Error, Result};
+use common::netns::Holders;
 use common::text::printable;
 
 use crate::aws::Aws;
@@ -214,7 +215,7 @@ impl Candidate {
             && let Some(owner) = &entry.owner
         {
             let is_ending = matches!(entry.state, State::Releasing { .. });
-            if !is_ending && entry.has_living_owner()? {
+            if !is_ending && entry.may_have_living_owner(&Holders::default()) {
                 return Ok(Some(format!("in use by {owner}")));
             }
         }

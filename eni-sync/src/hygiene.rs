@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::attachment::{Attachment, Records, boot_id};
 use common::error::{Error, Errors, Result};
-use common::netns::has_ended;
+use common::netns::{Holders, Presence};
 use common::process;
 use serde_json::Value;
 
@@ -35,13 +35,19 @@ impl Hygiene {
         let mut errors = Errors::default();
         let mut ended = 0;
         let mut abandoned = HashMap::new();
+        let (boot, holders) = (boot_id()?, Holders::default());
         for plugin in PLUGINS {
             let records = errors.keep(Records::of(plugin).all::<Value>());
             for record in records.into_iter().flatten() {
-                if !errors.keep(is_abandoned(&record)).unwrap_or_default() {
-                    continue;
-                }
                 let name = name(plugin, &record);
+                match record.presence(&boot, &holders) {
+                    Presence::Ended => {}
+                    Presence::Living => continue,
+                    Presence::Unknown(why) => {
+                        eprintln!("{name} is kept: {why}");
+                        continue;
+                    }
+                }
                 let since = self
                     .abandoned
                     .get(&name)
@@ -58,11 +64,6 @@ impl Hygiene {
         self.abandoned = abandoned;
         errors.into_result().map(|()| ended)
     }
-}
-
-/// Whether the container of an attachment has gone for certain.
-fn is_abandoned(record: &Attachment<Value>) -> Result<bool> {
-    Ok(boot_id()? != record.boot_id || has_ended(&record.netns, record.netns_id))
 }
 
 fn name(plugin: &str, record: &Attachment<Value>) -> String {

@@ -226,6 +226,8 @@ pub(crate) mod tests {
                 netns_id: NetNsId {
                     device: 4,
                     inode: 7,
+                    made: None,
+                    process: None,
                 },
                 boot_id: "b".into(),
             },

@@ -8,7 +8,7 @@ use common::attachment::boot_id;
 use common::config::is_listed;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::inventory::{Eni, Inventory, NO_MANAGE_TAG};
-use common::netns::NetNs;
+use common::netns::{Holders, NetNs};
 use common::result::AddResult;
 
 use crate::aws::Aws;
@@ -156,13 +156,14 @@ fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -
 /// # Errors
 /// Code 999 when it has one for another attachment that lives.
 fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Vec<IpAddr>> {
-    let mut unknown = Vec::new();
+    let (mut unknown, holders) = (Vec::new(), Holders::default());
+    let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
     for address in addresses {
         let entry = entries.get(*address)?;
         let is_own = entry.as_ref().is_some_and(|entry| entry.is_owned_by(owner));
         match entry {
             Some(entry) if is_own && entry.state == State::Held => {}
-            Some(entry) if !is_own && entry.state == State::Held && entry.has_living_owner()? => {
+            Some(entry) if !is_own && entry.state == State::Held && lives(&entry) => {
                 let msg = format!("the ledger has {address} for another attachment");
                 let other = entry
                     .owner

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::error::{Errors, Result};
 use common::inventory::Eni;
+use common::netns::Holders;
 
 use crate::config::Takeover;
 use crate::ledger::{Entries, Entry, State, now};
@@ -80,18 +81,27 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
         return Ok(());
     };
     {
-        let entries = ledger.open()?;
+        let (entries, holders) = (ledger.open()?, Holders::default());
+        let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
         for drift in plan::compare(&entries.all()?, &actual) {
-            repair(&entries, drift, report)?;
+            repair(&entries, drift, &lives, report)?;
         }
         for entry in entries.all()? {
-            end_if_abandoned(&entries, entry, grace, report)?;
+            if is_old(&entry, grace) && !lives(&entry) {
+                report.abandoned += 1;
+                entries.write(&entry.into_cooldown())?;
+            }
         }
     }
     settle(node, eni, &ledger)
 }
 
-fn repair(entries: &Entries, drift: Drift, report: &mut Report) -> Result<()> {
+fn repair(
+    entries: &Entries,
+    drift: Drift,
+    lives: &dyn Fn(&Entry) -> bool,
+    report: &mut Report,
+) -> Result<()> {
     match drift {
         Drift::Unknown(address) => {
             report.adopted += 1;
@@ -101,7 +111,7 @@ fn repair(entries: &Entries, drift: Drift, report: &mut Report) -> Result<()> {
             report.gone += 1;
             entries.forget(entry.address)
         }
-        Drift::Lost(entry) if entry.has_living_owner()? => {
+        Drift::Lost(entry) if lives(&entry) => {
             report.lost += 1;
             entries.write(&entry.into_state(State::Claiming {
                 takeover: Takeover::DeadOwner,
@@ -116,16 +126,8 @@ fn repair(entries: &Entries, drift: Drift, report: &mut Report) -> Result<()> {
     }
 }
 
-fn end_if_abandoned(
-    entries: &Entries,
-    entry: Entry,
-    grace: Duration,
-    report: &mut Report,
-) -> Result<()> {
-    let is_old = entry.since.saturating_add(grace.as_secs()) <= now() || entry.since > now();
-    if entry.state != State::Held || !is_old || entry.has_living_owner()? {
-        return Ok(());
-    }
-    report.abandoned += 1;
-    entries.write(&entry.into_cooldown())
+/// Whether an address has been held for longer than an attachment needs to appear.
+fn is_old(entry: &Entry, grace: Duration) -> bool {
+    let is_over = entry.since.saturating_add(grace.as_secs()) <= now() || entry.since > now();
+    entry.state == State::Held && is_over
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::{Eni, Inventory};
+use common::netns::Holders;
 
 use crate::assign::{Assigner, Claimed};
 use crate::aws::Aws;
@@ -138,11 +139,13 @@ pub(crate) fn register_reservations(
 /// Writes the wish for `wanted` down, all of it or nothing, and returns the addresses
 /// that should be on the ENI already.
 fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec<IpAddr>> {
-    let entries = ledger.open()?;
+    let (entries, holders) = (ledger.open()?, Holders::default());
     let mut claims = Vec::new();
     for address in wanted {
         let entry = entries.get(*address)?;
-        let other_lives = entry.as_ref().map_or(Ok(false), Entry::has_living_owner)?;
+        let other_lives = entry
+            .as_ref()
+            .is_some_and(|entry| entry.is_in_use() && entry.may_have_living_owner(&holders));
         let claim = plan::claim(entry.as_ref(), &request.owner, other_lives);
         if claim == Claim::Taken {
             return Err(taken(*address, ledger.id(), entry.as_ref()));
@@ -236,7 +239,7 @@ pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<(
     node.aws.await_budget();
     let mut claimed = Vec::new();
     {
-        let entries = ledger.open()?;
+        let (entries, holders) = (ledger.open()?, Holders::default());
         for entry in entries.all()? {
             let State::Claiming {
                 takeover,
@@ -247,7 +250,7 @@ pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<(
                 continue;
             };
             let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
-            if !entry.has_living_owner()? {
+            if !entry.may_have_living_owner(&holders) {
                 entries.write(&entry.into_cooldown())?;
             } else if refusal.is_none() || is_again {
                 claimed.push(Claimed {

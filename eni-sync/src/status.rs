@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use common::address::Cidr;
 use common::error::Result;
 use common::inventory::{Eni, Inventory};
+use common::netns::{Holders, Presence};
 use serde::Serialize;
 
 use crate::aws::Aws;
@@ -86,8 +87,10 @@ struct Owned {
     pod: String,
     container_id: String,
     ifname: String,
-    /// Whether the attachment still exists.
-    alive: bool,
+    /// Whether the attachment still exists; nothing when that cannot be told.
+    alive: Option<bool>,
+    /// Why it cannot be told.
+    unknown: Option<String>,
 }
 
 /// Where an address is that is not in both.
@@ -119,22 +122,23 @@ fn collect(live: bool) -> Result<Status> {
     for eni in Ledger::of_node().enis()? {
         ledger.insert(eni.id().to_owned(), eni.read()?);
     }
-    let mut enis = Vec::new();
+    let (mut enis, holders) = (Vec::new(), Holders::default());
     for eni in &inventory.enis {
         let entries = ledger.remove(&eni.id).unwrap_or_default();
         let actual = actual.iter().flatten().find(|found| found.id == eni.id);
-        enis.push(eni_status(eni, entries, actual)?);
+        enis.push(eni_status(eni, entries, actual, &holders));
     }
     for (id, entries) in ledger
         .into_iter()
         .filter(|(_, entries)| !entries.is_empty())
     {
         let gone = live.then_some(Difference::OnlyInLedger);
-        let addresses = entries.into_iter().map(|entry| address(entry, gone));
+        let addresses = entries.into_iter();
+        let addresses = addresses.map(|entry| address(entry, gone, &holders));
         enis.push(EniStatus {
             id,
             known: None,
-            addresses: addresses.collect::<Result<_>>()?,
+            addresses: addresses.collect(),
         });
     }
     let is_written = !live && !inventory.instance_id.is_empty();
@@ -158,7 +162,12 @@ fn written() -> Inventory {
     written.unwrap_or_default()
 }
 
-fn eni_status(eni: &Eni, entries: Vec<Entry>, actual: Option<&Description>) -> Result<EniStatus> {
+fn eni_status(
+    eni: &Eni,
+    entries: Vec<Entry>,
+    actual: Option<&Description>,
+    holders: &Holders,
+) -> EniStatus {
     let slots = |family, limit| Slots {
         used: match actual {
             Some(actual) => actual.used(family),
@@ -180,14 +189,14 @@ fn eni_status(eni: &Eni, entries: Vec<Entry>, actual: Option<&Description>) -> R
     for entry in entries {
         let is_missing = actual.is_some_and(|actual| !actual.has(entry.address));
         let differs = is_missing.then_some(Difference::OnlyInLedger);
-        addresses.push(address(entry, differs)?);
+        addresses.push(address(entry, differs, holders));
     }
     addresses.sort_by_key(|address| address.address);
-    Ok(EniStatus {
+    EniStatus {
         id: eni.id.clone(),
         known: Some(known),
         addresses,
-    })
+    }
 }
 
 /// How many addresses of a family an ENI has, as far as the node knows.
@@ -216,30 +225,36 @@ fn unknown(entries: &[Entry], actual: Option<&Description>) -> Vec<Address> {
     unknown.collect()
 }
 
-fn address(entry: Entry, differs: Option<Difference>) -> Result<Address> {
+fn address(entry: Entry, differs: Option<Difference>, holders: &Holders) -> Address {
     let (mut release_after, mut refused) = (None, None);
     match &entry.state {
         State::Releasing { after, .. } => release_after = Some(*after),
         State::Claiming { refusal, .. } => refused = refusal.as_ref().map(|r| r.error()),
         _ => {}
     }
-    Ok(Address {
+    Address {
         address: entry.address,
         state: entry.state.name(),
         since: Some(entry.since),
         release_after,
-        owner: entry.owner.map(owned).transpose()?,
+        owner: entry.owner.map(|owner| owned(owner, holders)),
         refusal: refused.map(|error| error.to_string()),
         differs,
-    })
+    }
 }
 
-fn owned(owner: Owner) -> Result<Owned> {
-    Ok(Owned {
-        alive: owner.is_alive()?,
+fn owned(owner: Owner, holders: &Holders) -> Owned {
+    let (alive, unknown) = match owner.presence(holders) {
+        Presence::Living => (Some(true), None),
+        Presence::Ended => (Some(false), None),
+        Presence::Unknown(why) => (None, Some(why.to_string())),
+    };
+    Owned {
+        alive,
+        unknown,
         network: owner.network,
         pod: owner.pod,
         container_id: owner.container_id,
         ifname: owner.ifname,
-    })
+    }
 }

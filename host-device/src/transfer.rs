@@ -224,7 +224,13 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
         if !device.is_owed() {
             continue;
         }
-        let is_alive = record.is_alive_in(&boot);
+        let is_alive = match record.is_alive_in(&boot) {
+            Ok(is_alive) => is_alive,
+            Err(error) => {
+                eprintln!("recovering {:?}: {error}", device.name);
+                continue;
+            }
+        };
         if !may_be_on_host(record, is_alive)? {
             continue;
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use common::error::{Error, Result};
 use common::file;
+use common::netns::Holders;
 
 use crate::container::{Container, Machine};
 use crate::reservation::{Holder, Reservation};
@@ -21,6 +22,8 @@ pub(crate) struct Boot {
     pub(crate) machine: Machine,
     /// Whether the directory names it, and every reservation was therefore examined in it.
     pub(crate) is_known: bool,
+    /// Who holds the namespaces of containers.
+    holders: Holders,
 }
 
 /// What a reservation is worth.
@@ -45,7 +48,11 @@ impl Boot {
         // Whatever prevents the file from being read, to examine the reservations once
         // more loses nothing.
         let is_known = known.is_ok_and(|content| content == machine.boot_id().as_bytes());
-        Ok(Self { machine, is_known })
+        Ok(Self {
+            machine,
+            is_known,
+            holders: Holders::default(),
+        })
     }
 
     /// What becomes of a reservation at the first use of the directory in this boot. Later
@@ -55,7 +62,9 @@ impl Boot {
             Holder::Nobody => Verdict::Abandoned,
             Holder::Owner(_) if !self.is_known => {
                 match Container::of_reservation(reservation, &self.machine) {
-                    Some(container) if container.has_ended(&self.machine) => Verdict::Abandoned,
+                    Some(container) if container.has_ended(&self.machine, &self.holders) => {
+                        Verdict::Abandoned
+                    }
                     Some(_) => Verdict::InUse,
                     None => Verdict::Unproven,
                 }

@@ -10,7 +10,7 @@ use common::args::{ContainerId, IfName};
 use common::attachment::{Records, boot_id};
 use common::error::Result;
 use common::file;
-use common::netns::{NetNs, NetNsId, has_ended};
+use common::netns::{Holders, NetNs, NetNsId};
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -141,11 +141,11 @@ impl Container {
     }
 
     /// Whether the container has certainly ended.
-    pub(crate) fn has_ended(&self, now: &Machine) -> bool {
+    pub(crate) fn has_ended(&self, now: &Machine, holders: &Holders) -> bool {
         if self.machine != *now {
             return self.machine.is_earlier_boot_of(now);
         }
         let netns = self.netns.as_ref();
-        netns.is_some_and(|netns| has_ended(&netns.path, netns.id))
+        netns.is_some_and(|netns| netns.id.presence(&netns.path, holders).has_ended())
     }
 }

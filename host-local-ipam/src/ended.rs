@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use common::netns::Holders;
+
 use crate::allocator;
 use crate::container::{Container, Machine};
 use crate::range::RangeSet;
@@ -64,21 +66,22 @@ impl Examined<'_> {
 
     fn ended(&self, addresses: impl Iterator<Item = IpAddr>) -> Vec<Reservation> {
         let mut ended: Vec<Reservation> = Vec::new();
+        let holders = Holders::default();
         for address in addresses {
             let is_new = ended
                 .iter()
                 .all(|reservation| reservation.address != address);
-            ended.extend(self.examine(address).filter(|_| is_new));
+            ended.extend(self.examine(address, &holders).filter(|_| is_new));
         }
         ended
     }
 
     /// The reservation of `address` when its container has ended. The file is read for
     /// that case only.
-    fn examine(&self, address: IpAddr) -> Option<Reservation> {
+    fn examine(&self, address: IpAddr, holders: &Holders) -> Option<Reservation> {
         let name = address.to_string();
         let container = Container::read(&self.store.directory().join(&name))?;
-        if !container.has_ended(self.machine) {
+        if !container.has_ended(self.machine, holders) {
             return None;
         }
         let reservation = Reservation::read(self.store.directory(), &name)?;

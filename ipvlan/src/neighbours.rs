@@ -188,7 +188,7 @@ fn of_kind(kind: &str, carrier: &Carrier, sides: &mut Sides) -> Result<Vec<Neigh
     }
     let known = [node.id()?, netns.id()?];
     for (path, id) in namespaces::visible()? {
-        if known.contains(&id) || id.device != known[0].device {
+        if known.iter().any(|known| known.is_same(&id)) || id.device != known[0].device {
             continue;
         }
         match wanted.in_netns(&path) {

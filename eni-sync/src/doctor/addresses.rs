@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use common::netns::Holders;
+
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
 use crate::doctor::ranges::named;
@@ -78,13 +80,14 @@ fn drift(own: &Description, entries: &[Entry]) -> Finding {
 /// What is held for attachments that have ended.
 fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
     const CHECK: &str = "attachments";
+    let holders = Holders::default();
     let is_ended = |entry: &&Entry| {
         let lives = facts
             .living
             .as_ref()
             .is_ok_and(|living| living.contains(&entry.address));
         // What cannot be told counts as alive.
-        entry.state == State::Held && !lives && entry.has_living_owner().is_ok_and(|alive| !alive)
+        entry.state == State::Held && !lives && !entry.may_have_living_owner(&holders)
     };
     let ended = entries.iter().filter(is_ended);
     let ended: Vec<IpAddr> = ended.map(|entry| entry.address).collect();

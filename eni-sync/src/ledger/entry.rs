@@ -1,13 +1,13 @@
 //! What the ledger says of one address, and of the attachment that it is for.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::args::CmdArgs;
 use common::attachment::boot_id;
 use common::error::{Error, ErrorCode, Result};
-use common::netns::{NetNsId, has_ended, is_alive};
+use common::netns::{Holders, NetNsId, Presence};
 use common::text::printable;
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +132,7 @@ impl Life {
                     boot_id: boot,
                     ..
                 },
-            ) => netns_id == id && boot_id == boot,
+            ) => netns_id.is_same(id) && boot_id == boot,
             (Self::Reservation { reservation }, Self::Reservation { reservation: other }) => {
                 reservation == other
             }
@@ -141,37 +141,58 @@ impl Life {
         }
     }
 
-    /// Whether it exists and can be seen from here.
+    /// Whether it exists where it was.
     ///
     /// # Errors
-    /// Code 5 when the boot id cannot be read.
+    /// Code 5 when the boot id cannot be read, or the reservation not be looked for, 8
+    /// when the namespace cannot be looked at.
     fn goes_on(&self) -> Result<bool> {
         match self {
             Self::Namespace {
                 netns,
                 netns_id,
                 boot_id: made_in,
-            } => Ok(boot_id()? == *made_in && is_alive(netns, *netns_id)),
-            Self::Reservation { reservation } => Ok(reservation.exists()),
+            } => Ok(boot_id()? == *made_in && netns_id.is_at(netns)?),
+            Self::Reservation { reservation } => reservation_presence(reservation).is_living(),
             Self::Pool { .. } => Ok(true),
         }
     }
 
-    /// Whether it has ended for certain. What cannot be seen from here has not.
-    ///
-    /// # Errors
-    /// Code 5 when the boot id cannot be read.
-    fn has_ended(&self) -> Result<bool> {
+    /// Whether it exists, wherever it is.
+    fn presence(&self, holders: &Holders) -> Presence {
         match self {
             Self::Namespace {
                 netns,
                 netns_id,
                 boot_id: made_in,
-            } => Ok(boot_id()? != *made_in || has_ended(netns, *netns_id)),
-            Self::Reservation { reservation } => Ok(!reservation.exists()),
-            Self::Pool { .. } => Ok(false),
+            } => match boot_id() {
+                Ok(boot) if boot == *made_in => netns_id.presence(netns, holders),
+                Ok(_) => Presence::Ended,
+                Err(error) => Presence::Unknown(error),
+            },
+            Self::Reservation { reservation } => reservation_presence(reservation),
+            Self::Pool { .. } => Presence::Living,
         }
     }
+}
+
+/// Whether host-local has a reservation. It has ended where its file is gone, or the
+/// directory of its network, and not where nothing of the store is visible.
+fn reservation_presence(path: &Path) -> Presence {
+    let unknown = |error: Error| Presence::Unknown(error);
+    for place in path.ancestors().take(3) {
+        match place.try_exists() {
+            Ok(true) if place == path => return Presence::Living,
+            Ok(true) => return Presence::Ended,
+            Ok(false) => {}
+            Err(cause) => {
+                let msg = format!("failed to look for {path:?}");
+                return unknown(Error::io(msg, &cause));
+            }
+        }
+    }
+    let msg = format!("the store of {path:?} is not visible");
+    unknown(Error::new(ErrorCode::IO, msg))
 }
 
 /// Why an address could not be had.
@@ -201,12 +222,17 @@ impl Owner {
             && self.life.is_same(&other.life)
     }
 
-    /// Whether the attachment exists and can be seen from here.
+    /// Whether the attachment exists where it was.
     ///
     /// # Errors
-    /// Code 5 when the boot id cannot be read.
+    /// Code 5 or 8 when that cannot be told.
     pub(crate) fn is_alive(&self) -> Result<bool> {
         self.life.goes_on()
+    }
+
+    /// Whether the attachment exists, wherever it is.
+    pub(crate) fn presence(&self, holders: &Holders) -> Presence {
+        self.life.presence(holders)
     }
 
     /// The path of the container's network namespace, where it is known.
@@ -302,10 +328,10 @@ impl Entry {
         owner.is_some_and(|owner| matches!(owner.life, Life::Pool { .. }))
     }
 
-    /// Whether host-local has a reservation of the address, where that decides.
+    /// Whether host-local may have a reservation of the address, where that decides.
     pub(crate) fn is_reserved(&self) -> bool {
         self.owner.as_ref().is_some_and(|owner| match &owner.life {
-            Life::Reservation { reservation } => reservation.exists(),
+            Life::Reservation { reservation } => !reservation_presence(reservation).has_ended(),
             Life::Namespace { .. } | Life::Pool { .. } => false,
         })
     }
@@ -325,13 +351,11 @@ impl Entry {
             })
     }
 
-    /// Whether its owner may still exist, for all that can be seen from here.
-    ///
-    /// # Errors
-    /// Code 5 when the boot id cannot be read.
-    pub(crate) fn has_living_owner(&self) -> Result<bool> {
+    /// Whether its owner may still exist, for all that can be seen from here: what cannot
+    /// be told has not ended.
+    pub(crate) fn may_have_living_owner(&self, holders: &Holders) -> bool {
         let owner = self.owner.as_ref();
-        owner.map_or(Ok(false), |owner| Ok(!owner.life.has_ended()?))
+        owner.is_some_and(|owner| !owner.presence(holders).has_ended())
     }
 }
 

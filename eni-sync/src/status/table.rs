@@ -118,8 +118,12 @@ fn note(address: &Address, now: Timestamp) -> String {
     );
     let is_in_use = address.release_after.is_none();
     let owner = address.owner.as_ref();
-    if is_in_use && owner.is_some_and(|owner| !owner.alive) {
-        notes.push("its attachment has ended".to_owned());
+    if let Some(owner) = owner.filter(|_| is_in_use) {
+        match (owner.alive, &owner.unknown) {
+            (Some(false), _) => notes.push("its attachment has ended".to_owned()),
+            (None, Some(why)) => notes.push(format!("its attachment may live: {why}")),
+            _ => {}
+        }
     }
     notes.extend(address.refusal.clone());
     notes.join("; ")

@@ -1,0 +1,199 @@
+//! Who holds the network namespaces of the node, whatever they are called by: processes
+//! and their threads, mounts in any mount namespace, and open descriptors. A socket that
+//! somebody has taken out of a namespace holds it too, and is not seen here.
+
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::presence::{KIND, NetNsId, Presence, leads_nowhere};
+use crate::error::{Error, ErrorCode};
+
+const PROCESSES: &str = "/proc";
+const OWN: &str = "/proc/self";
+/// The first process of the machine: who can look at it can look at all others.
+const FIRST: &str = "/proc/1/ns/net";
+/// The PID namespace of the process itself.
+const OWN_PIDS: &str = "/proc/self/ns/pid";
+/// The number of the machine's first PID namespace. Source: `PROC_PID_INIT_INO` of
+/// Linux.
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Who holds the namespaces of the node, as it was when it was first asked for. A
+/// namespace that nobody held then does not come back.
+#[derive(Debug, Default)]
+pub struct Holders {
+    seen: OnceCell<Result<Option<HashMap<u64, Held>>, Error>>,
+}
+
+/// What holds one namespace, by its number.
+#[derive(Debug, Default)]
+struct Held {
+    /// A process that is inside.
+    process: Option<String>,
+    /// When the inodes were made that mounts and descriptors lead to.
+    made: HashSet<i64>,
+}
+
+impl Holders {
+    /// Whether a namespace exists that no path is known of any more. `path` led to it.
+    pub(super) fn presence(&self, id: &NetNsId, path: &str) -> Presence {
+        let unknown = |why: String| {
+            let msg = format!("netns {path:?} may exist without its path");
+            Presence::Unknown(Error::new(ErrorCode::NETNS, msg).with_details(why))
+        };
+        let held = match self.seen.get_or_init(Self::collect) {
+            Ok(Some(seen)) => seen.get(&id.inode),
+            // That a runtime has removed its mount is the end of the container.
+            Ok(None) if id.process.is_none() && !path.starts_with(PROCESSES) => None,
+            Ok(None) => return unknown("the processes of the node are not visible".to_owned()),
+            Err(error) => return Presence::Unknown(error.clone()),
+        };
+        match held {
+            None => Presence::Ended,
+            Some(held) if held.is_of_another(id) => Presence::Ended,
+            Some(held) => unknown(match &held.process {
+                Some(process) => format!("{process} is in it, or in one of its number"),
+                None => "it is mounted or open elsewhere".to_owned(),
+            }),
+        }
+    }
+
+    /// Looks at every process of the node; nothing where they are not visible.
+    fn collect() -> Result<Option<HashMap<u64, Held>>, Error> {
+        let outcome = sees_all_processes().and_then(|is_first| match is_first {
+            true => look_at_all(),
+            false => Ok(None),
+        });
+        match outcome {
+            // A capability is missing, or a security module is in the way.
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            outcome => outcome.map_err(|cause| {
+                let msg = "failed to look for the holders of a netns";
+                Error::new(ErrorCode::NETNS, msg).because(&cause)
+            }),
+        }
+    }
+}
+
+fn look_at_all() -> io::Result<Option<HashMap<u64, Held>>> {
+    fs::metadata(FIRST)?;
+    let mut found = Found::default();
+    found.look_at_mounts(Path::new(OWN))?;
+    for process in numbered(Path::new(PROCESSES))? {
+        found.look_at(&process)?;
+    }
+    Ok(Some(found.held))
+}
+
+impl Held {
+    /// Whether the number is that of another namespace by now: one that is mounted or
+    /// open has another inode than `id` had, which a mount or a descriptor has kept.
+    fn is_of_another(&self, id: &NetNsId) -> bool {
+        id.made
+            .is_some_and(|made| !self.made.is_empty() && !self.made.contains(&made))
+    }
+}
+
+/// What has been found so far.
+#[derive(Default)]
+struct Found {
+    held: HashMap<u64, Held>,
+    /// The mount namespaces whose mounts are known.
+    views: HashSet<u64>,
+}
+
+impl Found {
+    fn look_at(&mut self, process: &Path) -> io::Result<()> {
+        for thread in tolerant(|| numbered(&process.join("task")))?.unwrap_or_default() {
+            if let Some(inside) = tolerant(|| fs::metadata(thread.join("ns/net")))? {
+                let held = self.held.entry(inside.ino()).or_default();
+                let name = || format!("process {}", process.display());
+                held.process.get_or_insert_with(name);
+            }
+        }
+        let view = tolerant(|| fs::metadata(process.join("ns/mnt")))?;
+        if view.is_some_and(|view| self.views.insert(view.ino())) {
+            self.look_at_mounts(process)?;
+        }
+        self.look_at_descriptors(process)
+    }
+
+    fn look_at_mounts(&mut self, process: &Path) -> io::Result<()> {
+        let text = tolerant(|| fs::read(process.join("mountinfo")))?.unwrap_or_default();
+        for line in String::from_utf8_lossy(&text).lines() {
+            // The root of the mount, and where it is. Source: proc_pid_mountinfo(5).
+            let mut words = line.split(' ').skip(3);
+            let (Some(root), Some(place)) = (words.next(), words.next()) else {
+                continue;
+            };
+            if root.starts_with(KIND) {
+                // In the view of a container the way to it may lead through a file system
+                // that never answers.
+                let inode = match process == Path::new(OWN) {
+                    true => tolerant(|| fs::metadata(place))?,
+                    false => None,
+                };
+                self.pin(root, inode);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_descriptors(&mut self, process: &Path) -> io::Result<()> {
+        for descriptor in tolerant(|| numbered(&process.join("fd")))?.unwrap_or_default() {
+            let target = tolerant(|| fs::read_link(&descriptor))?.unwrap_or_default();
+            let target = target.to_string_lossy();
+            if target.starts_with(KIND) {
+                self.pin(&target, tolerant(|| fs::metadata(&descriptor))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the namespace `name` is mounted or open. `inode` is what could be seen
+    /// of it: nothing, when another mount is above this one.
+    fn pin(&mut self, name: &str, inode: Option<fs::Metadata>) {
+        let number = name.trim_start_matches(KIND).trim_end_matches(']');
+        let Ok(number) = number.parse::<u64>() else {
+            return;
+        };
+        let held = self.held.entry(number).or_default();
+        held.made.extend(
+            inode
+                .filter(|inode| inode.ino() == number)
+                .map(|inode| super::presence::made(&inode)),
+        );
+    }
+}
+
+/// The entries of a directory that have numbers for names.
+fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// What was found, or nothing where a process or what it had open has gone meanwhile. Of
+/// one that is ending the kernel says at first that it is not permitted to look.
+fn tolerant<T>(look: impl Fn() -> io::Result<T>) -> io::Result<Option<T>> {
+    match look().or_else(|_| look()) {
+        Ok(found) => Ok(Some(found)),
+        Err(cause) if leads_nowhere(&cause) => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Whether this process is in the machine's first PID namespace.
+pub(super) fn sees_all_processes() -> io::Result<bool> {
+    Ok(fs::metadata(OWN_PIDS)?.ino() == FIRST_PID_NAMESPACE)
+}
