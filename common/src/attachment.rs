@@ -276,7 +276,9 @@ impl Records {
             let Some(record) = read_record::<D>(&network.join(&file))? else {
                 continue;
             };
-            let is_here = is_alive(&args.netns, record.netns_id) || !record.is_alive()?;
+            let at = |path: &str| look(path, record.netns_id);
+            let is_alive = record.boot_id == boot_id()? && at(&record.netns)? == Found::Same;
+            let is_here = !is_alive || at(&args.netns)? == Found::Same;
             if is_here && is_meant(&record) {
                 return Ok(Some(record));
             }
