@@ -90,6 +90,7 @@ struct Owned {
     /// Whether the attachment still exists; nothing when that cannot be told.
     alive: Option<bool>,
     /// Why it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<String>,
 }
 

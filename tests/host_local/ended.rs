@@ -13,7 +13,7 @@ use super::{Network, address};
 /// A namespace that a path leads to, as runtimes keep those of pods.
 struct Sandbox {
     path: PathBuf,
-    _namespace: Namespace,
+    namespace: Namespace,
 }
 
 impl Sandbox {
@@ -21,14 +21,13 @@ impl Sandbox {
         let path = directory.join(name);
         let namespace = Namespace::new();
         symlink(namespace.path(), &path).unwrap();
-        Self {
-            path,
-            _namespace: namespace,
-        }
+        Self { path, namespace }
     }
 
-    fn end(&self) {
+    /// Nothing holds the namespace from then on.
+    fn end(self) {
         fs::remove_file(&self.path).unwrap();
+        drop(self.namespace);
     }
 }
 
@@ -55,14 +54,14 @@ fn an_add_reclaims_what_containers_have_left_that_ended() {
 fn an_exhausted_range_gives_the_address_of_a_container_that_ended() {
     let network = Network::of("10.0.0.0/26");
     let directory = tempfile::tempdir().unwrap();
-    let sandboxes: Vec<Sandbox> = (0..61)
+    let mut sandboxes: Vec<Sandbox> = (0..61)
         .map(|n| Sandbox::new(directory.path(), &n.to_string()))
         .collect();
     for (n, sandbox) in sandboxes.iter().enumerate() {
         add(&network, &format!("c{n}"), sandbox).ok();
     }
     network.status().error_code(50);
-    sandboxes[30].end();
+    sandboxes.remove(30).end();
     network.status().ok();
     assert_eq!(address(&network.add("new")), "10.0.0.32/26");
     network.add("another").error_code(999);
@@ -95,7 +94,7 @@ fn a_namespace_that_cannot_be_seen_keeps_its_address() {
     fs::create_dir(&inner).unwrap();
     let sandbox = Sandbox::new(&inner, "one");
     assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.2/30");
-    sandbox.end();
+    fs::remove_file(&sandbox.path).unwrap();
     File::create(&sandbox.path).unwrap();
     network.add("c2").error_code(999);
     fs::remove_dir_all(&inner).unwrap();

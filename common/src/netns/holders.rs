@@ -14,8 +14,9 @@ use crate::error::{Error, ErrorCode};
 
 const PROCESSES: &str = "/proc";
 const OWN: &str = "/proc/self";
-/// The first process of the machine: who can look at it can look at all others.
-const FIRST: &str = "/proc/1/ns/net";
+/// The first process of the machine. It is no container's, and may be guarded from all
+/// others.
+const FIRST: &str = "/proc/1";
 /// The PID namespace of the process itself.
 const OWN_PIDS: &str = "/proc/self/ns/pid";
 /// The number of the machine's first PID namespace. Source: `PROC_PID_INIT_INO` of
@@ -80,11 +81,15 @@ impl Holders {
 }
 
 fn look_at_all() -> io::Result<Option<HashMap<u64, Held>>> {
-    fs::metadata(FIRST)?;
     let mut found = Found::default();
     found.look_at_mounts(Path::new(OWN))?;
     for process in numbered(Path::new(PROCESSES))? {
-        found.look_at(&process)?;
+        match found.look_at(&process) {
+            Err(cause)
+                if cause.kind() == io::ErrorKind::PermissionDenied
+                    && process == Path::new(FIRST) => {}
+            outcome => outcome?,
+        }
     }
     Ok(Some(found.held))
 }
