@@ -301,6 +301,16 @@ pub fn parse_cni_args(text: &str) -> Result<Vec<(&str, &str)>> {
         .collect()
 }
 
+/// The last value of `key` in `CNI_ARGS`, if it has one. What is not a pair is passed over:
+/// Go's plugins read these arguments only where they need them, and runtimes write them as
+/// they like.
+pub fn cni_arg<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let mut pairs = text.rsplit(';').filter_map(|pair| pair.split_once('='));
+    pairs
+        .find(|(found, _)| *found == key)
+        .map(|(_, value)| value)
+}
+
 /// Whether the pairs of `CNI_ARGS` ask for unknown keys to be ignored.
 pub fn ignores_unknown(pairs: &[(&str, &str)]) -> bool {
     pairs
@@ -391,5 +401,14 @@ mod tests {
                 "{wrong}"
             );
         }
+    }
+
+    #[test]
+    fn one_argument_is_found_among_what_is_no_pair() {
+        for text in ["MAC=a;MAC=b;", ";MAC=b", "MAC;MAC=b;x", "K=1=2;MAC=b"] {
+            assert_eq!(cni_arg(text, "MAC"), Some("b"), "{text}");
+        }
+        assert_eq!(cni_arg("K=MAC=b;mac=c;MAC", "MAC"), None);
+        assert_eq!(cni_arg("MAC=a=b", "MAC"), Some("a=b"));
     }
 }

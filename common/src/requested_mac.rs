@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::args::{CmdArgs, parse_cni_args};
+use crate::args::{CmdArgs, cni_arg};
 use crate::error::Result;
 
 #[derive(Default, Deserialize)]
@@ -29,12 +29,12 @@ struct Mac {
 /// in `CNI_ARGS`; nothing when none is.
 ///
 /// # Errors
-/// Code 6 when a key is no text, 4 for a malformed `CNI_ARGS`.
+/// Code 6 when a key is no text.
 pub fn requested_mac(args: &CmdArgs) -> Result<Option<String>> {
     let requests: Requests = args.conf.document.read("failed to load netconf")?;
-    let pairs = parse_cni_args(&args.cni_args)?;
-    let last = pairs.iter().rev().find(|(key, _)| *key == "MAC");
-    let from_args = last.map_or(String::new(), |(_, mac)| (*mac).to_owned());
+    let from_args = cni_arg(&args.cni_args, "MAC")
+        .unwrap_or_default()
+        .to_owned();
     let sources = [
         requests.runtime_config.mac,
         requests.args.cni.mac,

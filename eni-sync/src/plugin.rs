@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use common::args::{CmdArgs, ConfArgs, parse_cni_args};
+use common::args::{CmdArgs, ConfArgs, cni_arg};
 use common::attachment::boot_id;
 use common::config::is_listed;
 use common::error::{Error, ErrorCode, Errors, Result};
@@ -61,14 +61,7 @@ fn register(ledger: &Ledger, wanted: &Wanted, request: &Request) -> Result<()> {
 
 fn owner(args: &CmdArgs, config: &Config) -> Result<Owner> {
     let netns = NetNs::open(&args.netns)?;
-    let pairs = parse_cni_args(&args.cni_args)?;
-    let value = |name: &str| {
-        pairs
-            .iter()
-            .rev()
-            .find(|(key, _)| *key == name)
-            .map(|(_, v)| *v)
-    };
+    let value = |name: &str| cni_arg(&args.cni_args, name);
     let pod = match (value("K8S_POD_NAMESPACE"), value("K8S_POD_NAME")) {
         (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
         _ => String::new(),

@@ -290,3 +290,24 @@ fn an_add_after_a_del_that_never_came_ends_the_earlier_attachment_first() {
     assert_eq!(fixture.ipam.calls(), calls);
     assert_eq!(fixture.ipam.reserved(), ["c1.net1"]);
 }
+
+/// Go's plugin does not look at arguments that it does not need, and runtimes write them as
+/// they like.
+#[test]
+fn arguments_that_are_not_pairs_do_not_matter() {
+    for args in ["K=a;", "K", "K=a=b", ";", "IgnoreUnknown=1;;K8S_POD_NAME=p"] {
+        for plugin in [
+            harness::go_plugin("host-device"),
+            harness::our_plugin("host-device"),
+        ] {
+            let fixture = Fixture::new();
+            let conf = plain(&json!({"device": "hd0", "cniVersion": "1.0.0"}));
+            let call = |command| {
+                let call = fixture.call(command, &conf).of_program(&plugin);
+                fixture.node.run(&call.env("CNI_ARGS", args)).ok()
+            };
+            call("ADD");
+            call("DEL");
+        }
+    }
+}
