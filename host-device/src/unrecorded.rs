@@ -155,7 +155,7 @@ fn links_of_node(sandbox: &mut Sandbox, records: &Records) -> Result<Vec<Link>> 
     let host = sandbox.netlink.namespace_id(&NetNs::own()?)?;
     let (boot, id) = (boot_id()?, sandbox.netns.id()?);
     let mut others = records.all::<Device>()?;
-    others.retain(|r: &Attachment<Device>| r.netns_id == id && r.boot_id == boot);
+    others.retain(|r: &Attachment<Device>| r.netns_id.is_same(&id) && r.boot_id == boot);
     let recorded: Vec<u32> = others
         .iter()
         .filter_map(|r| r.device.among(&links, &r.ifname).map(|link| link.index))
