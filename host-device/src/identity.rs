@@ -36,16 +36,17 @@ impl Device {
         }
     }
 
-    /// The links of the container that can be this device, the likeliest first. Which one
-    /// it is can only be told on the host, where [`Self::is_certainly`] asks.
+    /// The links of the container that look like this device, the likeliest first. Which
+    /// one it is can only be told on the host, where [`Self::is_certainly`] asks; what does
+    /// not look like it is not disturbed.
     pub(crate) fn candidates<'a>(&self, links: &'a [Link], ifname: &IfName) -> Vec<&'a Link> {
         let likeliest = self.among(links, ifname);
         if self.has_bus_identity() {
             return Vec::from_iter(likeliest);
         }
         let is_other = |link: &&Link| likeliest.is_none_or(|l| l.index != link.index);
-        let is_possible = |link: &&Link| link.kind == self.kind && link.parent == self.parent;
-        let others = links.iter().filter(is_possible).filter(is_other);
+        let is_alike = |link: &&Link| self.is(link, link.name == ifname.as_str());
+        let others = links.iter().filter(is_alike).filter(is_other);
         let all = likeliest.into_iter().chain(others);
         all.take(MOST_CANDIDATES).collect()
     }

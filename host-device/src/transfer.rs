@@ -22,6 +22,9 @@ use crate::stacked;
 /// How long the kernel may take to put a device on the host after its namespace has
 /// ended, which it does in the background.
 const RETURN: Duration = Duration::from_secs(5);
+/// How long it may take to destroy a virtual device then, on a busy node: what is still
+/// there afterwards is in a namespace that lives.
+const END: Duration = Duration::from_secs(30);
 
 /// Makes sure that the device can be called `ifname` in the container. This must be
 /// known before: on a clash the kernel moves the device and then refuses the name.
@@ -123,7 +126,8 @@ pub(crate) fn give_back(
         Whereabouts::Elsewhere => return Err(out_of_reach(device)),
         _ => return Ok(()),
     };
-    let deadline = Instant::now() + RETURN;
+    let patience = if device.is_hardware() { RETURN } else { END };
+    let deadline = Instant::now() + patience;
     loop {
         (whereabouts, _) = try_give_back(host, records, record, args)?;
         if whereabouts != Whereabouts::Elsewhere {
