@@ -13,6 +13,7 @@ pub(crate) mod hostile;
 mod in_use;
 mod keep_addresses;
 mod killed;
+mod network_state;
 mod selectors;
 mod stacked;
 mod turns;

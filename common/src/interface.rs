@@ -9,7 +9,7 @@ use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netlink::{
     AddressState, Change, Dad, Events, KernelAddress, KernelRoute, Link, LinkChange, Netlink,
-    Subject,
+    NetworkState, Subject,
 };
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::result::{AddResult, IpConfig, Route, is_router};
@@ -99,10 +99,31 @@ impl Sandbox {
         dad: Dad,
         policy: Option<&Policy>,
     ) -> Result<()> {
+        self.configure_beside(link, own, &NetworkState::default(), (dad, policy))
+    }
+
+    /// The same, where some of `own` is what the interface had on the host, which it gets
+    /// with every attribute.
+    ///
+    /// # Errors
+    /// As for [`Self::configure`].
+    pub fn configure_beside(
+        &mut self,
+        link: &Link,
+        own: &AddResult,
+        carried: &NetworkState,
+        (dad, policy): (Dad, Option<&Policy>),
+    ) -> Result<()> {
         let has_ipv6 = own.ips.iter().any(|ip| !ip.address.is_ipv4());
         if has_ipv6 {
             require_ipv6(link)?;
         }
+        // Source routing may have taken a default route into its table.
+        let is_listed =
+            |route: &KernelRoute| own.routes.iter().any(|r| route.is_listed_as(r, &own.ips));
+        let carried = carried.with_routes(|route| route.from_kernel || is_listed(route));
+        let is_carried = carried.addresses();
+        let is_new = |ip: &&IpConfig| !is_carried.iter().any(|a| a.cidr == ip.address);
         self.netns.run(|| {
             announce_addresses(&link.name);
             match has_ipv6 {
@@ -114,7 +135,7 @@ impl Sandbox {
             up: Some(true),
             ..LinkChange::default()
         };
-        let addresses = own.ips.iter().map(|ip| ip.address);
+        let addresses = own.ips.iter().filter(is_new).map(|ip| ip.address);
         let mut changes: Vec<Change> = addresses
             .map(|address| Change::add_address(link, address, dad))
             .collect();
@@ -124,9 +145,15 @@ impl Sandbox {
             self.netlink.apply(&std::mem::take(&mut changes))?;
             self.settle_addresses(link)?;
         }
-        let add_route =
-            |route: &Route| Change::add_route(link.index, route, route.next_hop(&own.ips));
-        changes.extend(own.routes.iter().map(add_route));
+        if !carried.is_empty() {
+            self.netlink.apply(&std::mem::take(&mut changes))?;
+            let refused = carried.restore(&mut self.netlink, link.index, &link.name);
+            refused.into_iter().next().map_or(Ok(()), Err)?;
+        }
+        let with_carried = carried.routes();
+        let is_new = |route: &&Route| !with_carried.iter().any(|r| r.is_listed_as(route, &own.ips));
+        let add_route = |route: &Route| Change::add_route(link.index, route, own);
+        changes.extend(own.routes.iter().filter(is_new).map(add_route));
         changes.extend(policy.iter().flat_map(|policy| policy.changes(link, own)));
         self.netlink.apply(&changes)
     }

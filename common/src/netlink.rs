@@ -12,6 +12,7 @@ mod link;
 mod reply;
 mod route;
 mod rule;
+mod state;
 mod text;
 
 use std::io;
@@ -19,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
-    NetlinkPayload,
+    NetlinkPayload, ParseableParametrized,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
@@ -35,6 +36,7 @@ pub use link::{Link, LinkChange, NewIpvlan, Settings, parse_mac};
 pub use reply::Reply;
 pub use route::KernelRoute;
 pub use rule::{Rules, SourceRule};
+pub use state::NetworkState;
 
 use self::digest::understandable;
 use crate::error::{Error, Result};
@@ -49,6 +51,11 @@ const DATAGRAM: usize = 96 << 10;
 
 /// The port of the kernel.
 const KERNEL: u32 = 0;
+/// Bytes of a message's header, and the types of those that end an answer. Source:
+/// `linux/netlink.h`.
+const HEADER: usize = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 
 /// A netlink socket in one network namespace. It stays in the namespace it was
 /// opened in, so one thread can work in two namespaces with two of these.
@@ -195,6 +202,72 @@ impl Netlink {
         message.serialize(&mut request[begin..]);
     }
 
+    /// The same with a message of this type that is bytes.
+    fn append_bytes(&mut self, request: &mut Vec<u8>, (kind, bytes): (u16, &[u8]), flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = u32::try_from(HEADER + bytes.len()).unwrap_or(u32::MAX);
+        request.extend(length.to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
+        request.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+        request.extend(self.sequence.to_ne_bytes());
+        request.extend(KERNEL.to_ne_bytes());
+        request.extend(bytes);
+        request.resize(request.len().next_multiple_of(4), 0);
+    }
+
+    /// Everything that the kernel has of a kind, as it says it: what is behind the header
+    /// of each message of the type `kind`.
+    fn dump_bytes(&mut self, message: &RouteNetlinkMessage, kind: u16) -> io::Result<Vec<Vec<u8>>> {
+        let mut attempt = 1;
+        loop {
+            match self.request_bytes(message.clone(), kind) {
+                Err(cause)
+                    if cause.kind() == io::ErrorKind::Interrupted && attempt < DUMP_ATTEMPTS =>
+                {
+                    attempt += 1
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn request_bytes(
+        &mut self,
+        message: RouteNetlinkMessage,
+        kind: u16,
+    ) -> io::Result<Vec<Vec<u8>>> {
+        let mut request = Vec::new();
+        self.append(&mut request, message, NLM_F_DUMP);
+        self.send(&request)?;
+        let (mut found, mut is_torn) = (Vec::new(), false);
+        loop {
+            let datagram = self.receive_datagram()?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+                let body = message.payload();
+                let length = message.length() as usize;
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if message.sequence_number() != self.sequence {
+                    continue;
+                }
+                is_torn |= message.flags() & NLM_F_DUMP_INTR != 0;
+                match message.message_type() {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        let code = body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+                        return match code {
+                            0.. if is_torn => Err(io::ErrorKind::Interrupted.into()),
+                            0.. => Ok(found),
+                            _ => Err(io::Error::from_raw_os_error(-code)),
+                        };
+                    }
+                    told if told == kind => found.push(body.to_vec()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn send(&self, request: &[u8]) -> io::Result<()> {
         uninterrupted(|| self.socket.send(request, 0)).map(drop)
     }
@@ -203,6 +276,10 @@ impl Netlink {
     /// knows whether what was asked for has been done. Such an error has no number, which
     /// would be taken for the kernel's answer to the request.
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+        messages_of(&self.receive_datagram()?)
+    }
+
+    fn receive_datagram(&self) -> io::Result<Vec<u8>> {
         let mut datagram = Vec::with_capacity(DATAGRAM);
         let receive = || self.socket.recv_from(&mut datagram, MSG_TRUNC);
         let (length, sender) = uninterrupted(receive).map_err(io::Error::other)?;
@@ -213,7 +290,7 @@ impl Netlink {
         if length > datagram.len() {
             return Err(io::Error::other("an answer of the kernel is too long"));
         }
-        messages_of(&datagram)
+        Ok(datagram)
     }
 }
 
@@ -225,6 +302,11 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             outcome => return outcome,
         }
     }
+}
+
+/// What the parser makes of a message of this type, from what is behind its header.
+fn parsed(kind: u16, bytes: &[u8]) -> Option<RouteNetlinkMessage> {
+    RouteNetlinkMessage::parse_with_param(bytes, kind).ok()
 }
 
 /// The messages of a datagram. One of a dump that cannot be read is left out: it is

@@ -266,6 +266,18 @@ pub(crate) fn is_router(gateway: &IpAddr) -> bool {
     !gateway.is_unspecified()
 }
 
+impl AddResult {
+    /// Whether an address, or a route that needs no gateway, leads to `gateway`. Every
+    /// interface of IPv6 has a link-local address.
+    pub(crate) fn leads_to(&self, gateway: IpAddr) -> bool {
+        let is_link_local = matches!(gateway, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let is_connected = |ip: &IpConfig| ip.address.contains(gateway);
+        let is_direct =
+            |route: &Route| route.dst.contains(gateway) && route.next_hop(&self.ips).is_none();
+        is_link_local || self.ips.iter().any(is_connected) || self.routes.iter().any(is_direct)
+    }
+}
+
 impl Route {
     /// The next hop: its own, else the first gateway of its family, unless its scope
     /// says that the destination is on the link.

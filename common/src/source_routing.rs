@@ -155,8 +155,7 @@ impl Policy {
     pub fn changes(&self, link: &Link, own: &AddResult) -> Vec<Change> {
         let routes = self.routes(own);
         let missing = routes.iter().filter(|route| !own.routes.contains(route));
-        let add_route =
-            |route: &Route| Change::add_route(link.index, route, route.next_hop(&own.ips));
+        let add_route = |route: &Route| Change::add_route(link.index, route, own);
         let add_rule = |source: &IpAddr| {
             Change::add_rule(&SourceRule {
                 source: *source,

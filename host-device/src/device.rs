@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
-use common::netlink::{Link, Netlink, Settings, parse_mac};
+use common::netlink::{Link, Netlink, NetworkState, Settings, parse_mac};
 use common::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,6 @@ use crate::config::DeviceSelector;
 use crate::driver::Binding;
 use crate::identity::{narrow, sysfs_number};
 use crate::in_use::Controller;
-use crate::keep::Kept;
 
 /// Where the kernel lists auxiliary devices, such as scalable functions.
 const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
@@ -77,9 +76,9 @@ pub(crate) struct Device {
     /// What ADD has bound it to; nothing when it has the driver it had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) binding: Option<Binding>,
-    /// The addresses and routes that it had, when they go with it.
-    #[serde(skip_serializing_if = "Kept::is_empty")]
-    pub(crate) kept: Kept,
+    /// The addresses, routes and neighbours that it gets back.
+    #[serde(skip_serializing_if = "NetworkState::is_empty")]
+    pub(crate) network: NetworkState,
     /// What it was a port of, when it was taken although it was in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) controller: Option<Controller>,
@@ -154,7 +153,7 @@ impl Device {
             has_parent_here: link.parent.is_some() && link.parent_netns_id.is_none(),
             bus_address: link.bus_address,
             binding: None,
-            kept: Kept::default(),
+            network: NetworkState::default(),
             controller: None,
             in_use: false,
             device_info_file: String::new(),

@@ -27,7 +27,7 @@ use common::config::NetConf;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
-use common::netlink::Link;
+use common::netlink::{Link, NetworkState};
 use common::options::Options as NetworkOptions;
 use common::plugin::{self, Commands};
 use common::requested_mac::requested_mac;
@@ -124,11 +124,8 @@ fn find_or_name_device(args: &CmdArgs, config: &Config, host: &mut Host) -> Resu
     unrecorded::under_own_name(host, device, &args.ifname)
 }
 
-/// The device with what the kernel drops when it leaves, where that is to come back.
+/// The device with what the kernel drops when it leaves: an ADD that fails gives it back.
 fn plan_return(device: Device, options: &Options, host: &mut Host) -> Result<Device> {
-    if !options.keep_addresses && !options.allow_in_use {
-        return Ok(device);
-    }
     let controller = match options.allow_in_use {
         true => in_use::controller(&mut host.netlink, &device)?,
         false => None,
@@ -191,8 +188,9 @@ fn attach(
         Some(ipam) => ipam.add(args)?,
         None => AddResult::default(),
     };
-    if config.options.keep_addresses {
-        record.device.kept.add_to(&mut own);
+    let keeps = config.options.keep_addresses;
+    if keeps {
+        keep::add_to(&record.device.network, &mut own);
     }
     let interface = Interface {
         name: args.ifname.to_string(),
@@ -205,8 +203,17 @@ fn attach(
     let mut own = own.attached(interface, config.dns);
     if let Some(link) = link {
         record.claim(&records(), &mut own)?;
-        let policy = record.source_routing.as_ref();
-        sandbox.configure(link, &own, config.network_options.dad, policy)?;
+        let (dad, policy) = (config.network_options.dad, record.source_routing.as_ref());
+        match keeps {
+            true => sandbox.configure_beside(link, &own, &record.device.network, (dad, policy))?,
+            false => sandbox.configure(link, &own, dad, policy)?,
+        }
+    }
+    let comes_back = keeps || config.options.allow_in_use;
+    if !comes_back && !record.device.network.is_empty() {
+        // Only an ADD that fails gives it back.
+        record.device.network = NetworkState::default();
+        records().write(record)?;
     }
     Ok(config.prev_result.unwrap_or_default().append(own))
 }

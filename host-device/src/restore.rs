@@ -212,9 +212,10 @@ pub(crate) fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<(
     }
     restore_altnames(&mut host.netlink, link, device);
     // Routes need an interface that is up.
-    device
-        .kept
-        .restore(&mut host.netlink, link.index, &device.name);
+    let network = &device.network;
+    for error in network.restore(&mut host.netlink, link.index, &device.name) {
+        eprintln!("{error}");
+    }
     Ok(())
 }
 

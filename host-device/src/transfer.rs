@@ -299,10 +299,9 @@ pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<
             up: was.up,
             settings: was.settings,
             controller: was.controller.or(device.controller),
-            kept: if was.kept.is_empty() {
-                device.kept
-            } else {
-                was.kept
+            network: match was.network.is_empty() {
+                true => device.network,
+                false => was.network,
             },
             ..device
         },

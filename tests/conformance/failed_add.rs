@@ -104,15 +104,15 @@ fn no_address_is_a_failure(plugin: &Plugin) -> Verdict {
 fn failure_of_a_step_is_undone(plugin: &Plugin) -> Verdict {
     let good = answer(plugin.version());
     let twice = json!([good["ips"][0], good["ips"][0]]);
-    let unreachable = json!([{"dst": "10.8.0.0/16", "gw": "10.5.0.1"}]);
+    let refused = json!([{"dst": "10.8.0.0/16", "gw": "10.9.0.255"}]);
     for (what, answer) in [
         (
             "the same address twice",
             with(&good, &json!({"ips": twice})),
         ),
         (
-            "an unreachable gateway",
-            with(&good, &json!({"routes": unreachable})),
+            "a gateway that is a broadcast address",
+            with(&good, &json!({"routes": refused})),
         ),
         (
             "an address that is none",

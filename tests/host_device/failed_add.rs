@@ -210,7 +210,7 @@ fn addresses_and_routes_that_the_kernel_refuses_are_undone() {
             "failed to add IP addr 10.9.0.5/24",
         ),
         (
-            json!({"ips": [ip], "routes": [{"dst": "10.8.0.0/16", "gw": "10.5.0.1"}]}),
+            json!({"ips": [ip], "routes": [{"dst": "10.8.0.0/16", "gw": "10.9.0.255"}]}),
             "failed to add route '10.8.0.0/16",
         ),
     ];

@@ -15,7 +15,7 @@ const TOGETHER: usize = 64;
 /// A change to be made in a namespace.
 #[derive(Clone, Debug)]
 pub struct Change {
-    message: RouteNetlinkMessage,
+    request: Request,
     flags: u16,
     /// How its error begins.
     failed: String,
@@ -32,10 +32,26 @@ pub enum Made {
     Perhaps(Error),
 }
 
+/// What the kernel is asked for.
+#[derive(Clone, Debug)]
+enum Request {
+    Message(Box<RouteNetlinkMessage>),
+    /// A type, and bytes that the kernel has written itself.
+    Bytes(u16, Vec<u8>),
+}
+
 impl Change {
     pub(super) fn new(message: RouteNetlinkMessage, flags: u16, failed: String) -> Self {
         Self {
-            message,
+            request: Request::Message(Box::new(message)),
+            flags,
+            failed,
+        }
+    }
+
+    pub(super) fn of_bytes(kind: u16, bytes: Vec<u8>, flags: u16, failed: String) -> Self {
+        Self {
+            request: Request::Bytes(kind, bytes),
             flags,
             failed,
         }
@@ -82,7 +98,14 @@ impl Netlink {
             let is_last = place + 1 == changes.len();
             let acknowledge = if is_last { NLM_F_ACK } else { 0 };
             let flags = change.flags | acknowledge;
-            self.append(&mut request, change.message.clone(), flags);
+            match &change.request {
+                Request::Message(message) => {
+                    self.append(&mut request, message.as_ref().clone(), flags);
+                }
+                Request::Bytes(kind, bytes) => {
+                    self.append_bytes(&mut request, (*kind, bytes), flags);
+                }
+            }
         }
         self.send(&request)
             .map_err(|cause| failed(changes, 0, &cause))?;

@@ -106,7 +106,8 @@ fn write_text(kind: u16, value: &[u8], written: &mut Vec<u8>) {
     write(kind, &bytes, written);
 }
 
-fn write(kind: u16, value: &[u8], written: &mut Vec<u8>) {
+/// Writes an attribute, and its padding.
+pub(super) fn write(kind: u16, value: &[u8], written: &mut Vec<u8>) {
     // No value here is longer than what the kernel has put into one attribute.
     let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
     written.extend(length.to_ne_bytes());
@@ -116,7 +117,7 @@ fn write(kind: u16, value: &[u8], written: &mut Vec<u8>) {
 }
 
 /// Attributes one after the other: type and value.
-struct Attributes<'a>(&'a [u8]);
+pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);

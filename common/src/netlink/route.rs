@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::NLM_F_CREATE;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
 use super::{Change, Netlink};
 use crate::address::Cidr;
 use crate::error::{Error, Result};
-use crate::result::Route;
+use crate::result::{AddResult, IpConfig, Route};
+
+/// The type of a message about a route. Source: `linux/rtnetlink.h`.
+const RTM_NEWROUTE: u16 = 24;
 
 /// The address that stands for every address of its family.
 pub(super) const FAMILIES: [IpAddr; 2] = [
@@ -46,10 +49,12 @@ pub struct KernelRoute {
 }
 
 impl Change {
-    /// Adds `route` through the link with this index, by `gateway` if there is one.
-    /// A second route to the same destination becomes another way, as with the Go
-    /// plugins.
-    pub fn add_route(index: u32, route: &Route, gateway: Option<IpAddr>) -> Self {
+    /// Adds `route` through the link with this index, which has the addresses and the
+    /// other routes of `own`. A gateway to which none of them leads is on the link all
+    /// the same (`onlink`), as with an address that is a subnet of its own. A second
+    /// route to the same destination becomes another way, as with the Go plugins.
+    pub fn add_route(index: u32, route: &Route, own: &AddResult) -> Self {
+        let gateway = route.next_hop(&own.ips);
         let table = route.table.unwrap_or(u32::from(RouteHeader::RT_TABLE_MAIN));
         let dst = route.dst.network();
         let mut message = RouteMessage::default();
@@ -60,6 +65,9 @@ impl Change {
         message.header.protocol = RouteProtocol::Boot;
         message.header.scope = route.scope.map_or(RouteScope::Universe, RouteScope::from);
         message.header.kind = RouteType::Unicast;
+        if gateway.is_some_and(|gateway| !own.leads_to(gateway)) {
+            message.header.flags = RouteFlags::Onlink;
+        }
         let attributes = &mut message.attributes;
         attributes.push(RouteAttribute::Destination(dst.address().into()));
         attributes.push(RouteAttribute::Oif(index));
@@ -88,14 +96,6 @@ impl Change {
 }
 
 impl Netlink {
-    /// Adds a route; see [`Change::add_route`].
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer.
-    pub fn add_route(&mut self, index: u32, route: &Route, gateway: Option<IpAddr>) -> Result<()> {
-        self.apply(&[Change::add_route(index, route, gateway)])
-    }
-
     /// All unicast routes of both families, in every table.
     ///
     /// # Errors
@@ -143,6 +143,19 @@ fn table_of(message: &RouteMessage) -> u32 {
     attribute.unwrap_or(u32::from(message.header.table))
 }
 
+/// The unicast route that a message is about, from what is behind its header.
+pub(super) fn to_route_of_bytes(bytes: &[u8]) -> Option<KernelRoute> {
+    let RouteNetlinkMessage::NewRoute(message) = super::parsed(RTM_NEWROUTE, bytes)? else {
+        return None;
+    };
+    let [v4, v6] = FAMILIES;
+    let any = match message.header.address_family {
+        AddressFamily::Inet6 => v6,
+        _ => v4,
+    };
+    to_route(&message, any)
+}
+
 pub(super) fn to_route(message: &RouteMessage, any: IpAddr) -> Option<KernelRoute> {
     if message.header.kind != RouteType::Unicast {
         return None;
@@ -183,6 +196,16 @@ pub(super) fn to_route(message: &RouteMessage, any: IpAddr) -> Option<KernelRout
 }
 
 impl KernelRoute {
+    /// Whether a result with these addresses lists this route, or one of its ways, as
+    /// `route`.
+    pub fn is_listed_as(&self, route: &Route, ips: &[IpConfig]) -> bool {
+        let gateway = route.next_hop(ips);
+        let table = route.table.unwrap_or(u32::from(RouteHeader::RT_TABLE_MAIN));
+        self.dst == route.dst.network()
+            && (self.table, self.priority) == (table, route.priority)
+            && self.next_hops.iter().any(|(_, own)| *own == gateway)
+    }
+
     fn take_metrics(&mut self, metrics: &[RouteMetric]) {
         for metric in metrics {
             match metric {
