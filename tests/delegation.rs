@@ -1,5 +1,7 @@
 //! Go's main plugins with our host-local: they delegate to it as they do to Go's.
 
+pub(crate) mod dhcp;
+
 use harness::{Call, Node, Pod};
 use serde_json::{Value, json};
 
@@ -59,4 +61,15 @@ fn go_ptp_delegates_to_our_host_local() {
     go_delegates_to_ours(
         &json!({"cniVersion": "1.0.0", "name": "net", "type": "ptp", "ipam": ipam()}),
     );
+}
+
+#[test]
+fn a_dhcp_server_sees_a_lease_taken_and_given_back_with_host_device() {
+    dhcp::a_lease_is_taken_and_given_back("host-device");
+}
+
+/// As when the ADD fails behind the delegate's.
+#[test]
+fn a_dhcp_server_gets_the_lease_of_a_failed_add_back() {
+    dhcp::a_failed_add_gives_its_lease_back("host-device");
 }

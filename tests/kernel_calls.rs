@@ -16,15 +16,18 @@ const CLONE_THREAD: u64 = 0x1_0000;
 const MOST_BEFORE_STDIN: usize = 40;
 
 /// The types of `linux/rtnetlink.h` that the plugins send.
-const TYPES: [(u32, &str); 13] = [
+const TYPES: [(u32, &str); 16] = [
     (0x10, "RTM_NEWLINK"),
     (0x11, "RTM_DELLINK"),
     (0x12, "RTM_GETLINK"),
     (0x13, "RTM_SETLINK"),
     (0x14, "RTM_NEWADDR"),
+    (0x15, "RTM_DELADDR"),
     (0x16, "RTM_GETADDR"),
     (0x18, "RTM_NEWROUTE"),
     (0x1a, "RTM_GETROUTE"),
+    (0x1c, "RTM_NEWNEIGH"),
+    (0x1d, "RTM_DELNEIGH"),
     (0x1e, "RTM_GETNEIGH"),
     (0x20, "RTM_NEWRULE"),
     (0x21, "RTM_DELRULE"),

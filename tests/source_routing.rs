@@ -189,7 +189,8 @@ fn two_attachments_of_a_pod_have_a_table_each() {
     fixture.add(&first);
     let second = with(&first, &json!({"device": "hd1", "name": "lan2"}));
     fixture.ipam.answer(&json!({
-        "ips": [{"address": "10.10.0.5/24"}], "routes": [{"dst": "10.11.0.0/16"}],
+        "ips": [{"address": "10.10.0.5/24", "gateway": "10.10.0.1"}],
+        "routes": [{"dst": "10.11.0.0/16", "scope": 253}],
     }));
     let call = |command: &str| {
         let call = Call::ours(PLUGIN, command)
@@ -200,16 +201,83 @@ fn two_attachments_of_a_pod_have_a_table_each() {
     };
     call("ADD");
     assert_eq!(fixture.rules().len(), 3);
-    // There is no gateway, so there is no default route.
     assert_eq!(
         fixture.table("101"),
         [
+            "default via 10.10.0.1 dev net2 linkdown",
             "10.10.0.0/24 dev net2 scope link linkdown",
-            "10.11.0.0/16 dev net2 linkdown"
+            "10.11.0.0/16 dev net2 scope link linkdown"
         ]
     );
     call("DEL");
     assert_eq!(fixture.rules(), rules(100));
     fixture.del(&first);
     assert_eq!(fixture.rules(), [""; 0]);
+}
+
+/// Answers would leave through another interface, with an address that nobody knows there.
+#[test]
+fn an_address_without_a_gateway_is_named_and_the_add_undone() {
+    let fixture = Fixture::new(PLUGIN);
+    let before = fixture.state();
+    for routes in [json!([]), json!([{"dst": "0.0.0.0/0"}])] {
+        let ips = json!([
+            {"address": "fd09::5/64", "gateway": "fd09::1"}, {"address": "10.9.0.5/24"},
+        ]);
+        fixture.ipam.answer(&json!({"ips": ips, "routes": routes}));
+        let error = fixture
+            .run("ADD", &fixture.routed(&json!(true)))
+            .error_code(7);
+        let said = "sourceRouting: address 10.9.0.5/24 has no gateway";
+        assert_eq!(error.msg, said);
+        assert!(error.details.contains("name one"), "{error:?}");
+        assert_eq!(fixture.state(), before);
+    }
+}
+
+#[test]
+fn a_default_route_stands_for_a_gateway() {
+    let ways = [json!({"gw": "10.9.0.1"}), json!({"scope": 253})];
+    for (way, shown) in ways
+        .iter()
+        .zip(["default via 10.9.0.1 dev net1", "default dev net1"])
+    {
+        let fixture = Fixture::new(PLUGIN);
+        let route = with(&json!({"dst": "0.0.0.0/0"}), way);
+        let ips = json!([{"address": "10.9.0.5/24"}]);
+        fixture.ipam.answer(&json!({"ips": ips, "routes": [route]}));
+        let conf = fixture.routed(&json!(true));
+        let result = fixture.add(&conf);
+        has(&fixture.table("100"), shown);
+        fixture.check(&conf, &result).ok();
+    }
+}
+
+/// AWS reserves the second address of a subnet for its router.
+#[test]
+fn without_a_gateway_the_router_of_the_subnet_of_the_eni_is_taken() {
+    let mut fixture = Fixture::new(PLUGIN);
+    let run = tempfile::tempdir().expect("a temporary directory can be made");
+    fixture.node.bind(run.path(), "/run");
+    let link = fixture.node.netns.link("hd0").expect("it is there");
+    let eni = json!({
+        "id": "eni-01", "mac": link["address"], "interface": "eth1", "deviceIndex": 1,
+        "subnetId": "subnet-01", "subnetCidrs": ["fd09::/64", "10.8.0.0/14"], "vpcId": "vpc-01",
+        "noManage": true, "primaryAddresses": ["10.9.0.10"], "prefixes": [],
+        "ipv4Limit": 50, "ipv6Limit": 50,
+    });
+    let inventory = json!({
+        "region": "us-west-2", "instanceId": "i-01", "instanceType": "c5.large", "enis": [eni],
+    });
+    fs::create_dir(run.path().join("eni-cni")).expect("it is empty");
+    fs::write(run.path().join("eni-cni/enis.json"), inventory.to_string()).expect("it is ours");
+    let ips = json!([{"address": "10.9.0.5/14"}]);
+    fixture
+        .ipam
+        .answer(&json!({"ips": ips, "routes": [{"dst": "0.0.0.0/0"}]}));
+    let conf = fixture.routed(&json!(true));
+    let result = fixture.add(&conf);
+    assert_eq!(result["ips"][0]["gateway"], "10.8.0.1");
+    has(&fixture.table("100"), "default via 10.8.0.1 dev net1");
+    fixture.check(&conf, &result).ok();
 }

@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::source_routing::behaviour::has;
 use crate::source_routing::{Fixture, behaviour};
 
 const PLUGIN: &str = "ipvlan";
@@ -58,5 +59,21 @@ fn every_mode_can_be_routed_and_detected() {
         fixture.check(&conf, &result).ok();
         fixture.del(&conf);
         assert_eq!(fixture.rules(), [""; 0], "{mode}");
+    }
+}
+
+/// There, the master's stack knows the way.
+#[test]
+fn without_a_gateway_the_modes_that_route_lead_through_the_link() {
+    for mode in ["l3", "l3s"] {
+        let fixture = Fixture::new(PLUGIN);
+        fixture
+            .ipam
+            .answer(&json!({"ips": [{"address": "10.9.0.5/24"}]}));
+        let conf = fixture.conf(&json!({"mode": mode, "sourceRouting": true}));
+        let result = fixture.add(&conf);
+        has(&fixture.table("100"), "default dev net1 scope link");
+        fixture.check(&conf, &result).ok();
+        fixture.del(&conf);
     }
 }

@@ -19,6 +19,7 @@ use crate::file;
 use crate::interface::Sandbox;
 use crate::ipam::IpamPlugin;
 use crate::lenient::read_value;
+use crate::netlink::Link;
 use crate::netns::{Found, Holders, NetNs, NetNsId, Presence, look};
 use crate::result::AddResult;
 use crate::source_routing::Policy;
@@ -142,15 +143,15 @@ impl<D> Attachment<D> {
     /// routing, before the kernel gets them: DEL finds the rules by them.
     ///
     /// # Errors
-    /// Code 5 when the record cannot be written.
-    pub fn claim(&mut self, records: &Records, own: &mut AddResult) -> Result<()>
+    /// As for [`Policy::claim`], and code 5 when the record cannot be written.
+    pub fn claim(&mut self, records: &Records, link: &Link, own: &mut AddResult) -> Result<()>
     where
         D: Serialize,
     {
         let Some(policy) = &mut self.source_routing else {
             return Ok(());
         };
-        policy.claim(own);
+        policy.claim(link, own)?;
         records.write(self)
     }
 

@@ -1,17 +1,21 @@
 //! What an attachment's result says of its interface, put into the kernel on ADD
 //! and compared with the kernel on CHECK.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::address::Cidr;
+use crate::announce::Announcer;
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netlink::{
     AddressState, Change, Dad, Events, KernelAddress, KernelRoute, Link, LinkChange, Netlink,
-    NetworkState, Subject,
+    NetworkState, Parameter, Subject, parse_mac,
 };
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
+use crate::options::Options;
 use crate::result::{AddResult, IpConfig, Route, is_router};
 use crate::source_routing::Policy;
 
@@ -87,8 +91,31 @@ impl Sandbox {
         }
     }
 
-    /// Gives `link` the addresses of `own`, sets it up and adds the routes, and then
-    /// what `policy` adds to them.
+    /// Sets `link` up, before anybody is asked for addresses: an address management plugin
+    /// such as `dhcp` speaks to its server through it. What neighbours could make of the
+    /// interface is decided before.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer; the caller undoes what was done.
+    pub fn set_up(&mut self, link: &Link, options: &Options) -> Result<()> {
+        self.netns.run(|| {
+            restrict_neighbours(&link.name, options);
+            Ok(())
+        })?;
+        let up = LinkChange {
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        let failed = format!("failed to set {:?} UP", link.name);
+        let parameters = [(Parameter::AcceptRedirects, 0), (Parameter::ArpNotify, 1)];
+        self.netlink.apply(&[
+            Change::parameters(link, &parameters),
+            Change::link(link.index, up, failed),
+        ])
+    }
+
+    /// Gives `link`, which is up, the addresses of `own`, tells the neighbours, and adds the
+    /// routes and then what `policy` adds to them.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; the caller undoes what was done.
@@ -114,33 +141,21 @@ impl Sandbox {
         carried: &NetworkState,
         (dad, policy): (Dad, Option<&Policy>),
     ) -> Result<()> {
-        let has_ipv6 = own.ips.iter().any(|ip| !ip.address.is_ipv4());
+        let addresses: Vec<Cidr> = own.ips.iter().map(|ip| ip.address).collect();
+        let has_ipv6 = addresses.iter().any(|address| !address.is_ipv4());
         if has_ipv6 {
             require_ipv6(link)?;
+            self.netns.run(|| enable_ipv6(&link.name))?;
         }
         // Source routing may have taken a default route into its table.
         let is_listed =
             |route: &KernelRoute| own.routes.iter().any(|r| route.is_listed_as(r, &own.ips));
         let carried = carried.with_routes(|route| route.from_kernel || is_listed(route));
         let is_carried = carried.addresses();
-        let is_new = |ip: &&IpConfig| !is_carried.iter().any(|a| a.cidr == ip.address);
-        self.netns.run(|| {
-            announce_addresses(&link.name);
-            match has_ipv6 {
-                true => enable_ipv6(&link.name, dad),
-                false => Ok(()),
-            }
-        })?;
-        let up = LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        };
-        let addresses = own.ips.iter().filter(is_new).map(|ip| ip.address);
-        let mut changes: Vec<Change> = addresses
-            .map(|address| Change::add_address(link, address, dad))
-            .collect();
-        let failed = format!("failed to set {:?} UP", link.name);
-        changes.push(Change::link(link.index, up, failed));
+        let is_new = |address: &&Cidr| !is_carried.iter().any(|a| a.cidr == **address);
+        let announcer = Announcer::new(self, link, &addresses)?;
+        let add_address = |address: &Cidr| Change::add_address(link, *address, dad);
+        let mut changes: Vec<Change> = addresses.iter().filter(is_new).map(add_address).collect();
         if has_ipv6 && dad == Dad::On {
             self.netlink.apply(&std::mem::take(&mut changes))?;
             self.settle_addresses(link)?;
@@ -150,12 +165,14 @@ impl Sandbox {
             let refused = carried.restore(&mut self.netlink, link.index, &link.name);
             refused.into_iter().next().map_or(Ok(()), Err)?;
         }
+        changes.extend(announcer.iter().flat_map(Announcer::changes));
         let with_carried = carried.routes();
         let is_new = |route: &&Route| !with_carried.iter().any(|r| r.is_listed_as(route, &own.ips));
         let add_route = |route: &Route| Change::add_route(link.index, route, own);
         changes.extend(own.routes.iter().filter(is_new).map(add_route));
         changes.extend(policy.iter().flat_map(|policy| policy.changes(link, own)));
-        self.netlink.apply(&changes)
+        self.netlink.apply(&changes)?;
+        announcer.map_or(Ok(()), |announcer| announcer.finish(self))
     }
 
     /// Waits until duplicate address detection has ended for every address of `link`.
@@ -204,7 +221,9 @@ impl Sandbox {
             .interfaces
             .get(index)
             .map_or("", |i| i.mac.as_str());
-        if !expected.is_empty() && !expected.eq_ignore_ascii_case(&link.mac) {
+        let is_same = expected.eq_ignore_ascii_case(&link.mac)
+            || parse_mac(expected).is_some_and(|mac| parse_mac(&link.mac) == Some(mac));
+        if !expected.is_empty() && !is_same {
             return Err(Error::internal(format!(
                 "Interface {ifname} Mac {expected} doesn't match container Mac: {}",
                 link.mac
@@ -230,20 +249,6 @@ impl Sandbox {
     }
 }
 
-/// Lets the kernel announce the addresses when the link comes up, so that neighbours
-/// forget who had them before. Best effort, as in the Go plugins: a kernel without the
-/// parameter has no neighbours to tell. To be called inside the namespace.
-fn announce_addresses(ifname: &str) {
-    for name in [
-        format!("net/ipv4/conf/{ifname}/arp_notify"),
-        format!("net/ipv6/conf/{ifname}/ndisc_notify"),
-    ] {
-        if let Err(cause) = write_sysctl(&name, "1") {
-            eprintln!("could not set {name}: {cause}");
-        }
-    }
-}
-
 /// Makes sure that the interface can have IPv6 addresses at all.
 fn require_ipv6(link: &Link) -> Result<()> {
     let (name, mtu) = (&link.name, link.mtu);
@@ -260,15 +265,45 @@ fn require_ipv6(link: &Link) -> Result<()> {
     }
 }
 
-/// Makes sure that the interface may have IPv6 addresses, keeps them when it goes
-/// down, and treats its link-local address as `dad` says: see [`Dad`] for why there
-/// usually is no duplicate address detection. A kernel without IPv6 has no such
-/// parameter to read. To be called inside the namespace.
-fn enable_ipv6(ifname: &str, dad: Dad) -> Result<()> {
-    let accept_dad = match dad {
+/// Keeps neighbours from configuring the interface: any of them can send router
+/// advertisements, which add addresses and a default route, and redirects. Best effort, as
+/// `/proc/sys` may be read-only; a kernel without IPv6 has nothing to decide. To be called
+/// inside the namespace, before the link is up.
+///
+/// The kernel accepts redirects of IPv4 on an interface where its own parameter or that of
+/// the namespace says so, so both have to; the other interfaces have their own.
+fn restrict_neighbours(ifname: &str, options: &Options) {
+    let accept_ra = if options.accept_ra { "1" } else { "0" };
+    let accept_dad = match options.dad {
         Dad::Off => "0",
         Dad::On => "1",
     };
+    let mut refused = Vec::new();
+    let mut set = |name: String, value: &str| match write_sysctl(&name, value) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            refused.push(format!("{name}: {cause}"));
+        }
+        _ => {}
+    };
+    for (parameter, value) in [
+        ("accept_ra", accept_ra),
+        ("autoconf", accept_ra),
+        ("accept_redirects", "0"),
+        ("accept_dad", accept_dad),
+        ("ndisc_notify", "1"),
+    ] {
+        set(format!("net/ipv6/conf/{ifname}/{parameter}"), value);
+    }
+    set("net/ipv4/conf/all/accept_redirects".to_owned(), "0");
+    if let Some(first) = refused.first() {
+        eprintln!("neighbours may configure {ifname:?}: could not set {first}");
+    }
+}
+
+/// Makes sure that the interface may have IPv6 addresses, and keeps them when it goes
+/// down. A kernel without IPv6 has no such parameter to read. To be called inside the
+/// namespace.
+fn enable_ipv6(ifname: &str) -> Result<()> {
     for interface in ["lo", ifname] {
         let name = format!("net/ipv6/conf/{interface}/disable_ipv6");
         if read_sysctl(&name).is_ok_and(|value| value != "0") {
@@ -278,12 +313,9 @@ fn enable_ipv6(ifname: &str, dad: Dad) -> Result<()> {
             })?;
         }
     }
-    for (parameter, value) in [("keep_addr_on_down", "1"), ("accept_dad", accept_dad)] {
-        let name = format!("net/ipv6/conf/{ifname}/{parameter}");
-        write_sysctl(&name, value)
-            .map_err(|cause| Error::internal(format!("failed to set {name}")).because(&cause))?;
-    }
-    Ok(())
+    let name = format!("net/ipv6/conf/{ifname}/keep_addr_on_down");
+    write_sysctl(&name, "1")
+        .map_err(|cause| Error::internal(format!("failed to set {name}")).because(&cause))
 }
 
 /// What a result says of the interface `ifname` in the namespace `sandbox`. It does not

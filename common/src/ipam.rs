@@ -9,9 +9,10 @@ use std::process::Command as Process;
 use std::time::Duration;
 
 use crate::args::{CmdArgs, Command, ConfArgs, missing_variables};
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, del_stdin};
 use crate::config::NetConf;
 use crate::error::{Error, Result};
+use crate::netlink::{Link, Netlink};
 use crate::process;
 use crate::result::AddResult;
 
@@ -81,6 +82,46 @@ impl IpamPlugin {
             None => configured_name(&args.conf),
         };
         Self::find_configured(&name, &args.conf.path)
+    }
+
+    /// Lets the plugin that reserved the addresses of an attachment release them; without
+    /// one there is nothing to release.
+    ///
+    /// # Errors
+    /// As for [`IpamPlugin::find_for_del`] and [`IpamPlugin::del`].
+    pub fn release<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Result<()> {
+        match Self::find_for_del(args, record)? {
+            Some(ipam) => ipam.del(args, &del_stdin(args, record)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the plugin with this name releases addresses through the link that has them:
+    /// `dhcp` tells its server. All others release them when the link has gone, so that
+    /// nobody can have it when another container gets the address.
+    pub fn needs_link(name: &str) -> bool {
+        name == "dhcp"
+    }
+
+    /// Takes the addresses off the link of an attachment and lets a plugin that needs the
+    /// link release them. Returns what came of it; nothing when they are still to be
+    /// released when the link has gone.
+    pub fn release_early<D>(
+        args: &CmdArgs,
+        record: Option<&Attachment<D>>,
+        (netlink, link): (&mut Netlink, &Link),
+    ) -> Option<Result<()>> {
+        // A missing plugin is reported when the link has gone.
+        let ipam = Self::find_for_del(args, record).ok().flatten();
+        ipam.filter(|ipam| Self::needs_link(&ipam.name))?;
+        if let Err(error) = netlink.remove_addresses(link) {
+            eprintln!(
+                "the addresses are released when {:?} has gone: {error}",
+                link.name
+            );
+            return None;
+        }
+        Some(Self::release(args, record))
     }
 
     /// Passes GC on to the plugin that the configuration names, if it names one.

@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+mod announce;
 pub mod args;
 pub mod attachment;
 pub mod config;

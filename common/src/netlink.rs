@@ -8,6 +8,7 @@ mod change;
 mod digest;
 mod events;
 mod link;
+mod neighbour;
 #[cfg(fuzzing)]
 mod reply;
 mod route;
@@ -31,7 +32,7 @@ use nix::libc::MSG_TRUNC;
 pub use address::{AddressState, Dad, KernelAddress};
 pub use change::{Change, Made};
 pub use events::{Events, Subject};
-pub use link::{Link, LinkChange, NewIpvlan, Settings, parse_mac};
+pub use link::{Link, LinkChange, NewIpvlan, Parameter, Parameters, Settings, parse_mac};
 #[cfg(fuzzing)]
 pub use reply::Reply;
 pub use route::KernelRoute;

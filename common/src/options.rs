@@ -16,6 +16,8 @@ pub struct Options {
     /// `enableDad`: whether IPv6 addresses undergo duplicate address detection, which
     /// ADD waits for.
     pub dad: Dad,
+    /// `acceptRa`: whether routers on the link may configure the interface.
+    pub accept_ra: bool,
     /// `sourceRouting`.
     pub source_routing: Option<SourceRouting>,
 }
@@ -26,16 +28,13 @@ impl Options {
     /// # Errors
     /// Code 7 with the key and the value.
     pub fn from_document(document: &Document) -> Result<Self> {
-        let dad = match document.get("enableDad") {
-            None | Some(Value::Bool(false)) => Dad::Off,
-            Some(Value::Bool(true)) => Dad::On,
-            Some(other) => {
-                let msg = format!("invalid enableDad {other}");
-                return Err(Error::config(msg).with_details("it is true or false"));
-            }
+        let dad = match is_on(document, "enableDad")? {
+            true => Dad::On,
+            false => Dad::Off,
         };
         Ok(Self {
             dad,
+            accept_ra: is_on(document, "acceptRa")?,
             source_routing: SourceRouting::from_document(document)?,
         })
     }
@@ -75,12 +74,24 @@ impl Options {
     }
 }
 
+/// The value of a key that is true or false, and false when it is missing.
+fn is_on(document: &Document, key: &str) -> Result<bool> {
+    match document.get(key) {
+        None => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(other) => {
+            let msg = format!("invalid {key} {other}");
+            Err(Error::config(msg).with_details("it is true or false"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn detection_is_off_unless_it_is_asked_for() {
+    fn what_is_not_asked_for_is_off() {
         let parse = |text: &str| Options::from_document(&Document::parse(text.as_bytes()).unwrap());
         for off in ["{}", r#"{"enableDad":null}"#, r#"{"enableDad":false}"#] {
             assert_eq!(parse(off).unwrap(), Options::default());
@@ -89,5 +100,10 @@ mod tests {
         let error = parse(r#"{"enableDad":"yes"}"#).unwrap_err();
         let text = (error.code.0, error.msg.as_str());
         assert_eq!(text, (7, "invalid enableDad \"yes\""));
+        assert!(parse(r#"{"acceptRA":true}"#).unwrap().accept_ra);
+        assert_eq!(
+            parse(r#"{"acceptRa":1}"#).unwrap_err().msg,
+            "invalid acceptRa 1"
+        );
     }
 }

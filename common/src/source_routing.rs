@@ -13,6 +13,7 @@ use crate::address::Cidr;
 use crate::config::Document;
 use crate::error::{Error, Result};
 use crate::interface::{self, Sandbox};
+use crate::inventory::Inventory;
 use crate::lenient::find;
 use crate::netlink::{Change, Link, Netlink, SourceRule};
 use crate::result::{AddResult, IpConfig, Route, SCOPE_LINK};
@@ -25,6 +26,8 @@ const FIRST_TABLE: u32 = 100;
 const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 /// The number that the kernel shows where a table's number does not fit.
 const TABLE_COMPAT: u32 = 252;
+/// The kind of the interface by which a chained `vrf` takes the routes of another one over.
+const VRF: &str = "vrf";
 /// The priority before those of the kernel's own rules for `main` and `default`.
 const LAST_PRIORITY: u32 = 32765;
 
@@ -141,13 +144,19 @@ impl Policy {
     /// through its first interface; the result names the table, so that CHECK and
     /// every reader know where the route is. All other routes stay in the main table
     /// and are copied, so that any address of the container can use them.
-    pub fn claim(&mut self, own: &mut AddResult) {
+    ///
+    /// # Errors
+    /// Code 7 when an address has no way out: there is no default route through `link` that
+    /// the result, the node's inventory of ENIs or the kind of `link` could tell.
+    pub fn claim(&mut self, link: &Link, own: &mut AddResult) -> Result<()> {
+        complete_gateways(link, own)?;
         self.sources = own.ips.iter().map(|ip| ip.address.address()).collect();
         for route in &mut own.routes {
             if route.dst.is_default() && route.table.is_none() {
                 route.table = Some(self.table);
             }
         }
+        Ok(())
     }
 
     /// What fills the table and adds the rules, when `link` has its addresses and is
@@ -184,6 +193,10 @@ impl Policy {
         }
         interface::require_routes(netlink, link, &self.routes(own), &own.ips).map_err(|error| {
             match error.details.as_str() {
+                "" if link.port_kind == VRF => error.with_details(format!(
+                    "{:?} is in a VRF, which has emptied table {}: {KEY} does not go with one",
+                    link.name, self.table
+                )),
                 "" => error.with_details(format!("{KEY} has table {}", self.table)),
                 _ => error,
             }
@@ -242,6 +255,56 @@ impl Policy {
     fn placed(&self, mut route: Route) -> Route {
         route.table = Some(self.table);
         route
+    }
+}
+
+/// Makes sure that each family with an address has a default route: through a gateway, or
+/// through the link itself where that has no neighbours, as ipvlan in mode l3.
+fn complete_gateways(link: &Link, own: &mut AddResult) -> Result<()> {
+    for position in 0..own.ips.len() {
+        let address = own.ips[position].address;
+        if has_way_out(address, own) {
+            continue;
+        }
+        if !link.has_neighbours() {
+            own.routes.push(Route {
+                scope: Some(SCOPE_LINK),
+                ..Route::new(Cidr::any(address.address()), None)
+            });
+        } else {
+            own.ips[position].gateway = Some(router(link, address)?);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the result says how to leave with an address of this family.
+fn has_way_out(address: Cidr, own: &AddResult) -> bool {
+    let is_way = |route: &Route| {
+        let is_default = route.dst == Cidr::any(address.address()) && route.table.is_none();
+        is_default && (route.gw.is_some() || route.scope.is_some_and(|s| s >= SCOPE_LINK))
+    };
+    let mut gateways = own.ips.iter().filter_map(|ip| ip.gateway);
+    own.routes.iter().any(is_way) || gateways.any(|gw| gw.is_ipv4() == address.is_ipv4())
+}
+
+/// The router of the subnet that `address` is in, where that is an ENI's: AWS reserves the
+/// second address of a subnet for it.
+fn router(link: &Link, address: Cidr) -> Result<IpAddr> {
+    let unknown = || {
+        let msg = format!("{KEY}: address {address} has no gateway");
+        Error::config(msg).with_details("name one in the ipam section, or a default route with one")
+    };
+    let inventory = Inventory::read()?.unwrap_or_default();
+    let subnets = inventory.by_mac(&link.mac).map(|eni| &eni.subnet_cidrs);
+    let mut subnets = subnets.into_iter().flatten();
+    let subnet = subnets.find(|subnet| subnet.contains(address.address()));
+    match subnet.map(|subnet| subnet.network().address()) {
+        Some(IpAddr::V4(network)) => {
+            let router = u32::from(network).checked_add(1).ok_or_else(unknown)?;
+            Ok(IpAddr::V4(router.into()))
+        }
+        _ => Err(unknown()),
     }
 }
 
@@ -345,12 +408,12 @@ mod tests {
             ..route("0.0.0.0/0")
         };
         let mut own = AddResult {
-            ips: vec![ip("10.0.0.5/24", None)],
+            ips: vec![ip("10.0.0.5/24", Some("10.0.0.1"))],
             routes: vec![route("0.0.0.0/0"), elsewhere, route("10.1.0.0/16")],
             ..AddResult::default()
         };
         let mut policy = policy();
-        policy.claim(&mut own);
+        policy.claim(&Link::default(), &mut own).unwrap();
         let tables: Vec<_> = own.routes.iter().map(|r| r.table).collect();
         assert_eq!(tables, [Some(100), Some(7), None]);
         assert_eq!(policy.sources, [own.ips[0].address.address()]);

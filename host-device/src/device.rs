@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
-use common::netlink::{Link, Netlink, NetworkState, Settings, parse_mac};
+use common::netlink::{Link, Netlink, NetworkState, Parameters, Settings, parse_mac};
 use common::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,8 @@ pub(crate) struct Device {
     /// Its flags, queue and group; records that are older than this key have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) settings: Option<Settings>,
+    /// Its parameters below `/proc/sys/net`; records that are older than this key have none.
+    pub(crate) parameters: Parameters,
     /// The kind of a virtual interface; empty for hardware.
     pub(crate) kind: String,
     /// The index of the interface below it, or of a veth's other end.
@@ -148,6 +150,7 @@ impl Device {
             mtu: link.mtu,
             up: link.up,
             settings: Some(link.settings),
+            parameters: link.parameters,
             kind: link.kind,
             parent: link.parent,
             has_parent_here: link.parent.is_some() && link.parent_netns_id.is_none(),

@@ -13,6 +13,7 @@ mod identity;
 mod in_use;
 mod keep;
 mod options;
+mod parameters;
 mod restore;
 mod stacked;
 mod transfer;
@@ -22,7 +23,7 @@ mod userspace;
 use std::process::ExitCode;
 
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::{Attachment, Records, del_stdin};
+use common::attachment::{Attachment, Records};
 use common::config::NetConf;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::interface::Sandbox;
@@ -184,6 +185,9 @@ fn attach(
     sandbox: &mut Sandbox,
 ) -> Result<AddResult> {
     device_info::write(&record.device)?;
+    if let Some(link) = link {
+        sandbox.set_up(link, &config.network_options)?;
+    }
     let mut own = match config.ipam {
         Some(ipam) => ipam.add(args)?,
         None => AddResult::default(),
@@ -202,7 +206,7 @@ fn attach(
     };
     let mut own = own.attached(interface, config.dns);
     if let Some(link) = link {
-        record.claim(&records(), &mut own)?;
+        record.claim(&records(), link, &mut own)?;
         let (dad, policy) = (config.network_options.dad, record.source_routing.as_ref());
         match keeps {
             true => sandbox.configure_beside(link, &own, &record.device.network, (dad, policy))?,
@@ -227,22 +231,27 @@ fn del(args: &CmdArgs) -> Result<()> {
                 Some(record) => detach(&record.del_args(&args.conf.path)?, &record)?,
                 None => unrecorded::give_back(args, &records())?,
             }
-            release(args, None)?;
+            IpamPlugin::release::<Device>(args, None)?;
             // A killed ADD may have begun to write one, a power failure may have emptied it.
             forget(args)
         }
     }
 }
 
-/// Ends an attachment: the device goes back, and its rules, then the addresses, then
-/// the record. A device that cannot be given back keeps its addresses reserved.
+/// Ends an attachment: the device goes back, and its rules, then the addresses, then the
+/// record. A device that cannot be given back keeps its addresses reserved, unless their
+/// delegate needs it: that releases them first, when they have left the device.
 fn detach(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
     transfer::require_unused(record, args)?;
-    transfer::give_back(&mut Host::open()?, &records(), record, args)?;
+    let mut host = Host::open()?;
+    let (sandbox, released) = release_early(args, record, &mut host)?;
+    transfer::give_back(&mut host, &records(), record, args, sandbox)?;
     let mut errors = Errors::default();
     errors.keep(device_info::remove(&record.device));
     let rules = record.withdraw_rules(args);
-    errors.keep(rules.and_then(|()| release(args, Some(record))));
+    errors.keep(
+        rules.and_then(|()| released.unwrap_or_else(|| IpamPlugin::release(args, Some(record)))),
+    );
     if let Err(error) = errors.into_result() {
         // The next DEL must leave the device alone: another may have it by then.
         let remembered = records().write(&transfer::returned(record));
@@ -253,7 +262,7 @@ fn detach(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
 
 /// Ends an attachment for which no delegate was asked yet.
 fn abandon(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
-    transfer::give_back(&mut Host::open()?, &records(), record, args)?;
+    transfer::give_back(&mut Host::open()?, &records(), record, args, None)?;
     forget(args)
 }
 
@@ -264,12 +273,23 @@ fn forget(args: &CmdArgs) -> Result<()> {
     records().remove(args)
 }
 
-/// Lets the delegate release the addresses.
-fn release(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()> {
-    match IpamPlugin::find_for_del(args, record)? {
-        Some(ipam) => ipam.del(args, &del_stdin(args, record)),
-        None => Ok(()),
+/// Lets a delegate that needs the device release its addresses while it is in the container.
+/// Returns the container's namespace and what came of it, or nothing when that is to be done
+/// after the device has come back. No turn is held meanwhile: a delegate can take long.
+fn release_early(
+    args: &CmdArgs,
+    record: &Attachment<Device>,
+    host: &mut Host,
+) -> Result<(Option<Sandbox>, Option<Result<()>>)> {
+    if !IpamPlugin::needs_link(&record.ipam_plugin()) {
+        return Ok((None, None));
     }
+    let Some((mut sandbox, link)) = transfer::find_in_container(host, record, args)? else {
+        return Ok((None, None));
+    };
+    let link = (&mut sandbox.netlink, &link);
+    let released = IpamPlugin::release_early(args, Some(record), link);
+    Ok((Some(sandbox), released))
 }
 
 /// The error that counts: the first one. What went wrong while cleaning up after it
@@ -304,36 +324,27 @@ fn check(args: &CmdArgs) -> Result<()> {
     let link = sandbox.verify(&args.ifname, &prev_result)?;
     let policy = record.as_ref().and_then(|r| r.source_routing.as_ref());
     options.verify(&mut sandbox, &link, &prev_result, policy)?;
-    verify_device(&link, record.as_ref(), &prev_result, &args.netns)
+    verify_device(&link, record.as_ref())
 }
 
-/// Makes sure that `link` is the attached device and has the MTU of the result.
-fn verify_device(
-    link: &Link,
-    record: Option<&Attachment<Device>>,
-    prev_result: &AddResult,
-    sandbox: &str,
-) -> Result<()> {
+/// Makes sure that `link` is the attached device. A plugin behind this one may have given it
+/// another MAC, which was compared with the result, and another MTU, which is in no result.
+fn verify_device(link: &Link, record: Option<&Attachment<Device>>) -> Result<()> {
     let is_other = |r: &Attachment<Device>| {
-        let links = std::slice::from_ref(link);
+        let as_attached = Link {
+            mac: r.device.mac.clone(),
+            ..link.clone()
+        };
+        let links = std::slice::from_ref(&as_attached);
         r.device.among(links, &r.ifname).is_none()
     };
-    if let Some(record) = record.filter(|record| is_other(record)) {
-        return Err(Error::internal(format!(
+    match record.filter(|record| is_other(record)) {
+        Some(record) => Err(Error::internal(format!(
             "Interface {} is not the host device {:?} that was attached",
             link.name, record.device.name
-        )));
+        ))),
+        None => Ok(()),
     }
-    let index = prev_result.find_interface(&link.name, sandbox);
-    let interface = index.and_then(|index| prev_result.interfaces.get(index));
-    let expected = interface.map_or(0, |interface| interface.mtu);
-    if expected != 0 && expected != link.mtu {
-        return Err(Error::internal(format!(
-            "Interface {} MTU {expected} doesn't match container MTU: {}",
-            link.name, link.mtu
-        )));
-    }
-    Ok(())
 }
 
 fn status(conf: &ConfArgs) -> Result<()> {

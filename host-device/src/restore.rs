@@ -1,6 +1,7 @@
-//! What a device gets back on the host, when it has been proven to be the device: its name, alternative names, MAC, MTU, alias,
-//! flags, queue and group, whether it was up, and the driver, addresses and routes that
-//! an attachment took. What only `ethtool` and `tc` show is left as the pod has made it.
+//! What a device gets back on the host, when it has been proven to be the device: its name,
+//! alternative names, MAC, MTU, alias, flags, queue and group, parameters, whether it was up,
+//! and the driver, addresses and routes that an attachment took. What only `ethtool` and `tc`
+//! show is left as the pod has made it.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::device::Device;
 use crate::driver::{self, Binding};
 use crate::elsewhere::is_elsewhere;
 use crate::in_use::Controller;
+use crate::parameters;
 
 /// The node's side of a transfer.
 pub(crate) struct Host {
@@ -190,6 +192,7 @@ fn is_rival(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<b
 /// although the host has the device: that is only reported.
 pub(crate) fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     restore_properties(&mut host.netlink, link, device);
+    restore_parameters(host, link, device)?;
     let rest = LinkChange {
         alias: (link.alias != device.alias).then_some(&device.alias),
         up: (device.up && device.controller.is_none()).then_some(true),
@@ -216,6 +219,18 @@ pub(crate) fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<(
     for error in network.restore(&mut host.netlink, link.index, &device.name) {
         eprintln!("{error}");
     }
+    Ok(())
+}
+
+/// Restores the parameters while the device is down, as it arrives. The container may have
+/// called it as the directories are called that are for all interfaces of the host.
+fn restore_parameters(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
+    let mut name = link.name.clone();
+    if parameters::are_of_all(&name) {
+        name = device.temporary_name();
+        host.rename(link, &name, LinkChange::default())?;
+    }
+    parameters::restore(link, &name, &device.parameters);
     Ok(())
 }
 

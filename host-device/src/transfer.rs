@@ -105,12 +105,14 @@ fn explain(error: Error, device: &Device) -> Error {
 /// Makes sure that the host has the device, if it still exists: it is in the
 /// container's namespace, or on the host, where the kernel puts it when that ends.
 /// Until a device is what it was, no ADD finds it; a bound one is protected by its
-/// record, because its driver can take long.
+/// record, because its driver can take long. `sandbox` is the container's namespace where
+/// it is open already.
 pub(crate) fn give_back(
     host: &mut Host,
     records: &Records,
     record: &Attachment<Device>,
     args: &CmdArgs,
+    sandbox: Option<Sandbox>,
 ) -> Result<()> {
     let device = &record.device;
     if !device.is_owed() {
@@ -120,7 +122,7 @@ pub(crate) fn give_back(
         let all = records.all()?;
         return rebind(host, &all, record, (binding, driver::PATIENCE)).map(drop);
     }
-    let (mut whereabouts, is_waited_for) = try_give_back(host, records, record, args)?;
+    let (mut whereabouts, is_waited_for) = try_give_back(host, records, record, args, sandbox)?;
     let events = match whereabouts {
         Whereabouts::Elsewhere if is_waited_for => Events::open(Subject::Links)?,
         Whereabouts::Elsewhere => return Err(out_of_reach(device)),
@@ -129,7 +131,7 @@ pub(crate) fn give_back(
     let patience = if device.is_hardware() { RETURN } else { END };
     let deadline = Instant::now() + patience;
     loop {
-        (whereabouts, _) = try_give_back(host, records, record, args)?;
+        (whereabouts, _) = try_give_back(host, records, record, args, None)?;
         if whereabouts != Whereabouts::Elsewhere {
             return Ok(());
         }
@@ -159,6 +161,35 @@ pub(crate) fn require_unused(record: &Attachment<Device>, args: &CmdArgs) -> Res
     }
 }
 
+/// The device in the container, if it is there under the attachment's name and can come
+/// back: the host has its name free.
+///
+/// # Errors
+/// Code 999 when the kernel does not answer.
+pub(crate) fn find_in_container(
+    host: &mut Host,
+    record: &Attachment<Device>,
+    args: &CmdArgs,
+) -> Result<Option<(Sandbox, Link)>> {
+    let device = &record.device;
+    if !device.is_owed() || device.binding.is_some() {
+        return Ok(None);
+    }
+    let Some(mut sandbox) = sandbox_for_del(args, Some(record))? else {
+        return Ok(None);
+    };
+    let links = sandbox.netlink.links()?;
+    let own = without_decoys(&mut sandbox, &links, device)?;
+    let found = device.among(&own, &record.ifname).cloned();
+    let found = found.filter(|link| link.name == record.ifname.as_str());
+    match found {
+        Some(link) if host.netlink.link_by_name(&device.name)?.is_none() => {
+            Ok(Some((sandbox, link)))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Looks for the device in the container and on the host, and gives it back from there.
 /// Also says whether it can come back by itself soon: a virtual one cannot, while the
 /// container lives.
@@ -167,9 +198,13 @@ fn try_give_back(
     records: &Records,
     record: &Attachment<Device>,
     args: &CmdArgs,
+    sandbox: Option<Sandbox>,
 ) -> Result<(Whereabouts, bool)> {
     let _devices = Turn::of_devices()?;
-    let sandbox = sandbox_for_del(args, Some(record))?;
+    let sandbox = match sandbox {
+        None => sandbox_for_del(args, Some(record))?,
+        open => open,
+    };
     let is_waited_for = sandbox.is_none() || record.device.is_hardware();
     if let Some(mut sandbox) = sandbox
         && move_out(host, &mut sandbox, record)?
@@ -299,6 +334,7 @@ pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<
             up: was.up,
             settings: was.settings,
             controller: was.controller.or(device.controller),
+            parameters: was.parameters,
             network: match was.network.is_empty() {
                 true => device.network,
                 false => was.network,

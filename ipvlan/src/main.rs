@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use common::address::Cidr;
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::{Attachment, Records, del_stdin, sandbox_for_del};
+use common::attachment::{Attachment, Records, sandbox_for_del};
 use common::error::{Error, ErrorCode, Result};
+use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::{Link, Made, Netlink};
 use common::plugin::{self, Commands};
@@ -118,6 +119,7 @@ impl Add<'_> {
         let Self { args, conf, ipam } = self;
         let link = sides.sandbox.require(&args.ifname)?;
         link::read_back(&link, record, &records(), sides)?;
+        sides.sandbox.set_up(&link, &conf.options)?;
         let mut prev_result = conf.prev_result.clone().unwrap_or_default();
         let own = match ipam {
             Some(ipam) => ipam.add(args)?,
@@ -133,7 +135,7 @@ impl Add<'_> {
             ..Interface::default()
         };
         let mut own = own.attached(interface, conf.dns.clone());
-        record.claim(&records(), &mut own)?;
+        record.claim(&records(), &link, &mut own)?;
         let (dad, policy) = (conf.options.dad, record.source_routing.as_ref());
         sides.sandbox.configure(&link, &own, dad, policy)?;
         Ok(prev_result.append(own))
@@ -203,25 +205,29 @@ fn end(args: &CmdArgs) -> Result<()> {
 }
 
 /// Undoes an ADD, as far as it came: first the interface and its rules, then its
-/// addresses, then the record. What is missing is done already. An address stays
-/// reserved while its interface is there.
+/// addresses, then the record. What is missing is done already. An address stays reserved
+/// while an interface has it. A delegate that needs the interface releases its addresses
+/// first, when they have left that.
 fn detach(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()> {
-    remove_link(args, record)?;
+    let mut released = None;
+    if let Some((mut sandbox, link)) = find_link(args, record)? {
+        released = IpamPlugin::release_early(args, record, (&mut sandbox.netlink, &link));
+        sandbox.netlink.delete_link(&link)?;
+    }
     if let Some(record) = record {
         record.withdraw_rules(args)?;
     }
-    let ipam = IpamPlugin::find_for_del(args, record)?;
-    if let Some(ipam) = ipam {
-        ipam.del(args, &del_stdin(args, record))?;
-    }
+    released.unwrap_or_else(|| IpamPlugin::release(args, record))?;
     records().remove(args)
 }
 
-/// Deletes the container's interface if it is the attachment's, and nothing that only
-/// has its name.
-fn remove_link(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()> {
+/// The container's interface if it is the attachment's, and nothing that only has its name.
+fn find_link(
+    args: &CmdArgs,
+    record: Option<&Attachment<Device>>,
+) -> Result<Option<(Sandbox, Link)>> {
     let Some(mut sandbox) = sandbox_for_del(args, record)? else {
-        return Ok(());
+        return Ok(None);
     };
     let temporary = record.map(|record| &record.device.temporary_name);
     for name in [Some(&args.ifname), temporary].into_iter().flatten() {
@@ -236,10 +242,10 @@ fn remove_link(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<()
         };
         if ours {
             // It never has both names.
-            return sandbox.netlink.delete_link(&link);
+            return Ok(Some((sandbox, link)));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn is_reported(args: &CmdArgs, link: &Link) -> bool {

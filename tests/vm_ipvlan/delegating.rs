@@ -132,3 +132,8 @@ fn a_failing_release_is_reported_and_can_be_repeated() {
     node.run(&in_path(call("DEL", &conf, &pod), &plugins)).ok();
     assert_eq!(reservations(&node), [""; 0]);
 }
+
+#[test]
+fn a_dhcp_server_sees_a_lease_taken_and_given_back() {
+    crate::delegation::dhcp::a_lease_is_taken_and_given_back("ipvlan");
+}

@@ -91,10 +91,11 @@ fn an_add_that_fails_after_ipam_gives_the_address_back_and_removes_the_link() {
 /// D3: when IPAM fails, the Go plugin leaves the link.
 #[test]
 fn an_add_whose_ipam_fails_leaves_no_link() {
-    let (node, pod) = (node(), Pod::new("c1"));
+    // An address whose container has ended counts as free.
+    let (node, other, pod) = (node(), Pod::new("c0"), Pod::new("c1"));
     let ipam = json!({"type": "host-local", "subnet": "10.0.4.0/24", "rangeStart": "10.0.4.9", "rangeEnd": "10.0.4.9"});
     let conf = with(conf(), json!({"ipam": ipam}));
-    add(&node, &conf, &Pod::new("c0"));
+    add(&node, &conf, &other);
     refused(
         &node,
         &conf,

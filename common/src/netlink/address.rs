@@ -7,6 +7,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc::EADDRNOTAVAIL;
 
 use super::{Change, Link, Netlink};
 use crate::address::Cidr;
@@ -52,6 +53,17 @@ pub enum AddressState {
 }
 
 impl Change {
+    fn remove_address(link: &Link, cidr: Cidr) -> Self {
+        let mut message = AddressMessage::default();
+        message.header.index = link.index;
+        message.header.prefix_len = cidr.prefix();
+        message.header.family = family(cidr.address());
+        let attributes = &mut message.attributes;
+        attributes.push(AddressAttribute::Local(cidr.address()));
+        let failed = format!("failed to remove IP addr {cidr} from {:?}", link.name);
+        Self::new(RouteNetlinkMessage::DelAddress(message), 0, failed)
+    }
+
     /// Adds an address to a link. With [`Dad::Off`] an IPv6 address is usable at once.
     pub fn add_address(link: &Link, cidr: Cidr, dad: Dad) -> Self {
         let mut message = AddressMessage::default();
@@ -78,6 +90,28 @@ impl Change {
 }
 
 impl Netlink {
+    /// Removes the addresses of a link, but for those that IPv6 cannot do without on any
+    /// link (`fe80::/10`). The kernel removes some of them with others.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer; a missing link is success.
+    pub fn remove_addresses(&mut self, link: &Link) -> Result<()> {
+        let is_needed = |address: IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let mut present = self.addresses(link.index)?;
+        present.retain(|found| !is_needed(found.cidr.address()));
+        for found in &present {
+            match self.apply(&[Change::remove_address(link, found.cidr)]) {
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) if error.errno() != Some(EADDRNOTAVAIL) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Adds an address to a link; see [`Change::add_address`].
     ///
     /// # Errors

@@ -19,6 +19,8 @@ pub struct Change {
     flags: u16,
     /// How its error begins.
     failed: String,
+    /// Whether an error of it is one of all changes.
+    is_required: bool,
 }
 
 /// What has come of a request to make something.
@@ -46,6 +48,7 @@ impl Change {
             request: Request::Message(Box::new(message)),
             flags,
             failed,
+            is_required: true,
         }
     }
 
@@ -54,7 +57,15 @@ impl Change {
             request: Request::Bytes(kind, bytes),
             flags,
             failed,
+            is_required: true,
         }
+    }
+
+    /// The same change, of which an error is only shown.
+    #[must_use]
+    pub(super) fn best_effort(mut self) -> Self {
+        self.is_required = false;
+        self
     }
 }
 
@@ -125,8 +136,13 @@ impl Netlink {
                     continue;
                 };
                 let place = answer.header.sequence_number.wrapping_sub(first) as usize;
-                if error.code.is_some() && place < changes.len() && outcome.is_ok() {
-                    outcome = Err(failed(changes, place, &error.to_io()));
+                if error.code.is_some() && place < changes.len() {
+                    let is_required = changes.get(place).is_none_or(|c| c.is_required);
+                    match failed(changes, place, &error.to_io()) {
+                        error if !is_required => eprintln!("{error}"),
+                        error if outcome.is_ok() => outcome = Err(error),
+                        _ => {}
+                    }
                 }
                 if place + 1 == changes.len() {
                     return Ok(outcome);

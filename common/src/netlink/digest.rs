@@ -10,6 +10,7 @@ const RTM_NEWLINK: u16 = 16;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_PROP_LIST: u16 = 52;
 /// MAC, MTU, parent, controller, queue length, group, the parent's namespace, permanent MAC, bus address.
 const VALUES: [u16; 9] = [1, 4, 5, 10, 13, 27, 37, 54, 56];
@@ -17,6 +18,8 @@ const VALUES: [u16; 9] = [1, 4, 5, 10, 13, 27, 37, 54, 56];
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const INFO_PORT_KIND: u16 = 4;
+/// Of `IFLA_AF_SPEC`: the families, and what has the parameters of each one.
+const PARAMETERS: [(u16, u16); 2] = [(2, 1), (10, 2)];
 /// The one kind of which more than the kind is looked at.
 const IPVLAN: &[u8] = b"ipvlan\0";
 
@@ -83,6 +86,7 @@ fn shorten(attributes: &[u8], written: &mut Vec<u8>) {
                 write(IFLA_PROP_LIST, &list, written);
             }),
             IFLA_LINKINFO => write(kind, &shorten_info(value), written),
+            IFLA_AF_SPEC => write(kind, &shorten_families(value), written),
             _ if VALUES.contains(&kind) => write(kind, value, written),
             _ => {}
         }
@@ -95,6 +99,21 @@ fn shorten_info(info: &[u8]) -> Vec<u8> {
     for (kind, value) in Attributes(info) {
         if matches!(kind, INFO_KIND | INFO_PORT_KIND) || kind == INFO_DATA && is_ipvlan {
             write(kind, value, &mut written);
+        }
+    }
+    written
+}
+
+fn shorten_families(families: &[u8]) -> Vec<u8> {
+    let mut written = Vec::new();
+    for (family, conf) in PARAMETERS {
+        let of_family = Attributes(families).filter(|(found, _)| *found == family);
+        for (found, value) in of_family.flat_map(|(_, value)| Attributes(value)) {
+            if found == conf {
+                let mut parameters = Vec::new();
+                write(conf, value, &mut parameters);
+                write(family, &parameters, &mut written);
+            }
         }
     }
     written
@@ -157,6 +176,11 @@ mod tests {
             let kind = attribute(INFO_KIND, b"dummy\0");
             attribute(IFLA_LINKINFO, &[kind, data.to_vec()].concat())
         };
+        let families = |rest: &[u8]| {
+            let ipv4 = attribute(2, &attribute(1, &[1; 8]));
+            let ipv6 = attribute(10, &[rest, &attribute(2, &[2; 8])].concat());
+            attribute(IFLA_AF_SPEC, &[ipv4, ipv6].concat())
+        };
         let said = [
             attribute(IFLA_IFNAME, b"a\xff\0"),
             attribute(1, &[2, 0, 0, 0, 0, 1]),
@@ -166,6 +190,7 @@ mod tests {
                 &[attribute(53, b"b\0"), attribute(53, b"c\0")].concat(),
             ),
             info(&attribute(INFO_DATA, &[9; 200])),
+            families(&attribute(5, &[9; 200])),
         ];
         let kept = [
             attribute(IFLA_IFNAME, "a\u{F7FF}\0".as_bytes()),
@@ -173,6 +198,7 @@ mod tests {
             attribute(IFLA_PROP_LIST, &attribute(53, b"b\0")),
             attribute(IFLA_PROP_LIST, &attribute(53, b"c\0")),
             info(&[]),
+            families(&[]),
         ];
         let other = message(RTM_NEWLINK + 1, &said);
         let before = [message(RTM_NEWLINK, &said), other.clone()].concat();

@@ -3,11 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoIpVlan, InfoKind, IpVlanFlags, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkLayerType, LinkMessage, MacVlanMode, Prop,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, IpVlanFlags,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, MacVlanMode,
+    Prop,
 };
 use nix::libc::{EBUSY, EINVAL, EOPNOTSUPP};
 use rtnetlink::{LinkIpVlan, LinkMacVlan, LinkUnspec};
@@ -22,6 +23,13 @@ use crate::netns::NetNs;
 const IFLA_IFALIAS: u16 = 20;
 /// The attribute by which a link is looked up under an alternative name.
 const IFLA_ALT_IFNAME: u16 = 53;
+/// The attribute with what each address family knows of a link, and those in it: the
+/// family, and its parameters by number. Source: `linux/if_link.h` and `linux/ip.h`.
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET_CONF: u16 = 1;
+const AF_INET: u16 = 2;
+/// The mode in which an ipvlan interface has neighbours. Source: `linux/if_link.h`.
+const IPVLAN_MODE_L2: u16 = 0;
 /// The flags that are settings: the others are states, or about being up.
 const SETTABLE: LinkFlags = LinkFlags::Noarp
     .union(LinkFlags::Promisc)
@@ -69,6 +77,31 @@ pub struct Link {
     pub bus_address: String,
     /// What else anybody who may configure the interface can set.
     pub settings: Settings,
+    /// Whether the interface has a carrier.
+    pub has_carrier: bool,
+    /// Whether the kernel has noticed the carrier everywhere: a frame that is sent leaves it.
+    pub running: bool,
+    /// Its parameters below `/proc/sys/net`.
+    pub parameters: Parameters,
+}
+
+/// The parameters of one link (`/proc/sys/net/ipv4/conf` and `ipv6/conf`), in the order in
+/// which the kernel numbers them from 0. A family that the link does not have has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Those of IPv4.
+    pub ipv4: Vec<i32>,
+    /// Those of IPv6.
+    pub ipv6: Vec<i32>,
+}
+
+/// A parameter of IPv4 on one link (`/proc/sys/net/ipv4/conf`), as the kernel numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// `accept_redirects`.
+    AcceptRedirects = 4,
+    /// `arp_notify`.
+    ArpNotify = 22,
 }
 
 /// Settings of a link that stay with it wherever it moves, as the kernel numbers them.
@@ -157,6 +190,22 @@ impl Change {
             message.header.flags |= LinkFlags::from_bits_retain(settings.flags) & SETTABLE;
         }
         Self::new(RouteNetlinkMessage::SetLink(message), 0, failed)
+    }
+}
+
+impl Change {
+    /// Sets parameters of IPv4 on a link. What the kernel refuses is only shown.
+    pub fn parameters(link: &Link, parameters: &[(Parameter, u32)]) -> Self {
+        let values = parameters.iter().map(|(parameter, value)| {
+            DefaultNla::new(*parameter as u16, value.to_ne_bytes().to_vec())
+        });
+        let conf = nested(IFLA_INET_CONF, &values.collect::<Vec<_>>());
+        let family = nested(AF_INET, &[conf]);
+        let mut message = LinkUnspec::new_with_index(link.index).build();
+        let attribute = LinkAttribute::Other(nested(IFLA_AF_SPEC, &[family]));
+        message.attributes.push(attribute);
+        let failed = format!("failed to set the IPv4 parameters of {:?}", link.name);
+        Self::new(RouteNetlinkMessage::SetLink(message), 0, failed).best_effort()
     }
 }
 
@@ -407,6 +456,8 @@ pub(super) fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        running: message.header.flags.contains(LinkFlags::Running),
         settings: Settings {
             flags: (message.header.flags & SETTABLE).bits(),
             ..Settings::default()
@@ -420,6 +471,14 @@ pub(super) fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
 }
 
 impl Link {
+    /// Whether it asks for the hardware addresses of its neighbours, and answers them. An
+    /// ipvlan interface in a mode that routes gets the flag that says so when it is up.
+    pub fn has_neighbours(&self) -> bool {
+        let flags = LinkFlags::from_bits_retain(self.settings.flags);
+        let is_routed = self.ipvlan_mode.is_some_and(|mode| mode != IPVLAN_MODE_L2);
+        !flags.contains(LinkFlags::Noarp) && !is_routed
+    }
+
     fn take(&mut self, attribute: LinkAttribute) {
         match attribute {
             LinkAttribute::IfName(name) => self.name = name,
@@ -439,6 +498,12 @@ impl Link {
             }
             LinkAttribute::LinkInfo(infos) => {
                 infos.into_iter().for_each(|info| self.take_info(info))
+            }
+            LinkAttribute::AfSpecUnspec(families) => {
+                let parameters = &mut self.parameters;
+                families
+                    .into_iter()
+                    .for_each(|family| parameters.take(family));
             }
             _ => {}
         }
@@ -460,6 +525,44 @@ impl Link {
             _ => {}
         }
     }
+}
+
+impl Parameters {
+    fn take(&mut self, family: AfSpecUnspec) {
+        match family {
+            AfSpecUnspec::Inet(parts) => {
+                self.ipv4.extend(parts.iter().flat_map(|part| match part {
+                    AfSpecInet::DevConf(conf) => numbers(conf),
+                    _ => Vec::new(),
+                }));
+            }
+            AfSpecUnspec::Inet6(parts) => {
+                self.ipv6.extend(parts.iter().flat_map(|part| match part {
+                    AfSpecInet6::DevConf(conf) => numbers(conf),
+                    _ => Vec::new(),
+                }));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The numbers that a block of parameters consists of.
+fn numbers(conf: &impl Emitable) -> Vec<i32> {
+    let mut bytes = vec![0; conf.buffer_len()];
+    conf.emit(&mut bytes);
+    let (numbers, _) = bytes.as_chunks();
+    numbers
+        .iter()
+        .map(|bytes| i32::from_ne_bytes(*bytes))
+        .collect()
+}
+
+/// An attribute that consists of others.
+fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    DefaultNla::new(kind, bytes)
 }
 
 /// The message about these alternative names of a link, or nothing when there are none.

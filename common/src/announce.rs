@@ -1,0 +1,160 @@
+//! Tells the neighbours of an interface which addresses it has, so that they forget who had
+//! them before: a gratuitous ARP request for each IPv4 address (RFC 5944, section 4.6) and an
+//! unsolicited neighbour advertisement for each one of IPv6 (RFC 4861, section 7.2.6). All of
+//! it is best effort: neighbours that are not told find out when they ask.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket, sockopt};
+
+use crate::address::Cidr;
+use crate::error::Result;
+use crate::interface::Sandbox;
+use crate::netlink::{Change, Events, Link, Subject, parse_mac};
+
+/// How long a network card may take to find its carrier after it was set up.
+const CARRIER: Duration = Duration::from_secs(3);
+/// All nodes on the link.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// A neighbour that has crossed a router believes nothing of this.
+const HOP_LIMIT: u32 = 255;
+/// An advertisement that replaces what the neighbours believe: type, code, checksum (the
+/// kernel's part) and the flag `override`.
+const ADVERTISEMENT: [u8; 8] = [136, 0, 0, 0, 0x20, 0, 0, 0];
+/// The option with the sender's hardware address, which is 8 bytes long.
+const TARGET_HARDWARE_ADDRESS: [u8; 2] = [2, 1];
+
+/// What announces the addresses of one interface.
+#[derive(Debug)]
+pub(crate) struct Announcer {
+    link: Link,
+    ipv4: Vec<Ipv4Addr>,
+    ipv6: Vec<Ipv6Addr>,
+    /// Whether the link had a carrier before it got its addresses.
+    had_carrier: bool,
+}
+
+impl Announcer {
+    /// For these addresses, which `link` is about to get, if it has neighbours that ask who
+    /// has one.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub(crate) fn new(sandbox: &mut Sandbox, link: &Link, all: &[Cidr]) -> Result<Option<Self>> {
+        let is_ethernet = parse_mac(&link.mac).is_some();
+        if all.is_empty() || !is_ethernet || !link.has_neighbours() {
+            return Ok(None);
+        }
+        let mut announcer = Self {
+            link: link.clone(),
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+            had_carrier: is_ready(sandbox, link, |link| link.has_carrier)?,
+        };
+        for address in all {
+            match address.address() {
+                IpAddr::V4(address) => announcer.ipv4.push(address),
+                IpAddr::V6(address) => announcer.ipv6.push(address),
+            }
+        }
+        Ok(Some(announcer))
+    }
+
+    /// What announces the IPv4 addresses together with the change that gives them to the
+    /// link; nothing while it has no carrier.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        match self.had_carrier {
+            true => self.ipv4_changes(),
+            false => Vec::new(),
+        }
+    }
+
+    fn ipv4_changes(&self) -> Vec<Change> {
+        let announce = |address: &Ipv4Addr| Change::announce(&self.link, *address);
+        self.ipv4.iter().flat_map(announce).collect()
+    }
+
+    /// Announces the other addresses, or all of them when the carrier has come. A network
+    /// card has none until it has come to terms with its switch, and what it is to send
+    /// meanwhile is lost.
+    pub(crate) fn finish(&self, sandbox: &mut Sandbox) -> Result<()> {
+        if !self.had_carrier {
+            if !self.await_carrier(sandbox)? {
+                return Ok(());
+            }
+            sandbox.netlink.apply(&self.ipv4_changes())?;
+        }
+        if self.ipv6.is_empty() {
+            return Ok(());
+        }
+        let sent = sandbox.netns.run(|| Ok(self.advertise()))?;
+        if let Err(cause) = sent {
+            eprintln!(
+                "could not announce the IPv6 addresses of {:?}: {cause}",
+                self.link.name
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits for the carrier of the link; false when it has not come in time.
+    fn await_carrier(&self, sandbox: &mut Sandbox) -> Result<bool> {
+        // Opened before the next look at the link, so that no change is missed.
+        let changes = sandbox.netns.run(|| Events::open(Subject::Links))?;
+        let deadline = Instant::now() + CARRIER;
+        while !is_ready(sandbox, &self.link, |link| link.has_carrier && link.running)? {
+            if !changes.wait(deadline)? {
+                eprintln!(
+                    "{:?} has no carrier after {} s: its addresses are not announced",
+                    self.link.name,
+                    CARRIER.as_secs()
+                );
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends the advertisements; to be called inside the namespace.
+    fn advertise(&self) -> io::Result<()> {
+        let socket = socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6))?;
+        sockopt::set_ipv6_multicast_hops(&socket, HOP_LIMIT)?;
+        let all_nodes = SocketAddrV6::new(ALL_NODES, 0, 0, self.link.index);
+        self.ipv6
+            .iter()
+            .try_for_each(|address| send(&socket, &self.advertisement(*address), &all_nodes))
+    }
+
+    fn advertisement(&self, address: Ipv6Addr) -> Vec<u8> {
+        let mac = parse_mac(&self.link.mac).unwrap_or_default();
+        let parts: [&[u8]; 4] = [
+            &ADVERTISEMENT,
+            &address.octets(),
+            &TARGET_HARDWARE_ADDRESS,
+            &mac,
+        ];
+        parts.concat()
+    }
+}
+
+/// Whether the link has a carrier, or none that could come by itself: that of a veth is up
+/// when somebody sets its other end up.
+fn is_ready(
+    sandbox: &mut Sandbox,
+    link: &Link,
+    has_carrier: impl Fn(&Link) -> bool,
+) -> Result<bool> {
+    if link.kind == "veth" {
+        return Ok(true);
+    }
+    let link = sandbox.netlink.link_by_index(link.index)?;
+    Ok(link.is_none_or(|link| has_carrier(&link)))
+}
+
+fn send(socket: &OwnedFd, message: &[u8], to: &SocketAddrV6) -> io::Result<()> {
+    sendto(socket, message, SendFlags::empty(), to)?;
+    Ok(())
+}
