@@ -103,7 +103,7 @@ fn the_master_inside_the_container_can_come_from_a_plugin_that_does_not_say_wher
         pod.netns
             .ip(&["link", "add", "eno1", "up", "type", "dummy"]);
         let mut interface = json!({"name": "eno1"});
-        if sandbox != "" {
+        if !sandbox.is_empty() {
             interface["sandbox"] = pod.netns.path().into();
         }
         let prev_result = json!({"cniVersion": "1.1.0", "interfaces": [interface]});
