@@ -56,7 +56,7 @@ fn target() -> Target {
     Target {
         instance: Some(InstanceId::from("i-2")),
         running: true,
-        device_index: Some(1),
+        place: Some((0, 1)),
         unmanaged: true,
     }
 }
@@ -123,7 +123,7 @@ fn a_touched_primary_address_is_found() {
 #[test]
 fn a_change_of_the_first_interface_or_one_without_the_tag_is_found() {
     let mut first = target();
-    first.device_index = Some(0);
+    first.place = Some((0, 0));
     let said = "AssignPrivateIpAddresses on eni-1, which is at device index 0";
     finds(&[called(ASSIGN, &first)], &[said]);
     let mut untagged = target();

@@ -14,7 +14,8 @@ use super::id::{EniId, InstanceId, SubnetId, VpcId};
 use super::limits::{Limits, TABLE};
 use super::rules::Rules;
 use super::world::{
-    Attachment, Due, Eni, Instance, InstanceState, Reservation, Scheduled, Subnet, Vpc, World,
+    Attachment, Due, Eni, Instance, InstanceState, PRIMARY, Place, Reservation, Scheduled, Subnet,
+    Vpc, World,
 };
 
 /// A change in the making: a copy of the world, and what the log will say of it.
@@ -124,7 +125,7 @@ impl Change<'_> {
             launched: SystemTime::now(),
         };
         self.world.instances.insert(id.clone(), Arc::new(instance));
-        self.attach_eni(eni.as_str(), id.as_str(), 0)?;
+        self.attach_eni(eni.as_str(), id.as_str(), PRIMARY)?;
         self.delete_on_termination(eni.as_str(), true)?;
         Ok(id)
     }
@@ -182,7 +183,7 @@ impl Change<'_> {
         &mut self,
         eni: &str,
         instance: &str,
-        device_index: u32,
+        place: Place,
     ) -> Result<String, Ec2Error> {
         let found = self.world.eni(eni)?;
         if found.attachment.is_some() {
@@ -194,26 +195,13 @@ impl Change<'_> {
             let message = format!("Instance '{}' is not 'running'.", instance.id);
             return Err(Ec2Error::bad("IncorrectState", message));
         }
-        let limits = self.limits(&instance.kind)?;
-        let others = self.world.attached(&instance.id);
-        if others.contains_key(&device_index) {
-            return Err(Ec2Error::value(format!(
-                "Instance '{}' already has an interface attached at device index '{device_index}'.",
-                instance.id
-            )));
-        }
-        if others.len() >= limits.interfaces {
-            let message = format!(
-                "Interface count {} exceeds the limit for {}",
-                others.len() + 1,
-                instance.kind
-            );
-            return Err(Ec2Error::bad("AttachmentLimitExceeded", message));
-        }
+        self.check_place(&instance, place)?;
+        let (network_card, device_index) = place;
         let id = self.world.next_id("eni-attach");
         let attachment = Attachment {
             id: id.clone(),
             instance: instance.id,
+            network_card,
             device_index,
             delete_on_termination: false,
             since: self.now,
@@ -221,6 +209,35 @@ impl Change<'_> {
         };
         self.world.eni_mut(eni)?.attachment = Some(attachment);
         Ok(id)
+    }
+
+    /// Each network card has device indexes, and a limit, of its own.
+    fn check_place(&self, instance: &Instance, place: Place) -> Result<(), Ec2Error> {
+        let (card, index) = place;
+        let limits = self.limits(&instance.kind)?;
+        let others = self.world.attached(&instance.id);
+        if others.contains_key(&place) {
+            return Err(Ec2Error::value(format!(
+                "Instance '{}' already has an interface attached at device index '{index}'.",
+                instance.id
+            )));
+        }
+        if usize::try_from(card).is_ok_and(|card| card >= limits.cards) {
+            return Err(Ec2Error::value(format!(
+                "Network card index '{card}' is out of range for {}",
+                instance.kind
+            )));
+        }
+        let count = others.keys().filter(|place| place.0 == card).count();
+        if count >= limits.interfaces / limits.cards {
+            let message = format!(
+                "Interface count {} exceeds the limit for {}",
+                count + 1,
+                instance.kind
+            );
+            return Err(Ec2Error::bad("AttachmentLimitExceeded", message));
+        }
+        Ok(())
     }
 
     pub(super) fn delete_on_termination(&mut self, eni: &str, on: bool) -> Result<(), Ec2Error> {
@@ -237,7 +254,7 @@ impl Change<'_> {
         if found
             .attachment
             .as_ref()
-            .is_some_and(|a| a.device_index == 0)
+            .is_some_and(|a| a.place() == PRIMARY)
         {
             let message = "The network interface at device index 0 cannot be detached.";
             return Err(Ec2Error::bad("OperationNotPermitted", message));

@@ -11,10 +11,11 @@ use super::address;
 use super::change::limits_of;
 use super::error::Ec2Error;
 use super::filter::{ids_or_pages, page, select};
+use super::id::InstanceId;
 use super::limits::{Limits, TABLE};
 use super::query::{Query, items};
 use super::rules::Rules;
-use super::world::{Eni, Instance, InstanceState, Reservation, Subnet, Vpc, World};
+use super::world::{Eni, Instance, InstanceState, PRIMARY, Reservation, Subnet, Vpc, World};
 use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP, ZONE};
 
 /// One of these is needed where neither ids nor pagination limit a call (aws.md 3.1).
@@ -37,7 +38,7 @@ pub(super) fn run(
 ) -> Option<Result<Value, Ec2Error>> {
     let answer = match action {
         "DescribeNetworkInterfaces" => enis(world, rules, query),
-        "DescribeInstances" => instances(world, query),
+        "DescribeInstances" => instances(world, rules, query),
         "DescribeInstanceTypes" => instance_types(world, rules, query),
         "DescribeSubnets" => subnets(world, query),
         "DescribeVpcs" => vpcs(world, query),
@@ -70,13 +71,18 @@ fn enis(world: &World, rules: &Rules, query: &Query) -> Result<Value, Ec2Error> 
     page(query, "networkInterfaceSet", 1000, rows)
 }
 
-fn instances(world: &World, query: &Query) -> Result<Value, Ec2Error> {
+fn instances(world: &World, rules: &Rules, query: &Query) -> Result<Value, Ec2Error> {
     ids_or_pages(query, "InstanceId")?;
     let ids = query.list("InstanceId");
+    let is_hidden = |id: &InstanceId| rules.hidden_instances.contains(id);
     for id in &ids {
-        world.instance(id)?;
+        if is_hidden(&world.instance(id)?.id) {
+            let code = "InvalidInstanceID.NotFound";
+            return Err(Ec2Error::not_found(code, "instance", id));
+        }
     }
     let all = world.instances.values().map(AsRef::as_ref);
+    let all = all.filter(|i: &&Instance| !is_hidden(&i.id));
     let found = select(world, all, &ids, &query.filters())?;
     let rows = found.into_iter().map(|i: &Instance| {
         let reservation = json!({
@@ -180,7 +186,7 @@ pub(super) fn eni(eni: &Eni) -> Value {
             "instanceId": attachment.instance.as_str(),
             "instanceOwnerId": ACCOUNT,
             "deviceIndex": attachment.device_index,
-            "networkCardIndex": 0,
+            "networkCardIndex": attachment.network_card,
             "status": "attached",
             "attachTime": timestamp(attachment.time),
             "deleteOnTermination": attachment.delete_on_termination,
@@ -192,7 +198,7 @@ pub(super) fn eni(eni: &Eni) -> Value {
 /// An `Instance`.
 pub(super) fn instance(world: &World, instance: &Instance) -> Value {
     let attached = world.attached(&instance.id);
-    let primary = attached.get(&0).map(|e| IpAddr::V4(e.primary));
+    let primary = attached.get(&PRIMARY).map(|e| IpAddr::V4(e.primary));
     let mut described = json!({
         "instanceId": instance.id.as_str(),
         "imageId": AMI,

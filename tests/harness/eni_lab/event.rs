@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::id::{EniId, InstanceId, VpcId};
+use super::world::PRIMARY;
 
 /// The outcome of a call that EC2 carried out.
 pub const OK: &str = "ok";
@@ -96,8 +97,8 @@ pub struct Target {
     pub instance: Option<InstanceId>,
     /// Whether that instance was running.
     pub running: bool,
-    /// Its device index there.
-    pub device_index: Option<u32>,
+    /// Its network card and its device index there.
+    pub place: Option<(u32, u32)>,
     /// Whether it had the tag that keeps the VPC CNI away.
     pub unmanaged: bool,
 }
@@ -186,8 +187,8 @@ fn forbidden_call(
     target: &Target,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    if target.device_index == Some(0) {
-        found.push(format!("{action} on {eni}, which is at device index 0"));
+    if target.place == Some(PRIMARY) {
+        found.push(format!("{action} on {eni}, which is a primary interface"));
     }
     if !target.unmanaged {
         found.push(format!(

@@ -37,6 +37,8 @@ pub enum Fault {
     TerminateInstance(InstanceId),
     /// The call is carried out, but its answer, with status 200, is no XML.
     Garbage,
+    /// The call is carried out, but its answer never ends.
+    Endless,
     /// The credentials are said to have expired; nothing is done.
     ExpiredCredentials,
 }

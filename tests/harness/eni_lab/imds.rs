@@ -9,7 +9,7 @@ use serde_json::json;
 use super::describe::timestamp;
 use super::id::InstanceId;
 use super::state::{State, access_key};
-use super::world::{Eni, Instance, InstanceState, World};
+use super::world::{Eni, Instance, InstanceState, PRIMARY, World};
 use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP, ZONE};
 
 /// The longest that a token may live, in seconds: six hours.
@@ -160,8 +160,8 @@ fn tree(state: &State, instance: &Instance) -> BTreeMap<String, String> {
 fn interfaces(state: &State, instance: &Instance) -> BTreeMap<String, String> {
     let world = state.world_before(state.rules.imds_lag);
     let mut meta = BTreeMap::new();
-    for (device_index, eni) in world.attached(&instance.id) {
-        if device_index == 0 {
+    for (place, eni) in world.attached(&instance.id) {
+        if place == PRIMARY {
             meta.insert("mac".to_owned(), eni.mac.clone());
             meta.insert("local-ipv4".to_owned(), eni.primary.to_string());
         }
@@ -192,6 +192,7 @@ fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
     ]);
     if let Some(attachment) = &eni.attachment {
         values.insert("device-number", attachment.device_index.to_string());
+        values.insert("network-card", attachment.network_card.to_string());
     }
     let ipv4 = std::iter::once(eni.primary.to_string()).chain(eni.ipv4().map(|a| a.to_string()));
     let mut lists = vec![
@@ -225,7 +226,7 @@ fn identity(state: &State, instance: &Instance) -> String {
         "instanceId": instance.id.as_str(),
         "instanceType": instance.kind,
         "pendingTime": timestamp(instance.launched),
-        "privateIp": attached.get(&0).map(|eni| eni.primary),
+        "privateIp": attached.get(&PRIMARY).map(|eni| eni.primary),
         "region": REGION,
         "version": "2017-09-30",
     });

@@ -1,8 +1,6 @@
 //! Looking into the lab over HTTP, below `/lab/` on EC2's address: for people and for
 //! programs in other languages. Nothing here is part of EC2.
 
-use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +8,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::event::Event;
 use super::fault::{Armed, Fault};
-use super::server::response;
+use super::server::{Body, response};
 use super::state::State;
 
 /// One entry of a script of faults.
@@ -32,12 +30,7 @@ fn one() -> u64 {
 }
 
 /// Answers a request below `/lab/`.
-pub(super) fn answer(
-    shared: &Shared,
-    method: &Method,
-    path: &str,
-    body: &[u8],
-) -> Response<Full<Bytes>> {
+pub(super) fn answer(shared: &Shared, method: &Method, path: &str, body: &[u8]) -> Response<Body> {
     let state = shared.lock();
     let document = match (method, path) {
         (&Method::GET, "/lab/state") => Ok(world(&state)),
@@ -81,6 +74,7 @@ fn world(state: &State) -> Value {
             "mac": eni.mac,
             "subnet": eni.subnet.as_str(),
             "instance": eni.instance().map(|i| i.as_str()),
+            "networkCardIndex": eni.attachment.as_ref().map(|a| a.network_card),
             "deviceIndex": eni.attachment.as_ref().map(|a| a.device_index),
             "tags": eni.tags,
             "primary": eni.primary,

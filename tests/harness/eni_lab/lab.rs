@@ -183,7 +183,7 @@ impl Lab {
         state.world.owner(vpc, address).map(|eni| eni.id.clone())
     }
 
-    /// The interfaces of the instance by device index.
+    /// The interfaces of the instance by network card and device index.
     pub fn enis(&self, instance: &InstanceId) -> Vec<EniId> {
         let state = self.shared.lock();
         let attached = state.world.attached(instance);

@@ -162,12 +162,13 @@ fn create_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
 }
 
 fn attach_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
+    let card: u32 = query.parsed("NetworkCardIndex")?.unwrap_or(0);
     let attachment = change.attach_eni(
         query.require("NetworkInterfaceId")?,
         query.require("InstanceId")?,
-        query.require_parsed("DeviceIndex")?,
+        (card, query.require_parsed("DeviceIndex")?),
     )?;
-    Ok(json!({"attachmentId": attachment, "networkCardIndex": 0}))
+    Ok(json!({"attachmentId": attachment, "networkCardIndex": card}))
 }
 
 fn detach_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::id::InstanceId;
 use super::limits::Limits;
 
 /// What an explicit assignment of an address does that the interface has already
@@ -57,6 +58,17 @@ pub struct Rules {
     /// How long after a successful reassignment the address moves; until then
     /// describes and IMDS show the old owner (3.1 "asynchronous", 3.5).
     pub reassign_delay: Duration,
+    /// `DescribeNetworkInterfaces` and `DescribeInstances` show everything as it was that
+    /// long ago. Source: Amazon EC2 Developer Guide, "Eventual consistency".
+    pub describe_lag: Duration,
+    /// Instances that `DescribeInstances` does not find, whatever their state is. Source:
+    /// the same: a description may not know yet what there is.
+    pub hidden_instances: BTreeSet<InstanceId>,
+    /// How many seconds EC2's clock is ahead of this machine's; less than 0 when it is
+    /// behind. A request whose time is more than five minutes off is refused.
+    pub clock_ahead: i64,
+    /// The code of that refusal; EC2 has several.
+    pub clock_code: String,
     /// IMDS shows interfaces and addresses as they were that long ago (2, 3.5).
     pub imds_lag: Duration,
     /// How long IMDS answers 404 below an interface's MAC after it was attached; the
@@ -66,6 +78,8 @@ pub struct Rules {
     pub imds_unreachable_token: bool,
     /// Every request to IMDS finds the connection closed.
     pub imds_down: bool,
+    /// The answers of IMDS never end, but for its tokens.
+    pub imds_endless: bool,
     /// Whether permissions are checked before parameters (3.2, unchecked).
     pub authorise_before_validate: bool,
     /// How long every EC2 call takes, before it is carried out (3.5).
@@ -100,10 +114,15 @@ impl Default for Rules {
         Self {
             repeat_assign: Repeat::Accept,
             reassign_delay: Duration::ZERO,
+            describe_lag: Duration::ZERO,
+            hidden_instances: BTreeSet::new(),
+            clock_ahead: 0,
+            clock_code: "AuthFailure".to_owned(),
             imds_lag: Duration::ZERO,
             imds_404_after_attach: Duration::ZERO,
             imds_unreachable_token: false,
             imds_down: false,
+            imds_endless: false,
             authorise_before_validate: true,
             latency: Duration::ZERO,
             latency_of: BTreeMap::new(),

@@ -1,13 +1,17 @@
 //! HTTP: connections from the listeners that the lab was given, EC2's calls with
 //! their faults, and IMDS.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -42,7 +46,9 @@ impl fmt::Display for Closed {
 
 impl std::error::Error for Closed {}
 
-pub(super) type Answer = Result<Response<Full<Bytes>>, Closed>;
+pub(super) type Body = BoxBody<Bytes, Infallible>;
+
+pub(super) type Answer = Result<Response<Body>, Closed>;
 
 /// Serves what comes to the listener, for ever.
 pub(super) async fn serve(
@@ -119,6 +125,9 @@ fn metadata(shared: &Shared, instance: &InstanceId, request: &Request<Incoming>)
     state.version += 1;
     shared.changed.notify_all();
     let answer = answer.ok_or(Closed)?;
+    if state.rules.imds_endless && answer.ttl.is_none() {
+        return Ok(response(200, "text/plain", String::new()).map(|_| endless()));
+    }
     let mut response = response(answer.status, "text/plain", answer.body);
     if let Some(ttl) = answer.ttl {
         response
@@ -135,8 +144,8 @@ async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
         let body = body.collect().await.map_err(|_| Closed)?.to_bytes();
         query.extend(&body);
     }
-    let authorization = parts.headers.get(AUTHORIZATION);
-    let call = Call::new(query, authorization.and_then(|v| v.to_str().ok()));
+    let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
+    let call = Call::new(query, header(AUTHORIZATION.as_str()), header("x-amz-date"));
     let (fault, number) = shared.arrive(&call.action);
     let request_id = format!("00000000-0000-4000-8000-{number:012x}");
     match &fault {
@@ -162,11 +171,15 @@ async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
     shared
         .wait_while_held(&call.action, Hold::AfterCommit)
         .await;
+    let mut answer = written(&call.action, &request_id, result);
+    let date = HeaderValue::from_str(&shared.date()).expect("a date is text");
+    answer.headers_mut().insert(DATE, date);
     match fault {
         Some(Fault::DropAfterCommit | Fault::DropBeforeCommit) => Err(Closed),
         Some(Fault::HangAfterCommit) => pending().await,
         Some(Fault::Garbage) => Ok(response(200, "text/html", "<html>gateway".to_owned())),
-        _ => Ok(written(&call.action, &request_id, result)),
+        Some(Fault::Endless) => Ok(answer.map(|_| endless())),
+        _ => Ok(answer),
     }
 }
 
@@ -174,7 +187,7 @@ fn written(
     action: &str,
     request_id: &str,
     result: Result<serde_json::Value, Ec2Error>,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let (status, body) = match result {
         Ok(fields) => (200, answer(action, request_id, &fields)),
         Err(error) => (error.status, error_answer(&error, request_id)),
@@ -182,11 +195,35 @@ fn written(
     response(status, "text/xml;charset=UTF-8", body)
 }
 
-pub(super) fn response(status: u16, kind: &str, body: String) -> Response<Full<Bytes>> {
+/// A body that goes on for longer than anybody should read: a gigabyte.
+struct Endless {
+    chunks: u32,
+}
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        const CHUNK: &[u8] = &[b' '; 1 << 16];
+        self.chunks -= 1;
+        let is_over = self.chunks == 0;
+        Poll::Ready((!is_over).then(|| Ok(Frame::data(Bytes::from_static(CHUNK)))))
+    }
+}
+
+fn endless() -> Body {
+    Endless { chunks: 1 << 14 }.boxed()
+}
+
+pub(super) fn response(status: u16, kind: &str, body: String) -> Response<Body> {
     Response::builder()
         .status(status)
         .header(CONTENT_TYPE, kind)
         .header(SERVER, "eni-lab")
-        .body(Full::new(Bytes::from(body)))
+        .body(Full::new(Bytes::from(body)).boxed())
         .expect("the status and the headers are valid")
 }

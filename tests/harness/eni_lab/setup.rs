@@ -89,7 +89,13 @@ impl Lab {
     /// Attaches the interface; it would outlive its instance, as is EC2's default.
     #[track_caller]
     pub fn attach_eni(&self, eni: &EniId, instance: &InstanceId, device_index: u32) {
-        self.set_up(|change| change.attach_eni(eni.as_str(), instance.as_str(), device_index));
+        self.attach_eni_to_card(eni, instance, (0, device_index));
+    }
+
+    /// The same at another network card: its index and the device index on it.
+    #[track_caller]
+    pub fn attach_eni_to_card(&self, eni: &EniId, instance: &InstanceId, place: (u32, u32)) {
+        self.set_up(|change| change.attach_eni(eni.as_str(), instance.as_str(), place));
     }
 
     /// Whether the attached interface goes with its instance.
@@ -165,8 +171,9 @@ impl Lab {
             let tags = &mut change.world.eni_mut(eni.as_str())?.tags;
             tags.insert(NO_MANAGE.to_owned(), "true".to_owned());
             let used = change.world.attached(instance);
-            let index = (0..).find(|index| !used.contains_key(index)).unwrap_or(0);
-            change.attach_eni(eni.as_str(), instance.as_str(), index)?;
+            let index = (0..).find(|index| !used.contains_key(&(0, *index)));
+            let place = (0, index.unwrap_or(0));
+            change.attach_eni(eni.as_str(), instance.as_str(), place)?;
             change.delete_on_termination(eni.as_str(), true)?;
             Ok(eni)
         })
@@ -194,6 +201,12 @@ impl Lab {
     #[track_caller]
     pub fn assign(&self, eni: &EniId, addresses: &[IpAddr]) {
         self.set_up(|change| change.assign(eni.as_str(), addresses, false));
+    }
+
+    /// Somebody else takes addresses from wherever they are, as `AllowReassignment` does.
+    #[track_caller]
+    pub fn take(&self, eni: &EniId, addresses: &[IpAddr]) {
+        self.set_up(|change| change.assign(eni.as_str(), addresses, true));
     }
 
     /// Somebody else takes addresses from the interface.

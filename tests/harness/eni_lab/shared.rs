@@ -4,11 +4,12 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use time::{OffsetDateTime, format_description};
 use tokio::sync::Notify;
 
 use super::fault::{self, Fault, Hold};
 use super::id::InstanceId;
-use super::state::State;
+use super::state::{self, State};
 
 /// What the lab and its servers have in common.
 #[derive(Debug)]
@@ -68,6 +69,16 @@ impl Shared {
             let number = state.version;
             (fault::next(&mut state.faults, action), number)
         })
+    }
+
+    /// What time it is by EC2's clock, as HTTP writes it.
+    pub(super) fn date(&self) -> String {
+        let now = state::now() + self.lock().rules.clock_ahead;
+        let now = OffsetDateTime::from_unix_timestamp(now).expect("the year has four digits");
+        let form =
+            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT";
+        let form = format_description::parse_borrowed::<2>(form).expect("the form is right");
+        now.format(&form).expect("the parts are known")
     }
 
     pub(super) fn latency(&self, action: &str) -> Duration {

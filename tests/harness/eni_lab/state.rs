@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use time::{Date, Month, OffsetDateTime, Time};
 
 use super::change::Change;
 use super::error::Ec2Error;
@@ -19,6 +20,9 @@ use super::{REGION, describe, mutate};
 
 /// How many former worlds are kept for what shows the past.
 const HISTORY: usize = 1024;
+
+/// How many seconds the time of a request may differ from EC2's.
+const LARGEST_SKEW: i64 = 300;
 
 /// The key that is accepted from the start, for a user's own calls.
 pub(super) const OPEN_KEY: &str = "AKIDLAB";
@@ -120,7 +124,7 @@ impl State {
     /// Decides a call, carries it out and writes it down.
     pub(super) fn perform(&mut self, call: &Call) -> Result<Value, Ec2Error> {
         self.settle(Instant::now());
-        let signer = self.signer(call);
+        let signer = self.check_clock(call).and_then(|()| self.signer(call));
         let node = signer.as_ref().ok().cloned().flatten();
         let target = self.world.target(call.eni());
         let admitted = signer.and_then(|_| self.throttle(call));
@@ -156,8 +160,9 @@ impl State {
             return Err(Ec2Error::new(412, "DryRunOperation", message));
         }
         let mut change = self.change(node);
+        let shown = self.shown(&call.action);
         let result = mutate::run(&mut change, &call.action, &call.query)
-            .or_else(|| describe::run(&change.world, &self.rules, &call.action, &call.query));
+            .or_else(|| describe::run(shown, &self.rules, &call.action, &call.query));
         let unknown = || {
             let action = &call.action;
             let message = format!("The action {action} is not valid for this web service.");
@@ -171,6 +176,31 @@ impl State {
                 let attempts = |event: &Event| matches!(event, Event::PrimaryTouched { .. });
                 self.events.extend(events.into_iter().filter(attempts));
                 Err(error)
+            }
+        }
+    }
+
+    /// What a description shows.
+    fn shown(&self, action: &str) -> &World {
+        match action {
+            "DescribeNetworkInterfaces" | "DescribeInstances" => {
+                self.world_before(self.rules.describe_lag)
+            }
+            _ => &self.world,
+        }
+    }
+
+    /// Refuses a request that was signed at another time than it is here.
+    fn check_clock(&self, call: &Call) -> Result<(), Ec2Error> {
+        let here = now() + self.rules.clock_ahead;
+        let is_right = call
+            .signed_at
+            .is_none_or(|time| (here - time).abs() <= LARGEST_SKEW);
+        match is_right {
+            true => Ok(()),
+            false => {
+                let message = "AWS was not able to validate the provided access credentials";
+                Err(Ec2Error::new(401, &self.rules.clock_code, message))
             }
         }
     }
@@ -239,6 +269,21 @@ impl State {
     }
 }
 
+/// This machine's time in seconds since 1970.
+pub(super) fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
+/// `20260131T120000Z` in seconds since 1970.
+fn seconds(date: &str) -> Option<i64> {
+    let number = |from: usize, length: usize| date.get(from..from + length)?.parse::<u16>().ok();
+    let small = |from: usize| u8::try_from(number(from, 2)?).ok();
+    let month = Month::try_from(small(4)?).ok()?;
+    let day = Date::from_calendar_date(i32::from(number(0, 4)?), month, small(6)?).ok()?;
+    let time = Time::from_hms(small(9)?, small(11)?, small(13)?).ok()?;
+    Some(day.with_time(time).assume_utc().unix_timestamp())
+}
+
 /// The access key of an instance: unique for each, and another one after the earlier
 /// ones have expired.
 pub(super) fn access_key(instance: &InstanceId, generation: u64) -> String {
@@ -255,10 +300,12 @@ pub(super) struct Call {
     /// `Credential=…` with all that follows, from the header or the address. The
     /// signature itself is not verified.
     pub(super) credential: Option<String>,
+    /// When it was signed, in seconds since 1970, where it says so in a header.
+    pub(super) signed_at: Option<i64>,
 }
 
 impl Call {
-    pub(super) fn new(query: Query, authorization: Option<&str>) -> Self {
+    pub(super) fn new(query: Query, authorization: Option<&str>, date: Option<&str>) -> Self {
         let signed = |text: &&str| text.contains("Signature=");
         let header = authorization
             .and_then(|text| text.strip_prefix("AWS4-HMAC-SHA256 "))
@@ -271,6 +318,7 @@ impl Call {
         Self {
             action: query.text("Action").unwrap_or_default().to_owned(),
             credential: header.or(presigned).map(str::to_owned),
+            signed_at: date.and_then(seconds),
             query,
         }
     }

@@ -78,11 +78,24 @@ pub(super) struct Instance {
 pub(super) struct Attachment {
     pub(super) id: String,
     pub(super) instance: InstanceId,
+    pub(super) network_card: u32,
     pub(super) device_index: u32,
     pub(super) delete_on_termination: bool,
     pub(super) since: Instant,
     pub(super) time: SystemTime,
 }
+
+impl Attachment {
+    pub(super) fn place(&self) -> Place {
+        (self.network_card, self.device_index)
+    }
+}
+
+/// Where an interface is attached: the network card and the device index on it.
+pub(super) type Place = (u32, u32);
+
+/// Where the primary interface of an instance is.
+pub(super) const PRIMARY: Place = (0, 0);
 
 #[derive(Debug, Clone)]
 pub(super) struct Eni {
@@ -198,11 +211,11 @@ impl World {
         self.enis.values().find(has).map(Arc::as_ref)
     }
 
-    /// The interfaces of an instance by device index.
-    pub(super) fn attached<'a>(&'a self, instance: &InstanceId) -> BTreeMap<u32, &'a Eni> {
+    /// The interfaces of an instance by network card and device index.
+    pub(super) fn attached<'a>(&'a self, instance: &InstanceId) -> BTreeMap<Place, &'a Eni> {
         let enis = self.enis.values().filter_map(|eni| {
             let attachment = eni.attachment.as_ref()?;
-            (attachment.instance == *instance).then_some((attachment.device_index, eni.as_ref()))
+            (attachment.instance == *instance).then_some((attachment.place(), eni.as_ref()))
         });
         enis.collect()
     }
@@ -219,7 +232,7 @@ impl World {
         Some(Target {
             instance: eni.instance().cloned(),
             running: self.is_running(eni.instance()),
-            device_index: eni.attachment.as_ref().map(|a| a.device_index),
+            place: eni.attachment.as_ref().map(Attachment::place),
             unmanaged: eni.tags.get(NO_MANAGE).is_some_and(|v| v == "true"),
         })
     }
