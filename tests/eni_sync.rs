@@ -30,3 +30,5 @@ mod scrape;
 mod status;
 mod status_check;
 mod sync;
+mod taking_over;
+mod way;

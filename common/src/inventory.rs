@@ -47,7 +47,10 @@ pub struct Eni {
     pub mac: String,
     /// The name of its interface when the inventory was written.
     pub interface: String,
-    /// The index of the attachment; 0 is the node's primary ENI.
+    /// The network card of the attachment; 0 on most instances, which have one.
+    #[serde(default)]
+    pub network_card_index: u32,
+    /// The index of the attachment on its network card.
     pub device_index: u32,
     /// The id of its subnet, such as `subnet-0123456789abcdef0`.
     pub subnet_id: String,
@@ -66,6 +69,20 @@ pub struct Eni {
     pub ipv4_limit: u32,
     /// How many IPv6 addresses it can have.
     pub ipv6_limit: u32,
+}
+
+impl Eni {
+    /// Whether it is the primary ENI of the node.
+    pub fn is_primary(&self) -> bool {
+        is_primary(self.network_card_index, self.device_index)
+    }
+}
+
+/// Whether an ENI that is attached so is the primary one of its instance. Each network
+/// card has a device index 0. Source: EC2 API reference, "NetworkInterfaceAttachment":
+/// the primary network interface must be assigned to network card index 0.
+pub fn is_primary(network_card_index: u32, device_index: u32) -> bool {
+    (network_card_index, device_index) == (0, 0)
 }
 
 impl Inventory {

@@ -21,7 +21,7 @@ pub(crate) struct Claimed {
 }
 
 /// What became of each address.
-type Outcomes = Vec<(IpAddr, Result<()>)>;
+pub(crate) type Outcomes = Vec<(IpAddr, Result<()>)>;
 
 /// Assigns addresses to one ENI.
 pub(crate) struct Assigner<'a> {
@@ -81,13 +81,14 @@ impl Assigner<'_> {
                 .iter()
                 .find(|eni| eni.has(claimed.address) && eni.id != self.eni.id)
         };
-        let mut free = Vec::new();
+        let (mut free, mut foreign) = (Vec::new(), Vec::new());
         for claimed in missing {
             match owner_of(&claimed) {
-                Some(owner) => outcomes.push((claimed.address, self.take_over(claimed, owner))),
+                Some(owner) => foreign.push((claimed, owner)),
                 None => free.push(claimed),
             }
         }
+        outcomes.extend(self.take_over(&foreign));
         let rest = match failure.kind {
             Kind::SlotsExhausted => self.assign_what_fits(&free, own.as_ref(), failure),
             _ if free.len() < batch.len() => self.assign_batch(&free),
@@ -100,13 +101,37 @@ impl Assigner<'_> {
     /// One address of `batch` is refused for a reason that no description shows: halves
     /// lead to it.
     fn divide(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
-        if batch.len() <= 1 {
-            return self.refuse_all(batch, failure);
+        if let [claimed] = batch {
+            let outcome = self.ask_again(*claimed, failure);
+            return vec![(claimed.address, outcome)];
         }
         let (left, right) = batch.split_at(batch.len() / 2);
         let mut outcomes = self.assign_batch(left);
         outcomes.extend(self.assign_batch(right));
         outcomes
+    }
+
+    /// Asks once more for an address that was refused although nobody has it: somebody may
+    /// have given it away after the refusal, and somebody else may be taking it.
+    fn ask_again(&self, claimed: Claimed, failure: &Failure) -> Result<()> {
+        let address = claimed.address;
+        if failure.kind != Kind::Invalid {
+            return Err(self.refused(address, failure));
+        }
+        let Err(failure) = self.ec2().assign(&self.eni.id, &[address]) else {
+            return Ok(());
+        };
+        let owners = self.ec2().owners(&self.eni.vpc_id, &[address]);
+        let owners = owners.unwrap_or_default();
+        match owners.iter().find(|eni| eni.has(address)) {
+            Some(own) if own.id == self.eni.id => Ok(()),
+            Some(owner) => {
+                let taken = self.take_over(&[(claimed, owner)]);
+                let outcome = taken.into_iter().map(|(_, outcome)| outcome).next();
+                outcome.unwrap_or_else(|| Err(self.refused(address, &failure)))
+            }
+            None => Err(self.refused(address, &failure)),
+        }
     }
 
     /// The ENI is full: addresses in their cool-down make room, the oldest first. What
@@ -160,7 +185,7 @@ impl Assigner<'_> {
         })
     }
 
-    fn refuse_all(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
+    pub(crate) fn refuse_all(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
         let refuse = |claimed: &Claimed| self.refused(claimed.address, failure);
         batch
             .iter()

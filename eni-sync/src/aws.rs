@@ -9,15 +9,14 @@ use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig, imds};
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_ec2::config::SharedHttpClient;
-use aws_smithy_http_client::Builder as HttpBuilder;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use common::error::{Error, ErrorCode, Result};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::ec2::Ec2;
+use crate::http;
 use crate::imds::Imds;
 use crate::pace::Pace;
 
@@ -26,7 +25,9 @@ use crate::pace::Pace;
 const ATTEMPTS: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one attempt may take. EC2 is slow when much is asked of it, and an answer that
+/// comes late is better than none.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call may take with all its attempts. The kubelet gives up after minutes.
 const CALL_DEADLINE: Duration = Duration::from_secs(45);
 
@@ -59,10 +60,9 @@ impl Clients {
         let idle = self.idle().pop();
         let aws = idle.map_or_else(|| Aws::with_pace(Some(Arc::clone(&self.pace))), Ok)?;
         let outcome = work(&aws);
-        // After an error, credentials and connections are looked for anew.
-        if outcome.is_ok() {
-            self.idle().push(aws);
-        }
+        // Also after an error: the client has learnt how far the node's clock is off, and
+        // looks for credentials and connections anew by itself.
+        self.idle().push(aws);
         outcome
     }
 
@@ -84,7 +84,8 @@ impl Aws {
     /// The clients, without any traffic yet.
     ///
     /// # Errors
-    /// Code 999 when the runtime cannot be made.
+    /// Code 999 when the runtime cannot be made, 5 or 6 naming the file of
+    /// `AWS_CA_BUNDLE`.
     pub(crate) fn open() -> Result<Self> {
         Self::with_pace(None)
     }
@@ -94,10 +95,8 @@ impl Aws {
             .enable_all()
             .build()
             .map_err(|cause| Error::internal("failed to start the runtime").because(&cause))?;
-        let http = HttpBuilder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
-        let provider = ProviderConfig::without_region().with_http_client(http.clone());
+        let http = http::for_services()?;
+        let provider = ProviderConfig::without_region().with_http_client(http::for_metadata());
         let runtime = Arc::new(runtime);
         Ok(Self {
             imds: Imds::new(Arc::clone(&runtime), &provider),
@@ -122,10 +121,8 @@ impl Aws {
 
     /// EC2 in the region of this node.
     pub(crate) fn ec2(&self, region: &str) -> &Ec2 {
-        self.ec2.get_or_init(|| {
-            let runtime = Arc::clone(&self.runtime);
-            Ec2::new(runtime, &self.configuration(region), self.pace.clone())
-        })
+        self.ec2
+            .get_or_init(|| Ec2::new(self.session(region), self.pace.clone()))
     }
 
     /// Whether there are credentials to sign a request with.
@@ -134,17 +131,14 @@ impl Aws {
     /// Code 11 when the SDK finds none.
     pub(crate) fn require_credentials(&self, region: &str) -> Result<()> {
         let missing = || Error::new(ErrorCode::TRY_AGAIN, "there are no AWS credentials");
-        let configuration = self.configuration(region);
+        let configuration = self.session(region).configuration();
         let provider = configuration.credentials_provider().ok_or_else(missing)?;
         let found = self.runtime.block_on(provider.provide_credentials());
         let found = found.map_err(|cause| missing().with_details(cause.to_string()));
         found.map(drop)
     }
 
-    /// The SDK's own variables and files decide, but for the region, which is that of
-    /// the node unless `AWS_REGION` says otherwise.
-    fn configuration(&self, region: &str) -> SdkConfig {
-        let region = std::env::var("AWS_REGION").unwrap_or_else(|_| region.to_owned());
+    fn session(&self, region: &str) -> Session {
         // An agent decides itself when to try again: see `pace`.
         let retries = match self.pace {
             Some(_) => RetryConfig::disabled(),
@@ -152,24 +146,48 @@ impl Aws {
                 .with_max_attempts(ATTEMPTS)
                 .with_max_backoff(LONGEST_PAUSE),
         };
+        Session {
+            runtime: Arc::clone(&self.runtime),
+            http: self.http.clone(),
+            imds: self.imds.client(),
+            region: std::env::var("AWS_REGION").unwrap_or_else(|_| region.to_owned()),
+            retries,
+        }
+    }
+}
+
+/// What a client of an AWS service is made of, as often as it has to be made.
+pub(crate) struct Session {
+    pub(crate) runtime: Arc<Runtime>,
+    http: SharedHttpClient,
+    imds: imds::Client,
+    region: String,
+    retries: RetryConfig,
+}
+
+impl Session {
+    /// The configuration of a client, with credentials that are looked for anew. The
+    /// SDK's own variables and files decide, but for the region, which is that of the
+    /// node unless `AWS_REGION` says otherwise.
+    pub(crate) fn configuration(&self) -> SdkConfig {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_DEADLINE)
             .operation_attempt_timeout(ATTEMPT_DEADLINE)
             .operation_timeout(CALL_DEADLINE)
             .build();
-        let region = Region::new(region);
+        let region = Region::new(self.region.clone());
         let provider = ProviderConfig::without_region()
             .with_http_client(self.http.clone())
             .with_region(Some(region.clone()));
         let credentials = DefaultCredentialsChain::builder()
             .configure(provider)
-            .imds_client(self.imds.client());
+            .imds_client(self.imds.clone());
         self.runtime.block_on(async {
             aws_config::defaults(BehaviorVersion::latest())
                 .http_client(self.http.clone())
                 .region(region)
                 .credentials_provider(credentials.build().await)
-                .retry_config(retries)
+                .retry_config(self.retries.clone())
                 .timeout_config(timeouts)
                 .load()
                 .await

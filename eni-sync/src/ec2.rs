@@ -3,23 +3,25 @@
 mod answer;
 mod types;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use aws_sdk_ec2::Client;
+use aws_sdk_ec2::config::Builder;
+use aws_sdk_ec2::config::http::HttpResponse;
+use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{
     Filter, InstanceType, NetworkInterface, SubnetCidrReservation, SubnetCidrReservationType,
 };
 use common::address::Cidr;
-use tokio::runtime::Runtime;
 
 use self::answer::{description, failure};
 pub(crate) use self::types::{Description, Family, Limits, Reservation};
+use crate::aws::Session;
 use crate::failure::{Failure, Kind};
 use crate::pace::Pace;
 
@@ -32,21 +34,17 @@ type Outcome<T> = std::result::Result<T, Failure>;
 
 /// EC2 in one region.
 pub(crate) struct Ec2 {
-    runtime: Arc<Runtime>,
-    client: Client,
+    session: Session,
+    client: RefCell<Client>,
     pace: Option<Arc<Pace>>,
 }
 
 impl Ec2 {
-    /// EC2 as `configuration` says. With a pace, calls keep to it and are measured.
-    pub(crate) fn new(
-        runtime: Arc<Runtime>,
-        configuration: &SdkConfig,
-        pace: Option<Arc<Pace>>,
-    ) -> Self {
+    /// EC2 as the session has it. With a pace, calls keep to it and are measured.
+    pub(crate) fn new(session: Session, pace: Option<Arc<Pace>>) -> Self {
         Self {
-            runtime,
-            client: Client::new(configuration),
+            client: RefCell::new(Client::new(&session.configuration())),
+            session,
             pace,
         }
     }
@@ -55,23 +53,34 @@ impl Ec2 {
     /// another ENI has.
     pub(crate) fn assign(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
         match addresses.first().copied().map(Family::of) {
-            Some(Family::V4) => self.assign_v4(eni, addresses, false),
+            Some(Family::V4) => self.assign_v4(eni, addresses, Attempts::Many),
             Some(Family::V6) => self.assign_v6(eni, addresses),
             None => Ok(()),
         }
     }
 
-    /// Assigns IPv4 addresses to an ENI, taking them from the ENIs that have them. EC2
-    /// answers before it has done so.
-    pub(crate) fn reassign(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
-        self.assign_v4(eni, addresses, true)
+    /// Assigns IPv4 addresses to an ENI, taking them from whichever ENI has them when EC2
+    /// gets to it; EC2 answers before it has done so. The request is sent once: whoever
+    /// sends it again has to look first who has the addresses then.
+    pub(crate) fn reassign_once(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        self.assign_v4(eni, addresses, Attempts::One)
     }
 
     /// Removes addresses of one family from an ENI: all of them or none.
     pub(crate) fn unassign(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        self.unassign_in(eni, addresses, Attempts::Many)
+    }
+
+    /// The same for an ENI of another node. The request is sent once: whoever sends it
+    /// again has to look first what has become of the ENI.
+    pub(crate) fn unassign_once(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+        self.unassign_in(eni, addresses, Attempts::One)
+    }
+
+    fn unassign_in(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         match addresses.first().copied().map(Family::of) {
-            Some(Family::V4) => self.unassign_v4(eni, addresses),
-            Some(Family::V6) => self.unassign_v6(eni, addresses),
+            Some(Family::V4) => self.unassign_v4(eni, addresses, attempts),
+            Some(Family::V6) => self.unassign_v6(eni, addresses, attempts),
             None => Ok(()),
         }
     }
@@ -83,8 +92,17 @@ impl Ec2 {
 
     /// The ENI with this id, if it exists.
     pub(crate) fn eni(&self, id: &str) -> Outcome<Option<Description>> {
-        let found = self.describe(vec![filter("network-interface-id", [id])])?;
-        Ok(found.into_iter().next())
+        Ok(self.enis(&[id])?.into_iter().next())
+    }
+
+    /// Those of the ENIs with these ids that exist.
+    pub(crate) fn enis(&self, ids: &[&str]) -> Outcome<Vec<Description>> {
+        let mut enis = Vec::new();
+        for some in ids.chunks(FILTER_VALUES) {
+            let some = some.iter().copied();
+            enis.extend(self.describe(vec![filter("network-interface-id", some)])?);
+        }
+        Ok(enis)
     }
 
     /// Every ENI in a subnet.
@@ -118,8 +136,11 @@ impl Ec2 {
     /// The CIDR reservations of a subnet.
     pub(crate) fn reservations(&self, subnet: &str) -> Outcome<Vec<Reservation>> {
         const ACTION: &str = "GetSubnetCidrReservations";
-        let request = self.client.get_subnet_cidr_reservations().subnet_id(subnet);
-        let answer = self.call(ACTION, || request.clone().send())?;
+        let request = |client: Client| {
+            let request = client.get_subnet_cidr_reservations();
+            request.subnet_id(subnet).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request)?;
         let v4 = answer.subnet_ipv4_cidr_reservations().iter();
         let all = v4.chain(answer.subnet_ipv6_cidr_reservations());
         let reservation = |found: &SubnetCidrReservation| {
@@ -131,11 +152,12 @@ impl Ec2 {
         Ok(all.filter_map(reservation).collect())
     }
 
-    /// The state of an instance, such as `running`, or nothing when EC2 has forgotten it.
+    /// The state of an instance, such as `running`, or nothing when EC2 does not find it,
+    /// which says nothing about its state: a description can be older than what it is of.
     pub(crate) fn instance_state(&self, id: &str) -> Outcome<Option<String>> {
         const ACTION: &str = "DescribeInstances";
-        let request = self.client.describe_instances().instance_ids(id);
-        let answer = match self.call(ACTION, || request.clone().send()) {
+        let request = |client: Client| client.describe_instances().instance_ids(id).send();
+        let answer = match self.call(ACTION, Attempts::Many, request) {
             Err(failure) if failure.kind == Kind::Missing => return Ok(None),
             answer => answer?,
         };
@@ -147,11 +169,12 @@ impl Ec2 {
     /// How many addresses an ENI of an instance type can have.
     pub(crate) fn limits(&self, instance_type: &str) -> Outcome<Limits> {
         const ACTION: &str = "DescribeInstanceTypes";
-        let request = self
-            .client
-            .describe_instance_types()
-            .instance_types(InstanceType::from(instance_type));
-        let answer = self.call(ACTION, || request.clone().send())?;
+        let request = |client: Client| {
+            let request = client.describe_instance_types();
+            let kind = InstanceType::from(instance_type);
+            request.instance_types(kind).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request)?;
         let network = answer
             .instance_types()
             .iter()
@@ -173,11 +196,11 @@ impl Ec2 {
     /// The address ranges of subnets, by subnet id.
     pub(crate) fn subnet_cidrs(&self, ids: &[String]) -> Outcome<BTreeMap<String, Vec<Cidr>>> {
         const ACTION: &str = "DescribeSubnets";
-        let request = self
-            .client
-            .describe_subnets()
-            .set_subnet_ids(Some(ids.to_vec()));
-        let answer = self.call(ACTION, || request.clone().send())?;
+        let request = |client: Client| {
+            let request = client.describe_subnets();
+            request.set_subnet_ids(Some(ids.to_vec())).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request)?;
         let mut cidrs = BTreeMap::new();
         for subnet in answer.subnets() {
             let v6 = subnet.ipv6_cidr_block_association_set();
@@ -193,20 +216,49 @@ impl Ec2 {
 
     /// Sends a request, at the pace of the node where there is one, and waits for the
     /// answer.
-    fn call<T, E, R, F>(&self, action: &'static str, request: impl Fn() -> F) -> Outcome<T>
+    fn call<T, E, F>(
+        &self,
+        action: &'static str,
+        attempts: Attempts,
+        request: impl Fn(Client) -> F,
+    ) -> Outcome<T>
     where
-        F: Future<Output = Result<T, SdkError<E, R>>>,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
-        R: Debug + 'static,
     {
-        let ask = || {
-            let answer = self.runtime.block_on(request());
+        let ask = || self.ask(action, &request);
+        match (&self.pace, attempts) {
+            (Some(pace), Attempts::Many) => pace.call(action, ask),
+            (Some(pace), Attempts::One) => pace.call_once(action, ask),
+            (None, _) => ask(),
+        }
+    }
+
+    /// Sends a request until its signature is accepted: from the first refusal the SDK
+    /// learns how far this node's clock is off, and after the second the credentials are
+    /// looked for anew, because they may have been replaced. Nothing is done by EC2 when
+    /// it refuses a signature.
+    fn ask<T, E, F>(&self, action: &'static str, request: &impl Fn(Client) -> F) -> Outcome<T>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let send = || {
+            let client = self.client.borrow().clone();
+            let answer = self.session.runtime.block_on(request(client));
             answer.map_err(|cause| failure(action, &cause))
         };
-        match &self.pace {
-            Some(pace) => pace.call(action, ask),
-            None => ask(),
+        let is_refused = |answer: &Outcome<T>| answer.as_ref().is_err_and(Failure::is_of_signature);
+        let mut answer = send();
+        if is_refused(&answer) {
+            answer = send();
         }
+        if is_refused(&answer) {
+            let client = Client::new(&self.session.configuration());
+            self.client.replace(client);
+            answer = send();
+        }
+        answer
     }
 
     fn note_batch(&self, action: &'static str, addresses: &[IpAddr]) {
@@ -223,61 +275,85 @@ impl Ec2 {
     }
 
     fn describe(&self, filters: Vec<Filter>) -> Outcome<Vec<Description>> {
-        let request = self
-            .client
-            .describe_network_interfaces()
-            .set_filters(Some(filters));
-        let all = || {
-            let pages = request.clone().into_paginator().page_size(PAGE);
+        let all = |client: Client| {
+            let request = client.describe_network_interfaces();
+            let request = request.set_filters(Some(filters.clone()));
+            let pages = request.into_paginator().page_size(PAGE);
             pages.items().send().collect::<Result<Vec<_>, _>>()
         };
-        let found: Vec<NetworkInterface> = self.call("DescribeNetworkInterfaces", all)?;
+        let found: Vec<NetworkInterface> =
+            self.call("DescribeNetworkInterfaces", Attempts::Many, all)?;
         Ok(found.iter().map(description).collect())
     }
 
-    fn assign_v4(&self, eni: &str, addresses: &[IpAddr], reassign: bool) -> Outcome<()> {
+    /// What is sent once takes the addresses from whoever has them.
+    fn assign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "AssignPrivateIpAddresses";
-        let request = self
-            .client
-            .assign_private_ip_addresses()
-            .network_interface_id(eni)
-            .allow_reassignment(reassign)
-            .set_private_ip_addresses(Some(texts(addresses)));
         self.note_batch(ACTION, addresses);
-        self.call(ACTION, || request.clone().send()).map(drop)
+        let request = |client: Client| {
+            let request = client.assign_private_ip_addresses();
+            let request = request.network_interface_id(eni);
+            let request = request.set_private_ip_addresses(Some(texts(addresses)));
+            let request = request.allow_reassignment(attempts == Attempts::One);
+            let request = request.customize();
+            request.config_override(attempts.configuration()).send()
+        };
+        self.call(ACTION, attempts, request).map(drop)
     }
 
     fn assign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
         const ACTION: &str = "AssignIpv6Addresses";
-        let request = self
-            .client
-            .assign_ipv6_addresses()
-            .network_interface_id(eni)
-            .set_ipv6_addresses(Some(texts(addresses)));
         self.note_batch(ACTION, addresses);
-        self.call(ACTION, || request.clone().send()).map(drop)
+        let request = |client: Client| {
+            let request = client.assign_ipv6_addresses();
+            let request = request.network_interface_id(eni);
+            request.set_ipv6_addresses(Some(texts(addresses))).send()
+        };
+        self.call(ACTION, Attempts::Many, request).map(drop)
     }
 
-    fn unassign_v4(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+    fn unassign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "UnassignPrivateIpAddresses";
-        let request = self
-            .client
-            .unassign_private_ip_addresses()
-            .network_interface_id(eni)
-            .set_private_ip_addresses(Some(texts(addresses)));
         self.note_batch(ACTION, addresses);
-        self.call(ACTION, || request.clone().send()).map(drop)
+        let request = |client: Client| {
+            let request = client.unassign_private_ip_addresses();
+            let request = request.network_interface_id(eni);
+            let request = request.set_private_ip_addresses(Some(texts(addresses)));
+            let request = request.customize();
+            request.config_override(attempts.configuration()).send()
+        };
+        self.call(ACTION, attempts, request).map(drop)
     }
 
-    fn unassign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
+    fn unassign_v6(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "UnassignIpv6Addresses";
-        let request = self
-            .client
-            .unassign_ipv6_addresses()
-            .network_interface_id(eni)
-            .set_ipv6_addresses(Some(texts(addresses)));
         self.note_batch(ACTION, addresses);
-        self.call(ACTION, || request.clone().send()).map(drop)
+        let request = |client: Client| {
+            let request = client.unassign_ipv6_addresses();
+            let request = request.network_interface_id(eni);
+            let request = request.set_ipv6_addresses(Some(texts(addresses)));
+            let request = request.customize();
+            request.config_override(attempts.configuration()).send()
+        };
+        self.call(ACTION, attempts, request).map(drop)
+    }
+}
+
+/// How often a request is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempts {
+    /// Until it is answered or too much time has passed.
+    Many,
+    /// Once, for a pod that waits.
+    One,
+}
+
+impl Attempts {
+    fn configuration(self) -> Builder {
+        match self {
+            Self::Many => Builder::new(),
+            Self::One => Builder::new().retry_config(RetryConfig::disabled()),
+        }
     }
 }
 

@@ -3,11 +3,35 @@
 
 use std::error::Error as StdError;
 
+use aws_runtime::retries::classifiers::{THROTTLING_ERRORS, TRANSIENT_ERRORS};
 use common::error::{Error, ErrorCode};
 
 /// Our own error code: AWS does not permit the call. Trying again does not help until
 /// somebody changes the role.
 pub(crate) const NOT_PERMITTED: ErrorCode = ErrorCode(100);
+
+/// Codes that are about who signed a request, and when by which clock.
+const SIGNATURE: [&str; 12] = [
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "MissingAuthenticationToken",
+    "RequestExpired",
+    "RequestInTheFuture",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+
+/// Codes of refusals that are not about the request, but about a state that passes.
+const PASSING: [&str; 3] = [
+    "Blocked",
+    "IncorrectState",
+    "InsufficientFreeAddressesInSubnet",
+];
 
 /// A request that has not succeeded. It may have been done nevertheless: an attempt
 /// whose answer was lost counts as failed.
@@ -43,28 +67,28 @@ pub(crate) enum Kind {
 }
 
 impl Failure {
-    /// What kind of failure the code of an answer stands for. Source: EC2 API
+    /// What kind of failure an answer is, by its code and its HTTP status. Which codes
+    /// are worth another attempt is the SDK's knowledge; the others are from EC2 API
     /// reference, "Error codes for the Amazon EC2 API".
-    pub(crate) fn kind_of(code: &str) -> Kind {
+    pub(crate) fn kind_of(code: &str, status: u16) -> Kind {
         match code {
             "UnauthorizedOperation" | "AccessDenied" | "OptInRequired" => Kind::NotPermitted,
-            "AuthFailure"
-            | "ExpiredToken"
-            | "RequestExpired"
-            | "InvalidClientTokenId"
-            | "MissingAuthenticationToken"
-            | "SignatureDoesNotMatch" => Kind::Credentials,
-            "RequestLimitExceeded"
-            | "EC2ThrottledException"
-            | "Throttling"
-            | "ThrottlingException"
-            | "RequestThrottled" => Kind::Throttled,
+            code if SIGNATURE.contains(&code) => Kind::Credentials,
+            code if THROTTLING_ERRORS.contains(&code) => Kind::Throttled,
+            code if TRANSIENT_ERRORS.contains(&code) => Kind::Unanswered,
             "PrivateIpAddressLimitExceeded" | "Ipv6AddressLimitExceeded" => Kind::SlotsExhausted,
-            "InternalError" | "InternalFailure" | "Unavailable" | "ServiceUnavailable"
-            | "RequestTimeout" => Kind::Unanswered,
+            "InternalError" | "InternalFailure" | "Unavailable" | "ServiceUnavailable" => {
+                Kind::Unanswered
+            }
             code if code.ends_with(".NotFound") => Kind::Missing,
+            _ if status >= 500 => Kind::Unanswered,
             _ => Kind::Invalid,
         }
+    }
+
+    /// Whether EC2 has refused the signature of the request, and so done nothing.
+    pub(crate) fn is_of_signature(&self) -> bool {
+        SIGNATURE.contains(&self.code.as_str())
     }
 
     /// Whether the next attempt would only meet the same answer, whatever it asks.
@@ -82,6 +106,10 @@ impl Failure {
                 NOT_PERMITTED,
                 format!("the node's role does not permit ec2:{}", self.action),
             ),
+            Kind::Credentials if self.is_of_signature() => (
+                ErrorCode::TRY_AGAIN,
+                "AWS does not accept the credentials, or the time of this node".to_owned(),
+            ),
             Kind::Credentials => (
                 ErrorCode::TRY_AGAIN,
                 "there are no valid AWS credentials".to_owned(),
@@ -94,6 +122,10 @@ impl Failure {
             Kind::Missing => (
                 ErrorCode::TRY_AGAIN,
                 format!("{} found nothing", self.action),
+            ),
+            Kind::Invalid if PASSING.contains(&self.code.as_str()) => (
+                ErrorCode::TRY_AGAIN,
+                format!("AWS refuses {} now", self.action),
             ),
             Kind::Invalid => (
                 ErrorCode::NETWORK_CONFIG,
@@ -124,4 +156,24 @@ pub(crate) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn St
         next = cause.source();
     }
     causes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_sdk_takes_for_throttling_is_throttling() {
+        for code in THROTTLING_ERRORS {
+            assert_eq!(Failure::kind_of(code, 400), Kind::Throttled, "{code}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_server_is_no_answer_and_one_of_the_request_is_a_refusal() {
+        for code in ["SomethingNew", ""] {
+            assert_eq!(Failure::kind_of(code, 502), Kind::Unanswered);
+            assert_eq!(Failure::kind_of(code, 400), Kind::Invalid);
+        }
+    }
 }

@@ -158,9 +158,28 @@ pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
     let found = ec2
         .enis_of_instance(&identity.instance_id)
         .map_err(failed)?;
-    let limits = ec2.limits(&identity.instance_type).map_err(failed)?;
+    let limits = ec2
+        .limits(&identity.instance_type)
+        .unwrap_or_else(|failure| {
+            eprintln!(
+                "{}",
+                failure.error("learn how many addresses an ENI can have")
+            );
+            known_limits(&identity)
+        });
     let cidrs = ec2.subnet_cidrs(&subnets(&found)).map_err(failed)?;
     Ok((compose(identity, &found, limits, &cidrs), found))
+}
+
+/// The limits that were written down when EC2 said them last; 0 where it never has. They
+/// help to say early and in clear words that an ENI is full, which EC2 says anyway.
+fn known_limits(identity: &Identity) -> Limits {
+    let written = read_back().filter(|written| written.instance_type == identity.instance_type);
+    let eni = written.and_then(|written| written.enis.into_iter().next());
+    eni.map_or(Limits { ipv4: 0, ipv6: 0 }, |eni| Limits {
+        ipv4: eni.ipv4_limit,
+        ipv6: eni.ipv6_limit,
+    })
 }
 
 /// The subnets of ENIs, each once.
@@ -183,6 +202,7 @@ pub(crate) fn compose(
         id: eni.id.clone(),
         mac: eni.mac.clone(),
         interface: interface_of(&links, &eni.mac),
+        network_card_index: eni.network_card,
         device_index: eni.device_index,
         subnet_id: eni.subnet_id.clone(),
         subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),

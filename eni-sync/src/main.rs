@@ -13,6 +13,7 @@ mod ec2;
 mod failure;
 mod give_back;
 mod hotplug;
+mod http;
 mod hygiene;
 mod imds;
 mod install;

@@ -59,18 +59,11 @@ impl Pace {
         let deadline = Instant::now() + CALL_DEADLINE;
         let mut pause = FIRST_PAUSE;
         loop {
-            if let Some(urgency) = urgency(action) {
-                self.await_bucket(urgency, |bucket, urgency| {
-                    bucket.take(urgency, Instant::now())
-                });
-            }
-            let sent = Instant::now();
-            let answer = ask();
-            let failure = answer.as_ref().err();
-            self.metrics.note_call(action, failure, sent.elapsed());
-            let wait = match failure.map(|failure| failure.kind) {
-                Some(Kind::Throttled) if urgency(action).is_some() => self.note_throttle(),
-                Some(Kind::Throttled | Kind::Unanswered) => pause.mul_f64(chance()),
+            let answer = self.attempt(action, urgency(action), &ask);
+            let wait = match answer.as_ref().err().map(|failure| failure.kind) {
+                // The budget itself says when the next attempt may be.
+                Some(Kind::Throttled) if urgency(action).is_some() => Duration::ZERO,
+                Some(Kind::Throttled | Kind::Unanswered) => pause.mul_f64(random::chance()),
                 _ => return answer,
             };
             if Instant::now() + wait >= deadline {
@@ -81,6 +74,39 @@ impl Pace {
         }
     }
 
+    /// Makes a change that a pod waits for as soon as the budget allows it, and once.
+    ///
+    /// # Errors
+    /// The failure of the attempt.
+    pub(crate) fn call_once<T>(
+        &self,
+        action: &'static str,
+        ask: impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
+        self.attempt(action, Some(Urgency::Registration), &ask)
+    }
+
+    fn attempt<T>(
+        &self,
+        action: &'static str,
+        urgency: Option<Urgency>,
+        ask: &impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
+        if let Some(urgency) = urgency {
+            self.await_bucket(urgency, |bucket, urgency| {
+                bucket.take(urgency, Instant::now())
+            });
+        }
+        let sent = Instant::now();
+        let answer = ask();
+        let failure = answer.as_ref().err();
+        self.metrics.note_call(action, failure, sent.elapsed());
+        if urgency.is_some() && failure.is_some_and(|failure| failure.kind == Kind::Throttled) {
+            self.slow_down();
+        }
+        answer
+    }
+
     /// Learns how many ENIs for pods the node has.
     pub(crate) fn fit(&self, enis: usize) {
         let mut queue = self.queue();
@@ -88,12 +114,10 @@ impl Pace {
         self.metrics.budget.set(queue.bucket.rate());
     }
 
-    /// Slows down. The budget itself says when the next attempt may be.
-    fn note_throttle(&self) -> Duration {
+    fn slow_down(&self) {
         let mut queue = self.queue();
-        queue.bucket.throttle(chance(), Instant::now());
+        queue.bucket.throttle(random::chance(), Instant::now());
         self.metrics.budget.set(queue.bucket.rate());
-        Duration::ZERO
     }
 
     /// Waits until the budget allows a registration, without using it: what is asked
@@ -157,12 +181,6 @@ fn urgency(action: &str) -> Option<Urgency> {
     } else {
         None
     }
-}
-
-/// A number from 0 to 1.
-fn chance() -> f64 {
-    let bytes = random::number().to_le_bytes();
-    f64::from(u16::from_le_bytes([bytes[0], bytes[1]])) / f64::from(u16::MAX)
 }
 
 #[cfg(test)]

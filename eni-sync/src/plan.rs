@@ -98,11 +98,11 @@ pub(crate) fn cooling(entries: &[Entry]) -> Vec<&Entry> {
 /// # Errors
 /// Code 7 with the reason and what to do.
 pub(crate) fn require_managed(eni: &Eni) -> Result<()> {
-    require_managed_as(&eni.id, eni.device_index, eni.no_manage)
+    require_managed_as(&eni.id, eni.is_primary(), eni.no_manage)
 }
 
-fn require_managed_as(id: &str, device_index: u32, no_manage: bool) -> Result<()> {
-    if device_index == 0 {
+fn require_managed_as(id: &str, is_primary: bool, no_manage: bool) -> Result<()> {
+    if is_primary {
         let msg = format!("{id} is the primary ENI of this node");
         let details = "its addresses are the VPC CNI's; pods need a secondary ENI";
         return Err(Error::config(msg).with_details(details));
@@ -120,7 +120,7 @@ fn require_managed_as(id: &str, device_index: u32, no_manage: bool) -> Result<()
 /// # Errors
 /// As for [`require_managed`].
 pub(crate) fn require_releasable(eni: &Description) -> Result<()> {
-    require_managed_as(&eni.id, eni.device_index, eni.no_manage)
+    require_managed_as(&eni.id, eni.is_primary(), eni.no_manage)
 }
 
 /// How the ledger and an ENI differ in one address.
@@ -154,8 +154,7 @@ pub(crate) fn compare(entries: &[Entry], actual: &Description) -> Vec<Drift> {
 /// Whether an ENI, of whatever node, is one for pods: not a node's primary one, and not
 /// one that the VPC CNI may have.
 pub(crate) fn is_for_pods(eni: &Description) -> bool {
-    let is_primary = eni.instance_id.is_some() && eni.device_index == 0;
-    eni.no_manage && !is_primary
+    eni.no_manage && !eni.is_primary()
 }
 
 /// Whether an address needs no registration: it is the ENI's own or in a prefix that
@@ -262,6 +261,7 @@ pub(crate) mod tests {
             id: "eni-1".into(),
             mac: "02:00:00:00:00:01".into(),
             interface: "ens6".into(),
+            network_card_index: 0,
             device_index: 1,
             subnet_id: "subnet-1".into(),
             subnet_cidrs: ["10.0.4.0/24", "2001:db8:4::/64"]
@@ -371,6 +371,11 @@ pub(crate) mod tests {
         };
         let error = require_managed(&primary).unwrap_err();
         assert_eq!(error.msg, "eni-1 is the primary ENI of this node");
+        let on_another_card = Eni {
+            network_card_index: 1,
+            ..primary.clone()
+        };
+        require_managed(&on_another_card).unwrap();
         let untagged = Eni {
             no_manage: false,
             ..eni()

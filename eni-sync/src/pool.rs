@@ -196,7 +196,11 @@ fn claim(
 fn room(eni: &Eni, found: &[Description], family: Family) -> usize {
     let used = found.iter().find(|found| found.id == eni.id);
     let used = used.map_or(0, |own| own.used(family));
-    family.limit(eni).saturating_sub(used)
+    match family.limit(eni) {
+        // EC2 has not said; it refuses what is too much.
+        0 => usize::MAX,
+        limit => limit.saturating_sub(used),
+    }
 }
 
 /// The free addresses of the pool, in order.

@@ -48,6 +48,7 @@ struct EniStatus {
 struct Known {
     interface: String,
     mac: String,
+    network_card_index: u32,
     device_index: u32,
     subnet_id: String,
     subnet_cidrs: Vec<Cidr>,
@@ -179,6 +180,7 @@ fn eni_status(
     let known = Known {
         interface: eni.interface.clone(),
         mac: eni.mac.clone(),
+        network_card_index: eni.network_card_index,
         device_index: eni.device_index,
         subnet_id: eni.subnet_id.clone(),
         subnet_cidrs: eni.subnet_cidrs.clone(),

@@ -1,7 +1,10 @@
-//! An address that another ENI has: whether it may be taken from there, and taking it.
-//! Nothing is taken from an instance that runs, unless the network's configuration
-//! says that the address floats.
+//! Addresses that other ENIs have: whether they may be taken from there, and taking them.
+//! An address of the dead is first removed from the ENI that was looked at and then
+//! assigned like any other: EC2 refuses the first when the address has left that ENI and
+//! the second when somebody else was quicker, so of all who try one succeeds. Only where
+//! the network's configuration says that an address floats is it taken from whoever has it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,135 +12,349 @@ use std::time::{Duration, Instant};
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::NO_MANAGE_TAG;
 
-use crate::assign::{Assigner, Claimed};
+use crate::assign::{Assigner, Claimed, Outcomes};
 use crate::config::Takeover;
 use crate::ec2::{Description, Family};
 use crate::failure::{Failure, Kind};
 use crate::ledger::State;
 use crate::plan;
+use crate::random;
 use crate::release;
 
-/// How long AWS may take to move an address after it has agreed to.
-const MOVE_DEADLINE: Duration = Duration::from_secs(20);
-/// The first pause between two looks at a move; each is twice as long as the one before.
-const FIRST_LOOK: Duration = Duration::from_millis(250);
+/// How long a takeover is tried, and how long AWS may take to move an address.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The first pause between two looks; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// How long an ENI has to be attached to nothing before it counts as dead. A description
+/// may be older than an attachment that has been made: Amazon EC2 Developer Guide,
+/// "Eventual consistency".
+const UNATTACHED: Duration = Duration::from_secs(5);
 /// States of an instance that never runs again. Source: Amazon EC2 User Guide,
 /// "Amazon EC2 instance state changes".
 const DEAD: [&str; 2] = ["shutting-down", "terminated"];
 /// How long another process may need for its turn on the other ENI.
 const OTHER_TURN: Duration = Duration::from_secs(5);
 
-/// What is known of the instance that an address's ENI is attached to.
+/// What is known of the instance that an ENI is attached to.
 enum Holder {
-    /// The ENI is attached to nothing, or to an instance that never runs again.
+    /// EC2 says that it never runs again.
     Dead,
+    /// The ENI is attached to nothing, by this one look.
+    Nobody,
     /// It is another ENI of this node.
     ThisNode,
     /// Its instance is in this state and may use it.
     Other(String),
 }
 
+/// Addresses that are claimed, and the ENI that has them.
+struct Group {
+    owner: Description,
+    claims: Vec<Claimed>,
+}
+
+/// Why addresses stay where they are.
+enum Kept {
+    Refused(Failure),
+    Alive(Description, String),
+}
+
 impl Assigner<'_> {
-    /// Takes an address from the ENI that has it, if it may be taken from there.
-    ///
-    /// # Errors
-    /// Code 11 naming the address, the ENI and its instance, when it may not; 7 when it
-    /// is the ENI's primary address, which can never move; else what AWS says.
-    pub(crate) fn take_over(&self, claimed: Claimed, owner: &Description) -> Result<()> {
-        let address = claimed.address;
-        if owner.primary.contains(&address) {
-            let msg = format!("{address} is the primary address of {}", owner.id);
-            return Err(Error::config(msg).with_details("a primary address cannot be moved"));
-        }
-        if !plan::is_for_pods(owner) {
-            return Err(stranger(address, owner));
-        }
-        let holder = self.holder(owner).map_err(|f| self.refused(address, &f))?;
-        match (holder, claimed.takeover) {
-            (Holder::ThisNode, _) => self.move_within_node(address, owner),
-            (Holder::Dead, Takeover::DeadOwner | Takeover::Always) => self.take(address, owner),
-            (Holder::Other(_), Takeover::Always) if Family::of(address) == Family::V4 => {
-                self.take(address, owner)
+    /// Takes addresses from the ENIs that have them, where that is allowed, and says of
+    /// each whether it is on this ENI now. Refusals have code 11 and name the address, the
+    /// ENI and its instance; code 7 when it is a primary address, which can never move.
+    pub(crate) fn take_over(&self, claims: &[(Claimed, &Description)]) -> Outcomes {
+        let mut outcomes = Outcomes::new();
+        let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
+        for (claimed, owner) in claims {
+            match require_movable(claimed.address, owner) {
+                Err(error) => outcomes.push((claimed.address, Err(error))),
+                Ok(()) => {
+                    let group = groups.entry(&owner.id).or_insert_with(|| Group {
+                        owner: (*owner).clone(),
+                        claims: Vec::new(),
+                    });
+                    group.claims.push(*claimed);
+                }
             }
-            (Holder::Other(state), _) => Err(conflict(address, owner, &state)),
-            (Holder::Dead, Takeover::Never) => Err(conflict(address, owner, "gone")),
         }
+        let (mut dead, mut unattached) = (Vec::new(), Vec::new());
+        for group in groups.into_values() {
+            match self.holder(&group.owner) {
+                Err(failure) => outcomes.extend(self.refuse_all(&group.claims, &failure)),
+                Ok(holder) => {
+                    let (kept, left) = self.decide(group, &holder);
+                    outcomes.extend(kept);
+                    match holder {
+                        Holder::Nobody => unattached.extend(left),
+                        _ => dead.extend(left),
+                    }
+                }
+            }
+        }
+        dead.extend(self.look_again(unattached, &mut outcomes));
+        outcomes.extend(self.inherit(dead));
+        outcomes
     }
 
     fn holder(&self, owner: &Description) -> Result<Holder, Failure> {
         let Some(instance) = &owner.instance_id else {
-            return Ok(Holder::Dead);
+            return Ok(Holder::Nobody);
         };
         if *instance == self.node.inventory.instance_id {
             return Ok(Holder::ThisNode);
         }
         Ok(match self.ec2().instance_state(instance)? {
-            Some(state) if !DEAD.contains(&state.as_str()) => Holder::Other(state),
-            _ => Holder::Dead,
+            Some(state) if DEAD.contains(&state.as_str()) => Holder::Dead,
+            Some(state) => Holder::Other(state),
+            None => Holder::Other("which EC2 does not find".to_owned()),
         })
     }
 
-    /// Takes an address from the ENI of an instance that is dead, or that must share.
-    fn take(&self, address: IpAddr, owner: &Description) -> Result<()> {
-        eprintln!(
-            "taking {address} from {} ({})",
-            owner.id,
-            owner
-                .instance_id
-                .as_deref()
-                .unwrap_or("attached to nothing")
-        );
-        let family = Family::of(address);
-        let taken = self.request_move(address, owner);
-        let patience = match &taken {
-            Err(failure) if failure.kind != Kind::Invalid => {
+    /// What becomes of each address by what is known of the holder: an outcome, or that it
+    /// may be inherited.
+    fn decide(&self, group: Group, holder: &Holder) -> (Outcomes, Option<Group>) {
+        let mut outcomes = Outcomes::new();
+        let mut left = Vec::new();
+        let Group { owner, claims } = group;
+        for claimed in claims {
+            let address = claimed.address;
+            let floats = claimed.takeover == Takeover::Always && Family::of(address) == Family::V4;
+            let outcome = match (holder, claimed.takeover) {
+                (Holder::ThisNode, _) => self.move_within_node(address, &owner),
+                _ if floats => self.take_floating(address, &owner),
+                (Holder::Other(state), _) => Err(conflict(address, &owner, state)),
+                (_, Takeover::Never) => Err(conflict(address, &owner, "gone")),
+                (Holder::Dead | Holder::Nobody, _) => {
+                    left.push(claimed);
+                    continue;
+                }
+            };
+            outcomes.push((address, outcome));
+        }
+        let claims = left;
+        let left = (!claims.is_empty()).then_some(Group { owner, claims });
+        (outcomes, left)
+    }
+
+    /// Which of the ENIs that were attached to nothing still are, or are gone, some time
+    /// after.
+    fn look_again(&self, groups: Vec<Group>, outcomes: &mut Outcomes) -> Vec<Group> {
+        if groups.is_empty() {
+            return groups;
+        }
+        thread::sleep(UNATTACHED);
+        let ids: Vec<&str> = groups.iter().map(|group| group.owner.id.as_str()).collect();
+        let found = self.ec2().enis(&ids);
+        let mut dead = Vec::new();
+        for mut group in groups {
+            let kept = match &found {
+                Err(failure) => Some(Kept::Refused(failure.clone())),
+                Ok(found) => match found.iter().find(|eni| eni.id == group.owner.id) {
+                    // It is gone, and its addresses are free.
+                    None => None,
+                    Some(eni) => {
+                        group.owner = eni.clone();
+                        self.alive(eni)
+                    }
+                },
+            };
+            match kept {
+                None => dead.push(group),
+                Some(kept) => outcomes.extend(self.keep(&group.claims, &kept)),
+            }
+        }
+        dead
+    }
+
+    /// Why nothing may be taken from an ENI that was dead when it was looked at before.
+    fn alive(&self, owner: &Description) -> Option<Kept> {
+        if !plan::is_for_pods(owner) {
+            return Some(Kept::Alive(owner.clone(), "no ENI for pods".to_owned()));
+        }
+        match self.holder(owner) {
+            Err(failure) => Some(Kept::Refused(failure)),
+            Ok(Holder::Dead | Holder::Nobody) => None,
+            Ok(Holder::ThisNode) => Some(Kept::Alive(owner.clone(), "this node".to_owned())),
+            Ok(Holder::Other(state)) => Some(Kept::Alive(owner.clone(), state)),
+        }
+    }
+
+    fn keep(&self, claims: &[Claimed], kept: &Kept) -> Outcomes {
+        let error = |address: IpAddr| match kept {
+            Kept::Refused(failure) => self.refused(address, failure),
+            Kept::Alive(owner, state) => conflict(address, owner, state),
+        };
+        let kept = claims.iter().map(|claimed| claimed.address);
+        kept.map(|address| (address, Err(error(address)))).collect()
+    }
+
+    /// Removes addresses from ENIs of the dead and assigns them all to this one.
+    fn inherit(&self, dead: Vec<Group>) -> Outcomes {
+        let mut outcomes = Outcomes::new();
+        let mut freed = BTreeMap::new();
+        for Group { owner, claims } in dead {
+            let addresses: Vec<IpAddr> = claims.iter().map(|claimed| claimed.address).collect();
+            eprintln!("taking {addresses:?} from {}", described(&owner));
+            for family in Family::ALL {
+                let of_family = |address: &IpAddr| Family::of(*address) == family;
+                let some: Vec<IpAddr> = addresses.iter().copied().filter(of_family).collect();
+                match self.remove(&owner, &some) {
+                    Ok(()) => freed.extend(some.into_iter().map(|a| (a, owner.id.clone()))),
+                    Err(kept) => {
+                        let claims = claims.iter().filter(|c| some.contains(&c.address));
+                        let claims: Vec<Claimed> = claims.copied().collect();
+                        outcomes.extend(self.keep(&claims, &kept));
+                    }
+                }
+            }
+        }
+        for family in Family::ALL {
+            let of_family = freed.iter().filter(|(a, _)| Family::of(**a) == family);
+            let of_family = of_family.map(|(a, owner)| (*a, owner.clone())).collect();
+            outcomes.extend(self.assign_freed(of_family));
+        }
+        outcomes
+    }
+
+    /// Removes addresses of one family from an ENI that is dead, unless they have left it.
+    /// Before each attempt but the first, the ENI is looked at again: it may be somebody's
+    /// by now, and what an answer was lost to may have been done.
+    fn remove(&self, dead: &Description, addresses: &[IpAddr]) -> Result<(), Kept> {
+        let mut owner = dead.clone();
+        let mut patience = Patience::new();
+        loop {
+            let left = addresses.iter().copied().filter(|a| owner.has(*a));
+            let left: Vec<IpAddr> = left.collect();
+            let failure = match self.ec2().unassign_once(&owner.id, &left) {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            let is_passing = matches!(
+                failure.kind,
+                Kind::Invalid | Kind::Missing | Kind::Throttled | Kind::Unanswered
+            );
+            if !is_passing || !patience.pause() {
+                return Err(Kept::Refused(failure));
+            }
+            match self.ec2().eni(&owner.id).map_err(Kept::Refused)? {
+                None => return Ok(()),
+                Some(found) => owner = found,
+            }
+            if let Some(kept) = self.alive(&owner) {
+                return Err(kept);
+            }
+        }
+    }
+
+    /// Assigns addresses of one family, each removed from the ENI that is named. What
+    /// another ENI has by now stays there. EC2 may take some time to see that they are
+    /// free.
+    fn assign_freed(&self, mut freed: BTreeMap<IpAddr, String>) -> Outcomes {
+        let mut outcomes = Outcomes::new();
+        let mut patience = Patience::new();
+        while !freed.is_empty() {
+            let addresses: Vec<IpAddr> = freed.keys().copied().collect();
+            let failure = match self.ec2().assign(&self.eni.id, &addresses) {
+                Ok(()) => {
+                    outcomes.extend(addresses.into_iter().map(|a| (a, Ok(()))));
+                    break;
+                }
+                Err(failure) => failure,
+            };
+            let known = match self.whereabouts(&freed) {
+                Ok(known) => known,
+                Err(failure) => {
+                    outcomes.extend(self.refuse_each(freed.keys(), &failure));
+                    return outcomes;
+                }
+            };
+            let is_news = !known.is_empty();
+            for (address, outcome) in known {
+                freed.remove(&address);
+                outcomes.push((address, outcome));
+            }
+            if !is_news && (failure.kind != Kind::Invalid || !patience.pause()) {
+                outcomes.extend(self.refuse_each(freed.keys(), &failure));
+                break;
+            }
+        }
+        let taken = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
+        taken.for_each(|_| self.ec2().note_takeover());
+        outcomes
+    }
+
+    /// What EC2 shows of addresses that were just removed from the ENIs that are named:
+    /// they are on this ENI, or another one has them.
+    fn whereabouts(&self, freed: &BTreeMap<IpAddr, String>) -> Result<Outcomes, Failure> {
+        let addresses: Vec<IpAddr> = freed.keys().copied().collect();
+        let owners = self.ec2().owners(&self.eni.vpc_id, &addresses)?;
+        let known = freed.iter().filter_map(|(address, former)| {
+            let owner = owners.iter().find(|eni| eni.has(*address))?;
+            match owner.id.as_str() {
+                id if id == self.eni.id => Some((*address, Ok(()))),
+                id if id == former => None,
+                _ => Some((*address, Err(conflict(*address, owner, "was quicker")))),
+            }
+        });
+        Ok(known.collect())
+    }
+
+    fn refuse_each<'b>(
+        &self,
+        addresses: impl Iterator<Item = &'b IpAddr>,
+        failure: &Failure,
+    ) -> Outcomes {
+        addresses
+            .map(|address| (*address, Err(self.refused(*address, failure))))
+            .collect()
+    }
+
+    /// Takes an address that floats from the ENI that has it. Once another one has got it
+    /// meanwhile, that one was asked for later than this.
+    fn take_floating(&self, address: IpAddr, owner: &Description) -> Result<()> {
+        eprintln!("taking {address} from {}", described(owner));
+        let mut patience = Patience::new();
+        loop {
+            let taken = self.ec2().reassign_once(&self.eni.id, &[address]);
+            if let Err(failure) = &taken
+                && !matches!(
+                    failure.kind,
+                    Kind::Invalid | Kind::Throttled | Kind::Unanswered
+                )
+            {
                 return Err(self.refused(address, failure));
             }
-            Err(_) if family == Family::V6 => Duration::ZERO,
-            // AWS also refuses what it does already, when the first answer was lost.
-            _ => MOVE_DEADLINE,
-        };
-        let moved = self.await_move(address, patience);
-        moved.map_err(|error| match taken {
-            Err(failure) => self.refused(address, &failure),
-            Ok(()) => error,
-        })?;
-        self.ec2().note_takeover();
-        Ok(())
-    }
-
-    fn request_move(&self, address: IpAddr, owner: &Description) -> Result<(), Failure> {
-        let ec2 = self.ec2();
-        let one = [address];
-        match Family::of(address) {
-            Family::V4 => ec2.reassign(&self.eni.id, &one),
-            // EC2 cannot move an IPv6 address in one step. It refuses the first when
-            // the address has left already.
-            Family::V6 => match ec2.unassign(&owner.id, &one) {
-                Err(failure) if failure.kind != Kind::Invalid => Err(failure),
-                _ => ec2.assign(&self.eni.id, &one),
-            },
+            loop {
+                let found = self.ec2().owners(&self.eni.vpc_id, &[address]);
+                let found = found.map_err(|failure| self.refused(address, &failure))?;
+                match found.iter().find(|eni| eni.has(address)) {
+                    Some(eni) if eni.id == self.eni.id => {
+                        self.ec2().note_takeover();
+                        return Ok(());
+                    }
+                    Some(eni) if eni.id != owner.id => {
+                        return Err(conflict(address, eni, "was quicker"));
+                    }
+                    _ => {}
+                }
+                if !patience.pause() {
+                    return Err(match taken {
+                        Err(failure) => self.refused(address, &failure),
+                        Ok(()) => self.not_yet(address),
+                    });
+                }
+                // EC2 agrees to a move before it is made.
+                if taken.is_err() {
+                    break;
+                }
+            }
         }
     }
 
-    /// Waits until EC2 shows the address on the ENI, and looks at least once: it agrees
-    /// to a move before the move is made.
-    fn await_move(&self, address: IpAddr, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
-        let mut pause = FIRST_LOOK;
-        loop {
-            let own = self.ec2().eni(&self.eni.id);
-            let own = own.map_err(|failure| self.refused(address, &failure))?;
-            if own.is_some_and(|own| own.has(address)) {
-                return Ok(());
-            }
-            if Instant::now() + pause >= deadline {
-                let msg = format!("AWS has not moved {address} to {} yet", self.eni.id);
-                return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
-            }
-            thread::sleep(pause);
-            pause *= 2;
-        }
+    fn not_yet(&self, address: IpAddr) -> Error {
+        let msg = format!("AWS has not moved {address} to {} yet", self.eni.id);
+        Error::new(ErrorCode::TRY_AGAIN, msg)
     }
 
     /// Moves an address from another ENI of this node, where it must be on its way out.
@@ -159,12 +376,56 @@ impl Assigner<'_> {
         release::release(self.node, &ledger, vec![entry])?;
         let assigned = self.ec2().assign(&self.eni.id, &[address]);
         match assigned {
-            Err(failure) if failure.kind == Kind::Invalid => self
-                .await_move(address, Duration::ZERO)
-                .map_err(|_| conflict(address, owner, "this node")),
+            Err(failure) if failure.kind == Kind::Invalid => {
+                let own = self.ec2().eni(&self.eni.id);
+                match own.is_ok_and(|own| own.is_some_and(|own| own.has(address))) {
+                    true => Ok(()),
+                    false => Err(conflict(address, owner, "this node")),
+                }
+            }
             assigned => assigned.map_err(|failure| self.refused(address, &failure)),
         }
     }
+}
+
+/// How long something is tried, and the pauses between.
+struct Patience {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self {
+            deadline: Instant::now() + DEADLINE,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Waits until the next attempt; not when the time is over. The pause is random, so
+    /// that those who were refused together do not come back together.
+    fn pause(&mut self) -> bool {
+        let pause = self.pause.mul_f64(0.5 + random::chance() / 2.0);
+        self.pause *= 2;
+        let is_time = Instant::now() + pause < self.deadline;
+        if is_time {
+            thread::sleep(pause);
+        }
+        is_time
+    }
+}
+
+/// Whether an address can be moved at all: it is no primary one, and its ENI is not one
+/// that the VPC CNI may have.
+fn require_movable(address: IpAddr, owner: &Description) -> Result<()> {
+    if owner.primary.contains(&address) {
+        let msg = format!("{address} is the primary address of {}", owner.id);
+        return Err(Error::config(msg).with_details("a primary address cannot be moved"));
+    }
+    if !plan::is_for_pods(owner) {
+        return Err(stranger(address, owner));
+    }
+    Ok(())
 }
 
 /// The refusal to take anything from an ENI that may be the VPC CNI's.
@@ -187,4 +448,11 @@ fn conflict(address: IpAddr, owner: &Description, state: &str) -> Error {
         _ => "its owner has to release it first",
     };
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
+
+fn described(owner: &Description) -> String {
+    match &owner.instance_id {
+        Some(instance) => format!("{} of {instance}", owner.id),
+        None => format!("{}, which is attached to nothing", owner.id),
+    }
 }

@@ -64,6 +64,17 @@ impl Vpc {
         AwsNode::new(&self.lab, instance, eni)
     }
 
+    /// A node whose ENI for pods is at another network card: the card and the device index
+    /// on it.
+    pub fn node_at(&self, instance_type: &str, place: (u32, u32)) -> AwsNode {
+        let instance = self.lab.run_instance(instance_type, &self.nodes);
+        let eni = self.lab.create_eni(&self.pods);
+        self.lab
+            .tag_eni(&eni, "node.k8s.amazonaws.com/no_manage", "true");
+        self.lab.attach_eni_to_card(&eni, &instance, place);
+        AwsNode::new(&self.lab, instance, eni)
+    }
+
     /// The ENI that has an address.
     pub fn owner(&self, address: &str) -> Option<EniId> {
         self.lab.owner(&self.id, address.parse().unwrap())

@@ -141,7 +141,7 @@ fn another_pod_gets_the_address_after_a_gc_that_was_killed_anywhere() {
 }
 
 /// Kills `call` while EC2 holds its `action`, before or after that is carried out.
-fn kill_while_held(node: &AwsNode, call: &Call, action: &str, hold: Hold) {
+pub(super) fn kill_while_held(node: &AwsNode, call: &Call, action: &str, hold: Hold) {
     node.lab.reset_calls();
     node.lab.hold(action, hold);
     node.node.inside(|| {

@@ -278,7 +278,7 @@ fn rule_11_errors_about_credentials_do_not_repeat_them() {
     let node = ready(&vpc);
     node.lab.fail_next(ASSIGN, 99, Fault::ExpiredCredentials);
     let error = node.add(&Pod::new("c1"), &[ADDRESS]).error_code(11);
-    assert!(error.msg.contains("no valid AWS credentials"), "{error:?}");
+    assert!(error.msg.contains("credentials"), "{error:?}");
     node.lab.no_role();
     let error = node.add(&Pod::new("c2"), &["10.0.4.71"]).error_code(11);
     assert!(error.msg.contains("credentials"), "{error:?}");

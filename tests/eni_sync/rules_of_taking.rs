@@ -9,7 +9,7 @@ use harness::eni_lab::{EniId, Fault, Repeat};
 use harness::{Output, Pod};
 use serde_json::json;
 
-use super::fixture::{AwsNode, Vpc};
+use super::fixture::{AwsNode, DEADLINE, Vpc};
 
 const ADDRESS: &str = "10.0.4.70";
 const ADDRESS_V6: &str = "2001:db8:4::70";
@@ -177,10 +177,10 @@ fn rule_2_nothing_is_taken_from_an_eni_without_the_tag_even_if_it_is_dead() {
 #[test]
 fn rule_5_add_returns_when_the_address_has_moved_and_not_before() {
     let vpc = Vpc::new();
-    let (node, _) = nodes(&vpc, ADDRESS, Owner::Terminated);
+    let (node, _) = nodes(&vpc, ADDRESS, Owner::Stopped);
     vpc.lab
         .rules(|rules| rules.reassign_delay = Duration::from_millis(900));
-    add(&node, ADDRESS, "dead-owner").ok();
+    add(&node, ADDRESS, "always").ok();
     assert_eq!(vpc.owner(ADDRESS), Some(node.eni.clone()));
     assert_eq!(node.ledger()[ADDRESS], "held");
 }
@@ -189,16 +189,14 @@ fn rule_5_add_returns_when_the_address_has_moved_and_not_before() {
 fn a_move_whose_answer_is_lost_is_complete() {
     for repeat in [Repeat::Accept, Repeat::Refuse] {
         for (address, action, nth) in [
+            (ADDRESS, "UnassignPrivateIpAddresses", 1),
             (ADDRESS, "AssignPrivateIpAddresses", 2),
             (ADDRESS_V6, "UnassignIpv6Addresses", 1),
             (ADDRESS_V6, "AssignIpv6Addresses", 2),
         ] {
             let vpc = Vpc::new();
-            let (node, _) = nodes(&vpc, address, Owner::Terminated);
-            vpc.lab.rules(|rules| {
-                rules.repeat_assign = repeat;
-                rules.reassign_delay = Duration::from_millis(300);
-            });
+            let (node, _) = nodes(&vpc, address, Owner::ShuttingDown);
+            vpc.lab.rules(|rules| rules.repeat_assign = repeat);
             vpc.lab.fail_nth(action, nth, Fault::DropAfterCommit);
             add(&node, address, "dead-owner").ok();
             assert_eq!(
@@ -208,6 +206,48 @@ fn a_move_whose_answer_is_lost_is_complete() {
             );
         }
     }
+}
+
+#[test]
+fn a_move_that_floats_is_complete_when_its_answer_is_lost() {
+    for repeat in [Repeat::Accept, Repeat::Refuse] {
+        let vpc = Vpc::new();
+        let (node, _) = nodes(&vpc, ADDRESS, Owner::Stopped);
+        vpc.lab.rules(|rules| {
+            rules.repeat_assign = repeat;
+            rules.reassign_delay = Duration::from_millis(300);
+        });
+        vpc.lab
+            .fail_nth("AssignPrivateIpAddresses", 2, Fault::DropAfterCommit);
+        add(&node, ADDRESS, "always").ok();
+        assert_eq!(vpc.owner(ADDRESS), Some(node.eni.clone()), "{repeat:?}");
+    }
+}
+
+#[test]
+fn an_address_that_floats_is_not_taken_back_by_a_call_that_was_throttled() {
+    let vpc = Vpc::new();
+    let (node, _) = nodes(&vpc, ADDRESS, Owner::Stopped);
+    let third = vpc.node();
+    let assign = "AssignPrivateIpAddresses";
+    vpc.lab.reset_calls();
+    // What the first node asks for is throttled, and looked for after that.
+    vpc.lab.fail_nth(assign, 2, Fault::Throttle);
+    vpc.lab.rules(|rules| {
+        rules.latency_of.insert(
+            "DescribeNetworkInterfaces".to_owned(),
+            Duration::from_millis(100),
+        );
+    });
+    let (first, last) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| add(&node, ADDRESS, "always"));
+        assert!(vpc.lab.wait_for_call(assign, 2, DEADLINE));
+        vpc.lab.take(&third.eni, &[ADDRESS.parse().unwrap()]);
+        (first.join().unwrap(), third.eni.clone())
+    });
+    let error = first.error_code(11);
+    assert!(error.msg.contains(last.as_str()), "{error:?}");
+    assert_eq!(vpc.owner(ADDRESS), Some(last));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What EC2 answers, turned into our own types.
 
 use std::error::Error;
-use std::fmt::Debug;
 
 use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::NetworkInterface;
 use common::address::parse_address;
@@ -39,10 +39,8 @@ pub(super) fn description(eni: &NetworkInterface) -> Description {
         id: eni.network_interface_id().unwrap_or_default().to_owned(),
         mac: eni.mac_address().unwrap_or_default().to_lowercase(),
         instance_id: attachment.and_then(|a| a.instance_id()).map(str::to_owned),
-        device_index: attachment
-            .and_then(|a| a.device_index())
-            .and_then(|index| u32::try_from(index).ok())
-            .unwrap_or(0),
+        network_card: index(attachment.and_then(|a| a.network_card_index())),
+        device_index: index(attachment.and_then(|a| a.device_index())),
         subnet_id: eni.subnet_id().unwrap_or_default().to_owned(),
         vpc_id: eni.vpc_id().unwrap_or_default().to_owned(),
         no_manage: tagged,
@@ -54,15 +52,19 @@ pub(super) fn description(eni: &NetworkInterface) -> Description {
     }
 }
 
+fn index(number: Option<i32>) -> u32 {
+    number.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
+}
+
 /// What EC2 answers instead of doing what it was asked.
-pub(super) fn failure<E, R>(action: &'static str, cause: &SdkError<E, R>) -> Failure
+pub(super) fn failure<E>(action: &'static str, cause: &SdkError<E, HttpResponse>) -> Failure
 where
     E: ProvideErrorMetadata + Error + 'static,
-    R: Debug + 'static,
 {
     if let (Some(code), message) = (cause.code(), cause.message()) {
         let answer = format!("{code}: {}", message.unwrap_or_default());
-        let kind = Failure::kind_of(code);
+        let status = cause.raw_response().map_or(0, |raw| raw.status().as_u16());
+        let kind = Failure::kind_of(code, status);
         return Failure {
             action,
             kind,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use common::address::Cidr;
-use common::inventory::Eni;
+use common::inventory::{Eni, is_primary};
 
 /// The family of addresses that one call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +41,9 @@ pub(crate) struct Description {
     pub(crate) mac: String,
     /// The instance it is attached to.
     pub(crate) instance_id: Option<String>,
-    /// The index of the attachment.
+    /// The network card of the attachment.
+    pub(crate) network_card: u32,
+    /// The index of the attachment on that card.
     pub(crate) device_index: u32,
     /// Its subnet.
     pub(crate) subnet_id: String,
@@ -65,6 +67,11 @@ impl Description {
     /// Whether the address is one of the ENI's.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.primary.contains(&address) || self.secondary.contains(&address)
+    }
+
+    /// Whether it is the primary ENI of an instance.
+    pub(crate) fn is_primary(&self) -> bool {
+        self.instance_id.is_some() && is_primary(self.network_card, self.device_index)
     }
 
     /// How many of the addresses that the ENI can have in a family it has.

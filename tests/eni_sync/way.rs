@@ -1,0 +1,359 @@
+//! The way to AWS: clocks, credentials, throttling, proxies, private authorities, and
+//! answers without an end.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use harness::eni_lab::{Certificate, Fault};
+use harness::{Call, Namespace, Pod};
+use serde_json::{Value, json};
+
+use super::fixture::{Agent, AwsNode, Vpc};
+
+const ASSIGN: &str = "AssignPrivateIpAddresses";
+const ADDRESS: &str = "10.0.4.70";
+const EC2: &str = "ec2.us-west-2.amazonaws.com";
+/// How many bytes of memory a command may have: several times what it needs.
+const MEMORY: &str = "--as=400000000";
+
+/// Has an address registered by a plugin, and one by an agent, in a VPC that is made so.
+fn by_plugin_and_agent(make: impl Fn(&Vpc, &AwsNode) + Sync) {
+    thread::scope(|scope| {
+        for has_agent in [false, true] {
+            let make = &make;
+            scope.spawn(move || {
+                let vpc = Vpc::new();
+                let node = vpc.node();
+                let _agent = has_agent.then(|| Agent::start(&node, &json!({})));
+                make(&vpc, &node);
+                let output = node.add(&Pod::new("c1"), &[ADDRESS]);
+                assert_eq!(output.status, Some(0), "agent: {has_agent}\n{output}");
+                assert_eq!(node.addresses(), [ADDRESS]);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_clock_that_is_ten_minutes_off_registers_addresses() {
+    thread::scope(|scope| {
+        for (ahead, code) in [
+            (600, "AuthFailure"),
+            (-600, "RequestExpired"),
+            (600, "SignatureDoesNotMatch"),
+        ] {
+            scope.spawn(move || {
+                by_plugin_and_agent(|vpc, _| {
+                    vpc.lab.rules(|rules| {
+                        rules.clock_ahead = ahead;
+                        rules.clock_code = code.to_owned();
+                    });
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn credentials_that_expired_are_replaced_within_the_command() {
+    thread::scope(|scope| {
+        for code in ["RequestExpired", "ExpiredToken", "AuthFailure"] {
+            scope.spawn(move || {
+                by_plugin_and_agent(|vpc, node| {
+                    node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
+                    node.lab
+                        .unassign(&node.eni, &["10.0.4.60".parse().unwrap()]);
+                    vpc.lab.rules(|rules| rules.expired_code = code.to_owned());
+                    vpc.lab.expire_credentials();
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn whatever_code_ec2_throttles_with_the_address_is_registered() {
+    thread::scope(|scope| {
+        for code in [
+            "SlowDown",
+            "TooManyRequestsException",
+            "RequestThrottledException",
+            "PriorRequestNotComplete",
+            "RequestLimitExceeded",
+        ] {
+            scope.spawn(move || {
+                by_plugin_and_agent(|vpc, _| {
+                    let fault = Fault::Error {
+                        status: 503,
+                        code: code.to_owned(),
+                        message: "Request limit exceeded.".to_owned(),
+                    };
+                    vpc.lab.fail_next(ASSIGN, 1, fault);
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn an_error_of_ec2_itself_is_no_refusal() {
+    by_plugin_and_agent(|vpc, _| {
+        let fault = Fault::Error {
+            status: 500,
+            code: "SomethingNew".to_owned(),
+            message: "An internal error has occurred".to_owned(),
+        };
+        vpc.lab.fail_next(ASSIGN, 1, fault);
+    });
+}
+
+#[test]
+fn limits_that_ec2_does_not_tell_keep_nobody_from_an_address() {
+    by_plugin_and_agent(|vpc, node| {
+        vpc.lab.rules(|rules| {
+            rules
+                .denied_actions
+                .insert("DescribeInstanceTypes".to_owned());
+        });
+        fs::remove_file(node.run_directory().join("eni-cni/enis.json")).ok();
+    });
+}
+
+#[test]
+fn limits_that_were_known_stay_known() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let limit = || {
+        let text = fs::read(node.run_directory().join("eni-cni/enis.json")).unwrap();
+        let inventory: Value = serde_json::from_slice(&text).unwrap();
+        inventory["enis"][0]["ipv4Limit"].clone()
+    };
+    node.command(&["sync", "--once"]);
+    assert_eq!(limit(), 10);
+    vpc.lab.rules(|rules| {
+        rules
+            .denied_actions
+            .insert("DescribeInstanceTypes".to_owned());
+    });
+    node.command(&["sync", "--once"]);
+    assert_eq!(limit(), 10);
+}
+
+#[test]
+fn an_answer_without_an_end_is_read_to_a_bound_and_asked_for_again() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    vpc.lab
+        .fail_next("DescribeNetworkInterfaces", 1, Fault::Endless);
+    vpc.lab.fail_next(ASSIGN, 1, Fault::Endless);
+    let pod = Pod::new("c1");
+    let call = node.pod_call("ADD", &pod, &[ADDRESS]);
+    let output = node.node.inside(|| call.run_under("prlimit", &[MEMORY]));
+    output.ok();
+    assert_eq!(node.addresses(), [ADDRESS]);
+}
+
+#[test]
+fn metadata_without_an_end_are_no_answer() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    vpc.lab.rules(|rules| rules.imds_endless = true);
+    let pod = Pod::new("c1");
+    let call = node.pod_call("ADD", &pod, &[ADDRESS]);
+    let output = node.node.inside(|| call.run_under("prlimit", &[MEMORY]));
+    let error = output.error_code(11);
+    assert!(error.msg.contains("metadata service"), "{error:?}");
+}
+
+#[test]
+fn an_eni_at_device_index_0_of_another_network_card_is_not_the_primary_one() {
+    let vpc = Vpc::new();
+    let node = vpc.node_at("c6in.32xlarge", (1, 0));
+    node.add(&Pod::new("c1"), &[ADDRESS]).ok();
+    assert_eq!(node.addresses(), [ADDRESS]);
+    let text = fs::read(node.run_directory().join("eni-cni/enis.json")).unwrap();
+    let inventory: Value = serde_json::from_slice(&text).unwrap();
+    let eni = inventory["enis"].as_array().unwrap().iter();
+    let mut eni = eni.filter(|eni| eni["id"] == node.eni.as_str());
+    assert_eq!(eni.next().unwrap()["networkCardIndex"], 1);
+}
+
+/// A node that reaches EC2 by its own name over TLS, with an authority of its own, and a
+/// proxy on that node.
+struct Place {
+    proxy: Proxy,
+    pod: Pod,
+    node: AwsNode,
+}
+
+impl Place {
+    fn new(vpc: &Vpc) -> Self {
+        let mut node = vpc.node();
+        let certificate = Certificate::new(EC2);
+        let netns = &node.node.netns;
+        let ec2 = netns.run(|| TcpListener::bind("127.0.0.1:443").unwrap());
+        node.lab
+            .serve_ec2_tls(ec2, &certificate.chain, &certificate.key);
+        let file = |name: &str| node.run_directory().join(name);
+        fs::write(file("authority.pem"), &certificate.authority).unwrap();
+        // As a mounted ConfigMap has it.
+        symlink("authority.pem", file("bundle.pem")).unwrap();
+        fs::write(file("hosts"), format!("127.0.0.1 {EC2}\n")).unwrap();
+        let (hosts, proxy) = (file("hosts"), Proxy::start(&netns.path()));
+        node.node.bind(hosts, "/etc/hosts");
+        Self {
+            proxy,
+            pod: Pod::new("c1"),
+            node,
+        }
+    }
+
+    /// An ADD with a private authority that knows no other way to EC2 than its name.
+    fn add(&self) -> Call {
+        let call = self.node.pod_call("ADD", &self.pod, &[ADDRESS]);
+        call.without("AWS_ENDPOINT_URL_EC2")
+            .env("AWS_CA_BUNDLE", "/run/bundle.pem")
+    }
+}
+
+#[test]
+fn a_private_authority_is_trusted_when_it_is_named() {
+    let vpc = Vpc::new();
+    let place = Place::new(&vpc);
+    place.node.run(&place.add()).ok();
+    assert_eq!(place.node.addresses(), [ADDRESS]);
+}
+
+#[test]
+fn ec2_is_asked_through_the_proxy_and_the_metadata_service_is_not() {
+    for (name, other) in [("HTTPS_PROXY", "HTTP_PROXY"), ("https_proxy", "http_proxy")] {
+        let vpc = Vpc::new();
+        let place = Place::new(&vpc);
+        let call = place.add().env(name, &place.proxy.url);
+        let call = call.env(other, &place.proxy.url);
+        place.node.run(&call).ok();
+        assert_eq!(place.node.addresses(), [ADDRESS]);
+        let asked = place.proxy.asked();
+        assert!(!asked.is_empty(), "nothing went through the proxy");
+        let ec2 = format!("CONNECT {EC2}:443 HTTP/1.1");
+        assert!(asked.iter().all(|line| *line == ec2), "{asked:?}");
+    }
+}
+
+#[test]
+fn what_needs_no_proxy_is_asked_directly() {
+    let vpc = Vpc::new();
+    let place = Place::new(&vpc);
+    let call = place.add().env("HTTPS_PROXY", &place.proxy.url);
+    place.node.run(&call.env("NO_PROXY", ".amazonaws.com")).ok();
+    assert_eq!(place.proxy.asked(), [""; 0]);
+}
+
+#[test]
+fn a_file_that_has_no_authorities_is_named() {
+    let vpc = Vpc::new();
+    let place = Place::new(&vpc);
+    let file = place.node.run_directory().join("bad.pem");
+    for text in [
+        "",
+        "no certificate",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "-----BEGIN CERTIFICATE-----\n",
+    ] {
+        fs::write(&file, text).unwrap();
+        let call = place.add().env("AWS_CA_BUNDLE", "/run/bad.pem");
+        let error = place.node.run(&call).error_code(6);
+        for said in ["/run/bad.pem", "AWS_CA_BUNDLE"] {
+            assert!(error.msg.contains(said), "{text:?}: {error:?}");
+        }
+    }
+    let call = place.add().env("AWS_CA_BUNDLE", "/run/none.pem");
+    let error = place.node.run(&call).error_code(5);
+    assert!(error.msg.contains("/run/none.pem"), "{error:?}");
+    let del = place.node.pod_call("DEL", &place.pod, &[]);
+    let del = del.env("AWS_CA_BUNDLE", "/run/none.pem");
+    place.node.run(&del).ok();
+}
+
+/// An HTTP proxy that opens tunnels to this node, whatever name it is asked for, and
+/// remembers what it was asked.
+struct Proxy {
+    url: String,
+    netns: String,
+    lines: Arc<Mutex<Vec<String>>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    fn start(netns: &str) -> Self {
+        let inside = Namespace::at(netns);
+        let listener = inside.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let is_over = Arc::<AtomicBool>::default();
+        let thread = thread::spawn({
+            let (lines, is_over) = (Arc::clone(&lines), Arc::clone(&is_over));
+            move || inside.run(|| serve(&listener, &lines, &is_over))
+        });
+        Self {
+            url,
+            netns: netns.to_owned(),
+            lines,
+            is_over,
+            thread: Some(thread),
+        }
+    }
+
+    /// The first lines of all requests.
+    fn asked(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let address = self.url.trim_start_matches("http://");
+        Namespace::at(&self.netns).run(|| TcpStream::connect(address).ok());
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn serve(listener: &TcpListener, lines: &Mutex<Vec<String>>, is_over: &AtomicBool) {
+    thread::scope(|scope| {
+        for stream in listener.incoming().map_while(Result::ok) {
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
+            scope.spawn(move || tunnel(stream, lines));
+        }
+    });
+}
+
+fn tunnel(mut client: TcpStream, lines: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    lines.lock().unwrap().push(line.trim_end().to_owned());
+    while line.trim_end() != "" {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+    }
+    let mut server = TcpStream::connect("127.0.0.1:443").unwrap();
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let mut back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            std::io::copy(&mut back.0, &mut back.1).ok();
+            back.1.shutdown(std::net::Shutdown::Both).ok();
+        });
+        std::io::copy(&mut reader, &mut server).ok();
+        server.shutdown(std::net::Shutdown::Both).ok();
+    });
+}
