@@ -188,7 +188,7 @@ fn forbidden_call(
 ) -> Vec<String> {
     let mut found = Vec::new();
     if target.place == Some(PRIMARY) {
-        found.push(format!("{action} on {eni}, which is a primary interface"));
+        found.push(format!("{action} on {eni}, which is at device index 0"));
     }
     if !target.unmanaged {
         found.push(format!(

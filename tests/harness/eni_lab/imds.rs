@@ -192,7 +192,9 @@ fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
     ]);
     if let Some(attachment) = &eni.attachment {
         values.insert("device-number", attachment.device_index.to_string());
-        values.insert("network-card", attachment.network_card.to_string());
+        if attachment.network_card != 0 {
+            values.insert("network-card", attachment.network_card.to_string());
+        }
     }
     let ipv4 = std::iter::once(eni.primary.to_string()).chain(eni.ipv4().map(|a| a.to_string()));
     let mut lists = vec![
