@@ -87,7 +87,7 @@ impl Ec2 {
 
     /// Every ENI that is attached to an instance.
     pub(crate) fn enis_of_instance(&self, instance_id: &str) -> Outcome<Vec<Description>> {
-        self.describe(vec![filter("attachment.instance-id", [instance_id])])
+        self.describe(&[filter("attachment.instance-id", [instance_id])])
     }
 
     /// The ENI with this id, if it exists.
@@ -100,14 +100,14 @@ impl Ec2 {
         let mut enis = Vec::new();
         for some in ids.chunks(FILTER_VALUES) {
             let some = some.iter().copied();
-            enis.extend(self.describe(vec![filter("network-interface-id", some)])?);
+            enis.extend(self.describe(&[filter("network-interface-id", some)])?);
         }
         Ok(enis)
     }
 
     /// Every ENI in a subnet.
     pub(crate) fn enis_of_subnet(&self, subnet_id: &str) -> Outcome<Vec<Description>> {
-        self.describe(vec![filter("subnet-id", [subnet_id])])
+        self.describe(&[filter("subnet-id", [subnet_id])])
     }
 
     /// The ENIs in a VPC that have any of these addresses of one family.
@@ -118,8 +118,8 @@ impl Ec2 {
                 Some(Family::V6) => "ipv6-addresses.ipv6-address",
                 _ => "addresses.private-ip-address",
             };
-            let filters = vec![filter("vpc-id", [vpc_id]), filter(name, texts(some))];
-            owners.extend(self.describe(filters)?);
+            let filters = [filter("vpc-id", [vpc_id]), filter(name, texts(some))];
+            owners.extend(self.describe(&filters)?);
         }
         Ok(owners)
     }
@@ -128,7 +128,7 @@ impl Ec2 {
     pub(crate) fn enis_of_subnets(&self, ids: &[String]) -> Outcome<Vec<Description>> {
         let mut enis = Vec::new();
         for some in ids.chunks(FILTER_VALUES) {
-            enis.extend(self.describe(vec![filter("subnet-id", some)])?);
+            enis.extend(self.describe(&[filter("subnet-id", some)])?);
         }
         Ok(enis)
     }
@@ -274,10 +274,10 @@ impl Ec2 {
         }
     }
 
-    fn describe(&self, filters: Vec<Filter>) -> Outcome<Vec<Description>> {
+    fn describe(&self, filters: &[Filter]) -> Outcome<Vec<Description>> {
         let all = |client: Client| {
             let request = client.describe_network_interfaces();
-            let request = request.set_filters(Some(filters.clone()));
+            let request = request.set_filters(Some(filters.to_vec()));
             let pages = request.into_paginator().page_size(PAGE);
             pages.items().send().collect::<Result<Vec<_>, _>>()
         };

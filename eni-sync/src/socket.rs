@@ -49,7 +49,7 @@ pub(crate) enum Ask {
         /// The addresses by MAC address.
         wanted: Wanted,
         /// The attachment.
-        request: Request,
+        request: Box<Request>,
     },
     /// Look into the ledger: something there will be due.
     Look,
@@ -75,7 +75,7 @@ pub(crate) enum Answer {
 pub(crate) fn register(wanted: &Wanted, request: &Request) -> Option<Result<()>> {
     let ask = Ask::Register {
         wanted: wanted.clone(),
-        request: request.clone(),
+        request: Box::new(request.clone()),
     };
     let stream = connect_to_root()?;
     let taken = send(&stream, &ask).and_then(|()| await_taken(&stream));

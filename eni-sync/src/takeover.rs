@@ -56,7 +56,7 @@ struct Group {
 /// Why addresses stay where they are.
 enum Kept {
     Refused(Failure),
-    Alive(Description, String),
+    Alive(Box<Description>, String),
 }
 
 impl Assigner<'_> {
@@ -170,13 +170,18 @@ impl Assigner<'_> {
     /// Why nothing may be taken from an ENI that was dead when it was looked at before.
     fn alive(&self, owner: &Description) -> Option<Kept> {
         if !plan::is_for_pods(owner) {
-            return Some(Kept::Alive(owner.clone(), "no ENI for pods".to_owned()));
+            return Some(Kept::Alive(
+                Box::new(owner.clone()),
+                "no ENI for pods".to_owned(),
+            ));
         }
         match self.holder(owner) {
             Err(failure) => Some(Kept::Refused(failure)),
             Ok(Holder::Dead | Holder::Nobody) => None,
-            Ok(Holder::ThisNode) => Some(Kept::Alive(owner.clone(), "this node".to_owned())),
-            Ok(Holder::Other(state)) => Some(Kept::Alive(owner.clone(), state)),
+            Ok(Holder::ThisNode) => {
+                Some(Kept::Alive(Box::new(owner.clone()), "this node".to_owned()))
+            }
+            Ok(Holder::Other(state)) => Some(Kept::Alive(Box::new(owner.clone()), state)),
         }
     }
 

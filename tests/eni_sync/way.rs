@@ -341,7 +341,7 @@ fn tunnel(mut client: TcpStream, lines: &Mutex<Vec<String>>) {
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
     lines.lock().unwrap().push(line.trim_end().to_owned());
-    while line.trim_end() != "" {
+    while !line.trim_end().is_empty() {
         line.clear();
         reader.read_line(&mut line).unwrap();
     }
