@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// How long every EC2 call takes.
     #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
     latency: Duration,
+    /// How old the interfaces and instances are that EC2 describes.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
+    describe_lag: Duration,
     /// How old the interfaces and addresses are that the metadata shows.
     #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
     imds_lag: Duration,
@@ -83,6 +86,7 @@ impl Options {
     /// Sets the switches that the options are about.
     pub(crate) fn apply(&self, rules: &mut Rules) {
         rules.latency = self.latency;
+        rules.describe_lag = self.describe_lag;
         rules.imds_lag = self.imds_lag;
         rules.imds_404_after_attach = self.imds_404;
         rules.reassign_delay = self.reassign_delay;

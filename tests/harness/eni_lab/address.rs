@@ -169,7 +169,10 @@ impl Change<'_> {
             return Ok(());
         };
         let message = format!("{} assigned, but move is not allowed.", listed(&taken));
+        let owner = self.world.owner(&eni.vpc, *first);
+        let in_prefix = owner.is_some_and(|o| o.prefixes.iter().any(|p| p.contains(*first)));
         match first {
+            _ if in_prefix => Err(Ec2Error::value(message)),
             IpAddr::V6(_) => Err(Ec2Error::bad(&self.rules.ipv6_conflict_code, message)),
             IpAddr::V4(_) if reassign => Ok(()),
             IpAddr::V4(_) => Err(Ec2Error::value(message)),
@@ -184,11 +187,7 @@ impl Change<'_> {
         };
         let limits = self.limits(&self.world.instance(instance.as_str())?.kind)?;
         let ipv6 = first.is_ipv6();
-        let own = if ipv6 {
-            eni.ipv6().count()
-        } else {
-            1 + eni.ipv4().count()
-        };
+        let own = eni.used(ipv6);
         let coming = self.world.scheduled.iter().filter(
             |s| matches!(&s.what, Due::Move { address, to, .. } if *to == eni.id && address.is_ipv6() == ipv6),
         );

@@ -170,6 +170,7 @@ impl Change<'_> {
             mac: format!("02:1a:b0:{high:02x}:{middle:02x}:{low:02x}"),
             primary,
             addresses: Vec::new(),
+            prefixes: Vec::new(),
             tags: BTreeMap::new(),
             description: description.to_owned(),
             attachment: None,

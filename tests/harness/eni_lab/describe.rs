@@ -179,6 +179,8 @@ pub(super) fn eni(eni: &Eni) -> Value {
         "tagSet": items(eni.tags.iter().map(|(key, value)| json!({"key": key, "value": value}))),
         "privateIpAddressesSet": items(primary.chain(secondary)),
         "ipv6AddressesSet": items(eni.ipv6().map(|a| json!({"ipv6Address": a}))),
+        "ipv4PrefixSet": items(prefixes(eni, false).map(|p| json!({"ipv4Prefix": p}))),
+        "ipv6PrefixSet": items(prefixes(eni, true).map(|p| json!({"ipv6Prefix": p}))),
     });
     if let Some(attachment) = &eni.attachment {
         described["attachment"] = json!({
@@ -193,6 +195,12 @@ pub(super) fn eni(eni: &Eni) -> Value {
         });
     }
     described
+}
+
+/// The prefixes of a family, as EC2 writes them.
+pub(super) fn prefixes(eni: &Eni, ipv6: bool) -> impl Iterator<Item = String> + '_ {
+    let of_family = eni.prefixes.iter().filter(move |p| p.is_ipv6() == ipv6);
+    of_family.map(ToString::to_string)
 }
 
 /// An `Instance`.
@@ -249,7 +257,9 @@ fn instance_type(kind: &str, limits: Limits) -> Value {
 /// A `Subnet`.
 pub(super) fn subnet(world: &World, subnet: &Subnet) -> Value {
     let enis = world.enis.values().filter(|e| e.subnet == subnet.id);
-    let used: usize = enis.map(|e| 1 + e.ipv4().count()).sum();
+    let used: usize = enis
+        .map(|e| 1 + e.ipv4().count() + 16 * prefixes(e, false).count())
+        .sum();
     let associations = subnet.ipv6.iter().enumerate().map(|(index, cidr)| {
         json!({
             "associationId": format!("subnet-cidr-assoc-0ab{index:014x}"),

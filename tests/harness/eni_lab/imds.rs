@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use super::describe::timestamp;
+use super::describe::{prefixes, timestamp};
 use super::id::InstanceId;
 use super::state::{State, access_key};
 use super::world::{Eni, Instance, InstanceState, PRIMARY, World};
@@ -200,6 +200,8 @@ fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
     let mut lists = vec![
         ("local-ipv4s", ipv4.collect::<Vec<_>>()),
         ("ipv6s", eni.ipv6().map(|a| a.to_string()).collect()),
+        ("ipv4-prefix", prefixes(eni, false).collect()),
+        ("ipv6-prefix", prefixes(eni, true).collect()),
     ];
     if let Ok(subnet) = world.subnet(eni.subnet.as_str()) {
         let ipv6 = subnet.ipv6.iter().map(ToString::to_string).collect();

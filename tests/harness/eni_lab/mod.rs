@@ -21,6 +21,7 @@ mod inspect;
 mod lab;
 mod limits;
 mod mutate;
+mod prefix;
 mod query;
 mod rules;
 mod server;

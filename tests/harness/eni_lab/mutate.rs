@@ -1,6 +1,7 @@
 //! The calls that change something: the four that eni-sync makes, and those that set
 //! up a VPC.
 
+use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::change::Change;
@@ -42,8 +43,17 @@ fn assign_ipv4(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error
         "PrivateIpAddress",
         "SecondaryPrivateIpAddressCount",
         "AllowReassignment",
+        "Ipv4Prefix",
+        "Ipv4PrefixCount",
     ])?;
     let eni = query.require("NetworkInterfaceId")?;
+    if let Some(prefixes) = assign_prefixes(change, query, "Ipv4Prefix")? {
+        return Ok(json!({
+            "networkInterfaceId": eni,
+            "assignedIpv4PrefixSet": items(prefixes.into_iter().map(|p| json!({"ipv4Prefix": p.to_string()}))),
+            "return": true,
+        }));
+    }
     let requested = query.ipv4s("PrivateIpAddress")?;
     let new = match query.parsed("SecondaryPrivateIpAddressCount")? {
         Some(_) if !requested.is_empty() => return Err(list_and_count()),
@@ -60,8 +70,13 @@ fn assign_ipv4(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error
 }
 
 fn unassign_ipv4(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
-    query.only(&["NetworkInterfaceId", "PrivateIpAddress"])?;
+    query.only(&["NetworkInterfaceId", "PrivateIpAddress", "Ipv4Prefix"])?;
     let eni = query.require("NetworkInterfaceId")?;
+    let prefixes = prefixes_in(query, "Ipv4Prefix")?;
+    if !prefixes.is_empty() {
+        change.unassign_prefixes(eni, &prefixes)?;
+        return Ok(json!({"return": true}));
+    }
     let addresses = query.ipv4s("PrivateIpAddress")?;
     if addresses.is_empty() {
         return Err(neither_list_nor_count());
@@ -71,8 +86,20 @@ fn unassign_ipv4(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Err
 }
 
 fn assign_ipv6(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
-    query.only(&["NetworkInterfaceId", "Ipv6Addresses", "Ipv6AddressCount"])?;
+    query.only(&[
+        "NetworkInterfaceId",
+        "Ipv6Addresses",
+        "Ipv6AddressCount",
+        "Ipv6Prefix",
+        "Ipv6PrefixCount",
+    ])?;
     let eni = query.require("NetworkInterfaceId")?;
+    if let Some(prefixes) = assign_prefixes(change, query, "Ipv6Prefix")? {
+        return Ok(json!({
+            "networkInterfaceId": eni,
+            "assignedIpv6PrefixSet": items(prefixes.into_iter().map(|p| json!(p.to_string()))),
+        }));
+    }
     let requested = query.ipv6s("Ipv6Addresses")?;
     let new = match query.parsed("Ipv6AddressCount")? {
         Some(_) if !requested.is_empty() => return Err(list_and_count()),
@@ -87,8 +114,16 @@ fn assign_ipv6(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error
 }
 
 fn unassign_ipv6(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
-    query.only(&["NetworkInterfaceId", "Ipv6Addresses"])?;
+    query.only(&["NetworkInterfaceId", "Ipv6Addresses", "Ipv6Prefix"])?;
     let eni = query.require("NetworkInterfaceId")?;
+    let prefixes = prefixes_in(query, "Ipv6Prefix")?;
+    if !prefixes.is_empty() {
+        change.unassign_prefixes(eni, &prefixes)?;
+        return Ok(json!({
+            "networkInterfaceId": eni,
+            "unassignedIpv6PrefixSet": items(prefixes.into_iter().map(|p| json!(p.to_string()))),
+        }));
+    }
     let addresses = query.ipv6s("Ipv6Addresses")?;
     if addresses.is_empty() {
         return Err(neither_list_nor_count());
@@ -98,6 +133,42 @@ fn unassign_ipv6(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Err
         "networkInterfaceId": eni,
         "unassignedIpv6Addresses": items(addresses.into_iter().map(|a| json!(a))),
     }))
+}
+
+/// The prefixes that a call delegates, named or counted; nothing when it is about single
+/// addresses.
+fn assign_prefixes(
+    change: &mut Change<'_>,
+    query: &Query,
+    name: &str,
+) -> Result<Option<Vec<IpNetwork>>, Ec2Error> {
+    let eni = query.require("NetworkInterfaceId")?;
+    let named = prefixes_in(query, name)?;
+    if let Some(count) = query.parsed(&format!("{name}Count"))? {
+        let ipv6 = name == "Ipv6Prefix";
+        return change.assign_prefix_count(eni, count, ipv6).map(Some);
+    }
+    if named.is_empty() {
+        return Ok(None);
+    }
+    change.assign_prefixes(eni, &named)?;
+    Ok(Some(named))
+}
+
+fn prefixes_in(query: &Query, name: &str) -> Result<Vec<IpNetwork>, Ec2Error> {
+    let texts = query.list(name).into_iter();
+    texts.map(|text| prefix(name, text)).collect()
+}
+
+/// `Ipv4Prefix.1.Ipv4Prefix`, as only CreateNetworkInterface has it.
+fn created_prefixes(query: &Query, name: &str) -> Result<Vec<IpNetwork>, Ec2Error> {
+    let texts = (1..).map_while(|n| query.text(&format!("{name}.{n}.{name}")));
+    texts.map(|text| prefix(name, text)).collect()
+}
+
+fn prefix(name: &str, text: &str) -> Result<IpNetwork, Ec2Error> {
+    let invalid = |_| Ec2Error::value(format!("Value ({text}) for parameter {name} is invalid."));
+    text.parse().map_err(invalid)
 }
 
 fn create_vpc(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
@@ -158,6 +229,13 @@ fn create_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
     )?;
     let eni = change.world.eni_mut(id.as_str())?;
     eni.tags.extend(query.tags("TagSpecification.1."));
+    for family in ["Ipv4Prefix", "Ipv6Prefix"] {
+        let prefixes = created_prefixes(query, family)?;
+        change.assign_prefixes(id.as_str(), &prefixes)?;
+        if let Some(count) = query.parsed(&format!("{family}Count"))? {
+            change.assign_prefix_count(id.as_str(), count, family == "Ipv6Prefix")?;
+        }
+    }
     Ok(json!({"networkInterface": describe::eni(change.world.eni(id.as_str())?)}))
 }
 

@@ -209,6 +209,12 @@ impl Lab {
         self.set_up(|change| change.assign(eni.as_str(), addresses, true));
     }
 
+    /// Somebody else delegates a prefix, such as `10.0.4.128/28`, to the interface.
+    #[track_caller]
+    pub fn assign_prefix(&self, eni: &EniId, prefix: &str) {
+        self.set_up(|change| change.assign_prefixes(eni.as_str(), &[parsed(prefix)]));
+    }
+
     /// Somebody else takes addresses from the interface.
     #[track_caller]
     pub fn unassign(&self, eni: &EniId, addresses: &[IpAddr]) {

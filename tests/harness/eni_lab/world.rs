@@ -106,6 +106,8 @@ pub(super) struct Eni {
     pub(super) primary: Ipv4Addr,
     /// Secondary IPv4 addresses and all IPv6 addresses, in the order they came.
     pub(super) addresses: Vec<IpAddr>,
+    /// The prefixes that are delegated to it, /28 and /80.
+    pub(super) prefixes: Vec<IpNetwork>,
     pub(super) tags: BTreeMap<String, String>,
     pub(super) description: String,
     pub(super) attachment: Option<Attachment>,
@@ -119,6 +121,24 @@ impl Eni {
 
     pub(super) fn ipv6(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().copied().filter(IpAddr::is_ipv6)
+    }
+
+    /// Whether the VPC delivers to it what is sent to the address.
+    pub(super) fn covers(&self, address: IpAddr) -> bool {
+        IpAddr::V4(self.primary) == address
+            || self.addresses.contains(&address)
+            || self.prefixes.iter().any(|prefix| prefix.contains(address))
+    }
+
+    /// How many slots of a family are used: each address and each prefix takes one.
+    pub(super) fn used(&self, ipv6: bool) -> usize {
+        let prefixes = self.prefixes.iter().filter(|p| p.is_ipv6() == ipv6);
+        let own = if ipv6 {
+            self.ipv6().count()
+        } else {
+            1 + self.ipv4().count()
+        };
+        own + prefixes.count()
     }
 
     pub(super) fn instance(&self) -> Option<&InstanceId> {
@@ -202,12 +222,10 @@ impl World {
         found.map(Arc::make_mut).ok_or_else(|| no_eni(id))
     }
 
-    /// The interface of the VPC that has the address, as its primary or not.
+    /// The interface of the VPC that has the address, as its primary or not, or in a
+    /// prefix.
     pub(super) fn owner(&self, vpc: &VpcId, address: IpAddr) -> Option<&Eni> {
-        let has = |eni: &&Arc<Eni>| {
-            eni.vpc == *vpc
-                && (IpAddr::V4(eni.primary) == address || eni.addresses.contains(&address))
-        };
+        let has = |eni: &&Arc<Eni>| eni.vpc == *vpc && eni.covers(address);
         self.enis.values().find(has).map(Arc::as_ref)
     }
 

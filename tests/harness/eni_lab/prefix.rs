@@ -1,0 +1,139 @@
+//! Prefixes that are delegated to interfaces: /28 and /80, each in one slot. Source:
+//! Amazon EC2 User Guide, "Prefix delegation for Amazon EC2 network interfaces".
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::change::Change;
+use super::error::Ec2Error;
+use super::world::{Eni, Subnet};
+
+/// How long a prefix of each family is.
+const IPV4_LENGTH: u8 = 28;
+const IPV6_LENGTH: u8 = 80;
+
+impl Change<'_> {
+    /// Delegates these prefixes, all of one family, to the interface.
+    pub(super) fn assign_prefixes(
+        &mut self,
+        eni: &str,
+        prefixes: &[IpNetwork],
+    ) -> Result<(), Ec2Error> {
+        let found = self.world.eni(eni)?.clone();
+        let subnet = self.world.subnet(found.subnet.as_str())?.clone();
+        for prefix in prefixes {
+            self.check_prefix(&subnet, *prefix)?;
+        }
+        self.check_slots(&found, prefixes)?;
+        let eni = self.world.eni_mut(eni)?;
+        eni.prefixes.extend(prefixes);
+        Ok(())
+    }
+
+    /// Delegates as many prefixes of EC2's choice, and returns them.
+    pub(super) fn assign_prefix_count(
+        &mut self,
+        eni: &str,
+        count: usize,
+        ipv6: bool,
+    ) -> Result<Vec<IpNetwork>, Ec2Error> {
+        let found = self.world.eni(eni)?;
+        let subnet = self.world.subnet(found.subnet.as_str())?.clone();
+        let free = prefixes_of(&subnet, ipv6).filter(|p| self.check_prefix(&subnet, *p).is_ok());
+        let chosen: Vec<IpNetwork> = free.take(count).collect();
+        if chosen.len() < count {
+            return Err(Ec2Error::bad(
+                "InsufficientCidrBlocks",
+                "The specified subnet does not have enough free cidr blocks to satisfy the request.",
+            ));
+        }
+        self.assign_prefixes(eni, &chosen)?;
+        Ok(chosen)
+    }
+
+    /// Takes prefixes from the interface.
+    pub(super) fn unassign_prefixes(
+        &mut self,
+        eni: &str,
+        prefixes: &[IpNetwork],
+    ) -> Result<(), Ec2Error> {
+        let found = self.world.eni_mut(eni)?;
+        if prefixes.iter().any(|p| !found.prefixes.contains(p)) {
+            let message = "Some of the specified prefixes are not assigned to interface";
+            return Err(Ec2Error::value(format!("{message} {eni}")));
+        }
+        found.prefixes.retain(|p| !prefixes.contains(p));
+        Ok(())
+    }
+
+    /// A prefix is whole, in the subnet, and nobody has any address of it.
+    fn check_prefix(&self, subnet: &Subnet, prefix: IpNetwork) -> Result<(), Ec2Error> {
+        let length = if prefix.is_ipv6() {
+            IPV6_LENGTH
+        } else {
+            IPV4_LENGTH
+        };
+        let cidr = subnet.cidrs().find(|cidr| cidr.contains(prefix.network()));
+        let is_whole = prefix.prefix() == length && prefix.network() == prefix.ip();
+        let Some(cidr) = cidr.filter(|_| is_whole) else {
+            return Err(Ec2Error::value(format!(
+                "The prefix {prefix} is not a prefix of the subnet"
+            )));
+        };
+        let is_reserved = [cidr.network(), cidr.broadcast()]
+            .iter()
+            .any(|address| prefix.contains(*address));
+        let is_taken = |eni: &Eni| {
+            let mut own = eni.addresses.iter().copied();
+            eni.vpc == subnet.vpc
+                && (prefix.contains(IpAddr::V4(eni.primary))
+                    || own.any(|address| prefix.contains(address))
+                    || eni.prefixes.contains(&prefix))
+        };
+        if is_reserved || self.world.enis.values().any(|eni| is_taken(eni)) {
+            return Err(Ec2Error::value(format!("The prefix {prefix} is not free")));
+        }
+        Ok(())
+    }
+
+    fn check_slots(&self, eni: &Eni, prefixes: &[IpNetwork]) -> Result<(), Ec2Error> {
+        let (Some(instance), Some(first)) = (eni.instance(), prefixes.first()) else {
+            return Ok(());
+        };
+        let limits = self.limits(&self.world.instance(instance.as_str())?.kind)?;
+        let limit = if first.is_ipv6() {
+            limits.ipv6
+        } else {
+            limits.ipv4
+        };
+        match eni.used(first.is_ipv6()) + prefixes.len() <= limit {
+            true => Ok(()),
+            false => Err(Ec2Error::bad(
+                "PrivateIpAddressLimitExceeded",
+                "Number of private addresses will exceed limit.",
+            )),
+        }
+    }
+}
+
+/// The prefixes of a family in a subnet; of IPv6 the first 4096, which no test uses up.
+fn prefixes_of(subnet: &Subnet, ipv6: bool) -> impl Iterator<Item = IpNetwork> + '_ {
+    let cidrs = subnet.cidrs().filter(move |cidr| cidr.is_ipv6() == ipv6);
+    cidrs.flat_map(|cidr| {
+        let (step, length) = match cidr {
+            IpNetwork::V4(_) => (1_u128 << 4, IPV4_LENGTH),
+            IpNetwork::V6(_) => (1_u128 << 48, IPV6_LENGTH),
+        };
+        let at = move |number: u128| match cidr.network() {
+            IpAddr::V4(first) => {
+                let offset = u32::try_from(number * step).ok()?;
+                Some(IpAddr::V4(first.to_bits().checked_add(offset)?.into()))
+            }
+            IpAddr::V6(first) => Some(IpAddr::V6((first.to_bits() + number * step).into())),
+        };
+        let addresses = (0..4096).map_while(at);
+        let inside = addresses.take_while(move |address| cidr.contains(*address));
+        inside.filter_map(move |address| IpNetwork::new(address, length).ok())
+    })
+}
