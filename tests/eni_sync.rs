@@ -6,6 +6,7 @@ mod bad_files;
 mod bad_input;
 mod chained;
 mod command_line;
+mod confirmed;
 mod container;
 mod crowding;
 mod doctor;

@@ -39,6 +39,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After an error of the socket, so long until the next try.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
+/// So long after a look at EC2 that has left something open comes the next one.
+const ANOTHER_LOOK: Duration = Duration::from_secs(61);
 /// So long releases wait for registrations to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -273,9 +275,13 @@ impl Agent {
         loop {
             let mut outcome = Ok(());
             if reconcile_at <= Instant::now() {
-                outcome = self.reconcile().and(self.clean(&mut hygiene));
+                let looked = self.reconcile();
+                let is_open = matches!(looked, Ok(true));
+                outcome = looked.and(self.clean(&mut hygiene));
+                let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
-                    Ok(()) => self.configuration.reconcile_interval(),
+                    Ok(()) if is_open => interval.min(ANOTHER_LOOK),
+                    Ok(()) => interval,
                     Err(_) => pause,
                 };
                 reconcile_at = Instant::now() + until_next;
@@ -301,8 +307,9 @@ impl Agent {
         }
     }
 
-    /// Compares the ledger with EC2, and repairs what differs.
-    pub(crate) fn reconcile(&self) -> Result<()> {
+    /// Compares the ledger with EC2, and repairs what differs. Says whether one more look
+    /// soon finds out what this one could not.
+    pub(crate) fn reconcile(&self) -> Result<bool> {
         let outcome = self.clients.run(|aws| {
             let inventory = inventory::discover(aws)?;
             let of_pods = |eni: &&Eni| plan::require_managed(eni).is_ok();
@@ -321,7 +328,7 @@ impl Agent {
         if !report.is_empty() {
             eprintln!("{report}");
         }
-        Ok(())
+        Ok(report.needs_another_look())
     }
 
     /// Ends the attachments whose containers have gone.

@@ -2,8 +2,10 @@
 //! here besides finds out, by asking what is where, which address stands in the way of
 //! the others, and whether it may be taken from where it is.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
+use common::address::Cidr;
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::Eni;
 
@@ -18,6 +20,8 @@ use crate::release;
 pub(crate) struct Claimed {
     pub(crate) address: IpAddr,
     pub(crate) takeover: Takeover,
+    /// Whether a description may show it on the ENI though EC2 has removed it.
+    pub(crate) was_removed_lately: bool,
 }
 
 /// What became of each address.
@@ -27,9 +31,20 @@ pub(crate) type Outcomes = Vec<(IpAddr, Result<()>)>;
 pub(crate) struct Assigner<'a> {
     pub(crate) node: &'a Node<'a>,
     pub(crate) eni: &'a Eni,
+    /// The ENIs of the subnet, once they had to be looked at.
+    neighbours: OnceCell<Vec<Description>>,
 }
 
-impl Assigner<'_> {
+impl<'a> Assigner<'a> {
+    /// Who assigns addresses to `eni`.
+    pub(crate) fn new(node: &'a Node<'a>, eni: &'a Eni) -> Self {
+        Self {
+            node,
+            eni,
+            neighbours: OnceCell::new(),
+        }
+    }
+
     /// Assigns all of `claimed`, and says of each whether it is on the ENI now. A bad
     /// address does not keep the others from it.
     pub(crate) fn assign(&self, claimed: &[Claimed]) -> Outcomes {
@@ -66,8 +81,10 @@ impl Assigner<'_> {
         let ec2 = self.ec2();
         let own = ec2.eni(&self.eni.id)?;
         let present = |claimed: &Claimed| {
-            own.as_ref()
-                .is_some_and(|own| own.secondary.contains(&claimed.address))
+            let shown = own
+                .as_ref()
+                .is_some_and(|own| own.secondary.contains(&claimed.address));
+            shown && !claimed.was_removed_lately
         };
         let (done, missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
         let mut outcomes: Outcomes = done.iter().map(|c| (c.address, Ok(()))).collect();
@@ -89,6 +106,11 @@ impl Assigner<'_> {
             }
         }
         outcomes.extend(self.take_over(&foreign));
+        if failure.kind == Kind::Invalid && free.len() == batch.len() {
+            let (in_prefixes, rest) = self.find_in_prefixes(free)?;
+            outcomes.extend(in_prefixes);
+            free = rest;
+        }
         let rest = match failure.kind {
             Kind::SlotsExhausted => self.assign_what_fits(&free, own.as_ref(), failure),
             _ if free.len() < batch.len() => self.assign_batch(&free),
@@ -96,6 +118,33 @@ impl Assigner<'_> {
         };
         outcomes.extend(rest);
         Ok(outcomes)
+    }
+
+    /// Sorts out the addresses that are in a prefix of some ENI. EC2 has no filter for
+    /// prefixes, so the whole subnet is looked at, when nothing else explains a refusal.
+    fn find_in_prefixes(&self, batch: Vec<Claimed>) -> Result<(Outcomes, Vec<Claimed>), Failure> {
+        let enis = match self.neighbours.get() {
+            Some(enis) => enis,
+            None => {
+                let enis = self.ec2().enis_of_subnet(&self.eni.subnet_id)?;
+                self.neighbours.get_or_init(|| enis)
+            }
+        };
+        let mut found = Outcomes::new();
+        let mut rest = Vec::new();
+        for claimed in batch {
+            let address = claimed.address;
+            let mut prefixes = enis
+                .iter()
+                .filter_map(|eni| Some((eni, eni.prefix_of(address)?)));
+            match prefixes.next() {
+                // The VPC delivers it here already.
+                Some((eni, _)) if eni.id == self.eni.id => found.push((address, Ok(()))),
+                Some((eni, prefix)) => found.push((address, Err(in_prefix(address, eni, prefix)))),
+                None => rest.push(claimed),
+            }
+        }
+        Ok((found, rest))
     }
 
     /// One address of `batch` is refused for a reason that no description shows: halves
@@ -156,6 +205,8 @@ impl Assigner<'_> {
             true => self.divide(fitting, failure),
             false => self.assign_batch(fitting),
         };
+        let assigned = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
+        let used = (used + assigned.count()).saturating_sub(made);
         let full = |claimed: &Claimed| {
             let kind = &self.node.inventory.instance_type;
             let msg = format!(
@@ -200,6 +251,17 @@ impl Assigner<'_> {
     pub(crate) fn ec2(&self) -> &Ec2 {
         self.node.aws.ec2(&self.node.inventory.region)
     }
+}
+
+/// The refusal of an address that the VPC delivers to another ENI as a part of a prefix.
+fn in_prefix(address: IpAddr, eni: &Description, prefix: Cidr) -> Error {
+    let holder = match &eni.instance_id {
+        Some(instance) => format!("{} of {instance}", eni.id),
+        None => format!("{}, which is attached to nothing", eni.id),
+    };
+    let msg = format!("{address} is in the prefix {prefix} of {holder}");
+    let details = "single addresses of a prefix cannot be assigned; pods need other addresses";
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
 fn addresses(batch: &[Claimed]) -> Vec<IpAddr> {

@@ -2,7 +2,7 @@
 //! any pod has stays, whatever the operator says; what nobody knows stays unless the
 //! operator insists.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use common::text::printable;
 use crate::aws::Aws;
 use crate::ec2::Description;
 use crate::inventory;
-use crate::ledger::{EniLedger, Entry, Ledger, Owner, State, now};
+use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
 use crate::living;
 use crate::output;
 use crate::plan;
@@ -60,6 +60,8 @@ struct Candidate {
 enum Fate {
     Released,
     WouldBe,
+    /// It was wanted once, and EC2 does not show it on the ENI.
+    NotThere,
     Kept(String),
 }
 
@@ -142,7 +144,12 @@ impl Work<'_> {
         let living = living::addresses(owners.filter_map(Owner::netns))?;
         let mut fates = Vec::new();
         let mut accepted = Vec::new();
+        let unreadable: HashMap<IpAddr, Error> = self.ledger.unreadable()?.into_iter().collect();
         for candidate in candidates {
+            if let Some(error) = unreadable.get(&candidate.address) {
+                fates.push((candidate.address, Fate::Kept(error.to_string())));
+                continue;
+            }
             match candidate.reason_to_stay(&living, self.manner.force)? {
                 Some(why) => fates.push((candidate.address, Fate::Kept(why))),
                 None => accepted.push(candidate),
@@ -179,8 +186,9 @@ impl Work<'_> {
             let entries = self.ledger.open()?;
             for candidate in accepted {
                 addresses.push(candidate.address);
-                if entries.get(candidate.address)? == candidate.entry {
-                    let entry = candidate.into_due();
+                if entries.get(candidate.address)? == candidate.entry
+                    && let Some(entry) = candidate.into_due()
+                {
                     entries.write(&entry)?;
                     due.push(entry);
                 }
@@ -191,11 +199,14 @@ impl Work<'_> {
         let entries = self.ledger.open()?;
         let fate = |address: IpAddr| {
             let fate = match entries.get(address)?.map(|entry| entry.state) {
-                None => Fate::Released,
-                Some(State::Releasing { .. }) => Fate::Kept(match &failure {
-                    Some(why) => format!("{why}; it is due, and is tried again"),
-                    None => "a pod has it".to_owned(),
-                }),
+                None | Some(State::Removed) => Fate::Released,
+                Some(State::Withdrawn { .. }) if failure.is_none() => Fate::NotThere,
+                Some(State::Releasing { .. } | State::Withdrawn { .. }) => {
+                    Fate::Kept(match &failure {
+                        Some(why) => format!("{why}; it is due, and is tried again"),
+                        None => "a pod has it".to_owned(),
+                    })
+                }
                 Some(_) => Fate::Kept("an attachment has claimed it meanwhile".to_owned()),
             };
             Ok((address, fate))
@@ -230,19 +241,13 @@ impl Candidate {
         Ok((!force).then(|| reason.to_owned()))
     }
 
-    /// The entry of an address that may be removed now.
-    fn into_due(self) -> Entry {
-        let mut was_asked = false;
-        let mut owner = None;
-        if let Some(entry) = self.entry {
-            was_asked = matches!(entry.state, State::Releasing { asked: true, .. });
-            owner = entry.owner;
-        }
-        let state = State::Releasing {
-            after: now(),
-            asked: was_asked,
-        };
-        Entry::new(self.address, state, owner)
+    /// The entry of an address that may be removed now. One that the ledger does not have
+    /// was found on the ENI.
+    fn into_due(self) -> Option<Entry> {
+        let address = self.address;
+        let found = || Entry::begin(address, &Event::Seen, None);
+        let entry = self.entry.or_else(found)?;
+        entry.after(&Event::Ended { after: now() })
     }
 }
 
@@ -309,6 +314,7 @@ fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> {
         let fate = match fate {
             Fate::Released => "released".to_owned(),
             Fate::WouldBe => "would be released".to_owned(),
+            Fate::NotThere => "not on the ENI".to_owned(),
             Fate::Kept(why) => format!("kept: {why}"),
         };
         let line = format!("{address} on {eni}: {fate}");

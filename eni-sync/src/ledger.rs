@@ -3,7 +3,9 @@
 //! leaves an intent and never an orphan. It decides nothing itself.
 
 mod entry;
+mod life_cycle;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +17,8 @@ use common::error::{Error, ErrorCode, Result};
 use common::file;
 use common::lock::Lock;
 
-pub(crate) use self::entry::{Entry, Life, Owner, Refusal, State, Timestamp, now};
+pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
+pub(crate) use self::life_cycle::Event;
 
 const ROOT: &str = "/var/lib/cni/eni-cni/ledger";
 /// Held while entries are read and written, for milliseconds.
@@ -101,12 +104,28 @@ impl EniLedger {
     }
 
     /// The entries as they are at this moment, for who only looks: nothing is locked,
-    /// and nothing is made where there is no ledger.
+    /// and nothing is made where there is no ledger. What EC2 has removed is not among
+    /// them.
     ///
     /// # Errors
-    /// Code 5 naming the directory or the file.
+    /// Code 5 naming the directory.
     pub(crate) fn read(&self) -> Result<Vec<Entry>> {
-        read_all(&self.directory)
+        let mut entries = read_all(&self.directory)?;
+        entries.retain(|entry| entry.state != State::Removed);
+        Ok(entries)
+    }
+
+    /// The addresses whose files are no entries, each with the reason.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn unreadable(&self) -> Result<Vec<(IpAddr, Error)>> {
+        let addresses = addresses(&self.directory)?.into_iter();
+        let unreadable = addresses.filter_map(|address| {
+            let found = read(&self.directory.join(address.to_string()));
+            found.err().map(|error| (address, error))
+        });
+        Ok(unreadable.collect())
     }
 
     fn create(&self) -> Result<()> {
@@ -132,6 +151,15 @@ impl Entries {
         read_all(&self.directory)
     }
 
+    /// Every address that has a file, also one that is no entry: whoever looks for
+    /// addresses that nobody knows must not find those.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn addresses(&self) -> Result<HashSet<IpAddr>> {
+        addresses(&self.directory)
+    }
+
     /// The entry of one address.
     ///
     /// # Errors
@@ -140,15 +168,56 @@ impl Entries {
         read(&self.path(address))
     }
 
-    /// Writes an entry down; it is on the disk afterwards.
+    /// Writes an entry down; it is on the disk afterwards. A file that is no entry is not
+    /// replaced: nobody knows what it was to say.
     ///
     /// # Errors
-    /// Code 5 naming the file; the old entry is still there then.
+    /// Code 5 naming the file, and 6 when it is no entry; the old one is still there then.
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
+        self.get(entry.address)?;
         let path = self.path(entry.address);
         let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
         let text = serde_json::to_vec(entry).map_err(|cause| failed(cause.into()))?;
         file::replace_durably(&path, &text).map_err(failed)
+    }
+
+    /// Writes down what has become of the address of `entry`, which is in the ledger.
+    ///
+    /// # Errors
+    /// As for [`Entries::write`].
+    pub(crate) fn note(&self, entry: Entry, event: &Event) -> Result<()> {
+        let address = entry.address;
+        let before = entry.clone();
+        match entry.after(event) {
+            Some(after) if after == before => Ok(()),
+            Some(after) => self.write(&after),
+            None => self.forget(address),
+        }
+    }
+
+    /// Writes down that the attachment of `entry` has ended.
+    ///
+    /// # Errors
+    /// As for [`Entries::write`].
+    pub(crate) fn end(&self, entry: Entry) -> Result<()> {
+        let address = entry.address;
+        match entry.ended() {
+            Some(entry) => self.write(&entry),
+            None => self.forget(address),
+        }
+    }
+
+    /// Forgets what EC2 has removed so long ago that no description shows it any more.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn forget_removed(&self) -> Result<()> {
+        let is_over =
+            |entry: &Entry| entry.state == State::Removed && !entry.was_removed_lately(now());
+        for entry in self.all()?.into_iter().filter(is_over) {
+            self.forget(entry.address)?;
+        }
+        Ok(())
     }
 
     /// Removes the entry of an address that is known not to be on the ENI.
@@ -196,7 +265,13 @@ fn read(path: &Path) -> Result<Option<Entry>> {
     if path.file_name().and_then(|name| name.to_str()) != Some(&entry.address.to_string()) {
         return Err(undecodable(format!("it is about {}", entry.address)));
     }
-    Ok(Some(entry))
+    Ok(Some(entry.without_assumptions()))
+}
+
+/// The addresses that have a file in a directory.
+fn addresses(directory: &Path) -> Result<HashSet<IpAddr>> {
+    let names = names(directory)?.into_iter();
+    Ok(names.filter_map(|name| name.parse().ok()).collect())
 }
 
 /// The names in a directory, sorted, but for dot-files; none where there is none.

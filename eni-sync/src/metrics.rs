@@ -33,6 +33,17 @@ const CHANGES: [&str; 4] = [
     "UnassignPrivateIpAddresses",
     "UnassignIpv6Addresses",
 ];
+/// The states that a metric has: all but that of what EC2 has removed.
+const STATES: [&str; 6] = [
+    "claiming",
+    "held",
+    "releasing",
+    "withdrawn",
+    "pooled",
+    "adopted",
+];
+/// In place of a state, of a file of the ledger that is no entry.
+const UNREADABLE: &str = "unreadable";
 /// The code of a call that succeeded.
 const OK: &str = "OK";
 
@@ -95,6 +106,7 @@ pub(crate) struct Metrics {
     /// Seconds that changes wait for the budget.
     pub(crate) budget_wait: Histogram,
     queue: Family<OfEni, Gauge>,
+    refused: Family<OfEni, Gauge>,
     addresses: Family<InState, Gauge>,
     used: Family<OfFamily, Gauge>,
     limit: Family<OfFamily, Gauge>,
@@ -132,6 +144,7 @@ impl Default for Metrics {
             budget: Number::default(),
             budget_wait: Histogram::new(ROUTABLE_SECONDS),
             queue: Family::default(),
+            refused: Family::default(),
             addresses: Family::default(),
             used: Family::default(),
             limit: Family::default(),
@@ -189,6 +202,8 @@ impl Metrics {
 
     fn register_addresses(&self, names: &mut Names<'_>) {
         names.add("queue_depth", "Addresses that wait for EC2", &self.queue);
+        let help = "Addresses that EC2 has refused and that pods go on without";
+        names.add("refused_addresses", help, &self.refused);
         names.add("addresses", "Addresses in the ledger", &self.addresses);
         let help = "Addresses and prefixes of an ENI";
         names.add("slots_used", help, &self.used);
@@ -271,12 +286,15 @@ impl Metrics {
             lost,
             abandoned,
             gone,
+            missing,
+            settling: _,
         } = *report;
         for (kind, count) in [
             ("adopted", adopted),
             ("lost", lost),
             ("abandoned", abandoned),
             ("gone", gone),
+            ("missing", missing),
         ] {
             let count = u64::try_from(count).unwrap_or(u64::MAX);
             self.drift.get_or_create(&DriftKind { kind }).inc_by(count);
@@ -298,12 +316,21 @@ impl Metrics {
 
     fn read(&self, ledger: &Ledger) -> Result<()> {
         self.queue.clear();
+        self.refused.clear();
         self.addresses.clear();
         self.used.clear();
         self.limit.clear();
         for eni in ledger.enis()? {
             let entries = eni.read()?;
             self.set_addresses(eni.id(), &entries);
+            let labels = InState {
+                eni: eni.id().to_owned(),
+                state: UNREADABLE,
+            };
+            set(
+                &self.addresses.get_or_create(&labels),
+                eni.unreadable()?.len(),
+            );
         }
         let inventory = Inventory::read()?.unwrap_or_default();
         for eni in &inventory.enis {
@@ -321,19 +348,24 @@ impl Metrics {
             &self.queue.get_or_create(&OfEni { eni: eni.clone() }),
             waiting,
         );
-        for state in ["claiming", "held", "releasing", "pooled", "adopted"] {
-            let in_state = entries.iter().filter(|entry| name(&entry.state) == state);
+        let refused = entries.iter().filter(|entry| is_refused(entry)).count();
+        set(
+            &self.refused.get_or_create(&OfEni { eni: eni.clone() }),
+            refused,
+        );
+        for state in STATES {
+            let in_state = entries.iter().filter(|entry| entry.state.name() == state);
             let eni = eni.clone();
             let gauge = self.addresses.get_or_create(&InState { eni, state });
             set(&gauge, in_state.count());
         }
     }
 
-    /// What is being claimed may not be on the ENI yet; the rest of the ledger is.
+    /// What is only wanted takes no slot, as far as the node knows.
     fn set_slots(&self, eni: &Eni, entries: &[Entry]) {
         let registered = entries
             .iter()
-            .filter(|entry| name(&entry.state) != "claiming")
+            .filter(|entry| entry.is_on_eni())
             .map(|entry| entry.address);
         let prefixes = eni.prefixes.iter().map(|prefix| prefix.address());
         let all = registered
@@ -353,21 +385,15 @@ impl Metrics {
     }
 }
 
+fn is_refused(entry: &Entry) -> bool {
+    let refused = |refusal: &Option<_>| refusal.is_some();
+    matches!(&entry.state, State::Claiming { refusal, .. } if refused(refusal))
+}
+
 fn is_waiting(entry: &Entry) -> bool {
     matches!(entry.state, State::Claiming { refusal: None, .. })
 }
 
 fn set(gauge: &Gauge, count: usize) {
     gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-}
-
-/// The name of a state, as the ledger writes it.
-fn name(state: &State) -> &'static str {
-    match state {
-        State::Claiming { .. } => "claiming",
-        State::Held => "held",
-        State::Releasing { .. } => "releasing",
-        State::Pooled => "pooled",
-        State::Adopted => "adopted",
-    }
 }

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use crate::agent::Agent;
 use crate::limits;
+use crate::registrar;
 
 /// After an error of the listener, so long until the next try.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -195,11 +196,15 @@ async fn answer(
     let interval = agent.configuration.longest_interval();
     Ok(match request.uri().path() {
         "/healthz" => report(health.alive()),
-        "/readyz" => report(
-            health
+        "/readyz" => {
+            let ready = health
                 .alive()
-                .and_then(|()| health.ready(interval, Instant::now())),
-        ),
+                .and_then(|()| health.ready(interval, Instant::now()));
+            match ready {
+                Ok(()) => readiness(agent).await,
+                Err(why) => report(Err(why)),
+            }
+        }
         "/metrics" => metrics(agent).await,
         _ => response(
             StatusCode::NOT_FOUND,
@@ -220,6 +225,21 @@ async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
             format!("the ledger could not be read: {cause}"),
         ),
     }
+}
+
+/// An agent that is ready says also which pods run without an address in the VPC: it is
+/// not the agent that is not ready then.
+async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
+    let refused = tokio::task::spawn_blocking(move || registrar::refused(&agent.ledger));
+    // The state of the ledger is shown by its metrics; here it only adds to the answer.
+    let refused = refused.await.ok().and_then(|refused| refused.ok());
+    let mut text = "ok".to_owned();
+    for (address, owner, error) in refused.into_iter().flatten() {
+        text.push_str(&format!(
+            "\n{address} of {owner} is not registered: {error}"
+        ));
+    }
+    response(StatusCode::OK, TEXT, text)
 }
 
 fn report(finding: std::result::Result<(), String>) -> Response<Full<Bytes>> {

@@ -14,7 +14,7 @@ use common::result::AddResult;
 use crate::aws::Aws;
 use crate::config::Config;
 use crate::inventory;
-use crate::ledger::{Entries, Entry, Ledger, Life, Owner, State};
+use crate::ledger::{Entries, Entry, Event, Ledger, Life, Owner, State, now};
 use crate::plan;
 use crate::registrar::{self, Node, give_up};
 use crate::release;
@@ -124,7 +124,11 @@ fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -
         return Ok(());
     }
     let ledger = node.ledger.of_eni(&eni.id)?;
-    let unknown = not_held(&ledger.open()?, &open, &request.owner)?;
+    let (unknown, removed) = {
+        let entries = ledger.open()?;
+        let unknown = not_held(&entries, &open, &request.owner)?;
+        (unknown, removed_lately(&entries, &open)?)
+    };
     let shown = node.aws.imds().addresses(&eni.mac).unwrap_or_default();
     open.retain(|address| unknown.contains(address) || !shown.contains(address));
     if open.is_empty() {
@@ -134,7 +138,8 @@ fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -
     let found = ec2.eni(&eni.id);
     let found = found.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
     for address in &open {
-        if !found.as_ref().is_some_and(|found| found.has(*address)) {
+        let is_shown = found.as_ref().is_some_and(|found| found.covers(*address));
+        if !is_shown || removed.contains(address) {
             return Err(Error::internal(format!(
                 "{address} is not assigned to {}",
                 eni.id
@@ -142,6 +147,17 @@ fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -
         }
     }
     adopt(&ledger.open()?, &unknown, request)
+}
+
+/// Which of `addresses` a description may show though EC2 has removed them.
+fn removed_lately(entries: &Entries, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
+    let mut removed = Vec::new();
+    for address in addresses {
+        let entry = entries.get(*address)?;
+        let entry = entry.filter(|entry| !entry.is_on_eni() && entry.was_removed_lately(now()));
+        removed.extend(entry.map(|entry| entry.address));
+    }
+    Ok(removed)
 }
 
 /// Which of `addresses` the ledger does not have for this attachment.
@@ -174,12 +190,16 @@ fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Ve
 /// Writes down, for a ledger that was lost, what CHECK has proved: that the attachment
 /// has these addresses and that they are on the ENI.
 fn adopt(entries: &Entries, addresses: &[IpAddr], request: &Request) -> Result<()> {
+    let claimed = Event::Claimed {
+        takeover: request.takeover,
+        best_effort: request.best_effort,
+    };
     for address in addresses {
-        entries.write(&Entry::new(
-            *address,
-            State::Held,
-            Some(request.owner.clone()),
-        ))?;
+        let known = entries.get(*address)?;
+        let entry = Entry::claimed(*address, known, &claimed, request.owner.clone());
+        if let Some(entry) = entry {
+            entries.note(entry, &Event::Assigned { for_pool: false })?;
+        }
     }
     Ok(())
 }

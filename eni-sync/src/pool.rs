@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use common::address::Cidr;
@@ -18,7 +19,7 @@ use crate::config::Takeover;
 use crate::configuration::{Pool, Watermarks};
 use crate::ec2::{Description, Family};
 use crate::inventory;
-use crate::ledger::{EniLedger, Entry, Life, Owner, State, now};
+use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, now};
 use crate::plan;
 use crate::random;
 use crate::registrar::{Node, TURN_DEADLINE, settle};
@@ -76,30 +77,54 @@ fn keep_one(agent: &Agent, pool: &Pool) -> Result<()> {
     })
 }
 
-/// Takes addresses of the pool back whose cool-down is over, instead of giving them up.
+/// Takes addresses of the pool back whose cool-down is over, instead of giving them up,
+/// and those that were found on the ENI and that nobody has. EC2 has confirmed both.
 fn reclaim(ledger: &EniLedger, pool: &Pool) -> Result<()> {
     let entries = ledger.open()?.all()?;
-    let due = plan::due(&entries, now()).into_iter();
-    let due = due.filter(|entry| pool.contains(entry.address));
-    let due: Vec<Entry> = due.cloned().collect();
-    if due.is_empty() {
+    let reclaimable = plan::reclaimable(&entries, now()).into_iter();
+    let reclaimable = reclaimable.filter(|entry| pool.contains(entry.address));
+    let reclaimable: Vec<&Entry> = reclaimable.collect();
+    if reclaimable.is_empty() {
         return Ok(());
     }
     for family in Family::ALL {
         let free = free(&entries, pool, family).len();
         let room = pool.watermarks().high.saturating_sub(free);
-        let of_family = due
-            .iter()
-            .filter(|entry| Family::of(entry.address) == family);
-        let back = of_family.take(room).cloned().collect();
-        for entry in release::without_living(ledger, back)? {
-            // Where AWS may have been asked to remove it, it may not be there any more.
-            if !matches!(entry.state, State::Releasing { asked: true, .. }) {
-                release::change(ledger, entry, State::Pooled)?;
+        let mut back: Vec<Entry> = Vec::new();
+        for entry in &reclaimable {
+            let is_of_family = Family::of(entry.address) == family;
+            if is_of_family && back.len() < room && !is_reserved(pool, entry)? {
+                back.push((*entry).clone());
             }
+        }
+        for entry in release::without_living(ledger, back)? {
+            release::change(ledger, entry, &Event::Pooled)?;
         }
     }
     Ok(())
+}
+
+/// Whether a network of this node's host-local has an address that was found on the ENI
+/// for whoever has it reserved.
+fn is_reserved(pool: &Pool, entry: &Entry) -> Result<bool> {
+    if entry.state != State::Adopted {
+        return Ok(false);
+    }
+    let directory = &pool.data_dir;
+    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
+    let networks = match fs::read_dir(directory) {
+        Ok(networks) => networks,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(cause) => return Err(failed(cause)),
+    };
+    for network in networks {
+        let file = network.map_err(failed)?.path();
+        let file = file.join(entry.address.to_string());
+        if file.try_exists().unwrap_or(true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Gives up what is free beyond the high water mark. host-local may be handing one of
@@ -112,8 +137,9 @@ fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
             .into_iter()
             .skip(pool.watermarks().high)
         {
-            let entry = Entry::new(address, State::Pooled, Some(pool.claimant(address)));
-            entries.write(&entry.into_cooldown())?;
+            if let Some(entry) = all.iter().find(|entry| entry.address == address) {
+                entries.end(entry.clone().owned_by(pool.claimant(address)))?;
+            }
         }
     }
     Ok(())
@@ -121,7 +147,10 @@ fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
 
 /// Claims addresses when there are too few; whether that has changed anything.
 fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result<bool> {
-    let entries = ledger.open()?.all()?;
+    let (entries, known) = {
+        let ledger = ledger.open()?;
+        (ledger.all()?, ledger.addresses()?)
+    };
     let Watermarks { low, high } = pool.watermarks();
     let missing = |family| {
         let free = free(&entries, pool, family).len();
@@ -141,7 +170,7 @@ fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result
     let mut chosen = Vec::new();
     for family in Family::ALL {
         let room = room(eni, &others, family);
-        let free = candidates(pool, eni, &entries, &others, family);
+        let free = candidates(pool, eni, &known, &others, family);
         chosen.extend(free.into_iter().take(missing(family).min(room)));
     }
     if chosen.is_empty() {
@@ -160,19 +189,21 @@ fn claim(
 ) -> Result<bool> {
     {
         let entries = ledger.open()?;
+        let event = Event::Claimed {
+            takeover: Takeover::Never,
+            best_effort: false,
+        };
         for address in chosen {
-            let state = State::Claiming {
-                takeover: Takeover::Never,
-                best_effort: false,
-                refusal: None,
-            };
             let owner = Owner {
                 life: Life::Pool {
                     pool: pool.name.clone(),
                 },
                 ..pool.claimant(*address)
             };
-            entries.write(&Entry::new(*address, state, Some(owner)))?;
+            let known = entries.get(*address)?;
+            if let Some(entry) = Entry::claimed(*address, known, &event, owner) {
+                entries.write(&entry)?;
+            }
         }
     }
     settle(node, eni, ledger)?;
@@ -186,7 +217,7 @@ fn claim(
             {
                 outcome = Err(refusal.error());
             }
-            entries.write(&entry.into_cooldown())?;
+            entries.end(entry)?;
         }
     }
     outcome
@@ -216,15 +247,14 @@ fn free(entries: &[Entry], pool: &Pool, family: Family) -> BTreeSet<IpAddr> {
 fn candidates(
     pool: &Pool,
     eni: &Eni,
-    entries: &[Entry],
+    known: &HashSet<IpAddr>,
     others: &[Description],
     family: Family,
 ) -> Vec<IpAddr> {
-    let known: HashSet<IpAddr> = entries.iter().map(|entry| entry.address).collect();
     let mut free: Vec<IpAddr> = pool
         .addresses(family)
         .filter(|address| !known.contains(address))
-        .filter(|address| !others.iter().any(|other| other.has(*address)))
+        .filter(|address| !others.iter().any(|other| other.covers(*address)))
         .filter(|address| plan::require_assignable(eni, *address).is_ok())
         .collect();
     let length = u64::try_from(free.len()).unwrap_or(u64::MAX);
@@ -234,15 +264,13 @@ fn candidates(
 }
 
 /// Writes the addresses that host-local may hand out, those that it has handed out
-/// included.
+/// included: only what EC2 has confirmed to be on the ENI.
 fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let mut sets = Vec::new();
     for family in Family::ALL.into_iter().filter(|family| pool.has(*family)) {
         let listed = entries.iter().filter(|entry| {
-            pool.contains(entry.address)
-                && Family::of(entry.address) == family
-                && (entry.state == State::Pooled || entry.is_in_use())
+            pool.contains(entry.address) && Family::of(entry.address) == family && is_listed(entry)
         });
         let listed: BTreeSet<IpAddr> = listed.map(|entry| entry.address).collect();
         sets.push(ranges(&listed, eni));
@@ -258,6 +286,12 @@ fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
         file::create_directory(directory).map_err(failed)?;
     }
     file::replace(path, &text).map_err(failed)
+}
+
+/// Whether host-local may hand an address out, or has done so. One that the last look at
+/// EC2 has not shown may be gone.
+fn is_listed(entry: &Entry) -> bool {
+    matches!(entry.state, State::Pooled | State::Held) && !entry.is_missing()
 }
 
 /// Addresses as ranges, each as long as it can be.

@@ -9,8 +9,7 @@ use common::error::{Errors, Result};
 use common::inventory::Eni;
 use common::netns::Holders;
 
-use crate::config::Takeover;
-use crate::ledger::{Entries, Entry, State, now};
+use crate::ledger::{Entries, Entry, Event, State, now};
 use crate::plan::{self, Drift};
 use crate::registrar::{Node, TURN_DEADLINE, settle};
 
@@ -25,12 +24,26 @@ pub(crate) struct Report {
     pub(crate) abandoned: usize,
     /// Known to the ledger, needed by nobody, and gone.
     pub(crate) gone: usize,
+    /// The same, but only one look at EC2 says so yet.
+    pub(crate) missing: usize,
+    /// On the ENI, and about to be known well enough for a pool to have it.
+    pub(crate) settling: usize,
 }
 
 impl Report {
     /// Whether nothing was different.
     pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let settling = self.settling;
+        *self
+            == (Self {
+                settling,
+                ..Self::default()
+            })
+    }
+
+    /// Whether another look soon finds out what this one could not.
+    pub(crate) fn needs_another_look(&self) -> bool {
+        self.missing + self.settling > 0
     }
 }
 
@@ -41,11 +54,13 @@ impl fmt::Display for Report {
             lost,
             abandoned,
             gone,
+            missing,
+            settling: _,
         } = self;
         write!(
             f,
             "addresses adopted: {adopted}, lost and assigned again: {lost}, \
-             abandoned: {abandoned}, gone: {gone}"
+             abandoned: {abandoned}, gone: {gone}, missing: {missing}"
         )
     }
 }
@@ -83,17 +98,26 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
     {
         let (entries, holders) = (ledger.open()?, Holders::default());
         let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
-        for drift in plan::compare(&entries.all()?, &actual) {
+        entries.forget_removed()?;
+        let known = entries.addresses()?;
+        for drift in plan::compare(&entries.all()?, &known, &actual, now()) {
             repair(&entries, drift, &lives, report)?;
         }
         for entry in entries.all()? {
             if is_old(&entry, grace) && !lives(&entry) {
                 report.abandoned += 1;
-                entries.write(&entry.into_cooldown())?;
+                entries.end(entry)?;
             }
         }
+        let settling = entries.all()?.into_iter().filter(is_settling);
+        report.settling += settling.count();
     }
     settle(node, eni, &ledger)
+}
+
+/// Whether one more look says that an adopted address is on the ENI to stay.
+fn is_settling(entry: &Entry) -> bool {
+    entry.state == State::Adopted && !entry.was_seen_twice()
 }
 
 fn repair(
@@ -105,23 +129,27 @@ fn repair(
     match drift {
         Drift::Unknown(address) => {
             report.adopted += 1;
-            entries.write(&Entry::new(address, State::Adopted, None))
+            match Entry::begin(address, &Event::Seen, None) {
+                Some(entry) => entries.write(&entry),
+                None => Ok(()),
+            }
+        }
+        Drift::Confirmed(entry) => entries.note(entry, &Event::Seen),
+        Drift::Missing(noted) => {
+            report.missing += 1;
+            entries.write(&noted)
         }
         Drift::Gone(entry) => {
             report.gone += 1;
-            entries.forget(entry.address)
+            entries.note(entry, &Event::Missed)
         }
         Drift::Lost(entry) if lives(&entry) => {
             report.lost += 1;
-            entries.write(&entry.into_state(State::Claiming {
-                takeover: Takeover::DeadOwner,
-                best_effort: true,
-                refusal: None,
-            }))
+            entries.note(entry, &Event::Missed)
         }
         Drift::Lost(entry) => {
             report.abandoned += 1;
-            entries.forget(entry.address)
+            entries.end(entry)
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::assign::{Assigner, Claimed};
 use crate::aws::Aws;
 use crate::config::Takeover;
 use crate::inventory;
-use crate::ledger::{EniLedger, Entries, Entry, Ledger, Owner, Refusal, State, now};
+use crate::ledger::{EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, now};
 use crate::plan::{self, Claim};
 use crate::release;
 use crate::request::Request;
@@ -146,27 +146,28 @@ fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec
         let other_lives = entry
             .as_ref()
             .is_some_and(|entry| entry.is_in_use() && entry.may_have_living_owner(&holders));
-        let claim = plan::claim(entry.as_ref(), &request.owner, other_lives);
+        let claim = plan::claim(entry.as_ref(), &request.owner, other_lives, now());
         if claim == Claim::Taken {
             return Err(taken(*address, ledger.id(), entry.as_ref()));
         }
-        claims.push((*address, claim));
+        claims.push((*address, entry, claim));
     }
+    let claimed = Event::Claimed {
+        takeover: request.takeover,
+        best_effort: request.best_effort,
+    };
     let mut reusable = Vec::new();
-    for (address, claim) in claims {
-        match claim {
-            Claim::Reuse => reusable.push(address),
-            Claim::Take | Claim::Ask | Claim::Taken => {}
+    for (address, entry, claim) in claims {
+        if claim == Claim::Reuse {
+            reusable.push(address);
         }
-        let state = match claim {
-            Claim::Take => State::Held,
-            _ => State::Claiming {
-                takeover: request.takeover,
-                best_effort: request.best_effort,
-                refusal: None,
-            },
+        let event = match claim {
+            Claim::Take => &Event::Taken,
+            Claim::Reuse | Claim::Ask | Claim::Taken => &claimed,
         };
-        entries.write(&Entry::new(address, state, Some(request.owner.clone())))?;
+        if let Some(entry) = Entry::claimed(address, entry, event, request.owner.clone()) {
+            entries.write(&entry)?;
+        }
     }
     Ok(reusable)
 }
@@ -195,7 +196,7 @@ fn confirm(
     let entries = ledger.open()?;
     for address in reusable.iter().filter(|address| shown.contains(address)) {
         if let Some(entry) = entries.get(*address)?.filter(|e| is_claimed_by(e, request)) {
-            entries.write(&entry.into_state(State::Held))?;
+            entries.note(entry, &Event::Shown)?;
         }
     }
     Ok(())
@@ -221,7 +222,14 @@ fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<boo
                 refusal: Some(refusal),
                 ..
             }) => return Err(refusal.error()),
-            Some(State::Releasing { .. } | State::Adopted | State::Pooled) | None => {
+            Some(
+                State::Releasing { .. }
+                | State::Withdrawn { .. }
+                | State::Removed
+                | State::Adopted
+                | State::Pooled,
+            )
+            | None => {
                 let msg = format!("the attachment ended while {address} was registered");
                 return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
             }
@@ -240,6 +248,7 @@ pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<(
     let mut claimed = Vec::new();
     {
         let (entries, holders) = (ledger.open()?, Holders::default());
+        entries.forget_removed()?;
         for entry in entries.all()? {
             let State::Claiming {
                 takeover,
@@ -251,16 +260,17 @@ pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<(
             };
             let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
             if !entry.may_have_living_owner(&holders) {
-                entries.write(&entry.into_cooldown())?;
+                entries.end(entry)?;
             } else if refusal.is_none() || is_again {
                 claimed.push(Claimed {
                     address: entry.address,
                     takeover: *takeover,
+                    was_removed_lately: entry.was_removed_lately(now()),
                 });
             }
         }
     }
-    let outcomes = Assigner { node, eni }.assign(&claimed);
+    let outcomes = Assigner::new(node, eni).assign(&claimed);
     let entries = ledger.open()?;
     for (address, outcome) in outcomes {
         if let Some(entry) = entries.get(address)? {
@@ -271,28 +281,21 @@ pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<(
 }
 
 /// Writes down what AWS has said about a claimed address. Where the attachment ended
-/// meanwhile, its end counts.
+/// meanwhile, its end counts. A refusal that no process waits for is told here.
 fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
-    let State::Claiming {
-        takeover,
-        best_effort,
-        ..
-    } = entry.state
-    else {
-        return Ok(());
-    };
-    let state = match outcome {
-        Ok(()) if entry.is_for_pool() => {
-            return entries.write(&Entry::new(entry.address, State::Pooled, None));
+    let for_pool = entry.is_for_pool();
+    let event = match outcome {
+        Ok(()) => Event::Assigned { for_pool },
+        Err(error) => {
+            if entry.is_found_by_watching() {
+                let owner = entry.owner.as_ref().map(Owner::to_string);
+                let whose = owner.unwrap_or_default();
+                eprintln!("{whose} goes on without {}: {error}", entry.address);
+            }
+            Event::Refused(Refusal::of(&error))
         }
-        Ok(()) => State::Held,
-        Err(error) => State::Claiming {
-            takeover,
-            best_effort,
-            refusal: Some(Refusal::of(&error)),
-        },
     };
-    entries.write(&entry.into_state(state))
+    entries.note(entry, &event)
 }
 
 /// Removes what is due, if that is worth a call while somebody waits. The attachment
@@ -311,6 +314,23 @@ fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
     }
 }
 
+/// The addresses that living attachments go on without, with their owners and the reason.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger.
+pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<(IpAddr, Owner, Error)>> {
+    let mut refused = Vec::new();
+    for eni in ledger.enis()? {
+        for entry in eni.read()? {
+            if let (State::Claiming { refusal, .. }, Some(owner)) = (entry.state, entry.owner) {
+                let refusal = refusal.map(|refusal| refusal.error());
+                refused.extend(refusal.map(|error| (entry.address, owner, error)));
+            }
+        }
+    }
+    Ok(refused)
+}
+
 /// Marks what an attachment has as no longer needed, on every ENI. Nothing is asked of
 /// AWS: the addresses leave when their cool-down is over.
 ///
@@ -321,7 +341,7 @@ pub(crate) fn give_up(ledger: &Ledger, is_ended: impl Fn(&Entry) -> bool) -> Res
         let entries = eni.open()?;
         for entry in entries.all()?.into_iter().filter(&is_ended) {
             if entry.is_in_use() {
-                entries.write(&entry.into_cooldown())?;
+                entries.end(entry)?;
             }
         }
     }

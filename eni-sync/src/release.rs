@@ -1,5 +1,6 @@
 //! Removes addresses from ENIs: only those that the ledger is releasing, that no pod
-//! has, and that EC2 shows on an ENI of this node at that moment.
+//! has, and that EC2 shows on an ENI of this node at that moment. What was only wanted is
+//! looked for first, and forgotten when it is not there.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::aws::Aws;
 use crate::ec2::{Description, Ec2, Family};
 use crate::failure::{Failure, Kind};
 use crate::inventory;
-use crate::ledger::{EniLedger, Entry, Ledger, Owner, State, now};
+use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, Owner, State, now};
 use crate::living;
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
@@ -90,17 +91,18 @@ pub(crate) fn release_oldest(
     wanted: usize,
 ) -> Result<usize> {
     let entries = ledger.open()?.all()?;
-    let oldest = plan::cooling(&entries).into_iter();
+    let oldest = plan::cooling(&entries, now()).into_iter();
     let oldest = oldest.filter(|entry| Family::of(entry.address) == family);
     release(node, ledger, oldest.take(wanted).cloned().collect())
 }
 
-/// Removes the addresses of `entries`, which the ledger is releasing, and returns how
-/// many have gone. Only for the one in turn.
+/// Removes the addresses of `entries`, which nobody needs, and returns how many have gone.
+/// Only for the one in turn.
 ///
 /// # Errors
 /// As for [`release_due`].
 pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) -> Result<usize> {
+    ledger.open()?.forget_removed()?;
     let entries = without_living(ledger, entries)?;
     if entries.is_empty() {
         return Ok(0);
@@ -108,14 +110,15 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     let eni = ledger.id();
     let failed = |failure: Failure| failure.error(&format!("release addresses of {eni}"));
     let ec2 = node.aws.ec2(&node.inventory.region);
-    let Some(actual) = ec2.eni(eni).map_err(failed)? else {
-        return forget(ledger, &entries.iter().collect::<Vec<_>>());
+    let own = node.inventory.instance_id.as_str();
+    let actual = ec2.eni(eni).map_err(failed)?;
+    let Some(actual) = actual.filter(|eni| eni.instance_id.as_deref() == Some(own)) else {
+        // It is gone or went elsewhere with its addresses: they are no business of this
+        // node, if it is true.
+        return forget_missing(ledger, entries);
     };
-    if actual.instance_id.as_deref() != Some(node.inventory.instance_id.as_str()) {
-        // It went elsewhere with its addresses: they are no business of this node.
-        return forget(ledger, &entries.iter().collect::<Vec<_>>());
-    }
     plan::require_releasable(&actual)?;
+    let entries = look_for_withdrawn(ledger, entries, &actual)?;
     let entries = mark_asked(ledger, entries)?;
     let mut gone = 0;
     for family in Family::ALL {
@@ -123,9 +126,49 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
             .iter()
             .filter(|entry| Family::of(entry.address) == family);
         let removed = remove(ec2, &actual, of_family.collect()).map_err(failed)?;
-        gone += forget(ledger, &removed)?;
+        gone += note_removed(ledger, &removed)?;
     }
     Ok(gone)
+}
+
+/// Forgets the addresses that no description shows, as far as this one proves that, and
+/// returns how many are forgotten.
+fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<usize> {
+    let entries = ledger.open()?;
+    let mut forgotten = 0;
+    for entry in missing {
+        if entries.get(entry.address)?.as_ref() != Some(&entry) {
+            continue;
+        }
+        match entry.absence(now()) {
+            Absence::TooEarly => {}
+            Absence::Noted(noted) => entries.write(&noted)?,
+            Absence::Proven => {
+                entries.forget(entry.address)?;
+                forgotten += 1;
+            }
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Finds out which of the addresses that were only wanted are on the ENI. Returns those,
+/// and all others that nobody needs.
+fn look_for_withdrawn(
+    ledger: &EniLedger,
+    entries: Vec<Entry>,
+    actual: &Description,
+) -> Result<Vec<Entry>> {
+    let is_withdrawn = |entry: &Entry| matches!(entry.state, State::Withdrawn { .. });
+    let (withdrawn, mut leaving): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_withdrawn);
+    let (there, missing): (Vec<_>, Vec<_>) = withdrawn
+        .into_iter()
+        .partition(|entry| actual.secondary.contains(&entry.address));
+    forget_missing(ledger, missing)?;
+    for entry in there {
+        leaving.extend(change(ledger, entry, &Event::Seen)?);
+    }
+    Ok(leaving)
 }
 
 /// Has AWS remove addresses of one family, and returns those that are not on the ENI
@@ -184,11 +227,8 @@ pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<
         .partition(|entry| living.contains(&entry.address) || entry.is_reserved());
     for entry in kept {
         eprintln!("{} is still in use by a pod and stays", entry.address);
-        let State::Releasing { asked, .. } = entry.state else {
-            continue;
-        };
         let after = now().saturating_add(POSTPONED);
-        change(ledger, entry, State::Releasing { after, asked })?;
+        change(ledger, entry, &Event::Postponed { after })?;
     }
     Ok(ended)
 }
@@ -198,37 +238,31 @@ pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<
 fn mark_asked(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
     let mut asked = Vec::new();
     for entry in entries {
-        let State::Releasing { after, .. } = entry.state else {
-            continue;
-        };
-        asked.extend(change(
-            ledger,
-            entry,
-            State::Releasing { after, asked: true },
-        )?);
+        asked.extend(change(ledger, entry, &Event::Unassigning)?);
     }
     Ok(asked)
 }
 
-/// Changes the state of an entry that is as we read it, and returns it as it is then.
-pub(crate) fn change(ledger: &EniLedger, entry: Entry, state: State) -> Result<Option<Entry>> {
+/// Writes down what happens to an entry that is as we read it, and returns it as it is
+/// then.
+pub(crate) fn change(ledger: &EniLedger, entry: Entry, event: &Event) -> Result<Option<Entry>> {
     let entries = ledger.open()?;
     if entries.get(entry.address)?.as_ref() != Some(&entry) {
         return Ok(None);
     }
-    let changed = Entry { state, ..entry };
-    entries.write(&changed)?;
-    Ok(Some(changed))
+    let changed = entry.after(event);
+    if let Some(changed) = &changed {
+        entries.write(changed)?;
+    }
+    Ok(changed)
 }
 
-/// Forgets the addresses that are not on the ENI, but for those that somebody has
-/// claimed meanwhile and waits for.
-fn forget(ledger: &EniLedger, gone: &[&Entry]) -> Result<usize> {
+/// Writes down that the addresses are not on the ENI, and returns how many these are.
+fn note_removed(ledger: &EniLedger, gone: &[&Entry]) -> Result<usize> {
     let entries = ledger.open()?;
     for entry in gone {
-        let current = entries.get(entry.address)?;
-        if current.is_some_and(|entry| matches!(entry.state, State::Releasing { .. })) {
-            entries.forget(entry.address)?;
+        if let Some(entry) = entries.get(entry.address)? {
+            entries.note(entry, &Event::Unassigned)?;
         }
     }
     Ok(gone.len())

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use common::address::Cidr;
-use common::error::Result;
+use common::error::{Error, Result};
 use common::inventory::{Eni, Inventory};
 use common::netns::{Holders, Presence};
 use serde::Serialize;
@@ -121,14 +121,18 @@ fn collect(live: bool) -> Result<Status> {
         false => (written(), None),
     };
     let mut ledger = BTreeMap::new();
+    let mut damaged = BTreeMap::new();
     for eni in Ledger::of_node().enis()? {
         ledger.insert(eni.id().to_owned(), eni.read()?);
+        damaged.insert(eni.id().to_owned(), eni.unreadable()?);
     }
     let (mut enis, holders) = (Vec::new(), Holders::default());
     for eni in &inventory.enis {
         let entries = ledger.remove(&eni.id).unwrap_or_default();
         let actual = actual.iter().flatten().find(|found| found.id == eni.id);
-        enis.push(eni_status(eni, entries, actual, &holders));
+        let mut status = eni_status(eni, entries, actual, &holders);
+        add_damaged(&mut status, damaged.remove(&eni.id).unwrap_or_default());
+        enis.push(status);
     }
     for (id, entries) in ledger
         .into_iter()
@@ -153,6 +157,23 @@ fn collect(live: bool) -> Result<Status> {
         live,
         enis,
     })
+}
+
+/// Adds the addresses whose files are no entries, in place of what EC2 says of them.
+fn add_damaged(status: &mut EniStatus, damaged: Vec<(IpAddr, Error)>) {
+    for (address, error) in damaged {
+        status.addresses.retain(|known| known.address != address);
+        status.addresses.push(Address {
+            address,
+            state: "unreadable".to_owned(),
+            since: None,
+            release_after: None,
+            owner: None,
+            refusal: Some(error.to_string()),
+            differs: None,
+        });
+    }
+    status.addresses.sort_by_key(|address| address.address);
 }
 
 /// The inventory as it is written. It is a copy: without it, the ledger is shown.
@@ -190,7 +211,8 @@ fn eni_status(
     };
     let mut addresses = unknown(&entries, actual);
     for entry in entries {
-        let is_missing = actual.is_some_and(|actual| !actual.has(entry.address));
+        let is_missing = actual.is_some_and(|actual| !actual.covers(entry.address));
+        let is_missing = is_missing && entry.is_on_eni();
         let differs = is_missing.then_some(Difference::OnlyInLedger);
         addresses.push(address(entry, differs, holders));
     }
@@ -206,7 +228,8 @@ fn eni_status(
 fn used(eni: &Eni, entries: &[Entry], family: Family) -> usize {
     let prefixes = eni.prefixes.iter().map(|prefix| prefix.address());
     let own = eni.primary_addresses.iter().copied().chain(prefixes);
-    let all = own.chain(entries.iter().map(|entry| entry.address));
+    let there = entries.iter().filter(|entry| entry.is_on_eni());
+    let all = own.chain(there.map(|entry| entry.address));
     all.filter(|address| Family::of(*address) == family).count()
 }
 
@@ -231,13 +254,15 @@ fn unknown(entries: &[Entry], actual: Option<&Description>) -> Vec<Address> {
 fn address(entry: Entry, differs: Option<Difference>, holders: &Holders) -> Address {
     let (mut release_after, mut refused) = (None, None);
     match &entry.state {
-        State::Releasing { after, .. } => release_after = Some(*after),
+        State::Releasing { after, .. } | State::Withdrawn { after } => {
+            release_after = Some(*after);
+        }
         State::Claiming { refusal, .. } => refused = refusal.as_ref().map(|r| r.error()),
         _ => {}
     }
     Address {
         address: entry.address,
-        state: entry.state.name(),
+        state: entry.state.name().to_owned(),
         since: Some(entry.since),
         release_after,
         owner: entry.owner.map(|owner| owned(owner, holders)),

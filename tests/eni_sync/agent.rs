@@ -162,6 +162,7 @@ fn what_somebody_else_has_taken_from_the_eni_comes_back() {
     node.add(&pod, &["10.0.4.70"]).ok();
     node.lab
         .unassign(&node.eni, &["10.0.4.70".parse().unwrap()]);
+    node.let_time_pass(60);
     let _agent = Agent::start(&node, &json!({}));
     assert!(
         node.lab

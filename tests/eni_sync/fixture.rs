@@ -272,7 +272,8 @@ impl AwsNode {
             .join(self.eni.to_string())
     }
 
-    /// The ledger of this node's ENI: address and state.
+    /// The ledger of this node's ENI: address and state. What EC2 has removed is not in
+    /// it for anybody who asks.
     pub fn ledger(&self) -> BTreeMap<String, String> {
         let mut states = BTreeMap::new();
         for entry in fs::read_dir(self.ledger_path()).into_iter().flatten() {
@@ -284,7 +285,26 @@ impl AwsNode {
                 states.insert(name, entry["state"].as_str().unwrap().to_owned());
             }
         }
+        states.retain(|_, state| state != "removed");
         states
+    }
+
+    /// Makes everything in the ledger this much older.
+    pub fn let_time_pass(&self, seconds: u64) {
+        for entry in fs::read_dir(self.ledger_path()).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap();
+            if name.starts_with('.') {
+                continue;
+            }
+            self.edit_ledger(name, |entry| {
+                for key in ["since", "confirmed", "removal", "missing", "after"] {
+                    if let Some(time) = entry.get(key).and_then(Value::as_u64) {
+                        entry[key] = json!(time.saturating_sub(seconds).max(1));
+                    }
+                }
+            });
+        }
     }
 
     /// Changes an entry of the ledger, as time or a crash would.
@@ -295,9 +315,19 @@ impl AwsNode {
         fs::write(&path, entry.to_string()).unwrap();
     }
 
-    /// Lets the cool-down of an address be over.
+    /// Lets the cool-down of an address be over, and where EC2 never had confirmed it, the
+    /// time until a description is trusted.
     pub fn end_cooldown(&self, address: &str) {
-        self.edit_ledger(address, |entry| entry["after"] = json!(0));
+        self.edit_ledger(address, |entry| {
+            entry["after"] = json!(0);
+            if entry["state"] == "withdrawn" {
+                for key in ["since", "removal", "missing"] {
+                    if entry.get(key).is_some() {
+                        entry[key] = json!(1);
+                    }
+                }
+            }
+        });
     }
 
     /// What the plugins see as `/run`.

@@ -159,6 +159,7 @@ fn what_differs_from_ec2_is_counted() {
     node.lab
         .unassign(&node.eni, &["10.0.4.70".parse().unwrap()]);
     node.lab.assign(&node.eni, &["10.0.4.99".parse().unwrap()]);
+    node.let_time_pass(60);
     let _agent = ready(&node);
     let scrape = Scrape::of(&node);
     assert_eq!(scrape.value("drift_total{kind=\"lost\"}"), 1.0);

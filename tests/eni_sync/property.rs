@@ -90,7 +90,7 @@ impl Site {
 
     fn end_cooldowns(&self) {
         for (address, state) in self.aws.ledger() {
-            if state == "releasing" {
+            if state == "releasing" || state == "withdrawn" {
                 self.aws.end_cooldown(&address);
             }
         }
@@ -308,8 +308,11 @@ impl Story {
                     .retain(|address| !living.addresses.contains(address));
             }
             aws.run(&site.gc_call()).ok();
-            site.end_cooldowns();
-            aws.run(&site.gc_call()).ok();
+            // What was only wanted is looked for twice before it is forgotten.
+            for _ in 0..2 {
+                site.end_cooldowns();
+                aws.run(&site.gc_call()).ok();
+            }
             let expected: BTreeSet<&str> =
                 site.pods.iter().flat_map(|l| l.addresses.clone()).collect();
             let mut found: BTreeSet<String> = aws.addresses().into_iter().collect();

@@ -50,7 +50,7 @@ fn rule_5_an_add_that_is_refused_fails() {
         assert_eq!(vpc.owner(ADDRESS), None);
         assert_eq!(
             node.ledger()[ADDRESS],
-            "releasing",
+            "withdrawn",
             "a DEL has nothing left to do"
         );
     }

@@ -6,7 +6,8 @@ use harness::Pod;
 
 use super::fixture::Vpc;
 
-const NOTHING: &str = "addresses adopted: 0, lost and assigned again: 0, abandoned: 0, gone: 0\n";
+const NOTHING: &str =
+    "addresses adopted: 0, lost and assigned again: 0, abandoned: 0, gone: 0, missing: 0\n";
 
 #[test]
 fn a_sync_repairs_what_differs_and_reports_it() {
@@ -18,11 +19,12 @@ fn a_sync_repairs_what_differs_and_reports_it() {
     node.lab
         .unassign(&node.eni, &["10.0.4.71".parse().unwrap()]);
     node.lab.assign(&node.eni, &["10.0.4.99".parse().unwrap()]);
+    node.let_time_pass(60);
     let output = node.command(&["sync", "--once"]);
     assert_eq!(output.status, Some(0), "{output}");
     assert_eq!(
         output.stdout,
-        "addresses adopted: 1, lost and assigned again: 1, abandoned: 0, gone: 0\n"
+        "addresses adopted: 1, lost and assigned again: 1, abandoned: 0, gone: 0, missing: 0\n"
     );
     assert_eq!(node.addresses(), ["10.0.4.70", "10.0.4.71", "10.0.4.99"]);
     assert_eq!(node.ledger()["10.0.4.99"], "adopted");

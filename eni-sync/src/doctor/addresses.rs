@@ -1,6 +1,7 @@
 //! Checks of the addresses that the ENIs have: what the ledger knows of them, and
 //! whether anybody needs them.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use common::netns::Holders;
@@ -9,7 +10,7 @@ use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
 use crate::doctor::ranges::named;
 use crate::ec2::Description;
-use crate::ledger::{Entry, State};
+use crate::ledger::{Entry, State, now};
 use crate::plan::{self, Drift};
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
@@ -24,6 +25,12 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     if let Err(error) = &facts.living {
         let finding = Finding::error("namespaces", "node", error.to_string());
         findings.push(finding.advise("nothing is released until all pods can be looked into"));
+    }
+    for (eni, error) in &facts.damaged {
+        let finding = Finding::error("ledger", eni, error.to_string());
+        findings.push(finding.advise(
+            "its address is neither registered nor released; remove the file when no pod has it",
+        ));
     }
     let for_pods = |eni: &&Description| plan::require_releasable(eni).is_ok();
     for own in facts.own.iter().filter(for_pods) {
@@ -59,11 +66,11 @@ fn owners(own: &Description, entries: &[Entry]) -> Finding {
 /// What the ledger holds and is not on the ENI.
 fn drift(own: &Description, entries: &[Entry]) -> Finding {
     const CHECK: &str = "registered";
-    let lost = plan::compare(entries, own)
+    let lost = plan::compare(entries, &HashSet::new(), own, now())
         .into_iter()
         .filter_map(|drift| match drift {
             Drift::Lost(entry) => Some(entry.address),
-            Drift::Unknown(_) | Drift::Gone(_) => None,
+            _ => None,
         });
     let lost: Vec<IpAddr> = lost.collect();
     match lost.is_empty() {

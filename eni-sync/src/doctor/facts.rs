@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use common::error::Result;
+use common::error::{Error, Result};
 use common::inventory::{Eni, Inventory};
 use common::netlink::{KernelAddress, KernelRoute, Link, Netlink};
 
@@ -48,6 +48,8 @@ pub(crate) struct Facts {
     pub(crate) reservations: BTreeMap<String, Vec<Reservation>>,
     pub(crate) agent: io::Result<Option<()>>,
     pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
+    /// The files of the ledger that are no entries, each with its ENI.
+    pub(crate) damaged: Vec<(String, Error)>,
     /// The addresses that pods have.
     pub(crate) living: Result<HashSet<IpAddr>>,
     pub(crate) host: Host,
@@ -106,6 +108,7 @@ impl Facts {
             reservations: BTreeMap::new(),
             agent: socket::ping(),
             ledger: read_ledger(),
+            damaged: read_damaged().unwrap_or_default(),
             living: Ok(HashSet::new()),
             host: Host {
                 links: netlink.links()?,
@@ -280,6 +283,16 @@ fn watched(path: &Path) -> Result<Vec<String>> {
     let configuration = Configuration::read(path)?;
     let networks = configuration.networks.into_iter();
     Ok(networks.map(|network| network.name).collect())
+}
+
+/// What stands in the place of entries. That there is no ledger is a fact of its own.
+fn read_damaged() -> Result<Vec<(String, Error)>> {
+    let mut damaged = Vec::new();
+    for eni in Ledger::of_node().enis()? {
+        let unreadable = eni.unreadable()?.into_iter();
+        damaged.extend(unreadable.map(|(_, error)| (eni.id().to_owned(), error)));
+    }
+    Ok(damaged)
 }
 
 fn read_ledger() -> Result<BTreeMap<String, Vec<Entry>>> {

@@ -64,7 +64,7 @@ pub(crate) struct Description {
 }
 
 impl Description {
-    /// Whether the address is one of the ENI's.
+    /// Whether the address is one of the ENI's own; not whether one of its prefixes has it.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.primary.contains(&address) || self.secondary.contains(&address)
     }
@@ -72,6 +72,17 @@ impl Description {
     /// Whether it is the primary ENI of an instance.
     pub(crate) fn is_primary(&self) -> bool {
         self.instance_id.is_some() && is_primary(self.network_card, self.device_index)
+    }
+
+    /// The prefix of the ENI that an address is in.
+    pub(crate) fn prefix_of(&self, address: IpAddr) -> Option<Cidr> {
+        let mut prefixes = self.prefixes.iter();
+        prefixes.find(|prefix| prefix.contains(address)).copied()
+    }
+
+    /// Whether the VPC delivers what is sent to the address to this ENI.
+    pub(crate) fn covers(&self, address: IpAddr) -> bool {
+        self.has(address) || self.prefix_of(address).is_some()
     }
 
     /// How many of the addresses that the ENI can have in a family it has.

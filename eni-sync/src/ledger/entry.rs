@@ -11,10 +11,22 @@ use common::netns::{Holders, NetNsId, Presence};
 use common::text::printable;
 use serde::{Deserialize, Serialize};
 
+use super::life_cycle::{Event, Next, next};
 use crate::config::Takeover;
 
 /// Seconds since 1970.
 pub(crate) type Timestamp = u64;
+
+/// For so long, in seconds, a description of EC2 may be older than what was asked of it.
+/// Source: Amazon EC2 Developer Guide, "Eventual consistency": the time to wait begins
+/// with a couple of seconds.
+pub(crate) const DESCRIBE_LAG: u64 = 60;
+/// For so long, in seconds, it is believed without a call that EC2 still has on an ENI
+/// what it had there: somebody else may have removed it.
+const BELIEVED: u64 = 900;
+/// A confirmation is written again when it is older than this, in seconds: a comparison
+/// should not write every file of the ledger that the one before has written.
+const FRESH: u64 = 30;
 
 /// One address of an ENI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +42,30 @@ pub(crate) struct Entry {
     pub(crate) owner: Option<Owner>,
     /// Since when it is in this state.
     pub(crate) since: Timestamp,
+    /// When EC2 said last that it is on the ENI; 0 when it never has.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub(crate) confirmed: Timestamp,
+    /// When EC2 was asked last to remove it from the ENI; 0 when it never was.
+    #[serde(default, skip_serializing_if = "is_never")]
+    removal: Timestamp,
+    /// Since when descriptions do not show it; 0 when the last one did.
+    #[serde(default, skip_serializing_if = "is_never")]
+    missing: Timestamp,
+}
+
+fn is_never(time: &Timestamp) -> bool {
+    *time == 0
+}
+
+/// What one more description means that does not show an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// The description may be older than what the ledger says.
+    TooEarly,
+    /// It is the first one, or too close to the first: this is to be written down.
+    Noted(Box<Entry>),
+    /// It is the second one, some time after the first.
+    Proven,
 }
 
 /// What is done with an address.
@@ -40,7 +76,7 @@ pub(crate) struct Entry {
     rename_all_fields = "camelCase"
 )]
 pub(crate) enum State {
-    /// An attachment needs it; it may or may not be on the ENI yet.
+    /// An attachment or a pool wants it, and EC2 has not confirmed that it is on the ENI.
     Claiming {
         /// From whom it may be taken.
         takeover: Takeover,
@@ -52,13 +88,21 @@ pub(crate) enum State {
     },
     /// It is on the ENI for a living attachment.
     Held,
-    /// It is or may be on the ENI, and nobody needs it any more.
+    /// It was on the ENI, and nobody needs it any more.
     Releasing {
         /// When it may be removed at the earliest.
         after: Timestamp,
-        /// Whether AWS may have been asked to remove it already.
+        /// Whether EC2 may have removed it already; if not, it is on the ENI still.
         asked: bool,
     },
+    /// It was wanted and is not any more, and EC2 has never confirmed that it is on the
+    /// ENI: it is looked for there before anything is done about it.
+    Withdrawn {
+        /// When it may be removed at the earliest, should it be on the ENI.
+        after: Timestamp,
+    },
+    /// EC2 has removed it. Kept for as long as a description may still show it.
+    Removed,
     /// It is on the ENI for the next attachment that host-local gives it to.
     Pooled,
     /// It was found on the ENI; nobody knows for whom. It is never removed by itself.
@@ -67,10 +111,16 @@ pub(crate) enum State {
 
 impl State {
     /// The name of the state, as the ledger writes it.
-    pub(crate) fn name(&self) -> String {
-        let written = serde_json::to_value(self).unwrap_or_default();
-        let name = written.get("state").and_then(|name| name.as_str());
-        name.unwrap_or_default().to_owned()
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Claiming { .. } => "claiming",
+            Self::Held => "held",
+            Self::Releasing { .. } => "releasing",
+            Self::Withdrawn { .. } => "withdrawn",
+            Self::Removed => "removed",
+            Self::Pooled => "pooled",
+            Self::Adopted => "adopted",
+        }
     }
 }
 
@@ -276,34 +326,171 @@ impl Refusal {
 }
 
 impl Entry {
-    /// An entry that is in its state from now on.
-    pub(crate) fn new(address: IpAddr, state: State, owner: Option<Owner>) -> Self {
-        Self {
-            address,
-            state,
-            owner,
-            since: now(),
+    /// What the ledger has of an address after `event`, where it had nothing.
+    pub(crate) fn begin(address: IpAddr, event: &Event, owner: Option<Owner>) -> Option<Self> {
+        match next(None, event) {
+            Next::Become(state) => Some(Self {
+                address,
+                state,
+                owner,
+                since: now(),
+                confirmed: if event.is_confirmation() { now() } else { 0 },
+                removal: 0,
+                missing: 0,
+            }),
+            Next::Stay | Next::Forget => None,
         }
     }
 
-    /// The same address for the same owner, in another state from now on.
+    /// The entry after `event`; nothing when the address is to be forgotten.
     #[must_use]
-    pub(crate) fn into_state(self, state: State) -> Self {
-        Self::new(self.address, state, self.owner)
+    pub(crate) fn after(self, event: &Event) -> Option<Self> {
+        let now = now();
+        let confirmed = match event.is_confirmation() {
+            true => now,
+            false => self.confirmed,
+        };
+        let removal = match event {
+            Event::Unassigning | Event::Unassigned => now,
+            _ => self.removal,
+        };
+        let missing = match event.is_confirmation() {
+            true => 0,
+            false => self.missing,
+        };
+        let (state, since) = match next(Some(&self.state), event) {
+            Next::Forget => return None,
+            Next::Become(state) => (state, now),
+            Next::Stay => (self.state, self.since),
+        };
+        Some(Self {
+            address: self.address,
+            owner: self.owner.filter(|_| !matches!(state, State::Pooled)),
+            state,
+            since,
+            confirmed,
+            removal,
+            missing,
+        })
     }
 
-    /// The same address when its attachment has ended: it stays on the ENI for the
-    /// time that the attachment's configuration said.
+    /// The entry of an address that `owner` claims; `known` is what the ledger has of it.
     #[must_use]
-    pub(crate) fn into_cooldown(self) -> Self {
-        let cooldown = self
-            .owner
-            .as_ref()
-            .map_or(0, |owner| owner.cooldown_seconds);
-        self.into_state(State::Releasing {
-            after: now().saturating_add(cooldown),
-            asked: false,
-        })
+    pub(crate) fn claimed(
+        address: IpAddr,
+        known: Option<Self>,
+        event: &Event,
+        owner: Owner,
+    ) -> Option<Self> {
+        let entry = match known {
+            Some(entry) => entry.after(event),
+            None => Self::begin(address, event, None),
+        };
+        entry.map(|entry| entry.owned_by(owner))
+    }
+
+    /// The same for another owner.
+    #[must_use]
+    pub(crate) fn owned_by(self, owner: Owner) -> Self {
+        let owner = Some(owner);
+        Self { owner, ..self }
+    }
+
+    /// The same address when its attachment has ended: what is on the ENI stays there for
+    /// the time that the attachment's configuration said.
+    #[must_use]
+    pub(crate) fn ended(self) -> Option<Self> {
+        let owner = self.owner.as_ref();
+        let cooldown = owner.map_or(0, |owner| owner.cooldown_seconds);
+        let after = now().saturating_add(cooldown);
+        self.after(&Event::Ended { after })
+    }
+
+    /// The entry as a file says it. A file of a version that did not write down whether
+    /// EC2 had confirmed an address says nothing about that.
+    #[must_use]
+    pub(super) fn without_assumptions(self) -> Self {
+        let after = match self.state {
+            State::Releasing { after, .. } => after,
+            State::Pooled => 0,
+            _ => return self,
+        };
+        match self.confirmed {
+            0 => Self {
+                state: State::Withdrawn { after },
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// Whether EC2 has the address on the ENI, for all that it has said.
+    pub(crate) fn is_on_eni(&self) -> bool {
+        match self.state {
+            State::Held | State::Releasing { .. } | State::Pooled | State::Adopted => true,
+            State::Claiming { .. } | State::Withdrawn { .. } | State::Removed => false,
+        }
+    }
+
+    /// Whether EC2 has said lately that the address is on the ENI, and no description
+    /// after that has failed to show it.
+    pub(crate) fn is_believed(&self, now: Timestamp) -> bool {
+        self.missing == 0 && is_younger(self.confirmed, BELIEVED, now)
+    }
+
+    /// Whether the last description has not shown the address.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.missing != 0
+    }
+
+    /// Whether descriptions may be older than what the ledger says of the address.
+    pub(crate) fn is_too_young_to_compare(&self, now: Timestamp) -> bool {
+        is_younger(self.since, DESCRIBE_LAG, now) || self.was_removed_lately(now)
+    }
+
+    /// Whether a description may still show the address though EC2 has removed it.
+    pub(crate) fn was_removed_lately(&self, now: Timestamp) -> bool {
+        is_younger(self.removal, DESCRIBE_LAG, now)
+    }
+
+    /// Whether a description shows it that is later than the first one by more than
+    /// descriptions may be late.
+    pub(crate) fn was_seen_twice(&self) -> bool {
+        self.missing == 0 && self.confirmed >= self.since.saturating_add(DESCRIBE_LAG)
+    }
+
+    /// Whether a confirmation should be written down.
+    pub(crate) fn needs_confirmation(&self, now: Timestamp) -> bool {
+        self.missing != 0 || !is_younger(self.confirmed, FRESH, now)
+    }
+
+    /// What it means that a description does not show the address.
+    pub(crate) fn absence(&self, now: Timestamp) -> Absence {
+        if self.is_too_young_to_compare(now) || is_younger(self.confirmed, DESCRIBE_LAG, now) {
+            return Absence::TooEarly;
+        }
+        if self.missing != 0 && !is_younger(self.missing, DESCRIBE_LAG, now) {
+            return Absence::Proven;
+        }
+        let missing = if self.missing == 0 { now } else { self.missing };
+        Absence::Noted(Box::new(Self {
+            missing,
+            ..self.clone()
+        }))
+    }
+
+    /// When an address that nobody needs should be looked for on the ENI, to remove it;
+    /// nothing while somebody needs it. A clock that was set back keeps no address.
+    pub(crate) fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        let settled = |time: Timestamp| time.saturating_add(DESCRIBE_LAG);
+        let due = match self.state {
+            State::Releasing { after, .. } => after,
+            State::Withdrawn { after } if self.missing != 0 => after.max(settled(self.missing)),
+            State::Withdrawn { after } => after.max(settled(self.since.max(self.removal))),
+            _ => return None,
+        };
+        let is_of_the_future = self.since.max(self.missing) > now;
+        Some(if is_of_the_future { 0 } else { due })
     }
 
     /// Whether the entry is of this attachment.
@@ -326,6 +513,13 @@ impl Entry {
     pub(crate) fn is_for_pool(&self) -> bool {
         let owner = self.owner.as_ref();
         owner.is_some_and(|owner| matches!(owner.life, Life::Pool { .. }))
+    }
+
+    /// Whether a reservation of host-local is all that tells of its attachment: no process
+    /// waits for it.
+    pub(crate) fn is_found_by_watching(&self) -> bool {
+        let owner = self.owner.as_ref();
+        owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
     }
 
     /// Whether host-local may have a reservation of the address, where that decides.
@@ -357,6 +551,11 @@ impl Entry {
         let owner = self.owner.as_ref();
         owner.is_some_and(|owner| !owner.presence(holders).has_ended())
     }
+}
+
+/// Whether `time` is less than `seconds` ago. A time of the future says nothing.
+fn is_younger(time: Timestamp, seconds: u64, now: Timestamp) -> bool {
+    now.checked_sub(time).is_some_and(|age| age < seconds)
 }
 
 /// The time now, in seconds since 1970.

@@ -27,6 +27,7 @@ fn an_address_of_a_pod_that_is_not_on_the_eni_is_an_error() {
     node.add(&pod, &["10.0.4.70"]).ok();
     node.lab
         .unassign(&node.eni, &["10.0.4.70".parse().unwrap()]);
+    node.let_time_pass(60);
     examine(&node, &[]).has(
         "registered",
         "error",

@@ -59,21 +59,24 @@ fn printed_and_read<T: DeserializeOwned + Serialize>(data: &[u8]) -> Option<T> {
 fn assert_rules_apply(entry: &Entry) {
     let entries = std::slice::from_ref(entry);
     let is_releasing = matches!(entry.state, State::Releasing { .. });
+    let is_leaving = is_releasing || matches!(entry.state, State::Withdrawn { .. });
     for now in [0, entry.since, ledger::now(), u64::MAX] {
         let due = plan::due(entries, now);
-        assert!(is_releasing || due.is_empty());
-        assert_eq!(plan::release_time(entries, now).is_some(), is_releasing);
+        assert!(is_leaving || due.is_empty());
+        assert_eq!(plan::release_time(entries, now).is_some(), is_leaving);
         assert!(!plan::is_worth_releasing(entries, now) || !due.is_empty());
+        let cooling = plan::cooling(entries, now);
+        assert_eq!(cooling.len(), usize::from(is_releasing));
     }
-    assert_eq!(plan::cooling(entries).len(), usize::from(is_releasing));
     if let Some(owner) = &entry.owner {
         assert!(owner.is_same(owner) && entry.is_owned_by(owner));
-        let claim = plan::claim(Some(entry), &stranger(owner), true);
+        let claim = plan::claim(Some(entry), &stranger(owner), true, ledger::now());
         assert!(!entry.is_in_use() || claim == plan::Claim::Taken);
     }
     assert!(!entry.state.name().is_empty());
     // With any cool-down at all.
-    assert_eq!(entry.clone().into_cooldown().address, entry.address);
+    let ended = entry.clone().ended();
+    assert_eq!(ended.map(|ended| ended.address), Some(entry.address));
 }
 
 fn stranger(owner: &Owner) -> Owner {
