@@ -177,8 +177,10 @@ fn del(args: &CmdArgs) -> Result<()> {
     end(args)
 }
 
-/// Whether the DEL of a network that was renamed is about this attachment: the master is the
-/// configured one, or that of the interface in its result.
+/// Whether the DEL of a network that was renamed is about this attachment: its result names
+/// the interface, or the container has ended and the master is the configured one. While
+/// the container lives, a master alone proves nothing: the DEL may follow a refused ADD of
+/// another network that has the same one.
 fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
     // What cannot be read or found proves nothing, and DEL must not fail because of it.
     let document = &args.conf.document;
@@ -189,6 +191,9 @@ fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
     });
     if reported.is_some_and(|mac| mac == record.device.master_mac) {
         return true;
+    }
+    if record.is_alive().unwrap_or(true) {
+        return false;
     }
     let find = || master::find(&NetConf::parse(&args.conf)?, &mut Netlink::open()?);
     let is_named = document.get("master").is_some() || document.get("masterSelector").is_some();
