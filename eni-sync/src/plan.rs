@@ -300,8 +300,8 @@ pub(crate) mod tests {
     const NOW: Timestamp = 100;
 
     /// An entry that EC2 has confirmed at [`NOW`], as the file of it says.
-    fn entry(last: u8, state: State) -> Entry {
-        let mut written = serde_json::to_value(&state).unwrap();
+    fn entry(last: u8, state: &State) -> Entry {
+        let mut written = serde_json::to_value(state).unwrap();
         written["address"] = format!("10.0.4.{last}").into();
         written["owner"] = serde_json::to_value(owner("a")).unwrap();
         written["since"] = NOW.into();
@@ -311,7 +311,7 @@ pub(crate) mod tests {
 
     fn releasing(last: u8, after: Timestamp) -> Entry {
         let asked = false;
-        entry(last, State::Releasing { after, asked })
+        entry(last, &State::Releasing { after, asked })
     }
 
     fn claiming() -> State {
@@ -345,7 +345,7 @@ pub(crate) mod tests {
     #[test]
     fn an_address_that_a_living_attachment_has_is_taken() {
         for state in [State::Held, claiming()] {
-            let entry = entry(70, state);
+            let entry = entry(70, &state);
             assert_eq!(claim(Some(&entry), &owner("b"), true, NOW), Claim::Taken);
             assert_ne!(claim(Some(&entry), &owner("b"), false, NOW), Claim::Taken);
             assert_ne!(claim(Some(&entry), &owner("a"), true, NOW), Claim::Taken);
@@ -356,21 +356,24 @@ pub(crate) mod tests {
     fn only_an_address_that_nobody_may_be_removing_is_used_again_without_a_call() {
         let asked = entry(
             70,
-            State::Releasing {
+            &State::Releasing {
                 after: 0,
                 asked: true,
             },
         );
         for (entry, expected) in [
             (None, Claim::Ask),
-            (Some(entry(70, State::Held)), Claim::Reuse),
-            (Some(entry(70, State::Adopted)), Claim::Reuse),
-            (Some(entry(70, State::Pooled)), Claim::Take),
+            (Some(entry(70, &State::Held)), Claim::Reuse),
+            (Some(entry(70, &State::Adopted)), Claim::Reuse),
+            (Some(entry(70, &State::Pooled)), Claim::Take),
             (Some(releasing(70, 200)), Claim::Reuse),
             (Some(asked), Claim::Ask),
-            (Some(entry(70, claiming())), Claim::Ask),
-            (Some(entry(70, State::Withdrawn { after: 200 })), Claim::Ask),
-            (Some(entry(70, State::Removed)), Claim::Ask),
+            (Some(entry(70, &claiming())), Claim::Ask),
+            (
+                Some(entry(70, &State::Withdrawn { after: 200 })),
+                Claim::Ask,
+            ),
+            (Some(entry(70, &State::Removed)), Claim::Ask),
         ] {
             let found = claim(entry.as_ref(), &owner("a"), false, NOW);
             assert_eq!(found, expected, "{entry:?}");
@@ -384,7 +387,7 @@ pub(crate) mod tests {
             (State::Held, Claim::Reuse, Claim::Ask),
             (State::Adopted, Claim::Reuse, Claim::Ask),
         ] {
-            let entry = entry(70, state);
+            let entry = entry(70, &state);
             let at = |now| claim(Some(&entry), &owner("a"), false, now);
             assert_eq!([at(NOW), at(NOW + 899)], [at_once; 2], "{entry:?}");
             assert_eq!(at(NOW + 900), later, "{entry:?}");
@@ -393,7 +396,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_was_never_confirmed_is_due_when_descriptions_cannot_be_older() {
-        let withdrawn = |after| entry(70, State::Withdrawn { after });
+        let withdrawn = |after| entry(70, &State::Withdrawn { after });
         assert_eq!(withdrawn(0).due(NOW), Some(NOW + 60));
         assert_eq!(withdrawn(NOW + 70).due(NOW), Some(NOW + 70));
         assert_eq!(cooling(&[withdrawn(0)], NOW), [] as [&Entry; 0]);
@@ -406,7 +409,7 @@ pub(crate) mod tests {
             releasing(71, 190),
             releasing(72, 181),
             releasing(74, 201),
-            entry(75, State::Held),
+            entry(75, &State::Held),
         ];
         let last = |entries: Vec<&Entry>| {
             let octets = entries.iter().map(|entry| match entry.address {
@@ -449,6 +452,7 @@ pub(crate) mod tests {
             id: "eni-1".into(),
             mac: String::new(),
             instance_id: None,
+            network_card: 0,
             device_index: 1,
             subnet_id: String::new(),
             vpc_id: String::new(),
@@ -469,7 +473,7 @@ pub(crate) mod tests {
     #[test]
     fn what_the_ledger_has_just_written_is_not_compared() {
         for state in [State::Held, State::Pooled, State::Adopted] {
-            let entries = [entry(70, state)];
+            let entries = [entry(70, &state)];
             assert_eq!(drifts(&entries, &[], NOW + 59), []);
             assert_ne!(drifts(&entries, &[], NOW + 60), []);
         }
@@ -477,7 +481,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_missing_is_gone_when_a_later_look_misses_it_as_well() {
-        let pooled = entry(70, State::Pooled);
+        let pooled = entry(70, &State::Pooled);
         let first = drifts(std::slice::from_ref(&pooled), &[], NOW + 60);
         let [Drift::Missing(noted)] = &first[..] else {
             panic!("{first:?}");

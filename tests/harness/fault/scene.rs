@@ -188,6 +188,43 @@ impl Scene {
 
     /// Lets eni-sync release what was given up. Addresses leave the VPC behind DEL.
     pub fn release(&self, valid: &[usize]) -> Vec<Output> {
+        let mut outputs = self.release_once(valid);
+        // What was only wanted is looked for twice, a minute apart.
+        for _ in 0..2 {
+            if self.waiting().is_empty() {
+                break;
+            }
+            self.let_a_minute_pass();
+            outputs.extend(self.release_once(valid));
+        }
+        outputs
+    }
+
+    /// The files of the ledger that are of wishes given up.
+    fn waiting(&self) -> Vec<(PathBuf, Value)> {
+        let ledger = self.node().state().join("eni-cni/ledger");
+        if !ledger.is_dir() {
+            return Vec::new();
+        }
+        let paths = files(&ledger).into_iter();
+        let entries = paths.filter_map(|path| Some((path.clone(), entry(&path)?)));
+        entries
+            .filter(|(_, entry)| entry["state"] == "withdrawn")
+            .collect()
+    }
+
+    fn let_a_minute_pass(&self) {
+        for (path, mut entry) in self.waiting() {
+            for key in ["since", "confirmed", "removal", "missing", "after"] {
+                if let Some(time) = entry.get(key).and_then(Value::as_u64) {
+                    entry[key] = json!(time.saturating_sub(120).max(1));
+                }
+            }
+            fs::write(path, entry.to_string()).expect("the state directory is writable");
+        }
+    }
+
+    fn release_once(&self, valid: &[usize]) -> Vec<Output> {
         let plugins = self.networks.iter().flat_map(|network| {
             let plugins = network.plugins.iter();
             plugins.map(move |plugin| (network, plugin))
@@ -265,7 +302,14 @@ impl Scene {
             let name = path.strip_prefix(root).expect("it is below the root");
             name.display().to_string()
         };
-        let names = files(root).iter().map(name).collect::<Vec<_>>();
+        // What was removed is remembered for a minute, and not in the ledger for who asks.
+        let is_removed = |path: &&PathBuf| {
+            path.starts_with(root.join("eni-cni/ledger"))
+                && entry(path).is_some_and(|entry| entry["state"] == "removed")
+        };
+        let paths = files(root);
+        let names = paths.iter().filter(|path| !is_removed(path));
+        let names = names.map(name).collect::<Vec<_>>();
         // The ledger has one temporary file for an address at most, which the next overwrites.
         let is_draft = |name: &String| name.contains("/ledger/") && name.ends_with(".tmp");
         let is_theirs = |name: &String| {
@@ -471,6 +515,11 @@ fn links(place: &str, namespace: &Namespace) -> BTreeSet<String> {
         format!("{place}: link {values} {addresses:?} up={is_up}")
     };
     all.as_array().into_iter().flatten().map(line).collect()
+}
+
+/// What a file of the ledger says.
+fn entry(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// Every file below a directory.
