@@ -16,12 +16,13 @@ mod program {
         pub(crate) use self::types::Description;
     }
     pub mod ledger;
+    pub mod limits;
     pub mod plan;
     pub mod request;
     pub mod socket;
     pub mod wanted;
 }
-pub use program::{config, ec2, ledger, plan, request, socket, wanted};
+pub use program::{config, ec2, ledger, limits, plan, request, socket, wanted};
 
 use std::os::unix::net::UnixStream;
 

@@ -8,11 +8,13 @@ mod plugin {
     pub mod config;
     pub mod device;
     pub mod driver;
+    pub mod identity;
+    pub mod in_use;
     pub mod keep;
     pub mod options;
     pub mod userspace;
 }
-pub use plugin::{config, device, driver, keep, options, userspace};
+pub use plugin::{config, device, driver, identity, in_use, keep, options, userspace};
 
 use std::path::{Component, Path};
 
