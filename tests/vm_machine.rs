@@ -1,7 +1,7 @@
 //! The test VM itself as a node, with the PCI devices that it has: two e1000e NICs and
 //! a virtio one. The tests share them, so they run one after the other.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Output;
 
@@ -24,12 +24,22 @@ pub(crate) struct Machine {
     pub(crate) node: Node,
     pub(crate) pod: Option<Namespace>,
     pub(crate) ipam: FakeIpam,
+    _alone: File,
+}
+
+/// Makes sure that no other process of tests uses the NICs, as long as the file lives.
+pub(crate) fn alone() -> File {
+    let file = File::create("/run/eni-cni-nics").expect("the VM's files can be written");
+    file.try_lock()
+        .expect("another process has the NICs: name this module in `alone` of tests/vm/suite");
+    file
 }
 
 impl Machine {
     /// The NIC has an alternative name and an MTU of its own, and is up. It learns no default
     /// route from the emulated network: it would be in use.
     pub(crate) fn new() -> Self {
+        let alone = alone();
         for (address, name) in ALL {
             assert_eq!(
                 netdev(address).as_deref(),
@@ -45,6 +55,7 @@ impl Machine {
             node: Node::of_machine(),
             pod: Some(Namespace::new()),
             ipam: FakeIpam::new(),
+            _alone: alone,
         };
         let made = ip_batch(&[
             format!("link property add dev {NIC_NAME} altname eni-6"),

@@ -7,7 +7,7 @@ mod containerd;
 mod cri;
 mod podman;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -16,7 +16,7 @@ use harness::{Namespace, attachment_files, go_plugin, our_plugin};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use crate::vm_machine;
+use crate::vm_machine::{self, alone};
 
 /// Where every runtime looks for plugins.
 const PLUGINS: &str = "/opt/cni/bin";
@@ -36,12 +36,14 @@ struct Machine {
     host: Namespace,
     links: Vec<String>,
     namespaces: Vec<String>,
+    _alone: File,
 }
 
 impl Machine {
     /// A node with an uplink and these networks, of which containerd takes the first.
     fn with(networks: &[Value]) -> Self {
         LazyLock::force(&PREPARED);
+        let alone = alone();
         let host = Namespace::of_thread();
         host.ip(&["link", "add", UPLINK, "up", "type", "dummy"]);
         let links = host.links();
@@ -54,6 +56,7 @@ impl Machine {
             host,
             links,
             namespaces: namespaces(),
+            _alone: alone,
         }
     }
 
