@@ -77,15 +77,15 @@ fn a_second_add_from_another_namespace_leaves_the_first_as_it_is() {
 #[test]
 fn an_add_that_fails_after_ipam_gives_the_address_back_and_removes_the_link() {
     let (node, pod) = (node(), Pod::new("c1"));
-    // The kernel refuses a gateway that is the pod's own address.
-    let routes = json!([{"dst": "10.9.0.0/16", "gw": "10.0.4.2"}]);
+    // The kernel refuses a gateway that is a broadcast address.
+    let routes = json!([{"dst": "10.9.0.0/16", "gw": "10.0.4.255"}]);
     let ipam = json!({"type": "host-local", "subnet": "10.0.4.0/24", "routes": routes});
     refused(
         &node,
         &with(conf(), json!({"ipam": ipam})),
         &pod,
         999,
-        "failed to add route '10.9.0.0/16 via 10.0.4.2",
+        "failed to add route '10.9.0.0/16 via 10.0.4.255",
     );
 }
 

@@ -52,8 +52,8 @@ fn del_removes_an_interface_whose_master_is_an_ipvlan_interface_itself() {
 #[test]
 fn a_failed_add_leaves_nothing_where_the_master_is_an_ipvlan_interface_itself() {
     let (node, pod) = (stacked_node(), Pod::new("c1"));
-    // The kernel refuses a gateway that is the pod's own address.
-    let routes = json!([{"dst": "10.9.0.0/16", "gw": "10.0.4.2"}]);
+    // The kernel refuses a gateway that is a broadcast address.
+    let routes = json!([{"dst": "10.9.0.0/16", "gw": "10.0.4.255"}]);
     let ipam = json!({"type": "host-local", "subnet": "10.0.4.0/24", "routes": routes});
     let conf = with(stacked(), json!({"ipam": ipam}));
     refused(&node, &conf, &pod, 999, "failed to add route");
