@@ -32,4 +32,5 @@ mod status;
 mod status_check;
 mod sync;
 mod taking_over;
+mod visibility;
 mod way;

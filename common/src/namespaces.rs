@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::ESRCH;
 
-use crate::error::{Error, Result};
-use crate::netns::NetNsId;
+use crate::error::{Error, ErrorCode, Result};
+use crate::netns::{NetNsId, OWN, hidden};
 
 /// Where runtimes mount the namespaces of pods: containerd, CRI-O and podman use the
 /// first, Docker the second.
@@ -19,23 +19,65 @@ const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/docker/netns"];
 const PROCESSES: &str = "/proc";
 const OF_PROCESS: &str = "ns/net";
 
-/// A path to each of them, and which one it leads to. One that has ended meanwhile is left
-/// out; those that cannot be examined are reported, and left out too.
+/// The namespaces that runtimes have given a name.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// The paths that lead to one.
+    pub visible: Vec<PathBuf>,
+    /// The paths at which there may be one for others, and why it is not visible here. A
+    /// runtime makes an empty file and mounts the namespace above it.
+    pub hidden: Vec<(PathBuf, Error)>,
+}
+
+/// Looks for the namespaces that runtimes have given a name.
 ///
 /// # Errors
-/// Code 5 naming the directory that cannot be read.
-pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
-    let mut paths = Vec::new();
+/// Code 5 naming the directory that cannot be read, 8 when `/proc` is not mounted.
+pub fn named() -> Result<Named> {
+    let own = fs::metadata(OWN).map_err(|cause| {
+        Error::new(ErrorCode::NETNS, "get plugin's netns failed").because(&cause)
+    })?;
+    let mut named = Named::default();
     for directory in DIRECTORIES {
-        paths.extend(list(Path::new(directory))?);
+        for path in list(Path::new(directory))? {
+            match fs::metadata(&path) {
+                Ok(found) if found.dev() == own.dev() => named.visible.push(path),
+                Ok(found) if found.is_file() && found.len() == 0 => {
+                    let why = hidden(&path.to_string_lossy());
+                    named.hidden.push((path, why));
+                }
+                // No runtime has made it.
+                Ok(_) => {}
+                Err(cause) if has_ended(&cause) => {}
+                Err(cause) => {
+                    let msg = format!("failed to examine netns {path:?}");
+                    let why = Error::new(ErrorCode::NETNS, msg).because(&cause);
+                    named.hidden.push((path, why));
+                }
+            }
+        }
     }
+    Ok(named)
+}
+
+/// A path to each of them, and which one it leads to. One that has ended meanwhile is left
+/// out; those that are not visible are reported, and left out too.
+///
+/// # Errors
+/// As for [`named`].
+pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
+    let Named {
+        visible: mut paths,
+        hidden,
+    } = named()?;
     let processes = list(Path::new(PROCESSES))?.into_iter();
     paths.extend(
         processes
             .filter(|path| is_process(path))
             .map(|path| path.join(OF_PROCESS)),
     );
-    let (mut seen, mut found, mut unseen) = (HashSet::new(), Vec::new(), Vec::new());
+    let (mut seen, mut found) = (HashSet::new(), Vec::new());
+    let mut unseen: Vec<String> = hidden.iter().map(|(_, why)| why.to_string()).collect();
     for path in paths {
         match fs::metadata(&path) {
             Ok(metadata) => {
@@ -50,7 +92,7 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
     }
     if let Some(first) = unseen.first() {
         let count = unseen.len();
-        eprintln!("{count} paths of network namespaces cannot be examined, such as {first}");
+        eprintln!("{count} network namespaces cannot be examined, such as {first}");
     }
     Ok(found)
 }

@@ -65,6 +65,8 @@ pub struct Netlink {
     socket: Socket,
     /// The number of the last message that was sent.
     sequence: u32,
+    /// How many messages of an answer are read.
+    most: usize,
 }
 
 impl Netlink {
@@ -75,8 +77,11 @@ impl Netlink {
     pub fn open() -> Result<Self> {
         let socket = Socket::new(NETLINK_ROUTE)
             .map_err(|cause| Error::internal("failed to open a netlink socket").because(&cause))?;
-        let sequence = 0;
-        Ok(Self { socket, sequence })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            most: usize::MAX,
+        })
     }
 
     /// A socket in `netns`.
@@ -170,6 +175,10 @@ impl Netlink {
                 match reply.payload {
                     NetlinkPayload::InnerMessage(inner) => {
                         replies.push(inner);
+                        if replies.len() > self.most {
+                            let most = self.most;
+                            return Err(io::Error::other(format!("there are more than {most}")));
+                        }
                         if is_part {
                             continue;
                         }

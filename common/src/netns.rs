@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::file::read_parameter;
 
 pub use self::holders::Holders;
-pub(crate) use self::presence::{Found, leads_nowhere, look};
+pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
 pub use self::presence::{NetNsId, Presence};
 
 /// The namespace of the process itself.

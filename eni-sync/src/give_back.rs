@@ -2,20 +2,20 @@
 //! any pod has stays, whatever the operator says; what nobody knows stays unless the
 //! operator insists.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
 use common::error::{Error, Result};
-use common::netns::Holders;
+use common::netns::{Holders, Presence};
 use common::text::printable;
 
 use crate::aws::Aws;
 use crate::ec2::Description;
 use crate::inventory;
 use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
-use crate::living;
+use crate::living::{self, Living};
 use crate::output;
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
@@ -140,8 +140,7 @@ impl Work<'_> {
             false => Some(self.ledger.take_turn(TURN_DEADLINE)?),
         };
         let candidates = candidates(&self.ledger.read()?, self.actual()?.as_ref(), selection);
-        let owners = candidates.iter().filter_map(Candidate::owner);
-        let living = living::addresses(owners.filter_map(Owner::netns))?;
+        let living = living::look(candidates.iter().filter_map(Candidate::owner))?;
         let mut fates = Vec::new();
         let mut accepted = Vec::new();
         let unreadable: HashMap<IpAddr, Error> = self.ledger.unreadable()?.into_iter().collect();
@@ -221,17 +220,23 @@ impl Candidate {
     }
 
     /// Why the address is not released, if it is not.
-    fn reason_to_stay(&self, living: &HashSet<IpAddr>, force: bool) -> Result<Option<String>> {
+    fn reason_to_stay(&self, living: &Living, force: bool) -> Result<Option<String>> {
         if let Some(entry) = &self.entry
             && let Some(owner) = &entry.owner
         {
             let is_ending = matches!(entry.state, State::Releasing { .. });
-            if !is_ending && entry.may_have_living_owner(&Holders::default()) {
-                return Ok(Some(format!("in use by {owner}")));
+            match owner.presence(&Holders::default()) {
+                Presence::Living if !is_ending => {
+                    return Ok(Some(format!("in use by {owner}")));
+                }
+                Presence::Unknown(why) if !is_ending => {
+                    return Ok(Some(format!("it may be in use by {owner}: {why}")));
+                }
+                _ => {}
             }
         }
-        if living.contains(&self.address) {
-            return Ok(Some("it is on an interface of a pod".to_owned()));
+        if let Some(why) = living.reason_to_keep(self.address, self.owner()) {
+            return Ok(Some(why));
         }
         let reason = match self.entry.as_ref().map(|entry| &entry.state) {
             None | Some(State::Adopted) => "nobody knows whose it is; --force releases it",

@@ -28,6 +28,10 @@ pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a client may be connected, which is for one request.
 pub(crate) const CLIENT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How many addresses of a namespace are read, by the agent and the commands. No pod needs
+/// as many; one that has more keeps those only that the ledger has for it.
+pub(crate) const ADDRESSES: usize = 4096;
+
 /// Lets this process open as many files as it may need, where the service manager or the
 /// runtime has set a lower limit that can be raised.
 pub(crate) fn raise_files() {

@@ -1,47 +1,152 @@
-//! Which addresses are on an interface of some pod right now. The ledger knows who an
-//! address was for; this shows who has it.
+//! Which addresses are on an interface of some pod right now, or of the node. The ledger
+//! knows who an address was for; this shows who has it, and what could not be seen.
 
-use std::collections::HashSet;
-use std::fs;
-use std::io;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use common::error::{Error, Result};
 use common::interface::Sandbox;
+use common::namespaces::{self, Named};
+use common::netlink::Netlink;
+use common::netns::NetNsId;
 
-/// Where runtimes mount the namespaces of pods: containerd, CRI-O and podman use the
-/// first, Docker the second.
-const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/docker/netns"];
+use crate::ledger::Owner;
+use crate::limits;
 
-/// The addresses in every namespace that a runtime shows, and in those at `paths`.
-///
-/// # Errors
-/// Those of a namespace that exists and cannot be looked into: an address that may be
-/// in it must not be taken for free.
-pub(crate) fn addresses<'a>(paths: impl Iterator<Item = &'a str>) -> Result<HashSet<IpAddr>> {
-    let mut namespaces: HashSet<PathBuf> = paths.map(PathBuf::from).collect();
-    for directory in DIRECTORIES {
-        namespaces.extend(list(directory)?);
-    }
-    let mut found = HashSet::new();
-    for path in namespaces {
-        if let Some(mut sandbox) = Sandbox::open_for_del(&path.to_string_lossy())? {
-            let all = sandbox.netlink.all_addresses()?;
-            found.extend(all.into_iter().map(|address| address.cidr.address()));
-        }
-    }
-    Ok(found)
+/// What could be seen of the addresses that are in use.
+#[derive(Debug, Default)]
+pub(crate) struct Living {
+    /// The namespace that each of them is in, of those that pods have.
+    pods: HashMap<IpAddr, PathBuf>,
+    /// The interface that each of them is on, of those that the node itself has.
+    node: HashMap<IpAddr, String>,
+    /// The namespaces that are not visible to this process: anything may be in them.
+    hidden: Vec<Unseen>,
+    /// The namespaces that have too many addresses, or change them too often to be read.
+    unreadable: Vec<Unseen>,
 }
 
-/// The paths in a directory; none where no runtime has made it.
-fn list(directory: &str) -> Result<Vec<PathBuf>> {
-    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
-    match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
-            .collect(),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(cause) => Err(failed(cause)),
+/// A namespace whose addresses are not known.
+#[derive(Debug)]
+struct Unseen {
+    path: PathBuf,
+    id: Option<NetNsId>,
+    why: Error,
+}
+
+/// Looks into every namespace that a runtime shows, into those of `owners`, and into that
+/// of the node.
+///
+/// # Errors
+/// Those of a namespace that exists and cannot be opened: an address that may be in it
+/// must not be taken for free.
+pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>) -> Result<Living> {
+    let mut living = Living::default();
+    living.add_node()?;
+    let Named { visible, hidden } = namespaces::named()?;
+    let mut paths: HashSet<PathBuf> = visible.into_iter().collect();
+    for (path, why) in hidden {
+        living.hide(path, why);
+    }
+    for owner in owners {
+        let Some(path) = owner.netns() else { continue };
+        match owner.is_alive() {
+            Ok(_) => {
+                paths.insert(path.into());
+            }
+            Err(why) => living.hide(path.into(), why),
+        }
+    }
+    for path in paths {
+        living.add(path)?;
+    }
+    Ok(living)
+}
+
+impl Living {
+    /// The node's own namespace: somebody may use a pod's address there, or what a pod has
+    /// left may have brought it.
+    fn add_node(&mut self) -> Result<()> {
+        let mut netlink = Netlink::open()?;
+        let links = netlink.links()?;
+        for found in netlink.all_addresses()? {
+            let link = links.iter().find(|link| link.index == found.link);
+            let name = link.map_or("", |link| link.name.as_str()).to_owned();
+            self.node.insert(found.cidr.address(), name);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<()> {
+        let Some(sandbox) = Sandbox::open_for_del(&path.to_string_lossy())? else {
+            return Ok(());
+        };
+        let id = sandbox.netns.id()?;
+        match sandbox.netlink.into_addresses(limits::ADDRESSES) {
+            Ok(found) => {
+                let addresses = found.into_iter().map(|found| found.cidr.address());
+                self.pods
+                    .extend(addresses.map(|address| (address, path.clone())));
+            }
+            Err(cause) => {
+                let msg = format!("the addresses in {path:?} cannot be read");
+                let why = Error::internal(msg).with_details(cause.to_string());
+                let id = Some(id);
+                self.unreadable.push(Unseen { path, id, why });
+            }
+        }
+        Ok(())
+    }
+
+    fn hide(&mut self, path: PathBuf, why: Error) {
+        if self.hidden.iter().all(|unseen| unseen.path != path) {
+            let id = None;
+            self.hidden.push(Unseen { path, id, why });
+        }
+    }
+
+    /// Why an address must stay for all that can be seen, if it must: it is in use, or it
+    /// may be where its owner is. That of nobody may be anywhere.
+    pub(crate) fn reason_to_keep(&self, address: IpAddr, owner: Option<&Owner>) -> Option<String> {
+        if let Some(path) = self.pods.get(&address) {
+            return Some(format!("it is on an interface of a pod, in {path:?}"));
+        }
+        if let Some(name) = self.on_node(address) {
+            return Some(format!("it is on interface {name:?} of the node itself"));
+        }
+        let is_there = |unseen: &&Unseen| owner.is_none_or(|owner| unseen.may_be_of(owner));
+        let mut unseen = self.hidden.iter().chain(&self.unreadable);
+        unseen
+            .find(is_there)
+            .map(|unseen| format!("it may be in use: {}", unseen.why))
+    }
+
+    /// Whether somebody has an address.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.pods.contains_key(&address) || self.node.contains_key(&address)
+    }
+
+    /// The interface of the node itself that has an address.
+    pub(crate) fn on_node(&self, address: IpAddr) -> Option<&str> {
+        self.node.get(&address).map(String::as_str)
+    }
+
+    /// The namespaces that are not visible, and why.
+    pub(crate) fn hidden(&self) -> impl ExactSizeIterator<Item = (&PathBuf, &Error)> {
+        self.hidden.iter().map(|unseen| (&unseen.path, &unseen.why))
+    }
+
+    /// The namespaces whose addresses cannot be read, and why.
+    pub(crate) fn unreadable(&self) -> impl ExactSizeIterator<Item = &Error> {
+        self.unreadable.iter().map(|unseen| &unseen.why)
+    }
+}
+
+impl Unseen {
+    /// Whether it is the namespace that an owner has named, by this path or another one.
+    fn may_be_of(&self, owner: &Owner) -> bool {
+        let is_same = |id: NetNsId| owner.netns_id().is_some_and(|own| own.is_same(&id));
+        owner.netns().is_some_and(|path| self.path == *path) || self.id.is_some_and(is_same)
     }
 }

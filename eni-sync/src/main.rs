@@ -37,6 +37,7 @@ mod socket;
 mod status;
 mod sync;
 mod takeover;
+mod told;
 mod wanted;
 mod watch;
 

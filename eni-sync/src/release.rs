@@ -11,10 +11,11 @@ use crate::aws::Aws;
 use crate::ec2::{Description, Ec2, Family};
 use crate::failure::{Failure, Kind};
 use crate::inventory;
-use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, Owner, State, now};
-use crate::living;
+use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
+use crate::living::{self, Living};
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
+use crate::told;
 
 /// So long an address is left alone that some pod still has, in seconds.
 const POSTPONED: u64 = 60;
@@ -220,17 +221,27 @@ fn remove_present(ec2: &Ec2, eni: &str, present: &[&Entry]) -> Result<(), Failur
 /// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
 /// has ended for the runtime and not for the pod, or host-local has reserved it anew.
 pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
-    let owners = entries.iter().filter_map(|entry| entry.owner.as_ref());
-    let living = living::addresses(owners.filter_map(Owner::netns))?;
-    let (kept, ended): (Vec<_>, Vec<_>) = entries
-        .into_iter()
-        .partition(|entry| living.contains(&entry.address) || entry.is_reserved());
-    for entry in kept {
-        eprintln!("{} is still in use by a pod and stays", entry.address);
+    let living = living::look(entries.iter().filter_map(|entry| entry.owner.as_ref()))?;
+    let mut ended = Vec::new();
+    for entry in entries {
+        let Some(why) = reason_to_keep(&entry, &living) else {
+            ended.push(entry);
+            continue;
+        };
+        told::once(&format!("{} stays: {why}", entry.address));
         let after = now().saturating_add(POSTPONED);
         change(ledger, entry, &Event::Postponed { after })?;
     }
     Ok(ended)
+}
+
+fn reason_to_keep(entry: &Entry, living: &Living) -> Option<String> {
+    let reserved = || {
+        let is_reserved = entry.is_reserved();
+        is_reserved.then(|| "host-local has it reserved".to_owned())
+    };
+    let in_use = living.reason_to_keep(entry.address, entry.owner.as_ref());
+    in_use.or_else(reserved)
 }
 
 /// Writes down that AWS may be asked to remove these, and returns those of them that

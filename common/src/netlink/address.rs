@@ -138,6 +138,17 @@ impl Netlink {
         self.dump_addresses(0)
     }
 
+    /// The addresses of all links, both families, in a namespace where others add and
+    /// remove addresses as they like: not more than `most` are read.
+    ///
+    /// # Errors
+    /// Code 999 when there are more, or when they change again and again while they are
+    /// listed. What is left of the answer makes the socket useless.
+    pub fn into_addresses(mut self, most: usize) -> Result<Vec<KernelAddress>> {
+        self.most = most;
+        self.dump_addresses(0)
+    }
+
     fn dump_addresses(&mut self, index: u32) -> Result<Vec<KernelAddress>> {
         // Without this the kernel, or one before 4.20, ignores the index and tells more.
         self.socket.set_netlink_get_strict_chk(true).ok();

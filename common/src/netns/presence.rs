@@ -71,8 +71,8 @@ pub(crate) enum Found {
     Other,
     /// Nowhere.
     Missing,
-    /// Nowhere, or to an empty file, in a view of the file system that need not be the
-    /// one in which it is a namespace.
+    /// Nowhere, or to something else than a namespace, in a view of the file system that
+    /// need not be the one in which it is a namespace.
     Hidden,
 }
 
@@ -189,10 +189,10 @@ fn recognise(path: &Path, found: &fs::Metadata, id: NetNsId) -> Found {
     if NetNsId::of(found, path).is_same(&id) {
         return Found::Same;
     }
-    let is_namespace = found.dev() == id.device;
-    match !is_namespace && found.is_file() && found.len() == 0 {
-        true => Found::Hidden,
-        false => Found::Other,
+    // What a process has open is the same in every view.
+    match found.dev() == id.device || path.starts_with("/proc") {
+        true => Found::Other,
+        false => Found::Hidden,
     }
 }
 
@@ -213,9 +213,13 @@ fn missing(path: &Path) -> io::Result<Found> {
     })
 }
 
-fn hidden(path: &str) -> Error {
-    let details = "this process may see other mounts than the runtime of the containers";
-    Error::new(ErrorCode::NETNS, format!("netns {path:?} is not visible")).with_details(details)
+/// The error about a path at which this process sees no namespace, and others may.
+pub(crate) fn hidden(path: &str) -> Error {
+    let msg = format!("netns {path:?} is not visible to this process");
+    Error::new(ErrorCode::NETNS, msg).with_details(
+        "it may see other mounts than the runtime of the containers: start it anew, and where \
+         findmnt finds no mount at the path on the node, remove what is there",
+    )
 }
 
 /// Whether an error says for certain that a path leads to nothing.

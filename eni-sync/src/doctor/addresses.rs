@@ -22,10 +22,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
             return vec![finding.advise("eni-sync neither registers nor releases anything so")];
         }
     };
-    if let Err(error) = &facts.living {
-        let finding = Finding::error("namespaces", "node", error.to_string());
-        findings.push(finding.advise("nothing is released until all pods can be looked into"));
-    }
+    findings.extend(namespaces(facts));
     for (eni, error) in &facts.damaged {
         let finding = Finding::error("ledger", eni, error.to_string());
         findings.push(finding.advise(
@@ -38,9 +35,40 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         findings.push(owners(own, entries));
         findings.push(drift(own, entries));
         findings.push(ended(facts, own, entries));
+        findings.extend(on_node(facts, own));
         findings.extend(refusals(own, entries));
     }
     findings
+}
+
+/// What cannot be seen of the namespaces of pods.
+fn namespaces(facts: &Facts) -> Vec<Finding> {
+    const CHECK: &str = "namespaces";
+    let living = match &facts.living {
+        Ok(living) => living,
+        Err(error) => {
+            let finding = Finding::error(CHECK, "node", error.to_string());
+            return vec![finding.advise("nothing is released until all pods can be looked into")];
+        }
+    };
+    let hidden = living.hidden().map(|(_, why)| {
+        Finding::warning(CHECK, "node", why.to_string())
+            .advise("what its pod may have is not released until it is visible")
+    });
+    let unreadable = living.unreadable().map(|why| {
+        Finding::warning(CHECK, "node", why.to_string()).advise(
+            "look at its pod, which changes its own network; what the ledger has for it stays",
+        )
+    });
+    let found: Vec<Finding> = hidden.chain(unreadable).collect();
+    match found.is_empty() {
+        true => vec![Finding::ok(
+            CHECK,
+            "node",
+            "the namespace of every pod is visible",
+        )],
+        false => found,
+    }
 }
 
 /// What is on the ENI and for nobody.
@@ -92,7 +120,7 @@ fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
         let lives = facts
             .living
             .as_ref()
-            .is_ok_and(|living| living.contains(&entry.address));
+            .is_ok_and(|living| living.has(entry.address));
         // What cannot be told counts as alive.
         entry.state == State::Held && !lives && !entry.may_have_living_owner(&holders)
     };
@@ -107,6 +135,18 @@ fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
         )
         .advise("the agent releases it after 5 minutes; at once: eni-sync release"),
     }
+}
+
+/// What the node itself has of the addresses for pods, and what is therefore never released.
+fn on_node(facts: &Facts, own: &Description) -> Vec<Finding> {
+    let living = facts.living.as_ref().ok();
+    let finding = |address: &IpAddr| {
+        let name = living?.on_node(*address)?;
+        let says = format!("{address} is on interface {name:?} of the node itself, and stays");
+        let advice = format!("if it is for pods: ip address del {address} dev {name}");
+        Some(Finding::warning("node-address", &own.id, says).advise(advice))
+    };
+    own.secondary.iter().filter_map(finding).collect()
 }
 
 /// What attachments go on without.

@@ -1,7 +1,7 @@
 //! Everything that the checks look at, collected once and without changing anything.
 //! What cannot be had is a fact, too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,8 +19,8 @@ use crate::ec2::{Description, Ec2, Family, Limits, Reservation};
 use crate::failure::{Failure, Kind};
 use crate::imds::Identity;
 use crate::inventory;
-use crate::ledger::{Entry, Ledger, Owner};
-use crate::living;
+use crate::ledger::{Entry, Ledger};
+use crate::living::{self, Living};
 use crate::plan;
 use crate::socket;
 
@@ -50,8 +50,8 @@ pub(crate) struct Facts {
     pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
     /// The files of the ledger that are no entries, each with its ENI.
     pub(crate) damaged: Vec<(String, Error)>,
-    /// The addresses that pods have.
-    pub(crate) living: Result<HashSet<IpAddr>>,
+    /// The addresses that are in use, and what could not be seen of them.
+    pub(crate) living: Result<Living>,
     pub(crate) host: Host,
     pub(crate) networks: Vec<Network>,
     /// The configurations that cannot be read.
@@ -109,7 +109,7 @@ impl Facts {
             agent: socket::ping(),
             ledger: read_ledger(),
             damaged: read_damaged().unwrap_or_default(),
-            living: Ok(HashSet::new()),
+            living: Ok(Living::default()),
             host: Host {
                 links: netlink.links()?,
                 addresses: netlink.all_addresses()?,
@@ -130,10 +130,9 @@ impl Facts {
         Ok(facts)
     }
 
-    fn find_living(&self) -> Result<HashSet<IpAddr>> {
+    fn find_living(&self) -> Result<Living> {
         let entries = self.ledger.iter().flat_map(BTreeMap::values).flatten();
-        let owners = entries.filter_map(|entry| entry.owner.as_ref());
-        living::addresses(owners.filter_map(Owner::netns))
+        living::look(entries.filter_map(|entry| entry.owner.as_ref()))
     }
 
     fn ask_aws(&mut self, probe: bool) -> Result<()> {

@@ -292,6 +292,14 @@ impl Owner {
             Life::Reservation { .. } | Life::Pool { .. } => None,
         }
     }
+
+    /// Which namespace that is.
+    pub(crate) fn netns_id(&self) -> Option<&NetNsId> {
+        match &self.life {
+            Life::Namespace { netns_id, .. } => Some(netns_id),
+            Life::Reservation { .. } | Life::Pool { .. } => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Owner {

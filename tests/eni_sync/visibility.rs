@@ -1,0 +1,239 @@
+//! What cannot be seen of the namespaces of pods: nothing is released that may be there,
+//! everybody is told, and the pods that can be seen are served.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use harness::{Output, Pod};
+
+use super::fixture::{AwsNode, Vpc, eventually};
+
+const ADDRESS: &str = "10.0.4.70";
+/// How many addresses of a namespace are read.
+const MOST: usize = 4096;
+
+/// A pod with a name in `/run/netns`, as runtimes give it.
+fn named_pod(node: &AwsNode, id: &str) -> Pod {
+    let pod = Pod::new(id);
+    fs::create_dir_all(names(node)).unwrap();
+    symlink(pod.netns.path(), names(node).join(id)).unwrap();
+    pod
+}
+
+fn names(node: &AwsNode) -> PathBuf {
+    node.run_directory().join("netns")
+}
+
+/// As the name is for who does not see the mount: an empty file.
+fn hide(node: &AwsNode, id: &str) {
+    let name = names(node).join(id);
+    fs::remove_file(&name).ok();
+    fs::write(&name, "").unwrap();
+}
+
+/// Executes a command about a pod by its name.
+#[track_caller]
+fn run(node: &AwsNode, command: &str, pod: &Pod, address: &str) {
+    let call = node.pod_call(command, pod, &[address]);
+    let netns = format!("/run/netns/{}", pod.id);
+    node.run(&call.env("CNI_NETNS", &netns)).ok();
+}
+
+/// A GC when the cool-down of an address is over, and what it has said.
+#[track_caller]
+fn gc_due(node: &AwsNode, address: &str) -> String {
+    node.end_cooldown(address);
+    let output = node.run(&node.gc_call(&[]));
+    assert_eq!(output.status, Some(0), "{output}");
+    output.stderr
+}
+
+#[track_caller]
+fn release(node: &AwsNode, address: &str, status: i32) -> Output {
+    let output = node.command(&["release", "--address", address, "--force"]);
+    assert_eq!(output.status, Some(status), "{output}");
+    output
+}
+
+/// The DEL has come, and the address is still on the interface of the pod.
+#[test]
+fn an_address_stays_when_the_namespace_of_its_last_owner_is_not_visible() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = named_pod(&node, "c1");
+    run(&node, "ADD", &pod, ADDRESS);
+    run(&node, "DEL", &pod, ADDRESS);
+    hide(&node, "c1");
+    let said = gc_due(&node, ADDRESS);
+    assert!(said.contains("10.0.4.70 stays"), "{said}");
+    assert!(
+        said.contains("\"/run/netns/c1\" is not visible to this process"),
+        "{said}"
+    );
+    fs::remove_dir_all(names(&node)).unwrap();
+    gc_due(&node, ADDRESS);
+    assert_eq!(node.addresses(), [ADDRESS]);
+    fs::create_dir(names(&node)).unwrap();
+    gc_due(&node, ADDRESS);
+    assert_eq!(node.addresses(), [""; 0], "its name has gone");
+}
+
+#[test]
+fn force_releases_nothing_that_may_be_in_a_namespace_that_is_not_visible() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.assign(&node.eni, &[ADDRESS.parse().unwrap()]);
+    fs::create_dir(names(&node)).unwrap();
+    hide(&node, "c1");
+    let output = release(&node, ADDRESS, 1);
+    for said in [
+        "kept: it may be in use",
+        "\"/run/netns/c1\" is not visible",
+        "findmnt",
+    ] {
+        assert!(output.stdout.contains(said), "{output}");
+    }
+    assert_eq!(node.addresses(), [ADDRESS]);
+    fs::remove_file(names(&node).join("c1")).unwrap();
+    release(&node, ADDRESS, 0);
+    assert_eq!(node.addresses(), [""; 0]);
+}
+
+#[test]
+fn an_address_on_an_interface_of_the_node_stays() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &[ADDRESS]).ok();
+    node.del(&pod);
+    let address = ["address", "add", "10.0.4.70/32", "dev", "ens6"];
+    node.node.netns.ip(&address);
+    let place = "it is on interface \"ens6\" of the node itself";
+    let said = gc_due(&node, ADDRESS);
+    assert!(said.contains(place), "{said}");
+    let output = release(&node, ADDRESS, 1);
+    assert!(output.stdout.contains(place), "{output}");
+    assert_eq!(node.addresses(), [ADDRESS]);
+    let output = node.command(&["doctor"]);
+    assert!(
+        output.stdout.contains("ip address del 10.0.4.70 dev ens6"),
+        "{output}"
+    );
+    node.node.netns.ip(&["address", "flush", "dev", "ens6"]);
+    release(&node, ADDRESS, 0);
+}
+
+/// A pod whose interface has this many addresses of nobody.
+fn greedy_pod(node: &AwsNode, id: &str, count: usize) -> Pod {
+    let pod = named_pod(node, id);
+    let address = |n: usize| format!("address add 10.77.{}.{}/32 dev lo\n", n / 250, n % 250);
+    batch(&pod, &(0..count).map(address).collect::<String>());
+    pod
+}
+
+fn batch(pod: &Pod, commands: &str) {
+    pod.netns.run(|| {
+        let mut ip = Command::new("ip");
+        ip.args(["-force", "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut ip = ip.spawn().unwrap();
+        ip.stdin
+            .take()
+            .unwrap()
+            .write_all(commands.as_bytes())
+            .unwrap();
+        assert!(ip.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn a_pod_with_too_many_addresses_keeps_only_its_own() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let greedy = greedy_pod(&node, "greedy", MOST + 1);
+    let gone = named_pod(&node, "gone");
+    for (pod, address) in [(&greedy, ADDRESS), (&gone, "10.0.4.71")] {
+        run(&node, "ADD", pod, address);
+        run(&node, "DEL", pod, address);
+    }
+    fs::remove_file(names(&node).join("gone")).unwrap();
+    node.end_cooldown("10.0.4.71");
+    let said = gc_due(&node, ADDRESS);
+    assert_eq!(node.addresses(), [ADDRESS]);
+    assert!(
+        said.contains("the addresses in \"/run/netns/greedy\" cannot be read")
+            && said.contains("more than 4096"),
+        "{said}"
+    );
+    // It is known by the namespace, whatever path has led there.
+    fs::rename(names(&node).join("greedy"), names(&node).join("renamed")).unwrap();
+    gc_due(&node, ADDRESS);
+    assert_eq!(node.addresses(), [ADDRESS]);
+    let output = node.command(&["doctor"]);
+    assert!(output.stdout.contains("cannot be read"), "{output}");
+}
+
+#[test]
+fn a_pod_that_changes_its_addresses_all_the_time_keeps_no_address_of_others() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let busy = greedy_pod(&node, "busy", MOST - 100);
+    let gone = named_pod(&node, "gone");
+    run(&node, "ADD", &gone, ADDRESS);
+    run(&node, "DEL", &gone, ADDRESS);
+    fs::remove_file(names(&node).join("gone")).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let again = "address del 10.77.0.1/32 dev lo\naddress add 10.77.0.1/32 dev lo\n";
+            while !is_over.load(Ordering::Relaxed) {
+                batch(&busy, &again.repeat(1000));
+            }
+        });
+        let released = eventually(|| {
+            gc_due(&node, ADDRESS);
+            node.addresses().is_empty()
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert!(released);
+    });
+}
+
+#[test]
+fn an_address_stays_when_a_namespace_cannot_be_opened() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = named_pod(&node, "c1");
+    pod.netns
+        .ip(&["address", "add", "10.0.4.70/32", "dev", "lo"]);
+    run(&node, "ADD", &pod, ADDRESS);
+    run(&node, "DEL", &pod, ADDRESS);
+    let call = node.call("").without("CNI_COMMAND");
+    for error in ["EMFILE", "ENFILE", "EACCES", "EIO", "ENOMEM"] {
+        node.end_cooldown(ADDRESS);
+        let process = call.process();
+        let mut traced = Command::new("strace");
+        traced
+            .args(["-f", "-o", "/dev/null", "-P", "/run/netns/c1"])
+            .arg(format!("--inject=openat:error={error}"))
+            .arg(process.get_program())
+            .args(["release", "--address", ADDRESS, "--force"])
+            .env_clear();
+        let variables = process.get_envs();
+        traced.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+        let output = node.node.inside(|| call.run_as(traced));
+        assert!(
+            output
+                .stderr
+                .contains("failed to open netns \"/run/netns/c1\""),
+            "{error}: {output}"
+        );
+        assert_eq!(node.addresses(), [ADDRESS], "{error}: {output}");
+    }
+}
