@@ -19,7 +19,7 @@ use crate::living::{self, Living};
 use crate::output;
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
-use crate::release;
+use crate::release::{self, End, Ends};
 
 /// Which addresses to release; those that all options agree on.
 #[derive(Args, Clone, Debug)]
@@ -60,9 +60,38 @@ struct Candidate {
 enum Fate {
     Released,
     WouldBe,
-    /// It was wanted once, and EC2 does not show it on the ENI.
+    /// It is not on the ENI, by what EC2 says.
     NotThere,
     Kept(String),
+}
+
+impl Fate {
+    fn of(end: &End) -> Self {
+        match end {
+            End::Removed => Self::Released,
+            End::Absent => Self::NotThere,
+            End::Elsewhere => Self::Kept(
+                "the ENI is not attached to this node, which only forgets what it knows of it"
+                    .to_owned(),
+            ),
+            End::Kept(why) => Self::Kept(why.clone()),
+        }
+    }
+
+    /// What has become of an address whose release went wrong somewhere.
+    fn after_failure(entry: Option<&Entry>, why: &Error) -> Self {
+        match entry.map(|entry| &entry.state) {
+            None | Some(State::Removed) => Self::Released,
+            Some(State::Releasing { .. } | State::Withdrawn { .. }) => {
+                Self::Kept(format!("{why}; it is due, and is tried again"))
+            }
+            Some(_) => Self::claimed(),
+        }
+    }
+
+    fn claimed() -> Self {
+        Self::Kept("an attachment has claimed it meanwhile".to_owned())
+    }
 }
 
 /// The line of one address.
@@ -194,19 +223,16 @@ impl Work<'_> {
             }
         }
         let released = release::release(self.node, self.ledger, due);
-        let failure = released.err().map(|error| error.to_string());
+        let (ends, failure) = match released {
+            Ok(ends) => (ends, None),
+            Err(error) => (Ends::new(), Some(error)),
+        };
         let entries = self.ledger.open()?;
         let fate = |address: IpAddr| {
-            let fate = match entries.get(address)?.map(|entry| entry.state) {
-                None | Some(State::Removed) => Fate::Released,
-                Some(State::Withdrawn { .. }) if failure.is_none() => Fate::NotThere,
-                Some(State::Releasing { .. } | State::Withdrawn { .. }) => {
-                    Fate::Kept(match &failure {
-                        Some(why) => format!("{why}; it is due, and is tried again"),
-                        None => "a pod has it".to_owned(),
-                    })
-                }
-                Some(_) => Fate::Kept("an attachment has claimed it meanwhile".to_owned()),
+            let fate = match (ends.get(&address), &failure) {
+                (Some(end), _) => Fate::of(end),
+                (None, Some(why)) => Fate::after_failure(entries.get(address)?.as_ref(), why),
+                (None, None) => Fate::claimed(),
             };
             Ok((address, fate))
         };

@@ -2,6 +2,7 @@
 //! has, and that EC2 shows on an ENI of this node at that moment. What was only wanted is
 //! looked for first, and forgotten when it is not there.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,6 +20,23 @@ use crate::told;
 
 /// So long an address is left alone that some pod still has, in seconds.
 const POSTPONED: u64 = 60;
+
+/// What became of addresses that were to be removed. One that somebody has claimed
+/// meanwhile is not in it.
+pub(crate) type Ends = HashMap<IpAddr, End>;
+
+/// What became of one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// EC2 has removed it.
+    Removed,
+    /// It is not on the ENI, by what EC2 says.
+    Absent,
+    /// The ENI is not one of this node, or does not exist: whatever is on it stays there.
+    Elsewhere,
+    /// It stays, because of this.
+    Kept(String),
+}
 
 /// Removes every address of an ENI whose cool-down is over. Only for the one in turn.
 ///
@@ -94,19 +112,22 @@ pub(crate) fn release_oldest(
     let entries = ledger.open()?.all()?;
     let oldest = plan::cooling(&entries, now()).into_iter();
     let oldest = oldest.filter(|entry| Family::of(entry.address) == family);
-    release(node, ledger, oldest.take(wanted).cloned().collect())
+    let ends = release(node, ledger, oldest.take(wanted).cloned().collect())?;
+    let has_gone = |end: &&End| matches!(end, End::Removed | End::Absent);
+    Ok(ends.values().filter(has_gone).count())
 }
 
-/// Removes the addresses of `entries`, which nobody needs, and returns how many have gone.
+/// Removes the addresses of `entries`, which nobody needs, and returns what became of them.
 /// Only for the one in turn.
 ///
 /// # Errors
 /// As for [`release_due`].
-pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) -> Result<usize> {
+pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) -> Result<Ends> {
     ledger.open()?.forget_removed()?;
-    let entries = without_living(ledger, entries)?;
+    let mut ends = Ends::new();
+    let entries = keep_living(ledger, entries, &mut ends)?;
     if entries.is_empty() {
-        return Ok(0);
+        return Ok(ends);
     }
     let eni = ledger.id();
     let failed = |failure: Failure| failure.error(&format!("release addresses of {eni}"));
@@ -116,27 +137,27 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     let Some(actual) = actual.filter(|eni| eni.instance_id.as_deref() == Some(own)) else {
         // It is gone or went elsewhere with its addresses: they are no business of this
         // node, if it is true.
-        return forget_missing(ledger, entries);
+        ends.extend(entries.iter().map(|entry| (entry.address, End::Elsewhere)));
+        forget_missing(ledger, entries)?;
+        return Ok(ends);
     };
     plan::require_releasable(&actual)?;
-    let entries = look_for_withdrawn(ledger, entries, &actual)?;
+    let entries = look_for_withdrawn(ledger, entries, &actual, &mut ends)?;
     let entries = mark_asked(ledger, entries)?;
-    let mut gone = 0;
     for family in Family::ALL {
         let of_family = entries
             .iter()
             .filter(|entry| Family::of(entry.address) == family);
         let removed = remove(ec2, &actual, of_family.collect()).map_err(failed)?;
-        gone += note_removed(ledger, &removed)?;
+        note_removed(ledger, removed.iter().map(|(address, _)| *address))?;
+        ends.extend(removed);
     }
-    Ok(gone)
+    Ok(ends)
 }
 
-/// Forgets the addresses that no description shows, as far as this one proves that, and
-/// returns how many are forgotten.
-fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<usize> {
+/// Forgets the addresses that no description shows, as far as this one proves that.
+fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<()> {
     let entries = ledger.open()?;
-    let mut forgotten = 0;
     for entry in missing {
         if entries.get(entry.address)?.as_ref() != Some(&entry) {
             continue;
@@ -144,13 +165,10 @@ fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<usize> {
         match entry.absence(now()) {
             Absence::TooEarly => {}
             Absence::Noted(noted) => entries.write(&noted)?,
-            Absence::Proven => {
-                entries.forget(entry.address)?;
-                forgotten += 1;
-            }
+            Absence::Proven => entries.forget(entry.address)?,
         }
     }
-    Ok(forgotten)
+    Ok(())
 }
 
 /// Finds out which of the addresses that were only wanted are on the ENI. Returns those,
@@ -159,12 +177,14 @@ fn look_for_withdrawn(
     ledger: &EniLedger,
     entries: Vec<Entry>,
     actual: &Description,
+    ends: &mut Ends,
 ) -> Result<Vec<Entry>> {
     let is_withdrawn = |entry: &Entry| matches!(entry.state, State::Withdrawn { .. });
     let (withdrawn, mut leaving): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_withdrawn);
     let (there, missing): (Vec<_>, Vec<_>) = withdrawn
         .into_iter()
         .partition(|entry| actual.secondary.contains(&entry.address));
+    ends.extend(missing.iter().map(|entry| (entry.address, End::Absent)));
     forget_missing(ledger, missing)?;
     for entry in there {
         leaving.extend(change(ledger, entry, &Event::Seen)?);
@@ -174,26 +194,27 @@ fn look_for_withdrawn(
 
 /// Has AWS remove addresses of one family, and returns those that are not on the ENI
 /// afterwards.
-fn remove<'a>(
+fn remove(
     ec2: &Ec2,
     actual: &Description,
-    entries: Vec<&'a Entry>,
-) -> Result<Vec<&'a Entry>, Failure> {
+    entries: Vec<&Entry>,
+) -> Result<Vec<(IpAddr, End)>, Failure> {
     let (present, doubtful): (Vec<_>, Vec<_>) = entries
         .into_iter()
         .partition(|entry| actual.secondary.contains(&entry.address));
     remove_present(ec2, &actual.id, &present)?;
-    let mut gone = present;
+    let mut gone: Vec<_> = present.iter().map(|e| (e.address, End::Removed)).collect();
     // A description may be older than an assignment, so AWS is asked all the same.
     // Its refusal, of one address alone, is the proof that nothing is there.
     for entry in doubtful
         .into_iter()
         .filter(|entry| !actual.has(entry.address))
     {
-        match ec2.unassign(&actual.id, &[entry.address]) {
-            Err(failure) if failure.kind != Kind::Invalid => return Err(failure),
-            _ => gone.push(entry),
-        }
+        gone.push(match ec2.unassign(&actual.id, &[entry.address]) {
+            Ok(()) => (entry.address, End::Removed),
+            Err(failure) if failure.kind == Kind::Invalid => (entry.address, End::Absent),
+            Err(failure) => return Err(failure),
+        });
     }
     Ok(gone)
 }
@@ -221,6 +242,11 @@ fn remove_present(ec2: &Ec2, eni: &str, present: &[&Entry]) -> Result<(), Failur
 /// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
 /// has ended for the runtime and not for the pod, or host-local has reserved it anew.
 pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
+    keep_living(ledger, entries, &mut Ends::new())
+}
+
+/// The same, which also says why others stay.
+fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
     let living = living::look(entries.iter().filter_map(|entry| entry.owner.as_ref()))?;
     let mut ended = Vec::new();
     for entry in entries {
@@ -229,6 +255,7 @@ pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<
             continue;
         };
         told::once(&format!("{} stays: {why}", entry.address));
+        ends.insert(entry.address, End::Kept(why));
         let after = now().saturating_add(POSTPONED);
         change(ledger, entry, &Event::Postponed { after })?;
     }
@@ -268,15 +295,15 @@ pub(crate) fn change(ledger: &EniLedger, entry: Entry, event: &Event) -> Result<
     Ok(changed)
 }
 
-/// Writes down that the addresses are not on the ENI, and returns how many these are.
-fn note_removed(ledger: &EniLedger, gone: &[&Entry]) -> Result<usize> {
+/// Writes down that the addresses are not on the ENI.
+fn note_removed(ledger: &EniLedger, gone: impl Iterator<Item = IpAddr>) -> Result<()> {
     let entries = ledger.open()?;
-    for entry in gone {
-        if let Some(entry) = entries.get(entry.address)? {
+    for address in gone {
+        if let Some(entry) = entries.get(address)? {
             entries.note(entry, &Event::Unassigned)?;
         }
     }
-    Ok(gone.len())
+    Ok(())
 }
 
 fn addresses(entries: &[&Entry]) -> Vec<IpAddr> {

@@ -254,6 +254,39 @@ fn what_aws_does_not_release_stays_due() {
     assert!(node.addresses().is_empty(), "it was due at once");
 }
 
+/// The ENI has gone to another instance with its addresses.
+#[test]
+fn an_address_that_went_elsewhere_with_its_eni_is_not_called_released() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    let other = node.lab.run_instance("c5.large", &vpc.nodes);
+    node.lab.detach_eni(&node.eni);
+    node.lab.attach_eni_to_card(&node.eni, &other, (0, 1));
+    for _ in 0..2 {
+        let output = release(&node, &["--address", "10.0.4.70", "--force"], 1);
+        assert!(
+            output
+                .stdout
+                .contains("kept: the ENI is not attached to this node"),
+            "{output}"
+        );
+        assert_eq!(node.addresses(), ["10.0.4.70"]);
+        node.let_time_pass(600);
+    }
+}
+
+#[test]
+fn an_address_that_is_on_another_eni_is_not_called_released() {
+    let vpc = Vpc::new();
+    let node = node_with_ended(&vpc, "10.0.4.70");
+    let other = vpc.node();
+    node.lab.unassign(&node.eni, &[ip("10.0.4.70")]);
+    node.lab.assign(&other.eni, &[ip("10.0.4.70")]);
+    let output = release(&node, &["--address", "10.0.4.70"], 0);
+    assert!(output.stdout.ends_with(": not on the ENI\n"), "{output}");
+    assert_eq!(other.addresses(), ["10.0.4.70"]);
+}
+
 #[test]
 fn something_must_be_selected() {
     let vpc = Vpc::new();
