@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
 use common::inventory::Eni;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 
 use crate::aws::Clients;
 use crate::configuration::Configuration;
@@ -19,6 +20,7 @@ use crate::hygiene::Hygiene;
 use crate::inventory;
 use crate::ledger::{Ledger, Refusal};
 use crate::limits;
+use crate::living;
 use crate::metrics::Metrics;
 use crate::monitor::{self, Health, Lasting};
 use crate::pace::Pace;
@@ -28,7 +30,9 @@ use crate::reconcile;
 use crate::registrar::{self, Node};
 use crate::release;
 use crate::request::Request;
+use crate::sight::Sight;
 use crate::socket::{self, Answer, Ask};
+use crate::told;
 use crate::wanted::Wanted;
 use crate::watch;
 
@@ -65,6 +69,8 @@ struct Work {
     is_news: bool,
     /// Whether the agent has to end.
     is_ending: bool,
+    /// Why it has to, when nobody has told it to.
+    defect: Option<Error>,
 }
 
 /// The place of a plugin that is connected.
@@ -113,7 +119,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     notify_ready();
     signals.wait().map_err(failed)?;
     agent.drain();
-    Ok(())
+    agent.work().defect.take().map_or(Ok(()), Err)
 }
 
 /// Tells the service manager that sockets and watches are in place.
@@ -271,13 +277,15 @@ impl Agent {
     fn keep(self: &Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let mut reconcile_at = Instant::now();
-        let mut hygiene = Hygiene::default();
+        let (mut hygiene, mut sight) = (Hygiene::default(), Sight::default());
         loop {
             let mut outcome = Ok(());
             if reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
-                outcome = looked.and(self.clean(&mut hygiene));
+                outcome = looked
+                    .and(self.examine(&mut sight))
+                    .and(self.clean(&mut hygiene));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
                     Ok(()) if is_open => interval.min(ANOTHER_LOOK),
@@ -329,6 +337,36 @@ impl Agent {
             eprintln!("{report}");
         }
         Ok(report.needs_another_look())
+    }
+
+    /// Finds out what can be seen of the namespaces of pods, and ends the agent when that
+    /// is too little.
+    fn examine(&self, sight: &mut Sight) -> Result<()> {
+        let mut entries = Vec::new();
+        for eni in self.ledger.enis()? {
+            entries.extend(eni.read()?);
+        }
+        let living = living::look(entries.iter().filter_map(|entry| entry.owner.as_ref()))?;
+        let (hidden, unreadable) = (living.hidden(), living.unreadable());
+        self.metrics()
+            .note_namespaces(hidden.len(), unreadable.len());
+        let unseen: Vec<String> = hidden.chain(unreadable).map(Error::to_string).collect();
+        for text in &unseen {
+            told::once(text);
+        }
+        self.health.note_unseen(unseen);
+        if let Err(error) = sight.note(&living) {
+            self.end(error);
+        }
+        Ok(())
+    }
+
+    /// Ends the agent as a signal does.
+    fn end(&self, defect: Error) {
+        self.update(|work| work.defect = Some(defect));
+        if let Err(errno) = kill(Pid::this(), Signal::SIGTERM) {
+            eprintln!("the agent cannot end: {errno}");
+        }
     }
 
     /// Ends the attachments whose containers have gone.

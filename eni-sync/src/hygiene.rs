@@ -12,7 +12,10 @@ use common::attachment::{Attachment, Records, boot_id};
 use common::error::{Error, Errors, Result};
 use common::netns::{Holders, Presence};
 use common::process;
+use common::text::printable;
 use serde_json::Value;
+
+use crate::told;
 
 /// The plugins that keep records of their attachments.
 const PLUGINS: [&str; 2] = ["host-device", "ipvlan"];
@@ -44,7 +47,7 @@ impl Hygiene {
                     Presence::Ended => {}
                     Presence::Living => continue,
                     Presence::Unknown(why) => {
-                        eprintln!("{name} is kept: {why}");
+                        told::once(&format!("{name} is kept: {why}"));
                         continue;
                     }
                 }
@@ -67,10 +70,11 @@ impl Hygiene {
 }
 
 fn name(plugin: &str, record: &Attachment<Value>) -> String {
-    format!(
+    let name = format!(
         "{plugin} attachment of container {}, interface {}, network {}",
         record.container_id, record.ifname, record.network
-    )
+    );
+    printable(&name).into_owned()
 }
 
 /// Executes the DEL that the runtime has not sent.

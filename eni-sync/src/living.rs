@@ -31,6 +31,8 @@ pub(crate) struct Living {
 #[derive(Debug)]
 struct Unseen {
     path: PathBuf,
+    /// Whether a runtime has made the path, and nothing can be seen there.
+    is_name: bool,
     id: Option<NetNsId>,
     why: Error,
 }
@@ -47,7 +49,7 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>) -> Result<Living
     let Named { visible, hidden } = namespaces::named()?;
     let mut paths: HashSet<PathBuf> = visible.into_iter().collect();
     for (path, why) in hidden {
-        living.hide(path, why);
+        living.hide(path, why, true);
     }
     for owner in owners {
         let Some(path) = owner.netns() else { continue };
@@ -55,7 +57,7 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>) -> Result<Living
             Ok(_) => {
                 paths.insert(path.into());
             }
-            Err(why) => living.hide(path.into(), why),
+            Err(why) => living.hide(path.into(), why, false),
         }
     }
     for path in paths {
@@ -92,17 +94,25 @@ impl Living {
             Err(cause) => {
                 let msg = format!("the addresses in {path:?} cannot be read");
                 let why = Error::internal(msg).with_details(cause.to_string());
-                let id = Some(id);
-                self.unreadable.push(Unseen { path, id, why });
+                self.unreadable.push(Unseen {
+                    path,
+                    is_name: true,
+                    id: Some(id),
+                    why,
+                });
             }
         }
         Ok(())
     }
 
-    fn hide(&mut self, path: PathBuf, why: Error) {
+    fn hide(&mut self, path: PathBuf, why: Error, is_name: bool) {
         if self.hidden.iter().all(|unseen| unseen.path != path) {
-            let id = None;
-            self.hidden.push(Unseen { path, id, why });
+            self.hidden.push(Unseen {
+                path,
+                is_name,
+                id: None,
+                why,
+            });
         }
     }
 
@@ -132,9 +142,15 @@ impl Living {
         self.node.get(&address).map(String::as_str)
     }
 
-    /// The namespaces that are not visible, and why.
-    pub(crate) fn hidden(&self) -> impl ExactSizeIterator<Item = (&PathBuf, &Error)> {
-        self.hidden.iter().map(|unseen| (&unseen.path, &unseen.why))
+    /// Why namespaces are not visible.
+    pub(crate) fn hidden(&self) -> impl ExactSizeIterator<Item = &Error> {
+        self.hidden.iter().map(|unseen| &unseen.why)
+    }
+
+    /// Their paths, of those that somebody has made.
+    pub(crate) fn hidden_names(&self) -> impl Iterator<Item = &PathBuf> {
+        let hidden = self.hidden.iter().filter(|unseen| unseen.is_name);
+        hidden.map(|unseen| &unseen.path)
     }
 
     /// The namespaces whose addresses cannot be read, and why.

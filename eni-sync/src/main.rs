@@ -33,6 +33,7 @@ mod reconcile;
 mod registrar;
 mod release;
 mod request;
+mod sight;
 mod socket;
 mod status;
 mod sync;

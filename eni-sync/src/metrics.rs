@@ -117,6 +117,8 @@ pub(crate) struct Metrics {
     pub(crate) takeovers: Counter,
     reconciles: Family<Ending, Counter>,
     reconciled: Gauge<u64, AtomicU64>,
+    hidden: Gauge,
+    unreadable: Gauge,
 }
 
 /// The names that metrics are known by.
@@ -154,6 +156,8 @@ impl Default for Metrics {
             takeovers: Counter::default(),
             reconciles: Family::default(),
             reconciled: Gauge::default(),
+            hidden: Gauge::default(),
+            unreadable: Gauge::default(),
         };
         metrics.begin_at_zero();
         metrics.registered()
@@ -226,6 +230,10 @@ impl Metrics {
         names.add("reconciles", help, &self.reconciles);
         let help = "When a comparison with EC2 last succeeded";
         names.add_seconds("reconcile_last_success_timestamp", help, &self.reconciled);
+        let help = "Namespaces of pods that the agent does not see";
+        names.add("hidden_namespaces", help, &self.hidden);
+        let help = "Namespaces of pods whose addresses cannot be read";
+        names.add("unreadable_namespaces", help, &self.unreadable);
     }
 
     /// Notes one attempt of a call.
@@ -278,6 +286,12 @@ impl Metrics {
         self.reconciles
             .get_or_create(&Ending { outcome: name })
             .inc();
+    }
+
+    /// Notes how many namespaces of pods could not be seen, and how many not be read.
+    pub(crate) fn note_namespaces(&self, hidden: usize, unreadable: usize) {
+        set(&self.hidden, hidden);
+        set(&self.unreadable, unreadable);
     }
 
     fn note_drift(&self, report: &Report) {

@@ -44,6 +44,8 @@ struct Known {
     /// Threads that have ended and should not have.
     ended: Vec<&'static str>,
     reconciled: Option<Instant>,
+    /// What the last look could not see of the namespaces of pods.
+    unseen: Vec<String>,
 }
 
 /// Tells the health when the thread that has it ends, however it ends.
@@ -62,6 +64,11 @@ impl Health {
     /// Notes that the ledger has been compared with EC2.
     pub(crate) fn note_reconcile(&self, now: Instant) {
         self.known().reconciled = Some(now);
+    }
+
+    /// Notes what could not be seen of the namespaces of pods.
+    pub(crate) fn note_unseen(&self, unseen: Vec<String>) {
+        self.known().unseen = unseen;
     }
 
     /// Whether every thread is there that should be.
@@ -227,13 +234,17 @@ async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     }
 }
 
-/// An agent that is ready says also which pods run without an address in the VPC: it is
-/// not the agent that is not ready then.
+/// An agent that is ready says also which pods run without an address in the VPC, and which
+/// namespaces it does not see: it registers addresses all the same.
 async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
-    let refused = tokio::task::spawn_blocking(move || registrar::refused(&agent.ledger));
+    let asked = Arc::clone(&agent);
+    let refused = tokio::task::spawn_blocking(move || registrar::refused(&asked.ledger));
     // The state of the ledger is shown by its metrics; here it only adds to the answer.
     let refused = refused.await.ok().and_then(|refused| refused.ok());
     let mut text = "ok".to_owned();
+    for unseen in &agent.health.known().unseen {
+        text.push_str(&format!("\n{unseen}"));
+    }
     for (address, owner, error) in refused.into_iter().flatten() {
         text.push_str(&format!(
             "\n{address} of {owner} is not registered: {error}"

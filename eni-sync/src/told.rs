@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+use common::text::printable;
+
 /// How many texts are remembered. With more of them, what was said is said again.
 const MOST: usize = 1024;
 
@@ -17,6 +19,6 @@ pub(crate) fn once(text: &str) {
         told.clear();
     }
     if told.insert(text.to_owned()) {
-        eprintln!("{text}");
+        eprintln!("{}", printable(text));
     }
 }

@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use harness::{Output, Pod};
+use serde_json::json;
 
-use super::fixture::{AwsNode, Vpc, eventually};
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use super::scrape::{ADDRESS as METRICS, Scrape, get};
 
 const ADDRESS: &str = "10.0.4.70";
 /// How many addresses of a namespace are read.
@@ -236,4 +238,75 @@ fn an_address_stays_when_a_namespace_cannot_be_opened() {
         );
         assert_eq!(node.addresses(), [ADDRESS], "{error}: {output}");
     }
+}
+
+/// An agent's configuration that has it look all the time.
+fn impatient() -> serde_json::Value {
+    json!({ "reconcileSeconds": 1, "graceSeconds": 0, "metrics": METRICS })
+}
+
+#[test]
+fn what_is_not_visible_is_shown_by_everything_that_shows_anything() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = named_pod(&node, "c1");
+    run(&node, "ADD", &pod, ADDRESS);
+    hide(&node, "c1");
+    let agent = Agent::start(&node, &impatient());
+    let hidden = || {
+        Scrape::of(&node)
+            .samples
+            .get("eni_sync_hidden_namespaces")
+            .copied()
+    };
+    assert!(eventually(|| hidden() == Some(1.0)));
+    let path = "\"/run/netns/c1\" is not visible";
+    let (status, text) = get(&node, "/readyz");
+    assert!(status == 200 && text.contains(path), "{text}");
+    let output = node.command(&["status"]);
+    assert!(
+        output.stdout.contains("its attachment may live") && output.stdout.contains(path),
+        "{output}"
+    );
+    let output = node.command(&["doctor"]);
+    assert!(output.stdout.contains(path), "{output}");
+    let looks = node.lab.calls()["DescribeNetworkInterfaces"];
+    assert!(
+        node.lab
+            .wait_for_call("DescribeNetworkInterfaces", looks + 4, DEADLINE)
+    );
+    let log = agent.log();
+    let lines = log.lines().filter(|line| line.contains(path)).count();
+    assert_eq!(lines, 1, "it is said once\n{log}");
+    assert_eq!(node.ledger()[ADDRESS], "held");
+    fs::remove_file(names(&node).join("c1")).unwrap();
+    assert!(eventually(|| hidden() == Some(0.0)));
+}
+
+#[test]
+fn an_agent_that_sees_no_new_namespace_any_more_ends_to_be_started_anew() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    fs::create_dir(names(&node)).unwrap();
+    // What is there from the beginning stays so in a new container too.
+    hide(&node, "left-over");
+    let agent = Agent::start(&node, &impatient());
+    assert!(
+        node.lab
+            .wait_for_call("DescribeNetworkInterfaces", 6, DEADLINE)
+    );
+    assert_eq!(get(&node, "/healthz").0, 200);
+    hide(&node, "new");
+    let (status, said) = agent.wait();
+    assert_eq!(status, Some(1), "{said}");
+    let text = "the agent does not see the namespaces of new pods, such as \"/run/netns/new\"";
+    assert!(said.contains(text), "{said}");
+    assert_eq!(said.matches("left-over").count(), 1, "{said}");
+    let _agent = Agent::start(&node, &impatient());
+    let looks = node.lab.calls()["DescribeNetworkInterfaces"];
+    assert!(
+        node.lab
+            .wait_for_call("DescribeNetworkInterfaces", looks + 6, DEADLINE),
+        "the next one goes on"
+    );
 }

@@ -51,7 +51,7 @@ fn namespaces(facts: &Facts) -> Vec<Finding> {
             return vec![finding.advise("nothing is released until all pods can be looked into")];
         }
     };
-    let hidden = living.hidden().map(|(_, why)| {
+    let hidden = living.hidden().map(|why| {
         Finding::warning(CHECK, "node", why.to_string())
             .advise("what its pod may have is not released until it is visible")
     });
