@@ -94,3 +94,17 @@ fn what_may_be_in_use_is_taken_from_under_what_the_node_has_on_it() {
     machine.host(&["link", "delete", "above"]);
     machine.is_clean();
 }
+
+/// What is made for a moment, to find out whether something hidden uses the NIC, has a name
+/// that no pod can have taken.
+#[test]
+fn no_name_that_a_pod_takes_keeps_del_from_looking_at_its_nic() {
+    let machine = Machine::new();
+    machine.add(&conf());
+    let name = ["dev", "lo", "altname", "cni-is-unused"];
+    machine
+        .pod()
+        .ip(&[&["link", "property", "add"][..], &name].concat());
+    machine.del(&conf());
+    machine.is_clean();
+}

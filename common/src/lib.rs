@@ -22,6 +22,7 @@ pub mod options;
 pub mod pci;
 pub mod plugin;
 pub mod process;
+pub mod random;
 pub mod requested_mac;
 pub mod result;
 pub mod selector;

@@ -1,13 +1,6 @@
-//! Random numbers, for what many nodes should not do in the same way at the same time.
-//! They keep no secret.
+//! Random fractions, for what many nodes should not do in the same way at the same time.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
-/// A random number.
-pub(crate) fn number() -> u64 {
-    // The keys of a new hasher are random.
-    RandomState::new().build_hasher().finish()
-}
+pub(crate) use common::random::number;
 
 /// A random number from 0 to 1.
 pub(crate) fn chance() -> f64 {

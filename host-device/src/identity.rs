@@ -11,12 +11,10 @@ use common::args::IfName;
 use common::error::{Error, Result};
 use common::file::is_missing;
 use common::netlink::Link;
+use common::random;
 
 use crate::device::Device;
 
-/// More links than a container has that look like its device. Each is moved to the host
-/// and back, so a container that makes more of them does not keep a DEL busy.
-const MOST_CANDIDATES: usize = 32;
 /// Where the kernel lists the network interfaces of the host.
 const INTERFACES: &str = "/sys/class/net";
 
@@ -36,9 +34,9 @@ impl Device {
         }
     }
 
-    /// The links of the container that look like this device, the likeliest first. Which
-    /// one it is can only be told on the host, where [`Self::is_certainly`] asks; what does
-    /// not look like it is not disturbed.
+    /// The links of the container that look like this device, the likeliest first and the
+    /// others in any order. Which one it is can only be told on the host, where
+    /// [`Self::is_certainly`] asks; what does not look like it is not disturbed.
     pub(crate) fn candidates<'a>(&self, links: &'a [Link], ifname: &IfName) -> Vec<&'a Link> {
         let likeliest = self.among(links, ifname);
         if self.has_bus_identity() {
@@ -47,8 +45,10 @@ impl Device {
         let is_other = |link: &&Link| likeliest.is_none_or(|l| l.index != link.index);
         let is_alike = |link: &&Link| self.is(link, link.name == ifname.as_str());
         let others = links.iter().filter(is_alike).filter(is_other);
-        let all = likeliest.into_iter().chain(others);
-        all.take(MOST_CANDIDATES).collect()
+        let mut others: Vec<&Link> = others.collect();
+        // Whoever may try only some of them tries others the next time.
+        others.sort_by_cached_key(|_| random::number());
+        likeliest.into_iter().chain(others).collect()
     }
 
     /// Whether `link`, which is on the host, is this device and not an imitation: by what
@@ -159,6 +159,12 @@ pub(crate) fn sysfs_number(name: &str) -> Result<Option<u64>> {
         Err(cause) if is_missing(&cause) => Ok(None),
         Err(cause) => Err(Error::io(format!("failed to examine {path:?}"), &cause)),
     }
+}
+
+/// A name for a moment that no container can foresee: it could give that name to another
+/// interface, and the kernel would refuse it here.
+pub(crate) fn unforeseen_name() -> String {
+    format!("cni-{:011x}", random::number() & 0xFFF_FFFF_FFFF)
 }
 
 /// Leaves the links that are `wanted`, where that leaves any.

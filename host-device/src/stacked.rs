@@ -7,13 +7,16 @@ use common::interface::Sandbox;
 use common::netlink::Link;
 use common::netns::NetNs;
 
+use crate::identity::unforeseen_name;
+
 /// The kinds of interfaces that use the one below them wherever it is.
 const KINDS: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
 /// More namespaces than a container has any use for. To look into each takes time, in which
 /// no other device of the node can be moved.
 const MOST_NAMESPACES: usize = 128;
-/// The name of an interface that is made for a moment, to see whether it can be.
-const PROBE: &str = "cni-is-unused";
+/// So many interfaces are deleted in one of these. The kernel takes its time for each, and
+/// has no way to delete many of another namespace at once.
+const MOST_AT_ONCE: usize = 64;
 
 /// Deletes the interfaces above `link` that the container has, which has these `links`, and
 /// those that it has moved into other namespaces.
@@ -22,9 +25,8 @@ const PROBE: &str = "cni-is-unused";
 /// Code 11 when there are too many of these, 999 with the kernel's answer.
 pub(crate) fn remove(sandbox: &mut Sandbox, link: &Link, links: &[Link]) -> Result<()> {
     let is_above = |child: &&Link| is_stacked_on(child, link, None);
-    for child in links.iter().filter(is_above) {
-        sandbox.netlink.delete_link(child)?;
-    }
+    let above: Vec<&Link> = links.iter().filter(is_above).collect();
+    sandbox.netlink.delete_links(&above)?;
     let mut others = sandbox.netlink.namespace_ids()?;
     // The other end of a veth is on the node.
     others.retain(|id| link.kind != "veth" || link.parent_netns_id != Some(*id));
@@ -51,10 +53,19 @@ fn remove_from(sandbox: &mut Sandbox, link: &Link, namespace: i32) -> Result<()>
     if own.is_none() || own == Some(namespace) {
         return Ok(());
     }
-    for child in links.iter().filter(|child| is_stacked_on(child, link, own)) {
+    let above = links.iter().filter(|child| is_stacked_on(child, link, own));
+    let above: Vec<&Link> = above.collect();
+    for child in above.iter().take(MOST_AT_ONCE) {
         sandbox.netlink.delete_link_of(namespace, child)?;
     }
-    Ok(())
+    match above.len().checked_sub(MOST_AT_ONCE) {
+        None | Some(0) => Ok(()),
+        Some(left) => {
+            let msg = format!("{left} interfaces above {:?} are left to delete", link.name);
+            let details = "the container has made them and moved them on; each DEL deletes some";
+            Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
+        }
+    }
 }
 
 /// Whether `child` uses `link`, which is in the namespace `netns`, or in its own.
@@ -76,7 +87,10 @@ pub(crate) fn require_unused(sandbox: &mut Sandbox, link: &Link) -> Result<()> {
         // A port excludes the others. What is no Ethernet device carries none of them.
         return Ok(());
     }
-    match sandbox.netlink.probe_exclusive(link.index, PROBE) {
+    match sandbox
+        .netlink
+        .probe_exclusive(link.index, &unforeseen_name())
+    {
         Ok(true) => Ok(()),
         Ok(false) => {
             let msg = format!("{:?} is still used by another interface", link.name);

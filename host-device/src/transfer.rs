@@ -16,6 +16,7 @@ use nix::libc::EINVAL;
 use crate::device::{Device, Mode};
 use crate::driver;
 use crate::elsewhere::is_hardware_elsewhere;
+use crate::identity::unforeseen_name;
 use crate::restore::{Host, Whereabouts, rebind, restore, restore_on_host};
 use crate::stacked;
 
@@ -25,6 +26,9 @@ const RETURN: Duration = Duration::from_secs(5);
 /// How long it may take to destroy a virtual device then, on a busy node: what is still
 /// there afterwards is in a namespace that lives.
 const END: Duration = Duration::from_secs(30);
+/// More links than a container has that look like its device. Each is moved to the host
+/// and back, so a container that makes more of them does not keep a DEL busy.
+const MOST_CANDIDATES: usize = 32;
 
 /// Makes sure that the device can be called `ifname` in the container. This must be
 /// known before: on a clash the kernel moves the device and then refuses the name.
@@ -384,14 +388,18 @@ fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>)
     let device = &record.device;
     let links = sandbox.netlink.links()?;
     let own = without_decoys(sandbox, &links, device)?;
-    for link in device.candidates(&own, &record.ifname) {
+    let candidates = device.candidates(&own, &record.ifname);
+    for link in candidates.iter().take(MOST_CANDIDATES) {
         let name = record.ifname.as_str();
         if let Some(arrived) = send_back(host, sandbox, (link, &links), device, name)? {
             restore(host, &arrived, device)?;
             return Ok(true);
         }
     }
-    Ok(false)
+    match candidates.len() > MOST_CANDIDATES {
+        true => Err(hidden(device, candidates.len())),
+        false => Ok(false),
+    }
 }
 
 /// Moves `link` to the host, without what the container, which has these `links`, has
@@ -410,31 +418,38 @@ fn send_back(
     stacked::remove(sandbox, link, links)?;
     let foreign = device.foreign_altnames(link);
     sandbox.netlink.delete_altnames(link.index, &foreign)?;
-    let temporary = device.temporary_name();
     // To keep its name costs the kernel nothing.
     let mut name = match link.name == ifname {
-        true => ifname,
-        false => &temporary,
+        true => ifname.to_owned(),
+        false => free_name(host, device)?,
     };
-    let mut moved = move_to_host(sandbox, link, name);
-    if name != temporary && moved.as_ref().is_err_and(Error::is_exists) {
+    let mut moved = move_to_host(sandbox, link, &name);
+    if name == ifname && moved.as_ref().is_err_and(Error::is_exists) {
         // The host has an interface of that name.
-        name = &temporary;
-        moved = move_to_host(sandbox, link, name);
+        name = free_name(host, device)?;
+        moved = move_to_host(sandbox, link, &name);
     }
     match moved {
         // The container has moved it on, or has deleted it.
         Err(error) if error.is_not_found() => return Ok(None),
         outcome => outcome?,
     }
-    let Some(arrived) = host.netlink.link_by_name(name)? else {
+    let Some(arrived) = host.netlink.link_by_name(&name)? else {
         return Err(not_proven(device));
     };
     if device.is_certainly(&arrived)? {
         return Ok(Some(arrived));
     }
-    return_to(sandbox, host, &arrived, &temporary)?;
+    return_to(sandbox, host, &arrived)?;
     Ok(None)
+}
+
+/// A name for the device on the host until it gets its own: the one by which others find it
+/// should this process be killed, unless a killed one has left something under that.
+fn free_name(host: &mut Host, device: &Device) -> Result<String> {
+    let temporary = device.temporary_name();
+    let holder = host.netlink.link_by_name(&temporary)?;
+    Ok(holder.map_or(temporary, |_| unforeseen_name()))
 }
 
 fn move_to_host(sandbox: &mut Sandbox, link: &Link, name: &str) -> Result<()> {
@@ -449,10 +464,11 @@ fn move_to_host(sandbox: &mut Sandbox, link: &Link, name: &str) -> Result<()> {
 }
 
 /// Moves what is not the device back into the container that it has come from.
-fn return_to(sandbox: &Sandbox, host: &mut Host, link: &Link, name: &str) -> Result<()> {
+fn return_to(sandbox: &Sandbox, host: &mut Host, link: &Link) -> Result<()> {
+    let name = unforeseen_name();
     let change = LinkChange {
         netns: Some(&sandbox.netns),
-        name: Some(name),
+        name: Some(&name),
         ..LinkChange::default()
     };
     let what = || {
@@ -467,6 +483,17 @@ fn not_proven(device: &Device) -> Error {
     let msg = format!("cannot give host device {:?} back yet", device.name);
     let details = "what has come to the host from the container is another interface, or was \
                    renamed at that moment";
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
+
+/// The error of a DEL that must come again, because the container has more links that look
+/// like its device than one DEL tries.
+fn hidden(device: &Device, count: usize) -> Error {
+    let msg = format!(
+        "cannot find host device {:?} in the container yet",
+        device.name
+    );
+    let details = format!("{count} interfaces there look like it; each DEL tries some of them");
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 

@@ -209,6 +209,87 @@ fn an_interface_that_the_pod_has_made_on_the_device_does_not_stay() {
     assert_eq!(scene.fixture.pod.links(), ["lo"]);
 }
 
+/// Where a device has no other end on the node, only the node can tell it from what looks
+/// like it. What goes back to the pod finds the names taken that it had there and here.
+#[test]
+fn however_many_decoys_there_are_they_go_back_and_the_device_comes() {
+    let fixture = Fixture::new();
+    for n in 0..60 {
+        fixture.host(&["tuntap", "add", &format!("low{n}"), "mode", "tap"]);
+    }
+    let (mac, conf) = (
+        "02:00:00:00:00:07",
+        with(&conf(), &json!({"device": "tap0"})),
+    );
+    fixture.host(&["tuntap", "add", "tap0", "mode", "tap"]);
+    fixture.host(&["link", "set", "tap0", "address", mac]);
+    for n in 0..60 {
+        fixture.host(&["link", "del", &format!("low{n}")]);
+    }
+    let before = fixture.node.netns.links();
+    fixture.add(&conf);
+    fixture.pod.tool(
+        "bash",
+        &[
+            "-c",
+            &format!(
+                "ip link set net1 down; ip link set net1 name mine
+                 for n in {{1..40}}; do
+                     ip tuntap add decoy$n mode tap; ip link set decoy$n address {mac}
+                 done
+                 ip link set decoy1 name net1"
+            ),
+        ],
+    );
+    let call = fixture.call("DEL", &conf);
+    for _ in 0..100 {
+        let output = fixture.node.run(&call);
+        if output.status == Some(0) {
+            break;
+        }
+        output.error_code(11);
+        let hosts = fixture.node.netns.links();
+        assert!(!hosts.contains(&"tap0".to_owned()), "{hosts:?}");
+        assert_eq!(hosts.len() + 1, before.len(), "{hosts:?}");
+        assert_eq!(fixture.records().len(), 1);
+    }
+    assert_eq!(fixture.node.netns.links(), before);
+    assert_eq!(fixture.pod.links().len(), 41);
+    assert!(fixture.records().is_empty());
+}
+
+/// The kernel waits for all processors at each deletion. Meanwhile no other device of the
+/// node can be moved.
+#[test]
+fn many_interfaces_on_a_device_are_deleted_at_once() {
+    let scene = Scene::new();
+    scene.fixture.add(&conf());
+    let third = Namespace::new();
+    let create = |names: std::ops::Range<u32>| {
+        let line = |n| format!("link add m{n} link net1 type macvlan\n");
+        let lines: String = names.map(line).collect();
+        scene.do_in_pod(&format!("ip -batch - <<'END'\n{lines}END"));
+    };
+    create(0..40);
+    let begin = Instant::now();
+    scene.do_in_pod("for n in {0..39}; do echo link del m$n; done | ip -batch -");
+    let forty = begin.elapsed();
+    create(0..400);
+    let move_on = format!("link set m$n netns {}", third.path());
+    scene.do_in_pod(&format!(
+        "for n in {{0..19}}; do echo {move_on}; done | ip -batch -"
+    ));
+    let begin = Instant::now();
+    scene.is_undone_by_del("many macvlans");
+    let all = begin.elapsed();
+    assert_eq!(scene.fixture.pod.links(), ["lo"]);
+    assert_eq!(third.links(), ["lo"]);
+    assert!(
+        all < forty * 5,
+        "{all:?} for 400, {forty:?} for 40 one by one"
+    );
+}
+
 #[test]
 fn many_links_in_the_pod_do_not_keep_del_waiting() {
     let scene = Scene::new();

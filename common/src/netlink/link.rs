@@ -18,6 +18,7 @@ use super::{Change, Made, Netlink, text};
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netns::NetNs;
+use crate::random;
 
 /// The attribute with a link's alias.
 const IFLA_IFALIAS: u16 = 20;
@@ -30,6 +31,8 @@ const IFLA_INET_CONF: u16 = 1;
 const AF_INET: u16 = 2;
 /// The mode in which an ipvlan interface has neighbours. Source: `linux/if_link.h`.
 const IPVLAN_MODE_L2: u16 = 0;
+/// So few links are deleted one by one.
+const SINGLY: usize = 8;
 /// The flags that are settings: the others are states, or about being up.
 const SETTABLE: LinkFlags = LinkFlags::Noarp
     .union(LinkFlags::Promisc)
@@ -376,7 +379,35 @@ impl Netlink {
         self.delete(link, LinkMessage::default())
     }
 
-    /// The same in another namespace, by the number that this one knows it by.
+    /// Deletes all of these links. At each deletion the kernel waits for all processors, so
+    /// many links are put into a group, which it deletes at once.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_links(&mut self, links: &[&Link]) -> Result<()> {
+        if links.len() <= SINGLY {
+            return links.iter().try_for_each(|link| self.delete_link(link));
+        }
+        // Nothing else is in it, and it is not group 0, which the kernel does not delete.
+        let [_, _, _, _, group @ ..] = (random::number() | 1).to_be_bytes();
+        let mut of_group = LinkMessage::default();
+        let attributes = &mut of_group.attributes;
+        attributes.push(LinkAttribute::Group(u32::from_be_bytes(group)));
+        let into_group = |link: &&Link| {
+            let mut message = of_group.clone();
+            message.header.index = link.index;
+            let failed = format!("failed to put {:?} into a group", link.name);
+            Change::new(RouteNetlinkMessage::SetLink(message), 0, failed).best_effort()
+        };
+        let mut changes: Vec<Change> = links.iter().map(into_group).collect();
+        let failed = format!("failed to delete {} interfaces", links.len());
+        let delete = RouteNetlinkMessage::DelLink(of_group.clone());
+        changes.push(Change::new(delete, 0, failed));
+        self.apply(&changes)
+    }
+
+    /// Deletes a link in another namespace, by the number that this one knows it by; a
+    /// missing link is success.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.
