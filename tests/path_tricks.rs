@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use harness::{Call, Namespace, Node};
 use serde_json::{Value, json};
@@ -206,4 +207,38 @@ fn nothing_of_a_file_that_is_no_list_of_ranges_is_printed() {
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("the path is a text")
+}
+
+/// To open a FIFO waits for its other end, which nobody opens.
+#[test]
+fn a_fifo_in_place_of_a_namespace_is_not_waited_for() {
+    let node = Node::new();
+    node.netns.ip(&["link", "add", "dev7", "type", "bridge"]);
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let fifo = directory.path().join("netns");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("it is writable");
+    let conf = |plugin: &str| {
+        json!({
+            "cniVersion": "1.1.0", "name": "net", "type": plugin, "device": "dev7", "master": "dev7",
+            "prevResult": { "cniVersion": "1.1.0", "interfaces": [], "ips": [] },
+        })
+    };
+    for plugin in ["host-device", "ipvlan"] {
+        for (command, status) in [("ADD", 1), ("CHECK", 1), ("DEL", 0)] {
+            let call = Call::ours(plugin, command)
+                .attachment("c1", "net1", &fifo.display().to_string())
+                .conf(&conf(plugin));
+            let process = call.process();
+            let mut bounded = Command::new("timeout");
+            bounded.arg("60").arg(process.get_program()).env_clear();
+            let variables = process.get_envs();
+            bounded.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+            let output = node.inside(|| call.run_as(bounded));
+            assert_eq!(output.status, Some(status), "{output}");
+            if command == "ADD" {
+                output.error_code(8);
+            }
+        }
+    }
+    assert_eq!(node.netns.links(), ["dev7", "lo"]);
 }

@@ -1,12 +1,15 @@
 //! What the agent does about what others have left: attachments without a container,
 //! and ENIs that come, go and get other names.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{Call, Pod, our_plugin};
+use harness::{Call, Namespace, Pod, our_plugin};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
@@ -36,6 +39,15 @@ fn interfaces(node: &AwsNode) -> Vec<String> {
 
 /// A device of the node in a pod, with an address of host-local.
 fn attach_device(node: &AwsNode, pod: &Pod) -> Call {
+    // As a runtime does, by a name in /run/netns.
+    let names = node.run_directory().join("netns");
+    fs::create_dir_all(&names).unwrap();
+    symlink(pod.netns.path(), names.join(&pod.id)).unwrap();
+    attach_device_at(node, &pod.id, &format!("/run/netns/{}", pod.id))
+}
+
+/// The same in the namespace that this path leads to.
+fn attach_device_at(node: &AwsNode, id: &str, netns: &str) -> Call {
     node.node.netns.ip(&[
         "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
     ]);
@@ -43,17 +55,121 @@ fn attach_device(node: &AwsNode, pod: &Pod) -> Call {
         "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",
         "ipam": { "type": "host-local", "subnet": "10.9.0.0/24" },
     });
-    // As a runtime does, by a name in /run/netns.
-    let names = node.run_directory().join("netns");
-    fs::create_dir_all(&names).unwrap();
-    symlink(pod.netns.path(), names.join(&pod.id)).unwrap();
-    let call = Call::ours("host-device", "ADD").conf(&conf).attachment(
-        &pod.id,
-        "net1",
-        &format!("/run/netns/{}", pod.id),
-    );
+    let call = Call::ours("host-device", "ADD").conf(&conf);
+    let call = call.attachment(id, "net1", netns);
     node.run(&call).ok();
     call
+}
+
+/// A process that waits in a network namespace, until this value is dropped.
+struct Waiting(Child);
+
+impl Waiting {
+    /// In a namespace of its own.
+    fn new() -> Self {
+        Self::start("unshare", &["--net"])
+    }
+
+    /// In that of another one.
+    fn beside(other: &Self) -> Self {
+        Self::start("nsenter", &[&format!("--net={}", other.netns())])
+    }
+
+    fn start(program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args(["sh", "-c", "echo && exec cat"]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It is there when it has said something.
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut [0]).unwrap();
+        Self(child)
+    }
+
+    fn netns(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// As `ctr run --cni` and nerdctl name namespaces.
+#[test]
+fn a_namespace_that_another_process_keeps_has_not_ended_with_the_one_that_named_it() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let first = Waiting::new();
+    attach_device_at(&node, "c1", &first.netns());
+    let second = Waiting::beside(&first);
+    drop(first);
+    let agent = Agent::start(&node, &impatient(0));
+    assert!(node.lab.wait_for_call("DescribeInstanceTypes", 3, DEADLINE));
+    let pod = Namespace::at(second.netns());
+    assert_eq!(pod.links(), ["lo", "net1"]);
+    drop(pod);
+    let log = agent.log();
+    assert_eq!(log.matches("is kept: ").count(), 1, "{log}");
+    let reservation = node.node.state().join("networks/dpdk/10.9.0.2");
+    assert!(reservation.exists());
+    drop(second);
+    assert!(eventually(|| !reservation.exists()));
+}
+
+/// A pod whose namespace has the number of one that has ended.
+fn pod_with_number_of(ended: Pod) -> Option<Pod> {
+    let number = |pod: &Pod| fs::metadata(pod.netns.path()).unwrap().ino();
+    let wanted = number(&ended);
+    drop(ended);
+    // The kernel gives the lowest number that is free, some time after the end.
+    let mut others = Vec::new();
+    for _ in 0..200 {
+        let pod = Pod::new("c2");
+        match number(&pod).cmp(&wanted) {
+            Ordering::Equal => return Some(pod),
+            Ordering::Less => others.push(pod),
+            Ordering::Greater => {}
+        }
+    }
+    None
+}
+
+#[test]
+fn a_namespace_with_the_number_of_one_that_ended_is_another_one() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let name = node.run_directory().join("netns/c1");
+    let attach = || {
+        let pod = Pod::new("c1");
+        let call = attach_device(&node, &pod);
+        (pod_with_number_of(pod), call)
+    };
+    // Other tests may take the number first.
+    let detach = |call: &Call| {
+        fs::remove_file(&name).unwrap();
+        node.run(&call.clone().env("CNI_COMMAND", "DEL")).ok();
+        let is_there = || node.node.netns.links().contains(&"peer7".to_owned());
+        assert!(eventually(|| !is_there()));
+    };
+    let other = (0..50).find_map(|_| {
+        let (other, call) = attach();
+        other.or_else(|| {
+            detach(&call);
+            None
+        })
+    });
+    let other = other.expect("the number is used again");
+    fs::remove_file(&name).unwrap();
+    symlink(other.netns.path(), &name).unwrap();
+    let _agent = Agent::start(&node, &impatient(0));
+    let reservation = node.node.state().join("networks/dpdk/10.9.0.2");
+    assert!(eventually(|| !reservation.exists()));
 }
 
 #[test]
