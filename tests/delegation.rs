@@ -2,7 +2,7 @@
 
 pub(crate) mod dhcp;
 
-use harness::{Call, Node, Pod};
+use harness::{Call, FakeIpam, Node, Pod};
 use serde_json::{Value, json};
 
 /// A node with a master `eth1` that is up.
@@ -72,4 +72,22 @@ fn a_dhcp_server_sees_a_lease_taken_and_given_back_with_host_device() {
 #[test]
 fn a_dhcp_server_gets_the_lease_of_a_failed_add_back() {
     dhcp::a_failed_add_gives_its_lease_back("host-device");
+}
+
+#[test]
+fn what_a_delegate_says_cannot_write_to_the_terminal() {
+    let (node, pod) = (node(), Pod::new("c1"));
+    let ipam = FakeIpam::new();
+    ipam.write("hook", "printf 'one \\033[2J\\nlast' >&2\n");
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "host-device", "device": "eth1",
+        "ipam": {"type": "fake-ipam"},
+    });
+    let call = Call::ours("host-device", "ADD")
+        .conf(&conf)
+        .pod(&pod, "net1");
+    let directory = ipam.path("");
+    let output = node.run(&call.env("CNI_PATH", &directory.display().to_string()));
+    assert_eq!(output.status, Some(0), "{output}");
+    assert!(output.stderr.contains("one \\u{1b}[2J\nlast\n"), "{output}");
 }

@@ -14,6 +14,7 @@ use crate::address::Cidr;
 use crate::error::Result;
 use crate::interface::Sandbox;
 use crate::netlink::{Change, Events, Link, Subject, parse_mac};
+use crate::say;
 
 /// How long a network card may take to find its carrier after it was set up.
 const CARRIER: Duration = Duration::from_secs(3);
@@ -92,7 +93,7 @@ impl Announcer {
         }
         let sent = sandbox.netns.run(|| Ok(self.advertise()))?;
         if let Err(cause) = sent {
-            eprintln!(
+            say!(
                 "could not announce the IPv6 addresses of {:?}: {cause}",
                 self.link.name
             );
@@ -107,7 +108,7 @@ impl Announcer {
         let deadline = Instant::now() + CARRIER;
         while !is_ready(sandbox, &self.link, |link| link.has_carrier && link.running)? {
             if !changes.wait(deadline)? {
-                eprintln!(
+                say!(
                     "{:?} has no carrier after {} s: its addresses are not announced",
                     self.link.name,
                     CARRIER.as_secs()

@@ -22,6 +22,7 @@ use crate::lenient::read_value;
 use crate::netlink::Link;
 use crate::netns::{Found, Holders, NetNs, NetNsId, Presence, look};
 use crate::result::AddResult;
+use crate::say;
 use crate::source_routing::Policy;
 use crate::turn::Turn;
 
@@ -283,9 +284,11 @@ impl Records {
             if is_here && is_meant(&record) {
                 return Ok(Some(record));
             }
-            eprintln!(
+            say!(
                 "interface {} of container {} is of network {:?}, and left as it is",
-                record.ifname, record.container_id, record.network
+                record.ifname,
+                record.container_id,
+                record.network
             );
         }
         Ok(None)
@@ -492,7 +495,7 @@ fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>
         Ok(bytes) => bytes,
         Err(cause) if file::is_missing(&cause) => return Ok(None),
         Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
-            eprintln!("ignoring {path:?}, which is no attachment record: {cause}");
+            say!("ignoring {path:?}, which is no attachment record: {cause}");
             return Ok(None);
         }
         Err(cause) => {
@@ -506,7 +509,7 @@ fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>
         Ok(_) => "it is about another attachment".to_owned(),
         Err(cause) => cause.to_string(),
     };
-    eprintln!("ignoring {path:?}, which is no attachment record: {why}");
+    say!("ignoring {path:?}, which is no attachment record: {why}");
     Ok(None)
 }
 
@@ -518,7 +521,7 @@ fn is_record(path: &Path) -> bool {
 
 /// What was read, or nothing after the error was told.
 fn reported<T>(outcome: Result<T>) -> Option<T> {
-    outcome.map_err(|error| eprintln!("{error}")).ok()
+    outcome.map_err(|error| say!("{error}")).ok()
 }
 
 /// What is in `directory`. A file in its place, which is none of ours, has nothing in it.

@@ -17,6 +17,7 @@ use crate::netlink::{
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::options::Options;
 use crate::result::{AddResult, IpConfig, Route, is_router};
+use crate::say;
 use crate::source_routing::Policy;
 
 /// How long duplicate address detection may take, as in the Go plugins. It takes 1 to
@@ -296,7 +297,7 @@ fn restrict_neighbours(ifname: &str, options: &Options) {
     }
     set("net/ipv4/conf/all/accept_redirects".to_owned(), "0");
     if let Some(first) = refused.first() {
-        eprintln!("neighbours may configure {ifname:?}: could not set {first}");
+        say!("neighbours may configure {ifname:?}: could not set {first}");
     }
 }
 

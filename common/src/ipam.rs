@@ -3,7 +3,6 @@
 
 pub mod answer;
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::netlink::{Link, Netlink};
 use crate::process;
 use crate::result::AddResult;
+use crate::say;
 
 /// How long a delegate may take. The slowest plugin known (whereabouts) gives
 /// itself two minutes for an ADD, and a kubelet waits for four.
@@ -115,7 +115,7 @@ impl IpamPlugin {
         let ipam = Self::find_for_del(args, record).ok().flatten();
         ipam.filter(|ipam| Self::needs_link(&ipam.name))?;
         if let Err(error) = netlink.remove_addresses(link) {
-            eprintln!(
+            say!(
                 "the addresses are released when {:?} has gone: {error}",
                 link.name
             );
@@ -205,9 +205,8 @@ impl IpamPlugin {
         if !output.status.success() {
             return Err(answer::error(&output));
         }
-        if let Err(cause) = io::stderr().write_all(&output.stderr) {
-            // Diagnostics have no reader any more; the outcome does not depend on it.
-            drop(cause);
+        for line in String::from_utf8_lossy(&output.stderr).lines() {
+            say!("{line}");
         }
         Ok(output.stdout)
     }

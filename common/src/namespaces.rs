@@ -11,6 +11,7 @@ use nix::libc::ESRCH;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::netns::{NetNsId, OWN, hidden};
+use crate::say;
 
 /// Where runtimes mount the namespaces of pods: containerd, CRI-O and podman use the
 /// first, Docker the second.
@@ -92,7 +93,7 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
     }
     if let Some(first) = unseen.first() {
         let count = unseen.len();
-        eprintln!("{count} network namespaces cannot be examined, such as {first}");
+        say!("{count} network namespaces cannot be examined, such as {first}");
     }
     Ok(found)
 }

@@ -12,6 +12,7 @@ use crate::config::Document;
 use crate::error::{Error, ErrorCode, Result};
 use crate::netns;
 use crate::result::AddResult;
+use crate::say;
 use crate::version::{self, CniVersion};
 
 /// What is enough for most configurations; a longer one takes a few more reads.
@@ -65,7 +66,9 @@ pub fn run(plugin: &Commands) -> ExitCode {
     let variable =
         |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     if variable("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
-        eprint!("{}", about(plugin));
+        for line in about(plugin).lines() {
+            say!("{line}");
+        }
         return ExitCode::SUCCESS;
     }
     let failure = match serve(plugin, variable) {
@@ -73,7 +76,7 @@ pub fn run(plugin: &Commands) -> ExitCode {
         Err(failure) => failure,
     };
     if let Err(cause) = print(&failure.error.to_json(&failure.version)) {
-        eprintln!("{}; it could not be reported: {cause}", failure.error);
+        say!("{}; it could not be reported: {cause}", failure.error);
     }
     ExitCode::FAILURE
 }
@@ -157,7 +160,7 @@ fn add(plugin: &Commands, args: &CmdArgs) -> Result<()> {
     if delivered.is_err()
         && let Err(error) = (plugin.del)(args)
     {
-        eprintln!("undoing an ADD whose result could not be delivered: {error}");
+        say!("undoing an ADD whose result could not be delivered: {error}");
     }
     delivered
 }

@@ -1,9 +1,10 @@
 //! Text of others on its way to a terminal or a log: names of pods and networks, and what
 //! other programs have answered. A control character in it could hide or forge what
-//! stands there.
+//! stands there. All that is said on stderr leaves by [`say!`](crate::say).
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::io;
 
 /// `text` with every character that a terminal obeys, instead of showing it, in the form
 /// `\u{1b}`: line feeds too, so that one message stays one line.
@@ -19,6 +20,28 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// Says one line on stderr, formatted as by `format!`: what names of others would have a
+/// terminal do is shown.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::text::say_line(&format!($($text)*))
+    };
+}
+
+/// What [`say!`](crate::say) does with its line. Nobody may be there to read it.
+pub fn say_line(line: &str) {
+    let line = format!("{}\n", printable(line));
+    // What is said is said besides: a command does its work also where nobody listens.
+    io::Write::write_all(&mut io::stderr().lock(), line.as_bytes()).ok();
+}
+
+/// Lines of others, each as [`printable`] shows it.
+pub fn printable_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    lines.join("\n")
 }
 
 /// A document of JSON in which nothing is obeyed by a terminal, and which means the same:

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
 use common::inventory::Eni;
+use common::say;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
@@ -125,7 +126,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
 /// Tells the service manager that sockets and watches are in place.
 fn notify_ready() {
     if let Err(cause) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-        eprintln!("the service manager could not be told of the start: {cause}");
+        say!("the service manager could not be told of the start: {cause}");
     }
 }
 
@@ -170,7 +171,7 @@ impl Agent {
         for stream in listener.incoming() {
             let served = stream.map_err(|cause| Error::internal("accept").because(&cause));
             if let Err(error) = served.and_then(|stream| self.welcome(stream)) {
-                eprintln!("a plugin could not be served: {error}");
+                say!("a plugin could not be served: {error}");
                 // What is lacking, descriptors or memory, is not there in the next moment.
                 thread::sleep(SOCKET_PAUSE);
             }
@@ -200,7 +201,7 @@ impl Agent {
 
     fn answer(&self, stream: &UnixStream) {
         if !socket::is_of_root(stream) {
-            eprintln!("a process that is not root's has been refused");
+            say!("a process that is not root's has been refused");
             return;
         }
         let ask = socket::read(stream);
@@ -216,14 +217,14 @@ impl Agent {
             Ok(Ask::Register { wanted, request }) => self.register(&wanted, &request),
             Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),
             Err(cause) => {
-                eprintln!("a request could not be read: {cause}");
+                say!("a request could not be read: {cause}");
                 return;
             }
         };
         let Some(answer) = answer else { return };
         if let Err(cause) = socket::send(stream, &answer) {
             // The plugin has given up. Its DEL will give back what it has got.
-            eprintln!("an answer could not be delivered: {cause}");
+            say!("an answer could not be delivered: {cause}");
         }
     }
 
@@ -240,7 +241,7 @@ impl Agent {
                 .map(|()| Answer::Done),
         })?;
         let answer = outcome.unwrap_or_else(|error| {
-            eprintln!("{}: {error}", request.owner);
+            say!("{}: {error}", request.owner);
             Answer::Refused(Refusal::of(&error))
         });
         match &answer {
@@ -302,7 +303,7 @@ impl Agent {
                     next
                 }
                 Err(error) => {
-                    eprintln!("{error}; trying again in {pause:?}");
+                    say!("{error}; trying again in {pause:?}");
                     let wait = pause;
                     pause = LONGEST_PAUSE.min(pause * 2);
                     Some(wait)
@@ -334,7 +335,7 @@ impl Agent {
         let report = outcome?;
         self.health.note_reconcile(Instant::now());
         if !report.is_empty() {
-            eprintln!("{report}");
+            say!("{report}");
         }
         Ok(report.needs_another_look())
     }
@@ -365,7 +366,7 @@ impl Agent {
     fn end(&self, defect: Error) {
         self.update(|work| work.defect = Some(defect));
         if let Err(errno) = kill(Pid::this(), Signal::SIGTERM) {
-            eprintln!("the agent cannot end: {errno}");
+            say!("the agent cannot end: {errno}");
         }
     }
 
@@ -412,7 +413,7 @@ impl Agent {
             .wait_timeout_while(self.work(), DRAIN_DEADLINE, busy);
         let (work, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if work.requests > 0 {
-            eprintln!("{} requests were not served in time", work.requests);
+            say!("{} requests were not served in time", work.requests);
         }
     }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use common::address::Cidr;
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::Eni;
+use common::say;
 
 use crate::config::Takeover;
 use crate::ec2::{Description, Ec2, Family};
@@ -231,7 +232,7 @@ impl<'a> Assigner<'a> {
         let ledger = self.node.ledger.of_eni(&self.eni.id);
         let removed = ledger.and_then(|l| release::release_oldest(self.node, &l, family, wanted));
         removed.unwrap_or_else(|error| {
-            eprintln!("making room on {}: {error}", self.eni.id);
+            say!("making room on {}: {error}", self.eni.id);
             0
         })
     }

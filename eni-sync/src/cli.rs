@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use common::error::{Error, Result};
+use common::say;
 use nix::unistd::geteuid;
 
 use crate::agent;
@@ -129,7 +130,7 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     let outcome = execute(Cli::parse().command);
     outcome.unwrap_or_else(|error| {
-        eprintln!("eni-sync: {error}");
+        say!("eni-sync: {error}");
         ExitCode::FAILURE
     })
 }

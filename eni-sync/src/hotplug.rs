@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::error::Result;
 use common::inventory::Inventory;
 use common::netlink::{Events, Link, Netlink, Subject};
+use common::say;
 
 use crate::agent::Agent;
 use crate::inventory;
@@ -30,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub(crate) fn run(agent: &Arc<Agent>) {
     loop {
         if let Err(error) = watch(agent) {
-            eprintln!("watching for ENIs: {error}");
+            say!("watching for ENIs: {error}");
         }
         thread::sleep(PAUSE);
     }
@@ -55,7 +56,7 @@ fn watch(agent: &Agent) -> Result<()> {
             looks.next();
         }
         if let Err(error) = refresh(agent) {
-            eprintln!("looking for ENIs: {error}");
+            say!("looking for ENIs: {error}");
         }
     }
 }

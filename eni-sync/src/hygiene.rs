@@ -12,6 +12,7 @@ use common::attachment::{Attachment, Records, boot_id};
 use common::error::{Error, Errors, Result};
 use common::netns::{Holders, Presence};
 use common::process;
+use common::say;
 use common::text::printable;
 use serde_json::Value;
 
@@ -59,7 +60,7 @@ impl Hygiene {
                 if since.elapsed() < grace {
                     abandoned.insert(name, since);
                 } else if errors.keep(end(plugin, &record, cni_path)).is_some() {
-                    eprintln!("ended {name}, whose container has gone");
+                    say!("ended {name}, whose container has gone");
                     ended += 1;
                 }
             }

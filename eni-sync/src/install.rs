@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
 use common::file;
+use common::say;
 use nix::unistd::geteuid;
 
 /// Some bit of these makes a file a program.
@@ -32,10 +33,10 @@ pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
         let installed = target.join(program.file_name().unwrap_or_default());
         let failed = |cause| failed(&installed, target, &cause);
         match is_same(&program, &installed).map_err(failed)? {
-            true => eprintln!("{} is up to date", installed.display()),
+            true => say!("{} is up to date", installed.display()),
             false => {
                 replace(&program, &installed).map_err(failed)?;
-                eprintln!("{} is installed", installed.display());
+                say!("{} is installed", installed.display());
             }
         }
     }
@@ -45,7 +46,7 @@ pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
 /// Says whose the directory is, where that is not the user's who executes the programs.
 fn warn_of_owner(target: &Path) {
     if let Some(owner) = other_owner(target) {
-        eprintln!("{target:?} belongs to {owner}, who can replace what root executes: {CURE}");
+        say!("{target:?} belongs to {owner}, who can replace what root executes: {CURE}");
     }
 }
 

@@ -12,6 +12,7 @@ use common::file;
 use common::inventory::{DIRECTORY, Eni, Inventory, PATH};
 use common::lock::Lock;
 use common::netlink::{Link, Netlink};
+use common::say;
 
 use crate::aws::Aws;
 use crate::ec2::{Description, Limits};
@@ -86,7 +87,7 @@ fn lock() -> Result<Lock> {
 /// The file is a copy of what EC2 has said. One that cannot be read is made anew.
 fn read_back() -> Option<Inventory> {
     let inventory = Inventory::read().unwrap_or_else(|error| {
-        eprintln!("{error}; asking EC2 instead");
+        say!("{error}; asking EC2 instead");
         None
     })?;
     (!inventory.instance_id.is_empty()).then_some(inventory)
@@ -161,7 +162,7 @@ pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
     let limits = ec2
         .limits(&identity.instance_type)
         .unwrap_or_else(|failure| {
-            eprintln!(
+            say!(
                 "{}",
                 failure.error("learn how many addresses an ENI can have")
             );

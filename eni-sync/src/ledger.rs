@@ -16,6 +16,7 @@ use common::args::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use common::file;
 use common::lock::Lock;
+use common::say;
 
 pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
@@ -240,7 +241,7 @@ fn read_all(directory: &Path) -> Result<Vec<Entry>> {
         match read(&directory.join(name)) {
             Ok(entry) => entries.extend(entry),
             // One file must not stand in the way of all other addresses.
-            Err(error) => eprintln!("{error}"),
+            Err(error) => say!("{error}"),
         }
     }
     Ok(entries)

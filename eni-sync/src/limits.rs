@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use common::say;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// How many files the agent may open. All connections together, with the files and the
@@ -41,9 +42,9 @@ pub(crate) fn raise_files() {
     });
     match raised {
         Ok(limit) if limit < FILES => {
-            eprintln!("the agent can open {limit} files only; LimitNOFILE={FILES} is enough");
+            say!("the agent can open {limit} files only; LimitNOFILE={FILES} is enough");
         }
         Ok(_) => {}
-        Err(errno) => eprintln!("the limit of open files is unknown: {errno}"),
+        Err(errno) => say!("the limit of open files is unknown: {errno}"),
     }
 }

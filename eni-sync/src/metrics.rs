@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::error::Result;
 use common::inventory::{Eni, Inventory};
+use common::say;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -318,12 +319,12 @@ impl Metrics {
     /// The metrics as text, with what the ledger says now. For one thread at a time.
     pub(crate) fn text(&self, ledger: &Ledger) -> String {
         if let Err(error) = self.read(ledger) {
-            eprintln!("metrics without the ledger: {error}");
+            say!("metrics without the ledger: {error}");
         }
         let mut out = String::new();
         if let Err(cause) = text::encode(&mut out, &self.registry) {
             // A string takes whatever is written; only a defect could come here.
-            eprintln!("metrics are incomplete: {cause}");
+            say!("metrics are incomplete: {cause}");
         }
         out
     }

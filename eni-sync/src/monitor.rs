@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
+use common::say;
+use common::text::printable_lines;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -122,7 +124,7 @@ pub(crate) fn serve(agent: &Arc<Agent>, listener: TcpListener) {
         .build();
     let served = runtime.and_then(|runtime| runtime.block_on(accept(agent, listener)));
     if let Err(cause) = served {
-        eprintln!("metrics are not served: {cause}");
+        say!("metrics are not served: {cause}");
     }
 }
 
@@ -133,7 +135,7 @@ async fn accept(agent: &Arc<Agent>, listener: TcpListener) -> std::io::Result<()
         match listener.accept().await {
             Ok((stream, _)) => clients.serve(agent, stream),
             Err(cause) => {
-                eprintln!("a request for metrics could not be accepted: {cause}");
+                say!("a request for metrics could not be accepted: {cause}");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -263,8 +265,14 @@ fn report(finding: std::result::Result<(), String>) -> Response<Full<Bytes>> {
 fn response(
     status: StatusCode,
     kind: &'static str,
-    body: impl Into<Bytes>,
+    body: impl Into<String>,
 ) -> Response<Full<Bytes>> {
+    let body = body.into();
+    let body = match kind == TEXT {
+        true => printable_lines(&body),
+        // A reader of this format shows no text as it is.
+        false => body,
+    };
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let kind = hyper::header::HeaderValue::from_static(kind);

@@ -10,6 +10,7 @@ use common::error::{Error, ErrorCode, Errors, Result};
 use common::inventory::{Eni, Inventory, NO_MANAGE_TAG};
 use common::netns::{Holders, NetNs};
 use common::result::AddResult;
+use common::say;
 
 use crate::aws::Aws;
 use crate::config::Config;
@@ -37,12 +38,12 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
         Err(error) if config.strict => {
             // The runtime sends a DEL now. Nothing waits for it.
             if let Err(second) = del(args) {
-                eprintln!("undoing a failed ADD: {second}");
+                say!("undoing a failed ADD: {second}");
             }
             Err(error)
         }
         Err(error) => {
-            eprintln!("{error}; going on, because strict is false");
+            say!("{error}; going on, because strict is false");
             Ok(prev_result)
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::{Eni, Inventory};
 use common::netns::Holders;
+use common::say;
 
 use crate::assign::{Assigner, Claimed};
 use crate::aws::Aws;
@@ -126,7 +127,7 @@ pub(crate) fn register_reservations(
         });
         match claimed {
             Ok(()) => is_news = true,
-            Err(error) => eprintln!("{address} of {}: {error}", request.owner),
+            Err(error) => say!("{address} of {}: {error}", request.owner),
         }
     }
     if !is_news {
@@ -290,7 +291,7 @@ fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
             if entry.is_found_by_watching() {
                 let owner = entry.owner.as_ref().map(Owner::to_string);
                 let whose = owner.unwrap_or_default();
-                eprintln!("{whose} goes on without {}: {error}", entry.address);
+                say!("{whose} goes on without {}: {error}", entry.address);
             }
             Event::Refused(Refusal::of(&error))
         }
@@ -310,7 +311,7 @@ fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
             false => Ok(()),
         });
     if let Err(error) = released {
-        eprintln!("releasing addresses of {}: {error}", eni.id);
+        say!("releasing addresses of {}: {error}", eni.id);
     }
 }
 

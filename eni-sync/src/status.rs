@@ -10,6 +10,7 @@ use common::address::Cidr;
 use common::error::{Error, Result};
 use common::inventory::{Eni, Inventory};
 use common::netns::{Holders, Presence};
+use common::say;
 use serde::Serialize;
 
 use crate::aws::Aws;
@@ -179,7 +180,7 @@ fn add_damaged(status: &mut EniStatus, damaged: Vec<(IpAddr, Error)>) {
 /// The inventory as it is written. It is a copy: without it, the ledger is shown.
 fn written() -> Inventory {
     let written = Inventory::read().unwrap_or_else(|error| {
-        eprintln!("{error}");
+        say!("{error}");
         None
     });
     written.unwrap_or_default()

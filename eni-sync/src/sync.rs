@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 
 use common::error::Result;
 use common::inventory::{Eni, Inventory};
+use common::say;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::aws::Aws;
@@ -68,8 +69,8 @@ impl Progress {
                 bar.inc(1);
             }
             // It is in a pod, or a program in user space has it.
-            Self::Lines if eni.interface.is_empty() => eprintln!("{} compared", eni.id),
-            Self::Lines => eprintln!("{} ({}) compared", eni.id, eni.interface),
+            Self::Lines if eni.interface.is_empty() => say!("{} compared", eni.id),
+            Self::Lines => say!("{} ({}) compared", eni.id, eni.interface),
         }
     }
 

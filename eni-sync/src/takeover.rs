@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorCode, Result};
 use common::inventory::NO_MANAGE_TAG;
+use common::say;
 
 use crate::assign::{Assigner, Claimed, Outcomes};
 use crate::config::Takeover;
@@ -200,7 +201,7 @@ impl Assigner<'_> {
         let mut freed = BTreeMap::new();
         for Group { owner, claims } in dead {
             let addresses: Vec<IpAddr> = claims.iter().map(|claimed| claimed.address).collect();
-            eprintln!("taking {addresses:?} from {}", described(&owner));
+            say!("taking {addresses:?} from {}", described(&owner));
             for family in Family::ALL {
                 let of_family = |address: &IpAddr| Family::of(*address) == family;
                 let some: Vec<IpAddr> = addresses.iter().copied().filter(of_family).collect();
@@ -318,7 +319,7 @@ impl Assigner<'_> {
     /// Takes an address that floats from the ENI that has it. Once another one has got it
     /// meanwhile, that one was asked for later than this.
     fn take_floating(&self, address: IpAddr, owner: &Description) -> Result<()> {
-        eprintln!("taking {address} from {}", described(owner));
+        say!("taking {address} from {}", described(owner));
         let mut patience = Patience::new();
         loop {
             let taken = self.ec2().reassign_once(&self.eni.id, &[address]);

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use common::text::printable;
+use common::say;
 
 /// How many texts are remembered. With more of them, what was said is said again.
 const MOST: usize = 1024;
@@ -19,6 +19,6 @@ pub(crate) fn once(text: &str) {
         told.clear();
     }
     if told.insert(text.to_owned()) {
-        eprintln!("{}", printable(text));
+        say!("{text}");
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use common::error::{Error, Result};
 use common::file;
 use common::netlink::Netlink;
+use common::say;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
@@ -33,7 +34,7 @@ const RESERVATION_LIMIT: u64 = 4096;
 pub(crate) fn run(agent: &Arc<Agent>) {
     loop {
         if let Err(error) = watch(agent) {
-            eprintln!("{error}; looking again in {PAUSE:?}");
+            say!("{error}; looking again in {PAUSE:?}");
         }
         thread::sleep(PAUSE);
     }
@@ -51,7 +52,7 @@ fn watch(agent: &Arc<Agent>) -> Result<()> {
         let mut wait = agent.configuration.reconcile_interval();
         for network in &agent.configuration.networks {
             if let Err(error) = look(agent, network) {
-                eprintln!("network {}: {error}", network.name);
+                say!("network {}: {error}", network.name);
                 wait = PAUSE;
             }
         }

@@ -33,6 +33,7 @@ use common::options::Options as NetworkOptions;
 use common::plugin::{self, Commands};
 use common::requested_mac::requested_mac;
 use common::result::{AddResult, Interface};
+use common::say;
 use common::turn::Turn;
 
 use crate::config::{Config, DeviceSelector, is_device_per_container};
@@ -296,7 +297,7 @@ fn release_early(
 /// is only shown.
 fn undone(error: Error, outcome: Result<()>) -> Error {
     if let Err(later) = outcome {
-        eprintln!("cleaning up after a failure: {later}");
+        say!("cleaning up after a failure: {later}");
     }
     error
 }

@@ -4,6 +4,7 @@
 
 use common::netlink::{Link, Parameters};
 use common::netns::write_sysctl;
+use common::say;
 
 /// Those of IPv4 that are restored, by the kernel's number from 0. Source:
 /// `linux/ip.h`; the numbers there begin with 1.
@@ -73,7 +74,7 @@ pub(crate) fn restore(link: &Link, name: &str, wanted: &Parameters) {
             if found != wanted {
                 let path = format!("net/{family}/conf/{name}/{parameter}");
                 if let Err(cause) = write_sysctl(&path, &wanted.to_string()) {
-                    eprintln!("failed to restore {path}: {cause}");
+                    say!("failed to restore {path}: {cause}");
                 }
             }
         }

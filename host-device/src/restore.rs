@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::attachment::{Attachment, boot_id};
 use common::error::{Error, Result};
 use common::netlink::{Link, LinkChange, Netlink};
+use common::say;
 
 use crate::device::Device;
 use crate::driver::{self, Binding};
@@ -217,7 +218,7 @@ pub(crate) fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<(
     // Routes need an interface that is up.
     let network = &device.network;
     for error in network.restore(&mut host.netlink, link.index, &device.name) {
-        eprintln!("{error}");
+        say!("{error}");
     }
     Ok(())
 }
@@ -321,7 +322,7 @@ fn restore_controller(netlink: &mut Netlink, link: &Link, was: &Controller) -> R
 
 fn report(outcome: Result<()>) {
     if let Err(error) = outcome {
-        eprintln!("{error}");
+        say!("{error}");
     }
 }
 

@@ -10,6 +10,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::interface::Sandbox;
 use common::netlink::{Events, Link, LinkChange, Subject};
 use common::netns::NetNs;
+use common::say;
 use common::turn::Turn;
 use nix::libc::EINVAL;
 
@@ -270,7 +271,7 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
         let is_alive = match record.is_alive_in(&boot) {
             Ok(is_alive) => is_alive,
             Err(error) => {
-                eprintln!("recovering {:?}: {error}", device.name);
+                say!("recovering {:?}: {error}", device.name);
                 continue;
             }
         };
@@ -291,7 +292,7 @@ pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachme
             Ok(false) => {}
             // It is another attachment's device; whether this ADD can be served does
             // not depend on it.
-            Err(error) => eprintln!("recovering {:?}: {error}", device.name),
+            Err(error) => say!("recovering {:?}: {error}", device.name),
         }
     }
     Ok(all)

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use common::file::FILE_MODE;
+use common::say;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc;
 use nix::unistd::linkat;
@@ -51,7 +52,7 @@ fn create_beside(path: &Path, content: &[u8], mark: &dyn Fn(&File)) -> io::Resul
     match fs::remove_file(&unfinished) {
         Err(cause) if created.is_ok() && cause.kind() != io::ErrorKind::NotFound => {
             // The reservation stands; the next one removes what is left.
-            eprintln!("failed to remove {unfinished:?}: {cause}");
+            say!("failed to remove {unfinished:?}: {cause}");
             created
         }
         _ => created,

@@ -11,6 +11,7 @@ use common::address::{Cidr, parse_address};
 use common::args::{ConfArgs, parse_cni_args};
 use common::error::{Error, ErrorCode, Result};
 use common::result::Route;
+use common::say;
 
 use crate::exclude;
 use crate::range::RangeSpec;
@@ -143,7 +144,7 @@ pub(crate) fn directory(conf: &ConfArgs) -> Result<PathBuf> {
 pub(crate) fn directory_if_usable(conf: &ConfArgs) -> Result<Option<PathBuf>> {
     match directory(conf) {
         Err(error) if error.code == ErrorCode::NETWORK_CONFIG => {
-            eprintln!("nothing to release: {error}");
+            say!("nothing to release: {error}");
             Ok(None)
         }
         directory => directory.map(Some),

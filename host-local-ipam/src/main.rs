@@ -32,6 +32,7 @@ use common::config::is_listed;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Dns};
+use common::say;
 
 use crate::allocation::Allocation;
 use crate::boot::Boot;
@@ -147,7 +148,7 @@ fn check(args: &CmdArgs) -> Result<()> {
 /// attachment: the addresses it listed are then not looked at one by one.
 fn sets_to_check(sources: &Sources) -> Vec<RangeSet> {
     sources.read().unwrap_or_else(|error| {
-        eprintln!("only the configured ranges are checked: {error}");
+        say!("only the configured ranges are checked: {error}");
         sources.configured().to_vec()
     })
 }

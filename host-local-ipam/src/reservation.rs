@@ -10,6 +10,7 @@ use common::address::parse_address;
 use common::args::{CmdArgs, is_identifier};
 use common::error::{Error, ErrorCode};
 use common::file::read_regular;
+use common::say;
 
 use crate::container::Container;
 use crate::index::{Entry, Key};
@@ -195,9 +196,7 @@ pub(crate) fn describe_holders(
 pub(crate) fn name_unproven(directory: &Path, unproven: &[&Reservation]) {
     let addresses = unproven.iter().map(|reservation| reservation.address);
     if let Some(holders) = describe_holders(directory, addresses) {
-        eprintln!(
-            "nothing shows whether these are of an earlier boot, so they are kept: {holders}"
-        );
+        say!("nothing shows whether these are of an earlier boot, so they are kept: {holders}");
     }
 }
 

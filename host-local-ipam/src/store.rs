@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use common::error::{Error, ErrorCode, Result};
 use common::file::{self, FILE_MODE};
+use common::say;
 use nix::libc;
 
 use crate::allocator::Choice;
@@ -64,7 +65,7 @@ impl Store {
         match form::require_own(directory) {
             Ok(()) => Self::lock(directory, libc::O_CREAT),
             Err(error) if error.code == ErrorCode::NETWORK_CONFIG => {
-                eprintln!("nothing is reserved there: {error}");
+                say!("nothing is reserved there: {error}");
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -126,7 +127,7 @@ impl Store {
                     Err(form::is_foreign(&path).because(&cause))
                 }
                 Err(cause) => {
-                    eprintln!("Error retrieving last reserved ip: {path:?}: {cause}");
+                    say!("Error retrieving last reserved ip: {path:?}: {cause}");
                     Ok(None)
                 }
             }
@@ -145,7 +146,7 @@ impl Store {
         if outcome.is_err() {
             for path in reserved {
                 if let Err(cause) = fs::remove_file(&path) {
-                    eprintln!("undoing the reservation {path:?}: {cause}");
+                    say!("undoing the reservation {path:?}: {cause}");
                 }
             }
         }

@@ -22,6 +22,7 @@ use common::ipam::IpamPlugin;
 use common::netlink::{Link, Made, Netlink};
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Interface};
+use common::say;
 use common::turn::Turn;
 use nix::libc::EADDRINUSE;
 
@@ -65,7 +66,7 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
         if !is_new || refused.len() == OTHER_ADDRESSES || begun.elapsed() > PATIENCE {
             return Err(failed);
         }
-        eprintln!("{failed}; asking for another one");
+        say!("{failed}; asking for another one");
         refused.push(given);
     }
 }
@@ -321,7 +322,7 @@ fn end_stale_attachment(args: &CmdArgs) -> Result<()> {
 /// Undoes a failed ADD and returns the error that made it fail.
 fn undo(args: &CmdArgs, error: Error) -> Error {
     if let Err(second) = end(args) {
-        eprintln!("undoing a failed ADD: {second}");
+        say!("undoing a failed ADD: {second}");
     }
     error
 }
@@ -329,7 +330,7 @@ fn undo(args: &CmdArgs, error: Error) -> Error {
 /// Removes the record of an ADD that made nothing, and returns its error.
 fn forget(args: &CmdArgs, error: Error) -> Error {
     if let Err(second) = records().remove(args) {
-        eprintln!("undoing a failed ADD: {second}");
+        say!("undoing a failed ADD: {second}");
     }
     error
 }

@@ -6,6 +6,7 @@ use std::io;
 use common::error::{Error, Result};
 use common::netlink::{Link, LinkChange, Netlink};
 use common::pci::PciAddress;
+use common::say;
 use nix::libc::{EBUSY, EOPNOTSUPP};
 
 use crate::config::{Master, NetConf};
@@ -67,7 +68,7 @@ pub(crate) fn set_up(master: &Link, netlink: &mut Netlink) -> Result<()> {
     };
     let what = || format!("failed to set master {:?} up", master.name);
     netlink.change_link(master.index, up, what)?;
-    eprintln!("master {:?} was down and is set up", master.name);
+    say!("master {:?} was down and is set up", master.name);
     Ok(())
 }
 

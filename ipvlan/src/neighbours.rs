@@ -11,6 +11,7 @@ use common::interface::Sandbox;
 use common::namespaces;
 use common::netlink::{Link, Netlink};
 use common::netns::{NetNs, OWN};
+use common::say;
 use nix::libc::EADDRINUSE;
 
 use crate::carrier::{Carrier, KIND, Sides};
@@ -91,7 +92,7 @@ pub(crate) fn name_holder(
         }
         Ok(None) => error,
         Err(second) => {
-            eprintln!("looking for who has the address: {second}");
+            say!("looking for who has the address: {second}");
             error
         }
     }
@@ -144,7 +145,7 @@ fn address_of(name: &str, netns: &str, addresses: &[Cidr]) -> Option<Cidr> {
         }
     };
     let present = look().unwrap_or_else(|error| {
-        eprintln!("looking for who has the address: {error}");
+        say!("looking for who has the address: {error}");
         Vec::new()
     });
     let has = |wanted: &&Cidr| {
@@ -157,7 +158,7 @@ fn address_of(name: &str, netns: &str, addresses: &[Cidr]) -> Option<Cidr> {
 /// The macvlan interfaces on the master, where they are what keeps ipvlan from it.
 pub(crate) fn name_macvlans(carrier: &Carrier, sides: &mut Sides) -> String {
     let found = of_kind("macvlan", carrier, sides).unwrap_or_else(|error| {
-        eprintln!("looking for macvlan interfaces: {error}");
+        say!("looking for macvlan interfaces: {error}");
         Vec::new()
     });
     let names: Vec<String> = found.iter().map(Neighbour::describe).collect();
@@ -194,7 +195,7 @@ fn of_kind(kind: &str, carrier: &Carrier, sides: &mut Sides) -> Result<Vec<Neigh
         match wanted.in_netns(&path) {
             Ok(more) => found.extend(more),
             Err(error) if error.is_not_found() => {}
-            Err(error) => eprintln!("looking for interfaces on the master in {path:?}: {error}"),
+            Err(error) => say!("looking for interfaces on the master in {path:?}: {error}"),
         }
     }
     Ok(found)

@@ -7,6 +7,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::Netlink;
 use crate::error::{Error, Result};
+use crate::say;
 
 /// How many changes are sent together. Were all of them refused, the socket could
 /// still hold the answers.
@@ -139,7 +140,7 @@ impl Netlink {
                 if error.code.is_some() && place < changes.len() {
                     let is_required = changes.get(place).is_none_or(|c| c.is_required);
                     match failed(changes, place, &error.to_io()) {
-                        error if !is_required => eprintln!("{error}"),
+                        error if !is_required => say!("{error}"),
                         error if outcome.is_ok() => outcome = Err(error),
                         _ => {}
                     }
