@@ -279,6 +279,13 @@ fn what_was_reserved_while_no_agent_ran_is_found_at_its_start() {
         node.lab
             .wait_until(DEADLINE, |_| node.addresses() == ["10.0.4.70"])
     );
+    // Until the agent has written that down, EC2 has to show it twice.
+    let is_held = || {
+        node.ledger()
+            .get("10.0.4.70")
+            .is_some_and(|state| state == "held")
+    };
+    assert!(eventually(is_held));
     agent.kill();
     fs::remove_file(directory.join("10.0.4.70")).unwrap();
     let _agent = Agent::start(&node, &configuration);
