@@ -343,11 +343,7 @@ impl Agent {
     /// Finds out what can be seen of the namespaces of pods, and ends the agent when that
     /// is too little.
     fn examine(&self, sight: &mut Sight) -> Result<()> {
-        let mut entries = Vec::new();
-        for eni in self.ledger.enis()? {
-            entries.extend(eni.read()?);
-        }
-        let living = living::look(entries.iter().filter_map(|entry| entry.owner.as_ref()))?;
+        let living = living::of_node(&self.ledger)?;
         let (hidden, unreadable) = (living.hidden(), living.unreadable());
         self.metrics()
             .note_namespaces(hidden.len(), unreadable.len());

@@ -169,7 +169,7 @@ impl Work<'_> {
             false => Some(self.ledger.take_turn(TURN_DEADLINE)?),
         };
         let candidates = candidates(&self.ledger.read()?, self.actual()?.as_ref(), selection);
-        let living = living::look(candidates.iter().filter_map(Candidate::owner))?;
+        let living = living::of_node(self.node.ledger)?;
         let mut fates = Vec::new();
         let mut accepted = Vec::new();
         let unreadable: HashMap<IpAddr, Error> = self.ledger.unreadable()?.into_iter().collect();

@@ -11,7 +11,7 @@ use common::namespaces::{self, Named};
 use common::netlink::Netlink;
 use common::netns::NetNsId;
 
-use crate::ledger::Owner;
+use crate::ledger::{Ledger, Owner};
 use crate::limits;
 
 /// What could be seen of the addresses that are in use.
@@ -64,6 +64,18 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>) -> Result<Living
         living.add(path)?;
     }
     Ok(living)
+}
+
+/// The same with the owners of everything in the ledger.
+///
+/// # Errors
+/// As for [`look`], and code 5 naming a file of the ledger.
+pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
+    let mut entries = Vec::new();
+    for eni in ledger.enis()? {
+        entries.extend(eni.read()?);
+    }
+    look(entries.iter().filter_map(|entry| entry.owner.as_ref()))
 }
 
 impl Living {

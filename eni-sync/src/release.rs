@@ -247,7 +247,9 @@ pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<
 
 /// The same, which also says why others stay.
 fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
-    let living = living::look(entries.iter().filter_map(|entry| entry.owner.as_ref()))?;
+    // Those of others tell where namespaces are that cannot be seen.
+    let known = ledger.open()?.all()?;
+    let living = living::look(known.iter().filter_map(|entry| entry.owner.as_ref()))?;
     let mut ended = Vec::new();
     for entry in entries {
         let Some(why) = reason_to_keep(&entry, &living) else {

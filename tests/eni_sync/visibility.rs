@@ -106,6 +106,20 @@ fn force_releases_nothing_that_may_be_in_a_namespace_that_is_not_visible() {
     assert_eq!(node.addresses(), [""; 0]);
 }
 
+/// Nobody knows whose the address is, and where a pod is nobody sees.
+#[test]
+fn force_releases_nothing_when_the_directory_of_namespaces_is_not_there() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.assign(&node.eni, &[ADDRESS.parse().unwrap()]);
+    let pod = named_pod(&node, "c1");
+    run(&node, "ADD", &pod, "10.0.4.71");
+    fs::remove_dir_all(names(&node)).unwrap();
+    let output = release(&node, ADDRESS, 1);
+    assert!(output.stdout.contains("kept: it may be in use"), "{output}");
+    assert_eq!(node.addresses(), [ADDRESS, "10.0.4.71"]);
+}
+
 #[test]
 fn an_address_on_an_interface_of_the_node_stays() {
     let vpc = Vpc::new();
@@ -216,20 +230,10 @@ fn an_address_stays_when_a_namespace_cannot_be_opened() {
         .ip(&["address", "add", "10.0.4.70/32", "dev", "lo"]);
     run(&node, "ADD", &pod, ADDRESS);
     run(&node, "DEL", &pod, ADDRESS);
-    let call = node.call("").without("CNI_COMMAND");
     for error in ["EMFILE", "ENFILE", "EACCES", "EIO", "ENOMEM"] {
         node.end_cooldown(ADDRESS);
-        let process = call.process();
-        let mut traced = Command::new("strace");
-        traced
-            .args(["-f", "-o", "/dev/null", "-P", "/run/netns/c1"])
-            .arg(format!("--inject=openat:error={error}"))
-            .arg(process.get_program())
-            .args(["release", "--address", ADDRESS, "--force"])
-            .env_clear();
-        let variables = process.get_envs();
-        traced.envs(variables.filter_map(|(name, value)| Some((name, value?))));
-        let output = node.node.inside(|| call.run_as(traced));
+        let inject = format!("openat:error={error}");
+        let output = release_with_fault(&node, ("/run/netns/c1", &inject));
         assert!(
             output
                 .stderr
@@ -238,6 +242,41 @@ fn an_address_stays_when_a_namespace_cannot_be_opened() {
         );
         assert_eq!(node.addresses(), [ADDRESS], "{error}: {output}");
     }
+}
+
+/// A release of the address during which system calls about a path fail.
+fn release_with_fault(node: &AwsNode, (path, inject): (&str, &str)) -> Output {
+    let call = node.call("").without("CNI_COMMAND");
+    let process = call.process();
+    let mut traced = Command::new("strace");
+    traced
+        .args(["-f", "-o", "/dev/null", "-P", path])
+        .arg(format!("--inject={inject}"))
+        .arg(process.get_program())
+        .args(["release", "--address", ADDRESS, "--force"])
+        .env_clear();
+    let variables = process.get_envs();
+    traced.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    node.node.inside(|| call.run_as(traced))
+}
+
+/// The path of the namespace has gone, and whether a process keeps it cannot be found out.
+#[test]
+fn an_address_stays_when_the_processes_of_the_node_cannot_be_listed() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = named_pod(&node, "c1");
+    run(&node, "ADD", &pod, ADDRESS);
+    fs::remove_file(names(&node).join("c1")).unwrap();
+    for call in ["openat", "getdents64"] {
+        let output = release_with_fault(&node, ("/proc", &format!("{call}:error=EMFILE")));
+        let text = "it may be in use by container c1, interface net1, network mgmt: \
+                    failed to look for the holders of a netns: Too many open files";
+        assert!(output.stdout.contains(text), "{call}: {output}");
+        assert_eq!(node.addresses(), [ADDRESS], "{call}: {output}");
+    }
+    drop(pod);
+    release(&node, ADDRESS, 0);
 }
 
 /// An agent's configuration that has it look all the time.

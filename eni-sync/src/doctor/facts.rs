@@ -109,7 +109,7 @@ impl Facts {
             agent: socket::ping(),
             ledger: read_ledger(),
             damaged: read_damaged().unwrap_or_default(),
-            living: Ok(Living::default()),
+            living: living::of_node(&Ledger::of_node()),
             host: Host {
                 links: netlink.links()?,
                 addresses: netlink.all_addresses()?,
@@ -125,14 +125,8 @@ impl Facts {
             }
             Err(error) => facts.written = Err(error),
         }
-        facts.living = facts.find_living();
         facts.ask_aws(probe)?;
         Ok(facts)
-    }
-
-    fn find_living(&self) -> Result<Living> {
-        let entries = self.ledger.iter().flat_map(BTreeMap::values).flatten();
-        living::look(entries.filter_map(|entry| entry.owner.as_ref()))
     }
 
     fn ask_aws(&mut self, probe: bool) -> Result<()> {
