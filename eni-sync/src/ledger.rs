@@ -63,9 +63,22 @@ impl Ledger {
     /// # Errors
     /// Code 5 naming the directory.
     pub(crate) fn enis(&self) -> Result<Vec<EniLedger>> {
-        let ids = names(&self.root)?.into_iter();
-        let ids = ids.filter(|id| is_identifier(id) && self.root.join(id).is_dir());
-        ids.map(|id| self.of_eni(&id)).collect()
+        let mut enis = Vec::new();
+        for id in names(&self.root)?
+            .into_iter()
+            .filter(|id| is_identifier(id))
+        {
+            let path = self.root.join(&id);
+            match fs::metadata(&path) {
+                Ok(found) if found.is_dir() => enis.push(self.of_eni(&id)?),
+                Ok(_) => {}
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                Err(cause) => {
+                    return Err(Error::io(format!("failed to examine {path:?}"), &cause));
+                }
+            }
+        }
+        Ok(enis)
     }
 }
 

@@ -100,10 +100,12 @@ fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
 
 /// Makes the ledger follow the reservations of one network.
 fn look(agent: &Agent, network: &Watched) -> Result<()> {
-    let reservations = reservations(network)?;
+    let found = reservations(network)?;
     registrar::give_up(&agent.ledger, |entry| {
-        is_of(entry, network) && !reservations.contains_key(&entry.address)
+        is_of(entry, network) && !found.contains_key(&entry.address)
     })?;
+    let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, owner?));
+    let reservations: BTreeMap<IpAddr, Owner> = found.into_iter().filter_map(named).collect();
     if reservations.is_empty() {
         return Ok(());
     }
@@ -128,8 +130,8 @@ fn is_of(entry: &Entry, network: &Watched) -> bool {
     owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
 }
 
-/// What host-local has reserved in a network, and for whom.
-fn reservations(network: &Watched) -> Result<BTreeMap<IpAddr, Owner>> {
+/// What host-local has reserved in a network, and for whom, as far as that can be read.
+fn reservations(network: &Watched) -> Result<BTreeMap<IpAddr, Option<Owner>>> {
     let directory = network.directory();
     let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
     let entries = match fs::read_dir(&directory) {
@@ -145,15 +147,13 @@ fn reservations(network: &Watched) -> Result<BTreeMap<IpAddr, Owner>> {
         let Some(address) = name.and_then(|name| name.parse::<IpAddr>().ok()) else {
             continue;
         };
-        if let Some(owner) = owner(network, &path) {
-            found.insert(address, owner);
-        }
+        found.insert(address, owner(network, &path));
     }
     Ok(found)
 }
 
 /// The attachment that a reservation names: its container, and below its interface. One
-/// that is being written, or has gone, has none yet or no more.
+/// that is being written, has gone, or cannot be read now, tells nothing.
 fn owner(network: &Watched, path: &Path) -> Option<Owner> {
     let text = file::read_regular(path, RESERVATION_LIMIT).ok()?;
     let text = String::from_utf8(text).ok()?;

@@ -295,6 +295,26 @@ fn what_was_reserved_while_no_agent_ran_is_found_at_its_start() {
     );
 }
 
+/// It may be being written, or there may be no descriptor for it.
+#[test]
+fn a_reservation_that_cannot_be_read_has_not_ended() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let directory = node.node.state().join("networks/conf-1");
+    fs::create_dir_all(&directory).unwrap();
+    reserve(&directory, "10.0.4.70", "c1\r\nnet1");
+    let watched = json!({ "name": "conf-1", "master": "ens6", "cooldownSeconds": 0 });
+    let _agent = Agent::start(&node, &json!({ "networks": [watched] }));
+    let state = |address: &str| node.ledger().get(address).cloned().unwrap_or_default();
+    assert!(eventually(|| state("10.0.4.70") == "held"));
+    fs::write(directory.join("10.0.4.70"), "").unwrap();
+    // That this one is found shows that the other one was looked at.
+    reserve(&directory, "10.0.4.71", "c2\r\nnet1");
+    assert!(eventually(|| state("10.0.4.71") == "held"));
+    assert_eq!(state("10.0.4.70"), "held");
+    assert_eq!(node.addresses(), ["10.0.4.70", "10.0.4.71"]);
+}
+
 #[test]
 fn one_node_has_one_agent() {
     let vpc = Vpc::new();
