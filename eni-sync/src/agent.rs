@@ -284,9 +284,8 @@ impl Agent {
             if reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
-                outcome = looked
-                    .and(self.examine(&mut sight))
-                    .and(self.clean(&mut hygiene));
+                self.examine(&mut sight);
+                outcome = looked.and(self.clean(&mut hygiene));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
                     Ok(()) if is_open => interval.min(ANOTHER_LOOK),
@@ -341,21 +340,25 @@ impl Agent {
     }
 
     /// Finds out what can be seen of the namespaces of pods, and ends the agent when that
-    /// is too little.
-    fn examine(&self, sight: &mut Sight) -> Result<()> {
-        let living = living::of_node(&self.ledger)?;
-        let (hidden, unreadable) = (living.hidden(), living.unreadable());
-        self.metrics()
-            .note_namespaces(hidden.len(), unreadable.len());
-        let unseen: Vec<String> = hidden.chain(unreadable).map(Error::to_string).collect();
+    /// is too little. Where it cannot be found out, releases fail, and addresses are
+    /// registered all the same.
+    fn examine(&self, sight: &mut Sight) {
+        let unseen = match living::of_node(&self.ledger) {
+            Ok(living) => {
+                if let Err(error) = sight.note(&living) {
+                    self.end(error);
+                }
+                let (hidden, unreadable) = (living.hidden(), living.unreadable());
+                self.metrics()
+                    .note_namespaces(hidden.len(), unreadable.len());
+                hidden.chain(unreadable).map(Error::to_string).collect()
+            }
+            Err(error) => vec![error.to_string()],
+        };
         for text in &unseen {
             told::once(text);
         }
         self.health.note_unseen(unseen);
-        if let Err(error) = sight.note(&living) {
-            self.end(error);
-        }
-        Ok(())
     }
 
     /// Ends the agent as a signal does.

@@ -4,6 +4,8 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
 use harness::{Call, Pod, our_plugin};
@@ -11,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::chroot;
 use serde_json::{Value, json};
 
-use super::fixture::{AwsNode, Vpc, eventually, prev_result};
+use super::fixture::{AwsNode, DEADLINE, Vpc, eventually, prev_result};
 use super::scrape::{Scrape, get};
 
 const NOTHING: Option<&str> = None;
@@ -59,13 +61,16 @@ fn enter(root: &Path, configuration: &Value) {
     ] {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
-    fs::copy(our_plugin("eni-sync"), root.join("plugins/eni-sync")).unwrap();
+    let program = root.join("plugins/eni-sync");
+    File::create(&program).unwrap();
     let path = root.join("etc/eni-sync/agent.json");
     fs::write(path, configuration.to_string()).unwrap();
     let certificates = "etc/ssl/certs/ca-certificates.crt";
     fs::create_dir_all(root.join(certificates).parent().unwrap()).unwrap();
     fs::copy(Path::new("/").join(certificates), root.join(certificates)).unwrap();
     bind(root, root, MsFlags::empty());
+    // A copy could not be executed while another test forks with it open for writing.
+    bind(&our_plugin("eni-sync"), &program, MsFlags::empty());
     fs::create_dir_all("/run/eni-cni").unwrap();
     let rec = MsFlags::MS_REC;
     for path in [
@@ -152,6 +157,20 @@ fn await_ready(node: &AwsNode) {
 /// Ends the agent with the test.
 struct Ended(Child);
 
+impl Ended {
+    /// The status with which it ends by itself; nothing when it does not.
+    fn await_end(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+}
+
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.kill().ok();
@@ -228,4 +247,42 @@ fn the_agent_ends_attachments_of_pods_that_are_gone_from_its_container() {
     let is_free = eventually(|| !reservation.exists());
     let log = fs::read_to_string(node.run_directory().join("log")).unwrap();
     assert!(is_free, "{log}");
+}
+
+/// What a newer iproute2 does to running containers with its first `ip netns add`: the
+/// namespaces that are mounted from then on are empty files for them.
+#[test]
+fn an_agent_that_new_namespaces_do_not_reach_ends_and_the_next_one_sees_them() {
+    let vpc = Vpc::new();
+    let (mut node, _first) = node_with_pod(&vpc);
+    let mut configuration = shipped();
+    configuration["reconcileSeconds"] = json!(1);
+    configuration["graceSeconds"] = json!(0);
+    let [root, next_root] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let mut agent = Ended(start(&node, root.path(), &capabilities(), &configuration));
+    let socket = node.run_directory().join("eni-cni/agent.sock");
+    assert!(eventually(|| socket.exists()));
+    await_ready(&node);
+    let pod = Pod::new("c2");
+    File::create(node.run_directory().join("netns/c2")).unwrap();
+    node.node.bind(pod.netns.path(), "/run/netns/c2");
+    let call = node.pod_call("ADD", &pod, &["10.0.4.70"]);
+    node.run(&call.env("CNI_NETNS", "/run/netns/c2")).ok();
+    let log = || fs::read_to_string(node.run_directory().join("log")).unwrap();
+    let status = agent.await_end();
+    assert_eq!(status, Some(1), "{}", log());
+    assert!(log().contains("does not see the namespaces of new pods"));
+    let _next = Ended(start(
+        &node,
+        next_root.path(),
+        &capabilities(),
+        &configuration,
+    ));
+    let looks = node.lab.calls()["DescribeNetworkInterfaces"];
+    let action = "DescribeNetworkInterfaces";
+    assert!(node.lab.wait_for_call(action, looks + 6, DEADLINE));
+    assert_eq!(get(&node, "/readyz").1, "ok");
+    assert_eq!(Scrape::of(&node).value("hidden_namespaces"), 0.0);
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+    assert_eq!(node.ledger()["10.0.4.70"], "held");
 }
