@@ -17,6 +17,8 @@ use crate::version::{self, CniVersion};
 
 /// What is enough for most configurations; a longer one takes a few more reads.
 const USUAL_CONFIGURATION: usize = 4096;
+/// What begins the message when the configuration's name or version has the wrong type.
+const UNREADABLE: &str = "error unmarshall network config";
 
 /// A plugin: its name and version, and a function for each command.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +63,25 @@ impl From<Error> for Failure {
     }
 }
 
+/// The configuration that a runtime would write to stdin, as every command of a plugin has
+/// it, for who wants to know what the plugin says of it. `path` is `CNI_PATH`.
+///
+/// # Errors
+/// What ADD says before it does anything: code 6 for what is not a configuration, 7 for a
+/// network name and 1 for a version that is not supported.
+pub fn configuration(stdin: Vec<u8>, path: &str) -> Result<ConfArgs> {
+    let document = Document::parse(&stdin)?;
+    let header: Header = document.read(UNREADABLE)?;
+    require_name(&header.name)?;
+    Ok(ConfArgs {
+        version: version::negotiate(&header.cni_version)?,
+        network: header.name,
+        path: path.to_owned(),
+        stdin,
+        document,
+    })
+}
+
 /// Serves the one command this process was started for.
 pub fn run(plugin: &Commands) -> ExitCode {
     let variable =
@@ -100,7 +121,7 @@ fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result
     }
     let stdin = read_stdin()?;
     let document = Document::parse(&stdin)?;
-    let header: Header = document.read("error unmarshall network config")?;
+    let header: Header = document.read(UNREADABLE)?;
     let outcome = require_name(&header.name).and_then(|()| {
         let command = command.ok_or_else(|| unknown(&environment.command))?;
         let conf = ConfArgs {

@@ -23,24 +23,24 @@ const HWADDR_LENGTHS: [usize; 3] = [6, 8, 20];
 
 /// What an ADD needs of the configuration.
 #[derive(Debug)]
-pub(crate) struct Config {
+pub struct Config {
     /// Which device to attach.
-    pub(crate) selector: DeviceSelector,
+    pub selector: DeviceSelector,
     /// What it asks for beyond the Go plugin's keys.
-    pub(crate) options: Options,
+    pub options: Options,
     /// The address management plugin, when there is one.
-    pub(crate) ipam: Option<IpamPlugin>,
+    pub ipam: Option<IpamPlugin>,
     /// Name servers that go into the result.
-    pub(crate) dns: Dns,
+    pub dns: Dns,
     /// The result of the plugins earlier in the chain.
-    pub(crate) prev_result: Option<AddResult>,
+    pub prev_result: Option<AddResult>,
     /// Duplicate address detection and source routing.
-    pub(crate) network_options: NetworkOptions,
+    pub network_options: NetworkOptions,
 }
 
 /// The way a configuration says which device it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum DeviceSelector {
+pub enum DeviceSelector {
     /// `device`: a name or an alternative name.
     Name(String),
     /// `hwaddr`, in lower case with colons.
@@ -73,7 +73,7 @@ struct RuntimeConfig {
 
 impl Config {
     /// Everything ADD needs, validated.
-    pub(crate) fn parse(conf: &ConfArgs) -> Result<Self> {
+    pub fn parse(conf: &ConfArgs) -> Result<Self> {
         let net_conf: NetConf = conf.document.read("failed to load netconf")?;
         let config = Self {
             selector: DeviceSelector::required(&conf.document)?,
@@ -106,7 +106,7 @@ impl DeviceSelector {
     /// The device that the configuration names, with the precedence of the Go
     /// plugin; nothing when it names none. Only the key that counts is validated:
     /// Multus writes an auxiliary device's name into `pciBusID`, too.
-    pub(crate) fn from_document(document: &Document) -> Result<Option<Self>> {
+    pub fn from_document(document: &Document) -> Result<Option<Self>> {
         let keys: Keys = document.read("failed to load netconf")?;
         if !keys.device.is_empty() {
             return device_name(keys.device).map(Some);
@@ -134,7 +134,7 @@ impl DeviceSelector {
     }
 
     /// Whether this is the device with `bus_address`, as far as the bus alone tells.
-    pub(crate) fn is_bus_address(&self, bus_address: &str) -> bool {
+    pub fn is_bus_address(&self, bus_address: &str) -> bool {
         match self {
             Self::Pci(address) => address.as_str() == bus_address,
             Self::DeviceId(id) => id.eq_ignore_ascii_case(bus_address),
@@ -143,7 +143,7 @@ impl DeviceSelector {
     }
 
     /// The PCI function that it names, as far as the text alone tells.
-    pub(crate) fn pci_address(&self) -> Option<PciAddress> {
+    pub fn pci_address(&self) -> Option<PciAddress> {
         match self {
             Self::Pci(address) => Some(address.clone()),
             Self::DeviceId(id) => PciAddress::new(id),
@@ -155,7 +155,7 @@ impl DeviceSelector {
     }
 
     /// The device that the configuration must name.
-    pub(crate) fn required(document: &Document) -> Result<Self> {
+    pub fn required(document: &Document) -> Result<Self> {
         Self::from_document(document)?.ok_or_else(|| {
             Error::config("specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"")
         })
@@ -164,7 +164,7 @@ impl DeviceSelector {
 
 /// Whether the runtime names the device of every container anew, so that a
 /// configuration without one is complete.
-pub(crate) fn is_device_per_container(document: &Document) -> bool {
+pub fn is_device_per_container(document: &Document) -> bool {
     let declared = document.get("capabilities").and_then(|c| c.get("deviceID"));
     declared.and_then(|d| d.as_bool()).unwrap_or_default()
 }

@@ -19,12 +19,12 @@ use crate::in_use::Controller;
 const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
 /// The drivers that hand a device to a program in user space. Such a device has no
 /// network interface that could be moved.
-pub(crate) const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+pub const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
 /// How a device is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Mode {
+pub enum Mode {
     /// Its network interface is moved into the container.
     #[default]
     Netdev,
@@ -36,66 +36,66 @@ pub(crate) enum Mode {
 /// attachment's record, from which it is recognised and given back its properties.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Device {
+pub struct Device {
     /// How it is attached.
-    pub(crate) mode: Mode,
+    pub mode: Mode,
     /// The interface's index on the host.
-    pub(crate) index: u32,
+    pub index: u32,
     /// The interface's name.
-    pub(crate) name: String,
+    pub name: String,
     /// Its alternative names.
-    pub(crate) altnames: Vec<String>,
+    pub altnames: Vec<String>,
     /// Its alias text.
-    pub(crate) alias: String,
+    pub alias: String,
     /// Its hardware address.
-    pub(crate) mac: String,
+    pub mac: String,
     /// The hardware address the device was made with.
-    pub(crate) permanent_mac: String,
+    pub permanent_mac: String,
     /// Its MTU in bytes.
-    pub(crate) mtu: u32,
+    pub mtu: u32,
     /// Whether it was up.
-    pub(crate) up: bool,
+    pub up: bool,
     /// Its flags, queue and group; records that are older than this key have none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) settings: Option<Settings>,
+    pub settings: Option<Settings>,
     /// Its parameters below `/proc/sys/net`; records that are older than this key have none.
-    pub(crate) parameters: Parameters,
+    pub parameters: Parameters,
     /// The kind of a virtual interface; empty for hardware.
-    pub(crate) kind: String,
+    pub kind: String,
     /// The index of the interface below it, or of a veth's other end.
-    pub(crate) parent: Option<u32>,
+    pub parent: Option<u32>,
     /// Whether that one is on the host.
-    pub(crate) has_parent_here: bool,
+    pub has_parent_here: bool,
     /// The name of the device behind the interface on its bus.
-    pub(crate) bus_address: String,
+    pub bus_address: String,
     /// The number of a virtual interface in sysfs; see `identity`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) sysfs_number: Option<u64>,
+    pub sysfs_number: Option<u64>,
     /// The PCI address, when it is a PCI function or a virtio device of one.
-    pub(crate) pci_id: String,
+    pub pci_id: String,
     /// The kernel driver it is bound to.
-    pub(crate) driver: String,
+    pub driver: String,
     /// What ADD has bound it to; nothing when it has the driver it had.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) binding: Option<Binding>,
+    pub binding: Option<Binding>,
     /// The addresses, routes and neighbours that it gets back.
     #[serde(skip_serializing_if = "NetworkState::is_empty")]
-    pub(crate) network: NetworkState,
+    pub network: NetworkState,
     /// What it was a port of, when it was taken although it was in use.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) controller: Option<Controller>,
+    pub controller: Option<Controller>,
     /// Whether it may be in use by others: then DEL does not ask whether it is.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) in_use: bool,
+    pub in_use: bool,
     /// The device-info file that ADD has made; empty when it has made none.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) device_info_file: String,
+    pub device_info_file: String,
     /// Whether the host has it back, although the attachment has not ended.
-    pub(crate) returned: bool,
+    pub returned: bool,
 }
 
 /// Finds the device on the host.
-pub(crate) fn find(netlink: &mut Netlink, selector: &DeviceSelector) -> Result<Device> {
+pub fn find(netlink: &mut Netlink, selector: &DeviceSelector) -> Result<Device> {
     match selector {
         DeviceSelector::Name(name) => netlink
             .link_by_name(name)?
@@ -116,7 +116,7 @@ pub(crate) fn find(netlink: &mut Netlink, selector: &DeviceSelector) -> Result<D
 
 /// Whether the selected device is bound to a driver for user space. For an
 /// attachment without a record this is the only way to know its mode.
-pub(crate) fn is_dpdk(selector: &DeviceSelector) -> bool {
+pub fn is_dpdk(selector: &DeviceSelector) -> bool {
     let address = match selector {
         DeviceSelector::Pci(address) => Some(address.clone()),
         DeviceSelector::DeviceId(id) => PciAddress::new(id),
@@ -127,7 +127,7 @@ pub(crate) fn is_dpdk(selector: &DeviceSelector) -> bool {
 }
 
 impl Device {
-    pub(crate) fn of_link(link: Link) -> Result<Self> {
+    pub fn of_link(link: Link) -> Result<Self> {
         if link.loopback {
             let msg = format!("device {:?} is the loopback interface", link.name);
             return Err(Error::config(msg).with_details("it cannot leave its namespace"));
@@ -166,7 +166,7 @@ impl Device {
 
     /// Makes sure that the device has the MAC that a pod asks for, if it asks for one. It
     /// keeps its own, by which the network that it leads to knows it.
-    pub(crate) fn require_mac(&self, requested: Option<String>) -> Result<()> {
+    pub fn require_mac(&self, requested: Option<String>) -> Result<()> {
         let own = parse_mac(&self.mac);
         match requested {
             Some(mac) if own.is_none() || parse_mac(&mac) != own => {
@@ -178,22 +178,22 @@ impl Device {
     }
 
     /// Whether it is a device of its own, which outlives the namespace it is in.
-    pub(crate) fn is_hardware(&self) -> bool {
+    pub fn is_hardware(&self) -> bool {
         self.has_interface() && self.kind.is_empty()
     }
 
     /// Whether the host has an interface of it when it is not attached.
-    pub(crate) fn has_interface(&self) -> bool {
+    pub fn has_interface(&self) -> bool {
         self.mode == Mode::Netdev || self.binding.is_some()
     }
 
     /// Whether the host has to get it back.
-    pub(crate) fn is_owed(&self) -> bool {
+    pub fn is_owed(&self) -> bool {
         self.has_interface() && !self.returned
     }
 
     /// Whether this is the device that `selector` means.
-    pub(crate) fn is_selected_by(&self, selector: &DeviceSelector) -> bool {
+    pub fn is_selected_by(&self, selector: &DeviceSelector) -> bool {
         match selector {
             DeviceSelector::Name(name) => self.name == *name || self.altnames.contains(name),
             DeviceSelector::HwAddr(mac) => self.mac == *mac,
@@ -265,7 +265,7 @@ fn by_directory(netlink: &mut Netlink, directory: &Path) -> Result<Device> {
 }
 
 /// The interfaces of the device in `directory`, or of the virtio device below it.
-pub(crate) fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
+pub fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
     let unreadable = |path: &Path, cause: &io::Error| {
         missing(&format!(
             "failed to read directory {:?}",
@@ -288,7 +288,7 @@ pub(crate) fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
 }
 
 /// The names in `directory`, sorted.
-pub(crate) fn list(directory: &Path) -> io::Result<Vec<String>> {
+pub fn list(directory: &Path) -> io::Result<Vec<String>> {
     let entries = fs::read_dir(directory)?;
     let names = entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()));
     let mut names = names.collect::<io::Result<Vec<String>>>()?;
@@ -326,7 +326,7 @@ fn missing(why: &str) -> Error {
 }
 
 /// The name of the driver that the device in `directory` is bound to.
-pub(crate) fn driver_of(directory: &Path) -> io::Result<String> {
+pub fn driver_of(directory: &Path) -> io::Result<String> {
     let target = fs::read_link(directory.join("driver"))?;
     let name = target.file_name().unwrap_or_default();
     Ok(name.to_string_lossy().into_owned())

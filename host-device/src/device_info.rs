@@ -25,7 +25,7 @@ const LIMIT: u64 = 4096;
 
 /// The device with the path of the file that ADD is going to make, if it is to make
 /// one: the device has a PCI address, and there is no such file.
-pub(crate) fn plan(device: Device, path: Option<&str>) -> Device {
+pub fn plan(device: Device, path: Option<&str>) -> Device {
     match path {
         Some(path) if !device.pci_id.is_empty() && fs::symlink_metadata(path).is_err() => Device {
             device_info_file: path.to_owned(),
@@ -39,7 +39,7 @@ pub(crate) fn plan(device: Device, path: Option<&str>) -> Device {
 ///
 /// # Errors
 /// Code 5 naming the file.
-pub(crate) fn write(device: &Device) -> Result<()> {
+pub fn write(device: &Device) -> Result<()> {
     if device.device_info_file.is_empty() {
         return Ok(());
     }
@@ -52,7 +52,7 @@ pub(crate) fn write(device: &Device) -> Result<()> {
 ///
 /// # Errors
 /// Code 5 naming the file.
-pub(crate) fn remove(device: &Device) -> Result<()> {
+pub fn remove(device: &Device) -> Result<()> {
     if device.device_info_file.is_empty() {
         return Ok(());
     }

@@ -26,7 +26,7 @@ const NO_OVERRIDE: &str = "(null)";
 /// The driver whose users the kernel waits for when it is unbound.
 const VFIO: &str = "vfio-pci";
 /// How long a DEL waits for a process of the pod that still uses the device.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a kernel driver may take to make its interface.
 const INTERFACE: Duration = Duration::from_secs(20);
 /// How often to look whether the device is in use; nothing announces the end of it.
@@ -35,18 +35,18 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// What ADD changes of a function, recorded before it does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Binding {
+pub struct Binding {
     /// The driver for user space that it gets.
-    pub(crate) driver: String,
+    pub driver: String,
     /// The `driver_override` it had; usually empty.
-    pub(crate) driver_override: String,
+    pub driver_override: String,
 }
 
 /// Makes sure that `driver` can be bound at all.
 ///
 /// # Errors
 /// Code 999 when it is not loaded.
-pub(crate) fn require_loaded(driver: UserDriver) -> Result<()> {
+pub fn require_loaded(driver: UserDriver) -> Result<()> {
     let name = driver.as_str();
     if Path::new(PCI_DRIVERS).join(name).exists() {
         return Ok(());
@@ -59,7 +59,7 @@ pub(crate) fn require_loaded(driver: UserDriver) -> Result<()> {
 ///
 /// # Errors
 /// Code 5 when the function has no `driver_override`.
-pub(crate) fn plan(address: &PciAddress, driver: UserDriver) -> Result<Binding> {
+pub fn plan(address: &PciAddress, driver: UserDriver) -> Result<Binding> {
     let function = Function::of(address.as_str())?;
     Ok(Binding {
         driver: driver.as_str().to_owned(),
@@ -72,7 +72,7 @@ pub(crate) fn plan(address: &PciAddress, driver: UserDriver) -> Result<Binding> 
 /// # Errors
 /// Code 5 naming the file that the kernel refuses, 999 when the driver does not take
 /// the device. The caller gives it back.
-pub(crate) fn bind(device: &Device, binding: &Binding) -> Result<()> {
+pub fn bind(device: &Device, binding: &Binding) -> Result<()> {
     let function = Function::of(&device.pci_id)?;
     function.set_override(&binding.driver)?;
     function.unbind()?;
@@ -96,7 +96,7 @@ pub(crate) fn bind(device: &Device, binding: &Binding) -> Result<()> {
 ///
 /// # Errors
 /// Code 999 naming the driver that it has.
-pub(crate) fn verify(device: &Device, binding: &Binding) -> Result<()> {
+pub fn verify(device: &Device, binding: &Binding) -> Result<()> {
     let found = Function::of(&device.pci_id)?.driver();
     if found.as_deref() == Some(&binding.driver) {
         return Ok(());
@@ -110,7 +110,7 @@ pub(crate) fn verify(device: &Device, binding: &Binding) -> Result<()> {
 }
 
 /// Whether the device is bound as its record says.
-pub(crate) fn is_bound(device: &Device, binding: &Binding) -> bool {
+pub fn is_bound(device: &Device, binding: &Binding) -> bool {
     verify(device, binding).is_ok()
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn is_bound(device: &Device, binding: &Binding) -> bool {
 /// # Errors
 /// Code 11 when a process uses the device for longer than `patience`, or its interface
 /// does not appear; 5 or 999 when the kernel refuses.
-pub(crate) fn unbind(
+pub fn unbind(
     netlink: &mut Netlink,
     device: &Device,
     binding: &Binding,

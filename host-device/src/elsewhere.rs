@@ -21,7 +21,7 @@ const BUSES: &str = "/sys/bus";
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
-pub(crate) fn is_elsewhere(netlink: &mut Netlink, device: &Device) -> Result<bool> {
+pub fn is_elsewhere(netlink: &mut Netlink, device: &Device) -> Result<bool> {
     if device.is_hardware() {
         return Ok(is_hardware_elsewhere(device));
     }
@@ -36,7 +36,7 @@ pub(crate) fn is_elsewhere(netlink: &mut Netlink, device: &Device) -> Result<boo
 }
 
 /// Whether the device's directory in sysfs has an interface that it does not show.
-pub(crate) fn is_hardware_elsewhere(device: &Device) -> bool {
+pub fn is_hardware_elsewhere(device: &Device) -> bool {
     let directories = directories(device).into_iter();
     directories
         .map(|d| d.join("net"))

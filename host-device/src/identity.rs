@@ -21,7 +21,7 @@ const INTERFACES: &str = "/sys/class/net";
 impl Device {
     /// The link among `links` that is this device, whatever it is called now.
     /// Nothing when it is not there, or when it cannot be told from another.
-    pub(crate) fn among<'a>(&self, links: &'a [Link], ifname: &IfName) -> Option<&'a Link> {
+    pub fn among<'a>(&self, links: &'a [Link], ifname: &IfName) -> Option<&'a Link> {
         let name = |l: &Link| l.name == ifname.as_str();
         let mut same: Vec<&Link> = links.iter().filter(|l| self.is(l, name(l))).collect();
         // One PCI function may have several ports, each with an interface.
@@ -37,7 +37,7 @@ impl Device {
     /// The links of the container that look like this device, the likeliest first and the
     /// others in any order. Which one it is can only be told on the host, where
     /// [`Self::is_certainly`] asks; what does not look like it is not disturbed.
-    pub(crate) fn candidates<'a>(&self, links: &'a [Link], ifname: &IfName) -> Vec<&'a Link> {
+    pub fn candidates<'a>(&self, links: &'a [Link], ifname: &IfName) -> Vec<&'a Link> {
         let likeliest = self.among(links, ifname);
         if self.has_bus_identity() {
             return Vec::from_iter(likeliest);
@@ -56,7 +56,7 @@ impl Device {
     ///
     /// # Errors
     /// Code 5 when sysfs cannot be read.
-    pub(crate) fn is_certainly(&self, link: &Link) -> Result<bool> {
+    pub fn is_certainly(&self, link: &Link) -> Result<bool> {
         if link.loopback || link.kind != self.kind {
             return Ok(false);
         }
@@ -75,13 +75,13 @@ impl Device {
     ///
     /// # Errors
     /// Code 5 when sysfs cannot be read.
-    pub(crate) fn is_virtual_on_host(&self, name: &str) -> Result<bool> {
+    pub fn is_virtual_on_host(&self, name: &str) -> Result<bool> {
         Ok(self.sysfs_number.is_some() && sysfs_number(name)? == self.sysfs_number)
     }
 
     /// A name for the device that nobody else uses, for the moment in which its own one,
     /// and the one that it has in the container, are taken.
-    pub(crate) fn temporary_name(&self) -> String {
+    pub fn temporary_name(&self) -> String {
         let mut hasher = DefaultHasher::new();
         let hardware = (&self.bus_address, &self.permanent_mac);
         (hardware, self.sysfs_number, self.index).hash(&mut hasher);
@@ -89,13 +89,13 @@ impl Device {
     }
 
     /// Whether `link`, to which this device was just moved, is it by all that is seen of it.
-    pub(crate) fn is_like(&self, link: &Link) -> bool {
+    pub fn is_like(&self, link: &Link) -> bool {
         let seen = (&link.kind, &link.mac, &link.bus_address, link.parent);
         seen == (&self.kind, &self.mac, &self.bus_address, self.parent)
     }
 
     /// The index of a veth's other end, where the host has that: it has one for life.
-    pub(crate) fn peer_on_host(&self) -> Option<u32> {
+    pub fn peer_on_host(&self) -> Option<u32> {
         self.parent
             .filter(|_| self.has_parent_here && self.kind == "veth")
     }
@@ -103,7 +103,7 @@ impl Device {
     /// The alternative names of `link`, which is the device, that it did not have: they
     /// could be taken on the host, or be the very name that the device is to get. udev
     /// gives a device that appears its usual name as an alternative one.
-    pub(crate) fn foreign_altnames(&self, link: &Link) -> Vec<String> {
+    pub fn foreign_altnames(&self, link: &Link) -> Vec<String> {
         let is_foreign = |name: &&String| !self.altnames.contains(name);
         link.altnames.iter().filter(is_foreign).cloned().collect()
     }
@@ -133,7 +133,7 @@ impl Device {
     }
 
     /// Whether the two records are about the same device.
-    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+    pub fn is_same_as(&self, other: &Self) -> bool {
         let has_identity = !self.bus_address.is_empty() || !self.permanent_mac.is_empty();
         if self.sysfs_number.is_some() && other.sysfs_number.is_some() {
             return self.sysfs_number == other.sysfs_number;
@@ -152,7 +152,7 @@ impl Device {
 ///
 /// # Errors
 /// Code 5 when sysfs cannot be read.
-pub(crate) fn sysfs_number(name: &str) -> Result<Option<u64>> {
+pub fn sysfs_number(name: &str) -> Result<Option<u64>> {
     let path = Path::new(INTERFACES).join(name);
     match fs::metadata(&path) {
         Ok(found) => Ok(Some(found.ino())),
@@ -163,12 +163,12 @@ pub(crate) fn sysfs_number(name: &str) -> Result<Option<u64>> {
 
 /// A name for a moment that no container can foresee: it could give that name to another
 /// interface, and the kernel would refuse it here.
-pub(crate) fn unforeseen_name() -> String {
+pub fn unforeseen_name() -> String {
     format!("cni-{:011x}", random::number() & 0xFFF_FFFF_FFFF)
 }
 
 /// Leaves the links that are `wanted`, where that leaves any.
-pub(crate) fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
+pub fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
     if links.iter().any(|link| wanted(link)) {
         links.retain(|link| wanted(link));
     }

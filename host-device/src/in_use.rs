@@ -28,11 +28,11 @@ struct Use {
 /// The interface that a device is a port of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Controller {
+pub struct Controller {
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// Its kind: `bridge`, `bond`, …
-    pub(crate) kind: String,
+    pub kind: String,
 }
 
 /// The part of an ipvlan attachment's record that says what it is built on.
@@ -51,7 +51,7 @@ struct IpvlanDevice {
 ///
 /// # Errors
 /// Code 7 naming what uses the device, 999 or 5 when that cannot be found out.
-pub(crate) fn require_spare(netlink: &mut Netlink, device: &Device, refusal: &str) -> Result<()> {
+pub fn require_spare(netlink: &mut Netlink, device: &Device, refusal: &str) -> Result<()> {
     let mut found = upper(netlink, device)?;
     if found.is_none() {
         found = route(&netlink.routes()?, device);
@@ -72,7 +72,7 @@ pub(crate) fn require_spare(netlink: &mut Netlink, device: &Device, refusal: &st
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
-pub(crate) fn controller(netlink: &mut Netlink, device: &Device) -> Result<Option<Controller>> {
+pub fn controller(netlink: &mut Netlink, device: &Device) -> Result<Option<Controller>> {
     let Some(link) = netlink.link_by_index(device.index)? else {
         return Ok(None);
     };

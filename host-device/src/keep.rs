@@ -9,15 +9,15 @@ use common::result::{AddResult, IpConfig, Route, SCOPE_LINK};
 use crate::device::Device;
 
 /// The kernel's number of the main routing table.
-pub(crate) const MAIN: u32 = 254;
+pub const MAIN: u32 = 254;
 /// The kernel's number of the table in which it keeps a host's own addresses.
-pub(crate) const LOCAL: u32 = 255;
+pub const LOCAL: u32 = 255;
 
 /// The device with the addresses, routes and neighbours that it has now.
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
-pub(crate) fn plan(netlink: &mut Netlink, device: Device) -> Result<Device> {
+pub fn plan(netlink: &mut Netlink, device: Device) -> Result<Device> {
     if !device.is_owed() {
         return Ok(device);
     }
@@ -26,7 +26,7 @@ pub(crate) fn plan(netlink: &mut Netlink, device: Device) -> Result<Device> {
 }
 
 /// Adds to the result of the delegate what it does not have already.
-pub(crate) fn add_to(network: &NetworkState, result: &mut AddResult) {
+pub fn add_to(network: &NetworkState, result: &mut AddResult) {
     let global = network.addresses().into_iter().filter(|a| a.is_global);
     for address in global.map(|address| address.cidr) {
         if !result.ips.iter().any(|ip| ip.address == address) {

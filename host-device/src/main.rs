@@ -2,28 +2,11 @@
 //! back, under its name and with its properties. A device that is bound to a driver
 //! for user space (DPDK) stays where it is. This file is the flow of every command.
 //!
-#![doc = include_str!("../KERNEL.md")]
-
-mod config;
-mod device;
-mod device_info;
-mod driver;
-mod elsewhere;
-mod identity;
-mod in_use;
-mod keep;
-mod options;
-mod parameters;
-mod restore;
-mod stacked;
-mod transfer;
-mod unrecorded;
-mod userspace;
 
 use std::process::ExitCode;
 
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::{Attachment, Records};
+use common::attachment::Attachment;
 use common::config::NetConf;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::interface::Sandbox;
@@ -36,10 +19,14 @@ use common::result::{AddResult, Interface};
 use common::say;
 use common::turn::Turn;
 
-use crate::config::{Config, DeviceSelector, is_device_per_container};
-use crate::device::{Device, Mode};
-use crate::options::Options;
-use crate::restore::Host;
+use host_device::config::{Config, DeviceSelector};
+use host_device::device::{Device, Mode};
+use host_device::find::find_device;
+use host_device::options::Options;
+use host_device::restore::Host;
+use host_device::{
+    device, device_info, find, in_use, keep, records, stacked, transfer, unrecorded,
+};
 
 fn main() -> ExitCode {
     plugin::run(&Commands {
@@ -138,42 +125,6 @@ fn plan_return(device: Device, options: &Options, host: &mut Host) -> Result<Dev
         in_use: options.allow_in_use,
         ..device
     })
-}
-
-/// Finds the device; when it is missing, because a container has it, says which one. One
-/// that is in use is not found, unless the configuration allows that.
-fn find_device(host: &mut Host, selector: &DeviceSelector, options: &Options) -> Result<Device> {
-    let found = match options.driver {
-        Some(driver) => userspace::find(&mut host.netlink, selector, driver),
-        None => device::find(&mut host.netlink, selector),
-    };
-    let device = found.map_err(|error| {
-        if error.code == ErrorCode::NETWORK_CONFIG {
-            return error;
-        }
-        // It is the reason for an error that is reported in any case.
-        let records = records().all::<Device>().unwrap_or_default();
-        let mut holders = records.iter().filter(|r| {
-            !r.device.returned && r.device.is_selected_by(selector) && r.is_alive().unwrap_or(false)
-        });
-        match holders.next() {
-            Some(r) => error.with_details(format!(
-                "container {} has it as {:?}",
-                r.container_id,
-                r.ifname.as_str()
-            )),
-            None => error,
-        }
-    })?;
-    userspace::require_unheld(&device, &records())?;
-    if device.has_interface() && !options.allow_in_use {
-        let refusal = match options.driver {
-            Some(driver) => userspace::refusal(driver),
-            None => format!("cannot take host device {:?}", device.name),
-        };
-        in_use::require_spare(&mut host.netlink, &device, &refusal)?;
-    }
-    Ok(device)
 }
 
 /// Gives the device the addresses of the delegate, if there is one, and sets it up.
@@ -349,28 +300,11 @@ fn verify_device(link: &Link, record: Option<&Attachment<Device>>) -> Result<()>
 }
 
 fn status(conf: &ConfArgs) -> Result<()> {
+    find::examine(conf, &mut Host::open()?)?;
     let net_conf: NetConf = conf.document.read("failed to load netconf")?;
-    let options = Options::parse(&conf.document)?;
-    NetworkOptions::from_document(&conf.document)?;
-    if let Some(selector) = selector_for_status(conf)? {
-        find_device(&mut Host::open()?, &selector, &options).map_err(|error| match error.code {
-            ErrorCode::NETWORK_CONFIG => error,
-            _ => error.with_code(ErrorCode::UNAVAILABLE),
-        })?;
-    }
     match IpamPlugin::find_configured(&net_conf.ipam.plugin, &conf.path)? {
         Some(ipam) => ipam.forward(Command::Status, conf),
         None => Ok(()),
-    }
-}
-
-/// The device to look for, unless every container brings its own.
-fn selector_for_status(conf: &ConfArgs) -> Result<Option<DeviceSelector>> {
-    match DeviceSelector::from_document(&conf.document)? {
-        None if !is_device_per_container(&conf.document) => {
-            DeviceSelector::required(&conf.document).map(Some)
-        }
-        selector => Ok(selector),
     }
 }
 
@@ -385,9 +319,4 @@ fn gc(conf: &ConfArgs) -> Result<()> {
         }
         None => Ok(()),
     }
-}
-
-/// The records of this plugin.
-pub(crate) fn records() -> Records {
-    Records::of("host-device")
 }

@@ -14,21 +14,21 @@ use crate::device::DPDK_DRIVERS;
 
 /// What a configuration asks for beyond the Go plugin's keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Options {
+pub struct Options {
     /// `driver`: bind the device to this driver for user space.
-    pub(crate) driver: Option<UserDriver>,
+    pub driver: Option<UserDriver>,
     /// `keepAddresses`: the device's addresses and routes go with it.
-    pub(crate) keep_addresses: bool,
+    pub keep_addresses: bool,
     /// `allowInUse`: a device that the node or others use is taken all the same.
-    pub(crate) allow_in_use: bool,
+    pub allow_in_use: bool,
     /// `runtimeConfig.CNIDeviceInfoFile`: the absolute path of the file in which to
     /// describe the device.
-    pub(crate) device_info_file: Option<String>,
+    pub device_info_file: Option<String>,
 }
 
 /// The name of a driver that hands a device to a program in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UserDriver(&'static str);
+pub struct UserDriver(&'static str);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -48,7 +48,7 @@ impl Options {
     ///
     /// # Errors
     /// Code 7 naming the key and the value.
-    pub(crate) fn parse(document: &Document) -> Result<Self> {
+    pub fn parse(document: &Document) -> Result<Self> {
         let options = Self {
             driver: document.get("driver").map_or(Ok(None), driver)?,
             keep_addresses: flag(document, "keepAddresses")?,
@@ -68,7 +68,7 @@ impl Options {
 
 impl UserDriver {
     /// The name as the kernel writes it.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         self.0
     }
 }

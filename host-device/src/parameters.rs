@@ -50,14 +50,14 @@ const IPV6: [(usize, &str); 16] = [
 ];
 
 /// Whether the parameters in the directory with this name are not those of one interface.
-pub(crate) fn are_of_all(name: &str) -> bool {
+pub fn are_of_all(name: &str) -> bool {
     matches!(name, "all" | "default")
 }
 
 /// Gives `link`, which is on the host under the name `name`, the parameters that it lacks of
 /// `wanted`. To be done before it is up. What the kernel refuses is only reported, as with
 /// every other property of a device.
-pub(crate) fn restore(link: &Link, name: &str, wanted: &Parameters) {
+pub fn restore(link: &Link, name: &str, wanted: &Parameters) {
     if are_of_all(name) {
         return;
     }

@@ -17,14 +17,14 @@ use crate::in_use::Controller;
 use crate::parameters;
 
 /// The node's side of a transfer.
-pub(crate) struct Host {
+pub struct Host {
     /// A netlink socket on the host.
-    pub(crate) netlink: Netlink,
+    pub netlink: Netlink,
 }
 
 impl Host {
     /// The namespace that the plugin was started in.
-    pub(crate) fn open() -> Result<Self> {
+    pub fn open() -> Result<Self> {
         let netlink = Netlink::open()?;
         Ok(Self { netlink })
     }
@@ -32,7 +32,7 @@ impl Host {
     /// Makes sure that `link` can get the name `name` on the host. `index` is its
     /// index there, when it is there already: it may have the name as another one.
     /// A device of another attachment that a container has called so gives way.
-    pub(crate) fn make_free(&mut self, name: &str, link: &Link, index: Option<u32>) -> Result<()> {
+    pub fn make_free(&mut self, name: &str, link: &Link, index: Option<u32>) -> Result<()> {
         let holder = self.netlink.link_by_name(name)?;
         let Some(holder) = holder.filter(|holder| Some(holder.index) != index) else {
             return Ok(());
@@ -95,7 +95,7 @@ impl Host {
 
 /// Where a device is that its container does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
+pub enum Whereabouts {
     /// On the host, as it was.
     OnHost,
     /// In a namespace that cannot be looked into.
@@ -106,7 +106,7 @@ pub(crate) enum Whereabouts {
 
 /// Restores the device where it is on the host already: the kernel has put it there
 /// itself, as it does with hardware, or a DEL has not come to its end.
-pub(crate) fn restore_on_host(
+pub fn restore_on_host(
     host: &mut Host,
     all: &[Attachment<Device>],
     record: &Attachment<Device>,
@@ -147,7 +147,7 @@ fn on_host<'a>(links: &'a [Link], record: &Attachment<Device>) -> Result<Option<
 /// Gives a device that ADD has bound for user space back to its kernel driver, and
 /// its interface what it was; true when the host has it. A new boot has forgotten
 /// the binding.
-pub(crate) fn rebind(
+pub fn rebind(
     host: &mut Host,
     all: &[Attachment<Device>],
     record: &Attachment<Device>,
@@ -191,7 +191,7 @@ fn is_rival(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<b
 /// Gives `link`, which is certainly the device and on the host, what it was. Its name is
 /// free there. To fail at anything but the name would keep the address reserved for ever,
 /// although the host has the device: that is only reported.
-pub(crate) fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
+pub fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     restore_properties(&mut host.netlink, link, device);
     restore_parameters(host, link, device)?;
     let rest = LinkChange {
@@ -236,7 +236,7 @@ fn restore_parameters(host: &mut Host, link: &Link, device: &Device) -> Result<(
 }
 
 /// Gives `link`, which is on the host, the device's name, where that is free.
-pub(crate) fn restore_name(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
+pub fn restore_name(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     if link.name == device.name {
         return Ok(());
     }

@@ -23,7 +23,7 @@ const MOST_AT_ONCE: usize = 64;
 ///
 /// # Errors
 /// Code 11 when there are too many of these, 999 with the kernel's answer.
-pub(crate) fn remove(sandbox: &mut Sandbox, link: &Link, links: &[Link]) -> Result<()> {
+pub fn remove(sandbox: &mut Sandbox, link: &Link, links: &[Link]) -> Result<()> {
     let is_above = |child: &&Link| is_stacked_on(child, link, None);
     let above: Vec<&Link> = links.iter().filter(is_above).collect();
     sandbox.netlink.delete_links(&above)?;
@@ -81,7 +81,7 @@ fn is_stacked_on(child: &Link, link: &Link, netns: Option<i32>) -> bool {
 ///
 /// # Errors
 /// Code 11 when there is one, 999 with the kernel's answer.
-pub(crate) fn require_unused(sandbox: &mut Sandbox, link: &Link) -> Result<()> {
+pub fn require_unused(sandbox: &mut Sandbox, link: &Link) -> Result<()> {
     let is_port = !link.port_kind.is_empty() && link.port_kind != "vrf";
     if is_port || !link.ethernet {
         // A port excludes the others. What is no Ethernet device carries none of them.

@@ -33,11 +33,7 @@ const MOST_CANDIDATES: usize = 32;
 
 /// Makes sure that the device can be called `ifname` in the container. This must be
 /// known before: on a clash the kernel moves the device and then refuses the name.
-pub(crate) fn require_movable(
-    device: &Device,
-    sandbox: &mut Sandbox,
-    ifname: &IfName,
-) -> Result<()> {
+pub fn require_movable(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()> {
     if device.mode == Mode::Dpdk {
         return Ok(());
     }
@@ -55,7 +51,7 @@ pub(crate) fn require_movable(
 /// Moves the device into the container under its name there, in one step, and
 /// returns it as it is then: down and without addresses. A device for user space
 /// stays where it is, and is bound to its driver if the configuration says so.
-pub(crate) fn move_in(
+pub fn move_in(
     host: &mut Host,
     sandbox: &mut Sandbox,
     record: &Attachment<Device>,
@@ -112,7 +108,7 @@ fn explain(error: Error, device: &Device) -> Error {
 /// Until a device is what it was, no ADD finds it; a bound one is protected by its
 /// record, because its driver can take long. `sandbox` is the container's namespace where
 /// it is open already.
-pub(crate) fn give_back(
+pub fn give_back(
     host: &mut Host,
     records: &Records,
     record: &Attachment<Device>,
@@ -148,7 +144,7 @@ pub(crate) fn give_back(
 
 /// Makes sure that the hardware that a container has is used by nothing else: what it had
 /// made on the device, and hidden, would go on using it.
-pub(crate) fn require_unused(record: &Attachment<Device>, args: &CmdArgs) -> Result<()> {
+pub fn require_unused(record: &Attachment<Device>, args: &CmdArgs) -> Result<()> {
     let device = &record.device;
     if !device.is_hardware() || !device.is_owed() || device.in_use {
         return Ok(());
@@ -171,7 +167,7 @@ pub(crate) fn require_unused(record: &Attachment<Device>, args: &CmdArgs) -> Res
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
-pub(crate) fn find_in_container(
+pub fn find_in_container(
     host: &mut Host,
     record: &Attachment<Device>,
     args: &CmdArgs,
@@ -243,7 +239,7 @@ fn out_of_reach(device: &Device) -> Error {
 
 /// Whether the attachment is in use: its namespace lives, and has the device unless
 /// that stays on the host anyway.
-pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result<bool> {
+pub fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result<bool> {
     let Some(mut sandbox) = sandbox_for_del(args, Some(record))? else {
         return Ok(false);
     };
@@ -259,7 +255,7 @@ pub(crate) fn is_attached(record: &Attachment<Device>, args: &CmdArgs) -> Result
 /// because its container's namespace ended, so that it can be found by its name
 /// again. The records stay until their DEL, which has the address to release. Returns
 /// all of them as they are then.
-pub(crate) fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachment<Device>>> {
+pub fn recover(host: &mut Host, records: &Records) -> Result<Vec<Attachment<Device>>> {
     let mut all = records.all::<Device>()?;
     let boot = boot_id()?;
     for position in 0..all.len() {
@@ -320,7 +316,7 @@ fn may_be_on_host(record: &Attachment<Device>, is_alive: bool) -> Result<bool> {
 
 /// The device with what it was before an attachment that it has not come back from as
 /// it was: when [`recover`] could not give it its name, the next DEL still has to.
-pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<Device> {
+pub fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<Device> {
     let is_earlier = |was: &Device| !was.returned && was.is_same_as(&device);
     let is_known = device.is_hardware() || device.sysfs_number.is_some();
     let of_device = |r: &Attachment<Device>| is_known && is_earlier(&r.device);
@@ -351,7 +347,7 @@ pub(crate) fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<
 }
 
 /// The record of an attachment whose device the host has back.
-pub(crate) fn returned(record: &Attachment<Device>) -> Attachment<Device> {
+pub fn returned(record: &Attachment<Device>) -> Attachment<Device> {
     let mut record = record.clone();
     record.device.returned = true;
     record
@@ -359,7 +355,7 @@ pub(crate) fn returned(record: &Attachment<Device>) -> Attachment<Device> {
 
 /// Moves a device that the Go plugin has attached back under `name`. What else it
 /// was is not known.
-pub(crate) fn move_out_unrecorded(
+pub fn move_out_unrecorded(
     host: &mut Host,
     sandbox: &mut Sandbox,
     link: &Link,
@@ -499,7 +495,7 @@ fn hidden(device: &Device, count: usize) -> Error {
 }
 
 /// Makes sure that an attached device still has the driver that ADD has bound it to.
-pub(crate) fn verify_binding(device: &Device) -> Result<()> {
+pub fn verify_binding(device: &Device) -> Result<()> {
     match &device.binding {
         Some(binding) => driver::verify(device, binding),
         None => Ok(()),

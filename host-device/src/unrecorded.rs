@@ -31,7 +31,7 @@ const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
 /// Code 7 naming an interface that can be a device of the node, which nothing proves to be
 /// the attachment's: success would mean that the device is lost. 999 with the kernel's
 /// answer.
-pub(crate) fn give_back(args: &CmdArgs, records: &Records) -> Result<()> {
+pub fn give_back(args: &CmdArgs, records: &Records) -> Result<()> {
     let clues = Clues::of(args);
     let _devices = Turn::of_devices()?;
     if let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? {
@@ -56,7 +56,7 @@ pub(crate) fn give_back(args: &CmdArgs, records: &Records) -> Result<()> {
 ///
 /// # Errors
 /// Code 5 naming what cannot be read.
-pub(crate) fn renamed(args: &CmdArgs, records: &Records) -> Result<Option<Attachment<Device>>> {
+pub fn renamed(args: &CmdArgs, records: &Records) -> Result<Option<Attachment<Device>>> {
     let clues = Clues::of(args);
     records.read_renamed(args, |record: &Attachment<Device>| {
         let device = &record.device;
@@ -71,7 +71,7 @@ pub(crate) fn renamed(args: &CmdArgs, records: &Records) -> Result<Option<Attach
 ///
 /// # Errors
 /// Code 999 with the kernel's answer.
-pub(crate) fn name_on_host(
+pub fn name_on_host(
     host: &mut Host,
     selector: &DeviceSelector,
     ifname: Option<&IfName>,
@@ -126,7 +126,7 @@ pub(crate) fn name_on_host(
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
-pub(crate) fn under_own_name(host: &mut Host, device: Device, ifname: &IfName) -> Result<Device> {
+pub fn under_own_name(host: &mut Host, device: Device, ifname: &IfName) -> Result<Device> {
     let is_left = device.is_hardware() && is_name_in_container(&device.name, Some(ifname));
     let is_name = IfName::new(&device.alias).is_ok() && device.alias != device.name;
     if !is_left || !is_name || host.netlink.link_by_name(&device.alias)?.is_some() {

@@ -24,7 +24,7 @@ const NETWORK_CLASS: &str = "0x02";
 /// # Errors
 /// Code 7 with the reason for which the device must not be taken, 999 when it or the
 /// driver is missing.
-pub(crate) fn find(
+pub fn find(
     netlink: &mut Netlink,
     selector: &DeviceSelector,
     wanted: UserDriver,
@@ -60,7 +60,7 @@ pub(crate) fn find(
 }
 
 /// How the refusal of a device begins that is to be bound.
-pub(crate) fn refusal(wanted: UserDriver) -> String {
+pub fn refusal(wanted: UserDriver) -> String {
     format!("cannot use driver {:?}", wanted.as_str())
 }
 
@@ -111,7 +111,7 @@ fn require_single_interface(address: &PciAddress, wanted: UserDriver) -> Result<
 ///
 /// # Errors
 /// Code 999 naming the container that has it.
-pub(crate) fn require_unheld(device: &Device, records: &Records) -> Result<()> {
+pub fn require_unheld(device: &Device, records: &Records) -> Result<()> {
     if device.mode != Mode::Dpdk || device.binding.is_some() {
         return Ok(());
     }

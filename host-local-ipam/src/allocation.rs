@@ -16,17 +16,17 @@ use crate::survey::Survey;
 
 /// What is asked for, and of what.
 #[derive(Debug)]
-pub(crate) struct Allocation<'a> {
+pub struct Allocation<'a> {
     /// The locked store.
-    pub(crate) store: &'a Store,
+    pub store: &'a Store,
     /// Who asks.
-    pub(crate) applicant: &'a Applicant,
+    pub applicant: &'a Applicant,
     /// This boot.
-    pub(crate) boot: Boot,
+    pub boot: Boot,
     /// Of each of them an address is wanted.
-    pub(crate) range_sets: &'a [RangeSet],
+    pub range_sets: &'a [RangeSet],
     /// Addresses that are preferred.
-    pub(crate) requested: &'a [IpAddr],
+    pub requested: &'a [IpAddr],
 }
 
 impl<'a> Allocation<'a> {
@@ -36,7 +36,7 @@ impl<'a> Allocation<'a> {
     /// # Errors
     /// Code 999 with the texts of the Go plugin when there is no address to be had, 5
     /// naming what cannot be read or written, 11 as for [`Store::reserve`].
-    pub(crate) fn run(&self) -> Result<Vec<Choice<'a>>> {
+    pub fn run(&self) -> Result<Vec<Choice<'a>>> {
         let owner = &self.applicant.owner;
         let mut survey = Survey::for_allocation(self.store, Some(owner), &self.boot)?;
         name_unproven(self.store.directory(), &survey.unproven(&self.boot));

@@ -13,28 +13,28 @@ use crate::taken::Taken;
 
 /// What an allocation depends on.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub struct State {
     /// The container that asks.
-    pub(crate) container_id: String,
+    pub container_id: String,
     /// The addresses that are reserved.
-    pub(crate) taken: Taken,
+    pub taken: Taken,
     /// Those among them that the attachment itself holds, in the order of their files.
-    pub(crate) own: Vec<IpAddr>,
+    pub own: Vec<IpAddr>,
     /// The address that each range set handed out last.
-    pub(crate) last_reserved: Vec<Option<IpAddr>>,
+    pub last_reserved: Vec<Option<IpAddr>>,
 }
 
 /// An address to reserve, and the range it is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Choice<'a> {
+pub struct Choice<'a> {
     /// The address.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
     range: &'a Range,
 }
 
 impl Choice<'_> {
     /// The address as the result shows it.
-    pub(crate) fn ip_config(&self) -> IpConfig {
+    pub fn ip_config(&self) -> IpConfig {
         let host = Cidr::host(self.address);
         IpConfig {
             address: Cidr::new(self.address, self.range.prefix()).unwrap_or(host),
@@ -49,7 +49,7 @@ impl Choice<'_> {
 ///
 /// # Errors
 /// Code 999 with the texts of the Go plugin.
-pub(crate) fn choose<'a>(
+pub fn choose<'a>(
     sets: &'a [RangeSet],
     requested: &[IpAddr],
     state: &State,
@@ -78,11 +78,7 @@ pub(crate) fn choose<'a>(
 
 /// The first free address of `set` after `last`: round robin over all of its ranges,
 /// so that an address rests as long as possible before it is handed out again.
-pub(crate) fn next_free<'a>(
-    set: &'a RangeSet,
-    last: Option<IpAddr>,
-    taken: &Taken,
-) -> Option<Choice<'a>> {
+pub fn next_free<'a>(set: &'a RangeSet, last: Option<IpAddr>, taken: &Taken) -> Option<Choice<'a>> {
     lap(set, last).find_map(|(range, part)| {
         let address = range.address(first_free(taken, part, range.gateway())?);
         Some(Choice { address, range })
@@ -90,7 +86,7 @@ pub(crate) fn next_free<'a>(
 }
 
 /// The taken addresses of `set` in the order in which it hands them out again.
-pub(crate) fn taken_after(
+pub fn taken_after(
     set: &RangeSet,
     last: Option<IpAddr>,
     taken: &Taken,
@@ -102,13 +98,13 @@ pub(crate) fn taken_after(
 }
 
 /// The first of `sets` that has no free address, if there is one.
-pub(crate) fn first_exhausted<'a>(sets: &'a [RangeSet], taken: &Taken) -> Option<&'a RangeSet> {
+pub fn first_exhausted<'a>(sets: &'a [RangeSet], taken: &Taken) -> Option<&'a RangeSet> {
     let mut sets = sets.iter();
     sets.find(|set| next_free(set, None, taken).is_none())
 }
 
 /// Says that `set` has no free address.
-pub(crate) fn exhausted(set: &RangeSet) -> String {
+pub fn exhausted(set: &RangeSet) -> String {
     format!("no IP addresses available in range set: {set}")
 }
 

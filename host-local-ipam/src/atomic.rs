@@ -15,13 +15,13 @@ use nix::unistd::linkat;
 
 /// Where a file is written on file systems that have no unnamed files. Only the
 /// holder of the lock uses it, and after a crash the next one removes it.
-pub(crate) const UNFINISHED: &str = ".unfinished";
+pub const UNFINISHED: &str = ".unfinished";
 
 /// Creates the file `path`, complete or not at all, with the attributes that `mark` gives.
 ///
 /// # Errors
 /// `AlreadyExists` when something has this name, else those of the file system.
-pub(crate) fn create(path: &Path, content: &[u8], mark: impl Fn(&File)) -> io::Result<()> {
+pub fn create(path: &Path, content: &[u8], mark: impl Fn(&File)) -> io::Result<()> {
     match create_unnamed(path, content, &mark) {
         Err(cause) if is_unsupported(&cause) => create_beside(path, content, &mark),
         created => created,

@@ -13,22 +13,22 @@ use crate::reservation::{Holder, Reservation};
 use crate::store::SMALL;
 
 /// Which boot the reservations of a directory are of.
-pub(crate) const BOOT_ID: &str = ".boot_id";
+pub const BOOT_ID: &str = ".boot_id";
 
 /// This boot, as seen from a directory.
 #[derive(Debug)]
-pub(crate) struct Boot {
+pub struct Boot {
     /// The machine since its start.
-    pub(crate) machine: Machine,
+    pub machine: Machine,
     /// Whether the directory names it, and every reservation was therefore examined in it.
-    pub(crate) is_known: bool,
+    pub is_known: bool,
     /// Who holds the namespaces of containers.
     holders: Holders,
 }
 
 /// What a reservation is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Its container has it.
     InUse,
     /// Nobody has it any more.
@@ -42,7 +42,7 @@ impl Boot {
     ///
     /// # Errors
     /// Code 5 when `/proc` cannot be read.
-    pub(crate) fn of(directory: &Path) -> Result<Self> {
+    pub fn of(directory: &Path) -> Result<Self> {
         let machine = Machine::this()?;
         let known = file::read_regular(&directory.join(BOOT_ID), SMALL);
         // Whatever prevents the file from being read, to examine the reservations once
@@ -57,7 +57,7 @@ impl Boot {
 
     /// What becomes of a reservation at the first use of the directory in this boot. Later
     /// only what nobody holds is told from the others.
-    pub(crate) fn judge(&self, reservation: &Reservation) -> Verdict {
+    pub fn judge(&self, reservation: &Reservation) -> Verdict {
         match reservation.holder {
             Holder::Nobody => Verdict::Abandoned,
             Holder::Owner(_) if !self.is_known => {
@@ -77,7 +77,7 @@ impl Boot {
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn write(&self, directory: &Path) -> Result<()> {
+    pub fn write(&self, directory: &Path) -> Result<()> {
         if self.is_known {
             return Ok(());
         }

@@ -20,23 +20,23 @@ use crate::sources::{RawRange, Rules, Sources, specs};
 /// Where the directories of all networks are, unless `dataDir` says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 /// The key for the path of a file with the ranges of this node.
-pub(crate) const RANGES_FILE: &str = "rangesFile";
+pub const RANGES_FILE: &str = "rangesFile";
 /// What begins the message when a key has a value of the wrong type.
 const UNREADABLE: &str = "failed to load the host-local configuration";
 
 /// What ADD, CHECK and STATUS need to know.
 #[derive(Debug)]
-pub(crate) struct Config {
+pub struct Config {
     /// The directory of the network's reservations.
-    pub(crate) directory: PathBuf,
+    pub directory: PathBuf,
     /// Where the range sets come from, of which ADD takes one address each.
-    pub(crate) sources: Sources,
+    pub sources: Sources,
     /// The addresses that the runtime or the user asks for, in the order given.
-    pub(crate) requested: Vec<IpAddr>,
+    pub requested: Vec<IpAddr>,
     /// The routes for the result.
-    pub(crate) routes: Vec<Route>,
+    pub routes: Vec<Route>,
     /// The file that the result's DNS comes from.
-    pub(crate) resolv_conf: Option<PathBuf>,
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// The document, as far as host-local reads it. Addresses are texts here too.
@@ -103,7 +103,7 @@ impl Config {
     /// # Errors
     /// Code 6 when a value has the wrong type, 4 when `CNI_ARGS` is malformed, 7
     /// for everything else that is wrong, with the words of the Go plugin.
-    pub(crate) fn read(conf: &ConfArgs, cni_args: &str) -> Result<Self> {
+    pub fn read(conf: &ConfArgs, cni_args: &str) -> Result<Self> {
         let raw: RawConf = conf.document.read(UNREADABLE)?;
         let ipam = raw
             .ipam
@@ -131,7 +131,7 @@ impl Config {
 ///
 /// # Errors
 /// Code 6 or 7 when `dataDir` is no absolute path.
-pub(crate) fn directory(conf: &ConfArgs) -> Result<PathBuf> {
+pub fn directory(conf: &ConfArgs) -> Result<PathBuf> {
     let raw: RawLocation = conf.document.read(UNREADABLE)?;
     network_directory(&raw.ipam.data_dir, &conf.network)
 }
@@ -141,7 +141,7 @@ pub(crate) fn directory(conf: &ConfArgs) -> Result<PathBuf> {
 ///
 /// # Errors
 /// Code 6 when `dataDir` is not a text.
-pub(crate) fn directory_if_usable(conf: &ConfArgs) -> Result<Option<PathBuf>> {
+pub fn directory_if_usable(conf: &ConfArgs) -> Result<Option<PathBuf>> {
     match directory(conf) {
         Err(error) if error.code == ErrorCode::NETWORK_CONFIG => {
             say!("nothing to release: {error}");

@@ -30,7 +30,7 @@ const MACHINE_ID: &str = "/etc/machine-id";
 /// The machine that this process runs on, since its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Machine {
+pub struct Machine {
     /// The machine; empty where it has no number, and is therefore never recognised.
     machine_id: String,
     /// The boot.
@@ -42,7 +42,7 @@ impl Machine {
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.
-    pub(crate) fn this() -> Result<Self> {
+    pub fn this() -> Result<Self> {
         Ok(Self {
             // Without the number nothing of an earlier boot is recognised, which loses nothing.
             machine_id: file::read_parameter(Path::new(MACHINE_ID)).unwrap_or_default(),
@@ -51,7 +51,7 @@ impl Machine {
     }
 
     /// The number of the boot.
-    pub(crate) fn boot_id(&self) -> &str {
+    pub fn boot_id(&self) -> &str {
         &self.boot_id
     }
 
@@ -66,7 +66,7 @@ impl Machine {
 /// What is remembered of the container of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Container {
+pub struct Container {
     #[serde(flatten)]
     machine: Machine,
     /// The namespace, where the caller has named one.
@@ -82,7 +82,7 @@ struct Namespace {
 
 impl Container {
     /// The container whose namespace is at the path `netns`, on this machine.
-    pub(crate) fn of(netns: &str, machine: &Machine) -> Self {
+    pub fn of(netns: &str, machine: &Machine) -> Self {
         let id = NetNs::open(netns).and_then(|netns| netns.id());
         let path = netns.to_owned();
         Self {
@@ -95,7 +95,7 @@ impl Container {
     /// What is known of the container of `reservation` on this machine: what its file
     /// remembers, else what the record of the attachment says, which is made by the plugin
     /// that has executed host-local.
-    pub(crate) fn of_reservation(reservation: &Reservation, now: &Machine) -> Option<Self> {
+    pub fn of_reservation(reservation: &Reservation, now: &Machine) -> Option<Self> {
         Self::read(&reservation.path).or_else(|| Self::recorded(reservation, now))
     }
 
@@ -125,7 +125,7 @@ impl Container {
     }
 
     /// What the address file `path` remembers, if anything that can be understood.
-    pub(crate) fn read(path: &Path) -> Option<Self> {
+    pub fn read(path: &Path) -> Option<Self> {
         let mut value = [0; LIMIT];
         let length = lgetxattr(path, ATTRIBUTE, &mut value[..]).ok()?;
         serde_json::from_slice(value.get(..length)?).ok()
@@ -133,7 +133,7 @@ impl Container {
 
     /// Lets the address file remember it. Where the file system has no such attributes,
     /// or the path is too long, the reservation lives until it is released.
-    pub(crate) fn remember(&self, file: &File) {
+    pub fn remember(&self, file: &File) {
         let value = serde_json::to_vec(self).unwrap_or_default();
         if value.len() <= LIMIT {
             fsetxattr(file, ATTRIBUTE, &value, XattrFlags::CREATE).ok();
@@ -141,7 +141,7 @@ impl Container {
     }
 
     /// Whether the container has certainly ended.
-    pub(crate) fn has_ended(&self, now: &Machine, holders: &Holders) -> bool {
+    pub fn has_ended(&self, now: &Machine, holders: &Holders) -> bool {
         if self.machine != *now {
             return self.machine.is_earlier_boot_of(now);
         }

@@ -22,20 +22,20 @@ const SOME: usize = 4;
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Examined<'a> {
+pub struct Examined<'a> {
     /// The locked store.
-    pub(crate) store: &'a Store,
+    pub store: &'a Store,
     /// The machine since its start.
-    pub(crate) machine: &'a Machine,
+    pub machine: &'a Machine,
     /// What is reserved.
-    pub(crate) taken: &'a Taken,
+    pub taken: &'a Taken,
 }
 
 impl Examined<'_> {
     /// Those of the next few reservations of every set, and of the requested addresses,
     /// whose containers have ended. A set hands its addresses out in turn, so the next
     /// ones after the last are its oldest.
-    pub(crate) fn in_turn(
+    pub fn in_turn(
         &self,
         sets: &[RangeSet],
         requested: &[IpAddr],
@@ -51,7 +51,7 @@ impl Examined<'_> {
 
     /// Those of an exhausted set whose containers have ended. Where not all are looked at,
     /// the attempt of another container looks at others.
-    pub(crate) fn in_exhausted(&self, set: &RangeSet, attempt: &str) -> Vec<Reservation> {
+    pub fn in_exhausted(&self, set: &RangeSet, attempt: &str) -> Vec<Reservation> {
         let all = || allocator::taken_after(set, None, self.taken);
         let count = all().take(ALL + 1).count();
         if count <= ALL {

@@ -9,13 +9,13 @@ use serde_json::Value;
 
 /// One entry of `exclude`: the addresses of a network, or a single one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Exclusion {
+pub struct Exclusion {
     /// The entry as it was written.
-    pub(crate) text: String,
+    pub text: String,
     /// The first address.
-    pub(crate) first: IpAddr,
+    pub first: IpAddr,
     /// The last address.
-    pub(crate) last: IpAddr,
+    pub last: IpAddr,
 }
 
 impl Exclusion {
@@ -35,7 +35,7 @@ impl Exclusion {
     }
 
     /// Whether the addresses are of the same family as `address`.
-    pub(crate) fn is_of_family(&self, address: IpAddr) -> bool {
+    pub fn is_of_family(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4()
     }
 }
@@ -45,7 +45,7 @@ impl Exclusion {
 ///
 /// # Errors
 /// A text that names the key and the wrong value.
-pub(crate) fn parse(value: &Value) -> Result<Vec<Exclusion>, String> {
+pub fn parse(value: &Value) -> Result<Vec<Exclusion>, String> {
     let entries = match value {
         Value::Null => return Ok(Vec::new()),
         Value::Array(entries) => entries,
@@ -60,7 +60,7 @@ pub(crate) fn parse(value: &Value) -> Result<Vec<Exclusion>, String> {
 
 /// The parts of `first` to `last` that no block of `excluded` covers, in order.
 /// Blocks may overlap each other and the ends.
-pub(crate) fn parts_left(
+pub fn parts_left(
     first: u128,
     last: u128,
     mut excluded: Vec<(u128, u128)>,

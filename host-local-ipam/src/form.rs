@@ -21,7 +21,7 @@ use crate::store::LAST_RESERVED;
 ///
 /// # Errors
 /// Code 7 naming a file of others, 5 when the directory cannot be read.
-pub(crate) fn require_own(directory: &Path) -> Result<()> {
+pub fn require_own(directory: &Path) -> Result<()> {
     let first_turn = format!("{LAST_RESERVED}0");
     let marks = [BOOT_ID, &first_turn];
     if marks
@@ -72,7 +72,7 @@ fn is_own(directory: &Path, name: &str, is_locked: bool) -> bool {
 ///
 /// # Errors
 /// Code 5 naming the file, when it is none of host-local's.
-pub(crate) fn last_reserved(path: &Path, content: &[u8]) -> Result<Option<IpAddr>> {
+pub fn last_reserved(path: &Path, content: &[u8]) -> Result<Option<IpAddr>> {
     if let Ok(address) = parse_address(&String::from_utf8_lossy(content)) {
         return Ok(Some(address));
     }
@@ -84,7 +84,7 @@ pub(crate) fn last_reserved(path: &Path, content: &[u8]) -> Result<Option<IpAddr
 }
 
 /// The error that says that a file would be overwritten that is not host-local's.
-pub(crate) fn is_foreign(path: &Path) -> Error {
+pub fn is_foreign(path: &Path) -> Error {
     let msg = format!("{path:?} is not a file of host-local");
     Error::new(ErrorCode::IO, msg).with_details("it does not contain an address; move it away")
 }

@@ -20,19 +20,19 @@ use common::file::{FILE_MODE, temporary_name};
 
 use header::Header;
 use page::{ENTRIES, PAGE, Page};
-pub(crate) use page::{Entry, Key};
-pub(crate) use stamp::Stamp;
+pub use page::{Entry, Key};
+pub use stamp::Stamp;
 
 use crate::store::OWN_FILE;
 use crate::taken::Taken;
 
 /// The file. The Go plugin reads it as it reads every file, and finds no container.
-pub(crate) const NAME: &str = ".reservations.index";
+pub const NAME: &str = ".reservations.index";
 /// Up to here, reading the address files costs no more than an index.
 const FEW: usize = 8;
 /// An index that agrees with its directory, and the changes made to it in memory.
 #[derive(Debug)]
-pub(crate) struct Index {
+pub struct Index {
     file: File,
     header: Header,
     taken: Taken,
@@ -42,7 +42,7 @@ pub(crate) struct Index {
 
 impl Index {
     /// The index of `directory`, if it has one that agrees with it.
-    pub(crate) fn open(directory: &Path, boot_id: &str) -> Option<Self> {
+    pub fn open(directory: &Path, boot_id: &str) -> Option<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -67,13 +67,13 @@ impl Index {
     }
 
     /// The addresses that are taken.
-    pub(crate) fn taken(&self) -> &Taken {
+    pub fn taken(&self) -> &Taken {
         &self.taken
     }
 
     /// The addresses that a container may have, and those of irregular files; nothing
     /// when the index turns out to be a wrong one.
-    pub(crate) fn find(&mut self, container: Option<Key>) -> Option<Vec<Entry>> {
+    pub fn find(&mut self, container: Option<Key>) -> Option<Vec<Entry>> {
         let mut found = Vec::new();
         let irregular = (self.header.irregular > 0).then_some(Key::IRREGULAR);
         for key in container.into_iter().chain(irregular) {
@@ -87,7 +87,7 @@ impl Index {
     ///
     /// # Errors
     /// When the index has no room for it, or is a wrong one.
-    pub(crate) fn insert(&mut self, entry: Entry) -> io::Result<()> {
+    pub fn insert(&mut self, entry: Entry) -> io::Result<()> {
         let page = self.page(entry.key()).ok_or_else(wrong)?;
         if page.entries.len() >= ENTRIES {
             return Err(io::ErrorKind::StorageFull.into());
@@ -102,7 +102,7 @@ impl Index {
     ///
     /// # Errors
     /// When the index does not say that it is taken.
-    pub(crate) fn remove(&mut self, entry: Entry) -> io::Result<()> {
+    pub fn remove(&mut self, entry: Entry) -> io::Result<()> {
         let page = self.page(entry.key()).ok_or_else(wrong)?;
         let at = page.entries.iter().position(|other| *other == entry);
         page.entries.swap_remove(at.ok_or_else(wrong)?);
@@ -119,7 +119,7 @@ impl Index {
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn save(mut self, directory: &Path) -> io::Result<()> {
+    pub fn save(mut self, directory: &Path) -> io::Result<()> {
         for page in self.pages.iter().filter(|page| page.is_changed) {
             let first = (self.header.front + page.number) * PAGE;
             words::write(&self.file, first, &page.words(self.header.seed))?;
@@ -133,11 +133,7 @@ impl Index {
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn create(
-        directory: &Path,
-        boot_id: &str,
-        mut entries: Vec<Entry>,
-    ) -> io::Result<()> {
+    pub fn create(directory: &Path, boot_id: &str, mut entries: Vec<Entry>) -> io::Result<()> {
         if entries.len() <= FEW {
             return Self::discard(directory);
         }
@@ -162,7 +158,7 @@ impl Index {
     ///
     /// # Errors
     /// Those of `unlink(2)`; `NotFound` when there is none.
-    pub(crate) fn discard(directory: &Path) -> io::Result<()> {
+    pub fn discard(directory: &Path) -> io::Result<()> {
         fs::remove_file(directory.join(NAME))
     }
 

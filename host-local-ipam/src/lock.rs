@@ -12,7 +12,7 @@ use common::lock::lock_exclusively;
 
 use crate::store::OWN_FILE;
 
-pub(crate) const LOCK: &str = "lock";
+pub const LOCK: &str = "lock";
 /// How long a command waits for the lock. Holders need milliseconds; the kubelet
 /// gives up after minutes.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
@@ -23,7 +23,7 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Code 5 naming the path, 11 when the lock is not to be had.
-pub(crate) fn take(directory: &Path, flags: i32) -> Result<Option<File>> {
+pub fn take(directory: &Path, flags: i32) -> Result<Option<File>> {
     use io::ErrorKind::{InvalidFilename, NotFound};
 
     let path = directory.join(LOCK);

@@ -2,29 +2,8 @@
 //! plugin of the same name and this one can alternate on one directory. It knows
 //! nothing of interfaces; the plugin that executes it does.
 
-mod allocation;
-mod allocator;
-mod atomic;
-mod boot;
-mod config;
-mod container;
-mod ended;
-mod exclude;
-mod form;
-mod index;
-mod lock;
-mod range;
-mod ranges_file;
-mod reservation;
-mod resolv_conf;
-mod sources;
-mod store;
-mod survey;
-mod taken;
-
 use std::net::IpAddr;
 use std::os::unix::process::parent_id;
-use std::path::Path;
 use std::process::ExitCode;
 
 use common::args::{CmdArgs, ConfArgs};
@@ -34,17 +13,17 @@ use common::plugin::{self, Commands};
 use common::result::{AddResult, Dns};
 use common::say;
 
-use crate::allocation::Allocation;
-use crate::boot::Boot;
-use crate::config::Config;
-use crate::container::Container;
-use crate::ended::Examined;
-use crate::range::RangeSet;
-use crate::reservation::{Applicant, Holder, Owner, Reservation, describe_holders, owned_by};
-use crate::sources::Sources;
-use crate::store::Store;
-use crate::survey::Survey;
-use crate::taken::Taken;
+use host_local_ipam::allocation::Allocation;
+use host_local_ipam::boot::Boot;
+use host_local_ipam::config::Config;
+use host_local_ipam::container::Container;
+use host_local_ipam::range::RangeSet;
+use host_local_ipam::reservation::{Applicant, Holder, Owner, Reservation, owned_by};
+use host_local_ipam::sources::Sources;
+use host_local_ipam::status::status;
+use host_local_ipam::store::Store;
+use host_local_ipam::survey::Survey;
+use host_local_ipam::{allocator, config, form, resolv_conf};
 
 fn main() -> ExitCode {
     plugin::run(&Commands {
@@ -171,52 +150,6 @@ fn del(args: &CmdArgs) -> Result<()> {
     }
     survey.leave_index(&store, &[], released);
     errors.into_result()
-}
-
-fn status(conf: &ConfArgs) -> Result<()> {
-    let config = Config::read(conf, "")?;
-    let store = Store::peek(&config.directory)?;
-    let range_sets = config.sources.read()?;
-    if config.directory.is_dir() {
-        form::require_own(&config.directory)?;
-    }
-    match store {
-        Some(store) => check_capacity(&store, &range_sets),
-        None => check_free(&range_sets, &Taken::default(), &config.directory),
-    }
-}
-
-/// Whether every range set has a free address, according to the files where the index
-/// alone says that it has not. What an ADD would reclaim counts as free.
-fn check_capacity(store: &Store, range_sets: &[RangeSet]) -> Result<()> {
-    let directory = store.directory();
-    let boot = Boot::of(directory)?;
-    let mut survey = Survey::for_allocation(store, None, &boot)?;
-    if allocator::first_exhausted(range_sets, survey.taken()).is_none() {
-        return Ok(());
-    }
-    if !survey.is_certain(store) {
-        survey = Survey::of_files_for_allocation(store, None, &boot)?;
-    }
-    let examined = Examined {
-        store,
-        machine: &boot.machine,
-        taken: survey.taken(),
-    };
-    let exhausted = allocator::first_exhausted(range_sets, survey.taken());
-    match exhausted.map(|set| examined.in_exhausted(set, "")) {
-        Some(ended) if !ended.is_empty() => Ok(()),
-        _ => check_free(range_sets, survey.taken(), directory),
-    }
-}
-
-fn check_free(range_sets: &[RangeSet], taken: &Taken, directory: &Path) -> Result<()> {
-    let Some(set) = allocator::first_exhausted(range_sets, taken) else {
-        return Ok(());
-    };
-    let error = Error::new(ErrorCode::UNAVAILABLE, allocator::exhausted(set));
-    let holders = describe_holders(directory, allocator::taken_after(set, None, taken));
-    Err(error.with_details(holders.unwrap_or_default()))
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {

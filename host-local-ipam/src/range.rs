@@ -11,22 +11,22 @@ use crate::exclude::{Exclusion, parts_left};
 
 /// A range as configured, with what is not set left open.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RangeSpec {
+pub struct RangeSpec {
     /// The network; required.
-    pub(crate) subnet: Option<Cidr>,
+    pub subnet: Option<Cidr>,
     /// The first address to hand out; the network's first host when not set.
-    pub(crate) range_start: Option<IpAddr>,
+    pub range_start: Option<IpAddr>,
     /// The last address to hand out; the network's last host when not set.
-    pub(crate) range_end: Option<IpAddr>,
+    pub range_end: Option<IpAddr>,
     /// The gateway, never handed out; the network's first host when not set.
-    pub(crate) gateway: Option<IpAddr>,
+    pub gateway: Option<IpAddr>,
     /// What is never handed out either, of the same family.
-    pub(crate) exclude: Vec<Exclusion>,
+    pub exclude: Vec<Exclusion>,
 }
 
 /// Addresses of one network, `first` to `last`, both included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Range {
+pub struct Range {
     subnet: Cidr,
     first: IpAddr,
     last: IpAddr,
@@ -37,7 +37,7 @@ pub(crate) struct Range {
 
 /// Ranges of one family that do not overlap; at least one.
 #[derive(Clone, Debug)]
-pub(crate) struct RangeSet(Vec<Range>);
+pub struct RangeSet(Vec<Range>);
 
 impl Range {
     /// The range that `spec` describes, without what `exclude` names.
@@ -82,28 +82,28 @@ impl Range {
     }
 
     /// The prefix length of the network.
-    pub(crate) fn prefix(&self) -> u8 {
+    pub fn prefix(&self) -> u8 {
         self.subnet.prefix()
     }
 
     /// The gateway; it may be outside of the range, or even of the network.
-    pub(crate) fn gateway(&self) -> IpAddr {
+    pub fn gateway(&self) -> IpAddr {
         self.gateway
     }
 
     /// Whether `address` is between the ends, be it excluded or not.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.first <= address && address <= self.last
     }
 
     /// Whether `address`, which is between the ends, is never handed out.
-    pub(crate) fn excludes(&self, address: IpAddr) -> bool {
+    pub fn excludes(&self, address: IpAddr) -> bool {
         let number = number(address);
         !self.parts.iter().any(|part| part.contains(&number))
     }
 
     /// The numbers from `start` to the end of the range that are not excluded, in parts.
-    pub(crate) fn from(&self, start: IpAddr) -> impl Iterator<Item = RangeInclusive<u128>> {
+    pub fn from(&self, start: IpAddr) -> impl Iterator<Item = RangeInclusive<u128>> {
         let first = number(start);
         let parts = self.parts.iter();
         let parts = parts.map(move |part| *part.start().max(&first)..=*part.end());
@@ -111,7 +111,7 @@ impl Range {
     }
 
     /// The numbers before `end` that are not excluded, in parts.
-    pub(crate) fn until(&self, end: IpAddr) -> impl Iterator<Item = RangeInclusive<u128>> {
+    pub fn until(&self, end: IpAddr) -> impl Iterator<Item = RangeInclusive<u128>> {
         let end = number(end);
         let parts = self.parts.iter();
         let parts = parts.map(move |part| *part.start()..=(*part.end()).min(end.saturating_sub(1)));
@@ -119,17 +119,17 @@ impl Range {
     }
 
     /// The address with this number, which is of the range.
-    pub(crate) fn address(&self, number: u128) -> IpAddr {
+    pub fn address(&self, number: u128) -> IpAddr {
         address(number, self.first)
     }
 
     /// The first address.
-    pub(crate) fn first(&self) -> IpAddr {
+    pub fn first(&self) -> IpAddr {
         self.first
     }
 
     /// The address after `address`, unless that is the last one of the range.
-    pub(crate) fn after(&self, address: IpAddr) -> Option<IpAddr> {
+    pub fn after(&self, address: IpAddr) -> Option<IpAddr> {
         (address < self.last).then(|| step(address, 1))
     }
 
@@ -149,7 +149,7 @@ impl RangeSet {
     ///
     /// # Errors
     /// A text of the Go plugin, or one that names the key `exclude`.
-    pub(crate) fn new(specs: &[RangeSpec], exclude: &[Exclusion]) -> Result<Self, String> {
+    pub fn new(specs: &[RangeSpec], exclude: &[Exclusion]) -> Result<Self, String> {
         let mut ranges: Vec<Range> = Vec::new();
         for spec in specs {
             let range = Range::new(spec, exclude)?;
@@ -172,27 +172,27 @@ impl RangeSet {
     }
 
     /// The ranges, in the order configured.
-    pub(crate) fn ranges(&self) -> &[Range] {
+    pub fn ranges(&self) -> &[Range] {
         &self.0
     }
 
     /// Whether the addresses are IPv4.
-    pub(crate) fn is_ipv4(&self) -> bool {
+    pub fn is_ipv4(&self) -> bool {
         self.0.iter().all(|range| range.first.is_ipv4())
     }
 
     /// The range that has `address`.
-    pub(crate) fn range_for(&self, address: IpAddr) -> Option<&Range> {
+    pub fn range_for(&self, address: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(address))
     }
 
     /// Whether one of the ranges has `address`.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.range_for(address).is_some()
     }
 
     /// Whether an address is in both sets.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         let mut pairs = self
             .0
             .iter()
@@ -254,7 +254,7 @@ fn step(from: IpAddr, by: i128) -> IpAddr {
 
 /// The number of an address, of IPv4 in IPv6 notation, so that no two addresses have
 /// the same.
-pub(crate) fn number(address: IpAddr) -> u128 {
+pub fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
         IpAddr::V6(address) => address.to_bits(),

@@ -30,7 +30,7 @@ struct RawFile {
 ///
 /// # Errors
 /// What is wrong with it; the caller names the file and sets the code.
-pub(crate) fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
+pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
     let content = content(path).map_err(|cause| Error::io("failed to read the file", &cause))?;
     if content.trim_ascii().is_empty() {
         return Err(Error::config("the file is empty"));

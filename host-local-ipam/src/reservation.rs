@@ -22,18 +22,18 @@ const CONTENT_LIMIT: u64 = 64 * 1024;
 
 /// An address that is taken, and the file that says so.
 #[derive(Debug)]
-pub(crate) struct Reservation {
+pub struct Reservation {
     /// The address.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
     /// Who holds it.
-    pub(crate) holder: Holder,
+    pub holder: Holder,
     /// The file.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// Who holds an address.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Holder {
+pub enum Holder {
     /// An attachment.
     Owner(Owner),
     /// Nobody: a Go plugin was killed between creating the file and writing to it.
@@ -45,25 +45,25 @@ pub(crate) enum Holder {
 
 /// An attachment, as reservation files name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub struct Owner {
     /// The container.
-    pub(crate) container_id: String,
+    pub container_id: String,
     /// The interface; empty in files of a plugin that wrote the container only.
-    pub(crate) ifname: String,
+    pub ifname: String,
 }
 
 /// The attachment that asks for addresses, and the container that it is of.
 #[derive(Debug)]
-pub(crate) struct Applicant {
+pub struct Applicant {
     /// What the reservation files will name.
-    pub(crate) owner: Owner,
+    pub owner: Owner,
     /// What they will remember.
-    pub(crate) container: Container,
+    pub container: Container,
 }
 
 impl Owner {
     /// The attachment that a call is about.
-    pub(crate) fn of(args: &CmdArgs) -> Self {
+    pub fn of(args: &CmdArgs) -> Self {
         Self {
             container_id: args.container_id.to_string(),
             ifname: args.ifname.to_string(),
@@ -71,7 +71,7 @@ impl Owner {
     }
 
     /// What the index finds the container by.
-    pub(crate) fn key(&self) -> Key {
+    pub fn key(&self) -> Key {
         Key::of(&self.container_id)
     }
 
@@ -83,7 +83,7 @@ impl Owner {
     }
 
     /// The content of its reservation files.
-    pub(crate) fn content(&self) -> String {
+    pub fn content(&self) -> String {
         [&self.container_id, SEPARATOR, &self.ifname].concat()
     }
 }
@@ -110,7 +110,7 @@ impl Reservation {
     /// Reads the file of this name; nothing when its name is no address, or when it
     /// is gone. What stands in its place and is no regular file keeps the address
     /// from being handed out, but is neither followed nor waited for.
-    pub(crate) fn read(directory: &Path, name: &str) -> Option<Self> {
+    pub fn read(directory: &Path, name: &str) -> Option<Self> {
         let address = parse_address(name).ok()?;
         let path = directory.join(name);
         let holder = match read_regular(&path, CONTENT_LIMIT) {
@@ -127,7 +127,7 @@ impl Reservation {
 
     /// What the index says about it. A file that names no container is looked at
     /// every time: whoever was writing it may have got further.
-    pub(crate) fn entry(&self) -> Entry {
+    pub fn entry(&self) -> Entry {
         let key = match &self.holder {
             Holder::Owner(owner) => owner.key(),
             Holder::Nobody | Holder::Unknown(_) => Key::IRREGULAR,
@@ -136,18 +136,18 @@ impl Reservation {
     }
 
     /// Whether the file has the name that a plugin gives it.
-    pub(crate) fn has_usual_name(&self) -> bool {
+    pub fn has_usual_name(&self) -> bool {
         self.path.ends_with(self.address.to_string())
     }
 
     /// The error that says that this file is none of ours to remove.
-    pub(crate) fn is_broken(&self, why: &str) -> Error {
+    pub fn is_broken(&self, why: &str) -> Error {
         let msg = format!("{:?} is no reservation", self.path);
         Error::new(ErrorCode::IO, msg).with_details(why)
     }
 
     /// Whether it names the attachment, or its container alone.
-    pub(crate) fn may_be_of(&self, owner: &Owner) -> bool {
+    pub fn may_be_of(&self, owner: &Owner) -> bool {
         self.is_held_by(owner) || self.is_held_by(&owner.without_ifname())
     }
 
@@ -158,7 +158,7 @@ impl Reservation {
 
 /// The reservations of an attachment: those that name it, and only when there are
 /// none those that name its container alone.
-pub(crate) fn owned_by<'a>(all: &'a [Reservation], owner: &Owner) -> Vec<&'a Reservation> {
+pub fn owned_by<'a>(all: &'a [Reservation], owner: &Owner) -> Vec<&'a Reservation> {
     let held_by = |owner: &Owner| -> Vec<&'a Reservation> {
         all.iter().filter(|r| r.is_held_by(owner)).collect()
     };
@@ -174,7 +174,7 @@ const NAMED: usize = 3;
 
 /// Who holds `addresses`, which are taken: the first few by name, and how many there are;
 /// nothing when there are none.
-pub(crate) fn describe_holders(
+pub fn describe_holders(
     directory: &Path,
     mut addresses: impl Iterator<Item = IpAddr>,
 ) -> Option<String> {
@@ -193,7 +193,7 @@ pub(crate) fn describe_holders(
 /// Says on stderr which reservations do not show in which boot they were made, once a boot:
 /// the Go plugin has made them, or the file system has no attributes. They are kept,
 /// because a container may have them.
-pub(crate) fn name_unproven(directory: &Path, unproven: &[&Reservation]) {
+pub fn name_unproven(directory: &Path, unproven: &[&Reservation]) {
     let addresses = unproven.iter().map(|reservation| reservation.address);
     if let Some(holders) = describe_holders(directory, addresses) {
         say!("nothing shows whether these are of an earlier boot, so they are kept: {holders}");

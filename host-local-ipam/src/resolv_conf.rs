@@ -17,7 +17,7 @@ const SIZE_LIMIT: u64 = 1 << 20;
 ///
 /// # Errors
 /// Code 5 naming the file.
-pub(crate) fn read(path: &Path) -> Result<Dns> {
+pub fn read(path: &Path) -> Result<Dns> {
     let failed = |cause| Error::io(format!("failed to read resolvConf {path:?}"), &cause);
     let mut content = Vec::new();
     // Without O_NONBLOCK, a FIFO would be waited for.

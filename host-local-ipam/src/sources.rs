@@ -17,18 +17,18 @@ use crate::range::{RangeSet, RangeSpec};
 use crate::ranges_file;
 
 /// What Go says when there is no range set at all.
-pub(crate) const NO_RANGES: &str = "no IP ranges specified";
+pub const NO_RANGES: &str = "no IP ranges specified";
 
 /// A range as it is written. Addresses are texts here, so that a wrong one is
 /// reported with Go's words and not with those of a JSON reader.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct RawRange {
-    pub(crate) subnet: Option<String>,
-    pub(crate) range_start: String,
-    pub(crate) range_end: String,
-    pub(crate) gateway: String,
-    pub(crate) exclude: Value,
+pub struct RawRange {
+    pub subnet: Option<String>,
+    pub range_start: String,
+    pub range_end: String,
+    pub gateway: String,
+    pub exclude: Value,
 }
 
 impl RawRange {
@@ -59,9 +59,7 @@ fn optional_address(text: &str) -> Result<Option<IpAddr>> {
 ///
 /// # Errors
 /// Those of [`RawRange::spec`].
-pub(crate) fn specs<'a>(
-    sets: impl IntoIterator<Item = &'a Vec<RawRange>>,
-) -> Result<Vec<Vec<RangeSpec>>> {
+pub fn specs<'a>(sets: impl IntoIterator<Item = &'a Vec<RawRange>>) -> Result<Vec<Vec<RangeSpec>>> {
     let sets = sets.into_iter();
     sets.map(|set| set.iter().map(RawRange::spec).collect())
         .collect()
@@ -69,7 +67,7 @@ pub(crate) fn specs<'a>(
 
 /// Where the range sets of a network come from.
 #[derive(Debug)]
-pub(crate) struct Sources {
+pub struct Sources {
     specs: Vec<Vec<RangeSpec>>,
     configured: Vec<RangeSet>,
     file: Option<PathBuf>,
@@ -82,11 +80,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of [`Rules::range_sets`].
-    pub(crate) fn new(
-        specs: Vec<Vec<RangeSpec>>,
-        file: Option<PathBuf>,
-        rules: Rules,
-    ) -> Result<Self> {
+    pub fn new(specs: Vec<Vec<RangeSpec>>, file: Option<PathBuf>, rules: Rules) -> Result<Self> {
         if specs.is_empty() && file.is_none() {
             return Err(Error::config(NO_RANGES));
         }
@@ -103,7 +97,7 @@ impl Sources {
     }
 
     /// The sets of the configuration alone; there may be none when there is a file.
-    pub(crate) fn configured(&self) -> &[RangeSet] {
+    pub fn configured(&self) -> &[RangeSet] {
         &self.configured
     }
 
@@ -113,7 +107,7 @@ impl Sources {
     ///
     /// # Errors
     /// Code 7 naming the file, or the key `exclude`.
-    pub(crate) fn read(&self) -> Result<Vec<RangeSet>> {
+    pub fn read(&self) -> Result<Vec<RangeSet>> {
         let Some(path) = &self.file else {
             return Ok(self.configured.clone());
         };
@@ -132,13 +126,13 @@ impl Sources {
 
 /// What holds for all sets of a network together.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// What no set hands out.
-    pub(crate) exclude: Vec<Exclusion>,
+    pub exclude: Vec<Exclusion>,
     /// The version of the configuration, which limits the number of addresses.
-    pub(crate) version: CniVersion,
+    pub version: CniVersion,
     /// The version as written.
-    pub(crate) version_text: String,
+    pub version_text: String,
 }
 
 impl Rules {

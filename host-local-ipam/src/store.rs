@@ -21,15 +21,15 @@ use crate::lock;
 use crate::reservation::{Applicant, Reservation};
 
 /// Followed by the number of the range set.
-pub(crate) const LAST_RESERVED: &str = "last_reserved_ip.";
+pub const LAST_RESERVED: &str = "last_reserved_ip.";
 /// The content of a dot-file or a `last_reserved_ip` is an address or an id.
-pub(crate) const SMALL: u64 = 256;
+pub const SMALL: u64 = 256;
 /// Nobody may make us open another file than ours, or wait for one.
-pub(crate) const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+pub const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The directory of a network, locked until this value is dropped.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub struct Store {
     directory: PathBuf,
     /// Held, not used. Only [`Store::peek`] may find none.
     _lock: Option<File>,
@@ -41,7 +41,7 @@ impl Store {
     /// # Errors
     /// Code 5 naming the path, 7 when it is a directory of others, 11 when the lock is not
     /// released in time.
-    pub(crate) fn create(directory: &Path) -> Result<Self> {
+    pub fn create(directory: &Path) -> Result<Self> {
         if let Some(store) = Self::open(directory)? {
             return Ok(store);
         }
@@ -57,7 +57,7 @@ impl Store {
     ///
     /// # Errors
     /// Code 5 naming the path, 11 when the lock is not released in time.
-    pub(crate) fn open(directory: &Path) -> Result<Option<Self>> {
+    pub fn open(directory: &Path) -> Result<Option<Self>> {
         let store = Self::lock(directory, 0)?;
         if store.is_some() || !directory.is_dir() {
             return Ok(store);
@@ -77,7 +77,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::create`].
-    pub(crate) fn peek(directory: &Path) -> Result<Option<Self>> {
+    pub fn peek(directory: &Path) -> Result<Option<Self>> {
         let store = Self::lock(directory, 0)?;
         Ok(store.or_else(|| {
             directory.is_dir().then(|| Self {
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// The directory.
-    pub(crate) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         &self.directory
     }
 
@@ -104,7 +104,7 @@ impl Store {
     ///
     /// # Errors
     /// Code 5 naming the file. The next survey then finds the same again.
-    pub(crate) fn reclaim(&self, abandoned: &[Reservation], boot: &Boot) -> Result<()> {
+    pub fn reclaim(&self, abandoned: &[Reservation], boot: &Boot) -> Result<()> {
         for reservation in abandoned {
             self.release(reservation)?;
         }
@@ -117,7 +117,7 @@ impl Store {
     /// # Errors
     /// Code 5 naming the file, when no plugin can have written its content: it would be
     /// overwritten.
-    pub(crate) fn last_reserved(&self, sets: usize) -> Result<Vec<Option<IpAddr>>> {
+    pub fn last_reserved(&self, sets: usize) -> Result<Vec<Option<IpAddr>>> {
         let read = |set| {
             let path = self.last_reserved_path(set);
             match file::read_regular(&path, SMALL) {
@@ -139,7 +139,7 @@ impl Store {
     ///
     /// # Errors
     /// Code 5 naming the file, 11 when somebody who does not take the lock was faster.
-    pub(crate) fn reserve(&self, applicant: &Applicant, choices: &[Choice<'_>]) -> Result<()> {
+    pub fn reserve(&self, applicant: &Applicant, choices: &[Choice<'_>]) -> Result<()> {
         let addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.address).collect();
         let mut reserved = Vec::new();
         let outcome = self.reserve_each(applicant, &addresses, &mut reserved);
@@ -184,7 +184,7 @@ impl Store {
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn release(&self, reservation: &Reservation) -> Result<()> {
+    pub fn release(&self, reservation: &Reservation) -> Result<()> {
         let path = &reservation.path;
         match fs::remove_file(path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {

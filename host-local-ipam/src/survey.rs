@@ -18,11 +18,11 @@ use crate::taken::Taken;
 
 /// The reservations of a network at one moment.
 #[derive(Debug)]
-pub(crate) struct Survey {
+pub struct Survey {
     /// Those that the command is about, in the order of the file names.
-    pub(crate) relevant: Vec<Reservation>,
+    pub relevant: Vec<Reservation>,
     /// Of containers that have ended, or without a holder: not taken any more.
-    pub(crate) abandoned: Vec<Reservation>,
+    pub abandoned: Vec<Reservation>,
     /// Where all of them are known from.
     origin: Origin,
 }
@@ -48,11 +48,7 @@ impl Survey {
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
-    pub(crate) fn for_allocation(
-        store: &Store,
-        owner: Option<&Owner>,
-        boot: &Boot,
-    ) -> Result<Self> {
+    pub fn for_allocation(store: &Store, owner: Option<&Owner>, boot: &Boot) -> Result<Self> {
         let survey = match boot.is_known {
             true => Self::from_index(store, owner, boot.machine.boot_id()),
             false => None,
@@ -67,7 +63,7 @@ impl Survey {
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
-    pub(crate) fn of_files_for_allocation(
+    pub fn of_files_for_allocation(
         store: &Store,
         owner: Option<&Owner>,
         boot: &Boot,
@@ -83,7 +79,7 @@ impl Survey {
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
-    pub(crate) fn of_owner(store: &Store, owner: &Owner) -> Result<Self> {
+    pub fn of_owner(store: &Store, owner: &Owner) -> Result<Self> {
         // Without /proc there is no index, and nothing else is lacking.
         let boot_id = boot_id().ok();
         match boot_id.and_then(|id| Self::from_index(store, Some(owner), &id)) {
@@ -96,10 +92,7 @@ impl Survey {
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
-    pub(crate) fn of_files(
-        store: &Store,
-        is_relevant: impl Fn(&Reservation) -> bool,
-    ) -> Result<Self> {
+    pub fn of_files(store: &Store, is_relevant: impl Fn(&Reservation) -> bool) -> Result<Self> {
         let directory = store.directory();
         let before = Stamp::of(directory).ok();
         let mut relevant = Vec::new();
@@ -154,7 +147,7 @@ impl Survey {
     }
 
     /// Those that do not show in which boot they were made.
-    pub(crate) fn unproven(&self, boot: &Boot) -> Vec<&Reservation> {
+    pub fn unproven(&self, boot: &Boot) -> Vec<&Reservation> {
         let relevant = self.relevant.iter();
         relevant
             .filter(|r| boot.judge(r) == Verdict::Unproven)
@@ -165,7 +158,7 @@ impl Survey {
     ///
     /// # Errors
     /// Code 999 when the index disagrees, which is then of no use.
-    pub(crate) fn abandon(&mut self, ended: Vec<Reservation>) -> Result<()> {
+    pub fn abandon(&mut self, ended: Vec<Reservation>) -> Result<()> {
         let entries = ended.iter().map(Reservation::entry).collect();
         self.abandoned.extend(ended);
         let changed =
@@ -174,7 +167,7 @@ impl Survey {
     }
 
     /// The addresses that must not be handed out.
-    pub(crate) fn taken(&self) -> &Taken {
+    pub fn taken(&self) -> &Taken {
         match &self.origin {
             Origin::Index(index) => index.taken(),
             Origin::Files(files) => &files.taken,
@@ -183,7 +176,7 @@ impl Survey {
 
     /// Whether this is more than a hint: it comes from the files, or their names are
     /// all that the index says.
-    pub(crate) fn is_certain(&self, store: &Store) -> bool {
+    pub fn is_certain(&self, store: &Store) -> bool {
         let Origin::Index(index) = &self.origin else {
             return true;
         };
@@ -197,7 +190,7 @@ impl Survey {
 
     /// Leaves an index behind, after a command that has made and removed these
     /// reservations.
-    pub(crate) fn leave_index(mut self, store: &Store, made: &[Entry], removed: Vec<Entry>) {
+    pub fn leave_index(mut self, store: &Store, made: &[Entry], removed: Vec<Entry>) {
         let changed = made.len() + removed.len() + self.abandoned.len() > 0;
         let left = self.origin.change(made, removed);
         let left = left.and_then(|()| self.origin.save(store.directory(), changed));

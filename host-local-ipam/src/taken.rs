@@ -8,18 +8,18 @@ use crate::range::number;
 
 /// Which addresses are taken, of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub struct Taken {
     /// In the order of their bases, and none of them empty.
     blocks: Vec<Block>,
 }
 
 /// 64 addresses in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Block {
+pub struct Block {
     /// The number of the first address without its last six bits.
-    pub(crate) base: u128,
+    pub base: u128,
     /// The lowest bit is that of the first address.
-    pub(crate) bits: u64,
+    pub bits: u64,
 }
 
 impl Block {
@@ -51,7 +51,7 @@ impl Block {
 
 impl Taken {
     /// The set of these blocks, unless they are not in order or one is empty.
-    pub(crate) fn from_blocks(blocks: Vec<Block>) -> Option<Self> {
+    pub fn from_blocks(blocks: Vec<Block>) -> Option<Self> {
         let ordered = blocks.is_sorted_by(|a, b| a.base < b.base);
         let valid = blocks
             .iter()
@@ -60,7 +60,7 @@ impl Taken {
     }
 
     /// The set of the addresses with these numbers, which are in order.
-    pub(crate) fn from_sorted(numbers: impl IntoIterator<Item = u128>) -> Self {
+    pub fn from_sorted(numbers: impl IntoIterator<Item = u128>) -> Self {
         let mut blocks: Vec<Block> = Vec::new();
         for one in numbers.into_iter().map(Block::with) {
             match blocks.last_mut() {
@@ -72,19 +72,19 @@ impl Taken {
     }
 
     /// Every block that has a taken address, in order.
-    pub(crate) fn blocks(&self) -> &[Block] {
+    pub fn blocks(&self) -> &[Block] {
         &self.blocks
     }
 
     /// Whether `address` is taken.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let one = Block::with(number(address));
         let block = self.find(one.base).ok().and_then(|at| self.blocks.get(at));
         block.is_some_and(|block| block.bits & one.bits != 0)
     }
 
     /// Adds an address.
-    pub(crate) fn insert(&mut self, address: IpAddr) {
+    pub fn insert(&mut self, address: IpAddr) {
         let one = Block::with(number(address));
         match self.find(one.base) {
             Ok(at) => self
@@ -98,7 +98,7 @@ impl Taken {
     }
 
     /// Removes an address.
-    pub(crate) fn remove(&mut self, address: IpAddr) {
+    pub fn remove(&mut self, address: IpAddr) {
         let one = Block::with(number(address));
         let Ok(at) = self.find(one.base) else { return };
         let left = self.blocks.get_mut(at).map(|block| {
@@ -111,7 +111,7 @@ impl Taken {
     }
 
     /// The first number among these whose address is free.
-    pub(crate) fn first_free(&self, numbers: RangeInclusive<u128>) -> Option<u128> {
+    pub fn first_free(&self, numbers: RangeInclusive<u128>) -> Option<u128> {
         let (mut next, end) = numbers.into_inner();
         let at = self.find(next >> Block::BITS).unwrap_or_else(|at| at);
         for block in self.blocks.iter().skip(at) {
@@ -127,7 +127,7 @@ impl Taken {
     }
 
     /// The numbers among these whose addresses are taken, in order.
-    pub(crate) fn numbers_in(&self, numbers: RangeInclusive<u128>) -> impl Iterator<Item = u128> {
+    pub fn numbers_in(&self, numbers: RangeInclusive<u128>) -> impl Iterator<Item = u128> {
         let first = self.find(*numbers.start() >> Block::BITS);
         let blocks = self.blocks.iter().skip(first.unwrap_or_else(|at| at));
         let end = *numbers.end() >> Block::BITS;

@@ -10,33 +10,33 @@ use common::netns::NetNs;
 use serde::{Deserialize, Serialize};
 
 /// The kind by which the kernel calls ipvlan interfaces.
-pub(crate) const KIND: &str = "ipvlan";
+pub const KIND: &str = "ipvlan";
 /// Interfaces of these kinds carry none: the kernel puts it beside them.
 const BESIDE: [&str; 2] = [KIND, "ipvtap"];
 
 /// Where the device is. Indices are counted by namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Carrier {
+pub struct Carrier {
     /// Its index in its namespace.
     #[serde(rename = "masterIndex")]
-    pub(crate) index: u32,
+    pub index: u32,
     /// Whether it is inside the container. Else it is on the node.
     #[serde(rename = "linkInContainer")]
-    pub(crate) in_container: bool,
+    pub in_container: bool,
     /// When it is in a third namespace: the number by which the container or the node,
     /// whichever has the master, knows that.
     #[serde(rename = "masterNetns")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) third_netns: Option<i32>,
+    pub third_netns: Option<i32>,
 }
 
 /// The node's side and the container's.
 #[derive(Debug)]
-pub(crate) struct Sides {
+pub struct Sides {
     /// A socket on the node.
-    pub(crate) node: Netlink,
+    pub node: Netlink,
     /// The container.
-    pub(crate) sandbox: Sandbox,
+    pub sandbox: Sandbox,
 }
 
 impl Sides {
@@ -44,7 +44,7 @@ impl Sides {
     ///
     /// # Errors
     /// Code 8 when `netns` is missing or no namespace.
-    pub(crate) fn open(netns: &str) -> Result<Self> {
+    pub fn open(netns: &str) -> Result<Self> {
         Ok(Self {
             sandbox: Sandbox::open(netns)?,
             node: Netlink::open()?,
@@ -52,7 +52,7 @@ impl Sides {
     }
 
     /// The socket where the master is.
-    pub(crate) fn of_master(&mut self, in_container: bool) -> &mut Netlink {
+    pub fn of_master(&mut self, in_container: bool) -> &mut Netlink {
         match in_container {
             true => &mut self.sandbox.netlink,
             false => &mut self.node,
@@ -66,7 +66,7 @@ impl Carrier {
     ///
     /// # Errors
     /// As for [`Carrier::below`].
-    pub(crate) fn of_master(master: &Link, in_container: bool, sides: &mut Sides) -> Result<Self> {
+    pub fn of_master(master: &Link, in_container: bool, sides: &mut Sides) -> Result<Self> {
         match BESIDE.contains(&master.kind.as_str()) {
             true => Self::below(master, in_container, sides),
             false => Ok(Self {
@@ -82,7 +82,7 @@ impl Carrier {
     ///
     /// # Errors
     /// Code 8 or 999 when the namespaces cannot be told apart.
-    pub(crate) fn below(link: &Link, in_container: bool, sides: &mut Sides) -> Result<Self> {
+    pub fn below(link: &Link, in_container: bool, sides: &mut Sides) -> Result<Self> {
         let mut carrier = Self {
             index: link.parent.unwrap_or(link.index),
             in_container,
@@ -103,7 +103,7 @@ impl Carrier {
     }
 
     /// Whether `link`, which is inside the container, is an ipvlan interface on the device.
-    pub(crate) fn carries(&self, link: &Link) -> bool {
+    pub fn carries(&self, link: &Link) -> bool {
         let is_beside = self.in_container && self.third_netns.is_none();
         link.kind == KIND
             && link.parent == Some(self.index)

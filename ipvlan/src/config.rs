@@ -19,7 +19,7 @@ const LEAST_MTU: u32 = 68;
 /// How the interfaces of a master reach each other and the outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Mode {
+pub enum Mode {
     /// The pod's own stack resolves neighbours and routes.
     #[default]
     L2,
@@ -33,7 +33,7 @@ impl Mode {
     const ALL: [Self; 3] = [Self::L2, Self::L3, Self::L3s];
 
     /// The kernel's number (`IPVLAN_MODE_*`).
-    pub(crate) fn number(self) -> u16 {
+    pub fn number(self) -> u16 {
         match self {
             Self::L2 => 0,
             Self::L3 => 1,
@@ -42,7 +42,7 @@ impl Mode {
     }
 
     /// The mode as written in a configuration; an unknown number as itself.
-    pub(crate) fn describe(number: u16) -> String {
+    pub fn describe(number: u16) -> String {
         let mode = Self::ALL.into_iter().find(|mode| mode.number() == number);
         mode.map_or_else(|| number.to_string(), |mode| mode.to_string())
     }
@@ -70,7 +70,7 @@ impl fmt::Display for Mode {
 /// Who of a master's interfaces reaches whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Flag {
+pub enum Flag {
     /// All reach each other.
     #[default]
     Bridge,
@@ -84,7 +84,7 @@ impl Flag {
     const ALL: [Self; 3] = [Self::Bridge, Self::Private, Self::Vepa];
 
     /// The kernel's number (`IPVLAN_F_*`).
-    pub(crate) fn number(self) -> u16 {
+    pub fn number(self) -> u16 {
         match self {
             Self::Bridge => 0,
             Self::Private => 1,
@@ -93,7 +93,7 @@ impl Flag {
     }
 
     /// The flag as written in a configuration; an unknown number as itself.
-    pub(crate) fn describe(number: u16) -> String {
+    pub fn describe(number: u16) -> String {
         let flag = Self::ALL.into_iter().find(|flag| flag.number() == number);
         flag.map_or_else(|| number.to_string(), |flag| flag.to_string())
     }
@@ -123,7 +123,7 @@ impl fmt::Display for Flag {
 
 /// Which interface is the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Master {
+pub enum Master {
     /// The one with this name or alternative name.
     Named(String),
     /// The one of the node that this selector means.
@@ -134,27 +134,27 @@ pub(crate) enum Master {
 
 /// A validated configuration.
 #[derive(Debug)]
-pub(crate) struct NetConf {
+pub struct NetConf {
     /// The interface that the pod's interface shares.
-    pub(crate) master: Master,
+    pub master: Master,
     /// Whether the master is looked up inside the container.
-    pub(crate) link_in_container: bool,
+    pub link_in_container: bool,
     /// Whether a master that is down is set up. Else it is an error.
-    pub(crate) master_up: bool,
+    pub master_up: bool,
     /// The mode.
-    pub(crate) mode: Mode,
+    pub mode: Mode,
     /// The flag.
-    pub(crate) flag: Flag,
+    pub flag: Flag,
     /// The MTU in bytes; the master's when not given.
-    pub(crate) mtu: Option<u32>,
+    pub mtu: Option<u32>,
     /// The file name of the address management plugin; empty means none.
-    pub(crate) ipam: String,
+    pub ipam: String,
     /// Name servers for the result.
-    pub(crate) dns: Dns,
+    pub dns: Dns,
     /// The result of the plugin before this one in the chain.
-    pub(crate) prev_result: Option<AddResult>,
+    pub prev_result: Option<AddResult>,
     /// Duplicate address detection and source routing.
-    pub(crate) options: Options,
+    pub options: Options,
 }
 
 #[derive(Default, Deserialize)]
@@ -174,7 +174,7 @@ impl NetConf {
     ///
     /// # Errors
     /// Code 6 for a malformed document, 7 for a value that cannot be right.
-    pub(crate) fn for_add(args: &CmdArgs) -> Result<Self> {
+    pub fn for_add(args: &CmdArgs) -> Result<Self> {
         refuse_mac(args)?;
         let mut conf = Self::parse(&args.conf)?;
         conf.prev_result = args.conf.document.prev_result(args.conf.version)?;
@@ -190,7 +190,7 @@ impl NetConf {
     ///
     /// # Errors
     /// As for [`NetConf::for_add`].
-    pub(crate) fn parse(conf: &ConfArgs) -> Result<Self> {
+    pub fn parse(conf: &ConfArgs) -> Result<Self> {
         let common: config::NetConf = conf.document.read("failed to load netconf")?;
         let keys: Keys = conf.document.read("failed to load netconf")?;
         Ok(Self {

@@ -19,22 +19,22 @@ use crate::neighbours::name_macvlans;
 /// What the attachment's record keeps of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Device {
+pub struct Device {
     /// The device that the interface is on.
     #[serde(flatten)]
-    pub(crate) carrier: Carrier,
+    pub carrier: Carrier,
     /// The MAC that the master had.
-    pub(crate) master_mac: String,
+    pub master_mac: String,
     /// The mode.
-    pub(crate) mode: Mode,
+    pub mode: Mode,
     /// The flag.
     #[serde(default)]
-    pub(crate) flag: Flag,
+    pub flag: Flag,
     /// The PCI address of the master; empty when it is no PCI device.
     #[serde(default)]
-    pub(crate) pci_id: String,
+    pub pci_id: String,
     /// The name that the interface has for a moment on kernels that need one.
-    pub(crate) temporary_name: IfName,
+    pub temporary_name: IfName,
 }
 
 impl Device {
@@ -42,12 +42,7 @@ impl Device {
     ///
     /// # Errors
     /// As for [`Carrier::of_master`].
-    pub(crate) fn of(
-        conf: &NetConf,
-        master: &Link,
-        args: &CmdArgs,
-        sides: &mut Sides,
-    ) -> Result<Self> {
+    pub fn of(conf: &NetConf, master: &Link, args: &CmdArgs, sides: &mut Sides) -> Result<Self> {
         Ok(Self {
             carrier: Carrier::of_master(master, conf.link_in_container, sides)?,
             master_mac: master.mac.clone(),
@@ -69,7 +64,7 @@ impl Device {
 ///
 /// An error has code 7 and names the master when the kernel says that it is in other use,
 /// else 999 and the kernel's answer.
-pub(crate) fn create(
+pub fn create(
     conf: &NetConf,
     master: &Link,
     record: &Attachment<Device>,
@@ -115,7 +110,7 @@ pub(crate) fn create(
 ///
 /// # Errors
 /// As for [`Carrier::below`], and code 5 when the record cannot be written.
-pub(crate) fn read_back(
+pub fn read_back(
     link: &Link,
     record: &mut Attachment<Device>,
     records: &Records,
@@ -148,7 +143,7 @@ fn temporary_name(args: &CmdArgs) -> Result<IfName> {
 
 /// Whether the result of ADD, which the runtime passes on DEL, shows that `link` is
 /// an attachment's although nobody recorded it: one that a Go plugin made.
-pub(crate) fn is_reported(link: &Link, prev_result: &AddResult, netns: &str) -> bool {
+pub fn is_reported(link: &Link, prev_result: &AddResult, netns: &str) -> bool {
     link.kind == KIND && prev_result.find_interface(&link.name, netns).is_some()
 }
 
@@ -157,7 +152,7 @@ pub(crate) fn is_reported(link: &Link, prev_result: &AddResult, netns: &str) -> 
 ///
 /// # Errors
 /// Code 999 naming what differs, in the words of the Go plugin where it has some.
-pub(crate) fn verify(
+pub fn verify(
     link: &Link,
     conf: &NetConf,
     device: Option<&Device>,

@@ -1,22 +1,14 @@
 //! CNI plugin `ipvlan`: gives a pod an ipvlan interface on a master of the node,
 //! typically a secondary ENI, and configures it with addresses from an IPAM plugin
 //! or from the plugin before it in the chain.
-//!
-#![doc = include_str!("../KERNEL.md")]
-
-mod carrier;
-mod config;
-mod link;
-mod master;
-mod neighbours;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use common::address::Cidr;
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::{Attachment, Records, sandbox_for_del};
-use common::error::{Error, ErrorCode, Result};
+use common::attachment::{Attachment, sandbox_for_del};
+use common::error::{Error, Result};
 use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::{Link, Made, Netlink};
@@ -26,9 +18,10 @@ use common::say;
 use common::turn::Turn;
 use nix::libc::EADDRINUSE;
 
-use crate::carrier::Sides;
-use crate::config::NetConf;
-use crate::link::Device;
+use ipvlan::carrier::Sides;
+use ipvlan::config::NetConf;
+use ipvlan::link::Device;
+use ipvlan::{link, master, neighbours, records, status};
 
 /// How many other addresses an ADD asks for when the one that it was given is in use on the
 /// master: enough to pass a few, and no more than a runtime waits for.
@@ -284,15 +277,7 @@ fn check(args: &CmdArgs) -> Result<()> {
 }
 
 fn status(args: &ConfArgs) -> Result<()> {
-    let conf = NetConf::parse(args)?;
-    let mut node = Netlink::open()?;
-    let found = match conf.link_in_container {
-        true => Ok(()),
-        false => master::find(&conf, &mut node).map(drop),
-    };
-    found
-        .and_then(|()| master::require_ipvlan(&mut node))
-        .map_err(|error| error.with_code(ErrorCode::UNAVAILABLE))?;
+    let (conf, _master) = status::examine(args, &mut Netlink::open()?)?;
     match IpamPlugin::find_configured(&conf.ipam, &args.path)? {
         Some(ipam) => ipam.forward(Command::Status, args),
         None => Ok(()),
@@ -333,8 +318,4 @@ fn forget(args: &CmdArgs, error: Error) -> Error {
         say!("undoing a failed ADD: {second}");
     }
     error
-}
-
-fn records() -> Records {
-    Records::of("ipvlan")
 }

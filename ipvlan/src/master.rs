@@ -16,7 +16,7 @@ use crate::config::{Master, NetConf};
 /// # Errors
 /// Code 7 naming the master when it is missing, a loopback, not an Ethernet device, down and
 /// to be left so, or has a smaller MTU than the one asked for.
-pub(crate) fn find(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
+pub fn find(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
     let master = match &conf.master {
         Master::Named(name) => by_name(name, netlink)?,
         Master::Selected(selector) => selector.find(netlink)?,
@@ -46,7 +46,7 @@ pub(crate) fn find(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
 ///
 /// # Errors
 /// Code 7 when it has not.
-pub(crate) fn require_ipvlan(netlink: &mut Netlink) -> Result<()> {
+pub fn require_ipvlan(netlink: &mut Netlink) -> Result<()> {
     match netlink.has_ipvlan()? {
         true => Ok(()),
         false => Err(no_ipvlan(EOPNOTSUPP)),
@@ -58,7 +58,7 @@ pub(crate) fn require_ipvlan(netlink: &mut Netlink) -> Result<()> {
 ///
 /// # Errors
 /// Code 999 with the kernel's answer.
-pub(crate) fn set_up(master: &Link, netlink: &mut Netlink) -> Result<()> {
+pub fn set_up(master: &Link, netlink: &mut Netlink) -> Result<()> {
     if master.up {
         return Ok(());
     }
@@ -75,7 +75,7 @@ pub(crate) fn set_up(master: &Link, netlink: &mut Netlink) -> Result<()> {
 /// The PCI address of the master, for the result; empty when it is no PCI device.
 /// sysfs shows the node's interfaces, so of a master that is in the container only
 /// counts what netlink tells.
-pub(crate) fn pci_id(master: &Link, in_container: bool) -> String {
+pub fn pci_id(master: &Link, in_container: bool) -> String {
     let address = match in_container {
         true => PciAddress::new(&master.bus_address),
         false => PciAddress::of_link(master),
@@ -83,7 +83,7 @@ pub(crate) fn pci_id(master: &Link, in_container: bool) -> String {
     address.map_or(String::new(), |address| address.to_string())
 }
 
-pub(crate) fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link> {
+pub fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link> {
     let found = netlink.link_by_name(name)?;
     found.ok_or_else(|| {
         Error::config(format!("failed to lookup master {name:?}")).with_details("Link not found")
@@ -110,7 +110,7 @@ fn by_default_route(netlink: &mut Netlink) -> Result<Link> {
 
 /// Says why the kernel refuses an ipvlan interface on the master. `macvlans` names what it
 /// has of these, where that is what keeps it busy.
-pub(crate) fn explain(error: Error, master: &Link, macvlans: impl FnOnce() -> String) -> Error {
+pub fn explain(error: Error, master: &Link, macvlans: impl FnOnce() -> String) -> Error {
     match error.errno() {
         Some(EOPNOTSUPP) => no_ipvlan(EOPNOTSUPP),
         Some(EBUSY) => {

@@ -42,7 +42,7 @@ impl Neighbour {
 ///
 /// # Errors
 /// Code 7 naming the other network, or the other interface.
-pub(crate) fn refuse_other_use(
+pub fn refuse_other_use(
     own: &Attachment<Device>,
     master: &Link,
     records: &Records,
@@ -77,7 +77,7 @@ pub(crate) fn refuse_other_use(
 
 /// The error of an ADD to whose addresses the kernel has said that another interface on the
 /// device has one, with the name of that interface where it can be found.
-pub(crate) fn name_holder(
+pub fn name_holder(
     error: Error,
     own: &Attachment<Device>,
     addresses: &[Cidr],
@@ -156,7 +156,7 @@ fn address_of(name: &str, netns: &str, addresses: &[Cidr]) -> Option<Cidr> {
 }
 
 /// The macvlan interfaces on the master, where they are what keeps ipvlan from it.
-pub(crate) fn name_macvlans(carrier: &Carrier, sides: &mut Sides) -> String {
+pub fn name_macvlans(carrier: &Carrier, sides: &mut Sides) -> String {
     let found = of_kind("macvlan", carrier, sides).unwrap_or_else(|error| {
         say!("looking for macvlan interfaces: {error}");
         Vec::new()

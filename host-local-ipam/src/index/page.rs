@@ -16,11 +16,11 @@ pub(crate) const ENTRIES: usize = (PAGE - HEAD) / ENTRY;
 
 /// What a container is found by. Two may have the same: the address file decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key(u64);
+pub struct Key(u64);
 
 /// An address and who has it. The order is that of the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// The two halves of the address's number.
     high: u64,
     low: u64,
@@ -40,26 +40,26 @@ pub(crate) struct Page {
 
 impl Key {
     /// That of files which do not name a container, and are looked at every time.
-    pub(crate) const IRREGULAR: Self = Self(0);
+    pub const IRREGULAR: Self = Self(0);
 
     /// That of a container.
-    pub(crate) fn of(container_id: &str) -> Self {
+    pub fn of(container_id: &str) -> Self {
         let words = parse(container_id.as_bytes());
         Self(sum(container_id.len() as u64, &words).max(1))
     }
 
     /// The key that was written like this.
-    pub(crate) fn parse(word: u64) -> Self {
+    pub fn parse(word: u64) -> Self {
         Self(word)
     }
 
     /// The key as it is written.
-    pub(crate) fn word(self) -> u64 {
+    pub fn word(self) -> u64 {
         self.0
     }
 
     /// The page that has the entries of this container.
-    pub(crate) fn page(self, pages: usize) -> usize {
+    pub fn page(self, pages: usize) -> usize {
         // The remainder is smaller than a usize.
         usize::try_from(self.0 % pages.max(1) as u64).unwrap_or_default()
     }
@@ -67,23 +67,23 @@ impl Key {
 
 impl Entry {
     /// The entry that says that the container with this key has `address`.
-    pub(crate) fn new(key: Key, address: IpAddr) -> Self {
+    pub fn new(key: Key, address: IpAddr) -> Self {
         let [high, low] = halves(number(address));
         Self { key, high, low }
     }
 
     /// The address.
-    pub(crate) fn address(self) -> IpAddr {
+    pub fn address(self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from_bits(self.number())).to_canonical()
     }
 
     /// The number of the address.
-    pub(crate) fn number(self) -> u128 {
+    pub fn number(self) -> u128 {
         whole(self.high, self.low)
     }
 
     /// Who has it.
-    pub(crate) fn key(self) -> Key {
+    pub fn key(self) -> Key {
         self.key
     }
 }

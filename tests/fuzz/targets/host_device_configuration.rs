@@ -2,26 +2,12 @@
 //! read again, and no value that becomes a path leads out of its directory.
 #![no_main]
 
-#[path = "../../../host-device/src"]
-#[allow(dead_code, reason = "a target is made of a part of the plugin")]
-mod plugin {
-    pub mod config;
-    pub mod device;
-    pub mod driver;
-    pub mod identity;
-    pub mod in_use;
-    pub mod keep;
-    pub mod options;
-    pub mod userspace;
-}
-pub use plugin::{config, device, driver, identity, in_use, keep, options, userspace};
-
 use std::path::{Component, Path};
 
 use common::error::Result;
-use config::{Config, DeviceSelector};
+use host_device::config::{Config, DeviceSelector};
+use host_device::options::Options;
 use libfuzzer_sys::fuzz_target;
-use options::Options;
 
 fuzz_target!(|data: &[u8]| {
     let Some(conf) = fuzz::conf(data) else {

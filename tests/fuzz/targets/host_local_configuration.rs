@@ -3,18 +3,14 @@
 //! its ranges.
 #![no_main]
 
-#[path = "../plugins/host_local.rs"]
-mod host_local;
-pub use host_local::modules::*;
-
 use std::path::Path;
 
-use allocator::{State, choose};
 use common::args::ConfArgs;
 use common::error::Result;
-use config::Config;
+use host_local_ipam::allocator::{State, choose};
+use host_local_ipam::config::{self, Config};
+use host_local_ipam::range::RangeSet;
 use libfuzzer_sys::fuzz_target;
-use range::RangeSet;
 
 fuzz_target!(|data: &[u8]| {
     let Some(end) = data.iter().position(|byte| *byte == b'\n') else {

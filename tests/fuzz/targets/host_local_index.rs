@@ -6,14 +6,9 @@
 //! the sums are made right again.
 #![no_main]
 
-#[path = "../plugins/host_local.rs"]
-mod host_local;
-pub use host_local::modules::*;
-
 #[path = "../../../host-local-ipam/src/index"]
 #[allow(
     dead_code,
-    clippy::duplicate_mod,
     reason = "only the sums are needed, and the index keeps them to itself"
 )]
 mod parts {
@@ -25,14 +20,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use allocation::Allocation;
-use boot::Boot;
-use config::Config;
-use container::Container;
+use host_local_ipam::allocation::Allocation;
+use host_local_ipam::boot::Boot;
+use host_local_ipam::config::Config;
+use host_local_ipam::container::Container;
+use host_local_ipam::reservation::{Applicant, Owner, owned_by};
+use host_local_ipam::store::Store;
+use host_local_ipam::survey::Survey;
 use libfuzzer_sys::fuzz_target;
-use reservation::{Applicant, Owner, owned_by};
-use store::Store;
-use survey::Survey;
 
 const CONF: &[u8] = br#"{"cniVersion": "1.0.0", "name": "n", "ipam":
     {"ranges": [[{"subnet": "10.0.0.0/27"}]]}}"#;

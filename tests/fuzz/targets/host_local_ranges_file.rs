@@ -2,14 +2,10 @@
 //! the configuration.
 #![no_main]
 
-#[path = "../plugins/host_local.rs"]
-mod host_local;
-pub use host_local::modules::*;
-
 use common::error::{ErrorCode, Result};
-use config::Config;
+use host_local_ipam::config::Config;
+use host_local_ipam::range::RangeSet;
 use libfuzzer_sys::fuzz_target;
-use range::RangeSet;
 use serde_json::{Value, json};
 
 fuzz_target!(|data: &[u8]| {

@@ -3,21 +3,17 @@
 //! another container stays as it is, and no file outside of the directory is touched.
 #![no_main]
 
-#[path = "../plugins/host_local.rs"]
-mod host_local;
-pub use host_local::modules::*;
-
 use std::fs;
 use std::path::Path;
 
-use allocation::Allocation;
-use boot::Boot;
 use common::args::is_identifier;
-use config::Config;
-use container::Container;
+use host_local_ipam::allocation::Allocation;
+use host_local_ipam::boot::Boot;
+use host_local_ipam::config::Config;
+use host_local_ipam::container::Container;
+use host_local_ipam::reservation::{Applicant, Holder, Owner, Reservation};
+use host_local_ipam::store::Store;
 use libfuzzer_sys::fuzz_target;
-use reservation::{Applicant, Holder, Owner, Reservation};
-use store::Store;
 
 const CONF: &[u8] = br#"{"cniVersion": "1.0.0", "name": "n", "ipam":
     {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "2001:db8::/125"}]]}}"#;

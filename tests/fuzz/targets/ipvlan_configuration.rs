@@ -2,17 +2,10 @@
 //! again, and no name in it leads anywhere.
 #![no_main]
 
-#[path = "../../../ipvlan/src"]
-#[allow(dead_code, reason = "a target is made of a part of the plugin")]
-mod plugin {
-    pub mod config;
-}
-pub use plugin::config;
-
 use common::config::Document;
 use common::error::Result;
 use common::ipam::IpamPlugin;
-use config::{Master, NetConf};
+use ipvlan::config::{Master, NetConf};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,0 +1,83 @@
+//! Which device a configuration means, and whether it may be taken: what ADD and STATUS ask,
+//! and `eni-sync doctor`.
+
+use common::args::ConfArgs;
+use common::config::NetConf;
+use common::error::{ErrorCode, Result};
+use common::options::Options as NetworkOptions;
+
+use crate::config::{DeviceSelector, is_device_per_container};
+use crate::device::{self, Device};
+use crate::options::Options;
+use crate::restore::Host;
+use crate::{in_use, records, userspace};
+
+/// Finds the device; when it is missing, because a container has it, says which one. One
+/// that is in use is not found, unless the configuration allows that.
+pub fn find_device(
+    host: &mut Host,
+    selector: &DeviceSelector,
+    options: &Options,
+) -> Result<Device> {
+    let found = match options.driver {
+        Some(driver) => userspace::find(&mut host.netlink, selector, driver),
+        None => device::find(&mut host.netlink, selector),
+    };
+    let device = found.map_err(|error| {
+        if error.code == ErrorCode::NETWORK_CONFIG {
+            return error;
+        }
+        // It is the reason for an error that is reported in any case.
+        let records = records().all::<Device>().unwrap_or_default();
+        let mut holders = records.iter().filter(|r| {
+            !r.device.returned && r.device.is_selected_by(selector) && r.is_alive().unwrap_or(false)
+        });
+        match holders.next() {
+            Some(r) => error.with_details(format!(
+                "container {} has it as {:?}",
+                r.container_id,
+                r.ifname.as_str()
+            )),
+            None => error,
+        }
+    })?;
+    userspace::require_unheld(&device, &records())?;
+    if device.has_interface() && !options.allow_in_use {
+        let refusal = match options.driver {
+            Some(driver) => userspace::refusal(driver),
+            None => format!("cannot take host device {:?}", device.name),
+        };
+        in_use::require_spare(&mut host.netlink, &device, &refusal)?;
+    }
+    Ok(device)
+}
+
+/// What STATUS says of a configuration and of the node, without the delegate: the device, or
+/// none where every container brings its own.
+///
+/// # Errors
+/// Code 6 or 7 for a configuration that is wrong or a device that must not be taken, 50 where
+/// the device is missing.
+pub fn examine(conf: &ConfArgs, host: &mut Host) -> Result<Option<Device>> {
+    let _: NetConf = conf.document.read("failed to load netconf")?;
+    let options = Options::parse(&conf.document)?;
+    NetworkOptions::from_document(&conf.document)?;
+    let Some(selector) = selector_for_status(conf)? else {
+        return Ok(None);
+    };
+    let device = find_device(host, &selector, &options);
+    device.map(Some).map_err(|error| match error.code {
+        ErrorCode::NETWORK_CONFIG => error,
+        _ => error.with_code(ErrorCode::UNAVAILABLE),
+    })
+}
+
+/// The device to look for, unless every container brings its own.
+fn selector_for_status(conf: &ConfArgs) -> Result<Option<DeviceSelector>> {
+    match DeviceSelector::from_document(&conf.document)? {
+        None if !is_device_per_container(&conf.document) => {
+            DeviceSelector::required(&conf.document).map(Some)
+        }
+        selector => Ok(selector),
+    }
+}

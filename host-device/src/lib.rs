@@ -1,0 +1,29 @@
+//! What host-device is made of: the one reader of its configuration, the device that its
+//! record describes, and how it goes to a container and comes back. The program beside it has
+//! the commands; `eni-sync` reads the same configurations and records with the same types.
+
+#![doc = include_str!("../KERNEL.md")]
+
+pub mod config;
+pub mod device;
+pub mod device_info;
+pub mod driver;
+pub mod elsewhere;
+pub mod find;
+pub mod identity;
+pub mod in_use;
+pub mod keep;
+pub mod options;
+pub mod parameters;
+pub mod restore;
+pub mod stacked;
+pub mod transfer;
+pub mod unrecorded;
+pub mod userspace;
+
+use common::attachment::Records;
+
+/// The records of this plugin.
+pub fn records() -> Records {
+    Records::of("host-device")
+}

@@ -1,0 +1,24 @@
+//! What host-local is made of: the one reader and writer of its configuration, of its
+//! ranges file and of its reservations, and the choice of an address. The program beside it
+//! has the commands; `eni-sync` reads the same files with the same types.
+
+pub mod allocation;
+pub mod allocator;
+pub mod atomic;
+pub mod boot;
+pub mod config;
+pub mod container;
+pub mod ended;
+pub mod exclude;
+pub mod form;
+pub mod index;
+pub mod lock;
+pub mod range;
+pub mod ranges_file;
+pub mod reservation;
+pub mod resolv_conf;
+pub mod sources;
+pub mod status;
+pub mod store;
+pub mod survey;
+pub mod taken;

@@ -1,0 +1,24 @@
+//! Whether this node can serve an ADD of a configuration, as far as the plugin itself tells:
+//! STATUS, and `eni-sync doctor`.
+
+use common::args::ConfArgs;
+use common::error::{ErrorCode, Result};
+use common::netlink::{Link, Netlink};
+
+use crate::config::NetConf;
+use crate::master;
+
+/// The configuration and its master on the node; no master where that is in the container.
+///
+/// # Errors
+/// Code 6 or 7 for a configuration that is wrong, 50 where the node lacks what it asks for.
+pub fn examine(conf: &ConfArgs, node: &mut Netlink) -> Result<(NetConf, Option<Link>)> {
+    let conf = NetConf::parse(conf)?;
+    let master = match conf.link_in_container {
+        true => Ok(None),
+        false => master::find(&conf, node).map(Some),
+    };
+    let master = master.and_then(|master| master::require_ipvlan(node).map(|()| master));
+    let master = master.map_err(|error| error.with_code(ErrorCode::UNAVAILABLE))?;
+    Ok((conf, master))
+}
