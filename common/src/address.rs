@@ -3,7 +3,7 @@
 //! `10.0.0.0/255.0.0.0` for a network).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
@@ -111,6 +111,29 @@ pub fn parse_address(text: &str) -> Result<IpAddr, String> {
         .parse()
         .map_err(|_| format!("invalid IP address: {text}"))?;
     Ok(address.to_canonical())
+}
+
+/// The number of an address, of IPv4 that of the mapped IPv6 address, so that no two
+/// addresses have the same.
+pub fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The address with this number, which is one of the family of `relative`.
+pub fn numbered(number: u128, relative: IpAddr) -> IpAddr {
+    let address = IpAddr::V6(Ipv6Addr::from_bits(number));
+    match relative {
+        IpAddr::V4(_) => address.to_canonical(),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// The address so many places after `from`, or before it.
+pub fn step(from: IpAddr, by: i128) -> IpAddr {
+    numbered(number(from).wrapping_add_signed(by), from)
 }
 
 /// Reads an optional address as Go does: an empty text is none.

@@ -19,7 +19,7 @@ pub fn read_value<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T> {
 }
 
 /// The value of `key`, in any case; the last one counts.
-pub(crate) fn find<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+pub fn find<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     let folded = map.iter().rev().find(|(k, _)| k.eq_ignore_ascii_case(key));
     folded.map(|(_, value)| value)
 }

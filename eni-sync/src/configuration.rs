@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::address::{number, numbered};
 use common::args::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
@@ -13,7 +14,6 @@ use serde::Deserialize;
 use crate::config::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 use crate::ec2::Family;
 use crate::ledger::{Life, Owner};
-use crate::plan;
 use crate::random;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.
@@ -117,10 +117,7 @@ impl Pool {
         let ranges = self.ranges.iter();
         let ranges = ranges.filter(move |range| Family::of(range.start) == family);
         ranges.flat_map(|range| {
-            (plan::number(range.start)..=plan::number(range.end)).map(|number| match range.start {
-                IpAddr::V4(_) => IpAddr::V4(u32::try_from(number).unwrap_or(0).into()),
-                IpAddr::V6(_) => IpAddr::V6(number.into()),
-            })
+            (number(range.start)..=number(range.end)).map(|one| numbered(one, range.start))
         })
     }
 
@@ -150,8 +147,8 @@ impl Pool {
         }
         for range in &self.ranges {
             let PoolRange { start, end } = range;
-            let first = plan::number(*start);
-            let size = plan::number(*end).checked_sub(first);
+            let first = number(*start);
+            let size = number(*end).checked_sub(first);
             if start.is_ipv4() != end.is_ipv4() || size.is_none_or(|size| size >= LARGEST_RANGE) {
                 return Err(format!(
                     "{start} to {end} is no range of up to {LARGEST_RANGE} addresses"

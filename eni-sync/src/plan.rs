@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use common::address::Cidr;
+use common::address::{Cidr, number};
 use common::error::{Error, Result};
 use common::inventory::{Eni, NO_MANAGE_TAG};
 
@@ -249,14 +249,6 @@ pub(crate) fn require_assignable(eni: &Eni, address: IpAddr) -> Result<()> {
 fn is_reserved(subnet: Cidr, address: IpAddr) -> bool {
     let offset = number(address).wrapping_sub(number(subnet.network().address()));
     offset < RESERVED_FIRST || address == subnet.last()
-}
-
-/// An address as a number.
-pub(crate) fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(u32::from(v4)),
-        IpAddr::V6(v6) => u128::from(v6),
-    }
 }
 
 /// Whether the VPC has anything to do with an address: link-local and loopback

@@ -8,11 +8,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
-use common::address::Cidr;
+use common::address::{Cidr, step};
 use common::error::{Error, ErrorCode, Errors, Result};
-use common::file;
 use common::inventory::Eni;
-use serde::Serialize;
+use host_local_ipam::ranges_file;
+use host_local_ipam::sources::RawRange;
 
 use crate::agent::Agent;
 use crate::config::Takeover;
@@ -25,20 +25,6 @@ use crate::random;
 use crate::registrar::{Node, TURN_DEADLINE, settle};
 use crate::release;
 use crate::watch::mac_of;
-
-/// host-local's own configuration of its ranges.
-#[derive(Serialize)]
-struct RangesFile {
-    ranges: Vec<Vec<Range>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Range {
-    subnet: Cidr,
-    range_start: IpAddr,
-    range_end: IpAddr,
-}
 
 /// Keeps every pool of the configuration as large as it should be.
 ///
@@ -276,16 +262,7 @@ fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
         sets.push(ranges(&listed, eni));
     }
     sets.retain(|set| !set.is_empty());
-    let path = &pool.ranges_file;
-    let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
-    let text = serde_json::to_vec(&RangesFile { ranges: sets }).map_err(|c| failed(c.into()))?;
-    if fs::read(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    if let Some(directory) = path.parent() {
-        file::create_directory(directory).map_err(failed)?;
-    }
-    file::replace(path, &text).map_err(failed)
+    ranges_file::write(&pool.ranges_file, sets)
 }
 
 /// Whether host-local may hand an address out, or has done so. One that the last look at
@@ -295,25 +272,22 @@ fn is_listed(entry: &Entry) -> bool {
 }
 
 /// Addresses as ranges, each as long as it can be.
-fn ranges(addresses: &BTreeSet<IpAddr>, eni: &Eni) -> Vec<Range> {
-    let mut ranges: Vec<Range> = Vec::new();
+fn ranges(addresses: &BTreeSet<IpAddr>, eni: &Eni) -> Vec<RawRange> {
+    let mut ranges: Vec<(Cidr, IpAddr, IpAddr)> = Vec::new();
     for address in addresses {
         let subnet = eni.subnet_cidrs.iter().find(|cidr| cidr.contains(*address));
         let Some(subnet) = subnet else {
             continue;
         };
         match ranges.last_mut() {
-            Some(last) if plan::number(last.range_end) + 1 == plan::number(*address) => {
-                last.range_end = *address;
-            }
-            _ => ranges.push(Range {
-                subnet: subnet.network(),
-                range_start: *address,
-                range_end: *address,
-            }),
+            Some((_, _, last)) if step(*last, 1) == *address => *last = *address,
+            _ => ranges.push((subnet.network(), *address, *address)),
         }
     }
-    ranges
+    let written = ranges.into_iter();
+    written
+        .map(|(subnet, first, last)| RawRange::between(subnet, first, last))
+        .collect()
 }
 
 #[cfg(test)]

@@ -6,25 +6,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use common::args::CmdArgs;
-use common::attachment::Records;
 use common::error::{Error, Result};
 use common::interface::Sandbox;
 use common::result::{AddResult, Interface};
-use serde::Deserialize;
+use host_device::device::Device;
 
 use crate::plan::is_routed;
 
 /// The addresses of an attachment by the MAC address they are reached at, in lower
 /// case with colons.
 pub(crate) type Wanted = BTreeMap<String, Vec<IpAddr>>;
-
-/// The part of a host-device attachment's record that says what the device was before
-/// a driver for user space took it from the kernel.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct HostDevice {
-    mac: String,
-}
 
 /// The addresses on the container's interfaces in the result of the plugins before us.
 /// An address of the node's side, such as a bridge's, is not the pod's.
@@ -70,7 +61,8 @@ fn mac_of(interface: &Interface, args: &CmdArgs) -> Result<String> {
     {
         return Ok(link.mac);
     }
-    let record = Records::of("host-device").read::<HostDevice>(args)?;
+    // What the device was before a driver for user space took it from the kernel.
+    let record = host_device::records().read::<Device>(args)?;
     record
         .map(|record| record.device.mac)
         .filter(|mac| !mac.is_empty())

@@ -3,19 +3,18 @@
 //! that goes is released. What was missed is found by looking again.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use common::error::{Error, Result};
-use common::file;
 use common::netlink::Netlink;
 use common::say;
+use host_local_ipam::reservation::{self, Holder};
+use host_local_ipam::survey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
@@ -27,8 +26,6 @@ use crate::registrar::{self, Node};
 
 /// After an error of the watch itself, so long until the next try.
 const PAUSE: Duration = Duration::from_secs(5);
-/// A reservation is two short lines.
-const RESERVATION_LIMIT: u64 = 4096;
 
 /// Watches the networks of the configuration for ever.
 pub(crate) fn run(agent: &Arc<Agent>) {
@@ -130,45 +127,30 @@ fn is_of(entry: &Entry, network: &Watched) -> bool {
     owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
 }
 
-/// What host-local has reserved in a network, and for whom, as far as that can be read.
+/// What host-local has reserved in a network, and for whom, as far as that can be read: a file
+/// that is being written tells nothing.
 fn reservations(network: &Watched) -> Result<BTreeMap<IpAddr, Option<Owner>>> {
-    let directory = network.directory();
-    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
-    let entries = match fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(cause) => return Err(failed(cause)),
-    };
     let mut found = BTreeMap::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        // The lock and what host-local keeps besides have other names.
-        let Some(address) = name.and_then(|name| name.parse::<IpAddr>().ok()) else {
-            continue;
+    for reservation in survey::reservations(&network.directory())? {
+        let owner = match reservation.holder {
+            Holder::Owner(owner) => Some(owned_by(network, owner, reservation.path)),
+            Holder::Nobody | Holder::Unknown(_) => None,
         };
-        found.insert(address, owner(network, &path));
+        found.insert(reservation.address, owner);
     }
     Ok(found)
 }
 
-/// The attachment that a reservation names: its container, and below its interface. One
-/// that is being written, has gone, or cannot be read now, tells nothing.
-fn owner(network: &Watched, path: &Path) -> Option<Owner> {
-    let text = file::read_regular(path, RESERVATION_LIMIT).ok()?;
-    let text = String::from_utf8(text).ok()?;
-    let mut lines = text.lines().map(str::trim);
-    let container_id = lines.next().filter(|line| !line.is_empty())?;
-    Some(Owner {
+/// The attachment that a reservation names.
+fn owned_by(network: &Watched, owner: reservation::Owner, reservation: PathBuf) -> Owner {
+    Owner {
         network: network.name.clone(),
-        container_id: container_id.to_owned(),
-        ifname: lines.next().unwrap_or_default().to_owned(),
+        container_id: owner.container_id,
+        ifname: owner.ifname,
         pod: String::new(),
-        life: Life::Reservation {
-            reservation: path.to_owned(),
-        },
+        life: Life::Reservation { reservation },
         cooldown_seconds: network.cooldown_seconds,
-    })
+    }
 }
 
 /// The MAC address of an interface of the node.

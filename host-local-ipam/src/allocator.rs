@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use common::address::Cidr;
+use common::address::{Cidr, number};
 use common::error::{Error, Result};
 use common::result::IpConfig;
 
-use crate::range::{Range, RangeSet, number};
+use crate::range::{Range, RangeSet};
 use crate::taken::Taken;
 
 /// What an allocation depends on.

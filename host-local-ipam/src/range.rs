@@ -2,10 +2,10 @@
 //! address is turned into one to count with, and back.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use common::address::Cidr;
+use common::address::{Cidr, number, numbered, step};
 
 use crate::exclude::{Exclusion, parts_left};
 
@@ -81,6 +81,11 @@ impl Range {
         parts_left(number(self.first), number(self.last), excluded.collect())
     }
 
+    /// The network.
+    pub fn subnet(&self) -> Cidr {
+        self.subnet
+    }
+
     /// The prefix length of the network.
     pub fn prefix(&self) -> u8 {
         self.subnet.prefix()
@@ -120,12 +125,17 @@ impl Range {
 
     /// The address with this number, which is of the range.
     pub fn address(&self, number: u128) -> IpAddr {
-        address(number, self.first)
+        numbered(number, self.first)
     }
 
     /// The first address.
     pub fn first(&self) -> IpAddr {
         self.first
+    }
+
+    /// The last address.
+    pub fn last(&self) -> IpAddr {
+        self.last
     }
 
     /// The address after `address`, unless that is the last one of the range.
@@ -245,29 +255,6 @@ fn last_host(subnet: Cidr) -> IpAddr {
     match subnet.last() {
         last @ IpAddr::V4(_) => step(last, -1),
         last @ IpAddr::V6(_) => last,
-    }
-}
-
-fn step(from: IpAddr, by: i128) -> IpAddr {
-    address(number(from).wrapping_add_signed(by), from)
-}
-
-/// The number of an address, of IPv4 in IPv6 notation, so that no two addresses have
-/// the same.
-pub fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-/// The address with this number, of the family of `relative`.
-fn address(number: u128, relative: IpAddr) -> IpAddr {
-    let address = IpAddr::V6(Ipv6Addr::from_bits(number));
-    match relative {
-        // Numbers come from addresses of the same network, so they are mapped ones.
-        IpAddr::V4(_) => address.to_canonical(),
-        IpAddr::V6(_) => address,
     }
 }
 

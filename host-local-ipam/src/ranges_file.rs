@@ -1,15 +1,17 @@
 //! `rangesFile`: the ranges of this node, in a file that the node's bootstrap or an
-//! agent writes. What it says is never remembered: an edit takes effect at once.
+//! agent writes. What it says is never remembered: an edit takes effect at once. eni-sync
+//! writes the file for its pools with what is here.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use common::error::{Error, Result};
+use common::file;
 use common::lenient::read_value;
 use nix::libc;
 
@@ -20,7 +22,7 @@ use crate::sources::{NO_RANGES, RawRange, specs};
 const SIZE_LIMIT: u64 = 1 << 20;
 
 /// The document; other keys belong to whoever writes it.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 struct RawFile {
     ranges: Vec<Vec<RawRange>>,
@@ -47,6 +49,22 @@ pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
         return Err(Error::config(NO_RANGES));
     }
     specs(&file.ranges)
+}
+
+/// Writes the file, unless it says the same already.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub fn write(path: &Path, ranges: Vec<Vec<RawRange>>) -> Result<()> {
+    let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
+    let text = serde_json::to_vec(&RawFile { ranges }).map_err(|cause| failed(cause.into()))?;
+    if content(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        file::create_directory(directory).map_err(failed)?;
+    }
+    file::replace(path, &text).map_err(failed)
 }
 
 /// A regular file's content. Symbolic links are followed: in a mounted ConfigMap,

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use common::address::{Cidr, parse_address};
@@ -21,17 +21,37 @@ pub const NO_RANGES: &str = "no IP ranges specified";
 
 /// A range as it is written. Addresses are texts here, so that a wrong one is
 /// reported with Go's words and not with those of a JSON reader.
-#[derive(Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RawRange {
+    /// The network, such as `10.0.4.0/24`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<String>,
+    /// The first address; empty for the network's first host.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub range_start: String,
+    /// The last address; empty for the network's last host.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub range_end: String,
+    /// The gateway; empty for the network's first host.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub gateway: String,
+    /// A list of addresses and networks that are not handed out.
+    #[serde(skip_serializing_if = "Value::is_null")]
     pub exclude: Value,
 }
 
 impl RawRange {
+    /// The addresses of `subnet` from `first` to `last`.
+    pub fn between(subnet: Cidr, first: IpAddr, last: IpAddr) -> Self {
+        Self {
+            subnet: Some(subnet.to_string()),
+            range_start: first.to_string(),
+            range_end: last.to_string(),
+            ..Self::default()
+        }
+    }
+
     /// The same with every text read.
     ///
     /// # Errors
@@ -99,6 +119,11 @@ impl Sources {
     /// The sets of the configuration alone; there may be none when there is a file.
     pub fn configured(&self) -> &[RangeSet] {
         &self.configured
+    }
+
+    /// Whether this node has ranges of its own: a file names them.
+    pub fn has_file(&self) -> bool {
+        self.file.is_some()
     }
 
     /// All sets as they are now, never none: those of the configuration, then those

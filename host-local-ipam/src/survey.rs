@@ -9,6 +9,7 @@ use std::path::Path;
 use common::address::parse_address;
 use common::attachment::boot_id;
 use common::error::{Error, Result};
+use nix::libc::ENOENT;
 
 use crate::boot::{Boot, Verdict};
 use crate::index::{Entry, Index, Stamp};
@@ -252,6 +253,20 @@ impl Files {
 /// The addresses of entries that are in order.
 fn taken(entries: &[Entry]) -> Taken {
     Taken::from_sorted(entries.iter().map(|entry| entry.number()))
+}
+
+/// Every reservation in `directory`; none where there is no such directory. Nothing is
+/// locked: what is being written names nobody yet.
+///
+/// # Errors
+/// Code 5 naming the directory that cannot be read.
+pub fn reservations(directory: &Path) -> Result<Vec<Reservation>> {
+    let names = match names(directory) {
+        Err(error) if error.errno() == Some(ENOENT) => return Ok(Vec::new()),
+        names => names?,
+    };
+    let read = names.map(|name| Ok(Reservation::read(directory, &name?)));
+    read.filter_map(Result::transpose).collect()
 }
 
 /// The names in `directory` that are texts.

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use crate::range::number;
+use common::address::number;
 
 /// Which addresses are taken, of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

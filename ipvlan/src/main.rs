@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::address::Cidr;
 use common::args::{CmdArgs, Command, ConfArgs};
 use common::attachment::{Attachment, sandbox_for_del};
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::{Link, Made, Netlink};
@@ -277,7 +277,9 @@ fn check(args: &CmdArgs) -> Result<()> {
 }
 
 fn status(args: &ConfArgs) -> Result<()> {
-    let (conf, _master) = status::examine(args, &mut Netlink::open()?)?;
+    let mut node = Netlink::open()?;
+    let (conf, _master) = status::examine(args, &mut node)?;
+    master::require_ipvlan(&mut node).map_err(|error| error.with_code(ErrorCode::UNAVAILABLE))?;
     match IpamPlugin::find_configured(&conf.ipam, &args.path)? {
         Some(ipam) => ipam.forward(Command::Status, args),
         None => Ok(()),

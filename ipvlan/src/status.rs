@@ -11,14 +11,13 @@ use crate::master;
 /// The configuration and its master on the node; no master where that is in the container.
 ///
 /// # Errors
-/// Code 6 or 7 for a configuration that is wrong, 50 where the node lacks what it asks for.
+/// Code 6 or 7 for a configuration that is wrong, 50 where the node has not what it asks for.
 pub fn examine(conf: &ConfArgs, node: &mut Netlink) -> Result<(NetConf, Option<Link>)> {
     let conf = NetConf::parse(conf)?;
     let master = match conf.link_in_container {
         true => Ok(None),
         false => master::find(&conf, node).map(Some),
     };
-    let master = master.and_then(|master| master::require_ipvlan(node).map(|()| master));
     let master = master.map_err(|error| error.with_code(ErrorCode::UNAVAILABLE))?;
     Ok((conf, master))
 }

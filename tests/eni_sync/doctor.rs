@@ -6,6 +6,7 @@ mod addresses;
 mod configuration;
 mod enis;
 mod host;
+mod plugins;
 mod ranges;
 mod report;
 

@@ -5,11 +5,9 @@ use common::inventory::{Eni, NO_MANAGE_TAG};
 use common::netlink::Link;
 use common::version::CniVersion;
 
-use crate::config::Config;
-use crate::doctor::enis::up;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
-use crate::doctor::network::{Master, Network, document, type_of};
+use crate::doctor::network::{Master, Network, type_of};
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let unreadable = facts.unreadable.iter().map(|source| {
@@ -90,17 +88,19 @@ fn is_watched(facts: &Facts, network: &Network) -> bool {
     watched.is_some_and(|watched| watched.contains(&network.name))
 }
 
-fn keys(network: &Network) -> Option<Finding> {
+/// What the plugins say of their keys, with their own words.
+fn keys(network: &Network) -> Vec<Finding> {
     const CHECK: &str = "keys";
-    let plugin = network.plugins.get(network.position_of_eni_sync()?)?;
-    let parsed = document(plugin)
-        .and_then(|document| Config::parse(&document).map_err(|error| error.to_string()));
-    Some(match parsed {
-        Ok(_) => Finding::ok(CHECK, &network.subject, "those of eni-sync are valid"),
-        Err(why) => {
-            Finding::error(CHECK, &network.subject, why).advise("every ADD fails with this message")
-        }
-    })
+    if network.refusals.is_empty() {
+        let says = "no plugin refuses any";
+        return vec![Finding::ok(CHECK, &network.subject, says)];
+    }
+    let refusals = network.refusals.iter();
+    let findings = refusals.map(|(plugin, error)| {
+        let finding = Finding::error(CHECK, &network.subject, format!("{plugin}: {error}"));
+        finding.advise("every ADD fails with this message")
+    });
+    findings.collect()
 }
 
 fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
@@ -109,12 +109,12 @@ fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
     let link = match &network.master {
         Master::None => return Vec::new(),
         Master::Found(link) => link,
-        Master::Missing(why) if network.is_ipvlan() => {
+        Master::Missing(error) if network.is_ipvlan() => {
             let advice = "name an interface of the node, or use masterSelector";
-            return vec![Finding::error(CHECK, subject, why).advise(advice)];
+            return vec![Finding::error(CHECK, subject, error.to_string()).advise(advice)];
         }
-        Master::Missing(why) => {
-            let finding = Finding::warning(CHECK, subject, why);
+        Master::Missing(error) => {
+            let finding = Finding::warning(CHECK, subject, error.to_string());
             return vec![finding.advise("a pod may have the device now")];
         }
     };
@@ -124,7 +124,7 @@ fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
         format!("{} ({})", link.name, link.mac),
     )];
     if network.is_ipvlan() {
-        findings.push(master_up(network, link));
+        findings.push(master_up(subject, link));
     }
     // Without an inventory, nothing is known of any ENI.
     if facts.inventory.is_some() {
@@ -133,14 +133,11 @@ fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
     findings
 }
 
-fn master_up(network: &Network, link: &Link) -> Finding {
+fn master_up(subject: &str, link: &Link) -> Finding {
     const CHECK: &str = "master-up";
-    let (subject, name) = (&network.subject, &link.name);
+    let name = &link.name;
     match link.up {
         true => Finding::ok(CHECK, subject, format!("{name} is up")),
-        false if network.leaves_master_down() => {
-            Finding::error(CHECK, subject, format!("{name} is down")).advise(up(name))
-        }
         false => Finding::warning(CHECK, subject, format!("{name} is down"))
             .advise("the first ADD sets it up"),
     }

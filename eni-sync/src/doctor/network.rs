@@ -1,20 +1,23 @@
-//! One network as its configuration describes it and this node has it.
+//! One network as its configuration describes it and this node has it. What a plugin would
+//! say of its configuration, its own library says here.
 
-use std::fs;
-
-use common::config::Document;
+use common::args::ConfArgs;
+use common::error::{Error, ErrorCode, Result};
+use common::lenient::find;
 use common::netlink::{Link, Netlink};
-use common::pci::PciAddress;
-use common::selector::MasterSelector;
+use common::plugin;
+use host_device::restore::Host;
+use host_local_ipam::range::RangeSet;
+use ipvlan::config::Mode;
 use serde_json::Value;
 
+use crate::config::Config;
 use crate::doctor::range::{self, Range};
 use crate::doctor::source::Source;
 
 /// The plugins that take an interface of the node.
 const INTERFACE_PLUGINS: [&str; 2] = ["ipvlan", "host-device"];
 const OWN_NAME: &str = "eni-sync";
-const MAIN_TABLE: u32 = 254;
 
 /// A network.
 #[derive(Debug)]
@@ -27,10 +30,16 @@ pub(crate) struct Network {
     pub(crate) version: Option<String>,
     /// The plugins in their order.
     pub(crate) plugins: Vec<Value>,
+    /// What a plugin refuses, with its name.
+    pub(crate) refusals: Vec<(&'static str, Error)>,
     /// The interface of the node that its attachments use.
     pub(crate) master: Master,
+    /// The mode of an ipvlan network.
+    pub(crate) mode: Option<Mode>,
     /// The addresses of its attachments.
     pub(crate) ranges: Result<Vec<Range>, String>,
+    /// Whether every node hands out the same addresses without knowing of the others.
+    pub(crate) is_handed_out_by_each_node: bool,
 }
 
 /// The interface that attachments share or get.
@@ -40,8 +49,8 @@ pub(crate) enum Master {
     None,
     /// This one.
     Found(Box<Link>),
-    /// There is none, for this reason.
-    Missing(String),
+    /// There is none that the plugin would take, for this reason.
+    Missing(Error),
 }
 
 impl Network {
@@ -60,18 +69,77 @@ impl Network {
             name: document["name"].as_str().unwrap_or_default().to_owned(),
             version: document["cniVersion"].as_str().map(str::to_owned),
             plugins,
+            refusals: Vec::new(),
             master: Master::None,
+            mode: None,
             ranges: Ok(Vec::new()),
+            is_handed_out_by_each_node: false,
         };
-        if let Some(plugin) = network.interface_plugin().cloned().as_ref() {
-            network.ranges = ranges(plugin);
-            network.master = match find(plugin, netlink) {
-                Ok(Some(link)) => Master::Found(Box::new(link)),
-                Ok(None) => Master::None,
-                Err(why) => Master::Missing(why),
-            };
-        }
+        network.examine_interface(&document, netlink);
+        network.examine_eni_sync(&document);
         Ok(network)
+    }
+
+    /// Lets the plugin that makes or moves the interface, and its IPAM plugin, say what they
+    /// make of the configuration.
+    fn examine_interface(&mut self, list: &Value, netlink: &mut Netlink) {
+        let Some(plugin) = self.interface_plugin().cloned() else {
+            return;
+        };
+        let name = match self.is_ipvlan() {
+            true => "ipvlan",
+            false => "host-device",
+        };
+        let outcome = configuration(&plugin, list).and_then(|conf| {
+            let found = match name {
+                "ipvlan" => self.examine_ipvlan(&conf, netlink),
+                _ => examine_host_device(&conf, netlink),
+            };
+            self.examine_ipam(&conf, &plugin);
+            found
+        });
+        match outcome {
+            Ok(Some(link)) => self.master = Master::Found(Box::new(link)),
+            Ok(None) => {}
+            Err(error) if error.code == ErrorCode::UNAVAILABLE => {
+                self.master = Master::Missing(error);
+            }
+            Err(error) => self.refusals.push((name, error)),
+        }
+    }
+
+    fn examine_ipvlan(&mut self, conf: &ConfArgs, netlink: &mut Netlink) -> Result<Option<Link>> {
+        self.mode = ipvlan::config::NetConf::parse(conf)
+            .ok()
+            .map(|conf| conf.mode);
+        let (_, master) = ipvlan::status::examine(conf, netlink)?;
+        Ok(master)
+    }
+
+    fn examine_ipam(&mut self, conf: &ConfArgs, plugin: &Value) {
+        let ipam = conf.document.get("ipam").unwrap_or(&Value::Null);
+        if text(ipam, "type") != "host-local" {
+            self.ranges = range::of_ipam(&plugin["ipam"]);
+            return;
+        }
+        match host_local_ipam::status::examine(conf) {
+            Ok((config, sets)) => {
+                let ranges = sets.iter().flat_map(RangeSet::ranges);
+                self.ranges = Ok(ranges.map(Range::of_host_local).collect());
+                self.is_handed_out_by_each_node = !config.sources.has_file();
+            }
+            Err(error) => self.ranges = Err(error.to_string()),
+        }
+    }
+
+    fn examine_eni_sync(&mut self, list: &Value) {
+        let position = self.position_of_eni_sync();
+        let Some(plugin) = position.and_then(|position| self.plugins.get(position)) else {
+            return;
+        };
+        let parsed = configuration(plugin, list).and_then(|conf| Config::parse(&conf.document));
+        self.refusals
+            .extend(parsed.err().map(|error| (OWN_NAME, error)));
     }
 
     /// The plugin that makes or moves the interface.
@@ -103,21 +171,7 @@ impl Network {
 
     /// Whether the node's stack routes for the pods.
     pub(crate) fn is_l3(&self) -> bool {
-        let mode = self.interface_plugin().and_then(|p| p["mode"].as_str());
-        self.is_ipvlan() && matches!(mode, Some("l3" | "l3s"))
-    }
-
-    /// Whether ADD refuses a master that is down, which it otherwise sets up.
-    pub(crate) fn leaves_master_down(&self) -> bool {
-        let plugin = self.interface_plugin();
-        plugin.is_some_and(|plugin| plugin["masterUp"] == false)
-    }
-
-    /// Whether every node hands out the same addresses without knowing of the others.
-    pub(crate) fn is_handed_out_by_each_node(&self) -> bool {
-        let plugin = self.interface_plugin();
-        plugin
-            .is_some_and(|p| p["ipam"]["type"] == "host-local" && p["ipam"]["rangesFile"].is_null())
+        matches!(self.mode, Some(Mode::L3 | Mode::L3s))
     }
 
     pub(crate) fn master(&self) -> Option<&Link> {
@@ -130,97 +184,31 @@ impl Network {
 
 /// The type of a plugin.
 pub(crate) fn type_of(plugin: &Value) -> &str {
-    plugin["type"].as_str().unwrap_or_default()
+    text(plugin, "type")
 }
 
-fn ranges(plugin: &Value) -> Result<Vec<Range>, String> {
-    let ipam = &plugin["ipam"];
-    let file = match ipam["rangesFile"].as_str() {
-        None => None,
-        Some(path) => {
-            let failed = |why: &dyn std::fmt::Display| format!("rangesFile {path:?}: {why}");
-            let text = fs::read(path).map_err(|cause| failed(&cause))?;
-            let file: Value = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
-            Some(file)
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    let object = value.as_object();
+    let found = object.and_then(|object| find(object, key));
+    found.and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The configuration of one plugin as a runtime hands it over: with the name and the version
+/// of the list. Source: libcni, `buildOneConfig`.
+fn configuration(plugin: &Value, list: &Value) -> Result<ConfArgs> {
+    let mut keys = plugin.as_object().cloned().unwrap_or_default();
+    for key in ["name", "cniVersion"] {
+        if let Some(value) = list.get(key) {
+            keys.insert(key.to_owned(), value.clone());
         }
-    };
-    range::of_ipam(ipam, file.as_ref())
+    }
+    plugin::configuration(Value::Object(keys).to_string().into_bytes(), "")
 }
 
-/// The interface that a plugin means, if it is one of the node and can be known.
-fn find(plugin: &Value, netlink: &mut Netlink) -> Result<Option<Link>, String> {
-    match type_of(plugin) {
-        "ipvlan" => find_master(plugin, netlink),
-        _ => find_device(plugin, netlink),
+/// The interface that host-device would take, if the configuration says which.
+fn examine_host_device(conf: &ConfArgs, netlink: &mut Netlink) -> Result<Option<Link>> {
+    match host_device::find::examine(conf, &mut Host::open()?)? {
+        Some(device) if device.has_interface() => netlink.link_by_index(device.index),
+        _ => Ok(None),
     }
-}
-
-fn find_master(plugin: &Value, netlink: &mut Netlink) -> Result<Option<Link>, String> {
-    if plugin["linkInContainer"] == true {
-        return Ok(None);
-    }
-    let selector = &plugin["masterSelector"];
-    if !selector.is_null() {
-        let found = MasterSelector::parse(selector).and_then(|selector| selector.find(netlink));
-        return found.map(Some).map_err(|error| error.to_string());
-    }
-    match plugin["master"].as_str().filter(|name| !name.is_empty()) {
-        Some(name) => by_name(name, netlink).map(Some),
-        None => by_default_route(netlink).map(Some),
-    }
-}
-
-fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link, String> {
-    let link = netlink
-        .link_by_name(name)
-        .map_err(|error| error.to_string())?;
-    link.ok_or_else(|| format!("there is no interface {name:?}"))
-}
-
-/// The interface that ipvlan takes when none is named.
-fn by_default_route(netlink: &mut Netlink) -> Result<Link, String> {
-    let routes = netlink.routes().map_err(|error| error.to_string())?;
-    let mut routes = routes.iter();
-    let default = routes.find(|route| route.dst.is_default() && route.table == MAIN_TABLE);
-    let index = default
-        .and_then(|route| route.next_hops.first())
-        .map(|hop| hop.0);
-    let link = match index {
-        Some(index) => netlink
-            .link_by_index(index)
-            .map_err(|error| error.to_string())?,
-        None => None,
-    };
-    link.ok_or_else(|| "no master is named, and there is no default route".to_owned())
-}
-
-/// The device that host-device takes. `kernelpath` and what the runtime chooses are
-/// not looked for.
-fn find_device(plugin: &Value, netlink: &mut Netlink) -> Result<Option<Link>, String> {
-    if let Some(name) = plugin["device"].as_str().filter(|name| !name.is_empty()) {
-        return by_name(name, netlink).map(Some);
-    }
-    let links = netlink.links().map_err(|error| error.to_string())?;
-    let mut links = links.into_iter();
-    if let Some(mac) = plugin["hwaddr"].as_str().filter(|mac| !mac.is_empty()) {
-        let wanted = mac.to_lowercase();
-        let found = links.find(|link| link.mac == wanted);
-        let missing = || format!("no interface has the MAC address {mac}");
-        return found.map(Some).ok_or_else(missing);
-    }
-    if let Some(text) = plugin["pciBusID"].as_str() {
-        let wanted = PciAddress::new(text);
-        let found = links.find(|link| wanted.is_some() && PciAddress::of_link(link) == wanted);
-        let missing = || format!("no interface is at the PCI address {text}");
-        return found.map(Some).ok_or_else(missing);
-    }
-    Ok(None)
-}
-
-/// The plugin's configuration as eni-sync would read it.
-///
-/// # Errors
-/// What a runtime would be told.
-pub(crate) fn document(plugin: &Value) -> Result<Document, String> {
-    Document::parse(plugin.to_string().as_bytes()).map_err(|error| error.to_string())
 }

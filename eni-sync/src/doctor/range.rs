@@ -1,12 +1,12 @@
-//! The addresses that an IPAM plugin hands out, as its configuration says: host-local,
-//! whereabouts and static. What is wrong in it that the IPAM plugin itself reports is
-//! not repeated here.
+//! The addresses that an IPAM plugin hands out, as its configuration says: host-local by its
+//! own library, and whereabouts and static, which are not ours.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use common::address::{Cidr, parse_address};
+use common::address::{Cidr, number, parse_address, step};
+use host_local_ipam::range;
 use serde_json::Value;
 
 type Outcome<T> = Result<T, String>;
@@ -48,12 +48,25 @@ impl Range {
         parts.all(|part| cidrs.iter().any(|cidr| covers(part, cidr)))
     }
 
+    /// One of host-local's, which never hands out the gateway.
+    pub(crate) fn of_host_local(range: &range::Range) -> Self {
+        let gateway = range.gateway();
+        let whole = Self {
+            subnet: range.subnet(),
+            first: range.first(),
+            last: range.last(),
+            gateway: Some(gateway),
+            parts: range.from(range.first()).collect(),
+        };
+        whole.without(gateway, gateway)
+    }
+
     fn new(subnet: Cidr, ends: [Option<IpAddr>; 2], gateway: Option<IpAddr>) -> Self {
         let [start, end] = ends;
         let network = subnet.network().address();
-        let first = start.unwrap_or_else(|| offset(network, 1));
+        let first = start.unwrap_or_else(|| step(network, 1));
         let last = end.unwrap_or_else(|| match subnet.last() {
-            last @ IpAddr::V4(_) => offset(last, -1),
+            last @ IpAddr::V4(_) => step(last, -1),
             last @ IpAddr::V6(_) => last,
         });
         let whole = number(first)..=number(last);
@@ -109,45 +122,26 @@ impl fmt::Display for Range {
 /// Amazon VPC User Guide, "Subnet sizing".
 pub(crate) fn reserved(subnet: Cidr) -> Vec<IpAddr> {
     let network = subnet.network().address();
-    let first = (0..4).map(|step| offset(network, step));
+    let first = (0..4).map(|by| step(network, by));
     first.chain([subnet.last()]).collect()
 }
 
 /// Where AWS has the router of an IPv4 subnet: the address after the network's.
 pub(crate) fn router(subnet: Cidr) -> IpAddr {
-    offset(subnet.network().address(), 1)
+    step(subnet.network().address(), 1)
 }
 
-/// The ranges of an `ipam` section; those in the file that it names are `of_file`.
-/// None for a plugin whose configuration does not say.
+/// The ranges of the `ipam` section of a plugin that is not ours; none where its configuration
+/// does not say.
 ///
 /// # Errors
 /// The text that cannot be read.
-pub(crate) fn of_ipam(ipam: &Value, of_file: Option<&Value>) -> Outcome<Vec<Range>> {
+pub(crate) fn of_ipam(ipam: &Value) -> Outcome<Vec<Range>> {
     match text(ipam, "type").unwrap_or_default() {
-        "host-local" => host_local(ipam, of_file),
         "whereabouts" => whereabouts(ipam),
         "static" => list(ipam, "addresses").iter().map(fixed).collect(),
         _ => Ok(Vec::new()),
     }
-}
-
-fn host_local(ipam: &Value, of_file: Option<&Value>) -> Outcome<Vec<Range>> {
-    let inline = text(ipam, "subnet").map(|_| ipam.clone());
-    let sets = list(ipam, "ranges").into_iter();
-    let sets = sets.chain(of_file.map(|file| list(file, "ranges")).unwrap_or_default());
-    let ranges = sets.flat_map(|set| set.as_array().cloned().unwrap_or_default());
-    let range = |raw: Value| {
-        let subnet: Cidr = text(&raw, "subnet")
-            .ok_or("a range has no subnet")?
-            .parse()?;
-        let ends = [address(&raw, "rangeStart")?, address(&raw, "rangeEnd")?];
-        let gateway = address(&raw, "gateway")?.unwrap_or_else(|| router(subnet));
-        let range = Range::new(subnet, ends, Some(gateway)).without(gateway, gateway);
-        let range = range.without_all(raw.get("exclude"))?;
-        range.without_all(ipam.get("exclude"))
-    };
-    inline.into_iter().chain(ranges).map(range).collect()
 }
 
 fn whereabouts(ipam: &Value) -> Outcome<Vec<Range>> {
@@ -195,21 +189,6 @@ fn address(value: &Value, key: &str) -> Outcome<Option<IpAddr>> {
     text(value, key).map(parse_address).transpose()
 }
 
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-fn offset(from: IpAddr, by: i128) -> IpAddr {
-    let number = number(from).wrapping_add_signed(by);
-    match from {
-        IpAddr::V4(_) => Ipv4Addr::from_bits(u32::try_from(number).unwrap_or(u32::MAX)).into(),
-        IpAddr::V6(_) => Ipv6Addr::from_bits(number).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -217,7 +196,7 @@ mod tests {
     use super::*;
 
     fn ranges(ipam: &Value) -> Vec<String> {
-        let ranges = of_ipam(ipam, None).unwrap();
+        let ranges = of_ipam(ipam).unwrap();
         let text = |range: &Range| format!("{range} {} {:?}", range.size(), range.gateway);
         ranges.iter().map(text).collect()
     }
@@ -225,16 +204,6 @@ mod tests {
     #[test]
     fn every_plugins_way_to_write_a_range_is_understood() {
         for (ipam, expected) in [
-            (
-                json!({ "type": "host-local", "subnet": "10.0.4.0/24" }),
-                "10.0.4.1-10.0.4.254/24 253 Some(10.0.4.1)",
-            ),
-            (
-                json!({ "type": "host-local", "ranges": [[{
-                    "subnet": "10.0.4.0/24", "rangeStart": "10.0.4.70", "rangeEnd": "10.0.4.79", "gateway": "10.0.4.1",
-                }]], "exclude": ["10.0.4.72/31", "10.0.4.79"] }),
-                "10.0.4.70-10.0.4.79/24 7 Some(10.0.4.1)",
-            ),
             (
                 json!({ "type": "whereabouts", "range": "10.0.4.70-10.0.4.80/24" }),
                 "10.0.4.70-10.0.4.80/24 11 None",
@@ -269,12 +238,15 @@ mod tests {
 
     #[test]
     fn what_is_no_range_is_named() {
-        let wrong = json!({ "type": "host-local", "subnet": "10.0.4.0" });
+        let wrong = json!({ "type": "whereabouts", "range": "10.0.4.0" });
         assert_eq!(
-            of_ipam(&wrong, None).unwrap_err(),
+            of_ipam(&wrong).unwrap_err(),
             "invalid CIDR address: 10.0.4.0"
         );
-        let wrong = json!({ "type": "host-local", "ranges": [[{}]] });
-        assert_eq!(of_ipam(&wrong, None).unwrap_err(), "a range has no subnet");
+        let wrong = json!({ "type": "whereabouts", "ipRanges": [{}] });
+        assert_eq!(
+            of_ipam(&wrong).unwrap_err(),
+            "an entry of ipRanges has no range"
+        );
     }
 }

@@ -183,7 +183,7 @@ fn conflicts(network: &Network, other: &Description, range: &Range) -> Vec<Findi
                 .advise("exclude it from the range, and reserve the range in the subnet for pods"),
         );
     }
-    if !secondary.is_empty() && network.is_handed_out_by_each_node() {
+    if !secondary.is_empty() && network.is_handed_out_by_each_node {
         let says = format!("{} is assigned to {holder}", named(&secondary));
         findings.push(
             Finding::warning(OWNER, subject, says).advise(

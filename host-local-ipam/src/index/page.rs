@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::words::{parse, sum};
-use crate::range::number;
+use common::address::number;
 
 /// Words of a page.
 pub(crate) const PAGE: usize = 512;

@@ -118,13 +118,17 @@ fn a_wrong_key_of_eni_sync_is_an_error() {
 fn the_master_exists_and_is_up() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    examine_master(&node, "master", &json!("eth1")).has("master", "error", "no interface \"eth1\"");
+    examine_master(&node, "master", &json!("eth1")).has(
+        "master",
+        "error",
+        "failed to lookup master \"eth1\"",
+    );
     examine_master(&node, "mode", &json!("l2")).has("master", "error", "no default route");
     node.node.netns.ip(&["link", "set", "ens6", "down"]);
     examine_network(&node, &network()).has("master-up", "warning", "ens6 is down");
     let mut left_down = network();
     left_down["plugins"][0]["masterUp"] = json!(false);
-    examine_network(&node, &left_down).has("master-up", "error", "ens6 is down");
+    examine_network(&node, &left_down).has("master", "error", "master \"ens6\" is down");
 }
 
 #[test]
@@ -184,7 +188,7 @@ fn a_device_for_host_device_is_found_or_may_be_in_a_pod() {
     examine_network(&node, &network("device", "ens6")).is_well("no-manage");
     examine_network(&node, &network("hwaddr", &node.mac.to_uppercase())).is_well("no-manage");
     let diagnosis = examine_network(&node, &network("device", "ens7"));
-    diagnosis.has("master", "warning", "no interface \"ens7\"");
+    diagnosis.has("master", "warning", "\"ens7\": Link not found");
     let diagnosis = examine_network(&node, &network("pciBusID", "0000:00:06.0"));
     diagnosis.has("master", "warning", "0000:00:06.0");
 }
