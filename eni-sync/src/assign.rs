@@ -4,6 +4,8 @@
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
 
 use common::address::Cidr;
 use common::error::{Error, ErrorCode, Result};
@@ -15,6 +17,10 @@ use crate::ec2::{Description, Ec2, Family};
 use crate::failure::{Failure, Kind};
 use crate::registrar::Node;
 use crate::release;
+
+/// So long after a description that EC2's refusal contradicts comes the next one. Source:
+/// Amazon EC2 Developer Guide, "Eventual consistency": a couple of seconds at first.
+const SECOND_LOOK: Duration = Duration::from_secs(5);
 
 /// An address that an attachment needs.
 #[derive(Clone, Copy, Debug)]
@@ -87,12 +93,15 @@ impl<'a> Assigner<'a> {
                 .is_some_and(|own| own.secondary.contains(&claimed.address));
             shown && !claimed.was_removed_lately
         };
-        let (done, missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
-        let mut outcomes: Outcomes = done.iter().map(|c| (c.address, Ok(()))).collect();
+        let (shown, mut missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
         if matches!(failure.kind, Kind::Unanswered | Kind::Missing) {
+            let mut outcomes = on_eni(&shown);
             outcomes.extend(self.refuse_all(&missing, failure));
             return Ok(outcomes);
         }
+        let (done, gone) = self.look_twice(shown, batch)?;
+        let mut outcomes = on_eni(&done);
+        missing.extend(gone);
         let owners = ec2.owners(&self.eni.vpc_id, &addresses(&missing))?;
         let owner_of = |claimed: &Claimed| {
             owners
@@ -119,6 +128,26 @@ impl<'a> Assigner<'a> {
         };
         outcomes.extend(rest);
         Ok(outcomes)
+    }
+
+    /// Which of the addresses of a refused batch that a description shows on the ENI are
+    /// there, and which are not. The description may be older than what has taken one of
+    /// them away; a second one some time after shows that. EC2 may refuse what is there as
+    /// well, or accept it when nothing else is asked for.
+    fn look_twice(
+        &self,
+        shown: Vec<Claimed>,
+        batch: &[Claimed],
+    ) -> Result<(Vec<Claimed>, Vec<Claimed>), Failure> {
+        let ec2 = self.ec2();
+        let is_new = shown.len() < batch.len();
+        if shown.is_empty() || is_new && ec2.assign(&self.eni.id, &addresses(&shown)).is_ok() {
+            return Ok((shown, Vec::new()));
+        }
+        thread::sleep(SECOND_LOOK);
+        let own = ec2.eni(&self.eni.id)?;
+        let is_there = |claimed: &Claimed| own.as_ref().is_some_and(|own| own.has(claimed.address));
+        Ok(shown.into_iter().partition(is_there))
     }
 
     /// Sorts out the addresses that are in a prefix of some ENI. EC2 has no filter for
@@ -174,7 +203,10 @@ impl<'a> Assigner<'a> {
         let owners = self.ec2().owners(&self.eni.vpc_id, &[address]);
         let owners = owners.unwrap_or_default();
         match owners.iter().find(|eni| eni.has(address)) {
-            Some(own) if own.id == self.eni.id => Ok(()),
+            Some(own) if own.id == self.eni.id => match claimed.was_removed_lately {
+                true => Err(self.refused(address, &failure)),
+                false => Ok(()),
+            },
             Some(owner) => {
                 let taken = self.take_over(&[(claimed, owner)]);
                 let outcome = taken.into_iter().map(|(_, outcome)| outcome).next();
@@ -263,6 +295,12 @@ fn in_prefix(address: IpAddr, eni: &Description, prefix: Cidr) -> Error {
     let msg = format!("{address} is in the prefix {prefix} of {holder}");
     let details = "single addresses of a prefix cannot be assigned; pods need other addresses";
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
+
+fn on_eni(done: &[Claimed]) -> Outcomes {
+    done.iter()
+        .map(|claimed| (claimed.address, Ok(())))
+        .collect()
 }
 
 fn addresses(batch: &[Claimed]) -> Vec<IpAddr> {

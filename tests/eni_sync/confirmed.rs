@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use harness::Pod;
 use harness::damage::{DAMAGES, replace_by};
@@ -415,4 +416,38 @@ fn a_description_of_the_past_lets_no_add_succeed() {
     assert!(calls(&node, LOOK) > looks, "it was looked for");
     assert_ne!(output.status, Some(0), "{output}");
     assert_eq!(vpc.owner("10.0.4.70"), None);
+}
+
+/// An address that floats goes to another node and is wanted here again, before descriptions
+/// show that it has gone.
+#[test]
+fn what_another_node_has_taken_lets_no_add_succeed_by_a_description_of_the_past() {
+    thread::scope(|scope| {
+        for takeover in ["dead-owner", "never"] {
+            scope.spawn(move || {
+                let vpc = Vpc::new().without_invariants();
+                let (node, other) = (vpc.node(), vpc.node());
+                let floats = json!({"takeover": "always"});
+                let add = |node: &AwsNode, pod: &Pod, keys: &Value| {
+                    node.run(&node.conf_call("ADD", pod, &["10.0.4.70"], keys))
+                };
+                let pod = Pod::new("c1");
+                add(&node, &pod, &floats).ok();
+                let past = Instant::now();
+                node.del(&pod);
+                let slow = (ASSIGN.to_owned(), Duration::from_secs(1));
+                vpc.lab.rules(|rules| rules.latency_of.extend([slow]));
+                let theirs = Pod::new("c2");
+                add(&other, &theirs, &floats).ok();
+                vpc.lab.rules(|rules| {
+                    rules.latency_of.clear();
+                    rules.describe_lag = past.elapsed();
+                });
+                let output = add(&node, &Pod::new("c3"), &json!({"takeover": takeover}));
+                let error = output.error_code(11);
+                assert!(error.msg.contains(other.instance.as_str()), "{error:?}");
+                assert_eq!(vpc.owner("10.0.4.70"), Some(other.eni.clone()));
+            });
+        }
+    });
 }
