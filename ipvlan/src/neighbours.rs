@@ -49,7 +49,7 @@ pub fn refuse_other_use(
     sides: &mut Sides,
 ) -> Result<()> {
     let device = &own.device;
-    let beside = records.find(|record| is_beside(record, own))?;
+    let beside = records.find(|record| Ok(is_beside(record, own)))?;
     let (mode, flag, user) = match beside {
         Some(record) => {
             let used = &record.device;
@@ -98,13 +98,15 @@ pub fn name_holder(
     }
 }
 
-/// Whether both are on one device, and the first one's container lives.
-fn is_beside(record: &Attachment<Device>, own: &Attachment<Device>) -> Result<bool> {
+/// Whether both are on one device, and the first one's container lives, for all that can be
+/// seen: one that is hidden does not keep others from the device.
+fn is_beside(record: &Attachment<Device>, own: &Attachment<Device>) -> bool {
     let key = |record: &Attachment<Device>| {
         let carrier = record.device.carrier;
         (carrier, carrier.in_container.then_some(record.netns_id))
     };
-    Ok(key(record) == key(own) && !record.is_same(own) && record.is_alive()?)
+    let is_other = key(record) == key(own) && !record.is_same(own);
+    is_other && record.is_alive().unwrap_or(true)
 }
 
 /// Who has one of these addresses on the device, and which.
@@ -115,7 +117,7 @@ fn holder(
     sides: &mut Sides,
 ) -> Result<Option<(String, Cidr)>> {
     for record in records.all::<Device>()? {
-        if is_beside(&record, own)?
+        if is_beside(&record, own)
             && let Some(address) = address_of(record.ifname.as_str(), &record.netns, addresses)
         {
             let (ifname, network) = (record.ifname.as_str(), &record.network);

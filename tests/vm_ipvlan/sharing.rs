@@ -1,5 +1,7 @@
 //! Foreign plugins beside ours, reboots, and the flags of a master that several pods share.
 
+use std::fs;
+
 use harness::{Call, Namespace, Network, Pod};
 use serde_json::{Value, json};
 
@@ -123,6 +125,25 @@ fn after_a_reboot_the_addresses_are_free_and_late_dels_succeed() {
         reservations(&node),
         ["eni-cni/ipvlan/net/c2:net1.json", "networks/net/10.0.4.3"]
     );
+}
+
+/// A runtime that is killed between unmounting a namespace and removing its file leaves an
+/// empty one.
+#[test]
+fn a_container_that_cannot_be_seen_keeps_no_other_pod_from_the_master() {
+    let (node, hidden, pod) = (node(), Pod::new("c1"), Pod::new("c2"));
+    add(&node, &conf(), &hidden);
+    let left = tempfile::NamedTempFile::new().unwrap();
+    let record = node.state().join("eni-cni/ipvlan/net/c1:net1.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let path = left.path().to_str().unwrap();
+    fs::write(&record, text.replace(&hidden.netns.path(), path)).unwrap();
+    add(&node, &conf(), &pod);
+    let other = with(conf(), json!({"name": "other", "mode": "l3"}));
+    let error = node
+        .run(&call("ADD", &other, &Pod::new("c3")))
+        .error_code(7);
+    assert!(error.msg.contains("by network \"net\""), "{error:?}");
 }
 
 /// What may keep pods apart is a property of the master: see the issue 1032 of the Go
