@@ -33,4 +33,5 @@ mod status_check;
 mod sync;
 mod taking_over;
 mod visibility;
+mod waiting;
 mod way;

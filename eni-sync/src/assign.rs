@@ -17,6 +17,7 @@ use crate::ec2::{Description, Ec2, Family};
 use crate::failure::{Failure, Kind};
 use crate::registrar::Node;
 use crate::release;
+use crate::takeover::Looks;
 
 /// So long after a description that EC2's refusal contradicts comes the next one. Source:
 /// Amazon EC2 Developer Guide, "Eventual consistency": a couple of seconds at first.
@@ -31,6 +32,27 @@ pub(crate) struct Claimed {
     pub(crate) was_removed_lately: bool,
 }
 
+impl Claimed {
+    /// Whether the address is on the ENI when a description shows it there or not.
+    pub(crate) fn is_proven_by(&self, is_shown: bool) -> bool {
+        is_shown && !self.was_removed_lately
+    }
+}
+
+/// How many addresses of a family an ENI has, how many it can have, and how many have been
+/// removed to make room.
+struct Room {
+    used: usize,
+    limit: usize,
+    made: usize,
+}
+
+impl Room {
+    fn free(&self) -> usize {
+        self.limit.saturating_sub(self.used) + self.made
+    }
+}
+
 /// What became of each address.
 pub(crate) type Outcomes = Vec<(IpAddr, Result<()>)>;
 
@@ -38,22 +60,31 @@ pub(crate) type Outcomes = Vec<(IpAddr, Result<()>)>;
 pub(crate) struct Assigner<'a> {
     pub(crate) node: &'a Node<'a>,
     pub(crate) eni: &'a Eni,
+    /// Which ENIs were attached to nothing when they were looked at before.
+    pub(crate) looks: &'a Looks,
+    ec2: &'a Ec2,
     /// The ENIs of the subnet, once they had to be looked at.
     neighbours: OnceCell<Vec<Description>>,
 }
 
 impl<'a> Assigner<'a> {
     /// Who assigns addresses to `eni`.
-    pub(crate) fn new(node: &'a Node<'a>, eni: &'a Eni) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Those of making the clients.
+    pub(crate) fn new(node: &'a Node<'a>, eni: &'a Eni, looks: &'a Looks) -> Result<Self> {
+        Ok(Self {
             node,
             eni,
+            looks,
+            ec2: node.aws.ec2(&node.inventory.region)?,
             neighbours: OnceCell::new(),
-        }
+        })
     }
 
-    /// Assigns all of `claimed`, and says of each whether it is on the ENI now. A bad
-    /// address does not keep the others from it.
+    /// Assigns all of `claimed`, and says of each whether it is on the ENI now; nothing of
+    /// those that another look is needed for. A bad address does not keep the others from
+    /// it.
     pub(crate) fn assign(&self, claimed: &[Claimed]) -> Outcomes {
         let families = Family::ALL.map(|family| {
             let of_family = claimed.iter().filter(|c| Family::of(c.address) == family);
@@ -88,10 +119,8 @@ impl<'a> Assigner<'a> {
         let ec2 = self.ec2();
         let own = ec2.eni(&self.eni.id)?;
         let present = |claimed: &Claimed| {
-            let shown = own
-                .as_ref()
-                .is_some_and(|own| own.secondary.contains(&claimed.address));
-            shown && !claimed.was_removed_lately
+            let own = own.as_ref();
+            own.is_some_and(|own| claimed.is_proven_by(own.secondary.contains(&claimed.address)))
         };
         let (shown, mut missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
         if matches!(failure.kind, Kind::Unanswered | Kind::Missing) {
@@ -181,8 +210,7 @@ impl<'a> Assigner<'a> {
     /// lead to it.
     fn divide(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
         if let [claimed] = batch {
-            let outcome = self.ask_again(*claimed, failure);
-            return vec![(claimed.address, outcome)];
+            return self.ask_again(*claimed, failure);
         }
         let (left, right) = batch.split_at(batch.len() / 2);
         let mut outcomes = self.assign_batch(left);
@@ -192,27 +220,22 @@ impl<'a> Assigner<'a> {
 
     /// Asks once more for an address that was refused although nobody has it: somebody may
     /// have given it away after the refusal, and somebody else may be taking it.
-    fn ask_again(&self, claimed: Claimed, failure: &Failure) -> Result<()> {
+    fn ask_again(&self, claimed: Claimed, failure: &Failure) -> Outcomes {
         let address = claimed.address;
         if failure.kind != Kind::Invalid {
-            return Err(self.refused(address, failure));
+            return self.refuse_all(&[claimed], failure);
         }
         let Err(failure) = self.ec2().assign(&self.eni.id, &[address]) else {
-            return Ok(());
+            return vec![(address, Ok(()))];
         };
         let owners = self.ec2().owners(&self.eni.vpc_id, &[address]);
         let owners = owners.unwrap_or_default();
         match owners.iter().find(|eni| eni.has(address)) {
-            Some(own) if own.id == self.eni.id => match claimed.was_removed_lately {
-                true => Err(self.refused(address, &failure)),
-                false => Ok(()),
-            },
-            Some(owner) => {
-                let taken = self.take_over(&[(claimed, owner)]);
-                let outcome = taken.into_iter().map(|(_, outcome)| outcome).next();
-                outcome.unwrap_or_else(|| Err(self.refused(address, &failure)))
+            Some(own) if own.id == self.eni.id && claimed.is_proven_by(true) => {
+                vec![(address, Ok(()))]
             }
-            None => Err(self.refused(address, &failure)),
+            Some(owner) if owner.id != self.eni.id => self.take_over(&[(claimed, owner)]),
+            _ => self.refuse_all(&[claimed], &failure),
         }
     }
 
@@ -227,32 +250,61 @@ impl<'a> Assigner<'a> {
         let Some(family) = batch.first().map(|claimed| Family::of(claimed.address)) else {
             return Outcomes::new();
         };
-        let used = own.map_or(0, |own| own.used(family));
-        let limit = family.limit(self.eni);
-        let room = limit.saturating_sub(used);
-        let missing = batch.len().saturating_sub(room);
-        let made = self.make_room(family, missing);
-        let (fitting, rest) = batch.split_at(batch.len().min(room + made));
-        let mut outcomes = match fitting.len() == batch.len() && made == 0 {
+        let room = self.room(family, own, batch.len());
+        let (fitting, rest) = batch.split_at(batch.len().min(room.free()));
+        let mut outcomes = match fitting.len() == batch.len() && room.made == 0 {
             // By what we know there is room; AWS knows better.
             true => self.divide(fitting, failure),
             false => self.assign_batch(fitting),
         };
         let assigned = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
-        let used = (used + assigned.count()).saturating_sub(made);
-        let full = |claimed: &Claimed| {
-            let kind = &self.node.inventory.instance_type;
-            let msg = format!(
-                "{} has no room for {}: {used} of {limit} addresses used ({kind})",
-                self.eni.id, claimed.address
-            );
-            Error::new(ErrorCode::TRY_AGAIN, msg).with_details(failure.answer.as_str())
-        };
+        let used = (room.used + assigned.count()).saturating_sub(room.made);
+        let room = Room { used, ..room };
+        let full = |claimed: &Claimed| self.full(claimed.address, &room, &failure.answer);
         outcomes.extend(
             rest.iter()
                 .map(|claimed| (claimed.address, Err(full(claimed)))),
         );
         outcomes
+    }
+
+    /// Which addresses of one family the ENI has room for, beside `others` that are coming.
+    /// Addresses in their cool-down make room; the rest is refused before anything is done
+    /// for it.
+    pub(crate) fn fitting(&self, batch: Vec<Claimed>, others: usize) -> (Vec<Claimed>, Outcomes) {
+        let Some(family) = batch.first().map(|claimed| Family::of(claimed.address)) else {
+            return (batch, Outcomes::new());
+        };
+        // Who knows no limit leaves it to EC2.
+        if family.limit(self.eni) == 0 {
+            return (batch, Outcomes::new());
+        }
+        let own = match self.ec2().eni(&self.eni.id) {
+            Ok(own) => own,
+            Err(failure) => {
+                let refused = self.refuse_all(&batch, &failure);
+                return (Vec::new(), refused);
+            }
+        };
+        let room = self.room(family, own.as_ref(), batch.len() + others);
+        let mut fitting = batch;
+        let rest = fitting.split_off(fitting.len().min(room.free().saturating_sub(others)));
+        let details = "nothing was taken from where it is";
+        let full = rest.iter().map(|claimed| {
+            let error = self.full(claimed.address, &room, details);
+            (claimed.address, Err(error))
+        });
+        (fitting, full.collect())
+    }
+
+    /// How many addresses of a family the ENI has and can have, after some in their
+    /// cool-down have made room, the oldest first, where there is not enough for `wanted`.
+    fn room(&self, family: Family, own: Option<&Description>, wanted: usize) -> Room {
+        let used = own.map_or(0, |own| own.used(family));
+        let limit = family.limit(self.eni);
+        let missing = wanted.saturating_sub(limit.saturating_sub(used));
+        let made = self.make_room(family, missing);
+        Room { used, limit, made }
     }
 
     /// Removes up to `wanted` addresses whose attachments have ended, though their
@@ -269,6 +321,14 @@ impl<'a> Assigner<'a> {
         })
     }
 
+    fn full(&self, address: IpAddr, room: &Room, details: &str) -> Error {
+        let Room { used, limit, .. } = room;
+        let (eni, kind) = (&self.eni.id, &self.node.inventory.instance_type);
+        let msg =
+            format!("{eni} has no room for {address}: {used} of {limit} addresses used ({kind})");
+        Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+    }
+
     pub(crate) fn refuse_all(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
         let refuse = |claimed: &Claimed| self.refused(claimed.address, failure);
         batch
@@ -282,7 +342,7 @@ impl<'a> Assigner<'a> {
     }
 
     pub(crate) fn ec2(&self) -> &Ec2 {
-        self.node.aws.ec2(&self.node.inventory.region)
+        self.ec2
     }
 }
 
@@ -303,6 +363,7 @@ fn on_eni(done: &[Claimed]) -> Outcomes {
         .collect()
 }
 
-fn addresses(batch: &[Claimed]) -> Vec<IpAddr> {
+/// The addresses that are claimed.
+pub(crate) fn addresses(batch: &[Claimed]) -> Vec<IpAddr> {
     batch.iter().map(|claimed| claimed.address).collect()
 }

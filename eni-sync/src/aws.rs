@@ -1,5 +1,6 @@
 //! The way to AWS: one HTTP client and one runtime under blocking verbs. Made when a
-//! command turns out to need AWS, because its start costs more than most commands.
+//! command turns out to need AWS, because its start costs more than most commands, and a
+//! process that waits for its turn would have a megabyte for nothing.
 
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,10 +56,10 @@ impl Clients {
     /// Works with clients that nobody else uses meanwhile.
     ///
     /// # Errors
-    /// Those of `work`, and code 999 when clients cannot be made.
+    /// Those of `work`.
     pub(crate) fn run<T>(&self, work: impl FnOnce(&Aws) -> Result<T>) -> Result<T> {
         let idle = self.idle().pop();
-        let aws = idle.map_or_else(|| Aws::with_pace(Some(Arc::clone(&self.pace))), Ok)?;
+        let aws = idle.unwrap_or_else(|| Aws::with_pace(Some(Arc::clone(&self.pace))));
         let outcome = work(&aws);
         // Also after an error: the client has learnt how far the node's clock is off, and
         // looks for credentials and connections anew by itself.
@@ -71,26 +72,22 @@ impl Clients {
     }
 }
 
-/// The clients of one process or thread.
+/// The clients of one process or thread, made when they are needed first.
 pub(crate) struct Aws {
-    runtime: Arc<Runtime>,
-    http: SharedHttpClient,
-    imds: Imds,
+    parts: OnceCell<Parts>,
     ec2: OnceCell<Ec2>,
     pace: Option<Arc<Pace>>,
 }
 
-impl Aws {
-    /// The clients, without any traffic yet.
-    ///
-    /// # Errors
-    /// Code 999 when the runtime cannot be made, 5 or 6 naming the file of
-    /// `AWS_CA_BUNDLE`.
-    pub(crate) fn open() -> Result<Self> {
-        Self::with_pace(None)
-    }
+/// What all clients share.
+struct Parts {
+    runtime: Arc<Runtime>,
+    http: SharedHttpClient,
+    imds: Imds,
+}
 
-    fn with_pace(pace: Option<Arc<Pace>>) -> Result<Self> {
+impl Parts {
+    fn new() -> Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -102,9 +99,30 @@ impl Aws {
             imds: Imds::new(Arc::clone(&runtime), &provider),
             runtime,
             http,
+        })
+    }
+}
+
+impl Aws {
+    /// The clients, of which nothing is there yet.
+    pub(crate) fn open() -> Self {
+        Self::with_pace(None)
+    }
+
+    fn with_pace(pace: Option<Arc<Pace>>) -> Self {
+        Self {
+            parts: OnceCell::new(),
             ec2: OnceCell::new(),
             pace,
-        })
+        }
+    }
+
+    fn parts(&self) -> Result<&Parts> {
+        if let Some(parts) = self.parts.get() {
+            return Ok(parts);
+        }
+        let parts = Parts::new()?;
+        Ok(self.parts.get_or_init(|| parts))
     }
 
     /// Waits until the node may register addresses; a plugin without an agent need not.
@@ -115,30 +133,41 @@ impl Aws {
     }
 
     /// The node's own metadata.
-    pub(crate) fn imds(&self) -> &Imds {
-        &self.imds
+    ///
+    /// # Errors
+    /// Code 999 when the runtime cannot be made, 5 or 6 naming the file of
+    /// `AWS_CA_BUNDLE`.
+    pub(crate) fn imds(&self) -> Result<&Imds> {
+        Ok(&self.parts()?.imds)
     }
 
     /// EC2 in the region of this node.
-    pub(crate) fn ec2(&self, region: &str) -> &Ec2 {
-        self.ec2
-            .get_or_init(|| Ec2::new(self.session(region), self.pace.clone()))
+    ///
+    /// # Errors
+    /// As for [`Aws::imds`].
+    pub(crate) fn ec2(&self, region: &str) -> Result<&Ec2> {
+        let session = self.session(region)?;
+        Ok(self
+            .ec2
+            .get_or_init(|| Ec2::new(session, self.pace.clone())))
     }
 
     /// Whether there are credentials to sign a request with.
     ///
     /// # Errors
-    /// Code 11 when the SDK finds none.
+    /// Code 11 when the SDK finds none, and those of [`Aws::imds`].
     pub(crate) fn require_credentials(&self, region: &str) -> Result<()> {
         let missing = || Error::new(ErrorCode::TRY_AGAIN, "there are no AWS credentials");
-        let configuration = self.session(region).configuration();
+        let session = self.session(region)?;
+        let configuration = session.configuration();
         let provider = configuration.credentials_provider().ok_or_else(missing)?;
-        let found = self.runtime.block_on(provider.provide_credentials());
+        let found = session.runtime.block_on(provider.provide_credentials());
         let found = found.map_err(|cause| missing().with_details(cause.to_string()));
         found.map(drop)
     }
 
-    fn session(&self, region: &str) -> Session {
+    fn session(&self, region: &str) -> Result<Session> {
+        let parts = self.parts()?;
         // An agent decides itself when to try again: see `pace`.
         let retries = match self.pace {
             Some(_) => RetryConfig::disabled(),
@@ -146,13 +175,13 @@ impl Aws {
                 .with_max_attempts(ATTEMPTS)
                 .with_max_backoff(LONGEST_PAUSE),
         };
-        Session {
-            runtime: Arc::clone(&self.runtime),
-            http: self.http.clone(),
-            imds: self.imds.client(),
+        Ok(Session {
+            runtime: Arc::clone(&parts.runtime),
+            http: parts.http.clone(),
+            imds: parts.imds.client(),
             region: std::env::var("AWS_REGION").unwrap_or_else(|_| region.to_owned()),
             retries,
-        }
+        })
     }
 }
 

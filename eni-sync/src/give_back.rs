@@ -107,7 +107,7 @@ struct Line {
 /// Code 7 for an ENI that is unknown or not for pods; what AWS says; code 5 naming a
 /// file of the ledger.
 pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
-    let aws = Aws::open()?;
+    let aws = Aws::open();
     let ledger = Ledger::of_node();
     let (inventory, found) = inventory::ask(&aws)?;
     let node = Node {
@@ -194,7 +194,7 @@ impl Work<'_> {
 
     /// The ENI as it is now, if it is one of this node whose addresses may be removed.
     fn actual(&self) -> Result<Option<Description>> {
-        let ec2 = self.node.aws.ec2(&self.node.inventory.region);
+        let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
         let id = self.ledger.id();
         let actual = ec2.eni(id);
         let actual = actual.map_err(|failure| failure.error(&format!("look at {id}")))?;

@@ -73,7 +73,7 @@ fn hardware(links: &[Link]) -> BTreeSet<(String, String)> {
 /// corrects the names of the interfaces.
 fn refresh(agent: &Agent) -> Result<()> {
     agent.clients.run(|aws| {
-        let shown = aws.imds().macs()?;
+        let shown = aws.imds()?.macs()?;
         let written = Inventory::read()?.unwrap_or_default();
         let known: BTreeSet<String> = written.enis.iter().map(|eni| eni.mac.clone()).collect();
         match shown == known {

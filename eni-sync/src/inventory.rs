@@ -152,8 +152,8 @@ fn renew(aws: &Aws) -> Result<Inventory> {
 /// # Errors
 /// Code 11 without metadata, credentials or an answer, 100 without permission.
 pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
-    let identity = aws.imds().identity()?;
-    let ec2 = aws.ec2(&identity.region);
+    let identity = aws.imds()?.identity()?;
+    let ec2 = aws.ec2(&identity.region)?;
     let what = format!("list the ENIs of {}", identity.instance_id);
     let failed = |failure: crate::failure::Failure| failure.error(&what);
     let found = ec2

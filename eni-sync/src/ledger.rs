@@ -110,10 +110,18 @@ impl EniLedger {
     /// # Errors
     /// Code 5 naming the file, 11 when the lock is not to be had.
     pub(crate) fn open(&self) -> Result<Entries> {
+        self.open_within(LOCK_DEADLINE)
+    }
+
+    /// The same for who can wait so long at most.
+    ///
+    /// # Errors
+    /// As for [`EniLedger::open`].
+    pub(crate) fn open_within(&self, deadline: Duration) -> Result<Entries> {
         self.create()?;
         Ok(Entries {
             directory: self.directory.clone(),
-            _lock: Lock::take(&self.directory.join(LOCK), LOCK_DEADLINE)?,
+            _lock: Lock::take(&self.directory.join(LOCK), deadline)?,
         })
     }
 

@@ -56,7 +56,7 @@ fn register(ledger: &Ledger, wanted: &Wanted, request: &Request) -> Result<()> {
     }
     match socket::register(wanted, request) {
         Some(answer) => answer,
-        None => registrar::register_all(&Aws::open()?, ledger, wanted, request),
+        None => registrar::register_all(&Aws::open(), ledger, wanted, request),
     }
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn check(args: &CmdArgs) -> Result<()> {
         takeover: config.takeover,
         best_effort: !config.strict,
     };
-    let aws = Aws::open()?;
+    let aws = Aws::open();
     let ledger = Ledger::of_node();
     for (mac, addresses) in &wanted {
         let (inventory, eni) = inventory::find(&aws, mac)?;
@@ -130,12 +130,12 @@ fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -
         let unknown = not_held(&entries, &open, &request.owner)?;
         (unknown, removed_lately(&entries, &open)?)
     };
-    let shown = node.aws.imds().addresses(&eni.mac).unwrap_or_default();
+    let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
     open.retain(|address| unknown.contains(address) || !shown.contains(address));
     if open.is_empty() {
         return Ok(());
     }
-    let ec2 = node.aws.ec2(&node.inventory.region);
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
     let found = ec2.eni(&eni.id);
     let found = found.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
     for address in &open {
@@ -208,8 +208,8 @@ fn adopt(entries: &Entries, addresses: &[IpAddr], request: &Request) -> Result<(
 pub(crate) fn status(conf: &ConfArgs) -> Result<()> {
     Config::parse(&conf.document)?;
     let unavailable = |error: Error| error.with_code(ErrorCode::UNAVAILABLE);
-    let aws = Aws::open()?;
-    let identity = aws.imds().identity().map_err(unavailable)?;
+    let aws = Aws::open();
+    let identity = aws.imds()?.identity().map_err(unavailable)?;
     aws.require_credentials(&identity.region)
         .map_err(unavailable)?;
     let managed = |inventory: &Inventory| {
@@ -237,6 +237,6 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
             owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
         })
     }));
-    errors.keep(Aws::open().and_then(|aws| release::release_all_due(&aws, &ledger)));
+    errors.keep(release::release_all_due(&Aws::open(), &ledger));
     errors.into_result()
 }

@@ -24,6 +24,7 @@ use crate::plan;
 use crate::random;
 use crate::registrar::{Node, TURN_DEADLINE, settle};
 use crate::release;
+use crate::takeover::Looks;
 use crate::watch::mac_of;
 
 /// Keeps every pool of the configuration as large as it should be.
@@ -150,7 +151,7 @@ fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result
     if Family::ALL.into_iter().all(|family| missing(family) == 0) {
         return Ok(false);
     }
-    let ec2 = node.aws.ec2(&node.inventory.region);
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
     let others = ec2.enis_of_subnet(&eni.subnet_id);
     let others = others.map_err(|failure| failure.error(&format!("look at {}", eni.subnet_id)))?;
     let mut chosen = Vec::new();
@@ -192,7 +193,8 @@ fn claim(
             }
         }
     }
-    settle(node, eni, ledger)?;
+    // Others may wait for another look at their ENIs; a pool takes nothing from anybody.
+    settle(node, eni, ledger, &Looks::default())?;
     let entries = ledger.open()?;
     let mut outcome = Ok(true);
     for entry in entries.all()? {

@@ -11,7 +11,7 @@ use common::netns::Holders;
 
 use crate::ledger::{Entries, Entry, Event, State, now};
 use crate::plan::{self, Drift};
-use crate::registrar::{Node, TURN_DEADLINE, settle};
+use crate::registrar::{Node, TURN_DEADLINE, settle_in_turns};
 
 /// What was different, in addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,8 +88,8 @@ pub(crate) fn run(
 
 fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> Result<()> {
     let ledger = node.ledger.of_eni(&eni.id)?;
-    let _turn = ledger.take_turn(TURN_DEADLINE)?;
-    let ec2 = node.aws.ec2(&node.inventory.region);
+    let turn = ledger.take_turn(TURN_DEADLINE)?;
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
     let actual = ec2.eni(&eni.id);
     let actual = actual.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
     let Some(actual) = actual else {
@@ -112,7 +112,8 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
         let settling = entries.all()?.into_iter().filter(is_settling);
         report.settling += settling.count();
     }
-    settle(node, eni, &ledger)
+    drop(turn);
+    settle_in_turns(node, eni, &ledger)
 }
 
 /// Whether one more look says that an adopted address is on the ENI to stay.

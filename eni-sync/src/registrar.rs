@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use common::error::{Error, ErrorCode, Result};
+use common::error::{Error, ErrorCode, Errors, Result};
 use common::inventory::{Eni, Inventory};
 use common::netns::Holders;
 use common::say;
@@ -20,10 +21,17 @@ use crate::ledger::{EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, St
 use crate::plan::{self, Claim};
 use crate::release;
 use crate::request::Request;
+use crate::takeover::Looks;
 use crate::wanted::Wanted;
 
 /// How long an attachment waits until the processes before it have asked AWS.
 pub(crate) const TURN_DEADLINE: Duration = Duration::from_secs(100);
+
+/// How long a DEL waits for the ledgers of all ENIs together. Each is locked for
+/// milliseconds, unless whoever has the lock is stopped; the runtime asks again then.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long for each at least, so that one that is stopped does not spoil the others.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// So long, in seconds, an address that was refused, and that its pod can do without, is
 /// not asked for again: it makes AWS refuse the whole batch.
@@ -81,16 +89,23 @@ fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request)
     if answer(&ledger.open()?, &wanted, request)? {
         return Ok(());
     }
-    let _turn = ledger.take_turn(TURN_DEADLINE)?;
-    if !answer(&ledger.open()?, &wanted, request)? {
-        settle(node, eni, &ledger)?;
+    let looks = Looks::default();
+    loop {
+        let turn = ledger.take_turn(TURN_DEADLINE)?;
         if !answer(&ledger.open()?, &wanted, request)? {
+            settle(node, eni, &ledger, &looks)?;
+        }
+        if answer(&ledger.open()?, &wanted, request)? {
+            release_if_worth(node, eni, &ledger);
+            return Ok(());
+        }
+        drop(turn);
+        let Some(pause) = looks.until_next() else {
             let msg = format!("the ledger of {} changed while AWS was asked", eni.id);
             return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
-        }
+        };
+        thread::sleep(pause);
     }
-    release_if_worth(node, eni, &ledger);
-    Ok(())
 }
 
 /// Registers what host-local has reserved for attachments that nobody hands over, with
@@ -133,8 +148,7 @@ pub(crate) fn register_reservations(
     if !is_news {
         return Ok(());
     }
-    let _turn = ledger.take_turn(TURN_DEADLINE)?;
-    settle(node, eni, &ledger)
+    settle_in_turns(node, eni, &ledger)
 }
 
 /// Writes the wish for `wanted` down, all of it or nothing, and returns the addresses
@@ -193,7 +207,7 @@ fn confirm(
         return Ok(());
     }
     // Without metadata EC2 is asked, like for any other address.
-    let shown = node.aws.imds().addresses(&eni.mac).unwrap_or_default();
+    let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
     let entries = ledger.open()?;
     for address in reusable.iter().filter(|address| shown.contains(address)) {
         if let Some(entry) = entries.get(*address)?.filter(|e| is_claimed_by(e, request)) {
@@ -239,12 +253,30 @@ fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<boo
     Ok(all_held)
 }
 
-/// Asks AWS for every address of the ENI that a living attachment has claimed. Only
-/// for the one in turn.
+/// Asks AWS for every address of the ENI that a living attachment has claimed, in as many
+/// turns as that needs.
+///
+/// # Errors
+/// Those of [`settle`], and code 11 when a turn does not come in time.
+pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
+    let looks = Looks::default();
+    loop {
+        let turn = ledger.take_turn(TURN_DEADLINE)?;
+        settle(node, eni, ledger, &looks)?;
+        drop(turn);
+        match looks.until_next() {
+            Some(pause) => thread::sleep(pause),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Asks AWS for every address of the ENI that a living attachment has claimed. What has to
+/// be looked at once more stays claimed. Only for the one in turn.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger; what AWS says is written into the entries.
-pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
+pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, looks: &Looks) -> Result<()> {
     node.aws.await_budget();
     let mut claimed = Vec::new();
     {
@@ -271,7 +303,10 @@ pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<(
             }
         }
     }
-    let outcomes = Assigner::new(node, eni).assign(&claimed);
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    let outcomes = Assigner::new(node, eni, looks)?.assign(&claimed);
     let entries = ledger.open()?;
     for (address, outcome) in outcomes {
         if let Some(entry) = entries.get(address)? {
@@ -336,14 +371,28 @@ pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<(IpAddr, Owner, Error)>> {
 /// AWS: the addresses leave when their cool-down is over.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger, 11 when it is locked for too long.
+/// Code 5 naming a file of the ledger, 11 when it is locked for too long; what can be
+/// marked is marked all the same.
 pub(crate) fn give_up(ledger: &Ledger, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
+    let start = Instant::now();
+    let mut errors = Errors::default();
     for eni in ledger.enis()? {
-        let entries = eni.open()?;
-        for entry in entries.all()?.into_iter().filter(&is_ended) {
-            if entry.is_in_use() {
-                entries.end(entry)?;
-            }
+        let patience = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
+        let patience = patience.max(LEAST_PATIENCE);
+        errors.keep(end_where(&eni, patience, &is_ended));
+    }
+    errors.into_result()
+}
+
+fn end_where(
+    eni: &EniLedger,
+    patience: Duration,
+    is_ended: &impl Fn(&Entry) -> bool,
+) -> Result<()> {
+    let entries = eni.open_within(patience)?;
+    for entry in entries.all()?.into_iter().filter(is_ended) {
+        if entry.is_in_use() {
+            entries.end(entry)?;
         }
     }
     Ok(())

@@ -131,7 +131,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     }
     let eni = ledger.id();
     let failed = |failure: Failure| failure.error(&format!("release addresses of {eni}"));
-    let ec2 = node.aws.ec2(&node.inventory.region);
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
     let own = node.inventory.instance_id.as_str();
     let actual = ec2.eni(eni).map_err(failed)?;
     let Some(actual) = actual.filter(|eni| eni.instance_id.as_deref() == Some(own)) else {

@@ -24,7 +24,7 @@ const BAR: &str = "{bar:30} {pos}/{len} ENIs, {elapsed}  {wide_msg}";
 /// # Errors
 /// What went wrong with any ENI; the others are done.
 pub(crate) fn once() -> Result<()> {
-    let aws = Aws::open()?;
+    let aws = Aws::open();
     let ledger = Ledger::of_node();
     let inventory = inventory::discover(&aws)?;
     let node = Node {

@@ -4,6 +4,7 @@
 //! the second when somebody else was quicker, so of all who try one succeeds. Only where
 //! the network's configuration says that an address floats is it taken from whoever has it.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::thread;
@@ -13,7 +14,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::inventory::NO_MANAGE_TAG;
 use common::say;
 
-use crate::assign::{Assigner, Claimed, Outcomes};
+use crate::assign::{Assigner, Claimed, Outcomes, addresses};
 use crate::config::Takeover;
 use crate::ec2::{Description, Family};
 use crate::failure::{Failure, Kind};
@@ -48,10 +49,44 @@ enum Holder {
     Other(String),
 }
 
+/// The ENIs that were attached to nothing when somebody looked, each with the time of the
+/// first look. Whoever waits for the second one lets others have their turn meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    first: RefCell<BTreeMap<String, Instant>>,
+    is_open: Cell<bool>,
+}
+
+impl Looks {
+    /// Notes a look, and says whether it is the second one, some time after the first.
+    fn is_second(&self, eni: &str) -> bool {
+        let mut first = self.first.borrow_mut();
+        let first = *first.entry(eni.to_owned()).or_insert_with(Instant::now);
+        let is_second = first.elapsed() >= UNATTACHED;
+        self.is_open.set(self.is_open.get() || !is_second);
+        is_second
+    }
+
+    /// How long to wait for another look, if the ones since this was asked last have left
+    /// something open.
+    pub(crate) fn until_next(&self) -> Option<Duration> {
+        let is_open = self.is_open.replace(false);
+        let first = self.first.borrow();
+        let last = first.values().max().filter(|_| is_open)?;
+        Some(UNATTACHED.saturating_sub(last.elapsed()))
+    }
+}
+
 /// Addresses that are claimed, and the ENI that has them.
 struct Group {
     owner: Description,
     claims: Vec<Claimed>,
+}
+
+/// An address that was removed from an ENI of the dead.
+struct Freed {
+    claimed: Claimed,
+    former: String,
 }
 
 /// Why addresses stay where they are.
@@ -62,7 +97,8 @@ enum Kept {
 
 impl Assigner<'_> {
     /// Takes addresses from the ENIs that have them, where that is allowed, and says of
-    /// each whether it is on this ENI now. Refusals have code 11 and name the address, the
+    /// each whether it is on this ENI now; nothing of those whose ENI is to be looked at
+    /// once more. Refusals have code 11 and name the address, the
     /// ENI and its instance; code 7 when it is a primary address, which can never move.
     pub(crate) fn take_over(&self, claims: &[(Claimed, &Description)]) -> Outcomes {
         let mut outcomes = Outcomes::new();
@@ -79,21 +115,21 @@ impl Assigner<'_> {
                 }
             }
         }
-        let (mut dead, mut unattached) = (Vec::new(), Vec::new());
+        let mut dead = Vec::new();
         for group in groups.into_values() {
             match self.holder(&group.owner) {
                 Err(failure) => outcomes.extend(self.refuse_all(&group.claims, &failure)),
                 Ok(holder) => {
                     let (kept, left) = self.decide(group, &holder);
                     outcomes.extend(kept);
-                    match holder {
-                        Holder::Nobody => unattached.extend(left),
-                        _ => dead.extend(left),
-                    }
+                    let is_dead = |group: &Group| match holder {
+                        Holder::Nobody => self.looks.is_second(&group.owner.id),
+                        _ => true,
+                    };
+                    dead.extend(left.filter(is_dead));
                 }
             }
         }
-        dead.extend(self.look_again(unattached, &mut outcomes));
         outcomes.extend(self.inherit(dead));
         outcomes
     }
@@ -122,8 +158,8 @@ impl Assigner<'_> {
             let address = claimed.address;
             let floats = claimed.takeover == Takeover::Always && Family::of(address) == Family::V4;
             let outcome = match (holder, claimed.takeover) {
-                (Holder::ThisNode, _) => self.move_within_node(address, &owner),
-                _ if floats => self.take_floating(address, &owner),
+                (Holder::ThisNode, _) => self.move_within_node(claimed, &owner),
+                _ if floats => self.take_floating(claimed, &owner),
                 (Holder::Other(state), _) => Err(conflict(address, &owner, state)),
                 (_, Takeover::Never) => Err(conflict(address, &owner, "gone")),
                 (Holder::Dead | Holder::Nobody, _) => {
@@ -136,36 +172,6 @@ impl Assigner<'_> {
         let claims = left;
         let left = (!claims.is_empty()).then_some(Group { owner, claims });
         (outcomes, left)
-    }
-
-    /// Which of the ENIs that were attached to nothing still are, or are gone, some time
-    /// after.
-    fn look_again(&self, groups: Vec<Group>, outcomes: &mut Outcomes) -> Vec<Group> {
-        if groups.is_empty() {
-            return groups;
-        }
-        thread::sleep(UNATTACHED);
-        let ids: Vec<&str> = groups.iter().map(|group| group.owner.id.as_str()).collect();
-        let found = self.ec2().enis(&ids);
-        let mut dead = Vec::new();
-        for mut group in groups {
-            let kept = match &found {
-                Err(failure) => Some(Kept::Refused(failure.clone())),
-                Ok(found) => match found.iter().find(|eni| eni.id == group.owner.id) {
-                    // It is gone, and its addresses are free.
-                    None => None,
-                    Some(eni) => {
-                        group.owner = eni.clone();
-                        self.alive(eni)
-                    }
-                },
-            };
-            match kept {
-                None => dead.push(group),
-                Some(kept) => outcomes.extend(self.keep(&group.claims, &kept)),
-            }
-        }
-        dead
     }
 
     /// Why nothing may be taken from an ENI that was dead when it was looked at before.
@@ -198,28 +204,32 @@ impl Assigner<'_> {
     /// Removes addresses from ENIs of the dead and assigns them all to this one.
     fn inherit(&self, dead: Vec<Group>) -> Outcomes {
         let mut outcomes = Outcomes::new();
-        let mut freed = BTreeMap::new();
+        let mut freed: Vec<Freed> = Vec::new();
         for Group { owner, claims } in dead {
-            let addresses: Vec<IpAddr> = claims.iter().map(|claimed| claimed.address).collect();
-            say!("taking {addresses:?} from {}", described(&owner));
+            say!("taking {:?} from {}", addresses(&claims), described(&owner));
             for family in Family::ALL {
-                let of_family = |address: &IpAddr| Family::of(*address) == family;
-                let some: Vec<IpAddr> = addresses.iter().copied().filter(of_family).collect();
-                match self.remove(&owner, &some) {
-                    Ok(()) => freed.extend(some.into_iter().map(|a| (a, owner.id.clone()))),
-                    Err(kept) => {
-                        let claims = claims.iter().filter(|c| some.contains(&c.address));
-                        let claims: Vec<Claimed> = claims.copied().collect();
-                        outcomes.extend(self.keep(&claims, &kept));
-                    }
+                let of_family = |claimed: &Claimed| Family::of(claimed.address) == family;
+                let some: Vec<Claimed> = claims.iter().copied().filter(of_family).collect();
+                let others = freed
+                    .iter()
+                    .filter(|freed| of_family(&freed.claimed))
+                    .count();
+                let (some, full) = self.fitting(some, others);
+                outcomes.extend(full);
+                match self.remove(&owner, &addresses(&some)) {
+                    Ok(()) => freed.extend(some.into_iter().map(|claimed| Freed {
+                        claimed,
+                        former: owner.id.clone(),
+                    })),
+                    Err(kept) => outcomes.extend(self.keep(&some, &kept)),
                 }
             }
         }
-        for family in Family::ALL {
-            let of_family = freed.iter().filter(|(a, _)| Family::of(**a) == family);
-            let of_family = of_family.map(|(a, owner)| (*a, owner.clone())).collect();
-            outcomes.extend(self.assign_freed(of_family));
-        }
+        let (v4, v6): (Vec<Freed>, Vec<Freed>) = freed
+            .into_iter()
+            .partition(|freed| Family::of(freed.claimed.address) == Family::V4);
+        outcomes.extend(self.assign_freed(v4));
+        outcomes.extend(self.assign_freed(v6));
         outcomes
     }
 
@@ -256,14 +266,14 @@ impl Assigner<'_> {
     /// Assigns addresses of one family, each removed from the ENI that is named. What
     /// another ENI has by now stays there. EC2 may take some time to see that they are
     /// free.
-    fn assign_freed(&self, mut freed: BTreeMap<IpAddr, String>) -> Outcomes {
+    fn assign_freed(&self, mut freed: Vec<Freed>) -> Outcomes {
         let mut outcomes = Outcomes::new();
         let mut patience = Patience::new();
         while !freed.is_empty() {
-            let addresses: Vec<IpAddr> = freed.keys().copied().collect();
-            let failure = match self.ec2().assign(&self.eni.id, &addresses) {
+            let claims: Vec<Claimed> = freed.iter().map(|freed| freed.claimed).collect();
+            let failure = match self.ec2().assign(&self.eni.id, &addresses(&claims)) {
                 Ok(()) => {
-                    outcomes.extend(addresses.into_iter().map(|a| (a, Ok(()))));
+                    outcomes.extend(claims.iter().map(|claimed| (claimed.address, Ok(()))));
                     break;
                 }
                 Err(failure) => failure,
@@ -271,17 +281,15 @@ impl Assigner<'_> {
             let known = match self.whereabouts(&freed) {
                 Ok(known) => known,
                 Err(failure) => {
-                    outcomes.extend(self.refuse_each(freed.keys(), &failure));
+                    outcomes.extend(self.refuse_all(&claims, &failure));
                     return outcomes;
                 }
             };
             let is_news = !known.is_empty();
-            for (address, outcome) in known {
-                freed.remove(&address);
-                outcomes.push((address, outcome));
-            }
+            freed.retain(|freed| !known.iter().any(|(a, _)| *a == freed.claimed.address));
+            outcomes.extend(known);
             if !is_news && (failure.kind != Kind::Invalid || !patience.pause()) {
-                outcomes.extend(self.refuse_each(freed.keys(), &failure));
+                outcomes.extend(self.refuse_all(&claims, &failure));
                 break;
             }
         }
@@ -292,34 +300,27 @@ impl Assigner<'_> {
 
     /// What EC2 shows of addresses that were just removed from the ENIs that are named:
     /// they are on this ENI, or another one has them.
-    fn whereabouts(&self, freed: &BTreeMap<IpAddr, String>) -> Result<Outcomes, Failure> {
-        let addresses: Vec<IpAddr> = freed.keys().copied().collect();
-        let owners = self.ec2().owners(&self.eni.vpc_id, &addresses)?;
-        let known = freed.iter().filter_map(|(address, former)| {
-            let owner = owners.iter().find(|eni| eni.has(*address))?;
+    fn whereabouts(&self, freed: &[Freed]) -> Result<Outcomes, Failure> {
+        let claims: Vec<Claimed> = freed.iter().map(|freed| freed.claimed).collect();
+        let owners = self.ec2().owners(&self.eni.vpc_id, &addresses(&claims))?;
+        let known = freed.iter().filter_map(|Freed { claimed, former }| {
+            let address = claimed.address;
+            let owner = owners.iter().find(|eni| eni.has(address))?;
             match owner.id.as_str() {
-                id if id == self.eni.id => Some((*address, Ok(()))),
+                id if id == self.eni.id => claimed.is_proven_by(true).then_some((address, Ok(()))),
                 id if id == former => None,
-                _ => Some((*address, Err(conflict(*address, owner, "was quicker")))),
+                _ => Some((address, Err(conflict(address, owner, "was quicker")))),
             }
         });
         Ok(known.collect())
     }
 
-    fn refuse_each<'b>(
-        &self,
-        addresses: impl Iterator<Item = &'b IpAddr>,
-        failure: &Failure,
-    ) -> Outcomes {
-        addresses
-            .map(|address| (*address, Err(self.refused(*address, failure))))
-            .collect()
-    }
-
     /// Takes an address that floats from the ENI that has it. Once another one has got it
     /// meanwhile, that one was asked for later than this.
-    fn take_floating(&self, address: IpAddr, owner: &Description) -> Result<()> {
+    fn take_floating(&self, claimed: Claimed, owner: &Description) -> Result<()> {
+        let address = claimed.address;
         say!("taking {address} from {}", described(owner));
+        let is_proof = |taken: &Result<(), Failure>| taken.is_ok() || claimed.is_proven_by(true);
         let mut patience = Patience::new();
         loop {
             let taken = self.ec2().reassign_once(&self.eni.id, &[address]);
@@ -335,6 +336,8 @@ impl Assigner<'_> {
                 let found = self.ec2().owners(&self.eni.vpc_id, &[address]);
                 let found = found.map_err(|failure| self.refused(address, &failure))?;
                 match found.iter().find(|eni| eni.has(address)) {
+                    // What has left this ENI lately may be shown here still.
+                    Some(eni) if eni.id == self.eni.id && !is_proof(&taken) => {}
                     Some(eni) if eni.id == self.eni.id => {
                         self.ec2().note_takeover();
                         return Ok(());
@@ -364,7 +367,8 @@ impl Assigner<'_> {
     }
 
     /// Moves an address from another ENI of this node, where it must be on its way out.
-    fn move_within_node(&self, address: IpAddr, owner: &Description) -> Result<()> {
+    fn move_within_node(&self, claimed: Claimed, owner: &Description) -> Result<()> {
+        let address = claimed.address;
         let ledger = self.node.ledger.of_eni(&owner.id)?;
         let _turn = ledger.take_turn(OTHER_TURN)?;
         let entry = ledger.open()?.get(address)?;
@@ -384,7 +388,8 @@ impl Assigner<'_> {
         match assigned {
             Err(failure) if failure.kind == Kind::Invalid => {
                 let own = self.ec2().eni(&self.eni.id);
-                match own.is_ok_and(|own| own.is_some_and(|own| own.has(address))) {
+                let is_shown = own.is_ok_and(|own| own.is_some_and(|own| own.has(address)));
+                match claimed.is_proven_by(is_shown) {
                     true => Ok(()),
                     false => Err(conflict(address, owner, "this node")),
                 }

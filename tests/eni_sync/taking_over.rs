@@ -3,6 +3,7 @@
 //! nothing is taken from an ENI whose node lives.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use harness::eni_lab::{Bucket, Buckets, EniId, Event, Fault, Hold, InstanceId, L
 use harness::{Output, Pod};
 use serde_json::json;
 
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc};
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use super::killed::kill_while_held;
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
@@ -188,6 +189,61 @@ fn an_eni_that_is_only_between_two_nodes_keeps_its_addresses() {
     let error = output.error_code(11);
     assert!(error.msg.contains(other.instance.as_str()), "{error:?}");
     assert_eq!(vpc.owner(ADDRESS), Some(eni));
+}
+
+#[test]
+fn nobody_has_the_turn_while_an_eni_has_to_be_looked_at_twice() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let dead = unattached(&vpc, &address(ADDRESS));
+    let output = thread::scope(|scope| {
+        let taking = scope.spawn(|| add(&node, "c1", ADDRESS));
+        // The inventory, this ENI, and the one that has the address.
+        assert!(
+            vpc.lab
+                .wait_for_call("DescribeNetworkInterfaces", 3, DEADLINE)
+        );
+        let turn = File::open(node.ledger_path().join(".turn")).unwrap();
+        let is_free = || turn.try_lock().is_ok() || taking.is_finished();
+        assert!(eventually(is_free));
+        let owner = vpc.owner(ADDRESS);
+        turn.unlock().unwrap();
+        assert_eq!(owner, Some(dead.clone()), "the turn was free too late");
+        taking.join().unwrap()
+    });
+    assert_one_has_it(&vpc, &dead, &[(&node, &output)], ADDRESS);
+}
+
+#[test]
+fn nothing_leaves_a_dead_eni_for_one_that_is_full() {
+    let full: Vec<String> = (61..70).map(|n| format!("10.0.4.{n}")).collect();
+    let full: Vec<&str> = full.iter().map(String::as_str).collect();
+    for is_one_ending in [false, true] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let (dead, _) = dying(&vpc, &address(ADDRESS));
+        let pod = Pod::new("c1");
+        node.add(&pod, &full[1..]).ok();
+        let other = Pod::new("c2");
+        node.add(&other, &full[..1]).ok();
+        if is_one_ending {
+            node.del(&other);
+        }
+        let output = add(&node, "c3", ADDRESS);
+        match is_one_ending {
+            true => assert_one_has_it(&vpc, &dead, &[(&node, &output)], ADDRESS),
+            false => {
+                let error = output.error_code(11);
+                assert!(error.msg.contains("10 of 10 addresses used"), "{error:?}");
+                assert_eq!(vpc.owner(ADDRESS), Some(dead));
+                let is_free = |event: &Event| matches!(event, Event::Unassigned { .. });
+                assert!(
+                    !vpc.lab.events().iter().any(is_free),
+                    "it was free meanwhile"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -130,8 +130,8 @@ impl Facts {
     }
 
     fn ask_aws(&mut self, probe: bool) -> Result<()> {
-        let aws = Aws::open()?;
-        self.access.identity = aws.imds().identity();
+        let aws = Aws::open();
+        self.access.identity = aws.imds()?.identity();
         let Ok(identity) = self.access.identity.clone() else {
             return Ok(());
         };
@@ -139,7 +139,7 @@ impl Facts {
         let has_credentials = credentials.is_ok();
         self.access.credentials = Some(credentials);
         if has_credentials {
-            self.ask_ec2(aws.ec2(&identity.region), identity, probe);
+            self.ask_ec2(aws.ec2(&identity.region)?, identity, probe);
         }
         Ok(())
     }

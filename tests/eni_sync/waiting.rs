@@ -1,0 +1,112 @@
+//! What a plugin costs and how long it waits where others are before it: a node without an
+//! agent on which many pods start, and a lock whose holder does not go on.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::Pod;
+use harness::eni_lab::Hold;
+
+use super::fixture::{AwsNode, DEADLINE, Vpc, eventually};
+
+const ASSIGN: &str = "AssignPrivateIpAddresses";
+/// How many processes wait.
+const WAITING: u8 = 20;
+
+/// A plugin that runs until it is awaited.
+fn start(node: &AwsNode, pod: &Pod, address: &str) -> Child {
+    let call = node.pod_call("ADD", pod, &[address]);
+    let mut process = call.process();
+    process
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = node.node.inside(|| process.spawn().unwrap());
+    let stdin = child.stdin.take();
+    stdin.unwrap().write_all(call.input()).unwrap();
+    child
+}
+
+/// What a process has open that clients of AWS are made of: sockets and event queues.
+fn open_files(id: u32) -> Vec<PathBuf> {
+    let files = fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
+    let files = files.filter_map(|file| fs::read_link(file.path()).ok());
+    let is_of_kind = |file: &PathBuf| {
+        let file = file.to_string_lossy();
+        file.starts_with("socket:") || file.starts_with("anon_inode:")
+    };
+    files.filter(is_of_kind).collect()
+}
+
+fn threads(id: u32) -> usize {
+    fs::read_dir(format!("/proc/{id}/task")).unwrap().count()
+}
+
+#[test]
+fn a_process_that_waits_for_its_turn_has_nothing_of_aws() {
+    let vpc = Vpc::new();
+    let node = vpc.node_of_type("m5.4xlarge");
+    node.command(&["sync", "--once"]);
+    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    let calls = node.lab.calls().get(ASSIGN).copied().unwrap_or_default();
+    let pods: Vec<Pod> = (0..=WAITING).map(|n| Pod::new(&format!("c{n}"))).collect();
+    let mut first = start(&node, &pods[0], "10.0.4.100");
+    assert!(node.lab.wait_for_call(ASSIGN, calls + 1, DEADLINE));
+    let address = |n: u8| format!("10.0.4.{}", 100 + n);
+    let start = |n: u8| start(&node, &pods[usize::from(n)], &address(n));
+    let mut waiting: Vec<Child> = (1..=WAITING).map(start).collect();
+    let all_wait = || waiting.iter().all(|child| is_turn_open(child.id()));
+    assert!(eventually(all_wait));
+    for child in &waiting {
+        let open = open_files(child.id());
+        assert!(open.is_empty(), "{open:?} is open");
+        assert_eq!(threads(child.id()), 1);
+    }
+    node.lab.release_held();
+    for child in waiting.iter_mut().chain([&mut first]) {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(
+        node.lab.calls()[ASSIGN],
+        calls + 2,
+        "one call for all that waited"
+    );
+}
+
+/// Whether a process has opened the file of an ENI's turn.
+fn is_turn_open(id: u32) -> bool {
+    let files = fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
+    let mut files = files.filter_map(|file| fs::read_link(file.path()).ok());
+    files.any(|file| file.ends_with(".turn"))
+}
+
+#[test]
+fn a_del_does_not_wait_for_a_ledger_whose_lock_is_not_given_back() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let other = vpc.lab.multus_eni(&node.instance, &vpc.pods);
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    // Of three ENIs, two are locked by somebody who is stopped.
+    let mut locks = Vec::new();
+    for eni in [other.to_string(), "eni-0abc".to_owned()] {
+        let directory = node.node.state().join("eni-cni/ledger").join(eni);
+        fs::create_dir(&directory).unwrap();
+        let lock = File::create(directory.join(".lock")).unwrap();
+        lock.lock().unwrap();
+        locks.push(lock);
+    }
+    let start = Instant::now();
+    let output = node.run(&node.pod_call("DEL", &pod, &[]));
+    // The runtime asks again; what could be written down is.
+    let error = output.error_code(11);
+    assert!(error.msg.contains("another process"), "{error:?}");
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(30), "{waited:?}");
+    assert_eq!(node.ledger()["10.0.4.70"], "releasing");
+    drop(locks);
+    node.del(&pod);
+}
