@@ -27,7 +27,7 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance faults soak \
+.PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
 	bench bench-vpc bench-nodes lint dist dist-check install install-from clean
 
 all: build
@@ -85,6 +85,12 @@ test-vm: suite
 test-reboot: suite
 	tests/prepare tests
 	cargo test --locked -p tests --test suite reboot::
+
+# eni-sync on two nodes, told as random sequences of what pods, operators, machines and EC2 do,
+# for as many stories as ARGS says. ENI_SYNC_SEED=7 repeats one.
+stories: suite
+	tests/prepare tests
+	ENI_SYNC_SEEDS=$(or $(ARGS),300) cargo test --locked -p tests --test suite eni_sync::property -- --nocapture
 
 # The plugins in CNI_PATH, where the command line sets it, else ours beside Go's; ARGS are those
 # of tests/conformance.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -266,24 +267,35 @@ impl AwsNode {
 
     /// The directory of the ledger of this node's ENI.
     pub fn ledger_path(&self) -> PathBuf {
-        self.node
-            .state()
-            .join("eni-cni/ledger")
-            .join(self.eni.to_string())
+        self.ledger_path_of(&self.eni)
+    }
+
+    pub fn ledger_path_of(&self, eni: &EniId) -> PathBuf {
+        let ledgers = self.node.state().join("eni-cni/ledger");
+        ledgers.join(eni.to_string())
     }
 
     /// The ledger of this node's ENI: address and state. What EC2 has removed is not in
     /// it for anybody who asks.
     pub fn ledger(&self) -> BTreeMap<String, String> {
+        self.ledger_of(&self.eni)
+    }
+
+    pub fn ledger_of(&self, eni: &EniId) -> BTreeMap<String, String> {
         let mut states = BTreeMap::new();
-        for entry in fs::read_dir(self.ledger_path()).into_iter().flatten() {
+        for entry in fs::read_dir(self.ledger_path_of(eni)).into_iter().flatten() {
             let entry = entry.unwrap();
             let name = entry.file_name().into_string().unwrap();
-            if !name.starts_with('.') {
-                let text = fs::read(entry.path()).unwrap();
-                let entry: Value = serde_json::from_slice(&text).unwrap();
-                states.insert(name, entry["state"].as_str().unwrap().to_owned());
+            if name.starts_with('.') {
+                continue;
             }
+            // An agent may forget an address at any moment.
+            let text = match fs::read(entry.path()) {
+                Err(cause) if cause.kind() == ErrorKind::NotFound => continue,
+                text => text.unwrap(),
+            };
+            let entry: Value = serde_json::from_slice(&text).unwrap();
+            states.insert(name, entry["state"].as_str().unwrap().to_owned());
         }
         states.retain(|_, state| state != "removed");
         states
@@ -291,13 +303,17 @@ impl AwsNode {
 
     /// Makes everything in the ledger this much older.
     pub fn let_time_pass(&self, seconds: u64) {
-        for entry in fs::read_dir(self.ledger_path()).into_iter().flatten() {
+        self.let_time_pass_at(&self.eni, seconds);
+    }
+
+    pub fn let_time_pass_at(&self, eni: &EniId, seconds: u64) {
+        for entry in fs::read_dir(self.ledger_path_of(eni)).into_iter().flatten() {
             let path = entry.unwrap().path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap();
             if name.starts_with('.') {
                 continue;
             }
-            self.edit_ledger(name, |entry| {
+            edit(&path, |entry| {
                 for key in ["since", "confirmed", "removal", "missing", "after"] {
                     if let Some(time) = entry.get(key).and_then(Value::as_u64) {
                         entry[key] = json!(time.saturating_sub(seconds).max(1));
@@ -308,11 +324,8 @@ impl AwsNode {
     }
 
     /// Changes an entry of the ledger, as time or a crash would.
-    pub fn edit_ledger(&self, address: &str, edit: impl FnOnce(&mut Value)) {
-        let path = self.ledger_path().join(address);
-        let mut entry = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        edit(&mut entry);
-        fs::write(&path, entry.to_string()).unwrap();
+    pub fn edit_ledger(&self, address: &str, change: impl FnOnce(&mut Value)) {
+        edit(&self.ledger_path().join(address), change);
     }
 
     /// Lets the cool-down of an address be over, and where EC2 never had confirmed it, the
@@ -427,6 +440,13 @@ impl Drop for Agent {
         self.process.kill().ok();
         self.process.wait().ok();
     }
+}
+
+/// Changes a JSON file.
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut document = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut document);
+    fs::write(path, document.to_string()).unwrap();
 }
 
 fn assert_no_secret(directory: &Path) {

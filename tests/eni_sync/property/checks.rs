@@ -1,0 +1,173 @@
+//! What must be true after each step, and what when it is quiet again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::eni_lab::{EniId, Event};
+use serde_json::Value;
+
+use super::super::fixture::eventually;
+use super::site::{HIGH, Living, Network, Site};
+use super::story::{FOREIGN, Story};
+
+/// How long the agent may need to see what others have changed.
+const LAP: Duration = Duration::from_secs(60);
+
+impl Story {
+    /// What must be true at every moment.
+    pub(super) fn check(&self) {
+        for site in &self.sites {
+            for living in &site.pods {
+                self.check_pod(site, living);
+            }
+            self.check_ranges_file(site);
+        }
+        let mut addresses = BTreeSet::new();
+        for address in self.sites.iter().flat_map(Site::in_use) {
+            assert!(addresses.insert(address), "two pods have {address}");
+        }
+        let owner = self.vpc.owner(FOREIGN);
+        assert_eq!(owner.as_ref(), Some(&self.sites[0].enis[1].0), "{FOREIGN}");
+        let violations = self.vpc.lab.invariant_violations();
+        assert!(violations.is_empty(), "{violations:#?}");
+        self.check_events();
+    }
+
+    /// Its addresses are on its ENI, and the ledger knows that they are its own.
+    fn check_pod(&self, site: &Site, living: &Living) {
+        let (eni, _) = &site.enis[living.eni];
+        let ledger = site.aws.ledger_of(eni);
+        let id = &living.pod.id;
+        for address in &living.addresses {
+            let owner = self.vpc.owner(address);
+            assert_eq!(owner.as_ref(), Some(eni), "{address} of {id}: {ledger:?}");
+            if !site.lost.contains(address) {
+                let state = ledger.get(address).map(String::as_str);
+                assert_eq!(state, Some("held"), "{address} of {id}");
+            }
+        }
+    }
+
+    /// host-local is given only what is on the ENI. Where GC has removed something, the
+    /// agent, if there is one, takes it out of the file in its next lap.
+    fn check_ranges_file(&self, site: &Site) {
+        let missing = || -> BTreeSet<IpAddr> {
+            let listed = listed(site);
+            let actual = self.vpc.lab.addresses(&site.enis[0].0);
+            let actual = actual.into_iter().collect();
+            listed.difference(&actual).copied().collect()
+        };
+        if site.agent.is_some() && !missing().is_empty() {
+            let deadline = Instant::now() + LAP;
+            while !missing().is_empty() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert_eq!(missing(), BTreeSet::new(), "listed and not on the ENI");
+        }
+    }
+
+    /// Addresses have left only the ENIs of these nodes, and the one whose node is dead.
+    fn check_events(&self) {
+        let own = self.sites.iter().flat_map(|site| &site.enis);
+        let mut may_lose: Vec<&EniId> = own.map(|(eni, _)| eni).collect();
+        may_lose.extend(self.is_terminated.then_some(&self.stranger.1));
+        for event in self.vpc.lab.events() {
+            if let Event::Unassigned { address, eni, .. } = event {
+                assert!(may_lose.contains(&&eni), "{address} has left {eni}");
+            }
+        }
+    }
+
+    /// When all pods have ended and nothing goes wrong any more, only what a pool has is
+    /// on the ENIs, and what nobody knows.
+    pub(super) fn settle(&mut self) {
+        self.let_all_be_well();
+        for at in 0..self.sites.len() {
+            self.stop_agent(at);
+            while let Some(living) = self.sites[at].pods.pop() {
+                self.detach(at, living);
+            }
+        }
+        // What was only wanted is looked for twice before it is forgotten.
+        for _ in 0..3 {
+            for site in &self.sites {
+                site.let_time_pass(120);
+                for network in [Network::Chained, Network::Pooled] {
+                    site.aws.run(&site.gc_call("host-local", network)).ok();
+                    site.aws.run(&site.gc_call("eni-sync", network)).ok();
+                }
+                let output = site.aws.command(&["sync", "--once"]);
+                assert_eq!(output.status, Some(0), "{output}");
+            }
+        }
+        for site in &mut self.sites {
+            assert_quiet(site, usize::MAX);
+            site.start_agent();
+        }
+        for site in &self.sites {
+            let is_quiet = || unneeded(site).is_empty() && pooled(site).len() <= HIGH;
+            eventually(is_quiet);
+            assert_quiet(site, HIGH);
+        }
+        self.check();
+    }
+}
+
+impl Site {
+    fn in_use(&self) -> impl Iterator<Item = &str> {
+        let addresses = self.pods.iter().flat_map(|living| &living.addresses);
+        addresses.map(String::as_str)
+    }
+}
+
+/// The addresses that host-local may hand out.
+fn listed(site: &Site) -> BTreeSet<IpAddr> {
+    let Ok(text) = fs::read(site.aws.run_directory().join("ranges.json")) else {
+        return BTreeSet::new();
+    };
+    let file: Value = serde_json::from_slice(&text).unwrap();
+    let number = |address: &Value| match address.as_str().unwrap().parse().unwrap() {
+        IpAddr::V4(v4) => u32::from(v4),
+        IpAddr::V6(v6) => panic!("the pool has no {v6}"),
+    };
+    let sets = file["ranges"].as_array().unwrap();
+    let ranges = sets.iter().flat_map(|set| set.as_array().unwrap());
+    let numbers = ranges.flat_map(|r| number(&r["rangeStart"])..=number(&r["rangeEnd"]));
+    numbers.map(|number| IpAddr::V4(number.into())).collect()
+}
+
+/// The addresses of the node's ledgers that are in a state.
+fn in_state(site: &Site, state: &str) -> BTreeSet<String> {
+    let ledgers = site.enis.iter().map(|(eni, _)| site.aws.ledger_of(eni));
+    let entries = ledgers.flatten().filter(|(_, found)| found == state);
+    entries.map(|(address, _)| address).collect()
+}
+
+fn pooled(site: &Site) -> BTreeSet<String> {
+    in_state(site, "pooled")
+}
+
+/// What is on the ENIs for no pool, and for nobody who is unknown.
+fn unneeded(site: &Site) -> BTreeSet<String> {
+    let (pooled, adopted) = (pooled(site), in_state(site, "adopted"));
+    let mut found = site.addresses();
+    found.retain(|address| !pooled.contains(address) && !adopted.contains(address));
+    found
+}
+
+fn assert_quiet(site: &Site, most: usize) {
+    let found = unneeded(site);
+    assert!(found.is_empty(), "{found:?} stays");
+    assert!(pooled(site).len() <= most, "{:?}", pooled(site));
+    for address in in_state(site, "adopted") {
+        let is_unknown = address == FOREIGN || site.lost.contains(&address);
+        assert!(is_unknown, "it is forgotten for whom {address} was");
+    }
+    let kept = pooled(site).len() + in_state(site, "adopted").len();
+    let ledgers = site.enis.iter().map(|(eni, _)| site.aws.ledger_of(eni));
+    let known: usize = ledgers.map(|ledger| ledger.len()).sum();
+    assert_eq!(known, kept, "the ledger has more than the ENIs");
+}
