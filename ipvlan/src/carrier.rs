@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// The kind by which the kernel calls ipvlan interfaces.
 pub const KIND: &str = "ipvlan";
-/// Interfaces of these kinds carry none: the kernel puts it beside them.
-const BESIDE: [&str; 2] = [KIND, "ipvtap"];
+/// The kinds that share a device, its mode and its flag. Interfaces of these kinds carry none:
+/// the kernel puts it beside them.
+pub const BESIDE: [&str; 2] = [KIND, "ipvtap"];
 
 /// Where the device is. Indices are counted by namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

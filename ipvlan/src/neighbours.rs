@@ -14,7 +14,7 @@ use common::netns::{NetNs, OWN};
 use common::say;
 use nix::libc::EADDRINUSE;
 
-use crate::carrier::{Carrier, KIND, Sides};
+use crate::carrier::{BESIDE, Carrier, Sides};
 use crate::config::{Flag, Mode};
 use crate::link::Device;
 
@@ -56,7 +56,7 @@ pub fn refuse_other_use(
             let user = format!("network {:?}", record.network);
             (used.mode.number(), used.flag.number(), user)
         }
-        None => match of_kind(KIND, &device.carrier, sides)?.first() {
+        None => match of_kinds(&BESIDE, &device.carrier, sides)?.first() {
             None => return Ok(()),
             Some(neighbour) => {
                 let mode = neighbour.link.ipvlan_mode.unwrap_or_default();
@@ -101,12 +101,10 @@ pub fn name_holder(
 /// Whether both are on one device, and the first one's container lives, for all that can be
 /// seen: one that is hidden does not keep others from the device.
 fn is_beside(record: &Attachment<Device>, own: &Attachment<Device>) -> bool {
-    let key = |record: &Attachment<Device>| {
-        let carrier = record.device.carrier;
-        (carrier, carrier.in_container.then_some(record.netns_id))
-    };
-    let is_other = key(record) == key(own) && !record.is_same(own);
-    is_other && record.is_alive().unwrap_or(true)
+    let carrier = record.device.carrier;
+    let is_on_device = carrier == own.device.carrier
+        && (!carrier.in_container || record.netns_id.is_same(&own.netns_id));
+    is_on_device && !record.is_same(own) && record.is_alive().unwrap_or(true)
 }
 
 /// Who has one of these addresses on the device, and which.
@@ -127,7 +125,7 @@ fn holder(
             return Ok(Some((holder, address)));
         }
     }
-    for neighbour in of_kind(KIND, &own.device.carrier, sides)? {
+    for neighbour in of_kinds(&BESIDE, &own.device.carrier, sides)? {
         let found = address_of(&neighbour.link.name, &neighbour.netns, addresses);
         if let Some(address) = found {
             return Ok(Some((neighbour.describe(), address)));
@@ -136,13 +134,13 @@ fn holder(
     Ok(None)
 }
 
-/// Which of these addresses the ipvlan interface `name` in the namespace at `netns` has.
+/// Which of these addresses the interface `name` in the namespace at `netns` has.
 /// An error is reported, and hides the name of the holder only.
 fn address_of(name: &str, netns: &str, addresses: &[Cidr]) -> Option<Cidr> {
     let look = || {
         let mut netlink = Sandbox::open(netns)?.netlink;
         match netlink.link_by_name(name)? {
-            Some(link) if link.kind == KIND => netlink.addresses(link.index),
+            Some(link) if BESIDE.contains(&link.kind.as_str()) => netlink.addresses(link.index),
             _ => Ok(Vec::new()),
         }
     };
@@ -159,7 +157,7 @@ fn address_of(name: &str, netns: &str, addresses: &[Cidr]) -> Option<Cidr> {
 
 /// The macvlan interfaces on the master, where they are what keeps ipvlan from it.
 pub fn name_macvlans(carrier: &Carrier, sides: &mut Sides) -> String {
-    let found = of_kind("macvlan", carrier, sides).unwrap_or_else(|error| {
+    let found = of_kinds(&["macvlan", "macvtap"], carrier, sides).unwrap_or_else(|error| {
         say!("looking for macvlan interfaces: {error}");
         Vec::new()
     });
@@ -170,9 +168,9 @@ pub fn name_macvlans(carrier: &Carrier, sides: &mut Sides) -> String {
     }
 }
 
-/// The interfaces of this kind on the device, in every namespace that can be seen. One that
+/// The interfaces of these kinds on the device, in every namespace that can be seen. One that
 /// cannot be looked into is reported: who hides an interface only loses its protection.
-fn of_kind(kind: &str, carrier: &Carrier, sides: &mut Sides) -> Result<Vec<Neighbour>> {
+fn of_kinds(kinds: &[&str], carrier: &Carrier, sides: &mut Sides) -> Result<Vec<Neighbour>> {
     // Nothing here leads into a third namespace.
     if carrier.third_netns.is_some() {
         return Ok(Vec::new());
@@ -180,7 +178,7 @@ fn of_kind(kind: &str, carrier: &Carrier, sides: &mut Sides) -> Result<Vec<Neigh
     let node = NetNs::own()?;
     let Sandbox { netns, netlink } = &mut sides.sandbox;
     let wanted = Wanted {
-        kind,
+        kinds,
         index: carrier.index,
         home: if carrier.in_container { netns } else { &node },
     };
@@ -205,7 +203,7 @@ fn of_kind(kind: &str, carrier: &Carrier, sides: &mut Sides) -> Result<Vec<Neigh
 
 /// Which interfaces are looked for.
 struct Wanted<'a> {
-    kind: &'a str,
+    kinds: &'a [&'a str],
     /// The index of the device below them.
     index: u32,
     /// The namespace of that device.
@@ -220,12 +218,15 @@ impl Wanted<'_> {
 
     /// Those in the namespace `netns`, which the socket is in.
     fn among(&self, netlink: &mut Netlink, netns: &NetNs) -> Result<Vec<Neighbour>> {
-        let mut links = netlink.links_of_kind(self.kind)?;
+        let mut links = Vec::new();
+        for kind in self.kinds {
+            links.extend(netlink.links_of_kind(kind)?);
+        }
         links.retain(|link| link.parent == Some(self.index));
         if links.is_empty() {
             return Ok(Vec::new());
         }
-        let is_home = netns.id()? == self.home.id()?;
+        let is_home = netns.id()?.is_same(&self.home.id()?);
         let home = match is_home {
             true => None,
             false => netlink.namespace_id(self.home)?,

@@ -63,15 +63,17 @@ fn the_mode_of_what_gos_plugin_has_attached_is_not_changed() {
 
 #[test]
 fn the_mode_of_an_interface_of_the_node_is_not_changed() {
-    let (node, pod) = (node(), Pod::new("c1"));
-    let ipvlan = [
-        "link", "add", "link", "eth1", "name", "ipv0", "type", "ipvlan", "mode", "l3",
-    ];
-    node.netns.ip(&ipvlan);
-    let said = "is used in mode l3 bridge by interface \"ipv0\" of the node";
-    refused(&node, &conf(), &pod, 7, said);
-    node.netns.ip(&["link", "del", "ipv0"]);
-    add(&node, &conf(), &pod);
+    for kind in ["ipvlan", "ipvtap"] {
+        let (node, pod) = (node(), Pod::new("c1"));
+        let link = [
+            "link", "add", "link", "eth1", "name", "ipv0", "type", kind, "mode", "l3",
+        ];
+        node.netns.ip(&link);
+        let said = "is used in mode l3 bridge by interface \"ipv0\" of the node";
+        refused(&node, &conf(), &pod, 7, said);
+        node.netns.ip(&["link", "del", "ipv0"]);
+        add(&node, &conf(), &pod);
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ const INFO_PORT_KIND: u16 = 4;
 /// Of `IFLA_AF_SPEC`: the families, and what has the parameters of each one.
 const PARAMETERS: [(u16, u16); 2] = [(2, 1), (10, 2)];
 /// The one kind of which more than the kind is looked at.
-const IPVLAN: &[u8] = b"ipvlan\0";
+const IPVLAN: [&[u8]; 2] = [b"ipvlan\0", b"ipvtap\0"];
 
 /// The bits of an attribute's type that say how it is encoded.
 const ENCODING: u16 = 0xC000;
@@ -95,7 +95,8 @@ fn shorten(attributes: &[u8], written: &mut Vec<u8>) {
 
 fn shorten_info(info: &[u8]) -> Vec<u8> {
     let mut written = Vec::new();
-    let is_ipvlan = Attributes(info).any(|found| found == (INFO_KIND, IPVLAN));
+    let is_ipvlan =
+        Attributes(info).any(|(kind, value)| kind == INFO_KIND && IPVLAN.contains(&value));
     for (kind, value) in Attributes(info) {
         if matches!(kind, INFO_KIND | INFO_PORT_KIND) || kind == INFO_DATA && is_ipvlan {
             write(kind, value, &mut written);

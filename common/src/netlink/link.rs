@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, IpVlanFlags,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoIpVtap, InfoKind, IpVlanFlags,
     LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, MacVlanMode,
     Prop,
 };
@@ -72,9 +72,9 @@ pub struct Link {
     pub parent: Option<u32>,
     /// The namespace of the parent, when it is not the interface's own.
     pub parent_netns_id: Option<i32>,
-    /// The mode of an ipvlan interface, as the kernel numbers it.
+    /// The mode of an ipvlan or ipvtap interface, as the kernel numbers it.
     pub ipvlan_mode: Option<u16>,
-    /// The flags of an ipvlan interface, as the kernel numbers them.
+    /// The flags of such an interface, as the kernel numbers them.
     pub ipvlan_flags: Option<u16>,
     /// The bus address of the device behind the interface, such as `0000:00:06.0`.
     pub bus_address: String,
@@ -549,6 +549,15 @@ impl Link {
                     match item {
                         InfoIpVlan::Mode(mode) => self.ipvlan_mode = Some(mode.into()),
                         InfoIpVlan::Flags(flags) => self.ipvlan_flags = Some(flags.bits()),
+                        _ => {}
+                    }
+                }
+            }
+            LinkInfo::Data(InfoData::IpVtap(data)) => {
+                for item in data {
+                    match item {
+                        InfoIpVtap::Mode(mode) => self.ipvlan_mode = Some(mode.into()),
+                        InfoIpVtap::Flags(flags) => self.ipvlan_flags = Some(flags.bits()),
                         _ => {}
                     }
                 }
