@@ -14,26 +14,25 @@ use serde_json::Value;
 
 use crate::args::{CmdArgs, ConfArgs, ContainerId, IfName};
 use crate::config::{Document, Ipam, is_listed};
-use crate::error::{Error, ErrorCode, Errors, Result};
+use crate::error::{Error, Errors, Result};
 use crate::file;
 use crate::interface::Sandbox;
 use crate::ipam::IpamPlugin;
 use crate::lenient::read_value;
 use crate::netlink::Link;
 use crate::netns::{Found, Holders, NetNs, NetNsId, Presence, look};
+use crate::recorded::{self, RECORD_LIMIT, read_record};
 use crate::result::AddResult;
 use crate::say;
 use crate::source_routing::Policy;
 use crate::turn::Turn;
 
+pub use crate::recorded::Recorded;
+
 /// Where the records of all plugins are, one directory a plugin.
 pub(crate) const ROOT: &str = "/var/lib/cni/eni-cni";
 /// The number that the kernel draws at every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// The most bytes of a record, which is mostly what the configuration says of addresses.
-/// No longer one is written, so whatever is larger is not one.
-const RECORD_LIMIT: usize = 1 << 20;
-
 /// The record of one attachment. `D` is what the plugin itself needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -96,7 +95,7 @@ impl<D> Attachment<D> {
 
     /// Whether `path` is where the record belongs. What it names becomes a path again
     /// when it is acted upon, which must not be another one.
-    fn is_of(&self, path: &Path) -> bool {
+    pub(crate) fn is_of(&self, path: &Path) -> bool {
         let names = [path.parent().and_then(Path::file_name), path.file_name()];
         let own = [
             self.network.clone(),
@@ -229,18 +228,26 @@ impl Records {
             );
             return Err(Error::config(msg).with_details(details));
         }
-        match file::replace(&path, &text) {
+        match recorded::write(&path, &text, &record.boot_id) {
             // It is the first record of its network.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 file::create_directory(&self.directory.join(&record.network)).map_err(failed)?;
-                file::replace(&path, &text).map_err(failed)
+                recorded::write(&path, &text, &record.boot_id).map_err(failed)
             }
             outcome => outcome.map_err(failed),
         }
     }
 
-    /// The record of the attachment that a call is about. A file that is no record
-    /// counts as none: DEL must not fail for ever because of it.
+    /// The record of the attachment that a call is about, for who can do without one that is
+    /// damaged.
+    ///
+    /// # Errors
+    /// Code 5 when the file exists and the disk does not give it.
+    pub fn look_up<D: DeserializeOwned>(&self, args: &CmdArgs) -> Result<Recorded<D>> {
+        read_record(&self.path(&args.conf.network, &args.container_id, &args.ifname))
+    }
+
+    /// The record of the attachment that a call is about.
     ///
     /// # Errors
     /// Code 5 when the file exists and cannot be read.
@@ -258,7 +265,7 @@ impl Records {
         container_id: &ContainerId,
         ifname: &IfName,
     ) -> Result<Option<Attachment<D>>> {
-        read_record(&self.path(network, container_id, ifname))
+        read_record(&self.path(network, container_id, ifname))?.whole()
     }
 
     /// The record of an attachment whose DEL has none, under another network's name: the
@@ -275,7 +282,7 @@ impl Records {
     ) -> Result<Option<Attachment<D>>> {
         let file = file_name(&args.container_id, &args.ifname);
         for network in list(&self.directory)? {
-            let Some(record) = read_record::<D>(&network.join(&file))? else {
+            let Some(record) = read_record::<D>(&network.join(&file))?.whole()? else {
                 continue;
             };
             let at = |path: &str| look(path, record.netns_id);
@@ -316,8 +323,8 @@ impl Records {
     ) -> Vec<Attachment<D>> {
         let paths = errors.keep(list(&self.directory.join(network)));
         let paths = paths.into_iter().flatten().filter(|path| is_record(path));
-        let records = paths.filter_map(|path| errors.keep(read_record(&path)));
-        records.flatten().collect()
+        let read = |path: PathBuf| errors.keep(read_record(&path).and_then(Recorded::whole));
+        paths.filter_map(read).flatten().collect()
     }
 
     /// The first record of the plugin that is `wanted`; the others are not read. One
@@ -331,7 +338,8 @@ impl Records {
     ) -> Result<Option<Attachment<D>>> {
         for network in list(&self.directory)? {
             for path in list(&network)?.into_iter().filter(|path| is_record(path)) {
-                if let Some(record) = reported(read_record(&path)).flatten()
+                if let Some(record) =
+                    reported(read_record(&path).and_then(Recorded::whole)).flatten()
                     && wanted(&record)?
                 {
                     return Ok(Some(record));
@@ -361,12 +369,25 @@ impl Records {
     /// # Errors
     /// Code 5 naming the directory that cannot be read.
     pub fn all<D: DeserializeOwned>(&self) -> Result<Vec<Attachment<D>>> {
+        let mut errors = Errors::default();
+        let records = self.all_readable(&mut errors)?;
+        reported(errors.into_result());
+        Ok(records)
+    }
+
+    /// As [`Self::all`], for who must know what is in all of them: `errors` gets what cannot
+    /// be read.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory that cannot be read.
+    pub fn all_readable<D: DeserializeOwned>(
+        &self,
+        errors: &mut Errors,
+    ) -> Result<Vec<Attachment<D>>> {
         let mut records = Vec::new();
         for network in list(&self.directory)? {
             if let Some(name) = network.file_name().and_then(|name| name.to_str()) {
-                let mut errors = Errors::default();
-                records.extend(self.read_network(name, &mut errors));
-                reported(errors.into_result());
+                records.extend(self.read_network(name, errors));
             }
         }
         Ok(records)
@@ -488,29 +509,6 @@ pub fn del_stdin<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Vec<u8> {
 pub fn boot_id() -> Result<String> {
     file::read_parameter(Path::new(BOOT_ID))
         .map_err(|cause| Error::io(format!("failed to read {BOOT_ID}"), &cause))
-}
-
-fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Option<Attachment<D>>> {
-    let bytes = match file::read_regular(path, RECORD_LIMIT as u64) {
-        Ok(bytes) => bytes,
-        Err(cause) if file::is_missing(&cause) => return Ok(None),
-        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
-            say!("ignoring {path:?}, which is no attachment record: {cause}");
-            return Ok(None);
-        }
-        Err(cause) => {
-            return Err(
-                Error::new(ErrorCode::IO, format!("failed to read {path:?}")).because(&cause),
-            );
-        }
-    };
-    let why = match serde_json::from_slice::<Attachment<D>>(&bytes) {
-        Ok(record) if record.is_of(path) => return Ok(Some(record)),
-        Ok(_) => "it is about another attachment".to_owned(),
-        Err(cause) => cause.to_string(),
-    };
-    say!("ignoring {path:?}, which is no attachment record: {why}");
-    Ok(None)
 }
 
 /// Whether this is the name of a record, and not that of an unfinished one.

@@ -45,9 +45,20 @@ pub fn create_private_directory(directory: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of the file system; nothing is left behind.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_noted(path, content, |_| {})
+}
+
+/// As [`replace`]; `note` is given the new file before that has its name.
+///
+/// # Errors
+/// As for [`replace`].
+pub fn replace_noted(path: &Path, content: &[u8], note: impl Fn(&File)) -> io::Result<()> {
     let temporary = temporary_name(path);
     let written = create(&temporary)
-        .and_then(|mut file| file.write_all(content))
+        .and_then(|mut file| {
+            note(&file);
+            file.write_all(content)
+        })
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The first error is the one that explains; the file may not even exist.

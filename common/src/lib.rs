@@ -23,6 +23,7 @@ pub mod pci;
 pub mod plugin;
 pub mod process;
 pub mod random;
+mod recorded;
 pub mod requested_mac;
 pub mod result;
 pub mod selector;

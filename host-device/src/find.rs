@@ -3,7 +3,7 @@
 
 use common::args::ConfArgs;
 use common::config::NetConf;
-use common::error::{ErrorCode, Result};
+use common::error::{ErrorCode, Errors, Result};
 use common::options::Options as NetworkOptions;
 
 use crate::config::{DeviceSelector, is_device_per_container};
@@ -28,7 +28,9 @@ pub fn find_device(
             return error;
         }
         // It is the reason for an error that is reported in any case.
-        let records = records().all::<Device>().unwrap_or_default();
+        let mut unreadable = Errors::default();
+        let records = records().all_readable::<Device>(&mut unreadable);
+        let records = records.unwrap_or_default();
         let mut holders = records.iter().filter(|r| {
             !r.device.returned && r.device.is_selected_by(selector) && r.is_alive().unwrap_or(false)
         });
@@ -38,7 +40,10 @@ pub fn find_device(
                 r.container_id,
                 r.ifname.as_str()
             )),
-            None => error,
+            None => match unreadable.into_result() {
+                Err(cause) => error.with_details(cause.to_string()),
+                Ok(()) => error,
+            },
         }
     })?;
     userspace::require_unheld(&device, &records())?;

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use common::attachment::Records;
-use common::error::{Error, Result};
+use common::error::{Error, Errors, Result};
 use common::file::read_parameter;
 use common::netlink::{KernelRoute, Link, Netlink};
 use serde::{Deserialize, Serialize};
@@ -167,22 +167,22 @@ fn is_spare_router(routes: &[KernelRoute], route: &KernelRoute, index: u32) -> b
 }
 
 /// An attachment that lives on the device. sysfs does not show what is above a device in
-/// another namespace; the records of our own ipvlan plugin do.
+/// another namespace; the records of our own ipvlan plugin do. One that cannot be read may
+/// be of this device.
 fn attachment(device: &Device) -> Result<Option<Use>> {
-    let record = Records::of("ipvlan").find::<IpvlanDevice>(|record| {
+    let mut unreadable = Errors::default();
+    let records = Records::of("ipvlan").all_readable::<IpvlanDevice>(&mut unreadable)?;
+    for record in records {
         let upper = &record.device;
         let is_on_node = !upper.link_in_container && upper.master_netns.is_none();
-        Ok(is_on_node && upper.master_index == device.index && record.is_alive()?)
-    })?;
-    Ok(record.map(|record| Use {
-        what: format!(
-            "container {} has an ipvlan interface on {:?}",
-            record.container_id, device.name
-        ),
-        details: format!(
-            "{:?} of network {:?}",
-            record.ifname.as_str(),
-            record.network
-        ),
-    }))
+        if is_on_node && upper.master_index == device.index && record.is_alive()? {
+            let (container, name) = (&record.container_id, &device.name);
+            let (ifname, network) = (record.ifname.as_str(), &record.network);
+            return Ok(Some(Use {
+                what: format!("container {container} has an ipvlan interface on {name:?}"),
+                details: format!("{ifname:?} of network {network:?}"),
+            }));
+        }
+    }
+    unreadable.into_result().map(|()| None)
 }

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::Attachment;
+use common::attachment::{Attachment, Recorded};
 use common::config::NetConf;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::interface::Sandbox;
@@ -176,18 +176,30 @@ fn attach(
 
 fn del(args: &CmdArgs) -> Result<()> {
     let _turn = Turn::to_detach(args)?;
-    match records().read::<Device>(args)? {
-        Some(record) => detach(args, &record),
-        None => {
+    match records().look_up::<Device>(args)? {
+        Recorded::Whole(record) => detach(args, &record),
+        Recorded::Absent => {
             match unrecorded::renamed(args, &records())? {
                 Some(record) => detach(&record.del_args(&args.conf.path)?, &record)?,
-                None => unrecorded::give_back(args, &records())?,
+                None => drop(unrecorded::give_back(args, &records())?),
             }
-            IpamPlugin::release::<Device>(args, None)?;
-            // A killed ADD may have begun to write one, a power failure may have emptied it.
-            forget(args)
+            end_unrecorded(args)
+        }
+        Recorded::Damaged(damage) => {
+            if !unrecorded::give_back(args, &records())? {
+                return Err(damage);
+            }
+            say!("{damage}");
+            end_unrecorded(args)
         }
     }
+}
+
+/// Releases the addresses of an attachment whose device has come back without a record.
+fn end_unrecorded(args: &CmdArgs) -> Result<()> {
+    IpamPlugin::release::<Device>(args, None)?;
+    // A killed ADD may have begun to write one.
+    forget(args)
 }
 
 /// Ends an attachment: the device goes back, and its rules, then the addresses, then the

@@ -16,7 +16,8 @@ use common::pci::PciAddress;
 use common::turn::Turn;
 
 use crate::config::DeviceSelector;
-use crate::device::Device;
+use crate::device::{self, Device, Mode};
+use crate::options::Options;
 use crate::restore::{Host, restore_name};
 use crate::transfer;
 
@@ -25,31 +26,47 @@ const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
 
 /// Gives back the device that the attachment of a DEL without a record has: from the
 /// container, or its name on the node, where the kernel has put it when the container
-/// ended.
+/// ended. Returns whether the node certainly has it.
 ///
 /// # Errors
 /// Code 7 naming an interface that can be a device of the node, which nothing proves to be
 /// the attachment's: success would mean that the device is lost. 999 with the kernel's
 /// answer.
-pub fn give_back(args: &CmdArgs, records: &Records) -> Result<()> {
+pub fn give_back(args: &CmdArgs, records: &Records) -> Result<bool> {
     let clues = Clues::of(args);
     let _devices = Turn::of_devices()?;
     if let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? {
         if records.has_other::<Device>(args, &sandbox.netns)? {
-            return Ok(());
+            return Ok(false);
         }
         let links = links_of_node(&mut sandbox, records)?;
         if let Some(link) = clues.find(&links)? {
             let mut host = Host::open()?;
             let name = clues.name_of(link, &mut host)?;
-            return transfer::move_out_unrecorded(&mut host, &mut sandbox, link, &name);
+            transfer::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
+            return Ok(true);
         }
         clues.require_nothing_left(&links)?;
     }
-    match &clues.selector {
-        Some(selector) => name_on_host(&mut Host::open()?, selector, Some(&args.ifname)),
-        None => Ok(()),
-    }
+    let Some(selector) = &clues.selector else {
+        return Ok(false);
+    };
+    let mut host = Host::open()?;
+    name_on_host(&mut host, selector, Some(&args.ifname))?;
+    Ok(is_on_host(&mut host, selector, args))
+}
+
+/// Whether the node has the device that `selector` means, as it is without an attachment. A
+/// device that is not found, for whatever reason, is not proven to be there.
+fn is_on_host(host: &mut Host, selector: &DeviceSelector, args: &CmdArgs) -> bool {
+    let options = Options::parse(&args.conf.document);
+    let binds = options.is_ok_and(|options| options.driver.is_some());
+    let found = device::find(&mut host.netlink, selector);
+    found.is_ok_and(|device| match device.mode {
+        // ADD has bound it, and to what else is not known.
+        Mode::Dpdk => !binds,
+        Mode::Netdev => device.name != args.ifname.as_str(),
+    })
 }
 
 /// The record that the attachment of a DEL has under the name that its network had at ADD.

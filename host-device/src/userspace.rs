@@ -5,7 +5,7 @@
 use std::fs;
 
 use common::attachment::{Records, boot_id};
-use common::error::{Error, Result};
+use common::error::{Error, Errors, Result};
 use common::netlink::Netlink;
 use common::pci::PciAddress;
 
@@ -110,19 +110,21 @@ fn require_single_interface(address: &PciAddress, wanted: UserDriver) -> Result<
 /// away again.
 ///
 /// # Errors
-/// Code 999 naming the container that has it.
+/// Code 999 naming the container that has it, 5 naming a record that cannot be read.
 pub fn require_unheld(device: &Device, records: &Records) -> Result<()> {
     if device.mode != Mode::Dpdk || device.binding.is_some() {
         return Ok(());
     }
     let boot = boot_id()?;
-    let all = records.all::<Device>()?;
+    let mut unreadable = Errors::default();
+    let all = records.all_readable::<Device>(&mut unreadable)?;
     let mut holders = all.iter().filter(|record| {
         let is_bound = record.device.binding.is_some() && record.device.is_owed();
         is_bound && record.boot_id == boot && record.device.pci_id == device.pci_id
     });
     match holders.next() {
-        None => Ok(()),
+        // One that cannot be read may be that of the device.
+        None => unreadable.into_result(),
         Some(record) => Err(Error::internal(format!(
             "device {} is attached already",
             device.pci_id

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::address::Cidr;
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::{Attachment, sandbox_for_del};
+use common::attachment::{Attachment, Recorded, sandbox_for_del};
 use common::error::{Error, ErrorCode, Result};
 use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
@@ -163,7 +163,7 @@ fn take_addresses(prev_result: &mut AddResult) -> AddResult {
 
 fn del(args: &CmdArgs) -> Result<()> {
     let _turn = Turn::to_detach(args)?;
-    if records().read::<Device>(args)?.is_none()
+    if let Recorded::Absent = records().look_up::<Device>(args)?
         && let Some(record) = records().read_renamed(args, |record| is_meant(args, record))?
     {
         detach(&record.del_args(&args.conf.path)?, Some(&record))?;
@@ -199,8 +199,30 @@ fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
 
 /// Ends the attachment, as far as it was made.
 fn end(args: &CmdArgs) -> Result<()> {
-    let record = records().read::<Device>(args)?;
-    detach(args, record.as_ref())
+    match records().look_up::<Device>(args)? {
+        Recorded::Whole(record) => detach(args, Some(&record)),
+        Recorded::Absent => detach(args, None),
+        Recorded::Damaged(damage) if is_proven(args)? => {
+            say!("{damage}");
+            detach(args, None)
+        }
+        Recorded::Damaged(damage) => Err(damage),
+    }
+}
+
+/// Whether DEL can end an attachment whose record cannot be read: its configuration says who
+/// has reserved the addresses, and no ipvlan interface keeps one that is not the attachment's
+/// for certain.
+fn is_proven(args: &CmdArgs) -> Result<bool> {
+    let keys = ["ipam", "master", "masterSelector"];
+    if !keys.iter().any(|key| args.conf.document.get(key).is_some()) {
+        return Ok(false);
+    }
+    let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? else {
+        return Ok(true);
+    };
+    let link = sandbox.netlink.link_by_name(args.ifname.as_str())?;
+    Ok(link.is_none_or(|link| link.kind != "ipvlan" || is_reported(args, &link)))
 }
 
 /// Undoes an ADD, as far as it came: first the interface and its rules, then its

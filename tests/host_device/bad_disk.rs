@@ -96,6 +96,53 @@ fn a_damaged_file_keeps_no_attachment_from_ending() {
     }
 }
 
+/// A DEL that says nothing of the device: there is an attachment, and nothing proves what
+/// it has.
+#[test]
+fn a_record_that_is_damaged_is_not_taken_for_none() {
+    let fixture = Fixture::new();
+    let before = fixture.state();
+    let path = fixture
+        .node
+        .state()
+        .join("eni-cni/host-device/lan/c1:net1.json");
+    let stripped = json!({"cniVersion": "1.1.0", "name": "lan", "type": "host-device"});
+    let gc = with(&conf(), &json!({"cni.dev/valid-attachments": []}));
+    for (damage, make) in DAMAGES {
+        fixture.add(&conf());
+        fixture.pod.ip(&["link", "set", "net1", "name", "mine"]);
+        fixture.pod.ip(&["link", "set", "mine", "alias", "mine"]);
+        replace_by(&path, make);
+        let attached = fixture.state();
+        for call in [
+            fixture.call("DEL", &stripped),
+            fixture.call("DEL", &conf()),
+            fixture.call("DEL", &conf()).env("CNI_NETNS", ""),
+            fixture.call("ADD", &conf()),
+        ] {
+            let error = run(&fixture, &call).error_code(5);
+            let is_named = error.msg.contains("/lan/c1:net1.json");
+            assert!(
+                is_named && error.details.contains("remove the file"),
+                "{error:?}"
+            );
+            assert_eq!(fixture.state(), attached, "{damage}");
+        }
+        names_the_path(&run(&fixture, &fixture.call("GC", &gc)), damage);
+        let status = fixture.call("STATUS", &conf());
+        let status = run(&fixture, &status).error_code(50);
+        assert!(status.details.contains("c1:net1.json"), "{status:?}");
+
+        // The MAC in the result proves the device, whatever the pod calls it.
+        let mac =
+            json!({"name": "net1", "mac": "02:00:00:00:00:01", "sandbox": fixture.pod.path()});
+        let result = json!({"cniVersion": "1.1.0", "interfaces": [mac]});
+        fixture.del(&with(&conf(), &json!({"prevResult": result})));
+        remove(&path);
+        assert_eq!(fixture.state(), before, "{damage}");
+    }
+}
+
 /// The call while the kernel fails at opening one file.
 fn with_fault(fixture: &Fixture, call: &Call, file: &str, error: &str) -> Output {
     let path = format!("/var/lib/cni/eni-cni/host-device/lan/{file}");

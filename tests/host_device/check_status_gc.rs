@@ -275,10 +275,9 @@ fn a_record_that_is_about_another_attachment_ends_nothing() {
     fs::copy(records.join("lan/c1:net1.json"), copy).expect("it is a file");
     let before = fixture.state();
     let keys = json!({"name": "wan", "cni.dev/valid-attachments": []});
-    let output = gc(&fixture, &keys);
-    output.ok();
+    let error = gc(&fixture, &keys).error_code(5);
     assert_eq!(fixture.state(), before);
-    assert!(output.stderr.contains("it is about another attachment"));
+    assert!(error.details.contains("it is about another attachment"));
 }
 
 #[test]
@@ -293,11 +292,12 @@ fn gc_goes_on_after_an_attachment_that_cannot_be_ended_and_reports_it() {
         .join("eni-cni/host-device/lan/c3:net3.json");
     fs::write(&broken, "{").expect("the state is writable");
     fixture.ipam.fail("GC", r#"{"code": 11, "msg": "busy"}"#);
-    let error = gc(&fixture, &json!({"cni.dev/valid-attachments": []})).error_code(999);
+    let error = gc(&fixture, &json!({"cni.dev/valid-attachments": []})).error_code(5);
     assert!(
         error.msg.contains("its name \"hd0\" on the host back"),
         "{error:?}"
     );
+    assert!(error.msg.contains("c3:net3.json"), "{error:?}");
     assert!(error.msg.contains("busy"), "{error:?}");
     assert_eq!(fixture.pod.links(), ["lo", "net1"]);
     assert_eq!(fixture.ipam.reserved(), ["c1.net1"]);
