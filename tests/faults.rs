@@ -2,7 +2,7 @@
 //! that are killed, system calls that fail, commands that meet. `make faults` does all
 //! of it and more often. The same for ipvlan is in `vm_faults`.
 
-use harness::fault::{Fault, Maker, Meeting, Race, Recovery, Soak, Subject, Sweep};
+use harness::fault::{Fault, Maker, Meeting, Order, Race, Scene, Soak, Subject, Sweep};
 
 /// As many rounds as take seconds.
 const ROUNDS: usize = 10;
@@ -19,12 +19,27 @@ pub(crate) fn sweep(subject: Subject, every: usize, is_wanted: impl Fn(&Sweep) -
     }
 }
 
+/// Every order of commands but that of [`is_kill`], killed at one system call each: another
+/// one in each order, of so many that an ADD makes. `make faults` strikes all of them.
+pub(crate) fn sweep_orders(subject: Subject, most: usize) {
+    let sweeps = Sweep::of(subject, Maker::Ours).into_iter();
+    let is_wanted = |sweep: &Sweep| sweep.fault == Fault::Kill && sweep.order != Order::Del;
+    let mut scene = Scene::new(subject, Maker::Ours, 2);
+    for (number, sweep) in sweeps.filter(is_wanted).enumerate() {
+        let mut call = 1 + (number * 13) % most;
+        while !sweep.loses_nothing_at(call, &mut scene) {
+            // A DEL makes fewer.
+            call = call.div_ceil(3);
+        }
+    }
+}
+
 pub(crate) fn is_kill(sweep: &Sweep) -> bool {
-    sweep.fault == Fault::Kill
+    sweep.fault == Fault::Kill && sweep.order == Order::Del
 }
 
 pub(crate) fn is_reboot(sweep: &Sweep) -> bool {
-    sweep.recovery == Recovery::Reboot
+    sweep.order == Order::Reboot
 }
 
 fn is_error(sweep: &Sweep) -> bool {
@@ -62,6 +77,26 @@ fn del_cleans_up_after_host_device_killed_anywhere() {
 #[test]
 fn del_cleans_up_after_eni_sync_killed_anywhere() {
     sweep(Subject::Registered, 5, is_kill);
+}
+
+#[test]
+fn whatever_a_runtime_sends_after_a_kill_of_host_local_loses_nothing() {
+    sweep_orders(Subject::HostLocal, 11);
+}
+
+#[test]
+fn whatever_a_runtime_sends_after_a_kill_of_host_device_loses_nothing() {
+    sweep_orders(Subject::HostDevice, 56);
+}
+
+#[test]
+fn whatever_a_runtime_sends_after_a_kill_of_host_device_with_addresses_loses_nothing() {
+    sweep_orders(Subject::KeptDevice, 64);
+}
+
+#[test]
+fn whatever_a_runtime_sends_after_a_kill_of_eni_sync_loses_nothing() {
+    sweep_orders(Subject::Registered, 48);
 }
 
 #[test]

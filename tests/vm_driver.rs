@@ -6,6 +6,7 @@ mod killed;
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
+use harness::pci::driver_override;
 use harness::{Call, Namespace, Network, Pod, wait_until};
 use serde_json::{Value, json};
 
@@ -21,14 +22,6 @@ const SERIAL: &str = "0000:00:03.0";
 /// The network of the NIC with a driver for user space.
 fn bound(driver: &str) -> Value {
     with(&conf(), &json!({"driver": driver}))
-}
-
-fn driver_override(address: &str) -> String {
-    let path = pci_device(address).join("driver_override");
-    fs::read_to_string(path)
-        .expect("it is readable")
-        .trim()
-        .to_owned()
 }
 
 /// Makes sure that nothing of the attachment, nor of the binding, is left.

@@ -41,8 +41,18 @@ fn main() -> ExitCode {
     println!("| fault | tried | lost | tried with Go's | lost by Go's |");
     println!("|---|--:|--:|--:|--:|");
     let subjects: &[Subject] = match options.ipvlan {
-        true => &[Subject::Ipvlan, Subject::RegisteredIpvlan],
-        false => &[Subject::HostLocal, Subject::HostDevice, Subject::Registered],
+        true => &[
+            Subject::Ipvlan,
+            Subject::RegisteredIpvlan,
+            Subject::Nic,
+            Subject::BoundNic,
+        ],
+        false => &[
+            Subject::HostLocal,
+            Subject::HostDevice,
+            Subject::KeptDevice,
+            Subject::Registered,
+        ],
     };
     let is_wanted = |subject: &&Subject| {
         options
@@ -69,9 +79,11 @@ fn sweeps(options: &Options, subject: Subject) -> usize {
     };
     let theirs = Sweep::of(subject, Maker::Go);
     let mut lost = 0;
-    for (number, ours) in Sweep::of(subject, Maker::Ours).into_iter().enumerate() {
+    for ours in Sweep::of(subject, Maker::Ours) {
         let tally = prepared(ours).run();
-        let theirs = theirs.get(number).filter(|_| options.compares(subject));
+        let is_same = |theirs: &&Sweep| theirs.to_string() == ours.to_string();
+        let theirs = theirs.iter().find(is_same);
+        let theirs = theirs.filter(|_| options.compares(subject));
         print_row(
             &ours.to_string(),
             &tally,
@@ -103,10 +115,13 @@ fn races(options: &Options, subject: Subject) -> usize {
 }
 
 impl Options {
-    /// There is nothing to compare eni-sync with.
+    /// There is nothing to compare eni-sync with, nor the keys that are ours.
     fn compares(&self, subject: Subject) -> bool {
-        let is_sync = matches!(subject, Subject::Registered | Subject::RegisteredIpvlan);
-        !self.ours_only && !is_sync
+        let is_ours_too = matches!(
+            subject,
+            Subject::HostLocal | Subject::HostDevice | Subject::Ipvlan
+        );
+        !self.ours_only && is_ours_too
     }
 }
 

@@ -14,6 +14,7 @@ mod lock;
 mod neighbour;
 mod network;
 mod node;
+pub mod pci;
 mod random;
 
 pub use aws::AwsNode;

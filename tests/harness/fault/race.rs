@@ -41,6 +41,10 @@ impl Meeting {
     /// Those that can be had: GC is ours alone, and a device that is in a namespace that
     /// ends may end with it.
     pub fn of(subject: Subject, maker: Maker) -> Vec<Self> {
+        if subject.has_nics() {
+            // The machine has two of them.
+            return Vec::new();
+        }
         let pods = match subject {
             Subject::Registered | Subject::RegisteredIpvlan => PODS_OF_AN_ENI,
             _ => PODS,
@@ -54,7 +58,7 @@ impl Meeting {
         if maker == Maker::Ours {
             all.push(Self::AddAndGc);
         }
-        if subject != Subject::HostDevice {
+        if !subject.has_devices() {
             all.push(Self::DelAndEnd);
         }
         all

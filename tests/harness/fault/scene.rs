@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::device;
 use crate::eni_lab::Lab;
 use crate::{AwsNode, Call, Namespace, Network, Node, Output, Pod, go_plugin, our_plugin};
 
@@ -37,6 +38,12 @@ pub enum Subject {
     HostLocal,
     /// A device of its own for each pod, with an address.
     HostDevice,
+    /// The same with the addresses, routes and neighbours that it has on the node.
+    KeptDevice,
+    /// The same with a network card, which only the test VM has. `alone` of `pci` is held.
+    Nic,
+    /// A network card that is bound to a driver for user space.
+    BoundNic,
     /// An interface on a master, with an address.
     Ipvlan,
     /// An address that is registered in the VPC: eni-sync behind host-local, to which
@@ -66,6 +73,8 @@ pub struct Scene {
     maker: Maker,
     place: Place,
     pods: Vec<Pod>,
+    /// Whose device each pod gets.
+    devices: Vec<usize>,
     networks: Vec<Network>,
     before: BTreeSet<String>,
     whole: usize,
@@ -83,6 +92,7 @@ impl Scene {
             maker,
             place: place(subject),
             pods: (0..pods).map(pod).collect(),
+            devices: (0..pods).collect(),
             networks: networks.collect(),
             before: BTreeSet::new(),
             whole: 0,
@@ -96,8 +106,58 @@ impl Scene {
         scene
     }
 
+    /// Lets each pod get the device of this one from now on.
+    pub(super) fn give_devices(&mut self, owners: &[usize]) -> Vec<String> {
+        self.devices = owners.to_vec();
+        Vec::new()
+    }
+
+    /// Lets each pod get its own device again.
+    pub(super) fn give_back_devices(&mut self) {
+        self.devices = (0..self.pods.len()).collect();
+    }
+
+    /// Whether the pod has what its last ADD has made: the interface, and the address.
+    pub(super) fn has_attachment(&self, pod: usize) -> bool {
+        let pod = &self.pods[pod];
+        let has_interface = match self.subject {
+            Subject::HostLocal | Subject::Registered | Subject::BoundNic => true,
+            _ => pod.netns.link(IFNAME).is_some(),
+        };
+        let networks = self.node().state().join("networks");
+        let is_theirs = |path: &PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.lines().next() == Some(&pod.id)
+        };
+        has_interface && files(&networks).iter().any(is_theirs)
+    }
+
+    /// Whose plugins are executed.
+    pub(super) fn maker(&self) -> Maker {
+        self.maker
+    }
+
+    /// Ends the namespace of a pod, which has another one then.
+    pub(super) fn end(&mut self, number: usize) -> Vec<String> {
+        self.pods[number].netns = pod(number).netns;
+        Vec::new()
+    }
+
+    /// Makes all of it anew, when what is there is not as it was.
+    pub(super) fn make_anew(&mut self) {
+        let pods = self.pods.len();
+        // What they have of the machine comes back first.
+        self.pods.clear();
+        *self = Self::new(self.subject, self.maker, pods);
+    }
+
     fn attach_once(&self) {
-        for pod in 0..self.networks.len() {
+        // A network card has other addresses than those of the node once it was attached.
+        let count = match self.subject.has_nics() {
+            true => self.pods.len(),
+            false => self.networks.len(),
+        };
+        for pod in 0..count {
             self.add(pod).unwrap_or_else(|output| panic!("{output}"));
             self.detach(pod);
         }
@@ -261,7 +321,7 @@ impl Scene {
     }
 
     /// Lets the machine be started anew: other namespaces, new links, another boot id.
-    pub fn reboot(&mut self) {
+    pub fn reboot(&mut self) -> Vec<String> {
         self.age_files();
         match &mut self.place {
             Place::Plain(node) => node.reboot(),
@@ -271,6 +331,7 @@ impl Scene {
             *old = pod(n);
         }
         self.make_links();
+        Vec::new()
     }
 
     /// What is there and was not before anything was attached, and the other way round.
@@ -284,6 +345,12 @@ impl Scene {
     /// Everything that an attachment can change.
     pub fn everything(&self) -> BTreeSet<String> {
         let mut all = links("node", &self.node().netns);
+        if self.subject.has_devices() {
+            all.append(&mut device::network(&self.node().netns));
+        }
+        if self.subject.has_nics() {
+            all.append(&mut device::drivers());
+        }
         for pod in &self.pods {
             all.append(&mut links(&pod.id, &pod.netns));
         }
@@ -349,10 +416,12 @@ impl Scene {
 
     fn call(&self, plugin: usize, command: &str, pod: usize, prev_result: &Value) -> Call {
         let network = &self.networks[pod % self.networks.len()];
+        let owner = self.devices[pod];
         let pod = &self.pods[pod];
         let mut plugin = network.plugins[plugin].clone();
         if plugin["type"] == "host-device" {
-            plugin["device"] = json!(device(pod));
+            let (key, value) = device::selector(self.subject, owner);
+            plugin[key] = json!(value);
         }
         let call = network.call(&plugin, command, prev_result);
         let call = call.pod(pod, IFNAME);
@@ -376,22 +445,11 @@ impl Scene {
                 node.ip(&["link", "add", master, "address", &mac, "type", "dummy"]);
                 node.ip(&["link", "set", master, "up"]);
             }),
-            Subject::HostDevice => self.pods.iter().enumerate().for_each(|(n, pod)| {
-                let (name, mac) = (device(pod), format!("02:00:00:00:00:{n:02x}"));
-                let (peer, peer_mac) = (format!("{name}-peer"), format!("06:00:00:00:00:{n:02x}"));
-                // Its other end is wherever somebody has moved it to.
-                node.try_tool("ip", &["link", "delete", &peer]);
-                let veth = ["link", "add", &name, "address", &mac, "type", "veth"];
-                node.ip(&[&veth[..], &["peer", "name", &peer, "address", &peer_mac]].concat());
-                // As each plugin leaves it: the Go plugin keeps the name in the alias, and
-                // forgets that the device was up.
-                let (alias, state) = match self.maker {
-                    Maker::Ours => ("uplink", "up"),
-                    Maker::Go => (name.as_str(), "down"),
-                };
-                node.ip(&["link", "set", &name, "alias", alias, state]);
-                node.ip(&["link", "set", &peer, "up"]);
-            }),
+            Subject::HostDevice | Subject::KeptDevice => {
+                let kept = self.subject == Subject::KeptDevice;
+                (0..self.pods.len()).for_each(|n| device::make_veth(node, n, self.maker, kept));
+            }
+            Subject::Nic | Subject::BoundNic => device::set_up_nics(),
         }
     }
 
@@ -409,11 +467,26 @@ impl Scene {
     }
 }
 
+impl Subject {
+    /// Whether each pod gets a device.
+    pub fn has_devices(self) -> bool {
+        matches!(self, Self::HostDevice | Self::KeptDevice) || self.has_nics()
+    }
+
+    /// Whether they are network cards.
+    pub fn has_nics(self) -> bool {
+        matches!(self, Self::Nic | Self::BoundNic)
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::HostLocal => "host-local",
             Self::HostDevice => "host-device",
+            Self::KeptDevice => "host-device with keepAddresses",
+            Self::Nic => "host-device of a network card with keepAddresses",
+            Self::BoundNic => "host-device of a network card with a driver",
             Self::Ipvlan => "ipvlan",
             Self::Registered => "eni-sync",
             Self::RegisteredIpvlan => "eni-sync behind ipvlan",
@@ -442,6 +515,12 @@ fn conf(subject: Subject, maker: Maker, number: usize) -> Value {
     let plugins = match subject {
         Subject::HostLocal => json!([{"type": "host-local", "ipam": ipam}]),
         Subject::HostDevice => json!([{"type": "host-device", "ipam": ipam}]),
+        Subject::KeptDevice | Subject::Nic => {
+            json!([{"type": "host-device", "keepAddresses": true, "ipam": ipam}])
+        }
+        Subject::BoundNic => {
+            json!([{"type": "host-device", "driver": "vfio-pci", "ipam": ipam}])
+        }
         Subject::Ipvlan => json!([ipvlan]),
         Subject::Registered => json!([{"type": "host-local", "ipam": ipam}, sync]),
         Subject::RegisteredIpvlan => json!([ipvlan, sync]),
@@ -458,6 +537,7 @@ fn place(subject: Subject) -> Place {
     let kind = match subject {
         Subject::Registered => "veth",
         Subject::RegisteredIpvlan => "dummy",
+        Subject::Nic | Subject::BoundNic => return Place::Plain(Node::of_machine()),
         _ => return Place::Plain(Node::new()),
     };
     let lab = Lab::new();
@@ -477,11 +557,6 @@ fn pod(number: usize) -> Pod {
     pod.netns
         .run(|| fs::write(path, "0").expect("the kernel has IPv6"));
     pod
-}
-
-/// The device that a pod gets.
-fn device(pod: &Pod) -> String {
-    format!("hd-{}", pod.id)
 }
 
 /// Waits for what others do in the background.

@@ -8,23 +8,11 @@ use std::thread;
 
 use serde_json::Value;
 
+use super::order::{NEXT, Order, STRUCK};
 use super::scene::{Maker, Scene, Subject};
 use super::system_call::{ERRORS, NO_MEMORY};
 use super::trace::{Counted, Fault, Strike, Struck};
 use crate::Output;
-
-/// The pod to which it happens, and one of the same network that comes after a reboot.
-const STRUCK: usize = 0;
-const NEXT: usize = 1;
-
-/// What comes after a fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recovery {
-    /// The runtime sends DEL.
-    Del,
-    /// The machine is started anew, another pod comes and goes, and DEL comes late.
-    Reboot,
-}
 
 /// A fault, at every system call of one command.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +26,7 @@ pub struct Sweep {
     /// What goes wrong.
     pub fault: Fault,
     /// What comes after it.
-    pub recovery: Recovery,
+    pub order: Order,
     /// At which calls.
     pub counted: Counted,
     /// At each of them, or at one of so many.
@@ -55,25 +43,24 @@ pub struct Tally {
 }
 
 impl Sweep {
-    /// Both commands killed and both recoveries, and for ours each error. Only some speak
-    /// netlink.
+    /// Both commands killed, and what can come then; power that is lost; and for ours each
+    /// error. Only some speak netlink.
     pub fn of(subject: Subject, maker: Maker) -> Vec<Self> {
-        let mut faults = vec![
-            (Fault::Kill, Recovery::Del),
-            (Fault::Crash, Recovery::Reboot),
-        ];
+        let orders = Order::of(subject, maker).into_iter();
+        let mut faults: Vec<(Fault, Order)> = orders.map(|order| (Fault::Kill, order)).collect();
+        faults.push((Fault::Crash, Order::Reboot));
         if maker == Maker::Ours {
-            faults.extend(ERRORS.map(|errno| (Fault::Error(errno), Recovery::Del)));
-            if matches!(subject, Subject::HostDevice | Subject::Ipvlan) {
-                faults.push((Fault::Error(NO_MEMORY), Recovery::Del));
+            faults.extend(ERRORS.map(|errno| (Fault::Error(errno), Order::Del)));
+            if subject.has_devices() || subject == Subject::Ipvlan {
+                faults.push((Fault::Error(NO_MEMORY), Order::Del));
             }
         }
-        let sweep = |command, (fault, recovery)| Self {
+        let sweep = |command, (fault, order)| Self {
             subject,
             maker,
             command,
             fault,
-            recovery,
+            order,
             counted: Counted::Changing,
             every: 1,
         };
@@ -104,37 +91,61 @@ impl Sweep {
     /// Does all of it, on as many threads as there are processors.
     pub fn run(&self) -> Tally {
         let tally = Mutex::new(Tally::default());
-        let pods = if self.recovery == Recovery::Reboot {
-            NEXT + 1
+        let make = || Scene::new(self.subject, self.maker, self.order.pods());
+        // The machine has its network cards once.
+        let threads = if self.subject.has_nics() {
+            1
         } else {
-            STRUCK + 1
+            processors()
         };
-        let make = || Scene::new(self.subject, self.maker, pods);
-        each_system_call(self.every, make, |scene, nth| {
-            let (struck, left) = self.once(scene, nth);
-            let Some(hit) = struck.hit else {
-                return false;
-            };
-            let mut tally = tally.lock().expect("no thread panics");
-            tally.tried += 1;
-            if left.is_empty() {
-                return true;
-            }
-            *scene = make();
-            // To fail would keep the address of a device that is back already.
-            if !struck.output.stderr.contains("failed to restore") {
-                let (left, output) = (left.join("\n    "), struck.output);
-                tally
-                    .lost
-                    .push(format!("{self}, {nth} ({hit}):\n    {left}\n{output}"));
-            }
-            true
-        });
+        let calls = Calls {
+            every: self.every,
+            threads,
+        };
+        calls.each(make, |scene, nth| self.strike(scene, nth, &tally));
         tally.into_inner().expect("no thread panics")
+    }
+
+    /// Does it at this system call, in a scene that serves other sweeps too; nothing may be
+    /// lost. Returns whether there was such a call.
+    #[track_caller]
+    pub fn loses_nothing_at(&self, call: usize, scene: &mut Scene) -> bool {
+        let tally = Mutex::new(Tally::default());
+        let is_struck = self.strike(scene, call, &tally);
+        let tally = tally.into_inner().expect("no thread panics");
+        assert!(tally.lost.is_empty(), "{}", tally.lost.join("\n"));
+        is_struck
+    }
+
+    /// Lets it go wrong once, and notes that; false when there was no such call.
+    fn strike(&self, scene: &mut Scene, nth: usize, tally: &Mutex<Tally>) -> bool {
+        let (struck, left) = self.once(scene, nth);
+        let Some(hit) = struck.hit else {
+            return false;
+        };
+        let mut tally = tally.lock().expect("no thread panics");
+        tally.tried += 1;
+        if left.is_empty() {
+            return true;
+        }
+        scene.make_anew();
+        // To fail would keep the address of a device that is back already.
+        if !struck.output.stderr.contains("failed to restore") {
+            let (left, output) = (left.join("\n    "), struck.output);
+            tally
+                .lost
+                .push(format!("{self}, {nth} ({hit}):\n    {left}\n{output}"));
+        }
+        true
     }
 
     /// What was struck, and everything that is wrong afterwards.
     fn once(&self, scene: &mut Scene, nth: usize) -> (Struck, Vec<String>) {
+        scene.give_back_devices();
+        if self.order.has_neighbour() {
+            let neighbour = scene.add(NEXT);
+            neighbour.unwrap_or_else(|output| panic!("{self}, {nth}: {output}"));
+        }
         let prepared = match self.command {
             "ADD" => scene.add_all_but_last(STRUCK),
             _ => scene.add(STRUCK),
@@ -156,28 +167,9 @@ impl Sweep {
                 wrong.append(&mut scene.left());
             }
         }
-        wrong.append(&mut self.recover(scene));
+        wrong.append(&mut self.order.follow(scene));
         wrong.append(&mut scene.left());
         (struck, wrong)
-    }
-
-    fn recover(&self, scene: &mut Scene) -> Vec<String> {
-        let mut wrong = Vec::new();
-        if self.recovery == Recovery::Reboot {
-            scene.reboot();
-            let outputs = match scene.add(NEXT) {
-                Ok(_) => scene.del(NEXT),
-                Err(output) => vec![*output],
-            };
-            wrong.append(&mut failed(&outputs));
-            wrong.append(&mut failed(&scene.release(&[])));
-            // The record is what its late DEL finds.
-            let left = scene.left().into_iter();
-            wrong.extend(left.filter(|line| !line.starts_with("+ file eni-cni/")));
-        }
-        wrong.append(&mut failed(&scene.del(STRUCK)));
-        wrong.append(&mut failed(&scene.release(&[])));
-        wrong
     }
 
     /// What is wrong with the answer of a command in which a system call failed: it must
@@ -193,15 +185,8 @@ impl Sweep {
     }
 }
 
-fn failed(outputs: &[Output]) -> Vec<String> {
-    let failed = outputs.iter().filter(|output| output.status != Some(0));
-    failed
-        .map(|output| format!("it is not cleaned: {output}"))
-        .collect()
-}
-
 /// Whether an error has a code, says what was being done, and what the system said.
-fn names_something(error: &Value) -> bool {
+pub(super) fn names_something(error: &Value) -> bool {
     let has_text = |key: &str| error[key].as_str().is_some_and(|text| !text.is_empty());
     error["code"].is_u64() && has_text("msg")
 }
@@ -214,10 +199,7 @@ impl fmt::Display for Sweep {
             Fault::Crash => write!(f, "{subject}: power loss in {command}")?,
             Fault::Error(errno) => write!(f, "{subject}: {errno:?} in {command}")?,
         }
-        match self.recovery {
-            Recovery::Del => write!(f, ", then DEL"),
-            Recovery::Reboot => write!(f, ", then a reboot"),
-        }
+        write!(f, ", then {}", self.order)
     }
 }
 
@@ -229,14 +211,33 @@ pub fn each_system_call<S>(
     make: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, usize) -> bool + Sync,
 ) {
-    let next = AtomicUsize::new(1);
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut own = make();
-                while work(&mut own, next.fetch_add(every, Ordering::Relaxed)) {}
-            });
-        }
-    });
+    let calls = Calls {
+        every,
+        threads: processors(),
+    };
+    calls.each(make, work);
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Which system calls something happens to.
+struct Calls {
+    every: usize,
+    threads: usize,
+}
+
+impl Calls {
+    fn each<S>(&self, make: impl Fn() -> S + Sync, work: impl Fn(&mut S, usize) -> bool + Sync) {
+        let next = AtomicUsize::new(1);
+        thread::scope(|scope| {
+            for _ in 0..self.threads {
+                scope.spawn(|| {
+                    let mut own = make();
+                    while work(&mut own, next.fetch_add(self.every, Ordering::Relaxed)) {}
+                });
+            }
+        });
+    }
 }
