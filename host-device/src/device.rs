@@ -333,10 +333,10 @@ pub fn driver_of(directory: &Path) -> io::Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn link(name: &str, kind: &str, bus_address: &str, permanent_mac: &str) -> Link {
+    pub(crate) fn link(name: &str, kind: &str, bus_address: &str, permanent_mac: &str) -> Link {
         Link {
             name: name.into(),
             kind: kind.into(),

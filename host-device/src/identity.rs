@@ -3,7 +3,6 @@
 //! choose. Nothing here changes a device.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -82,10 +81,10 @@ impl Device {
     /// A name for the device that nobody else uses, for the moment in which its own one,
     /// and the one that it has in the container, are taken.
     pub fn temporary_name(&self) -> String {
-        let mut hasher = DefaultHasher::new();
-        let hardware = (&self.bus_address, &self.permanent_mac);
-        (hardware, self.sysfs_number, self.index).hash(&mut hasher);
-        format!("cni-{:011x}", hasher.finish() & 0xFFF_FFFF_FFFF)
+        let hardware = format!("{} {}", self.bus_address, self.permanent_mac);
+        let number = self.sysfs_number.unwrap_or_default();
+        let identity = format!("{hardware} {number} {}", self.index);
+        format!("cni-{:011x}", fnv(identity.as_bytes()) & 0xFFF_FFFF_FFFF)
     }
 
     /// Whether `link`, to which this device was just moved, is it by all that is seen of it.
@@ -145,6 +144,14 @@ impl Device {
     }
 }
 
+/// The 64-bit FNV-1a hash, which another build of the plugin computes too: it may have to
+/// find what this one has left under the name.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    })
+}
+
 /// The number that sysfs has given the interface `name` of the host; nothing when there
 /// is no such interface, or when sysfs shows another namespace. It stays with the
 /// interface for its life, whatever it is called and wherever it is, and nobody can
@@ -177,16 +184,14 @@ pub fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::tests::link;
 
-    fn link(name: &str, kind: &str, bus_address: &str, permanent_mac: &str) -> Link {
-        Link {
-            name: name.into(),
-            kind: kind.into(),
-            mac: "02:00:00:00:00:01".into(),
-            bus_address: bus_address.into(),
-            permanent_mac: permanent_mac.into(),
-            ..Link::default()
-        }
+    /// It must be the same in every build, and no longer than the kernel allows.
+    #[test]
+    fn a_temporary_name_is_the_same_in_every_build() {
+        assert_eq!(fnv(b"foobar"), 0x8594_4171_F739_67E8);
+        let device = Device::of_link(link("eth1", "", "0000:00:06.0", "a")).unwrap();
+        assert_eq!(device.temporary_name().len(), 15);
     }
 
     #[test]
