@@ -25,7 +25,10 @@ pub(crate) fn sweep_orders(subject: Subject, most: usize) {
     let sweeps = Sweep::of(subject, Maker::Ours).into_iter();
     let is_wanted = |sweep: &Sweep| sweep.fault == Fault::Kill && sweep.order != Order::Del;
     let mut scene = Scene::new(subject, Maker::Ours, 2);
-    for (number, sweep) in sweeps.filter(is_wanted).enumerate() {
+    // A network card is slow to move: in one order its ADD is killed, in the next its DEL.
+    let is_turn =
+        |(number, _): &(usize, Sweep)| !subject.has_nics() || [0, 3].contains(&(number % 4));
+    for (number, sweep) in sweeps.filter(is_wanted).enumerate().filter(is_turn) {
         let mut call = 1 + (number * 13) % most;
         while !sweep.loses_nothing_at(call, &mut scene) {
             // A DEL makes fewer.

@@ -30,6 +30,7 @@ mod vm_kernel_calls;
 mod vm_machine;
 mod vm_master_selector;
 mod vm_neighbours;
+mod vm_nic_faults;
 mod vm_pci;
 mod vm_readme;
 mod vm_runtimes;

@@ -1,0 +1,14 @@
+//! host-device with the machine's network cards, when it is killed and a runtime sends
+//! whatever it likes then. With a driver for user space `make faults` tries the same, and
+//! `vm_driver` some of it.
+
+use harness::fault::Subject;
+
+use crate::faults::sweep_orders;
+use crate::vm_machine::alone;
+
+#[test]
+fn whatever_a_runtime_sends_after_a_kill_of_host_device_loses_no_nic() {
+    let _alone = alone();
+    sweep_orders(Subject::Nic, 70);
+}
