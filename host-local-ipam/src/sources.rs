@@ -78,7 +78,7 @@ fn optional_address(text: &str) -> Result<Option<IpAddr>> {
 /// The ranges of `sets` with every text read.
 ///
 /// # Errors
-/// Those of [`RawRange::spec`].
+/// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
 pub fn specs<'a>(sets: impl IntoIterator<Item = &'a Vec<RawRange>>) -> Result<Vec<Vec<RangeSpec>>> {
     let sets = sets.into_iter();
     sets.map(|set| set.iter().map(RawRange::spec).collect())
@@ -99,7 +99,7 @@ impl Sources {
     /// not read here. One of them must be there.
     ///
     /// # Errors
-    /// Those of [`Rules::range_sets`].
+    /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
     pub fn new(specs: Vec<Vec<RangeSpec>>, file: Option<PathBuf>, rules: Rules) -> Result<Self> {
         if specs.is_empty() && file.is_none() {
             return Err(Error::config(NO_RANGES));
