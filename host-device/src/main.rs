@@ -1,7 +1,6 @@
 //! host-device: moves a whole device of the host into the container and gives it
 //! back, under its name and with its properties. A device that is bound to a driver
 //! for user space (DPDK) stays where it is. This file is the flow of every command.
-//!
 
 use std::process::ExitCode;
 

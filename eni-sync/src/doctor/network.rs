@@ -34,7 +34,7 @@ pub(crate) struct Network {
     pub(crate) refusals: Vec<(&'static str, Error)>,
     /// The interface of the node that its attachments use.
     pub(crate) master: Master,
-    /// The mode of an ipvlan network.
+    /// The mode of an ipvlan network that the plugin takes.
     pub(crate) mode: Option<Mode>,
     /// The addresses of its attachments.
     pub(crate) ranges: Result<Vec<Range>, String>,
@@ -86,17 +86,13 @@ impl Network {
         let Some(plugin) = self.interface_plugin().cloned() else {
             return;
         };
-        let name = match self.is_ipvlan() {
-            true => "ipvlan",
-            false => "host-device",
-        };
+        let is_ipvlan = self.is_ipvlan();
         let outcome = configuration(&plugin, list).and_then(|conf| {
-            let found = match name {
-                "ipvlan" => self.examine_ipvlan(&conf, netlink),
-                _ => examine_host_device(&conf, netlink),
-            };
-            self.examine_ipam(&conf, &plugin);
-            found
+            self.examine_ipam(&conf);
+            match is_ipvlan {
+                true => self.examine_ipvlan(&conf, netlink),
+                false => examine_host_device(&conf, netlink),
+            }
         });
         match outcome {
             Ok(Some(link)) => self.master = Master::Found(Box::new(link)),
@@ -104,22 +100,23 @@ impl Network {
             Err(error) if error.code == ErrorCode::UNAVAILABLE => {
                 self.master = Master::Missing(error);
             }
-            Err(error) => self.refusals.push((name, error)),
+            Err(error) => {
+                let name = if is_ipvlan { "ipvlan" } else { "host-device" };
+                self.refusals.push((name, error));
+            }
         }
     }
 
     fn examine_ipvlan(&mut self, conf: &ConfArgs, netlink: &mut Netlink) -> Result<Option<Link>> {
-        self.mode = ipvlan::config::NetConf::parse(conf)
-            .ok()
-            .map(|conf| conf.mode);
-        let (_, master) = ipvlan::status::examine(conf, netlink)?;
+        let (conf, master) = ipvlan::status::examine(conf, netlink)?;
+        self.mode = Some(conf.mode);
         Ok(master)
     }
 
-    fn examine_ipam(&mut self, conf: &ConfArgs, plugin: &Value) {
+    fn examine_ipam(&mut self, conf: &ConfArgs) {
         let ipam = conf.document.get("ipam").unwrap_or(&Value::Null);
         if text(ipam, "type") != "host-local" {
-            self.ranges = range::of_ipam(&plugin["ipam"]);
+            self.ranges = range::of_ipam(ipam);
             return;
         }
         match host_local_ipam::status::examine(conf) {
