@@ -3,7 +3,7 @@
 use harness::our_plugin;
 
 use crate::conformance::{examined, passes};
-use crate::vm_machine::{NIC_NAME, alone};
+use crate::vm_machine::NIC_NAME;
 
 /// Of kills, of many calls at once and of memory, which cost most in the VM: `vm_faults` has
 /// more of the first two, and `make conformance` has all of them.
@@ -24,7 +24,6 @@ fn ipvlan_passes_every_assertion_that_is_about_it() {
 
 #[test]
 fn a_card_comes_back_to_the_node_from_a_namespace_that_died() {
-    let _alone = alone();
     let ours = our_plugin("host-device");
     let arguments = [
         "--plugin",

@@ -1,12 +1,10 @@
 //! The test VM itself as a node, with a pod and a delegate: what the tests of its PCI devices
 //! start with.
 
-use std::fs::File;
-
 use harness::pci::{self, ip_batch};
 pub(crate) use harness::pci::{
-    NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, VIRTIO, alone, bind, driver, netdev, pci_device,
-    unbind, write,
+    Alone, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, VIRTIO, alone, bind, driver, netdev,
+    pci_device, unbind, write,
 };
 use harness::{Call, FakeIpam, Namespace, Node, is_up, wait_until};
 use serde_json::{Value, json};
@@ -19,20 +17,18 @@ pub(crate) struct Machine {
     pub(crate) node: Node,
     pub(crate) pod: Option<Namespace>,
     pub(crate) ipam: FakeIpam,
-    _alone: File,
 }
 
 impl Machine {
     /// The NIC has an alternative name and an MTU of its own, and is up. It learns no default
     /// route from the emulated network: it would be in use.
     pub(crate) fn new() -> Self {
-        let alone = alone();
+        let node = Node::of_machine();
         pci::require_machine();
         let machine = Self {
-            node: Node::of_machine(),
+            node,
             pod: Some(Namespace::new()),
             ipam: FakeIpam::new(),
-            _alone: alone,
         };
         let made = ip_batch(&[
             format!("link property add dev {NIC_NAME} altname eni-6"),

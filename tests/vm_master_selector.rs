@@ -87,7 +87,7 @@ impl Fixture {
     }
 }
 
-fn conf(selector: &Value) -> Value {
+pub(crate) fn conf(selector: &Value) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": "net", "type": "ipvlan", "masterSelector": selector,
         "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}
@@ -131,30 +131,6 @@ fn a_subnet_that_the_inventory_does_not_know_is_found_by_an_address_of_the_node(
     assert_eq!(fixture.master(&json!({"subnet": "10.0.7.0/24"})), "enp40s0");
     fixture.write_inventory(&fixture.inventory().to_string());
     assert_eq!(fixture.master(&json!({"subnet": "10.0.7.0/24"})), "enp40s0");
-}
-
-#[test]
-fn a_pci_address_leads_to_its_interface() {
-    let node = Node::of_machine();
-    let pod = Pod::new("c1");
-    let virtio = fs::read_dir("/sys/bus/pci/devices/0000:00:08.0")
-        .unwrap()
-        .flatten()
-        .any(|f| f.file_name().to_string_lossy().starts_with("virtio"));
-    assert!(virtio, "the VM has a virtio network card at 0000:00:08.0");
-    for (address, name) in [("0000:00:07.0", "enp0s7"), ("0000:00:08.0", "enp0s8")] {
-        node.netns.ip(&["link", "set", name, "up"]);
-        let conf = conf(&json!({"pciBusID": address}));
-        let call = |command| Call::ours("ipvlan", command).conf(&conf).pod(&pod, "net1");
-        node.run(&call("ADD")).ok();
-        let master = node.netns.link(name).unwrap();
-        assert_eq!(
-            pod.netns.link("net1").unwrap()["link_index"],
-            master["ifindex"]
-        );
-        node.run(&call("DEL")).ok();
-        node.netns.ip(&["link", "set", name, "down"]);
-    }
 }
 
 #[test]

@@ -5,10 +5,8 @@
 use harness::fault::Subject;
 
 use crate::faults::sweep_orders;
-use crate::vm_machine::alone;
 
 #[test]
 fn whatever_a_runtime_sends_after_a_kill_of_host_device_loses_no_nic() {
-    let _alone = alone();
     sweep_orders(Subject::Nic, 70);
 }

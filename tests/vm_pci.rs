@@ -1,4 +1,4 @@
-//! host-device with real PCI devices, which only the test VM has.
+//! host-device, and the masters of ipvlan, with real PCI devices, which only the test VM has.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,10 @@ use serde_json::json;
 
 use crate::host_device::with;
 use crate::vm_machine::{
-    Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NIC, VIRTIO, bind, conf, driver, hostcni_conf, netdev,
-    pci_device, unbind, write,
+    Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, VIRTIO, bind, conf, driver,
+    hostcni_conf, netdev, pci_device, unbind, write,
 };
+use crate::vm_master_selector;
 
 #[test]
 fn the_published_network_attaches_the_nic_and_gives_it_back() {
@@ -404,4 +405,22 @@ fn a_nic_that_the_go_plugin_has_attached_is_recognised_by_its_pci_address() {
     assert_eq!(netdev(NIC), None);
     machine.del(&hostcni_conf());
     assert_eq!(netdev(NIC).as_deref(), Some(NIC_NAME));
+}
+
+#[test]
+fn a_pci_address_leads_to_the_master_of_ipvlan() {
+    let machine = Machine::new();
+    for (address, name) in [(OTHER_NIC, OTHER_NAME), (VIRTIO, "enp0s8")] {
+        machine.host(&["link", "set", name, "up"]);
+        let conf = vm_master_selector::conf(&json!({"pciBusID": address}));
+        let call = |command| {
+            let call = Call::ours("ipvlan", command).conf(&conf);
+            call.attachment("c1", "net1", &machine.pod().path())
+        };
+        machine.node.run(&call("ADD")).ok();
+        let master = machine.node.netns.link(name).unwrap();
+        let net1 = machine.pod().link("net1").unwrap();
+        assert_eq!(net1["link_index"], master["ifindex"]);
+        machine.node.run(&call("DEL")).ok();
+    }
 }

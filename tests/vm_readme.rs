@@ -7,7 +7,7 @@ use harness::{Network, Node, Pod};
 use serde_json::json;
 
 use crate::eni_sync::fixture::{AwsNode, Vpc};
-use crate::vm_machine::{OTHER_NIC, alone};
+use crate::vm_machine::OTHER_NIC;
 
 /// The README's blocks of this language.
 fn blocks(language: &str) -> Vec<String> {
@@ -68,7 +68,6 @@ fn with_device(block: &str, description: &Path) -> Network {
 
 #[test]
 fn every_network_of_the_readme_attaches_and_detaches_a_pod() {
-    let _alone = alone();
     let description = tempfile::tempdir().unwrap();
     let description = description.path().join("device.json");
     let networks: Vec<Network> = blocks("yaml")

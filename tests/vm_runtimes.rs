@@ -7,7 +7,7 @@ mod containerd;
 mod cri;
 mod podman;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -16,7 +16,7 @@ use harness::{Namespace, attachment_files, go_plugin, our_plugin};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use crate::vm_machine::{self, alone};
+use crate::vm_machine::{self, Alone, alone};
 
 /// Where every runtime looks for plugins.
 const PLUGINS: &str = "/opt/cni/bin";
@@ -36,7 +36,7 @@ struct Machine {
     host: Namespace,
     links: Vec<String>,
     namespaces: Vec<String>,
-    _alone: File,
+    _alone: Alone,
 }
 
 impl Machine {

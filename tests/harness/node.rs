@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fault::{Strike, Struck, strike};
+use crate::pci::{Alone, alone};
 use crate::{Call, Output};
 
 const NO_SOURCE: Option<&Path> = None;
@@ -245,21 +246,23 @@ pub struct Node {
     environment: BTreeMap<String, String>,
     binds: Vec<(PathBuf, PathBuf)>,
     read_only: Vec<PathBuf>,
+    _alone: Option<Alone>,
 }
 
 impl Node {
     /// A node in a network namespace of its own.
     pub fn new() -> Self {
-        Self::in_namespace(Namespace::new())
+        Self::in_namespace(Namespace::new(), None)
     }
 
     /// A node in the namespace of the calling thread: the one that has the machine's
-    /// devices.
+    /// devices. No other process of tests has them while it lives.
+    #[track_caller]
     pub fn of_machine() -> Self {
-        Self::in_namespace(Namespace::of_thread())
+        Self::in_namespace(Namespace::of_thread(), Some(alone()))
     }
 
-    fn in_namespace(netns: Namespace) -> Self {
+    fn in_namespace(netns: Namespace, alone: Option<Alone>) -> Self {
         let state = tempfile::tempdir().expect("a temporary directory can be made");
         Self {
             netns,
@@ -267,6 +270,7 @@ impl Node {
             environment: BTreeMap::new(),
             binds: Vec::new(),
             read_only: Vec::new(),
+            _alone: alone,
         }
     }
 

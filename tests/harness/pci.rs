@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Output;
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::{run_tool, wait_until};
 
@@ -21,12 +22,30 @@ pub const OTHER_NAME: &str = "enp0s7";
 pub const VIRTIO: &str = "0000:00:08.0";
 const ALL: [(&str, &str); 3] = [(NIC, NIC_NAME), (OTHER_NIC, OTHER_NAME), (VIRTIO, "enp0s8")];
 
-/// Makes sure that no other process of tests uses the NICs, as long as the file lives.
-pub fn alone() -> File {
-    let file = File::create("/run/eni-cni-nics").expect("the VM's files can be written");
-    file.try_lock()
-        .expect("another process has the NICs: name this module in `alone` of tests/vm/suite");
-    file
+/// Keeps the machine's devices from every other process of tests while it lives.
+#[derive(Debug, Clone)]
+pub struct Alone {
+    _file: Arc<File>,
+}
+
+/// What keeps them, if this process has them.
+static HELD: Mutex<Weak<File>> = Mutex::new(Weak::new());
+
+/// Makes sure that no other process of tests uses the machine's devices.
+#[track_caller]
+pub fn alone() -> Alone {
+    let mut held = HELD.lock().expect("no thread panics");
+    let _file = held.upgrade().unwrap_or_else(|| {
+        let file = File::create("/run/eni-cni-nics").expect("the VM's files can be written");
+        let is_locked = file.try_lock().is_ok();
+        assert!(
+            is_locked,
+            "another process has the machine's devices: name this module in `alone` of tests/vm/suite"
+        );
+        Arc::new(file)
+    });
+    *held = Arc::downgrade(&_file);
+    Alone { _file }
 }
 
 /// Makes sure that this is the VM and that its NICs are on the node. They learn no default

@@ -40,7 +40,7 @@ pub enum Subject {
     HostDevice,
     /// The same with the addresses, routes and neighbours that it has on the node.
     KeptDevice,
-    /// The same with a network card, which only the test VM has. `alone` of `pci` is held.
+    /// The same with a network card, which only the test VM has.
     Nic,
     /// A network card that is bound to a driver for user space.
     BoundNic,
