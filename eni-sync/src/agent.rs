@@ -15,7 +15,9 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::aws::Clients;
+use crate::calls::Calls;
 use crate::configuration::Configuration;
+use crate::eni;
 use crate::hotplug;
 use crate::hygiene::Hygiene;
 use crate::inventory;
@@ -25,7 +27,6 @@ use crate::living;
 use crate::metrics::Metrics;
 use crate::monitor::{self, Health, Lasting};
 use crate::pace::Pace;
-use crate::plan;
 use crate::pool;
 use crate::reconcile;
 use crate::registrar::{self, Node};
@@ -55,6 +56,7 @@ pub(crate) struct Agent {
     pub(crate) ledger: Ledger,
     pub(crate) configuration: Configuration,
     pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -97,11 +99,12 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     signals.thread_block().map_err(failed)?;
 
     limits::raise_files();
-    let metrics = configuration.metrics.map(monitor::listen).transpose()?;
+    let http = configuration.metrics.map(monitor::listen).transpose()?;
     let listener = socket::listen(socket)?;
-    let pace = Pace::new(Arc::new(Metrics::default()));
+    let calls = Arc::new(Calls::default());
     let agent = Arc::new(Agent {
-        clients: Clients::new(Arc::new(pace)),
+        clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
+        metrics: Metrics::new(&calls),
         ledger: Ledger::of_node(),
         configuration,
         health: Health::default(),
@@ -114,7 +117,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         agent.start_lasting("watcher", watch::run)?;
     }
     agent.start_lasting("socket", move |agent| agent.serve(&listener))?;
-    if let Some(listener) = metrics {
+    if let Some(listener) = http {
         agent.start_lasting("metrics", move |agent| monitor::serve(agent, listener))?;
     }
     notify_ready();
@@ -158,11 +161,6 @@ impl Agent {
             };
             work(agent);
         })
-    }
-
-    /// What is counted and measured.
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.clients.pace().metrics
     }
 
     /// Serves plugins, each on a thread of its own: the ledger makes batches of what
@@ -245,8 +243,8 @@ impl Agent {
             Answer::Refused(Refusal::of(&error))
         });
         match &answer {
-            Answer::Done => self.metrics().note_answer(0, since.elapsed()),
-            Answer::Refused(refusal) => self.metrics().note_answer(refusal.code, since.elapsed()),
+            Answer::Done => self.metrics.note_answer(0, since.elapsed()),
+            Answer::Refused(refusal) => self.metrics.note_answer(refusal.code, since.elapsed()),
             // The plugin goes on by itself.
             Answer::Unseen => {}
         }
@@ -320,7 +318,7 @@ impl Agent {
     pub(crate) fn reconcile(&self) -> Result<bool> {
         let outcome = self.clients.run(|aws| {
             let inventory = inventory::discover(aws)?;
-            let of_pods = |eni: &&Eni| plan::require_managed(eni).is_ok();
+            let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
             let enis = inventory.enis.iter().filter(of_pods).count();
             self.clients.pace().fit(enis);
             let node = Node {
@@ -330,7 +328,7 @@ impl Agent {
             };
             reconcile::run(&node, self.configuration.grace(), &mut |_| {})
         });
-        self.metrics().note_reconcile(&outcome);
+        self.metrics.note_reconcile(&outcome);
         let report = outcome?;
         self.health.note_reconcile(Instant::now());
         if !report.is_empty() {
@@ -349,8 +347,7 @@ impl Agent {
                     self.end(error);
                 }
                 let (hidden, unreadable) = (living.hidden(), living.unreadable());
-                self.metrics()
-                    .note_namespaces(hidden.len(), unreadable.len());
+                self.metrics.note_namespaces(hidden.len(), unreadable.len());
                 hidden.chain(unreadable).map(Error::to_string).collect()
             }
             Err(error) => vec![error.to_string()],

@@ -12,9 +12,9 @@ use common::error::{Error, ErrorCode, Result};
 use common::inventory::Eni;
 use common::say;
 
-use crate::config::Takeover;
 use crate::ec2::{Description, Ec2, Family};
 use crate::failure::{Failure, Kind};
+use crate::ledger::Takeover;
 use crate::registrar::Node;
 use crate::release;
 use crate::takeover::Looks;

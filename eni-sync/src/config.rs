@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use common::config::Document;
 use common::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
-/// How long an address stays on its ENI after its attachment has ended, unless the
-/// configuration says otherwise. It is the VPC CNI's time.
-pub(crate) const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
-/// A day. A longer time is a mistake in the unit.
-pub(crate) const LONGEST_COOLDOWN: u64 = 86_400;
+use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 
 /// The keys of one configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +18,6 @@ pub(crate) struct Config {
     pub(crate) cooldown: Duration,
     /// From whom an address is taken.
     pub(crate) takeover: Takeover,
-}
-
-/// When an address that another ENI has is taken from it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Takeover {
-    /// Not at all.
-    Never,
-    /// When the ENI is attached to nothing or to an instance that is terminated.
-    #[default]
-    DeadOwner,
-    /// In any case: the address floats between nodes that all live.
-    Always,
 }
 
 impl Config {

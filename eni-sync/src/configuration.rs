@@ -11,9 +11,8 @@ use common::args::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 
-use crate::config::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 use crate::ec2::Family;
-use crate::ledger::{Life, Owner};
+use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Life, Owner, Takeover};
 use crate::random;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.

@@ -263,14 +263,14 @@ impl Ec2 {
 
     fn note_batch(&self, action: &'static str, addresses: &[IpAddr]) {
         if let Some(pace) = &self.pace {
-            pace.metrics.note_batch(action, addresses.len());
+            pace.calls.note_batch(action, addresses.len());
         }
     }
 
     /// Notes that an address has been taken from another ENI.
     pub(crate) fn note_takeover(&self) {
         if let Some(pace) = &self.pace {
-            pace.metrics.takeovers.inc();
+            pace.calls.takeovers.inc();
         }
     }
 

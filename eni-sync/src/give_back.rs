@@ -13,11 +13,11 @@ use common::text::printable;
 
 use crate::aws::Aws;
 use crate::ec2::Description;
+use crate::eni;
 use crate::inventory;
 use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
 use crate::living::{self, Living};
 use crate::output;
-use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
 use crate::release::{self, End, Ends};
 
@@ -140,11 +140,11 @@ fn enis(ledger: &Ledger, found: &[Description], selection: &Selection) -> Result
     let known = known.iter().map(|eni| eni.id().to_owned());
     let managed = found
         .iter()
-        .filter(|eni| plan::require_releasable(eni).is_ok());
+        .filter(|eni| eni::require_releasable(eni).is_ok());
     let mut enis: BTreeSet<String> = managed.map(|eni| eni.id.clone()).chain(known).collect();
     if let Some(wanted) = &selection.eni {
         if let Some(eni) = found.iter().find(|eni| eni.id == *wanted) {
-            plan::require_releasable(eni)?;
+            eni::require_releasable(eni)?;
         }
         enis.retain(|eni| eni == wanted);
         if enis.is_empty() {
@@ -201,7 +201,7 @@ impl Work<'_> {
         let own = self.node.inventory.instance_id.as_str();
         let own = actual.filter(|eni| eni.instance_id.as_deref() == Some(own));
         if let Some(eni) = &own {
-            plan::require_releasable(eni)?;
+            eni::require_releasable(eni)?;
         }
         Ok(own)
     }

@@ -16,8 +16,8 @@ use common::say;
 
 use crate::aws::Aws;
 use crate::ec2::{Description, Limits};
+use crate::eni;
 use crate::imds::Identity;
-use crate::plan;
 
 /// So long an answer that lets an ADD go on is believed: a tag that is taken away must
 /// count some time.
@@ -37,7 +37,7 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(90);
 pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
     let is_usable = |inventory: &Inventory| {
         let eni = inventory.by_mac(mac);
-        eni.is_some_and(|eni| plan::require_managed(eni).is_ok())
+        eni.is_some_and(|eni| eni::require_managed(eni).is_ok())
     };
     let inventory = current(aws, is_usable)?;
     let eni = inventory.by_mac(mac).cloned().ok_or_else(|| {

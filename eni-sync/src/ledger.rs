@@ -4,6 +4,7 @@
 
 mod entry;
 mod life_cycle;
+mod policy;
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,6 +21,7 @@ use common::say;
 
 pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
+pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 
 const ROOT: &str = "/var/lib/cni/eni-cni/ledger";
 /// Held while entries are read and written, for milliseconds.

@@ -13,27 +13,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry, Unit};
+use prometheus_client::registry::Registry;
 
+use crate::calls::{Calls, Names};
 use crate::ec2::Family as AddressFamily;
-use crate::failure::{Failure, Kind};
+use crate::eni;
 use crate::ledger::{Entry, Ledger, State, now};
-use crate::plan;
 use crate::reconcile::Report;
 
-/// Of EC2's answers, in seconds; one attempt has five.
-const CALL_SECONDS: [f64; 9] = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8];
 /// Of a pod's waiting, in seconds; a plugin gives up after 100.
 const ROUTABLE_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
-/// Addresses in a call. No ENI has more than 64.
-const BATCH: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
-/// The changes of EC2 that the agent makes.
-const CHANGES: [&str; 4] = [
-    "AssignPrivateIpAddresses",
-    "AssignIpv6Addresses",
-    "UnassignPrivateIpAddresses",
-    "UnassignIpv6Addresses",
-];
 /// The states that a metric has: all but that of what EC2 has removed.
 const STATES: [&str; 6] = [
     "claiming",
@@ -45,19 +34,6 @@ const STATES: [&str; 6] = [
 ];
 /// In place of a state, of a file of the ledger that is no entry.
 const UNREADABLE: &str = "unreadable";
-/// The code of a call that succeeded.
-const OK: &str = "OK";
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
-    action: &'static str,
-    code: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Action {
-    action: &'static str,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfEni {
@@ -91,21 +67,10 @@ struct Ending {
     outcome: &'static str,
 }
 
-type Histograms = Family<Action, Histogram, fn() -> Histogram>;
-type Number = Gauge<f64, AtomicU64>;
-
 /// The metrics of one agent.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<Call, Counter>,
-    duration: Histograms,
-    throttles: Family<Action, Counter>,
-    batch: Histograms,
-    /// Changes a second that the node allows itself.
-    pub(crate) budget: Number,
-    /// Seconds that changes wait for the budget.
-    pub(crate) budget_wait: Histogram,
     queue: Family<OfEni, Gauge>,
     refused: Family<OfEni, Gauge>,
     addresses: Family<InState, Gauge>,
@@ -114,38 +79,17 @@ pub(crate) struct Metrics {
     routable: Histogram,
     answers: Family<Code, Counter>,
     drift: Family<DriftKind, Counter>,
-    /// Addresses taken from another ENI.
-    pub(crate) takeovers: Counter,
     reconciles: Family<Ending, Counter>,
     reconciled: Gauge<u64, AtomicU64>,
     hidden: Gauge,
     unreadable: Gauge,
 }
 
-/// The names that metrics are known by.
-struct Names<'a>(&'a mut Registry);
-
-impl Names<'_> {
-    fn add(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
-        self.0.register(name, help, metric.clone());
-    }
-
-    fn add_seconds(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
-        let Self(registry) = self;
-        registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// The metrics of an agent that makes these calls.
+    pub(crate) fn new(calls: &Calls) -> Self {
         let metrics = Self {
             registry: Registry::default(),
-            requests: Family::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
-            throttles: Family::default(),
-            batch: Family::new_with_constructor(|| Histogram::new(BATCH)),
-            budget: Number::default(),
-            budget_wait: Histogram::new(ROUTABLE_SECONDS),
             queue: Family::default(),
             refused: Family::default(),
             addresses: Family::default(),
@@ -154,27 +98,17 @@ impl Default for Metrics {
             routable: Histogram::new(ROUTABLE_SECONDS),
             answers: Family::default(),
             drift: Family::default(),
-            takeovers: Counter::default(),
             reconciles: Family::default(),
             reconciled: Gauge::default(),
             hidden: Gauge::default(),
             unreadable: Gauge::default(),
         };
         metrics.begin_at_zero();
-        metrics.registered()
+        metrics.registered(calls)
     }
-}
 
-impl Metrics {
     /// A counter that is not there until it counts hides its first event from a rate.
     fn begin_at_zero(&self) {
-        for action in CHANGES {
-            let code = OK.to_owned();
-            drop(self.requests.get_or_create_owned(&Call { action, code }));
-            drop(self.throttles.get_or_create_owned(&Action { action }));
-            drop(self.duration.get_or_create_owned(&Action { action }));
-            drop(self.batch.get_or_create_owned(&Action { action }));
-        }
         for outcome in ["success", "failure"] {
             drop(self.reconciles.get_or_create_owned(&Ending { outcome }));
         }
@@ -183,26 +117,12 @@ impl Metrics {
         self.note_drift(&Report::default());
     }
 
-    fn registered(self) -> Self {
+    fn registered(self, calls: &Calls) -> Self {
         let mut registry = Registry::with_prefix("eni_sync");
-        self.register_calls(&mut Names(&mut registry));
+        calls.register(&mut Names(&mut registry));
         self.register_addresses(&mut Names(&mut registry));
         self.register_agent(&mut Names(&mut registry));
         Self { registry, ..self }
-    }
-
-    fn register_calls(&self, names: &mut Names<'_>) {
-        names.add("requests", "Attempts of calls to EC2", &self.requests);
-        let help = "Attempts that EC2 refused for their number";
-        names.add("throttles", help, &self.throttles);
-        let help = "How long EC2 took to answer";
-        names.add_seconds("request_duration", help, &self.duration);
-        let help = "Addresses in a call that changes them";
-        names.add("batch_size", help, &self.batch);
-        let help = "Changes that the node allows itself";
-        names.add("budget_calls_per_second", help, &self.budget);
-        let help = "How long changes waited for the budget";
-        names.add_seconds("budget_wait", help, &self.budget_wait);
     }
 
     fn register_addresses(&self, names: &mut Names<'_>) {
@@ -215,8 +135,6 @@ impl Metrics {
         let help = "What the instance type allows an ENI";
         names.add("slots_limit", help, &self.limit);
         names.add("drift", "Addresses that differed from EC2", &self.drift);
-        let help = "Addresses taken from another ENI";
-        names.add("takeovers", help, &self.takeovers);
     }
 
     fn register_agent(&self, names: &mut Names<'_>) {
@@ -235,33 +153,6 @@ impl Metrics {
         names.add("hidden_namespaces", help, &self.hidden);
         let help = "Namespaces of pods whose addresses cannot be read";
         names.add("unreadable_namespaces", help, &self.unreadable);
-    }
-
-    /// Notes one attempt of a call.
-    pub(crate) fn note_call(
-        &self,
-        action: &'static str,
-        failure: Option<&Failure>,
-        time: Duration,
-    ) {
-        let code = failure
-            .map_or(OK, |failure| failure.code.as_str())
-            .to_owned();
-        self.requests.get_or_create(&Call { action, code }).inc();
-        let action = Action { action };
-        self.duration
-            .get_or_create(&action)
-            .observe(time.as_secs_f64());
-        if failure.is_some_and(|failure| failure.kind == Kind::Throttled) {
-            self.throttles.get_or_create(&action).inc();
-        }
-    }
-
-    /// Notes of how many addresses a call is.
-    pub(crate) fn note_batch(&self, action: &'static str, size: usize) {
-        // An ENI has some dozens.
-        let size = u32::try_from(size).map_or(f64::MAX, f64::from);
-        self.batch.get_or_create(&Action { action }).observe(size);
     }
 
     /// Notes the answer to a plugin, with the CNI error code or 0, and the time since
@@ -349,7 +240,7 @@ impl Metrics {
         }
         let inventory = Inventory::read()?.unwrap_or_default();
         for eni in &inventory.enis {
-            if plan::require_managed(eni).is_ok() {
+            if eni::require_managed(eni).is_ok() {
                 self.set_slots(eni, &ledger.of_eni(&eni.id)?.read()?);
             }
         }

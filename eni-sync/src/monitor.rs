@@ -225,7 +225,7 @@ async fn answer(
 
 /// The ledger is read on a thread of its own, so that health is answered meanwhile.
 async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
-    let text = tokio::task::spawn_blocking(move || agent.metrics().text(&agent.ledger));
+    let text = tokio::task::spawn_blocking(move || agent.metrics.text(&agent.ledger));
     match text.await {
         Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
         Err(cause) => response(

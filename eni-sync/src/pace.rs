@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::budget::{Bucket, Urgency};
+use crate::calls::Calls;
 use crate::failure::{Failure, Kind};
-use crate::metrics::Metrics;
 use crate::random;
 
 /// So long a call is tried again, with all its attempts.
@@ -26,7 +26,7 @@ type Outcome<T> = std::result::Result<T, Failure>;
 /// The pace of one node.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) calls: Arc<Calls>,
     queue: Mutex<Queue>,
 }
 
@@ -38,11 +38,11 @@ struct Queue {
 }
 
 impl Pace {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(calls: Arc<Calls>) -> Self {
         let bucket = Bucket::new(Instant::now());
-        metrics.budget.set(bucket.rate());
+        calls.budget.set(bucket.rate());
         Self {
-            metrics,
+            calls,
             queue: Mutex::new(Queue {
                 bucket,
                 registrations: 0,
@@ -100,7 +100,7 @@ impl Pace {
         let sent = Instant::now();
         let answer = ask();
         let failure = answer.as_ref().err();
-        self.metrics.note_call(action, failure, sent.elapsed());
+        self.calls.note_call(action, failure, sent.elapsed());
         if urgency.is_some() && failure.is_some_and(|failure| failure.kind == Kind::Throttled) {
             self.slow_down();
         }
@@ -111,13 +111,13 @@ impl Pace {
     pub(crate) fn fit(&self, enis: usize) {
         let mut queue = self.queue();
         queue.bucket.fit(enis);
-        self.metrics.budget.set(queue.bucket.rate());
+        self.calls.budget.set(queue.bucket.rate());
     }
 
     fn slow_down(&self) {
         let mut queue = self.queue();
         queue.bucket.throttle(random::chance(), Instant::now());
-        self.metrics.budget.set(queue.bucket.rate());
+        self.calls.budget.set(queue.bucket.rate());
     }
 
     /// Waits until the budget allows a registration, without using it: what is asked
@@ -151,7 +151,7 @@ impl Pace {
             };
             let Err(wait) = taken else {
                 queue.registrations -= usize::from(is_registration);
-                self.metrics.budget.set(queue.bucket.rate());
+                self.calls.budget.set(queue.bucket.rate());
                 break;
             };
             drop(queue);
@@ -161,7 +161,7 @@ impl Pace {
                 wait.min(LOOK)
             });
         }
-        self.metrics
+        self.calls
             .budget_wait
             .observe(since.elapsed().as_secs_f64());
     }

@@ -14,9 +14,9 @@ use common::say;
 
 use crate::aws::Aws;
 use crate::config::Config;
+use crate::eni;
 use crate::inventory;
 use crate::ledger::{Entries, Entry, Event, Ledger, Life, Owner, State, now};
-use crate::plan;
 use crate::registrar::{self, Node, give_up};
 use crate::release;
 use crate::request::Request;
@@ -120,7 +120,7 @@ pub(crate) fn check(args: &CmdArgs) -> Result<()> {
 /// address is there; only EC2 can say that it is not.
 fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -> Result<()> {
     let mut open = addresses.to_vec();
-    open.retain(|address| !plan::is_registered(eni, *address));
+    open.retain(|address| !eni::is_registered(eni, *address));
     if open.is_empty() {
         return Ok(());
     }
@@ -214,7 +214,7 @@ pub(crate) fn status(conf: &ConfArgs) -> Result<()> {
         .map_err(unavailable)?;
     let managed = |inventory: &Inventory| {
         let mut enis = inventory.enis.iter();
-        enis.any(|eni| plan::require_managed(eni).is_ok())
+        enis.any(|eni| eni::require_managed(eni).is_ok())
     };
     let inventory = inventory::current(&aws, managed).map_err(unavailable)?;
     if managed(&inventory) {

@@ -15,11 +15,11 @@ use host_local_ipam::ranges_file;
 use host_local_ipam::sources::RawRange;
 
 use crate::agent::Agent;
-use crate::config::Takeover;
 use crate::configuration::{Pool, Watermarks};
 use crate::ec2::{Description, Family};
+use crate::eni;
 use crate::inventory;
-use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, now};
+use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, Takeover, now};
 use crate::plan;
 use crate::random;
 use crate::registrar::{Node, TURN_DEADLINE, settle};
@@ -43,7 +43,7 @@ fn keep_one(agent: &Agent, pool: &Pool) -> Result<()> {
     let mac = mac_of(&pool.master)?;
     agent.clients.run(|aws| {
         let (inventory, eni) = inventory::find(aws, &mac)?;
-        plan::require_managed(&eni)?;
+        eni::require_managed(&eni)?;
         let node = Node {
             aws,
             ledger: &agent.ledger,
@@ -243,7 +243,7 @@ fn candidates(
         .addresses(family)
         .filter(|address| !known.contains(address))
         .filter(|address| !others.iter().any(|other| other.covers(*address)))
-        .filter(|address| plan::require_assignable(eni, *address).is_ok())
+        .filter(|address| eni::require_assignable(eni, *address).is_ok())
         .collect();
     let length = u64::try_from(free.len()).unwrap_or(u64::MAX);
     let start = random::number().checked_rem(length);
@@ -300,7 +300,7 @@ mod tests {
     fn addresses_in_a_row_are_one_range() {
         let addresses = ["10.0.4.9", "10.0.4.10", "10.0.4.12"];
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let eni = plan::tests::eni();
+        let eni = eni::tests::eni();
         let ranges = ranges(&addresses, &eni);
         let text = serde_json::to_string(&ranges).unwrap();
         assert_eq!(

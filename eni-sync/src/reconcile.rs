@@ -9,6 +9,7 @@ use common::error::{Errors, Result};
 use common::inventory::Eni;
 use common::netns::Holders;
 
+use crate::eni;
 use crate::ledger::{Entries, Entry, Event, State, now};
 use crate::plan::{self, Drift};
 use crate::registrar::{Node, TURN_DEADLINE, settle_in_turns};
@@ -79,7 +80,7 @@ pub(crate) fn run(
     let mut report = Report::default();
     let mut errors = Errors::default();
     let enis = node.inventory.enis.iter();
-    for eni in enis.filter(|eni| plan::require_managed(eni).is_ok()) {
+    for eni in enis.filter(|eni| eni::require_managed(eni).is_ok()) {
         errors.keep(compare(node, eni, grace, &mut report));
         progress(eni);
     }

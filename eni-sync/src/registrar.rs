@@ -15,9 +15,11 @@ use common::say;
 
 use crate::assign::{Assigner, Claimed};
 use crate::aws::Aws;
-use crate::config::Takeover;
+use crate::eni;
 use crate::inventory;
-use crate::ledger::{EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, now};
+use crate::ledger::{
+    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, now,
+};
 use crate::plan::{self, Claim};
 use crate::release;
 use crate::request::Request;
@@ -75,13 +77,13 @@ pub(crate) fn register_all(
 /// ledger.
 fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -> Result<()> {
     let mut wanted = addresses.to_vec();
-    wanted.retain(|address| !plan::is_registered(eni, *address));
+    wanted.retain(|address| !eni::is_registered(eni, *address));
     if wanted.is_empty() {
         return Ok(());
     }
-    plan::require_managed(eni)?;
+    eni::require_managed(eni)?;
     for address in &wanted {
-        plan::require_assignable(eni, *address)?;
+        eni::require_assignable(eni, *address)?;
     }
     let ledger = node.ledger.of_eni(&eni.id)?;
     let reusable = claim(&ledger, &wanted, request)?;
@@ -120,7 +122,7 @@ pub(crate) fn register_reservations(
     reservations: BTreeMap<IpAddr, Owner>,
     takeover: Takeover,
 ) -> Result<()> {
-    plan::require_managed(eni)?;
+    eni::require_managed(eni)?;
     let ledger = node.ledger.of_eni(&eni.id)?;
     let known = ledger.open()?.all()?;
     let mut is_news = false;
@@ -128,7 +130,7 @@ pub(crate) fn register_reservations(
         let is_new = !known
             .iter()
             .any(|entry| entry.address == address && entry.is_for(&owner));
-        if !is_new || plan::is_registered(eni, address) {
+        if !is_new || eni::is_registered(eni, address) {
             continue;
         }
         let request = Request {
@@ -136,7 +138,7 @@ pub(crate) fn register_reservations(
             takeover,
             best_effort: true,
         };
-        let claimed = plan::require_assignable(eni, address).and_then(|()| {
+        let claimed = eni::require_assignable(eni, address).and_then(|()| {
             let reusable = claim(&ledger, &[address], &request)?;
             confirm(node, eni, &ledger, &reusable, &request)
         });

@@ -10,6 +10,7 @@ use common::error::{Errors, Result};
 
 use crate::aws::Aws;
 use crate::ec2::{Description, Ec2, Family};
+use crate::eni;
 use crate::failure::{Failure, Kind};
 use crate::inventory;
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
@@ -141,7 +142,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
         forget_missing(ledger, entries)?;
         return Ok(ends);
     };
-    plan::require_releasable(&actual)?;
+    eni::require_releasable(&actual)?;
     let entries = look_for_withdrawn(ledger, entries, &actual, &mut ends)?;
     let entries = mark_asked(ledger, entries)?;
     for family in Family::ALL {

@@ -3,8 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Takeover;
-use crate::ledger::Owner;
+use crate::ledger::{Owner, Takeover};
 
 /// An attachment that needs addresses.
 #[derive(Clone, Debug, Serialize, Deserialize)]

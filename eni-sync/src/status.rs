@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use crate::aws::Aws;
 use crate::ec2::{Description, Family};
+use crate::eni;
 use crate::inventory;
 use crate::ledger::{Entry, Ledger, Owner, State, Timestamp, now};
 use crate::output;
-use crate::plan;
 
 /// What this node has; the document of `--json`.
 #[derive(Debug, Serialize)]
@@ -206,7 +206,7 @@ fn eni_status(
         device_index: eni.device_index,
         subnet_id: eni.subnet_id.clone(),
         subnet_cidrs: eni.subnet_cidrs.clone(),
-        managed: plan::require_managed(eni).is_ok(),
+        managed: eni::require_managed(eni).is_ok(),
         ipv4: slots(Family::V4, eni.ipv4_limit),
         ipv6: slots(Family::V6, eni.ipv6_limit),
     };
@@ -237,7 +237,7 @@ fn used(eni: &Eni, entries: &[Entry], family: Family) -> usize {
 /// The addresses of an ENI that the ledger does not have. Those of an ENI whose
 /// addresses are not ours are nothing that differs.
 fn unknown(entries: &[Entry], actual: Option<&Description>) -> Vec<Address> {
-    let managed = actual.filter(|actual| plan::require_releasable(actual).is_ok());
+    let managed = actual.filter(|actual| eni::require_releasable(actual).is_ok());
     let found = managed.iter().flat_map(|actual| &actual.secondary);
     let found = found.filter(|found| !entries.iter().any(|entry| entry.address == **found));
     let unknown = found.map(|address| Address {

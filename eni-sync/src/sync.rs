@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::aws::Aws;
 use crate::configuration::Configuration;
+use crate::eni;
 use crate::inventory;
 use crate::ledger::Ledger;
 use crate::output;
-use crate::plan;
 use crate::reconcile;
 use crate::registrar::Node;
 use crate::release;
@@ -52,7 +52,7 @@ impl Progress {
         if !io::stderr().is_terminal() {
             return Self::Lines;
         }
-        let managed = |eni: &&Eni| plan::require_managed(eni).is_ok();
+        let managed = |eni: &&Eni| eni::require_managed(eni).is_ok();
         let enis = inventory.enis.iter().filter(managed).count();
         let bar = ProgressBar::new(u64::try_from(enis).unwrap_or(u64::MAX));
         // The default style is as good, if the template were wrong.

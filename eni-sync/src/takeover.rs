@@ -15,11 +15,10 @@ use common::inventory::NO_MANAGE_TAG;
 use common::say;
 
 use crate::assign::{Assigner, Claimed, Outcomes, addresses};
-use crate::config::Takeover;
 use crate::ec2::{Description, Family};
+use crate::eni;
 use crate::failure::{Failure, Kind};
-use crate::ledger::State;
-use crate::plan;
+use crate::ledger::{State, Takeover};
 use crate::random;
 use crate::release;
 
@@ -176,7 +175,7 @@ impl Assigner<'_> {
 
     /// Why nothing may be taken from an ENI that was dead when it was looked at before.
     fn alive(&self, owner: &Description) -> Option<Kept> {
-        if !plan::is_for_pods(owner) {
+        if !eni::is_for_pods(owner) {
             return Some(Kept::Alive(
                 Box::new(owner.clone()),
                 "no ENI for pods".to_owned(),
@@ -382,7 +381,7 @@ impl Assigner<'_> {
         let (Some(entry), Some(other)) = (entry, other) else {
             return Err(conflict(address, owner, "this node"));
         };
-        plan::require_managed(other)?;
+        eni::require_managed(other)?;
         release::release(self.node, &ledger, vec![entry])?;
         let assigned = self.ec2().assign(&self.eni.id, &[address]);
         match assigned {
@@ -433,7 +432,7 @@ fn require_movable(address: IpAddr, owner: &Description) -> Result<()> {
         let msg = format!("{address} is the primary address of {}", owner.id);
         return Err(Error::config(msg).with_details("a primary address cannot be moved"));
     }
-    if !plan::is_for_pods(owner) {
+    if !eni::is_for_pods(owner) {
         return Err(stranger(address, owner));
     }
     Ok(())

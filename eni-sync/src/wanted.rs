@@ -11,7 +11,7 @@ use common::interface::Sandbox;
 use common::result::{AddResult, Interface};
 use host_device::device::Device;
 
-use crate::plan::is_routed;
+use crate::eni::is_routed;
 
 /// The addresses of an attachment by the MAC address they are reached at, in lower
 /// case with colons.

@@ -10,6 +10,7 @@ use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
 use crate::doctor::ranges::named;
 use crate::ec2::Description;
+use crate::eni;
 use crate::ledger::{Entry, State, now};
 use crate::plan::{self, Drift};
 
@@ -29,7 +30,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
             "its address is neither registered nor released; remove the file when no pod has it",
         ));
     }
-    let for_pods = |eni: &&Description| plan::require_releasable(eni).is_ok();
+    let for_pods = |eni: &&Description| eni::require_releasable(eni).is_ok();
     for own in facts.own.iter().filter(for_pods) {
         let entries = ledger.get(&own.id).map_or(&[][..], Vec::as_slice);
         findings.push(owners(own, entries));

@@ -7,10 +7,10 @@ use common::inventory::{Eni, NO_MANAGE_TAG};
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
 use crate::ec2::{Description, Family};
-use crate::plan;
+use crate::eni;
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
-    let is_for_pods = |eni: &&Eni| plan::require_managed(eni).is_ok();
+    let is_for_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
     let for_pods: Vec<&Eni> = facts.enis().iter().filter(is_for_pods).collect();
     let mut findings = Vec::new();
     findings.extend(existence(facts, &for_pods));

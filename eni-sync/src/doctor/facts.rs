@@ -16,12 +16,12 @@ use crate::configuration::Configuration;
 use crate::doctor::network::Network;
 use crate::doctor::source::Source;
 use crate::ec2::{Description, Ec2, Family, Limits, Reservation};
+use crate::eni;
 use crate::failure::{Failure, Kind};
 use crate::imds::Identity;
 use crate::inventory;
 use crate::ledger::{Entry, Ledger};
 use crate::living::{self, Living};
-use crate::plan;
 use crate::socket;
 
 /// An address for documentation (RFC 5737, RFC 3849), which is in no subnet: EC2 can
@@ -161,7 +161,7 @@ impl Facts {
         let inventory = inventory::compose(identity, &found, limits, &cidrs);
         let for_pods = found
             .iter()
-            .filter(|eni| plan::require_releasable(eni).is_ok());
+            .filter(|eni| eni::require_releasable(eni).is_ok());
         let for_pods: Vec<Description> = for_pods.cloned().collect();
         let subnets = inventory::subnets(&for_pods);
         if !subnets.is_empty() {

@@ -11,8 +11,8 @@ use common::netns::{Holders, NetNsId, Presence};
 use common::text::printable;
 use serde::{Deserialize, Serialize};
 
+use super::Takeover;
 use super::life_cycle::{Event, Next, next};
-use crate::config::Takeover;
 
 /// Seconds since 1970.
 pub(crate) type Timestamp = u64;

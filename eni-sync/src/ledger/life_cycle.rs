@@ -2,8 +2,8 @@
 //! that can happen to it. Pure. What was wanted and what was on the ENI are states of
 //! their own, and only an answer of EC2 leads from one to the other.
 
+use super::Takeover;
 use super::{Refusal, State, Timestamp};
-use crate::config::Takeover;
 
 /// What has happened to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
