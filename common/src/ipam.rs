@@ -8,7 +8,7 @@ use std::process::Command as Process;
 use std::time::Duration;
 
 use crate::args::{CmdArgs, Command, ConfArgs, missing_variables};
-use crate::attachment::{Attachment, del_stdin};
+use crate::attach::Attachment;
 use crate::config::NetConf;
 use crate::error::{Error, Result};
 use crate::netlink::{Link, Netlink};
@@ -209,6 +209,20 @@ impl IpamPlugin {
             say!("{line}");
         }
         Ok(output.stdout)
+    }
+}
+
+/// What a delegate reads on DEL: our stdin byte for byte, unless the `ipam` section
+/// is not the one that ADD used. Then ADD's counts, because the reservation is where
+/// that section says, and a stripped section says nothing at all.
+fn del_stdin<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Vec<u8> {
+    match record {
+        Some(record)
+            if !record.ipam.is_null() && args.conf.document.get("ipam") != Some(&record.ipam) =>
+        {
+            args.conf.document.with("ipam", &record.ipam)
+        }
+        _ => args.conf.stdin.clone(),
     }
 }
 

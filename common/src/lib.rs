@@ -4,13 +4,11 @@
 #![warn(missing_docs)]
 
 pub mod address;
-mod announce;
 pub mod args;
-pub mod attachment;
+pub mod attach;
 pub mod config;
 pub mod error;
 pub mod file;
-pub mod interface;
 pub mod inventory;
 pub mod ipam;
 pub mod lenient;
@@ -18,16 +16,13 @@ pub mod lock;
 pub mod namespaces;
 pub mod netlink;
 pub mod netns;
-pub mod options;
 pub mod pci;
 pub mod plugin;
 pub mod process;
 pub mod random;
-mod recorded;
 pub mod requested_mac;
 pub mod result;
 pub mod selector;
-pub mod source_routing;
 pub mod text;
 pub mod turn;
 pub mod version;

@@ -19,7 +19,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::args::{CmdArgs, ContainerId};
-use crate::attachment::ROOT;
+use crate::attach::ROOT;
 use crate::error::{Error, Result};
 use crate::file::{FILE_MODE, create_directory};
 use crate::lock::wait;

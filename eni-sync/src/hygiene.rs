@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::attachment::{Attachment, Records, boot_id};
+use common::attach::{Attachment, Records, boot_id};
 use common::error::{Error, Errors, Result};
 use common::netns::{Holders, Presence};
 use common::process;

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use common::attach::Sandbox;
 use common::error::{Error, Result};
-use common::interface::Sandbox;
 use common::namespaces::{self, Named};
 use common::netlink::Netlink;
 use common::netns::NetNsId;

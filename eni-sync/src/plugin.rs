@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use common::args::{CmdArgs, ConfArgs, cni_arg};
-use common::attachment::boot_id;
+use common::attach::boot_id;
 use common::config::is_listed;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::inventory::{Eni, Inventory, NO_MANAGE_TAG};

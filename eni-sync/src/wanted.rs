@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use common::args::CmdArgs;
+use common::attach::Sandbox;
 use common::error::{Error, Result};
-use common::interface::Sandbox;
 use common::result::{AddResult, Interface};
 use host_device::device::Device;
 

@@ -2,10 +2,10 @@
 //! wrong. It does not look at the node: whether the device exists is for `device`.
 
 use common::args::ConfArgs;
+use common::attach::Options as NetworkOptions;
 use common::config::{Document, NetConf};
 use common::error::{Error, Result};
 use common::ipam::IpamPlugin;
-use common::options::Options as NetworkOptions;
 use common::pci::PciAddress;
 use common::result::{AddResult, Dns};
 use common::version::CniVersion;

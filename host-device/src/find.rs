@@ -2,9 +2,9 @@
 //! and `eni-sync doctor`.
 
 use common::args::ConfArgs;
+use common::attach::Options as NetworkOptions;
 use common::config::NetConf;
 use common::error::{ErrorCode, Errors, Result};
-use common::options::Options as NetworkOptions;
 
 use crate::config::{DeviceSelector, is_device_per_container};
 use crate::device::{self, Device};

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use common::attachment::Records;
+use common::attach::Records;
 use common::error::{Error, Errors, Result};
 use common::file::read_parameter;
 use common::netlink::{KernelRoute, Link, Netlink};

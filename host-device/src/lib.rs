@@ -21,7 +21,7 @@ pub mod transfer;
 pub mod unrecorded;
 pub mod userspace;
 
-use common::attachment::Records;
+use common::attach::Records;
 
 /// The records of this plugin.
 pub fn records() -> Records {

@@ -5,13 +5,12 @@
 use std::process::ExitCode;
 
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::{Attachment, Recorded};
+use common::attach::Options as NetworkOptions;
+use common::attach::{Attachment, Recorded, Sandbox};
 use common::config::NetConf;
 use common::error::{Error, ErrorCode, Errors, Result};
-use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::{Link, NetworkState};
-use common::options::Options as NetworkOptions;
 use common::plugin::{self, Commands};
 use common::requested_mac::requested_mac;
 use common::result::{AddResult, Interface};

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use common::attachment::{Attachment, boot_id};
+use common::attach::{Attachment, boot_id};
 use common::error::{Error, Result};
 use common::netlink::{Link, LinkChange, Netlink};
 use common::say;

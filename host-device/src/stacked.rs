@@ -2,8 +2,8 @@
 //! make namespaces can move what it has made on its device into one of them, and would go on
 //! using the device, whoever has it next. To move a device tells them nothing.
 
+use common::attach::Sandbox;
 use common::error::{Error, ErrorCode, Result};
-use common::interface::Sandbox;
 use common::netlink::Link;
 use common::netns::NetNs;
 

@@ -5,9 +5,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use common::args::{CmdArgs, IfName};
-use common::attachment::{Attachment, Records, boot_id, sandbox_for_del};
+use common::attach::{Attachment, Records, Sandbox, boot_id, sandbox_for_del};
 use common::error::{Error, ErrorCode, Result};
-use common::interface::Sandbox;
 use common::netlink::{Events, Link, LinkChange, Subject};
 use common::netns::NetNs;
 use common::say;

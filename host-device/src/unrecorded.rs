@@ -7,9 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use common::args::{CmdArgs, IfName};
-use common::attachment::{Attachment, Records, boot_id, sandbox_for_del};
+use common::attach::{Attachment, Records, Sandbox, boot_id, sandbox_for_del};
 use common::error::{Error, Result};
-use common::interface::Sandbox;
 use common::netlink::{Link, LinkChange};
 use common::netns::NetNs;
 use common::pci::PciAddress;

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use common::attachment::{Records, boot_id};
+use common::attach::{Records, boot_id};
 use common::error::{Error, Errors, Result};
 use common::netlink::Netlink;
 use common::pci::PciAddress;

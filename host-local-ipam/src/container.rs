@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::Path;
 
 use common::args::{ContainerId, IfName};
-use common::attachment::{Records, boot_id};
+use common::attach::{Records, boot_id};
 use common::error::Result;
 use common::file;
 use common::netns::{Holders, NetNs, NetNsId};

@@ -7,7 +7,7 @@ use std::mem;
 use std::path::Path;
 
 use common::address::parse_address;
-use common::attachment::boot_id;
+use common::attach::boot_id;
 use common::error::{Error, Result};
 use nix::libc::ENOENT;
 

@@ -3,8 +3,8 @@
 //! below both. In the kernel, mode and flag belong to this device, and so to all interfaces
 //! on it.
 
+use common::attach::Sandbox;
 use common::error::Result;
-use common::interface::Sandbox;
 use common::netlink::{Link, Netlink};
 use common::netns::NetNs;
 use serde::{Deserialize, Serialize};

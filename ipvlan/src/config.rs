@@ -4,9 +4,9 @@
 use std::fmt;
 
 use common::args::{CmdArgs, ConfArgs};
+use common::attach::Options;
 use common::config;
 use common::error::{Error, Result};
-use common::options::Options;
 use common::requested_mac::requested_mac;
 use common::result::{AddResult, Dns};
 use common::selector::MasterSelector;

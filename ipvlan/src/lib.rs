@@ -11,7 +11,7 @@ pub mod master;
 pub mod neighbours;
 pub mod status;
 
-use common::attachment::Records;
+use common::attach::Records;
 
 /// The records of this plugin.
 pub fn records() -> Records {

@@ -4,9 +4,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use common::args::{CmdArgs, IfName};
-use common::attachment::{Attachment, Records};
+use common::attach::{Attachment, Records, Sandbox};
 use common::error::{Error, Result};
-use common::interface::Sandbox;
 use common::netlink::{Link, LinkChange, Made, NewIpvlan};
 use common::result::AddResult;
 use serde::{Deserialize, Serialize};

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::address::Cidr;
 use common::args::{CmdArgs, Command, ConfArgs};
-use common::attachment::{Attachment, Recorded, sandbox_for_del};
+use common::attach::{Attachment, Recorded, Sandbox, sandbox_for_del};
 use common::error::{Error, ErrorCode, Result};
-use common::interface::Sandbox;
 use common::ipam::IpamPlugin;
 use common::netlink::{Link, Made, Netlink};
 use common::plugin::{self, Commands};

@@ -5,9 +5,8 @@ use std::io;
 use std::path::Path;
 
 use common::address::Cidr;
-use common::attachment::{Attachment, Records};
+use common::attach::{Attachment, Records, Sandbox};
 use common::error::{Error, Result};
-use common::interface::Sandbox;
 use common::namespaces;
 use common::netlink::{Link, Netlink};
 use common::netns::{NetNs, OWN};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::args::CmdArgs;
-use common::attachment::boot_id;
+use common::attach::boot_id;
 use common::error::{Error, ErrorCode, Result};
 use common::netns::{Holders, NetNsId, Presence};
 use common::text::printable;

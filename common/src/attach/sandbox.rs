@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::announce::Announcer;
+use super::options::Options;
+use super::source_routing::Policy;
 use crate::address::Cidr;
-use crate::announce::Announcer;
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netlink::{
@@ -15,10 +17,8 @@ use crate::netlink::{
     NetworkState, Parameter, Subject, parse_mac,
 };
 use crate::netns::{NetNs, read_sysctl, write_sysctl};
-use crate::options::Options;
 use crate::result::{AddResult, IpConfig, Route, is_router};
 use crate::say;
-use crate::source_routing::Policy;
 
 /// How long duplicate address detection may take, as in the Go plugins. It takes 1 to
 /// 2 s unless the container's parameters say otherwise.
@@ -321,7 +321,7 @@ fn enable_ipv6(ifname: &str) -> Result<()> {
 
 /// What a result says of the interface `ifname` in the namespace `sandbox`. It does not
 /// say which of several interfaces a route is for; the gateway of the route tells.
-pub(crate) fn own_part(result: &AddResult, ifname: &str, sandbox: &str) -> AddResult {
+pub(super) fn own_part(result: &AddResult, ifname: &str, sandbox: &str) -> AddResult {
     let index = result.find_interface(ifname, sandbox);
     let ips: Vec<IpConfig> = match index {
         Some(index) => result.ips_of(index).cloned().collect(),
@@ -345,7 +345,7 @@ pub(crate) fn own_part(result: &AddResult, ifname: &str, sandbox: &str) -> AddRe
 
 /// Makes sure that every route leads somewhere through `link`. A chained plugin may
 /// have moved one to another table, so the table counts only where a route names one.
-pub(crate) fn require_routes(
+pub(super) fn require_routes(
     netlink: &mut Netlink,
     link: &Link,
     expected: &[Route],
@@ -385,7 +385,7 @@ fn require_no_duplicate(link: &Link, present: &[KernelAddress]) -> Result<()> {
 }
 
 /// Makes sure that detection has ended well for every address.
-pub(crate) fn require_settled(link: &Link, present: &[KernelAddress]) -> Result<()> {
+pub(super) fn require_settled(link: &Link, present: &[KernelAddress]) -> Result<()> {
     require_no_duplicate(link, present)?;
     let tentative = present.iter().find(|a| a.state == AddressState::Tentative);
     match tentative {

@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::sandbox::{self, Sandbox};
 use crate::address::Cidr;
 use crate::config::Document;
 use crate::error::{Error, Result};
-use crate::interface::{self, Sandbox};
 use crate::inventory::Inventory;
 use crate::lenient::find;
 use crate::netlink::{Change, Link, Netlink, SourceRule};
@@ -191,7 +191,7 @@ impl Policy {
                 return Err(missing_rule(*source, Some(self.table)));
             }
         }
-        interface::require_routes(netlink, link, &self.routes(own), &own.ips).map_err(|error| {
+        sandbox::require_routes(netlink, link, &self.routes(own), &own.ips).map_err(|error| {
             match error.details.as_str() {
                 "" if link.port_kind == VRF => error.with_details(format!(
                     "{:?} is in a VRF, which has emptied table {}: {KEY} does not go with one",

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket, sockopt};
 
+use super::sandbox::Sandbox;
 use crate::address::Cidr;
 use crate::error::Result;
-use crate::interface::Sandbox;
 use crate::netlink::{Change, Events, Link, Subject, parse_mac};
 use crate::say;
 
@@ -30,7 +30,7 @@ const TARGET_HARDWARE_ADDRESS: [u8; 2] = [2, 1];
 
 /// What announces the addresses of one interface.
 #[derive(Debug)]
-pub(crate) struct Announcer {
+pub(super) struct Announcer {
     link: Link,
     ipv4: Vec<Ipv4Addr>,
     ipv6: Vec<Ipv6Addr>,
@@ -44,7 +44,7 @@ impl Announcer {
     ///
     /// # Errors
     /// Code 999 when the kernel does not answer.
-    pub(crate) fn new(sandbox: &mut Sandbox, link: &Link, all: &[Cidr]) -> Result<Option<Self>> {
+    pub(super) fn new(sandbox: &mut Sandbox, link: &Link, all: &[Cidr]) -> Result<Option<Self>> {
         let is_ethernet = parse_mac(&link.mac).is_some();
         if all.is_empty() || !is_ethernet || !link.has_neighbours() {
             return Ok(None);
@@ -66,7 +66,7 @@ impl Announcer {
 
     /// What announces the IPv4 addresses together with the change that gives them to the
     /// link; nothing while it has no carrier.
-    pub(crate) fn changes(&self) -> Vec<Change> {
+    pub(super) fn changes(&self) -> Vec<Change> {
         match self.had_carrier {
             true => self.ipv4_changes(),
             false => Vec::new(),
@@ -81,7 +81,7 @@ impl Announcer {
     /// Announces the other addresses, or all of them when the carrier has come. A network
     /// card has none until it has come to terms with its switch, and what it is to send
     /// meanwhile is lost.
-    pub(crate) fn finish(&self, sandbox: &mut Sandbox) -> Result<()> {
+    pub(super) fn finish(&self, sandbox: &mut Sandbox) -> Result<()> {
         if !self.had_carrier {
             if !self.await_carrier(sandbox)? {
                 return Ok(());

@@ -7,14 +7,14 @@ use std::path::Path;
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use serde::de::DeserializeOwned;
 
-use crate::attachment::{Attachment, boot_id};
+use super::record::{Attachment, boot_id};
 use crate::error::{Error, ErrorCode, Result};
 use crate::file;
 use crate::say;
 
 /// The most bytes of a record, which is mostly what the configuration says of addresses.
 /// No longer one is written, so whatever is larger is not one.
-pub(crate) const RECORD_LIMIT: usize = 1 << 20;
+pub(super) const RECORD_LIMIT: usize = 1 << 20;
 /// The extended attribute in which a record's file has the number of its boot.
 const BOOT: &str = "user.eni-cni.boot";
 
@@ -35,7 +35,7 @@ impl<D> Recorded<D> {
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn whole(self) -> Result<Option<Attachment<D>>> {
+    pub(super) fn whole(self) -> Result<Option<Attachment<D>>> {
         match self {
             Self::Absent => Ok(None),
             Self::Whole(record) => Ok(Some(*record)),
@@ -48,7 +48,7 @@ impl<D> Recorded<D> {
 ///
 /// # Errors
 /// Code 5 when the file exists and the disk does not give it.
-pub(crate) fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Recorded<D>> {
+pub(super) fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Recorded<D>> {
     let bytes = match file::read_regular(path, RECORD_LIMIT as u64) {
         Ok(bytes) => bytes,
         Err(cause) if file::is_missing(&cause) => return Ok(Recorded::Absent),
@@ -88,7 +88,7 @@ fn damaged<D>(path: &Path, why: &str) -> Result<Recorded<D>> {
 ///
 /// # Errors
 /// Those of the file system; the old content is still there then.
-pub(crate) fn write(path: &Path, content: &[u8], boot: &str) -> io::Result<()> {
+pub(super) fn write(path: &Path, content: &[u8], boot: &str) -> io::Result<()> {
     file::replace_noted(path, content, |file| {
         // Without it, a record that is damaged has to be removed by hand.
         fsetxattr(file, BOOT, boot.as_bytes(), XattrFlags::empty()).ok();

@@ -1,14 +1,14 @@
 //! What a configuration can ask for beyond addresses and routes, in every plugin that
-//! makes an interface. It is read here; `interface` and `source_routing` do it.
+//! makes an interface. It is read here; `sandbox` and `source_routing` do it.
 
 use serde_json::Value;
 
+use super::sandbox::{Sandbox, own_part, require_settled};
+use super::source_routing::{Policy, SourceRouting};
 use crate::config::Document;
 use crate::error::{Error, Result};
-use crate::interface::{Sandbox, own_part, require_settled};
 use crate::netlink::{Dad, Link};
 use crate::result::AddResult;
-use crate::source_routing::{Policy, SourceRouting};
 
 /// The options of one configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
