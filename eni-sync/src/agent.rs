@@ -24,6 +24,7 @@ use crate::inventory;
 use crate::ledger::{Ledger, Refusal};
 use crate::limits;
 use crate::living;
+use crate::looks::Looks;
 use crate::metrics::Metrics;
 use crate::monitor::{self, Health, Lasting};
 use crate::pace::Pace;
@@ -54,6 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Agent {
     pub(crate) clients: Clients,
     pub(crate) ledger: Ledger,
+    pub(crate) looks: Looks,
     pub(crate) configuration: Configuration,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
@@ -106,6 +108,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
         metrics: Metrics::new(&calls),
         ledger: Ledger::of_node(),
+        looks: Looks::default(),
         configuration,
         health: Health::default(),
         work: Mutex::default(),
@@ -235,7 +238,7 @@ impl Agent {
             Ok(false) | Err(_) => Ok(Answer::Unseen),
             Ok(true) => self
                 .clients
-                .run(|aws| registrar::register_all(aws, &self.ledger, wanted, request))
+                .run(|aws| registrar::register_all(aws, &self.ledger, &self.looks, wanted, request))
                 .map(|()| Answer::Done),
         })?;
         let answer = outcome.unwrap_or_else(|error| {
@@ -325,6 +328,7 @@ impl Agent {
                 aws,
                 ledger: &self.ledger,
                 inventory: &inventory,
+                looks: &self.looks,
             };
             reconcile::run(&node, self.configuration.grace(), &mut |_| {})
         });

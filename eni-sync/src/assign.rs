@@ -4,8 +4,7 @@
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
-use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use common::address::Cidr;
 use common::error::{Error, ErrorCode, Result};
@@ -15,13 +14,9 @@ use common::say;
 use crate::ec2::{Description, Ec2, Family};
 use crate::failure::{Failure, Kind};
 use crate::ledger::Takeover;
+use crate::looks::Sighting;
 use crate::registrar::Node;
 use crate::release;
-use crate::takeover::Looks;
-
-/// So long after a description that EC2's refusal contradicts comes the next one. Source:
-/// Amazon EC2 Developer Guide, "Eventual consistency": a couple of seconds at first.
-const SECOND_LOOK: Duration = Duration::from_secs(5);
 
 /// An address that an attachment needs.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +55,6 @@ pub(crate) type Outcomes = Vec<(IpAddr, Result<()>)>;
 pub(crate) struct Assigner<'a> {
     pub(crate) node: &'a Node<'a>,
     pub(crate) eni: &'a Eni,
-    /// Which ENIs were attached to nothing when they were looked at before.
-    pub(crate) looks: &'a Looks,
     ec2: &'a Ec2,
     /// The ENIs of the subnet, once they had to be looked at.
     neighbours: OnceCell<Vec<Description>>,
@@ -72,11 +65,10 @@ impl<'a> Assigner<'a> {
     ///
     /// # Errors
     /// Those of making the clients.
-    pub(crate) fn new(node: &'a Node<'a>, eni: &'a Eni, looks: &'a Looks) -> Result<Self> {
+    pub(crate) fn new(node: &'a Node<'a>, eni: &'a Eni) -> Result<Self> {
         Ok(Self {
             node,
             eni,
-            looks,
             ec2: node.aws.ec2(&node.inventory.region)?,
             neighbours: OnceCell::new(),
         })
@@ -122,15 +114,13 @@ impl<'a> Assigner<'a> {
             let own = own.as_ref();
             own.is_some_and(|own| claimed.is_proven_by(own.secondary.contains(&claimed.address)))
         };
-        let (shown, mut missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
+        let (shown, missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
         if matches!(failure.kind, Kind::Unanswered | Kind::Missing) {
             let mut outcomes = on_eni(&shown);
             outcomes.extend(self.refuse_all(&missing, failure));
             return Ok(outcomes);
         }
-        let (done, gone) = self.look_twice(shown, batch)?;
-        let mut outcomes = on_eni(&done);
-        missing.extend(gone);
+        let mut outcomes = on_eni(&self.proven(shown, batch));
         let owners = ec2.owners(&self.eni.vpc_id, &addresses(&missing))?;
         let owner_of = |claimed: &Claimed| {
             owners
@@ -160,23 +150,21 @@ impl<'a> Assigner<'a> {
     }
 
     /// Which of the addresses of a refused batch that a description shows on the ENI are
-    /// there, and which are not. The description may be older than what has taken one of
-    /// them away; a second one some time after shows that. EC2 may refuse what is there as
-    /// well, or accept it when nothing else is asked for.
-    fn look_twice(
-        &self,
-        shown: Vec<Claimed>,
-        batch: &[Claimed],
-    ) -> Result<(Vec<Claimed>, Vec<Claimed>), Failure> {
-        let ec2 = self.ec2();
+    /// certainly there. EC2 may refuse what is there as well, or accept it when nothing else
+    /// is asked for; but the description may be older than what has taken one of them away.
+    /// The others are to be looked at once more.
+    fn proven(&self, shown: Vec<Claimed>, batch: &[Claimed]) -> Vec<Claimed> {
         let is_new = shown.len() < batch.len();
-        if shown.is_empty() || is_new && ec2.assign(&self.eni.id, &addresses(&shown)).is_ok() {
-            return Ok((shown, Vec::new()));
+        let accepted = || self.ec2().assign(&self.eni.id, &addresses(&shown)).is_ok();
+        if shown.is_empty() || is_new && accepted() {
+            return shown;
         }
-        thread::sleep(SECOND_LOOK);
-        let own = ec2.eni(&self.eni.id)?;
-        let is_there = |claimed: &Claimed| own.as_ref().is_some_and(|own| own.has(claimed.address));
-        Ok(shown.into_iter().partition(is_there))
+        let is_second = |claimed: &Claimed| {
+            let seen = Sighting::There(self.eni.id.clone(), claimed.address);
+            let looks = self.node.looks;
+            looks.is_second(seen, &[claimed.address], Instant::now())
+        };
+        shown.into_iter().filter(is_second).collect()
     }
 
     /// Sorts out the addresses that are in a prefix of some ENI. EC2 has no filter for

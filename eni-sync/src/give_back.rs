@@ -17,6 +17,7 @@ use crate::eni;
 use crate::inventory;
 use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
 use crate::living::{self, Living};
+use crate::looks::Looks;
 use crate::output;
 use crate::registrar::{Node, TURN_DEADLINE};
 use crate::release::{self, End, Ends};
@@ -114,6 +115,7 @@ pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
         aws: &aws,
         ledger: &ledger,
         inventory: &inventory,
+        looks: &Looks::default(),
     };
     let mut lines = Vec::new();
     for eni in enis(&ledger, &found, selection)? {

@@ -23,6 +23,7 @@ mod inventory;
 mod ledger;
 mod limits;
 mod living;
+mod looks;
 mod metrics;
 mod monitor;
 mod output;

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::eni;
 use crate::inventory;
 use crate::ledger::{Entries, Entry, Event, Ledger, Life, Owner, State, now};
+use crate::looks::Looks;
 use crate::registrar::{self, Node, give_up};
 use crate::release;
 use crate::request::Request;
@@ -56,7 +57,10 @@ fn register(ledger: &Ledger, wanted: &Wanted, request: &Request) -> Result<()> {
     }
     match socket::register(wanted, request) {
         Some(answer) => answer,
-        None => registrar::register_all(&Aws::open(), ledger, wanted, request),
+        None => {
+            let looks = Looks::default();
+            registrar::register_all(&Aws::open(), ledger, &looks, wanted, request)
+        }
     }
 }
 
@@ -110,6 +114,7 @@ pub(crate) fn check(args: &CmdArgs) -> Result<()> {
             aws: &aws,
             ledger: &ledger,
             inventory: &inventory,
+            looks: &Looks::default(),
         };
         verify(&node, &eni, addresses, &request)?;
     }

@@ -22,9 +22,8 @@ use crate::inventory;
 use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, Takeover, now};
 use crate::plan;
 use crate::random;
-use crate::registrar::{Node, TURN_DEADLINE, settle};
+use crate::registrar::{Node, TURN_DEADLINE, settle_in_turns};
 use crate::release;
-use crate::takeover::Looks;
 use crate::watch::mac_of;
 
 /// Keeps every pool of the configuration as large as it should be.
@@ -48,16 +47,19 @@ fn keep_one(agent: &Agent, pool: &Pool) -> Result<()> {
             aws,
             ledger: &agent.ledger,
             inventory: &inventory,
+            looks: &agent.looks,
         };
         let ledger = node.ledger.of_eni(&eni.id)?;
-        let _turn = ledger.take_turn(TURN_DEADLINE)?;
+        let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut errors = Errors::default();
         errors.keep(reclaim(&ledger, pool));
         // First out of the file, then off the ENI.
         errors.keep(shrink(&ledger, pool));
         errors.keep(write_ranges(&ledger, pool, &eni));
-        let refilled = errors.keep(refill(&node, &eni, &ledger, pool));
-        if refilled == Some(true) {
+        let is_claimed = errors.keep(refill(&node, &eni, &ledger, pool));
+        drop(turn);
+        if is_claimed == Some(true) {
+            errors.keep(settle(&node, &eni, &ledger));
             errors.keep(write_ranges(&ledger, pool, &eni));
         }
         errors.into_result()
@@ -132,7 +134,7 @@ fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
     Ok(())
 }
 
-/// Claims addresses when there are too few; whether that has changed anything.
+/// Claims addresses when there are too few; whether it has.
 fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result<bool> {
     let (entries, known) = {
         let ledger = ledger.open()?;
@@ -163,40 +165,37 @@ fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result
     if chosen.is_empty() {
         return Ok(false);
     }
-    claim(node, eni, ledger, pool, &chosen)
+    claim(ledger, pool, &chosen)?;
+    Ok(true)
 }
 
-/// Has AWS assign `chosen`. What another node was quicker with is given up at once.
-fn claim(
-    node: &Node<'_>,
-    eni: &Eni,
-    ledger: &EniLedger,
-    pool: &Pool,
-    chosen: &[IpAddr],
-) -> Result<bool> {
-    {
-        let entries = ledger.open()?;
-        let event = Event::Claimed {
-            takeover: Takeover::Never,
-            best_effort: false,
+/// Writes down that the pool wants `chosen`.
+fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<()> {
+    let entries = ledger.open()?;
+    let event = Event::Claimed {
+        takeover: Takeover::Never,
+        best_effort: false,
+    };
+    for address in chosen {
+        let owner = Owner {
+            life: Life::Pool {
+                pool: pool.name.clone(),
+            },
+            ..pool.claimant(*address)
         };
-        for address in chosen {
-            let owner = Owner {
-                life: Life::Pool {
-                    pool: pool.name.clone(),
-                },
-                ..pool.claimant(*address)
-            };
-            let known = entries.get(*address)?;
-            if let Some(entry) = Entry::claimed(*address, known, &event, owner) {
-                entries.write(&entry)?;
-            }
+        let known = entries.get(*address)?;
+        if let Some(entry) = Entry::claimed(*address, known, &event, owner) {
+            entries.write(&entry)?;
         }
     }
-    // Others may wait for another look at their ENIs; a pool takes nothing from anybody.
-    settle(node, eni, ledger, &Looks::default())?;
+    Ok(())
+}
+
+/// Has AWS assign what is claimed. What another node was quicker with is given up at once.
+fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
+    settle_in_turns(node, eni, ledger)?;
     let entries = ledger.open()?;
-    let mut outcome = Ok(true);
+    let mut outcome = Ok(());
     for entry in entries.all()? {
         if let (State::Claiming { refusal, .. }, true) = (&entry.state, entry.is_for_pool()) {
             if let Some(refusal) = refusal

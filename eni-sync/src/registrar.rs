@@ -20,10 +20,10 @@ use crate::inventory;
 use crate::ledger::{
     EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, now,
 };
+use crate::looks::Looks;
 use crate::plan::{self, Claim};
 use crate::release;
 use crate::request::Request;
-use crate::takeover::Looks;
 use crate::wanted::Wanted;
 
 /// How long an attachment waits until the processes before it have asked AWS.
@@ -44,6 +44,8 @@ pub(crate) struct Node<'a> {
     pub(crate) aws: &'a Aws,
     pub(crate) ledger: &'a Ledger,
     pub(crate) inventory: &'a Inventory,
+    /// What EC2 has to show once more.
+    pub(crate) looks: &'a Looks,
 }
 
 /// Registers all of an attachment's addresses, each on the ENI it is reached at.
@@ -53,6 +55,7 @@ pub(crate) struct Node<'a> {
 pub(crate) fn register_all(
     aws: &Aws,
     ledger: &Ledger,
+    looks: &Looks,
     wanted: &Wanted,
     request: &Request,
 ) -> Result<()> {
@@ -62,6 +65,7 @@ pub(crate) fn register_all(
             aws,
             ledger,
             inventory: &inventory,
+            looks,
         };
         register(&node, &eni, addresses, request)?;
     }
@@ -91,18 +95,18 @@ fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request)
     if answer(&ledger.open()?, &wanted, request)? {
         return Ok(());
     }
-    let looks = Looks::default();
     loop {
         let turn = ledger.take_turn(TURN_DEADLINE)?;
+        let mut until_next = None;
         if !answer(&ledger.open()?, &wanted, request)? {
-            settle(node, eni, &ledger, &looks)?;
+            until_next = settle(node, eni, &ledger)?;
         }
         if answer(&ledger.open()?, &wanted, request)? {
             release_if_worth(node, eni, &ledger);
             return Ok(());
         }
         drop(turn);
-        let Some(pause) = looks.until_next() else {
+        let Some(pause) = until_next else {
             let msg = format!("the ledger of {} changed while AWS was asked", eni.id);
             return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
         };
@@ -261,12 +265,11 @@ fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<boo
 /// # Errors
 /// Those of [`settle`], and code 11 when a turn does not come in time.
 pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
-    let looks = Looks::default();
     loop {
         let turn = ledger.take_turn(TURN_DEADLINE)?;
-        settle(node, eni, ledger, &looks)?;
+        let until_next = settle(node, eni, ledger)?;
         drop(turn);
-        match looks.until_next() {
+        match until_next {
             Some(pause) => thread::sleep(pause),
             None => return Ok(()),
         }
@@ -274,48 +277,64 @@ pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) ->
 }
 
 /// Asks AWS for every address of the ENI that a living attachment has claimed. What has to
-/// be looked at once more stays claimed. Only for the one in turn.
+/// be looked at once more stays claimed, and is not asked for until then: returns how long
+/// that is. Only for the one in turn.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger; what AWS says is written into the entries.
-pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, looks: &Looks) -> Result<()> {
+fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Duration>> {
     node.aws.await_budget();
-    let mut claimed = Vec::new();
-    {
-        let (entries, holders) = (ledger.open()?, Holders::default());
-        entries.forget_removed()?;
-        for entry in entries.all()? {
-            let State::Claiming {
-                takeover,
-                best_effort,
-                refusal,
-            } = &entry.state
-            else {
-                continue;
-            };
-            let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
-            if !entry.may_have_living_owner(&holders) {
-                entries.end(entry)?;
-            } else if refusal.is_none() || is_again {
-                claimed.push(Claimed {
-                    address: entry.address,
-                    takeover: *takeover,
-                    was_removed_lately: entry.was_removed_lately(now()),
-                });
+    let until_second = |claimed: &Claimed| {
+        let looks = node.looks;
+        looks.until_second(claimed.address, Instant::now())
+    };
+    let is_due = |claimed: &&Claimed| until_second(claimed).is_none_or(|wait| wait.is_zero());
+    let mut open = open_claims(ledger)?;
+    let due: Vec<Claimed> = open.iter().filter(is_due).copied().collect();
+    if !due.is_empty() {
+        let outcomes = Assigner::new(node, eni)?.assign(&due);
+        open.retain(|claimed| {
+            outcomes
+                .iter()
+                .all(|(address, _)| *address != claimed.address)
+        });
+        let entries = ledger.open()?;
+        for (address, outcome) in outcomes {
+            if let Some(entry) = entries.get(address)? {
+                note(&entries, entry, outcome)?;
             }
         }
     }
-    if claimed.is_empty() {
-        return Ok(());
-    }
-    let outcomes = Assigner::new(node, eni, looks)?.assign(&claimed);
-    let entries = ledger.open()?;
-    for (address, outcome) in outcomes {
-        if let Some(entry) = entries.get(address)? {
-            note(&entries, entry, outcome)?;
+    Ok(open.iter().filter_map(until_second).min())
+}
+
+/// What living attachments have claimed and EC2 has not answered yet. What nobody lives for
+/// any more is given up.
+fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
+    let (entries, holders) = (ledger.open()?, Holders::default());
+    let mut claimed = Vec::new();
+    entries.forget_removed()?;
+    for entry in entries.all()? {
+        let State::Claiming {
+            takeover,
+            best_effort,
+            refusal,
+        } = &entry.state
+        else {
+            continue;
+        };
+        let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
+        if !entry.may_have_living_owner(&holders) {
+            entries.end(entry)?;
+        } else if refusal.is_none() || is_again {
+            claimed.push(Claimed {
+                address: entry.address,
+                takeover: *takeover,
+                was_removed_lately: entry.was_removed_lately(now()),
+            });
         }
     }
-    Ok(())
+    Ok(claimed)
 }
 
 /// Writes down what AWS has said about a claimed address. Where the attachment ended

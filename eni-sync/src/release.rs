@@ -15,6 +15,7 @@ use crate::failure::{Failure, Kind};
 use crate::inventory;
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
 use crate::living::{self, Living};
+use crate::looks::Looks;
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
 use crate::told;
@@ -90,6 +91,7 @@ fn release_where(aws: &Aws, ledger: &Ledger, is_time: impl Fn(&[Entry]) -> bool)
             aws,
             ledger,
             inventory: &inventory,
+            looks: &Looks::default(),
         };
         let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
         if turn.is_some() {

@@ -12,6 +12,7 @@ use crate::configuration::Configuration;
 use crate::eni;
 use crate::inventory;
 use crate::ledger::Ledger;
+use crate::looks::Looks;
 use crate::output;
 use crate::reconcile;
 use crate::registrar::Node;
@@ -31,6 +32,7 @@ pub(crate) fn once() -> Result<()> {
         aws: &aws,
         ledger: &ledger,
         inventory: &inventory,
+        looks: &Looks::default(),
     };
     let progress = Progress::begin(&inventory);
     let grace = Configuration::default().grace();

@@ -4,7 +4,6 @@
 //! the second when somebody else was quicker, so of all who try one succeeds. Only where
 //! the network's configuration says that an address floats is it taken from whoever has it.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::thread;
@@ -19,6 +18,7 @@ use crate::ec2::{Description, Family};
 use crate::eni;
 use crate::failure::{Failure, Kind};
 use crate::ledger::{State, Takeover};
+use crate::looks::Sighting;
 use crate::random;
 use crate::release;
 
@@ -26,10 +26,6 @@ use crate::release;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The first pause between two looks; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// How long an ENI has to be attached to nothing before it counts as dead. A description
-/// may be older than an attachment that has been made: Amazon EC2 Developer Guide,
-/// "Eventual consistency".
-const UNATTACHED: Duration = Duration::from_secs(5);
 /// States of an instance that never runs again. Source: Amazon EC2 User Guide,
 /// "Amazon EC2 instance state changes".
 const DEAD: [&str; 2] = ["shutting-down", "terminated"];
@@ -38,42 +34,12 @@ const OTHER_TURN: Duration = Duration::from_secs(5);
 
 /// What is known of the instance that an ENI is attached to.
 enum Holder {
-    /// EC2 says that it never runs again.
-    Dead,
-    /// The ENI is attached to nothing, by this one look.
+    /// The ENI is attached to nothing, or its instance never runs again, by this one look.
     Nobody,
     /// It is another ENI of this node.
     ThisNode,
     /// Its instance is in this state and may use it.
     Other(String),
-}
-
-/// The ENIs that were attached to nothing when somebody looked, each with the time of the
-/// first look. Whoever waits for the second one lets others have their turn meanwhile.
-#[derive(Debug, Default)]
-pub(crate) struct Looks {
-    first: RefCell<BTreeMap<String, Instant>>,
-    is_open: Cell<bool>,
-}
-
-impl Looks {
-    /// Notes a look, and says whether it is the second one, some time after the first.
-    fn is_second(&self, eni: &str) -> bool {
-        let mut first = self.first.borrow_mut();
-        let first = *first.entry(eni.to_owned()).or_insert_with(Instant::now);
-        let is_second = first.elapsed() >= UNATTACHED;
-        self.is_open.set(self.is_open.get() || !is_second);
-        is_second
-    }
-
-    /// How long to wait for another look, if the ones since this was asked last have left
-    /// something open.
-    pub(crate) fn until_next(&self) -> Option<Duration> {
-        let is_open = self.is_open.replace(false);
-        let first = self.first.borrow();
-        let last = first.values().max().filter(|_| is_open)?;
-        Some(UNATTACHED.saturating_sub(last.elapsed()))
-    }
 }
 
 /// Addresses that are claimed, and the ENI that has them.
@@ -97,8 +63,8 @@ enum Kept {
 impl Assigner<'_> {
     /// Takes addresses from the ENIs that have them, where that is allowed, and says of
     /// each whether it is on this ENI now; nothing of those whose ENI is to be looked at
-    /// once more. Refusals have code 11 and name the address, the
-    /// ENI and its instance; code 7 when it is a primary address, which can never move.
+    /// once more. Refusals have code 11 and name the address, the ENI and its instance;
+    /// code 7 when it is a primary address, which can never move.
     pub(crate) fn take_over(&self, claims: &[(Claimed, &Description)]) -> Outcomes {
         let mut outcomes = Outcomes::new();
         let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
@@ -119,13 +85,16 @@ impl Assigner<'_> {
             match self.holder(&group.owner) {
                 Err(failure) => outcomes.extend(self.refuse_all(&group.claims, &failure)),
                 Ok(holder) => {
+                    let seen = Sighting::Dead(group.owner.id.clone());
+                    if !matches!(holder, Holder::Nobody) {
+                        self.node.looks.forget(&seen);
+                    }
                     let (kept, left) = self.decide(group, &holder);
                     outcomes.extend(kept);
-                    let is_dead = |group: &Group| match holder {
-                        Holder::Nobody => self.looks.is_second(&group.owner.id),
-                        _ => true,
-                    };
-                    dead.extend(left.filter(is_dead));
+                    dead.extend(left.filter(|left| {
+                        let claims = addresses(&left.claims);
+                        self.node.looks.is_second(seen, &claims, Instant::now())
+                    }));
                 }
             }
         }
@@ -141,7 +110,7 @@ impl Assigner<'_> {
             return Ok(Holder::ThisNode);
         }
         Ok(match self.ec2().instance_state(instance)? {
-            Some(state) if DEAD.contains(&state.as_str()) => Holder::Dead,
+            Some(state) if DEAD.contains(&state.as_str()) => Holder::Nobody,
             Some(state) => Holder::Other(state),
             None => Holder::Other("which EC2 does not find".to_owned()),
         })
@@ -161,7 +130,7 @@ impl Assigner<'_> {
                 _ if floats => self.take_floating(claimed, &owner),
                 (Holder::Other(state), _) => Err(conflict(address, &owner, state)),
                 (_, Takeover::Never) => Err(conflict(address, &owner, "gone")),
-                (Holder::Dead | Holder::Nobody, _) => {
+                (Holder::Nobody, _) => {
                     left.push(claimed);
                     continue;
                 }
@@ -183,7 +152,7 @@ impl Assigner<'_> {
         }
         match self.holder(owner) {
             Err(failure) => Some(Kept::Refused(failure)),
-            Ok(Holder::Dead | Holder::Nobody) => None,
+            Ok(Holder::Nobody) => None,
             Ok(Holder::ThisNode) => {
                 Some(Kept::Alive(Box::new(owner.clone()), "this node".to_owned()))
             }

@@ -113,6 +113,7 @@ fn look(agent: &Agent, network: &Watched) -> Result<()> {
             aws,
             ledger: &agent.ledger,
             inventory: &inventory,
+            looks: &agent.looks,
         };
         registrar::register_reservations(&node, &eni, reservations, network.takeover)
     })

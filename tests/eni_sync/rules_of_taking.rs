@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::thread;
 use std::time::Duration;
 
 use harness::eni_lab::{EniId, Fault, Repeat};
@@ -58,6 +59,15 @@ fn assert_moved(takeover: &str, owner: Owner, address: &str) {
     assert_eq!(vpc.owner(address), Some(node.eni.clone()), "{owner:?}");
 }
 
+/// Whatever the owner has died of, its address is moved.
+fn assert_all_moved(address: &str) {
+    thread::scope(|scope| {
+        for owner in [Owner::ShuttingDown, Owner::Terminated, Owner::Detached] {
+            scope.spawn(move || assert_moved("dead-owner", owner, address));
+        }
+    });
+}
+
 /// The refusal names the address, the ENI that has it, and its instance.
 #[track_caller]
 fn assert_refused(takeover: &str, owner: Owner, address: &str) {
@@ -82,9 +92,7 @@ fn rule_3_nothing_is_taken_from_an_instance_that_runs_or_may_run_again() {
 
 #[test]
 fn rule_3_an_address_of_the_dead_is_taken() {
-    assert_moved("dead-owner", Owner::ShuttingDown, ADDRESS);
-    assert_moved("dead-owner", Owner::Terminated, ADDRESS);
-    assert_moved("dead-owner", Owner::Detached, ADDRESS);
+    assert_all_moved(ADDRESS);
 }
 
 #[test]
@@ -121,9 +129,7 @@ fn rule_3_an_ipv6_address_moves_only_from_the_dead() {
     assert_refused("always", Owner::Running, ADDRESS_V6);
     assert_refused("always", Owner::Stopped, ADDRESS_V6);
     assert_refused("never", Owner::Detached, ADDRESS_V6);
-    assert_moved("dead-owner", Owner::ShuttingDown, ADDRESS_V6);
-    assert_moved("dead-owner", Owner::Terminated, ADDRESS_V6);
-    assert_moved("dead-owner", Owner::Detached, ADDRESS_V6);
+    assert_all_moved(ADDRESS_V6);
 }
 
 #[test]
@@ -187,25 +193,29 @@ fn rule_5_add_returns_when_the_address_has_moved_and_not_before() {
 
 #[test]
 fn a_move_whose_answer_is_lost_is_complete() {
-    for repeat in [Repeat::Accept, Repeat::Refuse] {
-        for (address, action, nth) in [
-            (ADDRESS, "UnassignPrivateIpAddresses", 1),
-            (ADDRESS, "AssignPrivateIpAddresses", 2),
-            (ADDRESS_V6, "UnassignIpv6Addresses", 1),
-            (ADDRESS_V6, "AssignIpv6Addresses", 2),
-        ] {
-            let vpc = Vpc::new();
-            let (node, _) = nodes(&vpc, address, Owner::ShuttingDown);
-            vpc.lab.rules(|rules| rules.repeat_assign = repeat);
-            vpc.lab.fail_nth(action, nth, Fault::DropAfterCommit);
-            add(&node, address, "dead-owner").ok();
-            assert_eq!(
-                vpc.owner(address),
-                Some(node.eni.clone()),
-                "{action}, {repeat:?}"
-            );
+    let lose = |repeat, address, action, nth| {
+        let vpc = Vpc::new();
+        let (node, _) = nodes(&vpc, address, Owner::ShuttingDown);
+        vpc.lab.rules(|rules| rules.repeat_assign = repeat);
+        vpc.lab.fail_nth(action, nth, Fault::DropAfterCommit);
+        add(&node, address, "dead-owner").ok();
+        let owner = vpc.owner(address);
+        assert_eq!(owner, Some(node.eni.clone()), "{action}, {repeat:?}");
+    };
+    // An assignment is refused at each of two looks, and the third one is made.
+    let calls = [
+        (ADDRESS, "UnassignPrivateIpAddresses", 1),
+        (ADDRESS, "AssignPrivateIpAddresses", 3),
+        (ADDRESS_V6, "UnassignIpv6Addresses", 1),
+        (ADDRESS_V6, "AssignIpv6Addresses", 3),
+    ];
+    thread::scope(|scope| {
+        for repeat in [Repeat::Accept, Repeat::Refuse] {
+            for (address, action, nth) in calls {
+                scope.spawn(move || lose(repeat, address, action, nth));
+            }
         }
-    }
+    });
 }
 
 #[test]
@@ -239,7 +249,7 @@ fn an_address_that_floats_is_not_taken_back_by_a_call_that_was_throttled() {
             Duration::from_millis(100),
         );
     });
-    let (first, last) = std::thread::scope(|scope| {
+    let (first, last) = thread::scope(|scope| {
         let first = scope.spawn(|| add(&node, ADDRESS, "always"));
         assert!(vpc.lab.wait_for_call(assign, 2, DEADLINE));
         vpc.lab.take(&third.eni, &[ADDRESS.parse().unwrap()]);

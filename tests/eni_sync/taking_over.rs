@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::eni_lab::{Bucket, Buckets, EniId, Event, Fault, Hold, InstanceId, Limits};
+use harness::eni_lab::{Bucket, Buckets, EniId, Event, Fault, Hold, InstanceId, Limits, Repeat};
 use harness::{Output, Pod};
 use serde_json::json;
 
@@ -97,10 +97,10 @@ fn of_two_nodes_one_takes_an_address_also_when_the_other_is_throttled() {
                 let vpc = Vpc::new();
                 let nodes = [vpc.node(), vpc.node()];
                 let (dead, _) = dying(&vpc, &address(ADDRESS));
-                // Both ask for it, and one takes it. What the other one tries then is
+                // Both ask for it twice, and one takes it. What the other one tries then is
                 // refused twice and, as the SDK has it, sent again.
                 for action in [ASSIGN, UNASSIGN] {
-                    let first = if action == ASSIGN { 4 } else { 2 };
+                    let first = if action == ASSIGN { 5 } else { 2 };
                     for nth in [first, first + 1] {
                         vpc.lab.fail_nth(action, nth, Fault::Throttle);
                     }
@@ -120,22 +120,25 @@ fn of_two_nodes_one_takes_an_address_also_when_the_other_is_throttled() {
 
 #[test]
 fn of_two_nodes_that_want_an_address_at_the_same_moment_one_takes_it() {
-    let vpc = Vpc::new();
-    let nodes = [vpc.node(), vpc.node()];
-    for number in 101..109 {
-        let text = format!("10.0.4.{number}");
-        let (dead, _) = dying(&vpc, &address(&text));
-        let outputs = thread::scope(|scope| {
-            let add = |node| {
-                let text = &text;
-                scope.spawn(move || add(node, &format!("c{number}"), text))
-            };
-            let both = [add(&nodes[0]), add(&nodes[1])];
-            both.map(|add| add.join().unwrap())
-        });
-        let adds = [(&nodes[0], &outputs[0]), (&nodes[1], &outputs[1])];
-        assert_one_has_it(&vpc, &dead, &adds, &text);
-    }
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let vpc = Vpc::new();
+                let nodes = [vpc.node(), vpc.node()];
+                let (dead, _) = dying(&vpc, &address(ADDRESS));
+                let outputs = add_on_both(&nodes);
+                let adds = [(&nodes[0], &outputs[0]), (&nodes[1], &outputs[1])];
+                assert_one_has_it(&vpc, &dead, &adds, ADDRESS);
+            });
+        }
+    });
+}
+
+fn add_on_both(nodes: &[AwsNode; 2]) -> [Output; 2] {
+    thread::scope(|scope| {
+        let adds = [0, 1].map(|n| scope.spawn(move || add(&nodes[n], &format!("c{n}"), ADDRESS)));
+        adds.map(|add| add.join().unwrap())
+    })
 }
 
 #[test]
@@ -160,13 +163,7 @@ fn an_eni_that_is_attached_to_nothing_gives_its_addresses_to_one_node() {
     let vpc = Vpc::new();
     let nodes = [vpc.node(), vpc.node()];
     let dead = unattached(&vpc, &address(ADDRESS));
-    let outputs = thread::scope(|scope| {
-        let adds = [0, 1].map(|n| {
-            let node = &nodes[n];
-            scope.spawn(move || add(node, &format!("c{n}"), ADDRESS))
-        });
-        adds.map(|add| add.join().unwrap())
-    });
+    let outputs = add_on_both(&nodes);
     let adds = [(&nodes[0], &outputs[0]), (&nodes[1], &outputs[1])];
     assert_one_has_it(&vpc, &dead, &adds, ADDRESS);
 }
@@ -192,26 +189,71 @@ fn an_eni_that_is_only_between_two_nodes_keeps_its_addresses() {
 }
 
 #[test]
-fn nobody_has_the_turn_while_an_eni_has_to_be_looked_at_twice() {
+fn an_eni_that_has_left_a_dead_instance_for_one_that_lives_keeps_its_addresses() {
     let vpc = Vpc::new();
-    let node = vpc.node();
-    let dead = unattached(&vpc, &address(ADDRESS));
+    let (node, other) = (vpc.node(), vpc.node());
+    let (eni, _) = dying(&vpc, &address(ADDRESS));
+    // What EC2 says of the instance is about the past when it is heard.
+    vpc.lab.hold("DescribeInstances", Hold::AfterCommit);
     let output = thread::scope(|scope| {
-        let taking = scope.spawn(|| add(&node, "c1", ADDRESS));
-        // The inventory, this ENI, and the one that has the address.
-        assert!(
-            vpc.lab
-                .wait_for_call("DescribeNetworkInterfaces", 3, DEADLINE)
-        );
+        let add = scope.spawn(|| add(&node, "c1", ADDRESS));
+        assert!(eventually(|| vpc.lab.held() > 0));
+        vpc.lab.detach_eni(&eni);
+        vpc.lab.attach_eni(&eni, &other.instance, 2);
+        vpc.lab.release_held();
+        add.join().unwrap()
+    });
+    let error = output.error_code(11);
+    assert!(error.msg.contains(other.instance.as_str()), "{error:?}");
+    assert_eq!(vpc.owner(ADDRESS), Some(eni));
+}
+
+/// Somebody else can have the turn while an ADD waits for its second look, which comes after
+/// so many descriptions of ENIs.
+#[track_caller]
+fn assert_turn_is_free(vpc: &Vpc, node: &AwsNode, descriptions: u64) -> Output {
+    thread::scope(|scope| {
+        let taking = scope.spawn(|| add(node, "c1", ADDRESS));
+        let action = "DescribeNetworkInterfaces";
+        assert!(vpc.lab.wait_for_call(action, descriptions, DEADLINE));
         let turn = File::open(node.ledger_path().join(".turn")).unwrap();
         let is_free = || turn.try_lock().is_ok() || taking.is_finished();
         assert!(eventually(is_free));
-        let owner = vpc.owner(ADDRESS);
+        let ledger = node.ledger();
         turn.unlock().unwrap();
-        assert_eq!(owner, Some(dead.clone()), "the turn was free too late");
+        assert_eq!(ledger[ADDRESS], "claiming", "the turn was free too late");
         taking.join().unwrap()
+    })
+}
+
+#[test]
+fn nobody_has_the_turn_while_an_eni_has_to_be_looked_at_twice() {
+    thread::scope(|scope| {
+        for is_attached in [false, true] {
+            scope.spawn(move || {
+                let vpc = Vpc::new();
+                let node = vpc.node();
+                let dead = match is_attached {
+                    true => dying(&vpc, &address(ADDRESS)).0,
+                    false => unattached(&vpc, &address(ADDRESS)),
+                };
+                // The inventory, this ENI, and the one that has the address.
+                let output = assert_turn_is_free(&vpc, &node, 3);
+                assert_one_has_it(&vpc, &dead, &[(&node, &output)], ADDRESS);
+            });
+        }
     });
-    assert_one_has_it(&vpc, &dead, &[(&node, &output)], ADDRESS);
+}
+
+#[test]
+fn nobody_has_the_turn_while_what_ec2_refuses_to_repeat_has_to_be_looked_at_twice() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    vpc.lab.rules(|rules| rules.repeat_assign = Repeat::Refuse);
+    vpc.lab.assign(&node.eni, &address(ADDRESS));
+    // The inventory and this ENI.
+    assert_turn_is_free(&vpc, &node, 2).ok();
+    assert_eq!(node.ledger()[ADDRESS], "held");
 }
 
 #[test]
@@ -266,38 +308,44 @@ fn an_instance_that_ec2_does_not_find_is_not_dead() {
 
 #[test]
 fn an_address_that_a_killed_takeover_has_freed_is_lost_to_nobody() {
-    for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
-        for goes_elsewhere in [false, true] {
-            let vpc = Vpc::new();
-            let nodes = [vpc.node(), vpc.node()];
-            let (dead, _) = dying(&vpc, &address(ADDRESS));
-            let pod = Pod::new("c1");
-            let call = nodes[0].pod_call("ADD", &pod, &[ADDRESS]);
-            kill_while_held(&nodes[0], &call, UNASSIGN, hold);
-            let next = if goes_elsewhere { &nodes[1] } else { &nodes[0] };
-            if goes_elsewhere {
-                nodes[0].del(&pod);
+    thread::scope(|scope| {
+        for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
+            for goes_elsewhere in [false, true] {
+                scope.spawn(move || kill_takeover(hold, goes_elsewhere));
             }
-            let output = next.add(&pod, &[ADDRESS]);
-            assert_one_has_it(&vpc, &dead, &[(next, &output)], ADDRESS);
-            if goes_elsewhere {
-                // What the killed one has written down is no reason to remove anything.
-                nodes[0].end_cooldown(ADDRESS);
-                nodes[0].gc(&[]);
-                // One look at EC2 does not forget what was wanted.
-                nodes[0].let_time_pass(120);
-                nodes[0].gc(&[]);
-                assert!(nodes[0].ledger().is_empty());
-            }
-            assert_eq!(vpc.owner(ADDRESS), Some(next.eni.clone()));
         }
+    });
+}
+
+fn kill_takeover(hold: Hold, goes_elsewhere: bool) {
+    let vpc = Vpc::new();
+    let nodes = [vpc.node(), vpc.node()];
+    let (dead, _) = dying(&vpc, &address(ADDRESS));
+    let pod = Pod::new("c1");
+    let call = nodes[0].pod_call("ADD", &pod, &[ADDRESS]);
+    kill_while_held(&nodes[0], &call, UNASSIGN, hold);
+    let next = if goes_elsewhere { &nodes[1] } else { &nodes[0] };
+    if goes_elsewhere {
+        nodes[0].del(&pod);
     }
+    let output = next.add(&pod, &[ADDRESS]);
+    assert_one_has_it(&vpc, &dead, &[(next, &output)], ADDRESS);
+    if goes_elsewhere {
+        // What the killed one has written down is no reason to remove anything.
+        nodes[0].end_cooldown(ADDRESS);
+        nodes[0].gc(&[]);
+        // One look at EC2 does not forget what was wanted.
+        nodes[0].let_time_pass(120);
+        nodes[0].gc(&[]);
+        assert!(nodes[0].ledger().is_empty());
+    }
+    assert_eq!(vpc.owner(ADDRESS), Some(next.eni.clone()));
 }
 
 #[test]
 fn an_answer_that_is_lost_in_a_takeover_is_looked_for() {
     thread::scope(|scope| {
-        for (action, nth) in [(UNASSIGN, 1), (ASSIGN, 2)] {
+        for (action, nth) in [(UNASSIGN, 1), (ASSIGN, 3)] {
             for fault in [
                 Fault::DropAfterCommit,
                 Fault::DropBeforeCommit,
