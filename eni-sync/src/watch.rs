@@ -99,7 +99,7 @@ fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
 fn look(agent: &Agent, network: &Watched) -> Result<()> {
     let found = reservations(network)?;
     registrar::give_up(&agent.ledger, |entry| {
-        is_of(entry, network) && !found.contains_key(&entry.address)
+        is_of(entry, network) && has_ended(entry, found.get(&entry.address))
     })?;
     let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, owner?));
     let reservations: BTreeMap<IpAddr, Owner> = found.into_iter().filter_map(named).collect();
@@ -126,6 +126,16 @@ fn is_of(entry: &Entry, network: &Watched) -> bool {
         .as_ref()
         .filter(|owner| owner.network == network.name);
     owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
+}
+
+/// Whether the reservation of an entry has gone, or is another container's by now. One that
+/// cannot be read may be anybody's.
+fn has_ended(entry: &Entry, reserved: Option<&Option<Owner>>) -> bool {
+    match reserved {
+        None => true,
+        Some(None) => false,
+        Some(Some(owner)) => !entry.is_for(owner),
+    }
 }
 
 /// What host-local has reserved in a network, and for whom, as far as that can be read: a file

@@ -7,7 +7,7 @@ use std::thread;
 
 use harness::eni_lab::Hold;
 use harness::{Call, Pod};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kernel_calls::Trace;
 
@@ -313,6 +313,35 @@ fn a_reservation_that_cannot_be_read_has_not_ended() {
     assert!(eventually(|| state("10.0.4.71") == "held"));
     assert_eq!(state("10.0.4.70"), "held");
     assert_eq!(node.addresses(), ["10.0.4.70", "10.0.4.71"]);
+}
+
+#[test]
+fn a_reservation_that_is_anothers_by_now_is_held_for_the_other_one() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let directory = node.node.state().join("networks/conf-1");
+    fs::create_dir_all(&directory).unwrap();
+    reserve(&directory, "10.0.4.70", "c1\r\nnet1");
+    let watched = json!({ "name": "conf-1", "master": "ens6", "cooldownSeconds": 0 });
+    let _agent = Agent::start(&node, &json!({ "networks": [watched] }));
+    let is_held_for = |container: &str| {
+        let entry = fs::read(node.ledger_path().join("10.0.4.70")).unwrap_or_default();
+        let entry: Value = serde_json::from_slice(&entry).unwrap_or_default();
+        entry["state"] == "held" && entry["owner"]["containerId"] == container
+    };
+    assert!(eventually(|| is_held_for("c1")));
+    // No look sees the moment in which nobody has it.
+    reserve(node.run_directory(), "new", "c2\r\nnet1");
+    fs::rename(
+        node.run_directory().join("new"),
+        directory.join("10.0.4.70"),
+    )
+    .unwrap();
+    assert!(eventually(|| is_held_for("c2")), "{:?}", node.ledger());
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+    fs::remove_file(directory.join("10.0.4.70")).unwrap();
+    let lab = &node.lab;
+    assert!(lab.wait_until(DEADLINE, |_| node.addresses().is_empty()));
 }
 
 #[test]
