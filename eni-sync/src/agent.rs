@@ -27,6 +27,7 @@ use crate::living;
 use crate::looks::Looks;
 use crate::metrics::Metrics;
 use crate::monitor::{self, Health, Lasting};
+use crate::news::News;
 use crate::pace::Pace;
 use crate::pool;
 use crate::reconcile;
@@ -35,7 +36,6 @@ use crate::release;
 use crate::request::Request;
 use crate::sight::Sight;
 use crate::socket::{self, Answer, Ask};
-use crate::told;
 use crate::wanted::Wanted;
 use crate::watch;
 
@@ -280,13 +280,14 @@ impl Agent {
         let mut pause = FIRST_PAUSE;
         let mut reconcile_at = Instant::now();
         let (mut hygiene, mut sight) = (Hygiene::default(), Sight::default());
+        let mut news = News::default();
         loop {
-            let mut outcome = Ok(());
+            let (mut outcome, mut findings) = (Ok(()), Vec::new());
             if reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
-                self.examine(&mut sight);
-                outcome = looked.and(self.clean(&mut hygiene));
+                findings = self.examine(&mut sight);
+                outcome = looked.and(self.clean(&mut hygiene, &mut findings));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
                     Ok(()) if is_open => interval.min(ANOTHER_LOOK),
@@ -296,7 +297,11 @@ impl Agent {
                 reconcile_at = Instant::now() + until_next;
             }
             self.await_calm();
-            let outcome = outcome.and(pool::keep(self)).and(self.release_due());
+            let outcome = outcome.and(pool::keep(self, &mut findings));
+            let outcome = outcome.and(self.release_due(&mut findings));
+            for finding in news.among(findings) {
+                say!("{finding}");
+            }
             let wait = match outcome {
                 Ok(next) => {
                     pause = FIRST_PAUSE;
@@ -343,11 +348,11 @@ impl Agent {
 
     /// Finds out what can be seen of the namespaces of pods, and ends the agent when that
     /// is too little. Where it cannot be found out, releases fail, and addresses are
-    /// registered all the same.
-    fn examine(&self, sight: &mut Sight) {
-        let unseen = match living::of_node(&self.ledger) {
+    /// registered all the same. Returns what is not visible.
+    fn examine(&self, sight: &mut Sight) -> Vec<String> {
+        let unseen: Vec<String> = match living::of_node(&self.ledger) {
             Ok(living) => {
-                if let Err(error) = sight.note(&living) {
+                if let Err(error) = sight.note(living.hidden_names().cloned().collect()) {
                     self.end(error);
                 }
                 let (hidden, unreadable) = (living.hidden(), living.unreadable());
@@ -356,10 +361,8 @@ impl Agent {
             }
             Err(error) => vec![error.to_string()],
         };
-        for text in &unseen {
-            told::once(text);
-        }
-        self.health.note_unseen(unseen);
+        self.health.note_unseen(unseen.clone());
+        unseen
     }
 
     /// Ends the agent as a signal does.
@@ -371,16 +374,15 @@ impl Agent {
     }
 
     /// Ends the attachments whose containers have gone.
-    fn clean(&self, hygiene: &mut Hygiene) -> Result<()> {
+    fn clean(&self, hygiene: &mut Hygiene, kept: &mut Vec<String>) -> Result<()> {
         let configuration = &self.configuration;
-        let ended = hygiene.run(configuration.cni_path(), configuration.grace());
-        ended.map(drop)
+        hygiene.run(configuration.cni_path(), configuration.grace(), kept)
     }
 
-    /// Releases what is due, and says when something will be.
-    fn release_due(&self) -> Result<Option<Duration>> {
+    /// Releases what is due, and returns when something will be.
+    fn release_due(&self, kept: &mut Vec<String>) -> Result<Option<Duration>> {
         self.clients
-            .run(|aws| release::release_in_batches(aws, &self.ledger))
+            .run(|aws| release::release_in_batches(aws, &self.ledger, kept))
     }
 
     /// Waits until no plugin is being served, or for so long that releases must go on.

@@ -16,8 +16,6 @@ use common::say;
 use common::text::printable;
 use serde_json::Value;
 
-use crate::told;
-
 /// The plugins that keep records of their attachments.
 const PLUGINS: [&str; 2] = ["host-device", "ipvlan"];
 /// As long as a runtime would wait at least.
@@ -31,13 +29,18 @@ pub(crate) struct Hygiene {
 
 impl Hygiene {
     /// Ends the attachments whose container has been gone for `grace`, with the plugins
-    /// in the directories of `cni_path`. Returns how many have been ended.
+    /// in the directories of `cni_path`. Adds to `kept` which ones stay because nobody can
+    /// tell whether their container lives.
     ///
     /// # Errors
     /// What went wrong with any of them; the others are done, and all are tried again.
-    pub(crate) fn run(&mut self, cni_path: &str, grace: Duration) -> Result<usize> {
+    pub(crate) fn run(
+        &mut self,
+        cni_path: &str,
+        grace: Duration,
+        kept: &mut Vec<String>,
+    ) -> Result<()> {
         let mut errors = Errors::default();
-        let mut ended = 0;
         let mut abandoned = HashMap::new();
         let (boot, holders) = (boot_id()?, Holders::default());
         for plugin in PLUGINS {
@@ -48,7 +51,7 @@ impl Hygiene {
                     Presence::Ended => {}
                     Presence::Living => continue,
                     Presence::Unknown(why) => {
-                        told::once(&format!("{name} is kept: {why}"));
+                        kept.push(format!("{name} is kept: {why}"));
                         continue;
                     }
                 }
@@ -61,12 +64,11 @@ impl Hygiene {
                     abandoned.insert(name, since);
                 } else if errors.keep(end(plugin, &record, cni_path)).is_some() {
                     say!("ended {name}, whose container has gone");
-                    ended += 1;
                 }
             }
         }
         self.abandoned = abandoned;
-        errors.into_result().map(|()| ended)
+        errors.into_result()
     }
 }
 

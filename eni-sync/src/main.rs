@@ -26,6 +26,7 @@ mod living;
 mod looks;
 mod metrics;
 mod monitor;
+mod news;
 mod output;
 mod pace;
 mod plan;
@@ -41,7 +42,6 @@ mod socket;
 mod status;
 mod sync;
 mod takeover;
-mod told;
 mod wanted;
 mod watch;
 

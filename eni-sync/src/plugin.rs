@@ -242,6 +242,11 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
             owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
         })
     }));
-    errors.keep(release::release_all_due(&Aws::open(), &ledger));
+    let mut kept = Vec::new();
+    let aws = Aws::open();
+    errors.keep(release::release_all_due(&aws, &ledger, &mut kept));
+    for why in kept {
+        say!("{why}");
+    }
     errors.into_result()
 }

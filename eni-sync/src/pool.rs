@@ -26,19 +26,20 @@ use crate::registrar::{Node, TURN_DEADLINE, settle_in_turns};
 use crate::release;
 use crate::watch::mac_of;
 
-/// Keeps every pool of the configuration as large as it should be.
+/// Keeps every pool of the configuration as large as it should be. Adds to `kept` what is
+/// not taken back for a pool, and why.
 ///
 /// # Errors
 /// What went wrong with any of them; the others are done.
-pub(crate) fn keep(agent: &Agent) -> Result<()> {
+pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
     let mut errors = Errors::default();
     for pool in &agent.configuration.pools {
-        errors.keep(keep_one(agent, pool));
+        errors.keep(keep_one(agent, pool, kept));
     }
     errors.into_result()
 }
 
-fn keep_one(agent: &Agent, pool: &Pool) -> Result<()> {
+fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
     let mac = mac_of(&pool.master)?;
     agent.clients.run(|aws| {
         let (inventory, eni) = inventory::find(aws, &mac)?;
@@ -52,7 +53,7 @@ fn keep_one(agent: &Agent, pool: &Pool) -> Result<()> {
         let ledger = node.ledger.of_eni(&eni.id)?;
         let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut errors = Errors::default();
-        errors.keep(reclaim(&ledger, pool));
+        errors.keep(reclaim(&ledger, pool, kept));
         // First out of the file, then off the ENI.
         errors.keep(shrink(&ledger, pool));
         errors.keep(write_ranges(&ledger, pool, &eni));
@@ -68,7 +69,7 @@ fn keep_one(agent: &Agent, pool: &Pool) -> Result<()> {
 
 /// Takes addresses of the pool back whose cool-down is over, instead of giving them up,
 /// and those that were found on the ENI and that nobody has. EC2 has confirmed both.
-fn reclaim(ledger: &EniLedger, pool: &Pool) -> Result<()> {
+fn reclaim(ledger: &EniLedger, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let reclaimable = plan::reclaimable(&entries, now()).into_iter();
     let reclaimable = reclaimable.filter(|entry| pool.contains(entry.address));
@@ -86,7 +87,7 @@ fn reclaim(ledger: &EniLedger, pool: &Pool) -> Result<()> {
                 back.push((*entry).clone());
             }
         }
-        for entry in release::without_living(ledger, back)? {
+        for entry in release::without_living(ledger, back, kept)? {
             release::change(ledger, entry, &Event::Pooled)?;
         }
     }

@@ -356,14 +356,14 @@ fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
 }
 
 /// Removes what is due, if that is worth a call while somebody waits. The attachment
-/// does not depend on it.
+/// does not depend on it. What stays is due again later, and said by whoever comes then.
 fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
     let released = ledger
         .open()
         .and_then(|entries| entries.all())
         .map(|entries| plan::is_worth_releasing(&entries, now()))
         .and_then(|worth| match worth {
-            true => release::release_due(node, ledger),
+            true => release::release_due(node, ledger).map(drop),
             false => Ok(()),
         });
     if let Err(error) = released {

@@ -2,7 +2,7 @@
 //! has, and that EC2 shows on an ENI of this node at that moment. What was only wanted is
 //! looked for first, and forgotten when it is not there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ use crate::living::{self, Living};
 use crate::looks::Looks;
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
-use crate::told;
 
 /// So long an address is left alone that some pod still has, in seconds.
 const POSTPONED: u64 = 60;
@@ -40,34 +39,40 @@ pub(crate) enum End {
     Kept(String),
 }
 
-/// Removes every address of an ENI whose cool-down is over. Only for the one in turn.
+/// Removes every address of an ENI whose cool-down is over, and returns what became of
+/// each. Only for the one in turn.
 ///
 /// # Errors
 /// What keeps addresses from being removed; they stay due.
-pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
+pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<Ends> {
     let entries = ledger.open()?.all()?;
     let due: Vec<Entry> = plan::due(&entries, now()).into_iter().cloned().collect();
-    release(node, ledger, due).map(drop)
+    release(node, ledger, due)
 }
 
-/// Removes every address that is due from every ENI. Without any, AWS is not asked.
+/// Removes every address that is due from every ENI. Without any, AWS is not asked. Adds to
+/// `kept` what stays though it is due, and why.
 ///
 /// # Errors
 /// What went wrong with any of the ENIs; the others are done.
-pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger) -> Result<()> {
-    release_where(aws, ledger, |entries| !plan::due(entries, now()).is_empty())
+pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger, kept: &mut Vec<String>) -> Result<()> {
+    let is_due = |entries: &[Entry]| !plan::due(entries, now()).is_empty();
+    release_where(aws, ledger, is_due, kept)
 }
 
 /// The same for somebody who will be here again: what is due waits a little for others.
-/// Says how long it is until the next release; nothing when none is on its way out.
+/// Returns how long it is until the next release; nothing when none is on its way out.
 ///
 /// # Errors
 /// As for [`release_all_due`].
-pub(crate) fn release_in_batches(aws: &Aws, ledger: &Ledger) -> Result<Option<Duration>> {
+pub(crate) fn release_in_batches(
+    aws: &Aws,
+    ledger: &Ledger,
+    kept: &mut Vec<String>,
+) -> Result<Option<Duration>> {
     let time = |entries: &[Entry]| plan::release_time(entries, now());
-    release_where(aws, ledger, |entries| {
-        time(entries).is_some_and(|time| time <= now())
-    })?;
+    let is_time = |entries: &[Entry]| time(entries).is_some_and(|time| time <= now());
+    release_where(aws, ledger, is_time, kept)?;
     let mut next = None;
     for eni in ledger.enis()? {
         next = time(&eni.open()?.all()?).into_iter().chain(next).min();
@@ -77,7 +82,12 @@ pub(crate) fn release_in_batches(aws: &Aws, ledger: &Ledger) -> Result<Option<Du
 }
 
 /// Removes what is due from the ENIs whose entries say that it is time to.
-fn release_where(aws: &Aws, ledger: &Ledger, is_time: impl Fn(&[Entry]) -> bool) -> Result<()> {
+fn release_where(
+    aws: &Aws,
+    ledger: &Ledger,
+    is_time: impl Fn(&[Entry]) -> bool,
+    kept: &mut Vec<String>,
+) -> Result<()> {
     let mut errors = Errors::default();
     for eni in ledger.enis()? {
         let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
@@ -95,7 +105,8 @@ fn release_where(aws: &Aws, ledger: &Ledger, is_time: impl Fn(&[Entry]) -> bool)
         };
         let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
         if turn.is_some() {
-            errors.keep(release_due(&node, &eni));
+            let ends = errors.keep(release_due(&node, &eni));
+            kept.extend(reasons_to_keep(&ends.unwrap_or_default()));
         }
     }
     errors.into_result()
@@ -242,13 +253,31 @@ fn remove_present(ec2: &Ec2, eni: &str, present: &[&Entry]) -> Result<(), Failur
     }
 }
 
-/// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
-/// has ended for the runtime and not for the pod, or host-local has reserved it anew.
-pub(crate) fn without_living(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
-    keep_living(ledger, entries, &mut Ends::new())
+/// The addresses that stay though they were to be removed, each with the reason, in order.
+fn reasons_to_keep(ends: &Ends) -> Vec<String> {
+    let ends: BTreeMap<_, _> = ends.iter().collect();
+    let kept = ends.into_iter().filter_map(|(address, end)| match end {
+        End::Kept(why) => Some(format!("{address} stays: {why}")),
+        End::Removed | End::Absent | End::Elsewhere => None,
+    });
+    kept.collect()
 }
 
-/// The same, which also says why others stay.
+/// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
+/// has ended for the runtime and not for the pod, or host-local has reserved it anew. Adds
+/// to `kept` why they stay.
+pub(crate) fn without_living(
+    ledger: &EniLedger,
+    entries: Vec<Entry>,
+    kept: &mut Vec<String>,
+) -> Result<Vec<Entry>> {
+    let mut ends = Ends::new();
+    let ended = keep_living(ledger, entries, &mut ends);
+    kept.extend(reasons_to_keep(&ends));
+    ended
+}
+
+/// The same; why others stay is in `ends` then.
 fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
     // Those of others tell where namespaces are that cannot be seen.
     let known = ledger.open()?.all()?;
@@ -259,7 +288,6 @@ fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Resu
             ended.push(entry);
             continue;
         };
-        told::once(&format!("{} stays: {why}", entry.address));
         ends.insert(entry.address, End::Kept(why));
         let after = now().saturating_add(POSTPONED);
         change(ledger, entry, &Event::Postponed { after })?;

@@ -7,8 +7,6 @@ use std::path::PathBuf;
 
 use common::error::{Error, ErrorCode, Result};
 
-use crate::living::Living;
-
 /// The names at which no namespace is visible, from one look to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Sight {
@@ -18,14 +16,13 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
-    /// Notes what the next look has shown.
+    /// Notes the names at which the next look has shown no namespace.
     ///
     /// # Errors
     /// Code 8 when a namespace that came after the agent's start was not visible the last
     /// time either: a runtime that is about to mount it needs less time. Every agent sees
     /// at least two looks, so how often it is started anew has a bound.
-    pub(crate) fn note(&mut self, living: &Living) -> Result<()> {
-        let hidden: HashSet<PathBuf> = living.hidden_names().cloned().collect();
+    pub(crate) fn note(&mut self, hidden: HashSet<PathBuf>) -> Result<()> {
         let known = self
             .from_the_beginning
             .get_or_insert_with(|| hidden.clone());
@@ -44,5 +41,56 @@ impl Sight {
                 Err(Error::new(ErrorCode::NETNS, msg).with_details(details))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> HashSet<PathBuf> {
+        names.iter().map(PathBuf::from).collect()
+    }
+
+    /// Which of the looks says that the agent is blind, if one does.
+    fn blind(looks: &[&[&str]]) -> Option<usize> {
+        let mut sight = Sight::default();
+        looks
+            .iter()
+            .position(|hidden| sight.note(names(hidden)).is_err())
+    }
+
+    #[test]
+    fn a_name_that_is_hidden_from_the_beginning_is_no_reason_to_start_anew() {
+        assert_eq!(blind(&[&["a"], &["a"], &["a"], &["a"]]), None);
+        assert_eq!(blind(&[&[], &[], &[]]), None);
+    }
+
+    #[test]
+    fn a_new_name_that_is_hidden_at_two_looks_in_a_row_is_one_and_is_named() {
+        assert_eq!(blind(&[&["a"], &["a", "b"], &["a", "b"]]), Some(2));
+        assert_eq!(blind(&[&[], &["b"], &["b"]]), Some(2));
+        let mut sight = Sight::default();
+        sight.note(names(&[])).unwrap();
+        sight.note(names(&["/run/netns/b"])).unwrap();
+        let error = sight.note(names(&["/run/netns/b"])).unwrap_err();
+        assert_eq!(error.code, ErrorCode::NETNS);
+        assert!(error.msg.contains("/run/netns/b"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_a_runtime_is_about_to_mount_is_none() {
+        assert_eq!(blind(&[&[], &["b"], &["c"], &["d"], &[]]), None);
+        assert_eq!(blind(&[&[], &["b"], &[], &["b"], &[]]), None);
+    }
+
+    #[test]
+    fn a_name_of_the_beginning_that_was_visible_since_counts_when_it_is_hidden_again() {
+        assert_eq!(blind(&[&["a"], &[], &["a"], &["a"]]), Some(3));
+    }
+
+    #[test]
+    fn an_agent_sees_two_looks_at_least() {
+        assert_eq!(blind(&[&["a"], &["a", "b"]]), None);
     }
 }

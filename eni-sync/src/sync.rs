@@ -39,7 +39,12 @@ pub(crate) fn once() -> Result<()> {
     let report = reconcile::run(&node, grace, &mut |eni| progress.advance(eni));
     progress.end();
     let report = report?;
-    release::release_all_due(&aws, &ledger)?;
+    let mut kept = Vec::new();
+    let released = release::release_all_due(&aws, &ledger, &mut kept);
+    for why in kept {
+        say!("{why}");
+    }
+    released?;
     output::print(format!("{report}\n").as_bytes())
 }
 

@@ -1,0 +1,56 @@
+//! What keeps the agent from something that is due, such as a pod that still has an address.
+//! Whoever finds it returns it. The agent finds the same each time it looks, and says it
+//! when it is new.
+
+use std::collections::HashSet;
+
+/// How many findings are remembered. With more of them, what was said is said again.
+const MOST: usize = 1024;
+
+/// The findings that have been said.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    said: HashSet<String>,
+}
+
+impl News {
+    /// Those of the findings that have not been said yet, which are to be said now.
+    pub(crate) fn among(&mut self, findings: Vec<String>) -> Vec<String> {
+        let mut new = findings;
+        new.retain(|finding| {
+            if self.said.len() >= MOST {
+                self.said.clear();
+            }
+            self.said.insert(finding.clone())
+        });
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(numbers: impl Iterator<Item = usize>) -> Vec<String> {
+        numbers.map(|number| format!("finding {number}")).collect()
+    }
+
+    #[test]
+    fn a_finding_is_news_once() {
+        let mut news = News::default();
+        let twice = texts([1, 2, 1].into_iter());
+        assert_eq!(news.among(twice), texts(1..=2));
+        assert_eq!(news.among(texts(2..=3)), texts(3..=3));
+        assert_eq!(news.among(texts(1..=3)), texts(0..0));
+        assert_eq!(News::default().among(texts(1..=1)), texts(1..=1));
+    }
+
+    #[test]
+    fn more_findings_than_are_remembered_are_said_again_and_take_no_memory() {
+        let mut news = News::default();
+        assert_eq!(news.among(texts(0..MOST)).len(), MOST);
+        assert_eq!(news.among(texts(MOST..MOST + 1)).len(), 1);
+        assert_eq!(news.among(texts(0..1)).len(), 1);
+        assert_eq!(news.said.len(), 2);
+    }
+}
