@@ -13,6 +13,15 @@ use crate::pci;
 /// The network cards, and their names.
 const NICS: [(&str, &str); 2] = [(pci::NIC, pci::NIC_NAME), (pci::OTHER_NIC, pci::OTHER_NAME)];
 
+/// The network cards, which are as the VM has them when this is dropped.
+pub(super) struct Cards;
+
+impl Drop for Cards {
+    fn drop(&mut self) {
+        pci::reset();
+    }
+}
+
 /// The key and the value by which the configuration names the device of the pod with this
 /// number.
 pub(super) fn selector(subject: Subject, number: usize) -> (&'static str, String) {

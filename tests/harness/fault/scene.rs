@@ -71,8 +71,10 @@ enum Place {
 pub struct Scene {
     subject: Subject,
     maker: Maker,
-    place: Place,
     pods: Vec<Pod>,
+    /// The pods have ended when this is dropped, and no other test has the cards yet.
+    cards: Option<device::Cards>,
+    place: Place,
     /// Whose device each pod gets.
     devices: Vec<usize>,
     networks: Vec<Network>,
@@ -90,8 +92,9 @@ impl Scene {
         let mut scene = Self {
             subject,
             maker,
-            place: place(subject),
             pods: (0..pods).map(pod).collect(),
+            cards: subject.has_nics().then_some(device::Cards),
+            place: place(subject),
             devices: (0..pods).collect(),
             networks: networks.collect(),
             before: BTreeSet::new(),
@@ -148,6 +151,7 @@ impl Scene {
         let pods = self.pods.len();
         // What they have of the machine comes back first.
         self.pods.clear();
+        self.cards = None;
         *self = Self::new(self.subject, self.maker, pods);
     }
 
