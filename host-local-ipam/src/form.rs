@@ -16,6 +16,9 @@ use crate::lock::LOCK;
 use crate::reservation::{Holder, Reservation};
 use crate::store::LAST_RESERVED;
 
+/// The files that are written under another name and then get theirs.
+const REPLACED: [&str; 2] = [BOOT_ID, index::NAME];
+
 /// Makes sure that `directory` is a store, or can become one: a plugin has handed out an
 /// address there, or there is nothing but what host-local makes.
 ///
@@ -62,10 +65,9 @@ fn is_own(directory: &Path, name: &str, is_locked: bool) -> bool {
             Holder::Unknown(_) => false,
         });
     }
-    let ours = [LOCK, UNFINISHED, index::NAME];
     let is_turn = name.starts_with(LAST_RESERVED);
-    let temporary = [BOOT_ID, index::NAME].map(|name| format!(".{name}.tmp"));
-    ours.contains(&name) || is_turn || temporary.iter().any(|temporary| temporary == name)
+    let is_replaced = |whole: &&str| name == *whole || name == format!(".{whole}.tmp");
+    [LOCK, UNFINISHED].contains(&name) || is_turn || REPLACED.iter().any(is_replaced)
 }
 
 /// The address in a `last_reserved_ip` file, unless a power cut has left only a part of it.

@@ -11,7 +11,7 @@ pub mod container;
 pub mod ended;
 pub mod exclude;
 pub mod form;
-pub mod index;
+mod index;
 pub mod lock;
 pub mod range;
 pub mod ranges_file;

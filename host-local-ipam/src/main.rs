@@ -8,22 +8,20 @@ use std::process::ExitCode;
 
 use common::args::{CmdArgs, ConfArgs};
 use common::config::is_listed;
-use common::error::{Error, ErrorCode, Errors, Result};
+use common::error::{Error, Result};
 use common::plugin::{self, Commands};
 use common::result::{AddResult, Dns};
 use common::say;
 
-use host_local_ipam::allocation::Allocation;
-use host_local_ipam::boot::Boot;
+use host_local_ipam::allocation::allocate;
 use host_local_ipam::config::Config;
-use host_local_ipam::container::Container;
 use host_local_ipam::range::RangeSet;
-use host_local_ipam::reservation::{Applicant, Holder, Owner, Reservation, owned_by};
+use host_local_ipam::reservation::{Holder, Owner, Reservation};
 use host_local_ipam::sources::Sources;
 use host_local_ipam::status::status;
 use host_local_ipam::store::Store;
 use host_local_ipam::survey::Survey;
-use host_local_ipam::{allocator, config, form, resolv_conf};
+use host_local_ipam::{config, form, resolv_conf};
 
 fn main() -> ExitCode {
     plugin::run(&Commands {
@@ -44,64 +42,22 @@ fn add(args: &CmdArgs) -> Result<AddResult> {
         Some(path) => resolv_conf::read(path)?,
         None => Dns::default(),
     };
-    let store = create_store(&config)?;
-    // Both under the lock: so a DEL that comes after a kill finds what was reserved before,
-    // and an edit takes effect for every ADD that comes after it.
-    require_caller(caller)?;
-    let range_sets = config.sources.read()?;
-    let boot = Boot::of(store.directory())?;
-    if !boot.is_known {
-        form::require_own(store.directory())?;
-    }
-    let applicant = Applicant {
-        owner: Owner::of(args),
-        container: Container::of(&args.netns, &boot.machine),
-    };
-    let choices = Allocation {
-        store: &store,
-        applicant: &applicant,
-        boot,
-        range_sets: &range_sets,
-        requested: &config.requested,
-    }
-    .run()?;
     Ok(AddResult {
-        ips: choices.iter().map(allocator::Choice::ip_config).collect(),
+        ips: allocate(args, &config, caller)?,
         routes: config.routes,
         dns,
         ..AddResult::default()
     })
 }
 
-/// Makes sure that the process that has executed this ADD still runs. When it was killed,
-/// its attachment may have been detached already, and nobody would release the address.
-fn require_caller(caller: u32) -> Result<()> {
-    if parent_id() == caller {
-        return Ok(());
-    }
-    let msg = "the process that asked for an address has ended";
-    Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details("nothing was reserved"))
-}
-
-/// The locked store. It is made only where there are ranges to allocate from: a file
-/// that is wrong leaves no directory behind.
-fn create_store(config: &Config) -> Result<Store> {
-    if let Some(store) = Store::open(&config.directory)? {
-        return Ok(store);
-    }
-    config.sources.read()?;
-    Store::create(&config.directory)
-}
-
 fn check(args: &CmdArgs) -> Result<()> {
     let config = Config::read(&args.conf, &args.cni_args)?;
     let prev_result = args.conf.document.prev_result(args.conf.version)?;
     let owner = Owner::of(args);
-    let reservations = match Store::open(&config.directory)? {
+    let own = match Store::open(&config.directory)? {
         Some(store) => Survey::of_owner(&store, &owner)?.relevant,
         None => Vec::new(),
     };
-    let own = owned_by(&reservations, &owner);
     let id = &args.container_id;
     if own.is_empty() {
         let msg = format!("host-local: Failed to find address added by container {id}");
@@ -139,17 +95,7 @@ fn del(args: &CmdArgs) -> Result<()> {
     let Some(store) = Store::open(&directory)? else {
         return Ok(());
     };
-    let owner = Owner::of(args);
-    let survey = Survey::of_owner(&store, &owner)?;
-    let mut errors = Errors::default();
-    let mut released = Vec::new();
-    for reservation in owned_by(&survey.relevant, &owner) {
-        if errors.keep(store.release(reservation)).is_some() {
-            released.push(reservation.entry());
-        }
-    }
-    survey.leave_index(&store, &[], released);
-    errors.into_result()
+    Survey::of_owner(&store, &Owner::of(args))?.release(&store)
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {
@@ -162,18 +108,5 @@ fn gc(conf: &ConfArgs) -> Result<()> {
     };
     let is_valid = |r: &Reservation| matches!(&r.holder, Holder::Owner(owner) if is_listed(&valid, &owner.container_id, &owner.ifname));
     form::require_own(store.directory())?;
-    let survey = Survey::of_files(&store, |r| !is_valid(r))?;
-    let mut errors = Errors::default();
-    let mut released = Vec::new();
-    for reservation in &survey.relevant {
-        let outcome = match &reservation.holder {
-            Holder::Owner(_) | Holder::Nobody => store.release(reservation),
-            Holder::Unknown(why) => Err(reservation.is_broken(why)),
-        };
-        if errors.keep(outcome).is_some() {
-            released.push(reservation.entry());
-        }
-    }
-    survey.leave_index(&store, &[], released);
-    errors.into_result()
+    Survey::of_files(&store, |r| !is_valid(r))?.release(&store)
 }

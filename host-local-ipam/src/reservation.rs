@@ -13,7 +13,6 @@ use common::file::read_regular;
 use common::say;
 
 use crate::container::Container;
-use crate::index::{Entry, Key};
 
 /// Between container id and interface name. The file does not end with it.
 const SEPARATOR: &str = "\r\n";
@@ -70,11 +69,6 @@ impl Owner {
         }
     }
 
-    /// What the index finds the container by.
-    pub fn key(&self) -> Key {
-        Key::of(&self.container_id)
-    }
-
     fn without_ifname(&self) -> Self {
         Self {
             ifname: String::new(),
@@ -125,21 +119,6 @@ impl Reservation {
         })
     }
 
-    /// What the index says about it. A file that names no container is looked at
-    /// every time: whoever was writing it may have got further.
-    pub fn entry(&self) -> Entry {
-        let key = match &self.holder {
-            Holder::Owner(owner) => owner.key(),
-            Holder::Nobody | Holder::Unknown(_) => Key::IRREGULAR,
-        };
-        Entry::new(key, self.address)
-    }
-
-    /// Whether the file has the name that a plugin gives it.
-    pub fn has_usual_name(&self) -> bool {
-        self.path.ends_with(self.address.to_string())
-    }
-
     /// The error that says that this file is none of ours to remove.
     pub fn is_broken(&self, why: &str) -> Error {
         let msg = format!("{:?} is no reservation", self.path);
@@ -158,15 +137,14 @@ impl Reservation {
 
 /// The reservations of an attachment: those that name it, and only when there are
 /// none those that name its container alone.
-pub fn owned_by<'a>(all: &'a [Reservation], owner: &Owner) -> Vec<&'a Reservation> {
-    let held_by = |owner: &Owner| -> Vec<&'a Reservation> {
-        all.iter().filter(|r| r.is_held_by(owner)).collect()
+pub fn owned_by(mut all: Vec<Reservation>, owner: &Owner) -> Vec<Reservation> {
+    let is_named = all.iter().any(|reservation| reservation.is_held_by(owner));
+    let owner = match is_named {
+        true => owner.clone(),
+        false => owner.without_ifname(),
     };
-    let own = held_by(owner);
-    if !own.is_empty() {
-        return own;
-    }
-    held_by(&owner.without_ifname())
+    all.retain(|reservation| reservation.is_held_by(&owner));
+    all
 }
 
 /// How many holders an error names.

@@ -48,7 +48,7 @@ fn check_capacity(store: &Store, range_sets: &[RangeSet]) -> Result<()> {
     let directory = store.directory();
     let boot = Boot::of(directory)?;
     let mut survey = Survey::for_allocation(store, None, &boot)?;
-    if allocator::first_exhausted(range_sets, survey.taken()).is_none() {
+    if allocator::first_exhausted(range_sets, &survey.taken).is_none() {
         return Ok(());
     }
     if !survey.is_certain(store) {
@@ -57,12 +57,12 @@ fn check_capacity(store: &Store, range_sets: &[RangeSet]) -> Result<()> {
     let examined = Examined {
         store,
         machine: &boot.machine,
-        taken: survey.taken(),
+        taken: &survey.taken,
     };
-    let exhausted = allocator::first_exhausted(range_sets, survey.taken());
+    let exhausted = allocator::first_exhausted(range_sets, &survey.taken);
     match exhausted.map(|set| examined.in_exhausted(set, "")) {
         Some(ended) if !ended.is_empty() => Ok(()),
-        _ => check_free(range_sets, survey.taken(), directory),
+        _ => check_free(range_sets, &survey.taken, directory),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::atomic;
 use crate::boot::Boot;
 use crate::form;
 use crate::lock;
-use crate::reservation::{Applicant, Reservation};
+use crate::reservation::{Applicant, Holder, Reservation};
 
 /// Followed by the number of the range set.
 pub const LAST_RESERVED: &str = "last_reserved_ip.";
@@ -139,29 +139,33 @@ impl Store {
     ///
     /// # Errors
     /// Code 5 naming the file, 11 when somebody who does not take the lock was faster.
-    pub fn reserve(&self, applicant: &Applicant, choices: &[Choice<'_>]) -> Result<()> {
-        let addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.address).collect();
+    pub fn reserve(
+        &self,
+        applicant: &Applicant,
+        choices: &[Choice<'_>],
+    ) -> Result<Vec<Reservation>> {
         let mut reserved = Vec::new();
-        let outcome = self.reserve_each(applicant, &addresses, &mut reserved);
-        if outcome.is_err() {
-            for path in reserved {
+        let outcome = self.reserve_each(applicant, choices, &mut reserved);
+        if let Err(error) = outcome {
+            for Reservation { path, .. } in reserved {
                 if let Err(cause) = fs::remove_file(&path) {
                     say!("undoing the reservation {path:?}: {cause}");
                 }
             }
+            return Err(error);
         }
-        outcome
+        Ok(reserved)
     }
 
     fn reserve_each(
         &self,
         applicant: &Applicant,
-        addresses: &[IpAddr],
-        reserved: &mut Vec<PathBuf>,
+        choices: &[Choice<'_>],
+        reserved: &mut Vec<Reservation>,
     ) -> Result<()> {
         let content = applicant.owner.content();
         let remember = |file: &File| applicant.container.remember(file);
-        for address in addresses {
+        for Choice { address, .. } in choices {
             let path = self.directory.join(address.to_string());
             atomic::create(&path, content.as_bytes(), remember).map_err(|cause| {
                 let code = match cause.kind() {
@@ -170,9 +174,13 @@ impl Store {
                 };
                 Error::new(code, format!("failed to reserve {path:?}")).because(&cause)
             })?;
-            reserved.push(path);
+            reserved.push(Reservation {
+                address: *address,
+                holder: Holder::Owner(applicant.owner.clone()),
+                path,
+            });
         }
-        for (set, address) in addresses.iter().enumerate() {
+        for (set, Choice { address, .. }) in choices.iter().enumerate() {
             let path = self.last_reserved_path(set);
             write_in_place(&path, address.to_string().as_bytes())
                 .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))?;
@@ -183,9 +191,12 @@ impl Store {
     /// Releases an address. One that is free already is success.
     ///
     /// # Errors
-    /// Code 5 naming the file.
+    /// Code 5 naming the file, also when it is not a file of host-local.
     pub fn release(&self, reservation: &Reservation) -> Result<()> {
         let path = &reservation.path;
+        if let Holder::Unknown(why) = &reservation.holder {
+            return Err(reservation.is_broken(why));
+        }
         match fs::remove_file(path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(format!("failed to release {path:?}"), &cause))

@@ -2,45 +2,35 @@
 //! index where there is one that agrees with the directory, else from every file.
 
 use std::fs;
-use std::io;
 use std::mem;
+use std::net::IpAddr;
 use std::path::Path;
 
 use common::address::parse_address;
 use common::attach::boot_id;
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Errors, Result};
 use nix::libc::ENOENT;
 
 use crate::boot::{Boot, Verdict};
-use crate::index::{Entry, Index, Stamp};
-use crate::reservation::{Owner, Reservation};
+use crate::index::{self, Index};
+use crate::reservation::{Owner, Reservation, owned_by};
 use crate::store::Store;
 use crate::taken::Taken;
 
-/// The reservations of a network at one moment.
+/// The reservations of a network at one moment, and what the command does to them.
 #[derive(Debug)]
 pub struct Survey {
     /// Those that the command is about, in the order of the file names.
     pub relevant: Vec<Reservation>,
-    /// Of containers that have ended, or without a holder: not taken any more.
-    pub abandoned: Vec<Reservation>,
-    /// Where all of them are known from.
-    origin: Origin,
-}
-
-#[derive(Debug)]
-enum Origin {
-    Index(Index),
-    Files(Files),
-}
-
-/// What all files say.
-#[derive(Debug)]
-struct Files {
-    entries: Vec<Entry>,
-    taken: Taken,
-    /// Whether an index can be made of it.
-    is_indexable: bool,
+    /// The addresses that must not be handed out.
+    pub taken: Taken,
+    /// Those whose addresses are not taken any more.
+    pub ended: Vec<Reservation>,
+    /// Those that the command has made.
+    pub made: Vec<Reservation>,
+    /// The addresses of files that spell the address of another file in another way.
+    twice: Vec<IpAddr>,
+    index: Index,
 }
 
 impl Survey {
@@ -50,14 +40,8 @@ impl Survey {
     /// # Errors
     /// Code 5 when the directory cannot be read.
     pub fn for_allocation(store: &Store, owner: Option<&Owner>, boot: &Boot) -> Result<Self> {
-        let survey = match boot.is_known {
-            true => Self::from_index(store, owner, boot.machine.boot_id()),
-            false => None,
-        };
-        match survey.and_then(|survey| survey.without_abandoned(boot)) {
-            Some(survey) => Ok(survey),
-            None => Self::of_files_for_allocation(store, owner, boot),
-        }
+        let boot_id = boot.is_known.then(|| boot.machine.boot_id());
+        Self::without_abandoned(store, boot_id, owner, boot)
     }
 
     /// The same from the files, whatever the index says.
@@ -69,24 +53,20 @@ impl Survey {
         owner: Option<&Owner>,
         boot: &Boot,
     ) -> Result<Self> {
-        let may_be_of = |r: &Reservation| owner.is_some_and(|owner| r.may_be_of(owner));
-        let is_relevant = |r: &Reservation| may_be_of(r) || boot.judge(r) != Verdict::InUse;
-        let survey = Self::of_files(store, is_relevant)?;
-        let changed = || Error::internal("the reservations changed while they were read");
-        survey.without_abandoned(boot).ok_or_else(changed)
+        Self::without_abandoned(store, None, owner, boot)
     }
 
-    /// What may be `owner`'s, whenever it was reserved.
+    /// What is `owner`'s, whenever it was reserved.
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
     pub fn of_owner(store: &Store, owner: &Owner) -> Result<Self> {
         // Without /proc there is no index, and nothing else is lacking.
         let boot_id = boot_id().ok();
-        match boot_id.and_then(|id| Self::from_index(store, Some(owner), &id)) {
-            Some(survey) => Ok(survey),
-            None => Self::of_files(store, |r| r.may_be_of(owner)),
-        }
+        let may_be_of = |r: &Reservation| r.may_be_of(owner);
+        let mut survey = Self::read(store, boot_id.as_deref(), Some(owner), may_be_of)?;
+        survey.relevant = owned_by(survey.relevant, owner);
+        Ok(survey)
     }
 
     /// Every file, and those of them that are relevant.
@@ -94,57 +74,47 @@ impl Survey {
     /// # Errors
     /// Code 5 when the directory cannot be read.
     pub fn of_files(store: &Store, is_relevant: impl Fn(&Reservation) -> bool) -> Result<Self> {
-        let directory = store.directory();
-        let before = Stamp::of(directory).ok();
-        let mut relevant = Vec::new();
-        let mut entries = Vec::new();
-        let mut is_indexable = true;
-        for name in names(directory)? {
-            let Some(reservation) = Reservation::read(directory, &name?) else {
-                continue;
-            };
-            is_indexable &= reservation.has_usual_name();
-            entries.push(reservation.entry());
-            if is_relevant(&reservation) {
-                relevant.push(reservation);
-            }
-        }
-        // Somebody who does not take the lock may have changed what was read already.
-        is_indexable &= before.is_some() && before == Stamp::of(directory).ok();
-        Ok(Self::new(
-            relevant,
-            Origin::Files(Files::new(entries, is_indexable)),
-        ))
+        Self::read(store, None, None, is_relevant)
     }
 
-    /// What the index says, if the files that it names say the same.
-    fn from_index(store: &Store, owner: Option<&Owner>, boot_id: &str) -> Option<Self> {
-        let directory = store.directory();
-        let mut index = Index::open(directory, boot_id)?;
-        let mut relevant = Vec::new();
-        for entry in index.find(owner.map(Owner::key))? {
-            let reservation = Reservation::read(directory, &entry.address().to_string());
-            relevant.push(reservation.filter(|r| r.entry() == entry)?);
-        }
-        Some(Self::new(relevant, Origin::Index(index)))
+    fn without_abandoned(
+        store: &Store,
+        boot_id: Option<&str>,
+        owner: Option<&Owner>,
+        boot: &Boot,
+    ) -> Result<Self> {
+        let may_be_of = |r: &Reservation| owner.is_some_and(|owner| r.may_be_of(owner));
+        let is_relevant = |r: &Reservation| may_be_of(r) || boot.judge(r) != Verdict::InUse;
+        let mut survey = Self::read(store, boot_id, owner, is_relevant)?;
+        let all = mem::take(&mut survey.relevant).into_iter();
+        let (abandoned, relevant) = all.partition(|r| boot.judge(r) == Verdict::Abandoned);
+        survey.relevant = relevant;
+        survey.end(abandoned);
+        Ok(survey)
     }
 
-    fn new(mut relevant: Vec<Reservation>, origin: Origin) -> Self {
+    /// What the index of this boot says about `owner`, else what all files say.
+    fn read(
+        store: &Store,
+        boot_id: Option<&str>,
+        owner: Option<&Owner>,
+        is_relevant: impl Fn(&Reservation) -> bool,
+    ) -> Result<Self> {
+        let mut index = Index::open(store.directory(), boot_id);
+        let mut relevant = index.find(owner, || read_all(store.directory()))?;
+        let found = relevant.iter().map(|reservation| reservation.address);
+        let taken = index.taken().cloned().unwrap_or_else(|| found.collect());
+        let twice = named_again(&relevant);
+        relevant.retain(is_relevant);
         relevant.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
-        Self {
+        Ok(Self {
             relevant,
-            abandoned: Vec::new(),
-            origin,
-        }
-    }
-
-    /// The same with what is abandoned apart; nothing when the index is a wrong one.
-    fn without_abandoned(mut self, boot: &Boot) -> Option<Self> {
-        let all = mem::take(&mut self.relevant).into_iter();
-        (self.abandoned, self.relevant) = all.partition(|r| boot.judge(r) == Verdict::Abandoned);
-        let entries = self.abandoned.iter().map(Reservation::entry).collect();
-        self.origin.change(&[], entries).ok()?;
-        Some(self)
+            taken,
+            ended: Vec::new(),
+            made: Vec::new(),
+            twice,
+            index,
+        })
     }
 
     /// Those that do not show in which boot they were made.
@@ -155,104 +125,61 @@ impl Survey {
             .collect()
     }
 
-    /// Counts these as abandoned, too; an error when the index is a wrong one.
-    ///
-    /// # Errors
-    /// Code 999 when the index disagrees, which is then of no use.
-    pub fn abandon(&mut self, ended: Vec<Reservation>) -> Result<()> {
-        let entries = ended.iter().map(Reservation::entry).collect();
-        self.abandoned.extend(ended);
-        let changed =
-            |cause| Error::internal("the index of the reservations is wrong").because(&cause);
-        self.origin.change(&[], entries).map_err(changed)
-    }
-
-    /// The addresses that must not be handed out.
-    pub fn taken(&self) -> &Taken {
-        match &self.origin {
-            Origin::Index(index) => index.taken(),
-            Origin::Files(files) => &files.taken,
+    /// Counts these as taken no longer. An address with two files is, until both have ended.
+    pub fn end(&mut self, ended: Vec<Reservation>) {
+        for Reservation { address, .. } in &ended {
+            match self.twice.iter().position(|other| other == address) {
+                Some(at) => drop(self.twice.swap_remove(at)),
+                None => self.taken.remove(*address),
+            }
         }
+        self.ended.extend(ended);
     }
 
     /// Whether this is more than a hint: it comes from the files, or their names are
     /// all that the index says.
     pub fn is_certain(&self, store: &Store) -> bool {
-        let Origin::Index(index) = &self.origin else {
+        if self.index.taken().is_none() {
             return true;
-        };
+        }
         let addresses = names(store.directory()).map(|names| {
             let names = names.filter_map(Result::ok);
             let addresses = names.filter_map(|name| parse_address(&name).ok());
             addresses.collect::<Taken>()
         });
-        addresses.is_ok_and(|taken| taken == *index.taken())
+        addresses.is_ok_and(|taken| taken == self.taken)
     }
 
-    /// Leaves an index behind, after a command that has made and removed these
-    /// reservations.
-    pub fn leave_index(mut self, store: &Store, made: &[Entry], removed: Vec<Entry>) {
-        let changed = made.len() + removed.len() + self.abandoned.len() > 0;
-        let left = self.origin.change(made, removed);
-        let left = left.and_then(|()| self.origin.save(store.directory(), changed));
+    /// Whether a command that fails with this error would do so without the index.
+    pub fn is_final(&self, store: &Store, error: &Error) -> bool {
+        match error.code {
+            // Perhaps it is the index that has filled the disk.
+            ErrorCode::IO => index::discard(store.directory()).is_err(),
+            _ => self.is_certain(store),
+        }
+    }
+
+    /// Releases the relevant reservations, as many as possible.
+    ///
+    /// # Errors
+    /// Code 5 naming the files that cannot be removed.
+    pub fn release(mut self, store: &Store) -> Result<()> {
+        let mut errors = Errors::default();
+        for reservation in mem::take(&mut self.relevant) {
+            if errors.keep(store.release(&reservation)).is_some() {
+                self.ended.push(reservation);
+            }
+        }
+        self.leave_index();
+        errors.into_result()
+    }
+
+    /// Leaves an index behind that says what the command has made of the directory.
+    pub fn leave_index(self) {
         // Where none can be left, the next command reads the files: slower, but a full
         // disk is no reason to fail.
-        left.ok();
+        self.index.save(&self.made, &self.ended).ok();
     }
-}
-
-impl Origin {
-    fn change(&mut self, made: &[Entry], removed: Vec<Entry>) -> io::Result<()> {
-        match self {
-            Self::Index(index) => {
-                removed
-                    .into_iter()
-                    .try_for_each(|entry| index.remove(entry))?;
-                made.iter().try_for_each(|entry| index.insert(*entry))
-            }
-            Self::Files(files) => {
-                files.change(made, removed);
-                Ok(())
-            }
-        }
-    }
-
-    fn save(self, directory: &Path, is_changed: bool) -> io::Result<()> {
-        match self {
-            Self::Index(index) if is_changed => index.save(directory),
-            Self::Files(files) if files.is_indexable => {
-                let boot_id = boot_id().map_err(io::Error::other)?;
-                Index::create(directory, &boot_id, files.entries)
-            }
-            Self::Index(_) | Self::Files(_) => Ok(()),
-        }
-    }
-}
-
-impl Files {
-    fn new(mut entries: Vec<Entry>, is_indexable: bool) -> Self {
-        entries.sort_unstable();
-        Self {
-            taken: taken(&entries),
-            entries,
-            is_indexable,
-        }
-    }
-
-    fn change(&mut self, made: &[Entry], mut removed: Vec<Entry>) {
-        if !removed.is_empty() {
-            removed.sort_unstable();
-            self.entries
-                .retain(|entry| removed.binary_search(entry).is_err());
-            self.taken = taken(&self.entries);
-        }
-        self.entries.extend(made);
-    }
-}
-
-/// The addresses of entries that are in order.
-fn taken(entries: &[Entry]) -> Taken {
-    Taken::from_sorted(entries.iter().map(|entry| entry.number()))
 }
 
 /// Every reservation in `directory`; none where there is no such directory. Nothing is
@@ -261,12 +188,28 @@ fn taken(entries: &[Entry]) -> Taken {
 /// # Errors
 /// Code 5 naming the directory that cannot be read.
 pub fn reservations(directory: &Path) -> Result<Vec<Reservation>> {
-    let names = match names(directory) {
-        Err(error) if error.errno() == Some(ENOENT) => return Ok(Vec::new()),
-        names => names?,
-    };
-    let read = names.map(|name| Ok(Reservation::read(directory, &name?)));
+    match read_all(directory) {
+        Err(error) if error.errno() == Some(ENOENT) => Ok(Vec::new()),
+        all => all,
+    }
+}
+
+fn read_all(directory: &Path) -> Result<Vec<Reservation>> {
+    let read = names(directory)?.map(|name| Ok(Reservation::read(directory, &name?)));
     read.filter_map(Result::transpose).collect()
+}
+
+/// The address of each file but the first of an address.
+fn named_again(all: &[Reservation]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = all.iter().map(|reservation| reservation.address).collect();
+    addresses.sort_unstable();
+    let pairs = addresses.windows(2);
+    pairs
+        .filter_map(|pair| match pair {
+            [one, other] if one == other => Some(*one),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The names in `directory` that are texts.

@@ -385,6 +385,12 @@ fn a_file_with_another_spelling_of_its_address_is_respected() {
     let mut conf = network.conf().clone();
     conf["runtimeConfig"] = json!({"ips": ["2001:db8::10"]});
     network.call("ADD", "c3").conf(&conf).run().error_code(999);
+    // Also when the other one is that of a killed plugin, which this ADD reclaims.
+    network.write("2001:db8::10", "");
+    network.call("ADD", "c3").conf(&conf).run().error_code(999);
+    assert_eq!(network.files()["2001:DB8:0::10"], "odd\r\nnet1");
+    fs::remove_file(network.path("2001:DB8:0::10")).unwrap();
+    network.call("ADD", "c3").conf(&conf).run().ok();
 }
 
 /// Which directory the networks of a node are in.

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::words::{parse, sum};
 use common::address::number;
+
+use super::words::{parse, sum};
+use crate::reservation::{Holder, Reservation};
 
 /// Words of a page.
 pub(crate) const PAGE: usize = 512;
@@ -16,11 +18,11 @@ pub(crate) const ENTRIES: usize = (PAGE - HEAD) / ENTRY;
 
 /// What a container is found by. Two may have the same: the address file decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(u64);
+pub(crate) struct Key(u64);
 
 /// An address and who has it. The order is that of the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The two halves of the address's number.
     high: u64,
     low: u64,
@@ -40,50 +42,60 @@ pub(crate) struct Page {
 
 impl Key {
     /// That of files which do not name a container, and are looked at every time.
-    pub const IRREGULAR: Self = Self(0);
+    pub(crate) const IRREGULAR: Self = Self(0);
 
     /// That of a container.
-    pub fn of(container_id: &str) -> Self {
+    pub(crate) fn of(container_id: &str) -> Self {
         let words = parse(container_id.as_bytes());
         Self(sum(container_id.len() as u64, &words).max(1))
     }
 
     /// The key that was written like this.
-    pub fn parse(word: u64) -> Self {
+    pub(crate) fn parse(word: u64) -> Self {
         Self(word)
     }
 
     /// The key as it is written.
-    pub fn word(self) -> u64 {
+    pub(crate) fn word(self) -> u64 {
         self.0
     }
 
     /// The page that has the entries of this container.
-    pub fn page(self, pages: usize) -> usize {
+    pub(crate) fn page(self, pages: usize) -> usize {
         // The remainder is smaller than a usize.
         usize::try_from(self.0 % pages.max(1) as u64).unwrap_or_default()
     }
 }
 
 impl Entry {
+    /// What the index says about a reservation. A file that names no container is looked
+    /// at every time: whoever was writing it may have got further.
+    pub(crate) fn of(reservation: &Reservation) -> Self {
+        let key = match &reservation.holder {
+            Holder::Owner(owner) => Key::of(&owner.container_id),
+            Holder::Nobody | Holder::Unknown(_) => Key::IRREGULAR,
+        };
+        Self::new(key, reservation.address)
+    }
+
     /// The entry that says that the container with this key has `address`.
-    pub fn new(key: Key, address: IpAddr) -> Self {
+    fn new(key: Key, address: IpAddr) -> Self {
         let [high, low] = halves(number(address));
         Self { key, high, low }
     }
 
     /// The address.
-    pub fn address(self) -> IpAddr {
+    pub(crate) fn address(self) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from_bits(self.number())).to_canonical()
     }
 
     /// The number of the address.
-    pub fn number(self) -> u128 {
+    pub(crate) fn number(self) -> u128 {
         whole(self.high, self.low)
     }
 
     /// Who has it.
-    pub fn key(self) -> Key {
+    pub(crate) fn key(self) -> Key {
         self.key
     }
 }

@@ -22,7 +22,7 @@ const BEFORE: Duration = Duration::from_secs(3);
 /// A directory at one moment: which one, when its content was modified according to
 /// whoever set that time last, and when it really was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     inode: u64,
     modified: [u64; 2],
     changed: [u64; 2],
@@ -30,13 +30,13 @@ pub struct Stamp {
 
 impl Stamp {
     /// Words of a stamp.
-    pub const WORDS: usize = 5;
+    pub(crate) const WORDS: usize = 5;
 
     /// What `directory` has.
     ///
     /// # Errors
     /// Those of `stat(2)`.
-    pub fn of(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn of(directory: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(directory)?;
         let words =
             |seconds: i64, nanoseconds: i64| [seconds.cast_unsigned(), nanoseconds.cast_unsigned()];
@@ -52,7 +52,7 @@ impl Stamp {
     /// # Errors
     /// Those of `utimensat(2)` and `stat(2)`; `Unsupported` when the file system does
     /// not keep the time.
-    pub fn press(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn press(directory: &Path) -> io::Result<Self> {
         let before = SystemTime::now() - BEFORE;
         let since = before.duration_since(SystemTime::UNIX_EPOCH);
         let modified = TimeSpec::from_duration(since.map_err(io::Error::other)?);
@@ -72,7 +72,7 @@ impl Stamp {
     }
 
     /// The stamp that was written like this.
-    pub fn parse([inode, m, n, c, d]: [u64; Self::WORDS]) -> Self {
+    pub(crate) fn parse([inode, m, n, c, d]: [u64; Self::WORDS]) -> Self {
         Self {
             inode,
             modified: [m, n],
@@ -81,7 +81,7 @@ impl Stamp {
     }
 
     /// The stamp as it is written.
-    pub fn words(self) -> [u64; Self::WORDS] {
+    pub(crate) fn words(self) -> [u64; Self::WORDS] {
         let ([m, n], [c, d]) = (self.modified, self.changed);
         [self.inode, m, n, c, d]
     }

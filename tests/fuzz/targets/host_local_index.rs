@@ -24,7 +24,7 @@ use host_local_ipam::allocation::Allocation;
 use host_local_ipam::boot::Boot;
 use host_local_ipam::config::Config;
 use host_local_ipam::container::Container;
-use host_local_ipam::reservation::{Applicant, Owner, owned_by};
+use host_local_ipam::reservation::{Applicant, Owner};
 use host_local_ipam::store::Store;
 use host_local_ipam::survey::Survey;
 use libfuzzer_sys::fuzz_target;
@@ -160,11 +160,10 @@ fn del(directory: &Path, owner: &Owner) {
         .expect("it is ours")
         .expect("it exists");
     let survey = Survey::of_owner(&store, owner).expect("it can be read");
-    let own = owned_by(&survey.relevant, owner);
-    for reservation in own {
+    for reservation in &survey.relevant {
         let name = reservation.address.to_string();
         assert_eq!(expected.remove(&name), Some(owner.content().into_bytes()));
-        store.release(reservation).expect("it can be removed");
     }
+    survey.release(&store).expect("they can be removed");
     assert_eq!(files(directory), expected);
 }

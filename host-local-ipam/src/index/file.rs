@@ -1,15 +1,6 @@
-//! What the address files of a directory say, in one file that costs the same to read
-//! and to change however many they are. It is a hint and nothing more: it is believed
-//! as long as nobody but us has changed the directory, the files have the last word,
-//! and whatever is wrong with it, the files are read and a new one is made.
-//!
-//! Its first pages are a header and the taken addresses as bits; then come pages with
-//! the addresses of each container, which is found in the page that its key says.
-
-mod header;
-mod page;
-mod stamp;
-mod words;
+//! The file of the index: its first pages are a header and the taken addresses as bits;
+//! then come pages with the addresses of each container, which is found in the page that
+//! its key says.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -18,21 +9,17 @@ use std::path::Path;
 
 use common::file::{FILE_MODE, temporary_name};
 
-use header::Header;
-use page::{ENTRIES, PAGE, Page};
-pub use page::{Entry, Key};
-pub use stamp::Stamp;
-
+use super::NAME;
+use super::header::Header;
+use super::page::{ENTRIES, Entry, Key, PAGE, Page};
+use super::stamp::Stamp;
+use super::words;
 use crate::store::OWN_FILE;
 use crate::taken::Taken;
 
-/// The file. The Go plugin reads it as it reads every file, and finds no container.
-pub const NAME: &str = ".reservations.index";
-/// Up to here, reading the address files costs no more than an index.
-const FEW: usize = 8;
 /// An index that agrees with its directory, and the changes made to it in memory.
 #[derive(Debug)]
-pub struct Index {
+pub(crate) struct IndexFile {
     file: File,
     header: Header,
     taken: Taken,
@@ -40,9 +27,9 @@ pub struct Index {
     pages: Vec<Page>,
 }
 
-impl Index {
+impl IndexFile {
     /// The index of `directory`, if it has one that agrees with it.
-    pub fn open(directory: &Path, boot_id: &str) -> Option<Self> {
+    pub(crate) fn open(directory: &Path, boot: Key) -> Option<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -52,7 +39,7 @@ impl Index {
         let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
         let mut front = words::read(&file, 0, PAGE).ok()?;
         let header = Header::parse(&front, metadata.len())?;
-        if header.boot != Key::of(boot_id) || header.stamp != Stamp::of(directory).ok()? {
+        if header.boot != boot || header.stamp != Stamp::of(directory).ok()? {
             return None;
         }
         if let Some(more) = header.length().checked_sub(PAGE) {
@@ -67,13 +54,13 @@ impl Index {
     }
 
     /// The addresses that are taken.
-    pub fn taken(&self) -> &Taken {
+    pub(crate) fn taken(&self) -> &Taken {
         &self.taken
     }
 
     /// The addresses that a container may have, and those of irregular files; nothing
     /// when the index turns out to be a wrong one.
-    pub fn find(&mut self, container: Option<Key>) -> Option<Vec<Entry>> {
+    pub(crate) fn find(&mut self, container: Option<Key>) -> Option<Vec<Entry>> {
         let mut found = Vec::new();
         let irregular = (self.header.irregular > 0).then_some(Key::IRREGULAR);
         for key in container.into_iter().chain(irregular) {
@@ -87,7 +74,7 @@ impl Index {
     ///
     /// # Errors
     /// When the index has no room for it, or is a wrong one.
-    pub fn insert(&mut self, entry: Entry) -> io::Result<()> {
+    pub(crate) fn insert(&mut self, entry: Entry) -> io::Result<()> {
         let page = self.page(entry.key()).ok_or_else(wrong)?;
         if page.entries.len() >= ENTRIES {
             return Err(io::ErrorKind::StorageFull.into());
@@ -102,7 +89,7 @@ impl Index {
     ///
     /// # Errors
     /// When the index does not say that it is taken.
-    pub fn remove(&mut self, entry: Entry) -> io::Result<()> {
+    pub(crate) fn remove(&mut self, entry: Entry) -> io::Result<()> {
         let page = self.page(entry.key()).ok_or_else(wrong)?;
         let at = page.entries.iter().position(|other| *other == entry);
         page.entries.swap_remove(at.ok_or_else(wrong)?);
@@ -119,7 +106,7 @@ impl Index {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn save(mut self, directory: &Path) -> io::Result<()> {
+    pub(crate) fn save(mut self, directory: &Path) -> io::Result<()> {
         for page in self.pages.iter().filter(|page| page.is_changed) {
             let first = (self.header.front + page.number) * PAGE;
             words::write(&self.file, first, &page.words(self.header.seed))?;
@@ -128,38 +115,26 @@ impl Index {
         words::write(&self.file, 0, &self.header.words(&self.taken)?)
     }
 
-    /// Makes the index of `directory`, whose address files are these, or removes the one
-    /// that is there when they are few.
+    /// Makes the index of `directory`, whose address files are these.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn create(directory: &Path, boot_id: &str, mut entries: Vec<Entry>) -> io::Result<()> {
-        if entries.len() <= FEW {
-            return Self::discard(directory);
-        }
+    pub(crate) fn create(directory: &Path, boot: Key, mut entries: Vec<Entry>) -> io::Result<()> {
         // Where the times cannot be set, nothing is written in vain.
         let stamp = Stamp::press(directory)?;
         entries.sort_unstable();
         let taken = Taken::from_sorted(entries.iter().map(|entry| entry.number()));
-        let header = Header::new(stamp, Key::of(boot_id), &taken, &entries)?;
+        let header = Header::new(stamp, boot, &taken, &entries)?;
         let file = replace(&directory.join(NAME), |file| {
             header.write_file(file, entries)
         })?;
-        let index = Self {
+        let made = Self {
             file,
             header,
             taken,
             pages: Vec::new(),
         };
-        index.save(directory)
-    }
-
-    /// Removes the index of `directory`.
-    ///
-    /// # Errors
-    /// Those of `unlink(2)`; `NotFound` when there is none.
-    pub fn discard(directory: &Path) -> io::Result<()> {
-        fs::remove_file(directory.join(NAME))
+        made.save(directory)
     }
 
     fn page(&mut self, key: Key) -> Option<&mut Page> {
