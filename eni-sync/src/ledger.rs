@@ -2,6 +2,7 @@
 //! a file per address, written and on the disk before AWS is asked, so that a crash
 //! leaves an intent and never an orphan. It decides nothing itself.
 
+mod clock;
 mod entry;
 mod life_cycle;
 mod policy;
@@ -18,7 +19,9 @@ use common::error::{Error, ErrorCode, Result};
 use common::file;
 use common::lock::Lock;
 use common::say;
+use serde::{Deserialize, Serialize};
 
+use self::clock::Clock;
 pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
@@ -124,6 +127,7 @@ impl EniLedger {
         Ok(Entries {
             directory: self.directory.clone(),
             _lock: Lock::take(&self.directory.join(LOCK), deadline)?,
+            clock: Clock::read()?,
         })
     }
 
@@ -134,7 +138,7 @@ impl EniLedger {
     /// # Errors
     /// Code 5 naming the directory.
     pub(crate) fn read(&self) -> Result<Vec<Entry>> {
-        let mut entries = read_all(&self.directory)?;
+        let mut entries = read_all(&self.directory, &Clock::read()?)?;
         entries.retain(|entry| entry.state != State::Removed);
         Ok(entries)
     }
@@ -145,8 +149,9 @@ impl EniLedger {
     /// Code 5 naming the directory.
     pub(crate) fn unreadable(&self) -> Result<Vec<(IpAddr, Error)>> {
         let addresses = addresses(&self.directory)?.into_iter();
+        let clock = Clock::read()?;
         let unreadable = addresses.filter_map(|address| {
-            let found = read(&self.directory.join(address.to_string()));
+            let found = read(&self.directory.join(address.to_string()), &clock);
             found.err().map(|error| (address, error))
         });
         Ok(unreadable.collect())
@@ -163,6 +168,26 @@ impl EniLedger {
 pub(crate) struct Entries {
     directory: PathBuf,
     _lock: Lock,
+    /// The clock that the times of the entries are of.
+    clock: Clock,
+}
+
+/// What a file of the ledger says.
+#[derive(Deserialize)]
+struct Found {
+    #[serde(flatten)]
+    entry: Entry,
+    /// The clock that its times are of; nothing in a file of a version that had none.
+    #[serde(default)]
+    clock: Option<Clock>,
+}
+
+/// The same for who writes it.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    clock: &'a Clock,
 }
 
 impl Entries {
@@ -172,7 +197,7 @@ impl Entries {
     /// # Errors
     /// Code 5 naming the directory.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
-        read_all(&self.directory)
+        read_all(&self.directory, &self.clock)
     }
 
     /// Every address that has a file, also one that is no entry: whoever looks for
@@ -189,7 +214,7 @@ impl Entries {
     /// # Errors
     /// Code 5 naming the file, 6 when it is no entry.
     pub(crate) fn get(&self, address: IpAddr) -> Result<Option<Entry>> {
-        read(&self.path(address))
+        read(&self.path(address), &self.clock)
     }
 
     /// Writes an entry down; it is on the disk afterwards. A file that is no entry is not
@@ -201,7 +226,9 @@ impl Entries {
         self.get(entry.address)?;
         let path = self.path(entry.address);
         let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
-        let text = serde_json::to_vec(entry).map_err(|cause| failed(cause.into()))?;
+        let clock = &self.clock;
+        let text = serde_json::to_vec(&Written { entry, clock });
+        let text = text.map_err(|cause| failed(cause.into()))?;
         file::replace_durably(&path, &text).map_err(failed)
     }
 
@@ -258,10 +285,10 @@ impl Entries {
     }
 }
 
-fn read_all(directory: &Path) -> Result<Vec<Entry>> {
+fn read_all(directory: &Path, clock: &Clock) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for name in names(directory)? {
-        match read(&directory.join(name)) {
+        match read(&directory.join(name), clock) {
             Ok(entry) => entries.extend(entry),
             // One file must not stand in the way of all other addresses.
             Err(error) => say!("{error}"),
@@ -270,7 +297,8 @@ fn read_all(directory: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn read(path: &Path) -> Result<Option<Entry>> {
+/// The entry in a file, with its times as `clock` has them.
+fn read(path: &Path, clock: &Clock) -> Result<Option<Entry>> {
     let undecodable = |why: String| {
         let msg = format!("{path:?} is no entry of the ledger");
         let details = format!("{why}; its address stays as it is until somebody removes the file");
@@ -284,12 +312,13 @@ fn read(path: &Path) -> Result<Option<Entry>> {
         }
         Err(cause) => return Err(Error::io(format!("failed to read {path:?}"), &cause)),
     };
-    let entry: Entry =
-        serde_json::from_slice(&bytes).map_err(|cause| undecodable(cause.to_string()))?;
+    let found = serde_json::from_slice(&bytes);
+    let Found { entry, clock: then } = found.map_err(|cause| undecodable(cause.to_string()))?;
     if path.file_name().and_then(|name| name.to_str()) != Some(&entry.address.to_string()) {
         return Err(undecodable(format!("it is about {}", entry.address)));
     }
-    Ok(Some(entry.without_assumptions()))
+    let set_by = then.map_or(0, |then| clock.was_set_by(&then));
+    Ok(Some(entry.moved_by(set_by).without_assumptions()))
 }
 
 /// The addresses that have a file in a directory.

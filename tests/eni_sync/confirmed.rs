@@ -235,6 +235,30 @@ fn what_somebody_has_removed_is_not_handed_out_and_forgotten_at_the_second_look(
 }
 
 #[test]
+fn a_clock_that_is_set_makes_no_second_look_of_the_next_one() {
+    for seconds in [120, -3600] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let configuration = pool(64, 65, 2);
+        fill(&node, &configuration, 2);
+        node.lab.unassign(&node.eni, &[ip("10.0.4.64")]);
+        node.let_time_pass(120);
+        node.lab.rules(|rules| {
+            rules.denied_actions.insert(ASSIGN.to_owned());
+        });
+        for looks in 1..=2 {
+            let log = run_once(&node, &configuration);
+            let missing = log.matches("gone: 0, missing: 1").count();
+            assert_eq!(missing, looks, "{seconds}: {log}");
+            node.set_clock(seconds);
+        }
+        node.let_time_pass(120);
+        let log = run_once(&node, &configuration);
+        assert!(log.contains("gone: 1, missing: 0"), "{seconds}: {log}");
+    }
+}
+
+#[test]
 fn what_a_pool_has_lost_sight_of_comes_back_unless_somebody_has_it() {
     let vpc = Vpc::new();
     let node = vpc.node();

@@ -307,19 +307,28 @@ impl AwsNode {
     }
 
     pub fn let_time_pass_at(&self, eni: &EniId, seconds: u64) {
+        let seconds = i64::try_from(seconds).unwrap();
+        self.edit_entries(eni, |entry| move_times(entry, -seconds));
+    }
+
+    /// Sets the clock forward by so many seconds, for all that the ledger can know: what it
+    /// has was written by a clock that was behind by as much.
+    pub fn set_clock(&self, seconds: i64) {
+        self.edit_entries(&self.eni, |entry| {
+            move_times(entry, -seconds);
+            if let Some(time) = entry["clock"]["bootTime"].as_i64() {
+                entry["clock"]["bootTime"] = json!(time - seconds * 1000);
+            }
+        });
+    }
+
+    fn edit_entries(&self, eni: &EniId, change: impl Fn(&mut Value)) {
         for entry in fs::read_dir(self.ledger_path_of(eni)).into_iter().flatten() {
             let path = entry.unwrap().path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap();
-            if name.starts_with('.') {
-                continue;
+            if !name.starts_with('.') {
+                edit(&path, &change);
             }
-            edit(&path, |entry| {
-                for key in ["since", "confirmed", "removal", "missing", "after"] {
-                    if let Some(time) = entry.get(key).and_then(Value::as_u64) {
-                        entry[key] = json!(time.saturating_sub(seconds).max(1));
-                    }
-                }
-            });
         }
     }
 
@@ -458,6 +467,15 @@ fn assert_no_secret(directory: &Path) {
             let text = fs::read(entry.path()).unwrap();
             let text = String::from_utf8_lossy(&text);
             assert!(!text.contains(CANARY), "{:?} has a secret", entry.path());
+        }
+    }
+}
+
+/// Makes all times of an entry of the ledger later by so many seconds.
+fn move_times(entry: &mut Value, seconds: i64) {
+    for key in ["since", "confirmed", "removal", "missing", "after"] {
+        if let Some(time) = entry.get(key).and_then(Value::as_u64) {
+            entry[key] = json!(time.saturating_add_signed(seconds).max(1));
         }
     }
 }

@@ -432,6 +432,34 @@ impl Entry {
         }
     }
 
+    /// The entry with all times so many seconds later: the clock was set by as much.
+    #[must_use]
+    pub(super) fn moved_by(self, seconds: i64) -> Self {
+        // 0 is no time.
+        let moved = |time: Timestamp| match time {
+            0 => 0,
+            time => time.saturating_add_signed(seconds).max(1),
+        };
+        let state = match self.state {
+            State::Releasing { after, asked } => State::Releasing {
+                after: moved(after),
+                asked,
+            },
+            State::Withdrawn { after } => State::Withdrawn {
+                after: moved(after),
+            },
+            state => state,
+        };
+        Self {
+            state,
+            since: moved(self.since),
+            confirmed: moved(self.confirmed),
+            removal: moved(self.removal),
+            missing: moved(self.missing),
+            ..self
+        }
+    }
+
     /// Whether EC2 has the address on the ENI, for all that it has said.
     pub(crate) fn is_on_eni(&self) -> bool {
         match self.state {
