@@ -489,6 +489,13 @@ impl Entry {
         is_younger(self.removal, DESCRIBE_LAG, now)
     }
 
+    /// Whether a description may show the address though EC2 is removing it, or has: it was
+    /// asked to lately, and has not confirmed since that the address is on the ENI.
+    pub(crate) fn may_be_leaving(&self, now: Timestamp) -> bool {
+        let is_asked = matches!(self.state, State::Releasing { asked: true, .. });
+        (is_asked || !self.is_on_eni()) && self.was_removed_lately(now)
+    }
+
     /// Whether a description shows it that is later than the first one by more than
     /// descriptions may be late.
     pub(crate) fn was_seen_twice(&self) -> bool {
