@@ -2,7 +2,8 @@
 //! reserves, releases what is due when it is due, and compares the ledger with EC2.
 //! The ledger is all it knows, so a crash costs nothing.
 
-use std::os::unix::net::{UnixListener, UnixStream};
+mod serve;
+
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,7 +22,7 @@ use crate::eni;
 use crate::hotplug;
 use crate::hygiene::Hygiene;
 use crate::inventory;
-use crate::ledger::{Ledger, Refusal};
+use crate::ledger::Ledger;
 use crate::limits;
 use crate::living;
 use crate::looks::Looks;
@@ -31,12 +32,10 @@ use crate::news::News;
 use crate::pace::Pace;
 use crate::pool;
 use crate::reconcile;
-use crate::registrar::{self, Node};
+use crate::registrar::Node;
 use crate::release;
-use crate::request::Request;
 use crate::sight::Sight;
-use crate::socket::{self, Answer, Ask};
-use crate::wanted::Wanted;
+use crate::socket;
 use crate::watch;
 
 /// How long work in progress may take when the agent has to end.
@@ -44,8 +43,6 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// After an error, the next try waits this long at least, and twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// After an error of the socket, so long until the next try.
-const SOCKET_PAUSE: Duration = Duration::from_millis(100);
 /// So long after a look at EC2 that has left something open comes the next one.
 const ANOTHER_LOOK: Duration = Duration::from_secs(61);
 /// So long releases wait for registrations to end.
@@ -76,15 +73,6 @@ struct Work {
     is_ending: bool,
     /// Why it has to, when nobody has told it to.
     defect: Option<Error>,
-}
-
-/// The place of a plugin that is connected.
-struct Place(Arc<Agent>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.update(|work| work.plugins -= 1);
-    }
 }
 
 /// Runs the agent until a signal ends it.
@@ -164,114 +152,6 @@ impl Agent {
             };
             work(agent);
         })
-    }
-
-    /// Serves plugins, each on a thread of its own: the ledger makes batches of what
-    /// they want at the same time.
-    fn serve(self: &Arc<Self>, listener: &UnixListener) {
-        for stream in listener.incoming() {
-            let served = stream.map_err(|cause| Error::internal("accept").because(&cause));
-            if let Err(error) = served.and_then(|stream| self.welcome(stream)) {
-                say!("a plugin could not be served: {error}");
-                // What is lacking, descriptors or memory, is not there in the next moment.
-                thread::sleep(SOCKET_PAUSE);
-            }
-        }
-    }
-
-    /// Starts to serve a plugin. Where too many are connected, this one finds its
-    /// connection closed, and does the work itself.
-    fn welcome(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
-        let Some(place) = self.find_place() else {
-            return Ok(());
-        };
-        self.start("request", move |agent| {
-            agent.answer(&stream);
-            drop(place);
-        })
-    }
-
-    fn find_place(self: &Arc<Self>) -> Option<Place> {
-        let mut work = self.work();
-        if work.plugins >= limits::PLUGINS {
-            return None;
-        }
-        work.plugins += 1;
-        Some(Place(Arc::clone(self)))
-    }
-
-    fn answer(&self, stream: &UnixStream) {
-        if !socket::is_of_root(stream) {
-            say!("a process that is not root's has been refused");
-            return;
-        }
-        let ask = socket::read(stream);
-        // Who waits for an answer learns now that there will be one.
-        let ask = match ask {
-            Ok(Ask::Look) => {
-                self.announce();
-                return;
-            }
-            ask => ask.and_then(|ask| socket::take(stream).map(|()| ask)),
-        };
-        let answer = match ask {
-            Ok(Ask::Register { wanted, request }) => self.register(&wanted, &request),
-            Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),
-            Err(cause) => {
-                say!("a request could not be read: {cause}");
-                return;
-            }
-        };
-        let Some(answer) = answer else { return };
-        if let Err(cause) = socket::send(stream, &answer) {
-            // The plugin has given up. Its DEL will give back what it has got.
-            say!("an answer could not be delivered: {cause}");
-        }
-    }
-
-    /// Registers the addresses of an attachment; nothing where the agent ends before its
-    /// turn comes.
-    fn register(&self, wanted: &Wanted, request: &Request) -> Option<Answer> {
-        let since = Instant::now();
-        let outcome = self.during_request(|| match request.owner.is_alive() {
-            // What cannot be looked at from here is the plugin's own work.
-            Ok(false) | Err(_) => Ok(Answer::Unseen),
-            Ok(true) => self
-                .clients
-                .run(|aws| registrar::register_all(aws, &self.ledger, &self.looks, wanted, request))
-                .map(|()| Answer::Done),
-        })?;
-        let answer = outcome.unwrap_or_else(|error| {
-            say!("{}: {error}", request.owner);
-            Answer::Refused(Refusal::of(&error))
-        });
-        match &answer {
-            Answer::Done => self.metrics.note_answer(0, since.elapsed()),
-            Answer::Refused(refusal) => self.metrics.note_answer(refusal.code, since.elapsed()),
-            // The plugin goes on by itself.
-            Answer::Unseen => {}
-        }
-        Some(answer)
-    }
-
-    /// Serves a request as soon as there are not too many; nothing when the agent ends.
-    fn during_request<T>(&self, serve: impl FnOnce() -> T) -> Option<T> {
-        let is_full = |work: &mut Work| work.requests >= limits::SERVED && !work.is_ending;
-        let mut work = self
-            .changed
-            .wait_while(self.work(), is_full)
-            .unwrap_or_else(PoisonError::into_inner);
-        if work.requests >= limits::SERVED {
-            return None;
-        }
-        work.requests += 1;
-        drop(work);
-        let answer = serve();
-        self.update(|work| {
-            work.requests -= 1;
-            work.is_news = true;
-        });
-        Some(answer)
     }
 
     /// Releases what is due, when it is due, and compares the ledger with EC2 from time

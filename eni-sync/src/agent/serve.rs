@@ -1,0 +1,140 @@
+//! What the agent does for the plugins that connect to its socket, each on a thread of its
+//! own. How many there may be, and for how long, is in `limits`.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::error::{Error, Result};
+use common::say;
+
+use super::{Agent, Work};
+use crate::ledger::Refusal;
+use crate::limits;
+use crate::registrar;
+use crate::request::Request;
+use crate::socket::{self, Answer, Ask};
+use crate::wanted::Wanted;
+
+/// After an error of the socket, so long until the next try.
+const SOCKET_PAUSE: Duration = Duration::from_millis(100);
+
+/// The place of a plugin that is connected.
+struct Place(Arc<Agent>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.update(|work| work.plugins -= 1);
+    }
+}
+
+impl Agent {
+    /// Serves plugins, each on a thread of its own: the ledger makes batches of what
+    /// they want at the same time.
+    pub(super) fn serve(self: &Arc<Self>, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            let served = stream.map_err(|cause| Error::internal("accept").because(&cause));
+            if let Err(error) = served.and_then(|stream| self.welcome(stream)) {
+                say!("a plugin could not be served: {error}");
+                // What is lacking, descriptors or memory, is not there in the next moment.
+                thread::sleep(SOCKET_PAUSE);
+            }
+        }
+    }
+
+    /// Starts to serve a plugin. Where too many are connected, this one finds its
+    /// connection closed, and does the work itself.
+    fn welcome(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
+        let Some(place) = self.find_place() else {
+            return Ok(());
+        };
+        self.start("request", move |agent| {
+            agent.answer(&stream);
+            drop(place);
+        })
+    }
+
+    fn find_place(self: &Arc<Self>) -> Option<Place> {
+        let mut work = self.work();
+        if work.plugins >= limits::PLUGINS {
+            return None;
+        }
+        work.plugins += 1;
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn answer(&self, stream: &UnixStream) {
+        if !socket::is_of_root(stream) {
+            say!("a process that is not root's has been refused");
+            return;
+        }
+        let ask = socket::read(stream);
+        // Who waits for an answer learns now that there will be one.
+        let ask = match ask {
+            Ok(Ask::Look) => {
+                self.announce();
+                return;
+            }
+            ask => ask.and_then(|ask| socket::take(stream).map(|()| ask)),
+        };
+        let answer = match ask {
+            Ok(Ask::Register { wanted, request }) => self.register(&wanted, &request),
+            Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),
+            Err(cause) => {
+                say!("a request could not be read: {cause}");
+                return;
+            }
+        };
+        let Some(answer) = answer else { return };
+        if let Err(cause) = socket::send(stream, &answer) {
+            // The plugin has given up. Its DEL will give back what it has got.
+            say!("an answer could not be delivered: {cause}");
+        }
+    }
+
+    /// Registers the addresses of an attachment; nothing where the agent ends before its
+    /// turn comes.
+    fn register(&self, wanted: &Wanted, request: &Request) -> Option<Answer> {
+        let since = Instant::now();
+        let outcome = self.during_request(|| match request.owner.is_alive() {
+            // What cannot be looked at from here is the plugin's own work.
+            Ok(false) | Err(_) => Ok(Answer::Unseen),
+            Ok(true) => self
+                .clients
+                .run(|aws| registrar::register_all(aws, &self.ledger, &self.looks, wanted, request))
+                .map(|()| Answer::Done),
+        })?;
+        let answer = outcome.unwrap_or_else(|error| {
+            say!("{}: {error}", request.owner);
+            Answer::Refused(Refusal::of(&error))
+        });
+        match &answer {
+            Answer::Done => self.metrics.note_answer(0, since.elapsed()),
+            Answer::Refused(refusal) => self.metrics.note_answer(refusal.code, since.elapsed()),
+            // The plugin goes on by itself.
+            Answer::Unseen => {}
+        }
+        Some(answer)
+    }
+
+    /// Serves a request as soon as there are not too many; nothing when the agent ends.
+    fn during_request<T>(&self, serve: impl FnOnce() -> T) -> Option<T> {
+        let is_full = |work: &mut Work| work.requests >= limits::SERVED && !work.is_ending;
+        let mut work = self
+            .changed
+            .wait_while(self.work(), is_full)
+            .unwrap_or_else(PoisonError::into_inner);
+        if work.requests >= limits::SERVED {
+            return None;
+        }
+        work.requests += 1;
+        drop(work);
+        let answer = serve();
+        self.update(|work| {
+            work.requests -= 1;
+            work.is_news = true;
+        });
+        Some(answer)
+    }
+}
