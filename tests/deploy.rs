@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use harness::{Call, our_plugin};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -60,6 +61,19 @@ fn the_agent_has_the_network_of_the_node_and_nothing_of_kubernetes() {
     let account: ServiceAccount = manifest("deploy/serviceaccount.yaml");
     assert_eq!(account.automount_service_account_token, Some(false));
     assert_eq!(account.metadata.name, pod.service_account_name);
+}
+
+/// Two pods of one node cannot declare one port of the node.
+#[test]
+fn the_next_agent_starts_before_the_one_before_ends() {
+    let daemon_set: DaemonSet = manifest("deploy/daemonset.yaml");
+    let spec = daemon_set.spec.unwrap();
+    let update = spec.update_strategy.unwrap().rolling_update.unwrap();
+    assert_eq!(update.max_unavailable, Some(IntOrString::Int(0)));
+    let surge = update.max_surge.unwrap();
+    assert!(surge != IntOrString::Int(0) && surge != IntOrString::String("0%".into()));
+    assert!(spec.min_ready_seconds > Some(0));
+    assert_eq!(agent().ports, None);
 }
 
 #[test]

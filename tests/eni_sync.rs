@@ -13,6 +13,7 @@ mod doctor;
 mod empty_root;
 mod faults;
 pub(crate) mod fixture;
+mod handover;
 mod hygiene;
 mod inventory;
 mod killed;

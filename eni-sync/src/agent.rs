@@ -4,7 +4,8 @@
 
 mod serve;
 
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::aws::Clients;
 use crate::calls::Calls;
 use crate::configuration::Configuration;
 use crate::eni;
+use crate::handover::{Post, Role};
 use crate::hotplug;
 use crate::hygiene::Hygiene;
 use crate::inventory;
@@ -27,7 +29,7 @@ use crate::limits;
 use crate::living;
 use crate::looks::Looks;
 use crate::metrics::Metrics;
-use crate::monitor::{self, Health, Lasting};
+use crate::monitor::{Health, Lasting, Monitor};
 use crate::news::News;
 use crate::pace::Pace;
 use crate::pool;
@@ -35,7 +37,6 @@ use crate::reconcile;
 use crate::registrar::Node;
 use crate::release;
 use crate::sight::Sight;
-use crate::socket;
 use crate::watch;
 
 /// How long work in progress may take when the agent has to end.
@@ -54,6 +55,8 @@ pub(crate) struct Agent {
     pub(crate) ledger: Ledger,
     pub(crate) looks: Looks,
     pub(crate) configuration: Configuration,
+    /// The path that plugins connect to.
+    pub(crate) socket: PathBuf,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     work: Mutex<Work>,
@@ -69,8 +72,12 @@ struct Work {
     requests: usize,
     /// Whether the ledger has changed since the keeper looked.
     is_news: bool,
+    /// Whether no more plugins are accepted.
+    is_closed: bool,
     /// Whether the agent has to end.
     is_ending: bool,
+    /// What this agent is on its node.
+    role: Role,
     /// Why it has to, when nobody has told it to.
     defect: Option<Error>,
 }
@@ -89,8 +96,8 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     signals.thread_block().map_err(failed)?;
 
     limits::raise_files();
-    let http = configuration.metrics.map(monitor::listen).transpose()?;
-    let listener = socket::listen(socket)?;
+    let (post, waker) = Post::new(socket)?;
+    let monitor = Monitor::new(&configuration, post.role())?;
     let calls = Arc::new(Calls::default());
     let agent = Arc::new(Agent {
         clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
@@ -98,8 +105,12 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         ledger: Ledger::of_node(),
         looks: Looks::default(),
         configuration,
+        socket: socket.to_owned(),
         health: Health::default(),
-        work: Mutex::default(),
+        work: Mutex::new(Work {
+            role: post.role(),
+            ..Work::default()
+        }),
         changed: Condvar::new(),
     });
     agent.start_lasting("keeper", Agent::keep)?;
@@ -107,13 +118,13 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     if !agent.configuration.networks.is_empty() {
         agent.start_lasting("watcher", watch::run)?;
     }
-    agent.start_lasting("socket", move |agent| agent.serve(&listener))?;
-    if let Some(listener) = http {
-        agent.start_lasting("metrics", move |agent| monitor::serve(agent, listener))?;
+    agent.start_lasting("socket", move |agent| agent.serve(post))?;
+    if let Some(monitor) = monitor {
+        agent.start_lasting("metrics", move |agent| monitor.serve(agent))?;
     }
     notify_ready();
     signals.wait().map_err(failed)?;
-    agent.drain();
+    agent.drain(waker);
     agent.work().defect.take().map_or(Ok(()), Err)
 }
 
@@ -161,7 +172,7 @@ impl Agent {
         let mut reconcile_at = Instant::now();
         let (mut hygiene, mut sight) = (Hygiene::default(), Sight::default());
         let mut news = News::default();
-        loop {
+        while self.await_turn() {
             let (mut outcome, mut findings) = (Ok(()), Vec::new());
             if reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
@@ -281,21 +292,43 @@ impl Agent {
         !work.is_ending
     }
 
+    /// What this agent is on its node at this moment.
+    pub(crate) fn role(&self) -> Role {
+        self.work().role
+    }
+
+    /// Rests while another agent of the node does the work; whether this one goes on.
+    pub(crate) fn await_turn(&self) -> bool {
+        let rests = |work: &mut Work| work.role == Role::Relieved && !work.is_ending;
+        let waited = self.changed.wait_while(self.work(), rests);
+        let work = waited.unwrap_or_else(PoisonError::into_inner);
+        !work.is_ending
+    }
+
+    /// Notes what this agent is from now on.
+    fn note_role(&self, role: Role) {
+        if self.role() != role {
+            self.update(|work| (work.role, work.is_news) = (role, true));
+        }
+    }
+
     /// Says that the ledger has changed.
     pub(crate) fn announce(&self) {
         self.update(|work| work.is_news = true);
     }
 
-    /// Lets what is being served end.
-    fn drain(&self) {
+    /// Lets end what is being served, and what was connected when the agent was told to end:
+    /// none of these plugins has to begin anew.
+    fn drain(&self, waker: UnixStream) {
         self.update(|work| work.is_ending = true);
-        let busy = |work: &mut Work| work.requests > 0;
+        drop(waker);
+        let busy = |work: &mut Work| work.plugins > 0 || !work.is_closed;
         let waited = self
             .changed
             .wait_timeout_while(self.work(), DRAIN_DEADLINE, busy);
         let (work, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if work.requests > 0 {
-            say!("{} requests were not served in time", work.requests);
+        if work.plugins > 0 {
+            say!("{} plugins were not served in time", work.plugins);
         }
     }
 

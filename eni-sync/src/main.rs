@@ -14,6 +14,7 @@ mod ec2;
 mod eni;
 mod failure;
 mod give_back;
+mod handover;
 mod hotplug;
 mod http;
 mod hygiene;

@@ -25,7 +25,10 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::agent::Agent;
+use crate::configuration::Configuration;
+use crate::handover::{self, Role};
 use crate::limits;
+use crate::news::News;
 use crate::registrar;
 
 /// After an error of the listener, so long until the next try.
@@ -84,6 +87,11 @@ impl Health {
         }
     }
 
+    /// Whether the ledger has been compared with EC2 at all.
+    pub(crate) fn has_reconciled(&self) -> bool {
+        self.known().reconciled.is_some()
+    }
+
     /// Whether the ledger has been compared with EC2 lately.
     ///
     /// # Errors
@@ -105,40 +113,77 @@ impl Health {
     }
 }
 
-/// The socket of the monitor.
-///
-/// # Errors
-/// Code 5 naming the address.
-pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener> {
+/// The port of metrics and health, which belongs to the agent that serves plugins.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    address: SocketAddr,
+    listener: Option<TcpListener>,
+}
+
+impl Monitor {
+    /// The port of the configuration, if it has one. An agent that takes over gets the port
+    /// later, from the one before.
+    ///
+    /// # Errors
+    /// Code 5 naming the address.
+    pub(crate) fn new(configuration: &Configuration, role: Role) -> Result<Option<Self>> {
+        let Some(address) = configuration.metrics else {
+            return Ok(None);
+        };
+        let listener = match role {
+            Role::Serving => Some(listen(address)?),
+            Role::Coming | Role::Relieved => None,
+        };
+        Ok(Some(Self { address, listener }))
+    }
+
+    /// Answers at the port, whenever this agent has it, for ever.
+    pub(crate) fn serve(self, agent: &Arc<Agent>) {
+        // One thread reads the ledger for all who ask.
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build();
+        let served = runtime.and_then(|runtime| runtime.block_on(self.run(agent)));
+        if let Err(cause) = served {
+            say!("metrics are not served: {cause}");
+        }
+    }
+
+    async fn run(self, agent: &Arc<Agent>) -> std::io::Result<()> {
+        let (mut clients, mut first) = (Clients::default(), self.listener);
+        loop {
+            let listener = match first.take() {
+                Some(listener) => listener,
+                None => port(agent, self.address).await,
+            };
+            clients.accept(agent, listener).await?;
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
     let bound = TcpListener::bind(address);
     let listener = bound.and_then(|l| l.set_nonblocking(true).map(|()| l));
     listener.map_err(|cause| Error::io(format!("failed to serve metrics at {address}"), &cause))
 }
 
-/// Answers on the socket for ever.
-pub(crate) fn serve(agent: &Arc<Agent>, listener: TcpListener) {
-    // One thread reads the ledger for all who ask.
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(1)
-        .build();
-    let served = runtime.and_then(|runtime| runtime.block_on(accept(agent, listener)));
-    if let Err(cause) = served {
-        say!("metrics are not served: {cause}");
-    }
-}
-
-async fn accept(agent: &Arc<Agent>, listener: TcpListener) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut clients = Clients::default();
+/// Waits until this agent serves plugins and the port is free. The agent before it gives the
+/// port back within seconds, or when it ends.
+async fn port(agent: &Agent, address: SocketAddr) -> TcpListener {
+    let mut news = News::default();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => clients.serve(agent, stream),
-            Err(cause) => {
-                say!("a request for metrics could not be accepted: {cause}");
-                tokio::time::sleep(PAUSE).await;
+        if agent.role() == Role::Serving {
+            match listen(address) {
+                Ok(listener) => return listener,
+                Err(error) => {
+                    for failed in news.among(vec![format!("{error}; trying again")]) {
+                        say!("{failed}");
+                    }
+                }
             }
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -153,6 +198,23 @@ struct Client {
 }
 
 impl Clients {
+    /// Accepts connections until another agent serves plugins.
+    async fn accept(&mut self, agent: &Arc<Agent>, listener: TcpListener) -> std::io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        while agent.role() != Role::Relieved {
+            match timeout(PAUSE, listener.accept()).await {
+                Ok(Ok((stream, _))) => self.serve(agent, stream),
+                Ok(Err(cause)) => {
+                    say!("a request for metrics could not be accepted: {cause}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // Nobody has come.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Serves one more. A probe sends its request at once, so the one that has to go when
     /// there are too many is the oldest one whose request is still to come.
     fn serve(&mut self, agent: &Arc<Agent>, stream: TcpStream) {
@@ -208,7 +270,8 @@ async fn answer(
         "/readyz" => {
             let ready = health
                 .alive()
-                .and_then(|()| health.ready(interval, Instant::now()));
+                .and_then(|()| health.ready(interval, Instant::now()))
+                .and_then(|()| alone(&agent));
             match ready {
                 Ok(()) => readiness(agent).await,
                 Err(why) => report(Err(why)),
@@ -221,6 +284,16 @@ async fn answer(
             "there are /metrics, /healthz and /readyz",
         ),
     })
+}
+
+/// Whether no agent waits to take over. Its kubelet asks at this port too, which it does not
+/// have yet, and must not take this agent's answer for its own.
+fn alone(agent: &Agent) -> std::result::Result<(), String> {
+    match handover::is_another_coming(&agent.socket) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err("another agent is about to take over, and is not ready yet".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The ledger is read on a thread of its own, so that health is answered meanwhile.

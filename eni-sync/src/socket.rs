@@ -5,15 +5,18 @@
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
 use common::file;
 use common::inventory;
+use common::lock::Lock;
+use common::say;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt::PeerCredentials,
 };
@@ -39,6 +42,12 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
 /// The agent takes a request by white space in front of its answer.
 const TAKEN: &[u8] = b"\n";
 const SOCKET_MODE: u32 = 0o600;
+/// What the name of a socket has at its end until it is in its place.
+const NEW: &str = ".new";
+/// The same of the file that agents lock.
+const LOCK: &str = ".lock";
+/// How long an agent waits for another one's answer, of which nothing depends.
+const PING_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What a plugin asks of the agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -183,39 +192,143 @@ pub(crate) fn is_of_root(stream: &UnixStream) -> bool {
     getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
 }
 
-/// The agent's end. A socket that nobody listens on any more is replaced.
-///
-/// # Errors
-/// Code 7 when the path is too long, or another agent listens there; 5 naming the path.
-pub(crate) fn listen(path: &Path) -> Result<UnixListener> {
-    let failed = |cause: &io::Error| Error::io(format!("failed to listen on {path:?}"), cause);
-    if path.as_os_str().len() > LONGEST_PATH {
-        let msg = format!("the path of the socket is too long: {path:?}");
-        return Err(Error::config(msg).with_details("a socket's path has 107 bytes at most"));
-    }
-    if is_listened_on(path) {
-        let msg = format!("another agent listens on {path:?}");
-        return Err(Error::config(msg));
-    }
-    if let Some(directory) = path.parent() {
-        create(directory).map_err(|cause| failed(&cause))?;
-    }
-    match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(failed(&cause)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(|cause| failed(&cause))?;
-    // Until now the directory, which only root can enter, has kept others away.
-    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(|c| failed(&c))?;
-    Ok(listener)
+/// The agent's end of the socket at a path.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+    /// The device and the number of the file that was made with it. No other file can get
+    /// them while this one listens.
+    file: (u64, u64),
 }
 
-/// Whether somebody listens there, who may have too much to do.
-fn is_listened_on(path: &Path) -> bool {
+impl Listener {
+    /// Makes a socket beside the path and gives it the path then, whoever has had it: at any
+    /// moment there is one that a plugin can connect to. Only for the one that has the lock
+    /// of the path.
+    ///
+    /// # Errors
+    /// Code 5 naming the path.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let failed = |cause| Error::io(format!("failed to listen on {path:?}"), &cause);
+        let new = beside(path, NEW);
+        Self::make(path, &new).map_err(|cause| {
+            if let Err(second) = file::remove(&new) {
+                say!("failed to remove {new:?}: {second}");
+            }
+            failed(cause)
+        })
+    }
+
+    fn make(path: &Path, new: &Path) -> io::Result<Self> {
+        // One that was killed in the middle has left it.
+        file::remove(new)?;
+        let listener = UnixListener::bind(new)?;
+        listener.set_nonblocking(true)?;
+        // Until now the directory, which only root can enter, has kept others away.
+        fs::set_permissions(new, Permissions::from_mode(SOCKET_MODE))?;
+        let file = identity(new)?;
+        fs::rename(new, path)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// The next plugin, if one comes within `time`, or before somebody ends the wait by
+    /// closing the other end of `woken`.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub(crate) fn accept(
+        &self,
+        time: Duration,
+        woken: &UnixStream,
+    ) -> io::Result<Option<UnixStream>> {
+        wait(time, &[self.listener.as_fd(), woken.as_fd()])?;
+        match self.listener.accept() {
+            Ok((stream, _)) => Ok(Some(stream)),
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+
+    /// Whether this socket is still the one at its path.
+    pub(crate) fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|found| found == self.file)
+    }
+}
+
+/// Waits until there is something to be read, for `time` at most.
+///
+/// # Errors
+/// Those of `poll(2)`.
+pub(crate) fn wait(time: Duration, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    let files = files.iter();
+    let files = files.map(|file| PollFd::new(*file, PollFlags::POLLIN));
+    let mut files: Vec<PollFd<'_>> = files.collect();
+    match poll(&mut files, timeout) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// A path with something added to its name.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// Makes what the socket at a path needs: its directory.
+///
+/// # Errors
+/// Code 7 when the path is too long; 5 naming it.
+pub(crate) fn prepare(path: &Path) -> Result<()> {
+    if beside(path, NEW).as_os_str().len() > LONGEST_PATH {
+        let msg = format!("the path of the socket is too long: {path:?}");
+        let details = format!("a socket's path has {LONGEST_PATH} bytes at most, {NEW:?} included");
+        return Err(Error::config(msg).with_details(details));
+    }
+    let failed = |cause| Error::io(format!("failed to listen on {path:?}"), &cause);
+    path.parent().map_or(Ok(()), create).map_err(failed)
+}
+
+/// The lock of the path, whose holder alone puts a socket there; nothing while another agent
+/// has it, which is about to do that.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub(crate) fn lock(path: &Path, deadline: Duration) -> Result<Option<Lock>> {
+    match Lock::take(&beside(path, LOCK), deadline) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.code == ErrorCode::TRY_AGAIN => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an agent listens there, also one that has too much to do or is stopped.
+pub(crate) fn is_listened_on(path: &Path) -> bool {
     match connect(path) {
-        Ok(_) => true,
+        Ok(stream) => {
+            let asked = send(&stream, &Ask::Ping).and_then(|()| await_answer(&stream));
+            // Without an answer it listens all the same.
+            asked.ok();
+            true
+        }
         Err(cause) => cause.kind() == io::ErrorKind::WouldBlock,
     }
+}
+
+fn await_answer(stream: &UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PING_DEADLINE))?;
+    receive::<Answer>(stream, []).map(drop)
 }
 
 /// Makes the directory of a socket. Whoever has made ours, it is root's alone from now on;

@@ -41,7 +41,7 @@ pub(crate) fn run(agent: &Arc<Agent>) {
 fn watch(agent: &Arc<Agent>) -> Result<()> {
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Inotify::init(flags).map_err(failed)?;
-    loop {
+    while agent.await_turn() {
         // Watched first, looked at then: nothing can appear between the two.
         for network in &agent.configuration.networks {
             add_watch(&inotify, &network.directory())?;
@@ -56,6 +56,7 @@ fn watch(agent: &Arc<Agent>) -> Result<()> {
         agent.announce();
         await_change(&inotify, wait)?;
     }
+    Ok(())
 }
 
 /// Waits for a change, or until it is time to look without one. Which change it was, and

@@ -345,17 +345,6 @@ fn a_reservation_that_is_anothers_by_now_is_held_for_the_other_one() {
 }
 
 #[test]
-fn one_node_has_one_agent() {
-    let vpc = Vpc::new();
-    let node = vpc.node();
-    let _agent = Agent::start(&node, &json!({}));
-    let second = Agent::spawn(&node, &json!({}));
-    let (status, errors) = second.wait();
-    assert_eq!(status, Some(1));
-    assert!(errors.contains("another agent listens on"), "{errors}");
-}
-
-#[test]
 fn a_key_that_the_agent_does_not_know_is_named() {
     let vpc = Vpc::new();
     let node = vpc.node();

@@ -2,7 +2,7 @@
 //! format fails the test.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 use super::fixture::AwsNode;
@@ -22,20 +22,25 @@ pub struct Scrape {
 
 /// Status and body of an answer to GET.
 pub fn get(node: &AwsNode, path: &str) -> (u16, String) {
+    try_get(node, path).unwrap()
+}
+
+/// The same while the port may be on its way from one agent to the next.
+pub fn try_get(node: &AwsNode, path: &str) -> io::Result<(u16, String)> {
     let answer = node.node.netns.run(|| {
-        let mut stream = TcpStream::connect(ADDRESS).unwrap();
+        let mut stream = TcpStream::connect(ADDRESS)?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .unwrap();
+        )?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    });
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        stream.read_to_string(&mut answer)?;
+        io::Result::Ok(answer)
+    })?;
+    let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(missing)?;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
+    Ok((status, body.to_owned()))
 }
 
 impl Scrape {

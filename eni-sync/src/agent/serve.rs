@@ -1,7 +1,7 @@
 //! What the agent does for the plugins that connect to its socket, each on a thread of its
 //! own. How many there may be, and for how long, is in `limits`.
 
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,8 +10,10 @@ use common::error::{Error, Result};
 use common::say;
 
 use super::{Agent, Work};
+use crate::handover::Post;
 use crate::ledger::Refusal;
 use crate::limits;
+use crate::news::News;
 use crate::registrar;
 use crate::request::Request;
 use crate::socket::{self, Answer, Ask};
@@ -19,6 +21,9 @@ use crate::wanted::Wanted;
 
 /// After an error of the socket, so long until the next try.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often an agent finds out whether it is the one that serves.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The place of a plugin that is connected.
 struct Place(Arc<Agent>);
@@ -30,17 +35,41 @@ impl Drop for Place {
 }
 
 impl Agent {
-    /// Serves plugins, each on a thread of its own: the ledger makes batches of what
-    /// they want at the same time.
-    pub(super) fn serve(self: &Arc<Self>, listener: &UnixListener) {
-        for stream in listener.incoming() {
-            let served = stream.map_err(|cause| Error::internal("accept").because(&cause));
-            if let Err(error) = served.and_then(|stream| self.welcome(stream)) {
-                say!("a plugin could not be served: {error}");
-                // What is lacking, descriptors or memory, is not there in the next moment.
-                thread::sleep(SOCKET_PAUSE);
+    /// Serves plugins, each on a thread of its own: the ledger makes batches of what they
+    /// want at the same time. When the agent ends, those that are in the queue are served
+    /// still, and the next ones find nobody here.
+    pub(super) fn serve(self: &Arc<Self>, mut post: Post) {
+        let (mut looked, mut news) = (Instant::now(), News::default());
+        loop {
+            let is_ending = self.work().is_ending;
+            match self.serve_next(&post) {
+                Ok(false) if is_ending => break,
+                Ok(_) => {}
+                Err(error) => {
+                    say!("a plugin could not be served: {error}");
+                    // What is lacking, descriptors or memory, is not there in the next moment.
+                    thread::sleep(SOCKET_PAUSE);
+                }
+            }
+            if looked.elapsed() >= LOOK && !is_ending {
+                looked = Instant::now();
+                let role = post.look(self.health.has_reconciled());
+                let role = role.map(|role| self.note_role(role));
+                let failed = role.err().map(|error| format!("{error}; trying again"));
+                for failed in news.among(Vec::from_iter(failed)) {
+                    say!("{failed}");
+                }
             }
         }
+        drop(post);
+        self.update(|work| work.is_closed = true);
+    }
+
+    /// Starts to serve the next plugin, if one comes soon; whether one has come.
+    fn serve_next(self: &Arc<Self>, post: &Post) -> Result<bool> {
+        let stream = post.accept(LOOK);
+        let stream = stream.map_err(|cause| Error::internal("accept").because(&cause))?;
+        stream.map_or(Ok(false), |new| self.welcome(new).map(|()| true))
     }
 
     /// Starts to serve a plugin. Where too many are connected, this one finds its
