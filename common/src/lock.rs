@@ -1,5 +1,5 @@
-//! Locks between processes. The kernel releases one when its file is closed, so also
-//! when its holder is killed.
+//! Locks between processes, whole files and bytes of one: the only module that locks. The
+//! kernel releases a lock when its file is closed, so also when its holder is killed.
 //!
 //! flock(2) and fcntl(2) wait without a deadline, and nothing but a signal ends such a
 //! wait. Whoever has to wait here tries again after a pause, so that a wait ends when its
@@ -12,6 +12,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -30,6 +32,13 @@ pub struct Lock {
     _file: File,
 }
 
+/// Whether others may have a lock at the same time.
+#[derive(Clone, Copy)]
+pub(crate) enum Sharing {
+    Shared,
+    Alone,
+}
+
 impl Lock {
     /// Takes the lock `path`, which is created where it is missing, waiting for its
     /// holder at most until `deadline`.
@@ -37,30 +46,85 @@ impl Lock {
     /// # Errors
     /// Code 5 naming the file, 11 when the lock is not to be had in time.
     pub fn take(path: &Path, deadline: Duration) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .mode(FILE_MODE)
-            .custom_flags(libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)
-            .map_err(|cause| Error::io(format!("failed to open {path:?}"), &cause))?;
-        let file = lock_exclusively(file, path, deadline)?;
+        let file = open(path, libc::O_CREAT).map_err(|cause| unopened(path, &cause))?;
+        Self::of(file, path, deadline)
+    }
+
+    /// The same of a lock that is not created: nothing where it is missing, or no file can
+    /// have the name. Its file system may be read-only.
+    ///
+    /// # Errors
+    /// As for [`Lock::take`].
+    pub fn take_existing(path: &Path, deadline: Duration) -> Result<Option<Self>> {
+        use io::ErrorKind::{InvalidFilename, NotFound};
+        match open(path, 0) {
+            Ok(file) => Self::of(file, path, deadline).map(Some),
+            Err(cause) if matches!(cause.kind(), NotFound | InvalidFilename) => Ok(None),
+            Err(cause) => Err(unopened(path, &cause)),
+        }
+    }
+
+    /// Locks the whole of `file`, which was opened at `path`.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that locks")]
+    fn of(file: File, path: &Path, deadline: Duration) -> Result<Self> {
+        let try_once = || match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Ok(true),
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(cause) => Err(cause),
+        };
+        wait(&format!("the lock {path:?}"), deadline, try_once)?;
         Ok(Self { _file: file })
     }
 }
 
-/// Locks `file`, which was opened at `path`, waiting for its holder at most until
-/// `deadline`.
+/// Locks one byte of `file`, at `offset`, until the file is closed. `what` is what the byte
+/// stands for.
 ///
 /// # Errors
-/// Code 5 naming the file, 11 when the lock is not to be had in time.
-pub fn lock_exclusively(file: File, path: &Path, deadline: Duration) -> Result<File> {
-    let try_once = || match fs2::FileExt::try_lock_exclusive(&file) {
-        Ok(()) => Ok(true),
-        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(cause) => Err(cause),
+/// Code 5 naming `what`, 11 when it is not to be had in time.
+#[expect(clippy::disallowed_methods, reason = "this is the module that locks")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's constants are 0 and 1; its structure is older than they are"
+)]
+pub(crate) fn lock_byte(
+    file: &File,
+    offset: i64,
+    sharing: Sharing,
+    what: &str,
+    deadline: Duration,
+) -> Result<()> {
+    let kind = match sharing {
+        Sharing::Shared => libc::F_RDLCK,
+        Sharing::Alone => libc::F_WRLCK,
     };
-    wait(&format!("the lock {path:?}"), deadline, try_once)?;
-    Ok(file)
+    let byte = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: offset,
+        l_len: 1,
+        l_pid: 0,
+    };
+    let try_once = || match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    };
+    wait(what, deadline, try_once)
+}
+
+/// Opens the file of a lock for reading, which is enough to lock it. What is in its place
+/// is neither followed nor waited for.
+fn open(path: &Path, flags: i32) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .mode(FILE_MODE)
+        .custom_flags(flags | libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+fn unopened(path: &Path, cause: &io::Error) -> Error {
+    Error::io(format!("failed to open {path:?}"), cause)
 }
 
 /// Waits until `try_once`, which says whether it has got what another process may hold,
@@ -68,7 +132,7 @@ pub fn lock_exclusively(file: File, path: &Path, deadline: Duration) -> Result<F
 ///
 /// # Errors
 /// Code 5 naming `what`, 11 when it is not to be had in time.
-pub(crate) fn wait(
+fn wait(
     what: &str,
     deadline: Duration,
     mut try_once: impl FnMut() -> io::Result<bool>,
@@ -104,35 +168,26 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    fn open(path: &Path) -> File {
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .unwrap()
-    }
-
     #[test]
     fn a_lock_that_is_not_released_in_time_is_code_11_and_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        let held = lock_exclusively(open(&path), &path, DEADLINE).unwrap();
-        let error = lock_exclusively(open(&path), &path, Duration::from_millis(20)).unwrap_err();
+        let held = Lock::take(&path, DEADLINE).unwrap();
+        let error = Lock::take(&path, Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.code, ErrorCode::TRY_AGAIN);
         assert!(error.msg.contains(path.to_str().unwrap()), "{error}");
         drop(held);
-        lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+        Lock::take(&path, DEADLINE).unwrap();
     }
 
     #[test]
     fn a_wait_that_is_over_leaves_no_thread() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        let _held = lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+        let _held = Lock::take(&path, DEADLINE).unwrap();
         let waiting = thread::Builder::new().name("waits".into());
         let waiting = waiting.spawn(move || {
-            lock_exclusively(open(&path), &path, Duration::from_millis(20)).unwrap_err();
+            Lock::take(&path, Duration::from_millis(20)).unwrap_err();
             threads_named("waits")
         });
         // A thread inherits the name of the one that starts it.
@@ -155,12 +210,44 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_is_missing_is_taken_only_by_who_creates_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        assert!(Lock::take_existing(&path, DEADLINE).unwrap().is_none());
+        assert!(!path.exists());
+        drop(Lock::take(&path, DEADLINE).unwrap());
+        let _held = Lock::take_existing(&path, DEADLINE).unwrap().unwrap();
+        Lock::take(&path, Duration::ZERO).unwrap_err();
+    }
+
+    #[test]
+    fn a_byte_is_locked_by_many_or_by_one_and_leaves_the_others_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("turns");
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(&path).unwrap()
+        };
+        let [first, second, third] = [open(), open(), open()];
+        let lock =
+            |file: &File, offset, sharing| lock_byte(file, offset, sharing, "it", Duration::ZERO);
+        lock(&first, 7, Sharing::Shared).unwrap();
+        lock(&second, 7, Sharing::Shared).unwrap();
+        let error = lock(&third, 7, Sharing::Alone).unwrap_err();
+        assert_eq!(error.code, ErrorCode::TRY_AGAIN);
+        lock(&third, 8, Sharing::Alone).unwrap();
+        drop((first, second));
+        lock(&third, 7, Sharing::Alone).unwrap();
+    }
+
+    #[test]
     fn a_lock_that_is_released_in_time_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        let held = lock_exclusively(open(&path), &path, DEADLINE).unwrap();
+        let held = Lock::take(&path, DEADLINE).unwrap();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| lock_exclusively(open(&path), &path, DEADLINE));
+            let waiting = scope.spawn(|| Lock::take(&path, DEADLINE));
             drop(held);
             waiting.join().unwrap().unwrap();
         });

@@ -14,15 +14,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::args::{CmdArgs, ContainerId};
 use crate::attach::ROOT;
 use crate::error::{Error, Result};
 use crate::file::{FILE_MODE, create_directory};
-use crate::lock::wait;
+use crate::lock::{Sharing, lock_byte};
 
 /// The file's name in the directory of the records.
 const FILE: &str = ".turns";
@@ -41,13 +39,6 @@ enum Subject<'a> {
     Container(&'a ContainerId),
     Network(&'a str),
     Devices,
-}
-
-/// Whether others may have the byte at the same time.
-#[derive(Clone, Copy)]
-enum Sharing {
-    Shared,
-    Alone,
 }
 
 impl Turn {
@@ -182,27 +173,7 @@ fn path() -> PathBuf {
     Path::new(ROOT).join(FILE)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the kernel's constants are 0 and 1; its structure is older than they are"
-)]
 fn take(file: &File, subject: &Subject<'_>, sharing: Sharing) -> Result<()> {
     let what = format!("the turn of {}", subject.describe());
-    let kind = match sharing {
-        Sharing::Shared => libc::F_RDLCK,
-        Sharing::Alone => libc::F_WRLCK,
-    };
-    let byte = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: subject.byte(),
-        l_len: 1,
-        l_pid: 0,
-    };
-    let try_once = || match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    };
-    wait(&what, DEADLINE, try_once)
+    lock_byte(file, subject.byte(), sharing, &what, DEADLINE)
 }

@@ -12,9 +12,8 @@ use common::error::{Error, ErrorCode, Result};
 use crate::atomic::UNFINISHED;
 use crate::boot::BOOT_ID;
 use crate::index;
-use crate::lock::LOCK;
 use crate::reservation::{Holder, Reservation};
-use crate::store::LAST_RESERVED;
+use crate::store::{LAST_RESERVED, LOCK};
 
 /// The files that are written under another name and then get theirs.
 const REPLACED: [&str; 2] = [BOOT_ID, index::NAME];

@@ -12,7 +12,6 @@ pub mod ended;
 pub mod exclude;
 pub mod form;
 mod index;
-pub mod lock;
 pub mod range;
 pub mod ranges_file;
 pub mod reservation;

@@ -7,9 +7,11 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
 use common::file::{self, FILE_MODE};
+use common::lock::Lock;
 use common::say;
 use nix::libc;
 
@@ -17,9 +19,13 @@ use crate::allocator::Choice;
 use crate::atomic;
 use crate::boot::Boot;
 use crate::form;
-use crate::lock;
 use crate::reservation::{Applicant, Holder, Reservation};
 
+/// The lock of the directory, which the Go plugin takes as well.
+pub const LOCK: &str = "lock";
+/// How long a command waits for the lock. Holders need milliseconds; the kubelet
+/// gives up after minutes.
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// Followed by the number of the range set.
 pub const LAST_RESERVED: &str = "last_reserved_ip.";
 /// The content of a dot-file or a `last_reserved_ip` is an address or an id.
@@ -32,7 +38,7 @@ pub const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 pub struct Store {
     directory: PathBuf,
     /// Held, not used. Only [`Store::peek`] may find none.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl Store {
@@ -48,7 +54,7 @@ impl Store {
         file::create_directory(directory)
             .map_err(|cause| Error::io(format!("failed to create {directory:?}"), &cause))?;
         form::require_own(directory)?;
-        Self::lock(directory, libc::O_CREAT)?
+        Self::lock(directory)?
             .ok_or_else(|| Error::internal(format!("{directory:?} was removed meanwhile")))
     }
 
@@ -58,12 +64,12 @@ impl Store {
     /// # Errors
     /// Code 5 naming the path, 11 when the lock is not released in time.
     pub fn open(directory: &Path) -> Result<Option<Self>> {
-        let store = Self::lock(directory, 0)?;
+        let store = Self::lock_existing(directory)?;
         if store.is_some() || !directory.is_dir() {
             return Ok(store);
         }
         match form::require_own(directory) {
-            Ok(()) => Self::lock(directory, libc::O_CREAT),
+            Ok(()) => Self::lock(directory),
             Err(error) if error.code == ErrorCode::NETWORK_CONFIG => {
                 say!("nothing is reserved there: {error}");
                 Ok(None)
@@ -78,21 +84,30 @@ impl Store {
     /// # Errors
     /// Those of [`Store::create`].
     pub fn peek(directory: &Path) -> Result<Option<Self>> {
-        let store = Self::lock(directory, 0)?;
-        Ok(store.or_else(|| {
-            directory.is_dir().then(|| Self {
-                directory: directory.to_owned(),
-                _lock: None,
-            })
-        }))
+        let store = Self::lock_existing(directory)?;
+        Ok(store.or_else(|| directory.is_dir().then(|| Self::of(directory, None))))
     }
 
-    fn lock(directory: &Path, flags: i32) -> Result<Option<Self>> {
-        let lock = lock::take(directory, flags)?;
-        Ok(lock.map(|lock| Self {
+    /// The store in `directory`, locked with a lock that is there.
+    fn lock_existing(directory: &Path) -> Result<Option<Self>> {
+        let lock = Lock::take_existing(&directory.join(LOCK), LOCK_DEADLINE)?;
+        Ok(lock.map(|lock| Self::of(directory, Some(lock))))
+    }
+
+    /// The store in `directory`, locked; nothing when the directory was removed meanwhile.
+    fn lock(directory: &Path) -> Result<Option<Self>> {
+        match Lock::take(&directory.join(LOCK), LOCK_DEADLINE) {
+            Ok(lock) => Ok(Some(Self::of(directory, Some(lock)))),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn of(directory: &Path, lock: Option<Lock>) -> Self {
+        Self {
             directory: directory.to_owned(),
-            _lock: Some(lock),
-        }))
+            _lock: lock,
+        }
     }
 
     /// The directory.
