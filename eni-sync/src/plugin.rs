@@ -16,9 +16,9 @@ use crate::aws::Aws;
 use crate::config::Config;
 use crate::eni;
 use crate::inventory;
-use crate::ledger::{Entries, Entry, Event, Ledger, Life, Owner, State, now};
+use crate::ledger::{EniLedger, Entries, Entry, Event, Ledger, Life, Owner, State, now};
 use crate::looks::Looks;
-use crate::registrar::{self, Node, give_up};
+use crate::registrar::{self, Node, TURN_DEADLINE, give_up};
 use crate::release;
 use crate::request::Request;
 use crate::socket;
@@ -130,40 +130,40 @@ fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -
         return Ok(());
     }
     let ledger = node.ledger.of_eni(&eni.id)?;
-    let (unknown, removed) = {
-        let entries = ledger.open()?;
-        let unknown = not_held(&entries, &open, &request.owner)?;
-        (unknown, removed_lately(&entries, &open)?)
-    };
+    let unknown = not_held(&ledger.open()?, &open, &request.owner)?;
     let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
     open.retain(|address| unknown.contains(address) || !shown.contains(address));
     if open.is_empty() {
         return Ok(());
     }
+    // What has not been written down yet by whoever has the turn may be in its description.
+    let _turn = match unknown.is_empty() {
+        true => None,
+        false => Some(ledger.take_turn(TURN_DEADLINE)?),
+    };
+    let known = entries_of(&ledger.open()?, &open)?;
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     let found = ec2.eni(&eni.id);
     let found = found.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
-    for address in &open {
+    for (address, entry) in &known {
         let is_shown = found.as_ref().is_some_and(|found| found.covers(*address));
-        if !is_shown || removed.contains(address) {
-            return Err(Error::internal(format!(
-                "{address} is not assigned to {}",
-                eni.id
-            )));
+        let is_leaving = entry.as_ref().is_some_and(|e| e.may_be_leaving(now()));
+        if !is_shown || is_leaving {
+            let msg = format!("{address} is not assigned to {}", eni.id);
+            return Err(Error::internal(msg));
         }
     }
-    adopt(&ledger.open()?, &unknown, request)
+    let proven = known
+        .into_iter()
+        .filter(|(address, _)| unknown.contains(address));
+    adopt(&ledger, proven, request)
 }
 
-/// Which of `addresses` a description may show though EC2 has removed them.
-fn removed_lately(entries: &Entries, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
-    let mut removed = Vec::new();
-    for address in addresses {
-        let entry = entries.get(*address)?;
-        let entry = entry.filter(|entry| !entry.is_on_eni() && entry.was_removed_lately(now()));
-        removed.extend(entry.map(|entry| entry.address));
-    }
-    Ok(removed)
+/// What the ledger has of each of `addresses`.
+fn entries_of(entries: &Entries, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Option<Entry>)>> {
+    let addresses = addresses.iter();
+    let entries = addresses.map(|address| Ok((*address, entries.get(*address)?)));
+    entries.collect()
 }
 
 /// Which of `addresses` the ledger does not have for this attachment.
@@ -195,14 +195,26 @@ fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Ve
 
 /// Writes down, for a ledger that was lost, what CHECK has proved: that the attachment
 /// has these addresses and that they are on the ENI.
-fn adopt(entries: &Entries, addresses: &[IpAddr], request: &Request) -> Result<()> {
+///
+/// # Errors
+/// Code 11 when the ledger says something else of one than it did before EC2 was asked.
+fn adopt(
+    ledger: &EniLedger,
+    proven: impl Iterator<Item = (IpAddr, Option<Entry>)>,
+    request: &Request,
+) -> Result<()> {
+    let entries = ledger.open()?;
     let claimed = Event::Claimed {
         takeover: request.takeover,
         best_effort: request.best_effort,
     };
-    for address in addresses {
-        let known = entries.get(*address)?;
-        let entry = Entry::claimed(*address, known, &claimed, request.owner.clone());
+    for (address, before) in proven {
+        let known = entries.get(address)?;
+        if known != before {
+            let msg = format!("the ledger of {} changed while AWS was asked", ledger.id());
+            return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
+        }
+        let entry = Entry::claimed(address, known, &claimed, request.owner.clone());
         if let Some(entry) = entry {
             entries.note(entry, &Event::Assigned { for_pool: false })?;
         }

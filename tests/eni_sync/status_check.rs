@@ -1,14 +1,18 @@
 //! What STATUS and CHECK say, and how many calls they need for it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::thread;
 use std::time::Duration;
 
+use harness::eni_lab::Hold;
 use harness::{Call, Pod};
 use serde_json::json;
 
-use super::fixture::{AwsNode, Vpc};
+use super::fixture::{AwsNode, Vpc, eventually};
+use super::waiting::{is_turn_open, start};
 
 const ADDRESS: &str = "10.0.4.70";
 
@@ -177,6 +181,52 @@ fn check_adopts_nothing_that_the_vpc_does_not_have() {
     let node = vpc.node();
     node.check(&Pod::new("c1"), &[ADDRESS]).error();
     assert_eq!(node.ledger(), BTreeMap::new());
+}
+
+#[test]
+fn check_adopts_nothing_that_is_being_removed() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &[ADDRESS]).ok();
+    node.del(&pod);
+    node.end_cooldown(ADDRESS);
+    vpc.lab
+        .hold("UnassignPrivateIpAddresses", Hold::BeforeCommit);
+    thread::scope(|scope| {
+        let gc = scope.spawn(|| node.gc(&[]));
+        assert!(eventually(|| vpc.lab.held() > 0));
+        let check = node.pod_call("CHECK", &pod, &[ADDRESS]);
+        let check = RefCell::new(start(&node, &check));
+        let is_done = || check.borrow_mut().try_wait().unwrap().is_some();
+        let id = check.borrow().id();
+        assert!(eventually(|| is_done() || is_turn_open(id)));
+        vpc.lab.release_held();
+        gc.join().unwrap();
+        assert!(!check.borrow_mut().wait().unwrap().success());
+    });
+    assert_eq!(node.addresses(), [""; 0]);
+    assert_eq!(node.ledger(), BTreeMap::new());
+}
+
+#[test]
+fn check_adopts_nothing_that_another_attachment_has_claimed_meanwhile() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let (pod, other) = (Pod::new("c1"), Pod::new("c2"));
+    node.add(&pod, &[ADDRESS]).ok();
+    node.del(&pod);
+    vpc.lab.hold("DescribeNetworkInterfaces", Hold::AfterCommit);
+    let check = thread::scope(|scope| {
+        let check = scope.spawn(|| node.check(&pod, &[ADDRESS]));
+        assert!(eventually(|| vpc.lab.held() > 0));
+        // Within its cool-down it needs neither EC2 nor a turn.
+        node.add(&other, &[ADDRESS]).ok();
+        vpc.lab.release_held();
+        check.join().unwrap()
+    });
+    check.error_code(11);
+    node.check(&other, &[ADDRESS]).ok();
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::Pod;
 use harness::eni_lab::Hold;
+use harness::{Call, Pod};
 
 use super::fixture::{AwsNode, DEADLINE, Vpc, eventually};
 
@@ -17,8 +17,7 @@ const ASSIGN: &str = "AssignPrivateIpAddresses";
 const WAITING: u8 = 20;
 
 /// A plugin that runs until it is awaited.
-fn start(node: &AwsNode, pod: &Pod, address: &str) -> Child {
-    let call = node.pod_call("ADD", pod, &[address]);
+pub(super) fn start(node: &AwsNode, call: &Call) -> Child {
     let mut process = call.process();
     process
         .stdin(Stdio::piped())
@@ -53,10 +52,13 @@ fn a_process_that_waits_for_its_turn_has_nothing_of_aws() {
     node.lab.hold(ASSIGN, Hold::BeforeCommit);
     let calls = node.lab.calls().get(ASSIGN).copied().unwrap_or_default();
     let pods: Vec<Pod> = (0..=WAITING).map(|n| Pod::new(&format!("c{n}"))).collect();
-    let mut first = start(&node, &pods[0], "10.0.4.100");
+    let start = |n: u8| {
+        let address = format!("10.0.4.{}", 100 + n);
+        let call = node.pod_call("ADD", &pods[usize::from(n)], &[&address]);
+        start(&node, &call)
+    };
+    let mut first = start(0);
     assert!(node.lab.wait_for_call(ASSIGN, calls + 1, DEADLINE));
-    let address = |n: u8| format!("10.0.4.{}", 100 + n);
-    let start = |n: u8| start(&node, &pods[usize::from(n)], &address(n));
     let mut waiting: Vec<Child> = (1..=WAITING).map(start).collect();
     let all_wait = || waiting.iter().all(|child| is_turn_open(child.id()));
     assert!(eventually(all_wait));
@@ -77,7 +79,7 @@ fn a_process_that_waits_for_its_turn_has_nothing_of_aws() {
 }
 
 /// Whether a process has opened the file of an ENI's turn.
-fn is_turn_open(id: u32) -> bool {
+pub(super) fn is_turn_open(id: u32) -> bool {
     let files = fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
     let mut files = files.filter_map(|file| fs::read_link(file.path()).ok());
     files.any(|file| file.ends_with(".turn"))
