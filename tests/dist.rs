@@ -72,30 +72,36 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
     list.lines().map(str::to_owned).collect()
 }
 
+/// What makes and checks this very archive and a picture in it.
+const OF_SOURCE: [&str; 3] = ["deploy/dist", "deploy/reproducible", "docs/picture.py"];
+
+/// This directory of the repository and all that is in it, as tar names them.
+fn below(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(directory)).expect("it can be listed");
+    let mut names = vec![format!("{directory}/")];
+    for entry in entries {
+        let entry = entry.expect("it can be listed");
+        let name = format!("{directory}/{}", entry.file_name().to_string_lossy());
+        match entry.path().is_dir() {
+            true => names.extend(below(&name)),
+            false => names.push(name),
+        }
+    }
+    names
+}
+
 #[test]
 fn the_archive_has_the_programs_and_all_that_a_node_needs() {
     let dist = dist();
     let archive = one(&dist, ".tar.gz");
     let paths = listed(&archive, "-tf");
     let (top, _) = paths[0].split_once('/').expect("all is in one directory");
-    let deployed = fs::read_dir(root().join("deploy")).expect("it can be listed");
-    let deployed = deployed.map(|entry| entry.expect("it can be listed").file_name());
-    let deployed = deployed.map(|name| format!("deploy/{}", name.to_string_lossy()));
-    // The two programs that make and check this very archive.
-    let of_source = ["deploy/dist", "deploy/reproducible"].map(str::to_owned);
-    let mut expected: BTreeSet<String> =
-        deployed.filter(|name| !of_source.contains(name)).collect();
-    expected.extend(
-        [
-            "",
-            "deploy/",
-            "LICENSE",
-            "README.md",
-            "CHANGELOG.md",
-            "SECURITY.md",
-        ]
-        .map(str::to_owned),
-    );
+    let mut expected: BTreeSet<String> = ["deploy", "docs", "examples"]
+        .into_iter()
+        .flat_map(below)
+        .filter(|name| !OF_SOURCE.contains(&name.as_str()))
+        .collect();
+    expected.extend(["", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned));
     expected.insert("iam-policy.json".to_owned());
     expected.extend(PROGRAMS.map(|(program, _)| program.to_owned()));
     let expected: Vec<String> = expected

@@ -1,0 +1,199 @@
+//! What the documents say beside what is there: links lead somewhere, and what is shown is a
+//! file in `examples`, which other tests execute.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests are in a directory of the repository")
+        .to_owned()
+}
+
+/// The files in this directory of `examples` whose names end so, in order, with their texts.
+pub(crate) fn examples(directory: &str, extension: &str) -> Vec<(PathBuf, String)> {
+    files(&root().join("examples").join(directory), extension)
+}
+
+fn files(directory: &Path, extension: &str) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(directory).expect("it can be listed");
+    let paths = entries.map(|entry| entry.expect("it can be listed").path());
+    let mut paths: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == extension))
+        .collect();
+    paths.sort();
+    let text = |path: &PathBuf| fs::read_to_string(path).expect("it can be read");
+    paths
+        .iter()
+        .map(|path| (path.clone(), text(path)))
+        .collect()
+}
+
+/// The README and the pages in `docs`.
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut pages = files(&root().join("docs"), "md");
+    let readme = root().join("README.md");
+    let text = fs::read_to_string(&readme).expect("it can be read");
+    pages.push((readme, text));
+    pages
+}
+
+/// Every Markdown file below a directory, with its text.
+fn markdown(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found: BTreeMap<PathBuf, String> = files(directory, "md").into_iter().collect();
+    for entry in fs::read_dir(directory).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        let is_made = [".git", "target", "corpus"].map(OsStr::new);
+        let is_made = path.file_name().is_some_and(|name| is_made.contains(&name));
+        if path.is_dir() && !path.is_symlink() && !is_made {
+            found.extend(markdown(&path));
+        }
+    }
+    found
+}
+
+/// The code blocks in this language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let start = format!("```{language}\n");
+    let blocks = page.split(start.as_str()).skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn every_network_and_file_that_a_page_shows_is_an_example() {
+    let mut texts = examples("", "yaml");
+    for directory in ["agent", "ranges"] {
+        texts.extend(examples(directory, "json"));
+    }
+    let mut unseen: BTreeSet<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
+    for (path, page) in pages() {
+        for block in [blocks(&page, "yaml"), blocks(&page, "json")].concat() {
+            let is_example = texts.iter().any(|(_, text)| text == block);
+            assert!(is_example, "{path:?} shows what no example has:\n{block}");
+            unseen.remove(block);
+        }
+    }
+    assert_eq!(unseen, BTreeSet::new(), "no page shows these");
+}
+
+#[test]
+fn the_published_network_is_shown_unchanged() {
+    let published = fs::read_to_string(root().join("tests/data/ipvlan-conf-1.yaml"));
+    let readme = fs::read_to_string(root().join("README.md")).expect("it can be read");
+    assert_eq!(
+        blocks(&readme, "yaml")[0],
+        published.expect("it can be read")
+    );
+}
+
+#[test]
+fn the_picture_is_what_its_script_makes() {
+    let made = Command::new("python3")
+        .arg(root().join("docs/picture.py"))
+        .output()
+        .expect("python3 can be started");
+    let kept = fs::read(root().join("docs/picture.svg")).expect("it can be read");
+    assert!(made.status.success(), "{made:?}");
+    assert!(made.stdout == kept, "run docs/picture.py >docs/picture.svg");
+}
+
+/// The text without its code, which has no links.
+fn without_code(page: &str) -> String {
+    let mut prose = String::new();
+    let mut is_code = false;
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code && !line.starts_with("    ") {
+            // Every second part is between backquotes.
+            prose.extend(line.split('`').step_by(2));
+            prose.push('\n');
+        }
+    }
+    prose
+}
+
+/// Where the links and pictures of a page lead.
+fn targets(page: &str) -> Vec<String> {
+    let prose = without_code(page);
+    let links = prose.split("](").skip(1);
+    let targets = links.filter_map(|rest| Some(rest.split_once(')')?.0.trim().to_owned()));
+    targets.collect()
+}
+
+/// The anchors that a page has: those that GitHub makes of headings.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let mut anchors = BTreeSet::new();
+    for line in page.lines() {
+        is_code ^= line.trim_start().starts_with("```");
+        let heading = line.trim_start_matches('#');
+        if !is_code && heading.len() < line.len() && heading.starts_with(' ') {
+            anchors.insert(anchor(heading));
+        }
+    }
+    anchors
+}
+
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// What is wrong with a link of the page at `from`.
+fn complaint(pages: &BTreeMap<PathBuf, String>, from: &Path, target: &str) -> Option<String> {
+    if target.contains("://") || target.starts_with("mailto:") {
+        return None;
+    }
+    let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let directory = from.parent().expect("a file is in a directory");
+    let file = match path {
+        "" => from.to_owned(),
+        path => match directory.join(path).canonicalize() {
+            Ok(file) => file,
+            Err(_) => return Some(format!("{from:?}: nothing is at {target}")),
+        },
+    };
+    let found = pages.get(&file).map(|page| anchors(page));
+    let has_anchor = anchor.is_empty() || found.is_some_and(|found| found.contains(anchor));
+    (!has_anchor).then(|| format!("{from:?}: no heading is at {target}"))
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let pages = markdown(&root().canonicalize().expect("it exists"));
+    assert!(pages.len() > 20, "{pages:?}");
+    let mut complaints = Vec::new();
+    let mut links = 0;
+    for (path, page) in &pages {
+        for target in targets(page) {
+            links += 1;
+            complaints.extend(complaint(&pages, path, &target));
+        }
+    }
+    assert!(links > 100, "only {links} links are found");
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_found() {
+    let path = root().join("README.md").canonicalize().expect("it exists");
+    let page = "# A `b` (c)\n[x](LICENSE) [x](nothing.md) [x](#a-b-c) [x](#d)\n`[x](code.md)`\n";
+    let pages = BTreeMap::from([(path.clone(), page.to_owned())]);
+    let complaints: Vec<String> = targets(page)
+        .iter()
+        .filter_map(|target| complaint(&pages, &path, target))
+        .collect();
+    assert_eq!(complaints.len(), 2, "{complaints:?}");
+    assert!(complaints[0].contains("nothing.md"));
+    assert!(complaints[1].contains("#d"));
+}
