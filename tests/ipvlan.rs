@@ -1,7 +1,7 @@
 //! ipvlan on the kernel of this machine, which may have it or not.
 
 use harness::{Call, Node, Pod};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Whether it has it is asked of `ip`.
 #[test]
@@ -30,4 +30,22 @@ fn status_and_add_say_whether_the_kernel_has_ipvlan() {
     assert!(add.error_code(7).msg.starts_with(said), "{add}");
     assert_eq!(pod.netns.links(), ["lo"]);
     assert_eq!(node.files(), [""; 0]);
+}
+
+/// Whatever the kernel has: nothing is asked of it.
+#[test]
+fn a_version_that_cannot_express_the_result_is_refused_before_anything_is_touched() {
+    let (node, pod) = (Node::new(), Pod::new("c1"));
+    let mut conf = json!({
+        "cniVersion": "0.2.0", "name": "net", "type": "ipvlan", "master": "no-such-master"
+    });
+    let add = |conf: &Value| node.run(&Call::ours("ipvlan", "ADD").conf(conf).pod(&pod, "net1"));
+    let error = add(&conf).error_code(7);
+    assert_eq!(error.msg, "cannot convert: no valid IP addresses");
+    assert!(!node.state().join("eni-cni").exists());
+
+    // Addresses from the plugin before it are enough.
+    conf["prevResult"] = json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.0.4.2/24"}});
+    let error = add(&conf).error_code(7);
+    assert!(error.msg.contains("no-such-master"), "{error:?}");
 }

@@ -118,6 +118,11 @@ impl Error {
         self.errno == Some(nix::libc::EEXIST)
     }
 
+    /// Whether the system said that an address is in use.
+    pub fn is_address_in_use(&self) -> bool {
+        self.errno == Some(nix::libc::EADDRINUSE)
+    }
+
     /// The error document of the specification, as one JSON text. `version` is
     /// the version of the configuration that caused the error.
     pub fn to_json(&self, version: &str) -> String {

@@ -8,10 +8,8 @@ use std::process::Command as Process;
 use std::time::Duration;
 
 use crate::args::{CmdArgs, Command, ConfArgs, missing_variables};
-use crate::attach::Attachment;
 use crate::config::NetConf;
 use crate::error::{Error, Result};
-use crate::netlink::{Link, Netlink};
 use crate::process;
 use crate::result::AddResult;
 use crate::say;
@@ -71,65 +69,15 @@ impl IpamPlugin {
         }
     }
 
-    /// The plugin that reserved the addresses of an attachment: the one its record
-    /// names, or without a record the one its configuration names.
-    ///
-    /// # Errors
-    /// As for [`IpamPlugin::find`].
-    pub fn find_for_del<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Result<Option<Self>> {
-        let name = match record {
-            Some(record) => record.ipam_plugin(),
-            None => configured_name(&args.conf),
-        };
-        Self::find_configured(&name, &args.conf.path)
-    }
-
-    /// Lets the plugin that reserved the addresses of an attachment release them; without
-    /// one there is nothing to release.
-    ///
-    /// # Errors
-    /// As for [`IpamPlugin::find_for_del`] and [`IpamPlugin::del`].
-    pub fn release<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Result<()> {
-        match Self::find_for_del(args, record)? {
-            Some(ipam) => ipam.del(args, &del_stdin(args, record)),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the plugin with this name releases addresses through the link that has them:
-    /// `dhcp` tells its server. All others release them when the link has gone, so that
-    /// nobody can have it when another container gets the address.
-    pub fn needs_link(name: &str) -> bool {
-        name == "dhcp"
-    }
-
-    /// Takes the addresses off the link of an attachment and lets a plugin that needs the
-    /// link release them. Returns what came of it; nothing when they are still to be
-    /// released when the link has gone.
-    pub fn release_early<D>(
-        args: &CmdArgs,
-        record: Option<&Attachment<D>>,
-        (netlink, link): (&mut Netlink, &Link),
-    ) -> Option<Result<()>> {
-        // A missing plugin is reported when the link has gone.
-        let ipam = Self::find_for_del(args, record).ok().flatten();
-        ipam.filter(|ipam| Self::needs_link(&ipam.name))?;
-        if let Err(error) = netlink.remove_addresses(link) {
-            say!(
-                "the addresses are released when {:?} has gone: {error}",
-                link.name
-            );
-            return None;
-        }
-        Some(Self::release(args, record))
-    }
-
     /// Passes GC on to the plugin that the configuration names, if it names one.
     ///
     /// # Errors
     /// As for [`IpamPlugin::forward`].
     pub fn forward_gc(conf: &ConfArgs) -> Result<()> {
-        match Self::find_configured(&configured_name(conf), &conf.path)? {
+        // GC must not depend on the rest of the configuration.
+        let keys = conf.document.read::<NetConf>("failed to load netconf");
+        let name = keys.map(|keys| keys.ipam.plugin).unwrap_or_default();
+        match Self::find_configured(&name, &conf.path)? {
             Some(ipam) => ipam.forward(Command::Gc, conf),
             None => Ok(()),
         }
@@ -210,27 +158,6 @@ impl IpamPlugin {
         }
         Ok(output.stdout)
     }
-}
-
-/// What a delegate reads on DEL: our stdin byte for byte, unless the `ipam` section
-/// is not the one that ADD used. Then ADD's counts, because the reservation is where
-/// that section says, and a stripped section says nothing at all.
-fn del_stdin<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Vec<u8> {
-    match record {
-        Some(record)
-            if !record.ipam.is_null() && args.conf.document.get("ipam") != Some(&record.ipam) =>
-        {
-            args.conf.document.with("ipam", &record.ipam)
-        }
-        _ => args.conf.stdin.clone(),
-    }
-}
-
-/// What the configuration names, whatever else is wrong with it: DEL must not depend
-/// on the rest.
-fn configured_name(conf: &ConfArgs) -> String {
-    let conf = conf.document.read::<NetConf>("failed to load netconf");
-    conf.map(|conf| conf.ipam.plugin).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,13 +2,9 @@
 //! wrong. It does not look at the node: whether the device exists is for `device`.
 
 use common::args::ConfArgs;
-use common::attach::Options as NetworkOptions;
-use common::config::{Document, NetConf};
+use common::config::Document;
 use common::error::{Error, Result};
-use common::ipam::IpamPlugin;
 use common::pci::PciAddress;
-use common::result::{AddResult, Dns};
-use common::version::CniVersion;
 use serde::Deserialize;
 
 use crate::options::Options;
@@ -21,21 +17,13 @@ const ALTNAME_MAX: usize = 127;
 /// and IP over InfiniBand.
 const HWADDR_LENGTHS: [usize; 3] = [6, 8, 20];
 
-/// What an ADD needs of the configuration.
+/// The keys of this plugin, as ADD needs them.
 #[derive(Debug)]
 pub struct Config {
     /// Which device to attach.
     pub selector: DeviceSelector,
     /// What it asks for beyond the Go plugin's keys.
     pub options: Options,
-    /// The address management plugin, when there is one.
-    pub ipam: Option<IpamPlugin>,
-    /// Name servers that go into the result.
-    pub dns: Dns,
-    /// The result of the plugins earlier in the chain.
-    pub prev_result: Option<AddResult>,
-    /// Duplicate address detection and source routing.
-    pub network_options: NetworkOptions,
 }
 
 /// The way a configuration says which device it means.
@@ -72,33 +60,15 @@ struct RuntimeConfig {
 }
 
 impl Config {
-    /// Everything ADD needs, validated.
+    /// The keys, validated.
+    ///
+    /// # Errors
+    /// Code 6 for what cannot be read, 7 for a value that cannot be right.
     pub fn parse(conf: &ConfArgs) -> Result<Self> {
-        let net_conf: NetConf = conf.document.read("failed to load netconf")?;
-        let config = Self {
+        Ok(Self {
             selector: DeviceSelector::required(&conf.document)?,
             options: Options::parse(&conf.document)?,
-            ipam: IpamPlugin::find_configured(&net_conf.ipam.plugin, &conf.path)?,
-            dns: net_conf.dns,
-            prev_result: conf.document.prev_result(conf.version)?,
-            network_options: NetworkOptions::from_document(&conf.document)?,
-        };
-        config.require_a_result_for(conf.version)?;
-        Ok(config)
-    }
-
-    /// The results of 0.1.0 and 0.2.0 consist of addresses. Without any, the
-    /// attachment could not be reported, so it must not be made.
-    fn require_a_result_for(&self, version: CniVersion) -> Result<()> {
-        let earlier = self.prev_result.as_ref();
-        let has_own = self.ipam.is_some() || self.options.keep_addresses;
-        let has_addresses = has_own || earlier.is_some_and(|r| !r.ips.is_empty());
-        if version <= CniVersion::V0_2_0 && !has_addresses {
-            let why = format!("cniVersion {version} cannot express an interface without ipam");
-            let msg = "cannot convert: no valid IP addresses";
-            return Err(Error::config(msg).with_details(why));
-        }
-        Ok(())
+        })
     }
 }
 

@@ -2,8 +2,7 @@
 //! and `eni-sync doctor`.
 
 use common::args::ConfArgs;
-use common::attach::Options as NetworkOptions;
-use common::config::NetConf;
+use common::attach::Configuration;
 use common::error::{ErrorCode, Errors, Result};
 
 use crate::config::{DeviceSelector, is_device_per_container};
@@ -20,8 +19,8 @@ pub fn find_device(
     options: &Options,
 ) -> Result<Device> {
     let found = match options.driver {
-        Some(driver) => userspace::find(&mut host.netlink, selector, driver),
-        None => device::find(&mut host.netlink, selector),
+        Some(driver) => userspace::find(host, selector, driver),
+        None => device::find(host, selector),
     };
     let device = found.map_err(|error| {
         if error.code == ErrorCode::NETWORK_CONFIG {
@@ -52,7 +51,7 @@ pub fn find_device(
             Some(driver) => userspace::refusal(driver),
             None => format!("cannot take host device {:?}", device.name),
         };
-        in_use::require_spare(&mut host.netlink, &device, &refusal)?;
+        in_use::require_spare(host, &device, &refusal)?;
     }
     Ok(device)
 }
@@ -64,9 +63,8 @@ pub fn find_device(
 /// Code 6 or 7 for a configuration that is wrong or a device that must not be taken, 50 where
 /// the device is missing.
 pub fn examine(conf: &ConfArgs, host: &mut Host) -> Result<Option<Device>> {
-    let _: NetConf = conf.document.read("failed to load netconf")?;
+    Configuration::of(conf)?;
     let options = Options::parse(&conf.document)?;
-    NetworkOptions::from_document(&conf.document)?;
     let Some(selector) = selector_for_status(conf)? else {
         return Ok(None);
     };

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use common::args::IfName;
+use common::attach::Attachment;
 use common::error::{Error, Result};
 use common::file::is_missing;
 use common::netlink::Link;
@@ -178,6 +179,29 @@ pub fn unforeseen_name() -> String {
 pub fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
     if links.iter().any(|link| wanted(link)) {
         links.retain(|link| wanted(link));
+    }
+}
+
+/// Makes sure that `link` is the attached device. A plugin behind this one may have given it
+/// another MAC, which was compared with the result, and another MTU, which is in no result.
+///
+/// # Errors
+/// Code 999 naming both.
+pub fn verify(link: &Link, record: Option<&Attachment<Device>>) -> Result<()> {
+    let is_other = |r: &Attachment<Device>| {
+        let as_attached = Link {
+            mac: r.device.mac.clone(),
+            ..link.clone()
+        };
+        let links = std::slice::from_ref(&as_attached);
+        r.device.among(links, &r.ifname).is_none()
+    };
+    match record.filter(|record| is_other(record)) {
+        Some(record) => Err(Error::internal(format!(
+            "Interface {} is not the host device {:?} that was attached",
+            link.name, record.device.name
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -10,11 +10,14 @@ pub mod device_info;
 pub mod driver;
 pub mod elsewhere;
 pub mod find;
+pub mod give_back;
 pub mod identity;
 pub mod in_use;
 pub mod keep;
 pub mod options;
 pub mod parameters;
+pub mod plan;
+pub mod recover;
 pub mod restore;
 pub mod stacked;
 pub mod transfer;
@@ -23,7 +26,10 @@ pub mod userspace;
 
 use common::attach::Records;
 
+/// The name of this plugin.
+pub const NAME: &str = "host-device";
+
 /// The records of this plugin.
 pub fn records() -> Records {
-    Records::of("host-device")
+    Records::of(NAME)
 }

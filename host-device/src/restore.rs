@@ -16,82 +16,8 @@ use crate::elsewhere::is_elsewhere;
 use crate::in_use::Controller;
 use crate::parameters;
 
-/// The node's side of a transfer.
-pub struct Host {
-    /// A netlink socket on the host.
-    pub netlink: Netlink,
-}
-
-impl Host {
-    /// The namespace that the plugin was started in.
-    pub fn open() -> Result<Self> {
-        let netlink = Netlink::open()?;
-        Ok(Self { netlink })
-    }
-
-    /// Makes sure that `link` can get the name `name` on the host. `index` is its
-    /// index there, when it is there already: it may have the name as another one.
-    /// A device of another attachment that a container has called so gives way.
-    pub fn make_free(&mut self, name: &str, link: &Link, index: Option<u32>) -> Result<()> {
-        let holder = self.netlink.link_by_name(name)?;
-        let Some(holder) = holder.filter(|holder| Some(holder.index) != index) else {
-            return Ok(());
-        };
-        if self.displace(name, &holder)? {
-            return Ok(());
-        }
-        Err(Error::internal(format!(
-            "cannot give {:?} its name {name:?} on the host back",
-            link.name
-        ))
-        .with_details(format!(
-            "interface {:?} with index {} has it now",
-            holder.name, holder.index
-        )))
-    }
-
-    /// Takes `name` from `holder` when that is the device of an attachment, which has a
-    /// name of its own on the host and gets it when the attachment ends. Two devices that
-    /// have each other's names would wait for each other for ever.
-    fn displace(&mut self, name: &str, holder: &Link) -> Result<bool> {
-        let boot = boot_id()?;
-        let owner = crate::records().find::<Device>(|record| {
-            let device = &record.device;
-            let is_foreign = device.name != name && !device.altnames.iter().any(|n| n == name);
-            let is_owed = record.boot_id == boot && device.is_owed();
-            Ok(is_owed && is_foreign && device.is_certainly(holder)?)
-        })?;
-        let Some(owner) = owner else {
-            return Ok(false);
-        };
-        if holder.name == name {
-            let temporary = owner.device.temporary_name();
-            self.rename(holder, &temporary, LinkChange::default())?;
-        } else {
-            let names = [name.to_owned()];
-            self.netlink.delete_altnames(holder.index, &names)?;
-        }
-        Ok(true)
-    }
-
-    /// Gives `link` another name, and makes the rest of `change` with it.
-    fn rename(&mut self, link: &Link, name: &str, change: LinkChange<'_>) -> Result<()> {
-        let what = || format!("failed to rename {:?} to {name:?}", link.name);
-        let down = LinkChange {
-            up: Some(false),
-            ..LinkChange::default()
-        };
-        if link.up {
-            // Kernels before 6.2 rename only what is down.
-            self.netlink.change_link(link.index, down, what)?;
-        }
-        let rename = LinkChange {
-            name: Some(name),
-            ..change
-        };
-        self.netlink.change_link(link.index, rename, what)
-    }
-}
+/// The node's side of a transfer: a netlink socket on the host.
+pub type Host = Netlink;
 
 /// Where a device is that its container does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +28,72 @@ pub enum Whereabouts {
     Elsewhere,
     /// Another attachment has it, or nobody: then there is nothing to give back.
     NotOurs,
+}
+
+/// Makes sure that `link` can get the name `name` on the host. `index` is its
+/// index there, when it is there already: it may have the name as another one.
+/// A device of another attachment that a container has called so gives way.
+///
+/// # Errors
+/// Code 999 naming the interface that keeps the name, or with the kernel's answer.
+pub fn make_free(host: &mut Host, name: &str, link: &Link, index: Option<u32>) -> Result<()> {
+    let holder = host.link_by_name(name)?;
+    let Some(holder) = holder.filter(|holder| Some(holder.index) != index) else {
+        return Ok(());
+    };
+    if displace(host, name, &holder)? {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "cannot give {:?} its name {name:?} on the host back",
+        link.name
+    ))
+    .with_details(format!(
+        "interface {:?} with index {} has it now",
+        holder.name, holder.index
+    )))
+}
+
+/// Takes `name` from `holder` when that is the device of an attachment, which has a
+/// name of its own on the host and gets it when the attachment ends. Two devices that
+/// have each other's names would wait for each other for ever.
+fn displace(host: &mut Host, name: &str, holder: &Link) -> Result<bool> {
+    let boot = boot_id()?;
+    let owner = crate::records().find::<Device>(|record| {
+        let device = &record.device;
+        let is_foreign = device.name != name && !device.altnames.iter().any(|n| n == name);
+        let is_owed = record.boot_id == boot && device.is_owed();
+        Ok(is_owed && is_foreign && device.is_certainly(holder)?)
+    })?;
+    let Some(owner) = owner else {
+        return Ok(false);
+    };
+    if holder.name == name {
+        let temporary = owner.device.temporary_name();
+        rename(host, holder, &temporary, LinkChange::default())?;
+    } else {
+        let names = [name.to_owned()];
+        host.delete_altnames(holder.index, &names)?;
+    }
+    Ok(true)
+}
+
+/// Gives `link` another name, and makes the rest of `change` with it.
+fn rename(host: &mut Host, link: &Link, name: &str, change: LinkChange<'_>) -> Result<()> {
+    let what = || format!("failed to rename {:?} to {name:?}", link.name);
+    let down = LinkChange {
+        up: Some(false),
+        ..LinkChange::default()
+    };
+    if link.up {
+        // Kernels before 6.2 rename only what is down.
+        host.change_link(link.index, down, what)?;
+    }
+    let rename = LinkChange {
+        name: Some(name),
+        ..change
+    };
+    host.change_link(link.index, rename, what)
 }
 
 /// Restores the device where it is on the host already: the kernel has put it there
@@ -116,15 +108,15 @@ pub fn restore_on_host(
         return Ok(Whereabouts::NotOurs);
     }
     // Asked before the host is searched: a device that arrives meanwhile is not missed.
-    let whereabouts = match is_elsewhere(&mut host.netlink, device)? {
+    let whereabouts = match is_elsewhere(host, device)? {
         true => Whereabouts::Elsewhere,
         false => Whereabouts::NotOurs,
     };
-    let links = host.netlink.links()?;
+    let links = host.links()?;
     let Some(link) = on_host(&links, record)? else {
         return Ok(whereabouts);
     };
-    host.make_free(&device.name, link, Some(link.index))?;
+    make_free(host, &device.name, link, Some(link.index))?;
     restore(host, link, device)?;
     Ok(Whereabouts::OnHost)
 }
@@ -157,10 +149,10 @@ pub fn rebind(
     if record.boot_id != boot_id()? || has_rival(all, record)? {
         return Ok(false);
     }
-    let Some(link) = driver::unbind(&mut host.netlink, device, binding, patience)? else {
+    let Some(link) = driver::unbind(host, device, binding, patience)? else {
         return Ok(false);
     };
-    host.make_free(&device.name, &link, Some(link.index))?;
+    make_free(host, &device.name, &link, Some(link.index))?;
     restore(host, &link, device)?;
     Ok(true)
 }
@@ -192,7 +184,7 @@ fn is_rival(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<b
 /// free there. To fail at anything but the name would keep the address reserved for ever,
 /// although the host has the device: that is only reported.
 pub fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
-    restore_properties(&mut host.netlink, link, device);
+    restore_properties(host, link, device);
     restore_parameters(host, link, device)?;
     let rest = LinkChange {
         alias: (link.alias != device.alias).then_some(&device.alias),
@@ -200,24 +192,24 @@ pub fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
         ..LinkChange::default()
     };
     if link.name == device.name {
-        change_singly(&mut host.netlink, link, device, rest);
-    } else if host.rename(link, &device.name, rest).is_err() {
+        change_singly(host, link, device, rest);
+    } else if rename(host, link, &device.name, rest).is_err() {
         // Which of them was refused is not told.
-        host.rename(link, &device.name, LinkChange::default())?;
-        change_singly(&mut host.netlink, link, device, rest);
+        rename(host, link, &device.name, LinkChange::default())?;
+        change_singly(host, link, device, rest);
     }
     if let Some(controller) = &device.controller {
-        report(restore_controller(&mut host.netlink, link, controller));
+        report(restore_controller(host, link, controller));
         let up = LinkChange {
             up: device.up.then_some(true),
             ..LinkChange::default()
         };
-        change_singly(&mut host.netlink, link, device, up);
+        change_singly(host, link, device, up);
     }
-    restore_altnames(&mut host.netlink, link, device);
+    restore_altnames(host, link, device);
     // Routes need an interface that is up.
     let network = &device.network;
-    for error in network.restore(&mut host.netlink, link.index, &device.name) {
+    for error in network.restore(host, link.index, &device.name) {
         say!("{error}");
     }
     Ok(())
@@ -229,7 +221,7 @@ fn restore_parameters(host: &mut Host, link: &Link, device: &Device) -> Result<(
     let mut name = link.name.clone();
     if parameters::are_of_all(&name) {
         name = device.temporary_name();
-        host.rename(link, &name, LinkChange::default())?;
+        rename(host, link, &name, LinkChange::default())?;
     }
     parameters::restore(link, &name, &device.parameters);
     Ok(())
@@ -240,13 +232,13 @@ pub fn restore_name(host: &mut Host, link: &Link, device: &Device) -> Result<()>
     if link.name == device.name {
         return Ok(());
     }
-    host.make_free(&device.name, link, Some(link.index))?;
+    make_free(host, &device.name, link, Some(link.index))?;
     if link.altnames.contains(&device.name) {
         // udev gives a device that appears its usual name as an alternative one.
         let name = std::slice::from_ref(&device.name);
-        host.netlink.delete_altnames(link.index, name)?;
+        host.delete_altnames(link.index, name)?;
     }
-    host.rename(link, &device.name, LinkChange::default())
+    rename(host, link, &device.name, LinkChange::default())
 }
 
 /// Makes each of these changes whatever has become of the one before.

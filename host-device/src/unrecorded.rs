@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::args::{CmdArgs, IfName};
-use common::attach::{Attachment, Records, Sandbox, boot_id, sandbox_for_del};
+use common::attach::{Attachment, Sandbox, boot_id, sandbox_for_del};
 use common::error::{Error, Result};
 use common::netlink::{Link, LinkChange};
 use common::netns::NetNs;
@@ -18,7 +18,7 @@ use crate::config::DeviceSelector;
 use crate::device::{self, Device, Mode};
 use crate::options::Options;
 use crate::restore::{Host, restore_name};
-use crate::transfer;
+use crate::{give_back, records};
 
 /// Where the kernel lists virtio devices, which are below the function that they are of.
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
@@ -31,18 +31,18 @@ const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
 /// Code 7 naming an interface that can be a device of the node, which nothing proves to be
 /// the attachment's: success would mean that the device is lost. 999 with the kernel's
 /// answer.
-pub fn give_back(args: &CmdArgs, records: &Records) -> Result<bool> {
+pub fn give_back(args: &CmdArgs) -> Result<bool> {
     let clues = Clues::of(args);
     let _devices = Turn::of_devices()?;
     if let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? {
-        if records.has_other::<Device>(args, &sandbox.netns)? {
+        if records().has_other::<Device>(args, &sandbox.netns)? {
             return Ok(false);
         }
-        let links = links_of_node(&mut sandbox, records)?;
+        let links = links_of_node(&mut sandbox)?;
         if let Some(link) = clues.find(&links)? {
             let mut host = Host::open()?;
             let name = clues.name_of(link, &mut host)?;
-            transfer::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
+            give_back::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
             return Ok(true);
         }
         clues.require_nothing_left(&links)?;
@@ -60,7 +60,7 @@ pub fn give_back(args: &CmdArgs, records: &Records) -> Result<bool> {
 fn is_on_host(host: &mut Host, selector: &DeviceSelector, args: &CmdArgs) -> bool {
     let options = Options::parse(&args.conf.document);
     let binds = options.is_ok_and(|options| options.driver.is_some());
-    let found = device::find(&mut host.netlink, selector);
+    let found = device::find(host, selector);
     found.is_ok_and(|device| match device.mode {
         // ADD has bound it, and to what else is not known.
         Mode::Dpdk => !binds,
@@ -68,18 +68,14 @@ fn is_on_host(host: &mut Host, selector: &DeviceSelector, args: &CmdArgs) -> boo
     })
 }
 
-/// The record that the attachment of a DEL has under the name that its network had at ADD.
-///
-/// # Errors
-/// Code 5 naming what cannot be read.
-pub fn renamed(args: &CmdArgs, records: &Records) -> Result<Option<Attachment<Device>>> {
+/// Whether a record under another network's name is that of the attachment of a DEL: it is of
+/// the device that the DEL is about.
+pub fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
     let clues = Clues::of(args);
-    records.read_renamed(args, |record: &Attachment<Device>| {
-        let device = &record.device;
-        let is_selected = |selector: &DeviceSelector| device.is_selected_by(selector);
-        clues.selector.as_ref().is_some_and(is_selected)
-            || !clues.reported_mac.is_empty() && clues.reported_mac == device.mac
-    })
+    let device = &record.device;
+    let is_selected = |selector: &DeviceSelector| device.is_selected_by(selector);
+    clues.selector.as_ref().is_some_and(is_selected)
+        || !clues.reported_mac.is_empty() && clues.reported_mac == device.mac
 }
 
 /// Gives the device that `selector` means its name, when the kernel has put it on the node
@@ -93,11 +89,11 @@ pub fn name_on_host(
     ifname: Option<&IfName>,
 ) -> Result<()> {
     if let DeviceSelector::Name(name) = selector
-        && (IfName::new(name).is_err() || host.netlink.link_by_name(name)?.is_some())
+        && (IfName::new(name).is_err() || host.link_by_name(name)?.is_some())
     {
         return Ok(());
     }
-    let links = host.netlink.links()?;
+    let links = host.links()?;
     let is_wanted = |link: &&Link| {
         // The kernel leaves a device down; what is up, somebody uses under its name.
         let is_left = !link.up || is_name_in_container(&link.name, ifname);
@@ -132,7 +128,7 @@ pub fn name_on_host(
         up: link.up.then_some(true),
         ..LinkChange::default()
     };
-    host.netlink.change_link(link.index, change, || {
+    host.change_link(link.index, change, || {
         format!("failed to remove the alias of {:?}", device.name)
     })
 }
@@ -145,7 +141,7 @@ pub fn name_on_host(
 pub fn under_own_name(host: &mut Host, device: Device, ifname: &IfName) -> Result<Device> {
     let is_left = device.is_hardware() && is_name_in_container(&device.name, Some(ifname));
     let is_name = IfName::new(&device.alias).is_ok() && device.alias != device.name;
-    if !is_left || !is_name || host.netlink.link_by_name(&device.alias)?.is_some() {
+    if !is_left || !is_name || host.link_by_name(&device.alias)?.is_some() {
         return Ok(device);
     }
     Ok(Device {
@@ -166,11 +162,11 @@ fn is_name_in_container(name: &str, ifname: Option<&IfName>) -> bool {
 /// The links of the container that come from the node and are no attachment's with a
 /// record: hardware, and what has its other end, or the interface below it, on the node. A
 /// container can make neither.
-fn links_of_node(sandbox: &mut Sandbox, records: &Records) -> Result<Vec<Link>> {
+fn links_of_node(sandbox: &mut Sandbox) -> Result<Vec<Link>> {
     let mut links = sandbox.netlink.links()?;
     let host = sandbox.netlink.namespace_id(&NetNs::own()?)?;
     let (boot, id) = (boot_id()?, sandbox.netns.id()?);
-    let mut others = records.all::<Device>()?;
+    let mut others = records().all::<Device>()?;
     others.retain(|r: &Attachment<Device>| r.netns_id.is_same(&id) && r.boot_id == boot);
     let recorded: Vec<u32> = others
         .iter()
@@ -287,7 +283,7 @@ impl Clues {
             return Ok(name.clone());
         }
         let is_name = IfName::new(&link.alias).is_ok();
-        if is_name && host.netlink.link_by_name(&link.alias)?.is_none() {
+        if is_name && host.link_by_name(&link.alias)?.is_none() {
             return Ok(link.alias.clone());
         }
         Ok(link.name.clone())

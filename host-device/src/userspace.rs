@@ -4,7 +4,8 @@
 
 use std::fs;
 
-use common::attach::{Records, boot_id};
+use common::args::CmdArgs;
+use common::attach::{Attachment, Records, boot_id};
 use common::error::{Error, Errors, Result};
 use common::netlink::Netlink;
 use common::pci::PciAddress;
@@ -12,7 +13,7 @@ use common::pci::PciAddress;
 use crate::config::DeviceSelector;
 use crate::device::{self, Device, Mode, driver_of, interfaces_in};
 use crate::driver;
-use crate::options::UserDriver;
+use crate::options::{Options, UserDriver};
 
 /// How the class of every network controller begins (PCI Code and ID Assignment,
 /// base class 02h).
@@ -134,5 +135,27 @@ pub fn require_unheld(device: &Device, records: &Records) -> Result<()> {
             record.container_id,
             record.ifname.as_str()
         ))),
+    }
+}
+
+/// Verifies an attachment whose device has no interface: it still has the driver that ADD has
+/// bound it to. False when the attachment is not such a one.
+///
+/// # Errors
+/// Code 6 or 7 when only the configuration could tell and is wrong, 999 when the device has
+/// another driver.
+pub fn verify(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<bool> {
+    let Some(record) = record else {
+        let document = &args.conf.document;
+        let binds = Options::parse(document)?.driver.is_some();
+        return Ok(binds || device::is_dpdk(&DeviceSelector::required(document)?));
+    };
+    let device = &record.device;
+    if device.mode != Mode::Dpdk {
+        return Ok(false);
+    }
+    match &device.binding {
+        Some(binding) => driver::verify(device, binding).map(|()| true),
+        None => Ok(true),
     }
 }

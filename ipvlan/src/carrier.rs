@@ -3,9 +3,9 @@
 //! below both. In the kernel, mode and flag belong to this device, and so to all interfaces
 //! on it.
 
-use common::attach::Sandbox;
+use common::attach::Sides;
 use common::error::Result;
-use common::netlink::{Link, Netlink};
+use common::netlink::Link;
 use common::netns::NetNs;
 use serde::{Deserialize, Serialize};
 
@@ -29,36 +29,6 @@ pub struct Carrier {
     #[serde(rename = "masterNetns")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub third_netns: Option<i32>,
-}
-
-/// The node's side and the container's.
-#[derive(Debug)]
-pub struct Sides {
-    /// A socket on the node.
-    pub node: Netlink,
-    /// The container.
-    pub sandbox: Sandbox,
-}
-
-impl Sides {
-    /// Opens both.
-    ///
-    /// # Errors
-    /// Code 8 when `netns` is missing or no namespace.
-    pub fn open(netns: &str) -> Result<Self> {
-        Ok(Self {
-            sandbox: Sandbox::open(netns)?,
-            node: Netlink::open()?,
-        })
-    }
-
-    /// The socket where the master is.
-    pub fn of_master(&mut self, in_container: bool) -> &mut Netlink {
-        match in_container {
-            true => &mut self.sandbox.netlink,
-            false => &mut self.node,
-        }
-    }
 }
 
 impl Carrier {

@@ -1,17 +1,17 @@
 //! The configuration of an ipvlan network, parsed once into values that cannot be
-//! wrong. Whether the node has such a master is `link`'s question.
+//! wrong. Whether the node has such a master is `master`'s question.
 
 use std::fmt;
 
 use common::args::{CmdArgs, ConfArgs};
-use common::attach::Options;
-use common::config;
 use common::error::{Error, Result};
 use common::requested_mac::requested_mac;
-use common::result::{AddResult, Dns};
+use common::result::AddResult;
 use common::selector::MasterSelector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::chain;
 
 /// The smallest MTU of an Ethernet device. Source: `ETH_MIN_MTU` of Linux.
 const LEAST_MTU: u32 = 68;
@@ -132,7 +132,7 @@ pub enum Master {
     DefaultRoute,
 }
 
-/// A validated configuration.
+/// The keys of this plugin, validated.
 #[derive(Debug)]
 pub struct NetConf {
     /// The interface that the pod's interface shares.
@@ -147,14 +147,6 @@ pub struct NetConf {
     pub flag: Flag,
     /// The MTU in bytes; the master's when not given.
     pub mtu: Option<u32>,
-    /// The file name of the address management plugin; empty means none.
-    pub ipam: String,
-    /// Name servers for the result.
-    pub dns: Dns,
-    /// The result of the plugin before this one in the chain.
-    pub prev_result: Option<AddResult>,
-    /// Duplicate address detection and source routing.
-    pub options: Options,
 }
 
 #[derive(Default, Deserialize)]
@@ -170,28 +162,31 @@ struct Keys {
 }
 
 impl NetConf {
-    /// The configuration of an ADD.
+    /// The configuration of an ADD behind the plugin with this result, if there is one.
     ///
     /// # Errors
     /// Code 6 for a malformed document, 7 for a value that cannot be right.
-    pub fn for_add(args: &CmdArgs) -> Result<Self> {
+    pub fn for_add(args: &CmdArgs, prev_result: Option<&AddResult>) -> Result<Self> {
         refuse_mac(args)?;
         let mut conf = Self::parse(&args.conf)?;
-        conf.prev_result = args.conf.document.prev_result(args.conf.version)?;
         if conf.master == Master::DefaultRoute
-            && let Some(prev_result) = &conf.prev_result
+            && let Some(prev_result) = prev_result
         {
-            conf.master = Master::Named(chained_master(prev_result, &conf, &args.netns)?);
+            let sandbox = if conf.link_in_container {
+                &args.netns
+            } else {
+                ""
+            };
+            conf.master = Master::Named(chain::master(prev_result, sandbox)?);
         }
         Ok(conf)
     }
 
-    /// The configuration of the other commands, without the result in it.
+    /// The configuration of the other commands.
     ///
     /// # Errors
     /// As for [`NetConf::for_add`].
     pub fn parse(conf: &ConfArgs) -> Result<Self> {
-        let common: config::NetConf = conf.document.read("failed to load netconf")?;
         let keys: Keys = conf.document.read("failed to load netconf")?;
         Ok(Self {
             master: master(&keys)?,
@@ -200,10 +195,6 @@ impl NetConf {
             mode: Mode::from_text(&keys.mode)?,
             flag: Flag::from_value(&keys.flag)?,
             mtu: parse_mtu(keys.mtu)?,
-            ipam: common.ipam.plugin,
-            dns: common.dns,
-            prev_result: None,
-            options: Options::from_document(&conf.document)?,
         })
     }
 }
@@ -221,29 +212,6 @@ fn master(keys: &Keys) -> Result<Master> {
             "linkInContainer and masterSelector exclude each other",
         )),
         (selector, _) => MasterSelector::parse(selector).map(Master::Selected),
-    }
-}
-
-/// The single interface that the plugin before us left for us to use: on the host,
-/// or inside the container when the master is to be found there. A plugin that does not say
-/// where its interface is may mean either.
-fn chained_master(prev_result: &AddResult, conf: &NetConf, netns: &str) -> Result<String> {
-    let names_in = |sandbox: &str| -> Vec<&str> {
-        let interfaces = prev_result.interfaces.iter();
-        let candidates = interfaces.filter(|i| i.sandbox == sandbox);
-        candidates.map(|i| i.name.as_str()).collect()
-    };
-    let mut sandbox = if conf.link_in_container { netns } else { "" };
-    if names_in(sandbox).is_empty() {
-        sandbox = "";
-    }
-    let names = names_in(sandbox);
-    match names.as_slice() {
-        [name] if !name.is_empty() => Ok((*name).to_owned()),
-        _ => Err(Error::config(
-            "chained master failure. PrevResult lacks a single named interface",
-        )
-        .with_details(format!("interfaces in {sandbox:?}: {names:?}"))),
     }
 }
 

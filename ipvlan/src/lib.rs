@@ -5,15 +5,20 @@
 #![doc = include_str!("../KERNEL.md")]
 
 pub mod carrier;
+pub mod chain;
 pub mod config;
 pub mod link;
 pub mod master;
 pub mod neighbours;
 pub mod status;
+pub mod unrecorded;
 
 use common::attach::Records;
 
+/// The name of this plugin.
+pub const NAME: &str = "ipvlan";
+
 /// The records of this plugin.
 pub fn records() -> Records {
-    Records::of("ipvlan")
+    Records::of(NAME)
 }

@@ -4,16 +4,16 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use common::args::{CmdArgs, IfName};
-use common::attach::{Attachment, Records, Sandbox};
+use common::attach::{Attachment, Release, Sandbox, Sides, sandbox_for_del};
 use common::error::{Error, Result};
 use common::netlink::{Link, LinkChange, Made, NewIpvlan};
-use common::result::AddResult;
 use serde::{Deserialize, Serialize};
 
-use crate::carrier::{Carrier, KIND, Sides};
+use crate::carrier::{Carrier, KIND};
 use crate::config::{Flag, Master, Mode, NetConf};
 use crate::master::{by_name, explain, pci_id};
 use crate::neighbours::name_macvlans;
+use crate::records;
 
 /// What the attachment's record keeps of the interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub fn create(
     master: &Link,
     record: &Attachment<Device>,
     sides: &mut Sides,
-) -> Made {
+) -> Made<()> {
     let device = &record.device;
     let Sides { node, sandbox } = sides;
     let (netlink, netns) = match conf.link_in_container {
@@ -95,13 +95,7 @@ pub fn create(
         }
         made => return made,
     };
-    match made {
-        Made::Done => match rename(device, sandbox, &record.ifname) {
-            Ok(()) => Made::Done,
-            Err(error) => Made::Perhaps(error),
-        },
-        made => made,
-    }
+    made.and_then(|()| rename(device, sandbox, &record.ifname))
 }
 
 /// Compares the device that the kernel reports below the new interface with the one that
@@ -109,17 +103,12 @@ pub fn create(
 ///
 /// # Errors
 /// As for [`Carrier::below`], and code 5 when the record cannot be written.
-pub fn read_back(
-    link: &Link,
-    record: &mut Attachment<Device>,
-    records: &Records,
-    sides: &mut Sides,
-) -> Result<()> {
+pub fn read_back(link: &Link, record: &mut Attachment<Device>, sides: &mut Sides) -> Result<()> {
     if record.device.carrier.carries(link) {
         return Ok(());
     }
     record.device.carrier = Carrier::below(link, true, sides)?;
-    records.write(record)
+    records().write(record)
 }
 
 /// Gives the interface that has the temporary name its final one.
@@ -133,17 +122,47 @@ fn rename(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()>
     sandbox.netlink.change_link(link.index, rename, what)
 }
 
+/// Whether the container has the interface under its name.
+///
+/// # Errors
+/// As for [`sandbox_for_del`], and code 999 when the kernel does not answer.
+pub fn is_attached(args: &CmdArgs, record: &Attachment<Device>) -> Result<bool> {
+    let Some(mut sandbox) = sandbox_for_del(args, Some(record))? else {
+        return Ok(false);
+    };
+    let link = sandbox.netlink.link_by_name(record.ifname.as_str())?;
+    Ok(link.is_some_and(|link| record.device.carrier.carries(&link)))
+}
+
+/// Removes the interface from the container, and nothing that only has its name.
+///
+/// # Errors
+/// As for [`is_attached`].
+pub fn remove(
+    args: &CmdArgs,
+    record: &Attachment<Device>,
+    release: &mut Release<'_>,
+) -> Result<()> {
+    let Some(mut sandbox) = sandbox_for_del(args, Some(record))? else {
+        return Ok(());
+    };
+    let device = &record.device;
+    // It never has both names.
+    for name in [&record.ifname, &device.temporary_name] {
+        let link = sandbox.netlink.link_by_name(name.as_str())?;
+        if let Some(link) = link.filter(|link| device.carrier.carries(link)) {
+            release.before_removal(&mut sandbox.netlink, &link);
+            return sandbox.netlink.delete_link(&link);
+        }
+    }
+    Ok(())
+}
+
 /// A name that no other attachment's interface has, on the node or in the container.
 fn temporary_name(args: &CmdArgs) -> Result<IfName> {
     let mut hasher = DefaultHasher::new();
     (&args.conf.network, &args.container_id, &args.ifname).hash(&mut hasher);
     IfName::new(&format!("ipv{:012x}", hasher.finish() & 0xffff_ffff_ffff))
-}
-
-/// Whether the result of ADD, which the runtime passes on DEL, shows that `link` is
-/// an attachment's although nobody recorded it: one that a Go plugin made.
-pub fn is_reported(link: &Link, prev_result: &AddResult, netns: &str) -> bool {
-    link.kind == KIND && prev_result.find_interface(&link.name, netns).is_some()
 }
 
 /// Compares the interface with the configuration and, where there is one, the record: what
@@ -202,7 +221,7 @@ fn expected_carrier(
     sides: &mut Sides,
 ) -> Result<Option<Carrier>> {
     let in_container = conf.link_in_container;
-    let netlink = sides.of_master(in_container);
+    let netlink = sides.socket(in_container);
     let master = match (device, &conf.master) {
         (Some(device), _) => return Ok(Some(device.carrier)),
         (None, Master::Named(name)) => by_name(name, netlink)?,

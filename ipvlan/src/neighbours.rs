@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use common::address::Cidr;
-use common::attach::{Attachment, Records, Sandbox};
+use common::attach::{Attachment, Records, Sandbox, Sides};
 use common::error::{Error, Result};
 use common::namespaces;
 use common::netlink::{Link, Netlink};
@@ -13,7 +13,7 @@ use common::netns::{NetNs, OWN};
 use common::say;
 use nix::libc::EADDRINUSE;
 
-use crate::carrier::{BESIDE, Carrier, Sides};
+use crate::carrier::{BESIDE, Carrier};
 use crate::config::{Flag, Mode};
 use crate::link::Device;
 

@@ -2,6 +2,7 @@
 //! STATUS, and `eni-sync doctor`.
 
 use common::args::ConfArgs;
+use common::attach::Configuration;
 use common::error::{ErrorCode, Result};
 use common::netlink::{Link, Netlink};
 
@@ -13,6 +14,7 @@ use crate::master;
 /// # Errors
 /// Code 6 or 7 for a configuration that is wrong, 50 where the node has not what it asks for.
 pub fn examine(conf: &ConfArgs, node: &mut Netlink) -> Result<(NetConf, Option<Link>)> {
+    Configuration::of(conf)?;
     let conf = NetConf::parse(conf)?;
     let master = match conf.link_in_container {
         true => Ok(None),

@@ -106,7 +106,7 @@ impl Sockets {
         };
         let made = self.node.create_ipvlan(new);
         assert!(
-            matches!(made, Made::Done),
+            matches!(made, Made::Done(())),
             "the kernel has ipvlan: {made:?}"
         );
         self.set_up(true);

@@ -176,14 +176,14 @@ fn without_ipam_the_interface_comes_alone() {
 }
 
 #[test]
-fn without_ipam_the_versions_that_cannot_say_so_are_undone() {
+fn without_ipam_the_versions_that_cannot_say_so_are_refused() {
     let (node, pod) = (node(), Pod::new("c1"));
     let conf = with(conf(), json!({"ipam": {}, "cniVersion": "0.2.0"}));
     refused(
         &node,
         &conf,
         &pod,
-        999,
+        7,
         "cannot convert: no valid IP addresses",
     );
 }

@@ -9,14 +9,11 @@ use serde::de::DeserializeOwned;
 
 use super::record::{Attachment, boot_id, file_name};
 use super::record_file::{self, RECORD_LIMIT, Recorded, read_record};
-use crate::args::{CmdArgs, ConfArgs, ContainerId, IfName};
-use crate::config::is_listed;
+use crate::args::{CmdArgs, ContainerId, IfName};
 use crate::error::{Error, Errors, Result};
 use crate::file;
-use crate::ipam::IpamPlugin;
 use crate::netns::{Found, NetNs, look};
 use crate::say;
-use crate::turn::Turn;
 
 /// Where the records of all plugins are, one directory a plugin.
 pub(crate) const ROOT: &str = "/var/lib/cni/eni-cni";
@@ -140,7 +137,7 @@ impl Records {
     }
 
     /// The records of `network` that can be read; `errors` gets the others.
-    fn read_network<D: DeserializeOwned>(
+    pub(super) fn read_network<D: DeserializeOwned>(
         &self,
         network: &str,
         errors: &mut Errors,
@@ -215,46 +212,6 @@ impl Records {
             }
         }
         Ok(records)
-    }
-
-    /// Serves GC: detaches, with `detach`, every attachment of the network that is not
-    /// listed as valid, and passes the command on to the IPAM plugin. What fails does
-    /// not stop the rest. Without a list, nothing is removed.
-    ///
-    /// # Errors
-    /// Code 7 for a malformed list, else all that went wrong, together.
-    pub fn collect_garbage<D: DeserializeOwned>(
-        &self,
-        conf: &ConfArgs,
-        detach: impl Fn(&CmdArgs, &Attachment<D>) -> Result<()>,
-    ) -> Result<()> {
-        let Some(valid) = conf.document.valid_attachments()? else {
-            return Ok(());
-        };
-        let _turn = Turn::to_collect(&conf.network)?;
-        let mut errors = Errors::default();
-        let records = self.read_network::<D>(&conf.network, &mut errors);
-        let is_garbage =
-            |r: &Attachment<D>| !is_listed(&valid, r.container_id.as_str(), r.ifname.as_str());
-        for record in records.into_iter().filter(is_garbage) {
-            let args = record.del_args(&conf.path);
-            errors.keep(args.and_then(|args| self.collect(&args, &detach)));
-        }
-        errors.keep(IpamPlugin::forward_gc(conf));
-        errors.into_result()
-    }
-
-    /// Detaches what is still attached when its turn has come.
-    fn collect<D: DeserializeOwned>(
-        &self,
-        args: &CmdArgs,
-        detach: impl Fn(&CmdArgs, &Attachment<D>) -> Result<()>,
-    ) -> Result<()> {
-        let _turn = Turn::to_detach(args)?;
-        match self.read(args)? {
-            Some(record) => detach(args, &record),
-            None => Ok(()),
-        }
     }
 
     fn path(&self, network: &str, container_id: &ContainerId, ifname: &IfName) -> PathBuf {

@@ -98,7 +98,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; the caller undoes what was done.
-    pub fn set_up(&mut self, link: &Link, options: &Options) -> Result<()> {
+    pub(super) fn set_up(&mut self, link: &Link, options: &Options) -> Result<()> {
         self.netns.run(|| {
             restrict_neighbours(&link.name, options);
             Ok(())
@@ -116,26 +116,12 @@ impl Sandbox {
     }
 
     /// Gives `link`, which is up, the addresses of `own`, tells the neighbours, and adds the
-    /// routes and then what `policy` adds to them.
+    /// routes and then what `policy` adds to them. Some of `own` can be `carried`: what the
+    /// interface had on the node, which it gets with every attribute.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; the caller undoes what was done.
-    pub fn configure(
-        &mut self,
-        link: &Link,
-        own: &AddResult,
-        dad: Dad,
-        policy: Option<&Policy>,
-    ) -> Result<()> {
-        self.configure_beside(link, own, &NetworkState::default(), (dad, policy))
-    }
-
-    /// The same, where some of `own` is what the interface had on the host, which it gets
-    /// with every attribute.
-    ///
-    /// # Errors
-    /// As for [`Self::configure`].
-    pub fn configure_beside(
+    pub(super) fn configure(
         &mut self,
         link: &Link,
         own: &AddResult,
@@ -206,7 +192,7 @@ impl Sandbox {
     /// # Errors
     /// Code 7 when the result does not know the interface, 999 naming the first
     /// thing that differs.
-    pub fn verify(&mut self, ifname: &IfName, prev_result: &AddResult) -> Result<Link> {
+    pub(super) fn verify(&mut self, ifname: &IfName, prev_result: &AddResult) -> Result<Link> {
         let sandbox = self.netns.path();
         let Some(index) = prev_result.find_interface(ifname.as_str(), sandbox) else {
             return Err(Error::config(format!(
@@ -247,6 +233,43 @@ impl Sandbox {
             }
         }
         Ok(())
+    }
+}
+
+/// The node's side of an attachment and the container's.
+#[derive(Debug)]
+pub struct Sides {
+    /// A netlink socket on the node.
+    pub node: Netlink,
+    /// The container.
+    pub sandbox: Sandbox,
+}
+
+impl Sides {
+    /// Opens both.
+    ///
+    /// # Errors
+    /// Code 8 when `netns` is missing or no namespace.
+    pub fn open(netns: &str) -> Result<Self> {
+        Self::of(Sandbox::open(netns)?)
+    }
+
+    /// Opens the node's side of `sandbox`.
+    ///
+    /// # Errors
+    /// Code 999 when there is no netlink socket.
+    pub fn of(sandbox: Sandbox) -> Result<Self> {
+        let node = Netlink::open()?;
+        Ok(Self { node, sandbox })
+    }
+
+    /// The socket in the container, or that on the node.
+    pub fn socket(&mut self, in_container: bool) -> &mut Netlink {
+        if in_container {
+            &mut self.sandbox.netlink
+        } else {
+            &mut self.node
+        }
     }
 }
 

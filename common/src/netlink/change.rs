@@ -26,13 +26,28 @@ pub struct Change {
 
 /// What has come of a request to make something.
 #[derive(Debug)]
-pub enum Made {
+pub enum Made<T> {
     /// It is there.
-    Done,
+    Done(T),
     /// It is not there: the kernel has refused it, or has not got the request.
     Nothing(Error),
-    /// Nobody knows: the kernel has got the request, and its answer was lost.
+    /// It is there, at least in part, or nobody knows: the kernel has got the request, and its
+    /// answer was lost.
     Perhaps(Error),
+}
+
+impl<T> Made<T> {
+    /// Goes on with what is there. It stays there when that fails.
+    pub fn and_then<U>(self, next: impl FnOnce(T) -> Result<U>) -> Made<U> {
+        match self {
+            Self::Done(made) => match next(made) {
+                Ok(value) => Made::Done(value),
+                Err(error) => Made::Perhaps(error),
+            },
+            Self::Nothing(error) => Made::Nothing(error),
+            Self::Perhaps(error) => Made::Perhaps(error),
+        }
+    }
 }
 
 /// What the kernel is asked for.
@@ -82,14 +97,14 @@ impl Netlink {
     }
 
     /// Makes one thing, and tells a refusal from an answer that was lost.
-    pub(super) fn make(&mut self, change: Change) -> Made {
+    pub(super) fn make(&mut self, change: Change) -> Made<()> {
         let changes = [change];
         let outcome = match self.send_together(&changes) {
             Ok(first) => self.outcome_of(&changes, first),
             Err(error) => return Made::Nothing(error),
         };
         match outcome {
-            Ok(Ok(())) => Made::Done,
+            Ok(Ok(())) => Made::Done(()),
             Ok(Err(refused)) => Made::Nothing(refused),
             Err(lost) => Made::Perhaps(lost),
         }

@@ -315,7 +315,7 @@ impl Netlink {
     /// Creates an ipvlan interface, down, in the namespace and under the name that it
     /// is to have. What fails has code 999 and the kernel's answer; see
     /// [`Error::is_exists`] for a taken name.
-    pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Made {
+    pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Made<()> {
         let name = new.name.as_str();
         let mut message = LinkIpVlan::new(name, new.master, new.mode.into())
             .flag(IpVlanFlags::from_bits_retain(new.flags));

@@ -2,6 +2,8 @@
 //! again, and no name in it leads anywhere.
 #![no_main]
 
+use common::args::CmdArgs;
+use common::attach::Configuration;
 use common::config::Document;
 use common::error::Result;
 use common::ipam::IpamPlugin;
@@ -14,16 +16,22 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let again = fuzz::printed(&conf).expect("what was printed is a configuration");
-    let outcome = NetConf::for_add(&fuzz::add(conf, ""));
-    let repeated = NetConf::for_add(&fuzz::add(again, ""));
+    let outcome = read(&fuzz::add(conf, ""));
+    let repeated = read(&fuzz::add(again, ""));
     assert_eq!(shown(&outcome), shown(&repeated));
     match outcome {
-        Ok(conf) => assert_usable(&conf),
+        Ok((common, conf)) => assert_usable(&common, &conf),
         Err(error) => fuzz::assert_reportable(&error),
     }
 });
 
-fn shown(outcome: &Result<NetConf>) -> String {
+fn read(args: &CmdArgs) -> Result<(Configuration, NetConf)> {
+    let prev_result = args.conf.document.prev_result(args.conf.version)?;
+    let common = Configuration::of(&args.conf)?;
+    Ok((common, NetConf::for_add(args, prev_result.as_ref())?))
+}
+
+fn shown(outcome: &Result<(Configuration, NetConf)>) -> String {
     match outcome {
         Ok(conf) => format!("{conf:?}"),
         // The place in the text that an error names is another one when it is printed.
@@ -31,11 +39,11 @@ fn shown(outcome: &Result<NetConf>) -> String {
     }
 }
 
-fn assert_usable(conf: &NetConf) {
+fn assert_usable(common: &Configuration, conf: &NetConf) {
     assert_ne!(conf.mtu, Some(0));
     assert!(conf.mode.number() <= 2 && conf.flag.number() <= 2);
     assert_ne!(conf.master, Master::Named(String::new()));
-    if conf.ipam.contains('/') {
-        assert!(IpamPlugin::find(&conf.ipam, "/bin:/usr/bin").is_err());
+    if common.ipam.contains('/') {
+        assert!(IpamPlugin::find(&common.ipam, "/bin:/usr/bin").is_err());
     }
 }

@@ -1,0 +1,155 @@
+//! ADD: everything is validated, then planned, then recorded, then made. What fails from the
+//! record on is undone as DEL does it.
+
+use std::time::{Duration, Instant};
+
+use super::configuration::{Configuration, not_expressible};
+use super::end::{end, end_stale};
+use super::record::Attachment;
+use super::sandbox::Sides;
+use super::{Interface, Placed, records, undone};
+use crate::address::Cidr;
+use crate::args::CmdArgs;
+use crate::error::Result;
+use crate::ipam::IpamPlugin;
+use crate::netlink::Made;
+use crate::result::{self, AddResult};
+use crate::say;
+use crate::turn::Turn;
+use crate::version::CniVersion;
+
+/// How many other addresses an ADD asks for when the one that it was given is in use on the
+/// device below: enough to pass a few, and no more than a runtime waits for.
+const OTHER_ADDRESSES: usize = 16;
+/// For how long it goes on to ask.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One ADD, validated.
+struct Add<'a, I> {
+    args: &'a CmdArgs,
+    conf: Configuration,
+    prev_result: Option<AddResult>,
+    ipam: Option<IpamPlugin>,
+    interface: I,
+}
+
+/// Attaches the container, or leaves everything as it was.
+pub(super) fn add<I: Interface>(args: &CmdArgs) -> Result<AddResult> {
+    let add = Add::<I>::parse(args)?;
+    let _turn = Turn::to_attach(args)?;
+    let mut sides = Sides::open(&args.netns)?;
+    end_stale::<I>(args)?;
+    add.attach(&mut sides)
+}
+
+impl<'a, I: Interface> Add<'a, I> {
+    fn parse(args: &'a CmdArgs) -> Result<Self> {
+        let prev_result = args.conf.document.prev_result(args.conf.version)?;
+        let conf = Configuration::of(&args.conf)?;
+        let interface = I::configure(args, prev_result.as_ref())?;
+        let ipam = conf.find_ipam(&args.conf)?;
+        let has_earlier = prev_result.as_ref().is_some_and(|r| !r.ips.is_empty());
+        let has_addresses = ipam.is_some() || has_earlier || interface.brings_addresses();
+        if args.conf.version <= CniVersion::V0_2_0 && !has_addresses {
+            return Err(not_expressible(&args.conf));
+        }
+        Ok(Self {
+            args,
+            conf,
+            prev_result,
+            ipam,
+            interface,
+        })
+    }
+
+    /// Attaches, and asks the delegate for another address as long as the kernel says that the
+    /// one it gives is in use.
+    fn attach(&self, sides: &mut Sides) -> Result<AddResult> {
+        let begun = Instant::now();
+        let mut refused = Vec::new();
+        loop {
+            let mut given = Vec::new();
+            let failed = match self.attempt(sides, &mut given) {
+                Err(error) if error.is_address_in_use() => error,
+                outcome => return outcome,
+            };
+            let is_new = self.ipam.is_some() && !refused.contains(&given);
+            if !is_new || refused.len() == OTHER_ADDRESSES || begun.elapsed() > PATIENCE {
+                return Err(failed);
+            }
+            say!("{failed}; asking for another one");
+            refused.push(given);
+        }
+    }
+
+    /// Attaches, or undoes what it has made. `given` gets the addresses that the interface was
+    /// to have.
+    fn attempt(&self, sides: &mut Sides, given: &mut Vec<Cidr>) -> Result<AddResult> {
+        let Self {
+            args, interface, ..
+        } = self;
+        let (device, plan) = interface.plan(args, sides)?;
+        let mut record = Attachment::new(args, &sides.sandbox.netns, device)?;
+        record.source_routing = self.conf.options.plan(&mut sides.sandbox)?;
+        records::<I>().write(&record)?;
+        let made = interface.make(plan, &mut record, sides);
+        let configured = match made {
+            Made::Done(placed) => self.configure(&mut record, &placed, sides, given),
+            Made::Nothing(error) => return Err(undone(error, I::forget(args))),
+            Made::Perhaps(error) => Err(error),
+        };
+        configured.map_err(|mut error| {
+            if error.is_address_in_use() {
+                error = interface.name_holder(error, &record, given, sides);
+            }
+            undone(error, end::<I>(args, &record))
+        })
+    }
+
+    /// Sets up what was made, and gives it its addresses and routes.
+    fn configure(
+        &self,
+        record: &mut Attachment<I::Device>,
+        placed: &Placed,
+        sides: &mut Sides,
+        given: &mut Vec<Cidr>,
+    ) -> Result<AddResult> {
+        let Self { args, conf, .. } = self;
+        if let Some(link) = &placed.link {
+            sides.sandbox.set_up(link, &conf.options)?;
+        }
+        let reserved = match &self.ipam {
+            Some(ipam) => Some(ipam.add(args)?),
+            None => None,
+        };
+        let mut earlier = self.prev_result.clone().unwrap_or_default();
+        let own = self
+            .interface
+            .addresses(&record.device, reserved, &mut earlier);
+        given.extend(own.ips.iter().map(|ip| ip.address));
+        let mut own = own.attached(reported(args, placed), conf.dns.clone());
+        if let Some(link) = &placed.link {
+            record.claim(&records::<I>(), link, &mut own)?;
+            let (dad, policy) = (conf.options.dad, record.source_routing.as_ref());
+            let carried = &placed.carried;
+            sides
+                .sandbox
+                .configure(link, &own, carried, (dad, policy))?;
+        }
+        self.interface.settle(record)?;
+        Ok(earlier.append(own))
+    }
+}
+
+/// How the result shows what was made.
+fn reported(args: &CmdArgs, placed: &Placed) -> result::Interface {
+    let link = placed.link.as_ref();
+    result::Interface {
+        name: args.ifname.to_string(),
+        mac: link.map_or(String::new(), |link| link.mac.clone()),
+        mtu: link.map_or(0, |link| link.mtu),
+        sandbox: args.netns.clone(),
+        pci_id: placed.pci_id.clone(),
+        ..result::Interface::default()
+    }
+}

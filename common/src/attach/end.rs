@@ -1,0 +1,76 @@
+//! How an attachment ends: by its DEL, by GC, as what an earlier ADD has left, and as what
+//! undoes an ADD that fails. There is one way for all of them.
+
+use super::record::Attachment;
+use super::record_file::Recorded;
+use super::release::Release;
+use super::{Interface, records, undone};
+use crate::args::CmdArgs;
+use crate::error::{Error, Errors, Result};
+use crate::say;
+use crate::turn::Turn;
+
+/// Ends what the DEL is about: what its record says, that of the network's former name, or
+/// what configuration and result prove.
+pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
+    let _turn = Turn::to_detach(args)?;
+    let records = records::<I>();
+    let renamed = match records.look_up(args)? {
+        Recorded::Whole(record) => return end::<I>(args, &record),
+        Recorded::Damaged(damage) => return end_unrecorded::<I>(args, Some(damage)),
+        Recorded::Absent => records.read_renamed(args, |record| I::is_meant(args, record))?,
+    };
+    match renamed {
+        None => end_unrecorded::<I>(args, None),
+        Some(record) => {
+            end::<I>(&record.del_args(&args.conf.path)?, &record)?;
+            release_unrecorded::<I>(args, Release::of::<I::Device>(args, None))
+        }
+    }
+}
+
+/// Ends an attachment: first its interface and its rules, then its addresses, then its record.
+/// An address stays reserved while an interface has it, unless the delegate needs the
+/// interface to release it: then it leaves the interface before.
+pub(super) fn end<I: Interface>(args: &CmdArgs, record: &Attachment<I::Device>) -> Result<()> {
+    let mut release = Release::of(args, Some(record));
+    I::remove(args, record, &mut release)?;
+    let mut errors = Errors::default();
+    errors.keep(I::tidy_up(&record.device));
+    errors.keep(record.withdraw_rules(args).and_then(|()| release.finish()));
+    match errors.into_result() {
+        Ok(()) => I::forget(args),
+        Err(error) => Err(undone(error, I::note_removed(record))),
+    }
+}
+
+/// Ends an attachment without a record, or with one that is damaged, which has to stay unless
+/// nothing of the attachment is left.
+fn end_unrecorded<I: Interface>(args: &CmdArgs, damage: Option<Error>) -> Result<()> {
+    let mut release = Release::of::<I::Device>(args, None);
+    let is_gone = I::remove_unrecorded(args, damage.is_some(), &mut release)?;
+    match damage {
+        Some(damage) if !is_gone => return Err(damage),
+        Some(damage) => say!("{damage}"),
+        None => {}
+    }
+    release_unrecorded::<I>(args, release)
+}
+
+fn release_unrecorded<I: Interface>(args: &CmdArgs, release: Release<'_>) -> Result<()> {
+    release.finish()?;
+    // A killed ADD may have begun to write a record.
+    I::forget(args)
+}
+
+/// Ends what an ADD that was killed, or one of an earlier boot, has left of the attachment.
+/// One that the container still has stays as it is.
+pub(super) fn end_stale<I: Interface>(args: &CmdArgs) -> Result<()> {
+    let Some(record) = records::<I>().read(args)? else {
+        return Ok(());
+    };
+    if I::is_attached(args, &record)? {
+        return Err(record.is_in_use());
+    }
+    end::<I>(&record.del_args(&args.conf.path)?, &record)
+}

@@ -1,0 +1,47 @@
+//! GC.
+
+use super::end::end;
+use super::{Interface, records};
+use crate::args::{CmdArgs, ConfArgs};
+use crate::config::is_listed;
+use crate::error::{Errors, Result};
+use crate::ipam::IpamPlugin;
+use crate::turn::Turn;
+
+/// Ends every attachment of the network that is not listed as valid, and passes the command on
+/// to the delegate. What fails does not stop the rest. Without a list, nothing is removed.
+pub(super) fn collect<I: Interface>(conf: &ConfArgs) -> Result<()> {
+    let Some(valid) = conf.document.valid_attachments()? else {
+        return Ok(());
+    };
+    collect_recorded::<I>(conf, |container_id, ifname| {
+        is_listed(&valid, container_id, ifname)
+    })?;
+    I::collect_unrecorded(conf)
+}
+
+fn collect_recorded<I: Interface>(
+    conf: &ConfArgs,
+    is_valid: impl Fn(&str, &str) -> bool,
+) -> Result<()> {
+    let _turn = Turn::to_collect(&conf.network)?;
+    let mut errors = Errors::default();
+    let records = records::<I>().read_network::<I::Device>(&conf.network, &mut errors);
+    for record in records {
+        if !is_valid(record.container_id.as_str(), record.ifname.as_str()) {
+            let args = record.del_args(&conf.path);
+            errors.keep(args.and_then(|args| end_when_possible::<I>(&args)));
+        }
+    }
+    errors.keep(IpamPlugin::forward_gc(conf));
+    errors.into_result()
+}
+
+/// Ends what is still attached when its turn has come.
+fn end_when_possible<I: Interface>(args: &CmdArgs) -> Result<()> {
+    let _turn = Turn::to_detach(args)?;
+    match records::<I>().read(args)? {
+        Some(record) => end::<I>(args, &record),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,77 @@
+//! What is recorded of a device before it moves: which one it is, and what it gets back.
+
+use common::args::{CmdArgs, IfName};
+use common::attach::{Sandbox, Sides};
+use common::error::{Error, ErrorCode, Result};
+use common::requested_mac::requested_mac;
+
+use crate::config::Config;
+use crate::device::{Device, Mode};
+use crate::find::find_device;
+use crate::options::Options;
+use crate::recover::{as_before, recover};
+use crate::restore::Host;
+use crate::{device_info, in_use, keep, unrecorded};
+
+/// Finds the device and makes sure that the container can get it. To be called while nobody
+/// else moves devices.
+///
+/// # Errors
+/// Code 7 for a device that must not be taken, 999 when it is missing, or its name in the
+/// container is taken.
+pub fn plan(args: &CmdArgs, config: &Config, sides: &mut Sides) -> Result<Device> {
+    let host = &mut sides.node;
+    let known = recover(host)?;
+    let device = find_or_name_device(args, config, host)?;
+    device.require_mac(requested_mac(args)?)?;
+    require_movable(&device, &mut sides.sandbox, &args.ifname)?;
+    let device = plan_return(device, &config.options, host)?;
+    let device = as_before(known, device)?;
+    let path = config.options.device_info_file.as_deref();
+    Ok(device_info::plan(device, path))
+}
+
+/// Finds the device. Where the Go plugin had it in a container that has ended, the kernel
+/// has put it on the node under the container's name for it.
+fn find_or_name_device(args: &CmdArgs, config: &Config, host: &mut Host) -> Result<Device> {
+    let find = |host: &mut Host| find_device(host, &config.selector, &config.options);
+    let device = match find(host) {
+        Err(error) if error.code != ErrorCode::NETWORK_CONFIG => {
+            unrecorded::name_on_host(host, &config.selector, Some(&args.ifname))?;
+            find(host)?
+        }
+        outcome => outcome?,
+    };
+    unrecorded::under_own_name(host, device, &args.ifname)
+}
+
+/// Makes sure that the device can be called `ifname` in the container. This must be
+/// known before: on a clash the kernel moves the device and then refuses the name.
+fn require_movable(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()> {
+    if device.mode == Mode::Dpdk {
+        return Ok(());
+    }
+    sandbox.require_absent(ifname)?;
+    if device.altnames.iter().any(|name| name == ifname.as_str()) {
+        return Err(Error::internal(format!(
+            "{:?} is an alternative name of host device {:?}, which therefore cannot be called so",
+            ifname.as_str(),
+            device.name
+        )));
+    }
+    Ok(())
+}
+
+/// The device with what the kernel drops when it leaves: an ADD that fails gives it back.
+fn plan_return(device: Device, options: &Options, host: &mut Host) -> Result<Device> {
+    let controller = match options.allow_in_use {
+        true => in_use::controller(host, &device)?,
+        false => None,
+    };
+    let device = keep::plan(host, device)?;
+    Ok(Device {
+        controller,
+        in_use: options.allow_in_use,
+        ..device
+    })
+}

@@ -1,0 +1,118 @@
+//! Devices that the kernel has put on the host, because the namespace of their container has
+//! ended before any DEL: every ADD that looks for a device gives these their names back.
+
+use std::time::Duration;
+
+use common::attach::{Attachment, boot_id};
+use common::error::Result;
+use common::say;
+
+use crate::device::Device;
+use crate::elsewhere::is_hardware_elsewhere;
+use crate::records;
+use crate::restore::{Host, Whereabouts, rebind, restore_on_host};
+
+/// Gives back what it was to every device that the kernel has put on the host
+/// because its container's namespace ended, so that it can be found by its name
+/// again. The records stay until their DEL, which has the address to release. Returns
+/// all of them as they are then.
+///
+/// # Errors
+/// Code 5 when the records cannot be read or written, 999 when the kernel does not answer.
+pub fn recover(host: &mut Host) -> Result<Vec<Attachment<Device>>> {
+    let mut all = records().all::<Device>()?;
+    let boot = boot_id()?;
+    for position in 0..all.len() {
+        let record = &all[position];
+        let device = &record.device;
+        if !device.is_owed() {
+            continue;
+        }
+        let is_alive = match record.is_alive_in(&boot) {
+            Ok(is_alive) => is_alive,
+            Err(error) => {
+                say!("recovering {:?}: {error}", device.name);
+                continue;
+            }
+        };
+        if !may_be_on_host(record, is_alive)? {
+            continue;
+        }
+        let restored = match &device.binding {
+            // Whoever still uses it does not keep this ADD from another device.
+            Some(binding) => rebind(host, &all, record, (binding, Duration::ZERO)),
+            None => restore_on_host(host, &all, record).map(|found| found == Whereabouts::OnHost),
+        };
+        match restored {
+            Ok(true) => {
+                let record = returned(record);
+                records().write(&record)?;
+                all[position] = record;
+            }
+            Ok(false) => {}
+            // It is another attachment's device; whether this ADD can be served does
+            // not depend on it.
+            Err(error) => say!("recovering {:?}: {error}", device.name),
+        }
+    }
+    Ok(all)
+}
+
+/// Whether the host can have the device of this attachment: its container has ended, or
+/// has moved the device on and the kernel has put it on the host, or its DEL was killed.
+/// A virtual device is there for the last reason only, and under one of these names.
+fn may_be_on_host(record: &Attachment<Device>, is_alive: bool) -> Result<bool> {
+    let device = &record.device;
+    if device.binding.is_some() {
+        return Ok(!is_alive);
+    }
+    if device.is_hardware() {
+        return Ok(!is_alive || !is_hardware_elsewhere(device));
+    }
+    let temporary = device.temporary_name();
+    for name in [&device.name, record.ifname.as_str(), &temporary] {
+        if device.is_virtual_on_host(name)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The device with what it was before an attachment that it has not come back from as
+/// it was: when [`recover`] could not give it its name, the next DEL still has to.
+pub fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<Device> {
+    let is_earlier = |was: &Device| !was.returned && was.is_same_as(&device);
+    let is_known = device.is_hardware() || device.sysfs_number.is_some();
+    let of_device = |r: &Attachment<Device>| is_known && is_earlier(&r.device);
+    let mut earlier = Vec::from_iter(all.into_iter().filter(of_device));
+    if !earlier.is_empty() {
+        let boot = boot_id()?;
+        earlier.retain(|record| record.boot_id == boot);
+    }
+    Ok(match earlier.into_iter().next() {
+        Some(Attachment { device: was, .. }) => Device {
+            name: was.name,
+            altnames: was.altnames,
+            alias: was.alias,
+            mac: was.mac,
+            mtu: was.mtu,
+            up: was.up,
+            settings: was.settings,
+            controller: was.controller.or(device.controller),
+            parameters: was.parameters,
+            network: match was.network.is_empty() {
+                true => device.network,
+                false => was.network,
+            },
+            ..device
+        },
+        None => device,
+    })
+}
+
+/// The record of an attachment whose device the host has back.
+pub fn returned(record: &Attachment<Device>) -> Attachment<Device> {
+    let mut record = record.clone();
+    record.device.returned = true;
+    record
+}
