@@ -14,6 +14,7 @@ mod host_device;
 mod host_local;
 mod ipvlan;
 mod kernel_calls;
+mod macvlan;
 mod neighbours;
 mod path_tricks;
 mod peers;

@@ -9,6 +9,7 @@ mod digest;
 mod events;
 mod link;
 mod neighbour;
+mod new_link;
 #[cfg(fuzzing)]
 mod reply;
 mod route;
@@ -32,7 +33,8 @@ use nix::libc::MSG_TRUNC;
 pub use address::{AddressState, Dad, KernelAddress};
 pub use change::{Change, Made};
 pub use events::{Events, Subject};
-pub use link::{Link, LinkChange, NewIpvlan, Parameter, Parameters, Settings, parse_mac};
+pub use link::{Link, LinkChange, Parameter, Parameters, Settings, parse_mac};
+pub use new_link::{Kind, NewLink};
 #[cfg(fuzzing)]
 pub use reply::Reply;
 pub use route::KernelRoute;

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use common::args::{CmdArgs, IfName};
 use common::attach::{Attachment, Release, Sandbox, Sides, sandbox_for_del};
 use common::error::{Error, Result};
-use common::netlink::{Link, LinkChange, Made, NewIpvlan};
+use common::netlink::{Kind, Link, LinkChange, Made, NewLink};
 use serde::{Deserialize, Serialize};
 
 use crate::carrier::{Carrier, KIND};
@@ -75,20 +75,22 @@ pub fn create(
         true => (&mut sandbox.netlink, None),
         false => (node, Some(&sandbox.netns)),
     };
-    let new = NewIpvlan {
-        name: &record.ifname,
-        master: master.index,
+    let new = NewLink {
+        name: record.ifname.as_str(),
+        lower: master.index,
         netns,
-        mode: conf.mode.number(),
-        flags: conf.flag.number(),
+        kind: Kind::Ipvlan {
+            mode: conf.mode.number(),
+            flags: conf.flag.number(),
+        },
         mtu: conf.mtu,
     };
-    let temporary = NewIpvlan {
-        name: &device.temporary_name,
+    let temporary = NewLink {
+        name: device.temporary_name.as_str(),
         ..new
     };
-    let made = match netlink.create_ipvlan(new) {
-        Made::Nothing(error) if error.is_exists() => netlink.create_ipvlan(temporary),
+    let made = match netlink.create_link(new) {
+        Made::Nothing(error) if error.is_exists() => netlink.create_link(temporary),
         Made::Nothing(error) => {
             let macvlans = || name_macvlans(&device.carrier, sides);
             return Made::Nothing(explain(error, master, macvlans));

@@ -2,8 +2,7 @@
 //! process that runs already and has its sockets open.
 
 use common::address::Cidr;
-use common::args::IfName;
-use common::netlink::{Dad, Link, LinkChange, Made, Netlink, NewIpvlan};
+use common::netlink::{Dad, Kind, Link, LinkChange, Made, Netlink, NewLink};
 use common::netns::NetNs;
 use harness::{Node, Pod};
 
@@ -95,16 +94,14 @@ impl Sockets {
 
     fn create(&mut self, master: &str) {
         let master = find(&mut self.node, master);
-        let name = IfName::new(IFNAME).expect("it is a name");
-        let new = NewIpvlan {
-            name: &name,
-            master: master.index,
+        let new = NewLink {
+            name: IFNAME,
+            lower: master.index,
             netns: Some(&self.pod_netns),
-            mode: 0,
-            flags: 0,
+            kind: Kind::Ipvlan { mode: 0, flags: 0 },
             mtu: None,
         };
-        let made = self.node.create_ipvlan(new);
+        let made = self.node.create_link(new);
         assert!(
             matches!(made, Made::Done(())),
             "the kernel has ipvlan: {made:?}"

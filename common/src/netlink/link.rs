@@ -6,15 +6,14 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoIpVtap, InfoKind, IpVlanFlags,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, MacVlanMode,
-    Prop,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoIpVtap, InfoKind,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Prop,
 };
-use nix::libc::{EBUSY, EINVAL, EOPNOTSUPP};
-use rtnetlink::{LinkIpVlan, LinkMacVlan, LinkUnspec};
+use nix::libc::EINVAL;
+use rtnetlink::LinkUnspec;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Made, Netlink, text};
+use super::{Change, Netlink, text};
 use crate::args::IfName;
 use crate::error::{Error, Result};
 use crate::netns::NetNs;
@@ -117,23 +116,6 @@ pub struct Settings {
     pub tx_queue_length: u32,
     /// The group.
     pub group: u32,
-}
-
-/// An ipvlan interface to be created.
-#[derive(Clone, Copy, Debug)]
-pub struct NewIpvlan<'a> {
-    /// Its name.
-    pub name: &'a IfName,
-    /// The index of the master in the namespace of the socket.
-    pub master: u32,
-    /// The namespace to create it in, when it is not the socket's own.
-    pub netns: Option<&'a NetNs>,
-    /// The mode, as the kernel numbers it.
-    pub mode: u16,
-    /// The flags, as the kernel numbers them.
-    pub flags: u16,
-    /// The MTU in bytes; the master's when not given.
-    pub mtu: Option<u32>,
 }
 
 /// Changes to a link that the kernel makes with one message.
@@ -291,47 +273,6 @@ impl Netlink {
         Ok(links)
     }
 
-    /// Whether the kernel has ipvlan. Where that is a module, the kernel loads it.
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer.
-    pub fn has_ipvlan(&mut self) -> Result<bool> {
-        let mut message = LinkMessage::default();
-        let info = LinkInfo::Kind(InfoKind::IpVlan);
-        message.attributes.push(LinkAttribute::LinkInfo(vec![info]));
-        let request = Change::new(
-            RouteNetlinkMessage::NewLink(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-            "failed to ask the kernel for ipvlan".to_owned(),
-        );
-        match self.apply(&[request]) {
-            // A request without a master is invalid where the kind is known.
-            Err(error) if error.errno() == Some(EINVAL) => Ok(true),
-            Err(error) if error.errno() == Some(EOPNOTSUPP) => Ok(false),
-            outcome => outcome.map(|()| true),
-        }
-    }
-
-    /// Creates an ipvlan interface, down, in the namespace and under the name that it
-    /// is to have. What fails has code 999 and the kernel's answer; see
-    /// [`Error::is_exists`] for a taken name.
-    pub fn create_ipvlan(&mut self, new: NewIpvlan<'_>) -> Made<()> {
-        let name = new.name.as_str();
-        let mut message = LinkIpVlan::new(name, new.master, new.mode.into())
-            .flag(IpVlanFlags::from_bits_retain(new.flags));
-        if let Some(netns) = new.netns {
-            message = message.setns_by_fd(netns.as_fd().as_raw_fd());
-        }
-        if let Some(mtu) = new.mtu {
-            message = message.mtu(mtu);
-        }
-        self.make(Change::new(
-            RouteNetlinkMessage::NewLink(message.build()),
-            NLM_F_CREATE | NLM_F_EXCL,
-            format!("failed to create ipvlan {name:?}"),
-        ))
-    }
-
     /// Changes the link with this index.
     ///
     /// # Errors
@@ -415,35 +356,6 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfNetnsId(namespace));
         self.delete(link, message)
-    }
-
-    /// Whether nothing else receives what the Ethernet device with this index receives, in
-    /// any namespace: a macvlan of mode passthru, which is `name` for a moment, can be made on
-    /// it. A kernel without macvlan has nobody to tell of.
-    ///
-    /// # Errors
-    /// Code 999 with the kernel's answer.
-    pub fn probe_exclusive(&mut self, index: u32, name: &str) -> Result<bool> {
-        let create = LinkMacVlan::new(name, index, MacVlanMode::Passthrough).build();
-        let mut delete = LinkMessage::default();
-        delete
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
-        let failed = format!("failed to see whether the link with index {index} is in use");
-        let changes = [
-            Change::new(
-                RouteNetlinkMessage::NewLink(create),
-                NLM_F_CREATE | NLM_F_EXCL,
-                failed.clone(),
-            ),
-            Change::new(RouteNetlinkMessage::DelLink(delete), 0, failed),
-        ];
-        match self.apply(&changes) {
-            Ok(()) => Ok(true),
-            Err(error) if error.errno() == Some(EOPNOTSUPP) => Ok(true),
-            Err(error) if matches!(error.errno(), Some(EBUSY | EINVAL)) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     fn delete(&mut self, link: &Link, mut message: LinkMessage) -> Result<()> {
