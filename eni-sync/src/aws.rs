@@ -16,6 +16,7 @@ use aws_sdk_ec2::config::SharedHttpClient;
 use common::error::{Error, ErrorCode, Result};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::deadline::Deadline;
 use crate::ec2::Ec2;
 use crate::http;
 use crate::imds::Imds;
@@ -58,8 +59,21 @@ impl Clients {
     /// # Errors
     /// Those of `work`.
     pub(crate) fn run<T>(&self, work: impl FnOnce(&Aws) -> Result<T>) -> Result<T> {
+        self.run_until(Deadline::default(), work)
+    }
+
+    /// The same for who has to be done by then.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub(crate) fn run_until<T>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(&Aws) -> Result<T>,
+    ) -> Result<T> {
         let idle = self.idle().pop();
         let aws = idle.unwrap_or_else(|| Aws::with_pace(Some(Arc::clone(&self.pace))));
+        let aws = aws.until(deadline);
         let outcome = work(&aws);
         // Also after an error: the client has learnt how far the node's clock is off, and
         // looks for credentials and connections anew by itself.
@@ -77,6 +91,7 @@ pub(crate) struct Aws {
     parts: OnceCell<Parts>,
     ec2: OnceCell<Ec2>,
     pace: Option<Arc<Pace>>,
+    deadline: Deadline,
 }
 
 /// What all clients share.
@@ -114,7 +129,19 @@ impl Aws {
             parts: OnceCell::new(),
             ec2: OnceCell::new(),
             pace,
+            deadline: Deadline::default(),
         }
+    }
+
+    /// The same for a command that has to be done by then.
+    #[must_use]
+    pub(crate) fn until(self, deadline: Deadline) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// By when the command has to be done that uses the clients.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.deadline
     }
 
     fn parts(&self) -> Result<&Parts> {
@@ -138,7 +165,9 @@ impl Aws {
     /// Code 999 when the runtime cannot be made, 5 or 6 naming the file of
     /// `AWS_CA_BUNDLE`.
     pub(crate) fn imds(&self) -> Result<&Imds> {
-        Ok(&self.parts()?.imds)
+        let imds = &self.parts()?.imds;
+        imds.set_deadline(self.deadline());
+        Ok(imds)
     }
 
     /// EC2 in the region of this node.
@@ -147,9 +176,11 @@ impl Aws {
     /// As for [`Aws::imds`].
     pub(crate) fn ec2(&self, region: &str) -> Result<&Ec2> {
         let session = self.session(region)?;
-        Ok(self
+        let ec2 = self
             .ec2
-            .get_or_init(|| Ec2::new(session, self.pace.clone())))
+            .get_or_init(|| Ec2::new(session, self.pace.clone()));
+        ec2.set_deadline(self.deadline());
+        Ok(ec2)
     }
 
     /// Whether there are credentials to sign a request with.

@@ -3,7 +3,7 @@
 mod answer;
 mod types;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::IpAddr;
@@ -18,10 +18,12 @@ use aws_sdk_ec2::types::{
     Filter, InstanceType, NetworkInterface, SubnetCidrReservation, SubnetCidrReservationType,
 };
 use common::address::Cidr;
+use tokio::time::timeout;
 
 use self::answer::{description, failure};
 pub(crate) use self::types::{Description, Family, Limits, Reservation};
 use crate::aws::Session;
+use crate::deadline::Deadline;
 use crate::failure::{Failure, Kind};
 use crate::pace::Pace;
 
@@ -37,6 +39,7 @@ pub(crate) struct Ec2 {
     session: Session,
     client: RefCell<Client>,
     pace: Option<Arc<Pace>>,
+    deadline: Cell<Deadline>,
 }
 
 impl Ec2 {
@@ -46,7 +49,13 @@ impl Ec2 {
             client: RefCell::new(Client::new(&session.configuration())),
             session,
             pace,
+            deadline: Cell::default(),
         }
+    }
+
+    /// Waits for no answer beyond this.
+    pub(crate) fn set_deadline(&self, deadline: Deadline) {
+        self.deadline.set(deadline);
     }
 
     /// Assigns addresses of one family to an ENI: all of them or none, and none that
@@ -228,7 +237,7 @@ impl Ec2 {
     {
         let ask = || self.ask(action, &request);
         match (&self.pace, attempts) {
-            (Some(pace), Attempts::Many) => pace.call(action, ask),
+            (Some(pace), Attempts::Many) => pace.call(action, self.deadline.get(), ask),
             (Some(pace), Attempts::One) => pace.call_once(action, ask),
             (None, _) => ask(),
         }
@@ -245,8 +254,12 @@ impl Ec2 {
     {
         let send = || {
             let client = self.client.borrow().clone();
-            let answer = self.session.runtime.block_on(request(client));
-            answer.map_err(|cause| failure(action, &cause))
+            let left = self.deadline.get().left();
+            let answer = async { timeout(left, request(client)).await };
+            match self.session.runtime.block_on(answer) {
+                Ok(answer) => answer.map_err(|cause| failure(action, &cause)),
+                Err(_) => Err(Failure::too_late(action)),
+            }
         };
         let is_refused = |answer: &Outcome<T>| answer.as_ref().is_err_and(Failure::is_of_signature);
         let mut answer = send();

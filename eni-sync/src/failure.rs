@@ -67,6 +67,16 @@ pub(crate) enum Kind {
 }
 
 impl Failure {
+    /// The failure of a call whose answer would come too late for who waits for it.
+    pub(crate) fn too_late(action: &'static str) -> Self {
+        Self {
+            action,
+            kind: Kind::Unanswered,
+            code: "TooLate".to_owned(),
+            answer: "there was no answer in the time that was left for it".to_owned(),
+        }
+    }
+
     /// What kind of failure an answer is, by its code and its HTTP status. Which codes
     /// are worth another attempt is the SDK's knowledge; the others are from EC2 API
     /// reference, "Error codes for the Amazon EC2 API".

@@ -2,6 +2,7 @@
 //! what it shows may be gone, and what it does not show yet may be there. It therefore
 //! only ever confirms that an address is present.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use aws_config::provider_config::ProviderConfig;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
+use crate::deadline::Deadline;
 use crate::failure;
 
 const IDENTITY: &str = "/latest/dynamic/instance-identity/document";
@@ -44,6 +47,7 @@ pub(crate) struct Identity {
 pub(crate) struct Imds {
     runtime: Arc<Runtime>,
     client: Client,
+    deadline: Cell<Deadline>,
 }
 
 impl Imds {
@@ -57,7 +61,13 @@ impl Imds {
                 .operation_attempt_timeout(ATTEMPT_DEADLINE)
                 .operation_timeout(DEADLINE)
                 .build(),
+            deadline: Cell::default(),
         }
+    }
+
+    /// Answers nothing from then on.
+    pub(crate) fn set_deadline(&self, deadline: Deadline) {
+        self.deadline.set(deadline);
     }
 
     /// The client, for whoever gets credentials from the same service.
@@ -106,7 +116,12 @@ impl Imds {
 
     /// What the service has at `path`, or nothing when it has nothing there.
     fn get(&self, path: &str) -> Result<Option<String>> {
-        match self.runtime.block_on(self.client.get(path)) {
+        let left = self.deadline.get().left();
+        let get = async { timeout(left, self.client.get(path)).await };
+        let Ok(answer) = self.runtime.block_on(get) else {
+            return Err(Deadline::missed("the instance metadata service"));
+        };
+        match answer {
             Ok(text) => Ok(Some(text.into())),
             Err(ImdsError::ErrorResponse(answer)) if answer.response().status().as_u16() == 404 => {
                 Ok(None)

@@ -15,6 +15,7 @@ use common::netlink::{Link, Netlink};
 use common::say;
 
 use crate::aws::Aws;
+use crate::deadline::Deadline;
 use crate::ec2::{Description, Limits};
 use crate::eni;
 use crate::imds::Identity;
@@ -70,7 +71,7 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
     if let Some(inventory) = written() {
         return Ok(inventory);
     }
-    let _lock = lock()?;
+    let _lock = lock(aws.deadline())?;
     match written() {
         Some(inventory) => Ok(inventory),
         None => renew(aws),
@@ -78,10 +79,10 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
 }
 
 /// One writes the inventory at a time; who waits finds it written.
-fn lock() -> Result<Lock> {
+fn lock(deadline: Deadline) -> Result<Lock> {
     file::create_private_directory(Path::new(DIRECTORY))
         .map_err(|cause| Error::io(format!("failed to create {DIRECTORY}"), &cause))?;
-    Lock::take(Path::new(LOCK), LOCK_DEADLINE)
+    Lock::take(Path::new(LOCK), deadline.left_of(LOCK_DEADLINE))
 }
 
 /// The file is a copy of what EC2 has said. One that cannot be read is made anew.
@@ -110,7 +111,7 @@ pub(crate) fn written_ago() -> Option<Duration> {
 /// # Errors
 /// Code 5 or 6 naming the file, 999 when the kernel does not list its links.
 pub(crate) fn rename() -> Result<()> {
-    let _lock = lock()?;
+    let _lock = lock(Deadline::default())?;
     let Some(mut inventory) = Inventory::read()? else {
         return Ok(());
     };
@@ -136,7 +137,7 @@ pub(crate) fn rename() -> Result<()> {
 /// # Errors
 /// Those of [`ask`], and code 5 when the inventory cannot be written.
 pub(crate) fn discover(aws: &Aws) -> Result<Inventory> {
-    let _lock = lock()?;
+    let _lock = lock(aws.deadline())?;
     renew(aws)
 }
 

@@ -25,6 +25,7 @@ use self::clock::Clock;
 pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
+use crate::deadline::Deadline;
 
 const ROOT: &str = "/var/lib/cni/eni-cni/ledger";
 /// Held while entries are read and written, for milliseconds.
@@ -60,6 +61,7 @@ impl Ledger {
         Ok(EniLedger {
             directory: self.root.join(id),
             id: id.to_owned(),
+            deadline: Deadline::default(),
         })
     }
 
@@ -92,12 +94,19 @@ impl Ledger {
 pub(crate) struct EniLedger {
     directory: PathBuf,
     id: String,
+    deadline: Deadline,
 }
 
 impl EniLedger {
     /// The id of the ENI.
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The same for a command that has to be done by then, whatever it waits for.
+    #[must_use]
+    pub(crate) fn until(self, deadline: Deadline) -> Self {
+        Self { deadline, ..self }
     }
 
     /// Waits until no other process changes the ENI. Whatever queues meanwhile is one
@@ -107,7 +116,7 @@ impl EniLedger {
     /// Code 5 naming the file, 11 when the turn does not come in time.
     pub(crate) fn take_turn(&self, deadline: Duration) -> Result<Lock> {
         self.create()?;
-        Lock::take(&self.directory.join(TURN), deadline)
+        Lock::take(&self.directory.join(TURN), self.deadline.left_of(deadline))
     }
 
     /// The entries, which nobody else changes until the value is dropped.
@@ -115,7 +124,7 @@ impl EniLedger {
     /// # Errors
     /// Code 5 naming the file, 11 when the lock is not to be had.
     pub(crate) fn open(&self) -> Result<Entries> {
-        self.open_within(LOCK_DEADLINE)
+        self.open_within(self.deadline.left_of(LOCK_DEADLINE))
     }
 
     /// The same for who can wait so long at most.

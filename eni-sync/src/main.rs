@@ -9,6 +9,7 @@ mod calls;
 mod cli;
 mod config;
 mod configuration;
+mod deadline;
 mod doctor;
 mod ec2;
 mod eni;

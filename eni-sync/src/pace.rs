@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::budget::{Bucket, Urgency};
 use crate::calls::Calls;
+use crate::deadline::Deadline;
 use crate::failure::{Failure, Kind};
 use crate::random;
 
@@ -55,8 +56,13 @@ impl Pace {
     ///
     /// # Errors
     /// The failure of the last attempt.
-    pub(crate) fn call<T>(&self, action: &'static str, ask: impl Fn() -> Outcome<T>) -> Outcome<T> {
-        let deadline = Instant::now() + CALL_DEADLINE;
+    pub(crate) fn call<T>(
+        &self,
+        action: &'static str,
+        deadline: Deadline,
+        ask: impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
+        let deadline = Instant::now() + deadline.left_of(CALL_DEADLINE);
         let mut pause = FIRST_PAUSE;
         loop {
             let answer = self.attempt(action, urgency(action), &ask);
@@ -201,7 +207,7 @@ mod tests {
     fn attempts(action: &'static str, kinds: &[Kind]) -> (usize, Outcome<()>) {
         let pace = Pace::new(Arc::default());
         let made = Cell::new(0);
-        let outcome = pace.call(action, || {
+        let outcome = pace.call(action, Deadline::default(), || {
             let kind = kinds.get(made.get());
             made.set(made.get() + 1);
             kind.map_or(Ok(()), |kind| Err(failure(*kind)))

@@ -2,6 +2,7 @@
 //! that they may go, so that AWS never keeps a pod from ending.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use common::args::{CmdArgs, ConfArgs, cni_arg};
 use common::attach::boot_id;
@@ -14,6 +15,7 @@ use common::say;
 
 use crate::aws::Aws;
 use crate::config::Config;
+use crate::deadline::Deadline;
 use crate::eni;
 use crate::inventory;
 use crate::ledger::{EniLedger, Entries, Entry, Event, Ledger, Life, Owner, State, now};
@@ -24,7 +26,12 @@ use crate::request::Request;
 use crate::socket;
 use crate::wanted::{self, Wanted};
 
+/// How long an ADD or a CHECK may take, whatever it waits for. Source: a kubelet gives its
+/// runtime two minutes for a request.
+pub(crate) const TIME: Duration = Duration::from_secs(100);
+
 pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
+    let deadline = Deadline::after(TIME);
     let config = Config::parse(&args.conf.document)?;
     let prev_result = prev_result(&args.conf)?;
     let wanted = wanted::by_mac(&prev_result, args)?;
@@ -34,7 +41,7 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
         best_effort: !config.strict,
     };
     let ledger = Ledger::of_node();
-    match register(&ledger, &wanted, &request) {
+    match register(&ledger, &wanted, &request, deadline) {
         Ok(()) => Ok(prev_result),
         Err(error) if config.strict => {
             // The runtime sends a DEL now. Nothing waits for it.
@@ -51,15 +58,16 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
 }
 
 /// Has the agent register the addresses, or does it where there is none.
-fn register(ledger: &Ledger, wanted: &Wanted, request: &Request) -> Result<()> {
+fn register(ledger: &Ledger, wanted: &Wanted, request: &Request, deadline: Deadline) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    match socket::register(wanted, request) {
+    match socket::register(wanted, request, deadline) {
         Some(answer) => answer,
         None => {
             let looks = Looks::default();
-            registrar::register_all(&Aws::open(), ledger, &looks, wanted, request)
+            let aws = Aws::open().until(deadline);
+            registrar::register_all(&aws, ledger, &looks, wanted, request)
         }
     }
 }
@@ -106,7 +114,7 @@ pub(crate) fn check(args: &CmdArgs) -> Result<()> {
         takeover: config.takeover,
         best_effort: !config.strict,
     };
-    let aws = Aws::open();
+    let aws = Aws::open().until(Deadline::after(TIME));
     let ledger = Ledger::of_node();
     for (mac, addresses) in &wanted {
         let (inventory, eni) = inventory::find(&aws, mac)?;
@@ -130,6 +138,7 @@ fn verify(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -
         return Ok(());
     }
     let ledger = node.ledger.of_eni(&eni.id)?;
+    let ledger = ledger.until(node.aws.deadline());
     let unknown = not_held(&ledger.open()?, &open, &request.owner)?;
     let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
     open.retain(|address| unknown.contains(address) || !shown.contains(address));

@@ -15,6 +15,7 @@ use common::say;
 
 use crate::assign::{Assigner, Claimed};
 use crate::aws::Aws;
+use crate::deadline::Deadline;
 use crate::eni;
 use crate::inventory;
 use crate::ledger::{
@@ -89,7 +90,8 @@ fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request)
     for address in &wanted {
         eni::require_assignable(eni, *address)?;
     }
-    let ledger = node.ledger.of_eni(&eni.id)?;
+    let deadline = node.aws.deadline();
+    let ledger = node.ledger.of_eni(&eni.id)?.until(deadline);
     let reusable = claim(&ledger, &wanted, request)?;
     confirm(node, eni, &ledger, &reusable, request)?;
     if answer(&ledger.open()?, &wanted, request)? {
@@ -106,11 +108,31 @@ fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request)
             return Ok(());
         }
         drop(turn);
-        let Some(pause) = until_next else {
-            let msg = format!("the ledger of {} changed while AWS was asked", eni.id);
-            return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
-        };
-        thread::sleep(pause);
+        thread::sleep(pause_before_next(until_next, deadline, &eni.id)?);
+    }
+}
+
+/// How long somebody waits for the next look at EC2 whose addresses are not on the ENI yet.
+///
+/// # Errors
+/// Code 11 naming what there is no time for, or that there is nothing to wait for.
+fn pause_before_next(
+    until_next: Option<Duration>,
+    deadline: Deadline,
+    eni: &str,
+) -> Result<Duration> {
+    if deadline.is_over() {
+        return Err(Deadline::missed(&format!(
+            "EC2 to assign addresses to {eni}"
+        )));
+    }
+    let pause = until_next.ok_or_else(|| {
+        let msg = format!("the ledger of {eni} changed while AWS was asked");
+        Error::new(ErrorCode::TRY_AGAIN, msg)
+    })?;
+    match pause < deadline.left() {
+        true => Ok(pause),
+        false => Err(Deadline::missed("a second look at EC2")),
     }
 }
 
@@ -299,7 +321,18 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
                 .all(|(address, _)| *address != claimed.address)
         });
         let entries = ledger.open()?;
+        // Whoever has no time left has not heard what EC2 would answer: the next in turn asks.
+        let is_over = node.aws.deadline().is_over();
+        let is_unheard = |outcome: &Result<()>| {
+            is_over
+                && outcome
+                    .as_ref()
+                    .is_err_and(|e| e.code == ErrorCode::TRY_AGAIN)
+        };
         for (address, outcome) in outcomes {
+            if is_unheard(&outcome) {
+                continue;
+            }
             if let Some(entry) = entries.get(address)? {
                 note(&entries, entry, outcome)?;
             }

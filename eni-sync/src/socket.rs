@@ -23,6 +23,7 @@ use nix::sys::socket::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::deadline::Deadline;
 use crate::ledger::Refusal;
 use crate::limits::PLUGIN_DEADLINE;
 use crate::request::Request;
@@ -37,8 +38,8 @@ const LIMIT: u64 = 1 << 20;
 /// How long a plugin waits until the agent takes its request. An agent that is stopped, or
 /// has too much to do, does not; what it may do later all the same is in the ledger.
 const TAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a plugin waits for its answer then.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+/// How long an answer may be on its way: the agent has that much less time than the plugin.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The agent takes a request by white space in front of its answer.
 const TAKEN: &[u8] = b"\n";
 const SOCKET_MODE: u32 = 0o600;
@@ -59,6 +60,9 @@ pub(crate) enum Ask {
         wanted: Wanted,
         /// The attachment.
         request: Box<Request>,
+        /// For how many milliseconds the plugin waits; nothing of an earlier version.
+        #[serde(default)]
+        patience: Option<u64>,
     },
     /// Look into the ledger: something there will be due.
     Look,
@@ -81,13 +85,19 @@ pub(crate) enum Answer {
 
 /// Has the agent register the addresses of an attachment. Nothing, when there is no
 /// agent that could.
-pub(crate) fn register(wanted: &Wanted, request: &Request) -> Option<Result<()>> {
+pub(crate) fn register(
+    wanted: &Wanted,
+    request: &Request,
+    deadline: Deadline,
+) -> Option<Result<()>> {
+    let patience = deadline.left().saturating_sub(ANSWER_TIME).as_millis();
     let ask = Ask::Register {
         wanted: wanted.clone(),
         request: Box::new(request.clone()),
+        patience: u64::try_from(patience).ok(),
     };
     let stream = connect_to_root()?;
-    let taken = send(&stream, &ask).and_then(|()| await_taken(&stream));
+    let taken = send(&stream, &ask).and_then(|()| await_taken(&stream, deadline));
     // It may be gone, or not listen, or have too much to do.
     let taken = taken.ok()?;
     match receive(&stream, taken) {
@@ -97,8 +107,8 @@ pub(crate) fn register(wanted: &Wanted, request: &Request) -> Option<Result<()>>
         // It went away before it answered. What it has done is in the ledger.
         Err(cause) if cause.kind() != io::ErrorKind::WouldBlock => None,
         Err(cause) => {
-            let msg = "the agent of eni-sync does not answer";
-            Some(Err(Error::new(ErrorCode::TRY_AGAIN, msg).because(&cause)))
+            let missed = Deadline::missed("the agent of eni-sync, which does not answer");
+            Some(Err(missed.because(&cause)))
         }
     }
 }
@@ -121,7 +131,7 @@ pub(crate) fn ping() -> io::Result<Option<()>> {
         stream => stream?,
     };
     send(&stream, &Ask::Ping)?;
-    let taken = await_taken(&stream)?;
+    let taken = await_taken(&stream, Deadline::after(TAKE_DEADLINE))?;
     receive::<Answer>(&stream, taken).map(|_| Some(()))
 }
 
@@ -145,11 +155,13 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// Waits until the agent takes the request, and returns what it has said by that: the
 /// first byte of its answer, if it is an agent that does not say so.
-fn await_taken(mut stream: &UnixStream) -> io::Result<[u8; 1]> {
+fn await_taken(mut stream: &UnixStream, deadline: Deadline) -> io::Result<[u8; 1]> {
     let mut taken = [0];
-    stream.set_read_timeout(Some(TAKE_DEADLINE))?;
+    // A time of nothing would be no limit.
+    let left_of = |time| deadline.left_of(time).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(left_of(TAKE_DEADLINE)))?;
     stream.read_exact(&mut taken)?;
-    stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
+    stream.set_read_timeout(Some(left_of(Duration::MAX)))?;
     Ok(taken)
 }
 

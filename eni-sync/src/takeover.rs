@@ -14,6 +14,7 @@ use common::inventory::NO_MANAGE_TAG;
 use common::say;
 
 use crate::assign::{Assigner, Claimed, Outcomes, addresses};
+use crate::deadline::Deadline;
 use crate::ec2::{Description, Family};
 use crate::eni;
 use crate::failure::{Failure, Kind};
@@ -206,7 +207,7 @@ impl Assigner<'_> {
     /// by now, and what an answer was lost to may have been done.
     fn remove(&self, dead: &Description, addresses: &[IpAddr]) -> Result<(), Kept> {
         let mut owner = dead.clone();
-        let mut patience = Patience::new();
+        let mut patience = Patience::until(self.node.aws.deadline());
         loop {
             let left = addresses.iter().copied().filter(|a| owner.has(*a));
             let left: Vec<IpAddr> = left.collect();
@@ -236,7 +237,7 @@ impl Assigner<'_> {
     /// free.
     fn assign_freed(&self, mut freed: Vec<Freed>) -> Outcomes {
         let mut outcomes = Outcomes::new();
-        let mut patience = Patience::new();
+        let mut patience = Patience::until(self.node.aws.deadline());
         while !freed.is_empty() {
             let claims: Vec<Claimed> = freed.iter().map(|freed| freed.claimed).collect();
             let failure = match self.ec2().assign(&self.eni.id, &addresses(&claims)) {
@@ -289,7 +290,7 @@ impl Assigner<'_> {
         let address = claimed.address;
         say!("taking {address} from {}", described(owner));
         let is_proof = |taken: &Result<(), Failure>| taken.is_ok() || claimed.is_proven_by(true);
-        let mut patience = Patience::new();
+        let mut patience = Patience::until(self.node.aws.deadline());
         loop {
             let taken = self.ec2().reassign_once(&self.eni.id, &[address]);
             if let Err(failure) = &taken
@@ -374,9 +375,9 @@ struct Patience {
 }
 
 impl Patience {
-    fn new() -> Self {
+    fn until(deadline: Deadline) -> Self {
         Self {
-            deadline: Instant::now() + DEADLINE,
+            deadline: Instant::now() + deadline.left_of(DEADLINE),
             pause: FIRST_PAUSE,
         }
     }

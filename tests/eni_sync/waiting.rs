@@ -2,15 +2,19 @@
 //! agent on which many pods start, and a lock whose holder does not go on.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::Hold;
 use harness::{Call, Pod};
+use serde_json::{Value, json};
 
-use super::fixture::{AwsNode, DEADLINE, Vpc, eventually};
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 /// How many processes wait.
@@ -111,4 +115,87 @@ fn a_del_does_not_wait_for_a_ledger_whose_lock_is_not_given_back() {
     assert_eq!(node.ledger()["10.0.4.70"], "releasing");
     drop(locks);
     node.del(&pod);
+}
+
+const ADDRESS: &str = "10.0.4.71";
+/// Less than a second look at EC2 needs.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What an agent answers to an attachment that waits for [`PATIENCE`] while `hinder` is in
+/// its way.
+#[track_caller]
+fn refusal<T>(hinder: impl FnOnce(&Vpc, &AwsNode) -> T) -> String {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = Agent::start(&node, &json!({}));
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    let entry = fs::read(node.ledger_path().join("10.0.4.70")).unwrap();
+    let entry: Value = serde_json::from_slice(&entry).unwrap();
+    let request = json!({
+        "ask": "register", "wanted": { node.mac.as_str(): [ADDRESS] }, "patience": 4000,
+        "request": { "owner": entry["owner"], "takeover": "dead-owner", "bestEffort": false },
+    });
+    let _hindrance = hinder(&vpc, &node);
+    let start = Instant::now();
+    let socket = node.run_directory().join("eni-cni/agent.sock");
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.to_string().as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["code"], 11, "{answer}");
+    let waited = start.elapsed();
+    assert!(waited < 5 * PATIENCE, "{waited:?}: {answer}");
+    // Who else waits for the same call is not refused with it.
+    if let Ok(entry) = fs::read(node.ledger_path().join(ADDRESS)) {
+        let entry: Value = serde_json::from_slice(&entry).unwrap();
+        assert_eq!(entry["state"], "claiming");
+        assert_eq!(entry["refusal"], Value::Null);
+    }
+    node.lab.release_held();
+    answer["msg"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn whatever_an_add_waits_for_is_named_when_its_time_is_over() {
+    let lock = |path: PathBuf| {
+        let file = File::create(path).unwrap();
+        file.lock().unwrap();
+        file
+    };
+    let named = thread::scope(|scope| {
+        let turn = scope.spawn(|| refusal(|_, node| lock(node.ledger_path().join(".turn"))));
+        let ledger = scope.spawn(|| refusal(|_, node| lock(node.ledger_path().join(".lock"))));
+        let enis = scope.spawn(|| {
+            refusal(|_, node| {
+                let directory = node.run_directory().join("eni-cni");
+                let lock = lock(directory.join(".enis.lock"));
+                fs::remove_file(directory.join("enis.json")).unwrap();
+                lock
+            })
+        });
+        let ec2 = scope.spawn(|| refusal(|vpc, _| vpc.lab.hold(ASSIGN, Hold::BeforeCommit)));
+        let look = scope.spawn(|| {
+            refusal(|vpc, _| {
+                let eni = vpc.lab.create_eni(&vpc.pods);
+                let tag = "node.k8s.amazonaws.com/no_manage";
+                vpc.lab.tag_eni(&eni, tag, "true");
+                vpc.lab.assign(&eni, &[ADDRESS.parse().unwrap()]);
+            })
+        });
+        [turn, ledger, enis, ec2, look].map(|refusal| refusal.join().unwrap())
+    });
+    let expected = [
+        ".turn",
+        ".lock",
+        ".enis.lock",
+        "EC2 to assign",
+        "second look",
+    ];
+    for (named, expected) in named.iter().zip(expected) {
+        assert!(named.contains(expected), "{expected}: {named}");
+    }
 }

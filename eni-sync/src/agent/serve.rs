@@ -10,10 +10,12 @@ use common::error::{Error, Result};
 use common::say;
 
 use super::{Agent, Work};
+use crate::deadline::Deadline;
 use crate::handover::Post;
 use crate::ledger::Refusal;
 use crate::limits;
 use crate::news::News;
+use crate::plugin::TIME;
 use crate::registrar;
 use crate::request::Request;
 use crate::socket::{self, Answer, Ask};
@@ -108,7 +110,14 @@ impl Agent {
             ask => ask.and_then(|ask| socket::take(stream).map(|()| ask)),
         };
         let answer = match ask {
-            Ok(Ask::Register { wanted, request }) => self.register(&wanted, &request),
+            Ok(Ask::Register {
+                wanted,
+                request,
+                patience,
+            }) => {
+                let time = patience.map_or(TIME, Duration::from_millis);
+                self.register(&wanted, &request, Deadline::after(time.min(TIME)))
+            }
             Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),
             Err(cause) => {
                 say!("a request could not be read: {cause}");
@@ -124,14 +133,17 @@ impl Agent {
 
     /// Registers the addresses of an attachment; nothing where the agent ends before its
     /// turn comes.
-    fn register(&self, wanted: &Wanted, request: &Request) -> Option<Answer> {
+    fn register(&self, wanted: &Wanted, request: &Request, deadline: Deadline) -> Option<Answer> {
         let since = Instant::now();
         let outcome = self.during_request(|| match request.owner.is_alive() {
+            _ if deadline.is_over() => Err(Deadline::missed("the agent, which serves others")),
             // What cannot be looked at from here is the plugin's own work.
             Ok(false) | Err(_) => Ok(Answer::Unseen),
             Ok(true) => self
                 .clients
-                .run(|aws| registrar::register_all(aws, &self.ledger, &self.looks, wanted, request))
+                .run_until(deadline, |aws| {
+                    registrar::register_all(aws, &self.ledger, &self.looks, wanted, request)
+                })
                 .map(|()| Answer::Done),
         })?;
         let answer = outcome.unwrap_or_else(|error| {
