@@ -354,6 +354,31 @@ fn a_failed_add_gives_the_device_back() {
 }
 
 #[test]
+fn a_failed_add_gives_the_device_back_with_its_addresses_and_routes() {
+    let machine = Machine::new();
+    machine.host(&["address", "add", "10.55.0.5/24", "dev", NIC_NAME]);
+    machine.host(&["route", "add", "10.56.0.0/16", "via", "10.55.0.1"]);
+    let now = || {
+        let routes = machine.host(&["route", "show", "dev", NIC_NAME]);
+        (machine.node.netns.addresses(NIC_NAME), routes)
+    };
+    let before = now();
+    assert_eq!(
+        (before.0.len(), before.1.lines().count()),
+        (1, 2),
+        "{before:?}"
+    );
+    machine
+        .ipam
+        .fail("ADD", r#"{"code": 11, "msg": "no addresses"}"#);
+    let call = machine.call("ADD", &bound("vfio-pci"));
+    machine.node.run(&call).error_code(11);
+    assert_eq!(now(), before);
+    machine.del(&bound("vfio-pci"));
+    machine.has_nic_back();
+}
+
+#[test]
 fn del_does_not_hang_while_a_process_uses_the_device() {
     let machine = Machine::new();
     machine.add(&bound("vfio-pci"));

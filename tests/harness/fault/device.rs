@@ -14,7 +14,16 @@ use crate::pci;
 const NICS: [(&str, &str); 2] = [(pci::NIC, pci::NIC_NAME), (pci::OTHER_NIC, pci::OTHER_NAME)];
 
 /// The network cards, which are as the VM has them when this is dropped.
-pub(super) struct Cards;
+pub(super) struct Cards {
+    _private: (),
+}
+
+impl Cards {
+    /// Has to be called only where there are such cards.
+    pub(super) fn new() -> Self {
+        Self { _private: () }
+    }
+}
 
 impl Drop for Cards {
     fn drop(&mut self) {

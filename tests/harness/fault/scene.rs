@@ -93,7 +93,7 @@ impl Scene {
             subject,
             maker,
             pods: (0..pods).map(pod).collect(),
-            cards: subject.has_nics().then_some(device::Cards),
+            cards: subject.has_nics().then(device::Cards::new),
             place: place(subject),
             devices: (0..pods).collect(),
             networks: networks.collect(),
