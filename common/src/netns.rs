@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::file::read_parameter;
 
 pub use self::holders::Holders;
+use self::presence::is_recognised;
 pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
 pub use self::presence::{NetNsId, Presence};
 
@@ -114,11 +115,24 @@ impl NetNs {
     /// # Errors
     /// Code 8 when the namespace cannot be examined.
     pub fn id(&self) -> Result<NetNsId> {
-        let metadata = self.file.metadata().map_err(|cause| {
+        let metadata = self.examined(self.file.metadata())?;
+        Ok(NetNsId::of(&metadata, Path::new(&self.path)))
+    }
+
+    /// Whether it is the namespace `id`.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace, or what is in it, cannot be examined.
+    pub fn is(&self, id: NetNsId) -> Result<bool> {
+        let metadata = self.examined(self.file.metadata())?;
+        self.examined(is_recognised(Path::new(&self.path), &metadata, id))
+    }
+
+    fn examined<T>(&self, outcome: io::Result<T>) -> Result<T> {
+        outcome.map_err(|cause| {
             let msg = format!("failed to examine netns {:?}", self.path);
             Error::new(ErrorCode::NETNS, msg).because(&cause)
-        })?;
-        Ok(NetNsId::of(&metadata, Path::new(&self.path)))
+        })
     }
 
     /// Runs `work` on a thread inside the namespace and returns what it returned.

@@ -4,12 +4,10 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{Call, Namespace, Pod, our_plugin};
+use harness::{Call, Namespace, Pod, Resident, our_plugin};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
@@ -61,53 +59,14 @@ fn attach_device_at(node: &AwsNode, id: &str, netns: &str) -> Call {
     call
 }
 
-/// A process that waits in a network namespace, until this value is dropped.
-struct Waiting(Child);
-
-impl Waiting {
-    /// In a namespace of its own.
-    fn new() -> Self {
-        Self::start("unshare", &["--net"])
-    }
-
-    /// In that of another one.
-    fn beside(other: &Self) -> Self {
-        Self::start("nsenter", &[&format!("--net={}", other.netns())])
-    }
-
-    fn start(program: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .args(["sh", "-c", "echo && exec cat"]);
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // It is there when it has said something.
-        let stdout = child.stdout.as_mut().unwrap();
-        stdout.read_exact(&mut [0]).unwrap();
-        Self(child)
-    }
-
-    fn netns(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
 /// As `ctr run --cni` and nerdctl name namespaces.
 #[test]
 fn a_namespace_that_another_process_keeps_has_not_ended_with_the_one_that_named_it() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let first = Waiting::new();
+    let first = Resident::alone();
     attach_device_at(&node, "c1", &first.netns());
-    let second = Waiting::beside(&first);
+    let second = Resident::beside(&first);
     drop(first);
     let agent = Agent::start(&node, &impatient(0));
     assert!(node.lab.wait_for_call("DescribeInstanceTypes", 3, DEADLINE));

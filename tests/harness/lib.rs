@@ -16,6 +16,7 @@ mod network;
 mod node;
 pub mod pci;
 mod random;
+mod resident;
 
 pub use aws::AwsNode;
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
@@ -26,3 +27,4 @@ pub use neighbour::{ADVERTISED, Listener};
 pub use network::Network;
 pub use node::{Namespace, Node, Pod, attachment_files, has_flag, is_up, run_tool, wait_until};
 pub use random::Random;
+pub use resident::Resident;

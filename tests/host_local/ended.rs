@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use harness::{Namespace, Output};
+use harness::{Namespace, Output, Resident};
 use serde_json::json;
 
 use super::{Network, address};
@@ -102,6 +102,31 @@ fn a_namespace_that_cannot_be_seen_keeps_its_address() {
     symlink("/nonexistent", &inner).unwrap();
     network.add("c2").error_code(999);
     assert_eq!(network.reserved(), ["10.0.0.2"]);
+}
+
+/// A descriptor stands for the mount: both keep the inode, which the kernel makes anew for a
+/// namespace that only a process has kept.
+#[test]
+fn a_namespace_that_only_a_process_has_kept_is_not_taken_for_another_one() {
+    let network = Network::of("10.0.0.0/30");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c1");
+    let process = Resident::alone();
+    let mount = Namespace::at(process.netns());
+    symlink(mount.path(), &path).unwrap();
+    let call = network.call("ADD", "c1");
+    let call = call.attachment("c1", "net1", path.to_str().unwrap());
+    assert_eq!(address(&call.run()), "10.0.0.2/30");
+    drop(mount);
+    fs::remove_file(&path).unwrap();
+    network.add("c2").error_code(999);
+    let mount = Namespace::at(process.netns());
+    network.add("c2").error_code(999);
+    symlink(mount.path(), &path).unwrap();
+    network.add("c2").error_code(999);
+    drop((process, mount));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(address(&network.add("c2")), "10.0.0.2/30");
 }
 
 #[test]

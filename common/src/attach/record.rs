@@ -226,7 +226,7 @@ fn open_if_same(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
         return Ok(None);
     }
     match Sandbox::open(path) {
-        Ok(sandbox) if sandbox.netns.id()?.is_same(&id) => Ok(Some(sandbox)),
+        Ok(sandbox) if sandbox.netns.is(id)? => Ok(Some(sandbox)),
         Ok(_) => Ok(None),
         // It may have ended just now. Otherwise this is not the time to forget it.
         Err(error) => match look(path, id)? {

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::presence::{KIND, NetNsId, Presence, leads_nowhere};
+use super::presence::{KIND, NetNsId, Presence, ProcessId, leads_nowhere};
 use crate::error::{Error, ErrorCode};
 
 const PROCESSES: &str = "/proc";
@@ -19,6 +19,9 @@ const OWN: &str = "/proc/self";
 const FIRST: &str = "/proc/1";
 /// The PID namespace of the process itself.
 const OWN_PIDS: &str = "/proc/self/ns/pid";
+/// How many mounts and descriptors are looked at, which takes less than a second. Where pods
+/// have more, it is not known what has ended.
+const MOST_LOOKS: usize = 1 << 18;
 /// The number of the machine's first PID namespace. Source: `PROC_PID_INIT_INO` of
 /// Linux.
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -33,8 +36,8 @@ pub struct Holders {
 /// What holds one namespace, by its number.
 #[derive(Debug, Default)]
 struct Held {
-    /// A process that is inside.
-    process: Option<String>,
+    /// The processes that are inside.
+    inside: Vec<PathBuf>,
     /// When the inodes were made that mounts and descriptors lead to.
     made: HashSet<i64>,
 }
@@ -56,8 +59,11 @@ impl Holders {
         match held {
             None => Presence::Ended,
             Some(held) if held.is_of_another(id) => Presence::Ended,
-            Some(held) => unknown(match &held.process {
-                Some(process) => format!("{process} is in it, or in one of its number"),
+            Some(held) => unknown(match held.inside.first() {
+                Some(process) => {
+                    let process = process.display();
+                    format!("process {process} is in it, or in one of its number")
+                }
                 None => "it is mounted or open elsewhere".to_owned(),
             }),
         }
@@ -96,11 +102,46 @@ fn look_at_all() -> io::Result<Option<HashMap<u64, Held>>> {
 
 impl Held {
     /// Whether the number is that of another namespace by now: one that is mounted or
-    /// open has another inode than `id` had, which a mount or a descriptor has kept.
+    /// open has another inode than `id` had, which a mount or a descriptor has kept. The
+    /// kernel makes a new inode for a namespace too that only processes have kept; they are
+    /// older than that then.
     fn is_of_another(&self, id: &NetNsId) -> bool {
-        id.made
-            .is_some_and(|made| !self.made.is_empty() && !self.made.contains(&made))
+        let Some(made) = id.made else {
+            return false;
+        };
+        let newest = self.made.iter().max();
+        newest.is_some_and(|newest| {
+            !self.made.contains(&made) && self.inside.iter().all(|one| is_younger(one, *newest))
+        })
     }
+}
+
+/// Whether a process has certainly started after `time`, in nanoseconds since 1970.
+fn is_younger(process: &Path, time: i64) -> bool {
+    ProcessId::of(process).and_then(|process| process.started_at()) > Some(time)
+}
+
+/// Whether a process is in the namespace that now has the number of `id` and is older than
+/// the inode, `made` then, that a path leads to. Then the inode is a new one of the same
+/// namespace, whose mount was gone for a while.
+///
+/// # Errors
+/// What keeps it from looking at a process.
+pub(super) fn was_kept_by_a_process(id: &NetNsId, made: i64) -> io::Result<bool> {
+    if !sees_all_processes()? {
+        return Ok(false);
+    }
+    for process in numbered(Path::new(PROCESSES))? {
+        let inside = match tolerant(|| fs::metadata(process.join("ns/net"))) {
+            // As for `Holders`, such a process is not one of a container that is visible.
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => continue,
+            inside => inside?,
+        };
+        if inside.is_some_and(|inside| inside.ino() == id.inode) && !is_younger(&process, made) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What has been found so far.
@@ -109,15 +150,18 @@ struct Found {
     held: HashMap<u64, Held>,
     /// The mount namespaces whose mounts are known.
     views: HashSet<u64>,
+    /// How many mounts and descriptors have been looked at.
+    looks: usize,
 }
 
 impl Found {
     fn look_at(&mut self, process: &Path) -> io::Result<()> {
         for thread in tolerant(|| numbered(&process.join("task")))?.unwrap_or_default() {
             if let Some(inside) = tolerant(|| fs::metadata(thread.join("ns/net")))? {
-                let held = self.held.entry(inside.ino()).or_default();
-                let name = || format!("process {}", process.display());
-                held.process.get_or_insert_with(name);
+                let held = &mut self.held.entry(inside.ino()).or_default().inside;
+                if held.last().is_none_or(|last| last != process) {
+                    held.push(process.to_owned());
+                }
             }
         }
         let view = tolerant(|| fs::metadata(process.join("ns/mnt")))?;
@@ -130,6 +174,7 @@ impl Found {
     fn look_at_mounts(&mut self, process: &Path) -> io::Result<()> {
         let text = tolerant(|| fs::read(process.join("mountinfo")))?.unwrap_or_default();
         for line in String::from_utf8_lossy(&text).lines() {
+            self.count_look()?;
             // The root of the mount, and where it is. Source: proc_pid_mountinfo(5).
             let mut words = line.split(' ').skip(3);
             let (Some(root), Some(place)) = (words.next(), words.next()) else {
@@ -150,6 +195,7 @@ impl Found {
 
     fn look_at_descriptors(&mut self, process: &Path) -> io::Result<()> {
         for descriptor in tolerant(|| numbered(&process.join("fd")))?.unwrap_or_default() {
+            self.count_look()?;
             let target = tolerant(|| fs::read_link(&descriptor))?.unwrap_or_default();
             let target = target.to_string_lossy();
             if target.starts_with(KIND) {
@@ -157,6 +203,17 @@ impl Found {
             }
         }
         Ok(())
+    }
+
+    /// What pods have mounted and opened must not keep others waiting.
+    fn count_look(&mut self) -> io::Result<()> {
+        self.looks += 1;
+        match self.looks > MOST_LOOKS {
+            true => Err(io::Error::other(format!(
+                "the node has more than {MOST_LOOKS} mounts and open files"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Notes that the namespace `name` is mounted or open. `inode` is what could be seen

@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::holders::{Holders, sees_all_processes};
+use super::holders::{Holders, sees_all_processes, was_kept_by_a_process};
 use crate::error::{Error, ErrorCode, Result};
 
 /// What the kernel calls a network namespace where it names one.
@@ -19,6 +20,11 @@ const LINKS: usize = 40;
 /// The place of a process' start time among the words of its `stat`, behind its name.
 /// Source: proc_pid_stat(5), field 22.
 const START_TIME: usize = 19;
+
+/// Nanoseconds of a second.
+const NANOSECONDS: i64 = 1_000_000_000;
+/// Clock ticks of a second, as `/proc` counts them. Source: `USER_HZ` of Linux.
+const TICKS: i64 = 100;
 
 /// Which namespace a path led to, to recognise later whether it still does. The kernel
 /// gives the number of a namespace that has ended to the next one. What it never gives
@@ -135,8 +141,26 @@ impl NetNsId {
 }
 
 impl ProcessId {
+    /// When it started, in nanoseconds since 1970; at the end of that clock tick, since a
+    /// runtime makes a namespace and starts the first process in it one after the other.
+    /// Nothing when the clocks cannot be read. Of a clock that was set since then nobody knows.
+    pub(super) fn started_at(self) -> Option<i64> {
+        let nanoseconds = |clock: ClockId| {
+            let time = clock_gettime(clock).ok()?;
+            time.tv_sec()
+                .checked_mul(NANOSECONDS)?
+                .checked_add(time.tv_nsec())
+        };
+        // In this order a pause between the two makes the process older than it is.
+        let now = nanoseconds(ClockId::CLOCK_REALTIME)?;
+        let up = nanoseconds(ClockId::CLOCK_BOOTTIME)?;
+        let started = i64::try_from(self.started).ok()?;
+        let started = started.checked_add(1)?.checked_mul(NANOSECONDS / TICKS)?;
+        now.checked_sub(up)?.checked_add(started)
+    }
+
     /// The process of a directory such as `/proc/1`.
-    fn of(directory: &Path) -> Option<Self> {
+    pub(super) fn of(directory: &Path) -> Option<Self> {
         // A process that has ended meanwhile has no such file: nothing is known of it then.
         let text = fs::read_to_string(directory.join("stat")).ok()?;
         let pid = text.split_whitespace().next()?.parse().ok()?;
@@ -175,7 +199,7 @@ pub(crate) fn look(path: &str, id: NetNsId) -> Result<Found> {
     // Of a process that is ending the kernel says once that it is not permitted to look.
     let found = fs::metadata(at).or_else(|_| fs::metadata(at));
     let outcome = match found {
-        Ok(found) => Ok(recognise(at, &found, id)),
+        Ok(found) => recognise(at, &found, id),
         Err(cause) if leads_nowhere(&cause) => missing(at),
         Err(cause) => Err(cause),
     };
@@ -185,14 +209,29 @@ pub(crate) fn look(path: &str, id: NetNsId) -> Result<Found> {
     })
 }
 
-fn recognise(path: &Path, found: &fs::Metadata, id: NetNsId) -> Found {
-    if NetNsId::of(found, path).is_same(&id) {
-        return Found::Same;
+fn recognise(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<Found> {
+    if is_recognised(path, found, id)? {
+        return Ok(Found::Same);
     }
     // What a process has open is the same in every view.
-    match found.dev() == id.device || path.starts_with("/proc") {
-        true => Found::Other,
-        false => Found::Hidden,
+    Ok(
+        match found.dev() == id.device || path.starts_with("/proc") {
+            true => Found::Other,
+            false => Found::Hidden,
+        },
+    )
+}
+
+/// Whether what `path` has led to, of which `found` is, is the namespace `id`. One that was
+/// mounted anew, when only processes were in it, has another inode than it had.
+pub(super) fn is_recognised(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<bool> {
+    let now = NetNsId::of(found, path);
+    if now.is_same(&id) {
+        return Ok(true);
+    }
+    match (id.made, now.made) {
+        (Some(_), Some(made)) if now.has_number_of(&id) => was_kept_by_a_process(&id, made),
+        _ => Ok(false),
     }
 }
 

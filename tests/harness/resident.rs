@@ -1,0 +1,47 @@
+//! Processes that do nothing but keep a network namespace.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+
+/// A process that waits in a network namespace, until this value is dropped.
+#[derive(Debug)]
+pub struct Resident(Child);
+
+impl Resident {
+    /// In a namespace of its own.
+    pub fn alone() -> Self {
+        Self::start("unshare", &["--net"])
+    }
+
+    /// In that of another one.
+    pub fn beside(other: &Self) -> Self {
+        Self::start("nsenter", &[&format!("--net={}", other.netns())])
+    }
+
+    fn start(program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args(["sh", "-c", "echo && exec cat"]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program is installed");
+        // It is there when it has said something.
+        let stdout = child.stdout.as_mut().expect("it is a pipe");
+        stdout
+            .read_exact(&mut [0])
+            .expect("the process has started");
+        Self(child)
+    }
+
+    /// The path that names the namespace.
+    pub fn netns(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        self.0.kill().expect("it is a child");
+        self.0.wait().expect("it is a child");
+    }
+}
