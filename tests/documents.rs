@@ -1,5 +1,7 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
-//! file in `examples`, which other tests execute.
+//! file in `examples`, which other tests execute. `keys` is about the tables of keys.
+
+mod keys;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -83,6 +85,12 @@ fn every_network_and_file_that_a_page_shows_is_an_example() {
 }
 
 #[test]
+fn the_readme_is_read_in_a_few_minutes() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("it can be read");
+    assert!(readme.lines().count() <= 150);
+}
+
+#[test]
 fn the_published_network_is_shown_unchanged() {
     let published = fs::read_to_string(root().join("tests/data/ipvlan-conf-1.yaml"));
     let readme = fs::read_to_string(root().join("README.md")).expect("it can be read");
@@ -101,6 +109,78 @@ fn the_picture_is_what_its_script_makes() {
     let kept = fs::read(root().join("docs/picture.svg")).expect("it can be read");
     assert!(made.status.success(), "{made:?}");
     assert!(made.stdout == kept, "run docs/picture.py >docs/picture.svg");
+}
+
+/// The code of all programs as one text, with continued and escaped texts as they are printed.
+fn code() -> String {
+    let crates = [
+        "common",
+        "eni-sync",
+        "host-device",
+        "host-local-ipam",
+        "ipvlan",
+    ];
+    let mut code = String::new();
+    for directory in crates.map(|name| root().join(name).join("src")) {
+        add_code(&directory, &mut code);
+    }
+    let mut joined = String::new();
+    for (number, part) in code.split("\\\n").enumerate() {
+        joined += if number == 0 { part } else { part.trim_start() };
+    }
+    joined.replace("\\\"", "\"")
+}
+
+fn add_code(directory: &Path, code: &mut String) {
+    for (_, text) in files(directory, "rs") {
+        let key = text.split_once("const KEY: &str = \"");
+        let key = key.and_then(|(_, rest)| rest.split_once('"'));
+        *code += &text.replace("{KEY}", key.map_or("{KEY}", |(key, _)| key));
+    }
+    for entry in fs::read_dir(directory).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        if path.is_dir() {
+            add_code(&path, code);
+        }
+    }
+}
+
+/// The texts of errors in a row of troubleshooting, in parts: what is between them differs
+/// each time, or is too short to be looked for.
+fn parts_of_errors(line: &str) -> Vec<String> {
+    let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+    let texts = if cells.len() == 4 { cells[1] } else { cells[0] };
+    let texts = texts.split('`').skip(1).step_by(2);
+    let parts = texts.flat_map(|text| text.split('…')).map(str::trim);
+    let parts = parts.filter(|part| part.len() > 10);
+    parts.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_error_text_in_troubleshooting_is_one_of_the_code() {
+    let page = root().join("docs/troubleshooting.md");
+    let page = fs::read_to_string(page).expect("it can be read");
+    let code = code();
+    let mut unknown = Vec::new();
+    let mut count = 0;
+    for part in page
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .flat_map(parts_of_errors)
+    {
+        // A word such as `is` may stand where several texts have it in common.
+        let (_, rest) = part.split_once(' ').unwrap_or_default();
+        let is_printed = [part.as_str(), rest];
+        let is_printed = is_printed
+            .iter()
+            .any(|text| text.len() > 8 && code.contains(text));
+        count += 1;
+        if !is_printed {
+            unknown.push(part);
+        }
+    }
+    assert!(count > 60, "the page has {count} texts");
+    assert_eq!(unknown, [""; 0], "no program prints these");
 }
 
 /// The text without its code, which has no links.
