@@ -9,6 +9,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The crates whose programs users have, and what these have in common.
+const CRATES: [&str; 5] = [
+    "common",
+    "eni-sync",
+    "host-device",
+    "host-local-ipam",
+    "ipvlan",
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -84,6 +93,48 @@ fn every_network_and_file_that_a_page_shows_is_an_example() {
     assert_eq!(unseen, BTreeSet::new(), "no page shows these");
 }
 
+/// The names of the sources in a directory and below it.
+fn sources_below(directory: &Path) -> BTreeSet<String> {
+    let mut names = sources_in(directory);
+    for entry in fs::read_dir(directory).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        if path.is_dir() {
+            names.extend(sources_below(&path));
+        }
+    }
+    names
+}
+
+fn sources_in(directory: &Path) -> BTreeSet<String> {
+    let names = files(directory, "rs").into_iter().map(|(path, _)| {
+        let name = path.file_name().expect("a file has a name");
+        name.to_string_lossy().into_owned()
+    });
+    names.collect()
+}
+
+#[test]
+fn the_map_of_a_crate_has_its_files_and_no_others() {
+    for name in CRATES {
+        let readme = fs::read_to_string(root().join(name).join("README.md"));
+        let readme = readme.expect("it can be read");
+        let named = readme.split('`').filter(|text| text.ends_with(".rs"));
+        let named = named.filter_map(|text| text.rsplit('/').next());
+        let named: BTreeSet<String> = named.map(str::to_owned).collect();
+        // A directory may stand for what is in it.
+        let mut own = sources_in(&root().join(name).join("src"));
+        own.remove("lib.rs");
+        assert_eq!(
+            &own - &named,
+            BTreeSet::new(),
+            "{name}/README.md lacks these"
+        );
+        let mut there = sources_below(&root().join(name).join("src"));
+        there.extend(sources_below(&root().join("tests")));
+        assert_eq!(&named - &there, BTreeSet::new(), "{name} lacks these");
+    }
+}
+
 #[test]
 fn the_readme_is_read_in_a_few_minutes() {
     let readme = fs::read_to_string(root().join("README.md")).expect("it can be read");
@@ -113,15 +164,8 @@ fn the_picture_is_what_its_script_makes() {
 
 /// The code of all programs as one text, with continued and escaped texts as they are printed.
 fn code() -> String {
-    let crates = [
-        "common",
-        "eni-sync",
-        "host-device",
-        "host-local-ipam",
-        "ipvlan",
-    ];
     let mut code = String::new();
-    for directory in crates.map(|name| root().join(name).join("src")) {
+    for directory in CRATES.map(|name| root().join(name).join("src")) {
         add_code(&directory, &mut code);
     }
     let mut joined = String::new();
