@@ -166,30 +166,32 @@ fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result
     if chosen.is_empty() {
         return Ok(false);
     }
-    claim(ledger, pool, &chosen)?;
-    Ok(true)
+    claim(ledger, pool, &chosen)
 }
 
-/// Writes down that the pool wants `chosen`.
-fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<()> {
+/// Writes down that the pool wants `chosen`, as far as the ledger has nothing of them: an
+/// attachment may have claimed one while EC2 was looked at. Whether it has claimed any.
+fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<bool> {
     let entries = ledger.open()?;
+    let known = entries.addresses()?;
+    let mut is_any = false;
     let event = Event::Claimed {
         takeover: Takeover::Never,
         best_effort: false,
     };
-    for address in chosen {
+    for address in chosen.iter().filter(|address| !known.contains(address)) {
         let owner = Owner {
             life: Life::Pool {
                 pool: pool.name.clone(),
             },
             ..pool.claimant(*address)
         };
-        let known = entries.get(*address)?;
-        if let Some(entry) = Entry::claimed(*address, known, &event, owner) {
+        if let Some(entry) = Entry::begin(*address, &event, Some(owner)) {
             entries.write(&entry)?;
+            is_any = true;
         }
     }
-    Ok(())
+    Ok(is_any)
 }
 
 /// Has AWS assign what is claimed. What another node was quicker with is given up at once.

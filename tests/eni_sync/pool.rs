@@ -114,6 +114,45 @@ fn a_pod_gets_an_address_of_the_pool_without_a_call() {
     node.lab.release_held();
 }
 
+/// The pool has looked at the subnet, and has not claimed what it found free there yet: an
+/// attachment with a fixed address in the pool's range may come in between.
+#[test]
+fn a_pool_takes_no_address_that_an_attachment_claims_while_the_pool_looks_for_free_ones() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let two =
+        json!({ "low": 1, "high": 1, "ranges": [{ "start": "10.0.4.100", "end": "10.0.4.101" }] });
+    let _agent = Agent::start(&node, &pool(&two));
+    assert!(eventually(|| listed(&node) == 1));
+    let describe = "DescribeNetworkInterfaces";
+    node.lab.hold(describe, Hold::AfterCommit);
+    let pooled = Pod::new("pooled");
+    let taken = attach(&node, &pooled).expect("the pool has an address");
+    assert!(
+        eventually(|| node.lab.held() == 1),
+        "{:?}",
+        node.lab.calls()
+    );
+    let fixed = ["10.0.4.100", "10.0.4.101"];
+    let fixed = fixed.into_iter().find(|address| *address != taken).unwrap();
+    let pod = Pod::new("fixed");
+    thread::scope(|scope| {
+        let add = scope.spawn(|| node.add(&pod, &[fixed]));
+        let is_claimed = || {
+            node.ledger()
+                .get(fixed)
+                .is_some_and(|state| state == "claiming")
+        };
+        assert!(eventually(is_claimed), "{:?}", node.ledger());
+        node.lab.release_held();
+        add.join().unwrap().ok();
+    });
+    assert_eq!(node.ledger()[fixed], "held");
+    let entry = fs::read_to_string(node.ledger_path().join(fixed)).unwrap();
+    assert!(entry.contains(r#""containerId":"fixed""#), "{entry}");
+    assert_eq!(vpc.owner(fixed), Some(node.eni.clone()));
+}
+
 #[test]
 fn a_pool_is_refilled_when_it_is_low_and_shrinks_when_it_is_high() {
     let vpc = Vpc::new();
