@@ -96,6 +96,11 @@ impl Failure {
         }
     }
 
+    /// Whether the refusal is not about the request, but about a state that passes.
+    pub(crate) fn is_passing(&self) -> bool {
+        PASSING.contains(&self.code.as_str())
+    }
+
     /// Whether EC2 has refused the signature of the request, and so done nothing.
     pub(crate) fn is_of_signature(&self) -> bool {
         SIGNATURE.contains(&self.code.as_str())
@@ -133,7 +138,7 @@ impl Failure {
                 ErrorCode::TRY_AGAIN,
                 format!("{} found nothing", self.action),
             ),
-            Kind::Invalid if PASSING.contains(&self.code.as_str()) => (
+            Kind::Invalid if self.is_passing() => (
                 ErrorCode::TRY_AGAIN,
                 format!("AWS refuses {} now", self.action),
             ),

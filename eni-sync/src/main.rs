@@ -44,6 +44,7 @@ mod socket;
 mod status;
 mod sync;
 mod takeover;
+mod unassign;
 mod wanted;
 mod watch;
 

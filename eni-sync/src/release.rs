@@ -9,18 +9,21 @@ use std::time::Duration;
 use common::error::{Errors, Result};
 
 use crate::aws::Aws;
-use crate::ec2::{Description, Ec2, Family};
+use crate::ec2::{Description, Family};
 use crate::eni;
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::inventory;
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
 use crate::living::{self, Living};
 use crate::looks::Looks;
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
+use crate::unassign::{Answer, Unassigner};
 
 /// So long an address is left alone that some pod still has, in seconds.
 const POSTPONED: u64 = 60;
+/// The same for one that EC2 does not remove: it makes EC2 refuse all others with it.
+const REFUSED: u64 = 300;
 
 /// What became of addresses that were to be removed. One that somebody has claimed
 /// meanwhile is not in it.
@@ -162,9 +165,9 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
         let of_family = entries
             .iter()
             .filter(|entry| Family::of(entry.address) == family);
-        let removed = remove(ec2, &actual, of_family.collect()).map_err(failed)?;
-        note_removed(ledger, removed.iter().map(|(address, _)| *address))?;
-        ends.extend(removed);
+        let of_family: Vec<Entry> = of_family.cloned().collect();
+        let unassigner = Unassigner::new(ec2, &actual);
+        remove(ledger, unassigner, &of_family, &mut ends)?;
     }
     Ok(ends)
 }
@@ -206,51 +209,39 @@ fn look_for_withdrawn(
     Ok(leaving)
 }
 
-/// Has AWS remove addresses of one family, and returns those that are not on the ENI
-/// afterwards.
+/// Has AWS remove addresses of one family, and writes down what EC2 has answered, also
+/// where it has not answered about all of them. One that it does not remove stays.
 fn remove(
-    ec2: &Ec2,
-    actual: &Description,
-    entries: Vec<&Entry>,
-) -> Result<Vec<(IpAddr, End)>, Failure> {
-    let (present, doubtful): (Vec<_>, Vec<_>) = entries
-        .into_iter()
-        .partition(|entry| actual.secondary.contains(&entry.address));
-    remove_present(ec2, &actual.id, &present)?;
-    let mut gone: Vec<_> = present.iter().map(|e| (e.address, End::Removed)).collect();
-    // A description may be older than an assignment, so AWS is asked all the same.
-    // Its refusal, of one address alone, is the proof that nothing is there.
-    for entry in doubtful
-        .into_iter()
-        .filter(|entry| !actual.has(entry.address))
-    {
-        gone.push(match ec2.unassign(&actual.id, &[entry.address]) {
-            Ok(()) => (entry.address, End::Removed),
-            Err(failure) if failure.kind == Kind::Invalid => (entry.address, End::Absent),
-            Err(failure) => return Err(failure),
-        });
+    ledger: &EniLedger,
+    unassigner: Unassigner<'_>,
+    entries: &[Entry],
+    ends: &mut Ends,
+) -> Result<()> {
+    let eni = ledger.id();
+    let addresses: Vec<IpAddr> = entries.iter().map(|entry| entry.address).collect();
+    let (answers, done) = unassigner.unassign(&addresses);
+    let has_gone = |answer: &Answer| matches!(answer, Answer::Removed | Answer::Absent);
+    let gone = answers.iter().filter(|(_, answer)| has_gone(answer));
+    note_removed(ledger, gone.map(|(address, _)| *address))?;
+    for (address, answer) in answers {
+        let why = |failure: Failure| failure.error(&format!("remove {address} from {eni}"));
+        let (end, seconds) = match answer {
+            Answer::Removed => (End::Removed, 0),
+            Answer::Absent => (End::Absent, 0),
+            Answer::Refused(failure) => (End::Kept(why(failure).to_string()), REFUSED),
+            Answer::Open(failure) => {
+                let why = format!("EC2 has refused it together with others: {}", why(failure));
+                (End::Kept(why), POSTPONED)
+            }
+        };
+        if matches!(end, End::Kept(_))
+            && let Some(entry) = entries.iter().find(|entry| entry.address == address)
+        {
+            postpone(ledger, entry.clone(), seconds)?;
+        }
+        ends.insert(address, end);
     }
-    Ok(gone)
-}
-
-/// Removes addresses that were on the ENI a moment ago. Where AWS has removed some
-/// already, because the answer to the first attempt was lost or somebody else asked,
-/// it refuses the call, and the rest is asked for again.
-fn remove_present(ec2: &Ec2, eni: &str, present: &[&Entry]) -> Result<(), Failure> {
-    if present.is_empty() {
-        return Ok(());
-    }
-    let failure = match ec2.unassign(eni, &addresses(present)) {
-        Err(failure) if failure.kind == Kind::Invalid => failure,
-        other => return other,
-    };
-    let actual = ec2.eni(eni)?;
-    let is_left = |entry: &&Entry| actual.as_ref().is_some_and(|eni| eni.has(entry.address));
-    let left: Vec<&Entry> = present.iter().copied().filter(is_left).collect();
-    match left.len() == present.len() {
-        true => Err(failure),
-        false => ec2.unassign(eni, &addresses(&left)),
-    }
+    done.map_err(|failure| failure.error(&format!("release addresses of {eni}")))
 }
 
 /// The addresses that stay though they were to be removed, each with the reason, in order.
@@ -289,8 +280,7 @@ fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Resu
             continue;
         };
         ends.insert(entry.address, End::Kept(why));
-        let after = now().saturating_add(POSTPONED);
-        change(ledger, entry, &Event::Postponed { after })?;
+        postpone(ledger, entry, POSTPONED)?;
     }
     Ok(ended)
 }
@@ -312,6 +302,12 @@ fn mark_asked(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
         asked.extend(change(ledger, entry, &Event::Unassigning)?);
     }
     Ok(asked)
+}
+
+/// Writes down that an address stays for so many seconds more.
+fn postpone(ledger: &EniLedger, entry: Entry, seconds: u64) -> Result<()> {
+    let after = now().saturating_add(seconds);
+    change(ledger, entry, &Event::Postponed { after }).map(drop)
 }
 
 /// Writes down what happens to an entry that is as we read it, and returns it as it is
@@ -337,8 +333,4 @@ fn note_removed(ledger: &EniLedger, gone: impl Iterator<Item = IpAddr>) -> Resul
         }
     }
     Ok(())
-}
-
-fn addresses(entries: &[&Entry]) -> Vec<IpAddr> {
-    entries.iter().map(|entry| entry.address).collect()
 }

@@ -77,6 +77,9 @@ pub(crate) struct Options {
     /// An action that nobody has permission for. Repeat it for more.
     #[arg(long, value_name = "ACTION")]
     deny: Vec<String>,
+    /// An address that EC2 does not remove from its interface. Repeat it for more.
+    #[arg(long, value_name = "ADDRESS")]
+    pin: Vec<IpAddr>,
     /// Print JSON in place of shell.
     #[arg(long)]
     pub(crate) json: bool,
@@ -94,6 +97,7 @@ impl Options {
         rules.token_buckets = self.throttle.then(Buckets::default);
         rules.tag_condition = self.tag_condition;
         rules.denied_actions = self.deny.iter().cloned().collect();
+        rules.pinned = self.pin.iter().copied().collect();
         if self.refuse_repeats {
             rules.repeat_assign = Repeat::Refuse;
         }

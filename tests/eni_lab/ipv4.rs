@@ -219,6 +219,20 @@ fn unassigning_what_is_not_assigned_fails_as_a_whole() {
     assert!(vpc.addresses().is_empty());
 }
 
+#[test]
+fn a_pinned_address_fails_a_call_as_a_whole() {
+    let vpc = Vpc::new();
+    vpc.assign(&["10.0.4.70", "10.0.4.71"]).ok();
+    vpc.lab.rules(|rules| {
+        rules.pinned.insert(ip("10.0.4.71"));
+    });
+    let (_, code, message) = vpc.unassign(&["10.0.4.70", "10.0.4.71"]).error();
+    assert_eq!(code, VALUE);
+    assert!(message.contains("10.0.4.71"), "{message}");
+    vpc.unassign(&["10.0.4.70"]).ok();
+    assert_eq!(vpc.addresses(), ["10.0.4.71"]);
+}
+
 /// 3.3.
 #[test]
 fn the_primary_address_cannot_be_unassigned() {

@@ -272,6 +272,54 @@ fn an_address_that_somebody_else_has_removed_keeps_no_other_from_leaving() {
 }
 
 #[test]
+fn an_address_that_ec2_does_not_remove_keeps_no_other_on_the_eni() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let addresses = leave_due(&node, 8);
+    let pinned = "10.0.4.73";
+    node.lab.rules(|rules| {
+        rules.pinned.insert(pinned.parse().unwrap());
+    });
+    node.lab.reset_calls();
+    let said = node.run(&node.gc_call(&[])).stderr;
+    assert_eq!(node.addresses(), [pinned]);
+    assert_eq!(node.ledger(), [(pinned.into(), "releasing".into())].into());
+    assert_eq!(said.matches(pinned).count(), 3, "reason and answer\n{said}");
+    let others = addresses.iter().filter(|address| *address != pinned);
+    others.for_each(|address| assert!(!said.contains(address.as_str()), "{said}"));
+    assert!(unassigns(&node) <= 7, "{:?}", node.lab.calls());
+    // It is asked for again later, and disturbs no batch until then.
+    node.lab.reset_calls();
+    node.let_time_pass(240);
+    node.gc(&[]);
+    assert_eq!(node.lab.calls(), BTreeMap::new());
+    node.lab.rules(|rules| rules.pinned.clear());
+    node.let_time_pass(61);
+    node.gc(&[]);
+    assert_eq!((node.addresses().len(), node.ledger().len()), (0, 0));
+}
+
+#[test]
+fn many_addresses_that_ec2_does_not_remove_cost_few_calls_and_keep_no_other_for_long() {
+    let vpc = Vpc::new();
+    let node = vpc.node_of_type("m5.4xlarge");
+    let addresses = leave_due(&node, 20);
+    let (last, pinned) = addresses.split_last().unwrap();
+    node.lab.rules(|rules| {
+        let pinned = pinned.iter().map(|address| address.parse().unwrap());
+        rules.pinned.extend::<Vec<IpAddr>>(pinned.collect());
+    });
+    for round in 0..3 {
+        node.lab.reset_calls();
+        node.gc(&[]);
+        assert!(unassigns(&node) <= 17, "{round}: {:?}", node.lab.calls());
+        node.let_time_pass(61);
+    }
+    assert!(!node.addresses().contains(last), "{:?}", node.ledger());
+    assert_eq!(node.addresses(), pinned);
+}
+
+#[test]
 fn an_address_that_floats_goes_to_another_node_and_comes_back() {
     let vpc = Vpc::new().without_invariants();
     let nodes = [vpc.node(), vpc.node()];

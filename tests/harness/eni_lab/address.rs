@@ -67,6 +67,10 @@ impl Change<'_> {
                 "Some of the specified addresses are not assigned to interface {eni}"
             )));
         }
+        if let Some(pinned) = addresses.iter().find(|a| self.rules.pinned.contains(a)) {
+            let message = format!("{pinned} cannot be unassigned from interface {eni}");
+            return Err(Ec2Error::value(message));
+        }
         self.world
             .eni_mut(eni)?
             .addresses

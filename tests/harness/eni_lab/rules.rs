@@ -4,6 +4,7 @@
 //! with the switch either way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::id::InstanceId;
@@ -93,6 +94,9 @@ pub struct Rules {
     pub tag_condition: bool,
     /// Actions that the role has no permission for (3.3).
     pub denied_actions: BTreeSet<String>,
+    /// Addresses that EC2 does not remove from an interface, for a reason that no
+    /// description shows: a call with one of them fails as a whole.
+    pub pinned: BTreeSet<IpAddr>,
     /// Limits of instance types, in place of EC2's or for types of one's own.
     pub limit_overrides: BTreeMap<String, Limits>,
     /// The code of an IPv6 assignment of an address that another interface has (7c, unchecked).
@@ -129,6 +133,7 @@ impl Default for Rules {
             token_buckets: None,
             tag_condition: false,
             denied_actions: BTreeSet::new(),
+            pinned: BTreeSet::new(),
             limit_overrides: BTreeMap::new(),
             ipv6_conflict_code: "InvalidParameterValue".to_owned(),
             ipv6_limit_code: "PrivateIpAddressLimitExceeded".to_owned(),
