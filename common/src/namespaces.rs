@@ -71,12 +71,7 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
         visible: mut paths,
         hidden,
     } = named()?;
-    let processes = list(Path::new(PROCESSES))?.into_iter();
-    paths.extend(
-        processes
-            .filter(|path| is_process(path))
-            .map(|path| path.join(OF_PROCESS)),
-    );
+    paths.extend(of_processes()?);
     let (mut seen, mut found) = (HashSet::new(), Vec::new());
     let mut unseen: Vec<String> = hidden.iter().map(|(_, why)| why.to_string()).collect();
     for path in paths {
@@ -96,6 +91,16 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
         say!("{count} network namespaces cannot be examined, such as {first}");
     }
     Ok(found)
+}
+
+/// The paths of the namespaces of processes, as many as there are processes.
+///
+/// # Errors
+/// Code 5 when `/proc` cannot be read.
+pub fn of_processes() -> Result<impl Iterator<Item = PathBuf>> {
+    let found = list(Path::new(PROCESSES))?.into_iter();
+    let processes = found.filter(|path| is_process(path));
+    Ok(processes.map(|path| path.join(OF_PROCESS)))
 }
 
 /// A process that ends has no namespace, and then no directory.

@@ -16,7 +16,7 @@ use crate::ec2::Description;
 use crate::eni;
 use crate::inventory;
 use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
-use crate::living::{self, Living};
+use crate::living::{self, Living, Reach};
 use crate::looks::Looks;
 use crate::output;
 use crate::registrar::{Node, TURN_DEADLINE};
@@ -171,7 +171,8 @@ impl Work<'_> {
             false => Some(self.ledger.take_turn(TURN_DEADLINE)?),
         };
         let candidates = candidates(&self.ledger.read()?, self.actual()?.as_ref(), selection);
-        let living = living::of_node(self.node.ledger)?;
+        let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
+        let living = living::look_from(self.node.ledger, reach)?;
         let mut fates = Vec::new();
         let mut accepted = Vec::new();
         let unreadable: HashMap<IpAddr, Error> = self.ledger.unreadable()?.into_iter().collect();

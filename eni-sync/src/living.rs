@@ -2,14 +2,16 @@
 //! knows who an address was for; this shows who has it, and what could not be seen.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use common::attach::Sandbox;
 use common::error::{Error, Result};
 use common::namespaces::{self, Named};
 use common::netlink::Netlink;
-use common::netns::NetNsId;
+use common::netns::{NetNs, NetNsId};
 
 use crate::ledger::{Ledger, Owner};
 use crate::limits;
@@ -37,13 +39,34 @@ struct Unseen {
     why: Error,
 }
 
-/// Looks into every namespace that a runtime shows, into those of `owners`, and into that
-/// of the node.
+/// Where to look for addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Where the ledger and the runtimes tell that a namespace is: enough for addresses
+    /// whose owners are known.
+    Known,
+    /// Besides, where any process is that can be seen: what nobody knows the owner of may be
+    /// of a container whose runtime gives its namespace no name.
+    Processes,
+}
+
+impl Reach {
+    /// How far to look before addresses of these owners are released.
+    pub(crate) fn to_release<'a>(mut owners: impl Iterator<Item = Option<&'a Owner>>) -> Self {
+        match owners.all(|owner| owner.is_some()) {
+            true => Self::Known,
+            false => Self::Processes,
+        }
+    }
+}
+
+/// Looks into every namespace that a runtime shows, into those of `owners`, into that
+/// of the node, and wherever `reach` says.
 ///
 /// # Errors
 /// Those of a namespace that exists and cannot be opened: an address that may be in it
 /// must not be taken for free.
-pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>) -> Result<Living> {
+pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) -> Result<Living> {
     let mut living = Living::default();
     living.add_node()?;
     let Named { visible, hidden } = namespaces::named()?;
@@ -60,8 +83,12 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>) -> Result<Living
             Err(why) => living.hide(path.into(), why, false),
         }
     }
+    let mut seen = HashSet::new();
     for path in paths {
-        living.add(path)?;
+        seen.extend(living.add(path)?);
+    }
+    if reach == Reach::Processes {
+        living.add_processes(seen)?;
     }
     Ok(living)
 }
@@ -71,11 +98,22 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>) -> Result<Living
 /// # Errors
 /// As for [`look`], and code 5 naming a file of the ledger.
 pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
+    look_from(ledger, Reach::Known)
+}
+
+/// The same for who is about to release addresses, the owners of which may be unknown.
+///
+/// # Errors
+/// As for [`of_node`].
+pub(crate) fn look_from(ledger: &Ledger, reach: Reach) -> Result<Living> {
     let mut entries = Vec::new();
     for eni in ledger.enis()? {
         entries.extend(eni.read()?);
     }
-    look(entries.iter().filter_map(|entry| entry.owner.as_ref()))
+    look(
+        entries.iter().filter_map(|entry| entry.owner.as_ref()),
+        reach,
+    )
 }
 
 impl Living {
@@ -92,9 +130,27 @@ impl Living {
         Ok(())
     }
 
-    fn add(&mut self, path: PathBuf) -> Result<()> {
+    /// Looks into the namespaces of processes, each of them once. A process that may not be
+    /// examined is left out: that takes its capabilities, or `SYS_PTRACE`.
+    fn add_processes(&mut self, mut seen: HashSet<(u64, u64)>) -> Result<()> {
+        let own = NetNs::own()?.id()?;
+        seen.insert((own.device, own.inode));
+        for path in namespaces::of_processes()? {
+            // It may have ended meanwhile; another one of its namespace is looked at then.
+            let Ok(found) = fs::metadata(&path) else {
+                continue;
+            };
+            if !seen.contains(&(found.dev(), found.ino())) {
+                seen.extend(self.add(path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks into the namespace at `path`, and returns which one it is.
+    fn add(&mut self, path: PathBuf) -> Result<Option<(u64, u64)>> {
         let Some(sandbox) = Sandbox::open_for_del(&path.to_string_lossy())? else {
-            return Ok(());
+            return Ok(None);
         };
         let id = sandbox.netns.id()?;
         match sandbox.netlink.into_addresses(limits::ADDRESSES) {
@@ -114,7 +170,7 @@ impl Living {
                 });
             }
         }
-        Ok(())
+        Ok(Some((id.device, id.inode)))
     }
 
     fn hide(&mut self, path: PathBuf, why: Error, is_name: bool) {

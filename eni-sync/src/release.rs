@@ -14,7 +14,7 @@ use crate::eni;
 use crate::failure::Failure;
 use crate::inventory;
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
-use crate::living::{self, Living};
+use crate::living::{self, Living, Reach};
 use crate::looks::Looks;
 use crate::plan;
 use crate::registrar::{Node, TURN_DEADLINE};
@@ -272,7 +272,9 @@ pub(crate) fn without_living(
 fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
     // Those of others tell where namespaces are that cannot be seen.
     let known = ledger.open()?.all()?;
-    let living = living::look(known.iter().filter_map(|entry| entry.owner.as_ref()))?;
+    let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
+    let reach = Reach::to_release(entries.iter().map(|entry| entry.owner.as_ref()));
+    let living = living::look(owners, reach)?;
     let mut ended = Vec::new();
     for entry in entries {
         let Some(why) = reason_to_keep(&entry, &living) else {

@@ -11,7 +11,7 @@ use harness::Pod;
 use harness::damage::{DAMAGES, replace_by};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::fixture::{Agent, AwsNode, Inside, Vpc, eventually};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";
@@ -288,6 +288,26 @@ fn what_a_pool_has_lost_sight_of_comes_back_unless_somebody_has_it() {
         assert_eq!(node.ledger()[kept], "adopted");
     }
     assert_eq!(node.addresses().len(), 4);
+}
+
+#[test]
+fn a_pool_takes_nothing_that_a_container_has_whose_namespace_has_no_name() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let configuration = pool(188, 189, 2);
+    fill(&node, &configuration, 2);
+    fs::remove_dir_all(node.ledger_path()).unwrap();
+    let pod = Pod::new("nameless");
+    pod.netns
+        .ip(&["address", "add", "10.0.4.189/24", "dev", "lo"]);
+    let _process = Inside::new(&pod);
+    run_once(&node, &configuration);
+    node.let_time_pass(61);
+    let free = BTreeSet::from(["10.0.4.188".to_owned()]);
+    run_until(&node, &configuration, || {
+        listed(&node) == Some(free.clone())
+    });
+    assert_eq!(node.ledger()["10.0.4.189"], "adopted");
 }
 
 #[test]
