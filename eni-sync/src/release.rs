@@ -24,6 +24,8 @@ use crate::unassign::{Answer, Unassigner};
 const POSTPONED: u64 = 60;
 /// The same for one that EC2 does not remove: it makes EC2 refuse all others with it.
 const REFUSED: u64 = 300;
+/// The same for those of an ENI that is detached.
+const AWAY: u64 = 300;
 
 /// What became of addresses that were to be removed. One that somebody has claimed
 /// meanwhile is not in it.
@@ -151,6 +153,10 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     let own = node.inventory.instance_id.as_str();
     let actual = ec2.eni(eni).map_err(failed)?;
+    if actual.as_ref().is_some_and(|eni| eni.instance_id.is_none()) {
+        keep_detached(ledger, entries, &mut ends)?;
+        return Ok(ends);
+    }
     let Some(actual) = actual.filter(|eni| eni.instance_id.as_deref() == Some(own)) else {
         // It is gone or went elsewhere with its addresses: they are no business of this
         // node, if it is true.
@@ -170,6 +176,17 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
         remove(ledger, unassigner, &of_family, &mut ends)?;
     }
     Ok(ends)
+}
+
+/// Leaves the addresses of an ENI that no instance has: nobody uses it, and it may come
+/// back with them. What is forgotten until then would be nobody's.
+fn keep_detached(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<()> {
+    for entry in entries {
+        let why = format!("{} is attached to no instance", ledger.id());
+        ends.insert(entry.address, End::Kept(why));
+        postpone(ledger, entry, AWAY)?;
+    }
+    Ok(())
 }
 
 /// Forgets the addresses that no description shows, as far as this one proves that.

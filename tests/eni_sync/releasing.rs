@@ -320,6 +320,24 @@ fn many_addresses_that_ec2_does_not_remove_cost_few_calls_and_keep_no_other_for_
 }
 
 #[test]
+fn an_address_leaves_with_an_eni_that_was_detached_for_minutes() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    leave_due(&node, 2);
+    node.lab.detach_eni(&node.eni);
+    for _ in 0..3 {
+        let said = node.run(&node.gc_call(&[])).stderr;
+        assert!(said.contains("is attached to no instance"), "{said}");
+        node.let_time_pass(301);
+    }
+    assert_eq!(node.ledger().len(), 2, "the ENI has them still");
+    node.lab
+        .attach_eni_to_card(&node.eni, &node.instance, (0, 1));
+    node.command(&["sync", "--once"]);
+    assert_eq!((node.addresses().len(), node.ledger().len()), (0, 0));
+}
+
+#[test]
 fn an_address_that_floats_goes_to_another_node_and_comes_back() {
     let vpc = Vpc::new().without_invariants();
     let nodes = [vpc.node(), vpc.node()];
