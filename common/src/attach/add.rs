@@ -38,7 +38,6 @@ pub(super) fn add<I: Interface>(args: &CmdArgs) -> Result<AddResult> {
     let add = Add::<I>::parse(args)?;
     let _turn = Turn::to_attach(args)?;
     let mut sides = Sides::open(&args.netns)?;
-    end_stale::<I>(args)?;
     add.attach(&mut sides)
 }
 
@@ -88,6 +87,7 @@ impl<'a, I: Interface> Add<'a, I> {
         let Self {
             args, interface, ..
         } = self;
+        end_stale::<I>(args)?;
         let (device, plan) = interface.plan(args, sides)?;
         let mut record = Attachment::new(args, &sides.sandbox.netns, device)?;
         record.source_routing = self.conf.options.plan(&mut sides.sandbox)?;
