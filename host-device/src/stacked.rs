@@ -98,6 +98,8 @@ pub fn require_unused(sandbox: &mut Sandbox, link: &Link) -> Result<()> {
                            a network namespace of its own; it goes when that ends";
             Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
         }
+        // The container has just moved it on. Who looks for it next says so.
+        Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }
 }
