@@ -1,7 +1,7 @@
 //! What a device has of the node's network, with every attribute that `ip` shows: back after
 //! an ADD that fails whatever is configured, and after DEL where it goes with the device.
 
-use harness::Namespace;
+use harness::{Namespace, wait_until};
 use serde_json::{Value, json};
 
 use super::{Fixture, plain, with};
@@ -40,6 +40,12 @@ fn configured() -> Fixture {
             &format!("sed 's/^ *//' <<<'{up}{STATE}' | ip -batch -"),
         ],
     );
+    wait_until("the kernel has added its own routes of IPv6", || {
+        let local = ["-6", "route", "show", "table", "local", "dev", "hd0"];
+        let local = fixture.node.netns.ip(&local);
+        let has = |address: &&str| local.contains(&format!("local {address} "));
+        ["fd55::5", "fd56::5", "fe80::77"].iter().all(has)
+    });
     fixture
 }
 
