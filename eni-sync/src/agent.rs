@@ -29,7 +29,7 @@ use crate::limits;
 use crate::living;
 use crate::looks::Looks;
 use crate::metrics::Metrics;
-use crate::monitor::{Health, Lasting, Monitor};
+use crate::monitor::{Desks, Health, Lasting, Monitor};
 use crate::news::News;
 use crate::pace::Pace;
 use crate::pool;
@@ -59,6 +59,7 @@ pub(crate) struct Agent {
     pub(crate) socket: PathBuf,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
+    pub(crate) desks: Desks,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -102,6 +103,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     let agent = Arc::new(Agent {
         clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
         metrics: Metrics::new(&calls),
+        desks: Desks::default(),
         ledger: Ledger::of_node(),
         looks: Looks::default(),
         configuration,

@@ -26,6 +26,10 @@ pub(crate) const CLIENTS: usize = 32;
 pub(crate) const HEAD: usize = 8192;
 /// How long a client may take to send the head of its request.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// How long an answer with metrics may take, which other scrapes may be before.
+pub(crate) const SCRAPE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an answer about readiness may take to find out what is not necessary for it.
+pub(crate) const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a client may be connected, which is for one request.
 pub(crate) const CLIENT_DEADLINE: Duration = Duration::from_secs(30);
 

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod configuration;
 mod deadline;
+mod desk;
 mod doctor;
 mod ec2;
 mod eni;

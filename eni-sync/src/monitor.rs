@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use crate::agent::Agent;
 use crate::configuration::Configuration;
+use crate::desk::Desk;
 use crate::handover::{self, Role};
 use crate::limits;
 use crate::news::News;
@@ -37,6 +38,18 @@ const PAUSE: Duration = Duration::from_secs(1);
 const INTERVALS: u32 = 3;
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Answer = std::result::Result<Response<Full<Bytes>>, Infallible>;
+
+/// How many questions are answered on threads of their own.
+const DESKS: usize = 2;
+
+/// What is read from the ledger for those who ask: neither waits for the other.
+#[derive(Debug, Default)]
+pub(crate) struct Desks {
+    metrics: Desk,
+    readiness: Desk,
+}
 
 /// What shows whether the agent does its work.
 #[derive(Debug, Default)]
@@ -139,10 +152,9 @@ impl Monitor {
 
     /// Answers at the port, whenever this agent has it, for ever.
     pub(crate) fn serve(self, agent: &Arc<Agent>) {
-        // One thread reads the ledger for all who ask.
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(1)
+            .max_blocking_threads(DESKS)
             .build();
         let served = runtime.and_then(|runtime| runtime.block_on(self.run(agent)));
         if let Err(cause) = served {
@@ -241,24 +253,29 @@ impl Clients {
 
 /// Answers one request.
 async fn connection(agent: Arc<Agent>, stream: TcpStream, has_asked: Arc<AtomicBool>) {
-    let service = service_fn(move |request| {
+    let answer = |request| {
         has_asked.store(true, Ordering::Relaxed);
         answer(Arc::clone(&agent), request)
-    });
+    };
+    converse(stream, limits::CLIENT_DEADLINE, answer).await;
+}
+
+/// Reads a request and writes the answer to it, within `time`.
+async fn converse<A>(stream: TcpStream, time: Duration, answer: impl Fn(Request<Incoming>) -> A)
+where
+    A: Future<Output = Answer>,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEAD_DEADLINE)
         .max_buf_size(limits::HEAD)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
     // Whoever asked has gone, or was too slow; the next one is answered as well.
-    timeout(limits::CLIENT_DEADLINE, connection).await.ok();
+    timeout(time, connection).await.ok();
 }
 
-async fn answer(
-    agent: Arc<Agent>,
-    request: Request<Incoming>,
-) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Answer {
     if request.method() != Method::GET {
         let status = StatusCode::METHOD_NOT_ALLOWED;
         return Ok(response(status, TEXT, "only GET is answered"));
@@ -298,28 +315,35 @@ fn alone(agent: &Agent) -> std::result::Result<(), String> {
 
 /// The ledger is read on a thread of its own, so that health is answered meanwhile.
 async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
-    let text = tokio::task::spawn_blocking(move || agent.metrics.text(&agent.ledger));
-    match text.await {
-        Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
-        Err(cause) => response(
-            StatusCode::INTERNAL_SERVER_ERROR,
+    let asked = Arc::clone(&agent);
+    let read = move || asked.metrics.text(&asked.ledger);
+    match agent.desks.metrics.ask(limits::SCRAPE_DEADLINE, read).await {
+        Some(text) => response(StatusCode::OK, OPEN_METRICS, text),
+        None => response(
+            StatusCode::SERVICE_UNAVAILABLE,
             TEXT,
-            format!("the ledger could not be read: {cause}"),
+            "the ledger could not be read in time",
         ),
     }
 }
 
 /// An agent that is ready says also which pods run without an address in the VPC, and which
-/// namespaces it does not see: it registers addresses all the same.
+/// namespaces it does not see: it registers addresses all the same. What takes too long to
+/// find out keeps no probe waiting.
 async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
-    let refused = tokio::task::spawn_blocking(move || registrar::refused(&asked.ledger));
-    // The state of the ledger is shown by its metrics; here it only adds to the answer.
-    let refused = refused.await.ok().and_then(|refused| refused.ok());
+    let read = move || registrar::refused(&asked.ledger);
+    let refused = agent.desks.readiness.ask(limits::PROBE_DEADLINE, read);
+    let refused = refused.await;
     let mut text = "ok".to_owned();
     for unseen in &agent.health.known().unseen {
         text.push_str(&format!("\n{unseen}"));
     }
+    if refused.is_none() {
+        text.push_str("\nwhich addresses are not registered could not be read in time");
+    }
+    // The state of the ledger is shown by its metrics; here it only adds to the answer.
+    let refused = refused.and_then(|refused| refused.ok());
     for (address, owner, error) in refused.into_iter().flatten() {
         text.push_str(&format!(
             "\n{address} of {owner} is not registered: {error}"
@@ -355,7 +379,27 @@ fn response(
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
+
+    #[test]
+    fn a_client_whose_time_is_over_is_not_answered_any_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stream = TcpStream::from_std(stream).unwrap();
+            let never = |_| std::future::pending::<Answer>();
+            converse(stream, Duration::from_millis(20), never).await;
+        });
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert!(answer.is_empty(), "{answer:?}");
+    }
 
     const INTERVAL: Duration = Duration::from_secs(100);
 

@@ -5,8 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::Pod;
 use nix::sys::resource::{Resource, getrlimit};
@@ -111,6 +112,76 @@ fn plugins_that_are_too_many_do_their_work_themselves() {
     assert!(open <= PLUGINS + OPEN, "{open} files are open");
     drop(held);
     assert!(eventually(|| open_files(&agent) <= OPEN));
+}
+
+#[test]
+fn a_plugin_that_sends_no_request_is_not_waited_for() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let agent = Agent::start(&node, &json!({}));
+    let mut silent = UnixStream::connect(agent_socket(&node)).unwrap();
+    silent.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut answer = Vec::new();
+    silent.read_to_end(&mut answer).unwrap();
+    assert!(answer.is_empty(), "{answer:?}");
+    let said = agent.log();
+    assert!(said.contains("a request could not be read"), "{said}");
+}
+
+/// Lets each look of an agent at a file take long, until this value is dropped.
+struct Slow(Child);
+
+impl Slow {
+    fn look(agent: &Agent, file: &str) -> Self {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-e", "trace=openat", "-P", file]);
+        strace.args(["-e", "inject=openat:delay_enter=20000000"]);
+        strace.args(["-o", "/dev/null", "-p", &agent.id().to_string()]);
+        let strace = strace.stderr(Stdio::null()).spawn().unwrap();
+        let is_traced = || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", agent.id())).unwrap();
+            let status = |task: PathBuf| fs::read_to_string(task.join("status"));
+            let mut states = tasks.map(|task| status(task.unwrap().path()).unwrap_or_default());
+            states.all(|state| !state.contains("TracerPid:\t0\n"))
+        };
+        assert!(eventually(is_traced));
+        Self(strace)
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_scrape_that_takes_long_keeps_no_probe_waiting() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let agent = Agent::start(&node, &configuration());
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    assert!(eventually(|| get(&node, "/readyz").0 == 200));
+    let file = format!("/var/lib/cni/eni-cni/ledger/{}/10.0.4.70", node.eni);
+    let slow = Slow::look(&agent, &file);
+    thread::scope(|scope| {
+        let scrape = scope.spawn(|| get(&node, "/metrics"));
+        let start = Instant::now();
+        let (status, text) = get(&node, "/readyz");
+        assert_eq!(status, 200, "{text}");
+        assert!(text.contains("could not be read in time"), "{text}");
+        assert_eq!(get(&node, "/healthz").0, 200);
+        let waited = start.elapsed();
+        assert!(waited < Duration::from_secs(10), "{waited:?}");
+        let (status, text) = scrape.join().unwrap();
+        assert_eq!(
+            (status, text.as_str()),
+            (503, "the ledger could not be read in time")
+        );
+    });
+    drop(slow);
+    assert!(eventually(|| get(&node, "/metrics").0 == 200));
 }
 
 /// An agent that is there and does nothing, and whose queue of connections is full.
