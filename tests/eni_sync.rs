@@ -22,6 +22,7 @@ mod moto;
 mod policy;
 mod pool;
 mod property;
+mod reclaiming;
 mod registering;
 mod release_command;
 mod releasing;

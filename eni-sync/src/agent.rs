@@ -33,6 +33,7 @@ use crate::monitor::{Desks, Health, Lasting, Monitor};
 use crate::news::News;
 use crate::pace::Pace;
 use crate::pool;
+use crate::reclaim::Reclaim;
 use crate::reconcile;
 use crate::registrar::Node;
 use crate::release;
@@ -81,6 +82,13 @@ struct Work {
     role: Role,
     /// Why it has to, when nobody has told it to.
     defect: Option<Error>,
+}
+
+/// Since when the agent sees what containers have left that have gone.
+#[derive(Default)]
+struct Left {
+    hygiene: Hygiene,
+    reclaim: Reclaim,
 }
 
 /// Runs the agent until a signal ends it.
@@ -172,7 +180,7 @@ impl Agent {
     fn keep(self: &Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let mut reconcile_at = Instant::now();
-        let (mut hygiene, mut sight) = (Hygiene::default(), Sight::default());
+        let (mut left, mut sight) = (Left::default(), Sight::default());
         let mut news = News::default();
         while self.await_turn() {
             let (mut outcome, mut findings) = (Ok(()), Vec::new());
@@ -180,7 +188,7 @@ impl Agent {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
                 findings = self.examine(&mut sight);
-                outcome = looked.and(self.clean(&mut hygiene, &mut findings));
+                outcome = looked.and(self.clean(&mut left, &mut findings));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
                     Ok(()) if is_open => interval.min(ANOTHER_LOOK),
@@ -266,10 +274,17 @@ impl Agent {
         }
     }
 
-    /// Ends the attachments whose containers have gone.
-    fn clean(&self, hygiene: &mut Hygiene, kept: &mut Vec<String>) -> Result<()> {
+    /// Ends the attachments whose containers have gone, and releases what containers have
+    /// left behind that no plugin has a record of.
+    fn clean(&self, left: &mut Left, kept: &mut Vec<String>) -> Result<()> {
         let configuration = &self.configuration;
-        hygiene.run(configuration.cni_path(), configuration.grace(), kept)
+        let grace = configuration.grace();
+        let ended = left.hygiene.run(configuration.cni_path(), grace, kept);
+        if configuration.reclaim == Some(false) {
+            return ended;
+        }
+        let released = left.reclaim.run(&configuration.networks, grace);
+        ended.and(released.map(|count| self.metrics.note_reclaimed(count)))
     }
 
     /// Releases what is due, and returns when something will be.

@@ -41,6 +41,9 @@ pub(crate) struct Configuration {
     pub(crate) grace_seconds: Option<u64>,
     /// The directories of the plugins that end such attachments, separated by `:`.
     pub(crate) cni_path: Option<String>,
+    /// Whether reservations in watched networks are released whose containers have ended
+    /// without a DEL; they are, unless this is `false`.
+    pub(crate) reclaim: Option<bool>,
     /// Where metrics and health are served; a loopback address.
     pub(crate) metrics: Option<SocketAddr>,
     /// The networks whose reservations of host-local are registered.

@@ -36,6 +36,7 @@ mod plan;
 mod plugin;
 mod pool;
 mod random;
+mod reclaim;
 mod reconcile;
 mod registrar;
 mod release;

@@ -83,6 +83,7 @@ pub(crate) struct Metrics {
     reconciled: Gauge<u64, AtomicU64>,
     hidden: Gauge,
     unreadable: Gauge,
+    reclaimed: Counter,
 }
 
 impl Metrics {
@@ -102,6 +103,7 @@ impl Metrics {
             reconciled: Gauge::default(),
             hidden: Gauge::default(),
             unreadable: Gauge::default(),
+            reclaimed: Counter::default(),
         };
         metrics.begin_at_zero();
         metrics.registered(calls)
@@ -153,6 +155,8 @@ impl Metrics {
         names.add("hidden_namespaces", help, &self.hidden);
         let help = "Namespaces of pods whose addresses cannot be read";
         names.add("unreadable_namespaces", help, &self.unreadable);
+        let help = "Reservations of containers that ended without a DEL";
+        names.add("reclaimed_reservations", help, &self.reclaimed);
     }
 
     /// Notes the answer to a plugin, with the CNI error code or 0, and the time since
@@ -184,6 +188,12 @@ impl Metrics {
     pub(crate) fn note_namespaces(&self, hidden: usize, unreadable: usize) {
         set(&self.hidden, hidden);
         set(&self.unreadable, unreadable);
+    }
+
+    /// Notes how many reservations have been released.
+    pub(crate) fn note_reclaimed(&self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.reclaimed.inc_by(count);
     }
 
     fn note_drift(&self, report: &Report) {

@@ -142,7 +142,9 @@ impl Container {
 
     /// Whether the container has certainly ended.
     pub fn has_ended(&self, now: &Machine, holders: &Holders) -> bool {
-        if self.machine != *now {
+        // A boot has a number of its own, so it tells the machine as well, also to a container
+        // that does not see the machine's.
+        if self.machine.boot_id != now.boot_id {
             return self.machine.is_earlier_boot_of(now);
         }
         let netns = self.netns.as_ref();

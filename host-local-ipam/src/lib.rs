@@ -2,6 +2,7 @@
 //! ranges file and of its reservations, and the choice of an address. The program beside it
 //! has the commands; `eni-sync` reads the same files with the same types.
 
+pub mod abandoned;
 pub mod allocation;
 pub mod allocator;
 pub mod atomic;

@@ -20,7 +20,7 @@ const SEPARATOR: &str = "\r\n";
 const CONTENT_LIMIT: u64 = 64 * 1024;
 
 /// An address that is taken, and the file that says so.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reservation {
     /// The address.
     pub address: IpAddr,
@@ -31,7 +31,7 @@ pub struct Reservation {
 }
 
 /// Who holds an address.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// An attachment.
     Owner(Owner),

@@ -1,0 +1,47 @@
+//! Releases what containers have left that have ended, for who cleans up on a node and has
+//! no list of those that live. An ADD does the same for a few addresses.
+
+use std::path::{Path, PathBuf};
+
+use common::error::Result;
+use common::netns::Holders;
+
+use crate::container::{Container, Machine};
+use crate::reservation::{Holder, Reservation};
+use crate::store::Store;
+use crate::survey::{self, Survey};
+
+/// The reservations in `directory` whose containers have certainly ended. Nothing is locked
+/// or written.
+///
+/// # Errors
+/// Code 5 naming what cannot be read.
+pub fn find(directory: &Path) -> Result<Vec<Reservation>> {
+    let (machine, holders) = (Machine::this()?, Holders::default());
+    let mut found = survey::reservations(directory)?;
+    found.retain(|reservation| is_abandoned(reservation, &machine, &holders));
+    Ok(found)
+}
+
+/// Releases those of the files `wanted` whose containers have certainly ended, and returns
+/// them: another container may have got such an address meanwhile.
+///
+/// # Errors
+/// Those of opening the store; code 5 naming the files that cannot be removed.
+pub fn release(directory: &Path, wanted: &[PathBuf]) -> Result<Vec<Reservation>> {
+    let Some(store) = Store::open(directory)? else {
+        return Ok(Vec::new());
+    };
+    let (machine, holders) = (Machine::this()?, Holders::default());
+    let survey = Survey::of_files(&store, |reservation| {
+        wanted.contains(&reservation.path) && is_abandoned(reservation, &machine, &holders)
+    })?;
+    let released = survey.relevant.clone();
+    survey.release(&store).map(|()| released)
+}
+
+fn is_abandoned(reservation: &Reservation, machine: &Machine, holders: &Holders) -> bool {
+    let is_owned = matches!(reservation.holder, Holder::Owner(_));
+    let container = Container::of_reservation(reservation, machine);
+    is_owned && container.is_some_and(|container| container.has_ended(machine, holders))
+}

@@ -1,0 +1,121 @@
+//! What the agent does about containers that have ended without a DEL and whose plugin keeps
+//! no record.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use harness::{Call, Pod};
+use serde_json::{Value, json};
+
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use super::scrape::{ADDRESS, Scrape};
+
+fn watching(keys: &Value) -> Value {
+    let watched = json!({ "name": "conf-1", "master": "ens6", "cooldownSeconds": 0 });
+    let mut configuration = json!({
+        "networks": [watched], "reconcileSeconds": 1, "graceSeconds": 0, "metrics": ADDRESS,
+    });
+    for (key, value) in keys.as_object().unwrap() {
+        configuration[key] = value.clone();
+    }
+    configuration
+}
+
+/// The name that a runtime has given the namespace of a pod.
+fn name(node: &AwsNode, pod: &Pod) -> PathBuf {
+    node.run_directory().join("netns").join(&pod.id)
+}
+
+/// A pod that has an address of host-local only, as under a plugin of somebody else.
+fn reserve(node: &AwsNode, pod: &Pod) {
+    let name = name(node, pod);
+    fs::create_dir_all(name.parent().unwrap()).unwrap();
+    symlink(pod.netns.path(), &name).unwrap();
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "conf-1", "type": "ptp",
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.0.4.0/24", "rangeStart": "10.0.4.70" }]] },
+    });
+    let call = Call::ours("host-local", "ADD").conf(&conf);
+    let call = call.attachment(&pod.id, "net1", &format!("/run/netns/{}", pod.id));
+    node.run(&call).ok();
+}
+
+fn is_reserved(node: &AwsNode, address: &str) -> bool {
+    let directory = node.node.state().join("networks/conf-1");
+    directory.join(address).exists()
+}
+
+/// Waits until the agent has looked twice from now on.
+fn await_looks(node: &AwsNode) {
+    let calls = node.lab.calls();
+    let looks = calls
+        .get("DescribeInstanceTypes")
+        .copied()
+        .unwrap_or_default();
+    let has_looked = node
+        .lab
+        .wait_for_call("DescribeInstanceTypes", looks + 3, DEADLINE);
+    assert!(has_looked);
+}
+
+#[test]
+fn what_a_container_has_reserved_that_ended_without_a_del_is_released() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let [gone, living] = ["gone", "living"].map(Pod::new);
+    reserve(&node, &gone);
+    reserve(&node, &living);
+    let agent = Agent::start(&node, &watching(&json!({})));
+    assert!(
+        node.lab
+            .wait_until(DEADLINE, |_| node.addresses() == ["10.0.4.70", "10.0.4.71"])
+    );
+    fs::remove_file(name(&node, &gone)).unwrap();
+    drop(gone);
+    assert!(eventually(|| !is_reserved(&node, "10.0.4.70")));
+    assert!(
+        node.lab
+            .wait_until(DEADLINE, |_| node.addresses() == ["10.0.4.71"])
+    );
+    let text = "released 10.0.4.70 of network conf-1, reserved for container gone, interface net1";
+    assert!(eventually(|| agent.log().contains(text)), "{}", agent.log());
+    let is_counted = || Scrape::of(&node).value("reclaimed_reservations_total") == 1.0;
+    assert!(eventually(is_counted));
+    assert!(is_reserved(&node, "10.0.4.71"));
+}
+
+#[test]
+fn what_may_be_a_living_containers_stays_reserved() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let [living, hidden] = ["living", "hidden"].map(Pod::new);
+    reserve(&node, &living);
+    reserve(&node, &hidden);
+    // No mount is visible at its name.
+    fs::remove_file(name(&node, &hidden)).unwrap();
+    fs::write(name(&node, &hidden), "").unwrap();
+    drop(hidden);
+    let _agent = Agent::start(&node, &watching(&json!({})));
+    await_looks(&node);
+    assert!(is_reserved(&node, "10.0.4.70"), "its container lives");
+    assert!(
+        is_reserved(&node, "10.0.4.71"),
+        "its container is not visible"
+    );
+}
+
+#[test]
+fn nothing_is_released_where_that_is_turned_off_or_before_the_grace_time() {
+    for keys in [json!({ "reclaim": false }), json!({ "graceSeconds": 3600 })] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let pod = Pod::new("gone");
+        reserve(&node, &pod);
+        fs::remove_file(name(&node, &pod)).unwrap();
+        drop(pod);
+        let _agent = Agent::start(&node, &watching(&keys));
+        await_looks(&node);
+        assert!(is_reserved(&node, "10.0.4.70"), "{keys}");
+    }
+}
