@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use crate::aws::Clients;
 use crate::calls::Calls;
 use crate::configuration::Configuration;
+use crate::detached;
 use crate::eni;
 use crate::handover::{Post, Role};
 use crate::hotplug;
@@ -188,6 +189,7 @@ impl Agent {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
                 findings = self.examine(&mut sight);
+                findings.extend(self.find_detached());
                 outcome = looked.and(self.clean(&mut left, &mut findings));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
@@ -264,6 +266,15 @@ impl Agent {
         };
         self.health.note_unseen(unseen.clone());
         unseen
+    }
+
+    /// Finds out which pods run without their ENI, and returns what is to be said of them.
+    fn find_detached(&self) -> Vec<String> {
+        let found = detached::of_node(&self.ledger);
+        if let Ok(found) = &found {
+            self.metrics.note_detached(found.len());
+        }
+        found.unwrap_or_else(|error| vec![error.to_string()])
     }
 
     /// Ends the agent as a signal does.

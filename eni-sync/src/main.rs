@@ -11,6 +11,7 @@ mod config;
 mod configuration;
 mod deadline;
 mod desk;
+mod detached;
 mod doctor;
 mod ec2;
 mod eni;

@@ -83,6 +83,7 @@ pub(crate) struct Metrics {
     reconciled: Gauge<u64, AtomicU64>,
     hidden: Gauge,
     unreadable: Gauge,
+    detached: Gauge,
     reclaimed: Counter,
 }
 
@@ -103,6 +104,7 @@ impl Metrics {
             reconciled: Gauge::default(),
             hidden: Gauge::default(),
             unreadable: Gauge::default(),
+            detached: Gauge::default(),
             reclaimed: Counter::default(),
         };
         metrics.begin_at_zero();
@@ -155,6 +157,8 @@ impl Metrics {
         names.add("hidden_namespaces", help, &self.hidden);
         let help = "Namespaces of pods whose addresses cannot be read";
         names.add("unreadable_namespaces", help, &self.unreadable);
+        let help = "Attachments whose ENI is not attached to the instance any more";
+        names.add("detached_attachments", help, &self.detached);
         let help = "Reservations of containers that ended without a DEL";
         names.add("reclaimed_reservations", help, &self.reclaimed);
     }
@@ -188,6 +192,11 @@ impl Metrics {
     pub(crate) fn note_namespaces(&self, hidden: usize, unreadable: usize) {
         set(&self.hidden, hidden);
         set(&self.unreadable, unreadable);
+    }
+
+    /// Notes how many attachments have lost their ENI.
+    pub(crate) fn note_detached(&self, count: usize) {
+        set(&self.detached, count);
     }
 
     /// Notes how many reservations have been released.

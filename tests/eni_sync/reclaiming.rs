@@ -1,5 +1,5 @@
 //! What the agent does about containers that have ended without a DEL and whose plugin keeps
-//! no record.
+//! no record, and what it says of pods whose ENI has been taken from the instance.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -118,4 +118,29 @@ fn nothing_is_released_where_that_is_turned_off_or_before_the_grace_time() {
         await_looks(&node);
         assert!(is_reserved(&node, "10.0.4.70"), "{keys}");
     }
+}
+
+#[test]
+fn a_pod_whose_eni_is_detached_is_named_once_and_counted() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    let configuration = json!({ "metrics": ADDRESS, "reconcileSeconds": 1 });
+    let agent = Agent::start(&node, &configuration);
+    let count = || Scrape::of(&node).value("detached_attachments");
+    await_looks(&node);
+    assert_eq!(count(), 0.0);
+    node.lab.detach_eni(&node.eni);
+    assert!(eventually(|| count() == 1.0));
+    await_looks(&node);
+    let text = format!(
+        "container c1, interface net1, network mgmt has lost its interface with 10.0.4.70: \
+         {} is not attached",
+        node.eni
+    );
+    let said = agent.log();
+    assert_eq!(said.matches(&text).count(), 1, "{said}");
+    node.del(&pod);
+    assert!(eventually(|| count() == 0.0));
 }

@@ -1,11 +1,12 @@
 //! Checks of the addresses that the ENIs have: what the ledger knows of them, and
 //! whether anybody needs them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use common::netns::Holders;
 
+use crate::detached;
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::Finding;
 use crate::doctor::ranges::named;
@@ -30,6 +31,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
             "its address is neither registered nor released; remove the file when no pod has it",
         ));
     }
+    findings.extend(detached(facts, ledger));
     let for_pods = |eni: &&Description| eni::require_releasable(eni).is_ok();
     for own in facts.own.iter().filter(for_pods) {
         let entries = ledger.get(&own.id).map_or(&[][..], Vec::as_slice);
@@ -70,6 +72,21 @@ fn namespaces(facts: &Facts) -> Vec<Finding> {
         )],
         false => found,
     }
+}
+
+/// Pods whose ENI has been taken from the instance.
+fn detached(facts: &Facts, ledger: &BTreeMap<String, Vec<Entry>>) -> Vec<Finding> {
+    let Some(inventory) = &facts.inventory else {
+        return Vec::new();
+    };
+    let finding = |(eni, entries): (&String, &Vec<Entry>)| {
+        let lost = detached::of_eni(eni, entries, inventory).into_iter();
+        let found = lost.map(|says| Finding::error("detached", eni, says));
+        let advice =
+            "delete the pod, so that a new one gets an interface; see who detached the ENI";
+        found.map(|f| f.advise(advice)).collect::<Vec<Finding>>()
+    };
+    ledger.iter().flat_map(finding).collect()
 }
 
 /// What is on the ENI and for nobody.

@@ -36,6 +36,17 @@ fn an_address_of_a_pod_that_is_not_on_the_eni_is_an_error() {
 }
 
 #[test]
+fn a_pod_whose_eni_was_detached_is_an_error() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.lab.detach_eni(&node.eni);
+    let text = "container c1, interface net1, network mgmt has lost its interface with 10.0.4.70";
+    examine(&node, &[]).has("detached", "error", text);
+}
+
+#[test]
 fn an_attachment_that_ended_without_a_del_is_a_warning() {
     let vpc = Vpc::new();
     let node = vpc.node();
