@@ -48,7 +48,7 @@ impl Options {
         self.source_routing.map(|s| s.plan(sandbox)).transpose()
     }
 
-    /// Compares `link`, which [`Sandbox::verify`] has found, with these options.
+    /// Compares `link`, which CHECK has found in the container, with these options.
     /// `recorded` is the source routing of the ADD.
     ///
     /// # Errors

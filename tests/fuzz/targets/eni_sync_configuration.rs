@@ -11,6 +11,7 @@
 mod program {
     pub mod config;
     pub mod configuration;
+    pub mod deadline;
     pub mod ec2 {
         mod types;
         pub(crate) use self::types::{Description, Family};
@@ -19,7 +20,7 @@ mod program {
     pub mod plan;
     pub mod random;
 }
-pub use program::{config, configuration, ec2, ledger, plan, random};
+pub use program::{config, configuration, deadline, ec2, ledger, plan, random};
 
 use std::time::{Duration, Instant};
 

@@ -11,10 +11,12 @@
 )]
 mod program {
     pub mod config;
+    pub mod deadline;
     pub mod ec2 {
         mod types;
         pub(crate) use self::types::Description;
     }
+    pub mod eni;
     pub mod ledger;
     pub mod limits;
     pub mod plan;
@@ -22,7 +24,7 @@ mod program {
     pub mod socket;
     pub mod wanted;
 }
-pub use program::{config, ec2, ledger, limits, plan, request, socket, wanted};
+pub use program::{config, deadline, ec2, eni, ledger, limits, plan, request, socket, wanted};
 
 use std::os::unix::net::UnixStream;
 
