@@ -29,7 +29,7 @@ impl Fixture {
     }
 
     fn call(&self, command: &str, conf: &Value) -> Call {
-        let call = Call::ours("macvlan", command).conf(conf);
+        let call = Call::new(env!("CARGO_BIN_EXE_macvlan"), command).conf(conf);
         call.pod(&self.pod, "net1")
     }
 
