@@ -1,9 +1,11 @@
 //! A node that is an instance of a simulated VPC: AWS answers on its loopback
 //! interface, and its links have the MAC addresses of its ENIs.
 
+use std::fs;
 use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::Node;
@@ -97,4 +99,12 @@ impl AwsNode {
         let enis = self.masters.iter().map(|master| &master.eni);
         enis.flat_map(|eni| self.lab.addresses(eni)).collect()
     }
+}
+
+/// Whether a file of the ledger is about an address that EC2 has removed, which the ledger
+/// remembers for a minute.
+pub fn is_removed(file: &Path) -> bool {
+    let text = fs::read(file).unwrap_or_default();
+    let entry: Value = serde_json::from_slice(&text).unwrap_or_default();
+    entry["state"] == "removed"
 }

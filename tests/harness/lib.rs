@@ -18,7 +18,7 @@ pub mod pci;
 mod random;
 mod resident;
 
-pub use aws::AwsNode;
+pub use aws::{AwsNode, is_removed};
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
 pub use fake_ipam::FakeIpam;
 pub use fake_sys::FakeSys;

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use super::device;
 use crate::eni_lab::Lab;
-use crate::{AwsNode, Call, Namespace, Network, Node, Output, Pod, go_plugin, our_plugin};
+use crate::{
+    AwsNode, Call, Namespace, Network, Node, Output, Pod, go_plugin, is_removed, our_plugin,
+};
 
 /// Where Debian's plugins find each other.
 const GO_PATH: &str = "/usr/lib/cni";
@@ -373,13 +375,10 @@ impl Scene {
             let name = path.strip_prefix(root).expect("it is below the root");
             name.display().to_string()
         };
-        // What was removed is remembered for a minute, and not in the ledger for who asks.
-        let is_removed = |path: &&PathBuf| {
-            path.starts_with(root.join("eni-cni/ledger"))
-                && entry(path).is_some_and(|entry| entry["state"] == "removed")
-        };
+        let is_forgotten =
+            |path: &&PathBuf| path.starts_with(root.join("eni-cni/ledger")) && is_removed(path);
         let paths = files(root);
-        let names = paths.iter().filter(|path| !is_removed(path));
+        let names = paths.iter().filter(|path| !is_forgotten(path));
         let names = names.map(name).collect::<Vec<_>>();
         // The ledger has one temporary file for an address at most, which the next overwrites.
         let is_draft = |name: &String| name.contains("/ledger/") && name.ends_with(".tmp");
