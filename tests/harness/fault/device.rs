@@ -19,8 +19,13 @@ pub(super) struct Cards {
 }
 
 impl Cards {
-    /// Has to be called only where there are such cards.
+    /// Those of this machine, which must have them.
+    #[track_caller]
     pub(super) fn new() -> Self {
+        assert!(
+            pci::pci_device(pci::NIC).exists(),
+            "this is not the test VM: run `make test`, or `tests/vm/run`"
+        );
         Self { _private: () }
     }
 }
