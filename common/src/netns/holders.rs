@@ -36,7 +36,7 @@ pub struct Holders {
 /// What holds one namespace, by its number.
 #[derive(Debug, Default)]
 struct Held {
-    /// The processes that are inside.
+    /// What is inside: of each process the thread that has started first.
     inside: Vec<PathBuf>,
     /// When the inodes were made that mounts and descriptors lead to.
     made: HashSet<i64>,
@@ -156,12 +156,14 @@ struct Found {
 
 impl Found {
     fn look_at(&mut self, process: &Path) -> io::Result<()> {
+        // The kernel lists threads in the order of their start.
+        let mut numbers = HashSet::new();
         for thread in tolerant(|| numbered(&process.join("task")))?.unwrap_or_default() {
-            if let Some(inside) = tolerant(|| fs::metadata(thread.join("ns/net")))? {
-                let held = &mut self.held.entry(inside.ino()).or_default().inside;
-                if held.last().is_none_or(|last| last != process) {
-                    held.push(process.to_owned());
-                }
+            if let Some(inside) = tolerant(|| fs::metadata(thread.join("ns/net")))?
+                && numbers.insert(inside.ino())
+            {
+                let held = self.held.entry(inside.ino()).or_default();
+                held.inside.push(thread);
             }
         }
         let view = tolerant(|| fs::metadata(process.join("ns/mnt")))?;
