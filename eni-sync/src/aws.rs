@@ -33,25 +33,30 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call may take with all its attempts. The kubelet gives up after minutes.
 const CALL_DEADLINE: Duration = Duration::from_secs(45);
 
-/// The clients of a process with many threads: as many as work at the same time, each
-/// with its connections.
+/// The clients of a process with many threads: as many as ask AWS at the same time, each
+/// with its connections. A thread that waits for its turn has none.
 pub(crate) struct Clients {
-    idle: Mutex<Vec<Aws>>,
+    pool: Arc<Pool>,
+}
+
+/// What the threads have in common.
+struct Pool {
+    idle: Mutex<Vec<Parts>>,
     pace: Arc<Pace>,
 }
 
 impl Clients {
     /// Clients that keep one pace.
     pub(crate) fn new(pace: Arc<Pace>) -> Self {
+        let idle = Mutex::default();
         Self {
-            idle: Mutex::default(),
-            pace,
+            pool: Arc::new(Pool { idle, pace }),
         }
     }
 
     /// The pace of all of them.
     pub(crate) fn pace(&self) -> &Pace {
-        &self.pace
+        &self.pool.pace
     }
 
     /// Works with clients that nobody else uses meanwhile.
@@ -71,34 +76,30 @@ impl Clients {
         deadline: Deadline,
         work: impl FnOnce(&Aws) -> Result<T>,
     ) -> Result<T> {
-        let idle = self.idle().pop();
-        let aws = idle.unwrap_or_else(|| Aws::with_pace(Some(Arc::clone(&self.pace))));
-        let aws = aws.until(deadline);
-        let outcome = work(&aws);
-        // Also after an error: the client has learnt how far the node's clock is off, and
-        // looks for credentials and connections anew by itself.
-        self.idle().push(aws);
-        outcome
+        work(&Aws::of(Some(Arc::clone(&self.pool))).until(deadline))
     }
+}
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Aws>> {
+impl Pool {
+    fn idle(&self) -> MutexGuard<'_, Vec<Parts>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The clients of one process or thread, made when they are needed first.
+/// The clients of one process or thread, made or taken from the pool when they are needed
+/// first.
 pub(crate) struct Aws {
     parts: OnceCell<Parts>,
-    ec2: OnceCell<Ec2>,
-    pace: Option<Arc<Pace>>,
+    pool: Option<Arc<Pool>>,
     deadline: Deadline,
 }
 
-/// What all clients share.
+/// What all clients share, and that of EC2.
 struct Parts {
     runtime: Arc<Runtime>,
     http: SharedHttpClient,
     imds: Imds,
+    ec2: OnceCell<Ec2>,
 }
 
 impl Parts {
@@ -114,29 +115,40 @@ impl Parts {
             imds: Imds::new(Arc::clone(&runtime), &provider),
             runtime,
             http,
+            ec2: OnceCell::new(),
         })
+    }
+}
+
+/// Gives the clients back, also after an error: they have learnt how far the node's clock is
+/// off, and look for credentials and connections anew by themselves.
+impl Drop for Aws {
+    fn drop(&mut self) {
+        if let (Some(pool), Some(parts)) = (&self.pool, self.parts.take()) {
+            pool.idle().push(parts);
+        }
     }
 }
 
 impl Aws {
     /// The clients, of which nothing is there yet.
     pub(crate) fn open() -> Self {
-        Self::with_pace(None)
+        Self::of(None)
     }
 
-    fn with_pace(pace: Option<Arc<Pace>>) -> Self {
+    fn of(pool: Option<Arc<Pool>>) -> Self {
         Self {
             parts: OnceCell::new(),
-            ec2: OnceCell::new(),
-            pace,
+            pool,
             deadline: Deadline::default(),
         }
     }
 
     /// The same for a command that has to be done by then.
     #[must_use]
-    pub(crate) fn until(self, deadline: Deadline) -> Self {
-        Self { deadline, ..self }
+    pub(crate) fn until(mut self, deadline: Deadline) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// By when the command has to be done that uses the clients.
@@ -144,17 +156,22 @@ impl Aws {
         self.deadline
     }
 
+    fn pace(&self) -> Option<&Arc<Pace>> {
+        self.pool.as_ref().map(|pool| &pool.pace)
+    }
+
     fn parts(&self) -> Result<&Parts> {
         if let Some(parts) = self.parts.get() {
             return Ok(parts);
         }
-        let parts = Parts::new()?;
+        let idle = self.pool.as_ref().and_then(|pool| pool.idle().pop());
+        let parts = idle.map_or_else(Parts::new, Ok)?;
         Ok(self.parts.get_or_init(|| parts))
     }
 
     /// Waits until the node may register addresses; a plugin without an agent need not.
     pub(crate) fn await_budget(&self) {
-        if let Some(pace) = &self.pace {
+        if let Some(pace) = self.pace() {
             pace.await_registration();
         }
     }
@@ -176,9 +193,8 @@ impl Aws {
     /// As for [`Aws::imds`].
     pub(crate) fn ec2(&self, region: &str) -> Result<&Ec2> {
         let session = self.session(region)?;
-        let ec2 = self
-            .ec2
-            .get_or_init(|| Ec2::new(session, self.pace.clone()));
+        let ec2 = &self.parts()?.ec2;
+        let ec2 = ec2.get_or_init(|| Ec2::new(session, self.pace().cloned()));
         ec2.set_deadline(self.deadline());
         Ok(ec2)
     }
@@ -200,7 +216,7 @@ impl Aws {
     fn session(&self, region: &str) -> Result<Session> {
         let parts = self.parts()?;
         // An agent decides itself when to try again: see `pace`.
-        let retries = match self.pace {
+        let retries = match self.pool {
             Some(_) => RetryConfig::disabled(),
             None => RetryConfig::standard()
                 .with_max_attempts(ATTEMPTS)
