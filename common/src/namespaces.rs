@@ -10,14 +10,13 @@ use std::path::{Path, PathBuf};
 use nix::libc::ESRCH;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::netns::{NetNsId, OWN, hidden};
+use crate::netns::{NetNsId, OWN, PROCESSES, hidden, numbered};
 use crate::say;
 
 /// Where runtimes mount the namespaces of pods: containerd, CRI-O and podman use the
 /// first, Docker the second.
 const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/docker/netns"];
-/// Where the kernel shows processes, and in it, that of one.
-const PROCESSES: &str = "/proc";
+/// The namespace of a process, in its directory.
 const OF_PROCESS: &str = "ns/net";
 
 /// The namespaces that runtimes have given a name.
@@ -98,24 +97,20 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
 /// # Errors
 /// Code 5 when `/proc` cannot be read.
 pub fn of_processes() -> Result<impl Iterator<Item = PathBuf>> {
-    let found = list(Path::new(PROCESSES))?.into_iter();
-    let processes = found.filter(|path| is_process(path));
-    Ok(processes.map(|path| path.join(OF_PROCESS)))
+    let found = numbered(Path::new(PROCESSES));
+    let processes = found.map_err(|cause| not_listed(PROCESSES.as_ref(), &cause))?;
+    Ok(processes.into_iter().map(|path| path.join(OF_PROCESS)))
 }
 
-/// A process that ends has no namespace, and then no directory.
-fn has_ended(cause: &io::Error) -> bool {
+/// Whether an error about a path of [`of_processes`] says that the process has ended: one that
+/// ends has no namespace, and then no directory.
+pub fn has_ended(cause: &io::Error) -> bool {
     cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(ESRCH)
-}
-
-fn is_process(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// What is in `directory`; nothing where no runtime has made it.
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |cause: io::Error| Error::io(format!("failed to list {directory:?}"), &cause);
+    let failed = |cause: io::Error| not_listed(directory, &cause);
     match fs::read_dir(directory) {
         Ok(entries) => entries
             .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
@@ -123,4 +118,8 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>> {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(cause) => Err(failed(cause)),
     }
+}
+
+fn not_listed(directory: &Path, cause: &io::Error) -> Error {
+    Error::io(format!("failed to list {directory:?}"), cause)
 }

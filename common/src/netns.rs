@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::file::read_parameter;
 
 pub use self::holders::Holders;
+pub(crate) use self::holders::{PROCESSES, numbered};
 use self::presence::is_recognised;
 pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
 pub use self::presence::{NetNsId, Presence};

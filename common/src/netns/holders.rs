@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use super::presence::{KIND, NetNsId, Presence, ProcessId, leads_nowhere};
 use crate::error::{Error, ErrorCode};
 
-const PROCESSES: &str = "/proc";
+/// Where the kernel shows processes.
+pub(crate) const PROCESSES: &str = "/proc";
 const OWN: &str = "/proc/self";
 /// The first process of the machine. It is no container's, and may be guarded from all
 /// others.
@@ -235,7 +236,7 @@ impl Found {
 }
 
 /// The entries of a directory that have numbers for names.
-fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
