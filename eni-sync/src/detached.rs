@@ -16,24 +16,28 @@ use crate::ledger::{Entry, Ledger};
 /// # Errors
 /// Code 5 naming a file of the ledger or the inventory.
 pub(crate) fn of_node(ledger: &Ledger) -> Result<Vec<String>> {
-    let mut found = Vec::new();
+    let (mut found, holders) = (Vec::new(), Holders::default());
     if let Some(inventory) = Inventory::read()? {
         for eni in ledger.enis()? {
-            found.extend(of_eni(eni.id(), &eni.read()?, &inventory));
+            found.extend(of_eni(eni.id(), &eni.read()?, &inventory, &holders));
         }
     }
     Ok(found)
 }
 
 /// The same for one ENI of the ledger.
-pub(crate) fn of_eni(id: &str, entries: &[Entry], inventory: &Inventory) -> Vec<String> {
+pub(crate) fn of_eni(
+    id: &str,
+    entries: &[Entry],
+    inventory: &Inventory,
+    holders: &Holders,
+) -> Vec<String> {
     if inventory.enis.iter().any(|eni| eni.id == id) {
         return Vec::new();
     }
-    let holders = Holders::default();
     let mut lost: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
     let held = entries.iter().filter(|entry| entry.is_in_use());
-    for entry in held.filter(|entry| entry.may_have_living_owner(&holders)) {
+    for entry in held.filter(|entry| entry.may_have_living_owner(holders)) {
         if let Some(owner) = &entry.owner {
             lost.entry(owner.to_string())
                 .or_default()

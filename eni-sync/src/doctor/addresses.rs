@@ -79,8 +79,9 @@ fn detached(facts: &Facts, ledger: &BTreeMap<String, Vec<Entry>>) -> Vec<Finding
     let Some(inventory) = &facts.inventory else {
         return Vec::new();
     };
+    let holders = Holders::default();
     let finding = |(eni, entries): (&String, &Vec<Entry>)| {
-        let lost = detached::of_eni(eni, entries, inventory).into_iter();
+        let lost = detached::of_eni(eni, entries, inventory, &holders).into_iter();
         let found = lost.map(|says| Finding::error("detached", eni, says));
         let advice =
             "delete the pod, so that a new one gets an interface; see who detached the ENI";
