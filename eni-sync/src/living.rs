@@ -3,12 +3,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use common::attach::Sandbox;
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::namespaces::{self, Named};
 use common::netlink::Netlink;
 use common::netns::{NetNs, NetNsId};
@@ -136,9 +137,15 @@ impl Living {
         let own = NetNs::own()?.id()?;
         seen.insert((own.device, own.inode));
         for path in namespaces::of_processes()? {
-            // It may have ended meanwhile; another one of its namespace is looked at then.
-            let Ok(found) = fs::metadata(&path) else {
-                continue;
+            let found = match fs::metadata(&path) {
+                Ok(found) => found,
+                // Another process of its namespace is looked at then.
+                Err(cause) if namespaces::has_ended(&cause) => continue,
+                Err(cause) if cause.kind() == ErrorKind::PermissionDenied => continue,
+                Err(cause) => {
+                    let msg = format!("failed to examine netns {path:?}");
+                    return Err(Error::new(ErrorCode::NETNS, msg).because(&cause));
+                }
             };
             if !seen.contains(&(found.dev(), found.ino())) {
                 seen.extend(self.add(path)?);

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::Pod;
 use harness::damage::{DAMAGES, replace_by};
+use harness::{Pod, Resident};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Inside, Vpc, eventually};
+use super::fixture::{Agent, AwsNode, Vpc, eventually, ip};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";
@@ -45,10 +45,6 @@ fn listed(node: &AwsNode) -> Option<BTreeSet<String>> {
 
 fn calls(node: &AwsNode, action: &str) -> u64 {
     node.lab.calls().get(action).copied().unwrap_or_default()
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
 }
 
 /// Runs an agent that compares the ledger with EC2 and keeps its pool, until it has
@@ -300,7 +296,7 @@ fn a_pool_takes_nothing_that_a_container_has_whose_namespace_has_no_name() {
     let pod = Pod::new("nameless");
     pod.netns
         .ip(&["address", "add", "10.0.4.189/24", "dev", "lo"]);
-    let _process = Inside::new(&pod);
+    let _process = Resident::inside(&pod.netns.path());
     run_once(&node, &configuration);
     node.let_time_pass(61);
     let free = BTreeSet::from(["10.0.4.188".to_owned()]);

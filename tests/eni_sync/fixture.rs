@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -367,23 +367,9 @@ impl Drop for AwsNode {
     }
 }
 
-/// A process in the namespace of a pod, which ends with this value.
-pub struct Inside(Child);
-
-impl Inside {
-    pub fn new(pod: &Pod) -> Self {
-        let mut process = Command::new("cat");
-        process.stdin(Stdio::piped()).stdout(Stdio::null());
-        Self(pod.netns.run(|| process.spawn().unwrap()))
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        // That is the end of its input.
-        drop(self.0.stdin.take());
-        self.0.wait().ok();
-    }
+/// An address, as the tests write it.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }
 
 /// An agent that runs on a node until this value is dropped.

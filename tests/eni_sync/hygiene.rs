@@ -66,7 +66,7 @@ fn a_namespace_that_another_process_keeps_has_not_ended_with_the_one_that_named_
     let node = vpc.node();
     let first = Resident::alone();
     attach_device_at(&node, "c1", &first.netns());
-    let second = Resident::beside(&first);
+    let second = Resident::inside(&first.netns());
     drop(first);
     let agent = Agent::start(&node, &impatient(0));
     assert!(node.lab.wait_for_call("DescribeInstanceTypes", 3, DEADLINE));

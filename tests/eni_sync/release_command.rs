@@ -1,17 +1,12 @@
 //! `release`: what an operator can give back, and what never.
 
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 
-use harness::{Output, Pod};
+use harness::{Output, Pod, Resident};
 use serde_json::json;
 
-use super::fixture::{AwsNode, Inside, Vpc, eventually};
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
+use super::fixture::{AwsNode, Vpc, eventually, ip};
 
 /// Runs the command; it must end with this status.
 #[track_caller]
@@ -154,7 +149,7 @@ fn what_a_container_has_that_only_its_process_shows_is_not_released_by_force() {
     pod.netns
         .ip(&["address", "add", "10.0.4.187/24", "dev", "lo"]);
     node.lab.assign(&node.eni, &[ip(address)]);
-    let process = Inside::new(&pod);
+    let process = Resident::inside(&pod.netns.path());
     let dry = ["--address", address, "--force", "--dry-run"];
     for arguments in [&dry[..3], &dry] {
         let output = release(&node, arguments, 1);

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use harness::{Output, Pod};
+use harness::{Output, Pod, Resident};
 use serde_json::json;
 
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually, ip};
 use super::scrape::{ADDRESS as METRICS, Scrape, get};
 
 const ADDRESS: &str = "10.0.4.70";
@@ -282,6 +282,20 @@ fn an_address_stays_when_the_processes_of_the_node_cannot_be_listed() {
     }
     drop(pod);
     release(&node, ADDRESS, 0);
+}
+
+/// Nobody knows whose the address is, and of one process it cannot be found out where it is.
+#[test]
+fn an_address_of_nobody_stays_when_a_process_cannot_be_examined() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.assign(&node.eni, &[ip(ADDRESS)]);
+    let process = Resident::alone();
+    let output = release_with_fault(&node, (&process.netns(), "statx:error=EIO"));
+    let text = format!("failed to examine netns {:?}", process.netns());
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(said.contains(&text), "{output}");
+    assert_eq!(node.addresses(), [ADDRESS], "{output}");
 }
 
 /// An agent's configuration that has it look all the time.

@@ -13,9 +13,9 @@ impl Resident {
         Self::start("unshare", &["--net"])
     }
 
-    /// In that of another one.
-    pub fn beside(other: &Self) -> Self {
-        Self::start("nsenter", &[&format!("--net={}", other.netns())])
+    /// In the namespace that this path leads to.
+    pub fn inside(netns: &str) -> Self {
+        Self::start("nsenter", &[&format!("--net={netns}")])
     }
 
     fn start(program: &str, arguments: &[&str]) -> Self {

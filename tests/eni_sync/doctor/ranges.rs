@@ -1,12 +1,11 @@
 //! The addresses that networks hand out.
 
 use std::fs;
-use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine_network, network, network_with_ipam};
-use crate::eni_sync::fixture::{AwsNode, Vpc};
+use crate::eni_sync::fixture::{AwsNode, Vpc, ip};
 
 /// What is said of a range of host-local.
 fn examine_range(node: &AwsNode, subnet: &str, start: &str, end: &str) -> Diagnosis {
@@ -14,10 +13,6 @@ fn examine_range(node: &AwsNode, subnet: &str, start: &str, end: &str) -> Diagno
         "type": "host-local", "subnet": subnet, "rangeStart": start, "rangeEnd": end, "gateway": "10.0.4.1",
     });
     examine_network(node, &network_with_ipam(&ipam))
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
 }
 
 #[test]
