@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output as ProcessOutput};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::dup2;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -27,6 +28,10 @@ const NO_TEXT: Option<&str> = None;
 pub struct Namespace {
     file: File,
 }
+
+/// What stays of a namespace that has ended: its path, which leads to no namespace.
+#[derive(Debug)]
+pub struct Ended(#[expect(dead_code, reason = "it is only kept open")] OwnedFd);
 
 impl Namespace {
     /// A new namespace with only a loopback interface, which is up.
@@ -58,6 +63,15 @@ impl Namespace {
     /// A path that leads to it while this value lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Ends it. Its path leads to no namespace while the returned value lives: without that
+    /// the next file that any test opens could be found there, a namespace in use included.
+    pub fn end(self) -> Ended {
+        let nothing = File::open("/dev/null").expect("there is a null device");
+        let mut descriptor = OwnedFd::from(self.file);
+        dup2(nothing, &mut descriptor).expect("a descriptor can lead elsewhere");
+        Ended(descriptor)
     }
 
     /// Runs `work` on a thread inside the namespace.

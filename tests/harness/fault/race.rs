@@ -211,7 +211,8 @@ fn del_and_end(scene: &mut Scene, late: [Duration; 3]) -> Vec<String> {
     let path = ending.path();
     let scene = &*scene;
     let dels = thread::scope(|scope| {
-        scope.spawn(move || at(late[0], || drop(ending)));
+        // Its path leads to no namespace until DEL has ended, either.
+        let _ended = scope.spawn(move || at(late[0], || ending.end()));
         let del = scope.spawn(|| at(late[1], || scene.del_in(0, &path)));
         del.join().expect("DEL ends")
     });

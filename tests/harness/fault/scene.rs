@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::device;
 use crate::eni_lab::Lab;
+use crate::node::Ended;
 use crate::{
     AwsNode, Call, Namespace, Network, Node, Output, Pod, go_plugin, is_removed, our_plugin,
 };
@@ -74,6 +75,8 @@ pub struct Scene {
     subject: Subject,
     maker: Maker,
     pods: Vec<Pod>,
+    /// The namespaces that pods had before, for as long as anything may know their paths.
+    ended: Vec<Ended>,
     /// The pods have ended when this is dropped, and no other test has the cards yet.
     cards: Option<device::Cards>,
     place: Place,
@@ -95,6 +98,7 @@ impl Scene {
             subject,
             maker,
             pods: (0..pods).map(pod).collect(),
+            ended: Vec::new(),
             cards: subject.has_nics().then(device::Cards::new),
             place: place(subject),
             devices: (0..pods).collect(),
@@ -144,8 +148,18 @@ impl Scene {
 
     /// Ends the namespace of a pod, which has another one then.
     pub(super) fn end(&mut self, number: usize) -> Vec<String> {
-        self.pods[number].netns = pod(number).netns;
+        self.replace(number);
         Vec::new()
+    }
+
+    fn replace(&mut self, number: usize) {
+        let old = std::mem::replace(&mut self.pods[number], pod(number));
+        self.ended.push(old.netns.end());
+    }
+
+    /// Forgets the namespaces that pods had before, of which nothing is left.
+    pub(super) fn forget_ended(&mut self) {
+        self.ended.clear();
     }
 
     /// Makes all of it anew, when what is there is not as it was.
@@ -333,8 +347,8 @@ impl Scene {
             Place::Plain(node) => node.reboot(),
             Place::Aws(at) => at.node.reboot(),
         }
-        for (n, old) in self.pods.iter_mut().enumerate() {
-            *old = pod(n);
+        for number in 0..self.pods.len() {
+            self.replace(number);
         }
         self.make_links();
         Vec::new()

@@ -141,6 +141,7 @@ impl Sweep {
 
     /// What was struck, and everything that is wrong afterwards.
     fn once(&self, scene: &mut Scene, nth: usize) -> (Struck, Vec<String>) {
+        scene.forget_ended();
         scene.give_back_devices();
         if self.order.has_neighbour() {
             let neighbour = scene.add(NEXT);
