@@ -1,6 +1,7 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
 //! file in `examples`, which other tests execute. `keys` is about the tables of keys.
 
+mod arrows;
 mod keys;
 
 use std::collections::{BTreeMap, BTreeSet};

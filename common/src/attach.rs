@@ -9,13 +9,18 @@ mod check;
 mod configuration;
 mod end;
 mod garbage;
+pub mod inventory;
 mod options;
 mod record;
 mod record_file;
 mod records;
 mod release;
+pub mod requested_mac;
+mod route;
 mod sandbox;
+pub mod selector;
 mod source_routing;
+pub mod turn;
 
 use std::process::ExitCode;
 
@@ -23,11 +28,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::address::Cidr;
-use crate::args::{CmdArgs, ConfArgs};
+use crate::cni::args::{CmdArgs, ConfArgs};
+use crate::cni::result::AddResult;
 use crate::error::{Error, Result};
-use crate::netlink::{Link, Made, NetworkState};
+use crate::kernel::netlink::{Link, Made, NetworkState};
 use crate::plugin::{self, Commands};
-use crate::result::AddResult;
 
 pub use configuration::Configuration;
 pub use options::Options;

@@ -135,7 +135,7 @@ impl Error {
             #[serde(skip_serializing_if = "str::is_empty")]
             details: &'a str,
         }
-        crate::result::to_text(&Document {
+        crate::cni::result::to_text(&Document {
             cni_version: version,
             code: self.code,
             msg: &self.msg,

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use crate::args::{CmdArgs, Command, ConfArgs, Environment, is_identifier};
-use crate::config::Document;
+use crate::cni::args::{CmdArgs, Command, ConfArgs, Environment, is_identifier};
+use crate::cni::config::Document;
+use crate::cni::result::AddResult;
+use crate::cni::version::{self, CniVersion};
 use crate::error::{Error, ErrorCode, Result};
-use crate::netns;
-use crate::result::AddResult;
+use crate::kernel::netns;
 use crate::say;
-use crate::version::{self, CniVersion};
 
 /// What is enough for most configurations; a longer one takes a few more reads.
 const USUAL_CONFIGURATION: usize = 4096;
@@ -190,7 +190,7 @@ fn add(plugin: &Commands, args: &CmdArgs) -> Result<()> {
 /// made sure that these commands have one.
 fn attachment(environment: Environment, conf: ConfArgs) -> Result<CmdArgs> {
     let (Some(container_id), Some(ifname)) = (environment.container_id, environment.ifname) else {
-        return Err(crate::args::missing_variables(&[
+        return Err(crate::cni::args::missing_variables(&[
             "CNI_CONTAINERID",
             "CNI_IFNAME",
         ]));

@@ -1,5 +1,12 @@
 //! The command line: what an operator and the node's service manager start.
 
+mod doctor;
+mod install;
+mod output;
+mod release;
+mod status;
+mod sync;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,15 +17,10 @@ use common::error::{Error, Result};
 use common::say;
 use nix::unistd::geteuid;
 
+use self::release::{Manner, Selection};
 use crate::agent;
-use crate::configuration::Configuration;
-use crate::doctor;
-use crate::give_back::{self, Manner, Selection};
-use crate::install;
-use crate::output;
-use crate::socket;
-use crate::status;
-use crate::sync;
+use crate::agent::configuration::Configuration;
+use crate::plugin::socket;
 
 /// The exit status of most commands.
 const EXIT_STATUS: &str = "Exit status:
@@ -153,7 +155,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Status { json, live } => done(status::run(json, live)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Sync { once: _ } => done(sync::once()),
-        Command::Release { selection, manner } => give_back::run(&selection, manner),
+        Command::Release { selection, manner } => release::run(&selection, manner),
         Command::Completions { shell } => done(completions(shell)),
         Command::Man { command } => done(manual(command.as_deref())),
     }

@@ -14,10 +14,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::args::is_identifier;
+use common::cni::args::is_identifier;
 use common::error::{Error, ErrorCode, Result};
-use common::file;
-use common::lock::Lock;
+use common::files::file;
+use common::files::lock::Lock;
 use common::say;
 use serde::{Deserialize, Serialize};
 

@@ -2,54 +2,14 @@
 //! ENI that they are reached at, and removes them when nobody has them any more.
 
 mod agent;
-mod assign;
-mod aws;
-mod budget;
-mod calls;
 mod cli;
-mod config;
-mod configuration;
 mod deadline;
-mod desk;
-mod detached;
-mod doctor;
-mod ec2;
-mod eni;
-mod failure;
-mod give_back;
-mod handover;
-mod hotplug;
-mod http;
-mod hygiene;
-mod imds;
-mod install;
-mod inventory;
 mod ledger;
 mod limits;
-mod living;
-mod looks;
-mod metrics;
-mod monitor;
-mod news;
-mod output;
-mod pace;
-mod plan;
 mod plugin;
-mod pool;
 mod random;
-mod reclaim;
-mod reconcile;
-mod registrar;
-mod release;
-mod request;
-mod sight;
-mod socket;
-mod status;
-mod sync;
-mod takeover;
-mod unassign;
-mod wanted;
-mod watch;
+mod registration;
+mod vpc;
 
 use std::process::ExitCode;
 

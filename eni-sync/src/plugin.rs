@@ -1,30 +1,33 @@
 //! The CNI commands. ADD succeeds when the VPC has the addresses; DEL only writes down
 //! that they may go, so that AWS never keeps a pod from ending.
 
+pub(crate) mod config;
+pub(crate) mod socket;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::args::{CmdArgs, ConfArgs, cni_arg};
 use common::attach::boot_id;
-use common::config::is_listed;
+use common::attach::inventory::{Eni, Inventory, NO_MANAGE_TAG};
+use common::cni::args::{CmdArgs, ConfArgs, cni_arg};
+use common::cni::config::is_listed;
+use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Errors, Result};
-use common::inventory::{Eni, Inventory, NO_MANAGE_TAG};
-use common::netns::{Holders, NetNs};
-use common::result::AddResult;
+use common::kernel::netns::{Holders, NetNs};
 use common::say;
 
-use crate::aws::Aws;
-use crate::config::Config;
+use self::config::Config;
 use crate::deadline::Deadline;
-use crate::eni;
-use crate::inventory;
 use crate::ledger::{EniLedger, Entries, Entry, Event, Ledger, Life, Owner, State, now};
-use crate::looks::Looks;
-use crate::registrar::{self, Node, TURN_DEADLINE, give_up};
-use crate::release;
-use crate::request::Request;
-use crate::socket;
-use crate::wanted::{self, Wanted};
+use crate::registration::desired::{self, Wanted};
+use crate::registration::looks::Looks;
+use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::register::{self, give_up};
+use crate::registration::release;
+use crate::registration::request::Request;
+use crate::vpc::clients::Aws;
+use crate::vpc::eni;
+use crate::vpc::inventory;
 
 /// How long an ADD or a CHECK may take, whatever it waits for. Source: a kubelet gives its
 /// runtime two minutes for a request.
@@ -34,7 +37,7 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
     let deadline = Deadline::after(TIME);
     let config = Config::parse(&args.conf.document)?;
     let prev_result = prev_result(&args.conf)?;
-    let wanted = wanted::by_mac(&prev_result, args)?;
+    let wanted = desired::by_mac(&prev_result, args)?;
     let request = Request {
         owner: owner(args, &config)?,
         takeover: config.takeover,
@@ -67,7 +70,7 @@ fn register(ledger: &Ledger, wanted: &Wanted, request: &Request, deadline: Deadl
         None => {
             let looks = Looks::default();
             let aws = Aws::open().until(deadline);
-            registrar::register_all(&aws, ledger, &looks, wanted, request)
+            register::register_all(&aws, ledger, &looks, wanted, request)
         }
     }
 }
@@ -108,7 +111,7 @@ pub(crate) fn del(args: &CmdArgs) -> Result<()> {
 
 pub(crate) fn check(args: &CmdArgs) -> Result<()> {
     let config = Config::parse(&args.conf.document)?;
-    let wanted = wanted::by_mac(&prev_result(&args.conf)?, args)?;
+    let wanted = desired::by_mac(&prev_result(&args.conf)?, args)?;
     let request = Request {
         owner: owner(args, &config)?,
         takeover: config.takeover,

@@ -1,10 +1,10 @@
 //! The network configuration of host-device, turned once into types that cannot be
 //! wrong. It does not look at the node: whether the device exists is for `device`.
 
-use common::args::ConfArgs;
-use common::config::Document;
+use common::cni::args::ConfArgs;
+use common::cni::config::Document;
 use common::error::{Error, Result};
-use common::pci::PciAddress;
+use common::kernel::pci::PciAddress;
 use serde::Deserialize;
 
 use crate::options::Options;

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
-use common::netlink::{Link, Netlink, NetworkState, Parameters, Settings, parse_mac};
-use common::pci::{self, PciAddress};
+use common::kernel::netlink::{Link, Netlink, NetworkState, Parameters, Settings, parse_mac};
+use common::kernel::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceSelector;

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use common::error::{Error, Result};
-use common::file;
+use common::files::file;
 use serde_json::json;
 
 use crate::device::Device;

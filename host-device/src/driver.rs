@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorCode, Result};
-use common::netlink::{Events, Link, Netlink, Subject};
-use common::pci::PciAddress;
+use common::kernel::netlink::{Events, Link, Netlink, Subject};
+use common::kernel::pci::PciAddress;
 use nix::libc::EBUSY;
 use serde::{Deserialize, Serialize};
 

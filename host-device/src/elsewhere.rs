@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use common::error::Result;
-use common::netlink::{Link, Netlink};
-use common::pci::PciAddress;
+use common::kernel::netlink::{Link, Netlink};
+use common::kernel::pci::PciAddress;
 
 use crate::device::{Device, list};
 

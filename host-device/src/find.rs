@@ -1,8 +1,8 @@
 //! Which device a configuration means, and whether it may be taken: what ADD and STATUS ask,
 //! and `eni-sync doctor`.
 
-use common::args::ConfArgs;
 use common::attach::Configuration;
+use common::cni::args::ConfArgs;
 use common::error::{ErrorCode, Errors, Result};
 
 use crate::config::{DeviceSelector, is_device_per_container};

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use common::args::CmdArgs;
+use common::attach::turn::Turn;
 use common::attach::{Attachment, Release, Sandbox, sandbox_for_del};
+use common::cni::args::CmdArgs;
 use common::error::{Error, ErrorCode, Result};
-use common::netlink::{Events, Link, LinkChange, Subject};
-use common::netns::NetNs;
-use common::turn::Turn;
+use common::kernel::netlink::{Events, Link, LinkChange, Subject};
+use common::kernel::netns::NetNs;
 
 use crate::device::{Device, Mode};
 use crate::identity::unforeseen_name;

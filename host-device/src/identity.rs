@@ -6,11 +6,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use common::args::IfName;
 use common::attach::Attachment;
 use common::error::{Error, Result};
-use common::file::is_missing;
-use common::netlink::Link;
+use common::files::file::is_missing;
+use common::ifname::IfName;
+use common::kernel::netlink::Link;
 use common::random;
 
 use crate::device::Device;

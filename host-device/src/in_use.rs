@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use common::attach::Records;
 use common::error::{Error, Errors, Result};
-use common::file::read_parameter;
-use common::netlink::{KernelRoute, Link, Netlink};
+use common::files::file::read_parameter;
+use common::kernel::netlink::{KernelRoute, Link, Netlink};
 use serde::{Deserialize, Serialize};
 
 use crate::device::{Device, list};

@@ -2,9 +2,9 @@
 //! drops all of it then. An ADD that fails gives it back; with `keepAddresses`, it goes
 //! with the device into the container, and DEL gives it back.
 
+use common::cni::result::{AddResult, IpConfig, Route, SCOPE_LINK};
 use common::error::Result;
-use common::netlink::{KernelRoute, Netlink, NetworkState};
-use common::result::{AddResult, IpConfig, Route, SCOPE_LINK};
+use common::kernel::netlink::{KernelRoute, Netlink, NetworkState};
 
 use crate::device::Device;
 

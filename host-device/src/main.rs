@@ -5,12 +5,12 @@
 
 use std::process::ExitCode;
 
-use common::args::{CmdArgs, ConfArgs};
+use common::attach::turn::Turn;
 use common::attach::{self, Attachment, Interface, Placed, Release, Sandbox, Sides};
+use common::cni::args::{CmdArgs, ConfArgs};
+use common::cni::result::AddResult;
 use common::error::Result;
-use common::netlink::{Link, Made, NetworkState};
-use common::result::AddResult;
-use common::turn::Turn;
+use common::kernel::netlink::{Link, Made, NetworkState};
 
 use host_device::config::{Config, DeviceSelector};
 use host_device::device::Device;

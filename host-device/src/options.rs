@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use common::config::Document;
+use common::cni::config::Document;
 use common::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;

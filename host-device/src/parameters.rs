@@ -2,8 +2,8 @@
 //! device arrives, from the defaults of the namespace: on the node they would let the
 //! neighbours do what its administrator had forbidden.
 
-use common::netlink::{Link, Parameters};
-use common::netns::write_sysctl;
+use common::kernel::netlink::{Link, Parameters};
+use common::kernel::netns::write_sysctl;
 use common::say;
 
 /// Those of IPv4 that are restored, by the kernel's number from 0. Source:

@@ -1,9 +1,10 @@
 //! What is recorded of a device before it moves: which one it is, and what it gets back.
 
-use common::args::{CmdArgs, IfName};
+use common::attach::requested_mac::requested_mac;
 use common::attach::{Sandbox, Sides};
+use common::cni::args::CmdArgs;
 use common::error::{Error, ErrorCode, Result};
-use common::requested_mac::requested_mac;
+use common::ifname::IfName;
 
 use crate::config::Config;
 use crate::device::{Device, Mode};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::attach::{Attachment, boot_id};
 use common::error::{Error, Result};
-use common::netlink::{Link, LinkChange, Netlink};
+use common::kernel::netlink::{Link, LinkChange, Netlink};
 use common::say;
 
 use crate::device::Device;

@@ -4,8 +4,8 @@
 
 use common::attach::Sandbox;
 use common::error::{Error, ErrorCode, Result};
-use common::netlink::Link;
-use common::netns::NetNs;
+use common::kernel::netlink::Link;
+use common::kernel::netns::NetNs;
 
 use crate::identity::unforeseen_name;
 

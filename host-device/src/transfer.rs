@@ -4,7 +4,7 @@ use std::io;
 
 use common::attach::{Attachment, Sandbox};
 use common::error::{Error, Result};
-use common::netlink::{Link, LinkChange, Made};
+use common::kernel::netlink::{Link, LinkChange, Made};
 use common::say;
 use nix::libc::EINVAL;
 

@@ -6,13 +6,14 @@
 use std::fs;
 use std::path::Path;
 
-use common::args::{CmdArgs, IfName};
+use common::attach::turn::Turn;
 use common::attach::{Attachment, Sandbox, boot_id, sandbox_for_del};
+use common::cni::args::CmdArgs;
 use common::error::{Error, Result};
-use common::netlink::{Link, LinkChange};
-use common::netns::NetNs;
-use common::pci::PciAddress;
-use common::turn::Turn;
+use common::ifname::IfName;
+use common::kernel::netlink::{Link, LinkChange};
+use common::kernel::netns::NetNs;
+use common::kernel::pci::PciAddress;
 
 use crate::config::DeviceSelector;
 use crate::device::{self, Device, Mode};

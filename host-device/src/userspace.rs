@@ -4,11 +4,11 @@
 
 use std::fs;
 
-use common::args::CmdArgs;
 use common::attach::{Attachment, Records, boot_id};
+use common::cni::args::CmdArgs;
 use common::error::{Error, Errors, Result};
-use common::netlink::Netlink;
-use common::pci::PciAddress;
+use common::kernel::netlink::Netlink;
+use common::kernel::pci::PciAddress;
 
 use crate::config::DeviceSelector;
 use crate::device::{self, Device, Mode, driver_of, interfaces_in};

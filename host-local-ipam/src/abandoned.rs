@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use common::error::Result;
-use common::netns::Holders;
+use common::kernel::netns::Holders;
 
 use crate::container::{Container, Machine};
 use crate::reservation::{Holder, Reservation};

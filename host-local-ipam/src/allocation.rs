@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 use std::os::unix::process::parent_id;
 
-use common::args::CmdArgs;
+use common::cni::args::CmdArgs;
+use common::cni::result::IpConfig;
 use common::error::{Error, ErrorCode, Result};
-use common::result::IpConfig;
 
 use crate::allocator::{self, Choice, State};
 use crate::boot::Boot;

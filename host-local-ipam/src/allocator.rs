@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use common::address::{Cidr, number};
+use common::cni::result::IpConfig;
 use common::error::{Error, Result};
-use common::result::IpConfig;
 
 use crate::range::{Range, RangeSet};
 use crate::taken::Taken;

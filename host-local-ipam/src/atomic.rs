@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use common::file::FILE_MODE;
+use common::files::file::FILE_MODE;
 use common::say;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc;

@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use common::error::{Error, Result};
-use common::file;
-use common::netns::Holders;
+use common::files::file;
+use common::kernel::netns::Holders;
 
 use crate::container::{Container, Machine};
 use crate::reservation::{Holder, Reservation};

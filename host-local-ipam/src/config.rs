@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use common::address::{Cidr, parse_address};
-use common::args::{ConfArgs, parse_cni_args};
+use common::cni::args::{ConfArgs, parse_cni_args};
+use common::cni::result::Route;
 use common::error::{Error, ErrorCode, Result};
-use common::result::Route;
 use common::say;
 
 use crate::exclude;

@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::path::Path;
 
-use common::args::{ContainerId, IfName};
 use common::attach::{Records, boot_id};
+use common::cni::args::ContainerId;
 use common::error::Result;
-use common::file;
-use common::netns::{Holders, NetNs, NetNsId};
+use common::files::file;
+use common::ifname::IfName;
+use common::kernel::netns::{Holders, NetNs, NetNsId};
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};

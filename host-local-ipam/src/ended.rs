@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use common::netns::Holders;
+use common::kernel::netns::Holders;
 
 use crate::allocator;
 use crate::container::{Container, Machine};

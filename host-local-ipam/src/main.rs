@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::os::unix::process::parent_id;
 use std::process::ExitCode;
 
-use common::args::{CmdArgs, ConfArgs};
-use common::config::is_listed;
+use common::cni::args::{CmdArgs, ConfArgs};
+use common::cni::config::is_listed;
+use common::cni::result::{AddResult, Dns};
 use common::error::{Error, Result};
 use common::plugin::{self, Commands};
-use common::result::{AddResult, Dns};
 use common::say;
 
 use host_local_ipam::allocation::allocate;

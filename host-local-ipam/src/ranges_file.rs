@@ -10,9 +10,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use common::cni::lenient::read_value;
 use common::error::{Error, Result};
-use common::file;
-use common::lenient::read_value;
+use common::files::file;
 use nix::libc;
 
 use crate::range::RangeSpec;

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use common::address::parse_address;
-use common::args::{CmdArgs, is_identifier};
+use common::cni::args::{CmdArgs, is_identifier};
 use common::error::{Error, ErrorCode};
-use common::file::read_regular;
+use common::files::file::read_regular;
 use common::say;
 
 use crate::container::Container;

@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use common::cni::result::Dns;
 use common::error::{Error, Result};
-use common::result::Dns;
 use nix::libc;
 
 /// The resolver itself reads far less; whatever is larger is another file.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use common::address::{Cidr, parse_address};
+use common::cni::version::CniVersion;
 use common::error::{Error, Result};
-use common::version::CniVersion;
 
 use crate::config::RANGES_FILE;
 use crate::exclude::{self, Exclusion};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use common::args::ConfArgs;
+use common::cni::args::ConfArgs;
 use common::error::{Error, ErrorCode, Result};
 
 use crate::allocator;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
-use common::file::{self, FILE_MODE};
-use common::lock::Lock;
+use common::files::file::{self, FILE_MODE};
+use common::files::lock::Lock;
 use common::say;
 use nix::libc;
 

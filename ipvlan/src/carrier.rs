@@ -5,8 +5,8 @@
 
 use common::attach::Sides;
 use common::error::Result;
-use common::netlink::Link;
-use common::netns::NetNs;
+use common::kernel::netlink::Link;
+use common::kernel::netns::NetNs;
 use serde::{Deserialize, Serialize};
 
 /// The kind by which the kernel calls ipvlan interfaces.

@@ -1,8 +1,8 @@
 //! What the plugin before this one in the chain has left for the interface: its master, and
 //! addresses.
 
+use common::cni::result::AddResult;
 use common::error::{Error, Result};
-use common::result::AddResult;
 
 /// The single interface that the plugin before us left for us to use: on the host,
 /// where `sandbox` is empty, or inside the container of that path. A plugin that does not say

@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-use common::args::{CmdArgs, ConfArgs};
+use common::attach::requested_mac::requested_mac;
+use common::attach::selector::MasterSelector;
+use common::cni::args::{CmdArgs, ConfArgs};
+use common::cni::result::AddResult;
 use common::error::{Error, Result};
-use common::requested_mac::requested_mac;
-use common::result::AddResult;
-use common::selector::MasterSelector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -3,10 +3,11 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use common::args::{CmdArgs, IfName};
 use common::attach::{Attachment, Release, Sandbox, Sides, sandbox_for_del};
+use common::cni::args::CmdArgs;
 use common::error::{Error, Result};
-use common::netlink::{Kind, Link, LinkChange, Made, NewLink};
+use common::ifname::IfName;
+use common::kernel::netlink::{Kind, Link, LinkChange, Made, NewLink};
 use serde::{Deserialize, Serialize};
 
 use crate::carrier::{Carrier, KIND};

@@ -5,11 +5,11 @@
 use std::process::ExitCode;
 
 use common::address::Cidr;
-use common::args::{CmdArgs, ConfArgs};
 use common::attach::{self, Attachment, Interface, Placed, Release, Sandbox, Sides};
+use common::cni::args::{CmdArgs, ConfArgs};
+use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Result};
-use common::netlink::{Link, Made, Netlink};
-use common::result::AddResult;
+use common::kernel::netlink::{Link, Made, Netlink};
 
 use ipvlan::config::NetConf;
 use ipvlan::link::Device;

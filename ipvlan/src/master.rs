@@ -4,8 +4,8 @@
 use std::io;
 
 use common::error::{Error, Result};
-use common::netlink::{Link, LinkChange, Netlink};
-use common::pci::PciAddress;
+use common::kernel::netlink::{Link, LinkChange, Netlink};
+use common::kernel::pci::PciAddress;
 use common::say;
 use nix::libc::{EBUSY, EOPNOTSUPP};
 

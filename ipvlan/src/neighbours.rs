@@ -7,9 +7,9 @@ use std::path::Path;
 use common::address::Cidr;
 use common::attach::{Attachment, Records, Sandbox, Sides};
 use common::error::{Error, Result};
-use common::namespaces;
-use common::netlink::{Link, Netlink};
-use common::netns::{NetNs, OWN};
+use common::kernel::namespaces;
+use common::kernel::netlink::{Link, Netlink};
+use common::kernel::netns::{NetNs, OWN};
 use common::say;
 use nix::libc::EADDRINUSE;
 

@@ -1,10 +1,10 @@
 //! Whether this node can serve an ADD of a configuration, as far as the plugin itself tells:
 //! STATUS, and `eni-sync doctor`.
 
-use common::args::ConfArgs;
 use common::attach::Configuration;
+use common::cni::args::ConfArgs;
 use common::error::{ErrorCode, Result};
-use common::netlink::{Link, Netlink};
+use common::kernel::netlink::{Link, Netlink};
 
 use crate::config::NetConf;
 use crate::master;

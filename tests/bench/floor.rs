@@ -2,8 +2,8 @@
 //! process that runs already and has its sockets open.
 
 use common::address::Cidr;
-use common::netlink::{Dad, Kind, Link, LinkChange, Made, Netlink, NewLink};
-use common::netns::NetNs;
+use common::kernel::netlink::{Dad, Kind, Link, LinkChange, Made, Netlink, NewLink};
+use common::kernel::netns::NetNs;
 use harness::{Node, Pod};
 
 use crate::process::{Cost, cost_of_thread};

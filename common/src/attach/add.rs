@@ -9,14 +9,14 @@ use super::record::Attachment;
 use super::sandbox::Sides;
 use super::{Interface, Placed, records, undone};
 use crate::address::Cidr;
-use crate::args::CmdArgs;
+use crate::attach::turn::Turn;
+use crate::cni::args::CmdArgs;
+use crate::cni::ipam::IpamPlugin;
+use crate::cni::result::{self, AddResult};
+use crate::cni::version::CniVersion;
 use crate::error::Result;
-use crate::ipam::IpamPlugin;
-use crate::netlink::Made;
-use crate::result::{self, AddResult};
+use crate::kernel::netlink::Made;
 use crate::say;
-use crate::turn::Turn;
-use crate::version::CniVersion;
 
 /// How many other addresses an ADD asks for when the one that it was given is in use on the
 /// device below: enough to pass a few, and no more than a runtime waits for.

@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket,
 use super::sandbox::Sandbox;
 use crate::address::Cidr;
 use crate::error::Result;
-use crate::netlink::{Change, Events, Link, Subject, parse_mac};
+use crate::kernel::netlink::{Change, Events, Link, Subject, parse_mac};
 use crate::say;
 
 /// How long a network card may take to find its carrier after it was set up.

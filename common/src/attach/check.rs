@@ -4,7 +4,7 @@ use super::configuration::Configuration;
 use super::record::Attachment;
 use super::sandbox::Sandbox;
 use super::{Interface, records};
-use crate::args::{CmdArgs, Command, ConfArgs};
+use crate::cni::args::{CmdArgs, Command, ConfArgs};
 use crate::error::{Error, Result};
 
 /// Compares an attachment with what its ADD has reported, with its record and with its

@@ -2,11 +2,11 @@
 //! plugin.
 
 use super::options::Options;
-use crate::args::ConfArgs;
-use crate::config::NetConf;
+use crate::cni::args::ConfArgs;
+use crate::cni::config::NetConf;
+use crate::cni::ipam::IpamPlugin;
+use crate::cni::result::Dns;
 use crate::error::{Error, Result};
-use crate::ipam::IpamPlugin;
-use crate::result::Dns;
 
 /// What a configuration says of an attachment, whatever its interface is.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use super::record::Attachment;
 use super::record_file::Recorded;
 use super::release::Release;
 use super::{Interface, records, undone};
-use crate::args::CmdArgs;
+use crate::attach::turn::Turn;
+use crate::cni::args::CmdArgs;
 use crate::error::{Error, Errors, Result};
 use crate::say;
-use crate::turn::Turn;
 
 /// Ends what the DEL is about: what its record says, that of the network's former name, or
 /// what configuration and result prove.

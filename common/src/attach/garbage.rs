@@ -2,11 +2,11 @@
 
 use super::end::end;
 use super::{Interface, records};
-use crate::args::{CmdArgs, ConfArgs};
-use crate::config::is_listed;
+use crate::attach::turn::Turn;
+use crate::cni::args::{CmdArgs, ConfArgs};
+use crate::cni::config::is_listed;
+use crate::cni::ipam::IpamPlugin;
 use crate::error::{Errors, Result};
-use crate::ipam::IpamPlugin;
-use crate::turn::Turn;
 
 /// Ends every attachment of the network that is not listed as valid, and passes the command on
 /// to the delegate. What fails does not stop the rest. Without a list, nothing is removed.

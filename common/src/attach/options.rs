@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use super::sandbox::{Sandbox, own_part, require_settled};
 use super::source_routing::{Policy, SourceRouting};
-use crate::config::Document;
+use crate::cni::config::Document;
+use crate::cni::result::AddResult;
 use crate::error::{Error, Result};
-use crate::netlink::{Dad, Link};
-use crate::result::AddResult;
+use crate::kernel::netlink::{Dad, Link};
 
 /// The options of one configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,14 +12,15 @@ use serde_json::Value;
 use super::records::Records;
 use super::sandbox::Sandbox;
 use super::source_routing::Policy;
-use crate::args::{CmdArgs, ConfArgs, ContainerId, IfName};
-use crate::config::{Document, Ipam};
+use crate::cni::args::{CmdArgs, ConfArgs, ContainerId};
+use crate::cni::config::{Document, Ipam};
+use crate::cni::lenient::read_value;
+use crate::cni::result::AddResult;
 use crate::error::{Error, Errors, Result};
-use crate::file;
-use crate::lenient::read_value;
-use crate::netlink::Link;
-use crate::netns::{Found, Holders, NetNs, NetNsId, Presence, look};
-use crate::result::AddResult;
+use crate::files::file;
+use crate::ifname::IfName;
+use crate::kernel::netlink::Link;
+use crate::kernel::netns::{Found, Holders, NetNs, NetNsId, Presence, look};
 
 /// The number that the kernel draws at every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -180,7 +181,7 @@ impl<D> Attachment<D> {
             conf: ConfArgs {
                 network: self.network.clone(),
                 path: cni_path.to_owned(),
-                version: crate::version::negotiate(&self.cni_version)?,
+                version: crate::cni::version::negotiate(&self.cni_version)?,
                 document: Document::parse(&stdin)?,
                 stdin,
             },

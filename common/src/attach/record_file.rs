@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::record::{Attachment, boot_id};
 use crate::error::{Error, ErrorCode, Result};
-use crate::file;
+use crate::files::file;
 use crate::say;
 
 /// The most bytes of a record, which is mostly what the configuration says of addresses.

@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 
 use super::record::{Attachment, boot_id, file_name};
 use super::record_file::{self, RECORD_LIMIT, Recorded, read_record};
-use crate::args::{CmdArgs, ContainerId, IfName};
+use crate::cni::args::{CmdArgs, ContainerId};
 use crate::error::{Error, Errors, Result};
-use crate::file;
-use crate::netns::{Found, NetNs, look};
+use crate::files::file;
+use crate::ifname::IfName;
+use crate::kernel::netns::{Found, NetNs, look};
 use crate::say;
 
 /// Where the records of all plugins are, one directory a plugin.

@@ -2,11 +2,11 @@
 //! moment at which nobody can have an address that another container gets.
 
 use super::record::Attachment;
-use crate::args::{CmdArgs, ConfArgs};
-use crate::config::NetConf;
+use crate::cni::args::{CmdArgs, ConfArgs};
+use crate::cni::config::NetConf;
+use crate::cni::ipam::IpamPlugin;
 use crate::error::Result;
-use crate::ipam::IpamPlugin;
-use crate::netlink::{Link, Netlink};
+use crate::kernel::netlink::{Link, Netlink};
 use crate::say;
 
 /// What is to be released, and by whom.

@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::announce::Announcer;
 use super::options::Options;
+use super::route;
 use super::source_routing::Policy;
 use crate::address::Cidr;
-use crate::args::IfName;
+use crate::cni::result::{AddResult, IpConfig, Route, is_router};
 use crate::error::{Error, Result};
-use crate::netlink::{
+use crate::ifname::IfName;
+use crate::kernel::netlink::{
     AddressState, Change, Dad, Events, KernelAddress, KernelRoute, Link, LinkChange, Netlink,
     NetworkState, Parameter, Subject, parse_mac,
 };
-use crate::netns::{NetNs, read_sysctl, write_sysctl};
-use crate::result::{AddResult, IpConfig, Route, is_router};
+use crate::kernel::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::say;
 
 /// How long duplicate address detection may take, as in the Go plugins. It takes 1 to
@@ -135,8 +136,11 @@ impl Sandbox {
             self.netns.run(|| enable_ipv6(&link.name))?;
         }
         // Source routing may have taken a default route into its table.
-        let is_listed =
-            |route: &KernelRoute| own.routes.iter().any(|r| route.is_listed_as(r, &own.ips));
+        let is_listed = |route: &KernelRoute| {
+            own.routes
+                .iter()
+                .any(|r| route::is_listed(route, r, &own.ips))
+        };
         let carried = carried.with_routes(|route| route.from_kernel || is_listed(route));
         let is_carried = carried.addresses();
         let is_new = |address: &&Cidr| !is_carried.iter().any(|a| a.cidr == **address);
@@ -154,8 +158,12 @@ impl Sandbox {
         }
         changes.extend(announcer.iter().flat_map(Announcer::changes));
         let with_carried = carried.routes();
-        let is_new = |route: &&Route| !with_carried.iter().any(|r| r.is_listed_as(route, &own.ips));
-        let add_route = |route: &Route| Change::add_route(link.index, route, own);
+        let is_new = |route: &&Route| {
+            !with_carried
+                .iter()
+                .any(|r| route::is_listed(r, route, &own.ips))
+        };
+        let add_route = |route: &Route| route::add(link.index, route, own);
         changes.extend(own.routes.iter().filter(is_new).map(add_route));
         changes.extend(policy.iter().flat_map(|policy| policy.changes(link, own)));
         self.netlink.apply(&changes)?;

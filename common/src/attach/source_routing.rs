@@ -9,14 +9,15 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::route;
 use super::sandbox::{self, Sandbox};
 use crate::address::Cidr;
-use crate::config::Document;
+use crate::attach::inventory::Inventory;
+use crate::cni::config::Document;
+use crate::cni::lenient::find;
+use crate::cni::result::{AddResult, IpConfig, Route, SCOPE_LINK};
 use crate::error::{Error, Result};
-use crate::inventory::Inventory;
-use crate::lenient::find;
-use crate::netlink::{Change, Link, Netlink, SourceRule};
-use crate::result::{AddResult, IpConfig, Route, SCOPE_LINK};
+use crate::kernel::netlink::{Change, Link, Netlink, SourceRule};
 
 /// The configuration's key.
 const KEY: &str = "sourceRouting";
@@ -164,7 +165,7 @@ impl Policy {
     pub fn changes(&self, link: &Link, own: &AddResult) -> Vec<Change> {
         let routes = self.routes(own);
         let missing = routes.iter().filter(|route| !own.routes.contains(route));
-        let add_route = |route: &Route| Change::add_route(link.index, route, own);
+        let add_route = |route: &Route| route::add(link.index, route, own);
         let add_rule = |source: &IpAddr| {
             Change::add_rule(&SourceRule {
                 source: *source,

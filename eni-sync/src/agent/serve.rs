@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use common::error::{Error, Result};
 use common::say;
 
-use super::{Agent, Work};
+use crate::agent::handover::Post;
+use crate::agent::news::News;
+use crate::agent::shared::{Agent, Work};
 use crate::deadline::Deadline;
-use crate::handover::Post;
 use crate::ledger::Refusal;
 use crate::limits;
-use crate::news::News;
 use crate::plugin::TIME;
-use crate::registrar;
-use crate::request::Request;
-use crate::socket::{self, Answer, Ask};
-use crate::wanted::Wanted;
+use crate::plugin::socket::{self, Answer, Ask};
+use crate::registration::desired::Wanted;
+use crate::registration::register;
+use crate::registration::request::Request;
 
 /// After an error of the socket, so long until the next try.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
@@ -142,7 +142,7 @@ impl Agent {
             Ok(true) => self
                 .clients
                 .run_until(deadline, |aws| {
-                    registrar::register_all(aws, &self.ledger, &self.looks, wanted, request)
+                    register::register_all(aws, &self.ledger, &self.looks, wanted, request)
                 })
                 .map(|()| Answer::Done),
         })?;

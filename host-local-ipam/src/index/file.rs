@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use common::file::{FILE_MODE, temporary_name};
+use common::files::file::{FILE_MODE, temporary_name};
 
 use super::NAME;
 use super::header::Header;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cap::Cap;
-use common::args::{CmdArgs, ConfArgs, ContainerId, IfName, is_identifier};
-use common::config::Document;
+use common::cni::args::{CmdArgs, ConfArgs, ContainerId, is_identifier};
+use common::ifname::IfName;
+use common::cni::config::Document;
 use common::error::Error;
-use common::version::CniVersion;
+use common::cni::version::CniVersion;
 use serde_json::Value;
 use tempfile::TempDir;
 

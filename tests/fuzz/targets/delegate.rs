@@ -5,10 +5,10 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use common::ipam::answer;
-use common::process::Output;
-use common::result::{Dns, Interface};
-use common::version::CniVersion;
+use common::cni::ipam::answer;
+use common::cni::process::Output;
+use common::cni::result::{Dns, Interface};
+use common::cni::version::CniVersion;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

@@ -9,26 +9,35 @@
     reason = "a target is made of a part of the program"
 )]
 mod program {
-    pub mod config;
-    pub mod configuration;
-    pub mod deadline;
-    pub mod ec2 {
-        mod types;
-        pub(crate) use self::types::{Description, Family};
+    pub mod agent {
+        pub mod configuration;
     }
+    pub mod deadline;
     pub mod ledger;
-    pub mod plan;
+    pub mod plugin {
+        pub mod config;
+    }
     pub mod random;
+    pub mod registration {
+        pub mod rules;
+    }
+    pub mod vpc {
+        pub mod ec2 {
+            mod types;
+            pub(crate) use self::types::{Description, Family};
+        }
+    }
 }
-pub use program::{config, configuration, deadline, ec2, ledger, plan, random};
+pub use program::{agent, deadline, ledger, plugin, random, registration, vpc};
 
 use std::time::{Duration, Instant};
 
-use common::args::is_identifier;
-use config::Config;
-use configuration::{Configuration, Pool};
-use ec2::Family;
+use agent::configuration::{Configuration, Pool};
+use common::cni::args::is_identifier;
+
 use libfuzzer_sys::fuzz_target;
+use plugin::config::Config;
+use vpc::ec2::Family;
 
 const A_DAY: Duration = Duration::from_secs(86_400);
 

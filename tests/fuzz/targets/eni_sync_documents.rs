@@ -10,29 +10,36 @@
     reason = "a target is made of a part of the program"
 )]
 mod program {
-    pub mod config;
     pub mod deadline;
-    pub mod ec2 {
-        mod types;
-        pub(crate) use self::types::Description;
-    }
-    pub mod eni;
     pub mod ledger;
     pub mod limits;
-    pub mod plan;
-    pub mod request;
-    pub mod socket;
-    pub mod wanted;
+    pub mod plugin {
+        pub mod config;
+        pub mod socket;
+    }
+    pub mod registration {
+        pub mod desired;
+        pub mod request;
+        pub mod rules;
+    }
+    pub mod vpc {
+        pub mod ec2 {
+            mod types;
+            pub(crate) use self::types::Description;
+        }
+        pub mod eni;
+    }
 }
-pub use program::{config, deadline, ec2, eni, ledger, limits, plan, request, socket, wanted};
+pub use program::{deadline, ledger, limits, plugin, registration, vpc};
 
 use std::os::unix::net::UnixStream;
 
 use ledger::{Entry, Owner, State};
 use libfuzzer_sys::fuzz_target;
+use plugin::socket::{self, Answer, Ask};
+use registration::rules;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use socket::{Answer, Ask};
 
 fuzz_target!(|data: &[u8]| {
     if let Some(entry) = printed_and_read::<Entry>(data) {
@@ -64,17 +71,17 @@ fn assert_rules_apply(entry: &Entry) {
     let is_releasing = matches!(entry.state, State::Releasing { .. });
     let is_leaving = is_releasing || matches!(entry.state, State::Withdrawn { .. });
     for now in [0, entry.since, ledger::now(), u64::MAX] {
-        let due = plan::due(entries, now);
+        let due = rules::due(entries, now);
         assert!(is_leaving || due.is_empty());
-        assert_eq!(plan::release_time(entries, now).is_some(), is_leaving);
-        assert!(!plan::is_worth_releasing(entries, now) || !due.is_empty());
-        let cooling = plan::cooling(entries, now);
+        assert_eq!(rules::release_time(entries, now).is_some(), is_leaving);
+        assert!(!rules::is_worth_releasing(entries, now) || !due.is_empty());
+        let cooling = rules::cooling(entries, now);
         assert_eq!(cooling.len(), usize::from(is_releasing));
     }
     if let Some(owner) = &entry.owner {
         assert!(owner.is_same(owner) && entry.is_owned_by(owner));
-        let claim = plan::claim(Some(entry), &stranger(owner), true, ledger::now());
-        assert!(!entry.is_in_use() || claim == plan::Claim::Taken);
+        let claim = rules::claim(Some(entry), &stranger(owner), true, ledger::now());
+        assert!(!entry.is_in_use() || claim == rules::Claim::Taken);
     }
     assert!(!entry.state.name().is_empty());
     // With any cool-down at all.

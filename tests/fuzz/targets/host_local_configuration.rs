@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use common::args::ConfArgs;
+use common::cni::args::ConfArgs;
 use common::error::Result;
 use host_local_ipam::allocator::{State, choose};
 use host_local_ipam::config::{self, Config};

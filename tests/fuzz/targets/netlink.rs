@@ -4,7 +4,7 @@
 #![no_main]
 
 use common::address::Cidr;
-use common::netlink::{Link, Reply, SourceRule, parse_mac};
+use common::kernel::netlink::{Link, Reply, SourceRule, parse_mac};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| match Reply::parse(data) {

@@ -4,7 +4,7 @@
 #![no_main]
 
 use common::attach::Attachment;
-use common::inventory::Inventory;
+use common::attach::inventory::Inventory;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

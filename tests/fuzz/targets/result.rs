@@ -2,8 +2,8 @@
 //! every version, read again and printed again is the same text.
 #![no_main]
 
-use common::result::{AddResult, Dns, Interface};
-use common::version::CniVersion;
+use common::cni::result::{AddResult, Dns, Interface};
+use common::cni::version::CniVersion;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

@@ -1,0 +1,120 @@
+//! The node's ENIs, as eni-sync writes them down for the plugins. Interface names
+//! differ between instance types and images; what this file says of an ENI does not.
+//! Its format is `eni-sync/enis.schema.json`.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Cidr;
+use crate::error::{Error, ErrorCode, Result};
+use crate::files::file;
+
+/// What eni-sync has until the next boot; root's alone.
+pub const DIRECTORY: &str = "/run/eni-cni";
+/// Where eni-sync writes the inventory.
+pub const PATH: &str = "/run/eni-cni/enis.json";
+/// No node has so many ENIs.
+const LIMIT: u64 = 1 << 20;
+
+/// The tag that keeps the VPC CNI away from an ENI. Without it the VPC CNI hands the
+/// ENI's addresses to other pods and removes them when it sees fit.
+pub const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
+
+/// The ENIs of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    /// The region, such as `eu-west-1`.
+    pub region: String,
+    /// The id of this node's instance, such as `i-0123456789abcdef0`.
+    pub instance_id: String,
+    /// The type of the instance, such as `c5.4xlarge`.
+    pub instance_type: String,
+    /// One entry an ENI.
+    pub enis: Vec<Eni>,
+}
+
+/// An elastic network interface that is attached to this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Eni {
+    /// Its id, such as `eni-0123456789abcdef0`.
+    pub id: String,
+    /// Its MAC address, in lower case with colons.
+    pub mac: String,
+    /// The name of its interface when the inventory was written.
+    pub interface: String,
+    /// The network card of the attachment; 0 on most instances, which have one.
+    #[serde(default)]
+    pub network_card_index: u32,
+    /// The index of the attachment on its network card.
+    pub device_index: u32,
+    /// The id of its subnet, such as `subnet-0123456789abcdef0`.
+    pub subnet_id: String,
+    /// The address ranges of its subnet, both families.
+    pub subnet_cidrs: Vec<Cidr>,
+    /// The id of its VPC.
+    pub vpc_id: String,
+    /// Whether its tag [`NO_MANAGE_TAG`] is `true`.
+    pub no_manage: bool,
+    /// Its own addresses: the primary private IPv4 address, and the primary IPv6
+    /// address where it has one.
+    pub primary_addresses: Vec<IpAddr>,
+    /// The prefixes that are delegated to it as a whole.
+    pub prefixes: Vec<Cidr>,
+    /// How many private IPv4 addresses it can have, the primary included.
+    pub ipv4_limit: u32,
+    /// How many IPv6 addresses it can have.
+    pub ipv6_limit: u32,
+}
+
+impl Eni {
+    /// Whether it is the primary ENI of the node.
+    pub fn is_primary(&self) -> bool {
+        is_primary(self.network_card_index, self.device_index)
+    }
+}
+
+/// Whether an ENI that is attached so is the primary one of its instance. Each network
+/// card has a device index 0. Source: EC2 API reference, "NetworkInterfaceAttachment":
+/// the primary network interface must be assigned to network card index 0.
+pub fn is_primary(network_card_index: u32, device_index: u32) -> bool {
+    (network_card_index, device_index) == (0, 0)
+}
+
+impl Inventory {
+    /// The inventory of this node, or nothing when eni-sync has not written one.
+    ///
+    /// # Errors
+    /// Code 5 when the file cannot be read, 6 when it is no inventory; both name it.
+    pub fn read() -> Result<Option<Self>> {
+        let bytes = match file::read_regular(Path::new(PATH), LIMIT) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(Error::io(format!("failed to read {PATH}"), &cause)),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+            let msg = format!("{PATH} is no inventory of ENIs");
+            Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
+        })
+    }
+
+    /// Replaces the inventory of this node.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub fn write(&self) -> Result<()> {
+        let failed = |cause: io::Error| Error::io(format!("failed to write {PATH}"), &cause);
+        let text = serde_json::to_vec(self).map_err(|cause| failed(cause.into()))?;
+        file::create_private_directory(Path::new(DIRECTORY)).map_err(failed)?;
+        file::replace(Path::new(PATH), &text).map_err(failed)
+    }
+
+    /// The ENI with this MAC address, in lower case with colons.
+    pub fn by_mac(&self, mac: &str) -> Option<&Eni> {
+        self.enis.iter().find(|eni| eni.mac == mac)
+    }
+}

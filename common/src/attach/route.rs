@@ -1,0 +1,31 @@
+//! Routes of a result, as the kernel is told of them and as it has them.
+
+use crate::cni::result::{AddResult, IpConfig, Route};
+use crate::kernel::netlink::{Change, KernelRoute, NewRoute, table_or_main};
+
+/// Adds `route` through the link with this index, which has the addresses and the other
+/// routes of `own`. A gateway to which none of them leads is on the link all the same
+/// (`onlink`), as with an address that is a subnet of its own.
+pub(super) fn add(index: u32, route: &Route, own: &AddResult) -> Change {
+    let gateway = route.next_hop(&own.ips);
+    let route = NewRoute {
+        dst: route.dst.network(),
+        gateway,
+        is_gateway_on_link: gateway.is_some_and(|gateway| !own.leads_to(gateway)),
+        table: route.table,
+        priority: route.priority,
+        mtu: route.mtu,
+        advmss: route.advmss,
+        scope: route.scope,
+    };
+    Change::add_route(index, &route)
+}
+
+/// Whether `route`, of a result with these addresses, is this one of the kernel, or one of
+/// its ways.
+pub(super) fn is_listed(found: &KernelRoute, route: &Route, ips: &[IpConfig]) -> bool {
+    let gateway = route.next_hop(ips);
+    found.dst == route.dst.network()
+        && (found.table, found.priority) == (table_or_main(route.table), route.priority)
+        && found.next_hops.iter().any(|(_, own)| *own == gateway)
+}

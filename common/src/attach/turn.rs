@@ -1,0 +1,179 @@
+//! Turns: who may change a container, or collect a network's garbage, at a moment. A
+//! runtime that gave up on an ADD sends DEL while that ADD still runs, and GC comes
+//! when it likes.
+//!
+//! All turns are locks on bytes of one file, which stays empty: a byte for each
+//! container and for each network. So there is nothing to clean up, and the kernel
+//! gives a turn back when its holder is killed. What the bytes are for can be shared
+//! by chance, which means a needless wait and nothing else. A container cannot reach
+//! the file, and so cannot keep anybody waiting.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::libc;
+
+use crate::attach::ROOT;
+use crate::cni::args::{CmdArgs, ContainerId};
+use crate::error::{Error, Result};
+use crate::files::file::{FILE_MODE, create_directory};
+use crate::files::lock::{Sharing, lock_byte};
+
+/// The file's name in the directory of the records.
+const FILE: &str = ".turns";
+/// The longest that a delegate may keep an ADD busy (130 s), and some. A DEL that gave
+/// up earlier would not come again through every runtime, and leak what ADD then makes.
+const DEADLINE: Duration = Duration::from_secs(150);
+
+/// What only one process may do at a time. It ends when this value is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _file: File,
+}
+
+/// What a byte of the file stands for.
+enum Subject<'a> {
+    Container(&'a ContainerId),
+    Network(&'a str),
+    Devices,
+}
+
+impl Turn {
+    /// The turn to attach a container: alone on this container, while no garbage of
+    /// the network is collected.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 11 when another process keeps the turn too long.
+    pub fn to_attach(args: &CmdArgs) -> Result<Self> {
+        let file = create()?;
+        let network = Subject::Network(&args.conf.network);
+        take(&file, &network, Sharing::Shared)?;
+        take(
+            &file,
+            &Subject::Container(&args.container_id),
+            Sharing::Alone,
+        )?;
+        Ok(Self { _file: file })
+    }
+
+    /// The turn to detach a container: alone on this container. Nothing where no
+    /// container was ever attached.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn to_detach(args: &CmdArgs) -> Result<Option<Self>> {
+        Self::of_existing(&Subject::Container(&args.container_id))
+    }
+
+    /// The turn to collect the garbage of a network: while nobody attaches to it.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn to_collect(network: &str) -> Result<Option<Self>> {
+        Self::of_existing(&Subject::Network(network))
+    }
+
+    /// The turn to move devices of the node, or to look for one. It is taken last and
+    /// for a moment only.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn of_devices() -> Result<Option<Self>> {
+        Self::of_existing(&Subject::Devices)
+    }
+
+    fn of_existing(subject: &Subject<'_>) -> Result<Option<Self>> {
+        let Some(file) = open()? else {
+            return Ok(None);
+        };
+        take(&file, subject, Sharing::Alone)?;
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+impl Subject<'_> {
+    fn byte(&self) -> i64 {
+        match self {
+            Self::Container(id) => byte_of("container", id.as_str()),
+            Self::Network(name) => byte_of("network", name),
+            Self::Devices => byte_of("devices", ""),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Container(id) => format!("container {id}"),
+            Self::Network(name) => format!("network {name:?}"),
+            Self::Devices => "the devices of this node".into(),
+        }
+    }
+}
+
+/// The offset of a byte that stands for `name`, the same in every build: FNV-1a, 64 bits,
+/// without the sign.
+fn byte_of(kind: &str, name: &str) -> i64 {
+    let text = kind.bytes().chain([0]).chain(name.bytes());
+    let hash = text.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The last offset of all has no end.
+    i64::try_from(hash >> 1).map_or(0, |offset| offset.min(i64::MAX - 1))
+}
+
+/// The file, made where it is missing, with its directory.
+fn create() -> Result<File> {
+    let path = path();
+    let mut options = options();
+    options.create(true).mode(FILE_MODE);
+    let file = match options.open(&path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            create_directory(Path::new(ROOT)).and_then(|()| options.open(&path))
+        }
+        outcome => outcome,
+    };
+    file.map_err(|cause| unopened(&path, &cause))
+}
+
+/// The file; nothing where no ADD can have a turn: none was ever executed, or each fails
+/// because the disk is read-only or something else is in the file's place. DEL must not
+/// fail for ever because of that.
+fn open() -> Result<Option<File>> {
+    let path = path();
+    match options().open(&path) {
+        Ok(file) => Ok(Some(file)),
+        Err(cause) if prevents_every_add(&cause) => Ok(None),
+        Err(cause) => Err(unopened(&path, &cause)),
+    }
+}
+
+/// A lock to be alone wants a file that can be written. What is in its place is neither
+/// followed nor waited for.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options
+}
+
+fn unopened(path: &Path, cause: &io::Error) -> Error {
+    Error::io(format!("failed to open {path:?}"), cause)
+}
+
+fn prevents_every_add(cause: &io::Error) -> bool {
+    matches!(
+        cause.raw_os_error(),
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EROFS | libc::ELOOP | libc::EISDIR | libc::ENXIO)
+    )
+}
+
+fn path() -> PathBuf {
+    Path::new(ROOT).join(FILE)
+}
+
+fn take(file: &File, subject: &Subject<'_>, sharing: Sharing) -> Result<()> {
+    let what = format!("the turn of {}", subject.describe());
+    lock_byte(file, subject.byte(), sharing, &what, DEADLINE)
+}

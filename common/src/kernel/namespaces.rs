@@ -1,0 +1,125 @@
+//! The network namespaces of the machine that can be seen from here: those that a runtime
+//! has given a name, and those of processes. One that only a descriptor keeps is not seen.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc::ESRCH;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::kernel::netns::{NetNsId, OWN, PROCESSES, hidden, numbered};
+use crate::say;
+
+/// Where runtimes mount the namespaces of pods: containerd, CRI-O and podman use the
+/// first, Docker the second.
+const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/docker/netns"];
+/// The namespace of a process, in its directory.
+const OF_PROCESS: &str = "ns/net";
+
+/// The namespaces that runtimes have given a name.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// The paths that lead to one.
+    pub visible: Vec<PathBuf>,
+    /// The paths at which there may be one for others, and why it is not visible here. A
+    /// runtime makes an empty file and mounts the namespace above it.
+    pub hidden: Vec<(PathBuf, Error)>,
+}
+
+/// Looks for the namespaces that runtimes have given a name.
+///
+/// # Errors
+/// Code 5 naming the directory that cannot be read, 8 when `/proc` is not mounted.
+pub fn named() -> Result<Named> {
+    let own = fs::metadata(OWN).map_err(|cause| {
+        Error::new(ErrorCode::NETNS, "get plugin's netns failed").because(&cause)
+    })?;
+    let mut named = Named::default();
+    for directory in DIRECTORIES {
+        for path in list(Path::new(directory))? {
+            match fs::metadata(&path) {
+                Ok(found) if found.dev() == own.dev() => named.visible.push(path),
+                Ok(found) if found.is_file() && found.len() == 0 => {
+                    let why = hidden(&path.to_string_lossy());
+                    named.hidden.push((path, why));
+                }
+                // No runtime has made it.
+                Ok(_) => {}
+                Err(cause) if has_ended(&cause) => {}
+                Err(cause) => {
+                    let msg = format!("failed to examine netns {path:?}");
+                    let why = Error::new(ErrorCode::NETNS, msg).because(&cause);
+                    named.hidden.push((path, why));
+                }
+            }
+        }
+    }
+    Ok(named)
+}
+
+/// A path to each of them, and which one it leads to. One that has ended meanwhile is left
+/// out; those that are not visible are reported, and left out too.
+///
+/// # Errors
+/// As for [`named`].
+pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
+    let Named {
+        visible: mut paths,
+        hidden,
+    } = named()?;
+    paths.extend(of_processes()?);
+    let (mut seen, mut found) = (HashSet::new(), Vec::new());
+    let mut unseen: Vec<String> = hidden.iter().map(|(_, why)| why.to_string()).collect();
+    for path in paths {
+        match fs::metadata(&path) {
+            Ok(metadata) => {
+                if seen.insert((metadata.dev(), metadata.ino())) {
+                    let id = NetNsId::of(&metadata, &path);
+                    found.push((path, id));
+                }
+            }
+            Err(cause) if has_ended(&cause) => {}
+            Err(cause) => unseen.push(format!("{path:?}: {cause}")),
+        }
+    }
+    if let Some(first) = unseen.first() {
+        let count = unseen.len();
+        say!("{count} network namespaces cannot be examined, such as {first}");
+    }
+    Ok(found)
+}
+
+/// The paths of the namespaces of processes, as many as there are processes.
+///
+/// # Errors
+/// Code 5 when `/proc` cannot be read.
+pub fn of_processes() -> Result<impl Iterator<Item = PathBuf>> {
+    let found = numbered(Path::new(PROCESSES));
+    let processes = found.map_err(|cause| not_listed(PROCESSES.as_ref(), &cause))?;
+    Ok(processes.into_iter().map(|path| path.join(OF_PROCESS)))
+}
+
+/// Whether an error about a path of [`of_processes`] says that the process has ended: one that
+/// ends has no namespace, and then no directory.
+pub fn has_ended(cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(ESRCH)
+}
+
+/// What is in `directory`; nothing where no runtime has made it.
+fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |cause: io::Error| not_listed(directory, &cause);
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
+            .collect(),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(cause) => Err(failed(cause)),
+    }
+}
+
+fn not_listed(directory: &Path, cause: &io::Error) -> Error {
+    Error::io(format!("failed to list {directory:?}"), cause)
+}

@@ -1,0 +1,563 @@
+//! Links: what the kernel says of one, and every change the plugins make to one.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoIpVtap, InfoKind,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Prop,
+};
+use nix::libc::EINVAL;
+use rtnetlink::LinkUnspec;
+use serde::{Deserialize, Serialize};
+
+use super::{Change, Netlink, text};
+use crate::error::{Error, Result};
+use crate::ifname::IfName;
+use crate::kernel::netns::NetNs;
+use crate::random;
+
+/// The attribute with a link's alias.
+const IFLA_IFALIAS: u16 = 20;
+/// The attribute by which a link is looked up under an alternative name.
+const IFLA_ALT_IFNAME: u16 = 53;
+/// The attribute with what each address family knows of a link, and those in it: the
+/// family, and its parameters by number. Source: `linux/if_link.h` and `linux/ip.h`.
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET_CONF: u16 = 1;
+const AF_INET: u16 = 2;
+/// The mode in which an ipvlan interface has neighbours. Source: `linux/if_link.h`.
+const IPVLAN_MODE_L2: u16 = 0;
+/// So few links are deleted one by one.
+const SINGLY: usize = 8;
+/// The flags that are settings: the others are states, or about being up.
+const SETTABLE: LinkFlags = LinkFlags::Noarp
+    .union(LinkFlags::Promisc)
+    .union(LinkFlags::Allmulti)
+    .union(LinkFlags::Multicast);
+
+/// A network interface as the kernel describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The interface index, unique within its namespace.
+    pub index: u32,
+    /// The interface name.
+    pub name: String,
+    /// Further names under which the kernel finds the interface.
+    pub altnames: Vec<String>,
+    /// The alias text (`ip link set … alias`); empty when there is none.
+    pub alias: String,
+    /// The hardware address, in lower case with colons; empty when it has none.
+    pub mac: String,
+    /// The hardware address that the device was made with, if it differs or not.
+    pub permanent_mac: String,
+    /// The maximum transmission unit in bytes.
+    pub mtu: u32,
+    /// Whether the interface is administratively up.
+    pub up: bool,
+    /// Whether this is the loopback interface.
+    pub loopback: bool,
+    /// Whether its frames are Ethernet's.
+    pub ethernet: bool,
+    /// The kind of a virtual interface (`ipvlan`, `veth`, …); empty for hardware.
+    pub kind: String,
+    /// The kind of the interface this one is a port of (`bridge`, `bond`, …).
+    pub port_kind: String,
+    /// The index of the interface this one is a port of.
+    pub controller: Option<u32>,
+    /// The index of the interface below this one, in the namespace `parent_netns_id`.
+    pub parent: Option<u32>,
+    /// The namespace of the parent, when it is not the interface's own.
+    pub parent_netns_id: Option<i32>,
+    /// The mode of an ipvlan or ipvtap interface, as the kernel numbers it.
+    pub ipvlan_mode: Option<u16>,
+    /// The flags of such an interface, as the kernel numbers them.
+    pub ipvlan_flags: Option<u16>,
+    /// The bus address of the device behind the interface, such as `0000:00:06.0`.
+    pub bus_address: String,
+    /// What else anybody who may configure the interface can set.
+    pub settings: Settings,
+    /// Whether the interface has a carrier.
+    pub has_carrier: bool,
+    /// Whether the kernel has noticed the carrier everywhere: a frame that is sent leaves it.
+    pub running: bool,
+    /// Its parameters below `/proc/sys/net`.
+    pub parameters: Parameters,
+}
+
+/// The parameters of one link (`/proc/sys/net/ipv4/conf` and `ipv6/conf`), in the order in
+/// which the kernel numbers them from 0. A family that the link does not have has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Those of IPv4.
+    pub ipv4: Vec<i32>,
+    /// Those of IPv6.
+    pub ipv6: Vec<i32>,
+}
+
+/// A parameter of IPv4 on one link (`/proc/sys/net/ipv4/conf`), as the kernel numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// `accept_redirects`.
+    AcceptRedirects = 4,
+    /// `arp_notify`.
+    ArpNotify = 22,
+}
+
+/// Settings of a link that stay with it wherever it moves, as the kernel numbers them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Those of the flags `NOARP`, `PROMISC`, `ALLMULTI` and `MULTICAST` that are on.
+    pub flags: u32,
+    /// The length of the transmit queue in packets.
+    pub tx_queue_length: u32,
+    /// The group.
+    pub group: u32,
+}
+
+/// Changes to a link that the kernel makes with one message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkChange<'a> {
+    /// Move it to this namespace.
+    pub netns: Option<&'a NetNs>,
+    /// Give it this name (in the new namespace, if it moves).
+    pub name: Option<&'a str>,
+    /// Give it this alias; empty removes it.
+    pub alias: Option<&'a str>,
+    /// Give it this hardware address.
+    pub mac: Option<&'a [u8]>,
+    /// Give it this MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Make it a port of the interface with this index.
+    pub controller: Option<u32>,
+    /// Set it up or down.
+    pub up: Option<bool>,
+    /// Give it these settings.
+    pub settings: Option<Settings>,
+}
+
+impl Change {
+    /// Changes the link with this index; `failed` says what was being done.
+    pub fn link(index: u32, change: LinkChange<'_>, failed: String) -> Self {
+        let mut message = LinkUnspec::new_with_index(index);
+        message = match change.up {
+            Some(true) => message.up(),
+            Some(false) => message.down(),
+            None => message,
+        };
+        if let Some(netns) = change.netns {
+            message = message.setns_by_fd(netns.as_fd().as_raw_fd());
+        }
+        if let Some(name) = change.name {
+            message = message.name(name);
+        }
+        if let Some(mac) = change.mac {
+            message = message.address(mac.to_vec());
+        }
+        if let Some(mtu) = change.mtu {
+            message = message.mtu(mtu);
+        }
+        if let Some(index) = change.controller {
+            message = message.controller(index);
+        }
+        let mut message = message.build();
+        let attributes = &mut message.attributes;
+        attributes.extend(change.alias.map(|alias| {
+            LinkAttribute::Other(DefaultNla::new(IFLA_IFALIAS, text::to_bytes(alias)))
+        }));
+        if let Some(settings) = change.settings {
+            attributes.push(LinkAttribute::TxQueueLen(settings.tx_queue_length));
+            attributes.push(LinkAttribute::Group(settings.group));
+            message.header.change_mask |= SETTABLE;
+            message.header.flags |= LinkFlags::from_bits_retain(settings.flags) & SETTABLE;
+        }
+        Self::new(RouteNetlinkMessage::SetLink(message), 0, failed)
+    }
+}
+
+impl Change {
+    /// Sets parameters of IPv4 on a link. What the kernel refuses is only shown.
+    pub fn parameters(link: &Link, parameters: &[(Parameter, u32)]) -> Self {
+        let values = parameters.iter().map(|(parameter, value)| {
+            DefaultNla::new(*parameter as u16, value.to_ne_bytes().to_vec())
+        });
+        let conf = nested(IFLA_INET_CONF, &values.collect::<Vec<_>>());
+        let family = nested(AF_INET, &[conf]);
+        let mut message = LinkUnspec::new_with_index(link.index).build();
+        let attribute = LinkAttribute::Other(nested(IFLA_AF_SPEC, &[family]));
+        message.attributes.push(attribute);
+        let failed = format!("failed to set the IPv4 parameters of {:?}", link.name);
+        Self::new(RouteNetlinkMessage::SetLink(message), 0, failed).best_effort()
+    }
+}
+
+impl Netlink {
+    /// The link that has `name` as its name or as an alternative name.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer; a missing link is none.
+    pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        // Only an alternative name may be longer than a name.
+        message.attributes.push(if IfName::new(name).is_ok() {
+            LinkAttribute::IfName(name.to_owned())
+        } else {
+            LinkAttribute::Other(altname_attribute(name))
+        });
+        self.get_link(message, || format!("failed to lookup {name:?}"))
+    }
+
+    /// The link with this index.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer; a missing link is none.
+    pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.get_link(message, || {
+            format!("failed to lookup the link with index {index}")
+        })
+    }
+
+    /// All links of the namespace.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        self.dump_links(LinkMessage::default())
+            .map_err(|cause| Error::internal("failed to list the links").because(&cause))
+    }
+
+    /// All links of another namespace, by the number that this one knows it by; none when it
+    /// has just ended.
+    ///
+    /// # Errors
+    /// Code 999 when the kernel does not answer.
+    pub fn links_of(&mut self, namespace: i32) -> Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        match self.dump_links(message) {
+            // What the kernel says of a number that stands for nothing.
+            Err(cause) if cause.raw_os_error() == Some(EINVAL) => Ok(Vec::new()),
+            outcome => outcome.map_err(|cause| {
+                let msg = format!("failed to list the links of namespace {namespace}");
+                Error::internal(msg).because(&cause)
+            }),
+        }
+    }
+
+    fn dump_links(&mut self, mut all: LinkMessage) -> io::Result<Vec<Link>> {
+        // Without such a mask, the kernel leaves out a link whose description is long, and
+        // its alternative names can make it so.
+        all.attributes.push(no_statistics());
+        let replies = self.dump(&RouteNetlinkMessage::GetLink(all))?;
+        Ok(replies.into_iter().filter_map(to_link).collect())
+    }
+
+    /// The links of the namespace that are of this kind, such as `ipvlan`.
+    ///
+    /// # Errors
+    /// As for [`Netlink::links`].
+    pub fn links_of_kind(&mut self, kind: &str) -> Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        // The kernel leaves the others out, however many the namespace has.
+        let info = LinkInfo::Kind(InfoKind::Other(kind.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![info]));
+        let mut links = self
+            .dump_links(message)
+            .map_err(|cause| Error::internal("failed to list the links").because(&cause))?;
+        links.retain(|link| link.kind == kind);
+        Ok(links)
+    }
+
+    /// Changes the link with this index.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer; `what` says what was being done.
+    pub fn change_link(
+        &mut self,
+        index: u32,
+        change: LinkChange<'_>,
+        what: impl Fn() -> String,
+    ) -> Result<()> {
+        self.apply(&[Change::link(index, change, what())])
+    }
+
+    /// Adds alternative names to the link with this index.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn add_altnames(&mut self, index: u32, names: &[String]) -> Result<()> {
+        let Some(message) = altnames_message(index, names) else {
+            return Ok(());
+        };
+        let message = RouteNetlinkMessage::NewLinkProp(message);
+        let failed = "failed to restore alternative names".to_owned();
+        self.apply(&[Change::new(message, NLM_F_CREATE | NLM_F_EXCL, failed)])
+    }
+
+    /// Removes alternative names from the link with this index.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_altnames(&mut self, index: u32, names: &[String]) -> Result<()> {
+        let Some(message) = altnames_message(index, names) else {
+            return Ok(());
+        };
+        let message = RouteNetlinkMessage::DelLinkProp(message);
+        let failed = "failed to remove alternative names".to_owned();
+        self.apply(&[Change::new(message, 0, failed)])
+    }
+
+    /// Deletes the link with this index; a missing link is success.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_link(&mut self, link: &Link) -> Result<()> {
+        self.delete(link, LinkMessage::default())
+    }
+
+    /// Deletes all of these links. At each deletion the kernel waits for all processors, so
+    /// many links are put into a group, which it deletes at once.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_links(&mut self, links: &[&Link]) -> Result<()> {
+        if links.len() <= SINGLY {
+            return links.iter().try_for_each(|link| self.delete_link(link));
+        }
+        // Nothing else is in it, and it is not group 0, which the kernel does not delete.
+        let [_, _, _, _, group @ ..] = (random::number() | 1).to_be_bytes();
+        let mut of_group = LinkMessage::default();
+        let attributes = &mut of_group.attributes;
+        attributes.push(LinkAttribute::Group(u32::from_be_bytes(group)));
+        let into_group = |link: &&Link| {
+            let mut message = of_group.clone();
+            message.header.index = link.index;
+            let failed = format!("failed to put {:?} into a group", link.name);
+            Change::new(RouteNetlinkMessage::SetLink(message), 0, failed).best_effort()
+        };
+        let mut changes: Vec<Change> = links.iter().map(into_group).collect();
+        let failed = format!("failed to delete {} interfaces", links.len());
+        let delete = RouteNetlinkMessage::DelLink(of_group.clone());
+        changes.push(Change::new(delete, 0, failed));
+        self.apply(&changes)
+    }
+
+    /// Deletes a link in another namespace, by the number that this one knows it by; a
+    /// missing link is success.
+    ///
+    /// # Errors
+    /// Code 999 with the kernel's answer.
+    pub fn delete_link_of(&mut self, namespace: i32, link: &Link) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        self.delete(link, message)
+    }
+
+    fn delete(&mut self, link: &Link, mut message: LinkMessage) -> Result<()> {
+        message.header.index = link.index;
+        let message = RouteNetlinkMessage::DelLink(message);
+        let failed = format!("failed to delete {:?}", link.name);
+        match self.apply(&[Change::new(message, 0, failed)]) {
+            Err(error) if error.is_not_found() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn get_link(
+        &mut self,
+        mut message: LinkMessage,
+        what: impl Fn() -> String,
+    ) -> Result<Option<Link>> {
+        message.attributes.push(no_statistics());
+        let outcome = self
+            .request(RouteNetlinkMessage::GetLink(message), 0)
+            .map_err(|cause| Error::internal(what()).because(&cause));
+        match outcome {
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+            Ok(replies) => Ok(replies.into_iter().find_map(to_link)),
+        }
+    }
+}
+
+/// Keeps the kernel from asking the device for counters that nobody reads.
+fn no_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+pub(super) fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        running: message.header.flags.contains(LinkFlags::Running),
+        settings: Settings {
+            flags: (message.header.flags & SETTABLE).bits(),
+            ..Settings::default()
+        },
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        link.take(attribute);
+    }
+    Some(link)
+}
+
+impl Link {
+    /// Whether it asks for the hardware addresses of its neighbours, and answers them. An
+    /// ipvlan interface in a mode that routes gets the flag that says so when it is up.
+    pub fn has_neighbours(&self) -> bool {
+        let flags = LinkFlags::from_bits_retain(self.settings.flags);
+        let is_routed = self.ipvlan_mode.is_some_and(|mode| mode != IPVLAN_MODE_L2);
+        !flags.contains(LinkFlags::Noarp) && !is_routed
+    }
+
+    fn take(&mut self, attribute: LinkAttribute) {
+        match attribute {
+            LinkAttribute::IfName(name) => self.name = name,
+            LinkAttribute::IfAlias(alias) => self.alias = alias,
+            LinkAttribute::Address(bytes) => self.mac = format_mac(&bytes),
+            LinkAttribute::PermAddress(bytes) => self.permanent_mac = format_mac(&bytes),
+            LinkAttribute::Mtu(mtu) => self.mtu = mtu,
+            LinkAttribute::TxQueueLen(length) => self.settings.tx_queue_length = length,
+            LinkAttribute::Group(group) => self.settings.group = group,
+            LinkAttribute::Link(index) => self.parent = Some(index),
+            LinkAttribute::Controller(index) => self.controller = Some(index),
+            LinkAttribute::LinkNetNsId(id) => self.parent_netns_id = Some(id),
+            LinkAttribute::ParentDevName(name) => self.bus_address = name,
+            LinkAttribute::PropList(props) => {
+                self.altnames
+                    .extend(props.into_iter().filter_map(to_altname));
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                infos.into_iter().for_each(|info| self.take_info(info))
+            }
+            LinkAttribute::AfSpecUnspec(families) => {
+                let parameters = &mut self.parameters;
+                families
+                    .into_iter()
+                    .for_each(|family| parameters.take(family));
+            }
+            _ => {}
+        }
+    }
+
+    fn take_info(&mut self, info: LinkInfo) {
+        match info {
+            LinkInfo::Kind(kind) => self.kind = kind.to_string(),
+            LinkInfo::PortKind(kind) => self.port_kind = kind.to_string(),
+            LinkInfo::Data(InfoData::IpVlan(data)) => {
+                for item in data {
+                    match item {
+                        InfoIpVlan::Mode(mode) => self.ipvlan_mode = Some(mode.into()),
+                        InfoIpVlan::Flags(flags) => self.ipvlan_flags = Some(flags.bits()),
+                        _ => {}
+                    }
+                }
+            }
+            LinkInfo::Data(InfoData::IpVtap(data)) => {
+                for item in data {
+                    match item {
+                        InfoIpVtap::Mode(mode) => self.ipvlan_mode = Some(mode.into()),
+                        InfoIpVtap::Flags(flags) => self.ipvlan_flags = Some(flags.bits()),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Parameters {
+    fn take(&mut self, family: AfSpecUnspec) {
+        match family {
+            AfSpecUnspec::Inet(parts) => {
+                self.ipv4.extend(parts.iter().flat_map(|part| match part {
+                    AfSpecInet::DevConf(conf) => numbers(conf),
+                    _ => Vec::new(),
+                }));
+            }
+            AfSpecUnspec::Inet6(parts) => {
+                self.ipv6.extend(parts.iter().flat_map(|part| match part {
+                    AfSpecInet6::DevConf(conf) => numbers(conf),
+                    _ => Vec::new(),
+                }));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The numbers that a block of parameters consists of.
+fn numbers(conf: &impl Emitable) -> Vec<i32> {
+    let mut bytes = vec![0; conf.buffer_len()];
+    conf.emit(&mut bytes);
+    let (numbers, _) = bytes.as_chunks();
+    numbers
+        .iter()
+        .map(|bytes| i32::from_ne_bytes(*bytes))
+        .collect()
+}
+
+/// An attribute that consists of others.
+fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    DefaultNla::new(kind, bytes)
+}
+
+/// The message about these alternative names of a link, or nothing when there are none.
+fn altnames_message(index: u32, names: &[String]) -> Option<LinkMessage> {
+    if names.is_empty() {
+        return None;
+    }
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let names = names
+        .iter()
+        .map(|name| Prop::Other(altname_attribute(name)))
+        .collect();
+    message.attributes.push(LinkAttribute::PropList(names));
+    Some(message)
+}
+
+fn altname_attribute(name: &str) -> DefaultNla {
+    let mut bytes = text::to_bytes(name);
+    bytes.push(0);
+    DefaultNla::new(IFLA_ALT_IFNAME, bytes)
+}
+
+fn to_altname(prop: Prop) -> Option<String> {
+    match prop {
+        Prop::AltIfName(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// A hardware address in lower case with colons.
+fn format_mac(bytes: &[u8]) -> String {
+    let parts: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    parts.join(":")
+}
+
+/// The bytes of an Ethernet address written with colons or hyphens.
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut bytes = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut bytes {
+        let part = parts.next().filter(|p| p.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(bytes)
+}

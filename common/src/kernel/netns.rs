@@ -1,0 +1,227 @@
+//! Network namespaces. The main thread never changes its namespace: work inside a
+//! container's namespace runs on a thread of its own that ends there, so there is
+//! no way back to get wrong.
+
+mod holders;
+mod presence;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc::O_NONBLOCK;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs, statfs};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::files::file::read_parameter;
+
+pub use self::holders::Holders;
+pub(crate) use self::holders::{PROCESSES, numbered};
+use self::presence::is_recognised;
+pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
+pub use self::presence::{NetNsId, Presence};
+
+/// The namespace of the process itself.
+pub const OWN: &str = "/proc/self/ns/net";
+
+/// An open network namespace: it lives at least as long as this value.
+#[derive(Debug)]
+pub struct NetNs {
+    file: File,
+    path: String,
+}
+
+/// Why a path did not open.
+enum Unopened {
+    /// It leads to no namespace, for certain.
+    NoNamespace(Error),
+    /// It may lead to one.
+    Failed(Error),
+}
+
+impl From<Unopened> for Error {
+    fn from(why: Unopened) -> Self {
+        match why {
+            Unopened::NoNamespace(error) | Unopened::Failed(error) => error,
+        }
+    }
+}
+
+impl NetNs {
+    /// Opens the namespace at `path`.
+    ///
+    /// # Errors
+    /// Code 8 with the words of the Go plugins when the path is missing or is
+    /// something else than a namespace.
+    pub fn open(path: &str) -> Result<Self> {
+        Ok(Self::try_open(path)?)
+    }
+
+    /// The container's namespace on DEL, or nothing when it is gone: no path, a path
+    /// that leads nowhere, or one that leads to something else (a plain file where the
+    /// namespace was mounted, for example).
+    ///
+    /// # Errors
+    /// Code 8 when the path may lead to a namespace that cannot be opened now.
+    pub fn open_for_del(path: &str) -> Result<Option<Self>> {
+        if path.is_empty() {
+            return Ok(None);
+        }
+        match Self::try_open(path) {
+            Ok(netns) => Ok(Some(netns)),
+            Err(Unopened::NoNamespace(_)) => Ok(None),
+            Err(Unopened::Failed(error)) => Err(error),
+        }
+    }
+
+    fn try_open(path: &str) -> std::result::Result<Self, Unopened> {
+        // To open a FIFO or a device would have an effect, or would have no end.
+        let kind = statfs(path).map_err(|errno| unopened(path, &errno.into()))?;
+        require_namespace(path, kind.filesystem_type())?;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(O_NONBLOCK);
+        let file = options.open(path).map_err(|cause| unopened(path, &cause))?;
+        let kind = fstatfs(&file).map_err(|errno| unopened(path, &errno.into()))?;
+        require_namespace(path, kind.filesystem_type())?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The namespace this process runs in: the node's.
+    ///
+    /// # Errors
+    /// Code 8 when `/proc` is not mounted.
+    pub fn own() -> Result<Self> {
+        let failed = |cause: io::Error| {
+            Error::new(ErrorCode::NETNS, "get plugin's netns failed").because(&cause)
+        };
+        Ok(Self {
+            file: File::open(OWN).map_err(failed)?,
+            path: OWN.to_owned(),
+        })
+    }
+
+    /// The path it was opened by, exactly as given.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Which namespace this is.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be examined.
+    pub fn id(&self) -> Result<NetNsId> {
+        let metadata = self.examined(self.file.metadata())?;
+        Ok(NetNsId::of(&metadata, Path::new(&self.path)))
+    }
+
+    /// Whether it is the namespace `id`.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace, or what is in it, cannot be examined.
+    pub fn is(&self, id: NetNsId) -> Result<bool> {
+        let metadata = self.examined(self.file.metadata())?;
+        self.examined(is_recognised(Path::new(&self.path), &metadata, id))
+    }
+
+    fn examined<T>(&self, outcome: io::Result<T>) -> Result<T> {
+        outcome.map_err(|cause| {
+            let msg = format!("failed to examine netns {:?}", self.path);
+            Error::new(ErrorCode::NETNS, msg).because(&cause)
+        })
+    }
+
+    /// Runs `work` on a thread inside the namespace and returns what it returned.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be entered, else those of `work`.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let inside = || {
+            setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+                let msg = format!("failed to enter netns {:?}", self.path);
+                Error::new(ErrorCode::NETNS, msg).because(&errno.into())
+            })?;
+            work()
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .spawn_scoped(scope, inside)
+                .map_err(|cause| Error::internal("failed to start a thread").because(&cause))?;
+            match thread.join() {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Error::internal("a thread inside the netns ended early")),
+            }
+        })
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// What it means that `path` was not opened because of `cause`.
+fn unopened(path: &str, cause: &io::Error) -> Unopened {
+    let msg = format!("failed to open netns {path:?}: failed to Statfs {path:?}");
+    let error = Error::new(ErrorCode::NETNS, msg).because(cause);
+    match leads_nowhere(cause) {
+        true => Unopened::NoNamespace(error),
+        false => Unopened::Failed(error),
+    }
+}
+
+/// Makes sure that what is at `path` is on a file system that has namespaces.
+fn require_namespace(path: &str, kind: FsType) -> std::result::Result<(), Unopened> {
+    let FsType(magic) = kind;
+    if magic == NSFS_MAGIC.0 || magic == PROC_SUPER_MAGIC.0 {
+        return Ok(());
+    }
+    let msg = format!("failed to open netns {path:?}: unknown FS magic on {path:?}: {magic:x}");
+    Err(Unopened::NoNamespace(Error::new(ErrorCode::NETNS, msg)))
+}
+
+/// Whether `path` leads to the namespace this process runs in. A path that leads
+/// nowhere does not, as in libcni.
+///
+/// # Errors
+/// Code 8 when the process cannot see its own namespace, or where the path leads.
+pub fn is_current(path: &str) -> Result<bool> {
+    let failed = |cause: io::Error| {
+        Error::new(ErrorCode::NETNS, "get plugin's netns failed").because(&cause)
+    };
+    let own = fs::metadata(OWN).map_err(failed)?;
+    if path.is_empty() {
+        return Ok(false);
+    }
+    match fs::metadata(path) {
+        Ok(given) => Ok(presence::has_numbers_of(&given, &own)),
+        Err(cause) if leads_nowhere(&cause) => Ok(false),
+        Err(cause) => {
+            let msg = format!("failed to examine netns {path:?}");
+            Err(Error::new(ErrorCode::NETNS, msg).because(&cause))
+        }
+    }
+}
+
+/// Writes kernel parameters below `/proc/sys` as seen from the calling thread's
+/// namespace, so it belongs inside [`NetNs::run`].
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
+    fs::write(Path::new("/proc/sys").join(name), value)
+}
+
+/// Reads a kernel parameter below `/proc/sys`; see [`write_sysctl`].
+///
+/// # Errors
+/// Those of the file system.
+pub fn read_sysctl(name: &str) -> io::Result<String> {
+    read_parameter(&Path::new("/proc/sys").join(name))
+}

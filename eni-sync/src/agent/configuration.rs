@@ -1,0 +1,293 @@
+//! The agent's configuration file. What it does not know it refuses: a key that is
+//! misspelt would silently do nothing.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::address::{number, numbered};
+use common::cni::args::is_identifier;
+use common::error::{Error, ErrorCode, Result};
+use serde::Deserialize;
+
+use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Life, Owner, Takeover};
+use crate::random;
+use crate::vpc::ec2::Family;
+
+/// Between two comparisons with EC2 that nothing has asked for, in seconds.
+const RECONCILE_SECONDS: u64 = 420;
+/// The runtime's own DEL comes first.
+const GRACE_SECONDS: u64 = 300;
+/// Where Kubernetes has its plugins.
+const CNI_PATH: &str = "/opt/cni/bin";
+/// Whoever names a longer time has mistaken the unit, and a clock cannot add any time.
+const LONGEST_TIME: u64 = LONGEST_COOLDOWN;
+/// Comparisons of many nodes spread over this part of the interval.
+const SPREAD: u64 = 4;
+/// No ENI has more addresses; a longer range is a mistake.
+const LARGEST_RANGE: u128 = 1 << 16;
+/// Where host-local keeps the reservations of all networks.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// The configuration of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Configuration {
+    /// Seconds between two comparisons of the ledger with EC2.
+    pub(crate) reconcile_seconds: Option<u64>,
+    /// For how many seconds the container of an attachment must have been gone before
+    /// the attachment is ended.
+    pub(crate) grace_seconds: Option<u64>,
+    /// The directories of the plugins that end such attachments, separated by `:`.
+    pub(crate) cni_path: Option<String>,
+    /// Whether reservations in watched networks are released whose containers have ended
+    /// without a DEL; they are, unless this is `false`.
+    pub(crate) reclaim: Option<bool>,
+    /// Where metrics and health are served; a loopback address.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// The networks whose reservations of host-local are registered.
+    pub(crate) networks: Vec<Watched>,
+    /// The networks whose addresses are on an ENI ahead of the pods.
+    pub(crate) pools: Vec<Pool>,
+}
+
+/// A network whose addresses are on an ENI before a pod asks for one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Pool {
+    /// The network's name.
+    pub(crate) name: String,
+    /// The interface of the node whose ENI gets the addresses.
+    pub(crate) master: String,
+    /// The ranges of the whole cluster, which the nodes share without further ado.
+    pub(crate) ranges: Vec<PoolRange>,
+    /// When there are fewer free addresses than this, more are assigned.
+    #[serde(default)]
+    low: Option<usize>,
+    /// How many free addresses there are then.
+    #[serde(default)]
+    high: Option<usize>,
+    /// The file that the `rangesFile` of the network's `ipam` section names.
+    pub(crate) ranges_file: PathBuf,
+    /// The `dataDir` of its `ipam` section.
+    #[serde(default = "data_dir")]
+    pub(crate) data_dir: PathBuf,
+    /// How long an address that is given up stays on the ENI.
+    #[serde(default = "cooldown_seconds")]
+    pub(crate) cooldown_seconds: u64,
+}
+
+/// Addresses from the first to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolRange {
+    start: IpAddr,
+    end: IpAddr,
+}
+
+/// Between which numbers of free addresses a pool is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watermarks {
+    pub(crate) low: usize,
+    pub(crate) high: usize,
+}
+
+impl Pool {
+    /// Without water marks, a pool has all the addresses that there are.
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        let high = self.high.unwrap_or(usize::MAX);
+        let low = self.low.unwrap_or(high);
+        Watermarks { low, high }
+    }
+
+    /// Whether the address is in one of the ranges.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let is_in = |range: &PoolRange| (range.start..=range.end).contains(&address);
+        self.ranges.iter().any(is_in)
+    }
+
+    /// Whether the ranges have addresses of a family.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        self.ranges
+            .iter()
+            .any(|range| Family::of(range.start) == family)
+    }
+
+    /// Every address of the ranges of a family, in order.
+    pub(crate) fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        let ranges = self.ranges.iter();
+        let ranges = ranges.filter(move |range| Family::of(range.start) == family);
+        ranges.flat_map(|range| {
+            (number(range.start)..=number(range.end)).map(|one| numbered(one, range.start))
+        })
+    }
+
+    /// Who an address is for that is in the pool: whoever host-local reserves it for.
+    pub(crate) fn claimant(&self, address: IpAddr) -> Owner {
+        let reservation = self.data_dir.join(&self.name).join(address.to_string());
+        Owner {
+            network: self.name.clone(),
+            container_id: String::new(),
+            ifname: String::new(),
+            pod: String::new(),
+            life: Life::Reservation { reservation },
+            cooldown_seconds: self.cooldown_seconds,
+        }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let Watermarks { low, high } = self.watermarks();
+        if low > high {
+            return Err(format!(
+                "pool {:?}: low {low} is above high {high}",
+                self.name
+            ));
+        }
+        if !self.ranges_file.is_absolute() {
+            return Err(format!("rangesFile {:?} is not absolute", self.ranges_file));
+        }
+        for range in &self.ranges {
+            let PoolRange { start, end } = range;
+            let first = number(*start);
+            let size = number(*end).checked_sub(first);
+            if start.is_ipv4() != end.is_ipv4() || size.is_none_or(|size| size >= LARGEST_RANGE) {
+                return Err(format!(
+                    "{start} to {end} is no range of up to {LARGEST_RANGE} addresses"
+                ));
+            }
+        }
+        match self.ranges.is_empty() {
+            true => Err(format!("pool {:?} has no ranges", self.name)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A network whose attachments nobody hands over.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Watched {
+    /// The network's name.
+    pub(crate) name: String,
+    /// The interface of the node whose ENI the addresses belong to.
+    pub(crate) master: String,
+    /// The `dataDir` of its `ipam` section.
+    #[serde(default = "data_dir")]
+    pub(crate) data_dir: PathBuf,
+    /// From whom an address is taken.
+    #[serde(default)]
+    pub(crate) takeover: Takeover,
+    /// How long an address stays on its ENI when its reservation has ended.
+    #[serde(default = "cooldown_seconds")]
+    pub(crate) cooldown_seconds: u64,
+}
+
+fn data_dir() -> PathBuf {
+    PathBuf::from(DATA_DIR)
+}
+
+fn cooldown_seconds() -> u64 {
+    DEFAULT_COOLDOWN.as_secs()
+}
+
+impl Watched {
+    /// Where host-local keeps the reservations of the network.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.data_dir.join(&self.name)
+    }
+}
+
+impl Configuration {
+    /// The configuration in a file.
+    ///
+    /// # Errors
+    /// Code 5 when it cannot be read, 6 when it is no configuration, 7 for a value that
+    /// makes no sense; all name the file.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path)
+            .map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?;
+        let configuration: Self = serde_json::from_slice(&text).map_err(|cause| {
+            let msg = format!("{path:?} is no configuration of the agent");
+            Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
+        })?;
+        configuration.validate(path)?;
+        Ok(configuration)
+    }
+
+    fn validate(&self, path: &Path) -> Result<()> {
+        let wrong = |why: String| Err(Error::config(format!("{path:?}: {why}")));
+        if let Some(address) = self.metrics.filter(|address| !address.ip().is_loopback()) {
+            return wrong(format!("metrics {address} is no loopback address"));
+        }
+        if self.reconcile_seconds == Some(0) {
+            return wrong("reconcileSeconds is 0".to_owned());
+        }
+        if let Some((key, seconds)) = self.times().find(|(_, seconds)| *seconds > LONGEST_TIME) {
+            return wrong(format!(
+                "{key} {seconds} is more than {LONGEST_TIME} seconds"
+            ));
+        }
+        let networks = self.networks.iter().map(|n| (&n.name, &n.data_dir));
+        let pools = self.pools.iter().map(|pool| (&pool.name, &pool.data_dir));
+        for (name, data_dir) in networks.chain(pools) {
+            if !is_identifier(name) {
+                return wrong(format!("{name:?} is no name of a network"));
+            }
+            if !data_dir.is_absolute() {
+                return wrong(format!("dataDir {data_dir:?} is not absolute"));
+            }
+        }
+        self.pools
+            .iter()
+            .try_for_each(Pool::validate)
+            .or_else(wrong)
+    }
+
+    /// Every time in it, in seconds, with its key.
+    fn times(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let own = [
+            ("reconcileSeconds", self.reconcile_seconds),
+            ("graceSeconds", self.grace_seconds),
+        ];
+        let own = own.into_iter().filter_map(|(key, time)| Some((key, time?)));
+        let networks = self.networks.iter().map(|n| n.cooldown_seconds);
+        let cooldowns = networks.chain(self.pools.iter().map(|pool| pool.cooldown_seconds));
+        own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
+    }
+
+    /// How long the container of an attachment must have been gone before the attachment
+    /// is ended.
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS))
+    }
+
+    /// The directories of the plugins.
+    pub(crate) fn cni_path(&self) -> &str {
+        self.cni_path.as_deref().unwrap_or(CNI_PATH)
+    }
+
+    /// The same configuration with metrics at this address.
+    ///
+    /// # Errors
+    /// Code 7 for an address that others reach.
+    pub(crate) fn with_metrics(self, address: SocketAddr) -> Result<Self> {
+        let metrics = Some(address);
+        let configuration = Self { metrics, ..self };
+        configuration.validate(Path::new("--metrics"))?;
+        Ok(configuration)
+    }
+
+    /// The longest time between two comparisons with EC2.
+    pub(crate) fn longest_interval(&self) -> Duration {
+        let seconds = self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS);
+        Duration::from_secs(seconds + (seconds / SPREAD).max(1))
+    }
+
+    /// The time until the next comparison with EC2, a little different each time.
+    pub(crate) fn reconcile_interval(&self) -> Duration {
+        let seconds = self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS);
+        let spread = (seconds / SPREAD).max(1);
+        Duration::from_secs(seconds - spread / 2 + random::number() % spread)
+    }
+}

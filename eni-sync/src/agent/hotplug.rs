@@ -1,0 +1,84 @@
+//! Keeps the inventory of ENIs true when one is plugged in or out, or gets another
+//! name: `masterSelector` reads it. The kernel announces links; the metadata say which
+//! of them are ENIs, and they lag.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::attach::inventory::Inventory;
+use common::error::Result;
+use common::kernel::netlink::{Events, Link, Netlink, Subject};
+use common::say;
+
+use crate::agent::shared::Agent;
+use crate::vpc::inventory;
+
+/// When to look again after a change that the metadata did not show yet.
+const LOOKS: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+];
+/// Without any change, so long until the next look; nothing depends on it.
+const IDLE: Duration = Duration::from_secs(3600);
+/// After an error of the watch itself, so long until the next try.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Watches the links of the node for ever.
+pub(crate) fn run(agent: &Arc<Agent>) {
+    loop {
+        if let Err(error) = watch(agent) {
+            say!("watching for ENIs: {error}");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn watch(agent: &Agent) -> Result<()> {
+    let events = Events::open(Subject::Links)?;
+    let mut netlink = Netlink::open()?;
+    let mut known = hardware(&netlink.links()?);
+    let mut looks = LOOKS.iter();
+    loop {
+        let wait = looks.as_slice().first().copied().unwrap_or(IDLE);
+        if events.wait(Instant::now() + wait)? {
+            let links = hardware(&netlink.links()?);
+            // Pods come and go; their interfaces have no place among the ENIs.
+            if links == known {
+                continue;
+            }
+            known = links;
+            looks = LOOKS.iter();
+        } else {
+            looks.next();
+        }
+        if let Err(error) = refresh(agent) {
+            say!("looking for ENIs: {error}");
+        }
+    }
+}
+
+/// The links that may be ENIs: name and MAC address of each whose other end, if it has
+/// one, is not in a pod.
+fn hardware(links: &[Link]) -> BTreeSet<(String, String)> {
+    let own = links.iter().filter(|link| link.parent_netns_id.is_none());
+    own.map(|link| (link.name.clone(), link.mac.clone()))
+        .collect()
+}
+
+/// Asks EC2 for the ENIs when the metadata show others than the inventory has, and
+/// corrects the names of the interfaces.
+fn refresh(agent: &Agent) -> Result<()> {
+    agent.clients.run(|aws| {
+        let shown = aws.imds()?.macs()?;
+        let written = Inventory::read()?.unwrap_or_default();
+        let known: BTreeSet<String> = written.enis.iter().map(|eni| eni.mac.clone()).collect();
+        match shown == known {
+            true => inventory::rename(),
+            false => inventory::discover(aws).map(drop),
+        }
+    })
+}

@@ -1,0 +1,316 @@
+//! Metrics and health of the agent over HTTP, on a loopback address: `/metrics` for
+//! Prometheus, `/healthz` and `/readyz` for the kubelet. Nothing can be changed here, and
+//! whoever can reach the port can take nothing from the agent: see `limits`.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::error::{Error, Result};
+use common::say;
+use common::text::printable_lines;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::agent::configuration::Configuration;
+use crate::agent::desk::DESKS;
+use crate::agent::handover::{self, Role};
+use crate::agent::news::News;
+use crate::agent::shared::Agent;
+use crate::limits;
+use crate::registration::register;
+
+/// After an error of the listener, so long until the next try.
+const PAUSE: Duration = Duration::from_secs(1);
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Answer = std::result::Result<Response<Full<Bytes>>, Infallible>;
+
+/// The port of metrics and health, which belongs to the agent that serves plugins.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    address: SocketAddr,
+    listener: Option<TcpListener>,
+}
+
+impl Monitor {
+    /// The port of the configuration, if it has one. An agent that takes over gets the port
+    /// later, from the one before.
+    ///
+    /// # Errors
+    /// Code 5 naming the address.
+    pub(crate) fn new(configuration: &Configuration, role: Role) -> Result<Option<Self>> {
+        let Some(address) = configuration.metrics else {
+            return Ok(None);
+        };
+        let listener = match role {
+            Role::Serving => Some(listen(address)?),
+            Role::Coming | Role::Relieved => None,
+        };
+        Ok(Some(Self { address, listener }))
+    }
+
+    /// Answers at the port, whenever this agent has it, for ever.
+    pub(crate) fn serve(self, agent: &Arc<Agent>) {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(DESKS)
+            .build();
+        let served = runtime.and_then(|runtime| runtime.block_on(self.run(agent)));
+        if let Err(cause) = served {
+            say!("metrics are not served: {cause}");
+        }
+    }
+
+    async fn run(self, agent: &Arc<Agent>) -> std::io::Result<()> {
+        let (mut clients, mut first) = (Clients::default(), self.listener);
+        loop {
+            let listener = match first.take() {
+                Some(listener) => listener,
+                None => port(agent, self.address).await,
+            };
+            clients.accept(agent, listener).await?;
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let bound = TcpListener::bind(address);
+    let listener = bound.and_then(|l| l.set_nonblocking(true).map(|()| l));
+    listener.map_err(|cause| Error::io(format!("failed to serve metrics at {address}"), &cause))
+}
+
+/// Waits until this agent serves plugins and the port is free. The agent before it gives the
+/// port back within seconds, or when it ends.
+async fn port(agent: &Agent, address: SocketAddr) -> TcpListener {
+    let mut news = News::default();
+    loop {
+        if agent.role() == Role::Serving {
+            match listen(address) {
+                Ok(listener) => return listener,
+                Err(error) => {
+                    for failed in news.among(vec![format!("{error}; trying again")]) {
+                        say!("{failed}");
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Who is connected, in the order of their coming.
+#[derive(Default)]
+struct Clients(VecDeque<Client>);
+
+struct Client {
+    connection: AbortHandle,
+    /// Whether its request has come.
+    has_asked: Arc<AtomicBool>,
+}
+
+impl Clients {
+    /// Accepts connections until another agent serves plugins.
+    async fn accept(&mut self, agent: &Arc<Agent>, listener: TcpListener) -> std::io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        while agent.role() != Role::Relieved {
+            match timeout(PAUSE, listener.accept()).await {
+                Ok(Ok((stream, _))) => self.serve(agent, stream),
+                Ok(Err(cause)) => {
+                    say!("a request for metrics could not be accepted: {cause}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // Nobody has come.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves one more. A probe sends its request at once, so the one that has to go when
+    /// there are too many is the oldest one whose request is still to come.
+    fn serve(&mut self, agent: &Arc<Agent>, stream: TcpStream) {
+        self.0.retain(|client| !client.connection.is_finished());
+        if self.0.len() >= limits::CLIENTS {
+            let is_waiting = |client: &Client| !client.has_asked.load(Ordering::Relaxed);
+            let first = self.0.iter().position(is_waiting).unwrap_or_default();
+            if let Some(client) = self.0.remove(first) {
+                client.connection.abort();
+            }
+        }
+        let has_asked = Arc::<AtomicBool>::default();
+        let connection = tokio::spawn(connection(
+            Arc::clone(agent),
+            stream,
+            Arc::clone(&has_asked),
+        ));
+        self.0.push_back(Client {
+            connection: connection.abort_handle(),
+            has_asked,
+        });
+    }
+}
+
+/// Answers one request.
+async fn connection(agent: Arc<Agent>, stream: TcpStream, has_asked: Arc<AtomicBool>) {
+    let answer = |request| {
+        has_asked.store(true, Ordering::Relaxed);
+        answer(Arc::clone(&agent), request)
+    };
+    converse(stream, limits::CLIENT_DEADLINE, answer).await;
+}
+
+/// Reads a request and writes the answer to it, within `time`.
+async fn converse<A>(stream: TcpStream, time: Duration, answer: impl Fn(Request<Incoming>) -> A)
+where
+    A: Future<Output = Answer>,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_DEADLINE)
+        .max_buf_size(limits::HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    // Whoever asked has gone, or was too slow; the next one is answered as well.
+    timeout(time, connection).await.ok();
+}
+
+async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Answer {
+    if request.method() != Method::GET {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        return Ok(response(status, TEXT, "only GET is answered"));
+    }
+    let health = &agent.health;
+    let interval = agent.configuration.longest_interval();
+    Ok(match request.uri().path() {
+        "/healthz" => report(health.alive()),
+        "/readyz" => {
+            let ready = health
+                .alive()
+                .and_then(|()| health.ready(interval, Instant::now()))
+                .and_then(|()| alone(&agent));
+            match ready {
+                Ok(()) => readiness(agent).await,
+                Err(why) => report(Err(why)),
+            }
+        }
+        "/metrics" => metrics(agent).await,
+        _ => response(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "there are /metrics, /healthz and /readyz",
+        ),
+    })
+}
+
+/// Whether no agent waits to take over. Its kubelet asks at this port too, which it does not
+/// have yet, and must not take this agent's answer for its own.
+fn alone(agent: &Agent) -> std::result::Result<(), String> {
+    match handover::is_another_coming(&agent.socket) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err("another agent is about to take over, and is not ready yet".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The ledger is read on a thread of its own, so that health is answered meanwhile.
+async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
+    let asked = Arc::clone(&agent);
+    let read = move || asked.metrics.text(&asked.ledger);
+    match agent.desks.metrics.ask(limits::SCRAPE_DEADLINE, read).await {
+        Some(text) => response(StatusCode::OK, OPEN_METRICS, text),
+        None => response(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "the ledger could not be read in time",
+        ),
+    }
+}
+
+/// An agent that is ready says also which pods run without an address in the VPC, and which
+/// namespaces it does not see: it registers addresses all the same. What takes too long to
+/// find out keeps no probe waiting.
+async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
+    let asked = Arc::clone(&agent);
+    let read = move || register::refused(&asked.ledger);
+    let refused = agent.desks.readiness.ask(limits::PROBE_DEADLINE, read);
+    let refused = refused.await;
+    let mut text = "ok".to_owned();
+    for unseen in &agent.health.unseen() {
+        text.push_str(&format!("\n{unseen}"));
+    }
+    if refused.is_none() {
+        text.push_str("\nwhich addresses are not registered could not be read in time");
+    }
+    // The state of the ledger is shown by its metrics; here it only adds to the answer.
+    let refused = refused.and_then(|refused| refused.ok());
+    for (address, owner, error) in refused.into_iter().flatten() {
+        text.push_str(&format!(
+            "\n{address} of {owner} is not registered: {error}"
+        ));
+    }
+    response(StatusCode::OK, TEXT, text)
+}
+
+fn report(finding: std::result::Result<(), String>) -> Response<Full<Bytes>> {
+    match finding {
+        Ok(()) => response(StatusCode::OK, TEXT, "ok"),
+        Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, why),
+    }
+}
+
+fn response(
+    status: StatusCode,
+    kind: &'static str,
+    body: impl Into<String>,
+) -> Response<Full<Bytes>> {
+    let body = body.into();
+    let body = match kind == TEXT {
+        true => printable_lines(&body),
+        // A reader of this format shows no text as it is.
+        false => body,
+    };
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_client_whose_time_is_over_is_not_answered_any_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stream = TcpStream::from_std(stream).unwrap();
+            let never = |_| std::future::pending::<Answer>();
+            converse(stream, Duration::from_millis(20), never).await;
+        });
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+}

@@ -1,0 +1,314 @@
+//! Pools: addresses that are on an ENI before a pod asks, in a file that this node's
+//! host-local takes its ranges from. EC2 is the allocator of the cluster: an address
+//! that it has assigned to one node's ENI it assigns to no other. The path of a pod
+//! then has no call at all.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+
+use common::address::{Cidr, step};
+use common::attach::inventory::Eni;
+use common::error::{Error, ErrorCode, Errors, Result};
+use host_local_ipam::ranges_file;
+use host_local_ipam::sources::RawRange;
+
+use crate::agent::configuration::{Pool, Watermarks};
+use crate::agent::shared::Agent;
+use crate::agent::watch::mac_of;
+use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, Takeover, now};
+use crate::random;
+use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::register::settle_in_turns;
+use crate::registration::release;
+use crate::registration::rules;
+use crate::vpc::ec2::{Description, Family};
+use crate::vpc::eni;
+use crate::vpc::inventory;
+
+/// Keeps every pool of the configuration as large as it should be. Adds to `kept` what is
+/// not taken back for a pool, and why.
+///
+/// # Errors
+/// What went wrong with any of them; the others are done.
+pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
+    let mut errors = Errors::default();
+    for pool in &agent.configuration.pools {
+        errors.keep(keep_one(agent, pool, kept));
+    }
+    errors.into_result()
+}
+
+fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
+    let mac = mac_of(&pool.master)?;
+    agent.clients.run(|aws| {
+        let (inventory, eni) = inventory::find(aws, &mac)?;
+        eni::require_managed(&eni)?;
+        let node = Node {
+            aws,
+            ledger: &agent.ledger,
+            inventory: &inventory,
+            looks: &agent.looks,
+        };
+        let ledger = node.ledger.of_eni(&eni.id)?;
+        let turn = ledger.take_turn(TURN_DEADLINE)?;
+        let mut errors = Errors::default();
+        errors.keep(reclaim(&ledger, pool, kept));
+        // First out of the file, then off the ENI.
+        errors.keep(shrink(&ledger, pool));
+        errors.keep(write_ranges(&ledger, pool, &eni));
+        let is_claimed = errors.keep(refill(&node, &eni, &ledger, pool));
+        drop(turn);
+        if is_claimed == Some(true) {
+            errors.keep(settle(&node, &eni, &ledger));
+            errors.keep(write_ranges(&ledger, pool, &eni));
+        }
+        errors.into_result()
+    })
+}
+
+/// Takes addresses of the pool back whose cool-down is over, instead of giving them up,
+/// and those that were found on the ENI and that nobody has. EC2 has confirmed both.
+fn reclaim(ledger: &EniLedger, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
+    let entries = ledger.open()?.all()?;
+    let reclaimable = rules::reclaimable(&entries, now()).into_iter();
+    let reclaimable = reclaimable.filter(|entry| pool.contains(entry.address));
+    let reclaimable: Vec<&Entry> = reclaimable.collect();
+    if reclaimable.is_empty() {
+        return Ok(());
+    }
+    for family in Family::ALL {
+        let free = free(&entries, pool, family).len();
+        let room = pool.watermarks().high.saturating_sub(free);
+        let mut back: Vec<Entry> = Vec::new();
+        for entry in &reclaimable {
+            let is_of_family = Family::of(entry.address) == family;
+            if is_of_family && back.len() < room && !is_reserved(pool, entry)? {
+                back.push((*entry).clone());
+            }
+        }
+        for entry in release::without_living(ledger, back, kept)? {
+            release::change(ledger, entry, &Event::Pooled)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a network of this node's host-local has an address that was found on the ENI
+/// for whoever has it reserved.
+fn is_reserved(pool: &Pool, entry: &Entry) -> Result<bool> {
+    if entry.state != State::Adopted {
+        return Ok(false);
+    }
+    let directory = &pool.data_dir;
+    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
+    let networks = match fs::read_dir(directory) {
+        Ok(networks) => networks,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(cause) => return Err(failed(cause)),
+    };
+    for network in networks {
+        let file = network.map_err(failed)?.path();
+        let file = file.join(entry.address.to_string());
+        if file.try_exists().unwrap_or(true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Gives up what is free beyond the high water mark. host-local may be handing one of
+/// these out at this moment: its reservation keeps it then.
+fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
+    let entries = ledger.open()?;
+    let all = entries.all()?;
+    for family in Family::ALL {
+        for address in free(&all, pool, family)
+            .into_iter()
+            .skip(pool.watermarks().high)
+        {
+            if let Some(entry) = all.iter().find(|entry| entry.address == address) {
+                entries.end(entry.clone().owned_by(pool.claimant(address)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Claims addresses when there are too few; whether it has.
+fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result<bool> {
+    let (entries, known) = {
+        let ledger = ledger.open()?;
+        (ledger.all()?, ledger.addresses()?)
+    };
+    let Watermarks { low, high } = pool.watermarks();
+    let missing = |family| {
+        let free = free(&entries, pool, family).len();
+        let is_wanted = free < low && pool.has(family);
+        if is_wanted {
+            high.saturating_sub(free)
+        } else {
+            0
+        }
+    };
+    if Family::ALL.into_iter().all(|family| missing(family) == 0) {
+        return Ok(false);
+    }
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
+    let others = ec2.enis_of_subnet(&eni.subnet_id);
+    let others = others.map_err(|failure| failure.error(&format!("look at {}", eni.subnet_id)))?;
+    let mut chosen = Vec::new();
+    for family in Family::ALL {
+        let room = room(eni, &others, family);
+        let free = candidates(pool, eni, &known, &others, family);
+        chosen.extend(free.into_iter().take(missing(family).min(room)));
+    }
+    if chosen.is_empty() {
+        return Ok(false);
+    }
+    claim(ledger, pool, &chosen)
+}
+
+/// Writes down that the pool wants `chosen`, as far as the ledger has nothing of them: an
+/// attachment may have claimed one while EC2 was looked at. Whether it has claimed any.
+fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<bool> {
+    let entries = ledger.open()?;
+    let known = entries.addresses()?;
+    let mut is_any = false;
+    let event = Event::Claimed {
+        takeover: Takeover::Never,
+        best_effort: false,
+    };
+    for address in chosen.iter().filter(|address| !known.contains(address)) {
+        let owner = Owner {
+            life: Life::Pool {
+                pool: pool.name.clone(),
+            },
+            ..pool.claimant(*address)
+        };
+        if let Some(entry) = Entry::begin(*address, &event, Some(owner)) {
+            entries.write(&entry)?;
+            is_any = true;
+        }
+    }
+    Ok(is_any)
+}
+
+/// Has AWS assign what is claimed. What another node was quicker with is given up at once.
+fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
+    settle_in_turns(node, eni, ledger)?;
+    let entries = ledger.open()?;
+    let mut outcome = Ok(());
+    for entry in entries.all()? {
+        if let (State::Claiming { refusal, .. }, true) = (&entry.state, entry.is_for_pool()) {
+            if let Some(refusal) = refusal
+                .as_ref()
+                .filter(|r| r.code != ErrorCode::TRY_AGAIN.0)
+            {
+                outcome = Err(refusal.error());
+            }
+            entries.end(entry)?;
+        }
+    }
+    outcome
+}
+
+/// How many addresses of a family the ENI can still have.
+fn room(eni: &Eni, found: &[Description], family: Family) -> usize {
+    let used = found.iter().find(|found| found.id == eni.id);
+    let used = used.map_or(0, |own| own.used(family));
+    match family.limit(eni) {
+        // EC2 has not said; it refuses what is too much.
+        0 => usize::MAX,
+        limit => limit.saturating_sub(used),
+    }
+}
+
+/// The free addresses of the pool, in order.
+fn free(entries: &[Entry], pool: &Pool, family: Family) -> BTreeSet<IpAddr> {
+    let free = entries.iter().filter(|entry| entry.state == State::Pooled);
+    let free = free.map(|entry| entry.address);
+    free.filter(|address| pool.contains(*address) && Family::of(*address) == family)
+        .collect()
+}
+
+/// The addresses of the pool's ranges that nobody seems to have, from a random one on:
+/// nodes that begin together should not ask for the same ones.
+fn candidates(
+    pool: &Pool,
+    eni: &Eni,
+    known: &HashSet<IpAddr>,
+    others: &[Description],
+    family: Family,
+) -> Vec<IpAddr> {
+    let mut free: Vec<IpAddr> = pool
+        .addresses(family)
+        .filter(|address| !known.contains(address))
+        .filter(|address| !others.iter().any(|other| other.covers(*address)))
+        .filter(|address| eni::require_assignable(eni, *address).is_ok())
+        .collect();
+    let length = u64::try_from(free.len()).unwrap_or(u64::MAX);
+    let start = random::number().checked_rem(length);
+    free.rotate_left(start.and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
+    free
+}
+
+/// Writes the addresses that host-local may hand out, those that it has handed out
+/// included: only what EC2 has confirmed to be on the ENI.
+fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
+    let entries = ledger.open()?.all()?;
+    let mut sets = Vec::new();
+    for family in Family::ALL.into_iter().filter(|family| pool.has(*family)) {
+        let listed = entries.iter().filter(|entry| {
+            pool.contains(entry.address) && Family::of(entry.address) == family && is_listed(entry)
+        });
+        let listed: BTreeSet<IpAddr> = listed.map(|entry| entry.address).collect();
+        sets.push(ranges(&listed, eni));
+    }
+    sets.retain(|set| !set.is_empty());
+    ranges_file::write(&pool.ranges_file, sets)
+}
+
+/// Whether host-local may hand an address out, or has done so. One that the last look at
+/// EC2 has not shown may be gone.
+fn is_listed(entry: &Entry) -> bool {
+    matches!(entry.state, State::Pooled | State::Held) && !entry.is_missing()
+}
+
+/// Addresses as ranges, each as long as it can be.
+fn ranges(addresses: &BTreeSet<IpAddr>, eni: &Eni) -> Vec<RawRange> {
+    let mut ranges: Vec<(Cidr, IpAddr, IpAddr)> = Vec::new();
+    for address in addresses {
+        let subnet = eni.subnet_cidrs.iter().find(|cidr| cidr.contains(*address));
+        let Some(subnet) = subnet else {
+            continue;
+        };
+        match ranges.last_mut() {
+            Some((_, _, last)) if step(*last, 1) == *address => *last = *address,
+            _ => ranges.push((subnet.network(), *address, *address)),
+        }
+    }
+    let written = ranges.into_iter();
+    written
+        .map(|(subnet, first, last)| RawRange::between(subnet, first, last))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_in_a_row_are_one_range() {
+        let addresses = ["10.0.4.9", "10.0.4.10", "10.0.4.12"];
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let eni = eni::tests::eni();
+        let ranges = ranges(&addresses, &eni);
+        let text = serde_json::to_string(&ranges).unwrap();
+        assert_eq!(
+            text,
+            r#"[{"subnet":"10.0.4.0/24","rangeStart":"10.0.4.9","rangeEnd":"10.0.4.10"},{"subnet":"10.0.4.0/24","rangeStart":"10.0.4.12","rangeEnd":"10.0.4.12"}]"#
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! What the threads of the agent share, and how they wait for each other.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use common::error::{Error, Result};
+use common::say;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::agent::configuration::Configuration;
+use crate::agent::desk::Desks;
+use crate::agent::handover::Role;
+use crate::agent::health::{Health, Lasting};
+use crate::agent::metrics::Metrics;
+use crate::ledger::Ledger;
+use crate::registration::looks::Looks;
+use crate::vpc::clients::Clients;
+
+/// How long work in progress may take when the agent has to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// So long releases wait for registrations to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the threads of the agent share.
+pub(crate) struct Agent {
+    pub(crate) clients: Clients,
+    pub(crate) ledger: Ledger,
+    pub(crate) looks: Looks,
+    pub(crate) configuration: Configuration,
+    /// The path that plugins connect to.
+    pub(crate) socket: PathBuf,
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) desks: Desks,
+    pub(super) work: Mutex<Work>,
+    pub(super) changed: Condvar,
+}
+
+/// What is going on and what is to be done.
+#[derive(Default)]
+pub(super) struct Work {
+    /// How many plugins are connected.
+    pub(super) plugins: usize,
+    /// How many requests of plugins are being served.
+    pub(super) requests: usize,
+    /// Whether the ledger has changed since the keeper looked.
+    pub(super) is_news: bool,
+    /// Whether no more plugins are accepted.
+    pub(super) is_closed: bool,
+    /// Whether the agent has to end.
+    pub(super) is_ending: bool,
+    /// What this agent is on its node.
+    pub(super) role: Role,
+    /// Why it has to, when nobody has told it to.
+    pub(super) defect: Option<Error>,
+}
+
+impl Agent {
+    pub(super) fn start(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> Result<()> {
+        let agent = Arc::clone(self);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let started = thread.spawn(move || work(&agent));
+        let msg = || format!("failed to start the thread {name}");
+        started
+            .map(drop)
+            .map_err(|cause| Error::internal(msg()).because(&cause))
+    }
+
+    /// Starts a thread without which the agent is not healthy.
+    pub(super) fn start_lasting(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> Result<()> {
+        self.start(name, move |agent| {
+            let _lasting = Lasting {
+                health: &agent.health,
+                thread: name,
+            };
+            work(agent);
+        })
+    }
+
+    /// Ends the agent as a signal does.
+    pub(super) fn end(&self, defect: Error) {
+        self.update(|work| work.defect = Some(defect));
+        if let Err(errno) = kill(Pid::this(), Signal::SIGTERM) {
+            say!("the agent cannot end: {errno}");
+        }
+    }
+
+    /// Waits until no plugin is being served, or for so long that releases must go on.
+    pub(super) fn await_calm(&self) {
+        let busy = |work: &mut Work| work.requests > 0 && !work.is_ending;
+        let waited = self.changed.wait_timeout_while(self.work(), PATIENCE, busy);
+        drop(waited);
+    }
+
+    /// Sleeps until there is news; whether the agent goes on.
+    pub(super) fn sleep(&self, time: Duration) -> bool {
+        let idle = |work: &mut Work| !work.is_news && !work.is_ending;
+        let waited = self.changed.wait_timeout_while(self.work(), time, idle);
+        let (mut work, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        work.is_news = false;
+        !work.is_ending
+    }
+
+    /// What this agent is on its node at this moment.
+    pub(crate) fn role(&self) -> Role {
+        self.work().role
+    }
+
+    /// Rests while another agent of the node does the work; whether this one goes on.
+    pub(crate) fn await_turn(&self) -> bool {
+        let rests = |work: &mut Work| work.role == Role::Relieved && !work.is_ending;
+        let waited = self.changed.wait_while(self.work(), rests);
+        let work = waited.unwrap_or_else(PoisonError::into_inner);
+        !work.is_ending
+    }
+
+    /// Notes what this agent is from now on.
+    pub(super) fn note_role(&self, role: Role) {
+        if self.role() != role {
+            self.update(|work| (work.role, work.is_news) = (role, true));
+        }
+    }
+
+    /// Says that the ledger has changed.
+    pub(crate) fn announce(&self) {
+        self.update(|work| work.is_news = true);
+    }
+
+    /// Lets end what is being served, and what was connected when the agent was told to end:
+    /// none of these plugins has to begin anew.
+    pub(super) fn drain(&self, waker: UnixStream) {
+        self.update(|work| work.is_ending = true);
+        drop(waker);
+        let busy = |work: &mut Work| work.plugins > 0 || !work.is_closed;
+        let waited = self
+            .changed
+            .wait_timeout_while(self.work(), DRAIN_DEADLINE, busy);
+        let (work, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if work.plugins > 0 {
+            say!("{} plugins were not served in time", work.plugins);
+        }
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut Work)) {
+        change(&mut self.work());
+        self.changed.notify_all();
+    }
+
+    /// A thread that has ended in the middle has left nothing half done here.
+    pub(super) fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

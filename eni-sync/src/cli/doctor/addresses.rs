@@ -1,0 +1,186 @@
+//! Checks of the addresses that the ENIs have: what the ledger knows of them, and
+//! whether anybody needs them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+
+use common::kernel::netns::Holders;
+
+use crate::cli::doctor::facts::Facts;
+use crate::cli::doctor::finding::Finding;
+use crate::cli::doctor::ranges::named;
+use crate::ledger::{Entry, State, now};
+use crate::registration::detached;
+use crate::registration::rules::{self, Drift};
+use crate::vpc::ec2::Description;
+use crate::vpc::eni;
+
+pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let ledger = match &facts.ledger {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            let finding = Finding::error("ledger", "node", error.to_string());
+            return vec![finding.advise("eni-sync neither registers nor releases anything so")];
+        }
+    };
+    findings.extend(namespaces(facts));
+    for (eni, error) in &facts.damaged {
+        let finding = Finding::error("ledger", eni, error.to_string());
+        findings.push(finding.advise(
+            "its address is neither registered nor released; remove the file when no pod has it",
+        ));
+    }
+    findings.extend(detached(facts, ledger));
+    let for_pods = |eni: &&Description| eni::require_releasable(eni).is_ok();
+    for own in facts.own.iter().filter(for_pods) {
+        let entries = ledger.get(&own.id).map_or(&[][..], Vec::as_slice);
+        findings.push(owners(own, entries));
+        findings.push(drift(own, entries));
+        findings.push(ended(facts, own, entries));
+        findings.extend(on_node(facts, own));
+        findings.extend(refusals(own, entries));
+    }
+    findings
+}
+
+/// What cannot be seen of the namespaces of pods.
+fn namespaces(facts: &Facts) -> Vec<Finding> {
+    const CHECK: &str = "namespaces";
+    let living = match &facts.living {
+        Ok(living) => living,
+        Err(error) => {
+            let finding = Finding::error(CHECK, "node", error.to_string());
+            return vec![finding.advise("nothing is released until all pods can be looked into")];
+        }
+    };
+    let hidden = living.hidden().map(|why| {
+        Finding::warning(CHECK, "node", why.to_string())
+            .advise("what its pod may have is not released until it is visible")
+    });
+    let unreadable = living.unreadable().map(|why| {
+        Finding::warning(CHECK, "node", why.to_string()).advise(
+            "look at its pod, which changes its own network; what the ledger has for it stays",
+        )
+    });
+    let found: Vec<Finding> = hidden.chain(unreadable).collect();
+    match found.is_empty() {
+        true => vec![Finding::ok(
+            CHECK,
+            "node",
+            "the namespace of every pod is visible",
+        )],
+        false => found,
+    }
+}
+
+/// Pods whose ENI has been taken from the instance.
+fn detached(facts: &Facts, ledger: &BTreeMap<String, Vec<Entry>>) -> Vec<Finding> {
+    let Some(inventory) = &facts.inventory else {
+        return Vec::new();
+    };
+    let holders = Holders::default();
+    let finding = |(eni, entries): (&String, &Vec<Entry>)| {
+        let lost = detached::of_eni(eni, entries, inventory, &holders).into_iter();
+        let found = lost.map(|says| Finding::error("detached", eni, says));
+        let advice =
+            "delete the pod, so that a new one gets an interface; see who detached the ENI";
+        found.map(|f| f.advise(advice)).collect::<Vec<Finding>>()
+    };
+    ledger.iter().flat_map(finding).collect()
+}
+
+/// What is on the ENI and for nobody.
+fn owners(own: &Description, entries: &[Entry]) -> Finding {
+    const CHECK: &str = "owners";
+    let is_unknown = |address: &&IpAddr| {
+        let entry = entries.iter().find(|entry| entry.address == **address);
+        entry.is_none_or(|entry| entry.state == State::Adopted)
+    };
+    let unknown: Vec<IpAddr> = own.secondary.iter().filter(is_unknown).copied().collect();
+    match unknown.is_empty() {
+        true => Finding::ok(CHECK, &own.id, "every address on it is known"),
+        false => {
+            let says = format!("nobody knows whose {} is", named(&unknown));
+            Finding::warning(CHECK, &own.id, says).advise(format!(
+                "if nobody's, it takes a slot: eni-sync release --address {} --force",
+                unknown.first().map(IpAddr::to_string).unwrap_or_default()
+            ))
+        }
+    }
+}
+
+/// What the ledger holds and is not on the ENI.
+fn drift(own: &Description, entries: &[Entry]) -> Finding {
+    const CHECK: &str = "registered";
+    let lost = rules::compare(entries, &HashSet::new(), own, now())
+        .into_iter()
+        .filter_map(|drift| match drift {
+            Drift::Lost(entry) => Some(entry.address),
+            _ => None,
+        });
+    let lost: Vec<IpAddr> = lost.collect();
+    match lost.is_empty() {
+        true => Finding::ok(CHECK, &own.id, "every address of a pod is on it"),
+        false => Finding::error(
+            CHECK,
+            &own.id,
+            format!("pods have {}, and the ENI has not", named(&lost)),
+        )
+        .advise("eni-sync sync --once assigns it again"),
+    }
+}
+
+/// What is held for attachments that have ended.
+fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
+    const CHECK: &str = "attachments";
+    let holders = Holders::default();
+    let is_ended = |entry: &&Entry| {
+        let lives = facts
+            .living
+            .as_ref()
+            .is_ok_and(|living| living.has(entry.address));
+        // What cannot be told counts as alive.
+        entry.state == State::Held && !lives && !entry.may_have_living_owner(&holders)
+    };
+    let ended = entries.iter().filter(is_ended);
+    let ended: Vec<IpAddr> = ended.map(|entry| entry.address).collect();
+    match ended.is_empty() {
+        true => Finding::ok(CHECK, &own.id, "every address of an attachment is in use"),
+        false => Finding::warning(
+            CHECK,
+            &own.id,
+            format!("{} is held for attachments that have ended", named(&ended)),
+        )
+        .advise("the agent releases it after 5 minutes; at once: eni-sync release"),
+    }
+}
+
+/// What the node itself has of the addresses for pods, and what is therefore never released.
+fn on_node(facts: &Facts, own: &Description) -> Vec<Finding> {
+    let living = facts.living.as_ref().ok();
+    let finding = |address: &IpAddr| {
+        let name = living?.on_node(*address)?;
+        let says = format!("{address} is on interface {name:?} of the node itself, and stays");
+        let advice = format!("if it is for pods: ip address del {address} dev {name}");
+        Some(Finding::warning("node-address", &own.id, says).advise(advice))
+    };
+    own.secondary.iter().filter_map(finding).collect()
+}
+
+/// What attachments go on without.
+fn refusals(own: &Description, entries: &[Entry]) -> Vec<Finding> {
+    let refusal = |entry: &Entry| match &entry.state {
+        State::Claiming {
+            refusal: Some(refusal),
+            ..
+        } => Some((entry.address, refusal.error())),
+        _ => None,
+    };
+    let refused = entries.iter().filter_map(refusal);
+    let finding = |(address, error): (IpAddr, _)| {
+        Finding::error("refused", &own.id, format!("{address}: {error}"))
+            .advise("the agent goes on trying; the pod has no address beyond its node until then")
+    };
+    refused.map(finding).collect()
+}

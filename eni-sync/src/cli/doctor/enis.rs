@@ -1,0 +1,121 @@
+//! Checks of the node's ENIs, whatever networks there are.
+
+use std::collections::BTreeMap;
+
+use common::attach::inventory::{Eni, NO_MANAGE_TAG};
+
+use crate::cli::doctor::facts::Facts;
+use crate::cli::doctor::finding::Finding;
+use crate::vpc::ec2::{Description, Family};
+use crate::vpc::eni;
+
+pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
+    let is_for_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
+    let for_pods: Vec<&Eni> = facts.enis().iter().filter(is_for_pods).collect();
+    let mut findings = Vec::new();
+    findings.extend(existence(facts, &for_pods));
+    findings.extend(subnets(&for_pods));
+    for eni in for_pods {
+        findings.push(interface(facts, eni));
+        if let Some(own) = facts.own(&eni.id) {
+            findings.push(source_dest_check(own));
+            findings.push(delete_on_termination(own));
+            findings.push(slots(eni, own));
+        }
+    }
+    findings
+}
+
+fn existence(facts: &Facts, for_pods: &[&Eni]) -> Option<Finding> {
+    const CHECK: &str = "eni-for-pods";
+    let inventory = facts.inventory.as_ref()?;
+    let count = for_pods.len();
+    Some(match count {
+        0 => Finding::error(
+            CHECK,
+            &inventory.instance_id,
+            "the node has no ENI for pods",
+        )
+        .advise(format!(
+            "attach an ENI, and tag it {NO_MANAGE_TAG}=true before that"
+        )),
+        _ => Finding::ok(CHECK, &inventory.instance_id, format!("{count} for pods")),
+    })
+}
+
+fn subnets(for_pods: &[&Eni]) -> Vec<Finding> {
+    let mut by_subnet: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for eni in for_pods {
+        by_subnet.entry(&eni.subnet_id).or_default().push(&eni.id);
+    }
+    let several = by_subnet.into_iter().filter(|(_, enis)| enis.len() > 1);
+    let finding = |(subnet, enis): (&str, Vec<&str>)| {
+        let says = format!("{} are in one subnet", enis.join(" and "));
+        Finding::info("same-subnet", subnet, says)
+            .advise("eni-sync tells them apart by MAC address; a selector by subnet cannot")
+    };
+    several.map(finding).collect()
+}
+
+fn interface(facts: &Facts, eni: &Eni) -> Finding {
+    const CHECK: &str = "eni-interface";
+    let link = facts.host.links.iter().find(|link| link.mac == eni.mac);
+    match link {
+        None => Finding::warning(
+            CHECK,
+            &eni.id,
+            format!("the node has no interface with its MAC address {}", eni.mac),
+        )
+        .advise("it is in a pod (host-device), or bound to a driver for user space"),
+        Some(link) if !link.up => {
+            let says = format!("{} is down", link.name);
+            Finding::warning(CHECK, &eni.id, says).advise(up(&link.name))
+        }
+        Some(link) => Finding::ok(CHECK, &eni.id, format!("{} is up", link.name)),
+    }
+}
+
+/// How to set an interface up, and why it may be down.
+pub(crate) fn up(name: &str) -> String {
+    format!("ip link set {name} up; AL2023 leaves an ENI that is attached after the boot down")
+}
+
+fn source_dest_check(own: &Description) -> Finding {
+    const CHECK: &str = "source-dest-check";
+    match own.source_dest_check {
+        true => Finding::ok(
+            CHECK,
+            &own.id,
+            "on: nobody sends from an address that has moved",
+        ),
+        false => Finding::info(CHECK, &own.id, "off")
+            .advise("eni-sync does not need it off; pods that route for others do"),
+    }
+}
+
+fn delete_on_termination(own: &Description) -> Finding {
+    const CHECK: &str = "delete-on-termination";
+    match own.delete_on_termination {
+        true => Finding::ok(CHECK, &own.id, "its addresses go with the instance"),
+        false => Finding::warning(
+            CHECK,
+            &own.id,
+            "it stays with all its addresses when the instance ends",
+        )
+        .advise("set DeleteOnTermination on its attachment"),
+    }
+}
+
+fn slots(eni: &Eni, own: &Description) -> Finding {
+    const CHECK: &str = "slots";
+    let used = own.used(Family::V4);
+    let limit = Family::V4.limit(eni);
+    let says = format!("{used} of {limit} IPv4 addresses used");
+    match limit {
+        // EC2 has not said.
+        0 => Finding::info(CHECK, &eni.id, format!("{used} IPv4 addresses used")),
+        limit if used >= limit => Finding::warning(CHECK, &eni.id, says)
+            .advise("no pod gets another one: use a larger instance type or another ENI"),
+        _ => Finding::ok(CHECK, &eni.id, says),
+    }
+}

@@ -1,0 +1,297 @@
+//! Everything that the checks look at, collected once and without changing anything.
+//! What cannot be had is a fact, too.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use common::attach::inventory::{Eni, Inventory};
+use common::error::{Error, Result};
+use common::kernel::netlink::{KernelAddress, KernelRoute, Link, Netlink};
+
+use crate::agent::configuration::Configuration;
+use crate::cli::doctor::network::Network;
+use crate::cli::doctor::source::Source;
+use crate::ledger::{Entry, Ledger};
+use crate::plugin::socket;
+use crate::registration::in_use::{self, Living};
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::{Description, Ec2, Family, Limits, Reservation};
+use crate::vpc::eni;
+use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::imds::Identity;
+use crate::vpc::inventory;
+
+/// An address for documentation (RFC 5737, RFC 3849), which is in no subnet: EC2 can
+/// only refuse to assign it, or to unassign it.
+const NOWHERE: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// The facts.
+pub(crate) struct Facts {
+    pub(crate) access: Access,
+    /// The ENIs as EC2 says now, or else as it said when the inventory was written.
+    pub(crate) inventory: Option<Inventory>,
+    /// How old the written inventory is, if there is one.
+    pub(crate) written: Result<Option<Duration>>,
+    /// The networks that the agent's configuration names, if it was given.
+    pub(crate) watched: Option<Result<Vec<String>>>,
+    /// What EC2 says now of the node's ENIs.
+    pub(crate) own: Vec<Description>,
+    /// The same of all ENIs in their subnets.
+    pub(crate) neighbours: Vec<Description>,
+    /// The CIDR reservations of the subnets whose reservations may be known.
+    pub(crate) reservations: BTreeMap<String, Vec<Reservation>>,
+    pub(crate) agent: io::Result<Option<()>>,
+    pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
+    /// The files of the ledger that are no entries, each with its ENI.
+    pub(crate) damaged: Vec<(String, Error)>,
+    /// The addresses that are in use, and what could not be seen of them.
+    pub(crate) living: Result<Living>,
+    pub(crate) host: Host,
+    pub(crate) networks: Vec<Network>,
+    /// The configurations that cannot be read.
+    pub(crate) unreadable: Vec<Source>,
+}
+
+/// The way to AWS.
+pub(crate) struct Access {
+    pub(crate) identity: Result<Identity>,
+    /// The region that `AWS_REGION` sets.
+    pub(crate) region_variable: Option<String>,
+    pub(crate) credentials: Option<Result<()>>,
+    pub(crate) questions: Vec<Question>,
+}
+
+/// A request and how it ended.
+pub(crate) struct Question {
+    pub(crate) action: &'static str,
+    /// Whether eni-sync needs it; the others only tell the doctor more.
+    pub(crate) is_needed: bool,
+    /// Whether it must fail: it is made to learn whether it is permitted.
+    pub(crate) is_probe: bool,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// What the kernel of the node has.
+#[derive(Default)]
+pub(crate) struct Host {
+    pub(crate) links: Vec<Link>,
+    pub(crate) addresses: Vec<KernelAddress>,
+    pub(crate) routes: Vec<KernelRoute>,
+}
+
+impl Facts {
+    /// Collects everything. With `probe`, also whether addresses may be changed.
+    ///
+    /// # Errors
+    /// Code 999 when there is no way to ask the kernel or AWS at all.
+    pub(crate) fn collect(sources: Vec<Source>, agent: Option<&Path>, probe: bool) -> Result<Self> {
+        let mut netlink = Netlink::open()?;
+        let (networks, unreadable) = resolve(sources, &mut netlink);
+        let mut facts = Self {
+            access: Access {
+                identity: Err(common::error::Error::internal("not asked")),
+                region_variable: std::env::var("AWS_REGION").ok(),
+                credentials: None,
+                questions: Vec::new(),
+            },
+            written: Ok(None),
+            watched: agent.map(watched),
+            inventory: None,
+            own: Vec::new(),
+            neighbours: Vec::new(),
+            reservations: BTreeMap::new(),
+            agent: socket::ping(),
+            ledger: read_ledger(),
+            damaged: read_damaged().unwrap_or_default(),
+            living: in_use::of_node(&Ledger::of_node()),
+            host: Host {
+                links: netlink.links()?,
+                addresses: netlink.all_addresses()?,
+                routes: netlink.routes()?,
+            },
+            networks,
+            unreadable,
+        };
+        match Inventory::read() {
+            Ok(written) => {
+                facts.written = Ok(written.as_ref().and_then(|_| inventory::written_ago()));
+                facts.inventory = written;
+            }
+            Err(error) => facts.written = Err(error),
+        }
+        facts.ask_aws(probe)?;
+        Ok(facts)
+    }
+
+    fn ask_aws(&mut self, probe: bool) -> Result<()> {
+        let aws = Aws::open();
+        self.access.identity = aws.imds()?.identity();
+        let Ok(identity) = self.access.identity.clone() else {
+            return Ok(());
+        };
+        let credentials = aws.require_credentials(&identity.region);
+        let has_credentials = credentials.is_ok();
+        self.access.credentials = Some(credentials);
+        if has_credentials {
+            self.ask_ec2(aws.ec2(&identity.region)?, identity, probe);
+        }
+        Ok(())
+    }
+
+    fn ask_ec2(&mut self, ec2: &Ec2, identity: Identity, probe: bool) {
+        let id = identity.instance_id.clone();
+        let found = self.ask("DescribeNetworkInterfaces", || ec2.enis_of_instance(&id));
+        let limits = self.ask("DescribeInstanceTypes", || {
+            ec2.limits(&identity.instance_type)
+        });
+        let subnets = inventory::subnets(found.as_deref().unwrap_or_default());
+        let cidrs = self.ask("DescribeSubnets", || ec2.subnet_cidrs(&subnets));
+        self.ask("DescribeInstances", || ec2.instance_state(&id));
+        let (Some(found), Some(cidrs)) = (found, cidrs) else {
+            return;
+        };
+        let unknown = Limits { ipv4: 0, ipv6: 0 };
+        let limits = limits.unwrap_or(unknown);
+        let inventory = inventory::compose(identity, &found, limits, &cidrs);
+        let for_pods = found
+            .iter()
+            .filter(|eni| eni::require_releasable(eni).is_ok());
+        let for_pods: Vec<Description> = for_pods.cloned().collect();
+        let subnets = inventory::subnets(&for_pods);
+        if !subnets.is_empty() {
+            // The action is known to be permitted. Without an answer, less is checked.
+            self.neighbours = ec2.enis_of_subnets(&subnets).unwrap_or_default();
+        }
+        for subnet in &subnets {
+            let reserved = ec2.reservations(subnet);
+            self.note("GetSubnetCidrReservations", false, reserved.as_ref().err());
+            if let Ok(reserved) = reserved {
+                self.reservations.insert(subnet.clone(), reserved);
+            }
+        }
+        if let Some(eni) = for_pods.first().filter(|_| probe) {
+            self.probe(ec2, eni);
+        }
+        self.own = found;
+        self.inventory = Some(inventory);
+    }
+
+    /// Asks EC2 to do what it cannot do, to learn whether it may be asked.
+    fn probe(&mut self, ec2: &Ec2, eni: &Description) {
+        for address in NOWHERE {
+            let [assign, unassign] = match Family::of(address) {
+                Family::V4 => ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"],
+                Family::V6 => ["AssignIpv6Addresses", "UnassignIpv6Addresses"],
+            };
+            for (action, answer) in [
+                (assign, ec2.assign(&eni.id, &[address])),
+                (unassign, ec2.unassign(&eni.id, &[address])),
+            ] {
+                self.access.questions.push(Question {
+                    action,
+                    is_needed: true,
+                    is_probe: true,
+                    failure: answer.err(),
+                });
+            }
+        }
+    }
+
+    /// Asks a question that eni-sync needs the answer of, unless no question is
+    /// answered at all.
+    fn ask<T>(
+        &mut self,
+        action: &'static str,
+        question: impl FnOnce() -> std::result::Result<T, Failure>,
+    ) -> Option<T> {
+        let failures = self
+            .access
+            .questions
+            .iter()
+            .filter_map(|q| q.failure.as_ref());
+        let is_hopeless = |f: &Failure| {
+            matches!(
+                f.kind,
+                Kind::Credentials | Kind::Throttled | Kind::Unanswered
+            )
+        };
+        if failures.into_iter().any(is_hopeless) {
+            return None;
+        }
+        let answer = question();
+        self.note(action, true, answer.as_ref().err());
+        answer.ok()
+    }
+
+    /// Notes how a question ended, once for each action.
+    fn note(&mut self, action: &'static str, is_needed: bool, failure: Option<&Failure>) {
+        if self.access.questions.iter().any(|q| q.action == action) {
+            return;
+        }
+        self.access.questions.push(Question {
+            action,
+            is_needed,
+            is_probe: false,
+            failure: failure.cloned(),
+        });
+    }
+
+    /// The node's ENIs.
+    pub(crate) fn enis(&self) -> &[Eni] {
+        self.inventory
+            .as_ref()
+            .map_or(&[], |inventory| &inventory.enis)
+    }
+
+    /// The ENI that a network's attachments are on.
+    pub(crate) fn eni_of(&self, network: &Network) -> Option<&Eni> {
+        self.inventory.as_ref()?.by_mac(&network.master()?.mac)
+    }
+
+    /// What EC2 says now of an ENI of the node.
+    pub(crate) fn own(&self, id: &str) -> Option<&Description> {
+        self.own.iter().find(|eni| eni.id == id)
+    }
+}
+
+/// The networks of the sources, and the sources that are none.
+fn resolve(sources: Vec<Source>, netlink: &mut Netlink) -> (Vec<Network>, Vec<Source>) {
+    let (mut networks, mut unreadable) = (Vec::new(), Vec::new());
+    for source in sources {
+        match Network::of_source(source, netlink) {
+            Ok(network) => networks.push(network),
+            Err(source) => unreadable.push(source),
+        }
+    }
+    (networks, unreadable)
+}
+
+fn watched(path: &Path) -> Result<Vec<String>> {
+    let configuration = Configuration::read(path)?;
+    let networks = configuration.networks.into_iter();
+    Ok(networks.map(|network| network.name).collect())
+}
+
+/// What stands in the place of entries. That there is no ledger is a fact of its own.
+fn read_damaged() -> Result<Vec<(String, Error)>> {
+    let mut damaged = Vec::new();
+    for eni in Ledger::of_node().enis()? {
+        let unreadable = eni.unreadable()?.into_iter();
+        damaged.extend(unreadable.map(|(_, error)| (eni.id().to_owned(), error)));
+    }
+    Ok(damaged)
+}
+
+fn read_ledger() -> Result<BTreeMap<String, Vec<Entry>>> {
+    let enis = Ledger::of_node().enis()?;
+    let read = enis
+        .iter()
+        .map(|eni| Ok((eni.id().to_owned(), eni.read()?)));
+    read.collect()
+}

@@ -1,0 +1,116 @@
+//! Checks of the node itself: the agent, what it has written, and the kernel's
+//! addresses and routes.
+
+use std::net::IpAddr;
+
+use common::attach::inventory::PATH;
+
+use crate::cli::doctor::facts::Facts;
+use crate::cli::doctor::finding::Finding;
+use crate::cli::doctor::network::Network;
+use crate::cli::doctor::range::Range;
+use crate::cli::doctor::ranges::named;
+use crate::cli::output::duration;
+use crate::plugin::socket;
+
+pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings = vec![agent(facts), inventory(facts)];
+    findings.extend(agent_configuration(facts));
+    for network in &facts.networks {
+        findings.extend(l3_route(facts, network));
+        findings.extend(aliases(facts, network));
+    }
+    findings
+}
+
+fn agent(facts: &Facts) -> Finding {
+    const CHECK: &str = "agent";
+    match &facts.agent {
+        Ok(Some(())) => Finding::ok(CHECK, socket::PATH, "answers"),
+        Ok(None) => Finding::warning(CHECK, socket::PATH, "there is no agent")
+            .advise("plugins register by themselves; nobody releases or repairs between them"),
+        Err(cause) => {
+            let says = format!("the agent does not answer: {cause}");
+            Finding::error(CHECK, socket::PATH, says).advise("start it again, and see its log")
+        }
+    }
+}
+
+fn inventory(facts: &Facts) -> Finding {
+    const CHECK: &str = "inventory";
+    match &facts.written {
+        Ok(Some(age)) => {
+            let age = duration(age.as_secs());
+            Finding::ok(CHECK, PATH, format!("written {age} ago"))
+        }
+        Ok(None) => Finding::info(CHECK, PATH, "not written yet")
+            .advise("masterSelector by ENI needs it: the agent or eni-sync sync --once writes it"),
+        Err(error) => Finding::error(CHECK, PATH, error.to_string())
+            .advise("masterSelector by ENI needs it: eni-sync sync --once writes it anew"),
+    }
+}
+
+/// What the agent would refuse to start with.
+fn agent_configuration(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "agent-configuration";
+    Some(match facts.watched.as_ref()? {
+        Ok(networks) => {
+            let says = format!("networks it watches: {}", networks.len());
+            Finding::ok(CHECK, "node", says)
+        }
+        Err(error) => Finding::error(CHECK, "node", error.to_string())
+            .advise("the agent does not start with it"),
+    })
+}
+
+/// In L3 mode the node's own routes decide what leaves through the master.
+fn l3_route(facts: &Facts, network: &Network) -> Option<Finding> {
+    const CHECK: &str = "l3-route";
+    let master = network.master().filter(|_| network.is_l3())?;
+    let mut routes = facts.host.routes.iter().filter(|route| !route.from_kernel);
+    let is_through = |hop: &(u32, Option<IpAddr>)| hop.0 == master.index;
+    let route = routes.find(|route| route.next_hops.iter().any(is_through));
+    let (subject, name) = (&network.subject, &master.name);
+    Some(match route {
+        Some(route) => Finding::ok(CHECK, subject, format!("{} through {name}", route.dst)),
+        None => {
+            let says = format!("mode is l3, and no route of the node goes through {name}");
+            Finding::error(CHECK, subject, says)
+                .advise("pods reach only their subnet: use mode l2, or add routes to the node")
+        }
+    })
+}
+
+/// Addresses for pods that the node has itself: it answers for them then.
+fn aliases(facts: &Facts, network: &Network) -> Option<Finding> {
+    const CHECK: &str = "host-alias";
+    let ranges = network
+        .ranges
+        .as_ref()
+        .ok()
+        .filter(|ranges| !ranges.is_empty())?;
+    let primary = facts
+        .eni_of(network)
+        .map(|eni| eni.primary_addresses.as_slice());
+    let is_alias = |address: &IpAddr| {
+        let is_primary = primary.is_some_and(|primary| primary.contains(address));
+        !is_primary && ranges.iter().any(|range: &Range| range.contains(*address))
+    };
+    let own = facts
+        .host
+        .addresses
+        .iter()
+        .map(|found| found.cidr.address());
+    let found: Vec<IpAddr> = own.filter(is_alias).collect();
+    let subject = &network.subject;
+    Some(match found.is_empty() {
+        true => Finding::ok(CHECK, subject, "the node has no address of the range"),
+        false => {
+            let says = format!("the node itself has {}", named(&found));
+            Finding::error(CHECK, subject, says).advise(
+                "remove it from the node; ec2-net-utils adds every address of an ENI: \
+                 disable refresh-policy-routes for this interface",
+            )
+        }
+    })
+}

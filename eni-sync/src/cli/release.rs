@@ -1,0 +1,370 @@
+//! `eni-sync release`: an operator gives addresses back. What a living attachment or
+//! any pod has stays, whatever the operator says; what nobody knows stays unless the
+//! operator insists.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use clap::Args;
+use common::error::{Error, Result};
+use common::kernel::netns::{Holders, Presence};
+use common::text::printable;
+
+use crate::cli::output;
+use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
+use crate::registration::in_use::{self, Living, Reach};
+use crate::registration::looks::Looks;
+use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::release::{self, End, Ends};
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::Description;
+use crate::vpc::eni;
+use crate::vpc::inventory;
+
+/// Which addresses to release; those that all options agree on.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Selection {
+    /// The addresses that the ledger has for a network
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// The addresses of an ENI
+    #[arg(long, value_name = "ID")]
+    eni: Option<String>,
+    /// These addresses
+    #[arg(long, value_name = "ADDRESS", num_args = 1..)]
+    address: Vec<IpAddr>,
+}
+
+/// How to release them.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// Release also what nobody knows the owner of, and what is in a pool; never what a
+    /// pod has
+    #[arg(long)]
+    force: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// An address that is selected, with its entry if the ledger has one.
+#[derive(Clone, Debug)]
+struct Candidate {
+    address: IpAddr,
+    entry: Option<Entry>,
+}
+
+/// What becomes of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fate {
+    Released,
+    WouldBe,
+    /// It is not on the ENI, by what EC2 says.
+    NotThere,
+    Kept(String),
+}
+
+impl Fate {
+    fn of(end: &End) -> Self {
+        match end {
+            End::Removed => Self::Released,
+            End::Absent => Self::NotThere,
+            End::Elsewhere => Self::Kept(
+                "the ENI is not attached to this node, which only forgets what it knows of it"
+                    .to_owned(),
+            ),
+            End::Kept(why) => Self::Kept(why.clone()),
+        }
+    }
+
+    /// What has become of an address whose release went wrong somewhere.
+    fn after_failure(entry: Option<&Entry>, why: &Error) -> Self {
+        match entry.map(|entry| &entry.state) {
+            None | Some(State::Removed) => Self::Released,
+            Some(State::Releasing { .. } | State::Withdrawn { .. }) => {
+                Self::Kept(format!("{why}; it is due, and is tried again"))
+            }
+            Some(_) => Self::claimed(),
+        }
+    }
+
+    fn claimed() -> Self {
+        Self::Kept("an attachment has claimed it meanwhile".to_owned())
+    }
+}
+
+/// The line of one address.
+struct Line {
+    address: IpAddr,
+    eni: String,
+    fate: Fate,
+}
+
+/// Releases what is selected. The status is a failure when anything of it stays.
+///
+/// # Errors
+/// Code 7 for an ENI that is unknown or not for pods; what AWS says; code 5 naming a
+/// file of the ledger.
+pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
+    let aws = Aws::open();
+    let ledger = Ledger::of_node();
+    let (inventory, found) = inventory::ask(&aws)?;
+    let node = Node {
+        aws: &aws,
+        ledger: &ledger,
+        inventory: &inventory,
+        looks: &Looks::default(),
+    };
+    let mut lines = Vec::new();
+    for eni in enis(&ledger, &found, selection)? {
+        let ledger = ledger.of_eni(&eni)?;
+        let work = Work {
+            node: &node,
+            ledger: &ledger,
+            manner,
+        };
+        let fates = work.release(selection)?;
+        lines.extend(fates.into_iter().map(|(address, fate)| Line {
+            address,
+            eni: eni.clone(),
+            fate,
+        }));
+    }
+    lines.extend(out_of_reach(selection, &found, &lines));
+    report(selection, &lines)
+}
+
+/// The ENIs that the selection is about: those for pods, and those in the ledger.
+fn enis(ledger: &Ledger, found: &[Description], selection: &Selection) -> Result<BTreeSet<String>> {
+    let known = ledger.enis()?;
+    let known = known.iter().map(|eni| eni.id().to_owned());
+    let managed = found
+        .iter()
+        .filter(|eni| eni::require_releasable(eni).is_ok());
+    let mut enis: BTreeSet<String> = managed.map(|eni| eni.id.clone()).chain(known).collect();
+    if let Some(wanted) = &selection.eni {
+        if let Some(eni) = found.iter().find(|eni| eni.id == *wanted) {
+            eni::require_releasable(eni)?;
+        }
+        enis.retain(|eni| eni == wanted);
+        if enis.is_empty() {
+            let msg = format!("{wanted:?} is neither an ENI of this node nor in its ledger");
+            return Err(Error::config(msg));
+        }
+    }
+    Ok(enis)
+}
+
+/// One ENI and what is to be done with it.
+struct Work<'a> {
+    node: &'a Node<'a>,
+    ledger: &'a EniLedger,
+    manner: Manner,
+}
+
+impl Work<'_> {
+    fn release(&self, selection: &Selection) -> Result<Vec<(IpAddr, Fate)>> {
+        let _turn = match self.manner.dry_run {
+            true => None,
+            false => Some(self.ledger.take_turn(TURN_DEADLINE)?),
+        };
+        let candidates = candidates(&self.ledger.read()?, self.actual()?.as_ref(), selection);
+        let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
+        let living = in_use::look_from(self.node.ledger, reach)?;
+        let mut fates = Vec::new();
+        let mut accepted = Vec::new();
+        let unreadable: HashMap<IpAddr, Error> = self.ledger.unreadable()?.into_iter().collect();
+        for candidate in candidates {
+            if let Some(error) = unreadable.get(&candidate.address) {
+                fates.push((candidate.address, Fate::Kept(error.to_string())));
+                continue;
+            }
+            match candidate.reason_to_stay(&living, self.manner.force)? {
+                Some(why) => fates.push((candidate.address, Fate::Kept(why))),
+                None => accepted.push(candidate),
+            }
+        }
+        if self.manner.dry_run {
+            fates.extend(accepted.iter().map(|c| (c.address, Fate::WouldBe)));
+        } else {
+            fates.extend(self.carry_out(accepted)?);
+        }
+        fates.sort_by_key(|(address, _)| *address);
+        Ok(fates)
+    }
+
+    /// The ENI as it is now, if it is one of this node whose addresses may be removed.
+    fn actual(&self) -> Result<Option<Description>> {
+        let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
+        let id = self.ledger.id();
+        let actual = ec2.eni(id);
+        let actual = actual.map_err(|failure| failure.error(&format!("look at {id}")))?;
+        let own = self.node.inventory.instance_id.as_str();
+        let own = actual.filter(|eni| eni.instance_id.as_deref() == Some(own));
+        if let Some(eni) = &own {
+            eni::require_releasable(eni)?;
+        }
+        Ok(own)
+    }
+
+    /// Writes down that the addresses are due, and releases them.
+    fn carry_out(&self, accepted: Vec<Candidate>) -> Result<Vec<(IpAddr, Fate)>> {
+        let mut due = Vec::new();
+        let mut addresses = Vec::new();
+        {
+            let entries = self.ledger.open()?;
+            for candidate in accepted {
+                addresses.push(candidate.address);
+                if entries.get(candidate.address)? == candidate.entry
+                    && let Some(entry) = candidate.into_due()
+                {
+                    entries.write(&entry)?;
+                    due.push(entry);
+                }
+            }
+        }
+        let released = release::release(self.node, self.ledger, due);
+        let (ends, failure) = match released {
+            Ok(ends) => (ends, None),
+            Err(error) => (Ends::new(), Some(error)),
+        };
+        let entries = self.ledger.open()?;
+        let fate = |address: IpAddr| {
+            let fate = match (ends.get(&address), &failure) {
+                (Some(end), _) => Fate::of(end),
+                (None, Some(why)) => Fate::after_failure(entries.get(address)?.as_ref(), why),
+                (None, None) => Fate::claimed(),
+            };
+            Ok((address, fate))
+        };
+        addresses.into_iter().map(fate).collect()
+    }
+}
+
+impl Candidate {
+    fn owner(&self) -> Option<&Owner> {
+        self.entry.as_ref()?.owner.as_ref()
+    }
+
+    /// Why the address is not released, if it is not.
+    fn reason_to_stay(&self, living: &Living, force: bool) -> Result<Option<String>> {
+        if let Some(entry) = &self.entry
+            && let Some(owner) = &entry.owner
+        {
+            let is_ending = matches!(entry.state, State::Releasing { .. });
+            match owner.presence(&Holders::default()) {
+                Presence::Living if !is_ending => {
+                    return Ok(Some(format!("in use by {owner}")));
+                }
+                Presence::Unknown(why) if !is_ending => {
+                    return Ok(Some(format!("it may be in use by {owner}: {why}")));
+                }
+                _ => {}
+            }
+        }
+        if let Some(why) = living.reason_to_keep(self.address, self.owner()) {
+            return Ok(Some(why));
+        }
+        let reason = match self.entry.as_ref().map(|entry| &entry.state) {
+            None | Some(State::Adopted) => "nobody knows whose it is; --force releases it",
+            Some(State::Pooled) => "the agent's pool would have it again; --force releases it",
+            Some(_) => return Ok(None),
+        };
+        Ok((!force).then(|| reason.to_owned()))
+    }
+
+    /// The entry of an address that may be removed now. One that the ledger does not have
+    /// was found on the ENI.
+    fn into_due(self) -> Option<Entry> {
+        let address = self.address;
+        let found = || Entry::begin(address, &Event::Seen, None);
+        let entry = self.entry.or_else(found)?;
+        entry.after(&Event::Ended { after: now() })
+    }
+}
+
+/// The addresses that are selected: of the ledger, and those that are on the ENI and
+/// nowhere else, which belong to no network.
+fn candidates(
+    entries: &[Entry],
+    actual: Option<&Description>,
+    selection: &Selection,
+) -> Vec<Candidate> {
+    let network = selection.network.as_ref();
+    let is_of_network = |entry: &&Entry| {
+        network.is_none_or(|network| {
+            let owner = entry.owner.as_ref();
+            owner.is_some_and(|owner| owner.network == *network)
+        })
+    };
+    let known = entries.iter().filter(is_of_network).map(|entry| Candidate {
+        address: entry.address,
+        entry: Some(entry.clone()),
+    });
+    let is_unknown = |address: &&IpAddr| {
+        network.is_none() && !entries.iter().any(|entry| entry.address == **address)
+    };
+    let found = actual.iter().flat_map(|actual| &actual.secondary);
+    let unknown = found.filter(is_unknown).map(|address| Candidate {
+        address: *address,
+        entry: None,
+    });
+    let is_listed = |candidate: &Candidate| {
+        selection.address.is_empty() || selection.address.contains(&candidate.address)
+    };
+    known.chain(unknown).filter(is_listed).collect()
+}
+
+/// The addresses asked for by name that are on the node's ENIs and not to be removed:
+/// primary ones, and those of ENIs that are not for pods.
+fn out_of_reach(selection: &Selection, found: &[Description], lines: &[Line]) -> Vec<Line> {
+    if selection.network.is_some() {
+        return Vec::new();
+    }
+    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.address == **address);
+    let line = |address: &IpAddr| {
+        let of_selection = |eni: &&Description| selection.eni.as_ref().is_none_or(|s| *s == eni.id);
+        let mut enis = found.iter().filter(of_selection);
+        let eni = enis.find(|eni| eni.has(*address))?;
+        let why = match eni.primary.contains(address) {
+            true => "it is the ENI's primary address",
+            false => "the ENI is not for pods",
+        };
+        Some(Line {
+            address: *address,
+            eni: eni.id.clone(),
+            fate: Fate::Kept(why.to_owned()),
+        })
+    };
+    let open = selection.address.iter().filter(is_open);
+    open.filter_map(line).collect()
+}
+
+fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> {
+    let mut text = String::new();
+    for Line { address, eni, fate } in lines {
+        let fate = match fate {
+            Fate::Released => "released".to_owned(),
+            Fate::WouldBe => "would be released".to_owned(),
+            Fate::NotThere => "not on the ENI".to_owned(),
+            Fate::Kept(why) => format!("kept: {why}"),
+        };
+        let line = format!("{address} on {eni}: {fate}");
+        text.push_str(&format!("{}\n", printable(&line)));
+    }
+    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.address == **address);
+    for address in selection.address.iter().filter(is_open) {
+        text.push_str(&format!("{address}: nothing to release\n"));
+    }
+    if text.is_empty() {
+        text.push_str("nothing to release\n");
+    }
+    output::print(text.as_bytes())?;
+    let is_kept = |line: &Line| matches!(line.fate, Fate::Kept(_));
+    Ok(match lines.iter().any(is_kept) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}

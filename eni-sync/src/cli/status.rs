@@ -1,0 +1,289 @@
+//! `eni-sync status`: what the ledger and the inventory say of the addresses of this
+//! node's ENIs. It changes nothing, and asks EC2 only when it is told to.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use common::address::Cidr;
+use common::attach::inventory::{Eni, Inventory};
+use common::error::{Error, Result};
+use common::kernel::netns::{Holders, Presence};
+use common::say;
+use serde::Serialize;
+
+use crate::cli::output;
+use crate::ledger::{Entry, Ledger, Owner, State, Timestamp, now};
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::{Description, Family};
+use crate::vpc::eni;
+use crate::vpc::inventory;
+
+/// What this node has; the document of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    instance_id: String,
+    instance_type: String,
+    region: String,
+    /// How old the inventory is; nothing when there is none, or EC2 was asked.
+    inventory_age_seconds: Option<u64>,
+    /// Whether EC2 was asked.
+    live: bool,
+    enis: Vec<EniStatus>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EniStatus {
+    id: String,
+    /// What the inventory knows of it; nothing when it is only in the ledger.
+    #[serde(flatten)]
+    known: Option<Known>,
+    addresses: Vec<Address>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Known {
+    interface: String,
+    mac: String,
+    network_card_index: u32,
+    device_index: u32,
+    subnet_id: String,
+    subnet_cidrs: Vec<Cidr>,
+    /// Whether its addresses may be changed.
+    managed: bool,
+    ipv4: Slots,
+    ipv6: Slots,
+}
+
+/// How many of the addresses that an ENI can have are there.
+#[derive(Debug, Serialize)]
+struct Slots {
+    used: usize,
+    limit: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Address {
+    address: IpAddr,
+    /// The ledger's state, or `unknown` when it is only on the ENI.
+    state: String,
+    /// Since when it is in this state, in seconds since 1970.
+    since: Option<Timestamp>,
+    /// When it may leave the ENI at the earliest, in seconds since 1970.
+    release_after: Option<Timestamp>,
+    owner: Option<Owned>,
+    /// Why it could not be had.
+    refusal: Option<String>,
+    differs: Option<Difference>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Owned {
+    network: String,
+    pod: String,
+    container_id: String,
+    ifname: String,
+    /// Whether the attachment still exists; nothing when that cannot be told.
+    alive: Option<bool>,
+    /// Why it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
+}
+
+/// Where an address is that is not in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Difference {
+    OnlyInLedger,
+    OnlyOnEni,
+}
+
+/// Prints the status; `live` also compares it with EC2.
+///
+/// # Errors
+/// What cannot be read, and what AWS says.
+pub(crate) fn run(json: bool, live: bool) -> Result<()> {
+    let status = collect(live)?;
+    match json {
+        true => output::print_json(&status),
+        false => output::print(table::render(&status, now()).as_bytes()),
+    }
+}
+
+fn collect(live: bool) -> Result<Status> {
+    let (inventory, actual) = match live {
+        true => inventory::ask(&Aws::open()).map(|(found, all)| (found, Some(all)))?,
+        false => (written(), None),
+    };
+    let mut ledger = BTreeMap::new();
+    let mut damaged = BTreeMap::new();
+    for eni in Ledger::of_node().enis()? {
+        ledger.insert(eni.id().to_owned(), eni.read()?);
+        damaged.insert(eni.id().to_owned(), eni.unreadable()?);
+    }
+    let (mut enis, holders) = (Vec::new(), Holders::default());
+    for eni in &inventory.enis {
+        let entries = ledger.remove(&eni.id).unwrap_or_default();
+        let actual = actual.iter().flatten().find(|found| found.id == eni.id);
+        let mut status = eni_status(eni, entries, actual, &holders);
+        add_damaged(&mut status, damaged.remove(&eni.id).unwrap_or_default());
+        enis.push(status);
+    }
+    for (id, entries) in ledger
+        .into_iter()
+        .filter(|(_, entries)| !entries.is_empty())
+    {
+        let gone = live.then_some(Difference::OnlyInLedger);
+        let addresses = entries.into_iter();
+        let addresses = addresses.map(|entry| address(entry, gone, &holders));
+        enis.push(EniStatus {
+            id,
+            known: None,
+            addresses: addresses.collect(),
+        });
+    }
+    let is_written = !live && !inventory.instance_id.is_empty();
+    let age = inventory::written_ago().filter(|_| is_written);
+    Ok(Status {
+        instance_id: inventory.instance_id,
+        instance_type: inventory.instance_type,
+        region: inventory.region,
+        inventory_age_seconds: age.map(|age| age.as_secs()),
+        live,
+        enis,
+    })
+}
+
+/// Adds the addresses whose files are no entries, in place of what EC2 says of them.
+fn add_damaged(status: &mut EniStatus, damaged: Vec<(IpAddr, Error)>) {
+    for (address, error) in damaged {
+        status.addresses.retain(|known| known.address != address);
+        status.addresses.push(Address {
+            address,
+            state: "unreadable".to_owned(),
+            since: None,
+            release_after: None,
+            owner: None,
+            refusal: Some(error.to_string()),
+            differs: None,
+        });
+    }
+    status.addresses.sort_by_key(|address| address.address);
+}
+
+/// The inventory as it is written. It is a copy: without it, the ledger is shown.
+fn written() -> Inventory {
+    let written = Inventory::read().unwrap_or_else(|error| {
+        say!("{error}");
+        None
+    });
+    written.unwrap_or_default()
+}
+
+fn eni_status(
+    eni: &Eni,
+    entries: Vec<Entry>,
+    actual: Option<&Description>,
+    holders: &Holders,
+) -> EniStatus {
+    let slots = |family, limit| Slots {
+        used: match actual {
+            Some(actual) => actual.used(family),
+            None => used(eni, &entries, family),
+        },
+        limit,
+    };
+    let known = Known {
+        interface: eni.interface.clone(),
+        mac: eni.mac.clone(),
+        network_card_index: eni.network_card_index,
+        device_index: eni.device_index,
+        subnet_id: eni.subnet_id.clone(),
+        subnet_cidrs: eni.subnet_cidrs.clone(),
+        managed: eni::require_managed(eni).is_ok(),
+        ipv4: slots(Family::V4, eni.ipv4_limit),
+        ipv6: slots(Family::V6, eni.ipv6_limit),
+    };
+    let mut addresses = unknown(&entries, actual);
+    for entry in entries {
+        let is_missing = actual.is_some_and(|actual| !actual.covers(entry.address));
+        let is_missing = is_missing && entry.is_on_eni();
+        let differs = is_missing.then_some(Difference::OnlyInLedger);
+        addresses.push(address(entry, differs, holders));
+    }
+    addresses.sort_by_key(|address| address.address);
+    EniStatus {
+        id: eni.id.clone(),
+        known: Some(known),
+        addresses,
+    }
+}
+
+/// How many addresses of a family an ENI has, as far as the node knows.
+fn used(eni: &Eni, entries: &[Entry], family: Family) -> usize {
+    let prefixes = eni.prefixes.iter().map(|prefix| prefix.address());
+    let own = eni.primary_addresses.iter().copied().chain(prefixes);
+    let there = entries.iter().filter(|entry| entry.is_on_eni());
+    let all = own.chain(there.map(|entry| entry.address));
+    all.filter(|address| Family::of(*address) == family).count()
+}
+
+/// The addresses of an ENI that the ledger does not have. Those of an ENI whose
+/// addresses are not ours are nothing that differs.
+fn unknown(entries: &[Entry], actual: Option<&Description>) -> Vec<Address> {
+    let managed = actual.filter(|actual| eni::require_releasable(actual).is_ok());
+    let found = managed.iter().flat_map(|actual| &actual.secondary);
+    let found = found.filter(|found| !entries.iter().any(|entry| entry.address == **found));
+    let unknown = found.map(|address| Address {
+        address: *address,
+        state: "unknown".to_owned(),
+        since: None,
+        release_after: None,
+        owner: None,
+        refusal: None,
+        differs: Some(Difference::OnlyOnEni),
+    });
+    unknown.collect()
+}
+
+fn address(entry: Entry, differs: Option<Difference>, holders: &Holders) -> Address {
+    let (mut release_after, mut refused) = (None, None);
+    match &entry.state {
+        State::Releasing { after, .. } | State::Withdrawn { after } => {
+            release_after = Some(*after);
+        }
+        State::Claiming { refusal, .. } => refused = refusal.as_ref().map(|r| r.error()),
+        _ => {}
+    }
+    Address {
+        address: entry.address,
+        state: entry.state.name().to_owned(),
+        since: Some(entry.since),
+        release_after,
+        owner: entry.owner.map(|owner| owned(owner, holders)),
+        refusal: refused.map(|error| error.to_string()),
+        differs,
+    }
+}
+
+fn owned(owner: Owner, holders: &Holders) -> Owned {
+    let (alive, unknown) = match owner.presence(holders) {
+        Presence::Living => (Some(true), None),
+        Presence::Ended => (Some(false), None),
+        Presence::Unknown(why) => (None, Some(why.to_string())),
+    };
+    Owned {
+        alive,
+        unknown,
+        network: owner.network,
+        pod: owner.pod,
+        container_id: owner.container_id,
+        ifname: owner.ifname,
+    }
+}

@@ -1,0 +1,130 @@
+//! The status as text for people.
+
+use common::address::Cidr;
+use common::text::printable;
+
+use super::{Address, Difference, EniStatus, Status};
+use crate::cli::output::{self, duration};
+use crate::ledger::Timestamp;
+
+const TITLES: [&str; 7] = [
+    "ADDRESS",
+    "STATE",
+    "SINCE",
+    "POD",
+    "CONTAINER",
+    "NETWORK",
+    "NOTE",
+];
+
+/// The status at the time `now`.
+pub(super) fn render(status: &Status, now: Timestamp) -> String {
+    let mut text = match (status.live, status.inventory_age_seconds) {
+        (true, _) => format!("{}, as EC2 says now\n", describe(status)),
+        (false, Some(age)) => {
+            let age = duration(age);
+            format!("{}, as EC2 said {age} ago\n", describe(status))
+        }
+        (false, None) => "no inventory: EC2 has not been asked on this node yet\n".to_owned(),
+    };
+    for eni in &status.enis {
+        text.push('\n');
+        text.push_str(&format!("{}\n", printable(&heading(eni))));
+        if !eni.addresses.is_empty() {
+            text.push_str(&output::table(&rows(&eni.addresses, now)));
+        }
+    }
+    text
+}
+
+fn describe(status: &Status) -> String {
+    let Status {
+        instance_id,
+        instance_type,
+        region,
+        ..
+    } = status;
+    printable(&format!("{instance_id} ({instance_type}, {region})")).into_owned()
+}
+
+fn heading(eni: &EniStatus) -> String {
+    let Some(known) = &eni.known else {
+        return format!("{}: not an ENI of this node", eni.id);
+    };
+    let interface = match known.interface.as_str() {
+        "" => "no interface",
+        name => name,
+    };
+    let cidrs: Vec<String> = known.subnet_cidrs.iter().map(Cidr::to_string).collect();
+    let (v4, v6) = (&known.ipv4, &known.ipv6);
+    let note = match known.managed {
+        true => "",
+        false => ", not for pods",
+    };
+    format!(
+        "{} {interface}, {} {}, IPv4 {}/{}, IPv6 {}/{}{note}",
+        eni.id,
+        known.subnet_id,
+        cidrs.join(" "),
+        v4.used,
+        v4.limit,
+        v6.used,
+        v6.limit
+    )
+}
+
+fn rows(addresses: &[Address], now: Timestamp) -> Vec<Vec<String>> {
+    let titles = TITLES.map(str::to_owned).to_vec();
+    let rows = addresses.iter().map(|address| row(address, now));
+    std::iter::once(titles).chain(rows).collect()
+}
+
+fn row(address: &Address, now: Timestamp) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let owner = address.owner.as_ref();
+    let since = address
+        .since
+        .map_or_else(dash, |since| duration(now.saturating_sub(since)));
+    let pod = owner.filter(|owner| !owner.pod.is_empty());
+    vec![
+        address.address.to_string(),
+        address.state.clone(),
+        since,
+        pod.map_or_else(dash, |owner| owner.pod.clone()),
+        owner.map_or_else(dash, |o| format!("{}/{}", short(&o.container_id), o.ifname)),
+        owner.map_or_else(dash, |owner| owner.network.clone()),
+        note(address, now),
+    ]
+}
+
+/// A container's id as other tools abbreviate it.
+fn short(container_id: &str) -> &str {
+    container_id.get(..13).unwrap_or(container_id)
+}
+
+fn note(address: &Address, now: Timestamp) -> String {
+    let mut notes = Vec::new();
+    notes.extend(address.differs.map(|differs| match differs {
+        Difference::OnlyInLedger => "only in the ledger".to_owned(),
+        Difference::OnlyOnEni => "only on the ENI".to_owned(),
+    }));
+    notes.extend(
+        address
+            .release_after
+            .map(|after| match after.checked_sub(now) {
+                Some(rest) if rest > 0 => format!("leaves in {}", duration(rest)),
+                _ => "leaves next".to_owned(),
+            }),
+    );
+    let is_in_use = address.release_after.is_none();
+    let owner = address.owner.as_ref();
+    if let Some(owner) = owner.filter(|_| is_in_use) {
+        match (owner.alive, &owner.unknown) {
+            (Some(false), _) => notes.push("its attachment has ended".to_owned()),
+            (None, Some(why)) => notes.push(format!("its attachment may live: {why}")),
+            _ => {}
+        }
+    }
+    notes.extend(address.refusal.clone());
+    notes.join("; ")
+}

@@ -1,0 +1,16 @@
+//! How the ledger and the VPC become one: the rules, which touch nothing, and what
+//! registers, takes over, releases and compares addresses by them.
+
+pub(crate) mod assign;
+pub(crate) mod desired;
+pub(crate) mod detached;
+pub(crate) mod in_use;
+pub(crate) mod looks;
+pub(crate) mod node;
+pub(crate) mod reconcile;
+pub(crate) mod register;
+pub(crate) mod release;
+pub(crate) mod request;
+pub(crate) mod rules;
+mod takeover;
+mod unassign;

@@ -1,0 +1,357 @@
+//! Has AWS assign addresses to an ENI. One call for all of them is the rule; what is
+//! here besides finds out, by asking what is where, which address stands in the way of
+//! the others, and whether it may be taken from where it is.
+
+use std::cell::OnceCell;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use common::address::Cidr;
+use common::attach::inventory::Eni;
+use common::error::{Error, ErrorCode, Result};
+use common::say;
+
+use crate::ledger::Takeover;
+use crate::registration::looks::Sighting;
+use crate::registration::node::Node;
+use crate::registration::release;
+use crate::vpc::ec2::{Description, Ec2, Family};
+use crate::vpc::failure::{Failure, Kind};
+
+/// An address that an attachment needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claimed {
+    pub(crate) address: IpAddr,
+    pub(crate) takeover: Takeover,
+    /// Whether a description may show it on the ENI though EC2 has removed it.
+    pub(crate) was_removed_lately: bool,
+}
+
+impl Claimed {
+    /// Whether the address is on the ENI when a description shows it there or not.
+    pub(crate) fn is_proven_by(&self, is_shown: bool) -> bool {
+        is_shown && !self.was_removed_lately
+    }
+}
+
+/// How many addresses of a family an ENI has, how many it can have, and how many have been
+/// removed to make room.
+struct Room {
+    used: usize,
+    limit: usize,
+    made: usize,
+}
+
+impl Room {
+    fn free(&self) -> usize {
+        self.limit.saturating_sub(self.used) + self.made
+    }
+}
+
+/// What became of each address.
+pub(crate) type Outcomes = Vec<(IpAddr, Result<()>)>;
+
+/// Assigns addresses to one ENI.
+pub(crate) struct Assigner<'a> {
+    pub(crate) node: &'a Node<'a>,
+    pub(crate) eni: &'a Eni,
+    ec2: &'a Ec2,
+    /// The ENIs of the subnet, once they had to be looked at.
+    neighbours: OnceCell<Vec<Description>>,
+}
+
+impl<'a> Assigner<'a> {
+    /// Who assigns addresses to `eni`.
+    ///
+    /// # Errors
+    /// Those of making the clients.
+    pub(crate) fn new(node: &'a Node<'a>, eni: &'a Eni) -> Result<Self> {
+        Ok(Self {
+            node,
+            eni,
+            ec2: node.aws.ec2(&node.inventory.region)?,
+            neighbours: OnceCell::new(),
+        })
+    }
+
+    /// Assigns all of `claimed`, and says of each whether it is on the ENI now; nothing of
+    /// those that another look is needed for. A bad address does not keep the others from
+    /// it.
+    pub(crate) fn assign(&self, claimed: &[Claimed]) -> Outcomes {
+        let families = Family::ALL.map(|family| {
+            let of_family = claimed.iter().filter(|c| Family::of(c.address) == family);
+            of_family.copied().collect::<Vec<_>>()
+        });
+        families
+            .iter()
+            .flat_map(|some| self.assign_batch(some))
+            .collect()
+    }
+
+    fn assign_batch(&self, batch: &[Claimed]) -> Outcomes {
+        if batch.is_empty() {
+            return Outcomes::new();
+        }
+        match self.ec2().assign(&self.eni.id, &addresses(batch)) {
+            Ok(()) => batch
+                .iter()
+                .map(|claimed| (claimed.address, Ok(())))
+                .collect(),
+            Err(failure) if failure.concerns_every_call() => self.refuse_all(batch, &failure),
+            Err(failure) => match self.sort_out(batch, &failure) {
+                Ok(outcomes) => outcomes,
+                // That nothing can be looked up now says no more than the first answer.
+                Err(_) => self.refuse_all(batch, &failure),
+            },
+        }
+    }
+
+    /// Deals with a batch that AWS has refused as a whole.
+    fn sort_out(&self, batch: &[Claimed], failure: &Failure) -> Result<Outcomes, Failure> {
+        let ec2 = self.ec2();
+        let own = ec2.eni(&self.eni.id)?;
+        let present = |claimed: &Claimed| {
+            let own = own.as_ref();
+            own.is_some_and(|own| claimed.is_proven_by(own.secondary.contains(&claimed.address)))
+        };
+        let (shown, missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
+        if matches!(failure.kind, Kind::Unanswered | Kind::Missing) {
+            let mut outcomes = on_eni(&shown);
+            outcomes.extend(self.refuse_all(&missing, failure));
+            return Ok(outcomes);
+        }
+        let mut outcomes = on_eni(&self.proven(shown, batch));
+        let owners = ec2.owners(&self.eni.vpc_id, &addresses(&missing))?;
+        let owner_of = |claimed: &Claimed| {
+            owners
+                .iter()
+                .find(|eni| eni.has(claimed.address) && eni.id != self.eni.id)
+        };
+        let (mut free, mut foreign) = (Vec::new(), Vec::new());
+        for claimed in missing {
+            match owner_of(&claimed) {
+                Some(owner) => foreign.push((claimed, owner)),
+                None => free.push(claimed),
+            }
+        }
+        outcomes.extend(self.take_over(&foreign));
+        if failure.kind == Kind::Invalid && free.len() == batch.len() {
+            let (in_prefixes, rest) = self.find_in_prefixes(free)?;
+            outcomes.extend(in_prefixes);
+            free = rest;
+        }
+        let rest = match failure.kind {
+            Kind::SlotsExhausted => self.assign_what_fits(&free, own.as_ref(), failure),
+            _ if free.len() < batch.len() => self.assign_batch(&free),
+            _ => self.divide(&free, failure),
+        };
+        outcomes.extend(rest);
+        Ok(outcomes)
+    }
+
+    /// Which of the addresses of a refused batch that a description shows on the ENI are
+    /// certainly there. EC2 may refuse what is there as well, or accept it when nothing else
+    /// is asked for; but the description may be older than what has taken one of them away.
+    /// The others are to be looked at once more.
+    fn proven(&self, shown: Vec<Claimed>, batch: &[Claimed]) -> Vec<Claimed> {
+        let is_new = shown.len() < batch.len();
+        let accepted = || self.ec2().assign(&self.eni.id, &addresses(&shown)).is_ok();
+        if shown.is_empty() || is_new && accepted() {
+            return shown;
+        }
+        let is_second = |claimed: &Claimed| {
+            let seen = Sighting::There(self.eni.id.clone(), claimed.address);
+            let looks = self.node.looks;
+            looks.is_second(seen, &[claimed.address], Instant::now())
+        };
+        shown.into_iter().filter(is_second).collect()
+    }
+
+    /// Sorts out the addresses that are in a prefix of some ENI. EC2 has no filter for
+    /// prefixes, so the whole subnet is looked at, when nothing else explains a refusal.
+    fn find_in_prefixes(&self, batch: Vec<Claimed>) -> Result<(Outcomes, Vec<Claimed>), Failure> {
+        let enis = match self.neighbours.get() {
+            Some(enis) => enis,
+            None => {
+                let enis = self.ec2().enis_of_subnet(&self.eni.subnet_id)?;
+                self.neighbours.get_or_init(|| enis)
+            }
+        };
+        let mut found = Outcomes::new();
+        let mut rest = Vec::new();
+        for claimed in batch {
+            let address = claimed.address;
+            let mut prefixes = enis
+                .iter()
+                .filter_map(|eni| Some((eni, eni.prefix_of(address)?)));
+            match prefixes.next() {
+                // The VPC delivers it here already.
+                Some((eni, _)) if eni.id == self.eni.id => found.push((address, Ok(()))),
+                Some((eni, prefix)) => found.push((address, Err(in_prefix(address, eni, prefix)))),
+                None => rest.push(claimed),
+            }
+        }
+        Ok((found, rest))
+    }
+
+    /// One address of `batch` is refused for a reason that no description shows: halves
+    /// lead to it.
+    fn divide(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
+        if let [claimed] = batch {
+            return self.ask_again(*claimed, failure);
+        }
+        let (left, right) = batch.split_at(batch.len() / 2);
+        let mut outcomes = self.assign_batch(left);
+        outcomes.extend(self.assign_batch(right));
+        outcomes
+    }
+
+    /// Asks once more for an address that was refused although nobody has it: somebody may
+    /// have given it away after the refusal, and somebody else may be taking it.
+    fn ask_again(&self, claimed: Claimed, failure: &Failure) -> Outcomes {
+        let address = claimed.address;
+        if failure.kind != Kind::Invalid {
+            return self.refuse_all(&[claimed], failure);
+        }
+        let Err(failure) = self.ec2().assign(&self.eni.id, &[address]) else {
+            return vec![(address, Ok(()))];
+        };
+        let owners = self.ec2().owners(&self.eni.vpc_id, &[address]);
+        let owners = owners.unwrap_or_default();
+        match owners.iter().find(|eni| eni.has(address)) {
+            Some(own) if own.id == self.eni.id && claimed.is_proven_by(true) => {
+                vec![(address, Ok(()))]
+            }
+            Some(owner) if owner.id != self.eni.id => self.take_over(&[(claimed, owner)]),
+            _ => self.refuse_all(&[claimed], &failure),
+        }
+    }
+
+    /// The ENI is full: addresses in their cool-down make room, the oldest first. What
+    /// does not fit even then is refused.
+    fn assign_what_fits(
+        &self,
+        batch: &[Claimed],
+        own: Option<&Description>,
+        failure: &Failure,
+    ) -> Outcomes {
+        let Some(family) = batch.first().map(|claimed| Family::of(claimed.address)) else {
+            return Outcomes::new();
+        };
+        let room = self.room(family, own, batch.len());
+        let (fitting, rest) = batch.split_at(batch.len().min(room.free()));
+        let mut outcomes = match fitting.len() == batch.len() && room.made == 0 {
+            // By what we know there is room; AWS knows better.
+            true => self.divide(fitting, failure),
+            false => self.assign_batch(fitting),
+        };
+        let assigned = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
+        let used = (room.used + assigned.count()).saturating_sub(room.made);
+        let room = Room { used, ..room };
+        let full = |claimed: &Claimed| self.full(claimed.address, &room, &failure.answer);
+        outcomes.extend(
+            rest.iter()
+                .map(|claimed| (claimed.address, Err(full(claimed)))),
+        );
+        outcomes
+    }
+
+    /// Which addresses of one family the ENI has room for, beside `others` that are coming.
+    /// Addresses in their cool-down make room; the rest is refused before anything is done
+    /// for it.
+    pub(crate) fn fitting(&self, batch: Vec<Claimed>, others: usize) -> (Vec<Claimed>, Outcomes) {
+        let Some(family) = batch.first().map(|claimed| Family::of(claimed.address)) else {
+            return (batch, Outcomes::new());
+        };
+        // Who knows no limit leaves it to EC2.
+        if family.limit(self.eni) == 0 {
+            return (batch, Outcomes::new());
+        }
+        let own = match self.ec2().eni(&self.eni.id) {
+            Ok(own) => own,
+            Err(failure) => {
+                let refused = self.refuse_all(&batch, &failure);
+                return (Vec::new(), refused);
+            }
+        };
+        let room = self.room(family, own.as_ref(), batch.len() + others);
+        let mut fitting = batch;
+        let rest = fitting.split_off(fitting.len().min(room.free().saturating_sub(others)));
+        let details = "nothing was taken from where it is";
+        let full = rest.iter().map(|claimed| {
+            let error = self.full(claimed.address, &room, details);
+            (claimed.address, Err(error))
+        });
+        (fitting, full.collect())
+    }
+
+    /// How many addresses of a family the ENI has and can have, after some in their
+    /// cool-down have made room, the oldest first, where there is not enough for `wanted`.
+    fn room(&self, family: Family, own: Option<&Description>, wanted: usize) -> Room {
+        let used = own.map_or(0, |own| own.used(family));
+        let limit = family.limit(self.eni);
+        let missing = wanted.saturating_sub(limit.saturating_sub(used));
+        let made = self.make_room(family, missing);
+        Room { used, limit, made }
+    }
+
+    /// Removes up to `wanted` addresses whose attachments have ended, though their
+    /// cool-down is not over. Returns how many have gone.
+    fn make_room(&self, family: Family, wanted: usize) -> usize {
+        if wanted == 0 {
+            return 0;
+        }
+        let ledger = self.node.ledger.of_eni(&self.eni.id);
+        let removed = ledger.and_then(|l| release::release_oldest(self.node, &l, family, wanted));
+        removed.unwrap_or_else(|error| {
+            say!("making room on {}: {error}", self.eni.id);
+            0
+        })
+    }
+
+    fn full(&self, address: IpAddr, room: &Room, details: &str) -> Error {
+        let Room { used, limit, .. } = room;
+        let (eni, kind) = (&self.eni.id, &self.node.inventory.instance_type);
+        let msg =
+            format!("{eni} has no room for {address}: {used} of {limit} addresses used ({kind})");
+        Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+    }
+
+    pub(crate) fn refuse_all(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
+        let refuse = |claimed: &Claimed| self.refused(claimed.address, failure);
+        batch
+            .iter()
+            .map(|claimed| (claimed.address, Err(refuse(claimed))))
+            .collect()
+    }
+
+    pub(crate) fn refused(&self, address: IpAddr, failure: &Failure) -> Error {
+        failure.error(&format!("assign {address} to {}", self.eni.id))
+    }
+
+    pub(crate) fn ec2(&self) -> &Ec2 {
+        self.ec2
+    }
+}
+
+/// The refusal of an address that the VPC delivers to another ENI as a part of a prefix.
+fn in_prefix(address: IpAddr, eni: &Description, prefix: Cidr) -> Error {
+    let holder = match &eni.instance_id {
+        Some(instance) => format!("{} of {instance}", eni.id),
+        None => format!("{}, which is attached to nothing", eni.id),
+    };
+    let msg = format!("{address} is in the prefix {prefix} of {holder}");
+    let details = "single addresses of a prefix cannot be assigned; pods need other addresses";
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
+
+fn on_eni(done: &[Claimed]) -> Outcomes {
+    done.iter()
+        .map(|claimed| (claimed.address, Ok(())))
+        .collect()
+}
+
+/// The addresses that are claimed.
+pub(crate) fn addresses(batch: &[Claimed]) -> Vec<IpAddr> {
+    batch.iter().map(|claimed| claimed.address).collect()
+}

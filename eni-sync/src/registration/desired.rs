@@ -1,0 +1,74 @@
+//! Which addresses an attachment needs on which ENI: what the result of the plugins
+//! before us says, by the MAC addresses of its interfaces. Never by comparing subnets:
+//! two ENIs may be in one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use common::attach::Sandbox;
+use common::cni::args::CmdArgs;
+use common::cni::result::{AddResult, Interface};
+use common::error::{Error, Result};
+use host_device::device::Device;
+
+use crate::vpc::eni::is_routed;
+
+/// The addresses of an attachment by the MAC address they are reached at, in lower
+/// case with colons.
+pub(crate) type Wanted = BTreeMap<String, Vec<IpAddr>>;
+
+/// The addresses on the container's interfaces in the result of the plugins before us.
+/// An address of the node's side, such as a bridge's, is not the pod's.
+///
+/// # Errors
+/// Code 7 when an address is on no interface of the result, or its interface has no
+/// MAC address to be found; 8 when the container's namespace cannot be opened.
+pub(crate) fn by_mac(prev_result: &AddResult, args: &CmdArgs) -> Result<Wanted> {
+    let own = Interface {
+        name: args.ifname.to_string(),
+        sandbox: args.netns.clone(),
+        ..Interface::default()
+    };
+    let mut wanted = Wanted::new();
+    for ip in &prev_result.ips {
+        let address = ip.address.address();
+        let interface = match ip.interface {
+            // Results before 0.3.0 know no interfaces: there is only the attachment's.
+            None => &own,
+            Some(index) => prev_result.interfaces.get(index).ok_or_else(|| {
+                let msg = format!("prevResult has {address} on interface {index}, which it lacks");
+                Error::config(msg)
+            })?,
+        };
+        if interface.sandbox.is_empty() || !is_routed(address) {
+            continue;
+        }
+        let addresses = wanted.entry(mac_of(interface, args)?).or_default();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(wanted)
+}
+
+fn mac_of(interface: &Interface, args: &CmdArgs) -> Result<String> {
+    if !interface.mac.is_empty() {
+        return Ok(interface.mac.to_lowercase());
+    }
+    if let Some(link) = Sandbox::open(&args.netns)?
+        .netlink
+        .link_by_name(&interface.name)?
+    {
+        return Ok(link.mac);
+    }
+    // What the device was before a driver for user space took it from the kernel.
+    let record = host_device::records().read::<Device>(args)?;
+    record
+        .map(|record| record.device.mac)
+        .filter(|mac| !mac.is_empty())
+        .ok_or_else(|| {
+            let msg = format!("interface {:?} has no MAC address", interface.name);
+            let details = "it is not in prevResult, and the container has no such interface";
+            Error::config(msg).with_details(details)
+        })
+}

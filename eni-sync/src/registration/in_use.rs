@@ -1,0 +1,243 @@
+//! Which addresses are on an interface of some pod right now, or of the node. The ledger
+//! knows who an address was for; this shows who has it, and what could not be seen.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use common::attach::Sandbox;
+use common::error::{Error, ErrorCode, Result};
+use common::kernel::namespaces::{self, Named};
+use common::kernel::netlink::Netlink;
+use common::kernel::netns::{NetNs, NetNsId};
+
+use crate::ledger::{Ledger, Owner};
+use crate::limits;
+
+/// What could be seen of the addresses that are in use.
+#[derive(Debug, Default)]
+pub(crate) struct Living {
+    /// The namespace that each of them is in, of those that pods have.
+    pods: HashMap<IpAddr, PathBuf>,
+    /// The interface that each of them is on, of those that the node itself has.
+    node: HashMap<IpAddr, String>,
+    /// The namespaces that are not visible to this process: anything may be in them.
+    hidden: Vec<Unseen>,
+    /// The namespaces that have too many addresses, or change them too often to be read.
+    unreadable: Vec<Unseen>,
+}
+
+/// A namespace whose addresses are not known.
+#[derive(Debug)]
+struct Unseen {
+    path: PathBuf,
+    /// Whether a runtime has made the path, and nothing can be seen there.
+    is_name: bool,
+    id: Option<NetNsId>,
+    why: Error,
+}
+
+/// Where to look for addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Where the ledger and the runtimes tell that a namespace is: enough for addresses
+    /// whose owners are known.
+    Known,
+    /// Besides, where any process is that can be seen: what nobody knows the owner of may be
+    /// of a container whose runtime gives its namespace no name.
+    Processes,
+}
+
+impl Reach {
+    /// How far to look before addresses of these owners are released.
+    pub(crate) fn to_release<'a>(mut owners: impl Iterator<Item = Option<&'a Owner>>) -> Self {
+        match owners.all(|owner| owner.is_some()) {
+            true => Self::Known,
+            false => Self::Processes,
+        }
+    }
+}
+
+/// Looks into every namespace that a runtime shows, into those of `owners`, into that
+/// of the node, and wherever `reach` says.
+///
+/// # Errors
+/// Those of a namespace that exists and cannot be opened: an address that may be in it
+/// must not be taken for free.
+pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) -> Result<Living> {
+    let mut living = Living::default();
+    living.add_node()?;
+    let Named { visible, hidden } = namespaces::named()?;
+    let mut paths: HashSet<PathBuf> = visible.into_iter().collect();
+    for (path, why) in hidden {
+        living.hide(path, why, true);
+    }
+    for owner in owners {
+        let Some(path) = owner.netns() else { continue };
+        match owner.is_alive() {
+            Ok(_) => {
+                paths.insert(path.into());
+            }
+            Err(why) => living.hide(path.into(), why, false),
+        }
+    }
+    let mut seen = HashSet::new();
+    for path in paths {
+        seen.extend(living.add(path)?);
+    }
+    if reach == Reach::Processes {
+        living.add_processes(seen)?;
+    }
+    Ok(living)
+}
+
+/// The same with the owners of everything in the ledger.
+///
+/// # Errors
+/// As for [`look`], and code 5 naming a file of the ledger.
+pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
+    look_from(ledger, Reach::Known)
+}
+
+/// The same for who is about to release addresses, the owners of which may be unknown.
+///
+/// # Errors
+/// As for [`of_node`].
+pub(crate) fn look_from(ledger: &Ledger, reach: Reach) -> Result<Living> {
+    let mut entries = Vec::new();
+    for eni in ledger.enis()? {
+        entries.extend(eni.read()?);
+    }
+    look(
+        entries.iter().filter_map(|entry| entry.owner.as_ref()),
+        reach,
+    )
+}
+
+impl Living {
+    /// The node's own namespace: somebody may use a pod's address there, or what a pod has
+    /// left may have brought it.
+    fn add_node(&mut self) -> Result<()> {
+        let mut netlink = Netlink::open()?;
+        let links = netlink.links()?;
+        for found in netlink.all_addresses()? {
+            let link = links.iter().find(|link| link.index == found.link);
+            let name = link.map_or("", |link| link.name.as_str()).to_owned();
+            self.node.insert(found.cidr.address(), name);
+        }
+        Ok(())
+    }
+
+    /// Looks into the namespaces of processes, each of them once. A process that may not be
+    /// examined is left out: that takes its capabilities, or `SYS_PTRACE`.
+    fn add_processes(&mut self, mut seen: HashSet<(u64, u64)>) -> Result<()> {
+        let own = NetNs::own()?.id()?;
+        seen.insert((own.device, own.inode));
+        for path in namespaces::of_processes()? {
+            let found = match fs::metadata(&path) {
+                Ok(found) => found,
+                // Another process of its namespace is looked at then.
+                Err(cause) if namespaces::has_ended(&cause) => continue,
+                Err(cause) if cause.kind() == ErrorKind::PermissionDenied => continue,
+                Err(cause) => {
+                    let msg = format!("failed to examine netns {path:?}");
+                    return Err(Error::new(ErrorCode::NETNS, msg).because(&cause));
+                }
+            };
+            if !seen.contains(&(found.dev(), found.ino())) {
+                seen.extend(self.add(path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks into the namespace at `path`, and returns which one it is.
+    fn add(&mut self, path: PathBuf) -> Result<Option<(u64, u64)>> {
+        let Some(sandbox) = Sandbox::open_for_del(&path.to_string_lossy())? else {
+            return Ok(None);
+        };
+        let id = sandbox.netns.id()?;
+        match sandbox.netlink.into_addresses(limits::ADDRESSES) {
+            Ok(found) => {
+                let addresses = found.into_iter().map(|found| found.cidr.address());
+                self.pods
+                    .extend(addresses.map(|address| (address, path.clone())));
+            }
+            Err(cause) => {
+                let msg = format!("the addresses in {path:?} cannot be read");
+                let why = Error::internal(msg).with_details(cause.to_string());
+                self.unreadable.push(Unseen {
+                    path,
+                    is_name: true,
+                    id: Some(id),
+                    why,
+                });
+            }
+        }
+        Ok(Some((id.device, id.inode)))
+    }
+
+    fn hide(&mut self, path: PathBuf, why: Error, is_name: bool) {
+        if self.hidden.iter().all(|unseen| unseen.path != path) {
+            self.hidden.push(Unseen {
+                path,
+                is_name,
+                id: None,
+                why,
+            });
+        }
+    }
+
+    /// Why an address must stay for all that can be seen, if it must: it is in use, or it
+    /// may be where its owner is. That of nobody may be anywhere.
+    pub(crate) fn reason_to_keep(&self, address: IpAddr, owner: Option<&Owner>) -> Option<String> {
+        if let Some(path) = self.pods.get(&address) {
+            return Some(format!("it is on an interface of a pod, in {path:?}"));
+        }
+        if let Some(name) = self.on_node(address) {
+            return Some(format!("it is on interface {name:?} of the node itself"));
+        }
+        let is_there = |unseen: &&Unseen| owner.is_none_or(|owner| unseen.may_be_of(owner));
+        let mut unseen = self.hidden.iter().chain(&self.unreadable);
+        unseen
+            .find(is_there)
+            .map(|unseen| format!("it may be in use: {}", unseen.why))
+    }
+
+    /// Whether somebody has an address.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.pods.contains_key(&address) || self.node.contains_key(&address)
+    }
+
+    /// The interface of the node itself that has an address.
+    pub(crate) fn on_node(&self, address: IpAddr) -> Option<&str> {
+        self.node.get(&address).map(String::as_str)
+    }
+
+    /// Why namespaces are not visible.
+    pub(crate) fn hidden(&self) -> impl ExactSizeIterator<Item = &Error> {
+        self.hidden.iter().map(|unseen| &unseen.why)
+    }
+
+    /// Their paths, of those that somebody has made.
+    pub(crate) fn hidden_names(&self) -> impl Iterator<Item = &PathBuf> {
+        let hidden = self.hidden.iter().filter(|unseen| unseen.is_name);
+        hidden.map(|unseen| &unseen.path)
+    }
+
+    /// The namespaces whose addresses cannot be read, and why.
+    pub(crate) fn unreadable(&self) -> impl ExactSizeIterator<Item = &Error> {
+        self.unreadable.iter().map(|unseen| &unseen.why)
+    }
+}
+
+impl Unseen {
+    /// Whether it is the namespace that an owner has named, by this path or another one.
+    fn may_be_of(&self, owner: &Owner) -> bool {
+        let is_same = |id: NetNsId| owner.netns_id().is_some_and(|own| own.is_same(&id));
+        owner.netns().is_some_and(|path| self.path == *path) || self.id.is_some_and(is_same)
+    }
+}

@@ -1,0 +1,21 @@
+//! What it takes to change the addresses of this node's ENIs.
+
+use std::time::Duration;
+
+use common::attach::inventory::Inventory;
+
+use crate::ledger::Ledger;
+use crate::registration::looks::Looks;
+use crate::vpc::clients::Aws;
+
+/// How long an attachment waits until the processes before it have asked AWS.
+pub(crate) const TURN_DEADLINE: Duration = Duration::from_secs(100);
+
+/// Everything that is needed to change the addresses of this node's ENIs.
+pub(crate) struct Node<'a> {
+    pub(crate) aws: &'a Aws,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) inventory: &'a Inventory,
+    /// What EC2 has to show once more.
+    pub(crate) looks: &'a Looks,
+}

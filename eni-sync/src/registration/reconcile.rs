@@ -1,0 +1,164 @@
+//! Compares the ledger with what EC2 has, ENI by ENI, and repairs what differs: what is
+//! lost is assigned again, what is unknown is adopted and left alone, and what nobody
+//! lives for any more is released.
+
+use std::fmt;
+use std::time::Duration;
+
+use common::attach::inventory::Eni;
+use common::error::{Errors, Result};
+use common::kernel::netns::Holders;
+
+use crate::ledger::{Entries, Entry, Event, State, now};
+use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::register::settle_in_turns;
+use crate::registration::rules::{self, Drift};
+use crate::vpc::eni;
+
+/// What was different, in addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// On the ENI and unknown to the ledger.
+    pub(crate) adopted: usize,
+    /// Held by the ledger and not on the ENI.
+    pub(crate) lost: usize,
+    /// Held for attachments that have ended without a DEL.
+    pub(crate) abandoned: usize,
+    /// Known to the ledger, needed by nobody, and gone.
+    pub(crate) gone: usize,
+    /// The same, but only one look at EC2 says so yet.
+    pub(crate) missing: usize,
+    /// On the ENI, and about to be known well enough for a pool to have it.
+    pub(crate) settling: usize,
+}
+
+impl Report {
+    /// Whether nothing was different.
+    pub(crate) fn is_empty(&self) -> bool {
+        let settling = self.settling;
+        *self
+            == (Self {
+                settling,
+                ..Self::default()
+            })
+    }
+
+    /// Whether another look soon finds out what this one could not.
+    pub(crate) fn needs_another_look(&self) -> bool {
+        self.missing + self.settling > 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            adopted,
+            lost,
+            abandoned,
+            gone,
+            missing,
+            settling: _,
+        } = self;
+        write!(
+            f,
+            "addresses adopted: {adopted}, lost and assigned again: {lost}, \
+             abandoned: {abandoned}, gone: {gone}, missing: {missing}"
+        )
+    }
+}
+
+/// Compares every ENI for pods with the ledger. Addresses of attachments that ended
+/// without a DEL are released `grace` after they were registered. `progress` hears of
+/// each ENI that is done.
+///
+/// # Errors
+/// What went wrong with any of them; the others are done.
+pub(crate) fn run(
+    node: &Node<'_>,
+    grace: Duration,
+    progress: &mut dyn FnMut(&Eni),
+) -> Result<Report> {
+    let mut report = Report::default();
+    let mut errors = Errors::default();
+    let enis = node.inventory.enis.iter();
+    for eni in enis.filter(|eni| eni::require_managed(eni).is_ok()) {
+        errors.keep(compare(node, eni, grace, &mut report));
+        progress(eni);
+    }
+    errors.into_result().map(|()| report)
+}
+
+fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> Result<()> {
+    let ledger = node.ledger.of_eni(&eni.id)?;
+    let turn = ledger.take_turn(TURN_DEADLINE)?;
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
+    let actual = ec2.eni(&eni.id);
+    let actual = actual.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
+    let Some(actual) = actual else {
+        return Ok(());
+    };
+    {
+        let (entries, holders) = (ledger.open()?, Holders::default());
+        let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
+        entries.forget_removed()?;
+        let known = entries.addresses()?;
+        for drift in rules::compare(&entries.all()?, &known, &actual, now()) {
+            repair(&entries, drift, &lives, report)?;
+        }
+        for entry in entries.all()? {
+            if is_old(&entry, grace) && !lives(&entry) {
+                report.abandoned += 1;
+                entries.end(entry)?;
+            }
+        }
+        let settling = entries.all()?.into_iter().filter(is_settling);
+        report.settling += settling.count();
+    }
+    drop(turn);
+    settle_in_turns(node, eni, &ledger)
+}
+
+/// Whether one more look says that an adopted address is on the ENI to stay.
+fn is_settling(entry: &Entry) -> bool {
+    entry.state == State::Adopted && !entry.was_seen_twice()
+}
+
+fn repair(
+    entries: &Entries,
+    drift: Drift,
+    lives: &dyn Fn(&Entry) -> bool,
+    report: &mut Report,
+) -> Result<()> {
+    match drift {
+        Drift::Unknown(address) => {
+            report.adopted += 1;
+            match Entry::begin(address, &Event::Seen, None) {
+                Some(entry) => entries.write(&entry),
+                None => Ok(()),
+            }
+        }
+        Drift::Confirmed(entry) => entries.note(entry, &Event::Seen),
+        Drift::Missing(noted) => {
+            report.missing += 1;
+            entries.write(&noted)
+        }
+        Drift::Gone(entry) => {
+            report.gone += 1;
+            entries.note(entry, &Event::Missed)
+        }
+        Drift::Lost(entry) if lives(&entry) => {
+            report.lost += 1;
+            entries.note(entry, &Event::Missed)
+        }
+        Drift::Lost(entry) => {
+            report.abandoned += 1;
+            entries.end(entry)
+        }
+    }
+}
+
+/// Whether an address has been held for longer than an attachment needs to appear.
+fn is_old(entry: &Entry, grace: Duration) -> bool {
+    let is_over = entry.since.saturating_add(grace.as_secs()) <= now() || entry.since > now();
+    entry.state == State::Held && is_over
+}

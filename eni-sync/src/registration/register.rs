@@ -1,0 +1,442 @@
+//! Registers the addresses of attachments on an ENI. Every process writes down what it
+//! needs and waits for its turn on the ENI; whoever has the turn asks AWS for all that
+//! has been written meanwhile. So there is one change at a time, a burst of pods
+//! becomes a few calls, and nobody waits for a timer.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::attach::inventory::Eni;
+use common::error::{Error, ErrorCode, Errors, Result};
+use common::kernel::netns::Holders;
+use common::say;
+
+use crate::deadline::Deadline;
+use crate::ledger::{
+    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, now,
+};
+use crate::registration::assign::{Assigner, Claimed};
+use crate::registration::desired::Wanted;
+use crate::registration::looks::Looks;
+use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::release;
+use crate::registration::request::Request;
+use crate::registration::rules::{self, Claim};
+use crate::vpc::clients::Aws;
+use crate::vpc::eni;
+use crate::vpc::inventory;
+
+/// How long a DEL waits for the ledgers of all ENIs together. Each is locked for
+/// milliseconds, unless whoever has the lock is stopped; the runtime asks again then.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long for each at least, so that one that is stopped does not spoil the others.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+
+/// So long, in seconds, an address that was refused, and that its pod can do without, is
+/// not asked for again: it makes AWS refuse the whole batch.
+const REST: u64 = 60;
+
+/// Registers all of an attachment's addresses, each on the ENI it is reached at.
+///
+/// # Errors
+/// Those of [`register`] and of finding the ENI.
+pub(crate) fn register_all(
+    aws: &Aws,
+    ledger: &Ledger,
+    looks: &Looks,
+    wanted: &Wanted,
+    request: &Request,
+) -> Result<()> {
+    for (mac, addresses) in wanted {
+        let (inventory, eni) = inventory::find(aws, mac)?;
+        let node = Node {
+            aws,
+            ledger,
+            inventory: &inventory,
+            looks,
+        };
+        register(&node, &eni, addresses, request)?;
+    }
+    Ok(())
+}
+
+/// Registers `addresses` on `eni`, or says why that is not possible. What has been
+/// claimed stays claimed on failure: the DEL that follows gives it back.
+///
+/// # Errors
+/// Code 7 for an address that can never be registered, 11 for one that somebody else
+/// has or AWS does not assign now, 100 without permission, 5 or 6 naming a file of the
+/// ledger.
+fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -> Result<()> {
+    let mut wanted = addresses.to_vec();
+    wanted.retain(|address| !eni::is_registered(eni, *address));
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    eni::require_managed(eni)?;
+    for address in &wanted {
+        eni::require_assignable(eni, *address)?;
+    }
+    let deadline = node.aws.deadline();
+    let ledger = node.ledger.of_eni(&eni.id)?.until(deadline);
+    let reusable = claim(&ledger, &wanted, request)?;
+    confirm(node, eni, &ledger, &reusable, request)?;
+    if answer(&ledger.open()?, &wanted, request)? {
+        return Ok(());
+    }
+    loop {
+        let turn = ledger.take_turn(TURN_DEADLINE)?;
+        let mut until_next = None;
+        if !answer(&ledger.open()?, &wanted, request)? {
+            until_next = settle(node, eni, &ledger)?;
+        }
+        if answer(&ledger.open()?, &wanted, request)? {
+            release_if_worth(node, eni, &ledger);
+            return Ok(());
+        }
+        drop(turn);
+        thread::sleep(pause_before_next(until_next, deadline, &eni.id)?);
+    }
+}
+
+/// How long somebody waits for the next look at EC2 whose addresses are not on the ENI yet.
+///
+/// # Errors
+/// Code 11 naming what there is no time for, or that there is nothing to wait for.
+fn pause_before_next(
+    until_next: Option<Duration>,
+    deadline: Deadline,
+    eni: &str,
+) -> Result<Duration> {
+    if deadline.is_over() {
+        return Err(Deadline::missed(&format!(
+            "EC2 to assign addresses to {eni}"
+        )));
+    }
+    let pause = until_next.ok_or_else(|| {
+        let msg = format!("the ledger of {eni} changed while AWS was asked");
+        Error::new(ErrorCode::TRY_AGAIN, msg)
+    })?;
+    match pause < deadline.left() {
+        true => Ok(pause),
+        false => Err(Deadline::missed("a second look at EC2")),
+    }
+}
+
+/// Registers what host-local has reserved for attachments that nobody hands over, with
+/// one call for all of them. What cannot be had is tried again when the ENI is settled
+/// next.
+///
+/// # Errors
+/// Those of [`register`] that concern all of them; others are in the ledger.
+pub(crate) fn register_reservations(
+    node: &Node<'_>,
+    eni: &Eni,
+    reservations: BTreeMap<IpAddr, Owner>,
+    takeover: Takeover,
+) -> Result<()> {
+    eni::require_managed(eni)?;
+    let ledger = node.ledger.of_eni(&eni.id)?;
+    let known = ledger.open()?.all()?;
+    let mut is_news = false;
+    for (address, owner) in reservations {
+        let is_new = !known
+            .iter()
+            .any(|entry| entry.address == address && entry.is_for(&owner));
+        if !is_new || eni::is_registered(eni, address) {
+            continue;
+        }
+        let request = Request {
+            owner,
+            takeover,
+            best_effort: true,
+        };
+        let claimed = eni::require_assignable(eni, address).and_then(|()| {
+            let reusable = claim(&ledger, &[address], &request)?;
+            confirm(node, eni, &ledger, &reusable, &request)
+        });
+        match claimed {
+            Ok(()) => is_news = true,
+            Err(error) => say!("{address} of {}: {error}", request.owner),
+        }
+    }
+    if !is_news {
+        return Ok(());
+    }
+    settle_in_turns(node, eni, &ledger)
+}
+
+/// Writes the wish for `wanted` down, all of it or nothing, and returns the addresses
+/// that should be on the ENI already.
+fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec<IpAddr>> {
+    let (entries, holders) = (ledger.open()?, Holders::default());
+    let mut claims = Vec::new();
+    for address in wanted {
+        let entry = entries.get(*address)?;
+        let other_lives = entry
+            .as_ref()
+            .is_some_and(|entry| entry.is_in_use() && entry.may_have_living_owner(&holders));
+        let claim = rules::claim(entry.as_ref(), &request.owner, other_lives, now());
+        if claim == Claim::Taken {
+            return Err(taken(*address, ledger.id(), entry.as_ref()));
+        }
+        claims.push((*address, entry, claim));
+    }
+    let claimed = Event::Claimed {
+        takeover: request.takeover,
+        best_effort: request.best_effort,
+    };
+    let mut reusable = Vec::new();
+    for (address, entry, claim) in claims {
+        if claim == Claim::Reuse {
+            reusable.push(address);
+        }
+        let event = match claim {
+            Claim::Take => &Event::Taken,
+            Claim::Reuse | Claim::Ask | Claim::Taken => &claimed,
+        };
+        if let Some(entry) = Entry::claimed(address, entry, event, request.owner.clone()) {
+            entries.write(&entry)?;
+        }
+    }
+    Ok(reusable)
+}
+
+fn taken(address: IpAddr, eni: &str, entry: Option<&Entry>) -> Error {
+    let msg = format!("{address} on {eni} is in use by another attachment of this node");
+    let owner = entry.and_then(|entry| entry.owner.as_ref());
+    let details = owner.map(Owner::to_string).unwrap_or_default();
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
+
+/// Takes addresses back that were still on the ENI, without a call, if the metadata
+/// show them. Where it floats, another node may have the address without our knowing.
+fn confirm(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    reusable: &[IpAddr],
+    request: &Request,
+) -> Result<()> {
+    if reusable.is_empty() || request.takeover == Takeover::Always {
+        return Ok(());
+    }
+    // Without metadata EC2 is asked, like for any other address.
+    let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
+    let entries = ledger.open()?;
+    for address in reusable.iter().filter(|address| shown.contains(address)) {
+        if let Some(entry) = entries.get(*address)?.filter(|e| is_claimed_by(e, request)) {
+            entries.note(entry, &Event::Shown)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_claimed_by(entry: &Entry, request: &Request) -> bool {
+    entry.is_owned_by(&request.owner) && matches!(entry.state, State::Claiming { .. })
+}
+
+/// Whether all of `wanted` is held by the request's attachment.
+///
+/// # Errors
+/// Why one of them could not be had; code 11 when the attachment has ended meanwhile.
+fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<bool> {
+    let mut all_held = true;
+    for address in wanted {
+        let entry = entries.get(*address)?;
+        let entry = entry.filter(|entry| entry.is_owned_by(&request.owner));
+        match entry.map(|entry| entry.state) {
+            Some(State::Held) => {}
+            Some(State::Claiming { refusal: None, .. }) => all_held = false,
+            Some(State::Claiming {
+                refusal: Some(refusal),
+                ..
+            }) => return Err(refusal.error()),
+            Some(
+                State::Releasing { .. }
+                | State::Withdrawn { .. }
+                | State::Removed
+                | State::Adopted
+                | State::Pooled,
+            )
+            | None => {
+                let msg = format!("the attachment ended while {address} was registered");
+                return Err(Error::new(ErrorCode::TRY_AGAIN, msg));
+            }
+        }
+    }
+    Ok(all_held)
+}
+
+/// Asks AWS for every address of the ENI that a living attachment has claimed, in as many
+/// turns as that needs.
+///
+/// # Errors
+/// Those of [`settle`], and code 11 when a turn does not come in time.
+pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
+    loop {
+        let turn = ledger.take_turn(TURN_DEADLINE)?;
+        let until_next = settle(node, eni, ledger)?;
+        drop(turn);
+        match until_next {
+            Some(pause) => thread::sleep(pause),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Asks AWS for every address of the ENI that a living attachment has claimed. What has to
+/// be looked at once more stays claimed, and is not asked for until then: returns how long
+/// that is. Only for the one in turn.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger; what AWS says is written into the entries.
+fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Duration>> {
+    node.aws.await_budget();
+    let until_second = |claimed: &Claimed| {
+        let looks = node.looks;
+        looks.until_second(claimed.address, Instant::now())
+    };
+    let is_due = |claimed: &&Claimed| until_second(claimed).is_none_or(|wait| wait.is_zero());
+    let mut open = open_claims(ledger)?;
+    let due: Vec<Claimed> = open.iter().filter(is_due).copied().collect();
+    if !due.is_empty() {
+        let outcomes = Assigner::new(node, eni)?.assign(&due);
+        open.retain(|claimed| {
+            outcomes
+                .iter()
+                .all(|(address, _)| *address != claimed.address)
+        });
+        let entries = ledger.open()?;
+        // Whoever has no time left has not heard what EC2 would answer: the next in turn asks.
+        let is_over = node.aws.deadline().is_over();
+        let is_unheard = |outcome: &Result<()>| {
+            is_over
+                && outcome
+                    .as_ref()
+                    .is_err_and(|e| e.code == ErrorCode::TRY_AGAIN)
+        };
+        for (address, outcome) in outcomes {
+            if is_unheard(&outcome) {
+                continue;
+            }
+            if let Some(entry) = entries.get(address)? {
+                note(&entries, entry, outcome)?;
+            }
+        }
+    }
+    Ok(open.iter().filter_map(until_second).min())
+}
+
+/// What living attachments have claimed and EC2 has not answered yet. What nobody lives for
+/// any more is given up.
+fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
+    let (entries, holders) = (ledger.open()?, Holders::default());
+    let mut claimed = Vec::new();
+    entries.forget_removed()?;
+    for entry in entries.all()? {
+        let State::Claiming {
+            takeover,
+            best_effort,
+            refusal,
+        } = &entry.state
+        else {
+            continue;
+        };
+        let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
+        if !entry.may_have_living_owner(&holders) {
+            entries.end(entry)?;
+        } else if refusal.is_none() || is_again {
+            claimed.push(Claimed {
+                address: entry.address,
+                takeover: *takeover,
+                was_removed_lately: entry.was_removed_lately(now()),
+            });
+        }
+    }
+    Ok(claimed)
+}
+
+/// Writes down what AWS has said about a claimed address. Where the attachment ended
+/// meanwhile, its end counts. A refusal that no process waits for is told here.
+fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
+    let for_pool = entry.is_for_pool();
+    let event = match outcome {
+        Ok(()) => Event::Assigned { for_pool },
+        Err(error) => {
+            if entry.is_found_by_watching() {
+                let owner = entry.owner.as_ref().map(Owner::to_string);
+                let whose = owner.unwrap_or_default();
+                say!("{whose} goes on without {}: {error}", entry.address);
+            }
+            Event::Refused(Refusal::of(&error))
+        }
+    };
+    entries.note(entry, &event)
+}
+
+/// Removes what is due, if that is worth a call while somebody waits. The attachment
+/// does not depend on it. What stays is due again later, and said by whoever comes then.
+fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
+    let released = ledger
+        .open()
+        .and_then(|entries| entries.all())
+        .map(|entries| rules::is_worth_releasing(&entries, now()))
+        .and_then(|worth| match worth {
+            true => release::release_due(node, ledger).map(drop),
+            false => Ok(()),
+        });
+    if let Err(error) = released {
+        say!("releasing addresses of {}: {error}", eni.id);
+    }
+}
+
+/// The addresses that living attachments go on without, with their owners and the reason.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger.
+pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<(IpAddr, Owner, Error)>> {
+    let mut refused = Vec::new();
+    for eni in ledger.enis()? {
+        for entry in eni.read()? {
+            if let (State::Claiming { refusal, .. }, Some(owner)) = (entry.state, entry.owner) {
+                let refusal = refusal.map(|refusal| refusal.error());
+                refused.extend(refusal.map(|error| (entry.address, owner, error)));
+            }
+        }
+    }
+    Ok(refused)
+}
+
+/// Marks what an attachment has as no longer needed, on every ENI. Nothing is asked of
+/// AWS: the addresses leave when their cool-down is over.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger, 11 when it is locked for too long; what can be
+/// marked is marked all the same.
+pub(crate) fn give_up(ledger: &Ledger, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
+    let start = Instant::now();
+    let mut errors = Errors::default();
+    for eni in ledger.enis()? {
+        let patience = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
+        let patience = patience.max(LEAST_PATIENCE);
+        errors.keep(end_where(&eni, patience, &is_ended));
+    }
+    errors.into_result()
+}
+
+fn end_where(
+    eni: &EniLedger,
+    patience: Duration,
+    is_ended: &impl Fn(&Entry) -> bool,
+) -> Result<()> {
+    let entries = eni.open_within(patience)?;
+    for entry in entries.all()?.into_iter().filter(is_ended) {
+        if entry.is_in_use() {
+            entries.end(entry)?;
+        }
+    }
+    Ok(())
+}

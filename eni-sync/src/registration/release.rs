@@ -1,0 +1,355 @@
+//! Removes addresses from ENIs: only those that the ledger is releasing, that no pod
+//! has, and that EC2 shows on an ENI of this node at that moment. What was only wanted is
+//! looked for first, and forgotten when it is not there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::error::{Errors, Result};
+
+use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
+use crate::registration::in_use::{self, Living, Reach};
+use crate::registration::looks::Looks;
+use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::rules;
+use crate::registration::unassign::{Answer, Unassigner};
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::{Description, Family};
+use crate::vpc::eni;
+use crate::vpc::failure::Failure;
+use crate::vpc::inventory;
+
+/// So long an address is left alone that some pod still has, in seconds.
+const POSTPONED: u64 = 60;
+/// The same for one that EC2 does not remove: it makes EC2 refuse all others with it.
+const REFUSED: u64 = 300;
+/// The same for those of an ENI that is detached.
+const AWAY: u64 = 300;
+
+/// What became of addresses that were to be removed. One that somebody has claimed
+/// meanwhile is not in it.
+pub(crate) type Ends = HashMap<IpAddr, End>;
+
+/// What became of one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// EC2 has removed it.
+    Removed,
+    /// It is not on the ENI, by what EC2 says.
+    Absent,
+    /// The ENI is not one of this node, or does not exist: whatever is on it stays there.
+    Elsewhere,
+    /// It stays, because of this.
+    Kept(String),
+}
+
+/// Removes every address of an ENI whose cool-down is over, and returns what became of
+/// each. Only for the one in turn.
+///
+/// # Errors
+/// What keeps addresses from being removed; they stay due.
+pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<Ends> {
+    let entries = ledger.open()?.all()?;
+    let due: Vec<Entry> = rules::due(&entries, now()).into_iter().cloned().collect();
+    release(node, ledger, due)
+}
+
+/// Removes every address that is due from every ENI. Without any, AWS is not asked. Adds to
+/// `kept` what stays though it is due, and why.
+///
+/// # Errors
+/// What went wrong with any of the ENIs; the others are done.
+pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger, kept: &mut Vec<String>) -> Result<()> {
+    let is_due = |entries: &[Entry]| !rules::due(entries, now()).is_empty();
+    release_where(aws, ledger, is_due, kept)
+}
+
+/// The same for somebody who will be here again: what is due waits a little for others.
+/// Returns how long it is until the next release; nothing when none is on its way out.
+///
+/// # Errors
+/// As for [`release_all_due`].
+pub(crate) fn release_in_batches(
+    aws: &Aws,
+    ledger: &Ledger,
+    kept: &mut Vec<String>,
+) -> Result<Option<Duration>> {
+    let time = |entries: &[Entry]| rules::release_time(entries, now());
+    let is_time = |entries: &[Entry]| time(entries).is_some_and(|time| time <= now());
+    release_where(aws, ledger, is_time, kept)?;
+    let mut next = None;
+    for eni in ledger.enis()? {
+        next = time(&eni.open()?.all()?).into_iter().chain(next).min();
+    }
+    // A second is as exact as the ledger is.
+    Ok(next.map(|time| Duration::from_secs(time.saturating_sub(now()).max(1))))
+}
+
+/// Removes what is due from the ENIs whose entries say that it is time to.
+fn release_where(
+    aws: &Aws,
+    ledger: &Ledger,
+    is_time: impl Fn(&[Entry]) -> bool,
+    kept: &mut Vec<String>,
+) -> Result<()> {
+    let mut errors = Errors::default();
+    for eni in ledger.enis()? {
+        let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
+        if !is_time(&entries.unwrap_or_default()) {
+            continue;
+        }
+        let Some(inventory) = errors.keep(inventory::current(aws, |_| true)) else {
+            continue;
+        };
+        let node = Node {
+            aws,
+            ledger,
+            inventory: &inventory,
+            looks: &Looks::default(),
+        };
+        let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
+        if turn.is_some() {
+            let ends = errors.keep(release_due(&node, &eni));
+            kept.extend(reasons_to_keep(&ends.unwrap_or_default()));
+        }
+    }
+    errors.into_result()
+}
+
+/// Removes up to `wanted` addresses of a family that are in their cool-down, the oldest
+/// first, and returns how many have gone. Only for the one in turn.
+///
+/// # Errors
+/// As for [`release_due`].
+pub(crate) fn release_oldest(
+    node: &Node<'_>,
+    ledger: &EniLedger,
+    family: Family,
+    wanted: usize,
+) -> Result<usize> {
+    let entries = ledger.open()?.all()?;
+    let oldest = rules::cooling(&entries, now()).into_iter();
+    let oldest = oldest.filter(|entry| Family::of(entry.address) == family);
+    let ends = release(node, ledger, oldest.take(wanted).cloned().collect())?;
+    let has_gone = |end: &&End| matches!(end, End::Removed | End::Absent);
+    Ok(ends.values().filter(has_gone).count())
+}
+
+/// Removes the addresses of `entries`, which nobody needs, and returns what became of them.
+/// Only for the one in turn.
+///
+/// # Errors
+/// As for [`release_due`].
+pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) -> Result<Ends> {
+    ledger.open()?.forget_removed()?;
+    let mut ends = Ends::new();
+    let entries = keep_living(ledger, entries, &mut ends)?;
+    if entries.is_empty() {
+        return Ok(ends);
+    }
+    let eni = ledger.id();
+    let failed = |failure: Failure| failure.error(&format!("release addresses of {eni}"));
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
+    let own = node.inventory.instance_id.as_str();
+    let actual = ec2.eni(eni).map_err(failed)?;
+    if actual.as_ref().is_some_and(|eni| eni.instance_id.is_none()) {
+        keep_detached(ledger, entries, &mut ends)?;
+        return Ok(ends);
+    }
+    let Some(actual) = actual.filter(|eni| eni.instance_id.as_deref() == Some(own)) else {
+        // It is gone or went elsewhere with its addresses: they are no business of this
+        // node, if it is true.
+        ends.extend(entries.iter().map(|entry| (entry.address, End::Elsewhere)));
+        forget_missing(ledger, entries)?;
+        return Ok(ends);
+    };
+    eni::require_releasable(&actual)?;
+    let entries = look_for_withdrawn(ledger, entries, &actual, &mut ends)?;
+    let entries = mark_asked(ledger, entries)?;
+    for family in Family::ALL {
+        let of_family = entries
+            .iter()
+            .filter(|entry| Family::of(entry.address) == family);
+        let of_family: Vec<Entry> = of_family.cloned().collect();
+        let unassigner = Unassigner::new(ec2, &actual);
+        remove(ledger, unassigner, &of_family, &mut ends)?;
+    }
+    Ok(ends)
+}
+
+/// Leaves the addresses of an ENI that no instance has: nobody uses it, and it may come
+/// back with them. What is forgotten until then would be nobody's.
+fn keep_detached(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<()> {
+    for entry in entries {
+        let why = format!("{} is attached to no instance", ledger.id());
+        ends.insert(entry.address, End::Kept(why));
+        postpone(ledger, entry, AWAY)?;
+    }
+    Ok(())
+}
+
+/// Forgets the addresses that no description shows, as far as this one proves that.
+fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<()> {
+    let entries = ledger.open()?;
+    for entry in missing {
+        if entries.get(entry.address)?.as_ref() != Some(&entry) {
+            continue;
+        }
+        match entry.absence(now()) {
+            Absence::TooEarly => {}
+            Absence::Noted(noted) => entries.write(&noted)?,
+            Absence::Proven => entries.forget(entry.address)?,
+        }
+    }
+    Ok(())
+}
+
+/// Finds out which of the addresses that were only wanted are on the ENI. Returns those,
+/// and all others that nobody needs.
+fn look_for_withdrawn(
+    ledger: &EniLedger,
+    entries: Vec<Entry>,
+    actual: &Description,
+    ends: &mut Ends,
+) -> Result<Vec<Entry>> {
+    let is_withdrawn = |entry: &Entry| matches!(entry.state, State::Withdrawn { .. });
+    let (withdrawn, mut leaving): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_withdrawn);
+    let (there, missing): (Vec<_>, Vec<_>) = withdrawn
+        .into_iter()
+        .partition(|entry| actual.secondary.contains(&entry.address));
+    ends.extend(missing.iter().map(|entry| (entry.address, End::Absent)));
+    forget_missing(ledger, missing)?;
+    for entry in there {
+        leaving.extend(change(ledger, entry, &Event::Seen)?);
+    }
+    Ok(leaving)
+}
+
+/// Has AWS remove addresses of one family, and writes down what EC2 has answered, also
+/// where it has not answered about all of them. One that it does not remove stays.
+fn remove(
+    ledger: &EniLedger,
+    unassigner: Unassigner<'_>,
+    entries: &[Entry],
+    ends: &mut Ends,
+) -> Result<()> {
+    let eni = ledger.id();
+    let addresses: Vec<IpAddr> = entries.iter().map(|entry| entry.address).collect();
+    let (answers, done) = unassigner.unassign(&addresses);
+    let has_gone = |answer: &Answer| matches!(answer, Answer::Removed | Answer::Absent);
+    let gone = answers.iter().filter(|(_, answer)| has_gone(answer));
+    note_removed(ledger, gone.map(|(address, _)| *address))?;
+    for (address, answer) in answers {
+        let why = |failure: Failure| failure.error(&format!("remove {address} from {eni}"));
+        let (end, seconds) = match answer {
+            Answer::Removed => (End::Removed, 0),
+            Answer::Absent => (End::Absent, 0),
+            Answer::Refused(failure) => (End::Kept(why(failure).to_string()), REFUSED),
+            Answer::Open(failure) => {
+                let why = format!("EC2 has refused it together with others: {}", why(failure));
+                (End::Kept(why), POSTPONED)
+            }
+        };
+        if matches!(end, End::Kept(_))
+            && let Some(entry) = entries.iter().find(|entry| entry.address == address)
+        {
+            postpone(ledger, entry.clone(), seconds)?;
+        }
+        ends.insert(address, end);
+    }
+    done.map_err(|failure| failure.error(&format!("release addresses of {eni}")))
+}
+
+/// The addresses that stay though they were to be removed, each with the reason, in order.
+fn reasons_to_keep(ends: &Ends) -> Vec<String> {
+    let ends: BTreeMap<_, _> = ends.iter().collect();
+    let kept = ends.into_iter().filter_map(|(address, end)| match end {
+        End::Kept(why) => Some(format!("{address} stays: {why}")),
+        End::Removed | End::Absent | End::Elsewhere => None,
+    });
+    kept.collect()
+}
+
+/// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
+/// has ended for the runtime and not for the pod, or host-local has reserved it anew. Adds
+/// to `kept` why they stay.
+pub(crate) fn without_living(
+    ledger: &EniLedger,
+    entries: Vec<Entry>,
+    kept: &mut Vec<String>,
+) -> Result<Vec<Entry>> {
+    let mut ends = Ends::new();
+    let ended = keep_living(ledger, entries, &mut ends);
+    kept.extend(reasons_to_keep(&ends));
+    ended
+}
+
+/// The same; why others stay is in `ends` then.
+fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
+    // Those of others tell where namespaces are that cannot be seen.
+    let known = ledger.open()?.all()?;
+    let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
+    let reach = Reach::to_release(entries.iter().map(|entry| entry.owner.as_ref()));
+    let living = in_use::look(owners, reach)?;
+    let mut ended = Vec::new();
+    for entry in entries {
+        let Some(why) = reason_to_keep(&entry, &living) else {
+            ended.push(entry);
+            continue;
+        };
+        ends.insert(entry.address, End::Kept(why));
+        postpone(ledger, entry, POSTPONED)?;
+    }
+    Ok(ended)
+}
+
+fn reason_to_keep(entry: &Entry, living: &Living) -> Option<String> {
+    let reserved = || {
+        let is_reserved = entry.is_reserved();
+        is_reserved.then(|| "host-local has it reserved".to_owned())
+    };
+    let in_use = living.reason_to_keep(entry.address, entry.owner.as_ref());
+    in_use.or_else(reserved)
+}
+
+/// Writes down that AWS may be asked to remove these, and returns those of them that
+/// nobody has claimed meanwhile.
+fn mark_asked(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
+    let mut asked = Vec::new();
+    for entry in entries {
+        asked.extend(change(ledger, entry, &Event::Unassigning)?);
+    }
+    Ok(asked)
+}
+
+/// Writes down that an address stays for so many seconds more.
+fn postpone(ledger: &EniLedger, entry: Entry, seconds: u64) -> Result<()> {
+    let after = now().saturating_add(seconds);
+    change(ledger, entry, &Event::Postponed { after }).map(drop)
+}
+
+/// Writes down what happens to an entry that is as we read it, and returns it as it is
+/// then.
+pub(crate) fn change(ledger: &EniLedger, entry: Entry, event: &Event) -> Result<Option<Entry>> {
+    let entries = ledger.open()?;
+    if entries.get(entry.address)?.as_ref() != Some(&entry) {
+        return Ok(None);
+    }
+    let changed = entry.after(event);
+    if let Some(changed) = &changed {
+        entries.write(changed)?;
+    }
+    Ok(changed)
+}
+
+/// Writes down that the addresses are not on the ENI.
+fn note_removed(ledger: &EniLedger, gone: impl Iterator<Item = IpAddr>) -> Result<()> {
+    let entries = ledger.open()?;
+    for address in gone {
+        if let Some(entry) = entries.get(address)? {
+            entries.note(entry, &Event::Unassigned)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Has AWS remove addresses from an ENI. One call for all of them is the rule; what is
+//! here besides finds out which addresses EC2 does not remove, so that the others leave.
+
+use std::net::IpAddr;
+
+use crate::vpc::ec2::{Description, Ec2};
+use crate::vpc::failure::{Failure, Kind};
+
+/// How many calls may be made to find the addresses of a batch that EC2 does not remove:
+/// enough for one of 256. What is not found then is looked for with the next batch.
+const CALLS: usize = 16;
+
+/// What became of an address.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// EC2 has removed it.
+    Removed,
+    /// It is not on the ENI, by what EC2 says.
+    Absent,
+    /// EC2 does not remove this one.
+    Refused(Failure),
+    /// EC2 has not been asked for it without one that it refuses, or may refuse.
+    Open(Failure),
+}
+
+/// What became of each address.
+pub(crate) type Answers = Vec<(IpAddr, Answer)>;
+
+/// Removes addresses from one ENI.
+pub(crate) struct Unassigner<'a> {
+    ec2: &'a Ec2,
+    /// The ENI as it was a moment ago.
+    eni: &'a Description,
+    /// How many calls may still be made to find what EC2 does not remove.
+    calls: usize,
+    answers: Answers,
+}
+
+impl<'a> Unassigner<'a> {
+    /// Who removes addresses from `eni`.
+    pub(crate) fn new(ec2: &'a Ec2, eni: &'a Description) -> Self {
+        Self {
+            ec2,
+            eni,
+            calls: CALLS,
+            answers: Answers::new(),
+        }
+    }
+
+    /// Removes addresses of one family. Returns what became of them, of all that EC2 has
+    /// answered about, and why the others were not asked for.
+    pub(crate) fn unassign(mut self, addresses: &[IpAddr]) -> (Answers, Result<(), Failure>) {
+        let is_shown = |address: &IpAddr| self.eni.secondary.contains(address);
+        let (shown, doubtful): (Vec<_>, Vec<_>) = addresses.iter().partition(|a| is_shown(a));
+        let done = self.remove(&shown).and_then(|()| self.look_for(&doubtful));
+        (self.answers, done)
+    }
+
+    /// Removes addresses that were on the ENI a moment ago. Where AWS has removed some
+    /// already, because the answer to the first attempt was lost or somebody else asked,
+    /// it refuses the call, and the rest is asked for again.
+    fn remove(&mut self, shown: &[IpAddr]) -> Result<(), Failure> {
+        let Some(failure) = self.ask(shown)? else {
+            return Ok(());
+        };
+        let actual = self.ec2.eni(&self.eni.id)?;
+        let is_left = |address: &IpAddr| actual.as_ref().is_some_and(|eni| eni.has(*address));
+        let (left, gone): (Vec<_>, Vec<_>) = shown.iter().partition(|a| is_left(a));
+        if gone.is_empty() {
+            return self.divide(&left, &failure);
+        }
+        self.note(&gone, || Answer::Removed);
+        match self.ask(&left)? {
+            Some(failure) => self.divide(&left, &failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Some of `refused` are not removed for a reason that no description shows: halves
+    /// lead to them.
+    fn divide(&mut self, refused: &[IpAddr], failure: &Failure) -> Result<(), Failure> {
+        if refused.len() == 1 {
+            self.note(refused, || Answer::Refused(failure.clone()));
+            return Ok(());
+        }
+        let (left, right) = refused.split_at(refused.len() / 2);
+        for half in [left, right] {
+            if self.calls == 0 {
+                self.note(half, || Answer::Open(failure.clone()));
+                continue;
+            }
+            self.calls -= 1;
+            if let Some(failure) = self.ask(half)? {
+                self.divide(half, &failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for addresses that the description does not show. It may be older than an
+    /// assignment; a refusal of one address alone is the proof that nothing is there.
+    fn look_for(&mut self, doubtful: &[IpAddr]) -> Result<(), Failure> {
+        for address in doubtful.iter().filter(|address| !self.eni.has(**address)) {
+            let one = [*address];
+            if self.ask(&one)?.is_some() {
+                self.note(&one, || Answer::Absent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has AWS remove all of `addresses`, or none. Returns its refusal where it is about
+    /// these addresses, and fails with any other.
+    fn ask(&mut self, addresses: &[IpAddr]) -> Result<Option<Failure>, Failure> {
+        match self.ec2.unassign(&self.eni.id, addresses) {
+            Ok(()) => {
+                self.note(addresses, || Answer::Removed);
+                Ok(None)
+            }
+            Err(failure) if failure.kind == Kind::Invalid && !failure.is_passing() => {
+                Ok(Some(failure))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn note(&mut self, addresses: &[IpAddr], answer: impl Fn() -> Answer) {
+        let answers = addresses.iter().map(|address| (*address, answer()));
+        self.answers.extend(answers);
+    }
+}

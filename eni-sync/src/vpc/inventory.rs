@@ -1,0 +1,229 @@
+//! Which ENIs this node has: asked of EC2 once, written to /run for every later call
+//! and for the other plugins, and asked again when that may be outdated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use common::address::Cidr;
+use common::attach::inventory::{DIRECTORY, Eni, Inventory, PATH};
+use common::error::{Error, Result};
+use common::files::file;
+use common::files::lock::Lock;
+use common::kernel::netlink::{Link, Netlink};
+use common::say;
+
+use crate::deadline::Deadline;
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::{Description, Limits};
+use crate::vpc::eni;
+use crate::vpc::imds::Identity;
+
+/// So long an answer that lets an ADD go on is believed: a tag that is taken away must
+/// count some time.
+const BELIEVED: Duration = Duration::from_secs(600);
+/// So long an answer that makes an ADD fail is believed, however many pods try.
+const REFUSAL_BELIEVED: Duration = Duration::from_secs(10);
+/// Held while EC2 is asked, so that a burst of pods asks once.
+const LOCK: &str = "/run/eni-cni/.enis.lock";
+const LOCK_DEADLINE: Duration = Duration::from_secs(90);
+
+/// The node's ENI with this MAC address, which must be one whose addresses may be
+/// changed, and the inventory it is in.
+///
+/// # Errors
+/// Code 7 when no ENI has the address, or it is not one for pods; else those of
+/// [`discover`].
+pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
+    let is_usable = |inventory: &Inventory| {
+        let eni = inventory.by_mac(mac);
+        eni.is_some_and(|eni| eni::require_managed(eni).is_ok())
+    };
+    let inventory = current(aws, is_usable)?;
+    let eni = inventory.by_mac(mac).cloned().ok_or_else(|| {
+        let msg = format!(
+            "no ENI of {} has the MAC address {mac}",
+            inventory.instance_id
+        );
+        let details =
+            "the VPC delivers nothing to an interface that has not the MAC address of an ENI";
+        Error::config(msg).with_details(details)
+    })?;
+    Ok((inventory, eni))
+}
+
+/// The inventory as it was written down, when it is recent and `is_usable`, else as
+/// EC2 says now.
+///
+/// # Errors
+/// Those of [`discover`], and code 11 when another process takes too long with it.
+pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Result<Inventory> {
+    let written = || {
+        let inventory = read_back()?;
+        let believed = if is_usable(&inventory) {
+            BELIEVED
+        } else {
+            REFUSAL_BELIEVED
+        };
+        is_younger_than(believed).then_some(inventory)
+    };
+    if let Some(inventory) = written() {
+        return Ok(inventory);
+    }
+    let _lock = lock(aws.deadline())?;
+    match written() {
+        Some(inventory) => Ok(inventory),
+        None => renew(aws),
+    }
+}
+
+/// One writes the inventory at a time; who waits finds it written.
+fn lock(deadline: Deadline) -> Result<Lock> {
+    file::create_private_directory(Path::new(DIRECTORY))
+        .map_err(|cause| Error::io(format!("failed to create {DIRECTORY}"), &cause))?;
+    Lock::take(Path::new(LOCK), deadline.left_of(LOCK_DEADLINE))
+}
+
+/// The file is a copy of what EC2 has said. One that cannot be read is made anew.
+fn read_back() -> Option<Inventory> {
+    let inventory = Inventory::read().unwrap_or_else(|error| {
+        say!("{error}; asking EC2 instead");
+        None
+    })?;
+    (!inventory.instance_id.is_empty()).then_some(inventory)
+}
+
+/// A file from the future says nothing about its age.
+fn is_younger_than(age: Duration) -> bool {
+    written_ago().is_some_and(|elapsed| elapsed < age)
+}
+
+/// How old the written inventory is, if there is one.
+pub(crate) fn written_ago() -> Option<Duration> {
+    let written = fs::metadata(PATH).and_then(|metadata| metadata.modified());
+    written.ok().and_then(|time| time.elapsed().ok())
+}
+
+/// Corrects the names of the interfaces in the inventory. What EC2 has said does not get
+/// younger by it.
+///
+/// # Errors
+/// Code 5 or 6 naming the file, 999 when the kernel does not list its links.
+pub(crate) fn rename() -> Result<()> {
+    let _lock = lock(Deadline::default())?;
+    let Some(mut inventory) = Inventory::read()? else {
+        return Ok(());
+    };
+    let links = Netlink::open()?.links()?;
+    let mut is_changed = false;
+    for eni in &mut inventory.enis {
+        let name = interface_of(&links, &eni.mac);
+        is_changed |= name != eni.interface;
+        eni.interface = name;
+    }
+    if !is_changed {
+        return Ok(());
+    }
+    let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);
+    let written = fs::metadata(PATH).and_then(|metadata| metadata.modified());
+    inventory.write()?;
+    let file = File::options().write(true).open(PATH).map_err(failed)?;
+    file.set_modified(written.map_err(failed)?).map_err(failed)
+}
+
+/// Asks EC2 for the ENIs of this node and writes them down.
+///
+/// # Errors
+/// Those of [`ask`], and code 5 when the inventory cannot be written.
+pub(crate) fn discover(aws: &Aws) -> Result<Inventory> {
+    let _lock = lock(aws.deadline())?;
+    renew(aws)
+}
+
+/// The same for who has the lock.
+fn renew(aws: &Aws) -> Result<Inventory> {
+    let (inventory, _) = ask(aws)?;
+    inventory.write()?;
+    Ok(inventory)
+}
+
+/// Asks EC2 for the ENIs of this node, and returns also all that it says of them.
+///
+/// # Errors
+/// Code 11 without metadata, credentials or an answer, 100 without permission.
+pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
+    let identity = aws.imds()?.identity()?;
+    let ec2 = aws.ec2(&identity.region)?;
+    let what = format!("list the ENIs of {}", identity.instance_id);
+    let failed = |failure: crate::vpc::failure::Failure| failure.error(&what);
+    let found = ec2
+        .enis_of_instance(&identity.instance_id)
+        .map_err(failed)?;
+    let limits = ec2
+        .limits(&identity.instance_type)
+        .unwrap_or_else(|failure| {
+            say!(
+                "{}",
+                failure.error("learn how many addresses an ENI can have")
+            );
+            known_limits(&identity)
+        });
+    let cidrs = ec2.subnet_cidrs(&subnets(&found)).map_err(failed)?;
+    Ok((compose(identity, &found, limits, &cidrs), found))
+}
+
+/// The limits that were written down when EC2 said them last; 0 where it never has. They
+/// help to say early and in clear words that an ENI is full, which EC2 says anyway.
+fn known_limits(identity: &Identity) -> Limits {
+    let written = read_back().filter(|written| written.instance_type == identity.instance_type);
+    let eni = written.and_then(|written| written.enis.into_iter().next());
+    eni.map_or(Limits { ipv4: 0, ipv6: 0 }, |eni| Limits {
+        ipv4: eni.ipv4_limit,
+        ipv6: eni.ipv6_limit,
+    })
+}
+
+/// The subnets of ENIs, each once.
+pub(crate) fn subnets(found: &[Description]) -> Vec<String> {
+    let subnets: BTreeSet<&String> = found.iter().map(|eni| &eni.subnet_id).collect();
+    subnets.into_iter().cloned().collect()
+}
+
+/// The inventory that the answers of IMDS and EC2 make.
+pub(crate) fn compose(
+    identity: Identity,
+    found: &[Description],
+    limits: Limits,
+    cidrs: &BTreeMap<String, Vec<Cidr>>,
+) -> Inventory {
+    // Names are a help to people; without them the inventory is as good.
+    let links = Netlink::open().and_then(|mut netlink| netlink.links());
+    let links = links.unwrap_or_default();
+    let eni = |eni: &Description| Eni {
+        id: eni.id.clone(),
+        mac: eni.mac.clone(),
+        interface: interface_of(&links, &eni.mac),
+        network_card_index: eni.network_card,
+        device_index: eni.device_index,
+        subnet_id: eni.subnet_id.clone(),
+        subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),
+        vpc_id: eni.vpc_id.clone(),
+        no_manage: eni.no_manage,
+        primary_addresses: eni.primary.clone(),
+        prefixes: eni.prefixes.clone(),
+        ipv4_limit: limits.ipv4,
+        ipv6_limit: limits.ipv6,
+    };
+    Inventory {
+        enis: found.iter().map(eni).collect(),
+        region: identity.region,
+        instance_id: identity.instance_id,
+        instance_type: identity.instance_type,
+    }
+}
+
+fn interface_of(links: &[Link], mac: &str) -> String {
+    let found = links.iter().find(|link| link.mac == mac);
+    found.map(|link| link.name.clone()).unwrap_or_default()
+}

@@ -1,0 +1,231 @@
+//! What all clients of an agent have in common: the budget of changes, the attempts
+//! that a call has, and the metrics of both. A plugin that works without an agent makes
+//! one call and has none of it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::deadline::Deadline;
+use crate::random;
+use crate::vpc::calls::Calls;
+use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::token_bucket::{Bucket, Urgency};
+
+/// So long a call is tried again, with all its attempts.
+const CALL_DEADLINE: Duration = Duration::from_secs(45);
+/// The pause after the first attempt is up to this long, and each twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// So long a release lets registrations go first.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a release that waits looks again.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Outcome<T> = std::result::Result<T, Failure>;
+
+/// The pace of one node.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    pub(crate) calls: Arc<Calls>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    bucket: Bucket,
+    /// How many registrations wait for a token.
+    registrations: usize,
+}
+
+impl Pace {
+    pub(crate) fn new(calls: Arc<Calls>) -> Self {
+        let bucket = Bucket::new(Instant::now());
+        calls.budget.set(bucket.rate());
+        Self {
+            calls,
+            queue: Mutex::new(Queue {
+                bucket,
+                registrations: 0,
+            }),
+        }
+    }
+
+    /// Makes a call as soon as the budget allows it, and again when it was throttled or
+    /// not answered.
+    ///
+    /// # Errors
+    /// The failure of the last attempt.
+    pub(crate) fn call<T>(
+        &self,
+        action: &'static str,
+        deadline: Deadline,
+        ask: impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
+        let deadline = Instant::now() + deadline.left_of(CALL_DEADLINE);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answer = self.attempt(action, urgency(action), &ask);
+            let wait = match answer.as_ref().err().map(|failure| failure.kind) {
+                // The budget itself says when the next attempt may be.
+                Some(Kind::Throttled) if urgency(action).is_some() => Duration::ZERO,
+                Some(Kind::Throttled | Kind::Unanswered) => pause.mul_f64(random::chance()),
+                _ => return answer,
+            };
+            if Instant::now() + wait >= deadline {
+                return answer;
+            }
+            thread::sleep(wait);
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Makes a change that a pod waits for as soon as the budget allows it, and once.
+    ///
+    /// # Errors
+    /// The failure of the attempt.
+    pub(crate) fn call_once<T>(
+        &self,
+        action: &'static str,
+        ask: impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
+        self.attempt(action, Some(Urgency::Registration), &ask)
+    }
+
+    fn attempt<T>(
+        &self,
+        action: &'static str,
+        urgency: Option<Urgency>,
+        ask: &impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
+        if let Some(urgency) = urgency {
+            self.await_bucket(urgency, |bucket, urgency| {
+                bucket.take(urgency, Instant::now())
+            });
+        }
+        let sent = Instant::now();
+        let answer = ask();
+        let failure = answer.as_ref().err();
+        self.calls.note_call(action, failure, sent.elapsed());
+        if urgency.is_some() && failure.is_some_and(|failure| failure.kind == Kind::Throttled) {
+            self.slow_down();
+        }
+        answer
+    }
+
+    /// Learns how many ENIs for pods the node has.
+    pub(crate) fn fit(&self, enis: usize) {
+        let mut queue = self.queue();
+        queue.bucket.fit(enis);
+        self.calls.budget.set(queue.bucket.rate());
+    }
+
+    fn slow_down(&self) {
+        let mut queue = self.queue();
+        queue.bucket.throttle(random::chance(), Instant::now());
+        self.calls.budget.set(queue.bucket.rate());
+    }
+
+    /// Waits until the budget allows a registration, without using it: what is asked
+    /// for meanwhile becomes part of the same call.
+    pub(crate) fn await_registration(&self) {
+        self.await_bucket(Urgency::Registration, |bucket, urgency| {
+            bucket.clone().take(urgency, Instant::now())
+        });
+    }
+
+    fn await_bucket(
+        &self,
+        urgency: Urgency,
+        take: impl Fn(&mut Bucket, Urgency) -> std::result::Result<(), Duration>,
+    ) {
+        let since = Instant::now();
+        let is_registration = urgency == Urgency::Registration;
+        self.queue().registrations += usize::from(is_registration);
+        loop {
+            let mut queue = self.queue();
+            let is_patient = since.elapsed() < PATIENCE;
+            let waits = !is_registration && is_patient && queue.registrations > 0;
+            // Whoever has waited long enough is as urgent as everybody else.
+            let urgency = match is_patient {
+                true => urgency,
+                false => Urgency::Registration,
+            };
+            let taken = match waits {
+                true => Err(LOOK),
+                false => take(&mut queue.bucket, urgency),
+            };
+            let Err(wait) = taken else {
+                queue.registrations -= usize::from(is_registration);
+                self.calls.budget.set(queue.bucket.rate());
+                break;
+            };
+            drop(queue);
+            thread::sleep(if is_registration {
+                wait
+            } else {
+                wait.min(LOOK)
+            });
+        }
+        self.calls
+            .budget_wait
+            .observe(since.elapsed().as_secs_f64());
+    }
+
+    /// A thread that has ended in the middle has left nothing half done here.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How urgent an action is; nothing for one that only looks.
+fn urgency(action: &str) -> Option<Urgency> {
+    if action.starts_with("Assign") {
+        Some(Urgency::Registration)
+    } else if action.starts_with("Unassign") {
+        Some(Urgency::Release)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn failure(kind: Kind) -> Failure {
+        Failure {
+            action: "AssignPrivateIpAddresses",
+            kind,
+            code: "Code".to_owned(),
+            answer: "Code: text".to_owned(),
+        }
+    }
+
+    fn attempts(action: &'static str, kinds: &[Kind]) -> (usize, Outcome<()>) {
+        let pace = Pace::new(Arc::default());
+        let made = Cell::new(0);
+        let outcome = pace.call(action, Deadline::default(), || {
+            let kind = kinds.get(made.get());
+            made.set(made.get() + 1);
+            kind.map_or(Ok(()), |kind| Err(failure(*kind)))
+        });
+        (made.get(), outcome)
+    }
+
+    #[test]
+    fn what_is_throttled_or_not_answered_is_asked_again() {
+        for action in ["AssignPrivateIpAddresses", "DescribeSubnets"] {
+            let kinds = [Kind::Throttled, Kind::Unanswered];
+            assert_eq!(attempts(action, &kinds), (3, Ok(())), "{action}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_not_asked_again() {
+        let (made, outcome) = attempts("AssignPrivateIpAddresses", &[Kind::Invalid]);
+        assert_eq!((made, outcome), (1, Err(failure(Kind::Invalid))));
+    }
+}
