@@ -28,7 +28,7 @@ NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add l
 	2>/dev/null && echo yes)
 
 .PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
-	bench bench-vpc bench-nodes lint dist dist-check install install-from clean
+	bench bench-vpc bench-nodes lint docs dist dist-check install install-from clean
 
 all: build
 
@@ -152,6 +152,11 @@ lint:
 		--target-dir $(dir $(TARGET))fuzz --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	tests/deny
+
+# The documents as a site that can be searched: target/book/README.html. Its links are checked.
+docs:
+	docs/book.py "$$(tests/tool mdbook 0.5.4 --no-default-features --features search)" \
+		$(dir $(TARGET))book
 
 install: build
 	$(MAKE) --no-print-directory install-from FROM=$(RELEASE)

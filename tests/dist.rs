@@ -72,8 +72,14 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
     list.lines().map(str::to_owned).collect()
 }
 
-/// What makes and checks this very archive and a picture in it.
-const OF_SOURCE: [&str; 3] = ["deploy/dist", "deploy/reproducible", "docs/picture.py"];
+/// What makes and checks this very archive, and what makes a picture and a site of the documents.
+const OF_SOURCE: [&str; 5] = [
+    "deploy/dist",
+    "deploy/reproducible",
+    "docs/book.css",
+    "docs/book.py",
+    "docs/picture.py",
+];
 
 /// This directory of the repository and all that is in it, as tar names them.
 fn below(directory: &str) -> Vec<String> {

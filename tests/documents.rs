@@ -1,7 +1,10 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
-//! file in `examples`, which other tests execute. `keys` is about the tables of keys.
+//! file in `examples`, which other tests execute. `keys` is about the tables of keys, `decisions`
+//! about `docs/adr`, `book` about the site, `arrows` about what the READMEs of the crates promise.
 
 mod arrows;
+mod book;
+mod decisions;
 mod keys;
 
 use std::collections::{BTreeMap, BTreeSet};
