@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod config;
+pub mod identifier;
 pub mod ipam;
 pub mod lenient;
 pub mod process;

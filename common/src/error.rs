@@ -135,7 +135,7 @@ impl Error {
             #[serde(skip_serializing_if = "str::is_empty")]
             details: &'a str,
         }
-        crate::cni::result::to_text(&Document {
+        crate::json::to_text(&Document {
             cni_version: version,
             code: self.code,
             msg: &self.msg,

@@ -9,6 +9,7 @@ pub mod cni;
 pub mod error;
 pub mod files;
 pub mod ifname;
+pub mod json;
 pub mod kernel;
 pub mod plugin;
 pub mod random;

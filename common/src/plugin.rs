@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use crate::cni::args::{CmdArgs, Command, ConfArgs, Environment, is_identifier};
+use crate::cni::args::{CmdArgs, Command, ConfArgs, Environment};
 use crate::cni::config::Document;
+use crate::cni::identifier::is_identifier;
 use crate::cni::result::AddResult;
 use crate::cni::version::{self, CniVersion};
 use crate::error::{Error, ErrorCode, Result};

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::cni::args::is_identifier;
+use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::lock::Lock;

@@ -1,25 +1,12 @@
-//! Which device is meant: found on the host by what the configuration says. How it is
-//! recognised later is in `identity`. Nothing here changes a device.
-
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+//! What a device was on the host before it was attached: the plugin's part of the record.
 
 use common::error::{Error, Result};
-use common::kernel::netlink::{Link, Netlink, NetworkState, Parameters, Settings, parse_mac};
+use common::kernel::netlink::{Link, NetworkState, Parameters, Settings, parse_mac};
 use common::kernel::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceSelector;
-use crate::driver::Binding;
-use crate::identity::{narrow, sysfs_number};
-use crate::in_use::Controller;
-
-/// Where the kernel lists auxiliary devices, such as scalable functions.
-const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
-/// The drivers that hand a device to a program in user space. Such a device has no
-/// network interface that could be moved.
-pub const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+use crate::sysfs::{driver_of, sysfs_number};
 
 /// How a device is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,36 +81,24 @@ pub struct Device {
     pub returned: bool,
 }
 
-/// Finds the device on the host.
-pub fn find(netlink: &mut Netlink, selector: &DeviceSelector) -> Result<Device> {
-    match selector {
-        DeviceSelector::Name(name) => netlink
-            .link_by_name(name)?
-            .ok_or_else(|| missing(&format!("{name:?}: Link not found")))
-            .and_then(Device::of_link),
-        DeviceSelector::HwAddr(mac) => {
-            let links = netlink.links()?;
-            by_hwaddr(&links, mac).cloned().and_then(Device::of_link)
-        }
-        DeviceSelector::KernelPath(path) => by_directory(netlink, Path::new(path)),
-        DeviceSelector::Pci(address) => by_pci_address(netlink, address),
-        DeviceSelector::DeviceId(id) => match device_of_id(id)? {
-            BusDevice::Pci(address) => by_pci_address(netlink, &address),
-            BusDevice::Auxiliary(path) => by_directory(netlink, &path),
-        },
-    }
+/// What ADD changes of a function, recorded before it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Binding {
+    /// The driver for user space that it gets.
+    pub driver: String,
+    /// The `driver_override` it had; usually empty.
+    pub driver_override: String,
 }
 
-/// Whether the selected device is bound to a driver for user space. For an
-/// attachment without a record this is the only way to know its mode.
-pub fn is_dpdk(selector: &DeviceSelector) -> bool {
-    let address = match selector {
-        DeviceSelector::Pci(address) => Some(address.clone()),
-        DeviceSelector::DeviceId(id) => PciAddress::new(id),
-        _ => None,
-    };
-    let driver = address.and_then(|a| driver_of(&a.directory()).ok());
-    driver.is_some_and(|driver| DPDK_DRIVERS.contains(&driver.as_str()))
+/// The interface that a device is a port of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Controller {
+    /// Its name.
+    pub name: String,
+    /// Its kind: `bridge`, `bond`, …
+    pub kind: String,
 }
 
 impl Device {
@@ -204,174 +179,5 @@ impl Device {
             DeviceSelector::Pci(address) => self.pci_id == address.as_str(),
             DeviceSelector::DeviceId(id) => self.pci_id == *id || self.bus_address == *id,
         }
-    }
-}
-
-/// What a device id turned out to be.
-enum BusDevice {
-    Pci(PciAddress),
-    Auxiliary(PathBuf),
-}
-
-fn device_of_id(id: &str) -> Result<BusDevice> {
-    if let Some(address) = PciAddress::new(id)
-        && address.directory().exists()
-    {
-        return Ok(BusDevice::Pci(address));
-    }
-    let auxiliary = Path::new(AUXILIARY_DEVICES).join(id);
-    if auxiliary.exists() {
-        return Ok(BusDevice::Auxiliary(auxiliary));
-    }
-    Err(Error::internal(format!(
-        "runtime config DeviceID {id} not found or unsupported"
-    )))
-}
-
-fn by_pci_address(netlink: &mut Netlink, address: &PciAddress) -> Result<Device> {
-    let directory = address.directory();
-    let driver = driver_of(&directory).map_err(|cause| {
-        let link = directory.join("driver");
-        Error::internal(format!("error with host device: lstat {}", link.display())).because(&cause)
-    })?;
-    let device = if DPDK_DRIVERS.contains(&driver.as_str()) {
-        Device {
-            mode: Mode::Dpdk,
-            ..Device::default()
-        }
-    } else {
-        by_directory(netlink, &directory)?
-    };
-    Ok(Device {
-        pci_id: address.to_string(),
-        driver,
-        ..device
-    })
-}
-
-/// The device whose interface is listed in `directory`, as the first one if there
-/// are several, like the Go plugin. That of a virtio device is one level below.
-fn by_directory(netlink: &mut Netlink, directory: &Path) -> Result<Device> {
-    let names = interfaces_in(directory)?;
-    for name in &names {
-        if let Some(link) = netlink.link_by_name(name)? {
-            return Device::of_link(link);
-        }
-    }
-    let path = directory.display();
-    Err(missing(&format!(
-        "failed to find network device in path {path:?}"
-    )))
-}
-
-/// The interfaces of the device in `directory`, or of the virtio device below it.
-pub fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
-    let unreadable = |path: &Path, cause: &io::Error| {
-        missing(&format!(
-            "failed to read directory {:?}",
-            path.display().to_string()
-        ))
-        .because(cause)
-    };
-    let net = directory.join("net");
-    match list(&net) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-        outcome => return outcome.map_err(|cause| unreadable(&net, &cause)),
-    }
-    let children = list(directory).map_err(|cause| unreadable(directory, &cause))?;
-    let mut virtio = children.iter().filter(|name| name.starts_with("virtio"));
-    let net = virtio.find_map(|name| list(&directory.join(name).join("net")).ok());
-    net.ok_or_else(|| {
-        let path = directory.display().to_string();
-        missing(&format!("no net directory under device {path:?}"))
-    })
-}
-
-/// The names in `directory`, sorted.
-pub fn list(directory: &Path) -> io::Result<Vec<String>> {
-    let entries = fs::read_dir(directory)?;
-    let names = entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()));
-    let mut names = names.collect::<io::Result<Vec<String>>>()?;
-    names.sort();
-    Ok(names)
-}
-
-/// The link with this hardware address. The interfaces above a device (vlan,
-/// ipvlan, bond) have the same one, and a bond's ports have each other's.
-fn by_hwaddr<'a>(links: &'a [Link], mac: &str) -> Result<&'a Link> {
-    let mut same: Vec<&Link> = links
-        .iter()
-        .filter(|l| l.mac == mac && !l.loopback)
-        .collect();
-    narrow(&mut same, &|l| {
-        l.kind.is_empty() || !l.bus_address.is_empty()
-    });
-    narrow(&mut same, &|l| l.permanent_mac == mac);
-    match same[..] {
-        [one] => Ok(one),
-        [] => Err(missing(&format!(
-            "no interface has the hardware address {mac}"
-        ))),
-        _ => {
-            let names: Vec<&str> = same.iter().map(|l| l.name.as_str()).collect();
-            let names = names.join(", ");
-            Err(missing(&format!("hardware address {mac} is ambiguous")).with_details(names))
-        }
-    }
-}
-
-/// The error of the Go plugin for a device that is not there.
-fn missing(why: &str) -> Error {
-    Error::internal(format!("failed to find host device: {why}"))
-}
-
-/// The name of the driver that the device in `directory` is bound to.
-pub fn driver_of(directory: &Path) -> io::Result<String> {
-    let target = fs::read_link(directory.join("driver"))?;
-    let name = target.file_name().unwrap_or_default();
-    Ok(name.to_string_lossy().into_owned())
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) fn link(name: &str, kind: &str, bus_address: &str, permanent_mac: &str) -> Link {
-        Link {
-            name: name.into(),
-            kind: kind.into(),
-            mac: "02:00:00:00:00:01".into(),
-            bus_address: bus_address.into(),
-            permanent_mac: permanent_mac.into(),
-            ..Link::default()
-        }
-    }
-
-    fn name_by_hwaddr(links: &[Link]) -> Result<String> {
-        by_hwaddr(links, "02:00:00:00:00:01").map(|l| l.name.clone())
-    }
-
-    #[test]
-    fn a_hardware_address_means_the_device_and_not_what_is_above_it() {
-        let links = [
-            link("eth1.7", "vlan", "", ""),
-            link("eth1", "", "0000:00:06.0", ""),
-            link("ipvl0", "ipvlan", "", ""),
-        ];
-        assert_eq!(name_by_hwaddr(&links).unwrap(), "eth1");
-        assert_eq!(name_by_hwaddr(&links[..1]).unwrap(), "eth1.7");
-        let ports = [
-            link("bond0", "bond", "", ""),
-            link("eth1", "", "0000:00:06.0", "02:00:00:00:00:02"),
-            link("eth2", "", "0000:00:07.0", "02:00:00:00:00:01"),
-        ];
-        assert_eq!(name_by_hwaddr(&ports).unwrap(), "eth2");
-    }
-
-    #[test]
-    fn an_ambiguous_hardware_address_is_an_error_that_names_the_candidates() {
-        let links = [link("veth1", "veth", "", ""), link("veth2", "veth", "", "")];
-        let error = name_by_hwaddr(&links).unwrap_err();
-        assert_eq!(error.details, "veth1, veth2");
     }
 }

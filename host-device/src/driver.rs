@@ -12,10 +12,10 @@ use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Events, Link, Netlink, Subject};
 use common::kernel::pci::PciAddress;
 use nix::libc::EBUSY;
-use serde::{Deserialize, Serialize};
 
-use crate::device::{Device, driver_of, interfaces_in, list};
+use crate::device::{Binding, Device};
 use crate::options::UserDriver;
+use crate::sysfs::{driver_of, interfaces_in, list};
 
 /// Where the kernel lists the drivers of PCI functions that are loaded.
 const PCI_DRIVERS: &str = "/sys/bus/pci/drivers";
@@ -31,16 +31,6 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const INTERFACE: Duration = Duration::from_secs(20);
 /// How often to look whether the device is in use; nothing announces the end of it.
 const INTERVAL: Duration = Duration::from_millis(20);
-
-/// What ADD changes of a function, recorded before it does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Binding {
-    /// The driver for user space that it gets.
-    pub driver: String,
-    /// The `driver_override` it had; usually empty.
-    pub driver_override: String,
-}
 
 /// Makes sure that `driver` can be bound at all.
 ///

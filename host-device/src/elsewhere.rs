@@ -10,7 +10,8 @@ use common::error::Result;
 use common::kernel::netlink::{Link, Netlink};
 use common::kernel::pci::PciAddress;
 
-use crate::device::{Device, list};
+use crate::device::Device;
+use crate::sysfs::list;
 
 /// Where the kernel lists the devices of every bus.
 const BUSES: &str = "/sys/bus";

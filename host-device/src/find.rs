@@ -6,10 +6,10 @@ use common::cni::args::ConfArgs;
 use common::error::{ErrorCode, Errors, Result};
 
 use crate::config::{DeviceSelector, is_device_per_container};
-use crate::device::{self, Device};
+use crate::device::Device;
 use crate::options::Options;
 use crate::restore::Host;
-use crate::{in_use, records, userspace};
+use crate::{in_use, records, selection, userspace};
 
 /// Finds the device; when it is missing, because a container has it, says which one. One
 /// that is in use is not found, unless the configuration allows that.
@@ -20,7 +20,7 @@ pub fn find_device(
 ) -> Result<Device> {
     let found = match options.driver {
         Some(driver) => userspace::find(host, selector, driver),
-        None => device::find(host, selector),
+        None => selection::find(host, selector),
     };
     let device = found.map_err(|error| {
         if error.code == ErrorCode::NETWORK_CONFIG {

@@ -2,21 +2,14 @@
 //! that it makes the name, MAC, alias and index of its device; here is what it cannot
 //! choose. Nothing here changes a device.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use common::attach::Attachment;
 use common::error::{Error, Result};
-use common::files::file::is_missing;
 use common::ifname::IfName;
 use common::kernel::netlink::Link;
 use common::random;
 
 use crate::device::Device;
-
-/// Where the kernel lists the network interfaces of the host.
-const INTERFACES: &str = "/sys/class/net";
+use crate::sysfs::sysfs_number;
 
 impl Device {
     /// The link among `links` that is this device, whatever it is called now.
@@ -153,22 +146,6 @@ fn fnv(bytes: &[u8]) -> u64 {
     })
 }
 
-/// The number that sysfs has given the interface `name` of the host; nothing when there
-/// is no such interface, or when sysfs shows another namespace. It stays with the
-/// interface for its life, whatever it is called and wherever it is, and nobody can
-/// choose it: an imitation has another one. Source: `kernfs_rename_ns` of Linux.
-///
-/// # Errors
-/// Code 5 when sysfs cannot be read.
-pub fn sysfs_number(name: &str) -> Result<Option<u64>> {
-    let path = Path::new(INTERFACES).join(name);
-    match fs::metadata(&path) {
-        Ok(found) => Ok(Some(found.ino())),
-        Err(cause) if is_missing(&cause) => Ok(None),
-        Err(cause) => Err(Error::io(format!("failed to examine {path:?}"), &cause)),
-    }
-}
-
 /// A name for a moment that no container can foresee: it could give that name to another
 /// interface, and the kernel would refuse it here.
 pub fn unforeseen_name() -> String {
@@ -208,7 +185,7 @@ pub fn verify(link: &Link, record: Option<&Attachment<Device>>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::tests::link;
+    use crate::selection::tests::link;
 
     /// It must be the same in every build, and no longer than the kernel allows.
     #[test]

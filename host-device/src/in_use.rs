@@ -9,10 +9,11 @@ use common::attach::Records;
 use common::error::{Error, Errors, Result};
 use common::files::file::read_parameter;
 use common::kernel::netlink::{KernelRoute, Link, Netlink};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::device::{Device, list};
+use crate::device::{Controller, Device};
 use crate::keep::{LOCAL, MAIN};
+use crate::sysfs::list;
 
 /// Where the kernel lists the interfaces of the node.
 const INTERFACES: &str = "/sys/class/net";
@@ -23,16 +24,6 @@ const UPPER: &str = "upper_";
 struct Use {
     what: String,
     details: String,
-}
-
-/// The interface that a device is a port of.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Controller {
-    /// Its name.
-    pub name: String,
-    /// Its kind: `bridge`, `bond`, …
-    pub kind: String,
 }
 
 /// The part of an ipvlan attachment's record that says what it is built on.

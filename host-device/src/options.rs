@@ -10,7 +10,9 @@ use common::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::device::DPDK_DRIVERS;
+/// The drivers that hand a device to a program in user space. Such a device has no
+/// network interface that could be moved.
+pub const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
 /// What a configuration asks for beyond the Go plugin's keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use common::error::{Error, Result};
 use common::kernel::netlink::{Link, LinkChange, Netlink};
 use common::say;
 
-use crate::device::Device;
-use crate::driver::{self, Binding};
+use crate::device::Binding;
+use crate::device::{Controller, Device};
+use crate::driver;
 use crate::elsewhere::is_elsewhere;
-use crate::in_use::Controller;
 use crate::parameters;
 
 /// The node's side of a transfer: a netlink socket on the host.

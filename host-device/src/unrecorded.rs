@@ -16,9 +16,10 @@ use common::kernel::netns::NetNs;
 use common::kernel::pci::PciAddress;
 
 use crate::config::DeviceSelector;
-use crate::device::{self, Device, Mode};
+use crate::device::{Device, Mode};
 use crate::options::Options;
 use crate::restore::{Host, restore_name};
+use crate::selection;
 use crate::{give_back, records};
 
 /// Where the kernel lists virtio devices, which are below the function that they are of.
@@ -61,7 +62,7 @@ pub fn give_back(args: &CmdArgs) -> Result<bool> {
 fn is_on_host(host: &mut Host, selector: &DeviceSelector, args: &CmdArgs) -> bool {
     let options = Options::parse(&args.conf.document);
     let binds = options.is_ok_and(|options| options.driver.is_some());
-    let found = device::find(host, selector);
+    let found = selection::find(host, selector);
     found.is_ok_and(|device| match device.mode {
         // ADD has bound it, and to what else is not known.
         Mode::Dpdk => !binds,

@@ -11,9 +11,11 @@ use common::kernel::netlink::Netlink;
 use common::kernel::pci::PciAddress;
 
 use crate::config::DeviceSelector;
-use crate::device::{self, Device, Mode, driver_of, interfaces_in};
+use crate::device::{Device, Mode};
 use crate::driver;
 use crate::options::{Options, UserDriver};
+use crate::selection;
+use crate::sysfs::{driver_of, interfaces_in};
 
 /// How the class of every network controller begins (PCI Code and ID Assignment,
 /// base class 02h).
@@ -37,9 +39,9 @@ pub fn find(
     let device = match (selector, known) {
         // The directory has no interface any more when the device is bound already.
         (DeviceSelector::KernelPath(_), Some(address)) => {
-            device::find(netlink, &DeviceSelector::Pci(address))?
+            selection::find(netlink, &DeviceSelector::Pci(address))?
         }
-        _ => device::find(netlink, selector)?,
+        _ => selection::find(netlink, selector)?,
     };
     let Some(address) = PciAddress::new(&device.pci_id) else {
         let why = format!("{:?} is no PCI device", device.name);
@@ -148,7 +150,7 @@ pub fn verify(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<boo
     let Some(record) = record else {
         let document = &args.conf.document;
         let binds = Options::parse(document)?.driver.is_some();
-        return Ok(binds || device::is_dpdk(&DeviceSelector::required(document)?));
+        return Ok(binds || selection::is_dpdk(&DeviceSelector::required(document)?));
     };
     let device = &record.device;
     if device.mode != Mode::Dpdk {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use common::error::Result;
 use common::kernel::netns::Holders;
 
-use crate::container::{Container, Machine};
+use crate::container::Machine;
 use crate::reservation::{Holder, Reservation};
 use crate::store::Store;
 use crate::survey::{self, Survey};
@@ -42,6 +42,6 @@ pub fn release(directory: &Path, wanted: &[PathBuf]) -> Result<Vec<Reservation>>
 
 fn is_abandoned(reservation: &Reservation, machine: &Machine, holders: &Holders) -> bool {
     let is_owned = matches!(reservation.holder, Holder::Owner(_));
-    let container = Container::of_reservation(reservation, machine);
+    let container = reservation.container(machine);
     is_owned && container.is_some_and(|container| container.has_ended(machine, holders))
 }

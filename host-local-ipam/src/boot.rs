@@ -8,12 +8,9 @@ use common::error::{Error, Result};
 use common::files::file;
 use common::kernel::netns::Holders;
 
-use crate::container::{Container, Machine};
+use crate::container::Machine;
+use crate::names::{BOOT_ID, SMALL};
 use crate::reservation::{Holder, Reservation};
-use crate::store::SMALL;
-
-/// Which boot the reservations of a directory are of.
-pub const BOOT_ID: &str = ".boot_id";
 
 /// This boot, as seen from a directory.
 #[derive(Debug)]
@@ -60,15 +57,13 @@ impl Boot {
     pub fn judge(&self, reservation: &Reservation) -> Verdict {
         match reservation.holder {
             Holder::Nobody => Verdict::Abandoned,
-            Holder::Owner(_) if !self.is_known => {
-                match Container::of_reservation(reservation, &self.machine) {
-                    Some(container) if container.has_ended(&self.machine, &self.holders) => {
-                        Verdict::Abandoned
-                    }
-                    Some(_) => Verdict::InUse,
-                    None => Verdict::Unproven,
+            Holder::Owner(_) if !self.is_known => match reservation.container(&self.machine) {
+                Some(container) if container.has_ended(&self.machine, &self.holders) => {
+                    Verdict::Abandoned
                 }
-            }
+                Some(_) => Verdict::InUse,
+                None => Verdict::Unproven,
+            },
             Holder::Owner(_) | Holder::Unknown(_) => Verdict::InUse,
         }
     }

@@ -15,12 +15,12 @@ use common::say;
 
 use crate::exclude;
 use crate::range::RangeSpec;
-use crate::sources::{RawRange, Rules, Sources, specs};
+use crate::ranges_file::RANGES_FILE;
+use crate::raw_range::{RawRange, specs};
+use crate::sources::{Rules, Sources};
 
 /// Where the directories of all networks are, unless `dataDir` says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
-/// The key for the path of a file with the ranges of this node.
-pub const RANGES_FILE: &str = "rangesFile";
 /// What begins the message when a key has a value of the wrong type.
 const UNREADABLE: &str = "failed to load the host-local configuration";
 

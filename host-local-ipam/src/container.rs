@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::Path;
 
 use common::attach::{Records, boot_id};
-use common::cni::args::ContainerId;
+use common::cni::identifier::ContainerId;
 use common::error::Result;
 use common::files::file;
 use common::ifname::IfName;
@@ -15,8 +15,6 @@ use common::kernel::netns::{Holders, NetNs, NetNsId};
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-
-use crate::reservation::{Holder, Reservation};
 
 /// Attributes of this class are root's, and every file system of Linux that has any has
 /// them, tmpfs included.
@@ -93,22 +91,16 @@ impl Container {
         }
     }
 
-    /// What is known of the container of `reservation` on this machine: what its file
-    /// remembers, else what the record of the attachment says, which is made by the plugin
-    /// that has executed host-local.
-    pub fn of_reservation(reservation: &Reservation, now: &Machine) -> Option<Self> {
-        Self::read(&reservation.path).or_else(|| Self::recorded(reservation, now))
-    }
-
-    fn recorded(reservation: &Reservation, now: &Machine) -> Option<Self> {
-        let Holder::Owner(owner) = &reservation.holder else {
-            return None;
-        };
-        let network = reservation.path.parent()?.file_name()?.to_str()?;
-        let container_id = ContainerId::new(&owner.container_id).ok()?;
-        let ifname = IfName::new(&owner.ifname).ok()?;
+    /// What the record of an attachment says, which is made by the plugin that has executed
+    /// host-local.
+    pub fn recorded(
+        network: &str,
+        container_id: &ContainerId,
+        ifname: &IfName,
+        now: &Machine,
+    ) -> Option<Self> {
         let mut records = RECORDING.into_iter().filter_map(|plugin| {
-            let record = Records::of(plugin).read_of::<IgnoredAny>(network, &container_id, &ifname);
+            let record = Records::of(plugin).read_of::<IgnoredAny>(network, container_id, ifname);
             // What cannot be read proves nothing.
             record.ok().flatten()
         });

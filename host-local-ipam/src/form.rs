@@ -10,10 +10,9 @@ use common::address::parse_address;
 use common::error::{Error, ErrorCode, Result};
 
 use crate::atomic::UNFINISHED;
-use crate::boot::BOOT_ID;
 use crate::index;
+use crate::names::{BOOT_ID, LAST_RESERVED, LOCK};
 use crate::reservation::{Holder, Reservation};
-use crate::store::{LAST_RESERVED, LOCK};
 
 /// The files that are written under another name and then get theirs.
 const REPLACED: [&str; 2] = [BOOT_ID, index::NAME];

@@ -16,8 +16,10 @@ use common::files::file;
 use nix::libc;
 
 use crate::range::RangeSpec;
-use crate::sources::{NO_RANGES, RawRange, specs};
+use crate::raw_range::{NO_RANGES, RawRange, specs};
 
+/// The key for the path of a file with the ranges of this node.
+pub const RANGES_FILE: &str = "rangesFile";
 /// Thousands of ranges are far smaller; whatever is larger is another file.
 const SIZE_LIMIT: u64 = 1 << 20;
 

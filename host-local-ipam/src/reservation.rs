@@ -7,12 +7,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use common::address::parse_address;
-use common::cni::args::{CmdArgs, is_identifier};
+use common::cni::args::CmdArgs;
+use common::cni::identifier::{ContainerId, is_identifier};
 use common::error::{Error, ErrorCode};
 use common::files::file::read_regular;
+use common::ifname::IfName;
 use common::say;
 
-use crate::container::Container;
+use crate::container::{Container, Machine};
 
 /// Between container id and interface name. The file does not end with it.
 const SEPARATOR: &str = "\r\n";
@@ -101,6 +103,20 @@ impl Holder {
 }
 
 impl Reservation {
+    /// What is known of the container that it was made for, on this machine: what its file
+    /// remembers, else what the record of the attachment says.
+    pub fn container(&self, now: &Machine) -> Option<Container> {
+        Container::read(&self.path).or_else(|| {
+            let Holder::Owner(owner) = &self.holder else {
+                return None;
+            };
+            let network = self.path.parent()?.file_name()?.to_str()?;
+            let container_id = ContainerId::new(&owner.container_id).ok()?;
+            let ifname = IfName::new(&owner.ifname).ok()?;
+            Container::recorded(network, &container_id, &ifname, now)
+        })
+    }
+
     /// Reads the file of this name; nothing when its name is no address, or when it
     /// is gone. What stands in its place and is no regular file keeps the address
     /// from being handed out, but is neither followed nor waited for.

@@ -19,17 +19,12 @@ use crate::allocator::Choice;
 use crate::atomic;
 use crate::boot::Boot;
 use crate::form;
+use crate::names::{LAST_RESERVED, LOCK, SMALL};
 use crate::reservation::{Applicant, Holder, Reservation};
 
-/// The lock of the directory, which the Go plugin takes as well.
-pub const LOCK: &str = "lock";
 /// How long a command waits for the lock. Holders need milliseconds; the kubelet
 /// gives up after minutes.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
-/// Followed by the number of the range set.
-pub const LAST_RESERVED: &str = "last_reserved_ip.";
-/// The content of a dot-file or a `last_reserved_ip` is an address or an id.
-pub const SMALL: u64 = 256;
 /// Nobody may make us open another file than ours, or wait for one.
 pub const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 

@@ -7,6 +7,7 @@
 pub mod carrier;
 pub mod chain;
 pub mod config;
+pub mod device;
 pub mod link;
 pub mod master;
 pub mod neighbours;

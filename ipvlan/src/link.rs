@@ -1,58 +1,18 @@
-//! The ipvlan interface itself: what is recorded of it, its creation, and how it is
+//! The ipvlan interface itself: its creation, and how it is
 //! compared with what was asked for.
-
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use common::attach::{Attachment, Release, Sandbox, Sides, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::error::{Error, Result};
 use common::ifname::IfName;
 use common::kernel::netlink::{Kind, Link, LinkChange, Made, NewLink};
-use serde::{Deserialize, Serialize};
 
 use crate::carrier::{Carrier, KIND};
 use crate::config::{Flag, Master, Mode, NetConf};
-use crate::master::{by_name, explain, pci_id};
+use crate::device::Device;
+use crate::master::{by_name, explain};
 use crate::neighbours::name_macvlans;
 use crate::records;
-
-/// What the attachment's record keeps of the interface.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Device {
-    /// The device that the interface is on.
-    #[serde(flatten)]
-    pub carrier: Carrier,
-    /// The MAC that the master had.
-    pub master_mac: String,
-    /// The mode.
-    pub mode: Mode,
-    /// The flag.
-    #[serde(default)]
-    pub flag: Flag,
-    /// The PCI address of the master; empty when it is no PCI device.
-    #[serde(default)]
-    pub pci_id: String,
-    /// The name that the interface has for a moment on kernels that need one.
-    pub temporary_name: IfName,
-}
-
-impl Device {
-    /// The record of an interface that is about to be created.
-    ///
-    /// # Errors
-    /// As for [`Carrier::of_master`].
-    pub fn of(conf: &NetConf, master: &Link, args: &CmdArgs, sides: &mut Sides) -> Result<Self> {
-        Ok(Self {
-            carrier: Carrier::of_master(master, conf.link_in_container, sides)?,
-            master_mac: master.mac.clone(),
-            mode: conf.mode,
-            flag: conf.flag,
-            pci_id: pci_id(master, conf.link_in_container),
-            temporary_name: temporary_name(args)?,
-        })
-    }
-}
 
 /// Creates the interface in the container under its final name. Kernels before 6.15
 /// look for that name on the node as well, where they are asked from; where it is
@@ -159,13 +119,6 @@ pub fn remove(
         }
     }
     Ok(())
-}
-
-/// A name that no other attachment's interface has, on the node or in the container.
-fn temporary_name(args: &CmdArgs) -> Result<IfName> {
-    let mut hasher = DefaultHasher::new();
-    (&args.conf.network, &args.container_id, &args.ifname).hash(&mut hasher);
-    IfName::new(&format!("ipv{:012x}", hasher.finish() & 0xffff_ffff_ffff))
 }
 
 /// Compares the interface with the configuration and, where there is one, the record: what

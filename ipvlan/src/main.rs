@@ -12,7 +12,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Link, Made, Netlink};
 
 use ipvlan::config::NetConf;
-use ipvlan::link::Device;
+use ipvlan::device::Device;
 use ipvlan::{chain, link, master, neighbours, records, status, unrecorded};
 
 type Record = Attachment<Device>;

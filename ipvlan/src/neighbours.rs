@@ -15,7 +15,7 @@ use nix::libc::EADDRINUSE;
 
 use crate::carrier::{BESIDE, Carrier};
 use crate::config::{Flag, Mode};
-use crate::link::Device;
+use crate::device::Device;
 
 /// An interface on the device.
 struct Neighbour {

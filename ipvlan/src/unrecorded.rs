@@ -9,7 +9,7 @@ use common::kernel::netlink::{Link, Netlink};
 
 use crate::carrier::KIND;
 use crate::config::NetConf;
-use crate::link::Device;
+use crate::device::Device;
 use crate::{master, records};
 
 /// Whether the DEL of a network that was renamed is about this attachment: its result names

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::root;
+use super::{CRATES, root};
 
 /// The rooms of a crate, from the last that may use all others to the first.
 struct Order {
@@ -143,9 +143,11 @@ fn rooms_use_each_other_in_one_order() {
 }
 
 #[test]
-fn no_files_of_eni_sync_use_each_other_in_a_ring() {
-    let ring = ring(&uses(&root().join("eni-sync/src")));
-    assert_eq!(ring, None);
+fn no_files_of_a_crate_use_each_other_in_a_ring() {
+    for name in CRATES {
+        let ring = ring(&uses(&root().join(name).join("src")));
+        assert_eq!(ring, None, "{name}");
+    }
 }
 
 #[test]

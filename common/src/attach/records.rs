@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::record::{Attachment, boot_id, file_name};
 use super::record_file::{self, RECORD_LIMIT, Recorded, read_record};
-use crate::cni::args::{CmdArgs, ContainerId};
+use crate::cni::args::CmdArgs;
+use crate::cni::identifier::ContainerId;
 use crate::error::{Error, Errors, Result};
 use crate::files::file;
 use crate::ifname::IfName;

@@ -1,11 +1,8 @@
 //! What the runtime says in the environment: the command, and which attachment
 //! it is about. Values are validated here once and cannot be wrong afterwards.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::cni::config::Document;
+use crate::cni::identifier::ContainerId;
 use crate::cni::version::CniVersion;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ifname::IfName;
@@ -57,50 +54,6 @@ impl Command {
     /// Whether the command is about one attachment.
     fn has_attachment(self) -> bool {
         matches!(self, Self::Add | Self::Check | Self::Del)
-    }
-}
-
-/// A container id: a letter or digit, then letters, digits, `_`, `.` and `-`.
-/// It is therefore safe as a part of a file name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ContainerId(String);
-
-impl ContainerId {
-    /// A validated container id.
-    ///
-    /// # Errors
-    /// Code 4 with the text of libcni.
-    pub fn new(text: &str) -> Result<Self> {
-        if is_identifier(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(environment("invalid characters in containerID").with_details(text))
-    }
-
-    /// The id as given.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for ContainerId {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        Self::new(&text)
-    }
-}
-
-impl From<ContainerId> for String {
-    fn from(value: ContainerId) -> Self {
-        value.0
-    }
-}
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -208,13 +161,6 @@ pub fn missing_variables(names: &[&str]) -> Error {
         "required env variables [{}] missing",
         names.join(",")
     ))
-}
-
-/// Whether `text` is a valid container id or network name.
-pub fn is_identifier(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 fn is_true(text: &str) -> bool {

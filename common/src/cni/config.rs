@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cni::args::ContainerId;
+use crate::cni::identifier::ContainerId;
 use crate::cni::lenient::{find, read_value};
 use crate::cni::result::{AddResult, Dns};
 use crate::cni::version::CniVersion;

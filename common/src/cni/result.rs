@@ -7,13 +7,13 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::ser::{PrettyFormatter, Serializer as JsonSerializer};
 
 use self::shape::{ReadShape, Shape02, Shape03, Shape10};
 use crate::address::{self, Cidr};
 use crate::cni::lenient::read_value;
 use crate::cni::version::CniVersion;
 use crate::error::{Error, ErrorCode, Result};
+use crate::json::to_text;
 
 /// The kernel's number for a destination that needs no gateway.
 pub const SCOPE_LINK: u8 = 253;
@@ -304,24 +304,6 @@ impl Route {
             scope: None,
         }
     }
-}
-
-/// A JSON text as libcni prints it: four spaces of indentation, no line end, and
-/// `<`, `>` and `&` escaped.
-pub fn to_text<T: Serialize>(document: &T) -> String {
-    let mut bytes = Vec::new();
-    let formatter = PrettyFormatter::with_indent(b"    ");
-    let mut serializer = JsonSerializer::with_formatter(&mut bytes, formatter);
-    // Our documents have text keys and no maps of other types, so the only way to
-    // fail would be the writer, and that is memory.
-    if document.serialize(&mut serializer).is_err() {
-        return String::new();
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    // Outside of texts these three characters do not occur in JSON.
-    text.replace('<', "\\u003c")
-        .replace('>', "\\u003e")
-        .replace('&', "\\u0026")
 }
 
 fn is_zero(number: &u32) -> bool {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::address::{number, numbered};
-use common::cni::args::is_identifier;
+use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 

@@ -12,7 +12,7 @@ use common::address::{Cidr, step};
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Errors, Result};
 use host_local_ipam::ranges_file;
-use host_local_ipam::sources::RawRange;
+use host_local_ipam::raw_range::RawRange;
 
 use crate::agent::configuration::{Pool, Watermarks};
 use crate::agent::shared::Agent;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cap::Cap;
-use common::cni::args::{CmdArgs, ConfArgs, ContainerId, is_identifier};
+use common::cni::args::{CmdArgs, ConfArgs};
+use common::cni::identifier::{ContainerId, is_identifier};
 use common::ifname::IfName;
 use common::cni::config::Document;
 use common::error::Error;

@@ -33,7 +33,7 @@ pub use program::{agent, deadline, ledger, plugin, random, registration, vpc};
 use std::time::{Duration, Instant};
 
 use agent::configuration::{Configuration, Pool};
-use common::cni::args::is_identifier;
+use common::cni::identifier::is_identifier;
 
 use libfuzzer_sys::fuzz_target;
 use plugin::config::Config;

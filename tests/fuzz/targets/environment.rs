@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use common::cni::args::{Command, ContainerId, Environment, ignores_unknown, parse_cni_args};
+use common::cni::args::{Command, Environment, ignores_unknown, parse_cni_args};
+use common::cni::identifier::ContainerId;
 use common::ifname::IfName;
 use libfuzzer_sys::fuzz_target;
 

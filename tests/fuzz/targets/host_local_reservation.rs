@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use common::cni::args::is_identifier;
+use common::cni::identifier::is_identifier;
 use host_local_ipam::allocation::Allocation;
 use host_local_ipam::boot::Boot;
 use host_local_ipam::config::Config;

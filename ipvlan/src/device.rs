@@ -1,0 +1,59 @@
+//! What the record of an attachment keeps of the interface.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use common::attach::Sides;
+use common::cni::args::CmdArgs;
+use common::error::Result;
+use common::ifname::IfName;
+use common::kernel::netlink::Link;
+use serde::{Deserialize, Serialize};
+
+use crate::carrier::Carrier;
+use crate::config::{Flag, Mode, NetConf};
+use crate::master::pci_id;
+
+/// What the attachment's record keeps of the interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// The device that the interface is on.
+    #[serde(flatten)]
+    pub carrier: Carrier,
+    /// The MAC that the master had.
+    pub master_mac: String,
+    /// The mode.
+    pub mode: Mode,
+    /// The flag.
+    #[serde(default)]
+    pub flag: Flag,
+    /// The PCI address of the master; empty when it is no PCI device.
+    #[serde(default)]
+    pub pci_id: String,
+    /// The name that the interface has for a moment on kernels that need one.
+    pub temporary_name: IfName,
+}
+
+impl Device {
+    /// The record of an interface that is about to be created.
+    ///
+    /// # Errors
+    /// As for [`Carrier::of_master`].
+    pub fn of(conf: &NetConf, master: &Link, args: &CmdArgs, sides: &mut Sides) -> Result<Self> {
+        Ok(Self {
+            carrier: Carrier::of_master(master, conf.link_in_container, sides)?,
+            master_mac: master.mac.clone(),
+            mode: conf.mode,
+            flag: conf.flag,
+            pci_id: pci_id(master, conf.link_in_container),
+            temporary_name: temporary_name(args)?,
+        })
+    }
+}
+
+/// A name that no other attachment's interface has, on the node or in the container.
+fn temporary_name(args: &CmdArgs) -> Result<IfName> {
+    let mut hasher = DefaultHasher::new();
+    (&args.conf.network, &args.container_id, &args.ifname).hash(&mut hasher);
+    IfName::new(&format!("ipv{:012x}", hasher.finish() & 0xffff_ffff_ffff))
+}
