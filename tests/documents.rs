@@ -1,11 +1,12 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
-//! file in `examples`, which other tests execute. `keys` is about the tables of keys, `decisions`
-//! about `docs/adr`, `book` about the site, `arrows` about what the READMEs of the crates promise.
+//! file in `examples`, which other tests execute. `keys` and `since` are about the tables of keys,
+//! `decisions` about `docs/adr`, `book` about the site, `arrows` about what the READMEs of the crates promise.
 
 mod arrows;
 mod book;
 mod decisions;
 mod keys;
+mod since;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

@@ -12,12 +12,16 @@ use serde_json::{Value, json};
 use super::root;
 
 /// What begins a table of keys.
-const HEADER: &str = "| key | type | default | meaning | a wrong value |";
+const HEADER: &str = "| key | type | default | since | meaning | a wrong value |";
 
 /// A row of a table: a key, and wrong values of it.
-struct Row {
+pub(super) struct Row {
     /// The key with those that it is in, such as `ipam.ranges[][].subnet`.
-    key: String,
+    pub(super) key: String,
+    /// The type of its value, in words.
+    pub(super) kind: String,
+    /// `Go`, or the first version that has the key.
+    pub(super) since: String,
     wrong: Vec<Wrong>,
 }
 
@@ -31,7 +35,7 @@ struct Wrong {
 }
 
 /// The rows of the tables in a section of a page; of the whole page without a title.
-fn rows(page: &str, section: &str) -> Vec<Row> {
+pub(super) fn rows(page: &str, section: &str) -> Vec<Row> {
     let path = root().join("docs").join(page);
     let page = fs::read_to_string(path).expect("the page can be read");
     let begin = page.find(section).expect("the page has this section");
@@ -49,9 +53,9 @@ fn rows(page: &str, section: &str) -> Vec<Row> {
 
 fn row(line: &str) -> Row {
     let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-    assert_eq!(cells.len(), 5, "{line}");
+    assert_eq!(cells.len(), 6, "{line}");
     // Between backquotes are by turns a value and the text of its error.
-    let parts: Vec<&str> = cells[4].split('`').collect();
+    let parts: Vec<&str> = cells[5].split('`').collect();
     let wrong = parts.chunks_exact(4).map(|part| Wrong {
         command: match part[0] {
             by if by.ends_with("by GC ") => "GC",
@@ -66,6 +70,8 @@ fn row(line: &str) -> Row {
     });
     Row {
         key: cells[0].trim_matches('`').to_owned(),
+        kind: cells[1].to_owned(),
+        since: cells[3].to_owned(),
         wrong: wrong.collect(),
     }
 }
@@ -82,7 +88,7 @@ fn segments(key: &str) -> Vec<(String, usize)> {
 }
 
 /// Sets a key in a configuration; in a list, that of its first entry.
-fn set(mut at: &mut Value, key: &str, value: &Value) {
+pub(super) fn set(mut at: &mut Value, key: &str, value: &Value) {
     for (name, dimensions) in segments(key) {
         at = &mut at[name];
         for _ in 0..dimensions {
