@@ -1,10 +1,13 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
 //! file in `examples`, which other tests execute. `keys` and `since` are about the tables of keys,
-//! `decisions` about `docs/adr`, `book` about the site, `arrows` about what the READMEs of the crates promise.
+//! `decisions` about `docs/adr`, `glossary` and `contributing` about the pages of these names,
+//! `book` about the site, `arrows` about what the READMEs of the crates promise.
 
 mod arrows;
 mod book;
+mod contributing;
 mod decisions;
+mod glossary;
 mod keys;
 mod since;
 
