@@ -11,9 +11,7 @@ mod end;
 mod garbage;
 pub mod inventory;
 mod options;
-mod record;
-mod record_file;
-mod records;
+mod recorded_sandbox;
 mod release;
 pub mod requested_mac;
 mod route;
@@ -33,16 +31,14 @@ use crate::cni::result::AddResult;
 use crate::error::{Error, Result};
 use crate::kernel::netlink::{Link, Made, NetworkState};
 use crate::plugin::{self, Commands};
+use crate::records::{Attachment, Records};
 
 pub use configuration::Configuration;
 pub use options::Options;
-pub use record::{Attachment, boot_id, sandbox_for_del};
-pub use record_file::Recorded;
-pub(crate) use records::ROOT;
-pub use records::Records;
+pub use recorded_sandbox::sandbox_for_del;
 pub use release::Release;
 pub use sandbox::{Sandbox, Sides};
-pub use source_routing::{Policy, SourceRouting};
+pub use source_routing::SourceRouting;
 
 /// What is particular to the interfaces of one plugin. A value is what a configuration asks
 /// for.

@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+#[cfg(feature = "netlink")]
 pub mod attach;
 pub mod cni;
 pub mod error;
@@ -13,4 +14,5 @@ pub mod json;
 pub mod kernel;
 pub mod plugin;
 pub mod random;
+pub mod records;
 pub mod text;

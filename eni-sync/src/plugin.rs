@@ -7,13 +7,13 @@ pub(crate) mod socket;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::attach::boot_id;
 use common::attach::inventory::{Eni, Inventory, NO_MANAGE_TAG};
 use common::cni::args::{CmdArgs, ConfArgs, cni_arg};
 use common::cni::config::is_listed;
 use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::kernel::netns::{Holders, NetNs};
+use common::records::boot_id;
 use common::say;
 
 use self::config::Config;

@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use common::attach::turn::Turn;
-use common::attach::{Attachment, Release, Sandbox, sandbox_for_del};
+use common::attach::{Release, Sandbox, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Events, Link, LinkChange, Subject};
 use common::kernel::netns::NetNs;
+use common::records::Attachment;
 
 use crate::device::{Device, Mode};
 use crate::identity::unforeseen_name;

@@ -2,11 +2,11 @@
 //! that it makes the name, MAC, alias and index of its device; here is what it cannot
 //! choose. Nothing here changes a device.
 
-use common::attach::Attachment;
 use common::error::{Error, Result};
 use common::ifname::IfName;
 use common::kernel::netlink::Link;
 use common::random;
+use common::records::Attachment;
 
 use crate::device::Device;
 use crate::sysfs::sysfs_number;

@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use common::attach::Records;
 use common::error::{Error, Errors, Result};
 use common::files::file::read_parameter;
 use common::kernel::netlink::{KernelRoute, Link, Netlink};
+use common::records::Records;
 use serde::Deserialize;
 
 use crate::device::{Controller, Device};

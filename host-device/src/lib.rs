@@ -26,7 +26,7 @@ pub mod transfer;
 pub mod unrecorded;
 pub mod userspace;
 
-use common::attach::Records;
+use common::records::Records;
 
 /// The name of this plugin.
 pub const NAME: &str = "host-device";

@@ -6,11 +6,12 @@
 use std::process::ExitCode;
 
 use common::attach::turn::Turn;
-use common::attach::{self, Attachment, Interface, Placed, Release, Sandbox, Sides};
+use common::attach::{self, Interface, Placed, Release, Sandbox, Sides};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::Result;
 use common::kernel::netlink::{Link, Made, NetworkState};
+use common::records::Attachment;
 
 use host_device::config::{Config, DeviceSelector};
 use host_device::device::Device;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use common::attach::{Attachment, boot_id};
 use common::error::Result;
+use common::records::{Attachment, boot_id};
 use common::say;
 
 use crate::device::Device;

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use common::attach::{Attachment, boot_id};
 use common::error::{Error, Result};
 use common::kernel::netlink::{Link, LinkChange, Netlink};
+use common::records::{Attachment, boot_id};
 use common::say;
 
 use crate::device::Binding;

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use common::attach::{Attachment, Sandbox};
+use common::attach::Sandbox;
 use common::error::{Error, Result};
 use common::kernel::netlink::{Link, LinkChange, Made};
+use common::records::Attachment;
 use common::say;
 use nix::libc::EINVAL;
 

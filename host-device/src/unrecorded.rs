@@ -7,13 +7,14 @@ use std::fs;
 use std::path::Path;
 
 use common::attach::turn::Turn;
-use common::attach::{Attachment, Sandbox, boot_id, sandbox_for_del};
+use common::attach::{Sandbox, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::error::{Error, Result};
 use common::ifname::IfName;
 use common::kernel::netlink::{Link, LinkChange};
 use common::kernel::netns::NetNs;
 use common::kernel::pci::PciAddress;
+use common::records::{Attachment, boot_id};
 
 use crate::config::DeviceSelector;
 use crate::device::{Device, Mode};

@@ -4,11 +4,11 @@
 
 use std::fs;
 
-use common::attach::{Attachment, Records, boot_id};
 use common::cni::args::CmdArgs;
 use common::error::{Error, Errors, Result};
 use common::kernel::netlink::Netlink;
 use common::kernel::pci::PciAddress;
+use common::records::{Attachment, Records, boot_id};
 
 use crate::config::DeviceSelector;
 use crate::device::{Device, Mode};

@@ -6,12 +6,12 @@
 use std::fs::File;
 use std::path::Path;
 
-use common::attach::{Records, boot_id};
 use common::cni::identifier::ContainerId;
 use common::error::Result;
 use common::files::file;
 use common::ifname::IfName;
 use common::kernel::netns::{Holders, NetNs, NetNsId};
+use common::records::{Records, boot_id};
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use common::address::parse_address;
-use common::attach::boot_id;
 use common::error::{Error, ErrorCode, Errors, Result};
+use common::records::boot_id;
 use nix::libc::ENOENT;
 
 use crate::boot::{Boot, Verdict};

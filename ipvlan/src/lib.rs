@@ -14,7 +14,7 @@ pub mod neighbours;
 pub mod status;
 pub mod unrecorded;
 
-use common::attach::Records;
+use common::records::Records;
 
 /// The name of this plugin.
 pub const NAME: &str = "ipvlan";

@@ -1,11 +1,12 @@
 //! The ipvlan interface itself: its creation, and how it is
 //! compared with what was asked for.
 
-use common::attach::{Attachment, Release, Sandbox, Sides, sandbox_for_del};
+use common::attach::{Release, Sandbox, Sides, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::error::{Error, Result};
 use common::ifname::IfName;
 use common::kernel::netlink::{Kind, Link, LinkChange, Made, NewLink};
+use common::records::Attachment;
 
 use crate::carrier::{Carrier, KIND};
 use crate::config::{Flag, Master, Mode, NetConf};

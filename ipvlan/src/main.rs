@@ -5,11 +5,12 @@
 use std::process::ExitCode;
 
 use common::address::Cidr;
-use common::attach::{self, Attachment, Interface, Placed, Release, Sandbox, Sides};
+use common::attach::{self, Interface, Placed, Release, Sandbox, Sides};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Link, Made, Netlink};
+use common::records::Attachment;
 
 use ipvlan::config::NetConf;
 use ipvlan::device::Device;

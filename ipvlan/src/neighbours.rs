@@ -5,11 +5,12 @@ use std::io;
 use std::path::Path;
 
 use common::address::Cidr;
-use common::attach::{Attachment, Records, Sandbox, Sides};
+use common::attach::{Sandbox, Sides};
 use common::error::{Error, Result};
 use common::kernel::namespaces;
 use common::kernel::netlink::{Link, Netlink};
 use common::kernel::netns::{NetNs, OWN};
+use common::records::{Attachment, Records};
 use common::say;
 use nix::libc::EADDRINUSE;
 

@@ -1,11 +1,12 @@
 //! An attachment whose DEL finds no record that can be read under its network's name: which
 //! interface is its own, and what proves that.
 
-use common::attach::{Attachment, Release, sandbox_for_del};
+use common::attach::{Release, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::cni::result::AddResult;
 use common::error::Result;
 use common::kernel::netlink::{Link, Netlink};
+use common::records::Attachment;
 
 use crate::carrier::KIND;
 use crate::config::NetConf;

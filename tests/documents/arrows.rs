@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use super::{CRATES, root};
 
@@ -23,7 +24,7 @@ const ORDERS: [Order; 2] = [
     },
     Order {
         source: "common/src",
-        rooms: &["files", "kernel", "cni", "attach"],
+        rooms: &["files", "kernel", "cni", "records", "attach"],
         apart: &[("cni", "kernel"), ("cni", "files")],
     },
 ];
@@ -170,4 +171,24 @@ fn an_arrow_against_the_order_and_a_ring_are_found() {
     let files = paths(text);
     let files: BTreeSet<String> = files.iter().filter_map(|p| file_of(p, &names)).collect();
     assert_eq!(files, list(&["ledger", "vpc/ec2"]));
+}
+
+#[test]
+fn host_local_is_made_of_nothing_that_opens_a_socket() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([
+        "tree",
+        "--locked",
+        "--offline",
+        "--package",
+        "host-local-ipam",
+    ]);
+    cargo.args(["--edges", "normal", "--prefix", "none"]);
+    let output = cargo.current_dir(root()).output().expect("cargo runs");
+    assert!(output.status.success(), "{output:?}");
+    let tree = String::from_utf8_lossy(&output.stdout);
+    assert!(tree.contains("common v"), "{tree}");
+    let socket = |line: &&str| line.contains("netlink") || line.starts_with("tokio");
+    let found: Vec<&str> = tree.lines().filter(socket).collect();
+    assert!(found.is_empty(), "{found:?}");
 }

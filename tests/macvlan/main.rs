@@ -4,13 +4,12 @@
 
 use std::process::ExitCode;
 
-use common::attach::{
-    self, Attachment, Interface, Placed, Release, Sandbox, Sides, sandbox_for_del,
-};
+use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, sandbox_for_del};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Kind, Link, Made, Netlink, NewLink};
+use common::records::Attachment;
 use serde::{Deserialize, Serialize};
 
 /// The mode in which the interfaces of a master reach each other. Source: `linux/if_link.h`.

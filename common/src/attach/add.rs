@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::configuration::{Configuration, not_expressible};
 use super::end::{end, end_stale};
-use super::record::Attachment;
 use super::sandbox::Sides;
 use super::{Interface, Placed, records, undone};
 use crate::address::Cidr;
@@ -16,6 +15,7 @@ use crate::cni::result::{self, AddResult};
 use crate::cni::version::CniVersion;
 use crate::error::Result;
 use crate::kernel::netlink::Made;
+use crate::records::Attachment;
 use crate::say;
 
 /// How many other addresses an ADD asks for when the one that it was given is in use on the

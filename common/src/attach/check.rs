@@ -1,11 +1,11 @@
 //! CHECK, and STATUS.
 
 use super::configuration::Configuration;
-use super::record::Attachment;
 use super::sandbox::Sandbox;
 use super::{Interface, records};
 use crate::cni::args::{CmdArgs, Command, ConfArgs};
 use crate::error::{Error, Result};
+use crate::records::Attachment;
 
 /// Compares an attachment with what its ADD has reported, with its record and with its
 /// configuration.

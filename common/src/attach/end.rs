@@ -1,13 +1,13 @@
 //! How an attachment ends: by its DEL, by GC, as what an earlier ADD has left, and as what
 //! undoes an ADD that fails. There is one way for all of them.
 
-use super::record::Attachment;
-use super::record_file::Recorded;
 use super::release::Release;
 use super::{Interface, records, undone};
 use crate::attach::turn::Turn;
 use crate::cni::args::CmdArgs;
 use crate::error::{Error, Errors, Result};
+use crate::records::Attachment;
+use crate::records::Recorded;
 use crate::say;
 
 /// Ends what the DEL is about: what its record says, that of the network's former name, or

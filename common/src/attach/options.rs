@@ -4,11 +4,12 @@
 use serde_json::Value;
 
 use super::sandbox::{Sandbox, own_part, require_settled};
-use super::source_routing::{Policy, SourceRouting};
+use super::source_routing::SourceRouting;
 use crate::cni::config::Document;
 use crate::cni::result::AddResult;
 use crate::error::{Error, Result};
 use crate::kernel::netlink::{Dad, Link};
+use crate::records::Policy;
 
 /// The options of one configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! The release of an attachment's addresses: by the delegate that has reserved them, and at the
 //! moment at which nobody can have an address that another container gets.
 
-use super::record::Attachment;
 use crate::cni::args::{CmdArgs, ConfArgs};
 use crate::cni::config::NetConf;
 use crate::cni::ipam::IpamPlugin;
 use crate::error::Result;
 use crate::kernel::netlink::{Link, Netlink};
+use crate::records::Attachment;
 use crate::say;
 
 /// What is to be released, and by whom.

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::announce::Announcer;
 use super::options::Options;
 use super::route;
-use super::source_routing::Policy;
 use crate::address::Cidr;
 use crate::cni::result::{AddResult, IpConfig, Route, is_router};
 use crate::error::{Error, Result};
@@ -19,6 +18,7 @@ use crate::kernel::netlink::{
     NetworkState, Parameter, Subject, parse_mac,
 };
 use crate::kernel::netns::{NetNs, read_sysctl, write_sysctl};
+use crate::records::Policy;
 use crate::say;
 
 /// How long duplicate address detection may take, as in the Go plugins. It takes 1 to

@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::route;
@@ -18,6 +17,7 @@ use crate::cni::lenient::find;
 use crate::cni::result::{AddResult, IpConfig, Route, SCOPE_LINK};
 use crate::error::{Error, Result};
 use crate::kernel::netlink::{Change, Link, Netlink, SourceRule};
+use crate::records::Policy;
 
 /// The configuration's key.
 const KEY: &str = "sourceRouting";
@@ -39,19 +39,6 @@ pub struct SourceRouting {
     pub table: Option<u32>,
     /// The priority of the rules; the kernel's choice when not given.
     pub priority: Option<u32>,
-}
-
-/// The source routing of one attachment, as its record keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// The attachment's own table, for both families.
-    pub table: u32,
-    /// The priority of the rules, unless the kernel chooses it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority: Option<u32>,
-    /// The addresses with a rule; none before the attachment has its addresses.
-    #[serde(default)]
-    pub sources: Vec<IpAddr>,
 }
 
 impl SourceRouting {

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use nix::libc;
 
-use crate::attach::ROOT;
 use crate::cni::args::CmdArgs;
 use crate::cni::identifier::ContainerId;
 use crate::error::{Error, Result};
 use crate::files::file::{FILE_MODE, create_directory};
 use crate::files::lock::{Sharing, lock_byte};
+use crate::records::ROOT;
 
 /// The file's name in the directory of the records.
 const FILE: &str = ".turns";

@@ -269,7 +269,7 @@ pub(crate) fn is_router(gateway: &IpAddr) -> bool {
 impl AddResult {
     /// Whether an address, or a route that needs no gateway, leads to `gateway`. Every
     /// interface of IPv6 has a link-local address.
-    pub(crate) fn leads_to(&self, gateway: IpAddr) -> bool {
+    pub fn leads_to(&self, gateway: IpAddr) -> bool {
         let is_link_local = matches!(gateway, IpAddr::V6(ip) if ip.is_unicast_link_local());
         let is_connected = |ip: &IpConfig| ip.address.contains(gateway);
         let is_direct =

@@ -34,8 +34,10 @@ pub struct Lock {
 
 /// Whether others may have a lock at the same time.
 #[derive(Clone, Copy)]
-pub(crate) enum Sharing {
+pub enum Sharing {
+    /// They may, if they take it shared too.
     Shared,
+    /// They may not.
     Alone,
 }
 
@@ -87,7 +89,7 @@ impl Lock {
     clippy::cast_possible_truncation,
     reason = "the kernel's constants are 0 and 1; its structure is older than they are"
 )]
-pub(crate) fn lock_byte(
+pub fn lock_byte(
     file: &File,
     offset: i64,
     sharing: Sharing,

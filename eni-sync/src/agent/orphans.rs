@@ -8,10 +8,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::attach::{Attachment, Records, boot_id};
 use common::cni::process;
 use common::error::{Error, Errors, Result};
 use common::kernel::netns::{Holders, Presence};
+use common::records::{Attachment, Records, boot_id};
 use common::say;
 use common::text::printable;
 use serde_json::Value;

@@ -5,8 +5,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::attach::boot_id;
 use common::error::{Error, Result};
+use common::records::boot_id;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::attach::boot_id;
 use common::cni::args::CmdArgs;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netns::{Holders, NetNsId, Presence};
+use common::records::boot_id;
 use common::text::printable;
 use serde::{Deserialize, Serialize};
 

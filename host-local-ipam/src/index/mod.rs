@@ -16,8 +16,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use common::attach::boot_id;
 use common::error::Result;
+use common::records::boot_id;
 
 use file::IndexFile;
 use page::{Entry, Key};

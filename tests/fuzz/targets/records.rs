@@ -3,7 +3,7 @@
 //! what is printed, and a name in it can be a part of a path.
 #![no_main]
 
-use common::attach::Attachment;
+use common::records::Attachment;
 use common::attach::inventory::Inventory;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;

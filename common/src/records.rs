@@ -1,5 +1,9 @@
 //! The records of a plugin's attachments on the disk: one file an attachment.
 
+mod attachment;
+mod policy;
+mod record_file;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,8 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::record::{Attachment, boot_id, file_name};
-use super::record_file::{self, RECORD_LIMIT, Recorded, read_record};
+use self::attachment::file_name;
+use self::record_file::{RECORD_LIMIT, read_record};
 use crate::cni::args::CmdArgs;
 use crate::cni::identifier::ContainerId;
 use crate::error::{Error, Errors, Result};
@@ -16,6 +20,10 @@ use crate::files::file;
 use crate::ifname::IfName;
 use crate::kernel::netns::{Found, NetNs, look};
 use crate::say;
+
+pub use attachment::{Attachment, boot_id};
+pub use policy::Policy;
+pub use record_file::Recorded;
 
 /// Where the records of all plugins are, one directory a plugin.
 pub(crate) const ROOT: &str = "/var/lib/cni/eni-cni";
@@ -139,7 +147,7 @@ impl Records {
     }
 
     /// The records of `network` that can be read; `errors` gets the others.
-    pub(super) fn read_network<D: DeserializeOwned>(
+    pub(crate) fn read_network<D: DeserializeOwned>(
         &self,
         network: &str,
         errors: &mut Errors,

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use serde::de::DeserializeOwned;
 
-use super::record::{Attachment, boot_id};
+use super::attachment::{Attachment, boot_id};
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file;
 use crate::say;

@@ -1,0 +1,88 @@
+//! What a record leads to in the kernel: the container's side, and the rules of its source
+//! routing.
+
+use serde::Serialize;
+
+use super::sandbox::Sandbox;
+use crate::cni::args::CmdArgs;
+use crate::cni::result::AddResult;
+use crate::error::{Errors, Result};
+use crate::kernel::netlink::Link;
+use crate::kernel::netns::{Found, NetNsId, look};
+use crate::records::{Attachment, Records, boot_id};
+
+impl<D> Attachment<D> {
+    /// Notes the addresses in `own` that get a rule, where the attachment has source
+    /// routing, before the kernel gets them: DEL finds the rules by them.
+    ///
+    /// # Errors
+    /// As for [`Policy::claim`], and code 5 when the record cannot be written.
+    pub fn claim(&mut self, records: &Records, link: &Link, own: &mut AddResult) -> Result<()>
+    where
+        D: Serialize,
+    {
+        let Some(policy) = &mut self.source_routing else {
+            return Ok(());
+        };
+        policy.claim(link, own)?;
+        records.write(self)
+    }
+
+    /// Removes the rules of the attachment's source routing, if its container still
+    /// has any.
+    ///
+    /// # Errors
+    /// As for [`sandbox_for_del`], and code 999 with the kernel's answer.
+    pub fn withdraw_rules(&self, args: &CmdArgs) -> Result<()> {
+        let Some(policy) = self.source_routing.as_ref().filter(|p| p.has_rules()) else {
+            return Ok(());
+        };
+        match sandbox_for_del(args, Some(self))? {
+            Some(mut sandbox) => policy.withdraw(&mut sandbox.netlink),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The container's side on DEL, or nothing when it is gone. With a record it is the
+/// namespace of the ADD or none: the path may be empty, or lead to another namespace
+/// by now, where an interface of the same name is somebody else's.
+///
+/// # Errors
+/// Code 5 or 8 when the namespace cannot be examined, 999 when it cannot be worked in.
+pub fn sandbox_for_del<D>(
+    args: &CmdArgs,
+    record: Option<&Attachment<D>>,
+) -> Result<Option<Sandbox>> {
+    let Some(record) = record else {
+        return Sandbox::open_for_del(&args.netns);
+    };
+    if boot_id()? != record.boot_id {
+        return Ok(None);
+    }
+    let mut errors = Errors::default();
+    let mut paths = vec![&args.netns, &record.netns];
+    paths.dedup();
+    for path in paths {
+        if let Some(sandbox) = errors.keep(open_if_same(path, record.netns_id)).flatten() {
+            return Ok(Some(sandbox));
+        }
+    }
+    errors.into_result().map(|()| None)
+}
+
+/// The container's side, if `path` leads to the namespace `id` at this moment.
+fn open_if_same(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
+    if look(path, id)? != Found::Same {
+        return Ok(None);
+    }
+    match Sandbox::open(path) {
+        Ok(sandbox) if sandbox.netns.is(id)? => Ok(Some(sandbox)),
+        Ok(_) => Ok(None),
+        // It may have ended just now. Otherwise this is not the time to forget it.
+        Err(error) => match look(path, id)? {
+            Found::Same => Err(error),
+            Found::Other | Found::Missing | Found::Hidden => Ok(None),
+        },
+    }
+}
