@@ -16,7 +16,7 @@ use crate::vm_machine::{
 };
 
 const DRIVERS: [&str; 2] = ["vfio-pci", "uio_pci_generic"];
-/// A function of the machine that is no network device.
+/// A function of the machine that is not a network device.
 const SERIAL: &str = "0000:00:03.0";
 
 /// The network of the NIC with a driver for user space.
@@ -249,7 +249,7 @@ fn a_device_that_is_no_network_device_is_refused() {
     ] {
         let before = driver(SERIAL);
         let msg = is_refused(&machine, &with(&bound("vfio-pci"), &keys), 7);
-        let reason = "0000:00:03.0 is no network device";
+        let reason = "0000:00:03.0 is not a network device";
         assert_eq!(msg, format!("cannot use driver \"vfio-pci\": {reason}"));
         assert_eq!(driver(SERIAL), before);
     }
@@ -264,7 +264,7 @@ fn a_device_that_is_not_on_the_pci_bus_is_refused() {
     machine.host(&["link", "delete", "dummy7"]);
     assert_eq!(
         msg,
-        "cannot use driver \"vfio-pci\": \"dummy7\" is no PCI device"
+        "cannot use driver \"vfio-pci\": \"dummy7\" is not a PCI device"
     );
 }
 

@@ -214,7 +214,7 @@ fn what_eni_sync_has_not_written_is_named() {
         fixture.refused(
             &json!({"eni": "eni-01"}),
             6,
-            &["/run/eni-cni/enis.json is no inventory of ENIs"],
+            &["/run/eni-cni/enis.json is not an inventory of ENIs"],
         );
     }
 }

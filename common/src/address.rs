@@ -136,10 +136,10 @@ pub fn step(from: IpAddr, by: i128) -> IpAddr {
     numbered(number(from).wrapping_add_signed(by), from)
 }
 
-/// Reads an optional address as Go does: an empty text is none.
+/// Reads an optional address as Go does: an empty text means that there is none.
 ///
 /// # Errors
-/// When the text is no address.
+/// When the text is not an address.
 pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
     match Option::<String>::deserialize(deserializer)? {
         Some(text) if !text.is_empty() => parse_address(&text).map(Some).map_err(de::Error::custom),

@@ -56,7 +56,7 @@ impl Ledger {
     /// Code 999 when `id` cannot be an ENI's, which only a broken inventory says.
     pub(crate) fn of_eni(&self, id: &str) -> Result<EniLedger> {
         if !is_identifier(id) {
-            return Err(Error::internal(format!("{id:?} is no id of an ENI")));
+            return Err(Error::internal(format!("{id:?} is not the id of an ENI")));
         }
         Ok(EniLedger {
             directory: self.root.join(id),
@@ -122,12 +122,12 @@ impl EniLedger {
     /// The entries, which nobody else changes until the value is dropped.
     ///
     /// # Errors
-    /// Code 5 naming the file, 11 when the lock is not to be had.
+    /// Code 5 naming the file, 11 when the lock is not free in time.
     pub(crate) fn open(&self) -> Result<Entries> {
         self.open_within(self.deadline.left_of(LOCK_DEADLINE))
     }
 
-    /// The same for who can wait so long at most.
+    /// The same with a deadline.
     ///
     /// # Errors
     /// As for [`EniLedger::open`].
@@ -209,7 +209,7 @@ impl Entries {
         read_all(&self.directory, &self.clock)
     }
 
-    /// Every address that has a file, also one that is no entry: whoever looks for
+    /// Every address that has a file, also one that is not an entry: whoever looks for
     /// addresses that nobody knows must not find those.
     ///
     /// # Errors
@@ -221,16 +221,16 @@ impl Entries {
     /// The entry of one address.
     ///
     /// # Errors
-    /// Code 5 naming the file, 6 when it is no entry.
+    /// Code 5 naming the file, 6 when it is not an entry.
     pub(crate) fn get(&self, address: IpAddr) -> Result<Option<Entry>> {
         read(&self.path(address), &self.clock)
     }
 
-    /// Writes an entry down; it is on the disk afterwards. A file that is no entry is not
+    /// Writes an entry down; it is on the disk afterwards. A file that is not an entry is not
     /// replaced: nobody knows what it was to say.
     ///
     /// # Errors
-    /// Code 5 naming the file, and 6 when it is no entry; the old one is still there then.
+    /// Code 5 naming the file, and 6 when it is not an entry; the old one is still there then.
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
         self.get(entry.address)?;
         let path = self.path(entry.address);
@@ -309,7 +309,7 @@ fn read_all(directory: &Path, clock: &Clock) -> Result<Vec<Entry>> {
 /// The entry in a file, with its times as `clock` has them.
 fn read(path: &Path, clock: &Clock) -> Result<Option<Entry>> {
     let undecodable = |why: String| {
-        let msg = format!("{path:?} is no entry of the ledger");
+        let msg = format!("{path:?} is not an entry of the ledger");
         let details = format!("{why}; its address stays as it is until somebody removes the file");
         Error::new(ErrorCode::DECODING, msg).with_details(details)
     };

@@ -146,7 +146,11 @@ fn invalid(key: &str, value: &str, rule: &str) -> Error {
 fn device_name(name: String) -> Result<DeviceSelector> {
     let is_wrong = |c: char| c == '/' || c.is_whitespace() || c.is_control();
     if name.len() > ALTNAME_MAX || name.contains(is_wrong) || name == "." || name == ".." {
-        return Err(invalid("device", &name, "it is no name of an interface"));
+        return Err(invalid(
+            "device",
+            &name,
+            "it is not the name of an interface",
+        ));
     }
     Ok(DeviceSelector::Name(name))
 }
@@ -195,7 +199,7 @@ fn kernelpath(path: String) -> Result<DeviceSelector> {
 
 fn device_id(id: String) -> Result<DeviceSelector> {
     if id.contains(['/', '\0']) || id == "." || id == ".." {
-        let rule = "it is no name of a device on a bus";
+        let rule = "it is not the name of a device on a bus";
         return Err(invalid("runtimeConfig.deviceID", &id, rule));
     }
     Ok(DeviceSelector::DeviceId(id))

@@ -155,7 +155,7 @@ struct Function {
 impl Function {
     fn of(pci_id: &str) -> Result<Self> {
         let address = PciAddress::new(pci_id)
-            .ok_or_else(|| Error::internal(format!("{pci_id:?} is no PCI address")))?;
+            .ok_or_else(|| Error::internal(format!("{pci_id:?} is not a PCI address")))?;
         Ok(Self {
             directory: address.directory(),
             address,

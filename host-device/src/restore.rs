@@ -318,7 +318,7 @@ fn report(outcome: Result<()>) {
     }
 }
 
-/// The bytes of a hardware address as the record has it; none when it is no address.
+/// The bytes of a hardware address as the record has it; none when it is not an address.
 fn mac_bytes(text: &str) -> Vec<u8> {
     let bytes = text.split(':').map(|part| u8::from_str_radix(part, 16));
     bytes.collect::<Result<_, _>>().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Whether a device can be bound to a driver for user space: what is no network device, or
+//! Whether a device can be bound to a driver for user space: what is not a network device, or
 //! more than one, is refused before anything is touched. Whether the node needs it is for
 //! `in_use`.
 
@@ -44,7 +44,7 @@ pub fn find(
         _ => selection::find(netlink, selector)?,
     };
     let Some(address) = PciAddress::new(&device.pci_id) else {
-        let why = format!("{:?} is no PCI device", device.name);
+        let why = format!("{:?} is not a PCI device", device.name);
         return Err(refused(&why, wanted));
     };
     if device.mode == Mode::Dpdk {
@@ -84,7 +84,7 @@ fn require_network_function(address: &PciAddress, wanted: UserDriver) -> Result<
     // A function that does not exist is reported when it is looked for.
     match fs::read_to_string(address.directory().join("class")) {
         Ok(class) if !class.starts_with(NETWORK_CLASS) => {
-            let why = format!("{address} is no network device");
+            let why = format!("{address} is not a network device");
             Err(refused(&why, wanted).with_details(format!("its class is {}", class.trim())))
         }
         _ => Ok(()),

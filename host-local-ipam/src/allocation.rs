@@ -70,7 +70,7 @@ impl<'a> Allocation<'a> {
     /// had according to the index is asked of the files before it is refused.
     ///
     /// # Errors
-    /// Code 999 with the texts of the Go plugin when there is no address to be had, 5
+    /// Code 999 with the texts of the Go plugin when no address is free, 5
     /// naming what cannot be read or written, 11 as for [`Store::reserve`].
     pub fn run(&self) -> Result<Vec<Choice<'a>>> {
         let owner = Some(&self.applicant.owner);

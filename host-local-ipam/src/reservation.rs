@@ -93,7 +93,7 @@ impl Holder {
         let text = text.trim();
         let (container_id, ifname) = text.split_once(SEPARATOR).unwrap_or((text, ""));
         if !is_identifier(container_id) {
-            return Self::Unknown("the content is no container id".into());
+            return Self::Unknown("the content is not a container id".into());
         }
         Self::Owner(Owner {
             container_id: container_id.to_owned(),
@@ -117,8 +117,8 @@ impl Reservation {
         })
     }
 
-    /// Reads the file of this name; nothing when its name is no address, or when it
-    /// is gone. What stands in its place and is no regular file keeps the address
+    /// Reads the file of this name; nothing when its name is not an address, or when it
+    /// is gone. What stands in its place and is not a regular file keeps the address
     /// from being handed out, but is neither followed nor waited for.
     pub fn read(directory: &Path, name: &str) -> Option<Self> {
         let address = parse_address(name).ok()?;
@@ -137,7 +137,7 @@ impl Reservation {
 
     /// The error that says that this file is none of ours to remove.
     pub fn is_broken(&self, why: &str) -> Error {
-        let msg = format!("{:?} is no reservation", self.path);
+        let msg = format!("{:?} is not a reservation", self.path);
         Error::new(ErrorCode::IO, msg).with_details(why)
     }
 

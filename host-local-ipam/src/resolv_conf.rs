@@ -33,7 +33,7 @@ pub fn read(path: &Path) -> Result<Dns> {
     Ok(parse(&String::from_utf8_lossy(&content)))
 }
 
-/// Comments need no care: with `#` or `;`, the first word is no keyword.
+/// Comments need no care: with `#` or `;`, the first word is not a keyword.
 fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines() {

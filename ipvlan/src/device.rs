@@ -27,7 +27,7 @@ pub struct Device {
     /// The flag.
     #[serde(default)]
     pub flag: Flag,
-    /// The PCI address of the master; empty when it is no PCI device.
+    /// The PCI address of the master; empty when it is not a PCI device.
     #[serde(default)]
     pub pci_id: String,
     /// The name that the interface has for a moment on kernels that need one.

@@ -72,7 +72,7 @@ pub fn set_up(master: &Link, netlink: &mut Netlink) -> Result<()> {
     Ok(())
 }
 
-/// The PCI address of the master, for the result; empty when it is no PCI device.
+/// The PCI address of the master, for the result; empty when it is not a PCI device.
 /// sysfs shows the node's interfaces, so of a master that is in the container only
 /// counts what netlink tells.
 pub fn pci_id(master: &Link, in_container: bool) -> String {

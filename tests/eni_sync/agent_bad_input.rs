@@ -50,7 +50,7 @@ fn a_configuration_that_is_none_is_named() {
         ("/run/missing.json", "failed to read \"/run/missing.json\""),
         (
             "/run/a.json",
-            "\"/run/a.json\" is no configuration of the agent",
+            "\"/run/a.json\" is not a configuration of the agent",
         ),
     ] {
         let output = node.command(&["agent", "--config", path]);

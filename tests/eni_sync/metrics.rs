@@ -241,7 +241,7 @@ fn metrics_are_not_served_to_others() {
     let output = node.node.inside(|| agent.output().unwrap());
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
-        errors.contains("metrics 0.0.0.0:9809 is no loopback address"),
+        errors.contains("metrics 0.0.0.0:9809 is not a loopback address"),
         "{errors}"
     );
 }

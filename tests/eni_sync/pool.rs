@@ -249,10 +249,10 @@ fn a_pool_that_makes_no_sense_is_refused() {
         ),
         (
             json!({ "ranges": [{ "start": "2001:db8:4::", "end": "2001:db8:4::1:0" }] }),
-            "is no range of up to 65536 addresses",
+            "is not a range of up to 65536 addresses",
         ),
         (json!({ "rangesFile": "ranges.json" }), "is not absolute"),
-        (json!({ "name": "../x" }), "is no name of a network"),
+        (json!({ "name": "../x" }), "is not the name of a network"),
     ] {
         let (status, errors) = Agent::spawn(&node, &pool(&keys)).wait();
         assert_eq!(status, Some(1));

@@ -94,7 +94,7 @@ fn table() -> Vec<(Value, u64, &'static str)> {
         (
             json!({"device": "hd0", "driver": "vfio-pci"}),
             7,
-            "cannot use driver \"vfio-pci\": \"hd0\" is no PCI device",
+            "cannot use driver \"vfio-pci\": \"hd0\" is not a PCI device",
         ),
         (
             json!({"device": "hd0", "runtimeConfig": {"CNIDeviceInfoFile": "run/x"}}),

@@ -96,7 +96,7 @@ fn a_device_id_may_be_the_name_of_an_auxiliary_device() {
     let (mut fixture, sys) = (Fixture::new(), FakeSys::new());
     sys.netdev("auxiliary/devices/mlx5_core.sf.4", "net", "hd0");
     fixture.node.bind(sys.path(), "/sys/bus");
-    // Multus writes the same value into pciBusID, where it is no PCI address.
+    // Multus writes the same value into pciBusID, where it is not a PCI address.
     let id = "mlx5_core.sf.4";
     let keys = json!({"pciBusID": id, "deviceID": id, "runtimeConfig": {"deviceID": id}});
     let result = attaches_hd0(&fixture, &keys);

@@ -89,7 +89,7 @@ impl Inventory {
     /// The inventory of this node, or nothing when eni-sync has not written one.
     ///
     /// # Errors
-    /// Code 5 when the file cannot be read, 6 when it is no inventory; both name it.
+    /// Code 5 when the file cannot be read, 6 when it is not an inventory; both name it.
     pub fn read() -> Result<Option<Self>> {
         let bytes = match file::read_regular(Path::new(PATH), LIMIT) {
             Ok(bytes) => bytes,
@@ -97,7 +97,7 @@ impl Inventory {
             Err(cause) => return Err(Error::io(format!("failed to read {PATH}"), &cause)),
         };
         serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
-            let msg = format!("{PATH} is no inventory of ENIs");
+            let msg = format!("{PATH} is not an inventory of ENIs");
             Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
         })
     }

@@ -29,7 +29,7 @@ struct Mac {
 /// in `CNI_ARGS`; nothing when none is.
 ///
 /// # Errors
-/// Code 6 when a key is no text.
+/// Code 6 when a key is not a text.
 pub fn requested_mac(args: &CmdArgs) -> Result<Option<String>> {
     let requests: Requests = args.conf.document.read("failed to load netconf")?;
     let from_args = cni_arg(&args.cni_args, "MAC")

@@ -88,7 +88,7 @@ impl IpamPlugin {
     ///
     /// # Errors
     /// The delegate's own error, unchanged; code 6 when its result cannot be read,
-    /// 999 when there is no address in it or no answer at all.
+    /// 999 when there is not an address in it or no answer at all.
     pub fn add(&self, args: &CmdArgs) -> Result<AddResult> {
         let stdout = self.execute_for(Command::Add, args, &args.conf.stdin)?;
         let result = answer::result(&stdout, args.conf.version)?;

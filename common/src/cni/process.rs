@@ -102,7 +102,7 @@ impl Input<'_> {
     fn feed(&mut self) {
         let Some(pipe) = &mut self.pipe else { return };
         let (part, rest) = self.unsent.split_at(self.unsent.len().min(PIPE_BUF));
-        // A program may exit without reading; that is no error of ours.
+        // A program may exit without reading; that is not an error of ours.
         let is_taken = pipe.write_all(part).is_ok();
         self.unsent = rest;
         if !is_taken || rest.is_empty() {

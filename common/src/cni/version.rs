@@ -100,7 +100,7 @@ pub fn negotiate(text: &str) -> Result<CniVersion> {
 ///
 /// # Errors
 /// Code 1 when the version is older than `first` or not one of ours, code 6
-/// when it is no version at all.
+/// when it is not a version at all.
 pub fn negotiate_since(text: &str, command: &str, first: CniVersion) -> Result<CniVersion> {
     let incompatible = |whose: &str| {
         Error::new(

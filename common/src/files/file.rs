@@ -16,7 +16,7 @@ pub const DIRECTORY_MODE: u32 = 0o700;
 /// Creates `directory` and its parents where they are missing.
 ///
 /// # Errors
-/// Those of `mkdir(2)`; an existing directory is none.
+/// Those of `mkdir(2)`; an existing directory is not an error.
 pub fn create_directory(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -102,7 +102,7 @@ pub fn is_missing(cause: &io::Error) -> bool {
 /// an error: nobody may make us read, or wait for, another file.
 ///
 /// # Errors
-/// Those of the file system; `InvalidData` when it is no regular file or too large.
+/// Those of the file system; `InvalidData` when it is not a regular file or too large.
 pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)

@@ -46,7 +46,7 @@ impl Lock {
     /// holder at most until `deadline`.
     ///
     /// # Errors
-    /// Code 5 naming the file, 11 when the lock is not to be had in time.
+    /// Code 5 naming the file, 11 when the lock is not free in time.
     pub fn take(path: &Path, deadline: Duration) -> Result<Self> {
         let file = open(path, libc::O_CREAT).map_err(|cause| unopened(path, &cause))?;
         Self::of(file, path, deadline)
@@ -83,7 +83,7 @@ impl Lock {
 /// stands for.
 ///
 /// # Errors
-/// Code 5 naming `what`, 11 when it is not to be had in time.
+/// Code 5 naming `what`, 11 when it is not free in time.
 #[expect(clippy::disallowed_methods, reason = "this is the module that locks")]
 #[expect(
     clippy::cast_possible_truncation,
@@ -133,7 +133,7 @@ fn unopened(path: &Path, cause: &io::Error) -> Error {
 /// has got it, at most until `deadline`.
 ///
 /// # Errors
-/// Code 5 naming `what`, 11 when it is not to be had in time.
+/// Code 5 naming `what`, 11 when it is not free in time.
 fn wait(
     what: &str,
     deadline: Duration,

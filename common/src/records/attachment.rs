@@ -1,6 +1,6 @@
 //! One attachment, one record: what DEL, GC and CHECK need to know, written before
 //! the kernel is touched. Runtimes send DEL with a stripped configuration, without
-//! a namespace, or with a path that is no namespace any more; a record makes DEL
+//! a namespace, or with a path that is not a namespace any more; a record makes DEL
 //! independent of all that, and nothing inside the container can change it.
 
 use std::ffi::OsStr;

@@ -153,7 +153,7 @@ impl Pool {
             let size = number(*end).checked_sub(first);
             if start.is_ipv4() != end.is_ipv4() || size.is_none_or(|size| size >= LARGEST_RANGE) {
                 return Err(format!(
-                    "{start} to {end} is no range of up to {LARGEST_RANGE} addresses"
+                    "{start} to {end} is not a range of up to {LARGEST_RANGE} addresses"
                 ));
             }
         }
@@ -202,13 +202,13 @@ impl Configuration {
     /// The configuration in a file.
     ///
     /// # Errors
-    /// Code 5 when it cannot be read, 6 when it is no configuration, 7 for a value that
+    /// Code 5 when it cannot be read, 6 when it is not a configuration, 7 for a value that
     /// makes no sense; all name the file.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path)
             .map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?;
         let configuration: Self = serde_json::from_slice(&text).map_err(|cause| {
-            let msg = format!("{path:?} is no configuration of the agent");
+            let msg = format!("{path:?} is not a configuration of the agent");
             Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
         })?;
         configuration.validate(path)?;
@@ -218,7 +218,7 @@ impl Configuration {
     fn validate(&self, path: &Path) -> Result<()> {
         let wrong = |why: String| Err(Error::config(format!("{path:?}: {why}")));
         if let Some(address) = self.metrics.filter(|address| !address.ip().is_loopback()) {
-            return wrong(format!("metrics {address} is no loopback address"));
+            return wrong(format!("metrics {address} is not a loopback address"));
         }
         if self.reconcile_seconds == Some(0) {
             return wrong("reconcileSeconds is 0".to_owned());
@@ -232,7 +232,7 @@ impl Configuration {
         let pools = self.pools.iter().map(|pool| (&pool.name, &pool.data_dir));
         for (name, data_dir) in networks.chain(pools) {
             if !is_identifier(name) {
-                return wrong(format!("{name:?} is no name of a network"));
+                return wrong(format!("{name:?} is not the name of a network"));
             }
             if !data_dir.is_absolute() {
                 return wrong(format!("dataDir {data_dir:?} is not absolute"));

@@ -22,9 +22,9 @@ const LOOKS: [Duration; 4] = [
     Duration::from_secs(15),
     Duration::from_secs(60),
 ];
-/// Without any change, so long until the next look; nothing depends on it.
+/// How long until the next look when nothing changes; nothing depends on it.
 const IDLE: Duration = Duration::from_secs(3600);
-/// After an error of the watch itself, so long until the next try.
+/// How long until the next try after an error of the watch itself.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Watches the links of the node for ever.

@@ -32,7 +32,7 @@ use crate::agent::shared::Agent;
 use crate::limits;
 use crate::registration::register;
 
-/// After an error of the listener, so long until the next try.
+/// How long until the next try after an error of the listener.
 const PAUSE: Duration = Duration::from_secs(1);
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

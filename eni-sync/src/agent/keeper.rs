@@ -21,7 +21,7 @@ use crate::vpc::{eni, inventory};
 /// After an error, the next try waits this long at least, and twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// So long after a look at EC2 that has left something open comes the next one.
+/// How long after a look at EC2 that has left something open the next one comes.
 const ANOTHER_LOOK: Duration = Duration::from_secs(61);
 
 /// Since when the agent sees what containers have left that have gone.

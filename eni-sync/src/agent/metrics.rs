@@ -32,7 +32,7 @@ const STATES: [&str; 6] = [
     "pooled",
     "adopted",
 ];
-/// In place of a state, of a file of the ledger that is no entry.
+/// In place of a state, of a file of the ledger that is not an entry.
 const UNREADABLE: &str = "unreadable";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

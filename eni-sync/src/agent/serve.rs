@@ -21,7 +21,7 @@ use crate::registration::desired::Wanted;
 use crate::registration::register;
 use crate::registration::request::Request;
 
-/// After an error of the socket, so long until the next try.
+/// How long until the next try after an error of the socket.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often an agent finds out whether it is the one that serves.

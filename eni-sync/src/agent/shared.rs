@@ -22,7 +22,7 @@ use crate::vpc::clients::Clients;
 
 /// How long work in progress may take when the agent has to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
-/// So long releases wait for registrations to end.
+/// How long releases wait for registrations to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the threads of the agent share.
@@ -97,7 +97,7 @@ impl Agent {
         }
     }
 
-    /// Waits until no plugin is being served, or for so long that releases must go on.
+    /// Waits until no plugin is being served, at most until releases must go on.
     pub(super) fn await_calm(&self) {
         let busy = |work: &mut Work| work.requests > 0 && !work.is_ending;
         let waited = self.changed.wait_timeout_while(self.work(), PATIENCE, busy);

@@ -25,7 +25,7 @@ use crate::registration::node::Node;
 use crate::registration::register;
 use crate::vpc::inventory;
 
-/// After an error of the watch itself, so long until the next try.
+/// How long until the next try after an error of the watch itself.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Watches the networks of the configuration for ever.

@@ -10,7 +10,7 @@ use serde::Serialize;
 /// Between two columns of a table.
 const GAP: &str = "  ";
 
-/// Prints a text. A reader that has gone is no error: it has what it wanted.
+/// Prints a text. A reader that has gone is not an error: it has what it wanted.
 ///
 /// # Errors
 /// Code 5 when the text cannot be written.

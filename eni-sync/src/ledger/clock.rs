@@ -1,5 +1,5 @@
 //! The clock that the times of an entry are of. The wall clock can be set, by hand or by a
-//! time service that finds it wrong; then a minute of it is no minute. So the ledger has
+//! time service that finds it wrong; then a minute of it is not a minute. So the ledger has
 //! beside the times when, by the same clock, the machine was started: where that has moved,
 //! the clock was set, and the times move with it.
 

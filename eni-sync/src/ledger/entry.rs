@@ -17,11 +17,11 @@ use super::life_cycle::{Event, Next, next};
 /// Seconds since 1970.
 pub(crate) type Timestamp = u64;
 
-/// For so long, in seconds, a description of EC2 may be older than what was asked of it.
+/// How long, in seconds, a description of EC2 may be older than what was asked of it.
 /// Source: Amazon EC2 Developer Guide, "Eventual consistency": the time to wait begins
 /// with a couple of seconds.
 pub(crate) const DESCRIBE_LAG: u64 = 60;
-/// For so long, in seconds, it is believed without a call that EC2 still has on an ENI
+/// How long, in seconds, it is believed without a call that EC2 still has on an ENI
 /// what it had there: somebody else may have removed it.
 const BELIEVED: u64 = 900;
 /// A confirmation is written again when it is older than this, in seconds: a comparison

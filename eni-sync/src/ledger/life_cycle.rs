@@ -131,7 +131,7 @@ fn refused(state: Option<&State>, refusal: &Refusal) -> Next {
     }
 }
 
-/// What is claimed stays claimed: a description is no answer to a claim.
+/// What is claimed stays claimed: a description is not an answer to a claim.
 fn seen(state: Option<&State>) -> Next {
     match state {
         None | Some(State::Removed) => Next::Become(State::Adopted),

@@ -33,7 +33,7 @@ use crate::registration::request::Request;
 pub(crate) const PATH: &str = "/run/eni-cni/agent.sock";
 /// The longest path of a socket, in bytes. Source: unix(7), `sun_path`.
 const LONGEST_PATH: usize = 107;
-/// Whatever is larger is no request and no answer.
+/// Whatever is larger is not a request and no answer.
 const LIMIT: u64 = 1 << 20;
 /// How long a plugin waits until the agent takes its request. An agent that is stopped, or
 /// has too much to do, does not; what it may do later all the same is in the ledger.
@@ -176,7 +176,7 @@ pub(crate) fn take(mut stream: &UnixStream) -> io::Result<()> {
 /// Reads the request on a connection.
 ///
 /// # Errors
-/// Those of the socket; `InvalidData` when it is no request.
+/// Those of the socket; `InvalidData` when it is not a request.
 pub(crate) fn read(stream: &UnixStream) -> io::Result<Ask> {
     stream.set_read_timeout(Some(PLUGIN_DEADLINE))?;
     stream.set_write_timeout(Some(PLUGIN_DEADLINE))?;

@@ -34,7 +34,7 @@ const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long for each at least, so that one that is stopped does not spoil the others.
 const LEAST_PATIENCE: Duration = Duration::from_millis(100);
 
-/// So long, in seconds, an address that was refused, and that its pod can do without, is
+/// How long, in seconds, an address that was refused, and that its pod can do without, is
 /// not asked for again: it makes AWS refuse the whole batch.
 const REST: u64 = 60;
 

@@ -20,7 +20,7 @@ use crate::vpc::eni;
 use crate::vpc::failure::Failure;
 use crate::vpc::inventory;
 
-/// So long an address is left alone that some pod still has, in seconds.
+/// How long an address is left alone that some pod still has, in seconds.
 const POSTPONED: u64 = 60;
 /// The same for one that EC2 does not remove: it makes EC2 refuse all others with it.
 const REFUSED: u64 = 300;

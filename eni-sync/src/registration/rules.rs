@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use crate::ledger::{Absence, Entry, Owner, State, Timestamp};
 use crate::vpc::ec2::Description;
 
-/// So long, in seconds, addresses wait for others whose cool-down is nearly over.
+/// How long, in seconds, addresses wait for others whose cool-down is nearly over.
 const BATCHED: u64 = 5;
 /// So many addresses that are due make a call worth its price while an ADD waits.
 const WORTH_A_CALL: usize = 10;
-/// So long may an address that is due wait for others, in seconds.
+/// How long an address that is due may wait for others, in seconds.
 const LONGEST_WAIT: u64 = 60;
 
 /// What an attachment's wish for an address comes to.

@@ -395,7 +395,7 @@ impl Patience {
     }
 }
 
-/// Whether an address can be moved at all: it is no primary one, and its ENI is not one
+/// Whether an address can be moved at all: it is not a primary one, and its ENI is not one
 /// that the VPC CNI may have.
 fn require_movable(address: IpAddr, owner: &Description) -> Result<()> {
     if owner.primary.contains(&address) {

@@ -198,7 +198,7 @@ impl Ec2 {
                 action: ACTION,
                 kind: Kind::Missing,
                 code: "Missing".to_owned(),
-                answer: format!("{instance_type:?} is no instance type of this region"),
+                answer: format!("{instance_type:?} is not an instance type of this region"),
             })
     }
 

@@ -33,7 +33,7 @@ use rustls::pki_types::pem::PemObject;
 /// How many bytes of an answer are read, whoever gives it. A page of a thousand ENIs of
 /// fifty addresses of each family is half as long.
 const LONGEST_ANSWER: usize = 32 << 20;
-/// No list of authorities is so long.
+/// More than any list of authorities has.
 const LONGEST_BUNDLE: u64 = 16 << 20;
 /// Names a file of authorities that count in place of the system's. Source: AWS SDKs and
 /// Tools Reference Guide, "General configuration".
@@ -109,7 +109,7 @@ fn authorities(path: &Path) -> common::error::Result<Vec<u8>> {
     };
     let pem = read().map_err(failed)?;
     let refused = |details: String| {
-        let msg = format!("{path:?}, which {BUNDLE} names, is no list of certificates in PEM");
+        let msg = format!("{path:?}, which {BUNDLE} names, is not a list of certificates in PEM");
         Error::new(ErrorCode::DECODING, msg).with_details(details)
     };
     let mut store = RootCertStore::empty();

@@ -84,7 +84,7 @@ impl Imds {
             .get(IDENTITY)?
             .ok_or_else(|| unavailable("the instance metadata service has no identity document"))?;
         serde_json::from_str(&text).map_err(|cause| {
-            let msg = "the instance metadata service's identity document is none";
+            let msg = "the instance metadata service has not answered with an identity document";
             Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
         })
     }

@@ -20,10 +20,10 @@ use crate::vpc::ec2::{Description, Limits};
 use crate::vpc::eni;
 use crate::vpc::imds::Identity;
 
-/// So long an answer that lets an ADD go on is believed: a tag that is taken away must
+/// How long an answer that lets an ADD go on is believed: a tag that is taken away must
 /// count some time.
 const BELIEVED: Duration = Duration::from_secs(600);
-/// So long an answer that makes an ADD fail is believed, however many pods try.
+/// How long an answer that makes an ADD fail is believed, however many pods try.
 const REFUSAL_BELIEVED: Duration = Duration::from_secs(10);
 /// Held while EC2 is asked, so that a burst of pods asks once.
 const LOCK: &str = "/run/eni-cni/.enis.lock";

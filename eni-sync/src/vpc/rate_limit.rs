@@ -12,12 +12,12 @@ use crate::vpc::calls::Calls;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::token_bucket::{Bucket, Urgency};
 
-/// So long a call is tried again, with all its attempts.
+/// How long a call is tried again, with all its attempts.
 const CALL_DEADLINE: Duration = Duration::from_secs(45);
 /// The pause after the first attempt is up to this long, and each twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// So long a release lets registrations go first.
+/// How long a release lets registrations go first.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a release that waits looks again.
 const LOOK: Duration = Duration::from_millis(100);

@@ -26,11 +26,11 @@ fn an_inventory_that_is_missing_is_mentioned_and_a_broken_one_an_error() {
     node.command(&["sync", "--once"]);
     examine(&node, &[]).is_well("inventory");
     fs::write(node.run_directory().join("eni-cni/enis.json"), "{").unwrap();
-    examine(&node, &[]).has("inventory", "error", "is no inventory of ENIs");
+    examine(&node, &[]).has("inventory", "error", "is not an inventory of ENIs");
     let output = node.command(&["status"]);
     assert_eq!(output.status, Some(0), "{output}");
     assert!(
-        output.stderr.contains("is no inventory of ENIs"),
+        output.stderr.contains("is not an inventory of ENIs"),
         "{output}"
     );
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorCode, Result};
 /// The result that a successful delegate printed.
 ///
 /// # Errors
-/// Code 6 when it is no result of `version`.
+/// Code 6 when it is not a result of `version`.
 pub fn result(stdout: &[u8], version: CniVersion) -> Result<AddResult> {
     parse_object(stdout)
         .and_then(|value| AddResult::from_value(&value, version))

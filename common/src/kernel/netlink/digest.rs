@@ -50,7 +50,7 @@ pub(super) fn understandable(datagram: &[u8]) -> Vec<u8> {
         }
         rest = after;
     }
-    // What is no message is for the parser to refuse.
+    // What is not a message is for the parser to refuse.
     written.extend(rest);
     written
 }

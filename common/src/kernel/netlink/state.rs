@@ -464,7 +464,7 @@ fn set(bytes: &mut [u8], at: usize, value: &[u8]) {
     places.zip(value).for_each(|(place, byte)| *place = *byte);
 }
 
-/// Makes each change; what is there already is no error.
+/// Makes each change; what is there already is not an error.
 fn each(netlink: &mut Netlink, changes: impl Iterator<Item = Change>) -> Vec<Error> {
     let refused = changes.filter_map(|change| netlink.apply(&[change]).err());
     refused.filter(|error| !error.is_exists()).collect()

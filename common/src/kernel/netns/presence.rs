@@ -285,7 +285,7 @@ pub(super) fn has_numbers_of(one: &fs::Metadata, other: &fs::Metadata) -> bool {
 fn directory_of_process(path: &Path) -> Option<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
-        // What is no symbolic link is where a namespace is mounted.
+        // What is not a symbolic link is where a namespace is mounted.
         let target = fs::read_link(&path).ok()?;
         if target
             .as_os_str()

@@ -123,7 +123,9 @@ fn networks(document: Value, origin: &str) -> Vec<Source> {
         subject: format!("{name} ({origin})"),
         document: match is_network {
             true => Ok(document),
-            false => Err("it is no network configuration: it has neither plugins nor type".into()),
+            false => {
+                Err("it is not a network configuration: it has neither plugins nor type".into())
+            }
         },
     }]
 }
