@@ -51,7 +51,7 @@ def picture():
     yield text(125, 190, "executes", "start")
     yield from box(30, 345, 170, 62, GREEN, ["eni-sync agent", "ledger, pools,", "/run/eni-cni"])
     yield line((115, 277), (115, 343), dashed=True, arrow=True)
-    yield text(125, 316, "socket (optional)", "start")
+    yield text(125, 302, "socket (optional)", "start")
 
     pods = [
         (235, "Pod A", ["net1", "10.0.4.70"], "ipvlan"),
