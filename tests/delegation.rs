@@ -64,7 +64,7 @@ fn go_ptp_delegates_to_our_host_local() {
 }
 
 #[test]
-fn a_dhcp_server_sees_a_lease_taken_and_given_back_with_host_device() {
+fn a_dhcp_server_sees_a_lease_acquired_and_released_with_host_device() {
     dhcp::a_lease_is_taken_and_given_back("host-device");
 }
 

@@ -348,7 +348,7 @@ fn a_program_of_another_user_is_replaced_though_it_is_the_same() {
 }
 
 #[test]
-fn the_owner_of_a_directory_that_takes_no_program_is_named_with_the_cure() {
+fn the_owner_of_a_directory_that_cannot_be_written_is_named_with_what_to_do() {
     let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     program(source.path(), "ipvlan", "new");
     chown(target.path(), Some(1001), Some(127)).unwrap();

@@ -20,7 +20,7 @@ fn a_router_advertisement_of_a_neighbour_configures_nothing() {
 }
 
 #[test]
-fn who_wants_router_advertisements_gets_them() {
+fn router_advertisements_are_accepted_where_they_are_asked_for() {
     behaviour::router_advertisements_can_be_asked_for(PLUGIN);
 }
 

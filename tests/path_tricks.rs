@@ -137,7 +137,7 @@ fn a_name_that_is_too_long_for_a_file_is_named_and_del_has_nothing_to_do() {
 }
 
 #[test]
-fn paths_that_are_none_are_refused_by_add_and_no_obstacle_to_del() {
+fn paths_that_are_not_valid_are_refused_by_add_and_do_not_prevent_del() {
     let place = Place::new();
     let before = place.tree();
     for key in ["dataDir", "resolvConf", "rangesFile"] {
@@ -178,7 +178,7 @@ fn a_delegate_is_a_name_and_no_path() {
 }
 
 #[test]
-fn nothing_of_a_file_that_is_no_list_of_ranges_is_printed() {
+fn nothing_of_a_file_that_is_not_a_list_of_ranges_is_printed() {
     const SECRET: &str = "s3cr3t";
     let place = Place::new();
     let file = place.root.path().join("file");

@@ -151,7 +151,7 @@ fn container_ids_and_interface_names_that_could_lead_elsewhere_are_refused() {
 
 /// Assertion 7.
 #[test]
-fn what_is_no_json_object_is_undecodable() {
+fn what_is_not_a_json_object_is_undecodable() {
     for stdin in [
         "",
         " ",

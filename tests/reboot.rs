@@ -216,7 +216,7 @@ fn attach_to_everything_again() -> [(Pod, Value, Network); 4] {
 }
 
 #[test]
-fn after_a_power_cut_everything_is_free_and_late_dels_harm_nobody() {
+fn after_a_power_cut_everything_is_free_and_late_dels_change_nothing() {
     let before = || {
         attach_to_everything();
         sync();
@@ -224,7 +224,7 @@ fn after_a_power_cut_everything_is_free_and_late_dels_harm_nobody() {
     // The old namespaces' names are those of the new ones.
     let after = || attach_anew(Pod::detach);
     boots(
-        "after_a_power_cut_everything_is_free_and_late_dels_harm_nobody",
+        "after_a_power_cut_everything_is_free_and_late_dels_change_nothing",
         &[before, after],
     );
 }

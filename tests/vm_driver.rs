@@ -239,7 +239,7 @@ fn the_result_of_ipvlan_on_a_virtio_nic_has_the_pci_address_of_its_function() {
 }
 
 #[test]
-fn a_device_that_is_no_network_device_is_refused() {
+fn a_device_that_is_not_a_network_device_is_refused() {
     let machine = Machine::new();
     let kernelpath = format!("/sys/devices/pci0000:00/{SERIAL}");
     for keys in [
@@ -420,7 +420,7 @@ fn gc_gives_the_device_of_a_pod_that_has_ended_back() {
 }
 
 #[test]
-fn the_next_add_gives_the_device_of_a_pod_that_has_ended_back_and_binds_it_anew() {
+fn the_next_add_restores_the_device_of_an_ended_pod_and_binds_it_again() {
     let mut machine = Machine::new();
     machine.add(&bound("uio_pci_generic"));
     end_pod(&mut machine);

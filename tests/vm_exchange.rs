@@ -33,7 +33,7 @@ fn keys() -> [Value; 4] {
 }
 
 #[test]
-fn a_nic_that_go_has_attached_is_given_back_by_every_key_without_a_result() {
+fn a_nic_that_go_has_attached_is_restored_by_every_key_without_a_result() {
     for version in VERSIONS {
         for keys in keys() {
             let machine = Machine::new();

@@ -208,7 +208,7 @@ fn two_nics_that_a_pod_has_given_each_others_names_both_come_back() {
 }
 
 #[test]
-fn a_damaged_record_of_ipvlan_is_no_obstacle() {
+fn a_damaged_record_of_ipvlan_does_not_matter() {
     let node = Node::new();
     node.netns
         .ip(&["link", "add", "eth1", "up", "type", "dummy"]);

@@ -295,7 +295,7 @@ fn add_finds_the_nic_by_the_name_that_it_had_and_the_old_del_leaves_it_alone() {
 }
 
 #[test]
-fn a_failing_add_of_another_device_gives_the_returned_nic_its_name_back_too() {
+fn a_failing_add_of_another_device_restores_the_name_of_a_returned_nic_too() {
     let mut machine = Machine::new();
     machine.add(&conf());
     machine.end_pod();

@@ -28,7 +28,7 @@ fn of_c2(machine: &Machine, command: &str) -> Call {
 }
 
 #[test]
-fn a_nic_that_something_hidden_uses_is_not_given_back_until_that_is_gone() {
+fn a_nic_that_a_hidden_interface_uses_is_not_restored_until_that_has_ended() {
     for kind in ["macvlan", "ipvlan"] {
         let machine = Machine::new();
         machine.add(&conf());

@@ -190,7 +190,7 @@ fn calls_over_the_api_are_held_to_the_invariants() {
 }
 
 #[test]
-fn a_call_is_written_down_with_who_signed_it_and_how_it_ended() {
+fn a_call_is_logged_with_its_signer_and_its_outcome() {
     let vpc = Vpc::new();
     vpc.assign(&["10.0.4.70"]).ok();
     vpc.assign(&["192.0.2.1"]).error();
@@ -246,7 +246,7 @@ fn calls_are_counted_by_action_with_those_that_fail() {
 }
 
 #[test]
-fn who_waits_for_a_call_is_woken_by_it() {
+fn a_thread_that_waits_for_a_call_is_woken_by_it() {
     let vpc = Vpc::new();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| vpc.lab.wait_for_call(ASSIGN, 2, PATIENCE));

@@ -206,7 +206,7 @@ fn a_dying_instance_keeps_its_interfaces_for_a_while() {
 
 /// 5.6: from a dying instance an address may be taken.
 #[test]
-fn a_reassignment_from_a_dying_instance_is_no_violation() {
+fn a_reassignment_from_a_terminating_instance_is_not_a_violation() {
     let vpc = Vpc::new();
     let (dying, other) = vpc.another();
     vpc.lab.assign(&other, &[ip("10.0.4.70")]);

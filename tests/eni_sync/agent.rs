@@ -77,7 +77,7 @@ fn what_the_agent_is_told_by_aws_is_what_the_plugin_reports() {
 }
 
 #[test]
-fn a_dead_socket_is_as_good_as_none() {
+fn a_dead_socket_counts_as_no_agent() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let agent = Agent::start(&node, &json!({}));
@@ -155,7 +155,7 @@ fn the_agent_releases_an_address_when_its_cooldown_is_over() {
 }
 
 #[test]
-fn what_somebody_else_has_taken_from_the_eni_comes_back() {
+fn an_address_that_another_program_unassigned_is_assigned_again() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");
@@ -171,7 +171,7 @@ fn what_somebody_else_has_taken_from_the_eni_comes_back() {
 }
 
 #[test]
-fn what_nobody_knows_is_adopted_and_stays() {
+fn an_address_of_an_unknown_owner_is_adopted_and_stays() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.assign(&node.eni, &["10.0.4.99".parse().unwrap()]);

@@ -42,7 +42,7 @@ fn a_socket_path_that_is_something_else_is_left_alone() {
 }
 
 #[test]
-fn a_configuration_that_is_none_is_named() {
+fn a_file_that_is_not_a_configuration_is_named() {
     let vpc = Vpc::new();
     let node = vpc.node();
     fs::write(node.run_directory().join("a.json"), "{\"networks\": 7}").unwrap();

@@ -17,7 +17,7 @@ use super::fixture::{AwsNode, Vpc, assert_refused, is_unchanged, prev_result};
 const ADDRESS: &str = "10.0.4.70";
 
 #[test]
-fn an_entry_that_cannot_be_read_stands_in_nobody_elses_way() {
+fn an_entry_that_cannot_be_read_does_not_affect_others() {
     for (what, make) in DAMAGES {
         let vpc = Vpc::new();
         let node = vpc.node();
@@ -142,7 +142,7 @@ fn inventory(node: &AwsNode) -> (PathBuf, Value) {
 }
 
 #[test]
-fn an_inventory_that_cannot_be_read_is_made_anew_or_named() {
+fn an_inventory_that_cannot_be_read_is_written_again_or_named() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();

@@ -20,7 +20,7 @@ fn an_add_that_is_chained_behind_nothing_says_so() {
 }
 
 #[test]
-fn an_interface_that_is_no_eni_is_named() {
+fn an_interface_that_is_not_an_eni_is_named() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");

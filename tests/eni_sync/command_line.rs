@@ -64,7 +64,7 @@ fn a_wrong_argument_has_a_status_of_its_own() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_reader_that_closes_the_pipe_is_not_an_error() {
     let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
     let mut process = call.process();
     process.args(["completions", "bash"]);
@@ -77,7 +77,7 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn who_is_not_root_is_told_so() {
+fn a_user_that_is_not_root_is_told_so() {
     let node = Vpc::new().node();
     for arguments in ["status", "doctor", "sync --once", "release --network mgmt"] {
         // The file is opened as root: its directory may be closed to others.

@@ -209,7 +209,7 @@ fn a_description_that_is_old_takes_nothing_from_a_pool() {
 }
 
 #[test]
-fn what_somebody_has_removed_is_not_handed_out_and_forgotten_at_the_second_look() {
+fn an_address_that_another_program_removed_is_not_handed_out_and_forgotten_at_the_second_look() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let configuration = pool(64, 65, 2);
@@ -255,7 +255,7 @@ fn a_clock_that_is_set_makes_no_second_look_of_the_next_one() {
 }
 
 #[test]
-fn what_a_pool_has_lost_sight_of_comes_back_unless_somebody_has_it() {
+fn an_unknown_address_returns_to_its_pool_unless_it_is_in_use() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let configuration = pool(64, 67, 4);
@@ -383,7 +383,7 @@ fn a_watched_address_that_is_refused_is_told_takes_no_slot_and_is_not_unassigned
 }
 
 #[test]
-fn who_does_not_fit_is_told_how_many_addresses_there_are_then() {
+fn an_error_about_a_full_eni_has_the_number_of_its_addresses() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let addresses: Vec<String> = (70..81).map(|n| format!("10.0.4.{n}")).collect();

@@ -44,7 +44,7 @@ fn add_with_fault(repeat: Repeat, fault: &Fault) {
 }
 
 #[test]
-fn a_repeated_assignment_is_no_failure_whichever_way_aws_answers_it() {
+fn a_repeated_assignment_succeeds_whichever_way_aws_answers_it() {
     thread::scope(|scope| {
         for repeat in [Repeat::Accept, Repeat::Refuse] {
             for fault in [
@@ -59,7 +59,7 @@ fn a_repeated_assignment_is_no_failure_whichever_way_aws_answers_it() {
 }
 
 #[test]
-fn addresses_that_somebody_else_assigned_to_the_eni_are_taken_as_they_are() {
+fn addresses_that_another_program_assigned_to_the_eni_are_used_as_they_are() {
     for repeat in [Repeat::Accept, Repeat::Refuse] {
         let vpc = Vpc::new();
         let node = ready(&vpc);

@@ -202,7 +202,7 @@ fn an_agent_that_is_killed_while_it_makes_its_socket_leaves_nothing_in_the_way()
 }
 
 #[test]
-fn a_socket_that_somebody_removes_is_made_again() {
+fn a_socket_that_was_removed_is_made_again() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let agent = Agent::start(&node, &json!({}));

@@ -153,7 +153,7 @@ fn an_attachment_whose_container_has_gone_is_ended_by_its_own_plugin() {
 }
 
 #[test]
-fn an_attachment_is_not_ended_before_the_grace_time_or_while_its_container_lives() {
+fn an_attachment_is_not_ended_before_the_grace_time_or_while_its_container_runs() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");

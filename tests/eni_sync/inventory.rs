@@ -12,7 +12,7 @@ use super::fixture::{DEADLINE, Vpc};
 /// Two that ask at the same time would write to the same temporary file, and one of
 /// them would not find it when it is to be renamed.
 #[test]
-fn whoever_asks_for_the_enis_of_the_node_keeps_others_from_it() {
+fn only_one_process_at_a_time_asks_for_the_enis_of_the_node() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.hold("DescribeSubnets", Hold::AfterCommit);

@@ -207,7 +207,7 @@ fn a_gc_that_was_killed_while_aws_worked_leaves_nothing_half_done() {
 }
 
 #[test]
-fn a_process_that_was_killed_in_its_turn_lets_the_next_one_have_it() {
+fn a_process_that_was_killed_with_the_lock_releases_it() {
     let vpc = Vpc::new();
     let node = ready(&vpc);
     let pods = ["c1", "c2"].map(Pod::new);

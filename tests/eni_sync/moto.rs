@@ -21,7 +21,7 @@ const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=AKIDLAB/20260101/us-wes
      SignedHeaders=host, Signature=00";
 
 #[test]
-fn a_server_that_somebody_else_wrote_understands_us() {
+fn a_server_by_other_authors_understands_the_requests() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let moto = Moto::start(&node.node.netns);

@@ -263,7 +263,7 @@ fn a_pool_that_makes_no_sense_is_refused() {
 /// Three nodes, one network, no coordinator: 300 pods come and go in parallel while
 /// nodes die and others take their place.
 #[test]
-fn no_address_is_on_two_living_pods_of_a_cluster() {
+fn no_address_is_on_two_running_pods_of_a_cluster() {
     let vpc = Vpc::new();
     let living = Mutex::new(BTreeSet::new());
     thread::scope(|scope| {

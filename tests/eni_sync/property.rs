@@ -40,7 +40,7 @@ fn tell(seed: u64) -> u32 {
 }
 
 #[test]
-fn living_pods_keep_their_addresses_and_nobody_elses_in_any_sequence_of_events() {
+fn running_pods_keep_exactly_their_addresses_in_any_sequence_of_events() {
     let seeds = match setting("ENI_SYNC_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..setting("ENI_SYNC_SEEDS").unwrap_or(SEEDS),

@@ -86,7 +86,7 @@ fn what_a_container_has_reserved_that_ended_without_a_del_is_released() {
 }
 
 #[test]
-fn what_may_be_a_living_containers_stays_reserved() {
+fn what_may_belong_to_a_running_container_stays_reserved() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let [living, hidden] = ["living", "hidden"].map(Pod::new);

@@ -26,7 +26,7 @@ fn node_with_ended(vpc: &Vpc, address: &str) -> AwsNode {
 }
 
 #[test]
-fn a_network_gives_back_what_it_does_not_need() {
+fn release_of_a_network_releases_what_it_does_not_need() {
     let vpc = Vpc::new();
     let node = node_with_ended(&vpc, "10.0.4.70");
     let other = Pod::new("c2");
@@ -45,7 +45,7 @@ fn a_network_gives_back_what_it_does_not_need() {
 }
 
 #[test]
-fn an_attachment_that_ended_without_a_del_is_given_back() {
+fn the_address_of_an_attachment_that_ended_without_a_del_is_released() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.add(&Pod::new("c1"), &["10.0.4.70", "2001:db8:4::70"])
@@ -56,7 +56,7 @@ fn an_attachment_that_ended_without_a_del_is_given_back() {
 }
 
 #[test]
-fn a_living_attachment_keeps_its_address_and_is_named() {
+fn an_existing_attachment_keeps_its_address_and_is_named() {
     let vpc = Vpc::new();
     let node = node_with_ended(&vpc, "10.0.4.70");
     let pod = Pod::new("c2");
@@ -122,7 +122,7 @@ fn a_pod_that_still_has_its_address_keeps_it() {
 }
 
 #[test]
-fn what_nobody_knows_is_released_only_by_force() {
+fn an_address_of_an_unknown_owner_is_released_only_by_force() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.assign(&node.eni, &[ip("10.0.4.98")]);
@@ -240,7 +240,7 @@ fn primary_addresses_and_enis_that_are_not_for_pods_are_left_alone() {
 }
 
 #[test]
-fn another_nodes_eni_is_none_of_ours() {
+fn an_eni_of_another_node_is_refused() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let other = vpc.node();

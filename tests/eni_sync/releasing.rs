@@ -175,7 +175,7 @@ fn gc_ends_the_attachments_of_its_network_that_are_not_listed() {
 }
 
 #[test]
-fn an_add_of_somebody_else_removes_ten_that_are_due() {
+fn an_add_of_another_attachment_releases_ten_addresses_that_are_due() {
     let vpc = Vpc::new();
     let node = vpc.node_of_type("m5.4xlarge");
     leave_due(&node, 9);
@@ -192,7 +192,7 @@ fn an_add_of_somebody_else_removes_ten_that_are_due() {
 }
 
 #[test]
-fn an_add_of_somebody_else_removes_what_has_waited_for_a_minute() {
+fn an_add_of_another_attachment_releases_what_has_waited_for_a_minute() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");
@@ -261,7 +261,7 @@ fn a_release_whose_answer_is_lost_is_complete() {
 }
 
 #[test]
-fn an_address_that_somebody_else_has_removed_keeps_no_other_from_leaving() {
+fn an_address_that_another_program_removed_does_not_prevent_the_release_of_others() {
     let vpc = Vpc::new();
     let node = vpc.node();
     leave_due(&node, 3);

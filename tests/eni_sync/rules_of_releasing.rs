@@ -24,7 +24,7 @@ fn leave_due(node: &AwsNode, pod: &Pod) {
 }
 
 #[test]
-fn rule_1_an_address_that_somebody_else_assigned_stays() {
+fn rule_1_an_address_that_another_program_assigned_stays() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let theirs: IpAddr = "10.0.4.99".parse().unwrap();
@@ -211,7 +211,7 @@ fn rule_7_an_address_that_any_other_pod_has_stays() {
 }
 
 #[test]
-fn rule_7_a_full_eni_takes_no_address_from_a_living_pod() {
+fn rule_7_a_full_eni_takes_no_address_from_a_running_pod() {
     let vpc = Vpc::new();
     let node = vpc.node_of_type("t3.micro");
     let pod = Pod::new("c1");

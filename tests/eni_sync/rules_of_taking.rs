@@ -91,7 +91,7 @@ fn rule_3_nothing_is_taken_from_an_instance_that_runs_or_may_run_again() {
 }
 
 #[test]
-fn rule_3_an_address_of_the_dead_is_taken() {
+fn rule_3_an_address_of_a_dead_eni_is_taken() {
     assert_all_moved(ADDRESS);
 }
 

@@ -31,7 +31,7 @@ fn of_eni(status: &Value, node: &AwsNode) -> Value {
 }
 
 #[test]
-fn the_table_says_who_has_which_address() {
+fn the_table_shows_the_owner_of_each_address() {
     let vpc = Vpc::new();
     let pods = [Pod::new("c1"), Pod::new("c2")];
     let node = node_with_addresses(&vpc, &pods);

@@ -100,7 +100,7 @@ fn check_of_what_is_as_it_was_made_asks_nothing_of_ec2() {
 }
 
 #[test]
-fn check_fails_when_somebody_else_has_removed_the_address() {
+fn check_fails_when_another_program_has_removed_the_address() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");

@@ -189,7 +189,7 @@ fn an_eni_that_is_only_between_two_nodes_keeps_its_addresses() {
 }
 
 #[test]
-fn an_eni_that_has_left_a_dead_instance_for_one_that_lives_keeps_its_addresses() {
+fn an_eni_that_moved_from_a_dead_to_a_running_instance_keeps_its_addresses() {
     let vpc = Vpc::new();
     let (node, other) = (vpc.node(), vpc.node());
     let (eni, _) = dying(&vpc, &address(ADDRESS));
@@ -227,7 +227,7 @@ fn assert_turn_is_free(vpc: &Vpc, node: &AwsNode, descriptions: u64) -> Output {
 }
 
 #[test]
-fn nobody_has_the_turn_while_an_eni_has_to_be_looked_at_twice() {
+fn the_lock_is_free_while_a_second_look_at_an_eni_is_awaited() {
     thread::scope(|scope| {
         for is_attached in [false, true] {
             scope.spawn(move || {
@@ -246,7 +246,7 @@ fn nobody_has_the_turn_while_an_eni_has_to_be_looked_at_twice() {
 }
 
 #[test]
-fn nobody_has_the_turn_while_what_ec2_refuses_to_repeat_has_to_be_looked_at_twice() {
+fn the_lock_is_free_while_a_second_look_at_a_refused_repetition_is_awaited() {
     let vpc = Vpc::new();
     let node = vpc.node();
     vpc.lab.rules(|rules| rules.repeat_assign = Repeat::Refuse);
@@ -257,7 +257,7 @@ fn nobody_has_the_turn_while_what_ec2_refuses_to_repeat_has_to_be_looked_at_twic
 }
 
 #[test]
-fn nothing_leaves_a_dead_eni_for_one_that_is_full() {
+fn nothing_is_taken_from_a_dead_eni_for_one_that_is_full() {
     let full: Vec<String> = (61..70).map(|n| format!("10.0.4.{n}")).collect();
     let full: Vec<&str> = full.iter().map(String::as_str).collect();
     for is_one_ending in [false, true] {
@@ -307,7 +307,7 @@ fn an_instance_that_ec2_does_not_find_is_not_dead() {
 }
 
 #[test]
-fn an_address_that_a_killed_takeover_has_freed_is_lost_to_nobody() {
+fn an_address_that_a_killed_takeover_has_unassigned_is_not_lost() {
     thread::scope(|scope| {
         for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
             for goes_elsewhere in [false, true] {

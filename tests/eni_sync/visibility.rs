@@ -286,7 +286,7 @@ fn an_address_stays_when_the_processes_of_the_node_cannot_be_listed() {
 
 /// Nobody knows whose the address is, and of one process it cannot be found out where it is.
 #[test]
-fn an_address_of_nobody_stays_when_a_process_cannot_be_examined() {
+fn an_address_of_an_unknown_owner_stays_when_a_process_cannot_be_examined() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.assign(&node.eni, &[ip(ADDRESS)]);
@@ -342,7 +342,7 @@ fn what_is_not_visible_is_shown_by_everything_that_shows_anything() {
 }
 
 #[test]
-fn an_agent_that_sees_no_new_namespace_any_more_ends_to_be_started_anew() {
+fn an_agent_that_sees_no_new_namespace_any_more_ends_to_be_restarted() {
     let vpc = Vpc::new();
     let node = vpc.node();
     fs::create_dir(names(&node)).unwrap();

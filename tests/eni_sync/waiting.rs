@@ -49,7 +49,7 @@ fn threads(id: u32) -> usize {
 }
 
 #[test]
-fn a_process_that_waits_for_its_turn_has_nothing_of_aws() {
+fn a_process_that_waits_for_the_lock_has_no_aws_client() {
     let vpc = Vpc::new();
     let node = vpc.node_of_type("m5.4xlarge");
     node.command(&["sync", "--once"]);
@@ -90,7 +90,7 @@ pub(super) fn is_turn_open(id: u32) -> bool {
 }
 
 #[test]
-fn a_del_does_not_wait_for_a_ledger_whose_lock_is_not_given_back() {
+fn a_del_does_not_wait_for_a_ledger_whose_lock_stays_held() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let other = vpc.lab.multus_eni(&node.instance, &vpc.pods);

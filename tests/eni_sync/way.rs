@@ -101,7 +101,7 @@ fn whatever_code_ec2_throttles_with_the_address_is_registered() {
 }
 
 #[test]
-fn an_error_of_ec2_itself_is_no_refusal() {
+fn an_internal_error_of_ec2_is_not_a_refusal() {
     by_plugin_and_agent(|vpc, _| {
         let fault = Fault::Error {
             status: 500,
@@ -113,7 +113,7 @@ fn an_error_of_ec2_itself_is_no_refusal() {
 }
 
 #[test]
-fn limits_that_ec2_does_not_tell_keep_nobody_from_an_address() {
+fn unknown_limits_of_the_instance_type_do_not_prevent_an_assignment() {
     by_plugin_and_agent(|vpc, node| {
         vpc.lab.rules(|rules| {
             rules

@@ -99,7 +99,7 @@ fn a_damaged_file_keeps_no_attachment_from_ending() {
 /// A DEL that says nothing of the device: there is an attachment, and nothing proves what
 /// it has.
 #[test]
-fn a_record_that_is_damaged_is_not_taken_for_none() {
+fn a_record_that_is_damaged_does_not_count_as_missing() {
     let fixture = Fixture::new();
     let before = fixture.state();
     let path = fixture
@@ -180,7 +180,7 @@ fn gc_goes_on_after_a_record_that_cannot_be_read_and_reports_it() {
 }
 
 #[test]
-fn a_record_of_another_container_that_cannot_be_read_stands_in_nobodys_way() {
+fn a_record_of_another_container_that_cannot_be_read_does_not_matter() {
     for error in ["EIO", "ENOENT"] {
         let fixture = Fixture::new();
         let before = fixture.state();
@@ -248,7 +248,7 @@ fn a_full_disk_refuses_the_add_and_not_the_del() {
 }
 
 #[test]
-fn a_directory_that_is_somebody_elses_or_elsewhere_serves_as_well() {
+fn a_directory_of_another_owner_or_elsewhere_works_too() {
     let fixture = Fixture::new();
     let before = fixture.state();
     let elsewhere = fixture.ipam.path("disk");

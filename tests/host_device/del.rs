@@ -263,7 +263,7 @@ fn alternative_names_that_the_pod_has_added_do_not_come_along() {
 }
 
 #[test]
-fn a_name_that_somebody_has_taken_keeps_the_device_and_its_address_until_it_is_free() {
+fn a_name_that_is_taken_keeps_the_device_and_its_address_until_it_is_free() {
     let (fixture, before) = attached();
     fixture.host(&["link", "add", "hd0", "type", "veth", "peer", "name", "hd0b"]);
     let taken = fixture.state();
@@ -359,7 +359,7 @@ fn after_a_reboot_the_address_is_released_and_no_interface_is_touched() {
 
 /// Somebody has edited the network's name, and the runtime has no copy of the old one.
 #[test]
-fn a_network_that_was_renamed_gives_back_what_it_has_attached() {
+fn a_network_that_was_renamed_detaches_what_it_has_attached() {
     let ranges = json!([[{"subnet": "10.9.0.0/24"}]]);
     let conf = with(
         &conf(),

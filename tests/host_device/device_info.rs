@@ -93,7 +93,7 @@ fn a_file_that_the_device_plugin_has_written_is_left_alone() {
 }
 
 #[test]
-fn a_file_that_somebody_has_replaced_since_is_left_alone() {
+fn a_file_that_was_replaced_meanwhile_is_left_alone() {
     let multus = Multus::new("ena");
     let conf = multus.conf(&json!({"pciBusID": PCI}));
     multus.fixture.add(&conf);

@@ -288,7 +288,7 @@ fn nothing_moves_when_the_attachment_cannot_be_recorded() {
 
 // D26
 #[test]
-fn the_node_itself_is_no_pod_and_is_refused_before_anything_changes() {
+fn the_node_itself_is_refused_as_a_pod_before_anything_changes() {
     let fixture = Fixture::new();
     let before = fixture.state();
     let call = fixture.call("ADD", &conf());
@@ -301,7 +301,7 @@ fn the_node_itself_is_no_pod_and_is_refused_before_anything_changes() {
 }
 
 #[test]
-fn a_path_that_is_no_namespace_is_refused_before_anything_changes() {
+fn a_path_that_is_not_a_namespace_is_refused_before_anything_changes() {
     let fixture = Fixture::new();
     let before = fixture.state();
     for path in ["/run/netns/none", "/tmp", "/etc/passwd"] {

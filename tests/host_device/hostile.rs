@@ -301,7 +301,7 @@ fn many_links_in_the_pod_do_not_keep_del_waiting() {
 }
 
 #[test]
-fn a_lock_on_the_namespace_keeps_nobody_waiting() {
+fn a_lock_on_the_namespace_delays_no_command() {
     let scene = Scene::new();
     scene.fixture.add(&conf());
     let namespace = File::open(scene.fixture.pod.path()).expect("it lives");

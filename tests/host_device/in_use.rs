@@ -133,7 +133,7 @@ fn addresses_and_routes_of_the_main_table_are_no_obstacle() {
 
 /// The kernel learns a default route on every interface that hears a router.
 #[test]
-fn a_router_that_is_one_of_several_is_no_obstacle() {
+fn a_router_that_is_one_of_several_does_not_matter() {
     let fixture = configured();
     let learned = "-6 route add default via fd55::1 dev hd0 proto ra metric 1024";
     ip(&fixture.node.netns, learned);

@@ -9,7 +9,7 @@ use super::{Fixture, conf};
 const MOST: usize = 200;
 
 #[test]
-fn an_add_after_one_that_was_killed_before_the_move_begins_anew() {
+fn an_add_after_one_that_was_killed_before_the_move_starts_from_the_beginning() {
     let killed = |nth| {
         let fixture = Fixture::new();
         let before = fixture.state();

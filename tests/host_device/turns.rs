@@ -114,7 +114,7 @@ fn another_container_does_not_wait() {
 }
 
 #[test]
-fn a_turn_ends_with_the_process_that_had_it() {
+fn a_lock_ends_with_the_process_that_had_it() {
     let fixture = fixture();
     let before = fixture.state();
     let call = fixture.call("ADD", &conf());
@@ -158,7 +158,7 @@ fn one_device_is_given_to_one_of_many_containers() {
 }
 
 #[test]
-fn something_else_in_the_place_of_the_turns_is_named_and_not_followed() {
+fn another_file_type_in_the_place_of_the_lock_file_is_named_and_not_followed() {
     let fixture = Fixture::new();
     let outside = fixture.ipam.path("outside");
     fixture.add(&conf());

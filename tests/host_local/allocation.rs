@@ -115,7 +115,7 @@ fn every_range_set_gives_one_address() {
 }
 
 #[test]
-fn the_ranges_of_one_set_follow_each_other_and_then_begin_anew() {
+fn the_ranges_of_one_set_follow_each_other_and_then_wrap_around() {
     let network = Network::new(json!({"ranges": [[
         {"subnet": "10.0.0.0/29", "rangeStart": "10.0.0.5"},
         {"subnet": "10.0.1.0/29", "rangeEnd": "10.0.1.3", "gateway": "10.0.1.2"},
@@ -284,7 +284,7 @@ fn every_set_takes_the_requested_address_that_is_its_own() {
 }
 
 #[test]
-fn a_requested_address_moves_the_turn() {
+fn a_requested_address_moves_the_round_robin() {
     let mut network =
         Network::of("10.0.0.0/24").with("args", json!({"cni": {"ips": ["10.0.0.77"]}}));
     network.add("c1").ok();
@@ -393,7 +393,7 @@ fn a_failed_add_does_not_release_what_it_did_not_reserve() {
 }
 
 #[test]
-fn the_turn_begins_anew_when_the_last_address_is_not_in_the_range() {
+fn the_round_robin_restarts_when_the_last_address_is_not_in_the_range() {
     for last in [
         "10.7.0.9",
         "",

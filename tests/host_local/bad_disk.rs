@@ -97,7 +97,7 @@ fn a_reservation_that_cannot_be_read_is_taken_reported_by_gc_and_kept() {
 }
 
 #[test]
-fn a_reservation_that_vanishes_after_it_was_listed_is_none() {
+fn a_reservation_that_vanishes_after_it_was_listed_is_ignored() {
     let network = Network::of("10.0.0.0/29");
     network.write("10.0.0.3", "c2\r\nnet1");
     network.write("10.0.0.4", "c1\r\nnet1");

@@ -243,7 +243,7 @@ fn a_resolv_conf_may_be_a_symbolic_link_but_never_blocks() {
 }
 
 #[test]
-fn a_resolv_conf_of_a_size_that_none_has_is_code_5() {
+fn a_resolv_conf_that_is_too_large_is_code_5() {
     let network = Network::of("10.0.0.0/24").with("ipam.resolvConf", "/dev/zero".into());
     assert!(refused(&network, 5).ends_with("|the file is too large"));
 }

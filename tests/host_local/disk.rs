@@ -89,7 +89,7 @@ fn what_stands_in_the_place_of_a_reservation_is_taken_and_not_touched() {
 }
 
 #[test]
-fn an_unreadable_last_address_only_loses_the_turn() {
+fn an_unreadable_last_address_only_restarts_the_round_robin() {
     let network = Network::of("10.0.0.0/24");
     network.write("10.0.0.2", "other\r\nnet1");
     fs::create_dir(network.path("last_reserved_ip.1")).unwrap();
@@ -98,7 +98,7 @@ fn an_unreadable_last_address_only_loses_the_turn() {
 
 /// D22: the Go plugin returns an error and keeps the reservation.
 #[test]
-fn an_add_that_cannot_write_down_the_turn_reserves_nothing() {
+fn an_add_that_cannot_write_the_last_address_reserves_nothing() {
     let network = Network::new(json!({
         "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "2001:db8::/64"}]],
     }));
@@ -184,7 +184,7 @@ fn reservations_of_an_earlier_boot_are_reclaimed_at_the_first_add() {
 }
 
 #[test]
-fn a_reboot_does_not_take_the_turn_back() {
+fn a_reboot_does_not_restart_the_round_robin() {
     let mut node = Node::new();
     for id in ["a", "b"] {
         node.run(&on_node("ADD", id)).ok();
@@ -247,7 +247,7 @@ fn the_record_of_an_attachment_shows_that_its_reservation_is_of_an_earlier_boot(
 
 /// A clock that is set forward makes every file look older than the boot.
 #[test]
-fn a_clock_that_was_set_takes_no_address_from_a_living_container() {
+fn setting_the_clock_takes_no_address_from_a_running_container() {
     let network = Network::of("10.0.0.0/29");
     network.add("c1").ok();
     network.age("10.0.0.2");
@@ -314,7 +314,7 @@ fn only_files_are_reclaimed_after_a_reboot() {
 }
 
 #[test]
-fn a_boot_id_that_is_no_file_is_replaced() {
+fn a_boot_id_that_is_not_a_file_is_replaced() {
     let network = Network::of("10.0.0.0/24");
     let target = network.data_dir().join("target");
     fs::write(&target, "untouched").unwrap();
@@ -330,7 +330,7 @@ fn a_boot_id_that_is_no_file_is_replaced() {
 }
 
 #[test]
-fn a_lock_that_is_no_file_is_code_5() {
+fn a_lock_that_is_not_a_file_is_code_5() {
     let network = Network::of("10.0.0.0/24");
     fs::create_dir_all(network.path("")).unwrap();
     symlink("/etc/hostname", network.path("lock")).unwrap();

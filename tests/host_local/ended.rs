@@ -130,7 +130,7 @@ fn a_namespace_that_only_a_process_has_kept_is_not_taken_for_another_one() {
 }
 
 #[test]
-fn an_exhausted_range_names_who_holds_it() {
+fn an_exhausted_range_names_the_containers_that_have_it() {
     let network = Network::of("10.0.0.0/29");
     for id in ["a", "b", "c", "d", "e"] {
         network.add(id).ok();

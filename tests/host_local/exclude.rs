@@ -192,7 +192,7 @@ fn an_address_that_is_excluded_later_stays_with_its_holder() {
 }
 
 #[test]
-fn turns_begin_after_an_address_that_is_excluded_by_now() {
+fn the_round_robin_continues_after_an_address_that_is_excluded_now() {
     let network = without(json!(["10.0.0.4", "10.0.0.6"]));
     for (last, next) in [("4", "5"), ("3", "5"), ("5", "2"), ("6", "2")] {
         network.write("last_reserved_ip.0", &format!("10.0.0.{last}"));

@@ -92,14 +92,14 @@ pub(super) fn kill(mut process: Child) {
 }
 
 #[test]
-fn a_killed_holder_of_the_lock_stops_nobody() {
+fn a_killed_holder_of_the_lock_blocks_no_other_process() {
     let network = Network::of("10.0.0.0/24");
     kill(hold_lock(&network.path("lock")));
     assert_eq!(address(&network.add("c1")), "10.0.0.2/24");
 }
 
 #[test]
-fn a_living_holder_of_the_lock_is_waited_for() {
+fn a_running_holder_of_the_lock_is_waited_for() {
     for command in ["ADD", "DEL", "CHECK"] {
         let network = Network::of("10.0.0.0/24");
         network.write("10.0.0.9", "c1\r\nnet2");
@@ -224,7 +224,7 @@ fn two_range_sets_are_reserved_both_or_neither() {
 }
 
 #[test]
-fn a_read_only_disk_is_code_5_for_those_who_write() {
+fn a_read_only_disk_is_code_5_for_commands_that_write() {
     let mut node = Node::new();
     let call = |node: &Node, command: &str, id: &str| node.inside(|| small_call(command, id));
     call(&node, "ADD", "c1").ok();

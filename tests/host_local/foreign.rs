@@ -56,7 +56,7 @@ fn an_empty_file_that_is_named_like_an_address_is_left_alone() {
 }
 
 #[test]
-fn a_file_that_is_named_like_the_turn_is_not_overwritten() {
+fn a_file_that_is_named_like_the_last_address_is_not_overwritten() {
     for content in ["the last address\n", &"10.0.0.2\n".repeat(64)] {
         let network = Network::of("10.0.0.0/29");
         network.write("last_reserved_ip.0", content);

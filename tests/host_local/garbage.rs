@@ -146,7 +146,7 @@ fn gc_removes_the_empty_file_of_a_killed_plugin() {
 }
 
 #[test]
-fn gc_of_a_network_without_a_directory_makes_none() {
+fn gc_of_a_network_without_a_directory_creates_no_directory() {
     let network = Network::of("10.0.0.0/24");
     network.gc(json!([])).ok();
     assert!(!network.path("").exists());

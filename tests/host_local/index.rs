@@ -406,7 +406,7 @@ fn call(command: &str, id: &str) -> Call {
 }
 
 #[test]
-fn an_index_that_cannot_be_written_stops_nobody() {
+fn an_index_that_cannot_be_written_prevents_no_command() {
     // Each file needs a page, and for the index none is left.
     for pages in 22..=26 {
         let node = Node::new();

@@ -223,7 +223,7 @@ fn a_path_that_is_not_absolute_is_code_7_with_key_and_value() {
 }
 
 #[test]
-fn an_empty_path_is_none() {
+fn an_empty_path_counts_as_missing() {
     for value in [json!(""), Value::Null] {
         let network = Network::new(json!({})).with("ipam.rangesFile", value.clone());
         assert_eq!(

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Network, address};
 
 #[test]
-fn del_releases_the_address_and_keeps_the_turn() {
+fn del_releases_the_address_and_keeps_the_last_address() {
     let network = Network::of("10.0.0.0/24");
     network.add("c1").ok();
     let output = network.del("c1");

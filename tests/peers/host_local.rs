@@ -55,7 +55,7 @@ fn what_one_adds_the_other_checks_and_deletes() {
 }
 
 #[test]
-fn they_take_turns_over_the_range() {
+fn they_share_the_round_robin_over_the_range() {
     for (first, second) in ORDERS {
         let network = dual_stack();
         let turns = [(first, "a"), (second, "b"), (first, "c"), (second, "d")];
@@ -71,7 +71,7 @@ fn they_take_turns_over_the_range() {
 }
 
 #[test]
-fn a_turn_of_another_length_is_understood_by_the_other() {
+fn a_last_address_of_another_length_is_understood_by_the_other() {
     for (first, second) in ORDERS {
         let network = Network::of("10.0.0.0/24").with("cniVersion", "1.0.0".into());
         network.write("last_reserved_ip.0", "10.0.0.254");

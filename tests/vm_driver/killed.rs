@@ -36,7 +36,7 @@ fn is_given_back(command: &str, writes: impl Iterator<Item = usize>, clean: impl
 }
 
 #[test]
-fn del_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
+fn del_restores_what_an_add_that_was_killed_anywhere_has_bound() {
     is_given_back("ADD", 1.., |machine| {
         machine.del(&bound("vfio-pci"));
     });
@@ -50,7 +50,7 @@ fn del_completes_a_del_that_was_killed_anywhere() {
 }
 
 #[test]
-fn gc_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
+fn gc_restores_what_an_add_that_was_killed_anywhere_has_bound() {
     is_given_back("ADD", (1..).step_by(2), |machine| {
         let keys = json!({"cni.dev/valid-attachments": []});
         let call = machine.call("GC", &with(&bound("vfio-pci"), &keys));
@@ -59,7 +59,7 @@ fn gc_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
 }
 
 #[test]
-fn the_next_add_gives_back_what_an_add_that_was_killed_anywhere_has_bound() {
+fn the_next_add_restores_what_an_add_that_was_killed_anywhere_has_bound() {
     is_given_back("ADD", (2..).step_by(2), |machine| {
         end_pod(machine);
         machine.pod = Some(Namespace::new());

@@ -144,7 +144,7 @@ fn the_unspecified_address_is_not_a_gateway() {
 }
 
 #[test]
-fn a_container_interface_in_the_result_before_is_no_master_of_the_node() {
+fn a_container_interface_in_the_previous_result_is_not_a_master_of_the_node() {
     let (node, pod) = (node(), Pod::new("c1"));
     let prev_result = json!({"cniVersion": "1.1.0", "interfaces": [{"name": "eth1", "sandbox": pod.netns.path()}]});
     let conf = with(conf(), json!({"master": "", "prevResult": prev_result}));

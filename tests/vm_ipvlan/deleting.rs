@@ -44,7 +44,7 @@ fn del_releases_the_address_whatever_has_become_of_the_namespace() {
 }
 
 #[test]
-fn del_without_a_namespace_still_removes_the_interface_of_one_that_lives() {
+fn del_without_a_namespace_still_removes_the_interface_from_one_that_exists() {
     let (node, pod) = (node(), Pod::new("c1"));
     add(&node, &conf(), &pod);
     node.run(&call("DEL", &conf(), &pod).without("CNI_NETNS"))

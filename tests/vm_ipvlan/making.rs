@@ -139,7 +139,7 @@ fn two_pods_reach_each_other_in_every_mode() {
 /// The kernel refuses a new link whose name exists in the namespace it is asked in:
 /// the Go plugin needs a temporary name, ours asks in the container's.
 #[test]
-fn an_interface_of_the_same_name_on_the_node_is_no_obstacle() {
+fn an_interface_of_the_same_name_on_the_node_does_not_matter() {
     let (node, pod) = (node(), Pod::new("c1"));
     node.netns.ip(&["link", "add", "net1", "type", "dummy"]);
     add(&node, &conf(), &pod);

@@ -77,7 +77,7 @@ fn the_mode_of_an_interface_of_the_node_is_not_changed() {
 }
 
 #[test]
-fn an_interface_on_another_master_with_the_same_index_is_no_neighbour() {
+fn an_interface_on_another_master_with_the_same_index_does_not_count() {
     let (node, elsewhere, pod) = (node(), Pod::new("c0"), Pod::new("c1"));
     let _process = Process::inside(&elsewhere);
     let index = node.netns.link("eth1").unwrap()["ifindex"].to_string();
@@ -108,7 +108,7 @@ fn an_address_that_another_network_has_on_the_master_is_passed_over() {
 }
 
 #[test]
-fn who_has_an_address_is_named_where_there_is_no_other_one() {
+fn the_holder_of_an_address_is_named_where_no_other_address_is_free() {
     let node = node();
     let (first, second) = (Pod::new("c1"), Pod::new("c2"));
     add(&node, &conf(), &first);

@@ -147,7 +147,7 @@ fn bad_configurations_are_refused_before_anything_is_touched() {
 }
 
 #[test]
-fn a_namespace_that_is_none_is_refused() {
+fn a_path_that_is_not_a_namespace_is_refused() {
     let (node, pod) = (node(), Pod::new("c1"));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("netns");

@@ -265,7 +265,7 @@ fn plugins_of_others_work_behind_ours() {
 }
 
 #[test]
-fn after_a_crash_nobody_noticed_the_container_can_be_removed() {
+fn after_an_unnoticed_crash_the_container_can_be_removed() {
     let machine = Machine::with(&[two_pods()]);
     let a = Container::run("a", "--network pods");
     a.crash();
@@ -274,7 +274,7 @@ fn after_a_crash_nobody_noticed_the_container_can_be_removed() {
 }
 
 #[test]
-fn after_a_crash_nobody_noticed_the_container_can_be_started_again() {
+fn after_an_unnoticed_crash_the_container_can_be_started_again() {
     let machine = Machine::with(&[ipvlan("pods", &json!([range(10, 11)]))]);
     let a = Container::run("a", "--network pods");
     a.crash();

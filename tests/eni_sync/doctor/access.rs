@@ -53,7 +53,7 @@ fn a_node_without_credentials_is_told_so() {
 }
 
 #[test]
-fn credentials_that_ec2_does_not_accept_are_none() {
+fn credentials_that_ec2_does_not_accept_count_as_missing() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let call = node
@@ -88,7 +88,7 @@ fn each_permission_that_is_missing_is_named() {
 }
 
 #[test]
-fn a_permission_that_only_the_doctor_uses_is_no_error() {
+fn a_missing_permission_that_only_doctor_uses_is_not_an_error() {
     let vpc = Vpc::new();
     let node = vpc.node();
     deny(&node, "GetSubnetCidrReservations");

@@ -9,7 +9,7 @@ use super::examine;
 use crate::eni_sync::fixture::Vpc;
 
 #[test]
-fn an_address_that_nobody_knows_is_a_warning() {
+fn an_address_of_an_unknown_owner_is_a_warning() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.assign(&node.eni, &["10.0.4.98".parse().unwrap()]);

@@ -19,7 +19,7 @@ fn examine_master(node: &AwsNode, key: &str, value: &Value) -> Diagnosis {
 }
 
 #[test]
-fn what_is_no_configuration_is_an_error() {
+fn a_file_that_is_not_a_configuration_is_an_error() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let wrong = json!({ "kind": "NetworkAttachmentDefinition", "metadata": { "name": "a" },
