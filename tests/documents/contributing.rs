@@ -1,8 +1,8 @@
-//! What CONTRIBUTING.md says of where things are.
+//! What the documents say of where things are, CONTRIBUTING.md first of all.
 
 use std::fs;
 
-use super::root;
+use super::{markdown, root};
 
 /// The directories in which the sources, tests and documents are.
 const DIRECTORIES: [&str; 9] = [
@@ -28,23 +28,20 @@ fn quoted(text: &str) -> Vec<&str> {
 
 fn is_path(text: &str) -> bool {
     let directory = text.split_once('/').map(|(directory, _)| directory);
-    directory.is_some_and(|directory| DIRECTORIES.contains(&directory)) && !text.contains(' ')
+    let is_one = !text.contains([' ', '*', '{', '<', '\n']);
+    is_one && directory.is_some_and(|directory| DIRECTORIES.contains(&directory))
 }
 
 #[test]
-fn every_path_that_contributing_names_exists() {
-    let page = contributing();
-    let paths: Vec<&str> = quoted(&page)
-        .into_iter()
-        .filter(|text| is_path(text))
-        .collect();
-    assert!(paths.len() > 15, "{paths:?}");
-    for path in paths {
-        assert!(
-            root().join(path).exists(),
-            "CONTRIBUTING.md: nothing is at {path}"
-        );
+fn every_path_that_a_page_names_exists() {
+    let mut count = 0;
+    for (page, text) in markdown(&root()) {
+        for path in quoted(&text).into_iter().filter(|text| is_path(text)) {
+            count += 1;
+            assert!(root().join(path).exists(), "{page:?}: nothing is at {path}");
+        }
     }
+    assert!(count > 40, "only {count} paths are found");
 }
 
 #[test]
