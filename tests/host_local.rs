@@ -10,6 +10,7 @@ mod faults;
 mod foreign;
 mod garbage;
 pub(crate) mod index;
+mod log_file;
 mod ranges_file;
 mod release;
 

@@ -16,3 +16,4 @@ pub mod plugin;
 pub mod random;
 pub mod records;
 pub mod text;
+pub mod timestamp;

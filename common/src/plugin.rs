@@ -2,11 +2,14 @@
 //! becomes one JSON document on stdout and an exit status. No command is entered
 //! with an input that is not valid.
 
+mod log_file;
+
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use serde::Deserialize;
 
+use self::log_file::LogFile;
 use crate::cni::args::{CmdArgs, Command, ConfArgs, Environment};
 use crate::cni::config::Document;
 use crate::cni::identifier::is_identifier;
@@ -123,6 +126,7 @@ fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result
     let stdin = read_stdin()?;
     let document = Document::parse(&stdin)?;
     let header: Header = document.read(UNREADABLE)?;
+    let log = LogFile::of(&document, plugin.name, &header.name, &environment);
     let outcome = require_name(&header.name).and_then(|()| {
         let command = command.ok_or_else(|| unknown(&environment.command))?;
         let conf = ConfArgs {
@@ -134,47 +138,51 @@ fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result
         };
         dispatch(plugin, command, environment, conf)
     });
-    outcome.map_err(|error| Failure {
+    if let Some(log) = log {
+        log.write(outcome.as_ref().map(Option::as_ref));
+    }
+    outcome.map(drop).map_err(|error| Failure {
         version: reported_version(&header),
         error,
     })
 }
 
+/// Enters a command. ADD has a result, which has been delivered then.
 fn dispatch(
     plugin: &Commands,
     command: Command,
     environment: Environment,
     conf: ConfArgs,
-) -> Result<()> {
+) -> Result<Option<AddResult>> {
     match command {
-        Command::Status => return (plugin.status)(&conf),
-        Command::Gc => return (plugin.gc)(&conf),
+        Command::Status => return (plugin.status)(&conf).map(nothing),
+        Command::Gc => return (plugin.gc)(&conf).map(nothing),
         Command::Add | Command::Check | Command::Del | Command::Version => {}
     }
     let netns_override = environment.netns_override;
     let mut args = attachment(environment, conf)?;
     let is_own = !netns_override && netns::is_current(&args.netns)?;
     match command {
-        Command::Check => (plugin.check)(&args),
+        Command::Check => (plugin.check)(&args).map(nothing),
         Command::Add if is_own => {
             let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
             Err(Error::new(ErrorCode::NETNS, msg))
         }
-        Command::Add => add(plugin, &args),
+        Command::Add => add(plugin, &args).map(Some),
         _ => {
             // The container's namespace is gone and its path leads here by now, as
             // that of a process whose number was given to another one does.
             if is_own {
                 args.netns.clear();
             }
-            (plugin.del)(&args).map_err(retryable)
+            (plugin.del)(&args).map(nothing).map_err(retryable)
         }
     }
 }
 
 /// ADD is done when its result is delivered. An attachment that the runtime does
 /// not learn of is undone.
-fn add(plugin: &Commands, args: &CmdArgs) -> Result<()> {
+fn add(plugin: &Commands, args: &CmdArgs) -> Result<AddResult> {
     let result = (plugin.add)(args)?;
     let delivered = result
         .to_json(args.conf.version)
@@ -184,7 +192,12 @@ fn add(plugin: &Commands, args: &CmdArgs) -> Result<()> {
     {
         say!("undoing an ADD whose result could not be delivered: {error}");
     }
-    delivered
+    delivered.map(|()| result)
+}
+
+/// What a command has that is no ADD.
+fn nothing((): ()) -> Option<AddResult> {
+    None
 }
 
 /// The attachment that the environment names. The reading of the environment has

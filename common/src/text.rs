@@ -5,6 +5,10 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::io;
+use std::sync::OnceLock;
+
+/// Who gets the lines of this process instead of stderr.
+static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
 
 /// `text` with every character that a terminal obeys, instead of showing it, in the form
 /// `\u{1b}`: line feeds too, so that one message stays one line.
@@ -31,8 +35,17 @@ macro_rules! say {
     };
 }
 
+/// Gives all that [`say!`](crate::say) says from now on to `listener`: a daemon has a log
+/// with times and levels, which a plugin has not. The first listener stays.
+pub fn hand_over(listener: fn(&str)) {
+    LISTENER.get_or_init(|| listener);
+}
+
 /// What [`say!`](crate::say) does with its line. Nobody may be there to read it.
 pub fn say_line(line: &str) {
+    if let Some(listener) = LISTENER.get() {
+        return listener(line);
+    }
     let line = format!("{}\n", printable(line));
     // What is said is said besides: a command does its work also where nobody listens.
     io::Write::write_all(&mut io::stderr().lock(), line.as_bytes()).ok();
@@ -61,6 +74,16 @@ pub fn printable_json(text: &str) -> String {
     shown
 }
 
+/// The value of a field in a line of a log: as it is where it is one plain word, otherwise a
+/// string of JSON. It can neither end the line nor look like another field.
+pub fn field(value: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '=' | '\\');
+    if !value.is_empty() && value.chars().all(is_plain) {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(printable_json(&serde_json::Value::from(value).to_string()))
+}
+
 /// Control characters, and those that change the direction or the end of a line. Source:
 /// Unicode, general category Cc, and the properties Bidi_Control and Line_Break=BK.
 fn is_obeyed(character: char) -> bool {
@@ -82,6 +105,19 @@ mod tests {
             ("\u{202e}b", "\\u{202e}b"),
         ] {
             assert_eq!(printable(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_field_is_one_word_or_in_quotes() {
+        for (value, shown) in [
+            ("10.0.4.71/24", "10.0.4.71/24"),
+            ("", "\"\""),
+            ("a b", "\"a b\""),
+            ("a=b", "\"a=b\""),
+            ("a\nb\u{202e}\"", "\"a\\nb\\u202e\\\"\""),
+        ] {
+            assert_eq!(field(value), shown);
         }
     }
 
