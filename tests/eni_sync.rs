@@ -17,6 +17,7 @@ mod handover;
 mod hygiene;
 mod inventory;
 mod killed;
+mod logging;
 mod metrics;
 mod moto;
 mod policy;

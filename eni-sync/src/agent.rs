@@ -14,6 +14,7 @@ mod news;
 mod orphans;
 mod pool;
 mod reclaim;
+mod said;
 mod serve;
 mod shared;
 mod visibility;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use common::error::{Error, Result};
 use common::say;
 use nix::sys::signal::{SigSet, Signal};
+use tracing::info;
 
 use self::configuration::Configuration;
 use self::desk::Desks;
@@ -32,6 +34,7 @@ use self::handover::Post;
 use self::health::Health;
 use self::http::Monitor;
 use self::metrics::Metrics;
+use self::said::Said;
 use self::shared::{Agent, Work};
 use crate::ledger::Ledger;
 use crate::limits;
@@ -54,6 +57,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     signals.thread_block().map_err(failed)?;
 
     limits::raise_files();
+    said::start(&configuration, socket);
     let (post, waker) = Post::new(socket)?;
     let monitor = Monitor::new(&configuration, post.role())?;
     let calls = Arc::new(Calls::default());
@@ -61,6 +65,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
         metrics: Metrics::new(&calls),
         desks: Desks::default(),
+        said: Said::default(),
         ledger: Ledger::of_node(),
         looks: Looks::default(),
         configuration,
@@ -83,6 +88,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     }
     notify_ready();
     signals.wait().map_err(failed)?;
+    info!("the agent ends: it serves what is connected first");
     agent.drain(waker);
     agent.work().defect.take().map_or(Ok(()), Err)
 }

@@ -20,6 +20,7 @@ use nix::unistd::geteuid;
 use self::release::{Manner, Selection};
 use crate::agent;
 use crate::agent::configuration::Configuration;
+use crate::log;
 use crate::plugin::socket;
 
 /// The exit status of most commands.
@@ -49,6 +50,8 @@ const RELEASE_STATUS: &str = "Exit status:
 #[derive(Parser)]
 #[command(version, after_help = EXIT_STATUS)]
 struct Cli {
+    #[command(flatten)]
+    log: log::Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -130,11 +133,24 @@ enum Command {
 
 /// Runs the command that the arguments name, whose exit status `--help` describes.
 pub(crate) fn run() -> ExitCode {
-    let outcome = execute(Cli::parse().command);
+    let cli = Cli::parse();
+    begin_log(&cli);
+    let outcome = execute(cli.command);
     outcome.unwrap_or_else(|error| {
         say!("eni-sync: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// What a command says is for whoever has given it; the agent has nobody but its log.
+fn begin_log(cli: &Cli) {
+    match cli.command {
+        Command::Agent { .. } => {
+            log::begin(&cli.log, log::Level::Info);
+            log::listen();
+        }
+        _ => log::begin(&cli.log, log::Level::Warn),
+    }
 }
 
 fn execute(command: Command) -> Result<ExitCode> {

@@ -4,6 +4,7 @@
 
 mod clock;
 mod entry;
+mod journal;
 mod life_cycle;
 mod policy;
 
@@ -134,6 +135,7 @@ impl EniLedger {
     pub(crate) fn open_within(&self, deadline: Duration) -> Result<Entries> {
         self.create()?;
         Ok(Entries {
+            eni: self.id.clone(),
             directory: self.directory.clone(),
             _lock: Lock::take(&self.directory.join(LOCK), deadline)?,
             clock: Clock::read()?,
@@ -175,6 +177,7 @@ impl EniLedger {
 /// The entries of one ENI, locked.
 #[derive(Debug)]
 pub(crate) struct Entries {
+    eni: String,
     directory: PathBuf,
     _lock: Lock,
     /// The clock that the times of the entries are of.
@@ -246,24 +249,42 @@ impl Entries {
     /// # Errors
     /// As for [`Entries::write`].
     pub(crate) fn note(&self, entry: Entry, event: &Event) -> Result<()> {
-        let address = entry.address;
         let before = entry.clone();
         match entry.after(event) {
             Some(after) if after == before => Ok(()),
-            Some(after) => self.write(&after),
-            None => self.forget(address),
+            Some(after) => self.change(Some(&before), &after, event),
+            None => self.forget(&before),
         }
     }
 
-    /// Writes down that the attachment of `entry` has ended.
+    /// Writes down what `event` has made of an address: `before` is what the ledger had.
     ///
     /// # Errors
     /// As for [`Entries::write`].
-    pub(crate) fn end(&self, entry: Entry) -> Result<()> {
-        let address = entry.address;
+    pub(crate) fn change(
+        &self,
+        before: Option<&Entry>,
+        after: &Entry,
+        event: &Event,
+    ) -> Result<()> {
+        self.write(after)?;
+        journal::tell(&self.eni, before, after, event);
+        Ok(())
+    }
+
+    /// Writes down that the attachment of `entry` has ended; `why` is for the log.
+    ///
+    /// # Errors
+    /// As for [`Entries::write`].
+    pub(crate) fn end(&self, entry: Entry, why: &str) -> Result<()> {
+        let before = entry.clone();
         match entry.ended() {
-            Some(entry) => self.write(&entry),
-            None => self.forget(address),
+            Some(entry) => {
+                self.write(&entry)?;
+                journal::ended(&self.eni, &before, why);
+                Ok(())
+            }
+            None => self.forget(&before),
         }
     }
 
@@ -275,7 +296,7 @@ impl Entries {
         let is_over =
             |entry: &Entry| entry.state == State::Removed && !entry.was_removed_lately(now());
         for entry in self.all()?.into_iter().filter(is_over) {
-            self.forget(entry.address)?;
+            self.remove(entry.address)?;
         }
         Ok(())
     }
@@ -284,7 +305,13 @@ impl Entries {
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn forget(&self, address: IpAddr) -> Result<()> {
+    pub(crate) fn forget(&self, entry: &Entry) -> Result<()> {
+        self.remove(entry.address)?;
+        journal::forgotten(&self.eni, entry);
+        Ok(())
+    }
+
+    fn remove(&self, address: IpAddr) -> Result<()> {
         let path = self.path(address);
         file::remove(&path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
     }

@@ -6,6 +6,7 @@ mod cli;
 mod deadline;
 mod ledger;
 mod limits;
+mod log;
 mod plugin;
 mod random;
 mod registration;

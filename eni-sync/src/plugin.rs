@@ -104,7 +104,7 @@ fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
 }
 
 pub(crate) fn del(args: &CmdArgs) -> Result<()> {
-    give_up(&Ledger::of_node(), |entry| entry.is_of(args))?;
+    give_up(&Ledger::of_node(), "DEL", |entry| entry.is_of(args))?;
     socket::announce();
     Ok(())
 }
@@ -261,7 +261,7 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
     };
     let ledger = Ledger::of_node();
     let mut errors = Errors::default();
-    errors.keep(give_up(&ledger, |entry| {
+    errors.keep(give_up(&ledger, "GC", |entry| {
         entry.owner.as_ref().is_some_and(|owner| {
             owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
         })

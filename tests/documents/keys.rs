@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Call, Node, Pod, our_plugin};
+use harness::{Call, Node, Pod, log, our_plugin};
 use serde_json::{Value, json};
 
 use super::root;
@@ -180,7 +180,7 @@ fn refusal_of_agent(conf: &Value) -> String {
         .output()
         .expect("it can be started");
     assert_eq!(output.status.code(), Some(1), "{conf}: {output:?}");
-    String::from_utf8(output.stderr).expect("it is text")
+    log::messages(&String::from_utf8(output.stderr).expect("it is text"))
 }
 
 #[test]
@@ -228,7 +228,8 @@ fn the_agents_of_the_examples_are_taken() {
 /// all of them where none is named.
 type Source = (&'static str, &'static str, &'static [&'static str]);
 
-const OF_EVERY_PLUGIN: [Source; 2] = [
+const OF_EVERY_PLUGIN: [Source; 3] = [
+    ("common", "log_file.rs", &[]),
     ("common", "plugin.rs", &["Header"]),
     ("common", "config.rs", &["Entry"]),
 ];

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use harness::Pod;
+use harness::{Pod, log};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 fn refused_socket(node: &AwsNode, path: &str) -> String {
     let output = node.command(&["agent", "--socket", path]);
     assert_eq!(output.status, Some(1), "{output}");
-    output.stderr
+    log::messages(&output.stderr)
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_file_that_is_not_a_configuration_is_named() {
     ] {
         let output = node.command(&["agent", "--config", path]);
         assert_eq!(output.status, Some(1), "{output}");
-        assert!(output.stderr.contains(said), "{output}");
+        assert!(log::messages(&output.stderr).contains(said), "{output}");
     }
 }
 

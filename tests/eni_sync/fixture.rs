@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{EniId, Hold, InstanceId, Lab, SubnetId, VpcId};
-use harness::{Call, Node, Output, Pod};
+use harness::{Call, Node, Output, Pod, log};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -437,8 +437,18 @@ impl Agent {
         (status, said)
     }
 
-    /// What it has said so far, and those before it on its node.
+    /// What it has said so far, and those before it on its node: a line for each event.
     pub fn log(&self) -> String {
+        log::messages(&self.raw_log())
+    }
+
+    /// The same with all that the events have.
+    pub fn events(&self) -> Vec<Value> {
+        log::events(&self.raw_log())
+    }
+
+    /// The same as it was written.
+    pub fn raw_log(&self) -> String {
         let said = fs::read_to_string(&self.log).unwrap_or_default();
         assert!(!said.contains(CANARY), "a secret was printed\n{said}");
         said
@@ -448,7 +458,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- the agent's log\n{}", self.log());
+            eprintln!("--- the agent's log\n{}", self.raw_log());
         }
         // It may have ended already.
         self.process.kill().ok();

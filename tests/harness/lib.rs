@@ -11,6 +11,7 @@ mod fake_ipam;
 mod fake_sys;
 pub mod fault;
 mod lock;
+pub mod log;
 mod neighbour;
 mod network;
 mod node;

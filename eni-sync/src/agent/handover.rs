@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::error::{Error, Result};
 use common::files::lock::Lock;
-use common::say;
+use tracing::info;
 
 use crate::plugin::socket::{self, Listener};
 
@@ -65,7 +65,7 @@ impl Post {
         };
         match socket::is_listened_on(path) {
             true => {
-                say!("an agent serves already at {path:?}: this one takes over when it is ready")
+                info!("an agent serves already at {path:?}: this one takes over when it is ready");
             }
             false => post.take()?,
         }
@@ -90,7 +90,7 @@ impl Post {
             self.take()?;
         } else if self.role == Role::Serving {
             self.role = Role::Relieved;
-            say!(
+            info!(
                 "another agent serves at {:?}: this one rests until it is ended",
                 self.path
             );

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use common::attach::inventory::Eni;
 use common::error::{Error, Result};
 use common::say;
+use tracing::{error, info};
 
 use crate::agent::news::News;
 use crate::agent::orphans::Hygiene;
@@ -67,7 +68,7 @@ impl Agent {
                     next
                 }
                 Err(error) => {
-                    say!("{error}; trying again in {pause:?}");
+                    error!("{error}; trying again in {pause:?}");
                     let wait = pause;
                     pause = LONGEST_PAUSE.min(pause * 2);
                     Some(wait)
@@ -85,6 +86,7 @@ impl Agent {
     fn reconcile(&self) -> Result<bool> {
         let outcome = self.clients.run(|aws| {
             let inventory = inventory::discover(aws)?;
+            self.said.note(&inventory);
             let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
             let enis = inventory.enis.iter().filter(of_pods).count();
             self.clients.pace().fit(enis);
@@ -100,7 +102,7 @@ impl Agent {
         let report = outcome?;
         self.health.note_reconcile(Instant::now());
         if !report.is_empty() {
-            say!("{report}");
+            info!("{report}");
         }
         Ok(report.needs_another_look())
     }

@@ -12,9 +12,9 @@ use common::cni::process;
 use common::error::{Error, Errors, Result};
 use common::kernel::netns::{Holders, Presence};
 use common::records::{Attachment, Records, boot_id};
-use common::say;
 use common::text::printable;
 use serde_json::Value;
+use tracing::info;
 
 /// The plugins that keep records of their attachments.
 const PLUGINS: [&str; 2] = ["host-device", "ipvlan"];
@@ -63,7 +63,15 @@ impl Hygiene {
                 if since.elapsed() < grace {
                     abandoned.insert(name, since);
                 } else if errors.keep(end(plugin, &record, cni_path)).is_some() {
-                    say!("ended {name}, whose container has gone");
+                    let reason = "its container has gone without a DEL";
+                    info!(
+                        plugin,
+                        network = record.network,
+                        container = record.container_id.as_str(),
+                        interface = record.ifname.as_str(),
+                        reason,
+                        "ended {name}, whose container has gone"
+                    );
                 }
             }
         }

@@ -27,6 +27,9 @@ use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 use crate::vpc::inventory;
 
+/// Why a pool gives an address up.
+const SURPLUS: &str = "the pool has more free addresses than its high water mark";
+
 /// Keeps every pool of the configuration as large as it should be. Adds to `kept` what is
 /// not taken back for a pool, and why.
 ///
@@ -129,7 +132,7 @@ fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
             .skip(pool.watermarks().high)
         {
             if let Some(entry) = all.iter().find(|entry| entry.address == address) {
-                entries.end(entry.clone().owned_by(pool.claimant(address)))?;
+                entries.end(entry.clone().owned_by(pool.claimant(address)), SURPLUS)?;
             }
         }
     }
@@ -188,7 +191,7 @@ fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<bool> {
             ..pool.claimant(*address)
         };
         if let Some(entry) = Entry::begin(*address, &event, Some(owner)) {
-            entries.write(&entry)?;
+            entries.change(None, &entry, &event)?;
             is_any = true;
         }
     }
@@ -208,7 +211,7 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
             {
                 outcome = Err(refusal.error());
             }
-            entries.end(entry)?;
+            entries.end(entry, "another node was quicker")?;
         }
     }
     outcome

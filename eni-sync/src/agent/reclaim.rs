@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::error::{Errors, Result};
-use common::say;
 use common::text::printable;
 use host_local_ipam::abandoned;
 use host_local_ipam::reservation::{Holder, Reservation};
+use tracing::info;
 
 use crate::agent::configuration::Watched;
 
@@ -51,7 +51,13 @@ impl Reclaim {
             }
             let released = errors.keep(abandoned::release(&directory, &due));
             for reservation in released.into_iter().flatten() {
-                say!(
+                let (container, interface) = names(&reservation);
+                info!(
+                    address = %reservation.address,
+                    network = network.name,
+                    container,
+                    interface,
+                    reason = "its container has gone without a DEL",
                     "released {} of network {}, reserved for {}, which has ended",
                     reservation.address,
                     network.name,
@@ -62,6 +68,14 @@ impl Reclaim {
         }
         self.abandoned = abandoned;
         errors.into_result().map(|()| count)
+    }
+}
+
+/// The container and the interface of a reservation, where it names them.
+fn names(reservation: &Reservation) -> (Option<&str>, Option<&str>) {
+    match &reservation.holder {
+        Holder::Owner(owner) => (Some(&owner.container_id), Some(&owner.ifname)),
+        Holder::Nobody | Holder::Unknown(_) => (None, None),
     }
 }
 

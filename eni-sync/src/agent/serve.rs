@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
 use common::say;
+use tracing::warn;
 
 use crate::agent::handover::Post;
 use crate::agent::news::News;
@@ -147,7 +148,15 @@ impl Agent {
                 .map(|()| Answer::Done),
         })?;
         let answer = outcome.unwrap_or_else(|error| {
-            say!("{}: {error}", request.owner);
+            let owner = &request.owner;
+            warn!(
+                pod = owner.pod,
+                network = owner.network,
+                container = owner.container_id,
+                interface = owner.ifname,
+                code = error.code.0,
+                "{owner}: {error}"
+            );
             Answer::Refused(Refusal::of(&error))
         });
         match &answer {

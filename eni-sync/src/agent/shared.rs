@@ -16,6 +16,7 @@ use crate::agent::desk::Desks;
 use crate::agent::handover::Role;
 use crate::agent::health::{Health, Lasting};
 use crate::agent::metrics::Metrics;
+use crate::agent::said::Said;
 use crate::ledger::Ledger;
 use crate::registration::looks::Looks;
 use crate::vpc::clients::Clients;
@@ -36,6 +37,7 @@ pub(crate) struct Agent {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) desks: Desks,
+    pub(crate) said: Said,
     pub(super) work: Mutex<Work>,
     pub(super) changed: Condvar,
 }

@@ -15,6 +15,9 @@ use crate::registration::register::settle_in_turns;
 use crate::registration::rules::{self, Drift};
 use crate::vpc::eni;
 
+/// Why addresses are given up whose pods are found to have gone.
+const ABANDONED: &str = "its container has gone without a DEL";
+
 /// What was different, in addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -108,7 +111,7 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
         for entry in entries.all()? {
             if is_old(&entry, grace) && !lives(&entry) {
                 report.abandoned += 1;
-                entries.end(entry)?;
+                entries.end(entry, ABANDONED)?;
             }
         }
         let settling = entries.all()?.into_iter().filter(is_settling);
@@ -133,7 +136,7 @@ fn repair(
         Drift::Unknown(address) => {
             report.adopted += 1;
             match Entry::begin(address, &Event::Seen, None) {
-                Some(entry) => entries.write(&entry),
+                Some(entry) => entries.change(None, &entry, &Event::Seen),
                 None => Ok(()),
             }
         }
@@ -152,7 +155,7 @@ fn repair(
         }
         Drift::Lost(entry) => {
             report.abandoned += 1;
-            entries.end(entry)
+            entries.end(entry, ABANDONED)
         }
     }
 }

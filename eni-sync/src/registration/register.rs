@@ -37,6 +37,8 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(100);
 /// How long, in seconds, an address that was refused, and that its pod can do without, is
 /// not asked for again: it makes AWS refuse the whole batch.
 const REST: u64 = 60;
+/// Why an address is given up that was claimed and not assigned yet.
+const NOBODY_LIVES: &str = "its attachment has ended";
 
 /// Registers all of an attachment's addresses, each on the ENI it is reached at.
 ///
@@ -197,8 +199,9 @@ fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec
             Claim::Take => &Event::Taken,
             Claim::Reuse | Claim::Ask | Claim::Taken => &claimed,
         };
+        let before = entry.clone();
         if let Some(entry) = Entry::claimed(address, entry, event, request.owner.clone()) {
-            entries.write(&entry)?;
+            entries.change(before.as_ref(), &entry, event)?;
         }
     }
     Ok(reusable)
@@ -347,7 +350,7 @@ fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
         };
         let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
         if !entry.may_have_living_owner(&holders) {
-            entries.end(entry)?;
+            entries.end(entry, NOBODY_LIVES)?;
         } else if refusal.is_none() || is_again {
             claimed.push(Claimed {
                 address: entry.address,
@@ -411,18 +414,18 @@ pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<(IpAddr, Owner, Error)>> {
 }
 
 /// Marks what an attachment has as no longer needed, on every ENI. Nothing is asked of
-/// AWS: the addresses leave when their cool-down is over.
+/// AWS: the addresses leave when their cool-down is over. `why` is for the log.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger, 11 when it is locked for too long; what can be
 /// marked is marked all the same.
-pub(crate) fn give_up(ledger: &Ledger, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
+pub(crate) fn give_up(ledger: &Ledger, why: &str, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
     let start = Instant::now();
     let mut errors = Errors::default();
     for eni in ledger.enis()? {
         let patience = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
         let patience = patience.max(LEAST_PATIENCE);
-        errors.keep(end_where(&eni, patience, &is_ended));
+        errors.keep(end_where(&eni, patience, why, &is_ended));
     }
     errors.into_result()
 }
@@ -430,12 +433,13 @@ pub(crate) fn give_up(ledger: &Ledger, is_ended: impl Fn(&Entry) -> bool) -> Res
 fn end_where(
     eni: &EniLedger,
     patience: Duration,
+    why: &str,
     is_ended: &impl Fn(&Entry) -> bool,
 ) -> Result<()> {
     let entries = eni.open_within(patience)?;
     for entry in entries.all()?.into_iter().filter(is_ended) {
         if entry.is_in_use() {
-            entries.end(entry)?;
+            entries.end(entry, why)?;
         }
     }
     Ok(())

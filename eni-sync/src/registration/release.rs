@@ -199,7 +199,7 @@ fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<()> {
         match entry.absence(now()) {
             Absence::TooEarly => {}
             Absence::Noted(noted) => entries.write(&noted)?,
-            Absence::Proven => entries.forget(entry.address)?,
+            Absence::Proven => entries.forget(&entry)?,
         }
     }
     Ok(())
@@ -336,9 +336,10 @@ pub(crate) fn change(ledger: &EniLedger, entry: Entry, event: &Event) -> Result<
     if entries.get(entry.address)?.as_ref() != Some(&entry) {
         return Ok(None);
     }
+    let before = entry.clone();
     let changed = entry.after(event);
     if let Some(changed) = &changed {
-        entries.write(changed)?;
+        entries.change(Some(&before), changed, event)?;
     }
     Ok(changed)
 }

@@ -4,7 +4,7 @@
 //! the second when somebody else was quicker, so of all who try one succeeds. Only where
 //! the network's configuration says that an address floats is it taken from whoever has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use common::attach::inventory::NO_MANAGE_TAG;
 use common::error::{Error, ErrorCode, Result};
 use common::say;
+use tracing::info;
 
 use crate::deadline::Deadline;
 use crate::ledger::{State, Takeover};
@@ -237,6 +238,10 @@ impl Assigner<'_> {
     /// free.
     fn assign_freed(&self, mut freed: Vec<Freed>) -> Outcomes {
         let mut outcomes = Outcomes::new();
+        let former: HashMap<IpAddr, String> = freed
+            .iter()
+            .map(|freed| (freed.claimed.address, freed.former.clone()))
+            .collect();
         let mut patience = Patience::until(self.node.aws.deadline());
         while !freed.is_empty() {
             let claims: Vec<Claimed> = freed.iter().map(|freed| freed.claimed).collect();
@@ -262,8 +267,9 @@ impl Assigner<'_> {
                 break;
             }
         }
-        let taken = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
-        taken.for_each(|_| self.ec2().note_takeover());
+        for (address, _) in outcomes.iter().filter(|(_, outcome)| outcome.is_ok()) {
+            self.note_takeover(*address, former.get(address).map_or("", String::as_str));
+        }
         outcomes
     }
 
@@ -282,6 +288,12 @@ impl Assigner<'_> {
             }
         });
         Ok(known.collect())
+    }
+
+    /// Counts an address that this ENI has taken from another one, and tells it.
+    fn note_takeover(&self, address: IpAddr, from: &str) {
+        self.ec2().note_takeover();
+        info!(eni = self.eni.id, address = %address, from, "taken over");
     }
 
     /// Takes an address that floats from the ENI that has it. Once another one has got it
@@ -308,7 +320,7 @@ impl Assigner<'_> {
                     // What has left this ENI lately may be shown here still.
                     Some(eni) if eni.id == self.eni.id && !is_proof(&taken) => {}
                     Some(eni) if eni.id == self.eni.id => {
-                        self.ec2().note_takeover();
+                        self.note_takeover(address, &owner.id);
                         return Ok(());
                     }
                     Some(eni) if eni.id != owner.id => {

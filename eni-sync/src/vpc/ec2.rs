@@ -1,6 +1,7 @@
 //! The one place that speaks to EC2: one function per question, in our own types.
 
 mod answer;
+mod journal;
 mod types;
 
 use std::cell::{Cell, RefCell};
@@ -198,6 +199,7 @@ impl Ec2 {
                 action: ACTION,
                 kind: Kind::Missing,
                 code: "Missing".to_owned(),
+                request_id: None,
                 answer: format!("{instance_type:?} is not an instance type of this region"),
             })
     }
@@ -236,11 +238,13 @@ impl Ec2 {
         E: ProvideErrorMetadata + Error + 'static,
     {
         let ask = || self.ask(action, &request);
-        match (&self.pace, attempts) {
+        let answer = match (&self.pace, attempts) {
             (Some(pace), Attempts::Many) => pace.call(action, self.deadline.get(), ask),
             (Some(pace), Attempts::One) => pace.call_once(action, ask),
             (None, _) => ask(),
-        }
+        };
+        journal::answered(action, &answer);
+        answer
     }
 
     /// Sends a request until its signature is accepted: from the first refusal the SDK
@@ -311,7 +315,7 @@ impl Ec2 {
             let request = request.customize();
             request.config_override(attempts.configuration()).send()
         };
-        self.call(ACTION, attempts, request).map(drop)
+        journal::change(ACTION, eni, addresses, self.call(ACTION, attempts, request))
     }
 
     fn assign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
@@ -322,7 +326,8 @@ impl Ec2 {
             let request = request.network_interface_id(eni);
             request.set_ipv6_addresses(Some(texts(addresses))).send()
         };
-        self.call(ACTION, Attempts::Many, request).map(drop)
+        let answer = self.call(ACTION, Attempts::Many, request);
+        journal::change(ACTION, eni, addresses, answer)
     }
 
     fn unassign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
@@ -335,7 +340,7 @@ impl Ec2 {
             let request = request.customize();
             request.config_override(attempts.configuration()).send()
         };
-        self.call(ACTION, attempts, request).map(drop)
+        journal::change(ACTION, eni, addresses, self.call(ACTION, attempts, request))
     }
 
     fn unassign_v6(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
@@ -348,7 +353,7 @@ impl Ec2 {
             let request = request.customize();
             request.config_override(attempts.configuration()).send()
         };
-        self.call(ACTION, attempts, request).map(drop)
+        journal::change(ACTION, eni, addresses, self.call(ACTION, attempts, request))
     }
 }
 

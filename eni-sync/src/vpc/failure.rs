@@ -43,6 +43,8 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     /// The code of the answer as AWS writes it, or why there is none in one word.
     pub(crate) code: String,
+    /// The id of the request, where EC2 has given it one.
+    pub(crate) request_id: Option<String>,
     /// The code and the text of the answer, or why there is none.
     pub(crate) answer: String,
 }
@@ -73,6 +75,7 @@ impl Failure {
             action,
             kind: Kind::Unanswered,
             code: "TooLate".to_owned(),
+            request_id: None,
             answer: "there was no answer in the time that was left for it".to_owned(),
         }
     }

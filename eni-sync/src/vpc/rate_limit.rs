@@ -200,6 +200,7 @@ mod tests {
             action: "AssignPrivateIpAddresses",
             kind,
             code: "Code".to_owned(),
+            request_id: None,
             answer: "Code: text".to_owned(),
         }
     }

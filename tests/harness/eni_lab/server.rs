@@ -174,6 +174,8 @@ async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
     let mut answer = written(&call.action, &request_id, result);
     let date = HeaderValue::from_str(&shared.date()).expect("a date is text");
     answer.headers_mut().insert(DATE, date);
+    let id = HeaderValue::from_str(&request_id).expect("an id is text");
+    answer.headers_mut().insert("x-amzn-requestid", id);
     match fault {
         Some(Fault::DropAfterCommit | Fault::DropBeforeCommit) => Err(Closed),
         Some(Fault::HangAfterCommit) => pending().await,

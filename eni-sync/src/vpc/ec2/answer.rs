@@ -5,6 +5,7 @@ use std::error::Error;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::operation::RequestId;
 use aws_sdk_ec2::types::NetworkInterface;
 use common::address::parse_address;
 use common::attach::inventory::NO_MANAGE_TAG;
@@ -69,6 +70,7 @@ where
             action,
             kind,
             code: code.to_owned(),
+            request_id: cause.request_id().map(str::to_owned),
             answer,
         };
     }
@@ -84,6 +86,7 @@ where
         action,
         kind,
         code: format!("{kind:?}"),
+        request_id: None,
         answer,
     }
 }

@@ -1,0 +1,120 @@
+//! What happens to an address, as the log has it. Whatever changes an entry of the ledger
+//! passes here, so that nothing happens to an address that the log does not tell: on which
+//! ENI, for whom, and why.
+
+use tracing::{debug, info, warn};
+
+use super::entry::{Entry, Owner, Refusal, State, Timestamp, now};
+use super::life_cycle::Event;
+
+/// One event of an address, with all that is known about whose it is.
+macro_rules! tell {
+    ($level:ident, $what:literal, $eni:expr, $entry:expr, $($more:tt)*) => {{
+        let owner = Whose::of($entry.owner.as_ref());
+        $level!(
+            eni = $eni,
+            address = %$entry.address,
+            pod = owner.pod,
+            network = owner.network,
+            container = owner.container,
+            interface = owner.interface,
+            $($more)*,
+            $what
+        );
+    }};
+}
+
+/// The names of an attachment, as far as they are known.
+#[derive(Default)]
+struct Whose<'a> {
+    pod: Option<&'a str>,
+    network: Option<&'a str>,
+    container: Option<&'a str>,
+    interface: Option<&'a str>,
+}
+
+impl<'a> Whose<'a> {
+    fn of(owner: Option<&'a Owner>) -> Self {
+        let known = |name: &'a String| Some(name.as_str()).filter(|name| !name.is_empty());
+        owner.map_or(Self::default(), |owner| Self {
+            pod: known(&owner.pod),
+            network: known(&owner.network),
+            container: known(&owner.container_id),
+            interface: known(&owner.ifname),
+        })
+    }
+}
+
+/// Tells what has become of an address of `eni`: `before` and `after` are what the ledger
+/// had and has of it.
+pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Event) {
+    let entry = after;
+    let states = (before.map(|entry| &entry.state), &after.state);
+    match (event, states) {
+        (Event::Claimed { .. }, _) => tell!(debug, "claimed", eni, entry, reason = "asked for"),
+        (Event::Taken, (Some(State::Pooled), _)) => {
+            tell!(info, "assigned", eni, entry, reason = "taken from the pool");
+        }
+        (Event::Shown, (_, State::Held)) => {
+            let reason = "on the ENI still since an earlier attachment";
+            tell!(info, "assigned", eni, entry, reason);
+        }
+        (Event::Assigned { for_pool: true }, (_, State::Pooled)) => {
+            tell!(info, "assigned", eni, entry, reason = "for the pool");
+        }
+        (Event::Assigned { .. }, (_, State::Held)) => {
+            tell!(info, "assigned", eni, entry, reason = "for its attachment");
+        }
+        (Event::Assigned { .. }, _) => {
+            let reason = "its attachment has ended meanwhile";
+            tell!(info, "assigned", eni, entry, reason);
+        }
+        (Event::Refused(refusal), (Some(State::Claiming { refusal: known, .. }), _)) => {
+            refused(eni, entry, refusal, known.as_ref() != Some(refusal));
+        }
+        (Event::Seen, (None | Some(State::Removed), _)) => {
+            let reason = "on the ENI, and unknown to the ledger";
+            tell!(info, "adopted", eni, entry, reason);
+        }
+        (Event::Missed, (Some(State::Held), _)) => {
+            let reason = "somebody else has removed it from the ENI: it is assigned again";
+            tell!(warn, "lost", eni, entry, reason);
+        }
+        (Event::Unassigning, _) => {
+            tell!(debug, "releasing", eni, entry, reason = "EC2 is asked");
+        }
+        (Event::Unassigned, (Some(State::Releasing { after, .. }), _)) => {
+            let reason = reason_of_release(*after);
+            tell!(info, "released", eni, entry, reason);
+        }
+        (Event::Pooled, _) => tell!(info, "pooled", eni, entry, reason = "nobody has it"),
+        _ => {}
+    }
+}
+
+/// A refusal is told when it is new: it is asked again every minute.
+fn refused(eni: &str, entry: &Entry, refusal: &Refusal, is_new: bool) {
+    let (code, reason) = (refusal.code, refusal.error().to_string());
+    match is_new {
+        true => tell!(warn, "refused", eni, entry, code, reason),
+        false => tell!(debug, "refused", eni, entry, code, reason),
+    }
+}
+
+/// Tells that an attachment needs its address no more, and why.
+pub(super) fn ended(eni: &str, before: &Entry, why: &str) {
+    tell!(info, "ended", eni, before, reason = why);
+}
+
+/// Tells that the ledger has nothing to say about an address any more.
+pub(super) fn forgotten(eni: &str, before: &Entry) {
+    let reason = "EC2 does not show it on the ENI any more";
+    tell!(info, "forgotten", eni, before, reason);
+}
+
+fn reason_of_release(after: Timestamp) -> &'static str {
+    match after <= now() {
+        true => "its cool-down is over",
+        false => "room was needed on the ENI before its cool-down was over",
+    }
+}

@@ -1,0 +1,49 @@
+//! What EC2 was asked to change and what it answered, as the log has it: with the id of the
+//! request, which AWS' support asks for and CloudTrail has too.
+
+use std::net::IpAddr;
+
+use aws_sdk_ec2::operation::RequestId;
+use tracing::{debug, info};
+
+use super::Outcome;
+
+/// Tells the answer to a request that was to change the addresses of an ENI, and returns
+/// whether it has.
+pub(super) fn change<T: RequestId>(
+    action: &str,
+    eni: &str,
+    addresses: &[IpAddr],
+    answer: Outcome<T>,
+) -> Outcome<()> {
+    let addresses = list(addresses);
+    match answer {
+        Ok(answer) => {
+            let request_id = answer.request_id();
+            info!(action, eni, addresses, request_id, "EC2 has done it");
+            Ok(())
+        }
+        Err(failure) => {
+            let request_id = failure.request_id.as_deref();
+            let reason = failure.answer.as_str();
+            info!(
+                action,
+                eni, addresses, request_id, reason, "EC2 has not done it"
+            );
+            Err(failure)
+        }
+    }
+}
+
+/// Tells that EC2 has answered a request, whichever it was.
+pub(super) fn answered<T>(action: &str, answer: &Outcome<T>) {
+    let failure = answer.as_ref().err();
+    let request_id = failure.and_then(|failure| failure.request_id.as_deref());
+    let reason = failure.map(|failure| failure.answer.as_str());
+    debug!(action, request_id, reason, "EC2 was asked");
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    texts.join(",")
+}
