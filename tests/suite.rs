@@ -3,6 +3,7 @@
 mod bench_program;
 mod binaries;
 mod conformance;
+mod data_plane;
 mod delegation;
 mod deploy;
 mod dist;
@@ -22,6 +23,7 @@ mod protocol;
 mod reboot;
 mod source_routing;
 mod vm_conformance;
+mod vm_data_plane;
 mod vm_driver;
 mod vm_eni_sync;
 mod vm_examples;

@@ -68,6 +68,16 @@ impl AwsNode {
         self.masters.push(Master { link, eni });
     }
 
+    /// Attaches an ENI for pods, which the data plane makes this link of the node for.
+    #[track_caller]
+    pub fn attach_master(&mut self, link: &str, subnet: &SubnetId) {
+        let eni = self.lab.multus_eni(&self.instance, subnet);
+        let links = self.node.netns.links();
+        assert!(links.iter().any(|found| found == link), "{links:?}");
+        let link = link.to_owned();
+        self.masters.push(Master { link, eni });
+    }
+
     /// Attaches an ENI for pods, which is this link of the node.
     pub fn adopt_master(&mut self, link: &str, subnet: &SubnetId) {
         let eni = self.lab.multus_eni(&self.instance, subnet);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::Pod;
 
 /// Where Debian's containernetworking-plugins puts the Go plugins.
-const GO_PLUGINS: &str = "/usr/lib/cni";
+pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
 
 /// The path of our plugin `name`: in the first directory of `CNI_PATH` that has it,
 /// else in the target directory that the test binary is in, where a release build

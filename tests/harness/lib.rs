@@ -16,6 +16,7 @@ mod neighbour;
 mod network;
 mod node;
 pub mod pci;
+mod ping;
 mod random;
 mod resident;
 

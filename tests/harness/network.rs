@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::call::GO_PLUGINS;
 use crate::{Call, Node, Output, Pod, go_plugin, our_plugin};
 
 /// The plugins that are ours; every other one is Debian's.
@@ -21,6 +22,7 @@ pub struct Network {
     pub plugins: Vec<Value>,
     /// What the runtime has in its environment besides.
     pub environment: Vec<(String, String)>,
+    is_of_go: bool,
 }
 
 impl Network {
@@ -60,7 +62,16 @@ impl Network {
             cni_version: text("cniVersion"),
             plugins,
             environment: Vec::new(),
+            is_of_go: false,
         }
+    }
+
+    /// This network with Go's plugins, delegates included.
+    pub fn of_go(mut self) -> Self {
+        let path = ("CNI_PATH".to_owned(), GO_PLUGINS.to_owned());
+        self.environment.push(path);
+        self.is_of_go = true;
+        self
     }
 
     /// This network with another plugin behind the ones it has, as the list that a user
@@ -159,7 +170,7 @@ impl Network {
             conf["prevResult"] = prev_result.clone();
         }
         let name = plugin["type"].as_str().expect("a plugin has a type");
-        let program = if OURS.contains(&name) {
+        let program = if OURS.contains(&name) && !self.is_of_go {
             our_plugin(name)
         } else {
             go_plugin(name)

@@ -16,10 +16,12 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::event::{Event, violations};
 use super::fault::{Armed, Fault, Hold};
 use super::id::{EniId, InstanceId, VpcId};
+use super::neighbours::Solicitations;
 use super::rules::Rules;
 use super::server::{Service, serve};
 use super::shared::Shared;
 use super::state::access_key;
+use crate::Namespace;
 
 /// A simulated VPC, in [`REGION`](super::REGION). Clones are the same VPC; its servers
 /// stop when the last of them is gone.
@@ -72,6 +74,17 @@ impl Lab {
     fn serve(&self, listener: TcpListener, service: Service, tls: Option<TlsAcceptor>) {
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn(serve(shared, listener, service, tls));
+    }
+
+    /// What a data plane needs beside the kernel: moments that come by themselves, and answers
+    /// to who looks for a neighbour.
+    pub(super) fn run_data_plane(&self, vpc: &VpcId, network: &Namespace) {
+        let shared = Arc::clone(&self.shared);
+        self.runtime
+            .spawn(async move { shared.follow_time().await });
+        let (shared, vpc) = (Arc::clone(&self.shared), vpc.clone());
+        let solicitations = Solicitations::of(network);
+        self.runtime.spawn(solicitations.answer(shared, vpc));
     }
 
     /// Changes the switches.

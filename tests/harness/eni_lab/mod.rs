@@ -4,12 +4,13 @@
 //! what must never happen.
 //!
 //! Signatures are not verified, only that a request has one and whose it is; there is
-//! no data plane, one region and one availability zone. Sockets are given to it, so
-//! that each can be in a network namespace of its own.
+//! one region and one availability zone. Sockets are given to it, so that each can be in
+//! a network namespace of its own. A [`DataPlane`] carries packets as the VPC would.
 
 mod address;
 mod certificate;
 mod change;
+mod data_plane;
 mod describe;
 mod error;
 mod event;
@@ -21,6 +22,7 @@ mod inspect;
 mod lab;
 mod limits;
 mod mutate;
+mod neighbours;
 mod prefix;
 mod query;
 mod rules;
@@ -28,9 +30,11 @@ mod server;
 mod setup;
 mod shared;
 mod state;
+mod wires;
 mod world;
 
 pub use certificate::Certificate;
+pub use data_plane::{DataPlane, Names};
 pub use error::Ec2Error;
 pub use event::{DROPPED, Event, OK, Target, violations};
 pub use fault::{Fault, Hold};

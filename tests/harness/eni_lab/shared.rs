@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use time::{OffsetDateTime, format_description};
 use tokio::sync::Notify;
+use tokio::time::timeout_at;
 
 use super::fault::{self, Fault, Hold};
 use super::id::InstanceId;
@@ -19,6 +20,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// Held requests may look again.
     pub(super) released: Notify,
+    /// Something else may be due next.
+    rescheduled: Notify,
 }
 
 impl Shared {
@@ -27,6 +30,7 @@ impl Shared {
             state: Mutex::new(State::new()),
             changed: Condvar::new(),
             released: Notify::new(),
+            rescheduled: Notify::new(),
         }
     }
 
@@ -45,7 +49,22 @@ impl Shared {
         let result = change(&mut state);
         state.version += 1;
         self.changed.notify_all();
+        self.rescheduled.notify_one();
         result
+    }
+
+    /// Lets everything happen at the moment that it is due, also when nobody looks.
+    pub(super) async fn follow_time(&self) {
+        loop {
+            // Taking the lock is what lets happen what is due.
+            let next = self.lock().world.next_due();
+            let rescheduled = self.rescheduled.notified();
+            match next {
+                // Whichever is first, it has to look again.
+                Some(due) => drop(timeout_at(due.into(), rescheduled).await),
+                None => rescheduled.await,
+            }
+        }
     }
 
     /// Waits until the state is no longer of this version, something is due, or the

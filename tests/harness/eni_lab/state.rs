@@ -15,6 +15,7 @@ use super::fault::{Armed, Fault, Hold};
 use super::id::{EniId, InstanceId};
 use super::query::Query;
 use super::rules::{Bucket, Rules};
+use super::wires::Wires;
 use super::world::World;
 use super::{REGION, describe, mutate};
 
@@ -48,6 +49,8 @@ pub(super) struct State {
     pub(super) tokens: BTreeMap<String, Instant>,
     /// Grows with every change, for those who wait for one.
     pub(super) version: u64,
+    /// What carries packets, where the lab has a data plane.
+    pub(super) wires: Option<Wires>,
 }
 
 impl State {
@@ -68,6 +71,7 @@ impl State {
             role: Some("eni-lab-node".to_owned()),
             tokens: BTreeMap::new(),
             version: 0,
+            wires: None,
         }
     }
 
@@ -85,6 +89,14 @@ impl State {
             self.history.pop_front();
         }
         self.version += 1;
+        self.rewire();
+    }
+
+    /// Lets the data plane, if there is one, follow the world.
+    pub(super) fn rewire(&mut self) {
+        if let Some(wires) = &mut self.wires {
+            wires.follow(&self.world);
+        }
     }
 
     /// The world as it was that long ago.
