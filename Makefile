@@ -6,6 +6,8 @@ PLUGINS := host-device host-local ipvlan
 PLUGIN_PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
 PACKAGES := $(PLUGIN_PACKAGES) -p eni-sync
 PROGRAMS := $(PLUGINS) eni-sync
+# Under these names nobody else installs plugins.
+OWN_NAMES := $(addprefix eni-,$(PLUGINS))
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(HOST)
@@ -171,12 +173,14 @@ CRATES ?= host-device host-local-ipam ipvlan
 dist-check:
 	deploy/reproducible $(CRATES)
 
-# A plugin may be executed at any moment, so each one is replaced by a rename.
+# A plugin may be executed at any moment, so each one is replaced by a rename. Each name has a
+# file of its own: what somebody writes into one changes no other.
 install-from:
 	install -d $(DESTDIR)$(BINDIR)
-	for program in $(PROGRAMS); do \
-		install -m 0755 $(FROM)/$$program $(DESTDIR)$(BINDIR)/.$$program.new && \
-		mv -f $(DESTDIR)$(BINDIR)/.$$program.new $(DESTDIR)$(BINDIR)/$$program || exit 1; \
+	for name in $(OWN_NAMES) $(PROGRAMS); do \
+		case " $(OWN_NAMES) " in *" $$name "*) program=$${name#eni-} ;; *) program=$$name ;; esac; \
+		install -m 0755 $(FROM)/$$program $(DESTDIR)$(BINDIR)/.$$name.new && \
+		mv -f $(DESTDIR)$(BINDIR)/.$$name.new $(DESTDIR)$(BINDIR)/$$name || exit 1; \
 	done
 
 clean:

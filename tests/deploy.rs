@@ -91,7 +91,10 @@ fn the_agent_runs_on_every_node_that_can_have_an_eni_for_pods() {
 
 #[test]
 fn no_container_can_do_more_than_it_must() {
-    assert_eq!(added_capabilities(&agent()), ["SYS_ADMIN", "NET_ADMIN"]);
+    assert_eq!(
+        added_capabilities(&agent()),
+        ["SYS_ADMIN", "NET_ADMIN", "DAC_OVERRIDE"]
+    );
     // The directory of the plugins is root's on some nodes only.
     assert_eq!(added_capabilities(&installer()), ["DAC_OVERRIDE"]);
     for container in [agent(), installer()] {
@@ -323,7 +326,16 @@ fn plugins_are_installed_with_their_modes_and_only_when_they_differ() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["bridge", "host-local", "ipvlan"]);
+    assert_eq!(
+        names,
+        [
+            "bridge",
+            "eni-host-local",
+            "eni-ipvlan",
+            "host-local",
+            "ipvlan"
+        ]
+    );
     assert_eq!(
         fs::read_to_string(target.path().join("ipvlan")).unwrap(),
         "new"

@@ -110,6 +110,7 @@ fn the_archive_has_the_programs_and_all_that_a_node_needs() {
     expected.extend(["", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned));
     expected.insert("iam-policy.json".to_owned());
     expected.extend(PROGRAMS.map(|(program, _)| program.to_owned()));
+    expected.extend(PROGRAMS.map(|(program, _)| format!("eni-{program}")));
     let expected: Vec<String> = expected
         .iter()
         .map(|name| format!("{top}/{name}"))
@@ -125,15 +126,18 @@ fn the_archive_belongs_to_root_and_only_programs_can_be_executed() {
         let mut fields = line.split_whitespace();
         let (mode, owner) = (fields.next(), fields.next());
         assert_eq!(owner, Some("0/0"), "{line}");
-        let is_program = PROGRAMS
-            .iter()
-            .any(|(program, _)| line.ends_with(&format!("/{program}")));
-        let expected = match (line.ends_with('/'), is_program) {
+        // A second name of a file is shown with the first.
+        let path = fields.nth(3).expect("a path is shown");
+        let name = path.rsplit('/').next().expect("a path has a name");
+        let name = name.strip_prefix("eni-").unwrap_or(name);
+        let is_program = PROGRAMS.iter().any(|(program, _)| name == *program);
+        let mode = mode.map(|mode| mode.replace('h', "-"));
+        let expected = match (path.ends_with('/'), is_program) {
             (true, _) => "drwxr-xr-x",
             (false, true) => "-rwxr-xr-x",
             (false, false) => "-rw-r--r--",
         };
-        assert_eq!(mode, Some(expected), "{line}");
+        assert_eq!(mode.as_deref(), Some(expected), "{line}");
     }
 }
 

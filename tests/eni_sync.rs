@@ -15,6 +15,7 @@ mod faults;
 pub(crate) mod fixture;
 mod handover;
 mod hygiene;
+mod installed;
 mod inventory;
 mod killed;
 mod logging;

@@ -61,7 +61,11 @@ fn without_a_command_the_about_text_goes_to_stderr() {
             assert_eq!((output.status, output.stdout.as_str()), (Some(0), ""));
             let about = format!("CNI {plugin} plugin v{}\n", env!("CARGO_PKG_VERSION"));
             let versions = format!("CNI protocol versions supported: {}\n", VERSIONS.join(", "));
-            assert_eq!(output.stderr, about + &versions);
+            let marker = format!(
+                "eni-cni plugin {plugin} version {}\n",
+                env!("CARGO_PKG_VERSION")
+            );
+            assert_eq!(output.stderr, about + &versions + &marker);
         }
     }
 }

@@ -242,11 +242,13 @@ impl From<Link> for Placed {
     }
 }
 
-/// Serves the one command that this process was started for. `version` is the plugin's.
-pub fn run<I: Interface>(version: &'static str) -> ExitCode {
+/// Serves the one command that this process was started for. `version` and `marker` are the
+/// plugin's.
+pub fn run<I: Interface>(version: &'static str, marker: &'static str) -> ExitCode {
     plugin::run(&Commands {
         name: I::NAME,
         version,
+        marker,
         add: add::add::<I>,
         check: check::check::<I>,
         del: end::del::<I>,

@@ -24,6 +24,46 @@ const USUAL_CONFIGURATION: usize = 4096;
 /// What begins the message when the configuration's name or version has the wrong type.
 const UNREADABLE: &str = "error unmarshall network config";
 
+/// What begins the [`marker!`](crate::marker) of the program `name`, and its version follows,
+/// up to the end of the line.
+pub fn marker_of(name: &str) -> String {
+    format!("eni-cni plugin {name} version ")
+}
+
+/// The text by which the program of this name is recognised in its file: who looks for what
+/// is installed must not execute what may be another's program. The about text shows it.
+#[macro_export]
+macro_rules! marker {
+    ($name:literal) => {
+        concat!(
+            "eni-cni plugin ",
+            $name,
+            " version ",
+            env!("CARGO_PKG_VERSION"),
+            "\n"
+        )
+    };
+}
+
+/// The plugins that have the name of one of the Go plugins, and one of their own beside it.
+pub const DROP_IN: [&str; 3] = ["host-device", "host-local", "ipvlan"];
+/// What the name of its own has before that of the Go plugin.
+const OWN: &str = "eni-";
+
+/// The name that only this suite's program has, which nobody else installs over it.
+pub fn own_name(plugin: &str) -> String {
+    format!("{OWN}{plugin}")
+}
+
+/// The plugin that a network's `type` names, by whichever of its two names.
+pub fn of_type(name: &str) -> &str {
+    let plugin = name.strip_prefix(OWN).unwrap_or(name);
+    match DROP_IN.contains(&plugin) {
+        true => plugin,
+        false => name,
+    }
+}
+
 /// A plugin: its name and version, and a function for each command.
 #[derive(Clone, Copy, Debug)]
 pub struct Commands {
@@ -31,6 +71,8 @@ pub struct Commands {
     pub name: &'static str,
     /// The version that the about text shows.
     pub version: &'static str,
+    /// The text by which the program is recognised; see [`marker!`](crate::marker).
+    pub marker: &'static str,
     /// Attaches the container.
     pub add: fn(&CmdArgs) -> Result<AddResult>,
     /// Verifies an attachment.
@@ -109,10 +151,11 @@ pub fn run(plugin: &Commands) -> ExitCode {
 fn about(plugin: &Commands) -> String {
     let versions: Vec<&str> = CniVersion::ALL.iter().map(|v| v.as_str()).collect();
     format!(
-        "CNI {} plugin v{}\nCNI protocol versions supported: {}\n",
+        "CNI {} plugin v{}\nCNI protocol versions supported: {}\n{}",
         plugin.name,
         plugin.version,
-        versions.join(", ")
+        versions.join(", "),
+        plugin.marker
     )
 }
 
@@ -302,6 +345,23 @@ fn unprintable(cause: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plugin_is_known_by_either_name() {
+        for plugin in DROP_IN {
+            assert_eq!(of_type(plugin), plugin);
+            assert_eq!(of_type(&own_name(plugin)), plugin);
+        }
+        for other in ["eni-sync", "eni-bridge", "bridge", "eni-", ""] {
+            assert_eq!(of_type(other), other);
+        }
+    }
+
+    #[test]
+    fn a_marker_begins_with_the_name_and_ends_with_the_version() {
+        let version = format!("{}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(crate::marker!("ipvlan"), marker_of("ipvlan") + &version);
+    }
 
     #[test]
     fn a_del_error_never_says_what_containerd_takes_for_success() {

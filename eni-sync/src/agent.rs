@@ -12,6 +12,7 @@ mod keeper;
 mod metrics;
 mod news;
 mod orphans;
+mod plugins;
 mod pool;
 mod reclaim;
 mod said;
@@ -79,6 +80,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     });
     agent.start_lasting("keeper", Agent::keep)?;
     agent.start_lasting("hotplug", hotplug::run)?;
+    agent.start_lasting("plugins", plugins::run)?;
     if !agent.configuration.networks.is_empty() {
         agent.start_lasting("watcher", watch::run)?;
     }

@@ -19,7 +19,7 @@ use nix::unistd::geteuid;
 
 use self::release::{Manner, Selection};
 use crate::agent;
-use crate::agent::configuration::Configuration;
+use crate::agent::configuration::{CNI_PATH, Configuration};
 use crate::log;
 use crate::plugin::socket;
 
@@ -92,6 +92,9 @@ enum Command {
         /// Ask EC2, and mark what is only in the ledger or only on an ENI
         #[arg(long)]
         live: bool,
+        /// The directory of the plugins
+        #[arg(long, value_name = "DIRECTORY", default_value = CNI_PATH)]
+        cni_path: PathBuf,
     },
     /// Look at everything that pods' addresses depend on, and say what to do
     ///
@@ -168,7 +171,11 @@ fn execute(command: Command) -> Result<ExitCode> {
             done(agent::run(configuration, &socket))
         }
         Command::Install { source, target } => done(install::run(&source, &target)),
-        Command::Status { json, live } => done(status::run(json, live)),
+        Command::Status {
+            json,
+            live,
+            cni_path,
+        } => done(status::run(json, live, &cni_path)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Sync { once: _ } => done(sync::once()),
         Command::Release { selection, manner } => release::run(&selection, manner),

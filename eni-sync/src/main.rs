@@ -4,6 +4,7 @@
 mod agent;
 mod cli;
 mod deadline;
+mod installed;
 mod ledger;
 mod limits;
 mod log;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     common::plugin::run(&Commands {
         name: "eni-sync",
         version: env!("CARGO_PKG_VERSION"),
+        marker: common::marker!("eni-sync"),
         add: plugin::add,
         check: plugin::check,
         del: plugin::del,

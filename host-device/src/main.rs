@@ -29,7 +29,7 @@ struct HostDevice {
 }
 
 fn main() -> ExitCode {
-    attach::run::<HostDevice>(env!("CARGO_PKG_VERSION"))
+    attach::run::<HostDevice>(env!("CARGO_PKG_VERSION"), common::marker!("host-device"))
 }
 
 impl Interface for HostDevice {

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     plugin::run(&Commands {
         name: "host-local",
         version: env!("CARGO_PKG_VERSION"),
+        marker: common::marker!("host-local"),
         add,
         check,
         del,

@@ -24,7 +24,7 @@ struct Ipvlan {
 }
 
 fn main() -> ExitCode {
-    attach::run::<Ipvlan>(env!("CARGO_PKG_VERSION"))
+    attach::run::<Ipvlan>(env!("CARGO_PKG_VERSION"), common::marker!("ipvlan"))
 }
 
 impl Interface for Ipvlan {

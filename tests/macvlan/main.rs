@@ -30,7 +30,7 @@ struct Device {
 type Record = Attachment<Device>;
 
 fn main() -> ExitCode {
-    attach::run::<Macvlan>(env!("CARGO_PKG_VERSION"))
+    attach::run::<Macvlan>(env!("CARGO_PKG_VERSION"), common::marker!("macvlan"))
 }
 
 impl Interface for Macvlan {

@@ -20,7 +20,7 @@ const RECONCILE_SECONDS: u64 = 420;
 /// The runtime's own DEL comes first.
 const GRACE_SECONDS: u64 = 300;
 /// Where Kubernetes has its plugins.
-const CNI_PATH: &str = "/opt/cni/bin";
+pub(crate) const CNI_PATH: &str = "/opt/cni/bin";
 /// Whoever names a longer time has mistaken the unit, and a clock cannot add any time.
 const LONGEST_TIME: u64 = LONGEST_COOLDOWN;
 /// Comparisons of many nodes spread over this part of the interval.
@@ -41,6 +41,9 @@ pub(crate) struct Configuration {
     pub(crate) grace_seconds: Option<u64>,
     /// The directories of the plugins that end such attachments, separated by `:`.
     pub(crate) cni_path: Option<String>,
+    /// Whether plugins that somebody else has replaced are put back; they are where `cniPath`
+    /// says which directory it is about, unless this is `false`.
+    pub(crate) plugins: Option<bool>,
     /// Whether reservations in watched networks are released whose containers have ended
     /// without a DEL; they are, unless this is `false`.
     pub(crate) reclaim: Option<bool>,
@@ -265,6 +268,17 @@ impl Configuration {
     /// The directories of the plugins.
     pub(crate) fn cni_path(&self) -> &str {
         self.cni_path.as_deref().unwrap_or(CNI_PATH)
+    }
+
+    /// The directory that a runtime looks for plugins in first.
+    pub(crate) fn plugin_directory(&self) -> &Path {
+        let mut directories = self.cni_path().split(':').filter(|d| !d.is_empty());
+        Path::new(directories.next().unwrap_or(CNI_PATH))
+    }
+
+    /// Whether the agent puts plugins back that somebody else has replaced.
+    pub(crate) fn restores_plugins(&self) -> bool {
+        self.plugins.unwrap_or(self.cni_path.is_some())
     }
 
     /// The same configuration with metrics at this address.

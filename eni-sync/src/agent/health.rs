@@ -19,6 +19,8 @@ struct Known {
     reconciled: Option<Instant>,
     /// What the last look could not see of the namespaces of pods.
     unseen: Vec<String>,
+    /// What is wrong with the plugins that are installed.
+    plugins: Vec<String>,
 }
 
 /// Tells the health when the thread that has it ends, however it ends.
@@ -83,6 +85,16 @@ impl Health {
     /// What the last look could not see of the namespaces of pods.
     pub(crate) fn unseen(&self) -> Vec<String> {
         self.known().unseen.clone()
+    }
+
+    /// Notes what is wrong with the plugins that are installed.
+    pub(crate) fn note_plugins(&self, findings: Vec<String>) {
+        self.known().plugins = findings;
+    }
+
+    /// What is wrong with the plugins that are installed.
+    pub(crate) fn plugins(&self) -> Vec<String> {
+        self.known().plugins.clone()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

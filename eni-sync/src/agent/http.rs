@@ -240,8 +240,9 @@ async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     }
 }
 
-/// An agent that is ready says also which pods run without an address in the VPC, and which
-/// namespaces it does not see: it registers addresses all the same. What takes too long to
+/// An agent that is ready says also which pods run without an address in the VPC, which
+/// namespaces it does not see, and which plugins are not ours: it registers addresses all the
+/// same. What takes too long to
 /// find out keeps no probe waiting.
 async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
@@ -249,8 +250,8 @@ async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let refused = agent.desks.readiness.ask(limits::PROBE_DEADLINE, read);
     let refused = refused.await;
     let mut text = "ok".to_owned();
-    for unseen in &agent.health.unseen() {
-        text.push_str(&format!("\n{unseen}"));
+    for finding in agent.health.unseen().iter().chain(&agent.health.plugins()) {
+        text.push_str(&format!("\n{finding}"));
     }
     if refused.is_none() {
         text.push_str("\nwhich addresses are not registered could not be read in time");

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::installed::{self, Installed};
 use crate::ledger::{Entry, Ledger, State, now};
 use crate::registration::reconcile::Report;
 use crate::vpc::calls::{Calls, Names};
@@ -58,6 +59,18 @@ struct Code {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPlugin {
+    plugin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FromOrigin {
+    plugin: String,
+    origin: &'static str,
+    version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DriftKind {
     kind: &'static str,
 }
@@ -85,6 +98,8 @@ pub(crate) struct Metrics {
     unreadable: Gauge,
     detached: Gauge,
     reclaimed: Counter,
+    installed: Family<FromOrigin, Gauge>,
+    restored: Family<OfPlugin, Counter>,
 }
 
 impl Metrics {
@@ -106,6 +121,8 @@ impl Metrics {
             unreadable: Gauge::default(),
             detached: Gauge::default(),
             reclaimed: Counter::default(),
+            installed: Family::default(),
+            restored: Family::default(),
         };
         metrics.begin_at_zero();
         metrics.registered(calls)
@@ -115,6 +132,9 @@ impl Metrics {
     fn begin_at_zero(&self) {
         for outcome in ["success", "failure"] {
             drop(self.reconciles.get_or_create_owned(&Ending { outcome }));
+        }
+        for (plugin, _) in installed::names() {
+            drop(self.restored.get_or_create_owned(&OfPlugin { plugin }));
         }
         let code = "0".to_owned();
         drop(self.answers.get_or_create_owned(&Code { code }));
@@ -161,6 +181,10 @@ impl Metrics {
         names.add("detached_attachments", help, &self.detached);
         let help = "Reservations of containers that ended without a DEL";
         names.add("reclaimed_reservations", help, &self.reclaimed);
+        let help = "The plugins in the directory of the node";
+        names.add("installed_plugins", help, &self.installed);
+        let help = "Plugins that others had replaced or removed and that are back";
+        names.add("plugins_restored", help, &self.restored);
     }
 
     /// Notes the answer to a plugin, with the CNI error code or 0, and the time since
@@ -203,6 +227,25 @@ impl Metrics {
     pub(crate) fn note_reclaimed(&self, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.reclaimed.inc_by(count);
+    }
+
+    /// Notes what is installed under each name.
+    pub(crate) fn note_installed<'a>(&self, found: impl Iterator<Item = (&'a str, &'a Installed)>) {
+        self.installed.clear();
+        for (name, installed) in found {
+            let labels = FromOrigin {
+                plugin: name.to_owned(),
+                origin: installed.origin(),
+                version: installed.version().to_owned(),
+            };
+            self.installed.get_or_create(&labels).set(1);
+        }
+    }
+
+    /// Notes that a plugin is back.
+    pub(crate) fn note_restored(&self, name: &str) {
+        let plugin = name.to_owned();
+        self.restored.get_or_create(&OfPlugin { plugin }).inc();
     }
 
     fn note_drift(&self, report: &Report) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::cni::process;
 use common::error::{Error, Errors, Result};
 use common::kernel::netns::{Holders, Presence};
+use common::plugin::own_name;
 use common::records::{Attachment, Records, boot_id};
 use common::text::printable;
 use serde_json::Value;
@@ -94,9 +95,13 @@ fn end(plugin: &str, record: &Attachment<Value>, cni_path: &str) -> Result<()> {
         let msg = format!("failed to end the {}", name(plugin, record));
         Error::internal(msg).with_details(why)
     };
-    let program = cni_path
-        .split(':')
-        .map(|directory| Path::new(directory).join(plugin))
+    // Another's program may have the other name.
+    let names = [own_name(plugin), plugin.to_owned()];
+    let mut candidates = names.iter().flat_map(|name| {
+        let directories = cni_path.split(':');
+        directories.map(move |directory| Path::new(directory).join(name))
+    });
+    let program = candidates
         .find(|path| path.is_file())
         .ok_or_else(|| failed(format!("there is no {plugin} in {cni_path}")))?;
     let args = record.del_args(cni_path)?;

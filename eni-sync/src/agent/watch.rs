@@ -77,13 +77,14 @@ fn failed(errno: nix::Error) -> Error {
 }
 
 /// Watches a directory, or the closest one above it that exists, where it will appear.
-fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
+pub(super) fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
     let changes = AddWatchFlags::IN_CREATE
         | AddWatchFlags::IN_MOVED_TO
         | AddWatchFlags::IN_CLOSE_WRITE
         | AddWatchFlags::IN_DELETE
         | AddWatchFlags::IN_MOVED_FROM
-        | AddWatchFlags::IN_DELETE_SELF;
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
     for existing in directory.ancestors() {
         match inotify.add_watch(existing, changes) {
             Ok(_) => return Ok(()),

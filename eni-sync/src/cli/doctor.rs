@@ -9,6 +9,7 @@ mod enis;
 mod facts;
 mod finding;
 mod host;
+mod installed;
 mod network;
 mod range;
 mod ranges;
@@ -42,6 +43,10 @@ pub(crate) struct Options {
     /// eni-sync
     #[arg(long, value_name = "FILE")]
     agent_config: Option<PathBuf>,
+    /// The directory of the plugins; without it, that of the agent's configuration, or
+    /// /opt/cni/bin
+    #[arg(long, value_name = "DIRECTORY")]
+    cni_path: Option<PathBuf>,
     /// Ask EC2 to assign and unassign an address that is in no subnet, to learn
     /// whether the role permits it
     #[arg(long)]
@@ -62,11 +67,8 @@ struct Report<'a> {
 /// What keeps it from looking at all.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let sources = source::read(&options.nad, options.cni_conf_dir.as_deref());
-    let facts = Facts::collect(
-        sources,
-        options.agent_config.as_deref(),
-        options.probe_permissions,
-    )?;
+    let (agent, plugins) = (options.agent_config.as_deref(), options.cni_path.as_deref());
+    let facts = Facts::collect(sources, agent, plugins, options.probe_permissions)?;
     let findings = examine(&facts);
     let count = |level| findings.iter().filter(|f| f.level == level).count();
     let report = Report {
@@ -88,6 +90,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
     let groups = [
         access::check,
         host::check,
+        installed::check,
         enis::check,
         addresses::check,
         configuration::check,

@@ -1,46 +1,66 @@
 //! Puts the plugins of an image into the node's directory. An empty image has no shell
 //! and no `cp` to do it with, and `cp` would leave half a plugin to be executed.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
-use common::files::file;
+use common::plugin::{DROP_IN, own_name};
 use common::say;
 use nix::unistd::geteuid;
 
-/// Some bit of these makes a file a program.
-const EXECUTABLE: u32 = 0o111;
+use crate::installed::{self, EXECUTABLE};
+
 /// What to do about a directory of another user.
 const CURE: &str = "chown root:root it, or give the container DAC_OVERRIDE";
 
 /// Installs every program in `source` into `target`, each by a rename, so that a runtime
-/// finds the old one or the new one at any moment. What is the same, and this process's
-/// user's, stays as it is: whoever owns a program can change what root executes.
+/// finds the old one or the new one at any moment; a plugin that has the name of one of the Go
+/// plugins also under a name of its own. What is the same, and this process's user's, stays as
+/// it is: whoever owns a program can change what root executes.
 ///
 /// # Errors
 /// Code 5 naming the file, and the owner of a directory that takes no file; 7 when there
-/// is nothing to install.
+/// is nothing to install, 11 when another installation does not end.
 pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
     let programs = programs(source)?;
     if programs.is_empty() {
         return Err(Error::config(format!("there is no program in {source:?}")));
     }
     warn_of_owner(target);
-    for program in programs {
-        let installed = target.join(program.file_name().unwrap_or_default());
+    let _lock = installed::lock(target)?;
+    for (program, name) in named(programs) {
+        let installed = target.join(name);
         let failed = |cause| failed(&installed, target, &cause);
         match is_same(&program, &installed).map_err(failed)? {
             true => say!("{} is up to date", installed.display()),
             false => {
-                replace(&program, &installed).map_err(failed)?;
+                installed::put(&program, &installed).map_err(failed)?;
                 say!("{} is installed", installed.display());
             }
         }
     }
     Ok(())
+}
+
+/// The programs with the names that they are installed under.
+fn named(programs: Vec<PathBuf>) -> Vec<(PathBuf, String)> {
+    let mut named = Vec::new();
+    for program in programs {
+        let name = program.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        if DROP_IN.contains(&name.as_str()) {
+            named.push((program.clone(), own_name(&name)));
+        }
+        named.push((program, name));
+    }
+    // The source may have both names, as the directory of an installation has.
+    let mut seen = BTreeSet::new();
+    named.retain(|(_, name)| seen.insert(name.clone()));
+    named
 }
 
 /// Says whose the directory is, where that is not the user's who executes the programs.
@@ -95,22 +115,4 @@ fn is_same(program: &Path, installed: &Path) -> io::Result<bool> {
     let same_kind = (here.len(), here.permissions()) == (there.len(), there.permissions());
     let is_own = there.uid() == geteuid().as_raw();
     Ok(same_kind && is_own && fs::read(program)? == fs::read(installed)?)
-}
-
-/// Copies with the mode, and renames when all of it is on the disk.
-fn replace(program: &Path, installed: &Path) -> io::Result<()> {
-    file::remove_temporary(installed)?;
-    let temporary = file::temporary_name(installed);
-    let written = fs::copy(program, &temporary)
-        .and_then(|_| File::open(&temporary)?.sync_all())
-        .and_then(|()| fs::rename(&temporary, installed));
-    if written.is_err() {
-        // The first error is the one that explains; the file may not even exist.
-        fs::remove_file(&temporary).ok();
-    }
-    written?;
-    match installed.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
 }

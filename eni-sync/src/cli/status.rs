@@ -5,6 +5,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use common::address::Cidr;
 use common::attach::inventory::{Eni, Inventory};
@@ -14,6 +15,7 @@ use common::say;
 use serde::Serialize;
 
 use crate::cli::output;
+use crate::installed::{self, Installed};
 use crate::ledger::{Entry, Ledger, Owner, State, Timestamp, now};
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Family};
@@ -32,6 +34,34 @@ struct Status {
     /// Whether EC2 was asked.
     live: bool,
     enis: Vec<EniStatus>,
+    plugins: Plugins,
+}
+
+/// What the directory of the plugins has.
+#[derive(Debug, Serialize)]
+struct Plugins {
+    directory: PathBuf,
+    /// By name; none of those that are missing or cannot be read.
+    installed: BTreeMap<String, Installed>,
+}
+
+impl Plugins {
+    fn of(directory: &Path) -> Self {
+        let mut installed = BTreeMap::new();
+        for found in installed::in_directory(directory) {
+            match found.installed {
+                Ok(Installed::Missing) => {}
+                Ok(one) => {
+                    installed.insert(found.name, one);
+                }
+                Err(cause) => say!("{} in {directory:?} cannot be read: {cause}", found.name),
+            }
+        }
+        Self {
+            directory: directory.to_owned(),
+            installed,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -108,15 +138,15 @@ enum Difference {
 ///
 /// # Errors
 /// What cannot be read, and what AWS says.
-pub(crate) fn run(json: bool, live: bool) -> Result<()> {
-    let status = collect(live)?;
+pub(crate) fn run(json: bool, live: bool, plugins: &Path) -> Result<()> {
+    let status = collect(live, Plugins::of(plugins))?;
     match json {
         true => output::print_json(&status),
         false => output::print(table::render(&status, now()).as_bytes()),
     }
 }
 
-fn collect(live: bool) -> Result<Status> {
+fn collect(live: bool, plugins: Plugins) -> Result<Status> {
     let (inventory, actual) = match live {
         true => inventory::ask(&Aws::open()).map(|(found, all)| (found, Some(all)))?,
         false => (written(), None),
@@ -157,6 +187,7 @@ fn collect(live: bool) -> Result<Status> {
         inventory_age_seconds: age.map(|age| age.as_secs()),
         live,
         enis,
+        plugins,
     })
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::attach::inventory::{Eni, Inventory};
@@ -14,6 +14,7 @@ use common::kernel::netlink::{KernelAddress, KernelRoute, Link, Netlink};
 use crate::agent::configuration::Configuration;
 use crate::cli::doctor::network::Network;
 use crate::cli::doctor::source::Source;
+use crate::installed::{self, Found};
 use crate::ledger::{Entry, Ledger};
 use crate::plugin::socket;
 use crate::registration::in_use::{self, Living};
@@ -40,6 +41,9 @@ pub(crate) struct Facts {
     pub(crate) written: Result<Option<Duration>>,
     /// The networks that the agent's configuration names, if it was given.
     pub(crate) watched: Option<Result<Vec<String>>>,
+    /// The directory of the plugins, and what it has.
+    pub(crate) plugin_directory: PathBuf,
+    pub(crate) installed: Vec<Found>,
     /// What EC2 says now of the node's ENIs.
     pub(crate) own: Vec<Description>,
     /// The same of all ENIs in their subnets.
@@ -86,12 +90,19 @@ pub(crate) struct Host {
 }
 
 impl Facts {
-    /// Collects everything. With `probe`, also whether addresses may be changed.
+    /// Collects everything; `agent` is the agent's configuration and `plugins` the directory of
+    /// the plugins, if they are known. With `probe`, also whether addresses may be changed.
     ///
     /// # Errors
     /// Code 999 when there is no way to ask the kernel or AWS at all.
-    pub(crate) fn collect(sources: Vec<Source>, agent: Option<&Path>, probe: bool) -> Result<Self> {
+    pub(crate) fn collect(
+        sources: Vec<Source>,
+        agent: Option<&Path>,
+        plugins: Option<&Path>,
+        probe: bool,
+    ) -> Result<Self> {
         let mut netlink = Netlink::open()?;
+        let plugin_directory = plugins.map_or_else(|| plugin_directory(agent), Path::to_owned);
         let (networks, unreadable) = resolve(sources, &mut netlink);
         let mut facts = Self {
             access: Access {
@@ -102,6 +113,8 @@ impl Facts {
             },
             written: Ok(None),
             watched: agent.map(watched),
+            installed: installed::in_directory(&plugin_directory),
+            plugin_directory,
             inventory: None,
             own: Vec::new(),
             neighbours: Vec::new(),
@@ -270,6 +283,14 @@ fn resolve(sources: Vec<Source>, netlink: &mut Netlink) -> (Vec<Network>, Vec<So
         }
     }
     (networks, unreadable)
+}
+
+/// The directory in the agent's configuration, or that of a node of Kubernetes. What is wrong
+/// with the configuration is another finding.
+fn plugin_directory(agent: Option<&Path>) -> PathBuf {
+    let configuration = agent.and_then(|path| Configuration::read(path).ok());
+    let configuration = configuration.unwrap_or_default();
+    configuration.plugin_directory().to_owned()
 }
 
 fn watched(path: &Path) -> Result<Vec<String>> {

@@ -115,7 +115,7 @@ impl Network {
 
     fn examine_ipam(&mut self, conf: &ConfArgs) {
         let ipam = conf.document.get("ipam").unwrap_or(&Value::Null);
-        if text(ipam, "type") != "host-local" {
+        if type_of(ipam) != "host-local" {
             self.ranges = range::of_ipam(ipam);
             return;
         }
@@ -179,9 +179,9 @@ impl Network {
     }
 }
 
-/// The type of a plugin.
+/// The plugin that a configuration is for, by whichever of its names the configuration has.
 pub(crate) fn type_of(plugin: &Value) -> &str {
-    text(plugin, "type")
+    plugin::of_type(text(plugin, "type"))
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {

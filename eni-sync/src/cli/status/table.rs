@@ -3,7 +3,7 @@
 use common::address::Cidr;
 use common::text::printable;
 
-use super::{Address, Difference, EniStatus, Status};
+use super::{Address, Difference, EniStatus, Plugins, Status};
 use crate::cli::output::{self, duration};
 use crate::ledger::Timestamp;
 
@@ -34,7 +34,19 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
             text.push_str(&output::table(&rows(&eni.addresses, now)));
         }
     }
+    if !status.plugins.installed.is_empty() {
+        text.push_str(&format!("\n{}\n", plugins(&status.plugins)));
+    }
     text
+}
+
+fn plugins(plugins: &Plugins) -> String {
+    let installed = plugins.installed.iter();
+    let each: Vec<String> = installed
+        .map(|(name, installed)| format!("{name} ({installed})"))
+        .collect();
+    let directory = plugins.directory.display();
+    printable(&format!("plugins in {directory}: {}", each.join(", "))).into_owned()
 }
 
 fn describe(status: &Status) -> String {

@@ -1,0 +1,83 @@
+//! Checks of the plugins in the directory of the node: whether a network is served by the
+//! plugin that it is written for.
+
+use common::plugin::own_name;
+use serde_json::Value;
+
+use crate::cli::doctor::facts::Facts;
+use crate::cli::doctor::finding::Finding;
+use crate::cli::doctor::network::{Network, type_of};
+use crate::installed::{Found, Installed};
+
+const CHECK: &str = "plugin-installed";
+/// The keys that only this suite's plugins know. The Go plugins ignore them without an error.
+const OWN_KEYS: [&str; 11] = [
+    "masterSelector",
+    "flag",
+    "masterUp",
+    "sourceRouting",
+    "enableDad",
+    "acceptRa",
+    "driver",
+    "keepAddresses",
+    "allowInUse",
+    "exclude",
+    "rangesFile",
+];
+
+pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
+    let files = facts
+        .installed
+        .iter()
+        .filter_map(|found| file(facts, found));
+    let networks = facts.networks.iter();
+    let networks = networks.flat_map(|network| of_network(facts, network));
+    files.chain(networks).collect()
+}
+
+/// What is in the place of a plugin. That one is missing matters only to who needs it.
+fn file(facts: &Facts, found: &Found) -> Option<Finding> {
+    let path = facts.plugin_directory.join(&found.name);
+    let subject = path.display().to_string();
+    Some(match &found.installed {
+        Ok(Installed::Missing) => return None,
+        Ok(Installed::Ours(version)) => Finding::ok(CHECK, &subject, format!("version {version}")),
+        Ok(other) => {
+            let own = own_name(found.plugin);
+            Finding::warning(CHECK, &subject, format!("is {other}")).advise(format!(
+                "networks whose type is {own:?} do not use it; eni-sync install puts this \
+                 suite's plugin back, and so does an agent that may"
+            ))
+        }
+        Err(cause) => Finding::error(CHECK, &subject, format!("cannot be read: {cause}"))
+            .advise("install the plugins again"),
+    })
+}
+
+/// Whether the plugins of a network are this suite's where that matters.
+fn of_network(facts: &Facts, network: &Network) -> Vec<Finding> {
+    let ipams = network.plugins.iter().map(|plugin| &plugin["ipam"]);
+    let sections = network.plugins.iter().chain(ipams);
+    sections
+        .filter_map(|section| of_section(facts, network, section))
+        .collect()
+}
+
+fn of_section(facts: &Facts, network: &Network, section: &Value) -> Option<Finding> {
+    let name = section["type"].as_str()?;
+    let found = facts.installed.iter().find(|found| found.name == name)?;
+    let installed = found.installed.as_ref().ok()?;
+    let own = own_name(type_of(section));
+    let directory = facts.plugin_directory.display();
+    if name == own && !installed.is_ours() {
+        let says = format!("{directory}/{name} is {installed}");
+        let advice = "install the plugins on this node: eni-sync install";
+        return Some(Finding::error(CHECK, &network.subject, says).advise(advice));
+    }
+    let key = OWN_KEYS.iter().find(|key| section.get(**key).is_some())?;
+    let is_others = matches!(installed, Installed::Go | Installed::Other);
+    is_others.then(|| {
+        let says = format!("{directory}/{name} is {installed}, which does not know {key}");
+        Finding::error(CHECK, &network.subject, says).advise(format!("write \"type\": {own:?}"))
+    })
+}

@@ -1,0 +1,534 @@
+//! Plugins that stay installed: others put programs of the same names into the directory, at
+//! any moment, and the agent puts ours back. What serves a pod is seen by what it does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::{Call, Pod, go_plugin, our_plugin, run_tool};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::scrape::{ADDRESS, Scrape, get};
+
+const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
+/// What the agent calls the directory.
+const INSIDE: &str = "/run/bin";
+
+/// A node whose plugins are installed in a directory of its own.
+struct Site {
+    node: AwsNode,
+    /// The directory, as the test sees it.
+    bin: PathBuf,
+}
+
+impl Site {
+    fn new(vpc: &Vpc) -> Self {
+        let site = Self::empty(vpc);
+        site.install("our-plugins", |_| {});
+        site
+    }
+
+    fn empty(vpc: &Vpc) -> Self {
+        let node = vpc.node();
+        let bin = node.run_directory().join("bin");
+        fs::create_dir(&bin).unwrap();
+        Self { node, bin }
+    }
+
+    /// Installs our plugins from a directory `name`, each after `change` was made to it.
+    fn install(&self, name: &str, change: impl Fn(&Path)) {
+        let source = self.node.run_directory().join(name);
+        if !source.exists() {
+            fs::create_dir(&source).unwrap();
+            for plugin in PLUGINS {
+                copy(&our_plugin(plugin), &source.join(plugin));
+                change(&source.join(plugin));
+            }
+        }
+        let source = format!("/run/{name}");
+        let arguments = ["install", "--source", &source, "--target", INSIDE];
+        let output = self.node.command(&arguments);
+        assert_eq!(output.status, Some(0), "{output}");
+    }
+
+    fn agent(&self, plugins: &Value) -> Agent {
+        let mut configuration = json!({ "cniPath": INSIDE, "metrics": ADDRESS });
+        configuration["plugins"] = plugins.clone();
+        let agent = Agent::start(&self.node, &configuration);
+        assert!(eventually(|| get(&self.node, "/readyz").0 == 200));
+        agent
+    }
+
+    /// Renames Go's plugin over the file `name`, as the VPC CNI does.
+    fn replace(&self, name: &str, plugin: &str) {
+        let temporary = self.bin.join(format!("{name}.tmp"));
+        copy(&go_plugin(plugin), &temporary);
+        fs::rename(temporary, self.bin.join(name)).unwrap();
+    }
+
+    fn is_ours(&self, name: &str) -> bool {
+        let plugin = name.strip_prefix("eni-").unwrap_or(name);
+        fs::read(self.bin.join(name)).is_ok_and(|program| {
+            let ours = fs::read(our_plugin(plugin)).unwrap();
+            program == ours
+        })
+    }
+
+    fn restored(&self, name: &str) -> f64 {
+        let series = format!("plugins_restored_total{{plugin=\"{name}\"}}");
+        Scrape::of(&self.node).value(&series)
+    }
+
+    /// An ADD or a DEL of host-local by the program `name`.
+    fn call(&self, name: &str, command: &str, id: &str, ipam: &Value) -> Call {
+        let conf = json!({ "cniVersion": "1.0.0", "name": "n", "type": name, "ipam": ipam });
+        let call = Call::new(self.bin.join(name), command).conf(&conf);
+        call.attachment(id, "net1", "/no/such/netns")
+    }
+
+    fn readiness(&self) -> String {
+        get(&self.node, "/readyz").1
+    }
+}
+
+/// Another process copies: see `binaries`.
+fn copy(from: &Path, to: &Path) {
+    let output = run_tool("cp", &[from.to_str().unwrap(), to.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Runs `change` again and again, `rounds` times, while pods start; returns what an ADD of each
+/// of them has got. Each pod whose number is even ends again.
+fn while_pods_start(
+    site: &Site,
+    name: &str,
+    ipam: &Value,
+    rounds: usize,
+    change: impl Fn(usize),
+) -> Vec<String> {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let pods = scope.spawn(|| {
+            let mut addresses = Vec::new();
+            let mut number = 0;
+            while !done.load(Ordering::Relaxed) || number < 100 {
+                let id = format!("c{number}");
+                let added = site.node.node.run(&site.call(name, "ADD", &id, ipam));
+                let result = added.ok();
+                addresses.push(result["ips"][0]["address"].as_str().unwrap().to_owned());
+                if number % 2 == 0 {
+                    site.node.node.run(&site.call(name, "DEL", &id, ipam)).ok();
+                }
+                number += 1;
+            }
+            addresses
+        });
+        // A thread that has failed is joined all the same.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            (0..rounds).for_each(&change);
+        }));
+        done.store(true, Ordering::Relaxed);
+        let addresses = pods.join().unwrap();
+        outcome.unwrap();
+        addresses
+    })
+}
+
+/// Lets Go's host-local be renamed over ours, and ours come back.
+fn replace_and_await(site: &Site) {
+    site.replace("host-local", "host-local");
+    assert!(eventually(|| site.is_ours("host-local")));
+}
+
+#[test]
+fn no_pod_of_a_name_of_our_own_is_served_by_gos_plugin() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let _agent = site.agent(&Value::Null);
+    // Go's plugin takes no notice of `exclude`.
+    let ipam = json!({
+        "type": "eni-host-local", "subnet": "10.0.0.0/16", "exclude": ["10.0.0.0/17"],
+    });
+    let addresses = while_pods_start(&site, "eni-host-local", &ipam, 5, |_| {
+        replace_and_await(&site);
+    });
+    for address in &addresses {
+        let third: u8 = address.split('.').nth(2).unwrap().parse().unwrap();
+        assert!(third >= 128, "{address} of {addresses:?}");
+    }
+    assert_eq!(site.restored("host-local"), 5.0);
+    assert_eq!(site.restored("eni-host-local"), 0.0);
+}
+
+#[test]
+fn a_pod_of_a_name_that_go_has_too_is_served_by_one_of_the_two() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let agent = site.agent(&Value::Null);
+    let ipam = json!({ "type": "host-local", "subnet": "10.0.0.0/16" });
+    let addresses = while_pods_start(&site, "host-local", &ipam, 5, |_| {
+        replace_and_await(&site);
+    });
+    let different: BTreeSet<&String> = addresses.iter().collect();
+    assert_eq!(different.len(), addresses.len());
+    assert!(PLUGINS.iter().all(|name| site.is_ours(name)));
+    let said = format!("{INSIDE}/host-local was the Go plugin; it is this suite's, version ");
+    assert_eq!(agent.log().matches(&said).count(), 5, "{}", agent.log());
+    assert_eq!(site.readiness(), "ok");
+}
+
+#[test]
+fn ours_is_back_within_a_second() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let _agent = site.agent(&Value::Null);
+    // The best of some tries, on a machine that does other things too.
+    let times = (0..5).map(|_| {
+        site.replace("ipvlan", "ipvlan");
+        let start = Instant::now();
+        assert!(eventually(|| site.is_ours("ipvlan")));
+        start.elapsed()
+    });
+    let best = times.min().unwrap();
+    assert!(best < Duration::from_secs(1), "{best:?}");
+}
+
+/// `cp` writes into the file that is there, whatever other names that has.
+#[test]
+fn what_is_written_into_one_name_is_in_no_other() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let number = |name: &str| fs::metadata(site.bin.join(name)).unwrap().ino();
+    assert_ne!(number("ipvlan"), number("eni-ipvlan"));
+    let _agent = site.agent(&Value::Null);
+    copy(&go_plugin("ipvlan"), &site.bin.join("ipvlan"));
+    assert!(site.is_ours("eni-ipvlan"));
+    assert!(eventually(|| site.is_ours("ipvlan")));
+}
+
+/// As on a node whose agent was not there when the VPC CNI started.
+#[test]
+fn what_was_replaced_or_removed_before_the_agent_starts_is_back() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    site.replace("ipvlan", "ipvlan");
+    fs::write(site.bin.join("host-local"), "").unwrap();
+    fs::remove_file(site.bin.join("host-device")).unwrap();
+    // Nobody else has a plugin of this name; the copy is that of the agent's image.
+    fs::remove_file(site.bin.join("eni-host-device")).unwrap();
+    let _agent = site.agent(&Value::Null);
+    let names = PLUGINS.map(|name| [name.to_owned(), format!("eni-{name}")]);
+    let is_ours = |name: &String| site.is_ours(name);
+    assert!(eventually(|| names.as_flattened().iter().all(is_ours)));
+}
+
+#[test]
+fn a_directory_that_appears_later_is_watched() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let _agent = site.agent(&Value::Null);
+    assert!(site.is_ours("eni-ipvlan"));
+    fs::rename(&site.bin, site.node.run_directory().join("old")).unwrap();
+    fs::create_dir(&site.bin).unwrap();
+    assert!(eventually(|| site.is_ours("eni-ipvlan")));
+    site.replace("ipvlan", "ipvlan");
+    assert!(eventually(|| site.is_ours("ipvlan")));
+}
+
+#[test]
+fn somebody_who_replaces_it_again_and_again_is_let_win_and_named() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let agent = site.agent(&Value::Null);
+    for _ in 0..10 {
+        replace_and_await(&site);
+    }
+    site.replace("host-local", "host-local");
+    let finding = format!("{INSIDE}/host-local is the Go plugin: ours was to be put back 10 times");
+    assert!(eventually(|| site.readiness().contains(&finding)));
+    assert!(!site.is_ours("host-local"));
+    assert!(site.is_ours("eni-host-local"));
+    assert_eq!(site.restored("host-local"), 10.0);
+    assert_eq!(agent.log().matches(&finding).count(), 1, "{}", agent.log());
+    // The others are not concerned.
+    site.replace("ipvlan", "ipvlan");
+    assert!(eventually(|| site.is_ours("ipvlan")));
+}
+
+#[test]
+fn an_administrator_can_turn_it_off() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let agent = site.agent(&json!(false));
+    site.replace("ipvlan", "ipvlan");
+    let finding = format!("{INSIDE}/ipvlan is the Go plugin: the agent does not put ours back");
+    assert!(eventually(|| site.readiness().contains(&finding)));
+    assert_eq!(agent.log().matches(&finding).count(), 1, "{}", agent.log());
+    assert!(!site.is_ours("ipvlan"));
+    let series = |origin: &str| {
+        format!("installed_plugins{{plugin=\"ipvlan\",origin=\"{origin}\",version=\"\"}}")
+    };
+    assert_eq!(Scrape::of(&site.node).value(&series("go")), 1.0);
+}
+
+/// A disk of its own that has no byte free.
+struct FullDisk(PathBuf);
+
+impl FullDisk {
+    fn at(path: &Path) -> Self {
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, path, tmpfs, MsFlags::empty(), Some("size=100m")).expect("it can be mounted");
+        Self(path.to_owned())
+    }
+
+    fn fill(&self) {
+        let ballast = self.0.join("ballast");
+        run_tool(
+            "dd",
+            &[
+                "if=/dev/zero",
+                &format!("of={}", ballast.display()),
+                "bs=4096",
+            ],
+        );
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).expect("it was mounted");
+    }
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_lost_and_one_line_says_why() {
+    let vpc = Vpc::new();
+    let mut site = Site::empty(&vpc);
+    let disk = FullDisk::at(&site.bin);
+    site.node.node.bind(&site.bin, INSIDE);
+    site.install("our-plugins", |_| {});
+    let agent = site.agent(&Value::Null);
+    site.replace("host-local", "host-local");
+    assert!(eventually(|| site.is_ours("host-local")));
+    // Small enough for the disk, and not ours; then there is no room for a copy.
+    let script = site.bin.join(".other");
+    fs::write(&script, "#!/bin/sh\n").unwrap();
+    disk.fill();
+    // What is replaced gives no room either while it is open.
+    let replaced = fs::File::open(site.bin.join("host-local")).unwrap();
+    fs::rename(&script, site.bin.join("host-local")).unwrap();
+    let finding = "host-local is another program, and ours could not be put back";
+    let says = |text: &str| text.contains(finding) && text.contains("No space left");
+    assert!(
+        eventually(|| says(&site.readiness())),
+        "{}",
+        site.readiness()
+    );
+    assert_eq!(agent.log().matches(finding).count(), 1, "{}", agent.log());
+    let read = fs::read_to_string(site.bin.join("host-local")).unwrap();
+    assert_eq!(read, "#!/bin/sh\n");
+    let names = fs::read_dir(&site.bin)
+        .unwrap()
+        .map(|e| e.unwrap().file_name());
+    assert!(names.into_iter().all(|name| name != ".host-local.tmp"));
+    // With room for it, the next change brings ours back.
+    drop(replaced);
+    fs::remove_file(site.bin.join("ballast")).unwrap();
+    fs::write(site.bin.join("host-local"), "#!/bin/sh\n\n").unwrap();
+    assert!(eventually(|| site.is_ours("host-local")));
+    assert!(eventually(|| site.readiness() == "ok"));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named_once() {
+    let vpc = Vpc::new();
+    let mut site = Site::new(&vpc);
+    site.node.node.read_only(INSIDE);
+    let agent = site.agent(&Value::Null);
+    site.replace("ipvlan", "ipvlan");
+    let finding = "ipvlan is the Go plugin, and ours could not be put back";
+    let says = |text: &str| text.contains(finding) && text.contains("Read-only file system");
+    assert!(eventually(|| says(&site.readiness())));
+    site.replace("ipvlan", "ipvlan");
+    site.replace("host-local", "host-local");
+    assert!(eventually(|| site
+        .readiness()
+        .contains("host-local is the Go")));
+    assert_eq!(agent.log().matches(finding).count(), 1, "{}", agent.log());
+}
+
+/// A program of another version, which is as long.
+fn of_another_version(program: &Path) {
+    let mut bytes = fs::read(program).unwrap();
+    let text = format!("version {}\n", env!("CARGO_PKG_VERSION"));
+    let at = bytes
+        .windows(text.len())
+        .position(|part| part == text.as_bytes());
+    let at = at.expect("a plugin has its version in it");
+    bytes[at + text.len() - 2] = b'9';
+    let other = program.with_extension("other");
+    fs::write(&other, bytes).unwrap();
+    fs::set_permissions(&other, fs::metadata(program).unwrap().permissions()).unwrap();
+    fs::rename(other, program).unwrap();
+}
+
+#[test]
+fn no_pod_fails_during_an_update_or_a_return_to_the_version_before() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let agent = site.agent(&Value::Null);
+    let ipam = json!({ "type": "host-local", "subnet": "10.0.0.0/16" });
+    while_pods_start(&site, "host-local", &ipam, 6, |round| match round % 2 {
+        0 => site.install("other-plugins", of_another_version),
+        _ => site.install("our-plugins", |_| {}),
+    });
+    // What is ours in any version is left alone.
+    assert!(
+        !agent.log().contains("version 0.1.0 again"),
+        "{}",
+        agent.log()
+    );
+    assert_eq!(site.restored("host-local"), 0.0);
+    site.install("other-plugins", of_another_version);
+    let other = fs::read(site.bin.join("eni-host-local")).unwrap();
+    site.replace("host-local", "host-local");
+    // It is the version that was installed last that comes back.
+    assert!(eventually(|| fs::read(site.bin.join("host-local"))
+        .unwrap()
+        == other));
+}
+
+#[test]
+fn a_plugin_does_the_same_under_either_name() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    let pod = Pod::new("c1");
+    site.node.node.netns.ip(&[
+        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
+    ]);
+    let conf = |name: &str, ipam: &str| {
+        json!({
+            "cniVersion": "1.1.0", "name": "dpdk", "type": name, "device": "dev7",
+            "ipam": { "type": ipam, "subnet": "10.9.0.0/24", "exclude": ["10.9.0.2"] },
+        })
+    };
+    let call = |name: &str, ipam: &str, command: &str| {
+        let call = Call::new(site.bin.join(name), command).conf(&conf(name, ipam));
+        call.env("CNI_PATH", site.bin.to_str().unwrap())
+            .pod(&pod, "net1")
+    };
+    let node = &site.node.node;
+    node.run(&call("eni-host-device", "eni-host-local", "STATUS"))
+        .ok();
+    let added = node.run(&call("eni-host-device", "eni-host-local", "ADD"));
+    assert_eq!(added.ok()["ips"][0]["address"], "10.9.0.3/24");
+    let is_record = |file: &String| file.starts_with("eni-cni/host-device/dpdk/");
+    assert!(node.files().iter().any(is_record), "{:?}", node.files());
+    // A runtime whose configuration was changed meanwhile ends it by the other name.
+    node.run(&call("host-device", "host-local", "DEL")).ok();
+    assert!(!node.files().iter().any(is_record), "{:?}", node.files());
+    assert!(node.netns.links().contains(&"dev7".to_owned()));
+    assert!(!node.state().join("networks/dpdk/10.9.0.3").exists());
+}
+
+#[test]
+fn status_and_doctor_say_what_is_installed() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    site.replace("ipvlan", "ipvlan");
+    fs::write(site.bin.join("host-local"), "#!/bin/sh\n").unwrap();
+    fs::remove_file(site.bin.join("eni-host-device")).unwrap();
+    let status = site
+        .node
+        .command(&["status", "--json", "--cni-path", INSIDE])
+        .ok();
+    let version = env!("CARGO_PKG_VERSION");
+    let ours = json!({ "origin": "ours", "version": version });
+    assert_eq!(
+        status["plugins"],
+        json!({ "directory": INSIDE, "installed": {
+            "eni-host-local": ours, "eni-ipvlan": ours, "host-device": ours,
+            "host-local": { "origin": "other" }, "ipvlan": { "origin": "go" },
+        }})
+    );
+    let table = site.node.command(&["status", "--cni-path", INSIDE]).stdout;
+    let expected = format!("eni-ipvlan (this suite's, version {version})");
+    assert!(
+        table.contains(&expected) && table.contains("ipvlan (the Go plugin)"),
+        "{table}"
+    );
+
+    let network = json!({ "cniVersion": "1.0.0", "name": "n", "plugins": [
+        { "type": "ipvlan", "masterSelector": { "mac": site.node.mac },
+          "ipam": { "type": "host-local", "subnet": "10.0.4.0/24" } },
+    ]});
+    let device =
+        json!({ "cniVersion": "1.0.0", "name": "d", "type": "eni-host-device", "device": "ens6" });
+    fs::write(
+        site.node.run_directory().join("n.json"),
+        network.to_string(),
+    )
+    .unwrap();
+    fs::write(site.node.run_directory().join("d.json"), device.to_string()).unwrap();
+    let arguments = [
+        "doctor",
+        "--json",
+        "--cni-path",
+        INSIDE,
+        "--nad",
+        "/run/n.json",
+        "/run/d.json",
+    ];
+    let report = site.node.command(&arguments).document();
+    let findings = report["findings"].as_array().unwrap().iter();
+    let found: Vec<(&str, &str)> = findings
+        .filter(|finding| finding["check"] == "plugin-installed" && finding["level"] != "ok")
+        .map(|f| (f["level"].as_str().unwrap(), f["says"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("warning", "is another program"),
+            ("warning", "is the Go plugin"),
+            (
+                "error",
+                "/run/bin/ipvlan is the Go plugin, which does not know masterSelector"
+            ),
+            ("error", "/run/bin/eni-host-device is missing"),
+        ]
+    );
+}
+
+#[test]
+fn the_doctor_takes_a_network_of_a_name_of_our_own_for_what_it_is() {
+    let vpc = Vpc::new();
+    let site = Site::new(&vpc);
+    site.node.command(&["sync", "--once"]);
+    let network = json!({ "cniVersion": "1.0.0", "name": "n", "plugins": [
+        { "type": "eni-ipvlan", "master": "ens6", "flag": "sideways",
+          "ipam": { "type": "eni-host-local", "subnet": "10.0.9.0/24" } },
+        { "type": "eni-sync" },
+    ]});
+    fs::write(
+        site.node.run_directory().join("n.json"),
+        network.to_string(),
+    )
+    .unwrap();
+    let report = site
+        .node
+        .command(&["doctor", "--json", "--nad", "/run/n.json"])
+        .document();
+    let findings = report["findings"].as_array().unwrap();
+    let has = |check: &str, says: &str| {
+        let mut findings = findings.iter();
+        findings.any(|f| f["check"] == check && f["says"].as_str().unwrap().contains(says))
+    };
+    assert!(has("plugin-order", "ipvlan, eni-sync"), "{report:#}");
+    assert!(has("keys", "sideways"), "{report:#}");
+}
