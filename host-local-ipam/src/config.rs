@@ -64,6 +64,14 @@ struct RawIpam {
     ranges_file: Value,
 }
 
+/// The part of the document that asks for addresses.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawRequests {
+    runtime_config: RawRuntimeConfig,
+    args: RawArgs,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct RawRuntimeConfig {
@@ -125,6 +133,22 @@ impl Config {
             resolv_conf: absolute("resolvConf", &ipam.resolv_conf)?,
         })
     }
+}
+
+/// The addresses that the runtime or the user asks for, for who allocates in another way.
+/// `unreadable` begins the message when they cannot be read.
+///
+/// # Errors
+/// Code 6 when a value has the wrong type, 4 when `CNI_ARGS` is malformed, 7 for what is not
+/// an address.
+pub fn requested_addresses(
+    conf: &ConfArgs,
+    cni_args: &str,
+    unreadable: &str,
+) -> Result<Vec<IpAddr>> {
+    let raw: RawRequests = conf.document.read(unreadable)?;
+    let lists = [&raw.args.cni.ips, &raw.runtime_config.ips];
+    requested(cni_args, lists)
 }
 
 /// The directory of the network's reservations, for the commands that need no more.
