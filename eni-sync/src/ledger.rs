@@ -7,6 +7,7 @@ mod entry;
 mod journal;
 mod life_cycle;
 mod policy;
+mod wish;
 
 use std::collections::HashSet;
 use std::fs;
@@ -26,6 +27,7 @@ use self::clock::Clock;
 pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
+pub(crate) use self::wish::{Unheard, Wish};
 use crate::deadline::Deadline;
 
 const ROOT: &str = "/var/lib/cni/eni-cni/ledger";
@@ -365,6 +367,13 @@ fn addresses(directory: &Path) -> Result<HashSet<IpAddr>> {
 
 /// The names in a directory, sorted, but for dot-files; none where there is none.
 fn names(directory: &Path) -> Result<Vec<String>> {
+    let mut names = list(directory)?;
+    names.retain(|name| !name.starts_with('.'));
+    Ok(names)
+}
+
+/// All names in a directory, sorted; none where there is none.
+fn list(directory: &Path) -> Result<Vec<String>> {
     let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
     let found = match fs::read_dir(directory) {
         Ok(found) => found,
@@ -374,11 +383,7 @@ fn names(directory: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in found {
         let name = entry.map_err(failed)?.file_name();
-        names.extend(
-            name.into_string()
-                .ok()
-                .filter(|name| !name.starts_with('.')),
-        );
+        names.extend(name.into_string().ok());
     }
     names.sort();
     Ok(names)

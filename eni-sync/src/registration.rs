@@ -2,6 +2,8 @@
 //! registers, takes over, releases and compares addresses by them.
 
 pub(crate) mod assign;
+pub(crate) mod choose;
+mod count;
 pub(crate) mod desired;
 pub(crate) mod detached;
 pub(crate) mod in_use;
@@ -14,3 +16,4 @@ pub(crate) mod request;
 pub(crate) mod rules;
 mod takeover;
 mod unassign;
+mod unheard;

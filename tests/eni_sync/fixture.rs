@@ -65,6 +65,13 @@ impl Vpc {
         AwsNode::new(&self.lab, instance, eni)
     }
 
+    /// A node whose ENI for pods is in another subnet.
+    pub fn node_in(&self, subnet: &SubnetId) -> AwsNode {
+        let instance = self.lab.run_instance("c5.large", &self.nodes);
+        let eni = self.lab.multus_eni(&instance, subnet);
+        AwsNode::new(&self.lab, instance, eni)
+    }
+
     /// A node whose ENI for pods is at another network card: the card and the device index
     /// on it.
     pub fn node_at(&self, instance_type: &str, place: (u32, u32)) -> AwsNode {

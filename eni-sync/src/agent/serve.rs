@@ -16,11 +16,12 @@ use crate::agent::shared::{Agent, Work};
 use crate::deadline::Deadline;
 use crate::ledger::Refusal;
 use crate::limits;
-use crate::plugin::TIME;
+use crate::plugin::attachment::TIME;
 use crate::plugin::socket::{self, Answer, Ask};
-use crate::registration::desired::Wanted;
+use crate::registration::choose::choose;
 use crate::registration::register;
 use crate::registration::request::Request;
+use crate::vpc::clients::Aws;
 
 /// How long until the next try after an error of the socket.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
@@ -117,8 +118,19 @@ impl Agent {
                 patience,
             }) => {
                 let time = patience.map_or(TIME, Duration::from_millis);
-                self.register(&wanted, &request, Deadline::after(time.min(TIME)))
+                self.serve_attachment(&request, time, |aws| {
+                    register::register_all(aws, &self.ledger, &self.looks, &wanted, &request)
+                        .map(|()| Answer::Done)
+                })
             }
+            Ok(Ask::Choose {
+                choice,
+                request,
+                patience,
+            }) => self.serve_attachment(&request, Duration::from_millis(patience), |aws| {
+                choose(aws, &self.ledger, &self.looks, &choice, &request)
+                    .map(|addresses| Answer::Chosen { addresses })
+            }),
             Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),
             Err(cause) => {
                 say!("a request could not be read: {cause}");
@@ -132,20 +144,19 @@ impl Agent {
         }
     }
 
-    /// Registers the addresses of an attachment; nothing where the agent ends before its
-    /// turn comes.
-    fn register(&self, wanted: &Wanted, request: &Request, deadline: Deadline) -> Option<Answer> {
-        let since = Instant::now();
+    /// Does what an attachment needs; nothing where the agent ends before its turn comes.
+    fn serve_attachment(
+        &self,
+        request: &Request,
+        time: Duration,
+        serve: impl FnOnce(&Aws) -> Result<Answer>,
+    ) -> Option<Answer> {
+        let (since, deadline) = (Instant::now(), Deadline::after(time.min(TIME)));
         let outcome = self.during_request(|| match request.owner.is_alive() {
             _ if deadline.is_over() => Err(Deadline::missed("the agent, which serves others")),
             // What cannot be looked at from here is the plugin's own work.
             Ok(false) | Err(_) => Ok(Answer::Unseen),
-            Ok(true) => self
-                .clients
-                .run_until(deadline, |aws| {
-                    register::register_all(aws, &self.ledger, &self.looks, wanted, request)
-                })
-                .map(|()| Answer::Done),
+            Ok(true) => self.clients.run_until(deadline, serve),
         })?;
         let answer = outcome.unwrap_or_else(|error| {
             let owner = &request.owner;
@@ -160,7 +171,7 @@ impl Agent {
             Answer::Refused(Refusal::of(&error))
         });
         match &answer {
-            Answer::Done => self.metrics.note_answer(0, since.elapsed()),
+            Answer::Done | Answer::Chosen { .. } => self.metrics.note_answer(0, since.elapsed()),
             Answer::Refused(refusal) => self.metrics.note_answer(refusal.code, since.elapsed()),
             // The plugin goes on by itself.
             Answer::Unseen => {}

@@ -101,7 +101,7 @@ pub(super) fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
 /// Makes the ledger follow the reservations of one network.
 fn look(agent: &Agent, network: &Watched) -> Result<()> {
     let found = reservations(network)?;
-    register::give_up(&agent.ledger, "its reservation has gone", |entry| {
+    register::give_up_entries(&agent.ledger, "its reservation has gone", |entry| {
         is_of(entry, network) && has_ended(entry, found.get(&entry.address))
     })?;
     let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, owner?));

@@ -51,6 +51,10 @@ pub(crate) struct Entry {
     /// Since when descriptions do not show it; 0 when the last one did.
     #[serde(default, skip_serializing_if = "is_never")]
     missing: Timestamp,
+    /// Whether EC2 has chosen it for an attachment of a network without ranges: it is in no
+    /// range that host-local hands out, so the next such attachment may get it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) chosen: bool,
 }
 
 fn is_never(time: &Timestamp) -> bool {
@@ -266,6 +270,12 @@ impl Owner {
         ) == (network, container_id, ifname)
     }
 
+    /// Whether this is the owner of the attachment that a command is about.
+    pub(crate) fn is_of(&self, args: &CmdArgs) -> bool {
+        let (container, ifname) = (args.container_id.as_str(), args.ifname.as_str());
+        self.is_attachment(&args.conf.network, container, ifname)
+    }
+
     /// Whether both are the same attachment in the same namespace.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.is_attachment(&other.network, &other.container_id, &other.ifname)
@@ -345,6 +355,7 @@ impl Entry {
                 confirmed: if event.is_confirmation() { now() } else { 0 },
                 removal: 0,
                 missing: 0,
+                chosen: false,
             }),
             Next::Stay | Next::Forget => None,
         }
@@ -379,10 +390,38 @@ impl Entry {
             confirmed,
             removal,
             missing,
+            // host-local hands out what is in a pool.
+            chosen: self.chosen && *event != Event::Pooled,
         })
     }
 
-    /// The entry of an address that `owner` claims; `known` is what the ledger has of it.
+    /// The entry of an address that is on the ENI for nobody: EC2 has chosen it, and whoever
+    /// it was for is gone, or not known. `known` is what the ledger has of it.
+    #[must_use]
+    pub(crate) fn spare(address: IpAddr, known: Option<Self>) -> Option<Self> {
+        let seen = match known {
+            Some(entry) => entry.after(&Event::Seen),
+            None => Self::begin(address, &Event::Seen, None),
+        };
+        // No pod has had it, so nobody waits for an answer from it.
+        let entry = seen?.after(&Event::Ended { after: now() })?;
+        Some(Self {
+            owner: None,
+            ..entry.chosen()
+        })
+    }
+
+    /// The same of an address that EC2 has chosen.
+    #[must_use]
+    pub(crate) fn chosen(self) -> Self {
+        Self {
+            chosen: true,
+            ..self
+        }
+    }
+
+    /// The entry of an address that `owner` claims by its name; `known` is what the ledger
+    /// has of it.
     #[must_use]
     pub(crate) fn claimed(
         address: IpAddr,
@@ -394,7 +433,10 @@ impl Entry {
             Some(entry) => entry.after(event),
             None => Self::begin(address, event, None),
         };
-        entry.map(|entry| entry.owned_by(owner))
+        entry.map(|entry| Self {
+            chosen: false,
+            ..entry.owned_by(owner)
+        })
     }
 
     /// The same for another owner.
@@ -536,17 +578,6 @@ impl Entry {
         Some(if is_of_the_future { 0 } else { due })
     }
 
-    /// Whether the entry is of this attachment.
-    pub(crate) fn is_of(&self, args: &CmdArgs) -> bool {
-        self.owner.as_ref().is_some_and(|owner| {
-            owner.is_attachment(
-                &args.conf.network,
-                args.container_id.as_str(),
-                args.ifname.as_str(),
-            )
-        })
-    }
-
     /// Whether it is of `owner`'s attachment in the same namespace.
     pub(crate) fn is_owned_by(&self, owner: &Owner) -> bool {
         self.owner.as_ref().is_some_and(|own| own.is_same(owner))
@@ -571,6 +602,25 @@ impl Entry {
             Life::Reservation { reservation } => !reservation_presence(reservation).has_ended(),
             Life::Namespace { .. } | Life::Pool { .. } => false,
         })
+    }
+
+    /// Whether nobody needs the address any more, wherever it is.
+    pub(crate) fn is_leaving(&self) -> bool {
+        match self.state {
+            State::Releasing { .. } | State::Withdrawn { .. } | State::Removed => true,
+            State::Held | State::Claiming { .. } | State::Pooled | State::Adopted => false,
+        }
+    }
+
+    /// Whether it was wanted and could not be had.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(
+            self.state,
+            State::Claiming {
+                refusal: Some(_),
+                ..
+            }
+        )
     }
 
     /// Whether an attachment has the address or is about to.

@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::address::Cidr;
 use common::attach::inventory;
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::deadline::Deadline;
 use crate::ledger::Refusal;
 use crate::limits::PLUGIN_DEADLINE;
+use crate::registration::choose::Choice;
 use crate::registration::desired::Wanted;
 use crate::registration::request::Request;
 
@@ -64,6 +66,16 @@ pub(crate) enum Ask {
         #[serde(default)]
         patience: Option<u64>,
     },
+    /// Give an attachment addresses whose network names none. An agent of an earlier version
+    /// does not know this, and closes the connection: the plugin does it itself then.
+    Choose {
+        /// What it needs.
+        choice: Box<Choice>,
+        /// The attachment.
+        request: Box<Request>,
+        /// For how many milliseconds the plugin waits.
+        patience: u64,
+    },
     /// Look into the ledger: something there will be due.
     Look,
     /// Answer, and do nothing else.
@@ -76,6 +88,11 @@ pub(crate) enum Ask {
 pub(crate) enum Answer {
     /// It is done.
     Done,
+    /// These are the addresses of the attachment.
+    Chosen {
+        /// Each with the prefix length of the subnet.
+        addresses: Vec<Cidr>,
+    },
     /// It cannot be done.
     Refused(Refusal),
     /// The agent does not see the container's namespace; the plugin, which does, has to
@@ -90,20 +107,54 @@ pub(crate) fn register(
     request: &Request,
     deadline: Deadline,
 ) -> Option<Result<()>> {
-    let patience = deadline.left().saturating_sub(ANSWER_TIME).as_millis();
     let ask = Ask::Register {
         wanted: wanted.clone(),
         request: Box::new(request.clone()),
-        patience: u64::try_from(patience).ok(),
+        patience: Some(patience(deadline)),
     };
+    ask_agent(&ask, deadline, |answer| match answer {
+        Answer::Done => Some(()),
+        _ => None,
+    })
+}
+
+/// Has the agent give an attachment addresses. Nothing, when there is no agent that could.
+pub(crate) fn choose(
+    choice: &Choice,
+    request: &Request,
+    deadline: Deadline,
+) -> Option<Result<Vec<Cidr>>> {
+    let ask = Ask::Choose {
+        choice: Box::new(choice.clone()),
+        request: Box::new(request.clone()),
+        patience: patience(deadline),
+    };
+    ask_agent(&ask, deadline, |answer| match answer {
+        Answer::Chosen { addresses } => Some(addresses),
+        _ => None,
+    })
+}
+
+/// For how many milliseconds an agent can work on an answer that is to be here in time.
+fn patience(deadline: Deadline) -> u64 {
+    let patience = deadline.left().saturating_sub(ANSWER_TIME).as_millis();
+    u64::try_from(patience).unwrap_or(u64::MAX)
+}
+
+/// What the agent answers, where there is one that does; nothing where the plugin has to do
+/// the work itself.
+fn ask_agent<T>(
+    ask: &Ask,
+    deadline: Deadline,
+    meant: impl FnOnce(Answer) -> Option<T>,
+) -> Option<Result<T>> {
     let stream = connect_to_root()?;
-    let taken = send(&stream, &ask).and_then(|()| await_taken(&stream, deadline));
+    let taken = send(&stream, ask).and_then(|()| await_taken(&stream, deadline));
     // It may be gone, or not listen, or have too much to do.
     let taken = taken.ok()?;
     match receive(&stream, taken) {
-        Ok(Answer::Done) => Some(Ok(())),
         Ok(Answer::Refused(refusal)) => Some(Err(refusal.error())),
-        Ok(Answer::Unseen) => None,
+        Ok(answer) => meant(answer).map(Ok),
         // It went away before it answered. What it has done is in the ledger.
         Err(cause) if cause.kind() != io::ErrorKind::WouldBlock => None,
         Err(cause) => {

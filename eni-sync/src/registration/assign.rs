@@ -36,14 +36,15 @@ impl Claimed {
 
 /// How many addresses of a family an ENI has, how many it can have, and how many have been
 /// removed to make room.
-struct Room {
-    used: usize,
-    limit: usize,
-    made: usize,
+pub(crate) struct Room {
+    pub(crate) used: usize,
+    pub(crate) limit: usize,
+    pub(crate) made: usize,
 }
 
 impl Room {
-    fn free(&self) -> usize {
+    /// How many more it can have.
+    pub(crate) fn free(&self) -> usize {
         self.limit.saturating_sub(self.used) + self.made
     }
 }
@@ -287,7 +288,7 @@ impl<'a> Assigner<'a> {
 
     /// How many addresses of a family the ENI has and can have, after some in their
     /// cool-down have made room, the oldest first, where there is not enough for `wanted`.
-    fn room(&self, family: Family, own: Option<&Description>, wanted: usize) -> Room {
+    pub(crate) fn room(&self, family: Family, own: Option<&Description>, wanted: usize) -> Room {
         let used = own.map_or(0, |own| own.used(family));
         let limit = family.limit(self.eni);
         let missing = wanted.saturating_sub(limit.saturating_sub(used));

@@ -13,6 +13,7 @@ use crate::ledger::{Entries, Entry, Event, State, now};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::register::settle_in_turns;
 use crate::registration::rules::{self, Drift};
+use crate::registration::unheard;
 use crate::vpc::eni;
 
 /// Why addresses are given up whose pods are found to have gone.
@@ -104,6 +105,7 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
         let (entries, holders) = (ledger.open()?, Holders::default());
         let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
         entries.forget_removed()?;
+        unheard::note(&entries, &actual)?;
         let known = entries.addresses()?;
         for drift in rules::compare(&entries.all()?, &known, &actual, now()) {
             repair(&entries, drift, &lives, report)?;

@@ -15,15 +15,15 @@ use common::say;
 
 use crate::deadline::Deadline;
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, now,
+    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, Wish, now,
 };
 use crate::registration::assign::{Assigner, Claimed};
 use crate::registration::desired::Wanted;
 use crate::registration::looks::Looks;
 use crate::registration::node::{Node, TURN_DEADLINE};
-use crate::registration::release;
 use crate::registration::request::Request;
 use crate::registration::rules::{self, Claim};
+use crate::registration::{count, release, unheard};
 use crate::vpc::clients::Aws;
 use crate::vpc::eni;
 use crate::vpc::inventory;
@@ -71,7 +71,12 @@ pub(crate) fn register_all(
 /// Code 7 for an address that can never be registered, 11 for one that somebody else
 /// has or AWS does not assign now, 100 without permission, 5 or 6 naming a file of the
 /// ledger.
-fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request) -> Result<()> {
+pub(crate) fn register(
+    node: &Node<'_>,
+    eni: &Eni,
+    addresses: &[IpAddr],
+    request: &Request,
+) -> Result<()> {
     let mut wanted = addresses.to_vec();
     wanted.retain(|address| !eni::is_registered(eni, *address));
     if wanted.is_empty() {
@@ -81,24 +86,42 @@ fn register(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr], request: &Request)
     for address in &wanted {
         eni::require_assignable(eni, *address)?;
     }
-    let deadline = node.aws.deadline();
-    let ledger = node.ledger.of_eni(&eni.id)?.until(deadline);
+    let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
     let reusable = claim(&ledger, &wanted, request)?;
     confirm(node, eni, &ledger, &reusable, request)?;
-    if answer(&ledger.open()?, &wanted, request)? {
-        return Ok(());
+    settle_until(node, eni, &ledger, |entries| {
+        let is_held = answer(entries, &wanted, request)?;
+        Ok(is_held.then_some(()))
+    })
+}
+
+/// Has AWS asked, by this process or by another one, until the ledger has an answer.
+///
+/// # Errors
+/// What the ledger has instead of one, and code 11 when there is no time left.
+pub(crate) fn settle_until<T>(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    answer: impl Fn(&Entries) -> Result<Option<T>>,
+) -> Result<T> {
+    if let Some(answer) = answer(&ledger.open()?)? {
+        return Ok(answer);
     }
     loop {
         let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut until_next = None;
-        if !answer(&ledger.open()?, &wanted, request)? {
-            until_next = settle(node, eni, &ledger)?;
+        let mut found = answer(&ledger.open()?)?;
+        if found.is_none() {
+            until_next = settle(node, eni, ledger)?;
+            found = answer(&ledger.open()?)?;
         }
-        if answer(&ledger.open()?, &wanted, request)? {
-            release_if_worth(node, eni, &ledger);
-            return Ok(());
+        if let Some(answer) = found {
+            release_if_worth(node, eni, ledger);
+            return Ok(answer);
         }
         drop(turn);
+        let deadline = node.aws.deadline();
         thread::sleep(pause_before_next(until_next, deadline, &eni.id)?);
     }
 }
@@ -216,7 +239,7 @@ fn taken(address: IpAddr, eni: &str, entry: Option<&Entry>) -> Error {
 
 /// Takes addresses back that were still on the ENI, without a call, if the metadata
 /// show them. Where it floats, another node may have the address without our knowing.
-fn confirm(
+pub(crate) fn confirm(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
@@ -298,6 +321,9 @@ pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) ->
 /// Code 5 naming a file of the ledger; what AWS says is written into the entries.
 fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Duration>> {
     node.aws.await_budget();
+    // What EC2 chose unheard, or nobody needs any more, is for those that wait.
+    unheard::find(node, ledger)?;
+    count::serve(ledger, |_| true)?;
     let until_second = |claimed: &Claimed| {
         let looks = node.looks;
         looks.until_second(claimed.address, Instant::now())
@@ -330,7 +356,9 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
             }
         }
     }
-    Ok(open.iter().filter_map(until_second).min())
+    let until_second = open.iter().filter_map(until_second).min();
+    let until_next = count::settle(node, eni, ledger)?;
+    Ok(until_second.into_iter().chain(until_next).min())
 }
 
 /// What living attachments have claimed and EC2 has not answered yet. What nobody lives for
@@ -419,28 +447,55 @@ pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<(IpAddr, Owner, Error)>> {
 /// # Errors
 /// Code 5 naming a file of the ledger, 11 when it is locked for too long; what can be
 /// marked is marked all the same.
-pub(crate) fn give_up(ledger: &Ledger, why: &str, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
+pub(crate) fn give_up(ledger: &Ledger, why: &str, is_ended: impl Fn(&Owner) -> bool) -> Result<()> {
+    let is_of_ended = |entry: &Entry| entry.owner.as_ref().is_some_and(&is_ended);
+    end_all(ledger, why, is_of_ended, |wish| is_ended(&wish.owner))
+}
+
+/// The same for entries alone.
+///
+/// # Errors
+/// As for [`give_up`].
+pub(crate) fn give_up_entries(
+    ledger: &Ledger,
+    why: &str,
+    is_ended: impl Fn(&Entry) -> bool,
+) -> Result<()> {
+    end_all(ledger, why, is_ended, |_| false)
+}
+
+fn end_all(
+    ledger: &Ledger,
+    why: &str,
+    is_ended: impl Fn(&Entry) -> bool,
+    is_idle: impl Fn(&Wish) -> bool,
+) -> Result<()> {
     let start = Instant::now();
     let mut errors = Errors::default();
     for eni in ledger.enis()? {
         let patience = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
         let patience = patience.max(LEAST_PATIENCE);
-        errors.keep(end_where(&eni, patience, why, &is_ended));
+        let entries = errors.keep(eni.open_within(patience));
+        if let Some(entries) = entries {
+            errors.keep(end_where(&entries, why, &is_ended));
+            errors.keep(forget_where(&entries, &is_idle));
+        }
     }
     errors.into_result()
 }
 
-fn end_where(
-    eni: &EniLedger,
-    patience: Duration,
-    why: &str,
-    is_ended: &impl Fn(&Entry) -> bool,
-) -> Result<()> {
-    let entries = eni.open_within(patience)?;
+fn end_where(entries: &Entries, why: &str, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
     for entry in entries.all()?.into_iter().filter(is_ended) {
         if entry.is_in_use() {
             entries.end(entry, why)?;
         }
+    }
+    Ok(())
+}
+
+fn forget_where(entries: &Entries, is_idle: impl Fn(&Wish) -> bool) -> Result<()> {
+    for wish in entries.wishes()?.into_iter().filter(is_idle) {
+        entries.forget_wish(&wish)?;
     }
     Ok(())
 }

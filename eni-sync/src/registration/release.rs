@@ -12,8 +12,8 @@ use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::looks::Looks;
 use crate::registration::node::{Node, TURN_DEADLINE};
-use crate::registration::rules;
 use crate::registration::unassign::{Answer, Unassigner};
+use crate::registration::{rules, unheard};
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
@@ -96,7 +96,8 @@ fn release_where(
     let mut errors = Errors::default();
     for eni in ledger.enis()? {
         let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
-        if !is_time(&entries.unwrap_or_default()) {
+        let is_time = is_time(&entries.unwrap_or_default());
+        if !is_time && !eni.is_unheard() {
             continue;
         }
         let Some(inventory) = errors.keep(inventory::current(aws, |_| true)) else {
@@ -110,6 +111,7 @@ fn release_where(
         };
         let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
         if turn.is_some() {
+            errors.keep(unheard::find(&node, &eni));
             let ends = errors.keep(release_due(&node, &eni));
             kept.extend(reasons_to_keep(&ends.unwrap_or_default()));
         }

@@ -104,6 +104,15 @@ pub(crate) fn reclaimable(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
     cooled.chain(adopted).collect()
 }
 
+/// The entries whose addresses EC2 has chosen, that are on the ENI by what it has said of
+/// late, and that nobody needs any more: the next attachment without an address of its own
+/// may have them, unless some pod has one nevertheless.
+pub(crate) fn spare(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
+    let mut spare = reclaimable(entries, now);
+    spare.retain(|entry| entry.chosen && entry.is_believed(now));
+    spare
+}
+
 /// The entries that nobody needs, and when each is due, in this order.
 fn leaving(entries: &[Entry], now: Timestamp) -> Vec<(Timestamp, &Entry)> {
     let times = entries.iter();

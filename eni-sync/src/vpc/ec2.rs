@@ -18,14 +18,14 @@ use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{
     Filter, InstanceType, NetworkInterface, SubnetCidrReservation, SubnetCidrReservationType,
 };
-use common::address::Cidr;
+use common::address::{Cidr, parse_address};
 use tokio::time::timeout;
 
 use self::answer::{description, failure};
 pub(crate) use self::types::{Description, Family, Limits, Reservation};
 use crate::deadline::Deadline;
 use crate::vpc::failure::{Failure, Kind};
-use crate::vpc::rate_limit::Pace;
+use crate::vpc::rate_limit::{Pace, while_throttled};
 use crate::vpc::session::Session;
 
 /// How many entries a page of a description has; the most that EC2 allows.
@@ -66,6 +66,21 @@ impl Ec2 {
             Some(Family::V4) => self.assign_v4(eni, addresses, Attempts::Many),
             Some(Family::V6) => self.assign_v6(eni, addresses),
             None => Ok(()),
+        }
+    }
+
+    /// Has EC2 choose so many addresses of one family for an ENI: all of them or none. Each
+    /// request that is done gives others, so it is sent again only when EC2 has refused it.
+    pub(crate) fn assign_count(
+        &self,
+        eni: &str,
+        family: Family,
+        count: usize,
+    ) -> Outcome<Vec<IpAddr>> {
+        let number = i32::try_from(count).unwrap_or(i32::MAX);
+        match family {
+            Family::V4 => self.count_v4(eni, number),
+            Family::V6 => self.count_v6(eni, number),
         }
     }
 
@@ -241,6 +256,10 @@ impl Ec2 {
         let answer = match (&self.pace, attempts) {
             (Some(pace), Attempts::Many) => pace.call(action, self.deadline.get(), ask),
             (Some(pace), Attempts::One) => pace.call_once(action, ask),
+            (Some(pace), Attempts::UntilHeard) => {
+                pace.call_unless_heard(action, self.deadline.get(), ask)
+            }
+            (None, Attempts::UntilHeard) => while_throttled(self.deadline.get(), ask),
             (None, _) => ask(),
         };
         journal::answered(action, &answer);
@@ -278,9 +297,9 @@ impl Ec2 {
         answer
     }
 
-    fn note_batch(&self, action: &'static str, addresses: &[IpAddr]) {
+    fn note_batch(&self, action: &'static str, size: usize) {
         if let Some(pace) = &self.pace {
-            pace.calls.note_batch(action, addresses.len());
+            pace.calls.note_batch(action, size);
         }
     }
 
@@ -306,7 +325,7 @@ impl Ec2 {
     /// What is sent once takes the addresses from whoever has them.
     fn assign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "AssignPrivateIpAddresses";
-        self.note_batch(ACTION, addresses);
+        self.note_batch(ACTION, addresses.len());
         let request = |client: Client| {
             let request = client.assign_private_ip_addresses();
             let request = request.network_interface_id(eni);
@@ -320,7 +339,7 @@ impl Ec2 {
 
     fn assign_v6(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
         const ACTION: &str = "AssignIpv6Addresses";
-        self.note_batch(ACTION, addresses);
+        self.note_batch(ACTION, addresses.len());
         let request = |client: Client| {
             let request = client.assign_ipv6_addresses();
             let request = request.network_interface_id(eni);
@@ -330,9 +349,45 @@ impl Ec2 {
         journal::change(ACTION, eni, addresses, answer)
     }
 
+    fn count_v4(&self, eni: &str, count: i32) -> Outcome<Vec<IpAddr>> {
+        const ACTION: &str = "AssignPrivateIpAddresses";
+        self.note_batch(ACTION, usize::try_from(count).unwrap_or_default());
+        let attempts = Attempts::UntilHeard;
+        let request = |client: Client| {
+            let request = client.assign_private_ip_addresses();
+            let request = request.network_interface_id(eni);
+            let request = request.secondary_private_ip_address_count(count);
+            let request = request.customize();
+            request.config_override(attempts.configuration()).send()
+        };
+        let answer = self.call(ACTION, attempts, request);
+        let chosen = answer
+            .iter()
+            .flat_map(|a| a.assigned_private_ip_addresses());
+        let chosen = parsed(chosen.filter_map(|chosen| chosen.private_ip_address()));
+        journal::change(ACTION, eni, &chosen, answer).map(|()| chosen)
+    }
+
+    fn count_v6(&self, eni: &str, count: i32) -> Outcome<Vec<IpAddr>> {
+        const ACTION: &str = "AssignIpv6Addresses";
+        self.note_batch(ACTION, usize::try_from(count).unwrap_or_default());
+        let attempts = Attempts::UntilHeard;
+        let request = |client: Client| {
+            let request = client.assign_ipv6_addresses();
+            let request = request.network_interface_id(eni);
+            let request = request.ipv6_address_count(count);
+            let request = request.customize();
+            request.config_override(attempts.configuration()).send()
+        };
+        let answer = self.call(ACTION, attempts, request);
+        let chosen = answer.iter().flat_map(|a| a.assigned_ipv6_addresses());
+        let chosen = parsed(chosen.map(String::as_str));
+        journal::change(ACTION, eni, &chosen, answer).map(|()| chosen)
+    }
+
     fn unassign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "UnassignPrivateIpAddresses";
-        self.note_batch(ACTION, addresses);
+        self.note_batch(ACTION, addresses.len());
         let request = |client: Client| {
             let request = client.unassign_private_ip_addresses();
             let request = request.network_interface_id(eni);
@@ -345,7 +400,7 @@ impl Ec2 {
 
     fn unassign_v6(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "UnassignIpv6Addresses";
-        self.note_batch(ACTION, addresses);
+        self.note_batch(ACTION, addresses.len());
         let request = |client: Client| {
             let request = client.unassign_ipv6_addresses();
             let request = request.network_interface_id(eni);
@@ -364,13 +419,16 @@ enum Attempts {
     Many,
     /// Once, for a pod that waits.
     One,
+    /// Until EC2 has answered something else than that there are too many calls; never again
+    /// after a request that may have been done.
+    UntilHeard,
 }
 
 impl Attempts {
     fn configuration(self) -> Builder {
         match self {
             Self::Many => Builder::new(),
-            Self::One => Builder::new().retry_config(RetryConfig::disabled()),
+            Self::One | Self::UntilHeard => Builder::new().retry_config(RetryConfig::disabled()),
         }
     }
 }
@@ -381,6 +439,10 @@ fn filter<T: Into<String>>(name: &str, values: impl IntoIterator<Item = T>) -> F
         .name(name)
         .set_values(Some(values))
         .build()
+}
+
+fn parsed<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {
+    texts.filter_map(|text| parse_address(text).ok()).collect()
 }
 
 fn texts(addresses: &[IpAddr]) -> Vec<String> {

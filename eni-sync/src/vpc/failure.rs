@@ -27,11 +27,9 @@ const SIGNATURE: [&str; 12] = [
 ];
 
 /// Codes of refusals that are not about the request, but about a state that passes.
-const PASSING: [&str; 3] = [
-    "Blocked",
-    "IncorrectState",
-    "InsufficientFreeAddressesInSubnet",
-];
+const PASSING: [&str; 3] = ["Blocked", "IncorrectState", NO_FREE_ADDRESS];
+/// The code for a subnet that has not as many free addresses as were asked for.
+const NO_FREE_ADDRESS: &str = "InsufficientFreeAddressesInSubnet";
 
 /// A request that has not succeeded. It may have been done nevertheless: an attempt
 /// whose answer was lost counts as failed.
@@ -80,6 +78,17 @@ impl Failure {
         }
     }
 
+    /// The failure of a call that EC2 has answered without doing anything.
+    pub(crate) fn empty(action: &'static str) -> Self {
+        Self {
+            action,
+            kind: Kind::Unanswered,
+            code: "Empty".to_owned(),
+            request_id: None,
+            answer: "the answer names no address".to_owned(),
+        }
+    }
+
     /// What kind of failure an answer is, by its code and its HTTP status. Which codes
     /// are worth another attempt is the SDK's knowledge; the others are from EC2 API
     /// reference, "Error codes for the Amazon EC2 API".
@@ -102,6 +111,11 @@ impl Failure {
     /// Whether the refusal is not about the request, but about a state that passes.
     pub(crate) fn is_passing(&self) -> bool {
         PASSING.contains(&self.code.as_str())
+    }
+
+    /// Whether the subnet has not as many free addresses as were asked for.
+    pub(crate) fn is_exhausted_subnet(&self) -> bool {
+        self.code == NO_FREE_ADDRESS
     }
 
     /// Whether EC2 has refused the signature of the request, and so done nothing.

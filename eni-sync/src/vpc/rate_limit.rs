@@ -80,6 +80,20 @@ impl Pace {
         }
     }
 
+    /// Makes a change that must not be made twice as soon as the budget allows it, and again
+    /// only when EC2 has refused it for the number of calls.
+    ///
+    /// # Errors
+    /// The failure of the last attempt.
+    pub(crate) fn call_unless_heard<T>(
+        &self,
+        action: &'static str,
+        deadline: Deadline,
+        ask: impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
+        while_throttled(deadline, || self.attempt(action, urgency(action), &ask))
+    }
+
     /// Makes a change that a pod waits for as soon as the budget allows it, and once.
     ///
     /// # Errors
@@ -175,6 +189,26 @@ impl Pace {
     /// A thread that has ended in the middle has left nothing half done here.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks again for as long as EC2 refuses for the number of calls, which is a refusal for
+/// certain: nothing was done.
+///
+/// # Errors
+/// The failure of the last attempt.
+pub(crate) fn while_throttled<T>(deadline: Deadline, ask: impl Fn() -> Outcome<T>) -> Outcome<T> {
+    let deadline = Instant::now() + deadline.left_of(CALL_DEADLINE);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let answer = ask();
+        let wait = pause.mul_f64(random::chance());
+        let is_throttled = answer.as_ref().is_err_and(|f| f.kind == Kind::Throttled);
+        if !is_throttled || Instant::now() + wait >= deadline {
+            return answer;
+        }
+        thread::sleep(wait);
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 

@@ -1,0 +1,240 @@
+//! What the ledger has besides addresses: who waits for one that EC2 is to choose, and that
+//! EC2 was asked to choose some and has not been heard. Both are written before EC2 is asked.
+//! They are in dot-files beside the entries, which a version that knows none of it leaves alone.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use common::error::{Error, ErrorCode, Result};
+use common::files::file;
+use common::kernel::netns::Holders;
+use common::say;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::clock::Clock;
+use super::entry::DESCRIBE_LAG;
+use super::{ENTRY_LIMIT, EniLedger, Entries, Owner, Refusal, Timestamp, list, now};
+
+/// What the name of a wish's file begins with.
+const WISH: &str = ".wanted-";
+/// What the name of a file begins with until its content is complete, of those that are here.
+const UNFINISHED: &str = "..";
+/// The file that says that EC2 was asked to choose.
+const UNHEARD: &str = ".unheard";
+
+/// An attachment that waits for an address of EC2's choice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Wish {
+    /// The attachment.
+    pub(crate) owner: Owner,
+    /// Whether it waits for an IPv6 address, and not for an IPv4 address.
+    pub(crate) ipv6: bool,
+    /// How often EC2 has not answered.
+    #[serde(default)]
+    pub(crate) unheard: u32,
+    /// Why there is none, for the process that waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) refusal: Option<Refusal>,
+}
+
+impl Wish {
+    /// The wish of an attachment.
+    pub(crate) fn new(owner: Owner, ipv6: bool) -> Self {
+        Self {
+            owner,
+            ipv6,
+            unheard: 0,
+            refusal: None,
+        }
+    }
+
+    fn file(&self) -> String {
+        let Owner {
+            container_id,
+            ifname,
+            ..
+        } = &self.owner;
+        let family = if self.ipv6 { "ipv6" } else { "ipv4" };
+        format!("{WISH}{container_id}-{ifname}-{family}")
+    }
+
+    /// Whether its attachment may still exist, for all that can be seen from here.
+    fn may_be_alive(&self, holders: &Holders) -> bool {
+        !self.owner.presence(holders).has_ended()
+    }
+}
+
+/// EC2 was asked to choose addresses, and its answer is not in the ledger: the process was
+/// killed, or the answer was lost. What has come to the ENI since then and is in no entry is
+/// what EC2 chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Unheard {
+    /// The addresses that were on the ENI before.
+    pub(crate) before: BTreeSet<IpAddr>,
+    /// When EC2 was asked last.
+    since: Timestamp,
+    /// The clock that this time is of.
+    clock: Clock,
+}
+
+impl Unheard {
+    /// Whether a description shows all that EC2 may have chosen.
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
+        now.checked_sub(self.since)
+            .is_some_and(|age| age >= DESCRIBE_LAG)
+    }
+}
+
+impl EniLedger {
+    /// Whether EC2 was asked to choose addresses and has not been heard.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.directory.join(UNHEARD).exists()
+    }
+}
+
+impl Entries {
+    /// Every wish that can be read, of those whose attachments may still exist. The others are
+    /// forgotten: nobody waits for an answer to them.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory or the file.
+    pub(crate) fn living_wishes(&self) -> Result<Vec<Wish>> {
+        let (mut living, holders) = (Vec::new(), Holders::default());
+        for wish in self.wishes()? {
+            match wish.may_be_alive(&holders) {
+                true => living.push(wish),
+                false => self.forget_wish(&wish)?,
+            }
+        }
+        Ok(living)
+    }
+
+    /// Every wish that can be read.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory or the file.
+    pub(crate) fn wishes(&self) -> Result<Vec<Wish>> {
+        let mut wishes = Vec::new();
+        for name in list(&self.directory)? {
+            if name.starts_with(UNFINISHED) {
+                // Who writes one has the lock: this one was killed.
+                remove(&self.directory.join(&name))?;
+            }
+            if !name.starts_with(WISH) {
+                continue;
+            }
+            match read(&self.directory.join(name)) {
+                Ok(wish) => wishes.extend(wish),
+                // Its own attachment says it anew when it comes again.
+                Err(error) => say!("{error}"),
+            }
+        }
+        Ok(wishes)
+    }
+
+    /// What has become of a wish.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 6 when it is none.
+    pub(crate) fn wish(&self, owner: &Owner, ipv6: bool) -> Result<Option<Wish>> {
+        let file = Wish::new(owner.clone(), ipv6).file();
+        let wish: Option<Wish> = read(&self.directory.join(file))?;
+        Ok(wish.filter(|wish| wish.owner.is_same(owner)))
+    }
+
+    /// Writes a wish down; it is on the disk afterwards.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn write_wish(&self, wish: &Wish) -> Result<()> {
+        write(&self.directory.join(wish.file()), wish)
+    }
+
+    /// Removes a wish that is fulfilled, or that nobody has any more.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn forget_wish(&self, wish: &Wish) -> Result<()> {
+        remove(&self.directory.join(wish.file()))
+    }
+
+    /// What EC2 was asked to choose without being heard.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 6 when it says nothing of the kind.
+    pub(crate) fn unheard(&self) -> Result<Option<Unheard>> {
+        let found: Option<Unheard> = read(&self.unheard_path())?;
+        Ok(found.map(|found| {
+            let set_by = self.clock.was_set_by(&found.clock);
+            Unheard {
+                since: found.since.saturating_add_signed(set_by),
+                ..found
+            }
+        }))
+    }
+
+    /// Writes down that EC2 is about to be asked, while `before` is on the ENI.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn begin_unheard(&self, before: BTreeSet<IpAddr>) -> Result<()> {
+        let unheard = Unheard {
+            before,
+            since: now(),
+            clock: self.clock.clone(),
+        };
+        self.write_unheard(&unheard)
+    }
+
+    /// Writes down that the last answer has been heard, and an earlier one has not.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn write_unheard(&self, unheard: &Unheard) -> Result<()> {
+        write(&self.unheard_path(), unheard)
+    }
+
+    /// Writes down that every answer has been heard.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn end_unheard(&self) -> Result<()> {
+        remove(&self.unheard_path())
+    }
+
+    fn unheard_path(&self) -> PathBuf {
+        self.directory.join(UNHEARD)
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let undecodable = |why: String| {
+        let msg = format!("{path:?} is not a file of the ledger");
+        Error::new(ErrorCode::DECODING, msg).with_details(why)
+    };
+    match file::read_regular(path, ENTRY_LIMIT) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|cause| undecodable(cause.to_string())),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+            Err(undecodable(cause.to_string()))
+        }
+        Err(cause) => Err(Error::io(format!("failed to read {path:?}"), &cause)),
+    }
+}
+
+fn write(path: &Path, document: &impl Serialize) -> Result<()> {
+    let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
+    let text = serde_json::to_vec(document).map_err(|cause| failed(cause.into()))?;
+    file::replace_durably(path, &text).map_err(failed)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    file::remove(path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
+}

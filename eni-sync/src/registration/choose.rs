@@ -1,0 +1,241 @@
+//! Gives an attachment addresses whose network names none: those that are asked for by name,
+//! and of each other family one that EC2 chooses, or has chosen earlier for somebody who needs
+//! it no more. The same attachment gets the same ones however often it asks.
+
+use std::net::IpAddr;
+
+use common::address::Cidr;
+use common::attach::inventory::Eni;
+use common::error::{Error, ErrorCode, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{EniLedger, Entries, Entry, Ledger, State, Wish};
+use crate::registration::count::{self, is_chosen_for};
+use crate::registration::looks::Looks;
+use crate::registration::node::Node;
+use crate::registration::register::{confirm, register, settle_until};
+use crate::registration::request::Request;
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::Family;
+use crate::vpc::{eni, inventory};
+
+/// Which addresses an attachment needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Choice {
+    /// The MAC address of its ENI.
+    pub(crate) mac: String,
+    /// The families of which it gets addresses; those of the subnet where none are named.
+    pub(crate) families: Option<Vec<Family>>,
+    /// The addresses that it asks for by name.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether it has the whole ENI, so that the ENI's own addresses are its own too, and EC2
+    /// chooses none.
+    pub(crate) is_whole: bool,
+}
+
+/// Gives the attachment of `request` its addresses, each with the prefix length of the subnet.
+///
+/// # Errors
+/// Code 7 for what can never be given, 11 for what EC2 or somebody else does not give now, 100
+/// without permission, 5 or 6 naming a file of the ledger.
+pub(crate) fn choose(
+    aws: &Aws,
+    ledger: &Ledger,
+    looks: &Looks,
+    choice: &Choice,
+    request: &Request,
+) -> Result<Vec<Cidr>> {
+    let (inventory, eni) = inventory::find(aws, &choice.mac)?;
+    eni::require_managed(&eni)?;
+    let families = choice.families(&eni)?;
+    choice.require_free(&eni)?;
+    let node = Node {
+        aws,
+        ledger,
+        inventory: &inventory,
+        looks,
+    };
+    let addresses = match choice.is_whole && choice.addresses.is_empty() {
+        true => of_eni(&node, &eni, choice)?,
+        false => {
+            register(&node, &eni, &choice.addresses, request)?;
+            let chosen = of_ec2(&node, &eni, &families, request)?;
+            choice.addresses.iter().copied().chain(chosen).collect()
+        }
+    };
+    Ok(addresses
+        .into_iter()
+        .filter_map(|address| in_subnet(&eni, address))
+        .collect())
+}
+
+/// An address with the prefix length of the subnet.
+pub(crate) fn in_subnet(eni: &Eni, address: IpAddr) -> Option<Cidr> {
+    let subnet = eni.subnet_cidrs.iter().find(|cidr| cidr.contains(address));
+    Cidr::new(address, subnet?.prefix())
+}
+
+impl Choice {
+    /// The families of which EC2 has to choose an address.
+    fn families(&self, eni: &Eni) -> Result<Vec<Family>> {
+        let has = |family: &Family| {
+            let first = |cidr: &Cidr| Family::of(cidr.address()) == *family;
+            eni.subnet_cidrs.iter().any(first)
+        };
+        let wanted = self.families.clone();
+        let missing = wanted.iter().flatten().find(|family| !has(family));
+        if let Some(family) = missing {
+            let (subnet, family) = (&eni.subnet_id, family.name());
+            let msg = format!("{subnet}, the subnet of {}, has no {family} range", eni.id);
+            let details = "name the families that it has, or give the subnet a range";
+            return Err(Error::config(msg).with_details(details));
+        }
+        let mut families = wanted.unwrap_or_else(|| Family::ALL.into_iter().filter(has).collect());
+        let is_named = |family: &Family| {
+            let mut named = self.addresses.iter();
+            named.any(|address| Family::of(*address) == *family)
+        };
+        families.retain(|family| !self.is_whole && !is_named(family));
+        Ok(families)
+    }
+
+    /// Whether nobody else can have an address that is asked for by name without the ledger's
+    /// knowing: those of the ENI itself are the node's, and pods may have taken any of a prefix.
+    fn require_free(&self, eni: &Eni) -> Result<()> {
+        let mut named = self.addresses.iter();
+        let is_other = |address: &&IpAddr| eni::is_registered(eni, **address);
+        match named.find(is_other).filter(|_| !self.is_whole) {
+            None => Ok(()),
+            Some(address) => {
+                let msg = format!("{address} is an address of {} itself", eni.id);
+                let details = "pods that share an ENI get its secondary addresses; \
+                               neither its own nor those of its prefixes";
+                Err(Error::config(msg).with_details(details))
+            }
+        }
+    }
+}
+
+/// The addresses that EC2 has on an ENI which one attachment has as a whole, its primary ones
+/// first. Nobody has to claim them, and they stay on the ENI when the attachment ends. What
+/// the ledger has on its way out of the ENI is not among them.
+fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice) -> Result<Vec<IpAddr>> {
+    let what = format!("look at {}", eni.id);
+    let found = node.aws.ec2(&node.inventory.region)?.eni(&eni.id);
+    let found = found.map_err(|failure| failure.error(&what))?;
+    let found = found.ok_or_else(|| {
+        let msg = format!("EC2 does not show {} at this moment", eni.id);
+        Error::new(ErrorCode::TRY_AGAIN, msg)
+    })?;
+    let entries = node.ledger.of_eni(&eni.id)?.open()?;
+    let mut addresses = found.primary;
+    for address in found.secondary {
+        let entry = entries.get(address)?;
+        if entry.is_none_or(|entry| !entry.is_leaving()) {
+            addresses.push(address);
+        }
+    }
+    let is_of = |family: Family| move |address: &IpAddr| Family::of(*address) == family;
+    let wanted = choice.families.clone().unwrap_or_default();
+    let missing = wanted.iter().find(|f| !addresses.iter().any(is_of(**f)));
+    if let Some(family) = missing {
+        let msg = format!("{} has no {} address", eni.id, family.name());
+        let details = "assign one to the ENI, or do not name this family";
+        return Err(Error::config(msg).with_details(details));
+    }
+    addresses.retain(|address| wanted.is_empty() || wanted.contains(&Family::of(*address)));
+    Ok(addresses)
+}
+
+/// Gives an attachment one address of each family that EC2 has chosen.
+fn of_ec2(
+    node: &Node<'_>,
+    eni: &Eni,
+    families: &[Family],
+    request: &Request,
+) -> Result<Vec<IpAddr>> {
+    if families.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
+    wish(&ledger, families, request)?;
+    let own = |wish: &Wish| wish.owner.is_same(&request.owner);
+    count::serve(&ledger, own)?;
+    let claimed = claimed(&ledger.open()?, families, request)?;
+    confirm(node, eni, &ledger, &claimed, request)?;
+    settle_until(node, eni, &ledger, |entries| {
+        answer(entries, families, request)
+    })
+}
+
+/// Writes down what an attachment waits for, as far as it has not got it already.
+fn wish(ledger: &EniLedger, families: &[Family], request: &Request) -> Result<()> {
+    let entries = ledger.open()?;
+    for family in families {
+        let ipv6 = *family == Family::V6;
+        match own(&entries, *family, request)? {
+            // It could not be had when the attachment asked last.
+            Some(entry) if entry.is_refused() => entries.end(entry, "it could not be had")?,
+            Some(_) => continue,
+            None => {}
+        }
+        entries.write_wish(&Wish::new(request.owner.clone(), ipv6))?;
+    }
+    Ok(())
+}
+
+/// What the ledger has of EC2's choice for an attachment.
+fn own(entries: &Entries, family: Family, request: &Request) -> Result<Option<Entry>> {
+    let ipv6 = family == Family::V6;
+    let mut all = entries.all()?.into_iter();
+    Ok(all.find(|entry| is_chosen_for(entry, &request.owner, ipv6)))
+}
+
+/// The addresses that an attachment has claimed by name.
+fn claimed(entries: &Entries, families: &[Family], request: &Request) -> Result<Vec<IpAddr>> {
+    let mut claimed = Vec::new();
+    for family in families {
+        let own = own(entries, *family, request)?;
+        claimed.extend(own.map(|entry| entry.address));
+    }
+    Ok(claimed)
+}
+
+/// The addresses that an attachment has, once it has all of them.
+///
+/// # Errors
+/// Why one of them could not be had; code 11 when the attachment has ended meanwhile.
+fn answer(
+    entries: &Entries,
+    families: &[Family],
+    request: &Request,
+) -> Result<Option<Vec<IpAddr>>> {
+    let mut held = Vec::new();
+    for family in families {
+        let entry = own(entries, *family, request)?;
+        match entry.map(|entry| (entry.address, entry.state)) {
+            Some((address, State::Held)) => held.push(address),
+            Some((
+                _,
+                State::Claiming {
+                    refusal: Some(refusal),
+                    ..
+                },
+            )) => return Err(refusal.error()),
+            Some(_) => {}
+            None => require_wish(entries, *family, request)?,
+        }
+    }
+    Ok((held.len() == families.len()).then_some(held))
+}
+
+fn require_wish(entries: &Entries, family: Family, request: &Request) -> Result<()> {
+    let wish = entries.wish(&request.owner, family == Family::V6)?;
+    let wish = wish.ok_or_else(|| {
+        let family = family.name();
+        let msg = format!("the attachment ended while it waited for an {family} address");
+        Error::new(ErrorCode::TRY_AGAIN, msg)
+    })?;
+    wish.refusal.map_or(Ok(()), |refusal| Err(refusal.error()))
+}

@@ -1,0 +1,309 @@
+//! Has EC2 choose addresses for attachments whose network names none: one call for all that
+//! wait on an ENI. Before it is asked they get what it has chosen earlier and nobody needs.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::attach::inventory::Eni;
+use common::error::{Error, ErrorCode, Errors, Result};
+use common::say;
+
+use crate::ledger::{EniLedger, Entries, Entry, Event, Owner, Refusal, Takeover, Wish, now};
+use crate::registration::assign::{Assigner, Room};
+use crate::registration::node::Node;
+use crate::registration::{release, rules, unheard};
+use crate::vpc::ec2::Family;
+use crate::vpc::failure::{Failure, Kind};
+
+/// So often EC2 is asked for an attachment without being heard: each time it may have chosen
+/// an address.
+const ATTEMPTS: u32 = 3;
+/// How long it is until the next time.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives the wishes of `of` addresses that EC2 has chosen earlier and that nobody needs, where
+/// the ledger has any: they are claimed by name then.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger.
+pub(crate) fn serve(ledger: &EniLedger, of: impl Fn(&Wish) -> bool) -> Result<()> {
+    let mut spare = spare(ledger)?;
+    if spare.is_empty() {
+        return Ok(());
+    }
+    let entries = ledger.open()?;
+    for wish in open_wishes(&entries)?.into_iter().filter(of) {
+        while let Some(found) = next_of(&mut spare, wish.ipv6) {
+            // Somebody else may have been faster.
+            if entries.get(found.address)?.as_ref() == Some(&found) {
+                claim(&entries, found, &wish)?;
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The addresses that may be given to the next attachment, each of them seen on the ENI of
+/// late and on no interface of any pod.
+fn spare(ledger: &EniLedger) -> Result<Vec<Entry>> {
+    let entries = ledger.open()?.all()?;
+    let now = now();
+    let spare = rules::spare(&entries, now).into_iter().cloned().collect();
+    let mut kept = Vec::new();
+    let spare = release::without_living(ledger, spare, &mut kept)?;
+    for why in kept {
+        say!("{why}");
+    }
+    Ok(spare)
+}
+
+fn next_of(spare: &mut Vec<Entry>, ipv6: bool) -> Option<Entry> {
+    let position = spare
+        .iter()
+        .position(|entry| entry.address.is_ipv6() == ipv6)?;
+    Some(spare.remove(position))
+}
+
+/// Writes down that a wish is for this address now.
+fn claim(entries: &Entries, found: Entry, wish: &Wish) -> Result<()> {
+    let owner = wish.owner.clone();
+    let before = found.clone();
+    let entry = Entry::claimed(found.address, Some(found), &CLAIMED, owner);
+    if let Some(entry) = entry {
+        entries.change(Some(&before), &entry.chosen(), &CLAIMED)?;
+        entries.forget_wish(wish)?;
+    }
+    Ok(())
+}
+
+/// EC2 gives what it chooses to nobody else.
+const CLAIMED: Event = Event::Claimed {
+    takeover: Takeover::Never,
+    best_effort: false,
+};
+
+/// The wishes that EC2 has to be asked for. One that is fulfilled already is of a process that
+/// was killed before it could remove it.
+fn open_wishes(entries: &Entries) -> Result<Vec<Wish>> {
+    let mut open = Vec::new();
+    let all = entries.all()?;
+    for wish in entries.living_wishes()? {
+        let is_fulfilled = all
+            .iter()
+            .any(|entry| is_chosen_for(entry, &wish.owner, wish.ipv6));
+        match is_fulfilled {
+            true => entries.forget_wish(&wish)?,
+            false if wish.refusal.is_none() => open.push(wish),
+            false => {}
+        }
+    }
+    Ok(open)
+}
+
+/// Whether an attachment has, or is getting, this address by EC2's choice.
+pub(crate) fn is_chosen_for(entry: &Entry, owner: &Owner, ipv6: bool) -> bool {
+    let is_meant = entry.chosen && entry.address.is_ipv6() == ipv6;
+    is_meant && entry.is_in_use() && entry.is_owned_by(owner)
+}
+
+/// Asks EC2 for every attachment that waits for an address of its choice. Returns how long it
+/// is until those are to be asked for again that EC2 has not answered about. Only for the one
+/// in turn.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger; what EC2 says is written into the wishes.
+pub(crate) fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Duration>> {
+    let mut until_next = None;
+    for family in Family::ALL {
+        let counter = Counter {
+            node,
+            eni,
+            ledger,
+            family,
+        };
+        until_next = until_next.max(counter.settle()?);
+    }
+    Ok(until_next)
+}
+
+/// Asks EC2 to choose addresses of one family for one ENI.
+struct Counter<'a> {
+    node: &'a Node<'a>,
+    eni: &'a Eni,
+    ledger: &'a EniLedger,
+    family: Family,
+}
+
+impl Counter<'_> {
+    fn settle(&self) -> Result<Option<Duration>> {
+        let mut most = usize::MAX;
+        loop {
+            let count = self.waiting(&self.ledger.open()?)?.len().min(most);
+            if count == 0 {
+                return Ok(None);
+            }
+            let Err(failure) = self.ask(count)? else {
+                continue;
+            };
+            // Whoever has no time left has not heard what EC2 would answer: the next in turn asks.
+            if self.node.aws.deadline().is_over() {
+                return Ok(None);
+            }
+            if failure.kind == Kind::Unanswered {
+                return self.note_unheard(&failure);
+            }
+            match self.fewer(count, &failure) {
+                Ok(fewer) => most = fewer,
+                Err(error) => self.refuse(&error)?,
+            }
+        }
+    }
+
+    /// Those that wait for an address of this family.
+    fn waiting(&self, entries: &Entries) -> Result<Vec<Wish>> {
+        let mut waiting = open_wishes(entries)?;
+        waiting.retain(|wish| wish.ipv6 == (self.family == Family::V6));
+        Ok(waiting)
+    }
+
+    /// Has EC2 choose so many addresses, and writes down for whom they are.
+    fn ask(&self, count: usize) -> Result<Result<(), Failure>> {
+        let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
+        let earlier = unheard::begin(self.node, self.eni, self.ledger)?;
+        let answer = ec2.assign_count(&self.eni.id, self.family, count);
+        let answer = match answer {
+            // Whatever it has done, nobody was told.
+            Ok(chosen) if chosen.is_empty() => Err(Failure::empty(self.action())),
+            answer => answer,
+        };
+        let outcome = match answer {
+            Ok(chosen) => Ok(self.note(&chosen)?),
+            Err(failure) if failure.kind == Kind::Unanswered => return Ok(Err(failure)),
+            Err(failure) => Err(failure),
+        };
+        unheard::end(self.ledger, earlier)?;
+        Ok(outcome)
+    }
+
+    /// Gives what EC2 has chosen to those that wait. What nobody waits for any more is on its
+    /// way out.
+    fn note(&self, chosen: &[IpAddr]) -> Result<()> {
+        let entries = self.ledger.open()?;
+        let mut waiting = self.waiting(&entries)?.into_iter();
+        let mut errors = Errors::default();
+        for address in chosen {
+            errors.keep(give(&entries, *address, &mut waiting));
+        }
+        errors.into_result()
+    }
+
+    /// Writes down that EC2 has not answered. What it may have done is looked for before it is
+    /// asked again.
+    fn note_unheard(&self, failure: &Failure) -> Result<Option<Duration>> {
+        let entries = self.ledger.open()?;
+        let mut until_next = None;
+        for wish in self.waiting(&entries)? {
+            let unheard = wish.unheard + 1;
+            let refusal = (unheard >= ATTEMPTS).then(|| Refusal::of(&self.error(failure)));
+            if refusal.is_none() {
+                until_next = Some(PAUSE);
+            }
+            entries.write_wish(&Wish {
+                unheard,
+                refusal,
+                ..wish
+            })?;
+        }
+        Ok(until_next)
+    }
+
+    /// How many addresses are worth asking for when `count` were refused.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    fn fewer(&self, count: usize, failure: &Failure) -> Result<usize> {
+        match failure.kind {
+            Kind::SlotsExhausted => self.make_room(count, failure),
+            // EC2 assigns all or none, and there may be some.
+            _ if failure.is_exhausted_subnet() && count > 1 => Ok(count / 2),
+            _ => Err(self.error(failure)),
+        }
+    }
+
+    /// The ENI is full: addresses in their cool-down make room, the oldest first.
+    fn make_room(&self, count: usize, failure: &Failure) -> Result<usize> {
+        let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
+        let own = ec2.eni(&self.eni.id).map_err(|f| self.error(&f))?;
+        let room = Assigner::new(self.node, self.eni)?.room(self.family, own.as_ref(), count);
+        // By what we know there may be room; EC2 knows better.
+        let fits = match room.made {
+            0 => room.free().min(count / 2),
+            _ => room.free().min(count),
+        };
+        match fits {
+            0 => Err(self.full(&room, failure)),
+            fits => Ok(fits),
+        }
+    }
+
+    fn full(&self, room: &Room, failure: &Failure) -> Error {
+        let (eni, kind) = (&self.eni.id, &self.node.inventory.instance_type);
+        let Room { used, limit, .. } = room;
+        let msg = format!(
+            "{eni} has no room for another {} address: {used} of {limit} addresses used ({kind})",
+            self.family.name()
+        );
+        Error::new(ErrorCode::TRY_AGAIN, msg).with_details(failure.answer.as_str())
+    }
+
+    /// Tells everybody who waits why there is no address.
+    fn refuse(&self, error: &Error) -> Result<()> {
+        let entries = self.ledger.open()?;
+        for wish in self.waiting(&entries)? {
+            let refusal = Some(Refusal::of(error));
+            entries.write_wish(&Wish { refusal, ..wish })?;
+        }
+        Ok(())
+    }
+
+    fn error(&self, failure: &Failure) -> Error {
+        let Eni { id, subnet_id, .. } = self.eni;
+        let family = self.family.name();
+        failure.error(&format!("get an {family} address of {subnet_id} for {id}"))
+    }
+
+    fn action(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "AssignPrivateIpAddresses",
+            Family::V6 => "AssignIpv6Addresses",
+        }
+    }
+}
+
+/// Writes down for whom an address is that EC2 has chosen: for who has claimed it by name
+/// meanwhile, else for the next that waits, else for nobody.
+fn give(
+    entries: &Entries,
+    address: IpAddr,
+    waiting: &mut impl Iterator<Item = Wish>,
+) -> Result<()> {
+    let known = entries.get(address)?;
+    if let Some(claimed) = known.clone().filter(Entry::is_in_use) {
+        let for_pool = claimed.is_for_pool();
+        return entries.note(claimed, &Event::Assigned { for_pool });
+    }
+    let Some(wish) = waiting.next() else {
+        let spare = Entry::spare(address, known.clone());
+        return spare.map_or(Ok(()), |spare| {
+            entries.change(known.as_ref(), &spare, &Event::Seen)
+        });
+    };
+    let assigned = Event::Assigned { for_pool: false };
+    let entry = Entry::claimed(address, known.clone(), &CLAIMED, wish.owner.clone());
+    let held = entry.and_then(|entry| entry.after(&assigned));
+    if let Some(held) = held {
+        entries.change(known.as_ref(), &held.chosen(), &assigned)?;
+    }
+    entries.forget_wish(&wish)
+}

@@ -1,0 +1,116 @@
+//! What EC2 chose for an ENI when nobody heard its answer: the process was killed, or the
+//! answer was lost. Before EC2 is asked to choose, the ledger notes what is on the ENI; what a
+//! description shows there later, and no entry is about, EC2 has chosen then. Nobody has had
+//! it: it is on its way out of the ENI, and until it leaves the next claim may have it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use common::attach::inventory::Eni;
+use common::error::Result;
+use common::say;
+
+use crate::ledger::{EniLedger, Entries, Entry, Event, State, Unheard, now};
+use crate::registration::node::Node;
+use crate::vpc::ec2::Description;
+
+/// Writes down that EC2 is about to be asked to choose, so that whatever becomes of this
+/// process no address is lost. Returns what [`end`] needs. Only for the one in turn.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger, and those of looking at the ENI.
+pub(crate) fn begin(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Unheard>> {
+    let earlier = ledger.open()?.unheard()?;
+    let before = match &earlier {
+        Some(earlier) => earlier.before.clone(),
+        None => present(node, eni, ledger)?,
+    };
+    ledger.open()?.begin_unheard(before)?;
+    Ok(earlier)
+}
+
+/// Writes down that EC2 has answered, and that the ledger has what it chose.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub(crate) fn end(ledger: &EniLedger, earlier: Option<Unheard>) -> Result<()> {
+    let entries = ledger.open()?;
+    match earlier {
+        Some(earlier) => entries.write_unheard(&earlier),
+        None => entries.end_unheard(),
+    }
+}
+
+/// The addresses that are on the ENI before EC2 is asked, by the metadata where they answer.
+/// What the ledger knows to have gone may be chosen again, and the metadata may lag.
+fn present(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<BTreeSet<IpAddr>> {
+    let shown = node.aws.imds().and_then(|imds| imds.addresses(&eni.mac));
+    let mut present: BTreeSet<IpAddr> = match shown {
+        Ok(shown) => shown.into_iter().collect(),
+        Err(_) => describe(node, &eni.id)?
+            .map(|found| found.primary.into_iter().chain(found.secondary).collect())
+            .unwrap_or_default(),
+    };
+    for entry in ledger.open()?.all()? {
+        if !entry.is_on_eni() {
+            present.remove(&entry.address);
+        }
+    }
+    Ok(present)
+}
+
+/// Looks for what EC2 chose unheard, where there may be any. Only for the one in turn.
+///
+/// # Errors
+/// Those of looking at the ENI, and code 5 or 6 naming a file of the ledger.
+pub(crate) fn find(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
+    if !ledger.is_unheard() {
+        return Ok(());
+    }
+    let Some(actual) = describe(node, ledger.id())? else {
+        return Ok(());
+    };
+    note(&ledger.open()?, &actual)
+}
+
+/// Writes down what EC2 chose unheard, as far as a description shows it.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger.
+pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
+    let Some(unheard) = entries.unheard()? else {
+        return Ok(());
+    };
+    let known = entries.addresses()?;
+    let is_lost = |address: &&IpAddr| {
+        let is_known = known.contains(*address) && !is_back(entries, **address);
+        !is_known && !unheard.before.contains(*address)
+    };
+    for address in actual.secondary.iter().filter(is_lost) {
+        say!(
+            "EC2 had chosen {address} for {}, and nobody heard it",
+            actual.id
+        );
+        let known = entries.get(*address)?;
+        if let Some(entry) = Entry::spare(*address, known.clone()) {
+            entries.change(known.as_ref(), &entry, &Event::Seen)?;
+        }
+    }
+    match unheard.is_over(now()) {
+        true => entries.end_unheard(),
+        false => Ok(()),
+    }
+}
+
+/// Whether an address is on the ENI again that EC2 had removed, so long ago that no
+/// description shows what was before.
+fn is_back(entries: &Entries, address: IpAddr) -> bool {
+    // What cannot be read is left alone.
+    let entry = entries.get(address).ok().flatten();
+    entry.is_some_and(|entry| entry.state == State::Removed && !entry.was_removed_lately(now()))
+}
+
+fn describe(node: &Node<'_>, eni: &str) -> Result<Option<Description>> {
+    let found = node.aws.ec2(&node.inventory.region)?.eni(eni);
+    found.map_err(|failure| failure.error(&format!("look at {eni}")))
+}

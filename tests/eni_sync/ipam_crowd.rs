@@ -1,0 +1,211 @@
+//! Many pods of a network without addresses at once, and EC2 that has no address for all of
+//! them, or no answer.
+
+use std::net::IpAddr;
+use std::thread;
+
+use harness::eni_lab::{Fault, Hold, Limits};
+use harness::{Output, Pod};
+
+use super::fixture::{AwsNode, DEADLINE, Vpc, eventually};
+use super::ipam::{ASSIGN, add, addresses, call, calls, del, intents, ipv4, sharing};
+
+/// Pods that ask while EC2 holds the call for the first of them; `meanwhile` happens when all
+/// of them wait. The outputs are in the order of the pods.
+fn add_behind_one(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
+    let before = calls(node, ASSIGN);
+    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    thread::scope(|scope| {
+        let add = |pod| {
+            let call = call(node, "ADD", pod, &ipv4());
+            scope.spawn(move || node.run(&call))
+        };
+        let first = add(&pods[0]);
+        assert!(node.lab.wait_for_call(ASSIGN, before + 1, DEADLINE));
+        let others: Vec<_> = pods[1..].iter().map(add).collect();
+        let waiting = || {
+            let names = intents(node).into_iter();
+            names.filter(|name| name.starts_with(".wanted-")).count()
+        };
+        assert!(
+            eventually(|| waiting() == pods.len()),
+            "{:?}",
+            intents(node)
+        );
+        meanwhile();
+        node.lab.release_held();
+        let all = [first].into_iter().chain(others);
+        all.map(|add| add.join().unwrap()).collect()
+    })
+}
+
+fn pods(node: &AwsNode, count: usize) -> Vec<Pod> {
+    (1..=count)
+        .map(|number| sharing(node, &format!("c{number}")))
+        .collect()
+}
+
+#[test]
+fn pods_that_wait_together_get_their_addresses_with_one_call() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pods = pods(&node, 6);
+    let outputs = add_behind_one(&node, &pods, || {});
+    let given = outputs
+        .iter()
+        .map(|output| addresses(&output.ok()).remove(0));
+    let mut given: Vec<String> = given.collect();
+    given.sort();
+    given.dedup();
+    assert_eq!(given.len(), pods.len());
+    assert_eq!(node.addresses().len(), pods.len());
+    assert_eq!(calls(&node, ASSIGN), 2);
+    assert_eq!(intents(&node), [""; 0]);
+}
+
+#[test]
+fn a_pod_that_ends_while_it_waits_takes_no_address_with_it() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pods = pods(&node, 3);
+    let outputs = add_behind_one(&node, &pods, || {
+        del(&node, &pods[0]);
+        del(&node, &pods[2]);
+    });
+    outputs[0].error_code(11);
+    let given = addresses(&outputs[1].ok()).remove(0);
+    outputs[2].error_code(11);
+    // What EC2 chose for the first one is for the second, or leaves.
+    for address in node.addresses() {
+        if address != given {
+            assert_eq!(node.ledger()[&address], "releasing");
+            node.end_cooldown(&address);
+        }
+    }
+    node.gc(&[&pods[1]]);
+    assert_eq!(node.addresses(), [given]);
+    assert_eq!(intents(&node), [""; 0]);
+}
+
+#[test]
+fn an_eni_that_is_full_is_named_and_what_cools_down_makes_room() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pods = pods(&node, 11);
+    let first = add(&node, &pods[0]);
+    for pod in &pods[1..9] {
+        add(&node, pod);
+    }
+    let error = node
+        .run(&call(&node, "ADD", &pods[9], &ipv4()))
+        .error_code(11);
+    for said in [node.eni.as_str(), "no room", "10 of 10", "c5.large"] {
+        assert!(error.msg.contains(said), "{said}: {error:?}");
+    }
+    assert_eq!((node.ledger().len(), intents(&node).len()), (9, 0));
+    del(&node, &pods[0]);
+    let given = add(&node, &pods[10]);
+    assert_eq!(node.addresses().len(), 9);
+    assert_eq!(vpc.owner(&given), Some(node.eni.clone()));
+    assert_ne!(
+        node.ledger().get(&first).map(String::as_str),
+        Some("releasing")
+    );
+}
+
+#[test]
+fn of_those_that_wait_as_many_get_an_address_as_the_subnet_has() {
+    let vpc = Vpc::new();
+    let node = vpc.node_of_type("c5.4xlarge");
+    let other = vpc.node_of_type("c5.4xlarge");
+    // All but two of the subnet are somebody else's.
+    let taken: Vec<_> = (4..255)
+        .map(|last| IpAddr::from([10, 0, 4, last]))
+        .filter(|address| vpc.lab.owner(&vpc.id, *address).is_none())
+        .skip(2)
+        .collect();
+    vpc.lab.rules(|rules| {
+        let limits = Limits {
+            interfaces: 8,
+            ipv4: 300,
+            ipv6: 30,
+            cards: 1,
+        };
+        rules
+            .limit_overrides
+            .insert("c5.4xlarge".to_owned(), limits);
+    });
+    vpc.lab.assign(&other.eni, &taken);
+    let outputs = add_behind_one(&node, &pods(&node, 4), || {});
+    let (given, refused): (Vec<_>, Vec<_>) = outputs.iter().partition(|o| o.status == Some(0));
+    assert_eq!((given.len(), refused.len()), (2, 2));
+    for output in refused {
+        let error = output.error_code(11);
+        assert!(error.msg.contains(&vpc.pods.to_string()), "{error:?}");
+        assert!(error.details.contains("InsufficientFreeAddressesInSubnet"));
+    }
+    assert_eq!((node.addresses().len(), node.ledger().len()), (2, 2));
+    assert_eq!(intents(&node), [""; 0]);
+}
+
+#[test]
+fn a_call_that_is_throttled_is_made_again() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.fail_next(ASSIGN, 2, Fault::Throttle);
+    let address = add(&node, &sharing(&node, "c1"));
+    assert_eq!(node.addresses(), [address]);
+    assert_eq!(intents(&node), [""; 0]);
+}
+
+#[test]
+fn an_answer_that_is_lost_loses_no_address() {
+    let lost = [
+        Fault::DropBeforeCommit,
+        Fault::DropAfterCommit,
+        Fault::Garbage,
+        Fault::Error {
+            status: 500,
+            code: "InternalError".to_owned(),
+            message: "an internal error has occurred".to_owned(),
+        },
+    ];
+    for fault in lost {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        node.lab.fail_next(ASSIGN, 1, fault.clone());
+        let pod = sharing(&node, "c1");
+        let address = add(&node, &pod);
+        assert_eq!(node.addresses(), [address], "{fault:?}");
+    }
+}
+
+#[test]
+fn an_ec2_that_never_answers_is_given_up_and_forgotten() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.fail_next(ASSIGN, 9, Fault::DropBeforeCommit);
+    let pod = sharing(&node, "c1");
+    node.run(&call(&node, "ADD", &pod, &ipv4())).error_code(11);
+    assert_eq!(calls(&node, ASSIGN), 3);
+    node.lab.clear_faults();
+    let address = add(&node, &pod);
+    assert_eq!(node.addresses(), [address]);
+}
+
+#[test]
+fn without_permission_the_error_names_it_and_nothing_is_left() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.rules(|rules| {
+        rules.denied_actions.insert(ASSIGN.to_owned());
+    });
+    let pod = sharing(&node, "c1");
+    let output = node.run(&call(&node, "ADD", &pod, &ipv4()));
+    let error = output.error_code(100);
+    assert!(
+        error.msg.contains("ec2:AssignPrivateIpAddresses"),
+        "{output}"
+    );
+    assert!(node.ledger().is_empty() && intents(&node).is_empty());
+}

@@ -1,0 +1,179 @@
+//! A process that is killed at any moment while EC2 chooses an address for its pod: whatever
+//! EC2 has chosen is found, given to the next pod or given back, and no address is lost.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use harness::Pod;
+use harness::eni_lab::Hold;
+use harness::fault::{Counted, Fault, Strike, each_system_call};
+use serde_json::{Value, json};
+
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::ipam::{ASSIGN, add, call, calls, del, intents, ipv4, sharing};
+use super::killed::kill_while_held;
+
+/// At least as many system calls as an ADD makes that change something.
+const LEAST: usize = 10;
+
+fn unheard(node: &AwsNode) -> PathBuf {
+    node.ledger_path().join(".unheard")
+}
+
+/// Lets a minute pass for everything in the ledger.
+fn let_a_minute_pass(node: &AwsNode) {
+    node.let_time_pass(61);
+    if let Ok(text) = fs::read(unheard(node)) {
+        let mut found: Value = serde_json::from_slice(&text).unwrap();
+        let since = found["since"].as_u64().unwrap();
+        found["since"] = json!(since - 61);
+        fs::write(unheard(node), found.to_string()).unwrap();
+    }
+}
+
+/// What a runtime does after a failure, and GC some time later.
+#[track_caller]
+fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
+    del(node, pod);
+    for _ in 0..3 {
+        let_a_minute_pass(node);
+        node.gc(&[]);
+    }
+    assert_eq!(node.addresses(), [""; 0], "{what}: {:?}", node.ledger());
+    assert!(node.ledger().is_empty(), "{what}: {:?}", node.ledger());
+    assert_eq!(intents(node), [""; 0], "{what}");
+}
+
+/// Kills an ADD at every system call in turn that changes something, or at one of `every`.
+fn kill_everywhere(every: usize, then: impl Fn(&AwsNode, &Pod, &str) + Sync) {
+    let kills = AtomicUsize::new(0);
+    let site = || {
+        let vpc = Vpc::new();
+        (vpc.node(), vpc)
+    };
+    each_system_call(every, site, |(node, _), nth| {
+        let pod = sharing(node, &format!("c{nth}"));
+        let how = Strike {
+            fault: Fault::Kill,
+            counted: Counted::Changing,
+            nth,
+        };
+        let struck = node.node.strike(&call(node, "ADD", &pod, &ipv4()), how);
+        then(node, &pod, &format!("{nth} {:?}", struck.hit));
+        kills.fetch_add(usize::from(struck.hit.is_some()), Ordering::Relaxed);
+        struck.hit.is_some()
+    });
+    let kills = kills.into_inner();
+    assert!(kills * every >= LEAST, "only {kills} kills");
+}
+
+#[test]
+fn what_an_add_that_was_killed_anywhere_has_got_is_given_back() {
+    kill_everywhere(3, clean_up);
+}
+
+#[test]
+fn an_add_after_one_that_was_killed_anywhere_needs_one_address() {
+    kill_everywhere(5, |node, pod, what| {
+        let address = add(node, pod);
+        assert_eq!(node.ledger()[&address], "held", "{what}");
+        assert_eq!(node.addresses(), [address], "{what}");
+        clean_up(node, pod, what);
+    });
+}
+
+#[test]
+fn another_pod_gets_what_ec2_chose_for_one_whose_add_was_killed() {
+    for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let pod = sharing(&node, "c1");
+        kill_while_held(&node, &call(&node, "ADD", &pod, &ipv4()), ASSIGN, hold);
+        assert_eq!(intents(&node), [".unheard", ".wanted-c1-net1-ipv4"]);
+        let chosen = node.addresses();
+        assert_eq!(chosen.len(), usize::from(hold == Hold::AfterCommit));
+        del(&node, &pod);
+        let next = sharing(&node, "c2");
+        let address = add(&node, &next);
+        assert_eq!(node.addresses(), [address]);
+        clean_up(&node, &next, "killed");
+    }
+}
+
+#[test]
+fn a_description_that_lags_hides_no_address_for_ever() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = sharing(&node, "c1");
+    kill_while_held(
+        &node,
+        &call(&node, "ADD", &pod, &ipv4()),
+        ASSIGN,
+        Hold::AfterCommit,
+    );
+    let lost = node.addresses().remove(0);
+    let lag = std::time::Duration::from_secs(3600);
+    node.lab.rules(|rules| rules.describe_lag = lag);
+    let address = add(&node, &pod);
+    assert_ne!(address, lost);
+    assert_eq!(intents(&node), [".unheard"]);
+    node.lab
+        .rules(|rules| rules.describe_lag = std::time::Duration::ZERO);
+    clean_up(&node, &pod, "lag");
+}
+
+#[test]
+fn an_address_that_somebody_else_has_put_on_the_eni_is_left_alone() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let theirs = "10.0.4.200";
+    node.lab.assign(&node.eni, &[theirs.parse().unwrap()]);
+    let pod = sharing(&node, "c1");
+    kill_while_held(
+        &node,
+        &call(&node, "ADD", &pod, &ipv4()),
+        ASSIGN,
+        Hold::AfterCommit,
+    );
+    let address = add(&node, &pod);
+    assert_ne!(address, theirs);
+    del(&node, &pod);
+    for _ in 0..3 {
+        let_a_minute_pass(&node);
+        node.gc(&[]);
+    }
+    assert_eq!(node.addresses(), [theirs]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_no_address_is_asked_for() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    add(&node, &sharing(&node, "c1"));
+    fs::write(unheard(&node), "{").unwrap();
+    let before = calls(&node, ASSIGN);
+    let output = node.run(&call(&node, "ADD", &sharing(&node, "c2"), &ipv4()));
+    let error = output.error_code(6);
+    assert!(error.msg.contains(".unheard"), "{error:?}");
+    assert_eq!(calls(&node, ASSIGN), before);
+}
+
+#[test]
+fn an_agent_finds_what_ec2_chose_unheard() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = sharing(&node, "c1");
+    kill_while_held(
+        &node,
+        &call(&node, "ADD", &pod, &ipv4()),
+        ASSIGN,
+        Hold::AfterCommit,
+    );
+    del(&node, &pod);
+    assert_eq!(node.addresses().len(), 1);
+    let_a_minute_pass(&node);
+    let _agent = Agent::start(&node, &json!({}));
+    assert!(eventually(|| node.addresses().is_empty()));
+    assert!(eventually(|| intents(&node).is_empty()));
+}
