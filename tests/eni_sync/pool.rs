@@ -245,7 +245,7 @@ fn a_pool_that_makes_no_sense_is_refused() {
         (json!({ "ranges": [] }), "has no ranges"),
         (
             json!({ "ranges": [{ "start": "10.0.4.9", "end": "10.0.4.8" }] }),
-            "10.0.4.9 to 10.0.4.8 is no range",
+            "10.0.4.9 to 10.0.4.8 is not a range",
         ),
         (
             json!({ "ranges": [{ "start": "2001:db8:4::", "end": "2001:db8:4::1:0" }] }),
