@@ -4,7 +4,7 @@
 use harness::{Network, Pod};
 use serde_json::json;
 
-use crate::eni_sync::fixture::{AwsNode, Vpc};
+use crate::eni_sync::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 
 fn network(node: &AwsNode, mode: &str) -> Network {
     let range = |subnet: &str, start: &str| json!([{ "subnet": subnet, "rangeStart": start }]);
@@ -87,4 +87,37 @@ fn an_add_that_is_refused_leaves_no_interface_and_no_reservation() {
     let result = network.attach(&node.node, &pod, "net1");
     assert_eq!(result["ips"][0]["address"], "10.0.4.21/24");
     network.detach(&node.node, &pod, "net1", &result);
+}
+
+/// The published network as it is, and an agent that nobody has told of it.
+#[test]
+fn a_network_that_does_not_chain_eni_sync_finds_its_way_into_the_vpc() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    for arguments in [
+        &["link", "set", "ens6", "down"][..],
+        &["link", "set", "ens6", "name", "eth1"],
+        &["link", "set", "eth1", "up"],
+    ] {
+        node.node.netns.ip(arguments);
+    }
+    let agent = Agent::start(&node, &json!({ "networks": "auto" }));
+    let network = Network::published("ipvlan-conf-1.yaml");
+    let pods: Vec<Pod> = (0..2).map(|n| Pod::new(&format!("c{n}"))).collect();
+    let results: Vec<_> = pods
+        .iter()
+        .map(|pod| network.attach(&node.node, pod, "net1"))
+        .collect();
+    let expected = ["10.0.4.70", "10.0.4.71"];
+    let are_there = |_: &_| node.addresses() == expected;
+    assert!(
+        node.lab.wait_until(DEADLINE, are_there),
+        "{}",
+        agent.raw_log()
+    );
+    for (pod, result) in pods.iter().zip(&results) {
+        network.detach(&node.node, pod, "net1", result);
+    }
+    let are_given_up = || node.ledger().values().all(|state| state == "releasing");
+    assert!(eventually(are_given_up), "{:?}", node.ledger());
 }

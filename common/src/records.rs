@@ -42,6 +42,16 @@ impl Records {
         }
     }
 
+    /// The directory of the records, and that of each network in it.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory that cannot be read.
+    pub fn directories(&self) -> Result<Vec<PathBuf>> {
+        let mut directories = vec![self.directory.clone()];
+        directories.extend(list(&self.directory)?);
+        Ok(directories)
+    }
+
     /// Writes a record, replacing the one of the same attachment.
     ///
     /// # Errors

@@ -2,8 +2,10 @@
 //! reserves, releases what is due when it is due, and compares the ledger with EC2.
 //! The ledger is all it knows, so a crash costs nothing.
 
+mod auto;
 pub(crate) mod configuration;
 mod desk;
+mod found;
 mod handover;
 mod health;
 mod hotplug;
@@ -15,6 +17,7 @@ mod orphans;
 mod plugins;
 mod pool;
 mod reclaim;
+mod reserved;
 mod said;
 mod serve;
 mod shared;
@@ -81,7 +84,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     agent.start_lasting("keeper", Agent::keep)?;
     agent.start_lasting("hotplug", hotplug::run)?;
     agent.start_lasting("plugins", plugins::run)?;
-    if !agent.configuration.networks.is_empty() {
+    if !agent.configuration.networks.is_none() {
         agent.start_lasting("watcher", watch::run)?;
     }
     agent.start_lasting("socket", move |agent| agent.serve(post))?;

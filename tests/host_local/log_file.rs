@@ -171,6 +171,7 @@ fn a_file_that_is_large_is_put_aside_once() {
         let file = fs::File::options()
             .write(true)
             .create(true)
+            .truncate(false)
             .open(logged.path());
         file.unwrap().set_len(size).unwrap();
     };

@@ -1,6 +1,9 @@
 //! The agent's configuration file. What it does not know it refuses: a key that is
 //! misspelt would silently do nothing.
 
+mod master;
+mod networks;
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +13,10 @@ use common::address::{number, numbered};
 use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
+
+pub(crate) use self::master::Master;
+use self::master::Selector;
+pub(crate) use self::networks::Networks;
 
 use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Life, Owner, Takeover};
 use crate::random;
@@ -50,7 +57,7 @@ pub(crate) struct Configuration {
     /// Where metrics and health are served; a loopback address.
     pub(crate) metrics: Option<SocketAddr>,
     /// The networks whose reservations of host-local are registered.
-    pub(crate) networks: Vec<Watched>,
+    pub(crate) networks: Networks,
     /// The networks whose addresses are on an ENI ahead of the pods.
     pub(crate) pools: Vec<Pool>,
 }
@@ -62,7 +69,11 @@ pub(crate) struct Pool {
     /// The network's name.
     pub(crate) name: String,
     /// The interface of the node whose ENI gets the addresses.
-    pub(crate) master: String,
+    #[serde(default)]
+    master: Option<String>,
+    /// What that interface is recognised by, where its name is not the same on all nodes.
+    #[serde(default)]
+    master_selector: Option<Selector>,
     /// The ranges of the whole cluster, which the nodes share without further ado.
     pub(crate) ranges: Vec<PoolRange>,
     /// When there are fewer free addresses than this, more are assigned.
@@ -139,6 +150,15 @@ impl Pool {
         }
     }
 
+    /// Where the interface is named.
+    ///
+    /// # Errors
+    /// Code 7 when it is not, or twice.
+    pub(crate) fn master(&self) -> Result<Master<'_>> {
+        Master::one_of(self.master.as_ref(), self.master_selector.as_ref())
+            .map_err(|why| Error::config(format!("pool {:?} {why}", self.name)))
+    }
+
     fn validate(&self) -> Result<(), String> {
         let Watermarks { low, high } = self.watermarks();
         if low > high {
@@ -174,7 +194,11 @@ pub(crate) struct Watched {
     /// The network's name.
     pub(crate) name: String,
     /// The interface of the node whose ENI the addresses belong to.
-    pub(crate) master: String,
+    #[serde(default)]
+    master: Option<String>,
+    /// What that interface is recognised by, where its name is not the same on all nodes.
+    #[serde(default)]
+    master_selector: Option<Selector>,
     /// The `dataDir` of its `ipam` section.
     #[serde(default = "data_dir")]
     pub(crate) data_dir: PathBuf,
@@ -195,6 +219,27 @@ fn cooldown_seconds() -> u64 {
 }
 
 impl Watched {
+    /// A network that nobody has listed, with the directory of its reservations.
+    pub(crate) fn found(name: &str, directory: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            master: None,
+            master_selector: None,
+            data_dir: directory.parent().unwrap_or(directory).to_owned(),
+            takeover: Takeover::default(),
+            cooldown_seconds: cooldown_seconds(),
+        }
+    }
+
+    /// Where the interface is named.
+    ///
+    /// # Errors
+    /// Code 7 when it is not, or twice.
+    pub(crate) fn master(&self) -> Result<Master<'_>> {
+        Master::one_of(self.master.as_ref(), self.master_selector.as_ref())
+            .map_err(|why| Error::config(format!("network {:?} {why}", self.name)))
+    }
+
     /// Where host-local keeps the reservations of the network.
     pub(crate) fn directory(&self) -> PathBuf {
         self.data_dir.join(&self.name)
@@ -231,7 +276,8 @@ impl Configuration {
                 "{key} {seconds} is more than {LONGEST_TIME} seconds"
             ));
         }
-        let networks = self.networks.iter().map(|n| (&n.name, &n.data_dir));
+        let listed = self.networks.listed();
+        let networks = listed.iter().map(|n| (&n.name, &n.data_dir));
         let pools = self.pools.iter().map(|pool| (&pool.name, &pool.data_dir));
         for (name, data_dir) in networks.chain(pools) {
             if !is_identifier(name) {
@@ -239,6 +285,13 @@ impl Configuration {
             }
             if !data_dir.is_absolute() {
                 return wrong(format!("dataDir {data_dir:?} is not absolute"));
+            }
+        }
+        let networks = listed.iter().map(|network| network.master());
+        let pools = self.pools.iter().map(|pool| pool.master());
+        for master in networks.chain(pools) {
+            if let Err(error) = master {
+                return wrong(error.msg);
             }
         }
         self.pools
@@ -254,7 +307,7 @@ impl Configuration {
             ("graceSeconds", self.grace_seconds),
         ];
         let own = own.into_iter().filter_map(|(key, time)| Some((key, time?)));
-        let networks = self.networks.iter().map(|n| n.cooldown_seconds);
+        let networks = self.networks.listed().iter().map(|n| n.cooldown_seconds);
         let cooldowns = networks.chain(self.pools.iter().map(|pool| pool.cooldown_seconds));
         own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
     }

@@ -9,6 +9,7 @@ use common::error::{Error, Result};
 use common::say;
 use tracing::{error, info};
 
+use crate::agent::found;
 use crate::agent::news::News;
 use crate::agent::orphans::Hygiene;
 use crate::agent::pool;
@@ -59,6 +60,7 @@ impl Agent {
             self.await_calm();
             let outcome = outcome.and(pool::keep(self, &mut findings));
             let outcome = outcome.and(self.release_due(&mut findings));
+            self.said.note_refused(&self.ledger);
             for finding in news.among(findings) {
                 say!("{finding}");
             }
@@ -144,7 +146,8 @@ impl Agent {
         if configuration.reclaim == Some(false) {
             return ended;
         }
-        let released = left.reclaim.run(&configuration.networks, grace);
+        let networks = found::watched(configuration);
+        let released = networks.and_then(|networks| left.reclaim.run(&networks, grace));
         ended.and(released.map(|count| self.metrics.note_reclaimed(count)))
     }
 

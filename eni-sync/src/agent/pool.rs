@@ -16,7 +16,6 @@ use host_local_ipam::raw_range::RawRange;
 
 use crate::agent::configuration::{Pool, Watermarks};
 use crate::agent::shared::Agent;
-use crate::agent::watch::mac_of;
 use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, Takeover, now};
 use crate::random;
 use crate::registration::node::{Node, TURN_DEADLINE};
@@ -44,7 +43,7 @@ pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
 }
 
 fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
-    let mac = mac_of(&pool.master)?;
+    let mac = pool.master()?.mac()?;
     agent.clients.run(|aws| {
         let (inventory, eni) = inventory::find(aws, &mac)?;
         eni::require_managed(&eni)?;

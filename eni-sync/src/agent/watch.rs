@@ -2,28 +2,23 @@
 //! host-local keeps their reservations. An address that appears is registered, one
 //! that goes is released. What was missed is found by looking again.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use common::error::{Error, Result};
-use common::kernel::netlink::Netlink;
 use common::say;
-use host_local_ipam::reservation::{self, Holder};
-use host_local_ipam::survey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tracing::error;
 
-use crate::agent::configuration::Watched;
+use crate::agent::configuration::{Networks, Watched};
+use crate::agent::found::{self, Found};
+use crate::agent::news::News;
 use crate::agent::shared::Agent;
-use crate::ledger::{Entry, Life, Owner};
-use crate::registration::node::Node;
-use crate::registration::register;
-use crate::vpc::inventory;
+use crate::agent::{auto, reserved};
 
 /// How long until the next try after an error of the watch itself.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -42,22 +37,61 @@ pub(crate) fn run(agent: &Arc<Agent>) {
 fn watch(agent: &Arc<Agent>) -> Result<()> {
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Inotify::init(flags).map_err(failed)?;
+    let mut news = News::default();
     while agent.await_turn() {
-        // Watched first, looked at then: nothing can appear between the two.
-        for network in &agent.configuration.networks {
-            add_watch(&inotify, &network.directory())?;
-        }
-        let mut wait = agent.configuration.reconcile_interval();
-        for network in &agent.configuration.networks {
-            if let Err(error) = look(agent, network) {
-                say!("network {}: {error}", network.name);
-                wait = PAUSE;
-            }
-        }
+        let usual = agent.configuration.reconcile_interval();
+        let wait = match &agent.configuration.networks {
+            Networks::Listed(networks) => follow_listed(agent, &inotify, networks)?,
+            Networks::Auto => follow_found(agent, &inotify, &mut news)?,
+        };
         agent.announce();
-        await_change(&inotify, wait)?;
+        await_change(&inotify, wait.unwrap_or(usual))?;
     }
     Ok(())
+}
+
+/// Makes the ledger follow the networks of the configuration. Returns when to look again,
+/// though nothing changes.
+fn follow_listed(
+    agent: &Agent,
+    inotify: &Inotify,
+    networks: &[Watched],
+) -> Result<Option<Duration>> {
+    // Watched first, looked at then: nothing can appear between the two.
+    for network in networks {
+        add_watch(inotify, &network.directory())?;
+    }
+    let mut wait = None;
+    for network in networks {
+        if let Err(error) = reserved::follow(agent, network) {
+            say!("network {}: {error}", network.name);
+            wait = Some(PAUSE);
+        }
+    }
+    Ok(wait)
+}
+
+/// The same for the networks that the records of this node show.
+fn follow_found(agent: &Agent, inotify: &Inotify, news: &mut News) -> Result<Option<Duration>> {
+    for directory in found::directories()? {
+        add_watch(inotify, &directory)?;
+    }
+    let found = Found::read()?;
+    for network in &found.networks {
+        add_watch(inotify, &network.directory())?;
+    }
+    match auto::follow(agent, &found) {
+        Ok(outcome) => {
+            for finding in news.among(outcome.findings) {
+                error!("{finding}");
+            }
+            Ok(outcome.again)
+        }
+        Err(error) => {
+            say!("networks of this node: {error}");
+            Ok(Some(PAUSE))
+        }
+    }
 }
 
 /// Waits for a change, or until it is time to look without one. Which change it was, and
@@ -96,83 +130,4 @@ pub(super) fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Makes the ledger follow the reservations of one network.
-fn look(agent: &Agent, network: &Watched) -> Result<()> {
-    let found = reservations(network)?;
-    register::give_up_entries(&agent.ledger, "its reservation has gone", |entry| {
-        is_of(entry, network) && has_ended(entry, found.get(&entry.address))
-    })?;
-    let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, owner?));
-    let reservations: BTreeMap<IpAddr, Owner> = found.into_iter().filter_map(named).collect();
-    if reservations.is_empty() {
-        return Ok(());
-    }
-    let mac = mac_of(&network.master)?;
-    agent.clients.run(|aws| {
-        let (inventory, eni) = inventory::find(aws, &mac)?;
-        let node = Node {
-            aws,
-            ledger: &agent.ledger,
-            inventory: &inventory,
-            looks: &agent.looks,
-        };
-        register::register_reservations(&node, &eni, reservations, network.takeover)
-    })
-}
-
-/// Whether an entry is of an attachment that this watch has found.
-fn is_of(entry: &Entry, network: &Watched) -> bool {
-    let owner = entry
-        .owner
-        .as_ref()
-        .filter(|owner| owner.network == network.name);
-    owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
-}
-
-/// Whether the reservation of an entry has gone, or is another container's by now. One that
-/// cannot be read may be anybody's.
-fn has_ended(entry: &Entry, reserved: Option<&Option<Owner>>) -> bool {
-    match reserved {
-        None => true,
-        Some(None) => false,
-        Some(Some(owner)) => !entry.is_for(owner),
-    }
-}
-
-/// What host-local has reserved in a network, and for whom, as far as that can be read: a file
-/// that is being written tells nothing.
-fn reservations(network: &Watched) -> Result<BTreeMap<IpAddr, Option<Owner>>> {
-    let mut found = BTreeMap::new();
-    for reservation in survey::reservations(&network.directory())? {
-        let owner = match reservation.holder {
-            Holder::Owner(owner) => Some(owned_by(network, owner, reservation.path)),
-            Holder::Nobody | Holder::Unknown(_) => None,
-        };
-        found.insert(reservation.address, owner);
-    }
-    Ok(found)
-}
-
-/// The attachment that a reservation names.
-fn owned_by(network: &Watched, owner: reservation::Owner, reservation: PathBuf) -> Owner {
-    Owner {
-        network: network.name.clone(),
-        container_id: owner.container_id,
-        ifname: owner.ifname,
-        pod: String::new(),
-        life: Life::Reservation { reservation },
-        cooldown_seconds: network.cooldown_seconds,
-    }
-}
-
-/// The MAC address of an interface of the node.
-///
-/// # Errors
-/// Code 7 when there is no such interface.
-pub(crate) fn mac_of(master: &str) -> Result<String> {
-    let link = Netlink::open()?.link_by_name(master)?;
-    link.map(|link| link.mac)
-        .ok_or_else(|| Error::config(format!("there is no interface {master:?}")))
 }

@@ -589,6 +589,25 @@ impl Entry {
         owner.is_some_and(|owner| matches!(owner.life, Life::Pool { .. }))
     }
 
+    /// Whether the agent has found the address reserved for `owner`'s attachment, which tells
+    /// of itself now.
+    pub(crate) fn is_found_for(&self, owner: &Owner) -> bool {
+        self.is_found_by_watching() && self.is_of_attachment(owner)
+    }
+
+    /// Whether `owner`'s attachment has told of itself. It tells its end too, though the
+    /// address is reserved for a moment longer.
+    pub(crate) fn is_told_of(&self, owner: &Owner) -> bool {
+        let own = self.owner.as_ref();
+        let is_plugins = own.is_some_and(|own| matches!(own.life, Life::Namespace { .. }));
+        is_plugins && self.is_of_attachment(owner)
+    }
+
+    fn is_of_attachment(&self, owner: &Owner) -> bool {
+        let own = self.owner.as_ref();
+        own.is_some_and(|own| own.is_attachment(&owner.network, &owner.container_id, &owner.ifname))
+    }
+
     /// Whether a reservation of host-local is all that tells of its attachment: no process
     /// waits for it.
     pub(crate) fn is_found_by_watching(&self) -> bool {

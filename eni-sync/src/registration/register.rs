@@ -167,9 +167,10 @@ pub(crate) fn register_reservations(
     let known = ledger.open()?.all()?;
     let mut is_news = false;
     for (address, owner) in reservations {
-        let is_new = !known
-            .iter()
-            .any(|entry| entry.address == address && entry.is_for(&owner));
+        let is_new = !known.iter().any(|entry| {
+            let is_known = entry.is_for(&owner) || entry.is_told_of(&owner);
+            entry.address == address && is_known
+        });
         if !is_new || eni::is_registered(eni, address) {
             continue;
         }
@@ -391,19 +392,12 @@ fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
 }
 
 /// Writes down what AWS has said about a claimed address. Where the attachment ended
-/// meanwhile, its end counts. A refusal that no process waits for is told here.
+/// meanwhile, its end counts.
 fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
     let for_pool = entry.is_for_pool();
     let event = match outcome {
         Ok(()) => Event::Assigned { for_pool },
-        Err(error) => {
-            if entry.is_found_by_watching() {
-                let owner = entry.owner.as_ref().map(Owner::to_string);
-                let whose = owner.unwrap_or_default();
-                say!("{whose} goes on without {}: {error}", entry.address);
-            }
-            Event::Refused(Refusal::of(&error))
-        }
+        Err(error) => Event::Refused(Refusal::of(&error)),
     };
     entries.note(entry, &event)
 }
@@ -432,7 +426,15 @@ pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<(IpAddr, Owner, Error)>> {
     let mut refused = Vec::new();
     for eni in ledger.enis()? {
         for entry in eni.read()? {
-            if let (State::Claiming { refusal, .. }, Some(owner)) = (entry.state, entry.owner) {
+            if let (
+                State::Claiming {
+                    refusal,
+                    best_effort: true,
+                    ..
+                },
+                Some(owner),
+            ) = (entry.state, entry.owner)
+            {
                 let refusal = refusal.map(|refusal| refusal.error());
                 refused.extend(refusal.map(|error| (entry.address, owner, error)));
             }

@@ -39,7 +39,7 @@ pub(crate) fn claim(
     let Some(entry) = entry else {
         return Claim::Ask;
     };
-    let is_own = entry.is_owned_by(owner);
+    let is_own = entry.is_owned_by(owner) || entry.is_found_for(owner);
     let is_believed = entry.is_believed(now);
     match &entry.state {
         State::Held | State::Claiming { .. } if !is_own && other_lives => Claim::Taken,

@@ -5,6 +5,7 @@ use common::attach::inventory::{Eni, NO_MANAGE_TAG};
 use common::cni::version::CniVersion;
 use common::kernel::netlink::Link;
 
+use crate::agent::configuration::Networks;
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::network::{Master, Network, type_of};
@@ -85,7 +86,10 @@ fn is_watched(facts: &Facts, network: &Network) -> bool {
         .watched
         .as_ref()
         .and_then(|watched| watched.as_ref().ok());
-    watched.is_some_and(|watched| watched.contains(&network.name))
+    watched.is_some_and(|watched| match watched {
+        Networks::Auto => true,
+        Networks::Listed(listed) => listed.iter().any(|listed| listed.name == network.name),
+    })
 }
 
 /// What the plugins say of their keys, with their own words.

@@ -11,7 +11,7 @@ use common::attach::inventory::{Eni, Inventory};
 use common::error::{Error, Result};
 use common::kernel::netlink::{KernelAddress, KernelRoute, Link, Netlink};
 
-use crate::agent::configuration::Configuration;
+use crate::agent::configuration::{Configuration, Networks};
 use crate::cli::doctor::network::Network;
 use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
@@ -40,7 +40,7 @@ pub(crate) struct Facts {
     /// How old the written inventory is, if there is one.
     pub(crate) written: Result<Option<Duration>>,
     /// The networks that the agent's configuration names, if it was given.
-    pub(crate) watched: Option<Result<Vec<String>>>,
+    pub(crate) watched: Option<Result<Networks>>,
     /// The directory of the plugins, and what it has.
     pub(crate) plugin_directory: PathBuf,
     pub(crate) installed: Vec<Found>,
@@ -293,10 +293,8 @@ fn plugin_directory(agent: Option<&Path>) -> PathBuf {
     configuration.plugin_directory().to_owned()
 }
 
-fn watched(path: &Path) -> Result<Vec<String>> {
-    let configuration = Configuration::read(path)?;
-    let networks = configuration.networks.into_iter();
-    Ok(networks.map(|network| network.name).collect())
+fn watched(path: &Path) -> Result<Networks> {
+    Configuration::read(path).map(|configuration| configuration.networks)
 }
 
 /// What stands in the place of entries. That there is no ledger is a fact of its own.

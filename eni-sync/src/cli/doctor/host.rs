@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use common::attach::inventory::PATH;
 
+use crate::agent::configuration::Networks;
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::network::Network;
@@ -54,7 +55,8 @@ fn inventory(facts: &Facts) -> Finding {
 fn agent_configuration(facts: &Facts) -> Option<Finding> {
     const CHECK: &str = "agent-configuration";
     Some(match facts.watched.as_ref()? {
-        Ok(networks) => {
+        Ok(Networks::Auto) => Finding::ok(CHECK, "node", "it finds the networks itself"),
+        Ok(Networks::Listed(networks)) => {
             let says = format!("networks it watches: {}", networks.len());
             Finding::ok(CHECK, "node", says)
         }

@@ -1,0 +1,115 @@
+//! Networks that find themselves: every attachment of this node that has a record, addresses
+//! of host-local and an ENI for pods is registered, whether its network chains eni-sync or
+//! not. Where it does, the plugin and the agent want the same for the same attachment.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::error::{Errors, Result};
+
+use crate::agent::found::Found;
+use crate::agent::reserved::{GONE, Reserved, has_ended, reservations};
+use crate::agent::shared::Agent;
+use crate::ledger::{Entry, Life, Owner, Takeover};
+use crate::registration::node::Node;
+use crate::registration::register;
+use crate::vpc::clients::Aws;
+use crate::vpc::{eni, inventory};
+
+/// When to look again at an interface that is not an ENI: the inventory may not know it yet.
+const UNKNOWN: Duration = Duration::from_secs(30);
+
+/// What is reserved in each directory.
+type Directories = BTreeMap<PathBuf, Reserved>;
+
+/// What is wanted on the ENI with each MAC address.
+type Wanted<'a> = BTreeMap<&'a str, BTreeMap<IpAddr, Owner>>;
+
+/// What a look has found out.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Which attachments have no address in the VPC, and why.
+    pub(super) findings: Vec<String>,
+    /// When to look again, though nothing changes.
+    pub(super) again: Option<Duration>,
+}
+
+/// Makes the ledger follow the reservations of what has been found.
+///
+/// # Errors
+/// What went wrong with any network or ENI; the others are done.
+pub(super) fn follow(agent: &Agent, found: &Found) -> Result<Outcome> {
+    let mut errors = Errors::default();
+    let mut directories = Directories::new();
+    for network in &found.networks {
+        let reserved = errors.keep(reservations(network));
+        directories.extend(reserved.map(|reserved| (network.directory(), reserved)));
+    }
+    let is_over = |entry: &Entry| is_over(entry, &directories);
+    errors.keep(register::give_up_entries(&agent.ledger, GONE, is_over));
+    let mut wanted = Wanted::new();
+    let reserved = directories.into_values().flatten();
+    for (address, owner) in reserved.filter_map(|(address, owner)| Some((address, owner?))) {
+        if let Some(mac) = found.mac(&owner) {
+            wanted.entry(mac).or_default().insert(address, owner);
+        }
+    }
+    let mut outcome = Outcome::default();
+    if !wanted.is_empty() {
+        let registered = agent
+            .clients
+            .run(|aws| register_all(agent, aws, wanted, &mut outcome));
+        errors.keep(registered);
+    }
+    errors.into_result().map(|()| outcome)
+}
+
+/// Whether the reservation of an entry has gone. Where no record names its directory any
+/// more, the file itself tells.
+fn is_over(entry: &Entry, directories: &Directories) -> bool {
+    let Some(Life::Reservation { reservation }) = entry.owner.as_ref().map(|owner| &owner.life)
+    else {
+        return false;
+    };
+    let directory = reservation.parent();
+    match directory.and_then(|directory| directories.get(directory)) {
+        Some(reserved) => has_ended(entry, reserved.get(&entry.address)),
+        None => !entry.is_reserved(),
+    }
+}
+
+/// Registers what is wanted on the ENIs of this node. An interface that is not an ENI is
+/// nothing to the VPC, and an ENI that is not for pods is said once.
+fn register_all(agent: &Agent, aws: &Aws, wanted: Wanted<'_>, outcome: &mut Outcome) -> Result<()> {
+    let inventory = inventory::current(aws, |_| true)?;
+    let node = Node {
+        aws,
+        ledger: &agent.ledger,
+        inventory: &inventory,
+        looks: &agent.looks,
+    };
+    let mut errors = Errors::default();
+    for (mac, reservations) in wanted {
+        let Some(eni) = inventory.by_mac(mac) else {
+            outcome.again = Some(UNKNOWN);
+            continue;
+        };
+        if let Err(error) = eni::require_managed(eni) {
+            let without = |(address, owner): (&IpAddr, &Owner)| {
+                format!("{owner} goes on without {address}: {error}")
+            };
+            outcome.findings.extend(reservations.iter().map(without));
+            continue;
+        }
+        let takeover = Takeover::default();
+        errors.keep(register::register_reservations(
+            &node,
+            eni,
+            reservations,
+            takeover,
+        ));
+    }
+    errors.into_result()
+}

@@ -1,0 +1,60 @@
+//! The interface of the node whose ENI a network or a pool is on: by its name, or by a
+//! property that is the same on all nodes.
+
+use common::attach::selector::MasterSelector;
+use common::error::{Error, Result};
+use common::kernel::netlink::Netlink;
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde_json::Value;
+
+/// A `masterSelector`, as the plugins have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selector(MasterSelector);
+
+impl<'de> Deserialize<'de> for Selector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let section = Value::deserialize(deserializer)?;
+        let selector = MasterSelector::parse(&section);
+        selector.map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Where the interface is named.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Master<'a> {
+    Named(&'a str),
+    Selected(&'a Selector),
+}
+
+impl<'a> Master<'a> {
+    /// The one of both that is given.
+    ///
+    /// # Errors
+    /// That there are none or two.
+    pub(super) fn one_of(
+        name: Option<&'a String>,
+        selector: Option<&'a Selector>,
+    ) -> Result<Self, String> {
+        match (name, selector) {
+            (Some(name), None) => Ok(Self::Named(name)),
+            (None, Some(selector)) => Ok(Self::Selected(selector)),
+            (None, None) => Err("needs master or masterSelector".to_owned()),
+            (Some(_), Some(_)) => Err("has both master and masterSelector".to_owned()),
+        }
+    }
+
+    /// The MAC address of the interface.
+    ///
+    /// # Errors
+    /// Code 7 when the node has no such interface.
+    pub(crate) fn mac(self) -> Result<String> {
+        let mut netlink = Netlink::open()?;
+        let link = match self {
+            Self::Named(name) => netlink
+                .link_by_name(name)?
+                .ok_or_else(|| Error::config(format!("there is no interface {name:?}")))?,
+            Self::Selected(Selector(selector)) => selector.find(&mut netlink)?,
+        };
+        Ok(link.mac)
+    }
+}

@@ -1,0 +1,69 @@
+//! Which networks the agent serves: those that it is told, or those that it finds.
+
+use std::fmt;
+
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
+
+use super::Watched;
+
+/// What stands for the networks that the attachments of the node show.
+const AUTO: &str = "auto";
+
+/// The networks whose reservations are registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Networks {
+    /// Those that are listed.
+    Listed(Vec<Watched>),
+    /// Those of all attachments of this node that are on an ENI for pods.
+    Auto,
+}
+
+impl Default for Networks {
+    fn default() -> Self {
+        Self::Listed(Vec::new())
+    }
+}
+
+impl Networks {
+    /// Those that are listed.
+    pub(crate) fn listed(&self) -> &[Watched] {
+        match self {
+            Self::Listed(networks) => networks,
+            Self::Auto => &[],
+        }
+    }
+
+    /// Whether there is nothing to watch.
+    pub(crate) fn is_none(&self) -> bool {
+        matches!(self, Self::Listed(networks) if networks.is_empty())
+    }
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListOrAuto)
+    }
+}
+
+/// Reads either form, so that an error names the key that is wrong in a list.
+struct ListOrAuto;
+
+impl<'de> Visitor<'de> for ListOrAuto {
+    type Value = Networks;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{AUTO:?} or a list of networks")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Networks, E> {
+        match text == AUTO {
+            true => Ok(Networks::Auto),
+            false => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Networks, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(Networks::Listed)
+    }
+}

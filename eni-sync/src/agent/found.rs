@@ -1,0 +1,115 @@
+//! The attachments of this node as the records of the plugins tell of them: on which ENI
+//! each is, and in which directory host-local has its addresses. A network that is found so
+//! needs no entry in the agent's configuration.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use common::error::{Errors, Result};
+use common::records::{Attachment, Records};
+use serde::de::DeserializeOwned;
+
+use crate::agent::configuration::{Configuration, Networks, Watched};
+use crate::ledger::Owner;
+
+/// The IPAM plugin whose reservations are read.
+const HOST_LOCAL: &str = "host-local";
+
+/// What the records of this node tell.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The networks that have reservations of host-local.
+    pub(crate) networks: Vec<Watched>,
+    /// The MAC address that an attachment is reached at.
+    macs: HashMap<Key, String>,
+}
+
+/// Network, container and interface.
+type Key = (String, String, String);
+
+impl Found {
+    /// Reads the records of all plugins.
+    ///
+    /// # Errors
+    /// What could not be read: whatever that may be about is not known.
+    pub(crate) fn read() -> Result<Self> {
+        let mut found = Self::default();
+        let mut errors = Errors::default();
+        found.add(
+            &ipvlan::records(),
+            &mut errors,
+            |device: &ipvlan::device::Device| device.master_mac.clone(),
+        );
+        found.add(
+            &host_device::records(),
+            &mut errors,
+            |device: &host_device::device::Device| device.mac.clone(),
+        );
+        errors.into_result().map(|()| found)
+    }
+
+    fn add<D: DeserializeOwned>(
+        &mut self,
+        records: &Records,
+        errors: &mut Errors,
+        mac: impl Fn(&D) -> String,
+    ) {
+        let all = errors.keep(records.all::<D>());
+        for record in all.into_iter().flatten() {
+            if record.ipam_plugin() != HOST_LOCAL {
+                continue;
+            }
+            // No ADD succeeds with a directory that is not one.
+            let Ok(network) = network(&record) else {
+                continue;
+            };
+            if !self.networks.contains(&network) {
+                self.networks.push(network);
+            }
+            let key = (
+                record.network.clone(),
+                record.container_id.to_string(),
+                record.ifname.to_string(),
+            );
+            self.macs.insert(key, mac(&record.device).to_lowercase());
+        }
+    }
+
+    /// The MAC address of the ENI that an attachment is on, where a record tells it.
+    pub(crate) fn mac(&self, owner: &Owner) -> Option<&str> {
+        let key = (
+            owner.network.clone(),
+            owner.container_id.clone(),
+            owner.ifname.clone(),
+        );
+        self.macs.get(&key).map(String::as_str)
+    }
+}
+
+/// The networks whose reservations the agent follows.
+///
+/// # Errors
+/// Those of [`Found::read`].
+pub(crate) fn watched(configuration: &Configuration) -> Result<Vec<Watched>> {
+    match &configuration.networks {
+        Networks::Listed(networks) => Ok(networks.clone()),
+        Networks::Auto => Found::read().map(|found| found.networks),
+    }
+}
+
+/// The directories in which the records are, or will be.
+///
+/// # Errors
+/// Code 5 naming one that cannot be listed.
+pub(crate) fn directories() -> Result<Vec<PathBuf>> {
+    let mut directories = ipvlan::records().directories()?;
+    directories.extend(host_device::records().directories()?);
+    Ok(directories)
+}
+
+/// The network of a record, with the directory that its configuration names.
+fn network<D>(record: &Attachment<D>) -> Result<Watched> {
+    let args = record.del_args("")?;
+    let directory = host_local_ipam::config::directory(&args.conf)?;
+    Ok(Watched::found(&record.network, &directory))
+}

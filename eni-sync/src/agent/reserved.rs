@@ -1,0 +1,92 @@
+//! What host-local has reserved in the networks that the agent serves, and for whom: the
+//! ledger follows it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use common::error::Result;
+use host_local_ipam::reservation::{self, Holder};
+use host_local_ipam::survey;
+
+use crate::agent::configuration::Watched;
+use crate::agent::shared::Agent;
+use crate::ledger::{Entry, Life, Owner};
+use crate::registration::node::Node;
+use crate::registration::register;
+use crate::vpc::inventory;
+
+/// Why an address is given up, for the log.
+pub(super) const GONE: &str = "its reservation has gone";
+
+/// The reservations of a network, and whose they are as far as that can be read.
+pub(super) type Reserved = BTreeMap<IpAddr, Option<Owner>>;
+
+/// Makes the ledger follow the reservations of a network whose interface is known.
+pub(super) fn follow(agent: &Agent, network: &Watched) -> Result<()> {
+    let found = reservations(network)?;
+    register::give_up_entries(&agent.ledger, GONE, |entry| {
+        is_of(entry, network) && has_ended(entry, found.get(&entry.address))
+    })?;
+    let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, owner?));
+    let reservations: BTreeMap<IpAddr, Owner> = found.into_iter().filter_map(named).collect();
+    if reservations.is_empty() {
+        return Ok(());
+    }
+    let mac = network.master()?.mac()?;
+    agent.clients.run(|aws| {
+        let (inventory, eni) = inventory::find(aws, &mac)?;
+        let node = Node {
+            aws,
+            ledger: &agent.ledger,
+            inventory: &inventory,
+            looks: &agent.looks,
+        };
+        register::register_reservations(&node, &eni, reservations, network.takeover)
+    })
+}
+
+/// Whether an entry is of an attachment that this watch has found.
+fn is_of(entry: &Entry, network: &Watched) -> bool {
+    let owner = entry
+        .owner
+        .as_ref()
+        .filter(|owner| owner.network == network.name);
+    owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
+}
+
+/// Whether the reservation of an entry has gone, or is another container's by now. One that
+/// cannot be read may be anybody's.
+pub(super) fn has_ended(entry: &Entry, reserved: Option<&Option<Owner>>) -> bool {
+    match reserved {
+        None => true,
+        Some(None) => false,
+        Some(Some(owner)) => !entry.is_for(owner),
+    }
+}
+
+/// What host-local has reserved in a network, and for whom, as far as that can be read: a file
+/// that is being written tells nothing.
+pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
+    let mut found = Reserved::new();
+    for reservation in survey::reservations(&network.directory())? {
+        let owner = match reservation.holder {
+            Holder::Owner(owner) => Some(owned_by(network, owner, reservation.path)),
+            Holder::Nobody | Holder::Unknown(_) => None,
+        };
+        found.insert(reservation.address, owner);
+    }
+    Ok(found)
+}
+
+/// The attachment that a reservation names.
+fn owned_by(network: &Watched, owner: reservation::Owner, reservation: PathBuf) -> Owner {
+    Owner {
+        network: network.name.clone(),
+        container_id: owner.container_id,
+        ifname: owner.ifname,
+        pod: String::new(),
+        life: Life::Reservation { reservation },
+        cooldown_seconds: network.cooldown_seconds,
+    }
+}
