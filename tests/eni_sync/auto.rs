@@ -128,9 +128,15 @@ fn a_network_that_chains_eni_sync_is_registered_by_its_plugin() {
     let network = Network::published(PUBLISHED);
     let _agent = Agent::start(&node, &configuration());
     let pod = Pod::new("c1");
-    // The agent sees the reservation before the plugin is executed.
+    // The agent sees the reservation before the plugin is executed. Its first comparison with
+    // EC2 would ask for what is claimed meanwhile.
     attach(&node, &network, &pod, &node.mac);
-    await_addresses(&node, &["10.0.4.70"]);
+    let is_held = || {
+        node.ledger()
+            .get("10.0.4.70")
+            .is_some_and(|state| state == "held")
+    };
+    assert!(eventually(|| is_held() && get(&node, "/readyz").0 == 200));
     let keys = json!({ "name": "ipvlan-conf-1", "cooldownSeconds": 7 });
     let call = |command: &str| node.conf_call(command, &pod, &["10.0.4.70"], &keys);
     node.run(&call("ADD")).ok();
