@@ -24,6 +24,7 @@ mod ipam_crowd;
 mod ipam_killed;
 mod ipam_requests;
 mod killed;
+mod links;
 mod logging;
 mod metrics;
 mod moto;

@@ -2,6 +2,7 @@
 //! reserves, releases what is due when it is due, and compares the ledger with EC2.
 //! The ledger is all it knows, so a crash costs nothing.
 
+mod attempts;
 mod auto;
 pub(crate) mod configuration;
 mod desk;
@@ -11,6 +12,7 @@ mod health;
 mod hotplug;
 mod http;
 mod keeper;
+mod links;
 mod metrics;
 mod news;
 mod orphans;
@@ -37,6 +39,7 @@ use self::desk::Desks;
 use self::handover::Post;
 use self::health::Health;
 use self::http::Monitor;
+use self::links::Links;
 use self::metrics::Metrics;
 use self::said::Said;
 use self::shared::{Agent, Work};
@@ -69,6 +72,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
         metrics: Metrics::new(&calls),
         desks: Desks::default(),
+        links: Links::default(),
         said: Said::default(),
         ledger: Ledger::of_node(),
         looks: Looks::default(),

@@ -18,14 +18,14 @@ use serde_json::{Value, json};
 use super::fixture::AwsNode;
 
 /// What the doctor has found.
-struct Diagnosis {
+pub(super) struct Diagnosis {
     output: Output,
     findings: Vec<Value>,
 }
 
 /// Runs the doctor on a node.
 #[track_caller]
-fn examine(node: &AwsNode, arguments: &[&str]) -> Diagnosis {
+pub(super) fn examine(node: &AwsNode, arguments: &[&str]) -> Diagnosis {
     examine_with(node, &node.call(""), arguments)
 }
 
@@ -92,7 +92,7 @@ impl Diagnosis {
 
     /// Whether every finding of a check, of which there is one, is good.
     #[track_caller]
-    fn is_well(&self, check: &str) {
+    pub(super) fn is_well(&self, check: &str) {
         let findings = self.of(check);
         assert!(!findings.is_empty(), "{check} is missing\n{}", self.output);
         for (level, ..) in findings {
@@ -102,7 +102,7 @@ impl Diagnosis {
 
     /// A check must have found this, with something to do about it.
     #[track_caller]
-    fn has(&self, check: &str, level: &str, says: &str) {
+    pub(super) fn has(&self, check: &str, level: &str, says: &str) {
         let found = self.of(check);
         let is_it = |(l, s, advice): &(&str, &str, &str)| {
             *l == level && s.contains(says) && !advice.is_empty()

@@ -54,6 +54,8 @@ pub(crate) struct Configuration {
     /// Whether reservations in watched networks are released whose containers have ended
     /// without a DEL; they are, unless this is `false`.
     pub(crate) reclaim: Option<bool>,
+    /// Whether ENIs for pods that are down are set up; they are, unless this is `false`.
+    pub(crate) links: Option<bool>,
     /// Where metrics and health are served; a loopback address.
     pub(crate) metrics: Option<SocketAddr>,
     /// The networks whose reservations of host-local are registered.

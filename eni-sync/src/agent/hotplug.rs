@@ -1,5 +1,5 @@
 //! Keeps the inventory of ENIs true when one is plugged in or out, or gets another
-//! name: `masterSelector` reads it. The kernel announces links; the metadata say which
+//! name: `masterSelector` reads it. And has those set up that are down. The kernel announces links; the metadata say which
 //! of them are ENIs, and they lag.
 
 use std::collections::BTreeSet;
@@ -42,9 +42,11 @@ fn watch(agent: &Agent) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let mut known = hardware(&netlink.links()?);
     let mut looks = LOOKS.iter();
+    agent.keep_links();
     loop {
         let wait = looks.as_slice().first().copied().unwrap_or(IDLE);
         if events.wait(Instant::now() + wait)? {
+            agent.keep_links();
             let links = hardware(&netlink.links()?);
             // Pods come and go; their interfaces have no place among the ENIs.
             if links == known {
@@ -58,6 +60,7 @@ fn watch(agent: &Agent) -> Result<()> {
         if let Err(error) = refresh(agent) {
             say!("looking for ENIs: {error}");
         }
+        agent.keep_links();
     }
 }
 

@@ -46,6 +46,8 @@ impl Agent {
             if reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
+                // A tag that was missing may be there now.
+                self.keep_links();
                 findings = self.examine(&mut sight);
                 findings.extend(self.find_detached());
                 outcome = looked.and(self.clean(&mut left, &mut findings));

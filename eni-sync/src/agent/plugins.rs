@@ -3,7 +3,7 @@
 //! the directory. Whoever replaces a plugin again and again is let win after some time, and
 //! named; what the runtime finds changes by a rename only.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -19,14 +19,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{InitFlags, Inotify};
 use tracing::{info, warn};
 
+use crate::agent::attempts::{Attempts, MOST, WINDOW};
 use crate::agent::configuration::Configuration;
 use crate::agent::shared::Agent;
 use crate::agent::watch;
 use crate::installed::{self, Installed};
 
-/// How often one plugin is put back within `WINDOW`.
-const MOST: usize = 10;
-const WINDOW: Duration = Duration::from_secs(600);
 /// While something is wrong, so long until the next look without a change.
 const PAUSE: Duration = Duration::from_secs(30);
 /// While nothing is, so long; nothing depends on it.
@@ -56,7 +54,7 @@ struct Plugins {
     /// What each name was when it was last read.
     known: HashMap<String, (Stamp, Installed)>,
     /// When each name was put back, or was to be.
-    attempts: HashMap<String, VecDeque<Instant>>,
+    attempts: Attempts,
     /// What the last look has found to be wrong.
     said: Vec<String>,
 }
@@ -73,7 +71,7 @@ impl Plugins {
             directory,
             is_restoring: configuration.restores_plugins(),
             known: HashMap::new(),
-            attempts: HashMap::new(),
+            attempts: Attempts::default(),
             said: Vec::new(),
         }
     }
@@ -163,7 +161,7 @@ impl Plugins {
                 false => Ok(()),
             };
         }
-        if !self.may_try(name) {
+        if !self.attempts.may_try(name) {
             let minutes = WINDOW.as_secs() / 60;
             let why = format!(
                 "ours was to be put back {MOST} times in {minutes} minutes, and stays away for \
@@ -213,17 +211,6 @@ impl Plugins {
             }
         }
         Ok(None)
-    }
-
-    /// Whether a name may be put back once more; notes that it is tried.
-    fn may_try(&mut self, name: &str) -> bool {
-        let attempts = self.attempts.entry(name.to_owned()).or_default();
-        attempts.retain(|time| time.elapsed() < WINDOW);
-        let may_try = attempts.len() < MOST;
-        if may_try {
-            attempts.push_back(Instant::now());
-        }
-        may_try
     }
 
     /// What is at a path. A file that has not changed is not read again.

@@ -15,6 +15,7 @@ use crate::agent::configuration::Configuration;
 use crate::agent::desk::Desks;
 use crate::agent::handover::Role;
 use crate::agent::health::{Health, Lasting};
+use crate::agent::links::Links;
 use crate::agent::metrics::Metrics;
 use crate::agent::said::Said;
 use crate::ledger::Ledger;
@@ -37,6 +38,7 @@ pub(crate) struct Agent {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     pub(crate) desks: Desks,
+    pub(super) links: Links,
     pub(crate) said: Said,
     pub(super) work: Mutex<Work>,
     pub(super) changed: Condvar,
@@ -132,6 +134,16 @@ impl Agent {
     pub(super) fn note_role(&self, role: Role) {
         if self.role() != role {
             self.update(|work| (work.role, work.is_news) = (role, true));
+        }
+    }
+
+    /// Sets up the ENIs for pods that are down, unless the configuration leaves them alone.
+    pub(super) fn keep_links(&self) {
+        if self.configuration.links == Some(false) || self.role() == Role::Relieved {
+            return;
+        }
+        if let Err(error) = self.links.keep() {
+            say!("looking for ENIs that are down: {error}");
         }
     }
 

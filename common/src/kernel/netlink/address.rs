@@ -39,6 +39,9 @@ pub struct KernelAddress {
     pub state: AddressState,
     /// Whether its scope is global: the kernel has not made it for the link alone.
     pub is_global: bool,
+    /// Whether it ends by itself unless somebody renews it, as DHCP and router
+    /// advertisements do.
+    pub is_leased: bool,
 }
 
 /// What duplicate address detection has said of an address.
@@ -199,5 +202,6 @@ pub(super) fn to_address(message: RouteNetlinkMessage) -> Option<KernelAddress> 
         cidr,
         state,
         is_global: message.header.scope == AddressScope::Universe,
+        is_leased: !message.header.flags.contains(AddressHeaderFlags::Permanent),
     })
 }

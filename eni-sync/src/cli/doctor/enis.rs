@@ -1,13 +1,21 @@
 //! Checks of the node's ENIs, whatever networks there are.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use common::attach::inventory::{Eni, NO_MANAGE_TAG};
+use common::kernel::netlink::KernelRoute;
 
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
+
+/// The kernel's number of the routing table that counts for everybody.
+const MAIN: u32 = 254;
+/// Where systemd-networkd says what it has made of each interface.
+const NETWORKD: &str = "/run/systemd/netif/links";
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let is_for_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
@@ -17,6 +25,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     findings.extend(subnets(&for_pods));
     for eni in for_pods {
         findings.push(interface(facts, eni));
+        findings.extend(uses(facts, eni));
         if let Some(own) = facts.own(&eni.id) {
             findings.push(source_dest_check(own));
             findings.push(delete_on_termination(own));
@@ -73,6 +82,60 @@ fn interface(facts: &Facts, eni: &Eni) -> Finding {
         }
         Some(link) => Finding::ok(CHECK, &eni.id, format!("{} is up", link.name)),
     }
+}
+
+/// What the node uses the interface for, which is there for pods. A program that configures
+/// every interface by DHCP has seen it at the boot.
+fn uses(facts: &Facts, eni: &Eni) -> Vec<Finding> {
+    let Some(link) = facts.host.links.iter().find(|link| link.mac == eni.mac) else {
+        return Vec::new();
+    };
+    let (host, name) = (&facts.host, &link.name);
+    let addresses = host.addresses.iter();
+    let leased = addresses.filter(|a| a.link == link.index && a.is_global && a.is_leased);
+    let leased: Vec<String> = leased.map(|address| address.cidr.to_string()).collect();
+    let is_default = |route: &&KernelRoute| route.dst.prefix() == 0 && route.table == MAIN;
+    let is_through = |route: &KernelRoute| route.next_hops.iter().any(|hop| hop.0 == link.index);
+    let has_default = host.routes.iter().filter(is_default).any(is_through);
+    let servers = name_servers(link.index);
+    let advice = "let no network manager configure this interface: for systemd-networkd, a file \
+                  below /etc/systemd/network that matches its MAC address, with Unmanaged=yes";
+    let finding = |check, is_used: bool, used: String, unused: &str| match is_used {
+        true => Finding::warning(check, &eni.id, used).advise(advice),
+        false => Finding::ok(check, &eni.id, format!("{name} {unused}")),
+    };
+    let leased_says = format!("{name} has {} for a limited time", leased.join(", "));
+    let default_says = format!("the node has a default route through {name}");
+    let servers_say = format!("the node asks {servers} for names through {name}");
+    vec![
+        finding(
+            "eni-dhcp",
+            !leased.is_empty(),
+            leased_says,
+            "has no address by DHCP",
+        ),
+        finding(
+            "eni-default-route",
+            has_default,
+            default_says,
+            "is no way out of the node",
+        ),
+        finding(
+            "eni-dns",
+            !servers.is_empty(),
+            servers_say,
+            "has no name servers",
+        ),
+    ]
+}
+
+/// The name servers that systemd-networkd has for an interface; nothing where it has none, or
+/// does not run.
+fn name_servers(index: u32) -> String {
+    let text = fs::read_to_string(Path::new(NETWORKD).join(index.to_string()));
+    let text = text.unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("DNS="));
+    line.unwrap_or_default().trim().to_owned()
 }
 
 /// How to set an interface up, and why it may be down.

@@ -1,0 +1,125 @@
+//! Keeps the ENIs for pods up. Some images of nodes leave an ENI down, and with Ethernet's MTU,
+//! that is attached after the boot. Nothing else of an interface is changed, and nothing at
+//! all of one that is up: whoever has set it up has chosen what it is like.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::attach::inventory::{Eni, Inventory};
+use common::error::{Error, Result};
+use common::kernel::netlink::{Link, LinkChange, Netlink};
+use tracing::{info, warn};
+
+use crate::agent::attempts::{Attempts, MOST, WINDOW};
+use crate::vpc::eni;
+
+/// What the VPC carries. Source: Amazon EC2 User Guide, "Network MTU for your EC2 instance".
+const VPC_MTU: u32 = 9001;
+/// What an interface has that nobody has chosen an MTU for.
+const DEFAULT_MTU: u32 = 1500;
+/// An interface that has just appeared gets its name from udev, which cannot rename it any
+/// more when it is up.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The interfaces of the ENIs for pods.
+#[derive(Debug, Default)]
+pub(crate) struct Links(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Since when each interface has been there, with its index and its name.
+    seen: HashMap<(u32, String), Instant>,
+    attempts: Attempts,
+    /// What the last look could not do.
+    said: Vec<String>,
+}
+
+impl Links {
+    /// Sets up each ENI for pods that is down and has had its name for some time.
+    ///
+    /// # Errors
+    /// Code 5 or 6 naming the inventory, 999 when the kernel does not list its links.
+    pub(crate) fn keep(&self) -> Result<()> {
+        let mut netlink = Netlink::open()?;
+        let links = netlink.links()?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.see(&links);
+        if links.iter().all(|link| link.up) {
+            return Ok(());
+        }
+        let inventory = Inventory::read()?.unwrap_or_default();
+        let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
+        let mut findings = Vec::new();
+        for eni in inventory.enis.iter().filter(of_pods) {
+            let is_its = |link: &&Link| link.mac == eni.mac && link.name == eni.interface;
+            // What is part of a bridge or a bond is configured with that.
+            let is_due = |link: &&Link| !link.up && link.controller.is_none();
+            let Some(link) = links.iter().filter(is_its).find(is_due) else {
+                continue;
+            };
+            if known.has_settled(link) {
+                let outcome = known.set_up(&mut netlink, eni, link);
+                findings.extend(outcome.err().map(|error| error.to_string()));
+            }
+        }
+        for finding in findings.iter().filter(|f| !known.said.contains(f)) {
+            warn!("{finding}");
+        }
+        known.said = findings;
+        Ok(())
+    }
+}
+
+impl Known {
+    fn see(&mut self, links: &[Link]) {
+        let key = |link: &Link| (link.index, link.name.clone());
+        let now = Instant::now();
+        let since = |link: &Link| self.seen.get(&key(link)).copied().unwrap_or(now);
+        self.seen = links.iter().map(|link| (key(link), since(link))).collect();
+    }
+
+    fn has_settled(&self, link: &Link) -> bool {
+        let since = self.seen.get(&(link.index, link.name.clone()));
+        since.is_some_and(|since| since.elapsed() >= SETTLED)
+    }
+
+    fn set_up(&mut self, netlink: &mut Netlink, eni: &Eni, link: &Link) -> Result<()> {
+        let (name, id) = (&link.name, &eni.id);
+        if !self.attempts.may_try(id) {
+            let minutes = WINDOW.as_secs() / 60;
+            let why = format!(
+                "it was to be set up {MOST} times in {minutes} minutes, and stays down for some \
+                 minutes now"
+            );
+            return Err(Error::internal(format!("{name} of {id} is down")).with_details(why));
+        }
+        let mut mtu = link.mtu;
+        if mtu == DEFAULT_MTU {
+            let larger = LinkChange {
+                mtu: Some(VPC_MTU),
+                ..LinkChange::default()
+            };
+            let what = || format!("failed to give {name} of {id} the MTU {VPC_MTU}");
+            match netlink.change_link(link.index, larger, what) {
+                Ok(()) => mtu = VPC_MTU,
+                // A device that has a lower limit is of use with what it has.
+                Err(error) => warn!(eni = id, interface = name, "{error}"),
+            }
+        }
+        let up = LinkChange {
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        netlink.change_link(link.index, up, || {
+            format!("failed to set {name} of {id} up")
+        })?;
+        info!(
+            eni = id,
+            interface = name,
+            mtu,
+            "{name} of {id} was down; it is up, with MTU {mtu}"
+        );
+        Ok(())
+    }
+}
