@@ -30,6 +30,7 @@ mod vm_examples;
 mod vm_exchange;
 mod vm_faults;
 mod vm_hostile;
+mod vm_ipam;
 mod vm_ipvlan;
 mod vm_kernel_calls;
 mod vm_machine;

@@ -76,7 +76,10 @@ fn every_example_attaches_and_detaches_a_pod() {
     let vpc = Vpc::new();
     for mut network in networks {
         let plugin = network.plugins[0].clone();
-        let is_routable = network.plugins.iter().any(|p| p["type"] == "eni-sync");
+        let is_routable = network
+            .plugins
+            .iter()
+            .any(|p| p["type"] == "eni-sync" || p["ipam"]["type"] == "eni-sync");
         let in_vpc = is_routable.then(|| node_in(&vpc));
         let own = match plugin["type"].as_str() {
             Some("host-device") => Node::of_machine(),
@@ -99,7 +102,10 @@ fn every_example_attaches_and_detaches_a_pod() {
         };
         assert_eq!(pod.netns.links(), expected, "{}", network.name);
         if let Some(in_vpc) = &in_vpc {
-            assert_eq!(in_vpc.addresses(), ["10.0.4.70"]);
+            let given = result["ips"].as_array().unwrap().iter();
+            let given = given.map(|ip| ip["address"].as_str().unwrap().split('/').next());
+            let given: Vec<&str> = given.map(Option::unwrap).collect();
+            assert_eq!(in_vpc.addresses(), given, "{}", network.name);
         }
         if has_check(&network) {
             network

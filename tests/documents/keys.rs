@@ -160,6 +160,19 @@ fn every_wrong_value_of_eni_sync_causes_the_error_in_the_page() {
     require_errors("eni-sync", "eni-sync.md", "\n## As a plugin\n", &base);
 }
 
+#[test]
+fn every_wrong_value_of_a_network_without_addresses_causes_the_error_in_the_page() {
+    let base = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "ipvlan", "ipam": {"type": "eni-sync"}
+    });
+    require_errors(
+        "eni-sync",
+        "eni-sync.md",
+        "\n## As the IPAM plugin\n",
+        &base,
+    );
+}
+
 /// The configuration of an agent that is in `examples`.
 fn agent_example(name: &str) -> Value {
     let path = root().join("examples/agent").join(name);
@@ -378,6 +391,16 @@ fn the_page_of_eni_sync_has_every_key() {
     let own: [Source; 1] = [("eni-sync", "config.rs", &[])];
     let sources = [&own[..], &OF_EVERY_PLUGIN].concat();
     require_all("eni-sync.md", "\n## As a plugin\n", &sources);
+    let of_ipam: [Source; 2] = [
+        ("eni-sync", "section.rs", &[]),
+        (
+            "host-local-ipam",
+            "config.rs",
+            &["RawRequests", "RawArgs", "RawCniArgs"],
+        ),
+    ];
+    let sources = [&of_ipam[..], &OF_EVERY_PLUGIN].concat();
+    require_all("eni-sync.md", "\n## As the IPAM plugin\n", &sources);
     let agent: [Source; 1] = [("eni-sync", "configuration.rs", &[])];
     require_all("eni-sync.md", "\n## Agent\n", &agent);
 }

@@ -239,6 +239,23 @@ fn gc_and_check_are_those_of_the_ledger() {
 }
 
 #[test]
+fn status_shows_which_pod_has_which_address() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = sharing(&node, "c1");
+    let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";
+    let add = call(&node, "ADD", &pod, &ipv4()).env("CNI_ARGS", args);
+    let address = addresses(&node.run(&add).ok()).remove(0);
+    let output = node.command(&["status"]);
+    let mut lines = output.stdout.lines();
+    let line = lines.find(|line| line.contains(&address)).unwrap();
+    assert!(
+        line.contains("held") && line.contains("default/web-0"),
+        "{output}"
+    );
+}
+
+#[test]
 fn every_version_of_the_specification_has_its_result() {
     let vpc = Vpc::new();
     let node = vpc.node();

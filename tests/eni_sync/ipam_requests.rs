@@ -207,3 +207,23 @@ fn a_whole_eni_without_an_address_of_a_named_family_is_refused() {
     let said = said.each_ref().map(String::as_str);
     assert_refused(&node, &call(&node, "ADD", &pod, &ipam), 7, &said);
 }
+
+#[test]
+fn a_device_without_an_interface_is_known_by_the_record_of_host_device() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    let keys = json!({ "type": "host-device", "device": "ens6" });
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "mgmt", "type": "host-device", "device": "ens6",
+    });
+    let attach = Call::ours("host-device", "ADD")
+        .conf(&conf)
+        .pod(&pod, "net1");
+    node.run(&attach).ok();
+    // As a driver for user space takes it from the kernel.
+    pod.netns.ip(&["link", "del", "net1"]);
+    let result = node.run(&call_with(&node, "ADD", &pod, &json!({}), &keys));
+    let primary = node.lab.primary(&node.eni).to_string();
+    assert_eq!(addresses(&result.ok()), [primary]);
+}

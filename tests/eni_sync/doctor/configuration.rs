@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{Diagnosis, examine, examine_network, network};
+use super::{Diagnosis, examine, examine_network, network, network_with_ipam};
 use crate::eni_sync::fixture::{AwsNode, Vpc};
 
 /// What is said of the good configuration with a key of ipvlan changed.
@@ -191,4 +191,20 @@ fn a_device_for_host_device_is_found_or_may_be_in_a_pod() {
     diagnosis.has("master", "warning", "\"ens7\": Link not found");
     let diagnosis = examine_network(&node, &network("pciBusID", "0000:00:06.0"));
     diagnosis.has("master", "warning", "0000:00:06.0");
+}
+
+#[test]
+fn a_network_whose_addresses_ec2_chooses_needs_no_chain() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut network = network_with_ipam(&json!({ "type": "eni-sync" }));
+    network["plugins"].as_array_mut().unwrap().truncate(1);
+    let diagnosis = examine_network(&node, &network);
+    for check in ["plugin-order", "keys", "master", "master-eni", "no-manage"] {
+        diagnosis.is_well(check);
+    }
+    assert!(diagnosis.of("range-subnet").is_empty());
+    network["plugins"][0]["ipam"]["range"] = json!("10.0.4.0/24");
+    let said = "eni-sync: unknown key \"range\" in ipam";
+    examine_network(&node, &network).has("keys", "error", said);
 }

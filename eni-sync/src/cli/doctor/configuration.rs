@@ -60,6 +60,10 @@ fn order(facts: &Facts, network: &Network) -> Finding {
         network.position_of_interface(),
         network.position_of_eni_sync(),
     ) {
+        (_, None) if network.is_chosen_by_ec2 => {
+            let says = format!("{says}: EC2 chooses its addresses");
+            Finding::ok(CHECK, subject, says)
+        }
         (_, None) if is_watched(facts, network) => {
             let says = format!("{says}: the agent watches its reservations");
             Finding::ok(CHECK, subject, says)

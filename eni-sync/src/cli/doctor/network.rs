@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::cli::doctor::range::{self, Range};
 use crate::cli::doctor::source::Source;
 use crate::plugin::config::Config;
+use crate::plugin::section::{self, Section};
 
 /// The plugins that take an interface of the node.
 const INTERFACE_PLUGINS: [&str; 2] = ["ipvlan", "host-device"];
@@ -40,6 +41,8 @@ pub(crate) struct Network {
     pub(crate) ranges: Result<Vec<Range>, String>,
     /// Whether every node hands out the same addresses without knowing of the others.
     pub(crate) is_handed_out_by_each_node: bool,
+    /// Whether the network names no address, and EC2 chooses them.
+    pub(crate) is_chosen_by_ec2: bool,
 }
 
 /// The interface that attachments share or get.
@@ -74,6 +77,7 @@ impl Network {
             mode: None,
             ranges: Ok(Vec::new()),
             is_handed_out_by_each_node: false,
+            is_chosen_by_ec2: false,
         };
         network.examine_interface(&document, netlink);
         network.examine_eni_sync(&document);
@@ -114,6 +118,12 @@ impl Network {
     }
 
     fn examine_ipam(&mut self, conf: &ConfArgs) {
+        if section::is_meant(conf) {
+            self.is_chosen_by_ec2 = true;
+            let refused = Section::parse(conf, "").err();
+            self.refusals.extend(refused.map(|error| (OWN_NAME, error)));
+            return;
+        }
         let ipam = conf.document.get("ipam").unwrap_or(&Value::Null);
         if type_of(ipam) != "host-local" {
             self.ranges = range::of_ipam(ipam);
