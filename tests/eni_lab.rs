@@ -9,8 +9,10 @@ mod imds;
 mod ipv4;
 mod ipv6;
 mod log;
+mod model;
 mod program;
 mod set_up;
+mod strict;
 mod tls;
 
 use std::io::{Read, Write};

@@ -10,7 +10,7 @@ impl Vpc {
             .all("networkInterfaceId")
     }
 
-    fn filtered(&self, action: &str, filters: &[(&str, &str)]) -> Reply {
+    pub(super) fn filtered(&self, action: &str, filters: &[(&str, &str)]) -> Reply {
         let mut parameters = Vec::new();
         for (index, (name, value)) in filters.iter().enumerate() {
             parameters.push((format!("Filter.{}.Name", index + 1), *name));
@@ -196,11 +196,14 @@ fn what_does_not_exist_is_not_found() {
         ),
     ];
     for (action, name, code) in table {
-        assert_eq!(
-            vpc.call(action, &[(name, "none")]).error().1,
-            code,
-            "{action}"
-        );
+        let gone = match code.split_once('.') {
+            Some(_) => "x-0000000000000dead",
+            None => "none.large",
+        };
+        let error = |id: &str| vpc.call(action, &[(name, id)]).error().1;
+        assert_eq!(error(gone), code, "{action}");
+        let malformed = code.replace(".NotFound", ".Malformed");
+        assert_eq!(error("none"), malformed, "{action}");
     }
     assert_eq!(vpc.call("DescribeMoon", &[]).error().1, "InvalidAction");
 }
@@ -263,7 +266,7 @@ fn subnets_and_vpcs_have_their_ranges() {
         .filtered("DescribeVpcs", &[("vpc-id", vpc.vpc.as_str())])
         .ok();
     assert_eq!(reply.all("cidrBlock")[0], "10.0.0.0/16");
-    assert_eq!(reply.all("ipv6CidrBlock"), ["2600:1f14:1:4::/64"]);
+    assert_eq!(reply.all("ipv6CidrBlock"), ["2600:1f14:1::/56"]);
 }
 
 /// 3.1: types `prefix` and `explicit`.

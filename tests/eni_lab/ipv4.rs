@@ -154,7 +154,10 @@ fn the_limit_of_the_instance_type_counts_the_primary_address() {
     let expected = (
         400,
         "PrivateIpAddressLimitExceeded".to_owned(),
-        "Number of private addresses will exceed limit.".to_owned(),
+        format!(
+            "{}: Number of private addresses will exceed limit.",
+            vpc.eni
+        ),
     );
     assert_eq!(vpc.assign(&["10.0.4.90"]).error(), expected);
     vpc.assign(&["10.0.4.70"]).ok();

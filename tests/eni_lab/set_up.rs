@@ -135,7 +135,7 @@ fn what_ec2_would_not_set_up_is_refused() {
         ("DeleteNetworkInterface", vec![eni], "InvalidParameterValue"),
         (
             "DetachNetworkInterface",
-            vec![("AttachmentId", "x")],
+            vec![("AttachmentId", "eni-attach-0000000000000dead")],
             "InvalidAttachmentID.NotFound",
         ),
     ];

@@ -91,7 +91,12 @@ impl Vpc {
 
 impl Drop for Vpc {
     fn drop(&mut self) {
-        if self.is_strict && !std::thread::panicking() {
+        if std::thread::panicking() {
+            return;
+        }
+        let malformed = self.lab.malformed_requests();
+        assert!(malformed.is_empty(), "{malformed:#?}");
+        if self.is_strict {
             let violations = self.lab.invariant_violations();
             assert!(violations.is_empty(), "{violations:#?}");
         }

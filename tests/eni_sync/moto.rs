@@ -2,14 +2,12 @@
 //! simulated VPC: moto, from PyPI. It accepts much that EC2 refuses, so nothing else is
 //! learnt from it. Its metadata service has no interfaces, so that is eni-lab's.
 
-use std::env;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use harness::{Namespace, Pod, run_tool};
+use harness::{Namespace, Pod, python_with};
 use serde_json::json;
 
 use super::fixture::{AwsNode, Vpc, eventually, prev_result};
@@ -186,44 +184,8 @@ fn all(document: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// A Python that has moto, which is installed into the cache once.
+/// A Python that has moto, with what its server needs for EC2.
 fn python() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = cache.or(home).expect("HOME is set");
-    let parent = cache.join("eni-cni/moto");
-    let place = parent.join(VERSION);
-    if !place.exists() {
-        fs::create_dir_all(&parent).unwrap();
-        let staged = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&parent)
-            .unwrap();
-        install(&staged.path().join("venv"), &place);
-        // When somebody else was faster, theirs is as good.
-        fs::rename(staged.path().join("venv"), &place).ok();
-    }
-    place.join("bin/python")
-}
-
-/// Installs moto with what its server needs for EC2.
-fn install(venv: &Path, place: &Path) {
-    let help = format!(
-        "moto {VERSION} cannot be installed; make PyPI reachable, or do on a machine that reaches it:\n\
-         python3 -m venv {place:?} && {place:?}/bin/python -m pip install moto=={VERSION} flask flask-cors"
-    );
-    let run = |program: &str, arguments: &[&str]| {
-        let output = run_tool(program, arguments);
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = format!("{}{said}", String::from_utf8_lossy(&output.stdout));
-        assert!(output.status.success(), "{help}\n{program} said: {said}");
-    };
-    run("python3", &["-m", "venv", &venv.display().to_string()]);
-    let python = venv.join("bin/python").display().to_string();
     let moto = format!("moto=={VERSION}");
-    let quietly = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
-    run(
-        &python,
-        &[&quietly[..], &[&moto, "flask", "flask-cors"]].concat(),
-    );
+    python_with("moto", VERSION, &[&moto, "flask", "flask-cors"])
 }

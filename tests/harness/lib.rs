@@ -19,6 +19,7 @@ pub mod pci;
 mod ping;
 mod random;
 mod resident;
+mod venv;
 
 pub use aws::{AwsNode, is_removed};
 pub use call::{Call, CniError, Output, go_plugin, our_plugin};
@@ -30,3 +31,4 @@ pub use network::Network;
 pub use node::{Namespace, Node, Pod, attachment_files, has_flag, is_up, run_tool, wait_until};
 pub use random::Random;
 pub use resident::Resident;
+pub use venv::python_with;

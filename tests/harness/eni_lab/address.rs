@@ -204,7 +204,7 @@ impl Change<'_> {
         } else {
             "PrivateIpAddressLimitExceeded"
         };
-        let message = "Number of private addresses will exceed limit.";
+        let message = format!("{}: Number of private addresses will exceed limit.", eni.id);
         Err(Ec2Error::bad(code, message))
     }
 

@@ -97,6 +97,10 @@ impl Change<'_> {
             let message = format!("Value ({kind}) for parameter reservationType is invalid.");
             return Err(Ec2Error::value(message));
         }
+        if found.reservations.iter().any(|r| overlap(r.cidr, cidr)) {
+            let message = format!("The CIDR '{cidr}' overlaps with another reservation");
+            return Err(Ec2Error::value(message));
+        }
         let reservation = Reservation {
             id: self.world.next_id("scr"),
             cidr,
@@ -299,6 +303,10 @@ impl Change<'_> {
             Ec2Error::bad("InvalidInstanceType", message)
         })
     }
+}
+
+fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+    one.contains(other.network()) || other.contains(one.network())
 }
 
 /// The limits of an instance type that EC2 or the rules know.

@@ -1,8 +1,10 @@
 //! The calls that only read, and how EC2 writes down what it has.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
+use ipnetwork::Ipv6Network;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -174,6 +176,7 @@ pub(super) fn eni(eni: &Eni) -> Value {
         "macAddress": eni.mac,
         "interfaceType": "interface",
         "privateIpAddress": eni.primary,
+        "privateDnsName": private_dns_name(eni.primary),
         "sourceDestCheck": eni.source_dest_check,
         "groupSet": items([json!({"groupId": SECURITY_GROUP, "groupName": "default"})]),
         "tagSet": items(eni.tags.iter().map(|(key, value)| json!({"key": key, "value": value}))),
@@ -197,6 +200,26 @@ pub(super) fn eni(eni: &Eni) -> Value {
     described
 }
 
+/// The same as an `InstanceNetworkInterface`, which has less.
+fn nested(of: &Eni) -> Value {
+    let mut described = eni(of);
+    for (within, names) in [
+        ("", &["availabilityZone", "requesterManaged", "tagSet"][..]),
+        ("/attachment", &["instanceId", "instanceOwnerId"]),
+    ] {
+        if let Some(object) = described.pointer_mut(within).and_then(Value::as_object_mut) {
+            object.retain(|name, _| !names.contains(&name.as_str()));
+        }
+    }
+    described
+}
+
+/// The name of an address inside of the region.
+pub(super) fn private_dns_name(address: Ipv4Addr) -> String {
+    let host = address.to_string().replace('.', "-");
+    format!("ip-{host}.{REGION}.compute.internal")
+}
+
 /// The prefixes of a family, as EC2 writes them.
 pub(super) fn prefixes(eni: &Eni, ipv6: bool) -> impl Iterator<Item = String> + '_ {
     let of_family = eni.prefixes.iter().filter(move |p| p.is_ipv6() == ipv6);
@@ -215,7 +238,7 @@ pub(super) fn instance(world: &World, instance: &Instance) -> Value {
         "launchTime": timestamp(instance.launched),
         "placement": {"availabilityZone": ZONE, "tenancy": "default"},
         "subnetId": instance.subnet.as_str(),
-        "networkInterfaceSet": items(attached.values().map(|e| eni(e))),
+        "networkInterfaceSet": items(attached.values().map(|e| nested(e))),
     });
     if let Ok(subnet) = world.subnet(instance.subnet.as_str()) {
         described["vpcId"] = json!(subnet.vpc.as_str());
@@ -282,10 +305,20 @@ pub(super) fn subnet(world: &World, subnet: &Subnet) -> Value {
     })
 }
 
-/// A `Vpc`; its IPv6 ranges are those of its subnets.
-pub(super) fn vpc(world: &World, vpc: &Vpc) -> Value {
+/// The IPv6 ranges of a VPC: the /56 that each of its subnets has a part of.
+pub(super) fn ipv6_ranges(world: &World, vpc: &Vpc) -> BTreeSet<Ipv6Network> {
     let subnets = world.subnets.values().filter(|s| s.vpc == vpc.id);
-    let ipv6 = subnets.flat_map(|s| &s.ipv6).map(|cidr| {
+    let of_subnets = subnets.flat_map(|s| &s.ipv6);
+    let whole = |cidr: &Ipv6Network| {
+        let range = Ipv6Network::new(cidr.network(), cidr.prefix().min(56));
+        range.and_then(|range| Ipv6Network::new(range.network(), range.prefix()))
+    };
+    of_subnets.filter_map(|cidr| whole(cidr).ok()).collect()
+}
+
+/// A `Vpc`.
+pub(super) fn vpc(world: &World, vpc: &Vpc) -> Value {
+    let ipv6 = ipv6_ranges(world, vpc).into_iter().map(|cidr| {
         json!({
             "ipv6CidrBlock": cidr.to_string(),
             "ipv6CidrBlockState": {"state": "associated"},

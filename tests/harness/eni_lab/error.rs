@@ -32,9 +32,20 @@ impl Ec2Error {
         Self::bad("InvalidParameterValue", message)
     }
 
-    /// Something that does not exist; `what` is the word in the message.
+    /// Something that does not exist, or cannot, as its id is none; `what` is the word in the
+    /// message.
     pub(super) fn not_found(code: &str, what: &str, id: &str) -> Self {
-        Self::bad(code, format!("The {what} ID '{id}' does not exist"))
+        let is_id = id.rsplit_once('-').is_some_and(|(_, number)| {
+            let is_hex = number.chars().all(|c| c.is_ascii_hexdigit());
+            is_hex && [8, 17].contains(&number.len())
+        });
+        match code.strip_suffix(".NotFound").filter(|_| !is_id) {
+            Some(code) => Self::bad(
+                &format!("{code}.Malformed"),
+                format!("Invalid id: \"{id}\""),
+            ),
+            None => Self::bad(code, format!("The {what} ID '{id}' does not exist")),
+        }
     }
 
     pub(super) fn throttled() -> Self {

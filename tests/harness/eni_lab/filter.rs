@@ -1,13 +1,17 @@
-//! Filters and pages of the describing calls. Wildcards in values are not simulated.
+//! Filters and pages of the describing calls.
 
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use super::describe::private_dns_name;
 use super::error::Ec2Error;
 use super::query::{Filter, Query, items};
 use super::world::{Eni, Instance, Subnet, Vpc, World};
 use super::{ACCOUNT, SECURITY_GROUP, ZONE};
+
+/// How many values a filter may have. Source: the reference of the API, `Filter`.
+const MOST_VALUES: usize = 200;
 
 /// Something that can be described.
 pub(super) trait Described {
@@ -31,19 +35,46 @@ pub(super) fn select<'a, T: Described + ?Sized + 'a>(
         .filter(|thing| ids.is_empty() || ids.contains(&thing.id()))
         .collect();
     for filter in filters {
+        if filter.values.len() > MOST_VALUES {
+            let message = format!("The maximum number of values of a filter is {MOST_VALUES}");
+            return Err(Ec2Error::bad("FilterLimitExceeded", message));
+        }
         let mut matching = Vec::new();
         for thing in found {
             let has = thing.values(world, &filter.name).ok_or_else(|| {
                 let message = format!("The filter '{}' is invalid", filter.name);
                 Ec2Error::value(message)
             })?;
-            if has.iter().any(|value| filter.values.contains(value)) {
+            let is_wanted =
+                |value: &String| filter.values.iter().any(|wanted| matches(wanted, value));
+            if has.iter().any(is_wanted) {
                 matching.push(thing);
             }
         }
         found = matching;
     }
     Ok(found)
+}
+
+/// Whether a value is what a filter asks for: `*` is any text and `?` any character, but behind a
+/// backslash they are themselves.
+fn matches(wanted: &str, value: &str) -> bool {
+    let mut rest = wanted.chars();
+    match rest.next() {
+        None => value.is_empty(),
+        Some('*') => {
+            let ends = value.char_indices().map(|(at, _)| at).chain([value.len()]);
+            ends.into_iter()
+                .any(|at| matches(rest.as_str(), &value[at..]))
+        }
+        Some(first) => {
+            let mut characters = value.chars();
+            let escaped = if first == '\\' { rest.next() } else { None };
+            let found = characters.next();
+            let is_same = first == '?' || found == Some(escaped.unwrap_or(first));
+            found.is_some() && is_same && matches(rest.as_str(), characters.as_str())
+        }
+    }
 }
 
 /// One page of the rows, which come in the order of their ids, as the list `name` and
@@ -118,6 +149,16 @@ impl Described for Eni {
                 .map(|_| "attached".to_owned())
                 .into_iter()
                 .collect(),
+            "attachment.instance-owner-id" => {
+                attachment.map(|_| ACCOUNT.to_owned()).into_iter().collect()
+            }
+            "attachment.delete-on-termination" => attachment
+                .map(|a| a.delete_on_termination.to_string())
+                .into_iter()
+                .collect(),
+            "interface-type" => vec!["interface".to_owned()],
+            "requester-managed" => vec!["false".to_owned()],
+            "private-dns-name" => vec![private_dns_name(self.primary)],
             "network-interface-id" => vec![self.id.to_string()],
             "mac-address" => vec![self.mac.clone()],
             "subnet-id" => vec![self.subnet.to_string()],

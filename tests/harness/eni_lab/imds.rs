@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use super::describe::{prefixes, timestamp};
+use super::describe::{ipv6_ranges, prefixes, timestamp};
 use super::id::InstanceId;
 use super::state::{State, access_key};
 use super::world::{Eni, Instance, InstanceState, PRIMARY, World};
@@ -20,6 +20,9 @@ const CREDENTIALS_LIFE: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// What a test must never find outside of a request to EC2.
 pub const CANARY: &str = "SECRETCANARY";
+
+/// Some of the versions of the metadata.
+const VERSIONS: [&str; 4] = ["1.0", "2021-03-23", "2024-04-11", "latest"];
 
 /// The header with the life of a token, in its request and in its answer: the AWS SDK
 /// takes no token without it.
@@ -77,15 +80,29 @@ pub(super) fn answer(
     if request.method != "GET" {
         return Some(Reply::status(405));
     }
-    let path = request.path.strip_prefix("/latest/")?;
-    let tree = tree(state, &found);
-    let answer = read(&tree, path);
+    let answer = versioned(request.path, || tree(state, &found));
     let (status, body) = answer.map_or_else(|| (404, not_found()), |text| (200, text));
     Some(Reply {
         status,
         body,
         ttl: None,
     })
+}
+
+/// What is below a version of the metadata; every version has the same here. The names of all
+/// versions are at the top.
+fn versioned(path: &str, tree: impl FnOnce() -> BTreeMap<String, String>) -> Option<String> {
+    let path = path.trim_start_matches('/');
+    if path.is_empty() {
+        return Some(VERSIONS.join("\n"));
+    }
+    let (version, below) = path.split_once('/').unwrap_or((path, ""));
+    let is_known = VERSIONS.contains(&version);
+    let below_version = || match below {
+        "" => Some("dynamic\nmeta-data".to_owned()),
+        below => read(&tree(), below),
+    };
+    is_known.then(below_version).flatten()
 }
 
 /// A new token, for a life in seconds that the request must name.
@@ -143,6 +160,8 @@ fn tree(state: &State, instance: &Instance) -> BTreeMap<String, String> {
     meta.insert("instance-id".to_owned(), instance.id.to_string());
     meta.insert("instance-type".to_owned(), instance.kind.clone());
     meta.insert("ami-id".to_owned(), AMI.to_owned());
+    meta.insert("services/domain".to_owned(), "amazonaws.com".to_owned());
+    meta.insert("services/partition".to_owned(), "aws".to_owned());
     meta.insert("placement/region".to_owned(), REGION.to_owned());
     meta.insert("placement/availability-zone".to_owned(), ZONE.to_owned());
     if let Some(role) = &state.role {
@@ -209,8 +228,8 @@ fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
         lists.push(("subnet-ipv6-cidr-blocks", ipv6));
     }
     if let Ok(vpc) = world.vpc(eni.vpc.as_str()) {
-        let subnets = world.subnets.values().filter(|s| s.vpc == vpc.id);
-        let ipv6 = subnets.flat_map(|s| s.ipv6.iter().map(ToString::to_string));
+        let ipv6 = ipv6_ranges(world, vpc);
+        let ipv6 = ipv6.iter().map(ToString::to_string);
         lists.push(("vpc-ipv4-cidr-block", vec![vpc.cidr.to_string()]));
         lists.push(("vpc-ipv4-cidr-blocks", vec![vpc.cidr.to_string()]));
         lists.push(("vpc-ipv6-cidr-blocks", ipv6.collect()));

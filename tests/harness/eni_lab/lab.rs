@@ -231,6 +231,11 @@ impl Lab {
         violations(&self.shared.lock().events)
     }
 
+    /// What of the requests so far is not as EC2's service model has it.
+    pub fn malformed_requests(&self) -> Vec<String> {
+        self.shared.lock().malformed.clone()
+    }
+
     /// Waits until there were so many requests of the action, and tells whether there
     /// were before the time was over.
     pub fn wait_for_call(&self, action: &str, count: u64, time: Duration) -> bool {

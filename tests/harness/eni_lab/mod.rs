@@ -21,6 +21,7 @@ mod imds;
 mod inspect;
 mod lab;
 mod limits;
+mod model;
 mod mutate;
 mod neighbours;
 mod prefix;

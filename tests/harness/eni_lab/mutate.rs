@@ -1,12 +1,17 @@
 //! The calls that change something: the four that eni-sync makes, and those that set
 //! up a VPC.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
+use super::SECURITY_GROUP;
 use super::change::Change;
 use super::describe;
 use super::error::Ec2Error;
+use super::id::EniId;
 use super::query::{Query, items};
 
 /// Carries out a call, or nothing when the action is none of these.
@@ -51,7 +56,6 @@ fn assign_ipv4(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error
         return Ok(json!({
             "networkInterfaceId": eni,
             "assignedIpv4PrefixSet": items(prefixes.into_iter().map(|p| json!({"ipv4Prefix": p.to_string()}))),
-            "return": true,
         }));
     }
     let requested = query.ipv4s("PrivateIpAddress")?;
@@ -65,7 +69,6 @@ fn assign_ipv4(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error
     Ok(json!({
         "networkInterfaceId": eni,
         "assignedPrivateIpAddressesSet": items(new.into_iter().map(item)),
-        "return": true,
     }))
 }
 
@@ -160,10 +163,14 @@ fn prefixes_in(query: &Query, name: &str) -> Result<Vec<IpNetwork>, Ec2Error> {
     texts.map(|text| prefix(name, text)).collect()
 }
 
-/// `Ipv4Prefix.1.Ipv4Prefix`, as only CreateNetworkInterface has it.
-fn created_prefixes(query: &Query, name: &str) -> Result<Vec<IpNetwork>, Ec2Error> {
-    let texts = (1..).map_while(|n| query.text(&format!("{name}.{n}.{name}")));
-    texts.map(|text| prefix(name, text)).collect()
+/// What is in `Ipv4Prefix.1.Ipv4Prefix` and the like, as only CreateNetworkInterface has it.
+fn created<T: FromStr>(
+    query: &Query,
+    list: &str,
+    name: &str,
+) -> impl Iterator<Item = Result<T, Ec2Error>> {
+    let names = (1..).map(move |number| format!("{list}.{number}.{name}"));
+    names.map_while(|name| query.parsed(&name).transpose())
 }
 
 fn prefix(name: &str, text: &str) -> Result<IpNetwork, Ec2Error> {
@@ -221,7 +228,40 @@ fn terminate_instances(change: &mut Change<'_>, query: &Query) -> Result<Value, 
     Ok(json!({"instancesSet": items(answers)}))
 }
 
+/// The same client token is the same interface. Source: Amazon EC2 Developer Guide, "Ensuring
+/// idempotency".
 fn create_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
+    let Some(token) = query.text("ClientToken") else {
+        let id = new_eni(change, query)?;
+        return Ok(json!({"networkInterface": describe::eni(change.world.eni(id.as_str())?)}));
+    };
+    let parameters = query
+        .parameters()
+        .filter(|(name, _)| *name != "ClientToken");
+    let request = json!(parameters.collect::<BTreeMap<_, _>>()).to_string();
+    let id = match change.world.client_tokens.get(token) {
+        Some((known, id)) if *known == request => id.clone(),
+        Some(_) => {
+            let message = "The client token was used with other parameters";
+            return Err(Ec2Error::bad("IdempotentParameterMismatch", message));
+        }
+        None => new_eni(change, query)?,
+    };
+    let entry = (request, id.clone());
+    change.world.client_tokens.insert(token.to_owned(), entry);
+    let described = describe::eni(change.world.eni(id.as_str())?);
+    Ok(json!({"networkInterface": described, "clientToken": token}))
+}
+
+fn new_eni(change: &mut Change<'_>, query: &Query) -> Result<EniId, Ec2Error> {
+    let groups = query.list("SecurityGroupId");
+    if let Some(group) = groups.iter().find(|group| **group != SECURITY_GROUP) {
+        return Err(Ec2Error::not_found(
+            "InvalidGroup.NotFound",
+            "security group",
+            group,
+        ));
+    }
     let id = change.create_eni(
         query.require("SubnetId")?,
         query.parsed("PrivateIpAddress")?,
@@ -229,14 +269,24 @@ fn create_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
     )?;
     let eni = change.world.eni_mut(id.as_str())?;
     eni.tags.extend(query.tags("TagSpecification.1."));
-    for family in ["Ipv4Prefix", "Ipv6Prefix"] {
-        let prefixes = created_prefixes(query, family)?;
-        change.assign_prefixes(id.as_str(), &prefixes)?;
-        if let Some(count) = query.parsed(&format!("{family}Count"))? {
-            change.assign_prefix_count(id.as_str(), count, family == "Ipv6Prefix")?;
+    for (name, ipv6) in [
+        ("SecondaryPrivateIpAddressCount", false),
+        ("Ipv6AddressCount", true),
+    ] {
+        if let Some(count) = query.parsed(name)? {
+            change.assign_count(id.as_str(), count, ipv6)?;
         }
     }
-    Ok(json!({"networkInterface": describe::eni(change.world.eni(id.as_str())?)}))
+    let own = created(query, "Ipv6Addresses", "Ipv6Address");
+    change.assign(id.as_str(), &own.collect::<Result<Vec<_>, _>>()?, false)?;
+    for (family, ipv6) in [("Ipv4Prefix", false), ("Ipv6Prefix", true)] {
+        let prefixes: Result<Vec<_>, _> = created(query, family, family).collect();
+        change.assign_prefixes(id.as_str(), &prefixes?)?;
+        if let Some(count) = query.parsed(&format!("{family}Count"))? {
+            change.assign_prefix_count(id.as_str(), count, ipv6)?;
+        }
+    }
+    Ok(id)
 }
 
 fn attach_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
@@ -267,15 +317,39 @@ fn delete_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
     Ok(json!({"return": true}))
 }
 
+/// One attribute a call. Source: the reference of the API, `ModifyNetworkInterfaceAttribute`.
 fn modify_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
     let eni = query.require("NetworkInterfaceId")?;
-    if let Some(on) = query.parsed("Attachment.DeleteOnTermination")? {
-        change.delete_on_termination(eni, on)?;
+    let names = query
+        .parameters()
+        .filter_map(|(name, _)| name.split('.').next());
+    let attributes: BTreeSet<&str> = names
+        .filter(|name| !["NetworkInterfaceId", "DryRun"].contains(name))
+        .collect();
+    if attributes.len() > 1 {
+        let message = "Only one attribute can be modified at a time";
+        return Err(Ec2Error::bad("InvalidParameterCombination", message));
     }
-    if let Some(on) = query.parsed("SourceDestCheck.Value")? {
-        change.world.eni_mut(eni)?.source_dest_check = on;
+    let found = change.world.eni_mut(eni)?;
+    match attributes.first().copied() {
+        Some("Attachment") => {
+            let id = query.require("Attachment.AttachmentId")?;
+            let on = query.require_parsed("Attachment.DeleteOnTermination")?;
+            if found.attachment.as_ref().is_none_or(|a| a.id != id) {
+                let code = "InvalidAttachmentID.NotFound";
+                return Err(Ec2Error::not_found(code, "network attachment", id));
+            }
+            change.delete_on_termination(eni, on)?;
+        }
+        Some("SourceDestCheck") => {
+            found.source_dest_check = query.require_parsed("SourceDestCheck.Value")?
+        }
+        Some("Description") => found.description = query.require("Description.Value")?.to_owned(),
+        _ => {
+            let message = "The request must contain an attribute that can be modified";
+            return Err(Ec2Error::bad("MissingParameter", message));
+        }
     }
-    change.world.eni(eni)?;
     Ok(json!({"return": true}))
 }
 

@@ -111,7 +111,7 @@ impl Change<'_> {
             true => Ok(()),
             false => Err(Ec2Error::bad(
                 "PrivateIpAddressLimitExceeded",
-                "Number of private addresses will exceed limit.",
+                format!("{}: Number of private addresses will exceed limit.", eni.id),
             )),
         }
     }

@@ -40,6 +40,23 @@ impl Query {
         self.pairs.get(name).map(String::as_str)
     }
 
+    /// All but what every request has.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self
+            .pairs
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        pairs.filter(|(key, _)| !["Action", "Version"].contains(key) && !key.starts_with("X-Amz-"))
+    }
+
+    /// Whether there is a parameter of this name, or one with more parts behind it.
+    pub(super) fn has_below(&self, name: &str) -> bool {
+        self.pairs.keys().any(|key| {
+            let rest = key.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
     pub(super) fn require(&self, name: &str) -> Result<&str, Ec2Error> {
         self.text(name).ok_or_else(|| missing(name))
     }

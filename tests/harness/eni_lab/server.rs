@@ -25,7 +25,7 @@ use super::fault::{Fault, Hold};
 use super::id::InstanceId;
 use super::query::{Query, answer, error_answer};
 use super::state::{Call, fault_error};
-use super::{Shared, imds, inspect};
+use super::{Shared, imds, inspect, model};
 
 /// Who answers on a listener.
 #[derive(Debug, Clone)]
@@ -146,6 +146,8 @@ async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
     }
     let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
     let call = Call::new(query, header(AUTHORIZATION.as_str()), header("x-amz-date"));
+    let malformed = model::faults(&call.action, &call.query);
+    shared.update(|state| state.malformed.extend(malformed));
     let (fault, number) = shared.arrive(&call.action);
     let request_id = format!("00000000-0000-4000-8000-{number:012x}");
     match &fault {

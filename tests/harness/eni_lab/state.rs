@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) calls: BTreeMap<String, u64>,
     pub(super) imds_calls: BTreeMap<String, u64>,
     pub(super) events: Vec<Event>,
+    /// What of requests is not as EC2's service model has it.
+    pub(super) malformed: Vec<String>,
     buckets: BTreeMap<String, (f64, Instant)>,
     pub(super) allowed_keys: BTreeSet<String>,
     /// Which credentials IMDS gives out; those of lower generations have expired.
@@ -65,6 +67,7 @@ impl State {
             calls: BTreeMap::new(),
             imds_calls: BTreeMap::new(),
             events: Vec::new(),
+            malformed: Vec::new(),
             buckets: BTreeMap::new(),
             allowed_keys: BTreeSet::from([OPEN_KEY.to_owned()]),
             key_generation: 1,

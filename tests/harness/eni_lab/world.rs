@@ -187,6 +187,8 @@ pub(super) struct World {
     pub(super) instances: BTreeMap<InstanceId, Arc<Instance>>,
     pub(super) enis: BTreeMap<EniId, Arc<Eni>>,
     pub(super) scheduled: Vec<Scheduled>,
+    /// The client tokens of interfaces that were created, each with its request.
+    pub(super) client_tokens: BTreeMap<String, (String, EniId)>,
     pub(super) serial: u64,
 }
 
