@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use harness::{Call, Namespace, is_up};
+use harness::{Call, Namespace, is_up, pci};
 use serde_json::json;
 
+use crate::eni_sync::fixture::{Agent, Vpc, eventually};
 use crate::host_device::with;
 use crate::vm_machine::{
-    Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, VIRTIO, bind, conf, driver,
-    hostcni_conf, netdev, pci_device, unbind, write,
+    Alone, Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, VIRTIO, alone, bind, conf,
+    driver, hostcni_conf, netdev, pci_device, unbind, write,
 };
 use crate::vm_master_selector;
 
@@ -422,5 +423,48 @@ fn a_pci_address_leads_to_the_master_of_ipvlan() {
         let net1 = machine.pod().link("net1").unwrap();
         assert_eq!(net1["link_index"], master["ifindex"]);
         machine.node.run(&call("DEL")).ok();
+    }
+}
+
+/// As AL2023 leaves an ENI that is attached after the boot: with a name, down, and 1500.
+#[test]
+fn an_eni_that_is_plugged_in_is_set_up_by_the_agent() {
+    let _nics = Nics(alone());
+    pci::require_machine();
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let agent = Agent::start(&node, &json!({}));
+    let eni = node.lab.multus_eni(&node.instance, &vpc.pods);
+    let mac = node.lab.mac(&eni);
+    let (machine, netns) = (Namespace::at("/proc/1/ns/net"), &node.node.netns);
+    machine.ip(&["link", "set", NIC_NAME, "address", &mac]);
+    machine.ip(&["link", "set", NIC_NAME, "netns", &netns.path()]);
+    let nic = || netns.link(NIC_NAME).expect("the NIC is on the node");
+    assert!(eventually(|| is_up(&nic())));
+    assert_eq!(nic()["mtu"], 9001);
+    assert!(
+        netns
+            .tool("ip", &["-4", "-o", "address", "show", "dev", NIC_NAME])
+            .is_empty()
+    );
+    assert!(
+        netns
+            .tool("ip", &["-4", "route", "show", "dev", NIC_NAME])
+            .is_empty()
+    );
+    netns.ip(&["link", "set", NIC_NAME, "down"]);
+    assert!(eventually(|| is_up(&nic())));
+    let said = format!("{NIC_NAME} of {eni} was down; it is up, with MTU 9001");
+    assert_eq!(agent.log().matches(&said).count(), 2, "{}", agent.log());
+}
+
+/// The NICs as they were, when the test and its node have ended.
+struct Nics(#[expect(dead_code, reason = "it keeps others away")] Alone);
+
+impl Drop for Nics {
+    fn drop(&mut self) {
+        pci::reset();
+        let machine = Namespace::at("/proc/1/ns/net");
+        machine.ip(&["link", "set", NIC_NAME, "address", NIC_MAC]);
     }
 }
