@@ -92,8 +92,13 @@ impl Unheard {
 
 impl EniLedger {
     /// Whether EC2 was asked to choose addresses and has not been heard.
-    pub(crate) fn is_unheard(&self) -> bool {
-        self.directory.join(UNHEARD).exists()
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn is_unheard(&self) -> Result<bool> {
+        let path = self.directory.join(UNHEARD);
+        let failed = |cause| Error::io(format!("failed to examine {path:?}"), &cause);
+        path.try_exists().map_err(failed)
     }
 }
 
@@ -140,7 +145,7 @@ impl Entries {
     /// What has become of a wish.
     ///
     /// # Errors
-    /// Code 5 naming the file, 6 when it is none.
+    /// Code 5 naming the file, 6 when it is not a wish.
     pub(crate) fn wish(&self, owner: &Owner, ipv6: bool) -> Result<Option<Wish>> {
         let file = Wish::new(owner.clone(), ipv6).file();
         let wish: Option<Wish> = read(&self.directory.join(file))?;

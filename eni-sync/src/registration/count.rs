@@ -15,7 +15,7 @@ use crate::registration::{release, rules, unheard};
 use crate::vpc::ec2::Family;
 use crate::vpc::failure::{Failure, Kind};
 
-/// So often EC2 is asked for an attachment without being heard: each time it may have chosen
+/// How often EC2 is asked for an attachment without being heard: each time it may have chosen
 /// an address.
 const ATTEMPTS: u32 = 3;
 /// How long it is until the next time.
@@ -27,10 +27,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn serve(ledger: &EniLedger, of: impl Fn(&Wish) -> bool) -> Result<()> {
-    let mut spare = spare(ledger)?;
-    if spare.is_empty() {
+    // Nobody looks into namespaces for addresses that nobody waits for.
+    if !open_wishes(&ledger.open()?)?.iter().any(&of) {
         return Ok(());
     }
+    let mut spare = spare(ledger)?;
     let entries = ledger.open()?;
     for wish in open_wishes(&entries)?.into_iter().filter(of) {
         while let Some(found) = next_of(&mut spare, wish.ipv6) {
@@ -49,7 +50,10 @@ pub(crate) fn serve(ledger: &EniLedger, of: impl Fn(&Wish) -> bool) -> Result<()
 fn spare(ledger: &EniLedger) -> Result<Vec<Entry>> {
     let entries = ledger.open()?.all()?;
     let now = now();
-    let spare = rules::spare(&entries, now).into_iter().cloned().collect();
+    let spare: Vec<Entry> = rules::spare(&entries, now).into_iter().cloned().collect();
+    if spare.is_empty() {
+        return Ok(spare);
+    }
     let mut kept = Vec::new();
     let spare = release::without_living(ledger, spare, &mut kept)?;
     for why in kept {

@@ -97,7 +97,9 @@ fn release_where(
     for eni in ledger.enis()? {
         let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
         let is_time = is_time(&entries.unwrap_or_default());
-        if !is_time && !eni.is_unheard() {
+        // Where that cannot be found out, it is looked for.
+        let is_unheard = errors.keep(eni.is_unheard()).unwrap_or(true);
+        if !is_time && !is_unheard {
             continue;
         }
         let Some(inventory) = errors.keep(inventory::current(aws, |_| true)) else {

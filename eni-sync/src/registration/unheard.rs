@@ -64,7 +64,7 @@ fn present(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<BTreeSet<Ip
 /// # Errors
 /// Those of looking at the ENI, and code 5 or 6 naming a file of the ledger.
 pub(crate) fn find(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
-    if !ledger.is_unheard() {
+    if !ledger.is_unheard()? {
         return Ok(());
     }
     let Some(actual) = describe(node, ledger.id())? else {
