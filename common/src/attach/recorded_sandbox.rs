@@ -16,7 +16,7 @@ impl<D> Attachment<D> {
     /// routing, before the kernel gets them: DEL finds the rules by them.
     ///
     /// # Errors
-    /// As for [`Policy::claim`], and code 5 when the record cannot be written.
+    /// As for [`Policy::claim`](crate::records::Policy::claim), and code 5 when the record cannot be written.
     pub fn claim(&mut self, records: &Records, link: &Link, own: &mut AddResult) -> Result<()>
     where
         D: Serialize,

@@ -14,11 +14,11 @@ use crate::plugin::attachment::{TIME, owner};
 use crate::plugin::section::Section;
 use crate::plugin::socket;
 use crate::plugin::verify::{verify, verify_whole};
-use crate::registration::choose::{Choice, choose};
+use crate::registration::choose::choose;
 use crate::registration::desired;
 use crate::registration::looks::Looks;
 use crate::registration::node::Node;
-use crate::registration::request::Request;
+use crate::registration::request::{Choice, Request};
 use crate::vpc::clients::Aws;
 use crate::vpc::inventory;
 

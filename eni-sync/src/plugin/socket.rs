@@ -27,9 +27,8 @@ use serde::{Deserialize, Serialize};
 use crate::deadline::Deadline;
 use crate::ledger::Refusal;
 use crate::limits::PLUGIN_DEADLINE;
-use crate::registration::choose::Choice;
 use crate::registration::desired::Wanted;
-use crate::registration::request::Request;
+use crate::registration::request::{Choice, Request};
 
 /// Where the agent listens.
 pub(crate) const PATH: &str = "/run/eni-cni/agent.sock";

@@ -7,32 +7,16 @@ use std::net::IpAddr;
 use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
-use serde::{Deserialize, Serialize};
 
 use crate::ledger::{EniLedger, Entries, Entry, Ledger, State, Wish};
 use crate::registration::count::{self, is_chosen_for};
 use crate::registration::looks::Looks;
 use crate::registration::node::Node;
 use crate::registration::register::{confirm, register, settle_until};
-use crate::registration::request::Request;
+use crate::registration::request::{Choice, Request};
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::Family;
 use crate::vpc::{eni, inventory};
-
-/// Which addresses an attachment needs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Choice {
-    /// The MAC address of its ENI.
-    pub(crate) mac: String,
-    /// The families of which it gets addresses; those of the subnet where none are named.
-    pub(crate) families: Option<Vec<Family>>,
-    /// The addresses that it asks for by name.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// Whether it has the whole ENI, so that the ENI's own addresses are its own too, and EC2
-    /// chooses none.
-    pub(crate) is_whole: bool,
-}
 
 /// Gives the attachment of `request` its addresses, each with the prefix length of the subnet.
 ///

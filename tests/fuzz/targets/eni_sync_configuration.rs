@@ -69,7 +69,7 @@ fn assert_can_be_lived_by(configuration: &Configuration) {
             .is_some()
     );
     assert!(Instant::now().checked_add(configuration.grace()).is_some());
-    for network in &configuration.networks {
+    for network in configuration.networks.listed() {
         assert!(is_identifier(&network.name));
         assert!(network.directory().is_absolute() && network.directory().ends_with(&network.name));
     }

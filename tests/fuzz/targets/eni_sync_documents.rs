@@ -25,7 +25,7 @@ mod program {
     pub mod vpc {
         pub mod ec2 {
             mod types;
-            pub(crate) use self::types::Description;
+            pub(crate) use self::types::{Description, Family};
         }
         pub mod eni;
     }
