@@ -93,7 +93,9 @@ fn level_in(directives: &str) -> Option<LevelFilter> {
     let ours = ours.iter().filter_map(|one| one.split_once('='));
     let mut ours = ours.filter(|(target, _)| *target == TARGET);
     let level = ours.next().map(|(_, level)| level);
-    level.or(all.last().copied())?.parse().ok()
+    let level = level.or(all.last().copied())?;
+    // To `LevelFilter` an empty text is `error`; an empty variable says nothing.
+    (!level.is_empty()).then(|| level.parse().ok()).flatten()
 }
 
 /// Writes events to stderr.
