@@ -156,11 +156,14 @@ fn of_ec2(
 /// Writes down what an attachment waits for, as far as it has not got it already.
 fn wish(ledger: &EniLedger, families: &[Family], request: &Request) -> Result<()> {
     let entries = ledger.open()?;
+    let all = entries.all()?;
     for family in families {
         let ipv6 = *family == Family::V6;
-        match own(&entries, *family, request)? {
+        match own(&all, *family, request) {
             // It could not be had when the attachment asked last.
-            Some(entry) if entry.is_refused() => entries.end(entry, "it could not be had")?,
+            Some(entry) if entry.is_refused() => {
+                entries.end(entry.clone(), "it could not be had")?;
+            }
             Some(_) => continue,
             None => {}
         }
@@ -170,20 +173,21 @@ fn wish(ledger: &EniLedger, families: &[Family], request: &Request) -> Result<()
 }
 
 /// What the ledger has of EC2's choice for an attachment.
-fn own(entries: &Entries, family: Family, request: &Request) -> Result<Option<Entry>> {
+fn own<'a>(all: &'a [Entry], family: Family, request: &Request) -> Option<&'a Entry> {
     let ipv6 = family == Family::V6;
-    let mut all = entries.all()?.into_iter();
-    Ok(all.find(|entry| is_chosen_for(entry, &request.owner, ipv6)))
+    let mut all = all.iter();
+    all.find(|entry| is_chosen_for(entry, &request.owner, ipv6))
 }
 
 /// The addresses that an attachment has claimed by name.
 fn claimed(entries: &Entries, families: &[Family], request: &Request) -> Result<Vec<IpAddr>> {
-    let mut claimed = Vec::new();
-    for family in families {
-        let own = own(entries, *family, request)?;
-        claimed.extend(own.map(|entry| entry.address));
-    }
-    Ok(claimed)
+    let all = entries.all()?;
+    let own = |family: &Family| own(&all, *family, request);
+    Ok(families
+        .iter()
+        .filter_map(own)
+        .map(|entry| entry.address)
+        .collect())
 }
 
 /// The addresses that an attachment has, once it has all of them.
@@ -195,10 +199,10 @@ fn answer(
     families: &[Family],
     request: &Request,
 ) -> Result<Option<Vec<IpAddr>>> {
-    let mut held = Vec::new();
+    let (mut held, all) = (Vec::new(), entries.all()?);
     for family in families {
-        let entry = own(entries, *family, request)?;
-        match entry.map(|entry| (entry.address, entry.state)) {
+        let entry = own(&all, *family, request);
+        match entry.map(|entry| (entry.address, &entry.state)) {
             Some((address, State::Held)) => held.push(address),
             Some((
                 _,

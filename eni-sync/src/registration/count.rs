@@ -50,10 +50,7 @@ pub(crate) fn serve(ledger: &EniLedger, of: impl Fn(&Wish) -> bool) -> Result<()
 fn spare(ledger: &EniLedger) -> Result<Vec<Entry>> {
     let entries = ledger.open()?.all()?;
     let now = now();
-    let spare: Vec<Entry> = rules::spare(&entries, now).into_iter().cloned().collect();
-    if spare.is_empty() {
-        return Ok(spare);
-    }
+    let spare = rules::spare(&entries, now).into_iter().cloned().collect();
     let mut kept = Vec::new();
     let spare = release::without_living(ledger, spare, &mut kept)?;
     for why in kept {
@@ -91,8 +88,13 @@ const CLAIMED: Event = Event::Claimed {
 /// was killed before it could remove it.
 fn open_wishes(entries: &Entries) -> Result<Vec<Wish>> {
     let mut open = Vec::new();
+    let wishes = entries.living_wishes()?;
+    // Most networks name their addresses: their ADDs read no entry more for this.
+    if wishes.is_empty() {
+        return Ok(open);
+    }
     let all = entries.all()?;
-    for wish in entries.living_wishes()? {
+    for wish in wishes {
         let is_fulfilled = all
             .iter()
             .any(|entry| is_chosen_for(entry, &wish.owner, wish.ipv6));

@@ -291,6 +291,10 @@ pub(crate) fn without_living(
 
 /// The same; why others stay is in `ends` then.
 fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
+    // Nobody looks into namespaces for nothing.
+    if entries.is_empty() {
+        return Ok(entries);
+    }
     // Those of others tell where namespaces are that cannot be seen.
     let known = ledger.open()?.all()?;
     let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
