@@ -2,11 +2,11 @@
 //! again, and no name in it leads anywhere.
 #![no_main]
 
-use common::cni::args::CmdArgs;
 use common::attach::Configuration;
+use common::cni::args::CmdArgs;
 use common::cni::config::Document;
-use common::error::Result;
 use common::cni::ipam::IpamPlugin;
+use common::error::Result;
 use ipvlan::config::{Master, NetConf};
 use libfuzzer_sys::fuzz_target;
 

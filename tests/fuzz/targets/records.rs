@@ -3,8 +3,8 @@
 //! what is printed, and a name in it can be a part of a path.
 #![no_main]
 
-use common::records::Attachment;
 use common::attach::inventory::Inventory;
+use common::records::Attachment;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
