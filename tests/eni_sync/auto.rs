@@ -48,10 +48,14 @@ fn release(node: &AwsNode, network: &Network, pod: &Pod) {
 
 #[track_caller]
 fn await_addresses(node: &AwsNode, addresses: &[&str]) {
-    let are_there = |_: &_| node.addresses() == addresses;
-    let lab = &node.lab;
+    await_that(node, |found| found == addresses);
+}
+
+#[track_caller]
+fn await_that(node: &AwsNode, are_there: impl Fn(&[String]) -> bool) {
+    let are_there = |_: &_| are_there(&node.addresses());
     assert!(
-        lab.wait_until(DEADLINE, are_there),
+        node.lab.wait_until(DEADLINE, are_there),
         "{:?}",
         node.addresses()
     );
@@ -213,16 +217,7 @@ fn a_network_names_its_eni_by_what_all_nodes_have() {
     let directory = node.node.state().join("networks/conf-1");
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("10.0.4.70"), "c1\r\nnet1").unwrap();
-    let are_there = |_: &_| {
-        let addresses = node.addresses();
-        addresses.len() == 2 && addresses[0] == "10.0.4.70"
-    };
-    let lab = &node.lab;
-    assert!(
-        lab.wait_until(DEADLINE, are_there),
-        "{:?}",
-        node.addresses()
-    );
+    await_that(&node, |found| found.len() == 2 && found[0] == "10.0.4.70");
 }
 
 #[test]

@@ -68,6 +68,12 @@ fn kill_everywhere(every: usize, then: impl Fn(&AwsNode, &Pod, &str) + Sync) {
     assert!(kills * every >= LEAST, "only {kills} kills");
 }
 
+/// An ADD that is killed when EC2 has assigned an address and not answered yet.
+fn kill_when_ec2_has_chosen(node: &AwsNode, pod: &Pod) {
+    let call = call(node, "ADD", pod, &ipv4());
+    kill_while_held(node, &call, ASSIGN, Hold::AfterCommit);
+}
+
 #[test]
 fn what_an_add_that_was_killed_anywhere_has_got_is_given_back() {
     kill_everywhere(3, clean_up);
@@ -106,12 +112,7 @@ fn a_description_that_lags_hides_no_address_for_ever() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = sharing(&node, "c1");
-    kill_while_held(
-        &node,
-        &call(&node, "ADD", &pod, &ipv4()),
-        ASSIGN,
-        Hold::AfterCommit,
-    );
+    kill_when_ec2_has_chosen(&node, &pod);
     let lost = node.addresses().remove(0);
     let lag = std::time::Duration::from_secs(3600);
     node.lab.rules(|rules| rules.describe_lag = lag);
@@ -130,12 +131,7 @@ fn an_address_that_somebody_else_has_put_on_the_eni_is_left_alone() {
     let theirs = "10.0.4.200";
     node.lab.assign(&node.eni, &[theirs.parse().unwrap()]);
     let pod = sharing(&node, "c1");
-    kill_while_held(
-        &node,
-        &call(&node, "ADD", &pod, &ipv4()),
-        ASSIGN,
-        Hold::AfterCommit,
-    );
+    kill_when_ec2_has_chosen(&node, &pod);
     let address = add(&node, &pod);
     assert_ne!(address, theirs);
     del(&node, &pod);
@@ -164,12 +160,7 @@ fn an_agent_finds_what_ec2_chose_unheard() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = sharing(&node, "c1");
-    kill_while_held(
-        &node,
-        &call(&node, "ADD", &pod, &ipv4()),
-        ASSIGN,
-        Hold::AfterCommit,
-    );
+    kill_when_ec2_has_chosen(&node, &pod);
     del(&node, &pod);
     assert_eq!(node.addresses().len(), 1);
     let_a_minute_pass(&node);

@@ -198,6 +198,14 @@ pub fn cni_arg<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
+/// Namespace and name of the pod, as the kubelet's runtimes and Multus give them in
+/// `CNI_ARGS`.
+pub fn pod(text: &str) -> Option<String> {
+    let namespace = cni_arg(text, "K8S_POD_NAMESPACE")?;
+    let name = cni_arg(text, "K8S_POD_NAME")?;
+    Some(format!("{namespace}/{name}"))
+}
+
 /// Whether the pairs of `CNI_ARGS` ask for unknown keys to be ignored.
 pub fn ignores_unknown(pairs: &[(&str, &str)]) -> bool {
     pairs

@@ -12,7 +12,7 @@ use nix::libc;
 use rustix::process::geteuid;
 use serde_json::Value;
 
-use crate::cni::args::{Environment, cni_arg};
+use crate::cni::args::{Environment, pod};
 use crate::cni::config::Document;
 use crate::cni::result::AddResult;
 use crate::cni::version::CniVersion;
@@ -25,7 +25,7 @@ use crate::timestamp::rfc3339;
 
 /// A file that has grown to this size gets the ending `.1`, in place of the one before it.
 const LIMIT: u64 = 10 << 20;
-/// As often a new file is begun, when others do so at the same moment.
+/// How often a new file is begun when others do so at the same moment.
 const TRIES: usize = 3;
 
 /// What is written of a command.
@@ -120,11 +120,7 @@ fn describe(plugin: &str, network: &str, environment: &Environment, level: Level
             text += &format!(" {name}={}", field(value));
         }
     };
-    let argument = |name: &str| cni_arg(&environment.cni_args, name);
-    if let (Some(namespace), Some(name)) = (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"))
-    {
-        add("pod", &format!("{namespace}/{name}"));
-    }
+    add("pod", &pod(&environment.cni_args).unwrap_or_default());
     if let (Some(container), Some(ifname)) = (&environment.container_id, &environment.ifname) {
         add("container", container.as_str());
         add("ifname", ifname.as_str());

@@ -13,7 +13,6 @@ use crate::agent::found::Found;
 use crate::agent::reserved::{GONE, Reserved, has_ended, reservations};
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner, Takeover};
-use crate::registration::node::Node;
 use crate::registration::register;
 use crate::vpc::clients::Aws;
 use crate::vpc::{eni, inventory};
@@ -84,12 +83,7 @@ fn is_over(entry: &Entry, directories: &Directories) -> bool {
 /// nothing to the VPC, and an ENI that is not for pods is said once.
 fn register_all(agent: &Agent, aws: &Aws, wanted: Wanted<'_>, outcome: &mut Outcome) -> Result<()> {
     let inventory = inventory::current(aws, |_| true)?;
-    let node = Node {
-        aws,
-        ledger: &agent.ledger,
-        inventory: &inventory,
-        looks: &agent.looks,
-    };
+    let node = agent.node(aws, &inventory);
     let mut errors = Errors::default();
     for (mac, reservations) in wanted {
         let Some(eni) = inventory.by_mac(mac) else {

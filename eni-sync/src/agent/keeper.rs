@@ -16,7 +16,6 @@ use crate::agent::pool;
 use crate::agent::reclaim::Reclaim;
 use crate::agent::shared::Agent;
 use crate::agent::visibility::Sight;
-use crate::registration::node::Node;
 use crate::registration::{detached, in_use, reconcile, release};
 use crate::vpc::{eni, inventory};
 
@@ -94,12 +93,7 @@ impl Agent {
             let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
             let enis = inventory.enis.iter().filter(of_pods).count();
             self.clients.pace().fit(enis);
-            let node = Node {
-                aws,
-                ledger: &self.ledger,
-                inventory: &inventory,
-                looks: &self.looks,
-            };
+            let node = self.node(aws, &inventory);
             reconcile::run(&node, self.configuration.grace(), &mut |_| {})
         });
         self.metrics.note_reconcile(&outcome);

@@ -12,6 +12,7 @@ use common::kernel::netlink::{Link, LinkChange, Netlink};
 use tracing::{info, warn};
 
 use crate::agent::attempts::{Attempts, MOST, WINDOW};
+use crate::agent::news::LastLook;
 use crate::vpc::eni;
 
 /// What the VPC carries. Source: Amazon EC2 User Guide, "Network MTU for your EC2 instance".
@@ -32,7 +33,7 @@ struct Known {
     seen: HashMap<(u32, String), Instant>,
     attempts: Attempts,
     /// What the last look could not do.
-    said: Vec<String>,
+    said: LastLook,
 }
 
 impl Links {
@@ -63,10 +64,9 @@ impl Links {
                 findings.extend(outcome.err().map(|error| error.to_string()));
             }
         }
-        for finding in findings.iter().filter(|f| !known.said.contains(f)) {
+        for finding in known.said.replace(findings) {
             warn!("{finding}");
         }
-        known.said = findings;
         Ok(())
     }
 }

@@ -27,6 +27,27 @@ impl News {
     }
 }
 
+/// The findings of the last look, for who finds all of them each time: one that has gone and
+/// comes again is news.
+#[derive(Debug, Default)]
+pub(crate) struct LastLook {
+    found: Vec<String>,
+}
+
+impl LastLook {
+    /// Remembers these findings instead of the ones before, and returns those that are new.
+    pub(crate) fn replace(&mut self, findings: Vec<String>) -> Vec<String> {
+        let before = std::mem::replace(&mut self.found, findings);
+        let is_new = |finding: &&String| !before.contains(finding);
+        self.found.iter().filter(is_new).cloned().collect()
+    }
+
+    /// Whether nothing was found.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +64,17 @@ mod tests {
         assert_eq!(news.among(texts(2..=3)), texts(3..=3));
         assert_eq!(news.among(texts(1..=3)), texts(0..0));
         assert_eq!(News::default().among(texts(1..=1)), texts(1..=1));
+    }
+
+    #[test]
+    fn a_finding_that_had_gone_is_news_again() {
+        let mut last = LastLook::default();
+        assert_eq!(last.replace(texts(1..=2)), texts(1..=2));
+        assert_eq!(last.replace(texts(2..=3)), texts(3..=3));
+        assert_eq!(last.replace(texts(1..=2)), texts(1..=1));
+        assert!(!last.is_empty());
+        assert_eq!(last.replace(texts(0..0)), texts(0..0));
+        assert!(last.is_empty());
     }
 
     #[test]

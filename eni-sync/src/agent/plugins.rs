@@ -21,13 +21,14 @@ use tracing::{info, warn};
 
 use crate::agent::attempts::{Attempts, MOST, WINDOW};
 use crate::agent::configuration::Configuration;
+use crate::agent::news::LastLook;
 use crate::agent::shared::Agent;
 use crate::agent::watch;
 use crate::installed::{self, Installed};
 
-/// While something is wrong, so long until the next look without a change.
+/// How long until the next look without a change while something is wrong.
 const PAUSE: Duration = Duration::from_secs(30);
-/// While nothing is, so long; nothing depends on it.
+/// The same while nothing is wrong; nothing depends on it.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Watches the directory of the plugins for ever.
@@ -56,7 +57,7 @@ struct Plugins {
     /// When each name was put back, or was to be.
     attempts: Attempts,
     /// What the last look has found to be wrong.
-    said: Vec<String>,
+    said: LastLook,
 }
 
 impl Plugins {
@@ -72,7 +73,7 @@ impl Plugins {
             is_restoring: configuration.restores_plugins(),
             known: HashMap::new(),
             attempts: Attempts::default(),
-            said: Vec::new(),
+            said: LastLook::default(),
         }
     }
 
@@ -131,11 +132,10 @@ impl Plugins {
         }
         let seen = found.iter().map(|(name, found)| (name.as_str(), found));
         agent.metrics.note_installed(seen);
-        for finding in findings.iter().filter(|f| !self.said.contains(f)) {
+        agent.health.note_plugins(findings.clone());
+        for finding in self.said.replace(findings) {
             warn!("{finding}");
         }
-        agent.health.note_plugins(findings.clone());
-        self.said = findings;
     }
 
     /// Puts a plugin back if it is not ours and there is a copy of ours.

@@ -47,12 +47,7 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
     agent.clients.run(|aws| {
         let (inventory, eni) = inventory::find(aws, &mac)?;
         eni::require_managed(&eni)?;
-        let node = Node {
-            aws,
-            ledger: &agent.ledger,
-            inventory: &inventory,
-            looks: &agent.looks,
-        };
+        let node = agent.node(aws, &inventory);
         let ledger = node.ledger.of_eni(&eni.id)?;
         let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut errors = Errors::default();

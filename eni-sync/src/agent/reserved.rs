@@ -12,7 +12,6 @@ use host_local_ipam::survey;
 use crate::agent::configuration::Watched;
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner};
-use crate::registration::node::Node;
 use crate::registration::register;
 use crate::vpc::inventory;
 
@@ -36,12 +35,7 @@ pub(super) fn follow(agent: &Agent, network: &Watched) -> Result<()> {
     let mac = network.master()?.mac()?;
     agent.clients.run(|aws| {
         let (inventory, eni) = inventory::find(aws, &mac)?;
-        let node = Node {
-            aws,
-            ledger: &agent.ledger,
-            inventory: &inventory,
-            looks: &agent.looks,
-        };
+        let node = agent.node(aws, &inventory);
         register::register_reservations(&node, &eni, reservations, network.takeover)
     })
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use common::attach::inventory::Inventory;
 use common::error::{Error, Result};
 use common::say;
 use nix::sys::signal::{Signal, kill};
@@ -20,7 +21,8 @@ use crate::agent::metrics::Metrics;
 use crate::agent::said::Said;
 use crate::ledger::Ledger;
 use crate::registration::looks::Looks;
-use crate::vpc::clients::Clients;
+use crate::registration::node::Node;
+use crate::vpc::clients::{Aws, Clients};
 
 /// How long work in progress may take when the agent has to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -115,6 +117,16 @@ impl Agent {
         let (mut work, _) = waited.unwrap_or_else(PoisonError::into_inner);
         work.is_news = false;
         !work.is_ending
+    }
+
+    /// What it takes to change addresses on the ENIs of `inventory`.
+    pub(crate) fn node<'a>(&'a self, aws: &'a Aws, inventory: &'a Inventory) -> Node<'a> {
+        Node {
+            aws,
+            ledger: &self.ledger,
+            inventory,
+            looks: &self.looks,
+        }
     }
 
     /// What this agent is on its node at this moment.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::cni::args::{CmdArgs, cni_arg};
+use common::cni::args::{CmdArgs, pod};
 use common::error::Result;
 use common::kernel::netns::NetNs;
 use common::records::boot_id;
@@ -19,16 +19,11 @@ pub(crate) const TIME: Duration = Duration::from_secs(100);
 /// Code 8 when its namespace cannot be opened, 5 when the boot id cannot be read.
 pub(crate) fn owner(args: &CmdArgs, cooldown: Duration) -> Result<Owner> {
     let netns = NetNs::open(&args.netns)?;
-    let value = |name: &str| cni_arg(&args.cni_args, name);
-    let pod = match (value("K8S_POD_NAMESPACE"), value("K8S_POD_NAME")) {
-        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
-        _ => String::new(),
-    };
     Ok(Owner {
         network: args.conf.network.clone(),
         container_id: args.container_id.to_string(),
         ifname: args.ifname.to_string(),
-        pod,
+        pod: pod(&args.cni_args).unwrap_or_default(),
         life: Life::Namespace {
             netns_id: netns.id()?,
             netns: args.netns.clone(),

@@ -55,26 +55,28 @@ pub enum AddressState {
     DadFailed,
 }
 
+fn message_of(link: &Link, cidr: Cidr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = link.index;
+    message.header.prefix_len = cidr.prefix();
+    message.header.family = family(cidr.address());
+    message
+        .attributes
+        .push(AddressAttribute::Local(cidr.address()));
+    message
+}
+
 impl Change {
     fn remove_address(link: &Link, cidr: Cidr) -> Self {
-        let mut message = AddressMessage::default();
-        message.header.index = link.index;
-        message.header.prefix_len = cidr.prefix();
-        message.header.family = family(cidr.address());
-        let attributes = &mut message.attributes;
-        attributes.push(AddressAttribute::Local(cidr.address()));
+        let message = message_of(link, cidr);
         let failed = format!("failed to remove IP addr {cidr} from {:?}", link.name);
         Self::new(RouteNetlinkMessage::DelAddress(message), 0, failed)
     }
 
     /// Adds an address to a link. With [`Dad::Off`] an IPv6 address is usable at once.
     pub fn add_address(link: &Link, cidr: Cidr, dad: Dad) -> Self {
-        let mut message = AddressMessage::default();
-        message.header.index = link.index;
-        message.header.prefix_len = cidr.prefix();
-        message.header.family = family(cidr.address());
+        let mut message = message_of(link, cidr);
         let attributes = &mut message.attributes;
-        attributes.push(AddressAttribute::Local(cidr.address()));
         attributes.push(AddressAttribute::Address(cidr.address()));
         match cidr.last() {
             IpAddr::V4(last) if cidr.prefix() <= LAST_PREFIX_WITH_BROADCAST => {
