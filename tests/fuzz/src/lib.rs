@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 
 use cap::Cap;
 use common::cni::args::{CmdArgs, ConfArgs};
-use common::cni::identifier::{ContainerId, is_identifier};
-use common::ifname::IfName;
 use common::cni::config::Document;
-use common::error::Error;
+use common::cni::identifier::{ContainerId, is_identifier};
 use common::cni::version::CniVersion;
+use common::error::Error;
+use common::ifname::IfName;
 use serde_json::Value;
 use tempfile::TempDir;
 
