@@ -45,7 +45,7 @@ suite:
 
 demo: suite
 	tests/prepare
-	cargo build --locked -p tests --bin demo
+	cargo build --locked -p demo
 ifeq ($(NATIVE),yes)
 	$(TARGET)/debug/demo ipvlan
 	tests/vm/run -- $(TARGET)/debug/demo host-device
@@ -75,7 +75,7 @@ fuzz:
 # for a deadline.
 test-host: suite
 	tests/prepare tests
-	cargo test --locked -p tests --test suite -- --skip vm_ --skip reboot:: \
+	suite=$$(tests/suite-path) && cd tests && $$suite --skip vm_ --skip reboot:: \
 		--test-threads=$$((2 * $$(nproc)))
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
@@ -86,13 +86,14 @@ test-vm: suite
 # The binaries before and after a power cut: each of these tests starts the VM twice.
 test-reboot: suite
 	tests/prepare tests
-	cargo test --locked -p tests --test suite reboot::
+	suite=$$(tests/suite-path) && cd tests && $$suite reboot::
 
 # eni-sync on two nodes, told as random sequences of what pods, operators, machines and EC2 do,
 # for as many stories as ARGS says. ENI_SYNC_SEED=7 repeats one.
 stories: suite
 	tests/prepare tests
-	ENI_SYNC_SEEDS=$(or $(ARGS),300) cargo test --locked -p tests --test suite eni_sync::property -- --nocapture
+	suite=$$(tests/suite-path) && cd tests && \
+		ENI_SYNC_SEEDS=$(or $(ARGS),300) $$suite eni_sync::property --nocapture
 
 # The plugins in CNI_PATH, where the command line sets it, else ours beside Go's; ARGS are those
 # of tests/conformance.
@@ -100,12 +101,12 @@ CONFORMANCE := $(TARGET)/debug/conformance
 ifeq ($(origin CNI_PATH),command line)
 conformance:
 	tests/prepare
-	cargo build --locked -p tests --bin conformance
+	cargo build --locked -p conformance
 	$(if $(NATIVE),,tests/vm/run --) $(CONFORMANCE) $(ARGS)
 else
 conformance: suite
 	tests/prepare
-	cargo build --locked -p tests --bin conformance
+	cargo build --locked -p conformance
 	tests/conformance/compare $(CONFORMANCE) $(SUITE) $(ARGS)
 endif
 
@@ -113,19 +114,19 @@ endif
 # is measured where there is one.
 bench: suite
 	tests/prepare bench
-	cargo build --release --locked -p tests --bin bench --bin empty --bin peak
+	cargo build --release --locked -p bench --bin bench --bin empty --bin peak
 	CNI_PATH=$(if $(wildcard $(RELEASE)/eni-sync),$(RELEASE),$(SUITE)) $(RELEASE)/bench $(ARGS)
 
 # eni-sync beside the programs that it replaces; ARGS are those of vpc-bench.
 bench-vpc: suite
 	tests/prepare
-	cargo build --locked -p tests --bin vpc-bench
+	cargo build --locked -p bench --bin vpc-bench
 	$(TARGET)/debug/vpc-bench $(ARGS)
 
 # What agents make of many nodes that start together, and what pools make of it.
 bench-nodes: suite
 	tests/prepare
-	cargo build --locked -p tests --bin throttle-bench --bin pool-bench
+	cargo build --locked -p bench --bin throttle-bench --bin pool-bench
 	$(TARGET)/debug/throttle-bench --agent $(ARGS)
 	$(TARGET)/debug/throttle-bench $(ARGS)
 	$(TARGET)/debug/pool-bench
@@ -133,14 +134,14 @@ bench-nodes: suite
 # What the plugins survive, and what Go's do, as a table; ARGS are those of fault-table.
 faults: suite
 	tests/prepare
-	cargo build --locked -p tests --bin fault-table
+	cargo build --locked -p soak --bin fault-table
 	$(TARGET)/debug/fault-table $(ARGS)
 	VM_DEADLINE=21600 tests/vm/run -- $(TARGET)/debug/fault-table --ipvlan $(ARGS)
 
 # Thousands of cycles of ADD and DEL with processes that are killed, and what has grown.
 soak: suite
 	tests/prepare
-	cargo build --locked -p tests --bin soak
+	cargo build --locked -p soak --bin soak
 	$(TARGET)/debug/soak host-local 4000
 	$(TARGET)/debug/soak host-device 5000
 	$(TARGET)/debug/soak eni-sync 1000

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use harness::our_plugin;
+use harness::{our_plugin, program};
 use serde_json::Value;
 
 /// The row that needs neither a VM nor more packages than the tests.
@@ -13,7 +13,7 @@ const CHEAP: &str = "host-local/shared";
 
 fn bench(arguments: &[&str]) -> Output {
     let plugin = our_plugin("host-local");
-    Command::new(env!("CARGO_BIN_EXE_bench"))
+    Command::new(program("bench"))
         .args(arguments)
         .env("CNI_PATH", plugin.parent().unwrap())
         .output()

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use harness::{go_plugin, our_plugin};
+use harness::{go_plugin, our_plugin, program};
 use serde_json::Value;
 
 /// What a run has found: for each plugin, the outcome and the reason by number.
@@ -24,7 +24,7 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance");
 #[track_caller]
 pub(crate) fn examined(directory: &Path, arguments: &[&str]) -> Columns {
     let json = tempfile::NamedTempFile::new().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_conformance"))
+    let output = Command::new(program("conformance"))
         .arg("--cni-path")
         .arg(directory)
         .arg("--json")
@@ -174,9 +174,7 @@ fn every_assertion_can_fail() {
 
 #[test]
 fn the_page_of_the_suite_has_every_assertion_in_its_words() {
-    let output = Command::new(env!("CARGO_BIN_EXE_conformance"))
-        .arg("--list")
-        .output();
+    let output = Command::new(program("conformance")).arg("--list").output();
     let list = String::from_utf8(output.unwrap().stdout).unwrap();
     assert_eq!(list.lines().count(), 63);
     let page = fs::read_to_string(Path::new(SOURCES).join("README.md")).unwrap();

@@ -3,7 +3,7 @@
 //! through it by `common::attach`.
 
 use harness::fault::{Counted, Fault, NO_MEMORY, Strike, Struck};
-use harness::{Call, FakeIpam, Node, Output, Pod, attachment_files};
+use harness::{Call, FakeIpam, Node, Output, Pod, attachment_files, program};
 use serde_json::{Value, json};
 
 /// More system calls that change anything than an ADD makes.
@@ -29,7 +29,7 @@ impl Fixture {
     }
 
     fn call(&self, command: &str, conf: &Value) -> Call {
-        let call = Call::new(env!("CARGO_BIN_EXE_macvlan"), command).conf(conf);
+        let call = Call::new(program("macvlan"), command).conf(conf);
         call.pod(&self.pod, "net1")
     }
 

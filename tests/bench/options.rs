@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 
@@ -98,7 +98,7 @@ impl Options {
     /// Where the figures go. A part of them does not replace those of everything.
     pub fn output(&self) -> Option<PathBuf> {
         let is_all = self.row.is_empty() && !self.quick;
-        let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
+        let usual = || PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         self.output.clone().or_else(|| is_all.then(usual))
     }
 

@@ -47,7 +47,7 @@ struct Vm {
 impl Vm {
     fn start(arguments: &[String]) -> Self {
         let own = std::env::current_exe().expect("a program knows where it is");
-        let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/run");
+        let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vm/run");
         let mut command = Command::new(&run);
         command.arg("--").arg(own).args(arguments);
         let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();

@@ -4,20 +4,19 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 
+use harness::program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::send;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_eni-lab");
-
 /// The program while it serves; it never outlives its test.
 struct Running(Child);
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        let child = Command::new(PROGRAM)
+        let child = Command::new(program("eni-lab"))
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
@@ -54,7 +53,7 @@ impl Drop for Running {
 }
 
 fn refuses(arguments: &[&str], said: &str) {
-    let Output { status, stderr, .. } = Command::new(PROGRAM)
+    let Output { status, stderr, .. } = Command::new(program("eni-lab"))
         .args(arguments)
         .output()
         .expect("the program can be started");
@@ -129,7 +128,7 @@ fn every_node_has_a_metadata_service_and_its_interfaces() {
 
 #[test]
 fn help_tells_how_to_begin() {
-    let output = Command::new(PROGRAM).arg("--help").output();
+    let output = Command::new(program("eni-lab")).arg("--help").output();
     let output = output.expect("the program can be started");
     let help = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success());

@@ -34,6 +34,17 @@ pub fn our_plugin(name: &str) -> PathBuf {
         })
 }
 
+/// The path of the program `name` of this folder: beside the test binary, where
+/// `tests/suite-path` puts it.
+pub fn program(name: &str) -> PathBuf {
+    let executable = std::env::current_exe().expect("a program knows where it is");
+    let directories = executable.ancestors().skip(1).take(2);
+    let mut paths = directories.map(|directory| directory.join(name));
+    paths.find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!("there is no program {name:?}: tests/suite-path builds it with the tests")
+    })
+}
+
 /// The path of the Go plugin `name`.
 pub fn go_plugin(name: &str) -> PathBuf {
     let path = Path::new(GO_PLUGINS).join(name);

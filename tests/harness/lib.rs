@@ -22,7 +22,7 @@ mod resident;
 mod venv;
 
 pub use aws::{AwsNode, is_removed};
-pub use call::{Call, CniError, Output, go_plugin, our_plugin};
+pub use call::{Call, CniError, Output, go_plugin, our_plugin, program};
 pub use fake_ipam::FakeIpam;
 pub use fake_sys::FakeSys;
 pub use lock::is_waited_for;

@@ -29,7 +29,7 @@ impl Network {
     /// The network of a published NetworkAttachmentDefinition in `tests/data`.
     pub fn published(file: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("data")
+            .join("../data")
             .join(file);
         let text = fs::read_to_string(&path)
             .unwrap_or_else(|cause| panic!("cannot read {path:?}: {cause}"));

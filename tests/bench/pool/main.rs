@@ -5,7 +5,7 @@
 //! `pool-bench [NODES] [PODS]`, 4 nodes with 25 pods each unless told.
 
 #[expect(dead_code, reason = "the tests of eni-sync need more of it")]
-#[path = "../eni_sync/fixture.rs"]
+#[path = "../../eni_sync/fixture.rs"]
 mod fixture;
 
 use std::collections::BTreeSet;

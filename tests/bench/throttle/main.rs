@@ -8,7 +8,7 @@
 //! A pod that is refused comes again after five seconds, as the kubelet would let it.
 
 #[expect(dead_code, reason = "the tests of eni-sync need more of it")]
-#[path = "../eni_sync/fixture.rs"]
+#[path = "../../eni_sync/fixture.rs"]
 mod fixture;
 
 use std::fs;
