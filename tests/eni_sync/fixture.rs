@@ -3,24 +3,20 @@
 //! anywhere when it ends.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use harness::Agent;
+pub use harness::eni_lab::CANARY;
 use harness::eni_lab::{EniId, Hold, InstanceId, Lab, SubnetId, VpcId};
-use harness::{Call, Node, Output, Pod, log};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use harness::{Call, Host, Node, Output, Pod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What every secret of the simulated VPC contains.
-pub const CANARY: &str = "SECRETCANARY";
 /// For what happens in milliseconds, on a machine that is very busy.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
@@ -370,6 +366,20 @@ impl AwsNode {
     }
 }
 
+impl Host for AwsNode {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn run_directory(&self) -> &Path {
+        self.run.path()
+    }
+
+    fn eni_sync(&self) -> Call {
+        self.call("").without("CNI_COMMAND")
+    }
+}
+
 impl Drop for AwsNode {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -382,100 +392,6 @@ impl Drop for AwsNode {
 /// An address, as the tests write it.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-/// An agent that runs on a node until this value is dropped.
-pub struct Agent {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Agent {
-    /// Starts an agent and waits until it says that it is ready.
-    pub fn start(node: &AwsNode, configuration: &Value) -> Self {
-        let path = node.run_directory().join("notify.sock");
-        fs::remove_file(&path).ok();
-        let notify = UnixDatagram::bind(&path).unwrap();
-        notify.set_read_timeout(Some(DEADLINE)).unwrap();
-        let agent = Self::spawn(node, configuration);
-        let mut message = [0; 64];
-        let length = match notify.recv(&mut message) {
-            Ok(length) => length,
-            Err(cause) => panic!("the agent is not ready: {cause}\n{:?}", agent.wait()),
-        };
-        assert!(message[..length].starts_with(b"READY=1"));
-        agent
-    }
-
-    /// Starts an agent that may end by itself.
-    pub fn spawn(node: &AwsNode, configuration: &Value) -> Self {
-        let path = node.run_directory().join("agent.json");
-        fs::write(&path, configuration.to_string()).unwrap();
-        let mut command = node.call("").without("CNI_COMMAND").process();
-        command
-            .args(["agent", "--config", "/run/agent.json"])
-            .env("NOTIFY_SOCKET", "/run/notify.sock")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        let log = node.run_directory().join("agent.log");
-        let output = File::options().create(true).append(true).open(&log);
-        command.stderr(output.unwrap());
-        let process = node.node.inside(|| command.spawn().unwrap());
-        Self { process, log }
-    }
-
-    /// The id of its process.
-    pub fn id(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// Ends it as a service manager does, and returns its status.
-    pub fn stop(mut self) -> Option<i32> {
-        let id = i32::try_from(self.process.id()).unwrap();
-        kill(Pid::from_raw(id), Signal::SIGTERM).unwrap();
-        self.process.wait().unwrap().code()
-    }
-
-    /// Ends it as a crash does.
-    pub fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    /// Waits until it ends by itself: its status and what it has said.
-    pub fn wait(mut self) -> (Option<i32>, String) {
-        let status = self.process.wait().unwrap().code();
-        let said = self.log();
-        (status, said)
-    }
-
-    /// What it has said so far, and those before it on its node: a line for each event.
-    pub fn log(&self) -> String {
-        log::messages(&self.raw_log())
-    }
-
-    /// The same with all that the events have.
-    pub fn events(&self) -> Vec<Value> {
-        log::events(&self.raw_log())
-    }
-
-    /// The same as it was written.
-    pub fn raw_log(&self) -> String {
-        let said = fs::read_to_string(&self.log).unwrap_or_default();
-        assert!(!said.contains(CANARY), "a secret was printed\n{said}");
-        said
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- the agent's log\n{}", self.raw_log());
-        }
-        // It may have ended already.
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
 }
 
 /// Changes a JSON file.

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::Node;
 use crate::eni_lab::{EniId, InstanceId, Lab, SubnetId};
+use crate::{Call, Host, Node};
 
 /// An ENI for pods, and the link of the node that it is.
 #[derive(Debug)]
@@ -108,6 +108,22 @@ impl AwsNode {
     pub fn addresses(&self) -> Vec<IpAddr> {
         let enis = self.masters.iter().map(|master| &master.eni);
         enis.flat_map(|eni| self.lab.addresses(eni)).collect()
+    }
+}
+
+impl Host for AwsNode {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn run_directory(&self) -> &Path {
+        self.run.path()
+    }
+
+    fn eni_sync(&self) -> Call {
+        self.node
+            .with_environment(&Call::ours("eni-sync", ""))
+            .without("CNI_COMMAND")
     }
 }
 

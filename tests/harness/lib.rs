@@ -3,6 +3,7 @@
 //! independent witness. Everything here panics on failure, with all that is needed
 //! to end the investigation.
 
+mod agent;
 mod aws;
 mod call;
 pub mod damage;
@@ -21,6 +22,7 @@ mod random;
 mod resident;
 mod venv;
 
+pub use agent::{Agent, Host};
 pub use aws::{AwsNode, is_removed};
 pub use call::{Call, CniError, Output, go_plugin, our_plugin, program};
 pub use fake_ipam::FakeIpam;

@@ -331,7 +331,7 @@ impl Node {
         self.inside(|| strike(&call, how))
     }
 
-    fn with_environment(&self, call: &Call) -> Call {
+    pub(crate) fn with_environment(&self, call: &Call) -> Call {
         let environment = self.environment.iter();
         environment.fold(call.clone(), |call, (name, value)| call.env(name, value))
     }
