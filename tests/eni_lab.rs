@@ -2,6 +2,7 @@
 //! is known from. Sections are those of `aws.md`, the project's reference on AWS; what is
 //! called unchecked is known to nobody, so it is a switch, tested both ways.
 
+mod attaching;
 mod data_plane;
 mod describe;
 mod faults;

@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError
 ACTIONS = """
 AssignIpv6Addresses AssignPrivateIpAddresses AttachNetworkInterface CreateNetworkInterface
 CreateSubnet CreateSubnetCidrReservation CreateTags CreateVpc DeleteNetworkInterface DeleteTags
-DescribeInstances DescribeInstanceTypes DescribeNetworkInterfaces DescribeSubnets DescribeVpcs
+DescribeInstances DescribeInstanceTypes DescribeNetworkInterfaces DescribeSecurityGroups
+DescribeSubnets DescribeVpcs
 DetachNetworkInterface GetSubnetCidrReservations ModifyNetworkInterfaceAttribute RunInstances
 TerminateInstances UnassignIpv6Addresses UnassignPrivateIpAddresses
 """.split()
@@ -158,6 +159,7 @@ def drive(ec2):
     ec2.describe_instances(InstanceIds=[instance])
     ec2.describe_instance_types(InstanceTypes=["c5.large", "c6in.32xlarge"])
     ec2.describe_subnets(SubnetIds=[subnet])
+    ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
     ec2.describe_vpcs(VpcIds=[vpc])
     ec2.get_subnet_cidr_reservations(SubnetId=subnet)
     ec2.create_tags(Resources=[eni], Tags=[{"Key": "c", "Value": "d"}])

@@ -10,13 +10,18 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use super::error::Ec2Error;
 use super::event::Event;
-use super::id::{EniId, InstanceId, SubnetId, VpcId};
+use super::id::{EniId, GroupId, InstanceId, SubnetId, VpcId};
 use super::limits::{Limits, TABLE};
 use super::rules::Rules;
 use super::world::{
-    Attachment, Due, Eni, Instance, InstanceState, PRIMARY, Place, Reservation, Scheduled, Subnet,
-    Vpc, World,
+    Attachment, Due, Eni, Group, Instance, InstanceState, NO_MANAGE, PRIMARY, Place, Reservation,
+    Scheduled, Subnet, Vpc, World,
 };
+use super::{SECURITY_GROUP, ZONE};
+
+/// The tag by which the VPC CNI knows its interfaces. Source: amazon-vpc-cni-k8s,
+/// `pkg/awsutils/awsutils.go`.
+pub(super) const VPC_CNI: &str = "node.k8s.amazonaws.com/instance_id";
 
 /// A change in the making: a copy of the world, and what the log will say of it.
 pub(super) struct Change<'a> {
@@ -64,8 +69,29 @@ impl Change<'_> {
             cidr,
             ipv6: ipv6.into_iter().collect(),
             reservations: Vec::new(),
+            zone: ZONE.to_owned(),
+            tags: BTreeMap::new(),
         };
         self.world.subnets.insert(id.clone(), Arc::new(subnet));
+        Ok(id)
+    }
+
+    /// A security group of a VPC.
+    pub(super) fn create_group(
+        &mut self,
+        vpc: &VpcId,
+        name: &str,
+        tags: BTreeMap<String, String>,
+    ) -> Result<GroupId, Ec2Error> {
+        let vpc = self.world.vpc(vpc.as_str())?.id.clone();
+        let id = GroupId::from(self.world.next_id("sg").as_str());
+        let group = Group {
+            id: id.clone(),
+            vpc,
+            name: name.to_owned(),
+            tags,
+        };
+        self.world.groups.insert(id.clone(), Arc::new(group));
         Ok(id)
     }
 
@@ -171,6 +197,8 @@ impl Change<'_> {
             id: id.clone(),
             subnet: found.id,
             vpc: found.vpc,
+            zone: found.zone,
+            groups: vec![SECURITY_GROUP.to_owned()],
             mac: format!("02:1a:b0:{high:02x}:{middle:02x}:{low:02x}"),
             primary,
             addresses: Vec::new(),
@@ -200,20 +228,52 @@ impl Change<'_> {
             let message = format!("Instance '{}' is not 'running'.", instance.id);
             return Err(Ec2Error::bad("IncorrectState", message));
         }
+        if self.world.zone(&instance) != found.zone {
+            let message = "You may not attach a network interface to an instance if they are not in \
+                           the same availability zone";
+            return Err(Ec2Error::bad("InvalidParameterCombination", message));
+        }
         self.check_place(&instance, place)?;
         let (network_card, device_index) = place;
         let id = self.world.next_id("eni-attach");
         let attachment = Attachment {
             id: id.clone(),
-            instance: instance.id,
+            instance: instance.id.clone(),
             network_card,
             device_index,
             delete_on_termination: false,
             since: self.now,
             time: SystemTime::now(),
         };
-        self.world.eni_mut(eni)?.attachment = Some(attachment);
+        let found = self.world.eni_mut(eni)?;
+        found.attachment = Some(attachment);
+        let is_for_pods = found
+            .tags
+            .get(NO_MANAGE)
+            .is_some_and(|value| value == "true");
+        if self.rules.vpc_cni.contains(&instance.id) && place != PRIMARY && !is_for_pods {
+            let owner = instance.id.to_string();
+            found.tags.insert(VPC_CNI.to_owned(), owner);
+        }
         Ok(id)
+    }
+
+    /// The VPC CNI of an instance takes the first free device index, in the subnet of the
+    /// instance; nothing happens where there is no room.
+    pub(super) fn attach_for_vpc_cni(&mut self, instance: &InstanceId) -> Result<(), Ec2Error> {
+        let subnet = self.world.instance(instance.as_str())?.subnet.clone();
+        let eni = self.create_eni(subnet.as_str(), None, "aws-K8S")?;
+        let owner = instance.to_string();
+        let tags = &mut self.world.eni_mut(eni.as_str())?.tags;
+        tags.insert(VPC_CNI.to_owned(), owner);
+        let used = self.world.attached(instance);
+        let index = (0..).find(|index| !used.contains_key(&(0, *index)));
+        let place = (0, index.unwrap_or(0));
+        let attached = self.attach_eni(eni.as_str(), instance.as_str(), place);
+        if attached.is_err() {
+            return self.delete_eni(eni.as_str());
+        }
+        self.delete_on_termination(eni.as_str(), true)
     }
 
     /// Each network card has device indexes, and a limit, of its own.

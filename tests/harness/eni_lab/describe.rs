@@ -1,6 +1,6 @@
 //! The calls that only read, and how EC2 writes down what it has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
@@ -17,8 +17,8 @@ use super::id::InstanceId;
 use super::limits::{Limits, TABLE};
 use super::query::{Query, items};
 use super::rules::Rules;
-use super::world::{Eni, Instance, InstanceState, PRIMARY, Reservation, Subnet, Vpc, World};
-use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP, ZONE};
+use super::world::{Eni, Group, Instance, InstanceState, PRIMARY, Reservation, Subnet, Vpc, World};
+use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP};
 
 /// One of these is needed where neither ids nor pagination limit a call (aws.md 3.1).
 const LIMITING_FILTERS: [&str; 7] = [
@@ -43,6 +43,7 @@ pub(super) fn run(
         "DescribeInstances" => instances(world, rules, query),
         "DescribeInstanceTypes" => instance_types(world, rules, query),
         "DescribeSubnets" => subnets(world, query),
+        "DescribeSecurityGroups" => groups(world, query),
         "DescribeVpcs" => vpcs(world, query),
         "GetSubnetCidrReservations" => reservations(world, query),
         _ => return None,
@@ -129,6 +130,17 @@ fn subnets(world: &World, query: &Query) -> Result<Value, Ec2Error> {
     page(query, "subnetSet", 1000, rows)
 }
 
+fn groups(world: &World, query: &Query) -> Result<Value, Ec2Error> {
+    let ids = query.list("GroupId");
+    for id in &ids {
+        world.vpc_of_group(id)?;
+    }
+    let all = world.groups.values().map(AsRef::as_ref);
+    let found = select(world, all, &ids, &query.filters())?;
+    let rows = found.into_iter().map(|g: &Group| (g.id.as_str(), group(g)));
+    page(query, "securityGroupInfo", 1000, rows)
+}
+
 fn vpcs(world: &World, query: &Query) -> Result<Value, Ec2Error> {
     let ids = query.list("VpcId");
     for id in &ids {
@@ -168,7 +180,7 @@ pub(super) fn eni(eni: &Eni) -> Value {
         "networkInterfaceId": eni.id.as_str(),
         "subnetId": eni.subnet.as_str(),
         "vpcId": eni.vpc.as_str(),
-        "availabilityZone": ZONE,
+        "availabilityZone": eni.zone,
         "description": eni.description,
         "ownerId": ACCOUNT,
         "requesterManaged": false,
@@ -178,8 +190,8 @@ pub(super) fn eni(eni: &Eni) -> Value {
         "privateIpAddress": eni.primary,
         "privateDnsName": private_dns_name(eni.primary),
         "sourceDestCheck": eni.source_dest_check,
-        "groupSet": items([json!({"groupId": SECURITY_GROUP, "groupName": "default"})]),
-        "tagSet": items(eni.tags.iter().map(|(key, value)| json!({"key": key, "value": value}))),
+        "groupSet": items(eni.groups.iter().map(|id| json!({"groupId": id, "groupName": group_name(id)}))),
+        "tagSet": tag_set(&eni.tags),
         "privateIpAddressesSet": items(primary.chain(secondary)),
         "ipv6AddressesSet": items(eni.ipv6().map(|a| json!({"ipv6Address": a}))),
         "ipv4PrefixSet": items(prefixes(eni, false).map(|p| json!({"ipv4Prefix": p}))),
@@ -236,7 +248,7 @@ pub(super) fn instance(world: &World, instance: &Instance) -> Value {
         "instanceState": state(instance.state),
         "instanceType": instance.kind,
         "launchTime": timestamp(instance.launched),
-        "placement": {"availabilityZone": ZONE, "tenancy": "default"},
+        "placement": {"availabilityZone": world.zone(instance), "tenancy": "default"},
         "subnetId": instance.subnet.as_str(),
         "networkInterfaceSet": items(attached.values().map(|e| nested(e))),
     });
@@ -299,10 +311,38 @@ pub(super) fn subnet(world: &World, subnet: &Subnet) -> Value {
         "cidrBlock": subnet.cidr.to_string(),
         "ipv6CidrBlockAssociationSet": items(associations),
         "availableIpAddressCount": address::usable(subnet).saturating_sub(used as u128) as u64,
-        "availabilityZone": ZONE,
+        "availabilityZone": subnet.zone,
+        "tagSet": tag_set(&subnet.tags),
         "defaultForAz": false,
         "mapPublicIpOnLaunch": false,
     })
+}
+
+/// A `SecurityGroup`, as far as it matters here.
+fn group(group: &Group) -> Value {
+    json!({
+        "groupId": group.id.as_str(),
+        "groupName": group.name,
+        "groupDescription": group.name,
+        "ownerId": ACCOUNT,
+        "vpcId": group.vpc.as_str(),
+        "tagSet": tag_set(&group.tags),
+    })
+}
+
+/// The name that a description of an interface has for a group.
+fn group_name(id: &str) -> &str {
+    match id {
+        SECURITY_GROUP => "default",
+        id => id,
+    }
+}
+
+fn tag_set(tags: &BTreeMap<String, String>) -> Value {
+    items(
+        tags.iter()
+            .map(|(key, value)| json!({"key": key, "value": value})),
+    )
 }
 
 /// The IPv6 ranges of a VPC: the /56 that each of its subnets has a part of.

@@ -35,6 +35,9 @@ pub enum Fault {
     /// That instance is terminated, then the call goes on.
     #[serde(deserialize_with = "instance")]
     TerminateInstance(InstanceId),
+    /// The VPC CNI of that instance attaches an interface, then the call goes on.
+    #[serde(deserialize_with = "instance")]
+    VpcCniAttaches(InstanceId),
     /// The call is carried out, but its answer, with status 200, is no XML.
     Garbage,
     /// The call is carried out, but its answer never ends.

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use super::ACCOUNT;
 use super::describe::private_dns_name;
 use super::error::Ec2Error;
 use super::query::{Filter, Query, items};
-use super::world::{Eni, Instance, Subnet, Vpc, World};
-use super::{ACCOUNT, SECURITY_GROUP, ZONE};
+use super::world::{Eni, Group, Instance, Subnet, Vpc, World};
 
 /// How many values a filter may have. Source: the reference of the API, `Filter`.
 const MOST_VALUES: usize = 200;
@@ -171,8 +171,8 @@ impl Described for Eni {
             "addresses.primary" => all_ipv4.map(|a| (a == primary).to_string()).collect(),
             "ipv6-addresses.ipv6-address" => self.ipv6().map(|a| a.to_string()).collect(),
             "description" => vec![self.description.clone()],
-            "group-id" => vec![SECURITY_GROUP.to_owned()],
-            "availability-zone" => vec![ZONE.to_owned()],
+            "group-id" => self.groups.clone(),
+            "availability-zone" => vec![self.zone.clone()],
             "owner-id" => vec![ACCOUNT.to_owned()],
             "source-dest-check" => vec![self.source_dest_check.to_string()],
             _ => return None,
@@ -192,7 +192,7 @@ impl Described for Instance {
             "instance-state-name" => vec![self.state.code_and_name().1.to_owned()],
             "instance-state-code" => vec![self.state.code_and_name().0.to_string()],
             "subnet-id" => vec![self.subnet.to_string()],
-            "availability-zone" => vec![ZONE.to_owned()],
+            "availability-zone" => vec![world.zone(self).to_owned()],
             "vpc-id" => {
                 let subnet = world.subnet(self.subnet.as_str()).ok();
                 subnet.map(|s| s.vpc.to_string()).into_iter().collect()
@@ -212,6 +212,9 @@ impl Described for Subnet {
     }
 
     fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
+        if let Some(key) = filter.strip_prefix("tag:") {
+            return Some(self.tags.get(key).cloned().into_iter().collect());
+        }
         Some(match filter {
             "subnet-id" => vec![self.id.to_string()],
             "vpc-id" => vec![self.vpc.to_string()],
@@ -219,8 +222,28 @@ impl Described for Subnet {
             "ipv6-cidr-block-association.ipv6-cidr-block" => {
                 self.ipv6.iter().map(ToString::to_string).collect()
             }
-            "availability-zone" => vec![ZONE.to_owned()],
+            "availability-zone" => vec![self.zone.clone()],
+            "tag-key" => self.tags.keys().cloned().collect(),
             "state" => vec!["available".to_owned()],
+            _ => return None,
+        })
+    }
+}
+
+impl Described for Group {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
+        if let Some(key) = filter.strip_prefix("tag:") {
+            return Some(self.tags.get(key).cloned().into_iter().collect());
+        }
+        Some(match filter {
+            "group-id" => vec![self.id.to_string()],
+            "group-name" => vec![self.name.clone()],
+            "vpc-id" => vec![self.vpc.to_string()],
+            "tag-key" => self.tags.keys().cloned().collect(),
             _ => return None,
         })
     }

@@ -56,6 +56,10 @@ id!(
     SubnetId
 );
 id!(
+    /// A security group, `sg-…`.
+    GroupId
+);
+id!(
     /// An instance, `i-…`.
     InstanceId
 );

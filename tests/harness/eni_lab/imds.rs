@@ -10,7 +10,7 @@ use super::describe::{ipv6_ranges, prefixes, timestamp};
 use super::id::InstanceId;
 use super::state::{State, access_key};
 use super::world::{Eni, Instance, InstanceState, PRIMARY, World};
-use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP, ZONE};
+use super::{ACCOUNT, AMI, REGION};
 
 /// The longest that a token may live, in seconds: six hours.
 const LONGEST_TOKEN: u64 = 21600;
@@ -163,7 +163,8 @@ fn tree(state: &State, instance: &Instance) -> BTreeMap<String, String> {
     meta.insert("services/domain".to_owned(), "amazonaws.com".to_owned());
     meta.insert("services/partition".to_owned(), "aws".to_owned());
     meta.insert("placement/region".to_owned(), REGION.to_owned());
-    meta.insert("placement/availability-zone".to_owned(), ZONE.to_owned());
+    let zone = state.world.zone(instance).to_owned();
+    meta.insert("placement/availability-zone".to_owned(), zone);
     if let Some(role) = &state.role {
         let path = format!("iam/security-credentials/{role}");
         meta.insert(path, credentials(state, &instance.id));
@@ -204,7 +205,7 @@ fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
         ("interface-id", eni.id.to_string()),
         ("mac", eni.mac.clone()),
         ("owner-id", ACCOUNT.to_owned()),
-        ("security-group-ids", SECURITY_GROUP.to_owned()),
+        ("security-group-ids", eni.groups.join("\n")),
         ("security-groups", "default".to_owned()),
         ("subnet-id", eni.subnet.to_string()),
         ("vpc-id", eni.vpc.to_string()),
@@ -244,7 +245,7 @@ fn identity(state: &State, instance: &Instance) -> String {
     let document = json!({
         "accountId": ACCOUNT,
         "architecture": "x86_64",
-        "availabilityZone": ZONE,
+        "availabilityZone": state.world.zone(instance),
         "imageId": AMI,
         "instanceId": instance.id.as_str(),
         "instanceType": instance.kind,

@@ -13,14 +13,16 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::change::VPC_CNI;
 use super::event::{Event, violations};
 use super::fault::{Armed, Fault, Hold};
-use super::id::{EniId, InstanceId, VpcId};
+use super::id::{EniId, InstanceId, SubnetId, VpcId};
 use super::neighbours::Solicitations;
 use super::rules::Rules;
 use super::server::{Service, serve};
 use super::shared::Shared;
 use super::state::access_key;
+use super::world::{Attachment, Eni};
 use crate::Namespace;
 
 /// A simulated VPC, in [`REGION`](super::REGION). Clones are the same VPC; its servers
@@ -203,6 +205,18 @@ impl Lab {
         attached.values().map(|eni| eni.id.clone()).collect()
     }
 
+    /// Every interface that exists, with its tags and, where it is attached, the instance, the
+    /// network card, the device index and whether it goes with the instance.
+    pub fn all_enis(&self) -> Vec<Shown> {
+        let state = self.shared.lock();
+        state
+            .world
+            .enis
+            .values()
+            .map(|eni| Shown::of(eni))
+            .collect()
+    }
+
     /// How many requests there were to EC2, by action, failed ones included.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.shared.lock().calls.clone()
@@ -259,6 +273,45 @@ impl Lab {
             }
             self.shared.wait_for_change(version, deadline);
         }
+    }
+}
+
+/// An interface as [`Lab::all_enis`] shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its id.
+    pub id: EniId,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// Its security groups.
+    pub groups: Vec<String>,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// The instance that it is attached to.
+    pub instance: Option<InstanceId>,
+    /// The network card and the device index there.
+    pub place: Option<(u32, u32)>,
+    /// Whether it goes with the instance.
+    pub delete_on_termination: bool,
+}
+
+impl Shown {
+    fn of(eni: &Eni) -> Self {
+        let attachment = eni.attachment.as_ref();
+        Self {
+            id: eni.id.clone(),
+            subnet: eni.subnet.clone(),
+            groups: eni.groups.clone(),
+            tags: eni.tags.clone(),
+            instance: attachment.map(|a| a.instance.clone()),
+            place: attachment.map(Attachment::place),
+            delete_on_termination: attachment.is_some_and(|a| a.delete_on_termination),
+        }
+    }
+
+    /// Whether the VPC CNI takes it for its own.
+    pub fn is_of_vpc_cni(&self) -> bool {
+        self.tags.contains_key(VPC_CNI)
     }
 }
 

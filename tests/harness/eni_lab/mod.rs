@@ -4,7 +4,7 @@
 //! what must never happen.
 //!
 //! Signatures are not verified, only that a request has one and whose it is; there is
-//! one region and one availability zone. Sockets are given to it, so that each can be in
+//! one region. Sockets are given to it, so that each can be in
 //! a network namespace of its own. A [`DataPlane`] carries packets as the VPC would.
 
 mod address;
@@ -39,9 +39,9 @@ pub use data_plane::{DataPlane, Names};
 pub use error::Ec2Error;
 pub use event::{DROPPED, Event, OK, Target, violations};
 pub use fault::{Fault, Hold};
-pub use id::{EniId, InstanceId, SubnetId, VpcId};
+pub use id::{EniId, GroupId, InstanceId, SubnetId, VpcId};
 pub use imds::CANARY;
-pub use lab::Lab;
+pub use lab::{Lab, Shown};
 pub use limits::Limits;
 pub use rules::{Bucket, Buckets, Repeat, Rules};
 
@@ -50,13 +50,13 @@ use shared::Shared;
 /// The region of the VPC.
 pub const REGION: &str = "us-west-2";
 
-/// The availability zone of every subnet.
+/// The availability zone of every subnet that is not made in another one.
 pub const ZONE: &str = "us-west-2a";
 
 /// The account that owns everything.
 pub const ACCOUNT: &str = "123456789012";
 
-/// The only security group.
+/// The security group that every VPC has.
 const SECURITY_GROUP: &str = "sg-0ab00000000000001";
 
 /// The only image.

@@ -7,7 +7,6 @@ use std::str::FromStr;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use super::SECURITY_GROUP;
 use super::change::Change;
 use super::describe;
 use super::error::Ec2Error;
@@ -255,12 +254,17 @@ fn create_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
 
 fn new_eni(change: &mut Change<'_>, query: &Query) -> Result<EniId, Ec2Error> {
     let groups = query.list("SecurityGroupId");
-    if let Some(group) = groups.iter().find(|group| **group != SECURITY_GROUP) {
-        return Err(Ec2Error::not_found(
-            "InvalidGroup.NotFound",
-            "security group",
-            group,
-        ));
+    let vpc = change.world.subnet(query.require("SubnetId")?)?.vpc.clone();
+    for group in &groups {
+        if change
+            .world
+            .vpc_of_group(group)?
+            .is_some_and(|own| *own != vpc)
+        {
+            let message =
+                format!("Security group {group} and the subnet belong to different networks.");
+            return Err(Ec2Error::bad("InvalidParameter", message));
+        }
     }
     let id = change.create_eni(
         query.require("SubnetId")?,
@@ -269,6 +273,9 @@ fn new_eni(change: &mut Change<'_>, query: &Query) -> Result<EniId, Ec2Error> {
     )?;
     let eni = change.world.eni_mut(id.as_str())?;
     eni.tags.extend(query.tags("TagSpecification.1."));
+    if !groups.is_empty() {
+        eni.groups = groups.into_iter().map(str::to_owned).collect();
+    }
     for (name, ipv6) in [
         ("SecondaryPrivateIpAddressCount", false),
         ("Ipv6AddressCount", true),

@@ -106,6 +106,9 @@ pub struct Rules {
     /// Whether `DescribeNetworkInterfaces` without pagination, ids and any of the
     /// required filters fails, as for accounts with many interfaces (3.1).
     pub describe_needs_filter: bool,
+    /// Instances whose VPC CNI adopts every interface that is attached without the tag that
+    /// keeps it away, at once; in reality it takes a minute.
+    pub vpc_cni: BTreeSet<InstanceId>,
     /// The code of a call with expired credentials (3.3, unchecked).
     pub expired_code: String,
     /// How long a terminated instance is `shutting-down` with its interfaces in use
@@ -138,6 +141,7 @@ impl Default for Rules {
             ipv6_conflict_code: "InvalidParameterValue".to_owned(),
             ipv6_limit_code: "PrivateIpAddressLimitExceeded".to_owned(),
             describe_needs_filter: true,
+            vpc_cni: BTreeSet::new(),
             expired_code: "RequestExpired".to_owned(),
             shutting_down: Duration::ZERO,
         }

@@ -154,6 +154,7 @@ async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
         Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
         Some(Fault::Hang) => pending().await,
         Some(Fault::TerminateInstance(instance)) => shared.terminate(instance),
+        Some(Fault::VpcCniAttaches(instance)) => shared.attach_for_vpc_cni(instance),
         _ => {}
     }
     let latency = shared.latency(&call.action);

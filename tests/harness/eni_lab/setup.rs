@@ -1,6 +1,7 @@
 //! Setting up a VPC, by direct calls: what is not part of what is tested. They panic
 //! with EC2's error, as what a test asks for here must be possible.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,9 +9,9 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use super::change::Change;
 use super::error::Ec2Error;
-use super::id::{EniId, InstanceId, SubnetId, VpcId};
+use super::id::{EniId, GroupId, InstanceId, SubnetId, VpcId};
 use super::lab::Lab;
-use super::world::{InstanceState, NO_MANAGE};
+use super::world::{InstanceState, NO_MANAGE, Subnet};
 
 impl Lab {
     /// A VPC with this IPv4 range, such as `10.0.0.0/16`.
@@ -37,6 +38,37 @@ impl Lab {
         let cidr: Ipv4Network = parsed(cidr);
         let ipv6 = ipv6.map(parsed::<Ipv6Network>);
         self.try_set_up(|change| change.create_subnet(vpc.as_str(), cidr, ipv6))
+    }
+
+    /// Puts the subnet, which has nothing in it yet, into another availability zone.
+    #[track_caller]
+    pub fn set_zone(&self, subnet: &SubnetId, zone: &str) {
+        self.change_subnet(subnet, |subnet| subnet.zone = zone.to_owned());
+    }
+
+    /// Gives the subnet a tag.
+    #[track_caller]
+    pub fn tag_subnet(&self, subnet: &SubnetId, key: &str, value: &str) {
+        self.change_subnet(subnet, |subnet| {
+            subnet.tags.insert(key.to_owned(), value.to_owned());
+        });
+    }
+
+    #[track_caller]
+    fn change_subnet(&self, subnet: &SubnetId, work: impl FnOnce(&mut Subnet)) {
+        self.set_up(|change| {
+            change.world.subnet(subnet.as_str())?;
+            let found = change.world.subnets.get_mut(subnet);
+            found.map(Arc::make_mut).map(work);
+            Ok(())
+        });
+    }
+
+    /// A security group with one tag.
+    #[track_caller]
+    pub fn create_security_group(&self, vpc: &VpcId, key: &str, value: &str) -> GroupId {
+        let tags = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        self.set_up(|change| change.create_group(vpc, value, tags))
     }
 
     /// Another IPv6 range for the subnet; its only IPv4 range cannot be changed.

@@ -117,6 +117,17 @@ impl Shared {
         });
     }
 
+    pub(super) fn attach_for_vpc_cni(&self, instance: &InstanceId) {
+        self.update(|state| {
+            let mut change = state.change(None);
+            // An instance that has gone has no VPC CNI either.
+            if change.attach_for_vpc_cni(instance).is_ok() {
+                let (world, events) = (change.world, change.events);
+                state.commit(world, events);
+            }
+        });
+    }
+
     /// Lets a call wait where the test wants it to, until it is released or its client
     /// is gone.
     pub(super) async fn wait_while_held(&self, action: &str, hold: Hold) {

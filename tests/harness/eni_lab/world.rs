@@ -11,7 +11,8 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use super::error::Ec2Error;
 use super::event::{Event, Target};
-use super::id::{EniId, InstanceId, SubnetId, VpcId};
+use super::id::{EniId, GroupId, InstanceId, SubnetId, VpcId};
+use super::{SECURITY_GROUP, ZONE};
 
 /// The tag that keeps the VPC CNI away from an interface (aws.md 2).
 pub(super) const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
@@ -29,6 +30,8 @@ pub(super) struct Subnet {
     pub(super) cidr: Ipv4Network,
     pub(super) ipv6: Vec<Ipv6Network>,
     pub(super) reservations: Vec<Reservation>,
+    pub(super) zone: String,
+    pub(super) tags: BTreeMap<String, String>,
 }
 
 impl Subnet {
@@ -36,6 +39,14 @@ impl Subnet {
         let ipv6 = self.ipv6.iter().copied().map(IpNetwork::V6);
         std::iter::once(IpNetwork::V4(self.cidr)).chain(ipv6)
     }
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    pub(super) vpc: VpcId,
+    pub(super) name: String,
+    pub(super) tags: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone)]
@@ -102,6 +113,8 @@ pub(super) struct Eni {
     pub(super) id: EniId,
     pub(super) subnet: SubnetId,
     pub(super) vpc: VpcId,
+    pub(super) zone: String,
+    pub(super) groups: Vec<String>,
     pub(super) mac: String,
     pub(super) primary: Ipv4Addr,
     /// Secondary IPv4 addresses and all IPv6 addresses, in the order they came.
@@ -184,6 +197,8 @@ impl Scheduled {
 pub(super) struct World {
     pub(super) vpcs: BTreeMap<VpcId, Arc<Vpc>>,
     pub(super) subnets: BTreeMap<SubnetId, Arc<Subnet>>,
+    /// The security groups beside the one that every VPC has.
+    pub(super) groups: BTreeMap<GroupId, Arc<Group>>,
     pub(super) instances: BTreeMap<InstanceId, Arc<Instance>>,
     pub(super) enis: BTreeMap<EniId, Arc<Eni>>,
     pub(super) scheduled: Vec<Scheduled>,
@@ -205,6 +220,23 @@ impl World {
         found
             .map(Arc::as_ref)
             .ok_or_else(|| Ec2Error::not_found("InvalidSubnetID.NotFound", "subnet", id))
+    }
+
+    /// The VPC of a security group; nothing for the group that every VPC has.
+    pub(super) fn vpc_of_group(&self, id: &str) -> Result<Option<&VpcId>, Ec2Error> {
+        if id == SECURITY_GROUP {
+            return Ok(None);
+        }
+        let found = self.groups.get(&GroupId::from(id));
+        found
+            .map(|group| Some(&group.vpc))
+            .ok_or_else(|| Ec2Error::not_found("InvalidGroup.NotFound", "security group", id))
+    }
+
+    /// The availability zone of an instance: that of its subnet.
+    pub(super) fn zone(&self, instance: &Instance) -> &str {
+        let subnet = self.subnets.get(&instance.subnet);
+        subnet.map_or(ZONE, |subnet| subnet.zone.as_str())
     }
 
     pub(super) fn instance(&self, id: &str) -> Result<&Instance, Ec2Error> {
