@@ -8,7 +8,7 @@ mod book;
 mod contributing;
 mod decisions;
 mod glossary;
-mod keys;
+pub(crate) mod keys;
 mod since;
 
 use std::collections::{BTreeMap, BTreeSet};

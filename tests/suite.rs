@@ -2,6 +2,7 @@
 
 mod bench_program;
 mod binaries;
+mod chart;
 mod conformance;
 mod data_plane;
 mod delegation;

@@ -15,9 +15,9 @@ use super::root;
 const HEADER: &str = "| key | type | default | since | meaning | a wrong value |";
 
 /// A row of a table: a key, and wrong values of it.
-pub(super) struct Row {
+pub(crate) struct Row {
     /// The key with those that it is in, such as `ipam.ranges[][].subnet`.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// The type of its value, in words.
     pub(super) kind: String,
     /// `Go`, or the first version that has the key.
@@ -35,7 +35,7 @@ struct Wrong {
 }
 
 /// The rows of the tables in a section of a page; of the whole page without a title.
-pub(super) fn rows(page: &str, section: &str) -> Vec<Row> {
+pub(crate) fn rows(page: &str, section: &str) -> Vec<Row> {
     let path = root().join("docs").join(page);
     let page = fs::read_to_string(path).expect("the page can be read");
     let begin = page.find(section).expect("the page has this section");
@@ -77,7 +77,7 @@ fn row(line: &str) -> Row {
 }
 
 /// The names in a key and whether each is that of a list of so many dimensions.
-fn segments(key: &str) -> Vec<(String, usize)> {
+pub(crate) fn segments(key: &str) -> Vec<(String, usize)> {
     let key = key.replace("cni.dev/", "cni%dev/");
     let segments = key.split('.').map(|segment| {
         let name = segment.trim_end_matches("[]");

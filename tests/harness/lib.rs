@@ -11,6 +11,7 @@ pub mod eni_lab;
 mod fake_ipam;
 mod fake_sys;
 pub mod fault;
+pub mod kubernetes;
 mod lock;
 pub mod log;
 mod neighbour;
