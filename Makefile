@@ -47,10 +47,10 @@ demo: suite
 	tests/prepare
 	cargo build --locked -p demo
 ifeq ($(NATIVE),yes)
-	$(TARGET)/debug/demo ipvlan
+	$(TARGET)/debug/demo across ipvlan
 	tests/vm/run -- $(TARGET)/debug/demo host-device
 else
-	tests/vm/run -- $(TARGET)/debug/demo ipvlan host-device
+	tests/vm/run -- $(TARGET)/debug/demo across ipvlan host-device
 endif
 
 test: suite test-units test-fuzz test-host test-vm test-reboot

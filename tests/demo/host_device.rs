@@ -3,7 +3,7 @@
 
 use harness::{Node, Pod};
 
-use crate::report::{check, heading};
+use crate::report::{check, heading, quote};
 use crate::steps::nothing_is_left;
 use crate::vpc::{Vpc, routable};
 
@@ -22,11 +22,8 @@ pub fn run() {
     let network = routable("hostcni-conf.yaml");
     let pod = Pod::new("pod-1");
     let result = network.attach(node, &pod, "net1");
-    println!(
-        "{}",
-        pod.netns
-            .ip(&["-details", "address", "show", "dev", "net1"])
-    );
+    println!("pod-1 $ ip -brief link show dev net1");
+    quote(&pod.netns.ip(&["-brief", "link", "show", "dev", "net1"]));
     check(
         result["interfaces"][0]["name"] == "net1",
         "the result names the interface net1",

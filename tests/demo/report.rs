@@ -16,6 +16,18 @@ pub fn heading(text: &str) {
     println!("\n== {text}\n");
 }
 
+/// Why what comes next is shown.
+pub fn says(text: &str) {
+    println!("{text}\n");
+}
+
+/// What a program has printed.
+pub fn quote(text: &str) {
+    for line in text.trim_end().lines() {
+        println!("  | {line}");
+    }
+}
+
 #[track_caller]
 pub fn check(holds: bool, what: &str) {
     assert!(holds, "NOT SO: {what}");

@@ -3,7 +3,7 @@
 use harness::{Network, Node, Pod, is_removed};
 use serde_json::Value;
 
-use crate::report::check;
+use crate::report::{check, quote};
 
 /// What an interface must be like: the mode of ipvlan, and its address.
 pub type Expected<'a> = (&'a str, &'a str);
@@ -12,11 +12,11 @@ pub type Expected<'a> = (&'a str, &'a str);
 pub fn attach(node: &Node, pod: &Pod, network: &Network, ifname: &str, expected: Expected<'_>) {
     let (mode, expected) = expected;
     let result = network.attach(node, pod, ifname);
-    println!("{} $ ip -d address show dev {ifname}", pod.id);
+    println!("{} $ ip -brief address show dev {ifname}", pod.id);
+    quote(&pod.netns.ip(&["-brief", "address", "show", "dev", ifname]));
     let shown = pod
         .netns
         .ip(&["-details", "address", "show", "dev", ifname]);
-    println!("{shown}");
     let address = pod.netns.addresses(ifname);
     check(
         address == [expected],
@@ -47,17 +47,22 @@ pub fn detach(node: &Node, pod: &Pod, network: &Network, ifname: &str) {
     );
 }
 
+/// Pings once, and says what `ping` says in the end.
+pub fn pings(pod: &Pod, address: &str, arguments: &[&str]) -> bool {
+    let arguments = [&["-c", "1"], arguments, &[address]].concat();
+    println!("{} $ ping {}", pod.id, arguments.join(" "));
+    let pinged = pod.netns.try_tool("ping", &arguments);
+    let said = String::from_utf8_lossy(&pinged.stdout).into_owned();
+    let summary = said.lines().find(|line| line.contains("transmitted"));
+    quote(summary.unwrap_or(&said));
+    pinged.status.success()
+}
+
 #[track_caller]
 pub fn ping(pod: &Pod, address: &str, ifname: &str) {
-    println!("{} $ ping -c 1 -I {ifname} {address}", pod.id);
-    let pinged = pod
-        .netns
-        .try_tool("ping", &["-c", "1", "-W", "30", "-I", ifname, address]);
-    println!("{}", String::from_utf8_lossy(&pinged.stdout).trim());
-    check(
-        pinged.status.success(),
-        &format!("{} reaches {address} over {ifname}", pod.id),
-    );
+    let answers = pings(pod, address, &["-W", "30", "-I", ifname]);
+    let what = format!("{} reaches {address} over {ifname}", pod.id);
+    check(answers, &what);
 }
 
 /// The addresses in a result of version 0.3.0 or later.
@@ -68,13 +73,9 @@ fn addresses_of(result: &Value) -> Vec<String> {
 }
 
 pub fn show_store(node: &Node) {
-    println!("The files below /var/lib/cni:");
+    println!("The files below /var/lib/cni, of which host-local's are named as Go's are:");
     for file in node.files() {
-        let content = std::fs::read_to_string(node.state().join(&file)).unwrap_or_default();
-        println!(
-            "  {file}: {:?}",
-            content.chars().take(60).collect::<String>()
-        );
+        println!("  {file}");
     }
 }
 

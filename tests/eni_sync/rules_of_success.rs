@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::eni_lab::{CANARY, Event, Fault, OK};
+use harness::eni_lab::{Event, Fault, OK};
 use harness::{Output, Pod};
 use serde_json::json;
 
