@@ -67,7 +67,7 @@ enum Command {
         /// The socket that plugins hand their work to
         #[arg(long, value_name = "PATH", default_value = socket::PATH)]
         socket: PathBuf,
-        /// Serve /metrics, /healthz and /readyz at this loopback address
+        /// Serve /metrics at this address, and /healthz and /readyz to the node itself
         #[arg(long, value_name = "ADDRESS:PORT")]
         metrics: Option<SocketAddr>,
     },
@@ -213,10 +213,10 @@ fn configuration(path: Option<PathBuf>, metrics: Option<SocketAddr>) -> Result<C
         Some(path) => Configuration::read(&path)?,
         None => Configuration::default(),
     };
-    match metrics {
+    Ok(match metrics {
         Some(address) => configuration.with_metrics(address),
-        None => Ok(configuration),
-    }
+        None => configuration,
+    })
 }
 
 fn completions(shell: Shell) -> Result<()> {

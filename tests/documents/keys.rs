@@ -401,6 +401,9 @@ fn the_page_of_eni_sync_has_every_key() {
     ];
     let sources = [&of_ipam[..], &OF_EVERY_PLUGIN].concat();
     require_all("eni-sync.md", "\n## As the IPAM plugin\n", &sources);
-    let agent: [Source; 1] = [("eni-sync", "configuration.rs", &[])];
+    let agent: [Source; 2] = [
+        ("eni-sync", "configuration.rs", &[]),
+        ("eni-sync", "pools.rs", &[]),
+    ];
     require_all("eni-sync.md", "\n## Agent\n", &agent);
 }

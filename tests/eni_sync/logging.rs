@@ -68,7 +68,14 @@ fn the_log_tells_who_had_an_address_and_who_has_removed_it() {
     }
     let start = &agent.events()[0];
     assert_eq!(start["message"], "the agent starts");
-    assert!(start["version"].is_string() && start["configuration"].is_string());
+    assert!(start["version"].is_string());
+    // What is not configured is logged with its default.
+    assert_eq!(start["reconcile_seconds"], 420);
+    assert_eq!(start["metrics"], "not served");
+    assert_eq!(
+        (&start["networks"], &start["links"]),
+        (&json!(""), &json!(true))
+    );
     let eni = agent.events().into_iter().find(|event| {
         event["message"] == "an ENI of this node" && event["eni"] == node.eni.as_str()
     });

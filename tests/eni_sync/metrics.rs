@@ -12,7 +12,8 @@ use harness::eni_lab::{Fault, Hold};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::scrape::{ADDRESS, Scrape, get};
+use super::ipam;
+use super::scrape::{ADDRESS, Scrape, get, get_at};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 
@@ -50,9 +51,55 @@ fn documentation() -> BTreeSet<(String, String, Vec<String>)> {
 fn the_metrics_are_those_of_the_documentation() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let _agent = ready(&node);
+    let mut configuration = configuration();
+    configuration["pools"] = pool();
+    let _agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| get(&node, "/readyz").0 == 200));
     node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
     assert_eq!(Scrape::of(&node).documented(), documentation());
+}
+
+fn pool() -> Value {
+    json!([{
+        "name": "user-plane", "master": "ens6", "rangesFile": "/run/ranges.json", "low": 2, "high": 2,
+        "ranges": [{ "start": "10.0.4.100", "end": "10.0.4.109" }],
+    }])
+}
+
+#[test]
+fn the_free_addresses_of_a_pool_are_counted_also_when_there_are_none() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab.rules(|rules| {
+        _ = rules
+            .denied_actions
+            .insert("AssignPrivateIpAddresses".into())
+    });
+    let mut configuration = configuration();
+    configuration["pools"] = pool();
+    let _agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| get(&node, "/readyz").0 == 200));
+    let free = "pool_free_addresses{pool=\"user-plane\",family=\"ipv4\"}";
+    assert_eq!(Scrape::of(&node).value(free), 0.0);
+    node.lab.rules(|rules| rules.denied_actions.clear());
+    assert!(eventually(|| Scrape::of(&node).value(free) == 2.0));
+}
+
+/// A network whose addresses EC2 chooses: what such pods wait for is in no entry yet.
+#[test]
+fn a_pod_that_waits_for_an_address_of_ec2s_choice_is_in_the_queue() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = ready(&node);
+    let pod = ipam::sharing(&node, "c1");
+    let waiting = format!("queue_depth{{eni=\"{}\"}}", node.eni);
+    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    thread::scope(|scope| {
+        scope.spawn(|| ipam::add(&node, &pod));
+        assert!(eventually(|| Scrape::of(&node).value(&waiting) == 1.0));
+        node.lab.release_held();
+    });
+    assert_eq!(Scrape::of(&node).value(&waiting), 0.0);
 }
 
 #[test]
@@ -232,16 +279,50 @@ fn a_port_that_is_taken_is_named() {
     assert!(errors.contains(expected), "{errors}");
 }
 
+/// The neighbour has the address of the node's interface and not that of its loopback.
 #[test]
-fn metrics_are_not_served_to_others() {
+fn others_get_metrics_where_the_configuration_says_so_and_never_health() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let mut agent = node.call("").without("CNI_COMMAND").process();
-    agent.args(["agent", "--metrics", "0.0.0.0:9809"]);
-    let output = node.node.inside(|| agent.output().unwrap());
-    let errors = String::from_utf8_lossy(&output.stderr);
+    node.node
+        .netns
+        .ip(&["addr", "add", "10.0.4.10/24", "dev", "ens6"]);
+    let _agent = Agent::start(&node, &json!({ "metrics": "0.0.0.0:9809" }));
+    let at = |address: &str, path: &str| get_at(&node, address, path).unwrap().0;
+    assert!(eventually(|| at("127.0.0.1:9809", "/readyz") == 200));
+    assert_eq!(at("10.0.4.10:9809", "/metrics"), 200);
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(at("10.0.4.10:9809", path), 403, "{path}");
+    }
+}
+
+#[test]
+fn addresses_of_both_families_can_be_served() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = Agent::start(&node, &json!({ "metrics": "[::]:9809" }));
+    let at = |address: &str| get_at(&node, address, "/readyz").map(|(status, _)| status);
+    assert!(eventually(|| matches!(at("127.0.0.1:9809"), Ok(200))));
+    assert_eq!(at("[::1]:9809").unwrap(), 200);
+}
+
+#[test]
+fn a_pod_that_cannot_be_registered_is_counted_and_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let network =
+        json!({ "name": "mgmt", "master": "nowhere", "dataDir": "/var/lib/cni/networks" });
+    let _agent = Agent::start(&node, &json!({ "metrics": ADDRESS, "networks": [network] }));
+    let directory = node.node.state().join("networks/mgmt");
+    fs::create_dir_all(&directory).unwrap();
+    assert!(eventually(|| get(&node, "/readyz").0 == 200));
+    assert_eq!(Scrape::of(&node).value("unregistered"), 0.0);
+    fs::write(directory.join("10.0.4.70"), "c1\r\nnet1").unwrap();
+    assert!(eventually(|| Scrape::of(&node).value("unregistered") == 1.0));
+    let (status, text) = get(&node, "/readyz");
+    assert_eq!(status, 200);
     assert!(
-        errors.contains("metrics 0.0.0.0:9809 is not a loopback address"),
-        "{errors}"
+        text.contains("network mgmt: there is no interface \"nowhere\""),
+        "{text}"
     );
 }

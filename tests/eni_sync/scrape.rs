@@ -27,8 +27,13 @@ pub fn get(node: &AwsNode, path: &str) -> (u16, String) {
 
 /// The same while the port may be on its way from one agent to the next.
 pub fn try_get(node: &AwsNode, path: &str) -> io::Result<(u16, String)> {
+    get_at(node, ADDRESS, path)
+}
+
+/// The same of any server on a node.
+pub fn get_at(node: &AwsNode, address: &str, path: &str) -> io::Result<(u16, String)> {
     let answer = node.node.netns.run(|| {
-        let mut stream = TcpStream::connect(ADDRESS)?;
+        let mut stream = TcpStream::connect(address)?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -3,13 +3,13 @@
 
 mod master;
 mod networks;
+mod pools;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::address::{number, numbered};
 use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
@@ -17,10 +17,10 @@ use serde::Deserialize;
 pub(crate) use self::master::Master;
 use self::master::Selector;
 pub(crate) use self::networks::Networks;
+pub(crate) use self::pools::{Pool, Watermarks};
 
-use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Life, Owner, Takeover};
+use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 use crate::random;
-use crate::vpc::ec2::Family;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.
 const RECONCILE_SECONDS: u64 = 420;
@@ -32,8 +32,6 @@ pub(crate) const CNI_PATH: &str = "/opt/cni/bin";
 const LONGEST_TIME: u64 = LONGEST_COOLDOWN;
 /// Comparisons of many nodes spread over this part of the interval.
 const SPREAD: u64 = 4;
-/// No ENI has more addresses; a longer range is a mistake.
-const LARGEST_RANGE: u128 = 1 << 16;
 /// Where host-local keeps the reservations of all networks.
 const DATA_DIR: &str = "/var/lib/cni/networks";
 
@@ -42,7 +40,7 @@ const DATA_DIR: &str = "/var/lib/cni/networks";
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Configuration {
     /// Seconds between two comparisons of the ledger with EC2.
-    pub(crate) reconcile_seconds: Option<u64>,
+    reconcile_seconds: Option<u64>,
     /// For how many seconds the container of an attachment must have been gone before
     /// the attachment is ended.
     pub(crate) grace_seconds: Option<u64>,
@@ -56,137 +54,12 @@ pub(crate) struct Configuration {
     pub(crate) reclaim: Option<bool>,
     /// Whether ENIs for pods that are down are set up; they are, unless this is `false`.
     pub(crate) links: Option<bool>,
-    /// Where metrics and health are served; a loopback address.
+    /// Where metrics and health are served. Health is served on the node itself alone.
     pub(crate) metrics: Option<SocketAddr>,
     /// The networks whose reservations of host-local are registered.
     pub(crate) networks: Networks,
     /// The networks whose addresses are on an ENI ahead of the pods.
     pub(crate) pools: Vec<Pool>,
-}
-
-/// A network whose addresses are on an ENI before a pod asks for one.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Pool {
-    /// The network's name.
-    pub(crate) name: String,
-    /// The interface of the node whose ENI gets the addresses.
-    #[serde(default)]
-    master: Option<String>,
-    /// What that interface is recognised by, where its name is not the same on all nodes.
-    #[serde(default)]
-    master_selector: Option<Selector>,
-    /// The ranges of the whole cluster, which the nodes share without further ado.
-    pub(crate) ranges: Vec<PoolRange>,
-    /// When there are fewer free addresses than this, more are assigned.
-    #[serde(default)]
-    low: Option<usize>,
-    /// How many free addresses there are then.
-    #[serde(default)]
-    high: Option<usize>,
-    /// The file that the `rangesFile` of the network's `ipam` section names.
-    pub(crate) ranges_file: PathBuf,
-    /// The `dataDir` of its `ipam` section.
-    #[serde(default = "data_dir")]
-    pub(crate) data_dir: PathBuf,
-    /// How long an address that is given up stays on the ENI.
-    #[serde(default = "cooldown_seconds")]
-    pub(crate) cooldown_seconds: u64,
-}
-
-/// Addresses from the first to the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PoolRange {
-    start: IpAddr,
-    end: IpAddr,
-}
-
-/// Between which numbers of free addresses a pool is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watermarks {
-    pub(crate) low: usize,
-    pub(crate) high: usize,
-}
-
-impl Pool {
-    /// Without water marks, a pool has all the addresses that there are.
-    pub(crate) fn watermarks(&self) -> Watermarks {
-        let high = self.high.unwrap_or(usize::MAX);
-        let low = self.low.unwrap_or(high);
-        Watermarks { low, high }
-    }
-
-    /// Whether the address is in one of the ranges.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        let is_in = |range: &PoolRange| (range.start..=range.end).contains(&address);
-        self.ranges.iter().any(is_in)
-    }
-
-    /// Whether the ranges have addresses of a family.
-    pub(crate) fn has(&self, family: Family) -> bool {
-        self.ranges
-            .iter()
-            .any(|range| Family::of(range.start) == family)
-    }
-
-    /// Every address of the ranges of a family, in order.
-    pub(crate) fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> {
-        let ranges = self.ranges.iter();
-        let ranges = ranges.filter(move |range| Family::of(range.start) == family);
-        ranges.flat_map(|range| {
-            (number(range.start)..=number(range.end)).map(|one| numbered(one, range.start))
-        })
-    }
-
-    /// Who an address is for that is in the pool: whoever host-local reserves it for.
-    pub(crate) fn claimant(&self, address: IpAddr) -> Owner {
-        let reservation = self.data_dir.join(&self.name).join(address.to_string());
-        Owner {
-            network: self.name.clone(),
-            container_id: String::new(),
-            ifname: String::new(),
-            pod: String::new(),
-            life: Life::Reservation { reservation },
-            cooldown_seconds: self.cooldown_seconds,
-        }
-    }
-
-    /// Where the interface is named.
-    ///
-    /// # Errors
-    /// Code 7 when it is not, or twice.
-    pub(crate) fn master(&self) -> Result<Master<'_>> {
-        Master::one_of(self.master.as_ref(), self.master_selector.as_ref())
-            .map_err(|why| Error::config(format!("pool {:?} {why}", self.name)))
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        let Watermarks { low, high } = self.watermarks();
-        if low > high {
-            return Err(format!(
-                "pool {:?}: low {low} is above high {high}",
-                self.name
-            ));
-        }
-        if !self.ranges_file.is_absolute() {
-            return Err(format!("rangesFile {:?} is not absolute", self.ranges_file));
-        }
-        for range in &self.ranges {
-            let PoolRange { start, end } = range;
-            let first = number(*start);
-            let size = number(*end).checked_sub(first);
-            if start.is_ipv4() != end.is_ipv4() || size.is_none_or(|size| size >= LARGEST_RANGE) {
-                return Err(format!(
-                    "{start} to {end} is not a range of up to {LARGEST_RANGE} addresses"
-                ));
-            }
-        }
-        match self.ranges.is_empty() {
-            true => Err(format!("pool {:?} has no ranges", self.name)),
-            false => Ok(()),
-        }
-    }
 }
 
 /// A network whose attachments nobody hands over.
@@ -267,9 +140,6 @@ impl Configuration {
 
     fn validate(&self, path: &Path) -> Result<()> {
         let wrong = |why: String| Err(Error::config(format!("{path:?}: {why}")));
-        if let Some(address) = self.metrics.filter(|address| !address.ip().is_loopback()) {
-            return wrong(format!("metrics {address} is not a loopback address"));
-        }
         if self.reconcile_seconds == Some(0) {
             return wrong("reconcileSeconds is 0".to_owned());
         }
@@ -314,6 +184,11 @@ impl Configuration {
         own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
     }
 
+    /// Seconds between two comparisons with EC2, about.
+    pub(crate) fn reconcile_seconds(&self) -> u64 {
+        self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS)
+    }
+
     /// How long the container of an attachment must have been gone before the attachment
     /// is ended.
     pub(crate) fn grace(&self) -> Duration {
@@ -337,25 +212,20 @@ impl Configuration {
     }
 
     /// The same configuration with metrics at this address.
-    ///
-    /// # Errors
-    /// Code 7 for an address that others reach.
-    pub(crate) fn with_metrics(self, address: SocketAddr) -> Result<Self> {
+    pub(crate) fn with_metrics(self, address: SocketAddr) -> Self {
         let metrics = Some(address);
-        let configuration = Self { metrics, ..self };
-        configuration.validate(Path::new("--metrics"))?;
-        Ok(configuration)
+        Self { metrics, ..self }
     }
 
     /// The longest time between two comparisons with EC2.
     pub(crate) fn longest_interval(&self) -> Duration {
-        let seconds = self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS);
+        let seconds = self.reconcile_seconds();
         Duration::from_secs(seconds + (seconds / SPREAD).max(1))
     }
 
     /// The time until the next comparison with EC2, a little different each time.
     pub(crate) fn reconcile_interval(&self) -> Duration {
-        let seconds = self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS);
+        let seconds = self.reconcile_seconds();
         let spread = (seconds / SPREAD).max(1);
         Duration::from_secs(seconds - spread / 2 + random::number() % spread)
     }

@@ -21,6 +21,8 @@ struct Known {
     unseen: Vec<String>,
     /// What is wrong with the plugins that are installed.
     plugins: Vec<String>,
+    /// What watched networks have and the agent cannot register.
+    unregistered: Vec<String>,
 }
 
 /// Tells the health when the thread that has it ends, however it ends.
@@ -82,19 +84,24 @@ impl Health {
         Ok(())
     }
 
-    /// What the last look could not see of the namespaces of pods.
-    pub(crate) fn unseen(&self) -> Vec<String> {
-        self.known().unseen.clone()
+    /// What is wrong though the agent is ready.
+    pub(crate) fn findings(&self) -> Vec<String> {
+        let known = self.known();
+        [&known.unregistered, &known.unseen, &known.plugins]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    /// Notes what watched networks have and the agent cannot register.
+    pub(crate) fn note_unregistered(&self, findings: Vec<String>) {
+        self.known().unregistered = findings;
     }
 
     /// Notes what is wrong with the plugins that are installed.
     pub(crate) fn note_plugins(&self, findings: Vec<String>) {
         self.known().plugins = findings;
-    }
-
-    /// What is wrong with the plugins that are installed.
-    pub(crate) fn plugins(&self) -> Vec<String> {
-        self.known().plugins.clone()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

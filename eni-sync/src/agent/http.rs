@@ -1,5 +1,5 @@
-//! Metrics and health of the agent over HTTP, on a loopback address: `/metrics` for
-//! Prometheus, `/healthz` and `/readyz` for the kubelet. Nothing can be changed here, and
+//! Metrics and health of the agent over HTTP: `/metrics` for Prometheus, and on a loopback
+//! address alone `/healthz` and `/readyz` for the kubelet. Nothing can be changed here, and
 //! whoever can reach the port can take nothing from the agent: see `limits`.
 
 use std::collections::VecDeque;
@@ -166,11 +166,21 @@ impl Clients {
 
 /// Answers one request.
 async fn connection(agent: Arc<Agent>, stream: TcpStream, has_asked: Arc<AtomicBool>) {
+    let is_local = is_local(&stream);
     let answer = |request| {
         has_asked.store(true, Ordering::Relaxed);
-        answer(Arc::clone(&agent), request)
+        answer(Arc::clone(&agent), request, is_local)
     };
     converse(stream, limits::CLIENT_DEADLINE, answer).await;
+}
+
+/// Whether both ends are loopback addresses. One end is not enough: with `route_localnet`, which
+/// kube-proxy sets, a neighbour of the node can send packets to 127.0.0.1.
+fn is_local(stream: &TcpStream) -> bool {
+    let is_loopback = |end: std::io::Result<SocketAddr>| {
+        end.is_ok_and(|address| address.ip().to_canonical().is_loopback())
+    };
+    is_loopback(stream.local_addr()) && is_loopback(stream.peer_addr())
 }
 
 /// Reads a request and writes the answer to it, within `time`.
@@ -188,7 +198,7 @@ where
     timeout(time, connection).await.ok();
 }
 
-async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Answer {
+async fn answer(agent: Arc<Agent>, request: Request<Incoming>, is_local: bool) -> Answer {
     if request.method() != Method::GET {
         let status = StatusCode::METHOD_NOT_ALLOWED;
         return Ok(response(status, TEXT, "only GET is answered"));
@@ -196,6 +206,12 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Answer {
     let health = &agent.health;
     let interval = agent.configuration.longest_interval();
     Ok(match request.uri().path() {
+        // It names pods, which are nobody's business outside of the node.
+        "/healthz" | "/readyz" if !is_local => response(
+            StatusCode::FORBIDDEN,
+            TEXT,
+            "health is shown at a loopback address of the node alone",
+        ),
         "/healthz" => report(health.alive()),
         "/readyz" => {
             let ready = health
@@ -229,7 +245,11 @@ fn alone(agent: &Agent) -> std::result::Result<(), String> {
 /// The ledger is read on a thread of its own, so that health is answered meanwhile.
 async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
-    let read = move || asked.metrics.text(&asked.ledger);
+    let read = move || {
+        asked
+            .metrics
+            .text(&asked.ledger, &asked.configuration.pools)
+    };
     match agent.desks.metrics.ask(limits::SCRAPE_DEADLINE, read).await {
         Some(text) => response(StatusCode::OK, OPEN_METRICS, text),
         None => response(
@@ -250,7 +270,7 @@ async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let refused = agent.desks.readiness.ask(limits::PROBE_DEADLINE, read);
     let refused = refused.await;
     let mut text = "ok".to_owned();
-    for finding in agent.health.unseen().iter().chain(&agent.health.plugins()) {
+    for finding in agent.health.findings() {
         text.push_str(&format!("\n{finding}"));
     }
     if refused.is_none() {

@@ -76,7 +76,7 @@ fn reclaim(ledger: &EniLedger, pool: &Pool, kept: &mut Vec<String>) -> Result<()
         return Ok(());
     }
     for family in Family::ALL {
-        let free = free(&entries, pool, family).len();
+        let free = pool.free(&entries, family).len();
         let room = pool.watermarks().high.saturating_sub(free);
         let mut back: Vec<Entry> = Vec::new();
         for entry in &reclaimable {
@@ -121,7 +121,8 @@ fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
     let entries = ledger.open()?;
     let all = entries.all()?;
     for family in Family::ALL {
-        for address in free(&all, pool, family)
+        for address in pool
+            .free(&all, family)
             .into_iter()
             .skip(pool.watermarks().high)
         {
@@ -141,7 +142,7 @@ fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result
     };
     let Watermarks { low, high } = pool.watermarks();
     let missing = |family| {
-        let free = free(&entries, pool, family).len();
+        let free = pool.free(&entries, family).len();
         let is_wanted = free < low && pool.has(family);
         if is_wanted {
             high.saturating_sub(free)
@@ -220,14 +221,6 @@ fn room(eni: &Eni, found: &[Description], family: Family) -> usize {
         0 => usize::MAX,
         limit => limit.saturating_sub(used),
     }
-}
-
-/// The free addresses of the pool, in order.
-fn free(entries: &[Entry], pool: &Pool, family: Family) -> BTreeSet<IpAddr> {
-    let free = entries.iter().filter(|entry| entry.state == State::Pooled);
-    let free = free.map(|entry| entry.address);
-    free.filter(|address| pool.contains(*address) && Family::of(*address) == family)
-        .collect()
 }
 
 /// The addresses of the pool's ranges that nobody seems to have, from a random one on:

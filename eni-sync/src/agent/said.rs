@@ -13,12 +13,23 @@ use crate::ledger::Ledger;
 use crate::registration::register;
 use crate::vpc::eni;
 
-/// Tells that the agent starts, and how it is configured.
+/// Tells that the agent starts, and how it is configured: each key with its value or default.
 pub(crate) fn start(configuration: &Configuration, socket: &Path) {
+    let metrics = configuration.metrics.map(|address| address.to_string());
+    let pools = configuration.pools.iter().map(|pool| pool.name.as_str());
+    let pools: Vec<&str> = pools.collect();
     info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %socket.display(),
-        configuration = ?configuration,
+        reconcile_seconds = configuration.reconcile_seconds(),
+        grace_seconds = configuration.grace().as_secs(),
+        cni_path = configuration.cni_path(),
+        plugins = configuration.restores_plugins(),
+        reclaim = configuration.reclaim != Some(false),
+        links = configuration.links != Some(false),
+        metrics = metrics.as_deref().unwrap_or("not served"),
+        networks = %configuration.networks,
+        pools = pools.join(", "),
         "the agent starts"
     );
 }

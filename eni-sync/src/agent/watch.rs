@@ -61,14 +61,23 @@ fn follow_listed(
     for network in networks {
         add_watch(inotify, &network.directory())?;
     }
-    let mut wait = None;
+    let mut findings = Vec::new();
     for network in networks {
         if let Err(error) = reserved::follow(agent, network) {
-            say!("network {}: {error}", network.name);
-            wait = Some(PAUSE);
+            let finding = format!("network {}: {error}", network.name);
+            say!("{finding}");
+            findings.push(finding);
         }
     }
+    let wait = (!findings.is_empty()).then_some(PAUSE);
+    note(agent, findings);
     Ok(wait)
+}
+
+/// Notes what cannot be registered, for those who ask.
+fn note(agent: &Agent, findings: Vec<String>) {
+    agent.metrics.note_unregistered(findings.len());
+    agent.health.note_unregistered(findings);
 }
 
 /// The same for the networks that the records of this node show.
@@ -82,13 +91,16 @@ fn follow_found(agent: &Agent, inotify: &Inotify, news: &mut News) -> Result<Opt
     }
     match auto::follow(agent, &found) {
         Ok(outcome) => {
+            note(agent, outcome.findings.clone());
             for finding in news.among(outcome.findings) {
                 error!("{finding}");
             }
             Ok(outcome.again)
         }
         Err(error) => {
-            say!("networks of this node: {error}");
+            let finding = format!("networks of this node: {error}");
+            say!("{finding}");
+            note(agent, vec![finding]);
             Ok(Some(PAUSE))
         }
     }

@@ -91,6 +91,23 @@ impl Unheard {
 }
 
 impl EniLedger {
+    /// How many attachments wait for an address of EC2's choice that it has not refused.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn waiting_wishes(&self) -> Result<usize> {
+        let mut waiting = 0;
+        for name in list(&self.directory)? {
+            if !name.starts_with(WISH) {
+                continue;
+            }
+            // What is not a wish is said by whoever serves wishes.
+            let wish: Option<Wish> = read(&self.directory.join(name)).ok().flatten();
+            waiting += usize::from(wish.is_some_and(|wish| wish.refusal.is_none()));
+        }
+        Ok(waiting)
+    }
+
     /// Whether EC2 was asked to choose addresses and has not been heard.
     ///
     /// # Errors

@@ -37,14 +37,20 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// How many addresses there are of each kind that differed.
+    pub(crate) fn counts(&self) -> [(&'static str, usize); 5] {
+        [
+            ("adopted", self.adopted),
+            ("lost", self.lost),
+            ("abandoned", self.abandoned),
+            ("gone", self.gone),
+            ("missing", self.missing),
+        ]
+    }
+
     /// Whether nothing was different.
     pub(crate) fn is_empty(&self) -> bool {
-        let settling = self.settling;
-        *self
-            == (Self {
-                settling,
-                ..Self::default()
-            })
+        self.counts().iter().all(|(_, count)| *count == 0)
     }
 
     /// Whether another look soon finds out what this one could not.
@@ -55,19 +61,12 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            adopted,
-            lost,
-            abandoned,
-            gone,
-            missing,
-            settling: _,
-        } = self;
-        write!(
-            f,
-            "addresses adopted: {adopted}, lost and assigned again: {lost}, \
-             abandoned: {abandoned}, gone: {gone}, missing: {missing}"
-        )
+        let counts = self.counts().map(|(kind, count)| match kind {
+            // What has been done about these is part of the report.
+            "lost" => format!("lost and assigned again: {count}"),
+            kind => format!("{kind}: {count}"),
+        });
+        write!(f, "addresses {}", counts.join(", "))
     }
 }
 

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::failure::{DENIALS, Failure, Kind};
 
 /// Of EC2's answers, in seconds; one attempt has five.
 const CALL_SECONDS: [f64; 9] = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8];
@@ -23,6 +23,13 @@ const CHANGES: [&str; 4] = [
     "AssignIpv6Addresses",
     "UnassignPrivateIpAddresses",
     "UnassignIpv6Addresses",
+];
+/// What the agent looks up at EC2.
+const LOOKS: [&str; 4] = [
+    "DescribeInstanceTypes",
+    "DescribeInstances",
+    "DescribeNetworkInterfaces",
+    "DescribeSubnets",
 ];
 /// How long changes wait for the budget, in seconds; a call is given up after 45.
 const WAIT_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
@@ -91,10 +98,14 @@ impl Default for Calls {
 impl Calls {
     /// A counter that is not there until it counts hides its first event from a rate.
     fn begin_at_zero(&self) {
-        for action in CHANGES {
-            let code = OK.to_owned();
-            drop(self.requests.get_or_create_owned(&Call { action, code }));
+        for action in CHANGES.into_iter().chain(LOOKS) {
+            for code in [OK].into_iter().chain(DENIALS) {
+                let code = code.to_owned();
+                drop(self.requests.get_or_create_owned(&Call { action, code }));
+            }
             drop(self.throttles.get_or_create_owned(&Action { action }));
+        }
+        for action in CHANGES {
             drop(self.duration.get_or_create_owned(&Action { action }));
             drop(self.batch.get_or_create_owned(&Action { action }));
         }

@@ -26,6 +26,9 @@ const SIGNATURE: [&str; 12] = [
     "UnrecognizedClientException",
 ];
 
+/// Codes for what the role of the node is not allowed to do.
+pub(crate) const DENIALS: [&str; 3] = ["AccessDenied", "OptInRequired", "UnauthorizedOperation"];
+
 /// Codes of refusals that are not about the request, but about a state that passes.
 const PASSING: [&str; 3] = ["Blocked", "IncorrectState", NO_FREE_ADDRESS];
 /// The code for a subnet that has not as many free addresses as were asked for.
@@ -94,7 +97,7 @@ impl Failure {
     /// reference, "Error codes for the Amazon EC2 API".
     pub(crate) fn kind_of(code: &str, status: u16) -> Kind {
         match code {
-            "UnauthorizedOperation" | "AccessDenied" | "OptInRequired" => Kind::NotPermitted,
+            code if DENIALS.contains(&code) => Kind::NotPermitted,
             code if SIGNATURE.contains(&code) => Kind::Credentials,
             code if THROTTLING_ERRORS.contains(&code) => Kind::Throttled,
             code if TRANSIENT_ERRORS.contains(&code) => Kind::Unanswered,

@@ -40,6 +40,16 @@ impl Networks {
     }
 }
 
+impl fmt::Display for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.listed().iter().map(|network| network.name.as_str());
+        match self {
+            Self::Auto => write!(f, "{AUTO}"),
+            Self::Listed(_) => write!(f, "{}", Vec::from_iter(names).join(", ")),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Networks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ListOrAuto)

@@ -1,0 +1,149 @@
+//! A pool in the configuration of the agent: its ranges, its water marks and its files.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use common::address::{number, numbered};
+use common::error::{Error, Result};
+use serde::Deserialize;
+
+use super::{Master, Selector, cooldown_seconds, data_dir};
+use crate::ledger::{Entry, Life, Owner, State};
+use crate::vpc::ec2::Family;
+
+/// No ENI has more addresses; a longer range is a mistake.
+const LARGEST_RANGE: u128 = 1 << 16;
+
+/// A network whose addresses are on an ENI before a pod asks for one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Pool {
+    /// The network's name.
+    pub(crate) name: String,
+    /// The interface of the node whose ENI gets the addresses.
+    #[serde(default)]
+    master: Option<String>,
+    /// What that interface is recognised by, where its name is not the same on all nodes.
+    #[serde(default)]
+    master_selector: Option<Selector>,
+    /// The ranges of the whole cluster, which the nodes share without further ado.
+    pub(crate) ranges: Vec<PoolRange>,
+    /// When there are fewer free addresses than this, more are assigned.
+    #[serde(default)]
+    low: Option<usize>,
+    /// How many free addresses there are then.
+    #[serde(default)]
+    high: Option<usize>,
+    /// The file that the `rangesFile` of the network's `ipam` section names.
+    pub(crate) ranges_file: PathBuf,
+    /// The `dataDir` of its `ipam` section.
+    #[serde(default = "data_dir")]
+    pub(crate) data_dir: PathBuf,
+    /// How long an address that is given up stays on the ENI.
+    #[serde(default = "cooldown_seconds")]
+    pub(crate) cooldown_seconds: u64,
+}
+
+/// Addresses from the first to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolRange {
+    start: IpAddr,
+    end: IpAddr,
+}
+
+/// Between which numbers of free addresses a pool is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watermarks {
+    pub(crate) low: usize,
+    pub(crate) high: usize,
+}
+
+impl Pool {
+    /// Without water marks, a pool has all the addresses that there are.
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        let high = self.high.unwrap_or(usize::MAX);
+        let low = self.low.unwrap_or(high);
+        Watermarks { low, high }
+    }
+
+    /// Whether the address is in one of the ranges.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let is_in = |range: &PoolRange| (range.start..=range.end).contains(&address);
+        self.ranges.iter().any(is_in)
+    }
+
+    /// Whether the ranges have addresses of a family.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        self.ranges
+            .iter()
+            .any(|range| Family::of(range.start) == family)
+    }
+
+    /// Every address of the ranges of a family, in order.
+    pub(crate) fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        let ranges = self.ranges.iter();
+        let ranges = ranges.filter(move |range| Family::of(range.start) == family);
+        ranges.flat_map(|range| {
+            (number(range.start)..=number(range.end)).map(|one| numbered(one, range.start))
+        })
+    }
+
+    /// The free ones of the entries of an ENI, in order.
+    pub(crate) fn free(&self, entries: &[Entry], family: Family) -> BTreeSet<IpAddr> {
+        let free = entries.iter().filter(|entry| entry.state == State::Pooled);
+        let free = free.map(|entry| entry.address);
+        free.filter(|address| self.contains(*address) && Family::of(*address) == family)
+            .collect()
+    }
+
+    /// Who an address is for that is in the pool: whoever host-local reserves it for.
+    pub(crate) fn claimant(&self, address: IpAddr) -> Owner {
+        let reservation = self.data_dir.join(&self.name).join(address.to_string());
+        Owner {
+            network: self.name.clone(),
+            container_id: String::new(),
+            ifname: String::new(),
+            pod: String::new(),
+            life: Life::Reservation { reservation },
+            cooldown_seconds: self.cooldown_seconds,
+        }
+    }
+
+    /// Where the interface is named.
+    ///
+    /// # Errors
+    /// Code 7 when it is not, or twice.
+    pub(crate) fn master(&self) -> Result<Master<'_>> {
+        Master::one_of(self.master.as_ref(), self.master_selector.as_ref())
+            .map_err(|why| Error::config(format!("pool {:?} {why}", self.name)))
+    }
+
+    pub(super) fn validate(&self) -> Result<(), String> {
+        let Watermarks { low, high } = self.watermarks();
+        if low > high {
+            return Err(format!(
+                "pool {:?}: low {low} is above high {high}",
+                self.name
+            ));
+        }
+        if !self.ranges_file.is_absolute() {
+            return Err(format!("rangesFile {:?} is not absolute", self.ranges_file));
+        }
+        for range in &self.ranges {
+            let PoolRange { start, end } = range;
+            let first = number(*start);
+            let size = number(*end).checked_sub(first);
+            if start.is_ipv4() != end.is_ipv4() || size.is_none_or(|size| size >= LARGEST_RANGE) {
+                return Err(format!(
+                    "{start} to {end} is not a range of up to {LARGEST_RANGE} addresses"
+                ));
+            }
+        }
+        match self.ranges.is_empty() {
+            true => Err(format!("pool {:?} has no ranges", self.name)),
+            false => Ok(()),
+        }
+    }
+}

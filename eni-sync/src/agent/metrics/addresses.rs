@@ -1,0 +1,175 @@
+//! What the ledger says of the addresses of this node, as metrics.
+
+use common::attach::inventory::{Eni, Inventory};
+use common::error::Result;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::set;
+use crate::agent::configuration::Pool;
+use crate::ledger::{Entry, Ledger, State};
+use crate::vpc::calls::Names;
+use crate::vpc::ec2::Family as AddressFamily;
+use crate::vpc::eni;
+
+/// The states that a metric has: all but that of what EC2 has removed.
+const STATES: [&str; 6] = [
+    "claiming",
+    "held",
+    "releasing",
+    "withdrawn",
+    "pooled",
+    "adopted",
+];
+/// In place of a state, of a file of the ledger that is not an entry.
+const UNREADABLE: &str = "unreadable";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEni {
+    eni: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    eni: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFamily {
+    eni: String,
+    family: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPool {
+    pool: String,
+    family: &'static str,
+}
+
+/// The addresses of all ENIs for pods, and of all pools.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    queue: Family<OfEni, Gauge>,
+    refused: Family<OfEni, Gauge>,
+    states: Family<InState, Gauge>,
+    used: Family<OfFamily, Gauge>,
+    limit: Family<OfFamily, Gauge>,
+    free: Family<OfPool, Gauge>,
+}
+
+impl Addresses {
+    /// Makes them known.
+    pub(super) fn register(&self, names: &mut Names<'_>) {
+        names.add("queue_depth", "Addresses that wait for EC2", &self.queue);
+        let help = "Addresses that EC2 has refused and that pods go on without";
+        names.add("refused_addresses", help, &self.refused);
+        names.add("addresses", "Addresses in the ledger", &self.states);
+        let help = "Addresses and prefixes of an ENI";
+        names.add("slots_used", help, &self.used);
+        let help = "What the instance type allows an ENI";
+        names.add("slots_limit", help, &self.limit);
+        let help = "Addresses of a pool that no pod has";
+        names.add("pool_free_addresses", help, &self.free);
+    }
+
+    /// Reads what the ledger says now. For one thread at a time.
+    ///
+    /// # Errors
+    /// Code 5 or 6 naming a file that cannot be read.
+    pub(super) fn read(&self, ledger: &Ledger, pools: &[Pool]) -> Result<()> {
+        self.queue.clear();
+        self.refused.clear();
+        self.states.clear();
+        self.used.clear();
+        self.limit.clear();
+        let mut all = Vec::new();
+        for eni in ledger.enis()? {
+            let entries = eni.read()?;
+            self.set_addresses(eni.id(), &entries, eni.waiting_wishes()?);
+            let labels = InState {
+                eni: eni.id().to_owned(),
+                state: UNREADABLE,
+            };
+            set(&self.states.get_or_create(&labels), eni.unreadable()?.len());
+            all.extend(entries);
+        }
+        self.set_free(&all, pools);
+        let inventory = Inventory::read()?.unwrap_or_default();
+        for eni in &inventory.enis {
+            if eni::require_managed(eni).is_ok() {
+                self.set_slots(eni, &ledger.of_eni(&eni.id)?.read()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_addresses(&self, eni: &str, entries: &[Entry], wishes: usize) {
+        let of_eni = OfEni {
+            eni: eni.to_owned(),
+        };
+        let waiting = entries.iter().filter(|entry| is_waiting(entry)).count();
+        set(&self.queue.get_or_create(&of_eni), waiting + wishes);
+        let refused = entries.iter().filter(|entry| is_refused(entry)).count();
+        set(&self.refused.get_or_create(&of_eni), refused);
+        for state in STATES {
+            let in_state = entries.iter().filter(|entry| entry.state.name() == state);
+            let eni = eni.to_owned();
+            let gauge = self.states.get_or_create(&InState { eni, state });
+            set(&gauge, in_state.count());
+        }
+    }
+
+    /// A pool is there also while its ENI is not.
+    fn set_free(&self, entries: &[Entry], pools: &[Pool]) {
+        for pool in pools {
+            for of in AddressFamily::ALL.into_iter().filter(|of| pool.has(*of)) {
+                let labels = OfPool {
+                    pool: pool.name.clone(),
+                    family: name(of),
+                };
+                let free = pool.free(entries, of).len();
+                set(&self.free.get_or_create(&labels), free);
+            }
+        }
+    }
+
+    /// What is only wanted takes no slot, as far as the node knows.
+    fn set_slots(&self, eni: &Eni, entries: &[Entry]) {
+        let registered = entries
+            .iter()
+            .filter(|entry| entry.is_on_eni())
+            .map(|entry| entry.address);
+        let prefixes = eni.prefixes.iter().map(|prefix| prefix.address());
+        let all = registered
+            .chain(prefixes)
+            .chain(eni.primary_addresses.iter().copied());
+        let all: Vec<AddressFamily> = all.map(AddressFamily::of).collect();
+        for of in AddressFamily::ALL {
+            let labels = OfFamily {
+                eni: eni.id.clone(),
+                family: name(of),
+            };
+            let used = all.iter().filter(|family| **family == of).count();
+            set(&self.used.get_or_create(&labels), used);
+            set(&self.limit.get_or_create(&labels), of.limit(eni));
+        }
+    }
+}
+
+fn name(family: AddressFamily) -> &'static str {
+    match family {
+        AddressFamily::V4 => "ipv4",
+        AddressFamily::V6 => "ipv6",
+    }
+}
+
+fn is_refused(entry: &Entry) -> bool {
+    let refused = |refusal: &Option<_>| refusal.is_some();
+    matches!(&entry.state, State::Claiming { refusal, .. } if refused(refusal))
+}
+
+fn is_waiting(entry: &Entry) -> bool {
+    matches!(entry.state, State::Claiming { refusal: None, .. })
+}
