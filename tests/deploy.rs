@@ -228,40 +228,6 @@ fn the_image_is_built_from_what_the_repository_has() {
 }
 
 #[test]
-fn the_dashboard_asks_only_for_metrics_that_exist() {
-    let documented = text("deploy/metrics.md");
-    let dashboard: Value = serde_json::from_str(&text("deploy/grafana-dashboard.json")).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let targets = panels
-        .iter()
-        .flat_map(|panel| panel["targets"].as_array().unwrap());
-    let mut asked = BTreeSet::new();
-    for target in targets {
-        let expression = target["expr"].as_str().unwrap();
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let words = expression.split(|c: char| !is_name(c));
-        asked.extend(
-            words
-                .filter(|word| word.starts_with("eni_sync_"))
-                .map(str::to_owned),
-        );
-    }
-    assert!(asked.len() >= 15, "{asked:?}");
-    for name in asked {
-        let is_known =
-            |name: &str, kind: &str| documented.contains(&format!("| `{name}` | {kind}"));
-        let of_histogram = ["_bucket", "_sum", "_count"].iter().any(|suffix| {
-            let family = name.strip_suffix(suffix);
-            family.is_some_and(|family| is_known(family, "histogram"))
-        });
-        assert!(
-            of_histogram || (is_known(&name, "") && !is_known(&name, "histogram")),
-            "{name}"
-        );
-    }
-}
-
-#[test]
 fn the_unit_of_the_service_manager_is_as_strict_as_the_container() {
     let unit = text("deploy/eni-sync.service");
     let value = |key: &str| instructions(&unit, &format!("{key}=")).concat();

@@ -30,6 +30,7 @@ mod metrics;
 mod moto;
 mod policy;
 mod pool;
+mod prometheus;
 mod property;
 mod reclaiming;
 mod registering;

@@ -17,6 +17,7 @@ mod host_local;
 mod ipvlan;
 mod kernel_calls;
 mod macvlan;
+mod monitoring;
 mod neighbours;
 mod path_tricks;
 mod peers;
