@@ -109,6 +109,7 @@ fn the_archive_has_the_programs_and_all_that_a_node_needs() {
         .collect();
     expected.extend(["", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned));
     expected.insert("iam-policy.json".to_owned());
+    expected.insert("iam-policy-attach.json".to_owned());
     expected.extend(PROGRAMS.map(|(program, _)| program.to_owned()));
     expected.extend(PROGRAMS.map(|(program, _)| format!("eni-{program}")));
     let expected: Vec<String> = expected
