@@ -20,8 +20,6 @@ pub mod selector;
 mod source_routing;
 pub mod turn;
 
-use std::process::ExitCode;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,7 +28,7 @@ use crate::cni::args::{CmdArgs, ConfArgs};
 use crate::cni::result::AddResult;
 use crate::error::{Error, Result};
 use crate::kernel::netlink::{Link, Made, NetworkState};
-use crate::plugin::{self, Commands};
+use crate::plugin::Commands;
 use crate::records::{Attachment, Records};
 
 pub use configuration::Configuration;
@@ -242,10 +240,9 @@ impl From<Link> for Placed {
     }
 }
 
-/// Serves the one command that this process was started for. `version` and `marker` are the
-/// plugin's.
-pub fn run<I: Interface>(version: &'static str, marker: &'static str) -> ExitCode {
-    plugin::run(&Commands {
+/// The commands of a plugin for these interfaces. `version` and `marker` are the plugin's.
+pub const fn commands<I: Interface>(version: &'static str, marker: &'static str) -> Commands {
+    Commands {
         name: I::NAME,
         version,
         marker,
@@ -254,7 +251,7 @@ pub fn run<I: Interface>(version: &'static str, marker: &'static str) -> ExitCod
         del: end::del::<I>,
         status: check::status::<I>,
         gc: garbage::collect::<I>,
-    })
+    }
 }
 
 fn records<I: Interface>() -> Records {

@@ -102,6 +102,13 @@ impl Error {
         self
     }
 
+    /// The same error as a reader of its document has it: without the system's error number.
+    #[must_use]
+    pub fn as_read(mut self) -> Self {
+        self.errno = None;
+        self
+    }
+
     /// The system's error number, where the system was the cause.
     pub fn errno(&self) -> Option<i32> {
         self.errno

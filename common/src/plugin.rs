@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use serde::Deserialize;
 
 use self::log_file::LogFile;
-use crate::cni::args::{CmdArgs, Command, ConfArgs, Environment};
+use crate::cni::args::{BuiltIn, CmdArgs, Command, ConfArgs, Delegates, Environment};
 use crate::cni::config::Document;
 use crate::cni::identifier::is_identifier;
 use crate::cni::result::AddResult;
@@ -45,6 +45,8 @@ macro_rules! marker {
     };
 }
 
+/// The program that has all plugins in it.
+pub const ALL_PLUGINS: &str = "eni-cni";
 /// The plugins that have the name of one of the Go plugins, and one of their own beside it.
 pub const DROP_IN: [&str; 3] = ["host-device", "host-local", "ipvlan"];
 /// What the name of its own has before that of the Go plugin.
@@ -122,26 +124,64 @@ pub fn configuration(stdin: Vec<u8>, path: &str) -> Result<ConfArgs> {
     Ok(ConfArgs {
         version: version::negotiate(&header.cni_version)?,
         network: header.name,
-        path: path.to_owned(),
+        delegates: Delegates::in_path(path),
         stdin,
         document,
     })
 }
 
-/// Serves the one command this process was started for.
-pub fn run(plugin: &Commands) -> ExitCode {
-    let variable =
-        |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    if variable("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
+/// Serves the one command this process was started for. `built_in` is what else this program
+/// is.
+pub fn run(plugin: &Commands, built_in: &'static [BuiltIn]) -> ExitCode {
+    if !is_called() {
         for line in about(plugin).lines() {
             say!("{line}");
         }
         return ExitCode::SUCCESS;
     }
-    let failure = match serve(plugin, variable) {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(failure) => failure,
-    };
+    match serve(plugin, built_in) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+/// Whether a runtime has started this process, and wants an answer.
+pub fn is_called() -> bool {
+    variable("CNI_COMMAND").is_some_and(|command| !command.is_empty())
+}
+
+/// Answers any command with an error: there is no plugin that could serve it.
+pub fn refuse(error: Error) -> ExitCode {
+    report(&Failure::from(error))
+}
+
+/// Serves a command of a delegate that is built into this program as the delegate's own program
+/// does, but for what only a process has: what is valid about environment and configuration,
+/// the plugin that delegates has made sure of.
+///
+/// # Errors
+/// Those of the command.
+pub fn serve_built_in(
+    plugin: &Commands,
+    environment: Environment,
+    conf: ConfArgs,
+) -> Result<Option<AddResult>> {
+    let log = LogFile::of(&conf.document, plugin.name, &conf.network, &environment);
+    let command = Command::from_text(&environment.command);
+    let outcome = command
+        .ok_or_else(|| unknown(&environment.command))
+        .and_then(|command| dispatch(plugin, command, environment, conf, AddResult::as_read));
+    if let Some(log) = log {
+        log.write(outcome.as_ref().map(Option::as_ref));
+    }
+    outcome
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn report(failure: &Failure) -> ExitCode {
     if let Err(cause) = print(&failure.error.to_json(&failure.version)) {
         say!("{}; it could not be reported: {cause}", failure.error);
     }
@@ -159,7 +199,7 @@ fn about(plugin: &Commands) -> String {
     )
 }
 
-fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
+fn serve(plugin: &Commands, built_in: &'static [BuiltIn]) -> Result<(), Failure> {
     let environment = Environment::read(variable)?;
     let command = Command::from_text(&environment.command);
     if command == Some(Command::Version) {
@@ -174,12 +214,15 @@ fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result
         let command = command.ok_or_else(|| unknown(&environment.command))?;
         let conf = ConfArgs {
             network: header.name.clone(),
-            path: environment.path.clone(),
+            delegates: Delegates {
+                path: environment.path.clone(),
+                built_in,
+            },
             version: negotiate(command, &header.cni_version)?,
             stdin,
             document,
         };
-        dispatch(plugin, command, environment, conf)
+        dispatch(plugin, command, environment, conf, printed)
     });
     if let Some(log) = log {
         log.write(outcome.as_ref().map(Option::as_ref));
@@ -190,12 +233,16 @@ fn serve(plugin: &Commands, variable: impl Fn(&str) -> Option<String>) -> Result
     })
 }
 
+/// How the result of ADD is delivered in the version of the configuration.
+type Deliver = fn(AddResult, CniVersion) -> Result<AddResult>;
+
 /// Enters a command. ADD has a result, which has been delivered then.
 fn dispatch(
     plugin: &Commands,
     command: Command,
     environment: Environment,
     conf: ConfArgs,
+    deliver: Deliver,
 ) -> Result<Option<AddResult>> {
     match command {
         Command::Status => return (plugin.status)(&conf).map(nothing),
@@ -211,7 +258,7 @@ fn dispatch(
             let msg = "plugin's netns and netns from CNI_NETNS should not be the same";
             Err(Error::new(ErrorCode::NETNS, msg))
         }
-        Command::Add => add(plugin, &args).map(Some),
+        Command::Add => add(plugin, &args, deliver).map(Some),
         _ => {
             // The container's namespace is gone and its path leads here by now, as
             // that of a process whose number was given to another one does.
@@ -225,17 +272,21 @@ fn dispatch(
 
 /// ADD is done when its result is delivered. An attachment that the runtime does
 /// not learn of is undone.
-fn add(plugin: &Commands, args: &CmdArgs) -> Result<AddResult> {
+fn add(plugin: &Commands, args: &CmdArgs, deliver: Deliver) -> Result<AddResult> {
     let result = (plugin.add)(args)?;
-    let delivered = result
-        .to_json(args.conf.version)
-        .and_then(|text| print(&text).map_err(|cause| unprintable(&cause)));
+    let delivered = deliver(result, args.conf.version);
     if delivered.is_err()
         && let Err(error) = (plugin.del)(args)
     {
         say!("undoing an ADD whose result could not be delivered: {error}");
     }
-    delivered.map(|()| result)
+    delivered
+}
+
+/// The result, which is printed then.
+fn printed(result: AddResult, version: CniVersion) -> Result<AddResult> {
+    print(&result.to_json(version)?).map_err(|cause| unprintable(&cause))?;
+    Ok(result)
 }
 
 /// What a command has that is no ADD.

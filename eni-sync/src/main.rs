@@ -9,7 +9,6 @@ mod ledger;
 mod limits;
 mod log;
 mod plugin;
-mod provision;
 mod random;
 mod registration;
 mod vpc;
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
     if has_arguments && !is_plugin {
         return cli::run();
     }
-    common::plugin::run(&Commands {
+    let commands = Commands {
         name: "eni-sync",
         version: env!("CARGO_PKG_VERSION"),
         marker: common::marker!("eni-sync"),
@@ -35,5 +34,6 @@ fn main() -> ExitCode {
         del: plugin::del,
         status: plugin::status,
         gc: plugin::gc,
-    })
+    };
+    common::plugin::run(&commands, &[])
 }

@@ -1,9 +1,11 @@
-//! What host-device is made of: the one reader of its configuration, the device that its
-//! record describes, and how it goes to a container and comes back. The program beside it has
-//! the commands; `eni-sync` reads the same configurations and records with the same types.
+//! What host-device is made of: its commands, the one reader of its configuration, the device
+//! that its record describes, and how it goes to a container and comes back. The programs
+//! `host-device` and `eni-cni` run the commands; `eni-sync` reads the same configurations and
+//! records with the same types.
 
 #![doc = include_str!("../KERNEL.md")]
 
+pub mod commands;
 pub mod config;
 pub mod device;
 pub mod device_info;

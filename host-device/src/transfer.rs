@@ -3,6 +3,7 @@
 use std::io;
 
 use common::attach::Sandbox;
+use common::cni::args::Delegates;
 use common::error::{Error, Result};
 use common::kernel::netlink::{Link, LinkChange, Made};
 use common::records::Attachment;
@@ -74,7 +75,7 @@ fn explain(error: Error, device: &Device) -> Error {
 /// Gives back a device that could not be made an interface of the container, for the reason
 /// `error`. Nobody else is told: no delegate was asked for addresses yet.
 pub fn take_back<T>(host: &mut Host, record: &Attachment<Device>, error: Error) -> Made<T> {
-    let args = record.del_args("");
+    let args = record.del_args(&Delegates::default());
     match args.and_then(|args| give_back(host, record, &args, None)) {
         Ok(()) => Made::Nothing(error),
         Err(later) => {

@@ -1,11 +1,12 @@
-//! What ipvlan is made of: the one reader of its configuration, the device that its record
-//! describes, and what it asks of the kernel. The program beside it has the commands;
-//! `eni-sync doctor` reads the same configurations with the same types.
+//! What ipvlan is made of: its commands, the one reader of its configuration, the device that
+//! its record describes, and what it asks of the kernel. The programs `ipvlan` and `eni-cni` run
+//! the commands; `eni-sync doctor` reads the same configurations with the same types.
 
 #![doc = include_str!("../KERNEL.md")]
 
 pub mod carrier;
 pub mod chain;
+pub mod commands;
 pub mod config;
 pub mod device;
 pub mod link;

@@ -9,6 +9,7 @@ use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Kind, Link, Made, Netlink, NewLink};
+use common::plugin;
 use common::records::Attachment;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,11 @@ struct Device {
 type Record = Attachment<Device>;
 
 fn main() -> ExitCode {
-    attach::run::<Macvlan>(env!("CARGO_PKG_VERSION"), common::marker!("macvlan"))
+    let version = env!("CARGO_PKG_VERSION");
+    plugin::run(
+        &attach::commands::<Macvlan>(version, common::marker!("macvlan")),
+        &[],
+    )
 }
 
 impl Interface for Macvlan {

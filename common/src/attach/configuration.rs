@@ -38,7 +38,7 @@ impl Configuration {
     /// # Errors
     /// As for [`IpamPlugin::find`].
     pub fn find_ipam(&self, conf: &ConfArgs) -> Result<Option<IpamPlugin>> {
-        IpamPlugin::find_configured(&self.ipam, &conf.path)
+        IpamPlugin::find_configured(&self.ipam, &conf.delegates)
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
     match renamed {
         None => end_unrecorded::<I>(args, None),
         Some(record) => {
-            end::<I>(&record.del_args(&args.conf.path)?, &record)?;
+            end::<I>(&record.del_args(&args.conf.delegates)?, &record)?;
             release_unrecorded::<I>(args, Release::of::<I::Device>(args, None))
         }
     }
@@ -72,5 +72,5 @@ pub(super) fn end_stale<I: Interface>(args: &CmdArgs) -> Result<()> {
     if I::is_attached(args, &record)? {
         return Err(record.is_in_use());
     }
-    end::<I>(&record.del_args(&args.conf.path)?, &record)
+    end::<I>(&record.del_args(&args.conf.delegates)?, &record)
 }

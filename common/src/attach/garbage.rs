@@ -29,7 +29,7 @@ fn collect_recorded<I: Interface>(
     let records = records::<I>().read_network::<I::Device>(&conf.network, &mut errors);
     for record in records {
         if !is_valid(record.container_id.as_str(), record.ifname.as_str()) {
-            let args = record.del_args(&conf.path);
+            let args = record.del_args(&conf.delegates);
             errors.keep(args.and_then(|args| end_when_possible::<I>(&args)));
         }
     }

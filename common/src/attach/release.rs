@@ -1,6 +1,8 @@
 //! The release of an attachment's addresses: by the delegate that has reserved them, and at the
 //! moment at which nobody can have an address that another container gets.
 
+use std::borrow::Cow;
+
 use crate::cni::args::{CmdArgs, ConfArgs};
 use crate::cni::config::NetConf;
 use crate::cni::ipam::IpamPlugin;
@@ -16,7 +18,7 @@ pub struct Release<'a> {
     /// The file name of the delegate; empty means that nothing is reserved.
     ipam: String,
     /// What the delegate reads.
-    stdin: Vec<u8>,
+    conf: Cow<'a, ConfArgs>,
     /// What has come of it, where it was done before the interface was removed.
     early: Option<Result<()>>,
 }
@@ -31,7 +33,7 @@ impl<'a> Release<'a> {
         Self {
             args,
             ipam,
-            stdin: stdin(args, record),
+            conf: conf(args, record),
             early: None,
         }
     }
@@ -71,12 +73,12 @@ impl<'a> Release<'a> {
     }
 
     fn find(&self) -> Result<Option<IpamPlugin>> {
-        IpamPlugin::find_configured(&self.ipam, &self.args.conf.path)
+        IpamPlugin::find_configured(&self.ipam, &self.args.conf.delegates)
     }
 
     fn execute(&self) -> Result<()> {
         match self.find()? {
-            Some(ipam) => ipam.del(self.args, &self.stdin),
+            Some(ipam) => ipam.del(self.args, &self.conf),
             None => Ok(()),
         }
     }
@@ -85,14 +87,14 @@ impl<'a> Release<'a> {
 /// What a delegate reads on DEL: our stdin byte for byte, unless the `ipam` section
 /// is not the one that ADD used. Then ADD's counts, because the reservation is where
 /// that section says, and a stripped section says nothing at all.
-fn stdin<D>(args: &CmdArgs, record: Option<&Attachment<D>>) -> Vec<u8> {
+fn conf<'a, D>(args: &'a CmdArgs, record: Option<&Attachment<D>>) -> Cow<'a, ConfArgs> {
     match record {
         Some(record)
             if !record.ipam.is_null() && args.conf.document.get("ipam") != Some(&record.ipam) =>
         {
-            args.conf.document.with("ipam", &record.ipam)
+            Cow::Owned(args.conf.with("ipam", &record.ipam))
         }
-        _ => args.conf.stdin.clone(),
+        _ => Cow::Borrowed(&args.conf),
     }
 }
 

@@ -1,8 +1,11 @@
 //! What the runtime says in the environment: the command, and which attachment
 //! it is about. Values are validated here once and cannot be wrong afterwards.
 
+use serde_json::Value;
+
 use crate::cni::config::Document;
 use crate::cni::identifier::ContainerId;
+use crate::cni::result::AddResult;
 use crate::cni::version::CniVersion;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ifname::IfName;
@@ -78,14 +81,66 @@ pub struct CmdArgs {
 pub struct ConfArgs {
     /// The network's name: a letter or digit, then letters, digits, `_`, `.`, `-`.
     pub network: String,
-    /// `CNI_PATH`: the directories of plugin executables, separated by `:`.
-    pub path: String,
+    /// Where the plugin finds those that it delegates to.
+    pub delegates: Delegates,
     /// The version of the specification that the configuration asks for.
     pub version: CniVersion,
     /// The network configuration, byte for byte as the runtime wrote it.
     pub stdin: Vec<u8>,
     /// The same, parsed.
     pub document: Document,
+}
+
+impl ConfArgs {
+    /// The same with `key` of the configuration set to `value`.
+    #[must_use]
+    pub fn with(&self, key: &str, value: &Value) -> Self {
+        let document = self.document.with(key, value);
+        Self {
+            network: self.network.clone(),
+            delegates: self.delegates.clone(),
+            version: self.version,
+            stdin: document.to_bytes(),
+            document,
+        }
+    }
+}
+
+/// Where a plugin finds those that it delegates to.
+#[derive(Clone, Debug, Default)]
+pub struct Delegates {
+    /// `CNI_PATH`: the directories of plugin executables, separated by `:`.
+    pub path: String,
+    /// What this program calls instead of executing it, where the file in `path` is this very
+    /// program.
+    pub built_in: &'static [BuiltIn],
+}
+
+impl Delegates {
+    /// Those in these directories, all of which are executed.
+    pub fn in_path(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            built_in: &[],
+        }
+    }
+
+    /// What this program can call in the place of the plugin `name`.
+    pub(super) fn built_in(&self, name: &str) -> Option<BuiltIn> {
+        let mut known = self.built_in.iter();
+        known
+            .find(|built_in| built_in.names.contains(&name))
+            .copied()
+    }
+}
+
+/// A plugin that a program has in it besides the one that it was called as.
+#[derive(Clone, Copy, Debug)]
+pub struct BuiltIn {
+    /// The names that its own program is installed under.
+    pub names: [&'static str; 2],
+    /// Serves one command as the plugin's own program does. ADD has a result.
+    pub serve: fn(Environment, ConfArgs) -> Result<Option<AddResult>>,
 }
 
 /// The `CNI_*` environment of one call, validated. An empty variable is unset.

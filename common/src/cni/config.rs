@@ -73,12 +73,18 @@ impl Document {
             .filter(|v| !v.is_null())
     }
 
-    /// The same document with `key` set to `value`, as bytes for a delegate.
-    pub fn with(&self, key: &str, value: &Value) -> Vec<u8> {
+    /// The same document with `key` set to `value`.
+    #[must_use]
+    pub fn with(&self, key: &str, value: &Value) -> Self {
         let mut map = self.0.as_object().cloned().unwrap_or_default();
         map.retain(|existing, _| !existing.eq_ignore_ascii_case(key));
         map.insert(key.to_owned(), value.clone());
-        Value::Object(map).to_string().into_bytes()
+        Self(Value::Object(map))
+    }
+
+    /// The document as a runtime would write it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.to_string().into_bytes()
     }
 
     /// The result of the plugin before us in the chain, or of this attachment's

@@ -1,13 +1,18 @@
 //! Delegation: finds the address management plugin that a configuration names and
-//! executes it as a runtime would. Its answers pass up unchanged.
+//! executes it as a runtime would, or calls it where it is this very program. Its answers pass
+//! up unchanged.
 
 pub mod answer;
+mod program;
 
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::time::Duration;
 
-use crate::cni::args::{CmdArgs, Command, ConfArgs, missing_variables};
+use self::program::is_this_program;
+use crate::cni::args::{
+    BuiltIn, CmdArgs, Command, ConfArgs, Delegates, Environment, missing_variables,
+};
 use crate::cni::config::NetConf;
 use crate::cni::process;
 use crate::cni::result::AddResult;
@@ -23,6 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(130);
 pub struct IpamPlugin {
     path: PathBuf,
     name: String,
+    /// The plugin as a part of this program, where `path` leads to this program.
+    built_in: Option<BuiltIn>,
 }
 
 impl IpamPlugin {
@@ -32,22 +39,24 @@ impl IpamPlugin {
     /// Code 7 when `name` is no plain file name (it must not lead out of these
     /// directories), 4 when `CNI_PATH` is not set, 999 when no directory has it;
     /// with the words of libcni.
-    pub fn find(name: &str, cni_path: &str) -> Result<Self> {
+    pub fn find(name: &str, delegates: &Delegates) -> Result<Self> {
         if name.is_empty() {
             return Err(Error::config("no plugin name provided"));
         }
         if name.contains('/') || name.contains('\0') || name == "." || name == ".." {
             return Err(Error::config(format!("invalid plugin name: {name}")));
         }
-        if cni_path.is_empty() {
+        if delegates.path.is_empty() {
             return Err(missing_variables(&["CNI_PATH"]));
         }
-        let directories: Vec<&str> = cni_path.split(':').filter(|d| !d.is_empty()).collect();
+        let directories = delegates.path.split(':').filter(|d| !d.is_empty());
+        let directories: Vec<&str> = directories.collect();
         let candidates = directories
             .iter()
             .map(|directory| Path::new(directory).join(name));
         match candidates.into_iter().find(|path| path.is_file()) {
             Some(path) => Ok(Self {
+                built_in: delegates.built_in(name).filter(|_| is_this_program(&path)),
                 path,
                 name: name.to_owned(),
             }),
@@ -62,10 +71,10 @@ impl IpamPlugin {
     ///
     /// # Errors
     /// As for [`IpamPlugin::find`].
-    pub fn find_configured(name: &str, cni_path: &str) -> Result<Option<Self>> {
+    pub fn find_configured(name: &str, delegates: &Delegates) -> Result<Option<Self>> {
         match name {
             "" => Ok(None),
-            name => Self::find(name, cni_path).map(Some),
+            name => Self::find(name, delegates).map(Some),
         }
     }
 
@@ -77,7 +86,7 @@ impl IpamPlugin {
         // GC must not depend on the rest of the configuration.
         let keys = conf.document.read::<NetConf>("failed to load netconf");
         let name = keys.map(|keys| keys.ipam.plugin).unwrap_or_default();
-        match Self::find_configured(&name, &conf.path)? {
+        match Self::find_configured(&name, &conf.delegates)? {
             Some(ipam) => ipam.forward(Command::Gc, conf),
             None => Ok(()),
         }
@@ -90,21 +99,27 @@ impl IpamPlugin {
     /// The delegate's own error, unchanged; code 6 when its result cannot be read,
     /// 999 when there is not an address in it or no answer at all.
     pub fn add(&self, args: &CmdArgs) -> Result<AddResult> {
-        let stdout = self.execute_for(Command::Add, args, &args.conf.stdin)?;
-        let result = answer::result(&stdout, args.conf.version)?;
+        let environment = environment(Command::Add, args);
+        let result = match &self.built_in {
+            Some(built_in) => call(built_in, environment, &args.conf)?.unwrap_or_default(),
+            None => {
+                let stdout = self.execute(&environment, &args.conf.stdin)?;
+                answer::result(&stdout, args.conf.version)?
+            }
+        };
         if result.ips.is_empty() {
             return Err(Error::internal("IPAM plugin returned missing IP config"));
         }
         Ok(result)
     }
 
-    /// Gives the addresses back. `stdin` is what the delegate reads, which DEL may
-    /// have completed from the attachment's record.
+    /// Gives the addresses back. The delegate reads `conf`, which DEL may have completed from
+    /// the attachment's record.
     ///
     /// # Errors
     /// As for [`IpamPlugin::add`].
-    pub fn del(&self, args: &CmdArgs, stdin: &[u8]) -> Result<()> {
-        self.execute_for(Command::Del, args, stdin).map(drop)
+    pub fn del(&self, args: &CmdArgs, conf: &ConfArgs) -> Result<()> {
+        self.serve(environment(Command::Del, args), conf)
     }
 
     /// Asks whether the addresses are still reserved.
@@ -112,8 +127,7 @@ impl IpamPlugin {
     /// # Errors
     /// As for [`IpamPlugin::add`].
     pub fn check(&self, args: &CmdArgs) -> Result<()> {
-        self.execute_for(Command::Check, args, &args.conf.stdin)
-            .map(drop)
+        self.serve(environment(Command::Check, args), &args.conf)
     }
 
     /// Passes STATUS or GC on.
@@ -121,31 +135,36 @@ impl IpamPlugin {
     /// # Errors
     /// As for [`IpamPlugin::add`].
     pub fn forward(&self, command: Command, conf: &ConfArgs) -> Result<()> {
-        let mut process = self.process(command);
-        process.env("CNI_PATH", &conf.path);
-        self.execute(process, &conf.stdin).map(drop)
+        let environment = Environment {
+            command: command.as_str().to_owned(),
+            path: conf.delegates.path.clone(),
+            ..Environment::default()
+        };
+        self.serve(environment, conf)
     }
 
-    fn execute_for(&self, command: Command, args: &CmdArgs, stdin: &[u8]) -> Result<Vec<u8>> {
-        let mut process = self.process(command);
-        process
-            .env("CNI_CONTAINERID", args.container_id.as_str())
-            .env("CNI_NETNS", &args.netns)
-            .env("CNI_IFNAME", args.ifname.as_str())
-            .env("CNI_ARGS", &args.cni_args)
-            .env("CNI_PATH", &args.conf.path);
-        self.execute(process, stdin)
-    }
-
-    fn process(&self, command: Command) -> Process {
-        let mut process = Process::new(&self.path);
-        process.env("CNI_COMMAND", command.as_str());
-        process
+    /// Has the delegate serve a command without a result.
+    fn serve(&self, environment: Environment, conf: &ConfArgs) -> Result<()> {
+        match &self.built_in {
+            Some(built_in) => call(built_in, environment, conf).map(drop),
+            None => self.execute(&environment, &conf.stdin).map(drop),
+        }
     }
 
     /// The delegate's stdout when it succeeds, its error when it does not. What a
     /// successful delegate wrote to stderr goes to ours.
-    fn execute(&self, process: Process, stdin: &[u8]) -> Result<Vec<u8>> {
+    fn execute(&self, environment: &Environment, stdin: &[u8]) -> Result<Vec<u8>> {
+        let mut process = Process::new(&self.path);
+        process
+            .env("CNI_COMMAND", &environment.command)
+            .env("CNI_PATH", &environment.path);
+        if let (Some(id), Some(ifname)) = (&environment.container_id, &environment.ifname) {
+            process
+                .env("CNI_CONTAINERID", id.as_str())
+                .env("CNI_NETNS", &environment.netns)
+                .env("CNI_IFNAME", ifname.as_str())
+                .env("CNI_ARGS", &environment.cni_args);
+        }
         let output = process::run(process, stdin, DEADLINE).map_err(|cause| {
             Error::internal(format!("failed to execute IPAM plugin {:?}", self.name))
                 .because(&cause)
@@ -160,26 +179,54 @@ impl IpamPlugin {
     }
 }
 
+/// Has a part of this program serve a command. Its error is that which its document would
+/// have: the number of the system's answer is the delegate's own matter.
+fn call(
+    built_in: &BuiltIn,
+    environment: Environment,
+    conf: &ConfArgs,
+) -> Result<Option<AddResult>> {
+    (built_in.serve)(environment, conf.clone()).map_err(Error::as_read)
+}
+
+/// The environment of a delegate that is asked about an attachment.
+fn environment(command: Command, args: &CmdArgs) -> Environment {
+    Environment {
+        command: command.as_str().to_owned(),
+        container_id: Some(args.container_id.clone()),
+        ifname: Some(args.ifname.clone()),
+        netns: args.netns.clone(),
+        cni_args: args.cni_args.clone(),
+        path: args.conf.delegates.path.clone(),
+        // This process has compared the container's namespace with its own.
+        netns_override: true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::ErrorCode;
 
+    fn find(name: &str, path: &str) -> Result<IpamPlugin> {
+        IpamPlugin::find(name, &Delegates::in_path(path))
+    }
+
     #[test]
     fn a_plugin_name_cannot_lead_out_of_its_directories() {
         for wrong in ["", ".", "..", "../sh", "/bin/sh", "a/b"] {
             assert_eq!(
-                IpamPlugin::find(wrong, "/bin").unwrap_err().code,
+                find(wrong, "/bin").unwrap_err().code,
                 ErrorCode::NETWORK_CONFIG,
                 "{wrong}"
             );
         }
         assert_eq!(
-            IpamPlugin::find("sh", "").unwrap_err().msg,
+            find("sh", "").unwrap_err().msg,
             "required env variables [CNI_PATH] missing"
         );
         assert_eq!(
-            IpamPlugin::find("no-such-plugin", "/a:/b").unwrap_err().msg,
+            find("no-such-plugin", "/a:/b").unwrap_err().msg,
             "failed to find plugin \"no-such-plugin\" in path [/a /b]"
         );
     }

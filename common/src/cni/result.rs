@@ -201,11 +201,7 @@ impl AddResult {
     pub fn to_json(&self, version: CniVersion) -> Result<String> {
         match version {
             CniVersion::V0_1_0 | CniVersion::V0_2_0 => {
-                let old = Shape02::from_result(self, version);
-                if !old.has_addresses() {
-                    return Err(Error::internal("cannot convert: no valid IP addresses"));
-                }
-                Ok(to_text(&old))
+                Ok(to_text(&Shape02::of_addresses(self, version)?))
             }
             CniVersion::V0_3_0 | CniVersion::V0_3_1 | CniVersion::V0_4_0 => {
                 Ok(to_text(&Shape03::from_result(self, version)))
@@ -214,6 +210,17 @@ impl AddResult {
                 Ok(to_text(&Shape10::from_result(self, version)))
             }
         }
+    }
+
+    /// This result as a reader of its document in `version` has it.
+    ///
+    /// # Errors
+    /// As for [`Self::to_json`].
+    pub fn as_read(self, version: CniVersion) -> Result<Self> {
+        if version > CniVersion::V0_2_0 {
+            return Ok(self);
+        }
+        Ok(Shape02::of_addresses(&self, version)?.into_result())
     }
 
     /// A result that another plugin printed. `version` is the configuration's and

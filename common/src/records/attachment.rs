@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::policy::Policy;
-use crate::cni::args::{CmdArgs, ConfArgs};
+use crate::cni::args::{CmdArgs, ConfArgs, Delegates};
 use crate::cni::config::{Document, Ipam};
 use crate::cni::identifier::ContainerId;
 use crate::cni::lenient::read_value;
@@ -133,7 +133,7 @@ impl<D> Attachment<D> {
     ///
     /// # Errors
     /// Code 1 or 6 when the recorded configuration is not one of ours.
-    pub fn del_args(&self, cni_path: &str) -> Result<CmdArgs> {
+    pub fn del_args(&self, delegates: &Delegates) -> Result<CmdArgs> {
         let mut conf = serde_json::Map::new();
         conf.insert("cniVersion".into(), self.cni_version.clone().into());
         conf.insert("name".into(), self.network.clone().into());
@@ -146,7 +146,7 @@ impl<D> Attachment<D> {
             cni_args: String::new(),
             conf: ConfArgs {
                 network: self.network.clone(),
-                path: cni_path.to_owned(),
+                delegates: delegates.clone(),
                 version: crate::cni::version::negotiate(&self.cni_version)?,
                 document: Document::parse(&stdin)?,
                 stdin,

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use common::cni::args::Delegates;
 use common::error::{Errors, Result};
 use common::records::{Attachment, Records};
 use serde::de::DeserializeOwned;
@@ -109,7 +110,7 @@ pub(crate) fn directories() -> Result<Vec<PathBuf>> {
 
 /// The network of a record, with the directory that its configuration names.
 fn network<D>(record: &Attachment<D>) -> Result<Watched> {
-    let args = record.del_args("")?;
+    let args = record.del_args(&Delegates::default())?;
     let directory = host_local_ipam::config::directory(&args.conf)?;
     Ok(Watched::found(&record.network, &directory))
 }

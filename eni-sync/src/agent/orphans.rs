@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::cni::args::Delegates;
 use common::cni::process;
 use common::error::{Error, Errors, Result};
 use common::kernel::netns::{Holders, Presence};
@@ -104,7 +105,7 @@ fn end(plugin: &str, record: &Attachment<Value>, cni_path: &str) -> Result<()> {
     let program = candidates
         .find(|path| path.is_file())
         .ok_or_else(|| failed(format!("there is no {plugin} in {cni_path}")))?;
-    let args = record.del_args(cni_path)?;
+    let args = record.del_args(&Delegates::in_path(cni_path))?;
     let mut command = Command::new(program);
     command
         .env_clear()

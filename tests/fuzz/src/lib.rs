@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cap::Cap;
-use common::cni::args::{CmdArgs, ConfArgs};
+use common::cni::args::{CmdArgs, ConfArgs, Delegates};
 use common::cni::config::Document;
 use common::cni::identifier::{ContainerId, is_identifier};
 use common::cni::version::CniVersion;
@@ -30,7 +30,7 @@ pub fn conf(stdin: &[u8]) -> Option<ConfArgs> {
     let network = Some(text("name")).filter(|name| is_identifier(name));
     Some(ConfArgs {
         network: network.unwrap_or("network").to_owned(),
-        path: "/nonexistent".to_owned(),
+        delegates: Delegates::in_path("/nonexistent"),
         version: CniVersion::from_text(text("cniVersion")).unwrap_or(CniVersion::LATEST),
         stdin: stdin.to_vec(),
         document,

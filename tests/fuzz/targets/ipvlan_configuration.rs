@@ -3,7 +3,7 @@
 #![no_main]
 
 use common::attach::Configuration;
-use common::cni::args::CmdArgs;
+use common::cni::args::{CmdArgs, Delegates};
 use common::cni::config::Document;
 use common::cni::ipam::IpamPlugin;
 use common::error::Result;
@@ -44,6 +44,6 @@ fn assert_usable(common: &Configuration, conf: &NetConf) {
     assert!(conf.mode.number() <= 2 && conf.flag.number() <= 2);
     assert_ne!(conf.master, Master::Named(String::new()));
     if common.ipam.contains('/') {
-        assert!(IpamPlugin::find(&common.ipam, "/bin:/usr/bin").is_err());
+        assert!(IpamPlugin::find(&common.ipam, &Delegates::in_path("/bin:/usr/bin")).is_err());
     }
 }

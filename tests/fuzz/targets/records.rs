@@ -4,6 +4,7 @@
 #![no_main]
 
 use common::attach::inventory::Inventory;
+use common::cni::args::Delegates;
 use common::records::Attachment;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -26,7 +27,7 @@ fn assert_record(record: &Attachment<Value>) {
     }
     // Without `/`, it is no path; the search in CNI_PATH refuses others.
     record.ipam_plugin();
-    if let Ok(args) = record.del_args("/opt/cni/bin") {
+    if let Ok(args) = record.del_args(&Delegates::in_path("/opt/cni/bin")) {
         assert_eq!(
             args.conf.document.get("ipam"),
             Some(&record.ipam).filter(|ipam| !ipam.is_null())

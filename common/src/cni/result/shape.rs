@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{AddResult, Dns, Interface, IpConfig, Route};
 use crate::address::{self, Cidr};
 use crate::cni::version::CniVersion;
+use crate::error::{Error, Result};
 
 /// The shape of 0.3.0 and later, for reading.
 #[derive(Default, Deserialize)]
@@ -56,12 +57,19 @@ struct Ip02 {
 }
 
 impl Shape02 {
-    /// Whether there is an address at all: this shape consists of them.
-    pub(super) fn has_addresses(&self) -> bool {
-        self.ip4.is_some() || self.ip6.is_some()
+    /// The shape of a result, which consists of its addresses.
+    ///
+    /// # Errors
+    /// Code 999 with the words of libcni when there is not one.
+    pub(super) fn of_addresses(result: &AddResult, version: CniVersion) -> Result<Self> {
+        let shape = Self::from_result(result, version);
+        match shape.ip4.is_some() || shape.ip6.is_some() {
+            true => Ok(shape),
+            false => Err(Error::internal("cannot convert: no valid IP addresses")),
+        }
     }
 
-    pub(super) fn from_result(result: &AddResult, version: CniVersion) -> Self {
+    fn from_result(result: &AddResult, version: CniVersion) -> Self {
         let family = |ipv4: bool| {
             let first = result.ips.iter().find(|ip| ip.address.is_ipv4() == ipv4)?;
             let routes = result.routes.iter().filter(|r| r.dst.is_ipv4() == ipv4);

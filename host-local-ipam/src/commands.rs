@@ -1,0 +1,111 @@
+//! The commands of host-local: hands out addresses from ranges, one file an address, so that the Go
+//! plugin of the same name and this one can alternate on one directory. It knows
+//! nothing of interfaces; the plugin that delegates to it does.
+
+use std::net::IpAddr;
+use std::os::unix::process::parent_id;
+
+use common::cni::args::{CmdArgs, ConfArgs};
+use common::cni::config::is_listed;
+use common::cni::result::{AddResult, Dns};
+use common::error::{Error, Result};
+use common::plugin::Commands;
+use common::say;
+
+use crate::allocation::allocate;
+use crate::config::Config;
+use crate::range::RangeSet;
+use crate::reservation::{Holder, Owner, Reservation};
+use crate::sources::Sources;
+use crate::status::status;
+use crate::store::Store;
+use crate::survey::Survey;
+use crate::{NAME, config, form, resolv_conf};
+
+/// The plugin.
+pub const COMMANDS: Commands = Commands {
+    name: NAME,
+    version: env!("CARGO_PKG_VERSION"),
+    marker: common::marker!("host-local"),
+    add,
+    check,
+    del,
+    status,
+    gc,
+};
+
+fn add(args: &CmdArgs) -> Result<AddResult> {
+    let caller = parent_id();
+    let config = Config::read(&args.conf, &args.cni_args)?;
+    let dns = match &config.resolv_conf {
+        Some(path) => resolv_conf::read(path)?,
+        None => Dns::default(),
+    };
+    Ok(AddResult {
+        ips: allocate(args, &config, caller)?,
+        routes: config.routes,
+        dns,
+        ..AddResult::default()
+    })
+}
+
+fn check(args: &CmdArgs) -> Result<()> {
+    let config = Config::read(&args.conf, &args.cni_args)?;
+    let prev_result = args.conf.document.prev_result(args.conf.version)?;
+    let owner = Owner::of(args);
+    let own = match Store::open(&config.directory)? {
+        Some(store) => Survey::of_owner(&store, &owner)?.relevant,
+        None => Vec::new(),
+    };
+    let id = &args.container_id;
+    if own.is_empty() {
+        let msg = format!("host-local: Failed to find address added by container {id}");
+        return Err(Error::internal(msg));
+    }
+    let range_sets = sets_to_check(&config.sources);
+    let ours = |address: &IpAddr| range_sets.iter().any(|set| set.contains(*address));
+    let expected = prev_result.into_iter().flat_map(|result| result.ips);
+    match expected
+        .map(|ip| ip.address.address())
+        .filter(ours)
+        .find(|address| own.iter().all(|r| r.address != *address))
+    {
+        Some(address) => Err(Error::internal(format!(
+            "host-local: Failed to find address {address} added by container {id}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The sets whose addresses in prevResult must be reserved ones. A file that is wrong
+/// by now keeps the node from serving an ADD, which STATUS says, but breaks no
+/// attachment: the addresses it listed are then not looked at one by one.
+fn sets_to_check(sources: &Sources) -> Vec<RangeSet> {
+    sources.read().unwrap_or_else(|error| {
+        say!("only the configured ranges are checked: {error}");
+        sources.configured().to_vec()
+    })
+}
+
+fn del(args: &CmdArgs) -> Result<()> {
+    let Some(directory) = config::directory_if_usable(&args.conf)? else {
+        return Ok(());
+    };
+    let Some(store) = Store::open(&directory)? else {
+        return Ok(());
+    };
+    Survey::of_owner(&store, &Owner::of(args))?.release(&store)
+}
+
+fn gc(conf: &ConfArgs) -> Result<()> {
+    let directory = config::directory(conf)?;
+    let Some(valid) = conf.document.valid_attachments()? else {
+        return Ok(());
+    };
+    let Some(store) = Store::open(&directory)? else {
+        return Ok(());
+    };
+    let is_valid = |r: &Reservation| matches!(&r.holder, Holder::Owner(owner) if is_listed(&valid, &owner.container_id, &owner.ifname));
+    form::require_own(store.directory())?;
+    Survey::of_files(&store, |r| !is_valid(r))?.release(&store)
+}
