@@ -2,12 +2,14 @@
 # set-up: packages by tests/prepare, the kernel of the VM by tests/vm/run.
 
 BINDIR ?= /opt/cni/bin
+PROGRAMS := eni-cni eni-sync
+PACKAGES := $(addprefix -p ,$(PROGRAMS))
+# What eni-cni is, by the name that it is called as.
 PLUGINS := host-device host-local ipvlan
-PLUGIN_PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
-PACKAGES := $(PLUGIN_PACKAGES) -p eni-sync
-PROGRAMS := $(PLUGINS) eni-sync
 # Under these names nobody else installs plugins.
 OWN_NAMES := $(addprefix eni-,$(PLUGINS))
+# Each plugin as a program of its own, which is not installed.
+PLUGIN_PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(HOST)
@@ -15,6 +17,7 @@ RELEASE := $(TARGET)/release
 # What is tested: the plugins as they are installed, and eni-sync without optimisation,
 # because an optimised AWS SDK takes three times as long to build.
 SUITE := $(TARGET)/suite
+MEASURED := $(TARGET)/measured
 export CNI_PATH := $(SUITE)
 
 # The same source gives the same bytes wherever it is built: no path of this machine is in
@@ -29,7 +32,7 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
+.PHONY: all build suite demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
 	bench bench-vpc bench-nodes lint docs dist dist-check install install-from clean
 
 all: build
@@ -38,10 +41,11 @@ build:
 	cargo build $(RELEASED) $(PACKAGES)
 
 suite:
-	cargo build $(RELEASED) $(PLUGIN_PACKAGES)
+	cargo build $(RELEASED) -p eni-cni
 	cargo build --locked -p eni-sync
 	install -d $(SUITE)
-	ln -f $(addprefix $(RELEASE)/,$(PLUGINS)) $(TARGET)/debug/eni-sync $(SUITE)
+	ln -f $(RELEASE)/eni-cni $(TARGET)/debug/eni-sync $(SUITE)
+	for name in $(PLUGINS); do ln -f $(RELEASE)/eni-cni $(SUITE)/$$name || exit 1; done
 
 demo: suite
 	tests/prepare
@@ -53,13 +57,20 @@ else
 	tests/vm/run -- $(TARGET)/debug/demo across ipvlan host-device
 endif
 
-test: suite test-units test-fuzz test-host test-vm test-reboot
+test: suite test-units test-alone test-fuzz test-host test-vm test-reboot
 
 # Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
 # features of its dependencies would mean another build of the AWS SDK.
 test-units:
 	cargo test --locked $(PLUGIN_PACKAGES) -p common --lib --bins
 	cargo test --locked -p eni-sync
+
+# The plugins as programs of their own, which execute each other.
+test-alone: suite
+	tests/prepare tests
+	cargo build --locked $(PLUGIN_PACKAGES)
+	suite=$$(tests/suite-path) && cd tests && CNI_PATH=$(TARGET)/debug $$suite \
+		--skip vm_ protocol:: delegation:: kernel_calls::
 
 # What reads the input of others, given what was found for it before, and two seconds each
 # of something new. `make fuzz` takes ten minutes each, or ARGS: SECONDS [TARGET...].
@@ -111,11 +122,15 @@ conformance: suite
 endif
 
 # The plugins beside Go's plugins; ARGS are those of bench. An eni-sync that is optimised
-# is measured where there is one.
+# is measured where there is one, and the plugins as programs of their own as well.
 bench: suite
 	tests/prepare bench
+	cargo build $(RELEASED) $(PLUGIN_PACKAGES)
 	cargo build --release --locked -p bench --bin bench --bin empty --bin peak
-	CNI_PATH=$(if $(wildcard $(RELEASE)/eni-sync),$(RELEASE),$(SUITE)) $(RELEASE)/bench $(ARGS)
+	install -d $(MEASURED)/alone
+	ln -f $(addprefix $(SUITE)/,eni-cni $(PLUGINS)) $(firstword $(wildcard $(RELEASE)/eni-sync) $(SUITE)/eni-sync) $(MEASURED)
+	ln -f $(addprefix $(RELEASE)/,$(PLUGINS)) $(MEASURED)/alone
+	CNI_PATH=$(MEASURED) $(RELEASE)/bench $(ARGS)
 
 # eni-sync beside the programs that it replaces; ARGS are those of vpc-bench.
 bench-vpc: suite
@@ -170,18 +185,21 @@ dist: build
 	deploy/dist $(DIST) $(RELEASE) $(PROGRAMS)
 
 # Whether everybody gets these bytes. Of eni-sync with CRATES=eni-sync, in 20 minutes.
-CRATES ?= host-device host-local-ipam ipvlan
+CRATES ?= eni-cni
 dist-check:
 	deploy/reproducible $(CRATES)
 
-# A plugin may be executed at any moment, so each one is replaced by a rename. Each name has a
-# file of its own: what somebody writes into one changes no other.
+# A plugin may be executed at any moment, so each one is replaced by a rename. The names that
+# only this suite has are names of one file. Each of those that others install as well has a file
+# of its own: what somebody writes into one changes no other.
 install-from:
 	install -d $(DESTDIR)$(BINDIR)
-	for name in $(OWN_NAMES) $(PROGRAMS); do \
-		case " $(OWN_NAMES) " in *" $$name "*) program=$${name#eni-} ;; *) program=$$name ;; esac; \
-		install -m 0755 $(FROM)/$$program $(DESTDIR)$(BINDIR)/.$$name.new && \
-		mv -f $(DESTDIR)$(BINDIR)/.$$name.new $(DESTDIR)$(BINDIR)/$$name || exit 1; \
+	cd $(DESTDIR)$(BINDIR) && for name in $(PROGRAMS) $(OWN_NAMES) $(PLUGINS); do \
+		case " $(OWN_NAMES) $(PLUGINS) " in \
+			*" eni-$$name "*) install -m 0755 $(abspath $(FROM))/eni-cni .$$name.new ;; \
+			*" $$name "*) ln -f eni-cni .$$name.new ;; \
+			*) install -m 0755 $(abspath $(FROM))/$$name .$$name.new ;; \
+		esac && mv -f .$$name.new $$name || exit 1; \
 	done
 
 clean:

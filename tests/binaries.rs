@@ -1,6 +1,8 @@
 //! The plugins as files: one build runs everywhere, and can be replaced at any moment.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,8 +90,8 @@ fn installing_replaces_plugins_that_are_being_executed() {
     let install = || {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         let destdir = format!("DESTDIR={}", destination.path().display());
-        let plugin = our_plugin("host-local");
-        let from = format!("FROM={}", plugin.parent().unwrap().display());
+        let program = our_plugin("eni-cni");
+        let from = format!("FROM={}", program.parent().unwrap().display());
         let install = ["install-from", &from, &destdir, "BINDIR=/bin"];
         stdout_of("make", &[&["--silent", "-C", root][..], &install].concat())
     };
@@ -119,6 +121,12 @@ fn installing_replaces_plugins_that_are_being_executed() {
         .map(|f| f.unwrap().file_name())
         .collect();
     files.sort();
-    let own = ["eni-host-device", "eni-host-local", "eni-ipvlan"];
+    let own = ["eni-cni", "eni-host-device", "eni-host-local", "eni-ipvlan"];
     assert_eq!(files, [&own[..], &PLUGINS].concat());
+    // What others write into a name that they have too is in no other name.
+    let file = |name: &&str| fs::metadata(installed.with_file_name(name)).unwrap().ino();
+    let numbers = own.iter().map(file).collect::<BTreeSet<_>>();
+    assert_eq!(numbers.len(), 1);
+    let all = numbers.into_iter().chain(PLUGINS.iter().map(file));
+    assert_eq!(all.collect::<BTreeSet<_>>().len(), 1 + PLUGINS.len());
 }

@@ -12,11 +12,16 @@ use harness::our_plugin;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The programs, and the crates they are built from.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("host-device", "host-device"),
-    ("host-local", "host-local-ipam"),
-    ("ipvlan", "ipvlan"),
+/// The program, which is also the name of its crate.
+const PROGRAM: &str = "eni-cni";
+/// The other names of the program.
+const NAMES: [&str; 6] = [
+    "eni-host-device",
+    "eni-host-local",
+    "eni-ipvlan",
+    "host-device",
+    "host-local",
+    "ipvlan",
 ];
 
 fn root() -> PathBuf {
@@ -35,11 +40,11 @@ fn output(command: &mut Command) -> String {
 /// The published files.
 fn dist() -> TempDir {
     let directory = TempDir::new().expect("a temporary directory can be made");
-    let from = our_plugin("ipvlan");
+    let from = our_plugin(PROGRAM);
     let mut command = Command::new(root().join("deploy/dist"));
     command.arg(directory.path());
     command.arg(from.parent().expect("it is in a directory"));
-    output(command.args(PROGRAMS.map(|(program, _)| program)));
+    output(command.arg(PROGRAM));
     directory
 }
 
@@ -72,7 +77,7 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
     list.lines().map(str::to_owned).collect()
 }
 
-/// What makes and checks this very archive, and what makes a picture and a site of the documents.
+/// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
 const OF_SOURCE: [&str; 5] = [
     "deploy/dist",
     "deploy/reproducible",
@@ -105,13 +110,12 @@ fn the_archive_has_the_programs_and_all_that_a_node_needs() {
     let mut expected: BTreeSet<String> = ["deploy", "docs", "examples"]
         .into_iter()
         .flat_map(below)
-        .filter(|name| !OF_SOURCE.contains(&name.as_str()))
+        .filter(|name| !OF_SOURCE.contains(&name.as_str()) && !name.starts_with("deploy/bundle"))
         .collect();
     expected.extend(["", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned));
     expected.insert("iam-policy.json".to_owned());
-    expected.insert("iam-policy-attach.json".to_owned());
-    expected.extend(PROGRAMS.map(|(program, _)| program.to_owned()));
-    expected.extend(PROGRAMS.map(|(program, _)| format!("eni-{program}")));
+    expected.insert(PROGRAM.to_owned());
+    expected.extend(NAMES.map(str::to_owned));
     let expected: Vec<String> = expected
         .iter()
         .map(|name| format!("{top}/{name}"))
@@ -130,8 +134,7 @@ fn the_archive_belongs_to_root_and_only_programs_can_be_executed() {
         // A second name of a file is shown with the first.
         let path = fields.nth(3).expect("a path is shown");
         let name = path.rsplit('/').next().expect("a path has a name");
-        let name = name.strip_prefix("eni-").unwrap_or(name);
-        let is_program = PROGRAMS.iter().any(|(program, _)| name == *program);
+        let is_program = name == PROGRAM || NAMES.contains(&name);
         let mode = mode.map(|mode| mode.replace('h', "-"));
         let expected = match (path.ends_with('/'), is_program) {
             (true, _) => "drwxr-xr-x",
@@ -161,7 +164,7 @@ fn the_sums_are_those_of_all_files() {
     assert!(checked.status.success());
     let checked = String::from_utf8_lossy(&checked.stdout).lines().count();
     assert_eq!(checked, files(&dist).len() - 1);
-    fs::write(one(&dist, ".ipvlan.cdx.json"), "{}").expect("it can be written");
+    fs::write(one(&dist, ".eni-cni.cdx.json"), "{}").expect("it can be written");
     assert!(!check().status.success());
 }
 
@@ -246,27 +249,25 @@ fn the_sbom_of_a_program_names_every_dependency_with_its_sum() {
     let dist = dist();
     let locked = locked();
     // Built together, one program makes another one's dependencies larger.
-    let of_all = dependencies(&["eni-sync", "host-device", "host-local-ipam", "ipvlan"]);
-    for (program, name) in PROGRAMS {
-        let text = fs::read(one(&dist, &format!(".{program}.cdx.json"))).expect("it can be read");
-        let sbom: Value = serde_json::from_slice(&text).expect("it is JSON");
-        assert_eq!(sbom["bomFormat"], "CycloneDX");
-        let components = sbom["components"].as_array().expect("it has components");
-        let package = |component: &Value| {
-            let text = |key: &str| component[key].as_str().unwrap_or_default().to_owned();
-            (text("name"), text("version"))
-        };
-        let mut found: Packages = components.iter().map(package).collect();
-        let of_program = dependencies(&[name]);
-        assert!(of_program.len() > 20, "{of_program:?}");
-        assert!(found.is_superset(&of_program), "{program}: {found:?}");
-        found.retain(|(name, _)| name != OF_ANOTHER_BACKEND);
-        assert!(found.is_subset(&of_all), "{program}: {found:?}");
-        for component in components {
-            let sum = component["hashes"][0]["content"].as_str();
-            let expected = locked.get(&package(component)).map(String::as_str);
-            assert_eq!(sum, expected, "{program}: {:?}", package(component));
-        }
+    let of_all = dependencies(&["eni-sync", PROGRAM]);
+    let text = fs::read(one(&dist, ".eni-cni.cdx.json")).expect("it can be read");
+    let sbom: Value = serde_json::from_slice(&text).expect("it is JSON");
+    assert_eq!(sbom["bomFormat"], "CycloneDX");
+    let components = sbom["components"].as_array().expect("it has components");
+    let package = |component: &Value| {
+        let text = |key: &str| component[key].as_str().unwrap_or_default().to_owned();
+        (text("name"), text("version"))
+    };
+    let mut found: Packages = components.iter().map(package).collect();
+    let of_program = dependencies(&[PROGRAM]);
+    assert!(of_program.len() > 20, "{of_program:?}");
+    assert!(found.is_superset(&of_program), "{found:?}");
+    found.retain(|(name, _)| name != OF_ANOTHER_BACKEND);
+    assert!(found.is_subset(&of_all), "{found:?}");
+    for component in components {
+        let sum = component["hashes"][0]["content"].as_str();
+        let expected = locked.get(&package(component)).map(String::as_str);
+        assert_eq!(sum, expected, "{:?}", package(component));
     }
 }
 
@@ -282,10 +283,8 @@ fn nothing_that_is_published_names_a_directory_of_this_machine() {
             );
         }
     }
-    for (program, _) in PROGRAMS {
-        let content = fs::read(our_plugin(program)).expect("it can be read");
-        let text = String::from_utf8_lossy(&content);
-        assert!(text.contains("/cargo/registry"), "{program}");
-        assert!(!text.contains("/.cargo/registry"), "{program}");
-    }
+    let content = fs::read(our_plugin(PROGRAM)).expect("it can be read");
+    let text = String::from_utf8_lossy(&content);
+    assert!(text.contains("/cargo/registry"));
+    assert!(!text.contains("/.cargo/registry"));
 }

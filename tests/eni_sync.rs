@@ -2,7 +2,6 @@
 
 mod agent;
 mod agent_bad_input;
-mod attach;
 mod auto;
 mod bad_files;
 mod bad_input;

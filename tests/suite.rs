@@ -19,6 +19,7 @@ mod kernel_calls;
 mod macvlan;
 mod monitoring;
 mod neighbours;
+mod one_process;
 mod path_tricks;
 mod peers;
 mod protocol;

@@ -160,11 +160,25 @@ pub(crate) fn lock(directory: &Path) -> Result<Option<Lock>> {
 /// # Errors
 /// Those of the file system; what was there stays then.
 pub(crate) fn put(program: &Path, installed: &Path) -> io::Result<()> {
+    replace(installed, |temporary| {
+        fs::copy(program, temporary)?;
+        File::open(temporary)?.sync_all()
+    })
+}
+
+/// Gives a program that is installed one more name, as [`put`] does.
+///
+/// # Errors
+/// Those of the file system; what was there stays then.
+pub(crate) fn link(program: &Path, installed: &Path) -> io::Result<()> {
+    replace(installed, |temporary| fs::hard_link(program, temporary))
+}
+
+/// Replaces a file by what `make` makes under another name.
+fn replace(installed: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     file::remove_temporary(installed)?;
     let temporary = file::temporary_name(installed);
-    let written = fs::copy(program, &temporary)
-        .and_then(|_| File::open(&temporary)?.sync_all())
-        .and_then(|()| fs::rename(&temporary, installed));
+    let written = make(&temporary).and_then(|()| fs::rename(&temporary, installed));
     if written.is_err() {
         // The first error is the one that explains; the file may not even exist.
         fs::remove_file(&temporary).ok();

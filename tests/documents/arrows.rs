@@ -19,20 +19,8 @@ struct Order {
 const ORDERS: [Order; 2] = [
     Order {
         source: "eni-sync/src",
-        rooms: &[
-            "vpc",
-            "ledger",
-            "registration",
-            "provision",
-            "plugin",
-            "agent",
-            "cli",
-        ],
-        apart: &[
-            ("ledger", "vpc"),
-            ("vpc", "ledger"),
-            ("plugin", "provision"),
-        ],
+        rooms: &["vpc", "ledger", "registration", "plugin", "agent", "cli"],
+        apart: &[("ledger", "vpc"), ("vpc", "ledger")],
     },
     Order {
         source: "common/src",

@@ -228,6 +228,41 @@ fn what_was_replaced_or_removed_before_the_agent_starts_is_back() {
     assert!(eventually(|| names.as_flattened().iter().all(is_ours)));
 }
 
+/// As from the image, which has the plugins once.
+#[test]
+fn the_program_with_all_plugins_is_installed_and_restored_under_all_names() {
+    let vpc = Vpc::new();
+    let site = Site::empty(&vpc);
+    let source = site.node.run_directory().join("image");
+    fs::create_dir(&source).unwrap();
+    copy(&our_plugin("eni-cni"), &source.join("eni-cni"));
+    let arguments = ["install", "--source", "/run/image", "--target", INSIDE];
+    let install = || {
+        let output = site.node.command(&arguments);
+        assert_eq!(output.status, Some(0), "{output}");
+        output.stderr
+    };
+    install();
+    let program = fs::read(our_plugin("eni-cni")).unwrap();
+    let is_ours = |name: &str| fs::read(site.bin.join(name)).is_ok_and(|found| found == program);
+    let number = |name: &str| fs::metadata(site.bin.join(name)).unwrap().ino();
+    let own = PLUGINS.map(|name| format!("eni-{name}"));
+    let mut files = BTreeSet::from([number("eni-cni")]);
+    for (name, own) in PLUGINS.iter().zip(&own) {
+        assert!(is_ours(name) && is_ours(own));
+        assert_eq!(number(own), number("eni-cni"));
+        files.insert(number(name));
+    }
+    assert_eq!(files.len(), 1 + PLUGINS.len());
+    assert_eq!(install().matches("is up to date").count(), 7);
+    let _agent = site.agent(&Value::Null);
+    site.replace("host-local", "host-local");
+    fs::remove_file(site.bin.join("eni-host-local")).unwrap();
+    assert!(eventually(
+        || is_ours("host-local") && is_ours("eni-host-local")
+    ));
+}
+
 #[test]
 fn a_directory_that_appears_later_is_watched() {
     let vpc = Vpc::new();

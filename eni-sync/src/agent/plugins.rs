@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
-use common::plugin::own_name;
+use common::plugin::{ALL_PLUGINS, own_name};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{InitFlags, Inotify};
 use tracing::{info, warn};
@@ -194,8 +194,8 @@ impl Plugins {
     }
 
     /// A program of ours to put under a name: the one that was installed last has the name
-    /// that nobody else uses. The one of the agent's image is for that name itself, and where
-    /// the other is missing.
+    /// that nobody else uses. The one of the agent's image, where eni-cni may be alone, is for
+    /// that name itself, and where the other is missing.
     fn copy(&mut self, name: &str, plugin: &'static str) -> Result<Option<(PathBuf, Installed)>> {
         let own = own_name(plugin);
         let mut candidates = Vec::new();
@@ -203,7 +203,8 @@ impl Plugins {
             candidates.push(self.directory.join(&own));
         }
         let image = self.image.iter();
-        candidates.extend(image.flat_map(|image| [image.join(&own), image.join(plugin)]));
+        let names = [&own, plugin, ALL_PLUGINS];
+        candidates.extend(image.flat_map(|image| names.map(|name| image.join(name))));
         for path in candidates {
             let installed = self.at(&path, plugin)?;
             if installed.is_ours() {

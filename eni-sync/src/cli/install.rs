@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
-use common::plugin::{DROP_IN, own_name};
+use common::plugin::{ALL_PLUGINS, DROP_IN, own_name};
 use common::say;
 use nix::unistd::geteuid;
 
@@ -17,10 +17,20 @@ use crate::installed::{self, EXECUTABLE};
 /// What to do about a directory of another user.
 const CURE: &str = "chown root:root it, or give the container DAC_OVERRIDE";
 
+/// A program and the name that it gets.
+#[derive(Debug, PartialEq, Eq)]
+struct Name {
+    program: PathBuf,
+    name: String,
+    /// The name that is installed before and is given one more name, where that is enough.
+    other_name: Option<&'static str>,
+}
+
 /// Installs every program in `source` into `target`, each by a rename, so that a runtime
-/// finds the old one or the new one at any moment; a plugin that has the name of one of the Go
-/// plugins also under a name of its own. What is the same, and this process's user's, stays as
-/// it is: whoever owns a program can change what root executes.
+/// finds the old one or the new one at any moment; eni-cni under the names of all plugins, and a
+/// plugin that has the name of one of the Go plugins also under a name of its own. What is the
+/// same, and this process's user's, stays as it is: whoever owns a program can change what root
+/// executes.
 ///
 /// # Errors
 /// Code 5 naming the file, and the owner of a directory that takes no file; 7 when there
@@ -32,34 +42,67 @@ pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
     }
     warn_of_owner(target);
     let _lock = installed::lock(target)?;
-    for (program, name) in named(programs) {
-        let installed = target.join(name);
-        let failed = |cause| failed(&installed, target, &cause);
-        match is_same(&program, &installed).map_err(failed)? {
-            true => say!("{} is up to date", installed.display()),
-            false => {
-                installed::put(&program, &installed).map_err(failed)?;
-                say!("{} is installed", installed.display());
-            }
+    for name in named(programs) {
+        let installed = target.join(&name.name);
+        let is_new = install(&name, target);
+        match is_new.map_err(|cause| failed(&installed, target, &cause))? {
+            true => say!("{} is installed", installed.display()),
+            false => say!("{} is up to date", installed.display()),
         }
     }
     Ok(())
 }
 
-/// The programs with the names that they are installed under.
-fn named(programs: Vec<PathBuf>) -> Vec<(PathBuf, String)> {
+/// Installs a program under one name; whether that was necessary.
+fn install(name: &Name, target: &Path) -> io::Result<bool> {
+    let installed = target.join(&name.name);
+    if let Some(other_name) = name.other_name {
+        let other = target.join(other_name);
+        if is_one_file(&other, &installed) {
+            return Ok(false);
+        }
+        // Some file systems have no second names; then it is a copy.
+        if installed::link(&other, &installed).is_ok() {
+            return Ok(true);
+        }
+    }
+    if is_same(&name.program, &installed)? {
+        return Ok(false);
+    }
+    installed::put(&name.program, &installed)?;
+    Ok(true)
+}
+
+/// The programs with the names that they are installed under. The names that nobody else
+/// installs are names of one file; what is written into one of the others must change no other.
+fn named(programs: Vec<PathBuf>) -> Vec<Name> {
     let mut named = Vec::new();
     for program in programs {
         let name = program.file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
-        if DROP_IN.contains(&name.as_str()) {
-            named.push((program.clone(), own_name(&name)));
+        let mut add = |name: String, other_name| {
+            named.push(Name {
+                program: program.clone(),
+                name,
+                other_name,
+            });
+        };
+        if name == ALL_PLUGINS {
+            add(name, None);
+            for plugin in DROP_IN {
+                add(own_name(plugin), Some(ALL_PLUGINS));
+                add(plugin.to_owned(), None);
+            }
+            continue;
         }
-        named.push((program, name));
+        if DROP_IN.contains(&name.as_str()) {
+            add(own_name(&name), None);
+        }
+        add(name, None);
     }
-    // The source may have both names, as the directory of an installation has.
+    // The source may have all names, as the directory of an installation has.
     let mut seen = BTreeSet::new();
-    named.retain(|(_, name)| seen.insert(name.clone()));
+    named.retain(|name| seen.insert(name.name.clone()));
     named
 }
 
@@ -88,7 +131,7 @@ fn other_owner(directory: &Path) -> Option<String> {
     (uid != geteuid().as_raw()).then(|| format!("{uid}:{gid}, mode {mode:04o}"))
 }
 
-/// The programs in a directory, sorted.
+/// The programs in a directory, sorted, so that the one with all plugins comes first.
 fn programs(source: &Path) -> Result<Vec<PathBuf>> {
     let failed = |cause| Error::io(format!("failed to list {source:?}"), &cause);
     let mut found = Vec::new();
@@ -103,6 +146,15 @@ fn programs(source: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Whether both are names of one file.
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    let number = |path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
+    match (number(one), number(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
 fn is_same(program: &Path, installed: &Path) -> io::Result<bool> {
     let is_file = |metadata: &fs::Metadata| metadata.file_type().is_file();
     let there = match fs::symlink_metadata(installed) {
@@ -115,4 +167,40 @@ fn is_same(program: &Path, installed: &Path) -> io::Result<bool> {
     let same_kind = (here.len(), here.permissions()) == (there.len(), there.permissions());
     let is_own = there.uid() == geteuid().as_raw();
     Ok(same_kind && is_own && fs::read(program)? == fs::read(installed)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(programs: &[&str]) -> Vec<(String, Option<&'static str>)> {
+        let named = named(programs.iter().map(PathBuf::from).collect());
+        let pair = |name: Name| (name.name, name.other_name);
+        named.into_iter().map(pair).collect()
+    }
+
+    #[test]
+    fn the_program_with_all_plugins_has_all_names() {
+        let mut all = names(&["eni-cni", "eni-ipvlan", "eni-sync", "host-local"]);
+        all.sort();
+        let own = |name: &str| (name.to_owned(), Some("eni-cni"));
+        let other = |name: &str| (name.to_owned(), None);
+        let expected = [
+            other("eni-cni"),
+            own("eni-host-device"),
+            own("eni-host-local"),
+            own("eni-ipvlan"),
+            other("eni-sync"),
+            other("host-device"),
+            other("host-local"),
+            other("ipvlan"),
+        ];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn a_plugin_as_a_program_of_its_own_has_two_names() {
+        let other = |name: &str| (name.to_owned(), None);
+        assert_eq!(names(&["ipvlan"]), [other("eni-ipvlan"), other("ipvlan")]);
+    }
 }

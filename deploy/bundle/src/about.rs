@@ -1,0 +1,57 @@
+//! What the program says of itself where it is called as none of its plugins.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use common::error::Error;
+use common::plugin::{ALL_PLUGINS as NAME, DROP_IN, own_name};
+use common::say;
+
+/// The exit status of a command line that is wrong, as other programs have it.
+const USAGE: u8 = 2;
+
+/// Answers to an argument, or to none.
+pub(crate) fn answer(argument: Option<OsString>) -> ExitCode {
+    let argument = argument.unwrap_or_default();
+    match argument.to_str() {
+        Some("" | "--help" | "-h") => print(&help()),
+        Some("--version" | "-V") => print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
+        _ => {
+            say!("unexpected argument {argument:?}; see {NAME} --help");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// The error of a command that comes under a name that is no plugin's.
+pub(crate) fn unknown(name: &str) -> Error {
+    let msg = format!("{name:?} is not the name of a plugin");
+    let details = format!("this program is a plugin under the names {}", names());
+    Error::config(msg).with_details(details)
+}
+
+fn help() -> String {
+    format!(
+        "{NAME} {}: the CNI plugins of this suite in one program.\n\n\
+         A container runtime or Multus starts it under the name of a plugin: {}.\n\
+         An IPAM plugin that is this program too is called in the same process.\n\n\
+         Usage: {NAME} [--version | --help]\n\n\
+         `eni-sync install` installs it under these names; `eni-sync doctor` says what is \
+         installed.\n",
+        env!("CARGO_PKG_VERSION"),
+        names()
+    )
+}
+
+fn names() -> String {
+    let both = DROP_IN.map(|plugin| format!("{plugin}, {}", own_name(plugin)));
+    both.join(", ")
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
