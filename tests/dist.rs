@@ -114,6 +114,7 @@ fn the_archive_has_the_programs_and_all_that_a_node_needs() {
         .collect();
     expected.extend(["", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned));
     expected.insert("iam-policy.json".to_owned());
+    expected.insert("iam-policy-attach.json".to_owned());
     expected.insert(PROGRAM.to_owned());
     expected.extend(NAMES.map(str::to_owned));
     let expected: Vec<String> = expected

@@ -2,6 +2,7 @@
 
 mod agent;
 mod agent_bad_input;
+mod attach;
 mod auto;
 mod bad_files;
 mod bad_input;

@@ -1,5 +1,6 @@
 //! The command line: what an operator and the node's service manager start.
 
+mod attach;
 mod doctor;
 mod install;
 mod output;
@@ -38,6 +39,11 @@ Examples:
   eni-sync doctor
   kubectl get net-attach-def -A -o json | eni-sync doctor --nad -";
 
+const ATTACH_STATUS: &str = "Exit status:
+  0  the node has all of them
+  1  some are missing, and stderr says why
+  2  an argument is wrong";
+
 const RELEASE_STATUS: &str = "Exit status:
   0  all that was selected has gone, or was not there
   1  some of it stays: stdout says what and why; or an error: stderr says which
@@ -71,6 +77,12 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT")]
         metrics: Option<SocketAddr>,
     },
+    /// Create and attach the ENIs that a configuration names, and set them up
+    ///
+    /// To be started before the kubelet. What is attached already stays as it is, and what
+    /// an earlier run has begun is completed.
+    #[command(after_help = ATTACH_STATUS)]
+    Attach(attach::Options),
     /// Put the plugins of an image into the node's directory
     #[command(after_help = EXIT_STATUS)]
     Install {
@@ -170,6 +182,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             let configuration = configuration(config, metrics)?;
             done(agent::run(configuration, &socket))
         }
+        Command::Attach(options) => attach::run(&options),
         Command::Install { source, target } => done(install::run(&source, &target)),
         Command::Status {
             json,
@@ -188,7 +201,8 @@ fn execute(command: Command) -> Result<ExitCode> {
 /// other means.
 fn is_for_root(command: &Command) -> bool {
     match command {
-        Command::Status { .. }
+        Command::Attach(_)
+        | Command::Status { .. }
         | Command::Doctor(_)
         | Command::Sync { .. }
         | Command::Release { .. } => true,

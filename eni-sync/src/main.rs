@@ -9,6 +9,7 @@ mod ledger;
 mod limits;
 mod log;
 mod plugin;
+mod provision;
 mod random;
 mod registration;
 mod vpc;

@@ -19,8 +19,20 @@ struct Order {
 const ORDERS: [Order; 2] = [
     Order {
         source: "eni-sync/src",
-        rooms: &["vpc", "ledger", "registration", "plugin", "agent", "cli"],
-        apart: &[("ledger", "vpc"), ("vpc", "ledger")],
+        rooms: &[
+            "vpc",
+            "ledger",
+            "registration",
+            "provision",
+            "plugin",
+            "agent",
+            "cli",
+        ],
+        apart: &[
+            ("ledger", "vpc"),
+            ("vpc", "ledger"),
+            ("plugin", "provision"),
+        ],
     },
     Order {
         source: "common/src",

@@ -215,6 +215,28 @@ fn every_wrong_value_of_the_agent_causes_the_error_in_the_page() {
 }
 
 #[test]
+fn every_wrong_value_of_enis_causes_the_error_in_the_page() {
+    let base = agent_example("enis.json");
+    let mut count = 0;
+    for row in rows("attach.md", "") {
+        assert!(!row.wrong.is_empty(), "{}", row.key);
+        for wrong in &row.wrong {
+            let mut conf = base.clone();
+            // Ids and tags exclude each other.
+            if let Some((section, _)) = row.key.split_once('.') {
+                set(&mut conf, &format!("enis[].{section}"), &json!({}));
+            }
+            let key = format!("enis[].{}", row.key);
+            set(&mut conf, &key, &wrong.value);
+            let said = refusal_of_agent(&conf);
+            assert!(said.contains(&wrong.text), "{key}: {wrong:?}\n{said}");
+            count += 1;
+        }
+    }
+    assert!(count > 15, "the page has {count} wrong values");
+}
+
+#[test]
 fn the_agents_of_the_examples_are_taken() {
     let directory = root().join("examples/agent");
     for entry in fs::read_dir(directory).expect("it can be listed") {
@@ -406,4 +428,6 @@ fn the_page_of_eni_sync_has_every_key() {
         ("eni-sync", "pools.rs", &[]),
     ];
     require_all("eni-sync.md", "\n## Agent\n", &agent);
+    let enis: [Source; 1] = [("eni-sync", "wanted.rs", &[])];
+    require_all("attach.md", "", &enis);
 }

@@ -7,9 +7,9 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use harness::eni_lab::Hold;
+use harness::eni_lab::{Hold, Lab};
 use harness::fault::{Counted, Fault, Strike, each_system_call};
-use harness::{Call, Pod};
+use harness::{Call, Node, Pod};
 
 use super::fixture::{AwsNode, DEADLINE, Vpc};
 
@@ -145,9 +145,14 @@ fn another_pod_gets_the_address_after_a_gc_that_was_killed_anywhere() {
 
 /// Kills `call` while EC2 holds its `action`, before or after that is carried out.
 pub(super) fn kill_while_held(node: &AwsNode, call: &Call, action: &str, hold: Hold) {
-    node.lab.reset_calls();
-    node.lab.hold(action, hold);
-    node.node.inside(|| {
+    kill_held(&node.node, &node.lab, call, (action, hold));
+}
+
+/// The same on any node of a VPC.
+pub(super) fn kill_held(node: &Node, lab: &Lab, call: &Call, (action, hold): (&str, Hold)) {
+    lab.reset_calls();
+    lab.hold(action, hold);
+    node.inside(|| {
         let mut process = call.process();
         process
             .stdin(Stdio::piped())
@@ -156,13 +161,13 @@ pub(super) fn kill_while_held(node: &AwsNode, call: &Call, action: &str, hold: H
         let mut child = process.spawn().unwrap();
         let stdin = call.input().to_owned();
         child.stdin.take().unwrap().write_all(&stdin).unwrap();
-        assert!(node.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+        assert!(lab.wait_until(DEADLINE, |lab| lab.held() == 1));
         child.kill().unwrap();
         child.wait().unwrap();
     });
     // The lab drops a call whose client is gone.
-    assert!(node.lab.wait_until(DEADLINE, |lab| lab.held() == 0));
-    node.lab.release_held();
+    assert!(lab.wait_until(DEADLINE, |lab| lab.held() == 0));
+    lab.release_held();
 }
 
 #[test]

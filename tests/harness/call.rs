@@ -60,6 +60,7 @@ pub fn go_plugin(name: &str) -> PathBuf {
 #[derive(Clone, Debug)]
 pub struct Call {
     program: PathBuf,
+    arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     stdin: Vec<u8>,
 }
@@ -77,6 +78,7 @@ impl Call {
     pub fn bare(program: impl Into<PathBuf>, command: &str) -> Self {
         let call = Self {
             program: program.into(),
+            arguments: Vec::new(),
             environment: BTreeMap::new(),
             stdin: Vec::new(),
         };
@@ -97,6 +99,12 @@ impl Call {
     /// The same call of another program.
     pub fn of_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = program.into();
+        self
+    }
+
+    /// Gives it a command line.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
         self
     }
 
@@ -148,6 +156,7 @@ impl Call {
     /// The process, ready to be started, without its stdin.
     pub fn process(&self) -> Command {
         let mut process = Command::new(&self.program);
+        process.args(&self.arguments);
         process.env_clear().envs(&self.environment);
         process
     }

@@ -23,6 +23,9 @@ const LIMIT: u64 = 1 << 20;
 /// ENI's addresses to other pods and removes them when it sees fit.
 pub const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
 
+/// The tag that says which of the ENIs that a configuration names an ENI is.
+pub const NETWORK_TAG: &str = "eni-cni/network";
+
 /// The ENIs of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,6 +63,9 @@ pub struct Eni {
     pub vpc_id: String,
     /// Whether its tag [`NO_MANAGE_TAG`] is `true`.
     pub no_manage: bool,
+    /// Its tag [`NETWORK_TAG`]; empty without one.
+    #[serde(default)]
+    pub network: String,
     /// Its own addresses: the primary private IPv4 address, and the primary IPv6
     /// address where it has one.
     pub primary_addresses: Vec<IpAddr>,

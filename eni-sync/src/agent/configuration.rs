@@ -20,6 +20,7 @@ pub(crate) use self::networks::Networks;
 pub(crate) use self::pools::{Pool, Watermarks};
 
 use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
+use crate::provision::wanted::{self, Wanted};
 use crate::random;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.
@@ -60,6 +61,8 @@ pub(crate) struct Configuration {
     pub(crate) networks: Networks,
     /// The networks whose addresses are on an ENI ahead of the pods.
     pub(crate) pools: Vec<Pool>,
+    /// The ENIs that the node is to have.
+    pub(crate) enis: Vec<Wanted>,
 }
 
 /// A network whose attachments nobody hands over.
@@ -166,9 +169,9 @@ impl Configuration {
                 return wrong(error.msg);
             }
         }
-        self.pools
-            .iter()
-            .try_for_each(Pool::validate)
+        let pools = self.pools.iter().try_for_each(Pool::validate);
+        pools
+            .and_then(|()| wanted::validate(&self.enis))
             .or_else(wrong)
     }
 

@@ -4,24 +4,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::attach::inventory::{Eni, Inventory};
 use common::error::{Error, Result};
-use common::kernel::netlink::{Link, LinkChange, Netlink};
-use tracing::{info, warn};
+use common::kernel::netlink::{Link, Netlink};
+use tracing::warn;
 
 use crate::agent::attempts::{Attempts, MOST, WINDOW};
 use crate::agent::news::LastLook;
+use crate::provision::link::{self, SETTLED};
 use crate::vpc::eni;
-
-/// What the VPC carries. Source: Amazon EC2 User Guide, "Network MTU for your EC2 instance".
-const VPC_MTU: u32 = 9001;
-/// What an interface has that nobody has chosen an MTU for.
-const DEFAULT_MTU: u32 = 1500;
-/// An interface that has just appeared gets its name from udev, which cannot rename it any
-/// more when it is up.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// The interfaces of the ENIs for pods.
 #[derive(Debug, Default)]
@@ -94,32 +87,6 @@ impl Known {
             );
             return Err(Error::internal(format!("{name} of {id} is down")).with_details(why));
         }
-        let mut mtu = link.mtu;
-        if mtu == DEFAULT_MTU {
-            let larger = LinkChange {
-                mtu: Some(VPC_MTU),
-                ..LinkChange::default()
-            };
-            let what = || format!("failed to give {name} of {id} the MTU {VPC_MTU}");
-            match netlink.change_link(link.index, larger, what) {
-                Ok(()) => mtu = VPC_MTU,
-                // A device that has a lower limit is of use with what it has.
-                Err(error) => warn!(eni = id, interface = name, "{error}"),
-            }
-        }
-        let up = LinkChange {
-            up: Some(true),
-            ..LinkChange::default()
-        };
-        netlink.change_link(link.index, up, || {
-            format!("failed to set {name} of {id} up")
-        })?;
-        info!(
-            eni = id,
-            interface = name,
-            mtu,
-            "{name} of {id} was down; it is up, with MTU {mtu}"
-        );
-        Ok(())
+        link::set_up(netlink, id, link)
     }
 }

@@ -351,6 +351,8 @@ mod tests {
             instance_id: None,
             network_card: 0,
             device_index: 1,
+            attachment_id: None,
+            tags: std::collections::BTreeMap::new(),
             subnet_id: String::new(),
             vpc_id: String::new(),
             no_manage: true,

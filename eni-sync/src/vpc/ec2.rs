@@ -1,6 +1,7 @@
 //! The one place that speaks to EC2: one function per question, in our own types.
 
 mod answer;
+mod interfaces;
 mod journal;
 mod types;
 
@@ -16,13 +17,16 @@ use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{
-    Filter, InstanceType, NetworkInterface, SubnetCidrReservation, SubnetCidrReservationType,
+    Filter, InstanceType, NetworkInfo, NetworkInterface, SubnetCidrReservation,
+    SubnetCidrReservationType,
 };
 use common::address::{Cidr, parse_address};
 use tokio::time::timeout;
 
 use self::answer::{description, failure};
-pub(crate) use self::types::{Description, Family, Limits, Reservation};
+pub(crate) use self::types::{
+    Choice, Description, Family, Limits, NewEni, Place, Reservation, Subnet,
+};
 use crate::deadline::Deadline;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::rate_limit::{Pace, while_throttled};
@@ -191,7 +195,8 @@ impl Ec2 {
         Ok(state.map(|state| state.as_str().to_owned()))
     }
 
-    /// How many addresses an ENI of an instance type can have.
+    /// How many addresses an ENI of an instance type can have, and how many ENIs each of its
+    /// network cards.
     pub(crate) fn limits(&self, instance_type: &str) -> Outcome<Limits> {
         const ACTION: &str = "DescribeInstanceTypes";
         let request = |client: Client| {
@@ -209,6 +214,7 @@ impl Ec2 {
             .map(|network| Limits {
                 ipv4: number(network.ipv4_addresses_per_interface()),
                 ipv6: number(network.ipv6_addresses_per_interface()),
+                interfaces: interfaces_of_cards(network),
             })
             .ok_or_else(|| Failure {
                 action: ACTION,
@@ -431,6 +437,23 @@ impl Attempts {
             Self::One | Self::UntilHeard => Builder::new().retry_config(RetryConfig::disabled()),
         }
     }
+}
+
+/// How many ENIs each network card can have, by its index.
+fn interfaces_of_cards(network: &NetworkInfo) -> Vec<u32> {
+    let mut cards: Vec<(i32, i32)> = network
+        .network_cards()
+        .iter()
+        .filter_map(|card| {
+            Some((
+                card.network_card_index()?,
+                card.maximum_network_interfaces()?,
+            ))
+        })
+        .collect();
+    cards.sort_unstable();
+    let numbers = cards.into_iter().map(|(_, most)| u32::try_from(most));
+    numbers.map(Result::unwrap_or_default).collect()
 }
 
 fn filter<T: Into<String>>(name: &str, values: impl IntoIterator<Item = T>) -> Filter {

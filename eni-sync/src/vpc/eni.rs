@@ -107,6 +107,7 @@ pub(crate) mod tests {
                 .into(),
             vpc_id: "vpc-1".into(),
             no_manage: true,
+            network: String::new(),
             primary_addresses: vec![IpAddr::from([10, 0, 4, 10])],
             prefixes: vec!["10.0.4.128/28".parse().unwrap()],
             ipv4_limit: 10,

@@ -41,6 +41,9 @@ pub(crate) struct Identity {
     pub(crate) instance_id: String,
     /// The type of the instance.
     pub(crate) instance_type: String,
+    /// Its availability zone, such as `eu-west-1a`.
+    #[serde(default)]
+    pub(crate) availability_zone: String,
 }
 
 /// The metadata service.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::address::Cidr;
-use common::attach::inventory::{DIRECTORY, Eni, Inventory, PATH};
+use common::attach::inventory::{DIRECTORY, Eni, Inventory, NETWORK_TAG, PATH};
 use common::error::{Error, Result};
 use common::files::file;
 use common::files::lock::Lock;
@@ -148,11 +148,53 @@ fn renew(aws: &Aws) -> Result<Inventory> {
     Ok(inventory)
 }
 
+/// Writes down what a look at EC2 has shown, and what has been attached since.
+///
+/// # Errors
+/// Code 5 when the inventory cannot be written, 11 when another process takes too long
+/// with it.
+pub(crate) fn note(look: &Look) -> Result<Inventory> {
+    let _lock = lock(Deadline::default())?;
+    let inventory = look.inventory();
+    inventory.write()?;
+    Ok(inventory)
+}
+
 /// Asks EC2 for the ENIs of this node, and returns also all that it says of them.
 ///
 /// # Errors
-/// Code 11 without metadata, credentials or an answer, 100 without permission.
+/// Those of [`look`].
 pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
+    let look = look(aws)?;
+    Ok((look.inventory(), look.enis))
+}
+
+/// What EC2 says of the ENIs of this node.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    /// Which instance the node is.
+    pub(crate) identity: Identity,
+    /// Its ENIs.
+    pub(crate) enis: Vec<Description>,
+    /// What instances of its type can have.
+    pub(crate) limits: Limits,
+    /// The ranges of the subnets of the ENIs.
+    pub(crate) cidrs: BTreeMap<String, Vec<Cidr>>,
+}
+
+impl Look {
+    /// The inventory that it makes.
+    pub(crate) fn inventory(&self) -> Inventory {
+        let limits = self.limits.clone();
+        compose(self.identity.clone(), &self.enis, limits, &self.cidrs)
+    }
+}
+
+/// Asks EC2 for the ENIs of this node.
+///
+/// # Errors
+/// Code 11 without metadata, credentials or an answer, 100 without permission.
+pub(crate) fn look(aws: &Aws) -> Result<Look> {
     let identity = aws.imds()?.identity()?;
     let ec2 = aws.ec2(&identity.region)?;
     let what = format!("list the ENIs of {}", identity.instance_id);
@@ -170,7 +212,12 @@ pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
             known_limits(&identity)
         });
     let cidrs = ec2.subnet_cidrs(&subnets(&found)).map_err(failed)?;
-    Ok((compose(identity, &found, limits, &cidrs), found))
+    Ok(Look {
+        identity,
+        enis: found,
+        limits,
+        cidrs,
+    })
 }
 
 /// The limits that were written down when EC2 said them last; 0 where it never has. They
@@ -178,9 +225,10 @@ pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
 fn known_limits(identity: &Identity) -> Limits {
     let written = read_back().filter(|written| written.instance_type == identity.instance_type);
     let eni = written.and_then(|written| written.enis.into_iter().next());
-    eni.map_or(Limits { ipv4: 0, ipv6: 0 }, |eni| Limits {
+    eni.map_or_else(Limits::default, |eni| Limits {
         ipv4: eni.ipv4_limit,
         ipv6: eni.ipv6_limit,
+        interfaces: Vec::new(),
     })
 }
 
@@ -210,6 +258,7 @@ pub(crate) fn compose(
         subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),
         vpc_id: eni.vpc_id.clone(),
         no_manage: eni.no_manage,
+        network: eni.tags.get(NETWORK_TAG).cloned().unwrap_or_default(),
         primary_addresses: eni.primary.clone(),
         prefixes: eni.prefixes.clone(),
         ipv4_limit: limits.ipv4,

@@ -18,7 +18,7 @@ use super::system_call::SystemCall;
 use crate::{Call, Output};
 
 /// Says that it runs, waits until its tracer is there, and becomes the program.
-const WAIT_AND_EXECUTE: &str = r#"echo && read -r _ && exec "$0""#;
+const WAIT_AND_EXECUTE: &str = r#"echo && read -r _ && exec "$0" "$@""#;
 /// What a system call at its entry is called in `ptrace_syscall_info`.
 const ENTRY: u8 = 1;
 
@@ -123,7 +123,8 @@ fn start(call: &Call) -> Child {
     let mut shell = Command::new("/bin/sh");
     shell
         .args(["-c", WAIT_AND_EXECUTE])
-        .arg(process.get_program());
+        .arg(process.get_program())
+        .args(process.get_args());
     shell.env_clear();
     let variables = process.get_envs();
     shell.envs(variables.filter_map(|(name, value)| Some((name, value?))));

@@ -19,7 +19,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::plugin::socket;
 use crate::registration::in_use::{self, Living};
 use crate::vpc::clients::Aws;
-use crate::vpc::ec2::{Description, Ec2, Family, Limits, Reservation};
+use crate::vpc::ec2::{Description, Ec2, Family, Reservation};
 use crate::vpc::eni;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::imds::Identity;
@@ -169,8 +169,7 @@ impl Facts {
         let (Some(found), Some(cidrs)) = (found, cidrs) else {
             return;
         };
-        let unknown = Limits { ipv4: 0, ipv6: 0 };
-        let limits = limits.unwrap_or(unknown);
+        let limits = limits.unwrap_or_default();
         let inventory = inventory::compose(identity, &found, limits, &cidrs);
         let for_pods = found
             .iter()

@@ -1,5 +1,6 @@
 //! What EC2 answers, turned into our own types.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -16,10 +17,10 @@ use crate::vpc::failure::{Failure, Kind, causes, chain};
 /// What EC2 says of an ENI.
 pub(super) fn description(eni: &NetworkInterface) -> Description {
     let attachment = eni.attachment();
-    let tagged = eni
-        .tag_set()
-        .iter()
-        .any(|tag| tag.key() == Some(NO_MANAGE_TAG) && tag.value() == Some("true"));
+    let tags = eni.tag_set().iter();
+    let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
+    let tags: BTreeMap<String, String> = tags.collect();
+    let tagged = tags.get(NO_MANAGE_TAG).is_some_and(|value| value == "true");
     let mut primary = Vec::new();
     let mut secondary = Vec::new();
     let v4 = eni.private_ip_addresses().iter();
@@ -42,8 +43,12 @@ pub(super) fn description(eni: &NetworkInterface) -> Description {
         instance_id: attachment.and_then(|a| a.instance_id()).map(str::to_owned),
         network_card: index(attachment.and_then(|a| a.network_card_index())),
         device_index: index(attachment.and_then(|a| a.device_index())),
+        attachment_id: attachment
+            .and_then(|a| a.attachment_id())
+            .map(str::to_owned),
         subnet_id: eni.subnet_id().unwrap_or_default().to_owned(),
         vpc_id: eni.vpc_id().unwrap_or_default().to_owned(),
+        tags,
         no_manage: tagged,
         source_dest_check: eni.source_dest_check() != Some(false),
         delete_on_termination: attachment.and_then(|a| a.delete_on_termination()) == Some(true),

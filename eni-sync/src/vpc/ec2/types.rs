@@ -1,9 +1,10 @@
 //! What EC2 says of ENIs and subnets, in our own types. Pure: nothing here knows the SDK.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use common::address::Cidr;
-use common::attach::inventory::{Eni, is_primary};
+use common::attach::inventory::{Eni, NETWORK_TAG, is_primary};
 use serde::{Deserialize, Serialize};
 
 /// The family of addresses that one call is about.
@@ -56,10 +57,14 @@ pub(crate) struct Description {
     pub(crate) network_card: u32,
     /// The index of the attachment on that card.
     pub(crate) device_index: u32,
+    /// The id of the attachment.
+    pub(crate) attachment_id: Option<String>,
     /// Its subnet.
     pub(crate) subnet_id: String,
     /// Its VPC.
     pub(crate) vpc_id: String,
+    /// Its tags.
+    pub(crate) tags: BTreeMap<String, String>,
     /// Whether it is tagged so that the VPC CNI leaves it alone.
     pub(crate) no_manage: bool,
     /// Whether the VPC drops packets that are not from or to its addresses.
@@ -75,6 +80,27 @@ pub(crate) struct Description {
 }
 
 impl Description {
+    /// An ENI that has nothing yet but its name and its place on an instance.
+    pub(crate) fn planned(instance: String, network: &str, place: Place) -> Self {
+        Self {
+            id: String::new(),
+            mac: String::new(),
+            instance_id: Some(instance),
+            network_card: place.network_card,
+            device_index: place.device_index,
+            attachment_id: None,
+            subnet_id: String::new(),
+            vpc_id: String::new(),
+            tags: BTreeMap::from([(NETWORK_TAG.to_owned(), network.to_owned())]),
+            no_manage: true,
+            source_dest_check: true,
+            delete_on_termination: true,
+            primary: Vec::new(),
+            secondary: Vec::new(),
+            prefixes: Vec::new(),
+        }
+    }
+
     /// Whether the address is one of the ENI's own; not whether one of its prefixes has it.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.primary.contains(&address) || self.secondary.contains(&address)
@@ -83,6 +109,19 @@ impl Description {
     /// Whether it is the primary ENI of an instance.
     pub(crate) fn is_primary(&self) -> bool {
         self.instance_id.is_some() && is_primary(self.network_card, self.device_index)
+    }
+
+    /// Where it is attached.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            network_card: self.network_card,
+            device_index: self.device_index,
+        }
+    }
+
+    /// Which of the ENIs that a configuration names it is.
+    pub(crate) fn network(&self) -> Option<&str> {
+        self.tags.get(NETWORK_TAG).map(String::as_str)
     }
 
     /// The prefix of the ENI that an address is in.
@@ -106,13 +145,68 @@ impl Description {
     }
 }
 
-/// How many addresses an ENI of an instance type can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many addresses an ENI of an instance type can have, and how many ENIs the instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Private IPv4 addresses, the primary included.
     pub(crate) ipv4: u32,
     /// IPv6 addresses.
     pub(crate) ipv6: u32,
+    /// ENIs of each network card, by its index.
+    pub(crate) interfaces: Vec<u32>,
+}
+
+/// Where an ENI is attached to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Place {
+    /// The network card.
+    pub(crate) network_card: u32,
+    /// The index on that card.
+    pub(crate) device_index: u32,
+}
+
+/// Things of the VPC that somebody has chosen: by their ids, or by tags that each of them has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Choice {
+    /// Those with one of these ids.
+    Ids(Vec<String>),
+    /// Those that have all of these tags.
+    Tags(BTreeMap<String, String>),
+}
+
+/// A subnet that an ENI can be created in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Subnet {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its VPC.
+    pub(crate) vpc_id: String,
+    /// Its availability zone.
+    pub(crate) zone: String,
+    /// Its address ranges, both families.
+    pub(crate) cidrs: Vec<Cidr>,
+    /// How many IPv4 addresses it has left.
+    pub(crate) free: u32,
+}
+
+/// An ENI that EC2 is asked to create. The same request with the same token is the same ENI.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NewEni {
+    /// What makes a repeated request the same one.
+    pub(crate) token: String,
+    /// Its subnet.
+    pub(crate) subnet_id: String,
+    /// Its security groups, by their ids.
+    pub(crate) groups: Vec<String>,
+    /// Its tags.
+    pub(crate) tags: BTreeMap<String, String>,
+    /// Its primary address; without one EC2 chooses.
+    pub(crate) primary: Option<Ipv4Addr>,
+    /// What the console shows beside it.
+    pub(crate) description: String,
 }
 
 /// Addresses of a subnet that EC2 gives to nobody who does not ask for them by name.

@@ -1,0 +1,256 @@
+//! `eni-sync attach`: gives the node the ENIs that a configuration names, before the kubelet
+//! starts. The agent does the same later for what is missing then.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use common::error::{Error, ErrorCode, Result};
+use common::kernel::netlink::{Link, Netlink};
+use common::say;
+use indicatif::ProgressBar;
+
+use crate::agent::configuration::Configuration;
+use crate::cli::output;
+use crate::deadline::Deadline;
+use crate::provision::link;
+use crate::provision::pass::{self, Step};
+use crate::provision::plan::{self, Missing, Plan};
+use crate::provision::report::{Eni, Problem, Report};
+use crate::random;
+use crate::vpc::clients::{Aws, Clients};
+use crate::vpc::inventory;
+use crate::vpc::rate_limit::Pace;
+
+/// How long a kubelet waits for its ENIs.
+const TIMEOUT: u64 = 300;
+/// The pauses between two passes; many nodes may start at the same time.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often the line for people moves.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What to attach, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The configuration of the agent; its key `enis` counts
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT)]
+    timeout: u64,
+}
+
+/// Attaches what is missing, and prints what the node has then. The status is a failure when
+/// anything is still missing.
+///
+/// # Errors
+/// Code 5, 6 or 7 naming the configuration; what AWS says when nothing could be done at all.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let configuration = Configuration::read(&options.config)?;
+    if configuration.enis.is_empty() {
+        let msg = format!("{:?} names no ENIs", options.config);
+        return Err(Error::config(msg).with_details("its key enis is missing or empty"));
+    }
+    if options.dry_run {
+        return preview(&configuration, options.json);
+    }
+    let mut report = attach(&configuration, Duration::from_secs(options.timeout))?;
+    if configuration.links != Some(false) {
+        set_up(&mut report);
+    }
+    inventory::rename()?;
+    print(&report, options.json)?;
+    conclude(report.problems.iter().map(|problem| problem.says.as_str()))
+}
+
+/// Passes until nothing is missing that time can bring.
+fn attach(configuration: &Configuration, timeout: Duration) -> Result<Report> {
+    let clients = Clients::new(Arc::new(Pace::new(Arc::default())));
+    let deadline = Deadline::after(timeout);
+    let progress = Progress::begin();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let mut tell = |step: Step<'_>| progress.tell(step);
+        let pass = |aws: &Aws| pass::run(aws, &configuration.enis, timeout, &mut tell);
+        let outcome = clients.run_until(deadline, pass);
+        let wait = pause.mul_f64((1.0 + random::chance()) / 2.0);
+        if !is_passing(&outcome) || deadline.left() <= wait {
+            return outcome;
+        }
+        progress.wait(&outcome, wait);
+        thread::sleep(wait);
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// Whether something is missing that another pass may bring.
+fn is_passing(outcome: &Result<Report>) -> bool {
+    let passes = |error: &Error| error.code == ErrorCode::TRY_AGAIN;
+    match outcome {
+        Ok(report) => report.problems.iter().any(|problem| passes(&problem.error)),
+        Err(error) => passes(error),
+    }
+}
+
+/// Sets up the interfaces: those of ENIs that were just attached as soon as they are there,
+/// others if they are on the node.
+fn set_up(report: &mut Report) {
+    let links = Netlink::open().and_then(|mut netlink| netlink.links());
+    let links = links.unwrap_or_default();
+    let macs: BTreeMap<&str, &Link> = links.iter().map(|link| (link.mac.as_str(), link)).collect();
+    for eni in &mut report.enis {
+        let link = macs.get(eni.mac.as_str());
+        let is_in_a_pod = link.is_none() && !eni.is_new;
+        if is_in_a_pod || link.is_some_and(|link| link.controller.is_some()) {
+            continue;
+        }
+        match link::await_and_set_up(&eni.id, &eni.mac) {
+            Ok(interface) => eni.interface = interface,
+            Err(error) => report.problems.push(Problem::new(&eni.name, error)),
+        }
+    }
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    if json {
+        return output::print_json(report);
+    }
+    let titles = [
+        "NAME",
+        "ENI",
+        "INTERFACE",
+        "MAC",
+        "SUBNET",
+        "CARD",
+        "INDEX",
+        "STATE",
+    ];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    let was = |eni: &Eni| {
+        if eni.is_new {
+            "attached"
+        } else {
+            "was attached"
+        }
+    };
+    rows.extend(report.enis.iter().map(|eni| row(eni, was(eni))));
+    let unwanted = report.unwanted.iter();
+    rows.extend(unwanted.map(|eni| row(eni, "in no configuration")));
+    output::print(output::table(&rows).as_bytes())
+}
+
+fn row(eni: &Eni, state: &str) -> Vec<String> {
+    let interface = Some(eni.interface.as_str()).filter(|name| !name.is_empty());
+    vec![
+        eni.name.clone(),
+        eni.id.clone(),
+        interface.unwrap_or("-").to_owned(),
+        eni.mac.clone(),
+        eni.subnet_id.clone(),
+        eni.place.network_card.to_string(),
+        eni.place.device_index.to_string(),
+        state.to_owned(),
+    ]
+}
+
+/// Says what would be done.
+fn preview(configuration: &Configuration, json: bool) -> Result<ExitCode> {
+    let plan = plan::make(&Aws::open(), &configuration.enis)?;
+    match json {
+        true => output::print_json(&plan)?,
+        false => output::print(lines(&plan).as_bytes())?,
+    }
+    conclude(plan.problems.iter().map(|problem| problem.says.as_str()))
+}
+
+fn lines(plan: &Plan) -> String {
+    if plan.missing.is_empty() && plan.problems.is_empty() {
+        return "nothing is missing\n".to_owned();
+    }
+    plan.missing.iter().map(line).collect()
+}
+
+fn line(missing: &Missing) -> String {
+    let name = &missing.name;
+    let (card, index) = (missing.place.network_card, missing.place.device_index);
+    let what = match &missing.id {
+        Some(id) => format!("would attach {id}"),
+        None => format!(
+            "would create an ENI in {} with {} and attach it",
+            missing.subnet_id,
+            missing.security_groups.join(", ")
+        ),
+    };
+    format!("{name}: {what} at network card {card}, device index {index}\n")
+}
+
+/// Says what is missing; the status tells whether anything is.
+fn conclude<'a>(problems: impl Iterator<Item = &'a str>) -> Result<ExitCode> {
+    let mut status = ExitCode::SUCCESS;
+    for says in problems {
+        say!("{says}");
+        status = ExitCode::FAILURE;
+    }
+    Ok(status)
+}
+
+/// What is being done: a line that changes for people, lines for a log.
+pub(super) enum Progress {
+    Line(ProgressBar),
+    Lines,
+}
+
+impl Progress {
+    pub(super) fn begin() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self::Lines;
+        }
+        let line = ProgressBar::new_spinner();
+        line.enable_steady_tick(TICK);
+        line.set_message("looking at the ENIs of this node");
+        Self::Line(line)
+    }
+
+    pub(super) fn tell(&self, step: Step<'_>) {
+        self.say(match step {
+            Step::Creating { name, subnet } => format!("creating an ENI of {name} in {subnet}"),
+            Step::Attaching { name, eni } => format!("attaching {eni} of {name}"),
+            Step::Attached { name, eni } => format!("{eni} of {name} is attached"),
+            Step::Deleted { eni } => format!("{eni} is deleted: nobody wants it"),
+        });
+    }
+
+    fn wait(&self, outcome: &Result<Report>, time: Duration) {
+        let report = outcome.as_ref().map(Report::outcome);
+        if let Ok(Err(error)) | Err(error) = report.map_err(Error::clone) {
+            self.say(format!("{error}; trying again in {} s", time.as_secs()));
+        }
+    }
+
+    fn say(&self, text: String) {
+        match self {
+            Self::Line(line) => line.set_message(text),
+            Self::Lines => say!("{text}"),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Self::Line(line) = self {
+            line.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The interface of an ENI on the node: it is set up, with the MTU of the VPC where nobody has
+//! chosen another one. Nothing else of it is changed.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::error::{Error, ErrorCode, Result};
+use common::kernel::netlink::{Link, LinkChange, Netlink};
+use tracing::{info, warn};
+
+/// What the VPC carries. Source: Amazon EC2 User Guide, "Network MTU for your EC2 instance".
+const VPC_MTU: u32 = 9001;
+/// What an interface has that nobody has chosen an MTU for.
+const DEFAULT_MTU: u32 = 1500;
+/// An interface that has just appeared gets its name from udev, which cannot rename it any
+/// more when it is up.
+pub(crate) const SETTLED: Duration = Duration::from_secs(2);
+/// How long the kernel may take to show a device that EC2 has plugged in.
+const APPEARS: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Sets the interface of an ENI up.
+///
+/// # Errors
+/// Code 999 with what the kernel says.
+pub(crate) fn set_up(netlink: &mut Netlink, id: &str, link: &Link) -> Result<()> {
+    let name = &link.name;
+    let mut mtu = link.mtu;
+    if mtu == DEFAULT_MTU {
+        let larger = LinkChange {
+            mtu: Some(VPC_MTU),
+            ..LinkChange::default()
+        };
+        let what = || format!("failed to give {name} of {id} the MTU {VPC_MTU}");
+        match netlink.change_link(link.index, larger, what) {
+            Ok(()) => mtu = VPC_MTU,
+            // A device that has a lower limit is of use with what it has.
+            Err(error) => warn!(eni = id, interface = name, "{error}"),
+        }
+    }
+    let up = LinkChange {
+        up: Some(true),
+        ..LinkChange::default()
+    };
+    netlink.change_link(link.index, up, || {
+        format!("failed to set {name} of {id} up")
+    })?;
+    info!(
+        eni = id,
+        interface = name,
+        mtu,
+        "{name} of {id} was down; it is up, with MTU {mtu}"
+    );
+    Ok(())
+}
+
+/// Waits for the interface of an ENI that was just attached, until it has its name, and
+/// sets it up unless somebody else has. Returns its name.
+///
+/// # Errors
+/// Code 11 when there is no such interface in time, 999 with what the kernel says.
+pub(crate) fn await_and_set_up(id: &str, mac: &str) -> Result<String> {
+    let deadline = Instant::now() + APPEARS;
+    let mut netlink = Netlink::open()?;
+    let mut seen: Option<(u32, String, Instant)> = None;
+    loop {
+        let links = netlink.links()?;
+        let is_its = |link: &&Link| link.mac == mac && link.controller.is_none();
+        match links.iter().find(is_its) {
+            Some(link) if link.up => return Ok(link.name.clone()),
+            Some(link) => {
+                let is_same = |(index, name, _): &(u32, String, Instant)| {
+                    *index == link.index && *name == link.name
+                };
+                let known = seen.take().filter(is_same);
+                let known = known.unwrap_or((link.index, link.name.clone(), Instant::now()));
+                if known.2.elapsed() >= SETTLED {
+                    set_up(&mut netlink, id, link)?;
+                    return Ok(link.name.clone());
+                }
+                seen = Some(known);
+            }
+            None if Instant::now() >= deadline => return Err(absent(id, mac)),
+            None => {}
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn absent(id: &str, mac: &str) -> Error {
+    let seconds = APPEARS.as_secs();
+    let msg = format!("{id} is attached, but no interface of the node has {mac}");
+    let details = format!("the kernel has not shown it in {seconds} seconds");
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}

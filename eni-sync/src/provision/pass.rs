@@ -1,0 +1,319 @@
+//! One pass: completes what was begun, and creates and attaches what is missing. Each request
+//! to EC2 follows what a record says, so a process that is killed between any two of them
+//! has the next pass do the rest.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::error::{Error, ErrorCode, Result};
+use tracing::warn;
+
+use crate::provision::denied::explained;
+use crate::provision::place;
+use crate::provision::record::{Made, Record, Records};
+use crate::provision::report::{self, Problem, Report};
+use crate::provision::request::{self, INSTANCE_TAG, Site};
+use crate::provision::wanted::Wanted;
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::{Description, Ec2};
+use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::inventory::{self, Look};
+
+/// How often another primary address is chosen because somebody has the one before.
+const MOST_ADDRESSES: usize = 8;
+/// The code of a primary address that somebody has.
+const ADDRESS_IN_USE: &str = "InvalidIPAddress.InUse";
+
+/// What a pass is doing, for who watches it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step<'a> {
+    /// An ENI of this kind is being created in a subnet.
+    Creating { name: &'a str, subnet: &'a str },
+    /// It is being attached.
+    Attaching { name: &'a str, eni: &'a str },
+    /// It is attached.
+    Attached { name: &'a str, eni: &'a str },
+    /// It is deleted: nobody wants it.
+    Deleted { eni: &'a str },
+}
+
+/// Makes what is wanted of what is there. The report names what could not be made.
+///
+/// # Errors
+/// Code 11 without metadata, credentials or an answer, or when another pass takes longer than
+/// `wait`; 5 and 6 naming a record; 100 without permission to look.
+pub(crate) fn run(
+    aws: &Aws,
+    wanted: &[Wanted],
+    wait: Duration,
+    tell: &mut dyn FnMut(Step<'_>),
+) -> Result<Report> {
+    let records = Records::open(aws.deadline().left_of(wait))?;
+    let begun = records.all()?;
+    let look = inventory::look(aws)?;
+    let ec2 = aws.ec2(&look.identity.region)?;
+    let mut pass = Pass {
+        ec2,
+        records,
+        look,
+        wanted,
+        tell,
+        attached: Vec::new(),
+        left: None,
+        problems: Vec::new(),
+    };
+    pass.complete(begun);
+    pass.fulfil_all();
+    pass.protect_all();
+    pass.delete_left();
+    pass.end()
+}
+
+pub(super) struct Pass<'a> {
+    pub(super) ec2: &'a Ec2,
+    pub(super) records: Records,
+    pub(super) look: Look,
+    pub(super) wanted: &'a [Wanted],
+    pub(super) tell: &'a mut dyn FnMut(Step<'_>),
+    /// What this pass has attached; a description may not show it yet.
+    pub(super) attached: Vec<Description>,
+    /// The ENIs that were created for this node and are attached to nothing, once it was
+    /// looked for them.
+    left: Option<Vec<Description>>,
+    problems: Vec<Problem>,
+}
+
+impl Pass<'_> {
+    /// Completes what earlier passes have begun, and forgets what they have completed.
+    fn complete(&mut self, begun: Vec<Record>) {
+        for record in begun {
+            let outcome = match self.is_done(&record) {
+                true => self.records.remove(&record),
+                false => self.resume(&record),
+            };
+            self.keep(&record.network, outcome);
+        }
+    }
+
+    /// Whether EC2 shows the ENI attached, to go with the instance.
+    fn is_done(&self, record: &Record) -> bool {
+        let made = record.made.as_ref();
+        let is_its = |eni: &&Description| made.is_some_and(|made| made.eni == eni.id);
+        let found = self.look.enis.iter().find(is_its);
+        found.is_some_and(|eni| eni.delete_on_termination)
+    }
+
+    fn resume(&mut self, record: &Record) -> Result<()> {
+        let Some(record) = self.create(record)? else {
+            return Ok(());
+        };
+        let Some(made) = &record.made else {
+            return Ok(());
+        };
+        if self.look.enis.iter().any(|eni| eni.id == made.eni) {
+            return Ok(());
+        }
+        let wanted = self.wanted.iter().find(|w| w.name == record.network);
+        match wanted.is_some_and(|wanted| place::missing(&self.look.enis, wanted) > 0) {
+            true => self.attach(&record, made),
+            false => self
+                .delete(&made.eni)
+                .and_then(|()| self.records.remove(&record)),
+        }
+    }
+
+    /// What is begun and cannot be completed yet is neither there nor missing.
+    fn fulfil_all(&mut self) {
+        for wanted in self.wanted {
+            if self
+                .problems
+                .iter()
+                .any(|problem| problem.name == wanted.name)
+            {
+                continue;
+            }
+            let outcome = self.fulfil(wanted);
+            self.keep(&wanted.name, outcome);
+        }
+    }
+
+    /// Creates and attaches what is missing of one kind.
+    fn fulfil(&mut self, wanted: &Wanted) -> Result<()> {
+        let mut addresses = 0;
+        while place::missing(&self.look.enis, wanted) > 0 {
+            place::require_slot(&self.look, &wanted.name, wanted.network_card)?;
+            if let Some(record) = self.take_left(wanted)? {
+                self.attach_recorded(&record)?;
+                continue;
+            }
+            let (request, subnet) = request::compose(self.ec2, wanted, Site::of(&self.look))?;
+            self.look.cidrs.insert(subnet.id.clone(), subnet.cidrs);
+            let record = Record::begin(&wanted.name, wanted.network_card, request);
+            self.records.write(&record)?;
+            match self.create(&record)? {
+                Some(record) => self.attach_recorded(&record)?,
+                None if addresses < MOST_ADDRESSES => addresses += 1,
+                None => return Err(no_address(wanted, &subnet.id)),
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_recorded(&mut self, record: &Record) -> Result<()> {
+        match &record.made {
+            Some(made) => self.attach(record, made),
+            None => Ok(()),
+        }
+    }
+
+    /// Has EC2 create what a record says, unless it has. Nothing, and no record any more, when
+    /// somebody has the primary address.
+    fn create(&mut self, record: &Record) -> Result<Option<Record>> {
+        if record.made.is_some() {
+            return Ok(Some(record.clone()));
+        }
+        let (name, subnet) = (&record.network, &record.request.subnet_id);
+        (self.tell)(Step::Creating { name, subnet });
+        let failure = match self.ec2.create(&record.request) {
+            Ok(eni) => {
+                let mut record = record.clone();
+                record.made = Some(Made::of(&eni));
+                self.records.write(&record)?;
+                return Ok(Some(record));
+            }
+            Err(failure) => failure,
+        };
+        if is_definite(&failure) {
+            self.records.remove(record)?;
+        }
+        if failure.code == ADDRESS_IN_USE {
+            return Ok(None);
+        }
+        let what = format!("create an ENI for {name:?} in {subnet}");
+        let error = explained(&failure, &what);
+        // A subnet or a group that is not there does not come by itself.
+        Err(match failure.kind {
+            Kind::Missing => error.with_code(ErrorCode::NETWORK_CONFIG),
+            _ => error,
+        })
+    }
+
+    /// An ENI that was created for this node and has no record: its state was lost. It gets
+    /// a record again.
+    fn take_left(&mut self, wanted: &Wanted) -> Result<Option<Record>> {
+        let card = wanted.network_card;
+        let left = self.find_left()?;
+        let is_its = |eni: &Description| eni.network() == Some(&wanted.name);
+        let Some(index) = left.iter().position(is_its) else {
+            return Ok(None);
+        };
+        let eni = left.remove(index);
+        let record = Record::of_left(&wanted.name, card, &eni);
+        self.records.write(&record)?;
+        Ok(Some(record))
+    }
+
+    fn find_left(&mut self) -> Result<&mut Vec<Description>> {
+        if self.left.is_none() {
+            let instance = &self.look.identity.instance_id;
+            let what = format!("look for ENIs that were created for {instance}");
+            let found = self.ec2.available(INSTANCE_TAG, instance);
+            let mut found = found.map_err(|failure| explained(&failure, &what))?;
+            let records = self.records.all()?;
+            let recorded: BTreeSet<&str> = records.iter().filter_map(Record::eni).collect();
+            let attached: BTreeSet<&str> = self.look.enis.iter().map(|e| e.id.as_str()).collect();
+            found.retain(|eni| {
+                !recorded.contains(eni.id.as_str()) && !attached.contains(eni.id.as_str())
+            });
+            self.left = Some(found);
+        }
+        Ok(self.left.get_or_insert_default())
+    }
+
+    /// Deletes what was created for this node and nobody wants, as far as it was looked for.
+    fn delete_left(&mut self) {
+        for eni in self.left.take().unwrap_or_default() {
+            let outcome = self.delete(&eni.id);
+            self.keep(eni.network().unwrap_or_default(), outcome);
+        }
+    }
+
+    fn delete(&mut self, eni: &str) -> Result<()> {
+        let what = format!("delete {eni}, which nobody wants");
+        let outcome = self.ec2.delete(eni);
+        outcome.map_err(|failure| explained(&failure, &what))?;
+        (self.tell)(Step::Deleted { eni });
+        Ok(())
+    }
+
+    /// Whether an ENI was created for this node.
+    pub(super) fn is_ours(&self, eni: &Description) -> bool {
+        eni.tags.get(INSTANCE_TAG) == Some(&self.look.identity.instance_id) && !eni.is_primary()
+    }
+
+    fn keep(&mut self, name: &str, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            self.problems.push(Problem::new(name, error));
+        }
+    }
+
+    /// Has the ENIs go with the instance that a pass was killed at, or somebody has changed.
+    fn protect_all(&mut self) {
+        let unsafe_ones = |eni: &&Description| self.is_ours(eni) && !eni.delete_on_termination;
+        let enis: Vec<Description> = self.look.enis.iter().filter(unsafe_ones).cloned().collect();
+        for eni in enis {
+            let outcome = self.protect(&eni);
+            self.keep(eni.network().unwrap_or_default(), outcome);
+        }
+    }
+
+    /// Writes the inventory, and reports.
+    fn end(mut self) -> Result<Report> {
+        let known = &self.look.cidrs;
+        let subnets = inventory::subnets(&self.look.enis);
+        let unknown: Vec<String> = subnets
+            .into_iter()
+            .filter(|id| !known.contains_key(id))
+            .collect();
+        if !unknown.is_empty() {
+            match self.ec2.subnet_cidrs(&unknown) {
+                Ok(cidrs) => self.look.cidrs.extend(cidrs),
+                Err(failure) => warn!("{}", failure.error("learn the ranges of subnets")),
+            }
+        }
+        let inventory = inventory::note(&self.look)?;
+        let mut report = Report {
+            problems: std::mem::take(&mut self.problems),
+            ..Report::default()
+        };
+        for eni in self.look.enis.iter().filter(|eni| !eni.is_primary()) {
+            let Some(name) = eni.network() else { continue };
+            let is_new = self.attached.iter().any(|new| new.id == eni.id);
+            let row = report::Eni::of(eni, &inventory, is_new);
+            let wanted = self.wanted.iter().find(|wanted| wanted.name == name);
+            let there = report.enis.iter().filter(|eni| eni.name == name).count();
+            let most = wanted.map_or(0, |wanted| wanted.count);
+            match u32::try_from(there).is_ok_and(|there| there < most) {
+                true => report.enis.push(row),
+                false if self.is_ours(eni) => report.unwanted.push(row),
+                false => {}
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// Whether EC2 has refused, so that nothing was created.
+fn is_definite(failure: &Failure) -> bool {
+    !matches!(
+        failure.kind,
+        Kind::Throttled | Kind::Unanswered | Kind::Credentials
+    )
+}
+
+fn no_address(wanted: &Wanted, subnet: &str) -> Error {
+    let name = &wanted.name;
+    let msg = format!("enis {name:?}: no free address was found in {subnet}");
+    let details = format!("{MOST_ADDRESSES} addresses outside of primary.outside are in use");
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}

@@ -1,0 +1,139 @@
+//! Where an ENI can be attached to the instance: slots of the network card, and device indexes
+//! on it. Pure.
+
+use std::collections::BTreeSet;
+
+use common::error::{Error, Result};
+
+use crate::provision::wanted::Wanted;
+use crate::vpc::ec2::{Description, Place};
+use crate::vpc::inventory::Look;
+
+/// The first free device index of a network card, but for those that EC2 has refused.
+pub(super) fn free(enis: &[Description], card: u32, refused: &BTreeSet<u32>) -> Place {
+    let on_card = enis.iter().filter(|eni| eni.network_card == card);
+    let taken: BTreeSet<u32> = on_card.map(|eni| eni.device_index).collect();
+    let is_free = |index: &u32| !taken.contains(index) && !refused.contains(index);
+    Place {
+        network_card: card,
+        // There are more numbers than ENIs.
+        device_index: (0..=u32::MAX).find(is_free).unwrap_or(u32::MAX),
+    }
+}
+
+/// How many ENIs of a kind are missing.
+pub(super) fn missing(enis: &[Description], wanted: &Wanted) -> u32 {
+    let is_its = |eni: &&Description| eni.network() == Some(&wanted.name) && !eni.is_primary();
+    let there = enis.iter().filter(is_its).count();
+    wanted
+        .count
+        .saturating_sub(u32::try_from(there).unwrap_or(u32::MAX))
+}
+
+/// Whether the network card has room for one more ENI. Where EC2 has not said how many there
+/// can be, it will refuse what is too much.
+///
+/// # Errors
+/// Code 7 with who has the slots.
+pub(super) fn require_slot(look: &Look, name: &str, card: u32) -> Result<()> {
+    let kind = &look.identity.instance_type;
+    let none = |why: String| {
+        let msg = format!("enis {name:?}: there is no room for one more ENI");
+        Err(Error::config(msg).with_details(why))
+    };
+    let interfaces = &look.limits.interfaces;
+    let number = usize::try_from(card).unwrap_or(usize::MAX);
+    let Some(most) = interfaces.get(number) else {
+        return match interfaces.is_empty() {
+            true => Ok(()),
+            false => none(format!("{kind} has no network card {card}")),
+        };
+    };
+    let on_card = look.enis.iter().filter(|eni| eni.network_card == card);
+    let holders: Vec<String> = on_card.map(holder).collect();
+    if u32::try_from(holders.len()).is_ok_and(|taken| taken < *most) {
+        return Ok(());
+    }
+    none(format!(
+        "network card {card} of this {kind} has all of its {most} ENIs: {}",
+        holders.join(", ")
+    ))
+}
+
+/// An ENI, with who has it.
+pub(super) fn holder(eni: &Description) -> String {
+    let who = match eni.network() {
+        _ if eni.is_primary() => "the primary ENI".to_owned(),
+        Some(network) => format!("of {network:?}"),
+        None if eni.no_manage => "for pods, attached by somebody else".to_owned(),
+        None => "without the tag, so the VPC CNI's".to_owned(),
+    };
+    format!("{} ({who})", eni.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::vpc::ec2::Limits;
+
+    fn look(enis: &[Description], interfaces: &[u32]) -> Look {
+        let text = r#"{"region": "r", "instanceId": "i-1", "instanceType": "t"}"#;
+        Look {
+            identity: serde_json::from_str(text).unwrap(),
+            enis: enis.to_vec(),
+            limits: Limits {
+                interfaces: interfaces.to_vec(),
+                ..Limits::default()
+            },
+            cidrs: BTreeMap::new(),
+        }
+    }
+
+    fn eni(card: u32, index: u32) -> Description {
+        let place = Place {
+            network_card: card,
+            device_index: index,
+        };
+        Description {
+            id: format!("eni-{card}-{index}"),
+            tags: BTreeMap::new(),
+            no_manage: false,
+            ..Description::planned("i-1".to_owned(), "", place)
+        }
+    }
+
+    fn index(enis: &[Description], card: u32, refused: &[u32]) -> u32 {
+        free(enis, card, &refused.iter().copied().collect()).device_index
+    }
+
+    #[test]
+    fn the_first_index_that_nobody_has_is_taken_on_each_card() {
+        let enis = [eni(0, 0), eni(0, 1), eni(0, 3), eni(1, 1)];
+        assert_eq!(index(&enis, 0, &[]), 2);
+        assert_eq!(index(&enis, 0, &[2]), 4);
+        assert_eq!(index(&enis, 1, &[]), 0);
+    }
+
+    #[test]
+    fn a_full_card_names_those_who_have_its_slots() {
+        let enis = [eni(0, 0), eni(0, 1), eni(1, 0)];
+        let look = look(&enis, &[2, 2]);
+        require_slot(&look, "pods", 1).unwrap();
+        let error = require_slot(&look, "pods", 0).unwrap_err();
+        assert_eq!(
+            error.details,
+            "network card 0 of this t has all of its 2 ENIs: eni-0-0 (the primary ENI), eni-0-1 \
+             (without the tag, so the VPC CNI's)"
+        );
+        let error = require_slot(&look, "pods", 2).unwrap_err();
+        assert_eq!(error.details, "t has no network card 2");
+    }
+
+    #[test]
+    fn without_limits_ec2_decides() {
+        let look = look(&[eni(0, 0), eni(0, 1)], &[]);
+        require_slot(&look, "pods", 0).unwrap();
+    }
+}

@@ -1,0 +1,100 @@
+//! What a pass would do, for who wants to see it first. Nothing is changed: EC2 is only asked
+//! what there is.
+
+use std::collections::BTreeSet;
+
+use common::error::Result;
+use serde::Serialize;
+
+use crate::provision::place;
+use crate::provision::record;
+use crate::provision::report::Problem;
+use crate::provision::request::{self, Site};
+use crate::provision::wanted::Wanted;
+use crate::vpc::clients::Aws;
+use crate::vpc::ec2::{Description, Ec2, Place};
+use crate::vpc::inventory::{self, Look};
+
+/// What a pass would do.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Plan {
+    /// The ENIs that would be attached.
+    pub(crate) missing: Vec<Missing>,
+    /// Why others would not.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// An ENI that would be attached.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Missing {
+    /// What the configuration calls its kind.
+    pub(crate) name: String,
+    /// The ENI, where an earlier pass has created it.
+    pub(crate) id: Option<String>,
+    pub(crate) subnet_id: String,
+    pub(crate) security_groups: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) place: Place,
+}
+
+/// What a pass would do now.
+///
+/// # Errors
+/// As for [`super::pass::run`].
+pub(crate) fn make(aws: &Aws, wanted: &[Wanted]) -> Result<Plan> {
+    let mut look = inventory::look(aws)?;
+    let ec2 = aws.ec2(&look.identity.region)?;
+    let mut plan = Plan::default();
+    for wanted in wanted {
+        let mut outcome = begun(&mut look, wanted, &mut plan);
+        while outcome.is_ok() && place::missing(&look.enis, wanted) > 0 {
+            outcome = create(ec2, &mut look, wanted, &mut plan);
+        }
+        if let Err(error) = outcome {
+            plan.problems.push(Problem::new(&wanted.name, error));
+        }
+    }
+    Ok(plan)
+}
+
+/// Attaches what an earlier pass has begun, in the plan.
+fn begun(look: &mut Look, wanted: &Wanted, plan: &mut Plan) -> Result<()> {
+    for record in record::all()? {
+        let is_there = |id: &str| look.enis.iter().any(|eni| eni.id == id);
+        if record.network != wanted.name || record.eni().is_some_and(is_there) {
+            continue;
+        }
+        plan.missing.push(Missing {
+            name: wanted.name.clone(),
+            id: record.eni().map(str::to_owned),
+            subnet_id: record.request.subnet_id.clone(),
+            security_groups: record.request.groups.clone(),
+            place: attach(look, wanted),
+        });
+    }
+    Ok(())
+}
+
+fn create(ec2: &Ec2, look: &mut Look, wanted: &Wanted, plan: &mut Plan) -> Result<()> {
+    place::require_slot(look, &wanted.name, wanted.network_card)?;
+    let (request, subnet) = request::compose(ec2, wanted, Site::of(look))?;
+    plan.missing.push(Missing {
+        name: wanted.name.clone(),
+        id: None,
+        subnet_id: subnet.id,
+        security_groups: request.groups,
+        place: attach(look, wanted),
+    });
+    Ok(())
+}
+
+/// Puts an ENI into the look, where the next one would be attached.
+fn attach(look: &mut Look, wanted: &Wanted) -> Place {
+    let place = place::free(&look.enis, wanted.network_card, &BTreeSet::new());
+    let instance = look.identity.instance_id.clone();
+    look.enis
+        .push(Description::planned(instance, &wanted.name, place));
+    place
+}

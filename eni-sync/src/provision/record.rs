@@ -1,0 +1,224 @@
+//! What is written down before EC2 is asked for an ENI, until a description shows it
+//! attached: a crash between any two requests leaves a record and never an ENI that nobody
+//! knows of. A file for each ENI.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::attach::inventory::DIRECTORY;
+use common::error::{Error, ErrorCode, Result};
+use common::files::file;
+use common::files::lock::Lock;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{Timestamp, now};
+use crate::random;
+use crate::vpc::ec2::{Description, NewEni, Place};
+
+const ROOT: &str = "/var/lib/cni/eni-cni/enis";
+/// Held by who attaches ENIs to the node.
+const LOCK: &str = "/run/eni-cni/.attach.lock";
+/// A record is far smaller.
+const LIMIT: u64 = 1 << 16;
+/// How long EC2 may not know yet what it has just created. Source: Amazon EC2 Developer Guide,
+/// "Eventual consistency".
+const SETTLED: Timestamp = 60;
+
+/// An ENI that EC2 was, or is to be, asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    /// What the ENIs of its kind are called.
+    pub(super) network: String,
+    /// The network card that it is for.
+    pub(super) network_card: u32,
+    /// What EC2 is asked for.
+    pub(super) request: NewEni,
+    /// The ENI that EC2 has made of it.
+    #[serde(default)]
+    pub(super) made: Option<Made>,
+    /// When the record was written first.
+    since: Timestamp,
+}
+
+/// An ENI as EC2 has created it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Made {
+    pub(super) eni: String,
+    pub(super) mac: String,
+    pub(super) subnet_id: String,
+    pub(super) vpc_id: String,
+    pub(super) primary: Vec<IpAddr>,
+}
+
+impl Made {
+    pub(super) fn of(eni: &Description) -> Self {
+        Self {
+            eni: eni.id.clone(),
+            mac: eni.mac.clone(),
+            subnet_id: eni.subnet_id.clone(),
+            vpc_id: eni.vpc_id.clone(),
+            primary: eni.primary.clone(),
+        }
+    }
+}
+
+impl Record {
+    /// The record of an ENI that EC2 has not been asked for yet.
+    pub(super) fn begin(network: &str, network_card: u32, request: NewEni) -> Self {
+        Self {
+            network: network.to_owned(),
+            network_card,
+            request,
+            made: None,
+            since: now(),
+        }
+    }
+
+    /// The record of an ENI that was found to have none.
+    pub(super) fn of_left(network: &str, network_card: u32, eni: &Description) -> Self {
+        let request = NewEni {
+            token: token(),
+            subnet_id: eni.subnet_id.clone(),
+            groups: Vec::new(),
+            tags: eni.tags.clone(),
+            primary: None,
+            description: String::new(),
+        };
+        Self {
+            made: Some(Made::of(eni)),
+            ..Self::begin(network, network_card, request)
+        }
+    }
+
+    /// The ENI that EC2 has made, if it has.
+    pub(super) fn eni(&self) -> Option<&str> {
+        self.made.as_ref().map(|made| made.eni.as_str())
+    }
+
+    /// The ENI as a description will show it.
+    pub(super) fn description(
+        &self,
+        made: &Made,
+        instance: String,
+        place: Place,
+        attachment: String,
+    ) -> Description {
+        Description {
+            id: made.eni.clone(),
+            mac: made.mac.clone(),
+            attachment_id: Some(attachment),
+            subnet_id: made.subnet_id.clone(),
+            vpc_id: made.vpc_id.clone(),
+            tags: self.request.tags.clone(),
+            delete_on_termination: false,
+            primary: made.primary.clone(),
+            ..Description::planned(instance, &self.network, place)
+        }
+    }
+
+    /// Whether EC2 must know the ENI by now, if there is one.
+    pub(super) fn has_settled(&self) -> bool {
+        now() >= self.since.saturating_add(SETTLED)
+    }
+}
+
+/// A token that no other request has.
+pub(super) fn token() -> String {
+    format!("{:016x}{:016x}", random::number(), random::number())
+}
+
+/// The records of this node, which nobody else changes until the value is dropped.
+#[derive(Debug)]
+pub(super) struct Records {
+    _lock: Lock,
+}
+
+impl Records {
+    /// Waits for the one who attaches ENIs now.
+    ///
+    /// # Errors
+    /// Code 5 naming a file, 11 when somebody else takes too long.
+    pub(super) fn open(deadline: Duration) -> Result<Self> {
+        let failed = |path: &str, cause| Error::io(format!("failed to create {path}"), &cause);
+        file::create_private_directory(Path::new(DIRECTORY))
+            .map_err(|cause| failed(DIRECTORY, cause))?;
+        let lock = Lock::take(Path::new(LOCK), deadline)?;
+        file::create_directory(Path::new(ROOT)).map_err(|cause| failed(ROOT, cause))?;
+        Ok(Self { _lock: lock })
+    }
+
+    /// Every record.
+    ///
+    /// # Errors
+    /// As for [`all`].
+    pub(super) fn all(&self) -> Result<Vec<Record>> {
+        all()
+    }
+
+    /// Writes a record down; it is on the disk afterwards.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(super) fn write(&self, record: &Record) -> Result<()> {
+        let path = path(record);
+        let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
+        let text = serde_json::to_vec(record).map_err(|cause| failed(cause.into()))?;
+        file::replace_durably(&path, &text).map_err(failed)
+    }
+
+    /// Removes the record of an ENI that needs none any more.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(super) fn remove(&self, record: &Record) -> Result<()> {
+        let path = path(record);
+        let failed = |cause| Error::io(format!("failed to remove {path:?}"), &cause);
+        file::remove(&path).map_err(failed)
+    }
+}
+
+fn path(record: &Record) -> PathBuf {
+    Path::new(ROOT).join(format!("{}.json", record.request.token))
+}
+
+/// Every record, for who only looks.
+///
+/// # Errors
+/// Code 5 naming a file that cannot be read, 6 when it is not a record: nobody knows what
+/// was to be created then.
+pub(super) fn all() -> Result<Vec<Record>> {
+    let failed = |cause| Error::io(format!("failed to list {ROOT}"), &cause);
+    let entries = match fs::read_dir(ROOT) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(failed(cause)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| !name.starts_with('.') && name.ends_with(".json")) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths.iter().map(|path| read(path)).collect()
+}
+
+fn read(path: &Path) -> Result<Record> {
+    let bytes = file::read_regular(path, LIMIT)
+        .map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?;
+    serde_json::from_slice(&bytes).map_err(|cause| {
+        let msg = format!("{path:?} is not the record of an ENI");
+        let details = format!(
+            "{cause}; no ENI is created until somebody removes the file, and one that it is about \
+             is found by its tags then"
+        );
+        Error::new(ErrorCode::DECODING, msg).with_details(details)
+    })
+}

@@ -1,0 +1,161 @@
+//! The section `enis` of the agent's configuration: the ENIs that the node is to have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use common::address::Cidr;
+use common::attach::inventory::{NETWORK_TAG, NO_MANAGE_TAG};
+use common::cni::identifier::is_identifier;
+use serde::Deserialize;
+
+use crate::vpc::ec2::Choice;
+
+/// No instance type has so many ENIs.
+const MOST: u32 = 64;
+/// What AWS allows, without those tags that every ENI gets. Source: Amazon EC2 User Guide, "Tag
+/// restrictions".
+const MOST_TAGS: usize = 45;
+const LONGEST_KEY: usize = 128;
+const LONGEST_VALUE: usize = 256;
+/// Tags of ours begin with this, and those of AWS with the other.
+const PREFIXES: [&str; 2] = ["eni-cni/", "aws:"];
+
+/// ENIs of one kind that the node is to have.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Wanted {
+    /// What they are called, in their tag too.
+    pub(crate) name: String,
+    /// The subnets, of which those in the availability zone of the node count.
+    subnets: Chosen,
+    /// The security groups that all of them have.
+    security_groups: Chosen,
+    /// How many.
+    #[serde(default = "one")]
+    pub(crate) count: u32,
+    /// The network card that they are attached to.
+    #[serde(default)]
+    pub(crate) network_card: u32,
+    /// More tags for them.
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, String>,
+    /// Where their primary addresses are.
+    #[serde(default)]
+    pub(crate) primary: Primary,
+}
+
+/// Which addresses of the subnet an ENI may have as its primary one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Primary {
+    /// None of these ranges; without any, EC2 chooses.
+    pub(crate) outside: Vec<Cidr>,
+}
+
+/// Subnets or security groups as they are written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Keys {
+    ids: Vec<String>,
+    tags: BTreeMap<String, String>,
+}
+
+/// The same with one of both.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Keys")]
+struct Chosen(Choice);
+
+impl TryFrom<Keys> for Chosen {
+    type Error = &'static str;
+
+    fn try_from(keys: Keys) -> Result<Self, &'static str> {
+        match (keys.ids.is_empty(), keys.tags.is_empty()) {
+            (false, true) => Ok(Self(Choice::Ids(keys.ids))),
+            (true, false) => Ok(Self(Choice::Tags(keys.tags))),
+            (true, true) => Err("neither ids nor tags are given"),
+            (false, false) => Err("both ids and tags are given"),
+        }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Wanted {
+    /// The subnets to choose from.
+    pub(crate) fn subnets(&self) -> &Choice {
+        &self.subnets.0
+    }
+
+    /// The security groups.
+    pub(crate) fn security_groups(&self) -> &Choice {
+        &self.security_groups.0
+    }
+
+    /// Whether an address may be the primary one.
+    pub(crate) fn allows_primary(&self, address: IpAddr) -> bool {
+        let mut outside = self.primary.outside.iter();
+        !outside.any(|range| range.contains(address))
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let name = &self.name;
+        if !is_identifier(name) {
+            return Err(format!("{name:?} is not the name of ENIs"));
+        }
+        if !(1..=MOST).contains(&self.count) {
+            let count = self.count;
+            return Err(format!(
+                "enis {name:?}: count {count} is not between 1 and {MOST}"
+            ));
+        }
+        if let Choice::Ids(ids) = self.subnets() {
+            require_prefix(name, ids, "subnet-")?;
+        }
+        if let Choice::Ids(ids) = self.security_groups() {
+            require_prefix(name, ids, "sg-")?;
+        }
+        if self.tags.len() > MOST_TAGS {
+            return Err(format!(
+                "enis {name:?}: there are more than {MOST_TAGS} tags"
+            ));
+        }
+        let mut tags = self.tags.iter();
+        match tags.find(|(key, value)| !is_tag(key, value)) {
+            Some((key, _)) => Err(format!("enis {name:?}: the tag {key:?} cannot be chosen")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn require_prefix(name: &str, ids: &[String], prefix: &str) -> Result<(), String> {
+    match ids.iter().find(|id| !id.starts_with(prefix)) {
+        Some(id) => Err(format!(
+            "enis {name:?}: {id:?} does not begin with {prefix:?}"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn is_tag(key: &str, value: &str) -> bool {
+    let is_reserved = PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+    let is_ours = key == NO_MANAGE_TAG || key == NETWORK_TAG;
+    let fits = (1..=LONGEST_KEY).contains(&key.chars().count());
+    fits && value.chars().count() <= LONGEST_VALUE && !is_reserved && !is_ours
+}
+
+/// Whether all that is wanted makes sense, and each name is there once.
+///
+/// # Errors
+/// Which of it does not.
+pub(crate) fn validate(enis: &[Wanted]) -> Result<(), String> {
+    let mut names = BTreeSet::new();
+    for wanted in enis {
+        wanted.validate()?;
+        if !names.insert(&wanted.name) {
+            return Err(format!("enis {:?} are there twice", wanted.name));
+        }
+    }
+    Ok(())
+}

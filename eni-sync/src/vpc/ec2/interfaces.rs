@@ -1,0 +1,172 @@
+//! The life of ENIs: what EC2 is asked to create one, to attach it, and to delete it. Every
+//! request can be sent again: who hears that it was done already has what was wanted.
+
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::types::{
+    Filter, NetworkInterfaceAttachmentChanges, ResourceType, Tag, TagSpecification,
+};
+
+use super::answer::description;
+use super::types::{Choice, Description, NewEni, Place, Subnet};
+use super::{Attempts, Ec2, Outcome, filter, journal};
+use crate::vpc::failure::{Failure, Kind};
+
+impl Ec2 {
+    /// The subnets of an availability zone that were chosen; by tags only those of a VPC.
+    pub(crate) fn subnets(&self, choice: &Choice, zone: &str, vpc: &str) -> Outcome<Vec<Subnet>> {
+        const ACTION: &str = "DescribeSubnets";
+        let mut filters = chosen(choice, "subnet-id", vpc);
+        filters.push(filter("availability-zone", [zone]));
+        let request = |client: Client| {
+            let request = client.describe_subnets();
+            request.set_filters(Some(filters.clone())).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request)?;
+        Ok(answer.subnets().iter().map(subnet).collect())
+    }
+
+    /// The ids of the security groups of a VPC that have all of these tags.
+    pub(crate) fn groups(&self, choice: &Choice, vpc: &str) -> Outcome<Vec<String>> {
+        const ACTION: &str = "DescribeSecurityGroups";
+        let filters = chosen(choice, "group-id", vpc);
+        let request = |client: Client| {
+            let request = client.describe_security_groups();
+            request.set_filters(Some(filters.clone())).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request)?;
+        let ids = answer.security_groups().iter();
+        Ok(ids
+            .filter_map(|g| g.group_id().map(str::to_owned))
+            .collect())
+    }
+
+    /// The ENIs that have a tag and are attached to nothing.
+    pub(crate) fn available(&self, tag: &str, value: &str) -> Outcome<Vec<Description>> {
+        self.describe(&[
+            filter("status", ["available"]),
+            filter(&format!("tag:{tag}"), [value]),
+        ])
+    }
+
+    /// Creates an ENI, or finds the one that the same request has created.
+    pub(crate) fn create(&self, new: &NewEni) -> Outcome<Description> {
+        const ACTION: &str = "CreateNetworkInterface";
+        let tags = new
+            .tags
+            .iter()
+            .map(|(k, v)| Tag::builder().key(k).value(v).build());
+        let tags = TagSpecification::builder()
+            .resource_type(ResourceType::NetworkInterface)
+            .set_tags(Some(tags.collect()))
+            .build();
+        let request = |client: Client| {
+            let request = client.create_network_interface();
+            let request = request.subnet_id(&new.subnet_id).client_token(&new.token);
+            let request = request.set_groups(Some(new.groups.clone()));
+            let request = request.set_private_ip_address(new.primary.map(|a| a.to_string()));
+            let request = request.description(&new.description);
+            request.tag_specifications(tags.clone()).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request);
+        let made = answer.iter().filter_map(|a| a.network_interface());
+        let made = made.map(description).next();
+        let id = made.as_ref().map_or("", |made| made.id.as_str());
+        journal::change(ACTION, id, &[], answer)?;
+        made.ok_or_else(|| Failure::empty(ACTION))
+    }
+
+    /// Attaches an ENI to an instance, and returns the id of the attachment.
+    pub(crate) fn attach(&self, eni: &str, instance: &str, place: Place) -> Outcome<String> {
+        const ACTION: &str = "AttachNetworkInterface";
+        let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let request = |client: Client| {
+            let request = client.attach_network_interface();
+            let request = request.network_interface_id(eni).instance_id(instance);
+            let request = request.device_index(number(place.device_index));
+            // Who names card 0 is refused by types that have no cards.
+            let card = Some(number(place.network_card)).filter(|card| *card > 0);
+            request.set_network_card_index(card).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request);
+        let id = answer
+            .iter()
+            .find_map(|a| a.attachment_id().map(str::to_owned));
+        journal::change(ACTION, eni, &[], answer)?;
+        id.ok_or_else(|| Failure::empty(ACTION))
+    }
+
+    /// Has an ENI deleted with the instance that it is attached to.
+    pub(crate) fn delete_with_instance(&self, eni: &str, attachment: &str) -> Outcome<()> {
+        const ACTION: &str = "ModifyNetworkInterfaceAttribute";
+        let change = NetworkInterfaceAttachmentChanges::builder()
+            .attachment_id(attachment)
+            .delete_on_termination(true)
+            .build();
+        let request = |client: Client| {
+            let request = client.modify_network_interface_attribute();
+            let request = request.network_interface_id(eni);
+            request.attachment(change.clone()).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request);
+        journal::change(ACTION, eni, &[], answer)
+    }
+
+    /// Deletes an ENI that is attached to nothing, which EC2 checks; one that does not exist
+    /// is what was wanted.
+    pub(crate) fn delete(&self, eni: &str) -> Outcome<()> {
+        const ACTION: &str = "DeleteNetworkInterface";
+        let request = |client: Client| {
+            let request = client.delete_network_interface();
+            request.network_interface_id(eni).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request);
+        unless_missing(journal::change(ACTION, eni, &[], answer))
+    }
+}
+
+fn unless_missing(outcome: Outcome<()>) -> Outcome<()> {
+    match outcome {
+        Err(failure) if failure.kind == Kind::Missing => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// The filters for what was chosen. Ids may be of any VPC.
+fn chosen(choice: &Choice, id: &str, vpc: &str) -> Vec<Filter> {
+    match choice {
+        Choice::Ids(ids) => vec![filter(id, ids)],
+        Choice::Tags(tags) => {
+            let of_vpc = filter("vpc-id", [vpc]);
+            let tags = tags
+                .iter()
+                .map(|(k, v)| filter(&format!("tag:{k}"), [escaped(v)]));
+            tags.chain([of_vpc]).collect()
+        }
+    }
+}
+
+/// The value as a filter that is equal to it: `*` and `?` stand for other texts there.
+fn escaped(value: &str) -> String {
+    let mut text = String::new();
+    for character in value.chars() {
+        if matches!(character, '*' | '?' | '\\') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
+}
+
+fn subnet(found: &aws_sdk_ec2::types::Subnet) -> Subnet {
+    let v6 = found.ipv6_cidr_block_association_set().iter();
+    let v6 = v6.filter_map(|association| association.ipv6_cidr_block());
+    let cidrs = found.cidr_block().into_iter().chain(v6);
+    let free = found.available_ip_address_count().unwrap_or_default();
+    Subnet {
+        id: found.subnet_id().unwrap_or_default().to_owned(),
+        vpc_id: found.vpc_id().unwrap_or_default().to_owned(),
+        zone: found.availability_zone().unwrap_or_default().to_owned(),
+        cidrs: cidrs.filter_map(|text| text.parse().ok()).collect(),
+        free: u32::try_from(free).unwrap_or_default(),
+    }
+}

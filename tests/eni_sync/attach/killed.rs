@@ -1,0 +1,104 @@
+//! A process that is killed at any moment leaves a record and never an ENI that nobody knows of:
+//! after the next start there are exactly the ENIs that the configuration names.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use harness::eni_lab::Hold;
+use harness::fault::{Counted, Fault, Strike, each_system_call};
+use harness::{AwsNode, Call};
+
+use super::{ATTACH, CREATE, MODIFY, Site, attached, call};
+use crate::eni_sync::killed;
+
+/// At least as many system calls as `attach` makes that change something.
+const LEAST: usize = 20;
+
+/// Kills the call while EC2 holds its `action`.
+fn kill_held(node: &AwsNode, call: &Call, action: &str, hold: Hold) {
+    killed::kill_held(&node.node, &node.lab, call, (action, hold));
+}
+
+#[test]
+fn an_attach_that_is_killed_before_or_behind_any_call_to_ec2_is_completed() {
+    for action in [CREATE, ATTACH, MODIFY] {
+        for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
+            let site = Site::new();
+            let node = site.node();
+            let configuration = site.configuration(&[site.wanted("user", 2)]);
+            kill_held(&node, &call(&node, &configuration, &[]), action, hold);
+            attached(&node, &configuration);
+            site.assert_exactly(&node, &[("user", 2)], &format!("{action} {hold:?}"));
+        }
+    }
+}
+
+#[test]
+fn an_attach_that_is_killed_anywhere_is_completed() {
+    let kills = AtomicUsize::new(0);
+    each_system_call(2, Site::new, |site, nth| {
+        let node = site.node();
+        let configuration = site.configuration(&[site.wanted("user", 1)]);
+        let how = Strike {
+            fault: Fault::Kill,
+            counted: Counted::Changing,
+            nth,
+        };
+        let struck = node.node.strike(&call(&node, &configuration, &[]), how);
+        attached(&node, &configuration);
+        let what = format!("{nth} {:?}", struck.hit);
+        site.assert_exactly(&node, &[("user", 1)], &what);
+        site.lab.terminate_instance(&node.instance);
+        assert_eq!(site.enis(), [], "{what}");
+        kills.fetch_add(usize::from(struck.hit.is_some()), Ordering::Relaxed);
+        struck.hit.is_some()
+    });
+    let kills = kills.into_inner();
+    assert!(kills * 2 >= LEAST, "only {kills} kills");
+}
+
+#[test]
+fn descriptions_that_lag_make_no_eni_too_many() {
+    for action in [CREATE, ATTACH, MODIFY] {
+        let site = Site::new();
+        let node = site.node();
+        let configuration = site.configuration(&[site.wanted("user", 2)]);
+        let lag = Duration::from_secs(2);
+        site.lab.rules(|rules| rules.describe_lag = lag);
+        // What is there already is known for longer.
+        assert!(!site.lab.wait_until(lag, |_| false));
+        let call = call(&node, &configuration, &[]);
+        kill_held(&node, &call, action, Hold::AfterCommit);
+        attached(&node, &configuration);
+        attached(&node, &configuration);
+        site.assert_exactly(&node, &[("user", 2)], action);
+    }
+}
+
+#[test]
+fn a_node_whose_state_was_lost_takes_what_was_created_for_it() {
+    for action in [CREATE, ATTACH] {
+        let site = Site::new();
+        let node = site.node();
+        let configuration = site.configuration(&[site.wanted("user", 2)]);
+        let call = call(&node, &configuration, &[]);
+        kill_held(&node, &call, action, Hold::AfterCommit);
+        fs::remove_dir_all(node.node.state().join("eni-cni/enis")).unwrap();
+        attached(&node, &configuration);
+        site.assert_exactly(&node, &[("user", 2)], action);
+        assert_eq!(site.lab.calls()[CREATE], 2, "{action}");
+    }
+}
+
+#[test]
+fn what_was_begun_and_is_not_wanted_any_more_is_deleted() {
+    let site = Site::new();
+    let node = site.node();
+    let before = site.configuration(&[site.wanted("old", 1)]);
+    let call = call(&node, &before, &[]);
+    kill_held(&node, &call, CREATE, Hold::AfterCommit);
+    assert_eq!(site.enis().len(), 1);
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    site.assert_exactly(&node, &[("user", 1)], "not wanted");
+}

@@ -1,0 +1,124 @@
+//! The VPC CNI takes slots and device indexes at the same moment, EC2 throttles, and many nodes
+//! start at once.
+
+use std::thread;
+
+use harness::eni_lab::{Bucket, Buckets, Fault, Shown};
+
+use super::{ATTACH, CREATE, Site, attach, attached, records};
+
+fn of_vpc_cni(site: &Site) -> usize {
+    let all = site.lab.all_enis();
+    all.iter().filter(|eni| eni.is_of_vpc_cni()).count()
+}
+
+#[test]
+fn an_index_that_the_vpc_cni_takes_at_the_same_moment_is_another_one() {
+    let site = Site::new();
+    let node = site.node();
+    let rival = Fault::VpcCniAttaches(node.instance.clone());
+    site.lab.fail_next(ATTACH, 1, rival);
+    attached(&node, &site.configuration(&[site.wanted("user", 2)]));
+    site.assert_exactly(&node, &[("user", 2)], "an index");
+    let places: Vec<_> = site.enis().iter().map(|eni| eni.place).collect();
+    assert_eq!(places, [Some((0, 2)), Some((0, 3))]);
+    assert_eq!(of_vpc_cni(&site), 1);
+}
+
+#[test]
+fn the_last_slot_that_the_vpc_cni_takes_at_the_same_moment_is_named() {
+    let site = Site::new();
+    let node = site.node_of_type("c5.large");
+    let rival = Fault::VpcCniAttaches(node.instance.clone());
+    site.lab.fail_nth(ATTACH, 2, rival);
+    let configuration = site.configuration(&[site.wanted("user", 2)]);
+    let output = attach(&node, &configuration, &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    let who = "(without the tag, so the VPC CNI's)";
+    assert!(output.stderr.contains(who), "{output}");
+    // One that could not be attached is kept for the next time, and attached then.
+    assert_eq!((site.enis().len(), records(&node)), (2, 2));
+    let theirs = site.lab.all_enis().into_iter().find(Shown::is_of_vpc_cni);
+    site.lab.detach_eni(&theirs.unwrap().id);
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 2)], "a slot");
+    assert_eq!(site.lab.calls()[CREATE], 2);
+}
+
+#[test]
+fn an_index_that_is_refused_again_and_again_is_given_up_after_some_attempts() {
+    let site = Site::new();
+    let node = site.node();
+    let refused = Fault::Error {
+        status: 400,
+        code: "InvalidParameterValue".to_owned(),
+        message: "Instance already has an interface attached at device index '1'.".to_owned(),
+    };
+    site.lab.fail_next(ATTACH, 100, refused);
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    let output = attach(&node, &configuration, &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert!(
+        output.stderr.contains("at network card 0, device index"),
+        "{output}"
+    );
+    let calls = site.lab.calls();
+    assert_eq!((calls[CREATE], calls[ATTACH]), (1, 7));
+    site.lab.clear_faults();
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 1)], "refused");
+    assert_eq!(site.lab.calls()[CREATE], 1);
+}
+
+#[test]
+fn an_eni_that_ec2_does_not_know_yet_is_attached_all_the_same() {
+    let site = Site::new();
+    let node = site.node();
+    let unknown = Fault::Error {
+        status: 400,
+        code: "InvalidNetworkInterfaceID.NotFound".to_owned(),
+        message: "The networkInterface ID does not exist".to_owned(),
+    };
+    site.lab.fail_next(ATTACH, 1, unknown);
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    site.assert_exactly(&node, &[("user", 1)], "unknown");
+    assert_eq!(site.lab.calls()[CREATE], 1);
+}
+
+#[test]
+fn answers_that_are_lost_make_no_eni_too_many() {
+    let site = Site::new();
+    let node = site.node();
+    for action in super::CHANGES {
+        site.lab.fail_next(action, 1, Fault::DropAfterCommit);
+    }
+    attached(&node, &site.configuration(&[site.wanted("user", 2)]));
+    site.assert_exactly(&node, &[("user", 2)], "lost");
+}
+
+/// EC2's numbers, ten times faster.
+#[test]
+fn many_nodes_that_start_at_once_make_few_calls_more_than_they_need() {
+    const NODES: u64 = 12;
+    let site = Site::new();
+    let nodes: Vec<_> = (0..NODES).map(|_| site.node()).collect();
+    let bucket = |burst, per_second| Bucket { burst, per_second };
+    site.lab.rules(|rules| {
+        rules.token_buckets = Some(Buckets {
+            mutating: bucket(10.0, 20.0),
+            describing: bucket(100.0, 20.0),
+            unfiltered: bucket(50.0, 10.0),
+        });
+    });
+    let configuration = site.configuration(&[site.wanted("user", 2)]);
+    thread::scope(|scope| {
+        for node in &nodes {
+            scope.spawn(|| attached(node, &configuration));
+        }
+    });
+    assert_eq!(site.enis().len() as u64, 2 * NODES);
+    let calls = site.lab.calls();
+    let all: u64 = calls.values().sum();
+    // Six changes and seven looks each, and as many again that were throttled.
+    assert!(all <= 2 * 13 * NODES, "{calls:?}");
+}
