@@ -1,6 +1,8 @@
 //! Pods of several nodes in a VPC that carries packets: an address that the VPC does not know
 //! reaches nobody, and one that it knows is reached wherever its pod is.
 
+use std::fs;
+
 use harness::eni_lab::{DataPlane, EniId, Lab, Names, SubnetId, VpcId};
 use harness::{Agent, AwsNode, Host, Network, Node, Pod, wait_until};
 use serde_json::{Value, json};
@@ -12,41 +14,62 @@ use crate::steps::pings;
 const INSTANCE_TYPE: &str = "c5.large";
 /// The ENI for pods on every node.
 const LINK: &str = "eth1";
-/// Two subnets for pods, as a cluster has one in each availability zone.
-const SUBNETS: [&str; 2] = ["10.0.4.0/24", "10.0.6.0/24"];
+/// Two availability zones, with a subnet for nodes and one for pods in each.
+const ZONES: [(&str, &str, &str); 2] = [
+    ("us-west-2a", "10.0.1.0/24", "10.0.4.0/24"),
+    ("us-west-2b", "10.0.2.0/24", "10.0.6.0/24"),
+];
+/// The tag of subnets and security groups of pods, and its value.
+const TAG: &str = "eni-cni/network";
+const NAME: &str = "user-plane";
 /// An address that one pod has, wherever it runs.
 const SERVICE: &str = "10.0.4.200";
+/// Which ENIs every node gets: the same file in all zones.
+const CONFIGURATION: &str = r#"{
+  "networks": "auto",
+  "enis": [{
+    "name": "user-plane",
+    "subnets": { "tags": { "eni-cni/network": "user-plane" } },
+    "securityGroups": { "tags": { "eni-cni/network": "user-plane" } }
+  }]
+}"#;
 
-/// Three nodes with an ENI for pods each, the first two in one subnet.
+/// Three nodes, the first two in one availability zone.
 struct Cluster {
     lab: Lab,
     vpc: VpcId,
-    // Packets flow while it lives.
-    _plane: DataPlane,
+    plane: DataPlane,
     nodes: [AwsNode; 3],
 }
 
 impl Cluster {
+    /// The nodes have their primary ENIs only.
     fn new() -> Self {
         let lab = Lab::new();
         // The rights are those of the published policy: tagged ENIs only.
         lab.rules(|rules| rules.tag_condition = true);
         let vpc = lab.create_vpc("10.0.0.0/16");
-        let primary = lab.create_subnet(&vpc, "10.0.1.0/24", None);
-        let [first, second] = SUBNETS.map(|range| lab.create_subnet(&vpc, range, None));
+        lab.create_security_group(&vpc, TAG, NAME);
         let plane = DataPlane::new(&lab, &vpc);
+        let [first, second] = ZONES.map(|(zone, nodes, pods)| {
+            let subnet = |range| {
+                let subnet = lab.create_subnet(&vpc, range, None);
+                lab.set_zone(&subnet, zone);
+                subnet
+            };
+            lab.tag_subnet(&subnet(pods), TAG, NAME);
+            subnet(nodes)
+        });
         let node = |subnet: &SubnetId| {
-            let mut at = AwsNode::new(Node::new(), &lab, INSTANCE_TYPE, &primary);
+            let at = AwsNode::new(Node::new(), &lab, INSTANCE_TYPE, subnet);
             plane.connect(&at.instance, &at.node.netns, Names::Eth);
-            at.attach_master(LINK, subnet);
-            plane.lease(at.eni(LINK));
             at
         };
         let nodes = [node(&first), node(&first), node(&second)];
         Self {
             lab,
             vpc,
-            _plane: plane,
+            plane,
             nodes,
         }
     }
@@ -58,11 +81,29 @@ impl Cluster {
 }
 
 pub fn run() {
-    let cluster = Cluster::new();
+    let mut cluster = Cluster::new();
+    attach_enis(&mut cluster);
     with_go_plugins(&cluster);
     let agents = as_published(&cluster);
     without_addresses(&cluster);
     follow(&cluster, agents);
+}
+
+fn attach_enis(cluster: &mut Cluster) {
+    heading("Three new nodes, which have their primary ENI only");
+    says(
+        "`eni-sync attach` runs before the kubelet. It creates, tags, attaches and sets up what this\n\
+         file names, in the subnet of the node's own availability zone:",
+    );
+    println!("{CONFIGURATION}\n");
+    for (number, at) in cluster.nodes.iter_mut().enumerate() {
+        fs::write(at.run_directory().join("agent.json"), CONFIGURATION).expect("/run is writable");
+        let arguments = ["attach", "--config", "/run/agent.json"];
+        show(at, number + 1, &arguments);
+        at.find_master(LINK);
+        // As DHCP on the node: mode l3 of ipvlan needs the ENI's own address there.
+        cluster.plane.lease(at.eni(LINK));
+    }
 }
 
 fn with_go_plugins(cluster: &Cluster) {
@@ -97,10 +138,10 @@ fn with_go_plugins(cluster: &Cluster) {
 fn as_published(cluster: &Cluster) -> Vec<Agent> {
     heading("The same network, with our plugins and an agent on each node");
     says(
-        "The network is not changed by a letter. The agent's whole configuration is\n\
-         {\"networks\": \"auto\"}: it finds the pods that are behind an ENI for pods by itself.",
+        "The network is not changed by a letter. The agent has the same file as `attach`: with\n\
+         \"networks\": \"auto\" it finds the pods that are behind an ENI for pods by itself.",
     );
-    let configuration = json!({ "networks": "auto", "plugins": false });
+    let configuration: Value = serde_json::from_str(CONFIGURATION).expect("it is JSON");
     let start = |at: &AwsNode| Agent::start(at, &configuration);
     let agents: Vec<Agent> = cluster.nodes.iter().map(start).collect();
     let network = published();
@@ -132,7 +173,7 @@ fn without_addresses(cluster: &Cluster) {
     says(
         "No range, no mask, no gateway; the route is that of the whole VPC. EC2 chooses the addresses,\n\
          so two nodes can never have the same one, and the network is right in every subnet. node-1\n\
-         and node-2 are in 10.0.4.0/24, node-3 is in 10.0.6.0/24:",
+         and node-2 are in one availability zone, node-3 is in another one:",
     );
     println!("{}\n", network.plugins[0]);
     let pods = ["pod-1", "pod-2", "pod-3"].map(Pod::new);
@@ -152,8 +193,8 @@ fn without_addresses(cluster: &Cluster) {
         check(ping(&pods[pod], &addresses[peer]), &said);
     }
     says("\nWhat somebody sees who is called at three in the morning, on node-1:");
-    show(&cluster.nodes[0], &["status"]);
-    show(&cluster.nodes[0], &["doctor"]);
+    show(&cluster.nodes[0], 1, &["status"]);
+    show(&cluster.nodes[0], 1, &["doctor"]);
     for ((at, pod), result) in cluster.nodes.iter().zip(&pods).zip(&results) {
         network.detach(&at.node, pod, "net1", result);
     }
@@ -226,16 +267,18 @@ fn ping(pod: &Pod, address: &str) -> bool {
     pings(pod, address, &["-W", "1"])
 }
 
-/// Shows what a command of an operator says.
-fn show(at: &AwsNode, arguments: &[&str]) {
-    println!("node-1 $ eni-sync {}", arguments.join(" "));
+/// Shows what a command of an operator says, which must find nothing wrong.
+fn show(at: &AwsNode, number: usize, arguments: &[&str]) {
+    let command = format!("eni-sync {}", arguments.join(" "));
+    println!("node-{number} $ {command}");
     let call = at.eni_sync();
     let mut process = call.process();
     process.args(arguments);
     let output = at.node.inside(|| call.run_as(process));
+    quote(&output.stderr);
     quote(&output.stdout);
     check(
         output.status == Some(0),
-        &format!("eni-sync {} finds nothing wrong", arguments.join(" ")),
+        &format!("{command} ends with status 0"),
     );
 }

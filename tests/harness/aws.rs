@@ -78,6 +78,18 @@ impl AwsNode {
         self.masters.push(Master { link, eni });
     }
 
+    /// Takes this link of the node for an ENI for pods that somebody else has attached.
+    #[track_caller]
+    pub fn find_master(&mut self, link: &str) {
+        let found = self.node.netns.link(link);
+        let found = found.unwrap_or_else(|| panic!("the node has no link {link}"));
+        let mut enis = self.lab.enis(&self.instance).into_iter();
+        let eni = enis.find(|eni| found["address"] == self.lab.mac(eni).as_str());
+        let eni = eni.unwrap_or_else(|| panic!("no ENI is {link}"));
+        let link = link.to_owned();
+        self.masters.push(Master { link, eni });
+    }
+
     /// Attaches an ENI for pods, which is this link of the node.
     pub fn adopt_master(&mut self, link: &str, subnet: &SubnetId) {
         let eni = self.lab.multus_eni(&self.instance, subnet);
