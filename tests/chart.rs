@@ -68,6 +68,19 @@ fn kustomized(directory: &str) -> BTreeMap<String, Value> {
     objects(&output.stdout)
 }
 
+/// The same with the component for device plugins, as its comment says.
+fn with_device_plugin() -> BTreeMap<String, Value> {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("deploy");
+    let mut command = Command::new("cp");
+    command.arg("-R").arg(path("deploy")).arg(&copy);
+    assert!(command.status().unwrap().success());
+    let file = copy.join("kustomization.yaml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, before + "components:\n  - device-plugin\n").unwrap();
+    kustomized(copy.to_str().unwrap())
+}
+
 /// Takes out of an object what differs between the two ways to install it and does nothing:
 /// marks, and what starts the agents anew with another configuration.
 fn reduce(object: &mut Value) {
@@ -126,6 +139,7 @@ fn the_chart_installs_what_kustomize_installs() {
 #[test]
 fn kubernetes_accepts_every_object_from_1_29_to_the_newest() {
     let mut all: Vec<Value> = kustomized("deploy").into_values().collect();
+    all.extend(with_device_plugin().into_values());
     for helm in helms() {
         all.extend(rendered(&helm, &everything()).into_values());
     }
@@ -137,6 +151,31 @@ fn kubernetes_accepts_every_object_from_1_29_to_the_newest() {
             .iter()
             .any(|refusal| refusal.contains("'nam'"))
     );
+}
+
+/// The volumes of a DaemonSet with this name, and where the agent has them.
+fn mounted(set: &Value, name: &str) -> Vec<Value> {
+    let pod = &set["spec"]["template"]["spec"];
+    let lists = [&pod["volumes"], &pod["containers"][0]["volumeMounts"]];
+    let all = lists.iter().flat_map(|list| list.as_array().unwrap());
+    all.filter(|one| one["name"] == name).cloned().collect()
+}
+
+#[test]
+fn the_directory_of_device_plugins_is_mounted_where_there_are_resources() {
+    let set = "DaemonSet eni-sync";
+    let theirs = mounted(&with_device_plugin()[set], "device-plugins");
+    assert_eq!(theirs.len(), 2);
+    let mut values = needed();
+    values["agent"] = json!({"resources": [
+        {"name": "eni-cni.io/ena", "kind": "devices", "eni": {"tag": {"eni-cni/network": "a"}}}
+    ]});
+    for helm in helms() {
+        let ours = &rendered(&helm, &values)[set];
+        assert_eq!(mounted(ours, "device-plugins"), theirs);
+        let without = &rendered(&helm, &needed())[set];
+        assert_eq!(mounted(without, "device-plugins"), Vec::<Value>::new());
+    }
 }
 
 /// Every value of the schema that has no values in it, with one that it may have.

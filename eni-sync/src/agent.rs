@@ -6,6 +6,7 @@ mod attempts;
 mod auto;
 pub(crate) mod configuration;
 mod desk;
+pub(crate) mod devices;
 mod found;
 mod handover;
 mod health;
@@ -36,6 +37,7 @@ use tracing::info;
 
 use self::configuration::Configuration;
 use self::desk::Desks;
+use self::devices::shown::Resources;
 use self::handover::Post;
 use self::health::Health;
 use self::http::Monitor;
@@ -73,6 +75,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         metrics: Metrics::new(&calls),
         desks: Desks::default(),
         links: Links::default(),
+        resources: Resources::new()?,
         said: Said::default(),
         ledger: Ledger::of_node(),
         looks: Looks::default(),
@@ -91,6 +94,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
     if !agent.configuration.networks.is_none() {
         agent.start_lasting("watcher", watch::run)?;
     }
+    devices::start(&agent)?;
     agent.start_lasting("socket", move |agent| agent.serve(post))?;
     if let Some(monitor) = monitor {
         agent.start_lasting("metrics", move |agent| monitor.serve(agent))?;

@@ -68,6 +68,15 @@ impl Ledger {
         })
     }
 
+    /// The directory of the ledger, and that of each ENI in it.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn directories(&self) -> Result<Vec<PathBuf>> {
+        let enis = self.enis()?.into_iter().map(|eni| eni.directory);
+        Ok([self.root.clone()].into_iter().chain(enis).collect())
+    }
+
     /// Every ENI that the ledger knows. What else stands there is not ours.
     ///
     /// # Errors

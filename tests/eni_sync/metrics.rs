@@ -18,7 +18,10 @@ use super::scrape::{ADDRESS, Scrape, get, get_at};
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 
 fn configuration() -> Value {
-    json!({ "metrics": ADDRESS })
+    let resource = json!({
+        "name": "eni-cni.io/user-plane", "eni": { "subnet": "10.0.4.0/24" }, "kind": "addresses",
+    });
+    json!({ "metrics": ADDRESS, "resources": [resource] })
 }
 
 /// An agent that has compared the ledger once.

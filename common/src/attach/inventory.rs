@@ -2,6 +2,7 @@
 //! differ between instance types and images; what this file says of an ENI does not.
 //! Its format is `eni-sync/enis.schema.json`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -66,6 +67,12 @@ pub struct Eni {
     /// Its tag [`NETWORK_TAG`]; empty without one.
     #[serde(default)]
     pub network: String,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// The ids of its security groups.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
     /// Its own addresses: the primary private IPv4 address, and the primary IPv6
     /// address where it has one.
     pub primary_addresses: Vec<IpAddr>,

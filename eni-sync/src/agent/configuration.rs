@@ -4,6 +4,7 @@
 mod master;
 mod networks;
 mod pools;
+mod resources;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ pub(crate) use self::master::Master;
 use self::master::Selector;
 pub(crate) use self::networks::Networks;
 pub(crate) use self::pools::{Pool, Watermarks};
+use self::resources::DEVICE_PLUGIN_PATH;
+pub(crate) use self::resources::{Kind, Resource};
 
 use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 use crate::provision::wanted::{self, Wanted};
@@ -63,6 +66,10 @@ pub(crate) struct Configuration {
     pub(crate) pools: Vec<Pool>,
     /// The ENIs that the node is to have.
     pub(crate) enis: Vec<Wanted>,
+    /// The resources that the kubelet is offered.
+    pub(crate) resources: Vec<Resource>,
+    /// The directory of the kubelet's socket and of those of its device plugins.
+    pub(crate) device_plugin_path: Option<PathBuf>,
 }
 
 /// A network whose attachments nobody hands over.
@@ -169,9 +176,11 @@ impl Configuration {
                 return wrong(error.msg);
             }
         }
+        let resources = || resources::validate(&self.resources, self.device_plugin_path());
         let pools = self.pools.iter().try_for_each(Pool::validate);
         pools
             .and_then(|()| wanted::validate(&self.enis))
+            .and_then(|()| resources())
             .or_else(wrong)
     }
 
@@ -201,6 +210,12 @@ impl Configuration {
     /// The directories of the plugins.
     pub(crate) fn cni_path(&self) -> &str {
         self.cni_path.as_deref().unwrap_or(CNI_PATH)
+    }
+
+    /// The directory of the kubelet's socket and of those of its device plugins.
+    pub(crate) fn device_plugin_path(&self) -> &Path {
+        let path = self.device_plugin_path.as_deref();
+        path.unwrap_or(Path::new(DEVICE_PLUGIN_PATH))
     }
 
     /// The directory that a runtime looks for plugins in first.

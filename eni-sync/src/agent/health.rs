@@ -23,6 +23,8 @@ struct Known {
     plugins: Vec<String>,
     /// What watched networks have and the agent cannot register.
     unregistered: Vec<String>,
+    /// What EC2 does not permit, since the last comparison with it.
+    refusal: Option<String>,
 }
 
 /// Tells the health when the thread that has it ends, however it ends.
@@ -40,7 +42,18 @@ impl Drop for Lasting<'_> {
 impl Health {
     /// Notes that the ledger has been compared with EC2.
     pub(crate) fn note_reconcile(&self, now: Instant) {
-        self.known().reconciled = Some(now);
+        let mut known = self.known();
+        (known.reconciled, known.refusal) = (Some(now), None);
+    }
+
+    /// Notes what EC2 does not permit; until the next comparison it is not tried in vain.
+    pub(crate) fn note_refusal(&self, why: String) {
+        self.known().refusal = Some(why);
+    }
+
+    /// What EC2 has not permitted since the last comparison.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.known().refusal.clone()
     }
 
     /// Notes what could not be seen of the namespaces of pods.

@@ -261,16 +261,17 @@ async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
 }
 
 /// An agent that is ready says also which pods run without an address in the VPC, which
-/// namespaces it does not see, and which plugins are not ours: it registers addresses all the
-/// same. What takes too long to
-/// find out keeps no probe waiting.
+/// namespaces it does not see, which plugins are not ours, and what is wrong with the resources
+/// of the kubelet: it registers addresses all the same. What takes too long to find out keeps no
+/// probe waiting.
 async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
     let read = move || register::refused(&asked.ledger);
     let refused = agent.desks.readiness.ask(limits::PROBE_DEADLINE, read);
     let refused = refused.await;
     let mut text = "ok".to_owned();
-    for finding in agent.health.findings() {
+    let health = agent.health.findings().into_iter();
+    for finding in health.chain(agent.resources.findings()) {
         text.push_str(&format!("\n{finding}"));
     }
     if refused.is_none() {

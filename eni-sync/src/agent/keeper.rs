@@ -97,8 +97,9 @@ impl Agent {
             reconcile::run(&node, self.configuration.grace(), &mut |_| {})
         });
         self.metrics.note_reconcile(&outcome);
-        let report = outcome?;
+        let report = outcome.inspect_err(|error| self.note_refusal(error))?;
         self.health.note_reconcile(Instant::now());
+        self.resources.waker().wake();
         if !report.is_empty() {
             info!("{report}");
         }

@@ -2,6 +2,7 @@
 //! the ledger says is read when somebody asks; all else is noted where it happens.
 
 mod addresses;
+mod devices;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use self::addresses::Addresses;
+use self::devices::Resources;
 use crate::agent::configuration::Pool;
 use crate::installed::{self, Installed};
 use crate::ledger::{Ledger, now};
@@ -81,6 +83,7 @@ pub(crate) struct Metrics {
     reclaimed: Counter,
     installed: Family<FromOrigin, Gauge>,
     restored: Family<OfPlugin, Counter>,
+    pub(crate) resources: Resources,
 }
 
 impl Metrics {
@@ -101,6 +104,7 @@ impl Metrics {
             reclaimed: Counter::default(),
             installed: Family::default(),
             restored: Family::default(),
+            resources: Resources::default(),
         };
         metrics.begin_at_zero();
         metrics.registered(calls)
@@ -156,6 +160,7 @@ impl Metrics {
         names.add("installed_plugins", help, &self.installed);
         let help = "Plugins that others had replaced or removed and that are back";
         names.add("plugins_restored", help, &self.restored);
+        self.resources.register(names);
     }
 
     /// Notes the answer to a plugin, with the CNI error code or 0, and the time since

@@ -168,6 +168,7 @@ impl Agent {
                 code = error.code.0,
                 "{owner}: {error}"
             );
+            self.note_refusal(&error);
             Answer::Refused(Refusal::of(&error))
         });
         match &answer {

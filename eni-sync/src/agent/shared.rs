@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::attach::inventory::Inventory;
 use common::error::{Error, Result};
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use crate::agent::configuration::Configuration;
 use crate::agent::desk::Desks;
+use crate::agent::devices::shown::Resources;
 use crate::agent::handover::Role;
 use crate::agent::health::{Health, Lasting};
 use crate::agent::links::Links;
@@ -23,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::registration::looks::Looks;
 use crate::registration::node::Node;
 use crate::vpc::clients::{Aws, Clients};
+use crate::vpc::failure::NOT_PERMITTED;
 
 /// How long work in progress may take when the agent has to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -41,6 +43,7 @@ pub(crate) struct Agent {
     pub(crate) metrics: Metrics,
     pub(crate) desks: Desks,
     pub(super) links: Links,
+    pub(crate) resources: Resources,
     pub(crate) said: Said,
     pub(super) work: Mutex<Work>,
     pub(super) changed: Condvar,
@@ -146,6 +149,7 @@ impl Agent {
     pub(super) fn note_role(&self, role: Role) {
         if self.role() != role {
             self.update(|work| (work.role, work.is_news) = (role, true));
+            self.resources.waker().wake();
         }
     }
 
@@ -157,6 +161,22 @@ impl Agent {
         if let Err(error) = self.links.keep() {
             say!("looking for ENIs that are down: {error}");
         }
+    }
+
+    /// Notes that EC2 does not permit something that pods need.
+    pub(super) fn note_refusal(&self, error: &Error) {
+        if error.code == NOT_PERMITTED {
+            self.health.note_refusal(error.to_string());
+            self.resources.waker().wake();
+        }
+    }
+
+    /// Why EC2 gives pods no addresses at this time, as far as is known.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let interval = self.configuration.longest_interval();
+        let late = || self.health.ready(interval, Instant::now()).err();
+        let late = || late().filter(|_| self.health.has_reconciled());
+        self.health.refusal().or_else(late)
     }
 
     /// Says that the ledger has changed.

@@ -316,6 +316,14 @@ impl Listener {
         }
     }
 
+    /// The socket itself, for who accepts connections in another way.
+    ///
+    /// # Errors
+    /// When there are no descriptors.
+    pub(crate) fn socket(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+
     /// Whether this socket is still the one at its path.
     pub(crate) fn is_in_place(&self) -> bool {
         identity(&self.path).is_ok_and(|found| found == self.file)

@@ -356,6 +356,7 @@ mod tests {
             subnet_id: String::new(),
             vpc_id: String::new(),
             no_manage: true,
+            security_groups: Vec::new(),
             source_dest_check: true,
             delete_on_termination: true,
             primary: Vec::new(),

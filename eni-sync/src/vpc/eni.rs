@@ -7,7 +7,7 @@ use common::address::{Cidr, number};
 use common::attach::inventory::{Eni, NO_MANAGE_TAG};
 use common::error::{Error, Result};
 
-use crate::vpc::ec2::Description;
+use crate::vpc::ec2::{Description, Family};
 
 /// How many addresses of every subnet are AWS': the first four and the last. Source:
 /// Amazon VPC User Guide, "Subnet sizing".
@@ -81,6 +81,29 @@ fn is_reserved(subnet: Cidr, address: IpAddr) -> bool {
     offset < RESERVED_FIRST || address == subnet.last()
 }
 
+/// For how many addresses an ENI is counted to have room at most; no node has as many pods.
+pub(crate) const MOST_SLOTS: usize = 1024;
+
+/// How many addresses of a family pods can have on an ENI, those that they have included:
+/// each of its slots that is neither its own address nor one of the `others` is worth one,
+/// and a prefix as many as it has. Nothing where EC2 has not said what the limit is.
+pub(crate) fn slots(eni: &Eni, family: Family, others: usize) -> Option<usize> {
+    let limit = match family.limit(eni) {
+        0 => return None,
+        limit => limit,
+    };
+    let is_of_family = |address: IpAddr| Family::of(address) == family;
+    let own = eni.primary_addresses.iter().filter(|a| is_of_family(**a));
+    let prefixes = eni.prefixes.iter().filter(|p| is_of_family(p.address()));
+    let sizes = prefixes.clone().map(|prefix| {
+        let size = number(prefix.last()) - number(prefix.network().address());
+        usize::try_from(size).map_or(MOST_SLOTS, |size| size.saturating_add(1))
+    });
+    let single = limit.saturating_sub(own.count() + prefixes.count() + others);
+    let all = sizes.fold(single, usize::saturating_add);
+    Some(all.min(MOST_SLOTS))
+}
+
 /// Whether the VPC has anything to do with an address: link-local and loopback
 /// addresses work without it.
 pub(crate) fn is_routed(address: IpAddr) -> bool {
@@ -108,6 +131,8 @@ pub(crate) mod tests {
             vpc_id: "vpc-1".into(),
             no_manage: true,
             network: String::new(),
+            tags: std::collections::BTreeMap::new(),
+            security_groups: vec!["sg-1".into()],
             primary_addresses: vec![IpAddr::from([10, 0, 4, 10])],
             prefixes: vec!["10.0.4.128/28".parse().unwrap()],
             ipv4_limit: 10,
@@ -138,6 +163,26 @@ pub(crate) mod tests {
             error.msg,
             "eni-1 is not tagged node.k8s.amazonaws.com/no_manage=true"
         );
+    }
+
+    #[test]
+    fn pods_can_have_what_the_limit_leaves_and_sixteen_addresses_a_prefix() {
+        let own = eni();
+        // Of ten slots, one is the primary address's and one the prefix's.
+        assert_eq!(slots(&own, Family::V4, 0), Some(8 + 16));
+        assert_eq!(slots(&own, Family::V4, 3), Some(5 + 16));
+        assert_eq!(slots(&own, Family::V4, 30), Some(16));
+        assert_eq!(slots(&own, Family::V6, 0), Some(10));
+        let large = Eni {
+            prefixes: vec!["2001:db8:4:0:1::/80".parse().unwrap()],
+            ..eni()
+        };
+        assert_eq!(slots(&large, Family::V6, 0), Some(MOST_SLOTS));
+        let unknown = Eni {
+            ipv4_limit: 0,
+            ..eni()
+        };
+        assert_eq!(slots(&unknown, Family::V4, 0), None);
     }
 
     #[test]

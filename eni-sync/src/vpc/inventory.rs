@@ -259,6 +259,8 @@ pub(crate) fn compose(
         vpc_id: eni.vpc_id.clone(),
         no_manage: eni.no_manage,
         network: eni.tags.get(NETWORK_TAG).cloned().unwrap_or_default(),
+        tags: eni.tags.clone(),
+        security_groups: eni.security_groups.clone(),
         primary_addresses: eni.primary.clone(),
         prefixes: eni.prefixes.clone(),
         ipv4_limit: limits.ipv4,

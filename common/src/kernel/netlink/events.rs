@@ -2,7 +2,7 @@
 //! is one of its own: answers to requests are not delayed by what nobody reads.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -51,6 +51,11 @@ impl Events {
         open().map_err(|cause: io::Error| {
             Error::internal("failed to listen for changes").because(&cause)
         })
+    }
+
+    /// What is readable when something has changed, for who waits for other things as well.
+    pub fn changed(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Waits for the next change; false when there was none until `deadline`.

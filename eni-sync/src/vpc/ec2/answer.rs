@@ -21,6 +21,7 @@ pub(super) fn description(eni: &NetworkInterface) -> Description {
     let tags = tags.filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())));
     let tags: BTreeMap<String, String> = tags.collect();
     let tagged = tags.get(NO_MANAGE_TAG).is_some_and(|value| value == "true");
+    let groups = eni.groups().iter().filter_map(|group| group.group_id());
     let mut primary = Vec::new();
     let mut secondary = Vec::new();
     let v4 = eni.private_ip_addresses().iter();
@@ -50,6 +51,7 @@ pub(super) fn description(eni: &NetworkInterface) -> Description {
         vpc_id: eni.vpc_id().unwrap_or_default().to_owned(),
         tags,
         no_manage: tagged,
+        security_groups: groups.map(str::to_owned).collect(),
         source_dest_check: eni.source_dest_check() != Some(false),
         delete_on_termination: attachment.and_then(|a| a.delete_on_termination()) == Some(true),
         primary,

@@ -67,6 +67,8 @@ pub(crate) struct Description {
     pub(crate) tags: BTreeMap<String, String>,
     /// Whether it is tagged so that the VPC CNI leaves it alone.
     pub(crate) no_manage: bool,
+    /// The ids of its security groups.
+    pub(crate) security_groups: Vec<String>,
     /// Whether the VPC drops packets that are not from or to its addresses.
     pub(crate) source_dest_check: bool,
     /// Whether it is deleted with its instance.
@@ -93,6 +95,7 @@ impl Description {
             vpc_id: String::new(),
             tags: BTreeMap::from([(NETWORK_TAG.to_owned(), network.to_owned())]),
             no_manage: true,
+            security_groups: Vec::new(),
             source_dest_check: true,
             delete_on_termination: true,
             primary: Vec::new(),

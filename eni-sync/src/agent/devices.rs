@@ -1,0 +1,141 @@
+//! The kubelet's device plugins of this node: the scheduler knows then how many addresses an ENI
+//! has room for, and which ENIs a pod can have as a whole. One thread looks at the node whenever
+//! something changes, and one speaks with the kubelet.
+
+mod api;
+mod facts;
+mod grpc;
+mod kubelet;
+mod offer;
+mod plugin;
+pub(crate) mod shown;
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::attach::inventory::DIRECTORY;
+use common::error::{Error, Result};
+use common::kernel::netlink::{Events, Subject};
+use common::say;
+use nix::sys::inotify::{InitFlags, Inotify};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+
+use crate::agent::devices::facts::Facts;
+use crate::agent::devices::kubelet::{Identity, Look};
+use crate::agent::devices::offer::Offered;
+use crate::agent::handover::Role;
+use crate::agent::shared::Agent;
+use crate::agent::watch::add_watch;
+use crate::plugin::socket;
+
+/// Between two looks: what changes at the same time is looked at once.
+const BREATH: Duration = Duration::from_millis(100);
+/// How long until the next try after an error of the watch itself.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Starts both threads, where the configuration has resources.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub(crate) fn start(agent: &Arc<Agent>) -> Result<()> {
+    if agent.configuration.resources.is_empty() {
+        return Ok(());
+    }
+    for resource in &agent.configuration.resources {
+        agent.metrics.resources.begin(&resource.name);
+    }
+    let (sender, looks) = watch::channel(Look::default());
+    agent.start_lasting("kubelet", move |agent| {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(kubelet::run(agent, looks)),
+            Err(cause) => say!("resources are not offered: {cause}"),
+        }
+    })?;
+    agent.start_lasting("resources", move |agent| watch_for_ever(agent, &sender))
+}
+
+fn watch_for_ever(agent: &Arc<Agent>, looks: &watch::Sender<Look>) {
+    let mut offered = None;
+    loop {
+        if let Err(error) = watch_node(agent, looks, &mut offered) {
+            say!("looking for the resources of this node: {error}; trying again in {PAUSE:?}");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Looks at the node, and again whenever something changes that a resource depends on.
+fn watch_node(
+    agent: &Agent,
+    looks: &watch::Sender<Look>,
+    offered: &mut Option<Offered>,
+) -> Result<()> {
+    let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+    let inotify = Inotify::init(flags).map_err(failed)?;
+    let events = Events::open(Subject::Links)?;
+    loop {
+        // Watched first, looked at then: nothing can change between the two.
+        watch_directories(agent, &inotify)?;
+        let facts = Facts::read(&agent.ledger, agent.refusal())?;
+        let known = match offered.take() {
+            Some(offered) => offered,
+            None => Offered::of(&written(), &facts),
+        };
+        let resources = offered
+            .insert(known)
+            .look(&agent.configuration.resources, &facts);
+        looks.send_replace(Look {
+            is_serving: agent.role() == Role::Serving,
+            kubelet: Identity::of_kubelet(agent.configuration.device_plugin_path()),
+            resources,
+        });
+        await_change(agent, &inotify, &events)?;
+    }
+}
+
+/// What an agent before this one has written down. Without it, only what can be seen is offered.
+fn written() -> Vec<shown::Shown> {
+    shown::read().unwrap_or_else(|error| {
+        say!("{error}");
+        Vec::new()
+    })
+}
+
+/// Everything that a resource depends on and that is a file: the inventory, the ledger, the
+/// records of whole devices, and the sockets.
+fn watch_directories(agent: &Agent, inotify: &Inotify) -> Result<()> {
+    add_watch(inotify, agent.configuration.device_plugin_path())?;
+    add_watch(inotify, Path::new(DIRECTORY))?;
+    for directory in host_device::records().directories()? {
+        add_watch(inotify, &directory)?;
+    }
+    for directory in agent.ledger.directories()? {
+        add_watch(inotify, &directory)?;
+    }
+    Ok(())
+}
+
+/// Waits until something has changed, or until the last comparison with EC2 may have become too
+/// old.
+fn await_change(agent: &Agent, inotify: &Inotify, events: &Events) -> Result<()> {
+    let time = agent.configuration.reconcile_interval();
+    let files = [inotify.as_fd(), events.changed(), agent.resources.woken()];
+    let waited = socket::wait(time, &files);
+    waited.map_err(|cause| Error::internal("failed to wait for a change").because(&cause))?;
+    thread::sleep(BREATH);
+    agent.resources.rest();
+    events.wait(Instant::now())?;
+    match inotify.read_events() {
+        Ok(_) | Err(nix::Error::EAGAIN) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+fn failed(errno: nix::Error) -> Error {
+    Error::internal("failed to watch the resources of this node").because(&errno.into())
+}

@@ -1,0 +1,133 @@
+//! What the node says of its ENIs: the inventory, the interfaces, the records of host-device
+//! and the ledger. Reads only.
+
+use std::collections::HashMap;
+
+use common::attach::inventory::{Eni, Inventory};
+use common::error::Result;
+use common::kernel::netlink::{Link, Netlink};
+use common::kernel::pci::PciAddress;
+use host_device::device::Device as Attached;
+use host_device::sysfs::driver_of;
+
+use crate::ledger::{Entry, Ledger, State};
+use crate::vpc::ec2::Family;
+
+/// The drivers that user space drives a device by, which has no interface then.
+const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+
+/// What is known of the ENIs.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// Whether EC2 has said which ENIs there are.
+    pub(crate) is_known: bool,
+    pub(crate) enis: Vec<Eni>,
+    /// The interfaces of the node, by MAC address.
+    pub(crate) links: HashMap<String, Interface>,
+    /// The PCI addresses of the devices that pods have, by MAC address.
+    pub(crate) attached: HashMap<String, String>,
+    /// The addresses of each ENI.
+    pub(crate) ledger: HashMap<String, Vec<Entry>>,
+    /// Why no ENI gets an address at this time.
+    pub(crate) refusal: Option<String>,
+}
+
+/// An interface of the node that is hardware.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) is_up: bool,
+    /// Its PCI address, if it has one.
+    pub(crate) pci: Option<String>,
+}
+
+impl Facts {
+    /// Collects them; `refusal` is why EC2 gives no addresses.
+    ///
+    /// # Errors
+    /// Code 5 or 6 naming a file, 999 when the kernel does not list its links.
+    pub(crate) fn read(ledger: &Ledger, refusal: Option<String>) -> Result<Self> {
+        let inventory = Inventory::read()?;
+        let is_known = inventory.is_some();
+        let enis = inventory.unwrap_or_default().enis;
+        let mut entries = HashMap::new();
+        for eni in &enis {
+            entries.insert(eni.id.clone(), ledger.of_eni(&eni.id)?.read()?);
+        }
+        Ok(Self {
+            links: interfaces(&enis)?,
+            attached: attached()?,
+            ledger: entries,
+            is_known,
+            enis,
+            refusal,
+        })
+    }
+
+    /// The addresses of a family that are on an ENI and that nobody is known to have.
+    pub(crate) fn adopted(&self, eni: &Eni, family: Family) -> usize {
+        let entries = self.ledger.get(&eni.id).into_iter().flatten();
+        let is_adopted = |entry: &&Entry| {
+            let is_own = eni.prefixes.iter().any(|p| p.contains(entry.address));
+            entry.state == State::Adopted && Family::of(entry.address) == family && !is_own
+        };
+        entries.filter(is_adopted).count()
+    }
+
+    /// The addresses of a family that pods have on an ENI.
+    pub(crate) fn held(&self, eni: &Eni, family: Family) -> usize {
+        let entries = self.ledger.get(&eni.id).into_iter().flatten();
+        let is_held =
+            |entry: &&Entry| entry.state == State::Held && Family::of(entry.address) == family;
+        entries.filter(is_held).count()
+    }
+}
+
+/// The interfaces of ENIs. What is made on top of one, and may have its MAC address, is none.
+fn interfaces(enis: &[Eni]) -> Result<HashMap<String, Interface>> {
+    let is_eni = |link: &Link| enis.iter().any(|eni| eni.mac == link.mac);
+    let is_upper = |link: &Link| link.parent.is_some() && link.parent_netns_id.is_none();
+    let mut found = HashMap::new();
+    for link in Netlink::open()?.links()? {
+        if !is_eni(&link) || (is_upper(&link) && link.kind != "veth") {
+            continue;
+        }
+        let interface = Interface {
+            pci: PciAddress::of_link(&link).map(|address| address.to_string()),
+            name: link.name,
+            is_up: link.up,
+        };
+        found.insert(link.mac, interface);
+    }
+    Ok(found)
+}
+
+/// The devices that host-device has given to pods, and not taken back.
+fn attached() -> Result<HashMap<String, String>> {
+    let records = host_device::records().all::<Attached>()?;
+    let devices = records.into_iter().map(|record| record.device);
+    let devices = devices.filter(|device| !device.returned && !device.pci_id.is_empty());
+    let macs = |device: Attached| {
+        let both = [
+            device.mac.to_lowercase(),
+            device.permanent_mac.to_lowercase(),
+        ];
+        both.map(|mac| (mac, device.pci_id.clone()))
+    };
+    Ok(devices.flat_map(macs).collect())
+}
+
+/// The NUMA node of a device, where the kernel knows more than one.
+pub(crate) fn numa(pci: &str) -> Option<i64> {
+    let directory = PciAddress::new(pci)?.directory();
+    let text = std::fs::read_to_string(directory.join("numa_node")).ok()?;
+    // -1 where the firmware does not tell.
+    text.trim().parse().ok().filter(|node| *node >= 0)
+}
+
+/// Whether a device is there for user space, without an interface.
+pub(crate) fn is_for_user_space(pci: &str) -> bool {
+    let directory = PciAddress::new(pci).map(|address| address.directory());
+    let driver = directory.and_then(|directory| driver_of(&directory).ok());
+    driver.is_some_and(|driver| USER_DRIVERS.contains(&driver.as_str()))
+}

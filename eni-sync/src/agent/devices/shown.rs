@@ -1,0 +1,168 @@
+//! What the kubelet is offered at this moment, for whoever shows it: metrics, readiness, and a
+//! file for the commands. And how the look that finds it out is woken.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use common::error::{Error, ErrorCode, Result};
+use common::files::file;
+use serde::{Deserialize, Serialize};
+
+/// Where the commands find it.
+pub(crate) const PATH: &str = "/run/eni-cni/resources.json";
+/// Whatever is larger is not such a file.
+const LIMIT: u64 = 1 << 22;
+
+/// One resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Shown {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether the kubelet has taken it, and listens to what becomes of it.
+    pub(crate) registered: bool,
+    /// Why it is not registered, or has fewer devices than it could.
+    pub(crate) problems: Vec<String>,
+    /// What it has.
+    pub(crate) devices: Vec<Device>,
+}
+
+/// A device of a resource: room for an address, or a whole ENI.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Device {
+    /// The name that the kubelet knows it by.
+    pub(crate) id: String,
+    /// The ENI.
+    pub(crate) eni: String,
+    /// Why no pod can get it; nothing when one can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unhealthy: Option<String>,
+    /// The NUMA node of the device, where the kernel tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) numa: Option<i64>,
+}
+
+impl Shown {
+    /// How many devices a pod can have, and how many it cannot.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let healthy = self.devices.iter().filter(|one| one.unhealthy.is_none());
+        let healthy = healthy.count();
+        (healthy, self.devices.len() - healthy)
+    }
+}
+
+/// What an agent has written down of its resources; nothing where it offers none.
+///
+/// # Errors
+/// Code 5 when the file cannot be read, 6 when it is not such a file.
+pub(crate) fn read() -> Result<Vec<Shown>> {
+    let text = match file::read_regular(Path::new(PATH), LIMIT) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(|cause| Error::io(format!("failed to read {PATH}"), &cause))?,
+    };
+    serde_json::from_slice(&text).map_err(|cause| {
+        let msg = format!("{PATH} is not a list of resources");
+        Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
+    })
+}
+
+fn write(resources: &[Shown]) -> Result<()> {
+    let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);
+    let text = serde_json::to_vec(resources).map_err(|cause| failed(cause.into()))?;
+    file::replace(Path::new(PATH), &text).map_err(failed)
+}
+
+/// The resources of an agent.
+#[derive(Debug)]
+pub(crate) struct Resources {
+    shown: Mutex<Vec<Shown>>,
+    waker: Waker,
+    woken: UnixStream,
+}
+
+/// Wakes the look at the resources.
+#[derive(Clone, Debug)]
+pub(crate) struct Waker(Arc<UnixStream>);
+
+impl Waker {
+    /// Has the resources looked at again.
+    pub(crate) fn wake(&self) {
+        // Where the other end is full of these, the look is coming already.
+        (&*self.0).write_all(&[0]).ok();
+    }
+}
+
+impl Resources {
+    /// Those of an agent that starts.
+    ///
+    /// # Errors
+    /// Code 5 when there are no descriptors.
+    pub(crate) fn new() -> Result<Self> {
+        let pair = || {
+            let (waker, woken) = UnixStream::pair()?;
+            waker.set_nonblocking(true)?;
+            woken.set_nonblocking(true)?;
+            Ok((Waker(Arc::new(waker)), woken))
+        };
+        let failed = |cause: io::Error| Error::io("failed to make a pair of sockets", &cause);
+        let (waker, woken) = pair().map_err(failed)?;
+        let shown = Mutex::default();
+        Ok(Self {
+            shown,
+            waker,
+            woken,
+        })
+    }
+
+    /// What wakes the look.
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// What is readable when the look has been woken.
+    pub(crate) fn woken(&self) -> BorrowedFd<'_> {
+        self.woken.as_fd()
+    }
+
+    /// Forgets what has woken the look, which begins now.
+    pub(crate) fn rest(&self) {
+        let mut bytes = [0; 64];
+        while (&self.woken)
+            .read(&mut bytes)
+            .is_ok_and(|length| length > 0)
+        {}
+    }
+
+    /// Notes what the kubelet is offered, and writes it down where it is something else than
+    /// before; whether it is.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn note(&self, resources: &[Shown]) -> Result<bool> {
+        let mut known = self.known();
+        if *known == resources {
+            return Ok(false);
+        }
+        resources.clone_into(&mut known);
+        write(resources).map(|()| true)
+    }
+
+    /// What is to be said of them to whoever asks whether the agent is ready.
+    pub(crate) fn findings(&self) -> Vec<String> {
+        let known = self.known();
+        let of_one = |one: &Shown| {
+            let name = one.name.clone();
+            let say = move |problem: &String| format!("resource {name}: {problem}");
+            one.problems.iter().map(say).collect::<Vec<_>>()
+        };
+        known.iter().flat_map(of_one).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,83 @@
+//! What the metrics say of the resources that the kubelet is offered.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::set;
+use crate::agent::devices::shown::Shown;
+use crate::vpc::calls::Names;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResource {
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InHealth {
+    resource: String,
+    health: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Attempt {
+    resource: String,
+    outcome: &'static str,
+}
+
+/// The metrics of the resources.
+#[derive(Debug, Default)]
+pub(crate) struct Resources {
+    devices: Family<InHealth, Gauge>,
+    registered: Family<OfResource, Gauge>,
+    registrations: Family<Attempt, Counter>,
+}
+
+impl Resources {
+    /// Gives them their names.
+    pub(super) fn register(&self, names: &mut Names<'_>) {
+        let help = "Devices of a resource of the kubelet";
+        names.add("resource_devices", help, &self.devices);
+        let help = "Whether the kubelet has taken the resource, and listens";
+        names.add("resource_registered", help, &self.registered);
+        let help = "Attempts to have the kubelet take a resource";
+        names.add("resource_registrations", help, &self.registrations);
+    }
+
+    /// Lets those of a resource begin.
+    pub(crate) fn begin(&self, name: &str) {
+        for outcome in ["success", "failure"] {
+            let resource = name.to_owned();
+            let labels = Attempt { resource, outcome };
+            drop(self.registrations.get_or_create_owned(&labels));
+        }
+        self.note(&[Shown {
+            name: name.to_owned(),
+            ..Shown::default()
+        }]);
+    }
+
+    /// Notes what the kubelet is offered.
+    pub(crate) fn note(&self, resources: &[Shown]) {
+        for one in resources {
+            let (healthy, unhealthy) = one.counts();
+            for (health, count) in [("healthy", healthy), ("unhealthy", unhealthy)] {
+                let resource = one.name.clone();
+                let labels = InHealth { resource, health };
+                set(&self.devices.get_or_create(&labels), count);
+            }
+            let resource = one.name.clone();
+            let gauge = self.registered.get_or_create(&OfResource { resource });
+            set(&gauge, one.registered.into());
+        }
+    }
+
+    /// Notes an attempt to have the kubelet take a resource.
+    pub(crate) fn note_attempt(&self, name: &str, is_taken: bool) {
+        let outcome = if is_taken { "success" } else { "failure" };
+        let resource = name.to_owned();
+        let labels = Attempt { resource, outcome };
+        self.registrations.get_or_create(&labels).inc();
+    }
+}

@@ -1,0 +1,263 @@
+//! The kubelet's device plugins: what the kubelet of a node is offered, and what becomes of it
+//! when the kubelet, the agent, an ENI or EC2 goes and comes.
+
+mod devices;
+mod kubelet;
+
+use std::fs;
+
+use harness::Pod;
+use serde_json::{Value, json};
+
+use self::kubelet::{DIRECTORY, Kubelet, directory};
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::scrape::{ADDRESS, get};
+
+const ADDRESSES: &str = "eni-cni.io/user-plane";
+
+/// How many addresses pods can have on an ENI of a c5.large.
+const ROOM: usize = 9;
+
+/// A configuration that offers the addresses of the ENI for pods.
+fn configuration(vpc: &Vpc) -> Value {
+    let resource = json!({
+        "name": ADDRESSES, "eni": { "subnet": vpc.pods.to_string() }, "kind": "addresses",
+    });
+    json!({ "metrics": ADDRESS, "devicePluginPath": DIRECTORY, "resources": [resource] })
+}
+
+/// The value of a metric of the resources whose line begins so.
+fn metric(node: &AwsNode, begins: &str) -> f64 {
+    let (_, text) = get(node, "/metrics");
+    let begins = format!("eni_sync_resource_{begins}");
+    let line = text.lines().find(|line| line.starts_with(&begins));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no {begins}: {text}"))
+}
+
+fn set_link(node: &AwsNode, state: &str) {
+    node.node.netns.ip(&["link", "set", "ens6", state]);
+}
+
+#[test]
+fn the_kubelet_is_offered_as_many_addresses_as_the_eni_has_room_for() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut kubelet = Kubelet::start(&node);
+    let _agent = Agent::start(&node, &configuration(&vpc));
+    let registered = kubelet.await_event("register");
+    let endpoint = "eni-sync-eni-cni.io-user-plane.sock";
+    let expected = json!({
+        "event": "register", "version": "v1beta1", "endpoint": endpoint, "resource": ADDRESSES,
+        "preferred": true,
+    });
+    assert_eq!(registered, expected);
+    let options = kubelet.await_event("options");
+    let found = (
+        &options["preStart"],
+        &options["preferred"],
+        &options["mode"],
+    );
+    assert_eq!(found, (&json!(false), &json!(true), &json!(0o600)));
+    let list = kubelet.await_list(ADDRESSES, ROOM, 0);
+    for (number, device) in list["devices"].as_array().unwrap().iter().enumerate() {
+        let id = format!("slot-{number}");
+        assert_eq!(
+            *device,
+            json!({ "id": id, "health": "Healthy", "numa": [] })
+        );
+    }
+
+    // A pod's network is the plugins' work: there is nothing for its containers.
+    let containers = json!({ "containers": [["slot-0", "slot-1"], ["slot-8"]] });
+    let nothing = json!({ "envs": {}, "devices": [], "mounts": 0, "annotations": {}, "cdi": 0 });
+    let answer = kubelet.call("allocate", ADDRESSES, &containers);
+    assert_eq!(answer["answer"], json!([nothing, nothing]));
+    let unknown = kubelet.call(
+        "allocate",
+        ADDRESSES,
+        &json!({ "containers": [["slot-9"]] }),
+    );
+    assert_eq!(unknown["code"], "NOT_FOUND");
+    assert_eq!(
+        unknown["details"],
+        format!("{ADDRESSES} has no device \"slot-9\"")
+    );
+    let asked =
+        json!({ "available": ["slot-8", "slot-3", "slot-1"], "must": ["slot-3"], "size": 2 });
+    let preferred = kubelet.call("prefer", ADDRESSES, &asked);
+    assert_eq!(preferred["answer"], json!([["slot-3", "slot-1"]]));
+    let started = kubelet.call("start", ADDRESSES, &json!({ "ids": ["slot-0"] }));
+    assert_eq!(started["answer"], Value::Null);
+}
+
+#[test]
+fn addresses_of_pods_count_and_those_of_others_do_not() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let _agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    // What somebody else has on the ENI, no pod can get. It is found by the next comparison.
+    let taken = ["10.0.4.90", "10.0.4.91"].map(|address| address.parse().unwrap());
+    node.lab.assign(&node.eni, &taken);
+    node.command(&["sync", "--once"]);
+    kubelet.await_list(ADDRESSES, ROOM - 2, 0);
+}
+
+#[test]
+fn addresses_are_unhealthy_while_the_eni_is_of_no_use() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut kubelet = Kubelet::start(&node);
+    let mut configuration = configuration(&vpc);
+    configuration["links"] = json!(false);
+    let agent = Agent::start(&node, &configuration);
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    set_link(&node, "down");
+    kubelet.await_list(ADDRESSES, 0, ROOM);
+    let said = format!("resource {ADDRESSES}: ens6 of {} is down", node.eni);
+    assert!(
+        eventually(|| agent.log().contains(&said)),
+        "{}",
+        agent.log()
+    );
+    let refused = kubelet.call(
+        "allocate",
+        ADDRESSES,
+        &json!({ "containers": [["slot-0"]] }),
+    );
+    assert_eq!(refused["code"], "FAILED_PRECONDITION");
+    set_link(&node, "up");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    node.lab
+        .untag_eni(&node.eni, "node.k8s.amazonaws.com/no_manage");
+    node.command(&["sync", "--once"]);
+    kubelet.await_list(ADDRESSES, 0, ROOM);
+    assert_eq!(agent.log().matches(&said).count(), 1);
+}
+
+#[test]
+fn a_kubelet_that_starts_anew_is_told_again() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    for _ in 0..2 {
+        drop(kubelet_after(&node, Kubelet::start));
+    }
+    let kubelet = kubelet_after(&node, Kubelet::start);
+    // Somebody removes the socket of the resource, and nothing else.
+    let socket = directory(&node).join("eni-sync-eni-cni.io-user-plane.sock");
+    fs::remove_file(&socket).unwrap();
+    kubelet.await_event("register");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    assert!(socket.exists());
+    drop(agent);
+    // An agent that was killed has left its socket.
+    kubelet.await_event("end");
+    let _agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+}
+
+fn kubelet_after(node: &AwsNode, start: impl Fn(&AwsNode) -> Kubelet) -> Kubelet {
+    let kubelet = start(node);
+    kubelet.await_event("register");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    kubelet
+}
+
+#[test]
+fn a_kubelet_that_is_missing_or_refuses_keeps_the_agent_from_nothing() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let agent = Agent::start(&node, &configuration(&vpc));
+    let said = format!("resource {ADDRESSES}: there is no directory {DIRECTORY:?}");
+    assert!(
+        eventually(|| agent.log().contains(&said)),
+        "{}",
+        agent.log()
+    );
+    let kubelet = Kubelet::refusing(&node, "no resources today");
+    kubelet.await_event("register");
+    let refused = "the kubelet does not take it: no resources today; trying again";
+    assert!(
+        eventually(|| agent.log().contains(refused)),
+        "{}",
+        agent.log()
+    );
+    // It is tried again, and said once.
+    kubelet.await_event("register");
+    let (status, ready) = get(&node, "/readyz");
+    assert_eq!(status, 200);
+    assert!(
+        ready.contains(&format!("resource {ADDRESSES}: {refused}")),
+        "{ready}"
+    );
+    assert_eq!(metric(&node, "registered{resource"), 0.0);
+    assert!(
+        metric(
+            &node,
+            "registrations_total{resource=\"eni-cni.io/user-plane\",outcome=\"failure\""
+        ) >= 2.0
+    );
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    for said in [&said[..], refused] {
+        assert_eq!(agent.log().matches(said).count(), 1, "{}", agent.log());
+    }
+    drop(kubelet);
+    let _kubelet = kubelet_after(&node, Kubelet::start);
+    assert!(eventually(|| metric(&node, "registered{resource") > 0.0));
+    assert_eq!(
+        metric(
+            &node,
+            "devices{resource=\"eni-cni.io/user-plane\",health=\"healthy\""
+        ),
+        9.0
+    );
+    let (_, ready) = get(&node, "/readyz");
+    assert!(!ready.contains(ADDRESSES), "{ready}");
+}
+
+#[test]
+fn a_selector_that_matches_no_eni_gives_a_resource_without_devices_and_is_said_once() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let mut configuration = configuration(&vpc);
+    configuration["reconcileSeconds"] = json!(1);
+    let selected = json!({ "tag": { "eni-cni/network": "user-plane" } });
+    configuration["resources"][0]["eni"] = selected;
+    let second = json!({
+        "name": "eni-cni.io/all", "eni": { "subnet": "10.0.4.0/24" }, "kind": "addresses",
+    });
+    configuration["resources"]
+        .as_array_mut()
+        .unwrap()
+        .push(second);
+    let agent = Agent::start(&node, &configuration);
+    kubelet.await_list("eni-cni.io/all", ROOM, 0);
+    let said = format!("resource {ADDRESSES}: no ENI for pods of this node is selected");
+    assert!(
+        eventually(|| agent.log().contains(&said)),
+        "{}",
+        agent.log()
+    );
+    // The first resource that selects an ENI has it.
+    node.lab.tag_eni(&node.eni, "eni-cni/network", "user-plane");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    kubelet.await_list("eni-cni.io/all", 0, 0);
+    let owned = format!("{} belongs to the resource {ADDRESSES}", node.eni);
+    assert!(
+        eventually(|| agent.log().contains(&owned)),
+        "{}",
+        agent.log()
+    );
+    assert_eq!(agent.log().matches(&said).count(), 1, "{}", agent.log());
+}
