@@ -10,6 +10,7 @@ use harness::Pod;
 use serde_json::{Value, json};
 
 use self::kubelet::{DIRECTORY, Kubelet, directory};
+use super::doctor::examine;
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::scrape::{ADDRESS, get};
 
@@ -193,6 +194,15 @@ fn a_kubelet_that_is_missing_or_refuses_keeps_the_agent_from_nothing() {
     );
     // It is tried again, and said once.
     kubelet.await_event("register");
+    let resources = || {
+        let report = node.command(&["status", "--json"]).stdout;
+        serde_json::from_str::<Value>(&report).unwrap()["resources"].clone()
+    };
+    let expected = json!([{
+        "name": ADDRESSES, "registered": false, "healthy": 9, "unhealthy": 0, "problems": [refused],
+    }]);
+    assert!(eventually(|| resources() == expected), "{}", resources());
+    examine(&node, &[]).has("resource", "warning", refused);
     let (status, ready) = get(&node, "/readyz");
     assert_eq!(status, 200);
     assert!(
@@ -223,6 +233,10 @@ fn a_kubelet_that_is_missing_or_refuses_keeps_the_agent_from_nothing() {
     );
     let (_, ready) = get(&node, "/readyz");
     assert!(!ready.contains(ADDRESSES), "{ready}");
+    let shown = node.command(&["status"]).stdout;
+    let line = format!("resource {ADDRESSES}: 9 healthy, 0 unhealthy, registered with the kubelet");
+    assert!(shown.contains(&format!("{line}\n")), "{shown}");
+    examine(&node, &[]).is_well("resource");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod installed;
 mod network;
 mod range;
 mod ranges;
+mod resources;
 mod source;
 
 use std::path::PathBuf;
@@ -95,6 +96,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         addresses::check,
         configuration::check,
         ranges::check,
+        resources::check,
     ];
     groups.iter().flat_map(|check| check(facts)).collect()
 }

@@ -14,9 +14,11 @@ use common::kernel::netns::{Holders, Presence};
 use common::say;
 use serde::Serialize;
 
+use crate::agent::devices::shown::{self, Shown};
 use crate::cli::output;
 use crate::installed::{self, Installed};
 use crate::ledger::{Entry, Ledger, Owner, State, Timestamp, now};
+use crate::plugin::socket;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
@@ -35,6 +37,43 @@ struct Status {
     live: bool,
     enis: Vec<EniStatus>,
     plugins: Plugins,
+    /// What the agent offers the kubelet; nothing where no agent answers.
+    resources: Vec<Offered>,
+}
+
+/// A resource of the kubelet.
+#[derive(Debug, Serialize)]
+struct Offered {
+    name: String,
+    /// Whether the kubelet has taken it, and listens.
+    registered: bool,
+    healthy: usize,
+    unhealthy: usize,
+    problems: Vec<String>,
+}
+
+impl Offered {
+    fn all() -> Vec<Self> {
+        if !socket::is_listened_on(Path::new(socket::PATH)) {
+            return Vec::new();
+        }
+        let shown = shown::read().unwrap_or_else(|error| {
+            say!("{error}");
+            Vec::new()
+        });
+        shown.into_iter().map(Self::of).collect()
+    }
+
+    fn of(shown: Shown) -> Self {
+        let (healthy, unhealthy) = shown.counts();
+        Self {
+            healthy,
+            unhealthy,
+            name: shown.name,
+            registered: shown.registered,
+            problems: shown.problems,
+        }
+    }
 }
 
 /// What the directory of the plugins has.
@@ -188,6 +227,7 @@ fn collect(live: bool, plugins: Plugins) -> Result<Status> {
         live,
         enis,
         plugins,
+        resources: Offered::all(),
     })
 }
 

@@ -12,6 +12,7 @@ use common::error::{Error, Result};
 use common::kernel::netlink::{KernelAddress, KernelRoute, Link, Netlink};
 
 use crate::agent::configuration::{Configuration, Networks};
+use crate::agent::devices::shown::{self, Shown};
 use crate::cli::doctor::network::Network;
 use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
@@ -52,6 +53,8 @@ pub(crate) struct Facts {
     pub(crate) reservations: BTreeMap<String, Vec<Reservation>>,
     pub(crate) agent: io::Result<Option<()>>,
     pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
+    /// What the agent offers the kubelet.
+    pub(crate) resources: Result<Vec<Shown>>,
     /// The files of the ledger that are no entries, each with its ENI.
     pub(crate) damaged: Vec<(String, Error)>,
     /// The addresses that are in use, and what could not be seen of them.
@@ -121,6 +124,7 @@ impl Facts {
             reservations: BTreeMap::new(),
             agent: socket::ping(),
             ledger: read_ledger(),
+            resources: shown::read(),
             damaged: read_damaged().unwrap_or_default(),
             living: in_use::of_node(&Ledger::of_node()),
             host: Host {

@@ -3,7 +3,7 @@
 use common::address::Cidr;
 use common::text::printable;
 
-use super::{Address, Difference, EniStatus, Plugins, Status};
+use super::{Address, Difference, EniStatus, Offered, Plugins, Status};
 use crate::cli::output::{self, duration};
 use crate::ledger::Timestamp;
 
@@ -34,10 +34,32 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
             text.push_str(&output::table(&rows(&eni.addresses, now)));
         }
     }
+    for resource in &status.resources {
+        text.push_str(&format!("\n{}\n", printable(&offered(resource))));
+    }
     if !status.plugins.installed.is_empty() {
         text.push_str(&format!("\n{}\n", plugins(&status.plugins)));
     }
     text
+}
+
+fn offered(resource: &Offered) -> String {
+    let Offered {
+        name,
+        healthy,
+        unhealthy,
+        ..
+    } = resource;
+    let registered = match resource.registered {
+        true => "registered with the kubelet",
+        false => "not registered with the kubelet",
+    };
+    let first = format!("resource {name}: {healthy} healthy, {unhealthy} unhealthy, {registered}");
+    [first]
+        .into_iter()
+        .chain(resource.problems.iter().cloned())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn plugins(plugins: &Plugins) -> String {
