@@ -64,14 +64,6 @@ impl Device {
         }
     }
 
-    /// Whether the host has the device under this name.
-    ///
-    /// # Errors
-    /// Code 5 when sysfs cannot be read.
-    pub fn is_virtual_on_host(&self, name: &str) -> Result<bool> {
-        Ok(self.sysfs_number.is_some() && sysfs_number(name)? == self.sysfs_number)
-    }
-
     /// A name for the device that nobody else uses, for the moment in which its own one,
     /// and the one that it has in the container, are taken.
     pub fn temporary_name(&self) -> String {

@@ -1,6 +1,7 @@
 //! Devices that the kernel has put on the host, because the namespace of their container has
 //! ended before any DEL: every ADD that looks for a device gives these their names back.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use common::error::Result;
@@ -11,6 +12,7 @@ use crate::device::Device;
 use crate::elsewhere::is_hardware_elsewhere;
 use crate::records;
 use crate::restore::{Host, Whereabouts, rebind, restore_on_host};
+use crate::sysfs::{interfaces, sysfs_number};
 
 /// Gives back what it was to every device that the kernel has put on the host
 /// because its container's namespace ended, so that it can be found by its name
@@ -22,20 +24,11 @@ use crate::restore::{Host, Whereabouts, rebind, restore_on_host};
 pub fn recover(host: &mut Host) -> Result<Vec<Attachment<Device>>> {
     let mut all = records().all::<Device>()?;
     let boot = boot_id()?;
+    let mut interfaces = Interfaces::default();
     for position in 0..all.len() {
         let record = &all[position];
         let device = &record.device;
-        if !device.is_owed() {
-            continue;
-        }
-        let is_alive = match record.is_alive_in(&boot) {
-            Ok(is_alive) => is_alive,
-            Err(error) => {
-                say!("recovering {:?}: {error}", device.name);
-                continue;
-            }
-        };
-        if !may_be_on_host(record, is_alive)? {
+        if !device.is_owed() || !may_be_on_host(record, &boot, &mut interfaces)? {
             continue;
         }
         let restored = match &device.binding {
@@ -61,21 +54,58 @@ pub fn recover(host: &mut Host) -> Result<Vec<Attachment<Device>>> {
 /// Whether the host can have the device of this attachment: its container has ended, or
 /// has moved the device on and the kernel has put it on the host, or its DEL was killed.
 /// A virtual device is there for the last reason only, and under one of these names.
-fn may_be_on_host(record: &Attachment<Device>, is_alive: bool) -> Result<bool> {
+fn may_be_on_host(
+    record: &Attachment<Device>,
+    boot: &str,
+    interfaces: &mut Interfaces,
+) -> Result<bool> {
     let device = &record.device;
-    if device.binding.is_some() {
-        return Ok(!is_alive);
+    if device.binding.is_none() && !device.is_hardware() {
+        let names = [&device.name, record.ifname.as_str()];
+        return interfaces.have(device, names);
     }
-    if device.is_hardware() {
-        return Ok(!is_alive || !is_hardware_elsewhere(device));
-    }
-    let temporary = device.temporary_name();
-    for name in [&device.name, record.ifname.as_str(), &temporary] {
-        if device.is_virtual_on_host(name)? {
-            return Ok(true);
+    match record.is_alive_in(boot) {
+        Ok(false) => Ok(true),
+        Ok(true) => Ok(device.binding.is_none() && !is_hardware_elsewhere(device)),
+        Err(error) => {
+            say!("recovering {:?}: {error}", device.name);
+            Ok(false)
         }
     }
-    Ok(false)
+}
+
+/// The interfaces of the host, listed once for all records, with the number in sysfs of each
+/// that was asked for. Without a virtual device in a record, nothing is asked.
+#[derive(Default)]
+struct Interfaces(Option<HashMap<String, Option<Option<u64>>>>);
+
+impl Interfaces {
+    /// Whether the host has a virtual device, under one of these names or its temporary one.
+    ///
+    /// # Errors
+    /// Code 5 when sysfs cannot be read.
+    fn have(&mut self, device: &Device, names: [&str; 2]) -> Result<bool> {
+        if device.sysfs_number.is_none() {
+            return Ok(false);
+        }
+        let listed = match &mut self.0 {
+            Some(listed) => listed,
+            unknown => unknown.insert(interfaces()?.into_iter().map(|n| (n, None)).collect()),
+        };
+        for name in [names[0], names[1], &device.temporary_name()] {
+            let Some(known) = listed.get_mut(name) else {
+                continue;
+            };
+            let number = match *known {
+                Some(number) => number,
+                None => *known.insert(sysfs_number(name)?),
+            };
+            if number == device.sysfs_number {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// The device with what it was before an attachment that it has not come back from as

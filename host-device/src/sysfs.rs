@@ -34,6 +34,19 @@ pub fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
     })
 }
 
+/// The interfaces of the host; none when sysfs is not there.
+///
+/// # Errors
+/// Code 5 when sysfs cannot be read.
+pub fn interfaces() -> Result<Vec<String>> {
+    match list(Path::new(INTERFACES)) {
+        Err(cause) if is_missing(&cause) => Ok(Vec::new()),
+        outcome => {
+            outcome.map_err(|cause| Error::io(format!("failed to list {INTERFACES:?}"), &cause))
+        }
+    }
+}
+
 /// The names in `directory`, sorted.
 pub fn list(directory: &Path) -> io::Result<Vec<String>> {
     let entries = fs::read_dir(directory)?;
