@@ -19,6 +19,7 @@ mod options;
 mod parallel;
 mod pods;
 mod process;
+mod processes;
 mod programs;
 mod records;
 mod report;

@@ -56,6 +56,18 @@ fn cpu(who: UsageWho) -> Duration {
     Duration::from_micros(microseconds.unsigned_abs())
 }
 
+/// The page faults of a call, which must succeed, and of its delegates.
+#[expect(clippy::cast_precision_loss, reason = "there are some hundreds")]
+pub fn page_faults(call: &Call) -> f64 {
+    let count = || {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("the kernel counts what is used");
+        usage.minor_page_faults()
+    };
+    let before = count();
+    Process::of(call).end().ok();
+    (count() - before) as f64
+}
+
 /// A process that has its input and no more than that to wait for.
 #[derive(Debug)]
 pub struct Process {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use harness::Node;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::figure::Report;
 use crate::options::Effort;
@@ -49,7 +49,12 @@ fn add_records(site: &Site) {
     for n in 0..RECORDS {
         let id = format!("other-{n}");
         let path = site.record(&id);
-        record["containerId"] = id.into();
+        record["containerId"] = json!(id);
+        // Each pod has a device of its own; one of ipvlan is a new one for each.
+        if record["device"]["name"].is_string() {
+            record["device"]["name"] = json!(id);
+            record["device"]["sysfsNumber"] = json!(u64::MAX - n as u64);
+        }
         fs::write(path, record.to_string()).expect("the state directory is writable");
     }
     site.inside(|site| run(&site.call("DEL")));

@@ -3,7 +3,8 @@
 use crate::figure::Report;
 use crate::options::Effort;
 use crate::{
-    enis, host_device, host_local, ipvlan, parallel, pods, programs, records, taken, throttled,
+    enis, host_device, host_local, ipvlan, parallel, pods, processes, programs, records, taken,
+    throttled,
 };
 
 /// One row of the table: a work and how it is measured.
@@ -93,6 +94,11 @@ pub fn all() -> Vec<Row> {
             host_device::ipv6,
         ),
         row(
+            "processes/host-device",
+            "with host-local, in one process and in two",
+            processes::host_device,
+        ),
+        row(
             "throttled/host-device",
             "pods that start at once, 3 networks each, little CPU",
             throttled::host_device,
@@ -126,6 +132,11 @@ pub fn all() -> Vec<Row> {
             "ipvlan/host-local",
             "an IPv4 address of host-local",
             ipvlan::with_ipam,
+        ),
+        ipvlan_row(
+            "processes/ipvlan",
+            "with host-local, in one process and in two",
+            processes::ipvlan,
         ),
         ipvlan_row(
             "throttled/ipvlan",

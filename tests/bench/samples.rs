@@ -14,6 +14,8 @@ pub enum Party {
     /// What a row compares ours with besides: nothing but a process, the kernel's part,
     /// or our own plugin at something easier.
     Reference,
+    /// Our plugins as programs of their own, which execute each other.
+    Alone,
 }
 
 pub const BOTH: [Party; 2] = [Party::Ours, Party::Go];
@@ -25,6 +27,7 @@ impl Party {
             Self::Ours => "ours",
             Self::Go => "Go",
             Self::Reference => "reference",
+            Self::Alone => "ours alone",
         }
     }
 }
@@ -115,6 +118,11 @@ impl Samples {
     /// The same beside the row's reference, which is called so.
     pub fn beside_reference(&self, name: &str, step: Step, limits: Limits) -> [Figure; 2] {
         self.beside(Party::Reference, name, step, limits)
+    }
+
+    /// The same beside our plugins as programs of their own.
+    pub fn beside_alone(&self, step: Step, limits: Limits) -> [Figure; 2] {
+        self.beside(Party::Alone, "two programs", step, limits)
     }
 
     fn beside(&self, party: Party, name: &str, step: Step, limits: Limits) -> [Figure; 2] {

@@ -101,7 +101,7 @@ impl Sites {
     pub fn of(&self, party: Party) -> &Site {
         match party {
             Party::Go => &self.go,
-            Party::Ours | Party::Reference => &self.ours,
+            Party::Ours | Party::Reference | Party::Alone => &self.ours,
         }
     }
 

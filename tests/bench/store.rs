@@ -113,6 +113,7 @@ pub fn call(party: Party, plugin: &str, command: &str) -> Call {
     let program = match party {
         Party::Go => go_plugin(plugin),
         Party::Ours | Party::Reference => our_plugin(plugin),
+        Party::Alone => our_plugin(&format!("alone/{plugin}")),
     };
     let directory = program.parent().expect("a plugin is in a directory");
     let directory = directory.display().to_string();
