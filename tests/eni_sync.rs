@@ -16,6 +16,7 @@ mod doctor;
 mod empty_root;
 mod faults;
 pub(crate) mod fixture;
+mod formats;
 mod handover;
 mod hygiene;
 mod installed;

@@ -2,4 +2,5 @@
 //! the one way to lock.
 
 pub mod file;
+pub mod format;
 pub mod lock;

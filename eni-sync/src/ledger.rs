@@ -19,6 +19,7 @@ use std::time::Duration;
 use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
+use common::files::format;
 use common::files::lock::Lock;
 use common::say;
 use serde::{Deserialize, Serialize};
@@ -359,6 +360,11 @@ fn read(path: &Path, clock: &Clock) -> Result<Option<Entry>> {
         }
         Err(cause) => return Err(Error::io(format!("failed to read {path:?}"), &cause)),
     };
+    if let Some(why) = format::newer(&bytes) {
+        let msg = format!("{path:?} is an entry of a newer ledger");
+        let details = format!("{why}; its address stays as it is");
+        return Err(Error::new(ErrorCode::DECODING, msg).with_details(details));
+    }
     let found = serde_json::from_slice(&bytes);
     let Found { entry, clock: then } = found.map_err(|cause| undecodable(cause.to_string()))?;
     if path.file_name().and_then(|name| name.to_str()) != Some(&entry.address.to_string()) {

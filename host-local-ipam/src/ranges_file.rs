@@ -13,6 +13,7 @@ use serde_json::Value;
 use common::cni::lenient::read_value;
 use common::error::{Error, Result};
 use common::files::file;
+use common::files::format;
 use nix::libc;
 
 use crate::range::RangeSpec;
@@ -38,6 +39,9 @@ pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
     let content = content(path).map_err(|cause| Error::io("failed to read the file", &cause))?;
     if content.trim_ascii().is_empty() {
         return Err(Error::config("the file is empty"));
+    }
+    if let Some(why) = format::newer(&content) {
+        return Err(Error::config("the file is of a newer version").with_details(why));
     }
     let document: Value = serde_json::from_slice(&content).map_err(|cause| {
         Error::config("the file is not a JSON document").with_details(cause.to_string())

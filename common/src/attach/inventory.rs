@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Cidr;
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file;
+use crate::files::format;
 
 /// What eni-sync has until the next boot; root's alone.
 pub const DIRECTORY: &str = "/run/eni-cni";
@@ -109,6 +110,10 @@ impl Inventory {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(Error::io(format!("failed to read {PATH}"), &cause)),
         };
+        if let Some(why) = format::newer(&bytes) {
+            let msg = format!("{PATH} is an inventory of a newer version");
+            return Err(Error::new(ErrorCode::DECODING, msg).with_details(why));
+        }
         serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
             let msg = format!("{PATH} is not an inventory of ENIs");
             Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::attachment::{Attachment, boot_id};
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file;
+use crate::files::format;
 use crate::say;
 
 /// The most bytes of a record, which is mostly what the configuration says of addresses.
@@ -57,6 +58,9 @@ pub(super) fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Recorded<D
         }
         Err(cause) => return Err(Error::io(format!("failed to read {path:?}"), &cause)),
     };
+    if let Some(why) = format::newer(&bytes) {
+        return damaged(path, &why);
+    }
     let why = match serde_json::from_slice::<Attachment<D>>(&bytes) {
         Ok(record) if record.is_of(path) => return Ok(Recorded::Whole(Box::new(record))),
         Ok(_) => "it is about another attachment".to_owned(),

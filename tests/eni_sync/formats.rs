@@ -1,0 +1,114 @@
+//! Files of a newer version, as a return to an older one leaves them: each is refused by its
+//! name, and stays as it is. `docs/reliability.md` has the table.
+
+use std::fs;
+use std::path::Path;
+
+use harness::{Call, Pod};
+use serde_json::{Value, json};
+
+use super::fixture::{Vpc, assert_refused};
+
+/// Makes a document one of a newer format.
+fn mark(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    document["formatVersion"] = json!(2);
+    fs::write(path, document.to_string()).unwrap();
+    document.to_string()
+}
+
+const NEWER: &str = "it is of format 2, and version ";
+
+#[test]
+fn an_entry_of_a_newer_ledger_is_refused_and_stays() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    let path = node.ledger_path().join("10.0.4.70");
+    let marked = mark(&path);
+    node.lab.reset_calls();
+    let call = node.pod_call("CHECK", &pod, &["10.0.4.70"]);
+    let named = format!("ledger/{}/10.0.4.70", node.eni);
+    assert_refused(&node, &call, 6, &[&named, "newer ledger", NEWER]);
+    let output = node.command(&["release", "--eni", node.eni.as_str(), "--force"]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert!(output.stdout.contains(NEWER), "{output}");
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+    assert_eq!(fs::read_to_string(&path).unwrap(), marked);
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_refused_and_stays() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let link = [
+        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
+    ];
+    node.node.netns.ip(&link);
+    let pod = Pod::new("c1");
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "dpdk", "type": "host-device", "device": "dev7",
+    });
+    let add = Call::ours("host-device", "ADD")
+        .conf(&conf)
+        .pod(&pod, "net1");
+    node.run(&add).ok();
+    let path = node
+        .node
+        .state()
+        .join("eni-cni/host-device/dpdk/c1:net1.json");
+    let marked = mark(&path);
+    let output = node.run(&add);
+    let error = output.error();
+    assert_eq!(error.code, 5, "{output}");
+    assert!(error.msg.contains("c1:net1.json"), "{output}");
+    assert!(error.details.contains(NEWER), "{output}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), marked);
+}
+
+#[test]
+fn an_inventory_of_a_newer_version_is_refused() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.command(&["sync", "--once"]);
+    mark(&node.run_directory().join("eni-cni/enis.json"));
+    let output = node.command(&["status"]);
+    assert!(output.stderr.contains("/run/eni-cni/enis.json"), "{output}");
+    assert!(output.stderr.contains(NEWER), "{output}");
+    // It is a copy of what EC2 says, and written anew.
+    node.command(&["sync", "--once"]);
+    let output = node.command(&["status"]);
+    assert!(output.stdout.contains(node.instance.as_str()), "{output}");
+}
+
+#[test]
+fn a_ranges_file_of_a_newer_version_is_refused() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ranges.json");
+    fs::write(
+        &path,
+        json!({"ranges": [[{"subnet": "10.9.0.0/24"}]]}).to_string(),
+    )
+    .unwrap();
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "host-local",
+        "ipam": {"type": "host-local", "rangesFile": path},
+    });
+    let pod = Pod::new("c1");
+    let add = Call::ours("host-local", "ADD")
+        .conf(&conf)
+        .pod(&pod, "net1");
+    node.run(&add).ok();
+    mark(&path);
+    let next = Pod::new("c2");
+    let add = Call::ours("host-local", "ADD")
+        .conf(&conf)
+        .pod(&next, "net1");
+    let output = node.run(&add);
+    assert!(output.stdout.contains("ranges.json"), "{output}");
+    assert!(output.stdout.contains(NEWER), "{output}");
+}
