@@ -20,7 +20,9 @@ fn needed() -> Value {
 /// Values that turn on whatever is off.
 fn everything() -> Value {
     let mut values = needed();
-    values["dashboard"] = json!({"enabled": true});
+    for name in ["podMonitor", "prometheusRule", "dashboard"] {
+        values[name] = json!({"enabled": true});
+    }
     values["agent"] = json!({"metrics": "0.0.0.0:9809"});
     values
 }
@@ -220,6 +222,10 @@ fn every_value_is_in_the_schema_and_changes_something() {
     for (at, value) in &leaves {
         let mut values = base.clone();
         set(&mut values, at, value);
+        if at == "/agent/metrics" {
+            // At a loopback address it would be refused.
+            set(&mut values, "/podMonitor/enabled", &json!(false));
+        }
         let is_changed = rendered(&helm, &values) != before;
         assert!(is_changed, "{at} changes nothing");
     }
@@ -250,6 +256,12 @@ fn a_wrong_value_is_refused_and_named() {
         ("/agent/pools", json!([{"name": "a"}]), "rangesFile"),
         ("/agent/metrics", json!(9809), "metrics"),
         ("/agent/metrics", json!("10.0.0.1:9809"), "loopback address"),
+        (
+            "/podMonitor/enabled",
+            json!(true),
+            "podMonitor.enabled: Prometheus does not reach agent.metrics",
+        ),
+        ("/podMonitor/interval", json!("often"), "interval"),
         ("/maxSurge", json!("0%"), "maxSurge"),
         ("/cniBinDirectory", json!("opt"), "cniBinDirectory"),
         ("/resources/agents", json!({}), "agents"),
@@ -313,7 +325,14 @@ fn the_kubelet_asks_for_health_where_the_agent_serves_it() {
 }
 
 /// Helm cannot reach files outside of its chart.
-const COPIES: [(&str, &str); 1] = [("grafana-dashboard.json", "deploy/grafana-dashboard.json")];
+const COPIES: [(&str, &str); 3] = [
+    ("grafana-dashboard.json", "deploy/grafana-dashboard.json"),
+    ("podmonitor.yaml", "deploy/monitoring/podmonitor.yaml"),
+    (
+        "prometheusrule.yaml",
+        "deploy/monitoring/prometheusrule.yaml",
+    ),
+];
 
 #[test]
 fn the_files_of_the_chart_are_those_of_deploy() {
@@ -333,6 +352,25 @@ fn the_dashboard_of_the_chart_is_the_one_of_deploy() {
     assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
     let text_of = dashboard["data"]["eni-sync.json"].as_str().unwrap();
     assert_eq!(text_of.trim(), text("deploy/grafana-dashboard.json").trim());
+}
+
+#[test]
+fn prometheus_gets_what_kustomize_gives_it_at_the_port_of_the_agent() {
+    let theirs = kustomized("deploy/monitoring");
+    for helm in helms() {
+        let mut values = everything();
+        let ours = rendered(&helm, &values);
+        for name in ["PodMonitor eni-sync", "PrometheusRule eni-sync"] {
+            assert_eq!(ours[name]["spec"], theirs[name]["spec"], "{name}");
+        }
+        values["agent"]["metrics"] = json!("[::]:1234");
+        values["podMonitor"]["interval"] = json!("15s");
+        let ours = rendered(&helm, &values);
+        let spec = &ours["PodMonitor eni-sync"]["spec"];
+        assert_eq!(spec["podMetricsEndpoints"][0]["interval"], "15s");
+        let text = spec.to_string();
+        assert!(text.contains("$1:1234") && !text.contains("9809"), "{text}");
+    }
 }
 
 #[test]
