@@ -145,6 +145,7 @@ fn kubernetes_accepts_every_object_from_1_29_to_the_newest() {
     for helm in helms() {
         all.extend(rendered(&helm, &everything()).into_values());
     }
+    all.push(serde_yaml_ng::from_str(&text("deploy/uninstall.yaml")).unwrap());
     assert_eq!(refusals(&all), Vec::<String>::new());
     // The schemas do refuse.
     let wrong = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"nam": "x"}});

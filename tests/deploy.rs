@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use harness::{Call, our_plugin};
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
@@ -180,6 +181,31 @@ fn the_kustomization_has_every_file_and_names_what_the_daemon_set_uses() {
     assert_eq!(installer().image.as_deref(), image);
 }
 
+#[test]
+fn the_job_that_uninstalls_sees_what_the_agent_sees() {
+    let job: Job = manifest("deploy/uninstall.yaml");
+    let pod_of_job = job.spec.unwrap().template.spec.unwrap();
+    assert_eq!(pod_of_job.volumes.unwrap()[..], pod().volumes.unwrap()[1..]);
+    let container = &pod_of_job.containers[0];
+    let mounts = |container: &Container| {
+        let mounts = container.volume_mounts.clone().unwrap().into_iter();
+        let kept = mounts.filter(|mount| !["configuration", "cni-bin"].contains(&&*mount.name));
+        kept.collect::<Vec<_>>()
+    };
+    assert_eq!(mounts(container), mounts(&agent()));
+    let kustomization: Value = serde_yaml_ng::from_str(&text("deploy/kustomization.yaml")).unwrap();
+    let image = &kustomization["images"][0];
+    let [name, tag] = ["newName", "newTag"].map(|key| image[key].as_str().unwrap());
+    assert_eq!(container.image, Some(format!("{name}:{tag}")));
+    let mounted = container.volume_mounts.as_ref().unwrap();
+    let bin = mounted
+        .iter()
+        .find(|mount| mount.name == "cni-bin")
+        .unwrap();
+    let target = format!("--target={}", bin.mount_path);
+    assert_eq!(container.args.clone().unwrap(), ["uninstall", &target]);
+}
+
 /// What follows `word` at the beginning of each line.
 fn instructions<'a>(text: &'a str, word: &str) -> Vec<Vec<&'a str>> {
     let lines = text.lines().filter_map(|line| line.strip_prefix(word));
@@ -298,6 +324,7 @@ fn plugins_are_installed_with_their_modes_and_only_when_they_differ() {
     assert_eq!(
         names,
         [
+            ".eni-cni-replaced",
             "bridge",
             "eni-host-local",
             "eni-ipvlan",

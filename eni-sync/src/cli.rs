@@ -6,7 +6,9 @@ mod install;
 mod output;
 mod release;
 mod status;
+mod support_bundle;
 mod sync;
+mod uninstall;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -93,6 +95,18 @@ enum Command {
         #[arg(long, value_name = "DIRECTORY")]
         target: PathBuf,
     },
+    /// Take from this node what eni-sync has brought, and put back what was there before
+    ///
+    /// Releases the addresses, removes the programs and what they know. Refuses while pods are
+    /// attached or the agent runs.
+    #[command(after_help = EXIT_STATUS)]
+    Uninstall(uninstall::Options),
+    /// Write one file with all that whoever helps needs to know of this node
+    ///
+    /// State, records, ledger, links, logs, versions, and what status and doctor say. Nothing
+    /// in it is secret.
+    #[command(after_help = EXIT_STATUS)]
+    SupportBundle(support_bundle::Options),
     /// Show the addresses of this node's ENIs, their states and their owners
     ///
     /// Reads the ledger and the inventory, and changes nothing. AWS is not asked.
@@ -190,6 +204,8 @@ fn execute(command: Command) -> Result<ExitCode> {
             cni_path,
         } => done(status::run(json, live, &cni_path)),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Uninstall(options) => uninstall::run(&options),
+        Command::SupportBundle(options) => done(support_bundle::run(&options)),
         Command::Sync { once: _ } => done(sync::once()),
         Command::Release { selection, manner } => release::run(&selection, manner),
         Command::Completions { shell } => done(completions(shell)),
@@ -204,6 +220,8 @@ fn is_for_root(command: &Command) -> bool {
         Command::Attach(_)
         | Command::Status { .. }
         | Command::Doctor(_)
+        | Command::Uninstall(_)
+        | Command::SupportBundle(_)
         | Command::Sync { .. }
         | Command::Release { .. } => true,
         Command::Agent { .. }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::error::{Error, Result};
@@ -151,6 +151,33 @@ pub(crate) fn lock(directory: &Path) -> Result<Option<Lock>> {
     let failed = |cause| Error::io(format!("failed to look at {directory:?}"), &cause);
     let directory = fs::canonicalize(directory).map_err(failed)?;
     Lock::take_existing(&directory, INSTALLATION)
+}
+
+/// Where a directory keeps the programs of others that ours have replaced in it.
+pub(crate) const REPLACED: &str = ".eni-cni-replaced";
+
+/// The place of the program that ours of this name has replaced.
+pub(crate) fn replaced(directory: &Path, name: &str) -> PathBuf {
+    directory.join(REPLACED).join(name)
+}
+
+/// Keeps a copy of the program of somebody else that ours is about to replace, the newest
+/// one, for whoever uninstalls.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn keep_replaced(directory: &Path, name: &str, plugin: &str) -> io::Result<()> {
+    let installed = directory.join(name);
+    let is_program = match at(&installed, plugin)? {
+        Installed::Go => true,
+        Installed::Other => fs::metadata(&installed)?.is_file(),
+        Installed::Missing | Installed::Ours(_) => false,
+    };
+    if !is_program {
+        return Ok(());
+    }
+    file::create_directory(&directory.join(REPLACED))?;
+    put(&installed, &replaced(directory, name))
 }
 
 /// Copies a program with its mode, and renames the copy when all of it is on the disk, so that a runtime finds

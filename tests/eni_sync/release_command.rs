@@ -316,3 +316,64 @@ fn something_must_be_selected() {
     release(&node, &[], 2);
     release(&node, &["--force"], 2);
 }
+
+/// What the init container of an AWS sample leaves: secondary addresses of pods that are gone,
+/// assigned by their own calls to EC2.
+#[test]
+fn what_others_have_left_is_listed_and_then_released() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    let left = ["10.0.4.95", "10.0.4.96", "10.0.4.97", "10.0.4.98"];
+    node.lab.assign(&node.eni, &left.map(ip));
+    // One is known to the ledger by now, the others are not.
+    let other = Pod::new("other");
+    other
+        .netns
+        .ip(&["address", "add", "10.0.4.96/24", "dev", "lo"]);
+    let reservations = node.node.state().join("networks/theirs");
+    fs::create_dir_all(&reservations).unwrap();
+    fs::write(reservations.join("10.0.4.97"), "c7\neth0").unwrap();
+    let before = node.addresses();
+    let eni = &node.eni;
+    let expected = [
+        format!("10.0.4.95 on {eni}: would be released"),
+        format!("10.0.4.96 on {eni}: kept: it is on an interface of a pod"),
+        format!("10.0.4.97 on {eni}: kept: host-local has it: /var/lib/cni/networks/theirs/"),
+        format!("10.0.4.98 on {eni}: would be released"),
+    ];
+    let process = Resident::inside(&other.netns.path());
+    // Processes of others may be in namespaces that cannot be read for a moment.
+    assert!(eventually(|| {
+        let output = release(&node, &["--foreign", "--dry-run"], 1);
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        let mut pairs = lines.iter().zip(&expected);
+        lines.len() == 4 && pairs.all(|(line, expected)| line.starts_with(expected))
+    }));
+    assert_eq!(node.addresses(), before);
+    node.command(&["sync", "--once"]);
+    assert_eq!(node.ledger()["10.0.4.98"], "adopted");
+    assert!(eventually(|| {
+        release(&node, &["--foreign"], 1);
+        node.addresses() == ["10.0.4.70", "10.0.4.96", "10.0.4.97"]
+    }));
+    assert_eq!(node.ledger()["10.0.4.70"], "held");
+    drop(process);
+}
+
+#[test]
+fn a_primary_address_and_those_of_other_enis_are_not_what_others_have_left() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let output = release(&node, &["--foreign"], 0);
+    assert_eq!(output.stdout, "nothing to release\n");
+    let primary = node.lab.primary(&node.eni).to_string();
+    let output = release(&node, &["--foreign", "--address", &primary], 1);
+    assert!(
+        output
+            .stdout
+            .contains("kept: it is the ENI's primary address"),
+        "{output}"
+    );
+}

@@ -37,7 +37,7 @@ const LONGEST_TIME: u64 = LONGEST_COOLDOWN;
 /// Comparisons of many nodes spread over this part of the interval.
 const SPREAD: u64 = 4;
 /// Where host-local keeps the reservations of all networks.
-const DATA_DIR: &str = "/var/lib/cni/networks";
+pub(crate) const DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// The configuration of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -188,6 +188,11 @@ impl Plugins {
         if self.at(path, plugin)?.is_ours() {
             return Ok(false);
         }
+        if let Some(name) = path.file_name().and_then(|name| name.to_str())
+            && let Err(cause) = installed::keep_replaced(&self.directory, name, plugin)
+        {
+            warn!("the {name} that was there is not kept: {cause}");
+        }
         let failed = |cause| Error::io(format!("failed to copy {copy:?}"), &cause);
         installed::put(copy, path).map_err(failed)?;
         Ok(true)

@@ -16,7 +16,7 @@ mod ranges;
 mod resources;
 mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -62,6 +62,17 @@ struct Report<'a> {
     findings: &'a [Finding],
 }
 
+impl<'a> Report<'a> {
+    fn of(findings: &'a [Finding]) -> Self {
+        let count = |level| findings.iter().filter(|f| f.level == level).count();
+        Self {
+            errors: count(Level::Error),
+            warnings: count(Level::Warning),
+            findings,
+        }
+    }
+}
+
 /// Looks, and prints what it finds. The status is a failure when anything is an error.
 ///
 /// # Errors
@@ -71,12 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let (agent, plugins) = (options.agent_config.as_deref(), options.cni_path.as_deref());
     let facts = Facts::collect(sources, agent, plugins, options.probe_permissions)?;
     let findings = examine(&facts);
-    let count = |level| findings.iter().filter(|f| f.level == level).count();
-    let report = Report {
-        errors: count(Level::Error),
-        warnings: count(Level::Warning),
-        findings: &findings,
-    };
+    let report = Report::of(&findings);
     match options.json {
         true => output::print_json(&report)?,
         false => output::print(render(&report).as_bytes())?,
@@ -85,6 +91,22 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// What it finds, as text and as JSON.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn report(
+    cni_conf_dir: Option<&Path>,
+    agent_config: Option<&Path>,
+    cni_path: &Path,
+) -> Result<(String, String)> {
+    let sources = source::read(&[], cni_conf_dir);
+    let facts = Facts::collect(sources, agent_config, Some(cni_path), false)?;
+    let findings = examine(&facts);
+    let report = Report::of(&findings);
+    Ok((render(&report), output::json(&report)?))
 }
 
 fn examine(facts: &Facts) -> Vec<Finding> {

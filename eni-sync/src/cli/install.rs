@@ -53,6 +53,17 @@ pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Keeps the program of somebody else that has this name. Without room for it, the plugins are
+/// installed all the same: pods need them now, and `uninstall` says that it has none.
+fn keep_replaced(target: &Path, name: &str) {
+    if !DROP_IN.contains(&name) {
+        return;
+    }
+    if let Err(cause) = installed::keep_replaced(target, name, name) {
+        say!("the {name} that was in {target:?} before is not kept: {cause}");
+    }
+}
+
 /// Installs a program under one name; whether that was necessary.
 fn install(name: &Name, target: &Path) -> io::Result<bool> {
     let installed = target.join(&name.name);
@@ -69,6 +80,7 @@ fn install(name: &Name, target: &Path) -> io::Result<bool> {
     if is_same(&name.program, &installed)? {
         return Ok(false);
     }
+    keep_replaced(target, &name.name);
     installed::put(&name.program, &installed)?;
     Ok(true)
 }

@@ -29,9 +29,17 @@ pub(crate) fn print(text: &[u8]) -> Result<()> {
 /// # Errors
 /// As for [`print()`].
 pub(crate) fn print_json(document: &impl Serialize) -> Result<()> {
+    print(json(document)?.as_bytes())
+}
+
+/// A document as JSON.
+///
+/// # Errors
+/// Code 5 when it cannot be written.
+pub(crate) fn json(document: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(document)
         .map_err(|cause| Error::io("failed to write JSON", &cause.into()))?;
-    print(format!("{}\n", printable_json(&text)).as_bytes())
+    Ok(format!("{}\n", printable_json(&text)))
 }
 
 /// The rows as lines, every column as wide as its widest cell. No cell can change more

@@ -2,6 +2,8 @@
 //! any pod has stays, whatever the operator says; what nobody knows stays unless the
 //! operator insists.
 
+mod reserved;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -23,7 +25,7 @@ use crate::vpc::eni;
 use crate::vpc::inventory;
 
 /// Which addresses to release; those that all options agree on.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[group(required = true, multiple = true)]
 pub(crate) struct Selection {
     /// The addresses that the ledger has for a network
@@ -35,6 +37,13 @@ pub(crate) struct Selection {
     /// These addresses
     #[arg(long, value_name = "ADDRESS", num_args = 1..)]
     address: Vec<IpAddr>,
+    /// What other programs have left: on an ENI for pods, of no attachment that eni-sync knows
+    /// of, in no pool, and on no interface of any namespace
+    #[arg(long)]
+    foreign: bool,
+    /// What eni-sync itself has assigned.
+    #[arg(skip)]
+    own: bool,
 }
 
 /// How to release them.
@@ -102,12 +111,44 @@ struct Line {
     fate: Fate,
 }
 
+impl Line {
+    fn is_kept(&self) -> bool {
+        matches!(self.fate, Fate::Kept(_))
+    }
+}
+
 /// Releases what is selected. The status is a failure when anything of it stays.
 ///
 /// # Errors
 /// Code 7 for an ENI that is unknown or not for pods; what AWS says; code 5 naming a
 /// file of the ledger.
 pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
+    report(selection, &release(selection, manner)?)
+}
+
+/// Releases what eni-sync has assigned and no pod has; true when any of it stays. What others
+/// have assigned is not looked at.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn release_own(dry_run: bool) -> Result<bool> {
+    let selection = Selection {
+        own: true,
+        ..Selection::default()
+    };
+    let force = true;
+    let lines = release(&selection, Manner { force, dry_run })?;
+    if !lines.is_empty() {
+        report(&selection, &lines)?;
+    }
+    Ok(lines.iter().any(Line::is_kept))
+}
+
+fn release(selection: &Selection, manner: Manner) -> Result<Vec<Line>> {
+    let manner = Manner {
+        force: manner.force || selection.foreign,
+        ..manner
+    };
     let aws = Aws::open();
     let ledger = Ledger::of_node();
     let (inventory, found) = inventory::ask(&aws)?;
@@ -133,7 +174,7 @@ pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
         }));
     }
     lines.extend(out_of_reach(selection, &found, &lines));
-    report(selection, &lines)
+    Ok(lines)
 }
 
 /// The ENIs that the selection is about: those for pods, and those in the ledger.
@@ -179,6 +220,15 @@ impl Work<'_> {
         for candidate in candidates {
             if let Some(error) = unreadable.get(&candidate.address) {
                 fates.push((candidate.address, Fate::Kept(error.to_string())));
+                continue;
+            }
+            let reserved = match selection.foreign {
+                true => reserved::reservation(candidate.address)?,
+                false => None,
+            };
+            if let Some(path) = reserved {
+                let why = format!("host-local has it: {}", path.display());
+                fates.push((candidate.address, Fate::Kept(why)));
                 continue;
             }
             match candidate.reason_to_stay(&living, self.manner.force)? {
@@ -244,6 +294,14 @@ impl Work<'_> {
 }
 
 impl Candidate {
+    /// Whether eni-sync has not assigned it, as far as it knows.
+    fn is_foreign(&self) -> bool {
+        match &self.entry {
+            None => true,
+            Some(entry) => entry.state == State::Adopted && entry.owner.is_none(),
+        }
+    }
+
     fn owner(&self) -> Option<&Owner> {
         self.entry.as_ref()?.owner.as_ref()
     }
@@ -314,7 +372,13 @@ fn candidates(
     let is_listed = |candidate: &Candidate| {
         selection.address.is_empty() || selection.address.contains(&candidate.address)
     };
-    known.chain(unknown).filter(is_listed).collect()
+    let is_of_kind = |candidate: &Candidate| match candidate.is_foreign() {
+        true => !selection.own,
+        false => !selection.foreign,
+    };
+    let all = known.chain(unknown);
+    all.filter(|candidate| is_listed(candidate) && is_of_kind(candidate))
+        .collect()
 }
 
 /// The addresses asked for by name that are on the node's ENIs and not to be removed:
@@ -362,8 +426,7 @@ fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> {
         text.push_str("nothing to release\n");
     }
     output::print(text.as_bytes())?;
-    let is_kept = |line: &Line| matches!(line.fate, Fate::Kept(_));
-    Ok(match lines.iter().any(is_kept) {
+    Ok(match lines.iter().any(Line::is_kept) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })

@@ -185,6 +185,15 @@ pub(crate) fn run(json: bool, live: bool, plugins: &Path) -> Result<()> {
     }
 }
 
+/// The status as text and as JSON.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn report(plugins: &Path) -> Result<(String, String)> {
+    let status = collect(false, Plugins::of(plugins))?;
+    Ok((table::render(&status, now()), output::json(&status)?))
+}
+
 fn collect(live: bool, plugins: Plugins) -> Result<Status> {
     let (inventory, actual) = match live {
         true => inventory::ask(&Aws::open()).map(|(found, all)| (found, Some(all)))?,
