@@ -78,11 +78,12 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
 }
 
 /// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
-const OF_SOURCE: [&str; 5] = [
+const OF_SOURCE: [&str; 6] = [
     "deploy/dist",
     "deploy/reproducible",
     "docs/book.css",
     "docs/book.py",
+    "docs/page",
     "docs/picture.py",
 ];
 

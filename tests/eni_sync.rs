@@ -31,6 +31,7 @@ mod links;
 mod logging;
 mod metrics;
 mod moto;
+mod page;
 mod policy;
 mod pool;
 mod prometheus;

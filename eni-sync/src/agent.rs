@@ -44,6 +44,7 @@ use self::http::Monitor;
 use self::links::Links;
 use self::metrics::Metrics;
 use self::said::Said;
+pub(crate) use self::shared::Page;
 use self::shared::{Agent, Work};
 use crate::ledger::Ledger;
 use crate::limits;
@@ -56,7 +57,7 @@ use crate::vpc::rate_limit::Pace;
 ///
 /// # Errors
 /// What keeps it from starting; code 7 or 5 naming the file or the path.
-pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
+pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
@@ -77,6 +78,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path) -> Result<()> {
         links: Links::default(),
         resources: Resources::new()?,
         said: Said::default(),
+        page,
         ledger: Ledger::of_node(),
         looks: Looks::default(),
         configuration,

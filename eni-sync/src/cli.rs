@@ -4,6 +4,7 @@ mod attach;
 mod doctor;
 mod install;
 mod output;
+mod page;
 mod release;
 mod status;
 mod support_bundle;
@@ -20,6 +21,7 @@ use common::error::{Error, Result};
 use common::say;
 use nix::unistd::geteuid;
 
+use self::page::Page;
 use self::release::{Manner, Selection};
 use crate::agent;
 use crate::agent::configuration::{CNI_PATH, Configuration};
@@ -193,8 +195,11 @@ fn execute(command: Command) -> Result<ExitCode> {
             socket,
             metrics,
         } => {
-            let configuration = configuration(config, metrics)?;
-            done(agent::run(configuration, &socket))
+            let configuration = configuration(config.clone(), metrics)?;
+            let plugins = configuration.plugin_directory().to_owned();
+            let page = Page::new(config, plugins);
+            let html = Box::new(move |wrong: &[String]| page.html(wrong));
+            done(agent::run(configuration, &socket, html))
         }
         Command::Attach(options) => attach::run(&options),
         Command::Install { source, target } => done(install::run(&source, &target)),

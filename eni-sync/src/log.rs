@@ -5,8 +5,10 @@
 //! Only events of `eni-sync` itself are logged. What the SDK has to say at its lowest levels
 //! repeats whole requests, and with them what must not be written down.
 
+use std::collections::VecDeque;
 use std::fmt::{Debug, Write as _};
 use std::io::{self, IsTerminal, Write as _};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
@@ -17,6 +19,30 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber, warn};
+
+/// What has become of an address, for whoever asks later.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    /// When, as in the log.
+    pub(crate) time: String,
+    /// What the log calls it.
+    pub(crate) what: String,
+    /// The other fields of the event.
+    pub(crate) fields: Vec<(&'static str, String)>,
+}
+
+/// How many changes are kept.
+const CHANGES: usize = 100;
+/// Where all of them come from.
+const JOURNAL: &str = "eni_sync::ledger::journal";
+/// The last changes, the newest first.
+static CHANGED: Mutex<VecDeque<Change>> = Mutex::new(VecDeque::new());
+
+/// The last changes of this process, the newest first.
+pub(crate) fn changes() -> Vec<Change> {
+    let changed = CHANGED.lock().unwrap_or_else(PoisonError::into_inner);
+    changed.iter().cloned().collect()
+}
 
 /// What the target of an event of ours begins with.
 const TARGET: &str = "eni_sync";
@@ -106,11 +132,11 @@ struct Log {
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level && is_ours(metadata.target())
+        (*metadata.level() <= self.level && is_ours(metadata.target())) || is_change(metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
+        Some(self.level.max(LevelFilter::INFO))
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -118,6 +144,12 @@ impl Subscriber for Log {
         event.record(&mut fields);
         let time = rfc3339(SystemTime::now());
         let level = *event.metadata().level();
+        if is_change(event.metadata()) {
+            fields.keep(&time);
+        }
+        if level > self.level {
+            return;
+        }
         let line = match self.format {
             Format::Text => fields.text(&time, level),
             Format::Json => fields.json(&time, level),
@@ -134,6 +166,11 @@ impl Subscriber for Log {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}
+}
+
+/// Whether an event tells of an address. These are kept, whatever is logged.
+fn is_change(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == JOURNAL && *metadata.level() <= tracing::Level::INFO
 }
 
 fn is_ours(target: &str) -> bool {
@@ -168,6 +205,28 @@ impl Visit for Fields {
 }
 
 impl Fields {
+    /// Keeps the event as the newest change.
+    fn keep(&self, time: &str) {
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        let (message, others): (Vec<_>, Vec<_>) =
+            self.0.iter().partition(|(name, _)| *name == "message");
+        let change = Change {
+            time: time.to_owned(),
+            what: message.iter().map(|(_, value)| text(value)).collect(),
+            fields: others
+                .iter()
+                .map(|(name, value)| (*name, text(value)))
+                .collect(),
+        };
+        let mut changed = CHANGED.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.truncate(CHANGES - 1);
+        changed.push_front(change);
+    }
+
     /// One line of text: what others have named can neither end it nor be taken for a
     /// field of its own.
     fn text(&self, time: &str, level: tracing::Level) -> String {

@@ -32,11 +32,26 @@ pub fn try_get(node: &AwsNode, path: &str) -> io::Result<(u16, String)> {
 
 /// The same of any server on a node.
 pub fn get_at(node: &AwsNode, address: &str, path: &str) -> io::Result<(u16, String)> {
+    let (head, body) = ask(node, address, path, "x")?;
+    Ok((status(&head), body))
+}
+
+/// Status, head and body of an answer to who calls the agent's node by this name.
+pub fn get_as(node: &AwsNode, path: &str, host: &str) -> (u16, String, String) {
+    let (head, body) = ask(node, ADDRESS, path, host).unwrap();
+    (status(&head), head, body)
+}
+
+fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn ask(node: &AwsNode, address: &str, path: &str, host: &str) -> io::Result<(String, String)> {
     let answer = node.node.netns.run(|| {
         let mut stream = TcpStream::connect(address)?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -44,8 +59,7 @@ pub fn get_at(node: &AwsNode, address: &str, path: &str) -> io::Result<(u16, Str
     })?;
     let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(missing)?;
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Ok((status, body.to_owned()))
+    Ok((head.to_owned(), body.to_owned()))
 }
 
 impl Scrape {

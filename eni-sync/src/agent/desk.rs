@@ -9,13 +9,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 /// How many questions are answered on threads of their own.
-pub(crate) const DESKS: usize = 2;
+pub(crate) const DESKS: usize = 3;
 
-/// What is read from the ledger for those who ask: neither waits for the other.
+/// What is read from the ledger for those who ask: none waits for another.
 #[derive(Debug, Default)]
 pub(crate) struct Desks {
     pub(crate) metrics: Desk,
     pub(crate) readiness: Desk,
+    pub(crate) page: Desk,
 }
 
 /// Where one kind of question is answered.

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,10 @@ use common::say;
 use common::text::printable_lines;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -35,6 +38,18 @@ use crate::registration::register;
 /// How long until the next try after an error of the listener.
 const PAUSE: Duration = Duration::from_secs(1);
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+/// What a browser must not do with the page: it needs nothing but its own style.
+const OF_PAGE: [(HeaderName, &str); 4] = [
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'",
+    ),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (CACHE_CONTROL, "no-store"),
+];
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Answer = std::result::Result<Response<Full<Bytes>>, Infallible>;
@@ -207,11 +222,17 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>, is_local: bool) -
     let interval = agent.configuration.longest_interval();
     Ok(match request.uri().path() {
         // It names pods, which are nobody's business outside of the node.
-        "/healthz" | "/readyz" if !is_local => response(
+        "/" | "/healthz" | "/readyz" if !is_local => response(
             StatusCode::FORBIDDEN,
             TEXT,
-            "health is shown at a loopback address of the node alone",
+            "the page and health are shown at a loopback address of the node alone",
         ),
+        "/" if !is_of_node(&request) => response(
+            StatusCode::FORBIDDEN,
+            TEXT,
+            "the page is shown under the node's own address",
+        ),
+        "/" => page(agent).await,
         "/healthz" => report(health.alive()),
         "/readyz" => {
             let ready = health
@@ -227,7 +248,7 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>, is_local: bool) -
         _ => response(
             StatusCode::NOT_FOUND,
             TEXT,
-            "there are /metrics, /healthz and /readyz",
+            "there are /, /metrics, /healthz and /readyz",
         ),
     })
 }
@@ -240,6 +261,61 @@ fn alone(agent: &Agent) -> std::result::Result<(), String> {
         Ok(true) => Err("another agent is about to take over, and is not ready yet".to_owned()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Whether a request names this node by an address. A page of somebody else in the same browser
+/// could make its own name lead here, and read what is shown.
+fn is_of_node(request: &Request<Incoming>) -> bool {
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    let host = host.unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<IpAddr>().is_ok()
+}
+
+/// What this node has and what is wrong, for a browser.
+async fn page(agent: Arc<Agent>) -> Response<Full<Bytes>> {
+    let asked = Arc::clone(&agent);
+    let read = move || (asked.page)(&wrong(&asked));
+    let page = agent.desks.page.ask(limits::SCRAPE_DEADLINE, read).await;
+    match page {
+        Some(Ok(html)) => {
+            let mut page = response(StatusCode::OK, HTML, html);
+            for (name, value) in OF_PAGE {
+                page.headers_mut()
+                    .insert(name, HeaderValue::from_static(value));
+            }
+            page
+        }
+        Some(Err(error)) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+        None => response(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "the page could not be made in time: load it again",
+        ),
+    }
+}
+
+/// What the agent itself knows to be wrong.
+fn wrong(agent: &Agent) -> Vec<String> {
+    let interval = agent.configuration.longest_interval();
+    let alive = agent.health.alive();
+    let ready = agent.health.ready(interval, Instant::now());
+    let mut wrong: Vec<String> = [alive, ready]
+        .into_iter()
+        .filter_map(std::result::Result::err)
+        .collect();
+    wrong.extend(agent.health.findings());
+    // What cannot be read the page itself tells.
+    for (address, owner, error) in register::refused(&agent.ledger).into_iter().flatten() {
+        wrong.push(format!(
+            "{owner} runs without {address} in the VPC: {error}"
+        ));
+    }
+    wrong
 }
 
 /// The ledger is read on a thread of its own, so that health is answered meanwhile.

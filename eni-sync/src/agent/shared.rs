@@ -31,6 +31,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long releases wait for registrations to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Makes the page of this node, given what the agent knows to be wrong.
+pub(crate) type Page = Box<dyn Fn(&[String]) -> Result<String> + Send + Sync>;
+
 /// What the threads of the agent share.
 pub(crate) struct Agent {
     pub(crate) clients: Clients,
@@ -45,6 +48,7 @@ pub(crate) struct Agent {
     pub(super) links: Links,
     pub(crate) resources: Resources,
     pub(crate) said: Said,
+    pub(crate) page: Page,
     pub(super) work: Mutex<Work>,
     pub(super) changed: Condvar,
 }

@@ -25,7 +25,10 @@ use serde::Serialize;
 
 use crate::cli::output;
 use facts::Facts;
-use finding::{Finding, Level};
+pub(crate) use finding::{Finding, Level};
+
+/// What the doctor has found, or why it could not look.
+pub(crate) type Findings = std::result::Result<Vec<Finding>, String>;
 
 /// What to look at.
 #[derive(Args, Debug)]
@@ -102,11 +105,23 @@ pub(crate) fn report(
     agent_config: Option<&Path>,
     cni_path: &Path,
 ) -> Result<(String, String)> {
-    let sources = source::read(&[], cni_conf_dir);
-    let facts = Facts::collect(sources, agent_config, Some(cni_path), false)?;
-    let findings = examine(&facts);
+    let findings = findings(cni_conf_dir, agent_config, cni_path)?;
     let report = Report::of(&findings);
     Ok((render(&report), output::json(&report)?))
+}
+
+/// What it finds.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn findings(
+    cni_conf_dir: Option<&Path>,
+    agent_config: Option<&Path>,
+    cni_path: &Path,
+) -> Result<Vec<Finding>> {
+    let sources = source::read(&[], cni_conf_dir);
+    let facts = Facts::collect(sources, agent_config, Some(cni_path), false)?;
+    Ok(examine(&facts))
 }
 
 fn examine(facts: &Facts) -> Vec<Finding> {

@@ -1,6 +1,8 @@
 //! `eni-sync status`: what the ledger and the inventory say of the addresses of this
 //! node's ENIs. It changes nothing, and asks EC2 only when it is told to.
 
+mod html;
+mod page;
 mod table;
 
 use std::collections::BTreeMap;
@@ -15,9 +17,11 @@ use common::say;
 use serde::Serialize;
 
 use crate::agent::devices::shown::{self, Shown};
+use crate::cli::doctor::Findings;
 use crate::cli::output;
 use crate::installed::{self, Installed};
 use crate::ledger::{Entry, Ledger, Owner, State, Timestamp, now};
+use crate::log;
 use crate::plugin::socket;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Family};
@@ -192,6 +196,21 @@ pub(crate) fn run(json: bool, live: bool, plugins: &Path) -> Result<()> {
 pub(crate) fn report(plugins: &Path) -> Result<(String, String)> {
     let status = collect(false, Plugins::of(plugins))?;
     Ok((table::render(&status, now()), output::json(&status)?))
+}
+
+/// The status as a page, with what the agent and the doctor find wrong and the last changes.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn page(plugins: &Path, wrong: &[String], findings: &Findings) -> Result<String> {
+    let status = collect(false, Plugins::of(plugins))?;
+    let changes = log::changes();
+    let seen = page::Seen {
+        wrong,
+        findings,
+        changes: &changes,
+    };
+    Ok(page::render(&status, &seen, now()))
 }
 
 fn collect(live: bool, plugins: Plugins) -> Result<Status> {

@@ -7,7 +7,8 @@ use super::{Address, Difference, EniStatus, Offered, Plugins, Status};
 use crate::cli::output::{self, duration};
 use crate::ledger::Timestamp;
 
-const TITLES: [&str; 7] = [
+/// The columns of addresses.
+pub(super) const ADDRESS_TITLES: [&str; 7] = [
     "ADDRESS",
     "STATE",
     "SINCE",
@@ -107,8 +108,9 @@ fn heading(eni: &EniStatus) -> String {
     )
 }
 
-fn rows(addresses: &[Address], now: Timestamp) -> Vec<Vec<String>> {
-    let titles = TITLES.map(str::to_owned).to_vec();
+/// The addresses as rows of cells, the titles first.
+pub(super) fn rows(addresses: &[Address], now: Timestamp) -> Vec<Vec<String>> {
+    let titles = ADDRESS_TITLES.map(str::to_owned).to_vec();
     let rows = addresses.iter().map(|address| row(address, now));
     std::iter::once(titles).chain(rows).collect()
 }

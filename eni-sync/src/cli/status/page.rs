@@ -1,0 +1,174 @@
+//! The status as a page for a browser, with what is wrong and the last changes. It has no
+//! script, loads nothing, and shows every value as text.
+
+use std::time::SystemTime;
+
+use common::timestamp::rfc3339;
+
+use super::html::{escape, table};
+use super::table::{ADDRESS_TITLES, rows};
+use super::{EniStatus, Status};
+use crate::cli::doctor::{Finding, Findings, Level};
+use crate::cli::output::duration;
+use crate::ledger::Timestamp;
+use crate::log::Change;
+
+const STYLE: &str = include_str!("page.css");
+const ENI_TITLES: [&str; 6] = ["ENI", "INTERFACE", "SUBNET", "FOR PODS", "IPV4", "IPV6"];
+const CHANGE_TITLES: [&str; 6] = ["TIME", "CHANGE", "ADDRESS", "ENI", "POD", "REASON"];
+
+/// What the page shows besides the status.
+pub(super) struct Seen<'a> {
+    /// What the agent itself knows to be wrong.
+    pub(super) wrong: &'a [String],
+    pub(super) findings: &'a Findings,
+    /// The last changes, the newest first.
+    pub(super) changes: &'a [Change],
+}
+
+/// The page at the time `now`.
+pub(super) fn render(status: &Status, seen: &Seen<'_>, now: Timestamp) -> String {
+    let title = match status.instance_id.as_str() {
+        "" => "eni-sync".to_owned(),
+        instance => format!("eni-sync on {instance}"),
+    };
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{title}</h1>\n<p class=\"soft\">{}</p>\n",
+        escape(&about(status)),
+        title = escape(&title),
+    );
+    html.push_str(&wrong(seen));
+    html.push_str(&enis(&status.enis));
+    html.push_str(&addresses(&status.enis, now));
+    html.push_str(&changes(seen.changes));
+    html.push_str(&plugins(status));
+    html + "</main>\n</body>\n</html>\n"
+}
+
+fn about(status: &Status) -> String {
+    let time = rfc3339(SystemTime::now());
+    let version = env!("CARGO_PKG_VERSION");
+    let age = match status.inventory_age_seconds {
+        Some(age) => format!("ENIs as EC2 said {} ago", duration(age)),
+        None => "EC2 has not been asked on this node yet".to_owned(),
+    };
+    let place = match status.instance_id.as_str() {
+        "" => String::new(),
+        _ => format!("{}, {} \u{b7} ", status.instance_type, status.region),
+    };
+    format!("{place}version {version} \u{b7} {age} \u{b7} {time}")
+}
+
+/// What the agent and the doctor find wrong, the worst first.
+fn wrong(seen: &Seen<'_>) -> String {
+    let mut items = Vec::new();
+    for finding in seen.wrong {
+        items.push((Level::Error, format!("<b>{}</b>", escape(finding))));
+    }
+    match seen.findings {
+        Ok(findings) => items.extend(findings.iter().filter(is_bad).map(item)),
+        Err(why) => {
+            let text = format!("The doctor could not look: {}", escape(why));
+            items.push((Level::Error, text));
+        }
+    }
+    items.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
+    let mut html = "<h2>What is wrong</h2>\n".to_owned();
+    if items.is_empty() {
+        return html + "<p>Nothing that the agent or the doctor knows of.</p>\n";
+    }
+    html.push_str("<ul>\n");
+    for (level, item) in items {
+        html.push_str(&format!("<li class=\"{}\">{item}</li>\n", level.name()));
+    }
+    html + "</ul>\n"
+}
+
+fn is_bad(finding: &&Finding) -> bool {
+    finding.level >= Level::Warning
+}
+
+fn item(finding: &Finding) -> (Level, String) {
+    let what = format!("{}: {}", finding.subject, finding.says);
+    let mut text = format!("<b>{}</b>", escape(&what));
+    if !finding.advice.is_empty() {
+        text.push_str(&format!("<p>{}</p>", escape(&finding.advice)));
+    }
+    let check = format!("{}, {}", finding.level.name(), finding.check);
+    text.push_str(&format!("<p class=\"soft\">{}</p>", escape(&check)));
+    (finding.level, text)
+}
+
+fn enis(enis: &[EniStatus]) -> String {
+    let rows: Vec<Vec<String>> = enis.iter().map(eni).collect();
+    section("ENIs", &ENI_TITLES, &rows, "No ENI is known yet.")
+}
+
+fn eni(eni: &EniStatus) -> Vec<String> {
+    let Some(known) = &eni.known else {
+        return vec![eni.id.clone(), "not attached".to_owned()];
+    };
+    let cidrs = known.subnet_cidrs.iter().map(ToString::to_string);
+    let cidrs: Vec<String> = cidrs.collect();
+    let managed = if known.managed { "yes" } else { "no" };
+    vec![
+        eni.id.clone(),
+        known.interface.clone(),
+        format!("{} {}", known.subnet_id, cidrs.join(" ")),
+        managed.to_owned(),
+        format!("{} of {}", known.ipv4.used, known.ipv4.limit),
+        format!("{} of {}", known.ipv6.used, known.ipv6.limit),
+    ]
+}
+
+fn addresses(enis: &[EniStatus], now: Timestamp) -> String {
+    let mut html = String::new();
+    for eni in enis.iter().filter(|eni| !eni.addresses.is_empty()) {
+        let rows = rows(&eni.addresses, now);
+        // The first row has the titles.
+        let rows = rows.get(1..).unwrap_or_default();
+        let title = format!("Addresses of {}", eni.id);
+        html.push_str(&section(&title, &ADDRESS_TITLES, rows, ""));
+    }
+    match html.is_empty() {
+        true => "<h2>Addresses</h2>\n<p>No pod has an address.</p>\n".to_owned(),
+        false => html,
+    }
+}
+
+fn changes(changes: &[Change]) -> String {
+    let field = |change: &Change, name: &str| {
+        let fields = change.fields.iter();
+        let mut found = fields.filter(|(found, _)| *found == name);
+        found.next().map(|(_, value)| value.clone())
+    };
+    let row = |change: &Change| {
+        let mut row = vec![change.time.clone(), change.what.clone()];
+        let names = ["address", "eni", "pod", "reason"];
+        row.extend(names.map(|name| field(change, name).unwrap_or_default()));
+        row
+    };
+    let rows: Vec<Vec<String>> = changes.iter().map(row).collect();
+    let none = "The agent has changed nothing since it was started.";
+    section("Last changes", &CHANGE_TITLES, &rows, none)
+}
+
+fn plugins(status: &Status) -> String {
+    let installed = status.plugins.installed.iter();
+    let rows: Vec<Vec<String>> = installed
+        .map(|(name, installed)| vec![name.clone(), installed.to_string()])
+        .collect();
+    let title = format!("Plugins in {}", status.plugins.directory.display());
+    section(&title, &["NAME", "WHAT IT IS"], &rows, "There are none.")
+}
+
+fn section(title: &str, titles: &[&str], rows: &[Vec<String>], none: &str) -> String {
+    let heading = format!("<h2>{}</h2>\n", escape(title));
+    match rows.is_empty() {
+        true => format!("{heading}<p>{}</p>\n", escape(none)),
+        false => heading + &table(titles, rows),
+    }
+}
