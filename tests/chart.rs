@@ -286,18 +286,20 @@ fn the_schema_has_every_key_of_the_agent_and_no_other() {
     let schema = &schema()["properties"]["agent"];
     let documented = rows("eni-sync.md", "\n## Agent\n");
     assert!(documented.len() > 20);
+    let of_enis = rows("attach.md", "").into_iter();
+    let of_enis = of_enis.map(|row| format!("enis[].{}", row.key));
     let mut known = Vec::new();
-    for row in &documented {
+    for key in documented.into_iter().map(|row| row.key).chain(of_enis) {
         let mut at = schema;
-        for (name, dimensions) in segments(&row.key) {
+        for (name, dimensions) in segments(&key) {
             at = &at["properties"][name];
             at = at["oneOf"].get(1).unwrap_or(at);
             if dimensions > 0 {
                 at = &at["items"];
             }
         }
-        assert!(at.is_object(), "the schema lacks agent.{}", row.key);
-        known.push(row.key.clone());
+        assert!(at.is_object(), "the schema lacks agent.{key}");
+        known.push(key);
     }
     let key = |at: &str| at.trim_start_matches('/').replace('/', ".");
     for (at, _) in leaves(schema, "") {
