@@ -275,3 +275,33 @@ fn a_selector_that_matches_no_eni_gives_a_resource_without_devices_and_is_said_o
     );
     assert_eq!(agent.log().matches(&said).count(), 1, "{}", agent.log());
 }
+
+#[test]
+fn during_an_update_the_agent_that_serves_is_the_one_that_registers() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut kubelet = Kubelet::start(&node);
+    let first = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    let second = Agent::start(&node, &configuration(&vpc));
+    assert!(eventually(|| first.log().contains("this one rests")));
+    // The one before neither has the socket nor takes it back.
+    kubelet.await_event("register");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    first.kill();
+    let is_registered = || {
+        let shown = node.command(&["status"]).stdout;
+        shown.contains("9 healthy, 0 unhealthy, registered with the kubelet\n")
+    };
+    assert!(eventually(is_registered), "{}", second.log());
+    let answer = kubelet.call(
+        "allocate",
+        ADDRESSES,
+        &json!({ "containers": [["slot-0"]] }),
+    );
+    assert_eq!(
+        answer["answer"].as_array().map(Vec::len),
+        Some(1),
+        "{answer}"
+    );
+}

@@ -78,6 +78,7 @@ fn watch_node(
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Inotify::init(flags).map_err(failed)?;
     let events = Events::open(Subject::Links)?;
+    let mut place = Place::default();
     loop {
         // Watched first, looked at then: nothing can change between the two.
         watch_directories(agent, &inotify)?;
@@ -90,11 +91,32 @@ fn watch_node(
             .insert(known)
             .look(&agent.configuration.resources, &facts);
         looks.send_replace(Look {
-            is_serving: agent.role() == Role::Serving,
+            is_serving: place.is_own(agent),
             kubelet: Identity::of_kubelet(agent.configuration.device_plugin_path()),
             resources,
         });
         await_change(agent, &inotify, &events)?;
+    }
+}
+
+/// The socket of this agent for plugins, which the next agent takes first. Whoever has it
+/// registers the resources; with both doing so, they would take them from each other.
+#[derive(Default)]
+struct Place(Option<Identity>);
+
+impl Place {
+    /// Whether this agent serves plugins at this moment. It finds out some time later that
+    /// another one has taken its socket.
+    fn is_own(&mut self, agent: &Agent) -> bool {
+        let found = Identity::of(&agent.socket);
+        if agent.role() != Role::Serving {
+            self.0 = None;
+            return false;
+        }
+        if self.0.is_none() {
+            self.0 = found;
+        }
+        self.0.is_some() && self.0 == found
     }
 }
 
@@ -111,6 +133,9 @@ fn written() -> Vec<shown::Shown> {
 fn watch_directories(agent: &Agent, inotify: &Inotify) -> Result<()> {
     add_watch(inotify, agent.configuration.device_plugin_path())?;
     add_watch(inotify, Path::new(DIRECTORY))?;
+    if let Some(directory) = agent.socket.parent() {
+        add_watch(inotify, directory)?;
+    }
     for directory in host_device::records().directories()? {
         add_watch(inotify, &directory)?;
     }

@@ -58,7 +58,12 @@ pub(crate) struct Identity {
 impl Identity {
     /// That of the kubelet's socket in the directory.
     pub(crate) fn of_kubelet(directory: &Path) -> Option<Self> {
-        let found = fs::symlink_metadata(directory.join(KUBELET_SOCKET)).ok()?;
+        Self::of(&directory.join(KUBELET_SOCKET))
+    }
+
+    /// That of the socket at a path.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let found = fs::symlink_metadata(path).ok()?;
         Some(Self {
             inode: found.ino(),
             changed: (found.ctime(), found.ctime_nsec()),
