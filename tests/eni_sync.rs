@@ -34,6 +34,8 @@ mod moto;
 mod page;
 mod policy;
 mod pool;
+mod prefixes;
+mod prefixes_killed;
 mod prometheus;
 mod property;
 mod reclaiming;

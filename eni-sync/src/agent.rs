@@ -19,6 +19,7 @@ mod news;
 mod orphans;
 mod plugins;
 mod pool;
+mod prefixes;
 mod reclaim;
 mod reserved;
 mod said;
@@ -48,7 +49,7 @@ pub(crate) use self::shared::Page;
 use self::shared::{Agent, Work};
 use crate::ledger::Ledger;
 use crate::limits;
-use crate::registration::looks::Looks;
+use crate::registration::shared::Shared;
 use crate::vpc::calls::Calls;
 use crate::vpc::clients::Clients;
 use crate::vpc::rate_limit::Pace;
@@ -80,7 +81,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         said: Said::default(),
         page,
         ledger: Ledger::of_node(),
-        looks: Looks::default(),
+        shared: Shared::default(),
         configuration,
         socket: socket.to_owned(),
         health: Health::default(),

@@ -3,10 +3,12 @@
 //! leaves an intent and never an orphan. It decides nothing itself.
 
 mod clock;
+mod document;
 mod entry;
 mod journal;
 mod life_cycle;
 mod policy;
+mod prefix;
 mod wish;
 
 use std::collections::HashSet;
@@ -28,6 +30,7 @@ use self::clock::Clock;
 pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
+pub(crate) use self::prefix::{Demand, Prefix};
 pub(crate) use self::wish::{Unheard, Wish};
 use crate::deadline::Deadline;
 
@@ -310,6 +313,17 @@ impl Entries {
         for entry in self.all()?.into_iter().filter(is_over) {
             self.remove(entry.address)?;
         }
+        Ok(())
+    }
+
+    /// Removes the entry of an address that nobody needs any more, and that EC2 has on the ENI
+    /// only as a part of a prefix, which stays.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn free(&self, entry: &Entry) -> Result<()> {
+        self.remove(entry.address)?;
+        journal::freed(&self.eni, entry);
         Ok(())
     }
 

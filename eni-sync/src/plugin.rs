@@ -22,11 +22,11 @@ use self::verify::verify;
 use crate::deadline::Deadline;
 use crate::ledger::Ledger;
 use crate::registration::desired::{self, Wanted};
-use crate::registration::looks::Looks;
 use crate::registration::node::Node;
 use crate::registration::register::{self, give_up};
 use crate::registration::release;
 use crate::registration::request::Request;
+use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
 use crate::vpc::eni;
 use crate::vpc::inventory;
@@ -71,9 +71,9 @@ fn register(ledger: &Ledger, wanted: &Wanted, request: &Request, deadline: Deadl
     match socket::register(wanted, request, deadline) {
         Some(answer) => answer,
         None => {
-            let looks = Looks::default();
+            let shared = Shared::default();
             let aws = Aws::open().until(deadline);
-            register::register_all(&aws, ledger, &looks, wanted, request)
+            register::register_all(&aws, ledger, &shared, wanted, request)
         }
     }
 }
@@ -110,7 +110,7 @@ pub(crate) fn check(args: &CmdArgs) -> Result<()> {
             aws: &aws,
             ledger: &ledger,
             inventory: &inventory,
-            looks: &Looks::default(),
+            shared: &Shared::default(),
         };
         verify(&node, &eni, addresses, &request)?;
     }

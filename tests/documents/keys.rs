@@ -201,6 +201,7 @@ fn every_wrong_value_of_the_agent_causes_the_error_in_the_page() {
     let mut base = agent_example("watched.json");
     base["pools"] = agent_example("pools.json")["pools"].clone();
     base["resources"] = agent_example("resources.json")["resources"].clone();
+    base["prefixes"] = agent_example("prefixes.json")["prefixes"].clone();
     let mut count = 0;
     for row in rows("eni-sync.md", "\n## Agent\n") {
         assert!(!row.wrong.is_empty(), "{}", row.key);
@@ -424,10 +425,11 @@ fn the_page_of_eni_sync_has_every_key() {
     ];
     let sources = [&of_ipam[..], &OF_EVERY_PLUGIN].concat();
     require_all("eni-sync.md", "\n## As the IPAM plugin\n", &sources);
-    let agent: [Source; 3] = [
+    let agent: [Source; 4] = [
         ("eni-sync", "configuration.rs", &[]),
         ("eni-sync", "pools.rs", &[]),
         ("eni-sync", "resources.rs", &[]),
+        ("eni-sync", "kept_prefixes.rs", &[]),
     ];
     require_all("eni-sync.md", "\n## Agent\n", &agent);
     let enis: [Source; 1] = [("eni-sync", "wanted.rs", &[])];

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -59,9 +59,30 @@ impl Agent {
     /// Starts an agent that may end by itself.
     #[track_caller]
     pub fn spawn(node: &impl Host, configuration: &Value) -> Self {
+        Self::spawn_as(node.eni_sync().process(), node, configuration)
+    }
+
+    /// Starts an agent that is killed when a thread of it makes the system call with this number,
+    /// of those that change a file or ask EC2.
+    #[track_caller]
+    pub fn spawn_to_be_killed(node: &impl Host, configuration: &Value, nth: usize) -> Self {
+        let calls = "?rename,?renameat,?renameat2,fsync,?unlink,?unlinkat,sendto,?writev";
+        let inject = format!("inject={calls}:signal=KILL:when={nth}");
+        // The tracer is not the parent: whoever waits for the agent, waits for itself.
+        let arguments = ["-D", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
+        let command = node.eni_sync().process_under("strace", &arguments);
+        Self::spawn_as(command, node, configuration)
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("it is a child").is_some()
+    }
+
+    #[track_caller]
+    fn spawn_as(mut command: Command, node: &impl Host, configuration: &Value) -> Self {
         let path = node.run_directory().join("agent.json");
         fs::write(&path, configuration.to_string()).expect("the file can be written");
-        let mut command = node.eni_sync().process();
         command
             .args(["agent", "--config", "/run/agent.json"])
             .env("NOTIFY_SOCKET", "/run/notify.sock")

@@ -169,10 +169,15 @@ impl Call {
     /// Runs the plugin as the last argument of another program, such as `strace`, which
     /// has the call's environment and stdin.
     pub fn run_under(&self, program: &str, arguments: &[&str]) -> Output {
+        self.run_as(self.process_under(program, arguments))
+    }
+
+    /// The process of that, ready to be started.
+    pub fn process_under(&self, program: &str, arguments: &[&str]) -> Command {
         let mut process = Command::new(program);
         process.args(arguments).arg(&self.program);
         process.env_clear().envs(&self.environment);
-        self.run_as(process)
+        process
     }
 
     /// Runs `process`, which executes this call in some wrapper, with its stdin.

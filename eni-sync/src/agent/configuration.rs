@@ -1,6 +1,7 @@
 //! The agent's configuration file. What it does not know it refuses: a key that is
 //! misspelt would silently do nothing.
 
+mod kept_prefixes;
 mod master;
 mod networks;
 mod pools;
@@ -15,6 +16,7 @@ use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 
+pub(crate) use self::kept_prefixes::Prefixes;
 pub(crate) use self::master::Master;
 use self::master::Selector;
 pub(crate) use self::networks::Networks;
@@ -70,6 +72,8 @@ pub(crate) struct Configuration {
     pub(crate) resources: Vec<Resource>,
     /// The directory of the kubelet's socket and of those of its device plugins.
     pub(crate) device_plugin_path: Option<PathBuf>,
+    /// The prefixes that are on the ENIs ahead of the pods of networks without addresses.
+    pub(crate) prefixes: Option<Prefixes>,
 }
 
 /// A network whose attachments nobody hands over.
@@ -177,6 +181,12 @@ impl Configuration {
             }
         }
         let resources = || resources::validate(&self.resources, self.device_plugin_path());
+        if let Some(prefixes) = &self.prefixes {
+            prefixes.validate().or_else(wrong)?;
+            if let Err(error) = prefixes.master() {
+                return wrong(error.msg);
+            }
+        }
         let pools = self.pools.iter().try_for_each(Pool::validate);
         pools
             .and_then(|()| wanted::validate(&self.enis))
@@ -193,6 +203,7 @@ impl Configuration {
         let own = own.into_iter().filter_map(|(key, time)| Some((key, time?)));
         let networks = self.networks.listed().iter().map(|n| n.cooldown_seconds);
         let cooldowns = networks.chain(self.pools.iter().map(|pool| pool.cooldown_seconds));
+        let cooldowns = cooldowns.chain(self.prefixes.iter().map(|p| p.cooldown_seconds));
         own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
     }
 

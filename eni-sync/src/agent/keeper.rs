@@ -13,6 +13,7 @@ use crate::agent::found;
 use crate::agent::news::News;
 use crate::agent::orphans::Hygiene;
 use crate::agent::pool;
+use crate::agent::prefixes;
 use crate::agent::reclaim::Reclaim;
 use crate::agent::shared::Agent;
 use crate::agent::visibility::Sight;
@@ -60,7 +61,9 @@ impl Agent {
             }
             self.await_calm();
             let outcome = outcome.and(pool::keep(self, &mut findings));
-            let outcome = outcome.and(self.release_due(&mut findings));
+            let outcome = outcome.and(prefixes::keep(self, &mut findings));
+            let released = self.release_due(&mut findings);
+            let outcome = outcome.and_then(|next| Ok(next.into_iter().chain(released?).min()));
             self.said.note_refused(&self.ledger);
             for finding in news.among(findings) {
                 say!("{finding}");

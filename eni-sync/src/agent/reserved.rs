@@ -1,15 +1,19 @@
 //! What host-local has reserved in the networks that the agent serves, and for whom: the
 //! ledger follows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use common::error::Result;
+use common::address::parse_address;
+use common::error::{Error, Result};
 use host_local_ipam::reservation::{self, Holder};
 use host_local_ipam::survey;
 
-use crate::agent::configuration::Watched;
+use crate::agent::configuration::{Configuration, DATA_DIR, Watched};
+use crate::agent::found;
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner};
 use crate::registration::register;
@@ -71,6 +75,47 @@ pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
         found.insert(reservation.address, owner);
     }
     Ok(found)
+}
+
+/// Every address that any host-local of this node has reserved, as far as the directories of
+/// networks are known.
+///
+/// # Errors
+/// Code 5 naming a directory, and those of reading the records.
+pub(super) fn everywhere(configuration: &Configuration) -> Result<Vec<IpAddr>> {
+    let mut stores: BTreeSet<PathBuf> = [PathBuf::from(DATA_DIR)].into();
+    stores.extend(configuration.pools.iter().map(|pool| pool.data_dir.clone()));
+    let listed = configuration.networks.listed().iter();
+    stores.extend(listed.map(|network| network.data_dir.clone()));
+    stores.extend(
+        found::Found::read()?
+            .networks
+            .into_iter()
+            .map(|n| n.data_dir),
+    );
+    let mut reserved = Vec::new();
+    for store in stores {
+        for network in names(&store)? {
+            let files = names(&network)?.into_iter();
+            let texts = files.filter_map(|file| Some(file.file_name()?.to_str()?.to_owned()));
+            reserved.extend(texts.filter_map(|text| parse_address(&text).ok()));
+        }
+    }
+    Ok(reserved)
+}
+
+/// What is in a directory; nothing where there is none.
+fn names(directory: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
+    let found = match fs::read_dir(directory) {
+        Ok(found) => found,
+        Err(cause) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&cause.kind()) => {
+            return Ok(Vec::new());
+        }
+        Err(cause) => return Err(failed(cause)),
+    };
+    let paths = found.map(|entry| Ok(entry.map_err(failed)?.path()));
+    paths.collect()
 }
 
 /// The attachment that a reservation names.

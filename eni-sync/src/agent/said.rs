@@ -18,6 +18,7 @@ pub(crate) fn start(configuration: &Configuration, socket: &Path) {
     let metrics = configuration.metrics.map(|address| address.to_string());
     let pools = configuration.pools.iter().map(|pool| pool.name.as_str());
     let pools: Vec<&str> = pools.collect();
+    let prefixes = configuration.prefixes.as_ref().map(ToString::to_string);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %socket.display(),
@@ -30,6 +31,7 @@ pub(crate) fn start(configuration: &Configuration, socket: &Path) {
         metrics = metrics.as_deref().unwrap_or("not served"),
         networks = %configuration.networks,
         pools = pools.join(", "),
+        prefixes = prefixes.as_deref().unwrap_or("none"),
         "the agent starts"
     );
 }

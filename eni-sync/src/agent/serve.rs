@@ -119,7 +119,7 @@ impl Agent {
             }) => {
                 let time = patience.map_or(TIME, Duration::from_millis);
                 self.serve_attachment(&request, time, |aws| {
-                    register::register_all(aws, &self.ledger, &self.looks, &wanted, &request)
+                    register::register_all(aws, &self.ledger, &self.shared, &wanted, &request)
                         .map(|()| Answer::Done)
                 })
             }
@@ -128,7 +128,7 @@ impl Agent {
                 request,
                 patience,
             }) => self.serve_attachment(&request, Duration::from_millis(patience), |aws| {
-                choose(aws, &self.ledger, &self.looks, &choice, &request)
+                choose(aws, &self.ledger, &self.shared, &choice, &request)
                     .map(|addresses| Answer::Chosen { addresses })
             }),
             Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),

@@ -21,8 +21,8 @@ use crate::agent::links::Links;
 use crate::agent::metrics::Metrics;
 use crate::agent::said::Said;
 use crate::ledger::Ledger;
-use crate::registration::looks::Looks;
 use crate::registration::node::Node;
+use crate::registration::shared::Shared;
 use crate::vpc::clients::{Aws, Clients};
 use crate::vpc::failure::NOT_PERMITTED;
 
@@ -38,7 +38,7 @@ pub(crate) type Page = Box<dyn Fn(&[String]) -> Result<String> + Send + Sync>;
 pub(crate) struct Agent {
     pub(crate) clients: Clients,
     pub(crate) ledger: Ledger,
-    pub(crate) looks: Looks,
+    pub(crate) shared: Shared,
     pub(crate) configuration: Configuration,
     /// The path that plugins connect to.
     pub(crate) socket: PathBuf,
@@ -132,7 +132,7 @@ impl Agent {
             aws,
             ledger: &self.ledger,
             inventory,
-            looks: &self.looks,
+            shared: &self.shared,
         }
     }
 

@@ -16,9 +16,9 @@ use common::text::printable;
 use crate::cli::output;
 use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
 use crate::registration::in_use::{self, Living, Reach};
-use crate::registration::looks::Looks;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::release::{self, End, Ends};
+use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::Description;
 use crate::vpc::eni;
@@ -156,7 +156,7 @@ fn release(selection: &Selection, manner: Manner) -> Result<Vec<Line>> {
         aws: &aws,
         ledger: &ledger,
         inventory: &inventory,
-        looks: &Looks::default(),
+        shared: &Shared::default(),
     };
     let mut lines = Vec::new();
     for eni in enis(&ledger, &found, selection)? {

@@ -20,9 +20,10 @@ use crate::agent::devices::shown::{self, Shown};
 use crate::cli::doctor::Findings;
 use crate::cli::output;
 use crate::installed::{self, Installed};
-use crate::ledger::{Entry, Ledger, Owner, State, Timestamp, now};
+use crate::ledger::{Entry, Ledger, Owner, Prefix, State, Timestamp, now};
 use crate::log;
 use crate::plugin::socket;
+use crate::registration::prefixes::supply;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
@@ -114,7 +115,23 @@ struct EniStatus {
     /// What the inventory knows of it; nothing when it is only in the ledger.
     #[serde(flatten)]
     known: Option<Known>,
+    prefixes: Vec<PrefixStatus>,
     addresses: Vec<Address>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PrefixStatus {
+    prefix: Cidr,
+    /// The ledger's state, or `unknown` when it is only on the ENI.
+    state: String,
+    /// Since when it is in this state, in seconds since 1970.
+    since: Option<Timestamp>,
+    /// When it may be given back at the earliest, in seconds since 1970.
+    release_after: Option<Timestamp>,
+    /// How many of its addresses the ledger has something of.
+    taken: usize,
+    differs: Option<Difference>,
 }
 
 #[derive(Debug, Serialize)]
@@ -221,27 +238,29 @@ fn collect(live: bool, plugins: Plugins) -> Result<Status> {
     let mut ledger = BTreeMap::new();
     let mut damaged = BTreeMap::new();
     for eni in Ledger::of_node().enis()? {
-        ledger.insert(eni.id().to_owned(), eni.read()?);
+        ledger.insert(eni.id().to_owned(), (eni.read()?, eni.read_prefixes()?));
         damaged.insert(eni.id().to_owned(), eni.unreadable()?);
     }
     let (mut enis, holders) = (Vec::new(), Holders::default());
     for eni in &inventory.enis {
-        let entries = ledger.remove(&eni.id).unwrap_or_default();
+        let known = ledger.remove(&eni.id).unwrap_or_default();
         let actual = actual.iter().flatten().find(|found| found.id == eni.id);
-        let mut status = eni_status(eni, entries, actual, &holders);
+        let mut status = eni_status(eni, known, actual, &holders);
         add_damaged(&mut status, damaged.remove(&eni.id).unwrap_or_default());
         enis.push(status);
     }
-    for (id, entries) in ledger
-        .into_iter()
-        .filter(|(_, entries)| !entries.is_empty())
-    {
+    for (id, (entries, prefixes)) in ledger {
+        if entries.is_empty() && prefixes.is_empty() {
+            continue;
+        }
         let gone = live.then_some(Difference::OnlyInLedger);
+        let shown = prefix_lines(&prefixes, &entries, None);
         let addresses = entries.into_iter();
         let addresses = addresses.map(|entry| address(entry, gone, &holders));
         enis.push(EniStatus {
             id,
             known: None,
+            prefixes: shown,
             addresses: addresses.collect(),
         });
     }
@@ -287,14 +306,14 @@ fn written() -> Inventory {
 
 fn eni_status(
     eni: &Eni,
-    entries: Vec<Entry>,
+    (entries, prefixes): (Vec<Entry>, Vec<Prefix>),
     actual: Option<&Description>,
     holders: &Holders,
 ) -> EniStatus {
     let slots = |family, limit| Slots {
         used: match actual {
             Some(actual) => actual.used(family),
-            None => used(eni, &entries, family),
+            None => supply::Slots::of(eni, &entries, &prefixes, family).used,
         },
         limit,
     };
@@ -309,6 +328,7 @@ fn eni_status(
         ipv4: slots(Family::V4, eni.ipv4_limit),
         ipv6: slots(Family::V6, eni.ipv6_limit),
     };
+    let shown = prefix_lines(&prefixes, &entries, actual);
     let mut addresses = unknown(&entries, actual);
     for entry in entries {
         let is_missing = actual.is_some_and(|actual| !actual.covers(entry.address));
@@ -320,17 +340,44 @@ fn eni_status(
     EniStatus {
         id: eni.id.clone(),
         known: Some(known),
+        prefixes: shown,
         addresses,
     }
 }
 
-/// How many addresses of a family an ENI has, as far as the node knows.
-fn used(eni: &Eni, entries: &[Entry], family: Family) -> usize {
-    let prefixes = eni.prefixes.iter().map(|prefix| prefix.address());
-    let own = eni.primary_addresses.iter().copied().chain(prefixes);
-    let there = entries.iter().filter(|entry| entry.is_on_eni());
-    let all = own.chain(there.map(|entry| entry.address));
-    all.filter(|address| Family::of(*address) == family).count()
+/// The prefixes of the ledger, and those that are only on the ENI.
+fn prefix_lines(
+    prefixes: &[Prefix],
+    entries: &[Entry],
+    actual: Option<&Description>,
+) -> Vec<PrefixStatus> {
+    let known = prefixes.iter().map(|prefix| {
+        let entry = &prefix.entry;
+        let is_missing = actual.is_some_and(|actual| !actual.prefixes.contains(&prefix.prefix));
+        PrefixStatus {
+            prefix: prefix.prefix,
+            state: entry.state.name().to_owned(),
+            since: Some(entry.since),
+            release_after: match entry.state {
+                State::Releasing { after, .. } => Some(after),
+                _ => None,
+            },
+            taken: supply::taken(prefix, entries),
+            differs: is_missing.then_some(Difference::OnlyInLedger),
+        }
+    });
+    let managed = actual.filter(|actual| eni::require_releasable(actual).is_ok());
+    let found = managed.iter().flat_map(|actual| &actual.prefixes);
+    let unknown = found.filter(|found| !prefixes.iter().any(|known| known.prefix == **found));
+    let unknown = unknown.map(|prefix| PrefixStatus {
+        prefix: *prefix,
+        state: "unknown".to_owned(),
+        since: None,
+        release_after: None,
+        taken: 0,
+        differs: Some(Difference::OnlyOnEni),
+    });
+    known.chain(unknown).collect()
 }
 
 /// The addresses of an ENI that the ledger does not have. Those of an ENI whose

@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::agent::configuration::Configuration;
 use crate::cli::output;
 use crate::ledger::Ledger;
-use crate::registration::looks::Looks;
 use crate::registration::node::Node;
 use crate::registration::reconcile;
 use crate::registration::release;
+use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
 use crate::vpc::eni;
 use crate::vpc::inventory;
@@ -32,7 +32,7 @@ pub(crate) fn once() -> Result<()> {
         aws: &aws,
         ledger: &ledger,
         inventory: &inventory,
-        looks: &Looks::default(),
+        shared: &Shared::default(),
     };
     let progress = Progress::begin(&inventory);
     let grace = Configuration::default().grace();

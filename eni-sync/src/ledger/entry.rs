@@ -531,6 +531,11 @@ impl Entry {
         is_younger(self.removal, DESCRIBE_LAG, now)
     }
 
+    /// Whether an inventory that is still believed may have it though EC2 has removed it.
+    pub(crate) fn is_removal_remembered(&self, now: Timestamp) -> bool {
+        is_younger(self.removal, BELIEVED, now)
+    }
+
     /// Whether a description may show the address though EC2 is removing it, or has: it was
     /// asked to lately, and has not confirmed since that the address is on the ENI.
     pub(crate) fn may_be_leaving(&self, now: Timestamp) -> bool {

@@ -6,6 +6,7 @@ use tracing::{debug, info, warn};
 
 use super::entry::{Entry, Owner, Refusal, State, Timestamp, now};
 use super::life_cycle::Event;
+use super::prefix::Prefix;
 
 /// One event of an address, with all that is known about whose it is.
 macro_rules! tell {
@@ -72,6 +73,10 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
         (Event::Refused(refusal), (Some(State::Claiming { refusal: known, .. }), _)) => {
             refused(eni, entry, refusal, known.as_ref() != Some(refusal));
         }
+        (Event::Covered, (_, State::Held)) => {
+            let reason = "it is in a prefix of the ENI";
+            tell!(info, "assigned", eni, entry, reason);
+        }
         (Event::Seen, (None | Some(State::Removed), _)) => {
             let reason = "on the ENI, and unknown to the ledger";
             tell!(info, "adopted", eni, entry, reason);
@@ -104,6 +109,27 @@ fn refused(eni: &str, entry: &Entry, refusal: &Refusal, is_new: bool) {
 /// Tells that an attachment needs its address no more, and why.
 pub(super) fn ended(eni: &str, before: &Entry, why: &str) {
     tell!(info, "ended", eni, before, reason = why);
+}
+
+/// Tells that an address of a prefix is free again.
+pub(super) fn freed(eni: &str, before: &Entry) {
+    let reason = "its cool-down is over, and its prefix stays";
+    tell!(info, "released", eni, before, reason);
+}
+
+/// Tells what has become of a prefix of `eni`: `before` and `after` are what the ledger had
+/// and has of it.
+pub(super) fn prefix(eni: &str, before: Option<&Prefix>, after: &Prefix, event: &Event) {
+    let what = match (event, &after.entry.state) {
+        (Event::Assigned { .. }, _) => "assigned",
+        (Event::Seen, State::Adopted) if before.is_none() => "adopted",
+        (Event::Pooled, State::Pooled) => "pooled",
+        (Event::Ended { .. }, _) => "ended",
+        (Event::Unassigned, State::Removed) => "released",
+        _ => return,
+    };
+    let (prefix, pool) = (after.prefix, after.pool.as_deref());
+    info!(eni, prefix = %prefix, pool, "{what}");
 }
 
 /// Tells that the ledger has nothing to say about an address any more.

@@ -19,6 +19,8 @@ pub(crate) enum Event {
     Taken,
     /// The metadata of the node show on the ENI what is claimed.
     Shown,
+    /// A prefix that EC2 has on the ENI has a claimed address.
+    Covered,
     /// EC2 has answered that a claimed address is on the ENI.
     Assigned {
         /// Whether it was claimed for a pool and not for an attachment.
@@ -51,7 +53,7 @@ pub(crate) enum Event {
 impl Event {
     /// Whether it is EC2's word that the address is on the ENI.
     pub(super) fn is_confirmation(&self) -> bool {
-        matches!(self, Self::Assigned { .. } | Self::Seen)
+        matches!(self, Self::Assigned { .. } | Self::Seen | Self::Covered)
     }
 }
 
@@ -79,7 +81,7 @@ pub(super) fn next(state: Option<&State>, event: &Event) -> Next {
             refusal: None,
         }),
         Event::Taken => when(state, &State::Pooled, State::Held),
-        Event::Shown => claimed(state, State::Held),
+        Event::Shown | Event::Covered => claimed(state, State::Held),
         Event::Assigned { for_pool } => assigned(state, *for_pool),
         Event::Refused(refusal) => refused(state, refusal),
         Event::Seen => seen(state),
@@ -260,6 +262,7 @@ mod tests {
             ("claimed", CLAIMED),
             ("taken", Event::Taken),
             ("shown", Event::Shown),
+            ("covered", Event::Covered),
             ("assigned", Event::Assigned { for_pool: false }),
             ("stocked", Event::Assigned { for_pool: true }),
             ("refused", Event::Refused(refusal())),
@@ -289,11 +292,11 @@ mod tests {
     }
 
     /// A column is an event in the order of [`events`]; `.` is a state that stays.
-    const TABLE: [(&str, [&str; 13]); 10] = [
+    const TABLE: [(&str, [&str; 14]); 10] = [
         (
             "unknown",
             [
-                "claiming", ".", ".", ".", ".", ".", "adopted", ".", ".", ".", ".", ".", ".",
+                "claiming", ".", ".", ".", ".", ".", ".", "adopted", ".", ".", ".", ".", ".", ".",
             ],
         ),
         (
@@ -301,6 +304,7 @@ mod tests {
             [
                 "claiming",
                 ".",
+                "held",
                 "held",
                 "held",
                 "pooled",
@@ -321,6 +325,7 @@ mod tests {
                 ".",
                 "held",
                 "held",
+                "held",
                 "pooled",
                 "refused",
                 ".",
@@ -336,6 +341,7 @@ mod tests {
             "held",
             [
                 "claiming",
+                ".",
                 ".",
                 ".",
                 ".",
@@ -361,6 +367,7 @@ mod tests {
                 ".",
                 ".",
                 ".",
+                ".",
                 "releasing",
                 "releasing",
                 "asked",
@@ -371,7 +378,7 @@ mod tests {
         (
             "asked",
             [
-                "claiming", ".", ".", ".", ".", ".", ".", ".", "asked", "asked", "asked",
+                "claiming", ".", ".", ".", ".", ".", ".", ".", ".", "asked", "asked", "asked",
                 "removed", ".",
             ],
         ),
@@ -379,6 +386,7 @@ mod tests {
             "withdrawn",
             [
                 "claiming",
+                ".",
                 ".",
                 ".",
                 "releasing",
@@ -397,6 +405,7 @@ mod tests {
             "removed",
             [
                 "claiming",
+                ".",
                 ".",
                 ".",
                 ".",
@@ -421,6 +430,7 @@ mod tests {
                 ".",
                 ".",
                 ".",
+                ".",
                 "forgotten",
                 "releasing",
                 ".",
@@ -433,6 +443,7 @@ mod tests {
             "adopted",
             [
                 "claiming",
+                ".",
                 ".",
                 ".",
                 ".",

@@ -3,20 +3,19 @@
 //! They are in dot-files beside the entries, which a version that knows none of it leaves alone.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use common::error::{Error, ErrorCode, Result};
-use common::files::file;
+use common::error::{Error, Result};
 use common::kernel::netns::Holders;
 use common::say;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
+use super::document::{read, remove, write};
 use super::entry::DESCRIBE_LAG;
-use super::{ENTRY_LIMIT, EniLedger, Entries, Owner, Refusal, Timestamp, list, now};
+use super::prefix::asked_file;
+use super::{EniLedger, Entries, Owner, Refusal, Timestamp, list, now};
 
 /// What the name of a wish's file begins with.
 const WISH: &str = ".wanted-";
@@ -108,14 +107,19 @@ impl EniLedger {
         Ok(waiting)
     }
 
-    /// Whether EC2 was asked to choose addresses and has not been heard.
+    /// Whether EC2 was asked to choose addresses or prefixes and has not been heard.
     ///
     /// # Errors
     /// Code 5 naming the file.
     pub(crate) fn is_unheard(&self) -> Result<bool> {
-        let path = self.directory.join(UNHEARD);
-        let failed = |cause| Error::io(format!("failed to examine {path:?}"), &cause);
-        path.try_exists().map_err(failed)
+        for name in [UNHEARD.to_owned(), asked_file(false), asked_file(true)] {
+            let path = self.directory.join(name);
+            let failed = |cause| Error::io(format!("failed to examine {path:?}"), &cause);
+            if path.try_exists().map_err(failed)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -232,31 +236,4 @@ impl Entries {
     fn unheard_path(&self) -> PathBuf {
         self.directory.join(UNHEARD)
     }
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let undecodable = |why: String| {
-        let msg = format!("{path:?} is not a file of the ledger");
-        Error::new(ErrorCode::DECODING, msg).with_details(why)
-    };
-    match file::read_regular(path, ENTRY_LIMIT) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|cause| undecodable(cause.to_string())),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
-            Err(undecodable(cause.to_string()))
-        }
-        Err(cause) => Err(Error::io(format!("failed to read {path:?}"), &cause)),
-    }
-}
-
-fn write(path: &Path, document: &impl Serialize) -> Result<()> {
-    let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
-    let text = serde_json::to_vec(document).map_err(|cause| failed(cause.into()))?;
-    file::replace_durably(path, &text).map_err(failed)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    file::remove(path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
 }

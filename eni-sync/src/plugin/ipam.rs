@@ -16,9 +16,9 @@ use crate::plugin::socket;
 use crate::plugin::verify::{verify, verify_whole};
 use crate::registration::choose::choose;
 use crate::registration::desired;
-use crate::registration::looks::Looks;
 use crate::registration::node::Node;
 use crate::registration::request::{Choice, Request};
+use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
 use crate::vpc::inventory;
 
@@ -51,7 +51,7 @@ pub(super) fn add(args: &CmdArgs) -> Result<AddResult> {
             choose(
                 &aws,
                 &Ledger::of_node(),
-                &Looks::default(),
+                &Shared::default(),
                 &choice,
                 &request,
             )?
@@ -101,7 +101,7 @@ pub(super) fn check(args: &CmdArgs) -> Result<()> {
         aws: &aws,
         ledger: &Ledger::of_node(),
         inventory: &inventory,
-        looks: &Looks::default(),
+        shared: &Shared::default(),
     };
     let addresses = wanted
         .get(&place.mac)

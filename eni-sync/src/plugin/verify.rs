@@ -8,6 +8,7 @@ use common::kernel::netns::Holders;
 
 use crate::ledger::{EniLedger, Entries, Entry, Event, Owner, State, now};
 use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::prefixes::supply::{prefix_of, trusted};
 use crate::registration::request::Request;
 use crate::vpc::eni;
 
@@ -23,13 +24,18 @@ pub(crate) fn verify(
     request: &Request,
 ) -> Result<()> {
     let mut open = addresses.to_vec();
-    open.retain(|address| !eni::is_registered(eni, *address));
+    open.retain(|address| eni::needs_entry(eni, *address));
     if open.is_empty() {
         return Ok(());
     }
     let ledger = node.ledger.of_eni(&eni.id)?;
     let ledger = ledger.until(node.aws.deadline());
     let unknown = not_held(&ledger.open()?, &open, &request.owner)?;
+    let prefixes = trusted(&ledger.open()?.prefixes()?, eni, now());
+    open.retain(|a| unknown.contains(a) || prefix_of(&prefixes, *a).is_none());
+    if open.is_empty() {
+        return Ok(());
+    }
     let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
     open.retain(|address| unknown.contains(address) || !shown.contains(address));
     if open.is_empty() {

@@ -162,7 +162,7 @@ impl<'a> Assigner<'a> {
         }
         let is_second = |claimed: &Claimed| {
             let seen = Sighting::There(self.eni.id.clone(), claimed.address);
-            let looks = self.node.looks;
+            let looks = &self.node.shared.looks;
             looks.is_second(seen, &[claimed.address], Instant::now())
         };
         shown.into_iter().filter(is_second).collect()

@@ -10,13 +10,16 @@ use common::error::{Error, ErrorCode, Result};
 
 use crate::ledger::{EniLedger, Entries, Entry, Ledger, State, Wish};
 use crate::registration::count::{self, is_chosen_for};
-use crate::registration::looks::Looks;
 use crate::registration::node::Node;
+use crate::registration::prefixes::give;
+use crate::registration::prefixes::supply::{prefix_of, there};
 use crate::registration::register::{confirm, register, settle_until};
 use crate::registration::request::{Choice, Request};
+use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::Family;
-use crate::vpc::{eni, inventory};
+use crate::vpc::eni;
+use crate::vpc::inventory;
 
 /// Gives the attachment of `request` its addresses, each with the prefix length of the subnet.
 ///
@@ -26,19 +29,20 @@ use crate::vpc::{eni, inventory};
 pub(crate) fn choose(
     aws: &Aws,
     ledger: &Ledger,
-    looks: &Looks,
+    shared: &Shared,
     choice: &Choice,
     request: &Request,
 ) -> Result<Vec<Cidr>> {
     let (inventory, eni) = inventory::find(aws, &choice.mac)?;
     eni::require_managed(&eni)?;
     let families = choice.families(&eni)?;
-    choice.require_free(&eni)?;
+    let prefixes = ledger.of_eni(&eni.id)?.read_prefixes()?;
+    choice.require_free(&eni, &there(&prefixes, &eni.prefixes))?;
     let node = Node {
         aws,
         ledger,
         inventory: &inventory,
-        looks,
+        shared,
     };
     let addresses = match choice.is_whole && choice.addresses.is_empty() {
         true => of_eni(&node, &eni, choice)?,
@@ -86,18 +90,27 @@ impl Choice {
 
     /// Whether nobody else can have an address that is asked for by name without the ledger's
     /// knowing: those of the ENI itself are the node's, and pods may have taken any of a prefix.
-    fn require_free(&self, eni: &Eni) -> Result<()> {
-        let mut named = self.addresses.iter();
-        let is_other = |address: &&IpAddr| eni::is_registered(eni, **address);
-        match named.find(is_other).filter(|_| !self.is_whole) {
-            None => Ok(()),
-            Some(address) => {
+    fn require_free(&self, eni: &Eni, prefixes: &[Cidr]) -> Result<()> {
+        if self.is_whole {
+            return Ok(());
+        }
+        for address in &self.addresses {
+            if eni.primary_addresses.contains(address) {
                 let msg = format!("{address} is an address of {} itself", eni.id);
-                let details = "pods that share an ENI get its secondary addresses; \
-                               neither its own nor those of its prefixes";
-                Err(Error::config(msg).with_details(details))
+                let details = "pods that share an ENI get its secondary addresses";
+                return Err(Error::config(msg).with_details(details));
+            }
+            if let Some(prefix) = prefix_of(prefixes, *address) {
+                let msg = format!("{address} is in the prefix {prefix} of {}", eni.id);
+                let details = format!(
+                    "any pod of this node may get it; ask for addresses outside of prefixes: a \
+                     CIDR reservation of {} of type explicit keeps them from prefixes",
+                    eni.subnet_id
+                );
+                return Err(Error::config(msg).with_details(details));
             }
         }
+        Ok(())
     }
 }
 
@@ -143,9 +156,10 @@ fn of_ec2(
         return Ok(Vec::new());
     }
     let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
-    wish(&ledger, families, request)?;
+    wish(&ledger, eni, families, request)?;
     let own = |wish: &Wish| wish.owner.is_same(&request.owner);
-    count::serve(&ledger, own)?;
+    count::serve(&ledger, eni, own)?;
+    give::cover(&ledger, eni)?;
     let claimed = claimed(&ledger.open()?, families, request)?;
     confirm(node, eni, &ledger, &claimed, request)?;
     settle_until(node, eni, &ledger, |entries| {
@@ -153,8 +167,9 @@ fn of_ec2(
     })
 }
 
-/// Writes down what an attachment waits for, as far as it has not got it already.
-fn wish(ledger: &EniLedger, families: &[Family], request: &Request) -> Result<()> {
+/// Writes down what an attachment waits for, as far as it has not got it already, and no
+/// prefix of the ENI has a free address for it.
+fn wish(ledger: &EniLedger, eni: &Eni, families: &[Family], request: &Request) -> Result<()> {
     let entries = ledger.open()?;
     let all = entries.all()?;
     for family in families {
@@ -167,7 +182,9 @@ fn wish(ledger: &EniLedger, families: &[Family], request: &Request) -> Result<()
             Some(_) => continue,
             None => {}
         }
-        entries.write_wish(&Wish::new(request.owner.clone(), ipv6))?;
+        if !give::give(&entries, eni, *family, &request.owner)? {
+            entries.write_wish(&Wish::new(request.owner.clone(), ipv6))?;
+        }
     }
     Ok(())
 }

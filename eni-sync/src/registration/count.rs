@@ -11,6 +11,7 @@ use common::say;
 use crate::ledger::{EniLedger, Entries, Entry, Event, Owner, Refusal, Takeover, Wish, now};
 use crate::registration::assign::{Assigner, Room};
 use crate::registration::node::Node;
+use crate::registration::prefixes::{ask, give};
 use crate::registration::{release, rules, unheard};
 use crate::vpc::ec2::Family;
 use crate::vpc::failure::{Failure, Kind};
@@ -21,16 +22,22 @@ const ATTEMPTS: u32 = 3;
 /// How long it is until the next time.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Gives the wishes of `of` addresses that EC2 has chosen earlier and that nobody needs, where
-/// the ledger has any: they are claimed by name then.
+/// Gives the wishes of `of` free addresses of prefixes, and then addresses that EC2 has chosen
+/// earlier and that nobody needs, where the ledger has any: these are claimed by name.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
-pub(crate) fn serve(ledger: &EniLedger, of: impl Fn(&Wish) -> bool) -> Result<()> {
+pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -> Result<()> {
     // Nobody looks into namespaces for addresses that nobody waits for.
     if !open_wishes(&ledger.open()?)?.iter().any(&of) {
         return Ok(());
     }
+    give::serve(ledger, eni, &of)?;
+    if !open_wishes(&ledger.open()?)?.iter().any(&of) {
+        return Ok(());
+    }
+    give::free_due(ledger, eni)?;
+    give::serve(ledger, eni, &of)?;
     let mut spare = spare(ledger)?;
     let entries = ledger.open()?;
     for wish in open_wishes(&entries)?.into_iter().filter(of) {
@@ -145,6 +152,7 @@ impl Counter<'_> {
     fn settle(&self) -> Result<Option<Duration>> {
         let mut most = usize::MAX;
         loop {
+            self.use_prefixes()?;
             let count = self.waiting(&self.ledger.open()?)?.len().min(most);
             if count == 0 {
                 return Ok(None);
@@ -164,6 +172,17 @@ impl Counter<'_> {
                 Err(error) => self.refuse(&error)?,
             }
         }
+    }
+
+    /// Gives those that wait addresses of new prefixes, where an agent keeps any. The others
+    /// get single addresses.
+    fn use_prefixes(&self) -> Result<()> {
+        let waiting = self.waiting(&self.ledger.open()?)?.len();
+        let (node, family) = (self.node, self.family);
+        if waiting > 0 && ask::supply(node, self.eni, self.ledger, family, waiting)? {
+            give::serve(self.ledger, self.eni, |_| true)?;
+        }
+        Ok(())
     }
 
     /// Those that wait for an address of this family.

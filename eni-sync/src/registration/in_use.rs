@@ -207,6 +207,20 @@ impl Living {
             .map(|unseen| format!("it may be in use: {}", unseen.why))
     }
 
+    /// Why a set of addresses must stay for all that can be seen, if it must.
+    pub(crate) fn reason_to_keep_all(&self, has: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let pods = self.pods.keys();
+        let used = pods.chain(self.node.keys()).find(|address| has(**address));
+        if let Some(address) = used {
+            let why = self.reason_to_keep(*address, None);
+            return why.map(|why| format!("{address}: {why}"));
+        }
+        let mut unseen = self.hidden.iter().chain(&self.unreadable);
+        unseen
+            .next()
+            .map(|unseen| format!("addresses of it may be in use: {}", unseen.why))
+    }
+
     /// Whether somebody has an address.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.pods.contains_key(&address) || self.node.contains_key(&address)

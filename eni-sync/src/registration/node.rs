@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::attach::inventory::Inventory;
 
 use crate::ledger::Ledger;
-use crate::registration::looks::Looks;
+use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
 
 /// How long an attachment waits until the processes before it have asked AWS.
@@ -16,6 +16,5 @@ pub(crate) struct Node<'a> {
     pub(crate) aws: &'a Aws,
     pub(crate) ledger: &'a Ledger,
     pub(crate) inventory: &'a Inventory,
-    /// What EC2 has to show once more.
-    pub(crate) looks: &'a Looks,
+    pub(crate) shared: &'a Shared,
 }

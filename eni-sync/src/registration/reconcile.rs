@@ -11,6 +11,8 @@ use common::kernel::netns::Holders;
 
 use crate::ledger::{Entries, Entry, Event, State, now};
 use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::prefixes;
+use crate::registration::prefixes::compare::Differences;
 use crate::registration::register::settle_in_turns;
 use crate::registration::rules::{self, Drift};
 use crate::registration::unheard;
@@ -19,7 +21,7 @@ use crate::vpc::eni;
 /// Why addresses are given up whose pods are found to have gone.
 const ABANDONED: &str = "its container has gone without a DEL";
 
-/// What was different, in addresses.
+/// What was different, in addresses and prefixes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     /// On the ENI and unknown to the ledger.
@@ -51,6 +53,14 @@ impl Report {
     /// Whether nothing was different.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts().iter().all(|(_, count)| *count == 0)
+    }
+
+    /// Counts prefixes as well.
+    fn add(&mut self, prefixes: Differences) {
+        self.adopted += prefixes.adopted;
+        self.gone += prefixes.gone;
+        self.missing += prefixes.missing;
+        self.settling += prefixes.settling;
     }
 
     /// Whether another look soon finds out what this one could not.
@@ -109,6 +119,7 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
         for drift in rules::compare(&entries.all()?, &known, &actual, now()) {
             repair(&entries, drift, &lives, report)?;
         }
+        report.add(prefixes::compare::compare(&entries, &actual)?);
         for entry in entries.all()? {
             if is_old(&entry, grace) && !lives(&entry) {
                 report.abandoned += 1;

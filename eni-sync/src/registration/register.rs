@@ -19,10 +19,11 @@ use crate::ledger::{
 };
 use crate::registration::assign::{Assigner, Claimed};
 use crate::registration::desired::Wanted;
-use crate::registration::looks::Looks;
 use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::prefixes::give;
 use crate::registration::request::Request;
 use crate::registration::rules::{self, Claim};
+use crate::registration::shared::Shared;
 use crate::registration::{count, release, unheard};
 use crate::vpc::clients::Aws;
 use crate::vpc::eni;
@@ -47,7 +48,7 @@ const NOBODY_LIVES: &str = "its attachment has ended";
 pub(crate) fn register_all(
     aws: &Aws,
     ledger: &Ledger,
-    looks: &Looks,
+    shared: &Shared,
     wanted: &Wanted,
     request: &Request,
 ) -> Result<()> {
@@ -57,7 +58,7 @@ pub(crate) fn register_all(
             aws,
             ledger,
             inventory: &inventory,
-            looks,
+            shared,
         };
         register(&node, &eni, addresses, request)?;
     }
@@ -78,7 +79,7 @@ pub(crate) fn register(
     request: &Request,
 ) -> Result<()> {
     let mut wanted = addresses.to_vec();
-    wanted.retain(|address| !eni::is_registered(eni, *address));
+    wanted.retain(|address| eni::needs_entry(eni, *address));
     if wanted.is_empty() {
         return Ok(());
     }
@@ -88,6 +89,7 @@ pub(crate) fn register(
     }
     let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
     let reusable = claim(&ledger, &wanted, request)?;
+    give::cover(&ledger, eni)?;
     confirm(node, eni, &ledger, &reusable, request)?;
     settle_until(node, eni, &ledger, |entries| {
         let is_held = answer(entries, &wanted, request)?;
@@ -171,7 +173,7 @@ pub(crate) fn register_reservations(
             let is_known = entry.is_for(&owner) || entry.is_told_of(&owner);
             entry.address == address && is_known
         });
-        if !is_new || eni::is_registered(eni, address) {
+        if !is_new || !eni::needs_entry(eni, address) {
             continue;
         }
         let request = Request {
@@ -324,9 +326,11 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
     node.aws.await_budget();
     // What EC2 chose unheard, or nobody needs any more, is for those that wait.
     unheard::find(node, ledger)?;
-    count::serve(ledger, |_| true)?;
+    give::cover(ledger, eni)?;
+    count::serve(ledger, eni, |_| true)?;
+    give::cover(ledger, eni)?;
     let until_second = |claimed: &Claimed| {
-        let looks = node.looks;
+        let looks = &node.shared.looks;
         looks.until_second(claimed.address, Instant::now())
     };
     let is_due = |claimed: &&Claimed| until_second(claimed).is_none_or(|wait| wait.is_zero());

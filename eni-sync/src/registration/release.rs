@@ -10,8 +10,9 @@ use common::error::{Errors, Result};
 
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
 use crate::registration::in_use::{self, Living, Reach};
-use crate::registration::looks::Looks;
 use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::prefixes::free::free;
+use crate::registration::shared::Shared;
 use crate::registration::unassign::{Answer, Unassigner};
 use crate::registration::{rules, unheard};
 use crate::vpc::clients::Aws;
@@ -109,7 +110,7 @@ fn release_where(
             aws,
             ledger,
             inventory: &inventory,
-            looks: &Looks::default(),
+            shared: &Shared::default(),
         };
         let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
         if turn.is_some() {
@@ -134,7 +135,10 @@ pub(crate) fn release_oldest(
 ) -> Result<usize> {
     let entries = ledger.open()?.all()?;
     let oldest = rules::cooling(&entries, now()).into_iter();
-    let oldest = oldest.filter(|entry| Family::of(entry.address) == family);
+    // An address of a prefix takes no slot that its end would make free.
+    let prefixes = ledger.read_prefixes()?;
+    let is_single = |entry: &Entry| !prefixes.iter().any(|p| p.contains(entry.address));
+    let oldest = oldest.filter(|e| Family::of(e.address) == family && is_single(e));
     let ends = release(node, ledger, oldest.take(wanted).cloned().collect())?;
     let has_gone = |end: &&End| matches!(end, End::Removed | End::Absent);
     Ok(ends.values().filter(has_gone).count())
@@ -149,6 +153,10 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     ledger.open()?.forget_removed()?;
     let mut ends = Ends::new();
     let entries = keep_living(ledger, entries, &mut ends)?;
+    let mut enis = node.inventory.enis.iter();
+    let own = enis.find(|eni| eni.id == ledger.id());
+    let (freed, entries) = free(ledger, own, entries)?;
+    ends.extend(freed.iter().map(|entry| (entry.address, End::Removed)));
     if entries.is_empty() {
         return Ok(ends);
     }

@@ -89,13 +89,16 @@ impl Assigner<'_> {
                 Ok(holder) => {
                     let seen = Sighting::Dead(group.owner.id.clone());
                     if !matches!(holder, Holder::Nobody) {
-                        self.node.looks.forget(&seen);
+                        self.node.shared.looks.forget(&seen);
                     }
                     let (kept, left) = self.decide(group, &holder);
                     outcomes.extend(kept);
                     dead.extend(left.filter(|left| {
                         let claims = addresses(&left.claims);
-                        self.node.looks.is_second(seen, &claims, Instant::now())
+                        self.node
+                            .shared
+                            .looks
+                            .is_second(seen, &claims, Instant::now())
                     }));
                 }
             }

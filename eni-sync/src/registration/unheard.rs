@@ -12,6 +12,7 @@ use common::say;
 
 use crate::ledger::{EniLedger, Entries, Entry, Event, State, Unheard, now};
 use crate::registration::node::Node;
+use crate::registration::prefixes::ask;
 use crate::vpc::ec2::Description;
 
 /// Writes down that EC2 is about to be asked to choose, so that whatever becomes of this
@@ -78,6 +79,7 @@ pub(crate) fn find(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
+    ask::note_unheard(entries, actual)?;
     let Some(unheard) = entries.unheard()? else {
         return Ok(());
     };

@@ -3,6 +3,7 @@
 mod answer;
 mod interfaces;
 mod journal;
+mod prefix;
 mod types;
 
 use std::cell::{Cell, RefCell};

@@ -56,6 +56,15 @@ pub(crate) fn is_registered(eni: &Eni, address: IpAddr) -> bool {
         || eni.prefixes.iter().any(|prefix| prefix.contains(address))
 }
 
+/// Whether the ledger has to say who has an address: not where it is the ENI's own, nor on an
+/// ENI whose prefixes are somebody else's to hand out.
+pub(crate) fn needs_entry(eni: &Eni, address: IpAddr) -> bool {
+    match require_managed(eni).is_ok() {
+        true => !eni.primary_addresses.contains(&address),
+        false => !is_registered(eni, address),
+    }
+}
+
 /// Whether AWS can have an address on an ENI.
 ///
 /// # Errors

@@ -30,9 +30,12 @@ const SIGNATURE: [&str; 12] = [
 pub(crate) const DENIALS: [&str; 3] = ["AccessDenied", "OptInRequired", "UnauthorizedOperation"];
 
 /// Codes of refusals that are not about the request, but about a state that passes.
-const PASSING: [&str; 3] = ["Blocked", "IncorrectState", NO_FREE_ADDRESS];
+const PASSING: [&str; 4] = ["Blocked", "IncorrectState", NO_FREE_ADDRESS, NO_FREE_PREFIX];
 /// The code for a subnet that has not as many free addresses as were asked for.
 const NO_FREE_ADDRESS: &str = "InsufficientFreeAddressesInSubnet";
+
+/// The code for a subnet that has not as many free prefixes as were asked for.
+const NO_FREE_PREFIX: &str = "InsufficientCidrBlocks";
 
 /// A request that has not succeeded. It may have been done nevertheless: an attempt
 /// whose answer was lost counts as failed.
@@ -88,7 +91,7 @@ impl Failure {
             kind: Kind::Unanswered,
             code: "Empty".to_owned(),
             request_id: None,
-            answer: "the answer names no address".to_owned(),
+            answer: "the answer names no address and no prefix".to_owned(),
         }
     }
 
@@ -119,6 +122,11 @@ impl Failure {
     /// Whether the subnet has not as many free addresses as were asked for.
     pub(crate) fn is_exhausted_subnet(&self) -> bool {
         self.code == NO_FREE_ADDRESS
+    }
+
+    /// Whether the subnet has not as many free prefixes as were asked for.
+    pub(crate) fn is_without_prefixes(&self) -> bool {
+        self.code == NO_FREE_PREFIX
     }
 
     /// Whether EC2 has refused the signature of the request, and so done nothing.

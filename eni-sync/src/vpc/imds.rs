@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_config::imds::Client;
 use aws_config::imds::client::error::ImdsError;
 use aws_config::provider_config::ProviderConfig;
+use common::address::Cidr;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
@@ -105,6 +106,20 @@ impl Imds {
             addresses.extend(lines.filter_map(|line| line.trim().parse::<IpAddr>().ok()));
         }
         Ok(addresses)
+    }
+
+    /// The prefixes that the service shows for the ENI with this MAC address.
+    ///
+    /// # Errors
+    /// Code 11 when the service does not answer.
+    pub(crate) fn prefixes(&self, mac: &str) -> Result<Vec<Cidr>> {
+        let mut prefixes = Vec::new();
+        for list in ["ipv4-prefix", "ipv6-prefix"] {
+            let text = self.get(&format!("{MACS}/{mac}/{list}"))?;
+            let lines = text.iter().flat_map(|text| text.lines());
+            prefixes.extend(lines.filter_map(|line| line.trim().parse::<Cidr>().ok()));
+        }
+        Ok(prefixes)
     }
 
     /// The MAC addresses of the ENIs that the service shows.

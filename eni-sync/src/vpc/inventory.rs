@@ -105,24 +105,47 @@ pub(crate) fn written_ago() -> Option<Duration> {
     written.ok().and_then(|time| time.elapsed().ok())
 }
 
-/// Corrects the names of the interfaces in the inventory. What EC2 has said does not get
-/// younger by it.
+/// Forgets a prefix of an ENI, which is about to be taken from it.
+///
+/// # Errors
+/// Code 5 or 6 naming the file.
+pub(crate) fn forget_prefix(eni: &str, prefix: Cidr) -> Result<()> {
+    correct(|inventory| {
+        let mut is_changed = false;
+        for eni in inventory.enis.iter_mut().filter(|found| found.id == eni) {
+            let before = eni.prefixes.len();
+            eni.prefixes.retain(|known| *known != prefix);
+            is_changed |= eni.prefixes.len() != before;
+        }
+        is_changed
+    })
+}
+
+/// Corrects the names of the interfaces in the inventory.
 ///
 /// # Errors
 /// Code 5 or 6 naming the file, 999 when the kernel does not list its links.
 pub(crate) fn rename() -> Result<()> {
+    let links = Netlink::open()?.links()?;
+    correct(|inventory| {
+        let mut is_changed = false;
+        for eni in &mut inventory.enis {
+            let name = interface_of(&links, &eni.mac);
+            is_changed |= name != eni.interface;
+            eni.interface = name;
+        }
+        is_changed
+    })
+}
+
+/// Corrects the inventory by `change`, which says whether it has done anything. What EC2 has
+/// said does not get younger by it.
+fn correct(change: impl FnOnce(&mut Inventory) -> bool) -> Result<()> {
     let _lock = lock(Deadline::default())?;
     let Some(mut inventory) = Inventory::read()? else {
         return Ok(());
     };
-    let links = Netlink::open()?.links()?;
-    let mut is_changed = false;
-    for eni in &mut inventory.enis {
-        let name = interface_of(&links, &eni.mac);
-        is_changed |= name != eni.interface;
-        eni.interface = name;
-    }
-    if !is_changed {
+    if !change(&mut inventory) {
         return Ok(());
     }
     let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);

@@ -79,6 +79,7 @@ fn world(state: &State) -> Value {
             "tags": eni.tags,
             "primary": eni.primary,
             "addresses": eni.addresses,
+            "prefixes": eni.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
     });
     json!({"enis": enis.collect::<Value>()})

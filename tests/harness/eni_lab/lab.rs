@@ -174,6 +174,15 @@ impl Lab {
         addresses
     }
 
+    /// The prefixes that are delegated to the interface, sorted; none when it does not exist.
+    pub fn prefixes(&self, eni: &EniId) -> Vec<String> {
+        let state = self.shared.lock();
+        let found = state.world.eni(eni.as_str());
+        let mut prefixes = found.map_or_else(|_| Vec::new(), |eni| eni.prefixes.clone());
+        prefixes.sort();
+        prefixes.iter().map(ToString::to_string).collect()
+    }
+
     /// The interface's primary address.
     #[track_caller]
     pub fn primary(&self, eni: &EniId) -> IpAddr {

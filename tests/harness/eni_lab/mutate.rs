@@ -146,7 +146,16 @@ fn assign_prefixes(
 ) -> Result<Option<Vec<IpNetwork>>, Ec2Error> {
     let eni = query.require("NetworkInterfaceId")?;
     let named = prefixes_in(query, name)?;
-    if let Some(count) = query.parsed(&format!("{name}Count"))? {
+    let count = query.parsed(&format!("{name}Count"))?;
+    let lists = ["PrivateIpAddress", "Ipv6Addresses"];
+    let counts = ["SecondaryPrivateIpAddressCount", "Ipv6AddressCount"];
+    let is_single = lists.iter().any(|name| !query.list(name).is_empty())
+        || counts.iter().any(|name| query.text(name).is_some());
+    let is_prefix = count.is_some() || !named.is_empty();
+    if is_single && is_prefix || count.is_some() && !named.is_empty() {
+        return Err(list_and_count());
+    }
+    if let Some(count) = count {
         let ipv6 = name == "Ipv6Prefix";
         return change.assign_prefix_count(eni, count, ipv6).map(Some);
     }

@@ -40,8 +40,19 @@ impl Change<'_> {
     ) -> Result<Vec<IpNetwork>, Ec2Error> {
         let found = self.world.eni(eni)?;
         let subnet = self.world.subnet(found.subnet.as_str())?.clone();
-        let free = prefixes_of(&subnet, ipv6).filter(|p| self.check_prefix(&subnet, *p).is_ok());
-        let chosen: Vec<IpNetwork> = free.take(count).collect();
+        // What is reserved for prefixes comes first, and what is reserved for addresses never.
+        let reservation = |prefix: &IpNetwork| {
+            let mut reservations = subnet.reservations.iter();
+            reservations.find(|r| r.cidr.contains(prefix.network()))
+        };
+        let is_kind = |prefix: &IpNetwork, kind: &str| {
+            reservation(prefix).is_some_and(|reservation| reservation.kind == kind)
+        };
+        let is_free = |p: &IpNetwork| self.check_prefix(&subnet, *p).is_ok();
+        let free = prefixes_of(&subnet, ipv6).filter(is_free);
+        let mut free: Vec<IpNetwork> = free.filter(|p| !is_kind(p, "explicit")).collect();
+        free.sort_by_key(|prefix| !is_kind(prefix, "prefix"));
+        let chosen: Vec<IpNetwork> = free.into_iter().take(count).collect();
         if chosen.len() < count {
             return Err(Ec2Error::bad(
                 "InsufficientCidrBlocks",
@@ -107,10 +118,15 @@ impl Change<'_> {
         } else {
             limits.ipv4
         };
+        let code = if first.is_ipv6() {
+            &self.rules.ipv6_limit_code
+        } else {
+            "PrivateIpAddressLimitExceeded"
+        };
         match eni.used(first.is_ipv6()) + prefixes.len() <= limit {
             true => Ok(()),
             false => Err(Ec2Error::bad(
-                "PrivateIpAddressLimitExceeded",
+                code,
                 format!("{}: Number of private addresses will exceed limit.", eni.id),
             )),
         }

@@ -247,6 +247,12 @@ impl Lab {
         self.set_up(|change| change.assign_prefixes(eni.as_str(), &[parsed(prefix)]));
     }
 
+    /// Somebody else takes a prefix from the interface.
+    #[track_caller]
+    pub fn unassign_prefix(&self, eni: &EniId, prefix: &str) {
+        self.set_up(|change| change.unassign_prefixes(eni.as_str(), &[parsed(prefix)]));
+    }
+
     /// Somebody else takes addresses from the interface.
     #[track_caller]
     pub fn unassign(&self, eni: &EniId, addresses: &[IpAddr]) {

@@ -8,7 +8,8 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::set;
 use crate::agent::configuration::Pool;
-use crate::ledger::{Entry, Ledger, State};
+use crate::ledger::{Entry, Ledger, Prefix, State};
+use crate::registration::prefixes::supply::Slots;
 use crate::vpc::calls::Names;
 use crate::vpc::ec2::Family as AddressFamily;
 use crate::vpc::eni;
@@ -22,6 +23,8 @@ const STATES: [&str; 6] = [
     "pooled",
     "adopted",
 ];
+/// The states of prefixes: those in which EC2 has them on the ENI.
+const PREFIX_STATES: [&str; 3] = ["pooled", "releasing", "adopted"];
 /// In place of a state, of a file of the ledger that is not an entry.
 const UNREADABLE: &str = "unreadable";
 
@@ -43,6 +46,13 @@ struct OfFamily {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PrefixInState {
+    eni: String,
+    family: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPool {
     pool: String,
     family: &'static str,
@@ -56,6 +66,8 @@ pub(super) struct Addresses {
     states: Family<InState, Gauge>,
     used: Family<OfFamily, Gauge>,
     limit: Family<OfFamily, Gauge>,
+    pods_left: Family<OfFamily, Gauge>,
+    prefixes: Family<PrefixInState, Gauge>,
     free: Family<OfPool, Gauge>,
 }
 
@@ -70,6 +82,9 @@ impl Addresses {
         names.add("slots_used", help, &self.used);
         let help = "What the instance type allows an ENI";
         names.add("slots_limit", help, &self.limit);
+        let help = "How many more pods the ENI has addresses for";
+        names.add("pods_left", help, &self.pods_left);
+        names.add("prefixes", "Prefixes in the ledger", &self.prefixes);
         let help = "Addresses of a pool that no pod has";
         names.add("pool_free_addresses", help, &self.free);
     }
@@ -84,6 +99,8 @@ impl Addresses {
         self.states.clear();
         self.used.clear();
         self.limit.clear();
+        self.pods_left.clear();
+        self.prefixes.clear();
         let mut all = Vec::new();
         for eni in ledger.enis()? {
             let entries = eni.read()?;
@@ -99,7 +116,8 @@ impl Addresses {
         let inventory = Inventory::read()?.unwrap_or_default();
         for eni in &inventory.enis {
             if eni::require_managed(eni).is_ok() {
-                self.set_slots(eni, &ledger.of_eni(&eni.id)?.read()?);
+                let ledger = ledger.of_eni(&eni.id)?;
+                self.set_slots(eni, &ledger.read()?, &ledger.read_prefixes()?);
             }
         }
         Ok(())
@@ -136,24 +154,29 @@ impl Addresses {
     }
 
     /// What is only wanted takes no slot, as far as the node knows.
-    fn set_slots(&self, eni: &Eni, entries: &[Entry]) {
-        let registered = entries
-            .iter()
-            .filter(|entry| entry.is_on_eni())
-            .map(|entry| entry.address);
-        let prefixes = eni.prefixes.iter().map(|prefix| prefix.address());
-        let all = registered
-            .chain(prefixes)
-            .chain(eni.primary_addresses.iter().copied());
-        let all: Vec<AddressFamily> = all.map(AddressFamily::of).collect();
+    fn set_slots(&self, eni: &Eni, entries: &[Entry], prefixes: &[Prefix]) {
         for of in AddressFamily::ALL {
+            let slots = Slots::of(eni, entries, prefixes, of);
             let labels = OfFamily {
                 eni: eni.id.clone(),
                 family: name(of),
             };
-            let used = all.iter().filter(|family| **family == of).count();
-            set(&self.used.get_or_create(&labels), used);
-            set(&self.limit.get_or_create(&labels), of.limit(eni));
+            set(&self.used.get_or_create(&labels), slots.used);
+            set(&self.limit.get_or_create(&labels), slots.limit);
+            let left = slots.pods_left(slots.has_prefixes);
+            set(&self.pods_left.get_or_create(&labels), left);
+            for state in PREFIX_STATES {
+                let labels = PrefixInState {
+                    eni: eni.id.clone(),
+                    family: name(of),
+                    state,
+                };
+                let of_state = prefixes.iter().filter(|prefix| {
+                    let family = AddressFamily::of(prefix.prefix.address());
+                    family == of && prefix.entry.state.name() == state
+                });
+                set(&self.prefixes.get_or_create(&labels), of_state.count());
+            }
         }
     }
 }

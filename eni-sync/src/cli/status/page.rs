@@ -126,8 +126,11 @@ fn eni(eni: &EniStatus) -> Vec<String> {
 
 fn addresses(enis: &[EniStatus], now: Timestamp) -> String {
     let mut html = String::new();
-    for eni in enis.iter().filter(|eni| !eni.addresses.is_empty()) {
-        let rows = rows(&eni.addresses, now);
+    for eni in enis
+        .iter()
+        .filter(|eni| !eni.addresses.is_empty() || !eni.prefixes.is_empty())
+    {
+        let rows = rows(eni, now);
         // The first row has the titles.
         let rows = rows.get(1..).unwrap_or_default();
         let title = format!("Addresses of {}", eni.id);

@@ -3,7 +3,7 @@
 use common::address::Cidr;
 use common::text::printable;
 
-use super::{Address, Difference, EniStatus, Offered, Plugins, Status};
+use super::{Address, Difference, EniStatus, Offered, Plugins, PrefixStatus, Status};
 use crate::cli::output::{self, duration};
 use crate::ledger::Timestamp;
 
@@ -31,8 +31,8 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
     for eni in &status.enis {
         text.push('\n');
         text.push_str(&format!("{}\n", printable(&heading(eni))));
-        if !eni.addresses.is_empty() {
-            text.push_str(&output::table(&rows(&eni.addresses, now)));
+        if !eni.addresses.is_empty() || !eni.prefixes.is_empty() {
+            text.push_str(&output::table(&rows(eni, now)));
         }
     }
     for resource in &status.resources {
@@ -108,11 +108,32 @@ fn heading(eni: &EniStatus) -> String {
     )
 }
 
-/// The addresses as rows of cells, the titles first.
-pub(super) fn rows(addresses: &[Address], now: Timestamp) -> Vec<Vec<String>> {
+/// The prefixes and the addresses as rows of cells, the titles first.
+pub(super) fn rows(eni: &EniStatus, now: Timestamp) -> Vec<Vec<String>> {
     let titles = ADDRESS_TITLES.map(str::to_owned).to_vec();
-    let rows = addresses.iter().map(|address| row(address, now));
+    let prefixes = eni.prefixes.iter().map(|prefix| prefix_row(prefix, now));
+    let addresses = eni.addresses.iter().map(|address| row(address, now));
+    let rows = prefixes.chain(addresses);
     std::iter::once(titles).chain(rows).collect()
+}
+
+fn prefix_row(prefix: &PrefixStatus, now: Timestamp) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let since = prefix
+        .since
+        .map(|since| duration(now.saturating_sub(since)));
+    let mut notes = vec![format!("{} addresses taken", prefix.taken)];
+    notes.extend(prefix.differs.map(whereabouts));
+    notes.extend(prefix.release_after.map(|after| leaving(after, now)));
+    vec![
+        prefix.prefix.to_string(),
+        prefix.state.clone(),
+        since.unwrap_or_else(dash),
+        dash(),
+        dash(),
+        dash(),
+        notes.join("; "),
+    ]
 }
 
 fn row(address: &Address, now: Timestamp) -> Vec<String> {
@@ -140,18 +161,8 @@ fn short(container_id: &str) -> &str {
 
 fn note(address: &Address, now: Timestamp) -> String {
     let mut notes = Vec::new();
-    notes.extend(address.differs.map(|differs| match differs {
-        Difference::OnlyInLedger => "only in the ledger".to_owned(),
-        Difference::OnlyOnEni => "only on the ENI".to_owned(),
-    }));
-    notes.extend(
-        address
-            .release_after
-            .map(|after| match after.checked_sub(now) {
-                Some(rest) if rest > 0 => format!("leaves in {}", duration(rest)),
-                _ => "leaves next".to_owned(),
-            }),
-    );
+    notes.extend(address.differs.map(whereabouts));
+    notes.extend(address.release_after.map(|after| leaving(after, now)));
     let is_in_use = address.release_after.is_none();
     let owner = address.owner.as_ref();
     if let Some(owner) = owner.filter(|_| is_in_use) {
@@ -163,4 +174,18 @@ fn note(address: &Address, now: Timestamp) -> String {
     }
     notes.extend(address.refusal.clone());
     notes.join("; ")
+}
+
+fn whereabouts(differs: Difference) -> String {
+    match differs {
+        Difference::OnlyInLedger => "only in the ledger".to_owned(),
+        Difference::OnlyOnEni => "only on the ENI".to_owned(),
+    }
+}
+
+fn leaving(after: Timestamp, now: Timestamp) -> String {
+    match after.checked_sub(now) {
+        Some(rest) if rest > 0 => format!("leaves in {}", duration(rest)),
+        _ => "leaves next".to_owned(),
+    }
 }

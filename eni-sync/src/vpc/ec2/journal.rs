@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use aws_sdk_ec2::operation::RequestId;
+use common::address::Cidr;
 use tracing::{debug, info};
 
 use super::Outcome;
@@ -16,7 +17,20 @@ pub(super) fn change<T: RequestId>(
     addresses: &[IpAddr],
     answer: Outcome<T>,
 ) -> Outcome<()> {
-    let addresses = list(addresses);
+    tell(action, eni, &list(addresses), answer)
+}
+
+/// The same of one that was to change its prefixes.
+pub(super) fn change_prefixes<T: RequestId>(
+    action: &str,
+    eni: &str,
+    prefixes: &[Cidr],
+    answer: Outcome<T>,
+) -> Outcome<()> {
+    tell(action, eni, &list(prefixes), answer)
+}
+
+fn tell<T: RequestId>(action: &str, eni: &str, addresses: &str, answer: Outcome<T>) -> Outcome<()> {
     match answer {
         Ok(answer) => {
             let request_id = answer.request_id();
@@ -43,7 +57,7 @@ pub(super) fn answered<T>(action: &str, answer: &Outcome<T>) {
     debug!(action, request_id, reason, "EC2 was asked");
 }
 
-fn list(addresses: &[IpAddr]) -> String {
-    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+fn list(addresses: &[impl ToString]) -> String {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     texts.join(",")
 }

@@ -1,0 +1,188 @@
+//! Keeps prefixes on the ENIs for pods, so that pods get addresses without a call: as many as
+//! the configuration says, and no more of those that nobody uses.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use common::attach::inventory::Eni;
+use common::error::{Errors, Result};
+
+use crate::agent::configuration::Prefixes;
+use crate::agent::reserved;
+use crate::agent::shared::Agent;
+use crate::ledger::{EniLedger, Prefix, State, now};
+use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::prefixes::ask::Order;
+use crate::registration::prefixes::give_back;
+use crate::registration::prefixes::stock::Level;
+use crate::vpc::ec2::Family;
+use crate::vpc::eni;
+use crate::vpc::inventory;
+
+/// What is to be kept of a family where nothing is said of it.
+const NONE: Level = Level { low: 0, high: 0 };
+
+impl Prefixes {
+    /// What is to be kept of a family.
+    fn level(&self, family: Family) -> Level {
+        match (family, self.ipv4) {
+            (Family::V4, Some(marks)) => Level {
+                low: marks.low,
+                high: marks.high,
+            },
+            (Family::V4, None) => NONE,
+            (Family::V6, _) => Level {
+                low: self.ipv6,
+                high: self.ipv6,
+            },
+        }
+    }
+}
+
+/// Keeps the prefixes of every ENI for pods: what is missing is asked for, and what is too
+/// much and nobody's is given back. Adds to `findings` what stays, and why there are none.
+/// Returns how long it is until there is more to do.
+///
+/// # Errors
+/// What went wrong with any of the ENIs; the others are done.
+pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<Duration>> {
+    if agent.configuration.prefixes.is_none() && !has_any(agent)? {
+        return Ok(None);
+    }
+    let mut errors = Errors::default();
+    let kept = agent.clients.run(|aws| {
+        let inventory = inventory::current(aws, |inventory| {
+            inventory
+                .enis
+                .iter()
+                .any(|eni| eni::require_managed(eni).is_ok())
+        })?;
+        let node = agent.node(aws, &inventory);
+        let managed = inventory.enis.iter();
+        let managed = managed.filter(|eni| eni::require_managed(eni).is_ok());
+        let wanted = errors
+            .keep(wanted(agent, managed.clone()))
+            .unwrap_or_default();
+        agent.shared.stock.set(wanted);
+        for eni in managed {
+            errors.keep(keep_on(agent, &node, eni, findings));
+        }
+        Ok(())
+    });
+    findings.extend(agent.shared.stock.refusals());
+    errors.keep(kept);
+    let next = errors.keep(next(agent)).flatten();
+    errors.into_result().map(|()| next)
+}
+
+/// How long it is until a prefix is due, or EC2 may be asked again.
+fn next(agent: &Agent) -> Result<Option<Duration>> {
+    let mut next = agent.shared.stock.until_next(Instant::now());
+    for eni in agent.ledger.enis()? {
+        let due = eni.read_prefixes()?.into_iter();
+        let due = due.filter_map(|prefix| prefix.entry.due(now())).min();
+        // A second is as exact as the ledger is.
+        let wait = due.map(|due| Duration::from_secs(due.saturating_sub(now()).max(1)));
+        next = next.into_iter().chain(wait).min();
+    }
+    Ok(next)
+}
+
+/// Whether the ledger has a prefix of any ENI: one that the configuration wants no more.
+fn has_any(agent: &Agent) -> Result<bool> {
+    for eni in agent.ledger.enis()? {
+        if !eni.read_prefixes()?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What is to be kept, by MAC address and family.
+fn wanted<'a>(
+    agent: &Agent,
+    enis: impl Iterator<Item = &'a Eni>,
+) -> Result<BTreeMap<(String, Family), Level>> {
+    let mut wanted = BTreeMap::new();
+    let Some(prefixes) = &agent.configuration.prefixes else {
+        return Ok(wanted);
+    };
+    let only = prefixes.master()?.map(|master| master.mac()).transpose()?;
+    for eni in enis.filter(|eni| only.as_ref().is_none_or(|mac| *mac == eni.mac)) {
+        for family in Family::ALL {
+            let level = prefixes.level(family);
+            if level.high > 0 {
+                wanted.insert((eni.mac.clone(), family), level);
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>) -> Result<()> {
+    let stock = &agent.shared.stock;
+    let ledger = node.ledger.of_eni(&eni.id)?;
+    let is_wanted = Family::ALL.iter().any(|f| stock.level(eni, *f).is_some());
+    let known = ledger.read_prefixes()?;
+    if !is_wanted
+        && known
+            .iter()
+            .all(|prefix| prefix.entry.state == State::Adopted)
+    {
+        return Ok(());
+    }
+    let _turn = ledger.take_turn(TURN_DEADLINE)?;
+    let reserved = match known.is_empty() {
+        true => Vec::new(),
+        false => reserved::everywhere(&agent.configuration)?,
+    };
+    let mut errors = Errors::default();
+    let is_used = |prefix: &Prefix| stock.level(eni, family_of(prefix)).is_some();
+    errors.keep(give_back::open_adopted(
+        &ledger, is_used, &reserved, findings,
+    ));
+    for family in Family::ALL {
+        let level = stock.level(eni, family);
+        errors.keep(close(
+            agent,
+            &ledger,
+            (family, level.unwrap_or(NONE)),
+            &reserved,
+        ));
+        if let Some(level) = level {
+            let order = Order {
+                node,
+                eni,
+                ledger: &ledger,
+                family,
+                pool: None,
+            };
+            errors.keep(order.fill(level, 0, |_| 0));
+        }
+    }
+    errors.keep(give_back::give_back(
+        node, eni, &ledger, &reserved, findings,
+    ));
+    errors.into_result()
+}
+
+fn family_of(prefix: &Prefix) -> Family {
+    Family::of(prefix.prefix.address())
+}
+
+/// Closes what is too much, for networks without addresses.
+fn close(
+    agent: &Agent,
+    ledger: &EniLedger,
+    what: (Family, Level),
+    reserved: &[IpAddr],
+) -> Result<()> {
+    let prefixes = agent.configuration.prefixes.as_ref();
+    let cooldown = prefixes.map_or(0, |prefixes| prefixes.cooldown_seconds);
+    let inside = |prefix: &Prefix| {
+        let inside = reserved.iter().filter(|address| prefix.contains(**address));
+        inside.count()
+    };
+    give_back::close(&ledger.open()?, None, what, cooldown, inside)
+}

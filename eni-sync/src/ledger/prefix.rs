@@ -1,0 +1,285 @@
+//! What the ledger has of the prefixes of an ENI: an entry for each, in the same states as
+//! that of an address, and that EC2 was asked for some and has not been heard. Both are in
+//! dot-files beside the entries of addresses, which a version that knows none of it leaves
+//! alone.
+
+use std::net::IpAddr;
+
+use common::address::Cidr;
+use common::error::Result;
+use common::say;
+use serde::{Deserialize, Serialize};
+
+use super::clock::Clock;
+use super::document::{read, remove, write};
+use super::entry::DESCRIBE_LAG;
+use super::{EniLedger, Entries, Entry, Event, State, Takeover, Timestamp, journal, list, now};
+
+/// What the name of a prefix's file begins with.
+const PREFIX: &str = ".prefix-";
+/// The same of a file that says that EC2 was asked for prefixes.
+const ASKED: &str = ".asked-";
+
+/// One prefix of an ENI.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Prefix {
+    /// The prefix.
+    pub(crate) prefix: Cidr,
+    /// The pool whose host-local hands out its addresses; nothing when it is for networks
+    /// without addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pool: Option<String>,
+    /// What is done with it, as with an address: that of the entry is its first one.
+    pub(crate) entry: Entry,
+}
+
+/// The same in a file, with the clock that its times are of.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(flatten)]
+    prefix: Prefix,
+    clock: Clock,
+}
+
+impl Prefix {
+    /// One that EC2 has answered to have given to the ENI.
+    pub(crate) fn assigned(prefix: Cidr, pool: Option<String>) -> Option<Self> {
+        let claimed = Event::Claimed {
+            takeover: Takeover::Never,
+            best_effort: false,
+        };
+        let entry = Entry::begin(prefix.address(), &claimed, None)?;
+        let entry = entry.after(&Event::Assigned { for_pool: true })?;
+        Some(Self {
+            prefix,
+            pool,
+            entry,
+        })
+    }
+
+    /// One that was found on the ENI, nobody knows for what.
+    pub(crate) fn found(prefix: Cidr) -> Option<Self> {
+        let entry = Entry::begin(prefix.address(), &Event::Seen, None)?;
+        Some(Self {
+            prefix,
+            pool: None,
+            entry,
+        })
+    }
+
+    /// What it is after `event`; nothing when it is to be forgotten.
+    #[must_use]
+    pub(crate) fn after(self, event: &Event) -> Option<Self> {
+        let entry = self.entry.after(event)?;
+        Some(Self { entry, ..self })
+    }
+
+    /// Whether it is of the family of IPv6.
+    pub(crate) fn is_ipv6(&self) -> bool {
+        !self.prefix.is_ipv4()
+    }
+
+    /// Whether an address is one of it.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.prefix.contains(address)
+    }
+
+    /// Whether EC2 has it on the ENI, and is not removing it, for all that it has said.
+    pub(crate) fn is_there(&self) -> bool {
+        let is_going = matches!(self.entry.state, State::Releasing { asked: true, .. });
+        self.entry.is_on_eni() && !is_going && !self.entry.is_missing()
+    }
+
+    /// Whether its addresses may be handed out.
+    pub(crate) fn is_open(&self, now: Timestamp) -> bool {
+        self.entry.state == State::Pooled && self.entry.is_believed(now)
+    }
+}
+
+/// EC2 was asked for prefixes of one family, and its answer is not in the ledger: the process
+/// was killed, or the answer was lost. What has come to the ENI since then and has no entry
+/// is what EC2 chose.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Asked {
+    /// The prefixes of the family that were on the ENI before.
+    pub(crate) before: Vec<Cidr>,
+    /// How many it was asked for.
+    pub(crate) count: usize,
+    /// For which pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pool: Option<String>,
+    since: Timestamp,
+    clock: Clock,
+}
+
+impl Asked {
+    /// Whether a description shows all that EC2 may have chosen.
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
+        now.checked_sub(self.since)
+            .is_none_or(|age| age >= DESCRIBE_LAG)
+    }
+}
+
+/// What is asked of EC2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// How many prefixes.
+    pub(crate) count: usize,
+    /// Whether of IPv6.
+    pub(crate) ipv6: bool,
+    /// For which pool; nothing for networks without addresses.
+    pub(crate) pool: Option<String>,
+}
+
+pub(super) fn asked_file(ipv6: bool) -> String {
+    format!("{ASKED}{}", if ipv6 { "ipv6" } else { "ipv4" })
+}
+
+fn prefix_file(prefix: Cidr) -> String {
+    format!("{PREFIX}{}-{}", prefix.address(), prefix.prefix())
+}
+
+impl EniLedger {
+    /// The prefixes as they are at this moment, for who only looks. What EC2 has removed is
+    /// not among them.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn read_prefixes(&self) -> Result<Vec<Prefix>> {
+        let mut prefixes = read_prefixes(&self.directory, &Clock::read()?)?;
+        prefixes.retain(|prefix| prefix.entry.state != State::Removed);
+        Ok(prefixes)
+    }
+}
+
+fn read_prefixes(directory: &std::path::Path, clock: &Clock) -> Result<Vec<Prefix>> {
+    let mut prefixes = Vec::new();
+    for name in list(directory)?
+        .into_iter()
+        .filter(|name| name.starts_with(PREFIX))
+    {
+        match read::<Written>(&directory.join(&name)) {
+            Ok(Some(Written {
+                prefix,
+                clock: then,
+            })) if prefix_file(prefix.prefix) == name => {
+                let entry = prefix.entry.moved_by(clock.was_set_by(&then));
+                prefixes.push(Prefix { entry, ..prefix });
+            }
+            Ok(Some(_)) => say!("{:?} is about another prefix", directory.join(&name)),
+            Ok(None) => {}
+            // One file must not stand in the way of all other prefixes.
+            Err(error) => say!("{error}"),
+        }
+    }
+    Ok(prefixes)
+}
+
+impl Entries {
+    /// Every prefix that can be read.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn prefixes(&self) -> Result<Vec<Prefix>> {
+        read_prefixes(&self.directory, &self.clock)
+    }
+
+    /// Writes down what `event` has made of a prefix: `before` is what the ledger had.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn change_prefix(
+        &self,
+        before: Option<&Prefix>,
+        after: &Prefix,
+        event: &Event,
+    ) -> Result<()> {
+        let written = Written {
+            prefix: after.clone(),
+            clock: self.clock.clone(),
+        };
+        write(&self.directory.join(prefix_file(after.prefix)), &written)?;
+        journal::prefix(&self.eni, before, after, event);
+        Ok(())
+    }
+
+    /// Writes down what has become of a prefix, if the ledger has it as it is given. Returns
+    /// what it is then.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn note_prefix(&self, prefix: &Prefix, event: &Event) -> Result<Option<Prefix>> {
+        if !self.prefixes()?.contains(prefix) {
+            return Ok(None);
+        }
+        let after = prefix.clone().after(event);
+        match &after {
+            Some(after) if after == prefix => {}
+            Some(after) => self.change_prefix(Some(prefix), after, event)?,
+            None => self.forget_prefix(prefix)?,
+        }
+        Ok(after)
+    }
+
+    /// Removes the entry of a prefix that is known not to be on the ENI.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn forget_prefix(&self, prefix: &Prefix) -> Result<()> {
+        remove(&self.directory.join(prefix_file(prefix.prefix)))
+    }
+
+    /// Forgets the prefixes that EC2 has removed so long ago that nobody has an inventory with
+    /// them, and no description shows them.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn forget_removed_prefixes(&self) -> Result<()> {
+        for prefix in self.prefixes()? {
+            let entry = &prefix.entry;
+            if entry.state == State::Removed && !entry.is_removal_remembered(now()) {
+                self.forget_prefix(&prefix)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What EC2 was asked for without being heard.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, 6 when it says nothing of the kind.
+    pub(crate) fn asked(&self, ipv6: bool) -> Result<Option<Asked>> {
+        let found: Option<Asked> = read(&self.directory.join(asked_file(ipv6)))?;
+        Ok(found.map(|found| Asked {
+            since: found
+                .since
+                .saturating_add_signed(self.clock.was_set_by(&found.clock)),
+            ..found
+        }))
+    }
+
+    /// Writes down that EC2 is about to be asked, while `before` is on the ENI.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn begin_asking(&self, demand: &Demand, before: Vec<Cidr>) -> Result<()> {
+        let asked = Asked {
+            before,
+            count: demand.count,
+            pool: demand.pool.clone(),
+            since: now(),
+            clock: self.clock.clone(),
+        };
+        write(&self.directory.join(asked_file(demand.ipv6)), &asked)
+    }
+
+    /// Writes down that the answer has been heard, or can come no more.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn end_asking(&self, ipv6: bool) -> Result<()> {
+        remove(&self.directory.join(asked_file(ipv6)))
+    }
+}

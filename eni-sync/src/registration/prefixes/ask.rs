@@ -1,0 +1,304 @@
+//! Asks EC2 for prefixes of an ENI: by count, so that EC2 chooses them and nobody else can
+//! have asked for the same ones. What it chose when nobody heard its answer is found on the
+//! ENI.
+
+use std::time::Instant;
+
+use common::address::Cidr;
+use common::attach::inventory::Eni;
+use common::error::{Error, ErrorCode, Result};
+use common::say;
+
+use super::stock::Level;
+use super::supply::{Slots, missing};
+use crate::ledger::{Demand, EniLedger, Entries, Event, Prefix, State, now};
+use crate::registration::node::Node;
+use crate::vpc::ec2::{Description, Family};
+use crate::vpc::failure::{Failure, Kind};
+
+/// Asks for the prefixes that the stock of an ENI lacks while `waiting` attachments wait for
+/// an address of a family; whether there are more now. Only for the one in turn.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger. Why EC2 gives none is noted in the stock, and
+/// those that wait get single addresses.
+pub(crate) fn supply(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    family: Family,
+    waiting: usize,
+) -> Result<bool> {
+    let Some(level) = node.shared.stock.level(eni, family) else {
+        return Ok(false);
+    };
+    let order = Order {
+        node,
+        eni,
+        ledger,
+        family,
+        pool: None,
+    };
+    order.fill(level, waiting, |_| 0)
+}
+
+/// Prefixes of one family for one ENI.
+pub(crate) struct Order<'a> {
+    pub(crate) node: &'a Node<'a>,
+    pub(crate) eni: &'a Eni,
+    pub(crate) ledger: &'a EniLedger,
+    pub(crate) family: Family,
+    /// The pool that they are for; nothing for networks without addresses.
+    pub(crate) pool: Option<String>,
+}
+
+impl Order<'_> {
+    /// Takes back what is on its way out, and asks EC2 for what is missing beside it. Of a
+    /// prefix, `reserved` addresses are taken that the ledger does not know. Whether there is
+    /// more than before.
+    ///
+    /// # Errors
+    /// As for [`supply`].
+    pub(crate) fn fill(
+        &self,
+        level: Level,
+        waiting: usize,
+        reserved: impl Fn(&Prefix) -> usize,
+    ) -> Result<bool> {
+        let mut count = self.missing(level, waiting, &reserved)?;
+        let is_back = count > 0 && self.take_back()?;
+        if is_back {
+            count = self.missing(level, waiting, &reserved)?;
+        }
+        let stock = &self.node.shared.stock;
+        if count == 0 || !stock.may_ask(self.eni, self.family, Instant::now()) {
+            return Ok(is_back);
+        }
+        if let Err(error) = self.require_family() {
+            self.note_refusal(&error, "");
+            return Ok(is_back);
+        }
+        let slots = self.slots()?;
+        if slots.left() == 0 {
+            let details = "each prefix takes the place of one address";
+            self.note_refusal(&self.full(&slots, details), "");
+            return Ok(is_back);
+        }
+        let is_more = self.ask_as_many(count.min(slots.left()))?;
+        Ok(is_more || is_back)
+    }
+
+    /// The prefixes of this order.
+    fn own(&self, entries: &Entries) -> Result<Vec<Prefix>> {
+        let ipv6 = self.family == Family::V6;
+        let mut own = entries.prefixes()?;
+        own.retain(|prefix| prefix.pool == self.pool && prefix.is_ipv6() == ipv6);
+        Ok(own)
+    }
+
+    fn missing(
+        &self,
+        level: Level,
+        waiting: usize,
+        reserved: impl Fn(&Prefix) -> usize,
+    ) -> Result<usize> {
+        let entries = self.ledger.open()?;
+        if entries.asked(self.family == Family::V6)?.is_some() {
+            // What EC2 has been asked for may be there.
+            return Ok(0);
+        }
+        let own = self.own(&entries)?;
+        // What only host-local knows of is not free either.
+        let reserved: usize = own.iter().map(reserved).sum();
+        let own: Vec<&Prefix> = own.iter().collect();
+        let waiting = waiting + reserved;
+        Ok(missing(level, &own, &entries.all()?, waiting, self.family))
+    }
+
+    /// Opens the prefixes again that are on their way out, and that EC2 was not asked to
+    /// remove; whether there was one.
+    fn take_back(&self) -> Result<bool> {
+        let entries = self.ledger.open()?;
+        let mut is_back = false;
+        for prefix in self.own(&entries)? {
+            if matches!(prefix.entry.state, State::Releasing { asked: false, .. }) {
+                entries.note_prefix(&prefix, &Event::Pooled)?;
+                is_back = true;
+            }
+        }
+        Ok(is_back)
+    }
+
+    fn slots(&self) -> Result<Slots> {
+        let entries = self.ledger.open()?;
+        let (all, prefixes) = (entries.all()?, entries.prefixes()?);
+        Ok(Slots::of(self.eni, &all, &prefixes, self.family))
+    }
+
+    /// Asks for so many, or for as many as EC2 has room for: it gives all or none.
+    fn ask_as_many(&self, mut count: usize) -> Result<bool> {
+        let stock = &self.node.shared.stock;
+        loop {
+            let Err(failure) = self.ask(count)? else {
+                stock.accept(self.eni, self.family);
+                return Ok(true);
+            };
+            let is_too_much = failure.is_without_prefixes() || failure.kind == Kind::SlotsExhausted;
+            if is_too_much && count > 1 {
+                count /= 2;
+                continue;
+            }
+            // That nothing is answered at all says nothing about prefixes.
+            if is_too_much || failure.kind == Kind::Invalid {
+                self.note_refusal(&self.error(&failure), &self.advice(&failure));
+            } else {
+                say!("{}", self.error(&failure));
+            }
+            return Ok(false);
+        }
+    }
+
+    /// Has EC2 choose so many prefixes, and writes down which. What it was asked for is
+    /// written down before.
+    fn ask(&self, count: usize) -> Result<Result<(), Failure>> {
+        let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
+        let ipv6 = self.family == Family::V6;
+        let demand = Demand {
+            count,
+            ipv6,
+            pool: self.pool.clone(),
+        };
+        let before = self.before()?;
+        self.ledger.open()?.begin_asking(&demand, before)?;
+        let answer = match ec2.assign_prefixes(&self.eni.id, self.family, count) {
+            // Whatever it has done, nobody was told.
+            Ok(chosen) if chosen.is_empty() => Err(Failure::empty("AssignPrivateIpAddresses")),
+            answer => answer,
+        };
+        let entries = self.ledger.open()?;
+        let outcome = match answer {
+            Err(failure) if failure.kind == Kind::Unanswered => return Ok(Err(failure)),
+            Err(failure) => Err(failure),
+            Ok(chosen) => {
+                for prefix in chosen {
+                    note(&entries, prefix, self.pool.clone())?;
+                }
+                Ok(())
+            }
+        };
+        entries.end_asking(ipv6)?;
+        Ok(outcome)
+    }
+
+    /// The prefixes that are on the ENI before EC2 is asked, by the metadata where they
+    /// answer. What the ledger knows to have gone may be chosen again.
+    fn before(&self) -> Result<Vec<Cidr>> {
+        let imds = self.node.aws.imds();
+        let shown = imds.and_then(|imds| imds.prefixes(&self.eni.mac));
+        let mut before = match shown {
+            Ok(shown) => shown,
+            Err(_) => self.eni.prefixes.clone(),
+        };
+        let gone = self.ledger.open()?.prefixes()?;
+        before.retain(|prefix| {
+            let mut gone = gone.iter().filter(|known| !known.entry.is_on_eni());
+            !gone.any(|known| known.prefix == *prefix)
+        });
+        Ok(before)
+    }
+
+    fn require_family(&self) -> Result<()> {
+        let Eni { id, subnet_id, .. } = self.eni;
+        let is_of = |cidr: &Cidr| Family::of(cidr.address()) == self.family;
+        if self.eni.subnet_cidrs.iter().any(is_of) {
+            return Ok(());
+        }
+        let family = self.family.name();
+        let msg = format!("{subnet_id}, the subnet of {id}, has no {family} range for prefixes");
+        let details = "give the subnet a range, or keep no prefixes of this family";
+        Err(Error::config(msg).with_details(details))
+    }
+
+    fn full(&self, slots: &Slots, details: &str) -> Error {
+        let (id, kind) = (&self.eni.id, &self.node.inventory.instance_type);
+        let family = self.family.name();
+        let Slots { used, limit, .. } = slots;
+        let msg = format!(
+            "{id} has no room for an {family} prefix: {used} of {limit} addresses used ({kind})"
+        );
+        Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+    }
+
+    fn error(&self, failure: &Failure) -> Error {
+        let Eni { id, subnet_id, .. } = self.eni;
+        let family = self.family.name();
+        failure.error(&format!("get an {family} prefix of {subnet_id} for {id}"))
+    }
+
+    /// What to do about a subnet without free prefixes.
+    fn advice(&self, failure: &Failure) -> String {
+        match failure.is_without_prefixes() {
+            true => format!("; {}", reservation_command(&self.eni.subnet_id)),
+            false => String::new(),
+        }
+    }
+
+    /// Notes why there are no more, with what to do about it.
+    fn note_refusal(&self, error: &Error, advice: &str) {
+        let why = format!("{error}; pods get single addresses until there are prefixes{advice}");
+        let stock = &self.node.shared.stock;
+        stock.refuse(self.eni, self.family, why, Instant::now());
+    }
+}
+
+/// What keeps a part of a subnet free for prefixes.
+pub(crate) fn reservation_command(subnet_id: &str) -> String {
+    format!(
+        "a part of the subnet is kept free for prefixes by: aws ec2 \
+         create-subnet-cidr-reservation --subnet-id {subnet_id} --reservation-type prefix \
+         --cidr CIDR"
+    )
+}
+
+/// Writes down a prefix that EC2 has given to the ENI.
+fn note(entries: &Entries, prefix: Cidr, pool: Option<String>) -> Result<()> {
+    let known = entries.prefixes()?;
+    let before = known.iter().find(|known| known.prefix == prefix);
+    match Prefix::assigned(prefix, pool) {
+        Some(after) => entries.change_prefix(before, &after, &Event::Assigned { for_pool: true }),
+        None => Ok(()),
+    }
+}
+
+/// Writes down the prefixes that EC2 chose unheard, as far as a description shows them.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger.
+pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()> {
+    for ipv6 in [false, true] {
+        let Some(asked) = entries.asked(ipv6)? else {
+            continue;
+        };
+        let known = entries.prefixes()?;
+        let is_lost = |prefix: &&Cidr| {
+            let mut known = known.iter().filter(|known| known.prefix == **prefix);
+            let is_known = known.any(|known| {
+                let entry = &known.entry;
+                entry.state != State::Removed || entry.was_removed_lately(now())
+            });
+            prefix.is_ipv4() != ipv6 && !is_known && !asked.before.contains(prefix)
+        };
+        let lost: Vec<Cidr> = actual.prefixes.iter().filter(is_lost).copied().collect();
+        for prefix in &lost {
+            say!(
+                "EC2 had chosen {prefix} for {}, and nobody heard it",
+                actual.id
+            );
+            note(entries, *prefix, asked.pool.clone())?;
+        }
+        if lost.len() >= asked.count || asked.is_over(now()) {
+            entries.end_asking(ipv6)?;
+        }
+    }
+    Ok(())
+}

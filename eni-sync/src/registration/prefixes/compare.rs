@@ -1,0 +1,86 @@
+//! Compares the prefixes in the ledger with those that EC2 shows on an ENI. One that nobody
+//! knows is adopted, and one that is missing is forgotten when a second look misses it too.
+
+use common::address::Cidr;
+use common::error::Result;
+
+use crate::ledger::{Absence, Entries, Event, Prefix, State, now};
+use crate::vpc::ec2::Description;
+
+/// What was different.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Differences {
+    /// On the ENI and unknown to the ledger.
+    pub(crate) adopted: usize,
+    /// Known to the ledger, and gone.
+    pub(crate) gone: usize,
+    /// The same, but only one look at EC2 says so yet.
+    pub(crate) missing: usize,
+    /// On the ENI, and about to be known well enough to be used.
+    pub(crate) settling: usize,
+}
+
+/// Writes down what a description says of the prefixes of an ENI.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger.
+pub(crate) fn compare(entries: &Entries, actual: &Description) -> Result<Differences> {
+    let mut found = Differences::default();
+    entries.forget_removed_prefixes()?;
+    let known = entries.prefixes()?;
+    for prefix in &actual.prefixes {
+        if !known.iter().any(|known| known.prefix == *prefix) {
+            adopt(entries, *prefix, &mut found)?;
+        }
+    }
+    for prefix in known {
+        match actual.prefixes.contains(&prefix.prefix) {
+            true => seen(entries, &prefix, &mut found)?,
+            false => missed(entries, &prefix, &mut found)?,
+        }
+    }
+    Ok(found)
+}
+
+fn adopt(entries: &Entries, prefix: Cidr, found: &mut Differences) -> Result<()> {
+    found.adopted += 1;
+    found.settling += 1;
+    match Prefix::found(prefix) {
+        Some(new) => entries.change_prefix(None, &new, &Event::Seen),
+        None => Ok(()),
+    }
+}
+
+/// What EC2 has removed a moment ago, or is removing, a description may show still.
+fn seen(entries: &Entries, prefix: &Prefix, found: &mut Differences) -> Result<()> {
+    let entry = &prefix.entry;
+    if entry.needs_confirmation(now()) && !entry.may_be_leaving(now()) {
+        let after = entries.note_prefix(prefix, &Event::Seen)?;
+        let is_settling = after.is_some_and(|after| {
+            after.entry.state == State::Adopted && !after.entry.was_seen_twice()
+        });
+        found.settling += usize::from(is_settling);
+    }
+    Ok(())
+}
+
+fn missed(entries: &Entries, prefix: &Prefix, found: &mut Differences) -> Result<()> {
+    if !prefix.entry.is_on_eni() {
+        return Ok(());
+    }
+    match prefix.entry.absence(now()) {
+        Absence::TooEarly => Ok(()),
+        Absence::Noted(noted) => {
+            found.missing += 1;
+            let noted = Prefix {
+                entry: *noted,
+                ..prefix.clone()
+            };
+            entries.change_prefix(Some(prefix), &noted, &Event::Missed)
+        }
+        Absence::Proven => {
+            found.gone += 1;
+            entries.forget_prefix(prefix)
+        }
+    }
+}
