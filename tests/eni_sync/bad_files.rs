@@ -12,7 +12,7 @@ use harness::damage::{DAMAGES, remove, replace_by};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use super::fixture::{AwsNode, Vpc, assert_refused, is_unchanged, prev_result};
+use super::fixture::{Agent, AwsNode, Vpc, assert_refused, eventually, is_unchanged, prev_result};
 
 const ADDRESS: &str = "10.0.4.70";
 
@@ -45,6 +45,42 @@ fn an_entry_that_cannot_be_read_does_not_affect_others() {
         assert_eq!(node.addresses(), ["10.0.4.72"], "{what}");
         assert!(path.symlink_metadata().is_ok(), "{what} is kept");
     }
+}
+
+/// What an operator or the agent does with a ledger that has a damaged file.
+#[test]
+fn every_command_keeps_a_damaged_file_and_names_it() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c1"), &[ADDRESS]).ok();
+    let path = node.ledger_path().join(ADDRESS);
+    let good = fs::read_to_string(&path).unwrap();
+    let half = &good[..good.len() / 2];
+    fs::write(&path, half).unwrap();
+    let eni = node.eni.to_string();
+    let release = ["release", "--eni", &eni, "--force"];
+    let commands: [(&[&str], i32); 5] = [
+        (&["doctor"], 1),
+        (&["sync", "--once"], 1),
+        (&release, 1),
+        (&["release", "--address", ADDRESS, "--force"], 1),
+        (&["status"], 0),
+    ];
+    for (command, status) in commands {
+        let output = node.command(command);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains(ADDRESS), "{output}");
+        assert_eq!(output.status, Some(status), "{command:?}\n{output}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), half, "{command:?}");
+    }
+    let agent = Agent::start(&node, &json!({ "reconcileSeconds": 1, "graceSeconds": 0 }));
+    node.gc(&[]);
+    let calls = || node.lab.calls()["DescribeNetworkInterfaces"];
+    let before = calls();
+    assert!(eventually(|| calls() > before + 2));
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(fs::read_to_string(&path).unwrap(), half);
+    assert_eq!(node.addresses(), [ADDRESS], "its address stays");
 }
 
 #[test]

@@ -8,12 +8,15 @@ mod configuration;
 mod enis;
 mod facts;
 mod finding;
+mod found;
 mod host;
 mod installed;
 mod network;
 mod range;
 mod ranges;
+mod report;
 mod resources;
+mod shared_segment;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +29,8 @@ use serde::Serialize;
 use crate::cli::output;
 use facts::Facts;
 pub(crate) use finding::{Finding, Level};
+use report::{Manner, Report};
+use source::Source;
 
 /// What the doctor has found, or why it could not look.
 pub(crate) type Findings = std::result::Result<Vec<Finding>, String>;
@@ -36,6 +41,9 @@ pub(crate) struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Show also what is as it should be
+    #[arg(long)]
+    all: bool,
     /// Files with NetworkAttachmentDefinitions or CNI configurations, YAML or JSON; `-`
     /// is stdin
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -44,7 +52,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIRECTORY")]
     cni_conf_dir: Option<PathBuf>,
     /// The configuration of the agent, which may watch networks that do not chain
-    /// eni-sync
+    /// eni-sync; without it, /etc/eni-sync/agent.json where there is one
     #[arg(long, value_name = "FILE")]
     agent_config: Option<PathBuf>,
     /// The directory of the plugins; without it, that of the agent's configuration, or
@@ -59,19 +67,18 @@ pub(crate) struct Options {
 
 /// The document of `--json`.
 #[derive(Serialize)]
-struct Report<'a> {
+struct Document<'a> {
     errors: usize,
     warnings: usize,
     findings: &'a [Finding],
 }
 
-impl<'a> Report<'a> {
-    fn of(findings: &'a [Finding]) -> Self {
-        let count = |level| findings.iter().filter(|f| f.level == level).count();
+impl<'a> Document<'a> {
+    fn of(report: &Report<'a>) -> Self {
         Self {
-            errors: count(Level::Error),
-            warnings: count(Level::Warning),
-            findings,
+            errors: report.count(Level::Error),
+            warnings: report.count(Level::Warning),
+            findings: report.findings,
         }
     }
 }
@@ -81,19 +88,33 @@ impl<'a> Report<'a> {
 /// # Errors
 /// What keeps it from looking at all.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let sources = source::read(&options.nad, options.cni_conf_dir.as_deref());
-    let (agent, plugins) = (options.agent_config.as_deref(), options.cni_path.as_deref());
-    let facts = Facts::collect(sources, agent, plugins, options.probe_permissions)?;
+    let sources = sources(&options.nad, options.cni_conf_dir.as_deref());
+    let agent = options.agent_config.clone().or_else(found::agent);
+    let plugins = options.cni_path.as_deref();
+    let facts = Facts::collect(
+        sources,
+        agent.as_deref(),
+        plugins,
+        options.probe_permissions,
+    )?;
     let findings = examine(&facts);
-    let report = Report::of(&findings);
+    let report = Report::of(&facts, &findings);
     match options.json {
-        true => output::print_json(&report)?,
-        false => output::print(render(&report).as_bytes())?,
+        true => output::print_json(&Document::of(&report))?,
+        false => output::print(report.render(Manner::new(options.all)).as_bytes())?,
     }
-    Ok(match report.errors {
+    Ok(match report.count(Level::Error) {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// The networks that are given, else those of this node.
+fn sources(files: &[PathBuf], directory: Option<&Path>) -> Vec<Source> {
+    match (files.is_empty(), directory) {
+        (true, None) => found::networks(),
+        _ => source::read(files, directory),
+    }
 }
 
 /// What it finds, as text and as JSON.
@@ -105,9 +126,12 @@ pub(crate) fn report(
     agent_config: Option<&Path>,
     cni_path: &Path,
 ) -> Result<(String, String)> {
-    let findings = findings(cni_conf_dir, agent_config, cni_path)?;
-    let report = Report::of(&findings);
-    Ok((render(&report), output::json(&report)?))
+    let sources = sources(&[], cni_conf_dir);
+    let facts = Facts::collect(sources, agent_config, Some(cni_path), false)?;
+    let findings = examine(&facts);
+    let report = Report::of(&facts, &findings);
+    let text = report.render(Manner::whole());
+    Ok((text, output::json(&Document::of(&report))?))
 }
 
 /// What it finds.
@@ -119,7 +143,7 @@ pub(crate) fn findings(
     agent_config: Option<&Path>,
     cni_path: &Path,
 ) -> Result<Vec<Finding>> {
-    let sources = source::read(&[], cni_conf_dir);
+    let sources = sources(&[], cni_conf_dir);
     let facts = Facts::collect(sources, agent_config, Some(cni_path), false)?;
     Ok(examine(&facts))
 }
@@ -134,26 +158,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         configuration::check,
         ranges::check,
         resources::check,
+        shared_segment::check,
     ];
     groups.iter().flat_map(|check| check(facts)).collect()
-}
-
-fn render(report: &Report<'_>) -> String {
-    let mut rows = Vec::new();
-    for finding in report.findings {
-        let says = format!("{}: {}", finding.subject, finding.says);
-        let (level, check) = (finding.level.name(), finding.check);
-        rows.push(vec![level.to_owned(), check.to_owned(), says]);
-        if !finding.advice.is_empty() {
-            let advice = format!("  {}", finding.advice);
-            rows.push(vec![String::new(), String::new(), advice]);
-        }
-    }
-    let Report {
-        errors, warnings, ..
-    } = report;
-    format!(
-        "{}\nerrors: {errors}, warnings: {warnings}\n",
-        output::table(&rows)
-    )
 }

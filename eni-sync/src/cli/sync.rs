@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use common::attach::inventory::{Eni, Inventory};
-use common::error::Result;
+use common::error::{Errors, Result};
 use common::say;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -23,7 +23,8 @@ const BAR: &str = "{bar:30} {pos}/{len} ENIs, {elapsed}  {wide_msg}";
 /// Compares once, releases what is due, and prints what was different.
 ///
 /// # Errors
-/// What went wrong with any ENI; the others are done.
+/// What went wrong with any ENI, and code 6 for a damaged file of the ledger; the others are
+/// done.
 pub(crate) fn once() -> Result<()> {
     let aws = Aws::open();
     let ledger = Ledger::of_node();
@@ -45,7 +46,19 @@ pub(crate) fn once() -> Result<()> {
         say!("{why}");
     }
     released?;
-    output::print(format!("{report}\n").as_bytes())
+    output::print(format!("{report}\n").as_bytes())?;
+    require_readable(&ledger)
+}
+
+/// Fails when files of the ledger are damaged: their addresses have not been compared.
+fn require_readable(ledger: &Ledger) -> Result<()> {
+    let mut damaged = Errors::default();
+    for eni in ledger.enis()? {
+        for (_, error) in eni.unreadable()? {
+            damaged.keep::<()>(Err(error));
+        }
+    }
+    damaged.into_result()
 }
 
 /// How far the comparison is: a bar for people, lines for a log.

@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::deadline::Deadline;
 use crate::vpc::ec2::Ec2;
+use crate::vpc::failure;
 use crate::vpc::http;
 use crate::vpc::imds::Imds;
 use crate::vpc::rate_limit::Pace;
@@ -201,7 +202,7 @@ impl Aws {
         let configuration = session.configuration();
         let provider = configuration.credentials_provider().ok_or_else(missing)?;
         let found = session.runtime.block_on(provider.provide_credentials());
-        let found = found.map_err(|cause| missing().with_details(cause.to_string()));
+        let found = found.map_err(|cause| missing().with_details(failure::chain(&cause)));
         found.map(drop)
     }
 

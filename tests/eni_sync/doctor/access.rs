@@ -1,5 +1,7 @@
 //! The way to AWS.
 
+use harness::eni_lab::Fault;
+
 use crate::eni_sync::fixture::{AwsNode, Vpc};
 
 use super::{examine, examine_network, examine_with, network};
@@ -62,7 +64,35 @@ fn credentials_that_ec2_does_not_accept_count_as_missing() {
         .env("AWS_SECRET_ACCESS_KEY", "x");
     let diagnosis = examine_with(&node, &call, &[]);
     diagnosis.has("credentials", "error", "EC2 does not accept them");
-    assert_eq!(diagnosis.of("permission").len(), 1, "{}", diagnosis.output);
+    // It is one cause, and one finding.
+    assert!(
+        diagnosis.of("permission").is_empty(),
+        "{}",
+        diagnosis.output
+    );
+}
+
+#[test]
+fn a_throttle_is_called_a_throttle_and_is_not_an_error_of_the_node() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let action = "DescribeNetworkInterfaces";
+    node.lab.fail_next(action, 100, Fault::Throttle);
+    let diagnosis = examine(&node, &[]);
+    diagnosis.has("permission", "warning", "EC2 throttles this account");
+    assert_eq!(diagnosis.output.status, Some(0), "{}", diagnosis.output);
+    diagnosis.is_well("credentials");
+}
+
+#[test]
+fn the_cause_of_missing_credentials_is_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let call = node
+        .call("")
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/x");
+    let diagnosis = examine_with(&node, &call, &[]);
+    diagnosis.has("credentials", "error", "Connection refused");
 }
 
 #[test]

@@ -115,6 +115,28 @@ fn a_wrong_key_of_eni_sync_is_an_error() {
 }
 
 #[test]
+fn a_key_that_eni_sync_does_not_have_is_a_warning() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut network = network();
+    network["plugins"][1]["coolDownSeconds"] = json!(0);
+    let said = "eni-sync does not know coolDownSeconds";
+    examine_network(&node, &network).has("unknown-keys", "warning", said);
+}
+
+#[test]
+fn a_macvlan_whose_macs_the_vpc_does_not_know_is_an_error() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut network = network();
+    network["plugins"][0]["type"] = json!("macvlan");
+    let said = format!("macvlan in mode bridge on {}", node.eni);
+    examine_network(&node, &network).has("macvlan", "error", &said);
+    network["plugins"][0]["mode"] = json!("passthru");
+    assert!(examine_network(&node, &network).of("macvlan").is_empty());
+}
+
+#[test]
 fn the_master_exists_and_is_up() {
     let vpc = Vpc::new();
     let node = vpc.node();
@@ -125,7 +147,10 @@ fn the_master_exists_and_is_up() {
     );
     examine_master(&node, "mode", &json!("l2")).has("master", "error", "no default route");
     node.node.netns.ip(&["link", "set", "ens6", "down"]);
-    examine_network(&node, &network()).has("master-up", "warning", "ens6 is down");
+    // It is one cause, and one finding.
+    let diagnosis = examine_network(&node, &network());
+    diagnosis.has("eni-interface", "warning", "ens6 is down");
+    assert!(diagnosis.of("master-up").is_empty(), "{}", diagnosis.output);
     let mut left_down = network();
     left_down["plugins"][0]["masterUp"] = json!(false);
     examine_network(&node, &left_down).has("master", "error", "master \"ens6\" is down");

@@ -1,5 +1,6 @@
 //! The node's ENIs.
 
+use harness::Pod;
 use harness::eni_lab::Limits;
 
 use super::examine;
@@ -57,7 +58,7 @@ fn an_eni_that_outlives_its_instance_is_a_warning() {
 }
 
 #[test]
-fn an_eni_that_is_full_is_a_warning() {
+fn an_eni_that_is_full_is_an_error() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.rules(|rules| {
@@ -69,5 +70,28 @@ fn an_eni_that_is_full_is_a_warning() {
         };
         rules.limit_overrides.insert("c5.large".to_owned(), one);
     });
-    examine(&node, &[]).has("slots", "warning", "1 of 1 IPv4 addresses used");
+    examine(&node, &[]).has("slots", "error", "1 of 1 IPv4 addresses used");
+    node.node.netns.ip(&["link", "delete", "ens6"]);
+    examine(&node, &[]).is_well("slots");
+}
+
+/// What is in its cool-down leaves when a pod needs its place.
+#[test]
+fn an_eni_that_has_room_when_a_pod_needs_it_is_a_warning() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.del(&pod);
+    node.lab.rules(|rules| {
+        let two = Limits {
+            interfaces: 3,
+            ipv4: 2,
+            ipv6: 1,
+            cards: 1,
+        };
+        rules.limit_overrides.insert("c5.large".to_owned(), two);
+    });
+    let says = "2 of 2 IPv4 addresses used, 1 of them by no pod";
+    examine(&node, &[]).has("slots", "warning", says);
 }

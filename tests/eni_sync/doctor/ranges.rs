@@ -136,3 +136,49 @@ fn a_range_that_ec2_may_use_for_others_is_mentioned() {
     node.lab.reserve_cidr(&vpc.pods, "10.0.4.64/28", "prefix");
     examine_network(&node, &network()).has("cidr-reservation", "info", "to other ENIs");
 }
+
+/// Two networks of one node with a range each.
+fn examine_two(node: &AwsNode, names: [&str; 2], ranges: [(&str, &str); 2]) -> Diagnosis {
+    let networks: Vec<String> = names
+        .iter()
+        .zip(ranges)
+        .map(|(name, (start, end))| {
+            let ipam = json!({
+                "type": "host-local", "subnet": "10.0.4.0/24", "rangeStart": start, "rangeEnd": end,
+            });
+            let mut network = network_with_ipam(&ipam);
+            network["name"] = json!(name);
+            network.to_string()
+        })
+        .collect();
+    fs::write(
+        node.run_directory().join("two.yaml"),
+        networks.join("\n---\n"),
+    )
+    .unwrap();
+    super::examine(node, &["--nad", "/run/two.yaml"])
+}
+
+#[test]
+fn two_networks_of_a_node_that_hand_out_one_address_are_an_error() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let ranges = [("10.0.4.70", "10.0.4.75"), ("10.0.4.75", "10.0.4.80")];
+    let diagnosis = examine_two(&node, ["a", "b"], ranges);
+    let said = "10.0.4.75 is in the ranges of a (/run/two.yaml)";
+    diagnosis.has("range-overlap", "error", said);
+    // Of one name, they share their reservations.
+    let diagnosis = examine_two(&node, ["a", "a"], ranges);
+    assert!(
+        diagnosis.of("range-overlap").is_empty(),
+        "{}",
+        diagnosis.output
+    );
+    let ranges = [("10.0.4.70", "10.0.4.74"), ("10.0.4.75", "10.0.4.80")];
+    let diagnosis = examine_two(&node, ["a", "b"], ranges);
+    assert!(
+        diagnosis.of("range-overlap").is_empty(),
+        "{}",
+        diagnosis.output
+    );
+}

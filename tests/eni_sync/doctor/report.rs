@@ -1,13 +1,15 @@
 //! What the doctor prints, and that it only looks.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use harness::Pod;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{examine, examine_network, network};
-use crate::eni_sync::fixture::{Agent, Vpc};
+use crate::eni_sync::fixture::{Agent, AwsNode, Vpc};
 
 #[test]
 fn on_a_node_where_all_is_well_every_check_says_so() {
@@ -70,7 +72,7 @@ fn nothing_is_written_and_nothing_changed() {
 }
 
 #[test]
-fn people_get_a_line_for_each_check_and_what_to_do() {
+fn people_get_a_line_for_each_thing_that_is_wrong_and_what_to_do() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.delete_on_termination(&node.eni, false);
@@ -79,14 +81,101 @@ fn people_get_a_line_for_each_check_and_what_to_do() {
     let lines: Vec<&str> = output.stdout.lines().collect();
     let at = lines
         .iter()
-        .position(|line| line.starts_with("warning  delete-on-termination"));
+        .position(|line| line.starts_with("  warning  delete-on-termination"));
     let at = at.unwrap_or_else(|| panic!("{output}"));
     assert!(lines[at].contains(node.eni.as_str()), "{output}");
     assert!(
         lines[at + 1].trim().starts_with("set DeleteOnTermination"),
         "{output}"
     );
-    assert_eq!(lines.last(), Some(&"errors: 0, warnings: 2"), "{output}");
+    let last = lines.last().unwrap();
+    assert!(last.ends_with("errors: 0, warnings: 2"), "{output}");
+    assert_eq!(lines[0], "the node", "{output}");
+    let is_finding = |line: &&&str| line.starts_with("  ok") || line.starts_with("  info");
+    assert_eq!(lines.iter().filter(is_finding).count(), 0, "{output}");
+    let whole = node.command(&["doctor", "--all"]);
+    let whole: Vec<&str> = whole.stdout.lines().collect();
+    assert!(whole.iter().filter(is_finding).count() > 5, "{whole:#?}");
+}
+
+/// What libcni keeps of an attachment of a network.
+fn keep(node: &AwsNode, directory: &str, network: &Value) {
+    let directory = node.node.state().join(directory);
+    fs::create_dir_all(&directory).unwrap();
+    let name = network["name"].as_str().unwrap();
+    let cached = json!({
+        "kind": "cniCacheV1", "containerId": "c1", "ifName": "net1", "networkName": name,
+        "config": base64(network.to_string().as_bytes()),
+    });
+    fs::write(
+        directory.join(format!("{name}-c1-net1")),
+        cached.to_string(),
+    )
+    .unwrap();
+}
+
+fn base64(bytes: &[u8]) -> String {
+    let mut process = Command::new("base64");
+    process
+        .arg("-w0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut process = process.spawn().unwrap();
+    process.stdin.take().unwrap().write_all(bytes).unwrap();
+    String::from_utf8(process.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn networks_are_found_on_the_node_and_each_is_a_group() {
+    let vpc = Vpc::new();
+    let mut node = vpc.node();
+    let etc = tempfile::tempdir().unwrap();
+    for (path, text) in [
+        (
+            "cni/net.d/10-aws.conflist",
+            r#"{"name":"aws-cni","plugins":[{"type":"aws-cni"}]}"#,
+        ),
+        (
+            "eni-sync/agent.json",
+            r#"{"networks":[{"name":"x","master":"ens9"}]}"#,
+        ),
+    ] {
+        let path = etc.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let authorities = "ssl/certs/ca-certificates.crt";
+    fs::create_dir_all(etc.path().join("ssl/certs")).unwrap();
+    fs::copy(
+        Path::new("/etc").join(authorities),
+        etc.path().join(authorities),
+    )
+    .unwrap();
+    node.node.bind(etc.path(), "/etc");
+    keep(&node, "results", &network());
+    let mut second = network();
+    second["name"] = json!("second");
+    second["plugins"][1]["takover"] = json!("never");
+    keep(&node, "multus/results", &second);
+    keep(&node, "multus/results", &network());
+    let diagnosis = examine(&node, &[]);
+    assert_eq!(diagnosis.of("cni-version").len(), 2, "{}", diagnosis.output);
+    diagnosis.has(
+        "agent-configuration",
+        "error",
+        "network x: there is no interface \"ens9\"",
+    );
+    let output = node.command(&["doctor"]);
+    assert_eq!(output.status, Some(1), "{output}");
+    let (_, group) = output
+        .stdout
+        .split_once("\nsecond (of a running pod)\n")
+        .unwrap();
+    assert!(
+        group.contains("unknown-keys   eni-sync does not know takover"),
+        "{output}"
+    );
+    assert!(group.contains("networks: 3, "), "{output}");
 }
 
 #[test]
@@ -147,8 +236,12 @@ fn configurations_come_from_files_of_all_kinds_from_stdin_and_from_a_directory()
     let call = node.call("").without("CNI_COMMAND").stdin(config);
     let mut process = call.process();
     process
-        .args(["doctor", "--nad", "-"])
+        .args(["doctor", "--all", "--nad", "-"])
         .stdout(Stdio::piped());
     let output = node.node.inside(|| call.run_as(process));
-    assert!(output.stdout.contains("mgmt (-): 1.0.0"), "{output}");
+    let (_, group) = output.stdout.split_once("\nmgmt (-)\n").unwrap();
+    assert!(
+        group.contains("cni-version") && group.contains("1.0.0"),
+        "{output}"
+    );
 }

@@ -9,7 +9,12 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![imds(access)];
     findings.extend(region(access));
     findings.extend(credentials(access));
-    findings.extend(access.questions.iter().map(permission));
+    // Who has no valid credentials is not told of each question that failed for that.
+    let is_own = |question: &&Question| {
+        let failure = question.failure.as_ref();
+        failure.is_none_or(|failure| failure.kind != Kind::Credentials)
+    };
+    findings.extend(access.questions.iter().filter(is_own).map(permission));
     findings
 }
 
@@ -66,11 +71,17 @@ fn permission(question: &Question) -> Finding {
         Some(failure) if question.is_probe && failure.kind == Kind::Invalid => {
             Finding::ok(CHECK, &subject, "permitted")
         }
+        Some(failure) if failure.kind == Kind::Throttled => {
+            let says = format!("EC2 throttles this account: {}", failure.answer);
+            Finding::warning(CHECK, &subject, says)
+                .advise("others use up the account's budget of calls; look again later")
+        }
         Some(failure) => {
             let says = format!("no answer that says: {}", failure.answer);
+            let advice = "look at the way to EC2: routes, security groups, proxy and endpoint";
             match question.is_needed && !question.is_probe {
-                true => Finding::error(CHECK, &subject, says).advise("try again"),
-                false => Finding::warning(CHECK, &subject, says).advise("try again"),
+                true => Finding::error(CHECK, &subject, says).advise(advice),
+                false => Finding::warning(CHECK, &subject, says).advise(advice),
             }
         }
         None => Finding::ok(CHECK, &subject, "permitted"),

@@ -9,6 +9,25 @@ use crate::agent::configuration::Networks;
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::network::{Master, Network, type_of};
+use crate::vpc::eni;
+
+/// What eni-sync reads in its section, and what runtimes and people write into any.
+const KEYS: [&str; 14] = [
+    "args",
+    "capabilities",
+    "cniVersion",
+    "cooldownSeconds",
+    "disableCheck",
+    "dns",
+    "logFile",
+    "logLevel",
+    "name",
+    "prevResult",
+    "runtimeConfig",
+    "strict",
+    "takeover",
+    "type",
+];
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let unreadable = facts.unreadable.iter().map(|source| {
@@ -26,6 +45,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         findings.push(version(network));
         findings.push(order(facts, network));
         findings.extend(keys(network));
+        findings.extend(unknown_keys(network));
         findings.extend(master(facts, network));
     }
     findings
@@ -111,6 +131,20 @@ fn keys(network: &Network) -> Vec<Finding> {
     findings.collect()
 }
 
+/// Keys that eni-sync does not have: one that is misspelt does nothing, without an error.
+fn unknown_keys(network: &Network) -> Option<Finding> {
+    let plugin = network.plugins.get(network.position_of_eni_sync()?)?;
+    let keys = plugin.as_object()?.keys().map(String::as_str);
+    let is_unknown = |key: &&str| !KEYS.contains(key) && !key.starts_with("cni.dev/");
+    let unknown: Vec<&str> = keys.filter(is_unknown).collect();
+    if unknown.is_empty() {
+        return None;
+    }
+    let says = format!("eni-sync does not know {}", unknown.join(", "));
+    let known = "its keys are strict, cooldownSeconds, takeover, logFile and logLevel";
+    Some(Finding::warning("unknown-keys", &network.subject, says).advise(known))
+}
+
 fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
     const CHECK: &str = "master";
     let subject = &network.subject;
@@ -131,12 +165,14 @@ fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
         subject,
         format!("{} ({})", link.name, link.mac),
     )];
-    if network.is_ipvlan() {
+    // An ENI for pods that is down is a finding of its own.
+    let is_for_pods = facts.eni_of(network).map(eni::require_managed);
+    if network.is_ipvlan() && (link.up || !matches!(is_for_pods, Some(Ok(())))) {
         findings.push(master_up(subject, link));
     }
     // Without an inventory, nothing is known of any ENI.
     if facts.inventory.is_some() {
-        findings.extend(eni(subject, &link.name, facts.eni_of(network)));
+        findings.extend(of_eni(subject, &link.name, facts.eni_of(network)));
     }
     findings
 }
@@ -151,7 +187,7 @@ fn master_up(subject: &str, link: &Link) -> Finding {
     }
 }
 
-fn eni(subject: &str, link: &str, eni: Option<&Eni>) -> Vec<Finding> {
+fn of_eni(subject: &str, link: &str, eni: Option<&Eni>) -> Vec<Finding> {
     let Some(eni) = eni else {
         let says = format!("{link} has not the MAC address of an ENI");
         let finding = Finding::error("master-eni", subject, says);

@@ -9,6 +9,7 @@ use common::kernel::netlink::KernelRoute;
 
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
+use crate::ledger::{Entry, State};
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 
@@ -29,7 +30,8 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         if let Some(own) = facts.own(&eni.id) {
             findings.push(source_dest_check(own));
             findings.push(delete_on_termination(own));
-            findings.push(slots(eni, own));
+            let families = Family::ALL.into_iter();
+            findings.extend(families.filter_map(|family| slots(facts, eni, own, family)));
         }
     }
     findings
@@ -169,16 +171,41 @@ fn delete_on_termination(own: &Description) -> Finding {
     }
 }
 
-fn slots(eni: &Eni, own: &Description) -> Finding {
+/// What is free on an ENI for the next pod. What a pool has and what is in its cool-down can be
+/// given to it; a whole ENI in a pod or with a driver needs nothing more.
+fn slots(facts: &Facts, eni: &Eni, own: &Description, family: Family) -> Option<Finding> {
     const CHECK: &str = "slots";
-    let used = own.used(Family::V4);
-    let limit = Family::V4.limit(eni);
-    let says = format!("{used} of {limit} IPv4 addresses used");
-    match limit {
+    let used = own.used(family);
+    let limit = family.limit(eni);
+    let name = match family {
+        Family::V4 => "IPv4",
+        Family::V6 if used == 0 => return None,
+        Family::V6 => "IPv6",
+    };
+    let says = format!("{used} of {limit} {name} addresses used");
+    let is_shared = facts.host.links.iter().any(|link| link.mac == eni.mac);
+    Some(match limit {
         // EC2 has not said.
-        0 => Finding::info(CHECK, &eni.id, format!("{used} IPv4 addresses used")),
-        limit if used >= limit => Finding::warning(CHECK, &eni.id, says)
-            .advise("no pod gets another one: use a larger instance type or another ENI"),
-        _ => Finding::ok(CHECK, &eni.id, says),
+        0 => Finding::info(CHECK, &eni.id, format!("{used} {name} addresses used")),
+        limit if used < limit => Finding::ok(CHECK, &eni.id, says),
+        _ if !is_shared => Finding::ok(CHECK, &eni.id, format!("{says}, all by one pod")),
+        _ => full(facts, eni, says, family),
+    })
+}
+
+fn full(facts: &Facts, eni: &Eni, says: String, family: Family) -> Finding {
+    const CHECK: &str = "slots";
+    let ledger = facts.ledger.as_ref().ok();
+    let entries = ledger.and_then(|ledger| ledger.get(&eni.id));
+    let is_free = |entry: &&Entry| {
+        let can_be_given = matches!(entry.state, State::Pooled | State::Releasing { .. });
+        can_be_given && Family::of(entry.address) == family
+    };
+    let free = entries.into_iter().flatten().filter(is_free).count();
+    match free {
+        0 => Finding::error(CHECK, &eni.id, says)
+            .advise("the next pod fails: use a larger instance type or another ENI"),
+        free => Finding::warning(CHECK, &eni.id, format!("{says}, {free} of them by no pod"))
+            .advise("pods beyond these fail: use a larger instance type or another ENI"),
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) written: Result<Option<Duration>>,
     /// The networks that the agent's configuration names, if it was given.
     pub(crate) watched: Option<Result<Networks>>,
+    /// The interfaces that the agent's configuration names, and the node does not have.
+    pub(crate) masters: Vec<Error>,
     /// The directory of the plugins, and what it has.
     pub(crate) plugin_directory: PathBuf,
     pub(crate) installed: Vec<Found>,
@@ -116,6 +118,7 @@ impl Facts {
             },
             written: Ok(None),
             watched: agent.map(watched),
+            masters: agent.map(missing_masters).unwrap_or_default(),
             installed: installed::in_directory(&plugin_directory),
             plugin_directory,
             inventory: None,
@@ -294,6 +297,22 @@ fn plugin_directory(agent: Option<&Path>) -> PathBuf {
     let configuration = agent.and_then(|path| Configuration::read(path).ok());
     let configuration = configuration.unwrap_or_default();
     configuration.plugin_directory().to_owned()
+}
+
+/// What is wrong with the interfaces that networks and pools of the agent name.
+fn missing_masters(agent: &Path) -> Vec<Error> {
+    let Ok(configuration) = Configuration::read(agent) else {
+        return Vec::new();
+    };
+    let listed = configuration.networks.listed().iter();
+    let networks = listed.map(|network| ("network", &network.name, network.master()));
+    let pools = configuration.pools.iter();
+    let pools = pools.map(|pool| ("pool", &pool.name, pool.master()));
+    let missing = networks.chain(pools).filter_map(|(kind, name, master)| {
+        let error = master.and_then(|master| master.mac()).err()?;
+        Some(Error::config(format!("{kind} {name}: {error}")))
+    });
+    missing.collect()
 }
 
 fn watched(path: &Path) -> Result<Networks> {

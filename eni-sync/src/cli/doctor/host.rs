@@ -17,6 +17,10 @@ use crate::plugin::socket;
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![agent(facts), inventory(facts)];
     findings.extend(agent_configuration(facts));
+    findings.extend(facts.masters.iter().map(|error| {
+        Finding::error("agent-configuration", "node", error.to_string())
+            .advise("the agent serves this network as soon as the node has the interface")
+    }));
     for network in &facts.networks {
         findings.extend(l3_route(facts, network));
         findings.extend(aliases(facts, network));

@@ -11,7 +11,8 @@ use crate::installed::{Found, Installed};
 
 const CHECK: &str = "plugin-installed";
 /// The keys that only this suite's plugins know. The Go plugins ignore them without an error.
-const OWN_KEYS: [&str; 11] = [
+/// `[]` is every element of a list.
+const OWN_KEYS: [&str; 12] = [
     "masterSelector",
     "flag",
     "masterUp",
@@ -22,6 +23,7 @@ const OWN_KEYS: [&str; 11] = [
     "keepAddresses",
     "allowInUse",
     "exclude",
+    "ranges[][].exclude",
     "rangesFile",
 ];
 
@@ -74,10 +76,53 @@ fn of_section(facts: &Facts, network: &Network, section: &Value) -> Option<Findi
         let advice = "install the plugins on this node: eni-sync install";
         return Some(Finding::error(CHECK, &network.subject, says).advise(advice));
     }
-    let key = OWN_KEYS.iter().find(|key| section.get(**key).is_some())?;
+    let key = OWN_KEYS.iter().find(|key| has(section, key))?;
     let is_others = matches!(installed, Installed::Go | Installed::Other);
     is_others.then(|| {
         let says = format!("{directory}/{name} is {installed}, which does not know {key}");
         Finding::error(CHECK, &network.subject, says).advise(format!("write \"type\": {own:?}"))
     })
+}
+
+/// Whether a section has a key, which may be one of the elements of a list.
+fn has(section: &Value, key: &str) -> bool {
+    match key.split_once("[]") {
+        None => match key.split_once('.') {
+            None => section.get(key).is_some(),
+            Some((first, rest)) => section.get(first).is_some_and(|value| has(value, rest)),
+        },
+        Some((list, rest)) => {
+            let list = match list {
+                "" => Some(section),
+                list => section.get(list),
+            };
+            let elements = list.and_then(Value::as_array).into_iter().flatten();
+            let rest = rest.strip_prefix('.').unwrap_or(rest);
+            elements.into_iter().any(|element| has(element, rest))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_lists_of_lists() {
+        let key = "ranges[][].exclude";
+        assert!(has(
+            &json!({ "ranges": [[{}], [{}, { "exclude": [] }]] }),
+            key
+        ));
+        for other in [
+            json!({}),
+            json!({ "ranges": 7 }),
+            json!({ "ranges": [[{ "x": 1 }]] }),
+        ] {
+            assert!(!has(&other, key), "{other}");
+        }
+        assert!(has(&json!({ "flag": "vepa" }), "flag"));
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use common::address::{Cidr, number, parse_address, step};
+use common::address::{Cidr, number, numbered, parse_address, step};
 use host_local_ipam::range;
 use serde_json::Value;
 
@@ -30,6 +30,19 @@ impl Range {
         let is_of_family = address.is_ipv4() == self.first.is_ipv4();
         let number = number(address);
         is_of_family && self.parts.iter().any(|part| part.contains(&number))
+    }
+
+    /// An address that both hand out.
+    pub(crate) fn common(&self, other: &Self) -> Option<IpAddr> {
+        if self.first.is_ipv4() != other.first.is_ipv4() {
+            return None;
+        }
+        let pairs = self.parts.iter();
+        let mut pairs = pairs.flat_map(|part| other.parts.iter().map(move |o| (part, o)));
+        pairs.find_map(|(part, other)| {
+            let first = *part.start().max(other.start());
+            (first <= *part.end().min(other.end())).then(|| numbered(first, self.first))
+        })
     }
 
     /// How many addresses are handed out.

@@ -24,6 +24,17 @@ pub(crate) struct Source {
     is_elsewhere: bool,
 }
 
+impl Source {
+    /// A configuration that this node has without a file of its own.
+    pub(super) fn found(subject: String, document: Value) -> Self {
+        Self {
+            subject,
+            document: Ok(document),
+            is_elsewhere: false,
+        }
+    }
+}
+
 /// The configurations in these files and this directory.
 pub(crate) fn read(files: &[PathBuf], directory: Option<&Path>) -> Vec<Source> {
     let mut sources: Vec<Source> = files.iter().flat_map(|path| of_file(path)).collect();

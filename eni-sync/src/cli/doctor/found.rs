@@ -1,0 +1,76 @@
+//! The networks that this node itself knows: the files of its runtime, and what the runtime
+//! has kept of each attachment. Nobody has to hand them over.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aws_smithy_types::base64;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::doctor::source::{self, Source};
+
+/// Where the runtimes of Kubernetes have their configurations.
+const CONFIGURATIONS: &str = "/etc/cni/net.d";
+/// Where libcni keeps the configuration of each attachment, on its own and below Multus.
+/// Source: libcni `cacheAdd`, Multus' `cniDir`.
+const CACHES: [&str; 2] = ["/var/lib/cni/results", "/var/lib/cni/multus/results"];
+/// Where the agent of a node has its configuration, in the container and as a unit of systemd.
+const AGENT: &str = "/etc/eni-sync/agent.json";
+
+/// What libcni keeps of an attachment.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cached {
+    /// The configuration list in base64.
+    config: String,
+    network_name: String,
+}
+
+/// The networks of this node, each once.
+pub(super) fn networks() -> Vec<Source> {
+    let directory = Path::new(CONFIGURATIONS);
+    let mut found = match directory.is_dir() {
+        true => source::read(&[], Some(directory)),
+        false => Vec::new(),
+    };
+    let is_known = |name: &str, found: &[Source]| {
+        let mut documents = found
+            .iter()
+            .filter_map(|source| source.document.as_ref().ok());
+        documents.any(|document| document["name"] == name)
+    };
+    let mut seen = BTreeSet::new();
+    for cached in CACHES.iter().flat_map(|path| cached(Path::new(path))) {
+        let name = cached.network_name.clone();
+        if !is_known(&name, &found) && seen.insert(name.clone()) {
+            found.extend(of_attachment(&cached, &name));
+        }
+    }
+    found
+}
+
+/// The agent's configuration where it usually is.
+pub(super) fn agent() -> Option<PathBuf> {
+    let path = PathBuf::from(AGENT);
+    path.is_file().then_some(path)
+}
+
+/// What a directory has of attachments. What is damaged there is the runtime's own matter.
+fn cached(directory: &Path) -> Vec<Cached> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).ok()?).ok();
+    paths.iter().filter_map(read).collect()
+}
+
+fn of_attachment(cached: &Cached, name: &str) -> Option<Source> {
+    let text = base64::decode(&cached.config).ok()?;
+    let document: Value = serde_json::from_slice(&text).ok()?;
+    Some(Source::found(
+        format!("{name} (of a running pod)"),
+        document,
+    ))
+}
