@@ -2,6 +2,8 @@
 # set-up: packages by tests/prepare, the kernel of the VM by tests/vm/run.
 
 BINDIR ?= /opt/cni/bin
+# Manual pages and completions of shells are below its share.
+PREFIX ?= /usr/local
 PROGRAMS := eni-cni eni-sync
 PACKAGES := $(addprefix -p ,$(PROGRAMS))
 # What eni-cni is, by the name that it is called as.
@@ -41,6 +43,7 @@ build:
 	cargo build $(RELEASED) $(PACKAGES)
 
 suite:
+	tests/prepare
 	cargo build $(RELEASED) -p eni-cni
 	cargo build --locked -p eni-sync
 	install -d $(SUITE)
@@ -178,6 +181,7 @@ docs:
 
 install: build
 	$(MAKE) --no-print-directory install-from FROM=$(RELEASE)
+	deploy/manual $(RELEASE)/eni-sync $(DESTDIR)$(PREFIX)/share
 
 # What is published: an archive, what the programs in it are made of, and sums.
 DIST ?= dist

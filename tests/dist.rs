@@ -80,6 +80,7 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
 /// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
 const OF_SOURCE: [&str; 6] = [
     "deploy/dist",
+    "deploy/manual",
     "deploy/reproducible",
     "docs/book.css",
     "docs/book.py",
@@ -114,8 +115,8 @@ fn the_archive_has_the_programs_and_all_that_a_node_needs() {
         .filter(|name| !OF_SOURCE.contains(&name.as_str()) && !name.starts_with("deploy/bundle"))
         .collect();
     expected.extend(["", "LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned));
-    expected.insert("iam-policy.json".to_owned());
-    expected.insert("iam-policy-attach.json".to_owned());
+    let policies = ["", "-attach", "-vpcs"];
+    expected.extend(policies.map(|suffix| format!("iam-policy{suffix}.json")));
     expected.insert(PROGRAM.to_owned());
     expected.extend(NAMES.map(str::to_owned));
     let expected: Vec<String> = expected
@@ -125,6 +126,30 @@ fn the_archive_has_the_programs_and_all_that_a_node_needs() {
     let mut found = paths.clone();
     found.sort();
     assert_eq!(found, expected);
+}
+
+/// Where `make install` and the archive have them, which leaves eni-sync out here.
+#[test]
+fn manual_pages_and_completions_are_where_programs_look_for_them() {
+    let share = TempDir::new().expect("a temporary directory can be made");
+    let mut manual = Command::new(root().join("deploy/manual"));
+    output(manual.arg(our_plugin("eni-sync")).arg(share.path()));
+    for (path, text) in [
+        ("man/man1/eni-sync.1", ".TH eni-sync 1"),
+        ("man/man1/eni-sync-release.1", ".TH eni-sync-release 1"),
+        ("bash-completion/completions/eni-sync", "complete -F"),
+        ("zsh/site-functions/_eni-sync", "#compdef eni-sync"),
+        (
+            "fish/vendor_completions.d/eni-sync.fish",
+            "complete -c eni-sync",
+        ),
+    ] {
+        let path = share.path().join(path);
+        let found = fs::read_to_string(&path).expect("it is written");
+        assert!(found.contains(text), "{path:?}");
+        let mode = fs::metadata(&path).expect("it is there").permissions();
+        assert_eq!(mode.mode() & 0o7777, 0o644, "{path:?}");
+    }
 }
 
 #[test]

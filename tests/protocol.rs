@@ -65,8 +65,43 @@ fn without_a_command_the_about_text_goes_to_stderr() {
                 "eni-cni plugin {plugin} version {}\n",
                 env!("CARGO_PKG_VERSION")
             );
-            assert_eq!(output.stderr, about + &versions + &marker);
+            let about = about + &versions + &marker;
+            let rest = output.stderr.strip_prefix(&about);
+            let rest = rest.unwrap_or_else(|| panic!("{output}"));
+            // This one is a command line as well.
+            let is_command_line = rest.contains("Usage: eni-sync");
+            assert_eq!(is_command_line, plugin == "eni-sync", "{output}");
+            assert!(is_command_line || rest.is_empty(), "{output}");
         }
+    }
+}
+
+#[test]
+fn somebody_who_executes_a_plugin_by_hand_learns_its_version_and_what_it_is() {
+    for plugin in PLUGINS {
+        let ask = |argument: &str| {
+            let call = call(plugin, "").without("CNI_COMMAND");
+            let mut process = call.process();
+            process.arg(argument);
+            call.run_as(process)
+        };
+        let version = ask("--version");
+        let expected = format!("{plugin} {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!((version.status, version.stdout), (Some(0), expected));
+        let help = ask("--help");
+        assert_eq!((help.status, help.stderr.as_str()), (Some(0), ""));
+        assert!(help.stdout.contains("--version"), "{help}");
+    }
+}
+
+#[test]
+fn arguments_mean_nothing_to_a_plugin_that_a_runtime_executes() {
+    for plugin in PLUGINS {
+        let call = Call::ours(plugin, "VERSION").stdin("");
+        let mut process = call.process();
+        process.arg("--help");
+        let output = call.run_as(process);
+        assert!(output.stdout.starts_with("{\"cniVersion\""), "{output}");
     }
 }
 

@@ -134,6 +134,12 @@ pub fn configuration(stdin: Vec<u8>, path: &str) -> Result<ConfArgs> {
 /// is.
 pub fn run(plugin: &Commands, built_in: &'static [BuiltIn]) -> ExitCode {
     if !is_called() {
+        let first = std::env::args_os().nth(1);
+        if let Some(text) = first.and_then(|argument| answer(plugin, argument.to_str()?)) {
+            // Whoever asked has gone.
+            print(&text).ok();
+            return ExitCode::SUCCESS;
+        }
         for line in about(plugin).lines() {
             say!("{line}");
         }
@@ -186,6 +192,21 @@ fn report(failure: &Failure) -> ExitCode {
         say!("{}; it could not be reported: {cause}", failure.error);
     }
     ExitCode::FAILURE
+}
+
+/// What somebody gets who executes a plugin by hand to find out what it is.
+fn answer(plugin: &Commands, argument: &str) -> Option<String> {
+    let Commands { name, version, .. } = plugin;
+    match argument {
+        "--version" | "-V" => Some(format!("{name} {version}\n")),
+        "--help" | "-h" => Some(format!(
+            "{}\n\
+             A container runtime executes it with CNI_COMMAND in its environment, and the\n\
+             configuration of a network on stdin. It has no options but --help and --version.\n",
+            about(plugin)
+        )),
+        _ => None,
+    }
 }
 
 fn about(plugin: &Commands) -> String {

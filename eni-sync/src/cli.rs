@@ -12,7 +12,7 @@ mod sync;
 mod uninstall;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -59,6 +59,7 @@ const RELEASE_STATUS: &str = "Exit status:
 /// plugin. Otherwise it is this command line.
 #[derive(Parser)]
 #[command(version, after_help = EXIT_STATUS)]
+#[command(styles = clap::builder::styling::Styles::styled())]
 struct Cli {
     #[command(flatten)]
     log: log::Options,
@@ -127,7 +128,8 @@ enum Command {
     /// Look at everything that pods' addresses depend on, and say what to do
     ///
     /// Reads and never writes, neither on the node nor in AWS. Without --nad and
-    /// --cni-conf-dir, no network is looked at.
+    /// --cni-conf-dir, it looks at the networks in /etc/cni/net.d and at those of the
+    /// pods that are running.
     #[command(after_help = DOCTOR_STATUS)]
     Doctor(doctor::Options),
     /// Compare the ledger of this node with EC2, and repair what differs
@@ -159,6 +161,9 @@ enum Command {
     Man {
         /// The command
         command: Option<String>,
+        /// Write the pages of all commands into this directory instead
+        #[arg(long, value_name = "DIRECTORY", conflicts_with = "command")]
+        to: Option<PathBuf>,
     },
 }
 
@@ -171,6 +176,13 @@ pub(crate) fn run() -> ExitCode {
         say!("eni-sync: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Says which commands there are, to who has given none.
+pub(crate) fn help() {
+    for line in Cli::command().render_help().to_string().lines() {
+        say!("{line}");
+    }
 }
 
 /// What a command says is for whoever has given it; the agent has nobody but its log.
@@ -214,7 +226,8 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Sync { once: _ } => done(sync::once()),
         Command::Release { selection, manner } => release::run(&selection, manner),
         Command::Completions { shell } => done(completions(shell)),
-        Command::Man { command } => done(manual(command.as_deref())),
+        Command::Man { to: Some(to), .. } => done(manuals(&to)),
+        Command::Man { command, to: None } => done(manual(command.as_deref())),
     }
 }
 
@@ -260,6 +273,13 @@ fn completions(shell: Shell) -> Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "eni-sync", &mut text);
     output::print(&text)
+}
+
+/// Writes a manual page for each command.
+fn manuals(directory: &Path) -> Result<()> {
+    let written = clap_mangen::generate_to(Cli::command(), directory);
+    let failed = |cause| Error::io(format!("failed to write into {directory:?}"), &cause);
+    written.map_err(failed)
 }
 
 fn manual(name: Option<&str>) -> Result<()> {

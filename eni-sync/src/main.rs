@@ -19,9 +19,10 @@ use std::process::ExitCode;
 use common::plugin::Commands;
 
 /// With `CNI_COMMAND` a plugin, with arguments a command line. With neither it says, as
-/// every plugin does, what it is.
+/// every plugin does, what it is, and what its commands are.
 fn main() -> ExitCode {
-    let is_plugin = std::env::var_os("CNI_COMMAND").is_some_and(|command| !command.is_empty());
+    let command = std::env::var_os("CNI_COMMAND").filter(|command| !command.is_empty());
+    let is_plugin = command.is_some();
     let has_arguments = std::env::args_os().len() > 1;
     if has_arguments && !is_plugin {
         return cli::run();
@@ -36,5 +37,9 @@ fn main() -> ExitCode {
         status: plugin::status,
         gc: plugin::gc,
     };
-    common::plugin::run(&commands, &[])
+    let status = common::plugin::run(&commands, &[]);
+    if !is_plugin {
+        cli::help();
+    }
+    status
 }

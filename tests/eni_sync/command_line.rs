@@ -55,6 +55,36 @@ fn there_is_a_manual_page_of_each_command_with_its_exit_status() {
 }
 
 #[test]
+fn the_manual_pages_of_all_commands_are_written_into_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
+    let mut process = call.process();
+    process.args(["man", "--to"]).arg(directory.path());
+    let output = call.run_as(process);
+    assert_eq!(output.status, Some(0), "{output}");
+    for page in ["eni-sync.1", "eni-sync-doctor.1", "eni-sync-agent.1"] {
+        assert!(directory.path().join(page).is_file(), "{page} is missing");
+    }
+    let output = eni_sync(&["man", "--to", "/nowhere"]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert!(output.stderr.contains("/nowhere"), "{output}");
+}
+
+#[test]
+fn a_command_that_is_misspelt_is_guessed() {
+    let output = eni_sync(&["statsu"]);
+    assert_eq!(output.status, Some(2), "{output}");
+    assert!(
+        output
+            .stderr
+            .contains("similar subcommand exists: 'status'"),
+        "{output}"
+    );
+    // Nobody asked for colours who is not at a terminal.
+    assert!(!output.stderr.contains('\u{1b}'), "{output}");
+}
+
+#[test]
 fn a_wrong_argument_has_a_status_of_its_own() {
     for arguments in [&["sync"][..], &["nonsense"], &["sync", "--once", "x"]] {
         let output = eni_sync(arguments);

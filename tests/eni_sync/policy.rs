@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use harness::Pod;
 use serde_json::Value;
@@ -12,8 +13,38 @@ use super::fixture::Vpc;
 const TAG: &str = "node.k8s.amazonaws.com/no_manage";
 
 fn policy() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../eni-sync/iam-policy.json");
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    read("iam-policy.json")
+}
+
+fn read(name: &str) -> Value {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../eni-sync");
+    let text = fs::read(Path::new(directory).join(name)).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+#[test]
+fn the_policy_for_several_vpcs_is_the_same_but_for_these() {
+    let (one, mut several) = (policy(), read("iam-policy-vpcs.json"));
+    let condition = &mut several["Statement"][1]["Condition"]["ArnEquals"]["ec2:Vpc"];
+    let vpcs = condition.as_array().unwrap().clone();
+    let first = vpcs[0].as_str().unwrap().replace("VPC-1", "VPC");
+    assert!(vpcs.len() > 1);
+    *condition = first.into();
+    assert_eq!(several, one);
+}
+
+/// GovCloud and China are other partitions.
+#[test]
+fn no_policy_is_for_one_partition_alone() {
+    for name in ["iam-policy.json", "iam-policy-vpcs.json"] {
+        let text = read(name).to_string();
+        let partitions = text.split("arn:").skip(1);
+        let mut partitions = partitions.filter_map(|rest| rest.split(':').next());
+        assert!(
+            partitions.all(|partition| partition == "PARTITION"),
+            "{name}"
+        );
+    }
 }
 
 /// Every action that the policy allows, on whatever.
