@@ -42,6 +42,7 @@ mod reclaiming;
 mod registering;
 mod release_command;
 mod releasing;
+mod role_of_agent;
 mod rules_of_releasing;
 mod rules_of_success;
 mod rules_of_taking;

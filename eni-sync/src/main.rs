@@ -18,11 +18,39 @@ use std::process::ExitCode;
 
 use common::plugin::Commands;
 
+use crate::vpc::environment;
+
+/// Whether this process may have to ask AWS. DEL never waits for it.
+fn needs_aws(plugin_command: Option<&str>) -> bool {
+    if let Some(command) = plugin_command {
+        return matches!(command, "ADD" | "CHECK" | "GC" | "STATUS");
+    }
+    let asking = [
+        "attach",
+        "doctor",
+        "release",
+        "status",
+        "support-bundle",
+        "sync",
+        "uninstall",
+    ];
+    std::env::args_os()
+        .skip(1)
+        .any(|argument| asking.iter().any(|command| argument == *command))
+}
+
 /// With `CNI_COMMAND` a plugin, with arguments a command line. With neither it says, as
 /// every plugin does, what it is, and what its commands are.
 fn main() -> ExitCode {
     let command = std::env::var_os("CNI_COMMAND").filter(|command| !command.is_empty());
     let is_plugin = command.is_some();
+    if needs_aws(
+        command
+            .as_deref()
+            .map(|command| command.to_str().unwrap_or_default()),
+    ) {
+        environment::adopt();
+    }
     let has_arguments = std::env::args_os().len() > 1;
     if has_arguments && !is_plugin {
         return cli::run();

@@ -1,6 +1,7 @@
 //! The CNI commands. ADD succeeds when the VPC has the addresses; DEL only writes down
 //! that they may go, so that AWS never keeps a pod from ending.
 
+mod agent_first;
 pub(crate) mod attachment;
 pub(crate) mod config;
 mod ipam;
@@ -8,13 +9,13 @@ pub(crate) mod section;
 pub(crate) mod socket;
 mod verify;
 
-use common::attach::inventory::{Inventory, NO_MANAGE_TAG};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::config::is_listed;
 use common::cni::result::AddResult;
-use common::error::{Error, ErrorCode, Errors, Result};
+use common::error::{Error, Errors, Result};
 use common::say;
 
+use self::agent_first::{agent_first, agent_status};
 use self::attachment::{TIME, owner};
 use self::config::Config;
 use self::section::Section;
@@ -28,7 +29,6 @@ use crate::registration::release;
 use crate::registration::request::Request;
 use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
-use crate::vpc::eni;
 use crate::vpc::inventory;
 
 pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
@@ -68,14 +68,10 @@ fn register(ledger: &Ledger, wanted: &Wanted, request: &Request, deadline: Deadl
     if wanted.is_empty() {
         return Ok(());
     }
-    match socket::register(wanted, request, deadline) {
-        Some(answer) => answer,
-        None => {
-            let shared = Shared::default();
-            let aws = Aws::open().until(deadline);
-            register::register_all(&aws, ledger, &shared, wanted, request)
-        }
-    }
+    let ask = || socket::register(wanted, request, deadline);
+    agent_first(deadline, ask, |aws| {
+        register::register_all(aws, ledger, &Shared::default(), wanted, request)
+    })
 }
 
 fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
@@ -122,22 +118,11 @@ pub(crate) fn status(conf: &ConfArgs) -> Result<()> {
         true => Section::parse(conf, "").map(drop)?,
         false => Config::parse(&conf.document).map(drop)?,
     }
-    let unavailable = |error: Error| error.with_code(ErrorCode::UNAVAILABLE);
-    let aws = Aws::open();
-    let identity = aws.imds()?.identity().map_err(unavailable)?;
-    aws.require_credentials(&identity.region)
-        .map_err(unavailable)?;
-    let managed = |inventory: &Inventory| {
-        let mut enis = inventory.enis.iter();
-        enis.any(|eni| eni::require_managed(eni).is_ok())
-    };
-    let inventory = inventory::current(&aws, managed).map_err(unavailable)?;
-    if managed(&inventory) {
-        return Ok(());
+    // An agent that serves ADD has what it needs; this process may have nothing of it.
+    match agent_status() {
+        Some(answer) => answer,
+        None => inventory::require_usable(&Aws::open()),
     }
-    let msg = format!("{} has no ENI for pods", inventory.instance_id);
-    let details = format!("none but the primary one is tagged {NO_MANAGE_TAG}=true");
-    Err(Error::new(ErrorCode::UNAVAILABLE, msg).with_details(details))
 }
 
 /// Ends what is not listed as valid, and removes from the ENIs what is due.

@@ -5,6 +5,7 @@ pub(crate) mod calls;
 pub(crate) mod clients;
 pub(crate) mod ec2;
 pub(crate) mod eni;
+pub(crate) mod environment;
 pub(crate) mod failure;
 mod http;
 pub(crate) mod imds;

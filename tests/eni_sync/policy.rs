@@ -36,8 +36,9 @@ fn the_policy_for_several_vpcs_is_the_same_but_for_these() {
 /// GovCloud and China are other partitions.
 #[test]
 fn no_policy_is_for_one_partition_alone() {
-    for name in ["iam-policy.json", "iam-policy-vpcs.json"] {
-        let text = read(name).to_string();
+    for suffix in ["", "-attach", "-vpcs"] {
+        let name = format!("iam-policy{suffix}.json");
+        let text = read(&name).to_string();
         let partitions = text.split("arn:").skip(1);
         let mut partitions = partitions.filter_map(|rest| rest.split(':').next());
         assert!(

@@ -1,19 +1,20 @@
 //! The way to AWS: clocks, credentials, throttling, proxies, private authorities, and
 //! answers without an end.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use harness::eni_lab::{Certificate, Fault};
-use harness::{Call, Namespace, Pod};
+use harness::{Call, Host, Namespace, Node, Pod};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc};
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";
@@ -252,6 +253,123 @@ fn what_needs_no_proxy_is_asked_directly() {
     let call = place.add().env("HTTPS_PROXY", &place.proxy.url);
     place.node.run(&call.env("NO_PROXY", ".amazonaws.com")).ok();
     assert_eq!(place.proxy.asked(), [""; 0]);
+}
+
+/// An agent that reaches EC2 as the plugin does not.
+impl Host for Place {
+    fn node(&self) -> &Node {
+        self.node.node()
+    }
+
+    fn run_directory(&self) -> &Path {
+        self.node.run_directory()
+    }
+
+    fn eni_sync(&self) -> Call {
+        let call = self.node.eni_sync().without("AWS_ENDPOINT_URL_EC2");
+        call.env("AWS_CA_BUNDLE", "/run/bundle.pem")
+            .env("HTTPS_PROXY", &self.proxy.url)
+    }
+}
+
+#[test]
+fn a_plugin_goes_the_way_that_its_agent_has_left() {
+    let vpc = Vpc::new();
+    let place = Place::new(&vpc);
+    let plugin = |pod: &Pod| {
+        let call = place.node.pod_call("ADD", pod, &[ADDRESS]);
+        call.without("AWS_ENDPOINT_URL_EC2")
+    };
+    Agent::start(&place, &json!({})).kill();
+    // The file of the agent's container is not on the node.
+    fs::remove_file(place.node.run_directory().join("bundle.pem")).unwrap();
+    let before = place.proxy.asked().len();
+    place.node.run(&plugin(&place.pod)).ok();
+    assert_eq!(place.node.addresses(), [ADDRESS]);
+    assert!(
+        place.proxy.asked().len() > before,
+        "it has not used the proxy"
+    );
+    // Its own environment counts more.
+    let other = Pod::new("c2");
+    let call = place.node.pod_call("ADD", &other, &["10.0.4.71"]);
+    let call = call
+        .without("AWS_ENDPOINT_URL_EC2")
+        .env("AWS_CA_BUNDLE", "/run/none.pem");
+    let error = place.node.run(&call).error_code(5);
+    assert!(error.msg.contains("/run/none.pem"), "{error:?}");
+}
+
+#[test]
+fn what_others_may_write_is_not_believed() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    Agent::start(&node, &json!({})).kill();
+    let file = node.run_directory().join("eni-cni/environment.json");
+    fs::write(&file, r#"{"variables":{"AWS_REGION":"eu-west-1"}}"#).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    let output = node.add(&Pod::new("c1"), &[ADDRESS]);
+    output.ok();
+    assert!(
+        output.stderr.contains("it can be written by others"),
+        "{output}"
+    );
+    assert_eq!(node.addresses(), [ADDRESS]);
+}
+
+/// A node whose agent has a wrong way to EC2.
+struct Astray<'a>(&'a AwsNode, &'static str, &'static str);
+
+impl Host for Astray<'_> {
+    fn node(&self) -> &Node {
+        self.0.node()
+    }
+
+    fn run_directory(&self) -> &Path {
+        self.0.run_directory()
+    }
+
+    fn eni_sync(&self) -> Call {
+        let Self(node, name, value) = self;
+        let call = node.eni_sync().without("AWS_ENDPOINT_URL_EC2");
+        call.env(name, value)
+    }
+}
+
+#[test]
+fn the_agent_says_in_a_line_that_its_proxy_or_its_authorities_are_wrong() {
+    for (name, value, said) in [
+        ("HTTPS_PROXY", "http://127.0.0.1:1", "(HTTPS_PROXY is set)"),
+        (
+            "AWS_CA_BUNDLE",
+            "/run/agent.json",
+            "is not a list of certificates in PEM",
+        ),
+    ] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let agent = Agent::start(&Astray(&node, name, value), &json!({}));
+        let is_said = || {
+            let log = agent.log();
+            let mut lines = log.lines().filter(|line| line.contains("trying again in"));
+            lines.any(|line| line.contains(said))
+        };
+        assert!(eventually(is_said), "{}", agent.log());
+    }
+}
+
+#[test]
+fn a_node_without_any_authority_is_told_so() {
+    let vpc = Vpc::new();
+    let mut place = Place::new(&vpc);
+    let empty = tempfile::tempdir().unwrap();
+    place.node.node.bind(empty.path(), "/etc/ssl");
+    let call = place.add().without("AWS_CA_BUNDLE");
+    let error = place.node.run(&call).error_code(7);
+    assert_eq!(error.msg, "this node has no certificates of authorities");
+    assert!(error.details.contains("AWS_CA_BUNDLE"), "{error:?}");
+    let del = place.node.pod_call("DEL", &place.pod, &[]);
+    place.node.run(&del).ok();
 }
 
 #[test]

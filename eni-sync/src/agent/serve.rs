@@ -22,6 +22,7 @@ use crate::registration::choose::choose;
 use crate::registration::register;
 use crate::registration::request::Request;
 use crate::vpc::clients::Aws;
+use crate::vpc::inventory;
 
 /// How long until the next try after an error of the socket.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
@@ -130,6 +131,10 @@ impl Agent {
             }) => self.serve_attachment(&request, Duration::from_millis(patience), |aws| {
                 choose(aws, &self.ledger, &self.shared, &choice, &request)
                     .map(|addresses| Answer::Chosen { addresses })
+            }),
+            Ok(Ask::Status) => Some(match self.clients.run(inventory::require_usable) {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Refused(Refusal::of(&error)),
             }),
             Ok(Ask::Ping | Ask::Look) => Some(Answer::Done),
             Err(cause) => {

@@ -10,6 +10,7 @@ use host_device::device::Device;
 
 use crate::deadline::Deadline;
 use crate::ledger::Ledger;
+use crate::plugin::agent_first::agent_first;
 use crate::plugin::attachment::{TIME, owner};
 use crate::plugin::section::Section;
 use crate::plugin::socket;
@@ -44,19 +45,11 @@ pub(super) fn add(args: &CmdArgs) -> Result<AddResult> {
         addresses: section.addresses.clone(),
         is_whole: place.is_whole,
     };
-    let addresses = match socket::choose(&choice, &request, deadline) {
-        Some(answer) => answer?,
-        None => {
-            let aws = Aws::open().until(deadline);
-            choose(
-                &aws,
-                &Ledger::of_node(),
-                &Shared::default(),
-                &choice,
-                &request,
-            )?
-        }
-    };
+    let ask = || socket::choose(&choice, &request, deadline);
+    let addresses = agent_first(deadline, ask, |aws| {
+        let (ledger, shared) = (Ledger::of_node(), Shared::default());
+        choose(aws, &ledger, &shared, &choice, &request)
+    })?;
     Ok(result(addresses, section))
 }
 

@@ -75,6 +75,9 @@ pub(crate) enum Ask {
         /// For how many milliseconds the plugin waits.
         patience: u64,
     },
+    /// Say whether an attachment could be served. An agent of an earlier version does not know
+    /// this, and closes the connection.
+    Status,
     /// Look into the ledger: something there will be due.
     Look,
     /// Answer, and do nothing else.
@@ -130,6 +133,14 @@ pub(crate) fn choose(
     };
     ask_agent(&ask, deadline, |answer| match answer {
         Answer::Chosen { addresses } => Some(addresses),
+        _ => None,
+    })
+}
+
+/// Whether the agent could serve an attachment. Nothing, when there is no agent that says.
+pub(crate) fn status(deadline: Deadline) -> Option<Result<()>> {
+    ask_agent(&Ask::Status, deadline, |answer| match answer {
+        Answer::Done => Some(()),
         _ => None,
     })
 }

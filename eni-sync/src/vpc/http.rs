@@ -37,7 +37,7 @@ const LONGEST_ANSWER: usize = 32 << 20;
 const LONGEST_BUNDLE: u64 = 16 << 20;
 /// Names a file of authorities that count in place of the system's. Source: AWS SDKs and
 /// Tools Reference Guide, "General configuration".
-const BUNDLE: &str = "AWS_CA_BUNDLE";
+pub(crate) const BUNDLE: &str = "AWS_CA_BUNDLE";
 const PROXIES: [&str; 6] = [
     "HTTPS_PROXY",
     "https_proxy",
@@ -50,7 +50,7 @@ const PROXIES: [&str; 6] = [
 /// The client for AWS' services.
 ///
 /// # Errors
-/// Code 5 or 6 naming the file of `AWS_CA_BUNDLE`.
+/// Code 5 or 6 naming the file of `AWS_CA_BUNDLE`; 7 where the node has no authorities.
 pub(crate) fn for_services() -> common::error::Result<SharedHttpClient> {
     let tls = || Provider::Rustls(CryptoMode::Ring);
     let trust = trust()?;
@@ -90,6 +90,8 @@ fn trust() -> common::error::Result<TlsContext> {
     if let Some(path) = env::var_os(BUNDLE).filter(|path| !path.is_empty()) {
         let store = TrustStore::empty().with_pem_certificate(authorities(Path::new(&path))?);
         context = context.with_trust_store(store);
+    } else {
+        require_native()?;
     }
     let failed = |cause: HttpClientError| {
         Error::internal("failed to prepare TLS").with_details(cause.to_string())
@@ -97,9 +99,25 @@ fn trust() -> common::error::Result<TlsContext> {
     context.build().map_err(failed)
 }
 
+/// Whether this node has authorities at all: without any, the SDK ends the process.
+fn require_native() -> common::error::Result<()> {
+    let found = rustls_native_certs::load_native_certs();
+    if !found.certs.is_empty() {
+        return Ok(());
+    }
+    let causes: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+    let msg = "this node has no certificates of authorities";
+    let cure = format!("install ca-certificates, or name a file by {BUNDLE}");
+    let details = [vec![cure], causes].concat().join("; ");
+    Err(Error::config(msg).with_details(details))
+}
+
 /// The file of `AWS_CA_BUNDLE`, which may be behind symbolic links, as those of a mounted
 /// ConfigMap are.
-fn authorities(path: &Path) -> common::error::Result<Vec<u8>> {
+///
+/// # Errors
+/// Code 5 or 6 naming the file.
+pub(crate) fn authorities(path: &Path) -> common::error::Result<Vec<u8>> {
     let read = || file::read_regular(&fs::canonicalize(path)?, LONGEST_BUNDLE);
     let failed = |cause| {
         Error::io(
@@ -122,6 +140,12 @@ fn authorities(path: &Path) -> common::error::Result<Vec<u8>> {
         true => Err(refused("it has none".to_owned())),
         false => Ok(pem),
     }
+}
+
+/// The variable that names a proxy, if one does.
+pub(crate) fn proxy() -> Option<&'static str> {
+    let is_set = |name: &&str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    PROXIES.into_iter().find(|name| is_set(&name))
 }
 
 /// Whether something is on the node: the metadata service, and what gives a pod its

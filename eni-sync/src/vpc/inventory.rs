@@ -7,8 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::address::Cidr;
-use common::attach::inventory::{DIRECTORY, Eni, Inventory, NETWORK_TAG, PATH};
-use common::error::{Error, Result};
+use common::attach::inventory::{
+    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH,
+};
+use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::lock::Lock;
 use common::kernel::netlink::{Link, Netlink};
@@ -51,6 +53,28 @@ pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
         Error::config(msg).with_details(details)
     })?;
     Ok((inventory, eni))
+}
+
+/// Whether this node could register addresses: for STATUS.
+///
+/// # Errors
+/// Code 50 saying what is missing: metadata, credentials, or an ENI for pods.
+pub(crate) fn require_usable(aws: &Aws) -> Result<()> {
+    let unavailable = |error: Error| error.with_code(ErrorCode::UNAVAILABLE);
+    let identity = aws.imds()?.identity().map_err(unavailable)?;
+    aws.require_credentials(&identity.region)
+        .map_err(unavailable)?;
+    let managed = |inventory: &Inventory| {
+        let mut enis = inventory.enis.iter();
+        enis.any(|eni| eni::require_managed(eni).is_ok())
+    };
+    let inventory = current(aws, managed).map_err(unavailable)?;
+    if managed(&inventory) {
+        return Ok(());
+    }
+    let msg = format!("{} has no ENI for pods", inventory.instance_id);
+    let details = format!("none but the primary one is tagged {NO_MANAGE_TAG}=true");
+    Err(Error::new(ErrorCode::UNAVAILABLE, msg).with_details(details))
 }
 
 /// The inventory as it was written down, when it is recent and `is_usable`, else as

@@ -13,6 +13,7 @@ use common::attach::inventory::NO_MANAGE_TAG;
 
 use super::types::Description;
 use crate::vpc::failure::{Failure, Kind, causes, chain};
+use crate::vpc::http;
 
 /// What EC2 says of an ENI.
 pub(super) fn description(eni: &NetworkInterface) -> Description {
@@ -88,7 +89,10 @@ where
         true => Kind::Credentials,
         false => Kind::Unanswered,
     };
-    let answer = chain(cause);
+    let answer = match http::proxy().filter(|_| kind == Kind::Unanswered) {
+        Some(proxy) => format!("{} ({proxy} is set)", chain(cause)),
+        None => chain(cause),
+    };
     Failure {
         action,
         kind,

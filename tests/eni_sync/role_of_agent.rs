@@ -1,0 +1,167 @@
+//! An agent that has a role by EKS Pod Identity, on a node whose own role is not there: plugins
+//! depend on the agent, and wait for the next one.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
+
+use harness::{Call, Host, Node, Pod};
+use serde_json::{Value, json};
+
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
+
+const ADDRESS: &str = "10.0.4.70";
+/// The key that the simulated VPC accepts from anybody.
+const KEY: &str = "AKIDLAB";
+
+/// A node whose agent has an environment of its own.
+struct Equipped<'a> {
+    node: &'a AwsNode,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Host for Equipped<'_> {
+    fn node(&self) -> &Node {
+        self.node.node()
+    }
+
+    fn run_directory(&self) -> &Path {
+        self.node.run_directory()
+    }
+
+    fn eni_sync(&self) -> Call {
+        let variables = self.variables.iter();
+        variables.fold(self.node.eni_sync(), |call, (name, value)| {
+            call.env(name, value)
+        })
+    }
+}
+
+/// What Pod Identity's agent answers on each node.
+fn serve_credentials(listener: &TcpListener) {
+    let answer = |mut stream: TcpStream| -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        while lines
+            .next()
+            .transpose()?
+            .is_some_and(|line| !line.is_empty())
+        {}
+        let body = json!({
+            "AccessKeyId": KEY, "SecretAccessKey": "x", "Token": "x",
+            "Expiration": "2036-01-01T00:00:00Z", "AccountId": "123456789012",
+        });
+        let body = body.to_string();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    for stream in listener.incoming().map_while(Result::ok) {
+        // Who does not wait for the answer needs none.
+        answer(stream).ok();
+    }
+}
+
+/// A node without a role, and how its agent gets one.
+fn equipped(node: &AwsNode) -> Equipped<'_> {
+    node.lab.no_role();
+    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = node.node.netns.run(listen);
+    let url = format!("http://{}/v1/credentials", listener.local_addr().unwrap());
+    // It ends with the process of the tests.
+    thread::spawn(move || serve_credentials(&listener));
+    let variables = vec![("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)];
+    Equipped { node, variables }
+}
+
+fn status(node: &AwsNode) -> Call {
+    let conf = json!({ "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync" });
+    node.call("STATUS").conf(&conf)
+}
+
+fn environment(node: &AwsNode) -> Value {
+    let path = node.run_directory().join("eni-cni/environment.json");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    serde_json::from_slice(&fs::read(&path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_plugin_without_a_role_depends_on_the_agent_and_waits_for_the_next_one() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let equipped = equipped(&node);
+    let agent = Agent::start(&equipped, &json!({}));
+    node.run(&status(&node)).ok();
+    node.add(&Pod::new("c0"), &["10.0.4.69"]).ok();
+    let left = environment(&node);
+    assert_eq!(left["hasOwnRole"], true);
+    assert!(!left.to_string().contains("credentials"), "{left}");
+    agent.kill();
+    let error = node.run(&status(&node)).error_code(50);
+    assert_eq!(error.msg, "there are no AWS credentials");
+    thread::scope(|scope| {
+        let add = scope.spawn(|| node.add(&Pod::new("c1"), &[ADDRESS]));
+        // It has asked for credentials in vain by then.
+        let tokens = || node.lab.imds_calls().values().sum::<u64>();
+        let before = tokens();
+        assert!(eventually(|| tokens() > before));
+        assert!(!add.is_finished());
+        let agent = Agent::start(&equipped, &json!({}));
+        add.join().unwrap().ok();
+        drop(agent);
+    });
+    assert_eq!(node.addresses(), ["10.0.4.69", ADDRESS]);
+}
+
+#[test]
+fn a_plugin_without_the_permission_waits_for_the_agent_that_has_it() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let equipped = equipped(&node);
+    Agent::start(&equipped, &json!({})).kill();
+    // The role of the node may do nothing.
+    let call = node.pod_call("ADD", &Pod::new("c1"), &[ADDRESS]);
+    let call = call
+        .env("AWS_ACCESS_KEY_ID", KEY)
+        .env("AWS_SECRET_ACCESS_KEY", "x");
+    let action = "AssignPrivateIpAddresses";
+    node.lab
+        .rules(|rules| _ = rules.denied_actions.insert(action.into()));
+    thread::scope(|scope| {
+        let add = scope.spawn(|| node.run(&call));
+        assert!(eventually(|| node.lab.calls().contains_key(action)));
+        node.lab.rules(|rules| rules.denied_actions.clear());
+        let agent = Agent::start(&equipped, &json!({}));
+        add.join().unwrap().ok();
+        drop(agent);
+    });
+    assert_eq!(node.addresses(), [ADDRESS]);
+}
+
+#[test]
+fn a_password_of_a_proxy_is_not_left_to_anybody() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let with_user = "http://somebody:secret@proxy.example:3128".to_owned();
+    let equipped = Equipped {
+        node: &node,
+        variables: vec![("HTTPS_PROXY", with_user), ("NO_PROXY", "*".to_owned())],
+    };
+    let agent = Agent::start(&equipped, &json!({}));
+    let variables = environment(&node)["variables"].clone();
+    let names: Vec<&String> = variables.as_object().unwrap().keys().collect();
+    // The way to the simulated VPC, and what has no password.
+    assert!(names.contains(&&"NO_PROXY".to_owned()), "{names:?}");
+    assert!(!variables.to_string().contains("secret"), "{variables}");
+    assert!(
+        agent.log().contains("plugins do not get HTTPS_PROXY"),
+        "{}",
+        agent.log()
+    );
+}
