@@ -2,10 +2,12 @@
 //! `documents` compares them.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use harness::{Network, Node, Pod};
+use harness::{Network, Node, Pod, our_plugin};
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::documents::examples;
 use crate::eni_sync::fixture::{AwsNode, Vpc};
@@ -63,6 +65,20 @@ fn with_device(example: &str, description: &Path) -> Network {
     network
 }
 
+/// The plugins under all their names, as an installation has them.
+fn installed() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let link = |program: &str, name: &str| {
+        symlink(our_plugin(program), directory.path().join(name)).unwrap();
+    };
+    link("eni-sync", "eni-sync");
+    for plugin in ["host-device", "host-local", "ipvlan"] {
+        link(plugin, plugin);
+        link(plugin, &format!("eni-{plugin}"));
+    }
+    directory
+}
+
 #[test]
 fn every_example_attaches_and_detaches_a_pod() {
     let description = tempfile::tempdir().unwrap();
@@ -73,6 +89,7 @@ fn every_example_attaches_and_detaches_a_pod() {
         .collect();
     assert!(networks.len() >= 12, "there is a network for each feature");
     write_ranges();
+    let plugins = installed();
     let vpc = Vpc::new();
     for mut network in networks {
         let plugin = network.plugins[0].clone();
@@ -82,12 +99,14 @@ fn every_example_attaches_and_detaches_a_pod() {
             .any(|p| p["type"] == "eni-sync" || p["ipam"]["type"] == "eni-sync");
         let in_vpc = is_routable.then(|| node_in(&vpc));
         let own = match plugin["type"].as_str() {
-            Some("host-device") => Node::of_machine(),
+            Some("host-device" | "eni-host-device") => Node::of_machine(),
             _ => node(),
         };
         if let Some(in_vpc) = &in_vpc {
             network.environment = in_vpc.environment();
         }
+        let path = plugins.path().display().to_string();
+        network.environment.push(("CNI_PATH".to_owned(), path));
         let node = in_vpc.as_ref().map_or(&own, |in_vpc| &in_vpc.node);
         let before = node.netns.links();
         let pod = Pod::new("c1");

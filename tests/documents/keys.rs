@@ -435,3 +435,71 @@ fn the_page_of_eni_sync_has_every_key() {
     let enis: [Source; 1] = [("eni-sync", "wanted.rs", &[])];
     require_all("attach.md", "", &enis);
 }
+
+/// What the keys begin with that Go's plugins do not have, and that nothing is lost without, or
+/// that a runtime writes.
+const HARMLESS: [&str; 6] = [
+    "args.",
+    "cni.dev/",
+    "logFile",
+    "logLevel",
+    "prevResult",
+    "runtimeConfig.",
+];
+
+/// The keys that the doctor looks for in networks that Go's plugins serve.
+fn own_keys() -> BTreeSet<String> {
+    let path = root().join("eni-sync/src/cli/doctor/installed.rs");
+    let code = fs::read_to_string(path).expect("it can be read");
+    let list = code
+        .split_once("const OWN_KEYS")
+        .and_then(|(_, rest)| rest.split_once("];"));
+    let list = list.expect("the doctor has a list").0;
+    list.split('"')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_doctor_knows_every_key_that_the_plugins_of_go_do_not_have() {
+    let pages = ["ipvlan.md", "host-device.md", "host-local.md"];
+    let rows = pages.iter().flat_map(|page| rows(page, ""));
+    let new = rows.filter(|row| row.since != "Go").map(|row| {
+        // The doctor looks into the section `ipam` by itself.
+        row.key.strip_prefix("ipam.").unwrap_or(&row.key).to_owned()
+    });
+    let new = new.filter(|key| !HARMLESS.iter().any(|harmless| key.starts_with(harmless)));
+    // A key in a section that is new is new with it.
+    let sections = ["masterSelector.", "sourceRouting."];
+    let is_inside = |key: &String| sections.iter().any(|section| key.starts_with(section));
+    let new: BTreeSet<String> = new.filter(|key| !is_inside(key)).collect();
+    assert_eq!(own_keys(), new);
+}
+
+/// Under a Go plugin's name such a network is served by Go's plugin where that was installed
+/// later, which ignores the key.
+#[test]
+fn an_example_with_a_key_that_go_does_not_have_names_a_type_that_go_does_not_have() {
+    let own = own_keys();
+    let mut count = 0;
+    for (path, text) in super::examples("", "yaml") {
+        let network = harness::Network::from_nad(&text);
+        for plugin in &network.plugins {
+            for section in [plugin, &plugin["ipam"]] {
+                let text = section["ranges"].to_string();
+                let is_there = |key: &String| match key.strip_prefix("ranges[][].") {
+                    Some(nested) => text.contains(&format!("\"{nested}\"")),
+                    None => section.get(key).is_some(),
+                };
+                if own.iter().any(is_there) {
+                    let name = section["type"].as_str().unwrap_or_default();
+                    assert!(name.starts_with("eni-"), "{path:?}: {name}");
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 5, "{count} sections have such keys");
+}

@@ -1,7 +1,7 @@
 //! Networks as users define them, attached and detached as Multus and libcni do it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -159,6 +159,22 @@ impl Network {
         }
     }
 
+    /// The program of a plugin: ours, or Debian's, or what is in the directory of the plugins
+    /// that the runtime's environment names.
+    fn program(&self, name: &str) -> PathBuf {
+        let environment = self.environment.iter();
+        let mut paths = environment.filter(|(name, _)| name == "CNI_PATH");
+        let directories = paths.next().map_or("", |(_, path)| path);
+        let installed = directories
+            .split(':')
+            .map(|path| Path::new(path).join(name));
+        match installed.into_iter().find(|path| path.is_file()) {
+            Some(installed) => installed,
+            None if OURS.contains(&name) && !self.is_of_go => our_plugin(name),
+            None => go_plugin(name),
+        }
+    }
+
     /// A call of one plugin of this network, with what libcni adds to its
     /// configuration. DEL and CHECK have a `prevResult` since 0.4.0.
     pub fn call(&self, plugin: &Value, command: &str, prev_result: &Value) -> Call {
@@ -170,12 +186,7 @@ impl Network {
             conf["prevResult"] = prev_result.clone();
         }
         let name = plugin["type"].as_str().expect("a plugin has a type");
-        let program = if OURS.contains(&name) && !self.is_of_go {
-            our_plugin(name)
-        } else {
-            go_plugin(name)
-        };
-        let call = Call::new(program, command).conf(&conf);
+        let call = Call::new(self.program(name), command).conf(&conf);
         let environment = self.environment.iter();
         environment.fold(call, |call, (name, value)| call.env(name, value))
     }

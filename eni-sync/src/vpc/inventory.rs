@@ -7,9 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::address::Cidr;
-use common::attach::inventory::{
-    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH,
-};
+use common::attach::inventory::{DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH};
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::lock::Lock;
