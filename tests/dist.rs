@@ -78,7 +78,7 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
 }
 
 /// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
-const OF_SOURCE: [&str; 6] = [
+const OF_SOURCE: [&str; 7] = [
     "deploy/dist",
     "deploy/manual",
     "deploy/reproducible",
