@@ -401,3 +401,88 @@ fn an_image_without_plugins_is_an_error() {
         "{said}"
     );
 }
+
+/// The files in `deploy/examples` with this ending.
+fn user_data(extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path("deploy/examples")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let found: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == extension))
+        .collect();
+    assert!(!found.is_empty(), "no {extension}");
+    found
+}
+
+/// Makes sure that `attach` takes this configuration; there is no AWS to attach anything.
+#[track_caller]
+fn assert_names_enis(text: &str) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, text).unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
+    let call = call.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
+    let output =
+        harness::Node::new().run(&call.arguments(&["attach", "--dry-run", "--config", &path]));
+    assert!(
+        output.stderr.contains("instance metadata service"),
+        "{output}"
+    );
+}
+
+#[test]
+fn the_user_data_of_the_examples_is_shell_with_a_configuration_that_names_enis() {
+    for path in user_data("sh") {
+        let output = std::process::Command::new("sh")
+            .arg("-n")
+            .arg(&path)
+            .output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{path:?}: {output:?}");
+        let text = fs::read_to_string(&path).unwrap();
+        let configuration = text.split("<<'JSON'\n").nth(1).unwrap();
+        assert_names_enis(configuration.split("\nJSON\n").next().unwrap());
+        let attach = text.find("eni-sync attach").unwrap();
+        let kubelet = text.find("\n/etc/eks/bootstrap.sh");
+        assert!(kubelet.is_none_or(|kubelet| attach < kubelet), "{path:?}");
+    }
+    for path in user_data("toml") {
+        let text = fs::read_to_string(&path).unwrap();
+        let encoded = text.split("user-data = \"").nth(1).unwrap();
+        let encoded = encoded.split('"').next().unwrap();
+        let mut decode = std::process::Command::new("base64");
+        let mut decode = decode
+            .arg("-d")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = decode.stdin.take().unwrap();
+        std::io::Write::write_all(&mut pipe, encoded.as_bytes()).unwrap();
+        drop(pipe);
+        let output = decode.wait_with_output().unwrap();
+        assert_names_enis(&String::from_utf8(output.stdout).unwrap());
+    }
+}
+
+#[test]
+fn systemd_takes_the_units_and_starts_them_before_the_kubelet() {
+    let work = tempfile::tempdir().unwrap();
+    let kubelet = "[Service]\nExecStart=/bin/true\n";
+    fs::write(work.path().join("kubelet.service"), kubelet).unwrap();
+    for unit in ["eni-sync-attach.service", "eni-sync.service"] {
+        let text = text(&format!("deploy/{unit}"));
+        assert!(text.contains("\nBefore=kubelet.service"), "{unit}");
+        let program = our_plugin("eni-sync").display().to_string();
+        let text = text.replace("/opt/cni/bin/eni-sync", &program);
+        fs::write(work.path().join(unit), text).unwrap();
+    }
+    let output = std::process::Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args(["eni-sync-attach.service", "eni-sync.service"].map(|unit| work.path().join(unit)))
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", work.path().display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains("eni-sync"), "{said}");
+}

@@ -5,6 +5,7 @@
 
 mod add;
 mod announce;
+pub mod awaited;
 mod check;
 mod configuration;
 mod end;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use humantime::format_rfc3339_millis;
+use humantime::{format_rfc3339_millis, parse_rfc3339};
 
 /// `time` such as `2026-11-27T02:40:00.123Z`; a time before 1970 is that of 1970, and one
 /// with a year of more than four digits is empty.
@@ -13,6 +13,11 @@ pub fn rfc3339(time: SystemTime) -> String {
         Ok(()) => text,
         Err(_) => String::new(),
     }
+}
+
+/// The moment that a text such as `2026-11-27T02:40:00.123Z` is; nothing where it is none.
+pub fn moment(text: &str) -> Option<SystemTime> {
+    parse_rfc3339(text).ok()
 }
 
 #[cfg(test)]
@@ -36,6 +41,7 @@ mod tests {
         ] {
             let time = UNIX_EPOCH + Duration::from_millis(milliseconds);
             assert_eq!(rfc3339(time), text);
+            assert_eq!(moment(text), Some(time));
         }
     }
 }

@@ -7,6 +7,7 @@ mod auto;
 pub(crate) mod configuration;
 mod desk;
 pub(crate) mod devices;
+mod enis;
 mod found;
 mod handover;
 mod health;
@@ -98,6 +99,9 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
     agent.start_lasting("keeper", Agent::keep)?;
     agent.start_lasting("hotplug", hotplug::run)?;
     agent.start_lasting("plugins", plugins::run)?;
+    if !agent.configuration.enis.is_empty() {
+        agent.start_lasting("enis", enis::run)?;
+    }
     if !agent.configuration.networks.is_none() {
         agent.start_lasting("watcher", watch::run)?;
     }

@@ -1,6 +1,7 @@
 //! The command line: what an operator and the node's service manager start.
 
 mod attach;
+mod detach;
 mod doctor;
 mod install;
 mod output;
@@ -48,6 +49,11 @@ const ATTACH_STATUS: &str = "Exit status:
   1  some are missing, and stderr says why
   2  an argument is wrong";
 
+const DETACH_STATUS: &str = "Exit status:
+  0  they are deleted, or there were none
+  1  some carry pods and stay: stdout says which; or an error: stderr says which
+  2  an argument is wrong";
+
 const RELEASE_STATUS: &str = "Exit status:
   0  all that was selected has gone, or was not there
   1  some of it stays: stdout says what and why; or an error: stderr says which
@@ -88,6 +94,11 @@ enum Command {
     /// an earlier run has begun is completed.
     #[command(after_help = ATTACH_STATUS)]
     Attach(attach::Options),
+    /// Detach and delete the ENIs of this node that its configuration does not name any more
+    ///
+    /// An ENI that carries pods stays, and the pods are named.
+    #[command(after_help = DETACH_STATUS)]
+    Detach(detach::Options),
     /// Put the plugins of an image into the node's directory
     #[command(after_help = EXIT_STATUS)]
     Install {
@@ -214,6 +225,7 @@ fn execute(command: Command) -> Result<ExitCode> {
             done(agent::run(configuration, &socket, html))
         }
         Command::Attach(options) => attach::run(&options),
+        Command::Detach(options) => detach::run(&options),
         Command::Install { source, target } => done(install::run(&source, &target)),
         Command::Status {
             json,
@@ -236,6 +248,7 @@ fn execute(command: Command) -> Result<ExitCode> {
 fn is_for_root(command: &Command) -> bool {
     match command {
         Command::Attach(_)
+        | Command::Detach(_)
         | Command::Status { .. }
         | Command::Doctor(_)
         | Command::Uninstall(_)

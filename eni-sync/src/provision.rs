@@ -3,12 +3,37 @@
 //! pass can be killed at any moment, and the next one completes it.
 
 mod attachment;
+mod carried;
 mod denied;
+pub(crate) mod leaked;
 pub(crate) mod link;
 pub(crate) mod pass;
-mod place;
+pub(crate) mod place;
 pub(crate) mod plan;
 mod record;
+pub(crate) mod removal;
 pub(crate) mod report;
 mod request;
 pub(crate) mod wanted;
+
+use common::attach::inventory::Inventory;
+use common::error::Result;
+
+use self::wanted::Wanted;
+
+/// Whether there is nothing to do, by what the node knows without asking EC2: the inventory has
+/// all that is wanted, and nothing is begun.
+///
+/// # Errors
+/// Code 5 or 6 naming a file that cannot be read.
+pub(crate) fn is_complete(inventory: &Inventory, wanted: &[Wanted]) -> Result<bool> {
+    let is_there = |wanted: &Wanted| {
+        let mut enis = inventory.enis.iter().filter(|eni| !eni.is_primary());
+        let count = enis
+            .by_ref()
+            .filter(|eni| eni.network == wanted.name)
+            .count();
+        u32::try_from(count).is_ok_and(|count| count >= wanted.count)
+    };
+    Ok(wanted.iter().all(is_there) && record::all()?.is_empty())
+}

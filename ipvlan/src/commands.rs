@@ -4,7 +4,7 @@
 //! its life.
 
 use common::address::Cidr;
-use common::attach::{self, Interface, Placed, Release, Sandbox, Sides};
+use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, awaited};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Result};
@@ -39,7 +39,8 @@ impl Interface for Ipvlan {
     }
 
     fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Device, Link)> {
-        let master = master::find(&self.conf, sides.socket(self.conf.link_in_container))?;
+        let netlink = sides.socket(self.conf.link_in_container);
+        let master = awaited::find(|| master::find(&self.conf, netlink))?;
         sides.sandbox.require_absent(&args.ifname)?;
         Ok((Device::of(&self.conf, &master, args, sides)?, master))
     }

@@ -2,8 +2,12 @@
 //! no tag at any moment is lost to it.
 
 mod bad_input;
+mod by_agent;
 mod killed;
+mod policy;
 mod rivals;
+mod taken_away;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod devices;
+mod enis;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use prometheus_client::registry::Registry;
 
 use self::addresses::Addresses;
 use self::devices::Resources;
-use crate::agent::configuration::Pool;
+use self::enis::Enis;
+use crate::agent::configuration::Configuration;
 use crate::installed::{self, Installed};
 use crate::ledger::{Ledger, now};
 use crate::registration::reconcile::Report;
@@ -71,6 +73,7 @@ struct Ending {
 pub(crate) struct Metrics {
     registry: Registry,
     addresses: Addresses,
+    enis: Enis,
     routable: Histogram,
     answers: Family<Code, Counter>,
     drift: Family<DriftKind, Counter>,
@@ -92,6 +95,7 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::default(),
             addresses: Addresses::default(),
+            enis: Enis::default(),
             routable: Histogram::new(ROUTABLE_SECONDS),
             answers: Family::default(),
             drift: Family::default(),
@@ -129,6 +133,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("eni_sync");
         calls.register(&mut Names(&mut registry));
         self.addresses.register(&mut Names(&mut registry));
+        self.enis.register(&mut Names(&mut registry));
         self.register_agent(&mut Names(&mut registry));
         Self { registry, ..self }
     }
@@ -237,9 +242,12 @@ impl Metrics {
     }
 
     /// The metrics as text, with what the ledger says now. For one thread at a time.
-    pub(crate) fn text(&self, ledger: &Ledger, pools: &[Pool]) -> String {
-        if let Err(error) = self.addresses.read(ledger, pools) {
+    pub(crate) fn text(&self, ledger: &Ledger, configuration: &Configuration) -> String {
+        if let Err(error) = self.addresses.read(ledger, &configuration.pools) {
             say!("metrics without the ledger: {error}");
+        }
+        if let Err(error) = self.enis.read(&configuration.enis) {
+            say!("metrics without the ENIs: {error}");
         }
         let mut out = String::new();
         if let Err(cause) = text::encode(&mut out, &self.registry) {

@@ -18,6 +18,7 @@ mod report;
 mod resources;
 mod shared_segment;
 mod source;
+mod wanted;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -154,6 +155,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         host::check,
         installed::check,
         enis::check,
+        wanted::check,
         addresses::check,
         configuration::check,
         ranges::check,

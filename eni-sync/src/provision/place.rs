@@ -22,7 +22,7 @@ pub(super) fn free(enis: &[Description], card: u32, refused: &BTreeSet<u32>) -> 
 }
 
 /// How many ENIs of a kind are missing.
-pub(super) fn missing(enis: &[Description], wanted: &Wanted) -> u32 {
+pub(crate) fn missing(enis: &[Description], wanted: &Wanted) -> u32 {
     let is_its = |eni: &&Description| eni.network() == Some(&wanted.name) && !eni.is_primary();
     let there = enis.iter().filter(is_its).count();
     wanted
@@ -61,7 +61,7 @@ pub(super) fn require_slot(look: &Look, name: &str, card: u32) -> Result<()> {
 }
 
 /// An ENI, with who has it.
-pub(super) fn holder(eni: &Description) -> String {
+pub(crate) fn holder(eni: &Description) -> String {
     let who = match eni.network() {
         _ if eni.is_primary() => "the primary ENI".to_owned(),
         Some(network) => format!("of {network:?}"),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::attach::awaited::LOCK;
 use common::attach::inventory::DIRECTORY;
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
@@ -19,8 +20,6 @@ use crate::random;
 use crate::vpc::ec2::{Description, NewEni, Place};
 
 const ROOT: &str = "/var/lib/cni/eni-cni/enis";
-/// Held by who attaches ENIs to the node.
-const LOCK: &str = "/run/eni-cni/.attach.lock";
 /// A record is far smaller.
 const LIMIT: u64 = 1 << 16;
 /// How long EC2 may not know yet what it has just created. Source: Amazon EC2 Developer Guide,

@@ -230,8 +230,7 @@ pub(crate) struct Look {
 impl Look {
     /// The inventory that it makes.
     pub(crate) fn inventory(&self) -> Inventory {
-        let limits = self.limits.clone();
-        compose(self.identity.clone(), &self.enis, limits, &self.cidrs)
+        compose(self.identity.clone(), &self.enis, &self.limits, &self.cidrs)
     }
 }
 
@@ -287,7 +286,7 @@ pub(crate) fn subnets(found: &[Description]) -> Vec<String> {
 pub(crate) fn compose(
     identity: Identity,
     found: &[Description],
-    limits: Limits,
+    limits: &Limits,
     cidrs: &BTreeMap<String, Vec<Cidr>>,
 ) -> Inventory {
     // Names are a help to people; without them the inventory is as good.

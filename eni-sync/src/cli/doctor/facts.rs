@@ -18,9 +18,10 @@ use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
 use crate::ledger::{Entry, Ledger};
 use crate::plugin::socket;
+use crate::provision::wanted::Wanted;
 use crate::registration::in_use::{self, Living};
 use crate::vpc::clients::Aws;
-use crate::vpc::ec2::{Description, Ec2, Family, Reservation};
+use crate::vpc::ec2::{Description, Ec2, Family, Limits, Reservation};
 use crate::vpc::eni;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::imds::Identity;
@@ -44,6 +45,10 @@ pub(crate) struct Facts {
     pub(crate) watched: Option<Result<Networks>>,
     /// The interfaces that the agent's configuration names, and the node does not have.
     pub(crate) masters: Vec<Error>,
+    /// The ENIs that it names.
+    pub(crate) wanted: Vec<Wanted>,
+    /// What an instance of this type can have, if EC2 has said so.
+    pub(crate) limits: Limits,
     /// The directory of the plugins, and what it has.
     pub(crate) plugin_directory: PathBuf,
     pub(crate) installed: Vec<Found>,
@@ -119,6 +124,8 @@ impl Facts {
             written: Ok(None),
             watched: agent.map(watched),
             masters: agent.map(missing_masters).unwrap_or_default(),
+            wanted: agent.map(wanted).unwrap_or_default(),
+            limits: Limits::default(),
             installed: installed::in_directory(&plugin_directory),
             plugin_directory,
             inventory: None,
@@ -176,8 +183,8 @@ impl Facts {
         let (Some(found), Some(cidrs)) = (found, cidrs) else {
             return;
         };
-        let limits = limits.unwrap_or_default();
-        let inventory = inventory::compose(identity, &found, limits, &cidrs);
+        self.limits = limits.unwrap_or_default();
+        let inventory = inventory::compose(identity, &found, &self.limits, &cidrs);
         let for_pods = found
             .iter()
             .filter(|eni| eni::require_releasable(eni).is_ok());
@@ -313,6 +320,11 @@ fn missing_masters(agent: &Path) -> Vec<Error> {
         Some(Error::config(format!("{kind} {name}: {error}")))
     });
     missing.collect()
+}
+
+/// The ENIs of a configuration that can be read; another check says why it cannot.
+fn wanted(path: &Path) -> Vec<Wanted> {
+    Configuration::read(path).map_or_else(|_| Vec::new(), |configuration| configuration.enis)
 }
 
 fn watched(path: &Path) -> Result<Networks> {

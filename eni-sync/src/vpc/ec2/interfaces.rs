@@ -8,7 +8,7 @@ use aws_sdk_ec2::types::{
 
 use super::answer::description;
 use super::types::{Choice, Description, NewEni, Place, Subnet};
-use super::{Attempts, Ec2, Outcome, filter, journal};
+use super::{Attempts, Ec2, FILTER_VALUES, Outcome, filter, journal};
 use crate::vpc::failure::{Failure, Kind};
 
 impl Ec2 {
@@ -40,12 +40,39 @@ impl Ec2 {
             .collect())
     }
 
-    /// The ENIs that have a tag and are attached to nothing.
+    /// The ENIs that have any value of a tag and are attached to nothing.
+    pub(crate) fn available_with(&self, tag: &str) -> Outcome<Vec<Description>> {
+        self.describe(&[filter("status", ["available"]), filter("tag-key", [tag])])
+    }
+
+    /// The ENIs that have this tag and are attached to nothing.
     pub(crate) fn available(&self, tag: &str, value: &str) -> Outcome<Vec<Description>> {
         self.describe(&[
             filter("status", ["available"]),
             filter(&format!("tag:{tag}"), [value]),
         ])
+    }
+
+    /// The states of those instances that EC2 finds, by their ids.
+    pub(crate) fn instance_states(&self, ids: &[String]) -> Outcome<Vec<(String, String)>> {
+        const ACTION: &str = "DescribeInstances";
+        let mut states = Vec::new();
+        for some in ids.chunks(FILTER_VALUES) {
+            let all = |client: Client| {
+                let request = client.describe_instances();
+                let request = request.filters(filter("instance-id", some));
+                let pages = request.into_paginator().items().send();
+                pages.collect::<Result<Vec<_>, _>>()
+            };
+            let found = self.call(ACTION, Attempts::Many, all)?;
+            for instance in found.iter().flat_map(|r| r.instances()) {
+                let state = instance.state().and_then(|state| state.name());
+                if let (Some(id), Some(state)) = (instance.instance_id(), state) {
+                    states.push((id.to_owned(), state.as_str().to_owned()));
+                }
+            }
+        }
+        Ok(states)
     }
 
     /// Creates an ENI, or finds the one that the same request has created.
@@ -109,6 +136,17 @@ impl Ec2 {
         };
         let answer = self.call(ACTION, Attempts::Many, request);
         journal::change(ACTION, eni, &[], answer)
+    }
+
+    /// Ends the attachment of an ENI; one that has ended is what was wanted.
+    pub(crate) fn detach(&self, eni: &str, attachment: &str) -> Outcome<()> {
+        const ACTION: &str = "DetachNetworkInterface";
+        let request = |client: Client| {
+            let request = client.detach_network_interface();
+            request.attachment_id(attachment).send()
+        };
+        let answer = self.call(ACTION, Attempts::Many, request);
+        unless_missing(journal::change(ACTION, eni, &[], answer))
     }
 
     /// Deletes an ENI that is attached to nothing, which EC2 checks; one that does not exist

@@ -1,0 +1,99 @@
+//! `eni-sync detach`: takes ENIs off the node that its configuration does not name any more, and
+//! deletes those that instances have left which have gone.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use common::error::Result;
+use serde_json::{Value, json};
+
+use crate::agent::configuration::Configuration;
+use crate::cli::output;
+use crate::provision::leaked;
+use crate::provision::removal::{self, Fate, Removed};
+use crate::vpc::clients::Aws;
+
+/// What to detach, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The configuration of the agent; what its key `enis` names stays
+    #[arg(long, value_name = "FILE", required_unless_present = "leaked")]
+    config: Option<PathBuf>,
+    /// Delete the ENIs that were created for instances which have gone
+    #[arg(long, conflicts_with = "config")]
+    leaked: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Detaches and deletes. The status is a failure when an ENI stays because it carries pods.
+///
+/// # Errors
+/// Code 5, 6 or 7 naming the configuration, and what AWS says.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let aws = Aws::open();
+    let Some(path) = &options.config else {
+        let deleted = leaked::delete(&aws, options.dry_run)?;
+        let fate = match options.dry_run {
+            true => Fate::WouldBe,
+            false => Fate::Deleted,
+        };
+        let rows = deleted.into_iter().map(|id| Removed {
+            name: String::new(),
+            id,
+            fate: fate.clone(),
+        });
+        return print(&rows.collect::<Vec<_>>(), options.json);
+    };
+    let configuration = Configuration::read(path)?;
+    let removed = removal::run(&aws, &configuration.enis, options.dry_run)?;
+    print(&removed, options.json)
+}
+
+fn print(removed: &[Removed], json: bool) -> Result<ExitCode> {
+    match json {
+        true => {
+            output::print_json(&json!({"enis": removed.iter().map(document).collect::<Value>()}))?
+        }
+        false => output::print(lines(removed).as_bytes())?,
+    }
+    let is_kept = |eni: &Removed| matches!(eni.fate, Fate::Kept(_));
+    Ok(match removed.iter().any(is_kept) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn document(eni: &Removed) -> Value {
+    let (state, reasons) = match &eni.fate {
+        Fate::Deleted => ("deleted", &[][..]),
+        Fate::WouldBe => ("would-be-deleted", &[][..]),
+        Fate::Kept(reasons) => ("kept", reasons.as_slice()),
+    };
+    json!({"name": eni.name, "id": eni.id, "state": state, "reasons": reasons})
+}
+
+fn lines(removed: &[Removed]) -> String {
+    if removed.is_empty() {
+        return "nothing to detach\n".to_owned();
+    }
+    let line = |eni: &Removed| {
+        let of = match eni.name.as_str() {
+            "" => String::new(),
+            name => format!(" of {name}"),
+        };
+        let fate = match &eni.fate {
+            Fate::Deleted => "deleted".to_owned(),
+            Fate::WouldBe => "would be deleted".to_owned(),
+            Fate::Kept(reasons) => format!("kept: {}", reasons.join("; ")),
+        };
+        let line = format!("{}{of}: {fate}", eni.id);
+        format!("{}\n", common::text::printable(&line))
+    };
+    removed.iter().map(line).collect()
+}
