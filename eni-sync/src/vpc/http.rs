@@ -145,7 +145,7 @@ pub(crate) fn authorities(path: &Path) -> common::error::Result<Vec<u8>> {
 /// The variable that names a proxy, if one does.
 pub(crate) fn proxy() -> Option<&'static str> {
     let is_set = |name: &&str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    PROXIES.into_iter().find(|name| is_set(&name))
+    PROXIES.into_iter().find(|name| is_set(name))
 }
 
 /// Whether something is on the node: the metadata service, and what gives a pod its

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::eni_lab::Hold;
-use harness::{AwsNode, Call, Host, Output, Pod};
+use harness::{AwsNode, Call, Output, Pod};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
