@@ -17,6 +17,9 @@ mod program {
     pub mod plugin {
         pub mod config;
     }
+    pub mod provision {
+        pub mod wanted;
+    }
     pub mod random;
     pub mod registration {
         pub mod rules;
@@ -24,11 +27,12 @@ mod program {
     pub mod vpc {
         pub mod ec2 {
             mod types;
-            pub(crate) use self::types::{Description, Family};
+            pub(crate) use self::types::{Choice, Description, Family};
         }
+        pub mod eni;
     }
 }
-pub use program::{agent, deadline, ledger, plugin, random, registration, vpc};
+pub use program::{agent, deadline, ledger, plugin, provision, random, registration, vpc};
 
 use std::time::{Duration, Instant};
 
