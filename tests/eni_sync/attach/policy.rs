@@ -76,7 +76,7 @@ fn context(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// The resources of each action, with these tags on the ENI. Source: Service Authorization
 /// Reference, "Actions, resources, and condition keys for Amazon EC2".
 fn contexts(action: &str, tags: &[(&str, &str)]) -> Vec<Context> {
-    const VPC: (&str, &str) = ("ec2:Vpc", "arn:aws:ec2:REGION:ACCOUNT:vpc/VPC");
+    const VPC: (&str, &str) = ("ec2:Vpc", "arn:PARTITION:ec2:REGION:ACCOUNT:vpc/VPC");
     let tagged = |prefix: &str| {
         let keys: Vec<(String, &str)> = tags
             .iter()
