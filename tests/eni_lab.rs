@@ -1,6 +1,5 @@
-//! The simulated VPC itself, over HTTP as its clients see it: every rule with where it
-//! is known from. Sections are those of `aws.md`, the project's reference on AWS; what is
-//! called unchecked is known to nobody, so it is a switch, tested both ways.
+//! The simulated VPC itself, over HTTP as its clients see it: every rule of EC2
+//! that it keeps. What no document of AWS says is a switch, tested both ways.
 
 mod attaching;
 mod data_plane;

@@ -1,4 +1,4 @@
-//! The calls that only read (3.1).
+//! The calls that only read.
 
 use super::{ASSIGN, DESCRIBE, Reply, Vpc, ip};
 
@@ -56,7 +56,7 @@ fn an_interface_is_described_in_full() {
     }
 }
 
-/// 3.1 and 4: each filter matches, and none for another value.
+/// Each filter matches, and none for another value.
 #[test]
 fn interfaces_are_found_by_every_filter() {
     let vpc = Vpc::new();
@@ -112,7 +112,7 @@ fn an_unknown_filter_is_refused() {
     assert_eq!(message, "The filter 'colour' is invalid");
 }
 
-/// 3.1: "the operation fails unless you use pagination or one of the following
+/// "the operation fails unless you use pagination or one of the following
 /// filters", for accounts with many interfaces.
 #[test]
 fn interfaces_need_pagination_or_one_of_some_filters() {
@@ -126,7 +126,7 @@ fn interfaces_need_pagination_or_one_of_some_filters() {
     vpc.call(DESCRIBE, &[]).ok();
 }
 
-/// 3.1: `MaxResults` is 5 to 1000, and not together with ids.
+/// `MaxResults` is 5 to 1000, and not together with ids.
 #[test]
 fn interfaces_come_in_pages() {
     let vpc = Vpc::new();
@@ -222,7 +222,7 @@ fn instances_are_described_with_their_state_and_interfaces() {
     assert!(reply.body.contains(vpc.node.as_str()), "{}", reply.body);
 }
 
-/// 3.1 NetworkInfo; the numbers from amazon-vpc-cni-k8s' generated table.
+/// The numbers from amazon-vpc-cni-k8s' generated table.
 #[test]
 fn instance_types_have_their_limits() {
     let vpc = Vpc::new();
@@ -269,7 +269,7 @@ fn subnets_and_vpcs_have_their_ranges() {
     assert_eq!(reply.all("ipv6CidrBlock"), ["2600:1f14:1::/56"]);
 }
 
-/// 3.1: types `prefix` and `explicit`.
+/// Types `prefix` and `explicit`.
 #[test]
 fn reservations_are_listed_by_family() {
     let vpc = Vpc::new();
@@ -283,7 +283,7 @@ fn reservations_are_listed_by_family() {
     assert_eq!(reply.all("reservationType"), ["explicit", "prefix"]);
 }
 
-/// 3.1: DryRun exists on describing calls.
+/// DryRun exists on describing calls.
 #[test]
 fn a_dry_run_tells_only_whether_it_is_permitted() {
     let vpc = Vpc::new();

@@ -54,7 +54,7 @@ fn the_script_hits_one_later_call() {
     vpc.assign(&["10.0.4.71"]).ok();
 }
 
-/// 5.6: an ambiguous answer.
+/// An ambiguous answer.
 #[test]
 fn a_connection_may_be_lost_before_and_after_the_call_took_effect() {
     let vpc = Vpc::new();
@@ -113,7 +113,7 @@ fn a_call_may_take_longer() {
     assert!(began.elapsed() >= 2 * time);
 }
 
-/// 5.6: the owner dies between the refusal and the take-over.
+/// The owner dies between the refusal and the take-over.
 #[test]
 fn an_instance_may_die_during_a_call() {
     let vpc = Vpc::new();
@@ -154,7 +154,6 @@ fn a_held_call_ends_with_its_client() {
     assert!(vpc.lab.wait_until(PATIENCE, |lab| lab.held() == 0));
 }
 
-/// 3.3 and 3.6.
 #[test]
 fn an_action_without_permission_is_refused() {
     let vpc = Vpc::new();
@@ -166,7 +165,7 @@ fn an_action_without_permission_is_refused() {
     assert_eq!(message, "You are not authorized to perform this operation.");
 }
 
-/// 3.6: the condition on the tag, by which untagged interfaces are out of reach.
+/// The condition on the tag, by which untagged interfaces are out of reach.
 #[test]
 fn the_policy_may_demand_the_tag() {
     let vpc = Vpc::new();
@@ -181,7 +180,7 @@ fn the_policy_may_demand_the_tag() {
     vpc.describe().ok();
 }
 
-/// 3.2, unchecked: whether a call that can never succeed shows a missing permission.
+/// Whether a call that can never succeed shows a missing permission.
 #[test]
 fn permission_is_checked_before_or_after_the_parameters_as_the_switch_says() {
     let vpc = Vpc::new();
@@ -199,7 +198,7 @@ fn permission_is_checked_before_or_after_the_parameters_as_the_switch_says() {
     assert!(vpc.addresses().is_empty());
 }
 
-/// 3.3: `AuthFailure`, for keys nobody knows and requests without a signature.
+/// `AuthFailure`, for keys nobody knows and requests without a signature.
 #[test]
 fn a_call_needs_credentials_that_are_known() {
     let vpc = Vpc::new();
@@ -224,7 +223,7 @@ fn a_call_needs_credentials_that_are_known() {
     assert_eq!(elsewhere.error().1, "AuthFailure");
 }
 
-/// 3.3, the code is unchecked.
+/// The code is in no document.
 #[test]
 fn expired_credentials_are_refused() {
     let vpc = Vpc::new();
@@ -242,7 +241,7 @@ fn expired_credentials_are_refused() {
     vpc.describe().ok();
 }
 
-/// 3.4: a bucket for each action; calls that fail take tokens too.
+/// A bucket for each action; calls that fail take tokens too.
 #[test]
 fn each_action_has_a_bucket_of_tokens() {
     let vpc = Vpc::new();
@@ -276,7 +275,6 @@ fn each_action_has_a_bucket_of_tokens() {
     assert_eq!(again.error().1, "RequestLimitExceeded");
 }
 
-/// 3.4.
 #[test]
 fn a_bucket_fills_again() {
     let vpc = Vpc::new();

@@ -1,4 +1,4 @@
-//! The metadata service (2 and 3.8), as one node sees it.
+//! The metadata service, as one node sees it.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ impl Vpc {
     }
 }
 
-/// 3.8: version 2 only.
+/// Version 2 only.
 #[test]
 fn without_a_token_there_is_nothing() {
     let vpc = Vpc::new();
@@ -49,7 +49,7 @@ fn without_a_token_there_is_nothing() {
     assert_eq!(vpc.meta("instance-id"), vpc.node.to_string());
 }
 
-/// 3.8: a token needs a life of at most six hours.
+/// A token needs a life of at most six hours.
 #[test]
 fn a_token_needs_a_life() {
     let vpc = Vpc::new();
@@ -71,7 +71,6 @@ fn the_answer_tells_the_life_of_the_token() {
     assert!(reply.head.contains(&format!("{TTL}: 300")), "{reply:?}");
 }
 
-/// 3.8.
 #[test]
 fn an_expired_token_is_refused() {
     let vpc = Vpc::new();
@@ -102,7 +101,7 @@ fn a_token_is_for_one_instance() {
     assert_eq!(reply.status, 401);
 }
 
-/// 3.8: with hop limit 1 the answer to a token request never reaches a pod.
+/// With hop limit 1 the answer to a token request never reaches a pod.
 #[test]
 fn a_client_too_far_away_gets_no_token() {
     let vpc = Vpc::new();
@@ -120,7 +119,7 @@ fn a_service_that_is_down_answers_nothing() {
     assert!(vpc.put_token(&[&format!("{TTL}: 60")]).is_none());
 }
 
-/// 3.8: what eni-sync reads of the instance.
+/// What eni-sync reads of the instance.
 #[test]
 fn the_instance_is_described() {
     let vpc = Vpc::new();
@@ -136,7 +135,7 @@ fn the_instance_is_described() {
     assert_eq!(document["accountId"], "123456789012");
 }
 
-/// 2: every MAC with a slash, one a line, no line feed at the end.
+/// Every MAC with a slash, one a line, no line feed at the end.
 #[test]
 fn the_list_of_macs_has_slashes() {
     let vpc = Vpc::new();
@@ -150,7 +149,7 @@ fn the_list_of_macs_has_slashes() {
     assert_eq!(vpc.meta("network/interfaces/macs"), macs);
 }
 
-/// 2 and 3.8: every path that amazon-vpc-cni-k8s and eni-sync read, and 404 for what
+/// Every path that amazon-vpc-cni-k8s and eni-sync read, and 404 for what
 /// is absent.
 #[test]
 fn an_interface_is_described_below_its_mac() {
@@ -185,7 +184,7 @@ fn an_interface_is_described_below_its_mac() {
     assert_eq!(vpc.of_eni("ipv6s").status, 404);
 }
 
-/// 2 and 3.5: IMDS shows what was true some time ago.
+/// IMDS shows what was true some time ago.
 #[test]
 fn addresses_appear_and_disappear_with_a_lag() {
     let vpc = Vpc::new();
@@ -209,7 +208,7 @@ fn addresses_appear_and_disappear_with_a_lag() {
     assert!(vpc.lab.wait_until(PATIENCE, gone));
 }
 
-/// 3.8: "404 right after attach is normal".
+/// "404 right after attach is normal".
 #[test]
 fn below_the_mac_of_an_interface_just_attached_there_is_nothing_yet() {
     let vpc = Vpc::new();
@@ -222,7 +221,7 @@ fn below_the_mac_of_an_interface_just_attached_there_is_nothing_yet() {
     assert_eq!(vpc.of_eni("interface-id").ok().body, vpc.eni.to_string());
 }
 
-/// 3.8: credentials of the role, for each instance others.
+/// Credentials of the role, for each instance others.
 #[test]
 fn the_role_has_credentials() {
     let vpc = Vpc::new();

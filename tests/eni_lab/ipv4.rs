@@ -1,4 +1,4 @@
-//! Assigning and unassigning secondary IPv4 addresses (3.1 and 3.3).
+//! Assigning and unassigning secondary IPv4 addresses.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn an_assignment_answers_with_the_new_addresses_only() {
     );
 }
 
-/// 5.6 "repeat Assign", unchecked.
+/// What a repeated assignment does is in no document.
 #[test]
 fn the_same_assignment_again_is_accepted_or_refused_as_the_switch_says() {
     let vpc = Vpc::new();
@@ -40,7 +40,7 @@ fn the_same_assignment_again_is_accepted_or_refused_as_the_switch_says() {
     assert_eq!(vpc.addresses(), ["10.0.4.70", "10.0.4.71"]);
 }
 
-/// 3.3, from Ansible's `ec2_eni` documentation and Cilium's expression for it: only
+/// From Ansible's `ec2_eni` documentation and Cilium's expression for it: only
 /// the conflicting addresses are listed, and the whole call fails.
 #[test]
 fn addresses_of_another_interface_are_listed_and_nothing_is_assigned() {
@@ -56,7 +56,7 @@ fn addresses_of_another_interface_are_listed_and_nothing_is_assigned() {
     assert_eq!(vpc.addresses(), Vec::<String>::new());
 }
 
-/// 3.1 `AllowReassignment`.
+/// `AllowReassignment`.
 #[test]
 fn a_reassignment_moves_the_address() {
     let vpc = Vpc::new();
@@ -69,7 +69,7 @@ fn a_reassignment_moves_the_address() {
     assert!(vpc.lab.addresses(&other).is_empty());
 }
 
-/// 3.1 and 3.5: "Remapping is an asynchronous operation".
+/// "Remapping is an asynchronous operation".
 #[test]
 fn a_reassignment_may_take_effect_later_than_it_succeeds() {
     let vpc = Vpc::new();
@@ -100,7 +100,7 @@ fn a_reassignment_may_take_effect_later_than_it_succeeds() {
     assert!(vpc.lab.addresses(&other).is_empty());
 }
 
-/// 3.3, from aws-sdk-go#2864: the whole message is `secondary-addresses`.
+/// From aws-sdk-go#2864: the whole message is `secondary-addresses`.
 #[test]
 fn a_primary_address_cannot_be_taken() {
     let vpc = Vpc::new();
@@ -115,7 +115,7 @@ fn a_primary_address_cannot_be_taken() {
     assert_eq!(vpc.assign(&[&own]).error(), expected);
 }
 
-/// 3.3: the first four addresses of a subnet and the last one are AWS' own.
+/// The first four addresses of a subnet and the last one are AWS' own.
 #[test]
 fn addresses_outside_of_the_subnet_and_reserved_ones_are_refused() {
     let vpc = Vpc::new();
@@ -143,7 +143,7 @@ fn addresses_outside_of_the_subnet_and_reserved_ones_are_refused() {
     assert!(vpc.addresses().is_empty());
 }
 
-/// 3.3, from amazon-vpc-cni-k8s#989; a c5.large has ten addresses an interface, and
+/// From amazon-vpc-cni-k8s#989; a c5.large has ten addresses an interface, and
 /// the primary one counts.
 #[test]
 fn the_limit_of_the_instance_type_counts_the_primary_address() {
@@ -174,7 +174,7 @@ fn the_limit_of_the_instance_type_counts_the_primary_address() {
     assert_eq!(vpc.assign(&["10.0.4.91"]).error(), expected);
 }
 
-/// 3.1: a list, or a number of addresses of EC2's choice; 5.4: not those reserved.
+/// A list, or a number of addresses of EC2's choice: not those reserved.
 #[test]
 fn a_number_of_addresses_is_chosen_by_ec2_beside_reservations() {
     let vpc = Vpc::new();
@@ -193,7 +193,7 @@ fn a_number_of_addresses_is_chosen_by_ec2_beside_reservations() {
     assert_eq!(vpc.call(ASSIGN, &[]).error().1, "MissingParameter");
 }
 
-/// 3.3, from amazon-vpc-cni-k8s.
+/// From amazon-vpc-cni-k8s.
 #[test]
 fn a_full_subnet_has_no_address_to_choose() {
     let vpc = Vpc::new();
@@ -204,7 +204,7 @@ fn a_full_subnet_has_no_address_to_choose() {
     assert_eq!(error.error().1, "InsufficientFreeAddressesInSubnet");
 }
 
-/// 3.3, from the clients of KubeBlocks and titus: all or nothing.
+/// From the clients of KubeBlocks and titus: all or nothing.
 #[test]
 fn unassigning_what_is_not_assigned_fails_as_a_whole() {
     let vpc = Vpc::new();
@@ -236,7 +236,6 @@ fn a_pinned_address_fails_a_call_as_a_whole() {
     assert_eq!(vpc.addresses(), ["10.0.4.71"]);
 }
 
-/// 3.3.
 #[test]
 fn the_primary_address_cannot_be_unassigned() {
     let vpc = Vpc::new();
@@ -249,7 +248,7 @@ fn the_primary_address_cannot_be_unassigned() {
     assert!(vpc.lab.events().iter().any(touched));
 }
 
-/// 3.3, from amazon-vpc-cni-k8s.
+/// From amazon-vpc-cni-k8s.
 #[test]
 fn an_interface_that_is_gone_is_not_found() {
     let vpc = Vpc::new();
@@ -268,7 +267,7 @@ fn an_interface_that_is_gone_is_not_found() {
     }
 }
 
-/// 3.1: the four mutations have neither.
+/// The four mutations have neither.
 #[test]
 fn the_mutations_know_no_dry_run_and_no_client_token() {
     let vpc = Vpc::new();

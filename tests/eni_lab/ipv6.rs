@@ -1,4 +1,4 @@
-//! Assigning and unassigning IPv6 addresses (3.1 and 3.3).
+//! Assigning and unassigning IPv6 addresses.
 
 use super::{ASSIGN_IPV6, Reply, UNASSIGN_IPV6, Vpc, ip, named};
 
@@ -27,8 +27,8 @@ fn an_uncompressed_address_is_normalised() {
     assert!(vpc.addresses().is_empty());
 }
 
-/// 3.1: `AssignIpv6Addresses` has no `AllowReassignment`; 7c: the code of a conflict is
-/// unchecked.
+/// `AssignIpv6Addresses` has no `AllowReassignment`; the code of a conflict is
+/// in no document.
 #[test]
 fn an_address_of_another_interface_cannot_be_moved() {
     let vpc = Vpc::new();
@@ -76,7 +76,7 @@ fn a_range_that_came_later_can_be_assigned_from() {
     assert_eq!(vpc.addresses(), ["2600:1f14:1:5::70"]);
 }
 
-/// 3.1 and 7c: the code of the limit is unchecked.
+/// The code of the limit is in no document.
 #[test]
 fn a_number_of_addresses_is_chosen_by_ec2_up_to_the_limit() {
     let vpc = Vpc::new();
@@ -92,7 +92,7 @@ fn a_number_of_addresses_is_chosen_by_ec2_up_to_the_limit() {
     assert_eq!(vpc.call(ASSIGN_IPV6, &[eni]).error().1, "MissingParameter");
 }
 
-/// 3.3: all or nothing.
+/// All or nothing.
 #[test]
 fn unassigning_what_is_not_assigned_fails_as_a_whole() {
     let vpc = Vpc::new();

@@ -148,7 +148,7 @@ fn what_ec2_would_not_set_up_is_refused() {
     }
 }
 
-/// 3.1 `MaximumNetworkInterfaces`: a c5.large has three.
+/// `MaximumNetworkInterfaces`: a c5.large has three.
 #[test]
 fn an_instance_carries_only_so_many_interfaces() {
     let vpc = Vpc::new();
@@ -175,7 +175,7 @@ fn interfaces_go_with_their_instance_or_become_available() {
     assert_eq!(reply.all("status"), ["available"]);
 }
 
-/// 5.6: while the owner shuts down, its addresses are still taken.
+/// While the owner shuts down, its addresses are still taken.
 #[test]
 fn a_dying_instance_keeps_its_interfaces_for_a_while() {
     let vpc = Vpc::new();
@@ -204,7 +204,7 @@ fn a_dying_instance_keeps_its_interfaces_for_a_while() {
     vpc.assign(&["10.0.4.71"]).ok();
 }
 
-/// 5.6: from a dying instance an address may be taken.
+/// From a dying instance an address may be taken.
 #[test]
 fn a_reassignment_from_a_terminating_instance_is_not_a_violation() {
     let vpc = Vpc::new();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use harness::{Agent, Output, Pod, go_plugin, our_plugin};
+use harness::{Agent, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -19,8 +19,12 @@ fn installed(node: &AwsNode) -> TempDir {
     for name in ["ipvlan", "host-local", "host-device"] {
         fs::copy(our_plugin(name), source.path().join(name)).unwrap();
     }
-    // What is installed under this name is found by its bytes.
-    fs::copy(our_plugin("eni-sync"), source.path().join("eni-sync")).unwrap();
+    // What is installed under this name is found by its bytes, and no program is as long as one
+    // with debug information.
+    let program = our_plugin("eni-sync").display().to_string();
+    let stripped = source.path().join("eni-sync").display().to_string();
+    let output = run_tool("strip", &["-o", &stripped, &program]);
+    assert!(output.status.success(), "{output:?}");
     let [from, to] = [&source, &target].map(|d| d.path().display().to_string());
     let output = node.command(&["install", "--source", &from, "--target", &to]);
     assert_eq!(output.status, Some(0), "{output}");

@@ -50,7 +50,7 @@ impl Replayed {
         asked.map(drop)
     }
 
-    /// AWS' init container (aws.md 1.1): every pod describes the node, the subnet of
+    /// AWS' init container: every pod describes the node, the subnet of
     /// each of its ENIs, and assigns. A throttled look is not repeated after the SDK
     /// gave up, and the container reports success all the same.
     pub fn init_container(&self, place: &Place) -> Outcome {
@@ -86,7 +86,7 @@ impl Replayed {
         Ok(by_subnet)
     }
 
-    /// AWS' daemonset (aws.md 1.2): it describes the node twice and its subnets once,
+    /// AWS' daemonset: it describes the node twice and its subnets once,
     /// then looks for pods, assigns for one after the other, and never tries again.
     pub fn daemonset(&self, places: &[Place], schedule: &Schedule) -> Outcomes {
         let id = [("InstanceId.1", self.instance.id.as_str())];
@@ -121,7 +121,7 @@ impl Replayed {
         })
     }
 
-    /// IBM's aws-ipvlan (aws.md 1.4), ADD: it looks for the ENI by its primary address
+    /// IBM's aws-ipvlan, ADD: it looks for the ENI by its primary address
     /// and assigns.
     pub fn one_shot_add(&self, place: &Place) -> Outcome {
         let eni = self.eni_by_primary(place)?;

@@ -1,5 +1,5 @@
 //! The simulated account: a VPC with nodes whose ENIs have room for all pods, as slow
-//! and as limited as EC2 is assumed to be (reference/aws.md, 3.4 and 5.1).
+//! and as limited as EC2 is assumed to be.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

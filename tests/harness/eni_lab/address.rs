@@ -1,5 +1,5 @@
-//! Which interface has which address: EC2's rules of assigning and unassigning
-//! (aws.md 3.1 and 3.3). All-or-nothing: an error leaves the copy to be thrown away.
+//! Which interface has which address: EC2's rules of assigning and unassigning.
+//! All-or-nothing: an error leaves the copy to be thrown away.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -20,7 +20,7 @@ use super::rules::Rules;
 use super::world::{Eni, Group, Instance, InstanceState, PRIMARY, Reservation, Subnet, Vpc, World};
 use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP};
 
-/// One of these is needed where neither ids nor pagination limit a call (aws.md 3.1).
+/// One of these is needed where neither ids nor pagination limit a call.
 const LIMITING_FILTERS: [&str; 7] = [
     "attachment.instance-id",
     "group-id",

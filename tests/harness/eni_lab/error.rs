@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What EC2 answers in place of a result (aws.md 3.3).
+/// What EC2 answers in place of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ec2Error {
     /// The HTTP status.

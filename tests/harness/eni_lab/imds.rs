@@ -1,4 +1,4 @@
-//! The instance metadata service, version 2 only (aws.md 2 and 3.8): what one
+//! The instance metadata service, version 2 only: what one
 //! instance can read about itself.
 
 use std::collections::{BTreeMap, BTreeSet};

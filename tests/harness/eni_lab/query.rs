@@ -134,7 +134,7 @@ impl Query {
             .collect()
     }
 
-    /// Refuses any parameter that the action does not have (aws.md 3.1: the mutations
+    /// Refuses any parameter that the action does not have (the mutations
     /// have no `DryRun` and no `ClientToken`).
     pub(super) fn only(&self, names: &[&str]) -> Result<(), Ec2Error> {
         let known = |key: &String| {

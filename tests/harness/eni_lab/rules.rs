@@ -1,7 +1,6 @@
 //! Switches: answers where AWS' behaviour is not known, and how slow, limited or
-//! strict the simulated one is. Sections are those of `aws.md`, the project's
-//! reference on AWS; what is called unchecked is known to nobody, so eni-sync must pass
-//! with the switch either way.
+//! strict the simulated one is. What no document of AWS says is called so: eni-sync must
+//! pass with such a switch either way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +10,7 @@ use super::id::InstanceId;
 use super::limits::Limits;
 
 /// What an explicit assignment of an address does that the interface has already
-/// (5.6, unchecked).
+/// (not documented).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
     /// It succeeds and changes nothing; the answer lists only what is new.
@@ -20,7 +19,7 @@ pub enum Repeat {
     Refuse,
 }
 
-/// One token bucket (3.4).
+/// One token bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bucket {
     /// How many calls may come at once.
@@ -29,7 +28,7 @@ pub struct Bucket {
     pub per_second: f64,
 }
 
-/// The token buckets of an account and region, one for each action (3.4, unchecked).
+/// The token buckets of an account and region, one for each action (not documented).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Buckets {
     /// Of each action that changes something.
@@ -54,10 +53,10 @@ impl Default for Buckets {
 /// How the simulated VPC behaves. The default is immediate, unlimited and strict.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The same explicit assignment again (5.6, unchecked).
+    /// The same explicit assignment again (not documented).
     pub repeat_assign: Repeat,
     /// How long after a successful reassignment the address moves; until then
-    /// describes and IMDS show the old owner (3.1 "asynchronous", 3.5).
+    /// describes and IMDS show the old owner.
     pub reassign_delay: Duration,
     /// `DescribeNetworkInterfaces` and `DescribeInstances` show everything as it was that
     /// long ago. Source: Amazon EC2 Developer Guide, "Eventual consistency".
@@ -70,49 +69,49 @@ pub struct Rules {
     pub clock_ahead: i64,
     /// The code of that refusal; EC2 has several.
     pub clock_code: String,
-    /// IMDS shows interfaces and addresses as they were that long ago (2, 3.5).
+    /// IMDS shows interfaces and addresses as they were that long ago.
     pub imds_lag: Duration,
     /// How long IMDS answers 404 below an interface's MAC after it was attached; the
-    /// list of MACs shows it at once (3.8).
+    /// list of MACs shows it at once.
     pub imds_404_after_attach: Duration,
-    /// The answer to a token request never arrives, as with hop limit 1 from a pod (3.8).
+    /// The answer to a token request never arrives, as with hop limit 1 from a pod.
     pub imds_unreachable_token: bool,
     /// Every request to IMDS finds the connection closed.
     pub imds_down: bool,
     /// The answers of IMDS never end, but for its tokens.
     pub imds_endless: bool,
-    /// Whether permissions are checked before parameters (3.2, unchecked).
+    /// Whether permissions are checked before parameters (not documented).
     pub authorise_before_validate: bool,
-    /// How long every EC2 call takes, before it is carried out (3.5).
+    /// How long every EC2 call takes, before it is carried out.
     pub latency: Duration,
     /// The same for single actions, in place of `latency`.
     pub latency_of: BTreeMap<String, Duration>,
-    /// Throttling (3.4): `RequestLimitExceeded` with HTTP status 503.
+    /// Throttling: `RequestLimitExceeded` with HTTP status 503.
     pub token_buckets: Option<Buckets>,
-    /// The IAM policy of 3.6: the four mutations only on interfaces with the tag
+    /// The published IAM policy: the four mutations only on interfaces with the tag
     /// `node.k8s.amazonaws.com/no_manage=true`, else `UnauthorizedOperation`.
     pub tag_condition: bool,
-    /// Actions that the role has no permission for (3.3).
+    /// Actions that the role has no permission for.
     pub denied_actions: BTreeSet<String>,
     /// Addresses that EC2 does not remove from an interface, for a reason that no
     /// description shows: a call with one of them fails as a whole.
     pub pinned: BTreeSet<IpAddr>,
     /// Limits of instance types, in place of EC2's or for types of one's own.
     pub limit_overrides: BTreeMap<String, Limits>,
-    /// The code of an IPv6 assignment of an address that another interface has (7c, unchecked).
+    /// The code of an IPv6 assignment of an address that another interface has (not documented).
     pub ipv6_conflict_code: String,
-    /// The code of an IPv6 assignment over the limit (7c, unchecked).
+    /// The code of an IPv6 assignment over the limit (not documented).
     pub ipv6_limit_code: String,
     /// Whether `DescribeNetworkInterfaces` without pagination, ids and any of the
-    /// required filters fails, as for accounts with many interfaces (3.1).
+    /// required filters fails, as for accounts with many interfaces.
     pub describe_needs_filter: bool,
     /// Instances whose VPC CNI adopts every interface that is attached without the tag that
     /// keeps it away, at once; in reality it takes a minute.
     pub vpc_cni: BTreeSet<InstanceId>,
-    /// The code of a call with expired credentials (3.3, unchecked).
+    /// The code of a call with expired credentials (not documented).
     pub expired_code: String,
     /// How long a terminated instance is `shutting-down` with its interfaces in use
-    /// and its addresses taken (5.6).
+    /// and its addresses taken.
     pub shutting_down: Duration,
 }
 

@@ -186,7 +186,7 @@ impl Lab {
     }
 
     /// An interface as node groups for Multus attach them: tagged, at the next device
-    /// index, and going with its instance (aws.md 1.6).
+    /// index, and going with its instance.
     #[track_caller]
     pub fn multus_eni(&self, instance: &InstanceId, subnet: &SubnetId) -> EniId {
         possible(self.try_multus_eni(instance, subnet))

@@ -220,7 +220,7 @@ impl State {
         }
     }
 
-    /// The IAM policy of the role (aws.md 3.6).
+    /// The IAM policy of the role.
     fn authorise(&self, call: &Call, target: Option<&Target>) -> Result<(), Ec2Error> {
         let untagged = self.rules.tag_condition
             && MUTATIONS.contains(&call.action.as_str())
@@ -260,7 +260,7 @@ impl State {
         Ec2Error::bad(&self.rules.expired_code, "Request has expired.")
     }
 
-    /// Takes a token from the action's bucket (aws.md 3.4).
+    /// Takes a token from the action's bucket.
     fn throttle(&mut self, call: &Call) -> Result<(), Ec2Error> {
         let Some(buckets) = self.rules.token_buckets else {
             return Ok(());

@@ -14,7 +14,7 @@ use super::event::{Event, Target};
 use super::id::{EniId, GroupId, InstanceId, SubnetId, VpcId};
 use super::{SECURITY_GROUP, ZONE};
 
-/// The tag that keeps the VPC CNI away from an interface (aws.md 2).
+/// The tag that keeps the VPC CNI away from an interface.
 pub(super) const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 
 #[derive(Debug)]
