@@ -329,3 +329,21 @@ fn a_link_that_leads_nowhere_is_found() {
     assert!(complaints[0].contains("nothing.md"));
     assert!(complaints[1].contains("#d"));
 }
+
+#[test]
+fn the_recording_of_the_demo_has_every_chapter_of_it() {
+    let recording = fs::read_to_string(root().join("docs/demo.md")).expect("docs/record makes it");
+    let mut chapters = 0;
+    for (path, source) in files(&root().join("tests/demo"), "rs") {
+        for rest in source.split("heading(\"").skip(1) {
+            let title = rest.split('"').next().expect("the title ends");
+            assert!(
+                recording.contains(&format!("\n== {title}\n")),
+                "{title:?} of {path:?} is not in docs/demo.md: run docs/record"
+            );
+            chapters += 1;
+        }
+    }
+    assert!(chapters > 5, "{chapters}");
+    assert!(recording.contains("\nEverything is as the networks say.\n"));
+}

@@ -33,7 +33,7 @@ impl Fixture {
             json!({
                 "id": format!("eni-0{n}"), "mac": MACS[n - 1], "interface": format!("eth{n}"), "deviceIndex": n,
                 "networkCardIndex": 0, "subnetId": format!("subnet-0{n}"), "subnetCidrs": [format!("10.0.{n}.0/24"), format!("2001:db8:{n}::/64")],
-                "vpcId": "vpc-01", "noManage": true, "network": "", "primaryAddresses": [format!("10.0.{n}.10")], "prefixes": [],
+                "vpcId": "vpc-01", "noManage": true, "network": "", "tags": {}, "securityGroups": [], "primaryAddresses": [format!("10.0.{n}.10")], "prefixes": [],
                 "ipv4Limit": 50, "ipv6Limit": 50
             })
         };

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 /// What `make demo` is, and how long it takes.
 const INTRODUCTION: &str = "\
 Pods with addresses of a VPC, shown on a real kernel and a simulated VPC that carries packets.
-Without KVM this takes about four minutes on two cores. Lines with `ok:` were checked; what is
+Without KVM this takes about three minutes on two cores. Lines with `ok:` were checked; what is
 not so ends the demo with an error.";
 
 const WHAT_NEXT: &str = "\
