@@ -78,13 +78,14 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
 }
 
 /// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
-const OF_SOURCE: [&str; 7] = [
+const OF_SOURCE: [&str; 8] = [
     "deploy/dist",
     "deploy/manual",
     "deploy/reproducible",
     "docs/book.css",
     "docs/book.py",
     "docs/page",
+    "docs/record",
     "docs/picture.py",
 ];
 
