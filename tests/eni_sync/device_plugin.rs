@@ -174,6 +174,17 @@ fn kubelet_after(node: &AwsNode, start: impl Fn(&AwsNode) -> Kubelet) -> Kubelet
 }
 
 #[test]
+fn a_kubelet_that_takes_a_resource_and_does_not_listen_is_asked_again() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::deaf(&node);
+    let _agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_event("register");
+    kubelet.await_event("register");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+}
+
+#[test]
 fn a_kubelet_that_is_missing_or_refuses_keeps_the_agent_from_nothing() {
     let vpc = Vpc::new();
     let node = vpc.node();
@@ -282,6 +293,7 @@ fn during_an_update_the_agent_that_serves_is_the_one_that_registers() {
     let node = vpc.node();
     let mut kubelet = Kubelet::start(&node);
     let first = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_event("register");
     kubelet.await_list(ADDRESSES, ROOM, 0);
     let second = Agent::start(&node, &configuration(&vpc));
     assert!(eventually(|| first.log().contains("this one rests")));

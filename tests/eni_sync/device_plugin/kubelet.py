@@ -1,7 +1,9 @@
 """A kubelet as a device plugin sees it, by the official messages and gRPC's own library.
 
 It has the directory of the device plugins (the first argument) and the messages (the second), says
-on stdout what happens, a JSON document a line, and does what lines on stdin tell it to.
+on stdout what happens, a JSON document a line, and does what lines on stdin tell it to. With
+`deaf` it takes the first registration and does not listen; with any other third argument it refuses
+all of them with these words.
 """
 
 import importlib
@@ -17,6 +19,9 @@ from grpc_tools import protoc
 
 directory, proto = sys.argv[1:3]
 refusal = sys.argv[3] if len(sys.argv) > 3 else None
+deaf = refusal == "deaf"
+if deaf:
+    refusal = None
 
 
 def messages():
@@ -49,18 +54,20 @@ def listen(request):
     """What the kubelet does with a plugin that it has taken."""
     resource = request.resource_name
     path = os.path.join(directory, request.endpoint)
-    channel = grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+    # As the kubelet, with a connection for each registration: the one before may lead elsewhere.
+    options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+    channel = grpc.insecure_channel(f"unix:{path}", options=options)
     plugin = services.DevicePluginStub(channel)
     plugins[resource] = plugin
-    options = plugin.GetDevicePluginOptions(api.Empty(), timeout=60)
-    say(
-        event="options",
-        resource=resource,
-        preStart=options.pre_start_required,
-        preferred=options.get_preferred_allocation_available,
-        mode=os.stat(path).st_mode & 0o7777,
-    )
     try:
+        options = plugin.GetDevicePluginOptions(api.Empty(), timeout=60)
+        say(
+            event="options",
+            resource=resource,
+            preStart=options.pre_start_required,
+            preferred=options.get_preferred_allocation_available,
+            mode=os.stat(path).st_mode & 0o7777,
+        )
         for answer in plugin.ListAndWatch(api.Empty()):
             say(event="list", resource=resource, devices=listed(answer.devices))
         say(event="end", resource=resource)
@@ -78,8 +85,12 @@ class Registration(services.RegistrationServicer):
             resource=request.resource_name,
             preferred=options.get_preferred_allocation_available,
         )
+        global deaf
         if refusal is not None:
             context.abort(grpc.StatusCode.UNKNOWN, refusal)
+        if deaf:
+            deaf = False
+            return api.Empty()
         threading.Thread(target=listen, args=(request,), daemon=True).start()
         return api.Empty()
 

@@ -44,6 +44,11 @@ impl Kubelet {
         Self::start_with(node, &[why])
     }
 
+    /// Starts one that does not listen after the first registration.
+    pub(super) fn deaf(node: &AwsNode) -> Self {
+        Self::start_with(node, &["deaf"])
+    }
+
     fn start_with(node: &AwsNode, arguments: &[&str]) -> Self {
         let packages = [
             format!("grpcio=={VERSION}"),

@@ -32,7 +32,7 @@ use crate::plugin::socket::Listener;
 /// After a failure, the next try waits this long at first, and twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long the kubelet may take to answer.
+/// How long the kubelet may take to answer, and then to listen to the list.
 const KUBELET_DEADLINE: Duration = Duration::from_secs(10);
 /// How long to wait when nothing is due; nothing depends on it.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -121,8 +121,8 @@ struct Endpoint {
     served: Option<(Listener, AbortHandle)>,
     /// The kubelet that was there at the last look.
     kubelet: Option<Identity>,
-    /// The one that has taken the resource.
-    registered: Option<Identity>,
+    /// Since when it has the resource.
+    registered: Option<Instant>,
     /// Whether it was listening then.
     was_heard: bool,
     /// When to try again.
@@ -193,13 +193,14 @@ impl Endpoint {
         }
         self.follow(look.kubelet);
         let is_in_place = self.served.as_ref().is_some_and(|(l, _)| l.is_in_place());
-        if is_in_place && self.registered.is_some() {
+        if is_in_place && let Some(since) = self.registered {
+            self.again = (!self.was_heard).then(|| since + KUBELET_DEADLINE);
             return;
         }
-        let Some(kubelet) = look.kubelet else {
+        if look.kubelet.is_none() {
             (self.again, self.problem) = (None, Some(self.missing()));
             return;
-        };
+        }
         if self.again.is_some_and(|again| again > Instant::now()) {
             return;
         }
@@ -210,14 +211,17 @@ impl Endpoint {
             (self.again, self.problem) = (Some(Instant::now() + LONGEST_PAUSE), Some(why));
             return;
         }
-        let outcome = self.register(kubelet, is_in_place).await;
+        let outcome = self.register(is_in_place).await;
         agent
             .metrics
             .resources
             .note_attempt(&self.plugin.resource.name, outcome.is_ok());
         match outcome {
             Ok(()) => {
-                (self.again, self.pause, self.problem) = (None, FIRST_PAUSE, None);
+                let taken = Instant::now();
+                self.registered = Some(taken);
+                self.again = Some(taken + KUBELET_DEADLINE);
+                (self.pause, self.problem) = (FIRST_PAUSE, None);
                 let resource = self.plugin.resource.name.as_str();
                 info!(resource, "the kubelet has taken the resource {resource}");
             }
@@ -231,10 +235,11 @@ impl Endpoint {
     }
 
     /// Finds out whether the kubelet still has the resource: not when another kubelet is there,
-    /// and not when the one that has listened does so no more.
+    /// not when the one that has listened does so no more, and not when it has not begun to.
     fn follow(&mut self, kubelet: Option<Identity>) {
         let is_heard = self.plugin.listeners.is_any();
-        let is_lost = self.was_heard && !is_heard;
+        let is_late = |since: Instant| since.elapsed() >= KUBELET_DEADLINE;
+        let is_lost = !is_heard && (self.was_heard || self.registered.is_some_and(is_late));
         if self.kubelet != kubelet {
             (self.again, self.pause) = (None, FIRST_PAUSE);
             self.attempts = Attempts::default();
@@ -246,7 +251,7 @@ impl Endpoint {
     }
 
     /// Makes the socket, where it is not in its place, and has the kubelet take the resource.
-    async fn register(&mut self, kubelet: Identity, is_in_place: bool) -> Result<(), String> {
+    async fn register(&mut self, is_in_place: bool) -> Result<(), String> {
         if !is_in_place {
             self.listen().map_err(|error| error.to_string())?;
         }
@@ -260,7 +265,6 @@ impl Endpoint {
         let answer = call::<_, api::Empty>(&socket, REGISTER, request, KUBELET_DEADLINE);
         let answer = answer.await;
         answer.map_err(|why| format!("the kubelet does not take it: {why}; trying again"))?;
-        self.registered = Some(kubelet);
         Ok(())
     }
 
