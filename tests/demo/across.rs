@@ -114,24 +114,13 @@ fn with_go_plugins(cluster: &Cluster) {
          as AWS has published it (ipvlan-conf-1), on two nodes, with the plugins that everybody has:",
     );
     let network = published().of_go();
-    let [first, second, _] = &cluster.nodes;
-    let pods = ["pod-1", "pod-2"].map(Pod::new);
-    // Both nodes give away the first address of the range.
-    take_first(second, &network);
-    let results = [
-        network.attach(&first.node, &pods[0], "net1"),
-        network.attach(&second.node, &pods[1], "net1"),
-    ];
-    let [own, peer] = results.each_ref().map(address_of);
-    println!("pod-1 on node-1 has {own}, pod-2 on node-2 has {peer}");
-    let answers = ping(&pods[0], &peer);
-    check(!answers, "pod-1 does not reach pod-2");
-    check(
-        cluster.owner(&peer).is_none(),
-        &format!("no ENI in the VPC has {peer}"),
-    );
-    network.detach(&first.node, &pods[0], "net1", &results[0]);
-    network.detach(&second.node, &pods[1], "net1", &results[1]);
+    on_two_nodes(cluster, &network, |pod, peer| {
+        check(!ping(pod, peer), "pod-1 does not reach pod-2");
+        check(
+            cluster.owner(peer).is_none(),
+            &format!("no ENI in the VPC has {peer}"),
+        );
+    });
 }
 
 /// The same network, for which nothing but the agent is new.
@@ -144,23 +133,32 @@ fn as_published(cluster: &Cluster) -> Vec<Agent> {
     let configuration: Value = serde_json::from_str(CONFIGURATION).expect("it is JSON");
     let start = |at: &AwsNode| Agent::start(at, &configuration);
     let agents: Vec<Agent> = cluster.nodes.iter().map(start).collect();
-    let network = published();
+    on_two_nodes(cluster, &published(), |pod, peer| {
+        wait_until(&format!("an ENI has {peer}"), || {
+            cluster.owner(peer).is_some()
+        });
+        pod.netns.await_ping(peer, None);
+        check(ping(pod, peer), "pod-1 reaches pod-2");
+    });
+    agents
+}
+
+/// Attaches a pod on each of two nodes, and shows what the first one makes of the other's
+/// address.
+fn on_two_nodes(cluster: &Cluster, network: &Network, show: impl FnOnce(&Pod, &str)) {
     let [first, second, _] = &cluster.nodes;
     let pods = ["pod-1", "pod-2"].map(Pod::new);
-    take_first(second, &network);
+    // Both nodes give away the first address of the range.
+    take_first(second, network);
     let results = [
         network.attach(&first.node, &pods[0], "net1"),
         network.attach(&second.node, &pods[1], "net1"),
     ];
-    let peer = address_of(&results[1]);
-    wait_until(&format!("an ENI has {peer}"), || {
-        cluster.owner(&peer).is_some()
-    });
-    pods[0].netns.await_ping(&peer, None);
-    check(ping(&pods[0], &peer), "pod-1 reaches pod-2");
+    let [own, peer] = results.each_ref().map(address_of);
+    println!("pod-1 on node-1 has {own}, pod-2 on node-2 has {peer}");
+    show(&pods[0], &peer);
     network.detach(&first.node, &pods[0], "net1", &results[0]);
     network.detach(&second.node, &pods[1], "net1", &results[1]);
-    agents
 }
 
 fn without_addresses(cluster: &Cluster) {

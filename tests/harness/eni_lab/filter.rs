@@ -1,5 +1,6 @@
 //! Filters and pages of the describing calls.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -21,6 +22,14 @@ pub(super) trait Described {
     /// What the values of the filter are compared with, or nothing when EC2 does not
     /// know the filter.
     fn values(&self, world: &World, filter: &str) -> Option<Vec<String>>;
+}
+
+/// The values of a filter about tags, of a thing that has these.
+fn tagged(tags: &BTreeMap<String, String>, filter: &str) -> Option<Vec<String>> {
+    match filter.strip_prefix("tag:") {
+        Some(key) => Some(tags.get(key).cloned().into_iter().collect()),
+        None => (filter == "tag-key").then(|| tags.keys().cloned().collect()),
+    }
 }
 
 /// The things with one of these ids, or all of them, that match every filter.
@@ -129,9 +138,6 @@ impl Described for Eni {
     }
 
     fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
-        if let Some(key) = filter.strip_prefix("tag:") {
-            return Some(self.tags.get(key).cloned().into_iter().collect());
-        }
         let attachment = self.attachment.as_ref();
         let primary = IpAddr::V4(self.primary);
         let all_ipv4 = std::iter::once(primary).chain(self.ipv4());
@@ -164,7 +170,6 @@ impl Described for Eni {
             "subnet-id" => vec![self.subnet.to_string()],
             "vpc-id" => vec![self.vpc.to_string()],
             "status" => vec![self.status().to_owned()],
-            "tag-key" => self.tags.keys().cloned().collect(),
             "private-ip-address" | "addresses.private-ip-address" => {
                 all_ipv4.map(|a| a.to_string()).collect()
             }
@@ -175,7 +180,7 @@ impl Described for Eni {
             "availability-zone" => vec![self.zone.clone()],
             "owner-id" => vec![ACCOUNT.to_owned()],
             "source-dest-check" => vec![self.source_dest_check.to_string()],
-            _ => return None,
+            _ => return tagged(&self.tags, filter),
         })
     }
 }
@@ -212,9 +217,6 @@ impl Described for Subnet {
     }
 
     fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
-        if let Some(key) = filter.strip_prefix("tag:") {
-            return Some(self.tags.get(key).cloned().into_iter().collect());
-        }
         Some(match filter {
             "subnet-id" => vec![self.id.to_string()],
             "vpc-id" => vec![self.vpc.to_string()],
@@ -223,9 +225,8 @@ impl Described for Subnet {
                 self.ipv6.iter().map(ToString::to_string).collect()
             }
             "availability-zone" => vec![self.zone.clone()],
-            "tag-key" => self.tags.keys().cloned().collect(),
             "state" => vec!["available".to_owned()],
-            _ => return None,
+            _ => return tagged(&self.tags, filter),
         })
     }
 }
@@ -236,15 +237,11 @@ impl Described for Group {
     }
 
     fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
-        if let Some(key) = filter.strip_prefix("tag:") {
-            return Some(self.tags.get(key).cloned().into_iter().collect());
-        }
         Some(match filter {
             "group-id" => vec![self.id.to_string()],
             "group-name" => vec![self.name.clone()],
             "vpc-id" => vec![self.vpc.to_string()],
-            "tag-key" => self.tags.keys().cloned().collect(),
-            _ => return None,
+            _ => return tagged(&self.tags, filter),
         })
     }
 }
