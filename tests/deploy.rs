@@ -214,29 +214,62 @@ fn instructions<'a>(text: &'a str, word: &str) -> Vec<Vec<&'a str>> {
         .collect()
 }
 
+/// The paths that the image's build has of the repository.
+fn copied_into_the_build(dockerfile: &str) -> BTreeSet<String> {
+    let instructions = instructions(dockerfile, "COPY ").into_iter();
+    let copies = instructions.filter(|words| !words[0].starts_with("--from"));
+    copies
+        .flat_map(|words| {
+            let (target, sources) = words.split_last().unwrap();
+            // What is copied elsewhere is not where the build looks for it.
+            let is_in_place = |source: &&&str| **source == *target || *target == "./";
+            assert!(sources.iter().all(|source| is_in_place(&source)), "{words:?}");
+            sources.iter().map(ToString::to_string).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The files of the repository that the image's build executes or reads by name.
+fn named_by_the_build(dockerfile: &str) -> BTreeSet<String> {
+    let runs = instructions(dockerfile, "RUN make ");
+    assert!(!runs.is_empty(), "the image is built in another way");
+    let mut named = BTreeSet::new();
+    for arguments in runs {
+        let mut make = std::process::Command::new("make");
+        let make = make.arg("--dry-run").args(arguments).current_dir(path("."));
+        let output = make.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let recipe = String::from_utf8(output.stdout).unwrap();
+        let words = recipe.split(|c: char| c.is_whitespace() || "\"';()".contains(c));
+        let is_of_repository = |word: &&str| {
+            Path::new(word).is_relative() && word.contains('/') && path(word).is_file()
+        };
+        named.extend(words.filter(is_of_repository).map(str::to_owned));
+    }
+    named
+}
+
 #[test]
 fn the_image_is_built_from_what_the_repository_has() {
     let dockerfile = text("deploy/Dockerfile");
-    let mut copied = BTreeSet::new();
-    for words in instructions(&dockerfile, "COPY ") {
-        if words[0].starts_with("--from") {
-            continue;
-        }
-        for source in &words[..words.len() - 1] {
-            assert!(path(source).exists(), "{source}");
-            copied.insert((*source).to_owned());
-        }
+    let copied = copied_into_the_build(&dockerfile);
+    for source in &copied {
+        assert!(path(source).exists(), "{source}");
     }
     let workspace = text("Cargo.toml");
     let members = workspace
         .lines()
         .find_map(|line| line.strip_prefix("members = "))
         .unwrap();
-    for member in serde_json::from_str::<Vec<String>>(members).unwrap() {
-        let is_copied = Path::new(&member)
+    let mut needed: BTreeSet<String> = serde_json::from_str(members).unwrap();
+    let named = named_by_the_build(&dockerfile);
+    assert!(named.contains("deploy/manual"), "{named:?}");
+    needed.extend(named);
+    for name in needed {
+        let is_copied = Path::new(&name)
             .ancestors()
             .any(|path| copied.contains(&path.display().to_string()));
-        assert!(is_copied, "{member} is not copied");
+        assert!(is_copied, "{name} is not copied");
     }
     let toolchain = text("rust-toolchain.toml");
     let version = dockerfile
