@@ -109,12 +109,20 @@ impl Error {
         self
     }
 
+    /// The same error, of a thing that does not exist: [`Error::is_not_found`], for who has looked
+    /// for it without an answer of the system.
+    #[must_use]
+    pub fn not_found(mut self) -> Self {
+        self.errno = Some(nix::libc::ENODEV);
+        self
+    }
+
     /// The system's error number, where the system was the cause.
     pub fn errno(&self) -> Option<i32> {
         self.errno
     }
 
-    /// Whether the system said that the thing does not exist.
+    /// Whether the thing does not exist, as the system said or who looked for it.
     pub fn is_not_found(&self) -> bool {
         use nix::libc::{ENODEV, ENOENT, ENXIO, ESRCH};
         matches!(self.errno, Some(ENOENT | ENODEV | ENXIO | ESRCH))

@@ -19,10 +19,12 @@ pub(crate) mod wanted;
 use common::attach::inventory::Inventory;
 use common::error::Result;
 
+use self::record::Record;
 use self::wanted::Wanted;
 
 /// Whether there is nothing to do, by what the node knows without asking EC2: the inventory has
-/// all that is wanted, and nothing is begun.
+/// all that is wanted, and nothing is begun. What is only kept until EC2 is certain of it counts
+/// as done until then.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file that cannot be read.
@@ -35,5 +37,7 @@ pub(crate) fn is_complete(inventory: &Inventory, wanted: &[Wanted]) -> Result<bo
             .count();
         u32::try_from(count).is_ok_and(|count| count >= wanted.count)
     };
-    Ok(wanted.iter().all(is_there) && record::all()?.is_empty())
+    let is_known = |id: &str| inventory.enis.iter().any(|eni| eni.id == id);
+    let is_done = |record: &Record| record.only_settles() && record.eni().is_some_and(is_known);
+    Ok(wanted.iter().all(is_there) && record::all()?.iter().all(is_done))
 }

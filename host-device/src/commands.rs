@@ -4,7 +4,7 @@
 //! `common::attach` leads an attachment through its life.
 
 use common::attach::turn::Turn;
-use common::attach::{self, Interface, Placed, Release, Sandbox, Sides};
+use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, awaited};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::Result;
@@ -47,8 +47,11 @@ impl Interface for HostDevice {
     }
 
     fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Device, Option<Turn>)> {
-        let devices = Turn::of_devices()?;
-        Ok((plan::plan(args, &self.config, sides)?, devices))
+        // Who waits for a device that is still being attached has no turn meanwhile.
+        awaited::find(|| {
+            let devices = Turn::of_devices()?;
+            Ok((plan::plan(args, &self.config, sides)?, devices))
+        })
     }
 
     /// The device comes back at once when something else still uses it in the container.

@@ -3,7 +3,7 @@
 
 use common::attach::Configuration;
 use common::cni::args::ConfArgs;
-use common::error::{ErrorCode, Errors, Result};
+use common::error::{Error, ErrorCode, Errors, Result};
 
 use crate::config::{DeviceSelector, is_device_per_container};
 use crate::device::Device;
@@ -34,7 +34,8 @@ pub fn find_device(
             !r.device.returned && r.device.is_selected_by(selector) && r.is_alive().unwrap_or(false)
         });
         match holders.next() {
-            Some(r) => error.with_details(format!(
+            // It exists; who waits for it waits for a container to end.
+            Some(r) => Error::new(error.code, error.msg).with_details(format!(
                 "container {} has it as {:?}",
                 r.container_id,
                 r.ifname.as_str()

@@ -1,6 +1,5 @@
 //! What is recorded of a device before it moves: which one it is, and what it gets back.
 
-use common::attach::awaited;
 use common::attach::requested_mac::requested_mac;
 use common::attach::{Sandbox, Sides};
 use common::cni::args::CmdArgs;
@@ -24,7 +23,7 @@ use crate::{device_info, in_use, keep, unrecorded};
 pub fn plan(args: &CmdArgs, config: &Config, sides: &mut Sides) -> Result<Device> {
     let host = &mut sides.node;
     let known = recover(host)?;
-    let device = awaited::find(|| find_or_name_device(args, config, host))?;
+    let device = find_or_name_device(args, config, host)?;
     device.require_mac(requested_mac(args)?)?;
     require_movable(&device, &mut sides.sandbox, &args.ifname)?;
     let device = plan_return(device, &config.options, host)?;

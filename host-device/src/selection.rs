@@ -11,7 +11,7 @@ use crate::config::DeviceSelector;
 use crate::device::{Device, Mode};
 use crate::identity::narrow;
 use crate::options::DPDK_DRIVERS;
-use crate::sysfs::{driver_of, interfaces_in, missing};
+use crate::sysfs::{driver_of, interfaces_in, missing, not_one};
 
 /// Where the kernel lists auxiliary devices, such as scalable functions.
 const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
@@ -66,7 +66,8 @@ fn device_of_id(id: &str) -> Result<BusDevice> {
     }
     Err(Error::internal(format!(
         "runtime config DeviceID {id} not found or unsupported"
-    )))
+    ))
+    .not_found())
 }
 
 fn by_pci_address(netlink: &mut Netlink, address: &PciAddress) -> Result<Device> {
@@ -124,7 +125,7 @@ fn by_hwaddr<'a>(links: &'a [Link], mac: &str) -> Result<&'a Link> {
         _ => {
             let names: Vec<&str> = same.iter().map(|l| l.name.as_str()).collect();
             let names = names.join(", ");
-            Err(missing(&format!("hardware address {mac} is ambiguous")).with_details(names))
+            Err(not_one(&format!("hardware address {mac} is ambiguous")).with_details(names))
         }
     }
 }

@@ -81,5 +81,10 @@ pub fn sysfs_number(name: &str) -> Result<Option<u64>> {
 
 /// The error of the Go plugin for a device that is not there.
 pub fn missing(why: &str) -> Error {
+    not_one(why).not_found()
+}
+
+/// The same for one that is not to be told from others.
+pub fn not_one(why: &str) -> Error {
     Error::internal(format!("failed to find host device: {why}"))
 }

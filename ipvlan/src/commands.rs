@@ -39,8 +39,13 @@ impl Interface for Ipvlan {
     }
 
     fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Device, Link)> {
-        let netlink = sides.socket(self.conf.link_in_container);
-        let master = awaited::find(|| master::find(&self.conf, netlink))?;
+        let in_container = self.conf.link_in_container;
+        let netlink = sides.socket(in_container);
+        // Nobody attaches an ENI to a container.
+        let master = match in_container {
+            true => master::find(&self.conf, netlink)?,
+            false => awaited::find(|| master::find(&self.conf, netlink))?,
+        };
         sides.sandbox.require_absent(&args.ifname)?;
         Ok((Device::of(&self.conf, &master, args, sides)?, master))
     }

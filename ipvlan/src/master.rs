@@ -86,7 +86,9 @@ pub fn pci_id(master: &Link, in_container: bool) -> String {
 pub fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link> {
     let found = netlink.link_by_name(name)?;
     found.ok_or_else(|| {
-        Error::config(format!("failed to lookup master {name:?}")).with_details("Link not found")
+        Error::config(format!("failed to lookup master {name:?}"))
+            .with_details("Link not found")
+            .not_found()
     })
 }
 

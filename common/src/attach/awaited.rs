@@ -6,46 +6,53 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::files::lock::Lock;
+use crate::files::lock;
 use crate::say;
 
-/// Held by who attaches ENIs to the node.
+/// Held by who attaches ENIs to the node, or detaches them.
 pub const LOCK: &str = "/run/eni-cni/.attach.lock";
 /// A runtime gives up after minutes, and has more to do than this.
 const DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What `find` finds on the node. Where it finds nothing and ENIs are being attached, it looks
-/// again until they are, or for a minute.
+/// What `find` finds on the node. Where that does not exist ([`Error::is_not_found`]) and ENIs are
+/// being attached, it looks again until they are, or for a minute. Nothing waits for any other
+/// error. `find` is to hold nothing that others wait for when it returns an error.
 ///
 /// # Errors
 /// Those of `find`.
 pub fn find<T>(mut find: impl FnMut() -> Result<T>) -> Result<T> {
     let missing = match find() {
-        Err(error) => error,
-        found => return found,
+        Err(error) if error.is_not_found() => error,
+        outcome => return outcome,
     };
     if !is_attaching() {
         // They may have been attached since.
         return find();
     }
-    say!("{missing}; waiting for the ENIs that are being attached");
-    let deadline = Instant::now() + DEADLINE;
-    while is_attaching() && Instant::now() < deadline {
-        if let Ok(found) = find() {
-            return Ok(found);
-        }
+    say!("{missing}; waiting for the ENIs that are being attached or detached");
+    let begun = Instant::now();
+    loop {
         thread::sleep(LOOK);
+        // What was attached before this look is found by the next line.
+        let is_over = !is_attaching();
+        match find() {
+            Err(error) if error.is_not_found() => match begun.elapsed() >= DEADLINE {
+                _ if is_over => return Err(error),
+                true => return Err(still_attaching(error)),
+                false => {}
+            },
+            outcome => {
+                say!("waited {:.1} s for it", begun.elapsed().as_secs_f64());
+                return outcome;
+            }
+        }
     }
-    find().map_err(|error| match is_attaching() {
-        true => still_attaching(error),
-        false => error,
-    })
 }
 
 fn still_attaching(error: Error) -> Error {
     let seconds = DEADLINE.as_secs();
-    let more = format!("ENIs are still being attached after {seconds} s");
+    let more = format!("ENIs are still being attached or detached after {seconds} s");
     let details = match error.details.as_str() {
         "" => more,
         details => format!("{details}; {more}"),
@@ -55,6 +62,5 @@ fn still_attaching(error: Error) -> Error {
 
 /// Whether somebody attaches ENIs to this node now.
 fn is_attaching() -> bool {
-    let taken = Lock::take_existing(Path::new(LOCK), Duration::ZERO);
-    taken.is_err_and(|error| error.code == ErrorCode::TRY_AGAIN)
+    lock::is_held(Path::new(LOCK))
 }

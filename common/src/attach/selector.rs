@@ -119,12 +119,12 @@ impl MasterSelector {
         match matching.as_slice() {
             [link] => Ok((*link).clone()),
             [] => Err(
-                Error::config(format!("no interface matches masterSelector {self}")).with_details(
-                    format!(
+                Error::config(format!("no interface matches masterSelector {self}"))
+                    .with_details(format!(
                         "candidates: {}",
                         describe(&links.iter().collect::<Vec<_>>())
-                    ),
-                ),
+                    ))
+                    .not_found(),
             ),
             several => Err(Error::config(format!(
                 "several interfaces match masterSelector {self}"
@@ -246,7 +246,9 @@ fn no_inventory() -> Error {
         "masterSelector needs {}, which eni-sync writes",
         inventory::PATH
     );
-    Error::config(msg).with_details("there is no such file")
+    Error::config(msg)
+        .with_details("there is no such file")
+        .not_found()
 }
 
 fn invalid(key: &str, value: &str) -> Error {

@@ -79,6 +79,16 @@ impl Lock {
     }
 }
 
+/// Whether somebody holds the lock `path`. Those who only ask do not see each other.
+#[expect(clippy::disallowed_methods, reason = "this is the module that locks")]
+pub fn is_held(path: &Path) -> bool {
+    let held = io::ErrorKind::WouldBlock;
+    // What cannot be opened, nobody can lock either.
+    open(path, 0).is_ok_and(|file| {
+        fs2::FileExt::try_lock_shared(&file).is_err_and(|cause| cause.kind() == held)
+    })
+}
+
 /// Locks one byte of `file`, at `offset`, until the file is closed. `what` is what the byte
 /// stands for.
 ///
@@ -220,6 +230,20 @@ mod tests {
         drop(Lock::take(&path, DEADLINE).unwrap());
         let _held = Lock::take_existing(&path, DEADLINE).unwrap().unwrap();
         Lock::take(&path, Duration::ZERO).unwrap_err();
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "this is the module that locks")]
+    fn who_asks_whether_a_lock_is_held_is_not_taken_for_its_holder() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        assert!(!is_held(&path));
+        let held = Lock::take(&path, DEADLINE).unwrap();
+        assert!(is_held(&path));
+        drop(held);
+        let asking = open(&path, 0).unwrap();
+        fs2::FileExt::try_lock_shared(&asking).unwrap();
+        assert!(!is_held(&path));
     }
 
     #[test]

@@ -78,10 +78,10 @@ impl Pass<'_> {
         let instance = self.look.identity.instance_id.clone();
         let eni = record.description(made, instance, place, attachment);
         self.add(eni.clone());
+        let (name, id) = (&record.network, &made.eni);
+        (self.tell)(Step::Attached { name, eni: id });
         self.protect(&eni)?;
-        let (name, eni) = (&record.network, &made.eni);
-        (self.tell)(Step::Attached { name, eni });
-        Ok(())
+        self.keep_until_settled(record)
     }
 
     fn add(&mut self, eni: Description) {
@@ -115,10 +115,10 @@ impl Pass<'_> {
         match found {
             Some(eni) if eni.instance_id.as_ref() == Some(own) => {
                 self.add(eni.clone());
-                match eni.delete_on_termination {
-                    true => Ok(()),
-                    false => self.protect(&eni),
+                if !eni.delete_on_termination {
+                    self.protect(&eni)?;
                 }
+                self.keep_until_settled(record)
             }
             Some(eni) if eni.instance_id.is_some() => {
                 let other = eni.instance_id.unwrap_or_default();

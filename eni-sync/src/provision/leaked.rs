@@ -50,7 +50,7 @@ pub(crate) fn delete(aws: &Aws, dry_run: bool) -> Result<Vec<String>> {
         let what = format!("delete {}, whose instance has gone", eni.id);
         let outcome = match dry_run {
             true => Ok(()),
-            false => ec2.delete(&eni.id),
+            false => ec2.delete(&eni.id).map(drop),
         };
         let outcome = outcome.map_err(|failure| explained(&failure, &what));
         if errors.keep(outcome).is_some() {

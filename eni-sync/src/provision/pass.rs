@@ -95,12 +95,16 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether EC2 shows the ENI attached, to go with the instance.
+    /// Whether EC2 shows the ENI attached, to go with the instance, and no description can be
+    /// older than that.
     fn is_done(&self, record: &Record) -> bool {
-        let made = record.made.as_ref();
-        let is_its = |eni: &&Description| made.is_some_and(|made| made.eni == eni.id);
-        let found = self.look.enis.iter().find(is_its);
-        found.is_some_and(|eni| eni.delete_on_termination)
+        let found = record.eni().and_then(|id| self.shown(id));
+        found.is_some_and(|eni| eni.delete_on_termination) && record.has_settled()
+    }
+
+    /// The ENI as EC2 shows it on the node.
+    fn shown(&self, id: &str) -> Option<&Description> {
+        self.look.enis.iter().find(|eni| eni.id == id)
     }
 
     fn resume(&mut self, record: &Record) -> Result<()> {
@@ -110,16 +114,34 @@ impl Pass<'_> {
         let Some(made) = &record.made else {
             return Ok(());
         };
-        if self.look.enis.iter().any(|eni| eni.id == made.eni) {
-            return Ok(());
+        if let Some(eni) = self.shown(&made.eni).cloned() {
+            if !eni.delete_on_termination {
+                self.protect(&eni)?;
+            }
+            return self.keep_until_settled(&record);
         }
         let wanted = self.wanted.iter().find(|w| w.name == record.network);
         match wanted.is_some_and(|wanted| place::missing(&self.look.enis, wanted) > 0) {
             true => self.attach(&record, made),
-            false => self
-                .delete(&made.eni)
-                .and_then(|()| self.records.remove(&record)),
+            false => self.delete_recorded(&record, &made.eni),
         }
+    }
+
+    /// Keeps the record of an ENI that is attached for as long as descriptions may be older:
+    /// without it, one that does not show the ENI would have another one created.
+    pub(super) fn keep_until_settled(&self, record: &Record) -> Result<()> {
+        match record.attached() {
+            Some(attached) => self.records.write(&attached),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes what is not wanted any more. An ENI that EC2 does not know may be too new for it.
+    fn delete_recorded(&mut self, record: &Record, eni: &str) -> Result<()> {
+        if self.delete(eni)? || record.has_settled() {
+            return self.records.remove(record);
+        }
+        Ok(())
     }
 
     /// What is begun and cannot be completed yet is neither there nor missing.
@@ -233,17 +255,20 @@ impl Pass<'_> {
     /// Deletes what was created for this node and nobody wants, as far as it was looked for.
     fn delete_left(&mut self) {
         for eni in self.left.take().unwrap_or_default() {
-            let outcome = self.delete(&eni.id);
+            let outcome = self.delete(&eni.id).map(drop);
             self.keep(eni.network().unwrap_or_default(), outcome);
         }
     }
 
-    fn delete(&mut self, eni: &str) -> Result<()> {
+    /// Deletes an ENI, and returns whether EC2 knew it.
+    fn delete(&mut self, eni: &str) -> Result<bool> {
         let what = format!("delete {eni}, which nobody wants");
         let outcome = self.ec2.delete(eni);
-        outcome.map_err(|failure| explained(&failure, &what))?;
-        (self.tell)(Step::Deleted { eni });
-        Ok(())
+        let is_known = outcome.map_err(|failure| explained(&failure, &what))?;
+        if is_known {
+            (self.tell)(Step::Deleted { eni });
+        }
+        Ok(is_known)
     }
 
     /// Whether an ENI was created for this node.

@@ -41,6 +41,9 @@ pub(super) struct Record {
     pub(super) made: Option<Made>,
     /// When the record was written first.
     since: Timestamp,
+    /// Whether it is about to be taken off the node.
+    #[serde(default)]
+    pub(super) leaving: bool,
 }
 
 /// An ENI as EC2 has created it.
@@ -52,6 +55,12 @@ pub(super) struct Made {
     pub(super) subnet_id: String,
     pub(super) vpc_id: String,
     pub(super) primary: Vec<IpAddr>,
+    /// When EC2 has said that it has created it.
+    #[serde(default)]
+    created: Timestamp,
+    /// When it was first known to be attached to this node, and to go with it.
+    #[serde(default)]
+    attached: Option<Timestamp>,
 }
 
 impl Made {
@@ -62,6 +71,8 @@ impl Made {
             subnet_id: eni.subnet_id.clone(),
             vpc_id: eni.vpc_id.clone(),
             primary: eni.primary.clone(),
+            created: now(),
+            attached: None,
         }
     }
 }
@@ -75,6 +86,7 @@ impl Record {
             request,
             made: None,
             since: now(),
+            leaving: false,
         }
     }
 
@@ -120,9 +132,37 @@ impl Record {
         }
     }
 
-    /// Whether EC2 must know the ENI by now, if there is one.
+    /// The record of an ENI that is attached, and goes with the instance, from now on; nothing
+    /// when it says so already.
+    pub(super) fn attached(&self) -> Option<Self> {
+        let made = self.made.as_ref().filter(|made| made.attached.is_none())?;
+        let attached = Some(now());
+        Some(Self {
+            made: Some(Made {
+                attached,
+                ..made.clone()
+            }),
+            ..self.clone()
+        })
+    }
+
+    /// Whether the record is only kept until no description can be older than what it is about.
+    pub(super) fn only_settles(&self) -> bool {
+        let is_attached = self
+            .made
+            .as_ref()
+            .is_some_and(|made| made.attached.is_some());
+        is_attached && !self.leaving && !self.has_settled()
+    }
+
+    /// Whether EC2 must know by now what has become of the ENI, if there is one: what it says
+    /// sooner may be older than what it has done. A request can be answered long after it was
+    /// written down, so the time counts from the answer.
     pub(super) fn has_settled(&self) -> bool {
-        now() >= self.since.saturating_add(SETTLED)
+        let made = self.made.iter();
+        let heard = made.flat_map(|made| [Some(made.created), made.attached]);
+        let last = heard.flatten().fold(self.since, Timestamp::max);
+        now() >= last.saturating_add(SETTLED)
     }
 }
 
@@ -170,6 +210,16 @@ impl Records {
         file::replace_durably(&path, &text).map_err(failed)
     }
 
+    /// Removes every record of an ENI that is deleted.
+    ///
+    /// # Errors
+    /// As for [`all`] and [`Records::remove`].
+    pub(super) fn forget(&self, eni: &str) -> Result<()> {
+        let all = self.all()?;
+        let mut own = all.iter().filter(|record| record.eni() == Some(eni));
+        own.try_for_each(|record| self.remove(record))
+    }
+
     /// Removes the record of an ENI that needs none any more.
     ///
     /// # Errors
@@ -181,6 +231,7 @@ impl Records {
     }
 }
 
+/// The file of a record.
 fn path(record: &Record) -> PathBuf {
     Path::new(ROOT).join(format!("{}.json", record.request.token))
 }
@@ -220,4 +271,49 @@ fn read(path: &Path) -> Result<Record> {
         );
         Error::new(ErrorCode::DECODING, msg).with_details(details)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vpc::ec2::Place;
+
+    fn record(since: Timestamp) -> Record {
+        let place = Place {
+            network_card: 0,
+            device_index: 1,
+        };
+        let eni = Description::planned("i-1".to_owned(), "pods", place);
+        Record {
+            since,
+            ..Record::of_left("pods", 0, &eni)
+        }
+    }
+
+    #[test]
+    fn a_record_settles_after_the_answer_and_not_after_the_request() {
+        let long_ago = now() - 10 * SETTLED;
+        let mut record = record(long_ago);
+        assert!(!record.has_settled());
+        let made = record.made.as_mut().unwrap();
+        made.created = long_ago;
+        assert!(record.has_settled());
+        let attached = record.attached().unwrap();
+        assert!(!attached.has_settled() && attached.only_settles());
+        assert_eq!(attached.attached(), None);
+        record.made = None;
+        assert!(record.has_settled());
+        record.since = now();
+        assert!(!record.has_settled());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_has_settled() {
+        let text = r#"{"network": "pods", "networkCard": 0, "since": 1, "request": {
+            "token": "t", "subnetId": "s", "groups": [], "tags": {}, "primary": null,
+            "description": ""}, "made": {"eni": "eni-1", "mac": "m", "subnetId": "s",
+            "vpcId": "v", "primary": []}}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert!(record.has_settled() && !record.leaving);
+    }
 }

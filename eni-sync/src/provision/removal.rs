@@ -128,7 +128,7 @@ fn remove(ec2: &Ec2, records: &Records, eni: &Description) -> Result<()> {
     let deadline = Instant::now() + DETACHES;
     loop {
         match ec2.delete(&eni.id) {
-            Ok(()) => return records.remove(&record),
+            Ok(_) => return records.forget(&eni.id),
             // It takes some seconds until the instance has given it up.
             Err(failure) if failure.kind == Kind::Invalid && Instant::now() < deadline => {
                 thread::sleep(LOOK);

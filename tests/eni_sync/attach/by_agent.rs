@@ -7,7 +7,7 @@ use harness::eni_lab::Hold;
 use harness::{Agent, AwsNode, Host};
 use serde_json::{Value, json};
 
-use super::{CREATE, DESCRIBE, Site, attached, call, records};
+use super::{CREATE, DESCRIBE, Site, attached, call, inventory, let_records_settle, records};
 use crate::eni_sync::fixture::{DEADLINE, eventually};
 use crate::eni_sync::killed;
 
@@ -35,6 +35,10 @@ fn an_agent_attaches_what_is_missing_and_asks_for_nothing_then() {
     let agent = Agent::start(&node, &configuration);
     assert!(eventually(|| has(&site, &node, 2)), "{}", agent.log());
     site.assert_exactly(&node, &[("user", 2)], "by the agent");
+    // The agent has written down that they are attached when it has the inventory.
+    let known = || inventory(&node)["enis"].as_array().map_or(0, Vec::len);
+    assert!(eventually(|| known() == 3), "{}", agent.log());
+    let_records_settle(&node);
     assert!(eventually(|| records(&node) == 0), "{}", agent.log());
     let lost = site.enis().remove(0).id;
     site.lab.detach_eni(&lost);

@@ -9,7 +9,7 @@ use harness::eni_lab::Hold;
 use harness::fault::{Counted, Fault, Strike, each_system_call};
 use harness::{AwsNode, Call};
 
-use super::{ATTACH, CREATE, MODIFY, Site, attached, call};
+use super::{ATTACH, CREATE, MODIFY, Site, attached, call, let_records_settle, unknown};
 use crate::eni_sync::killed;
 
 /// At least as many system calls as `attach` makes that change something.
@@ -101,4 +101,51 @@ fn what_was_begun_and_is_not_wanted_any_more_is_deleted() {
     assert_eq!(site.enis().len(), 1);
     attached(&node, &site.configuration(&[site.wanted("user", 1)]));
     site.assert_exactly(&node, &[("user", 1)], "not wanted");
+}
+
+#[test]
+fn an_eni_whose_request_is_older_than_itself_is_not_taken_for_deleted() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    let call = call(&node, &configuration, &[]);
+    kill_held(&node, &call, CREATE, Hold::BeforeCommit);
+    let_records_settle(&node);
+    let lag = Duration::from_secs(2);
+    // What is there already is known for longer.
+    assert!(!site.lab.wait_until(lag, |_| false));
+    site.lab.rules(|rules| rules.describe_lag = lag);
+    site.lab.fail_next(ATTACH, 1, unknown());
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 1)], "too new");
+}
+
+#[test]
+fn an_eni_that_is_too_new_to_be_deleted_is_deleted_by_a_later_start() {
+    let site = Site::new();
+    let node = site.node();
+    let after = site.configuration(&[site.wanted("user", 1)]);
+    attached(&node, &after);
+    let before = site.configuration(&[site.wanted("user", 1), site.wanted("old", 1)]);
+    let call = call(&node, &before, &[]);
+    kill_held(&node, &call, CREATE, Hold::BeforeCommit);
+    site.lab.fail_next("DeleteNetworkInterface", 1, unknown());
+    attached(&node, &after);
+    attached(&node, &after);
+    site.assert_exactly(&node, &[("user", 1)], "deleted later");
+}
+
+#[test]
+fn a_description_that_is_older_than_the_one_before_makes_no_eni_too_many() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    let lag = Duration::from_secs(4);
+    // What is there already is known for longer.
+    assert!(!site.lab.wait_until(lag, |_| false));
+    attached(&node, &configuration);
+    attached(&node, &configuration);
+    site.lab.rules(|rules| rules.describe_lag = lag);
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 1)], "older");
 }

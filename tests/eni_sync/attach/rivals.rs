@@ -5,7 +5,7 @@ use std::thread;
 
 use harness::eni_lab::{Bucket, Buckets, Fault, Shown};
 
-use super::{ATTACH, CREATE, Site, attach, attached, records};
+use super::{ATTACH, CREATE, Site, attach, attached, records, unknown};
 
 fn of_vpc_cni(site: &Site) -> usize {
     let all = site.lab.all_enis();
@@ -74,12 +74,7 @@ fn an_index_that_is_refused_again_and_again_is_given_up_after_some_attempts() {
 fn an_eni_that_ec2_does_not_know_yet_is_attached_all_the_same() {
     let site = Site::new();
     let node = site.node();
-    let unknown = Fault::Error {
-        status: 400,
-        code: "InvalidNetworkInterfaceID.NotFound".to_owned(),
-        message: "The networkInterface ID does not exist".to_owned(),
-    };
-    site.lab.fail_next(ATTACH, 1, unknown);
+    site.lab.fail_next(ATTACH, 1, unknown());
     attached(&node, &site.configuration(&[site.wanted("user", 1)]));
     site.assert_exactly(&node, &[("user", 1)], "unknown");
     assert_eq!(site.lab.calls()[CREATE], 1);

@@ -4,7 +4,7 @@ use harness::eni_lab::Hold;
 use harness::{AwsNode, Host, Output, Pod};
 use serde_json::{Value, json};
 
-use super::{Site, attached, call, records};
+use super::{Site, attached, call, let_records_settle, records};
 use crate::eni_sync::fixture::prev_result;
 use crate::eni_sync::killed;
 
@@ -32,6 +32,7 @@ fn what_the_configuration_names_no_more_is_deleted_and_the_rest_stays() {
     let output = detach(&node, &both, &[]);
     assert_eq!(output.stdout, "nothing to detach\n", "{output}");
     let fewer = site.configuration(&[site.wanted("user", 1)]);
+    let_records_settle(&node);
     let report = attached(&node, &fewer);
     assert_eq!(report["unwanted"].as_array().unwrap().len(), 2, "{report}");
     let preview = detach(&node, &fewer, &["--dry-run"]);

@@ -1,27 +1,83 @@
 //! A pod that starts while its ENI is still being attached.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStderr, ExitStatus, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use harness::eni_lab::Hold;
-use harness::{AwsNode, Call, Output, Pod};
+use harness::{AwsNode, Call, Host, Output, Pod};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
-use super::{ATTACH, Site, attach};
+use super::{ATTACH, Site, attach, attached};
 use crate::eni_sync::fixture::DEADLINE;
 
-/// A pod gets the whole ENI that is `ens6` when it is attached.
-fn add(node: &AwsNode, pod: &Pod) -> Output {
+/// What a plugin says that waits.
+const SAID: &str = "waiting for the ENIs that are being attached";
+
+/// A pod gets the whole ENI that has this interface when it is attached.
+fn call(command: &str, device: &str, pod: &Pod) -> Call {
     let conf = json!({
-        "cniVersion": "1.1.0", "name": "whole", "type": "host-device", "device": "ens6",
+        "cniVersion": "1.1.0", "name": "whole", "type": "host-device", "device": device,
     });
-    node.node.run(
-        &Call::ours("host-device", "ADD")
-            .conf(&conf)
-            .pod(pod, "net1"),
-    )
+    Call::ours("host-device", command)
+        .conf(&conf)
+        .pod(pod, "net1")
+}
+
+fn add(node: &AwsNode, pod: &Pod) -> Output {
+    node.node.run(&call("ADD", "ens6", pod))
+}
+
+/// An ADD that has said that it waits.
+struct Waiting {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    said: String,
+}
+
+impl Waiting {
+    fn start(node: &AwsNode, call: &Call) -> Self {
+        let mut process = call.process();
+        process
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = node.node.inside(|| process.spawn().unwrap());
+        let stdin = child.stdin.take();
+        stdin.unwrap().write_all(call.input()).unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains(SAID) {
+            let read = stderr.read_line(&mut said).unwrap();
+            assert!(read > 0, "it does not wait: {said}");
+        }
+        Self {
+            child,
+            stderr,
+            said,
+        }
+    }
+
+    fn is_waiting(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Its status, and all that it has said.
+    fn end(mut self) -> (ExitStatus, String) {
+        self.stderr.read_to_string(&mut self.said).unwrap();
+        (self.child.wait().unwrap(), self.said)
+    }
+}
+
+/// The lock of who attaches ENIs, as long as the value lives.
+fn attaching(node: &AwsNode) -> Flock<File> {
+    let directory = node.run_directory().join("eni-cni");
+    fs::create_dir_all(&directory).unwrap();
+    let file = File::create(directory.join(".attach.lock")).unwrap();
+    let lock = Flock::lock(file, FlockArg::LockExclusive);
+    lock.map_err(|(_, errno)| errno).unwrap()
 }
 
 #[test]
@@ -34,14 +90,11 @@ fn a_pod_waits_for_its_eni_while_it_is_attached_and_says_so() {
     thread::scope(|scope| {
         let attaching = scope.spawn(|| attach(&node, &configuration, &[]));
         assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
-        let waiting = scope.spawn(|| add(&node, &pod));
-        thread::sleep(Duration::from_millis(500));
-        assert!(!waiting.is_finished());
+        let waiting = Waiting::start(&node, &call("ADD", "ens6", &pod));
         site.lab.release_held();
-        let output = waiting.join().unwrap();
-        output.clone().ok();
-        let said = "waiting for the ENIs that are being attached";
-        assert!(output.stderr.contains(said), "{output}");
+        let (status, said) = waiting.end();
+        assert!(status.success(), "{said}");
+        assert!(said.contains("waited "), "{said}");
         assert_eq!(attaching.join().unwrap().status, Some(0));
     });
 }
@@ -50,22 +103,62 @@ fn a_pod_waits_for_its_eni_while_it_is_attached_and_says_so() {
 fn a_pod_does_not_wait_when_nobody_attaches_anything() {
     let site = Site::new();
     let node = site.node();
-    let directory = node.run_directory().join("eni-cni");
-    fs::create_dir_all(&directory).unwrap();
-    let path = directory.join(".attach.lock");
-    let file = File::create(&path).unwrap();
+    drop(attaching(&node));
     let output = add(&node, &Pod::new("c1"));
     assert!(!output.stderr.contains("waiting"), "{output}");
     // What ends without an interface ends the wait, too.
-    let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
-    let lock = lock.unwrap();
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| add(&node, &Pod::new("c2")));
-        thread::sleep(Duration::from_millis(500));
-        assert!(!waiting.is_finished());
-        drop(lock);
-        let output = waiting.join().unwrap();
-        assert!(output.stderr.contains("waiting for the ENIs"), "{output}");
-        assert_eq!(output.status, Some(1), "{output}");
+    let lock = attaching(&node);
+    let pod = Pod::new("c2");
+    let mut waiting = Waiting::start(&node, &call("ADD", "ens6", &pod));
+    assert!(waiting.is_waiting());
+    drop(lock);
+    let (status, said) = waiting.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+}
+
+#[test]
+fn who_waits_for_an_eni_keeps_no_other_pod_from_its_device() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let [first, second, third] = ["c1", "c2", "c3"].map(Pod::new);
+    add(&node, &first).ok();
+    let lock = attaching(&node);
+    let mut waiting = Waiting::start(&node, &call("ADD", "ens7", &second));
+    node.node.run(&call("DEL", "ens6", &first)).ok();
+    add(&node, &third).ok();
+    assert!(waiting.is_waiting());
+    drop(lock);
+    let (status, said) = waiting.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+}
+
+#[test]
+fn only_what_does_not_exist_is_waited_for() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let [first, second] = ["c1", "c2"].map(Pod::new);
+    add(&node, &first).ok();
+    let _lock = attaching(&node);
+    // A pod has it.
+    let output = add(&node, &second);
+    assert!(output.error().details.contains("c1 has it"), "{output}");
+    assert!(!output.stderr.contains("waiting"), "{output}");
+    // An interface is built on it.
+    node.node.run(&call("DEL", "ens6", &first)).ok();
+    let upper = ["link", "add", "m1", "link", "ens6", "type", "macvlan"];
+    node.node.netns.ip(&upper);
+    let output = add(&node, &second);
+    output.error_code(7);
+    assert!(!output.stderr.contains("waiting"), "{output}");
+    // No ENI is attached to a container.
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "inside", "type": "ipvlan", "master": "net9",
+        "linkInContainer": true,
     });
+    let inside = Call::ours("ipvlan", "ADD").conf(&conf).pod(&second, "net1");
+    let output = node.node.run(&inside);
+    output.error_code(7);
+    assert!(!output.stderr.contains("waiting"), "{output}");
 }

@@ -149,16 +149,18 @@ impl Ec2 {
         unless_missing(journal::change(ACTION, eni, &[], answer))
     }
 
-    /// Deletes an ENI that is attached to nothing, which EC2 checks; one that does not exist
-    /// is what was wanted.
-    pub(crate) fn delete(&self, eni: &str) -> Outcome<()> {
+    /// Deletes an ENI that is attached to nothing, which EC2 checks. Returns whether EC2 knows
+    /// it: one that it does not know was deleted, or was created a moment ago.
+    pub(crate) fn delete(&self, eni: &str) -> Outcome<bool> {
         const ACTION: &str = "DeleteNetworkInterface";
         let request = |client: Client| {
             let request = client.delete_network_interface();
             request.network_interface_id(eni).send()
         };
         let answer = self.call(ACTION, Attempts::Many, request);
-        unless_missing(journal::change(ACTION, eni, &[], answer))
+        let answer = journal::change(ACTION, eni, &[], answer);
+        let is_known = answer.is_ok();
+        unless_missing(answer).map(|()| is_known)
     }
 }
 
