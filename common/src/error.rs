@@ -189,6 +189,11 @@ impl Errors {
         }
     }
 
+    /// Whether nothing went wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Success when nothing went wrong; a single error as it is; otherwise one
     /// error with the first one's code and every message.
     ///
@@ -201,5 +206,14 @@ impl Errors {
         let all: Vec<String> = self.0.iter().map(Error::to_string).collect();
         let first = self.0.first().map_or(ErrorCode::INTERNAL, |e| e.code);
         Err(Error::new(first, all.join("; ")))
+    }
+}
+
+impl IntoIterator for Errors {
+    type Item = Error;
+    type IntoIter = std::vec::IntoIter<Error>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }

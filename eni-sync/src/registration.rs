@@ -2,6 +2,7 @@
 //! registers, takes over, releases and compares addresses by them.
 
 pub(crate) mod assign;
+pub(crate) mod attached;
 pub(crate) mod choose;
 mod count;
 pub(crate) mod desired;

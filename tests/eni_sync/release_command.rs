@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use harness::{Output, Pod, Resident};
+use harness::{Call, Output, Pod, Resident};
 use serde_json::json;
 
 use super::fixture::{AwsNode, Vpc, eventually, ip};
@@ -376,4 +376,48 @@ fn a_primary_address_and_those_of_other_enis_are_not_what_others_have_left() {
             .contains("kept: it is the ENI's primary address"),
         "{output}"
     );
+}
+
+/// Nobody has to claim what a pod gets with a whole ENI, and a driver for user space shows it on
+/// no interface.
+#[test]
+fn the_addresses_of_a_pod_that_has_the_whole_eni_are_not_what_others_have_left() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let address = "10.0.4.30";
+    node.lab.assign(&node.eni, &[ip(address)]);
+    let pod = Pod::new("c1");
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "dpdk", "type": "host-device", "device": "ens6",
+    });
+    let call = |command| {
+        let call = Call::ours("host-device", command);
+        call.conf(&conf).pod(&pod, "net1")
+    };
+    node.run(&call("ADD")).ok();
+    // As a driver for user space takes it from the kernel.
+    pod.netns.ip(&["link", "del", "net1"]);
+    node.command(&["sync", "--once"]);
+    assert_eq!(node.ledger()[address], "adopted");
+    let whole = "kept: a pod may have it with the whole ENI: its interface is not on the node";
+    let recorded = "with the whole ENI: container c1, interface net1, network dpdk\n";
+    for kept in [whole, recorded] {
+        for more in [&["--foreign"][..], &["--force", "--address", address]] {
+            for dry in [&["--dry-run"][..], &[]] {
+                // Processes of others may be in namespaces that cannot be read for a moment.
+                assert!(eventually(|| {
+                    let output = release(&node, &[more, dry].concat(), 1);
+                    output.stdout.contains(kept)
+                }));
+                assert_eq!(node.addresses(), [address]);
+                assert_eq!(node.ledger()[address], "adopted");
+            }
+        }
+        // The attachment lives, and its device is not bound to the driver yet.
+        if kept == whole {
+            node.node.netns.ip(&[
+                "link", "add", "ens6", "address", &node.mac, "type", "veth", "peer", "name", "vpc6",
+            ]);
+        }
+    }
 }

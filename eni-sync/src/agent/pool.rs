@@ -51,7 +51,7 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
         let ledger = node.ledger.of_eni(&eni.id)?;
         let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut errors = Errors::default();
-        errors.keep(reclaim(&ledger, pool, kept));
+        errors.keep(reclaim(&ledger, pool, &eni, kept));
         // First out of the file, then off the ENI.
         errors.keep(shrink(&ledger, pool));
         errors.keep(write_ranges(&ledger, pool, &eni));
@@ -67,7 +67,7 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
 
 /// Takes addresses of the pool back whose cool-down is over, instead of giving them up,
 /// and those that were found on the ENI and that nobody has. EC2 has confirmed both.
-fn reclaim(ledger: &EniLedger, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
+fn reclaim(ledger: &EniLedger, pool: &Pool, eni: &Eni, kept: &mut Vec<String>) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let reclaimable = rules::reclaimable(&entries, now()).into_iter();
     let reclaimable = reclaimable.filter(|entry| pool.contains(entry.address));
@@ -85,7 +85,8 @@ fn reclaim(ledger: &EniLedger, pool: &Pool, kept: &mut Vec<String>) -> Result<()
                 back.push((*entry).clone());
             }
         }
-        for entry in release::without_living(ledger, back, kept)? {
+        let back = release::without_living(ledger, back, kept)?;
+        for entry in release::without_whole(ledger, &eni.mac, back, kept)? {
             release::change(ledger, entry, &Event::Pooled)?;
         }
     }

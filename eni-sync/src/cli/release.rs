@@ -15,6 +15,7 @@ use common::text::printable;
 
 use crate::cli::output;
 use crate::ledger::{EniLedger, Entry, Event, Ledger, Owner, State, now};
+use crate::registration::attached;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::release::{self, End, Ends};
@@ -198,6 +199,15 @@ fn enis(ledger: &Ledger, found: &[Description], selection: &Selection) -> Result
     Ok(enis)
 }
 
+/// What keeps addresses of an ENI.
+struct Seen {
+    living: Living,
+    /// The addresses whose files are no entries.
+    unreadable: HashMap<IpAddr, Error>,
+    /// Why those that nobody has claimed may be a pod's that has the whole ENI.
+    whole: Option<String>,
+}
+
 /// One ENI and what is to be done with it.
 struct Work<'a> {
     node: &'a Node<'a>,
@@ -211,27 +221,13 @@ impl Work<'_> {
             true => None,
             false => Some(self.ledger.take_turn(TURN_DEADLINE)?),
         };
-        let candidates = candidates(&self.ledger.read()?, self.actual()?.as_ref(), selection);
-        let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
-        let living = in_use::look_from(self.node.ledger, reach)?;
+        let actual = self.actual()?;
+        let candidates = candidates(&self.ledger.read()?, actual.as_ref(), selection);
+        let seen = self.look(actual.as_ref(), &candidates)?;
         let mut fates = Vec::new();
         let mut accepted = Vec::new();
-        let unreadable: HashMap<IpAddr, Error> = self.ledger.unreadable()?.into_iter().collect();
         for candidate in candidates {
-            if let Some(error) = unreadable.get(&candidate.address) {
-                fates.push((candidate.address, Fate::Kept(error.to_string())));
-                continue;
-            }
-            let reserved = match selection.foreign {
-                true => reserved::reservation(candidate.address)?,
-                false => None,
-            };
-            if let Some(path) = reserved {
-                let why = format!("host-local has it: {}", path.display());
-                fates.push((candidate.address, Fate::Kept(why)));
-                continue;
-            }
-            match candidate.reason_to_stay(&living, self.manner.force)? {
+            match self.reason_to_stay(&candidate, selection, &seen)? {
                 Some(why) => fates.push((candidate.address, Fate::Kept(why))),
                 None => accepted.push(candidate),
             }
@@ -243,6 +239,42 @@ impl Work<'_> {
         }
         fates.sort_by_key(|(address, _)| *address);
         Ok(fates)
+    }
+
+    /// Looks at all that may keep one of the candidates.
+    fn look(&self, actual: Option<&Description>, candidates: &[Candidate]) -> Result<Seen> {
+        let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
+        let is_any_unclaimed = candidates.iter().any(Candidate::is_unclaimed);
+        Ok(Seen {
+            living: in_use::look_from(self.node.ledger, reach)?,
+            unreadable: self.ledger.unreadable()?.into_iter().collect(),
+            whole: match actual.filter(|_| is_any_unclaimed) {
+                Some(eni) => attached::reason_to_keep(&eni.mac)?,
+                None => None,
+            },
+        })
+    }
+
+    /// Why an address is not released, if it is not.
+    fn reason_to_stay(
+        &self,
+        candidate: &Candidate,
+        selection: &Selection,
+        seen: &Seen,
+    ) -> Result<Option<String>> {
+        if let Some(error) = seen.unreadable.get(&candidate.address) {
+            return Ok(Some(error.to_string()));
+        }
+        let reserved = match selection.foreign {
+            true => reserved::reservation(candidate.address)?,
+            false => None,
+        };
+        if let Some(path) = reserved {
+            return Ok(Some(format!("host-local has it: {}", path.display())));
+        }
+        let why = candidate.reason_to_stay(&seen.living, self.manner.force)?;
+        let whole = seen.whole.as_ref().filter(|_| candidate.is_unclaimed());
+        Ok(why.or_else(|| whole.cloned()))
     }
 
     /// The ENI as it is now, if it is one of this node whose addresses may be removed.
@@ -300,6 +332,11 @@ impl Candidate {
             None => true,
             Some(entry) => entry.state == State::Adopted && entry.owner.is_none(),
         }
+    }
+
+    /// Whether somebody may have it who did not have to claim it.
+    fn is_unclaimed(&self) -> bool {
+        self.entry.as_ref().is_none_or(Entry::is_unclaimed)
     }
 
     fn owner(&self) -> Option<&Owner> {

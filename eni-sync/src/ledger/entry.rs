@@ -647,6 +647,12 @@ impl Entry {
         )
     }
 
+    /// Whether nobody is known to have the address, and EC2 has not chosen it for anybody who
+    /// has not got it: whoever has it may be somebody who did not have to claim it.
+    pub(crate) fn is_unclaimed(&self) -> bool {
+        self.owner.is_none() && !self.chosen
+    }
+
     /// Whether an attachment has the address or is about to.
     pub(crate) fn is_in_use(&self) -> bool {
         matches!(self.state, State::Held | State::Claiming { .. })

@@ -6,10 +6,9 @@ use std::collections::BTreeSet;
 use common::error::Result;
 use common::kernel::netlink::Link;
 use common::kernel::netns::Holders;
-use common::records::{Attachment, Records};
-use serde::de::DeserializeOwned;
 
 use crate::ledger::Ledger;
+use crate::registration::attached;
 use crate::registration::in_use::{self, Reach};
 use crate::vpc::ec2::Description;
 
@@ -19,9 +18,8 @@ use crate::vpc::ec2::Description;
 /// What cannot be read: it may be about a pod.
 pub(super) fn reasons(ledger: &Ledger, eni: &Description, links: &[Link]) -> Result<Vec<String>> {
     let mut reasons = BTreeSet::new();
-    if links.iter().all(|link| link.mac != eni.mac) {
-        let says = "its interface is not on the node: a pod or a driver for user space has it";
-        reasons.insert(says.to_owned());
+    if attached::is_elsewhere(links, &eni.mac) {
+        reasons.insert(attached::ELSEWHERE.to_owned());
     }
     let holders = Holders::default();
     for entry in ledger.of_eni(&eni.id)?.read()? {
@@ -35,40 +33,12 @@ pub(super) fn reasons(ledger: &Ledger, eni: &Description, links: &[Link]) -> Res
             entry.address
         ));
     }
-    let of_ipvlan = |device: &ipvlan::device::Device| device.master_mac.clone();
-    reasons.extend(attachments(&ipvlan::records(), &eni.mac, of_ipvlan)?);
-    let of_host_device = |device: &host_device::device::Device| device.mac.clone();
-    reasons.extend(attachments(
-        &host_device::records(),
-        &eni.mac,
-        of_host_device,
-    )?);
+    reasons.extend(attached::of_ipvlan(Some(&eni.mac))?);
+    reasons.extend(attached::of_host_device(Some(&eni.mac))?);
     let living = in_use::look_from(ledger, Reach::Processes)?;
     for address in &eni.secondary {
         let reason = living.reason_to_keep(*address, None);
         reasons.extend(reason.map(|why| format!("{address}: {why}")));
     }
     Ok(reasons.into_iter().collect())
-}
-
-/// The attachments on the ENI with this MAC address that have not ended.
-fn attachments<D: DeserializeOwned>(
-    records: &Records,
-    mac: &str,
-    of: impl Fn(&D) -> String,
-) -> Result<Vec<String>> {
-    let boot = common::records::boot_id()?;
-    let holders = Holders::default();
-    let is_here = |record: &&Attachment<D>| {
-        let presence = record.presence(&boot, &holders);
-        of(&record.device).eq_ignore_ascii_case(mac) && !presence.has_ended()
-    };
-    let all = records.all::<D>()?;
-    let name = |record: &Attachment<D>| {
-        format!(
-            "container {} has {} of network {}",
-            record.container_id, record.ifname, record.network
-        )
-    };
-    Ok(all.iter().filter(is_here).map(name).collect())
 }

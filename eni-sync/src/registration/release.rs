@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::error::{Errors, Result};
 
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
+use crate::registration::attached;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::free::free;
@@ -177,6 +178,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
         return Ok(ends);
     };
     eni::require_releasable(&actual)?;
+    let entries = keep_whole(ledger, &actual.mac, entries, &mut ends)?;
     let entries = look_for_withdrawn(ledger, entries, &actual, &mut ends)?;
     let entries = mark_asked(ledger, entries)?;
     for family in Family::ALL {
@@ -297,7 +299,35 @@ pub(crate) fn without_living(
     ended
 }
 
-/// The same; why others stay is in `ends` then.
+/// The same of those that nobody has claimed, on an ENI with this MAC address: a pod that has
+/// the ENI as a whole has them too.
+pub(crate) fn without_whole(
+    ledger: &EniLedger,
+    mac: &str,
+    entries: Vec<Entry>,
+    kept: &mut Vec<String>,
+) -> Result<Vec<Entry>> {
+    let mut ends = Ends::new();
+    let left = keep_whole(ledger, mac, entries, &mut ends);
+    kept.extend(reasons_to_keep(&ends));
+    left
+}
+
+fn keep_whole(
+    ledger: &EniLedger,
+    mac: &str,
+    entries: Vec<Entry>,
+    ends: &mut Ends,
+) -> Result<Vec<Entry>> {
+    if !entries.iter().any(Entry::is_unclaimed) {
+        return Ok(entries);
+    }
+    let whole = attached::reason_to_keep(mac)?;
+    let why = |entry: &Entry| whole.clone().filter(|_| entry.is_unclaimed());
+    keep(ledger, entries, ends, why)
+}
+
+/// As [`without_living`]; why others stay is in `ends` then.
 fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
     // Nobody looks into namespaces for nothing.
     if entries.is_empty() {
@@ -308,16 +338,28 @@ fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Resu
     let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
     let reach = Reach::to_release(entries.iter().map(|entry| entry.owner.as_ref()));
     let living = in_use::look(owners, reach)?;
-    let mut ended = Vec::new();
+    keep(ledger, entries, ends, |entry| {
+        reason_to_keep(entry, &living)
+    })
+}
+
+/// Postpones the addresses that there is a reason to keep, and returns the others.
+fn keep(
+    ledger: &EniLedger,
+    entries: Vec<Entry>,
+    ends: &mut Ends,
+    reason: impl Fn(&Entry) -> Option<String>,
+) -> Result<Vec<Entry>> {
+    let mut left = Vec::new();
     for entry in entries {
-        let Some(why) = reason_to_keep(&entry, &living) else {
-            ended.push(entry);
+        let Some(why) = reason(&entry) else {
+            left.push(entry);
             continue;
         };
         ends.insert(entry.address, End::Kept(why));
         postpone(ledger, entry, POSTPONED)?;
     }
-    Ok(ended)
+    Ok(left)
 }
 
 fn reason_to_keep(entry: &Entry, living: &Living) -> Option<String> {
