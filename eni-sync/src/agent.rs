@@ -22,7 +22,7 @@ mod plugins;
 mod pool;
 mod prefixes;
 mod reclaim;
-mod reserved;
+pub(crate) mod reserved;
 mod said;
 mod serve;
 mod shared;

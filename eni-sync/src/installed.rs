@@ -193,6 +193,19 @@ pub(crate) fn put(program: &Path, installed: &Path) -> io::Result<()> {
     })
 }
 
+/// Puts the program back that [`keep_replaced`] has kept. At any moment one of the two names is
+/// there, also on the disk.
+///
+/// # Errors
+/// Those of the file system; the copy is still kept then.
+pub(crate) fn put_back(kept: &Path, installed: &Path) -> io::Result<()> {
+    fs::rename(kept, installed)?;
+    for directory in [installed, kept].into_iter().filter_map(Path::parent) {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
 /// Gives a program that is installed one more name, as [`put`] does.
 ///
 /// # Errors

@@ -183,6 +183,18 @@ impl EniLedger {
         Ok(unreadable.collect())
     }
 
+    /// Whether it says nothing of any address or prefix, and EC2 was asked for none that it may
+    /// have given unheard.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory or a file.
+    pub(crate) fn is_empty(&self) -> Result<bool> {
+        let is_without_addresses = self.read()?.is_empty() && self.unreadable()?.is_empty();
+        let is_without_prefixes =
+            self.read_prefixes()?.is_empty() && self.unreadable_prefixes()?.is_empty();
+        Ok(is_without_addresses && is_without_prefixes && !self.is_unheard()?)
+    }
+
     fn create(&self) -> Result<()> {
         let failed = |cause| Error::io(format!("failed to create {:?}", self.directory), &cause);
         file::create_directory(&self.directory).map_err(failed)

@@ -22,6 +22,22 @@ use common::error::Result;
 use self::record::Record;
 use self::wanted::Wanted;
 
+/// The ENIs that are being created or deleted, by name. A record that cannot be read may be of
+/// one, and is named.
+///
+/// # Errors
+/// Code 5 naming the directory that cannot be listed.
+pub(crate) fn begun() -> Result<Vec<String>> {
+    let name = |found: Result<Record>| match found {
+        Ok(record) => {
+            let eni = record.eni().unwrap_or("an ENI that EC2 was asked for");
+            format!("{eni} of {}", record.network)
+        }
+        Err(error) => error.to_string(),
+    };
+    Ok(record::each()?.map(name).collect())
+}
+
 /// Whether there is nothing to do, by what the node knows without asking EC2: the inventory has
 /// all that is wanted, and nothing is begun. What is only kept until EC2 is certain of it counts
 /// as done until then.

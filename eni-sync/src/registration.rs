@@ -19,4 +19,4 @@ pub(crate) mod rules;
 pub(crate) mod shared;
 mod takeover;
 mod unassign;
-mod unheard;
+pub(crate) mod unheard;

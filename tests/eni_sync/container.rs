@@ -27,7 +27,17 @@ fn manifest() -> Value {
 }
 
 fn capabilities() -> Vec<Capability> {
-    let container = manifest();
+    added(&manifest())
+}
+
+/// The container of the Job that uninstalls.
+fn uninstalling() -> Value {
+    let text = fs::read_to_string(format!("{DEPLOY}/uninstall.yaml")).unwrap();
+    let job: Value = serde_yaml_ng::from_str(&text).unwrap();
+    job["spec"]["template"]["spec"]["containers"][0].clone()
+}
+
+fn added(container: &Value) -> Vec<Capability> {
     let added = &container["securityContext"]["capabilities"]["add"];
     let names = added.as_array().unwrap().iter();
     names
@@ -101,12 +111,22 @@ fn shipped() -> Value {
 
 /// Starts the agent in its container.
 fn start(node: &AwsNode, root: &Path, kept: &[Capability], configuration: &Value) -> Child {
+    let arguments: Vec<String> = serde_json::from_value(manifest()["args"].clone()).unwrap();
+    spawn(node, root, (kept, configuration), &arguments)
+}
+
+/// Starts the program in a container that has these capabilities and this configuration.
+fn spawn(
+    node: &AwsNode,
+    root: &Path,
+    (kept, configuration): (&[Capability], &Value),
+    arguments: &[String],
+) -> Child {
     let aws = node.call("");
     let mut call = Call::new("/plugins/eni-sync", "").without("CNI_COMMAND");
     for name in ["AWS_ENDPOINT_URL_EC2", "AWS_EC2_METADATA_SERVICE_ENDPOINT"] {
         call = call.env(name, &aws.variable(name));
     }
-    let arguments: Vec<String> = serde_json::from_value(manifest()["args"].clone()).unwrap();
     let log = File::create(node.run_directory().join("log")).unwrap();
     node.node.inside(|| {
         enter(root, configuration);
@@ -285,4 +305,26 @@ fn an_agent_that_new_namespaces_do_not_reach_ends_and_the_next_one_sees_them() {
     assert_eq!(Scrape::of(&node).value("hidden_namespaces"), 0.0);
     assert_eq!(node.addresses(), ["10.0.4.70"]);
     assert_eq!(node.ledger()["10.0.4.70"], "held");
+}
+
+/// What is mounted in the container cannot be removed there, and its root cannot be written.
+#[test]
+fn uninstall_ends_well_in_its_container() {
+    let vpc = Vpc::new();
+    let (node, _pod) = node_with_pod(&vpc);
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    let run = node.run_directory().join("eni-cni");
+    assert!(run.join("enis.json").exists());
+    // The programs that the test has mounted are not those of a node.
+    let arguments = ["uninstall", "--target=/nowhere"].map(str::to_owned);
+    let capabilities = added(&uninstalling());
+    let root = tempfile::tempdir().unwrap();
+    let how = (&capabilities[..], &shipped());
+    let mut uninstall = Ended(spawn(&node, root.path(), how, &arguments));
+    let status = uninstall.await_end();
+    let log = fs::read_to_string(node.run_directory().join("log")).unwrap();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(node.addresses().is_empty());
+    assert!(!node.node.state().join("eni-cni").exists());
+    assert_eq!(fs::read_dir(run).unwrap().count(), 0);
 }

@@ -22,7 +22,7 @@ fn unheard(node: &AwsNode) -> PathBuf {
 }
 
 /// Lets a minute pass for everything in the ledger.
-fn let_a_minute_pass(node: &AwsNode) {
+pub(super) fn let_a_minute_pass(node: &AwsNode) {
     node.let_time_pass(61);
     if let Ok(text) = fs::read(unheard(node)) {
         let mut found: Value = serde_json::from_slice(&text).unwrap();

@@ -3,12 +3,18 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::thread;
 
-use harness::{Agent, Output, Pod, go_plugin, our_plugin, run_tool};
+use harness::eni_lab::Hold;
+use harness::{Agent, Call, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::fixture::{AwsNode, Vpc, ip};
+use super::fixture::{AwsNode, Vpc, eventually, ip};
+use super::ipam::{ASSIGN, call, del, intents, ipv4, sharing};
+use super::ipam_killed::let_a_minute_pass;
+use super::killed::kill_while_held;
+use super::prefixes::{keeping, kept, known, node_of_its_own, prefixes};
 
 /// A node's directory with Go's plugins, over which ours have been installed.
 fn installed(node: &AwsNode) -> TempDir {
@@ -131,23 +137,14 @@ fn while_a_pod_is_attached_it_is_named_and_everything_stays() {
 #[test]
 fn an_attachment_of_a_plugin_counts_without_an_address_in_the_vpc() {
     let vpc = Vpc::new();
-    let node = vpc.node();
+    let node = node_with_device(&vpc);
     let target = installed(&node);
-    let link = [
-        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
-    ];
-    node.node.netns.ip(&link);
     let pod = Pod::new("c1");
-    let conf = json!({
-        "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",
-    });
-    let call = harness::Call::ours("host-device", "ADD").conf(&conf);
-    node.run(&call.pod(&pod, "net1")).ok();
+    node.run(&device_call("ADD", &pod)).ok();
     let output = uninstall(&node, &target, &[], 1);
     let named = "container c1, interface net1, network dpdk";
     assert!(output.stderr.contains(named), "{output}");
-    let call = harness::Call::ours("host-device", "DEL").conf(&conf);
-    node.run(&call.pod(&pod, "net1")).ok();
+    node.run(&device_call("DEL", &pod)).ok();
     uninstall(&node, &target, &[], 0);
 }
 
@@ -181,4 +178,233 @@ fn what_others_have_put_there_since_stays_and_so_do_their_addresses() {
     assert!(output.stdout.contains("/ipvlan stays: it is "), "{output}");
     assert_eq!(fs::read_to_string(&theirs).unwrap(), "#!/bin/sh\n");
     assert_eq!(node.addresses(), ["10.0.4.98"]);
+}
+
+/// A call of host-device that needs no address in the VPC.
+fn device_call(command: &str, pod: &Pod) -> Call {
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",
+    });
+    Call::ours("host-device", command)
+        .conf(&conf)
+        .pod(pod, "net1")
+}
+
+/// A node that has the device of [`device_call`].
+fn node_with_device(vpc: &Vpc) -> AwsNode {
+    let node = vpc.node();
+    node.node.netns.ip(&[
+        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
+    ]);
+    node
+}
+
+#[test]
+fn a_program_that_cannot_be_put_back_is_kept_and_so_is_the_one_that_tries_again() {
+    let vpc = Vpc::new();
+    let mut node = vpc.node();
+    let target = installed(&node);
+    let ipvlan = target.path().join("ipvlan");
+    // The kernel replaces no mount.
+    node.node.bind(&ipvlan, &ipvlan);
+    let output = uninstall(&node, &target, &[], 1);
+    assert!(output.stderr.contains("failed to put"), "{output}");
+    let kept = target.path().join(".eni-cni-replaced/ipvlan");
+    assert_eq!(
+        fs::read(&kept).unwrap(),
+        fs::read(go_plugin("ipvlan")).unwrap()
+    );
+    assert!(is_same(&target, "host-local"));
+    assert!(target.path().join("eni-sync").exists());
+    node.node.unbind(&ipvlan);
+    let output = uninstall(&node, &target, &[], 0);
+    assert_eq!(names(target.path()), ["bridge", "host-local", "ipvlan"]);
+    assert!(is_same(&target, "ipvlan"));
+    // A process that is killed leaves the program that goes on.
+    assert!(
+        output.stdout.ends_with("/eni-sync is removed\n"),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_pod_that_starts_while_ec2_is_asked_keeps_its_record_and_its_plugins() {
+    let vpc = Vpc::new();
+    let node = node_with_device(&vpc);
+    let target = installed(&node);
+    let ended = Pod::new("c1");
+    node.add(&ended, &["10.0.4.70"]).ok();
+    node.del(&ended);
+    let before = names(target.path());
+    let pod = Pod::new("c2");
+    node.lab
+        .hold("UnassignPrivateIpAddresses", Hold::BeforeCommit);
+    thread::scope(|scope| {
+        let output = scope.spawn(|| uninstall(&node, &target, &[], 1));
+        assert!(eventually(|| node.lab.held() == 1));
+        node.run(&device_call("ADD", &pod)).ok();
+        node.lab.release_held();
+        let output = output.join().unwrap();
+        let named = "container c2, interface net1, network dpdk";
+        assert!(output.stderr.contains(named), "{output}");
+    });
+    assert_eq!(names(target.path()), before);
+    node.run(&device_call("DEL", &pod)).ok();
+    uninstall(&node, &target, &[], 0);
+}
+
+#[test]
+fn an_agent_that_starts_keeps_everything() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let target = installed(&node);
+    let before = names(target.path());
+    let lock = node.run_directory().join("eni-cni/agent.sock.lock");
+    fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    let lock = fs::File::create(lock).unwrap();
+    lock.lock().unwrap();
+    let output = uninstall(&node, &target, &["--force"], 1);
+    assert!(output.stderr.contains("an agent starts"), "{output}");
+    assert_eq!(names(target.path()), before);
+    lock.unlock().unwrap();
+    uninstall(&node, &target, &[], 0);
+}
+
+#[test]
+fn an_eni_that_is_begun_keeps_its_record() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let target = installed(&node);
+    let before = names(target.path());
+    let enis = node.node.state().join("eni-cni/enis");
+    fs::create_dir_all(&enis).unwrap();
+    let record = json!({
+        "network": "user-plane", "networkCard": 0, "since": 1, "request": {
+            "token": "7", "subnetId": "subnet-1", "groups": [], "tags": {}, "description": "",
+        },
+    });
+    fs::write(enis.join("7.json"), record.to_string()).unwrap();
+    fs::write(enis.join("8.json"), "{").unwrap();
+    let output = uninstall(&node, &target, &[], 1);
+    for said in [
+        "an ENI that EC2 was asked for of user-plane",
+        "8.json\" is not the record of an ENI",
+        "`eni-sync attach` completes that",
+    ] {
+        assert!(output.stderr.contains(said), "{said}: {output}");
+    }
+    assert_eq!(names(target.path()), before);
+    uninstall(&node, &target, &["--force"], 1);
+    assert_eq!(names(&enis), ["7.json", "8.json"]);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_named_and_force_passes_it() {
+    for damage in ["{", r#"{"formatVersion": 9}"#] {
+        let vpc = Vpc::new();
+        let node = node_with_device(&vpc);
+        let target = installed(&node);
+        let pod = Pod::new("c1");
+        node.run(&device_call("ADD", &pod)).ok();
+        let records = node.node.state().join("eni-cni/host-device/dpdk");
+        let record = records.join("c1:net1.json");
+        fs::write(&record, damage).unwrap();
+        let output = uninstall(&node, &target, &[], 1);
+        let named = "cannot read the record of an attachment in";
+        assert!(output.stderr.contains("1 are attached"), "{output}");
+        assert!(output.stderr.contains(named), "{output}");
+        uninstall(&node, &target, &["--force"], 1);
+        assert_eq!(names(target.path()), ["bridge", "host-local", "ipvlan"]);
+        assert_eq!(fs::read_to_string(&record).unwrap(), damage);
+    }
+}
+
+#[test]
+fn a_file_of_the_ledger_that_cannot_be_read_is_named_and_stays() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let target = installed(&node);
+    let before = names(target.path());
+    node.lab
+        .assign(&node.eni, &["10.0.4.70", "10.0.4.71"].map(ip));
+    fs::create_dir_all(node.ledger_path()).unwrap();
+    fs::write(node.ledger_path().join("10.0.4.70"), "{").unwrap();
+    let newer = r#"{"formatVersion": 9}"#;
+    fs::write(node.ledger_path().join("10.0.4.71"), newer).unwrap();
+    fs::write(node.ledger_path().join(".prefix-10.0.4.32-28"), "{").unwrap();
+    let output = uninstall(&node, &target, &[], 1);
+    for said in ["10.0.4.70", "10.0.4.71", ".prefix-10.0.4.32-28"] {
+        let path = format!("/var/lib/cni/eni-cni/ledger/{}/{said}\"", node.eni);
+        assert!(output.stdout.contains(&path), "{path}: {output}");
+    }
+    assert_eq!(names(target.path()), before);
+    uninstall(&node, &target, &["--force"], 1);
+    assert_eq!(
+        fs::read_to_string(node.ledger_path().join("10.0.4.71")).unwrap(),
+        newer
+    );
+    assert_eq!(node.addresses(), ["10.0.4.70", "10.0.4.71"]);
+}
+
+#[test]
+fn prefixes_of_a_node_without_pods_are_given_back_also_those_that_nobody_has_heard_of() {
+    for is_heard in [true, false] {
+        let vpc = Vpc::new();
+        let node = node_of_its_own(&vpc, "10.0.74.0/24");
+        let target = installed(&node);
+        let keeping = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
+        if is_heard {
+            let agent = kept(&node, &keeping, 1);
+            // Until this is gone, the agent may not have heard the answer.
+            let is_unheard = || {
+                intents(&node)
+                    .iter()
+                    .any(|name| name.starts_with(".asked-"))
+            };
+            assert!(eventually(|| !is_unheard()));
+            agent.kill();
+        } else {
+            node.lab.hold(ASSIGN, Hold::AfterCommit);
+            let agent = Agent::start(&node, &keeping);
+            assert!(eventually(|| node.lab.held() == 1));
+            agent.kill();
+            node.lab.release_held();
+            assert!(eventually(|| node.lab.held() == 0));
+        }
+        let [prefix] = &prefixes(&node)[..] else {
+            panic!("{:?}", prefixes(&node));
+        };
+        if is_heard {
+            let output = uninstall(&node, &target, &["--dry-run"], 0);
+            let would = format!("{prefix} on {}: would be released\n", node.eni);
+            assert!(output.stdout.contains(&would), "{output}");
+        }
+        // Processes of others may be in namespaces that cannot be read for a moment.
+        let target = target.path().display().to_string();
+        let arguments = ["uninstall", "--target", &target];
+        let is_done = || node.command(&arguments).status == Some(0);
+        assert!(eventually(is_done), "{:?}", known(&node));
+        assert_eq!(prefixes(&node), [""; 0]);
+        assert!(!node.ledger_path().exists());
+    }
+}
+
+#[test]
+fn what_ec2_may_still_show_of_a_lost_answer_is_waited_for() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let target = installed(&node);
+    let pod = sharing(&node, "c1");
+    let add = call(&node, "ADD", &pod, &ipv4());
+    kill_while_held(&node, &add, ASSIGN, Hold::AfterCommit);
+    del(&node, &pod);
+    // It is not of others either.
+    let output = node.command(&["release", "--foreign"]);
+    assert_eq!(output.stdout, "nothing to release\n", "{output}");
+    assert_eq!(node.addresses().len(), 1);
+    let output = uninstall(&node, &target, &[], 1);
+    assert!(output.stdout.contains("its answer was lost"), "{output}");
+    assert!(node.addresses().is_empty());
+    let_a_minute_pass(&node);
+    uninstall(&node, &target, &[], 0);
 }

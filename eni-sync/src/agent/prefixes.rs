@@ -161,9 +161,14 @@ fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>
             errors.keep(order.fill(level, 0, |_| 0));
         }
     }
+    let mut kept = Vec::new();
     errors.keep(give_back::give_back(
-        node, eni, &ledger, &reserved, findings,
+        node, eni, &ledger, &reserved, &mut kept,
     ));
+    let stays = kept
+        .into_iter()
+        .map(|(prefix, why)| format!("{prefix} stays: {why}"));
+    findings.extend(stays);
     errors.into_result()
 }
 

@@ -82,7 +82,7 @@ pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
 ///
 /// # Errors
 /// Code 5 naming a directory, and those of reading the records.
-pub(super) fn everywhere(configuration: &Configuration) -> Result<Vec<IpAddr>> {
+pub(crate) fn everywhere(configuration: &Configuration) -> Result<Vec<IpAddr>> {
     let mut stores: BTreeSet<PathBuf> = [PathBuf::from(DATA_DIR)].into();
     stores.extend(configuration.pools.iter().map(|pool| pool.data_dir.clone()));
     let listed = configuration.networks.listed().iter();

@@ -2,13 +2,16 @@
 //! any pod has stays, whatever the operator says; what nobody knows stays unless the
 //! operator insists.
 
+mod prefixes;
 mod reserved;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
+use common::address::Cidr;
 use common::error::{Error, Result};
 use common::kernel::netns::{Holders, Presence};
 use common::text::printable;
@@ -20,6 +23,7 @@ use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::release::{self, End, Ends};
 use crate::registration::shared::Shared;
+use crate::registration::unheard;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::Description;
 use crate::vpc::eni;
@@ -105,14 +109,34 @@ impl Fate {
     }
 }
 
-/// The line of one address.
+/// What a line is about.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Address(IpAddr),
+    Prefix(Cidr),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Prefix(prefix) => prefix.fmt(f),
+        }
+    }
+}
+
+/// The line of one address or prefix.
 struct Line {
-    address: IpAddr,
+    subject: Subject,
     eni: String,
     fate: Fate,
 }
 
 impl Line {
+    fn is_about(&self, address: IpAddr) -> bool {
+        matches!(self.subject, Subject::Address(own) if own == address)
+    }
+
     fn is_kept(&self) -> bool {
         matches!(self.fate, Fate::Kept(_))
     }
@@ -142,7 +166,24 @@ pub(crate) fn release_own(dry_run: bool) -> Result<bool> {
     if !lines.is_empty() {
         report(&selection, &lines)?;
     }
-    Ok(lines.iter().any(Line::is_kept))
+    Ok(is_any_unheard()? || lines.iter().any(Line::is_kept))
+}
+
+/// Names the ENIs that EC2 may have given to what nobody has heard of yet; true if there are any.
+fn is_any_unheard() -> Result<bool> {
+    let mut is_any = false;
+    for eni in Ledger::of_node().enis()? {
+        if eni.is_unheard()? {
+            is_any = true;
+            let line = format!(
+                "{}: EC2 was asked for more, and its answer was lost: what it gave is seen within \
+                 a minute, so do this again then",
+                eni.id()
+            );
+            output::print(format!("{}\n", printable(&line)).as_bytes())?;
+        }
+    }
+    Ok(is_any)
 }
 
 fn release(selection: &Selection, manner: Manner) -> Result<Vec<Line>> {
@@ -168,8 +209,8 @@ fn release(selection: &Selection, manner: Manner) -> Result<Vec<Line>> {
             manner,
         };
         let fates = work.release(selection)?;
-        lines.extend(fates.into_iter().map(|(address, fate)| Line {
-            address,
+        lines.extend(fates.into_iter().map(|(subject, fate)| Line {
+            subject,
             eni: eni.clone(),
             fate,
         }));
@@ -216,11 +257,29 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn release(&self, selection: &Selection) -> Result<Vec<(IpAddr, Fate)>> {
+    fn release(&self, selection: &Selection) -> Result<Vec<(Subject, Fate)>> {
         let _turn = match self.manner.dry_run {
             true => None,
             false => Some(self.ledger.take_turn(TURN_DEADLINE)?),
         };
+        if !self.manner.dry_run {
+            // What EC2 chose for this node is not what others have left.
+            unheard::find(self.node, self.ledger)?;
+        }
+        let fates = self.release_addresses(selection)?;
+        let fates = fates.into_iter();
+        let mut fates: Vec<(Subject, Fate)> = fates
+            .map(|(address, fate)| (Subject::Address(address), fate))
+            .collect();
+        if selection.own {
+            // The addresses of prefixes are free by now, but for those that pods have.
+            let prefixes = prefixes::release(self.node, self.ledger, self.manner)?.into_iter();
+            fates.extend(prefixes.map(|(prefix, fate)| (Subject::Prefix(prefix), fate)));
+        }
+        Ok(fates)
+    }
+
+    fn release_addresses(&self, selection: &Selection) -> Result<Vec<(IpAddr, Fate)>> {
         let actual = self.actual()?;
         let candidates = candidates(&self.ledger.read()?, actual.as_ref(), selection);
         let seen = self.look(actual.as_ref(), &candidates)?;
@@ -424,7 +483,7 @@ fn out_of_reach(selection: &Selection, found: &[Description], lines: &[Line]) ->
     if selection.network.is_some() {
         return Vec::new();
     }
-    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.address == **address);
+    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.is_about(**address));
     let line = |address: &IpAddr| {
         let of_selection = |eni: &&Description| selection.eni.as_ref().is_none_or(|s| *s == eni.id);
         let mut enis = found.iter().filter(of_selection);
@@ -434,7 +493,7 @@ fn out_of_reach(selection: &Selection, found: &[Description], lines: &[Line]) ->
             false => "the ENI is not for pods",
         };
         Some(Line {
-            address: *address,
+            subject: Subject::Address(*address),
             eni: eni.id.clone(),
             fate: Fate::Kept(why.to_owned()),
         })
@@ -445,17 +504,17 @@ fn out_of_reach(selection: &Selection, found: &[Description], lines: &[Line]) ->
 
 fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> {
     let mut text = String::new();
-    for Line { address, eni, fate } in lines {
+    for Line { subject, eni, fate } in lines {
         let fate = match fate {
             Fate::Released => "released".to_owned(),
             Fate::WouldBe => "would be released".to_owned(),
             Fate::NotThere => "not on the ENI".to_owned(),
             Fate::Kept(why) => format!("kept: {why}"),
         };
-        let line = format!("{address} on {eni}: {fate}");
+        let line = format!("{subject} on {eni}: {fate}");
         text.push_str(&format!("{}\n", printable(&line)));
     }
-    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.address == **address);
+    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.is_about(**address));
     for address in selection.address.iter().filter(is_open) {
         text.push_str(&format!("{address}: nothing to release\n"));
     }

@@ -2,31 +2,35 @@
 //! back what was there before. Addresses are released first, while there is a ledger that knows
 //! them. What pods still need stays, and without `--force` everything does.
 
+mod needed;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use common::attach::inventory;
 use common::error::{Error, Errors, Result};
 use common::files::file;
-use common::kernel::netns::{Holders, Presence};
+use common::files::lock::Lock;
 use common::plugin::{ALL_PLUGINS, DROP_IN};
-use common::records::{Records, boot_id};
 use common::text::printable;
-use serde_json::Value;
 
+use self::needed::Needed;
 use crate::agent::configuration::CNI_PATH;
 use crate::cli::{output, release};
 use crate::installed::{self, Installed};
-use crate::ledger::{Ledger, State};
+use crate::ledger::Ledger;
 use crate::plugin::socket;
 
 /// What eni-sync and the plugins know; what they have until the next boot is beside it.
 const STATE: &str = "/var/lib/cni/eni-cni";
 /// The program itself, which has no other name.
 const PROGRAM: &str = "eni-sync";
+/// What to do about an agent.
+const STOP_AGENT: &str = "delete the DaemonSet, or stop the service, before";
 
 /// What to remove, and how.
 #[derive(Args, Debug)]
@@ -46,21 +50,13 @@ pub(crate) struct Options {
 /// Removes what eni-sync has brought. The status is a failure when anything of it stays.
 ///
 /// # Errors
-/// Code 7 naming the agent that runs or the pods that are attached; what AWS says; code 5
-/// naming a file.
+/// Code 7 naming the agent that runs, the pods that are attached or the ENIs that are begun; what
+/// AWS says; code 5 naming a file.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    if socket::is_listened_on(Path::new(socket::PATH)) {
-        let msg = "the agent runs, and would bring back what is removed";
-        let details = "delete the DaemonSet, or stop the service, before";
-        return Err(Error::config(msg).with_details(details));
-    }
-    let attached = attached()?;
-    if !attached.is_empty() && !options.force {
-        let msg = format!("{} are attached: end their pods before", attached.len());
-        let listed = attached.join("; ");
-        let details = format!("{listed}; --force removes the programs all the same");
-        return Err(Error::config(msg).with_details(details));
-    }
+    let found = [STATE, inventory::DIRECTORY].map(Path::new);
+    let found = found.map(|path| (path, path.exists()));
+    let _alone = alone(options)?;
+    refuse_while_needed(options)?;
     let stays = release(options)?;
     if stays && !options.force {
         output::print(
@@ -68,59 +64,55 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         )?;
         return Ok(ExitCode::FAILURE);
     }
+    // EC2 may have taken minutes, in which a pod has started.
+    refuse_while_needed(options)?;
     let mut errors = Errors::default();
     errors.keep(programs(options));
-    let is_needed = stays || !attached.is_empty();
-    match is_needed {
-        true => output::print(format!("{STATE} stays: pods need it\n").as_bytes())?,
-        false => {
-            errors.keep(state(options));
-        }
+    // From here on no plugin writes down anything; until now one may have.
+    let needed = errors.keep(Needed::look());
+    let is_needed = stays || needed.is_none_or(|needed| !needed.is_empty());
+    if is_needed {
+        output::print(format!("{STATE} stays: it is still needed\n").as_bytes())?;
+    } else {
+        errors.keep(state(options, &found));
+    }
+    // Whoever has to do this again needs the program for it.
+    if errors.is_empty() && (options.force || !is_needed) {
+        errors.keep(own_program(options));
     }
     errors.into_result()?;
-    Ok(match is_needed {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
+    Ok(if is_needed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     })
 }
 
-/// The attachments of pods that live, or may. What cannot be read may be one.
-fn attached() -> Result<Vec<String>> {
-    let (boot, holders, mut errors) = (boot_id()?, Holders::default(), Errors::default());
-    let mut attached = Vec::new();
-    for plugin in ["host-device", "ipvlan"] {
-        let records = Records::of(plugin).all_readable::<Value>(&mut errors)?;
-        for record in records {
-            if !is_over(&record.presence(&boot, &holders)) {
-                attached.push(format!(
-                    "container {}, interface {}, network {}",
-                    record.container_id, record.ifname, record.network
-                ));
-            }
-        }
+fn refuse_while_needed(options: &Options) -> Result<()> {
+    if options.force {
+        return Ok(());
     }
-    errors.into_result()?;
-    for eni in Ledger::of_node().enis()? {
-        for entry in eni.read()? {
-            let is_used = matches!(entry.state, State::Held | State::Claiming { .. });
-            let Some(owner) = entry.owner.filter(|_| is_used) else {
-                continue;
-            };
-            // A pool is the agent's own, which does not run.
-            let is_pod = owner.netns().is_some() || !owner.container_id.is_empty();
-            if is_pod && !is_over(&owner.presence(&holders)) {
-                attached.push(owner.to_string());
-            }
-        }
-    }
-    let mut attached: Vec<String> = attached.iter().map(|a| printable(a).into_owned()).collect();
-    attached.sort();
-    attached.dedup();
-    Ok(attached)
+    Needed::look()?.refuse()
 }
 
-fn is_over(presence: &Presence) -> bool {
-    matches!(presence, Presence::Ended)
+/// Sees to it that no agent serves, and that none begins to until the value is dropped.
+fn alone(options: &Options) -> Result<Option<Lock>> {
+    let path = Path::new(socket::PATH);
+    let lock = if options.dry_run {
+        None
+    } else {
+        socket::prepare(path)?;
+        let lock = socket::lock(path, Duration::ZERO)?;
+        Some(lock.ok_or_else(|| {
+            let msg = "an agent starts on this node, or another `uninstall` runs";
+            Error::config(msg).with_details(STOP_AGENT)
+        })?)
+    };
+    if socket::is_listened_on(path) {
+        let msg = "the agent runs, and would bring back what is removed";
+        return Err(Error::config(msg).with_details(STOP_AGENT));
+    }
+    Ok(lock)
 }
 
 /// Releases what eni-sync has assigned; true when any of it stays. A node whose ledger has
@@ -128,21 +120,37 @@ fn is_over(presence: &Presence) -> bool {
 fn release(options: &Options) -> Result<bool> {
     let mut is_any = false;
     for eni in Ledger::of_node().enis()? {
-        is_any |= !eni.read()?.is_empty() || !eni.unreadable()?.is_empty();
+        is_any |= !eni.is_empty()?;
     }
     if !is_any {
         return Ok(false);
     }
-    match release::release_own(options.dry_run) {
+    let stays = match release::release_own(options.dry_run) {
         Err(error) if options.force => {
             output::print(format!("the addresses stay: {error}\n").as_bytes())?;
-            Ok(true)
+            true
         }
-        outcome => outcome,
-    }
+        outcome => outcome?,
+    };
+    Ok(unreadable()? || stays)
 }
 
-/// Removes the programs of this suite, and puts back those that they had replaced.
+/// Names the files of the ledger that cannot be read; true if there are any. What they are about
+/// stays.
+fn unreadable() -> Result<bool> {
+    let mut is_any = false;
+    for eni in Ledger::of_node().enis()? {
+        let addresses = eni.unreadable()?.into_iter().map(|(_, error)| error);
+        for error in addresses.chain(eni.unreadable_prefixes()?) {
+            is_any = true;
+            let line = format!("kept: {error}");
+            output::print(format!("{}\n", printable(&line)).as_bytes())?;
+        }
+    }
+    Ok(is_any)
+}
+
+/// Removes the plugins of this suite, and puts back those that they had replaced.
 fn programs(options: &Options) -> Result<()> {
     let directory = &options.target;
     if !directory.exists() {
@@ -154,16 +162,25 @@ fn programs(options: &Options) -> Result<()> {
     let all = DROP_IN
         .first()
         .map(|plugin| (ALL_PLUGINS.to_owned(), *plugin));
-    let own = [(PROGRAM.to_owned(), PROGRAM)].into_iter().chain(all);
-    for (name, plugin) in installed::names().chain(own) {
+    for (name, plugin) in installed::names().chain(all) {
         errors.keep(program(options, &name, plugin));
     }
     let kept = directory.join(installed::REPLACED);
-    if !options.dry_run && kept.exists() {
+    // What could not be put back is there still.
+    if errors.is_empty() && !options.dry_run && kept.exists() {
         let removed = fs::remove_dir_all(&kept).map_err(|cause| failed(&kept, &cause));
         errors.keep(removed);
     }
     errors.into_result()
+}
+
+/// Removes the program that does all this.
+fn own_program(options: &Options) -> Result<()> {
+    if !options.target.exists() {
+        return Ok(());
+    }
+    let _lock = installed::lock(&options.target)?;
+    program(options, PROGRAM, PROGRAM)
 }
 
 /// Ends what the directory has under one name. A program that is not this suite's stays.
@@ -180,7 +197,10 @@ fn program(options: &Options, name: &str, plugin: &str) -> Result<()> {
     match has_before {
         true => {
             if !options.dry_run {
-                installed::put(&before, &path).map_err(|cause| failed(&path, &cause))?;
+                installed::put_back(&before, &path).map_err(|cause| {
+                    let msg = format!("failed to put {before:?} back to {path:?}");
+                    Error::io(msg, &cause)
+                })?;
             }
             let would = "would be what it was before";
             tell(options, &path, "is what it was before", Some(would))
@@ -196,24 +216,24 @@ fn program(options: &Options, name: &str, plugin: &str) -> Result<()> {
 
 /// Removes what eni-sync and the plugins know. Reservations of host-local are of a format that
 /// Go's host-local has too, and stay.
-fn state(options: &Options) -> Result<()> {
+fn state(options: &Options, found: &[(&Path, bool)]) -> Result<()> {
     let mut errors = Errors::default();
-    for path in [STATE, inventory::DIRECTORY].map(Path::new) {
-        if !path.exists() {
-            continue;
-        }
-        if !options.dry_run {
+    for (path, was_there) in found {
+        if !options.dry_run && path.exists() {
             let removed = empty(path).map_err(|cause| failed(path, &cause));
             if errors.keep(removed).is_none() {
                 continue;
             }
         }
-        tell(options, path, "is removed", Some("would be removed"))?;
+        if *was_there {
+            tell(options, path, "is removed", Some("would be removed"))?;
+        }
     }
     errors.into_result()
 }
 
-/// Removes a directory. Where it is a mount, as in a container, it is left empty.
+/// Removes a directory. Where it is a mount, as in a container, it is left empty; what the
+/// kernel says of that depends on whether the root can be written.
 fn empty(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -222,8 +242,12 @@ fn empty(directory: &Path) -> io::Result<()> {
             false => fs::remove_file(entry.path())?,
         }
     }
+    let is_mount = |cause: &io::Error| {
+        use io::ErrorKind::{ReadOnlyFilesystem, ResourceBusy};
+        [ReadOnlyFilesystem, ResourceBusy].contains(&cause.kind())
+    };
     match fs::remove_dir(directory) {
-        Err(cause) if cause.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+        Err(cause) if is_mount(&cause) && fs::read_dir(directory)?.next().is_none() => Ok(()),
         outcome => outcome,
     }
 }

@@ -4,9 +4,10 @@
 //! alone.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use common::address::Cidr;
-use common::error::Result;
+use common::error::{Error, ErrorCode, Result};
 use common::say;
 use serde::{Deserialize, Serialize};
 
@@ -152,29 +153,50 @@ impl EniLedger {
         prefixes.retain(|prefix| prefix.entry.state != State::Removed);
         Ok(prefixes)
     }
+
+    /// Why files that are called as those of prefixes are none.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn unreadable_prefixes(&self) -> Result<Vec<Error>> {
+        let found = each_prefix(&self.directory, &Clock::read()?)?;
+        Ok(found.into_iter().filter_map(Result::err).collect())
+    }
 }
 
-fn read_prefixes(directory: &std::path::Path, clock: &Clock) -> Result<Vec<Prefix>> {
+fn read_prefixes(directory: &Path, clock: &Clock) -> Result<Vec<Prefix>> {
     let mut prefixes = Vec::new();
-    for name in list(directory)?
-        .into_iter()
-        .filter(|name| name.starts_with(PREFIX))
-    {
-        match read::<Written>(&directory.join(&name)) {
-            Ok(Some(Written {
-                prefix,
-                clock: then,
-            })) if prefix_file(prefix.prefix) == name => {
-                let entry = prefix.entry.moved_by(clock.was_set_by(&then));
-                prefixes.push(Prefix { entry, ..prefix });
-            }
-            Ok(Some(_)) => say!("{:?} is about another prefix", directory.join(&name)),
-            Ok(None) => {}
+    for found in each_prefix(directory, clock)? {
+        match found {
+            Ok(prefix) => prefixes.extend(prefix),
             // One file must not stand in the way of all other prefixes.
             Err(error) => say!("{error}"),
         }
     }
     Ok(prefixes)
+}
+
+/// What each file says that is called as that of a prefix.
+fn each_prefix(directory: &Path, clock: &Clock) -> Result<Vec<Result<Option<Prefix>>>> {
+    let mut names = list(directory)?;
+    names.retain(|name| name.starts_with(PREFIX));
+    let found = names.iter().map(|name| {
+        let path = directory.join(name);
+        let Some(Written {
+            prefix,
+            clock: then,
+        }) = read::<Written>(&path)?
+        else {
+            return Ok(None);
+        };
+        if prefix_file(prefix.prefix) != *name {
+            let msg = format!("{path:?} is about another prefix");
+            return Err(Error::new(ErrorCode::DECODING, msg));
+        }
+        let entry = prefix.entry.moved_by(clock.was_set_by(&then));
+        Ok(Some(Prefix { entry, ..prefix }))
+    });
+    Ok(found.collect())
 }
 
 impl Entries {

@@ -242,6 +242,19 @@ fn path(record: &Record) -> PathBuf {
 /// Code 5 naming a file that cannot be read, 6 when it is not a record: nobody knows what
 /// was to be created then.
 pub(super) fn all() -> Result<Vec<Record>> {
+    each()?.collect()
+}
+
+/// The same, for who has to know of all of them what each says.
+///
+/// # Errors
+/// Code 5 naming the directory.
+pub(super) fn each() -> Result<impl Iterator<Item = Result<Record>>> {
+    let paths = paths()?.into_iter();
+    Ok(paths.map(|path| read(&path)))
+}
+
+fn paths() -> Result<Vec<PathBuf>> {
     let failed = |cause| Error::io(format!("failed to list {ROOT}"), &cause);
     let entries = match fs::read_dir(ROOT) {
         Ok(entries) => entries,
@@ -257,7 +270,7 @@ pub(super) fn all() -> Result<Vec<Record>> {
         }
     }
     paths.sort();
-    paths.iter().map(|path| read(path)).collect()
+    Ok(paths)
 }
 
 fn read(path: &Path) -> Result<Record> {

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::{Error, Result};
 
@@ -75,7 +76,7 @@ pub(crate) fn give_back(
     eni: &Eni,
     ledger: &EniLedger,
     reserved: &[IpAddr],
-    kept: &mut Vec<String>,
+    kept: &mut Vec<(Cidr, String)>,
 ) -> Result<()> {
     let mut due = ledger.read_prefixes()?;
     due.retain(|prefix| prefix.entry.due(now()).is_some_and(|due| due <= now()));
@@ -89,7 +90,7 @@ pub(crate) fn give_back(
             let entries = ledger.open()?;
             match reason_to_keep(&prefix, &entries, &living, reserved)? {
                 Some(why) => {
-                    kept.push(format!("{} stays: {why}", prefix.prefix));
+                    kept.push((prefix.prefix, why));
                     postpone(&entries, &prefix, POSTPONED)?;
                     None
                 }
