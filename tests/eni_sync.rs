@@ -35,6 +35,7 @@ mod page;
 mod policy;
 mod pool;
 mod prefixes;
+mod prefixes_kept;
 mod prefixes_killed;
 mod prometheus;
 mod property;

@@ -3,7 +3,7 @@
 //! that it has assigned to one node's ENI it assigns to no other. The path of a pod
 //! then has no call at all.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ use crate::agent::shared::Agent;
 use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, Takeover, now};
 use crate::random;
 use crate::registration::node::{Node, TURN_DEADLINE};
+use crate::registration::prefixes::supply::{self, prefix_of};
 use crate::registration::register::settle_in_turns;
 use crate::registration::release;
 use crate::registration::rules;
@@ -137,9 +138,10 @@ fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
 
 /// Claims addresses when there are too few; whether it has.
 fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result<bool> {
-    let (entries, known) = {
+    let (entries, known, there) = {
         let ledger = ledger.open()?;
-        (ledger.all()?, ledger.addresses()?)
+        let there = supply::there(&ledger.prefixes()?, &eni.prefixes);
+        (ledger.all()?, ledger.addresses()?, there)
     };
     let Watermarks { low, high } = pool.watermarks();
     let missing = |family| {
@@ -160,7 +162,8 @@ fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result
     let mut chosen = Vec::new();
     for family in Family::ALL {
         let room = room(eni, &others, family);
-        let free = candidates(pool, eni, &known, &others, family);
+        let is_free = |address| !known.contains(&address) && prefix_of(&there, address).is_none();
+        let free = candidates(pool, eni, is_free, &others, family);
         chosen.extend(free.into_iter().take(missing(family).min(room)));
     }
     if chosen.is_empty() {
@@ -225,17 +228,18 @@ fn room(eni: &Eni, found: &[Description], family: Family) -> usize {
 }
 
 /// The addresses of the pool's ranges that nobody seems to have, from a random one on:
-/// nodes that begin together should not ask for the same ones.
+/// nodes that begin together should not ask for the same ones. Of this node's own prefixes
+/// the ledger may know more than a description shows.
 fn candidates(
     pool: &Pool,
     eni: &Eni,
-    known: &HashSet<IpAddr>,
+    is_free: impl Fn(IpAddr) -> bool,
     others: &[Description],
     family: Family,
 ) -> Vec<IpAddr> {
     let mut free: Vec<IpAddr> = pool
         .addresses(family)
-        .filter(|address| !known.contains(address))
+        .filter(|address| is_free(*address))
         .filter(|address| !others.iter().any(|other| other.covers(*address)))
         .filter(|address| eni::require_assignable(eni, *address).is_ok())
         .collect();

@@ -73,10 +73,6 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
         (Event::Refused(refusal), (Some(State::Claiming { refusal: known, .. }), _)) => {
             refused(eni, entry, refusal, known.as_ref() != Some(refusal));
         }
-        (Event::Covered, (_, State::Held)) => {
-            let reason = "it is in a prefix of the ENI";
-            tell!(info, "assigned", eni, entry, reason);
-        }
         (Event::Seen, (None | Some(State::Removed), _)) => {
             let reason = "on the ENI, and unknown to the ledger";
             tell!(info, "adopted", eni, entry, reason);
@@ -104,6 +100,17 @@ fn refused(eni: &str, entry: &Entry, refusal: &Refusal, is_new: bool) {
         true => tell!(warn, "refused", eni, entry, code, reason),
         false => tell!(debug, "refused", eni, entry, code, reason),
     }
+}
+
+/// Tells that a prefix of the ENI has an address that was claimed.
+pub(super) fn covered(eni: &str, entry: &Entry) {
+    tell!(
+        info,
+        "assigned",
+        eni,
+        entry,
+        reason = "it is in a prefix of the ENI"
+    );
 }
 
 /// Tells that an attachment needs its address no more, and why.

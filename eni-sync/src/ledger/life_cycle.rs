@@ -19,9 +19,7 @@ pub(crate) enum Event {
     Taken,
     /// The metadata of the node show on the ENI what is claimed.
     Shown,
-    /// A prefix that EC2 has on the ENI has a claimed address.
-    Covered,
-    /// EC2 has answered that a claimed address is on the ENI.
+    /// EC2 has answered that a claimed address is on the ENI, or that a prefix is that has it.
     Assigned {
         /// Whether it was claimed for a pool and not for an attachment.
         for_pool: bool,
@@ -53,7 +51,7 @@ pub(crate) enum Event {
 impl Event {
     /// Whether it is EC2's word that the address is on the ENI.
     pub(super) fn is_confirmation(&self) -> bool {
-        matches!(self, Self::Assigned { .. } | Self::Seen | Self::Covered)
+        matches!(self, Self::Assigned { .. } | Self::Seen)
     }
 }
 
@@ -81,7 +79,7 @@ pub(super) fn next(state: Option<&State>, event: &Event) -> Next {
             refusal: None,
         }),
         Event::Taken => when(state, &State::Pooled, State::Held),
-        Event::Shown | Event::Covered => claimed(state, State::Held),
+        Event::Shown => shown(state),
         Event::Assigned { for_pool } => assigned(state, *for_pool),
         Event::Refused(refusal) => refused(state, refusal),
         Event::Seen => seen(state),
@@ -101,9 +99,9 @@ fn when(state: Option<&State>, expected: &State, then: State) -> Next {
     }
 }
 
-fn claimed(state: Option<&State>, then: State) -> Next {
+fn shown(state: Option<&State>) -> Next {
     match state {
-        Some(State::Claiming { .. }) => Next::Become(then),
+        Some(State::Claiming { .. }) => Next::Become(State::Held),
         _ => Next::Stay,
     }
 }
@@ -262,7 +260,6 @@ mod tests {
             ("claimed", CLAIMED),
             ("taken", Event::Taken),
             ("shown", Event::Shown),
-            ("covered", Event::Covered),
             ("assigned", Event::Assigned { for_pool: false }),
             ("stocked", Event::Assigned { for_pool: true }),
             ("refused", Event::Refused(refusal())),
@@ -292,11 +289,11 @@ mod tests {
     }
 
     /// A column is an event in the order of [`events`]; `.` is a state that stays.
-    const TABLE: [(&str, [&str; 14]); 10] = [
+    const TABLE: [(&str, [&str; 13]); 10] = [
         (
             "unknown",
             [
-                "claiming", ".", ".", ".", ".", ".", ".", "adopted", ".", ".", ".", ".", ".", ".",
+                "claiming", ".", ".", ".", ".", ".", "adopted", ".", ".", ".", ".", ".", ".",
             ],
         ),
         (
@@ -304,7 +301,6 @@ mod tests {
             [
                 "claiming",
                 ".",
-                "held",
                 "held",
                 "held",
                 "pooled",
@@ -325,7 +321,6 @@ mod tests {
                 ".",
                 "held",
                 "held",
-                "held",
                 "pooled",
                 "refused",
                 ".",
@@ -341,7 +336,6 @@ mod tests {
             "held",
             [
                 "claiming",
-                ".",
                 ".",
                 ".",
                 ".",
@@ -367,7 +361,6 @@ mod tests {
                 ".",
                 ".",
                 ".",
-                ".",
                 "releasing",
                 "releasing",
                 "asked",
@@ -378,7 +371,7 @@ mod tests {
         (
             "asked",
             [
-                "claiming", ".", ".", ".", ".", ".", ".", ".", ".", "asked", "asked", "asked",
+                "claiming", ".", ".", ".", ".", ".", ".", ".", "asked", "asked", "asked",
                 "removed", ".",
             ],
         ),
@@ -386,7 +379,6 @@ mod tests {
             "withdrawn",
             [
                 "claiming",
-                ".",
                 ".",
                 ".",
                 "releasing",
@@ -405,7 +397,6 @@ mod tests {
             "removed",
             [
                 "claiming",
-                ".",
                 ".",
                 ".",
                 ".",
@@ -430,7 +421,6 @@ mod tests {
                 ".",
                 ".",
                 ".",
-                ".",
                 "forgotten",
                 "releasing",
                 ".",
@@ -443,7 +433,6 @@ mod tests {
             "adopted",
             [
                 "claiming",
-                ".",
                 ".",
                 ".",
                 ".",

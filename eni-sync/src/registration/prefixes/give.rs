@@ -34,11 +34,10 @@ pub(crate) fn give(entries: &Entries, eni: &Eni, family: Family, owner: &Owner) 
         return Ok(false);
     };
     let claimed = Entry::claimed(address, None, &CLAIMED, owner.clone());
-    let held = claimed.and_then(|entry| entry.after(&Event::Covered));
-    let Some(held) = held else {
+    let Some(claimed) = claimed else {
         return Ok(false);
     };
-    entries.change(None, &held.chosen(), &Event::Covered)?;
+    entries.cover(None, claimed.chosen())?;
     Ok(true)
 }
 
@@ -73,7 +72,7 @@ pub(crate) fn cover(ledger: &EniLedger, eni: &Eni) -> Result<()> {
     for entry in entries.all()? {
         let is_claimed = matches!(entry.state, State::Claiming { .. });
         if is_claimed && prefix_of(&trusted, entry.address).is_some() {
-            entries.note(entry, &Event::Covered)?;
+            entries.cover(Some(&entry), entry.clone())?;
         }
     }
     Ok(())
