@@ -6,13 +6,38 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::fixture::Vpc;
+use super::fixture::{Agent, Vpc, eventually};
+use super::ipam::{add, sharing};
+use super::prefixes::{keeping, kept, known, prefixes};
 
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_secs()
+}
+
+#[test]
+fn prefixes_stay_while_the_master_cannot_be_found() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let configuration = keeping(&json!({ "ipv4": { "low": 2, "high": 2 }, "master": "ens6" }));
+    let agent = kept(&node, &configuration, 2);
+    let before = known(&node);
+    node.node
+        .netns
+        .ip(&["link", "set", "ens6", "down", "name", "away"]);
+    let _address = add(&node, &sharing(&node, "c1"));
+    let is_tried_again = || agent.log().contains("trying again in");
+    assert!(eventually(is_tried_again), "{}", agent.log());
+    assert_eq!(known(&node), before);
+    drop(agent);
+    // An agent that has never found it knows no better.
+    let agent = Agent::start(&node, &configuration);
+    let is_tried_again = || agent.log().contains("trying again in");
+    assert!(eventually(is_tried_again), "{}", agent.log());
+    assert_eq!(known(&node), before);
+    assert_eq!(prefixes(&node).len(), 2);
 }
 
 #[test]

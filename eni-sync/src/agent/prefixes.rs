@@ -61,9 +61,8 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
         let node = agent.node(aws, &inventory);
         let managed = inventory.enis.iter();
         let managed = managed.filter(|eni| eni::require_managed(eni).is_ok());
-        let wanted = errors
-            .keep(wanted(agent, managed.clone()))
-            .unwrap_or_default();
+        // Who cannot find out what is to be kept gives nothing back.
+        let wanted = wanted(agent, managed.clone())?;
         agent.shared.stock.set(wanted);
         for eni in managed {
             errors.keep(keep_on(agent, &node, eni, findings));
