@@ -139,7 +139,7 @@ fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>
     let mut errors = Errors::default();
     let is_used = |prefix: &Prefix| stock.level(eni, family_of(prefix)).is_some();
     errors.keep(give_back::open_adopted(
-        &ledger, is_used, &reserved, findings,
+        node, &ledger, is_used, &reserved, findings,
     ));
     for family in Family::ALL {
         let level = stock.level(eni, family);

@@ -2,6 +2,7 @@
 //! nobody has any, and its cool-down is over, EC2 is asked to take it.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use common::address::Cidr;
 use common::attach::inventory::Eni;
@@ -145,11 +146,13 @@ pub(crate) fn unassign(
 }
 
 /// Opens the adopted prefixes of an ENI for networks without addresses: a second look has
-/// shown each, and nobody has an address of it that the ledger does not know.
+/// shown each, and nobody has an address of it that the ledger does not know. One that somebody
+/// has an address of is looked at again after a minute.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger, and those of looking into the namespaces.
 pub(crate) fn open_adopted(
+    node: &Node<'_>,
     ledger: &EniLedger,
     wanted: impl Fn(&Prefix) -> bool,
     reserved: &[IpAddr],
@@ -157,16 +160,20 @@ pub(crate) fn open_adopted(
 ) -> Result<()> {
     let mut adopted = ledger.read_prefixes()?;
     adopted.retain(|p| p.entry.state == State::Adopted && p.entry.was_seen_twice() && wanted(p));
+    let stock = &node.shared.stock;
+    adopted.retain(|p| stock.may_open(ledger.id(), p.prefix, Instant::now()));
     if adopted.is_empty() {
         return Ok(());
     }
+    // Pods may not wait for a look into all namespaces.
+    let living = in_use::look_from(node.ledger, Reach::Processes)?;
     let entries = ledger.open()?;
-    let owners = entries.all()?;
-    let owners = owners.iter().filter_map(|entry| entry.owner.as_ref());
-    let living = in_use::look(owners, Reach::Processes)?;
     for prefix in adopted {
         match reason_to_keep(&prefix, &entries, &living, reserved)? {
-            Some(why) => kept.push(format!("{} is not used for pods: {why}", prefix.prefix)),
+            Some(why) => {
+                kept.push(format!("{} is not used for pods: {why}", prefix.prefix));
+                stock.note_used(ledger.id(), prefix.prefix, Instant::now());
+            }
             None => {
                 entries.note_prefix(&prefix, &Event::Pooled)?;
             }

@@ -1,16 +1,20 @@
 //! How many prefixes an agent keeps on which ENI, and what EC2 has refused of them. All
 //! threads of the agent share it; a plugin without an agent has none and asks for none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::address::Cidr;
 use common::attach::inventory::Eni;
 
 use crate::vpc::ec2::Family;
 
 /// How long nobody asks for prefixes again that EC2 has refused. It is the VPC CNI's time.
 const PAUSE: Duration = Duration::from_secs(120);
+/// How long nobody looks again whether an adopted prefix can be used for pods, of which
+/// somebody had an address.
+const USED: Duration = Duration::from_secs(60);
 
 /// Between which numbers of free prefixes an ENI is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +36,8 @@ struct Known {
     /// By the MAC address of the ENI.
     levels: BTreeMap<(String, Family), Level>,
     refused: BTreeMap<(String, Family), Refused>,
+    /// When somebody had an address of an adopted prefix, by the id of the ENI.
+    used: HashMap<(String, Cidr), Instant>,
 }
 
 #[derive(Debug)]
@@ -68,6 +74,20 @@ impl Stock {
     /// Notes that there are again.
     pub(crate) fn accept(&self, eni: &Eni, family: Family) {
         self.known().refused.remove(&(eni.id.clone(), family));
+    }
+
+    /// Notes that somebody has an address of an adopted prefix.
+    pub(crate) fn note_used(&self, eni: &str, prefix: Cidr, now: Instant) {
+        let used = &mut self.known().used;
+        used.retain(|_, at| now.saturating_duration_since(*at) < USED);
+        used.insert((eni.to_owned(), prefix), now);
+    }
+
+    /// Whether it is worth a look into all namespaces whether an adopted prefix can be used.
+    pub(crate) fn may_open(&self, eni: &str, prefix: Cidr, now: Instant) -> bool {
+        let known = self.known();
+        let used = known.used.get(&(eni.to_owned(), prefix));
+        used.is_none_or(|at| now.saturating_duration_since(*at) >= USED)
     }
 
     /// How long it is until EC2 may be asked again for what it has refused last.
@@ -108,5 +128,19 @@ mod tests {
         stock.accept(&eni(), Family::V4);
         assert!(stock.may_ask(&eni(), Family::V4, start));
         assert!(stock.refusals().is_empty());
+    }
+
+    #[test]
+    fn an_adopted_prefix_that_somebody_uses_is_looked_at_again_after_a_minute() {
+        let (stock, start) = (Stock::default(), Instant::now());
+        let (one, other) = (["10.0.4.16/28", "10.0.4.32/28"])
+            .map(|text| text.parse().unwrap())
+            .into();
+        stock.note_used("eni-1", one, start);
+        let soon = start + USED - Duration::from_millis(1);
+        assert!(!stock.may_open("eni-1", one, soon));
+        assert!(stock.may_open("eni-1", other, soon));
+        assert!(stock.may_open("eni-2", one, soon));
+        assert!(stock.may_open("eni-1", one, start + USED));
     }
 }
