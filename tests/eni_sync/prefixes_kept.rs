@@ -2,12 +2,13 @@
 //! ENI that has left, files that cannot be read, calls that are not answered.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::fixture::{Agent, Vpc, eventually};
-use super::ipam::{add, sharing};
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::ipam::{add, intents, sharing};
 use super::prefixes::{keeping, kept, known, prefixes};
 
 fn now() -> u64 {
@@ -15,6 +16,20 @@ fn now() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_secs()
+}
+
+/// The file in which the ledger has a prefix.
+fn prefix_file(node: &AwsNode, prefix: &str) -> PathBuf {
+    let name = format!(".prefix-{}", prefix.replace('/', "-"));
+    node.ledger_path().join(name)
+}
+
+/// Changes what the ledger has of a prefix.
+fn edit_prefix(node: &AwsNode, prefix: &str, change: impl FnOnce(&mut Value)) {
+    let path = prefix_file(node, prefix);
+    let mut document = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut document);
+    fs::write(path, document.to_string()).unwrap();
 }
 
 #[test]
@@ -59,4 +74,38 @@ fn an_address_that_a_pool_has_claimed_and_a_prefix_has_is_the_pools() {
     assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
     assert_eq!(node.ledger()[address], "pooled");
     assert!(node.addresses().is_empty(), "{:?}", node.addresses());
+}
+
+#[test]
+fn an_eni_that_has_gone_with_a_prefix_on_its_way_out_keeps_no_agent_busy() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    drop(kept(
+        &node,
+        &keeping(&json!({ "ipv4": { "low": 1, "high": 1 } })),
+        1,
+    ));
+    let prefix = prefixes(&node).remove(0);
+    edit_prefix(&node, &prefix, |found| {
+        let entry = &mut found["entry"];
+        entry["state"] = json!("releasing");
+        entry["after"] = json!(1);
+        entry["asked"] = json!(false);
+        // No description of ten minutes later showed it.
+        entry["since"] = json!(now() - 600);
+        entry["confirmed"] = json!(now() - 600);
+        entry["missing"] = json!(now() - 300);
+    });
+    let clock = serde_json::from_slice::<Value>(&fs::read(prefix_file(&node, &prefix)).unwrap());
+    let clock = clock.unwrap()["clock"].clone();
+    let since = now() - 600;
+    let asked = json!({ "before": [], "count": 1, "since": since, "clock": clock });
+    let unheard = json!({ "before": [], "since": since, "clock": clock });
+    fs::write(node.ledger_path().join(".asked-ipv4"), asked.to_string()).unwrap();
+    fs::write(node.ledger_path().join(".unheard"), unheard.to_string()).unwrap();
+    node.lab.detach_eni(&node.eni);
+    node.lab.delete_eni(&node.eni);
+    let _agent = Agent::start(&node, &json!({}));
+    let is_forgotten = || intents(&node).is_empty();
+    assert!(eventually(is_forgotten), "{:?}", intents(&node));
 }

@@ -64,22 +64,22 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
         // Who cannot find out what is to be kept gives nothing back.
         let wanted = wanted(agent, managed.clone())?;
         agent.shared.stock.set(wanted);
-        for eni in managed {
+        for eni in managed.clone() {
             errors.keep(keep_on(agent, &node, eni, findings));
         }
-        Ok(())
+        next(agent, managed)
     });
     findings.extend(agent.shared.stock.refusals());
-    errors.keep(kept);
-    let next = errors.keep(next(agent)).flatten();
+    let next = errors.keep(kept).flatten();
     errors.into_result().map(|()| next)
 }
 
-/// How long it is until a prefix is due, or EC2 may be asked again.
-fn next(agent: &Agent) -> Result<Option<Duration>> {
+/// How long it is until a prefix of an ENI for pods is due, or EC2 may be asked again. Nobody
+/// gives those of other ENIs back.
+fn next<'a>(agent: &Agent, enis: impl Iterator<Item = &'a Eni>) -> Result<Option<Duration>> {
     let mut next = agent.shared.stock.until_next(Instant::now());
-    for eni in agent.ledger.enis()? {
-        let due = eni.read_prefixes()?.into_iter();
+    for eni in enis {
+        let due = agent.ledger.of_eni(&eni.id)?.read_prefixes()?.into_iter();
         let due = due.filter_map(|prefix| prefix.entry.due(now())).min();
         // A second is as exact as the ledger is.
         let wait = due.map(|due| Duration::from_secs(due.saturating_sub(now()).max(1)));

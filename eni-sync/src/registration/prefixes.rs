@@ -7,5 +7,6 @@ pub(crate) mod compare;
 pub(crate) mod free;
 pub(crate) mod give;
 pub(crate) mod give_back;
+pub(crate) mod gone;
 pub(crate) mod stock;
 pub(crate) mod supply;

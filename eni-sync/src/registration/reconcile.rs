@@ -80,7 +80,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares every ENI for pods with the ledger. Addresses of attachments that ended
+/// Compares every ENI for pods with the ledger, and looks at those that have left the node with
+/// prefixes. Addresses of attachments that ended
 /// without a DEL are released `grace` after they were registered. `progress` hears of
 /// each ENI that is done.
 ///
@@ -97,6 +98,12 @@ pub(crate) fn run(
     for eni in enis.filter(|eni| eni::require_managed(eni).is_ok()) {
         errors.keep(compare(node, eni, grace, &mut report));
         progress(eni);
+    }
+    for ledger in node.ledger.enis()? {
+        if !node.inventory.enis.iter().any(|eni| eni.id == ledger.id()) {
+            let found = errors.keep(prefixes::gone::forget(node, &ledger));
+            report.add(found.unwrap_or_default());
+        }
     }
     errors.into_result().map(|()| report)
 }

@@ -68,10 +68,28 @@ pub(crate) fn find(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
     if !ledger.is_unheard()? {
         return Ok(());
     }
-    let Some(actual) = describe(node, ledger.id())? else {
-        return Ok(());
-    };
-    note(&ledger.open()?, &actual)
+    let actual = describe(node, ledger.id())?;
+    let entries = ledger.open()?;
+    match actual {
+        Some(actual) => note(&entries, &actual),
+        None => end_without_eni(&entries),
+    }
+}
+
+/// Nothing can be found on an ENI that EC2 does not show, when it would show what it chose.
+fn end_without_eni(entries: &Entries) -> Result<()> {
+    for ipv6 in [false, true] {
+        if entries
+            .asked(ipv6)?
+            .is_some_and(|asked| asked.is_over(now()))
+        {
+            entries.end_asking(ipv6)?;
+        }
+    }
+    match entries.unheard()? {
+        Some(unheard) if unheard.is_over(now()) => entries.end_unheard(),
+        _ => Ok(()),
+    }
 }
 
 /// Writes down what EC2 chose unheard, as far as a description shows it.

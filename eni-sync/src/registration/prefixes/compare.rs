@@ -42,6 +42,19 @@ pub(crate) fn compare(entries: &Entries, actual: &Description) -> Result<Differe
     Ok(found)
 }
 
+/// Writes down that the ENI has left the node, and all prefixes with it.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger.
+pub(crate) fn note_gone(entries: &Entries) -> Result<Differences> {
+    let mut found = Differences::default();
+    entries.forget_removed_prefixes()?;
+    for prefix in entries.prefixes()? {
+        missed(entries, &prefix, &mut found)?;
+    }
+    Ok(found)
+}
+
 fn adopt(entries: &Entries, prefix: Cidr, found: &mut Differences) -> Result<()> {
     found.adopted += 1;
     found.settling += 1;
