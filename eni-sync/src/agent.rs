@@ -92,6 +92,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         health: Health::default(),
         work: Mutex::new(Work {
             role: post.role(),
+            bound: post.bound(),
             ..Work::default()
         }),
         changed: Condvar::new(),

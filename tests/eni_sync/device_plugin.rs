@@ -4,12 +4,15 @@
 mod devices;
 mod kubelet;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use harness::Pod;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use self::kubelet::{DIRECTORY, Kubelet, directory};
+use super::crowding::{agent_socket, signal, stop};
 use super::doctor::examine;
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::scrape::{ADDRESS, get};
@@ -49,10 +52,10 @@ fn the_kubelet_is_offered_as_many_addresses_as_the_eni_has_room_for() {
     let mut kubelet = Kubelet::start(&node);
     let _agent = Agent::start(&node, &configuration(&vpc));
     let registered = kubelet.await_event("register");
-    let endpoint = "eni-sync-eni-cni.io-user-plane.sock";
+    let endpoint = "eni-sync-eni-cni.io_user-plane.sock";
     let expected = json!({
         "event": "register", "version": "v1beta1", "endpoint": endpoint, "resource": ADDRESSES,
-        "preferred": true,
+        "preferred": true, "listening": false,
     });
     assert_eq!(registered, expected);
     let options = kubelet.await_event("options");
@@ -154,7 +157,7 @@ fn a_kubelet_that_starts_anew_is_told_again() {
     }
     let kubelet = kubelet_after(&node, Kubelet::start);
     // Somebody removes the socket of the resource, and nothing else.
-    let socket = directory(&node).join("eni-sync-eni-cni.io-user-plane.sock");
+    let socket = directory(&node).join("eni-sync-eni-cni.io_user-plane.sock");
     fs::remove_file(&socket).unwrap();
     kubelet.await_event("register");
     kubelet.await_list(ADDRESSES, ROOM, 0);
@@ -287,6 +290,44 @@ fn a_selector_that_matches_no_eni_gives_a_resource_without_devices_and_is_said_o
     assert_eq!(agent.log().matches(&said).count(), 1, "{}", agent.log());
 }
 
+/// A kubelet that learns of two plugins with one name takes the end of the first one for the end
+/// of both.
+#[test]
+fn an_agent_registers_when_the_one_before_has_closed_its_socket() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let first = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_event("register");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    stop(&first);
+    let second = Agent::start(&node, &configuration(&vpc));
+    let waits = "waits until the agent before has closed its socket";
+    assert!(
+        eventually(|| second.log().contains(waits)),
+        "{}",
+        second.log()
+    );
+    signal(&first, Signal::SIGCONT);
+    let registered = kubelet.await_event("register");
+    assert_eq!(registered["listening"], false, "{registered}");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+}
+
+#[test]
+fn an_agent_whose_socket_gets_another_mode_goes_on() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let mut configuration = configuration(&vpc);
+    configuration["links"] = json!(false);
+    let _agent = Agent::start(&node, &configuration);
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    fs::set_permissions(agent_socket(&node), Permissions::from_mode(0o660)).unwrap();
+    set_link(&node, "down");
+    kubelet.await_list(ADDRESSES, 0, ROOM);
+}
+
 #[test]
 fn during_an_update_the_agent_that_serves_is_the_one_that_registers() {
     let vpc = Vpc::new();
@@ -298,7 +339,8 @@ fn during_an_update_the_agent_that_serves_is_the_one_that_registers() {
     let second = Agent::start(&node, &configuration(&vpc));
     assert!(eventually(|| first.log().contains("this one rests")));
     // The one before neither has the socket nor takes it back.
-    kubelet.await_event("register");
+    let registered = kubelet.await_event("register");
+    assert_eq!(registered["listening"], false);
     kubelet.await_list(ADDRESSES, ROOM, 0);
     first.kill();
     let is_registered = || {

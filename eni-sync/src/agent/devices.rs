@@ -3,9 +3,11 @@
 //! something changes, and one speaks with the kubelet.
 
 mod api;
+mod endpoint;
 mod facts;
 mod grpc;
 mod kubelet;
+mod look;
 mod offer;
 mod plugin;
 pub(crate) mod shown;
@@ -25,9 +27,8 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 
 use crate::agent::devices::facts::Facts;
-use crate::agent::devices::kubelet::{Identity, Look};
+use crate::agent::devices::look::{Identity, Look};
 use crate::agent::devices::offer::Offered;
-use crate::agent::handover::Role;
 use crate::agent::shared::Agent;
 use crate::agent::watch::add_watch;
 use crate::plugin::socket;
@@ -64,6 +65,7 @@ fn watch_for_ever(agent: &Arc<Agent>, looks: &watch::Sender<Look>) {
     loop {
         if let Err(error) = watch_node(agent, looks, &mut offered) {
             say!("looking for the resources of this node: {error}; trying again in {PAUSE:?}");
+            looks.send_modify(|look| place(agent, look));
         }
         thread::sleep(PAUSE);
     }
@@ -78,7 +80,6 @@ fn watch_node(
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Inotify::init(flags).map_err(failed)?;
     let events = Events::open(Subject::Links)?;
-    let mut place = Place::default();
     loop {
         // Watched first, looked at then: nothing can change between the two.
         watch_directories(agent, &inotify)?;
@@ -90,34 +91,19 @@ fn watch_node(
         let resources = offered
             .insert(known)
             .look(&agent.configuration.resources, &facts);
-        looks.send_replace(Look {
-            is_serving: place.is_own(agent),
-            kubelet: Identity::of_kubelet(agent.configuration.device_plugin_path()),
-            resources,
+        looks.send_modify(|look| {
+            look.resources = resources;
+            place(agent, look);
         });
         await_change(agent, &inotify, &events)?;
     }
 }
 
-/// The socket of this agent for plugins, which the next agent takes first. Whoever has it
-/// registers the resources; with both doing so, they would take them from each other.
-#[derive(Default)]
-struct Place(Option<Identity>);
-
-impl Place {
-    /// Whether this agent serves plugins at this moment. It finds out some time later that
-    /// another one has taken its socket.
-    fn is_own(&mut self, agent: &Agent) -> bool {
-        let found = Identity::of(&agent.socket);
-        if agent.role() != Role::Serving {
-            self.0 = None;
-            return false;
-        }
-        if self.0.is_none() {
-            self.0 = found;
-        }
-        self.0.is_some() && self.0 == found
-    }
+/// Finds out whether this agent has to register, and with whom: also while the node cannot be
+/// looked at, another agent takes over.
+fn place(agent: &Agent, look: &mut Look) {
+    look.is_serving = agent.is_serving();
+    look.kubelet = Identity::of_kubelet(agent.configuration.device_plugin_path());
 }
 
 /// What an agent before this one has written down. Without it, only what can be seen is offered.

@@ -18,7 +18,7 @@ use common::error::{Error, Result};
 use common::files::lock::Lock;
 use tracing::info;
 
-use crate::plugin::socket::{self, Listener};
+use crate::plugin::socket::{self, Bound, Listener};
 
 /// How long an agent that starts waits for one that is just starting as well.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -76,14 +76,20 @@ impl Post {
         self.role
     }
 
+    /// The agent's socket, if it has had one.
+    pub(crate) fn bound(&self) -> Option<Bound> {
+        let listener = self.listener.as_ref();
+        listener.map(|listener| listener.bound().clone())
+    }
+
     /// Finds out what the agent is from now on. One that comes takes the path when it is
     /// ready, and one that was relieved when nobody has it.
     ///
     /// # Errors
     /// Code 5 naming the path.
-    pub(crate) fn look(&mut self, is_ready: bool) -> Result<Role> {
+    pub(crate) fn look(&mut self, is_ready: bool) -> Result<()> {
         if self.listener.as_ref().is_some_and(Listener::is_in_place) {
-            return Ok(self.role);
+            return Ok(());
         }
         let may_relieve = self.role == Role::Coming && is_ready;
         if may_relieve || !socket::is_listened_on(&self.path) {
@@ -95,7 +101,7 @@ impl Post {
                 self.path
             );
         }
-        Ok(self.role)
+        Ok(())
     }
 
     /// Takes the path, unless another agent is about to.

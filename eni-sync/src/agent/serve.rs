@@ -58,9 +58,9 @@ impl Agent {
             }
             if looked.elapsed() >= LOOK && !is_ending {
                 looked = Instant::now();
-                let role = post.look(self.health.has_reconciled());
-                let role = role.map(|role| self.note_role(role));
-                let failed = role.err().map(|error| format!("{error}; trying again"));
+                let found = post.look(self.health.has_reconciled());
+                self.note_post(&post);
+                let failed = found.err().map(|error| format!("{error}; trying again"));
                 for failed in news.among(Vec::from_iter(failed)) {
                     say!("{failed}");
                 }

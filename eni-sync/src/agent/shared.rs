@@ -15,12 +15,13 @@ use nix::unistd::Pid;
 use crate::agent::configuration::Configuration;
 use crate::agent::desk::Desks;
 use crate::agent::devices::shown::Resources;
-use crate::agent::handover::Role;
+use crate::agent::handover::{Post, Role};
 use crate::agent::health::{Health, Lasting};
 use crate::agent::links::Links;
 use crate::agent::metrics::Metrics;
 use crate::agent::said::Said;
 use crate::ledger::Ledger;
+use crate::plugin::socket::Bound;
 use crate::registration::node::Node;
 use crate::registration::shared::Shared;
 use crate::vpc::clients::{Aws, Clients};
@@ -68,6 +69,8 @@ pub(super) struct Work {
     pub(super) is_ending: bool,
     /// What this agent is on its node.
     pub(super) role: Role,
+    /// Its socket for plugins, once it has one.
+    pub(super) bound: Option<Bound>,
     /// Why it has to, when nobody has told it to.
     pub(super) defect: Option<Error>,
 }
@@ -149,10 +152,25 @@ impl Agent {
         !work.is_ending
     }
 
+    /// Whether a plugin that connects now comes to this agent. Its role says so some time
+    /// longer, until it has found out that another agent has taken the path.
+    pub(crate) fn is_serving(&self) -> bool {
+        let (role, bound) = {
+            let work = self.work();
+            (work.role, work.bound.clone())
+        };
+        role == Role::Serving && bound.is_some_and(|bound| bound.is_in_place())
+    }
+
     /// Notes what this agent is from now on.
-    pub(super) fn note_role(&self, role: Role) {
-        if self.role() != role {
-            self.update(|work| (work.role, work.is_news) = (role, true));
+    pub(super) fn note_post(&self, post: &Post) {
+        let (role, bound) = (post.role(), post.bound());
+        let is_other = {
+            let work = self.work();
+            work.role != role || work.bound != bound
+        };
+        if is_other {
+            self.update(|work| (work.role, work.bound, work.is_news) = (role, bound, true));
             self.resources.waker().wake();
         }
     }

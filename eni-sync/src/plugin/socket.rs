@@ -269,10 +269,23 @@ pub(crate) fn is_of_root(stream: &UnixStream) -> bool {
 #[derive(Debug)]
 pub(crate) struct Listener {
     listener: UnixListener,
+    bound: Bound,
+}
+
+/// Where a listener was bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
     path: PathBuf,
     /// The device and the number of the file that was made with it. No other file can get
-    /// them while this one listens.
+    /// them while the listener is there.
     file: (u64, u64),
+}
+
+impl Bound {
+    /// Whether this socket is still the one at its path.
+    pub(crate) fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|found| found == self.file)
+    }
 }
 
 impl Listener {
@@ -302,10 +315,10 @@ impl Listener {
         fs::set_permissions(new, Permissions::from_mode(SOCKET_MODE))?;
         let file = identity(new)?;
         fs::rename(new, path)?;
+        let path = path.to_owned();
         Ok(Self {
             listener,
-            path: path.to_owned(),
-            file,
+            bound: Bound { path, file },
         })
     }
 
@@ -335,9 +348,14 @@ impl Listener {
         self.listener.try_clone()
     }
 
+    /// Where it was bound, for who does not have the listener.
+    pub(crate) fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
     /// Whether this socket is still the one at its path.
     pub(crate) fn is_in_place(&self) -> bool {
-        identity(&self.path).is_ok_and(|found| found == self.file)
+        self.bound.is_in_place()
     }
 }
 
@@ -403,6 +421,15 @@ pub(crate) fn is_listened_on(path: &Path) -> bool {
             asked.ok();
             true
         }
+        Err(cause) => cause.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Whether anybody has a socket there that listens, who need not be an agent.
+pub(crate) fn has_listener(path: &Path) -> bool {
+    match connect(path) {
+        Ok(_) => true,
+        // Its queue is full.
         Err(cause) => cause.kind() == io::ErrorKind::WouldBlock,
     }
 }

@@ -6,6 +6,7 @@ on stdout what happens, a JSON document a line, and does what lines on stdin tel
 all of them with these words.
 """
 
+import collections
 import importlib
 import json
 import os
@@ -37,6 +38,8 @@ def messages():
 
 api, services = messages()
 plugins = {}
+# Of how many plugins of each resource the kubelet has a list.
+listening = collections.Counter()
 output = threading.Lock()
 
 
@@ -50,28 +53,33 @@ def listed(devices):
     return [{"id": device.ID, "health": device.health, "numa": nodes(device)} for device in devices]
 
 
-def listen(request):
-    """What the kubelet does with a plugin that it has taken."""
-    resource = request.resource_name
+def connect(request):
+    """What the kubelet does with a plugin before it has taken it."""
     path = os.path.join(directory, request.endpoint)
     # As the kubelet, with a connection for each registration: the one before may lead elsewhere.
     options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
     channel = grpc.insecure_channel(f"unix:{path}", options=options)
     plugin = services.DevicePluginStub(channel)
-    plugins[resource] = plugin
+    options = plugin.GetDevicePluginOptions(api.Empty(), timeout=60)
+    say(
+        event="options",
+        resource=request.resource_name,
+        preStart=options.pre_start_required,
+        preferred=options.get_preferred_allocation_available,
+        mode=os.stat(path).st_mode & 0o7777,
+    )
+    return plugin
+
+
+def listen(resource, plugin):
+    """And what it does then."""
     try:
-        options = plugin.GetDevicePluginOptions(api.Empty(), timeout=60)
-        say(
-            event="options",
-            resource=resource,
-            preStart=options.pre_start_required,
-            preferred=options.get_preferred_allocation_available,
-            mode=os.stat(path).st_mode & 0o7777,
-        )
         for answer in plugin.ListAndWatch(api.Empty()):
             say(event="list", resource=resource, devices=listed(answer.devices))
+        listening.subtract([resource])
         say(event="end", resource=resource)
     except grpc.RpcError as error:
+        listening.subtract([resource])
         say(event="end", resource=resource, why=error.code().name)
 
 
@@ -84,14 +92,22 @@ class Registration(services.RegistrationServicer):
             endpoint=request.endpoint,
             resource=request.resource_name,
             preferred=options.get_preferred_allocation_available,
+            listening=listening[request.resource_name] > 0,
         )
         global deaf
         if refusal is not None:
             context.abort(grpc.StatusCode.UNKNOWN, refusal)
+        resource = request.resource_name
+        try:
+            plugin = connect(request)
+        except grpc.RpcError as error:
+            context.abort(grpc.StatusCode.UNKNOWN, error.details())
         if deaf:
             deaf = False
             return api.Empty()
-        threading.Thread(target=listen, args=(request,), daemon=True).start()
+        plugins[resource] = plugin
+        listening.update([resource])
+        threading.Thread(target=listen, args=(resource, plugin), daemon=True).start()
         return api.Empty()
 
 

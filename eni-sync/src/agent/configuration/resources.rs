@@ -66,9 +66,10 @@ fn ipv4() -> Family {
 }
 
 impl Resource {
-    /// The name of its socket in the directory of the device plugins.
+    /// The name of its socket in the directory of the device plugins. No domain has a `_`, so it
+    /// is another one for each name.
     pub(crate) fn socket_name(&self) -> String {
-        format!("eni-sync-{}.sock", self.name.replace('/', "-"))
+        format!("eni-sync-{}.sock", self.name.replace('/', "_"))
     }
 
     /// The name of the variable that tells a container which devices it has.
