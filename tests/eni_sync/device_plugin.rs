@@ -15,7 +15,7 @@ use self::kubelet::{DIRECTORY, Kubelet, directory};
 use super::crowding::{agent_socket, signal, stop};
 use super::doctor::examine;
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::scrape::{ADDRESS, get};
+use super::scrape::{ADDRESS, get, get_as};
 
 const ADDRESSES: &str = "eni-cni.io/user-plane";
 
@@ -326,6 +326,80 @@ fn an_agent_whose_socket_gets_another_mode_goes_on() {
     fs::set_permissions(agent_socket(&node), Permissions::from_mode(0o660)).unwrap();
     set_link(&node, "down");
     kubelet.await_list(ADDRESSES, 0, ROOM);
+}
+
+#[test]
+fn an_agent_that_does_not_serve_leaves_what_the_other_one_has_written() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let mut configuration = configuration(&vpc);
+    configuration["links"] = json!(false);
+    let first = Agent::start(&node, &configuration);
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    // The next one has no comparison with EC2, and so does not take over.
+    node.lab.rules(|rules| {
+        let denied = &mut rules.denied_actions;
+        denied.insert("DescribeNetworkInterfaces".into());
+    });
+    set_link(&node, "down");
+    let is_known = || {
+        let shown = node.command(&["status"]).stdout;
+        shown.contains("0 healthy, 9 unhealthy, registered with the kubelet")
+    };
+    assert!(eventually(is_known), "{}", first.log());
+    let second = Agent::start(&node, &configuration);
+    let said = format!("resource {ADDRESSES}: ens6 of {} is down", node.eni);
+    assert!(
+        eventually(|| second.log().contains(&said)),
+        "{}",
+        second.log()
+    );
+    assert!(is_known(), "{}", second.log());
+}
+
+#[test]
+fn what_cannot_be_written_is_said_and_written_later() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let path = node.run_directory().join("eni-cni/resources.json");
+    fs::create_dir_all(&path).unwrap();
+    let kubelet = Kubelet::start(&node);
+    let agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    let said = "failed to write /run/eni-cni/resources.json";
+    assert!(eventually(|| get(&node, "/readyz").1.contains(said)));
+    assert!(eventually(|| metric(&node, "registered{resource") > 0.0));
+    fs::remove_dir(&path).unwrap();
+    let is_known = || {
+        let shown = node.command(&["status"]).stdout;
+        shown.contains("9 healthy, 0 unhealthy, registered with the kubelet\n")
+    };
+    assert!(eventually(is_known), "{}", agent.log());
+    assert!(eventually(|| get(&node, "/readyz").1 == "ok"));
+    assert_eq!(agent.log().matches(said).count(), 1, "{}", agent.log());
+}
+
+#[test]
+fn a_node_that_cannot_be_looked_at_is_said_once_and_named_by_readiness_and_the_page() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    // The first comparison with EC2, which writes the file, is over then.
+    assert!(eventually(|| get(&node, "/readyz").1 == "ok"));
+    let path = node.run_directory().join("eni-cni/enis.json");
+    let before = fs::read(&path).unwrap();
+    fs::write(&path, "{").unwrap();
+    let said = "the resources of this node: ";
+    let is_named = || get(&node, "/readyz").1.contains(said);
+    assert!(eventually(is_named), "{}", agent.log());
+    let (_, _, page) = get_as(&node, "/", ADDRESS);
+    assert!(page.contains(said), "{page}");
+    fs::write(&path, before).unwrap();
+    assert!(eventually(|| !is_named()), "{}", agent.log());
+    assert_eq!(agent.log().matches(said).count(), 1, "{}", agent.log());
 }
 
 #[test]

@@ -64,10 +64,19 @@ fn watch_for_ever(agent: &Arc<Agent>, looks: &watch::Sender<Look>) {
     let mut offered = None;
     loop {
         if let Err(error) = watch_node(agent, looks, &mut offered) {
-            say!("looking for the resources of this node: {error}; trying again in {PAUSE:?}");
+            note_unseen(agent, &error);
             looks.send_modify(|look| place(agent, look));
         }
         thread::sleep(PAUSE);
+    }
+}
+
+/// Says why the node could not be looked at, once for each reason. What the kubelet has been
+/// offered stays as it is: nobody knows better.
+fn note_unseen(agent: &Agent, error: &Error) {
+    let finding = format!("the resources of this node: {error}; trying again every {PAUSE:?}");
+    if agent.resources.note_unseen(Some(finding.clone())) {
+        say!("{finding}");
     }
 }
 
@@ -95,6 +104,7 @@ fn watch_node(
             look.resources = resources;
             place(agent, look);
         });
+        agent.resources.note_unseen(None);
         await_change(agent, &inotify, &events)?;
     }
 }

@@ -309,6 +309,7 @@ fn wrong(agent: &Agent) -> Vec<String> {
         .filter_map(std::result::Result::err)
         .collect();
     wrong.extend(agent.health.findings());
+    wrong.extend(agent.resources.findings());
     // What cannot be read the page itself tells.
     for (address, owner, error) in register::refused(&agent.ledger).into_iter().flatten() {
         wrong.push(format!(

@@ -12,12 +12,13 @@ use tokio::time::timeout;
 
 use crate::agent::devices::endpoint::Endpoint;
 use crate::agent::devices::look::Look;
-use crate::agent::devices::shown::Shown;
 use crate::agent::news::LastLook;
 use crate::agent::shared::Agent;
 
 /// How long to wait when nothing is due; nothing depends on it.
 const IDLE: Duration = Duration::from_secs(3600);
+/// How long until the next try to write down what the kubelet is offered.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Serves the resources and keeps them registered, until the look ends.
 pub(crate) async fn run(agent: &Arc<Agent>, mut looks: watch::Receiver<Look>) {
@@ -37,8 +38,14 @@ pub(crate) async fn run(agent: &Arc<Agent>, mut looks: watch::Receiver<Look>) {
             endpoint.tend(agent, &look).await;
             all.push(endpoint.shown(shown));
         }
-        note(agent, &all, &mut said);
-        let due = endpoints.iter().filter_map(|endpoint| endpoint.again).min();
+        if agent.resources.note(&all) {
+            agent.metrics.resources.note(&all);
+        }
+        let unwritten = !agent.resources.write_down(look.is_serving);
+        let unwritten = unwritten.then(|| Instant::now() + PAUSE);
+        say_news(agent, &mut said);
+        let due = endpoints.iter().filter_map(|endpoint| endpoint.again);
+        let due = due.chain(unwritten).min();
         let wait = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
         // When it is over without a look, something is due.
         if matches!(timeout(wait, looks.changed()).await, Ok(Err(_))) {
@@ -47,16 +54,10 @@ pub(crate) async fn run(agent: &Arc<Agent>, mut looks: watch::Receiver<Look>) {
     }
 }
 
-/// Notes how the resources are, and says what is new.
-fn note(agent: &Agent, all: &[Shown], said: &mut LastLook) {
-    match agent.resources.note(all) {
-        Ok(true) => agent.metrics.resources.note(all),
-        Ok(false) => {}
-        Err(error) => say!("{error}"),
-    }
-    let problems = agent.resources.findings().into_iter();
-    let problems: BTreeSet<String> = problems.collect();
-    for finding in said.replace(problems.into_iter().collect()) {
-        say!("{finding}");
+/// Says what is new of what is wrong.
+fn say_news(agent: &Agent, said: &mut LastLook) {
+    let problems: BTreeSet<String> = agent.resources.problems().into_iter().collect();
+    for problem in said.replace(problems.into_iter().collect()) {
+        say!("{problem}");
     }
 }

@@ -79,9 +79,20 @@ fn write(resources: &[Shown]) -> Result<()> {
 /// The resources of an agent.
 #[derive(Debug)]
 pub(crate) struct Resources {
-    shown: Mutex<Vec<Shown>>,
+    known: Mutex<Known>,
     waker: Waker,
     woken: UnixStream,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    shown: Vec<Shown>,
+    /// What the file has, if this agent has written it.
+    written: Option<Vec<Shown>>,
+    /// Why the file has something else.
+    unwritten: Option<String>,
+    /// Why nobody knows whether all of this is so still.
+    unseen: Option<String>,
 }
 
 /// Wakes the look at the resources.
@@ -110,9 +121,8 @@ impl Resources {
         };
         let failed = |cause: io::Error| Error::io("failed to make a pair of sockets", &cause);
         let (waker, woken) = pair().map_err(failed)?;
-        let shown = Mutex::default();
         Ok(Self {
-            shown,
+            known: Mutex::default(),
             waker,
             woken,
         })
@@ -137,32 +147,56 @@ impl Resources {
         {}
     }
 
-    /// Notes what the kubelet is offered, and writes it down where it is something else than
-    /// before; whether it is.
-    ///
-    /// # Errors
-    /// Code 5 naming the file.
-    pub(crate) fn note(&self, resources: &[Shown]) -> Result<bool> {
+    /// Notes what the kubelet is offered; whether it is something else than before.
+    pub(crate) fn note(&self, resources: &[Shown]) -> bool {
         let mut known = self.known();
-        if *known == resources {
-            return Ok(false);
-        }
-        resources.clone_into(&mut known);
-        write(resources).map(|()| true)
+        let is_other = known.shown != resources;
+        resources.clone_into(&mut known.shown);
+        is_other
     }
 
-    /// What is to be said of them to whoever asks whether the agent is ready.
-    pub(crate) fn findings(&self) -> Vec<String> {
+    /// Has the file say the same, if this agent is the one that serves: of the others, the
+    /// kubelet has nothing. Whether there is nothing left to be written.
+    pub(crate) fn write_down(&self, is_serving: bool) -> bool {
+        let mut known = self.known();
+        if !is_serving {
+            (known.written, known.unwritten) = (None, None);
+        } else if known.written.as_ref() != Some(&known.shown) {
+            let outcome = write(&known.shown);
+            known.written = outcome.is_ok().then(|| known.shown.clone());
+            known.unwritten = outcome.err().map(|error| error.to_string());
+        }
+        known.unwritten.is_none()
+    }
+
+    /// Notes why the node could not be looked at, or that it could; whether that is news.
+    pub(crate) fn note_unseen(&self, why: Option<String>) -> bool {
+        let mut known = self.known();
+        let is_other = known.unseen != why;
+        known.unseen = why;
+        is_other
+    }
+
+    /// What is wrong with them.
+    pub(crate) fn problems(&self) -> Vec<String> {
         let known = self.known();
         let of_one = |one: &Shown| {
             let name = one.name.clone();
             let say = move |problem: &String| format!("resource {name}: {problem}");
             one.problems.iter().map(say).collect::<Vec<_>>()
         };
-        known.iter().flat_map(of_one).collect()
+        let problems = known.shown.iter().flat_map(of_one);
+        problems.chain(known.unwritten.clone()).collect()
     }
 
-    fn known(&self) -> MutexGuard<'_, Vec<Shown>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is to be said of them to whoever asks whether the agent is ready.
+    pub(crate) fn findings(&self) -> Vec<String> {
+        let mut findings = self.problems();
+        findings.extend(self.known().unseen.clone());
+        findings
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
