@@ -81,18 +81,36 @@ fn a_pod_without_its_address_is_named_first() {
 }
 
 #[test]
-fn no_name_of_somebody_elses_leads_to_the_page() {
+fn no_name_of_somebody_elses_leads_to_what_names_pods() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let _agent = Agent::start(&node, &json!({"metrics": "127.0.0.1:9809"}));
-    for (host, expected) in [
-        ("127.0.0.1:9809", 200),
-        ("localhost:9809", 200),
-        ("[::1]:9809", 200),
-        ("rebound.example", 403),
-        ("rebound.example:9809", 403),
+    let resource = json!({
+        "name": "eni-cni.io/a", "eni": { "id": node.eni.to_string() }, "kind": "addresses",
+    });
+    let configuration = json!({
+        "metrics": ADDRESS, "devicePluginPath": "/run/nowhere", "resources": [resource],
+    });
+    let _agent = Agent::start(&node, &configuration);
+    let finding = "there is no directory \"/run/nowhere\"";
+    assert!(eventually(|| get_as(&node, "/readyz", ADDRESS)
+        .2
+        .contains(finding)));
+    for (host, is_ours) in [
+        ("127.0.0.1:9809", true),
+        ("localhost:9809", true),
+        ("[::1]:9809", true),
+        ("rebound.example", false),
+        ("rebound.example:9809", false),
+        ("rebound.\u{e9}xample", false),
     ] {
-        assert_eq!(get_as(&node, "/", host).0, expected, "{host}");
+        let page = get_as(&node, "/", host).0;
+        assert_eq!(page, if is_ours { 200 } else { 403 }, "{host}");
+        // A probe may have any name: it learns what it asks for.
+        let (status, _, text) = get_as(&node, "/readyz", host);
+        assert_eq!((status, text.contains(finding)), (200, is_ours), "{text}");
+        for path in ["/healthz", "/metrics"] {
+            assert_eq!(get_as(&node, path, host).0, 200, "{host}{path}");
+        }
     }
     let (_, head, _) = get_as(&node, "/", "localhost");
     assert!(

@@ -32,7 +32,7 @@ pub fn try_get(node: &AwsNode, path: &str) -> io::Result<(u16, String)> {
 
 /// The same of any server on a node.
 pub fn get_at(node: &AwsNode, address: &str, path: &str) -> io::Result<(u16, String)> {
-    let (head, body) = ask(node, address, path, "x")?;
+    let (head, body) = ask(node, address, path, address)?;
     Ok((status(&head), body))
 }
 

@@ -240,6 +240,8 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>, is_local: bool) -
                 .and_then(|()| health.ready(interval, Instant::now()))
                 .and_then(|()| alone(&agent));
             match ready {
+                // A probe may send any name; who does so learns nothing of pods.
+                Ok(()) if !is_of_node(&request) => report(Ok(())),
                 Ok(()) => readiness(agent).await,
                 Err(why) => report(Err(why)),
             }
@@ -263,14 +265,14 @@ fn alone(agent: &Agent) -> std::result::Result<(), String> {
     }
 }
 
-/// Whether a request names this node by an address. A page of somebody else in the same browser
-/// could make its own name lead here, and read what is shown.
+/// Whether a request names this node by an address, or names none. A page of somebody else in
+/// the same browser could make its own name lead here, and read what is shown.
 fn is_of_node(request: &Request<Incoming>) -> bool {
-    let host = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or_default();
+    let Some(host) = request.headers().get(HOST) else {
+        // No browser leaves it out.
+        return true;
+    };
+    let host = host.to_str().unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let name = name.trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.parse::<IpAddr>().is_ok()
