@@ -48,12 +48,22 @@ impl Health {
 
     /// Notes what EC2 does not permit; until the next comparison it is not tried in vain.
     pub(crate) fn note_refusal(&self, why: String) {
-        self.known().refusal = Some(why);
+        // EC2 adds a number to each of its answers: the first one stands for all of them.
+        self.known().refusal.get_or_insert(why);
     }
 
-    /// What EC2 has not permitted since the last comparison.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        self.known().refusal.clone()
+    /// Why EC2 gives no addresses at this time, as far as is known: what it has not permitted
+    /// since the last comparison, or that there has been none for too long. The words stay the
+    /// same while the reason does: resources are compared by them.
+    pub(crate) fn refusal(&self, interval: Duration, now: Instant) -> Option<String> {
+        let known = self.known();
+        let longest = interval * INTERVALS;
+        let late = |last: &Instant| now.saturating_duration_since(*last) > longest;
+        let late = known.reconciled.filter(late).map(|_| {
+            let seconds = longest.as_secs();
+            format!("the last comparison with EC2 is more than {seconds} s old")
+        });
+        known.refusal.clone().or(late)
     }
 
     /// Notes what could not be seen of the namespaces of pods.
@@ -151,5 +161,26 @@ mod tests {
         let late = start + INTERVAL * 3 + Duration::from_secs(1);
         let error = health.ready(INTERVAL, late).unwrap_err();
         assert_eq!(error, "the last comparison with EC2 is 301 s old");
+    }
+
+    #[test]
+    fn why_there_are_no_addresses_is_said_in_the_same_words_while_it_is_so() {
+        let health = Health::default();
+        let start = Instant::now();
+        assert_eq!(health.refusal(INTERVAL, start), None);
+        health.note_reconcile(start);
+        assert_eq!(health.refusal(INTERVAL, start + INTERVAL * 3), None);
+        let late = "the last comparison with EC2 is more than 300 s old".to_owned();
+        for intervals in 4..6 {
+            let found = health.refusal(INTERVAL, start + INTERVAL * intervals);
+            assert_eq!(found.as_ref(), Some(&late));
+        }
+        for request in ["a", "b"] {
+            health.note_refusal(format!("not permitted (request {request})"));
+            let found = health.refusal(INTERVAL, start);
+            assert_eq!(found.unwrap(), "not permitted (request a)");
+        }
+        health.note_reconcile(start);
+        assert_eq!(health.refusal(INTERVAL, start), None);
     }
 }

@@ -196,9 +196,7 @@ impl Agent {
     /// Why EC2 gives pods no addresses at this time, as far as is known.
     pub(crate) fn refusal(&self) -> Option<String> {
         let interval = self.configuration.longest_interval();
-        let late = || self.health.ready(interval, Instant::now()).err();
-        let late = || late().filter(|_| self.health.has_reconciled());
-        self.health.refusal().or_else(late)
+        self.health.refusal(interval, Instant::now())
     }
 
     /// Says that the ledger has changed.
