@@ -105,6 +105,11 @@ fn host_device_gets_the_eni_that_the_kubelet_has_allocated_and_it_stays_healthy(
         "{}",
         agent.log()
     );
+    // The next agent, which never has seen the ENI, knows that the pod has it still.
+    agent.kill();
+    kubelet.await_event("end");
+    let _agent = Agent::start(node, &configuration(&vpc));
+    kubelet.await_list(ENA, 0, 1);
     // What DEL does with a device is tested with those of the VM. It takes the record away.
     fs::remove_file(
         node.node

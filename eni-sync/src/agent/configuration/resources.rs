@@ -21,7 +21,8 @@ const NEW: &str = ".new";
 /// Kubernetes needs `requests.` for itself. Source: Kubernetes, `IsExtendedResourceName`.
 const LONGEST_NAME: usize = 63;
 const LONGEST_DOMAIN: usize = 253 - "requests.".len();
-/// Domains that are Kubernetes' own.
+/// How a domain ends that Kubernetes takes for its own: by these letters, whatever is before
+/// them. Source: Kubernetes, `IsPrefixedNativeResource`.
 const NATIVE: &str = "kubernetes.io";
 
 /// A resource of the node.
@@ -164,7 +165,7 @@ fn is_extended_resource(text: &str) -> bool {
     let is_label = |label: &str| is_word(label, &is_lower);
     domain.len() <= LONGEST_DOMAIN
         && domain.split('.').all(is_label)
-        && !(domain == NATIVE || domain.ends_with(&format!(".{NATIVE}")))
+        && !domain.ends_with(NATIVE)
         && !domain.starts_with("requests.")
         && name.len() <= LONGEST_NAME
         && is_word(name, &is_inside)
@@ -183,7 +184,7 @@ mod tests {
             "eni-cni.io/user-plane",
             "a/b",
             "x.example/N_1.b",
-            "notkubernetes.io/a",
+            "kubernetes.io.example/a",
         ] {
             assert!(is_extended_resource(right), "{right}");
         }

@@ -133,7 +133,15 @@ impl Offered {
             self.remember(resource, eni, Some(pci));
         }
         let is_gone = |id: &String| facts.enis.iter().all(|eni| eni.id != *id);
-        let has = |known: &Known| facts.attached.contains_key(&known.mac);
+        // The agent that comes after the ENI has gone knows the PCI address alone, which is
+        // another ENI's as soon as one has it.
+        let others: Vec<String> = shown.devices.iter().map(|one| one.id.clone()).collect();
+        let has = |known: &Known| {
+            let is_attached = |pci: &String| facts.attached.values().any(|other| other == pci);
+            let is_other = known.pci.as_ref().is_some_and(|pci| others.contains(pci));
+            let by_mac = facts.attached.contains_key(&known.mac);
+            !is_other && (by_mac || known.pci.as_ref().is_some_and(is_attached))
+        };
         self.0
             .retain(|id, known| known.resource != resource.name || !is_gone(id) || has(known));
         let of_resource = self.0.iter();
