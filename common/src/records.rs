@@ -25,8 +25,9 @@ pub use attachment::{Attachment, boot_id};
 pub use policy::Policy;
 pub use record_file::Recorded;
 
-/// Where the records of all plugins are, one directory a plugin.
-pub(crate) const ROOT: &str = "/var/lib/cni/eni-cni";
+/// Where all of this suite have what has to outlive a boot: the records of each plugin, in a
+/// directory of its own, and what eni-sync writes down.
+pub const ROOT: &str = "/var/lib/cni/eni-cni";
 
 /// The records of one plugin.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::format;
 use common::files::lock::Lock;
+use common::records;
 use common::say;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +35,6 @@ pub(crate) use self::prefix::{Demand, Prefix};
 pub(crate) use self::wish::{Unheard, Wish};
 use crate::deadline::Deadline;
 
-const ROOT: &str = "/var/lib/cni/eni-cni/ledger";
 /// Held while entries are read and written, for milliseconds.
 const LOCK: &str = ".lock";
 /// Held by the one process that may change the ENI, for as long as AWS needs.
@@ -53,7 +53,7 @@ impl Ledger {
     /// The ledger where it always is.
     pub(crate) fn of_node() -> Self {
         Self {
-            root: PathBuf::from(ROOT),
+            root: Path::new(records::ROOT).join("ledger"),
         }
     }
 

@@ -32,6 +32,8 @@ use crate::random;
 const RECONCILE_SECONDS: u64 = 420;
 /// The runtime's own DEL comes first.
 const GRACE_SECONDS: u64 = 300;
+/// Where an agent has the file, in its container and as a unit of systemd.
+pub(crate) const PATH: &str = "/etc/eni-sync/agent.json";
 /// Where Kubernetes has its plugins.
 pub(crate) const CNI_PATH: &str = "/opt/cni/bin";
 /// Whoever names a longer time has mistaken the unit, and a clock cannot add any time.

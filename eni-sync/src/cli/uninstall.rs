@@ -16,6 +16,7 @@ use common::error::{Error, Errors, Result};
 use common::files::file;
 use common::files::lock::Lock;
 use common::plugin::{ALL_PLUGINS, DROP_IN};
+use common::records;
 use common::text::printable;
 
 use self::needed::Needed;
@@ -25,8 +26,6 @@ use crate::installed::{self, Installed};
 use crate::ledger::Ledger;
 use crate::plugin::socket;
 
-/// What eni-sync and the plugins know; what they have until the next boot is beside it.
-const STATE: &str = "/var/lib/cni/eni-cni";
 /// The program itself, which has no other name.
 const PROGRAM: &str = "eni-sync";
 /// What to do about an agent.
@@ -53,7 +52,7 @@ pub(crate) struct Options {
 /// Code 7 naming the agent that runs, the pods that are attached or the ENIs that are begun; what
 /// AWS says; code 5 naming a file.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let found = [STATE, inventory::DIRECTORY].map(Path::new);
+    let found = [records::ROOT, inventory::DIRECTORY].map(Path::new);
     let found = found.map(|path| (path, path.exists()));
     let _alone = alone(options)?;
     refuse_while_needed(options)?;
@@ -72,7 +71,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let needed = errors.keep(Needed::look());
     let is_needed = stays || needed.is_none_or(|needed| !needed.is_empty());
     if is_needed {
-        output::print(format!("{STATE} stays: it is still needed\n").as_bytes())?;
+        let line = format!("{} stays: it is still needed\n", records::ROOT);
+        output::print(line.as_bytes())?;
     } else {
         errors.keep(state(options, &found));
     }

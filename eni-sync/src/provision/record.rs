@@ -13,13 +13,13 @@ use common::attach::inventory::DIRECTORY;
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::lock::Lock;
+use common::records;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Timestamp, now};
 use crate::random;
 use crate::vpc::ec2::{Description, NewEni, Place};
 
-const ROOT: &str = "/var/lib/cni/eni-cni/enis";
 /// A record is far smaller.
 const LIMIT: u64 = 1 << 16;
 /// How long EC2 may not know yet what it has just created. Source: Amazon EC2 Developer Guide,
@@ -183,11 +183,13 @@ impl Records {
     /// # Errors
     /// Code 5 naming a file, 11 when somebody else takes too long.
     pub(super) fn open(deadline: Duration) -> Result<Self> {
-        let failed = |path: &str, cause| Error::io(format!("failed to create {path}"), &cause);
-        file::create_private_directory(Path::new(DIRECTORY))
-            .map_err(|cause| failed(DIRECTORY, cause))?;
+        let failed =
+            |path: &Path, cause| Error::io(format!("failed to create {}", path.display()), &cause);
+        let directory = Path::new(DIRECTORY);
+        file::create_private_directory(directory).map_err(|cause| failed(directory, cause))?;
         let lock = Lock::take(Path::new(LOCK), deadline)?;
-        file::create_directory(Path::new(ROOT)).map_err(|cause| failed(ROOT, cause))?;
+        let root = root();
+        file::create_directory(&root).map_err(|cause| failed(&root, cause))?;
         Ok(Self { _lock: lock })
     }
 
@@ -231,9 +233,14 @@ impl Records {
     }
 }
 
+/// The directory of the records.
+fn root() -> PathBuf {
+    Path::new(records::ROOT).join("enis")
+}
+
 /// The file of a record.
 fn path(record: &Record) -> PathBuf {
-    Path::new(ROOT).join(format!("{}.json", record.request.token))
+    root().join(format!("{}.json", record.request.token))
 }
 
 /// Every record, for who only looks.
@@ -255,8 +262,9 @@ pub(super) fn each() -> Result<impl Iterator<Item = Result<Record>>> {
 }
 
 fn paths() -> Result<Vec<PathBuf>> {
-    let failed = |cause| Error::io(format!("failed to list {ROOT}"), &cause);
-    let entries = match fs::read_dir(ROOT) {
+    let root = root();
+    let failed = |cause| Error::io(format!("failed to list {}", root.display()), &cause);
+    let entries = match fs::read_dir(&root) {
         Ok(entries) => entries,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(cause) => return Err(failed(cause)),

@@ -9,6 +9,7 @@ use aws_smithy_types::base64;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::agent::configuration;
 use crate::cli::doctor::source::{self, Source};
 
 /// Where the runtimes of Kubernetes have their configurations.
@@ -16,8 +17,6 @@ const CONFIGURATIONS: &str = "/etc/cni/net.d";
 /// Where libcni keeps the configuration of each attachment, on its own and below Multus.
 /// Source: libcni `cacheAdd`, Multus' `cniDir`.
 const CACHES: [&str; 2] = ["/var/lib/cni/results", "/var/lib/cni/multus/results"];
-/// Where the agent of a node has its configuration, in the container and as a unit of systemd.
-const AGENT: &str = "/etc/eni-sync/agent.json";
 
 /// What libcni keeps of an attachment.
 #[derive(Deserialize)]
@@ -53,7 +52,7 @@ pub(super) fn networks() -> Vec<Source> {
 
 /// The agent's configuration where it usually is.
 pub(super) fn agent() -> Option<PathBuf> {
-    let path = PathBuf::from(AGENT);
+    let path = PathBuf::from(configuration::PATH);
     path.is_file().then_some(path)
 }
 
