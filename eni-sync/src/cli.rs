@@ -28,6 +28,7 @@ use crate::agent;
 use crate::agent::configuration::{CNI_PATH, Configuration};
 use crate::log;
 use crate::plugin::socket;
+use crate::vpc::environment;
 
 /// The exit status of most commands.
 const EXIT_STATUS: &str = "Exit status:
@@ -181,6 +182,9 @@ enum Command {
 /// Runs the command that the arguments name, whose exit status `--help` describes.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
+    if is_in_place_of_agent(&cli.command) {
+        environment::adopt();
+    }
     begin_log(&cli);
     let outcome = execute(cli.command);
     outcome.unwrap_or_else(|error| {
@@ -209,7 +213,7 @@ fn begin_log(cli: &Cli) {
 
 fn execute(command: Command) -> Result<ExitCode> {
     let done = |outcome: Result<()>| outcome.map(|()| ExitCode::SUCCESS);
-    if is_for_root(&command) {
+    if is_in_place_of_agent(&command) {
         require_root()?;
     }
     match command {
@@ -243,9 +247,9 @@ fn execute(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Whether the command reads what only root can. The agent may have what it needs by
-/// other means.
-fn is_for_root(command: &Command) -> bool {
+/// Whether the command does what the agent does: it reads what only root can, and has to reach
+/// AWS in the agent's way. The agent itself may have what it needs by other means.
+fn is_in_place_of_agent(command: &Command) -> bool {
     match command {
         Command::Attach(_)
         | Command::Detach(_)

@@ -14,29 +14,18 @@ mod random;
 mod registration;
 mod vpc;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use common::plugin::Commands;
 
 use crate::vpc::environment;
 
-/// Whether this process may have to ask AWS. DEL never waits for it.
-fn needs_aws(plugin_command: Option<&str>) -> bool {
-    if let Some(command) = plugin_command {
-        return matches!(command, "ADD" | "CHECK" | "GC" | "STATUS");
-    }
-    let asking = [
-        "attach",
-        "doctor",
-        "release",
-        "status",
-        "support-bundle",
-        "sync",
-        "uninstall",
-    ];
-    std::env::args_os()
-        .skip(1)
-        .any(|argument| asking.iter().any(|command| argument == *command))
+/// Whether a plugin may have to ask AWS. DEL never waits for it.
+fn needs_aws(command: &OsStr) -> bool {
+    ["ADD", "CHECK", "GC", "STATUS"]
+        .iter()
+        .any(|asking| command == *asking)
 }
 
 /// With `CNI_COMMAND` a plugin, with arguments a command line. With neither it says, as
@@ -44,11 +33,7 @@ fn needs_aws(plugin_command: Option<&str>) -> bool {
 fn main() -> ExitCode {
     let command = std::env::var_os("CNI_COMMAND").filter(|command| !command.is_empty());
     let is_plugin = command.is_some();
-    if needs_aws(
-        command
-            .as_deref()
-            .map(|command| command.to_str().unwrap_or_default()),
-    ) {
+    if command.is_some_and(|command| needs_aws(&command)) {
         environment::adopt();
     }
     let has_arguments = std::env::args_os().len() > 1;

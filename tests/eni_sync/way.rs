@@ -301,6 +301,25 @@ fn a_plugin_goes_the_way_that_its_agent_has_left() {
 }
 
 #[test]
+fn a_command_goes_the_way_that_the_agent_has_left() {
+    let vpc = Vpc::new();
+    let place = Place::new(&vpc);
+    Agent::start(&place, &json!({})).kill();
+    for arguments in [
+        &["detach", "--leaked", "--dry-run"][..],
+        &["release", "--foreign", "--dry-run"],
+        &["sync", "--once"],
+    ] {
+        let before = place.proxy.asked().len();
+        let call = place.node.call("").without("AWS_ENDPOINT_URL_EC2");
+        let output = place.node.command_with(&call, arguments);
+        assert_eq!(output.status, Some(0), "{output}");
+        let asked = place.proxy.asked().len();
+        assert!(asked > before, "{arguments:?} has not used the proxy");
+    }
+}
+
+#[test]
 fn what_others_may_write_is_not_believed() {
     let vpc = Vpc::new();
     let node = vpc.node();
