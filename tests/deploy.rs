@@ -223,7 +223,10 @@ fn copied_into_the_build(dockerfile: &str) -> BTreeSet<String> {
             let (target, sources) = words.split_last().unwrap();
             // What is copied elsewhere is not where the build looks for it.
             let is_in_place = |source: &&&str| **source == *target || *target == "./";
-            assert!(sources.iter().all(|source| is_in_place(&source)), "{words:?}");
+            assert!(
+                sources.iter().all(|source| is_in_place(&source)),
+                "{words:?}"
+            );
             sources.iter().map(ToString::to_string).collect::<Vec<_>>()
         })
         .collect()

@@ -111,6 +111,43 @@ fn it_has_what_helps_and_no_secret() {
 }
 
 #[test]
+fn no_link_is_followed_and_what_is_not_collected_is_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("logs")).unwrap();
+    for name in ["shadow", "real.log"] {
+        fs::write(path(name), "root:x\n").unwrap();
+    }
+    // Whoever may write in a directory of logs must not have root show them another file.
+    symlink(path("shadow"), path("logs/link.log")).unwrap();
+    // As a ConfigMap has it.
+    fs::write(path("data.json"), "{}").unwrap();
+    symlink("data.json", path("agent.json")).unwrap();
+    let logs = ["logs/link.log", "logs/../real.log", "none.log"];
+    let logs = logs.map(|name| path(name).display().to_string());
+    let agent = path("agent.json").display().to_string();
+    let mut more = vec!["--agent-config", &agent, "--log"];
+    more.extend(logs.iter().map(String::as_str));
+    let bundle = unpacked(&node, &node.call(""), directory.path(), &more);
+    let here = |name: &str| {
+        let path = path(name).display().to_string();
+        bundle.join("node").join(path.trim_start_matches('/'))
+    };
+    assert_eq!(fs::read_to_string(here("real.log")).unwrap(), "root:x\n");
+    assert_eq!(fs::read_to_string(here("agent.json")).unwrap(), "{}\n");
+    assert!(!here("logs").exists());
+    let errors = fs::read_to_string(bundle.join("errors.txt")).unwrap();
+    for said in [
+        "logs/link.log: not a regular file\n",
+        "none.log: there is no such file\n",
+    ] {
+        assert!(errors.contains(said), "{errors}");
+    }
+}
+
+#[test]
 fn the_file_must_be_new() {
     let (vpc, directory) = (Vpc::new(), tempfile::tempdir().unwrap());
     let node = vpc.node();

@@ -104,6 +104,23 @@ pub fn is_missing(cause: &io::Error) -> bool {
 /// # Errors
 /// Those of the file system; `InvalidData` when it is not a regular file or too large.
 pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let (file, length) = open_regular(path)?;
+    if length > limit {
+        return Err(invalid("the file is too large"));
+    }
+    // With room for one byte more than there is, the second read finds the end.
+    let length = usize::try_from(length).unwrap_or_default();
+    let mut content = Vec::with_capacity(length + 1);
+    file.take(limit).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Opens a regular file to read it, as [`read_regular`] does, whatever its length, which is
+/// returned too.
+///
+/// # Errors
+/// Those of the file system; `InvalidData` when it is not a regular file.
+pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -117,14 +134,7 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if !metadata.is_file() {
         return Err(invalid("not a regular file"));
     }
-    if metadata.len() > limit {
-        return Err(invalid("the file is too large"));
-    }
-    // With room for one byte more than there is, the second read finds the end.
-    let length = usize::try_from(metadata.len()).unwrap_or_default();
-    let mut content = Vec::with_capacity(length + 1);
-    file.take(limit).read_to_end(&mut content)?;
-    Ok(content)
+    Ok((file, metadata.len()))
 }
 
 /// Reads a parameter of the kernel: a short text that it gives as a whole, however

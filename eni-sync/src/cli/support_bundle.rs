@@ -2,10 +2,11 @@
 //! a node. It reads and never writes, but for the file; nothing in it is secret.
 
 mod archive;
+mod collect;
 mod redact;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,20 +14,20 @@ use clap::Args;
 use common::attach::inventory;
 use common::error::{Error, Result};
 use common::files::file;
+use common::records;
 use common::say;
-use nix::libc;
+use common::text::printable;
 
 use self::archive::Archive;
-use crate::agent::configuration::{CNI_PATH, DATA_DIR};
+use self::collect::place;
+use crate::agent::configuration::{self, CNI_PATH, DATA_DIR};
 use crate::cli::{doctor, status};
 
-/// What eni-sync and the plugins know.
-const STATE: &str = "/var/lib/cni/eni-cni";
-/// Where the DaemonSet has the agent's configuration.
-const CONFIGURATION: &str = "/etc/eni-sync/agent.json";
 /// The log file of plugins that the documents show, and the directory of pods' logs.
 const LOG_FILE: &str = "/var/log/eni-cni.log";
 const POD_LOGS: &str = "/var/log/pods";
+/// The kernel's interfaces.
+const LINKS: &str = "/sys/class/net";
 /// What the kernel tells of interfaces, addresses and routes.
 const NETWORK: [&str; 6] = ["dev", "route", "fib_trie", "if_inet6", "ipv6_route", "arp"];
 /// What tells of the node itself.
@@ -36,9 +37,6 @@ const NODE: [&str; 4] = [
     "/proc/sys/kernel/random/boot_id",
     "/proc/uptime",
 ];
-/// How much of a file is collected; of a log, its end.
-const FILE_LIMIT: u64 = 256 << 10;
-const LOG_LIMIT: u64 = 2 << 20;
 /// How many files of one directory are collected.
 const FILES: usize = 10_000;
 /// How deep directories of state are: a plugin, a network, a record.
@@ -56,7 +54,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIRECTORY")]
     cni_conf_dir: Option<PathBuf>,
     /// The configuration of the agent
-    #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
+    #[arg(long, value_name = "FILE", default_value = configuration::PATH)]
     agent_config: PathBuf,
     /// The directory of the plugins
     #[arg(long, value_name = "DIRECTORY", default_value = CNI_PATH)]
@@ -97,9 +95,7 @@ fn write<W: Write>(options: &Options, to: W) -> io::Result<W> {
     bundle.commands(options)?;
     bundle.state(options)?;
     bundle.logs(options)?;
-    let errors = std::mem::take(&mut bundle.errors);
-    bundle.archive.add("errors.txt", errors.as_bytes())?;
-    bundle.archive.finish()
+    bundle.archive.finish(&bundle.errors)
 }
 
 /// What is collected, and what could not be.
@@ -140,15 +136,20 @@ impl<W: Write> Bundle<W> {
 
     /// What is on the disk, and what the kernel has.
     fn state(&mut self, options: &Options) -> io::Result<()> {
-        for (directory, depth) in [(STATE, DEPTH), (inventory::DIRECTORY, 2), (DATA_DIR, 2)] {
+        let own = [
+            (records::ROOT, DEPTH),
+            (inventory::DIRECTORY, 2),
+            (DATA_DIR, 2),
+        ];
+        for (directory, depth) in own {
             self.directory(Path::new(directory), depth)?;
         }
         if let Some(directory) = &options.cni_conf_dir {
             self.directory(directory, 1)?;
         }
-        self.file(&options.agent_config)?;
+        self.named(&options.agent_config)?;
         for path in NODE {
-            self.file(Path::new(path))?;
+            self.named(Path::new(path))?;
         }
         for name in NETWORK {
             self.file(&Path::new("/proc/self/net").join(name))?;
@@ -159,8 +160,8 @@ impl<W: Write> Bundle<W> {
     /// The interfaces of the node, a line each.
     fn links(&mut self) -> io::Result<()> {
         let mut text = String::new();
-        for name in names(Path::new("/sys/class/net")).unwrap_or_default() {
-            let link = Path::new("/sys/class/net").join(&name);
+        for name in self.names(Path::new(LINKS)) {
+            let link = Path::new(LINKS).join(&name);
             let parameters = ["ifindex", "address", "operstate", "flags", "mtu", "ifalias"];
             let values = parameters.map(|parameter| {
                 let value = file::read_parameter(&link.join(parameter));
@@ -174,39 +175,56 @@ impl<W: Write> Bundle<W> {
 
     /// The ends of the logs that there are.
     fn logs(&mut self, options: &Options) -> io::Result<()> {
-        let mut logs = options.log.clone();
-        logs.push(PathBuf::from(LOG_FILE));
-        logs.extend(agent_logs());
-        for log in logs {
-            for path in [log.clone(), PathBuf::from(format!("{}.1", log.display()))] {
-                match end(&path) {
-                    Ok(content) => {
-                        let content = redact::content(&content);
-                        self.archive.add(&place(&path), &content)?;
-                    }
-                    Err(cause) if file::is_missing(&cause) => {}
-                    Err(cause) => self.note(&place(&path), &cause.to_string()),
-                }
+        for log in &options.log {
+            if !self.log(log)? {
+                self.note(&place(log), "there is no such file");
             }
+        }
+        let mut logs = vec![PathBuf::from(LOG_FILE)];
+        logs.extend(self.agent_logs());
+        let is_known = |log: &PathBuf| !options.log.contains(log);
+        for log in logs.into_iter().filter(is_known) {
+            self.log(&log)?;
         }
         Ok(())
     }
 
+    /// The end of a log, and of what it was before it was begun anew. Returns whether there is
+    /// one.
+    fn log(&mut self, log: &Path) -> io::Result<bool> {
+        let mut is_any = false;
+        for path in [
+            log.to_owned(),
+            PathBuf::from(format!("{}.1", log.display())),
+        ] {
+            match collect::end(&path) {
+                Err(cause) if file::is_missing(&cause) => continue,
+                Err(cause) => self.note(&place(&path), &cause.to_string()),
+                Ok(content) => self
+                    .archive
+                    .add(&place(&path), &redact::content(&content))?,
+            }
+            is_any = true;
+        }
+        Ok(is_any)
+    }
+
+    /// The logs of the agent's containers, where the kubelet keeps them.
+    fn agent_logs(&mut self) -> Vec<PathBuf> {
+        let mut logs = Vec::new();
+        for pod in self.names(Path::new(POD_LOGS)) {
+            if pod.contains("_eni-sync-") {
+                let directory = Path::new(POD_LOGS).join(pod).join("agent");
+                let names = self.names(&directory).into_iter();
+                logs.extend(names.map(|name| directory.join(name)));
+            }
+        }
+        logs
+    }
+
     /// The files in a directory and below it.
     fn directory(&mut self, directory: &Path, depth: usize) -> io::Result<()> {
-        let names = match names(directory) {
-            Ok(names) => names,
-            Err(cause) if file::is_missing(&cause) => return Ok(()),
-            Err(cause) => {
-                self.note(&place(directory), &cause.to_string());
-                return Ok(());
-            }
-        };
-        if names.len() > FILES {
-            let left_out = format!("has {} files, of which {FILES} are here", names.len());
-            self.note(&place(directory), &left_out);
-        }
-        for name in names.into_iter().take(FILES) {
+        for name in self.names(directory) {
             let path = directory.join(name);
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_dir() && depth > 1 => self.directory(&path, depth - 1)?,
@@ -218,9 +236,47 @@ impl<W: Write> Bundle<W> {
         Ok(())
     }
 
+    /// As many of the names in a directory as are collected.
+    fn names(&mut self, directory: &Path) -> Vec<String> {
+        let (mut names, others) = match collect::names(directory) {
+            Ok(names) => names,
+            Err(cause) => {
+                if !file::is_missing(&cause) {
+                    self.note(&place(directory), &cause.to_string());
+                }
+                return Vec::new();
+            }
+        };
+        if others > 0 {
+            let left_out = format!("has {others} files whose names are not text");
+            self.note(&place(directory), &left_out);
+        }
+        if names.len() > FILES {
+            let left_out = format!("has {} files, of which {FILES} are here", names.len());
+            self.note(&place(directory), &left_out);
+            names.truncate(FILES);
+        }
+        names
+    }
+
+    /// A file that is known by its name, which may be a link, as in a ConfigMap.
+    fn named(&mut self, path: &Path) -> io::Result<()> {
+        let read = fs::canonicalize(path).and_then(|path| collect::head(&path));
+        self.add(path, read)
+    }
+
     fn file(&mut self, path: &Path) -> io::Result<()> {
-        match head(path) {
-            Ok(content) => self.archive.add(&place(path), &redact::content(&content)),
+        self.add(path, collect::head(path))
+    }
+
+    fn add(&mut self, path: &Path, read: io::Result<(Vec<u8>, bool)>) -> io::Result<()> {
+        match read {
+            Ok((content, is_more)) => {
+                if is_more {
+                    self.note(&place(path), "only the beginning is here");
+                }
+                self.archive.add(&place(path), &redact::content(&content))
+            }
             Err(cause) if file::is_missing(&cause) => Ok(()),
             Err(cause) => {
                 self.note(&place(path), &cause.to_string());
@@ -230,67 +286,7 @@ impl<W: Write> Bundle<W> {
     }
 
     fn note(&mut self, what: &str, why: &str) {
-        self.errors
-            .push_str(&redact::text(&format!("{what}: {why}\n")));
+        let line = redact::text(&format!("{what}: {why}"));
+        self.errors.push_str(&format!("{}\n", printable(&line)));
     }
-}
-
-/// Where a file is in the archive.
-fn place(path: &Path) -> String {
-    format!(
-        "node/{}",
-        path.display().to_string().trim_start_matches('/')
-    )
-}
-
-fn names(directory: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        names.extend(entry?.file_name().into_string().ok());
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// Opens a file that has an end: nobody may make root wait for a FIFO.
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a file")),
-    }
-}
-
-fn head(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    open(path)?.take(FILE_LIMIT).read_to_end(&mut content)?;
-    Ok(content)
-}
-
-fn end(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_LIMIT)))?;
-    let mut content = Vec::new();
-    file.take(LOG_LIMIT).read_to_end(&mut content)?;
-    // The first line may begin within a character.
-    let text = String::from_utf8_lossy(&content);
-    Ok(text.into_owned().into_bytes())
-}
-
-/// The logs of the agent's containers, where the kubelet keeps them.
-fn agent_logs() -> Vec<PathBuf> {
-    let pods = names(Path::new(POD_LOGS)).unwrap_or_default();
-    let agents = pods.iter().filter(|pod| pod.contains("_eni-sync-"));
-    let mut logs = Vec::new();
-    for agent in agents {
-        let directory = Path::new(POD_LOGS).join(agent).join("agent");
-        let files = names(&directory).unwrap_or_default();
-        logs.extend(files.iter().map(|name| directory.join(name)));
-    }
-    logs
 }

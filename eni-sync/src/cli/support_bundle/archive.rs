@@ -50,11 +50,13 @@ impl<W: Write> Archive<W> {
         self.tar.append_data(&mut header, name, content)
     }
 
-    /// Completes the archive with the names of the files that it had no room for.
+    /// Completes the archive with what could not be collected, and with the names of the files
+    /// that it had no room for.
     ///
     /// # Errors
     /// Those of what is written to.
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    pub(super) fn finish(mut self, errors: &str) -> io::Result<W> {
+        self.append("errors.txt", errors.as_bytes())?;
         if !self.omitted.is_empty() {
             let names = format!("{}\n", self.omitted.join("\n"));
             self.append("omitted.txt", names.as_bytes())?;
@@ -73,13 +75,14 @@ mod tests {
         archive.add("large", &vec![0; LIMIT - 1]).unwrap();
         archive.add("more", b"xx").unwrap();
         archive.add("last", b"x").unwrap();
-        let bytes = archive.finish().unwrap();
+        let bytes = archive.finish("e").unwrap();
         let mut read = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
         let names = read.entries().unwrap().map(|entry| {
             let path = entry.unwrap().path().unwrap().into_owned();
             path.display().to_string()
         });
-        let expected = ["eni-sync/large", "eni-sync/last", "eni-sync/omitted.txt"];
+        let expected = ["large", "last", "errors.txt", "omitted.txt"];
+        let expected = expected.map(|name| format!("eni-sync/{name}"));
         assert_eq!(names.collect::<Vec<_>>(), expected);
     }
 }

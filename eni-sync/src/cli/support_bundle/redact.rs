@@ -6,7 +6,7 @@ use serde_json::Value;
 /// What is in the place of a secret.
 const REDACTED: &str = "(redacted)";
 /// What is in the name of a secret, in lower case and without separators.
-const SECRET: [&str; 10] = [
+const SECRET: [&str; 12] = [
     "secret",
     "token",
     "password",
@@ -16,18 +16,26 @@ const SECRET: [&str; 10] = [
     "privatekey",
     "accesskey",
     "apikey",
+    // As in `client-key-data` of a kubeconfig.
+    "keydata",
     "authorization",
+    "cookie",
 ];
+/// What the codes of AWS begin with that say what is wrong with a secret: `ExpiredToken`,
+/// `InvalidClientTokenId`.
+const CODES: [&str; 3] = ["Expired", "Invalid", "Missing"];
 /// What ids of access keys begin with, temporary ones too.
 const ACCESS_KEYS: [&str; 2] = ["AKIA", "ASIA"];
 const ACCESS_KEY_LENGTH: usize = 20;
+/// What a key in PEM is between.
+const BEGIN: &str = "-----BEGIN";
+const END: &str = "-----END";
 
-/// A file without secrets: the values of keys that name one, in JSON, and the rest of a line
-/// behind such a name, in any other text. What is not text is left out.
+/// A file without secrets: the values of keys that name one, in JSON, which stays valid, and the
+/// rest of a line behind such a name, in any other text. What is not text is left out.
 pub(super) fn content(content: &[u8]) -> Vec<u8> {
-    if let Ok(mut document) = serde_json::from_slice::<Value>(content) {
-        value(&mut document);
-        return text(&format!("{document:#}\n")).into_bytes();
+    if let Ok(document) = serde_json::from_slice::<Value>(content) {
+        return format!("{:#}\n", value(document)).into_bytes();
     }
     match std::str::from_utf8(content) {
         Ok(content) => text(content).into_bytes(),
@@ -35,18 +43,22 @@ pub(super) fn content(content: &[u8]) -> Vec<u8> {
     }
 }
 
-fn value(document: &mut Value) {
+fn value(document: Value) -> Value {
     match document {
         Value::Object(members) => {
-            for (name, member) in members {
-                match is_secret(name) && !member.is_boolean() {
-                    true => *member = REDACTED.into(),
-                    false => value(member),
-                }
-            }
+            let members = members.into_iter().map(|(name, member)| {
+                let member = if is_secret(&name) && !member.is_boolean() && !member.is_null() {
+                    REDACTED.into()
+                } else {
+                    value(member)
+                };
+                (text(&name), member)
+            });
+            Value::Object(members.collect())
         }
-        Value::Array(members) => members.iter_mut().for_each(value),
-        _ => {}
+        Value::Array(members) => Value::Array(members.into_iter().map(value).collect()),
+        Value::String(said) => Value::String(text(&said)),
+        other => other,
     }
 }
 
@@ -58,49 +70,108 @@ fn is_secret(name: &str) -> bool {
 
 /// A text without secrets, by lines.
 pub(super) fn text(content: &str) -> String {
-    let mut is_in_key = false;
+    // The beginning of a log is not always there.
+    let end = content.find(END);
+    let mut is_in_key = end.is_some_and(|end| content.find(BEGIN).is_none_or(|begin| end < begin));
     let mut lines = String::with_capacity(content.len());
     for line in content.split_inclusive('\n') {
-        let is_begin = line.contains("-----BEGIN");
-        is_in_key = is_in_key || is_begin;
-        match is_in_key {
-            true => lines.push_str(&format!("{REDACTED}\n")),
-            false => lines.push_str(&of_line(line)),
+        is_in_key = is_in_key || line.contains(BEGIN);
+        if is_in_key {
+            lines.push_str(&format!("{REDACTED}{}", end_of(line)));
+        } else {
+            lines.push_str(&of_line(line));
         }
-        is_in_key = is_in_key && !line.contains("-----END");
+        is_in_key = is_in_key && !line.contains(END);
     }
     lines
 }
 
+fn end_of(line: &str) -> &str {
+    &line[line.trim_end_matches('\n').len()..]
+}
+
 fn of_line(line: &str) -> String {
-    let mut shown = String::with_capacity(line.len());
+    of_json(line).unwrap_or_else(|| of_text(line))
+}
+
+/// A line that is a JSON document, perhaps behind what a runtime writes in front of each line of
+/// a log.
+fn of_json(line: &str) -> Option<String> {
+    let (before, json) = line.split_at(line.find('{')?);
+    let document: Value = serde_json::from_str(json).ok()?;
+    // Behind the name of a secret, all of it may be one.
+    if of_text(before) != before {
+        return None;
+    }
+    let shown = value(document.clone());
+    if shown == document {
+        return Some(line.to_owned());
+    }
+    Some(format!("{before}{shown}{}", end_of(line)))
+}
+
+fn of_text(line: &str) -> String {
     for (place, separator) in line.match_indices([':', '=']) {
-        let name = line[..place]
-            .trim_end()
-            .rsplit(|c: char| c.is_whitespace() || ",{(&?".contains(c));
-        let name = name.take(1).collect::<String>();
-        if is_secret(&name) && !line[place + 1..].trim().starts_with(REDACTED) {
-            shown.push_str(&line[..place]);
-            shown.push_str(&format!("{separator} {REDACTED}\n"));
-            return without_access_keys(&shown);
+        let (before, value) = (&line[..place], &line[place + 1..]);
+        if names_secret(before, separator, value) && !value.trim().starts_with(REDACTED) {
+            let shown = format!("{before}{separator} {REDACTED}{}", end_of(line));
+            return without_access_keys(&without_users(&shown));
         }
     }
-    without_access_keys(line)
+    without_access_keys(&without_users(line))
+}
+
+/// Whether what is before the separator ends with the name of a secret.
+fn names_secret(before: &str, separator: &str, value: &str) -> bool {
+    let before = before.trim_end();
+    let is_end = |c: char| c.is_whitespace() || ",{(&?".contains(c);
+    let start = before.rfind(is_end).unwrap_or(0);
+    let (rest, name) = before.split_at(start);
+    let name = name.trim_start_matches(is_end);
+    let is_of_error = separator == ":" && value.starts_with(' ');
+    is_secret(name) && !(is_of_error && is_subject(name, !rest.trim().is_empty()))
+}
+
+/// Whether an error that has this word before its cause is about a secret, and does not say it:
+/// that there are no credentials, that a file cannot be read, a code of AWS.
+fn is_subject(name: &str, is_in_sentence: bool) -> bool {
+    let is_path = name.trim_start_matches('"').starts_with('/');
+    let is_code = CODES.iter().any(|code| name.starts_with(code));
+    is_path || is_code || (is_in_sentence && name == "credentials")
+}
+
+/// A line without the users of URLs, and of proxies without a scheme, and their passwords.
+fn without_users(line: &str) -> String {
+    let is_end = |c: char| c.is_whitespace() || "\"'`<>".contains(c);
+    let words = line.split_inclusive(is_end).map(|word| {
+        let Some(end) = word.rfind('@') else {
+            return word.to_owned();
+        };
+        let (user, host) = word.split_at(end);
+        let start = match (user.find("://"), user.find(':')) {
+            (Some(scheme), _) => scheme + "://".len(),
+            // The name of an image has a port before its digest.
+            (None, Some(password)) if !host.starts_with("@sha256:") => {
+                user[..password].rfind('=').map_or(0, |name| name + 1)
+            }
+            _ => return word.to_owned(),
+        };
+        format!("{}{REDACTED}{host}", &user[..start])
+    });
+    words.collect()
 }
 
 fn without_access_keys(line: &str) -> String {
-    let mut shown = line.to_owned();
-    for begin in ACCESS_KEYS {
-        while let Some(place) = shown.find(begin) {
-            let rest = shown[place..].chars();
-            let length = rest.take_while(char::is_ascii_alphanumeric).count();
-            if length < ACCESS_KEY_LENGTH {
-                break;
-            }
-            shown.replace_range(place..place + length, REDACTED);
+    let is_end = |c: char| !c.is_ascii_alphanumeric();
+    let words = line.split_inclusive(is_end).map(|word| {
+        let key = word.trim_end_matches(is_end);
+        let start = ACCESS_KEYS.iter().filter_map(|begin| key.find(begin)).min();
+        match start.filter(|start| key.len() - start >= ACCESS_KEY_LENGTH) {
+            Some(start) => format!("{}{REDACTED}{}", &word[..start], &word[key.len()..]),
+            None => word.to_owned(),
         }
-    }
-    shown
+    });
+    words.collect()
 }
 
 #[cfg(test)]
@@ -134,11 +205,76 @@ mod tests {
     }
 
     #[test]
+    fn a_document_stays_valid_and_so_does_a_line_of_a_log() {
+        let document = br#"{"users": [{"user": {"client-key-data": "x1"}}], "since": 1,
+            "said": "the answer has token: x2, and more", "pem": "-----BEGIN KEY-----\nx3\n"}"#;
+        let shown: Value = serde_json::from_slice(&content(document)).unwrap();
+        assert_eq!(shown["users"][0]["user"]["client-key-data"], REDACTED);
+        assert_eq!(shown["since"], 1);
+        assert!(
+            shown
+                .to_string()
+                .contains("the answer has token: (redacted)")
+        );
+        assert!(!shown.to_string().contains("x2") && !shown.to_string().contains("x3"));
+        let line = r#"2026-11-27T00:00:00Z stderr F {"level":"info","password":"x1"}"#;
+        let shown = text(&format!("{line}\n"));
+        let expected = r#"F {"level":"info","password":"(redacted)"}"#;
+        assert!(shown.ends_with(&format!("{expected}\n")), "{shown}");
+        let harmless = "{\"z\": 1, \"a\":  \"10.0.4.70\"}\n";
+        assert_eq!(text(harmless), harmless);
+        assert!(!text(r#"token: {"value": "x1"}"#).contains("x1"));
+    }
+
+    #[test]
+    fn users_of_urls_are_not_shown() {
+        for (line, expected) in [
+            ("to http://u:x1@proxy:3128/a@b", "to http://(redacted)@b"),
+            (
+                "to http://u:x1@proxy:3128, or",
+                "to http://(redacted)@proxy:3128, or",
+            ),
+            ("https://x1@host/path", "https://(redacted)@host/path"),
+            (
+                "HTTPS_PROXY=u:x1=@proxy:1",
+                "HTTPS_PROXY=(redacted)@proxy:1",
+            ),
+            (r#""u:x1@proxy""#, r#""(redacted)@proxy""#),
+            ("host:5000/eni-sync@sha256:0", "host:5000/eni-sync@sha256:0"),
+            ("somebody@example.org: hello", "somebody@example.org: hello"),
+            (
+                "http://[fd00:ec2::254]/latest",
+                "http://[fd00:ec2::254]/latest",
+            ),
+        ] {
+            assert_eq!(text(line), expected);
+        }
+    }
+
+    #[test]
+    fn why_there_are_no_credentials_is_shown() {
+        for line in [
+            "error: there are no AWS credentials: connection refused",
+            r#"cannot read "/var/run/secrets/eks/token": Permission denied"#,
+            "failed to read /var/run/secrets/eks/token: Permission denied",
+            "failed to look at eni-1: ExpiredToken: the token is of yesterday",
+        ] {
+            assert_eq!(text(line), line);
+        }
+        assert_eq!(text("credentials: x1"), "credentials: (redacted)");
+        assert_eq!(text("a credentials=x1"), "a credentials= (redacted)");
+    }
+
+    #[test]
     fn keys_are_not_shown() {
         let pem = "a\n-----BEGIN PRIVATE KEY-----\nx1\n-----END PRIVATE KEY-----\nb\n";
         assert_eq!(text(pem), "a\n(redacted)\n(redacted)\n(redacted)\nb\n");
         assert_eq!(text("id AKIAIOSFODNN7EXAMPLE."), "id (redacted).");
-        assert_eq!(text("ASIA is a word"), "ASIA is a word");
+        let words = "ASIA is a word, and ASIAIOSFODNN7EXAMPLE is not";
+        assert_eq!(text(words), "ASIA is a word, and (redacted) is not");
+        // A log is collected from its end.
+        let end = "x1\n-----END PRIVATE KEY-----\nb\n";
+        assert_eq!(text(end), "(redacted)\n(redacted)\nb\n");
     }
 
     #[test]
