@@ -185,6 +185,8 @@ fn the_kustomization_has_every_file_and_names_what_the_daemon_set_uses() {
 fn the_job_that_uninstalls_sees_what_the_agent_sees() {
     let job: Job = manifest("deploy/uninstall.yaml");
     let pod_of_job = job.spec.unwrap().template.spec.unwrap();
+    // Where EC2 is asked with the role of the agents, the Job has it too.
+    assert_eq!(pod_of_job.service_account_name, pod().service_account_name);
     assert_eq!(pod_of_job.volumes.unwrap()[..], pod().volumes.unwrap()[1..]);
     let container = &pod_of_job.containers[0];
     let mounts = |container: &Container| {
