@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use harness::{Call, our_plugin};
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -240,7 +241,7 @@ fn named_by_the_build(dockerfile: &str) -> BTreeSet<String> {
     assert!(!runs.is_empty(), "the image is built in another way");
     let mut named = BTreeSet::new();
     for arguments in runs {
-        let mut make = std::process::Command::new("make");
+        let mut make = Command::new("make");
         let make = make.arg("--dry-run").args(arguments).current_dir(path("."));
         let output = make.output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -399,7 +400,7 @@ fn the_owner_of_a_directory_that_cannot_be_written_is_named_with_what_to_do() {
     program(source.path(), "ipvlan", "new");
     chown(target.path(), Some(1001), Some(127)).unwrap();
     fs::set_permissions(target.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = std::process::Command::new("setpriv");
+    let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
     command.arg(our_plugin("eni-sync")).arg("install");
     command.arg("--source").arg(source.path());
@@ -420,7 +421,7 @@ fn a_plugin_that_is_being_executed_is_replaced() {
     let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::copy("/bin/sleep", target.path().join("eni-sync")).unwrap();
     fs::copy(our_plugin("eni-sync"), source.path().join("eni-sync")).unwrap();
-    let mut running = std::process::Command::new(target.path().join("eni-sync"))
+    let mut running = Command::new(target.path().join("eni-sync"))
         .arg("60")
         .spawn()
         .unwrap();
@@ -470,24 +471,18 @@ fn assert_names_enis(text: &str) {
 #[test]
 fn the_user_data_of_the_examples_is_shell_with_a_configuration_that_names_enis() {
     for path in user_data("sh") {
-        let output = std::process::Command::new("sh")
-            .arg("-n")
-            .arg(&path)
-            .output();
+        let output = Command::new("sh").arg("-n").arg(&path).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{path:?}: {output:?}");
         let text = fs::read_to_string(&path).unwrap();
         let configuration = text.split("<<'JSON'\n").nth(1).unwrap();
         assert_names_enis(configuration.split("\nJSON\n").next().unwrap());
-        let attach = text.find("eni-sync attach").unwrap();
-        let kubelet = text.find("\n/etc/eks/bootstrap.sh");
-        assert!(kubelet.is_none_or(|kubelet| attach < kubelet), "{path:?}");
     }
     for path in user_data("toml") {
         let text = fs::read_to_string(&path).unwrap();
         let encoded = text.split("user-data = \"").nth(1).unwrap();
         let encoded = encoded.split('"').next().unwrap();
-        let mut decode = std::process::Command::new("base64");
+        let mut decode = Command::new("base64");
         let mut decode = decode
             .arg("-d")
             .stdin(std::process::Stdio::piped())
@@ -499,6 +494,62 @@ fn the_user_data_of_the_examples_is_shell_with_a_configuration_that_names_enis()
         drop(pipe);
         let output = decode.wait_with_output().unwrap();
         assert_names_enis(&String::from_utf8(output.stdout).unwrap());
+    }
+}
+
+/// Executes the user data of a node with this distribution, below a directory of its own. Returns
+/// its status and which programs it has executed.
+fn execute_user_data(distribution: &str, archive: &str, attach: &str) -> (Option<i32>, String) {
+    let work = tempfile::tempdir().unwrap();
+    let root = work.path();
+    let program = |name: &str, status: &str| {
+        let file = root.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let log = root.join("log").display().to_string();
+        let text = format!("#!/bin/sh\necho {name} \"$1\" >>{log}\nexit {status}\n");
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    program("etc/eks/bootstrap.sh", "0");
+    program("packed/eni-cni-1/eni-sync", attach);
+    program("packed/eni-cni-1/docs/eni-sync", "0");
+    let packed = root.join("packed").display().to_string();
+    let archived = root.join("eni-cni.tar.gz").display().to_string();
+    let pack = ["-czf", &archived, "-C", &packed, "eni-cni-1"];
+    let is_done = Command::new("tar").args(pack).status().unwrap();
+    assert!(is_done.success());
+    fs::write(root.join("etc/os-release"), format!("ID={distribution}\n")).unwrap();
+    let directory = root.display();
+    let script = text("deploy/examples/user-data.sh")
+        .replace(" /opt/", &format!(" {directory}/opt/"))
+        .replace("/etc/", &format!("{directory}/etc/"))
+        .replace("https://example.com", &format!("file://{directory}"))
+        .replace("eni-cni.tar.gz", archive);
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let log = fs::read_to_string(root.join("log")).unwrap_or_default();
+    assert!(!root.join("opt/cni/bin/docs").exists());
+    (output.status.code(), log)
+}
+
+#[test]
+fn user_data_starts_the_kubelet_whatever_fails_before() {
+    let (attach, kubelet) = (
+        "packed/eni-cni-1/eni-sync attach\n",
+        "etc/eks/bootstrap.sh my-cluster\n",
+    );
+    let both = format!("{attach}{kubelet}");
+    let there = "eni-cni.tar.gz";
+    for (distribution, archive, status, expected) in [
+        ("ubuntu", there, "0", both.as_str()),
+        ("ubuntu", there, "1", &both),
+        ("ubuntu", "missing.tar.gz", "0", kubelet),
+        // nodeadm starts it.
+        ("amzn", there, "1", attach),
+        ("amzn", "missing.tar.gz", "0", ""),
+    ] {
+        let executed = execute_user_data(distribution, archive, status);
+        let what = format!("{distribution} {archive} {status}");
+        assert_eq!(executed, (Some(0), expected.to_owned()), "{what}");
     }
 }
 
@@ -514,7 +565,7 @@ fn systemd_takes_the_units_and_starts_them_before_the_kubelet() {
         let text = text.replace("/opt/cni/bin/eni-sync", &program);
         fs::write(work.path().join(unit), text).unwrap();
     }
-    let output = std::process::Command::new("systemd-analyze")
+    let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(["eni-sync-attach.service", "eni-sync.service"].map(|unit| work.path().join(unit)))
         .env("SYSTEMD_UNIT_PATH", format!("{}:", work.path().display()))
