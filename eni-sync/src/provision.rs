@@ -29,13 +29,14 @@ use self::wanted::Wanted;
 /// Code 5 naming the directory that cannot be listed.
 pub(crate) fn begun() -> Result<Vec<String>> {
     let name = |found: Result<Record>| match found {
+        Ok(record) if record.is_attached() => None,
         Ok(record) => {
             let eni = record.eni().unwrap_or("an ENI that EC2 was asked for");
-            format!("{eni} of {}", record.network)
+            Some(format!("{eni} of {}", record.network))
         }
-        Err(error) => error.to_string(),
+        Err(error) => Some(error.to_string()),
     };
-    Ok(record::each()?.map(name).collect())
+    Ok(record::each()?.filter_map(name).collect())
 }
 
 /// Whether there is nothing to do, by what the node knows without asking EC2: the inventory has
@@ -54,6 +55,7 @@ pub(crate) fn is_complete(inventory: &Inventory, wanted: &[Wanted]) -> Result<bo
         u32::try_from(count).is_ok_and(|count| count >= wanted.count)
     };
     let is_known = |id: &str| inventory.enis.iter().any(|eni| eni.id == id);
-    let is_done = |record: &Record| record.only_settles() && record.eni().is_some_and(is_known);
+    let is_certain = |record: &Record| record.is_attached() && !record.has_settled();
+    let is_done = |record: &Record| is_certain(record) && record.eni().is_some_and(is_known);
     Ok(wanted.iter().all(is_there) && record::all()?.iter().all(is_done))
 }

@@ -4,7 +4,7 @@
 //! `common::attach` leads an attachment through its life.
 
 use common::attach::turn::Turn;
-use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, awaited};
+use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, awaited, inventory};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::Result;
@@ -50,7 +50,9 @@ impl Interface for HostDevice {
         // Who waits for a device that is still being attached has no turn meanwhile.
         awaited::find(|| {
             let devices = Turn::of_devices()?;
-            Ok((plan::plan(args, &self.config, sides)?, devices))
+            let device = plan::plan(args, &self.config, sides)?;
+            inventory::require_staying(&device.name, &device.mac)?;
+            Ok((device, devices))
         })
     }
 

@@ -4,7 +4,8 @@
 //! its life.
 
 use common::address::Cidr;
-use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, awaited};
+use common::attach::turn::Turn;
+use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, awaited, inventory};
 use common::cni::args::{CmdArgs, ConfArgs};
 use common::cni::result::AddResult;
 use common::error::{Error, ErrorCode, Result};
@@ -30,27 +31,36 @@ struct Ipvlan {
 impl Interface for Ipvlan {
     const NAME: &'static str = NAME;
     type Device = Device;
-    /// The master.
-    type Plan = Link;
+    /// The master, and the turn in which it stays one.
+    type Plan = (Link, Option<Turn>);
 
     fn configure(args: &CmdArgs, prev_result: Option<&AddResult>) -> Result<Self> {
         let conf = NetConf::for_add(args, prev_result)?;
         Ok(Self { conf })
     }
 
-    fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Device, Link)> {
+    fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Device, Self::Plan)> {
         let in_container = self.conf.link_in_container;
         let netlink = sides.socket(in_container);
         // Nobody attaches an ENI to a container.
-        let master = match in_container {
-            true => master::find(&self.conf, netlink)?,
-            false => awaited::find(|| master::find(&self.conf, netlink))?,
+        let (master, turn) = match in_container {
+            true => (master::find(&self.conf, netlink)?, None),
+            false => awaited::find(|| {
+                let turn = Turn::to_choose_master()?;
+                let master = master::find(&self.conf, netlink)?;
+                inventory::require_staying(&master.name, &master.mac)?;
+                Ok((master, turn))
+            })?,
         };
         sides.sandbox.require_absent(&args.ifname)?;
-        Ok((Device::of(&self.conf, &master, args, sides)?, master))
+        let device = Device::of(&self.conf, &master, args, sides)?;
+        Ok((device, (master, turn)))
     }
 
-    fn make(&self, master: Link, record: &mut Record, sides: &mut Sides) -> Made<Placed> {
+    fn make(&self, plan: Self::Plan, record: &mut Record, sides: &mut Sides) -> Made<Placed> {
+        // Who takes ENIs away reads the record from now on.
+        let (master, turn) = plan;
+        drop(turn);
         let unused = neighbours::refuse_other_use(record, &master, &records(), sides);
         if let Err(error) = unused {
             return Made::Nothing(error);

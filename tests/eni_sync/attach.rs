@@ -12,10 +12,14 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use harness::eni_lab::{DataPlane, Fault, GroupId, Lab, Names, Shown, SubnetId, VpcId};
-use harness::{AwsNode, Call, Host, Node, Output};
+use harness::eni_lab::{DataPlane, Fault, GroupId, Hold, Lab, Names, Shown, SubnetId, VpcId};
+use harness::{AwsNode, Call, Host, Node, Output, Pod};
 use serde_json::{Value, json};
+
+use crate::eni_sync::fixture::DEADLINE;
 
 const CREATE: &str = "CreateNetworkInterface";
 const ATTACH: &str = "AttachNetworkInterface";
@@ -192,13 +196,28 @@ fn let_records_settle(node: &AwsNode) {
     }
 }
 
+/// A pod gets the whole ENI that has this interface when it is attached.
+fn whole(command: &str, device: &str, pod: &Pod) -> Call {
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "whole", "type": "host-device", "device": device,
+    });
+    Call::ours("host-device", command)
+        .conf(&conf)
+        .pod(pod, "net1")
+}
+
+/// That EC2 refuses a request with this code.
+fn refusal(status: u16, code: &str) -> Fault {
+    Fault::Error {
+        status,
+        code: code.to_owned(),
+        message: "It is refused".to_owned(),
+    }
+}
+
 /// What EC2 says of an ENI that is too new for it.
 fn unknown() -> Fault {
-    Fault::Error {
-        status: 400,
-        code: "InvalidNetworkInterfaceID.NotFound".to_owned(),
-        message: "The networkInterface ID does not exist".to_owned(),
-    }
+    refusal(400, "InvalidNetworkInterfaceID.NotFound")
 }
 
 #[test]
@@ -316,4 +335,57 @@ fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
     attached(&node, &configuration);
     let output = attach(&node, &configuration, &["--dry-run"]);
     assert_eq!(output.stdout, "nothing is missing\n", "{output}");
+}
+
+#[test]
+fn what_an_earlier_pass_has_attached_is_new_and_set_up() {
+    let site = Site::new();
+    let node = site.node();
+    let full = refusal(400, "InsufficientFreeAddressesInSubnet");
+    site.lab.fail_nth(CREATE, 2, full);
+    let report = attached(&node, &json!({"enis": [site.wanted("user", 2)]}));
+    site.assert_exactly(&node, &[("user", 2)], "two passes");
+    for eni in report["enis"].as_array().unwrap() {
+        assert_eq!(eni["isNew"], true, "{report:#}");
+        let link = node.node.netns.link(eni["interface"].as_str().unwrap());
+        assert!(harness::is_up(&link.unwrap()), "{report:#}");
+    }
+}
+
+/// The kernel shows nothing: nobody has plugged the devices in.
+#[test]
+fn the_time_of_the_command_is_that_of_its_waits_for_interfaces_too() {
+    let site = Site::new();
+    let node = AwsNode::new(Node::new(), &site.lab, "m5.xlarge", &site.nodes);
+    let configuration = json!({"enis": [site.wanted("user", 2)]});
+    let begun = Instant::now();
+    let output = attach(&node, &configuration, &["--timeout", "3", "--json"]);
+    // A wait alone takes a minute otherwise.
+    assert!(begun.elapsed() < Duration::from_secs(50), "{output}");
+    assert_eq!(output.status, Some(1), "{output}");
+    let said = "is attached, but no interface of the node has";
+    assert_eq!(output.stdout.matches(said).count(), 2, "{output}");
+    site.assert_exactly(&node, &[("user", 2)], "without interfaces");
+}
+
+#[test]
+fn what_somebody_has_written_into_the_inventory_meanwhile_stays() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let more = site.configuration(&[site.wanted("user", 2)]);
+    site.lab.hold(ATTACH, Hold::BeforeCommit);
+    thread::scope(|scope| {
+        let attaching = scope.spawn(|| attached(&node, &more));
+        assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+        let mut newer = inventory(&node);
+        newer["enis"][1]["prefixes"] = json!(["10.0.4.96/28"]);
+        let path = node.run_directory().join("eni-cni/enis.json");
+        fs::write(path, newer.to_string()).unwrap();
+        site.lab.release_held();
+        attaching.join().unwrap();
+    });
+    let enis = inventory(&node)["enis"].as_array().unwrap().clone();
+    let prefixes: Vec<&Value> = enis.iter().map(|eni| &eni["prefixes"]).collect();
+    assert_eq!(prefixes, [&json!([]), &json!(["10.0.4.96/28"]), &json!([])]);
 }

@@ -285,7 +285,14 @@ fn an_eni_that_is_begun_keeps_its_record() {
     });
     fs::write(enis.join("7.json"), record.to_string()).unwrap();
     fs::write(enis.join("8.json"), "{").unwrap();
+    let mut attached = record.clone();
+    attached["made"] = json!({
+        "eni": "eni-9", "mac": "02:00:00:00:00:09", "subnetId": "subnet-1", "vpcId": "vpc-1",
+        "primary": [], "created": 1, "attached": 1,
+    });
+    fs::write(enis.join("9.json"), attached.to_string()).unwrap();
     let output = uninstall(&node, &target, &[], 1);
+    assert!(!output.stderr.contains("eni-9"), "{output}");
     for said in [
         "an ENI that EC2 was asked for of user-plane",
         "8.json\" is not the record of an ENI",
@@ -295,7 +302,7 @@ fn an_eni_that_is_begun_keeps_its_record() {
     }
     assert_eq!(names(target.path()), before);
     uninstall(&node, &target, &["--force"], 1);
-    assert_eq!(names(&enis), ["7.json", "8.json"]);
+    assert_eq!(names(&enis), ["7.json", "8.json", "9.json"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use crate::address::Cidr;
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file;
 use crate::files::format;
+use crate::records::ROOT;
 
 /// What eni-sync has until the next boot; root's alone.
 pub const DIRECTORY: &str = "/run/eni-cni";
@@ -90,6 +91,40 @@ impl Eni {
     pub fn is_primary(&self) -> bool {
         is_primary(self.network_card_index, self.device_index)
     }
+}
+
+/// The directory of what eni-sync has begun with ENIs, a file each.
+pub fn begun() -> PathBuf {
+    Path::new(ROOT).join("enis")
+}
+
+/// The file that is there while the ENI with this MAC address is taken off the node.
+pub fn leaving(mac: &str) -> PathBuf {
+    begun().join(format!("leaving-{mac}.json"))
+}
+
+/// Whether the ENI with this MAC address is being taken off the node.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub fn is_leaving(mac: &str) -> Result<bool> {
+    let path = leaving(mac);
+    let failed = |cause| Error::io(format!("failed to look for {path:?}"), &cause);
+    path.try_exists().map_err(failed)
+}
+
+/// Whether a pod may have the interface `name` with this MAC address, or one on it. Who asks has
+/// the turn to choose it.
+///
+/// # Errors
+/// Code 11 when its ENI is being taken off the node, 5 naming a file.
+pub fn require_staying(name: &str, mac: &str) -> Result<()> {
+    if mac.is_empty() || !is_leaving(mac)? {
+        return Ok(());
+    }
+    let msg = format!("the ENI of {name:?} is being taken off this node");
+    let details = "eni-sync detach does that with an ENI that its configuration does not name";
+    Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
 }
 
 /// Whether an ENI that is attached so is the primary one of its instance. Each network

@@ -40,6 +40,7 @@ enum Subject<'a> {
     Container(&'a ContainerId),
     Network(&'a str),
     Devices,
+    Masters,
 }
 
 impl Turn {
@@ -66,7 +67,7 @@ impl Turn {
     /// # Errors
     /// As for [`Turn::to_attach`].
     pub fn to_detach(args: &CmdArgs) -> Result<Option<Self>> {
-        Self::of_existing(&Subject::Container(&args.container_id))
+        Self::of_existing(&Subject::Container(&args.container_id), Sharing::Alone)
     }
 
     /// The turn to collect the garbage of a network: while nobody attaches to it.
@@ -74,7 +75,7 @@ impl Turn {
     /// # Errors
     /// As for [`Turn::to_attach`].
     pub fn to_collect(network: &str) -> Result<Option<Self>> {
-        Self::of_existing(&Subject::Network(network))
+        Self::of_existing(&Subject::Network(network), Sharing::Alone)
     }
 
     /// The turn to move devices of the node, or to look for one. It is taken last and
@@ -83,14 +84,35 @@ impl Turn {
     /// # Errors
     /// As for [`Turn::to_attach`].
     pub fn of_devices() -> Result<Option<Self>> {
-        Self::of_existing(&Subject::Devices)
+        Self::of_existing(&Subject::Devices, Sharing::Alone)
     }
 
-    fn of_existing(subject: &Subject<'_>) -> Result<Option<Self>> {
+    /// The turn to choose an interface of the node as a master, until a record says so: while
+    /// no ENI is taken off the node. Many have it at the same time, for a moment only.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn to_choose_master() -> Result<Option<Self>> {
+        Self::of_existing(&Subject::Masters, Sharing::Shared)
+    }
+
+    /// The turn to decide that an ENI is taken off the node: while nobody chooses a master or
+    /// moves a device. For a moment only.
+    ///
+    /// # Errors
+    /// As for [`Turn::to_attach`].
+    pub fn to_take_away() -> Result<Self> {
+        let file = create()?;
+        take(&file, &Subject::Masters, Sharing::Alone)?;
+        take(&file, &Subject::Devices, Sharing::Alone)?;
+        Ok(Self { _file: file })
+    }
+
+    fn of_existing(subject: &Subject<'_>, sharing: Sharing) -> Result<Option<Self>> {
         let Some(file) = open()? else {
             return Ok(None);
         };
-        take(&file, subject, Sharing::Alone)?;
+        take(&file, subject, sharing)?;
         Ok(Some(Self { _file: file }))
     }
 }
@@ -101,6 +123,7 @@ impl Subject<'_> {
             Self::Container(id) => byte_of("container", id.as_str()),
             Self::Network(name) => byte_of("network", name),
             Self::Devices => byte_of("devices", ""),
+            Self::Masters => byte_of("masters", ""),
         }
     }
 
@@ -109,6 +132,7 @@ impl Subject<'_> {
             Self::Container(id) => format!("container {id}"),
             Self::Network(name) => format!("network {name:?}"),
             Self::Devices => "the devices of this node".into(),
+            Self::Masters => "the masters of this node".into(),
         }
     }
 }

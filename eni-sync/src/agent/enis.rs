@@ -13,7 +13,7 @@ use tracing::{error, info};
 use crate::agent::news::News;
 use crate::agent::shared::Agent;
 use crate::provision;
-use crate::provision::leaked;
+use crate::provision::leaked::{self, Cleaned};
 use crate::provision::pass::{self, Step};
 use crate::random;
 
@@ -30,21 +30,18 @@ const COMPARISONS: u32 = 8;
 /// Attaches what is missing, for ever.
 pub(crate) fn run(agent: &Arc<Agent>) {
     let mut news = News::default();
-    let mut pause = FIRST_PAUSE;
-    let mut attach_at = Instant::now();
+    let mut passes = Passes::new(Instant::now());
     let interval = agent.configuration.reconcile_interval() * COMPARISONS;
     // Not all nodes at the same time.
     let mut clean_at = Instant::now() + interval.mul_f64(random::chance());
     while agent.await_turn() {
         let now = Instant::now();
-        if attach_at <= now && agent.health.has_reconciled() {
-            let findings = attach(agent).unwrap_or_else(|error| vec![error.to_string()]);
-            if findings.is_empty() {
-                pause = FIRST_PAUSE;
-            } else {
-                attach_at = now + pause.mul_f64((1.0 + random::chance()) / 2.0);
-                pause = LONGEST_PAUSE.min(pause * 2);
-            }
+        if passes.are_due(now) && agent.health.has_reconciled() {
+            let outcome = attach(agent);
+            let is_complete = outcome.as_ref().is_ok_and(|left| left.is_complete);
+            passes.note(is_complete, now, random::chance());
+            let findings =
+                outcome.map_or_else(|error| vec![error.to_string()], |left| left.findings);
             for finding in news.among(findings) {
                 error!("{finding}");
             }
@@ -57,12 +54,56 @@ pub(crate) fn run(agent: &Arc<Agent>) {
     }
 }
 
-/// Attaches what is missing. Returns what still is, and why.
-fn attach(agent: &Agent) -> Result<Vec<String>> {
+/// When the next pass may be.
+struct Passes {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Passes {
+    fn new(now: Instant) -> Self {
+        Self {
+            next: now,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    fn are_due(&self, now: Instant) -> bool {
+        self.next <= now
+    }
+
+    /// Notes whether everything is there now. What a pass leaves, for whatever reason, makes the
+    /// next one later; `chance` makes it another time on each node.
+    fn note(&mut self, is_complete: bool, now: Instant, chance: f64) {
+        if is_complete {
+            *self = Self::new(now);
+            return;
+        }
+        self.next = now + self.pause.mul_f64((1.0 + chance) / 2.0);
+        self.pause = LONGEST_PAUSE.min(self.pause * 2);
+    }
+}
+
+/// What a pass has left.
+struct Left {
+    is_complete: bool,
+    /// Why something is missing.
+    findings: Vec<String>,
+}
+
+/// Attaches what is missing.
+fn attach(agent: &Agent) -> Result<Left> {
     let wanted = &agent.configuration.enis;
-    let inventory = Inventory::read()?.unwrap_or_default();
-    if provision::is_complete(&inventory, wanted)? {
-        return Ok(Vec::new());
+    let is_complete = || {
+        let inventory = Inventory::read()?.unwrap_or_default();
+        provision::is_complete(&inventory, wanted)
+    };
+    if is_complete()? {
+        let findings = Vec::new();
+        return Ok(Left {
+            is_complete: true,
+            findings,
+        });
     }
     let mut tell = |step: Step<'_>| match step {
         Step::Creating { name, subnet } => info!(name, subnet, "an ENI is created"),
@@ -74,24 +115,52 @@ fn attach(agent: &Agent) -> Result<Vec<String>> {
         .clients
         .run(|aws| pass::run(aws, wanted, PATIENCE, &mut tell))?;
     let problems = report.problems.into_iter();
-    Ok(problems.map(|problem| problem.says).collect())
+    Ok(Left {
+        findings: problems.map(|problem| problem.says).collect(),
+        is_complete: is_complete()?,
+    })
 }
 
 /// Deletes what instances have left that have gone.
 fn clean(agent: &Agent, news: &mut News) {
-    match agent.clients.run(|aws| leaked::delete(aws, false)) {
-        Ok(deleted) => {
-            for eni in deleted {
-                info!(
-                    eni,
-                    "{eni} is deleted: the instance that it was created for has gone"
-                );
-            }
+    let outcome = agent.clients.run(|aws| leaked::delete(aws, false));
+    let cleaned = outcome.unwrap_or_else(|error| Cleaned {
+        errors: vec![error],
+        ..Cleaned::default()
+    });
+    for eni in cleaned.deleted {
+        info!(
+            eni,
+            "{eni} is deleted: the instance that it was created for has gone"
+        );
+    }
+    let errors = cleaned.errors.iter().map(ToString::to_string);
+    for finding in news.among(errors.collect()) {
+        error!("{finding}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_that_leaves_something_makes_the_next_ones_later_and_later() {
+        let mut now = Instant::now();
+        let mut passes = Passes::new(now);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            assert!(passes.are_due(now));
+            passes.note(false, now, 1.0);
+            pauses.push((passes.next - now).as_secs());
+            now = passes.next;
         }
-        Err(error) => {
-            for finding in news.among(vec![error.to_string()]) {
-                error!("{finding}");
-            }
-        }
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
+        passes.note(false, now, 0.0);
+        assert_eq!((passes.next - now).as_secs(), 300);
+        assert!(!passes.are_due(now));
+        passes.note(true, now, 0.5);
+        assert!(passes.are_due(now));
+        assert_eq!(passes.pause, FIRST_PAUSE);
     }
 }

@@ -13,6 +13,7 @@ use common::kernel::netlink::{Events, Link, Netlink, Subject};
 use common::say;
 
 use crate::agent::shared::Agent;
+use crate::deadline::Deadline;
 use crate::vpc::inventory;
 
 /// When to look again after a change that the metadata did not show yet.
@@ -80,7 +81,7 @@ fn refresh(agent: &Agent) -> Result<()> {
         let written = Inventory::read()?.unwrap_or_default();
         let known: BTreeSet<String> = written.enis.iter().map(|eni| eni.mac.clone()).collect();
         match shown == known {
-            true => inventory::rename(),
+            true => inventory::rename(Deadline::default()),
             false => inventory::discover(aws).map(drop),
         }
     })

@@ -1,7 +1,7 @@
 //! `eni-sync attach`: gives the node the ENIs that a configuration names, before the kubelet
 //! starts. The agent does the same later for what is missing then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,25 +66,31 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.dry_run {
         return preview(&configuration, options.json);
     }
-    let mut report = attach(&configuration, Duration::from_secs(options.timeout))?;
-    if configuration.links != Some(false) {
-        set_up(&mut report);
+    let deadline = Deadline::after(Duration::from_secs(options.timeout));
+    let mut report = attach(&configuration, deadline)?;
+    if let Err(error) = inventory::rename(deadline) {
+        report.problems.push(Problem::new("", error));
     }
-    inventory::rename()?;
     print(&report, options.json)?;
     conclude(report.problems.iter().map(|problem| problem.says.as_str()))
 }
 
-/// Passes until nothing is missing that time can bring.
-fn attach(configuration: &Configuration, timeout: Duration) -> Result<Report> {
+/// Passes until nothing is missing that time can bring. Interfaces are set up after each.
+fn attach(configuration: &Configuration, deadline: Deadline) -> Result<Report> {
     let clients = Clients::new(Arc::new(Pace::new(Arc::default())));
-    let deadline = Deadline::after(timeout);
     let progress = Progress::begin();
     let mut pause = FIRST_PAUSE;
+    let mut before = None;
+    let mut done = BTreeSet::new();
     loop {
         let mut tell = |step: Step<'_>| progress.tell(step);
-        let pass = |aws: &Aws| pass::run(aws, &configuration.enis, timeout, &mut tell);
-        let outcome = clients.run_until(deadline, pass);
+        let pass = |aws: &Aws| pass::run(aws, &configuration.enis, deadline.left(), &mut tell);
+        let mut outcome = joined(before.take(), clients.run_until(deadline, pass));
+        if let Ok(report) = &mut outcome
+            && configuration.links != Some(false)
+        {
+            set_up(report, &mut done, deadline);
+        }
         let wait = pause.mul_f64((1.0 + random::chance()) / 2.0);
         if !is_passing(&outcome) || deadline.left() <= wait {
             return outcome;
@@ -92,6 +98,25 @@ fn attach(configuration: &Configuration, timeout: Duration) -> Result<Report> {
         progress.wait(&outcome, wait);
         thread::sleep(wait);
         pause = LONGEST_PAUSE.min(pause * 2);
+        before = outcome.ok();
+    }
+}
+
+/// What the passes have come to: what any of them has attached is new.
+fn joined(before: Option<Report>, outcome: Result<Report>) -> Result<Report> {
+    match (before, outcome) {
+        (None, outcome) => outcome,
+        (Some(before), Ok(mut report)) => {
+            let was_new = |id: &str| before.enis.iter().any(|eni| eni.is_new && eni.id == id);
+            for eni in &mut report.enis {
+                eni.is_new |= was_new(&eni.id);
+            }
+            Ok(report)
+        }
+        (Some(mut before), Err(error)) => {
+            before.problems = vec![Problem::new("", error)];
+            Ok(before)
+        }
     }
 }
 
@@ -105,19 +130,25 @@ fn is_passing(outcome: &Result<Report>) -> bool {
 }
 
 /// Sets up the interfaces: those of ENIs that were just attached as soon as they are there,
-/// others if they are on the node.
-fn set_up(report: &mut Report) {
-    let links = Netlink::open().and_then(|mut netlink| netlink.links());
-    let links = links.unwrap_or_default();
+/// others if they are on the node. A pod may have one that is `done`.
+fn set_up(report: &mut Report, done: &mut BTreeSet<String>, deadline: Deadline) {
+    let links = match Netlink::open().and_then(|mut netlink| netlink.links()) {
+        Ok(links) => links,
+        Err(error) => return report.problems.push(Problem::new("", error)),
+    };
     let macs: BTreeMap<&str, &Link> = links.iter().map(|link| (link.mac.as_str(), link)).collect();
     for eni in &mut report.enis {
         let link = macs.get(eni.mac.as_str());
-        let is_in_a_pod = link.is_none() && !eni.is_new;
+        let is_awaited = eni.is_new && !done.contains(&eni.id);
+        let is_in_a_pod = link.is_none() && !is_awaited;
         if is_in_a_pod || link.is_some_and(|link| link.controller.is_some()) {
             continue;
         }
-        match link::await_and_set_up(&eni.id, &eni.mac) {
-            Ok(interface) => eni.interface = interface,
+        match link::await_and_set_up(&eni.id, &eni.mac, deadline) {
+            Ok(interface) => {
+                eni.interface = interface;
+                done.insert(eni.id.clone());
+            }
             Err(error) => report.problems.push(Problem::new(&eni.name, error)),
         }
     }

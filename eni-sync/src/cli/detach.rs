@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use common::error::Result;
+use common::say;
 use serde_json::{Value, json};
 
 use crate::agent::configuration::Configuration;
@@ -38,17 +39,24 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let aws = Aws::open();
     let Some(path) = &options.config else {
-        let deleted = leaked::delete(&aws, options.dry_run)?;
+        let cleaned = leaked::delete(&aws, options.dry_run)?;
         let fate = match options.dry_run {
             true => Fate::WouldBe,
             false => Fate::Deleted,
         };
-        let rows = deleted.into_iter().map(|id| Removed {
+        let rows = cleaned.deleted.into_iter().map(|id| Removed {
             name: String::new(),
             id,
             fate: fate.clone(),
         });
-        return print(&rows.collect::<Vec<_>>(), options.json);
+        let status = print(&rows.collect::<Vec<_>>(), options.json)?;
+        for error in &cleaned.errors {
+            say!("{error}");
+        }
+        return Ok(match cleaned.errors.is_empty() {
+            true => status,
+            false => ExitCode::FAILURE,
+        });
     };
     let configuration = Configuration::read(path)?;
     let removed = removal::run(&aws, &configuration.enis, options.dry_run)?;

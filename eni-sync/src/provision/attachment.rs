@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::error::{Error, ErrorCode, Result};
 
+use crate::deadline::Deadline;
 use crate::provision::denied::explained;
 use crate::provision::pass::{Pass, Step};
 use crate::provision::place;
@@ -64,7 +65,10 @@ impl Pass<'_> {
     ) -> std::result::Result<String, Failure> {
         let instance = &self.look.identity.instance_id;
         let ask = || self.ec2.attach(&made.eni, instance, place);
-        while_unknown(!record.has_settled(), ask)
+        match record.has_settled() {
+            true => ask(),
+            false => while_unknown(self.deadline, ask),
+        }
     }
 
     /// Notes that an ENI is attached, and has it go with the instance.
@@ -92,12 +96,10 @@ impl Pass<'_> {
 
     /// Has an ENI of this node deleted with the instance.
     pub(super) fn protect(&mut self, eni: &Description) -> Result<()> {
-        let Some(attachment) = &eni.attachment_id else {
-            return Ok(());
-        };
+        let attachment = attachment(eni)?;
         let ask = || self.ec2.delete_with_instance(&eni.id, attachment);
         let what = format!("have {} deleted with the instance", eni.id);
-        while_unknown(true, ask).map_err(|failure| explained(&failure, &what))?;
+        while_unknown(self.deadline, ask).map_err(|failure| explained(&failure, &what))?;
         let known = self.look.enis.iter_mut().chain(&mut self.attached);
         for known in known.filter(|known| known.id == eni.id) {
             known.delete_on_termination = true;
@@ -167,17 +169,28 @@ impl Pass<'_> {
     }
 }
 
-/// Asks again while EC2 does not know yet what it has just created.
+/// The attachment of an ENI of this node.
+///
+/// # Errors
+/// Code 999 when EC2 does not name it.
+pub(super) fn attachment(eni: &Description) -> Result<&str> {
+    let attachment = eni.attachment_id.as_deref();
+    attachment.ok_or_else(|| Error::internal(format!("EC2 names no attachment of {}", eni.id)))
+}
+
+/// Asks again while EC2 does not know yet what it has just created, as long as there is time.
 fn while_unknown<T>(
-    is_new: bool,
+    deadline: Deadline,
     ask: impl Fn() -> std::result::Result<T, Failure>,
 ) -> std::result::Result<T, Failure> {
-    for pause in PAUSES.into_iter().filter(|_| is_new) {
+    for pause in PAUSES {
         let answer = ask();
-        if !matches!(&answer, Err(failure) if failure.kind == Kind::Missing) {
+        let pause = Duration::from_secs(pause).mul_f64((1.0 + random::chance()) / 2.0);
+        let is_unknown = matches!(&answer, Err(failure) if failure.kind == Kind::Missing);
+        if !is_unknown || deadline.left() <= pause {
             return answer;
         }
-        thread::sleep(Duration::from_secs(pause).mul_f64((1.0 + random::chance()) / 2.0));
+        thread::sleep(pause);
     }
     ask()
 }

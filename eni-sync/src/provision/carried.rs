@@ -40,5 +40,9 @@ pub(super) fn reasons(ledger: &Ledger, eni: &Description, links: &[Link]) -> Res
         let reason = living.reason_to_keep(*address, None);
         reasons.extend(reason.map(|why| format!("{address}: {why}")));
     }
+    for prefix in &eni.prefixes {
+        let reason = living.reason_to_keep_all(|address| prefix.contains(address));
+        reasons.extend(reason.map(|why| format!("{prefix}: {why}")));
+    }
     Ok(reasons.into_iter().collect())
 }

@@ -1,16 +1,20 @@
 //! ENIs that were created for instances that have gone before they were attached to them, or
 //! before they were to go with them: any node deletes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use common::error::{Errors, Result};
+use common::attach::inventory::Inventory;
+use common::error::{Error, Result};
 use common::timestamp::moment;
 
 use crate::provision::denied::explained;
 use crate::provision::request::{CREATED_TAG, INSTANCE_TAG};
 use crate::vpc::clients::Aws;
-use crate::vpc::ec2::Description;
+use crate::vpc::ec2::{Description, Ec2};
+use crate::vpc::failure::Failure;
+use crate::vpc::imds::Identity;
+use crate::vpc::inventory;
 
 /// An ENI that is younger may be about to be attached.
 const YOUNG: Duration = Duration::from_secs(5 * 60);
@@ -20,44 +24,75 @@ const UNKNOWN: Duration = Duration::from_secs(60 * 60);
 /// The states of an instance that ends.
 const ENDED: [&str; 2] = ["shutting-down", "terminated"];
 
-/// Deletes the ENIs of instances that have gone, or only finds them. Returns which. EC2
-/// refuses to delete one that has been attached meanwhile.
+/// What has become of the ENIs that were found.
+#[derive(Debug, Default)]
+pub(crate) struct Cleaned {
+    /// Those that are deleted, or would be.
+    pub(crate) deleted: Vec<String>,
+    /// Why others are not.
+    pub(crate) errors: Vec<Error>,
+}
+
+/// Deletes the ENIs of instances that have gone, or only finds them: those in the VPC of the
+/// node. EC2 refuses to delete one that has been attached meanwhile.
 ///
 /// # Errors
-/// What EC2 says; the others are deleted.
-pub(crate) fn delete(aws: &Aws, dry_run: bool) -> Result<Vec<String>> {
+/// Code 11 without metadata, credentials or an answer, 100 without permission to look.
+pub(crate) fn delete(aws: &Aws, dry_run: bool) -> Result<Cleaned> {
     let identity = aws.imds()?.identity()?;
     let ec2 = aws.ec2(&identity.region)?;
-    let what = "look for ENIs of instances that have gone";
-    let mut found = ec2
-        .available_with(INSTANCE_TAG)
-        .map_err(|failure| explained(&failure, what))?;
-    found.retain(|eni| instance(eni) != identity.instance_id && eni.no_manage);
-    if found.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut instances: Vec<String> = found.iter().map(|eni| instance(eni).to_owned()).collect();
-    instances.sort();
-    instances.dedup();
-    let states = ec2.instance_states(&instances);
-    let states: BTreeMap<String, String> = states
-        .map_err(|failure| explained(&failure, what))?
-        .into_iter()
-        .collect();
-    let (mut deleted, mut errors) = (Vec::new(), Errors::default());
-    let now = SystemTime::now();
-    for eni in found.iter().filter(|eni| is_leaked(eni, &states, now)) {
+    let vpc = vpc(aws, &identity)?;
+    let mut cleaned = Cleaned::default();
+    for eni in find(ec2, &identity, &vpc)? {
         let what = format!("delete {}, whose instance has gone", eni.id);
-        let outcome = match dry_run {
-            true => Ok(()),
-            false => ec2.delete(&eni.id).map(drop),
-        };
-        let outcome = outcome.map_err(|failure| explained(&failure, &what));
-        if errors.keep(outcome).is_some() {
-            deleted.push(eni.id.clone());
+        match dry_run {
+            true => cleaned.deleted.push(eni.id),
+            false => match ec2.delete(&eni.id) {
+                Ok(true) => cleaned.deleted.push(eni.id),
+                // Another node was quicker.
+                Ok(false) => {}
+                Err(failure) => cleaned.errors.push(explained(&failure, &what)),
+            },
         }
     }
-    errors.into_result().map(|()| deleted)
+    Ok(cleaned)
+}
+
+/// The VPC of the node. An instance does not change it.
+fn vpc(aws: &Aws, identity: &Identity) -> Result<String> {
+    let primary = |inventory: &Inventory| {
+        let mut enis = inventory.enis.iter();
+        enis.find(|eni| eni.is_primary())
+            .map(|eni| eni.vpc_id.clone())
+    };
+    let is_own = |inventory: &Inventory| inventory.instance_id == identity.instance_id;
+    // What cannot be read is written anew.
+    let written = Inventory::read().ok().flatten().filter(is_own);
+    if let Some(vpc) = written.as_ref().and_then(primary) {
+        return Ok(vpc);
+    }
+    primary(&inventory::discover(aws)?).ok_or_else(|| {
+        let instance = &identity.instance_id;
+        Error::internal(format!("EC2 shows no primary ENI of {instance}"))
+    })
+}
+
+/// The ENIs that were created for instances which have gone.
+fn find(ec2: &Ec2, identity: &Identity, vpc: &str) -> Result<Vec<Description>> {
+    let failed =
+        |failure: Failure| explained(&failure, "look for ENIs of instances that have gone");
+    let mut found = ec2.available_with(INSTANCE_TAG, vpc).map_err(failed)?;
+    found.retain(|eni| instance(eni) != identity.instance_id && eni.no_manage);
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let instances: BTreeSet<&str> = found.iter().map(instance).collect();
+    let instances: Vec<String> = instances.into_iter().map(str::to_owned).collect();
+    let states = ec2.instance_states(&instances).map_err(failed)?;
+    let states: BTreeMap<String, String> = states.into_iter().collect();
+    let now = SystemTime::now();
+    found.retain(|eni| is_leaked(eni, &states, now));
+    Ok(found)
 }
 
 fn instance(eni: &Description) -> &str {

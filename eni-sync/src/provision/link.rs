@@ -8,6 +8,8 @@ use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Link, LinkChange, Netlink};
 use tracing::{info, warn};
 
+use crate::deadline::Deadline;
+
 /// What the VPC carries. Source: Amazon EC2 User Guide, "Network MTU for your EC2 instance".
 const VPC_MTU: u32 = 9001;
 /// What an interface has that nobody has chosen an MTU for.
@@ -59,37 +61,41 @@ pub(crate) fn set_up(netlink: &mut Netlink, id: &str, link: &Link) -> Result<()>
 ///
 /// # Errors
 /// Code 11 when there is no such interface in time, 999 with what the kernel says.
-pub(crate) fn await_and_set_up(id: &str, mac: &str) -> Result<String> {
-    let deadline = Instant::now() + APPEARS;
+pub(crate) fn await_and_set_up(id: &str, mac: &str, deadline: Deadline) -> Result<String> {
+    let time = deadline.left_of(APPEARS);
+    let deadline = Deadline::after(time);
     let mut netlink = Netlink::open()?;
     let mut seen: Option<(u32, String, Instant)> = None;
     loop {
         let links = netlink.links()?;
         let is_its = |link: &&Link| link.mac == mac && link.controller.is_none();
-        match links.iter().find(is_its) {
-            Some(link) if link.up => return Ok(link.name.clone()),
-            Some(link) => {
-                let is_same = |(index, name, _): &(u32, String, Instant)| {
-                    *index == link.index && *name == link.name
-                };
-                let known = seen.take().filter(is_same);
-                let known = known.unwrap_or((link.index, link.name.clone(), Instant::now()));
-                if known.2.elapsed() >= SETTLED {
-                    set_up(&mut netlink, id, link)?;
-                    return Ok(link.name.clone());
-                }
-                seen = Some(known);
+        if let Some(link) = links.iter().find(is_its) {
+            if link.up {
+                return Ok(link.name.clone());
             }
-            None if Instant::now() >= deadline => return Err(absent(id, mac)),
-            None => {}
+            let is_same = |(index, name, _): &(u32, String, Instant)| {
+                *index == link.index && *name == link.name
+            };
+            let known = seen.take().filter(is_same);
+            let known = known.unwrap_or((link.index, link.name.clone(), Instant::now()));
+            if known.2.elapsed() >= SETTLED {
+                set_up(&mut netlink, id, link)?;
+                return Ok(link.name.clone());
+            }
+            seen = Some(known);
+        }
+        if deadline.is_over() {
+            return Err(absent(id, mac, time));
         }
         thread::sleep(LOOK);
     }
 }
 
-fn absent(id: &str, mac: &str) -> Error {
-    let seconds = APPEARS.as_secs();
+fn absent(id: &str, mac: &str, time: Duration) -> Error {
+    let (seconds, settled) = (time.as_secs(), SETTLED.as_secs());
     let msg = format!("{id} is attached, but no interface of the node has {mac}");
-    let details = format!("the kernel has not shown it in {seconds} seconds");
+    let details = format!(
+        "the kernel has not shown it in {seconds} seconds, or not under one name for {settled}"
+    );
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::error::{Error, ErrorCode, Result};
 use tracing::warn;
 
+use crate::deadline::Deadline;
 use crate::provision::denied::explained;
 use crate::provision::place;
 use crate::provision::record::{Made, Record, Records};
@@ -16,7 +17,7 @@ use crate::provision::request::{self, INSTANCE_TAG, Site};
 use crate::provision::wanted::Wanted;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Ec2};
-use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::failure::Kind;
 use crate::vpc::inventory::{self, Look};
 
 /// How often another primary address is chosen because somebody has the one before.
@@ -54,6 +55,7 @@ pub(crate) fn run(
     let ec2 = aws.ec2(&look.identity.region)?;
     let mut pass = Pass {
         ec2,
+        deadline: aws.deadline(),
         records,
         look,
         wanted,
@@ -71,6 +73,7 @@ pub(crate) fn run(
 
 pub(super) struct Pass<'a> {
     pub(super) ec2: &'a Ec2,
+    pub(super) deadline: Deadline,
     pub(super) records: Records,
     pub(super) look: Look,
     pub(super) wanted: &'a [Wanted],
@@ -96,10 +99,11 @@ impl Pass<'_> {
     }
 
     /// Whether EC2 shows the ENI attached, to go with the instance, and no description can be
-    /// older than that.
+    /// older than that. One that was to leave and is there has not been detached.
     fn is_done(&self, record: &Record) -> bool {
         let found = record.eni().and_then(|id| self.shown(id));
-        found.is_some_and(|eni| eni.delete_on_termination) && record.has_settled()
+        let is_right = |eni: &Description| eni.delete_on_termination || record.leaving;
+        found.is_some_and(is_right) && record.has_settled()
     }
 
     /// The ENI as EC2 shows it on the node.
@@ -115,6 +119,9 @@ impl Pass<'_> {
             return Ok(());
         };
         if let Some(eni) = self.shown(&made.eni).cloned() {
+            if record.leaving {
+                return Ok(());
+            }
             if !eni.delete_on_termination {
                 self.protect(&eni)?;
             }
@@ -122,9 +129,18 @@ impl Pass<'_> {
         }
         let wanted = self.wanted.iter().find(|w| w.name == record.network);
         match wanted.is_some_and(|wanted| place::missing(&self.look.enis, wanted) > 0) {
+            true if record.leaving => self.attach_again(&record, made),
             true => self.attach(&record, made),
             false => self.delete_recorded(&record, &made.eni),
         }
+    }
+
+    /// Attaches an ENI that was taken off the node, and that pods may have again.
+    fn attach_again(&mut self, record: &Record, made: &Made) -> Result<()> {
+        let returning = record.returning();
+        self.records.write(&returning)?;
+        self.records.remove(record)?;
+        self.attach(&returning, made)
     }
 
     /// Keeps the record of an ENI that is attached for as long as descriptions may be older:
@@ -205,7 +221,7 @@ impl Pass<'_> {
             }
             Err(failure) => failure,
         };
-        if is_definite(&failure) {
+        if failure.is_definite() {
             self.records.remove(record)?;
         }
         if failure.code == ADDRESS_IN_USE {
@@ -306,7 +322,7 @@ impl Pass<'_> {
                 Err(failure) => warn!("{}", failure.error("learn the ranges of subnets")),
             }
         }
-        let inventory = inventory::note(&self.look)?;
+        let inventory = inventory::note(&self.look, &self.attached, self.deadline)?;
         let mut report = Report {
             problems: std::mem::take(&mut self.problems),
             ..Report::default()
@@ -326,14 +342,6 @@ impl Pass<'_> {
         }
         Ok(report)
     }
-}
-
-/// Whether EC2 has refused, so that nothing was created.
-fn is_definite(failure: &Failure) -> bool {
-    !matches!(
-        failure.kind,
-        Kind::Throttled | Kind::Unanswered | Kind::Credentials
-    )
 }
 
 fn no_address(wanted: &Wanted, subnet: &str) -> Error {

@@ -88,6 +88,7 @@ mod tests {
                 ..Limits::default()
             },
             cidrs: BTreeMap::new(),
+            edition: None,
         }
     }
 

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::attach::awaited::LOCK;
-use common::attach::inventory::DIRECTORY;
+use common::attach::inventory::{DIRECTORY, begun, leaving};
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::lock::Lock;
-use common::records;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Timestamp, now};
@@ -41,7 +40,7 @@ pub(super) struct Record {
     pub(super) made: Option<Made>,
     /// When the record was written first.
     since: Timestamp,
-    /// Whether it is about to be taken off the node.
+    /// Whether it is being taken off the node. Its file keeps pods away from its interface.
     #[serde(default)]
     pub(super) leaving: bool,
 }
@@ -106,6 +105,27 @@ impl Record {
         }
     }
 
+    /// The record of an ENI that is about to be taken off the node.
+    pub(super) fn of_leaving(network: &str, eni: &Description) -> Self {
+        Self {
+            leaving: true,
+            ..Self::of_left(network, eni.network_card, eni)
+        }
+    }
+
+    /// The record of the same ENI, which is to be on the node again.
+    pub(super) fn returning(&self) -> Self {
+        let request = NewEni {
+            token: token(),
+            ..self.request.clone()
+        };
+        Self {
+            request,
+            leaving: false,
+            ..self.clone()
+        }
+    }
+
     /// The ENI that EC2 has made, if it has.
     pub(super) fn eni(&self) -> Option<&str> {
         self.made.as_ref().map(|made| made.eni.as_str())
@@ -146,13 +166,11 @@ impl Record {
         })
     }
 
-    /// Whether the record is only kept until no description can be older than what it is about.
-    pub(super) fn only_settles(&self) -> bool {
-        let is_attached = self
-            .made
-            .as_ref()
-            .is_some_and(|made| made.attached.is_some());
-        is_attached && !self.leaving && !self.has_settled()
+    /// Whether the ENI is attached and stays, and the record is only kept until no description
+    /// can be older.
+    pub(super) fn is_attached(&self) -> bool {
+        let mut made = self.made.iter();
+        made.any(|made| made.attached.is_some()) && !self.leaving
     }
 
     /// Whether EC2 must know by now what has become of the ENI, if there is one: what it says
@@ -188,7 +206,7 @@ impl Records {
         let directory = Path::new(DIRECTORY);
         file::create_private_directory(directory).map_err(|cause| failed(directory, cause))?;
         let lock = Lock::take(Path::new(LOCK), deadline)?;
-        let root = root();
+        let root = begun();
         file::create_directory(&root).map_err(|cause| failed(&root, cause))?;
         Ok(Self { _lock: lock })
     }
@@ -233,14 +251,12 @@ impl Records {
     }
 }
 
-/// The directory of the records.
-fn root() -> PathBuf {
-    Path::new(records::ROOT).join("enis")
-}
-
 /// The file of a record.
 fn path(record: &Record) -> PathBuf {
-    root().join(format!("{}.json", record.request.token))
+    match record.made.as_ref().filter(|_| record.leaving) {
+        Some(made) => leaving(&made.mac),
+        None => begun().join(format!("{}.json", record.request.token)),
+    }
 }
 
 /// Every record, for who only looks.
@@ -262,7 +278,7 @@ pub(super) fn each() -> Result<impl Iterator<Item = Result<Record>>> {
 }
 
 fn paths() -> Result<Vec<PathBuf>> {
-    let root = root();
+    let root = begun();
     let failed = |cause| Error::io(format!("failed to list {}", root.display()), &cause);
     let entries = match fs::read_dir(&root) {
         Ok(entries) => entries,
@@ -320,7 +336,7 @@ mod tests {
         made.created = long_ago;
         assert!(record.has_settled());
         let attached = record.attached().unwrap();
-        assert!(!attached.has_settled() && attached.only_settles());
+        assert!(!attached.has_settled() && attached.is_attached());
         assert_eq!(attached.attached(), None);
         record.made = None;
         assert!(record.has_settled());

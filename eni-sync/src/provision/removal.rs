@@ -5,10 +5,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::attach::turn::Turn;
 use common::error::{Error, Result};
 use common::kernel::netlink::Netlink;
 
 use crate::ledger::Ledger;
+use crate::provision::attachment::attachment;
 use crate::provision::carried;
 use crate::provision::denied::explained;
 use crate::provision::record::{Record, Records};
@@ -17,7 +19,7 @@ use crate::provision::wanted::Wanted;
 use crate::registration::node::TURN_DEADLINE;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Ec2};
-use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::failure::Kind;
 use crate::vpc::inventory;
 
 /// How long somebody else may take with the ENIs of the node.
@@ -52,36 +54,102 @@ pub(crate) enum Fate {
 /// Code 5 or 6 naming a file, and what EC2 says.
 pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Vec<Removed>> {
     let records = Records::open(PATIENCE)?;
-    let mut look = inventory::look(aws)?;
-    let ec2 = aws.ec2(&look.identity.region)?;
-    let ledger = Ledger::of_node();
-    let mut removed = Vec::new();
-    let instance = &look.identity.instance_id;
-    for eni in unwanted(&look.enis, wanted, instance) {
-        // No pod gets an address of it meanwhile.
-        let _turn = ledger.of_eni(&eni.id)?.take_turn(TURN_DEADLINE)?;
-        let links = Netlink::open()?.links()?;
-        let reasons = carried::reasons(&ledger, &eni, &links)?;
-        let fate = match (reasons.is_empty(), dry_run) {
-            (false, _) => Fate::Kept(reasons),
-            (true, true) => Fate::WouldBe,
-            (true, false) => remove(ec2, &records, &eni).map(|()| Fate::Deleted)?,
-        };
-        removed.push(Removed {
+    let look = inventory::look(aws)?;
+    let removal = Removal {
+        aws,
+        ec2: aws.ec2(&look.identity.region)?,
+        records,
+        ledger: Ledger::of_node(),
+        dry_run,
+    };
+    let enis = unwanted(&look.enis, wanted, &look.identity.instance_id);
+    let removed = enis.iter().map(|eni| {
+        Ok(Removed {
             name: eni.network().unwrap_or_default().to_owned(),
             id: eni.id.clone(),
-            fate,
-        });
+            fate: removal.remove(eni)?,
+        })
+    });
+    removed.collect()
+}
+
+/// What it takes to take ENIs away.
+struct Removal<'a> {
+    aws: &'a Aws,
+    ec2: &'a Ec2,
+    records: Records,
+    ledger: Ledger,
+    dry_run: bool,
+}
+
+impl Removal<'_> {
+    fn remove(&self, eni: &Description) -> Result<Fate> {
+        // No pod gets an address of it meanwhile.
+        let _turn = self.ledger.of_eni(&eni.id)?.take_turn(TURN_DEADLINE)?;
+        let reasons = self.claim(eni)?;
+        if !reasons.is_empty() {
+            return Ok(Fate::Kept(reasons));
+        }
+        if self.dry_run {
+            return Ok(Fate::WouldBe);
+        }
+        inventory::forget(&eni.id)?;
+        self.detach(eni)?;
+        self.delete(eni)?;
+        Ok(Fate::Deleted)
     }
-    let is_gone = |id: &str| {
-        let mut gone = removed.iter().filter(|eni| eni.fate == Fate::Deleted);
-        gone.any(|eni| eni.id == id)
-    };
-    if removed.iter().any(|eni| eni.fate == Fate::Deleted) {
-        look.enis.retain(|eni| !is_gone(&eni.id));
-        inventory::note(&look)?;
+
+    /// Why an ENI must stay. Without a reason a record says that it leaves, unless this is a dry
+    /// run: no pod gets its interface from then on.
+    fn claim(&self, eni: &Description) -> Result<Vec<String>> {
+        let _turn = Turn::to_take_away()?;
+        let links = Netlink::open()?.links()?;
+        let reasons = carried::reasons(&self.ledger, eni, &links)?;
+        if reasons.is_empty() && !self.dry_run {
+            self.records.write(&leaving(eni))?;
+        }
+        Ok(reasons)
     }
-    Ok(removed)
+
+    /// Detaches the ENI; pods may have it again when EC2 refuses.
+    fn detach(&self, eni: &Description) -> Result<()> {
+        let attachment = match attachment(eni) {
+            Ok(attachment) => attachment,
+            Err(error) => return self.give_back(eni, error),
+        };
+        let Err(failure) = self.ec2.detach(&eni.id, attachment) else {
+            return Ok(());
+        };
+        let error = explained(&failure, &format!("detach {}", eni.id));
+        match failure.is_definite() {
+            true => self.give_back(eni, error),
+            false => Err(error),
+        }
+    }
+
+    fn give_back(&self, eni: &Description, error: Error) -> Result<()> {
+        self.records.remove(&leaving(eni))?;
+        inventory::discover(self.aws)?;
+        Err(error)
+    }
+
+    fn delete(&self, eni: &Description) -> Result<()> {
+        let deadline = Instant::now() + DETACHES;
+        loop {
+            match self.ec2.delete(&eni.id) {
+                Ok(_) => return self.records.forget(&eni.id),
+                // It takes some seconds until the instance has given it up.
+                Err(failure) if failure.kind == Kind::Invalid && Instant::now() < deadline => {
+                    thread::sleep(LOOK);
+                }
+                Err(failure) => return Err(explained(&failure, &format!("delete {}", eni.id))),
+            }
+        }
+    }
+}
+
+fn leaving(eni: &Description) -> Record {
+    Record::of_leaving(eni.network().unwrap_or_default(), eni)
 }
 
 /// The ENIs that were created for the instance and that no configuration names, or not so many of
@@ -108,32 +176,4 @@ fn unwanted(enis: &[Description], wanted: &[Wanted], instance: &str) -> Vec<Desc
     };
     let unwanted = sorted.iter().copied().filter(is_its);
     unwanted.filter(|eni| !is_wanted(eni)).cloned().collect()
-}
-
-fn remove(ec2: &Ec2, records: &Records, eni: &Description) -> Result<()> {
-    let Some(attachment) = &eni.attachment_id else {
-        return Err(Error::internal(format!(
-            "EC2 names no attachment of {}",
-            eni.id
-        )));
-    };
-    let network = eni.network().unwrap_or_default();
-    let record = Record::of_left(network, eni.network_card, eni);
-    records.write(&record)?;
-    let failed = |what: &str| {
-        let what = format!("{what} {}", eni.id);
-        move |failure: Failure| explained(&failure, &what)
-    };
-    ec2.detach(&eni.id, attachment).map_err(failed("detach"))?;
-    let deadline = Instant::now() + DETACHES;
-    loop {
-        match ec2.delete(&eni.id) {
-            Ok(_) => return records.forget(&eni.id),
-            // It takes some seconds until the instance has given it up.
-            Err(failure) if failure.kind == Kind::Invalid && Instant::now() < deadline => {
-                thread::sleep(LOOK);
-            }
-            Err(failure) => return Err(failed("delete")(failure)),
-        }
-    }
 }

@@ -73,6 +73,14 @@ pub(crate) enum Kind {
 }
 
 impl Failure {
+    /// Whether EC2 has refused, so that nothing was done.
+    pub(crate) fn is_definite(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Throttled | Kind::Unanswered | Kind::Credentials
+        )
+    }
+
     /// The failure of a call whose answer would come too late for who waits for it.
     pub(crate) fn too_late(action: &'static str) -> Self {
         Self {

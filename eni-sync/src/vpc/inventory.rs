@@ -3,11 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use common::address::Cidr;
-use common::attach::inventory::{DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH};
+use common::attach::inventory::{
+    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH, is_leaving,
+};
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::lock::Lock;
@@ -132,7 +135,7 @@ pub(crate) fn written_ago() -> Option<Duration> {
 /// # Errors
 /// Code 5 or 6 naming the file.
 pub(crate) fn forget_prefix(eni: &str, prefix: Cidr) -> Result<()> {
-    correct(|inventory| {
+    correct(Deadline::default(), |inventory| {
         let mut is_changed = false;
         for eni in inventory.enis.iter_mut().filter(|found| found.id == eni) {
             let before = eni.prefixes.len();
@@ -143,13 +146,26 @@ pub(crate) fn forget_prefix(eni: &str, prefix: Cidr) -> Result<()> {
     })
 }
 
+/// Forgets an ENI, which is about to be detached.
+///
+/// # Errors
+/// Code 5 or 6 naming the file.
+pub(crate) fn forget(eni: &str) -> Result<()> {
+    correct(Deadline::default(), |inventory| {
+        let before = inventory.enis.len();
+        inventory.enis.retain(|known| known.id != eni);
+        inventory.enis.len() != before
+    })
+}
+
 /// Corrects the names of the interfaces in the inventory.
 ///
 /// # Errors
-/// Code 5 or 6 naming the file, 999 when the kernel does not list its links.
-pub(crate) fn rename() -> Result<()> {
+/// Code 5 or 6 naming the file, 11 when another process takes too long with it, 999 when the
+/// kernel does not list its links.
+pub(crate) fn rename(deadline: Deadline) -> Result<()> {
     let links = Netlink::open()?.links()?;
-    correct(|inventory| {
+    correct(deadline, |inventory| {
         let mut is_changed = false;
         for eni in &mut inventory.enis {
             let name = interface_of(&links, &eni.mac);
@@ -162,14 +178,19 @@ pub(crate) fn rename() -> Result<()> {
 
 /// Corrects the inventory by `change`, which says whether it has done anything. What EC2 has
 /// said does not get younger by it.
-fn correct(change: impl FnOnce(&mut Inventory) -> bool) -> Result<()> {
-    let _lock = lock(Deadline::default())?;
+fn correct(deadline: Deadline, change: impl FnOnce(&mut Inventory) -> bool) -> Result<()> {
+    let _lock = lock(deadline)?;
     let Some(mut inventory) = Inventory::read()? else {
         return Ok(());
     };
-    if !change(&mut inventory) {
-        return Ok(());
+    match change(&mut inventory) {
+        true => rewrite(&inventory),
+        false => Ok(()),
     }
+}
+
+/// Writes the inventory, which stays as old as it is.
+fn rewrite(inventory: &Inventory) -> Result<()> {
     let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);
     let written = fs::metadata(PATH).and_then(|metadata| metadata.modified());
     inventory.write()?;
@@ -193,17 +214,38 @@ fn renew(aws: &Aws) -> Result<Inventory> {
     Ok(inventory)
 }
 
-/// Writes down what a look at EC2 has shown, and what has been attached since.
+/// Writes down what a look at EC2 has shown, with what has been attached since. Where somebody
+/// has written the inventory since the look, only what has been attached is added.
 ///
 /// # Errors
 /// Code 5 when the inventory cannot be written, 11 when another process takes too long
 /// with it.
-pub(crate) fn note(look: &Look) -> Result<Inventory> {
-    let _lock = lock(Deadline::default())?;
+pub(crate) fn note(look: &Look, attached: &[Description], deadline: Deadline) -> Result<Inventory> {
+    let _lock = lock(deadline)?;
     let inventory = look.inventory();
-    inventory.write()?;
-    Ok(inventory)
+    let newer = read_back().filter(|newer| newer.instance_id == inventory.instance_id);
+    let Some(mut newer) = newer.filter(|_| edition() != look.edition) else {
+        inventory.write()?;
+        return Ok(inventory);
+    };
+    for eni in inventory.enis {
+        let is_new = attached.iter().any(|attached| attached.id == eni.id);
+        if is_new && newer.enis.iter().all(|known| known.id != eni.id) {
+            newer.enis.push(eni);
+        }
+    }
+    rewrite(&newer)?;
+    Ok(newer)
 }
+
+/// Which file the inventory is: whoever writes it makes another one. Nothing where there is none.
+fn edition() -> Edition {
+    let metadata = fs::metadata(PATH).ok()?;
+    Some((metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// The inode of a file, and when it was changed.
+type Edition = Option<(u64, i64, i64)>;
 
 /// Asks EC2 for the ENIs of this node, and returns also all that it says of them.
 ///
@@ -225,6 +267,8 @@ pub(crate) struct Look {
     pub(crate) limits: Limits,
     /// The ranges of the subnets of the ENIs.
     pub(crate) cidrs: BTreeMap<String, Vec<Cidr>>,
+    /// The inventory that was there before.
+    pub(crate) edition: Edition,
 }
 
 impl Look {
@@ -239,6 +283,7 @@ impl Look {
 /// # Errors
 /// Code 11 without metadata, credentials or an answer, 100 without permission.
 pub(crate) fn look(aws: &Aws) -> Result<Look> {
+    let edition = edition();
     let identity = aws.imds()?.identity()?;
     let ec2 = aws.ec2(&identity.region)?;
     let what = format!("list the ENIs of {}", identity.instance_id);
@@ -261,6 +306,7 @@ pub(crate) fn look(aws: &Aws) -> Result<Look> {
         enis: found,
         limits,
         cidrs,
+        edition,
     })
 }
 
@@ -310,8 +356,10 @@ pub(crate) fn compose(
         ipv4_limit: limits.ipv4,
         ipv6_limit: limits.ipv6,
     };
+    // Who gives a leaving one to a pod looks again, and is told what cannot be known.
+    let stays = |eni: &&Description| !is_leaving(&eni.mac).unwrap_or(false);
     Inventory {
-        enis: found.iter().map(eni).collect(),
+        enis: found.iter().filter(stays).map(eni).collect(),
         region: identity.region,
         instance_id: identity.instance_id,
         instance_type: identity.instance_type,

@@ -1,13 +1,14 @@
 //! The agent attaches what is missing later, and deletes what instances have left that have gone.
 
 use std::fs;
-use std::time::Duration;
 
 use harness::eni_lab::Hold;
-use harness::{Agent, AwsNode, Host};
+use harness::{Agent, AwsNode, Host, Node, Output};
 use serde_json::{Value, json};
 
-use super::{CREATE, DESCRIBE, Site, attached, call, inventory, let_records_settle, records};
+use super::{
+    CREATE, DESCRIBE, Site, attached, call, inventory, let_records_settle, records, refusal,
+};
 use crate::eni_sync::fixture::{DEADLINE, eventually};
 use crate::eni_sync::killed;
 
@@ -53,21 +54,15 @@ fn an_agent_that_has_all_enis_makes_no_call_for_them() {
     let site = Site::new();
     let node = site.node();
     let configuration = site.configuration(&[site.wanted("user", 1)]);
-    // The second run forgets what the first has begun.
-    attached(&node, &configuration);
     attached(&node, &configuration);
     site.lab.reset_calls();
     let agent = Agent::start(&node, &configuration);
-    assert!(
-        eventually(|| site.lab.calls().contains_key(DESCRIBE)),
-        "{}",
-        agent.log()
-    );
-    assert!(
-        !site
-            .lab
-            .wait_until(Duration::from_secs(6), |lab| lab.calls()[DESCRIBE] > 2)
-    );
+    let reconciled = || site.lab.calls().contains_key(DESCRIBE);
+    assert!(eventually(reconciled), "{}", agent.log());
+    // It looks at the records without a call until they have settled, and once with one then.
+    let_records_settle(&node);
+    assert!(eventually(|| records(&node) == 0), "{}", agent.log());
+    assert_eq!(site.lab.calls()[DESCRIBE], 3);
     assert_eq!(site.changes(), 0);
 }
 
@@ -98,7 +93,11 @@ fn leave_one(site: &Site) {
     let call = call(&gone, &configuration, &[]);
     killed::kill_held(&gone.node, &site.lab, &call, (CREATE, Hold::AfterCommit));
     site.lab.terminate_instance(&gone.instance);
-    assert_eq!(site.enis().len(), 1);
+}
+
+fn detach_leaked(node: &AwsNode, more: &[&str]) -> Output {
+    let arguments = [&["detach", "--leaked"][..], more].concat();
+    node.node.run(&node.eni_sync().arguments(&arguments))
 }
 
 #[test]
@@ -128,8 +127,7 @@ fn what_may_be_attached_yet_is_not_deleted() {
     leave_one(&site);
     let node = site.node();
     let detach = |more: &[&str]| {
-        let arguments = [&["detach", "--leaked"][..], more].concat();
-        let output = node.node.run(&node.eni_sync().arguments(&arguments));
+        let output = detach_leaked(&node, more);
         assert_eq!(output.status, Some(0), "{output}");
         output.stdout
     };
@@ -148,6 +146,38 @@ fn what_may_be_attached_yet_is_not_deleted() {
     killed::kill_held(&living.node, &site.lab, &call, (CREATE, Hold::AfterCommit));
     let_time_pass(&site);
     assert_eq!(detach(&[]), "nothing to detach\n");
+}
+
+#[test]
+fn what_is_left_in_another_vpc_is_left_to_its_nodes() {
+    let site = Site::new();
+    leave_one(&site);
+    let_time_pass(&site);
+    let vpc = site.lab.create_vpc("10.1.0.0/16");
+    let nodes = site.lab.create_subnet(&vpc, "10.1.1.0/24", None);
+    let node = AwsNode::new(Node::new(), &site.lab, "m5.xlarge", &nodes);
+    let output = detach_leaked(&node, &[]);
+    assert_eq!(output.status, Some(0), "{output}");
+    assert_eq!(output.stdout, "nothing to detach\n", "{output}");
+    assert_eq!(site.enis().len(), 1);
+}
+
+#[test]
+fn what_is_deleted_is_told_when_ec2_refuses_another_one() {
+    let site = Site::new();
+    for _ in 0..2 {
+        leave_one(&site);
+    }
+    let_time_pass(&site);
+    let node = site.node();
+    let denied = refusal(403, "UnauthorizedOperation");
+    site.lab.fail_next("DeleteNetworkInterface", 1, denied);
+    let output = detach_leaked(&node, &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    let left = site.enis();
+    assert_eq!(left.len(), 1, "{output}");
+    assert_eq!(output.stdout.matches(": deleted\n").count(), 1, "{output}");
+    assert!(output.stderr.contains(left[0].id.as_str()), "{output}");
 }
 
 #[test]

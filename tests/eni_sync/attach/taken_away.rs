@@ -1,18 +1,45 @@
 //! ENIs that a configuration does not name any more are taken away, unless they carry pods.
 
+use std::thread;
+
 use harness::eni_lab::Hold;
-use harness::{AwsNode, Host, Output, Pod};
+use harness::{AwsNode, Call, Host, Output, Pod, Resident};
 use serde_json::{Value, json};
 
-use super::{Site, attached, call, let_records_settle, records};
-use crate::eni_sync::fixture::prev_result;
+use super::{Site, attached, call, inventory, let_records_settle, records, refusal, whole};
+use crate::eni_sync::fixture::{DEADLINE, eventually, prev_result};
 use crate::eni_sync::killed;
 
-fn detach(node: &AwsNode, configuration: &Value, more: &[&str]) -> Output {
+const DETACH: &str = "DetachNetworkInterface";
+
+/// `detach` with this configuration, and more arguments.
+fn detach_call(node: &AwsNode, configuration: &Value, more: &[&str]) -> Call {
     call(node, configuration, &[]);
     let arguments = ["detach", "--config", "/run/eni-sync.json"];
-    let arguments = [&arguments[..], more].concat();
-    node.node.run(&node.eni_sync().arguments(&arguments))
+    node.eni_sync().arguments(&[&arguments[..], more].concat())
+}
+
+fn detach(node: &AwsNode, configuration: &Value, more: &[&str]) -> Output {
+    node.node.run(&detach_call(node, configuration, more))
+}
+
+/// What a plugin answers to a pod that is to get the interface `ens6`, or one on it.
+fn start_pods(node: &AwsNode) -> [Output; 2] {
+    let pod = Pod::new("c9");
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "on", "type": "ipvlan", "master": "ens6",
+    });
+    let on_it = Call::ours("ipvlan", "ADD").conf(&conf).pod(&pod, "net1");
+    [whole("ADD", "ens6", &pod), on_it].map(|call| node.node.run(&call))
+}
+
+#[track_caller]
+fn assert_kept_from_pods(node: &AwsNode) {
+    for output in start_pods(node) {
+        let error = output.error();
+        let said = "the ENI of \"ens6\" is being taken off this node";
+        assert_eq!((error.code, error.msg.as_str()), (11, said), "{output}");
+    }
 }
 
 /// An address of a pod on the node's first ENI of this kind, which eni-sync registers.
@@ -46,7 +73,7 @@ fn what_the_configuration_names_no_more_is_deleted_and_the_rest_stays() {
     assert_eq!(output.status, Some(0), "{output}");
     assert_eq!(output.stdout.matches("\"deleted\"").count(), 2, "{output}");
     site.assert_exactly(&node, &[("user", 1)], "fewer");
-    assert_eq!(super::inventory(&node)["enis"].as_array().unwrap().len(), 2);
+    assert_eq!(inventory(&node)["enis"].as_array().unwrap().len(), 2);
     assert_eq!(records(&node), 0);
 }
 
@@ -89,16 +116,14 @@ fn an_eni_whose_interface_a_pod_has_stays() {
 
 #[test]
 fn a_detach_that_is_killed_is_completed_by_the_next_start() {
-    for action in ["DetachNetworkInterface", "DeleteNetworkInterface"] {
+    for action in [DETACH, "DeleteNetworkInterface"] {
         for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
             let site = Site::new();
             let node = site.node();
             let both = site.configuration(&[site.wanted("old", 1), site.wanted("user", 1)]);
             attached(&node, &both);
             let fewer = site.configuration(&[site.wanted("user", 1)]);
-            call(&node, &fewer, &[]);
-            let arguments = ["detach", "--config", "/run/eni-sync.json"];
-            let call = node.eni_sync().arguments(&arguments);
+            let call = detach_call(&node, &fewer, &[]);
             killed::kill_held(&node.node, &site.lab, &call, (action, hold));
             attached(&node, &fewer);
             let output = detach(&node, &fewer, &[]);
@@ -107,4 +132,76 @@ fn a_detach_that_is_killed_is_completed_by_the_next_start() {
             site.assert_exactly(&node, &[("user", 1)], &what);
         }
     }
+}
+
+#[test]
+fn a_pod_that_starts_while_its_eni_is_detached_does_not_get_it() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let call = detach_call(&node, &json!({}), &[]);
+    site.lab.hold(DETACH, Hold::BeforeCommit);
+    thread::scope(|scope| {
+        let detaching = scope.spawn(|| node.node.run(&call));
+        assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+        assert_kept_from_pods(&node);
+        assert_eq!(inventory(&node)["enis"].as_array().unwrap().len(), 1);
+        site.lab.release_held();
+        let output = detaching.join().unwrap();
+        assert_eq!(output.status, Some(0), "{output}");
+    });
+    assert_eq!((site.enis(), records(&node)), (Vec::new(), 0));
+}
+
+#[test]
+fn an_eni_that_ec2_does_not_detach_is_for_pods_again() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let denied = refusal(403, "UnauthorizedOperation");
+    site.lab.fail_next(DETACH, 1, denied);
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert_eq!(inventory(&node)["enis"].as_array().unwrap().len(), 2);
+    let [whole, _] = start_pods(&node);
+    whole.ok();
+}
+
+#[test]
+fn an_eni_that_was_not_detached_when_detach_was_killed_is_for_pods_again_a_minute_later() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    attached(&node, &configuration);
+    let call = detach_call(&node, &json!({}), &[]);
+    killed::kill_held(&node.node, &site.lab, &call, (DETACH, Hold::BeforeCommit));
+    attached(&node, &configuration);
+    // EC2 may still detach it.
+    assert_kept_from_pods(&node);
+    let_records_settle(&node);
+    attached(&node, &configuration);
+    assert_eq!(inventory(&node)["enis"].as_array().unwrap().len(), 2);
+    let [whole, _] = start_pods(&node);
+    whole.ok();
+}
+
+#[test]
+fn an_eni_stays_while_a_pod_has_an_address_of_one_of_its_prefixes() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    site.lab.assign_prefix(&site.enis()[0].id, "10.0.4.96/28");
+    let pod = Pod::new("c1");
+    pod.netns
+        .ip(&["address", "add", "10.0.4.100/32", "dev", "lo"]);
+    let process = Resident::inside(&pod.netns.path());
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    let said = "10.0.4.96/28: 10.0.4.100: it is on an interface of a pod";
+    assert!(output.stdout.contains(said), "{output}");
+    drop(process);
+    // Processes of other tests may be in namespaces that change.
+    let is_detached = || detach(&node, &json!({}), &[]).status == Some(0);
+    assert!(eventually(is_detached));
+    assert_eq!(site.enis(), []);
 }

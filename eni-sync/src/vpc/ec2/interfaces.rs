@@ -40,9 +40,13 @@ impl Ec2 {
             .collect())
     }
 
-    /// The ENIs that have any value of a tag and are attached to nothing.
-    pub(crate) fn available_with(&self, tag: &str) -> Outcome<Vec<Description>> {
-        self.describe(&[filter("status", ["available"]), filter("tag-key", [tag])])
+    /// The ENIs of a VPC that have any value of a tag and are attached to nothing.
+    pub(crate) fn available_with(&self, tag: &str, vpc: &str) -> Outcome<Vec<Description>> {
+        self.describe(&[
+            filter("status", ["available"]),
+            filter("tag-key", [tag]),
+            filter("vpc-id", [vpc]),
+        ])
     }
 
     /// The ENIs that have this tag and are attached to nothing.
