@@ -8,6 +8,7 @@ mod announce;
 pub mod awaited;
 mod check;
 mod configuration;
+mod deadlines;
 mod end;
 mod garbage;
 pub mod inventory;

@@ -1,9 +1,10 @@
 //! ADD: everything is validated, then planned, then recorded, then made. What fails from the
 //! record on is undone as DEL does it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::configuration::{Configuration, not_expressible};
+use super::deadlines;
 use super::end::{end, end_stale};
 use super::sandbox::Sides;
 use super::{Interface, Placed, records, undone};
@@ -21,8 +22,6 @@ use crate::say;
 /// How many other addresses an ADD asks for when the one that it was given is in use on the
 /// device below: enough to pass a few, and no more than a runtime waits for.
 const OTHER_ADDRESSES: usize = 16;
-/// For how long it goes on to ask.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One ADD, validated.
 struct Add<'a, I> {
@@ -73,7 +72,10 @@ impl<'a, I: Interface> Add<'a, I> {
                 outcome => return outcome,
             };
             let is_new = self.ipam.is_some() && !refused.contains(&given);
-            if !is_new || refused.len() == OTHER_ADDRESSES || begun.elapsed() > PATIENCE {
+            if !is_new
+                || refused.len() == OTHER_ADDRESSES
+                || begun.elapsed() > deadlines::OTHER_ADDRESSES
+            {
                 return Err(failed);
             }
             say!("{failed}; asking for another one");

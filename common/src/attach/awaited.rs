@@ -12,7 +12,7 @@ use crate::say;
 /// Held by who attaches ENIs to the node, or detaches them.
 pub const LOCK: &str = "/run/eni-cni/.attach.lock";
 /// A runtime gives up after minutes, and has more to do than this.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What `find` finds on the node. Where that does not exist ([`Error::is_not_found`]) and ENIs are

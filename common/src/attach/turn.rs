@@ -12,10 +12,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::libc;
 
+use crate::attach::deadlines;
 use crate::cni::args::CmdArgs;
 use crate::cni::identifier::ContainerId;
 use crate::error::{Error, Result};
@@ -25,9 +25,6 @@ use crate::records::ROOT;
 
 /// The file's name in the directory of the records.
 const FILE: &str = ".turns";
-/// The longest that a delegate may keep an ADD busy (130 s), and some. A DEL that gave
-/// up earlier would not come again through every runtime, and leak what ADD then makes.
-const DEADLINE: Duration = Duration::from_secs(150);
 
 /// What only one process may do at a time. It ends when this value is dropped.
 #[derive(Debug)]
@@ -200,5 +197,5 @@ fn path() -> PathBuf {
 
 fn take(file: &File, subject: &Subject<'_>, sharing: Sharing) -> Result<()> {
     let what = format!("the turn of {}", subject.describe());
-    lock_byte(file, subject.byte(), sharing, &what, DEADLINE)
+    lock_byte(file, subject.byte(), sharing, &what, deadlines::TURN)
 }

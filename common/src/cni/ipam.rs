@@ -21,7 +21,7 @@ use crate::say;
 
 /// How long a delegate may take. The slowest plugin known (whereabouts) gives
 /// itself two minutes for an ADD, and a kubelet waits for four.
-const DEADLINE: Duration = Duration::from_secs(130);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(130);
 
 /// An address management plugin, found in `CNI_PATH`.
 #[derive(Debug)]
