@@ -53,7 +53,6 @@ use crate::limits;
 use crate::registration::shared::Shared;
 use crate::vpc::calls::Calls;
 use crate::vpc::clients::Clients;
-use crate::vpc::environment;
 use crate::vpc::rate_limit::Pace;
 
 /// Runs the agent until a signal ends it.
@@ -71,9 +70,6 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
 
     limits::raise_files();
     said::start(&configuration, socket);
-    if let Err(error) = environment::leave() {
-        say!("plugins do not get this agent's way to AWS: {error}");
-    }
     let (post, waker) = Post::new(socket)?;
     let monitor = Monitor::new(&configuration, post.role())?;
     let calls = Arc::new(Calls::default());

@@ -14,28 +14,14 @@ mod random;
 mod registration;
 mod vpc;
 
-use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use common::plugin::Commands;
 
-use crate::vpc::environment;
-
-/// Whether a plugin may have to ask AWS. DEL never waits for it.
-fn needs_aws(command: &OsStr) -> bool {
-    ["ADD", "CHECK", "GC", "STATUS"]
-        .iter()
-        .any(|asking| command == *asking)
-}
-
 /// With `CNI_COMMAND` a plugin, with arguments a command line. With neither it says, as
 /// every plugin does, what it is, and what its commands are.
 fn main() -> ExitCode {
-    let command = std::env::var_os("CNI_COMMAND").filter(|command| !command.is_empty());
-    let is_plugin = command.is_some();
-    if command.is_some_and(|command| needs_aws(&command)) {
-        environment::adopt();
-    }
+    let is_plugin = common::plugin::is_called();
     let has_arguments = std::env::args_os().len() > 1;
     if has_arguments && !is_plugin {
         return cli::run();

@@ -15,8 +15,8 @@ use common::cni::result::AddResult;
 use common::error::{Error, Errors, Result};
 use common::say;
 
-use self::agent_first::{agent_first, agent_status};
-use self::attachment::{TIME, owner};
+use self::agent_first::{agent_first, agent_status, own_aws};
+use self::attachment::owner;
 use self::config::Config;
 use self::section::Section;
 use self::verify::verify;
@@ -28,14 +28,14 @@ use crate::registration::register::{self, give_up};
 use crate::registration::release;
 use crate::registration::request::Request;
 use crate::registration::shared::Shared;
-use crate::vpc::clients::Aws;
+use crate::vpc::environment;
 use crate::vpc::inventory;
 
 pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
     if section::is_meant(&args.conf) {
         return ipam::add(args).map_err(|error| undone(args, error));
     }
-    let deadline = Deadline::after(TIME);
+    let deadline = attachment::deadline();
     let config = Config::parse(&args.conf.document)?;
     let prev_result = prev_result(&args.conf)?;
     let wanted = desired::by_mac(&prev_result, args)?;
@@ -44,8 +44,7 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
         takeover: config.takeover,
         best_effort: !config.strict,
     };
-    let ledger = Ledger::of_node();
-    match register(&ledger, &wanted, &request, deadline) {
+    match register(args, &wanted, &request, deadline) {
         Ok(()) => Ok(prev_result),
         Err(error) if config.strict => Err(undone(args, error)),
         Err(error) => {
@@ -64,13 +63,14 @@ fn undone(args: &CmdArgs, error: Error) -> Error {
 }
 
 /// Has the agent register the addresses, or does it where there is none.
-fn register(ledger: &Ledger, wanted: &Wanted, request: &Request, deadline: Deadline) -> Result<()> {
+fn register(args: &CmdArgs, wanted: &Wanted, request: &Request, deadline: Deadline) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
     let ask = || socket::register(wanted, request, deadline);
-    agent_first(deadline, ask, |aws| {
-        register::register_all(aws, ledger, &Shared::default(), wanted, request)
+    agent_first(&args.conf, deadline, ask, |aws| {
+        let (ledger, shared) = (Ledger::of_node(), Shared::default());
+        register::register_all(aws, &ledger, &shared, wanted, request)
     })
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn check(args: &CmdArgs) -> Result<()> {
         takeover: config.takeover,
         best_effort: !config.strict,
     };
-    let aws = Aws::open().until(Deadline::after(TIME));
+    let aws = own_aws(&args.conf, attachment::deadline());
     let ledger = Ledger::of_node();
     for (mac, addresses) in &wanted {
         let (inventory, eni) = inventory::find(&aws, mac)?;
@@ -121,7 +121,7 @@ pub(crate) fn status(conf: &ConfArgs) -> Result<()> {
     // An agent that serves ADD has what it needs; this process may have nothing of it.
     match agent_status() {
         Some(answer) => answer,
-        None => inventory::require_usable(&Aws::open()),
+        None => inventory::require_usable(&own_aws(conf, Deadline::default())),
     }
 }
 
@@ -135,8 +135,12 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
     errors.keep(give_up(&ledger, "GC", |owner| {
         owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
     }));
+    // The agent may be the only one that can remove what is due.
+    if socket::announce() && environment::is_role_of_agent() {
+        return errors.into_result();
+    }
     let mut kept = Vec::new();
-    let aws = Aws::open();
+    let aws = own_aws(conf, Deadline::default());
     errors.keep(release::release_all_due(&aws, &ledger, &mut kept));
     for why in kept {
         say!("{why}");

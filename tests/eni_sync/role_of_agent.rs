@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
+use harness::eni_lab::Certificate;
 use harness::{Call, Host, Node, Pod};
 use serde_json::{Value, json};
 
@@ -146,6 +147,90 @@ fn a_plugin_without_the_permission_waits_for_the_agent_that_has_it() {
 }
 
 #[test]
+fn gc_leaves_what_is_due_to_the_agent_whose_role_is_needed() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let equipped = equipped(&node);
+    let agent = Agent::start(&equipped, &json!({}));
+    let pod = Pod::new("c1");
+    node.add(&pod, &[ADDRESS]).ok();
+    node.gc(&[]);
+    node.end_cooldown(ADDRESS);
+    node.gc(&[]);
+    let is_released = || node.addresses().is_empty();
+    assert!(eventually(is_released), "{}", agent.log());
+}
+
+/// A node whose agent has these variables and a list of hosts that need no proxy.
+fn with_list<'a>(
+    node: &'a AwsNode,
+    list: &str,
+    variables: &[(&'static str, &str)],
+) -> Equipped<'a> {
+    let mut all = vec![("NO_PROXY", list.to_owned())];
+    all.extend(
+        variables
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned())),
+    );
+    Equipped {
+        node,
+        variables: all,
+    }
+}
+
+/// Whether plugins have got the list of this agent.
+fn has_left(node: &AwsNode, list: &str) -> bool {
+    eventually(|| environment(node)["variables"]["NO_PROXY"] == list)
+}
+
+#[test]
+fn plugins_get_the_way_of_the_agent_that_serves() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let first = Agent::start(&with_list(&node, "first", &[]), &json!({}));
+    let nowhere = [
+        ("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:9"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9"),
+    ];
+    // It cannot take over, because it cannot do the work.
+    let second = Agent::start(&with_list(&node, "second", &nowhere), &json!({}));
+    assert!(has_left(&node, "first"));
+    // Whatever has changed them, the files are those of the agent that serves.
+    let path = node.run_directory().join("eni-cni/environment.json");
+    fs::write(&path, r#"{"variables":{"NO_PROXY":"third"}}"#).unwrap();
+    assert!(has_left(&node, "first"));
+    first.kill();
+    assert!(has_left(&node, "second"), "{}", second.log());
+}
+
+#[test]
+fn a_file_of_authorities_that_cannot_be_used_keeps_nothing_else_from_plugins() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let bundle = [("AWS_CA_BUNDLE", "/run/bundle.pem")];
+    let agent = Agent::start(&with_list(&node, "first", &bundle), &json!({}));
+    assert!(has_left(&node, "first"));
+    let said = "plugins do not get this agent's way to AWS: failed to read \"/run/bundle.pem\"";
+    assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
+    // Nobody is trusted in place of those that the agent was told of.
+    let error = node.add(&Pod::new("c1"), &[ADDRESS]).error_code(5);
+    assert!(error.msg.contains("AWS_CA_BUNDLE"), "{error:?}");
+    agent.kill();
+    let error = node.add(&Pod::new("c2"), &[ADDRESS]).error_code(5);
+    assert!(error.msg.contains("authorities.pem"), "{error:?}");
+    // The file is there now, and is left as it changes.
+    let authorities = || fs::read(node.run_directory().join("eni-cni/authorities.pem"));
+    let agent = Agent::start(&with_list(&node, "first", &bundle), &json!({}));
+    for host in ["a.example", "b.example"] {
+        let authority = Certificate::new(host).authority;
+        fs::write(node.run_directory().join("bundle.pem"), &authority).unwrap();
+        let is_left = || authorities().is_ok_and(|left| left == authority);
+        assert!(eventually(is_left), "{host}: {}", agent.log());
+    }
+}
+
+#[test]
 fn a_password_of_a_proxy_is_not_left_to_anybody() {
     let vpc = Vpc::new();
     let node = vpc.node();
@@ -160,9 +245,6 @@ fn a_password_of_a_proxy_is_not_left_to_anybody() {
     // The way to the simulated VPC, and what has no password.
     assert!(names.contains(&&"NO_PROXY".to_owned()), "{names:?}");
     assert!(!variables.to_string().contains("secret"), "{variables}");
-    assert!(
-        agent.log().contains("plugins do not get HTTPS_PROXY"),
-        "{}",
-        agent.log()
-    );
+    let is_said = || agent.log().contains("plugins do not get HTTPS_PROXY");
+    assert!(eventually(is_said), "{}", agent.log());
 }

@@ -15,6 +15,7 @@ use harness::{Call, Host, Namespace, Node, Pod};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use crate::kernel_calls::Trace;
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";
@@ -298,6 +299,59 @@ fn a_plugin_goes_the_way_that_its_agent_has_left() {
         .env("AWS_CA_BUNDLE", "/run/none.pem");
     let error = place.node.run(&call).error_code(5);
     assert!(error.msg.contains("/run/none.pem"), "{error:?}");
+}
+
+/// How many programs a call has become, which succeeds.
+fn executions(node: &AwsNode, call: &Call) -> usize {
+    let trace = Trace::of(&node.node, call);
+    let is_execution = |line: &&&str| line.starts_with("execve(") && line.ends_with("= 0");
+    trace.calls().iter().filter(is_execution).count()
+}
+
+#[test]
+fn a_plugin_executes_itself_anew_only_when_no_agent_serves_it() {
+    let vpc = Vpc::new();
+    let place = Place::new(&vpc);
+    let node = &place.node;
+    let ipam = json!({
+        "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync",
+        "cni.dev/valid-attachments": [{ "containerID": "c1", "ifname": "net1" }],
+    });
+    let status = || {
+        let call = node.call("STATUS").conf(&ipam);
+        call.without("AWS_ENDPOINT_URL_EC2")
+    };
+    let add = |pod: &Pod, address: &str| {
+        let call = node.pod_call("ADD", pod, &[address]);
+        call.without("AWS_ENDPOINT_URL_EC2")
+    };
+    let agent = Agent::start(&place, &json!({}));
+    assert_eq!(executions(node, &add(&place.pod, ADDRESS)), 1);
+    assert_eq!(executions(node, &status()), 1);
+    agent.kill();
+    let before = place.proxy.asked().len();
+    assert_eq!(executions(node, &status()), 2);
+    let next = Pod::new("c2");
+    assert_eq!(executions(node, &add(&next, "10.0.4.71")), 2);
+    let check = node.pod_call("CHECK", &place.pod, &[ADDRESS]);
+    assert_eq!(executions(node, &check.without("AWS_ENDPOINT_URL_EC2")), 2);
+    let gc = node.call("GC").conf(&ipam);
+    assert_eq!(executions(node, &gc.without("AWS_ENDPOINT_URL_EC2")), 2);
+    assert!(place.proxy.asked().len() > before);
+    assert_eq!(node.addresses(), [ADDRESS, "10.0.4.71"]);
+}
+
+#[test]
+fn a_plugin_that_an_agent_has_kept_waiting_goes_on_with_the_time_that_is_left() {
+    let vpc = Vpc::new();
+    let place = Place::new(&vpc);
+    Agent::start(&place, &json!({})).kill();
+    let call = place.node.pod_call("ADD", &place.pod, &[ADDRESS]);
+    let call = call
+        .without("AWS_ENDPOINT_URL_EC2")
+        .env("ENI_SYNC_ENVIRONMENT", "0");
+    let error = place.node.run(&call).error_code(11);
+    assert!(error.msg.starts_with("timed out waiting"), "{error:?}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use common::files::lock::Lock;
 use tracing::info;
 
 use crate::plugin::socket::{self, Bound, Listener};
+use crate::vpc::environment;
 
 /// How long an agent that starts waits for one that is just starting as well.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -112,6 +113,9 @@ impl Post {
         };
         if lock.is_some() {
             socket::prepare(&self.path)?;
+            // A plugin that has seen this agent knows its way when it has gone. What there is to
+            // be said of it, the first look says.
+            environment::leave();
             self.listener = Some(Listener::open(&self.path)?);
             self.role = Role::Serving;
         }

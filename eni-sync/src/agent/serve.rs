@@ -10,7 +10,7 @@ use common::error::{Error, Result};
 use common::say;
 use tracing::warn;
 
-use crate::agent::handover::Post;
+use crate::agent::handover::{Post, Role};
 use crate::agent::news::News;
 use crate::agent::shared::{Agent, Work};
 use crate::deadline::Deadline;
@@ -22,6 +22,7 @@ use crate::registration::choose::choose;
 use crate::registration::register;
 use crate::registration::request::Request;
 use crate::vpc::clients::Aws;
+use crate::vpc::environment;
 use crate::vpc::inventory;
 
 /// How long until the next try after an error of the socket.
@@ -58,16 +59,25 @@ impl Agent {
             }
             if looked.elapsed() >= LOOK && !is_ending {
                 looked = Instant::now();
-                let found = post.look(self.health.has_reconciled());
-                self.note_post(&post);
-                let failed = found.err().map(|error| format!("{error}; trying again"));
-                for failed in news.among(Vec::from_iter(failed)) {
-                    say!("{failed}");
+                for finding in news.among(self.look(&mut post)) {
+                    say!("{finding}");
                 }
             }
         }
         drop(post);
         self.update(|work| work.is_closed = true);
+    }
+
+    /// Finds out what this agent is from now on, and leaves plugins the way to AWS of the one
+    /// that serves. Returns what keeps it from that.
+    fn look(&self, post: &mut Post) -> Vec<String> {
+        let found = post.look(self.health.has_reconciled());
+        self.note_post(post);
+        match found {
+            Ok(()) if post.role() == Role::Serving => environment::leave(),
+            Ok(()) => Vec::new(),
+            Err(error) => vec![format!("{error}; trying again")],
+        }
     }
 
     /// Starts to serve the next plugin, if one comes soon; whether one has come.

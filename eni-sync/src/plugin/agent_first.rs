@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
+use common::cni::args::ConfArgs;
 use common::error::{Error, ErrorCode, Result};
 use common::say;
 
@@ -20,19 +21,30 @@ const STATUS_TIME: Duration = Duration::from_secs(30);
 /// An agent needs this long at least for what it is asked.
 const LEAST: Duration = Duration::from_secs(3);
 
+/// AWS as this process reaches it, by the way of the last agent where it has none of its own.
+/// Whatever was done before is done once more, because the program is executed anew for that.
+pub(super) fn own_aws(conf: &ConfArgs, deadline: Deadline) -> Aws {
+    environment::adopt_as_plugin(&conf.stdin, deadline);
+    Aws::open().until(deadline)
+}
+
 /// The answer of the agent to `ask`, else what `own` comes to.
 ///
 /// # Errors
 /// Those of either; code 11 when the agent whose role is needed does not come in time.
 pub(super) fn agent_first<T>(
+    conf: &ConfArgs,
     deadline: Deadline,
     ask: impl Fn() -> Option<Result<T>>,
     own: impl FnOnce(&Aws) -> Result<T>,
 ) -> Result<T> {
-    if let Some(answer) = ask() {
+    // The one that was executed before this one has asked already.
+    if !environment::is_adopted()
+        && let Some(answer) = ask()
+    {
         return answer;
     }
-    let aws = Aws::open().until(deadline);
+    let aws = own_aws(conf, deadline);
     if !environment::is_role_of_agent() {
         return own(&aws);
     }
@@ -62,6 +74,9 @@ fn require_role(aws: &Aws) -> Result<()> {
 
 /// Whether the agent would serve an ADD now; nothing where there is no agent that says.
 pub(super) fn agent_status() -> Option<Result<()>> {
+    if environment::is_adopted() {
+        return None;
+    }
     let answer = socket::status(Deadline::after(STATUS_TIME))?;
     Some(answer.map_err(|error| error.with_code(ErrorCode::UNAVAILABLE)))
 }

@@ -7,11 +7,18 @@ use common::error::Result;
 use common::kernel::netns::NetNs;
 use common::records::boot_id;
 
+use crate::deadline::Deadline;
 use crate::ledger::{Life, Owner};
+use crate::vpc::environment;
 
 /// How long an ADD or a CHECK may take, whatever it waits for. Source: a kubelet gives its
 /// runtime two minutes for a request.
 pub(crate) const TIME: Duration = Duration::from_secs(100);
+
+/// By when an ADD or a CHECK has to be done.
+pub(super) fn deadline() -> Deadline {
+    Deadline::after(environment::left_of(TIME))
+}
 
 /// The attachment that a command is about.
 ///

@@ -8,10 +8,9 @@ use common::cni::result::{AddResult, IpConfig};
 use common::error::{Error, Result};
 use host_device::device::Device;
 
-use crate::deadline::Deadline;
 use crate::ledger::Ledger;
-use crate::plugin::agent_first::agent_first;
-use crate::plugin::attachment::{TIME, owner};
+use crate::plugin::agent_first::{agent_first, own_aws};
+use crate::plugin::attachment::{self, owner};
 use crate::plugin::section::Section;
 use crate::plugin::socket;
 use crate::plugin::verify::{verify, verify_whole};
@@ -20,7 +19,6 @@ use crate::registration::desired;
 use crate::registration::node::Node;
 use crate::registration::request::{Choice, Request};
 use crate::registration::shared::Shared;
-use crate::vpc::clients::Aws;
 use crate::vpc::inventory;
 
 /// The kinds of interfaces that share the ENI below them with others.
@@ -35,7 +33,7 @@ struct Place {
 }
 
 pub(super) fn add(args: &CmdArgs) -> Result<AddResult> {
-    let deadline = Deadline::after(TIME);
+    let deadline = attachment::deadline();
     let section = Section::parse(&args.conf, &args.cni_args)?;
     let place = Place::of(args)?;
     let request = request(args, &section)?;
@@ -46,7 +44,7 @@ pub(super) fn add(args: &CmdArgs) -> Result<AddResult> {
         is_whole: place.is_whole,
     };
     let ask = || socket::choose(&choice, &request, deadline);
-    let addresses = agent_first(deadline, ask, |aws| {
+    let addresses = agent_first(&args.conf, deadline, ask, |aws| {
         let (ledger, shared) = (Ledger::of_node(), Shared::default());
         choose(aws, &ledger, &shared, &choice, &request)
     })?;
@@ -88,7 +86,7 @@ pub(super) fn check(args: &CmdArgs) -> Result<()> {
     let place = Place::of(args)?;
     let wanted = desired::by_mac(&prev_result, args)?;
     let request = request(args, &section)?;
-    let aws = Aws::open().until(Deadline::after(TIME));
+    let aws = own_aws(&args.conf, attachment::deadline());
     let (inventory, eni) = inventory::find(&aws, &place.mac)?;
     let node = Node {
         aws: &aws,

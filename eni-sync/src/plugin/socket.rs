@@ -174,12 +174,10 @@ fn ask_agent<T>(
     }
 }
 
-/// Tells the agent, if there is one, that the ledger has changed.
-pub(crate) fn announce() {
-    if let Some(stream) = connect_to_root() {
-        // An agent that does not listen finds out by itself.
-        send(&stream, &Ask::Look).ok();
-    }
+/// Tells the agent, if there is one, that the ledger has changed; whether there is one. An agent
+/// that does not listen finds out by itself.
+pub(crate) fn announce() -> bool {
+    connect_to_root().is_some_and(|stream| send(&stream, &Ask::Look).is_ok())
 }
 
 /// Whether an agent answers, or nothing when there is no socket.

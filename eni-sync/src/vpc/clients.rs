@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::deadline::Deadline;
 use crate::vpc::ec2::Ec2;
+use crate::vpc::environment;
 use crate::vpc::failure;
 use crate::vpc::http;
 use crate::vpc::imds::Imds;
@@ -219,7 +220,7 @@ impl Aws {
             runtime: Arc::clone(&parts.runtime),
             http: parts.http.clone(),
             imds: parts.imds.client(),
-            region: std::env::var("AWS_REGION").unwrap_or_else(|_| region.to_owned()),
+            region: environment::region().unwrap_or_else(|| region.to_owned()),
             retries,
         })
     }

@@ -1,22 +1,25 @@
-//! The way to AWS as the agent has it: proxy, endpoints, region, authorities. A plugin has the
-//! environment of the container runtime, which knows nothing of these, so the agent leaves them
-//! in a file that only root can read. Credentials are never among them.
+//! The way to AWS as the agent has it: proxies, endpoints, region, authorities. A plugin has the
+//! environment of the container runtime, which may have none of these, so the agent that serves
+//! leaves them in a file that only root can read. Credentials are never among them.
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::attach::inventory::DIRECTORY;
 use common::error::{Error, Result};
-use common::files::file;
+use common::files::{file, format};
 use common::say;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use crate::deadline::Deadline;
 use crate::vpc::http;
 
 /// What the agent leaves.
@@ -25,7 +28,8 @@ const FILE: &str = "/run/eni-cni/environment.json";
 const AUTHORITIES: &str = "/run/eni-cni/authorities.pem";
 /// The file is far smaller.
 const LIMIT: u64 = 1 << 16;
-/// Says that this process has been given what the agent has left.
+/// Says that this process has been given what the agent has left, and for how many milliseconds
+/// more the command may take that it goes on with.
 const ADOPTED: &str = "ENI_SYNC_ENVIRONMENT";
 
 /// What may be in the file, in its usual case. Source: AWS SDKs and Tools Reference Guide.
@@ -76,11 +80,22 @@ impl Left {
                 }
             }
         }
-        left.has_own_role = ROLES.iter().any(|name| variable(name).is_some());
+        let has_value = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
+        left.has_own_role = ROLES.iter().any(has_value);
         (left, secret)
     }
 
-    /// What an environment lacks. Who names a proxy has said all about proxies in one case.
+    /// Has the file say this.
+    fn keep(&self) -> Result<()> {
+        if *self == Self::default() {
+            return remove(FILE);
+        }
+        let text = serde_json::to_vec(self)
+            .map_err(|cause| Error::io(format!("failed to write {FILE:?}"), &cause.into()))?;
+        keep(FILE, &text)
+    }
+
+    /// What an environment lacks. What it has in upper or lower case, it does not lack in the other.
     fn missing(self, variable: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
         let is_there =
             |name: &str| variable(&name.to_uppercase()) || variable(&name.to_lowercase());
@@ -98,38 +113,52 @@ fn has_user(url: &str) -> bool {
     host.contains('@')
 }
 
-/// Leaves what this agent has for the plugins of its node.
-///
-/// # Errors
-/// Code 5 naming the file that cannot be written, and those of [`http::authorities`].
-pub(crate) fn leave() -> Result<()> {
-    file::create_private_directory(Path::new(DIRECTORY))
-        .map_err(|cause| Error::io(format!("failed to create {DIRECTORY:?}"), &cause))?;
+/// Leaves what this agent has for the plugins of its node, as far as the files say something
+/// else. Only for the agent that serves: another one may have another way. Returns what is to be
+/// said of it.
+pub(crate) fn leave() -> Vec<String> {
     let (mut left, secret) = Left::of(|name| env::var(name).ok());
-    for name in secret {
-        say!(
-            "plugins do not get {name}, which has a password: without an agent, they do not use this proxy"
-        );
-    }
-    match left.variables.get_mut(http::BUNDLE) {
-        Some(path) => {
+    let of_secret = |name| {
+        format!(
+            "plugins do not get {name}, which has a password: without an agent, they do not use \
+             this proxy"
+        )
+    };
+    let mut findings: Vec<String> = secret.into_iter().map(of_secret).collect();
+    let bundle = left.variables.get_mut(http::BUNDLE);
+    let bundle = bundle.map(|path| std::mem::replace(path, AUTHORITIES.to_owned()));
+    let outcomes = [
+        file::create_private_directory(Path::new(DIRECTORY))
+            .map_err(|cause| Error::io(format!("failed to create {DIRECTORY:?}"), &cause)),
+        // Where the file cannot be used, plugins trust the last one that could be, and without
+        // one nobody: the authorities of the system are not those that the agent was told of.
+        bundle.as_ref().map_or(Ok(()), |path| {
             let authorities = http::authorities(Path::new(path))?;
-            write(AUTHORITIES, &authorities)?;
-            AUTHORITIES.clone_into(path);
-        }
-        None => remove(AUTHORITIES)?,
-    }
-    if left == Left::default() {
-        return remove(FILE);
-    }
-    let text = serde_json::to_vec(&left)
-        .map_err(|cause| Error::io(format!("failed to write {FILE:?}"), &cause.into()))?;
-    write(FILE, &text)
+            keep(AUTHORITIES, &authorities)
+        }),
+        left.keep(),
+        match bundle {
+            Some(_) => Ok(()),
+            None => remove(AUTHORITIES),
+        },
+    ];
+    let failed = outcomes.into_iter().filter_map(Result::err);
+    findings
+        .extend(failed.map(|error| format!("plugins do not get this agent's way to AWS: {error}")));
+    findings
 }
 
-fn write(path: &str, content: &[u8]) -> Result<()> {
-    file::replace(Path::new(path), content)
-        .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
+/// Writes a file, unless it says the same already and only root can have written it.
+fn keep(path: &str, content: &[u8]) -> Result<()> {
+    let path = Path::new(path);
+    let found = fs::symlink_metadata(path);
+    let is_kept = found.is_ok_and(|found| is_of_root(&found))
+        && file::read_regular(path, content.len() as u64).is_ok_and(|found| found == content);
+    match is_kept {
+        true => Ok(()),
+        false => file::replace(path, content)
+            .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause)),
+    }
 }
 
 fn remove(path: &str) -> Result<()> {
@@ -137,25 +166,75 @@ fn remove(path: &str) -> Result<()> {
         .map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
 }
 
+fn is_of_root(found: &fs::Metadata) -> bool {
+    found.uid() == 0 && found.mode() & 0o022 == 0
+}
+
+/// The region that this process' environment names, if it names one.
+pub(crate) fn region() -> Option<String> {
+    let region = env::var("AWS_REGION").ok();
+    region.filter(|region| !region.is_empty())
+}
+
 /// Whether plugins depend on the agent's role, as the last agent of this node has left word.
 pub(crate) fn is_role_of_agent() -> bool {
     read().is_ok_and(|left| left.is_some_and(|left| left.has_own_role))
 }
 
-/// Executes this program anew with what its environment lacks and the agent has left. Returns
-/// where nothing is lacking. The environment of a process that runs cannot be changed safely.
+/// Executes a command of an operator anew with what its environment lacks and the agent has left.
+/// Returns where nothing is lacking. The environment of a process that runs cannot be changed
+/// safely.
 pub(crate) fn adopt() {
-    if env::var_os(ADOPTED).is_some() {
+    execute(lacking(), Stdio::inherit(), Deadline::default());
+}
+
+/// The same for a plugin, which reads its configuration a second time. It comes back here with
+/// the time that it has left.
+pub(crate) fn adopt_as_plugin(configuration: &[u8], deadline: Deadline) {
+    let lacking = lacking();
+    if lacking.is_empty() {
         return;
+    }
+    match again(configuration) {
+        Ok(stdin) => execute(lacking, stdin, deadline),
+        Err(cause) => say!("going on without {FILE:?}: {cause}"),
+    }
+}
+
+/// What is read from the beginning once more.
+fn again(content: &[u8]) -> io::Result<Stdio> {
+    let mut file = File::from(memfd_create("configuration", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Whether this process has adopted what the agent has left, because no agent has answered.
+pub(crate) fn is_adopted() -> bool {
+    env::var_os(ADOPTED).is_some()
+}
+
+/// How much of its time a command has left that this process may go on with.
+pub(crate) fn left_of(time: Duration) -> Duration {
+    let left = env::var(ADOPTED).ok().and_then(|left| left.parse().ok());
+    left.map_or(time, |left| time.min(Duration::from_millis(left)))
+}
+
+/// What this process lacks of what the agent has left.
+fn lacking() -> BTreeMap<String, String> {
+    if is_adopted() {
+        return BTreeMap::new();
     }
     let left = read().unwrap_or_else(|cause| {
         say!("going on without {FILE:?}: {cause}");
         None
     });
-    let missing = left
-        .unwrap_or_default()
-        .missing(|name| env::var_os(name).is_some());
-    if missing.is_empty() {
+    let left = left.unwrap_or_default();
+    left.missing(|name| env::var_os(name).is_some())
+}
+
+fn execute(lacking: BTreeMap<String, String>, stdin: Stdio, deadline: Deadline) {
+    if lacking.is_empty() {
         return;
     }
     let mut arguments = env::args_os();
@@ -165,8 +244,9 @@ pub(crate) fn adopt() {
     }
     let cause = command
         .args(arguments)
-        .envs(missing)
-        .env(ADOPTED, "1")
+        .envs(lacking)
+        .env(ADOPTED, deadline.left().as_millis().to_string())
+        .stdin(stdin)
         .exec();
     say!("going on without {FILE:?}: {cause}");
 }
@@ -186,9 +266,11 @@ fn read() -> io::Result<Option<Left>> {
         }
         Err(cause) => return Err(cause),
     };
-    let found = fs::symlink_metadata(path)?;
-    if found.uid() != 0 || found.mode() & 0o022 != 0 {
+    if !is_of_root(&fs::symlink_metadata(path)?) {
         return Err(io::Error::other("it can be written by others than root"));
+    }
+    if let Some(why) = format::newer(&content) {
+        return Err(io::Error::other(why));
     }
     Ok(Some(serde_json::from_slice(&content)?))
 }
@@ -219,6 +301,14 @@ mod tests {
         assert_eq!(names, ["NO_PROXY"]);
         assert!(left.has_own_role);
         assert_eq!(secret, ["https_proxy", "HTTP_PROXY"]);
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_no_role() {
+        for name in ROLES {
+            let has_role = |value| Left::of(environment(&[(name, value)])).0.has_own_role;
+            assert!(has_role("x") && !has_role(""), "{name}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::registration::in_use::{self, Living};
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Ec2, Family, Limits, Reservation};
 use crate::vpc::eni;
+use crate::vpc::environment;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::imds::Identity;
 use crate::vpc::inventory;
@@ -117,7 +118,7 @@ impl Facts {
         let mut facts = Self {
             access: Access {
                 identity: Err(common::error::Error::internal("not asked")),
-                region_variable: std::env::var("AWS_REGION").ok(),
+                region_variable: environment::region(),
                 credentials: None,
                 questions: Vec::new(),
             },
