@@ -13,6 +13,7 @@ pub mod ifname;
 pub mod json;
 pub mod kernel;
 pub mod plugin;
+pub mod program;
 pub mod random;
 pub mod records;
 pub mod text;

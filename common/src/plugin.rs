@@ -19,52 +19,12 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::kernel::netns;
 use crate::say;
 
+pub use crate::program::{ALL_PLUGINS, DROP_IN, marker_of, of_type, own_name};
+
 /// What is enough for most configurations; a longer one takes a few more reads.
 const USUAL_CONFIGURATION: usize = 4096;
 /// What begins the message when the configuration's name or version has the wrong type.
 const UNREADABLE: &str = "error unmarshall network config";
-
-/// What begins the [`marker!`](crate::marker) of the program `name`, and its version follows,
-/// up to the end of the line.
-pub fn marker_of(name: &str) -> String {
-    format!("eni-cni plugin {name} version ")
-}
-
-/// The text by which the program of this name is recognised in its file: who looks for what
-/// is installed must not execute what may be another's program. The about text shows it.
-#[macro_export]
-macro_rules! marker {
-    ($name:literal) => {
-        concat!(
-            "eni-cni plugin ",
-            $name,
-            " version ",
-            env!("CARGO_PKG_VERSION"),
-            "\n"
-        )
-    };
-}
-
-/// The program that has all plugins in it.
-pub const ALL_PLUGINS: &str = "eni-cni";
-/// The plugins that have the name of one of the Go plugins, and one of their own beside it.
-pub const DROP_IN: [&str; 3] = ["host-device", "host-local", "ipvlan"];
-/// What the name of its own has before that of the Go plugin.
-const OWN: &str = "eni-";
-
-/// The name that only this suite's program has, which nobody else installs over it.
-pub fn own_name(plugin: &str) -> String {
-    format!("{OWN}{plugin}")
-}
-
-/// The plugin that a network's `type` names, by whichever of its two names.
-pub fn of_type(name: &str) -> &str {
-    let plugin = name.strip_prefix(OWN).unwrap_or(name);
-    match DROP_IN.contains(&plugin) {
-        true => plugin,
-        false => name,
-    }
-}
 
 /// A plugin: its name and version, and a function for each command.
 #[derive(Clone, Copy, Debug)]
@@ -136,9 +96,7 @@ pub fn run(plugin: &Commands, built_in: &'static [BuiltIn]) -> ExitCode {
     if !is_called() {
         let first = std::env::args_os().nth(1);
         if let Some(text) = first.and_then(|argument| answer(plugin, argument.to_str()?)) {
-            // Whoever asked has gone.
-            print(&text).ok();
-            return ExitCode::SUCCESS;
+            return tell(&text);
         }
         for line in about(plugin).lines() {
             say!("{line}");
@@ -154,6 +112,14 @@ pub fn run(plugin: &Commands, built_in: &'static [BuiltIn]) -> ExitCode {
 /// Whether a runtime has started this process, and wants an answer.
 pub fn is_called() -> bool {
     variable("CNI_COMMAND").is_some_and(|command| !command.is_empty())
+}
+
+/// Prints what somebody has asked for who executes a program by hand.
+pub fn tell(text: &str) -> ExitCode {
+    match print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Answers any command with an error: there is no plugin that could serve it.
@@ -173,10 +139,18 @@ pub fn serve_built_in(
     conf: ConfArgs,
 ) -> Result<Option<AddResult>> {
     let log = LogFile::of(&conf.document, plugin.name, &conf.network, &environment);
-    let command = Command::from_text(&environment.command);
-    let outcome = command
-        .ok_or_else(|| unknown(&environment.command))
-        .and_then(|command| dispatch(plugin, command, environment, conf, AddResult::as_read));
+    logged(log, || {
+        let command = known_command(&environment)?;
+        dispatch(plugin, command, environment, conf, AddResult::as_read)
+    })
+}
+
+/// Does the work of a command and writes down how it has ended, where the network has a log.
+fn logged(
+    log: Option<LogFile>,
+    work: impl FnOnce() -> Result<Option<AddResult>>,
+) -> Result<Option<AddResult>> {
+    let outcome = work();
     if let Some(log) = log {
         log.write(outcome.as_ref().map(Option::as_ref));
     }
@@ -222,8 +196,7 @@ fn about(plugin: &Commands) -> String {
 
 fn serve(plugin: &Commands, built_in: &'static [BuiltIn]) -> Result<(), Failure> {
     let environment = Environment::read(variable)?;
-    let command = Command::from_text(&environment.command);
-    if command == Some(Command::Version) {
+    if environment.command == Command::Version.as_str() {
         print(&version::reply()).map_err(|cause| unprintable(&cause))?;
         return Ok(());
     }
@@ -231,8 +204,9 @@ fn serve(plugin: &Commands, built_in: &'static [BuiltIn]) -> Result<(), Failure>
     let document = Document::parse(&stdin)?;
     let header: Header = document.read(UNREADABLE)?;
     let log = LogFile::of(&document, plugin.name, &header.name, &environment);
-    let outcome = require_name(&header.name).and_then(|()| {
-        let command = command.ok_or_else(|| unknown(&environment.command))?;
+    let outcome = logged(log, || {
+        require_name(&header.name)?;
+        let command = known_command(&environment)?;
         let conf = ConfArgs {
             network: header.name.clone(),
             delegates: Delegates {
@@ -245,9 +219,6 @@ fn serve(plugin: &Commands, built_in: &'static [BuiltIn]) -> Result<(), Failure>
         };
         dispatch(plugin, command, environment, conf, printed)
     });
-    if let Some(log) = log {
-        log.write(outcome.as_ref().map(Option::as_ref));
-    }
     outcome.map(drop).map_err(|error| Failure {
         version: reported_version(&header),
         error,
@@ -358,11 +329,15 @@ fn require_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn unknown(command: &str) -> Error {
-    Error::new(
-        ErrorCode::ENVIRONMENT,
-        format!("unknown CNI_COMMAND: {command}"),
-    )
+fn known_command(environment: &Environment) -> Result<Command> {
+    let text = &environment.command;
+    let unknown = || {
+        Error::new(
+            ErrorCode::ENVIRONMENT,
+            format!("unknown CNI_COMMAND: {text}"),
+        )
+    };
+    Command::from_text(text).ok_or_else(unknown)
 }
 
 /// containerd takes a DEL error for success when its text says that something was
@@ -417,23 +392,6 @@ fn unprintable(cause: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_plugin_is_known_by_either_name() {
-        for plugin in DROP_IN {
-            assert_eq!(of_type(plugin), plugin);
-            assert_eq!(of_type(&own_name(plugin)), plugin);
-        }
-        for other in ["eni-sync", "eni-bridge", "bridge", "eni-", ""] {
-            assert_eq!(of_type(other), other);
-        }
-    }
-
-    #[test]
-    fn a_marker_begins_with_the_name_and_ends_with_the_version() {
-        let version = format!("{}\n", env!("CARGO_PKG_VERSION"));
-        assert_eq!(crate::marker!("ipvlan"), marker_of("ipvlan") + &version);
-    }
 
     #[test]
     fn a_del_error_never_says_what_containerd_takes_for_success() {

@@ -4,20 +4,18 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::error::{Error, Result};
 use common::files::file;
 use common::files::lock::Lock;
-use common::plugin::{DROP_IN, marker_of, own_name};
+use common::program::{DROP_IN, is_executable, marker_of, own_name};
 use memchr::memmem;
 use nix::libc;
 use serde::Serialize;
 
-/// Some bit of these makes a file a program.
-pub(crate) const EXECUTABLE: u32 = 0o111;
 /// No plugin is longer, in bytes; what is longer is not read.
 const LONGEST: u64 = 64 << 20;
 /// No version is longer.
@@ -111,8 +109,7 @@ pub(crate) fn at(path: &Path, plugin: &str) -> io::Result<Installed> {
         Err(cause) if file::is_missing(&cause) => return Ok(Installed::Missing),
         metadata => metadata?,
     };
-    let is_program = metadata.is_file() && metadata.permissions().mode() & EXECUTABLE != 0;
-    if !is_program || metadata.len() > LONGEST {
+    if !is_executable(&metadata) || metadata.len() > LONGEST {
         return Ok(Installed::Other);
     }
     let mut options = OpenOptions::new();

@@ -9,6 +9,7 @@ use crate::cni::result::AddResult;
 use crate::cni::version::CniVersion;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ifname::IfName;
+use crate::program::of_type;
 
 /// A CNI command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ impl Delegates {
     pub(super) fn built_in(&self, name: &str) -> Option<BuiltIn> {
         let mut known = self.built_in.iter();
         known
-            .find(|built_in| built_in.names.contains(&name))
+            .find(|built_in| built_in.name == of_type(name))
             .copied()
     }
 }
@@ -137,8 +138,8 @@ impl Delegates {
 /// A plugin that a program has in it besides the one that it was called as.
 #[derive(Clone, Copy, Debug)]
 pub struct BuiltIn {
-    /// The names that its own program is installed under.
-    pub names: [&'static str; 2],
+    /// The name of the plugin, which its own program has among others.
+    pub name: &'static str,
     /// Serves one command as the plugin's own program does. ADD has a result.
     pub serve: fn(Environment, ConfArgs) -> Result<Option<AddResult>>,
 }

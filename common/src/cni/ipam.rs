@@ -198,7 +198,8 @@ fn environment(command: Command, args: &CmdArgs) -> Environment {
         netns: args.netns.clone(),
         cni_args: args.cni_args.clone(),
         path: args.conf.delegates.path.clone(),
-        // This process has compared the container's namespace with its own.
+        // A path that leads to this process' own namespace has been refused or removed where that
+        // matters, and address management only remembers it.
         netns_override: true,
     }
 }

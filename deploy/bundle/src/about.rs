@@ -1,11 +1,11 @@
 //! What the program says of itself where it is called as none of its plugins.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use common::error::Error;
-use common::plugin::{ALL_PLUGINS as NAME, DROP_IN, own_name};
+use common::plugin::tell;
+use common::program::{ALL_PLUGINS as NAME, DROP_IN, own_name};
 use common::say;
 
 /// The exit status of a command line that is wrong, as other programs have it.
@@ -15,8 +15,8 @@ const USAGE: u8 = 2;
 pub(crate) fn answer(argument: Option<OsString>) -> ExitCode {
     let argument = argument.unwrap_or_default();
     match argument.to_str() {
-        Some("" | "--help" | "-h") => print(&help()),
-        Some("--version" | "-V") => print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
+        Some("" | "--help" | "-h") => tell(&help()),
+        Some("--version" | "-V") => tell(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
         _ => {
             say!("unexpected argument {argument:?}; see {NAME} --help");
             ExitCode::from(USAGE)
@@ -47,11 +47,4 @@ fn help() -> String {
 fn names() -> String {
     let both = DROP_IN.map(|plugin| format!("{plugin}, {}", own_name(plugin)));
     both.join(", ")
-}
-
-fn print(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
 }

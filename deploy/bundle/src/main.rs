@@ -20,7 +20,7 @@ const PLUGINS: [Commands; 3] = [
 
 /// The plugins that others delegate to.
 const DELEGATES: &[BuiltIn] = &[BuiltIn {
-    names: [host_local_ipam::NAME, "eni-host-local"],
+    name: host_local_ipam::NAME,
     serve: |environment, conf| {
         plugin::serve_built_in(&host_local_ipam::commands::COMMANDS, environment, conf)
     },

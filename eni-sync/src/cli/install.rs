@@ -4,15 +4,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
-use common::plugin::{ALL_PLUGINS, DROP_IN, own_name};
+use common::program::{ALL_PLUGINS, DROP_IN, is_executable, own_name};
 use common::say;
 use nix::unistd::geteuid;
 
-use crate::installed::{self, EXECUTABLE};
+use crate::installed;
 
 /// What to do about a directory of another user.
 const CURE: &str = "chown root:root it, or give the container DAC_OVERRIDE";
@@ -150,7 +150,7 @@ fn programs(source: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(source).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let metadata = fs::metadata(&path).map_err(failed)?;
-        if metadata.is_file() && metadata.permissions().mode() & EXECUTABLE != 0 {
+        if is_executable(&metadata) {
             found.push(path);
         }
     }

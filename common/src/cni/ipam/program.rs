@@ -1,15 +1,17 @@
 //! Whether a plugin in `CNI_PATH` is the program that runs: then it need not be executed.
 //!
-//! Names of one file are. A copy is known by its build id, a hash that the linker makes of all
-//! that it links and puts into the first page of the program. To compare all bytes of the two
-//! files takes as long as to execute one.
+//! Two names of one file are. A copy is known by its length and its first page, which has the build
+//! id: a hash that the linker makes of all that it links. To compare all bytes of two files takes
+//! longer than to execute one of them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::libc;
+
+use crate::program::is_executable;
 
 /// The file of the program that runs, also when its name leads to another one by now.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -18,8 +20,6 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 const BUILD_ID: [u8; 16] = *b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
 /// The headers of a program are in its first page.
 const HEADERS: usize = 4096;
-/// Some bit of these makes a file a program.
-const EXECUTABLE: u32 = 0o111;
 
 /// Whether `path` leads to the program that runs. What cannot be examined does not: it is
 /// executed, and that says what is wrong with it.
@@ -33,8 +33,7 @@ fn is_same(running: &Path, found: &Path) -> io::Result<bool> {
     if (own.dev(), own.ino()) == (other.dev(), other.ino()) {
         return Ok(true);
     }
-    let is_program = other.is_file() && other.permissions().mode() & EXECUTABLE != 0;
-    if !is_program || own.len() != other.len() {
+    if !is_executable(&other) || own.len() != other.len() {
         return Ok(false);
     }
     let headers = headers(running)?;
@@ -55,6 +54,8 @@ fn headers(path: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// Two files, the second of which is `change`d.
