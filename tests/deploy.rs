@@ -383,6 +383,29 @@ fn plugins_are_installed_with_their_modes_and_only_when_they_differ() {
 }
 
 #[test]
+fn a_name_that_others_install_as_well_becomes_a_file_of_its_own() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    program(source.path(), "eni-cni", "same");
+    program(target.path(), "eni-cni", "same");
+    // As the archive has them.
+    let names = ["host-device", "host-local", "ipvlan"];
+    for name in names {
+        for name in [name.to_owned(), format!("eni-{name}")] {
+            fs::hard_link(target.path().join("eni-cni"), target.path().join(name)).unwrap();
+        }
+    }
+    let (is_done, said) = install(source.path(), target.path());
+    assert!(is_done, "{said}");
+    let found = |name: &str| fs::metadata(target.path().join(name)).unwrap();
+    for name in names {
+        assert_eq!(found(name).nlink(), 1, "{name}: {said}");
+        assert_eq!(found(&format!("eni-{name}")).ino(), found("eni-cni").ino());
+    }
+    let (_, said) = install(source.path(), target.path());
+    assert!(!said.contains("is installed"), "{said}");
+}
+
+#[test]
 fn a_program_of_another_user_is_replaced_though_it_is_the_same() {
     let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     program(source.path(), "ipvlan", "same");

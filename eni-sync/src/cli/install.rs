@@ -77,7 +77,9 @@ fn install(name: &Name, target: &Path) -> io::Result<bool> {
             return Ok(true);
         }
     }
-    if is_same(&name.program, &installed)? {
+    let is_drop_in = DROP_IN.contains(&name.name.as_str());
+    let must_be_alone = is_drop_in && has_other_names(&installed);
+    if is_same(&name.program, &installed)? && !must_be_alone {
         return Ok(false);
     }
     keep_replaced(target, &name.name);
@@ -165,6 +167,12 @@ fn is_one_file(one: &Path, other: &Path) -> bool {
         (Ok(one), Ok(other)) => one == other,
         _ => false,
     }
+}
+
+/// Whether the file at a path has other names. What somebody else installs over one of them by
+/// writing into the file would change them all.
+fn has_other_names(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| file.nlink() > 1)
 }
 
 fn is_same(program: &Path, installed: &Path) -> io::Result<bool> {
