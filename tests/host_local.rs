@@ -158,9 +158,16 @@ impl Network {
 
     /// Lets a reservation be of an earlier boot, if its file remembers any.
     pub(crate) fn date_back(&self, name: &str) {
+        self.remember(name, &[("bootId", EARLIER.into())]);
+    }
+
+    /// Changes what the file of a reservation remembers, if it remembers anything.
+    pub(crate) fn remember(&self, name: &str, values: &[(&str, Value)]) {
         if let Some(text) = self.remembered(name) {
             let mut container: Value = serde_json::from_str(&text).expect("it is JSON");
-            container["bootId"] = EARLIER.into();
+            for (key, value) in values {
+                container[*key] = value.clone();
+            }
             let value = container.to_string();
             let flags = XattrFlags::REPLACE;
             lsetxattr(self.path(name), ATTRIBUTE, value.as_bytes(), flags)

@@ -80,8 +80,8 @@ impl Records {
         }
     }
 
-    /// The record of the attachment that a call is about, for who can do without one that is
-    /// damaged.
+    /// The record of the attachment that a call is about, for who can do without one that
+    /// cannot be read.
     ///
     /// # Errors
     /// Code 5 when the file exists and the disk does not give it.

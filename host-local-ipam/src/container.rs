@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::cni::identifier::ContainerId;
 use common::error::Result;
-use common::files::file;
+use common::files::{file, format};
 use common::ifname::IfName;
 use common::kernel::netns::{Holders, NetNs, NetNsId};
 use common::records::{Records, boot_id};
@@ -117,11 +117,16 @@ impl Container {
         })
     }
 
-    /// What the address file `path` remembers, if anything that can be understood.
+    /// What the address file `path` remembers, if anything that can be understood. What a newer
+    /// version has noted may be understood in part, and proves nothing.
     pub fn read(path: &Path) -> Option<Self> {
         let mut value = [0; LIMIT];
         let length = lgetxattr(path, ATTRIBUTE, &mut value[..]).ok()?;
-        serde_json::from_slice(value.get(..length)?).ok()
+        let value = value.get(..length)?;
+        match format::newer(value) {
+            None => serde_json::from_slice(value).ok(),
+            Some(_) => None,
+        }
     }
 
     /// Lets the address file remember it. Where the file system has no such attributes,

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use harness::{Call, Pod};
+use rustix::fs::{XattrFlags, lsetxattr};
 use serde_json::{Value, json};
 
 use super::fixture::{Vpc, assert_refused};
+use super::ipam;
 
 /// Makes a document one of a newer format.
 fn mark(path: &Path) -> String {
@@ -19,6 +21,10 @@ fn mark(path: &Path) -> String {
 }
 
 const NEWER: &str = "it is of format 2, and version ";
+/// Nothing that this version could make sense of.
+const NEW: &str = r#"{"formatVersion":2,"what":"new"}"#;
+/// The extended attribute in which a record's file has the number of its boot.
+const BOOT: &str = "user.eni-cni.boot";
 
 #[test]
 fn an_entry_of_a_newer_ledger_is_refused_and_stays() {
@@ -66,6 +72,39 @@ fn a_record_of_a_newer_version_is_refused_and_stays() {
     assert!(error.msg.contains("c1:net1.json"), "{output}");
     assert!(error.details.contains(NEWER), "{output}");
     assert_eq!(fs::read_to_string(&path).unwrap(), marked);
+    // Neither is it taken for one that a power failure has damaged.
+    lsetxattr(&path, BOOT, b"another", XattrFlags::REPLACE).unwrap();
+    let error = node.run(&add).error_code(5);
+    assert!(error.msg.contains("of a newer version"), "{error:?}");
+    assert!(error.details.contains(NEWER), "{error:?}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), marked);
+}
+
+#[test]
+fn what_else_a_newer_ledger_has_of_an_eni_is_refused_and_stays() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    let unheard = node.ledger_path().join(".unheard");
+    fs::write(&unheard, NEW).unwrap();
+    let pod = ipam::sharing(&node, "c2");
+    let call = ipam::call(&node, "ADD", &pod, &ipam::ipv4());
+    node.lab.reset_calls();
+    assert_refused(&node, &call, 6, &["/.unheard", "newer ledger", NEWER]);
+    assert_eq!(fs::read_to_string(&unheard).unwrap(), NEW);
+}
+
+#[test]
+fn the_way_that_an_agent_of_a_newer_version_has_left_is_not_taken() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let path = node.run_directory().join("eni-cni/environment.json");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, NEW).unwrap();
+    let output = node.add(&Pod::new("c1"), &["10.0.4.70"]);
+    output.ok();
+    let said = "going on without \"/run/eni-cni/environment.json\": it is of format 2";
+    assert!(output.stderr.contains(said), "{output}");
 }
 
 #[test]

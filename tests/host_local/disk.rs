@@ -221,6 +221,18 @@ fn a_reservation_that_does_not_show_its_boot_is_kept_and_named() {
     assert_eq!(network.add("c2").stderr, "");
 }
 
+#[test]
+fn what_a_newer_version_has_noted_of_a_container_does_not_end_its_reservation() {
+    let network = Network::of("10.0.0.0/30");
+    network.add("a").ok();
+    network.date_back("10.0.0.2");
+    assert_eq!(address(&network.add("b")), "10.0.0.2/30");
+    network.date_back("10.0.0.2");
+    network.remember("10.0.0.2", &[("formatVersion", 2.into())]);
+    network.add("c").error_code(999);
+    assert_eq!(network.files()["10.0.0.2"], "b\r\nnet1");
+}
+
 /// What Go's host-local has reserved has no attribute, but ours have executed it.
 #[test]
 fn the_record_of_an_attachment_shows_that_its_reservation_is_of_an_earlier_boot() {

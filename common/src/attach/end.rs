@@ -17,7 +17,7 @@ pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
     let records = records::<I>();
     let renamed = match records.look_up(args)? {
         Recorded::Whole(record) => return end::<I>(args, &record),
-        Recorded::Damaged(damage) => return end_unrecorded::<I>(args, Some(damage)),
+        Recorded::Unreadable(why) => return end_unrecorded::<I>(args, Some(why)),
         Recorded::Absent => records.read_renamed(args, |record| I::is_meant(args, record))?,
     };
     match renamed {
@@ -44,7 +44,7 @@ pub(super) fn end<I: Interface>(args: &CmdArgs, record: &Attachment<I::Device>) 
     }
 }
 
-/// Ends an attachment without a record, or with one that is damaged, which has to stay unless
+/// Ends an attachment without a record, or with one that cannot be read, which has to stay unless
 /// nothing of the attachment is left.
 fn end_unrecorded<I: Interface>(args: &CmdArgs, damage: Option<Error>) -> Result<()> {
     let mut release = Release::of::<I::Device>(args, None);

@@ -1,5 +1,5 @@
-//! The file of an attachment's record: written whole, and read as what it is. A file that is
-//! damaged says that there is an attachment, so it is not taken for none.
+//! The file of an attachment's record: written whole, and read as what it is. A file that cannot
+//! be read says that there is an attachment, so it is not taken for none.
 
 use std::io;
 use std::path::Path;
@@ -26,13 +26,13 @@ pub enum Recorded<D> {
     Absent,
     /// The record.
     Whole(Box<Attachment<D>>),
-    /// There is something else in its place: an attachment was made, and nothing is known of
-    /// it. The error names the file and what to do.
-    Damaged(Error),
+    /// There is something else in its place, or a record of a newer version: an attachment was
+    /// made, and nothing is known of it. The error names the file and what to do.
+    Unreadable(Error),
 }
 
 impl<D> Recorded<D> {
-    /// The record, where a damaged one is an error.
+    /// The record, where one that cannot be read is an error.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -40,7 +40,7 @@ impl<D> Recorded<D> {
         match self {
             Self::Absent => Ok(None),
             Self::Whole(record) => Ok(Some(*record)),
-            Self::Damaged(error) => Err(error),
+            Self::Unreadable(error) => Err(error),
         }
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Recorded<D
         Err(cause) => return Err(Error::io(format!("failed to read {path:?}"), &cause)),
     };
     if let Some(why) = format::newer(&bytes) {
-        return damaged(path, &why);
+        return Ok(Recorded::Unreadable(newer(path, &why)));
     }
     let why = match serde_json::from_slice::<Attachment<D>>(&bytes) {
         Ok(record) if record.is_of(path) => return Ok(Recorded::Whole(Box::new(record))),
@@ -67,6 +67,16 @@ pub(super) fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Recorded<D
         Err(cause) => cause.to_string(),
     };
     damaged(path, &why)
+}
+
+/// The refusal of a record that a newer version has written, in whichever boot: what it says
+/// would be lost if another one took its place.
+fn newer(path: &Path, why: &str) -> Error {
+    let msg = format!("the record of an attachment in {path:?} is of a newer version");
+    let details = format!(
+        "{why}; DEL ends the attachment where its configuration and its result prove what it has"
+    );
+    Error::new(ErrorCode::IO, msg).with_details(details)
 }
 
 /// What is in the place of a record counts as none where it was written before the machine
@@ -78,7 +88,7 @@ fn damaged<D>(path: &Path, why: &str) -> Result<Recorded<D>> {
         return Ok(Recorded::Absent);
     }
     let msg = format!("cannot read the record of an attachment in {path:?}");
-    Ok(Recorded::Damaged(
+    Ok(Recorded::Unreadable(
         Error::new(ErrorCode::IO, msg).with_details(format!(
             "{why}; DEL ends the attachment where its configuration and its result prove what it \
              has. Else see to it that the node has its device back and that no address of the \

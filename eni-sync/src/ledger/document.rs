@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use common::error::{Error, ErrorCode, Result};
-use common::files::file;
+use common::files::{file, format};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,9 +20,13 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Error::new(ErrorCode::DECODING, msg).with_details(why)
     };
     match file::read_regular(path, ENTRY_LIMIT) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|cause| undecodable(cause.to_string())),
+        Ok(bytes) => {
+            require_known_format(path, &bytes)?;
+            let found = serde_json::from_slice(&bytes);
+            found
+                .map(Some)
+                .map_err(|cause| undecodable(cause.to_string()))
+        }
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
             Err(undecodable(cause.to_string()))
@@ -31,11 +35,24 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-/// Writes a file; it is on the disk afterwards.
+fn require_known_format(path: &Path, content: &[u8]) -> Result<()> {
+    let refused = |why: String| {
+        let msg = format!("{path:?} is a file of a newer ledger");
+        let details = format!("{why}; it stays as it is");
+        Error::new(ErrorCode::DECODING, msg).with_details(details)
+    };
+    format::newer(content).map_or(Ok(()), |why| Err(refused(why)))
+}
+
+/// Writes a file; it is on the disk afterwards. One of a newer format is not replaced: nobody
+/// knows what else it says.
 ///
 /// # Errors
-/// Code 5 naming the file.
+/// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
 pub(super) fn write(path: &Path, document: &impl Serialize) -> Result<()> {
+    if let Ok(there) = file::read_regular(path, ENTRY_LIMIT) {
+        require_known_format(path, &there)?;
+    }
     let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
     let text = serde_json::to_vec(document).map_err(|cause| failed(cause.into()))?;
     file::replace_durably(path, &text).map_err(failed)
@@ -47,4 +64,32 @@ pub(super) fn write(path: &Path, document: &impl Serialize) -> Result<()> {
 /// Code 5 naming the file.
 pub(super) fn remove(path: &Path) -> Result<()> {
     file::remove(path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_newer_format_is_neither_read_nor_replaced() {
+        let name = format!("eni-sync-{}.unheard", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let text = r#"{"formatVersion":2,"since":7}"#;
+        std::fs::write(&path, text).unwrap();
+        let refused = [
+            read::<serde_json::Value>(&path).unwrap_err(),
+            write(&path, &7).unwrap_err(),
+        ];
+        for error in refused {
+            assert_eq!(error.code, ErrorCode::DECODING);
+            assert!(error.msg.contains(".unheard"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        // What is damaged says nothing, and is replaced.
+        std::fs::write(&path, "{").unwrap();
+        write(&path, &7).unwrap();
+        let found: Option<u64> = read(&path).unwrap();
+        remove(&path).unwrap();
+        assert_eq!(found, Some(7));
+    }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::attach::awaited::LOCK;
 use common::attach::inventory::{DIRECTORY, begun, leaving};
 use common::error::{Error, ErrorCode, Result};
-use common::files::file;
 use common::files::lock::Lock;
+use common::files::{file, format};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Timestamp, now};
@@ -300,6 +300,11 @@ fn paths() -> Result<Vec<PathBuf>> {
 fn read(path: &Path) -> Result<Record> {
     let bytes = file::read_regular(path, LIMIT)
         .map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?;
+    if let Some(why) = format::newer(&bytes) {
+        let msg = format!("{path:?} is the record of an ENI of a newer version");
+        let details = format!("{why}; until then no ENI is created");
+        return Err(Error::new(ErrorCode::DECODING, msg).with_details(details));
+    }
     serde_json::from_slice(&bytes).map_err(|cause| {
         let msg = format!("{path:?} is not the record of an ENI");
         let details = format!(

@@ -119,12 +119,18 @@ fn a_file_that_is_not_a_record_is_named_and_nothing_is_created() {
     let configuration = site.configuration(&[site.wanted("user", 1)]);
     let directory = node.node.state().join("eni-cni/enis");
     std::fs::create_dir_all(&directory).unwrap();
-    std::fs::write(directory.join("x.json"), "{").unwrap();
-    refused(
-        &node,
-        &configuration,
-        &["x.json\" is not the record of an ENI"],
-    );
+    for (text, said) in [
+        ("{", "x.json\" is not the record of an ENI"),
+        (
+            r#"{"formatVersion":2}"#,
+            "x.json\" is the record of an ENI of a newer version",
+        ),
+    ] {
+        std::fs::write(directory.join("x.json"), text).unwrap();
+        refused(&node, &configuration, &[said]);
+        let found = std::fs::read_to_string(directory.join("x.json")).unwrap();
+        assert_eq!(found, text);
+    }
     assert_eq!(site.changes(), 0);
 }
 

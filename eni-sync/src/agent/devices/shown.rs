@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::error::{Error, ErrorCode, Result};
-use common::files::file;
+use common::files::{file, format};
 use serde::{Deserialize, Serialize};
 
 /// Where the commands find it.
@@ -64,6 +64,10 @@ pub(crate) fn read() -> Result<Vec<Shown>> {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(|cause| Error::io(format!("failed to read {PATH}"), &cause))?,
     };
+    if let Some(why) = format::newer(&text) {
+        let msg = format!("{PATH} is a list of resources of a newer version");
+        return Err(Error::new(ErrorCode::DECODING, msg).with_details(why));
+    }
     serde_json::from_slice(&text).map_err(|cause| {
         let msg = format!("{PATH} is not a list of resources");
         Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
