@@ -300,6 +300,25 @@ fn the_sbom_of_a_program_names_every_dependency_with_its_sum() {
 }
 
 #[test]
+fn a_program_without_an_sbom_is_not_published() {
+    let [from, directory] = [(); 2].map(|()| TempDir::new().expect("a temporary directory"));
+    for name in [PROGRAM, "other"] {
+        fs::copy(our_plugin(PROGRAM), from.path().join(name)).expect("it can be copied");
+    }
+    let mut command = Command::new(root().join("deploy/dist"));
+    command.arg(directory.path()).arg(from.path());
+    let output = command.args([PROGRAM, "other"]).output();
+    let output = output.expect("it can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{:?}", files(&directory).keys());
+    assert!(
+        said.contains("no crate of this workspace makes other"),
+        "{said}"
+    );
+    assert!(!files(&directory).contains_key("SHA256SUMS"));
+}
+
+#[test]
 fn nothing_that_is_published_names_a_directory_of_this_machine() {
     let home = std::env::var("HOME").expect("there is a home");
     for (name, content) in files(&dist()) {
