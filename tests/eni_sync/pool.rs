@@ -11,7 +11,8 @@ use harness::eni_lab::Hold;
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually, prev_result};
+use super::fixture::{Agent, AwsNode, Vpc, eventually, ip, prev_result};
+use super::release_command::{give_interface_back, give_whole_eni};
 
 const MUTATIONS: [&str; 4] = [
     "AssignPrivateIpAddresses",
@@ -198,6 +199,27 @@ fn without_water_marks_the_whole_range_is_assigned_as_far_as_the_eni_has_room() 
         eventually(|| other.addresses().len() == 9),
         "c5.large has ten"
     );
+}
+
+#[test]
+fn a_pool_takes_no_address_of_a_pod_that_has_the_whole_eni() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let address = "10.0.4.100";
+    node.lab.assign(&node.eni, &[ip(address)]);
+    let pod = Pod::new("c1");
+    give_whole_eni(&node, &pod);
+    give_interface_back(&node);
+    let configuration = pool(&json!({ "low": 1, "high": 2 }));
+    let state = || node.ledger().get(address).cloned().unwrap_or_default();
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| state() == "adopted"), "{}", agent.log());
+    drop(agent);
+    node.let_time_pass(120);
+    let agent = Agent::start(&node, &configuration);
+    let said = "a pod may have it with the whole ENI: container c1";
+    assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
+    assert_eq!(state(), "adopted");
 }
 
 #[test]

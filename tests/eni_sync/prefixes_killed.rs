@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::Pod;
 use harness::eni_lab::{Fault, Hold};
 use harness::fault::each_system_call;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use super::ipam::{ASSIGN, add, calls, intents, sharing};
 use super::prefixes::{assert_in_prefix, keeping, kept, known, node_of_its_own, prefixes};
+use super::release_command::{give_interface_back, give_whole_eni, whole_eni_call};
 
 fn keeping_one() -> Value {
     keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }))
@@ -111,6 +113,28 @@ fn a_prefix_that_nobody_knows_is_used_after_two_looks_and_one_of_a_pod_is_not() 
     let is_used = || states().all(|state| state == "pooled");
     assert!(eventually(is_used), "{}", agent.log());
     assert_in_prefix(&node, &given);
+}
+
+#[test]
+fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_used_for_others() {
+    let vpc = Vpc::new();
+    let node = node_of_its_own(&vpc, "10.0.78.0/24");
+    node.lab.assign_prefix(&node.eni, "10.0.78.32/28");
+    let pod = Pod::new("c1");
+    give_whole_eni(&node, &pod);
+    give_interface_back(&node);
+    drop(kept(&node, &keeping_one(), 1));
+    let_time_pass(&node, 120);
+    let agent = kept(&node, &keeping_one(), 2);
+    let said = "10.0.78.32/28 is not used for pods: a pod may have it with the whole ENI";
+    assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
+    let states = || known(&node).into_iter().map(|(_, state)| state);
+    assert!(states().any(|state| state == "adopted"));
+    drop(agent);
+    node.run(&whole_eni_call("DEL", &pod)).ok();
+    let agent = Agent::start(&node, &keeping_one());
+    let is_used = || states().all(|state| state == "pooled");
+    assert!(eventually(is_used), "{}", agent.log());
 }
 
 #[test]

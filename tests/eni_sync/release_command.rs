@@ -378,6 +378,30 @@ fn a_primary_address_and_those_of_other_enis_are_not_what_others_have_left() {
     );
 }
 
+/// A call of host-device for the whole ENI.
+pub(super) fn whole_eni_call(command: &str, pod: &Pod) -> Call {
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "dpdk", "type": "host-device", "device": "ens6",
+    });
+    Call::ours("host-device", command)
+        .conf(&conf)
+        .pod(pod, "net1")
+}
+
+/// Gives a pod the whole ENI, which it has then without any interface.
+pub(super) fn give_whole_eni(node: &AwsNode, pod: &Pod) {
+    node.run(&whole_eni_call("ADD", pod)).ok();
+    // As a driver for user space takes it from the kernel.
+    pod.netns.ip(&["link", "del", "net1"]);
+}
+
+/// Makes the interface of the ENI again.
+pub(super) fn give_interface_back(node: &AwsNode) {
+    node.node.netns.ip(&[
+        "link", "add", "ens6", "address", &node.mac, "type", "veth", "peer", "name", "vpc6",
+    ]);
+}
+
 /// Nobody has to claim what a pod gets with a whole ENI, and a driver for user space shows it on
 /// no interface.
 #[test]
@@ -387,16 +411,7 @@ fn the_addresses_of_a_pod_that_has_the_whole_eni_are_not_what_others_have_left()
     let address = "10.0.4.30";
     node.lab.assign(&node.eni, &[ip(address)]);
     let pod = Pod::new("c1");
-    let conf = json!({
-        "cniVersion": "1.1.0", "name": "dpdk", "type": "host-device", "device": "ens6",
-    });
-    let call = |command| {
-        let call = Call::ours("host-device", command);
-        call.conf(&conf).pod(&pod, "net1")
-    };
-    node.run(&call("ADD")).ok();
-    // As a driver for user space takes it from the kernel.
-    pod.netns.ip(&["link", "del", "net1"]);
+    give_whole_eni(&node, &pod);
     node.command(&["sync", "--once"]);
     assert_eq!(node.ledger()[address], "adopted");
     let whole = "kept: a pod may have it with the whole ENI: its interface is not on the node";
@@ -415,9 +430,7 @@ fn the_addresses_of_a_pod_that_has_the_whole_eni_are_not_what_others_have_left()
         }
         // The attachment lives, and its device is not bound to the driver yet.
         if kept == whole {
-            node.node.netns.ip(&[
-                "link", "add", "ens6", "address", &node.mac, "type", "veth", "peer", "name", "vpc6",
-            ]);
+            give_interface_back(&node);
         }
     }
 }

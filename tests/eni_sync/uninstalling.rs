@@ -357,7 +357,7 @@ fn a_file_of_the_ledger_that_cannot_be_read_is_named_and_stays() {
 fn prefixes_of_a_node_without_pods_are_given_back_also_those_that_nobody_has_heard_of() {
     for is_heard in [true, false] {
         let vpc = Vpc::new();
-        let node = node_of_its_own(&vpc, "10.0.74.0/24");
+        let node = node_of_its_own(&vpc, "10.0.79.0/24");
         let target = installed(&node);
         let keeping = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
         if is_heard {
