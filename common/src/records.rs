@@ -4,7 +4,6 @@ mod attachment;
 mod policy;
 mod record_file;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -255,13 +254,8 @@ fn reported<T>(outcome: Result<T>) -> Option<T> {
 
 /// What is in `directory`. A file in its place, which is none of ours, has nothing in it.
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |cause: io::Error| Error::io(format!("failed to list {directory:?}"), &cause);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(cause) if file::is_missing(&cause) => return Ok(Vec::new()),
-        Err(cause) => return Err(failed(cause)),
-    };
-    entries
-        .map(|entry| entry.map(|e| e.path()).map_err(failed))
-        .collect()
+    match file::list(directory) {
+        Err(cause) if file::is_missing(&cause) => Ok(Vec::new()),
+        found => found.map_err(|cause| Error::io(format!("failed to list {directory:?}"), &cause)),
+    }
 }

@@ -434,16 +434,7 @@ fn names(directory: &Path) -> Result<Vec<String>> {
 /// All names in a directory, sorted; none where there is none.
 fn list(directory: &Path) -> Result<Vec<String>> {
     let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
-    let found = match fs::read_dir(directory) {
-        Ok(found) => found,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(cause) => return Err(failed(cause)),
-    };
-    let mut names = Vec::new();
-    for entry in found {
-        let name = entry.map_err(failed)?.file_name();
-        names.extend(name.into_string().ok());
-    }
-    names.sort();
-    Ok(names)
+    let found = file::list(directory).map_err(failed)?;
+    let names = found.iter().filter_map(|path| path.file_name()?.to_str());
+    Ok(names.map(str::to_owned).collect())
 }

@@ -12,6 +12,8 @@ use nix::libc;
 pub const FILE_MODE: u32 = 0o600;
 /// The mode of every directory we create.
 pub const DIRECTORY_MODE: u32 = 0o700;
+/// The longest path of a socket, in bytes. Source: unix(7), `sun_path`.
+pub const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Creates `directory` and its parents where they are missing.
 ///
@@ -96,6 +98,22 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 pub fn is_missing(cause: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
     matches!(cause.kind(), NotFound | NotADirectory | InvalidFilename)
+}
+
+/// What is in a directory, sorted; nothing where there is none.
+///
+/// # Errors
+/// Those of the file system, also where something else is in its place.
+pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(cause),
+    };
+    let paths: io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths?;
+    paths.sort();
+    Ok(paths)
 }
 
 /// Reads a regular file of at most `limit` bytes. A symbolic link, a FIFO or a socket is

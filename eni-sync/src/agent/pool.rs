@@ -4,13 +4,12 @@
 //! then has no call at all.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use common::address::{Cidr, step};
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Errors, Result};
+use common::files::file;
 use host_local_ipam::ranges_file;
 use host_local_ipam::raw_range::RawRange;
 
@@ -102,14 +101,8 @@ fn is_reserved(pool: &Pool, entry: &Entry) -> Result<bool> {
     }
     let directory = &pool.data_dir;
     let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
-    let networks = match fs::read_dir(directory) {
-        Ok(networks) => networks,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(cause) => return Err(failed(cause)),
-    };
-    for network in networks {
-        let file = network.map_err(failed)?.path();
-        let file = file.join(entry.address.to_string());
+    for network in file::list(directory).map_err(failed)? {
+        let file = network.join(entry.address.to_string());
         if file.try_exists().unwrap_or(true) {
             return Ok(true);
         }

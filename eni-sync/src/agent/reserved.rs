@@ -2,13 +2,13 @@
 //! ledger follows it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use common::address::parse_address;
 use common::error::{Error, Result};
+use common::files::file;
 use host_local_ipam::reservation::{self, Holder};
 use host_local_ipam::survey;
 
@@ -106,16 +106,10 @@ pub(crate) fn everywhere(configuration: &Configuration) -> Result<Vec<IpAddr>> {
 
 /// What is in a directory; nothing where there is none.
 fn names(directory: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
-    let found = match fs::read_dir(directory) {
-        Ok(found) => found,
-        Err(cause) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&cause.kind()) => {
-            return Ok(Vec::new());
-        }
-        Err(cause) => return Err(failed(cause)),
-    };
-    let paths = found.map(|entry| Ok(entry.map_err(failed)?.path()));
-    paths.collect()
+    match file::list(directory) {
+        Err(cause) if cause.kind() == ErrorKind::NotADirectory => Ok(Vec::new()),
+        found => found.map_err(|cause| Error::io(format!("failed to list {directory:?}"), &cause)),
+    }
 }
 
 /// The attachment that a reservation names.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use common::address::Cidr;
 use common::attach::inventory;
 use common::error::{Error, ErrorCode, Result};
-use common::files::file;
+use common::files::file::{self, LONGEST_SOCKET_PATH};
 use common::files::lock::Lock;
 use common::say;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,8 +32,6 @@ use crate::registration::request::{Choice, Request};
 
 /// Where the agent listens.
 pub(crate) const PATH: &str = "/run/eni-cni/agent.sock";
-/// The longest path of a socket, in bytes. Source: unix(7), `sun_path`.
-const LONGEST_PATH: usize = 107;
 /// Whatever is larger is not a request and no answer.
 const LIMIT: u64 = 1 << 20;
 /// How long a plugin waits until the agent takes its request. An agent that is stopped, or
@@ -388,9 +386,10 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 /// # Errors
 /// Code 7 when the path is too long; 5 naming it.
 pub(crate) fn prepare(path: &Path) -> Result<()> {
-    if beside(path, NEW).as_os_str().len() > LONGEST_PATH {
+    if beside(path, NEW).as_os_str().len() > LONGEST_SOCKET_PATH {
         let msg = format!("the path of the socket is too long: {path:?}");
-        let details = format!("a socket's path has {LONGEST_PATH} bytes at most, {NEW:?} included");
+        let details =
+            format!("a socket's path has {LONGEST_SOCKET_PATH} bytes at most, {NEW:?} included");
         return Err(Error::config(msg).with_details(details));
     }
     let failed = |cause| Error::io(format!("failed to listen on {path:?}"), &cause);

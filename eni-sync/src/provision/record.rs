@@ -2,8 +2,6 @@
 //! attached: a crash between any two requests leaves a record and never an ENI that nobody
 //! knows of. A file for each ENI.
 
-use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -280,20 +278,11 @@ pub(super) fn each() -> Result<impl Iterator<Item = Result<Record>>> {
 fn paths() -> Result<Vec<PathBuf>> {
     let root = begun();
     let failed = |cause| Error::io(format!("failed to list {}", root.display()), &cause);
-    let entries = match fs::read_dir(&root) {
-        Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(cause) => return Err(failed(cause)),
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
+    let mut paths = file::list(&root).map_err(failed)?;
+    paths.retain(|path| {
         let name = path.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| !name.starts_with('.') && name.ends_with(".json")) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
+        name.is_some_and(|name| !name.starts_with('.') && name.ends_with(".json"))
+    });
     Ok(paths)
 }
 

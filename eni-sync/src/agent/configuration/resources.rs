@@ -6,14 +6,13 @@ use std::path::Path;
 
 use common::address::Cidr;
 use common::attach::inventory::Eni;
+use common::files::file::LONGEST_SOCKET_PATH;
 use serde::Deserialize;
 
 use crate::vpc::ec2::Family;
 
 /// Where the kubelet and its device plugins have their sockets.
 pub(crate) const DEVICE_PLUGIN_PATH: &str = "/var/lib/kubelet/device-plugins";
-/// The longest path of a socket, in bytes. Source: unix(7), `sun_path`.
-const LONGEST_PATH: usize = 107;
 /// What the name of a socket has at its end until it is in its place.
 const NEW: &str = ".new";
 
@@ -88,9 +87,9 @@ impl Resource {
             ));
         }
         let path = directory.join(self.socket_name() + NEW);
-        if path.as_os_str().len() > LONGEST_PATH {
+        if path.as_os_str().len() > LONGEST_SOCKET_PATH {
             return Err(format!(
-                "resource {:?}: the path of its socket is longer than {LONGEST_PATH} bytes: {path:?}",
+                "resource {:?}: the path of its socket is longer than {LONGEST_SOCKET_PATH} bytes: {path:?}",
                 self.name
             ));
         }

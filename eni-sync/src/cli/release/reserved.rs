@@ -2,11 +2,11 @@
 //! nobody sees, so what is reserved is not what others have left.
 
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, Result};
+use common::files::file;
 
 use crate::agent::configuration::DATA_DIR;
 
@@ -21,15 +21,11 @@ pub(super) fn reservation(address: IpAddr) -> Result<Option<PathBuf>> {
             &cause,
         )
     };
-    let networks = match fs::read_dir(Path::new(DATA_DIR)) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        networks => networks.map_err(failed)?,
-    };
-    for network in networks {
-        let path = network.map_err(failed)?.path().join(address.to_string());
+    for network in file::list(Path::new(DATA_DIR)).map_err(failed)? {
+        let path = network.join(address.to_string());
         match fs::symlink_metadata(&path) {
             Ok(_) => return Ok(Some(path)),
-            Err(cause) if common::files::file::is_missing(&cause) => {}
+            Err(cause) if file::is_missing(&cause) => {}
             Err(cause) => return Err(failed(cause)),
         }
     }
