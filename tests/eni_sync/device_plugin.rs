@@ -359,6 +359,20 @@ fn an_agent_that_does_not_serve_leaves_what_the_other_one_has_written() {
 }
 
 #[test]
+fn an_agent_that_offers_nothing_has_nobody_shown_what_another_one_has_offered() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    let is_shown = || node.command(&["status"]).stdout.contains(ADDRESSES);
+    assert!(eventually(is_shown), "{}", agent.log());
+    agent.kill();
+    let agent = Agent::start(&node, &json!({ "metrics": ADDRESS }));
+    assert!(eventually(|| !is_shown()), "{}", agent.log());
+}
+
+#[test]
 fn what_cannot_be_written_is_said_and_written_later() {
     let vpc = Vpc::new();
     let node = vpc.node();

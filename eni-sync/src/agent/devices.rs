@@ -44,6 +44,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// When a thread cannot be started.
 pub(crate) fn start(agent: &Arc<Agent>) -> Result<()> {
     if agent.configuration.resources.is_empty() {
+        agent.forget_resources();
         return Ok(());
     }
     for resource in &agent.configuration.resources {

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::agent::configuration::Configuration;
 use crate::agent::desk::Desks;
-use crate::agent::devices::shown::Resources;
+use crate::agent::devices::shown::{self, Resources};
 use crate::agent::handover::{Post, Role};
 use crate::agent::health::{Health, Lasting};
 use crate::agent::links::Links;
@@ -172,6 +172,18 @@ impl Agent {
         if is_other {
             self.update(|work| (work.role, work.bound, work.is_news) = (role, bound, true));
             self.resources.waker().wake();
+            self.forget_resources();
+        }
+    }
+
+    /// Has nobody shown the resources of an agent before this one, where this one serves and
+    /// offers none.
+    pub(super) fn forget_resources(&self) {
+        if self.configuration.resources.is_empty()
+            && self.role() == Role::Serving
+            && let Err(error) = shown::forget()
+        {
+            say!("{error}");
         }
     }
 

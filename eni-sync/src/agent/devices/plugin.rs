@@ -26,6 +26,7 @@ use crate::agent::configuration::{Kind, Resource};
 use crate::agent::devices::api::{self, Device};
 use crate::agent::devices::grpc::{answer, server};
 use crate::agent::devices::shown::Waker;
+use crate::agent::news::LastLook;
 
 /// How many connections a resource has at most. The kubelet needs one.
 const CONNECTIONS: usize = 8;
@@ -84,17 +85,21 @@ impl Drop for Listening {
 impl Plugin {
     /// Answers whoever connects, for ever. Only root can.
     pub(crate) async fn serve(self, listener: UnixListener) {
-        let mut connections = JoinSet::new();
+        let (mut connections, mut said) = (JoinSet::new(), LastLook::default());
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    said.replace(Vec::new());
                     while connections.try_join_next().is_some() {}
                     if connections.len() < CONNECTIONS {
                         connections.spawn(self.clone().converse(stream));
                     }
                 }
                 Err(cause) => {
-                    say!("resource {}: accept: {cause}", self.resource.name);
+                    let failed = format!("resource {}: accept: {cause}", self.resource.name);
+                    for failed in said.replace(vec![failed]) {
+                        say!("{failed}");
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }

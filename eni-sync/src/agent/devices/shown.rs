@@ -74,6 +74,15 @@ pub(crate) fn read() -> Result<Vec<Shown>> {
     })
 }
 
+/// Removes what an agent before this one has written, which offered resources.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub(crate) fn forget() -> Result<()> {
+    let failed = |cause| Error::io(format!("failed to remove {PATH}"), &cause);
+    file::remove(Path::new(PATH)).map_err(failed)
+}
+
 fn write(resources: &[Shown]) -> Result<()> {
     let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);
     let text = serde_json::to_vec(resources).map_err(|cause| failed(cause.into()))?;
