@@ -17,6 +17,7 @@ pub(crate) mod release;
 pub(crate) mod request;
 pub(crate) mod rules;
 pub(crate) mod shared;
+pub(crate) mod subnets;
 mod takeover;
 mod unassign;
 pub(crate) mod unheard;

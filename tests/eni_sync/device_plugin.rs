@@ -3,6 +3,7 @@
 
 mod devices;
 mod kubelet;
+mod subnet;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -93,7 +93,11 @@ fn watch_node(
     loop {
         // Watched first, looked at then: nothing can change between the two.
         watch_directories(agent, &inotify)?;
-        let facts = Facts::read(&agent.ledger, agent.refusal())?;
+        let facts = Facts {
+            refusal: agent.refusal(),
+            free: agent.shared.subnets.free(),
+            ..Facts::read(&agent.ledger)?
+        };
         let known = match offered.take() {
             Some(offered) => offered,
             None => Offered::of(&written(), &facts),

@@ -91,7 +91,8 @@ impl Agent {
     /// soon finds out what this one could not.
     fn reconcile(&self) -> Result<bool> {
         let outcome = self.clients.run(|aws| {
-            let inventory = inventory::discover(aws)?;
+            let (inventory, free) = inventory::discover_all(aws)?;
+            self.shared.subnets.note(&free);
             self.said.note(&inventory);
             let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
             let enis = inventory.enis.iter().filter(of_pods).count();

@@ -184,6 +184,8 @@ impl Agent {
                 "{owner}: {error}"
             );
             self.note_refusal(&error);
+            // EC2 may have no address left.
+            self.resources.waker().wake();
             Answer::Refused(Refusal::of(&error))
         });
         match &answer {

@@ -89,6 +89,7 @@ mod tests {
             },
             cidrs: BTreeMap::new(),
             edition: None,
+            free: BTreeMap::new(),
         }
     }
 

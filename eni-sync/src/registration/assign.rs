@@ -90,14 +90,16 @@ impl<'a> Assigner<'a> {
     }
 
     fn assign_batch(&self, batch: &[Claimed]) -> Outcomes {
-        if batch.is_empty() {
+        let Some(first) = batch.first() else {
             return Outcomes::new();
-        }
+        };
         match self.ec2().assign(&self.eni.id, &addresses(batch)) {
-            Ok(()) => batch
-                .iter()
-                .map(|claimed| (claimed.address, Ok(())))
-                .collect(),
+            Ok(()) => {
+                let (subnet, subnets) = (&self.eni.subnet_id, &self.node.shared.subnets);
+                subnets.note_assigned(subnet, Family::of(first.address), batch.len());
+                let outcomes = batch.iter().map(|claimed| (claimed.address, Ok(())));
+                outcomes.collect()
+            }
             Err(failure) if failure.concerns_every_call() => self.refuse_all(batch, &failure),
             Err(failure) => match self.sort_out(batch, &failure) {
                 Ok(outcomes) => outcomes,

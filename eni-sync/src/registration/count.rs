@@ -217,6 +217,8 @@ impl Counter<'_> {
         let entries = self.ledger.open()?;
         let mut waiting = self.waiting(&entries)?.into_iter();
         let mut errors = Errors::default();
+        let subnets = &self.node.shared.subnets;
+        subnets.note_assigned(&self.eni.subnet_id, self.family, chosen.len());
         for address in chosen {
             errors.keep(give(&entries, *address, &mut waiting));
         }
@@ -252,7 +254,13 @@ impl Counter<'_> {
             Kind::SlotsExhausted => self.make_room(count, failure),
             // EC2 assigns all or none, and there may be some.
             _ if failure.is_exhausted_subnet() && count > 1 => Ok(count / 2),
-            _ => Err(self.error(failure)),
+            _ => {
+                if failure.is_exhausted_subnet() {
+                    let subnets = &self.node.shared.subnets;
+                    subnets.note_exhausted(&self.eni.subnet_id, self.family);
+                }
+                Err(self.error(failure))
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use crate::registration::looks::Looks;
 use crate::registration::prefixes::stock::Stock;
+use crate::registration::subnets::Subnets;
 
 /// What the threads of a process share.
 #[derive(Debug, Default)]
@@ -11,4 +12,6 @@ pub(crate) struct Shared {
     pub(crate) looks: Looks,
     /// The prefixes that are kept for networks without addresses.
     pub(crate) stock: Stock,
+    /// How many addresses are free.
+    pub(crate) subnets: Subnets,
 }

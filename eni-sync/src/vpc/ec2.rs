@@ -228,23 +228,19 @@ impl Ec2 {
 
     /// The address ranges of subnets, by subnet id.
     pub(crate) fn subnet_cidrs(&self, ids: &[String]) -> Outcome<BTreeMap<String, Vec<Cidr>>> {
+        let subnets = self.described_subnets(ids)?.into_iter();
+        Ok(subnets.map(|subnet| (subnet.id, subnet.cidrs)).collect())
+    }
+
+    /// What EC2 says of subnets.
+    pub(crate) fn described_subnets(&self, ids: &[String]) -> Outcome<Vec<Subnet>> {
         const ACTION: &str = "DescribeSubnets";
         let request = |client: Client| {
             let request = client.describe_subnets();
             request.set_subnet_ids(Some(ids.to_vec())).send()
         };
         let answer = self.call(ACTION, Attempts::Many, request)?;
-        let mut cidrs = BTreeMap::new();
-        for subnet in answer.subnets() {
-            let v6 = subnet.ipv6_cidr_block_association_set();
-            let all = subnet.cidr_block().into_iter().chain(
-                v6.iter()
-                    .filter_map(|association| association.ipv6_cidr_block()),
-            );
-            let parsed = all.filter_map(|text| text.parse().ok()).collect();
-            cidrs.insert(subnet.subnet_id().unwrap_or_default().to_owned(), parsed);
-        }
-        Ok(cidrs)
+        Ok(answer.subnets().iter().map(interfaces::subnet).collect())
     }
 
     /// Sends a request, at the pace of the node where there is one, and waits for the

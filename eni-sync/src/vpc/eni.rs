@@ -104,13 +104,20 @@ pub(crate) fn slots(eni: &Eni, family: Family, others: usize) -> Option<usize> {
     let is_of_family = |address: IpAddr| Family::of(address) == family;
     let own = eni.primary_addresses.iter().filter(|a| is_of_family(**a));
     let prefixes = eni.prefixes.iter().filter(|p| is_of_family(p.address()));
-    let sizes = prefixes.clone().map(|prefix| {
+    let single = limit.saturating_sub(own.count() + prefixes.count() + others);
+    let all = single.saturating_add(in_prefixes(eni, family));
+    Some(all.min(MOST_SLOTS))
+}
+
+/// How many addresses of a family the prefixes of an ENI have.
+pub(crate) fn in_prefixes(eni: &Eni, family: Family) -> usize {
+    let prefixes = eni.prefixes.iter();
+    let prefixes = prefixes.filter(|prefix| Family::of(prefix.address()) == family);
+    let sizes = prefixes.map(|prefix| {
         let size = number(prefix.last()) - number(prefix.network().address());
         usize::try_from(size).map_or(MOST_SLOTS, |size| size.saturating_add(1))
     });
-    let single = limit.saturating_sub(own.count() + prefixes.count() + others);
-    let all = sizes.fold(single, usize::saturating_add);
-    Some(all.min(MOST_SLOTS))
+    sizes.fold(0, usize::saturating_add)
 }
 
 /// Whether the VPC has anything to do with an address: link-local and loopback

@@ -203,8 +203,19 @@ fn rewrite(inventory: &Inventory) -> Result<()> {
 /// # Errors
 /// Those of [`ask`], and code 5 when the inventory cannot be written.
 pub(crate) fn discover(aws: &Aws) -> Result<Inventory> {
+    discover_all(aws).map(|(inventory, _)| inventory)
+}
+
+/// The same, with how many free IPv4 addresses each subnet has.
+///
+/// # Errors
+/// As for [`discover`].
+pub(crate) fn discover_all(aws: &Aws) -> Result<(Inventory, BTreeMap<String, usize>)> {
     let _lock = lock(aws.deadline())?;
-    renew(aws)
+    let look = look(aws)?;
+    let inventory = look.inventory();
+    inventory.write()?;
+    Ok((inventory, look.free))
 }
 
 /// The same for who has the lock.
@@ -269,6 +280,8 @@ pub(crate) struct Look {
     pub(crate) cidrs: BTreeMap<String, Vec<Cidr>>,
     /// The inventory that was there before.
     pub(crate) edition: Edition,
+    /// How many free IPv4 addresses the subnets have.
+    pub(crate) free: BTreeMap<String, usize>,
 }
 
 impl Look {
@@ -300,13 +313,17 @@ pub(crate) fn look(aws: &Aws) -> Result<Look> {
             );
             known_limits(&identity)
         });
-    let cidrs = ec2.subnet_cidrs(&subnets(&found)).map_err(failed)?;
+    let subnets = ec2.described_subnets(&subnets(&found)).map_err(failed)?;
+    let count = |free| usize::try_from(free).unwrap_or(usize::MAX);
+    let free = subnets.iter();
+    let free = free.map(|subnet| (subnet.id.clone(), count(subnet.free)));
     Ok(Look {
         identity,
         enis: found,
         limits,
-        cidrs,
         edition,
+        free: free.collect(),
+        cidrs: subnets.into_iter().map(|s| (s.id, s.cidrs)).collect(),
     })
 }
 

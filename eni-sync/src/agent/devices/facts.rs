@@ -11,7 +11,9 @@ use host_device::device::Device as Attached;
 use host_device::sysfs::driver_of;
 
 use crate::ledger::{Entry, Ledger, State};
+use crate::registration::subnets::Free;
 use crate::vpc::ec2::Family;
+use crate::vpc::eni;
 
 /// The drivers that user space drives a device by, which has no interface then.
 const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
@@ -30,6 +32,8 @@ pub(crate) struct Facts {
     pub(crate) ledger: HashMap<String, Vec<Entry>>,
     /// Why no ENI gets an address at this time.
     pub(crate) refusal: Option<String>,
+    /// How many addresses the subnets have left, where EC2 has said so.
+    pub(crate) free: Free,
 }
 
 /// An interface of the node that is hardware.
@@ -42,11 +46,11 @@ pub(crate) struct Interface {
 }
 
 impl Facts {
-    /// Collects them; `refusal` is why EC2 gives no addresses.
+    /// Collects them, but for what EC2 says of addresses that are to come.
     ///
     /// # Errors
     /// Code 5 or 6 naming a file, 999 when the kernel does not list its links.
-    pub(crate) fn read(ledger: &Ledger, refusal: Option<String>) -> Result<Self> {
+    pub(crate) fn read(ledger: &Ledger) -> Result<Self> {
         let inventory = Inventory::read()?;
         let is_known = inventory.is_some();
         let enis = inventory.unwrap_or_default().enis;
@@ -60,7 +64,7 @@ impl Facts {
             ledger: entries,
             is_known,
             enis,
-            refusal,
+            ..Self::default()
         })
     }
 
@@ -72,6 +76,19 @@ impl Facts {
             entry.state == State::Adopted && Family::of(entry.address) == family && !is_own
         };
         entries.filter(is_adopted).count()
+    }
+
+    /// The addresses of a family that an ENI has for pods already: those of its prefixes, and
+    /// single ones that pods have or a pool keeps.
+    pub(crate) fn present(&self, eni: &Eni, family: Family) -> usize {
+        let entries = self.ledger.get(&eni.id).into_iter().flatten();
+        let is_single = |entry: &&Entry| {
+            let is_for_pods = matches!(entry.state, State::Held | State::Pooled);
+            let is_inside = eni.prefixes.iter().any(|p| p.contains(entry.address));
+            is_for_pods && Family::of(entry.address) == family && !is_inside
+        };
+        let single = entries.filter(is_single).count();
+        single.saturating_add(eni::in_prefixes(eni, family))
     }
 
     /// The addresses of a family that pods have on an ENI.

@@ -2,12 +2,15 @@
 //! but two files of the kernel about a device.
 
 use std::collections::BTreeMap;
+use std::iter::repeat_n;
 
 use common::attach::inventory::Eni;
 
 use crate::agent::configuration::{Kind, Resource};
 use crate::agent::devices::facts::{Facts, is_for_user_space, numa};
 use crate::agent::devices::shown::{Device, Shown};
+use crate::registration::subnets::Free;
+use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 
 /// What has been offered, so that it is not forgotten while a pod may have it: by the id of its
@@ -85,6 +88,7 @@ impl Offered {
     /// cannot get at this time come last.
     fn addresses(&mut self, resource: &Resource, enis: &[&Eni], facts: &Facts, shown: &mut Shown) {
         let mut slots: Vec<(Option<String>, &Eni)> = Vec::new();
+        let mut free = facts.free.clone();
         for eni in enis {
             self.remember(resource, eni, None);
             let family = resource.family;
@@ -98,8 +102,12 @@ impl Offered {
                 }
             };
             let why = unusable(eni, facts).or_else(|| facts.refusal.clone());
-            shown.problems.extend(why.clone());
-            slots.extend(std::iter::repeat_n((why, *eni), count));
+            let lacking = lacking(eni, family, count, facts, &mut free);
+            let missing = (lacking > 0).then(|| exhausted(eni, family));
+            let why_not_all = why.clone().or(missing);
+            shown.problems.extend(why_not_all.clone());
+            slots.extend(repeat_n((why, *eni), count - lacking));
+            slots.extend(repeat_n((why_not_all, *eni), lacking));
         }
         slots.sort_by_key(|(why, _)| why.is_some());
         slots.truncate(eni::MOST_SLOTS);
@@ -174,6 +182,29 @@ impl Offered {
         };
         self.0.insert(eni.id.clone(), known);
     }
+}
+
+/// How many of so many addresses of an ENI its subnet does not have; takes the others from those
+/// that are free.
+fn lacking(eni: &Eni, family: Family, count: usize, facts: &Facts, free: &mut Free) -> usize {
+    let more = count.saturating_sub(facts.present(eni, family));
+    match free.get_mut(&(eni.subnet_id.clone(), family)) {
+        Some(free) => {
+            let lacking = more.saturating_sub(*free);
+            *free -= more - lacking;
+            lacking
+        }
+        // EC2 has not said how many there are.
+        None => 0,
+    }
+}
+
+fn exhausted(eni: &Eni, family: Family) -> String {
+    let (subnet, family) = (&eni.subnet_id, family.name());
+    format!(
+        "{subnet} has fewer free {family} addresses than {} has room for",
+        eni.id
+    )
 }
 
 fn device(id: String, eni: &str, unhealthy: Option<String>) -> Device {

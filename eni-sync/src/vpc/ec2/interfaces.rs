@@ -201,7 +201,7 @@ fn escaped(value: &str) -> String {
     text
 }
 
-fn subnet(found: &aws_sdk_ec2::types::Subnet) -> Subnet {
+pub(super) fn subnet(found: &aws_sdk_ec2::types::Subnet) -> Subnet {
     let v6 = found.ipv6_cidr_block_association_set().iter();
     let v6 = v6.filter_map(|association| association.ipv6_cidr_block());
     let cidrs = found.cidr_block().into_iter().chain(v6);
