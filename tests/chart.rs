@@ -27,6 +27,13 @@ fn everything() -> Value {
     values
 }
 
+/// The same with all that the agent can ask of Kubernetes.
+fn with_kubernetes() -> Value {
+    let mut values = everything();
+    values["agent"]["kubernetes"] = json!({"events": true, "startupTaint": true});
+    values
+}
+
 /// Runs Helm on the chart with these values.
 fn helm(program: &Path, arguments: &[&str], values: &Value) -> Output {
     let directory = tempfile::tempdir().unwrap();
@@ -70,8 +77,8 @@ fn kustomized(directory: &str) -> BTreeMap<String, Value> {
     objects(&output.stdout)
 }
 
-/// The same with the component for device plugins, as its comment says.
-fn with_device_plugin() -> BTreeMap<String, Value> {
+/// The same with a component, as its comment says.
+fn with_component(name: &str) -> BTreeMap<String, Value> {
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("deploy");
     let mut command = Command::new("cp");
@@ -79,7 +86,7 @@ fn with_device_plugin() -> BTreeMap<String, Value> {
     assert!(command.status().unwrap().success());
     let file = copy.join("kustomization.yaml");
     let before = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, before + "components:\n  - device-plugin\n").unwrap();
+    std::fs::write(&file, format!("{before}components:\n  - {name}\n")).unwrap();
     kustomized(copy.to_str().unwrap())
 }
 
@@ -141,9 +148,11 @@ fn the_chart_installs_what_kustomize_installs() {
 #[test]
 fn kubernetes_accepts_every_object_from_1_29_to_the_newest() {
     let mut all: Vec<Value> = kustomized("deploy").into_values().collect();
-    all.extend(with_device_plugin().into_values());
+    for component in ["device-plugin", "kubernetes"] {
+        all.extend(with_component(component).into_values());
+    }
     for helm in helms() {
-        all.extend(rendered(&helm, &everything()).into_values());
+        all.extend(rendered(&helm, &with_kubernetes()).into_values());
     }
     all.push(serde_yaml_ng::from_str(&text("deploy/uninstall.yaml")).unwrap());
     assert_eq!(refusals(&all), Vec::<String>::new());
@@ -167,7 +176,7 @@ fn mounted(set: &Value, name: &str) -> Vec<Value> {
 #[test]
 fn the_directory_of_device_plugins_is_mounted_where_there_are_resources() {
     let set = "DaemonSet eni-sync";
-    let theirs = mounted(&with_device_plugin()[set], "device-plugins");
+    let theirs = mounted(&with_component("device-plugin")[set], "device-plugins");
     assert_eq!(theirs.len(), 2);
     let mut values = needed();
     values["agent"] = json!({"resources": [
@@ -178,6 +187,56 @@ fn the_directory_of_device_plugins_is_mounted_where_there_are_resources() {
         assert_eq!(mounted(ours, "device-plugins"), theirs);
         let without = &rendered(&helm, &needed())[set];
         assert_eq!(mounted(without, "device-plugins"), Vec::<Value>::new());
+    }
+}
+
+/// What the agent may ask of Kubernetes: the rules of its roles, whether it has a token, and how it
+/// knows the name of its node.
+fn permissions(objects: &BTreeMap<String, Value>) -> Value {
+    let roles = objects
+        .iter()
+        .filter(|(name, _)| name.starts_with("ClusterRole"));
+    let roles = roles.map(|(name, role)| {
+        let parts = ["rules", "roleRef", "subjects"].map(|key| role[key].clone());
+        (name.clone(), json!(parts))
+    });
+    let pod = &objects["DaemonSet eni-sync"]["spec"]["template"]["spec"];
+    json!({
+        "roles": roles.collect::<serde_json::Map<_, _>>(),
+        "token": pod["automountServiceAccountToken"],
+        "environment": pod["containers"][0]["env"],
+    })
+}
+
+#[test]
+fn the_agent_may_ask_kubernetes_what_its_configuration_says_and_nothing_else() {
+    let nothing = json!({ "roles": {}, "token": false, "environment": null });
+    let theirs = permissions(&with_component("kubernetes"));
+    assert_eq!(theirs["roles"].as_object().unwrap().len(), 4);
+    for helm in helms() {
+        let with = |kubernetes: Value| {
+            let mut values = needed();
+            values["agent"] = json!({ "kubernetes": kubernetes });
+            permissions(&rendered(&helm, &values))
+        };
+        assert_eq!(with(json!({})), nothing);
+        let all = with(json!({ "events": true, "startupTaint": true }));
+        assert_eq!(all, theirs);
+        for (key, role) in [
+            ("events", "eni-sync-events"),
+            ("startupTaint", "eni-sync-startup-taint"),
+        ] {
+            let one = with(json!({ key: true }));
+            let names: Vec<&String> = one["roles"].as_object().unwrap().keys().collect();
+            assert_eq!(
+                names,
+                [
+                    &format!("ClusterRole {role}"),
+                    &format!("ClusterRoleBinding {role}")
+                ]
+            );
+            assert_eq!(one["token"], true);
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod ipam_crowd;
 mod ipam_killed;
 mod ipam_requests;
 mod killed;
+mod kubernetes;
 mod links;
 mod logging;
 mod metrics;

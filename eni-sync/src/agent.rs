@@ -14,6 +14,7 @@ mod health;
 mod hotplug;
 mod http;
 mod keeper;
+mod kubernetes;
 mod links;
 mod metrics;
 mod news;
@@ -43,6 +44,7 @@ use self::devices::shown::Resources;
 use self::handover::Post;
 use self::health::Health;
 use self::http::Monitor;
+use self::kubernetes::events::Events;
 use self::links::Links;
 use self::metrics::Metrics;
 use self::said::Said;
@@ -73,6 +75,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
     let (post, waker) = Post::new(socket)?;
     let monitor = Monitor::new(&configuration, post.role())?;
     let calls = Arc::new(Calls::default());
+    let (events, to_tell) = Events::new(configuration.kubernetes.events);
     let agent = Arc::new(Agent {
         clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
         metrics: Metrics::new(&calls),
@@ -80,6 +83,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         links: Links::default(),
         resources: Resources::new()?,
         said: Said::default(),
+        events,
         page,
         ledger: Ledger::of_node(),
         shared: Shared::default(),
@@ -99,6 +103,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
     if !agent.configuration.enis.is_empty() {
         agent.start_lasting("enis", enis::run)?;
     }
+    kubernetes::start(&agent, to_tell)?;
     if !agent.configuration.networks.is_none() {
         agent.start_lasting("watcher", watch::run)?;
     }

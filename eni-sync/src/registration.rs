@@ -21,3 +21,4 @@ pub(crate) mod subnets;
 mod takeover;
 mod unassign;
 pub(crate) mod unheard;
+pub(crate) mod without;

@@ -7,7 +7,7 @@ pub(crate) mod ec2;
 pub(crate) mod eni;
 pub(crate) mod environment;
 pub(crate) mod failure;
-mod http;
+pub(crate) mod http;
 pub(crate) mod imds;
 pub(crate) mod inventory;
 pub(crate) mod rate_limit;

@@ -25,6 +25,7 @@ fn attach(node: &AwsNode, network: &Network, pod: &Pod, mac: &str) {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let record = json!({
         "network": network.name, "containerId": pod.id, "ifname": "net1", "cniVersion": "0.3.0",
+        "pod": format!("default/{}", pod.id),
         "bootId": boot.trim(), "netns": pod.netns.path(),
         "netnsId": { "device": there.dev(), "inode": there.ino() },
         "ipam": conf["ipam"],
@@ -119,9 +120,11 @@ fn what_is_on_no_eni_for_pods_is_left_alone() {
     let said = || {
         agent
             .log()
-            .contains("container c2, interface net1, network primary goes on without 10.0.4.70")
+            .contains("container c2, interface net1, network primary runs without 10.0.4.70")
     };
     assert!(eventually(said), "{}", agent.log());
+    let mut events = agent.events().into_iter();
+    assert!(events.any(|event| event["pod"] == "default/c2" && event["address"] == "10.0.4.70"));
     assert_eq!(node.ledger().len(), 1);
 }
 
@@ -189,7 +192,7 @@ fn pods_without_an_address_in_the_vpc_are_an_error_and_a_metric_and_a_reason() {
     assert_eq!(node.addresses().len(), 14);
     let (status, text) = get(&node, "/readyz");
     assert_eq!(status, 200, "{text}");
-    assert_eq!(text.matches("is not registered").count(), 7, "{text}");
+    assert_eq!(text.matches("runs without").count(), 7, "{text}");
     assert!(
         text.contains("14 of 15") || text.contains("15 of 15"),
         "{text}"

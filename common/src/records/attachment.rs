@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::policy::Policy;
-use crate::cni::args::{CmdArgs, ConfArgs, Delegates};
+use crate::cni::args::{CmdArgs, ConfArgs, Delegates, pod};
 use crate::cni::config::{Document, Ipam};
 use crate::cni::identifier::ContainerId;
 use crate::cni::lenient::read_value;
@@ -32,6 +32,9 @@ pub struct Attachment<D> {
     pub container_id: ContainerId,
     /// The interface inside the container.
     pub ifname: IfName,
+    /// `namespace/name` of the pod; empty when the runtime has not said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod: String,
     /// The version of the configuration.
     pub cni_version: String,
     /// The boot in which the attachment was made.
@@ -59,6 +62,7 @@ impl<D> Attachment<D> {
             network: args.conf.network.clone(),
             container_id: args.container_id.clone(),
             ifname: args.ifname.clone(),
+            pod: pod(&args.cni_args).unwrap_or_default(),
             cni_version: args.conf.version.to_string(),
             boot_id: boot_id()?,
             netns: netns.path().to_owned(),

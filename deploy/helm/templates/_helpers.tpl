@@ -45,3 +45,37 @@ httpGet:
   port: {{ include "eni-sync.port" .context }}
   path: {{ .path }}
 {{- end }}
+
+{{/* Whether the agent asks Kubernetes for anything: empty where it does not. */}}
+{{- define "eni-sync.kubernetes" -}}
+{{- $kubernetes := .Values.agent.kubernetes | default dict -}}
+{{- if or $kubernetes.events $kubernetes.startupTaint -}}true{{- end -}}
+{{- end }}
+
+{{/* What the agent's service account may do in the cluster. */}}
+{{- define "eni-sync.role" -}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "eni-sync.labels" .context | nindent 4 }}
+rules:
+  {{- toYaml .rules | nindent 2 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "eni-sync.labels" .context | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: {{ .name }}
+subjects:
+  - kind: ServiceAccount
+    name: eni-sync
+    namespace: {{ .context.Release.Namespace }}
+{{- end }}

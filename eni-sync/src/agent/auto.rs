@@ -14,6 +14,7 @@ use crate::agent::reserved::{GONE, Reserved, has_ended, reservations};
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner, Takeover};
 use crate::registration::register;
+use crate::registration::without::Without;
 use crate::vpc::clients::Aws;
 use crate::vpc::{eni, inventory};
 
@@ -30,7 +31,7 @@ type Wanted<'a> = BTreeMap<&'a str, BTreeMap<IpAddr, Owner>>;
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// Which attachments have no address in the VPC, and why.
-    pub(super) findings: Vec<String>,
+    pub(super) without: Vec<Without>,
     /// When to look again, though nothing changes.
     pub(super) again: Option<Duration>,
 }
@@ -51,8 +52,10 @@ pub(super) fn follow(agent: &Agent, found: &Found) -> Result<Outcome> {
     let mut wanted = Wanted::new();
     let reserved = directories.into_values().flatten();
     for (address, owner) in reserved.filter_map(|(address, owner)| Some((address, owner?))) {
-        if let Some(mac) = found.mac(&owner) {
-            wanted.entry(mac).or_default().insert(address, owner);
+        if let Some(recorded) = found.attachment(&owner) {
+            let pod = recorded.pod.clone();
+            let of_eni = wanted.entry(recorded.mac.as_str()).or_default();
+            of_eni.insert(address, Owner { pod, ..owner });
         }
     }
     let mut outcome = Outcome::default();
@@ -91,19 +94,21 @@ fn register_all(agent: &Agent, aws: &Aws, wanted: Wanted<'_>, outcome: &mut Outc
             continue;
         };
         if let Err(error) = eni::require_managed(eni) {
-            let without = |(address, owner): (&IpAddr, &Owner)| {
-                format!("{owner} goes on without {address}: {error}")
+            let without = |(address, owner)| Without {
+                owner,
+                address,
+                why: error.clone(),
             };
-            outcome.findings.extend(reservations.iter().map(without));
+            outcome
+                .without
+                .extend(reservations.into_iter().map(without));
             continue;
         }
         let takeover = Takeover::default();
-        errors.keep(register::register_reservations(
-            &node,
-            eni,
-            reservations,
-            takeover,
-        ));
+        let registered = register::register_reservations(&node, eni, reservations, takeover);
+        outcome
+            .without
+            .extend(errors.keep(registered).into_iter().flatten());
     }
     errors.into_result()
 }

@@ -1,6 +1,7 @@
 //! The agent's configuration file. What it does not know it refuses: a key that is
 //! misspelt would silently do nothing.
 
+mod cluster;
 mod kept_prefixes;
 mod master;
 mod networks;
@@ -16,6 +17,7 @@ use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
 
+use self::cluster::Kubernetes;
 pub(crate) use self::kept_prefixes::Prefixes;
 pub(crate) use self::master::Master;
 use self::master::Selector;
@@ -76,6 +78,8 @@ pub(crate) struct Configuration {
     pub(crate) device_plugin_path: Option<PathBuf>,
     /// The prefixes that are on the ENIs ahead of the pods of networks without addresses.
     pub(crate) prefixes: Option<Prefixes>,
+    /// What the agent asks of Kubernetes.
+    pub(crate) kubernetes: Kubernetes,
 }
 
 /// A network whose attachments nobody hands over.

@@ -21,8 +21,17 @@ const HOST_LOCAL: &str = "host-local";
 pub(crate) struct Found {
     /// The networks that have reservations of host-local.
     pub(crate) networks: Vec<Watched>,
-    /// The MAC address that an attachment is reached at.
-    macs: HashMap<Key, String>,
+    /// What a record tells of an attachment.
+    attachments: HashMap<Key, Recorded>,
+}
+
+/// What a record tells of an attachment.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    /// The MAC address of the ENI that it is on.
+    pub(crate) mac: String,
+    /// `namespace/name` of the pod; empty when the runtime has not said.
+    pub(crate) pod: String,
 }
 
 /// Network, container and interface.
@@ -72,18 +81,22 @@ impl Found {
                 record.container_id.to_string(),
                 record.ifname.to_string(),
             );
-            self.macs.insert(key, mac(&record.device).to_lowercase());
+            let recorded = Recorded {
+                mac: mac(&record.device).to_lowercase(),
+                pod: record.pod,
+            };
+            self.attachments.insert(key, recorded);
         }
     }
 
-    /// The MAC address of the ENI that an attachment is on, where a record tells it.
-    pub(crate) fn mac(&self, owner: &Owner) -> Option<&str> {
+    /// What a record tells of the attachment of an owner.
+    pub(crate) fn attachment(&self, owner: &Owner) -> Option<&Recorded> {
         let key = (
             owner.network.clone(),
             owner.container_id.clone(),
             owner.ifname.clone(),
         );
-        self.macs.get(&key).map(String::as_str)
+        self.attachments.get(&key)
     }
 }
 

@@ -33,7 +33,7 @@ use crate::agent::handover::{self, Role};
 use crate::agent::news::News;
 use crate::agent::shared::Agent;
 use crate::limits;
-use crate::registration::register;
+use crate::registration::without;
 
 /// How long until the next try after an error of the listener.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -313,11 +313,8 @@ fn wrong(agent: &Agent) -> Vec<String> {
     wrong.extend(agent.health.findings());
     wrong.extend(agent.resources.findings());
     // What cannot be read the page itself tells.
-    for (address, owner, error) in register::refused(&agent.ledger).into_iter().flatten() {
-        wrong.push(format!(
-            "{owner} runs without {address} in the VPC: {error}"
-        ));
-    }
+    let refused = without::refused(&agent.ledger).into_iter().flatten();
+    wrong.extend(refused.map(|without| without.to_string()));
     wrong
 }
 
@@ -341,7 +338,7 @@ async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
 /// probe waiting.
 async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
-    let read = move || register::refused(&asked.ledger);
+    let read = move || without::refused(&asked.ledger);
     let refused = agent.desks.readiness.ask(limits::PROBE_DEADLINE, read);
     let refused = refused.await;
     let mut text = "ok".to_owned();
@@ -354,10 +351,8 @@ async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     }
     // The state of the ledger is shown by its metrics; here it only adds to the answer.
     let refused = refused.and_then(|refused| refused.ok());
-    for (address, owner, error) in refused.into_iter().flatten() {
-        text.push_str(&format!(
-            "\n{address} of {owner} is not registered: {error}"
-        ));
+    for without in refused.into_iter().flatten() {
+        text.push_str(&format!("\n{without}"));
     }
     response(StatusCode::OK, TEXT, text)
 }

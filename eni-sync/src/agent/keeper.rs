@@ -15,9 +15,10 @@ use crate::agent::orphans::Hygiene;
 use crate::agent::pool;
 use crate::agent::prefixes;
 use crate::agent::reclaim::Reclaim;
+use crate::agent::said::Source;
 use crate::agent::shared::Agent;
 use crate::agent::visibility::Sight;
-use crate::registration::{detached, in_use, reconcile, release};
+use crate::registration::{detached, in_use, reconcile, release, without};
 use crate::vpc::{eni, inventory};
 
 /// After an error, the next try waits this long at least, and twice as long each time.
@@ -64,7 +65,10 @@ impl Agent {
             let outcome = outcome.and(prefixes::keep(self, &mut findings));
             let released = self.release_due(&mut findings);
             let outcome = outcome.and_then(|next| Ok(next.into_iter().chain(released?).min()));
-            self.said.note_refused(&self.ledger);
+            // Who cannot read the ledger cannot do anything else either, and says so.
+            if let Ok(refused) = without::refused(&self.ledger) {
+                self.tell_without(Source::Ledger, refused);
+            }
             for finding in news.among(findings) {
                 say!("{finding}");
             }

@@ -17,6 +17,7 @@ use crate::agent::found;
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner};
 use crate::registration::register;
+use crate::registration::without::Without;
 use crate::vpc::inventory;
 
 /// Why an address is given up, for the log.
@@ -25,8 +26,9 @@ pub(super) const GONE: &str = "its reservation has gone";
 /// The reservations of a network, and whose they are as far as that can be read.
 pub(super) type Reserved = BTreeMap<IpAddr, Option<Owner>>;
 
-/// Makes the ledger follow the reservations of a network whose interface is known.
-pub(super) fn follow(agent: &Agent, network: &Watched) -> Result<()> {
+/// Makes the ledger follow the reservations of a network whose interface is known. Returns what
+/// cannot be registered.
+pub(super) fn follow(agent: &Agent, network: &Watched) -> Result<Vec<Without>> {
     let found = reservations(network)?;
     register::give_up_entries(&agent.ledger, GONE, |entry| {
         is_of(entry, network) && has_ended(entry, found.get(&entry.address))
@@ -34,7 +36,7 @@ pub(super) fn follow(agent: &Agent, network: &Watched) -> Result<()> {
     let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, owner?));
     let reservations: BTreeMap<IpAddr, Owner> = found.into_iter().filter_map(named).collect();
     if reservations.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let mac = network.master()?.mac()?;
     agent.clients.run(|aws| {

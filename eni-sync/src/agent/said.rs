@@ -1,16 +1,15 @@
 //! What the log says of the agent and its node: which version has started, with which
 //! configuration, and which ENIs it finds.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use common::attach::inventory::{Eni, Inventory};
-use tracing::{error, info};
+use tracing::info;
 
 use crate::agent::configuration::Configuration;
-use crate::ledger::Ledger;
-use crate::registration::register;
+use crate::agent::news::LastLook;
+use crate::registration::without::Without;
 use crate::vpc::eni;
 
 /// Tells that the agent starts, and how it is configured: each key with its value or default.
@@ -41,8 +40,18 @@ pub(crate) fn start(configuration: &Configuration, socket: &Path) {
 pub(crate) struct Said {
     /// The ENIs, each as it was then.
     enis: Mutex<Vec<Eni>>,
-    /// The addresses that pods run without, and why.
-    refused: Mutex<HashSet<String>>,
+    /// The pods without an address, as the ledger has them, and as the watched networks do.
+    refused: Mutex<LastLook>,
+    unregistered: Mutex<LastLook>,
+}
+
+/// Where it is found that a pod runs without an address. Each is looked at as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    /// The ledger has what EC2 refuses.
+    Ledger,
+    /// A watched network has what is never asked of EC2.
+    Watched,
 }
 
 impl Said {
@@ -71,29 +80,18 @@ impl Said {
         said.clone_from(&inventory.enis);
     }
 
-    /// Tells which pods run without an address in the VPC, each once for each reason.
-    pub(crate) fn note_refused(&self, ledger: &Ledger) {
-        // Who cannot read the ledger cannot do anything else either, and says so.
-        let Ok(refused) = register::refused(ledger) else {
-            return;
+    /// Logs which pods run without an address in the VPC, each once for each reason. Returns
+    /// those that are new.
+    pub(crate) fn note_without(&self, source: Source, found: Vec<Without>) -> Vec<Without> {
+        let looks = match source {
+            Source::Ledger => &self.refused,
+            Source::Watched => &self.unregistered,
         };
-        let mut said = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut now = HashSet::new();
-        for (address, owner, why) in refused {
-            let finding = format!("{owner} runs without {address} in the VPC: {why}");
-            if !said.contains(&finding) {
-                error!(
-                    address = %address,
-                    pod = Some(owner.pod.as_str()).filter(|pod| !pod.is_empty()),
-                    network = owner.network,
-                    container = owner.container_id,
-                    interface = owner.ifname,
-                    code = why.code.0,
-                    "{finding}"
-                );
-            }
-            now.insert(finding);
-        }
-        *said = now;
+        let mut look = looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = look.replace(found.iter().map(Without::to_string).collect());
+        let new = |without: &Without| new.contains(&without.to_string());
+        let new: Vec<Without> = found.into_iter().filter(new).collect();
+        new.iter().for_each(Without::log);
+        new
     }
 }

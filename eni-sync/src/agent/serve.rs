@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::say;
 use tracing::warn;
 
@@ -19,8 +19,10 @@ use crate::limits;
 use crate::plugin::attachment::TIME;
 use crate::plugin::socket::{self, Answer, Ask};
 use crate::registration::choose::choose;
+use crate::registration::desired::Wanted;
 use crate::registration::register;
 use crate::registration::request::Request;
+use crate::registration::without::Without;
 use crate::vpc::clients::Aws;
 use crate::vpc::environment;
 use crate::vpc::inventory;
@@ -129,10 +131,14 @@ impl Agent {
                 patience,
             }) => {
                 let time = patience.map_or(TIME, Duration::from_millis);
-                self.serve_attachment(&request, time, |aws| {
+                let answer = self.serve_attachment(&request, time, |aws| {
                     register::register_all(aws, &self.ledger, &self.shared, &wanted, &request)
                         .map(|()| Answer::Done)
-                })
+                });
+                if let Some(Answer::Refused(refusal)) = answer.as_ref() {
+                    self.tell_unclaimed(&wanted, &request, &refusal.error());
+                }
+                answer
             }
             Ok(Ask::Choose {
                 choice,
@@ -195,6 +201,23 @@ impl Agent {
             Answer::Unseen => {}
         }
         Some(answer)
+    }
+
+    /// Tells of an attachment that does not insist on its addresses, and that has some which can
+    /// never be on its ENI: the ledger knows those that EC2 has refused, and not these.
+    fn tell_unclaimed(&self, wanted: &Wanted, request: &Request, why: &Error) {
+        if !request.best_effort || why.code != ErrorCode::NETWORK_CONFIG {
+            return;
+        }
+        for &address in wanted.values().flatten() {
+            let without = Without {
+                owner: request.owner.clone(),
+                address,
+                why: why.clone(),
+            };
+            without.log();
+            self.events.tell(without);
+        }
     }
 
     /// Serves a request as soon as there are not too many; nothing when the agent ends.

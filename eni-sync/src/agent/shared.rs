@@ -17,13 +17,15 @@ use crate::agent::desk::Desks;
 use crate::agent::devices::shown::{self, Resources};
 use crate::agent::handover::{Post, Role};
 use crate::agent::health::{Health, Lasting};
+use crate::agent::kubernetes::events::Events;
 use crate::agent::links::Links;
 use crate::agent::metrics::Metrics;
-use crate::agent::said::Said;
+use crate::agent::said::{Said, Source};
 use crate::ledger::Ledger;
 use crate::plugin::socket::Bound;
 use crate::registration::node::Node;
 use crate::registration::shared::Shared;
+use crate::registration::without::Without;
 use crate::vpc::clients::{Aws, Clients};
 use crate::vpc::failure::NOT_PERMITTED;
 
@@ -49,6 +51,7 @@ pub(crate) struct Agent {
     pub(super) links: Links,
     pub(crate) resources: Resources,
     pub(crate) said: Said,
+    pub(super) events: Events,
     pub(crate) page: Page,
     pub(super) work: Mutex<Work>,
     pub(super) changed: Condvar,
@@ -136,6 +139,14 @@ impl Agent {
             ledger: &self.ledger,
             inventory,
             shared: &self.shared,
+        }
+    }
+
+    /// Tells which pods run without an address in the VPC: in the log, and in Kubernetes where
+    /// that is configured.
+    pub(super) fn tell_without(&self, source: Source, found: Vec<Without>) {
+        for without in self.said.note_without(source, found) {
+            self.events.tell(without);
         }
     }
 

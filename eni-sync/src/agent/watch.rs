@@ -12,13 +12,13 @@ use common::error::{Error, Result};
 use common::say;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tracing::error;
 
 use crate::agent::configuration::{Networks, Watched};
 use crate::agent::found::{self, Found};
-use crate::agent::news::News;
+use crate::agent::said::Source;
 use crate::agent::shared::Agent;
 use crate::agent::{auto, reserved};
+use crate::registration::without::Without;
 
 /// How long until the next try after an error of the watch itself.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -37,12 +37,11 @@ pub(crate) fn run(agent: &Arc<Agent>) {
 fn watch(agent: &Arc<Agent>) -> Result<()> {
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Inotify::init(flags).map_err(failed)?;
-    let mut news = News::default();
     while agent.await_turn() {
         let usual = agent.configuration.reconcile_interval();
         let wait = match &agent.configuration.networks {
             Networks::Listed(networks) => follow_listed(agent, &inotify, networks)?,
-            Networks::Auto => follow_found(agent, &inotify, &mut news)?,
+            Networks::Auto => follow_found(agent, &inotify)?,
         };
         agent.announce();
         await_change(&inotify, wait.unwrap_or(usual))?;
@@ -61,27 +60,32 @@ fn follow_listed(
     for network in networks {
         add_watch(inotify, &network.directory())?;
     }
-    let mut findings = Vec::new();
+    let (mut findings, mut without) = (Vec::new(), Vec::new());
     for network in networks {
-        if let Err(error) = reserved::follow(agent, network) {
-            let finding = format!("network {}: {error}", network.name);
-            say!("{finding}");
-            findings.push(finding);
+        match reserved::follow(agent, network) {
+            Ok(found) => without.extend(found),
+            Err(error) => {
+                let finding = format!("network {}: {error}", network.name);
+                say!("{finding}");
+                findings.push(finding);
+            }
         }
     }
     let wait = (!findings.is_empty()).then_some(PAUSE);
-    note(agent, findings);
+    note(agent, findings, without);
     Ok(wait)
 }
 
-/// Notes what cannot be registered, for those who ask.
-fn note(agent: &Agent, findings: Vec<String>) {
+/// Notes what cannot be registered, for those who ask, and tells which pods that are.
+fn note(agent: &Agent, mut findings: Vec<String>, without: Vec<Without>) {
+    findings.extend(without.iter().map(Without::to_string));
     agent.metrics.note_unregistered(findings.len());
     agent.health.note_unregistered(findings);
+    agent.tell_without(Source::Watched, without);
 }
 
 /// The same for the networks that the records of this node show.
-fn follow_found(agent: &Agent, inotify: &Inotify, news: &mut News) -> Result<Option<Duration>> {
+fn follow_found(agent: &Agent, inotify: &Inotify) -> Result<Option<Duration>> {
     for directory in found::directories()? {
         add_watch(inotify, &directory)?;
     }
@@ -91,16 +95,13 @@ fn follow_found(agent: &Agent, inotify: &Inotify, news: &mut News) -> Result<Opt
     }
     match auto::follow(agent, &found) {
         Ok(outcome) => {
-            note(agent, outcome.findings.clone());
-            for finding in news.among(outcome.findings) {
-                error!("{finding}");
-            }
+            note(agent, Vec::new(), outcome.without);
             Ok(outcome.again)
         }
         Err(error) => {
             let finding = format!("networks of this node: {error}");
             say!("{finding}");
-            note(agent, vec![finding]);
+            note(agent, vec![finding], Vec::new());
             Ok(Some(PAUSE))
         }
     }

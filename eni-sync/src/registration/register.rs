@@ -24,6 +24,7 @@ use crate::registration::prefixes::give;
 use crate::registration::request::Request;
 use crate::registration::rules::{self, Claim};
 use crate::registration::shared::Shared;
+use crate::registration::without::Without;
 use crate::registration::{count, release, unheard};
 use crate::vpc::clients::Aws;
 use crate::vpc::eni;
@@ -163,11 +164,11 @@ pub(crate) fn register_reservations(
     eni: &Eni,
     reservations: BTreeMap<IpAddr, Owner>,
     takeover: Takeover,
-) -> Result<()> {
+) -> Result<Vec<Without>> {
     eni::require_managed(eni)?;
     let ledger = node.ledger.of_eni(&eni.id)?;
     let known = ledger.open()?.all()?;
-    let mut is_news = false;
+    let (mut is_news, mut without) = (false, Vec::new());
     for (address, owner) in reservations {
         let is_new = !known.iter().any(|entry| {
             let is_known = entry.is_for(&owner) || entry.is_told_of(&owner);
@@ -187,13 +188,17 @@ pub(crate) fn register_reservations(
         });
         match claimed {
             Ok(()) => is_news = true,
-            Err(error) => say!("{address} of {}: {error}", request.owner),
+            Err(why) => without.push(Without {
+                owner: request.owner,
+                address,
+                why,
+            }),
         }
     }
-    if !is_news {
-        return Ok(());
+    if is_news {
+        settle_in_turns(node, eni, &ledger)?;
     }
-    settle_in_turns(node, eni, &ledger)
+    Ok(without)
 }
 
 /// Writes the wish for `wanted` down, all of it or nothing, and returns the addresses
@@ -420,31 +425,6 @@ fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
     if let Err(error) = released {
         say!("releasing addresses of {}: {error}", eni.id);
     }
-}
-
-/// The addresses that living attachments go on without, with their owners and the reason.
-///
-/// # Errors
-/// Code 5 naming a file of the ledger.
-pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<(IpAddr, Owner, Error)>> {
-    let mut refused = Vec::new();
-    for eni in ledger.enis()? {
-        for entry in eni.read()? {
-            if let (
-                State::Claiming {
-                    refusal,
-                    best_effort: true,
-                    ..
-                },
-                Some(owner),
-            ) = (entry.state, entry.owner)
-            {
-                let refusal = refusal.map(|refusal| refusal.error());
-                refused.extend(refusal.map(|error| (entry.address, owner, error)));
-            }
-        }
-    }
-    Ok(refused)
 }
 
 /// Marks what an attachment has as no longer needed, on every ENI. Nothing is asked of

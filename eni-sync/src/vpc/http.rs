@@ -24,7 +24,7 @@ use aws_smithy_runtime_api::client::runtime_components::{
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use common::error::{Error, ErrorCode};
-use common::files::file;
+use common::files::file::read_regular;
 use http_body_util::Limited;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -83,20 +83,43 @@ pub(crate) fn for_metadata() -> SharedHttpClient {
     })
 }
 
+/// The connections to the cluster's API server, whose authority is its own, and which is never
+/// behind a proxy.
+///
+/// # Errors
+/// Code 5 or 6 naming the file of the authority.
+pub(crate) fn for_cluster(authority: &Path) -> common::error::Result<SharedHttpConnector> {
+    let pem = certificates(authority, &format!("{authority:?}"))?;
+    let direct = Connector::builder()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(trusting(pem)?)
+        .build();
+    let direct = SharedHttpConnector::new(direct);
+    let proxied = None;
+    Ok(SharedHttpConnector::new(Way { direct, proxied }))
+}
+
 /// Whose certificates count. The SDK ends the process when it meets a file that is no
 /// list of certificates, so that is found out here.
 fn trust() -> common::error::Result<TlsContext> {
-    let mut context = TlsContext::builder();
     if let Some(path) = env::var_os(BUNDLE).filter(|path| !path.is_empty()) {
-        let store = TrustStore::empty().with_pem_certificate(authorities(Path::new(&path))?);
-        context = context.with_trust_store(store);
-    } else {
-        require_native()?;
+        return trusting(authorities(Path::new(&path))?);
     }
-    let failed = |cause: HttpClientError| {
-        Error::internal("failed to prepare TLS").with_details(cause.to_string())
-    };
-    context.build().map_err(failed)
+    require_native()?;
+    TlsContext::builder()
+        .build()
+        .map_err(|cause| failed(&cause))
+}
+
+/// Certificates that count alone.
+fn trusting(pem: Vec<u8>) -> common::error::Result<TlsContext> {
+    let store = TrustStore::empty().with_pem_certificate(pem);
+    let context = TlsContext::builder().with_trust_store(store);
+    context.build().map_err(|cause| failed(&cause))
+}
+
+fn failed(cause: &HttpClientError) -> Error {
+    Error::internal("failed to prepare TLS").with_details(cause.to_string())
 }
 
 /// Whether this node has authorities at all: without any, the SDK ends the process.
@@ -118,16 +141,16 @@ fn require_native() -> common::error::Result<()> {
 /// # Errors
 /// Code 5 or 6 naming the file.
 pub(crate) fn authorities(path: &Path) -> common::error::Result<Vec<u8>> {
-    let read = || file::read_regular(&fs::canonicalize(path)?, LONGEST_BUNDLE);
-    let failed = |cause| {
-        Error::io(
-            format!("failed to read {path:?}, which {BUNDLE} names"),
-            &cause,
-        )
-    };
-    let pem = read().map_err(failed)?;
+    certificates(path, &format!("{path:?}, which {BUNDLE} names"))
+}
+
+/// The certificates in a file, which the errors call `file`.
+fn certificates(path: &Path, file: &str) -> common::error::Result<Vec<u8>> {
+    let read = || read_regular(&fs::canonicalize(path)?, LONGEST_BUNDLE);
+    let unread = |cause| Error::io(format!("failed to read {file}"), &cause);
+    let pem = read().map_err(unread)?;
     let refused = |details: String| {
-        let msg = format!("{path:?}, which {BUNDLE} names, is not a list of certificates in PEM");
+        let msg = format!("{file} is not a list of certificates in PEM");
         Error::new(ErrorCode::DECODING, msg).with_details(details)
     };
     let mut store = RootCertStore::empty();

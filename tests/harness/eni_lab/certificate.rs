@@ -1,7 +1,8 @@
-//! Certificates for EC2's own name, made with `openssl` when a test needs one: none
+//! Certificates for servers' own names, made with `openssl` when a test needs one: none
 //! that anybody trusts is kept anywhere.
 
 use std::fs;
+use std::net::IpAddr;
 
 use crate::run_tool;
 
@@ -17,8 +18,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// A certificate for this name, such as `ec2.us-west-2.amazonaws.com`, by an
-    /// authority of its own.
+    /// A certificate for this name, such as `ec2.us-west-2.amazonaws.com`, or this address,
+    /// by an authority of its own.
     pub fn new(host: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let file = |name: &str| directory.path().join(name).display().to_string();
@@ -46,7 +47,11 @@ impl Certificate {
         };
         let (authority, _) = make("authority", "/CN=eni-lab", &[]);
         let (authority_key, authority_file) = (file("authority.key"), file("authority.pem"));
-        let name = format!("subjectAltName=DNS:{host}");
+        let kind = match host.parse::<IpAddr>() {
+            Ok(_) => "IP",
+            Err(_) => "DNS",
+        };
+        let name = format!("subjectAltName={kind}:{host}");
         let signed = ["-CA", &authority_file, "-CAkey", &authority_key];
         let leaf = [
             "-addext",

@@ -1,0 +1,94 @@
+//! The taint that keeps pods away from a node until its agent is ready for them. Whoever creates
+//! the node sets it; without one there is nothing to do.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::attach::inventory::Inventory;
+use common::error::{Error, ErrorCode, Result};
+use common::say;
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::api::{self, Change};
+use super::node_name;
+use crate::agent::news::LastLook;
+use crate::agent::shared::Agent;
+use crate::provision;
+
+/// The key of the taint.
+const TAINT: &str = "eni-cni.io/not-ready";
+/// How often it is looked whether the node is ready; nobody is asked for it.
+const LOOK: Duration = Duration::from_secs(1);
+/// The pauses after a request that failed.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Removes the taint when the node is ready for pods, and ends.
+pub(super) fn run(agent: &Arc<Agent>) {
+    let mut last = LastLook::default();
+    while let Err(why) = ready(agent) {
+        for why in last.replace(vec![why]) {
+            info!("a taint {TAINT} stays until the node is ready: {why}");
+        }
+        thread::sleep(LOOK);
+    }
+    let mut pause = FIRST_PAUSE;
+    let mut last = LastLook::default();
+    while let Err(error) = remove() {
+        for error in last.replace(vec![error.to_string()]) {
+            say!("a taint {TAINT} of this node stays: {error}; trying again in {pause:?}");
+        }
+        thread::sleep(pause);
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// Whether pods can have what they need here: the agent has compared the ledger with EC2, and
+/// every ENI of its configuration is attached.
+fn ready(agent: &Agent) -> std::result::Result<(), String> {
+    let interval = agent.configuration.longest_interval();
+    agent.health.alive()?;
+    agent.health.ready(interval, Instant::now())?;
+    let text = |error: Error| error.to_string();
+    let inventory = Inventory::read().map_err(text)?.unwrap_or_default();
+    match provision::is_complete(&inventory, &agent.configuration.enis).map_err(text)? {
+        true => Ok(()),
+        false => Err("ENIs of its configuration are not attached yet".to_owned()),
+    }
+}
+
+/// Removes the taint, if the node has it. Others may change the taints of the node at the same
+/// moment: then this is refused, and tried again with what they have made of it.
+fn remove() -> Result<()> {
+    let name = node_name()?;
+    let path = format!("/api/v1/nodes/{name}");
+    let gone = || {
+        let msg = format!("Kubernetes has no node {name:?}");
+        Error::new(ErrorCode::TRY_AGAIN, msg)
+    };
+    let node = api::get(&path)?.ok_or_else(gone)?;
+    let taints = &node["spec"]["taints"];
+    let all = || taints.as_array().into_iter().flatten();
+    let others: Vec<&Value> = all().filter(|taint| taint["key"] != TAINT).collect();
+    if others.len() == all().count() {
+        return Ok(());
+    }
+    let patch = json!([
+        { "op": "test", "path": "/spec/taints", "value": taints },
+        { "op": "replace", "path": "/spec/taints", "value": others },
+    ]);
+    let change = Change {
+        method: "PATCH",
+        content_type: "application/json-patch+json",
+        body: &patch,
+    };
+    api::change(&path, change)?.ok_or_else(gone)?;
+    info!(
+        node = name,
+        taint = TAINT,
+        "the taint {TAINT} is removed: pods may come"
+    );
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Pods that run without an address in the VPC: what a plugin does not insist on, and what the
+//! agent finds and cannot register.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use common::error::{Error, Result};
+use tracing::error;
+
+use crate::ledger::{Ledger, Owner, State};
+
+/// An attachment that has an address which the VPC does not know.
+#[derive(Clone, Debug)]
+pub(crate) struct Without {
+    /// The attachment.
+    pub(crate) owner: Owner,
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// Why the VPC does not know it.
+    pub(crate) why: Error,
+}
+
+impl Without {
+    /// Says it in the log, with what it can be searched by.
+    pub(crate) fn log(&self) {
+        let owner = &self.owner;
+        error!(
+            address = %self.address,
+            pod = Some(owner.pod.as_str()).filter(|pod| !pod.is_empty()),
+            network = owner.network,
+            container = owner.container_id,
+            interface = owner.ifname,
+            code = self.why.code.0,
+            "{self}"
+        );
+    }
+}
+
+impl fmt::Display for Without {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            owner,
+            address,
+            why,
+        } = self;
+        write!(f, "{owner} runs without {address} in the VPC: {why}")
+    }
+}
+
+/// The attachments that go on without an address which EC2 refuses.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger.
+pub(crate) fn refused(ledger: &Ledger) -> Result<Vec<Without>> {
+    let mut refused = Vec::new();
+    for eni in ledger.enis()? {
+        for entry in eni.read()? {
+            if let (
+                State::Claiming {
+                    refusal: Some(refusal),
+                    best_effort: true,
+                    ..
+                },
+                Some(owner),
+            ) = (entry.state, entry.owner)
+            {
+                refused.push(Without {
+                    owner,
+                    address: entry.address,
+                    why: refusal.error(),
+                });
+            }
+        }
+    }
+    Ok(refused)
+}

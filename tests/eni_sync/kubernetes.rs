@@ -1,0 +1,163 @@
+//! What the agent asks of Kubernetes: Events for pods that run without an address in the VPC, and
+//! the end of the taint that keeps pods away until the node is ready.
+
+mod cluster;
+
+use harness::Pod;
+use serde_json::{Value, json};
+
+use self::cluster::{Cluster, NODE};
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::scrape::{ADDRESS, get};
+
+/// An address outside of the subnet of the node's ENI.
+const ELSEWHERE: &str = "10.9.9.9";
+const TAINT: &str = "eni-cni.io/not-ready";
+
+fn configuration(kubernetes: &Value) -> Value {
+    json!({ "metrics": ADDRESS, "kubernetes": kubernetes })
+}
+
+/// Attaches a pod of this name that starts without its address.
+fn attach(node: &AwsNode, name: &str) -> Pod {
+    let pod = Pod::new(name);
+    let keys = json!({ "strict": false });
+    let call = node.conf_call("ADD", &pod, &[ELSEWHERE], &keys);
+    let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}");
+    node.run(&call.env("CNI_ARGS", &args)).ok();
+    pod
+}
+
+fn taint(key: &str, effect: &str) -> Value {
+    json!({ "key": key, "effect": effect })
+}
+
+#[test]
+fn a_pod_without_an_address_in_the_vpc_gets_one_event_that_says_why() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let cluster = Cluster::start(&node);
+    cluster.has_pod("web-0", NODE);
+    cluster.has_pod("moved", "another-node");
+    cluster.state().outage = 1;
+    let agent = Agent::start(&cluster, &configuration(&json!({ "events": true })));
+    let pods = ["web-0", "moved", "gone"].map(|name| attach(&node, name));
+    assert!(
+        eventually(|| cluster.state().requests.len() == 5),
+        "{:?}\n{}",
+        cluster.state().requests,
+        agent.raw_log()
+    );
+    node.command(&["sync", "--once"]);
+    drop(pods);
+    let state = cluster.state();
+    let [event] = state.events.as_slice() else {
+        panic!("{:?}", state.events);
+    };
+    let about = json!({
+        "apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": "web-0",
+        "uid": "uid-of-web-0",
+    });
+    assert_eq!(event["involvedObject"], about);
+    assert_eq!(
+        (&event["type"], &event["reason"], &event["source"]["host"]),
+        (&json!("Warning"), &json!("AddressNotInVPC"), &json!(NODE))
+    );
+    let message = event["message"].as_str().unwrap();
+    let begins = "pod default/web-0, container web-0, interface net1, network mgmt runs without \
+                  10.9.9.9 in the VPC: ";
+    assert!(message.starts_with(begins), "{message}");
+}
+
+#[test]
+fn the_taint_goes_when_the_node_is_ready_and_the_others_stay() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let cluster = Cluster::start(&node);
+    let others = [
+        taint("node.kubernetes.io/unreachable", "NoExecute"),
+        taint("mine", "NoSchedule"),
+    ];
+    let late = taint("late", "NoSchedule");
+    let ours = taint(TAINT, "NoSchedule");
+    cluster.has_node(&json!([others[0], ours, others[1]]));
+    cluster.state().outage = 1;
+    // Another controller changes the taints between the agent's look and its change.
+    cluster.state().meddled = Some(json!([others[0], ours, others[1], late]));
+    let agent = Agent::start(&cluster, &configuration(&json!({ "startupTaint": true })));
+    let left = json!([others[0], others[1], late]);
+    assert!(
+        eventually(|| cluster.taints() == left),
+        "{}\n{}",
+        cluster.taints(),
+        agent.raw_log()
+    );
+    assert!(get(&node, "/readyz").0 == 200);
+    let said = || agent.log().contains("is removed: pods may come");
+    assert!(eventually(said), "{}", agent.raw_log());
+}
+
+#[test]
+fn the_taint_stays_while_an_eni_of_the_configuration_is_missing() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let cluster = Cluster::start(&node);
+    let taints = json!([taint(TAINT, "NoSchedule")]);
+    cluster.has_node(&taints);
+    let mut configuration = configuration(&json!({ "startupTaint": true }));
+    // There is no such subnet.
+    configuration["enis"] = json!([{ "name": "data", "subnets": { "tags": { "Name": "none" } }, "securityGroups": { "tags": { "Name": "none" } } }]);
+    let agent = Agent::start(&cluster, &configuration);
+    let why = "stays until the node is ready: ENIs of its configuration are not attached yet";
+    assert!(
+        eventually(|| agent.log().contains(why)),
+        "{}",
+        agent.raw_log()
+    );
+    assert_eq!(cluster.taints(), taints);
+    assert_eq!(cluster.state().requests, Vec::<String>::new());
+}
+
+#[test]
+fn a_node_without_the_taint_is_not_changed() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let cluster = Cluster::start(&node);
+    cluster.has_node(&json!(null));
+    let _agent = Agent::start(&cluster, &configuration(&json!({ "startupTaint": true })));
+    let get = format!("GET /api/v1/nodes/{NODE}");
+    assert!(eventually(|| cluster.state().requests == [get.as_str()]));
+}
+
+#[test]
+fn an_agent_that_may_not_ask_kubernetes_says_what_is_missing_and_works() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubernetes = configuration(&json!({ "events": true, "startupTaint": true }));
+    let agent = Agent::start(&node, &kubernetes);
+    let pod = attach(&node, "web-0");
+    let said = |text: &str| eventually(|| agent.log().contains(text));
+    let named = "NODE_NAME \"\" is not the name of a node: set it from spec.nodeName";
+    assert!(
+        said(&format!("no Event is made: {named}")),
+        "{}",
+        agent.raw_log()
+    );
+    assert!(said(&format!(
+        "a taint {TAINT} of this node stays: {named}"
+    )));
+    node.add(&Pod::new("other"), &["10.0.4.70"]).ok();
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
+    drop((pod, agent));
+
+    // A pod whose service account has another cluster's token.
+    let cluster = Cluster::start(&node);
+    let token = "secrets/kubernetes.io/serviceaccount/token";
+    std::fs::write(node.run_directory().join(token), "another").unwrap();
+    let agent = Agent::start(&cluster, &kubernetes);
+    let path = format!("/api/v1/nodes/{NODE}");
+    let denied = format!("Kubernetes does not permit GET {path}: Unauthorized");
+    let said = || agent.log().contains(&denied);
+    assert!(eventually(said), "{}", agent.raw_log());
+    assert_eq!(get(&node, "/healthz").0, 200);
+}
