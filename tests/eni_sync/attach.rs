@@ -282,6 +282,9 @@ fn each_eni_costs_three_calls() {
     assert_eq!(site.changes(), 9);
     // What is attached, and what was created for this node and is not.
     assert_eq!(calls[DESCRIBE], 2, "{calls:?}");
+    // The ranges of what is attached, and what was chosen; once for all of a kind.
+    assert_eq!(calls["DescribeSubnets"], 2, "{calls:?}");
+    assert_eq!(calls["DescribeSecurityGroups"], 1, "{calls:?}");
 }
 
 #[test]

@@ -13,10 +13,10 @@ use crate::provision::denied::explained;
 use crate::provision::place;
 use crate::provision::record::{Made, Record, Records};
 use crate::provision::report::{self, Problem, Report};
-use crate::provision::request::{self, INSTANCE_TAG, Site};
+use crate::provision::request::{Chosen, INSTANCE_TAG, Site};
 use crate::provision::wanted::Wanted;
 use crate::vpc::clients::Aws;
-use crate::vpc::ec2::{Description, Ec2};
+use crate::vpc::ec2::{Description, Ec2, Subnet};
 use crate::vpc::failure::Kind;
 use crate::vpc::inventory::{self, Look};
 
@@ -177,24 +177,35 @@ impl Pass<'_> {
 
     /// Creates and attaches what is missing of one kind.
     fn fulfil(&mut self, wanted: &Wanted) -> Result<()> {
-        let mut addresses = 0;
+        let (mut addresses, mut chosen) = (0, None);
         while place::missing(&self.look.enis, wanted) > 0 {
             place::require_slot(&self.look, &wanted.name, wanted.network_card)?;
             if let Some(record) = self.take_left(wanted)? {
                 self.attach_recorded(&record)?;
                 continue;
             }
-            let (request, subnet) = request::compose(self.ec2, wanted, Site::of(&self.look))?;
-            self.look.cidrs.insert(subnet.id.clone(), subnet.cidrs);
+            let chosen = match &chosen {
+                Some(chosen) => chosen,
+                None => chosen.insert(self.choose(wanted)?),
+            };
+            let request = chosen.request(wanted, &self.look.identity.instance_id)?;
             let record = Record::begin(&wanted.name, wanted.network_card, request);
             self.records.write(&record)?;
             match self.create(&record)? {
                 Some(record) => self.attach_recorded(&record)?,
                 None if addresses < MOST_ADDRESSES => addresses += 1,
-                None => return Err(no_address(wanted, &subnet.id)),
+                None => return Err(no_address(wanted, &chosen.subnet.id)),
             }
         }
         Ok(())
+    }
+
+    /// Looks up what was chosen for ENIs of one kind.
+    fn choose(&mut self, wanted: &Wanted) -> Result<Chosen> {
+        let chosen = Chosen::find(self.ec2, wanted, Site::of(&self.look))?;
+        let Subnet { id, cidrs, .. } = chosen.subnet.clone();
+        self.look.cidrs.insert(id, cidrs);
+        Ok(chosen)
     }
 
     fn attach_recorded(&mut self, record: &Record) -> Result<()> {
@@ -289,7 +300,7 @@ impl Pass<'_> {
 
     /// Whether an ENI was created for this node.
     pub(super) fn is_ours(&self, eni: &Description) -> bool {
-        eni.tags.get(INSTANCE_TAG) == Some(&self.look.identity.instance_id) && !eni.is_primary()
+        place::is_of(eni, &self.look.identity.instance_id)
     }
 
     fn keep(&mut self, name: &str, outcome: Result<()>) {
@@ -327,19 +338,14 @@ impl Pass<'_> {
             problems: std::mem::take(&mut self.problems),
             ..Report::default()
         };
-        for eni in self.look.enis.iter().filter(|eni| !eni.is_primary()) {
-            let Some(name) = eni.network() else { continue };
+        let row = |eni: &Description| {
             let is_new = self.attached.iter().any(|new| new.id == eni.id);
-            let row = report::Eni::of(eni, &inventory, is_new);
-            let wanted = self.wanted.iter().find(|wanted| wanted.name == name);
-            let there = report.enis.iter().filter(|eni| eni.name == name).count();
-            let most = wanted.map_or(0, |wanted| wanted.count);
-            match u32::try_from(there).is_ok_and(|there| there < most) {
-                true => report.enis.push(row),
-                false if self.is_ours(eni) => report.unwanted.push(row),
-                false => {}
-            }
-        }
+            report::Eni::of(eni, &inventory, is_new)
+        };
+        let (wanted, others) = place::split(&self.look.enis, self.wanted);
+        report.enis = wanted.into_iter().map(row).collect();
+        let unwanted = others.into_iter().filter(|eni| self.is_ours(eni));
+        report.unwanted = unwanted.map(row).collect();
         Ok(report)
     }
 }

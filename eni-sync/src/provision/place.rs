@@ -1,10 +1,11 @@
 //! Where an ENI can be attached to the instance: slots of the network card, and device indexes
 //! on it. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::error::{Error, Result};
 
+use crate::provision::request::INSTANCE_TAG;
 use crate::provision::wanted::Wanted;
 use crate::vpc::ec2::{Description, Place};
 use crate::vpc::inventory::Look;
@@ -28,6 +29,39 @@ pub(crate) fn missing(enis: &[Description], wanted: &Wanted) -> u32 {
     wanted
         .count
         .saturating_sub(u32::try_from(there).unwrap_or(u32::MAX))
+}
+
+/// The ENIs that are wanted, and the others, but for the primary one: those that no configuration
+/// names, and of too many the last ones. Both are sorted by their places.
+pub(super) fn split<'a>(
+    enis: &'a [Description],
+    wanted: &[Wanted],
+) -> (Vec<&'a Description>, Vec<&'a Description>) {
+    let mut sorted: Vec<&Description> = enis.iter().filter(|eni| !eni.is_primary()).collect();
+    sorted.sort_by_key(|eni| eni.place());
+    let most = |name: &str| {
+        wanted
+            .iter()
+            .find(|w| w.name == name)
+            .map_or(0, |w| w.count)
+    };
+    let mut there: BTreeMap<&str, u32> = BTreeMap::new();
+    sorted.into_iter().partition(|eni| {
+        let Some(name) = eni.network() else {
+            return false;
+        };
+        let number = there.entry(name).or_default();
+        *number += 1;
+        *number <= most(name)
+    })
+}
+
+/// Whether an ENI was created for an instance.
+pub(super) fn is_of(eni: &Description, instance: &str) -> bool {
+    eni.tags
+        .get(INSTANCE_TAG)
+        .is_some_and(|own| own == instance)
+        && !eni.is_primary()
 }
 
 /// Whether the network card has room for one more ENI. Where EC2 has not said how many there
@@ -73,7 +107,7 @@ pub(crate) fn holder(eni: &Description) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use common::attach::inventory::NETWORK_TAG;
 
     use super::*;
     use crate::vpc::ec2::Limits;
@@ -131,6 +165,31 @@ mod tests {
         );
         let error = require_slot(&look, "pods", 2).unwrap_err();
         assert_eq!(error.details, "t has no network card 2");
+    }
+
+    #[test]
+    fn of_too_many_enis_the_last_ones_are_not_wanted() {
+        let text = r#"[{"name": "user", "count": 2, "subnets": {"ids": ["subnet-1"]},
+            "securityGroups": {"ids": ["sg-1"]}}]"#;
+        let wanted: Vec<Wanted> = serde_json::from_str(text).unwrap();
+        let of = |name: &str, index| {
+            let mut eni = eni(0, index);
+            eni.tags.insert(NETWORK_TAG.to_owned(), name.to_owned());
+            eni
+        };
+        let enis = [
+            of("user", 4),
+            of("old", 2),
+            of("user", 1),
+            eni(0, 0),
+            of("user", 3),
+        ];
+        let (there, others) = split(&enis, &wanted);
+        let ids = |enis: Vec<&Description>| -> Vec<String> {
+            enis.into_iter().map(|eni| eni.id.clone()).collect()
+        };
+        assert_eq!(ids(there), ["eni-0-1", "eni-0-3"]);
+        assert_eq!(ids(others), ["eni-0-2", "eni-0-4"]);
     }
 
     #[test]

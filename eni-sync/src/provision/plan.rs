@@ -7,9 +7,9 @@ use common::error::Result;
 use serde::Serialize;
 
 use crate::provision::place;
-use crate::provision::record;
+use crate::provision::record::{self, Record};
 use crate::provision::report::Problem;
-use crate::provision::request::{self, Site};
+use crate::provision::request::{Chosen, Site};
 use crate::provision::wanted::Wanted;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Ec2, Place};
@@ -46,12 +46,11 @@ pub(crate) struct Missing {
 pub(crate) fn make(aws: &Aws, wanted: &[Wanted]) -> Result<Plan> {
     let mut look = inventory::look(aws)?;
     let ec2 = aws.ec2(&look.identity.region)?;
+    let records = record::all()?;
     let mut plan = Plan::default();
     for wanted in wanted {
-        let mut outcome = begun(&mut look, wanted, &mut plan);
-        while outcome.is_ok() && place::missing(&look.enis, wanted) > 0 {
-            outcome = create(ec2, &mut look, wanted, &mut plan);
-        }
+        begun(&mut look, &records, wanted, &mut plan);
+        let outcome = create(ec2, &mut look, wanted, &mut plan);
         if let Err(error) = outcome {
             plan.problems.push(Problem::new(&wanted.name, error));
         }
@@ -60,8 +59,8 @@ pub(crate) fn make(aws: &Aws, wanted: &[Wanted]) -> Result<Plan> {
 }
 
 /// Attaches what an earlier pass has begun, in the plan.
-fn begun(look: &mut Look, wanted: &Wanted, plan: &mut Plan) -> Result<()> {
-    for record in record::all()? {
+fn begun(look: &mut Look, records: &[Record], wanted: &Wanted, plan: &mut Plan) {
+    for record in records {
         let is_there = |id: &str| look.enis.iter().any(|eni| eni.id == id);
         if record.network != wanted.name || record.eni().is_some_and(is_there) {
             continue;
@@ -74,19 +73,26 @@ fn begun(look: &mut Look, wanted: &Wanted, plan: &mut Plan) -> Result<()> {
             place: attach(look, wanted),
         });
     }
-    Ok(())
 }
 
+/// Creates and attaches the others, in the plan.
 fn create(ec2: &Ec2, look: &mut Look, wanted: &Wanted, plan: &mut Plan) -> Result<()> {
-    place::require_slot(look, &wanted.name, wanted.network_card)?;
-    let (request, subnet) = request::compose(ec2, wanted, Site::of(look))?;
-    plan.missing.push(Missing {
-        name: wanted.name.clone(),
-        id: None,
-        subnet_id: subnet.id,
-        security_groups: request.groups,
-        place: attach(look, wanted),
-    });
+    let mut chosen = None;
+    while place::missing(&look.enis, wanted) > 0 {
+        place::require_slot(look, &wanted.name, wanted.network_card)?;
+        let chosen = match &chosen {
+            Some(chosen) => chosen,
+            None => chosen.insert(Chosen::find(ec2, wanted, Site::of(look))?),
+        };
+        let request = chosen.request(wanted, &look.identity.instance_id)?;
+        plan.missing.push(Missing {
+            name: wanted.name.clone(),
+            id: None,
+            subnet_id: request.subnet_id,
+            security_groups: request.groups,
+            place: attach(look, wanted),
+        });
+    }
     Ok(())
 }
 

@@ -13,8 +13,8 @@ use crate::ledger::Ledger;
 use crate::provision::attachment::attachment;
 use crate::provision::carried;
 use crate::provision::denied::explained;
+use crate::provision::place;
 use crate::provision::record::{Record, Records};
-use crate::provision::request::INSTANCE_TAG;
 use crate::provision::wanted::Wanted;
 use crate::registration::node::TURN_DEADLINE;
 use crate::vpc::clients::Aws;
@@ -62,8 +62,10 @@ pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Vec<Rem
         ledger: Ledger::of_node(),
         dry_run,
     };
-    let enis = unwanted(&look.enis, wanted, &look.identity.instance_id);
-    let removed = enis.iter().map(|eni| {
+    let (_, others) = place::split(&look.enis, wanted);
+    let unwanted = others.into_iter();
+    let unwanted = unwanted.filter(|eni| place::is_of(eni, &look.identity.instance_id));
+    let removed = unwanted.map(|eni| {
         Ok(Removed {
             name: eni.network().unwrap_or_default().to_owned(),
             id: eni.id.clone(),
@@ -150,30 +152,4 @@ impl Removal<'_> {
 
 fn leaving(eni: &Description) -> Record {
     Record::of_leaving(eni.network().unwrap_or_default(), eni)
-}
-
-/// The ENIs that were created for the instance and that no configuration names, or not so many of
-/// them: then the last ones.
-fn unwanted(enis: &[Description], wanted: &[Wanted], instance: &str) -> Vec<Description> {
-    let is_its = |eni: &&Description| {
-        eni.tags
-            .get(INSTANCE_TAG)
-            .is_some_and(|own| own == instance)
-            && !eni.is_primary()
-    };
-    let mut sorted: Vec<&Description> = enis.iter().filter(|eni| !eni.is_primary()).collect();
-    sorted.sort_by_key(|eni| eni.place());
-    let number = |eni: &Description| {
-        let before = sorted.iter().take_while(|other| other.id != eni.id);
-        before
-            .filter(|other| other.network() == eni.network())
-            .count()
-    };
-    let is_wanted = |eni: &Description| {
-        let wanted = wanted.iter().find(|w| eni.network() == Some(&w.name));
-        let most = wanted.map_or(0, |wanted| wanted.count);
-        u32::try_from(number(eni)).is_ok_and(|number| number < most)
-    };
-    let unwanted = sorted.iter().copied().filter(is_its);
-    unwanted.filter(|eni| !is_wanted(eni)).cloned().collect()
 }

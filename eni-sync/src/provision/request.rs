@@ -28,7 +28,6 @@ const RESERVED_FIRST: u128 = 4;
 /// Where the node is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site<'a> {
-    pub(super) instance_id: &'a str,
     pub(super) zone: &'a str,
     /// The VPC of the node's primary ENI, in which tags are looked for.
     pub(super) vpc_id: &'a str,
@@ -38,30 +37,44 @@ impl<'a> Site<'a> {
     pub(super) fn of(look: &'a Look) -> Self {
         let primary = look.enis.iter().find(|eni| eni.is_primary());
         Self {
-            instance_id: &look.identity.instance_id,
             zone: &look.identity.availability_zone,
             vpc_id: primary.map_or("", |eni| eni.vpc_id.as_str()),
         }
     }
 }
 
-/// What EC2 is to be asked for, and the subnet of it.
-///
-/// # Errors
-/// Code 7 when nothing in the zone of the node is what was chosen, and what EC2 says.
-pub(super) fn compose(ec2: &Ec2, wanted: &Wanted, site: Site<'_>) -> Result<(NewEni, Subnet)> {
-    let subnet = subnet(ec2, wanted, site)?;
-    let groups = groups(ec2, wanted, &subnet)?;
-    let primary = primary(wanted, &subnet)?;
-    let request = NewEni {
-        token: token(),
-        subnet_id: subnet.id.clone(),
-        groups,
-        tags: tags(wanted, site.instance_id),
-        primary,
-        description: format!("{} of {}", wanted.name, site.instance_id),
-    };
-    Ok((request, subnet))
+/// What was chosen for the ENIs of one kind, as it is in EC2.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) subnet: Subnet,
+    groups: Vec<String>,
+}
+
+impl Chosen {
+    /// Looks it up.
+    ///
+    /// # Errors
+    /// Code 7 when nothing in the zone of the node is what was chosen, and what EC2 says.
+    pub(super) fn find(ec2: &Ec2, wanted: &Wanted, site: Site<'_>) -> Result<Self> {
+        let subnet = subnet(ec2, wanted, site)?;
+        let groups = groups(ec2, wanted, &subnet)?;
+        Ok(Self { subnet, groups })
+    }
+
+    /// What EC2 is to be asked for, to create one ENI for an instance.
+    ///
+    /// # Errors
+    /// Code 7 when the subnet has no primary address that may be chosen.
+    pub(super) fn request(&self, wanted: &Wanted, instance: &str) -> Result<NewEni> {
+        Ok(NewEni {
+            token: token(),
+            subnet_id: self.subnet.id.clone(),
+            groups: self.groups.clone(),
+            tags: tags(wanted, instance),
+            primary: primary(wanted, &self.subnet)?,
+            description: format!("{} of {instance}", wanted.name),
+        })
+    }
 }
 
 /// The subnet with the most free addresses, of those that were chosen.

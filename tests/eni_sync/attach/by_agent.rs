@@ -1,7 +1,5 @@
 //! The agent attaches what is missing later, and deletes what instances have left that have gone.
 
-use std::fs;
-
 use harness::eni_lab::Hold;
 use harness::{Agent, AwsNode, Host, Node, Output};
 use serde_json::{Value, json};
@@ -9,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     CREATE, DESCRIBE, Site, attached, call, inventory, let_records_settle, records, refusal,
 };
-use crate::eni_sync::fixture::{DEADLINE, eventually};
+use crate::eni_sync::fixture::eventually;
 use crate::eni_sync::killed;
 
 fn with(mut configuration: Value, key: &str, value: Value) -> Value {
@@ -220,7 +218,4 @@ fn the_metrics_and_the_doctor_tell_what_is_wanted_and_what_others_have() {
     let slots = finding("interface-slots")["says"].clone();
     let says = format!("{other} (without the tag, so the VPC CNI's)");
     assert!(slots.as_str().unwrap().contains(&says), "{slots}");
-    drop(agent);
-    assert!(node.lab.wait_until(DEADLINE, |_| true));
-    fs::remove_file(node.run_directory().join("agent.json")).unwrap();
 }

@@ -66,8 +66,7 @@ fn descriptions_that_lag_make_no_eni_too_many() {
         let configuration = site.configuration(&[site.wanted("user", 2)]);
         let lag = Duration::from_secs(2);
         site.lab.rules(|rules| rules.describe_lag = lag);
-        // What is there already is known for longer.
-        assert!(!site.lab.wait_until(lag, |_| false));
+        site.lab.age(lag);
         let call = call(&node, &configuration, &[]);
         kill_held(&node, &call, action, Hold::AfterCommit);
         attached(&node, &configuration);
@@ -112,8 +111,7 @@ fn an_eni_whose_request_is_older_than_itself_is_not_taken_for_deleted() {
     kill_held(&node, &call, CREATE, Hold::BeforeCommit);
     let_records_settle(&node);
     let lag = Duration::from_secs(2);
-    // What is there already is known for longer.
-    assert!(!site.lab.wait_until(lag, |_| false));
+    site.lab.age(lag);
     site.lab.rules(|rules| rules.describe_lag = lag);
     site.lab.fail_next(ATTACH, 1, unknown());
     attached(&node, &configuration);
@@ -141,8 +139,7 @@ fn a_description_that_is_older_than_the_one_before_makes_no_eni_too_many() {
     let node = site.node();
     let configuration = site.configuration(&[site.wanted("user", 1)]);
     let lag = Duration::from_secs(4);
-    // What is there already is known for longer.
-    assert!(!site.lab.wait_until(lag, |_| false));
+    site.lab.age(lag);
     attached(&node, &configuration);
     attached(&node, &configuration);
     site.lab.rules(|rules| rules.describe_lag = lag);

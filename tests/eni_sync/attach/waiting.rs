@@ -6,7 +6,7 @@ use std::process::{Child, ChildStderr, ExitStatus, Stdio};
 use std::thread;
 
 use harness::eni_lab::Hold;
-use harness::{AwsNode, Call, Host, Output, Pod};
+use harness::{AwsNode, Call, Output, Pod};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 

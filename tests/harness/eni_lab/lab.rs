@@ -94,6 +94,11 @@ impl Lab {
         self.shared.update(|state| change(&mut state.rules));
     }
 
+    /// Makes all that has happened so far older, for descriptions that lag.
+    pub fn age(&self, by: Duration) {
+        self.shared.update(|state| state.age(by));
+    }
+
     /// Lets the next `n` calls of the action go wrong.
     pub fn fail_next(&self, action: &str, n: u64, fault: Fault) {
         self.arm(action, 0, n, fault);

@@ -110,6 +110,13 @@ impl State {
         at.or(self.history.front()).map_or(&self.world, |h| &h.1)
     }
 
+    /// Makes all that has happened so far older.
+    pub(super) fn age(&mut self, by: Duration) {
+        for (at, _) in &mut self.history {
+            *at = at.checked_sub(by).unwrap_or(*at);
+        }
+    }
+
     pub(super) fn change(&self, by: Option<InstanceId>) -> Change<'_> {
         Change {
             world: self.world.clone(),
