@@ -374,6 +374,34 @@ fn an_agent_that_offers_nothing_has_nobody_shown_what_another_one_has_offered() 
 }
 
 #[test]
+fn doctor_compares_what_the_kubelet_is_offered_with_what_ec2_says() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let agent = Agent::start(&node, &configuration(&vpc));
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    let is_registered = || metric(&node, "registered{resource") > 0.0;
+    assert!(eventually(is_registered), "{}", agent.log());
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    examine(&node, &[]).is_well("resource");
+    let taken = ["10.0.4.90", "10.0.4.91"].map(|address| address.parse().unwrap());
+    node.lab.assign(&node.eni, &taken);
+    let differs = format!(
+        "is offered 9 addresses of {}, which has room for 7",
+        node.eni
+    );
+    examine(&node, &[]).has("resource", "warning", &differs);
+    node.del(&pod);
+    node.lab.detach_eni(&node.eni);
+    let gone = format!(
+        "9 devices of {}, which is not attached to this node",
+        node.eni
+    );
+    examine(&node, &[]).has("resource", "warning", &gone);
+}
+
+#[test]
 fn what_cannot_be_written_is_said_and_written_later() {
     let vpc = Vpc::new();
     let node = vpc.node();

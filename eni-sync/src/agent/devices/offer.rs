@@ -51,6 +51,7 @@ impl Offered {
         for resource in resources {
             let mut shown = Shown {
                 name: resource.name.clone(),
+                family: (resource.kind == Kind::Addresses).then_some(resource.family),
                 ..Shown::default()
             };
             let mut enis = Vec::new();

@@ -11,6 +11,8 @@ use common::error::{Error, ErrorCode, Result};
 use common::files::{file, format};
 use serde::{Deserialize, Serialize};
 
+use crate::vpc::ec2::Family;
+
 /// Where the commands find it.
 pub(crate) const PATH: &str = "/run/eni-cni/resources.json";
 /// Whatever is larger is not such a file.
@@ -22,6 +24,9 @@ const LIMIT: u64 = 1 << 22;
 pub(crate) struct Shown {
     /// Its name.
     pub(crate) name: String,
+    /// The family of its addresses; nothing where it is of whole ENIs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) family: Option<Family>,
     /// Whether the kubelet has taken it, and listens to what becomes of it.
     pub(crate) registered: bool,
     /// Why it is not registered, or has fewer devices than it could.

@@ -1,8 +1,15 @@
 //! Checks of the resources that the agent offers the kubelet, as it has written them down.
 
+use std::collections::BTreeMap;
+
+use common::attach::inventory::Eni;
+
 use crate::agent::devices::shown::{PATH, Shown};
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
+use crate::ledger::State;
+use crate::vpc::ec2::Family;
+use crate::vpc::eni::{MOST_SLOTS, slots};
 
 const CHECK: &str = "resource";
 
@@ -12,7 +19,11 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     match &facts.resources {
-        Ok(resources) => resources.iter().map(of_one).collect(),
+        Ok(resources) => {
+            let all = resources.iter();
+            let compared = all.clone().flat_map(|resource| compare(resource, facts));
+            all.map(of_one).chain(compared).collect()
+        }
         Err(error) => vec![
             Finding::warning(CHECK, PATH, error.to_string())
                 .advise("remove the file, and start the agent again, which writes it anew"),
@@ -35,4 +46,50 @@ fn of_one(resource: &Shown) -> Finding {
         (why, _) => Finding::warning(CHECK, name, format!("{says}; {why}"))
             .advise("docs/device-plugin.md says what to do about each of these"),
     }
+}
+
+/// Whether the kubelet has been told what EC2 says now of the ENIs of a resource.
+fn compare(resource: &Shown, facts: &Facts) -> Vec<Finding> {
+    let mut offered: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for device in &resource.devices {
+        let (all, healthy) = offered.entry(device.eni.as_str()).or_default();
+        *all += 1;
+        *healthy += usize::from(device.unhealthy.is_none());
+    }
+    let enis = match &facts.inventory {
+        // Without an answer of EC2, its other checks say so.
+        Some(inventory) if !facts.own.is_empty() => &inventory.enis,
+        _ => return Vec::new(),
+    };
+    let differs = |(id, (all, healthy)): (&str, (usize, usize))| {
+        let says = match enis.iter().find(|eni| eni.id == id) {
+            None if healthy == 0 => return None,
+            None => format!("{healthy} devices of {id}, which is not attached to this node"),
+            Some(eni) => {
+                let room = room(eni, resource.family?, facts)?;
+                let is_so = room == all || resource.devices.len() >= MOST_SLOTS;
+                let says = format!("{all} addresses of {id}, which has room for {room}");
+                (!is_so).then_some(says)?
+            }
+        };
+        let says = format!("the kubelet is offered {says}");
+        let advice = "the agent compares with EC2 again soon; if this stays, its log says why";
+        Some(Finding::warning(CHECK, &resource.name, says).advise(advice))
+    };
+    offered.into_iter().filter_map(differs).collect()
+}
+
+/// How many addresses an ENI has room for beside those that nobody is known to have.
+fn room(eni: &Eni, family: Family, facts: &Facts) -> Option<usize> {
+    let own = facts.own.iter().find(|own| own.id == eni.id)?;
+    let entries = facts.ledger.as_ref().ok()?.get(&eni.id);
+    let is_for_pods = |address| {
+        let mut entries = entries.into_iter().flatten();
+        entries.any(|entry| entry.address == address && entry.state != State::Adopted)
+    };
+    let others = own.secondary.iter().filter(|address| {
+        let is_inside = eni.prefixes.iter().any(|prefix| prefix.contains(**address));
+        Family::of(**address) == family && !is_inside && !is_for_pods(**address)
+    });
+    slots(eni, family, others.count())
 }
