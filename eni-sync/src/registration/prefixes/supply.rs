@@ -14,6 +14,9 @@ use crate::vpc::eni;
 
 /// How many addresses a prefix of IPv4 has.
 const IPV4_SIZE: usize = 16;
+/// How many addresses of a prefix are tried that nobody has: AWS reserves fewer in a subnet,
+/// and a prefix that is in no range of the subnet has none that can be used.
+const TRIED: usize = 16;
 
 /// The prefixes that the VPC delivers to an ENI, by the ledger, and by the inventory where the
 /// ledger does not know them.
@@ -187,8 +190,11 @@ pub(crate) fn free_address(
         .filter(|p| p.pool.is_none() && is_of(p, family) && is_usable(p, eni, now))
         .collect();
     open.sort_by_key(|prefix| prefix.prefix.address());
-    let mut addresses = open.into_iter().flat_map(|prefix| addresses(prefix.prefix));
-    addresses.find(|address| !is_taken(*address) && eni::require_assignable(eni, *address).is_ok())
+    open.into_iter().find_map(|prefix| {
+        let free = addresses(prefix.prefix).filter(|address| !is_taken(*address));
+        let mut tried = free.take(TRIED);
+        tried.find(|address| eni::require_assignable(eni, *address).is_ok())
+    })
 }
 
 fn is_usable(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
@@ -201,4 +207,31 @@ fn addresses(prefix: Cidr) -> impl Iterator<Item = IpAddr> {
     let first = prefix.address();
     let numbers = number(first)..=number(prefix.last());
     numbers.map(move |number| common::address::numbered(number, first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::now;
+    use crate::vpc::eni::tests::eni;
+
+    #[test]
+    fn the_first_free_address_is_found_soon_also_where_a_prefix_has_none() {
+        let prefixes = ["2001:db8:4:0:1::/80", "2001:db8:5:0:1::/80"];
+        let [own, foreign] = prefixes.map(|text| Prefix::assigned(text.parse().unwrap(), None));
+        let prefixes = [foreign.unwrap(), own.unwrap()];
+        let taken = |count: u128| {
+            let first = number(prefixes[1].prefix.address());
+            move |address: IpAddr| number(address) < first + count
+        };
+        let find = |prefixes: &[Prefix], count| {
+            free_address(prefixes, &eni(), Family::V6, now(), taken(count))
+        };
+        assert_eq!(
+            find(&prefixes, 20),
+            Some("2001:db8:4:0:1::14".parse().unwrap())
+        );
+        // A /80 that is in no range of the subnet.
+        assert_eq!(find(&prefixes[..1], 0), None);
+    }
 }
