@@ -109,3 +109,48 @@ fn an_eni_that_has_gone_with_a_prefix_on_its_way_out_keeps_no_agent_busy() {
     let is_forgotten = || intents(&node).is_empty();
     assert!(eventually(is_forgotten), "{:?}", intents(&node));
 }
+
+#[test]
+fn a_file_of_a_prefix_that_cannot_be_read_is_named_and_stays_as_it_is() {
+    for (text, said) in [
+        ("{", "is not a file of the ledger"),
+        (r#"{"formatVersion": 2}"#, "is of format 2"),
+    ] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
+        drop(kept(&node, &one, 1));
+        let path = prefix_file(&node, &prefixes(&node)[0]);
+        fs::write(&path, text).unwrap();
+        let output = node.command(&["sync", "--once"]);
+        assert_eq!(output.status, Some(1), "{}", output.stderr);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for said in [name, said] {
+            assert!(output.stderr.contains(said), "{said}: {}", output.stderr);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        // Nobody gets an address of it, and nobody takes it off the ENI.
+        let address = add(&node, &sharing(&node, "c1"));
+        assert_eq!(node.addresses(), [address]);
+        assert_eq!(prefixes(&node).len(), 1);
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+#[test]
+fn while_it_cannot_be_read_what_ec2_was_asked_for_pods_get_single_addresses() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
+    let path = node.ledger_path().join(".asked-ipv4");
+    fs::write(&path, "{").unwrap();
+    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
+    let agent = Agent::start(&node, &one);
+    let says = || agent.log().matches("; pods get single addresses").count();
+    assert!(eventually(|| says() == 1), "{}", agent.log());
+    let given = ["c1", "c2"].map(|id| add(&node, &sharing(&node, id)));
+    assert_eq!(node.addresses().len(), given.len());
+    assert!(prefixes(&node).is_empty() && known(&node).is_empty());
+    assert_eq!(says(), 1, "{}", agent.log());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+}

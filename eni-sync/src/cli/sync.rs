@@ -50,11 +50,12 @@ pub(crate) fn once() -> Result<()> {
     require_readable(&ledger)
 }
 
-/// Fails when files of the ledger are damaged: their addresses have not been compared.
+/// Fails when files of the ledger are damaged: their addresses and prefixes have not been compared.
 fn require_readable(ledger: &Ledger) -> Result<()> {
     let mut damaged = Errors::default();
     for eni in ledger.enis()? {
-        for (_, error) in eni.unreadable()? {
+        let addresses = eni.unreadable()?.into_iter().map(|(_, error)| error);
+        for error in addresses.chain(eni.unreadable_prefixes()?) {
             damaged.keep::<()>(Err(error));
         }
     }

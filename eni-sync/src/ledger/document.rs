@@ -17,7 +17,8 @@ use super::ENTRY_LIMIT;
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let undecodable = |why: String| {
         let msg = format!("{path:?} is not a file of the ledger");
-        Error::new(ErrorCode::DECODING, msg).with_details(why)
+        let details = format!("{why}; it stays as it is until somebody removes it");
+        Error::new(ErrorCode::DECODING, msg).with_details(details)
     };
     match file::read_regular(path, ENTRY_LIMIT) {
         Ok(bytes) => {

@@ -3,6 +3,7 @@
 //! dot-files beside the entries of addresses, which a version that knows none of it leaves
 //! alone.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -142,6 +143,12 @@ fn prefix_file(prefix: Cidr) -> String {
     format!("{PREFIX}{}-{}", prefix.address(), prefix.prefix())
 }
 
+/// The prefix that a file is called after.
+fn prefix_of_file(name: &str) -> Option<Cidr> {
+    let (address, length) = name.strip_prefix(PREFIX)?.rsplit_once('-')?;
+    format!("{address}/{length}").parse().ok()
+}
+
 impl EniLedger {
     /// The prefixes as they are at this moment, for who only looks. What EC2 has removed is
     /// not among them.
@@ -180,23 +187,28 @@ fn read_prefixes(directory: &Path, clock: &Clock) -> Result<Vec<Prefix>> {
 fn each_prefix(directory: &Path, clock: &Clock) -> Result<Vec<Result<Option<Prefix>>>> {
     let mut names = list(directory)?;
     names.retain(|name| name.starts_with(PREFIX));
-    let found = names.iter().map(|name| {
-        let path = directory.join(name);
-        let Some(Written {
-            prefix,
-            clock: then,
-        }) = read::<Written>(&path)?
-        else {
-            return Ok(None);
-        };
-        if prefix_file(prefix.prefix) != *name {
-            let msg = format!("{path:?} is about another prefix");
-            return Err(Error::new(ErrorCode::DECODING, msg));
-        }
-        let entry = prefix.entry.moved_by(clock.was_set_by(&then));
-        Ok(Some(Prefix { entry, ..prefix }))
-    });
-    Ok(found.collect())
+    let found = names.iter();
+    Ok(found
+        .map(|name| read_prefix(directory, name, clock))
+        .collect())
+}
+
+/// What a file says that is called as that of a prefix.
+fn read_prefix(directory: &Path, name: &str, clock: &Clock) -> Result<Option<Prefix>> {
+    let path = directory.join(name);
+    let Some(Written {
+        prefix,
+        clock: then,
+    }) = read::<Written>(&path)?
+    else {
+        return Ok(None);
+    };
+    if prefix_file(prefix.prefix) != name {
+        let msg = format!("{path:?} is about another prefix");
+        return Err(Error::new(ErrorCode::DECODING, msg));
+    }
+    let entry = prefix.entry.moved_by(clock.was_set_by(&then));
+    Ok(Some(Prefix { entry, ..prefix }))
 }
 
 impl Entries {
@@ -208,21 +220,34 @@ impl Entries {
         read_prefixes(&self.directory, &self.clock)
     }
 
-    /// Writes down what `event` has made of a prefix: `before` is what the ledger had.
+    /// Every prefix that has a file, also one that cannot be read: whoever looks for prefixes
+    /// that nobody knows must not find those.
     ///
     /// # Errors
-    /// Code 5 naming the file.
+    /// Code 5 naming the directory.
+    pub(crate) fn prefix_files(&self) -> Result<HashSet<Cidr>> {
+        let names = list(&self.directory)?.into_iter();
+        Ok(names.filter_map(|name| prefix_of_file(&name)).collect())
+    }
+
+    /// Writes down what `event` has made of a prefix: `before` is what the ledger had. A file
+    /// that cannot be read is not replaced: nobody knows what it was to say.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, and 6 when it cannot be read.
     pub(crate) fn change_prefix(
         &self,
         before: Option<&Prefix>,
         after: &Prefix,
         event: &Event,
     ) -> Result<()> {
+        let name = prefix_file(after.prefix);
+        read_prefix(&self.directory, &name, &self.clock)?;
         let written = Written {
             prefix: after.clone(),
             clock: self.clock.clone(),
         };
-        write(&self.directory.join(prefix_file(after.prefix)), &written)?;
+        write(&self.directory.join(name), &written)?;
         journal::prefix(&self.eni, before, after, event);
         Ok(())
     }

@@ -109,7 +109,8 @@ impl Addresses {
                 eni: eni.id().to_owned(),
                 state: UNREADABLE,
             };
-            set(&self.states.get_or_create(&labels), eni.unreadable()?.len());
+            let unreadable = eni.unreadable()?.len() + eni.unreadable_prefixes()?.len();
+            set(&self.states.get_or_create(&labels), unreadable);
             all.extend(entries);
         }
         self.set_free(&all, pools);

@@ -336,8 +336,9 @@ fn watched(path: &Path) -> Result<Networks> {
 fn read_damaged() -> Result<Vec<(String, Error)>> {
     let mut damaged = Vec::new();
     for eni in Ledger::of_node().enis()? {
-        let unreadable = eni.unreadable()?.into_iter();
-        damaged.extend(unreadable.map(|(_, error)| (eni.id().to_owned(), error)));
+        let addresses = eni.unreadable()?.into_iter().map(|(_, error)| error);
+        let all = addresses.chain(eni.unreadable_prefixes()?);
+        damaged.extend(all.map(|error| (eni.id().to_owned(), error)));
     }
     Ok(damaged)
 }

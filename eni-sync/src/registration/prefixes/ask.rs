@@ -65,7 +65,14 @@ impl Order<'_> {
         waiting: usize,
         reserved: impl Fn(&Prefix) -> usize,
     ) -> Result<bool> {
-        let mut count = self.missing(level, waiting, &reserved)?;
+        let mut count = match self.missing(level, waiting, &reserved) {
+            // What EC2 was asked for is not known: it is not asked again before it is.
+            Err(error) if error.code == ErrorCode::DECODING => {
+                self.note_refusal(&error, "");
+                return Ok(false);
+            }
+            count => count?,
+        };
         let is_back = count > 0 && self.take_back()?;
         if is_back {
             count = self.missing(level, waiting, &reserved)?;
@@ -276,13 +283,21 @@ fn note(entries: &Entries, prefix: Cidr, pool: Option<String>) -> Result<()> {
 /// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()> {
     for ipv6 in [false, true] {
-        let Some(asked) = entries.asked(ipv6)? else {
-            continue;
+        let asked = match entries.asked(ipv6) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => continue,
+            // What it was to say is found as any prefix that nobody knows.
+            Err(error) if error.code == ErrorCode::DECODING => {
+                say!("{error}");
+                continue;
+            }
+            Err(error) => return Err(error),
         };
-        let known = entries.prefixes()?;
+        let (known, files) = (entries.prefixes()?, entries.prefix_files()?);
         let is_lost = |prefix: &&Cidr| {
-            let mut known = known.iter().filter(|known| known.prefix == **prefix);
-            let is_known = known.any(|known| {
+            let mut known = known.iter();
+            let known = known.find(|known| known.prefix == **prefix);
+            let is_known = known.map_or(files.contains(*prefix), |known| {
                 let entry = &known.entry;
                 entry.state != State::Removed || entry.was_removed_lately(now())
             });

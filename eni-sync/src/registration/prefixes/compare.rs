@@ -27,9 +27,9 @@ pub(crate) struct Differences {
 pub(crate) fn compare(entries: &Entries, actual: &Description) -> Result<Differences> {
     let mut found = Differences::default();
     entries.forget_removed_prefixes()?;
-    let known = entries.prefixes()?;
+    let (known, files) = (entries.prefixes()?, entries.prefix_files()?);
     for prefix in &actual.prefixes {
-        if !known.iter().any(|known| known.prefix == *prefix) {
+        if !files.contains(prefix) {
             adopt(entries, *prefix, &mut found)?;
         }
     }
