@@ -321,7 +321,12 @@ fn wrong(agent: &Agent) -> Vec<String> {
 /// The ledger is read on a thread of its own, so that health is answered meanwhile.
 async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
-    let read = move || asked.metrics.text(&asked.ledger, &asked.configuration);
+    let read = move || {
+        let stock = &asked.shared.stock;
+        asked
+            .metrics
+            .text(&asked.ledger, &asked.configuration, stock)
+    };
     match agent.desks.metrics.ask(limits::SCRAPE_DEADLINE, read).await {
         Some(text) => response(StatusCode::OK, OPEN_METRICS, text),
         None => response(

@@ -24,6 +24,7 @@ use self::enis::Enis;
 use crate::agent::configuration::Configuration;
 use crate::installed::{self, Installed};
 use crate::ledger::{Ledger, now};
+use crate::registration::prefixes::stock::Stock;
 use crate::registration::reconcile::Report;
 use crate::vpc::calls::{Calls, Names};
 use crate::vpc::failure::NOT_PERMITTED;
@@ -241,9 +242,15 @@ impl Metrics {
         }
     }
 
-    /// The metrics as text, with what the ledger says now. For one thread at a time.
-    pub(crate) fn text(&self, ledger: &Ledger, configuration: &Configuration) -> String {
-        if let Err(error) = self.addresses.read(ledger, &configuration.pools) {
+    /// The metrics as text, with what the ledger and the stock of prefixes say now. For one
+    /// thread at a time.
+    pub(crate) fn text(
+        &self,
+        ledger: &Ledger,
+        configuration: &Configuration,
+        stock: &Stock,
+    ) -> String {
+        if let Err(error) = self.addresses.read(ledger, &configuration.pools, stock) {
             say!("metrics without the ledger: {error}");
         }
         if let Err(error) = self.enis.read(&configuration.enis) {

@@ -7,7 +7,7 @@ use common::address::{Cidr, number};
 use common::attach::inventory::{Eni, NO_MANAGE_TAG};
 use common::error::{Error, Result};
 
-use crate::vpc::ec2::{Description, Family};
+use crate::vpc::ec2::Description;
 
 /// How many addresses of every subnet are AWS': the first four and the last. Source:
 /// Amazon VPC User Guide, "Subnet sizing".
@@ -90,36 +90,6 @@ fn is_reserved(subnet: Cidr, address: IpAddr) -> bool {
     offset < RESERVED_FIRST || address == subnet.last()
 }
 
-/// For how many addresses an ENI is counted to have room at most; no node has as many pods.
-pub(crate) const MOST_SLOTS: usize = 1024;
-
-/// How many addresses of a family pods can have on an ENI, those that they have included:
-/// each of its slots that is neither its own address nor one of the `others` is worth one,
-/// and a prefix as many as it has. Nothing where EC2 has not said what the limit is.
-pub(crate) fn slots(eni: &Eni, family: Family, others: usize) -> Option<usize> {
-    let limit = match family.limit(eni) {
-        0 => return None,
-        limit => limit,
-    };
-    let is_of_family = |address: IpAddr| Family::of(address) == family;
-    let own = eni.primary_addresses.iter().filter(|a| is_of_family(**a));
-    let prefixes = eni.prefixes.iter().filter(|p| is_of_family(p.address()));
-    let single = limit.saturating_sub(own.count() + prefixes.count() + others);
-    let all = single.saturating_add(in_prefixes(eni, family));
-    Some(all.min(MOST_SLOTS))
-}
-
-/// How many addresses of a family the prefixes of an ENI have.
-pub(crate) fn in_prefixes(eni: &Eni, family: Family) -> usize {
-    let prefixes = eni.prefixes.iter();
-    let prefixes = prefixes.filter(|prefix| Family::of(prefix.address()) == family);
-    let sizes = prefixes.map(|prefix| {
-        let size = number(prefix.last()) - number(prefix.network().address());
-        usize::try_from(size).map_or(MOST_SLOTS, |size| size.saturating_add(1))
-    });
-    sizes.fold(0, usize::saturating_add)
-}
-
 /// Whether the VPC has anything to do with an address: link-local and loopback
 /// addresses work without it.
 pub(crate) fn is_routed(address: IpAddr) -> bool {
@@ -179,26 +149,6 @@ pub(crate) mod tests {
             error.msg,
             "eni-1 is not tagged node.k8s.amazonaws.com/no_manage=true"
         );
-    }
-
-    #[test]
-    fn pods_can_have_what_the_limit_leaves_and_sixteen_addresses_a_prefix() {
-        let own = eni();
-        // Of ten slots, one is the primary address's and one the prefix's.
-        assert_eq!(slots(&own, Family::V4, 0), Some(8 + 16));
-        assert_eq!(slots(&own, Family::V4, 3), Some(5 + 16));
-        assert_eq!(slots(&own, Family::V4, 30), Some(16));
-        assert_eq!(slots(&own, Family::V6, 0), Some(10));
-        let large = Eni {
-            prefixes: vec!["2001:db8:4:0:1::/80".parse().unwrap()],
-            ..eni()
-        };
-        assert_eq!(slots(&large, Family::V6, 0), Some(MOST_SLOTS));
-        let unknown = Eni {
-            ipv4_limit: 0,
-            ..eni()
-        };
-        assert_eq!(slots(&unknown, Family::V4, 0), None);
     }
 
     #[test]

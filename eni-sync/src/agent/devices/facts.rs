@@ -10,10 +10,10 @@ use common::kernel::pci::PciAddress;
 use host_device::device::Device as Attached;
 use host_device::sysfs::driver_of;
 
-use crate::ledger::{Entry, Ledger, State};
+use crate::ledger::{Entry, Ledger, Prefix, State};
+use crate::registration::prefixes::supply::Slots;
 use crate::registration::subnets::Free;
 use crate::vpc::ec2::Family;
-use crate::vpc::eni;
 
 /// The drivers that user space drives a device by, which has no interface then.
 const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) attached: HashMap<String, String>,
     /// The addresses of each ENI.
     pub(crate) ledger: HashMap<String, Vec<Entry>>,
+    /// The prefixes of each ENI.
+    pub(crate) prefixes: HashMap<String, Vec<Prefix>>,
     /// Why no ENI gets an address at this time.
     pub(crate) refusal: Option<String>,
     /// How many addresses the subnets have left, where EC2 has said so.
@@ -54,41 +56,28 @@ impl Facts {
         let inventory = Inventory::read()?;
         let is_known = inventory.is_some();
         let enis = inventory.unwrap_or_default().enis;
-        let mut entries = HashMap::new();
+        let (mut entries, mut prefixes) = (HashMap::new(), HashMap::new());
         for eni in &enis {
-            entries.insert(eni.id.clone(), ledger.of_eni(&eni.id)?.read()?);
+            let ledger = ledger.of_eni(&eni.id)?;
+            entries.insert(eni.id.clone(), ledger.read()?);
+            prefixes.insert(eni.id.clone(), ledger.read_prefixes()?);
         }
         Ok(Self {
             links: interfaces(&enis)?,
             attached: attached()?,
             ledger: entries,
+            prefixes,
             is_known,
             enis,
             ..Self::default()
         })
     }
 
-    /// The addresses of a family that are on an ENI and that nobody is known to have.
-    pub(crate) fn adopted(&self, eni: &Eni, family: Family) -> usize {
-        let entries = self.ledger.get(&eni.id).into_iter().flatten();
-        let is_adopted = |entry: &&Entry| {
-            let is_own = eni.prefixes.iter().any(|p| p.contains(entry.address));
-            entry.state == State::Adopted && Family::of(entry.address) == family && !is_own
-        };
-        entries.filter(is_adopted).count()
-    }
-
-    /// The addresses of a family that an ENI has for pods already: those of its prefixes, and
-    /// single ones that pods have or a pool keeps.
-    pub(crate) fn present(&self, eni: &Eni, family: Family) -> usize {
-        let entries = self.ledger.get(&eni.id).into_iter().flatten();
-        let is_single = |entry: &&Entry| {
-            let is_for_pods = matches!(entry.state, State::Held | State::Pooled);
-            let is_inside = eni.prefixes.iter().any(|p| p.contains(entry.address));
-            is_for_pods && Family::of(entry.address) == family && !is_inside
-        };
-        let single = entries.filter(is_single).count();
-        single.saturating_add(eni::in_prefixes(eni, family))
+    /// How many addresses of a family an ENI has, and can have.
+    pub(crate) fn slots(&self, eni: &Eni, family: Family) -> Slots {
+        let entries = self.ledger.get(&eni.id).map_or(&[][..], Vec::as_slice);
+        let prefixes = self.prefixes.get(&eni.id).map_or(&[][..], Vec::as_slice);
+        Slots::of(eni, entries, prefixes, family)
     }
 
     /// The addresses of a family that pods have on an ENI.

@@ -9,6 +9,7 @@ use common::attach::inventory::Eni;
 use crate::agent::configuration::{Kind, Resource};
 use crate::agent::devices::facts::{Facts, is_for_user_space, numa};
 use crate::agent::devices::shown::{Device, Shown};
+use crate::registration::prefixes::supply::MOST_PODS;
 use crate::registration::subnets::Free;
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
@@ -93,7 +94,7 @@ impl Offered {
         for eni in enis {
             self.remember(resource, eni, None);
             let family = resource.family;
-            let count = match eni::slots(eni, family, facts.adopted(eni, family)) {
+            let count = match facts.slots(eni, family).for_pods() {
                 Some(count) => count,
                 None => {
                     let why = "EC2 has not said how many addresses an ENI of this instance type \
@@ -111,7 +112,7 @@ impl Offered {
             slots.extend(repeat_n((why_not_all, *eni), lacking));
         }
         slots.sort_by_key(|(why, _)| why.is_some());
-        slots.truncate(eni::MOST_SLOTS);
+        slots.truncate(MOST_PODS);
         let slot = |(number, (unhealthy, eni)): (usize, (Option<String>, &Eni))| Device {
             id: format!("slot-{number}"),
             eni: eni.id.clone(),
@@ -188,7 +189,7 @@ impl Offered {
 /// How many of so many addresses of an ENI its subnet does not have; takes the others from those
 /// that are free.
 fn lacking(eni: &Eni, family: Family, count: usize, facts: &Facts, free: &mut Free) -> usize {
-    let more = count.saturating_sub(facts.present(eni, family));
+    let more = count.saturating_sub(facts.slots(eni, family).present());
     match free.get_mut(&(eni.subnet_id.clone(), family)) {
         Some(free) => {
             let lacking = more.saturating_sub(*free);

@@ -1,5 +1,7 @@
 //! What the ledger says of the addresses of this node, as metrics.
 
+use std::time::Instant;
+
 use common::attach::inventory::{Eni, Inventory};
 use common::error::Result;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::set;
 use crate::agent::configuration::Pool;
 use crate::ledger::{Entry, Ledger, Prefix, State};
+use crate::registration::prefixes::stock::Stock;
 use crate::registration::prefixes::supply::Slots;
 use crate::vpc::calls::Names;
 use crate::vpc::ec2::Family as AddressFamily;
@@ -93,7 +96,7 @@ impl Addresses {
     ///
     /// # Errors
     /// Code 5 or 6 naming a file that cannot be read.
-    pub(super) fn read(&self, ledger: &Ledger, pools: &[Pool]) -> Result<()> {
+    pub(super) fn read(&self, ledger: &Ledger, pools: &[Pool], stock: &Stock) -> Result<()> {
         self.queue.clear();
         self.refused.clear();
         self.states.clear();
@@ -118,7 +121,7 @@ impl Addresses {
         for eni in &inventory.enis {
             if eni::require_managed(eni).is_ok() {
                 let ledger = ledger.of_eni(&eni.id)?;
-                self.set_slots(eni, &ledger.read()?, &ledger.read_prefixes()?);
+                self.set_slots(eni, &ledger.read()?, &ledger.read_prefixes()?, stock);
             }
         }
         Ok(())
@@ -155,7 +158,7 @@ impl Addresses {
     }
 
     /// What is only wanted takes no slot, as far as the node knows.
-    fn set_slots(&self, eni: &Eni, entries: &[Entry], prefixes: &[Prefix]) {
+    fn set_slots(&self, eni: &Eni, entries: &[Entry], prefixes: &[Prefix], stock: &Stock) {
         for of in AddressFamily::ALL {
             let slots = Slots::of(eni, entries, prefixes, of);
             let labels = OfFamily {
@@ -164,8 +167,11 @@ impl Addresses {
             };
             set(&self.used.get_or_create(&labels), slots.used);
             set(&self.limit.get_or_create(&labels), slots.limit);
-            let left = slots.pods_left(slots.has_prefixes);
-            set(&self.pods_left.get_or_create(&labels), left);
+            let is_kept = stock.level(eni, of).is_some();
+            let as_prefixes = is_kept && stock.may_ask(eni, of, Instant::now());
+            if let Some(left) = slots.pods_left(as_prefixes) {
+                set(&self.pods_left.get_or_create(&labels), left);
+            }
             for state in PREFIX_STATES {
                 let labels = PrefixInState {
                     eni: eni.id.clone(),

@@ -14,6 +14,8 @@ use crate::vpc::eni;
 
 /// How many addresses a prefix of IPv4 has.
 const IPV4_SIZE: usize = 16;
+/// For how many pods an ENI is counted to have room at most; no node has as many.
+pub(crate) const MOST_PODS: usize = 1024;
 /// How many addresses of a prefix are tried that nobody has: AWS reserves fewer in a subnet,
 /// and a prefix that is in no range of the subnet has none that can be used.
 const TRIED: usize = 16;
@@ -52,34 +54,46 @@ pub(crate) struct Slots {
     pub(crate) used: usize,
     /// What the instance type allows; 0 when EC2 has not said.
     pub(crate) limit: usize,
-    /// The free addresses of its prefixes for networks without addresses. Of IPv6 there are
-    /// more than anybody counts.
-    pub(crate) free_in_prefixes: usize,
-    /// Whether it has prefixes for networks without addresses.
-    pub(crate) has_prefixes: bool,
+    /// Those of the slots in use that no pod gets a single address in: of the ENI's own
+    /// address, of prefixes, and of what was found on the ENI.
+    closed: usize,
+    /// Those that pods have as single addresses, or a pool keeps for them.
+    singles: usize,
+    /// The addresses of its prefixes.
+    in_prefixes: usize,
+    /// Those of them that are free for networks without addresses.
+    free_in_prefixes: usize,
+    /// How many addresses one prefix more has.
+    in_next_prefix: usize,
 }
 
 impl Slots {
     /// The slots of an ENI, as far as the node knows. What is only wanted takes none.
     pub(crate) fn of(eni: &Eni, entries: &[Entry], prefixes: &[Prefix], family: Family) -> Self {
-        let there = there(prefixes, &eni.prefixes);
-        let single = entries
-            .iter()
-            .filter(|entry| entry.is_on_eni() && prefix_of(&there, entry.address).is_none());
-        let single = single.map(|entry| entry.address);
-        let firsts = there.iter().map(|prefix| prefix.address());
-        let all = eni.primary_addresses.iter().copied();
-        let all = all.chain(single).chain(firsts);
-        let of_pods = prefixes.iter().filter(|prefix| {
-            prefix.pool.is_none() && prefix.entry.state == State::Pooled && is_of(prefix, family)
-        });
+        let mut there = there(prefixes, &eni.prefixes);
+        there.retain(|prefix| Family::of(prefix.address()) == family);
+        let is_single = |entry: &&Entry| {
+            let is_of_family = Family::of(entry.address) == family && entry.is_on_eni();
+            is_of_family && prefix_of(&there, entry.address).is_none()
+        };
+        let singles = entries.iter().filter(is_single);
+        let adopted = singles.clone().filter(|e| e.state == State::Adopted);
+        let for_pods = |entry: &&Entry| matches!(entry.state, State::Held | State::Pooled);
+        let own = eni.primary_addresses.iter();
+        let own = own.filter(|address| Family::of(**address) == family);
+        let not_singles = own.count() + there.len();
+        let of_family = prefixes.iter().filter(|prefix| is_of(prefix, family));
         Self {
-            used: all.filter(|address| Family::of(*address) == family).count(),
+            used: not_singles + singles.clone().count(),
             limit: family.limit(eni),
-            has_prefixes: of_pods.clone().next().is_some(),
-            free_in_prefixes: of_pods
-                .map(|prefix| free(prefix, entries))
-                .fold(0, usize::saturating_add),
+            closed: not_singles + adopted.count(),
+            singles: singles.clone().filter(for_pods).count(),
+            in_prefixes: sum(there.iter().map(|prefix| size(*prefix))),
+            free_in_prefixes: sum(of_family.map(|prefix| free(prefix, entries))),
+            in_next_prefix: match family {
+                Family::V4 => IPV4_SIZE,
+                Family::V6 => MOST_PODS,
+            },
         }
     }
 
@@ -92,13 +106,34 @@ impl Slots {
         }
     }
 
-    /// How many pods can still get an address on the ENI: those in its prefixes, and one for
-    /// each slot that is left, or sixteen where an agent makes prefixes of them.
-    pub(crate) fn pods_left(&self, as_prefixes: bool) -> usize {
-        let each = if as_prefixes { IPV4_SIZE } else { 1 };
-        let later = self.left().saturating_mul(each);
-        self.free_in_prefixes.saturating_add(later)
+    /// For how many pods the ENI has room, those that it has included: each address of its
+    /// prefixes is for one, and each slot that is neither closed nor a prefix's, also one of an
+    /// address in its cool-down. Nothing where EC2 has not said what the limit is.
+    pub(crate) fn for_pods(&self) -> Option<usize> {
+        let limit = (self.limit > 0).then_some(self.limit)?;
+        let single = limit.saturating_sub(self.closed);
+        Some(self.in_prefixes.saturating_add(single).min(MOST_PODS))
     }
+
+    /// How many addresses the ENI has for pods already: those of its prefixes, and single ones
+    /// that pods have or a pool keeps.
+    pub(crate) fn present(&self) -> usize {
+        self.in_prefixes.saturating_add(self.singles)
+    }
+
+    /// How many more pods the ENI has addresses for: those free in its prefixes, and one for
+    /// each slot that is left, or as many as a prefix has where an agent makes prefixes of
+    /// slots. Nothing where EC2 has not said what the limit is.
+    pub(crate) fn pods_left(&self, as_prefixes: bool) -> Option<usize> {
+        let limit = (self.limit > 0).then_some(self.limit)?;
+        let each = if as_prefixes { self.in_next_prefix } else { 1 };
+        let later = limit.saturating_sub(self.used).saturating_mul(each);
+        Some(self.free_in_prefixes.saturating_add(later).min(MOST_PODS))
+    }
+}
+
+fn sum(counts: impl Iterator<Item = usize>) -> usize {
+    counts.fold(0, usize::saturating_add)
 }
 
 fn is_of(prefix: &Prefix, family: Family) -> bool {
@@ -110,9 +145,13 @@ pub(crate) fn free(prefix: &Prefix, entries: &[Entry]) -> usize {
     if prefix.entry.state != State::Pooled || prefix.entry.is_missing() {
         return 0;
     }
-    let size = number(prefix.prefix.last()) - number(prefix.prefix.address()) + 1;
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    size.saturating_sub(taken(prefix, entries))
+    size(prefix.prefix).saturating_sub(taken(prefix, entries))
+}
+
+/// How many addresses a prefix has.
+fn size(prefix: Cidr) -> usize {
+    let size = number(prefix.last()) - number(prefix.address()) + 1;
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 /// How many addresses of a prefix the ledger has something of.
@@ -212,7 +251,7 @@ fn addresses(prefix: Cidr) -> impl Iterator<Item = IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::now;
+    use crate::ledger::{Event, now};
     use crate::vpc::eni::tests::eni;
 
     #[test]
@@ -233,5 +272,47 @@ mod tests {
         );
         // A /80 that is in no range of the subnet.
         assert_eq!(find(&prefixes[..1], 0), None);
+    }
+
+    #[test]
+    fn pods_can_have_what_the_limit_leaves_and_sixteen_addresses_a_prefix() {
+        let slots = |eni: &Eni, entries: &[Entry], family| Slots::of(eni, entries, &[], family);
+        let found = |text: &str| Entry::begin(text.parse().unwrap(), &Event::Seen, None).unwrap();
+        let own = eni();
+        // Of ten slots, one is the primary address's and one the prefix's.
+        let free = slots(&own, &[], Family::V4);
+        assert_eq!((free.used, free.for_pods()), (2, Some(8 + 16)));
+        assert_eq!(free.pods_left(false), Some(8));
+        assert_eq!(free.pods_left(true), Some(8 * 16));
+        // What is found on the ENI is for no pod; in the prefix it takes no slot.
+        let entries = ["10.0.4.20", "10.0.4.21", "10.0.4.130"].map(found);
+        let less = slots(&own, &entries, Family::V4);
+        assert_eq!(less.present(), 16);
+        assert_eq!((less.used, less.for_pods()), (4, Some(6 + 16)));
+        assert_eq!(slots(&own, &[], Family::V6).for_pods(), Some(10));
+        let large = Eni {
+            prefixes: vec!["2001:db8:4:0:1::/80".parse().unwrap()],
+            ..eni()
+        };
+        let large = slots(&large, &[], Family::V6);
+        assert_eq!(large.for_pods(), Some(MOST_PODS));
+        assert_eq!(large.pods_left(true), Some(MOST_PODS));
+        let unknown = Eni {
+            ipv4_limit: 0,
+            ..eni()
+        };
+        let unknown = slots(&unknown, &[], Family::V4);
+        assert_eq!((unknown.for_pods(), unknown.pods_left(true)), (None, None));
+        assert_eq!(unknown.left(), usize::MAX);
+    }
+
+    #[test]
+    fn what_pods_have_of_a_prefix_in_the_ledger_is_not_left() {
+        let prefix = Prefix::assigned("10.0.4.32/28".parse().unwrap(), None).unwrap();
+        let entry = Entry::begin("10.0.4.33".parse().unwrap(), &Event::Seen, None).unwrap();
+        let slots = Slots::of(&eni(), &[entry], &[prefix], Family::V4);
+        assert_eq!((slots.used, slots.left()), (3, 7));
+        assert_eq!(slots.pods_left(false), Some(15 + 7));
+        assert_eq!(slots.for_pods(), Some(2 * 16 + 7));
     }
 }
