@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::ipam::{add, intents, sharing};
-use super::prefixes::{keeping, kept, known, prefixes};
+use super::ipam::{add, addresses, call, intents, ipv4, sharing};
+use super::prefixes::{assert_in_prefix, keeping, kept, known, prefixes};
 
 fn now() -> u64 {
     SystemTime::now()
@@ -153,4 +153,20 @@ fn while_it_cannot_be_read_what_ec2_was_asked_for_pods_get_single_addresses() {
     assert!(prefixes(&node).is_empty() && known(&node).is_empty());
     assert_eq!(says(), 1, "{}", agent.log());
     assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+}
+
+#[test]
+fn an_add_with_an_address_of_a_prefix_locks_the_ledger_once() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
+    drop(kept(&node, &one, 1));
+    let pod = sharing(&node, "c1");
+    let add = call(&node, "ADD", &pod, &ipv4());
+    let traced = ["-f", "-qq", "-e", "trace=openat"];
+    let output = node.node.inside(|| add.run_under("strace", &traced));
+    assert_in_prefix(&node, &addresses(&output.clone().ok())[0]);
+    let lock = format!("{}/.lock", node.eni);
+    let locked = output.stderr.lines().filter(|line| line.contains(&lock));
+    assert_eq!(locked.count(), 1, "{}", output.stderr);
 }

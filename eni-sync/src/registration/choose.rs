@@ -36,8 +36,10 @@ pub(crate) fn choose(
     let (inventory, eni) = inventory::find(aws, &choice.mac)?;
     eni::require_managed(&eni)?;
     let families = choice.families(&eni)?;
-    let prefixes = ledger.of_eni(&eni.id)?.read_prefixes()?;
-    choice.require_free(&eni, &there(&prefixes, &eni.prefixes))?;
+    if !choice.addresses.is_empty() {
+        let prefixes = ledger.of_eni(&eni.id)?.read_prefixes()?;
+        choice.require_free(&eni, &there(&prefixes, &eni.prefixes))?;
+    }
     let node = Node {
         aws,
         ledger,
@@ -156,7 +158,9 @@ fn of_ec2(
         return Ok(Vec::new());
     }
     let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
-    wish(&ledger, eni, families, request)?;
+    if let Some(held) = wish(&ledger, eni, families, request)? {
+        return Ok(held);
+    }
     let own = |wish: &Wish| wish.owner.is_same(&request.owner);
     count::serve(&ledger, eni, own)?;
     give::cover(&ledger, eni)?;
@@ -168,10 +172,16 @@ fn of_ec2(
 }
 
 /// Writes down what an attachment waits for, as far as it has not got it already, and no
-/// prefix of the ENI has a free address for it.
-fn wish(ledger: &EniLedger, eni: &Eni, families: &[Family], request: &Request) -> Result<()> {
+/// prefix of the ENI has a free address for it. Returns what it has if it waits for nothing.
+fn wish(
+    ledger: &EniLedger,
+    eni: &Eni,
+    families: &[Family],
+    request: &Request,
+) -> Result<Option<Vec<IpAddr>>> {
     let entries = ledger.open()?;
     let all = entries.all()?;
+    let (mut held, mut giver) = (Vec::new(), give::Giver::new(&entries, eni)?);
     for family in families {
         let ipv6 = *family == Family::V6;
         match own(&all, *family, request) {
@@ -179,14 +189,18 @@ fn wish(ledger: &EniLedger, eni: &Eni, families: &[Family], request: &Request) -
             Some(entry) if entry.is_refused() => {
                 entries.end(entry.clone(), "it could not be had")?;
             }
-            Some(_) => continue,
+            Some(entry) => {
+                held.extend((entry.state == State::Held).then_some(entry.address));
+                continue;
+            }
             None => {}
         }
-        if !give::give(&entries, eni, *family, &request.owner)? {
-            entries.write_wish(&Wish::new(request.owner.clone(), ipv6))?;
+        match giver.give(*family, &request.owner)? {
+            Some(address) => held.push(address),
+            None => entries.write_wish(&Wish::new(request.owner.clone(), ipv6))?,
         }
     }
-    Ok(())
+    Ok((held.len() == families.len()).then_some(held))
 }
 
 /// What the ledger has of EC2's choice for an attachment.

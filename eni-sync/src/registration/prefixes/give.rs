@@ -1,13 +1,16 @@
 //! Gives attachments addresses of the prefixes of an ENI. EC2 is not asked: the VPC delivers
 //! all of a prefix to the ENI, and the ledger says which addresses of it somebody has.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+
 use common::attach::inventory::Eni;
 use common::error::Result;
 use common::say;
 
 use super::free::free;
 use super::supply::{self, free_address, prefix_of, trusted};
-use crate::ledger::{EniLedger, Entries, Entry, Event, Owner, State, Takeover, Wish, now};
+use crate::ledger::{EniLedger, Entries, Entry, Event, Owner, Prefix, State, Takeover, Wish, now};
 use crate::registration::{release, rules};
 use crate::vpc::ec2::Family;
 
@@ -17,28 +20,51 @@ const CLAIMED: Event = Event::Claimed {
     best_effort: false,
 };
 
-/// Gives an attachment a free address of a family; whether there was one.
-///
-/// # Errors
-/// Code 5 naming a file of the ledger.
-pub(crate) fn give(entries: &Entries, eni: &Eni, family: Family, owner: &Owner) -> Result<bool> {
-    let prefixes = entries.prefixes()?;
-    if prefixes.is_empty() {
-        return Ok(false);
+/// What prefixes of an ENI have free, read once for all that get an address of them.
+pub(crate) struct Giver<'a> {
+    entries: &'a Entries,
+    eni: &'a Eni,
+    prefixes: Vec<Prefix>,
+    taken: HashSet<IpAddr>,
+}
+
+impl<'a> Giver<'a> {
+    /// What the prefixes have free at this moment, as long as the ledger is locked.
+    ///
+    /// # Errors
+    /// Code 5 naming a file of the ledger.
+    pub(crate) fn new(entries: &'a Entries, eni: &'a Eni) -> Result<Self> {
+        let prefixes = entries.prefixes()?;
+        let taken = match prefixes.is_empty() {
+            true => HashSet::new(),
+            false => entries.addresses()?,
+        };
+        Ok(Self {
+            entries,
+            eni,
+            prefixes,
+            taken,
+        })
     }
-    let known = entries.addresses()?;
-    let address = free_address(&prefixes, eni, family, now(), |address| {
-        known.contains(&address)
-    });
-    let Some(address) = address else {
-        return Ok(false);
-    };
-    let claimed = Entry::claimed(address, None, &CLAIMED, owner.clone());
-    let Some(claimed) = claimed else {
-        return Ok(false);
-    };
-    entries.cover(None, claimed.chosen())?;
-    Ok(true)
+
+    /// Gives an attachment a free address of a family, if there is one.
+    ///
+    /// # Errors
+    /// Code 5 naming a file of the ledger.
+    pub(crate) fn give(&mut self, family: Family, owner: &Owner) -> Result<Option<IpAddr>> {
+        let is_taken = |address| self.taken.contains(&address);
+        let free = free_address(&self.prefixes, self.eni, family, now(), is_taken);
+        let claimed = free.and_then(|address| {
+            let claimed = Entry::claimed(address, None, &CLAIMED, owner.clone())?;
+            Some((address, claimed.chosen()))
+        });
+        let Some((address, claimed)) = claimed else {
+            return Ok(None);
+        };
+        self.entries.cover(None, claimed)?;
+        self.taken.insert(address);
+        Ok(Some(address))
+    }
 }
 
 /// Gives those that wait free addresses of prefixes, as far as there are any.
@@ -47,12 +73,13 @@ pub(crate) fn give(entries: &Entries, eni: &Eni, family: Family, owner: &Owner) 
 /// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -> Result<()> {
     let entries = ledger.open()?;
-    if entries.prefixes()?.is_empty() {
+    let mut giver = Giver::new(&entries, eni)?;
+    if giver.prefixes.is_empty() {
         return Ok(());
     }
     for wish in entries.living_wishes()?.into_iter().filter(of) {
         let family = if wish.ipv6 { Family::V6 } else { Family::V4 };
-        if wish.refusal.is_none() && give(&entries, eni, family, &wish.owner)? {
+        if wish.refusal.is_none() && giver.give(family, &wish.owner)?.is_some() {
             entries.forget_wish(&wish)?;
         }
     }
