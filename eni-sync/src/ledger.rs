@@ -31,7 +31,7 @@ use self::clock::Clock;
 pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
-pub(crate) use self::prefix::{Demand, Prefix};
+pub(crate) use self::prefix::Prefix;
 pub(crate) use self::wish::{Unheard, Wish};
 use crate::deadline::Deadline;
 

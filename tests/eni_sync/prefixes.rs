@@ -15,7 +15,7 @@ use super::fixture::{Agent, AwsNode, Vpc, eventually, ip, is_unchanged};
 use super::ipam::{ASSIGN, ASSIGN_V6, add, addresses, call, calls, del, intents, ipv4, sharing};
 use super::scrape::{ADDRESS, Scrape};
 
-const UNASSIGN: &str = "UnassignPrivateIpAddresses";
+pub(super) const UNASSIGN: &str = "UnassignPrivateIpAddresses";
 
 /// The configuration of an agent that keeps these prefixes, and gives them back at once.
 pub(super) fn keeping(prefixes: &Value) -> Value {

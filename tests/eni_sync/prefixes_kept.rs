@@ -5,11 +5,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use harness::eni_lab::Fault;
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::ipam::{add, addresses, call, intents, ipv4, sharing};
-use super::prefixes::{assert_in_prefix, keeping, kept, known, prefixes};
+use super::ipam::{ASSIGN, add, addresses, call, calls, intents, ipv4, sharing};
+use super::prefixes::{
+    UNASSIGN, assert_in_prefix, keeping, kept, known, node_of_its_own, prefixes,
+};
+use super::scrape::{ADDRESS, Scrape};
 
 fn now() -> u64 {
     SystemTime::now()
@@ -156,6 +160,25 @@ fn while_it_cannot_be_read_what_ec2_was_asked_for_pods_get_single_addresses() {
 }
 
 #[test]
+fn prefixes_that_leave_at_once_cost_one_call_and_one_that_has_gone_keeps_no_other() {
+    let vpc = Vpc::new().without_invariants();
+    let node = node_of_its_own(&vpc, "10.0.74.0/24");
+    let three = keeping(&json!({ "ipv4": { "low": 3, "high": 3 } }));
+    for (is_one_gone, most) in [(false, 1), (true, 3)] {
+        drop(kept(&node, &three, 3));
+        if is_one_gone {
+            node.lab.unassign_prefix(&node.eni, &prefixes(&node)[1]);
+        }
+        node.lab.reset_calls();
+        let _agent = Agent::start(&node, &json!({}));
+        assert!(eventually(|| known(&node).is_empty()), "{:?}", known(&node));
+        assert!(prefixes(&node).is_empty(), "{:?}", prefixes(&node));
+        let made = calls(&node, UNASSIGN);
+        assert!(made <= most, "{made} calls");
+    }
+}
+
+#[test]
 fn an_add_with_an_address_of_a_prefix_locks_the_ledger_once() {
     let vpc = Vpc::new();
     let node = vpc.node();
@@ -169,4 +192,30 @@ fn an_add_with_an_address_of_a_prefix_locks_the_ledger_once() {
     let lock = format!("{}/.lock", node.eni);
     let locked = output.stderr.lines().filter(|line| line.contains(&lock));
     assert_eq!(locked.count(), 1, "{}", output.stderr);
+}
+
+#[test]
+fn prefixes_that_ec2_denies_are_asked_for_again_after_a_while_and_it_is_said_once() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let denied = Fault::Error {
+        status: 403,
+        code: "UnauthorizedOperation".to_owned(),
+        message: "You are not authorized to perform this operation.".to_owned(),
+    };
+    node.lab.fail_next(ASSIGN, 1, denied);
+    let mut one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
+    one["metrics"] = json!(ADDRESS);
+    let agent = Agent::start(&node, &one);
+    let says = || agent.log().matches("; pods get single addresses").count();
+    assert!(eventually(|| says() == 1), "{}", agent.log());
+    let given = ["c1", "c2"].map(|id| add(&node, &sharing(&node, id)));
+    assert_eq!(node.addresses().len(), given.len());
+    assert!(prefixes(&node).is_empty(), "{:?}", prefixes(&node));
+    assert_eq!(says(), 1, "{}", agent.log());
+    let scrape = Scrape::of(&node);
+    assert_eq!(scrape.value("refused_prefixes"), 1.0, "{scrape:#?}");
+    // Where EC2 gives no prefixes, each of the seven slots that are left is for one pod.
+    let left = format!("pods_left{{eni=\"{}\",family=\"ipv4\"}}", node.eni);
+    assert_eq!(scrape.value(&left), 7.0, "{scrape:#?}");
 }

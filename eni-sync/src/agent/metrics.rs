@@ -84,6 +84,7 @@ pub(crate) struct Metrics {
     hidden: Gauge,
     unreadable: Gauge,
     detached: Gauge,
+    without_prefixes: Gauge,
     reclaimed: Counter,
     installed: Family<FromOrigin, Gauge>,
     restored: Family<OfPlugin, Counter>,
@@ -106,6 +107,7 @@ impl Metrics {
             hidden: Gauge::default(),
             unreadable: Gauge::default(),
             detached: Gauge::default(),
+            without_prefixes: Gauge::default(),
             reclaimed: Counter::default(),
             installed: Family::default(),
             restored: Family::default(),
@@ -160,6 +162,8 @@ impl Metrics {
         names.add("unreadable_namespaces", help, &self.unreadable);
         let help = "Attachments whose ENI is not attached to the instance any more";
         names.add("detached_attachments", help, &self.detached);
+        let help = "ENIs that EC2 gives no prefixes of a family that the agent is to keep";
+        names.add("refused_prefixes", help, &self.without_prefixes);
         let help = "Reservations of containers that ended without a DEL";
         names.add("reclaimed_reservations", help, &self.reclaimed);
         let help = "The plugins in the directory of the node";
@@ -208,6 +212,11 @@ impl Metrics {
     /// Notes how many attachments have lost their ENI.
     pub(crate) fn note_detached(&self, count: usize) {
         set(&self.detached, count);
+    }
+
+    /// Notes how many ENIs get no prefixes of a family.
+    pub(crate) fn note_refused_prefixes(&self, count: usize) {
+        set(&self.without_prefixes, count);
     }
 
     /// Notes how many reservations have been released.

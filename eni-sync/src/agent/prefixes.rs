@@ -11,7 +11,7 @@ use common::error::{Errors, Result};
 use crate::agent::configuration::Prefixes;
 use crate::agent::reserved;
 use crate::agent::shared::Agent;
-use crate::ledger::{EniLedger, Prefix, State, now};
+use crate::ledger::{Prefix, State, now};
 use crate::registration::attached;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::ask::Order;
@@ -70,7 +70,9 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
         }
         next(agent, managed)
     });
-    findings.extend(agent.shared.stock.refusals());
+    let refusals = agent.shared.stock.refusals(Instant::now());
+    agent.metrics.note_refused_prefixes(refusals.len());
+    findings.extend(refusals);
     let next = errors.keep(kept).flatten();
     errors.into_result().map(|()| next)
 }
@@ -133,43 +135,49 @@ fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>
         return Ok(());
     }
     let _turn = ledger.take_turn(TURN_DEADLINE)?;
-    let reserved = match known.is_empty() {
-        true => Vec::new(),
-        false => reserved::everywhere(&agent.configuration)?,
-    };
+    // Read only where something is opened, closed or given back, and then as it is at that time.
+    let reserved = || reserved::everywhere(&agent.configuration);
     let mut errors = Errors::default();
     let is_whole = errors.keep(is_whole(eni, &known, findings)).unwrap_or(true);
     let is_used = |prefix: &Prefix| !is_whole && stock.level(eni, family_of(prefix)).is_some();
     errors.keep(give_back::open_adopted(
-        node, &ledger, is_used, &reserved, findings,
+        node, &ledger, is_used, reserved, findings,
     ));
     for family in Family::ALL {
-        let level = stock.level(eni, family);
-        errors.keep(close(
-            agent,
-            &ledger,
-            (family, level.unwrap_or(NONE)),
-            &reserved,
-        ));
-        if let Some(level) = level {
-            let order = Order {
-                node,
-                eni,
-                ledger: &ledger,
-                family,
-                pool: None,
-            };
-            errors.keep(order.fill(level, 0, |_| 0));
-        }
+        let order = Order {
+            node,
+            eni,
+            ledger: &ledger,
+            family,
+        };
+        errors.keep(follow(agent, &order, reserved));
     }
     let mut kept = Vec::new();
     errors.keep(give_back::give_back(
-        node, eni, &ledger, &reserved, &mut kept,
+        node, eni, &ledger, reserved, &mut kept,
     ));
     let stays = kept
         .into_iter()
         .map(|(prefix, why)| format!("{prefix} stays: {why}"));
     findings.extend(stays);
+    errors.into_result()
+}
+
+/// Closes what is too much of a family, and asks for what is missing.
+fn follow(
+    agent: &Agent,
+    order: &Order<'_>,
+    reserved: impl Fn() -> Result<Vec<IpAddr>>,
+) -> Result<()> {
+    let prefixes = agent.configuration.prefixes.as_ref();
+    let cooldown = prefixes.map_or(0, |prefixes| prefixes.cooldown_seconds);
+    let level = agent.shared.stock.level(order.eni, order.family);
+    let what = (order.family, level.unwrap_or(NONE));
+    let mut errors = Errors::default();
+    errors.keep(give_back::close(order.ledger, what, cooldown, reserved));
+    if let Some(level) = level {
+        errors.keep(order.fill(level, 0));
+    }
     errors.into_result()
 }
 
@@ -194,20 +202,4 @@ fn is_whole(eni: &Eni, known: &[Prefix], findings: &mut Vec<String>) -> Result<b
 
 fn family_of(prefix: &Prefix) -> Family {
     Family::of(prefix.prefix.address())
-}
-
-/// Closes what is too much, for networks without addresses.
-fn close(
-    agent: &Agent,
-    ledger: &EniLedger,
-    what: (Family, Level),
-    reserved: &[IpAddr],
-) -> Result<()> {
-    let prefixes = agent.configuration.prefixes.as_ref();
-    let cooldown = prefixes.map_or(0, |prefixes| prefixes.cooldown_seconds);
-    let inside = |prefix: &Prefix| {
-        let inside = reserved.iter().filter(|address| prefix.contains(**address));
-        inside.count()
-    };
-    give_back::close(&ledger.open()?, None, what, cooldown, inside)
 }

@@ -135,8 +135,7 @@ pub(super) fn prefix(eni: &str, before: Option<&Prefix>, after: &Prefix, event: 
         (Event::Unassigned, State::Removed) => "released",
         _ => return,
     };
-    let (prefix, pool) = (after.prefix, after.pool.as_deref());
-    info!(eni, prefix = %prefix, pool, "{what}");
+    info!(eni, prefix = %after.prefix, "{what}");
 }
 
 /// Tells that the ledger has nothing to say about an address any more.

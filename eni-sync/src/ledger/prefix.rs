@@ -28,10 +28,6 @@ const ASKED: &str = ".asked-";
 pub(crate) struct Prefix {
     /// The prefix.
     pub(crate) prefix: Cidr,
-    /// The pool whose host-local hands out its addresses; nothing when it is for networks
-    /// without addresses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) pool: Option<String>,
     /// What is done with it, as with an address: that of the entry is its first one.
     pub(crate) entry: Entry,
 }
@@ -46,28 +42,20 @@ struct Written {
 
 impl Prefix {
     /// One that EC2 has answered to have given to the ENI.
-    pub(crate) fn assigned(prefix: Cidr, pool: Option<String>) -> Option<Self> {
+    pub(crate) fn assigned(prefix: Cidr) -> Option<Self> {
         let claimed = Event::Claimed {
             takeover: Takeover::Never,
             best_effort: false,
         };
         let entry = Entry::begin(prefix.address(), &claimed, None)?;
         let entry = entry.after(&Event::Assigned { for_pool: true })?;
-        Some(Self {
-            prefix,
-            pool,
-            entry,
-        })
+        Some(Self { prefix, entry })
     }
 
     /// One that was found on the ENI, nobody knows for what.
     pub(crate) fn found(prefix: Cidr) -> Option<Self> {
         let entry = Entry::begin(prefix.address(), &Event::Seen, None)?;
-        Some(Self {
-            prefix,
-            pool: None,
-            entry,
-        })
+        Some(Self { prefix, entry })
     }
 
     /// What it is after `event`; nothing when it is to be forgotten.
@@ -109,9 +97,6 @@ pub(crate) struct Asked {
     pub(crate) before: Vec<Cidr>,
     /// How many it was asked for.
     pub(crate) count: usize,
-    /// For which pool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) pool: Option<String>,
     since: Timestamp,
     clock: Clock,
 }
@@ -122,17 +107,6 @@ impl Asked {
         now.checked_sub(self.since)
             .is_none_or(|age| age >= DESCRIBE_LAG)
     }
-}
-
-/// What is asked of EC2.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Demand {
-    /// How many prefixes.
-    pub(crate) count: usize,
-    /// Whether of IPv6.
-    pub(crate) ipv6: bool,
-    /// For which pool; nothing for networks without addresses.
-    pub(crate) pool: Option<String>,
 }
 
 pub(super) fn asked_file(ipv6: bool) -> String {
@@ -307,19 +281,18 @@ impl Entries {
         }))
     }
 
-    /// Writes down that EC2 is about to be asked, while `before` is on the ENI.
+    /// Writes down that EC2 is about to be asked for so many, while `before` is on the ENI.
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn begin_asking(&self, demand: &Demand, before: Vec<Cidr>) -> Result<()> {
+    pub(crate) fn begin_asking(&self, ipv6: bool, count: usize, before: Vec<Cidr>) -> Result<()> {
         let asked = Asked {
             before,
-            count: demand.count,
-            pool: demand.pool.clone(),
+            count,
             since: now(),
             clock: self.clock.clone(),
         };
-        write(&self.directory.join(asked_file(demand.ipv6)), &asked)
+        write(&self.directory.join(asked_file(ipv6)), &asked)
     }
 
     /// Writes down that the answer has been heard, or can come no more.

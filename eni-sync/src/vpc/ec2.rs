@@ -1,6 +1,7 @@
 //! The one place that speaks to EC2: one function per question, in our own types.
 
 mod answer;
+mod choice;
 mod interfaces;
 mod journal;
 mod prefix;
@@ -21,7 +22,7 @@ use aws_sdk_ec2::types::{
     Filter, InstanceType, NetworkInfo, NetworkInterface, SubnetCidrReservation,
     SubnetCidrReservationType,
 };
-use common::address::{Cidr, parse_address};
+use common::address::Cidr;
 use tokio::time::timeout;
 
 use self::answer::{description, failure};
@@ -71,21 +72,6 @@ impl Ec2 {
             Some(Family::V4) => self.assign_v4(eni, addresses, Attempts::Many),
             Some(Family::V6) => self.assign_v6(eni, addresses),
             None => Ok(()),
-        }
-    }
-
-    /// Has EC2 choose so many addresses of one family for an ENI: all of them or none. Each
-    /// request that is done gives others, so it is sent again only when EC2 has refused it.
-    pub(crate) fn assign_count(
-        &self,
-        eni: &str,
-        family: Family,
-        count: usize,
-    ) -> Outcome<Vec<IpAddr>> {
-        let number = i32::try_from(count).unwrap_or(i32::MAX);
-        match family {
-            Family::V4 => self.count_v4(eni, number),
-            Family::V6 => self.count_v6(eni, number),
         }
     }
 
@@ -352,42 +338,6 @@ impl Ec2 {
         journal::change(ACTION, eni, addresses, answer)
     }
 
-    fn count_v4(&self, eni: &str, count: i32) -> Outcome<Vec<IpAddr>> {
-        const ACTION: &str = "AssignPrivateIpAddresses";
-        self.note_batch(ACTION, usize::try_from(count).unwrap_or_default());
-        let attempts = Attempts::UntilHeard;
-        let request = |client: Client| {
-            let request = client.assign_private_ip_addresses();
-            let request = request.network_interface_id(eni);
-            let request = request.secondary_private_ip_address_count(count);
-            let request = request.customize();
-            request.config_override(attempts.configuration()).send()
-        };
-        let answer = self.call(ACTION, attempts, request);
-        let chosen = answer
-            .iter()
-            .flat_map(|a| a.assigned_private_ip_addresses());
-        let chosen = parsed(chosen.filter_map(|chosen| chosen.private_ip_address()));
-        journal::change(ACTION, eni, &chosen, answer).map(|()| chosen)
-    }
-
-    fn count_v6(&self, eni: &str, count: i32) -> Outcome<Vec<IpAddr>> {
-        const ACTION: &str = "AssignIpv6Addresses";
-        self.note_batch(ACTION, usize::try_from(count).unwrap_or_default());
-        let attempts = Attempts::UntilHeard;
-        let request = |client: Client| {
-            let request = client.assign_ipv6_addresses();
-            let request = request.network_interface_id(eni);
-            let request = request.ipv6_address_count(count);
-            let request = request.customize();
-            request.config_override(attempts.configuration()).send()
-        };
-        let answer = self.call(ACTION, attempts, request);
-        let chosen = answer.iter().flat_map(|a| a.assigned_ipv6_addresses());
-        let chosen = parsed(chosen.map(String::as_str));
-        journal::change(ACTION, eni, &chosen, answer).map(|()| chosen)
-    }
-
     fn unassign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "UnassignPrivateIpAddresses";
         self.note_batch(ACTION, addresses.len());
@@ -461,10 +411,6 @@ fn filter<T: Into<String>>(name: &str, values: impl IntoIterator<Item = T>) -> F
         .build()
 }
 
-fn parsed<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {
-    texts.filter_map(|text| parse_address(text).ok()).collect()
-}
-
-fn texts(addresses: &[IpAddr]) -> Vec<String> {
-    addresses.iter().map(IpAddr::to_string).collect()
+fn texts(addresses: &[impl ToString]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
 }

@@ -130,16 +130,16 @@ pub(crate) fn written_ago() -> Option<Duration> {
     written.ok().and_then(|time| time.elapsed().ok())
 }
 
-/// Forgets a prefix of an ENI, which is about to be taken from it.
+/// Forgets prefixes of an ENI, which are about to be taken from it.
 ///
 /// # Errors
 /// Code 5 or 6 naming the file.
-pub(crate) fn forget_prefix(eni: &str, prefix: Cidr) -> Result<()> {
+pub(crate) fn forget_prefixes(eni: &str, prefixes: &[Cidr]) -> Result<()> {
     correct(Deadline::default(), |inventory| {
         let mut is_changed = false;
         for eni in inventory.enis.iter_mut().filter(|found| found.id == eni) {
             let before = eni.prefixes.len();
-            eni.prefixes.retain(|known| *known != prefix);
+            eni.prefixes.retain(|known| !prefixes.contains(known));
             is_changed |= eni.prefixes.len() != before;
         }
         is_changed

@@ -48,7 +48,7 @@ fn give_up(
     ledger: &EniLedger,
     own: &[Prefix],
 ) -> Result<Vec<(Cidr, Fate)>> {
-    let reserved = reserved::everywhere(&Configuration::default())?;
+    let reserved = || reserved::everywhere(&Configuration::default());
     {
         let entries = ledger.open()?;
         for prefix in own {
@@ -56,7 +56,7 @@ fn give_up(
         }
     }
     let mut kept = Vec::new();
-    let outcome = give_back::give_back(node, eni, ledger, &reserved, &mut kept);
+    let outcome = give_back::give_back(node, eni, ledger, reserved, &mut kept);
     let failure = outcome.err().map(|error| error.to_string());
     let left = ledger.read_prefixes()?;
     let fate = |prefix: Cidr| {

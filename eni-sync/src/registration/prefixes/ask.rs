@@ -11,7 +11,7 @@ use common::say;
 
 use super::stock::Level;
 use super::supply::{Slots, missing};
-use crate::ledger::{Demand, EniLedger, Entries, Event, Prefix, State, now};
+use crate::ledger::{EniLedger, Entries, Event, Prefix, State, now};
 use crate::registration::node::Node;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::failure::{Failure, Kind};
@@ -37,9 +37,8 @@ pub(crate) fn supply(
         eni,
         ledger,
         family,
-        pool: None,
     };
-    order.fill(level, waiting, |_| 0)
+    order.fill(level, waiting)
 }
 
 /// Prefixes of one family for one ENI.
@@ -48,24 +47,16 @@ pub(crate) struct Order<'a> {
     pub(crate) eni: &'a Eni,
     pub(crate) ledger: &'a EniLedger,
     pub(crate) family: Family,
-    /// The pool that they are for; nothing for networks without addresses.
-    pub(crate) pool: Option<String>,
 }
 
 impl Order<'_> {
-    /// Takes back what is on its way out, and asks EC2 for what is missing beside it. Of a
-    /// prefix, `reserved` addresses are taken that the ledger does not know. Whether there is
-    /// more than before.
+    /// Takes back what is on its way out, and asks EC2 for what is missing beside it. Whether
+    /// there is more than before.
     ///
     /// # Errors
     /// As for [`supply`].
-    pub(crate) fn fill(
-        &self,
-        level: Level,
-        waiting: usize,
-        reserved: impl Fn(&Prefix) -> usize,
-    ) -> Result<bool> {
-        let mut count = match self.missing(level, waiting, &reserved) {
+    pub(crate) fn fill(&self, level: Level, waiting: usize) -> Result<bool> {
+        let mut count = match self.missing(level, waiting) {
             // What EC2 was asked for is not known: it is not asked again before it is.
             Err(error) if error.code == ErrorCode::DECODING => {
                 self.note_refusal(&error, "");
@@ -75,7 +66,7 @@ impl Order<'_> {
         };
         let is_back = count > 0 && self.take_back()?;
         if is_back {
-            count = self.missing(level, waiting, &reserved)?;
+            count = self.missing(level, waiting)?;
         }
         let stock = &self.node.shared.stock;
         if count == 0 || !stock.may_ask(self.eni, self.family, Instant::now()) {
@@ -99,26 +90,18 @@ impl Order<'_> {
     fn own(&self, entries: &Entries) -> Result<Vec<Prefix>> {
         let ipv6 = self.family == Family::V6;
         let mut own = entries.prefixes()?;
-        own.retain(|prefix| prefix.pool == self.pool && prefix.is_ipv6() == ipv6);
+        own.retain(|prefix| prefix.is_ipv6() == ipv6);
         Ok(own)
     }
 
-    fn missing(
-        &self,
-        level: Level,
-        waiting: usize,
-        reserved: impl Fn(&Prefix) -> usize,
-    ) -> Result<usize> {
+    fn missing(&self, level: Level, waiting: usize) -> Result<usize> {
         let entries = self.ledger.open()?;
         if entries.asked(self.family == Family::V6)?.is_some() {
             // What EC2 has been asked for may be there.
             return Ok(0);
         }
         let own = self.own(&entries)?;
-        // What only host-local knows of is not free either.
-        let reserved: usize = own.iter().map(reserved).sum();
         let own: Vec<&Prefix> = own.iter().collect();
-        let waiting = waiting + reserved;
         Ok(missing(level, &own, &entries.all()?, waiting, self.family))
     }
 
@@ -155,11 +138,11 @@ impl Order<'_> {
                 count /= 2;
                 continue;
             }
-            // That nothing is answered at all says nothing about prefixes.
-            if is_too_much || failure.kind == Kind::Invalid {
-                self.note_refusal(&self.error(&failure), &self.advice(&failure));
-            } else {
-                say!("{}", self.error(&failure));
+            match failure.kind {
+                // What it has done is looked for before it is asked again; a throttle waits
+                // for the budget of calls.
+                Kind::Unanswered | Kind::Throttled => say!("{}", self.error(&failure)),
+                _ => self.note_refusal(&self.error(&failure), &self.advice(&failure)),
             }
             return Ok(false);
         }
@@ -170,13 +153,8 @@ impl Order<'_> {
     fn ask(&self, count: usize) -> Result<Result<(), Failure>> {
         let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
         let ipv6 = self.family == Family::V6;
-        let demand = Demand {
-            count,
-            ipv6,
-            pool: self.pool.clone(),
-        };
         let before = self.before()?;
-        self.ledger.open()?.begin_asking(&demand, before)?;
+        self.ledger.open()?.begin_asking(ipv6, count, before)?;
         let answer = match ec2.assign_prefixes(&self.eni.id, self.family, count) {
             // Whatever it has done, nobody was told.
             Ok(chosen) if chosen.is_empty() => Err(Failure::empty("AssignPrivateIpAddresses")),
@@ -188,7 +166,7 @@ impl Order<'_> {
             Err(failure) => Err(failure),
             Ok(chosen) => {
                 for prefix in chosen {
-                    note(&entries, prefix, self.pool.clone())?;
+                    note(&entries, prefix)?;
                 }
                 Ok(())
             }
@@ -204,7 +182,7 @@ impl Order<'_> {
         let shown = imds.and_then(|imds| imds.prefixes(&self.eni.mac));
         let mut before = match shown {
             Ok(shown) => shown,
-            Err(_) => self.eni.prefixes.clone(),
+            Err(_) => self.described()?,
         };
         let gone = self.ledger.open()?.prefixes()?;
         before.retain(|prefix| {
@@ -212,6 +190,14 @@ impl Order<'_> {
             !gone.any(|known| known.prefix == *prefix)
         });
         Ok(before)
+    }
+
+    /// The prefixes of the ENI, by EC2 where it shows the ENI.
+    fn described(&self) -> Result<Vec<Cidr>> {
+        let found = self.node.aws.ec2(&self.node.inventory.region)?;
+        let found = found.eni(&self.eni.id);
+        let found = found.map_err(|failure| self.error(&failure))?;
+        Ok(found.map_or_else(|| self.eni.prefixes.clone(), |found| found.prefixes))
     }
 
     fn require_family(&self) -> Result<()> {
@@ -268,10 +254,10 @@ pub(crate) fn reservation_command(subnet_id: &str) -> String {
 }
 
 /// Writes down a prefix that EC2 has given to the ENI.
-fn note(entries: &Entries, prefix: Cidr, pool: Option<String>) -> Result<()> {
+fn note(entries: &Entries, prefix: Cidr) -> Result<()> {
     let known = entries.prefixes()?;
     let before = known.iter().find(|known| known.prefix == prefix);
-    match Prefix::assigned(prefix, pool) {
+    match Prefix::assigned(prefix) {
         Some(after) => entries.change_prefix(before, &after, &Event::Assigned { for_pool: true }),
         None => Ok(()),
     }
@@ -309,7 +295,7 @@ pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()
                 "EC2 had chosen {prefix} for {}, and nobody heard it",
                 actual.id
             );
-            note(entries, *prefix, asked.pool.clone())?;
+            note(entries, *prefix)?;
         }
         if lost.len() >= asked.count || asked.is_over(now()) {
             entries.end_asking(ipv6)?;

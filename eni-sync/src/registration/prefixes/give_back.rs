@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use common::address::Cidr;
 use common::attach::inventory::Eni;
-use common::error::{Error, Result};
+use common::error::{Error, Errors, Result};
 
 use super::stock::Level;
 use super::supply::{surplus, taken};
-use crate::ledger::{EniLedger, Entries, Event, Prefix, State, now};
+use crate::ledger::{EniLedger, Entries, Entry, Event, Prefix, State, now};
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::Node;
-use crate::vpc::ec2::Family;
+use crate::vpc::ec2::{Ec2, Family};
 use crate::vpc::eni;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::inventory;
@@ -23,35 +23,43 @@ const POSTPONED: u64 = 60;
 /// The same for one that EC2 does not take.
 const REFUSED: u64 = 300;
 
-/// Closes the prefixes of `pool` that are more than `level` says, for as long as `cooldown`
-/// seconds before they leave. `reserved` counts what the ledger does not know of one.
+/// Closes the prefixes of a family that are more than `level` says, for as long as `cooldown`
+/// seconds before they leave. `reserved` is what host-local has reserved; nobody reads it as
+/// long as there are not too many.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger.
+/// Code 5 naming a file of the ledger, and those of `reserved`.
 pub(crate) fn close(
-    entries: &Entries,
-    pool: Option<&str>,
+    ledger: &EniLedger,
     (family, level): (Family, Level),
     cooldown: u64,
-    reserved: impl Fn(&Prefix) -> usize,
+    reserved: impl Fn() -> Result<Vec<IpAddr>>,
 ) -> Result<()> {
-    let (prefixes, all) = (entries.prefixes()?, entries.all()?);
-    let own = prefixes.iter().filter(|prefix| {
-        let is_of = Family::of(prefix.prefix.address()) == family;
-        is_of && prefix.pool.as_deref() == pool
-    });
-    let own: Vec<&Prefix> = own.collect();
+    let too_many = |prefixes: &[Prefix], all: &[Entry], reserved: &[IpAddr]| {
+        let own: Vec<&Prefix> = prefixes
+            .iter()
+            .filter(|prefix| Family::of(prefix.prefix.address()) == family)
+            .collect();
+        let inside = |prefix: &Prefix| reserved.iter().filter(|a| prefix.contains(**a)).count();
+        let taken = |prefix: &Prefix| taken(prefix, all).max(inside(prefix));
+        let surplus = surplus(level, &own, taken, family).into_iter();
+        surplus.cloned().collect::<Vec<Prefix>>()
+    };
+    if too_many(&ledger.read_prefixes()?, &ledger.read()?, &[]).is_empty() {
+        return Ok(());
+    }
+    let reserved = reserved()?;
+    let entries = ledger.open()?;
     let after = now().saturating_add(cooldown);
-    let taken = |prefix: &Prefix| taken(prefix, &all).max(reserved(prefix));
-    for prefix in surplus(level, &own, taken, family) {
-        entries.note_prefix(prefix, &Event::Ended { after })?;
+    for prefix in too_many(&entries.prefixes()?, &entries.all()?, &reserved) {
+        entries.note_prefix(&prefix, &Event::Ended { after })?;
     }
     Ok(())
 }
 
 /// What keeps a prefix on its ENI, for all that can be seen: that of nobody's addresses may be
 /// anywhere.
-pub(crate) fn reason_to_keep(
+fn reason_to_keep(
     prefix: &Prefix,
     entries: &Entries,
     living: &Living,
@@ -76,7 +84,7 @@ pub(crate) fn give_back(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
-    reserved: &[IpAddr],
+    reserved: impl Fn() -> Result<Vec<IpAddr>>,
     kept: &mut Vec<(Cidr, String)>,
 ) -> Result<()> {
     let mut due = ledger.read_prefixes()?;
@@ -86,24 +94,38 @@ pub(crate) fn give_back(
     }
     eni::require_managed(eni)?;
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
-    for prefix in due {
-        let asked = {
-            let entries = ledger.open()?;
-            match reason_to_keep(&prefix, &entries, &living, reserved)? {
-                Some(why) => {
-                    kept.push((prefix.prefix, why));
-                    postpone(&entries, &prefix, POSTPONED)?;
-                    None
-                }
-                // From here on nobody can claim an address of it.
-                None => entries.note_prefix(&prefix, &Event::Unassigning)?,
-            }
-        };
-        if let Some(asked) = asked {
-            unassign(node, eni, ledger, &asked)?;
+    let asked = mark_asked(ledger, due, (&living, &reserved()?), kept)?;
+    let mut errors = Errors::default();
+    for family in Family::ALL {
+        let mut asked = asked.clone();
+        asked.retain(|prefix| Family::of(prefix.prefix.address()) == family);
+        if !asked.is_empty() {
+            errors.keep(unassign(node, eni, ledger, &asked));
         }
     }
-    Ok(())
+    errors.into_result()
+}
+
+/// Writes down which of the prefixes that are due EC2 may be asked to take. The others stay a
+/// while.
+fn mark_asked(
+    ledger: &EniLedger,
+    due: Vec<Prefix>,
+    (living, reserved): (&Living, &[IpAddr]),
+    kept: &mut Vec<(Cidr, String)>,
+) -> Result<Vec<Prefix>> {
+    let (mut asked, entries) = (Vec::new(), ledger.open()?);
+    for prefix in due {
+        match reason_to_keep(&prefix, &entries, living, reserved)? {
+            Some(why) => {
+                kept.push((prefix.prefix, why));
+                postpone(&entries, &prefix, POSTPONED)?;
+            }
+            // From here on nobody can claim an address of it.
+            None => asked.extend(entries.note_prefix(&prefix, &Event::Unassigning)?),
+        }
+    }
+    Ok(asked)
 }
 
 fn postpone(entries: &Entries, prefix: &Prefix, seconds: u64) -> Result<()> {
@@ -112,37 +134,63 @@ fn postpone(entries: &Entries, prefix: &Prefix, seconds: u64) -> Result<()> {
     postponed.map(drop)
 }
 
-/// Has EC2 take a prefix. The inventory forgets it before: nobody is to believe that it is on
-/// the ENI.
-pub(crate) fn unassign(
-    node: &Node<'_>,
-    eni: &Eni,
-    ledger: &EniLedger,
-    prefix: &Prefix,
-) -> Result<()> {
-    inventory::forget_prefix(&eni.id, prefix.prefix)?;
+/// Has EC2 take prefixes of one family, all with one call. The inventory forgets them before:
+/// nobody is to believe that they are on the ENI.
+fn unassign(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
+    inventory::forget_prefixes(&eni.id, &names(prefixes))?;
     let ec2 = node.aws.ec2(&node.inventory.region)?;
-    let failed = |failure: Failure| -> Error {
-        failure.error(&format!("give {} of {} back", prefix.prefix, eni.id))
+    if ask(ec2, eni, prefixes)?.is_none() {
+        return note_unassigned(ledger, prefixes);
+    }
+    // Some may have been taken already: the answer to an earlier attempt was lost.
+    let actual = ec2.eni(&eni.id);
+    let actual = actual.map_err(|failure| failed(eni, prefixes, &failure))?;
+    let is_there = |prefix: &Prefix| {
+        let mut actual = actual.iter();
+        actual.any(|found| found.prefixes.contains(&prefix.prefix))
     };
-    let refusal = match ec2.unassign_prefix(&eni.id, prefix.prefix) {
-        Ok(()) => None,
-        // It may have been taken already: the answer to an earlier attempt was lost.
-        Err(failure) if failure.kind == Kind::Invalid && !failure.is_passing() => {
-            let actual = ec2.eni(&eni.id).map_err(failed)?;
-            let is_there = actual.is_some_and(|found| found.prefixes.contains(&prefix.prefix));
-            is_there.then_some(failure)
-        }
-        Err(failure) => return Err(failed(failure)),
-    };
-    let entries = ledger.open()?;
-    match refusal {
-        None => entries.note_prefix(prefix, &Event::Unassigned).map(drop),
-        Some(failure) => {
-            postpone(&entries, prefix, REFUSED)?;
-            Err(failed(failure))
+    let (left, gone): (Vec<_>, Vec<_>) = prefixes.iter().cloned().partition(is_there);
+    note_unassigned(ledger, &gone)?;
+    // One that EC2 does not take keeps no other.
+    let mut errors = Errors::default();
+    for prefix in left {
+        let one = [prefix];
+        match ask(ec2, eni, &one)? {
+            None => note_unassigned(ledger, &one)?,
+            Some(failure) => {
+                postpone(&ledger.open()?, &one[0], REFUSED)?;
+                errors.keep::<()>(Err(failed(eni, &one, &failure)));
+            }
         }
     }
+    errors.into_result()
+}
+
+/// Has EC2 take all of them or none. Returns its refusal where it is about these prefixes, and
+/// fails with any other.
+fn ask(ec2: &Ec2, eni: &Eni, prefixes: &[Prefix]) -> Result<Option<Failure>> {
+    match ec2.unassign_prefixes(&eni.id, &names(prefixes)) {
+        Ok(()) => Ok(None),
+        Err(failure) if failure.kind == Kind::Invalid && !failure.is_passing() => Ok(Some(failure)),
+        Err(failure) => Err(failed(eni, prefixes, &failure)),
+    }
+}
+
+fn failed(eni: &Eni, prefixes: &[Prefix], failure: &Failure) -> Error {
+    let names: Vec<String> = names(prefixes).iter().map(Cidr::to_string).collect();
+    failure.error(&format!("give {} of {} back", names.join(", "), eni.id))
+}
+
+fn names(prefixes: &[Prefix]) -> Vec<Cidr> {
+    prefixes.iter().map(|prefix| prefix.prefix).collect()
+}
+
+fn note_unassigned(ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
+    let entries = ledger.open()?;
+    for prefix in prefixes {
+        entries.note_prefix(prefix, &Event::Unassigned)?;
+    }
+    Ok(())
 }
 
 /// Opens the adopted prefixes of an ENI for networks without addresses: a second look has
@@ -155,7 +203,7 @@ pub(crate) fn open_adopted(
     node: &Node<'_>,
     ledger: &EniLedger,
     wanted: impl Fn(&Prefix) -> bool,
-    reserved: &[IpAddr],
+    reserved: impl Fn() -> Result<Vec<IpAddr>>,
     kept: &mut Vec<String>,
 ) -> Result<()> {
     let mut adopted = ledger.read_prefixes()?;
@@ -167,9 +215,10 @@ pub(crate) fn open_adopted(
     }
     // Pods may not wait for a look into all namespaces.
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
+    let reserved = reserved()?;
     let entries = ledger.open()?;
     for prefix in adopted {
-        match reason_to_keep(&prefix, &entries, &living, reserved)? {
+        match reason_to_keep(&prefix, &entries, &living, &reserved)? {
             Some(why) => {
                 kept.push(format!("{} is not used for pods: {why}", prefix.prefix));
                 stock.note_used(ledger.id(), prefix.prefix, Instant::now());

@@ -98,9 +98,12 @@ impl Stock {
         until.filter(|wait| !wait.is_zero()).min()
     }
 
-    /// Why there are none, each to be said once.
-    pub(crate) fn refusals(&self) -> Vec<String> {
-        let known = self.known();
+    /// Why there are none at this time, each to be said once. Where nobody has asked again
+    /// since long, none are missing.
+    pub(crate) fn refusals(&self, now: Instant) -> Vec<String> {
+        let mut known = self.known();
+        let is_over = |at: Instant| now.saturating_duration_since(at) >= 2 * PAUSE;
+        known.refused.retain(|_, refused| !is_over(refused.at));
         known.refused.values().map(|r| r.why.clone()).collect()
     }
 
@@ -124,10 +127,12 @@ mod tests {
         assert!(!stock.may_ask(&eni(), Family::V4, soon));
         assert!(stock.may_ask(&eni(), Family::V6, soon));
         assert!(stock.may_ask(&eni(), Family::V4, start + PAUSE));
-        assert_eq!(stock.refusals(), ["why"]);
+        assert_eq!(stock.refusals(start + PAUSE), ["why"]);
         stock.accept(&eni(), Family::V4);
         assert!(stock.may_ask(&eni(), Family::V4, start));
-        assert!(stock.refusals().is_empty());
+        assert!(stock.refusals(start).is_empty());
+        stock.refuse(&eni(), Family::V4, "why".to_owned(), start);
+        assert!(stock.refusals(start + 2 * PAUSE).is_empty());
     }
 
     #[test]

@@ -226,7 +226,7 @@ pub(crate) fn free_address(
 ) -> Option<IpAddr> {
     let mut open: Vec<&Prefix> = prefixes
         .iter()
-        .filter(|p| p.pool.is_none() && is_of(p, family) && is_usable(p, eni, now))
+        .filter(|p| is_of(p, family) && is_usable(p, eni, now))
         .collect();
     open.sort_by_key(|prefix| prefix.prefix.address());
     open.into_iter().find_map(|prefix| {
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn the_first_free_address_is_found_soon_also_where_a_prefix_has_none() {
         let prefixes = ["2001:db8:4:0:1::/80", "2001:db8:5:0:1::/80"];
-        let [own, foreign] = prefixes.map(|text| Prefix::assigned(text.parse().unwrap(), None));
+        let [own, foreign] = prefixes.map(|text| Prefix::assigned(text.parse().unwrap()));
         let prefixes = [foreign.unwrap(), own.unwrap()];
         let taken = |count: u128| {
             let first = number(prefixes[1].prefix.address());
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_pods_have_of_a_prefix_in_the_ledger_is_not_left() {
-        let prefix = Prefix::assigned("10.0.4.32/28".parse().unwrap(), None).unwrap();
+        let prefix = Prefix::assigned("10.0.4.32/28".parse().unwrap()).unwrap();
         let entry = Entry::begin("10.0.4.33".parse().unwrap(), &Event::Seen, None).unwrap();
         let slots = Slots::of(&eni(), &[entry], &[prefix], Family::V4);
         assert_eq!((slots.used, slots.left()), (3, 7));
