@@ -36,6 +36,12 @@ fn edit_prefix(node: &AwsNode, prefix: &str, change: impl FnOnce(&mut Value)) {
     fs::write(path, document.to_string()).unwrap();
 }
 
+/// The clock that the ledger's times of a prefix are of.
+fn clock(node: &AwsNode, prefix: &str) -> Value {
+    let text = fs::read(prefix_file(node, prefix)).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()["clock"].clone()
+}
+
 #[test]
 fn prefixes_stay_while_the_master_cannot_be_found() {
     let vpc = Vpc::new();
@@ -100,8 +106,7 @@ fn an_eni_that_has_gone_with_a_prefix_on_its_way_out_keeps_no_agent_busy() {
         entry["confirmed"] = json!(now() - 600);
         entry["missing"] = json!(now() - 300);
     });
-    let clock = serde_json::from_slice::<Value>(&fs::read(prefix_file(&node, &prefix)).unwrap());
-    let clock = clock.unwrap()["clock"].clone();
+    let clock = clock(&node, &prefix);
     let since = now() - 600;
     let asked = json!({ "before": [], "count": 1, "since": since, "clock": clock });
     let unheard = json!({ "before": [], "since": since, "clock": clock });
@@ -218,4 +223,18 @@ fn prefixes_that_ec2_denies_are_asked_for_again_after_a_while_and_it_is_said_onc
     // Where EC2 gives no prefixes, each of the seven slots that are left is for one pod.
     let left = format!("pods_left{{eni=\"{}\",family=\"ipv4\"}}", node.eni);
     assert_eq!(scrape.value(&left), 7.0, "{scrape:#?}");
+}
+
+#[test]
+fn what_a_killed_agent_had_written_down_of_all_prefixes_is_not_waited_for() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
+    drop(kept(&node, &one, 1));
+    let clock = clock(&node, &prefixes(&node)[0]);
+    let asked = json!({ "before": [], "count": 1, "since": now(), "clock": clock });
+    fs::write(node.ledger_path().join(".asked-ipv4"), asked.to_string()).unwrap();
+    assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
+    assert!(!intents(&node).contains(&".asked-ipv4".to_owned()));
+    assert_eq!(known(&node).len(), 1);
 }
