@@ -1,15 +1,16 @@
 //! Checks of the resources that the agent offers the kubelet, as it has written them down.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use common::attach::inventory::Eni;
 
 use crate::agent::devices::shown::{PATH, Shown};
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
-use crate::ledger::State;
+use crate::ledger::{Entry, Event, State};
+use crate::registration::prefixes::supply::{MOST_PODS, Slots};
 use crate::vpc::ec2::Family;
-use crate::vpc::eni::{MOST_SLOTS, slots};
 
 const CHECK: &str = "resource";
 
@@ -67,7 +68,7 @@ fn compare(resource: &Shown, facts: &Facts) -> Vec<Finding> {
             None => format!("{healthy} devices of {id}, which is not attached to this node"),
             Some(eni) => {
                 let room = room(eni, resource.family?, facts)?;
-                let is_so = room == all || resource.devices.len() >= MOST_SLOTS;
+                let is_so = room == all || resource.devices.len() >= MOST_PODS;
                 let says = format!("{all} addresses of {id}, which has room for {room}");
                 (!is_so).then_some(says)?
             }
@@ -79,17 +80,20 @@ fn compare(resource: &Shown, facts: &Facts) -> Vec<Finding> {
     offered.into_iter().filter_map(differs).collect()
 }
 
-/// How many addresses an ENI has room for beside those that nobody is known to have.
+/// How many addresses an ENI has room for beside those that nobody is known to have, by what EC2
+/// says of it now.
 fn room(eni: &Eni, family: Family, facts: &Facts) -> Option<usize> {
     let own = facts.own.iter().find(|own| own.id == eni.id)?;
     let entries = facts.ledger.as_ref().ok()?.get(&eni.id);
-    let is_for_pods = |address| {
-        let mut entries = entries.into_iter().flatten();
-        entries.any(|entry| entry.address == address && entry.state != State::Adopted)
-    };
-    let others = own.secondary.iter().filter(|address| {
-        let is_inside = eni.prefixes.iter().any(|prefix| prefix.contains(**address));
-        Family::of(**address) == family && !is_inside && !is_for_pods(**address)
-    });
-    slots(eni, family, others.count())
+    let entries = entries.into_iter().flatten();
+    let mut entries: Vec<Entry> = entries
+        .filter(|entry| entry.state != State::Adopted)
+        .cloned()
+        .collect();
+    let is_known = |address: &&IpAddr| entries.iter().any(|entry| entry.address == **address);
+    let others = own.secondary.iter().filter(|address| !is_known(address));
+    let others = others.filter_map(|address| Entry::begin(*address, &Event::Seen, None));
+    let others: Vec<Entry> = others.collect();
+    entries.extend(others);
+    Slots::of(eni, &entries, &[], family).for_pods()
 }
