@@ -1,18 +1,20 @@
 //! Links: what the kernel says of one, and every change the plugins make to one.
 
+mod message;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoIpVtap, InfoKind,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Prop,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
 };
 use nix::libc::EINVAL;
 use rtnetlink::LinkUnspec;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::message::to_link;
 use super::{Change, Netlink, text};
 use crate::error::{Error, Result};
 use crate::ifname::IfName;
@@ -390,29 +392,6 @@ fn no_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
-pub(super) fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else {
-        return None;
-    };
-    let mut link = Link {
-        index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
-        loopback: message.header.flags.contains(LinkFlags::Loopback),
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-        has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
-        running: message.header.flags.contains(LinkFlags::Running),
-        settings: Settings {
-            flags: (message.header.flags & SETTABLE).bits(),
-            ..Settings::default()
-        },
-        ..Link::default()
-    };
-    for attribute in message.attributes {
-        link.take(attribute);
-    }
-    Some(link)
-}
-
 impl Link {
     /// Whether it asks for the hardware addresses of its neighbours, and answers them. An
     /// ipvlan interface in a mode that routes gets the flag that says so when it is up.
@@ -421,93 +400,6 @@ impl Link {
         let is_routed = self.ipvlan_mode.is_some_and(|mode| mode != IPVLAN_MODE_L2);
         !flags.contains(LinkFlags::Noarp) && !is_routed
     }
-
-    fn take(&mut self, attribute: LinkAttribute) {
-        match attribute {
-            LinkAttribute::IfName(name) => self.name = name,
-            LinkAttribute::IfAlias(alias) => self.alias = alias,
-            LinkAttribute::Address(bytes) => self.mac = format_mac(&bytes),
-            LinkAttribute::PermAddress(bytes) => self.permanent_mac = format_mac(&bytes),
-            LinkAttribute::Mtu(mtu) => self.mtu = mtu,
-            LinkAttribute::TxQueueLen(length) => self.settings.tx_queue_length = length,
-            LinkAttribute::Group(group) => self.settings.group = group,
-            LinkAttribute::Link(index) => self.parent = Some(index),
-            LinkAttribute::Controller(index) => self.controller = Some(index),
-            LinkAttribute::LinkNetNsId(id) => self.parent_netns_id = Some(id),
-            LinkAttribute::ParentDevName(name) => self.bus_address = name,
-            LinkAttribute::PropList(props) => {
-                self.altnames
-                    .extend(props.into_iter().filter_map(to_altname));
-            }
-            LinkAttribute::LinkInfo(infos) => {
-                infos.into_iter().for_each(|info| self.take_info(info))
-            }
-            LinkAttribute::AfSpecUnspec(families) => {
-                let parameters = &mut self.parameters;
-                families
-                    .into_iter()
-                    .for_each(|family| parameters.take(family));
-            }
-            _ => {}
-        }
-    }
-
-    fn take_info(&mut self, info: LinkInfo) {
-        match info {
-            LinkInfo::Kind(kind) => self.kind = kind.to_string(),
-            LinkInfo::PortKind(kind) => self.port_kind = kind.to_string(),
-            LinkInfo::Data(InfoData::IpVlan(data)) => {
-                for item in data {
-                    match item {
-                        InfoIpVlan::Mode(mode) => self.ipvlan_mode = Some(mode.into()),
-                        InfoIpVlan::Flags(flags) => self.ipvlan_flags = Some(flags.bits()),
-                        _ => {}
-                    }
-                }
-            }
-            LinkInfo::Data(InfoData::IpVtap(data)) => {
-                for item in data {
-                    match item {
-                        InfoIpVtap::Mode(mode) => self.ipvlan_mode = Some(mode.into()),
-                        InfoIpVtap::Flags(flags) => self.ipvlan_flags = Some(flags.bits()),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Parameters {
-    fn take(&mut self, family: AfSpecUnspec) {
-        match family {
-            AfSpecUnspec::Inet(parts) => {
-                self.ipv4.extend(parts.iter().flat_map(|part| match part {
-                    AfSpecInet::DevConf(conf) => numbers(conf),
-                    _ => Vec::new(),
-                }));
-            }
-            AfSpecUnspec::Inet6(parts) => {
-                self.ipv6.extend(parts.iter().flat_map(|part| match part {
-                    AfSpecInet6::DevConf(conf) => numbers(conf),
-                    _ => Vec::new(),
-                }));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The numbers that a block of parameters consists of.
-fn numbers(conf: &impl Emitable) -> Vec<i32> {
-    let mut bytes = vec![0; conf.buffer_len()];
-    conf.emit(&mut bytes);
-    let (numbers, _) = bytes.as_chunks();
-    numbers
-        .iter()
-        .map(|bytes| i32::from_ne_bytes(*bytes))
-        .collect()
 }
 
 /// An attribute that consists of others.
@@ -536,19 +428,6 @@ fn altname_attribute(name: &str) -> DefaultNla {
     let mut bytes = text::to_bytes(name);
     bytes.push(0);
     DefaultNla::new(IFLA_ALT_IFNAME, bytes)
-}
-
-fn to_altname(prop: Prop) -> Option<String> {
-    match prop {
-        Prop::AltIfName(name) => Some(name),
-        _ => None,
-    }
-}
-
-/// A hardware address in lower case with colons.
-fn format_mac(bytes: &[u8]) -> String {
-    let parts: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    parts.join(":")
 }
 
 /// The bytes of an Ethernet address written with colons or hyphens.
