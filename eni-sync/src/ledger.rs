@@ -7,8 +7,10 @@ mod document;
 mod entry;
 mod journal;
 mod life_cycle;
+mod owner;
 mod policy;
 mod prefix;
+mod refusal;
 mod wish;
 
 use std::collections::HashSet;
@@ -28,10 +30,12 @@ use common::say;
 use serde::{Deserialize, Serialize};
 
 use self::clock::Clock;
-pub(crate) use self::entry::{Absence, Entry, Life, Owner, Refusal, State, Timestamp, now};
+pub(crate) use self::entry::{Absence, Entry, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
+pub(crate) use self::owner::{Life, Owner};
 pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 pub(crate) use self::prefix::Prefix;
+pub(crate) use self::refusal::Refusal;
 pub(crate) use self::wish::{Unheard, Wish};
 use crate::deadline::Deadline;
 

@@ -4,9 +4,11 @@
 
 use tracing::{debug, info, warn};
 
-use super::entry::{Entry, Owner, Refusal, State, Timestamp, now};
+use super::entry::{Entry, State, Timestamp, now};
 use super::life_cycle::Event;
+use super::owner::Owner;
 use super::prefix::Prefix;
+use super::refusal::Refusal;
 
 /// One event of an address, with all that is known about whose it is.
 macro_rules! tell {

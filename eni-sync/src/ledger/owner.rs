@@ -1,0 +1,198 @@
+//! The attachment that an address is for, and what shows that it exists still.
+
+use std::path::{Path, PathBuf};
+
+use common::cni::args::CmdArgs;
+use common::error::{Error, ErrorCode, Result};
+use common::kernel::netns::{Holders, NetNsId, Presence};
+use common::records::boot_id;
+use common::text::printable;
+use serde::{Deserialize, Serialize};
+
+/// The attachment that an address is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Owner {
+    /// The network's name.
+    pub(crate) network: String,
+    /// The container.
+    pub(crate) container_id: String,
+    /// The interface inside the container.
+    pub(crate) ifname: String,
+    /// `namespace/name` of the pod; empty when the runtime has not said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) pod: String,
+    /// What shows that the attachment still exists.
+    #[serde(flatten)]
+    pub(crate) life: Life,
+    /// How long the address stays on the ENI when the attachment has ended.
+    pub(crate) cooldown_seconds: u64,
+}
+
+/// What an attachment ends with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+pub(crate) enum Life {
+    /// The container's network namespace.
+    Namespace {
+        /// The path of the namespace.
+        netns: String,
+        /// Which namespace the path led to.
+        netns_id: NetNsId,
+        /// The boot in which the attachment was made.
+        boot_id: String,
+    },
+    /// The reservation of host-local, of an attachment that nobody tells us of.
+    Reservation {
+        /// The path of the file.
+        reservation: PathBuf,
+    },
+    /// Nothing: it is the agent itself that wants the address.
+    Pool {
+        /// The name of the pool.
+        pool: String,
+    },
+}
+
+impl Life {
+    /// Whether both are the same namespace, by whatever path, or the same reservation.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Namespace {
+                    netns_id, boot_id, ..
+                },
+                Self::Namespace {
+                    netns_id: id,
+                    boot_id: boot,
+                    ..
+                },
+            ) => netns_id.is_same(id) && boot_id == boot,
+            (Self::Reservation { reservation }, Self::Reservation { reservation: other }) => {
+                reservation == other
+            }
+            (Self::Pool { pool }, Self::Pool { pool: other }) => pool == other,
+            _ => false,
+        }
+    }
+
+    /// Whether it exists where it was.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read, or the reservation not be looked for, 8
+    /// when the namespace cannot be looked at.
+    fn goes_on(&self) -> Result<bool> {
+        match self {
+            Self::Namespace {
+                netns,
+                netns_id,
+                boot_id: made_in,
+            } => Ok(boot_id()? == *made_in && netns_id.is_at(netns)?),
+            Self::Reservation { reservation } => reservation_presence(reservation).is_living(),
+            Self::Pool { .. } => Ok(true),
+        }
+    }
+
+    /// Whether it exists, wherever it is.
+    fn presence(&self, holders: &Holders) -> Presence {
+        match self {
+            Self::Namespace {
+                netns,
+                netns_id,
+                boot_id: made_in,
+            } => match boot_id() {
+                Ok(boot) if boot == *made_in => netns_id.presence(netns, holders),
+                Ok(_) => Presence::Ended,
+                Err(error) => Presence::Unknown(error),
+            },
+            Self::Reservation { reservation } => reservation_presence(reservation),
+            Self::Pool { .. } => Presence::Living,
+        }
+    }
+}
+
+/// Whether host-local has a reservation. It has ended where its file is gone, or the
+/// directory of its network, and not where nothing of the store is visible.
+pub(super) fn reservation_presence(path: &Path) -> Presence {
+    let unknown = |error: Error| Presence::Unknown(error);
+    for place in path.ancestors().take(3) {
+        match place.try_exists() {
+            Ok(true) if place == path => return Presence::Living,
+            Ok(true) => return Presence::Ended,
+            Ok(false) => {}
+            Err(cause) => {
+                let msg = format!("failed to look for {path:?}");
+                return unknown(Error::io(msg, &cause));
+            }
+        }
+    }
+    let msg = format!("the store of {path:?} is not visible");
+    unknown(Error::new(ErrorCode::IO, msg))
+}
+
+impl Owner {
+    /// Whether this is the owner of an attachment, whatever namespace it is in.
+    pub(crate) fn is_attachment(&self, network: &str, container_id: &str, ifname: &str) -> bool {
+        (
+            self.network.as_str(),
+            self.container_id.as_str(),
+            self.ifname.as_str(),
+        ) == (network, container_id, ifname)
+    }
+
+    /// Whether this is the owner of the attachment that a command is about.
+    pub(crate) fn is_of(&self, args: &CmdArgs) -> bool {
+        let (container, ifname) = (args.container_id.as_str(), args.ifname.as_str());
+        self.is_attachment(&args.conf.network, container, ifname)
+    }
+
+    /// Whether both are the same attachment in the same namespace.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.is_attachment(&other.network, &other.container_id, &other.ifname)
+            && self.life.is_same(&other.life)
+    }
+
+    /// Whether the attachment exists where it was.
+    ///
+    /// # Errors
+    /// Code 5 or 8 when that cannot be told.
+    pub(crate) fn is_alive(&self) -> Result<bool> {
+        self.life.goes_on()
+    }
+
+    /// Whether the attachment exists, wherever it is.
+    pub(crate) fn presence(&self, holders: &Holders) -> Presence {
+        self.life.presence(holders)
+    }
+
+    /// The path of the container's network namespace, where it is known.
+    pub(crate) fn netns(&self) -> Option<&str> {
+        match &self.life {
+            Life::Namespace { netns, .. } => Some(netns),
+            Life::Reservation { .. } | Life::Pool { .. } => None,
+        }
+    }
+
+    /// Which namespace that is.
+    pub(crate) fn netns_id(&self) -> Option<&NetNsId> {
+        match &self.life {
+            Life::Namespace { netns_id, .. } => Some(netns_id),
+            Life::Reservation { .. } | Life::Pool { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.pod.is_empty() {
+            write!(f, "pod {}, ", printable(&self.pod))?;
+        }
+        write!(
+            f,
+            "container {}, interface {}, network {}",
+            printable(&self.container_id),
+            printable(&self.ifname),
+            printable(&self.network)
+        )
+    }
+}
