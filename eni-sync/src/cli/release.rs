@@ -83,7 +83,7 @@ enum Fate {
 impl Fate {
     fn of(end: &End) -> Self {
         match end {
-            End::Removed => Self::Released,
+            End::Removed | End::Freed => Self::Released,
             End::Absent => Self::NotThere,
             End::Elsewhere => Self::Kept(
                 "the ENI is not attached to this node, which only forgets what it knows of it"

@@ -38,6 +38,8 @@ pub(crate) type Ends = HashMap<IpAddr, End>;
 pub(crate) enum End {
     /// EC2 has removed it.
     Removed,
+    /// Nobody has it any more. It is still on the ENI, with the prefix that it is in.
+    Freed,
     /// It is not on the ENI, by what EC2 says.
     Absent,
     /// The ENI is not one of this node, or does not exist: whatever is on it stays there.
@@ -157,7 +159,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     let mut enis = node.inventory.enis.iter();
     let own = enis.find(|eni| eni.id == ledger.id());
     let (freed, entries) = free(ledger, own, entries)?;
-    ends.extend(freed.iter().map(|entry| (entry.address, End::Removed)));
+    ends.extend(freed.iter().map(|entry| (entry.address, End::Freed)));
     if entries.is_empty() {
         return Ok(ends);
     }
@@ -280,7 +282,7 @@ fn reasons_to_keep(ends: &Ends) -> Vec<String> {
     let ends: BTreeMap<_, _> = ends.iter().collect();
     let kept = ends.into_iter().filter_map(|(address, end)| match end {
         End::Kept(why) => Some(format!("{address} stays: {why}")),
-        End::Removed | End::Absent | End::Elsewhere => None,
+        End::Removed | End::Freed | End::Absent | End::Elsewhere => None,
     });
     kept.collect()
 }
