@@ -11,7 +11,7 @@ use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use super::scrape::{ADDRESS, Scrape, get};
 
 /// The network that the AWS containers blog has published.
-const PUBLISHED: &str = "ipvlan-conf-1.yaml";
+pub const PUBLISHED: &str = "ipvlan-conf-1.yaml";
 
 fn configuration() -> Value {
     json!({ "networks": "auto", "metrics": ADDRESS })
@@ -19,7 +19,7 @@ fn configuration() -> Value {
 
 /// The record that ipvlan writes of an attachment whose master has this MAC address, and the
 /// reservation that host-local makes of it.
-fn attach(node: &AwsNode, network: &Network, pod: &Pod, mac: &str) {
+pub fn attach(node: &AwsNode, network: &Network, pod: &Pod, mac: &str) {
     let conf = &network.plugins[0];
     let there = fs::metadata(pod.netns.path()).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();

@@ -3,10 +3,11 @@
 
 mod cluster;
 
-use harness::Pod;
+use harness::{Network, Pod};
 use serde_json::{Value, json};
 
 use self::cluster::{Cluster, NODE};
+use super::auto::{self, PUBLISHED};
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::scrape::{ADDRESS, get};
 
@@ -49,7 +50,17 @@ fn a_pod_without_an_address_in_the_vpc_gets_one_event_that_says_why() {
         agent.raw_log()
     );
     node.command(&["sync", "--once"]);
-    drop(pods);
+    drop((pods, agent));
+    // The next agent finds the same attachment, and the same Event.
+    let agent = Agent::start(&cluster, &configuration(&json!({ "events": true })));
+    let again = attach(&node, "web-0");
+    assert!(
+        eventually(|| cluster.state().requests.len() == 7),
+        "{:?}\n{}",
+        cluster.state().requests,
+        agent.raw_log()
+    );
+    drop(again);
     let state = cluster.state();
     let [event] = state.events.as_slice() else {
         panic!("{:?}", state.events);
@@ -95,6 +106,9 @@ fn the_taint_goes_when_the_node_is_ready_and_the_others_stay() {
     assert!(get(&node, "/readyz").0 == 200);
     let said = || agent.log().contains("is removed: pods may come");
     assert!(eventually(said), "{}", agent.raw_log());
+    // Whoever manages the nodes sets it again.
+    cluster.has_node(&json!([ours, others[1]]));
+    assert!(eventually(|| cluster.taints() == json!([others[1]])));
 }
 
 #[test]
@@ -126,7 +140,47 @@ fn a_node_without_the_taint_is_not_changed() {
     cluster.has_node(&json!(null));
     let _agent = Agent::start(&cluster, &configuration(&json!({ "startupTaint": true })));
     let get = format!("GET /api/v1/nodes/{NODE}");
-    assert!(eventually(|| cluster.state().requests == [get.as_str()]));
+    assert!(eventually(|| cluster.state().requests.len() >= 2));
+    let requests = cluster.state().requests.clone();
+    assert!(
+        requests.iter().all(|request| *request == get),
+        "{requests:?}"
+    );
+}
+
+/// Listed networks and those that find themselves name the pod by the records of the plugins.
+#[test]
+fn a_pod_of_a_watched_network_gets_its_event_once_whatever_fails_meanwhile() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let cluster = Cluster::start(&node);
+    cluster.has_pod("web-0", NODE);
+    let mut network = Network::published(PUBLISHED);
+    network.plugins[0]["ipam"]["subnet"] = json!("10.9.9.0/24");
+    network.plugins[0]["ipam"]["rangeStart"] = json!(ELSEWHERE);
+    network.plugins[0]["ipam"]["rangeEnd"] = json!(ELSEWHERE);
+    network.plugins[0]["ipam"]["gateway"] = json!("10.9.9.1");
+    let pod = Pod::new("web-0");
+    auto::attach(&node, &network, &pod, &node.mac);
+    let broken = node.node.state().join("networks/broken");
+    std::fs::create_dir_all(&broken).unwrap();
+    std::fs::write(broken.join("10.0.4.99"), "c9\r\nnet1").unwrap();
+    let listed =
+        |name: &str| json!({ "name": name, "masterSelector": { "eni": node.eni.as_str() } });
+    for networks in [
+        json!("auto"),
+        json!([listed("ipvlan-conf-1"), { "name": "broken", "master": "none0" }]),
+    ] {
+        cluster.state().events.clear();
+        let mut configuration = configuration(&json!({ "events": true }));
+        configuration["networks"] = networks.clone();
+        let agent = Agent::start(&cluster, &configuration);
+        let made = || cluster.state().events.len() == 1;
+        assert!(eventually(made), "{networks}: {}", agent.raw_log());
+        let said = "runs without 10.9.9.9 in the VPC";
+        assert_eq!(agent.log().matches(said).count(), 1, "{}", agent.raw_log());
+        std::fs::remove_file(node.run_directory().join("agent.log")).unwrap();
+    }
 }
 
 #[test]

@@ -53,9 +53,8 @@ pub(super) fn follow(agent: &Agent, found: &Found) -> Result<Outcome> {
     let reserved = directories.into_values().flatten();
     for (address, owner) in reserved.filter_map(|(address, owner)| Some((address, owner?))) {
         if let Some(recorded) = found.attachment(&owner) {
-            let pod = recorded.pod.clone();
             let of_eni = wanted.entry(recorded.mac.as_str()).or_default();
-            of_eni.insert(address, Owner { pod, ..owner });
+            of_eni.insert(address, found.name(owner));
         }
     }
     let mut outcome = Outcome::default();

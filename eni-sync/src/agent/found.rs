@@ -89,6 +89,17 @@ impl Found {
         }
     }
 
+    /// The same owner with its pod, where a record tells it.
+    pub(crate) fn name(&self, owner: Owner) -> Owner {
+        match self.attachment(&owner) {
+            Some(recorded) => Owner {
+                pod: recorded.pod.clone(),
+                ..owner
+            },
+            None => owner,
+        }
+    }
+
     /// What a record tells of the attachment of an owner.
     pub(crate) fn attachment(&self, owner: &Owner) -> Option<&Recorded> {
         let key = (

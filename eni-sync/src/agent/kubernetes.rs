@@ -27,9 +27,8 @@ pub(super) fn start(agent: &Arc<Agent>, to_tell: Option<Receiver<Without>>) -> R
     if let Some(to_tell) = to_tell {
         agent.start_lasting("events", move |_| events::run(&to_tell))?;
     }
-    // Its thread ends with the taint.
     match agent.configuration.kubernetes.startup_taint {
-        true => agent.start("taint", taint::run),
+        true => agent.start_lasting("taint", taint::run),
         false => Ok(()),
     }
 }

@@ -42,6 +42,15 @@ impl LastLook {
         self.found.iter().filter(is_new).cloned().collect()
     }
 
+    /// Remembers these findings beside the ones before, of a look that was not complete, and
+    /// returns those that are new.
+    pub(crate) fn add(&mut self, findings: Vec<String>) -> Vec<String> {
+        let mut new = findings;
+        new.retain(|finding| !self.found.contains(finding));
+        self.found.extend(new.iter().cloned());
+        new
+    }
+
     /// Whether nothing was found.
     pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty()
@@ -75,6 +84,14 @@ mod tests {
         assert!(!last.is_empty());
         assert_eq!(last.replace(texts(0..0)), texts(0..0));
         assert!(last.is_empty());
+    }
+
+    #[test]
+    fn a_look_that_is_not_complete_forgets_nothing() {
+        let mut last = LastLook::default();
+        assert_eq!(last.replace(texts(1..=2)), texts(1..=2));
+        assert_eq!(last.add(texts(2..=3)), texts(3..=3));
+        assert_eq!(last.replace(texts(1..=3)), texts(0..0));
     }
 
     #[test]

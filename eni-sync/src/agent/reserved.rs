@@ -13,7 +13,7 @@ use host_local_ipam::reservation::{self, Holder};
 use host_local_ipam::survey;
 
 use crate::agent::configuration::{Configuration, DATA_DIR, Watched};
-use crate::agent::found;
+use crate::agent::found::Found;
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner};
 use crate::registration::register;
@@ -28,12 +28,12 @@ pub(super) type Reserved = BTreeMap<IpAddr, Option<Owner>>;
 
 /// Makes the ledger follow the reservations of a network whose interface is known. Returns what
 /// cannot be registered.
-pub(super) fn follow(agent: &Agent, network: &Watched) -> Result<Vec<Without>> {
+pub(super) fn follow(agent: &Agent, network: &Watched, records: &Found) -> Result<Vec<Without>> {
     let found = reservations(network)?;
     register::give_up_entries(&agent.ledger, GONE, |entry| {
         is_of(entry, network) && has_ended(entry, found.get(&entry.address))
     })?;
-    let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, owner?));
+    let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, records.name(owner?)));
     let reservations: BTreeMap<IpAddr, Owner> = found.into_iter().filter_map(named).collect();
     if reservations.is_empty() {
         return Ok(Vec::new());
@@ -89,12 +89,7 @@ pub(crate) fn everywhere(configuration: &Configuration) -> Result<Vec<IpAddr>> {
     stores.extend(configuration.pools.iter().map(|pool| pool.data_dir.clone()));
     let listed = configuration.networks.listed().iter();
     stores.extend(listed.map(|network| network.data_dir.clone()));
-    stores.extend(
-        found::Found::read()?
-            .networks
-            .into_iter()
-            .map(|n| n.data_dir),
-    );
+    stores.extend(Found::read()?.networks.into_iter().map(|n| n.data_dir));
     let mut reserved = Vec::new();
     for store in stores {
         for network in names(&store)? {

@@ -45,13 +45,15 @@ pub(crate) struct Said {
     unregistered: Mutex<LastLook>,
 }
 
-/// Where it is found that a pod runs without an address. Each is looked at as a whole.
+/// Where it is found that a pod runs without an address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Source {
     /// The ledger has what EC2 refuses.
     Ledger,
     /// A watched network has what is never asked of EC2.
     Watched,
+    /// The same, where not all of it could be looked at.
+    WatchedInPart,
 }
 
 impl Said {
@@ -85,11 +87,15 @@ impl Said {
     pub(crate) fn note_without(&self, source: Source, found: Vec<Without>) -> Vec<Without> {
         let looks = match source {
             Source::Ledger => &self.refused,
-            Source::Watched => &self.unregistered,
+            Source::Watched | Source::WatchedInPart => &self.unregistered,
         };
         let mut look = looks.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = look.replace(found.iter().map(Without::to_string).collect());
-        let new = |without: &Without| new.contains(&without.to_string());
+        let reasons = found.iter().map(Without::reason).collect();
+        let new = match source {
+            Source::WatchedInPart => look.add(reasons),
+            Source::Ledger | Source::Watched => look.replace(reasons),
+        };
+        let new = |without: &Without| new.contains(&without.reason());
         let new: Vec<Without> = found.into_iter().filter(new).collect();
         new.iter().for_each(Without::log);
         new

@@ -22,7 +22,7 @@ use crate::registration::choose::choose;
 use crate::registration::desired::Wanted;
 use crate::registration::register;
 use crate::registration::request::Request;
-use crate::registration::without::Without;
+use crate::registration::without;
 use crate::vpc::clients::Aws;
 use crate::vpc::environment;
 use crate::vpc::inventory;
@@ -136,7 +136,7 @@ impl Agent {
                         .map(|()| Answer::Done)
                 });
                 if let Some(Answer::Refused(refusal)) = answer.as_ref() {
-                    self.tell_unclaimed(&wanted, &request, &refusal.error());
+                    self.tell_unclaimed(&wanted, &request, refusal);
                 }
                 answer
             }
@@ -205,16 +205,14 @@ impl Agent {
 
     /// Tells of an attachment that does not insist on its addresses, and that has some which can
     /// never be on its ENI: the ledger knows those that EC2 has refused, and not these.
-    fn tell_unclaimed(&self, wanted: &Wanted, request: &Request, why: &Error) {
-        if !request.best_effort || why.code != ErrorCode::NETWORK_CONFIG {
+    fn tell_unclaimed(&self, wanted: &Wanted, request: &Request, refusal: &Refusal) {
+        if !request.best_effort || refusal.code != ErrorCode::NETWORK_CONFIG.0 {
             return;
         }
-        for &address in wanted.values().flatten() {
-            let without = Without {
-                owner: request.owner.clone(),
-                address,
-                why: why.clone(),
-            };
+        let found = self
+            .clients
+            .run(|aws| Ok(without::unclaimed(aws, wanted, &request.owner)));
+        for without in found.into_iter().flatten() {
             without.log();
             self.events.tell(without);
         }

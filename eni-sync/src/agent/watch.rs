@@ -61,8 +61,10 @@ fn follow_listed(
         add_watch(inotify, &network.directory())?;
     }
     let (mut findings, mut without) = (Vec::new(), Vec::new());
+    // Records only add the names of pods, which the addresses do not wait for.
+    let found = Found::read().unwrap_or_default();
     for network in networks {
-        match reserved::follow(agent, network) {
+        match reserved::follow(agent, network, &found) {
             Ok(found) => without.extend(found),
             Err(error) => {
                 let finding = format!("network {}: {error}", network.name);
@@ -71,17 +73,20 @@ fn follow_listed(
             }
         }
     }
-    let wait = (!findings.is_empty()).then_some(PAUSE);
-    note(agent, findings, without);
+    let (wait, source) = match findings.is_empty() {
+        true => (None, Source::Watched),
+        false => (Some(PAUSE), Source::WatchedInPart),
+    };
+    note(agent, findings, source, without);
     Ok(wait)
 }
 
 /// Notes what cannot be registered, for those who ask, and tells which pods that are.
-fn note(agent: &Agent, mut findings: Vec<String>, without: Vec<Without>) {
+fn note(agent: &Agent, mut findings: Vec<String>, source: Source, without: Vec<Without>) {
     findings.extend(without.iter().map(Without::to_string));
     agent.metrics.note_unregistered(findings.len());
     agent.health.note_unregistered(findings);
-    agent.tell_without(Source::Watched, without);
+    agent.tell_without(source, without);
 }
 
 /// The same for the networks that the records of this node show.
@@ -95,13 +100,13 @@ fn follow_found(agent: &Agent, inotify: &Inotify) -> Result<Option<Duration>> {
     }
     match auto::follow(agent, &found) {
         Ok(outcome) => {
-            note(agent, Vec::new(), outcome.without);
+            note(agent, Vec::new(), Source::Watched, outcome.without);
             Ok(outcome.again)
         }
         Err(error) => {
             let finding = format!("networks of this node: {error}");
             say!("{finding}");
-            note(agent, vec![finding], Vec::new());
+            note(agent, vec![finding], Source::WatchedInPart, Vec::new());
             Ok(Some(PAUSE))
         }
     }

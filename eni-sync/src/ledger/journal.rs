@@ -73,7 +73,12 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
             tell!(info, "assigned", eni, entry, reason);
         }
         (Event::Refused(refusal), (Some(State::Claiming { refusal: known, .. }), _)) => {
-            refused(eni, entry, refusal, known.as_ref() != Some(refusal));
+            refused(
+                eni,
+                entry,
+                refusal,
+                !known.as_ref().is_some_and(|known| known.is_same(refusal)),
+            );
         }
         (Event::Seen, (None | Some(State::Removed), _)) => {
             let reason = "on the ENI, and unknown to the ledger";

@@ -15,6 +15,11 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
+    /// Whether both say the same. In details EC2 may repeat the request, or encode it anew.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.code, &self.msg) == (other.code, &other.msg)
+    }
+
     /// What to tell the process that waits.
     pub(crate) fn of(error: &Error) -> Self {
         Self {

@@ -8,6 +8,9 @@ use common::error::{Error, Result};
 use tracing::error;
 
 use crate::ledger::{Ledger, Owner, State};
+use crate::registration::desired::Wanted;
+use crate::vpc::clients::Aws;
+use crate::vpc::{eni, inventory};
 
 /// An attachment that has an address which the VPC does not know.
 #[derive(Clone, Debug)]
@@ -21,6 +24,16 @@ pub(crate) struct Without {
 }
 
 impl Without {
+    /// What it is about, without what EC2 answers differently each time.
+    pub(crate) fn reason(&self) -> String {
+        let Self {
+            owner,
+            address,
+            why,
+        } = self;
+        format!("{owner}: {address}: {}: {}", why.code.0, why.msg)
+    }
+
     /// Says it in the log, with what it can be searched by.
     pub(crate) fn log(&self) {
         let owner = &self.owner;
@@ -45,6 +58,34 @@ impl fmt::Display for Without {
         } = self;
         write!(f, "{owner} runs without {address} in the VPC: {why}")
     }
+}
+
+/// The addresses of an attachment that were not even asked for, because they, or others before
+/// them, can never be on their ENI.
+pub(crate) fn unclaimed(aws: &Aws, wanted: &Wanted, owner: &Owner) -> Vec<Without> {
+    let (mut why, mut without) = (None, Vec::new());
+    for (mac, addresses) in wanted {
+        let mut addresses = addresses.clone();
+        match inventory::find(aws, mac) {
+            Ok((_, eni)) => {
+                addresses.retain(|address| eni::needs_entry(&eni, *address));
+                let fits = |address: &IpAddr| eni::require_assignable(&eni, *address);
+                let fit =
+                    eni::require_managed(&eni).and_then(|()| addresses.iter().try_for_each(fits));
+                why = why.or(fit.err().filter(|_| !addresses.is_empty()));
+            }
+            Err(error) => why = why.or(Some(error)),
+        }
+        let named = why.iter().flat_map(|why| {
+            addresses.iter().map(|address| Without {
+                owner: owner.clone(),
+                address: *address,
+                why: why.clone(),
+            })
+        });
+        without.extend(named);
+    }
+    without
 }
 
 /// The attachments that go on without an address which EC2 refuses.

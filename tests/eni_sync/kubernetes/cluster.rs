@@ -261,14 +261,17 @@ fn answer(request: &Request, rules: &[(String, String)], state: &mut State) -> (
 /// Takes an Event as Kubernetes does, by its own schemas.
 fn create(request: &Request, state: &mut State) -> (u16, Value) {
     assert_eq!(request.headers["content-type"], "application/json");
-    let mut event = request.body.clone();
+    let event = request.body.clone();
     let namespace = format!(
         "/api/v1/namespaces/{}/events",
         text_of(&event["metadata"]["namespace"])
     );
     assert_eq!(request.path, namespace);
-    let prefix = text_of(&event["metadata"]["generateName"]).to_owned();
-    event["metadata"]["name"] = json!(format!("{prefix}x{}", state.events.len()));
+    let name = |event: &Value| event["metadata"]["name"].clone();
+    assert!(name(&event).is_string(), "{event}");
+    if state.events.iter().any(|other| name(other) == name(&event)) {
+        return (409, json!({ "message": "already exists" }));
+    }
     let refusals = refusals(std::slice::from_ref(&event));
     if !refusals.is_empty() {
         return (422, json!({ "message": refusals.join("; ") }));

@@ -83,6 +83,8 @@ fn send(path: &str, change: Option<Change<'_>>) -> Result<Option<Value>> {
     match status {
         200..=299 => Ok(Some(answer)),
         404 => Ok(None),
+        // It is there already.
+        409 if method == "POST" => Ok(Some(answer)),
         401 | 403 => {
             let msg = format!("Kubernetes does not permit {method} {path}");
             Err(Error::new(NOT_PERMITTED, msg).with_details(said()))

@@ -1,6 +1,7 @@
 //! Events for pods that run without an address in the VPC: `kubectl describe pod` shows why
 //! nobody reaches it. An Event that cannot be made is given up: the log has the same.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -23,6 +24,8 @@ const ATTEMPTS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// What Kubernetes takes of a message, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
+/// What is taken of the name of the pod: names of Events have at most 253 bytes.
+const LONGEST_NAME: usize = 236;
 /// What the Event is about, as alerts and filters name it.
 const REASON: &str = "AddressNotInVPC";
 /// Who has made it.
@@ -93,7 +96,7 @@ fn create(without: &Without) -> Result<()> {
     if pod["spec"]["nodeName"] != node.as_str() {
         return Ok(());
     }
-    let event = event(&pod, &node, &without.to_string());
+    let event = event(&pod, &node, without);
     let change = Change {
         method: "POST",
         content_type: "application/json",
@@ -103,15 +106,22 @@ fn create(without: &Without) -> Result<()> {
 }
 
 /// What Kubernetes is told of a pod.
-fn event(pod: &Value, node: &str, message: &str) -> Value {
+fn event(pod: &Value, node: &str, without: &Without) -> Value {
     let now = rfc3339(SystemTime::now());
-    let (metadata, message) = (&pod["metadata"], printable(message));
+    let (metadata, text) = (&pod["metadata"], without.to_string());
+    let message = printable(&text);
     let name = metadata["name"].as_str().unwrap_or_default();
+    // An agent that finds the same after its start, or whose request was done without an
+    // answer, makes no second one.
+    let mut hasher = DefaultHasher::new();
+    (metadata["uid"].as_str(), without.reason()).hash(&mut hasher);
+    let event = &name[..name.floor_char_boundary(LONGEST_NAME)];
+    let event = format!("{event}.{:016x}", hasher.finish());
     json!({
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "generateName": format!("{name}."),
+            "name": event,
             "namespace": metadata["namespace"],
         },
         "involvedObject": {

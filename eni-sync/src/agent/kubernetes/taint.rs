@@ -16,6 +16,7 @@ use super::node_name;
 use crate::agent::news::LastLook;
 use crate::agent::shared::Agent;
 use crate::provision;
+use crate::random;
 
 /// The key of the taint.
 const TAINT: &str = "eni-cni.io/not-ready";
@@ -24,24 +25,43 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The pauses after a request that failed.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// When it is looked whether the taint is there again.
+const FIRST_REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_secs(600);
 
-/// Removes the taint when the node is ready for pods, and ends.
+/// Removes the taint whenever the node is ready for pods: who manages nodes may set it again
+/// while a node is new.
 pub(super) fn run(agent: &Arc<Agent>) {
-    let mut last = LastLook::default();
-    while let Err(why) = ready(agent) {
-        for why in last.replace(vec![why]) {
-            info!("a taint {TAINT} stays until the node is ready: {why}");
+    let (mut reasons, mut errors) = (LastLook::default(), LastLook::default());
+    let (mut failing, mut resting) = (FIRST_PAUSE, FIRST_REST);
+    loop {
+        while let Err(why) = ready(agent) {
+            for why in reasons.replace(vec![why]) {
+                info!("a taint {TAINT} stays until the node is ready: {why}");
+            }
+            thread::sleep(LOOK);
         }
-        thread::sleep(LOOK);
-    }
-    let mut pause = FIRST_PAUSE;
-    let mut last = LastLook::default();
-    while let Err(error) = remove() {
-        for error in last.replace(vec![error.to_string()]) {
-            say!("a taint {TAINT} of this node stays: {error}; trying again in {pause:?}");
+        reasons.replace(Vec::new());
+        match remove() {
+            Ok(was_there) => {
+                errors.replace(Vec::new());
+                failing = FIRST_PAUSE;
+                resting = if was_there {
+                    FIRST_REST
+                } else {
+                    LONGEST_REST.min(resting * 2)
+                };
+                // Not all nodes at the same time.
+                thread::sleep(resting.mul_f64((1.0 + random::chance()) / 2.0));
+            }
+            Err(error) => {
+                for error in errors.replace(vec![error.to_string()]) {
+                    say!("a taint {TAINT} of this node stays: {error}; trying again");
+                }
+                thread::sleep(failing);
+                failing = LONGEST_PAUSE.min(failing * 2);
+            }
         }
-        thread::sleep(pause);
-        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 
@@ -59,9 +79,9 @@ fn ready(agent: &Agent) -> std::result::Result<(), String> {
     }
 }
 
-/// Removes the taint, if the node has it. Others may change the taints of the node at the same
+/// Removes the taint; whether the node had it. Others may change the taints of the node at the same
 /// moment: then this is refused, and tried again with what they have made of it.
-fn remove() -> Result<()> {
+fn remove() -> Result<bool> {
     let name = node_name()?;
     let path = format!("/api/v1/nodes/{name}");
     let gone = || {
@@ -73,7 +93,7 @@ fn remove() -> Result<()> {
     let all = || taints.as_array().into_iter().flatten();
     let others: Vec<&Value> = all().filter(|taint| taint["key"] != TAINT).collect();
     if others.len() == all().count() {
-        return Ok(());
+        return Ok(false);
     }
     let patch = json!([
         { "op": "test", "path": "/spec/taints", "value": taints },
@@ -90,5 +110,5 @@ fn remove() -> Result<()> {
         taint = TAINT,
         "the taint {TAINT} is removed: pods may come"
     );
-    Ok(())
+    Ok(true)
 }
