@@ -13,7 +13,11 @@ use crate::say;
 pub const LOCK: &str = "/run/eni-cni/.attach.lock";
 /// A runtime gives up after minutes, and has more to do than this.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(200);
+/// The pause before the first look again.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A look can take the turn of all devices and read every record of them, so many that wait must
+/// not look often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What `find` finds on the node. Where that does not exist ([`Error::is_not_found`]) and ENIs are
 /// being attached, it looks again until they are, or for a minute. Nothing waits for any other
@@ -32,8 +36,10 @@ pub fn find<T>(mut find: impl FnMut() -> Result<T>) -> Result<T> {
     }
     say!("{missing}; waiting for the ENIs that are being attached or detached");
     let begun = Instant::now();
+    let mut pause = FIRST_PAUSE;
     loop {
-        thread::sleep(LOOK);
+        thread::sleep(pause);
+        pause = longer(pause);
         // What was attached before this look is found by the next line.
         let is_over = !is_attaching();
         match find() {
@@ -50,6 +56,11 @@ pub fn find<T>(mut find: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
+/// The pause after this one: twice as long, up to the longest.
+fn longer(pause: Duration) -> Duration {
+    pause.saturating_mul(2).min(LONGEST_PAUSE)
+}
+
 fn still_attaching(error: Error) -> Error {
     let seconds = DEADLINE.as_secs();
     let more = format!("ENIs are still being attached or detached after {seconds} s");
@@ -63,4 +74,18 @@ fn still_attaching(error: Error) -> Error {
 /// Whether somebody attaches ENIs to this node now.
 fn is_attaching() -> bool {
     lock::is_held(Path::new(LOCK))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::successors;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_looks_less_and_less_often() {
+        let pauses = successors(Some(FIRST_PAUSE), |pause| Some(longer(*pause)));
+        let pauses: Vec<u128> = pauses.take(6).map(|pause| pause.as_millis()).collect();
+        assert_eq!(pauses, [200, 400, 800, 1600, 2000, 2000]);
+    }
 }
