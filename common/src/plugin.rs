@@ -19,8 +19,6 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::kernel::netns;
 use crate::say;
 
-pub use crate::program::{ALL_PLUGINS, DROP_IN, marker_of, of_type, own_name};
-
 /// What is enough for most configurations; a longer one takes a few more reads.
 const USUAL_CONFIGURATION: usize = 4096;
 /// What begins the message when the configuration's name or version has the wrong type.

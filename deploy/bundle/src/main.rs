@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use common::cni::args::BuiltIn;
 use common::plugin::{self, Commands};
+use common::program;
 
 /// The plugins, in alphabetical order.
 const PLUGINS: [Commands; 3] = [
@@ -29,7 +30,7 @@ const DELEGATES: &[BuiltIn] = &[BuiltIn {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = file_name(arguments.next());
-    let called_as = plugin::of_type(&name);
+    let called_as = program::of_type(&name);
     match PLUGINS.iter().find(|plugin| plugin.name == called_as) {
         Some(plugin) => plugin::run(plugin, DELEGATES),
         None if plugin::is_called() => plugin::refuse(about::unknown(&name)),

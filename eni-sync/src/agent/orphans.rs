@@ -12,7 +12,7 @@ use common::cni::args::Delegates;
 use common::cni::process;
 use common::error::{Error, Errors, Result};
 use common::kernel::netns::{Holders, Presence};
-use common::plugin::own_name;
+use common::program::own_name;
 use common::records::{Attachment, Records, boot_id};
 use common::text::printable;
 use serde_json::Value;

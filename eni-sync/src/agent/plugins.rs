@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
-use common::plugin::{ALL_PLUGINS, own_name};
+use common::program::{ALL_PLUGINS, own_name};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{InitFlags, Inotify};
 use tracing::{info, warn};

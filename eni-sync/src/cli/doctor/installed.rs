@@ -1,7 +1,7 @@
 //! Checks of the plugins in the directory of the node: whether a network is served by the
 //! plugin that it is written for.
 
-use common::plugin::own_name;
+use common::program::own_name;
 use serde_json::Value;
 
 use crate::cli::doctor::facts::Facts;

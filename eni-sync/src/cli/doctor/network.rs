@@ -5,7 +5,7 @@ use common::cni::args::ConfArgs;
 use common::cni::lenient::find;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Link, Netlink};
-use common::plugin;
+use common::{plugin, program};
 use host_device::restore::Host;
 use host_local_ipam::range::RangeSet;
 use ipvlan::config::Mode;
@@ -191,7 +191,7 @@ impl Network {
 
 /// The plugin that a configuration is for, by whichever of its names the configuration has.
 pub(crate) fn type_of(plugin: &Value) -> &str {
-    plugin::of_type(text(plugin, "type"))
+    program::of_type(text(plugin, "type"))
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
