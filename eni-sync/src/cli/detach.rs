@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::agent::configuration::Configuration;
 use crate::cli::output;
 use crate::provision::leaked;
-use crate::provision::removal::{self, Fate, Removed};
+use crate::provision::removal::{self, Fate, Outcome, Removed};
 use crate::vpc::clients::Aws;
 
 /// What to detach, and how.
@@ -32,35 +32,45 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// Detaches and deletes. The status is a failure when an ENI stays because it carries pods.
+/// Detaches and deletes. The status is a failure when an ENI stays because it carries pods, or
+/// for a reason that is printed after what has been done.
 ///
 /// # Errors
-/// Code 5, 6 or 7 naming the configuration, and what AWS says.
+/// Code 5, 6 or 7 naming the configuration, and what AWS says before anything is done.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let aws = Aws::open();
-    let Some(path) = &options.config else {
-        let cleaned = leaked::delete(&aws, options.dry_run)?;
-        let fate = match options.dry_run {
-            true => Fate::WouldBe,
-            false => Fate::Deleted,
-        };
-        let rows = cleaned.deleted.into_iter().map(|id| Removed {
-            name: String::new(),
-            id,
-            fate: fate.clone(),
-        });
-        let status = print(&rows.collect::<Vec<_>>(), options.json)?;
-        for error in &cleaned.errors {
-            say!("{error}");
+    let Outcome { removed, errors } = match &options.config {
+        Some(path) => {
+            let configuration = Configuration::read(path)?;
+            removal::run(&aws, &configuration.enis, options.dry_run)?
         }
-        return Ok(match cleaned.errors.is_empty() {
-            true => status,
-            false => ExitCode::FAILURE,
-        });
+        None => delete_leaked(&aws, options.dry_run)?,
     };
-    let configuration = Configuration::read(path)?;
-    let removed = removal::run(&aws, &configuration.enis, options.dry_run)?;
-    print(&removed, options.json)
+    let status = print(&removed, options.json)?;
+    for error in &errors {
+        say!("{error}");
+    }
+    Ok(match errors.is_empty() {
+        true => status,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn delete_leaked(aws: &Aws, dry_run: bool) -> Result<Outcome> {
+    let cleaned = leaked::delete(aws, dry_run)?;
+    let fate = match dry_run {
+        true => Fate::WouldBe,
+        false => Fate::Deleted,
+    };
+    let rows = cleaned.deleted.into_iter().map(|id| Removed {
+        name: String::new(),
+        id,
+        fate: fate.clone(),
+    });
+    Ok(Outcome {
+        removed: rows.collect(),
+        errors: cleaned.errors,
+    })
 }
 
 fn print(removed: &[Removed], json: bool) -> Result<ExitCode> {

@@ -97,6 +97,7 @@ impl Pass<'_> {
     /// Has an ENI of this node deleted with the instance.
     pub(super) fn protect(&mut self, eni: &Description) -> Result<()> {
         let attachment = attachment(eni)?;
+        self.protected.insert(eni.id.clone());
         let ask = || self.ec2.delete_with_instance(&eni.id, attachment);
         let what = format!("have {} deleted with the instance", eni.id);
         while_unknown(self.deadline, ask).map_err(|failure| explained(&failure, &what))?;
@@ -114,7 +115,8 @@ impl Pass<'_> {
         let found = self.ec2.eni(&made.eni);
         let found = found.map_err(|failure| explained(&failure, &what))?;
         let own = &self.look.identity.instance_id;
-        match found {
+        // Nobody has one that is still being detached.
+        match found.filter(|eni| !eni.is_detaching) {
             Some(eni) if eni.instance_id.as_ref() == Some(own) => {
                 self.add(eni.clone());
                 if !eni.delete_on_termination {

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use common::attach::inventory::is_leaving;
 use common::error::{Error, ErrorCode, Result};
 use tracing::warn;
 
@@ -63,6 +64,7 @@ pub(crate) fn run(
         attached: Vec::new(),
         left: None,
         problems: Vec::new(),
+        protected: BTreeSet::new(),
     };
     pass.complete(begun);
     pass.fulfil_all();
@@ -84,6 +86,8 @@ pub(super) struct Pass<'a> {
     /// looked for them.
     left: Option<Vec<Description>>,
     problems: Vec<Problem>,
+    /// The ENIs that EC2 was asked to delete with the instance, whatever it has answered.
+    pub(super) protected: BTreeSet<String>,
 }
 
 impl Pass<'_> {
@@ -99,10 +103,14 @@ impl Pass<'_> {
     }
 
     /// Whether EC2 shows the ENI attached, to go with the instance, and no description can be
-    /// older than that. One that was to leave and is there has not been detached.
+    /// older than that. One that was to leave has not been detached when it is there, and is not
+    /// about to go.
     fn is_done(&self, record: &Record) -> bool {
         let found = record.eni().and_then(|id| self.shown(id));
-        let is_right = |eni: &Description| eni.delete_on_termination || record.leaving;
+        let is_right = |eni: &Description| match record.leaving {
+            true => !eni.is_detaching,
+            false => eni.delete_on_termination,
+        };
         found.is_some_and(is_right) && record.has_settled()
     }
 
@@ -309,9 +317,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Has the ENIs go with the instance that a pass was killed at, or somebody has changed.
+    /// Has the ENIs go with the instance that a pass was killed at, or somebody has changed; not
+    /// those that leave it, nor those that this pass has asked for already.
     fn protect_all(&mut self) {
-        let unsafe_ones = |eni: &&Description| self.is_ours(eni) && !eni.delete_on_termination;
+        let stays = |eni: &Description| !is_leaving(&eni.mac).unwrap_or(false);
+        let unsafe_ones = |eni: &&Description| {
+            let is_asked = self.protected.contains(&eni.id);
+            self.is_ours(eni) && !eni.delete_on_termination && !is_asked && stays(eni)
+        };
         let enis: Vec<Description> = self.look.enis.iter().filter(unsafe_ones).cloned().collect();
         for eni in enis {
             let outcome = self.protect(&eni);

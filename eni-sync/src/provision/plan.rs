@@ -61,6 +61,10 @@ pub(crate) fn make(aws: &Aws, wanted: &[Wanted]) -> Result<Plan> {
 /// Attaches what an earlier pass has begun, in the plan.
 fn begun(look: &mut Look, records: &[Record], wanted: &Wanted, plan: &mut Plan) {
     for record in records {
+        // What was begun and is too much by now is deleted.
+        if place::missing(&look.enis, wanted) == 0 {
+            return;
+        }
         let is_there = |id: &str| look.enis.iter().any(|eni| eni.id == id);
         if record.network != wanted.name || record.eni().is_some_and(is_there) {
             continue;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::attach::turn::Turn;
-use common::error::{Error, Result};
+use common::error::{Error, Errors, Result};
 use common::kernel::netlink::Netlink;
 
 use crate::ledger::Ledger;
@@ -47,12 +47,22 @@ pub(crate) enum Fate {
     Kept(Vec<String>),
 }
 
+/// What has become of the ENIs that nobody wants.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What has become of each.
+    pub(crate) removed: Vec<Removed>,
+    /// Why others may be anywhere between the node and their end.
+    pub(crate) errors: Vec<Error>,
+}
+
 /// Detaches and deletes what was created for this node and is not in the configuration any more,
-/// or only says so.
+/// or only says so. An ENI that fails keeps no other one.
 ///
 /// # Errors
-/// Code 5 or 6 naming a file, and what EC2 says.
-pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Vec<Removed>> {
+/// Code 11 without metadata, credentials or an answer, or when somebody else takes too long with
+/// the ENIs of the node; 5 naming a file; 100 without permission to look.
+pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome> {
     let records = Records::open(PATIENCE)?;
     let look = inventory::look(aws)?;
     let removal = Removal {
@@ -65,14 +75,18 @@ pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Vec<Rem
     let (_, others) = place::split(&look.enis, wanted);
     let unwanted = others.into_iter();
     let unwanted = unwanted.filter(|eni| place::is_of(eni, &look.identity.instance_id));
-    let removed = unwanted.map(|eni| {
-        Ok(Removed {
-            name: eni.network().unwrap_or_default().to_owned(),
-            id: eni.id.clone(),
-            fate: removal.remove(eni)?,
-        })
-    });
-    removed.collect()
+    let mut outcome = Outcome::default();
+    for eni in unwanted {
+        match removal.remove(eni) {
+            Ok(fate) => outcome.removed.push(Removed {
+                name: eni.network().unwrap_or_default().to_owned(),
+                id: eni.id.clone(),
+                fate,
+            }),
+            Err(error) => outcome.errors.push(error),
+        }
+    }
+    Ok(outcome)
 }
 
 /// What it takes to take ENIs away.
@@ -113,8 +127,11 @@ impl Removal<'_> {
         Ok(reasons)
     }
 
-    /// Detaches the ENI; pods may have it again when EC2 refuses.
+    /// Detaches the ENI, unless it is being detached; pods may have it again when EC2 refuses.
     fn detach(&self, eni: &Description) -> Result<()> {
+        if eni.is_detaching {
+            return Ok(());
+        }
         let attachment = match attachment(eni) {
             Ok(attachment) => attachment,
             Err(error) => return self.give_back(eni, error),
@@ -129,10 +146,27 @@ impl Removal<'_> {
         }
     }
 
+    /// Lets pods have an ENI again that was not detached because of `error`, which is returned.
     fn give_back(&self, eni: &Description, error: Error) -> Result<()> {
-        self.records.remove(&leaving(eni))?;
-        inventory::discover(self.aws)?;
-        Err(error)
+        let mut errors = Errors::default();
+        errors.keep::<()>(Err(error));
+        errors.keep(self.return_attached(eni));
+        errors.into_result()
+    }
+
+    /// An earlier request, or somebody else, may be detaching it: then its record stays, and the
+    /// next pass looks again.
+    fn return_attached(&self, eni: &Description) -> Result<()> {
+        let what = format!("look at {}", eni.id);
+        let found = self.ec2.eni(&eni.id);
+        let found = found.map_err(|failure| explained(&failure, &what))?;
+        let is_attached =
+            |found: &Description| found.instance_id == eni.instance_id && !found.is_detaching;
+        if found.as_ref().is_some_and(is_attached) {
+            self.records.remove(&leaving(eni))?;
+            inventory::discover(self.aws)?;
+        }
+        Ok(())
     }
 
     fn delete(&self, eni: &Description) -> Result<()> {

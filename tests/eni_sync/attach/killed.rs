@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use harness::eni_lab::Hold;
 use harness::fault::{Counted, Fault, Strike, each_system_call};
-use harness::{AwsNode, Call};
+use harness::{AwsNode, Call, Host};
 
-use super::{ATTACH, CREATE, MODIFY, Site, attached, call, let_records_settle, unknown};
+use super::{
+    ATTACH, CREATE, MODIFY, Site, attach, attached, call, let_records_settle, refusal, unknown,
+};
 use crate::eni_sync::killed;
 
 /// At least as many system calls as `attach` makes that change something.
@@ -145,4 +147,62 @@ fn a_description_that_is_older_than_the_one_before_makes_no_eni_too_many() {
     site.lab.rules(|rules| rules.describe_lag = lag);
     attached(&node, &configuration);
     site.assert_exactly(&node, &[("user", 1)], "older");
+}
+
+#[test]
+fn a_dry_run_attaches_nothing_that_was_begun_and_is_too_much_by_now() {
+    let site = Site::new();
+    let node = site.node();
+    let fewer = site.configuration(&[site.wanted("user", 1)]);
+    attached(&node, &fewer);
+    let more = site.configuration(&[site.wanted("user", 2)]);
+    let begin = call(&node, &more, &[]);
+    killed::kill_held(&node.node, &site.lab, &begin, (ATTACH, Hold::BeforeCommit));
+    let output = attach(&node, &more, &["--dry-run"]);
+    assert!(output.stdout.contains("would"), "{output}");
+    let output = attach(&node, &fewer, &["--dry-run"]);
+    assert!(!output.stdout.contains("would"), "{output}");
+}
+
+#[test]
+fn a_pass_asks_once_to_have_an_eni_go_with_the_instance() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    let denied = || refusal(403, "UnauthorizedOperation");
+    // The pass that attaches it, and one that finds it attached.
+    for pass in ["first", "second"] {
+        site.lab.reset_calls();
+        site.lab.fail_next(MODIFY, 1, denied());
+        let output = attach(&node, &configuration, &[]);
+        assert_eq!(output.status, Some(1), "{pass}: {output}");
+        assert_eq!(site.lab.calls()[MODIFY], 1, "{pass}");
+    }
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 1)], "third");
+}
+
+#[test]
+fn an_eni_that_leaves_the_node_is_not_made_to_go_with_the_instance() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    attached(&node, &configuration);
+    // Its first record goes.
+    let_records_settle(&node);
+    attached(&node, &configuration);
+    call(&node, &site.configuration(&[]), &[]);
+    let detach = node
+        .eni_sync()
+        .arguments(&["detach", "--config", "/run/eni-sync.json"]);
+    let held = ("DetachNetworkInterface", Hold::BeforeCommit);
+    killed::kill_held(&node.node, &site.lab, &detach, held);
+    site.lab.delete_on_termination(&site.enis()[0].id, false);
+    site.lab.reset_calls();
+    attached(&node, &configuration);
+    assert!(!site.lab.calls().contains_key(MODIFY));
+    // It was not detached.
+    let_records_settle(&node);
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 1)], "stays");
 }

@@ -1,12 +1,15 @@
 //! ENIs that a configuration does not name any more are taken away, unless they carry pods.
 
 use std::thread;
+use std::time::Duration;
 
 use harness::eni_lab::Hold;
 use harness::{AwsNode, Call, Host, Output, Pod, Resident};
 use serde_json::{Value, json};
 
-use super::{Site, attached, call, inventory, let_records_settle, records, refusal, whole};
+use super::{
+    DESCRIBE, Site, attached, call, inventory, let_records_settle, records, refusal, whole,
+};
 use crate::eni_sync::fixture::{DEADLINE, eventually, prev_result};
 use crate::eni_sync::killed;
 
@@ -204,4 +207,70 @@ fn an_eni_stays_while_a_pod_has_an_address_of_one_of_its_prefixes() {
     let is_detached = || detach(&node, &json!({}), &[]).status == Some(0);
     assert!(eventually(is_detached));
     assert_eq!(site.enis(), []);
+}
+
+#[test]
+fn an_eni_that_is_still_being_detached_is_not_for_pods_until_it_is_back() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    attached(&node, &configuration);
+    site.lab
+        .rules(|rules| rules.detaching = Duration::from_secs(3600));
+    let call = detach_call(&node, &json!({}), &[]);
+    killed::kill_held(&node.node, &site.lab, &call, (DETACH, Hold::AfterCommit));
+    for _ in 0..2 {
+        let_records_settle(&node);
+        attached(&node, &configuration);
+        assert_kept_from_pods(&node);
+    }
+    site.lab.rules(|rules| rules.detaching = Duration::ZERO);
+    site.lab.detach_eni(&site.enis()[0].id);
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 1)], "again");
+    let [whole, _] = start_pods(&node);
+    whole.ok();
+}
+
+#[test]
+fn an_eni_that_somebody_else_detaches_meanwhile_has_a_record_until_it_is_deleted() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let call = detach_call(&node, &json!({}), &[]);
+    site.lab
+        .rules(|rules| rules.detaching = Duration::from_secs(3600));
+    site.lab.hold(DESCRIBE, Hold::AfterCommit);
+    thread::scope(|scope| {
+        let detaching = scope.spawn(|| node.node.run(&call));
+        assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+        site.lab.detach_eni(&site.enis()[0].id);
+        site.lab
+            .fail_next(DETACH, 1, refusal(400, "IncorrectState"));
+        site.lab.release_held();
+        let output = detaching.join().unwrap();
+        assert_eq!(output.status, Some(1), "{output}");
+        assert!(output.stderr.contains("IncorrectState"), "{output}");
+    });
+    assert_kept_from_pods(&node);
+    site.lab.rules(|rules| rules.detaching = Duration::ZERO);
+    site.lab.detach_eni(&site.enis()[0].id);
+    attached(&node, &site.configuration(&[site.wanted("other", 1)]));
+    site.assert_exactly(&node, &[("other", 1)], "deleted");
+}
+
+#[test]
+fn an_eni_that_ec2_does_not_detach_keeps_no_other_one_and_is_named() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 2)]));
+    let denied = refusal(403, "UnauthorizedOperation");
+    site.lab.fail_next(DETACH, 1, denied);
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert_eq!(output.stdout.matches(": deleted").count(), 1, "{output}");
+    let left = site.enis();
+    assert_eq!(left.len(), 1);
+    let said = format!("detach {}", left[0].id);
+    assert!(output.stderr.contains(&said), "{said}\n{output}");
 }

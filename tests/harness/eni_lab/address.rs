@@ -245,7 +245,7 @@ impl Change<'_> {
         let moving = |s: &&Scheduled| s.moves(&eni.vpc, address);
         match &self.world.scheduled.iter().find(moving)?.what {
             Due::Move { to, .. } => Some(to),
-            Due::Terminated(_) => None,
+            Due::Terminated(_) | Due::Detached(_) => None,
         }
     }
 }

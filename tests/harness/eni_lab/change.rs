@@ -242,6 +242,7 @@ impl Change<'_> {
             network_card,
             device_index,
             delete_on_termination: false,
+            is_detaching: false,
             since: self.now,
             time: SystemTime::now(),
         };
@@ -324,7 +325,13 @@ impl Change<'_> {
             let message = "The network interface at device index 0 cannot be detached.";
             return Err(Ec2Error::bad("OperationNotPermitted", message));
         }
-        found.attachment = None;
+        if let Some(attachment) = &mut found.attachment {
+            attachment.is_detaching = true;
+            let what = Due::Detached(attachment.id.clone());
+            let due = self.now + self.rules.detaching;
+            self.world.scheduled.push(Scheduled { due, what });
+            self.world.settle(self.now, &mut self.events);
+        }
         Ok(())
     }
 

@@ -204,7 +204,7 @@ pub(super) fn eni(eni: &Eni) -> Value {
             "instanceOwnerId": ACCOUNT,
             "deviceIndex": attachment.device_index,
             "networkCardIndex": attachment.network_card,
-            "status": "attached",
+            "status": if attachment.is_detaching { "detaching" } else { "attached" },
             "attachTime": timestamp(attachment.time),
             "deleteOnTermination": attachment.delete_on_termination,
         });

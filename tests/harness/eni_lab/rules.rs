@@ -113,6 +113,8 @@ pub struct Rules {
     /// How long a terminated instance is `shutting-down` with its interfaces in use
     /// and its addresses taken.
     pub shutting_down: Duration,
+    /// How long an interface is `detaching`, and in use, after it was to be detached.
+    pub detaching: Duration,
 }
 
 impl Default for Rules {
@@ -143,6 +145,7 @@ impl Default for Rules {
             vpc_cni: BTreeSet::new(),
             expired_code: "RequestExpired".to_owned(),
             shutting_down: Duration::ZERO,
+            detaching: Duration::ZERO,
         }
     }
 }

@@ -92,6 +92,7 @@ pub(super) struct Attachment {
     pub(super) network_card: u32,
     pub(super) device_index: u32,
     pub(super) delete_on_termination: bool,
+    pub(super) is_detaching: bool,
     pub(super) since: Instant,
     pub(super) time: SystemTime,
 }
@@ -183,6 +184,8 @@ pub(super) enum Due {
         to: EniId,
     },
     Terminated(InstanceId),
+    /// The end of this attachment.
+    Detached(String),
 }
 
 impl Scheduled {
@@ -303,7 +306,16 @@ impl World {
                     address, from, to, ..
                 } => self.finish_move(address, &from, &to, events),
                 Due::Terminated(instance) => self.finish_termination(&instance, events),
+                Due::Detached(attachment) => self.finish_detachment(&attachment),
             }
+        }
+    }
+
+    fn finish_detachment(&mut self, id: &str) {
+        let mut enis = self.enis.values_mut();
+        let has_it = |eni: &&mut Arc<Eni>| eni.attachment.as_ref().is_some_and(|a| a.id == id);
+        if let Some(eni) = enis.find(has_it) {
+            Arc::make_mut(eni).attachment = None;
         }
     }
 

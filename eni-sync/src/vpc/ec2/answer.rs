@@ -7,7 +7,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
-use aws_sdk_ec2::types::NetworkInterface;
+use aws_sdk_ec2::types::{AttachmentStatus, NetworkInterface};
 use common::address::parse_address;
 use common::attach::inventory::NO_MANAGE_TAG;
 
@@ -48,6 +48,7 @@ pub(super) fn description(eni: &NetworkInterface) -> Description {
         attachment_id: attachment
             .and_then(|a| a.attachment_id())
             .map(str::to_owned),
+        is_detaching: attachment.and_then(|a| a.status()) == Some(&AttachmentStatus::Detaching),
         subnet_id: eni.subnet_id().unwrap_or_default().to_owned(),
         vpc_id: eni.vpc_id().unwrap_or_default().to_owned(),
         tags,

@@ -59,6 +59,8 @@ pub(crate) struct Description {
     pub(crate) device_index: u32,
     /// The id of the attachment.
     pub(crate) attachment_id: Option<String>,
+    /// Whether it is being detached: it is still shown on the instance, and will not stay.
+    pub(crate) is_detaching: bool,
     /// Its subnet.
     pub(crate) subnet_id: String,
     /// Its VPC.
@@ -91,6 +93,7 @@ impl Description {
             network_card: place.network_card,
             device_index: place.device_index,
             attachment_id: None,
+            is_detaching: false,
             subnet_id: String::new(),
             vpc_id: String::new(),
             tags: BTreeMap::from([(NETWORK_TAG.to_owned(), network.to_owned())]),
