@@ -194,7 +194,7 @@ pub(crate) fn put(program: &Path, installed: &Path) -> io::Result<()> {
 /// there, also on the disk.
 ///
 /// # Errors
-/// Those of the file system; the copy is still kept then.
+/// Those of the file system; one of the two names has the program then.
 pub(crate) fn put_back(kept: &Path, installed: &Path) -> io::Result<()> {
     fs::rename(kept, installed)?;
     for directory in [installed, kept].into_iter().filter_map(Path::parent) {

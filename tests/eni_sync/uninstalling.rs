@@ -205,9 +205,13 @@ fn a_program_that_cannot_be_put_back_is_kept_and_so_is_the_one_that_tries_again(
     let mut node = vpc.node();
     let target = installed(&node);
     let ipvlan = target.path().join("ipvlan");
+    let known = node.node.state().join("eni-cni/host-device/known");
+    fs::create_dir_all(&known).unwrap();
     // The kernel replaces no mount.
     node.node.bind(&ipvlan, &ipvlan);
     let output = uninstall(&node, &target, &[], 1);
+    // A plugin of ours that stays may need it.
+    assert!(known.exists(), "{output}");
     assert!(output.stderr.contains("failed to put"), "{output}");
     let kept = target.path().join(".eni-cni-replaced/ipvlan");
     assert_eq!(
@@ -218,6 +222,7 @@ fn a_program_that_cannot_be_put_back_is_kept_and_so_is_the_one_that_tries_again(
     assert!(target.path().join("eni-sync").exists());
     node.node.unbind(&ipvlan);
     let output = uninstall(&node, &target, &[], 0);
+    assert!(!known.exists(), "{output}");
     assert_eq!(names(target.path()), ["bridge", "host-local", "ipvlan"]);
     assert!(is_same(&target, "ipvlan"));
     // A process that is killed leaves the program that goes on.

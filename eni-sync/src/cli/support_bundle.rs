@@ -1,5 +1,6 @@
 //! `eni-sync support-bundle`: one file with all that whoever helps an operator needs to know of
-//! a node. It reads and never writes, but for the file; nothing in it is secret.
+//! a node. It reads and never writes, but for the file; what is recognised as a secret, by its name
+//! or its form, is not in it.
 
 mod archive;
 mod collect;

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use clap::Args;
 use common::attach::inventory;
+use common::attach::turn::Turn;
 use common::error::{Error, Errors, Result};
 use common::files::file;
 use common::files::lock::Lock;
-use common::plugin::{ALL_PLUGINS, DROP_IN};
+use common::program::{ALL_PLUGINS, DROP_IN};
 use common::records;
 use common::text::printable;
 
@@ -67,15 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     refuse_while_needed(options)?;
     let mut errors = Errors::default();
     errors.keep(programs(options));
-    // From here on no plugin writes down anything; until now one may have.
-    let needed = errors.keep(Needed::look());
-    let is_needed = stays || needed.is_none_or(|needed| !needed.is_empty());
-    if is_needed {
-        let line = format!("{} stays: it is still needed\n", records::ROOT);
-        output::print(line.as_bytes())?;
-    } else {
-        errors.keep(state(options, &found));
-    }
+    let is_needed = unneeded(options, &found, stays, &mut errors)?;
     // Whoever has to do this again needs the program for it.
     if errors.is_empty() && (options.force || !is_needed) {
         errors.keep(own_program(options));
@@ -86,6 +79,31 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Removes what is known, unless `stays` says that it is needed or somebody needs it; returns
+/// whether it is needed. What a program may still use that could not be removed stays too.
+fn unneeded(
+    options: &Options,
+    found: &[(&Path, bool)],
+    stays: bool,
+    errors: &mut Errors,
+) -> Result<bool> {
+    // A plugin that has been started before its program was removed may choose a master or move
+    // a device; it writes that down before, or comes after, and finds nothing.
+    let _turn = match options.dry_run {
+        true => None,
+        false => errors.keep(Turn::to_take_away()),
+    };
+    let needed = errors.keep(Needed::look());
+    let is_needed = stays || needed.is_none_or(|needed| !needed.is_empty());
+    if is_needed {
+        let line = format!("{} stays: it is still needed\n", records::ROOT);
+        output::print(line.as_bytes())?;
+    } else if errors.is_empty() {
+        errors.keep(state(options, found));
+    }
+    Ok(is_needed)
 }
 
 fn refuse_while_needed(options: &Options) -> Result<()> {
