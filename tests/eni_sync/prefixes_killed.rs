@@ -138,6 +138,27 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_used_for_others() {
 }
 
 #[test]
+fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_given_back() {
+    let vpc = Vpc::new();
+    let node = node_of_its_own(&vpc, "10.0.83.0/24");
+    drop(kept(&node, &keeping_one(), 1));
+    let pod = Pod::new("c1");
+    give_whole_eni(&node, &pod);
+    give_interface_back(&node);
+    let agent = Agent::start(&node, &json!({}));
+    let said = "10.0.83.16/28 stays: a pod may have it with the whole ENI";
+    let is_over = || agent.log().contains(said) || prefixes(&node).is_empty();
+    assert!(eventually(is_over), "{}", agent.log());
+    assert_eq!(prefixes(&node), ["10.0.83.16/28"]);
+    drop(agent);
+    node.run(&whole_eni_call("DEL", &pod)).ok();
+    let_time_pass(&node, 61);
+    let agent = Agent::start(&node, &json!({}));
+    let is_gone = || prefixes(&node).is_empty();
+    assert!(eventually(is_gone), "{}", agent.log());
+}
+
+#[test]
 fn a_prefix_that_somebody_has_taken_away_is_not_handed_out_any_more() {
     let vpc = Vpc::new().without_invariants();
     let node = vpc.node();

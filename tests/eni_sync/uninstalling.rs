@@ -393,6 +393,14 @@ fn prefixes_of_a_node_without_pods_are_given_back_also_those_that_nobody_has_hea
             let output = uninstall(&node, &target, &["--dry-run"], 0);
             let would = format!("{prefix} on {}: would be released\n", node.eni);
             assert!(output.stdout.contains(&would), "{output}");
+            let reserved = prefix.replace("/28", "");
+            let store = node.node.state().join("networks/other");
+            fs::create_dir_all(&store).unwrap();
+            fs::write(store.join(&reserved), "c9\neth0").unwrap();
+            let output = uninstall(&node, &target, &["--dry-run"], 1);
+            let kept = format!("{prefix} on {}: kept: host-local has {reserved}", node.eni);
+            assert!(output.stdout.contains(&kept), "{output}");
+            fs::remove_dir_all(&store).unwrap();
         }
         // Processes of others may be in namespaces that cannot be read for a moment.
         let target = target.path().display().to_string();

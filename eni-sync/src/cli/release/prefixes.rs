@@ -1,6 +1,8 @@
 //! Gives back the prefixes that eni-sync has got for an ENI, for whoever removes eni-sync. One
 //! that nobody knows stays with those who have assigned it.
 
+use std::net::IpAddr;
+
 use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::Result;
@@ -9,6 +11,7 @@ use super::{Fate, Manner};
 use crate::agent::configuration::Configuration;
 use crate::agent::reserved;
 use crate::ledger::{EniLedger, Event, Prefix, State, now};
+use crate::registration::attached;
 use crate::registration::in_use::{self, Reach};
 use crate::registration::node::Node;
 use crate::registration::prefixes::give_back;
@@ -31,15 +34,27 @@ pub(super) fn release(
     let Some(eni) = enis.find(|eni| eni.id == ledger.id()) else {
         return elsewhere(node, ledger, &own);
     };
-    if manner.dry_run {
-        let living = in_use::look_from(node.ledger, Reach::Processes)?;
-        let fate = |prefix: Prefix| {
-            let why = living.reason_to_keep_all(|address| prefix.contains(address));
-            (prefix.prefix, why.map_or(Fate::WouldBe, Fate::Kept))
-        };
-        return Ok(own.into_iter().map(fate).collect());
+    match manner.dry_run {
+        true => foretell(node, eni, own),
+        false => give_up(node, eni, ledger, &own),
     }
-    give_up(node, eni, ledger, &own)
+}
+
+/// What [`give_up`] would do.
+fn foretell(node: &Node<'_>, eni: &Eni, own: Vec<Prefix>) -> Result<Vec<(Cidr, Fate)>> {
+    let whole = attached::reason_to_keep(&eni.mac)?;
+    let living = in_use::look_from(node.ledger, Reach::Processes)?;
+    let reserved = reserved()?;
+    let fate = |prefix: Prefix| {
+        let in_use = || give_back::in_use_by(&prefix, &living, &reserved);
+        let why = whole.clone().or_else(in_use);
+        (prefix.prefix, why.map_or(Fate::WouldBe, Fate::Kept))
+    };
+    Ok(own.into_iter().map(fate).collect())
+}
+
+fn reserved() -> Result<Vec<IpAddr>> {
+    reserved::everywhere(&Configuration::default())
 }
 
 fn give_up(
@@ -48,7 +63,6 @@ fn give_up(
     ledger: &EniLedger,
     own: &[Prefix],
 ) -> Result<Vec<(Cidr, Fate)>> {
-    let reserved = || reserved::everywhere(&Configuration::default());
     {
         let entries = ledger.open()?;
         for prefix in own {

@@ -11,6 +11,7 @@ use common::error::{Error, Errors, Result};
 use super::stock::Level;
 use super::supply::{surplus, taken};
 use crate::ledger::{EniLedger, Entries, Entry, Event, Prefix, State, now};
+use crate::registration::attached;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::Node;
 use crate::vpc::ec2::{Ec2, Family};
@@ -69,10 +70,16 @@ fn reason_to_keep(
     if let Some(address) = inside.filter(|a| prefix.contains(*a)).min() {
         return Ok(Some(format!("the ledger has {address} of it")));
     }
-    if let Some(address) = reserved.iter().find(|address| prefix.contains(**address)) {
-        return Ok(Some(format!("host-local has {address} of it reserved")));
+    Ok(in_use_by(prefix, living, reserved))
+}
+
+/// What keeps a prefix on its ENI besides the entries of the ledger: an address of it that is
+/// reserved, or that somebody has or may have.
+pub(crate) fn in_use_by(prefix: &Prefix, living: &Living, reserved: &[IpAddr]) -> Option<String> {
+    match reserved.iter().find(|address| prefix.contains(**address)) {
+        Some(address) => Some(format!("host-local has {address} of it reserved")),
+        None => living.reason_to_keep_all(|address| prefix.contains(address)),
     }
-    Ok(living.reason_to_keep_all(|address| prefix.contains(address)))
 }
 
 /// Has EC2 take the prefixes that are closed, due and nobody's. Adds to `kept` what stays, and
@@ -93,6 +100,10 @@ pub(crate) fn give_back(
         return Ok(());
     }
     eni::require_managed(eni)?;
+    // A pod with the whole ENI may have any address of a prefix, and nobody sees which.
+    if let Some(why) = attached::reason_to_keep(&eni.mac)? {
+        return postpone_all(ledger, due, &why, kept);
+    }
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
     let asked = mark_asked(ledger, due, (&living, &reserved()?), kept)?;
     let mut errors = Errors::default();
@@ -126,6 +137,21 @@ fn mark_asked(
         }
     }
     Ok(asked)
+}
+
+/// Has all of the prefixes stay a while, for one reason.
+fn postpone_all(
+    ledger: &EniLedger,
+    due: Vec<Prefix>,
+    why: &str,
+    kept: &mut Vec<(Cidr, String)>,
+) -> Result<()> {
+    let entries = ledger.open()?;
+    for prefix in due {
+        kept.push((prefix.prefix, why.to_owned()));
+        postpone(&entries, &prefix, POSTPONED)?;
+    }
+    Ok(())
 }
 
 fn postpone(entries: &Entries, prefix: &Prefix, seconds: u64) -> Result<()> {
