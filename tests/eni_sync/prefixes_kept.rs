@@ -152,16 +152,37 @@ fn while_it_cannot_be_read_what_ec2_was_asked_for_pods_get_single_addresses() {
     let node = vpc.node();
     assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
     let path = node.ledger_path().join(".asked-ipv4");
-    fs::write(&path, "{").unwrap();
+    let text = r#"{"formatVersion": 2}"#;
+    fs::write(&path, text).unwrap();
     let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
     let agent = Agent::start(&node, &one);
-    let says = || agent.log().matches("; pods get single addresses").count();
-    assert!(eventually(|| says() == 1), "{}", agent.log());
+    let says = |said: &str| agent.log().matches(said).count();
+    let single = "; pods get single addresses";
+    assert!(eventually(|| says(single) == 1), "{}", agent.log());
     let given = ["c1", "c2"].map(|id| add(&node, &sharing(&node, id)));
     assert_eq!(node.addresses().len(), given.len());
     assert!(prefixes(&node).is_empty() && known(&node).is_empty());
-    assert_eq!(says(), 1, "{}", agent.log());
-    assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+    assert_eq!(says(single), 1, "{}", agent.log());
+    // Once as why there are no prefixes, and once as what is looked for each time.
+    let newer = "is a file of a newer ledger";
+    assert!(eventually(|| says(newer) == 2), "{}", agent.log());
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+}
+
+#[test]
+fn a_damaged_file_of_what_ec2_was_asked_for_is_removed_when_the_eni_has_been_looked_at() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
+    let path = node.ledger_path().join(".asked-ipv4");
+    fs::write(&path, "{").unwrap();
+    let output = node.command(&["sync", "--once"]);
+    assert_eq!(output.status, Some(0), "{output}");
+    let said = ".asked-ipv4\" is not a file of the ledger; it is removed";
+    assert!(output.stderr.contains(said), "{output}");
+    assert!(!path.exists());
+    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
+    let _agent = kept(&node, &one, 1);
 }
 
 #[test]

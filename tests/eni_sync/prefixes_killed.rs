@@ -159,6 +159,24 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_given_back() {
 }
 
 #[test]
+fn a_prefix_that_the_metadata_do_not_show_yet_is_not_what_ec2_was_asked_for_last() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.lab
+        .rules(|rules| rules.imds_lag = Duration::from_secs(3600));
+    drop(kept(&node, &keeping_one(), 1));
+    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    let two = keeping(&json!({ "ipv4": { "low": 2, "high": 2 } }));
+    let agent = Agent::start(&node, &two);
+    assert!(eventually(|| node.lab.held() == 1), "{}", agent.log());
+    agent.kill();
+    // The ENI has the prefix that had been there before, and not the other one.
+    assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
+    assert!(intents(&node).contains(&".asked-ipv4".to_owned()));
+    node.lab.release_held();
+}
+
+#[test]
 fn a_prefix_that_somebody_has_taken_away_is_not_handed_out_any_more() {
     let vpc = Vpc::new().without_invariants();
     let node = vpc.node();

@@ -67,6 +67,18 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     file::remove(path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
 }
 
+/// Removes a file that cannot be read; whether it did. One of a newer format stays, and so does
+/// what is not a file.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub(super) fn remove_damaged(path: &Path) -> Result<bool> {
+    match file::read_regular(path, ENTRY_LIMIT) {
+        Ok(text) if format::newer(&text).is_none() => remove(path).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use common::say;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
-use super::document::{read, remove, write};
+use super::document::{read, remove, remove_damaged, write};
 use super::entry::DESCRIBE_LAG;
 use super::{EniLedger, Entries, Entry, Event, State, Takeover, Timestamp, journal, list, now};
 
@@ -142,6 +142,13 @@ impl EniLedger {
     pub(crate) fn unreadable_prefixes(&self) -> Result<Vec<Error>> {
         let found = each_prefix(&self.directory, &Clock::read()?)?;
         Ok(found.into_iter().filter_map(Result::err).collect())
+    }
+
+    /// Why it cannot be read what EC2 was asked for.
+    pub(crate) fn unreadable_asked(&self) -> Vec<Error> {
+        let files = [false, true].map(|ipv6| self.directory.join(asked_file(ipv6)));
+        let read = files.iter().map(|path| read::<Asked>(path));
+        read.filter_map(Result::err).collect()
     }
 }
 
@@ -301,5 +308,13 @@ impl Entries {
     /// Code 5 naming the file.
     pub(crate) fn end_asking(&self, ipv6: bool) -> Result<()> {
         remove(&self.directory.join(asked_file(ipv6)))
+    }
+    /// Forgets what EC2 was asked for where nobody can read it; whether it did. A file of a newer
+    /// format stays.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn forget_damaged_asked(&self, ipv6: bool) -> Result<bool> {
+        remove_damaged(&self.directory.join(asked_file(ipv6)))
     }
 }

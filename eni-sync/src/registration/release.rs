@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::error::{Errors, Result};
+use common::error::{Error, Errors, Result};
 
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
 use crate::registration::attached;
@@ -118,6 +118,8 @@ fn release_where(
         let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
         if turn.is_some() {
             errors.keep(unheard::find(&node, &eni));
+            // It stays as it is, and is looked for each time.
+            kept.extend(eni.unreadable_asked().iter().map(Error::to_string));
             let ends = errors.keep(release_due(&node, &eni));
             kept.extend(reasons_to_keep(&ends.unwrap_or_default()));
         }

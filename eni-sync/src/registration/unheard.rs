@@ -79,10 +79,7 @@ pub(crate) fn find(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
 /// Nothing can be found on an ENI that EC2 does not show, when it would show what it chose.
 fn end_without_eni(entries: &Entries) -> Result<()> {
     for ipv6 in [false, true] {
-        if entries
-            .asked(ipv6)?
-            .is_some_and(|asked| asked.is_over(now()))
-        {
+        if ask::asked(entries, ipv6)?.is_some_and(|asked| asked.is_over(now())) {
             entries.end_asking(ipv6)?;
         }
     }

@@ -11,7 +11,7 @@ use common::say;
 
 use super::stock::Level;
 use super::supply::{Slots, missing};
-use crate::ledger::{EniLedger, Entries, Event, Prefix, State, now};
+use crate::ledger::{Asked, EniLedger, Entries, Event, Prefix, State, now};
 use crate::registration::node::Node;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::failure::{Failure, Kind};
@@ -176,7 +176,8 @@ impl Order<'_> {
     }
 
     /// The prefixes that are on the ENI before EC2 is asked, by the metadata where they
-    /// answer. What the ledger knows to have gone may be chosen again.
+    /// answer, and by the ledger: the metadata may not show yet what has come a moment ago.
+    /// What the ledger knows to have gone may be chosen again.
     fn before(&self) -> Result<Vec<Cidr>> {
         let imds = self.node.aws.imds();
         let shown = imds.and_then(|imds| imds.prefixes(&self.eni.mac));
@@ -184,11 +185,12 @@ impl Order<'_> {
             Ok(shown) => shown,
             Err(_) => self.described()?,
         };
-        let gone = self.ledger.open()?.prefixes()?;
-        before.retain(|prefix| {
-            let mut gone = gone.iter().filter(|known| !known.entry.is_on_eni());
-            !gone.any(|known| known.prefix == *prefix)
-        });
+        for known in self.ledger.open()?.prefixes()? {
+            before.retain(|prefix| *prefix != known.prefix);
+            if known.entry.is_on_eni() {
+                before.push(known.prefix);
+            }
+        }
         Ok(before)
     }
 
@@ -263,21 +265,31 @@ fn note(entries: &Entries, prefix: Cidr) -> Result<()> {
     }
 }
 
+/// What EC2 was asked for without being heard, as far as that can be read. A damaged file is
+/// removed: what EC2 chose is found as any prefix that nobody knows.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub(crate) fn asked(entries: &Entries, ipv6: bool) -> Result<Option<Asked>> {
+    match entries.asked(ipv6) {
+        Err(error) if error.code == ErrorCode::DECODING => {
+            if entries.forget_damaged_asked(ipv6)? {
+                say!("{}; it is removed", error.msg);
+            }
+            Ok(None)
+        }
+        asked => asked,
+    }
+}
+
 /// Writes down the prefixes that EC2 chose unheard, as far as a description shows them.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()> {
     for ipv6 in [false, true] {
-        let asked = match entries.asked(ipv6) {
-            Ok(Some(asked)) => asked,
-            Ok(None) => continue,
-            // What it was to say is found as any prefix that nobody knows.
-            Err(error) if error.code == ErrorCode::DECODING => {
-                say!("{error}");
-                continue;
-            }
-            Err(error) => return Err(error),
+        let Some(asked) = asked(entries, ipv6)? else {
+            continue;
         };
         let (known, files) = (entries.prefixes()?, entries.prefix_files()?);
         let is_lost = |prefix: &&Cidr| {
