@@ -7,6 +7,7 @@ mod subnet;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use harness::Pod;
 use nix::sys::signal::Signal;
@@ -413,6 +414,12 @@ fn what_cannot_be_written_is_said_and_written_later() {
     let said = "failed to write /run/eni-cni/resources.json";
     assert!(eventually(|| get(&node, "/readyz").1.contains(said)));
     assert!(eventually(|| metric(&node, "registered{resource") > 0.0));
+    // Each try changes the directory.
+    let quiet = || {
+        let directory = fs::metadata(path.parent().unwrap()).unwrap();
+        directory.modified().unwrap().elapsed().unwrap_or_default()
+    };
+    assert!(eventually(|| quiet() > Duration::from_secs(3)));
     fs::remove_dir(&path).unwrap();
     let is_known = || {
         let shown = node.command(&["status"]).stdout;

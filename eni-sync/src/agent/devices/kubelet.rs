@@ -17,8 +17,6 @@ use crate::agent::shared::Agent;
 
 /// How long to wait when nothing is due; nothing depends on it.
 const IDLE: Duration = Duration::from_secs(3600);
-/// How long until the next try to write down what the kubelet is offered.
-const PAUSE: Duration = Duration::from_secs(5);
 
 /// Serves the resources and keeps them registered, until the look ends.
 pub(crate) async fn run(agent: &Arc<Agent>, mut looks: watch::Receiver<Look>) {
@@ -41,8 +39,7 @@ pub(crate) async fn run(agent: &Arc<Agent>, mut looks: watch::Receiver<Look>) {
         if agent.resources.note(&all) {
             agent.metrics.resources.note(&all);
         }
-        let unwritten = !agent.resources.write_down(look.is_serving);
-        let unwritten = unwritten.then(|| Instant::now() + PAUSE);
+        let unwritten = agent.resources.write_down(look.is_serving, Instant::now());
         say_news(agent, &mut said);
         let due = endpoints.iter().filter_map(|endpoint| endpoint.again);
         let due = due.chain(unwritten).min();

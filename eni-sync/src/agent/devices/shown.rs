@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorCode, Result};
 use common::files::{file, format};
@@ -17,6 +18,8 @@ use crate::vpc::ec2::Family;
 pub(crate) const PATH: &str = "/run/eni-cni/resources.json";
 /// Whatever is larger is not such a file.
 const LIMIT: u64 = 1 << 22;
+/// How long until the next try to write it.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// One resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,10 +108,10 @@ pub(crate) struct Resources {
 #[derive(Debug, Default)]
 struct Known {
     shown: Vec<Shown>,
-    /// What the file has, if this agent has written it.
-    written: Option<Vec<Shown>>,
-    /// Why the file has something else.
-    unwritten: Option<String>,
+    /// What this agent has tried last to write into the file.
+    tried: Option<Vec<Shown>>,
+    /// Why the file has something else, and when to try again.
+    unwritten: Option<(String, Instant)>,
     /// Why nobody knows whether all of this is so still.
     unseen: Option<String>,
 }
@@ -174,17 +177,22 @@ impl Resources {
     }
 
     /// Has the file say the same, if this agent is the one that serves: of the others, the
-    /// kubelet has nothing. Whether there is nothing left to be written.
-    pub(crate) fn write_down(&self, is_serving: bool) -> bool {
+    /// kubelet has nothing. Returns when to try again what did not succeed. Until then only
+    /// something else is tried: each try changes the directory, which wakes the look, and that
+    /// whoever writes.
+    pub(crate) fn write_down(&self, is_serving: bool, now: Instant) -> Option<Instant> {
         let mut known = self.known();
         if !is_serving {
-            (known.written, known.unwritten) = (None, None);
-        } else if known.written.as_ref() != Some(&known.shown) {
-            let outcome = write(&known.shown);
-            known.written = outcome.is_ok().then(|| known.shown.clone());
-            known.unwritten = outcome.err().map(|error| error.to_string());
+            (known.tried, known.unwritten) = (None, None);
+            return None;
         }
-        known.unwritten.is_none()
+        let is_due = known.unwritten.as_ref().is_some_and(|(_, due)| *due <= now);
+        if is_due || known.tried.as_ref() != Some(&known.shown) {
+            let outcome = write(&known.shown);
+            known.tried = Some(known.shown.clone());
+            known.unwritten = outcome.err().map(|error| (error.to_string(), now + PAUSE));
+        }
+        known.unwritten.as_ref().map(|(_, due)| *due)
     }
 
     /// Notes why the node could not be looked at, or that it could; whether that is news.
@@ -204,7 +212,8 @@ impl Resources {
             one.problems.iter().map(say).collect::<Vec<_>>()
         };
         let problems = known.shown.iter().flat_map(of_one);
-        problems.chain(known.unwritten.clone()).collect()
+        let unwritten = known.unwritten.as_ref().map(|(why, _)| why.clone());
+        problems.chain(unwritten).collect()
     }
 
     /// What is to be said of them to whoever asks whether the agent is ready.
