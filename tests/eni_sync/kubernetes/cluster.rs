@@ -58,7 +58,7 @@ impl<'a> Cluster<'a> {
         fs::create_dir_all(&account).unwrap();
         fs::write(account.join("ca.crt"), &certificate.authority).unwrap();
         fs::write(account.join("token"), format!("{TOKEN}\n")).unwrap();
-        let inside = Namespace::at(&node.node.netns.path());
+        let inside = Namespace::at(node.node.netns.path());
         let listener = inside.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
         let port = listener.local_addr().unwrap().port();
         let state = Arc::<Mutex<State>>::default();
