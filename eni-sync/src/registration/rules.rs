@@ -358,6 +358,7 @@ mod tests {
             no_manage: true,
             security_groups: Vec::new(),
             source_dest_check: true,
+            is_detaching: false,
             delete_on_termination: true,
             primary: Vec::new(),
             secondary: shown.map(|n| IpAddr::from([10, 0, 4, *n])).collect(),
