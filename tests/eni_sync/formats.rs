@@ -100,9 +100,11 @@ fn the_way_that_an_agent_of_a_newer_version_has_left_is_not_taken() {
     let node = vpc.node();
     let path = node.run_directory().join("eni-cni/environment.json");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, NEW).unwrap();
+    let newer = r#"{"formatVersion":2,"variables":{"AWS_REGION":"eu-west-1"}}"#;
+    fs::write(&path, newer).unwrap();
     let output = node.add(&Pod::new("c1"), &["10.0.4.70"]);
     output.ok();
+    assert_eq!(node.addresses(), ["10.0.4.70"]);
     let said = "going on without \"/run/eni-cni/environment.json\": it is of format 2";
     assert!(output.stderr.contains(said), "{output}");
 }

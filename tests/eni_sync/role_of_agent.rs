@@ -153,7 +153,10 @@ fn gc_leaves_what_is_due_to_the_agent_whose_role_is_needed() {
     let equipped = equipped(&node);
     let agent = Agent::start(&equipped, &json!({}));
     let pod = Pod::new("c1");
-    node.add(&pod, &[ADDRESS]).ok();
+    // The agent would release it without GC before the test ends.
+    let keys = json!({ "cooldownSeconds": 3600 });
+    node.run(&node.conf_call("ADD", &pod, &[ADDRESS], &keys))
+        .ok();
     node.gc(&[]);
     node.end_cooldown(ADDRESS);
     node.gc(&[]);

@@ -161,6 +161,7 @@ fn a_dry_run_attaches_nothing_that_was_begun_and_is_too_much_by_now() {
     let output = attach(&node, &more, &["--dry-run"]);
     assert!(output.stdout.contains("would"), "{output}");
     let output = attach(&node, &fewer, &["--dry-run"]);
+    assert_eq!(output.status, Some(0), "{output}");
     assert!(!output.stdout.contains("would"), "{output}");
 }
 
