@@ -167,16 +167,27 @@ fn a_pod_of_a_watched_network_gets_its_event_once_whatever_fails_meanwhile() {
     std::fs::write(broken.join("10.0.4.99"), "c9\r\nnet1").unwrap();
     let listed =
         |name: &str| json!({ "name": name, "masterSelector": { "eni": node.eni.as_str() } });
-    for networks in [
-        json!("auto"),
-        json!([listed("ipvlan-conf-1"), { "name": "broken", "master": "none0" }]),
+    // A listed network that fails is looked at again soon, and all others with it. The third
+    // failure shows that the second look has ended.
+    for (networks, failures) in [
+        (json!("auto"), 0),
+        (
+            json!([listed("ipvlan-conf-1"), { "name": "broken", "master": "none0" }]),
+            3,
+        ),
     ] {
         cluster.state().events.clear();
+        cluster.state().requests.clear();
         let mut configuration = configuration(&json!({ "events": true }));
         configuration["networks"] = networks.clone();
         let agent = Agent::start(&cluster, &configuration);
         let made = || cluster.state().events.len() == 1;
         assert!(eventually(made), "{networks}: {}", agent.raw_log());
+        let failed = || agent.log().matches("network broken: ").count();
+        assert!(eventually(|| failed() >= failures), "{}", agent.raw_log());
+        let requests = cluster.state().requests.clone();
+        let posts = requests.iter().filter(|asked| asked.starts_with("POST "));
+        assert_eq!(posts.count(), 1, "{networks}: {requests:?}");
         let said = "runs without 10.9.9.9 in the VPC";
         assert_eq!(agent.log().matches(said).count(), 1, "{}", agent.raw_log());
         std::fs::remove_file(node.run_directory().join("agent.log")).unwrap();
