@@ -7,7 +7,8 @@ use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::Result;
 
-use super::{Fate, Manner};
+use super::Manner;
+use super::line::Fate;
 use crate::agent::configuration::Configuration;
 use crate::agent::reserved;
 use crate::ledger::{EniLedger, Event, Prefix, State, now};

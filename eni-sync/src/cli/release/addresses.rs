@@ -1,0 +1,178 @@
+//! Releases the addresses of one ENI: says of each that is selected why it stays, and removes
+//! the others.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use common::error::{Error, Result};
+
+use super::candidate::{Candidate, candidates};
+use super::line::Fate;
+use super::{Manner, Selection, reserved};
+use crate::ledger::{EniLedger, Entry, State};
+use crate::registration::attached;
+use crate::registration::in_use::{self, Living, Reach};
+use crate::registration::node::Node;
+use crate::registration::release::{self, End, Ends};
+use crate::vpc::ec2::Description;
+use crate::vpc::eni;
+
+/// What keeps addresses of an ENI.
+struct Seen {
+    living: Living,
+    /// The addresses whose files are no entries.
+    unreadable: HashMap<IpAddr, Error>,
+    /// Why those that nobody has claimed may be a pod's that has the whole ENI.
+    whole: Option<String>,
+}
+
+/// Releases the addresses of an ENI that are selected, but for those that there is a reason to
+/// keep. Only for the one in turn, unless it only says what would be done.
+///
+/// # Errors
+/// What AWS says, code 5 or 6 naming a file, and those of looking into the namespaces.
+pub(super) fn release(
+    node: &Node<'_>,
+    ledger: &EniLedger,
+    selection: &Selection,
+    manner: Manner,
+) -> Result<Vec<(IpAddr, Fate)>> {
+    let actual = actual(node, ledger)?;
+    let candidates = candidates(&ledger.read()?, actual.as_ref(), selection);
+    let seen = look(node, ledger, actual.as_ref(), &candidates)?;
+    let mut fates = Vec::new();
+    let mut accepted = Vec::new();
+    for candidate in candidates {
+        match reason_to_stay(&candidate, selection, manner, &seen)? {
+            Some(why) => fates.push((candidate.address, Fate::Kept(why))),
+            None => accepted.push(candidate),
+        }
+    }
+    if manner.dry_run {
+        fates.extend(accepted.iter().map(|c| (c.address, Fate::WouldBe)));
+    } else {
+        fates.extend(carry_out(node, ledger, accepted)?);
+    }
+    fates.sort_by_key(|(address, _)| *address);
+    Ok(fates)
+}
+
+/// Looks at all that may keep one of the candidates.
+fn look(
+    node: &Node<'_>,
+    ledger: &EniLedger,
+    actual: Option<&Description>,
+    candidates: &[Candidate],
+) -> Result<Seen> {
+    let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
+    let is_any_unclaimed = candidates.iter().any(Candidate::is_unclaimed);
+    Ok(Seen {
+        living: in_use::look_from(node.ledger, reach)?,
+        unreadable: ledger.unreadable()?.into_iter().collect(),
+        whole: match actual.filter(|_| is_any_unclaimed) {
+            Some(eni) => attached::reason_to_keep(&eni.mac)?,
+            None => None,
+        },
+    })
+}
+
+/// Why an address is not released, if it is not.
+fn reason_to_stay(
+    candidate: &Candidate,
+    selection: &Selection,
+    manner: Manner,
+    seen: &Seen,
+) -> Result<Option<String>> {
+    if let Some(error) = seen.unreadable.get(&candidate.address) {
+        return Ok(Some(error.to_string()));
+    }
+    let reserved = match selection.foreign {
+        true => reserved::reservation(candidate.address)?,
+        false => None,
+    };
+    if let Some(path) = reserved {
+        return Ok(Some(format!("host-local has it: {}", path.display())));
+    }
+    let why = candidate.reason_to_stay(&seen.living, manner.force)?;
+    let whole = seen.whole.as_ref().filter(|_| candidate.is_unclaimed());
+    Ok(why.or_else(|| whole.cloned()))
+}
+
+/// The ENI as it is now, if it is one of this node whose addresses may be removed.
+fn actual(node: &Node<'_>, ledger: &EniLedger) -> Result<Option<Description>> {
+    let ec2 = node.aws.ec2(&node.inventory.region)?;
+    let id = ledger.id();
+    let actual = ec2.eni(id);
+    let actual = actual.map_err(|failure| failure.error(&format!("look at {id}")))?;
+    let own = node.inventory.instance_id.as_str();
+    let own = actual.filter(|eni| eni.instance_id.as_deref() == Some(own));
+    if let Some(eni) = &own {
+        eni::require_releasable(eni)?;
+    }
+    Ok(own)
+}
+
+/// Writes down that the addresses are due, and releases them.
+fn carry_out(
+    node: &Node<'_>,
+    ledger: &EniLedger,
+    accepted: Vec<Candidate>,
+) -> Result<Vec<(IpAddr, Fate)>> {
+    let mut due = Vec::new();
+    let mut addresses = Vec::new();
+    {
+        let entries = ledger.open()?;
+        for candidate in accepted {
+            addresses.push(candidate.address);
+            if entries.get(candidate.address)? == candidate.entry
+                && let Some(entry) = candidate.into_due()
+            {
+                entries.write(&entry)?;
+                due.push(entry);
+            }
+        }
+    }
+    let released = release::release(node, ledger, due);
+    let (ends, failure) = match released {
+        Ok(ends) => (ends, None),
+        Err(error) => (Ends::new(), Some(error)),
+    };
+    let entries = ledger.open()?;
+    let fate = |address: IpAddr| {
+        let fate = match (ends.get(&address), &failure) {
+            (Some(end), _) => fate_of(end),
+            (None, Some(why)) => fate_after_failure(entries.get(address)?.as_ref(), why),
+            (None, None) => claimed(),
+        };
+        Ok((address, fate))
+    };
+    addresses.into_iter().map(fate).collect()
+}
+
+/// What has become of an address, by what the release says.
+fn fate_of(end: &End) -> Fate {
+    match end {
+        End::Removed | End::Freed => Fate::Released,
+        End::Absent => Fate::NotThere,
+        End::Elsewhere => Fate::Kept(
+            "the ENI is not attached to this node, which only forgets what it knows of it"
+                .to_owned(),
+        ),
+        End::Kept(why) => Fate::Kept(why.clone()),
+    }
+}
+
+/// What has become of an address whose release went wrong somewhere.
+fn fate_after_failure(entry: Option<&Entry>, why: &Error) -> Fate {
+    match entry.map(|entry| &entry.state) {
+        None | Some(State::Removed) => Fate::Released,
+        Some(State::Releasing { .. } | State::Withdrawn { .. }) => {
+            Fate::Kept(format!("{why}; it is due, and is tried again"))
+        }
+        Some(_) => claimed(),
+    }
+}
+
+fn claimed() -> Fate {
+    Fate::Kept("an attachment has claimed it meanwhile".to_owned())
+}
