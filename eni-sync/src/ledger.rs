@@ -304,21 +304,17 @@ impl Entries {
     }
 
     /// Writes down that a prefix of the ENI has the claimed address of `entry`: it is on the
-    /// ENI for whoever has claimed it, an attachment or a pool. `before` is what the ledger had.
+    /// ENI for whoever has claimed it, an attachment or a pool.
     ///
     /// # Errors
     /// As for [`Entries::write`].
-    pub(crate) fn cover(&self, before: Option<&Entry>, entry: Entry) -> Result<()> {
+    pub(crate) fn cover(&self, entry: Entry) -> Result<()> {
         let for_pool = entry.is_for_pool();
-        match entry.after(&Event::Assigned { for_pool }) {
-            Some(after) if before == Some(&after) => Ok(()),
-            Some(after) => {
-                self.write(&after)?;
-                journal::covered(&self.eni, &after);
-                Ok(())
-            }
-            None => Ok(()),
+        if let Some(after) = entry.after(&Event::Assigned { for_pool }) {
+            self.write(&after)?;
+            journal::covered(&self.eni, &after);
         }
+        Ok(())
     }
 
     /// Writes down that the attachment of `entry` has ended; `why` is for the log.

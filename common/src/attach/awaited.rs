@@ -43,11 +43,14 @@ pub fn find<T>(mut find: impl FnMut() -> Result<T>) -> Result<T> {
         // What was attached before this look is found by the next line.
         let is_over = !is_attaching();
         match find() {
-            Err(error) if error.is_not_found() => match begun.elapsed() >= DEADLINE {
-                _ if is_over => return Err(error),
-                true => return Err(still_attaching(error)),
-                false => {}
-            },
+            Err(error) if error.is_not_found() => {
+                if is_over {
+                    return Err(error);
+                }
+                if begun.elapsed() >= DEADLINE {
+                    return Err(still_attaching(error));
+                }
+            }
             outcome => {
                 say!("waited {:.1} s for it", begun.elapsed().as_secs_f64());
                 return outcome;

@@ -113,6 +113,12 @@ pub fn is_leaving(mac: &str) -> Result<bool> {
     path.try_exists().map_err(failed)
 }
 
+/// The same for who can do without knowing: who gives the ENI to a pod looks again, and is told
+/// what cannot be known.
+pub fn is_known_to_leave(mac: &str) -> bool {
+    is_leaving(mac).unwrap_or(false)
+}
+
 /// Whether a pod may have the interface `name` with this MAC address, or one on it. Who asks has
 /// the turn to choose it.
 ///

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -98,6 +98,25 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 pub fn is_missing(cause: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
     matches!(cause.kind(), NotFound | NotADirectory | InvalidFilename)
+}
+
+/// Which file a path leads to, and as which change has left it: a file with the same number can
+/// be another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edition {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Edition {
+    /// That of the file at a path; nothing where there is none that can be examined.
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            inode: found.ino(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
 }
 
 /// What is in a directory, sorted; nothing where there is none.

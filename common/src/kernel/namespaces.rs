@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::libc::ESRCH;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::files::file;
 use crate::kernel::netns::{NetNsId, OWN, PROCESSES, hidden, numbered};
 use crate::say;
 
@@ -110,14 +111,7 @@ pub fn has_ended(cause: &io::Error) -> bool {
 
 /// What is in `directory`; nothing where no runtime has made it.
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |cause: io::Error| not_listed(directory, &cause);
-    match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
-            .collect(),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(cause) => Err(failed(cause)),
-    }
+    file::list(directory).map_err(|cause| not_listed(directory, &cause))
 }
 
 fn not_listed(directory: &Path, cause: &io::Error) -> Error {

@@ -20,14 +20,16 @@ use std::time::{Duration, Instant};
 
 use common::attach::inventory::DIRECTORY;
 use common::error::{Error, Result};
+use common::files::file::Edition;
 use common::kernel::netlink::{Events, Subject};
 use common::say;
 use nix::sys::inotify::{InitFlags, Inotify};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 
+use crate::agent::devices::api::KUBELET_SOCKET;
 use crate::agent::devices::facts::Facts;
-use crate::agent::devices::look::{Identity, Look};
+use crate::agent::devices::look::Look;
 use crate::agent::devices::offer::Offered;
 use crate::agent::shared::Agent;
 use crate::agent::watch::add_watch;
@@ -118,7 +120,8 @@ fn watch_node(
 /// looked at, another agent takes over.
 fn place(agent: &Agent, look: &mut Look) {
     look.is_serving = agent.is_serving();
-    look.kubelet = Identity::of_kubelet(agent.configuration.device_plugin_path());
+    let directory = agent.configuration.device_plugin_path();
+    look.kubelet = Edition::of(&directory.join(KUBELET_SOCKET));
 }
 
 /// What an agent before this one has written down. Without it, only what can be seen is offered.

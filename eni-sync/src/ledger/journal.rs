@@ -73,12 +73,8 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
             tell!(info, "assigned", eni, entry, reason);
         }
         (Event::Refused(refusal), (Some(State::Claiming { refusal: known, .. }), _)) => {
-            refused(
-                eni,
-                entry,
-                refusal,
-                !known.as_ref().is_some_and(|known| known.is_same(refusal)),
-            );
+            let is_new = known.as_ref().is_none_or(|known| !known.is_same(refusal));
+            refused(eni, entry, refusal, is_new);
         }
         (Event::Seen, (None | Some(State::Removed), _)) => {
             let reason = "on the ENI, and unknown to the ledger";

@@ -309,6 +309,7 @@ impl Entries {
     pub(crate) fn end_asking(&self, ipv6: bool) -> Result<()> {
         remove(&self.directory.join(asked_file(ipv6)))
     }
+
     /// Forgets what EC2 was asked for where nobody can read it; whether it did. A file of a newer
     /// format stays.
     ///

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::attach::inventory::is_leaving;
+use common::attach::inventory::is_known_to_leave;
 use common::error::{Error, ErrorCode, Result};
 use tracing::warn;
 
@@ -320,10 +320,10 @@ impl Pass<'_> {
     /// Has the ENIs go with the instance that a pass was killed at, or somebody has changed; not
     /// those that leave it, nor those that this pass has asked for already.
     fn protect_all(&mut self) {
-        let stays = |eni: &Description| !is_leaving(&eni.mac).unwrap_or(false);
         let unsafe_ones = |eni: &&Description| {
             let is_asked = self.protected.contains(&eni.id);
-            self.is_ours(eni) && !eni.delete_on_termination && !is_asked && stays(eni)
+            let leaves = || is_known_to_leave(&eni.mac);
+            self.is_ours(eni) && !eni.delete_on_termination && !is_asked && !leaves()
         };
         let enis: Vec<Description> = self.look.enis.iter().filter(unsafe_ones).cloned().collect();
         for eni in enis {

@@ -79,15 +79,11 @@ pub(crate) fn register(
     addresses: &[IpAddr],
     request: &Request,
 ) -> Result<()> {
-    let mut wanted = addresses.to_vec();
-    wanted.retain(|address| eni::needs_entry(eni, *address));
+    let wanted = eni::needing_entries(eni, addresses);
     if wanted.is_empty() {
         return Ok(());
     }
-    eni::require_managed(eni)?;
-    for address in &wanted {
-        eni::require_assignable(eni, *address)?;
-    }
+    eni::require_all(eni, &wanted)?;
     let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
     let reusable = claim(&ledger, &wanted, request)?;
     give::cover(&ledger, eni)?;

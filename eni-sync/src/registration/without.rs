@@ -68,11 +68,9 @@ pub(crate) fn unclaimed(aws: &Aws, wanted: &Wanted, owner: &Owner) -> Vec<Withou
         let mut addresses = addresses.clone();
         match inventory::find(aws, mac) {
             Ok((_, eni)) => {
-                addresses.retain(|address| eni::needs_entry(&eni, *address));
-                let fits = |address: &IpAddr| eni::require_assignable(&eni, *address);
-                let fit =
-                    eni::require_managed(&eni).and_then(|()| addresses.iter().try_for_each(fits));
-                why = why.or(fit.err().filter(|_| !addresses.is_empty()));
+                addresses = eni::needing_entries(&eni, &addresses);
+                let refusal = eni::require_all(&eni, &addresses).err();
+                why = why.or(refusal.filter(|_| !addresses.is_empty()));
             }
             Err(error) => why = why.or(Some(error)),
         }

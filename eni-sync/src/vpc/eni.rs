@@ -56,6 +56,24 @@ pub(crate) fn is_registered(eni: &Eni, address: IpAddr) -> bool {
         || eni.prefixes.iter().any(|prefix| prefix.contains(address))
 }
 
+/// Those of the addresses that need an entry of the ledger: [`needs_entry`].
+pub(crate) fn needing_entries(eni: &Eni, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let mut needing = addresses.to_vec();
+    needing.retain(|address| needs_entry(eni, *address));
+    needing
+}
+
+/// Whether all of these addresses of one attachment can be on the ENI.
+///
+/// # Errors
+/// Those of [`require_managed`], and of [`require_assignable`] for the first that cannot.
+pub(crate) fn require_all(eni: &Eni, addresses: &[IpAddr]) -> Result<()> {
+    require_managed(eni)?;
+    addresses
+        .iter()
+        .try_for_each(|address| require_assignable(eni, *address))
+}
+
 /// Whether the ledger has to say who has an address: not where it is the ENI's own, nor on an
 /// ENI whose prefixes are somebody else's to hand out.
 pub(crate) fn needs_entry(eni: &Eni, address: IpAddr) -> bool {

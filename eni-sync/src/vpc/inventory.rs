@@ -3,16 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use common::address::Cidr;
 use common::attach::inventory::{
-    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH, is_leaving,
+    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH, is_known_to_leave,
 };
 use common::error::{Error, ErrorCode, Result};
-use common::files::file;
+use common::files::file::{self, Edition};
 use common::files::lock::Lock;
 use common::kernel::netlink::{Link, Netlink};
 use common::say;
@@ -250,13 +249,9 @@ pub(crate) fn note(look: &Look, attached: &[Description], deadline: Deadline) ->
 }
 
 /// Which file the inventory is: whoever writes it makes another one. Nothing where there is none.
-fn edition() -> Edition {
-    let metadata = fs::metadata(PATH).ok()?;
-    Some((metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
+fn edition() -> Option<Edition> {
+    Edition::of(Path::new(PATH))
 }
-
-/// The inode of a file, and when it was changed.
-type Edition = Option<(u64, i64, i64)>;
 
 /// Asks EC2 for the ENIs of this node, and returns also all that it says of them.
 ///
@@ -279,7 +274,7 @@ pub(crate) struct Look {
     /// The ranges of the subnets of the ENIs.
     pub(crate) cidrs: BTreeMap<String, Vec<Cidr>>,
     /// The inventory that was there before.
-    pub(crate) edition: Edition,
+    pub(crate) edition: Option<Edition>,
     /// How many free IPv4 addresses the subnets have.
     pub(crate) free: BTreeMap<String, usize>,
 }
@@ -373,8 +368,7 @@ pub(crate) fn compose(
         ipv4_limit: limits.ipv4,
         ipv6_limit: limits.ipv6,
     };
-    // Who gives a leaving one to a pod looks again, and is told what cannot be known.
-    let stays = |eni: &&Description| !is_leaving(&eni.mac).unwrap_or(false);
+    let stays = |eni: &&Description| !is_known_to_leave(&eni.mac);
     Inventory {
         enis: found.iter().filter(stays).map(eni).collect(),
         region: identity.region,

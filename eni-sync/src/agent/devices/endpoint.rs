@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
-use common::files::file;
+use common::files::file::{self, Edition};
 use common::say;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use crate::agent::attempts::{Attempts, MOST, WINDOW};
 use crate::agent::configuration::Resource;
 use crate::agent::devices::api::{self, Device, KUBELET_SOCKET, REGISTER};
 use crate::agent::devices::grpc::call;
-use crate::agent::devices::look::{Identity, Look};
+use crate::agent::devices::look::Look;
 use crate::agent::devices::plugin::{Listeners, Plugin, options};
 use crate::agent::devices::shown::{self, Shown};
 use crate::agent::shared::Agent;
@@ -41,7 +41,7 @@ pub(crate) struct Endpoint {
     /// The socket, and who serves it.
     served: Option<(Listener, AbortHandle)>,
     /// The kubelet that was there at the last look.
-    kubelet: Option<Identity>,
+    kubelet: Option<Edition>,
     /// Since when it has the resource.
     registered: Option<Instant>,
     /// Whether it was listening then.
@@ -165,7 +165,7 @@ impl Endpoint {
 
     /// Finds out whether the kubelet still has the resource: not when another kubelet is there,
     /// not when the one that has listened does so no more, and not when it has not begun to.
-    fn follow(&mut self, kubelet: Option<Identity>) {
+    fn follow(&mut self, kubelet: Option<Edition>) {
         let is_heard = self.plugin.listeners.is_any();
         let is_late = |since: Instant| since.elapsed() >= KUBELET_DEADLINE;
         let is_lost = !is_heard && (self.was_heard || self.registered.is_some_and(is_late));

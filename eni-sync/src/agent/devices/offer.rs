@@ -94,7 +94,8 @@ impl Offered {
         for eni in enis {
             self.remember(resource, eni, None);
             let family = resource.family;
-            let count = match facts.slots(eni, family).for_pods() {
+            let slots_of_eni = facts.slots(eni, family);
+            let count = match slots_of_eni.for_pods() {
                 Some(count) => count,
                 None => {
                     let why = "EC2 has not said how many addresses an ENI of this instance type \
@@ -104,7 +105,8 @@ impl Offered {
                 }
             };
             let why = unusable(eni, facts).or_else(|| facts.refusal.clone());
-            let lacking = lacking(eni, family, count, facts, &mut free);
+            let more = count.saturating_sub(slots_of_eni.present());
+            let lacking = lacking(eni, family, more, &mut free);
             let missing = (lacking > 0).then(|| exhausted(eni, family));
             let why_not_all = why.clone().or(missing);
             shown.problems.extend(why_not_all.clone());
@@ -186,10 +188,9 @@ impl Offered {
     }
 }
 
-/// How many of so many addresses of an ENI its subnet does not have; takes the others from those
-/// that are free.
-fn lacking(eni: &Eni, family: Family, count: usize, facts: &Facts, free: &mut Free) -> usize {
-    let more = count.saturating_sub(facts.slots(eni, family).present());
+/// How many of so many more addresses of an ENI its subnet does not have; takes the others from
+/// those that are free.
+fn lacking(eni: &Eni, family: Family, more: usize, free: &mut Free) -> usize {
     match free.get_mut(&(eni.subnet_id.clone(), family)) {
         Some(free) => {
             let lacking = more.saturating_sub(*free);

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-use crate::vpc::failure::NOT_PERMITTED;
+use crate::vpc::failure::{NOT_PERMITTED, causes};
 use crate::vpc::http;
 
 /// Where the kubelet puts token and authority of a service account.
@@ -170,7 +170,7 @@ fn token() -> Result<String> {
 }
 
 /// What lies under an error of the connection: the outermost says only that there is one.
-fn cause_of(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.last().unwrap_or(error).to_string()
+fn cause_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let first = causes(error).last().map(ToString::to_string);
+    first.unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 //! knows is adopted, and one that is missing is forgotten when a second look misses it too.
 
 use common::address::Cidr;
-use common::error::{ErrorCode, Result};
+use common::error::Result;
 
 use crate::ledger::{Absence, Entries, Event, Prefix, State, now};
 use crate::vpc::ec2::Description;
@@ -58,14 +58,9 @@ pub(crate) fn note_gone(entries: &Entries) -> Result<Differences> {
 fn adopt(entries: &Entries, prefix: Cidr, found: &mut Differences) -> Result<()> {
     found.adopted += 1;
     found.settling += 1;
-    let adopted = Prefix::found(prefix).map_or(Ok(()), |new| {
+    Prefix::found(prefix).map_or(Ok(()), |new| {
         entries.change_prefix(None, &new, &Event::Seen)
-    });
-    match adopted {
-        // What a newer ledger says of this one prefix must not stand in the way of all others.
-        Err(error) if error.code == ErrorCode::DECODING => Ok(()),
-        outcome => outcome,
-    }
+    })
 }
 
 /// What EC2 has removed a moment ago, or is removing, a description may show still.

@@ -61,7 +61,7 @@ impl<'a> Giver<'a> {
         let Some((address, claimed)) = claimed else {
             return Ok(None);
         };
-        self.entries.cover(None, claimed)?;
+        self.entries.cover(claimed)?;
         self.taken.insert(address);
         Ok(Some(address))
     }
@@ -99,7 +99,7 @@ pub(crate) fn cover(ledger: &EniLedger, eni: &Eni) -> Result<()> {
     for entry in entries.all()? {
         let is_claimed = matches!(entry.state, State::Claiming { .. });
         if is_claimed && prefix_of(&trusted, entry.address).is_some() {
-            entries.cover(Some(&entry), entry.clone())?;
+            entries.cover(entry)?;
         }
     }
     Ok(())

@@ -193,8 +193,8 @@ impl Bytes {
         Some(body)
     }
 
-    /// The change that gives this address of the interface `old` to another one, with more flags; none when its
-    /// life has ended.
+    /// The change that gives this address of the interface `old` to another one, with more
+    /// flags; none when its life has ended.
     pub(super) fn address(
         &self,
         old: &str,
