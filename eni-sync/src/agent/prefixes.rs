@@ -12,7 +12,6 @@ use crate::agent::configuration::Prefixes;
 use crate::agent::reserved;
 use crate::agent::shared::Agent;
 use crate::ledger::{Prefix, State, now};
-use crate::registration::attached;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::ask::Order;
 use crate::registration::prefixes::give_back;
@@ -138,10 +137,13 @@ fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>
     // Read only where something is opened, closed or given back, and then as it is at that time.
     let reserved = || reserved::everywhere(&agent.configuration);
     let mut errors = Errors::default();
-    let is_whole = errors.keep(is_whole(eni, &known, findings)).unwrap_or(true);
-    let is_used = |prefix: &Prefix| !is_whole && stock.level(eni, family_of(prefix)).is_some();
+    let is_used = |prefix: &Prefix| stock.level(eni, family_of(prefix)).is_some();
     errors.keep(give_back::open_adopted(
-        node, &ledger, is_used, reserved, findings,
+        node,
+        (eni, &ledger),
+        is_used,
+        reserved,
+        findings,
     ));
     for family in Family::ALL {
         let order = Order {
@@ -179,25 +181,6 @@ fn follow(
         errors.keep(order.fill(level, 0));
     }
     errors.into_result()
-}
-
-/// Whether a pod may have the ENI as a whole, and with that the adopted prefixes. These are named
-/// in `findings` then.
-fn is_whole(eni: &Eni, known: &[Prefix], findings: &mut Vec<String>) -> Result<bool> {
-    let adopted = known.iter().filter(|p| p.entry.state == State::Adopted);
-    let adopted: Vec<&Prefix> = adopted.collect();
-    // Most nodes have none, and nobody looks for nothing.
-    if adopted.is_empty() {
-        return Ok(false);
-    }
-    let Some(why) = attached::reason_to_keep(&eni.mac)? else {
-        return Ok(false);
-    };
-    let named = adopted
-        .iter()
-        .map(|adopted| format!("{} is not used for pods: {why}", adopted.prefix));
-    findings.extend(named);
-    Ok(true)
 }
 
 fn family_of(prefix: &Prefix) -> Family {

@@ -124,6 +124,7 @@ impl Agent {
             }
             ask => ask.and_then(|ask| socket::take(stream).map(|()| ask)),
         };
+        let mut attachment = None;
         let answer = match ask {
             Ok(Ask::Register {
                 wanted,
@@ -135,9 +136,7 @@ impl Agent {
                     register::register_all(aws, &self.ledger, &self.shared, &wanted, &request)
                         .map(|()| Answer::Done)
                 });
-                if let Some(Answer::Refused(refusal)) = answer.as_ref() {
-                    self.tell_unclaimed(&wanted, &request, refusal);
-                }
+                attachment = Some((wanted, request));
                 answer
             }
             Ok(Ask::Choose {
@@ -162,6 +161,9 @@ impl Agent {
         if let Err(cause) = socket::send(stream, &answer) {
             // The plugin has given up. Its DEL will give back what it has got.
             say!("an answer could not be delivered: {cause}");
+        }
+        if let (Some((wanted, request)), Answer::Refused(refusal)) = (attachment, answer) {
+            self.tell_unclaimed(&wanted, &request, &refusal);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use common::error::Result;
-use common::kernel::netlink::Link;
+use common::kernel::netlink::Netlink;
 use common::kernel::netns::Holders;
 
 use crate::ledger::Ledger;
@@ -12,15 +12,27 @@ use crate::registration::attached;
 use crate::registration::in_use::{self, Reach};
 use crate::vpc::ec2::Description;
 
+/// The attachments on an ENI that the records of the plugins tell of, and whether its interface
+/// is on the node.
+///
+/// # Errors
+/// What cannot be read: it may be about a pod.
+pub(super) fn attached(mac: &str) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    if attached::is_elsewhere(&Netlink::open()?.links()?, mac) {
+        found.insert(attached::ELSEWHERE.to_owned());
+    }
+    found.extend(attached::of_ipvlan(Some(mac))?);
+    found.extend(attached::of_host_device(Some(mac))?);
+    Ok(found)
+}
+
 /// Why an ENI must not be detached, each reason once; nothing when it carries no pod.
 ///
 /// # Errors
 /// What cannot be read: it may be about a pod.
-pub(super) fn reasons(ledger: &Ledger, eni: &Description, links: &[Link]) -> Result<Vec<String>> {
-    let mut reasons = BTreeSet::new();
-    if attached::is_elsewhere(links, &eni.mac) {
-        reasons.insert(attached::ELSEWHERE.to_owned());
-    }
+pub(super) fn reasons(ledger: &Ledger, eni: &Description) -> Result<Vec<String>> {
+    let mut reasons = attached(&eni.mac)?;
     let holders = Holders::default();
     for entry in ledger.of_eni(&eni.id)?.read()? {
         if !entry.is_in_use() || !entry.may_have_living_owner(&holders) {
@@ -33,8 +45,6 @@ pub(super) fn reasons(ledger: &Ledger, eni: &Description, links: &[Link]) -> Res
             entry.address
         ));
     }
-    reasons.extend(attached::of_ipvlan(Some(&eni.mac))?);
-    reasons.extend(attached::of_host_device(Some(&eni.mac))?);
     let living = in_use::look_from(ledger, Reach::Processes)?;
     for address in &eni.secondary {
         let reason = living.reason_to_keep(*address, None);

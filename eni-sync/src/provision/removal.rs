@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use common::attach::turn::Turn;
 use common::error::{Error, Errors, Result};
-use common::kernel::netlink::Netlink;
 
 use crate::ledger::Ledger;
 use crate::provision::attachment::attachment;
@@ -102,12 +101,17 @@ impl Removal<'_> {
     fn remove(&self, eni: &Description) -> Result<Fate> {
         // No pod gets an address of it meanwhile.
         let _turn = self.ledger.of_eni(&eni.id)?.take_turn(TURN_DEADLINE)?;
-        let reasons = self.claim(eni)?;
+        // The turn of all devices is not held while every process is looked into: of what is
+        // found there, no pod gets more meanwhile.
+        let mut reasons = carried::reasons(&self.ledger, eni)?;
+        if reasons.is_empty() && self.dry_run {
+            return Ok(Fate::WouldBe);
+        }
+        if reasons.is_empty() {
+            reasons = self.claim(eni)?;
+        }
         if !reasons.is_empty() {
             return Ok(Fate::Kept(reasons));
-        }
-        if self.dry_run {
-            return Ok(Fate::WouldBe);
         }
         inventory::forget(&eni.id)?;
         self.detach(eni)?;
@@ -115,13 +119,12 @@ impl Removal<'_> {
         Ok(Fate::Deleted)
     }
 
-    /// Why an ENI must stay. Without a reason a record says that it leaves, unless this is a dry
-    /// run: no pod gets its interface from then on.
+    /// Why an ENI must stay that had no reason to, for all that an ADD may have changed since. Without
+    /// a reason a record says that it leaves: no pod gets its interface from then on.
     fn claim(&self, eni: &Description) -> Result<Vec<String>> {
         let _turn = Turn::to_take_away()?;
-        let links = Netlink::open()?.links()?;
-        let reasons = carried::reasons(&self.ledger, eni, &links)?;
-        if reasons.is_empty() && !self.dry_run {
+        let reasons = Vec::from_iter(carried::attached(&eni.mac)?);
+        if reasons.is_empty() {
             self.records.write(&leaving(eni))?;
         }
         Ok(reasons)

@@ -133,7 +133,8 @@ pub(crate) fn leave() -> Vec<String> {
         // Where the file cannot be used, plugins trust the last one that could be, and without
         // one nobody: the authorities of the system are not those that the agent was told of.
         bundle.as_ref().map_or(Ok(()), |path| {
-            let authorities = http::authorities(Path::new(path))?;
+            let kept = kept(AUTHORITIES, http::LONGEST_BUNDLE);
+            let authorities = http::authorities(Path::new(path), kept.as_deref())?;
             keep(AUTHORITIES, &authorities)
         }),
         left.keep(),
@@ -150,15 +151,20 @@ pub(crate) fn leave() -> Vec<String> {
 
 /// Writes a file, unless it says the same already and only root can have written it.
 fn keep(path: &str, content: &[u8]) -> Result<()> {
-    let path = Path::new(path);
-    let found = fs::symlink_metadata(path);
-    let is_kept = found.is_ok_and(|found| is_of_root(&found))
-        && file::read_regular(path, content.len() as u64).is_ok_and(|found| found == content);
-    match is_kept {
-        true => Ok(()),
-        false => file::replace(path, content)
-            .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause)),
+    if kept(path, content.len() as u64).is_some_and(|kept| kept == content) {
+        return Ok(());
     }
+    let path = Path::new(path);
+    file::replace(path, content)
+        .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
+}
+
+/// What is in a file that only root can have written.
+fn kept(path: &str, limit: u64) -> Option<Vec<u8>> {
+    let path = Path::new(path);
+    let found = fs::symlink_metadata(path).ok()?;
+    let content = file::read_regular(path, limit).ok();
+    content.filter(|_| is_of_root(&found))
 }
 
 fn remove(path: &str) -> Result<()> {

@@ -34,7 +34,7 @@ use rustls::pki_types::pem::PemObject;
 /// fifty addresses of each family is half as long.
 const LONGEST_ANSWER: usize = 32 << 20;
 /// More than any list of authorities has.
-const LONGEST_BUNDLE: u64 = 16 << 20;
+pub(super) const LONGEST_BUNDLE: u64 = 16 << 20;
 /// Names a file of authorities that count in place of the system's. Source: AWS SDKs and
 /// Tools Reference Guide, "General configuration".
 pub(crate) const BUNDLE: &str = "AWS_CA_BUNDLE";
@@ -89,7 +89,8 @@ pub(crate) fn for_metadata() -> SharedHttpClient {
 /// # Errors
 /// Code 5 or 6 naming the file of the authority.
 pub(crate) fn for_cluster(authority: &Path) -> common::error::Result<SharedHttpConnector> {
-    let pem = certificates(authority, &format!("{authority:?}"))?;
+    let file = format!("{authority:?}");
+    let pem = certificates(read(authority, &file)?, &file)?;
     let direct = Connector::builder()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .tls_context(trusting(pem)?)
@@ -103,7 +104,7 @@ pub(crate) fn for_cluster(authority: &Path) -> common::error::Result<SharedHttpC
 /// list of certificates, so that is found out here.
 fn trust() -> common::error::Result<TlsContext> {
     if let Some(path) = env::var_os(BUNDLE).filter(|path| !path.is_empty()) {
-        return trusting(authorities(Path::new(&path))?);
+        return trusting(authorities(Path::new(&path), None)?);
     }
     require_native()?;
     TlsContext::builder()
@@ -135,20 +136,28 @@ fn require_native() -> common::error::Result<()> {
     Err(Error::config(msg).with_details(details))
 }
 
-/// The file of `AWS_CA_BUNDLE`, which may be behind symbolic links, as those of a mounted
-/// ConfigMap are.
+/// What is in the file of `AWS_CA_BUNDLE`, unless it is `known` already: certificates that can be
+/// used. The file may be behind symbolic links, as those of a mounted ConfigMap are.
 ///
 /// # Errors
 /// Code 5 or 6 naming the file.
-pub(crate) fn authorities(path: &Path) -> common::error::Result<Vec<u8>> {
-    certificates(path, &format!("{path:?}, which {BUNDLE} names"))
+pub(crate) fn authorities(path: &Path, known: Option<&[u8]>) -> common::error::Result<Vec<u8>> {
+    let file = format!("{path:?}, which {BUNDLE} names");
+    let pem = read(path, &file)?;
+    match known {
+        Some(known) if known == pem => Ok(pem),
+        _ => certificates(pem, &file),
+    }
 }
 
-/// The certificates in a file, which the errors call `file`.
-fn certificates(path: &Path, file: &str) -> common::error::Result<Vec<u8>> {
+/// What is in a file of certificates, which the errors call `file`.
+fn read(path: &Path, file: &str) -> common::error::Result<Vec<u8>> {
     let read = || read_regular(&fs::canonicalize(path)?, LONGEST_BUNDLE);
-    let unread = |cause| Error::io(format!("failed to read {file}"), &cause);
-    let pem = read().map_err(unread)?;
+    read().map_err(|cause| Error::io(format!("failed to read {file}"), &cause))
+}
+
+/// The same text, if it has certificates that can be used.
+fn certificates(pem: Vec<u8>, file: &str) -> common::error::Result<Vec<u8>> {
     let refused = |details: String| {
         let msg = format!("{file} is not a list of certificates in PEM");
         Error::new(ErrorCode::DECODING, msg).with_details(details)

@@ -220,14 +220,14 @@ fn note_unassigned(ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
 }
 
 /// Opens the adopted prefixes of an ENI for networks without addresses: a second look has
-/// shown each, and nobody has an address of it that the ledger does not know. One that somebody
-/// has an address of is looked at again after a minute.
+/// shown each, and nobody has an address of it that the ledger does not know, or may have the
+/// whole ENI. One that somebody has an address of is looked at again after a minute.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger, and those of looking into the namespaces.
 pub(crate) fn open_adopted(
     node: &Node<'_>,
-    ledger: &EniLedger,
+    (eni, ledger): (&Eni, &EniLedger),
     wanted: impl Fn(&Prefix) -> bool,
     reserved: impl Fn() -> Result<Vec<IpAddr>>,
     kept: &mut Vec<String>,
@@ -239,12 +239,17 @@ pub(crate) fn open_adopted(
     if adopted.is_empty() {
         return Ok(());
     }
+    let whole = attached::reason_to_keep(&eni.mac)?;
     // Pods may not wait for a look into all namespaces.
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
     let reserved = reserved()?;
     let entries = ledger.open()?;
     for prefix in adopted {
-        match reason_to_keep(&prefix, &entries, &living, &reserved)? {
+        let why = match &whole {
+            Some(why) => Some(why.clone()),
+            None => reason_to_keep(&prefix, &entries, &living, &reserved)?,
+        };
+        match why {
             Some(why) => {
                 kept.push(format!("{} is not used for pods: {why}", prefix.prefix));
                 stock.note_used(ledger.id(), prefix.prefix, Instant::now());
