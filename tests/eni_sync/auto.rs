@@ -129,6 +129,33 @@ fn what_is_on_no_eni_for_pods_is_left_alone() {
 }
 
 #[test]
+fn a_network_that_cannot_be_read_hides_no_pod_of_another_one() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut broken = Network::published(PUBLISHED);
+    broken.plugins[0]["name"] = json!("broken");
+    "broken".clone_into(&mut broken.name);
+    let primary_mac = node.lab.mac(&node.lab.enis(&node.instance)[0]);
+    let pods = ["c1", "c2"].map(Pod::new);
+    attach(&node, &broken, &pods[0], &node.mac);
+    attach(
+        &node,
+        &Network::published(PUBLISHED),
+        &pods[1],
+        &primary_mac,
+    );
+    let directory = node.node.state().join("networks/broken");
+    fs::remove_dir_all(&directory).unwrap();
+    fs::write(&directory, "").unwrap();
+    let agent = Agent::start(&node, &configuration());
+    let said = |text: &str| eventually(|| agent.log().contains(text));
+    assert!(said("networks of this node: "), "{}", agent.log());
+    assert!(said(
+        "container c2, interface net1, network ipvlan-conf-1 runs without 10.0.4.70"
+    ));
+}
+
+#[test]
 fn a_network_that_chains_eni_sync_is_registered_by_its_plugin() {
     let vpc = Vpc::new();
     let node = vpc.node();

@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, assert_refused, eventually, is_unchanged, prev_result};
+use super::scrape::{ADDRESS as METRICS, get};
 
 const ADDRESS: &str = "10.0.4.70";
 
@@ -44,6 +45,27 @@ fn an_entry_that_cannot_be_read_does_not_affect_others() {
         node.gc(&[&other]);
         assert_eq!(node.addresses(), ["10.0.4.72"], "{what}");
         assert!(path.symlink_metadata().is_ok(), "{what} is kept");
+    }
+}
+
+/// What EC2 was asked to choose keeps only those waiting that need another choice of EC2.
+#[test]
+fn addresses_that_are_named_need_nothing_of_what_ec2_was_asked_to_choose() {
+    for text in ["{", r#"{"formatVersion": 2}"#] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        node.add(&Pod::new("c1"), &[ADDRESS]).ok();
+        let path = node.ledger_path().join(".unheard");
+        fs::write(&path, text).unwrap();
+        node.add(&Pod::new("c2"), &["10.0.4.71"]).ok();
+        assert_eq!(node.addresses(), [ADDRESS, "10.0.4.71"]);
+        let agent = Agent::start(&node, &json!({ "metrics": METRICS }));
+        assert!(
+            eventually(|| get(&node, "/readyz").0 == 200),
+            "{}",
+            agent.log()
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), text, "it is kept");
     }
 }
 

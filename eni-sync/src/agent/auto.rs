@@ -36,11 +36,9 @@ pub(super) struct Outcome {
     pub(super) again: Option<Duration>,
 }
 
-/// Makes the ledger follow the reservations of what has been found.
-///
-/// # Errors
-/// What went wrong with any network or ENI; the others are done.
-pub(super) fn follow(agent: &Agent, found: &Found) -> Result<Outcome> {
+/// Makes the ledger follow the reservations of what has been found. Returns also what went wrong
+/// with any network or ENI: the others are done.
+pub(super) fn follow(agent: &Agent, found: &Found) -> (Outcome, Result<()>) {
     let mut errors = Errors::default();
     let mut directories = Directories::new();
     for network in &found.networks {
@@ -64,7 +62,7 @@ pub(super) fn follow(agent: &Agent, found: &Found) -> Result<Outcome> {
             .run(|aws| register_all(agent, aws, wanted, &mut outcome));
         errors.keep(registered);
     }
-    errors.into_result().map(|()| outcome)
+    (outcome, errors.into_result())
 }
 
 /// Whether the reservation of an entry has gone. Where no record names its directory any

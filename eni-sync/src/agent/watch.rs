@@ -98,15 +98,16 @@ fn follow_found(agent: &Agent, inotify: &Inotify) -> Result<Option<Duration>> {
     for network in &found.networks {
         add_watch(inotify, &network.directory())?;
     }
-    match auto::follow(agent, &found) {
-        Ok(outcome) => {
+    let (outcome, followed) = auto::follow(agent, &found);
+    match followed {
+        Ok(()) => {
             note(agent, Vec::new(), Source::Watched, outcome.without);
             Ok(outcome.again)
         }
         Err(error) => {
             let finding = format!("networks of this node: {error}");
             say!("{finding}");
-            note(agent, vec![finding], Source::WatchedInPart, Vec::new());
+            note(agent, vec![finding], Source::WatchedInPart, outcome.without);
             Ok(Some(PAUSE))
         }
     }

@@ -85,7 +85,7 @@ impl Unheard {
     /// Whether a description shows all that EC2 may have chosen.
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
         now.checked_sub(self.since)
-            .is_some_and(|age| age >= DESCRIBE_LAG)
+            .is_none_or(|age| age >= DESCRIBE_LAG)
     }
 }
 

@@ -99,7 +99,7 @@ pub(crate) fn run(
         errors.keep(compare(node, eni, grace, &mut report));
         progress(eni);
     }
-    for ledger in node.ledger.enis()? {
+    for ledger in errors.keep(node.ledger.enis()).unwrap_or_default() {
         if !node.inventory.enis.iter().any(|eni| eni.id == ledger.id()) {
             let found = errors.keep(prefixes::gone::forget(node, &ledger));
             report.add(found.unwrap_or_default());

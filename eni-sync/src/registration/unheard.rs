@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use common::attach::inventory::Eni;
-use common::error::Result;
+use common::error::{ErrorCode, Result};
 use common::say;
 
 use crate::ledger::{EniLedger, Entries, Entry, Event, State, Unheard, now};
@@ -83,9 +83,18 @@ fn end_without_eni(entries: &Entries) -> Result<()> {
             entries.end_asking(ipv6)?;
         }
     }
-    match entries.unheard()? {
+    match readable(entries)? {
         Some(unheard) if unheard.is_over(now()) => entries.end_unheard(),
         _ => Ok(()),
+    }
+}
+
+/// What EC2 was asked to choose, if that can be read. A damaged file, or one of a newer format,
+/// stays, and keeps only those waiting that need another choice of EC2: [`begin`] names it.
+fn readable(entries: &Entries) -> Result<Option<Unheard>> {
+    match entries.unheard() {
+        Err(error) if error.code == ErrorCode::DECODING => Ok(None),
+        unheard => unheard,
     }
 }
 
@@ -95,7 +104,7 @@ fn end_without_eni(entries: &Entries) -> Result<()> {
 /// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
     ask::note_unheard(entries, actual)?;
-    let Some(unheard) = entries.unheard()? else {
+    let Some(unheard) = readable(entries)? else {
         return Ok(());
     };
     let known = entries.addresses()?;

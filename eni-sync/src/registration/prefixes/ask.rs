@@ -10,7 +10,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::say;
 
 use super::stock::Level;
-use super::supply::{Slots, missing};
+use super::supply::{IPV4_SIZE, Slots, missing};
 use crate::ledger::{Asked, EniLedger, Entries, Event, Prefix, State, now};
 use crate::registration::node::Node;
 use crate::vpc::ec2::{Description, Family};
@@ -165,6 +165,10 @@ impl Order<'_> {
             Err(failure) if failure.kind == Kind::Unanswered => return Ok(Err(failure)),
             Err(failure) => Err(failure),
             Ok(chosen) => {
+                // Of IPv6 the subnet's count is not known, and this one has not run out.
+                let addresses = chosen.len().saturating_mul(IPV4_SIZE);
+                let subnets = &self.node.shared.subnets;
+                subnets.note_assigned(&self.eni.subnet_id, self.family, addresses);
                 for prefix in chosen {
                     note(&entries, prefix)?;
                 }

@@ -13,7 +13,7 @@ use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 
 /// How many addresses a prefix of IPv4 has.
-const IPV4_SIZE: usize = 16;
+pub(super) const IPV4_SIZE: usize = 16;
 /// For how many pods an ENI is counted to have room at most; no node has as many.
 pub(crate) const MOST_PODS: usize = 1024;
 /// How many addresses of a prefix are tried that nobody has: AWS reserves fewer in a subnet,
