@@ -3,6 +3,7 @@
 //! leaves an intent and never an orphan. It decides nothing itself.
 
 mod clock;
+mod damage;
 mod document;
 mod entry;
 mod journal;
@@ -30,6 +31,7 @@ use common::say;
 use serde::{Deserialize, Serialize};
 
 use self::clock::Clock;
+pub(crate) use self::damage::{About, Damage};
 pub(crate) use self::entry::{Absence, Entry, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::owner::{Life, Owner};
@@ -193,10 +195,8 @@ impl EniLedger {
     /// # Errors
     /// Code 5 naming the directory or a file.
     pub(crate) fn is_empty(&self) -> Result<bool> {
-        let is_without_addresses = self.read()?.is_empty() && self.unreadable()?.is_empty();
-        let is_without_prefixes =
-            self.read_prefixes()?.is_empty() && self.unreadable_prefixes()?.is_empty();
-        Ok(is_without_addresses && is_without_prefixes && !self.is_unheard()?)
+        let is_empty = self.read()?.is_empty() && self.read_prefixes()?.is_empty();
+        Ok(is_empty && self.damage()?.is_empty() && !self.is_unheard()?)
     }
 
     fn create(&self) -> Result<()> {

@@ -105,6 +105,37 @@ fn every_command_keeps_a_damaged_file_and_names_it() {
     assert_eq!(node.addresses(), [ADDRESS], "its address stays");
 }
 
+/// Those that are not about an address, of a version that this one cannot read.
+#[test]
+fn every_command_names_a_newer_file_of_prefixes() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c1"), &[ADDRESS]).ok();
+    let files = [".prefix-10.0.4.32-28", ".asked-ipv4"];
+    for file in files {
+        fs::write(node.ledger_path().join(file), r#"{"formatVersion": 9}"#).unwrap();
+    }
+    let commands: [(&[&str], i32); 4] = [
+        (&["doctor"], 1),
+        (&["sync", "--once"], 1),
+        (&["status"], 0),
+        (&["uninstall", "--dry-run", "--target", "/nowhere"], 1),
+    ];
+    for (command, status) in commands {
+        let output = node.command(command);
+        assert_eq!(output.status, Some(status), "{command:?}\n{output}");
+        let said = match command[0] {
+            // What it says while it compares is no part of how it ends.
+            "sync" => output.stderr.lines().last().unwrap_or_default(),
+            _ => &output.stdout,
+        };
+        for file in files {
+            let path = format!("ledger/{}/{file}\"", node.eni);
+            assert!(said.contains(&path), "{command:?} {path}\n{output}");
+        }
+    }
+}
+
 #[test]
 fn an_entry_about_another_address_is_not_believed() {
     let vpc = Vpc::new();

@@ -193,6 +193,43 @@ fn addresses_of_an_eni_that_has_gone_are_still_shown() {
 }
 
 #[test]
+fn every_file_of_the_ledger_that_cannot_be_read_is_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    node.lab.assign_prefix(&node.eni, "10.0.4.32/28");
+    let gone = vpc.lab.create_eni(&vpc.pods);
+    let files = [
+        ".asked-ipv6",
+        ".prefix-10.0.4.32-28",
+        ".prefix-x",
+        "10.0.4.71",
+    ];
+    for directory in [node.ledger_path(), node.ledger_path_of(&gone)] {
+        fs::create_dir_all(&directory).unwrap();
+        for file in files {
+            fs::write(directory.join(file), "{").unwrap();
+        }
+    }
+    for arguments in [&["status"][..], &["status", "--live"]] {
+        let output = node.command(arguments);
+        assert_eq!(output.status, Some(0), "{output}");
+        for eni in [&node.eni, &gone] {
+            for file in files {
+                let path = format!("ledger/{eni}/{file}\"");
+                assert_eq!(output.stdout.matches(&path).count(), 1, "{path}: {output}");
+            }
+        }
+    }
+    let eni = of_eni(&status(&node, &["--live"]), &node);
+    let prefixes = eni["prefixes"].as_array().unwrap();
+    assert_eq!(prefixes.len(), 1, "{eni:#}");
+    assert_eq!(prefixes[0]["prefix"], "10.0.4.32/28");
+    assert_eq!(prefixes[0]["state"], "unreadable");
+    assert_eq!(eni["damaged"].as_array().unwrap().len(), 2, "{eni:#}");
+}
+
+#[test]
 fn names_of_others_cannot_write_to_the_terminal() {
     let vpc = Vpc::new();
     let pods = [Pod::new("c1"), Pod::new("c2")];

@@ -1,6 +1,7 @@
 //! `eni-sync status`: what the ledger and the inventory say of the addresses of this
 //! node's ENIs. It changes nothing, and asks EC2 only when it is told to.
 
+mod damage;
 mod html;
 mod page;
 mod table;
@@ -11,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use common::address::Cidr;
 use common::attach::inventory::{Eni, Inventory};
-use common::error::{Error, Result};
+use common::error::Result;
 use common::kernel::netns::{Holders, Presence};
 use common::say;
 use serde::Serialize;
 
+use self::damage::add_damage;
 use crate::agent::devices::shown::{self, Shown};
 use crate::cli::doctor::Findings;
 use crate::cli::output;
@@ -117,13 +119,15 @@ struct EniStatus {
     known: Option<Known>,
     prefixes: Vec<PrefixStatus>,
     addresses: Vec<Address>,
+    /// Why other files of the ledger cannot be read.
+    damaged: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PrefixStatus {
     prefix: Cidr,
-    /// The ledger's state, or `unknown` when it is only on the ENI.
+    /// The ledger's state, `unknown` when it is only on the ENI, or `unreadable`.
     state: String,
     /// Since when it is in this state, in seconds since 1970.
     since: Option<Timestamp>,
@@ -131,6 +135,8 @@ struct PrefixStatus {
     release_after: Option<Timestamp>,
     /// How many of its addresses the ledger has something of.
     taken: usize,
+    /// Why its file cannot be read.
+    refusal: Option<String>,
     differs: Option<Difference>,
 }
 
@@ -160,14 +166,14 @@ struct Slots {
 #[serde(rename_all = "camelCase")]
 struct Address {
     address: IpAddr,
-    /// The ledger's state, or `unknown` when it is only on the ENI.
+    /// The ledger's state, `unknown` when it is only on the ENI, or `unreadable`.
     state: String,
     /// Since when it is in this state, in seconds since 1970.
     since: Option<Timestamp>,
     /// When it may leave the ENI at the earliest, in seconds since 1970.
     release_after: Option<Timestamp>,
     owner: Option<Owned>,
-    /// Why it could not be had.
+    /// Why it could not be had, or why its file cannot be read.
     refusal: Option<String>,
     differs: Option<Difference>,
 }
@@ -236,33 +242,35 @@ fn collect(live: bool, plugins: Plugins) -> Result<Status> {
         false => (written(), None),
     };
     let mut ledger = BTreeMap::new();
-    let mut damaged = BTreeMap::new();
     for eni in Ledger::of_node().enis()? {
-        ledger.insert(eni.id().to_owned(), (eni.read()?, eni.read_prefixes()?));
-        damaged.insert(eni.id().to_owned(), eni.unreadable()?);
+        let known = (eni.read()?, eni.read_prefixes()?);
+        ledger.insert(eni.id().to_owned(), (known, eni.damage()?));
     }
     let (mut enis, holders) = (Vec::new(), Holders::default());
     for eni in &inventory.enis {
-        let known = ledger.remove(&eni.id).unwrap_or_default();
+        let (known, damage) = ledger.remove(&eni.id).unwrap_or_default();
         let actual = actual.iter().flatten().find(|found| found.id == eni.id);
         let mut status = eni_status(eni, known, actual, &holders);
-        add_damaged(&mut status, damaged.remove(&eni.id).unwrap_or_default());
+        add_damage(&mut status, damage);
         enis.push(status);
     }
-    for (id, (entries, prefixes)) in ledger {
-        if entries.is_empty() && prefixes.is_empty() {
+    for (id, ((entries, prefixes), damage)) in ledger {
+        if entries.is_empty() && prefixes.is_empty() && damage.is_empty() {
             continue;
         }
         let gone = live.then_some(Difference::OnlyInLedger);
         let shown = prefix_lines(&prefixes, &entries, None);
         let addresses = entries.into_iter();
         let addresses = addresses.map(|entry| address(entry, gone, &holders));
-        enis.push(EniStatus {
+        let mut status = EniStatus {
             id,
             known: None,
             prefixes: shown,
             addresses: addresses.collect(),
-        });
+            damaged: Vec::new(),
+        };
+        add_damage(&mut status, damage);
+        enis.push(status);
     }
     let is_written = !live && !inventory.instance_id.is_empty();
     let age = inventory::written_ago().filter(|_| is_written);
@@ -276,23 +284,6 @@ fn collect(live: bool, plugins: Plugins) -> Result<Status> {
         plugins,
         resources: Offered::all(),
     })
-}
-
-/// Adds the addresses whose files are no entries, in place of what EC2 says of them.
-fn add_damaged(status: &mut EniStatus, damaged: Vec<(IpAddr, Error)>) {
-    for (address, error) in damaged {
-        status.addresses.retain(|known| known.address != address);
-        status.addresses.push(Address {
-            address,
-            state: "unreadable".to_owned(),
-            since: None,
-            release_after: None,
-            owner: None,
-            refusal: Some(error.to_string()),
-            differs: None,
-        });
-    }
-    status.addresses.sort_by_key(|address| address.address);
 }
 
 /// The inventory as it is written. It is a copy: without it, the ledger is shown.
@@ -342,6 +333,7 @@ fn eni_status(
         known: Some(known),
         prefixes: shown,
         addresses,
+        damaged: Vec::new(),
     }
 }
 
@@ -363,6 +355,7 @@ fn prefix_lines(
                 _ => None,
             },
             taken: supply::taken(prefix, entries),
+            refusal: None,
             differs: is_missing.then_some(Difference::OnlyInLedger),
         }
     });
@@ -375,6 +368,7 @@ fn prefix_lines(
         since: None,
         release_after: None,
         taken: 0,
+        refusal: None,
         differs: Some(Difference::OnlyOnEni),
     });
     known.chain(unknown).collect()

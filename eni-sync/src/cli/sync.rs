@@ -50,13 +50,12 @@ pub(crate) fn once() -> Result<()> {
     require_readable(&ledger)
 }
 
-/// Fails when files of the ledger are damaged: their addresses and prefixes have not been compared.
+/// Fails when files of the ledger are damaged: what they are about has not been compared.
 fn require_readable(ledger: &Ledger) -> Result<()> {
     let mut damaged = Errors::default();
     for eni in ledger.enis()? {
-        let addresses = eni.unreadable()?.into_iter().map(|(_, error)| error);
-        for error in addresses.chain(eni.unreadable_prefixes()?) {
-            damaged.keep::<()>(Err(error));
+        for damage in eni.damage()? {
+            damaged.keep::<()>(Err(damage.error));
         }
     }
     damaged.into_result()

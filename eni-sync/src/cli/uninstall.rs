@@ -158,10 +158,9 @@ fn release(options: &Options) -> Result<bool> {
 fn unreadable() -> Result<bool> {
     let mut is_any = false;
     for eni in Ledger::of_node().enis()? {
-        let addresses = eni.unreadable()?.into_iter().map(|(_, error)| error);
-        for error in addresses.chain(eni.unreadable_prefixes()?) {
+        for damage in eni.damage()? {
             is_any = true;
-            let line = format!("kept: {error}");
+            let line = format!("kept: {}", damage.error);
             output::print(format!("{}\n", printable(&line)).as_bytes())?;
         }
     }

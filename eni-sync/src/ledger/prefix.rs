@@ -135,13 +135,18 @@ impl EniLedger {
         Ok(prefixes)
     }
 
-    /// Why files that are called as those of prefixes are none.
+    /// Why files that are called as those of prefixes are none, each with its prefix if its name
+    /// has one.
     ///
     /// # Errors
     /// Code 5 naming the directory.
-    pub(crate) fn unreadable_prefixes(&self) -> Result<Vec<Error>> {
-        let found = each_prefix(&self.directory, &Clock::read()?)?;
-        Ok(found.into_iter().filter_map(Result::err).collect())
+    pub(super) fn unreadable_prefixes(&self) -> Result<Vec<(Option<Cidr>, Error)>> {
+        let found = each_prefix(&self.directory, &Clock::read()?)?.into_iter();
+        let unreadable = found.filter_map(|(name, prefix)| {
+            let error = prefix.err()?;
+            Some((prefix_of_file(&name), error))
+        });
+        Ok(unreadable.collect())
     }
 
     /// Why it cannot be read what EC2 was asked for.
@@ -154,7 +159,7 @@ impl EniLedger {
 
 fn read_prefixes(directory: &Path, clock: &Clock) -> Result<Vec<Prefix>> {
     let mut prefixes = Vec::new();
-    for found in each_prefix(directory, clock)? {
+    for (_, found) in each_prefix(directory, clock)? {
         match found {
             Ok(prefix) => prefixes.extend(prefix),
             // One file must not stand in the way of all other prefixes.
@@ -164,14 +169,15 @@ fn read_prefixes(directory: &Path, clock: &Clock) -> Result<Vec<Prefix>> {
     Ok(prefixes)
 }
 
-/// What each file says that is called as that of a prefix.
-fn each_prefix(directory: &Path, clock: &Clock) -> Result<Vec<Result<Option<Prefix>>>> {
+/// The names of the files that are called as those of prefixes, and what each says.
+fn each_prefix(directory: &Path, clock: &Clock) -> Result<Vec<(String, Result<Option<Prefix>>)>> {
     let mut names = list(directory)?;
     names.retain(|name| name.starts_with(PREFIX));
-    let found = names.iter();
-    Ok(found
-        .map(|name| read_prefix(directory, name, clock))
-        .collect())
+    let found = names.into_iter().map(|name| {
+        let prefix = read_prefix(directory, &name, clock);
+        (name, prefix)
+    });
+    Ok(found.collect())
 }
 
 /// What a file says that is called as that of a prefix.

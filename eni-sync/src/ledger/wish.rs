@@ -121,6 +121,11 @@ impl EniLedger {
         }
         Ok(false)
     }
+
+    /// Why it cannot be read that EC2 was asked to choose addresses.
+    pub(super) fn unreadable_unheard(&self) -> Option<Error> {
+        read::<Unheard>(&self.directory.join(UNHEARD)).err()
+    }
 }
 
 impl Entries {

@@ -28,7 +28,7 @@ const STATES: [&str; 6] = [
 ];
 /// The states of prefixes: those in which EC2 has them on the ENI.
 const PREFIX_STATES: [&str; 3] = ["pooled", "releasing", "adopted"];
-/// In place of a state, of a file of the ledger that is not an entry.
+/// In place of a state, of a file of the ledger that cannot be read.
 const UNREADABLE: &str = "unreadable";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,8 +112,7 @@ impl Addresses {
                 eni: eni.id().to_owned(),
                 state: UNREADABLE,
             };
-            let unreadable = eni.unreadable()?.len() + eni.unreadable_prefixes()?.len();
-            set(&self.states.get_or_create(&labels), unreadable);
+            set(&self.states.get_or_create(&labels), eni.damage()?.len());
             all.extend(entries);
         }
         self.set_free(&all, pools);

@@ -9,7 +9,7 @@ use common::kernel::netns::Holders;
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::ranges::named;
-use crate::ledger::{Entry, State, now};
+use crate::ledger::{About, Entry, State, now};
 use crate::registration::detached;
 use crate::registration::rules::{self, Drift};
 use crate::vpc::ec2::Description;
@@ -25,11 +25,9 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         }
     };
     findings.extend(namespaces(facts));
-    for (eni, error) in &facts.damaged {
-        let finding = Finding::error("ledger", eni, error.to_string());
-        findings.push(finding.advise(
-            "its address is neither registered nor released; remove the file when no pod has it",
-        ));
+    for (eni, damage) in &facts.damaged {
+        let finding = Finding::error("ledger", eni, damage.error.to_string());
+        findings.push(finding.advise(consequence(damage.about)));
     }
     findings.extend(detached(facts, ledger));
     let for_pods = |eni: &&Description| eni::require_releasable(eni).is_ok();
@@ -42,6 +40,23 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         findings.extend(refusals(own, entries));
     }
     findings
+}
+
+/// What it means that a file of the ledger cannot be read, and what to do.
+fn consequence(about: About) -> &'static str {
+    match about {
+        About::Address(_) => {
+            "its address is neither registered nor released; remove the file when no pod has it"
+        }
+        About::Prefix(_) => {
+            "its prefix is neither used for pods nor given back; remove the file when no pod has \
+             an address of it"
+        }
+        About::NoPrefix => "nothing is done because of it; remove the file",
+        About::Asked => {
+            "without the file, what EC2 has chosen is adopted like what others have assigned"
+        }
+    }
 }
 
 /// What cannot be seen of the namespaces of pods.

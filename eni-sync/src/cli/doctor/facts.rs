@@ -16,7 +16,7 @@ use crate::agent::devices::shown::{self, Shown};
 use crate::cli::doctor::network::Network;
 use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
-use crate::ledger::{Entry, Ledger};
+use crate::ledger::{Damage, Entry, Ledger};
 use crate::plugin::socket;
 use crate::provision::wanted::Wanted;
 use crate::registration::in_use::{self, Living};
@@ -63,8 +63,8 @@ pub(crate) struct Facts {
     pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
     /// What the agent offers the kubelet.
     pub(crate) resources: Result<Vec<Shown>>,
-    /// The files of the ledger that are no entries, each with its ENI.
-    pub(crate) damaged: Vec<(String, Error)>,
+    /// The files of the ledger that cannot be read, each with its ENI.
+    pub(crate) damaged: Vec<(String, Damage)>,
     /// The addresses that are in use, and what could not be seen of them.
     pub(crate) living: Result<Living>,
     pub(crate) host: Host,
@@ -332,13 +332,12 @@ fn watched(path: &Path) -> Result<Networks> {
     Configuration::read(path).map(|configuration| configuration.networks)
 }
 
-/// What stands in the place of entries. That there is no ledger is a fact of its own.
-fn read_damaged() -> Result<Vec<(String, Error)>> {
+/// What cannot be read of the ledger. That there is no ledger is a fact of its own.
+fn read_damaged() -> Result<Vec<(String, Damage)>> {
     let mut damaged = Vec::new();
     for eni in Ledger::of_node().enis()? {
-        let addresses = eni.unreadable()?.into_iter().map(|(_, error)| error);
-        let all = addresses.chain(eni.unreadable_prefixes()?);
-        damaged.extend(all.map(|error| (eni.id().to_owned(), error)));
+        let of_eni = eni.damage()?.into_iter();
+        damaged.extend(of_eni.map(|damage| (eni.id().to_owned(), damage)));
     }
     Ok(damaged)
 }

@@ -20,7 +20,7 @@ use crate::vpc::eni;
 /// What keeps addresses of an ENI.
 struct Seen {
     living: Living,
-    /// The addresses whose files are no entries.
+    /// The addresses whose files cannot be read.
     unreadable: HashMap<IpAddr, Error>,
     /// Why those that nobody has claimed may be a pod's that has the whole ENI.
     whole: Option<String>,

@@ -34,6 +34,9 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
         if !eni.addresses.is_empty() || !eni.prefixes.is_empty() {
             text.push_str(&output::table(&rows(eni, now)));
         }
+        for why in &eni.damaged {
+            text.push_str(&format!("{}\n", printable(why)));
+        }
     }
     for resource in &status.resources {
         text.push_str(&format!("\n{}\n", printable(&offered(resource))));
@@ -122,7 +125,10 @@ fn prefix_row(prefix: &PrefixStatus, now: Timestamp) -> Vec<String> {
     let since = prefix
         .since
         .map(|since| duration(now.saturating_sub(since)));
-    let mut notes = vec![format!("{} addresses taken", prefix.taken)];
+    let mut notes = match &prefix.refusal {
+        Some(why) => vec![why.clone()],
+        None => vec![format!("{} addresses taken", prefix.taken)],
+    };
     notes.extend(prefix.differs.map(whereabouts));
     notes.extend(prefix.release_after.map(|after| leaving(after, now)));
     vec![

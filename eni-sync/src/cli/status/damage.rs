@@ -1,0 +1,40 @@
+//! What cannot be read of the ledger, as the status shows it.
+
+use super::{Address, EniStatus, PrefixStatus};
+use crate::ledger::{About, Damage};
+
+/// Adds what cannot be read of the ledger: addresses and prefixes in place of what EC2 says of
+/// them.
+pub(super) fn add_damage(status: &mut EniStatus, damage: Vec<Damage>) {
+    for Damage { about, error } in damage {
+        let (state, why) = ("unreadable".to_owned(), error.to_string());
+        match about {
+            About::Address(address) => {
+                status.addresses.retain(|known| known.address != address);
+                status.addresses.push(Address {
+                    address,
+                    state,
+                    since: None,
+                    release_after: None,
+                    owner: None,
+                    refusal: Some(why),
+                    differs: None,
+                });
+            }
+            About::Prefix(prefix) => {
+                status.prefixes.retain(|known| known.prefix != prefix);
+                status.prefixes.push(PrefixStatus {
+                    prefix,
+                    state,
+                    since: None,
+                    release_after: None,
+                    taken: 0,
+                    refusal: Some(why),
+                    differs: None,
+                });
+            }
+            About::NoPrefix | About::Asked => status.damaged.push(why),
+        }
+    }
+    status.addresses.sort_by_key(|address| address.address);
+}

@@ -1,0 +1,56 @@
+//! The files of the ledger that cannot be read, in one list for all who name them. What such a
+//! file is about stays as it is until somebody removes the file.
+
+use std::net::IpAddr;
+
+use common::address::Cidr;
+use common::error::{Error, Result};
+
+use super::EniLedger;
+
+/// A file that cannot be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Damage {
+    /// What it is about.
+    pub(crate) about: About,
+    /// Why it cannot be read; it names the file.
+    pub(crate) error: Error,
+}
+
+/// What a file is about, as far as its name tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// An address.
+    Address(IpAddr),
+    /// A prefix.
+    Prefix(Cidr),
+    /// Something that is called as a prefix, and is none.
+    NoPrefix,
+    /// That EC2 was asked to choose, and has not been heard.
+    Asked,
+}
+
+impl EniLedger {
+    /// Every file that cannot be read, in order. Wishes are not among them: whoever waits says
+    /// what it waits for anew.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn damage(&self) -> Result<Vec<Damage>> {
+        let mut addresses = self.unreadable()?;
+        addresses.sort_by_key(|(address, _)| *address);
+        let addresses = addresses
+            .into_iter()
+            .map(|(address, error)| (About::Address(address), error));
+        let prefixes = self.unreadable_prefixes()?.into_iter();
+        let prefixes = prefixes.map(|(prefix, error)| {
+            let about = prefix.map_or(About::NoPrefix, About::Prefix);
+            (about, error)
+        });
+        let asked = self.unreadable_asked().into_iter();
+        let asked = asked.chain(self.unreadable_unheard());
+        let asked = asked.map(|error| (About::Asked, error));
+        let all = addresses.chain(prefixes).chain(asked);
+        Ok(all.map(|(about, error)| Damage { about, error }).collect())
+    }
+}
