@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use harness::eni_lab::EniId;
 use harness::{Call, Output, Pod, Resident};
 use serde_json::json;
 
-use super::fixture::{AwsNode, Vpc, eventually, ip};
+use super::fixture::{AwsNode, Vpc, eventually, ip, prev_result};
 
 /// Runs the command; it must end with this status.
 #[track_caller]
@@ -274,6 +275,43 @@ fn what_aws_does_not_release_stays_due() {
     node.lab.rules(|rules| rules.denied_actions.clear());
     node.command(&["sync", "--once"]);
     assert!(node.addresses().is_empty(), "it was due at once");
+}
+
+/// Adds a second ENI for pods to the node. Addresses of ended attachments are on both, and the
+/// ENI that is looked at last is for pods no more. Returns both in order, with their addresses.
+pub(super) fn let_the_second_eni_fail(vpc: &Vpc, node: &AwsNode) -> [(EniId, &'static str); 2] {
+    let second = node.lab.multus_eni(&node.instance, &vpc.pods);
+    let mut enis = [(node.eni.clone(), "10.0.4.70"), (second, "10.0.4.71")];
+    for (eni, address) in &enis {
+        let pod = Pod::new("c1");
+        let result = prev_result(&pod, &[(&node.lab.mac(eni), &[address])]);
+        node.run(&node.conf_call("ADD", &pod, &[], &json!({ "prevResult": result })))
+            .ok();
+        assert_eq!(node.addresses_of(eni), [*address]);
+    }
+    enis.sort();
+    let tag = "node.k8s.amazonaws.com/no_manage";
+    node.lab.untag_eni(&enis[1].0, tag);
+    enis
+}
+
+#[test]
+fn an_eni_that_fails_hides_nothing_of_the_others() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let [(good, released), (bad, stays)] = let_the_second_eni_fail(&vpc, &node);
+    let line = |fate: &str| format!("{released} on {good}: {fate}\n");
+    let output = release(&node, &["--network", "mgmt", "--dry-run"], 1);
+    assert_eq!(output.stdout, line("would be released"), "{output}");
+    let output = release(&node, &["--network", "mgmt"], 1);
+    assert_eq!(output.stdout, line("released"), "{output}");
+    assert!(output.stderr.contains(bad.as_str()), "{output}");
+    assert!(output.stderr.contains("is not tagged"), "{output}");
+    assert_eq!(node.addresses_of(&good), [""; 0]);
+    assert_eq!(node.addresses_of(&bad), [stays]);
+    // What cannot be looked at is not called empty.
+    let output = release(&node, &["--network", "mgmt"], 1);
+    assert_eq!(output.stdout, "", "{output}");
 }
 
 /// The ENI has gone to another instance with its addresses.

@@ -15,6 +15,7 @@ use super::ipam::{ASSIGN, call, del, intents, ipv4, sharing};
 use super::ipam_killed::let_a_minute_pass;
 use super::killed::kill_while_held;
 use super::prefixes::{keeping, kept, known, node_of_its_own, prefixes};
+use super::release_command::let_the_second_eni_fail;
 
 /// A node's directory with Go's plugins, over which ours have been installed.
 fn installed(node: &AwsNode) -> TempDir {
@@ -332,6 +333,25 @@ fn a_record_that_cannot_be_read_is_named_and_force_passes_it() {
         assert_eq!(names(target.path()), ["bridge", "host-local", "ipvlan"]);
         assert_eq!(fs::read_to_string(&record).unwrap(), damage);
     }
+}
+
+#[test]
+fn what_was_released_is_said_also_when_another_eni_fails() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let target = installed(&node);
+    let before = names(target.path());
+    let [(good, released), (bad, stays)] = let_the_second_eni_fail(&vpc, &node);
+    let output = uninstall(&node, &target, &[], 1);
+    let line = format!("{released} on {good}: released\n");
+    assert!(output.stdout.contains(&line), "{output}");
+    assert!(output.stderr.contains(bad.as_str()), "{output}");
+    assert_eq!(names(target.path()), before);
+    let output = uninstall(&node, &target, &["--force"], 1);
+    let said = format!("not every address is released: {bad} is not tagged");
+    assert!(output.stdout.contains(&said), "{output}");
+    assert_eq!(names(target.path()), ["bridge", "host-local", "ipvlan"]);
+    assert_eq!(node.addresses_of(&bad), [stays]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
-use common::error::{Error, Result};
+use common::error::{Error, Errors, Result};
 use common::text::printable;
 
 use self::line::{Fate, Line, Subject, out_of_reach, report};
@@ -65,9 +65,10 @@ pub(crate) struct Manner {
 ///
 /// # Errors
 /// Code 7 for an ENI that is unknown or not for pods; what AWS says; code 5 naming a
-/// file of the ledger.
+/// file of the ledger. What concerns one ENI only is said when the others are done.
 pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
-    report(selection, &release(selection, manner)?)
+    let (lines, errors) = release(selection, manner)?;
+    report(selection, &lines, errors)
 }
 
 /// Releases what eni-sync has assigned and no pod has; true when any of it stays. What others
@@ -81,9 +82,9 @@ pub(crate) fn release_own(dry_run: bool) -> Result<bool> {
         ..Selection::default()
     };
     let force = true;
-    let lines = release(&selection, Manner { force, dry_run })?;
-    if !lines.is_empty() {
-        report(&selection, &lines)?;
+    let (lines, errors) = release(&selection, Manner { force, dry_run })?;
+    if !lines.is_empty() || !errors.is_empty() {
+        report(&selection, &lines, errors)?;
     }
     Ok(is_any_unheard()? || lines.iter().any(Line::is_kept))
 }
@@ -105,7 +106,9 @@ fn is_any_unheard() -> Result<bool> {
     Ok(is_any)
 }
 
-fn release(selection: &Selection, manner: Manner) -> Result<Vec<Line>> {
+/// Releases what is selected, of each ENI for itself: what has become of it, and what went wrong
+/// with any of the ENIs.
+fn release(selection: &Selection, manner: Manner) -> Result<(Vec<Line>, Errors)> {
     let manner = Manner {
         force: manner.force || selection.foreign,
         ..manner
@@ -119,27 +122,26 @@ fn release(selection: &Selection, manner: Manner) -> Result<Vec<Line>> {
         inventory: &inventory,
         shared: &Shared::default(),
     };
-    let mut lines = Vec::new();
+    let (mut lines, mut errors) = (Vec::new(), Errors::default());
     for eni in enis(&ledger, &found, selection)? {
-        let ledger = ledger.of_eni(&eni)?;
-        let fates = release_of_eni(&node, &ledger, selection, manner)?;
-        lines.extend(fates.into_iter().map(|(subject, fate)| Line {
-            subject,
-            eni: eni.clone(),
-            fate,
-        }));
+        let ledger = ledger.of_eni(&eni);
+        let released =
+            ledger.and_then(|ledger| release_of_eni(&node, &ledger, selection, manner, &mut lines));
+        errors.keep(released);
     }
     lines.extend(out_of_reach(selection, &found, &lines));
-    Ok(lines)
+    Ok((lines, errors))
 }
 
-/// Releases what is selected of one ENI.
+/// Releases what is selected of one ENI. Adds what has become of it to `lines`, also where the
+/// rest goes wrong.
 fn release_of_eni(
     node: &Node<'_>,
     ledger: &EniLedger,
     selection: &Selection,
     manner: Manner,
-) -> Result<Vec<(Subject, Fate)>> {
+    lines: &mut Vec<Line>,
+) -> Result<()> {
     let _turn = match manner.dry_run {
         true => None,
         false => Some(ledger.take_turn(TURN_DEADLINE)?),
@@ -148,17 +150,19 @@ fn release_of_eni(
         // What EC2 chose for this node is not what others have left.
         unheard::find(node, ledger)?;
     }
-    let fates = addresses::release(node, ledger, selection, manner)?;
-    let fates = fates.into_iter();
-    let mut fates: Vec<(Subject, Fate)> = fates
-        .map(|(address, fate)| (Subject::Address(address), fate))
-        .collect();
+    let line = |subject: Subject, fate: Fate| Line {
+        subject,
+        eni: ledger.id().to_owned(),
+        fate,
+    };
+    let addresses = addresses::release(node, ledger, selection, manner)?.into_iter();
+    lines.extend(addresses.map(|(address, fate)| line(Subject::Address(address), fate)));
     if selection.own {
         // The addresses of prefixes are free by now, but for those that pods have.
         let prefixes = prefixes::release(node, ledger, manner)?.into_iter();
-        fates.extend(prefixes.map(|(prefix, fate)| (Subject::Prefix(prefix), fate)));
+        lines.extend(prefixes.map(|(prefix, fate)| line(Subject::Prefix(prefix), fate)));
     }
-    Ok(fates)
+    Ok(())
 }
 
 /// The ENIs that the selection is about: those for pods, and those in the ledger.

@@ -145,7 +145,7 @@ fn release(options: &Options) -> Result<bool> {
     }
     let stays = match release::release_own(options.dry_run) {
         Err(error) if options.force => {
-            output::print(format!("the addresses stay: {error}\n").as_bytes())?;
+            output::print(format!("not every address is released: {error}\n").as_bytes())?;
             true
         }
         outcome => outcome?,

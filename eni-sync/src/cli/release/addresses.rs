@@ -9,7 +9,7 @@ use common::error::{Error, Result};
 use super::candidate::{Candidate, candidates};
 use super::line::Fate;
 use super::{Manner, Selection, reserved};
-use crate::ledger::{EniLedger, Entry, State};
+use crate::ledger::{EniLedger, State};
 use crate::registration::attached;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::Node;
@@ -137,16 +137,13 @@ fn carry_out(
         Ok(ends) => (ends, None),
         Err(error) => (Ends::new(), Some(error)),
     };
-    let entries = ledger.open()?;
-    let fate = |address: IpAddr| {
-        let fate = match (ends.get(&address), &failure) {
-            (Some(end), _) => fate_of(end),
-            (None, Some(why)) => fate_after_failure(entries.get(address)?.as_ref(), why),
-            (None, None) => claimed(),
-        };
-        Ok((address, fate))
+    let fate = |address: IpAddr| match (ends.get(&address), &failure) {
+        (Some(end), _) => fate_of(end),
+        (None, Some(why)) => fate_after_failure(ledger, address, why),
+        (None, None) => claimed(),
     };
-    addresses.into_iter().map(fate).collect()
+    let addresses = addresses.into_iter();
+    Ok(addresses.map(|address| (address, fate(address))).collect())
 }
 
 /// What has become of an address, by what the release says.
@@ -163,8 +160,12 @@ fn fate_of(end: &End) -> Fate {
 }
 
 /// What has become of an address whose release went wrong somewhere.
-fn fate_after_failure(entry: Option<&Entry>, why: &Error) -> Fate {
-    match entry.map(|entry| &entry.state) {
+fn fate_after_failure(ledger: &EniLedger, address: IpAddr, why: &Error) -> Fate {
+    let entry = match ledger.open().and_then(|entries| entries.get(address)) {
+        Ok(entry) => entry,
+        Err(error) => return Fate::Kept(format!("{why}; {error}")),
+    };
+    match entry.map(|entry| entry.state) {
         None | Some(State::Removed) => Fate::Released,
         Some(State::Releasing { .. } | State::Withdrawn { .. }) => {
             Fate::Kept(format!("{why}; it is due, and is tried again"))

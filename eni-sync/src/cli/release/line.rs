@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use common::address::Cidr;
-use common::error::Result;
+use common::error::{Errors, Result};
 use common::text::printable;
 
 use super::Selection;
 use crate::cli::output;
 use crate::vpc::ec2::Description;
+use crate::vpc::eni;
 
 /// What becomes of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,8 @@ pub(super) fn out_of_reach(
         let eni = enis.find(|eni| eni.has(*address))?;
         let why = match eni.primary.contains(address) {
             true => "it is the ENI's primary address",
-            false => "the ENI is not for pods",
+            false if eni::require_releasable(eni).is_err() => "the ENI is not for pods",
+            false => return None,
         };
         Some(Line {
             subject: Subject::Address(*address),
@@ -84,11 +86,12 @@ pub(super) fn out_of_reach(
     open.filter_map(line).collect()
 }
 
-/// Prints the lines. The status is a failure when any of them says that something stays.
+/// Prints the lines, before `errors` are returned. The status is a failure when any of them says
+/// that something stays.
 ///
 /// # Errors
-/// Code 5 when nothing can be printed.
-pub(super) fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> {
+/// Those given, and code 5 when nothing can be printed.
+pub(super) fn report(selection: &Selection, lines: &[Line], errors: Errors) -> Result<ExitCode> {
     let mut text = String::new();
     for Line { subject, eni, fate } in lines {
         let fate = match fate {
@@ -100,16 +103,27 @@ pub(super) fn report(selection: &Selection, lines: &[Line]) -> Result<ExitCode> 
         let line = format!("{subject} on {eni}: {fate}");
         text.push_str(&format!("{}\n", printable(&line)));
     }
-    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.is_about(**address));
-    for address in selection.address.iter().filter(is_open) {
-        text.push_str(&format!("{address}: nothing to release\n"));
-    }
-    if text.is_empty() {
-        text.push_str("nothing to release\n");
+    // What could not be looked at may have something.
+    if errors.is_empty() {
+        text.push_str(&nothing(selection, lines));
     }
     output::print(text.as_bytes())?;
+    errors.into_result()?;
     Ok(match lines.iter().any(Line::is_kept) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })
+}
+
+/// What is selected and has no line.
+fn nothing(selection: &Selection, lines: &[Line]) -> String {
+    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.is_about(**address));
+    let open = selection.address.iter().filter(is_open);
+    let text: String = open
+        .map(|address| format!("{address}: nothing to release\n"))
+        .collect();
+    match text.is_empty() && lines.is_empty() {
+        true => "nothing to release\n".to_owned(),
+        false => text,
+    }
 }
