@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use harness::eni_lab::EniId;
-use harness::{Call, Output, Pod, Resident};
+use harness::{Call, Network, Output, Pod, Resident};
 use serde_json::json;
 
+use super::auto::{PUBLISHED, attach};
 use super::fixture::{AwsNode, Vpc, eventually, ip, prev_result};
 
 /// Runs the command; it must end with this status.
@@ -398,6 +399,30 @@ fn what_others_have_left_is_listed_and_then_released() {
     }));
     assert_eq!(node.ledger()["10.0.4.70"], "held");
     drop(process);
+}
+
+/// The network of a pod says where host-local has its reservations.
+#[test]
+fn what_host_local_has_reserved_in_another_directory_is_not_what_others_have_left() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut network = Network::published(PUBLISHED);
+    network.plugins[0]["ipam"]["dataDir"] = json!("/run/reservations");
+    let pod = Pod::new("c1");
+    attach(&node, &network, &pod, &node.mac);
+    let left = ["10.0.4.70", "10.0.4.95"];
+    node.lab.assign(&node.eni, &left.map(ip));
+    let output = release(&node, &["--foreign", "--address", "10.0.4.70"], 1);
+    let file = format!("/run/reservations/{}/10.0.4.70", network.name);
+    let expected = format!(
+        "10.0.4.70 on {}: kept: host-local has it: {file}\n",
+        node.eni
+    );
+    assert_eq!(output.stdout, expected, "{output}");
+    assert!(eventually(|| {
+        release(&node, &["--foreign"], 1);
+        node.addresses() == ["10.0.4.70"]
+    }));
 }
 
 #[test]

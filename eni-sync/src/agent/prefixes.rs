@@ -135,7 +135,7 @@ fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>
     }
     let _turn = ledger.take_turn(TURN_DEADLINE)?;
     // Read only where something is opened, closed or given back, and then as it is at that time.
-    let reserved = || reserved::everywhere(&agent.configuration);
+    let reserved = || reserved::addresses(&agent.configuration);
     let mut errors = Errors::default();
     let is_used = |prefix: &Prefix| stock.level(eni, family_of(prefix)).is_some();
     errors.keep(give_back::open_adopted(

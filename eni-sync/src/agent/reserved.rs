@@ -79,26 +79,36 @@ pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
     Ok(found)
 }
 
-/// Every address that any host-local of this node has reserved, as far as the directories of
-/// networks are known.
+/// Every address that any host-local of this node has reserved, with its file, as far as the
+/// directories of networks are known.
 ///
 /// # Errors
 /// Code 5 naming a directory, and those of reading the records.
-pub(crate) fn everywhere(configuration: &Configuration) -> Result<Vec<IpAddr>> {
+pub(crate) fn everywhere(configuration: &Configuration) -> Result<BTreeMap<IpAddr, PathBuf>> {
     let mut stores: BTreeSet<PathBuf> = [PathBuf::from(DATA_DIR)].into();
     stores.extend(configuration.pools.iter().map(|pool| pool.data_dir.clone()));
     let listed = configuration.networks.listed().iter();
     stores.extend(listed.map(|network| network.data_dir.clone()));
     stores.extend(Found::read()?.networks.into_iter().map(|n| n.data_dir));
-    let mut reserved = Vec::new();
+    let mut reserved = BTreeMap::new();
     for store in stores {
         for network in names(&store)? {
-            let files = names(&network)?.into_iter();
-            let texts = files.filter_map(|file| Some(file.file_name()?.to_str()?.to_owned()));
-            reserved.extend(texts.filter_map(|text| parse_address(&text).ok()));
+            let named = |file: PathBuf| {
+                let address = parse_address(file.file_name()?.to_str()?).ok()?;
+                Some((address, file))
+            };
+            reserved.extend(names(&network)?.into_iter().filter_map(named));
         }
     }
     Ok(reserved)
+}
+
+/// The same without the files.
+///
+/// # Errors
+/// As for [`everywhere`].
+pub(crate) fn addresses(configuration: &Configuration) -> Result<Vec<IpAddr>> {
+    Ok(everywhere(configuration)?.into_keys().collect())
 }
 
 /// What is in a directory; nothing where there is none.

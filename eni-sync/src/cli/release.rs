@@ -6,7 +6,6 @@ mod addresses;
 mod candidate;
 mod line;
 mod prefixes;
-mod reserved;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

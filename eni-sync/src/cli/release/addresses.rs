@@ -1,14 +1,17 @@
 //! Releases the addresses of one ENI: says of each that is selected why it stays, and removes
 //! the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use common::error::{Error, Result};
 
 use super::candidate::{Candidate, candidates};
 use super::line::Fate;
-use super::{Manner, Selection, reserved};
+use super::{Manner, Selection};
+use crate::agent::configuration::Configuration;
+use crate::agent::reserved;
 use crate::ledger::{EniLedger, State};
 use crate::registration::attached;
 use crate::registration::in_use::{self, Living, Reach};
@@ -24,6 +27,9 @@ struct Seen {
     unreadable: HashMap<IpAddr, Error>,
     /// Why those that nobody has claimed may be a pod's that has the whole ENI.
     whole: Option<String>,
+    /// What host-local has reserved, with the files: its containers may be some that nobody
+    /// sees, so it is not what others have left.
+    reserved: BTreeMap<IpAddr, PathBuf>,
 }
 
 /// Releases the addresses of an ENI that are selected, but for those that there is a reason to
@@ -39,11 +45,11 @@ pub(super) fn release(
 ) -> Result<Vec<(IpAddr, Fate)>> {
     let actual = actual(node, ledger)?;
     let candidates = candidates(&ledger.read()?, actual.as_ref(), selection);
-    let seen = look(node, ledger, actual.as_ref(), &candidates)?;
+    let seen = look(node, ledger, selection, (actual.as_ref(), &candidates))?;
     let mut fates = Vec::new();
     let mut accepted = Vec::new();
     for candidate in candidates {
-        match reason_to_stay(&candidate, selection, manner, &seen)? {
+        match reason_to_stay(&candidate, manner, &seen)? {
             Some(why) => fates.push((candidate.address, Fate::Kept(why))),
             None => accepted.push(candidate),
         }
@@ -61,8 +67,8 @@ pub(super) fn release(
 fn look(
     node: &Node<'_>,
     ledger: &EniLedger,
-    actual: Option<&Description>,
-    candidates: &[Candidate],
+    selection: &Selection,
+    (actual, candidates): (Option<&Description>, &[Candidate]),
 ) -> Result<Seen> {
     let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
     let is_any_unclaimed = candidates.iter().any(Candidate::is_unclaimed);
@@ -73,24 +79,19 @@ fn look(
             Some(eni) => attached::reason_to_keep(&eni.mac)?,
             None => None,
         },
+        reserved: match selection.foreign {
+            true => reserved::everywhere(&Configuration::default())?,
+            false => BTreeMap::new(),
+        },
     })
 }
 
 /// Why an address is not released, if it is not.
-fn reason_to_stay(
-    candidate: &Candidate,
-    selection: &Selection,
-    manner: Manner,
-    seen: &Seen,
-) -> Result<Option<String>> {
+fn reason_to_stay(candidate: &Candidate, manner: Manner, seen: &Seen) -> Result<Option<String>> {
     if let Some(error) = seen.unreadable.get(&candidate.address) {
         return Ok(Some(error.to_string()));
     }
-    let reserved = match selection.foreign {
-        true => reserved::reservation(candidate.address)?,
-        false => None,
-    };
-    if let Some(path) = reserved {
+    if let Some(path) = seen.reserved.get(&candidate.address) {
         return Ok(Some(format!("host-local has it: {}", path.display())));
     }
     let why = candidate.reason_to_stay(&seen.living, manner.force)?;

@@ -55,7 +55,7 @@ fn foretell(node: &Node<'_>, eni: &Eni, own: Vec<Prefix>) -> Result<Vec<(Cidr, F
 }
 
 fn reserved() -> Result<Vec<IpAddr>> {
-    reserved::everywhere(&Configuration::default())
+    reserved::addresses(&Configuration::default())
 }
 
 fn give_up(
