@@ -13,10 +13,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use common::error::{Error, Errors, Result};
-use common::text::printable;
 
 use self::line::{Fate, Line, Subject, out_of_reach, report};
-use crate::cli::output;
 use crate::ledger::{EniLedger, Ledger};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::shared::Shared;
@@ -85,24 +83,7 @@ pub(crate) fn release_own(dry_run: bool) -> Result<bool> {
     if !lines.is_empty() || !errors.is_empty() {
         report(&selection, &lines, errors)?;
     }
-    Ok(is_any_unheard()? || lines.iter().any(Line::is_kept))
-}
-
-/// Names the ENIs that EC2 may have given to what nobody has heard of yet; true if there are any.
-fn is_any_unheard() -> Result<bool> {
-    let mut is_any = false;
-    for eni in Ledger::of_node().enis()? {
-        if eni.is_unheard()? {
-            is_any = true;
-            let line = format!(
-                "{}: EC2 was asked for more, and its answer was lost: what it gave is seen within \
-                 a minute, so do this again then",
-                eni.id()
-            );
-            output::print(format!("{}\n", printable(&line)).as_bytes())?;
-        }
-    }
-    Ok(is_any)
+    Ok(lines.iter().any(Line::is_kept))
 }
 
 /// Releases what is selected, of each ENI for itself: what has become of it, and what went wrong

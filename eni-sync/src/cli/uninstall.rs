@@ -3,6 +3,7 @@
 //! them. What pods still need stays, and without `--force` everything does.
 
 mod needed;
+mod unknown;
 
 use std::fs;
 use std::io;
@@ -150,21 +151,7 @@ fn release(options: &Options) -> Result<bool> {
         }
         outcome => outcome?,
     };
-    Ok(unreadable()? || stays)
-}
-
-/// Names the files of the ledger that cannot be read; true if there are any. What they are about
-/// stays.
-fn unreadable() -> Result<bool> {
-    let mut is_any = false;
-    for eni in Ledger::of_node().enis()? {
-        for damage in eni.damage()? {
-            is_any = true;
-            let line = format!("kept: {}", damage.error);
-            output::print(format!("{}\n", printable(&line)).as_bytes())?;
-        }
-    }
-    Ok(is_any)
+    Ok(unknown::name()? || stays)
 }
 
 /// Removes the plugins of this suite, and puts back those that they had replaced.
