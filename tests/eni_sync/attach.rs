@@ -196,16 +196,6 @@ fn let_records_settle(node: &AwsNode) {
     }
 }
 
-/// A pod gets the whole ENI that has this interface when it is attached.
-fn whole(command: &str, device: &str, pod: &Pod) -> Call {
-    let conf = json!({
-        "cniVersion": "1.1.0", "name": "whole", "type": "host-device", "device": device,
-    });
-    Call::ours("host-device", command)
-        .conf(&conf)
-        .pod(pod, "net1")
-}
-
 /// That EC2 refuses a request with this code.
 fn refusal(status: u16, code: &str) -> Fault {
     Fault::Error {

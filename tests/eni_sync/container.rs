@@ -14,6 +14,7 @@ use nix::unistd::chroot;
 use serde_json::{Value, json};
 
 use super::fixture::{AwsNode, DEADLINE, Vpc, eventually, prev_result};
+use super::hygiene::attach_device_at;
 use super::scrape::{Scrape, get};
 
 const NOTHING: Option<&str> = None;
@@ -244,17 +245,7 @@ fn an_agent_that_cannot_look_into_pods_removes_nothing() {
 fn the_agent_ends_attachments_of_pods_that_are_gone_from_its_container() {
     let vpc = Vpc::new();
     let (mut node, pod) = node_with_pod(&vpc);
-    let link = [
-        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
-    ];
-    node.node.netns.ip(&link);
-    let conf = json!({
-        "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",
-        "ipam": { "type": "host-local", "subnet": "10.9.0.0/24" },
-    });
-    let call = Call::ours("host-device", "ADD").conf(&conf);
-    node.run(&call.attachment("c1", "net1", "/run/netns/c1"))
-        .ok();
+    attach_device_at(&node, "c1", "/run/netns/c1");
     let reservation = node.node.state().join("networks/dpdk/10.9.0.2");
     assert!(reservation.exists());
     node.node.unbind("/run/netns/c1");

@@ -141,6 +141,13 @@ impl AwsNode {
         }
     }
 
+    /// Makes `dev7`, a device of the node that is no ENI.
+    pub fn add_device(&self) {
+        self.node.netns.ip(&[
+            "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
+        ]);
+    }
+
     /// A call that reaches the simulated AWS.
     pub fn call(&self, command: &str) -> Call {
         let call = Call::ours("eni-sync", command);
@@ -387,6 +394,16 @@ impl Drop for AwsNode {
             assert_no_secret(self.run.path());
         }
     }
+}
+
+/// A call of host-device that gives a pod this device of the node.
+pub fn device_call(command: &str, network: &str, device: &str, pod: &Pod) -> Call {
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": network, "type": "host-device", "device": device,
+    });
+    Call::ours("host-device", command)
+        .conf(&conf)
+        .pod(pod, "net1")
 }
 
 /// An address, as the tests write it.

@@ -8,7 +8,7 @@ use harness::{Call, Pod};
 use rustix::fs::{XattrFlags, lsetxattr};
 use serde_json::{Value, json};
 
-use super::fixture::{Vpc, assert_refused};
+use super::fixture::{Vpc, assert_refused, device_call};
 use super::ipam;
 
 /// Makes a document one of a newer format.
@@ -49,17 +49,9 @@ fn an_entry_of_a_newer_ledger_is_refused_and_stays() {
 fn a_record_of_a_newer_version_is_refused_and_stays() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let link = [
-        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
-    ];
-    node.node.netns.ip(&link);
+    node.add_device();
     let pod = Pod::new("c1");
-    let conf = json!({
-        "cniVersion": "1.1.0", "name": "dpdk", "type": "host-device", "device": "dev7",
-    });
-    let add = Call::ours("host-device", "ADD")
-        .conf(&conf)
-        .pod(&pod, "net1");
+    let add = device_call("ADD", "dpdk", "dev7", &pod);
     node.run(&add).ok();
     let path = node
         .node

@@ -45,10 +45,8 @@ fn attach_device(node: &AwsNode, pod: &Pod) -> Call {
 }
 
 /// The same in the namespace that this path leads to.
-fn attach_device_at(node: &AwsNode, id: &str, netns: &str) -> Call {
-    node.node.netns.ip(&[
-        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
-    ]);
+pub(super) fn attach_device_at(node: &AwsNode, id: &str, netns: &str) -> Call {
+    node.add_device();
     let conf = json!({
         "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",
         "ipam": { "type": "host-local", "subnet": "10.9.0.0/24" },

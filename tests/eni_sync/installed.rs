@@ -444,9 +444,7 @@ fn a_plugin_does_the_same_under_either_name() {
     let vpc = Vpc::new();
     let site = Site::new(&vpc);
     let pod = Pod::new("c1");
-    site.node.node.netns.ip(&[
-        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
-    ]);
+    site.node.add_device();
     let conf = |name: &str, ipam: &str| {
         json!({
             "cniVersion": "1.1.0", "name": "dpdk", "type": name, "device": "dev7",

@@ -12,10 +12,10 @@ use harness::eni_lab::{Fault, Hold};
 use harness::fault::each_system_call;
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, device_call, eventually};
 use super::ipam::{ASSIGN, add, calls, intents, sharing};
 use super::prefixes::{assert_in_prefix, keeping, kept, known, node_of_its_own, prefixes};
-use super::release_command::{give_interface_back, give_whole_eni, whole_eni_call};
+use super::release_command::{give_interface_back, give_whole_eni};
 
 fn keeping_one() -> Value {
     keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }))
@@ -131,7 +131,7 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_used_for_others() {
     let states = || known(&node).into_iter().map(|(_, state)| state);
     assert!(states().any(|state| state == "adopted"));
     drop(agent);
-    node.run(&whole_eni_call("DEL", &pod)).ok();
+    node.run(&device_call("DEL", "dpdk", "ens6", &pod)).ok();
     let agent = Agent::start(&node, &keeping_one());
     let is_used = || states().all(|state| state == "pooled");
     assert!(eventually(is_used), "{}", agent.log());
@@ -151,7 +151,7 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_given_back() {
     assert!(eventually(is_over), "{}", agent.log());
     assert_eq!(prefixes(&node), ["10.0.83.16/28"]);
     drop(agent);
-    node.run(&whole_eni_call("DEL", &pod)).ok();
+    node.run(&device_call("DEL", "dpdk", "ens6", &pod)).ok();
     let_time_pass(&node, 61);
     let agent = Agent::start(&node, &json!({}));
     let is_gone = || prefixes(&node).is_empty();

@@ -8,7 +8,7 @@ use harness::{Call, Network, Output, Pod, Resident};
 use serde_json::json;
 
 use super::auto::{PUBLISHED, attach};
-use super::fixture::{AwsNode, Vpc, eventually, ip, prev_result};
+use super::fixture::{AwsNode, Vpc, device_call, eventually, ip, prev_result};
 
 /// Runs the command; it must end with this status.
 #[track_caller]
@@ -441,19 +441,9 @@ fn a_primary_address_and_those_of_other_enis_are_not_what_others_have_left() {
     );
 }
 
-/// A call of host-device for the whole ENI.
-pub(super) fn whole_eni_call(command: &str, pod: &Pod) -> Call {
-    let conf = json!({
-        "cniVersion": "1.1.0", "name": "dpdk", "type": "host-device", "device": "ens6",
-    });
-    Call::ours("host-device", command)
-        .conf(&conf)
-        .pod(pod, "net1")
-}
-
 /// Gives a pod the whole ENI, which it has then without any interface.
 pub(super) fn give_whole_eni(node: &AwsNode, pod: &Pod) {
-    node.run(&whole_eni_call("ADD", pod)).ok();
+    node.run(&device_call("ADD", "dpdk", "ens6", pod)).ok();
     // As a driver for user space takes it from the kernel.
     pod.netns.ip(&["link", "del", "net1"]);
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::thread;
 
 use harness::eni_lab::Hold;
-use harness::{Agent, Call, Output, Pod, go_plugin, our_plugin, run_tool};
+use harness::{Agent, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::fixture::{AwsNode, Vpc, eventually, ip};
+use super::fixture::{AwsNode, Vpc, device_call, eventually, ip};
 use super::ipam::{ASSIGN, call, del, intents, ipv4, sharing};
 use super::ipam_killed::let_a_minute_pass;
 use super::killed::kill_while_held;
@@ -138,14 +138,15 @@ fn while_a_pod_is_attached_it_is_named_and_everything_stays() {
 #[test]
 fn an_attachment_of_a_plugin_counts_without_an_address_in_the_vpc() {
     let vpc = Vpc::new();
-    let node = node_with_device(&vpc);
+    let node = vpc.node();
+    node.add_device();
     let target = installed(&node);
     let pod = Pod::new("c1");
-    node.run(&device_call("ADD", &pod)).ok();
+    node.run(&device_call("ADD", "dpdk", "dev7", &pod)).ok();
     let output = uninstall(&node, &target, &[], 1);
     let named = "container c1, interface net1, network dpdk";
     assert!(output.stderr.contains(named), "{output}");
-    node.run(&device_call("DEL", &pod)).ok();
+    node.run(&device_call("DEL", "dpdk", "dev7", &pod)).ok();
     uninstall(&node, &target, &[], 0);
 }
 
@@ -179,25 +180,6 @@ fn what_others_have_put_there_since_stays_and_so_do_their_addresses() {
     assert!(output.stdout.contains("/ipvlan stays: it is "), "{output}");
     assert_eq!(fs::read_to_string(&theirs).unwrap(), "#!/bin/sh\n");
     assert_eq!(node.addresses(), ["10.0.4.98"]);
-}
-
-/// A call of host-device that needs no address in the VPC.
-fn device_call(command: &str, pod: &Pod) -> Call {
-    let conf = json!({
-        "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",
-    });
-    Call::ours("host-device", command)
-        .conf(&conf)
-        .pod(pod, "net1")
-}
-
-/// A node that has the device of [`device_call`].
-fn node_with_device(vpc: &Vpc) -> AwsNode {
-    let node = vpc.node();
-    node.node.netns.ip(&[
-        "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
-    ]);
-    node
 }
 
 #[test]
@@ -236,7 +218,8 @@ fn a_program_that_cannot_be_put_back_is_kept_and_so_is_the_one_that_tries_again(
 #[test]
 fn a_pod_that_starts_while_ec2_is_asked_keeps_its_record_and_its_plugins() {
     let vpc = Vpc::new();
-    let node = node_with_device(&vpc);
+    let node = vpc.node();
+    node.add_device();
     let target = installed(&node);
     let ended = Pod::new("c1");
     node.add(&ended, &["10.0.4.70"]).ok();
@@ -248,14 +231,14 @@ fn a_pod_that_starts_while_ec2_is_asked_keeps_its_record_and_its_plugins() {
     thread::scope(|scope| {
         let output = scope.spawn(|| uninstall(&node, &target, &[], 1));
         assert!(eventually(|| node.lab.held() == 1));
-        node.run(&device_call("ADD", &pod)).ok();
+        node.run(&device_call("ADD", "dpdk", "dev7", &pod)).ok();
         node.lab.release_held();
         let output = output.join().unwrap();
         let named = "container c2, interface net1, network dpdk";
         assert!(output.stderr.contains(named), "{output}");
     });
     assert_eq!(names(target.path()), before);
-    node.run(&device_call("DEL", &pod)).ok();
+    node.run(&device_call("DEL", "dpdk", "dev7", &pod)).ok();
     uninstall(&node, &target, &[], 0);
 }
 
@@ -318,10 +301,11 @@ fn a_record_that_cannot_be_read_is_named_and_force_passes_it() {
         (r#"{"formatVersion": 9}"#, "is of a newer version"),
     ] {
         let vpc = Vpc::new();
-        let node = node_with_device(&vpc);
+        let node = vpc.node();
+        node.add_device();
         let target = installed(&node);
         let pod = Pod::new("c1");
-        node.run(&device_call("ADD", &pod)).ok();
+        node.run(&device_call("ADD", "dpdk", "dev7", &pod)).ok();
         let records = node.node.state().join("eni-cni/host-device/dpdk");
         let record = records.join("c1:net1.json");
         fs::write(&record, damage).unwrap();

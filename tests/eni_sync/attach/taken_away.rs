@@ -7,10 +7,8 @@ use harness::eni_lab::Hold;
 use harness::{AwsNode, Call, Host, Output, Pod, Resident};
 use serde_json::{Value, json};
 
-use super::{
-    DESCRIBE, Site, attached, call, inventory, let_records_settle, records, refusal, whole,
-};
-use crate::eni_sync::fixture::{DEADLINE, eventually, prev_result};
+use super::{DESCRIBE, Site, attached, call, inventory, let_records_settle, records, refusal};
+use crate::eni_sync::fixture::{DEADLINE, device_call, eventually, prev_result};
 use crate::eni_sync::killed;
 
 const DETACH: &str = "DetachNetworkInterface";
@@ -33,7 +31,7 @@ fn start_pods(node: &AwsNode) -> [Output; 2] {
         "cniVersion": "1.1.0", "name": "on", "type": "ipvlan", "master": "ens6",
     });
     let on_it = Call::ours("ipvlan", "ADD").conf(&conf).pod(&pod, "net1");
-    [whole("ADD", "ens6", &pod), on_it].map(|call| node.node.run(&call))
+    [device_call("ADD", "whole", "ens6", &pod), on_it].map(|call| node.node.run(&call))
 }
 
 #[track_caller]

@@ -10,14 +10,14 @@ use harness::{AwsNode, Call, Output, Pod};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
-use super::{ATTACH, Site, attach, attached, whole};
-use crate::eni_sync::fixture::DEADLINE;
+use super::{ATTACH, Site, attach, attached};
+use crate::eni_sync::fixture::{DEADLINE, device_call};
 
 /// What a plugin says that waits.
 const SAID: &str = "waiting for the ENIs that are being attached";
 
 fn add(node: &AwsNode, pod: &Pod) -> Output {
-    node.node.run(&whole("ADD", "ens6", pod))
+    node.node.run(&device_call("ADD", "whole", "ens6", pod))
 }
 
 /// An ADD that has said that it waits.
@@ -80,7 +80,7 @@ fn a_pod_waits_for_its_eni_while_it_is_attached_and_says_so() {
     thread::scope(|scope| {
         let attaching = scope.spawn(|| attach(&node, &configuration, &[]));
         assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
-        let waiting = Waiting::start(&node, &whole("ADD", "ens6", &pod));
+        let waiting = Waiting::start(&node, &device_call("ADD", "whole", "ens6", &pod));
         site.lab.release_held();
         let (status, said) = waiting.end();
         assert!(status.success(), "{said}");
@@ -99,7 +99,7 @@ fn a_pod_does_not_wait_when_nobody_attaches_anything() {
     // What ends without an interface ends the wait, too.
     let lock = attaching(&node);
     let pod = Pod::new("c2");
-    let mut waiting = Waiting::start(&node, &whole("ADD", "ens6", &pod));
+    let mut waiting = Waiting::start(&node, &device_call("ADD", "whole", "ens6", &pod));
     assert!(waiting.is_waiting());
     drop(lock);
     let (status, said) = waiting.end();
@@ -114,8 +114,10 @@ fn who_waits_for_an_eni_keeps_no_other_pod_from_its_device() {
     let [first, second, third] = ["c1", "c2", "c3"].map(Pod::new);
     add(&node, &first).ok();
     let lock = attaching(&node);
-    let mut waiting = Waiting::start(&node, &whole("ADD", "ens7", &second));
-    node.node.run(&whole("DEL", "ens6", &first)).ok();
+    let mut waiting = Waiting::start(&node, &device_call("ADD", "whole", "ens7", &second));
+    node.node
+        .run(&device_call("DEL", "whole", "ens6", &first))
+        .ok();
     add(&node, &third).ok();
     assert!(waiting.is_waiting());
     drop(lock);
@@ -136,7 +138,9 @@ fn only_what_does_not_exist_is_waited_for() {
     assert!(output.error().details.contains("c1 has it"), "{output}");
     assert!(!output.stderr.contains("waiting"), "{output}");
     // An interface is built on it.
-    node.node.run(&whole("DEL", "ens6", &first)).ok();
+    node.node
+        .run(&device_call("DEL", "whole", "ens6", &first))
+        .ok();
     let upper = ["link", "add", "m1", "link", "ens6", "type", "macvlan"];
     node.node.netns.ip(&upper);
     let output = add(&node, &second);
