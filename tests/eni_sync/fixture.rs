@@ -2,11 +2,13 @@
 //! test does, the VPC's rules must have been kept and no secret may have appeared
 //! anywhere when it ends.
 
-use std::collections::BTreeMap;
+// The measurements have this file by its path.
+#[path = "fixture/ledger.rs"]
+mod ledger;
+
 use std::fs;
-use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -280,93 +282,6 @@ impl AwsNode {
         addresses.iter().map(IpAddr::to_string).collect()
     }
 
-    /// The directory of the ledger of this node's ENI.
-    pub fn ledger_path(&self) -> PathBuf {
-        self.ledger_path_of(&self.eni)
-    }
-
-    pub fn ledger_path_of(&self, eni: &EniId) -> PathBuf {
-        let ledgers = self.node.state().join("eni-cni/ledger");
-        ledgers.join(eni.to_string())
-    }
-
-    /// The ledger of this node's ENI: address and state. What EC2 has removed is not in
-    /// it for anybody who asks.
-    pub fn ledger(&self) -> BTreeMap<String, String> {
-        self.ledger_of(&self.eni)
-    }
-
-    pub fn ledger_of(&self, eni: &EniId) -> BTreeMap<String, String> {
-        let mut states = BTreeMap::new();
-        for entry in fs::read_dir(self.ledger_path_of(eni)).into_iter().flatten() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            if name.starts_with('.') {
-                continue;
-            }
-            // An agent may forget an address at any moment.
-            let text = match fs::read(entry.path()) {
-                Err(cause) if cause.kind() == ErrorKind::NotFound => continue,
-                text => text.unwrap(),
-            };
-            let entry: Value = serde_json::from_slice(&text).unwrap();
-            states.insert(name, entry["state"].as_str().unwrap().to_owned());
-        }
-        states.retain(|_, state| state != "removed");
-        states
-    }
-
-    /// Makes everything in the ledger this much older.
-    pub fn let_time_pass(&self, seconds: u64) {
-        self.let_time_pass_at(&self.eni, seconds);
-    }
-
-    pub fn let_time_pass_at(&self, eni: &EniId, seconds: u64) {
-        let seconds = i64::try_from(seconds).unwrap();
-        self.edit_entries(eni, |entry| move_times(entry, -seconds));
-    }
-
-    /// Sets the clock forward by so many seconds, for all that the ledger can know: what it
-    /// has was written by a clock that was behind by as much.
-    pub fn set_clock(&self, seconds: i64) {
-        self.edit_entries(&self.eni, |entry| {
-            move_times(entry, -seconds);
-            if let Some(time) = entry["clock"]["bootTime"].as_i64() {
-                entry["clock"]["bootTime"] = json!(time - seconds * 1000);
-            }
-        });
-    }
-
-    fn edit_entries(&self, eni: &EniId, change: impl Fn(&mut Value)) {
-        for entry in fs::read_dir(self.ledger_path_of(eni)).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap();
-            if !name.starts_with('.') {
-                edit(&path, &change);
-            }
-        }
-    }
-
-    /// Changes an entry of the ledger, as time or a crash would.
-    pub fn edit_ledger(&self, address: &str, change: impl FnOnce(&mut Value)) {
-        edit(&self.ledger_path().join(address), change);
-    }
-
-    /// Lets the cool-down of an address be over, and where EC2 never had confirmed it, the
-    /// time until a description is trusted.
-    pub fn end_cooldown(&self, address: &str) {
-        self.edit_ledger(address, |entry| {
-            entry["after"] = json!(0);
-            if entry["state"] == "withdrawn" {
-                for key in ["since", "removal", "missing"] {
-                    if entry.get(key).is_some() {
-                        entry[key] = json!(1);
-                    }
-                }
-            }
-        });
-    }
-
     /// What the plugins see as `/run`.
     pub fn run_directory(&self) -> &Path {
         self.run.path()
@@ -411,13 +326,6 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Changes a JSON file.
-fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
-    let mut document = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    change(&mut document);
-    fs::write(path, document.to_string()).unwrap();
-}
-
 fn assert_no_secret(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let kind = entry.file_type().unwrap();
@@ -427,15 +335,6 @@ fn assert_no_secret(directory: &Path) {
             let text = fs::read(entry.path()).unwrap();
             let text = String::from_utf8_lossy(&text);
             assert!(!text.contains(CANARY), "{:?} has a secret", entry.path());
-        }
-    }
-}
-
-/// Makes all times of an entry of the ledger later by so many seconds.
-fn move_times(entry: &mut Value, seconds: i64) {
-    for key in ["since", "confirmed", "removal", "missing", "after"] {
-        if let Some(time) = entry.get(key).and_then(Value::as_u64) {
-            entry[key] = json!(time.saturating_add_signed(seconds).max(1));
         }
     }
 }

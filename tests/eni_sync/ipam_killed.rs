@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use harness::Pod;
 use harness::eni_lab::Hold;
 use harness::fault::{Counted, Fault, Strike, each_system_call};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::ipam::{ASSIGN, add, call, calls, del, intents, ipv4, sharing};
@@ -21,23 +21,12 @@ fn unheard(node: &AwsNode) -> PathBuf {
     node.ledger_path().join(".unheard")
 }
 
-/// Lets a minute pass for everything in the ledger.
-pub(super) fn let_a_minute_pass(node: &AwsNode) {
-    node.let_time_pass(61);
-    if let Ok(text) = fs::read(unheard(node)) {
-        let mut found: Value = serde_json::from_slice(&text).unwrap();
-        let since = found["since"].as_u64().unwrap();
-        found["since"] = json!(since - 61);
-        fs::write(unheard(node), found.to_string()).unwrap();
-    }
-}
-
 /// What a runtime does after a failure, and GC some time later.
 #[track_caller]
 fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
     del(node, pod);
     for _ in 0..3 {
-        let_a_minute_pass(node);
+        node.let_time_pass(61);
         node.gc(&[]);
     }
     assert_eq!(node.addresses(), [""; 0], "{what}: {:?}", node.ledger());
@@ -136,7 +125,7 @@ fn an_address_that_somebody_else_has_put_on_the_eni_is_left_alone() {
     assert_ne!(address, theirs);
     del(&node, &pod);
     for _ in 0..3 {
-        let_a_minute_pass(&node);
+        node.let_time_pass(61);
         node.gc(&[]);
     }
     assert_eq!(node.addresses(), [theirs]);
@@ -163,7 +152,7 @@ fn an_agent_finds_what_ec2_chose_unheard() {
     kill_when_ec2_has_chosen(&node, &pod);
     del(&node, &pod);
     assert_eq!(node.addresses().len(), 1);
-    let_a_minute_pass(&node);
+    node.let_time_pass(61);
     let _agent = Agent::start(&node, &json!({}));
     assert!(eventually(|| node.addresses().is_empty()));
     assert!(eventually(|| intents(&node).is_empty()));

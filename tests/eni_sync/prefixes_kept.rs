@@ -2,7 +2,6 @@
 //! ENI that has left, files that cannot be read, calls that are not answered.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::eni_lab::Fault;
@@ -22,23 +21,14 @@ fn now() -> u64 {
         .as_secs()
 }
 
-/// The file in which the ledger has a prefix.
-fn prefix_file(node: &AwsNode, prefix: &str) -> PathBuf {
-    let name = format!(".prefix-{}", prefix.replace('/', "-"));
-    node.ledger_path().join(name)
-}
-
-/// Changes what the ledger has of a prefix.
-fn edit_prefix(node: &AwsNode, prefix: &str, change: impl FnOnce(&mut Value)) {
-    let path = prefix_file(node, prefix);
-    let mut document = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    change(&mut document);
-    fs::write(path, document.to_string()).unwrap();
+/// The name of the file in which the ledger has a prefix.
+fn file_of(prefix: &str) -> String {
+    format!(".prefix-{}", prefix.replace('/', "-"))
 }
 
 /// The clock that the ledger's times of a prefix are of.
 fn clock(node: &AwsNode, prefix: &str) -> Value {
-    let text = fs::read(prefix_file(node, prefix)).unwrap();
+    let text = fs::read(node.ledger_path().join(file_of(prefix))).unwrap();
     serde_json::from_slice::<Value>(&text).unwrap()["clock"].clone()
 }
 
@@ -96,7 +86,7 @@ fn an_eni_that_has_gone_with_a_prefix_on_its_way_out_keeps_no_agent_busy() {
         1,
     ));
     let prefix = prefixes(&node).remove(0);
-    edit_prefix(&node, &prefix, |found| {
+    node.edit_ledger(&file_of(&prefix), |found| {
         let entry = &mut found["entry"];
         entry["state"] = json!("releasing");
         entry["after"] = json!(1);
@@ -129,7 +119,7 @@ fn a_file_of_a_prefix_that_cannot_be_read_is_named_and_stays_as_it_is() {
         let node = vpc.node();
         let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
         drop(kept(&node, &one, 1));
-        let path = prefix_file(&node, &prefixes(&node)[0]);
+        let path = node.ledger_path().join(file_of(&prefixes(&node)[0]));
         fs::write(&path, text).unwrap();
         let output = node.command(&["sync", "--once"]);
         assert_eq!(output.status, Some(1), "{}", output.stderr);

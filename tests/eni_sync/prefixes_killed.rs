@@ -21,30 +21,6 @@ fn keeping_one() -> Value {
     keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }))
 }
 
-/// Lets so many seconds pass for what the ledger has of prefixes.
-fn let_time_pass(node: &AwsNode, seconds: u64) {
-    node.let_time_pass(seconds);
-    for name in intents(node) {
-        let path = node.ledger_path().join(name);
-        let Ok(text) = fs::read(&path) else { continue };
-        let Ok(mut found) = serde_json::from_slice::<Value>(&text) else {
-            continue;
-        };
-        let earlier = |value: &mut Value| {
-            for key in ["since", "confirmed", "removal", "missing", "after"] {
-                if let Some(time) = value.get(key).and_then(Value::as_u64) {
-                    value[key] = json!(time.saturating_sub(seconds).max(1));
-                }
-            }
-        };
-        earlier(&mut found);
-        if found.get("entry").is_some() {
-            earlier(&mut found["entry"]);
-        }
-        fs::write(&path, found.to_string()).unwrap();
-    }
-}
-
 #[test]
 fn what_ec2_gave_to_an_agent_that_was_killed_is_found_and_used() {
     for (hold, there) in [(Hold::BeforeCommit, 0), (Hold::AfterCommit, 1)] {
@@ -59,7 +35,7 @@ fn what_ec2_gave_to_an_agent_that_was_killed_is_found_and_used() {
         assert_eq!(prefixes(&node).len(), there);
         assert_eq!(intents(&node), [".asked-ipv4"]);
         // What was not done is asked for again when no description can be older.
-        let_time_pass(&node, 61);
+        node.let_time_pass(61);
         let _agent = kept(&node, &keeping_one(), 1);
         assert!(eventually(
             || !intents(&node).contains(&".asked-ipv4".to_owned())
@@ -98,7 +74,7 @@ fn a_prefix_that_nobody_knows_is_used_after_two_looks_and_one_of_a_pod_is_not() 
     let states = || known(&node).into_iter().map(|(_, state)| state);
     assert_eq!(states().collect::<Vec<_>>(), ["adopted"]);
     drop(agent);
-    let_time_pass(&node, 120);
+    node.let_time_pass(120);
     let agent = kept(&node, &keeping_one(), 2);
     let said = "10.0.73.32/28 is not used for pods: 10.0.73.40";
     assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
@@ -124,7 +100,7 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_used_for_others() {
     give_whole_eni(&node, &pod);
     give_interface_back(&node);
     drop(kept(&node, &keeping_one(), 1));
-    let_time_pass(&node, 120);
+    node.let_time_pass(120);
     let agent = kept(&node, &keeping_one(), 2);
     let said = "10.0.78.32/28 is not used for pods: a pod may have it with the whole ENI";
     assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
@@ -152,7 +128,7 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_given_back() {
     assert_eq!(prefixes(&node), ["10.0.83.16/28"]);
     drop(agent);
     node.run(&device_call("DEL", "dpdk", "ens6", &pod)).ok();
-    let_time_pass(&node, 61);
+    node.let_time_pass(61);
     let agent = Agent::start(&node, &json!({}));
     let is_gone = || prefixes(&node).is_empty();
     assert!(eventually(is_gone), "{}", agent.log());
@@ -185,7 +161,7 @@ fn a_prefix_that_somebody_has_taken_away_is_not_handed_out_any_more() {
     let address = add(&node, &pod);
     let gone = prefixes(&node).remove(0);
     node.lab.unassign_prefix(&node.eni, &gone);
-    let_time_pass(&node, 120);
+    node.let_time_pass(120);
     let command = |arguments: &[&str]| assert_eq!(node.command(arguments).status, Some(0));
     command(&["sync", "--once"]);
     // The pod gets its address back, alone, and nobody else one of the prefix.
@@ -193,7 +169,7 @@ fn a_prefix_that_somebody_has_taken_away_is_not_handed_out_any_more() {
     assert_eq!(vpc.owner(&address), Some(node.eni.clone()));
     let next = add(&node, &sharing(&node, "c2"));
     assert_eq!(vpc.owner(&next), Some(node.eni.clone()));
-    let_time_pass(&node, 120);
+    node.let_time_pass(120);
     command(&["sync", "--once"]);
     assert!(known(&node).is_empty(), "{:?}", known(&node));
 }
@@ -221,7 +197,7 @@ fn an_agent_that_is_killed_anywhere_loses_no_prefix_and_takes_none_too_many() {
         }
         let was_killed = agent.has_ended();
         agent.kill();
-        let_time_pass(node, 61);
+        node.let_time_pass(61);
         let _agent = kept(node, &keeping_one(), 1);
         let pods = ["c1", "c2"].map(|id| sharing(node, id));
         let given = pods.each_ref().map(|pod| add(node, pod));

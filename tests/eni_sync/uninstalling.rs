@@ -12,7 +12,6 @@ use tempfile::TempDir;
 
 use super::fixture::{AwsNode, Vpc, device_call, eventually, ip};
 use super::ipam::{ASSIGN, call, del, intents, ipv4, sharing};
-use super::ipam_killed::let_a_minute_pass;
 use super::killed::kill_while_held;
 use super::prefixes::{keeping, kept, known, node_of_its_own, prefixes};
 use super::release_command::let_the_second_eni_fail;
@@ -432,6 +431,6 @@ fn what_ec2_may_still_show_of_a_lost_answer_is_waited_for() {
     let output = uninstall(&node, &target, &[], 1);
     assert!(output.stdout.contains("its answer was lost"), "{output}");
     assert!(node.addresses().is_empty());
-    let_a_minute_pass(&node);
+    node.let_time_pass(61);
     uninstall(&node, &target, &[], 0);
 }
