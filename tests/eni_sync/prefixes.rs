@@ -24,8 +24,8 @@ pub(super) fn keeping(prefixes: &Value) -> Value {
     json!({ "prefixes": prefixes })
 }
 
-/// An agent that keeps one free IPv4 prefix.
-fn one() -> Value {
+/// The configuration of an agent that keeps one free IPv4 prefix.
+pub(super) fn one() -> Value {
     keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }))
 }
 

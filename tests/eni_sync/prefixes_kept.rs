@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::ipam::{ASSIGN, add, addresses, call, calls, intents, ipv4, sharing};
 use super::prefixes::{
-    UNASSIGN, assert_in_prefix, keeping, kept, known, node_of_its_own, prefixes,
+    UNASSIGN, assert_in_prefix, keeping, kept, known, node_of_its_own, one, prefixes,
 };
 use super::scrape::{ADDRESS, Scrape};
 
@@ -80,11 +80,7 @@ fn an_address_that_a_pool_has_claimed_and_a_prefix_has_is_the_pools() {
 fn an_eni_that_has_gone_with_a_prefix_on_its_way_out_keeps_no_agent_busy() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    drop(kept(
-        &node,
-        &keeping(&json!({ "ipv4": { "low": 1, "high": 1 } })),
-        1,
-    ));
+    drop(kept(&node, &one(), 1));
     let prefix = prefixes(&node).remove(0);
     node.edit_ledger(&file_of(&prefix), |found| {
         let entry = &mut found["entry"];
@@ -117,8 +113,7 @@ fn a_file_of_a_prefix_that_cannot_be_read_is_named_and_stays_as_it_is() {
     ] {
         let vpc = Vpc::new();
         let node = vpc.node();
-        let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
-        drop(kept(&node, &one, 1));
+        drop(kept(&node, &one(), 1));
         let path = node.ledger_path().join(file_of(&prefixes(&node)[0]));
         fs::write(&path, text).unwrap();
         let output = node.command(&["sync", "--once"]);
@@ -144,8 +139,7 @@ fn while_it_cannot_be_read_what_ec2_was_asked_for_pods_get_single_addresses() {
     let path = node.ledger_path().join(".asked-ipv4");
     let text = r#"{"formatVersion": 2}"#;
     fs::write(&path, text).unwrap();
-    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
-    let agent = Agent::start(&node, &one);
+    let agent = Agent::start(&node, &one());
     let says = |said: &str| agent.log().matches(said).count();
     let single = "; pods get single addresses";
     assert!(eventually(|| says(single) == 1), "{}", agent.log());
@@ -171,8 +165,7 @@ fn a_damaged_file_of_what_ec2_was_asked_for_is_removed_when_the_eni_has_been_loo
     let said = ".asked-ipv4\" is not a file of the ledger; it is removed";
     assert!(output.stderr.contains(said), "{output}");
     assert!(!path.exists());
-    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
-    let _agent = kept(&node, &one, 1);
+    let _agent = kept(&node, &one(), 1);
 }
 
 #[test]
@@ -198,8 +191,7 @@ fn prefixes_that_leave_at_once_cost_one_call_and_one_that_has_gone_keeps_no_othe
 fn an_add_with_an_address_of_a_prefix_locks_the_ledger_once() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
-    drop(kept(&node, &one, 1));
+    drop(kept(&node, &one(), 1));
     let pod = sharing(&node, "c1");
     let add = call(&node, "ADD", &pod, &ipv4());
     let traced = ["-f", "-qq", "-e", "trace=openat"];
@@ -220,9 +212,9 @@ fn prefixes_that_ec2_denies_are_asked_for_again_after_a_while_and_it_is_said_onc
         message: "You are not authorized to perform this operation.".to_owned(),
     };
     node.lab.fail_next(ASSIGN, 1, denied);
-    let mut one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
-    one["metrics"] = json!(ADDRESS);
-    let agent = Agent::start(&node, &one);
+    let mut configuration = one();
+    configuration["metrics"] = json!(ADDRESS);
+    let agent = Agent::start(&node, &configuration);
     let says = || agent.log().matches("; pods get single addresses").count();
     assert!(eventually(|| says() == 1), "{}", agent.log());
     let given = ["c1", "c2"].map(|id| add(&node, &sharing(&node, id)));
@@ -240,8 +232,7 @@ fn prefixes_that_ec2_denies_are_asked_for_again_after_a_while_and_it_is_said_onc
 fn what_a_killed_agent_had_written_down_of_all_prefixes_is_not_waited_for() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let one = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
-    drop(kept(&node, &one, 1));
+    drop(kept(&node, &one(), 1));
     let clock = clock(&node, &prefixes(&node)[0]);
     let asked = json!({ "before": [], "count": 1, "since": now(), "clock": clock });
     fs::write(node.ledger_path().join(".asked-ipv4"), asked.to_string()).unwrap();

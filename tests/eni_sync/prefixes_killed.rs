@@ -14,11 +14,18 @@ use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, device_call, eventually};
 use super::ipam::{ASSIGN, add, calls, intents, sharing};
-use super::prefixes::{assert_in_prefix, keeping, kept, known, node_of_its_own, prefixes};
+use super::prefixes::{assert_in_prefix, keeping, kept, known, node_of_its_own, one, prefixes};
 use super::release_command::{give_interface_back, give_whole_eni};
 
-fn keeping_one() -> Value {
-    keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }))
+/// Kills an agent while EC2 holds its first call for prefixes.
+pub(super) fn kill_while_asking(node: &AwsNode, configuration: &Value, hold: Hold) {
+    node.lab.hold(ASSIGN, hold);
+    let agent = Agent::start(node, configuration);
+    assert!(eventually(|| node.lab.held() == 1), "{}", agent.log());
+    agent.kill();
+    // The lab drops a call whose client is gone.
+    assert!(eventually(|| node.lab.held() == 0));
+    node.lab.release_held();
 }
 
 #[test]
@@ -26,17 +33,12 @@ fn what_ec2_gave_to_an_agent_that_was_killed_is_found_and_used() {
     for (hold, there) in [(Hold::BeforeCommit, 0), (Hold::AfterCommit, 1)] {
         let vpc = Vpc::new();
         let node = vpc.node();
-        node.lab.hold(ASSIGN, hold);
-        let agent = Agent::start(&node, &keeping_one());
-        assert!(eventually(|| node.lab.held() == 1));
-        agent.kill();
-        node.lab.release_held();
-        assert!(eventually(|| node.lab.held() == 0));
+        kill_while_asking(&node, &one(), hold);
         assert_eq!(prefixes(&node).len(), there);
         assert_eq!(intents(&node), [".asked-ipv4"]);
         // What was not done is asked for again when no description can be older.
         node.let_time_pass(61);
-        let _agent = kept(&node, &keeping_one(), 1);
+        let _agent = kept(&node, &one(), 1);
         assert!(eventually(
             || !intents(&node).contains(&".asked-ipv4".to_owned())
         ));
@@ -51,7 +53,7 @@ fn an_answer_that_is_lost_loses_no_prefix() {
         let vpc = Vpc::new();
         let node = vpc.node();
         node.lab.fail_next(ASSIGN, 1, fault.clone());
-        let _agent = kept(&node, &keeping_one(), 1);
+        let _agent = kept(&node, &one(), 1);
         let address = add(&node, &sharing(&node, "c1"));
         assert_in_prefix(&node, &address);
     }
@@ -70,12 +72,12 @@ fn a_prefix_that_nobody_knows_is_used_after_two_looks_and_one_of_a_pod_is_not() 
     let names = node.run_directory().join("netns");
     fs::create_dir(&names).unwrap();
     symlink(pod.netns.path(), names.join("c1")).unwrap();
-    let agent = kept(&node, &keeping_one(), 1);
+    let agent = kept(&node, &one(), 1);
     let states = || known(&node).into_iter().map(|(_, state)| state);
     assert_eq!(states().collect::<Vec<_>>(), ["adopted"]);
     drop(agent);
     node.let_time_pass(120);
-    let agent = kept(&node, &keeping_one(), 2);
+    let agent = kept(&node, &one(), 2);
     let said = "10.0.73.32/28 is not used for pods: 10.0.73.40";
     assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
     let given = add(&node, &sharing(&node, "c2"));
@@ -85,7 +87,7 @@ fn a_prefix_that_nobody_knows_is_used_after_two_looks_and_one_of_a_pod_is_not() 
     );
     fs::remove_file(names.join("c1")).unwrap();
     drop((agent, pod));
-    let agent = Agent::start(&node, &keeping_one());
+    let agent = Agent::start(&node, &one());
     let is_used = || states().all(|state| state == "pooled");
     assert!(eventually(is_used), "{}", agent.log());
     assert_in_prefix(&node, &given);
@@ -99,16 +101,16 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_used_for_others() {
     let pod = Pod::new("c1");
     give_whole_eni(&node, &pod);
     give_interface_back(&node);
-    drop(kept(&node, &keeping_one(), 1));
+    drop(kept(&node, &one(), 1));
     node.let_time_pass(120);
-    let agent = kept(&node, &keeping_one(), 2);
+    let agent = kept(&node, &one(), 2);
     let said = "10.0.78.32/28 is not used for pods: a pod may have it with the whole ENI";
     assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
     let states = || known(&node).into_iter().map(|(_, state)| state);
     assert!(states().any(|state| state == "adopted"));
     drop(agent);
     node.run(&device_call("DEL", "dpdk", "ens6", &pod)).ok();
-    let agent = Agent::start(&node, &keeping_one());
+    let agent = Agent::start(&node, &one());
     let is_used = || states().all(|state| state == "pooled");
     assert!(eventually(is_used), "{}", agent.log());
 }
@@ -117,7 +119,7 @@ fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_used_for_others() {
 fn a_prefix_of_a_pod_that_has_the_whole_eni_is_not_given_back() {
     let vpc = Vpc::new();
     let node = node_of_its_own(&vpc, "10.0.83.0/24");
-    drop(kept(&node, &keeping_one(), 1));
+    drop(kept(&node, &one(), 1));
     let pod = Pod::new("c1");
     give_whole_eni(&node, &pod);
     give_interface_back(&node);
@@ -140,23 +142,19 @@ fn a_prefix_that_the_metadata_do_not_show_yet_is_not_what_ec2_was_asked_for_last
     let node = vpc.node();
     node.lab
         .rules(|rules| rules.imds_lag = Duration::from_secs(3600));
-    drop(kept(&node, &keeping_one(), 1));
-    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    drop(kept(&node, &one(), 1));
     let two = keeping(&json!({ "ipv4": { "low": 2, "high": 2 } }));
-    let agent = Agent::start(&node, &two);
-    assert!(eventually(|| node.lab.held() == 1), "{}", agent.log());
-    agent.kill();
+    kill_while_asking(&node, &two, Hold::BeforeCommit);
     // The ENI has the prefix that had been there before, and not the other one.
     assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
     assert!(intents(&node).contains(&".asked-ipv4".to_owned()));
-    node.lab.release_held();
 }
 
 #[test]
 fn a_prefix_that_somebody_has_taken_away_is_not_handed_out_any_more() {
     let vpc = Vpc::new().without_invariants();
     let node = vpc.node();
-    drop(kept(&node, &keeping_one(), 1));
+    drop(kept(&node, &one(), 1));
     let pod = sharing(&node, "c1");
     let address = add(&node, &pod);
     let gone = prefixes(&node).remove(0);
@@ -189,7 +187,7 @@ fn an_agent_that_is_killed_anywhere_loses_no_prefix_and_takes_none_too_many() {
         let vpc_of_this = Vpc::new();
         *node = vpc_of_this.node();
         *vpc = vpc_of_this;
-        let mut agent = Agent::spawn_to_be_killed(node, &keeping_one(), nth);
+        let mut agent = Agent::spawn_to_be_killed(node, &one(), nth);
         let is_done = || known(node).len() == 1 && intents(node).len() == 1;
         let deadline = Instant::now() + DEADLINE;
         while !is_done() && !agent.has_ended() && Instant::now() < deadline {
@@ -198,7 +196,7 @@ fn an_agent_that_is_killed_anywhere_loses_no_prefix_and_takes_none_too_many() {
         let was_killed = agent.has_ended();
         agent.kill();
         node.let_time_pass(61);
-        let _agent = kept(node, &keeping_one(), 1);
+        let _agent = kept(node, &one(), 1);
         let pods = ["c1", "c2"].map(|id| sharing(node, id));
         let given = pods.each_ref().map(|pod| add(node, pod));
         assert_ne!(given[0], given[1], "{nth}");

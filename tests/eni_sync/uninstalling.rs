@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use super::fixture::{AwsNode, Vpc, device_call, eventually, ip};
 use super::ipam::{ASSIGN, call, del, intents, ipv4, sharing};
 use super::killed::kill_while_held;
-use super::prefixes::{keeping, kept, known, node_of_its_own, prefixes};
+use super::prefixes::{kept, known, node_of_its_own, one, prefixes};
+use super::prefixes_killed::kill_while_asking;
 use super::release_command::let_the_second_eni_fail;
 
 /// A node's directory with Go's plugins, over which ours have been installed.
@@ -370,9 +371,8 @@ fn prefixes_of_a_node_without_pods_are_given_back_also_those_that_nobody_has_hea
         let vpc = Vpc::new();
         let node = node_of_its_own(&vpc, "10.0.79.0/24");
         let target = installed(&node);
-        let keeping = keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }));
         if is_heard {
-            let agent = kept(&node, &keeping, 1);
+            let agent = kept(&node, &one(), 1);
             // Until this is gone, the agent may not have heard the answer.
             let is_unheard = || {
                 intents(&node)
@@ -382,12 +382,7 @@ fn prefixes_of_a_node_without_pods_are_given_back_also_those_that_nobody_has_hea
             assert!(eventually(|| !is_unheard()));
             agent.kill();
         } else {
-            node.lab.hold(ASSIGN, Hold::AfterCommit);
-            let agent = Agent::start(&node, &keeping);
-            assert!(eventually(|| node.lab.held() == 1));
-            agent.kill();
-            node.lab.release_held();
-            assert!(eventually(|| node.lab.held() == 0));
+            kill_while_asking(&node, &one(), Hold::AfterCommit);
         }
         let [prefix] = &prefixes(&node)[..] else {
             panic!("{:?}", prefixes(&node));
