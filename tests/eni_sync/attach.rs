@@ -12,28 +12,22 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{DataPlane, Fault, GroupId, Hold, Lab, Names, Shown, SubnetId, VpcId};
-use harness::{AwsNode, Call, Host, Node, Output, Pod};
+use harness::{AwsNode, Call, Host, Node, Output};
 use serde_json::{Value, json};
 
-use crate::eni_sync::fixture::DEADLINE;
+use crate::eni_sync::fixture::while_held;
 
 const CREATE: &str = "CreateNetworkInterface";
 const ATTACH: &str = "AttachNetworkInterface";
+const DETACH: &str = "DetachNetworkInterface";
 const MODIFY: &str = "ModifyNetworkInterfaceAttribute";
 const DESCRIBE: &str = "DescribeNetworkInterfaces";
 
 /// Everything that changes ENIs.
-const CHANGES: [&str; 5] = [
-    CREATE,
-    ATTACH,
-    MODIFY,
-    "DetachNetworkInterface",
-    "DeleteNetworkInterface",
-];
+const CHANGES: [&str; 5] = [CREATE, ATTACH, MODIFY, DETACH, "DeleteNetworkInterface"];
 
 /// A VPC with a subnet for pods in each of two zones, and a security group.
 struct Site {
@@ -146,9 +140,18 @@ impl Drop for Site {
 
 /// `attach` with this configuration, and more arguments.
 fn call(node: &AwsNode, configuration: &Value, more: &[&str]) -> Call {
+    configured(node, "attach", configuration, more)
+}
+
+/// `detach` with this configuration, and more arguments.
+fn detach_call(node: &AwsNode, configuration: &Value, more: &[&str]) -> Call {
+    configured(node, "detach", configuration, more)
+}
+
+fn configured(node: &AwsNode, command: &str, configuration: &Value, more: &[&str]) -> Call {
     let path = node.run_directory().join("eni-sync.json");
     fs::write(path, configuration.to_string()).unwrap();
-    let arguments = ["attach", "--config", "/run/eni-sync.json"];
+    let arguments = [command, "--config", "/run/eni-sync.json"];
     node.eni_sync().arguments(&[&arguments[..], more].concat())
 }
 
@@ -367,17 +370,14 @@ fn what_somebody_has_written_into_the_inventory_meanwhile_stays() {
     let node = site.node();
     attached(&node, &site.configuration(&[site.wanted("user", 1)]));
     let more = site.configuration(&[site.wanted("user", 2)]);
-    site.lab.hold(ATTACH, Hold::BeforeCommit);
-    thread::scope(|scope| {
-        let attaching = scope.spawn(|| attached(&node, &more));
-        assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+    let write = || {
         let mut newer = inventory(&node);
         newer["enis"][1]["prefixes"] = json!(["10.0.4.96/28"]);
         let path = node.run_directory().join("eni-cni/enis.json");
         fs::write(path, newer.to_string()).unwrap();
-        site.lab.release_held();
-        attaching.join().unwrap();
-    });
+    };
+    let held = (ATTACH, Hold::BeforeCommit);
+    while_held(&site.lab, held, || attached(&node, &more), write);
     let enis = inventory(&node)["enis"].as_array().unwrap().clone();
     let prefixes: Vec<&Value> = enis.iter().map(|eni| &eni["prefixes"]).collect();
     assert_eq!(prefixes, [&json!([]), &json!(["10.0.4.96/28"]), &json!([])]);

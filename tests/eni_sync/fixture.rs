@@ -374,6 +374,24 @@ pub fn assert_refused(node: &AwsNode, call: &Call, code: u64, said: &[&str]) {
     assert!(is_unchanged(node), "{:?}", node.lab.calls());
 }
 
+/// Runs what makes a call of this action, and does `meanwhile` while EC2 holds the call. Returns
+/// what both gave.
+pub fn while_held<T: Send, U>(
+    lab: &Lab,
+    (action, hold): (&str, Hold),
+    run: impl FnOnce() -> T + Send,
+    meanwhile: impl FnOnce() -> U,
+) -> (T, U) {
+    lab.hold(action, hold);
+    thread::scope(|scope| {
+        let running = scope.spawn(run);
+        assert!(lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+        let done = meanwhile();
+        lab.release_held();
+        (running.join().unwrap(), done)
+    })
+}
+
 /// Whether `condition` comes true before the deadline.
 pub fn eventually(condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + DEADLINE;

@@ -7,9 +7,10 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 
 use harness::Call;
+use harness::eni_lab::Hold;
 use serde_json::json;
 
-use super::fixture::{Agent, Vpc, eventually, ip};
+use super::fixture::{Agent, Vpc, eventually, ip, while_held};
 use super::ipam::{ASSIGN, add, addresses, call, calls, del, intents, ipv4, sharing, whole};
 
 /// The same call of a plugin that does not reach AWS: whatever it gets, the agent has got.
@@ -99,17 +100,19 @@ fn an_agent_that_is_killed_in_its_call_loses_no_address() {
     let node = vpc.node();
     let agent = Agent::start(&node, &json!({}));
     let pod = sharing(&node, "c1");
-    node.lab.hold(ASSIGN, harness::eni_lab::Hold::AfterCommit);
+    let held = (ASSIGN, Hold::AfterCommit);
     let call = call(&node, "ADD", &pod, &ipv4());
-    thread::scope(|scope| {
-        let add = scope.spawn(|| node.run(&call));
-        assert!(eventually(|| node.lab.held() == 1));
-        agent.kill();
-        assert!(eventually(|| node.lab.held() == 0));
-        node.lab.release_held();
-        // The plugin goes on by itself, and finds what EC2 has chosen.
-        let address = addresses(&add.join().unwrap().ok()).remove(0);
-        assert_eq!(node.addresses(), [address]);
-    });
+    let (output, ()) = while_held(
+        &node.lab,
+        held,
+        || node.run(&call),
+        || {
+            agent.kill();
+            assert!(eventually(|| node.lab.held() == 0));
+        },
+    );
+    // The plugin goes on by itself, and finds what EC2 has chosen.
+    let address = addresses(&output.ok()).remove(0);
+    assert_eq!(node.addresses(), [address]);
     del(&node, &pod);
 }

@@ -2,7 +2,6 @@
 //! the GC that follow leave the VPC as it was, and an ADD that follows succeeds.
 
 use std::fs;
-use std::io::Write;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -152,19 +151,10 @@ pub(super) fn kill_while_held(node: &AwsNode, call: &Call, action: &str, hold: H
 pub(super) fn kill_held(node: &Node, lab: &Lab, call: &Call, (action, hold): (&str, Hold)) {
     lab.reset_calls();
     lab.hold(action, hold);
-    node.inside(|| {
-        let mut process = call.process();
-        process
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let mut child = process.spawn().unwrap();
-        let stdin = call.input().to_owned();
-        child.stdin.take().unwrap().write_all(&stdin).unwrap();
-        assert!(lab.wait_until(DEADLINE, |lab| lab.held() == 1));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    });
+    let mut child = node.inside(|| call.start(Stdio::null()));
+    assert!(lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+    child.kill().unwrap();
+    child.wait().unwrap();
     // The lab drops a call whose client is gone.
     assert!(lab.wait_until(DEADLINE, |lab| lab.held() == 0));
     lab.release_held();

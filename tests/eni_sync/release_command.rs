@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use harness::eni_lab::EniId;
-use harness::{Call, Network, Output, Pod, Resident};
+use harness::{Network, Output, Pod, Resident};
 use serde_json::json;
 
 use super::auto::{PUBLISHED, attach};

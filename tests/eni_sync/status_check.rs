@@ -4,14 +4,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::thread;
 use std::time::Duration;
 
 use harness::eni_lab::Hold;
 use harness::{Call, Pod};
 use serde_json::json;
 
-use super::fixture::{AwsNode, Vpc, eventually};
+use super::fixture::{AwsNode, Vpc, eventually, while_held};
 use super::waiting::{is_turn_open, start};
 
 const ADDRESS: &str = "10.0.4.70";
@@ -191,20 +190,21 @@ fn check_adopts_nothing_that_is_being_removed() {
     node.add(&pod, &[ADDRESS]).ok();
     node.del(&pod);
     node.end_cooldown(ADDRESS);
-    vpc.lab
-        .hold("UnassignPrivateIpAddresses", Hold::BeforeCommit);
-    thread::scope(|scope| {
-        let gc = scope.spawn(|| node.gc(&[]));
-        assert!(eventually(|| vpc.lab.held() > 0));
-        let check = node.pod_call("CHECK", &pod, &[ADDRESS]);
-        let check = RefCell::new(start(&node, &check));
-        let is_done = || check.borrow_mut().try_wait().unwrap().is_some();
-        let id = check.borrow().id();
-        assert!(eventually(|| is_done() || is_turn_open(id)));
-        vpc.lab.release_held();
-        gc.join().unwrap();
-        assert!(!check.borrow_mut().wait().unwrap().success());
-    });
+    let held = ("UnassignPrivateIpAddresses", Hold::BeforeCommit);
+    let ((), mut check) = while_held(
+        &vpc.lab,
+        held,
+        || node.gc(&[]),
+        || {
+            let check = node.pod_call("CHECK", &pod, &[ADDRESS]);
+            let check = RefCell::new(start(&node, &check));
+            let is_done = || check.borrow_mut().try_wait().unwrap().is_some();
+            let id = check.borrow().id();
+            assert!(eventually(|| is_done() || is_turn_open(id)));
+            check.into_inner()
+        },
+    );
+    assert!(!check.wait().unwrap().success());
     assert_eq!(node.addresses(), [""; 0]);
     assert_eq!(node.ledger(), BTreeMap::new());
 }
@@ -216,15 +216,11 @@ fn check_adopts_nothing_that_another_attachment_has_claimed_meanwhile() {
     let (pod, other) = (Pod::new("c1"), Pod::new("c2"));
     node.add(&pod, &[ADDRESS]).ok();
     node.del(&pod);
-    vpc.lab.hold("DescribeNetworkInterfaces", Hold::AfterCommit);
-    let check = thread::scope(|scope| {
-        let check = scope.spawn(|| node.check(&pod, &[ADDRESS]));
-        assert!(eventually(|| vpc.lab.held() > 0));
-        // Within its cool-down it needs neither EC2 nor a turn.
-        node.add(&other, &[ADDRESS]).ok();
-        vpc.lab.release_held();
-        check.join().unwrap()
-    });
+    let held = ("DescribeNetworkInterfaces", Hold::AfterCommit);
+    let check = || node.check(&pod, &[ADDRESS]);
+    // Within its cool-down it needs neither EC2 nor a turn.
+    let add = || node.add(&other, &[ADDRESS]).ok();
+    let (check, _) = while_held(&vpc.lab, held, check, add);
     check.error_code(11);
     node.check(&other, &[ADDRESS]).ok();
 }

@@ -12,7 +12,7 @@ use harness::eni_lab::{Bucket, Buckets, EniId, Event, Fault, Hold, InstanceId, L
 use harness::{Output, Pod};
 use serde_json::json;
 
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually, while_held};
 use super::killed::kill_while_held;
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
@@ -194,15 +194,16 @@ fn an_eni_that_moved_from_a_dead_to_a_running_instance_keeps_its_addresses() {
     let (node, other) = (vpc.node(), vpc.node());
     let (eni, _) = dying(&vpc, &address(ADDRESS));
     // What EC2 says of the instance is about the past when it is heard.
-    vpc.lab.hold("DescribeInstances", Hold::AfterCommit);
-    let output = thread::scope(|scope| {
-        let add = scope.spawn(|| add(&node, "c1", ADDRESS));
-        assert!(eventually(|| vpc.lab.held() > 0));
-        vpc.lab.detach_eni(&eni);
-        vpc.lab.attach_eni(&eni, &other.instance, 2);
-        vpc.lab.release_held();
-        add.join().unwrap()
-    });
+    let held = ("DescribeInstances", Hold::AfterCommit);
+    let (output, ()) = while_held(
+        &vpc.lab,
+        held,
+        || add(&node, "c1", ADDRESS),
+        || {
+            vpc.lab.detach_eni(&eni);
+            vpc.lab.attach_eni(&eni, &other.instance, 2);
+        },
+    );
     let error = output.error_code(11);
     assert!(error.msg.contains(other.instance.as_str()), "{error:?}");
     assert_eq!(vpc.owner(ADDRESS), Some(eni));

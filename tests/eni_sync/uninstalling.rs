@@ -3,14 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::thread;
 
 use harness::eni_lab::Hold;
 use harness::{Agent, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::fixture::{AwsNode, Vpc, device_call, eventually, ip};
+use super::fixture::{AwsNode, Vpc, device_call, eventually, ip, while_held};
 use super::ipam::{ASSIGN, call, del, intents, ipv4, sharing};
 use super::killed::kill_while_held;
 use super::prefixes::{kept, known, node_of_its_own, one, prefixes};
@@ -226,17 +225,12 @@ fn a_pod_that_starts_while_ec2_is_asked_keeps_its_record_and_its_plugins() {
     node.del(&ended);
     let before = names(target.path());
     let pod = Pod::new("c2");
-    node.lab
-        .hold("UnassignPrivateIpAddresses", Hold::BeforeCommit);
-    thread::scope(|scope| {
-        let output = scope.spawn(|| uninstall(&node, &target, &[], 1));
-        assert!(eventually(|| node.lab.held() == 1));
-        node.run(&device_call("ADD", "dpdk", "dev7", &pod)).ok();
-        node.lab.release_held();
-        let output = output.join().unwrap();
-        let named = "container c2, interface net1, network dpdk";
-        assert!(output.stderr.contains(named), "{output}");
-    });
+    let held = ("UnassignPrivateIpAddresses", Hold::BeforeCommit);
+    let uninstalling = || uninstall(&node, &target, &[], 1);
+    let add = device_call("ADD", "dpdk", "dev7", &pod);
+    let (output, _) = while_held(&node.lab, held, uninstalling, || node.run(&add).ok());
+    let named = "container c2, interface net1, network dpdk";
+    assert!(output.stderr.contains(named), "{output}");
     assert_eq!(names(target.path()), before);
     node.run(&device_call("DEL", "dpdk", "dev7", &pod)).ok();
     uninstall(&node, &target, &[], 0);

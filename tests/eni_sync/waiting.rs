@@ -22,15 +22,7 @@ const WAITING: u8 = 20;
 
 /// A plugin that runs until it is awaited.
 pub(super) fn start(node: &AwsNode, call: &Call) -> Child {
-    let mut process = call.process();
-    process
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut child = node.node.inside(|| process.spawn().unwrap());
-    let stdin = child.stdin.take();
-    stdin.unwrap().write_all(call.input()).unwrap();
-    child
+    node.node.inside(|| call.start(Stdio::null()))
 }
 
 /// What a process has open that clients of AWS are made of: sockets and event queues.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -159,6 +159,20 @@ impl Call {
         process.args(&self.arguments);
         process.env_clear().envs(&self.environment);
         process
+    }
+
+    /// Starts the plugin in the namespaces of the calling thread, and gives it its input. What
+    /// it prints goes nowhere, and its diagnostics there.
+    pub fn start(&self, stderr: Stdio) -> Child {
+        let mut process = self.process();
+        process.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = process
+            .stderr(stderr)
+            .spawn()
+            .unwrap_or_else(|cause| panic!("cannot execute {:?}: {cause}", self.program));
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        stdin.write_all(&self.stdin).expect("the plugin reads it");
+        child
     }
 
     /// Starts the plugin in the namespaces of the calling thread and waits for it.

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use harness::eni_lab::Hold;
 use harness::fault::{Counted, Fault, Strike, each_system_call};
-use harness::{AwsNode, Call, Host};
+use harness::{AwsNode, Call};
 
 use super::{
-    ATTACH, CREATE, MODIFY, Site, attach, attached, call, let_records_settle, refusal, unknown,
+    ATTACH, CREATE, DETACH, MODIFY, Site, attach, attached, call, detach_call, let_records_settle,
+    refusal, unknown,
 };
 use crate::eni_sync::killed;
 
@@ -157,7 +158,7 @@ fn a_dry_run_attaches_nothing_that_was_begun_and_is_too_much_by_now() {
     attached(&node, &fewer);
     let more = site.configuration(&[site.wanted("user", 2)]);
     let begin = call(&node, &more, &[]);
-    killed::kill_held(&node.node, &site.lab, &begin, (ATTACH, Hold::BeforeCommit));
+    kill_held(&node, &begin, ATTACH, Hold::BeforeCommit);
     let output = attach(&node, &more, &["--dry-run"]);
     assert!(output.stdout.contains("would"), "{output}");
     let output = attach(&node, &fewer, &["--dry-run"]);
@@ -192,12 +193,8 @@ fn an_eni_that_leaves_the_node_is_not_made_to_go_with_the_instance() {
     // Its first record goes.
     let_records_settle(&node);
     attached(&node, &configuration);
-    call(&node, &site.configuration(&[]), &[]);
-    let detach = node
-        .eni_sync()
-        .arguments(&["detach", "--config", "/run/eni-sync.json"]);
-    let held = ("DetachNetworkInterface", Hold::BeforeCommit);
-    killed::kill_held(&node.node, &site.lab, &detach, held);
+    let detach = detach_call(&node, &site.configuration(&[]), &[]);
+    kill_held(&node, &detach, DETACH, Hold::BeforeCommit);
     site.lab.delete_on_termination(&site.enis()[0].id, false);
     site.lab.reset_calls();
     attached(&node, &configuration);

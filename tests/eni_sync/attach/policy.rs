@@ -7,7 +7,7 @@ use std::path::Path;
 use harness::Host;
 use serde_json::{Value, json};
 
-use super::{CHANGES, Site, attached, call};
+use super::{CHANGES, Site, attached, detach_call};
 
 const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 
@@ -116,12 +116,9 @@ fn all_that_attach_and_detach_do_needs_both_policies_and_nothing_more() {
     attached(&node, &configuration);
     let tags = site.enis().remove(0).tags;
     let tags: Vec<(&str, &str)> = tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    call(&node, &json!({}), &[]);
-    for arguments in [
-        &["detach", "--config", "/run/eni-sync.json"][..],
-        &["detach", "--leaked"],
-    ] {
-        let output = node.node.run(&node.eni_sync().arguments(arguments));
+    let leaked = node.eni_sync().arguments(&["detach", "--leaked"]);
+    for call in [detach_call(&node, &json!({}), &[]), leaked] {
+        let output = node.node.run(&call);
         assert_eq!(output.status, Some(0), "{output}");
     }
     let (base, own) = (policy("iam-policy.json"), policy("iam-policy-attach.json"));

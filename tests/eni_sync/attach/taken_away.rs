@@ -1,24 +1,16 @@
 //! ENIs that a configuration does not name any more are taken away, unless they carry pods.
 
-use std::thread;
 use std::time::Duration;
 
 use harness::eni_lab::Hold;
 use harness::{AwsNode, Call, Host, Output, Pod, Resident};
 use serde_json::{Value, json};
 
-use super::{DESCRIBE, Site, attached, call, inventory, let_records_settle, records, refusal};
-use crate::eni_sync::fixture::{DEADLINE, device_call, eventually, prev_result};
+use super::{
+    DESCRIBE, DETACH, Site, attached, detach_call, inventory, let_records_settle, records, refusal,
+};
+use crate::eni_sync::fixture::{device_call, eventually, prev_result, while_held};
 use crate::eni_sync::killed;
-
-const DETACH: &str = "DetachNetworkInterface";
-
-/// `detach` with this configuration, and more arguments.
-fn detach_call(node: &AwsNode, configuration: &Value, more: &[&str]) -> Call {
-    call(node, configuration, &[]);
-    let arguments = ["detach", "--config", "/run/eni-sync.json"];
-    node.eni_sync().arguments(&[&arguments[..], more].concat())
-}
 
 fn detach(node: &AwsNode, configuration: &Value, more: &[&str]) -> Output {
     node.node.run(&detach_call(node, configuration, more))
@@ -141,16 +133,13 @@ fn a_pod_that_starts_while_its_eni_is_detached_does_not_get_it() {
     let node = site.node();
     attached(&node, &site.configuration(&[site.wanted("user", 1)]));
     let call = detach_call(&node, &json!({}), &[]);
-    site.lab.hold(DETACH, Hold::BeforeCommit);
-    thread::scope(|scope| {
-        let detaching = scope.spawn(|| node.node.run(&call));
-        assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+    let held = (DETACH, Hold::BeforeCommit);
+    let detach = || node.node.run(&call);
+    let (output, ()) = while_held(&site.lab, held, detach, || {
         assert_kept_from_pods(&node);
         assert_eq!(inventory(&node)["enis"].as_array().unwrap().len(), 1);
-        site.lab.release_held();
-        let output = detaching.join().unwrap();
-        assert_eq!(output.status, Some(0), "{output}");
     });
+    assert_eq!(output.status, Some(0), "{output}");
     assert_eq!((site.enis(), records(&node)), (Vec::new(), 0));
 }
 
@@ -238,18 +227,15 @@ fn an_eni_that_somebody_else_detaches_meanwhile_has_a_record_until_it_is_deleted
     let call = detach_call(&node, &json!({}), &[]);
     site.lab
         .rules(|rules| rules.detaching = Duration::from_secs(3600));
-    site.lab.hold(DESCRIBE, Hold::AfterCommit);
-    thread::scope(|scope| {
-        let detaching = scope.spawn(|| node.node.run(&call));
-        assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
+    let held = (DESCRIBE, Hold::AfterCommit);
+    let detach = || node.node.run(&call);
+    let (output, ()) = while_held(&site.lab, held, detach, || {
         site.lab.detach_eni(&site.enis()[0].id);
         site.lab
             .fail_next(DETACH, 1, refusal(400, "IncorrectState"));
-        site.lab.release_held();
-        let output = detaching.join().unwrap();
-        assert_eq!(output.status, Some(1), "{output}");
-        assert!(output.stderr.contains("IncorrectState"), "{output}");
     });
+    assert_eq!(output.status, Some(1), "{output}");
+    assert!(output.stderr.contains("IncorrectState"), "{output}");
     assert_kept_from_pods(&node);
     site.lab.rules(|rules| rules.detaching = Duration::ZERO);
     site.lab.detach_eni(&site.enis()[0].id);

@@ -1,9 +1,8 @@
 //! A pod that starts while its ENI is still being attached.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ExitStatus, Stdio};
-use std::thread;
 
 use harness::eni_lab::Hold;
 use harness::{AwsNode, Call, Output, Pod};
@@ -11,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
 use super::{ATTACH, Site, attach, attached};
-use crate::eni_sync::fixture::{DEADLINE, device_call};
+use crate::eni_sync::fixture::{device_call, while_held};
 
 /// What a plugin says that waits.
 const SAID: &str = "waiting for the ENIs that are being attached";
@@ -29,14 +28,7 @@ struct Waiting {
 
 impl Waiting {
     fn start(node: &AwsNode, call: &Call) -> Self {
-        let mut process = call.process();
-        process
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = node.node.inside(|| process.spawn().unwrap());
-        let stdin = child.stdin.take();
-        stdin.unwrap().write_all(call.input()).unwrap();
+        let mut child = node.node.inside(|| call.start(Stdio::piped()));
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         while !said.contains(SAID) {
@@ -76,17 +68,15 @@ fn a_pod_waits_for_its_eni_while_it_is_attached_and_says_so() {
     let node = site.node();
     let pod = Pod::new("c1");
     let configuration = site.configuration(&[site.wanted("user", 1)]);
-    site.lab.hold(ATTACH, Hold::BeforeCommit);
-    thread::scope(|scope| {
-        let attaching = scope.spawn(|| attach(&node, &configuration, &[]));
-        assert!(site.lab.wait_until(DEADLINE, |lab| lab.held() == 1));
-        let waiting = Waiting::start(&node, &device_call("ADD", "whole", "ens6", &pod));
-        site.lab.release_held();
-        let (status, said) = waiting.end();
-        assert!(status.success(), "{said}");
-        assert!(said.contains("waited "), "{said}");
-        assert_eq!(attaching.join().unwrap().status, Some(0));
-    });
+    let held = (ATTACH, Hold::BeforeCommit);
+    let attach = || attach(&node, &configuration, &[]);
+    let add = device_call("ADD", "whole", "ens6", &pod);
+    let start = || Waiting::start(&node, &add);
+    let (output, waiting) = while_held(&site.lab, held, attach, start);
+    let (status, said) = waiting.end();
+    assert!(status.success(), "{said}");
+    assert!(said.contains("waited "), "{said}");
+    assert_eq!(output.status, Some(0), "{output}");
 }
 
 #[test]
