@@ -35,7 +35,7 @@ NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add l
 	2>/dev/null && echo yes)
 
 .PHONY: all build suite demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
-	bench bench-vpc bench-nodes lint docs dist dist-check install install-from clean
+	bench bench-vpc bench-nodes lint docs dist dist-check image install install-from clean
 
 all: build
 
@@ -187,6 +187,10 @@ install: build
 DIST ?= dist
 dist: build
 	deploy/dist $(DIST) $(RELEASE) $(PROGRAMS)
+
+# The image, without Docker: an OCI image layout of the archives that are in DIST.
+image: dist
+	deploy/image $(DIST)/image $(DIST)/eni-cni-*.tar.gz
 
 # Whether everybody gets these bytes. Of eni-sync with CRATES=eni-sync, in 20 minutes.
 CRATES ?= eni-cni

@@ -1,7 +1,6 @@
 //! What is in `deploy/`: that Kubernetes would accept every key of it, and that it says
 //! of the programs what they are.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -33,7 +32,7 @@ fn manifest<T: DeserializeOwned + Serialize>(name: &str) -> T {
     read
 }
 
-fn pod() -> PodSpec {
+pub(crate) fn pod() -> PodSpec {
     let daemon_set: DaemonSet = manifest("deploy/daemonset.yaml");
     daemon_set.spec.unwrap().template.spec.unwrap()
 }
@@ -217,79 +216,21 @@ fn instructions<'a>(text: &'a str, word: &str) -> Vec<Vec<&'a str>> {
         .collect()
 }
 
-/// The paths that the image's build has of the repository.
-fn copied_into_the_build(dockerfile: &str) -> BTreeSet<String> {
-    let instructions = instructions(dockerfile, "COPY ").into_iter();
-    let copies = instructions.filter(|words| !words[0].starts_with("--from"));
-    copies
-        .flat_map(|words| {
-            let (target, sources) = words.split_last().unwrap();
-            // What is copied elsewhere is not where the build looks for it.
-            let is_in_place = |source: &&&str| **source == *target || *target == "./";
-            assert!(
-                sources.iter().all(|source| is_in_place(&source)),
-                "{words:?}"
-            );
-            sources.iter().map(ToString::to_string).collect::<Vec<_>>()
-        })
-        .collect()
-}
-
-/// The files of the repository that the image's build executes or reads by name.
-fn named_by_the_build(dockerfile: &str) -> BTreeSet<String> {
-    let runs = instructions(dockerfile, "RUN make ");
-    assert!(!runs.is_empty(), "the image is built in another way");
-    let mut named = BTreeSet::new();
-    for arguments in runs {
-        let mut make = Command::new("make");
-        let make = make.arg("--dry-run").args(arguments).current_dir(path("."));
-        let output = make.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let recipe = String::from_utf8(output.stdout).unwrap();
-        let words = recipe.split(|c: char| c.is_whitespace() || "\"';()".contains(c));
-        let is_of_repository = |word: &&str| {
-            Path::new(word).is_relative() && word.contains('/') && path(word).is_file()
-        };
-        named.extend(words.filter(is_of_repository).map(str::to_owned));
-    }
-    named
-}
-
 #[test]
-fn the_image_is_built_from_what_the_repository_has() {
+fn the_image_is_built_by_the_toolchain_of_the_repository_from_all_of_it() {
     let dockerfile = text("deploy/Dockerfile");
-    let copied = copied_into_the_build(&dockerfile);
-    for source in &copied {
-        assert!(path(source).exists(), "{source}");
-    }
-    let workspace = text("Cargo.toml");
-    let members = workspace
-        .lines()
-        .find_map(|line| line.strip_prefix("members = "))
-        .unwrap();
-    let mut needed: BTreeSet<String> = serde_json::from_str(members).unwrap();
-    let named = named_by_the_build(&dockerfile);
-    assert!(named.contains("deploy/manual"), "{named:?}");
-    needed.extend(named);
-    for name in needed {
-        let is_copied = Path::new(&name)
-            .ancestors()
-            .any(|path| copied.contains(&path.display().to_string()));
-        assert!(is_copied, "{name} is not copied");
-    }
     let toolchain = text("rust-toolchain.toml");
-    let version = dockerfile
-        .split("rust:")
-        .nth(1)
-        .unwrap()
-        .split('-')
-        .next()
-        .unwrap();
+    let version = dockerfile.split("rust:").nth(1).unwrap();
+    let version = version.split('-').next().unwrap();
     assert!(
         toolchain.contains(&format!("channel = \"{version}\"")),
         "{version}"
     );
-    assert!(dockerfile.contains("\nFROM scratch\n"));
+    assert_eq!(instructions(&dockerfile, "COPY . "), [["."]]);
+    // Nothing is kept from Docker but what is no source.
+    let mut ignored: Vec<String> = text(".gitignore").lines().map(str::to_owned).collect();
+    ignored.push(".git".to_owned());
+    assert!(text(".dockerignore").lines().eq(ignored));
 }
 
 #[test]

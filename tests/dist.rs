@@ -78,8 +78,9 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
 }
 
 /// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
-const OF_SOURCE: [&str; 8] = [
+const OF_SOURCE: [&str; 9] = [
     "deploy/dist",
+    "deploy/image",
     "deploy/manual",
     "deploy/reproducible",
     "docs/book.css",

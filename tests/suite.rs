@@ -14,6 +14,7 @@ mod eni_sync;
 mod faults;
 mod host_device;
 mod host_local;
+mod image;
 mod ipvlan;
 mod kernel_calls;
 mod macvlan;
