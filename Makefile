@@ -95,7 +95,16 @@ test-host: suite
 # The binaries, on a kernel with ipvlan and with PCI devices.
 test-vm: suite
 	tests/prepare tests
+	$(MAKE) --no-print-directory $(SUITE)/image/index.json
 	VM_DEADLINE=4500 tests/vm/run -- tests/vm/suite "$$(tests/suite-path)"
+
+# The image of the programs that are tested, without what only a debugger reads. It is made anew
+# when one of them is another.
+$(SUITE)/image/index.json: $(addprefix $(SUITE)/,$(PROGRAMS)) deploy/dist deploy/image deploy/Dockerfile
+	rm -rf $(SUITE)/stripped $(SUITE)/published
+	install -D -s -t $(SUITE)/stripped $(addprefix $(SUITE)/,$(PROGRAMS))
+	deploy/dist $(SUITE)/published $(SUITE)/stripped $(PROGRAMS)
+	deploy/image $(SUITE)/image $(SUITE)/published/eni-cni-*.tar.gz
 
 # The binaries before and after a power cut: each of these tests starts the VM twice.
 test-reboot: suite

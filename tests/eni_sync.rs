@@ -48,7 +48,7 @@ mod role_of_agent;
 mod rules_of_releasing;
 mod rules_of_success;
 mod rules_of_taking;
-mod scrape;
+pub(crate) mod scrape;
 mod status;
 mod status_check;
 mod support_bundle;

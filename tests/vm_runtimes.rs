@@ -1,10 +1,12 @@
 //! Real container runtimes, as Debian has them, attach containers with our plugins:
-//! podman, and containerd by itself and as Kubernetes' CRI. The machine itself is the
+//! podman, and containerd by itself and as Kubernetes' CRI, by which it runs our own pod too. The machine itself is the
 //! node, with plugins and networks where every runtime looks for them, so this needs
 //! the test VM, and the tests run one after the other.
 
 mod containerd;
 mod cri;
+mod daemon_set;
+mod kubelet;
 mod podman;
 
 use std::fs;

@@ -7,13 +7,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use harness::{Namespace, wait_until};
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::cri::Cri;
 use super::{ARCHIVE, IMAGE, Machine, RUNTIMES, client, ipvlan, namespaces, range, succeed};
+use crate::eni_sync::fixture::AwsNode;
 use crate::vm_machine::{NIC, NIC_MAC, NIC_NAME, netdev};
 
 /// What Debian's containerd does with what kernels and machines may lack.
@@ -21,46 +22,133 @@ const UNUSED: &str = r#"["io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
     "io.containerd.internal.v1.tracing"]"#;
 
-/// containerd's folder. What it has once loaded, the next containerd has as well.
+/// The machine's containerd has its folder here. What it has once loaded, the next one has as well.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(RUNTIMES).join("containerd");
     fs::create_dir_all(&folder).expect("/run can be written");
-    let configuration = format!(
-        "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = {UNUSED}\n\
-         [grpc]\naddress = \"{0}/socket\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{IMAGE}\"\n",
-        folder.display()
-    );
-    fs::write(folder.join("config.toml"), configuration).expect("/run can be written");
+    configure(&folder, &folder.join("config.toml"));
     folder
 });
 
 /// The image of pods is loaded once.
 static LOADED: LazyLock<()> = LazyLock::new(|| {
     let archive = ARCHIVE.display().to_string();
-    succeed(ctr().args(["images", "import", &archive]));
+    succeed(ctr(&FOLDER).args(["images", "import", &archive]));
 });
 
+/// Writes the configuration of a containerd that has its folder here.
+fn configure(folder: &Path, file: &Path) {
+    let configuration = format!(
+        "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = {UNUSED}\n\
+         [grpc]\naddress = \"{0}/socket\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{IMAGE}\"\n",
+        folder.display()
+    );
+    fs::write(file, configuration).expect("/run can be written");
+}
+
+fn spawn(configuration: &Path, log: &Path) -> Child {
+    let log = File::create(log).expect("/run can be written");
+    Command::new("containerd")
+        .arg("--config")
+        .arg(configuration)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|cause| panic!("containerd: {cause}; run `tests/prepare tests`"))
+}
+
 /// containerd while it runs.
-struct Containerd {
+pub(super) struct Containerd {
     process: Child,
-    cri: Cri,
+    pub(super) cri: Cri,
+    /// Its folder, as the tests see it.
+    folder: PathBuf,
+    log: PathBuf,
 }
 
 impl Containerd {
+    /// That of the machine.
     fn start() -> Self {
-        let log = File::create(FOLDER.join("log")).expect("/run can be written");
-        let process = Command::new("containerd")
-            .arg("--config")
-            .arg(FOLDER.join("config.toml"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|cause| panic!("containerd: {cause}; run `tests/prepare`"));
-        let cri = Cri::at(FOLDER.join("socket"));
-        wait_until("containerd answers", || cri.is_ready());
+        let log = FOLDER.join("log");
+        let process = spawn(&FOLDER.join("config.toml"), &log);
+        let containerd = Self::when_it_answers(process, FOLDER.clone(), log);
         LazyLock::force(&LOADED);
-        Self { process, cri }
+        containerd
+    }
+
+    /// That of a node of a simulated VPC: its containers have the network, the state and the
+    /// mounts of this node, which it shares with them as a machine does.
+    pub(super) fn of_node(node: &AwsNode) -> Self {
+        let run = node.run_directory();
+        let seen = Path::new("/run/containerd");
+        fs::create_dir(run.join("containerd")).expect("/run can be written");
+        configure(seen, &run.join("containerd.toml"));
+        let log = run.join("containerd.log");
+        let process = node.node.inside(|| {
+            let none = None::<&str>;
+            let all_shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
+            mount(none, "/", none, all_shared, none).expect("mounts can be shared");
+            // A layer cannot be above the layers of the VM's root file system.
+            for (kind, path) in [("tmpfs", "/run/containerd"), ("cgroup2", "/sys/fs/cgroup")] {
+                mount(Some(kind), path, Some(kind), MsFlags::empty(), none)
+                    .unwrap_or_else(|errno| panic!("cannot mount {path}: {errno}"));
+            }
+            spawn(Path::new("/run/containerd.toml"), &log)
+        });
+        let folder = format!("/proc/{}/root{}", process.id(), seen.display());
+        let containerd = Self::when_it_answers(process, PathBuf::from(folder), log);
+        containerd.import(&ARCHIVE, &[]);
+        containerd
+    }
+
+    fn when_it_answers(process: Child, folder: PathBuf, log: PathBuf) -> Self {
+        let cri = Cri::at(folder.join("socket"));
+        wait_until("containerd answers", || cri.is_ready());
+        Self {
+            process,
+            cri,
+            folder,
+            log,
+        }
+    }
+
+    /// Loads an archive of images.
+    #[track_caller]
+    pub(super) fn import(&self, archive: &Path, options: &[&str]) {
+        let mut command = self.ctr();
+        command.args(["images", "import"]).args(options);
+        succeed(command.arg(archive));
+    }
+
+    pub(super) fn ctr(&self) -> Command {
+        ctr(&self.folder)
+    }
+
+    /// What it has said, for whom a container fails.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What a program is executed by in its view of the node.
+    pub(super) fn enter(&self) -> Vec<String> {
+        let id = self.process.id().to_string();
+        ["--target", &id, "--mount", "--net", "--"]
+            .map(str::to_owned)
+            .into()
+    }
+
+    /// Runs a program there, which must succeed.
+    #[track_caller]
+    pub(super) fn on_node(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = client("nsenter");
+        command.args(self.enter()).arg(program).args(arguments);
+        succeed(&mut command)
+    }
+
+    /// The process of a container or sandbox, as long as it has one.
+    pub(super) fn process_of(&self, id: &str) -> Option<i32> {
+        process_of(&self.folder, id)
     }
 
     /// Makes a pod, and says in which namespace it is.
@@ -68,7 +156,7 @@ impl Containerd {
     fn run_pod(&self, name: &str) -> Sandbox {
         let before = namespaces();
         let id = self.cri.run_pod_sandbox(name);
-        let id = id.unwrap_or_else(|error| panic!("{error}\n{}", log()));
+        let id = id.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
         let mut new = namespaces();
         new.retain(|name| !before.contains(name));
         assert_eq!(new.len(), 1, "a pod has one namespace");
@@ -81,7 +169,7 @@ impl Containerd {
     fn end_pod(&self, sandbox: &Sandbox) {
         let stopped = self.cri.stop_pod_sandbox(&sandbox.id);
         let ended = stopped.and_then(|()| self.cri.remove_pod_sandbox(&sandbox.id));
-        ended.unwrap_or_else(|error| panic!("{error}\n{}", log()));
+        ended.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
     }
 }
 
@@ -117,22 +205,22 @@ impl Sandbox {
 
     /// The pod's process, as long as containerd has one.
     fn pid(&self) -> Option<i32> {
-        let list = succeed(ctr().args(["tasks", "list"]));
-        let line = list.lines().find(|line| line.starts_with(&self.id))?;
-        line.split_whitespace().nth(1)?.parse().ok()
+        process_of(&FOLDER, &self.id)
     }
 }
 
-/// `ctr`, in the namespace that the CRI has its images in.
-fn ctr() -> Command {
-    let mut command = client("ctr");
-    command.arg("--address").arg(FOLDER.join("socket"));
-    command.args(["--namespace", "k8s.io"]);
-    command
+fn process_of(folder: &Path, id: &str) -> Option<i32> {
+    let list = succeed(ctr(folder).args(["tasks", "list"]));
+    let line = list.lines().find(|line| line.starts_with(id))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn log() -> String {
-    fs::read_to_string(FOLDER.join("log")).unwrap_or_default()
+/// `ctr`, in the namespace that the CRI has its images in.
+fn ctr(folder: &Path) -> Command {
+    let mut command = client("ctr");
+    command.arg("--address").arg(folder.join("socket"));
+    command.args(["--namespace", "k8s.io"]);
+    command
 }
 
 /// A network that gives every pod the NIC, and the only address.
@@ -219,7 +307,7 @@ fn a_pod_of_the_cri_that_was_destroyed_gives_everything_back() {
 #[test]
 fn a_container_of_ctr_has_the_nic_while_it_runs() {
     let machine = Machine::with(&[nic()]);
-    let _containerd = Containerd::start();
+    let containerd = Containerd::start();
     let options = [
         "run",
         "--rm",
@@ -230,7 +318,7 @@ fn a_container_of_ctr_has_the_nic_while_it_runs() {
         "ip",
         "address",
     ];
-    let inside = succeed(ctr().args(options));
+    let inside = succeed(containerd.ctr().args(options));
     assert!(
         inside.contains("eth0") && inside.contains(NIC_MAC),
         "{inside}"

@@ -1,5 +1,7 @@
 //! A client of Kubernetes' Container Runtime Interface, as far as the tests speak it:
-//! unary calls of gRPC, with messages made and read field by field.
+//! unary calls of gRPC.
+
+pub(super) mod messages;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,8 +12,15 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper::http::HeaderMap;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+use messages::{
+    ContainerStatus, ContainerStatusResponse, CreateContainerRequest, CreateContainerResponse,
+    Empty, OfContainer, OfSandbox, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusResponse,
+    RunPodSandboxRequest, RunPodSandboxResponse, StopContainerRequest,
+};
 
 const SERVICE: &str = "http://localhost/runtime.v1.RuntimeService";
 /// What a runtime on an emulated machine may take.
@@ -35,45 +44,93 @@ impl Cri {
     /// Whether the runtime answers. Unlike others, this call is refused until the runtime
     /// knows what runs.
     pub(super) fn is_ready(&self) -> bool {
-        self.call("ListPodSandbox", &[]).is_ok()
+        self.call::<Empty>("ListPodSandbox", &Empty {}).is_ok()
     }
 
-    /// Makes the sandbox of a pod, whose id is the answer.
+    /// Makes the sandbox of a pod with this name, whose id is the answer.
     pub(super) fn run_pod_sandbox(&self, pod: &str) -> Result<String, String> {
-        let metadata = [field(1, pod), field(2, pod), field(3, "default")].concat();
-        let config = field(1, metadata);
-        let answer = self.call("RunPodSandbox", &field(1, config))?;
-        Ok(text(&answer, &[1]))
+        self.run_sandbox(&PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: pod.to_owned(),
+                uid: pod.to_owned(),
+                namespace: "default".to_owned(),
+            }),
+            ..PodSandboxConfig::default()
+        })
+    }
+
+    /// Makes a sandbox as it is described, whose id is the answer.
+    pub(super) fn run_sandbox(&self, config: &PodSandboxConfig) -> Result<String, String> {
+        let request = RunPodSandboxRequest {
+            config: Some(config.clone()),
+        };
+        let answer: RunPodSandboxResponse = self.call("RunPodSandbox", &request)?;
+        Ok(answer.pod_sandbox_id)
     }
 
     /// The address that the runtime shows for a pod.
     #[track_caller]
     pub(super) fn address(&self, sandbox: &str) -> String {
-        let answer = self.call("PodSandboxStatus", &field(1, sandbox));
-        // PodSandboxStatusResponse.status.network.ip
-        text(
-            &answer.unwrap_or_else(|error| panic!("{error}")),
-            &[1, 5, 1],
-        )
+        let answer: Result<PodSandboxStatusResponse, _> =
+            self.call("PodSandboxStatus", &OfSandbox::new(sandbox));
+        let status = answer.unwrap_or_else(|error| panic!("{error}")).status;
+        let network = status.and_then(|status| status.network);
+        network.unwrap_or_default().ip
     }
 
     pub(super) fn stop_pod_sandbox(&self, sandbox: &str) -> Result<(), String> {
-        self.call("StopPodSandbox", &field(1, sandbox)).map(drop)
+        self.call::<Empty>("StopPodSandbox", &OfSandbox::new(sandbox))
+            .map(drop)
     }
 
     pub(super) fn remove_pod_sandbox(&self, sandbox: &str) -> Result<(), String> {
-        self.call("RemovePodSandbox", &field(1, sandbox)).map(drop)
+        self.call::<Empty>("RemovePodSandbox", &OfSandbox::new(sandbox))
+            .map(drop)
+    }
+
+    /// Makes a container and starts it; its id is the answer.
+    pub(super) fn run_container(&self, request: &CreateContainerRequest) -> Result<String, String> {
+        let answer: CreateContainerResponse = self.call("CreateContainer", request)?;
+        let id = answer.container_id;
+        self.call::<Empty>("StartContainer", &OfContainer::new(&id))?;
+        Ok(id)
+    }
+
+    pub(super) fn container_status(&self, id: &str) -> Result<ContainerStatus, String> {
+        let answer: ContainerStatusResponse =
+            self.call("ContainerStatus", &OfContainer::new(id))?;
+        Ok(answer.status.unwrap_or_default())
+    }
+
+    /// Sends SIGTERM, and SIGKILL when that has not ended the container after so many seconds.
+    pub(super) fn stop_container(&self, id: &str, seconds: i64) -> Result<(), String> {
+        let request = StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout: seconds,
+        };
+        self.call::<Empty>("StopContainer", &request).map(drop)
+    }
+
+    pub(super) fn remove_container(&self, id: &str) -> Result<(), String> {
+        self.call::<Empty>("RemoveContainer", &OfContainer::new(id))
+            .map(drop)
     }
 
     /// Calls a method; the error is the runtime's message.
-    fn call(&self, method: &str, message: &[u8]) -> Result<Vec<u8>, String> {
+    fn call<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime can be made");
-        runtime
-            .block_on(async { timeout(PATIENCE, self.exchange(method, message)).await })
-            .unwrap_or_else(|_| Err(format!("{method}: no answer within {PATIENCE:?}")))
+        let request = request.encode_to_vec();
+        let answer = runtime
+            .block_on(async { timeout(PATIENCE, self.exchange(method, &request)).await })
+            .unwrap_or_else(|_| Err(format!("{method}: no answer within {PATIENCE:?}")))?;
+        A::decode(&answer[..]).map_err(|cause| format!("{method}: {cause}"))
     }
 
     async fn exchange(&self, method: &str, message: &[u8]) -> Result<Vec<u8>, String> {
@@ -111,61 +168,4 @@ fn status(trailers: &HeaderMap) -> Result<(), String> {
         "0" => Ok(()),
         code => Err(format!("status {code}: {}", header("grpc-message"))),
     }
-}
-
-/// A field that has bytes: a text, or another message.
-fn field(number: u8, content: impl AsRef<[u8]>) -> Vec<u8> {
-    let content = content.as_ref();
-    let mut bytes = vec![number << 3 | 2];
-    let mut length = content.len();
-    while length > 0x7f {
-        bytes.push(length.to_le_bytes()[0] | 0x80);
-        length >>= 7;
-    }
-    bytes.push(length.to_le_bytes()[0]);
-    bytes.extend(content);
-    bytes
-}
-
-/// The text in the field that these numbers lead to, one a message; empty when there is
-/// none.
-fn text(message: &[u8], path: &[u64]) -> String {
-    let mut content = message.to_vec();
-    for number in path {
-        content = find(&content, *number).unwrap_or_default();
-    }
-    String::from_utf8_lossy(&content).into_owned()
-}
-
-/// The first field of this number that has bytes.
-fn find(mut message: &[u8], wanted: u64) -> Option<Vec<u8>> {
-    while !message.is_empty() {
-        let tag = varint(&mut message)?;
-        let value = varint(&mut message)?;
-        match tag & 7 {
-            0 => {}
-            2 => {
-                let (content, rest) = message.split_at_checked(usize::try_from(value).ok()?)?;
-                if tag >> 3 == wanted {
-                    return Some(content.to_vec());
-                }
-                message = rest;
-            }
-            kind => panic!("the runtime sent a field of kind {kind}"),
-        }
-    }
-    None
-}
-
-fn varint(message: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = message.split_first()?;
-        *message = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
