@@ -126,7 +126,10 @@ fn a_registration_is_measured() {
         (format!("batch_size_sum{{action=\"{ASSIGN}\"}}"), 2.0),
         ("time_to_routable_seconds_count".to_owned(), 1.0),
         ("plugin_requests_total{code=\"0\"}".to_owned(), 1.0),
-        (format!("addresses{{eni=\"{eni}\",state=\"held\"}}"), 2.0),
+        (
+            format!("addresses{{eni=\"{eni}\",family=\"ipv4\",state=\"held\"}}"),
+            2.0,
+        ),
         (format!("queue_depth{{eni=\"{eni}\"}}"), 0.0),
         (format!("slots_used{{eni=\"{eni}\",family=\"ipv4\"}}"), 3.0),
         (
@@ -139,7 +142,7 @@ fn a_registration_is_measured() {
         assert_eq!(scrape.value(&series), value, "{series}\n{scrape:#?}");
     }
     node.del(&pod);
-    let releasing = format!("addresses{{eni=\"{eni}\",state=\"releasing\"}}");
+    let releasing = format!("addresses{{eni=\"{eni}\",family=\"ipv4\",state=\"releasing\"}}");
     assert_eq!(Scrape::of(&node).value(&releasing), 2.0);
 }
 

@@ -39,6 +39,8 @@ struct OfEni {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InState {
     eni: String,
+    /// Empty where a file of the ledger does not say of which one it is.
+    family: &'static str,
     state: &'static str,
 }
 
@@ -110,6 +112,7 @@ impl Addresses {
             self.set_addresses(eni.id(), &entries, eni.waiting_wishes()?);
             let labels = InState {
                 eni: eni.id().to_owned(),
+                family: "",
                 state: UNREADABLE,
             };
             set(&self.states.get_or_create(&labels), eni.damage()?.len());
@@ -134,11 +137,18 @@ impl Addresses {
         set(&self.queue.get_or_create(&of_eni), waiting + wishes);
         let refused = entries.iter().filter(|entry| is_refused(entry)).count();
         set(&self.refused.get_or_create(&of_eni), refused);
-        for state in STATES {
-            let in_state = entries.iter().filter(|entry| entry.state.name() == state);
-            let eni = eni.to_owned();
-            let gauge = self.states.get_or_create(&InState { eni, state });
-            set(&gauge, in_state.count());
+        for of in AddressFamily::ALL {
+            for state in STATES {
+                let in_state = entries.iter().filter(|entry| {
+                    AddressFamily::of(entry.address) == of && entry.state.name() == state
+                });
+                let labels = InState {
+                    eni: eni.to_owned(),
+                    family: name(of),
+                    state,
+                };
+                set(&self.states.get_or_create(&labels), in_state.count());
+            }
         }
     }
 
