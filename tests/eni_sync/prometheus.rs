@@ -14,14 +14,14 @@ use crate::monitoring::{document, rules};
 const ADDRESS: &str = "127.0.0.1:9090";
 
 /// A Prometheus on a node.
-struct Prometheus<'a> {
+pub struct Prometheus<'a> {
     node: &'a AwsNode,
     process: Child,
     _directory: TempDir,
 }
 
 impl<'a> Prometheus<'a> {
-    fn start(node: &'a AwsNode) -> Self {
+    pub fn start(node: &'a AwsNode) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, document: &Value| {
             let path = directory.path().join(name);
@@ -48,7 +48,7 @@ impl<'a> Prometheus<'a> {
     }
 
     /// The values of an expression now; none while it does not answer yet.
-    fn values(&self, expression: &str) -> Vec<Value> {
+    pub fn values(&self, expression: &str) -> Vec<Value> {
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("query", expression)
             .finish();

@@ -59,7 +59,27 @@ fn ask(node: &AwsNode, address: &str, path: &str, host: &str) -> io::Result<(Str
     })?;
     let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(missing)?;
-    Ok((head.to_owned(), body.to_owned()))
+    let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    let body = match is_chunked {
+        true => joined(body).ok_or_else(missing)?,
+        false => body.to_owned(),
+    };
+    Ok((head.to_owned(), body))
+}
+
+/// A body that was sent in chunks, each behind its length in hexadecimal digits.
+fn joined(mut chunks: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (length, rest) = chunks.split_once("\r\n")?;
+        match usize::from_str_radix(length, 16).ok()? {
+            0 => return Some(body),
+            length => {
+                body.push_str(rest.get(..length)?);
+                chunks = rest.get(length..)?.strip_prefix("\r\n")?;
+            }
+        }
+    }
 }
 
 impl Scrape {
