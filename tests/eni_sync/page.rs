@@ -73,11 +73,60 @@ fn a_pod_without_its_address_is_named_first() {
         entry["refusal"] = refusal;
     });
     let (_, _, page) = get_as(&node, "/", ADDRESS);
-    let wrong = page.split("<h2>ENIs</h2>").next().unwrap();
     assert!(
-        wrong.contains("without 10.0.4.70 in the VPC: no room"),
+        wrong(&page).contains("without 10.0.4.70 in the VPC: no room"),
         "{page}"
     );
+}
+
+/// What a page says is wrong.
+fn wrong(page: &str) -> &str {
+    page.split("<h2>ENIs</h2>").next().unwrap()
+}
+
+#[test]
+fn what_both_the_agent_and_the_doctor_know_is_shown_once_with_what_to_do() {
+    let (vpc, pod) = (Vpc::new(), Pod::new("c1"));
+    let node = vpc.node();
+    let resource = json!({
+        "name": "eni-cni.io/a", "eni": { "id": node.eni.to_string() }, "kind": "addresses",
+    });
+    let _agent = Agent::start(
+        &node,
+        &json!({"metrics": ADDRESS, "devicePluginPath": "/run/nowhere", "resources": [resource]}),
+    );
+    node.add(&pod, &["10.0.4.70", "10.0.4.7"]).ok();
+    for address in ["10.0.4.70", "10.0.4.7"] {
+        node.edit_ledger(address, |entry| {
+            entry["state"] = json!("claiming");
+            entry["takeover"] = json!("never");
+            entry["bestEffort"] = json!(true);
+            entry["refusal"] = json!({"code": 11, "msg": "no room", "details": "10 of 10"});
+        });
+    }
+    let missing = "there is no directory &quot;/run/nowhere&quot;";
+    let shown = || get_as(&node, "/", ADDRESS).2;
+    assert!(eventually(|| wrong(&shown()).contains(missing)));
+    let page = shown();
+    for (said, advice) in [
+        (missing, "docs/device-plugin.md says what to do"),
+        (
+            "without 10.0.4.70 in the VPC: no room",
+            "the agent goes on trying",
+        ),
+        (
+            "without 10.0.4.7 in the VPC: no room",
+            "the agent goes on trying",
+        ),
+    ] {
+        let items: Vec<&str> = wrong(&page).split("<li").collect();
+        let items: Vec<_> = items.iter().filter(|item| item.contains(said)).collect();
+        assert_eq!(items.len(), 1, "{said}: {page}");
+        assert!(items[0].contains(advice), "{said}: {page}");
+    }
+    assert_eq!(wrong(&page).matches("no room").count(), 2, "{page}");
+    let row = "<td data-title=\"RESOURCE\">eni-cni.io/a</td>";
+    assert!(page.contains(row), "{page}");
 }
 
 #[test]
@@ -190,8 +239,14 @@ fn a_browser_shows_it_without_scrolling_sideways() {
         fs::write(&entry, &kept).unwrap();
         fill(&node, count);
         let (_, _, page) = get_as(&node, "/", ADDRESS);
-        let shown = page.matches("<td data-title=\"ADDRESS\">10.0.8.").count()
-            + page.matches("<td data-title=\"ADDRESS\">10.0.9.").count();
+        // The agent may have compared them with EC2 by now: its changes are shown as well.
+        let addresses = page.split("<h2>Last changes</h2>").next().unwrap();
+        let shown = addresses
+            .matches("<td data-title=\"ADDRESS\">10.0.8.")
+            .count()
+            + addresses
+                .matches("<td data-title=\"ADDRESS\">10.0.9.")
+                .count();
         assert_eq!(shown, count, "{page}");
         if let Some(directory) = std::env::var_os("PAGE_DIRECTORY") {
             let file = Path::new(&directory).join(format!("page-{count}.html"));

@@ -7,7 +7,7 @@ use common::timestamp::rfc3339;
 
 use super::html::{escape, table};
 use super::table::{ADDRESS_TITLES, rows};
-use super::{EniStatus, Status};
+use super::{EniStatus, Offered, Status};
 use crate::cli::doctor::{Finding, Findings, Level};
 use crate::cli::output::duration;
 use crate::ledger::Timestamp;
@@ -15,6 +15,7 @@ use crate::log::Change;
 
 const STYLE: &str = include_str!("page.css");
 const ENI_TITLES: [&str; 6] = ["ENI", "INTERFACE", "SUBNET", "FOR PODS", "IPV4", "IPV6"];
+const RESOURCE_TITLES: [&str; 4] = ["RESOURCE", "HEALTHY", "UNHEALTHY", "KUBELET LISTENS"];
 const CHANGE_TITLES: [&str; 6] = ["TIME", "CHANGE", "ADDRESS", "ENI", "POD", "REASON"];
 
 /// What the page shows besides the status.
@@ -43,6 +44,7 @@ pub(super) fn render(status: &Status, seen: &Seen<'_>, now: Timestamp) -> String
     html.push_str(&wrong(seen));
     html.push_str(&enis(&status.enis));
     html.push_str(&addresses(&status.enis, now));
+    html.push_str(&resources(status));
     html.push_str(&changes(seen.changes));
     html.push_str(&plugins(status));
     html + "</main>\n</body>\n</html>\n"
@@ -65,15 +67,24 @@ fn about(status: &Status) -> String {
 /// What the agent and the doctor find wrong, the worst first.
 fn wrong(seen: &Seen<'_>) -> String {
     let mut items = Vec::new();
-    for finding in seen.wrong {
-        items.push((Level::Error, format!("<b>{}</b>", escape(finding))));
+    let found = seen.findings.as_deref().unwrap_or_default();
+    let mut found: Vec<&Finding> = found.iter().filter(|finding| is_bad(finding)).collect();
+    for line in seen.wrong {
+        let same = found.iter().find(|finding| is_about(line, finding));
+        items.push(match same {
+            Some(finding) => item(line, finding),
+            None => (Level::Error, format!("<b>{}</b>", escape(line))),
+        });
     }
-    match seen.findings {
-        Ok(findings) => items.extend(findings.iter().filter(is_bad).map(item)),
-        Err(why) => {
-            let text = format!("The doctor could not look: {}", escape(why));
-            items.push((Level::Error, text));
-        }
+    // The agent's words are of now, those of the doctor of some minutes ago.
+    found.retain(|finding| !seen.wrong.iter().any(|line| is_about(line, finding)));
+    for finding in found {
+        let what = format!("{}: {}", finding.subject, finding.says);
+        items.push(item(&what, finding));
+    }
+    if let Err(why) = seen.findings {
+        let text = format!("The doctor could not look: {}", escape(why));
+        items.push((Level::Error, text));
     }
     items.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
     let mut html = "<h2>What is wrong</h2>\n".to_owned();
@@ -87,13 +98,26 @@ fn wrong(seen: &Seen<'_>) -> String {
     html + "</ul>\n"
 }
 
-fn is_bad(finding: &&Finding) -> bool {
+fn is_bad(finding: &Finding) -> bool {
     finding.level >= Level::Warning
 }
 
-fn item(finding: &Finding) -> (Level, String) {
-    let what = format!("{}: {}", finding.subject, finding.says);
-    let mut text = format!("<b>{}</b>", escape(&what));
+/// Whether a line of the agent is about what the doctor has found: it names the same thing, and
+/// one of them has what the other one says.
+fn is_about(line: &str, finding: &Finding) -> bool {
+    let is_named = |name: &str| {
+        let mut words = line.split_whitespace();
+        name == "node" || words.any(|word| word.trim_matches([':', '"']) == name)
+    };
+    let first = finding.says.split_once(": ").map_or("", |(first, _)| first);
+    let why = line.split_once(": ").map_or(line, |(_, why)| why);
+    let is_same = line.contains(&finding.says) || finding.says.contains(why);
+    is_same && (is_named(&finding.subject) || is_named(first))
+}
+
+/// What is wrong in these words, with what the doctor advises.
+fn item(what: &str, finding: &Finding) -> (Level, String) {
+    let mut text = format!("<b>{}</b>", escape(what));
     if !finding.advice.is_empty() {
         text.push_str(&format!("<p>{}</p>", escape(&finding.advice)));
     }
@@ -140,6 +164,24 @@ fn addresses(enis: &[EniStatus], now: Timestamp) -> String {
         true => "<h2>Addresses</h2>\n<p>No pod has an address.</p>\n".to_owned(),
         false => html,
     }
+}
+
+/// The resources of the kubelet, where the agent offers any.
+fn resources(status: &Status) -> String {
+    if status.resources.is_empty() {
+        return String::new();
+    }
+    let row = |resource: &Offered| {
+        let listens = if resource.registered { "yes" } else { "no" };
+        vec![
+            resource.name.clone(),
+            resource.healthy.to_string(),
+            resource.unhealthy.to_string(),
+            listens.to_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = status.resources.iter().map(row).collect();
+    section("Resources of the kubelet", &RESOURCE_TITLES, &rows, "")
 }
 
 fn changes(changes: &[Change]) -> String {
