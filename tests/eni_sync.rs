@@ -59,3 +59,4 @@ mod uninstalling;
 mod visibility;
 mod waiting;
 mod way;
+mod whereabouts;

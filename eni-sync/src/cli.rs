@@ -3,6 +3,7 @@
 mod attach;
 mod detach;
 mod doctor;
+mod input;
 mod install;
 mod output;
 mod page;
@@ -11,6 +12,7 @@ mod status;
 mod support_bundle;
 mod sync;
 mod uninstall;
+mod whereabouts;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,14 @@ const DETACH_STATUS: &str = "Exit status:
   0  they are deleted, or there were none
   1  some carry pods and stay: stdout says which; or an error: stderr says which
   2  an argument is wrong";
+
+const WHEREABOUTS_STATUS: &str = "Exit status:
+  0  the list is complete
+  1  something of the dump cannot be understood, and stderr says what; there is no list
+  2  an argument is wrong
+
+Example:
+  kubectl get ippools.whereabouts.cni.cncf.io,pods -A -o json | eni-sync whereabouts -";
 
 const RELEASE_STATUS: &str = "Exit status:
   0  all that was selected has gone, or was not there
@@ -162,6 +172,12 @@ enum Command {
         #[command(flatten)]
         manner: Manner,
     },
+    /// Print the addresses that whereabouts has reserved, for the key exclude of host-local
+    ///
+    /// Reads a dump of its reservations, and of the pods, and asks nobody. Where the dump has
+    /// pods, reservations of those that it does not have are left out.
+    #[command(after_help = WHEREABOUTS_STATUS)]
+    Whereabouts(whereabouts::Options),
     /// Print the completions of a shell
     #[command(after_help = EXIT_STATUS)]
     Completions {
@@ -241,6 +257,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::SupportBundle(options) => done(support_bundle::run(&options)),
         Command::Sync { once: _ } => done(sync::once()),
         Command::Release { selection, manner } => release::run(&selection, manner),
+        Command::Whereabouts(options) => done(whereabouts::run(&options)),
         Command::Completions { shell } => done(completions(shell)),
         Command::Man { to: Some(to), .. } => done(manuals(&to)),
         Command::Man { command, to: None } => done(manual(command.as_deref())),
@@ -261,6 +278,7 @@ fn is_in_place_of_agent(command: &Command) -> bool {
         | Command::Release { .. } => true,
         Command::Agent { .. }
         | Command::Install { .. }
+        | Command::Whereabouts(_)
         | Command::Completions { .. }
         | Command::Man { .. } => false,
     }

@@ -2,16 +2,16 @@
 //! YAML or JSON, and the files of a CNI configuration directory.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::cli::input;
+
 /// The names that a runtime reads in its configuration directory end so.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
-/// The name that stands for stdin.
-const STDIN: &str = "-";
 
 /// One network configuration, or why it is none.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn of_file(path: &Path) -> Vec<Source> {
     let origin = path.display().to_string();
-    let documents = content(path)
+    let documents = input::text(path)
         .map_err(|cause| cause.to_string())
         .and_then(|text| parse(&text));
     match documents {
@@ -81,15 +81,6 @@ fn of_file(path: &Path) -> Vec<Source> {
             is_elsewhere: false,
         }],
     }
-}
-
-fn content(path: &Path) -> io::Result<String> {
-    if path.as_os_str() != STDIN {
-        return fs::read_to_string(path);
-    }
-    let mut text = String::new();
-    io::stdin().read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// The documents in a text: one of JSON, or several of YAML.

@@ -1,0 +1,194 @@
+//! `eni-sync whereabouts`: what whereabouts has reserved for pods that still exist, so that
+//! host-local, which takes its place, gives these addresses to nobody. whereabouts keeps a
+//! reservation as its distance from the first address of a pool's range.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::address::{Cidr, number, numbered};
+use common::error::{Error, ErrorCode, Result};
+use common::say;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::{input, output};
+
+/// What to print of which dump.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// What kubectl has printed as JSON; - is stdin
+    #[arg(value_name = "FILE")]
+    dump: PathBuf,
+    /// Print only the addresses of this network
+    #[arg(long, value_name = "CIDR")]
+    subnet: Option<Cidr>,
+}
+
+/// A pool of whereabouts: one for each range, or for each range of a network with a name.
+#[derive(Debug, Deserialize)]
+struct Pool {
+    metadata: Metadata,
+    spec: Spec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    namespace: String,
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Spec {
+    range: Cidr,
+    /// By the distance from the address that `range` begins with.
+    allocations: BTreeMap<String, Allocation>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Allocation {
+    /// Namespace and name of the pod.
+    podref: String,
+    /// What keeps the address also while there is no pod.
+    ipamclaimref: String,
+}
+
+/// Prints the reservations as a list of addresses.
+///
+/// # Errors
+/// Code 5 for a file that cannot be read, 6 for one that has anything but what kubectl prints
+/// of pools and pods: without it, an address of a pod might be missing.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let dump = &options.dump;
+    let text =
+        input::text(dump).map_err(|cause| Error::io(format!("failed to read {dump:?}"), &cause))?;
+    let (pools, pods) = read(&text).map_err(|why| not_understood(dump, why))?;
+    let is_asked_for = |address: &IpAddr| options.subnet.is_none_or(|net| net.contains(*address));
+    let (mut reserved, mut ended) = (BTreeSet::new(), BTreeMap::new());
+    for pool in &pools {
+        let addresses = pool.reserved().map_err(|why| not_understood(dump, why))?;
+        for (address, allocation) in addresses.into_iter().filter(|(a, _)| is_asked_for(a)) {
+            match allocation.has_ended(pods.as_ref()) {
+                true => _ = ended.insert(address, &allocation.podref),
+                false => _ = reserved.insert(address),
+            }
+        }
+    }
+    // Networks with names may have one address each for a pod.
+    ended.retain(|address, _| !reserved.contains(address));
+    for (address, pod) in ended {
+        say!("{address} is left out: pod {pod} has gone");
+    }
+    output::print_json(&reserved)
+}
+
+fn not_understood(dump: &Path, why: String) -> Error {
+    Error::new(
+        ErrorCode::DECODING,
+        format!("failed to read whereabouts' reservations in {dump:?}"),
+    )
+    .with_details(why)
+}
+
+/// The pools of a dump, and the names of its pods where it has any.
+fn read(text: &str) -> std::result::Result<(Vec<Pool>, Option<BTreeSet<String>>), String> {
+    let document: Value = serde_json::from_str(text).map_err(|cause| cause.to_string())?;
+    let items = match document.get("items").and_then(Value::as_array) {
+        Some(items) => items.clone(),
+        None => vec![document],
+    };
+    let (mut pools, mut pods) = (Vec::new(), BTreeSet::new());
+    for item in items {
+        let kind = item["kind"].as_str().unwrap_or_default().to_owned();
+        let name = item["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let wrong = |cause: serde_json::Error| format!("{kind} {name:?}: {cause}");
+        match kind.as_str() {
+            "IPPool" => pools.push(Pool::deserialize(item).map_err(wrong)?),
+            "Pod" => {
+                let pod = Metadata::deserialize(&item["metadata"]).map_err(wrong)?;
+                pods.insert(format!("{}/{}", pod.namespace, pod.name));
+            }
+            _ => {
+                return Err(format!(
+                    "it has {kind:?} {name:?}, which is neither an IPPool nor a Pod"
+                ));
+            }
+        }
+    }
+    match pools.is_empty() {
+        // kubectl prints the same for a namespace without pools and for a wrong one.
+        true => Err("it has no IPPool: name the namespace of whereabouts, or -A".to_owned()),
+        false => Ok((pools, Some(pods).filter(|pods| !pods.is_empty()))),
+    }
+}
+
+impl Pool {
+    /// Its addresses that are taken, with whose they are.
+    fn reserved(&self) -> std::result::Result<Vec<(IpAddr, &Allocation)>, String> {
+        let range = self.spec.range;
+        let reserved = |(distance, allocation): (&String, _)| {
+            let address = address(range, distance).ok_or_else(|| {
+                let name = &self.metadata.name;
+                format!("IPPool {name:?}: {distance:?} is not a place in {range}")
+            })?;
+            Ok((address, allocation))
+        };
+        self.spec.allocations.iter().map(reserved).collect()
+    }
+}
+
+/// The address at this distance from the one that a range begins with.
+fn address(range: Cidr, distance: &str) -> Option<IpAddr> {
+    let distance: u128 = distance.parse().ok()?;
+    let first = range.address();
+    let address = numbered(number(first).checked_add(distance)?, first);
+    range.contains(address).then_some(address)
+}
+
+impl Allocation {
+    /// Whether the pod is none of these. One whose name is not known may still exist, and a
+    /// claim keeps its address without a pod.
+    fn has_ended(&self, pods: Option<&BTreeSet<String>>) -> bool {
+        let is_named = self.podref.contains('/') && self.ipamclaimref.is_empty();
+        is_named && pods.is_some_and(|pods| !pods.contains(&self.podref))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(range: &str, distance: &str) -> Option<String> {
+        let address = address(range.parse().unwrap(), distance);
+        address.map(|address| address.to_string())
+    }
+
+    #[test]
+    fn a_distance_is_counted_from_the_address_that_the_range_begins_with() {
+        for (range, distance, expected) in [
+            ("10.0.4.0/24", "5", Some("10.0.4.5")),
+            ("10.0.0.0/16", "1029", Some("10.0.4.5")),
+            (
+                "2001:db8::/64",
+                "18446744073709551615",
+                Some("2001:db8::ffff:ffff:ffff:ffff"),
+            ),
+            ("10.0.4.0/24", "256", None),
+            ("255.255.255.0/24", "256", None),
+            ("10.0.4.0/24", "-1", None),
+            ("10.0.4.0/24", "x", None),
+        ] {
+            assert_eq!(
+                at(range, distance).as_deref(),
+                expected,
+                "{range} {distance}"
+            );
+        }
+    }
+}
