@@ -13,6 +13,14 @@ OWN_NAMES := $(addprefix eni-,$(PLUGINS))
 # Each plugin as a program of its own, which is not installed.
 PLUGIN_PACKAGES := $(addprefix -p ,host-device host-local-ipam ipvlan)
 
+# For which machines programs are built and published: amd64 or arm64. By default programs are built
+# for this machine, and published for all.
+ifneq ($(origin ARCH),undefined)
+PUBLISHED := $(ARCH)
+endif
+MACHINE_amd64 := x86_64
+MACHINE_arm64 := aarch64
+
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(HOST)
 RELEASE := $(TARGET)/release
@@ -21,6 +29,21 @@ RELEASE := $(TARGET)/release
 SUITE := $(TARGET)/suite
 MEASURED := $(TARGET)/measured
 export CNI_PATH := $(SUITE)
+
+HOST_ARCH := $(if $(filter aarch64-%,$(HOST)),arm64,amd64)
+ARCH ?= $(HOST_ARCH)
+PUBLISHED ?= $(HOST_ARCH) $(filter-out $(HOST_ARCH),arm64)
+ifeq ($(MACHINE_$(ARCH)),)
+$(error ARCH=$(ARCH): there is amd64 and arm64)
+endif
+ifeq ($(ARCH),$(HOST_ARCH))
+CARGO := cargo
+else
+CARGO := deploy/cross $(ARCH) cargo
+endif
+# Where the programs for each of these architectures are built.
+released = $(foreach arch,$(1),$(if $(filter $(HOST_ARCH),$(arch)),$(RELEASE),$(dir $(TARGET))$(MACHINE_$(arch))-unknown-linux-gnu/release))
+BUILT := $(call released,$(ARCH))
 
 # The same source gives the same bytes wherever it is built: no path of this machine is in
 # them.
@@ -34,13 +57,13 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
+.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
 	bench bench-vpc bench-nodes lint docs dist dist-check image install install-from clean
 
 all: build
 
 build:
-	cargo build $(RELEASED) $(PACKAGES)
+	$(CARGO) build $(RELEASED) $(PACKAGES)
 
 suite:
 	tests/prepare
@@ -49,6 +72,14 @@ suite:
 	install -d $(SUITE)
 	ln -f $(RELEASE)/eni-cni $(TARGET)/debug/eni-sync $(SUITE)
 	for name in $(PLUGINS); do ln -f $(RELEASE)/eni-cni $(SUITE)/$$name || exit 1; done
+
+# The plugins for arm64, without optimisation. Each name is the whole program.
+suite-arm64:
+	deploy/cross arm64 cargo build --locked -p eni-cni
+	install -d $(SUITE)/arm64
+	for name in eni-cni $(PLUGINS); do \
+		ln -f $(dir $(TARGET))aarch64-unknown-linux-gnu/debug/eni-cni $(SUITE)/arm64/$$name || exit 1; \
+	done
 
 demo: suite
 	tests/prepare
@@ -87,7 +118,7 @@ fuzz:
 
 # The binaries, in namespaces of this machine. Half of the time a test waits for the kernel or
 # for a deadline.
-test-host: suite
+test-host: suite suite-arm64
 	tests/prepare tests
 	suite=$$(tests/suite-path) && cd tests && $$suite --skip vm_ --skip reboot:: \
 		--test-threads=$$((2 * $$(nproc)))
@@ -189,13 +220,14 @@ docs:
 		$(dir $(TARGET))book
 
 install: build
-	$(MAKE) --no-print-directory install-from FROM=$(RELEASE)
-	deploy/manual $(RELEASE)/eni-sync $(DESTDIR)$(PREFIX)/share
+	$(MAKE) --no-print-directory install-from FROM=$(BUILT)
+	deploy/manual $(DESTDIR)$(PREFIX)/share $(if $(filter $(HOST_ARCH),$(ARCH)),,qemu-$(MACHINE_$(ARCH))-static) $(BUILT)/eni-sync
 
-# What is published: an archive, what the programs in it are made of, and sums.
+# What is published: an archive for each architecture, what the programs in it are made of, and sums.
 DIST ?= dist
-dist: build
-	deploy/dist $(DIST) $(RELEASE) $(PROGRAMS)
+dist:
+	for arch in $(PUBLISHED); do $(MAKE) --no-print-directory build ARCH=$$arch || exit 1; done
+	deploy/dist $(DIST) $(PROGRAMS) -- $(call released,$(PUBLISHED))
 
 # The image, without Docker: an OCI image layout of the archives that are in DIST.
 image: dist

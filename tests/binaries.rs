@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use harness::{Call, Node, our_plugin, run_tool};
 use serde_json::json;
 
+use crate::arm64::ARM64;
+
 const PLUGINS: [&str; 4] = ["eni-sync", "host-device", "host-local", "ipvlan"];
 
 fn stdout_of(program: &str, arguments: &[&str]) -> String {
@@ -21,7 +23,7 @@ fn stdout_of(program: &str, arguments: &[&str]) -> String {
 /// Nothing of the C library of the machine is used, so its age does not matter.
 #[test]
 fn a_plugin_needs_no_interpreter_and_no_library() {
-    for plugin in PLUGINS {
+    for plugin in PLUGINS.into_iter().chain([ARM64]) {
         let path = our_plugin(plugin);
         let path = path.to_str().unwrap();
         let segments = stdout_of("readelf", &["--wide", "--program-headers", path]);

@@ -12,6 +12,8 @@ use harness::our_plugin;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::arm64::ARM64;
+
 /// The program, which is also the name of its crate.
 const PROGRAM: &str = "eni-cni";
 /// The other names of the program.
@@ -40,12 +42,20 @@ fn output(command: &mut Command) -> String {
 /// The published files.
 fn dist() -> TempDir {
     let directory = TempDir::new().expect("a temporary directory can be made");
-    let from = our_plugin(PROGRAM);
-    let mut command = Command::new(root().join("deploy/dist"));
-    command.arg(directory.path());
-    command.arg(from.parent().expect("it is in a directory"));
-    output(command.arg(PROGRAM));
+    output(&mut publish(
+        &directory,
+        &[PROGRAM],
+        &[&our_plugin(PROGRAM)],
+    ));
     directory
+}
+
+/// What publishes these programs, of the builds that these files are in.
+fn publish(directory: &TempDir, programs: &[&str], builds: &[&Path]) -> Command {
+    let mut command = Command::new(root().join("deploy/dist"));
+    command.arg(directory.path()).args(programs).arg("--");
+    command.args(builds.iter().filter_map(|program| program.parent()));
+    command
 }
 
 fn files(directory: &TempDir) -> BTreeMap<String, Vec<u8>> {
@@ -78,7 +88,8 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
 }
 
 /// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
-const OF_SOURCE: [&str; 9] = [
+const OF_SOURCE: [&str; 10] = [
+    "deploy/cross",
     "deploy/dist",
     "deploy/image",
     "deploy/manual",
@@ -135,7 +146,7 @@ fn the_archive_has_the_programs_and_all_that_a_node_needs() {
 fn manual_pages_and_completions_are_where_programs_look_for_them() {
     let share = TempDir::new().expect("a temporary directory can be made");
     let mut manual = Command::new(root().join("deploy/manual"));
-    output(manual.arg(our_plugin("eni-sync")).arg(share.path()));
+    output(manual.arg(share.path()).arg(our_plugin("eni-sync")));
     for (path, text) in [
         ("man/man1/eni-sync.1", ".TH eni-sync 1"),
         ("man/man1/eni-sync-release.1", ".TH eni-sync-release 1"),
@@ -306,10 +317,12 @@ fn a_program_without_an_sbom_is_not_published() {
     for name in [PROGRAM, "other"] {
         fs::copy(our_plugin(PROGRAM), from.path().join(name)).expect("it can be copied");
     }
-    let mut command = Command::new(root().join("deploy/dist"));
-    command.arg(directory.path()).arg(from.path());
-    let output = command.args([PROGRAM, "other"]).output();
-    let output = output.expect("it can be started");
+    let mut command = publish(
+        &directory,
+        &[PROGRAM, "other"],
+        &[&from.path().join(PROGRAM)],
+    );
+    let output = command.output().expect("it can be started");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{:?}", files(&directory).keys());
     assert!(
@@ -317,6 +330,57 @@ fn a_program_without_an_sbom_is_not_published() {
         "{said}"
     );
     assert!(!files(&directory).contains_key("SHA256SUMS"));
+}
+
+#[test]
+fn each_architecture_has_an_archive_that_is_named_for_it() {
+    let directory = TempDir::new().expect("a temporary directory can be made");
+    let arm64 = our_plugin(ARM64);
+    let builds = [("x86_64", our_plugin(PROGRAM)), ("aarch64", arm64)];
+    let paths = builds.each_ref().map(|(_, program)| program.as_path());
+    output(&mut publish(&directory, &[PROGRAM], &paths));
+    let mut expected = vec!["SHA256SUMS".to_owned()];
+    for (machine, program) in &builds {
+        let name = format!("eni-cni-{}-{machine}", env!("CARGO_PKG_VERSION"));
+        let archive = directory.path().join(format!("{name}.tar.gz"));
+        let mut tar = Command::new("tar");
+        tar.arg("-xOf").arg(&archive);
+        let packed = tar.arg(format!("{name}/{PROGRAM}")).output();
+        let packed = packed.expect("it can be started").stdout;
+        assert!(
+            packed == fs::read(program).expect("it can be read"),
+            "{name}"
+        );
+        expected.extend([".eni-cni.cdx.json", ".tar.gz"].map(|end| name.clone() + end));
+    }
+    expected.sort();
+    assert!(
+        files(&directory).into_keys().eq(expected.clone()),
+        "{expected:?}"
+    );
+    let sums = fs::read_to_string(directory.path().join("SHA256SUMS")).expect("it is there");
+    assert_eq!(sums.lines().count(), expected.len() - 1, "{sums}");
+}
+
+#[test]
+fn programs_for_two_architectures_are_not_in_one_archive() {
+    let [from, directory] = [(); 2].map(|()| TempDir::new().expect("a temporary directory"));
+    for (program, name) in [(PROGRAM, PROGRAM), (ARM64, "eni-sync")] {
+        fs::copy(our_plugin(program), from.path().join(name)).expect("it can be copied");
+    }
+    let mut command = publish(
+        &directory,
+        &[PROGRAM, "eni-sync"],
+        &[&from.path().join(PROGRAM)],
+    );
+    let output = command.output().expect("it can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("are not all for amd64 or all for arm64"),
+        "{said}"
+    );
+    assert!(files(&directory).is_empty());
 }
 
 #[test]

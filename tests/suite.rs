@@ -1,5 +1,6 @@
 //! Everything that is tested through the binaries, one module a subject.
 
+mod arm64;
 mod bench_program;
 mod binaries;
 mod chart;

@@ -189,7 +189,10 @@ impl Call {
     /// The process of that, ready to be started.
     pub fn process_under(&self, program: &str, arguments: &[&str]) -> Command {
         let mut process = Command::new(program);
-        process.args(arguments).arg(&self.program);
+        process
+            .args(arguments)
+            .arg(&self.program)
+            .args(&self.arguments);
         process.env_clear().envs(&self.environment);
         process
     }
