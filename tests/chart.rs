@@ -314,6 +314,11 @@ fn a_wrong_value_is_refused_and_named() {
         ("/agent/reconcileSeconds", json!(0), "reconcileSeconds"),
         ("/agent/networks", json!("all"), "networks"),
         ("/agent/pools", json!([{"name": "a"}]), "rangesFile"),
+        (
+            "/agent/prefixes",
+            json!({"ipv6": 1, "masterSelector": {"securityGroups": ["sg-0"]}}),
+            "securityGroups",
+        ),
         ("/agent/metrics", json!(9809), "metrics"),
         ("/agent/metrics", json!("10.0.0.1:9809"), "loopback address"),
         (

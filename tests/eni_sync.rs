@@ -50,6 +50,7 @@ mod rules_of_releasing;
 mod rules_of_success;
 mod rules_of_taking;
 pub(crate) mod scrape;
+mod selectors;
 mod status;
 mod status_check;
 mod support_bundle;

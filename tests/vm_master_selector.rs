@@ -119,6 +119,18 @@ fn the_inventory_answers_for_eni_device_index_and_subnet() {
         "enp40s0"
     );
     assert_eq!(fixture.master(&json!({"subnet": "subnet-02"})), "enp40s0");
+    let mut inventory = fixture.inventory();
+    inventory["enis"][0]["networkCardIndex"] = json!(1);
+    inventory["enis"][0]["tags"] = json!({"role": "data"});
+    inventory["enis"][0]["securityGroups"] = json!(["sg-01", "sg-02"]);
+    fixture.write_inventory(&inventory.to_string());
+    for selector in [
+        json!({"tag": {"role": "data"}}),
+        json!({"securityGroup": "sg-02"}),
+        json!({"networkCard": 1, "deviceIndex": 1}),
+    ] {
+        assert_eq!(fixture.master(&selector), "ens6", "{selector}");
+    }
 }
 
 #[test]
@@ -137,7 +149,7 @@ fn a_subnet_that_the_inventory_does_not_know_is_found_by_an_address_of_the_node(
 fn check_and_status_follow_the_selector() {
     let fixture = Fixture::new();
     fixture.write_inventory(&fixture.inventory().to_string());
-    let (pod, selector) = (Pod::new("c1"), json!({"deviceIndex": 1}));
+    let (pod, selector) = (Pod::new("c1"), json!({"deviceIndex": 1, "networkCard": 0}));
     let mut checked = conf(&selector);
     checked["prevResult"] = fixture.run("ADD", &selector, &pod).ok();
     let check = Call::ours("ipvlan", "CHECK")
@@ -151,6 +163,7 @@ fn check_and_status_follow_the_selector() {
     };
     status(&selector).ok();
     status(&json!({"deviceIndex": 7})).error_code(50);
+    status(&json!({"deviceIndex": 1, "networkCard": 1})).error_code(50);
 }
 
 #[test]
@@ -222,23 +235,21 @@ fn what_eni_sync_has_not_written_is_named() {
 #[test]
 fn bad_selectors_are_refused_before_anything_is_touched() {
     let fixture = Fixture::new();
-    let one = "masterSelector needs exactly one of mac, pciBusID, subnet, eni and deviceIndex";
-    fixture.refused(&json!({}), 7, &[one, "but has []"]);
-    fixture.refused(
-        &json!({"mac": MACS[0], "eni": "eni-01"}),
-        7,
-        &[one, "but has [mac eni]"],
-    );
-    fixture.refused(
-        &json!({"subnet": "10.0.0.0/8", "deviceIndex": 0}),
-        7,
-        &[one, "but has [subnet deviceIndex]"],
-    );
+    let keys = "mac, pciBusID, subnet, eni, deviceIndex, networkCard, tag and securityGroup";
+    let one = format!("masterSelector needs at least one of {keys}");
+    for nothing in [
+        json!({}),
+        json!({"mac": "", "tag": {}}),
+        json!({"tag": {"a": null}}),
+    ] {
+        fixture.refused(&nothing, 7, &[&one]);
+    }
     for (key, value) in [
         ("mac", "02:00"),
         ("pciBusID", "../../x"),
         ("subnet", "10.0.0.0"),
         ("eni", "i-0123"),
+        ("securityGroup", "default"),
     ] {
         fixture.refused(
             &json!({key: value}),
@@ -265,7 +276,7 @@ fn bad_selectors_are_refused_before_anything_is_touched() {
         7,
         &[
             "masterSelector has the unknown key \"subnetID\"",
-            "its keys are mac, pciBusID, subnet, eni and deviceIndex",
+            &format!("its keys are {keys}"),
         ],
     );
     let pod = Pod::new("c1");

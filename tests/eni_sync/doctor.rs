@@ -44,7 +44,7 @@ fn examine_with(node: &AwsNode, call: &Call, arguments: &[&str]) -> Diagnosis {
 
 /// Runs the doctor about one network.
 #[track_caller]
-fn examine_network(node: &AwsNode, configuration: &Value) -> Diagnosis {
+pub(super) fn examine_network(node: &AwsNode, configuration: &Value) -> Diagnosis {
     fs::write(
         node.run_directory().join("net.json"),
         configuration.to_string(),
@@ -77,7 +77,7 @@ fn network_with_ipam(ipam: &Value) -> Value {
 
 impl Diagnosis {
     /// The findings of a check: level, text and advice.
-    fn of(&self, check: &str) -> Vec<(&str, &str, &str)> {
+    pub(super) fn of(&self, check: &str) -> Vec<(&str, &str, &str)> {
         let findings = self.findings.iter().filter(|f| f["check"] == check);
         findings
             .map(|f| {

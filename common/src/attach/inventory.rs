@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::address::Cidr;
 use crate::error::{Error, ErrorCode, Result};
@@ -21,6 +22,9 @@ pub const DIRECTORY: &str = "/run/eni-cni";
 pub const PATH: &str = "/run/eni-cni/enis.json";
 /// No node has so many ENIs.
 const LIMIT: u64 = 1 << 20;
+
+/// What the first versions of eni-sync did not write of an ENI.
+const LATER: [&str; 4] = ["networkCardIndex", "network", "tags", "securityGroups"];
 
 /// The tag that keeps the VPC CNI away from an ENI. Without it the VPC CNI hands the
 /// ENI's addresses to other pods and removes them when it sees fit.
@@ -146,16 +150,36 @@ impl Inventory {
     /// # Errors
     /// Code 5 when the file cannot be read, 6 when it is not an inventory; both name it.
     pub fn read() -> Result<Option<Self>> {
-        let bytes = match file::read_regular(Path::new(PATH), LIMIT) {
-            Ok(bytes) => bytes,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(Error::io(format!("failed to read {PATH}"), &cause)),
+        read_bytes()?.map(|bytes| Self::parse(&bytes)).transpose()
+    }
+
+    /// The same for who needs all that this version writes. What is missing in a file of an
+    /// earlier version is not taken for what an ENI does not have.
+    ///
+    /// # Errors
+    /// As for [`Inventory::read`], and code 7 for a file of an earlier version.
+    pub fn read_whole() -> Result<Option<Self>> {
+        let Some(bytes) = read_bytes()? else {
+            return Ok(None);
         };
-        if let Some(why) = format::newer(&bytes) {
+        let inventory = Self::parse(&bytes)?;
+        match later(&bytes) {
+            None => Ok(Some(inventory)),
+            Some(key) => {
+                let msg = format!("{PATH} of an earlier version has no {key} of ENIs");
+                let details = "the agent of this version writes it anew when it starts; without \
+                               an agent, eni-sync sync --once does";
+                Err(Error::config(msg).with_details(details))
+            }
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        if let Some(why) = format::newer(bytes) {
             let msg = format!("{PATH} is an inventory of a newer version");
             return Err(Error::new(ErrorCode::DECODING, msg).with_details(why));
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+        serde_json::from_slice(bytes).map_err(|cause| {
             let msg = format!("{PATH} is not an inventory of ENIs");
             Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
         })
@@ -175,5 +199,36 @@ impl Inventory {
     /// The ENI with this MAC address, in lower case with colons.
     pub fn by_mac(&self, mac: &str) -> Option<&Eni> {
         self.enis.iter().find(|eni| eni.mac == mac)
+    }
+}
+
+fn read_bytes() -> Result<Option<Vec<u8>>> {
+    match file::read_regular(Path::new(PATH), LIMIT) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io(format!("failed to read {PATH}"), &cause)),
+    }
+}
+
+/// A key of [`LATER`] that an ENI in the file does not have.
+fn later(bytes: &[u8]) -> Option<&'static str> {
+    let document: Value = serde_json::from_slice(bytes).ok()?;
+    let mut enis = document.get("enis")?.as_array()?.iter();
+    enis.find_map(|eni| LATER.into_iter().find(|key| eni.get(key).is_none()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_version_did_not_write_is_noticed() {
+        let whole = r#"{"networkCardIndex": 0, "network": "", "tags": {}, "securityGroups": []}"#;
+        let document = |enis: &str| format!("{{\"enis\": [{enis}]}}").into_bytes();
+        assert_eq!(later(&document("")), None);
+        assert_eq!(later(&document(whole)), None);
+        let without_tags = whole.replace("tags", "labels");
+        let both = document(&format!("{whole}, {without_tags}"));
+        assert_eq!(later(&both), Some("tags"));
     }
 }

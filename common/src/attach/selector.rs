@@ -2,40 +2,50 @@
 //! network then serves nodes whose ENI is eth1, ens6 or enp40s0. The plugin finds it so,
 //! and whoever wants to say what the plugin will find.
 
+mod eni_property;
+mod find;
+
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use self::eni_property::EniProperty;
 use crate::address::Cidr;
-use crate::attach::inventory::{self, Eni, Inventory};
 use crate::cni::lenient::read_value;
 use crate::error::{Error, Result};
-use crate::kernel::netlink::{Link, Netlink, parse_mac};
+use crate::kernel::netlink::parse_mac;
 use crate::kernel::pci::PciAddress;
 
-/// Interfaces of these kinds are on top of another one, whose MAC they may share.
-const UPPER_KINDS: [&str; 5] = ["ipvlan", "ipvtap", "macvlan", "macvtap", "vlan"];
-
 /// The keys of the section.
-const KEYS: [&str; 5] = ["mac", "pciBusID", "subnet", "eni", "deviceIndex"];
+const KEYS: [&str; 8] = [
+    "mac",
+    "pciBusID",
+    "subnet",
+    "eni",
+    "deviceIndex",
+    "networkCard",
+    "tag",
+    "securityGroup",
+];
 
-/// What the master is to be recognised by.
+/// What the master is to be recognised by: all of these properties, of which there is one at
+/// least.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MasterSelector {
+pub struct MasterSelector(Vec<Property>);
+
+/// A property of an interface of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Property {
     /// Its MAC address, in lower case with colons.
     Mac(String),
     /// The PCI address of the device.
     PciBusId(PciAddress),
     /// The subnet of the ENI: its range, or an address of the node in it.
     Subnet(Cidr),
-    /// The subnet of the ENI, by its id.
-    SubnetId(String),
-    /// The ENI's id.
-    Eni(String),
-    /// The index of the ENI's attachment.
-    DeviceIndex(u32),
+    /// What the inventory says of the ENI.
+    OfEni(EniProperty),
 }
 
 /// The section as written.
@@ -48,106 +58,76 @@ struct Keys {
     subnet: String,
     eni: String,
     device_index: Option<i64>,
+    network_card: Option<i64>,
+    tag: BTreeMap<String, Option<String>>,
+    security_group: String,
 }
 
 impl MasterSelector {
     /// The selector that the section describes.
     ///
     /// # Errors
-    /// Code 7 naming key and value when there is not exactly one key, or its value
-    /// cannot be right.
+    /// Code 7 naming key and value when there is no key, or a value cannot be right.
     pub fn parse(section: &Value) -> Result<Self> {
         let keys: Keys = read_value(section, "invalid masterSelector").map_err(|error| {
             let msg = format!("invalid masterSelector: {section}");
             Error::config(msg).with_details(error.details)
         })?;
         require_known(section)?;
-        let texts = [
+        let mut properties = Vec::new();
+        for (key, text) in [
             ("mac", &keys.mac),
             ("pciBusID", &keys.pci_bus_id),
             ("subnet", &keys.subnet),
             ("eni", &keys.eni),
-        ];
-        let given: Vec<_> = texts
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
-        match (given.as_slice(), keys.device_index) {
-            ([(key, value)], None) => Self::from_text(key, value),
-            ([], Some(index)) => u32::try_from(index)
-                .map(Self::DeviceIndex)
-                .map_err(|_| invalid("deviceIndex", &index.to_string())),
-            _ => {
-                let mut names: Vec<&str> = given.iter().map(|(key, _)| *key).collect();
-                names.extend(keys.device_index.map(|_| "deviceIndex"));
-                let has = names.join(" ");
-                Err(Error::config(format!(
-                    "masterSelector needs exactly one of {}, but has [{has}]",
-                    known_keys()
-                )))
+            ("securityGroup", &keys.security_group),
+        ] {
+            if !text.is_empty() {
+                let property = Property::from_text(key, text);
+                properties.push(property.ok_or_else(|| invalid(key, text))?);
             }
         }
-    }
-
-    fn from_text(key: &str, value: &str) -> Result<Self> {
-        let parsed = match key {
-            "mac" => {
-                parse_mac(value).map(|_| Self::Mac(value.to_ascii_lowercase().replace('-', ":")))
+        if let Some(index) = keys.device_index {
+            let index = EniProperty::DeviceIndex(number("deviceIndex", index)?);
+            properties.push(Property::OfEni(index));
+        }
+        if let Some(card) = keys.network_card {
+            let card = EniProperty::NetworkCard(number("networkCard", card)?);
+            properties.push(Property::OfEni(card));
+        }
+        for (tag, value) in keys.tag {
+            let Some(value) = value else { continue };
+            if tag.is_empty() {
+                return Err(invalid("tag", ""));
             }
+            properties.push(Property::OfEni(EniProperty::Tag(tag, value)));
+        }
+        match properties.is_empty() {
+            true => Err(Error::config(format!(
+                "masterSelector needs at least one of {}",
+                known_keys()
+            ))),
+            false => Ok(Self(properties)),
+        }
+    }
+}
+
+impl Property {
+    fn from_text(key: &str, value: &str) -> Option<Self> {
+        let id = |prefix: &str, property: fn(String) -> EniProperty| {
+            let id = Some(value).filter(|value| value.starts_with(prefix));
+            id.map(|id| Self::OfEni(property(id.to_owned())))
+        };
+        let mac = || value.to_ascii_lowercase().replace('-', ":");
+        match key {
+            "mac" => parse_mac(value).map(|_| Self::Mac(mac())),
             "pciBusID" => PciAddress::new(value).map(Self::PciBusId),
-            "eni" => value
-                .starts_with("eni-")
-                .then(|| Self::Eni(value.to_owned())),
-            _ if value.starts_with("subnet-") => Some(Self::SubnetId(value.to_owned())),
-            _ => value
-                .parse::<Cidr>()
-                .ok()
-                .map(|cidr| Self::Subnet(cidr.network())),
-        };
-        parsed.ok_or_else(|| invalid(key, value))
-    }
-
-    /// The one interface of the node that the selector means.
-    ///
-    /// # Errors
-    /// Code 7 naming the candidates when there is none or more than one, 5 or 6 when
-    /// the inventory cannot be read.
-    pub fn find(&self, netlink: &mut Netlink) -> Result<Link> {
-        let mut links = netlink.links()?;
-        links.retain(|link| !link.loopback && !UPPER_KINDS.contains(&link.kind.as_str()));
-        let matching = self.matching(&links, netlink)?;
-        match matching.as_slice() {
-            [link] => Ok((*link).clone()),
-            [] => Err(
-                Error::config(format!("no interface matches masterSelector {self}"))
-                    .with_details(format!(
-                        "candidates: {}",
-                        describe(&links.iter().collect::<Vec<_>>())
-                    ))
-                    .not_found(),
-            ),
-            several => Err(Error::config(format!(
-                "several interfaces match masterSelector {self}"
-            ))
-            .with_details(format!("candidates: {}", describe(several)))),
-        }
-    }
-
-    fn matching<'a>(&self, links: &'a [Link], netlink: &mut Netlink) -> Result<Vec<&'a Link>> {
-        let of_enis = |wanted: &dyn Fn(&Eni) -> bool| -> Result<Vec<&'a Link>> {
-            let inventory = Inventory::read()?.ok_or_else(no_inventory)?;
-            Ok(links_of(links, &inventory, wanted))
-        };
-        match self {
-            Self::Mac(mac) => Ok(links.iter().filter(|link| link.mac == *mac).collect()),
-            Self::PciBusId(address) => {
-                let is_at = |link: &&Link| PciAddress::of_link(link).as_ref() == Some(address);
-                Ok(links.iter().filter(is_at).collect())
-            }
-            Self::Eni(id) => of_enis(&|eni| eni.id == *id),
-            Self::DeviceIndex(index) => of_enis(&|eni| eni.device_index == *index),
-            Self::SubnetId(id) => of_enis(&|eni| eni.subnet_id == *id),
-            Self::Subnet(subnet) => in_subnet(*subnet, links, netlink),
+            "eni" => id("eni-", EniProperty::Id),
+            "securityGroup" => id("sg-", EniProperty::SecurityGroup),
+            _ => id("subnet-", EniProperty::SubnetId).or_else(|| {
+                let cidr = value.parse::<Cidr>().ok()?;
+                Some(Self::Subnet(cidr.network()))
+            }),
         }
     }
 }
@@ -155,13 +135,18 @@ impl MasterSelector {
 /// As it is written in a configuration.
 impl fmt::Display for MasterSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: Vec<String> = self.0.iter().map(Property::to_string).collect();
+        f.write_str(&properties.join(", "))
+    }
+}
+
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mac(mac) => write!(f, "mac {mac}"),
             Self::PciBusId(address) => write!(f, "pciBusID {address}"),
             Self::Subnet(cidr) => write!(f, "subnet {cidr}"),
-            Self::SubnetId(id) => write!(f, "subnet {id}"),
-            Self::Eni(id) => write!(f, "eni {id}"),
-            Self::DeviceIndex(index) => write!(f, "deviceIndex {index}"),
+            Self::OfEni(property) => property.fmt(f),
         }
     }
 }
@@ -185,70 +170,8 @@ fn known_keys() -> String {
     format!("{} and {last}", first.join(", "))
 }
 
-/// The ENIs whose subnet this is; where the inventory knows none, or there is no
-/// inventory, the interfaces with an address in it.
-fn in_subnet<'a>(subnet: Cidr, links: &'a [Link], netlink: &mut Netlink) -> Result<Vec<&'a Link>> {
-    let inventory = Inventory::read()?.unwrap_or_default();
-    let known = links_of(links, &inventory, &|eni| eni.subnet_cidrs.contains(&subnet));
-    if !known.is_empty() {
-        return Ok(known);
-    }
-    let mut matching = Vec::new();
-    for link in links {
-        let addresses: Vec<IpAddr> = netlink
-            .addresses(link.index)?
-            .iter()
-            .map(|a| a.cidr.address())
-            .collect();
-        if addresses
-            .into_iter()
-            .any(|address| subnet.contains(address))
-        {
-            matching.push(link);
-        }
-    }
-    Ok(matching)
-}
-
-/// The interfaces of the ENIs that are wanted. A name in the inventory may be of
-/// yesterday; a MAC is not.
-fn links_of<'a>(
-    links: &'a [Link],
-    inventory: &Inventory,
-    wanted: &dyn Fn(&Eni) -> bool,
-) -> Vec<&'a Link> {
-    let macs: Vec<&str> = inventory
-        .enis
-        .iter()
-        .filter(|eni| wanted(eni))
-        .map(|eni| eni.mac.as_str())
-        .collect();
-    links
-        .iter()
-        .filter(|link| macs.contains(&link.mac.as_str()))
-        .collect()
-}
-
-fn describe(links: &[&Link]) -> String {
-    let texts: Vec<String> = links
-        .iter()
-        .map(|link| format!("{} ({})", link.name, link.mac))
-        .collect();
-    if texts.is_empty() {
-        "none".to_owned()
-    } else {
-        texts.join(", ")
-    }
-}
-
-fn no_inventory() -> Error {
-    let msg = format!(
-        "masterSelector needs {}, which eni-sync writes",
-        inventory::PATH
-    );
-    Error::config(msg)
-        .with_details("there is no such file")
-        .not_found()
+fn number(key: &str, number: i64) -> Result<u32> {
+    u32::try_from(number).map_err(|_| invalid(key, &number.to_string()))
 }
 
 fn invalid(key: &str, value: &str) -> Error {

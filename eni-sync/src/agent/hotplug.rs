@@ -78,7 +78,8 @@ fn hardware(links: &[Link]) -> BTreeSet<(String, String)> {
 fn refresh(agent: &Agent) -> Result<()> {
     agent.clients.run(|aws| {
         let shown = aws.imds()?.macs()?;
-        let written = Inventory::read()?.unwrap_or_default();
+        // What cannot be read, or an earlier version has written, is written anew.
+        let written = Inventory::read_whole().ok().flatten().unwrap_or_default();
         let known: BTreeSet<String> = written.enis.iter().map(|eni| eni.mac.clone()).collect();
         match shown == known {
             true => inventory::rename(Deadline::default()),

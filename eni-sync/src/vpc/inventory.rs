@@ -109,9 +109,10 @@ fn lock(deadline: Deadline) -> Result<Lock> {
     Lock::take(Path::new(LOCK), deadline.left_of(LOCK_DEADLINE))
 }
 
-/// The file is a copy of what EC2 has said. One that cannot be read is made anew.
+/// The file is a copy of what EC2 has said. One that cannot be read, or that an earlier version
+/// has written, is made anew.
 fn read_back() -> Option<Inventory> {
-    let inventory = Inventory::read().unwrap_or_else(|error| {
+    let inventory = Inventory::read_whole().unwrap_or_else(|error| {
         say!("{error}; asking EC2 instead");
         None
     })?;
@@ -132,7 +133,7 @@ pub(crate) fn written_ago() -> Option<Duration> {
 /// Forgets prefixes of an ENI, which are about to be taken from it.
 ///
 /// # Errors
-/// Code 5 or 6 naming the file.
+/// Code 5, 6 or 7 naming the file.
 pub(crate) fn forget_prefixes(eni: &str, prefixes: &[Cidr]) -> Result<()> {
     correct(Deadline::default(), |inventory| {
         let mut is_changed = false;
@@ -148,7 +149,7 @@ pub(crate) fn forget_prefixes(eni: &str, prefixes: &[Cidr]) -> Result<()> {
 /// Forgets an ENI, which is about to be detached.
 ///
 /// # Errors
-/// Code 5 or 6 naming the file.
+/// Code 5, 6 or 7 naming the file.
 pub(crate) fn forget(eni: &str) -> Result<()> {
     correct(Deadline::default(), |inventory| {
         let before = inventory.enis.len();
@@ -160,7 +161,7 @@ pub(crate) fn forget(eni: &str) -> Result<()> {
 /// Corrects the names of the interfaces in the inventory.
 ///
 /// # Errors
-/// Code 5 or 6 naming the file, 11 when another process takes too long with it, 999 when the
+/// Code 5, 6 or 7 naming the file, 11 when another process takes too long with it, 999 when the
 /// kernel does not list its links.
 pub(crate) fn rename(deadline: Deadline) -> Result<()> {
     let links = Netlink::open()?.links()?;
@@ -179,7 +180,8 @@ pub(crate) fn rename(deadline: Deadline) -> Result<()> {
 /// said does not get younger by it.
 fn correct(deadline: Deadline, change: impl FnOnce(&mut Inventory) -> bool) -> Result<()> {
     let _lock = lock(deadline)?;
-    let Some(mut inventory) = Inventory::read()? else {
+    // Who writes what an earlier version has left out as if EC2 had said so would hide it.
+    let Some(mut inventory) = Inventory::read_whole()? else {
         return Ok(());
     };
     match change(&mut inventory) {

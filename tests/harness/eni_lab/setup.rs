@@ -176,6 +176,16 @@ impl Lab {
         });
     }
 
+    /// Gives the interface these security groups in the place of those that it has.
+    #[track_caller]
+    pub fn set_groups(&self, eni: &EniId, groups: &[&GroupId]) {
+        self.set_up(|change| {
+            let groups = groups.iter().map(|group| group.as_str().to_owned());
+            change.world.eni_mut(eni.as_str())?.groups = groups.collect();
+            Ok(())
+        });
+    }
+
     /// Gives the interface the MAC of a device that exists.
     #[track_caller]
     pub fn set_mac(&self, eni: &EniId, mac: &str) {

@@ -1,9 +1,11 @@
 //! The interface of the node whose ENI a network or a pool is on: by its name, or by a
 //! property that is the same on all nodes.
 
+use std::fmt;
+
 use common::attach::selector::MasterSelector;
 use common::error::{Error, Result};
-use common::kernel::netlink::Netlink;
+use common::kernel::netlink::{Link, Netlink};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::Value;
 
@@ -48,13 +50,30 @@ impl<'a> Master<'a> {
     /// # Errors
     /// Code 7 when the node has no such interface.
     pub(crate) fn mac(self) -> Result<String> {
+        self.link().map(|link| link.mac)
+    }
+
+    /// The interface.
+    ///
+    /// # Errors
+    /// Code 7 when the node has no such interface.
+    pub(crate) fn link(self) -> Result<Link> {
         let mut netlink = Netlink::open()?;
-        let link = match self {
+        match self {
             Self::Named(name) => netlink
                 .link_by_name(name)?
-                .ok_or_else(|| Error::config(format!("there is no interface {name:?}")))?,
-            Self::Selected(Selector(selector)) => selector.find(&mut netlink)?,
-        };
-        Ok(link.mac)
+                .ok_or_else(|| Error::config(format!("there is no interface {name:?}"))),
+            Self::Selected(Selector(selector)) => selector.find(&mut netlink),
+        }
+    }
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for Master<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => write!(f, "master {name}"),
+            Self::Selected(Selector(selector)) => write!(f, "masterSelector {selector}"),
+        }
     }
 }

@@ -160,11 +160,10 @@ fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
             return vec![finding.advise("a pod may have the device now")];
         }
     };
-    let mut findings = vec![Finding::ok(
-        CHECK,
-        subject,
-        format!("{} ({})", link.name, link.mac),
-    )];
+    let by = network.selector.as_ref();
+    let by = by.map_or_else(String::new, |s| format!(" by masterSelector {s}"));
+    let says = format!("{} ({}){by}", link.name, link.mac);
+    let mut findings = vec![Finding::ok(CHECK, subject, says)];
     // An ENI for pods that is down is a finding of its own.
     let is_for_pods = facts.eni_of(network).map(eni::require_managed);
     if network.is_ipvlan() && (link.up || !matches!(is_for_pods, Some(Ok(())))) {
@@ -194,7 +193,7 @@ fn of_eni(subject: &str, link: &str, eni: Option<&Eni>) -> Vec<Finding> {
         return vec![finding.advise("the VPC delivers nothing to it: choose an ENI's interface")];
     };
     let is_eni = Finding::ok("master-eni", subject, format!("{link} is {}", eni.id));
-    if eni.device_index == 0 {
+    if eni.is_primary() {
         let says = format!(
             "{} is the node's primary ENI, whose addresses are the VPC CNI's",
             eni.id

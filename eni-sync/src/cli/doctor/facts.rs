@@ -42,10 +42,13 @@ pub(crate) struct Facts {
     pub(crate) inventory: Option<Inventory>,
     /// How old the written inventory is, if there is one.
     pub(crate) written: Result<Option<Duration>>,
+    /// What it has.
+    pub(crate) noted: Option<Inventory>,
     /// The networks that the agent's configuration names, if it was given.
     pub(crate) watched: Option<Result<Networks>>,
-    /// The interfaces that the agent's configuration names, and the node does not have.
-    pub(crate) masters: Vec<Error>,
+    /// The interfaces that the agent's configuration names, and those that the node does not
+    /// have.
+    pub(crate) masters: Vec<Result<String>>,
     /// The ENIs that it names.
     pub(crate) wanted: Vec<Wanted>,
     /// What an instance of this type can have, if EC2 has said so.
@@ -123,8 +126,9 @@ impl Facts {
                 questions: Vec::new(),
             },
             written: Ok(None),
+            noted: None,
             watched: agent.map(watched),
-            masters: agent.map(missing_masters).unwrap_or_default(),
+            masters: agent.map(masters).unwrap_or_default(),
             wanted: agent.map(wanted).unwrap_or_default(),
             limits: Limits::default(),
             installed: installed::in_directory(&plugin_directory),
@@ -149,6 +153,7 @@ impl Facts {
         match Inventory::read() {
             Ok(written) => {
                 facts.written = Ok(written.as_ref().and_then(|_| inventory::written_ago()));
+                facts.noted.clone_from(&written);
                 facts.inventory = written;
             }
             Err(error) => facts.written = Err(error),
@@ -307,20 +312,25 @@ fn plugin_directory(agent: Option<&Path>) -> PathBuf {
     configuration.plugin_directory().to_owned()
 }
 
-/// What is wrong with the interfaces that networks and pools of the agent name.
-fn missing_masters(agent: &Path) -> Vec<Error> {
+/// What the interfaces are that networks, pools and prefixes of the agent name.
+fn masters(agent: &Path) -> Vec<Result<String>> {
     let Ok(configuration) = Configuration::read(agent) else {
         return Vec::new();
     };
     let listed = configuration.networks.listed().iter();
-    let networks = listed.map(|network| ("network", &network.name, network.master()));
+    let networks = listed.map(|n| (format!("network {}", n.name), n.master()));
     let pools = configuration.pools.iter();
-    let pools = pools.map(|pool| ("pool", &pool.name, pool.master()));
-    let missing = networks.chain(pools).filter_map(|(kind, name, master)| {
-        let error = master.and_then(|master| master.mac()).err()?;
-        Some(Error::config(format!("{kind} {name}: {error}")))
-    });
-    missing.collect()
+    let pools = pools.map(|pool| (format!("pool {}", pool.name), pool.master()));
+    let prefixes = configuration.prefixes.iter();
+    let prefixes = prefixes.filter_map(|p| Some(("prefixes".to_owned(), p.master().transpose()?)));
+    let all = networks.chain(pools).chain(prefixes);
+    all.map(|(what, master)| {
+        let found = master.and_then(|master| Ok((master, master.link()?)));
+        found
+            .map(|(master, link)| format!("{what}: {} ({}) by {master}", link.name, link.mac))
+            .map_err(|error| Error::config(format!("{what}: {error}")))
+    })
+    .collect()
 }
 
 /// The ENIs of a configuration that can be read; another check says why it cannot.

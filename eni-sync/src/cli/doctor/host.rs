@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use common::attach::inventory::PATH;
+use common::attach::inventory::{Eni, PATH};
 
 use crate::agent::configuration::Networks;
 use crate::cli::doctor::facts::Facts;
@@ -17,9 +17,12 @@ use crate::plugin::socket;
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![agent(facts), inventory(facts)];
     findings.extend(agent_configuration(facts));
-    findings.extend(facts.masters.iter().map(|error| {
-        Finding::error("agent-configuration", "node", error.to_string())
-            .advise("the agent serves this network as soon as the node has the interface")
+    findings.extend(facts.masters.iter().map(|master| {
+        match master {
+            Ok(says) => Finding::ok("agent-configuration", "node", says),
+            Err(error) => Finding::error("agent-configuration", "node", error.to_string())
+                .advise("the agent serves it as soon as the node has the interface"),
+        }
     }));
     for network in &facts.networks {
         findings.extend(l3_route(facts, network));
@@ -46,13 +49,57 @@ fn inventory(facts: &Facts) -> Finding {
     match &facts.written {
         Ok(Some(age)) => {
             let age = duration(age.as_secs());
-            Finding::ok(CHECK, PATH, format!("written {age} ago"))
+            match changes(facts) {
+                changes if changes.is_empty() => {
+                    Finding::ok(CHECK, PATH, format!("written {age} ago"))
+                }
+                changes => {
+                    let changes = changes.join(", ");
+                    let says = format!("EC2 has changed since it was written {age} ago: {changes}");
+                    Finding::warning(CHECK, PATH, says).advise(
+                        "masterSelector goes by the file: the agent's next comparison with EC2 \
+                         writes it anew, eni-sync sync --once does so now",
+                    )
+                }
+            }
         }
         Ok(None) => Finding::info(CHECK, PATH, "not written yet")
             .advise("masterSelector by ENI needs it: the agent or eni-sync sync --once writes it"),
         Err(error) => Finding::error(CHECK, PATH, error.to_string())
             .advise("masterSelector by ENI needs it: eni-sync sync --once writes it anew"),
     }
+}
+
+/// What EC2 says otherwise of ENIs than the written inventory, as far as an interface is selected
+/// by it.
+fn changes(facts: &Facts) -> Vec<String> {
+    let Some(noted) = &facts.noted else {
+        return Vec::new();
+    };
+    let now = facts.enis();
+    let has = |enis: &[Eni], id: &str| enis.iter().any(|eni| eni.id == id);
+    let gone = noted.enis.iter().filter(|eni| !has(now, &eni.id));
+    let gone = gone.map(|eni| format!("{} has gone", eni.id));
+    let others = now.iter().filter_map(|eni| {
+        let Some(before) = noted.enis.iter().find(|before| before.id == eni.id) else {
+            return Some(format!("{} is new", eni.id));
+        };
+        let differs = [
+            ("the tags", before.tags != eni.tags),
+            (
+                "the security groups",
+                before.security_groups != eni.security_groups,
+            ),
+            (
+                "the place",
+                (before.network_card_index, before.device_index)
+                    != (eni.network_card_index, eni.device_index),
+            ),
+        ];
+        let differs: Vec<&str> = differs.iter().filter(|d| d.1).map(|d| d.0).collect();
+        (!differs.is_empty()).then(|| format!("{} of {}", differs.join(" and "), eni.id))
+    });
+    gone.chain(others).collect()
 }
 
 /// What the agent would refuse to start with.

@@ -35,6 +35,8 @@ pub(crate) struct Network {
     pub(crate) refusals: Vec<(&'static str, Error)>,
     /// The interface of the node that its attachments use.
     pub(crate) master: Master,
+    /// What it is recognised by, where that is not its name.
+    pub(crate) selector: Option<String>,
     /// The mode of an ipvlan network that the plugin takes.
     pub(crate) mode: Option<Mode>,
     /// The addresses of its attachments.
@@ -74,6 +76,7 @@ impl Network {
             plugins,
             refusals: Vec::new(),
             master: Master::None,
+            selector: None,
             mode: None,
             ranges: Ok(Vec::new()),
             is_handed_out_by_each_node: false,
@@ -114,6 +117,9 @@ impl Network {
     fn examine_ipvlan(&mut self, conf: &ConfArgs, netlink: &mut Netlink) -> Result<Option<Link>> {
         let (conf, master) = ipvlan::status::examine(conf, netlink)?;
         self.mode = Some(conf.mode);
+        if let ipvlan::config::Master::Selected(selector) = &conf.master {
+            self.selector = Some(selector.to_string());
+        }
         Ok(master)
     }
 
