@@ -425,15 +425,16 @@ fn the_page_of_eni_sync_has_every_key() {
     ];
     let sources = [&of_ipam[..], &OF_EVERY_PLUGIN].concat();
     require_all("eni-sync.md", "\n## As the IPAM plugin\n", &sources);
-    let agent: [Source; 5] = [
+    let agent: [Source; 6] = [
         ("eni-sync", "configuration.rs", &[]),
         ("eni-sync", "pools.rs", &[]),
         ("eni-sync", "resources.rs", &[]),
         ("eni-sync", "kept_prefixes.rs", &[]),
+        ("eni-sync", "kept.rs", &["Marks"]),
         ("eni-sync", "cluster.rs", &[]),
     ];
     require_all("eni-sync.md", "\n## Agent\n", &agent);
-    let enis: [Source; 1] = [("eni-sync", "wanted.rs", &[])];
+    let enis: [Source; 2] = [("eni-sync", "wanted.rs", &[]), ("eni-sync", "kept.rs", &[])];
     require_all("attach.md", "", &enis);
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use harness::eni_lab::Fault;
+use harness::eni_lab::{EniId, Fault};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
@@ -239,4 +239,79 @@ fn what_a_killed_agent_had_written_down_of_all_prefixes_is_not_waited_for() {
     assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
     assert!(!intents(&node).contains(&".asked-ipv4".to_owned()));
     assert_eq!(known(&node).len(), 1);
+}
+
+/// Another ENI for pods of a node.
+fn another(vpc: &Vpc, node: &AwsNode, network: &str) -> EniId {
+    let eni = node.lab.multus_eni(&node.instance, &vpc.pods);
+    node.lab.tag_eni(&eni, "eni-cni/network", network);
+    eni
+}
+
+/// ENIs that are wanted, and how many prefixes are kept on them.
+fn named(vpc: &Vpc, name: &str, prefixes: &Value) -> Value {
+    json!({
+        "name": name, "subnets": { "ids": [vpc.pods.as_str()] },
+        "securityGroups": { "ids": ["sg-0ab00000000000001"] }, "prefixes": prefixes,
+    })
+}
+
+#[test]
+fn what_is_said_of_an_eni_by_its_name_counts_in_the_place_of_what_is_said_of_all() {
+    let vpc = Vpc::new();
+    let node = vpc.node_of_type("m5.xlarge");
+    let [user, whole] = ["user", "whole"].map(|name| another(&vpc, &node, name));
+    let marks = |number: u64| json!({ "ipv4": { "low": number, "high": number } });
+    let mut configuration = keeping(&marks(2));
+    let of_user = json!({ "ipv4": { "low": 1, "high": 1 }, "cooldownSeconds": 0 });
+    configuration["enis"] = json!([
+        named(&vpc, "user", &of_user),
+        named(&vpc, "whole", &json!({}))
+    ]);
+    let of = |eni: &EniId| node.lab.prefixes(eni).len();
+    let agent = Agent::start(&node, &configuration);
+    let are_kept = |expected: [usize; 3]| {
+        let are = || [of(&node.eni), of(&user), of(&whole)] == expected;
+        assert!(eventually(are), "{expected:?}: {}", agent.log());
+    };
+    are_kept([2, 1, 0]);
+    assert!(
+        agent
+            .raw_log()
+            .contains("user: 1 to 1 free of IPv4, 0 of IPv6; whole: none"),
+        "{}",
+        agent.raw_log()
+    );
+    drop(agent);
+    // Nothing is said of them by name any more.
+    configuration["enis"] = json!([]);
+    let _agent = Agent::start(&node, &configuration);
+    let are = || [of(&node.eni), of(&user), of(&whole)] == [2, 2, 2];
+    assert!(eventually(are), "{} {}", of(&user), of(&whole));
+}
+
+#[test]
+fn prefixes_by_name_are_kept_while_the_master_for_all_others_cannot_be_found() {
+    let vpc = Vpc::new();
+    let node = vpc.node_of_type("m5.xlarge");
+    let user = another(&vpc, &node, "user");
+    let of = |eni: &EniId| node.lab.prefixes(eni).len();
+    drop(kept(&node, &one(), 1));
+    let mut configuration = keeping(&json!({
+        "ipv4": { "low": 3, "high": 3 }, "masterSelector": { "tag": { "role": "data" } },
+    }));
+    let of_user = json!({ "ipv4": { "low": 2, "high": 2 }, "cooldownSeconds": 0 });
+    configuration["enis"] = json!([named(&vpc, "user", &of_user)]);
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| of(&user) == 2), "{}", agent.log());
+    let said = || {
+        agent
+            .log()
+            .contains("no interface matches masterSelector tag role=data")
+    };
+    assert!(eventually(said), "{}", agent.log());
+    assert_eq!(of(&node.eni), 1);
+    node.lab.tag_eni(&node.eni, "role", "data");
+    node.command(&["sync", "--once"]);
+    assert!(eventually(|| of(&node.eni) == 3), "{}", agent.log());
 }

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use common::attach::inventory::Eni;
 use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use serde::Deserialize;
@@ -29,6 +30,7 @@ pub(crate) use self::resources::{Kind, Resource};
 use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 use crate::provision::wanted::{self, Wanted};
 use crate::random;
+use crate::registration::prefixes::kept::Kept;
 
 /// Between two comparisons with EC2 that nothing has asked for, in seconds.
 const RECONCILE_SECONDS: u64 = 420;
@@ -209,8 +211,25 @@ impl Configuration {
         let own = own.into_iter().filter_map(|(key, time)| Some((key, time?)));
         let networks = self.networks.listed().iter().map(|n| n.cooldown_seconds);
         let cooldowns = networks.chain(self.pools.iter().map(|pool| pool.cooldown_seconds));
-        let cooldowns = cooldowns.chain(self.prefixes.iter().map(|p| p.cooldown_seconds));
+        let cooldowns = cooldowns.chain(self.kept().map(|kept| kept.cooldown_seconds));
         own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
+    }
+
+    /// What it says of prefixes, for all ENIs and for some.
+    fn kept(&self) -> impl Iterator<Item = Kept> {
+        let of_all = self.prefixes.iter().map(Prefixes::kept);
+        of_all.chain(self.enis.iter().filter_map(|wanted| wanted.prefixes))
+    }
+
+    /// Whether prefixes are kept on any ENI.
+    pub(crate) fn keeps_prefixes(&self) -> bool {
+        self.kept().any(|kept| !kept.is_none())
+    }
+
+    /// Which prefixes are kept on an ENI because of its name among `enis`.
+    pub(crate) fn prefixes_by_name(&self, eni: &Eni) -> Option<Kept> {
+        let mut enis = self.enis.iter();
+        enis.find(|wanted| wanted.name == eni.network)?.prefixes
     }
 
     /// Seconds between two comparisons with EC2, about.

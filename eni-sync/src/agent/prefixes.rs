@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use common::attach::inventory::Eni;
 use common::error::{Errors, Result};
 
-use crate::agent::configuration::Prefixes;
 use crate::agent::reserved;
 use crate::agent::shared::Agent;
 use crate::ledger::{Prefix, State, now};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::ask::Order;
 use crate::registration::prefixes::give_back;
+use crate::registration::prefixes::kept::Kept;
 use crate::registration::prefixes::stock::Level;
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
@@ -23,23 +23,6 @@ use crate::vpc::inventory;
 /// What is to be kept of a family where nothing is said of it.
 const NONE: Level = Level { low: 0, high: 0 };
 
-impl Prefixes {
-    /// What is to be kept of a family.
-    fn level(&self, family: Family) -> Level {
-        match (family, self.ipv4) {
-            (Family::V4, Some(marks)) => Level {
-                low: marks.low,
-                high: marks.high,
-            },
-            (Family::V4, None) => NONE,
-            (Family::V6, _) => Level {
-                low: self.ipv6,
-                high: self.ipv6,
-            },
-        }
-    }
-}
-
 /// Keeps the prefixes of every ENI for pods: what is missing is asked for, and what is too
 /// much and nobody's is given back. Adds to `findings` what stays, and why there are none.
 /// Returns how long it is until there is more to do.
@@ -47,7 +30,7 @@ impl Prefixes {
 /// # Errors
 /// What went wrong with any of the ENIs; the others are done.
 pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<Duration>> {
-    if agent.configuration.prefixes.is_none() && !has_any(agent)? {
+    if !agent.configuration.keeps_prefixes() && !has_any(agent)? {
         return Ok(None);
     }
     let mut errors = Errors::default();
@@ -61,11 +44,16 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
         let node = agent.node(aws, &inventory);
         let managed = inventory.enis.iter();
         let managed = managed.filter(|eni| eni::require_managed(eni).is_ok());
-        // Who cannot find out what is to be kept gives nothing back.
-        let wanted = wanted(agent, managed.clone())?;
-        agent.shared.stock.set(wanted);
-        for eni in managed.clone() {
-            errors.keep(keep_on(agent, &node, eni, findings));
+        let mut levels = BTreeMap::new();
+        let mut known = Vec::new();
+        for (eni, wanted) in wanted(agent, managed.clone(), &mut errors) {
+            // Who cannot find out what is to be kept leaves the ENI as it is.
+            levels.extend(levels_of(agent, eni, wanted));
+            known.extend(wanted.map(|kept| (eni, kept)));
+        }
+        agent.shared.stock.set(levels);
+        for (eni, kept) in known {
+            errors.keep(keep_on(agent, &node, (eni, kept), findings));
         }
         next(agent, managed)
     });
@@ -100,28 +88,59 @@ fn has_any(agent: &Agent) -> Result<bool> {
     Ok(false)
 }
 
-/// What is to be kept, by MAC address and family.
+/// What is to be kept on each ENI: what is said of its name, else what is said of all ENIs.
+/// Nothing for one of which that cannot be found out, which is one of the errors.
 fn wanted<'a>(
     agent: &Agent,
     enis: impl Iterator<Item = &'a Eni>,
-) -> Result<BTreeMap<(String, Family), Level>> {
-    let mut wanted = BTreeMap::new();
-    let Some(prefixes) = &agent.configuration.prefixes else {
-        return Ok(wanted);
+    errors: &mut Errors,
+) -> Vec<(&'a Eni, Option<Kept>)> {
+    let configuration = &agent.configuration;
+    let of_all = || {
+        let Some(prefixes) = &configuration.prefixes else {
+            return Ok((Kept::default(), None));
+        };
+        let only = prefixes.master()?.map(|master| master.mac()).transpose()?;
+        Ok((prefixes.kept(), only))
     };
-    let only = prefixes.master()?.map(|master| master.mac()).transpose()?;
-    for eni in enis.filter(|eni| only.as_ref().is_none_or(|mac| *mac == eni.mac)) {
-        for family in Family::ALL {
-            let level = prefixes.level(family);
-            if level.high > 0 {
-                wanted.insert((eni.mac.clone(), family), level);
-            }
+    let of_all = errors.keep(of_all());
+    let wanted = enis.map(|eni| match (configuration.prefixes_by_name(eni), &of_all) {
+        (Some(kept), _) => (eni, Some(kept)),
+        (None, Some((kept, only))) => {
+            let none = Kept {
+                cooldown_seconds: kept.cooldown_seconds,
+                ..Kept::default()
+            };
+            let is_meant = only.as_ref().is_none_or(|mac| *mac == eni.mac);
+            (eni, Some(if is_meant { *kept } else { none }))
         }
-    }
-    Ok(wanted)
+        (None, None) => (eni, None),
+    });
+    wanted.collect()
 }
 
-fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>) -> Result<()> {
+/// What is to be kept of each family on an ENI, by its MAC address; what was to be kept before
+/// where that is not known.
+fn levels_of(
+    agent: &Agent,
+    eni: &Eni,
+    wanted: Option<Kept>,
+) -> impl Iterator<Item = ((String, Family), Level)> {
+    Family::ALL.into_iter().filter_map(move |family| {
+        let level = match wanted {
+            Some(kept) => kept.level(family),
+            None => agent.shared.stock.level(eni, family),
+        };
+        Some(((eni.mac.clone(), family), level?))
+    })
+}
+
+fn keep_on(
+    agent: &Agent,
+    node: &Node<'_>,
+    (eni, kept): (&Eni, Kept),
+    findings: &mut Vec<String>,
+) -> Result<()> {
     let stock = &agent.shared.stock;
     let ledger = node.ledger.of_eni(&eni.id)?;
     let is_wanted = Family::ALL.iter().any(|f| stock.level(eni, *f).is_some());
@@ -152,7 +171,7 @@ fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>
             ledger: &ledger,
             family,
         };
-        errors.keep(follow(agent, &order, reserved));
+        errors.keep(follow(agent, &order, kept.cooldown_seconds, reserved));
     }
     let mut kept = Vec::new();
     errors.keep(give_back::give_back(
@@ -169,10 +188,9 @@ fn keep_on(agent: &Agent, node: &Node<'_>, eni: &Eni, findings: &mut Vec<String>
 fn follow(
     agent: &Agent,
     order: &Order<'_>,
+    cooldown: u64,
     reserved: impl Fn() -> Result<Vec<IpAddr>>,
 ) -> Result<()> {
-    let prefixes = agent.configuration.prefixes.as_ref();
-    let cooldown = prefixes.map_or(0, |prefixes| prefixes.cooldown_seconds);
     let level = agent.shared.stock.level(order.eni, order.family);
     let what = (order.family, level.unwrap_or(NONE));
     let mut errors = Errors::default();

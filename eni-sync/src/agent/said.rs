@@ -17,7 +17,14 @@ pub(crate) fn start(configuration: &Configuration, socket: &Path) {
     let metrics = configuration.metrics.map(|address| address.to_string());
     let pools = configuration.pools.iter().map(|pool| pool.name.as_str());
     let pools: Vec<&str> = pools.collect();
-    let prefixes = configuration.prefixes.as_ref().map(ToString::to_string);
+    let of_all = configuration.prefixes.as_ref();
+    let of_all = of_all.map(|prefixes| prefixes.kept().to_string());
+    let of_enis = configuration.enis.iter().filter_map(|wanted| {
+        let kept = wanted.prefixes?;
+        Some(format!("{}: {kept}", wanted.name))
+    });
+    let prefixes: Vec<String> = of_all.into_iter().chain(of_enis).collect();
+    let prefixes = Some(prefixes.join("; ")).filter(|text| !text.is_empty());
     info!(
         version = env!("CARGO_PKG_VERSION"),
         socket = %socket.display(),

@@ -8,6 +8,7 @@ use common::attach::inventory::{NETWORK_TAG, NO_MANAGE_TAG};
 use common::cni::identifier::is_identifier;
 use serde::Deserialize;
 
+use crate::registration::prefixes::kept::Kept;
 use crate::vpc::ec2::Choice;
 
 /// No instance type has so many ENIs.
@@ -42,6 +43,9 @@ pub(crate) struct Wanted {
     /// Where their primary addresses are.
     #[serde(default)]
     pub(crate) primary: Primary,
+    /// How many prefixes are kept on each, in the place of what is said for all ENIs.
+    #[serde(default)]
+    pub(crate) prefixes: Option<Kept>,
 }
 
 /// Which addresses of the subnet an ENI may have as its primary one.
@@ -115,6 +119,9 @@ impl Wanted {
         }
         if let Choice::Ids(ids) = self.security_groups() {
             require_prefix(name, ids, "sg-")?;
+        }
+        if let Some(Err(why)) = self.prefixes.map(|kept| kept.validate()) {
+            return Err(format!("enis {name:?}: prefixes: {why}"));
         }
         if self.tags.len() > MOST_TAGS {
             return Err(format!(

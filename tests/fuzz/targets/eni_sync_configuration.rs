@@ -22,6 +22,10 @@ mod program {
     }
     pub mod random;
     pub mod registration {
+        pub mod prefixes {
+            pub mod kept;
+            pub mod stock;
+        }
         pub mod rules;
     }
     pub mod vpc {

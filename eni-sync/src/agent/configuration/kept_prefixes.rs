@@ -1,26 +1,22 @@
 //! How many prefixes the agent keeps on ENIs.
 
-use std::fmt;
-
 use common::error::{Error, Result};
 use serde::Deserialize;
 
 use super::cooldown_seconds;
 use super::master::{Master, Selector};
+use crate::registration::prefixes::kept::{Kept, Marks};
 
-/// No ENI has as many slots; a larger number is a mistake.
-const MOST: usize = 64;
-
-/// The prefixes for networks without addresses.
+/// The prefixes for networks without addresses, on ENIs for which `enis` does not say it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Prefixes {
     /// The IPv4 prefixes, in free ones.
     #[serde(default)]
-    pub(crate) ipv4: Option<Marks>,
+    ipv4: Option<Marks>,
     /// The IPv6 prefixes, each of which has more addresses than pods are.
     #[serde(default)]
-    pub(crate) ipv6: usize,
+    ipv6: usize,
     /// The interface of the node whose ENI gets them; every ENI for pods without it.
     #[serde(default)]
     master: Option<String>,
@@ -29,20 +25,19 @@ pub(crate) struct Prefixes {
     master_selector: Option<Selector>,
     /// How long a prefix that nobody needs stays on the ENI.
     #[serde(default = "cooldown_seconds")]
-    pub(crate) cooldown_seconds: u64,
-}
-
-/// Between which numbers of free prefixes an ENI is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Marks {
-    /// With fewer free addresses than this many prefixes have, more are assigned.
-    pub(crate) low: usize,
-    /// How many there are then.
-    pub(crate) high: usize,
+    cooldown_seconds: u64,
 }
 
 impl Prefixes {
+    /// What is kept of them.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept {
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+            cooldown_seconds: self.cooldown_seconds,
+        }
+    }
+
     /// Where the interface is named, if it is.
     ///
     /// # Errors
@@ -58,30 +53,12 @@ impl Prefixes {
 
     /// What is wrong with the numbers.
     pub(super) fn validate(&self) -> Result<(), String> {
-        let wrong = |why: String| Err(format!("prefixes: {why}"));
-        if let Some(Marks { low, high }) = self.ipv4 {
-            if low > high {
-                return wrong(format!("ipv4: low {low} is above high {high}"));
-            }
-            if high == 0 || high > MOST {
-                return wrong(format!("ipv4: high {high} is not from 1 to {MOST}"));
-            }
-        }
-        if self.ipv6 > MOST {
-            return wrong(format!("ipv6 {} is above {MOST}", self.ipv6));
-        }
-        match self.ipv4.is_none() && self.ipv6 == 0 {
-            true => wrong("neither ipv4 nor ipv6 says how many".to_owned()),
+        let kept = self.kept();
+        let numbers = kept.validate();
+        let numbers = numbers.and_then(|()| match kept.is_none() {
+            true => Err("neither ipv4 nor ipv6 says how many".to_owned()),
             false => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Prefixes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Marks { low, high }) = self.ipv4 {
-            write!(f, "{low} to {high} free of IPv4, ")?;
-        }
-        write!(f, "{} of IPv6", self.ipv6)
+        });
+        numbers.map_err(|why| format!("prefixes: {why}"))
     }
 }
