@@ -8,12 +8,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use common::files::file::{FILE_MODE, temporary_name};
+use common::files::words;
 
 use super::NAME;
 use super::header::Header;
 use super::page::{ENTRIES, Entry, Key, PAGE, Page};
 use super::stamp::Stamp;
-use super::words;
 use crate::store::OWN_FILE;
 use crate::taken::Taken;
 

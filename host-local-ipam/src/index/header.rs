@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
+use common::files::words::{bytes, sum};
+
 use super::page::{ENTRIES, Entry, Key, PAGE, Page, halves, whole};
 use super::stamp::Stamp;
-use super::words::{bytes, sum};
 use crate::taken::{Block, Taken};
 
 /// The first word, which is another one in another format.

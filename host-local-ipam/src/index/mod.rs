@@ -10,7 +10,6 @@ mod file;
 mod header;
 mod page;
 mod stamp;
-mod words;
 
 use std::fs;
 use std::io;

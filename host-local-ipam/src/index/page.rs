@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use common::address::number;
+use common::files::words::{sum, sum_of_text};
 
-use super::words::{parse, sum};
 use crate::reservation::{Holder, Reservation};
 
 /// Words of a page.
@@ -46,8 +46,7 @@ impl Key {
 
     /// That of a container.
     pub(crate) fn of(container_id: &str) -> Self {
-        let words = parse(container_id.as_bytes());
-        Self(sum(container_id.len() as u64, &words).max(1))
+        Self(sum_of_text(0, container_id.as_bytes()).max(1))
     }
 
     /// The key that was written like this.

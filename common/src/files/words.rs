@@ -1,5 +1,5 @@
-//! The index in 64-bit words: how they are read and written, and the sum over them
-//! that shows what somebody else has written, or only half.
+//! An index in 64-bit words: how they are read and written, and the sum over them that shows
+//! what somebody else has written, or only half.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 ///
 /// # Errors
 /// Those of the file system; `UnexpectedEof` when the file is shorter.
-pub(crate) fn read(file: &File, first: usize, count: usize) -> io::Result<Vec<u64>> {
+pub fn read(file: &File, first: usize, count: usize) -> io::Result<Vec<u64>> {
     let mut bytes = vec![0; count * WORD];
     file.read_exact_at(&mut bytes, (first * WORD) as u64)?;
     Ok(parse(&bytes))
@@ -24,12 +24,12 @@ pub(crate) fn read(file: &File, first: usize, count: usize) -> io::Result<Vec<u6
 ///
 /// # Errors
 /// Those of the file system.
-pub(crate) fn write(file: &File, first: usize, words: &[u64]) -> io::Result<()> {
+pub fn write(file: &File, first: usize, words: &[u64]) -> io::Result<()> {
     file.write_all_at(&bytes(words), (first * WORD) as u64)
 }
 
 /// The bytes of these words.
-pub(crate) fn bytes(words: &[u64]) -> Vec<u8> {
+pub fn bytes(words: &[u64]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(words.len() * WORD);
     for word in words {
         bytes.extend_from_slice(&word.to_le_bytes());
@@ -38,20 +38,31 @@ pub(crate) fn bytes(words: &[u64]) -> Vec<u8> {
 }
 
 /// The words of these bytes; the last one is filled up with zeros.
-pub(crate) fn parse(bytes: &[u8]) -> Vec<u64> {
+pub fn parse(bytes: &[u8]) -> Vec<u64> {
+    words_of(bytes).collect()
+}
+
+fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> {
     let (chunks, rest) = bytes.as_chunks();
-    let mut words: Vec<u64> = chunks.iter().map(|c| u64::from_le_bytes(*c)).collect();
-    if !rest.is_empty() {
-        let mut last = [0; WORD];
-        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        words.push(u64::from_le_bytes(last));
-    }
-    words
+    let mut last = [0; WORD];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let last = (!rest.is_empty()).then_some(last);
+    let words = chunks.iter().copied().chain(last);
+    words.map(u64::from_le_bytes)
 }
 
 /// A sum that differs whenever one word does, and almost always when more do.
-pub(crate) fn sum(seed: u64, words: &[u64]) -> u64 {
-    let sum = words.iter().fold(seed, |sum, word| {
+pub fn sum(seed: u64, words: &[u64]) -> u64 {
+    sum_up(seed, words.iter().copied())
+}
+
+/// The same of a text, with its length.
+pub fn sum_of_text(seed: u64, text: &[u8]) -> u64 {
+    sum_up(seed ^ text.len() as u64, words_of(text))
+}
+
+fn sum_up(seed: u64, words: impl Iterator<Item = u64>) -> u64 {
+    let sum = words.fold(seed, |sum, word| {
         (sum.rotate_left(26) ^ word).wrapping_mul(MULTIPLIER)
     });
     let sum = (sum ^ (sum >> 32)).wrapping_mul(MULTIPLIER);
