@@ -5,6 +5,7 @@ mod add;
 mod bad_disk;
 mod bad_input;
 mod check_status_gc;
+mod crowd;
 mod del;
 mod device_info;
 mod exchange;

@@ -3,6 +3,7 @@
 mod attachment;
 mod policy;
 mod record_file;
+mod survey;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,10 +24,14 @@ use crate::say;
 pub use attachment::{Attachment, boot_id};
 pub use policy::Policy;
 pub use record_file::Recorded;
+pub use survey::Survey;
 
 /// Where all of this suite have what has to outlive a boot: the records of each plugin, in a
 /// directory of its own, and what eni-sync writes down.
 pub const ROOT: &str = "/var/lib/cni/eni-cni";
+
+/// How the name of a record's file ends.
+const EXTENSION: &str = ".json";
 
 /// The records of one plugin.
 #[derive(Debug)]
@@ -243,8 +248,8 @@ impl Records {
 
 /// Whether this is the name of a record, and not that of an unfinished one.
 fn is_record(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "json")
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().ends_with(EXTENSION.as_bytes())
 }
 
 /// What was read, or nothing after the error was told.

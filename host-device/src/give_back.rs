@@ -14,7 +14,7 @@ use common::records::Attachment;
 use crate::device::{Device, Mode};
 use crate::identity::unforeseen_name;
 use crate::restore::{Host, Whereabouts, make_free, rebind, restore, restore_on_host};
-use crate::{driver, records, stacked};
+use crate::{driver, stacked};
 
 /// How long the kernel may take to put a device on the host after its namespace has
 /// ended, which it does in the background.
@@ -85,8 +85,7 @@ pub fn give_back(
         return Ok(());
     }
     if let Some(binding) = &device.binding {
-        let all = records().all()?;
-        return rebind(host, &all, record, (binding, driver::PATIENCE)).map(drop);
+        return rebind(host, record, (binding, driver::PATIENCE)).map(drop);
     }
     let (mut whereabouts, is_waited_for) = try_give_back(host, record, args, sandbox)?;
     let events = match whereabouts {
@@ -174,7 +173,7 @@ fn try_give_back(
     {
         return Ok((Whereabouts::OnHost, false));
     }
-    let whereabouts = restore_on_host(host, &records().all()?, record)?;
+    let whereabouts = restore_on_host(host, record)?;
     Ok((whereabouts, is_waited_for))
 }
 

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::device::{Device, Mode};
 use crate::find::find_device;
 use crate::options::Options;
-use crate::recover::{as_before, recover};
+use crate::recover::{as_before, recover, recover_all};
 use crate::restore::Host;
 use crate::{device_info, in_use, keep, unrecorded};
 
@@ -22,27 +22,33 @@ use crate::{device_info, in_use, keep, unrecorded};
 /// container is taken.
 pub fn plan(args: &CmdArgs, config: &Config, sides: &mut Sides) -> Result<Device> {
     let host = &mut sides.node;
-    let known = recover(host)?;
+    let taken = recover(host)?;
     let device = find_or_name_device(args, config, host)?;
     device.require_mac(requested_mac(args)?)?;
     require_movable(&device, &mut sides.sandbox, &args.ifname)?;
     let device = plan_return(device, &config.options, host)?;
-    let device = as_before(known, device)?;
+    let device = as_before(taken, device)?;
     let path = config.options.device_info_file.as_deref();
     Ok(device_info::plan(device, path))
 }
 
-/// Finds the device. Where the Go plugin had it in a container that has ended, the kernel
-/// has put it on the node under the container's name for it.
+/// Finds the device. One that is not found can be on the node under another name: since a DEL
+/// that was killed, or since the Go plugin had it in a container that has ended.
 fn find_or_name_device(args: &CmdArgs, config: &Config, host: &mut Host) -> Result<Device> {
     let find = |host: &mut Host| find_device(host, &config.selector, &config.options);
-    let device = match find(host) {
-        Err(error) if error.code != ErrorCode::NETWORK_CONFIG => {
-            unrecorded::name_on_host(host, &config.selector, Some(&args.ifname))?;
-            find(host)?
-        }
-        outcome => outcome?,
+    let is_missing = |found: &Result<Device>| {
+        let error = found.as_ref().err();
+        error.is_some_and(|error| error.code != ErrorCode::NETWORK_CONFIG)
     };
+    let mut found = find(host);
+    if is_missing(&found) && recover_all(host)? {
+        found = find(host);
+    }
+    if is_missing(&found) {
+        unrecorded::name_on_host(host, &config.selector, Some(&args.ifname))?;
+        found = find(host);
+    }
+    let device = found?;
     unrecorded::under_own_name(host, device, &args.ifname)
 }
 

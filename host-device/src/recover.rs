@@ -1,11 +1,13 @@
 //! Devices that the kernel has put on the host, because the namespace of their container has
-//! ended before any DEL: every ADD that looks for a device gives these their names back.
+//! ended before any DEL: every ADD that looks for a device gives these their names back. A virtual
+//! device ends with its namespace. It is on the host after a DEL that was killed, and gets its
+//! name back when an ADD looks for it.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::error::Result;
-use common::records::{Attachment, boot_id};
+use common::error::{Errors, Result};
+use common::records::{Attachment, Survey, boot_id};
 use common::say;
 
 use crate::device::Device;
@@ -14,33 +16,62 @@ use crate::records;
 use crate::restore::{Host, Whereabouts, rebind, restore_on_host};
 use crate::sysfs::{interfaces, sysfs_number};
 
-/// Gives back what it was to every device that the kernel has put on the host
-/// because its container's namespace ended, so that it can be found by its name
-/// again. The records stay until their DEL, which has the address to release. Returns
-/// all of them as they are then.
+/// What the node's attachments have of its devices.
+pub type Taken = Survey<Device>;
+
+/// Gives back what it was to every device that the kernel has put on the host because its
+/// container's namespace ended, so that it can be found by its name again. The records stay
+/// until their DEL, which has the address to release. Virtual devices are left as they are.
 ///
 /// # Errors
 /// Code 5 when the records cannot be read or written, 999 when the kernel does not answer.
-pub fn recover(host: &mut Host) -> Result<Vec<Attachment<Device>>> {
-    let mut all = records().all::<Device>()?;
+pub fn recover(host: &mut Host) -> Result<Taken> {
+    let mut unreadable = Errors::default();
+    let mut taken = records().survey(|record| mark(&record.device), &mut unreadable)?;
+    if let Err(error) = unreadable.into_result() {
+        say!("{error}");
+    }
+    recover_each(host, &mut taken.unmarked)?;
+    Ok(taken)
+}
+
+/// The same of all devices, by what each record says. For who does not find a device, whatever
+/// the reason; true where a device may be found now that could not be before.
+///
+/// # Errors
+/// As for [`recover`].
+pub fn recover_all(host: &mut Host) -> Result<bool> {
+    let mut all = records().all()?;
+    recover_each(host, &mut all)
+}
+
+/// By what a virtual device is known: no other one has had its number in this boot. Of what can
+/// come back without a DEL, there is no mark.
+fn mark(device: &Device) -> Option<u64> {
+    let stays = device.binding.is_none() && !device.is_hardware();
+    device.sysfs_number.filter(|_| stays)
+}
+
+/// Gives back what can be, and says whether that was anything.
+fn recover_each(host: &mut Host, records_of: &mut [Attachment<Device>]) -> Result<bool> {
     let boot = boot_id()?;
     let mut interfaces = Interfaces::default();
-    for position in 0..all.len() {
-        let record = &all[position];
+    let mut is_any = false;
+    for record in records_of {
         let device = &record.device;
         if !device.is_owed() || !may_be_on_host(record, &boot, &mut interfaces)? {
             continue;
         }
         let restored = match &device.binding {
             // Whoever still uses it does not keep this ADD from another device.
-            Some(binding) => rebind(host, &all, record, (binding, Duration::ZERO)),
-            None => restore_on_host(host, &all, record).map(|found| found == Whereabouts::OnHost),
+            Some(binding) => rebind(host, record, (binding, Duration::ZERO)),
+            None => restore_on_host(host, record).map(|found| found == Whereabouts::OnHost),
         };
         match restored {
             Ok(true) => {
-                let record = returned(record);
-                records().write(&record)?;
-                all[position] = record;
+                *record = returned(record);
+                records().write(record)?;
+                is_any = true;
             }
             Ok(false) => {}
             // It is another attachment's device; whether this ADD can be served does
@@ -48,7 +79,7 @@ pub fn recover(host: &mut Host) -> Result<Vec<Attachment<Device>>> {
             Err(error) => say!("recovering {:?}: {error}", device.name),
         }
     }
-    Ok(all)
+    Ok(is_any)
 }
 
 /// Whether the host can have the device of this attachment: its container has ended, or
@@ -110,7 +141,14 @@ impl Interfaces {
 
 /// The device with what it was before an attachment that it has not come back from as
 /// it was: when [`recover`] could not give it its name, the next DEL still has to.
-pub fn as_before(all: Vec<Attachment<Device>>, device: Device) -> Result<Device> {
+///
+/// # Errors
+/// Code 5 when the records cannot be read.
+pub fn as_before(taken: Taken, device: Device) -> Result<Device> {
+    let all = match mark(&device) {
+        Some(mark) if taken.has(mark) => records().all()?,
+        _ => taken.unmarked,
+    };
     let is_earlier = |was: &Device| !was.returned && was.is_same_as(&device);
     let is_known = device.is_hardware() || device.sysfs_number.is_some();
     let of_device = |r: &Attachment<Device>| is_known && is_earlier(&r.device);

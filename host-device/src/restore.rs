@@ -98,13 +98,9 @@ fn rename(host: &mut Host, link: &Link, name: &str, change: LinkChange<'_>) -> R
 
 /// Restores the device where it is on the host already: the kernel has put it there
 /// itself, as it does with hardware, or a DEL has not come to its end.
-pub fn restore_on_host(
-    host: &mut Host,
-    all: &[Attachment<Device>],
-    record: &Attachment<Device>,
-) -> Result<Whereabouts> {
+pub fn restore_on_host(host: &mut Host, record: &Attachment<Device>) -> Result<Whereabouts> {
     let device = &record.device;
-    if record.boot_id != boot_id()? || has_rival(all, record)? {
+    if record.boot_id != boot_id()? || has_rival(record)? {
         return Ok(Whereabouts::NotOurs);
     }
     // Asked before the host is searched: a device that arrives meanwhile is not missed.
@@ -141,12 +137,11 @@ fn on_host<'a>(links: &'a [Link], record: &Attachment<Device>) -> Result<Option<
 /// the binding.
 pub fn rebind(
     host: &mut Host,
-    all: &[Attachment<Device>],
     record: &Attachment<Device>,
     (binding, patience): (&Binding, Duration),
 ) -> Result<bool> {
     let device = &record.device;
-    if record.boot_id != boot_id()? || has_rival(all, record)? {
+    if record.boot_id != boot_id()? || has_rival(record)? {
         return Ok(false);
     }
     let Some(link) = driver::unbind(host, device, binding, patience)? else {
@@ -158,13 +153,13 @@ pub fn rebind(
 }
 
 /// Whether another attachment that is in use has the same device.
-fn has_rival(all: &[Attachment<Device>], record: &Attachment<Device>) -> Result<bool> {
+fn has_rival(record: &Attachment<Device>) -> Result<bool> {
     let device = &record.device;
-    for other in all {
+    for other in crate::records().all::<Device>()? {
         let is_bound = device.binding.is_some() || other.device.binding.is_some();
         let is_same = other.device.is_same_as(device)
             || is_bound && !device.pci_id.is_empty() && device.pci_id == other.device.pci_id;
-        if !other.device.returned && is_same && is_rival(other, record)? {
+        if !other.device.returned && is_same && is_rival(&other, record)? {
             return Ok(true);
         }
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::EXTENSION;
 use super::policy::Policy;
 use crate::cni::args::{CmdArgs, ConfArgs, Delegates, pod};
 use crate::cni::config::{Document, Ipam};
@@ -161,7 +162,7 @@ impl<D> Attachment<D> {
 
 /// `:` can occur in neither part, so no two attachments share a file.
 pub(super) fn file_name(container_id: &ContainerId, ifname: &IfName) -> String {
-    format!("{container_id}:{ifname}.json")
+    format!("{container_id}:{ifname}{EXTENSION}")
 }
 
 /// The number of the running boot.

@@ -1,0 +1,127 @@
+//! ADD on a node with many attachments: it does not read the record of each, and finds what it
+//! would find if it did.
+
+use std::fs;
+use std::path::PathBuf;
+
+use harness::Namespace;
+use harness::fault::{Counted, Fault, Strike};
+use serde_json::{Value, json};
+
+use super::{Fixture, conf};
+
+/// Attachments of other pods, all alive.
+const OTHERS: usize = 12;
+/// What is kept of records that were read before.
+const MARKS: &str = "eni-cni/.host-device.marks";
+
+impl Fixture {
+    /// The device, and the records of the attachments of others.
+    fn crowded() -> Self {
+        let fixture = Self::new();
+        fixture.add(&conf());
+        let text = fs::read(fixture.record("c1")).expect("ADD has written a record");
+        let mut record: Value = serde_json::from_slice(&text).expect("a record is JSON");
+        for n in 0..OTHERS {
+            let id = format!("other-{n}");
+            record["containerId"] = json!(id);
+            record["device"]["name"] = json!(id);
+            record["device"]["sysfsNumber"] = json!(u64::MAX - n as u64);
+            fs::write(fixture.record(&id), record.to_string()).expect("it can be written");
+        }
+        fixture.del(&conf());
+        fixture
+    }
+
+    fn record(&self, container_id: &str) -> PathBuf {
+        let records = self.node.state().join("eni-cni/host-device/lan");
+        records.join(format!("{container_id}:net1.json"))
+    }
+
+    /// How many records of others an ADD opens; a DEL follows it.
+    fn opened(&self) -> usize {
+        let trace = self.node.state().join(".trace");
+        let path = trace.to_str().expect("its name is text");
+        let options = ["-f", "-qq", "-e", "trace=openat", "-o", path];
+        let call = self.call("ADD", &conf());
+        self.node.inside(|| call.run_under("strace", &options)).ok();
+        self.del(&conf());
+        let text = fs::read_to_string(trace).expect("strace has written");
+        text.lines().filter(|line| line.contains("/other-")).count()
+    }
+}
+
+#[test]
+fn an_add_reads_no_record_of_another_pod_that_was_read_before() {
+    let fixture = Fixture::crowded();
+    assert_eq!(fixture.opened(), OTHERS);
+    assert_eq!(fixture.opened(), 0);
+    // An older version replaces a record, and attaches another pod.
+    let text = fs::read(fixture.record("other-0")).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let mut changed: Value = serde_json::from_str(&text).unwrap();
+    fs::write(fixture.record("new"), &text).unwrap();
+    fs::rename(fixture.record("new"), fixture.record("other-0")).unwrap();
+    changed["containerId"] = json!("other-new");
+    fs::write(fixture.record("other-new"), changed.to_string()).unwrap();
+    assert_eq!(fixture.opened(), 2);
+    // What is kept of them can be lost, or be another's.
+    let marks = fixture.node.state().join(MARKS);
+    for damaged in [&b""[..], b"eni-cni\x02 of a newer version"] {
+        fs::write(&marks, damaged).unwrap();
+        assert_eq!(fixture.opened(), OTHERS + 1);
+        assert_eq!(fixture.opened(), 0);
+    }
+    fs::remove_file(&marks).unwrap();
+    fs::create_dir(&marks).unwrap();
+    assert_eq!(fixture.opened(), OTHERS + 1);
+}
+
+/// Kills a DEL at its `nth` change, and lets ADDs of other devices read all records.
+fn after_killed_del(nth: usize) -> Option<(Fixture, super::State, String)> {
+    let fixture = Fixture::crowded();
+    fixture.host(&["link", "set", "hd0", "up", "alias", "uplink"]);
+    let before = fixture.state();
+    fixture.add(&conf());
+    fixture.add_device("hd1", "02:00:00:00:00:02");
+    let of_other = super::plain(&json!({"device": "hd1"}));
+    let pod = Namespace::new();
+    let other = |command: &str| {
+        let call = fixture.call(command, &of_other);
+        fixture
+            .node
+            .run(&call.attachment("c9", "net1", &pod.path()))
+    };
+    other("ADD").ok();
+    other("DEL").ok();
+    let how = Strike {
+        fault: Fault::Kill,
+        counted: Counted::Changing,
+        nth,
+    };
+    let struck = fixture.node.strike(&fixture.call("DEL", &conf()), how);
+    other("ADD").ok();
+    other("DEL").ok();
+    fixture.host(&["link", "del", "hd1"]);
+    struck.hit.map(|hit| (fixture, before, hit.to_string()))
+}
+
+#[test]
+fn an_add_on_a_crowded_node_finds_the_device_of_a_killed_del_as_it_was() {
+    let mut on_host = 0;
+    for (fixture, before, hit) in (1..).step_by(3).map_while(after_killed_del) {
+        let next = Namespace::new();
+        let call = |command: &str| {
+            let call = fixture.call(command, &conf());
+            call.attachment("c2", "net1", &next.path())
+        };
+        // While the first pod has the device, the second one cannot get it.
+        if fixture.node.run(&call("ADD")).status == Some(0) {
+            on_host += 1;
+        }
+        fixture.node.run(&call("DEL")).ok();
+        fixture.del(&conf());
+        assert_eq!(fixture.state(), before, "{hit}");
+    }
+    assert!(on_host > 1, "no DEL was killed after the move: {on_host}");
+}
