@@ -27,8 +27,8 @@ use crate::vpc::clients::{Aws, Clients};
 use crate::vpc::inventory;
 use crate::vpc::rate_limit::Pace;
 
-/// How long a kubelet waits for its ENIs.
-const TIMEOUT: u64 = 300;
+/// How long a kubelet waits for its ENIs, in seconds.
+pub(super) const TIMEOUT: u64 = 300;
 /// The pauses between two passes; many nodes may start at the same time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

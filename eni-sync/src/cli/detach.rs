@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use common::error::Result;
@@ -10,7 +11,9 @@ use common::say;
 use serde_json::{Value, json};
 
 use crate::agent::configuration::Configuration;
+use crate::cli::attach::TIMEOUT;
 use crate::cli::output;
+use crate::deadline::Deadline;
 use crate::provision::leaked;
 use crate::provision::removal::{self, Fate, Outcome, Removed};
 use crate::vpc::clients::Aws;
@@ -30,6 +33,9 @@ pub(crate) struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT)]
+    timeout: u64,
 }
 
 /// Detaches and deletes. The status is a failure when an ENI stays because it carries pods, or
@@ -38,7 +44,7 @@ pub(crate) struct Options {
 /// # Errors
 /// Code 5, 6 or 7 naming the configuration, and what AWS says before anything is done.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let aws = Aws::open();
+    let aws = Aws::open().until(Deadline::after(Duration::from_secs(options.timeout)));
     let Outcome { removed, errors } = match &options.config {
         Some(path) => {
             let configuration = Configuration::read(path)?;

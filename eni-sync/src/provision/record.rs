@@ -228,14 +228,15 @@ impl Records {
         file::replace_durably(&path, &text).map_err(failed)
     }
 
-    /// Removes every record of an ENI that is deleted.
+    /// Removes every record of an ENI that is deleted; last the one that says so.
     ///
     /// # Errors
     /// As for [`all`] and [`Records::remove`].
     pub(super) fn forget(&self, eni: &str) -> Result<()> {
-        let all = self.all()?;
-        let mut own = all.iter().filter(|record| record.eni() == Some(eni));
-        own.try_for_each(|record| self.remove(record))
+        let mut own = self.all()?;
+        own.retain(|record| record.eni() == Some(eni));
+        own.sort_by_key(|record| record.leaving);
+        own.iter().try_for_each(|record| self.remove(record))
     }
 
     /// Removes the record of an ENI that needs none any more.

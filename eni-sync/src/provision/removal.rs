@@ -1,13 +1,14 @@
 //! Takes ENIs off the node that no configuration names any more, unless they carry pods. What is
 //! detached has a record until it is deleted, so a process that is killed between the two has the
-//! next pass delete it.
+//! next one, or the next pass, delete it.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::attach::turn::Turn;
-use common::error::{Error, Errors, Result};
+use common::error::{Error, ErrorCode, Errors, Result};
 
+use crate::deadline::Deadline;
 use crate::ledger::Ledger;
 use crate::provision::attachment::attachment;
 use crate::provision::carried;
@@ -18,8 +19,8 @@ use crate::provision::wanted::Wanted;
 use crate::registration::node::TURN_DEADLINE;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Ec2};
-use crate::vpc::failure::Kind;
-use crate::vpc::inventory;
+use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::inventory::{self, Look};
 
 /// How long somebody else may take with the ENIs of the node.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -56,13 +57,14 @@ pub(crate) struct Outcome {
 }
 
 /// Detaches and deletes what was created for this node and is not in the configuration any more,
-/// or only says so. An ENI that fails keeps no other one.
+/// or only says so, and deletes what was detached before. An ENI that fails keeps no other one,
+/// and none is begun when the time of `aws` is over.
 ///
 /// # Errors
 /// Code 11 without metadata, credentials or an answer, or when somebody else takes too long with
 /// the ENIs of the node; 5 naming a file; 100 without permission to look.
 pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome> {
-    let records = Records::open(PATIENCE)?;
+    let records = Records::open(aws.deadline().left_of(PATIENCE))?;
     let look = inventory::look(aws)?;
     let removal = Removal {
         aws,
@@ -71,21 +73,30 @@ pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome
         ledger: Ledger::of_node(),
         dry_run,
     };
+    let mut outcome = Outcome::default();
+    for record in removal.detached(&look, wanted)? {
+        outcome.note(&record.network, record.eni(), removal.finish(&record));
+    }
     let (_, others) = place::split(&look.enis, wanted);
     let unwanted = others.into_iter();
-    let unwanted = unwanted.filter(|eni| place::is_of(eni, &look.identity.instance_id));
-    let mut outcome = Outcome::default();
-    for eni in unwanted {
-        match removal.remove(eni) {
-            Ok(fate) => outcome.removed.push(Removed {
-                name: eni.network().unwrap_or_default().to_owned(),
-                id: eni.id.clone(),
-                fate,
-            }),
-            Err(error) => outcome.errors.push(error),
-        }
+    for eni in unwanted.filter(|eni| place::is_of(*eni, &look.identity.instance_id)) {
+        let name = eni.network().unwrap_or_default();
+        outcome.note(name, Some(&eni.id), removal.remove(eni));
     }
     Ok(outcome)
+}
+
+impl Outcome {
+    fn note(&mut self, name: &str, id: Option<&str>, outcome: Result<Fate>) {
+        match outcome {
+            Ok(fate) => self.removed.push(Removed {
+                name: name.to_owned(),
+                id: id.unwrap_or_default().to_owned(),
+                fate,
+            }),
+            Err(error) => self.errors.push(error),
+        }
+    }
 }
 
 /// What it takes to take ENIs away.
@@ -98,9 +109,51 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
+    /// What an earlier process has detached and not deleted. An ENI of a kind that is missing by
+    /// now is for the next pass, which attaches it again.
+    fn detached(&self, look: &Look, wanted: &[Wanted]) -> Result<Vec<Record>> {
+        let is_missing = |record: &Record| {
+            let mut kinds = wanted.iter().filter(|kind| kind.name == record.network);
+            kinds.any(|kind| place::missing(&look.enis, kind) > 0)
+        };
+        let is_there = |id: &str| look.enis.iter().any(|eni| eni.id == id);
+        let mut records = self.records.all()?;
+        records.retain(|record| {
+            let is_off = record.eni().is_some_and(|id| !is_there(id));
+            record.leaving && is_off && !is_missing(record)
+        });
+        Ok(records)
+    }
+
+    /// Deletes what was detached before.
+    fn finish(&self, record: &Record) -> Result<Fate> {
+        let eni = record.eni().unwrap_or_default();
+        if self.dry_run {
+            return Ok(Fate::WouldBe);
+        }
+        self.require_time(eni)?;
+        self.delete(eni).map(|()| Fate::Deleted)
+    }
+
+    /// Without time for the requests an ENI stays as it is, and pods may have it.
+    fn require_time(&self, eni: &str) -> Result<()> {
+        match self.aws.deadline().is_over() {
+            true => {
+                let msg = format!("timed out before it was the turn of {eni}");
+                let details = "nothing was asked of EC2 for it; the next detach does it";
+                Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
+            }
+            false => Ok(()),
+        }
+    }
+
     fn remove(&self, eni: &Description) -> Result<Fate> {
+        self.require_time(&eni.id)?;
         // No pod gets an address of it meanwhile.
-        let _turn = self.ledger.of_eni(&eni.id)?.take_turn(TURN_DEADLINE)?;
+        let _turn = self
+            .ledger
+            .of_eni(&eni.id)?
+            .take_turn(self.aws.deadline().left_of(TURN_DEADLINE))?;
         // The turn of all devices is not held while every process is looked into: of what is
         // found there, no pod gets more meanwhile.
         let mut reasons = carried::reasons(&self.ledger, eni)?;
@@ -115,7 +168,7 @@ impl Removal<'_> {
         }
         inventory::forget(&eni.id)?;
         self.detach(eni)?;
-        self.delete(eni)?;
+        self.delete(&eni.id)?;
         Ok(Fate::Deleted)
     }
 
@@ -172,19 +225,31 @@ impl Removal<'_> {
         Ok(())
     }
 
-    fn delete(&self, eni: &Description) -> Result<()> {
-        let deadline = Instant::now() + DETACHES;
+    /// Deletes an ENI that is detached, or being detached.
+    fn delete(&self, eni: &str) -> Result<()> {
+        let deadline = Deadline::after(self.aws.deadline().left_of(DETACHES));
         loop {
-            match self.ec2.delete(&eni.id) {
-                Ok(_) => return self.records.forget(&eni.id),
+            let failure = match self.ec2.delete(eni) {
+                Ok(_) => return self.records.forget(eni),
+                Err(failure) => failure,
+            };
+            match failure.kind {
                 // It takes some seconds until the instance has given it up.
-                Err(failure) if failure.kind == Kind::Invalid && Instant::now() < deadline => {
-                    thread::sleep(LOOK);
-                }
-                Err(failure) => return Err(explained(&failure, &format!("delete {}", eni.id))),
+                Kind::Invalid if deadline.left() > LOOK => thread::sleep(LOOK),
+                Kind::Invalid => return Err(still_attached(eni, &failure)),
+                _ => return Err(explained(&failure, &format!("delete {eni}"))),
             }
         }
     }
+}
+
+fn still_attached(eni: &str, failure: &Failure) -> Error {
+    let msg = format!("timed out waiting for EC2 to detach {eni}");
+    let details = format!(
+        "{}; the next detach or attach, or the agent, deletes it",
+        failure.answer
+    );
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
 fn leaving(eni: &Description) -> Record {

@@ -11,7 +11,7 @@ use harness::{AwsNode, Call};
 
 use super::{
     ATTACH, CREATE, DETACH, MODIFY, Site, attach, attached, call, detach_call, let_records_settle,
-    refusal, unknown,
+    records, refusal, unknown,
 };
 use crate::eni_sync::killed;
 
@@ -59,6 +59,39 @@ fn an_attach_that_is_killed_anywhere_is_completed() {
     });
     let kills = kills.into_inner();
     assert!(kills * 2 >= LEAST, "only {kills} kills");
+}
+
+#[test]
+fn a_detach_that_is_killed_anywhere_is_completed_by_the_next_one() {
+    let kills = AtomicUsize::new(0);
+    let make = || {
+        let site = Site::new();
+        let node = site.node();
+        attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+        let_records_settle(&node);
+        (site, node)
+    };
+    each_system_call(1, make, |(site, node), nth| {
+        let stays = site.wanted("user", 1);
+        let more = site.configuration(&[stays.clone(), site.wanted("old", 1)]);
+        attached(node, &more);
+        let fewer = site.configuration(&[stays]);
+        let how = Strike {
+            fault: Fault::Kill,
+            counted: Counted::Changing,
+            nth,
+        };
+        let struck = node.node.strike(&detach_call(node, &fewer, &[]), how);
+        let output = node.node.run(&detach_call(node, &fewer, &[]));
+        let what = format!("{nth} {:?}", struck.hit);
+        assert_eq!(output.status, Some(0), "{what}: {output}");
+        site.assert_exactly(node, &[("user", 1)], &what);
+        assert_eq!(records(node), 0, "{what}");
+        kills.fetch_add(usize::from(struck.hit.is_some()), Ordering::Relaxed);
+        struck.hit.is_some()
+    });
+    let kills = kills.into_inner();
+    assert!(kills >= LEAST, "only {kills} kills");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::eni_lab::Hold;
+use harness::eni_lab::{Hold, Shown};
 use harness::{AwsNode, Call, Host, Output, Pod, Resident};
 use serde_json::{Value, json};
 
@@ -125,6 +125,81 @@ fn a_detach_that_is_killed_is_completed_by_the_next_start() {
             site.assert_exactly(&node, &[("user", 1)], &what);
         }
     }
+}
+
+#[test]
+fn a_detach_that_is_killed_is_completed_by_the_next_one() {
+    for action in [DESCRIBE, DETACH, "DeleteNetworkInterface"] {
+        for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
+            let site = Site::new();
+            let node = site.node();
+            let both = site.configuration(&[site.wanted("old", 2), site.wanted("user", 1)]);
+            attached(&node, &both);
+            let_records_settle(&node);
+            attached(&node, &both);
+            let fewer = site.configuration(&[site.wanted("user", 1)]);
+            let call = detach_call(&node, &fewer, &[]);
+            killed::kill_held(&node.node, &site.lab, &call, (action, hold));
+            let output = detach(&node, &fewer, &[]);
+            assert_eq!(output.status, Some(0), "{output}");
+            let what = format!("{action} {hold:?}");
+            site.assert_exactly(&node, &[("user", 1)], &what);
+            assert_eq!(records(&node), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_names_what_a_detach_that_was_killed_has_left() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    attached(&node, &configuration);
+    let call = detach_call(&node, &json!({}), &[]);
+    killed::kill_held(&node.node, &site.lab, &call, (DETACH, Hold::AfterCommit));
+    let output = detach(&node, &json!({}), &["--dry-run"]);
+    let said = format!("{} of user: would be deleted", site.enis()[0].id);
+    assert!(output.stdout.contains(&said), "{said}\n{output}");
+    // Whoever wants it again has it attached.
+    let output = detach(&node, &configuration, &[]);
+    assert_eq!(output.stdout, "nothing to detach\n", "{output}");
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 1)], "again");
+}
+
+#[test]
+fn a_detach_gives_up_after_its_time_and_begins_with_no_other_eni() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 2)]));
+    site.lab.hold("DeleteNetworkInterface", Hold::BeforeCommit);
+    let output = detach(&node, &json!({}), &["--timeout", "4"]);
+    site.lab.release_held();
+    assert_eq!(output.status, Some(1), "{output}");
+    let on_node = |eni: &&Shown| eni.instance.is_some();
+    let enis = site.enis();
+    let left: Vec<&Shown> = enis.iter().filter(on_node).collect();
+    let [left] = left[..] else {
+        panic!("{enis:#?}\n{output}");
+    };
+    let said = format!("timed out before it was the turn of {}", left.id);
+    assert!(output.stderr.contains(&said), "{said}\n{output}");
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(0), "{output}");
+    assert_eq!((site.enis(), records(&node)), (Vec::new(), 0));
+}
+
+#[test]
+fn an_eni_that_ec2_takes_long_to_detach_is_named_when_the_time_is_over() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    site.lab
+        .rules(|rules| rules.detaching = Duration::from_secs(3600));
+    let output = detach(&node, &json!({}), &["--timeout", "4"]);
+    assert_eq!(output.status, Some(1), "{output}");
+    let said = format!("timed out waiting for EC2 to detach {}", site.enis()[0].id);
+    assert!(output.stderr.contains(&said), "{said}\n{output}");
 }
 
 #[test]
