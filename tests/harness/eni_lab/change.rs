@@ -17,7 +17,7 @@ use super::world::{
     Attachment, Due, Eni, Group, Instance, InstanceState, NO_MANAGE, PRIMARY, Place, Reservation,
     Scheduled, Subnet, Vpc, World,
 };
-use super::{SECURITY_GROUP, ZONE};
+use super::{ACCOUNT, SECURITY_GROUP, ZONE};
 
 /// The tag by which the VPC CNI knows its interfaces. Source: amazon-vpc-cni-k8s,
 /// `pkg/awsutils/awsutils.go`.
@@ -205,6 +205,7 @@ impl Change<'_> {
             prefixes: Vec::new(),
             tags: BTreeMap::new(),
             description: description.to_owned(),
+            requester: (ACCOUNT.to_owned(), false),
             attachment: None,
             source_dest_check: true,
         };
@@ -263,10 +264,11 @@ impl Change<'_> {
     /// instance; nothing happens where there is no room.
     pub(super) fn attach_for_vpc_cni(&mut self, instance: &InstanceId) -> Result<(), Ec2Error> {
         let subnet = self.world.instance(instance.as_str())?.subnet.clone();
-        let eni = self.create_eni(subnet.as_str(), None, "aws-K8S")?;
+        let eni = self.create_eni(subnet.as_str(), None, &format!("aws-K8S-{instance}"))?;
         let owner = instance.to_string();
-        let tags = &mut self.world.eni_mut(eni.as_str())?.tags;
-        tags.insert(VPC_CNI.to_owned(), owner);
+        let made = self.world.eni_mut(eni.as_str())?;
+        made.requester = (format!("AROA0EXAMPLE:{instance}"), false);
+        made.tags.insert(VPC_CNI.to_owned(), owner);
         let used = self.world.attached(instance);
         let index = (0..).find(|index| !used.contains_key(&(0, *index)));
         let place = (0, index.unwrap_or(0));

@@ -183,7 +183,8 @@ pub(super) fn eni(eni: &Eni) -> Value {
         "availabilityZone": eni.zone,
         "description": eni.description,
         "ownerId": ACCOUNT,
-        "requesterManaged": false,
+        "requesterId": eni.requester.0,
+        "requesterManaged": eni.requester.1,
         "status": eni.status(),
         "macAddress": eni.mac,
         "interfaceType": "interface",
@@ -216,7 +217,15 @@ pub(super) fn eni(eni: &Eni) -> Value {
 fn nested(of: &Eni) -> Value {
     let mut described = eni(of);
     for (within, names) in [
-        ("", &["availabilityZone", "requesterManaged", "tagSet"][..]),
+        (
+            "",
+            &[
+                "availabilityZone",
+                "requesterId",
+                "requesterManaged",
+                "tagSet",
+            ][..],
+        ),
         ("/attachment", &["instanceId", "instanceOwnerId"]),
     ] {
         if let Some(object) = described.pointer_mut(within).and_then(Value::as_object_mut) {

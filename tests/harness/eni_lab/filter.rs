@@ -163,7 +163,8 @@ impl Described for Eni {
                 .into_iter()
                 .collect(),
             "interface-type" => vec!["interface".to_owned()],
-            "requester-managed" => vec!["false".to_owned()],
+            "requester-id" => vec![self.requester.0.clone()],
+            "requester-managed" => vec![self.requester.1.to_string()],
             "private-dns-name" => vec![private_dns_name(self.primary)],
             "network-interface-id" => vec![self.id.to_string()],
             "mac-address" => vec![self.mac.clone()],

@@ -167,6 +167,16 @@ impl Lab {
         });
     }
 
+    /// Who has had the interface created; `is_service` for a service of AWS.
+    #[track_caller]
+    pub fn set_requester(&self, eni: &EniId, id: &str, is_service: bool) {
+        self.set_up(|change| {
+            let eni = change.world.eni_mut(eni.as_str())?;
+            eni.requester = (id.to_owned(), is_service);
+            Ok(())
+        });
+    }
+
     /// Takes a tag off the interface.
     #[track_caller]
     pub fn untag_eni(&self, eni: &EniId, key: &str) {

@@ -124,6 +124,8 @@ pub(super) struct Eni {
     pub(super) prefixes: Vec<IpNetwork>,
     pub(super) tags: BTreeMap<String, String>,
     pub(super) description: String,
+    /// Who has had it created, and whether that is a service of AWS.
+    pub(super) requester: (String, bool),
     pub(super) attachment: Option<Attachment>,
     pub(super) source_dest_check: bool,
 }
