@@ -33,11 +33,11 @@ impl Fixture {
             json!({
                 "id": format!("eni-0{n}"), "mac": MACS[n - 1], "interface": format!("eth{n}"), "deviceIndex": n,
                 "networkCardIndex": 0, "subnetId": format!("subnet-0{n}"), "subnetCidrs": [format!("10.0.{n}.0/24"), format!("2001:db8:{n}::/64")],
-                "vpcId": "vpc-01", "noManage": true, "network": "", "tags": {}, "securityGroups": [], "primaryAddresses": [format!("10.0.{n}.10")], "prefixes": [],
+                "vpcId": "vpc-01", "noManage": true, "network": "", "tags": {}, "description": "", "requesterId": "", "requesterManaged": false, "securityGroups": [], "primaryAddresses": [format!("10.0.{n}.10")], "prefixes": [],
                 "ipv4Limit": 50, "ipv6Limit": 50
             })
         };
-        json!({ "region": "us-west-2", "instanceId": "i-01", "instanceType": "c5.large", "enis": [eni(1), eni(2)] })
+        json!({ "region": "us-west-2", "instanceId": "i-01", "instanceType": "c5.large", "interfaceLimits": [3], "enis": [eni(1), eni(2)] })
     }
 
     fn write_inventory(&self, text: &str) {

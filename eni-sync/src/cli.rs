@@ -27,7 +27,7 @@ use nix::unistd::geteuid;
 use self::page::Page;
 use self::release::{Manner, Selection};
 use crate::agent;
-use crate::agent::configuration::{CNI_PATH, Configuration};
+use crate::agent::configuration::Configuration;
 use crate::log;
 use crate::plugin::socket;
 use crate::vpc::environment;
@@ -134,19 +134,10 @@ enum Command {
     SupportBundle(support_bundle::Options),
     /// Show the addresses of this node's ENIs, their states and their owners
     ///
-    /// Reads the ledger and the inventory, and changes nothing. AWS is not asked.
+    /// Who has each of its slots, too. Reads the ledger, the inventory and the kernel, and
+    /// changes nothing. AWS is not asked.
     #[command(after_help = EXIT_STATUS)]
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// Ask EC2, and mark what is only in the ledger or only on an ENI
-        #[arg(long)]
-        live: bool,
-        /// The directory of the plugins
-        #[arg(long, value_name = "DIRECTORY", default_value = CNI_PATH)]
-        cni_path: PathBuf,
-    },
+    Status(status::Options),
     /// Look at everything that pods' addresses depend on, and say what to do
     ///
     /// Reads and never writes, neither on the node nor in AWS. Without --nad and
@@ -247,11 +238,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Attach(options) => attach::run(&options),
         Command::Detach(options) => detach::run(&options),
         Command::Install { source, target } => done(install::run(&source, &target)),
-        Command::Status {
-            json,
-            live,
-            cni_path,
-        } => done(status::run(json, live, &cni_path)),
+        Command::Status(options) => done(status::run(&options)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Uninstall(options) => uninstall::run(&options),
         Command::SupportBundle(options) => done(support_bundle::run(&options)),
@@ -270,7 +257,7 @@ fn is_in_place_of_agent(command: &Command) -> bool {
     match command {
         Command::Attach(_)
         | Command::Detach(_)
-        | Command::Status { .. }
+        | Command::Status(_)
         | Command::Doctor(_)
         | Command::Uninstall(_)
         | Command::SupportBundle(_)

@@ -5,8 +5,11 @@
 mod attachment;
 mod carried;
 mod denied;
+pub(crate) mod holder;
+pub(crate) mod host;
 pub(crate) mod leaked;
 pub(crate) mod link;
+pub(crate) mod overview;
 pub(crate) mod pass;
 pub(crate) mod place;
 pub(crate) mod plan;
@@ -46,14 +49,7 @@ pub(crate) fn begun() -> Result<Vec<String>> {
 /// # Errors
 /// Code 5 or 6 naming a file that cannot be read.
 pub(crate) fn is_complete(inventory: &Inventory, wanted: &[Wanted]) -> Result<bool> {
-    let is_there = |wanted: &Wanted| {
-        let mut enis = inventory.enis.iter().filter(|eni| !eni.is_primary());
-        let count = enis
-            .by_ref()
-            .filter(|eni| eni.network == wanted.name)
-            .count();
-        u32::try_from(count).is_ok_and(|count| count >= wanted.count)
-    };
+    let is_there = |wanted: &Wanted| place::missing(&inventory.enis, wanted) == 0;
     let is_known = |id: &str| inventory.enis.iter().any(|eni| eni.id == id);
     let is_certain = |record: &Record| record.is_attached() && !record.has_settled();
     let is_done = |record: &Record| is_certain(record) && record.eni().is_some_and(is_known);

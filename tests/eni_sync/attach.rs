@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod by_agent;
+mod holders;
 mod killed;
 mod policy;
 mod rivals;

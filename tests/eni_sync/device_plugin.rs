@@ -109,6 +109,17 @@ fn addresses_of_pods_count_and_those_of_others_do_not() {
     let pod = Pod::new("c1");
     node.add(&pod, &["10.0.4.70"]).ok();
     // What somebody else has on the ENI, no pod can get. It is found by the next comparison.
+    let shown = node.run_directory().join("eni-cni/resources.json");
+    let mut more: Value = serde_json::from_slice(&fs::read(&shown).unwrap()).unwrap();
+    let one = json!({ "id": "slot-9", "eni": node.eni.as_str() });
+    more[0]["devices"].as_array_mut().unwrap().push(one);
+    fs::write(&shown, more.to_string()).unwrap();
+    let status = node.command(&["status"]).stdout;
+    let too_much = format!("; 10 of {}, which has room for 9\n", node.eni);
+    assert!(status.contains(&too_much), "{status}");
+    assert_eq!(metric(&node, "room{resource"), 9.0);
+    more[0]["devices"].as_array_mut().unwrap().pop();
+    fs::write(&shown, more.to_string()).unwrap();
     let taken = ["10.0.4.90", "10.0.4.91"].map(|address| address.parse().unwrap());
     node.lab.assign(&node.eni, &taken);
     node.command(&["sync", "--once"]);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::doctor::{Diagnosis, examine};
 use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use super::scrape::{ADDRESS, Scrape, get};
 
 fn link(node: &AwsNode, name: &str) -> Value {
     let link = node.node.netns.link(name);
@@ -159,4 +160,44 @@ fn the_doctor_names_what_the_node_has_on_an_eni_for_pods() {
         "eni-dns",
         "the node asks 10.0.0.2 for names through ens6",
     );
+    let shown = node.command(&["status"]).stdout;
+    for said in [
+        ", the node has 10.0.4.9/24 by DHCP,",
+        ", the node has a default route through it,",
+        ", the node asks 10.0.0.2 for names through it\n",
+    ] {
+        assert!(shown.contains(said), "{said}\n{shown}");
+    }
+}
+
+#[test]
+fn status_and_metrics_tell_which_eni_is_down_and_what_the_node_uses_it_for() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    set(&node, &["down"]);
+    let configuration = json!({ "links": false, "metrics": ADDRESS });
+    let _agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| get(&node, "/readyz").0 == 200));
+    let state = |state: &str| Scrape::of(&node).value(&format!("enis{{state=\"{state}\"}}"));
+    let all = || ["down", "dhcp", "default_route"].map(state);
+    assert_eq!(all(), [1.0, 0.0, 0.0]);
+    let of_eni = || {
+        let status: Value = node.command(&["status", "--json"]).ok();
+        let enis = status["enis"].as_array().unwrap().clone();
+        let eni = enis.into_iter().find(|eni| eni["id"] == node.eni.as_str());
+        eni.unwrap()
+    };
+    assert_eq!(of_eni()["link"], "down");
+    assert!(node.command(&["status"]).stdout.contains(", it is down\n"));
+    let leased = ["valid_lft", "3600", "preferred_lft", "3600"];
+    let address = ["address", "add", "10.0.4.9/24", "dev", "ens6"];
+    node.node.netns.ip(&[&address[..], &leased].concat());
+    set(&node, &["up"]);
+    node.node
+        .netns
+        .ip(&["route", "add", "default", "via", "10.0.4.1", "dev", "ens6"]);
+    assert_eq!(all(), [0.0, 1.0, 1.0]);
+    let eni = of_eni();
+    let used = json!({"leased": ["10.0.4.9/24"], "defaultRoute": true, "nameServers": ""});
+    assert_eq!((&eni["link"], &eni["usedByNode"]), (&json!("up"), &used));
 }

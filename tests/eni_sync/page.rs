@@ -30,6 +30,12 @@ fn the_page_shows_what_the_node_has_and_what_has_changed() {
         "<td data-title=\"CHANGE\">assigned</td>",
         &format!("<td data-title=\"ENI\">{}</td>", node.eni),
         "<td data-title=\"IPV4\">2 of 10</td>",
+        "<h2>Slots of the instance</h2>",
+        "<td data-title=\"ENIS\">2 of 3</td>",
+        &format!(
+            "<td data-title=\"WHO HAS IT\">{} (for pods, attached by somebody else: ",
+            node.eni
+        ),
     ] {
         assert!(page.contains(text), "{text}: {page}");
     }

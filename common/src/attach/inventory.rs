@@ -45,6 +45,10 @@ pub struct Inventory {
     pub instance_type: String,
     /// One entry an ENI.
     pub enis: Vec<Eni>,
+    /// How many ENIs each network card of the instance can have, by its index; nothing where EC2
+    /// has not said.
+    #[serde(default)]
+    pub interface_limits: Vec<u32>,
 }
 
 /// An elastic network interface that is attached to this node.
@@ -76,6 +80,15 @@ pub struct Eni {
     /// Its tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// What its creator has written beside it.
+    #[serde(default)]
+    pub description: String,
+    /// Who has had it created: an account, a role with its session, or a service.
+    #[serde(default)]
+    pub requester_id: String,
+    /// Whether a service of AWS manages it.
+    #[serde(default)]
+    pub requester_managed: bool,
     /// The ids of its security groups.
     #[serde(default)]
     pub security_groups: Vec<String>,

@@ -10,6 +10,7 @@ mod kubelet;
 mod look;
 mod offer;
 mod plugin;
+pub(crate) mod room;
 pub(crate) mod shown;
 
 use std::os::fd::AsFd;

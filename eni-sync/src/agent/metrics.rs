@@ -265,6 +265,9 @@ impl Metrics {
         if let Err(error) = self.enis.read(&configuration.enis) {
             say!("metrics without the ENIs: {error}");
         }
+        if let Err(error) = self.resources.read(ledger) {
+            say!("metrics without the room for resources: {error}");
+        }
         let mut out = String::new();
         if let Err(cause) = text::encode(&mut out, &self.registry) {
             // A string takes whatever is written; only a defect could come here.

@@ -90,7 +90,7 @@ impl<'a> Document<'a> {
 /// What keeps it from looking at all.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let sources = sources(&options.nad, options.cni_conf_dir.as_deref());
-    let agent = options.agent_config.clone().or_else(found::agent);
+    let agent = agent_config(options.agent_config.as_deref());
     let plugins = options.cni_path.as_deref();
     let facts = Facts::collect(
         sources,
@@ -108,6 +108,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// The agent's configuration that is given, else the one where it usually is.
+pub(crate) fn agent_config(given: Option<&Path>) -> Option<PathBuf> {
+    given.map(Path::to_owned).or_else(found::agent)
 }
 
 /// The networks that are given, else those of this node.

@@ -37,7 +37,8 @@ impl Page {
     /// # Errors
     /// Those of `status`.
     pub(crate) fn html(&self, wrong: &[String]) -> Result<String> {
-        status::page(&self.plugins, wrong, &self.examined())
+        let agent = self.configuration.as_deref();
+        status::page(&self.plugins, agent, wrong, &self.examined())
     }
 
     fn examined(&self) -> Findings {

@@ -3,6 +3,7 @@
 
 mod damage;
 mod html;
+mod offered;
 mod page;
 mod table;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use common::address::Cidr;
 use common::attach::inventory::{Eni, Inventory};
 use common::error::Result;
@@ -18,18 +20,39 @@ use common::say;
 use serde::Serialize;
 
 use self::damage::add_damage;
-use crate::agent::devices::shown::{self, Shown};
-use crate::cli::doctor::Findings;
+use self::offered::Offered;
+use crate::agent::configuration::{CNI_PATH, Configuration};
+use crate::cli::doctor::{Findings, agent_config};
 use crate::cli::output;
 use crate::installed::{self, Installed};
 use crate::ledger::{Entry, Ledger, Owner, Prefix, State, Timestamp, now};
 use crate::log;
-use crate::plugin::socket;
+use crate::provision::host::Host;
+use crate::provision::overview::{Card, EniView, Kind, Node, Overview};
+use crate::provision::wanted::Wanted;
 use crate::registration::prefixes::supply;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 use crate::vpc::inventory;
+
+/// What to show, and how.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Ask EC2, and mark what is only in the ledger or only on an ENI
+    #[arg(long)]
+    live: bool,
+    /// The configuration of the agent, which names the ENIs that the node is to have; without
+    /// it, /etc/eni-sync/agent.json where there is one
+    #[arg(long, value_name = "FILE")]
+    agent_config: Option<PathBuf>,
+    /// The directory of the plugins
+    #[arg(long, value_name = "DIRECTORY", default_value = CNI_PATH)]
+    cni_path: PathBuf,
+}
 
 /// What this node has; the document of `--json`.
 #[derive(Debug, Serialize)]
@@ -43,44 +66,13 @@ struct Status {
     /// Whether EC2 was asked.
     live: bool,
     enis: Vec<EniStatus>,
+    /// Each kind of ENIs that the configuration names; nothing where it is not known.
+    wanted: Option<Vec<Kind>>,
+    /// Who has the slots of the instance.
+    slots: Vec<Card>,
     plugins: Plugins,
     /// What the agent offers the kubelet; nothing where no agent answers.
     resources: Vec<Offered>,
-}
-
-/// A resource of the kubelet.
-#[derive(Debug, Serialize)]
-struct Offered {
-    name: String,
-    /// Whether the kubelet has taken it, and listens.
-    registered: bool,
-    healthy: usize,
-    unhealthy: usize,
-    problems: Vec<String>,
-}
-
-impl Offered {
-    fn all() -> Vec<Self> {
-        if !socket::is_listened_on(Path::new(socket::PATH)) {
-            return Vec::new();
-        }
-        let shown = shown::read().unwrap_or_else(|error| {
-            say!("{error}");
-            Vec::new()
-        });
-        shown.into_iter().map(Self::of).collect()
-    }
-
-    fn of(shown: Shown) -> Self {
-        let (healthy, unhealthy) = shown.counts();
-        Self {
-            healthy,
-            unhealthy,
-            name: shown.name,
-            registered: shown.registered,
-            problems: shown.problems,
-        }
-    }
 }
 
 /// What the directory of the plugins has.
@@ -153,6 +145,9 @@ struct Known {
     managed: bool,
     ipv4: Slots,
     ipv6: Slots,
+    /// Who has it, and what its interface is.
+    #[serde(flatten)]
+    seen: Option<EniView>,
 }
 
 /// How many of the addresses that an ENI can have are there.
@@ -200,13 +195,15 @@ enum Difference {
     OnlyOnEni,
 }
 
-/// Prints the status; `live` also compares it with EC2.
+/// Prints the status.
 ///
 /// # Errors
 /// What cannot be read, and what AWS says.
-pub(crate) fn run(json: bool, live: bool, plugins: &Path) -> Result<()> {
-    let status = collect(live, Plugins::of(plugins))?;
-    match json {
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let agent = agent_config(options.agent_config.as_deref());
+    let plugins = Plugins::of(&options.cni_path);
+    let status = collect(options.live, plugins, wanted(agent.as_deref()))?;
+    match options.json {
         true => output::print_json(&status),
         false => output::print(table::render(&status, now()).as_bytes()),
     }
@@ -216,8 +213,8 @@ pub(crate) fn run(json: bool, live: bool, plugins: &Path) -> Result<()> {
 ///
 /// # Errors
 /// As for [`run`].
-pub(crate) fn report(plugins: &Path) -> Result<(String, String)> {
-    let status = collect(false, Plugins::of(plugins))?;
+pub(crate) fn report(plugins: &Path, agent: &Path) -> Result<(String, String)> {
+    let status = collect(false, Plugins::of(plugins), wanted(Some(agent)))?;
     Ok((table::render(&status, now()), output::json(&status)?))
 }
 
@@ -225,8 +222,13 @@ pub(crate) fn report(plugins: &Path) -> Result<(String, String)> {
 ///
 /// # Errors
 /// As for [`run`].
-pub(crate) fn page(plugins: &Path, wrong: &[String], findings: &Findings) -> Result<String> {
-    let status = collect(false, Plugins::of(plugins))?;
+pub(crate) fn page(
+    plugins: &Path,
+    agent: Option<&Path>,
+    wrong: &[String],
+    findings: &Findings,
+) -> Result<String> {
+    let status = collect(false, Plugins::of(plugins), wanted(agent))?;
     let changes = log::changes();
     let seen = page::Seen {
         wrong,
@@ -236,11 +238,43 @@ pub(crate) fn page(plugins: &Path, wrong: &[String], findings: &Findings) -> Res
     Ok(page::render(&status, &seen, now()))
 }
 
-fn collect(live: bool, plugins: Plugins) -> Result<Status> {
+/// The ENIs that the agent's configuration names; nothing where that is not known.
+fn wanted(agent: Option<&Path>) -> Option<Vec<Wanted>> {
+    let read = agent
+        .filter(|path| path.exists())
+        .map(Configuration::read)?;
+    match read {
+        Ok(configuration) => Some(configuration.enis),
+        Err(error) => {
+            say!("{error}");
+            None
+        }
+    }
+}
+
+fn overview(
+    inventory: &Inventory,
+    actual: Option<&[Description]>,
+    wanted: Option<&[Wanted]>,
+) -> Result<Overview> {
+    let node = Node {
+        instance_id: &inventory.instance_id,
+        limits: &inventory.interface_limits,
+        host: &Host::read()?,
+    };
+    Ok(match actual {
+        Some(actual) => Overview::of(actual, wanted, node),
+        None => Overview::of(&inventory.enis, wanted, node),
+    })
+}
+
+fn collect(live: bool, plugins: Plugins, wanted: Option<Vec<Wanted>>) -> Result<Status> {
     let (inventory, actual) = match live {
         true => inventory::ask(&Aws::open()).map(|(found, all)| (found, Some(all)))?,
         false => (written(), None),
     };
+    let overview = overview(&inventory, actual.as_deref(), wanted.as_deref())?;
+    let resources = Offered::all(&inventory)?;
     let mut ledger = BTreeMap::new();
     for eni in Ledger::of_node().enis()? {
         let known = (eni.read()?, eni.read_prefixes()?);
@@ -251,6 +285,9 @@ fn collect(live: bool, plugins: Plugins) -> Result<Status> {
         let (known, damage) = ledger.remove(&eni.id).unwrap_or_default();
         let actual = actual.iter().flatten().find(|found| found.id == eni.id);
         let mut status = eni_status(eni, known, actual, &holders);
+        if let Some(known) = &mut status.known {
+            known.seen = overview.eni(&eni.id).cloned();
+        }
         add_damage(&mut status, damage);
         enis.push(status);
     }
@@ -281,8 +318,10 @@ fn collect(live: bool, plugins: Plugins) -> Result<Status> {
         inventory_age_seconds: age.map(|age| age.as_secs()),
         live,
         enis,
+        wanted: wanted.map(|_| overview.kinds),
+        slots: overview.cards,
         plugins,
-        resources: Offered::all(),
+        resources,
     })
 }
 
@@ -318,6 +357,7 @@ fn eni_status(
         managed: eni::require_managed(eni).is_ok(),
         ipv4: slots(Family::V4, eni.ipv4_limit),
         ipv6: slots(Family::V6, eni.ipv6_limit),
+        seen: None,
     };
     let shown = prefix_lines(&prefixes, &entries, actual);
     let mut addresses = unknown(&entries, actual);

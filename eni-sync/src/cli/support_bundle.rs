@@ -110,7 +110,7 @@ impl<W: Write> Bundle<W> {
     fn commands(&mut self, options: &Options) -> io::Result<()> {
         let version = concat!("eni-sync ", env!("CARGO_PKG_VERSION"), "\n");
         self.archive.add("version.txt", version.as_bytes())?;
-        let status = status::report(&options.cni_path);
+        let status = status::report(&options.cni_path, &options.agent_config);
         self.documents("status", status)?;
         let configuration = &options.agent_config;
         let configuration = configuration.exists().then_some(configuration.as_path());

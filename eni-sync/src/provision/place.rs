@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::error::{Error, Result};
 
+use crate::provision::holder::Attached;
 use crate::provision::request::INSTANCE_TAG;
 use crate::provision::wanted::Wanted;
 use crate::vpc::ec2::{Description, Place};
@@ -23,9 +24,12 @@ pub(super) fn free(enis: &[Description], card: u32, refused: &BTreeSet<u32>) -> 
 }
 
 /// How many ENIs of a kind are missing.
-pub(crate) fn missing(enis: &[Description], wanted: &Wanted) -> u32 {
-    let is_its = |eni: &&Description| eni.network() == Some(&wanted.name) && !eni.is_primary();
-    let there = enis.iter().filter(is_its).count();
+pub(crate) fn missing<'a, T>(enis: &'a [T], wanted: &Wanted) -> u32
+where
+    Attached<'a>: From<&'a T>,
+{
+    let is_its = |eni: &Attached<'_>| eni.network == Some(&wanted.name) && !eni.is_primary();
+    let there = enis.iter().map(Attached::from).filter(is_its).count();
     wanted
         .count
         .saturating_sub(u32::try_from(there).unwrap_or(u32::MAX))
@@ -33,12 +37,13 @@ pub(crate) fn missing(enis: &[Description], wanted: &Wanted) -> u32 {
 
 /// The ENIs that are wanted, and the others, but for the primary one: those that no configuration
 /// names, and of too many the last ones. Both are sorted by their places.
-pub(super) fn split<'a>(
-    enis: &'a [Description],
-    wanted: &[Wanted],
-) -> (Vec<&'a Description>, Vec<&'a Description>) {
-    let mut sorted: Vec<&Description> = enis.iter().filter(|eni| !eni.is_primary()).collect();
-    sorted.sort_by_key(|eni| eni.place());
+pub(super) fn split<'a, T>(enis: &'a [T], wanted: &[Wanted]) -> (Vec<&'a T>, Vec<&'a T>)
+where
+    Attached<'a>: From<&'a T>,
+{
+    let both = enis.iter().map(|eni| (eni, Attached::from(eni)));
+    let mut sorted: Vec<(&T, Attached<'_>)> = both.filter(|(_, eni)| !eni.is_primary()).collect();
+    sorted.sort_by_key(|(_, eni)| eni.place);
     let most = |name: &str| {
         wanted
             .iter()
@@ -46,22 +51,24 @@ pub(super) fn split<'a>(
             .map_or(0, |w| w.count)
     };
     let mut there: BTreeMap<&str, u32> = BTreeMap::new();
-    sorted.into_iter().partition(|eni| {
-        let Some(name) = eni.network() else {
+    let is_wanted = |(_, eni): &(&T, Attached<'a>)| {
+        let Some(name) = eni.network else {
             return false;
         };
         let number = there.entry(name).or_default();
         *number += 1;
         *number <= most(name)
-    })
+    };
+    let (these, others): (Vec<_>, Vec<_>) = sorted.into_iter().partition(is_wanted);
+    let only = |both: Vec<(&'a T, Attached<'a>)>| both.into_iter().map(|(eni, _)| eni).collect();
+    (only(these), only(others))
 }
 
 /// Whether an ENI was created for an instance.
-pub(super) fn is_of(eni: &Description, instance: &str) -> bool {
-    eni.tags
-        .get(INSTANCE_TAG)
-        .is_some_and(|own| own == instance)
-        && !eni.is_primary()
+pub(super) fn is_of<'a>(eni: impl Into<Attached<'a>>, instance: &str) -> bool {
+    let eni = eni.into();
+    let own = eni.tags.get(INSTANCE_TAG);
+    own.is_some_and(|own| own == instance) && !eni.is_primary()
 }
 
 /// Whether the network card has room for one more ENI. Where EC2 has not said how many there
@@ -84,7 +91,8 @@ pub(super) fn require_slot(look: &Look, name: &str, card: u32) -> Result<()> {
         };
     };
     let on_card = look.enis.iter().filter(|eni| eni.network_card == card);
-    let holders: Vec<String> = on_card.map(holder).collect();
+    let holders = on_card.map(Attached::from);
+    let holders: Vec<String> = holders.map(|eni| eni.named(eni.holder())).collect();
     if u32::try_from(holders.len()).is_ok_and(|taken| taken < *most) {
         return Ok(());
     }
@@ -92,17 +100,6 @@ pub(super) fn require_slot(look: &Look, name: &str, card: u32) -> Result<()> {
         "network card {card} of this {kind} has all of its {most} ENIs: {}",
         holders.join(", ")
     ))
-}
-
-/// An ENI, with who has it.
-pub(crate) fn holder(eni: &Description) -> String {
-    let who = match eni.network() {
-        _ if eni.is_primary() => "the primary ENI".to_owned(),
-        Some(network) => format!("of {network:?}"),
-        None if eni.no_manage => "for pods, attached by somebody else".to_owned(),
-        None => "without the tag, so the VPC CNI's".to_owned(),
-    };
-    format!("{} ({who})", eni.id)
 }
 
 #[cfg(test)]
@@ -161,7 +158,7 @@ mod tests {
         assert_eq!(
             error.details,
             "network card 0 of this t has all of its 2 ENIs: eni-0-0 (the primary ENI), eni-0-1 \
-             (without the tag, so the VPC CNI's)"
+             (attached by somebody else without the tag for pods, so the VPC CNI may use it)"
         );
         let error = require_slot(&look, "pods", 2).unwrap_err();
         assert_eq!(error.details, "t has no network card 2");

@@ -328,12 +328,15 @@ pub(crate) fn look(aws: &Aws) -> Result<Look> {
 /// help to say early and in clear words that an ENI is full, which EC2 says anyway.
 fn known_limits(identity: &Identity) -> Limits {
     let written = read_back().filter(|written| written.instance_type == identity.instance_type);
-    let eni = written.and_then(|written| written.enis.into_iter().next());
-    eni.map_or_else(Limits::default, |eni| Limits {
-        ipv4: eni.ipv4_limit,
-        ipv6: eni.ipv6_limit,
-        interfaces: Vec::new(),
-    })
+    let Some(written) = written else {
+        return Limits::default();
+    };
+    let eni = written.enis.first();
+    Limits {
+        ipv4: eni.map_or(0, |eni| eni.ipv4_limit),
+        ipv6: eni.map_or(0, |eni| eni.ipv6_limit),
+        interfaces: written.interface_limits,
+    }
 }
 
 /// The subnets of ENIs, each once.
@@ -364,6 +367,9 @@ pub(crate) fn compose(
         no_manage: eni.no_manage,
         network: eni.tags.get(NETWORK_TAG).cloned().unwrap_or_default(),
         tags: eni.tags.clone(),
+        description: eni.description.clone(),
+        requester_id: eni.requester_id.clone(),
+        requester_managed: eni.requester_managed,
         security_groups: eni.security_groups.clone(),
         primary_addresses: eni.primary.clone(),
         prefixes: eni.prefixes.clone(),
@@ -373,6 +379,7 @@ pub(crate) fn compose(
     let stays = |eni: &&Description| !is_known_to_leave(&eni.mac);
     Inventory {
         enis: found.iter().filter(stays).map(eni).collect(),
+        interface_limits: limits.interfaces.clone(),
         region: identity.region,
         instance_id: identity.instance_id,
         instance_type: identity.instance_type,

@@ -194,6 +194,10 @@ fn the_metrics_and_the_doctor_tell_what_is_wanted_and_what_others_have() {
     };
     for line in [
         "eni_sync_enis{state=\"wanted\"} 2",
+        "eni_sync_enis{state=\"missing\"} 1",
+        "eni_sync_interface_slots_used{network_card=\"0\",holder=\"network\"} 1",
+        "eni_sync_interface_slots_used{network_card=\"0\",holder=\"vpc-cni\"} 1",
+        "eni_sync_interface_slots_limit{network_card=\"0\"} 3",
         "eni_sync_enis{state=\"attached\"} 1",
         "eni_sync_enis{state=\"down\"} 1",
         "eni_sync_enis{state=\"foreign\"} 1",
@@ -216,6 +220,8 @@ fn the_metrics_and_the_doctor_tell_what_is_wanted_and_what_others_have() {
     assert_eq!(wanted["says"], "1 of 2 are attached");
     assert_eq!(wanted["level"], "error");
     let slots = finding("interface-slots")["says"].clone();
-    let says = format!("{other} (without the tag, so the VPC CNI's)");
+    let says = format!(
+        "{other} (the VPC CNI's: created by 123456789012, tags node.k8s.amazonaws.com/instance_id="
+    );
     assert!(slots.as_str().unwrap().contains(&says), "{slots}");
 }

@@ -34,8 +34,11 @@ fn the_last_slot_that_the_vpc_cni_takes_at_the_same_moment_is_named() {
     let configuration = site.configuration(&[site.wanted("user", 2)]);
     let output = attach(&node, &configuration, &[]);
     assert_eq!(output.status, Some(1), "{output}");
-    let who = "(without the tag, so the VPC CNI's)";
-    assert!(output.stderr.contains(who), "{output}");
+    let who = format!(
+        "(the VPC CNI's: description \"aws-K8S-{instance}\", created by AROA0EXAMPLE:{instance}, tags",
+        instance = node.instance
+    );
+    assert!(output.stderr.contains(&who), "{output}");
     // One that could not be attached is kept for the next time, and attached then.
     assert_eq!((site.enis().len(), records(&node)), (2, 2));
     let theirs = site.lab.all_enis().into_iter().find(Shown::is_of_vpc_cni);

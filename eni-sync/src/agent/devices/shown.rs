@@ -1,6 +1,7 @@
 //! What the kubelet is offered at this moment, for whoever shows it: metrics, readiness, and a
 //! file for the commands. And how the look that finds it out is woken.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -60,6 +61,17 @@ impl Shown {
         let healthy = self.devices.iter().filter(|one| one.unhealthy.is_none());
         let healthy = healthy.count();
         (healthy, self.devices.len() - healthy)
+    }
+
+    /// How many devices there are of each ENI, and how many of these a pod can have.
+    pub(crate) fn by_eni(&self) -> BTreeMap<&str, (usize, usize)> {
+        let mut of: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for device in &self.devices {
+            let (all, healthy) = of.entry(device.eni.as_str()).or_default();
+            *all += 1;
+            *healthy += usize::from(device.unhealthy.is_none());
+        }
+        of
     }
 }
 

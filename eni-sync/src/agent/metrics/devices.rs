@@ -1,12 +1,16 @@
 //! What the metrics say of the resources that the kubelet is offered.
 
+use common::attach::inventory::Inventory;
+use common::error::Result;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::set;
-use crate::agent::devices::shown::Shown;
+use crate::agent::devices::room;
+use crate::agent::devices::shown::{self, Shown};
+use crate::ledger::Ledger;
 use crate::vpc::calls::Names;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +36,7 @@ pub(crate) struct Resources {
     devices: Family<InHealth, Gauge>,
     registered: Family<OfResource, Gauge>,
     registrations: Family<Attempt, Counter>,
+    room: Family<OfResource, Gauge>,
 }
 
 impl Resources {
@@ -43,6 +48,8 @@ impl Resources {
         names.add("resource_registered", help, &self.registered);
         let help = "Attempts to have the kubelet take a resource";
         names.add("resource_registrations", help, &self.registrations);
+        let help = "How many pods the ENIs of a resource have room for";
+        names.add("resource_room", help, &self.room);
     }
 
     /// Lets those of a resource begin.
@@ -56,6 +63,28 @@ impl Resources {
             name: name.to_owned(),
             ..Shown::default()
         }]);
+    }
+
+    /// Reads what the ENIs have room for that the kubelet is offered. For one thread at a time.
+    ///
+    /// # Errors
+    /// Code 5 or 6 naming a file that cannot be read.
+    pub(super) fn read(&self, ledger: &Ledger) -> Result<()> {
+        self.room.clear();
+        let inventory = Inventory::read()?.unwrap_or_default();
+        for one in shown::read()?
+            .into_iter()
+            .filter(|one| one.family.is_some())
+        {
+            let offers = room::offers(&one, &inventory, ledger)?;
+            // Where EC2 has not said the limit of one of them, nobody knows.
+            let all: Option<usize> = offers.iter().map(|offer| offer.room).sum();
+            if let Some(room) = all {
+                let resource = one.name;
+                set(&self.room.get_or_create(&OfResource { resource }), room);
+            }
+        }
+        Ok(())
     }
 
     /// Notes what the kubelet is offered.

@@ -1,56 +1,83 @@
-//! The ENIs of the node as metrics: how many are wanted, and what the others are.
+//! The ENIs of the node as metrics: how many are wanted, what the others are, and who has the
+//! slots of the instance.
 
-use common::attach::inventory::{Eni, Inventory};
+use common::attach::inventory::Inventory;
 use common::error::Result;
-use common::kernel::netlink::Netlink;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::set;
+use crate::provision::host::Host;
+use crate::provision::overview::{Node, Overview};
 use crate::provision::wanted::Wanted;
 use crate::vpc::calls::Names;
-use crate::vpc::eni;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InState {
     state: &'static str,
 }
 
-/// How many ENIs there are in each state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OnCard {
+    network_card: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HeldBy {
+    network_card: u32,
+    holder: &'static str,
+}
+
+/// How many ENIs there are in each state, and who has the slots.
 #[derive(Debug, Default)]
-pub(super) struct Enis(Family<InState, Gauge>);
+pub(super) struct Enis {
+    states: Family<InState, Gauge>,
+    used: Family<HeldBy, Gauge>,
+    limit: Family<OnCard, Gauge>,
+}
 
 impl Enis {
     /// Makes them known.
     pub(super) fn register(&self, names: &mut Names<'_>) {
-        names.add("enis", "ENIs of the node", &self.0);
+        names.add("enis", "ENIs of the node", &self.states);
+        let help = "ENIs on a network card of the instance, by who has them";
+        names.add("interface_slots_used", help, &self.used);
+        let help = "How many ENIs a network card can have";
+        names.add("interface_slots_limit", help, &self.limit);
     }
 
-    /// Reads what there is now.
+    /// Reads what there is now. For one thread at a time.
     ///
     /// # Errors
-    /// Code 5 or 6 naming the inventory, 999 when the kernel does not list its links.
+    /// Code 5 or 6 naming the inventory, 999 when the kernel does not answer.
     pub(super) fn read(&self, wanted: &[Wanted]) -> Result<()> {
         let inventory = Inventory::read()?.unwrap_or_default();
-        let links = Netlink::open()?.links()?;
-        let is_for_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
-        let for_pods: Vec<&Eni> = inventory.enis.iter().filter(is_for_pods).collect();
-        let is_down = |eni: &&&Eni| links.iter().any(|link| link.mac == eni.mac && !link.up);
-        let secondary = inventory
-            .enis
-            .iter()
-            .filter(|eni| !eni.is_primary())
-            .count();
-        let count: u32 = wanted.iter().map(|wanted| wanted.count).sum();
-        let numbers = [
-            ("wanted", usize::try_from(count).unwrap_or(usize::MAX)),
-            ("attached", for_pods.len()),
-            ("down", for_pods.iter().filter(is_down).count()),
-            ("foreign", secondary - for_pods.len()),
-        ];
-        for (state, number) in numbers {
-            set(&self.0.get_or_create(&InState { state }), number);
+        let node = Node {
+            instance_id: &inventory.instance_id,
+            limits: &inventory.interface_limits,
+            host: &Host::read()?,
+        };
+        let overview = Overview::of(&inventory.enis, Some(wanted), node);
+        for (state, number) in overview.counts() {
+            set(&self.states.get_or_create(&InState { state }), number);
+        }
+        self.used.clear();
+        for ((network_card, holder), number) in overview.holders() {
+            let holder = holder.name();
+            let labels = HeldBy {
+                network_card,
+                holder,
+            };
+            set(&self.used.get_or_create(&labels), number);
+        }
+        self.limit.clear();
+        for card in overview.cards {
+            let network_card = card.network_card;
+            if let Some(limit) = card.limit {
+                let gauge = self.limit.get_or_create(&OnCard { network_card });
+                gauge.set(i64::from(limit));
+            }
         }
         Ok(())
     }

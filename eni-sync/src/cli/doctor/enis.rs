@@ -1,22 +1,14 @@
 //! Checks of the node's ENIs, whatever networks there are.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use common::attach::inventory::{Eni, NO_MANAGE_TAG};
-use common::kernel::netlink::KernelRoute;
 
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::ledger::{Entry, State};
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
-
-/// The kernel's number of the routing table that counts for everybody.
-const MAIN: u32 = 254;
-/// Where systemd-networkd says what it has made of each interface.
-const NETWORKD: &str = "/run/systemd/netif/links";
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let is_for_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
@@ -70,8 +62,7 @@ fn subnets(for_pods: &[&Eni]) -> Vec<Finding> {
 
 fn interface(facts: &Facts, eni: &Eni) -> Finding {
     const CHECK: &str = "eni-interface";
-    let link = facts.host.links.iter().find(|link| link.mac == eni.mac);
-    match link {
+    match facts.host.link(&eni.mac) {
         None => Finding::warning(
             CHECK,
             &eni.id,
@@ -86,20 +77,15 @@ fn interface(facts: &Facts, eni: &Eni) -> Finding {
     }
 }
 
-/// What the node uses the interface for, which is there for pods. A program that configures
-/// every interface by DHCP has seen it at the boot.
+/// What the node uses the interface for, which is there for pods.
 fn uses(facts: &Facts, eni: &Eni) -> Vec<Finding> {
-    let Some(link) = facts.host.links.iter().find(|link| link.mac == eni.mac) else {
+    let Some(link) = facts.host.link(&eni.mac) else {
         return Vec::new();
     };
-    let (host, name) = (&facts.host, &link.name);
-    let addresses = host.addresses.iter();
-    let leased = addresses.filter(|a| a.link == link.index && a.is_global && a.is_leased);
-    let leased: Vec<String> = leased.map(|address| address.cidr.to_string()).collect();
-    let is_default = |route: &&KernelRoute| route.dst.prefix() == 0 && route.table == MAIN;
-    let is_through = |route: &KernelRoute| route.next_hops.iter().any(|hop| hop.0 == link.index);
-    let has_default = host.routes.iter().filter(is_default).any(is_through);
-    let servers = name_servers(link.index);
+    let name = &link.name;
+    let used = facts.host.uses(link);
+    let leased: Vec<String> = used.leased.iter().map(ToString::to_string).collect();
+    let (has_default, servers) = (used.default_route, used.name_servers);
     let advice = "let no network manager configure this interface: for systemd-networkd, a file \
                   below /etc/systemd/network that matches its MAC address, with Unmanaged=yes";
     let finding = |check, is_used: bool, used: String, unused: &str| match is_used {
@@ -129,15 +115,6 @@ fn uses(facts: &Facts, eni: &Eni) -> Vec<Finding> {
             "has no name servers",
         ),
     ]
-}
-
-/// The name servers that systemd-networkd has for an interface; nothing where it has none, or
-/// does not run.
-fn name_servers(index: u32) -> String {
-    let text = fs::read_to_string(Path::new(NETWORKD).join(index.to_string()));
-    let text = text.unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("DNS="));
-    line.unwrap_or_default().trim().to_owned()
 }
 
 /// How to set an interface up, and why it may be down.
@@ -183,7 +160,7 @@ fn slots(facts: &Facts, eni: &Eni, own: &Description, family: Family) -> Option<
         Family::V6 => "IPv6",
     };
     let says = format!("{used} of {limit} {name} addresses used");
-    let is_shared = facts.host.links.iter().any(|link| link.mac == eni.mac);
+    let is_shared = facts.host.link(&eni.mac).is_some();
     Some(match limit {
         // EC2 has not said.
         0 => Finding::info(CHECK, &eni.id, format!("{used} {name} addresses used")),

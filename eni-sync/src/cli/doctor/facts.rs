@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::attach::inventory::{Eni, Inventory};
 use common::error::{Error, Result};
-use common::kernel::netlink::{KernelAddress, KernelRoute, Link, Netlink};
+use common::kernel::netlink::Netlink;
 
 use crate::agent::configuration::{Configuration, Networks};
 use crate::agent::devices::shown::{self, Shown};
@@ -18,6 +18,8 @@ use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
 use crate::ledger::{Damage, Entry, Ledger};
 use crate::plugin::socket;
+use crate::provision::host::Host;
+use crate::provision::overview::{Node, Overview};
 use crate::provision::wanted::Wanted;
 use crate::registration::in_use::{self, Living};
 use crate::vpc::clients::Aws;
@@ -49,8 +51,8 @@ pub(crate) struct Facts {
     /// The interfaces that the agent's configuration names, and those that the node does not
     /// have.
     pub(crate) masters: Vec<Result<String>>,
-    /// The ENIs that it names.
-    pub(crate) wanted: Vec<Wanted>,
+    /// The ENIs that it names; nothing where it is not known.
+    pub(crate) wanted: Option<Vec<Wanted>>,
     /// What an instance of this type can have, if EC2 has said so.
     pub(crate) limits: Limits,
     /// The directory of the plugins, and what it has.
@@ -95,14 +97,6 @@ pub(crate) struct Question {
     pub(crate) failure: Option<Failure>,
 }
 
-/// What the kernel of the node has.
-#[derive(Default)]
-pub(crate) struct Host {
-    pub(crate) links: Vec<Link>,
-    pub(crate) addresses: Vec<KernelAddress>,
-    pub(crate) routes: Vec<KernelRoute>,
-}
-
 impl Facts {
     /// Collects everything; `agent` is the agent's configuration and `plugins` the directory of
     /// the plugins, if they are known. With `probe`, also whether addresses may be changed.
@@ -129,7 +123,7 @@ impl Facts {
             noted: None,
             watched: agent.map(watched),
             masters: agent.map(masters).unwrap_or_default(),
-            wanted: agent.map(wanted).unwrap_or_default(),
+            wanted: agent.and_then(wanted),
             limits: Limits::default(),
             installed: installed::in_directory(&plugin_directory),
             plugin_directory,
@@ -142,11 +136,7 @@ impl Facts {
             resources: shown::read(),
             damaged: read_damaged().unwrap_or_default(),
             living: in_use::of_node(&Ledger::of_node()),
-            host: Host {
-                links: netlink.links()?,
-                addresses: netlink.all_addresses()?,
-                routes: netlink.routes()?,
-            },
+            host: Host::read()?,
             networks,
             unreadable,
         };
@@ -286,6 +276,17 @@ impl Facts {
         self.inventory.as_ref()?.by_mac(&network.master()?.mac)
     }
 
+    /// What the node's ENIs are, by what EC2 says now.
+    pub(crate) fn overview(&self) -> Overview {
+        let instance = self.inventory.as_ref();
+        let node = Node {
+            instance_id: instance.map_or("", |inventory| &inventory.instance_id),
+            limits: &self.limits.interfaces,
+            host: &self.host,
+        };
+        Overview::of(&self.own, self.wanted.as_deref(), node)
+    }
+
     /// What EC2 says now of an ENI of the node.
     pub(crate) fn own(&self, id: &str) -> Option<&Description> {
         self.own.iter().find(|eni| eni.id == id)
@@ -334,8 +335,9 @@ fn masters(agent: &Path) -> Vec<Result<String>> {
 }
 
 /// The ENIs of a configuration that can be read; another check says why it cannot.
-fn wanted(path: &Path) -> Vec<Wanted> {
-    Configuration::read(path).map_or_else(|_| Vec::new(), |configuration| configuration.enis)
+fn wanted(path: &Path) -> Option<Vec<Wanted>> {
+    let configuration = Configuration::read(path).ok()?;
+    Some(configuration.enis)
 }
 
 fn watched(path: &Path) -> Result<Networks> {

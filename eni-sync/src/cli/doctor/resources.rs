@@ -1,6 +1,5 @@
 //! Checks of the resources that the agent offers the kubelet, as it has written them down.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use common::attach::inventory::Eni;
@@ -51,12 +50,6 @@ fn of_one(resource: &Shown) -> Finding {
 
 /// Whether the kubelet has been told what EC2 says now of the ENIs of a resource.
 fn compare(resource: &Shown, facts: &Facts) -> Vec<Finding> {
-    let mut offered: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for device in &resource.devices {
-        let (all, healthy) = offered.entry(device.eni.as_str()).or_default();
-        *all += 1;
-        *healthy += usize::from(device.unhealthy.is_none());
-    }
     let enis = match &facts.inventory {
         // Without an answer of EC2, its other checks say so.
         Some(inventory) if !facts.own.is_empty() => &inventory.enis,
@@ -77,7 +70,7 @@ fn compare(resource: &Shown, facts: &Facts) -> Vec<Finding> {
         let advice = "the agent compares with EC2 again soon; if this stays, its log says why";
         Some(Finding::warning(CHECK, &resource.name, says).advise(advice))
     };
-    offered.into_iter().filter_map(differs).collect()
+    resource.by_eni().into_iter().filter_map(differs).collect()
 }
 
 /// How many addresses an ENI has room for beside those that nobody is known to have, by what EC2

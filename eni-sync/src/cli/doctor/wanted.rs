@@ -2,50 +2,49 @@
 
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
-use crate::provision::place;
-use crate::vpc::ec2::Description;
+use crate::provision::holder::Holder;
+use crate::provision::overview::{Card, EniView, Kind, Overview};
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     if facts.own.is_empty() {
         return Vec::new();
     }
-    let mut findings = wanted(facts);
-    for (card, most) in (0..).zip(&facts.limits.interfaces) {
-        findings.push(slots(facts, card, *most));
-    }
+    let overview = facts.overview();
+    let mut findings: Vec<Finding> = overview.kinds.iter().map(wanted).collect();
+    findings.extend(unwanted(&overview));
+    findings.extend(overview.cards.iter().map(slots));
     findings
 }
 
-fn wanted(facts: &Facts) -> Vec<Finding> {
+fn wanted(kind: &Kind) -> Finding {
     const CHECK: &str = "enis-wanted";
-    let finding = |wanted: &crate::provision::wanted::Wanted| {
-        let (name, count) = (&wanted.name, wanted.count);
-        let missing = place::missing(&facts.own, wanted);
-        let says = format!("{} of {count} are attached", count - missing);
-        match missing {
-            0 => Finding::ok(CHECK, name, says),
-            _ => Finding::error(CHECK, name, says)
-                .advise("eni-sync attach --config FILE attaches them, or says what is in the way"),
-        }
+    let says = format!("{} of {} are attached", kind.attached, kind.count);
+    match kind.attached == kind.count {
+        true => Finding::ok(CHECK, &kind.name, says),
+        false => Finding::error(CHECK, &kind.name, says)
+            .advise("eni-sync attach --config FILE attaches them, or says what is in the way"),
+    }
+}
+
+fn unwanted(overview: &Overview) -> Vec<Finding> {
+    const CHECK: &str = "enis-unwanted";
+    let is_unwanted = |eni: &&EniView| eni.holder == Holder::Unwanted;
+    let unwanted = overview.enis.iter().filter(is_unwanted);
+    let finding = |eni: &EniView| {
+        Finding::info(CHECK, &eni.id, "the configuration does not name it")
+            .advise("eni-sync detach --config FILE deletes it, unless it carries pods")
     };
-    facts.wanted.iter().map(finding).collect()
+    unwanted.map(finding).collect()
 }
 
 /// Who has the slots of a network card.
-fn slots(facts: &Facts, card: u32, most: u32) -> Finding {
+fn slots(card: &Card) -> Finding {
     const CHECK: &str = "interface-slots";
-    let is_on_card = |eni: &&Description| eni.network_card == card;
-    let holders: Vec<String> = facts
-        .own
-        .iter()
-        .filter(is_on_card)
-        .map(place::holder)
-        .collect();
-    let subject = format!("network card {card}");
-    let says = format!("{} of {most} ENIs: {}", holders.len(), holders.join(", "));
-    let is_full = u32::try_from(holders.len()).is_ok_and(|taken| taken >= most);
-    match is_full {
-        true => Finding::info(CHECK, &subject, says).advise("no other ENI can be attached to it"),
-        false => Finding::ok(CHECK, &subject, says),
+    let subject = format!("network card {}", card.network_card);
+    match card.is_full() {
+        true => {
+            Finding::info(CHECK, &subject, card.says()).advise("no other ENI can be attached to it")
+        }
+        false => Finding::ok(CHECK, &subject, card.says()),
     }
 }

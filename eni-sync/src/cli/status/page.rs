@@ -6,16 +6,33 @@ use std::time::SystemTime;
 use common::timestamp::rfc3339;
 
 use super::html::{escape, table};
+use super::offered::Offered;
 use super::table::{ADDRESS_TITLES, rows};
-use super::{EniStatus, Offered, Status};
+use super::{EniStatus, Status};
 use crate::cli::doctor::{Finding, Findings, Level};
 use crate::cli::output::duration;
 use crate::ledger::Timestamp;
 use crate::log::Change;
+use crate::provision::overview::EniView;
 
 const STYLE: &str = include_str!("page.css");
-const ENI_TITLES: [&str; 6] = ["ENI", "INTERFACE", "SUBNET", "FOR PODS", "IPV4", "IPV6"];
-const RESOURCE_TITLES: [&str; 4] = ["RESOURCE", "HEALTHY", "UNHEALTHY", "KUBELET LISTENS"];
+const ENI_TITLES: [&str; 7] = [
+    "ENI",
+    "INTERFACE",
+    "SUBNET",
+    "FOR PODS",
+    "IPV4",
+    "IPV6",
+    "NOTE",
+];
+const SLOT_TITLES: [&str; 3] = ["NETWORK CARD", "ENIS", "WHO HAS IT"];
+const RESOURCE_TITLES: [&str; 5] = [
+    "RESOURCE",
+    "HEALTHY",
+    "UNHEALTHY",
+    "ROOM",
+    "KUBELET LISTENS",
+];
 const CHANGE_TITLES: [&str; 6] = ["TIME", "CHANGE", "ADDRESS", "ENI", "POD", "REASON"];
 
 /// What the page shows besides the status.
@@ -43,6 +60,7 @@ pub(super) fn render(status: &Status, seen: &Seen<'_>, now: Timestamp) -> String
     );
     html.push_str(&wrong(seen));
     html.push_str(&enis(&status.enis));
+    html.push_str(&slots(status));
     html.push_str(&addresses(&status.enis, now));
     html.push_str(&resources(status));
     html.push_str(&changes(seen.changes));
@@ -145,7 +163,48 @@ fn eni(eni: &EniStatus) -> Vec<String> {
         managed.to_owned(),
         format!("{} of {}", known.ipv4.used, known.ipv4.limit),
         format!("{} of {}", known.ipv6.used, known.ipv6.limit),
+        known
+            .seen
+            .iter()
+            .flat_map(EniView::wrong)
+            .collect::<Vec<_>>()
+            .join("; "),
     ]
+}
+
+/// The kinds of ENIs that are wanted, and who has the slots of the instance.
+fn slots(status: &Status) -> String {
+    let kinds = status.wanted.as_deref().unwrap_or_default().iter();
+    let kinds: Vec<Vec<String>> = kinds
+        .map(|kind| {
+            vec![
+                kind.name.clone(),
+                format!("{} of {}", kind.attached, kind.count),
+            ]
+        })
+        .collect();
+    let mut html = match kinds.is_empty() {
+        true => String::new(),
+        false => section(
+            "ENIs of the configuration",
+            &["NAME", "ATTACHED"],
+            &kinds,
+            "",
+        ),
+    };
+    let rows = status.slots.iter().flat_map(|card| {
+        let of = card
+            .limit
+            .map_or_else(String::new, |limit| format!(" of {limit}"));
+        let first = [card.network_card.to_string(), format!("{}{of}", card.used)];
+        let row = move |who: &String| first.iter().chain([who]).cloned().collect();
+        card.holders.iter().map(row)
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if !rows.is_empty() {
+        html.push_str(&section("Slots of the instance", &SLOT_TITLES, &rows, ""));
+    }
+    html
 }
 
 fn addresses(enis: &[EniStatus], now: Timestamp) -> String {
@@ -171,12 +230,20 @@ fn resources(status: &Status) -> String {
     if status.resources.is_empty() {
         return String::new();
     }
+    let room = |resource: &Offered| {
+        let each = resource.enis.iter().filter_map(|offer| {
+            let room = offer.room?;
+            Some(format!("{} of {room} on {}", offer.devices, offer.eni))
+        });
+        each.collect::<Vec<_>>().join(", ")
+    };
     let row = |resource: &Offered| {
         let listens = if resource.registered { "yes" } else { "no" };
         vec![
             resource.name.clone(),
             resource.healthy.to_string(),
             resource.unhealthy.to_string(),
+            room(resource),
             listens.to_owned(),
         ]
     };

@@ -3,7 +3,8 @@
 use common::address::Cidr;
 use common::text::printable;
 
-use super::{Address, Difference, EniStatus, Offered, Plugins, PrefixStatus, Status};
+use super::offered::Offered;
+use super::{Address, Difference, EniStatus, Plugins, PrefixStatus, Status};
 use crate::cli::output::{self, duration};
 use crate::ledger::Timestamp;
 
@@ -38,6 +39,13 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
             text.push_str(&format!("{}\n", printable(why)));
         }
     }
+    let slots = slots(status);
+    if !slots.is_empty() {
+        text.push('\n');
+    }
+    for line in slots {
+        text.push_str(&format!("{}\n", printable(&line)));
+    }
     for resource in &status.resources {
         text.push_str(&format!("\n{}\n", printable(&offered(resource))));
     }
@@ -45,6 +53,18 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
         text.push_str(&format!("\n{}\n", plugins(&status.plugins)));
     }
     text
+}
+
+/// The ENIs that are wanted, and who has the slots.
+fn slots(status: &Status) -> Vec<String> {
+    let kinds = status.wanted.iter().flatten();
+    let kinds = kinds.map(|kind| {
+        let (name, attached, count) = (&kind.name, kind.attached, kind.count);
+        format!("ENIs {name}: {attached} of {count} attached")
+    });
+    let cards = status.slots.iter();
+    let cards = cards.map(|card| format!("network card {}: {}", card.network_card, card.says()));
+    kinds.chain(cards).collect()
 }
 
 fn offered(resource: &Offered) -> String {
@@ -59,8 +79,14 @@ fn offered(resource: &Offered) -> String {
         false => "not registered with the kubelet",
     };
     let first = format!("resource {name}: {healthy} healthy, {unhealthy} unhealthy, {registered}");
+    let too_much = resource.enis.iter().filter(|offer| offer.is_too_much());
+    let too_much = too_much.map(|offer| {
+        let (eni, devices, room) = (&offer.eni, offer.devices, offer.room.unwrap_or_default());
+        format!("{devices} of {eni}, which has room for {room}")
+    });
     [first]
         .into_iter()
+        .chain(too_much)
         .chain(resource.problems.iter().cloned())
         .collect::<Vec<_>>()
         .join("; ")
@@ -99,8 +125,10 @@ fn heading(eni: &EniStatus) -> String {
         true => "",
         false => ", not for pods",
     };
+    let wrong = known.seen.iter().flat_map(|seen| seen.wrong());
+    let wrong: String = wrong.map(|why| format!(", {why}")).collect();
     format!(
-        "{} {interface}, {} {}, IPv4 {}/{}, IPv6 {}/{}{note}",
+        "{} {interface}, {} {}, IPv4 {}/{}, IPv6 {}/{}{note}{wrong}",
         eni.id,
         known.subnet_id,
         cidrs.join(" "),

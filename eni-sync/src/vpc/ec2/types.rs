@@ -67,6 +67,12 @@ pub(crate) struct Description {
     pub(crate) vpc_id: String,
     /// Its tags.
     pub(crate) tags: BTreeMap<String, String>,
+    /// What its creator has written beside it.
+    pub(crate) description: String,
+    /// Who has had it created: an account, a role with its session, or a service.
+    pub(crate) requester_id: String,
+    /// Whether a service of AWS manages it.
+    pub(crate) requester_managed: bool,
     /// Whether it is tagged so that the VPC CNI leaves it alone.
     pub(crate) no_manage: bool,
     /// The ids of its security groups.
@@ -97,6 +103,9 @@ impl Description {
             subnet_id: String::new(),
             vpc_id: String::new(),
             tags: BTreeMap::from([(NETWORK_TAG.to_owned(), network.to_owned())]),
+            description: String::new(),
+            requester_id: String::new(),
+            requester_managed: false,
             no_manage: true,
             security_groups: Vec::new(),
             source_dest_check: true,

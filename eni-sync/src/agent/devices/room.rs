@@ -1,0 +1,52 @@
+//! What the kubelet is offered of each ENI, beside what the ENI has room for. A pod that is sent
+//! to the node for more than that waits there.
+
+use common::attach::inventory::Inventory;
+use common::error::Result;
+use serde::Serialize;
+
+use crate::agent::devices::shown::Shown;
+use crate::ledger::Ledger;
+use crate::registration::prefixes::supply::Slots;
+
+/// What the kubelet is offered of an ENI.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Offer {
+    pub(crate) eni: String,
+    /// How many devices, also those that no pod can have now.
+    pub(crate) devices: usize,
+    /// For how many addresses it has room, by the ledger; nothing for a device that is a whole
+    /// ENI, and where EC2 has not said what the limit is.
+    pub(crate) room: Option<usize>,
+}
+
+impl Offer {
+    /// Whether pods are promised more than there is.
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.room.is_some_and(|room| self.devices > room)
+    }
+}
+
+/// What the kubelet is offered of each ENI of a resource.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger.
+pub(crate) fn offers(shown: &Shown, inventory: &Inventory, ledger: &Ledger) -> Result<Vec<Offer>> {
+    let offer = |(eni, (devices, _)): (&str, (usize, usize))| {
+        let own = inventory.enis.iter().find(|own| own.id == eni);
+        let room = match (own, shown.family) {
+            (Some(own), Some(family)) => {
+                let ledger = ledger.of_eni(eni)?;
+                let (entries, prefixes) = (ledger.read()?, ledger.read_prefixes()?);
+                Slots::of(own, &entries, &prefixes, family).for_pods()
+            }
+            _ => None,
+        };
+        Ok(Offer {
+            eni: eni.to_owned(),
+            devices,
+            room,
+        })
+    };
+    shown.by_eni().into_iter().map(offer).collect()
+}

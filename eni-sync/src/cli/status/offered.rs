@@ -1,0 +1,53 @@
+//! What the kubelet is offered, beside what the ENIs have room for.
+
+use std::path::Path;
+
+use common::attach::inventory::Inventory;
+use common::error::Result;
+use common::say;
+use serde::Serialize;
+
+use crate::agent::devices::room::{self, Offer};
+use crate::agent::devices::shown::{self, Shown};
+use crate::ledger::Ledger;
+use crate::plugin::socket;
+
+/// A resource of the kubelet.
+#[derive(Debug, Serialize)]
+pub(super) struct Offered {
+    pub(super) name: String,
+    /// Whether the kubelet has taken it, and listens.
+    pub(super) registered: bool,
+    pub(super) healthy: usize,
+    pub(super) unhealthy: usize,
+    pub(super) problems: Vec<String>,
+    /// The same for each ENI.
+    pub(super) enis: Vec<Offer>,
+}
+
+impl Offered {
+    /// All of them; none where no agent answers.
+    pub(super) fn all(inventory: &Inventory) -> Result<Vec<Self>> {
+        if !socket::is_listened_on(Path::new(socket::PATH)) {
+            return Ok(Vec::new());
+        }
+        let shown = shown::read().unwrap_or_else(|error| {
+            say!("{error}");
+            Vec::new()
+        });
+        let of = |shown| Self::of(shown, inventory);
+        shown.into_iter().map(of).collect()
+    }
+
+    fn of(shown: Shown, inventory: &Inventory) -> Result<Self> {
+        let (healthy, unhealthy) = shown.counts();
+        Ok(Self {
+            healthy,
+            unhealthy,
+            enis: room::offers(&shown, inventory, &Ledger::of_node())?,
+            name: shown.name,
+            registered: shown.registered,
+            problems: shown.problems,
+        })
+    }
+}
