@@ -34,6 +34,7 @@ mod logging;
 mod metrics;
 mod moto;
 mod page;
+mod page_in_browser;
 mod policy;
 mod pool;
 mod prefixes;

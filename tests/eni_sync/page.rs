@@ -1,14 +1,9 @@
-//! The page of the agent: what is on it, that nothing on it is obeyed, who may read it, and how a
-//! browser shows it.
-
-use std::fs;
-use std::path::Path;
-use std::process::Command;
+//! The page of the agent: what is on it, that nothing on it is obeyed, and who may read it.
 
 use harness::{Agent, Pod};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::fixture::{AwsNode, CANARY, Vpc, eventually};
+use super::fixture::{CANARY, Vpc, eventually};
 use super::scrape::{ADDRESS, get_as};
 
 const HOSTILE: &str = "<script>alert(1)</script>\"'&";
@@ -172,106 +167,4 @@ fn no_name_of_somebody_elses_leads_to_what_names_pods() {
         head.contains("content-security-policy: default-src 'none'"),
         "{head}"
     );
-}
-
-/// Gives the ledger this many addresses, of pods with long names.
-fn fill(node: &AwsNode, count: usize) {
-    let text = fs::read_to_string(node.ledger_path().join("10.0.4.70")).unwrap();
-    let entry: Value = serde_json::from_str(&text).unwrap();
-    fs::remove_file(node.ledger_path().join("10.0.4.70")).unwrap();
-    for number in 0..count {
-        let address = format!("10.0.{}.{}", 8 + number / 250, 1 + number % 250);
-        let mut entry = entry.clone();
-        entry["address"] = json!(address);
-        let names = [
-            "telco-control-plane/session-management-function",
-            "default/web",
-        ];
-        entry["owner"]["pod"] = json!(format!("{}-{number}", names[number % 2]));
-        fs::write(node.ledger_path().join(&address), entry.to_string()).unwrap();
-    }
-}
-
-/// How wide and how high a browser makes a page in a window of this width.
-fn size(page: &str, width: u32) -> (u32, u32) {
-    let directory = tempfile::tempdir().unwrap();
-    // A window of the browser is not as narrow as a telephone; a frame in it is.
-    let escaped = page.replace('&', "&amp;").replace('"', "&quot;");
-    let frame = format!(
-        "<!doctype html><iframe id=f style=\"border:0;width:{width}px;height:100px\" \
-         srcdoc=\"{escaped}\"></iframe><script>f.onload = () => {{ \
-         const it = f.contentDocument.documentElement; \
-         document.title = 'size ' + it.scrollWidth + ' ' + it.scrollHeight; }};</script>"
-    );
-    let file = directory.path().join("frame.html");
-    fs::write(&file, frame).unwrap();
-    let text = chromium(
-        directory.path(),
-        &["--dump-dom", &format!("file://{}", file.display())],
-    );
-    let size = text
-        .split("<title>size ")
-        .nth(1)
-        .unwrap_or_else(|| panic!("{text}"));
-    let size = size.split("</title>").next().unwrap();
-    let (width, height) = size.split_once(' ').unwrap();
-    (width.parse().unwrap(), height.parse().unwrap())
-}
-
-fn chromium(profile: &Path, arguments: &[&str]) -> String {
-    let mut browser = Command::new("chromium");
-    browser.args(["--headless=new", "--no-sandbox", "--disable-gpu"]);
-    browser.args(["--disable-dev-shm-usage", "--virtual-time-budget=10000"]);
-    browser.arg(format!(
-        "--user-data-dir={}",
-        profile.join("profile").display()
-    ));
-    let output = browser.args(arguments).output();
-    let output = output.expect("tests/prepare installs chromium");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[test]
-fn a_browser_shows_it_without_scrolling_sideways() {
-    let (vpc, pod) = (Vpc::new().without_invariants(), Pod::new("c1"));
-    let node = vpc.node();
-    let _agent = Agent::start(&node, &json!({"metrics": "127.0.0.1:9809"}));
-    node.add(&pod, &["10.0.4.70"]).ok();
-    let entry = node.ledger_path().join("10.0.4.70");
-    let kept = fs::read(&entry).unwrap();
-    let mut heights = Vec::new();
-    for count in [0, 5, 500] {
-        fs::write(&entry, &kept).unwrap();
-        fill(&node, count);
-        let (_, _, page) = get_as(&node, "/", ADDRESS);
-        // The agent may have compared them with EC2 by now: its changes are shown as well.
-        let addresses = page.split("<h2>Last changes</h2>").next().unwrap();
-        let shown = addresses
-            .matches("<td data-title=\"ADDRESS\">10.0.8.")
-            .count()
-            + addresses
-                .matches("<td data-title=\"ADDRESS\">10.0.9.")
-                .count();
-        assert_eq!(shown, count, "{page}");
-        if let Some(directory) = std::env::var_os("PAGE_DIRECTORY") {
-            let file = Path::new(&directory).join(format!("page-{count}.html"));
-            fs::write(file, &page).unwrap();
-        }
-        for width in [1280, 390] {
-            let (needed, height) = size(&page, width);
-            assert!(
-                needed <= width,
-                "{count} addresses need {needed} of {width} pixels"
-            );
-            heights.push(height);
-        }
-    }
-    // It is the content that is shown: more addresses need more room, and so does less width.
-    assert!(
-        heights[0] < heights[2] && heights[2] < heights[4],
-        "{heights:?}"
-    );
-    assert!(heights[4] < heights[5], "{heights:?}");
-    assert!(eventually(|| get_as(&node, "/healthz", ADDRESS).0 == 200));
 }
