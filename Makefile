@@ -57,7 +57,7 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot conformance faults soak stories \
+.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot test-upgrade conformance faults soak stories \
 	bench bench-vpc bench-nodes lint docs dist dist-check image install install-from clean
 
 all: build
@@ -104,7 +104,7 @@ test-alone: suite
 	tests/prepare tests
 	cargo build --locked $(PLUGIN_PACKAGES)
 	suite=$$(tests/suite-path) && cd tests && CNI_PATH=$(TARGET)/debug $$suite \
-		--skip vm_ protocol:: delegation:: kernel_calls::
+		--skip vm_ --skip upgrade:: protocol:: delegation:: kernel_calls::
 
 # What reads the input of others, given what was found for it before, and two seconds each
 # of something new. `make fuzz` takes ten minutes each, or ARGS: SECONDS [TARGET...].
@@ -120,7 +120,7 @@ fuzz:
 # for a deadline.
 test-host: suite suite-arm64
 	tests/prepare tests
-	suite=$$(tests/suite-path) && cd tests && $$suite --skip vm_ --skip reboot:: \
+	suite=$$(tests/suite-path) && cd tests && $$suite --skip vm_ --skip reboot:: --skip upgrade:: \
 		--test-threads=$$((2 * $$(nproc)))
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
@@ -141,6 +141,14 @@ $(SUITE)/image/index.json: $(addprefix $(SUITE)/,$(PROGRAMS)) deploy/dist deploy
 test-reboot: suite
 	tests/prepare tests
 	suite=$$(tests/suite-path) && cd tests && $$suite reboot::
+
+# From an earlier version of the programs to this one and back, while pods run. ARGS is a commit or
+# a tag; without it, tests/earlier chooses one. It is built into the cache, and its dependencies too,
+# unless this version has the same. A clone without history cannot do this.
+test-upgrade: suite
+	tests/prepare tests
+	suite=$$(tests/suite-path) && EARLIER=$$(tests/earlier $(ARGS)) && export EARLIER && \
+		$(if $(NATIVE),,tests/vm/run --) $$suite upgrade:: --test-threads=1
 
 # eni-sync on two nodes, told as random sequences of what pods, operators, machines and EC2 do,
 # for as many stories as ARGS says. ENI_SYNC_SEED=7 repeats one.

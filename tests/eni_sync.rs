@@ -14,6 +14,7 @@ mod crowding;
 mod dashboard;
 mod device_plugin;
 mod doctor;
+mod earlier;
 mod empty_root;
 mod faults;
 pub(crate) mod fixture;

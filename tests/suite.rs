@@ -27,6 +27,7 @@ mod peers;
 mod protocol;
 mod reboot;
 mod source_routing;
+mod upgrade;
 mod vm_conformance;
 mod vm_data_plane;
 mod vm_driver;
