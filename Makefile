@@ -134,7 +134,7 @@ test-vm: suite
 $(SUITE)/image/index.json: $(addprefix $(SUITE)/,$(PROGRAMS)) deploy/dist deploy/image deploy/Dockerfile
 	rm -rf $(SUITE)/stripped $(SUITE)/published
 	install -D -s -t $(SUITE)/stripped $(addprefix $(SUITE)/,$(PROGRAMS))
-	deploy/dist $(SUITE)/published $(SUITE)/stripped $(PROGRAMS)
+	deploy/dist $(SUITE)/published $(PROGRAMS) -- $(SUITE)/stripped
 	deploy/image $(SUITE)/image $(SUITE)/published/eni-cni-*.tar.gz
 
 # The binaries before and after a power cut: each of these tests starts the VM twice.
