@@ -299,17 +299,25 @@ mod registers {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+/// Of another call than the one that was made, a kernel for arm64 learns through registers that
+/// nix does not know, so calls can be counted here, and none can fail.
+#[cfg(target_arch = "aarch64")]
 mod registers {
     use nix::errno::Errno;
+    use nix::sys::ptrace;
     use nix::unistd::Pid;
 
     use super::SystemCall;
 
-    const MISSING: &str = "only the registers of x86_64 are known: run this test on x86_64";
+    const MISSING: &str = "errors of system calls are injected on x86_64 only: run this test there";
 
-    pub(super) fn system_call(_: Pid) -> Option<(SystemCall, u64)> {
-        panic!("{MISSING}");
+    pub(super) fn system_call(pid: Pid) -> Option<(SystemCall, u64)> {
+        let registers = ptrace::getregs(pid).ok()?;
+        let call = SystemCall {
+            number: registers.regs[8],
+            third: registers.regs[2],
+        };
+        Some((call, registers.regs[0]))
     }
 
     pub(super) fn skip(_: Pid) {
