@@ -1,8 +1,8 @@
-"""Compares the simulated EC2 with the service model of botocore.
+"""Compares the simulated EC2 and STS with the service models of botocore.
 
 `requests` prints the parameters that the model has for the actions of the lab, for
-`tests/harness/eni_lab/model.txt`. `answers URL` drives the lab at URL with boto3 and the AWS
-command line, and examines each answer element by element.
+`tests/harness/eni_lab/model.txt`. `answers EC2 STS TOKEN` drives the lab at the URLs of its EC2 and
+its STS with boto3 and the AWS command line, and examines each answer element by element.
 """
 
 import datetime
@@ -24,38 +24,46 @@ DescribeSubnets DescribeVpcs
 DetachNetworkInterface GetSubnetCidrReservations ModifyNetworkInterfaceAttribute RunInstances
 TerminateInstances UnassignIpv6Addresses UnassignPrivateIpAddresses
 """.split()
+ACTIONS_OF_STS = ["AssumeRoleWithWebIdentity"]
+
+
+def plain_name(name, shape):
+    """The name of a member in a request, as botocore's QuerySerializer has it."""
+    return shape.serialization.get("name", name)
 
 
 def query_name(name, shape):
-    """The name of a member in a request, as botocore's EC2Serializer has it."""
+    """The same of its EC2Serializer."""
     if "queryName" in shape.serialization:
         return shape.serialization["queryName"]
     name = shape.serialization.get("name", name)
     return name[0].upper() + name[1:]
 
 
-def parameters(shape, prefix, seen):
+def parameters(shape, prefix, seen, name_of=query_name):
     if shape.type_name == "structure":
         if shape.name in seen:
             return
         for name, member in shape.members.items():
-            path = prefix + query_name(name, member)
-            yield from parameters(member, path + ".", seen | {shape.name})
+            path = prefix + name_of(name, member)
+            yield from parameters(member, path + ".", seen | {shape.name}, name_of)
     elif shape.type_name == "list":
-        yield from parameters(shape.member, prefix + "N.", seen)
+        item = "N." if name_of is query_name else "member.N."
+        yield from parameters(shape.member, prefix + item, seen, name_of)
     else:
         yield prefix.rstrip("."), shape.type_name
 
 
-def requests(model):
-    print("# Made by tests/eni_lab/model.py of botocore's service model of EC2: an action, a parameter,")
-    print("# its type, and whether the action needs it.")
-    for action in ACTIONS:
-        shape = model.operation_model(action).input_shape
-        needed = {query_name(n, shape.members[n]) for n in shape.required_members}
-        for name, kind in parameters(shape, "", frozenset()):
-            is_needed = name.split(".")[0] in needed and name.count(".") <= 1
-            print(action, name, kind, *(["required"] if is_needed else []))
+def requests(ec2, sts):
+    print("# Made by tests/eni_lab/model.py of botocore's service models of EC2 and STS: an action, a")
+    print("# parameter, its type, and whether the action needs it.")
+    for model, actions, name_of in (ec2, ACTIONS, query_name), (sts, ACTIONS_OF_STS, plain_name):
+        for action in actions:
+            shape = model.operation_model(action).input_shape
+            needed = {name_of(n, shape.members[n]) for n in shape.required_members}
+            for name, kind in parameters(shape, "", frozenset(), name_of):
+                is_needed = name.split(".")[0] in needed and name.count(".") <= 1
+                print(action, name, kind, *(["required"] if is_needed else []))
 
 
 def is_value(shape, text):
@@ -106,11 +114,16 @@ class Answers:
         action = operation_model.name
         self.seen.add(action)
         root = ElementTree.fromstring(response_dict["body"])
-        if local(root) != f"{action}Response" or "2016-11-15" not in root.tag:
+        version = self.model.metadata["apiVersion"]
+        if local(root) != f"{action}Response" or f"/{version}/" not in root.tag:
             self.wrong.append(f"{action}: {root.tag}")
-        for child in [child for child in root if local(child) == "requestId"]:
+        for child in [c for c in root if local(c) in ("requestId", "ResponseMetadata")]:
             root.remove(child)
         shape = self.model.operation_model(action).output_shape
+        if wrapper := shape and shape.serialization.get("resultWrapper"):
+            if [local(child) for child in root] != [wrapper]:
+                self.wrong.append(f"{action}: no {wrapper}")
+            root = root[0]
         # An action without an answer of its own says that it was done.
         if shape is None:
             self.wrong += [f"{action}: {local(c)}" for c in root if local(c) != "return"]
@@ -183,28 +196,44 @@ def command_line(url, *arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def answers(model, url):
-    ec2 = boto3.client("ec2", endpoint_url=url)
-    examined = Answers(model)
-    ec2.meta.events.register("before-parse.ec2.*", examined.examine)
-    vpc = drive(ec2)
-    examined.wrong += [f"{action} was not tried" for action in set(ACTIONS) - examined.seen]
+def drive_sts(sts, token):
+    role = {"RoleArn": "arn:aws:iam::123456789012:role/pods", "RoleSessionName": "lab"}
+    sts.assume_role_with_web_identity(**role, WebIdentityToken=token)
+    assume = sts.assume_role_with_web_identity
+    expect("InvalidIdentityToken", assume, **role, WebIdentityToken="nobody's")
+
+
+def examined(model, actions, url, drive, *arguments):
+    """What is wrong with the answers of a service to what `drive` asks, and what that returns."""
+    service = model.service_name
+    client = boto3.client(service, endpoint_url=url)
+    answers = Answers(model)
+    client.meta.events.register(f"before-parse.{service}.*", answers.examine)
+    driven = drive(client, *arguments)
+    untried = [f"{action} was not tried" for action in set(actions) - answers.seen]
+    return answers.wrong + untried, driven
+
+
+def answers(ec2, sts, url, url_of_sts, token):
+    wrong, vpc = examined(ec2, ACTIONS, url, drive)
+    wrong += examined(sts, ACTIONS_OF_STS, url_of_sts, drive_sts, token)[0]
     said = command_line(url, "describe-vpcs", "--filters", f"Name=vpc-id,Values={vpc}")
     if said.returncode != 0 or json.loads(said.stdout)["Vpcs"][0]["VpcId"] != vpc:
-        examined.wrong.append(f"aws ec2 describe-vpcs: {said}")
+        wrong.append(f"aws ec2 describe-vpcs: {said}")
     said = command_line(url, "describe-subnets", "--subnet-ids", "subnet-0ab0000000000ffff")
     if said.returncode == 0 or "InvalidSubnetID.NotFound" not in said.stderr:
-        examined.wrong.append(f"aws ec2 describe-subnets: {said}")
-    print("\n".join(sorted(set(examined.wrong))))
-    return 1 if examined.wrong else 0
+        wrong.append(f"aws ec2 describe-subnets: {said}")
+    print("\n".join(sorted(set(wrong))))
+    return 1 if wrong else 0
 
 
 def main():
-    model = botocore.session.get_session().get_service_model("ec2")
+    session = botocore.session.get_session()
+    models = [session.get_service_model(service) for service in ("ec2", "sts")]
     if sys.argv[1] == "requests":
-        requests(model)
+        requests(*models)
         return 0
-    return answers(model, sys.argv[2])
+    return answers(*models, *sys.argv[2:])
 
 
 sys.exit(main())

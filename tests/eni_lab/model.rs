@@ -1,8 +1,9 @@
-//! The simulated EC2 against the service model that the AWS SDKs are made of: botocore's.
+//! The simulated EC2 and STS against the service models that the AWS SDKs are made of: botocore's.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use harness::python_with;
 
@@ -35,7 +36,12 @@ fn assert_done(output: &Output) -> String {
 #[test]
 fn boto3_and_the_aws_cli_find_every_answer_in_the_model() {
     let vpc = Vpc::new();
-    assert_done(&model(&["answers", &format!("http://{}", vpc.ec2)]));
+    let sts = super::listener();
+    let urls = [vpc.ec2, super::address(&sts)].map(|address| format!("http://{address}"));
+    vpc.lab.serve_sts(sts);
+    let token = vpc.lab.issue_token(Duration::from_secs(3600));
+    assert_done(&model(&["answers", &urls[0], &urls[1], &token]));
+    assert_eq!(vpc.lab.uses_of_token(&token), 1);
     assert_eq!(vpc.lab.malformed_requests(), [""; 0]);
 }
 

@@ -73,6 +73,16 @@ impl Lab {
         self.serve(listener, Service::Imds(instance.clone()), None);
     }
 
+    /// Answers as STS on this listener.
+    pub fn serve_sts(&self, listener: TcpListener) {
+        self.serve(listener, Service::Sts, None);
+    }
+
+    /// Answers on this listener as the agent of EKS Pod Identity, at `/v1/credentials`.
+    pub fn serve_pod_identity(&self, listener: TcpListener) {
+        self.serve(listener, Service::PodIdentity, None);
+    }
+
     fn serve(&self, listener: TcpListener, service: Service, tls: Option<TlsAcceptor>) {
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn(serve(shared, listener, service, tls));
@@ -154,9 +164,28 @@ impl Lab {
         access_key(instance, self.shared.lock().key_generation)
     }
 
-    /// Lets the credentials of all instances expire; IMDS has new ones at once.
+    /// Lets all credentials expire that instances and service accounts have; there are new
+    /// ones at once.
     pub fn expire_credentials(&self) {
-        self.shared.update(|state| state.key_generation += 1);
+        self.shared.update(|state| {
+            state.key_generation += 1;
+            state.identities.expire_sessions();
+        });
+    }
+
+    /// A new token of a service account, which STS and Pod Identity take for so long.
+    pub fn issue_token(&self, life: Duration) -> String {
+        self.shared.update(|state| state.identities.issue(life))
+    }
+
+    /// Lets all tokens of service accounts expire.
+    pub fn expire_tokens(&self) {
+        self.shared.update(|state| state.identities.expire_tokens());
+    }
+
+    /// How often credentials were given for a token of a service account.
+    pub fn uses_of_token(&self, token: &str) -> u64 {
+        self.shared.lock().identities.uses(token)
     }
 
     /// Lets all tokens of IMDS expire.

@@ -1,5 +1,5 @@
-//! eni-lab: a simulated VPC with EC2's Query API and the instance metadata service,
-//! which eni-sync is proven on. It follows the rules that EC2 is known to have, makes
+//! eni-lab: a simulated VPC with EC2's Query API, the instance metadata service, and what
+//! gives a service account its role, which eni-sync is proven on. It follows the rules that EC2 is known to have, makes
 //! a switch of what is not known, fails as a script says, and keeps a log that shows
 //! what must never happen.
 //!
@@ -17,6 +17,7 @@ mod event;
 mod fault;
 mod filter;
 mod id;
+mod identity;
 mod imds;
 mod inspect;
 mod lab;

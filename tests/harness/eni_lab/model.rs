@@ -1,10 +1,10 @@
-//! What EC2's service model says of requests. `model.txt` is made of botocore's, and a test
+//! What the service models of EC2 and STS say of requests. `model.txt` is made of botocore's, and a test
 //! compares the two; what the lab itself does not read is examined here too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use super::query::Query;
+use super::query::{Api, Query};
 
 /// Parameters of an action: the type, and whether it is needed.
 type Parameters = BTreeMap<&'static str, (&'static str, bool)>;
@@ -29,7 +29,7 @@ pub(super) fn faults(action: &str, query: &Query) -> Vec<String> {
         return vec![format!("{action}: there is no such action")];
     };
     let mut found = Vec::new();
-    if query.text("Version") != Some("2016-11-15") {
+    if query.text("Version") != Some(Api::of(action).version()) {
         found.push(format!(
             "{action}: the version is {:?}",
             query.text("Version")

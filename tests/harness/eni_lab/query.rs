@@ -1,4 +1,4 @@
-//! EC2's Query protocol: parameters as a form, answers as XML.
+//! The Query protocol of EC2 and STS: parameters as a form, answers as XML.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,9 +7,7 @@ use std::str::FromStr;
 use serde_json::{Value, json};
 
 use super::error::Ec2Error;
-
-/// The namespace of EC2's answers.
-const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
+use super::identity::ASSUME;
 
 /// The parameters of a call.
 #[derive(Debug, Default)]
@@ -195,22 +193,77 @@ pub(super) fn items(values: impl IntoIterator<Item = Value>) -> Value {
     json!({"item": values.into_iter().collect::<Vec<_>>()})
 }
 
-/// The XML document of an answer: a JSON object whose arrays are repeated elements.
-pub(super) fn answer(action: &str, request_id: &str, fields: &Value) -> String {
-    let mut document = json!({"@xmlns": NAMESPACE, "requestId": request_id});
-    if let (Some(document), Some(fields)) = (document.as_object_mut(), fields.as_object()) {
-        document.extend(fields.clone());
-    }
-    xml(&format!("{action}Response"), &document)
+/// Whose calls and answers they are: EC2 has a form of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    Ec2,
+    Sts,
 }
 
-/// The XML document of an error.
-pub(super) fn error_answer(error: &Ec2Error, request_id: &str) -> String {
-    let document = json!({
-        "Errors": {"Error": {"Code": error.code, "Message": error.message}},
-        "RequestID": request_id,
-    });
-    xml("Response", &document)
+impl Api {
+    /// The API that has the action, as far as the lab has it.
+    pub(super) fn of(action: &str) -> Self {
+        match action {
+            ASSUME => Self::Sts,
+            _ => Self::Ec2,
+        }
+    }
+
+    /// The version that requests name.
+    pub(super) fn version(self) -> &'static str {
+        match self {
+            Self::Ec2 => "2016-11-15",
+            Self::Sts => "2011-06-15",
+        }
+    }
+
+    fn namespace(self) -> String {
+        match self {
+            Self::Ec2 => format!("http://ec2.amazonaws.com/doc/{}/", self.version()),
+            Self::Sts => format!("https://sts.amazonaws.com/doc/{}/", self.version()),
+        }
+    }
+
+    /// The XML document of an answer: a JSON object whose arrays are repeated elements.
+    pub(super) fn answer(self, action: &str, request_id: &str, fields: &Value) -> String {
+        let mut document = json!({ "@xmlns": self.namespace() });
+        match self {
+            Self::Ec2 => {
+                document["requestId"] = json!(request_id);
+                if let (Some(document), Some(fields)) =
+                    (document.as_object_mut(), fields.as_object())
+                {
+                    document.extend(fields.clone());
+                }
+            }
+            Self::Sts => {
+                document[format!("{action}Result")] = fields.clone();
+                document["ResponseMetadata"] = json!({ "RequestId": request_id });
+            }
+        }
+        xml(&format!("{action}Response"), &document)
+    }
+
+    /// The XML document of an error.
+    pub(super) fn error_answer(self, error: &Ec2Error, request_id: &str) -> String {
+        let Ec2Error { code, message, .. } = error;
+        match self {
+            Self::Ec2 => {
+                let errors = json!({ "Error": { "Code": code, "Message": message } });
+                xml(
+                    "Response",
+                    &json!({ "Errors": errors, "RequestID": request_id }),
+                )
+            }
+            Self::Sts => {
+                let error = json!({ "Type": "Sender", "Code": code, "Message": message });
+                let namespace = self.namespace();
+                let document =
+                    json!({ "@xmlns": namespace, "Error": error, "RequestId": request_id });
+                xml("ErrorResponse", &document)
+            }
+        }
+    }
 }
 
 fn xml(root: &str, document: &Value) -> String {

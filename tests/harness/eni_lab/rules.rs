@@ -110,6 +110,8 @@ pub struct Rules {
     pub vpc_cni: BTreeSet<InstanceId>,
     /// The code of a call with expired credentials (not documented).
     pub expired_code: String,
+    /// How long credentials live that a service account was given.
+    pub session_life: Duration,
     /// How long a terminated instance is `shutting-down` with its interfaces in use
     /// and its addresses taken.
     pub shutting_down: Duration,
@@ -144,6 +146,7 @@ impl Default for Rules {
             describe_needs_filter: true,
             vpc_cni: BTreeSet::new(),
             expired_code: "RequestExpired".to_owned(),
+            session_life: Duration::from_secs(60 * 60),
             shutting_down: Duration::ZERO,
             detaching: Duration::ZERO,
         }

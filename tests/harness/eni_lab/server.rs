@@ -1,5 +1,5 @@
-//! HTTP: connections from the listeners that the lab was given, EC2's calls with
-//! their faults, and IMDS.
+//! HTTP: connections from the listeners that the lab was given, EC2's and STS' calls with
+//! their faults, IMDS and Pod Identity.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::error::Ec2Error;
 use super::fault::{Fault, Hold};
 use super::id::InstanceId;
-use super::query::{Query, answer, error_answer};
+use super::query::{Api, Query};
 use super::state::{Call, fault_error};
 use super::{Shared, imds, inspect, model};
 
@@ -32,6 +32,8 @@ use super::{Shared, imds, inspect, model};
 pub(super) enum Service {
     Ec2,
     Imds(InstanceId),
+    Sts,
+    PodIdentity,
 }
 
 /// The connection is closed without an answer.
@@ -106,7 +108,14 @@ async fn route(shared: &Shared, service: &Service, request: Request<Incoming>) -
                 &body,
             ))
         }
-        Service::Ec2 => ec2(shared, request).await,
+        Service::Ec2 => query(shared, Api::Ec2, request).await,
+        Service::Sts => query(shared, Api::Sts, request).await,
+        Service::PodIdentity => {
+            let token = request.headers().get(AUTHORIZATION);
+            let token = token.and_then(|value| value.to_str().ok());
+            let path = request.uri().path();
+            Ok(shared.update(|state| state.pod_identity(path, token)))
+        }
     }
 }
 
@@ -137,7 +146,8 @@ fn metadata(shared: &Shared, instance: &InstanceId, request: &Request<Incoming>)
     Ok(response)
 }
 
-async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
+/// A call of an API whose parameters are a form and whose answers are XML.
+async fn query(shared: &Shared, api: Api, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     let mut query = Query::parse(parts.uri.query().unwrap_or_default().as_bytes());
     if parts.method == Method::POST {
@@ -169,12 +179,15 @@ async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
             shared.update(|state| state.fault_call(&call, &error.code));
             Err(error)
         }
-        None => shared.update(|state| state.perform(&call)),
+        None => shared.update(|state| match api {
+            Api::Ec2 => state.perform(&call),
+            Api::Sts => state.assume(&call.action, &call.query),
+        }),
     };
     shared
         .wait_while_held(&call.action, Hold::AfterCommit)
         .await;
-    let mut answer = written(&call.action, &request_id, result);
+    let mut answer = written(api, &call.action, &request_id, result);
     let date = HeaderValue::from_str(&shared.date()).expect("a date is text");
     answer.headers_mut().insert(DATE, date);
     let id = HeaderValue::from_str(&request_id).expect("an id is text");
@@ -189,13 +202,14 @@ async fn ec2(shared: &Shared, request: Request<Incoming>) -> Answer {
 }
 
 fn written(
+    api: Api,
     action: &str,
     request_id: &str,
     result: Result<serde_json::Value, Ec2Error>,
 ) -> Response<Body> {
     let (status, body) = match result {
-        Ok(fields) => (200, answer(action, request_id, &fields)),
-        Err(error) => (error.status, error_answer(&error, request_id)),
+        Ok(fields) => (200, api.answer(action, request_id, &fields)),
+        Err(error) => (error.status, api.error_answer(&error, request_id)),
     };
     response(status, "text/xml;charset=UTF-8", body)
 }

@@ -13,6 +13,7 @@ use super::error::Ec2Error;
 use super::event::{DROPPED, Event, MUTATIONS, OK, Target};
 use super::fault::{Armed, Fault, Hold};
 use super::id::{EniId, InstanceId};
+use super::identity::Identities;
 use super::query::Query;
 use super::rules::{Bucket, Rules};
 use super::wires::Wires;
@@ -47,6 +48,7 @@ pub(super) struct State {
     /// Which credentials IMDS gives out; those of lower generations have expired.
     pub(super) key_generation: u64,
     pub(super) role: Option<String>,
+    pub(super) identities: Identities,
     /// Tokens of IMDS and when each expires.
     pub(super) tokens: BTreeMap<String, Instant>,
     /// Grows with every change, for those who wait for one.
@@ -72,6 +74,7 @@ impl State {
             allowed_keys: BTreeSet::from([OPEN_KEY.to_owned()]),
             key_generation: 1,
             role: Some("eni-lab-node".to_owned()),
+            identities: Identities::default(),
             tokens: BTreeMap::new(),
             version: 0,
             wires: None,
@@ -238,7 +241,8 @@ impl State {
         Ok(())
     }
 
-    /// The instance whose credentials the call has; none for a key that was allowed.
+    /// The instance whose credentials the call has; none for a key that was
+    /// allowed, or is of a service account.
     fn signer(&self, call: &Call) -> Result<Option<InstanceId>, Ec2Error> {
         let unknown = || {
             let message = "AWS was not able to validate the provided access credentials";
@@ -247,6 +251,11 @@ impl State {
         let key = call.access_key().ok_or_else(unknown)?;
         if self.allowed_keys.contains(key) {
             return Ok(None);
+        }
+        match self.identities.is_valid(key) {
+            Some(true) => return Ok(None),
+            Some(false) => return Err(self.expired()),
+            None => {}
         }
         for instance in self.world.instances.keys() {
             for generation in 1..=self.key_generation {
