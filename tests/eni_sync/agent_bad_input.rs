@@ -5,11 +5,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use harness::{Pod, log};
+use harness::{Network, Pod, log};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
+use super::auto::{PUBLISHED, attach};
 use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use super::scrape::{ADDRESS, get};
 
 /// The agent's error when it is told to listen there.
 fn refused_socket(node: &AwsNode, path: &str) -> String {
@@ -107,6 +109,29 @@ fn a_network_whose_master_is_missing_does_not_keep_the_others_waiting() {
             .log()
             .contains("network lost: there is no interface \"ens99\"")
     );
+}
+
+/// As on a node where other programs have used up what root may have of it.
+#[test]
+fn directories_that_cannot_be_watched_are_looked_at_all_the_same() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let network = Network::published(PUBLISHED);
+    let pods = ["before", "after"].map(Pod::new);
+    attach(&node, &network, &pods[0], &node.mac);
+    let configuration = json!({ "networks": "auto", "metrics": ADDRESS });
+    let fault = ("inotify_init1", "error=EMFILE");
+    let agent = Agent::spawn_with_fault(&node, &configuration, fault);
+    let are_registered = |count| eventually(|| node.addresses().len() == count);
+    assert!(are_registered(1), "{}", agent.log());
+    attach(&node, &network, &pods[1], &node.mac);
+    assert!(are_registered(2), "{}", agent.log());
+    let said = "failed to watch the reservations: Too many open files";
+    let log = agent.log();
+    assert_eq!(log.matches(said).count(), 1, "{log}");
+    // The agent does its work, and tells what is wrong with the node.
+    let (status, why) = get(&node, "/readyz");
+    assert!(status == 200 && why.contains(said), "{why}");
 }
 
 #[test]

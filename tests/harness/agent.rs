@@ -67,7 +67,21 @@ impl Agent {
     #[track_caller]
     pub fn spawn_to_be_killed(node: &impl Host, configuration: &Value, nth: usize) -> Self {
         let calls = "?rename,?renameat,?renameat2,fsync,?unlink,?unlinkat,sendto,?writev";
-        let inject = format!("inject={calls}:signal=KILL:when={nth}");
+        Self::spawn_with_fault(
+            node,
+            configuration,
+            (calls, &format!("signal=KILL:when={nth}")),
+        )
+    }
+
+    /// Starts an agent whose system calls of these names go wrong, as `strace` has it.
+    #[track_caller]
+    pub fn spawn_with_fault(
+        node: &impl Host,
+        configuration: &Value,
+        (calls, how): (&str, &str),
+    ) -> Self {
+        let inject = format!("inject={calls}:{how}");
         // The tracer is not the parent: whoever waits for the agent, waits for itself.
         let arguments = ["-D", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
         let command = node.eni_sync().process_under("strace", &arguments);

@@ -15,6 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::agent::configuration::{Networks, Watched};
 use crate::agent::found::{self, Found};
+use crate::agent::news::LastLook;
 use crate::agent::said::Source;
 use crate::agent::shared::Agent;
 use crate::agent::{auto, reserved};
@@ -25,40 +26,66 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// Watches the networks of the configuration for ever.
 pub(crate) fn run(agent: &Arc<Agent>) {
+    let mut said = LastLook::default();
     loop {
-        if let Err(error) = watch(agent) {
-            say!("{error}; looking again in {PAUSE:?}");
+        if let Err(error) = watch(agent, &mut said) {
+            for news in said.replace(vec![error.to_string()]) {
+                say!("{news}; looking every {PAUSE:?}");
+            }
+            // What cannot be watched is looked at all the same.
+            look_unwatched(agent, &error);
         }
         thread::sleep(PAUSE);
     }
 }
 
 /// Looks at every network, and again whenever one of the directories changes.
-fn watch(agent: &Arc<Agent>) -> Result<()> {
+fn watch(agent: &Arc<Agent>, said: &mut LastLook) -> Result<()> {
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Inotify::init(flags).map_err(failed)?;
     while agent.await_turn() {
         let usual = agent.configuration.reconcile_interval();
-        let wait = match &agent.configuration.networks {
-            Networks::Listed(networks) => follow_listed(agent, &inotify, networks)?,
-            Networks::Auto => follow_found(agent, &inotify)?,
-        };
+        let wait = look(agent, Ok(&inotify))?;
+        said.replace(Vec::new());
         agent.announce();
         await_change(&inotify, wait.unwrap_or(usual))?;
     }
     Ok(())
 }
 
-/// Makes the ledger follow the networks of the configuration. Returns when to look again,
-/// though nothing changes.
+/// Looks at every network once, though nothing announces what changes.
+fn look_unwatched(agent: &Arc<Agent>, why: &Error) {
+    if !agent.await_turn() {
+        return;
+    }
+    if let Err(error) = look(agent, Err(why)) {
+        agent.health.note_unregistered(vec![error.to_string()]);
+    }
+    agent.announce();
+}
+
+/// What announces changes, or why nothing does.
+type Watch<'a> = std::result::Result<&'a Inotify, &'a Error>;
+
+/// Makes the ledger follow every network. Returns when to look again, though nothing changes.
+fn look(agent: &Agent, watch: Watch<'_>) -> Result<Option<Duration>> {
+    match &agent.configuration.networks {
+        Networks::Listed(networks) => follow_listed(agent, watch, networks),
+        Networks::Auto => follow_found(agent, watch),
+    }
+}
+
+/// Makes the ledger follow the networks of the configuration.
 fn follow_listed(
     agent: &Agent,
-    inotify: &Inotify,
+    watch: Watch<'_>,
     networks: &[Watched],
 ) -> Result<Option<Duration>> {
     // Watched first, looked at then: nothing can appear between the two.
-    for network in networks {
-        add_watch(inotify, &network.directory())?;
+    if let Ok(inotify) = watch {
+        for network in networks {
+            add_watch(inotify, &network.directory())?;
+        }
     }
     let (mut findings, mut without) = (Vec::new(), Vec::new());
     // Records only add the names of pods, which the addresses do not wait for.
@@ -77,37 +104,48 @@ fn follow_listed(
         true => (None, Source::Watched),
         false => (Some(PAUSE), Source::WatchedInPart),
     };
-    note(agent, findings, source, without);
+    note(agent, watch, findings, (source, without));
     Ok(wait)
 }
 
-/// Notes what cannot be registered, for those who ask, and tells which pods that are.
-fn note(agent: &Agent, mut findings: Vec<String>, source: Source, without: Vec<Without>) {
+/// Notes what cannot be registered or watched, for those who ask, and tells which pods that are.
+fn note(
+    agent: &Agent,
+    watch: Watch<'_>,
+    mut findings: Vec<String>,
+    (source, without): (Source, Vec<Without>),
+) {
     findings.extend(without.iter().map(Without::to_string));
     agent.metrics.note_unregistered(findings.len());
+    findings.extend(watch.err().map(Error::to_string));
     agent.health.note_unregistered(findings);
     agent.tell_without(source, without);
 }
 
 /// The same for the networks that the records of this node show.
-fn follow_found(agent: &Agent, inotify: &Inotify) -> Result<Option<Duration>> {
-    for directory in found::directories()? {
-        add_watch(inotify, &directory)?;
+fn follow_found(agent: &Agent, watch: Watch<'_>) -> Result<Option<Duration>> {
+    if let Ok(inotify) = watch {
+        for directory in found::directories()? {
+            add_watch(inotify, &directory)?;
+        }
     }
     let found = Found::read()?;
-    for network in &found.networks {
-        add_watch(inotify, &network.directory())?;
+    if let Ok(inotify) = watch {
+        for network in &found.networks {
+            add_watch(inotify, &network.directory())?;
+        }
     }
     let (outcome, followed) = auto::follow(agent, &found);
     match followed {
         Ok(()) => {
-            note(agent, Vec::new(), Source::Watched, outcome.without);
+            note(agent, watch, Vec::new(), (Source::Watched, outcome.without));
             Ok(outcome.again)
         }
         Err(error) => {
             let finding = format!("networks of this node: {error}");
             say!("{finding}");
-            note(agent, vec![finding], Source::WatchedInPart, outcome.without);
+            let seen = (Source::WatchedInPart, outcome.without);
+            note(agent, watch, vec![finding], seen);
             Ok(Some(PAUSE))
         }
     }
