@@ -53,6 +53,7 @@ mod rules_of_success;
 mod rules_of_taking;
 pub(crate) mod scrape;
 mod selectors;
+mod service_account;
 mod status;
 mod status_check;
 mod support_bundle;

@@ -15,7 +15,7 @@ use common::cni::result::AddResult;
 use common::error::{Error, Errors, Result};
 use common::say;
 
-use self::agent_first::{agent_first, agent_status, own_aws};
+use self::agent_first::{agent_first, own_aws};
 use self::attachment::owner;
 use self::config::Config;
 use self::section::Section;
@@ -118,11 +118,7 @@ pub(crate) fn status(conf: &ConfArgs) -> Result<()> {
         true => Section::parse(conf, "").map(drop)?,
         false => Config::parse(&conf.document).map(drop)?,
     }
-    // An agent that serves ADD has what it needs; this process may have nothing of it.
-    match agent_status() {
-        Some(answer) => answer,
-        None => inventory::require_usable(&own_aws(conf, Deadline::default())),
-    }
+    agent_first::status(conf)
 }
 
 /// Ends what is not listed as valid, and removes from the ENIs what is due.

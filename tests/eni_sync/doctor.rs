@@ -31,7 +31,7 @@ pub(super) fn examine(node: &AwsNode, arguments: &[&str]) -> Diagnosis {
 
 /// The same with the environment of a call.
 #[track_caller]
-fn examine_with(node: &AwsNode, call: &Call, arguments: &[&str]) -> Diagnosis {
+pub(super) fn examine_with(node: &AwsNode, call: &Call, arguments: &[&str]) -> Diagnosis {
     let arguments = [&["doctor", "--json"], arguments].concat();
     let output = node.command_with(call, &arguments);
     let document = output.document();

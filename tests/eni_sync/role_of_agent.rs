@@ -2,8 +2,6 @@
 //! depend on the agent, and wait for the next one.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
@@ -13,6 +11,8 @@ use harness::{Call, Host, Node, Pod};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
+use super::service_account::{Account, Way};
+use super::status_check::status_call;
 
 const ADDRESS: &str = "10.0.4.70";
 /// The key that the simulated VPC accepts from anybody.
@@ -41,48 +41,9 @@ impl Host for Equipped<'_> {
     }
 }
 
-/// What Pod Identity's agent answers on each node.
-fn serve_credentials(listener: &TcpListener) {
-    let answer = |mut stream: TcpStream| -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        while lines
-            .next()
-            .transpose()?
-            .is_some_and(|line| !line.is_empty())
-        {}
-        let body = json!({
-            "AccessKeyId": KEY, "SecretAccessKey": "x", "Token": "x",
-            "Expiration": "2036-01-01T00:00:00Z", "AccountId": "123456789012",
-        });
-        let body = body.to_string();
-        write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            body.len()
-        )
-    };
-    for stream in listener.incoming().map_while(Result::ok) {
-        // Who does not wait for the answer needs none.
-        answer(stream).ok();
-    }
-}
-
 /// A node without a role, and how its agent gets one.
-fn equipped(node: &AwsNode) -> Equipped<'_> {
-    node.lab.no_role();
-    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let listener = node.node.netns.run(listen);
-    let url = format!("http://{}/v1/credentials", listener.local_addr().unwrap());
-    // It ends with the process of the tests.
-    thread::spawn(move || serve_credentials(&listener));
-    let variables = vec![("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)];
-    Equipped { node, variables }
-}
-
-fn status(node: &AwsNode) -> Call {
-    let conf = json!({ "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync" });
-    node.call("STATUS").conf(&conf)
+fn equipped(node: &AwsNode) -> Account<'_> {
+    Account::new(node, Way::PodIdentity)
 }
 
 fn environment(node: &AwsNode) -> Value {
@@ -98,14 +59,15 @@ fn a_plugin_without_a_role_depends_on_the_agent_and_waits_for_the_next_one() {
     let node = vpc.node();
     let equipped = equipped(&node);
     let agent = Agent::start(&equipped, &json!({}));
-    node.run(&status(&node)).ok();
+    node.run(&status_call(&node)).ok();
     node.add(&Pod::new("c0"), &["10.0.4.69"]).ok();
     let left = environment(&node);
     assert_eq!(left["hasOwnRole"], true);
     assert!(!left.to_string().contains("credentials"), "{left}");
     agent.kill();
-    let error = node.run(&status(&node)).error_code(50);
-    assert_eq!(error.msg, "there are no AWS credentials");
+    let error = node.run(&status_call(&node)).error_code(50);
+    let said = "the agent of eni-sync does not answer, and its role is needed";
+    assert_eq!(error.msg, said);
     thread::scope(|scope| {
         let add = scope.spawn(|| node.add(&Pod::new("c1"), &[ADDRESS]));
         // It has asked for credentials in vain by then.

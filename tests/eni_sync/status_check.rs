@@ -15,7 +15,7 @@ use super::waiting::{is_turn_open, start};
 
 const ADDRESS: &str = "10.0.4.70";
 
-fn status_call(node: &AwsNode) -> Call {
+pub fn status_call(node: &AwsNode) -> Call {
     let conf = json!({ "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync" });
     node.call("STATUS").conf(&conf)
 }

@@ -13,6 +13,7 @@ use crate::plugin::socket;
 use crate::vpc::clients::Aws;
 use crate::vpc::environment;
 use crate::vpc::failure::NOT_PERMITTED;
+use crate::vpc::inventory;
 
 /// How long until the agent is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -72,8 +73,28 @@ fn require_role(aws: &Aws) -> Result<()> {
     aws.require_credentials(&region)
 }
 
+/// Whether an ADD would succeed now: as the agent says, which has what it needs even where this
+/// process has nothing of it, else as this process finds out.
+///
+/// # Errors
+/// Code 50 saying what is missing.
+pub(super) fn status(conf: &ConfArgs) -> Result<()> {
+    if let Some(answer) = agent_status() {
+        return answer;
+    }
+    let usable = inventory::require_usable(&own_aws(conf, Deadline::default()));
+    match usable {
+        // An ADD waits for the agent then.
+        Err(error) if environment::is_role_of_agent() => {
+            let msg = "the agent of eni-sync does not answer, and its role is needed";
+            Err(Error::new(ErrorCode::UNAVAILABLE, msg).with_details(error.to_string()))
+        }
+        usable => usable,
+    }
+}
+
 /// Whether the agent would serve an ADD now; nothing where there is no agent that says.
-pub(super) fn agent_status() -> Option<Result<()>> {
+fn agent_status() -> Option<Result<()>> {
     if environment::is_adopted() {
         return None;
     }

@@ -4,6 +4,7 @@
 use std::error::Error as StdError;
 
 use aws_runtime::retries::classifiers::{THROTTLING_ERRORS, TRANSIENT_ERRORS};
+use aws_smithy_types::error::ErrorMetadata;
 use common::error::{Error, ErrorCode};
 
 /// Our own error code: AWS does not permit the call. Trying again does not help until
@@ -192,9 +193,23 @@ impl Failure {
 }
 
 /// The texts of an error and of what caused it. Only the texts: debug output of the SDK
-/// repeats whole answers, which may be secret.
+/// repeats whole answers, which may be secret. What a service has answered is told as `failure`
+/// tells it, without the id of the request: what happens again is the same text.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let texts: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
+    let mut texts: Vec<String> = Vec::new();
+    for cause in causes(error) {
+        match cause.downcast_ref::<ErrorMetadata>() {
+            Some(answer) => {
+                // The cause before it says the same in the SDK's words.
+                texts.pop();
+                let code = answer.code().unwrap_or_default();
+                texts.push(format!("{code}: {}", answer.message().unwrap_or_default()));
+            }
+            None => texts.push(cause.to_string()),
+        }
+    }
+    // An error that only wraps another one says the same.
+    texts.dedup();
     texts.join(": ")
 }
 
