@@ -11,6 +11,7 @@ mod command_line;
 mod confirmed;
 mod container;
 mod crowding;
+mod daemonset;
 mod dashboard;
 mod device_plugin;
 mod doctor;

@@ -45,7 +45,7 @@ fn next(node: &AwsNode, configuration: &Value) -> Agent {
 }
 
 /// A call of a plugin that can do nothing without an agent.
-fn needs_agent(call: Call) -> Call {
+pub fn needs_agent(call: Call) -> Call {
     call.env("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:9")
         .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,14 +21,14 @@ const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
 const INSIDE: &str = "/run/bin";
 
 /// A node whose plugins are installed in a directory of its own.
-struct Site {
-    node: AwsNode,
+pub struct Site {
+    pub node: AwsNode,
     /// The directory, as the test sees it.
     bin: PathBuf,
 }
 
 impl Site {
-    fn new(vpc: &Vpc) -> Self {
+    pub fn new(vpc: &Vpc) -> Self {
         let site = Self::empty(vpc);
         site.install("our-plugins", |_| {});
         site
@@ -42,7 +42,7 @@ impl Site {
     }
 
     /// Installs our plugins from a directory `name`, each after `change` was made to it.
-    fn install(&self, name: &str, change: impl Fn(&Path)) {
+    pub fn install(&self, name: &str, change: impl Fn(&Path)) {
         let source = self.node.run_directory().join(name);
         if !source.exists() {
             fs::create_dir(&source).unwrap();
@@ -57,7 +57,7 @@ impl Site {
         assert_eq!(output.status, Some(0), "{output}");
     }
 
-    fn agent(&self, plugins: &Value) -> Agent {
+    pub fn agent(&self, plugins: &Value) -> Agent {
         let mut configuration = json!({ "cniPath": INSIDE, "metrics": ADDRESS });
         configuration["plugins"] = plugins.clone();
         let agent = Agent::start(&self.node, &configuration);
@@ -86,7 +86,7 @@ impl Site {
     }
 
     /// An ADD or a DEL of host-local by the program `name`.
-    fn call(&self, name: &str, command: &str, id: &str, ipam: &Value) -> Call {
+    pub fn call(&self, name: &str, command: &str, id: &str, ipam: &Value) -> Call {
         let conf = json!({ "cniVersion": "1.0.0", "name": "n", "type": name, "ipam": ipam });
         let call = Call::new(self.bin.join(name), command).conf(&conf);
         call.attachment(id, "net1", "/no/such/netns")
@@ -103,6 +103,12 @@ fn copy(from: &Path, to: &Path) {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// How many pods start meanwhile; `ENI_SYNC_PODS` says more.
+fn pods() -> usize {
+    let wanted = std::env::var("ENI_SYNC_PODS").ok();
+    wanted.map_or(100, |wanted| wanted.parse().expect("it is a number"))
+}
+
 /// Runs `change` again and again, `rounds` times, while pods start; returns what an ADD of each
 /// of them has got. Each pod whose number is even ends again.
 fn while_pods_start(
@@ -112,12 +118,12 @@ fn while_pods_start(
     rounds: usize,
     change: impl Fn(usize),
 ) -> Vec<String> {
-    let done = AtomicBool::new(false);
+    let (done, started, least) = (AtomicBool::new(false), AtomicUsize::new(0), pods());
     thread::scope(|scope| {
         let pods = scope.spawn(|| {
             let mut addresses = Vec::new();
             let mut number = 0;
-            while !done.load(Ordering::Relaxed) || number < 100 {
+            while !done.load(Ordering::Relaxed) || number < least {
                 let id = format!("c{number}");
                 let added = site.node.node.run(&site.call(name, "ADD", &id, ipam));
                 let result = added.ok();
@@ -126,12 +132,17 @@ fn while_pods_start(
                     site.node.node.run(&site.call(name, "DEL", &id, ipam)).ok();
                 }
                 number += 1;
+                started.store(number, Ordering::Relaxed);
             }
             addresses
         });
         // A thread that has failed is joined all the same.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            (0..rounds).for_each(&change);
+            for round in 0..rounds {
+                let is_due = || started.load(Ordering::Relaxed) >= round * least / rounds;
+                assert!(eventually(|| is_due() || pods.is_finished()));
+                change(round);
+            }
         }));
         done.store(true, Ordering::Relaxed);
         let addresses = pods.join().unwrap();
@@ -399,7 +410,7 @@ fn a_directory_that_cannot_be_written_is_named_once() {
 }
 
 /// A program of another version, which is as long.
-fn of_another_version(program: &Path) {
+pub fn of_another_version(program: &Path) {
     let mut bytes = fs::read(program).unwrap();
     let text = format!("version {}\n", env!("CARGO_PKG_VERSION"));
     let at = bytes

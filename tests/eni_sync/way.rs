@@ -391,7 +391,7 @@ fn what_others_may_write_is_not_believed() {
 }
 
 /// A node whose agent has a wrong way to EC2.
-struct Astray<'a>(&'a AwsNode, &'static str, &'static str);
+struct Astray<'a>(&'a AwsNode, &'static str, String);
 
 impl Host for Astray<'_> {
     fn node(&self) -> &Node {
@@ -421,14 +421,31 @@ fn the_agent_says_in_a_line_that_its_proxy_or_its_authorities_are_wrong() {
     ] {
         let vpc = Vpc::new();
         let node = vpc.node();
-        let agent = Agent::start(&Astray(&node, name, value), &json!({}));
-        let is_said = || {
-            let log = agent.log();
-            let mut lines = log.lines().filter(|line| line.contains("trying again in"));
-            lines.any(|line| line.contains(said))
-        };
-        assert!(eventually(is_said), "{}", agent.log());
+        let agent = Agent::start(&Astray(&node, name, value.to_owned()), &json!({}));
+        assert_tries_again(&agent, said);
     }
+}
+
+/// That the agent says in a line what keeps it from EC2, and that it tries again.
+#[track_caller]
+fn assert_tries_again(agent: &Agent, said: &str) {
+    let is_said = || {
+        let log = agent.log();
+        let mut lines = log.lines().filter(|line| line.contains("trying again in"));
+        lines.any(|line| line.contains(said))
+    };
+    assert!(eventually(is_said), "{}", agent.log());
+}
+
+#[test]
+fn a_proxy_that_accepts_connections_and_answers_nothing_is_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = node.node.netns.run(listen);
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let agent = Agent::start(&Astray(&node, "HTTPS_PROXY", url), &json!({}));
+    assert_tries_again(&agent, "(HTTPS_PROXY is set)");
 }
 
 #[test]
