@@ -58,7 +58,7 @@ NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add l
 	2>/dev/null && echo yes)
 
 .PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot test-upgrade conformance faults soak stories \
-	bench bench-vpc bench-nodes lint docs dist dist-check image install install-from clean
+	bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
 
 all: build
 
@@ -258,6 +258,13 @@ install-from:
 			*) install -m 0755 $(abspath $(FROM))/$$name .$$name.new ;; \
 		esac && mv -f .$$name.new $$name || exit 1; \
 	done
+
+# Both commands of the README in a new Debian with make, git and the Rust of rustup.
+fresh-machine:
+	tests/prepare fresh-machine
+	FRESH_ROOT=$$(mktemp -d /var/tmp/fresh-machine-XXXXXX); export FRESH_ROOT; \
+		tests/fresh-machine make demo && tests/fresh-machine make test; \
+		status=$$?; rm -rf --one-file-system "$$FRESH_ROOT"; exit $$status
 
 clean:
 	cargo clean
