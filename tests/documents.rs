@@ -1,7 +1,8 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
 //! file in `examples`, which other tests execute. `keys` and `since` are about the tables of keys,
 //! `decisions` about `docs/adr`, `glossary` and `contributing` about the pages of these names,
-//! `book` about the site, `arrows` about what the READMEs of the crates promise.
+//! `book` about the site, `messages` about what the programs say, `arrows` about what the READMEs
+//! of the crates promise.
 
 mod arrows;
 mod book;
@@ -9,6 +10,7 @@ mod contributing;
 mod decisions;
 mod glossary;
 pub(crate) mod keys;
+mod messages;
 mod since;
 
 use std::collections::{BTreeMap, BTreeSet};
