@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harness::Pod;
 use harness::eni_lab::Hold;
-use harness::fault::{Counted, Fault, Strike, each_system_call};
+use harness::fault::{Counted, Fault, Strike, Struck, each_system_call};
+use nix::errno::Errno;
 use serde_json::json;
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
@@ -36,7 +37,15 @@ fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
 
 /// Kills an ADD at every system call in turn that changes something, or at one of `every`.
 fn kill_everywhere(every: usize, then: impl Fn(&AwsNode, &Pod, &str) + Sync) {
-    let kills = AtomicUsize::new(0);
+    strike_everywhere(Fault::Kill, every, |node, pod, struck| {
+        then(node, pod, &format!("{:?}", struck.hit));
+    });
+}
+
+/// Strikes an ADD at every system call in turn, or at one of `every`: at those that change
+/// something, or at those that can return the error.
+fn strike_everywhere(fault: Fault, every: usize, then: impl Fn(&AwsNode, &Pod, &Struck) + Sync) {
+    let strikes = AtomicUsize::new(0);
     let site = || {
         let vpc = Vpc::new();
         (vpc.node(), vpc)
@@ -44,17 +53,17 @@ fn kill_everywhere(every: usize, then: impl Fn(&AwsNode, &Pod, &str) + Sync) {
     each_system_call(every, site, |(node, _), nth| {
         let pod = sharing(node, &format!("c{nth}"));
         let how = Strike {
-            fault: Fault::Kill,
+            fault,
             counted: Counted::Changing,
             nth,
         };
         let struck = node.node.strike(&call(node, "ADD", &pod, &ipv4()), how);
-        then(node, &pod, &format!("{nth} {:?}", struck.hit));
-        kills.fetch_add(usize::from(struck.hit.is_some()), Ordering::Relaxed);
+        then(node, &pod, &struck);
+        strikes.fetch_add(usize::from(struck.hit.is_some()), Ordering::Relaxed);
         struck.hit.is_some()
     });
-    let kills = kills.into_inner();
-    assert!(kills * every >= LEAST, "only {kills} kills");
+    let strikes = strikes.into_inner();
+    assert!(strikes * every >= LEAST, "only {strikes} of {fault:?}");
 }
 
 /// An ADD that is killed when EC2 has assigned an address and not answered yet.
@@ -76,6 +85,28 @@ fn an_add_after_one_that_was_killed_anywhere_needs_one_address() {
         assert_eq!(node.addresses(), [address], "{what}");
         clean_up(node, pod, what);
     });
+}
+
+/// A disk that is full or broken, for one system call.
+#[test]
+fn an_add_in_which_a_system_call_fails_has_its_address_or_says_what_failed() {
+    for error in [Errno::ENOSPC, Errno::EIO] {
+        strike_everywhere(Fault::Error(error), 17, |node, pod, struck| {
+            let what = format!("{:?}: {}", struck.hit, struck.output);
+            match struck.output.status {
+                Some(0) => {
+                    let registered = node.addresses();
+                    assert_eq!(registered.len(), 1, "{what}");
+                    assert_eq!(node.ledger()[&registered[0]], "held", "{what}");
+                }
+                _ => {
+                    let failed = struck.output.error();
+                    assert!(!failed.msg.is_empty(), "{what}");
+                }
+            }
+            clean_up(node, pod, &what);
+        });
+    }
 }
 
 #[test]
