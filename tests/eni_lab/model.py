@@ -145,6 +145,11 @@ def drive(ec2):
     pods = ec2.create_subnet(VpcId=vpc, CidrBlock="10.7.4.0/24", Ipv6CidrBlock="2600:1f14:7:4::/64")
     subnet = pods["Subnet"]["SubnetId"]
     ec2.create_subnet_cidr_reservation(SubnetId=subnet, Cidr="10.7.4.128/28", ReservationType="prefix")
+    native = ec2.create_subnet(VpcId=vpc, Ipv6Native=True, Ipv6CidrBlock="2600:1f14:7:6::/64")
+    native = native["Subnet"]["SubnetId"]
+    eni = ec2.create_network_interface(SubnetId=native)["NetworkInterface"]
+    found = ec2.describe_network_interfaces(NetworkInterfaceIds=[eni["NetworkInterfaceId"]])
+    assert "PrivateIpAddress" not in found["NetworkInterfaces"][0], found
     instance = ec2.run_instances(
         InstanceType="c5.large", MinCount=1, MaxCount=1, SubnetId=subnet, ImageId="ami-0ab00000000000001"
     )["Instances"][0]["InstanceId"]

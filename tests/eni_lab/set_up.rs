@@ -241,3 +241,40 @@ fn the_same_address_can_be_in_two_vpcs() {
     assert_eq!(vpc.lab.owner(&second, ip("10.0.4.70")), Some(eni));
     assert!(vpc.lab.invariant_violations().is_empty());
 }
+
+/// As EC2 describes it: without a range, a number or an address of IPv4.
+#[test]
+fn a_subnet_for_ipv6_only_and_its_interfaces_have_nothing_of_ipv4() {
+    let lab = Vpc::new();
+    let parameters = [
+        ("VpcId", lab.vpc.as_str()),
+        ("Ipv6Native", "true"),
+        ("Ipv6CidrBlock", "2600:1f14:6::/64"),
+    ];
+    let subnet = lab.make("CreateSubnet", &parameters, "subnetId");
+    let in_subnet = ("SubnetId", subnet.as_str());
+    let reply = lab
+        .call("DescribeSubnets", &[("SubnetId.1", subnet.as_str())])
+        .ok();
+    assert_eq!(reply.all("ipv6Native"), ["true"]);
+    assert_eq!(reply.all("availableIpAddressCount"), ["0"]);
+    assert!(reply.all("cidrBlock").is_empty(), "{}", reply.body);
+    let eni = lab.make("CreateNetworkInterface", &[in_subnet], "networkInterfaceId");
+    let reply = lab.call(DESCRIBE, &[("NetworkInterfaceId.1", &eni)]).ok();
+    assert_eq!(reply.all("ipv6Address"), ["2600:1f14:6::4"]);
+    assert!(reply.all("privateIpAddress").is_empty(), "{}", reply.body);
+    let own = [in_subnet, ("PrivateIpAddress", "10.0.4.50")];
+    let refused = lab.call("CreateNetworkInterface", &own).error();
+    assert_eq!(refused.1, "InvalidParameterValue");
+    let count = [
+        ("NetworkInterfaceId", eni.as_str()),
+        ("SecondaryPrivateIpAddressCount", "1"),
+    ];
+    let refused = lab.call(ASSIGN, &count).error();
+    assert_eq!(refused.1, "InsufficientFreeAddressesInSubnet");
+    let without = [("VpcId", lab.vpc.as_str()), ("Ipv6Native", "true")];
+    assert_eq!(
+        lab.call("CreateSubnet", &without).error().1,
+        "MissingParameter"
+    );
+}

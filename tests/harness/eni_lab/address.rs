@@ -56,9 +56,9 @@ impl Change<'_> {
 
     pub(super) fn unassign(&mut self, eni: &str, addresses: &[IpAddr]) -> Result<(), Ec2Error> {
         let found = self.world.eni(eni)?;
-        let (id, vpc, primary) = (found.id.clone(), found.vpc.clone(), found.primary);
-        if addresses.contains(&IpAddr::V4(primary)) {
-            self.touch_primary(IpAddr::V4(primary), id);
+        let (id, vpc, primary) = (found.id.clone(), found.vpc.clone(), found.primary());
+        if let Some(primary) = primary.filter(|primary| addresses.contains(primary)) {
+            self.touch_primary(primary, id);
             let message = format!("The primary IP address {primary} cannot be unassigned");
             return Err(Ec2Error::value(message));
         }
@@ -146,7 +146,7 @@ impl Change<'_> {
     ) -> Result<(), Ec2Error> {
         let primary = new.iter().find_map(|address| {
             let owner = self.world.owner(&eni.vpc, *address)?;
-            (IpAddr::V4(owner.primary) == *address).then(|| (*address, owner.id.clone()))
+            (owner.primary() == Some(*address)).then(|| (*address, owner.id.clone()))
         });
         let Some((address, owner)) = primary else {
             return Ok(());
@@ -266,10 +266,12 @@ pub(super) fn check_range(subnet: &Subnet, address: IpAddr) -> Result<(), Ec2Err
     Ok(())
 }
 
-/// How many addresses of the IPv4 range AWS leaves to its user.
+/// How many addresses of the IPv4 range AWS leaves to its user; 0 without such a range.
 pub(super) fn usable(subnet: &Subnet) -> u128 {
-    let cidr = IpNetwork::V4(subnet.cidr);
-    number(cidr.broadcast()) - number(cidr.network()) - RESERVED_FIRST
+    let cidr = subnet.cidr.map(IpNetwork::V4);
+    cidr.map_or(0, |cidr| {
+        number(cidr.broadcast()) - number(cidr.network()) - RESERVED_FIRST
+    })
 }
 
 fn number(address: IpAddr) -> u128 {

@@ -47,20 +47,12 @@ impl Change<'_> {
     pub(super) fn create_subnet(
         &mut self,
         vpc: &str,
-        cidr: Ipv4Network,
+        cidr: Option<Ipv4Network>,
         ipv6: Option<Ipv6Network>,
     ) -> Result<SubnetId, Ec2Error> {
-        let vpc = self.world.vpc(vpc)?;
-        let inside = cidr.is_subnet_of(vpc.cidr) && (16..=28).contains(&cidr.prefix());
-        if !inside || cidr.network() != cidr.ip() {
-            let message = format!("The CIDR '{cidr}' is invalid.");
-            return Err(Ec2Error::bad("InvalidSubnet.Range", message));
-        }
-        let vpc = vpc.id.clone();
-        let mut others = self.world.subnets.values().filter(|s| s.vpc == vpc);
-        if others.any(|s| s.cidr.overlaps(cidr)) {
-            let message = format!("The CIDR '{cidr}' conflicts with another subnet");
-            return Err(Ec2Error::bad("InvalidSubnet.Conflict", message));
+        let vpc = self.world.vpc(vpc)?.id.clone();
+        if let Some(cidr) = cidr {
+            self.check_cidr(&vpc, cidr)?;
         }
         let id = SubnetId::from(self.world.next_id("subnet").as_str());
         let subnet = Subnet {
@@ -74,6 +66,22 @@ impl Change<'_> {
         };
         self.world.subnets.insert(id.clone(), Arc::new(subnet));
         Ok(id)
+    }
+
+    /// The IPv4 range of a subnet is a part of the VPC's, and no part of another subnet's.
+    fn check_cidr(&self, vpc: &VpcId, cidr: Ipv4Network) -> Result<(), Ec2Error> {
+        let whole = self.world.vpc(vpc.as_str())?.cidr;
+        let inside = cidr.is_subnet_of(whole) && (16..=28).contains(&cidr.prefix());
+        if !inside || cidr.network() != cidr.ip() {
+            let message = format!("The CIDR '{cidr}' is invalid.");
+            return Err(Ec2Error::bad("InvalidSubnet.Range", message));
+        }
+        let others = self.world.subnets.values().filter(|s| s.vpc == *vpc);
+        if others.filter_map(|s| s.cidr).any(|c| c.overlaps(cidr)) {
+            let message = format!("The CIDR '{cidr}' conflicts with another subnet");
+            return Err(Ec2Error::bad("InvalidSubnet.Conflict", message));
+        }
+        Ok(())
     }
 
     /// A security group of a VPC.
@@ -173,6 +181,9 @@ impl Change<'_> {
         }
     }
 
+    /// An interface with a primary address; in a subnet that is for IPv6 only with an IPv6
+    /// address instead, as subnets have it that assign one on creation, which these must. Source:
+    /// Amazon VPC User Guide, "Subnet settings".
     pub(super) fn create_eni(
         &mut self,
         subnet: &str,
@@ -187,12 +198,17 @@ impl Change<'_> {
                     let message = format!("Address {address} is in use.");
                     return Err(Ec2Error::bad("InvalidIPAddress.InUse", message));
                 }
-                address
+                Some(address)
             }
-            None => self.free_ipv4(&found)?,
+            None if found.cidr.is_none() => None,
+            None => Some(self.free_ipv4(&found)?),
         };
         let id = EniId::from(self.world.next_id("eni").as_str());
         let [.., high, middle, low] = self.world.serial.to_be_bytes();
+        let first = match primary {
+            Some(_) => None,
+            None => self.free(&found, true).next(),
+        };
         let eni = Eni {
             id: id.clone(),
             subnet: found.id,
@@ -201,7 +217,7 @@ impl Change<'_> {
             groups: vec![SECURITY_GROUP.to_owned()],
             mac: format!("02:1a:b0:{high:02x}:{middle:02x}:{low:02x}"),
             primary,
-            addresses: Vec::new(),
+            addresses: first.into_iter().collect(),
             prefixes: Vec::new(),
             tags: BTreeMap::new(),
             description: description.to_owned(),

@@ -95,8 +95,10 @@ impl DataPlane {
             found.expect("the ENI is in a subnet").clone()
         };
         self.on_node(eni, |node, link, eni| {
-            let address = format!("{}/{}", eni.primary, subnet.cidr.prefix());
-            node.ip(&["address", "replace", &address, "dev", link]);
+            if let (Some(primary), Some(cidr)) = (eni.primary, subnet.cidr) {
+                let address = format!("{primary}/{}", cidr.prefix());
+                node.ip(&["address", "replace", &address, "dev", link]);
+            }
             for cidr in &subnet.ipv6 {
                 node.ip(&["-6", "route", "replace", &cidr.to_string(), "dev", link]);
             }

@@ -174,7 +174,7 @@ fn reservations(world: &World, query: &Query) -> Result<Value, Ec2Error> {
 pub(super) fn eni(eni: &Eni) -> Value {
     let address =
         |address: IpAddr, primary: bool| json!({"privateIpAddress": address, "primary": primary});
-    let primary = std::iter::once(address(IpAddr::V4(eni.primary), true));
+    let primary = eni.primary().map(|a| address(a, true));
     let secondary = eni.ipv4().map(|a| address(a, false));
     let mut described = json!({
         "networkInterfaceId": eni.id.as_str(),
@@ -188,16 +188,18 @@ pub(super) fn eni(eni: &Eni) -> Value {
         "status": eni.status(),
         "macAddress": eni.mac,
         "interfaceType": "interface",
-        "privateIpAddress": eni.primary,
-        "privateDnsName": private_dns_name(eni.primary),
         "sourceDestCheck": eni.source_dest_check,
         "groupSet": items(eni.groups.iter().map(|id| json!({"groupId": id, "groupName": group_name(id)}))),
         "tagSet": tag_set(&eni.tags),
-        "privateIpAddressesSet": items(primary.chain(secondary)),
+        "privateIpAddressesSet": items(primary.into_iter().chain(secondary)),
         "ipv6AddressesSet": items(eni.ipv6().map(|a| json!({"ipv6Address": a}))),
         "ipv4PrefixSet": items(prefixes(eni, false).map(|p| json!({"ipv4Prefix": p}))),
         "ipv6PrefixSet": items(prefixes(eni, true).map(|p| json!({"ipv6Prefix": p}))),
     });
+    if let Some(primary) = eni.primary {
+        described["privateIpAddress"] = json!(primary);
+        described["privateDnsName"] = json!(private_dns_name(primary));
+    }
     if let Some(attachment) = &eni.attachment {
         described["attachment"] = json!({
             "attachmentId": attachment.id,
@@ -250,7 +252,7 @@ pub(super) fn prefixes(eni: &Eni, ipv6: bool) -> impl Iterator<Item = String> + 
 /// An `Instance`.
 pub(super) fn instance(world: &World, instance: &Instance) -> Value {
     let attached = world.attached(&instance.id);
-    let primary = attached.get(&PRIMARY).map(|e| IpAddr::V4(e.primary));
+    let primary = attached.get(&PRIMARY).and_then(|e| e.primary());
     let mut described = json!({
         "instanceId": instance.id.as_str(),
         "imageId": AMI,
@@ -302,7 +304,7 @@ fn instance_type(kind: &str, limits: Limits) -> Value {
 pub(super) fn subnet(world: &World, subnet: &Subnet) -> Value {
     let enis = world.enis.values().filter(|e| e.subnet == subnet.id);
     let used: usize = enis
-        .map(|e| 1 + e.ipv4().count() + 16 * prefixes(e, false).count())
+        .map(|e| e.all().filter(IpAddr::is_ipv4).count() + 16 * prefixes(e, false).count())
         .sum();
     let associations = subnet.ipv6.iter().enumerate().map(|(index, cidr)| {
         json!({
@@ -311,20 +313,25 @@ pub(super) fn subnet(world: &World, subnet: &Subnet) -> Value {
             "ipv6CidrBlockState": {"state": "associated"},
         })
     });
-    json!({
+    let mut described = json!({
         "subnetId": subnet.id.as_str(),
         "subnetArn": format!("arn:aws:ec2:{REGION}:{ACCOUNT}:subnet/{}", subnet.id),
         "state": "available",
         "ownerId": ACCOUNT,
         "vpcId": subnet.vpc.as_str(),
-        "cidrBlock": subnet.cidr.to_string(),
         "ipv6CidrBlockAssociationSet": items(associations),
+        "ipv6Native": subnet.cidr.is_none(),
+        "assignIpv6AddressOnCreation": subnet.cidr.is_none(),
         "availableIpAddressCount": address::usable(subnet).saturating_sub(used as u128) as u64,
         "availabilityZone": subnet.zone,
         "tagSet": tag_set(&subnet.tags),
         "defaultForAz": false,
         "mapPublicIpOnLaunch": false,
-    })
+    });
+    if let Some(cidr) = subnet.cidr {
+        described["cidrBlock"] = json!(cidr.to_string());
+    }
+    described
 }
 
 /// A `SecurityGroup`, as far as it matters here.

@@ -139,8 +139,7 @@ impl Described for Eni {
 
     fn values(&self, _world: &World, filter: &str) -> Option<Vec<String>> {
         let attachment = self.attachment.as_ref();
-        let primary = IpAddr::V4(self.primary);
-        let all_ipv4 = std::iter::once(primary).chain(self.ipv4());
+        let all_ipv4 = self.all().filter(IpAddr::is_ipv4);
         Some(match filter {
             "attachment.instance-id" => attachment
                 .map(|a| a.instance.to_string())
@@ -165,7 +164,7 @@ impl Described for Eni {
             "interface-type" => vec!["interface".to_owned()],
             "requester-id" => vec![self.requester.0.clone()],
             "requester-managed" => vec![self.requester.1.to_string()],
-            "private-dns-name" => vec![private_dns_name(self.primary)],
+            "private-dns-name" => self.primary.map(private_dns_name).into_iter().collect(),
             "network-interface-id" => vec![self.id.to_string()],
             "mac-address" => vec![self.mac.clone()],
             "subnet-id" => vec![self.subnet.to_string()],
@@ -174,7 +173,9 @@ impl Described for Eni {
             "private-ip-address" | "addresses.private-ip-address" => {
                 all_ipv4.map(|a| a.to_string()).collect()
             }
-            "addresses.primary" => all_ipv4.map(|a| (a == primary).to_string()).collect(),
+            "addresses.primary" => all_ipv4
+                .map(|a| (Some(a) == self.primary()).to_string())
+                .collect(),
             "ipv6-addresses.ipv6-address" => self.ipv6().map(|a| a.to_string()).collect(),
             "description" => vec![self.description.clone()],
             "group-id" => self.groups.clone(),
@@ -221,7 +222,8 @@ impl Described for Subnet {
         Some(match filter {
             "subnet-id" => vec![self.id.to_string()],
             "vpc-id" => vec![self.vpc.to_string()],
-            "cidr-block" | "cidr" => vec![self.cidr.to_string()],
+            "cidr-block" | "cidr" => self.cidr.iter().map(ToString::to_string).collect(),
+            "ipv6-native" => vec![self.cidr.is_none().to_string()],
             "ipv6-cidr-block-association.ipv6-cidr-block" => {
                 self.ipv6.iter().map(ToString::to_string).collect()
             }

@@ -183,7 +183,10 @@ fn interfaces(state: &State, instance: &Instance) -> BTreeMap<String, String> {
     for (place, eni) in world.attached(&instance.id) {
         if place == PRIMARY {
             meta.insert("mac".to_owned(), eni.mac.clone());
-            meta.insert("local-ipv4".to_owned(), eni.primary.to_string());
+            meta.extend(
+                eni.primary
+                    .map(|a| ("local-ipv4".to_owned(), a.to_string())),
+            );
         }
         let directory = format!("network/interfaces/macs/{}/", eni.mac);
         let age = eni.attachment.as_ref().map(|a| a.since.elapsed());
@@ -216,7 +219,8 @@ fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
             values.insert("network-card", attachment.network_card.to_string());
         }
     }
-    let ipv4 = std::iter::once(eni.primary.to_string()).chain(eni.ipv4().map(|a| a.to_string()));
+    let ipv4 = eni.all().filter(std::net::IpAddr::is_ipv4);
+    let ipv4 = ipv4.map(|a| a.to_string());
     let mut lists = vec![
         ("local-ipv4s", ipv4.collect::<Vec<_>>()),
         ("ipv6s", eni.ipv6().map(|a| a.to_string()).collect()),
@@ -225,7 +229,10 @@ fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
     ];
     if let Ok(subnet) = world.subnet(eni.subnet.as_str()) {
         let ipv6 = subnet.ipv6.iter().map(ToString::to_string).collect();
-        lists.push(("subnet-ipv4-cidr-block", vec![subnet.cidr.to_string()]));
+        lists.push((
+            "subnet-ipv4-cidr-block",
+            subnet.cidr.iter().map(ToString::to_string).collect(),
+        ));
         lists.push(("subnet-ipv6-cidr-blocks", ipv6));
     }
     if let Ok(vpc) = world.vpc(eni.vpc.as_str()) {
@@ -250,7 +257,7 @@ fn identity(state: &State, instance: &Instance) -> String {
         "instanceId": instance.id.as_str(),
         "instanceType": instance.kind,
         "pendingTime": timestamp(instance.launched),
-        "privateIp": attached.get(&PRIMARY).map(|eni| eni.primary),
+        "privateIp": attached.get(&PRIMARY).and_then(|eni| eni.primary),
         "region": REGION,
         "version": "2017-09-30",
     });

@@ -221,7 +221,7 @@ impl Lab {
     #[track_caller]
     pub fn primary(&self, eni: &EniId) -> IpAddr {
         match self.shared.lock().world.eni(eni.as_str()) {
-            Ok(eni) => IpAddr::V4(eni.primary),
+            Ok(eni) => eni.primary().expect("the subnet has an IPv4 range"),
             Err(error) => panic!("{error}"),
         }
     }

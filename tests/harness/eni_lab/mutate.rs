@@ -192,11 +192,16 @@ fn create_vpc(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
 }
 
 fn create_subnet(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
-    let id = change.create_subnet(
-        query.require("VpcId")?,
-        query.require_parsed("CidrBlock")?,
-        query.parsed("Ipv6CidrBlock")?,
-    )?;
+    // One that is for IPv6 only has an IPv6 range, and no other.
+    let cidr = match query.flag("Ipv6Native") {
+        true => None,
+        false => Some(query.require_parsed("CidrBlock")?),
+    };
+    let ipv6 = match cidr {
+        Some(_) => query.parsed("Ipv6CidrBlock")?,
+        None => Some(query.require_parsed("Ipv6CidrBlock")?),
+    };
+    let id = change.create_subnet(query.require("VpcId")?, cidr, ipv6)?;
     Ok(json!({"subnet": describe::subnet(&change.world, change.world.subnet(id.as_str())?)}))
 }
 

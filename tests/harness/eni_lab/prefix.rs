@@ -96,10 +96,8 @@ impl Change<'_> {
             .iter()
             .any(|address| prefix.contains(*address));
         let is_taken = |eni: &Eni| {
-            let mut own = eni.addresses.iter().copied();
             eni.vpc == subnet.vpc
-                && (prefix.contains(IpAddr::V4(eni.primary))
-                    || own.any(|address| prefix.contains(address))
+                && (eni.all().any(|address| prefix.contains(address))
                     || eni.prefixes.contains(&prefix))
         };
         if is_reserved || self.world.enis.values().any(|eni| is_taken(eni)) {

@@ -35,9 +35,16 @@ impl Lab {
         cidr: &str,
         ipv6: Option<&str>,
     ) -> Result<SubnetId, Ec2Error> {
-        let cidr: Ipv4Network = parsed(cidr);
+        let cidr = Some(parsed::<Ipv4Network>(cidr));
         let ipv6 = ipv6.map(parsed::<Ipv6Network>);
         self.try_set_up(|change| change.create_subnet(vpc.as_str(), cidr, ipv6))
+    }
+
+    /// A subnet that is for IPv6 only.
+    #[track_caller]
+    pub fn create_ipv6_subnet(&self, vpc: &VpcId, cidr: &str) -> SubnetId {
+        let cidr = Some(parsed::<Ipv6Network>(cidr));
+        self.set_up(|change| change.create_subnet(vpc.as_str(), None, cidr))
     }
 
     /// Puts the subnet, which has nothing in it yet, into another availability zone.

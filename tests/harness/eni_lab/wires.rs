@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
-use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -209,7 +208,7 @@ impl Wires {
             .subnets
             .values()
             .filter(|subnet| subnet.vpc == self.vpc);
-        let routers = subnets.filter_map(|subnet| subnet.cidr.nth(1));
+        let routers = subnets.filter_map(|subnet| subnet.cidr?.nth(1));
         let routers = routers.map(|address| ("address", format!("{address}/32 dev lo")));
         let ports = enis
             .values()
@@ -315,8 +314,7 @@ fn lines_of(port: &Port, eni: &Eni) -> Vec<Line> {
 
 /// All that the VPC delivers to an ENI.
 fn ranges_of(eni: &Eni) -> impl Iterator<Item = IpNetwork> + '_ {
-    let addresses = std::iter::once(IpAddr::V4(eni.primary)).chain(eni.addresses.iter().copied());
-    addresses
+    eni.all()
         .map(IpNetwork::from)
         .chain(eni.prefixes.iter().copied())
 }

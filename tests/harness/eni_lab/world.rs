@@ -27,7 +27,8 @@ pub(super) struct Vpc {
 pub(super) struct Subnet {
     pub(super) id: SubnetId,
     pub(super) vpc: VpcId,
-    pub(super) cidr: Ipv4Network,
+    /// None in a subnet that is for IPv6 only.
+    pub(super) cidr: Option<Ipv4Network>,
     pub(super) ipv6: Vec<Ipv6Network>,
     pub(super) reservations: Vec<Reservation>,
     pub(super) zone: String,
@@ -37,7 +38,7 @@ pub(super) struct Subnet {
 impl Subnet {
     pub(super) fn cidrs(&self) -> impl Iterator<Item = IpNetwork> + '_ {
         let ipv6 = self.ipv6.iter().copied().map(IpNetwork::V6);
-        std::iter::once(IpNetwork::V4(self.cidr)).chain(ipv6)
+        self.cidr.map(IpNetwork::V4).into_iter().chain(ipv6)
     }
 }
 
@@ -117,7 +118,8 @@ pub(super) struct Eni {
     pub(super) zone: String,
     pub(super) groups: Vec<String>,
     pub(super) mac: String,
-    pub(super) primary: Ipv4Addr,
+    /// None in a subnet that is for IPv6 only.
+    pub(super) primary: Option<Ipv4Addr>,
     /// Secondary IPv4 addresses and all IPv6 addresses, in the order they came.
     pub(super) addresses: Vec<IpAddr>,
     /// The prefixes that are delegated to it, /28 and /80.
@@ -131,6 +133,18 @@ pub(super) struct Eni {
 }
 
 impl Eni {
+    /// The primary address.
+    pub(super) fn primary(&self) -> Option<IpAddr> {
+        self.primary.map(IpAddr::V4)
+    }
+
+    /// All single addresses, the primary one first.
+    pub(super) fn all(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.primary()
+            .into_iter()
+            .chain(self.addresses.iter().copied())
+    }
+
     pub(super) fn ipv4(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().copied().filter(IpAddr::is_ipv4)
     }
@@ -141,20 +155,15 @@ impl Eni {
 
     /// Whether the VPC delivers to it what is sent to the address.
     pub(super) fn covers(&self, address: IpAddr) -> bool {
-        IpAddr::V4(self.primary) == address
-            || self.addresses.contains(&address)
+        self.all().any(|own| own == address)
             || self.prefixes.iter().any(|prefix| prefix.contains(address))
     }
 
     /// How many slots of a family are used: each address and each prefix takes one.
     pub(super) fn used(&self, ipv6: bool) -> usize {
         let prefixes = self.prefixes.iter().filter(|p| p.is_ipv6() == ipv6);
-        let own = if ipv6 {
-            self.ipv6().count()
-        } else {
-            1 + self.ipv4().count()
-        };
-        own + prefixes.count()
+        let own = self.all().filter(|address| address.is_ipv6() == ipv6);
+        own.count() + prefixes.count()
     }
 
     pub(super) fn instance(&self) -> Option<&InstanceId> {
