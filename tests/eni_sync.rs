@@ -29,6 +29,7 @@ mod ipam_agent;
 mod ipam_crowd;
 mod ipam_killed;
 mod ipam_requests;
+mod ipv6_only;
 mod killed;
 mod kubernetes;
 mod links;

@@ -133,13 +133,14 @@ fn tags(wanted: &Wanted, instance: &str) -> BTreeMap<String, String> {
 }
 
 /// A primary address outside of the ranges where pods' addresses are; nothing when EC2 may
-/// choose. Somebody may have it: EC2 says so then, and the next attempt chooses another one.
+/// choose, or the subnet is for IPv6 only. Somebody may have it: EC2 says so then, and the next
+/// attempt chooses another one.
 fn primary(wanted: &Wanted, subnet: &Subnet) -> Result<Option<Ipv4Addr>> {
-    if wanted.primary.outside.is_empty() {
-        return Ok(None);
-    }
     let v4 = subnet.cidrs.iter().find(|cidr| cidr.is_ipv4());
-    let chosen = v4.and_then(|cidr| candidate(wanted, *cidr, random::number()));
+    let Some(cidr) = v4.filter(|_| !wanted.primary.outside.is_empty()) else {
+        return Ok(None);
+    };
+    let chosen = candidate(wanted, *cidr, random::number());
     chosen.map(Some).ok_or_else(|| {
         let (name, id) = (&wanted.name, &subnet.id);
         let msg = format!("enis {name:?}: primary.outside leaves no address of {id}");
