@@ -20,7 +20,7 @@ mod empty_root;
 mod faults;
 pub(crate) mod fixture;
 mod formats;
-mod handover;
+pub(crate) mod handover;
 mod hygiene;
 mod installed;
 mod inventory;

@@ -2,57 +2,119 @@
 //! that `deploy/image` has made of what `deploy/dist` has published, and starts what a kubelet
 //! makes of the manifest.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use caps::Capability;
-use harness::{Pod, our_plugin, pci, wait_until};
+use harness::{Pod, our_plugin, pci};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::containerd::Containerd;
-use super::kubelet::{self, Terminated, target};
-use super::tool;
+use super::kubelet::{self, Terminated, await_patiently, target};
+use super::{PLUGINS, tool};
 use crate::deploy;
-use crate::eni_sync::fixture::{AwsNode, Vpc, eventually, prev_result};
-use crate::eni_sync::scrape::get_at;
+use crate::eni_sync::fixture::{AwsNode, Vpc, prev_result};
+use crate::eni_sync::handover::{needs_agent, serving};
+use crate::eni_sync::scrape::{get, get_at};
 
 /// As kustomize and the chart name it, in a registry that is this machine.
 const IMAGE: &str = "localhost/eni-sync:0.1.0";
 /// The user who owns the directory of plugins where an archive was unpacked as it is.
 const OTHER: u32 = 1001;
 
-/// A node with containerd and the image, whose directory of plugins is somebody else's.
+/// A node with containerd and the image. One for all tests, because to load an image takes long;
+/// each test has a directory of plugins of its own.
 struct Machine {
     containerd: Containerd,
     node: AwsNode,
-    plugins: TempDir,
     spec: PodSpec,
 }
 
-impl Machine {
-    fn new(vpc: &Vpc) -> Self {
-        pci::require_machine();
-        let plugins = tempfile::tempdir().unwrap();
-        chown(plugins.path(), Some(OTHER), Some(OTHER)).unwrap();
-        fs::create_dir_all("/opt/cni/bin").unwrap();
-        let mut node = vpc.node();
-        node.node.bind(plugins.path(), "/opt/cni/bin");
-        let containerd = Containerd::of_node(&node);
-        let archive = node.run_directory().join("eni-sync.tar");
-        let archive_name = archive.display().to_string();
-        tool("tar", &["-C", &layout(), "-cf", &archive_name, "."]);
-        containerd.import(&archive, &["--base-name", "localhost/eni-sync"]);
-        Self {
-            containerd,
-            node,
-            plugins,
-            spec: deploy::pod(),
-        }
+static MACHINE: LazyLock<Machine> = LazyLock::new(|| {
+    pci::require_machine();
+    fs::create_dir_all(PLUGINS).unwrap();
+    let node = Vpc::new().node();
+    let containerd = Containerd::of_node(&node);
+    let archive = node.run_directory().join("eni-sync.tar");
+    let archive_name = archive.display().to_string();
+    tool("tar", &["-C", &layout(), "-cf", &archive_name, "."]);
+    containerd.import(&archive, &["--base-name", "localhost/eni-sync"]);
+    Machine {
+        containerd,
+        node,
+        spec: deploy::pod(),
+    }
+});
+
+/// What a node has in `/opt/cni/bin` while a test lasts: a directory that is another user's, as
+/// where an archive of plugins was unpacked.
+struct Plugins(TempDir);
+
+impl Plugins {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        chown(directory.path(), Some(OTHER), Some(OTHER)).unwrap();
+        let path = directory.path().display().to_string();
+        mount(&["--bind", &path, PLUGINS]);
+        Self(directory)
     }
 
+    fn names(&self) -> Vec<OsString> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+}
+
+impl Drop for Plugins {
+    fn drop(&mut self) {
+        unmount(PLUGINS);
+    }
+}
+
+/// A pod whose namespace has its name on the node, as a runtime gives it.
+struct Named(Pod);
+
+impl Named {
+    fn new(id: &str) -> Self {
+        let pod = Named(Pod::new(id));
+        File::create(pod.file()).unwrap();
+        mount(&["--bind", &pod.0.netns.path(), &pod.path()]);
+        pod
+    }
+
+    fn path(&self) -> String {
+        format!("/run/netns/{}", self.0.id)
+    }
+
+    fn file(&self) -> PathBuf {
+        MACHINE.node.run_directory().join("netns").join(&self.0.id)
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        unmount(&self.path());
+        fs::remove_file(self.file()).unwrap();
+    }
+}
+
+/// Changes what is mounted on the node.
+fn mount(arguments: &[&str]) {
+    MACHINE.containerd.on_node("mount", arguments);
+}
+
+fn unmount(path: &str) {
+    MACHINE.containerd.on_node("umount", &["--lazy", path]);
+}
+
+impl Machine {
     fn pod(&self, uid: &str, configuration: &Value) -> kubelet::Pod<'_> {
         let data = [("agent.json", configuration.to_string())];
         let data = data.each_ref().map(|(name, text)| (*name, text.as_str()));
@@ -85,33 +147,25 @@ impl Machine {
         ] {
             let (address, path) = target(probe.as_ref());
             let answers = || get_at(&self.node, &address, &path).is_ok_and(|it| it.0 == 200);
-            assert!(eventually(answers), "{}", pod.log(agent, attempt));
+            assert!(await_patiently(answers), "{}", pod.log(agent, attempt));
         }
         id
     }
 
-    /// Gives a pod's namespace its name on the node, as a runtime does.
-    fn name_namespace(&self, pod: &Pod) -> String {
-        let name = format!("netns/{}", pod.id);
-        File::create(self.node.run_directory().join(&name)).unwrap();
-        let path = format!("/run/{name}");
-        self.containerd
-            .on_node("mount", &["--bind", &pod.netns.path(), &path]);
-        path
-    }
-
-    /// Executes the installed plugin for a pod, as a runtime of this node does.
-    fn plugin(&self, command: &str, pod: &Pod, netns: &str) {
+    /// Executes the installed plugin for a pod, as a runtime of this node does. Without an agent it
+    /// would fail.
+    fn plugin(&self, command: &str, pod: &Named, address: &str) {
         let mut conf = json!({
             "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync", "cooldownSeconds": 0,
         });
-        conf["prevResult"] = prev_result(pod, &[(&self.node.mac, &["10.0.4.70"])]);
+        let netns = pod.path();
+        conf["prevResult"] = prev_result(&pod.0, &[(&self.node.mac, &[address])]);
         conf["prevResult"]["interfaces"][0]["sandbox"] = json!(netns);
         let call = self.node.call(command).of_program("/opt/cni/bin/eni-sync");
-        let call = call.conf(&conf).attachment(&pod.id, "net1", netns);
+        let call = call.conf(&conf).attachment(&pod.0.id, "net1", &netns);
         let enter = self.containerd.enter();
         let enter: Vec<&str> = enter.iter().map(String::as_str).collect();
-        call.run_under("nsenter", &enter).ok();
+        needs_agent(call).run_under("nsenter", &enter).ok();
     }
 
     /// A file of a container's process in /proc.
@@ -129,12 +183,9 @@ fn layout() -> String {
     layout.display().to_string()
 }
 
-/// What is shipped, with an agent that looks around each second.
+/// What is shipped.
 fn configuration() -> Value {
-    let mut shipped: Value = serde_json::from_str(&deploy::text("deploy/agent.json")).unwrap();
-    shipped["reconcileSeconds"] = json!(1);
-    shipped["graceSeconds"] = json!(0);
-    shipped
+    serde_json::from_str(&deploy::text("deploy/agent.json")).unwrap()
 }
 
 /// The value of a line of /proc/PID/status.
@@ -199,9 +250,9 @@ fn has_what_the_manifest_says(machine: &Machine, id: &str) {
 
 #[test]
 fn its_pod_installs_the_plugins_and_serves_them() {
-    let vpc = Vpc::new();
-    let machine = Machine::new(&vpc);
-    let pod = machine.pod("pod-1", &configuration());
+    let machine = &*MACHINE;
+    let plugins = Plugins::new();
+    let pod = machine.pod("serves", &configuration());
     let installed = machine.install(&pod);
     assert_eq!(installed.exit_code, 0, "{installed:?}");
     for name in [
@@ -212,20 +263,101 @@ fn its_pod_installs_the_plugins_and_serves_them() {
         "host-device",
         "host-local",
     ] {
-        let found = fs::metadata(machine.plugins.path().join(name)).unwrap();
+        let found = fs::metadata(plugins.0.path().join(name)).unwrap();
         assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o755), "{name}");
     }
     let agent = machine.start_agent(&pod, 0);
-    has_what_the_manifest_says(&machine, &agent);
+    has_what_the_manifest_says(machine, &agent);
 
-    let attached = Pod::new("c1");
-    let netns = machine.name_namespace(&attached);
-    machine.plugin("ADD", &attached, &netns);
+    let attached = Named::new("c1");
+    machine.plugin("ADD", &attached, "10.0.4.70");
     assert_eq!(machine.node.addresses(), ["10.0.4.70"]);
-    machine.plugin("DEL", &attached, &netns);
+    machine.plugin("DEL", &attached, "10.0.4.70");
     // The agent has looked into the namespace, which came after it.
-    let is_released = eventually(|| machine.node.addresses().is_empty());
+    let is_released = await_patiently(|| machine.node.addresses().is_empty());
     assert!(is_released, "{}", pod.log(machine.agent(), 0));
     pod.end(&[&agent]);
     assert!(machine.containerd.process_of(&agent).is_none());
+}
+
+#[test]
+fn its_init_container_says_why_it_cannot_install_and_leaves_nothing() {
+    let machine = &*MACHINE;
+    let plugins = Plugins::new();
+    mount(&["-o", "remount,bind,ro", PLUGINS]);
+    let pod = machine.pod("read-only", &configuration());
+    let Terminated { exit_code, message } = machine.install(&pod);
+    assert_eq!(exit_code, 1, "{message}");
+    let says = ["/host/opt/cni/bin", "Read-only file system"];
+    assert!(says.iter().all(|text| message.contains(text)), "{message}");
+    assert!(plugins.names().is_empty(), "{:?}", plugins.names());
+    pod.end(&[]);
+}
+
+/// Somebody changes what is mounted on the node, so that the container does not see what comes
+/// after that.
+#[test]
+fn its_agent_ends_when_new_namespaces_do_not_reach_it_and_the_next_one_sees_them() {
+    let machine = &*MACHINE;
+    let _plugins = Plugins::new();
+    let mut configuration = configuration();
+    configuration["reconcileSeconds"] = json!(2);
+    configuration["graceSeconds"] = json!(0);
+    let pod = machine.pod("separated", &configuration);
+    let agent = machine.start_agent(&pod, 0);
+    mount(&["--bind", "/run/netns", "/run/netns"]);
+    mount(&["--make-private", "/run/netns"]);
+    let attached = Named::new("c2");
+    let Terminated { exit_code, message } = pod.wait(machine.agent(), 0, &agent);
+    assert_eq!(exit_code, 1, "{message}");
+    let says = "does not see the namespaces of new pods";
+    assert!(message.contains(says), "{message}");
+    // containerd mounts nothing for containers that is not shared.
+    mount(&["--make-shared", "/run/netns"]);
+    let next = machine.start_agent(&pod, 1);
+    let (_, text) = get(&machine.node, "/metrics");
+    assert!(text.contains("\neni_sync_hidden_namespaces 0"), "{text}");
+    pod.end(&[&next]);
+    drop(attached);
+    unmount("/run/netns");
+}
+
+/// As the DaemonSet's surge has it: no plugin may find no agent.
+#[test]
+fn an_update_goes_from_pod_to_pod_while_others_are_attached() {
+    let machine = &*MACHINE;
+    let _plugins = Plugins::new();
+    let node = &machine.node;
+    let first = machine.pod("before", &configuration());
+    assert_eq!(machine.install(&first).exit_code, 0);
+    let before = machine.start_agent(&first, 0);
+    let is_over = AtomicBool::new(false);
+    let pods = [Named::new("u1"), Named::new("u2")];
+    let attach = |number: usize| {
+        let address = format!("10.0.4.{}", 80 + number);
+        let mut count = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            machine.plugin("ADD", &pods[number], &address);
+            machine.plugin("DEL", &pods[number], &address);
+            count += 1;
+        }
+        count
+    };
+    let attached: u32 = thread::scope(|scope| {
+        let attach = &attach;
+        let attaching = [0, 1].map(|number| scope.spawn(move || attach(number)));
+        let second = machine.pod("after", &configuration());
+        let after = machine.start_agent(&second, 0);
+        let process = machine.containerd.process_of(&after).unwrap();
+        let serves = || serving(node).is_some_and(|id| id == process.cast_unsigned());
+        let has_taken_over = await_patiently(serves);
+        first.end(&[&before]);
+        is_over.store(true, Ordering::Relaxed);
+        let attached = attaching.map(|thread| thread.join().unwrap());
+        let log = second.log(machine.agent(), 0);
+        assert!(has_taken_over && serves(), "{log}");
+        second.end(&[&after]);
+        attached.into_iter().sum()
+    });
+    assert!(attached >= 2, "{attached} pods were attached");
 }

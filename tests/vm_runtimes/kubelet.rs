@@ -5,8 +5,9 @@
 use std::fs;
 use std::mem::take;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use harness::wait_until;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, SecurityContext, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -18,6 +19,7 @@ use super::cri::messages::{
     MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
     ProfileType, SecurityProfile,
 };
+use crate::eni_sync::fixture::DEADLINE;
 
 /// Its directory, as the runtime sees it.
 const DIRECTORY: &str = "/run/kubelet";
@@ -137,7 +139,11 @@ impl<'a> Pod<'a> {
     pub(super) fn wait(&self, container: &Container, attempt: u32, id: &str) -> Terminated {
         let status = || self.containerd.cri.container_status(id).unwrap();
         let has_ended = || status().state == i32::from(ContainerState::Exited);
-        wait_until("the container ends", has_ended);
+        assert!(
+            await_patiently(has_ended),
+            "{}",
+            self.log(container, attempt)
+        );
         let exit_code = status().exit_code;
         let mut message = fs::read_to_string(self.termination_log(&container.name)).unwrap();
         let policy = container.termination_message_policy.as_deref();
@@ -347,6 +353,19 @@ fn bytes_or_millis(quantity: &Quantity) -> i64 {
         .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
     let (number, factor) = found.unwrap_or_else(|| panic!("{text}: this kubelet does not know it"));
     number.parse::<i64>().unwrap() * factor
+}
+
+/// Whether it comes true before the deadline. It is not asked often: an emulated machine has
+/// better things to do.
+pub(super) fn await_patiently(is_so: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    true
 }
 
 /// Where a probe asks: address and path.
