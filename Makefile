@@ -57,8 +57,8 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-reboot test-upgrade conformance faults soak stories \
-	bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
+.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-reboot test-upgrade conformance \
+	faults soak stories bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
 
 all: build
 
@@ -128,6 +128,12 @@ test-vm: suite
 	tests/prepare tests
 	$(MAKE) --no-print-directory $(SUITE)/image/index.json
 	VM_DEADLINE=4500 tests/vm/run -- tests/vm/suite "$$(tests/suite-path)"
+
+# The pod of the DaemonSet as containerd runs it, with its update and its end.
+test-pod: suite
+	tests/prepare tests
+	$(MAKE) --no-print-directory $(SUITE)/image/index.json
+	VM_DEADLINE=4500 tests/vm/run -- "$$(tests/suite-path)" vm_runtimes::daemon_set --test-threads=1
 
 # The image of the programs that are tested, without what only a debugger reads. It is made anew
 # when one of them is another.
