@@ -57,8 +57,8 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-reboot test-upgrade conformance \
-	faults soak stories bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
+.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-arm64 test-reboot test-upgrade \
+	conformance faults soak stories bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
 
 all: build
 
@@ -142,6 +142,15 @@ $(SUITE)/image/index.json: $(addprefix $(SUITE)/,$(PROGRAMS)) deploy/dist deploy
 	install -D -s -t $(SUITE)/stripped $(addprefix $(SUITE)/,$(PROGRAMS))
 	deploy/dist $(SUITE)/published $(PROGRAMS) -- $(SUITE)/stripped
 	deploy/image $(SUITE)/image $(SUITE)/published/eni-cni-*.tar.gz
+
+# The plugins for arm64 are examined by the conformance suite, on a kernel for arm64. Where the
+# processor is another one, it is emulated. ARGS are those of tests/conformance.
+test-arm64: suite-arm64
+	tests/prepare arm64
+	deploy/cross arm64 cargo build --locked -p conformance
+	CNI_PATH=$(SUITE)/arm64 VM_MACHINE=aarch64 VM_DEADLINE=3600 tests/vm/run -- \
+		$(dir $(TARGET))aarch64-unknown-linux-gnu/debug/conformance $(addprefix --plugin ,$(PLUGINS)) \
+		--card enp0s6 $(ARGS)
 
 # The binaries before and after a power cut: each of these tests starts the VM twice.
 test-reboot: suite
