@@ -111,11 +111,6 @@ impl Cri {
         self.call::<Empty>("StopContainer", &request).map(drop)
     }
 
-    pub(super) fn remove_container(&self, id: &str) -> Result<(), String> {
-        self.call::<Empty>("RemoveContainer", &OfContainer::new(id))
-            .map(drop)
-    }
-
     /// Calls a method; the error is the runtime's message.
     fn call<A: Message + Default>(
         &self,
