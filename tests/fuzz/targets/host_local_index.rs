@@ -6,20 +6,11 @@
 //! the sums are made right again.
 #![no_main]
 
-#[path = "../../../host-local-ipam/src/index"]
-#[allow(
-    dead_code,
-    reason = "only the sums are needed, and the index keeps them to itself"
-)]
-mod parts {
-    pub mod words;
-}
-use parts::words::{bytes, parse, sum};
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::files::words::{bytes, parse, sum};
 use host_local_ipam::allocation::Allocation;
 use host_local_ipam::boot::Boot;
 use host_local_ipam::config::Config;
