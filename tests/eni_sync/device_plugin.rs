@@ -227,6 +227,7 @@ fn a_kubelet_that_is_missing_or_refuses_keeps_the_agent_from_nothing() {
     };
     let expected = json!([{
         "name": ADDRESSES, "registered": false, "healthy": 9, "unhealthy": 0, "problems": [refused],
+        "enis": [{ "eni": node.eni.as_str(), "devices": 9, "room": 9 }],
     }]);
     assert!(eventually(|| resources() == expected), "{}", resources());
     examine(&node, &[]).has("resource", "warning", refused);

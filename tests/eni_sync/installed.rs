@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::scrape::{ADDRESS, Scrape, get};
+use super::scrape::{ADDRESS, Scrape, get, try_get};
 
 const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
 /// What the agent calls the directory.
@@ -61,7 +61,9 @@ impl Site {
         let mut configuration = json!({ "cniPath": INSIDE, "metrics": ADDRESS });
         configuration["plugins"] = plugins.clone();
         let agent = Agent::start(&self.node, &configuration);
-        assert!(eventually(|| get(&self.node, "/readyz").0 == 200));
+        // The agent before may have just closed the port.
+        let is_ready = || try_get(&self.node, "/readyz").is_ok_and(|(status, _)| status == 200);
+        assert!(eventually(is_ready));
         agent
     }
 

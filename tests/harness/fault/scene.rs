@@ -28,9 +28,9 @@ const MASTERS: [&str; 2] = [MASTER, "eth2"];
 const NETWORKS: usize = 3;
 /// Where a node that was started anew keeps its new number.
 const BOOT_ID: &str = ".boot_id";
-/// What host-local has once in a network at most: its index, and the file that it writes
-/// next on a file system without unnamed files.
-const ITS_OWN: [&str; 2] = [".reservations.index", ".unfinished"];
+/// What there is once at most, whatever is attached: host-local's index of a network and the file
+/// that it writes next on a file system without unnamed files, and host-device's of its records.
+const ITS_OWN: [&str; 3] = [".reservations.index", ".unfinished", ".host-device.marks"];
 /// What has room for many addresses.
 const TYPE: &str = "m5.24xlarge";
 
