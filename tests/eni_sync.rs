@@ -17,6 +17,7 @@ mod device_plugin;
 mod doctor;
 mod earlier;
 mod empty_root;
+mod equipped;
 mod faults;
 pub(crate) mod fixture;
 mod formats;

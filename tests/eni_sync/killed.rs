@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use harness::eni_lab::{Hold, Lab};
-use harness::fault::{Counted, Fault, Strike, each_system_call};
+use harness::fault::{Strike, each_system_call};
 use harness::{Call, Node, Pod};
 
 use super::fixture::{AwsNode, DEADLINE, Vpc};
@@ -67,11 +67,7 @@ fn kill_everywhere(
     each_system_call(every, site, |(node, _), nth| {
         let pod = Pod::new("c1");
         let call = make(node, &pod);
-        let how = Strike {
-            fault: Fault::Kill,
-            counted: Counted::Changing,
-            nth,
-        };
+        let how = Strike::kill(nth);
         let struck = node.node.strike(&call, how);
         then(node, &pod, &format!("{nth} {:?}", struck.hit));
         let directory = fs::read_dir(node.ledger_path()).unwrap();

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::thread;
 
+use harness::Pod;
 use harness::eni_lab::Certificate;
-use harness::{Call, Host, Node, Pod};
 use serde_json::{Value, json};
 
+use super::equipped::Equipped;
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::service_account::{Account, Way};
 use super::status_check::status_call;
@@ -18,31 +18,8 @@ const ADDRESS: &str = "10.0.4.70";
 /// The key that the simulated VPC accepts from anybody.
 const KEY: &str = "AKIDLAB";
 
-/// A node whose agent has an environment of its own.
-struct Equipped<'a> {
-    node: &'a AwsNode,
-    variables: Vec<(&'static str, String)>,
-}
-
-impl Host for Equipped<'_> {
-    fn node(&self) -> &Node {
-        self.node.node()
-    }
-
-    fn run_directory(&self) -> &Path {
-        self.node.run_directory()
-    }
-
-    fn eni_sync(&self) -> Call {
-        let variables = self.variables.iter();
-        variables.fold(self.node.eni_sync(), |call, (name, value)| {
-            call.env(name, value)
-        })
-    }
-}
-
 /// A node without a role, and how its agent gets one.
-fn equipped(node: &AwsNode) -> Account<'_> {
+fn account(node: &AwsNode) -> Account<'_> {
     Account::new(node, Way::PodIdentity)
 }
 
@@ -57,8 +34,8 @@ fn environment(node: &AwsNode) -> Value {
 fn a_plugin_without_a_role_depends_on_the_agent_and_waits_for_the_next_one() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let equipped = equipped(&node);
-    let agent = Agent::start(&equipped, &json!({}));
+    let account = account(&node);
+    let agent = Agent::start(&account.host, &json!({}));
     node.run(&status_call(&node)).ok();
     node.add(&Pod::new("c0"), &["10.0.4.69"]).ok();
     let left = environment(&node);
@@ -75,7 +52,7 @@ fn a_plugin_without_a_role_depends_on_the_agent_and_waits_for_the_next_one() {
         let before = tokens();
         assert!(eventually(|| tokens() > before));
         assert!(!add.is_finished());
-        let agent = Agent::start(&equipped, &json!({}));
+        let agent = Agent::start(&account.host, &json!({}));
         add.join().unwrap().ok();
         drop(agent);
     });
@@ -86,8 +63,8 @@ fn a_plugin_without_a_role_depends_on_the_agent_and_waits_for_the_next_one() {
 fn a_plugin_without_the_permission_waits_for_the_agent_that_has_it() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let equipped = equipped(&node);
-    Agent::start(&equipped, &json!({})).kill();
+    let account = account(&node);
+    Agent::start(&account.host, &json!({})).kill();
     // The role of the node may do nothing.
     let pod = Pod::new("c1");
     let call = node.pod_call("ADD", &pod, &[ADDRESS]);
@@ -101,7 +78,7 @@ fn a_plugin_without_the_permission_waits_for_the_agent_that_has_it() {
         let add = scope.spawn(|| node.run(&call));
         assert!(eventually(|| node.lab.calls().contains_key(action)));
         node.lab.rules(|rules| rules.denied_actions.clear());
-        let agent = Agent::start(&equipped, &json!({}));
+        let agent = Agent::start(&account.host, &json!({}));
         add.join().unwrap().ok();
         drop(agent);
     });
@@ -112,8 +89,8 @@ fn a_plugin_without_the_permission_waits_for_the_agent_that_has_it() {
 fn gc_leaves_what_is_due_to_the_agent_whose_role_is_needed() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let equipped = equipped(&node);
-    let agent = Agent::start(&equipped, &json!({}));
+    let account = account(&node);
+    let agent = Agent::start(&account.host, &json!({}));
     let pod = Pod::new("c1");
     // The agent would release it without GC before the test ends.
     let keys = json!({ "cooldownSeconds": 3600 });

@@ -3,16 +3,16 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use harness::{Call, Host, Node, Pod};
+use harness::{Host, Pod};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::doctor::examine_with;
+use super::equipped::Equipped;
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::handover::serving;
 use super::status_check::status_call;
@@ -49,8 +49,7 @@ const WAYS: [Way; 2] = [Way::WebIdentity, Way::PodIdentity];
 
 /// A node without a role, and the service account of its agent.
 pub struct Account<'a> {
-    node: &'a AwsNode,
-    variables: Vec<(&'static str, String)>,
+    pub(super) host: Equipped<'a>,
     /// Where the token is.
     directory: TempDir,
 }
@@ -74,18 +73,15 @@ impl<'a> Account<'a> {
                 ),
             ],
         };
-        let account = Self {
-            node,
-            variables,
-            directory,
-        };
+        let host = Equipped { node, variables };
+        let account = Self { host, directory };
         account.rotate();
         account
     }
 
     /// Replaces the token, as the kubelet does, by one that is valid; returns it.
     fn rotate(&self) -> String {
-        let token = self.node.lab.issue_token(LIFE);
+        let token = self.host.node.lab.issue_token(LIFE);
         self.write(&token);
         token
     }
@@ -94,23 +90,6 @@ impl<'a> Account<'a> {
         let temporary = self.directory.path().join("new");
         fs::write(&temporary, token).unwrap();
         fs::rename(temporary, self.directory.path().join("token")).unwrap();
-    }
-}
-
-impl Host for Account<'_> {
-    fn node(&self) -> &Node {
-        self.node.node()
-    }
-
-    fn run_directory(&self) -> &Path {
-        self.node.run_directory()
-    }
-
-    fn eni_sync(&self) -> Call {
-        let variables = self.variables.iter();
-        variables.fold(self.node.eni_sync(), |call, (name, value)| {
-            call.env(name, value)
-        })
     }
 }
 
@@ -160,7 +139,7 @@ fn assert_without_agent(node: &AwsNode) {
 fn the_role_of_a_service_account_is_enough_for_a_node_without_a_role() {
     by_each_way(|way, node, account| {
         let token = account.rotate();
-        let agent = Agent::start(account, &json!({}));
+        let agent = Agent::start(&account.host, &json!({}));
         node.run(&status_call(node)).ok();
         node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
         assert!(node.lab.uses_of_token(&token) > 0, "{way:?}");
@@ -179,7 +158,7 @@ fn a_token_that_was_replaced_is_read_anew_while_the_agent_runs() {
             node.lab.rules(|rules| rules.session_life = life);
         };
         life(5);
-        let agent = Agent::start(account, &json!({}));
+        let agent = Agent::start(&account.host, &json!({}));
         node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
         node.lab.expire_tokens();
         let second = account.rotate();
@@ -200,7 +179,7 @@ fn a_token_that_was_replaced_is_read_anew_while_the_agent_runs() {
 #[test]
 fn an_expired_token_is_named_and_a_new_one_ends_it() {
     by_each_way(|way, node, account| {
-        let agent = Agent::start(account, &json!({}));
+        let agent = Agent::start(&account.host, &json!({}));
         node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
         node.lab.expire_tokens();
         node.lab.expire_credentials();
@@ -225,7 +204,7 @@ fn an_expired_token_is_named_and_a_new_one_ends_it() {
 /// What the agent says in one line, and what the doctor says in its place.
 #[track_caller]
 fn assert_refused(node: &AwsNode, account: &Account<'_>, said: &str) {
-    let agent = Agent::start(account, &json!({}));
+    let agent = Agent::start(&account.host, &json!({}));
     let is_said = || {
         let log = agent.log();
         let mut lines = log.lines();
@@ -235,7 +214,7 @@ fn assert_refused(node: &AwsNode, account: &Account<'_>, said: &str) {
     assert!(eventually(is_said), "{}", agent.log());
     let error = node.run(&status_call(node)).error_code(50);
     assert!(error.details.contains(said), "{error:?}");
-    let diagnosis = examine_with(node, &account.eni_sync(), &[]);
+    let diagnosis = examine_with(node, &account.host.eni_sync(), &[]);
     diagnosis.has("credentials", "error", said);
 }
 
@@ -271,7 +250,7 @@ fn a_token_that_is_missing_is_named() {
 #[test]
 fn status_and_add_agree_while_agents_replace_each_other() {
     by_each_way(|_, node, account| {
-        let first = Agent::start(account, &json!({}));
+        let first = Agent::start(&account.host, &json!({}));
         let is_over = AtomicBool::new(false);
         let ask = || {
             let mut asked = 0;
@@ -295,7 +274,7 @@ fn status_and_add_agree_while_agents_replace_each_other() {
             let (statuses, pods) = (scope.spawn(ask), scope.spawn(start_pods));
             let mut agent = first;
             for _ in 0..3 {
-                let next = Agent::start(account, &json!({}));
+                let next = Agent::start(&account.host, &json!({}));
                 assert!(eventually(|| serving(node) == Some(next.id())));
                 assert_eq!(agent.stop(), Some(0));
                 agent = next;

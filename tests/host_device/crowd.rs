@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use harness::Namespace;
-use harness::fault::{Counted, Fault, Strike};
+use harness::fault::Strike;
 use serde_json::{Value, json};
 
 use super::{Fixture, conf};
@@ -94,11 +94,7 @@ fn after_killed_del(nth: usize) -> Option<(Fixture, super::State, String)> {
     };
     other("ADD").ok();
     other("DEL").ok();
-    let how = Strike {
-        fault: Fault::Kill,
-        counted: Counted::Changing,
-        nth,
-    };
+    let how = Strike::kill(nth);
     let struck = fixture.node.strike(&fixture.call("DEL", &conf()), how);
     other("ADD").ok();
     other("DEL").ok();

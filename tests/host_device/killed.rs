@@ -1,7 +1,7 @@
 //! An ADD after an ADD or a DEL that was killed. What DEL does is in `faults`.
 
 use harness::Namespace;
-use harness::fault::{Counted, Fault, Strike};
+use harness::fault::Strike;
 
 use super::{Fixture, conf};
 
@@ -13,11 +13,7 @@ fn an_add_after_one_that_was_killed_before_the_move_starts_from_the_beginning() 
     let killed = |nth| {
         let fixture = Fixture::new();
         let before = fixture.state();
-        let how = Strike {
-            fault: Fault::Kill,
-            counted: Counted::Changing,
-            nth,
-        };
+        let how = Strike::kill(nth);
         fixture.node.strike(&fixture.call("ADD", &conf()), how);
         let is_recorded = !fixture.records().is_empty();
         is_recorded.then_some((fixture, before))
@@ -37,11 +33,7 @@ fn an_add_of_another_pod_after_a_killed_del_finds_the_device_as_it_was() {
         let before = fixture.state();
         fixture.add(&conf());
         fixture.pod.ip(&["link", "set", "net1", "mtu", "1300"]);
-        let how = Strike {
-            fault: Fault::Kill,
-            counted: Counted::Changing,
-            nth,
-        };
+        let how = Strike::kill(nth);
         let struck = fixture.node.strike(&fixture.call("DEL", &conf()), how);
         struck.hit.map(|hit| (fixture, before, hit))
     };

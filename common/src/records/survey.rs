@@ -2,10 +2,12 @@
 //! device among hundreds of attachments has a *mark* for it, and a file beside the records
 //! keeps the marks of those that somebody has read before.
 //!
-//! The file only helps. An entry counts for the file that it was made of, by name and inode,
-//! because a record is never changed in place but replaced; every other record is read, as all
-//! of them are where the file is missing, damaged or of another version. Nobody waits for it and
-//! nothing fails because of it.
+//! The file only helps. An entry counts for the file that it was made of, by name and inode:
+//! a record is never changed in place but replaced. Every other record is read, as all of them
+//! are where the file is missing, damaged or of another version. Nobody waits for it and nothing
+//! fails because of it. Where an attachment is made again under the names of one that has ended,
+//! its record can get the inode of the one before and be taken for it, so who does not find
+//! a device by the marks has to read the records.
 
 use std::io;
 use std::mem::MaybeUninit;

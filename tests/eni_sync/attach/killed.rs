@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::eni_lab::Hold;
-use harness::fault::{Counted, Fault, Strike, each_system_call};
+use harness::fault::{Strike, each_system_call};
 use harness::{AwsNode, Call};
 
 use super::{
@@ -43,11 +43,7 @@ fn an_attach_that_is_killed_anywhere_is_completed() {
     each_system_call(2, Site::new, |site, nth| {
         let node = site.node();
         let configuration = site.configuration(&[site.wanted("user", 1)]);
-        let how = Strike {
-            fault: Fault::Kill,
-            counted: Counted::Changing,
-            nth,
-        };
+        let how = Strike::kill(nth);
         let struck = node.node.strike(&call(&node, &configuration, &[]), how);
         attached(&node, &configuration);
         let what = format!("{nth} {:?}", struck.hit);
@@ -76,11 +72,7 @@ fn a_detach_that_is_killed_anywhere_is_completed_by_the_next_one() {
         let more = site.configuration(&[stays.clone(), site.wanted("old", 1)]);
         attached(node, &more);
         let fewer = site.configuration(&[stays]);
-        let how = Strike {
-            fault: Fault::Kill,
-            counted: Counted::Changing,
-            nth,
-        };
+        let how = Strike::kill(nth);
         let struck = node.node.strike(&detach_call(node, &fewer, &[]), how);
         let output = node.node.run(&detach_call(node, &fewer, &[]));
         let what = format!("{nth} {:?}", struck.hit);

@@ -65,6 +65,15 @@ pub struct Struck {
 }
 
 impl Strike {
+    /// A kill before the `nth` system call that changes something.
+    pub fn kill(nth: usize) -> Self {
+        Self {
+            fault: Fault::Kill,
+            counted: Counted::Changing,
+            nth,
+        }
+    }
+
     fn counts(&self, call: SystemCall) -> bool {
         match self.fault {
             Fault::Error(error) => call.may_return(error),
