@@ -190,6 +190,24 @@ fn kubelet_after(node: &AwsNode, start: impl Fn(&AwsNode) -> Kubelet) -> Kubelet
 }
 
 #[test]
+fn an_agent_that_can_watch_nothing_offers_what_there_is() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let kubelet = Kubelet::start(&node);
+    let fault = ("inotify_init1", "error=EMFILE");
+    let mut configuration = configuration(&vpc);
+    // It would be up again before the next look.
+    configuration["links"] = json!(false);
+    let agent = Agent::spawn_with_fault(&node, &configuration, fault);
+    kubelet.await_event("register");
+    kubelet.await_list(ADDRESSES, ROOM, 0);
+    set_link(&node, "down");
+    kubelet.await_list(ADDRESSES, 0, ROOM);
+    let said = "the resources of this node: failed to watch";
+    assert_eq!(agent.log().matches(said).count(), 1, "{}", agent.log());
+}
+
+#[test]
 fn a_kubelet_that_takes_a_resource_and_does_not_listen_is_asked_again() {
     let vpc = Vpc::new();
     let node = vpc.node();
@@ -454,7 +472,7 @@ fn a_node_that_cannot_be_looked_at_is_said_once_and_named_by_readiness_and_the_p
     let path = node.run_directory().join("eni-cni/enis.json");
     let before = fs::read(&path).unwrap();
     fs::write(&path, "{").unwrap();
-    let said = "the resources of this node: ";
+    let said = "the resources of this node: failed to watch";
     let is_named = || get(&node, "/readyz").1.contains(said);
     assert!(eventually(is_named), "{}", agent.log());
     let (_, _, page) = get_as(&node, "/", ADDRESS);

@@ -61,10 +61,9 @@ fn what_whereabouts_has_reserved_is_given_to_nobody_until_its_pod_has_gone() {
     assert_eq!(next_address(&node, &later, "c3"), "10.0.4.20/24");
 }
 
-#[test]
-fn all_that_is_reserved_is_listed_where_the_dump_has_no_pods() {
-    let pools = without(|item| item["kind"] == "Pod");
-    let output = whereabouts(&pools, &[]);
+#[track_caller]
+fn assert_lists_all(dump: &Value) {
+    let output = whereabouts(dump, &[]);
     let expected = json!([
         "10.0.4.20",
         "10.0.4.21",
@@ -75,6 +74,19 @@ fn all_that_is_reserved_is_listed_where_the_dump_has_no_pods() {
     ]);
     assert_eq!(output.document(), expected, "{output}");
     assert_eq!(output.stderr, "");
+}
+
+#[test]
+fn all_that_is_reserved_is_listed_where_the_dump_has_no_pods() {
+    assert_lists_all(&without(|item| item["kind"] == "Pod"));
+}
+
+#[test]
+fn a_dump_with_the_pods_of_another_namespace_does_not_end_those_of_this_one() {
+    let is_of_user_plane = |item: &Value| item["metadata"]["namespace"] == "user-plane";
+    assert_lists_all(&without(|item| {
+        item["kind"] == "Pod" && is_of_user_plane(item)
+    }));
 }
 
 #[test]

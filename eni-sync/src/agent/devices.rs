@@ -69,14 +69,16 @@ fn watch_for_ever(agent: &Arc<Agent>, looks: &watch::Sender<Look>) {
     loop {
         if let Err(error) = watch_node(agent, looks, &mut offered) {
             note_unseen(agent, &error);
-            looks.send_modify(|look| place(agent, look));
+            // What cannot be watched is looked at all the same.
+            if look_at_node(agent, looks, &mut offered).is_err() {
+                looks.send_modify(|look| place(agent, look));
+            }
         }
         thread::sleep(PAUSE);
     }
 }
 
-/// Says why the node could not be looked at, once for each reason. What the kubelet has been
-/// offered stays as it is: nobody knows better.
+/// Says why the node could not be watched or looked at, once for each reason.
 fn note_unseen(agent: &Agent, error: &Error) {
     let finding = format!("the resources of this node: {error}; trying again every {PAUSE:?}");
     if agent.resources.note_unseen(Some(finding.clone())) {
@@ -96,25 +98,36 @@ fn watch_node(
     loop {
         // Watched first, looked at then: nothing can change between the two.
         watch_directories(agent, &inotify)?;
-        let facts = Facts {
-            refusal: agent.refusal(),
-            free: agent.shared.subnets.free(),
-            ..Facts::read(&agent.ledger)?
-        };
-        let known = match offered.take() {
-            Some(offered) => offered,
-            None => Offered::of(&written(), &facts),
-        };
-        let resources = offered
-            .insert(known)
-            .look(&agent.configuration.resources, &facts);
-        looks.send_modify(|look| {
-            look.resources = resources;
-            place(agent, look);
-        });
+        look_at_node(agent, looks, offered)?;
         agent.resources.note_unseen(None);
         await_change(agent, &inotify, &events)?;
     }
+}
+
+/// Looks at the node once, for the kubelet. When it cannot be looked at, what the kubelet has been
+/// offered stays as it is: nobody knows better.
+fn look_at_node(
+    agent: &Agent,
+    looks: &watch::Sender<Look>,
+    offered: &mut Option<Offered>,
+) -> Result<()> {
+    let facts = Facts {
+        refusal: agent.refusal(),
+        free: agent.shared.subnets.free(),
+        ..Facts::read(&agent.ledger)?
+    };
+    let known = match offered.take() {
+        Some(offered) => offered,
+        None => Offered::of(&written(), &facts),
+    };
+    let resources = offered
+        .insert(known)
+        .look(&agent.configuration.resources, &facts);
+    looks.send_modify(|look| {
+        look.resources = resources;
+        place(agent, look);
+    });
+    Ok(())
 }
 
 /// Finds out whether this agent has to register, and with whom: also while the node cannot be

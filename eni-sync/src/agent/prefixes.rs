@@ -89,7 +89,7 @@ fn has_any(agent: &Agent) -> Result<bool> {
 }
 
 /// What is to be kept on each ENI: what is said of its name, else what is said of all ENIs.
-/// Nothing for one of which that cannot be found out, which is one of the errors.
+/// `None` for an ENI of which that cannot be determined; `errors` says why.
 fn wanted<'a>(
     agent: &Agent,
     enis: impl Iterator<Item = &'a Eni>,

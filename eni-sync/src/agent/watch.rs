@@ -59,6 +59,7 @@ fn look_unwatched(agent: &Arc<Agent>, why: &Error) {
         return;
     }
     if let Err(error) = look(agent, Err(why)) {
+        agent.metrics.note_unregistered(1);
         agent.health.note_unregistered(vec![error.to_string()]);
     }
     agent.announce();

@@ -213,8 +213,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 ///
 /// # Errors
 /// As for [`run`].
-pub(crate) fn report(plugins: &Path, agent: &Path) -> Result<(String, String)> {
-    let status = collect(false, Plugins::of(plugins), wanted(Some(agent)))?;
+pub(crate) fn report(plugins: &Path, agent: Option<&Path>) -> Result<(String, String)> {
+    let status = collect(false, Plugins::of(plugins), wanted(agent))?;
     Ok((table::render(&status, now()), output::json(&status)?))
 }
 
@@ -240,10 +240,7 @@ pub(crate) fn page(
 
 /// The ENIs that the agent's configuration names; nothing where that is not known.
 fn wanted(agent: Option<&Path>) -> Option<Vec<Wanted>> {
-    let read = agent
-        .filter(|path| path.exists())
-        .map(Configuration::read)?;
-    match read {
+    match Configuration::read(agent?) {
         Ok(configuration) => Some(configuration.enis),
         Err(error) => {
             say!("{error}");

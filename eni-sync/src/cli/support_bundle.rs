@@ -110,10 +110,10 @@ impl<W: Write> Bundle<W> {
     fn commands(&mut self, options: &Options) -> io::Result<()> {
         let version = concat!("eni-sync ", env!("CARGO_PKG_VERSION"), "\n");
         self.archive.add("version.txt", version.as_bytes())?;
-        let status = status::report(&options.cni_path, &options.agent_config);
-        self.documents("status", status)?;
         let configuration = &options.agent_config;
         let configuration = configuration.exists().then_some(configuration.as_path());
+        let status = status::report(&options.cni_path, configuration);
+        self.documents("status", status)?;
         let conf_dir = options.cni_conf_dir.as_deref();
         let report = doctor::report(conf_dir, configuration, &options.cni_path);
         self.documents("doctor", report)

@@ -123,7 +123,7 @@ fn read(text: &str) -> std::result::Result<(Vec<Pool>, Option<BTreeSet<String>>)
     }
     match pools.is_empty() {
         // kubectl prints the same for a namespace without pools and for a wrong one.
-        true => Err("it has no IPPool: name the namespace of whereabouts, or -A".to_owned()),
+        true => Err("it has no IPPool: use -A".to_owned()),
         false => Ok((pools, Some(pods).filter(|pods| !pods.is_empty()))),
     }
 }
@@ -152,11 +152,17 @@ fn address(range: Cidr, distance: &str) -> Option<IpAddr> {
 }
 
 impl Allocation {
-    /// Whether the pod is none of these. One whose name is not known may still exist, and a
+    /// Whether the pod is none of these. One whose name is not known may still exist, and so may
+    /// all of a namespace of which the dump has no pod: it can be that of another one alone. A
     /// claim keeps its address without a pod.
     fn has_ended(&self, pods: Option<&BTreeSet<String>>) -> bool {
-        let is_named = self.podref.contains('/') && self.ipamclaimref.is_empty();
-        is_named && pods.is_some_and(|pods| !pods.contains(&self.podref))
+        let Some((namespace, _)) = self.podref.split_once('/') else {
+            return false;
+        };
+        let is_in = |pod: &String| pod.split_once('/').is_some_and(|(its, _)| its == namespace);
+        let has_ended =
+            |pods: &BTreeSet<String>| !pods.contains(&self.podref) && pods.iter().any(is_in);
+        self.ipamclaimref.is_empty() && pods.is_some_and(has_ended)
     }
 }
 

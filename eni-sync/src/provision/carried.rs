@@ -12,8 +12,8 @@ use crate::registration::attached;
 use crate::registration::in_use::{self, Reach};
 use crate::vpc::ec2::Description;
 
-/// The attachments on an ENI that the records of the plugins tell of, and whether its interface
-/// is on the node.
+/// The attachments on an ENI that the records of the plugins tell of, and that its interface is
+/// not on the node, if it is not.
 ///
 /// # Errors
 /// What cannot be read: it may be about a pod.

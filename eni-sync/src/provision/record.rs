@@ -228,12 +228,13 @@ impl Records {
         file::replace_durably(&path, &text).map_err(failed)
     }
 
-    /// Removes every record of an ENI that is deleted; last the one that says so.
+    /// Removes every record of an ENI that is deleted; last the one that says so. A record that
+    /// cannot be read stays: who looks for what is left names it.
     ///
     /// # Errors
-    /// As for [`all`] and [`Records::remove`].
+    /// Code 5 naming the directory, and as for [`Records::remove`].
     pub(super) fn forget(&self, eni: &str) -> Result<()> {
-        let mut own = self.all()?;
+        let mut own: Vec<Record> = each()?.filter_map(Result::ok).collect();
         own.retain(|record| record.eni() == Some(eni));
         own.sort_by_key(|record| record.leaving);
         own.iter().try_for_each(|record| self.remove(record))

@@ -14,7 +14,7 @@ use crate::provision::attachment::attachment;
 use crate::provision::carried;
 use crate::provision::denied::explained;
 use crate::provision::place;
-use crate::provision::record::{Record, Records};
+use crate::provision::record::{self, Record, Records};
 use crate::provision::wanted::Wanted;
 use crate::registration::node::TURN_DEADLINE;
 use crate::vpc::clients::Aws;
@@ -74,24 +74,28 @@ pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome
         dry_run,
     };
     let mut outcome = Outcome::default();
-    for record in removal.detached(&look, wanted)? {
-        outcome.note(&record.network, record.eni(), removal.finish(&record));
+    let detached = removal.detached(&look, wanted, &mut outcome.errors)?;
+    for (network, eni) in &detached {
+        outcome.note(network, eni, removal.finish(eni));
     }
     let (_, others) = place::split(&look.enis, wanted);
-    let unwanted = others.into_iter();
-    for eni in unwanted.filter(|eni| place::is_of(*eni, &look.identity.instance_id)) {
+    let is_unwanted = |eni: &&Description| {
+        let is_done = detached.iter().any(|(_, id)| *id == eni.id);
+        place::is_of(*eni, &look.identity.instance_id) && !is_done
+    };
+    for eni in others.into_iter().filter(is_unwanted) {
         let name = eni.network().unwrap_or_default();
-        outcome.note(name, Some(&eni.id), removal.remove(eni));
+        outcome.note(name, &eni.id, removal.remove(eni));
     }
     Ok(outcome)
 }
 
 impl Outcome {
-    fn note(&mut self, name: &str, id: Option<&str>, outcome: Result<Fate>) {
+    fn note(&mut self, name: &str, id: &str, outcome: Result<Fate>) {
         match outcome {
             Ok(fate) => self.removed.push(Removed {
                 name: name.to_owned(),
-                id: id.unwrap_or_default().to_owned(),
+                id: id.to_owned(),
                 fate,
             }),
             Err(error) => self.errors.push(error),
@@ -109,25 +113,39 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// What an earlier process has detached and not deleted. An ENI of a kind that is missing by
-    /// now is for the next pass, which attaches it again.
-    fn detached(&self, look: &Look, wanted: &[Wanted]) -> Result<Vec<Record>> {
-        let is_missing = |record: &Record| {
-            let mut kinds = wanted.iter().filter(|kind| kind.name == record.network);
+    /// What an earlier process has detached, or is having detached, and not deleted: network and
+    /// id. An ENI of a kind that is missing by now is for the next pass, which attaches it again.
+    /// `errors` gets what keeps a record from being read: the others do not wait for it.
+    fn detached(
+        &self,
+        look: &Look,
+        wanted: &[Wanted],
+        errors: &mut Vec<Error>,
+    ) -> Result<Vec<(String, String)>> {
+        let is_missing = |network: &str| {
+            let mut kinds = wanted.iter().filter(|kind| kind.name == network);
             kinds.any(|kind| place::missing(&look.enis, kind) > 0)
         };
-        let is_there = |id: &str| look.enis.iter().any(|eni| eni.id == id);
-        let mut records = self.records.all()?;
-        records.retain(|record| {
-            let is_off = record.eni().is_some_and(|id| !is_there(id));
-            record.leaving && is_off && !is_missing(record)
-        });
-        Ok(records)
+        let is_there = |id: &str| {
+            let mut enis = look.enis.iter();
+            enis.any(|eni| eni.id == id && !eni.is_detaching)
+        };
+        let mut detached = Vec::new();
+        for record in record::each()? {
+            match record {
+                Err(error) => errors.push(error),
+                Ok(record) if !record.leaving || is_missing(&record.network) => {}
+                Ok(record) => {
+                    let id = record.eni().filter(|id| !is_there(id)).map(str::to_owned);
+                    detached.extend(id.map(|id| (record.network, id)));
+                }
+            }
+        }
+        Ok(detached)
     }
 
     /// Deletes what was detached before.
-    fn finish(&self, record: &Record) -> Result<Fate> {
-        let eni = record.eni().unwrap_or_default();
+    fn finish(&self, eni: &str) -> Result<Fate> {
         if self.dry_run {
             return Ok(Fate::WouldBe);
         }
@@ -135,7 +153,7 @@ impl Removal<'_> {
         self.delete(eni).map(|()| Fate::Deleted)
     }
 
-    /// Without time for the requests an ENI stays as it is, and pods may have it.
+    /// Nothing is asked of EC2 for an ENI without time for it.
     fn require_time(&self, eni: &str) -> Result<()> {
         match self.aws.deadline().is_over() {
             true => {
@@ -166,7 +184,6 @@ impl Removal<'_> {
         if !reasons.is_empty() {
             return Ok(Fate::Kept(reasons));
         }
-        inventory::forget(&eni.id)?;
         self.detach(eni)?;
         self.delete(&eni.id)?;
         Ok(Fate::Deleted)
@@ -183,12 +200,14 @@ impl Removal<'_> {
         Ok(reasons)
     }
 
-    /// Detaches the ENI, unless it is being detached; pods may have it again when EC2 refuses.
+    /// Takes the ENI out of the inventory and detaches it, unless it is being detached. Pods may
+    /// have it again when that cannot be done, or EC2 refuses.
     fn detach(&self, eni: &Description) -> Result<()> {
+        let forgotten = inventory::forget(&eni.id);
         if eni.is_detaching {
-            return Ok(());
+            return forgotten;
         }
-        let attachment = match attachment(eni) {
+        let attachment = match forgotten.and_then(|()| attachment(eni)) {
             Ok(attachment) => attachment,
             Err(error) => return self.give_back(eni, error),
         };

@@ -37,6 +37,15 @@ fn json_of(node: &AwsNode, arguments: &[&str]) -> Value {
 }
 
 #[test]
+fn a_configuration_of_the_agent_that_is_not_there_is_named() {
+    let site = Site::new();
+    let node = site.node();
+    let arguments = ["status", "--agent-config", "/run/misspelt.json"];
+    let output = node.node.run(&node.eni_sync().arguments(&arguments));
+    assert!(output.stderr.contains("/run/misspelt.json"), "{output}");
+}
+
+#[test]
 fn status_tells_who_has_each_slot() {
     let site = Site::new();
     let (node, theirs, tool) = shared(&site);

@@ -1,5 +1,6 @@
 //! ENIs that a configuration does not name any more are taken away, unless they carry pods.
 
+use std::fs;
 use std::time::Duration;
 
 use harness::eni_lab::{Hold, Shown};
@@ -147,6 +148,52 @@ fn a_detach_that_is_killed_is_completed_by_the_next_one() {
             assert_eq!(records(&node), 0, "{what}");
         }
     }
+}
+
+#[test]
+fn an_eni_that_is_still_being_detached_is_deleted_by_the_next_detach() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    site.lab
+        .rules(|rules| rules.detaching = Duration::from_secs(3));
+    let call = detach_call(&node, &json!({}), &[]);
+    killed::kill_held(&node.node, &site.lab, &call, (DETACH, Hold::AfterCommit));
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(0), "{output}");
+    assert_eq!((site.enis(), records(&node)), (Vec::new(), 0), "{output}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_named_and_keeps_no_eni() {
+    let site = Site::new();
+    let node = site.node();
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let damaged = node.node.state().join("eni-cni/enis/damaged.json");
+    fs::write(&damaged, "{").unwrap();
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert_eq!(output.stderr.matches("damaged.json").count(), 1, "{output}");
+    assert_eq!((site.enis(), records(&node)), (Vec::new(), 1));
+}
+
+#[test]
+fn an_eni_that_cannot_be_taken_out_of_the_inventory_is_for_pods_again() {
+    let site = Site::new();
+    let node = site.node();
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    attached(&node, &configuration);
+    let_records_settle(&node);
+    attached(&node, &configuration);
+    let inventory = node.run_directory().join("eni-cni/enis.json");
+    fs::write(inventory, "{").unwrap();
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert!(output.stderr.contains("enis.json"), "{output}");
+    assert_eq!((site.enis().len(), records(&node)), (1, 0));
+    let output = detach(&node, &json!({}), &[]);
+    assert_eq!(output.status, Some(0), "{output}");
+    assert_eq!((site.enis(), records(&node)), (Vec::new(), 0));
 }
 
 #[test]

@@ -15,8 +15,9 @@ pub(crate) struct Offer {
     pub(crate) eni: String,
     /// How many devices, also those that no pod can have now.
     pub(crate) devices: usize,
-    /// For how many addresses it has room, by the ledger; nothing for a device that is a whole
-    /// ENI, and where EC2 has not said what the limit is.
+    /// For how many addresses it has room, by the ledger: none for an ENI that is not on the node.
+    /// Nothing for a device that is a whole ENI, and where EC2 has not said what the limit is, or
+    /// nobody what ENIs there are.
     pub(crate) room: Option<usize>,
 }
 
@@ -40,6 +41,7 @@ pub(crate) fn offers(shown: &Shown, inventory: &Inventory, ledger: &Ledger) -> R
                 let (entries, prefixes) = (ledger.read()?, ledger.read_prefixes()?);
                 Slots::of(own, &entries, &prefixes, family).for_pods()
             }
+            (None, Some(_)) if !inventory.instance_id.is_empty() => Some(0),
             _ => None,
         };
         Ok(Offer {
@@ -49,4 +51,32 @@ pub(crate) fn offers(shown: &Shown, inventory: &Inventory, ledger: &Ledger) -> R
         })
     };
     shown.by_eni().into_iter().map(offer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::devices::shown::Device;
+    use crate::vpc::ec2::Family;
+
+    #[test]
+    fn an_eni_that_has_gone_has_room_for_nothing() {
+        let gone = Device {
+            eni: "eni-0a1".to_owned(),
+            ..Device::default()
+        };
+        let shown = Shown {
+            family: Some(Family::V4),
+            devices: vec![gone],
+            ..Shown::default()
+        };
+        let mut inventory = Inventory::default();
+        let is_too_much = |inventory: &Inventory| {
+            let offers = offers(&shown, inventory, &Ledger::of_node()).unwrap();
+            offers.iter().map(Offer::is_too_much).collect::<Vec<_>>()
+        };
+        assert_eq!(is_too_much(&inventory), [false]);
+        inventory.instance_id = "i-0a1".to_owned();
+        assert_eq!(is_too_much(&inventory), [true]);
+    }
 }

@@ -31,7 +31,7 @@ fn unwanted(overview: &Overview) -> Vec<Finding> {
     let is_unwanted = |eni: &&EniView| eni.holder == Holder::Unwanted;
     let unwanted = overview.enis.iter().filter(is_unwanted);
     let finding = |eni: &EniView| {
-        Finding::info(CHECK, &eni.id, "the configuration does not name it")
+        Finding::info(CHECK, &eni.id, "it is more than the configuration names")
             .advise("eni-sync detach --config FILE deletes it, unless it carries pods")
     };
     unwanted.map(finding).collect()

@@ -239,21 +239,23 @@ pub(crate) fn open_adopted(
     if adopted.is_empty() {
         return Ok(());
     }
-    let whole = attached::reason_to_keep(&eni.mac)?;
+    let mut keep = |prefix: Cidr, why: &str| {
+        kept.push(format!("{prefix} is not used for pods: {why}"));
+        stock.note_used(ledger.id(), prefix, Instant::now());
+    };
+    if let Some(why) = attached::reason_to_keep(&eni.mac)? {
+        adopted
+            .iter()
+            .for_each(|adopted| keep(adopted.prefix, &why));
+        return Ok(());
+    }
     // Pods may not wait for a look into all namespaces.
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
     let reserved = reserved()?;
     let entries = ledger.open()?;
     for prefix in adopted {
-        let why = match &whole {
-            Some(why) => Some(why.clone()),
-            None => reason_to_keep(&prefix, &entries, &living, &reserved)?,
-        };
-        match why {
-            Some(why) => {
-                kept.push(format!("{} is not used for pods: {why}", prefix.prefix));
-                stock.note_used(ledger.id(), prefix.prefix, Instant::now());
-            }
+        match reason_to_keep(&prefix, &entries, &living, &reserved)? {
+            Some(why) => keep(prefix.prefix, &why),
             None => {
                 entries.note_prefix(&prefix, &Event::Pooled)?;
             }
