@@ -277,9 +277,7 @@ install-from:
 # Both commands of the README in a new Debian with make, git and the Rust of rustup.
 fresh-machine:
 	tests/prepare fresh-machine
-	FRESH_ROOT=$$(mktemp -d /var/tmp/fresh-machine-XXXXXX); export FRESH_ROOT; \
-		tests/fresh-machine make demo && tests/fresh-machine make test; \
-		status=$$?; rm -rf --one-file-system "$$FRESH_ROOT"; exit $$status
+	tests/fresh-machine bash -c 'time make demo && time make test'
 
 clean:
 	cargo clean

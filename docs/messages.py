@@ -15,6 +15,7 @@ PROGRAMS = {
     "host-device": "host-device",
     "host-local-ipam": "host-local",
     "eni-sync": "eni-sync",
+    "deploy/bundle": "eni-cni",
 }
 # Pages for browsers, help of metrics (deploy/metrics.md has it) and patterns of secrets.
 NO_MESSAGES = re.compile(r"/(agent/metrics/|cli/status/(html|page)|cli/support_bundle/redact)")

@@ -39,7 +39,11 @@ impl Dist {
 
     /// Makes the archive of a machine, whose programs are this one.
     fn publish(&self, machine: &str, program: &[u8]) {
-        let name = format!("eni-cni-0.1.0-{machine}");
+        self.publish_version("0.1.0", machine, program);
+    }
+
+    fn publish_version(&self, version: &str, machine: &str, program: &[u8]) {
+        let name = format!("eni-cni-{version}-{machine}");
         let directory = self.0.path().join(&name);
         fs::create_dir(&directory).unwrap();
         for program_name in ["eni-cni", "eni-sync"] {
@@ -252,6 +256,9 @@ fn archives_that_are_no_image_together_are_refused() {
     let made = |name: &str| dist.0.path().join(format!("eni-cni-{name}.tar.gz"));
     fs::copy(made("0.1.0-x86_64"), made("0.2.0-x86_64")).unwrap();
     dist.is_refused("has no directory eni-cni-0.2.0-x86_64");
+    fs::remove_file(made("0.2.0-x86_64")).unwrap();
+    dist.publish_version("0.2.0", "x86_64", &fs::read(busybox()).unwrap());
+    dist.is_refused("not one version with one archive an architecture");
     fs::remove_file(made("0.2.0-x86_64")).unwrap();
     fs::create_dir(dist.layout()).unwrap();
     fs::write(dist.layout().join("theirs"), "").unwrap();

@@ -1,6 +1,6 @@
 //! From an earlier version of the programs to the newest and back, while pods run. `make
-//! test-upgrade` builds the earlier ones, of a commit of this repository, and runs these tests in
-//! the VM: `test-host` and `test-vm` leave them out, because a clone may lack that commit.
+//! test-upgrade` builds the earlier ones, of a commit of this repository, and runs these tests,
+//! in the VM where this kernel lacks ipvlan: `test-host` and `test-vm` leave them out, because a clone may lack that commit.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -37,6 +37,7 @@ fn texts_are_listed_as_users_see_them() {
         "- `a table is a number from 1 to 4294967295, and not 253 to 255`",
         "- `it is true, false or an object with \"table\" and \"priority\"`",
         "- `… has no carrier after … s: its addresses are not announced`",
+        "- `unexpected argument …; see … --help`",
     ] {
         assert!(made.lines().any(|line| line == text), "{text}");
     }

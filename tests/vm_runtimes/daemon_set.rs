@@ -312,7 +312,7 @@ fn its_agent_ends_when_new_namespaces_do_not_reach_it_and_the_next_one_sees_them
     assert_eq!(exit_code, 1, "{message}");
     let says = "does not see the namespaces of new pods";
     assert!(message.contains(says), "{message}");
-    // containerd mounts nothing for containers that is not shared.
+    // containerd refuses a mount whose source is not shared.
     mount(&["--make-shared", "/run/netns"]);
     let next = machine.start_agent(&pod, 1);
     let (_, text) = get(&machine.node, "/metrics");
