@@ -472,7 +472,7 @@ fn a_node_that_cannot_be_looked_at_is_said_once_and_named_by_readiness_and_the_p
     let path = node.run_directory().join("eni-cni/enis.json");
     let before = fs::read(&path).unwrap();
     fs::write(&path, "{").unwrap();
-    let said = "the resources of this node: failed to watch";
+    let said = "the resources of this node: /run/eni-cni/enis.json is not an inventory";
     let is_named = || get(&node, "/readyz").1.contains(said);
     assert!(eventually(is_named), "{}", agent.log());
     let (_, _, page) = get_as(&node, "/", ADDRESS);
