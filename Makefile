@@ -204,13 +204,15 @@ bench-vpc: suite
 	cargo build --locked -p bench --bin vpc-bench
 	$(TARGET)/debug/vpc-bench $(ARGS)
 
-# What agents make of many nodes that start together, and what pools make of it.
+# What agents make of many nodes that start together, what pools make of it, and how 200 nodes
+# attach their ENIs.
 bench-nodes: suite
 	tests/prepare
-	cargo build --locked -p bench --bin throttle-bench --bin pool-bench
+	cargo build --locked -p bench --bin throttle-bench --bin pool-bench --bin attach-bench
 	$(TARGET)/debug/throttle-bench --agent $(ARGS)
 	$(TARGET)/debug/throttle-bench $(ARGS)
 	$(TARGET)/debug/pool-bench
+	$(TARGET)/debug/attach-bench
 
 # What the plugins survive, and what Go's do, as a table; ARGS are those of fault-table.
 faults: suite
