@@ -10,6 +10,7 @@ pub(crate) mod failure;
 pub(crate) mod http;
 pub(crate) mod imds;
 pub(crate) mod inventory;
+mod pauses;
 pub(crate) mod rate_limit;
 mod session;
 mod token_bucket;

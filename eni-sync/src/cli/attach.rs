@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// Passes until nothing is missing that time can bring. Interfaces are set up after each.
 fn attach(configuration: &Configuration, deadline: Deadline) -> Result<Report> {
-    let clients = Clients::new(Arc::new(Pace::new(Arc::default())));
+    let clients = Clients::new(Arc::new(Pace::of_nodes()));
     let progress = Progress::begin();
     let mut pause = FIRST_PAUSE;
     let mut before = None;

@@ -10,13 +10,11 @@ use crate::deadline::Deadline;
 use crate::random;
 use crate::vpc::calls::Calls;
 use crate::vpc::failure::{Failure, Kind};
+use crate::vpc::pauses::Pauses;
 use crate::vpc::token_bucket::{Bucket, Urgency};
 
-/// How long a call is tried again, with all its attempts.
-const CALL_DEADLINE: Duration = Duration::from_secs(45);
-/// The pause after the first attempt is up to this long, and each twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// The actions that make, place and take away ENIs end with one of these.
+const OF_ENIS: [&str; 2] = ["NetworkInterface", "NetworkInterfaceAttribute"];
 /// How long a release lets registrations go first.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a release that waits looks again.
@@ -29,6 +27,8 @@ type Outcome<T> = std::result::Result<T, Failure>;
 pub(crate) struct Pace {
     pub(crate) calls: Arc<Calls>,
     queue: Mutex<Queue>,
+    /// Between the attempts of looks that EC2 refuses for the number of calls.
+    of_looks: Pauses,
 }
 
 #[derive(Debug)]
@@ -48,6 +48,15 @@ impl Pace {
                 bucket,
                 registrations: 0,
             }),
+            of_looks: Pauses::OF_PODS,
+        }
+    }
+
+    /// The pace of a command that many nodes start at the same moment, and no pod waits for.
+    pub(crate) fn of_nodes() -> Self {
+        Self {
+            of_looks: Pauses::OF_NODES,
+            ..Self::new(Arc::default())
         }
     }
 
@@ -62,21 +71,36 @@ impl Pace {
         deadline: Deadline,
         ask: impl Fn() -> Outcome<T>,
     ) -> Outcome<T> {
-        let deadline = Instant::now() + deadline.left_of(CALL_DEADLINE);
-        let mut pause = FIRST_PAUSE;
+        let (began, left) = (Instant::now(), deadline.left());
+        let mut attempts = 0;
         loop {
             let answer = self.attempt(action, urgency(action), &ask);
-            let wait = match answer.as_ref().err().map(|failure| failure.kind) {
-                // The budget itself says when the next attempt may be.
-                Some(Kind::Throttled) if urgency(action).is_some() => Duration::ZERO,
-                Some(Kind::Throttled | Kind::Unanswered) => pause.mul_f64(random::chance()),
+            attempts += 1;
+            let pauses = match answer.as_ref().err().map(|failure| failure.kind) {
+                Some(Kind::Throttled) => self.pauses(action),
+                Some(Kind::Unanswered) => Pauses::OF_PODS,
                 _ => return answer,
             };
-            if Instant::now() + wait >= deadline {
+            let is_throttled = answer.as_ref().is_err_and(is_throttled);
+            let wait = match urgency(action) {
+                // The budget itself says when the next attempt may be.
+                Some(_) if is_throttled => Duration::ZERO,
+                _ => pauses.after(attempts, random::chance()),
+            };
+            if began.elapsed() + wait >= left.min(pauses.time) {
                 return answer;
             }
             thread::sleep(wait);
-            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// The pauses between the attempts of a call that EC2 refuses for the number of calls.
+    fn pauses(&self, action: &str) -> Pauses {
+        let is_of_enis = OF_ENIS.iter().any(|end| action.ends_with(end));
+        match (is_of_enis, urgency(action)) {
+            (true, _) => Pauses::OF_NODES,
+            (_, None) => self.of_looks,
+            (_, Some(_)) => Pauses::OF_PODS,
         }
     }
 
@@ -121,7 +145,7 @@ impl Pace {
         let answer = ask();
         let failure = answer.as_ref().err();
         self.calls.note_call(action, failure, sent.elapsed());
-        if urgency.is_some() && failure.is_some_and(|failure| failure.kind == Kind::Throttled) {
+        if urgency.is_some() && failure.is_some_and(is_throttled) {
             self.slow_down();
         }
         answer
@@ -198,18 +222,23 @@ impl Pace {
 /// # Errors
 /// The failure of the last attempt.
 pub(crate) fn while_throttled<T>(deadline: Deadline, ask: impl Fn() -> Outcome<T>) -> Outcome<T> {
-    let deadline = Instant::now() + deadline.left_of(CALL_DEADLINE);
-    let mut pause = FIRST_PAUSE;
+    let (began, left) = (Instant::now(), deadline.left());
+    let pauses = Pauses::OF_PODS;
+    let mut attempts = 0;
     loop {
         let answer = ask();
-        let wait = pause.mul_f64(random::chance());
-        let is_throttled = answer.as_ref().is_err_and(|f| f.kind == Kind::Throttled);
-        if !is_throttled || Instant::now() + wait >= deadline {
+        attempts += 1;
+        let wait = pauses.after(attempts, random::chance());
+        let is_throttled = answer.as_ref().is_err_and(is_throttled);
+        if !is_throttled || began.elapsed() + wait >= left.min(pauses.time) {
             return answer;
         }
         thread::sleep(wait);
-        pause = LONGEST_PAUSE.min(pause * 2);
     }
+}
+
+fn is_throttled(failure: &Failure) -> bool {
+    failure.kind == Kind::Throttled
 }
 
 /// How urgent an action is; nothing for one that only looks.

@@ -1,9 +1,10 @@
 //! The VPC CNI takes slots and device indexes at the same moment, EC2 throttles, and many nodes
 //! start at once.
 
+use std::collections::BTreeMap;
 use std::thread;
 
-use harness::eni_lab::{Bucket, Buckets, Fault, Shown};
+use harness::eni_lab::{Bucket, Buckets, Event, Fault, InstanceId, Shown};
 
 use super::{ATTACH, CREATE, Site, attach, attached, records, unknown};
 
@@ -94,18 +95,34 @@ fn answers_that_are_lost_make_no_eni_too_many() {
     site.assert_exactly(&node, &[("user", 2)], "lost");
 }
 
-/// EC2's numbers, ten times faster.
+/// The calls that EC2 has refused for their number, and how many it has answered to each node.
+fn heard(site: &Site) -> (usize, BTreeMap<Option<InstanceId>, usize>) {
+    let (mut refused, mut answered) = (0, BTreeMap::new());
+    for event in site.lab.events() {
+        match event {
+            Event::Called { outcome, .. } if outcome == "RequestLimitExceeded" => refused += 1,
+            Event::Called { node, .. } => *answered.entry(node).or_default() += 1,
+            _ => {}
+        }
+    }
+    (refused, answered)
+}
+
+/// The account has a budget of changes that lasts for a fourth of what the nodes need, and
+/// comes back in 15 seconds.
 #[test]
-fn many_nodes_that_start_at_once_make_few_calls_more_than_they_need() {
-    const NODES: u64 = 12;
+fn nodes_that_start_at_once_make_no_call_that_they_do_not_need_and_few_are_refused() {
+    const NODES: usize = 20;
     let site = Site::new();
     let nodes: Vec<_> = (0..NODES).map(|_| site.node()).collect();
-    let bucket = |burst, per_second| Bucket { burst, per_second };
     site.lab.rules(|rules| {
+        let mutating = Bucket {
+            burst: 10.0,
+            per_second: 2.0,
+        };
         rules.token_buckets = Some(Buckets {
-            mutating: bucket(10.0, 20.0),
-            describing: bucket(100.0, 20.0),
-            unfiltered: bucket(50.0, 10.0),
+            mutating,
+            ..Buckets::default()
         });
     });
     let configuration = site.configuration(&[site.wanted("user", 2)]);
@@ -114,9 +131,18 @@ fn many_nodes_that_start_at_once_make_few_calls_more_than_they_need() {
             scope.spawn(|| attached(node, &configuration));
         }
     });
-    assert_eq!(site.enis().len() as u64, 2 * NODES);
-    let calls = site.lab.calls();
-    let all: u64 = calls.values().sum();
-    // Six changes and seven looks each, and as many again that were throttled.
-    assert!(all <= 2 * 13 * NODES, "{calls:?}");
+    let enis = site.enis().into_iter();
+    let mut of_nodes: BTreeMap<Option<InstanceId>, usize> = BTreeMap::new();
+    enis.for_each(|eni| *of_nodes.entry(eni.instance).or_default() += 1);
+    let each = |count| {
+        nodes
+            .iter()
+            .map(move |node| (Some(node.instance.clone()), count))
+    };
+    assert_eq!(of_nodes, each(2).collect());
+    let (refused, answered) = heard(&site);
+    // Six changes and six looks.
+    assert_eq!(answered, each(12).collect());
+    // Pauses of a second and less make more than twice as many.
+    assert!(refused * 2 <= 3 * 2 * NODES, "{refused}");
 }
