@@ -3,6 +3,7 @@
 //! leaves an intent and never an orphan. It decides nothing itself.
 
 mod clock;
+mod content;
 mod damage;
 mod document;
 mod entry;
@@ -31,6 +32,7 @@ use common::say;
 use serde::{Deserialize, Serialize};
 
 use self::clock::Clock;
+pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
 pub(crate) use self::entry::{Absence, Entry, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;

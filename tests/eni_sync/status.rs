@@ -5,7 +5,7 @@ use std::fs;
 use harness::Pod;
 use serde_json::{Value, json};
 
-use super::fixture::{AwsNode, Vpc};
+use super::fixture::{Agent, AwsNode, Vpc, eventually};
 
 /// A node with one address in each state that does not need a crash.
 fn node_with_addresses(vpc: &Vpc, pods: &[Pod; 2]) -> AwsNode {
@@ -259,4 +259,30 @@ fn names_of_others_cannot_write_to_the_terminal() {
         of_eni(&status(&node, &[]), &node)["addresses"][0]["owner"]["pod"],
         pod
     );
+}
+
+/// What the kubelet is offered is shown beside the room of the ENIs, and that beside the rest.
+#[test]
+fn the_inventory_and_each_file_of_the_ledger_are_read_once() {
+    let vpc = Vpc::new();
+    let pods = [Pod::new("c1"), Pod::new("c2")];
+    let node = node_with_addresses(&vpc, &pods);
+    let resources = json!([{
+        "name": "eni-cni.io/user-plane", "eni": { "subnet": vpc.pods.as_str() },
+        "kind": "addresses",
+    }]);
+    let configuration = json!({
+        "devicePluginPath": "/run/device-plugins", "resources": resources,
+    });
+    let agent = Agent::start(&node, &configuration);
+    let room = || status(&node, &[])["resources"][0]["enis"][0]["room"].clone();
+    assert!(eventually(|| room() == 9), "{}", agent.log());
+    let call = node.call("").without("CNI_COMMAND").arguments(&["status"]);
+    let options = ["-f", "-qq", "-o", "/run/trace", "-e", "trace=openat"];
+    let output = node.node.inside(|| call.run_under("strace", &options));
+    assert_eq!(output.status, Some(0), "{output}");
+    let trace = fs::read_to_string(node.run_directory().join("trace")).unwrap();
+    for file in ["eni-cni/enis.json\"", "/10.0.4.70\"", "/10.0.4.71\""] {
+        assert_eq!(trace.matches(file).count(), 1, "{file}: {trace}");
+    }
 }

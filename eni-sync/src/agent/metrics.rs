@@ -8,6 +8,7 @@ mod enis;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use common::attach::inventory::Inventory;
 use common::error::{ErrorCode, Result};
 use common::say;
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -259,21 +260,37 @@ impl Metrics {
         configuration: &Configuration,
         stock: &Stock,
     ) -> String {
-        if let Err(error) = self.addresses.read(ledger, &configuration.pools, stock) {
-            say!("metrics without the ledger: {error}");
-        }
-        if let Err(error) = self.enis.read(&configuration.enis) {
-            say!("metrics without the ENIs: {error}");
-        }
-        if let Err(error) = self.resources.read(ledger) {
-            say!("metrics without the room for resources: {error}");
-        }
+        self.read(ledger, configuration, stock);
         let mut out = String::new();
         if let Err(cause) = text::encode(&mut out, &self.registry) {
             // A string takes whatever is written; only a defect could come here.
             say!("metrics are incomplete: {cause}");
         }
         out
+    }
+
+    /// Reads the ledger and the inventory, each once for all that is shown of them.
+    fn read(&self, ledger: &Ledger, configuration: &Configuration, stock: &Stock) {
+        self.resources.clear();
+        let contents = self.addresses.read(ledger, &configuration.pools);
+        if let Err(error) = &contents {
+            say!("metrics without the ledger: {error}");
+        }
+        let failed = |error| say!("metrics without the ENIs: {error}");
+        let inventory = match Inventory::read() {
+            Ok(inventory) => inventory.unwrap_or_default(),
+            Err(error) => return failed(error),
+        };
+        if let Err(error) = self.enis.read(&inventory, &configuration.enis) {
+            failed(error);
+        }
+        let Ok(contents) = contents else {
+            return;
+        };
+        self.addresses.note_slots(&inventory, &contents, stock);
+        if let Err(error) = self.resources.read(&inventory, &contents) {
+            say!("metrics without the room for resources: {error}");
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::agent::configuration::{CNI_PATH, Configuration};
 use crate::cli::doctor::{Findings, agent_config};
 use crate::cli::output;
 use crate::installed::{self, Installed};
-use crate::ledger::{Entry, Ledger, Owner, Prefix, State, Timestamp, now};
+use crate::ledger::{Content, Entry, Ledger, Owner, Prefix, State, Timestamp, now};
 use crate::log;
 use crate::provision::host::Host;
 use crate::provision::overview::{Card, EniView, Kind, Node, Overview};
@@ -271,24 +271,29 @@ fn collect(live: bool, plugins: Plugins, wanted: Option<Vec<Wanted>>) -> Result<
         false => (written(), None),
     };
     let overview = overview(&inventory, actual.as_deref(), wanted.as_deref())?;
-    let resources = Offered::all(&inventory)?;
-    let mut ledger = BTreeMap::new();
-    for eni in Ledger::of_node().enis()? {
-        let known = (eni.read()?, eni.read_prefixes()?);
-        ledger.insert(eni.id().to_owned(), (known, eni.damage()?));
-    }
+    let mut ledger = Ledger::of_node().contents()?;
+    let resources = Offered::all(&inventory, &ledger);
     let (mut enis, holders) = (Vec::new(), Holders::default());
     for eni in &inventory.enis {
-        let (known, damage) = ledger.remove(&eni.id).unwrap_or_default();
+        let Content {
+            entries,
+            prefixes,
+            damage,
+        } = ledger.remove(&eni.id).unwrap_or_default();
         let actual = actual.iter().flatten().find(|found| found.id == eni.id);
-        let mut status = eni_status(eni, known, actual, &holders);
+        let mut status = eni_status(eni, (entries, prefixes), actual, &holders);
         if let Some(known) = &mut status.known {
             known.seen = overview.eni(&eni.id).cloned();
         }
         add_damage(&mut status, damage);
         enis.push(status);
     }
-    for (id, ((entries, prefixes), damage)) in ledger {
+    for (id, content) in ledger {
+        let Content {
+            entries,
+            prefixes,
+            damage,
+        } = content;
         if entries.is_empty() && prefixes.is_empty() && damage.is_empty() {
             continue;
         }

@@ -39,18 +39,34 @@ impl EniLedger {
     pub(crate) fn damage(&self) -> Result<Vec<Damage>> {
         let mut addresses = self.unreadable()?;
         addresses.sort_by_key(|(address, _)| *address);
-        let addresses = addresses
-            .into_iter()
-            .map(|(address, error)| (About::Address(address), error));
+        let addresses = addresses.into_iter();
+        let addresses = addresses.map(|(address, error)| Damage::of_address(address, error));
         let prefixes = self.unreadable_prefixes()?.into_iter();
-        let prefixes = prefixes.map(|(prefix, error)| {
-            let about = prefix.map_or(About::NoPrefix, About::Prefix);
-            (about, error)
-        });
+        let prefixes = prefixes.map(|(prefix, error)| Damage::of_prefix(prefix, error));
+        let all = addresses.chain(prefixes).chain(self.damage_of_questions());
+        Ok(all.collect())
+    }
+
+    /// The files that cannot be read of what EC2 was asked to choose.
+    pub(super) fn damage_of_questions(&self) -> impl Iterator<Item = Damage> {
         let asked = self.unreadable_asked().into_iter();
         let asked = asked.chain(self.unreadable_unheard());
-        let asked = asked.map(|error| (About::Asked, error));
-        let all = addresses.chain(prefixes).chain(asked);
-        Ok(all.map(|(about, error)| Damage { about, error }).collect())
+        asked.map(|error| Damage {
+            about: About::Asked,
+            error,
+        })
+    }
+}
+
+impl Damage {
+    pub(super) fn of_address(address: IpAddr, error: Error) -> Self {
+        let about = About::Address(address);
+        Self { about, error }
+    }
+
+    /// The prefix is that of the name of the file, if it has one.
+    pub(super) fn of_prefix(prefix: Option<Cidr>, error: Error) -> Self {
+        let about = prefix.map_or(About::NoPrefix, About::Prefix);
+        Self { about, error }
     }
 }

@@ -118,7 +118,7 @@ fn prefix_file(prefix: Cidr) -> String {
 }
 
 /// The prefix that a file is called after.
-fn prefix_of_file(name: &str) -> Option<Cidr> {
+pub(super) fn prefix_of_file(name: &str) -> Option<Cidr> {
     let (address, length) = name.strip_prefix(PREFIX)?.rsplit_once('-')?;
     format!("{address}/{length}").parse().ok()
 }
@@ -170,7 +170,10 @@ fn read_prefixes(directory: &Path, clock: &Clock) -> Result<Vec<Prefix>> {
 }
 
 /// The names of the files that are called as those of prefixes, and what each says.
-fn each_prefix(directory: &Path, clock: &Clock) -> Result<Vec<(String, Result<Option<Prefix>>)>> {
+pub(super) fn each_prefix(
+    directory: &Path,
+    clock: &Clock,
+) -> Result<Vec<(String, Result<Option<Prefix>>)>> {
     let mut names = list(directory)?;
     names.retain(|name| name.starts_with(PREFIX));
     let found = names.into_iter().map(|name| {

@@ -2,11 +2,10 @@
 //! to the node for more than that waits there.
 
 use common::attach::inventory::Inventory;
-use common::error::Result;
 use serde::Serialize;
 
 use crate::agent::devices::shown::Shown;
-use crate::ledger::Ledger;
+use crate::ledger::Contents;
 use crate::registration::prefixes::supply::Slots;
 
 /// What the kubelet is offered of an ENI.
@@ -29,26 +28,25 @@ impl Offer {
 }
 
 /// What the kubelet is offered of each ENI of a resource.
-///
-/// # Errors
-/// Code 5 or 6 naming a file of the ledger.
-pub(crate) fn offers(shown: &Shown, inventory: &Inventory, ledger: &Ledger) -> Result<Vec<Offer>> {
+pub(crate) fn offers(shown: &Shown, inventory: &Inventory, ledger: &Contents) -> Vec<Offer> {
     let offer = |(eni, (devices, _)): (&str, (usize, usize))| {
         let own = inventory.enis.iter().find(|own| own.id == eni);
         let room = match (own, shown.family) {
             (Some(own), Some(family)) => {
-                let ledger = ledger.of_eni(eni)?;
-                let (entries, prefixes) = (ledger.read()?, ledger.read_prefixes()?);
-                Slots::of(own, &entries, &prefixes, family).for_pods()
+                let known = ledger.get(eni);
+                let (entries, prefixes) = known.map_or((&[][..], &[][..]), |known| {
+                    (&known.entries, &known.prefixes)
+                });
+                Slots::of(own, entries, prefixes, family).for_pods()
             }
             (None, Some(_)) if !inventory.instance_id.is_empty() => Some(0),
             _ => None,
         };
-        Ok(Offer {
+        Offer {
             eni: eni.to_owned(),
             devices,
             room,
-        })
+        }
     };
     shown.by_eni().into_iter().map(offer).collect()
 }
@@ -72,7 +70,7 @@ mod tests {
         };
         let mut inventory = Inventory::default();
         let is_too_much = |inventory: &Inventory| {
-            let offers = offers(&shown, inventory, &Ledger::of_node()).unwrap();
+            let offers = offers(&shown, inventory, &Contents::new());
             offers.iter().map(Offer::is_too_much).collect::<Vec<_>>()
         };
         assert_eq!(is_too_much(&inventory), [false]);

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::set;
 use crate::agent::configuration::Pool;
-use crate::ledger::{Entry, Ledger, Prefix, State};
+use crate::ledger::{Content, Contents, Entry, Ledger, State};
 use crate::registration::prefixes::stock::Stock;
 use crate::registration::prefixes::supply::Slots;
 use crate::vpc::calls::Names;
@@ -94,11 +94,28 @@ impl Addresses {
         names.add("pool_free_addresses", help, &self.free);
     }
 
-    /// Reads what the ledger says now. For one thread at a time.
+    /// Reads what the ledger says now, and returns it. For one thread at a time.
     ///
     /// # Errors
-    /// Code 5 or 6 naming a file that cannot be read.
-    pub(super) fn read(&self, ledger: &Ledger, pools: &[Pool], stock: &Stock) -> Result<()> {
+    /// Code 5 naming a directory.
+    pub(super) fn read(&self, ledger: &Ledger, pools: &[Pool]) -> Result<Contents> {
+        self.clear();
+        let contents = ledger.contents()?;
+        for (id, content) in &contents {
+            let wishes = ledger.of_eni(id)?.waiting_wishes()?;
+            self.set_addresses(id, &content.entries, wishes);
+            let labels = InState {
+                eni: id.clone(),
+                family: "",
+                state: UNREADABLE,
+            };
+            set(&self.states.get_or_create(&labels), content.damage.len());
+        }
+        self.set_free(&contents, pools);
+        Ok(contents)
+    }
+
+    fn clear(&self) {
         self.queue.clear();
         self.refused.clear();
         self.states.clear();
@@ -106,27 +123,17 @@ impl Addresses {
         self.limit.clear();
         self.pods_left.clear();
         self.prefixes.clear();
-        let mut all = Vec::new();
-        for eni in ledger.enis()? {
-            let entries = eni.read()?;
-            self.set_addresses(eni.id(), &entries, eni.waiting_wishes()?);
-            let labels = InState {
-                eni: eni.id().to_owned(),
-                family: "",
-                state: UNREADABLE,
-            };
-            set(&self.states.get_or_create(&labels), eni.damage()?.len());
-            all.extend(entries);
-        }
-        self.set_free(&all, pools);
-        let inventory = Inventory::read()?.unwrap_or_default();
+    }
+
+    /// Notes the slots of each ENI for pods.
+    pub(super) fn note_slots(&self, inventory: &Inventory, ledger: &Contents, stock: &Stock) {
+        let nothing = Content::default();
         for eni in &inventory.enis {
             if eni::require_managed(eni).is_ok() {
-                let ledger = ledger.of_eni(&eni.id)?;
-                self.set_slots(eni, &ledger.read()?, &ledger.read_prefixes()?, stock);
+                let known = ledger.get(&eni.id).unwrap_or(&nothing);
+                self.set_slots(eni, known, stock);
             }
         }
-        Ok(())
     }
 
     fn set_addresses(&self, eni: &str, entries: &[Entry], wishes: usize) {
@@ -153,21 +160,29 @@ impl Addresses {
     }
 
     /// A pool is there also while its ENI is not.
-    fn set_free(&self, entries: &[Entry], pools: &[Pool]) {
+    fn set_free(&self, ledger: &Contents, pools: &[Pool]) {
+        if pools.is_empty() {
+            return;
+        }
+        let entries = ledger.values().flat_map(|known| &known.entries);
+        let entries: Vec<Entry> = entries.cloned().collect();
         for pool in pools {
             for of in AddressFamily::ALL.into_iter().filter(|of| pool.has(*of)) {
                 let labels = OfPool {
                     pool: pool.name.clone(),
                     family: name(of),
                 };
-                let free = pool.free(entries, of).len();
+                let free = pool.free(&entries, of).len();
                 set(&self.free.get_or_create(&labels), free);
             }
         }
     }
 
     /// What is only wanted takes no slot, as far as the node knows.
-    fn set_slots(&self, eni: &Eni, entries: &[Entry], prefixes: &[Prefix], stock: &Stock) {
+    fn set_slots(&self, eni: &Eni, known: &Content, stock: &Stock) {
+        let Content {
+            entries, prefixes, ..
+        } = known;
         for of in AddressFamily::ALL {
             let slots = Slots::of(eni, entries, prefixes, of);
             let labels = OfFamily {

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::set;
 use crate::agent::devices::room;
 use crate::agent::devices::shown::{self, Shown};
-use crate::ledger::Ledger;
+use crate::ledger::Contents;
 use crate::vpc::calls::Names;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,18 +65,21 @@ impl Resources {
         }]);
     }
 
+    /// Forgets what the ENIs have room for.
+    pub(super) fn clear(&self) {
+        self.room.clear();
+    }
+
     /// Reads what the ENIs have room for that the kubelet is offered. For one thread at a time.
     ///
     /// # Errors
-    /// Code 5 or 6 naming a file that cannot be read.
-    pub(super) fn read(&self, ledger: &Ledger) -> Result<()> {
-        self.room.clear();
-        let inventory = Inventory::read()?.unwrap_or_default();
+    /// Code 5 or 6 naming the file of what is offered.
+    pub(super) fn read(&self, inventory: &Inventory, ledger: &Contents) -> Result<()> {
         for one in shown::read()?
             .into_iter()
             .filter(|one| one.family.is_some())
         {
-            let offers = room::offers(&one, &inventory, ledger)?;
+            let offers = room::offers(&one, inventory, ledger);
             // Where EC2 has not said the limit of one of them, nobody knows.
             let all: Option<usize> = offers.iter().map(|offer| offer.room).sum();
             if let Some(room) = all {

@@ -50,9 +50,8 @@ impl Enis {
     /// Reads what there is now. For one thread at a time.
     ///
     /// # Errors
-    /// Code 5 or 6 naming the inventory, 999 when the kernel does not answer.
-    pub(super) fn read(&self, wanted: &[Wanted]) -> Result<()> {
-        let inventory = Inventory::read()?.unwrap_or_default();
+    /// Code 999 when the kernel does not answer.
+    pub(super) fn read(&self, inventory: &Inventory, wanted: &[Wanted]) -> Result<()> {
         let node = Node {
             instance_id: &inventory.instance_id,
             limits: &inventory.interface_limits,

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use common::attach::inventory::Inventory;
-use common::error::Result;
 use common::say;
 use serde::Serialize;
 
 use crate::agent::devices::room::{self, Offer};
 use crate::agent::devices::shown::{self, Shown};
-use crate::ledger::Ledger;
+use crate::ledger::Contents;
 use crate::plugin::socket;
 
 /// A resource of the kubelet.
@@ -27,27 +26,27 @@ pub(super) struct Offered {
 
 impl Offered {
     /// All of them; none where no agent answers.
-    pub(super) fn all(inventory: &Inventory) -> Result<Vec<Self>> {
+    pub(super) fn all(inventory: &Inventory, ledger: &Contents) -> Vec<Self> {
         if !socket::is_listened_on(Path::new(socket::PATH)) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let shown = shown::read().unwrap_or_else(|error| {
             say!("{error}");
             Vec::new()
         });
-        let of = |shown| Self::of(shown, inventory);
+        let of = |shown| Self::of(shown, inventory, ledger);
         shown.into_iter().map(of).collect()
     }
 
-    fn of(shown: Shown, inventory: &Inventory) -> Result<Self> {
+    fn of(shown: Shown, inventory: &Inventory, ledger: &Contents) -> Self {
         let (healthy, unhealthy) = shown.counts();
-        Ok(Self {
+        Self {
             healthy,
             unhealthy,
-            enis: room::offers(&shown, inventory, &Ledger::of_node())?,
+            enis: room::offers(&shown, inventory, ledger),
             name: shown.name,
             registered: shown.registered,
             problems: shown.problems,
-        })
+        }
     }
 }
