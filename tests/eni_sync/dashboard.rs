@@ -1,7 +1,7 @@
 //! The dashboard beside a real Prometheus that scrapes a real agent: Prometheus answers every
 //! query of it, and its tables show what the node has and who waits for what.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use harness::Pod;
 use harness::eni_lab::Hold;
@@ -13,6 +13,8 @@ use super::scrape::get;
 use crate::monitoring::document;
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
+const INSTANCE: &str = "127.0.0.1:9809";
+const RESOURCE: &str = "eni-cni.io/user-plane";
 
 fn panels() -> Vec<Value> {
     let dashboard = document("deploy/grafana-dashboard.json");
@@ -44,6 +46,23 @@ fn rows(prometheus: &Prometheus<'_>, title: &str, labels: &[&str]) -> Vec<Vec<St
     let (_, query) = queries(&panel.unwrap()).pop().unwrap();
     let found = prometheus.values(&query);
     found.iter().map(|found| row(found, labels).0).collect()
+}
+
+/// The rows of a table: what all its queries answer, by the labels of the row.
+fn values(
+    prometheus: &Prometheus<'_>,
+    title: &str,
+    labels: &[&str],
+) -> BTreeMap<Vec<String>, Vec<String>> {
+    let panel = panels().into_iter().find(|panel| panel["title"] == title);
+    let mut table: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    for (_, query) in queries(&panel.unwrap()) {
+        for found in prometheus.values(&query) {
+            let (labels, value) = row(&found, labels);
+            table.entry(labels).or_default().push(value);
+        }
+    }
+    table
 }
 
 /// A column of a table that a panel names must be one that Grafana makes of the answers: a label,
@@ -81,11 +100,37 @@ fn refuse_to_assign(node: &AwsNode, is_refused: bool) {
     });
 }
 
+/// A node whose three slots three parties have: an ENI of the network, and one of somebody else.
+fn shared_node(vpc: &Vpc) -> AwsNode {
+    let node = vpc.node();
+    vpc.lab.tag_eni(&node.eni, "eni-cni/network", "user-plane");
+    let other = vpc.lab.create_eni(&vpc.nodes);
+    vpc.lab.attach_eni(&other, &node.instance, 2);
+    node
+}
+
+/// An agent that is to attach one ENI more than there is room for, and offers the addresses of
+/// the one that is there.
+fn configuration(vpc: &Vpc) -> Value {
+    let subnets = json!({ "ids": [vpc.pods.as_str()] });
+    let enis = json!([{
+        "name": "user-plane", "count": 2, "subnets": subnets,
+        "securityGroups": { "ids": ["sg-0ab0000000000ffff"] },
+    }]);
+    let resources = json!([{
+        "name": RESOURCE, "eni": { "subnet": vpc.pods.as_str() }, "kind": "addresses",
+    }]);
+    json!({
+        "metrics": "0.0.0.0:9809", "devicePluginPath": "/run/device-plugins",
+        "enis": enis, "resources": resources,
+    })
+}
+
 #[test]
 fn prometheus_answers_every_query_of_the_dashboard_and_its_tables_say_who_waits() {
     let vpc = Vpc::new();
-    let node = vpc.node();
-    let _agent = Agent::start(&node, &json!({ "metrics": "0.0.0.0:9809" }));
+    let node = shared_node(&vpc);
+    let _agent = Agent::start(&node, &configuration(&vpc));
     assert!(eventually(|| get(&node, "/readyz").0 == 200));
     let prometheus = Prometheus::start(&node);
     let there = "eni_sync_plugin_requests_total{code=\"100\"}";
@@ -98,6 +143,7 @@ fn prometheus_answers_every_query_of_the_dashboard_and_its_tables_say_who_waits(
     let add = || node.add(&waiting, &["10.0.4.72"]);
     while_held(&node.lab, (ASSIGN, Hold::BeforeCommit), add, || {
         assert_tables(&prometheus, &node);
+        assert_tables_of_enis(&prometheus);
         for panel in panels() {
             let answers = answers(&prometheus, &panel);
             if panel["type"] == "table" {
@@ -109,7 +155,7 @@ fn prometheus_answers_every_query_of_the_dashboard_and_its_tables_say_who_waits(
 
 /// What is shown of a pod that waits, and of one that EC2's refusal has kept from its start.
 fn assert_tables(prometheus: &Prometheus<'_>, node: &AwsNode) {
-    let (instance, eni) = ("127.0.0.1:9809", node.eni.as_str());
+    let (instance, eni) = (INSTANCE, node.eni.as_str());
     let waits = || {
         rows(
             prometheus,
@@ -130,6 +176,35 @@ fn assert_tables(prometheus: &Prometheus<'_>, node: &AwsNode) {
     assert_eq!(
         rows(prometheus, title, &["instance", "action", "code"]),
         [[instance, ASSIGN, "UnauthorizedOperation"]]
+    );
+}
+
+/// What is shown of the ENIs of the node, of who has its slots, and of what is promised of them.
+fn assert_tables_of_enis(prometheus: &Prometheus<'_>) {
+    let expect = |title, labels: &[&str], rows: &[(&[&str], &[&str])]| {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let rows = rows.iter().map(|(labels, values)| {
+            let labels = [INSTANCE].iter().chain(*labels).copied();
+            (words(&labels.collect::<Vec<_>>()), words(values))
+        });
+        let expected: BTreeMap<Vec<String>, Vec<String>> = rows.collect();
+        let labels = [&["instance"], labels].concat();
+        let shown = || values(prometheus, title, &labels);
+        assert!(eventually(|| shown() == expected), "{:?}", shown());
+    };
+    // Wanted, missing, for pods, down, too many, not for pods, with DHCP, with a default route.
+    let counts = ["2", "1", "1", "0", "0", "1", "0", "0"];
+    expect("ENIs of the nodes", &[], &[(&[], &counts)]);
+    let (labels, one_of_three) = (["network_card", "holder"], ["1", "3"]);
+    let holders = ["primary", "network", "other"].map(|holder| ["0", holder]);
+    let holders = holders.each_ref().map(|row| (&row[..], &one_of_three[..]));
+    expect("Slots of the instances", &labels, &holders);
+    // Healthy, unhealthy since EC2 refused a permission, room, and no kubelet.
+    let devices = ["0", "9", "9", "0"];
+    expect(
+        "Resources of the kubelets",
+        &["resource"],
+        &[(&[RESOURCE], &devices)],
     );
 }
 
