@@ -10,7 +10,7 @@ mod rivals;
 mod taken_away;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -296,6 +296,43 @@ fn ids_own_tags_and_a_network_card_can_be_chosen() {
     assert_eq!(eni.place, Some((1, 0)));
     assert_eq!(eni.tags["cluster"], "blue");
     assert!(!site.lab.calls().contains_key("DescribeSecurityGroups"));
+}
+
+#[test]
+fn of_several_subnets_the_one_with_the_most_free_addresses_is_taken_and_all_groups() {
+    let site = Site::new();
+    let node = site.node();
+    let large = site.lab.create_subnet(&site.vpc, "10.0.32.0/20", None);
+    site.lab.tag_subnet(&large, "role", "pods");
+    let second = site.lab.create_security_group(&site.vpc, "role", "pods");
+    attached(&node, &site.configuration(&[site.wanted("user", 1)]));
+    let eni = site.enis().remove(0);
+    assert_eq!(eni.subnet, large);
+    let groups: BTreeSet<String> = eni.groups.into_iter().collect();
+    let all = [site.group.to_string(), second.to_string()];
+    assert_eq!(groups, BTreeSet::from(all));
+}
+
+#[test]
+fn a_terminal_is_shown_what_is_being_done() {
+    let site = Site::new();
+    let node = site.node();
+    // Nobody could read what is there for a millisecond.
+    site.lab
+        .rules(|rules| rules.latency = Duration::from_millis(300));
+    let configuration = site.configuration(&[site.wanted("user", 1)]);
+    let call = call(&node, &configuration, &[]).env("TERM", "xterm");
+    let program = harness::our_plugin("eni-sync");
+    let command = format!("{} attach --config /run/eni-sync.json", program.display());
+    let call = call
+        .of_program("script")
+        .arguments(&["-qec", &command, "/run/typescript"]);
+    let output = node.node.run(&call);
+    assert_eq!(output.status, Some(0), "{output}");
+    let shown = fs::read_to_string(node.run_directory().join("typescript")).unwrap();
+    for said in ["creating an ENI of user in subnet-", "of user is attached"] {
+        assert!(shown.contains(said), "{shown:?}");
+    }
 }
 
 #[test]

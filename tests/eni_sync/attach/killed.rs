@@ -10,8 +10,8 @@ use harness::fault::{Strike, each_system_call};
 use harness::{AwsNode, Call};
 
 use super::{
-    ATTACH, CREATE, DETACH, MODIFY, Site, attach, attached, call, detach_call, let_records_settle,
-    records, refusal, unknown,
+    ATTACH, CREATE, DESCRIBE, DETACH, MODIFY, Site, attach, attached, call, detach_call,
+    let_records_settle, records, refusal, unknown,
 };
 use crate::eni_sync::killed;
 
@@ -25,7 +25,13 @@ fn kill_held(node: &AwsNode, call: &Call, action: &str, hold: Hold) {
 
 #[test]
 fn an_attach_that_is_killed_before_or_behind_any_call_to_ec2_is_completed() {
-    for action in [CREATE, ATTACH, MODIFY] {
+    let looks = [
+        "DescribeInstanceTypes",
+        "DescribeSubnets",
+        "DescribeSecurityGroups",
+    ];
+    let actions = [CREATE, ATTACH, MODIFY, DESCRIBE].into_iter().chain(looks);
+    for action in actions {
         for hold in [Hold::BeforeCommit, Hold::AfterCommit] {
             let site = Site::new();
             let node = site.node();
@@ -40,7 +46,7 @@ fn an_attach_that_is_killed_before_or_behind_any_call_to_ec2_is_completed() {
 #[test]
 fn an_attach_that_is_killed_anywhere_is_completed() {
     let kills = AtomicUsize::new(0);
-    each_system_call(2, Site::new, |site, nth| {
+    each_system_call(1, Site::new, |site, nth| {
         let node = site.node();
         let configuration = site.configuration(&[site.wanted("user", 1)]);
         let how = Strike::kill(nth);
@@ -54,7 +60,7 @@ fn an_attach_that_is_killed_anywhere_is_completed() {
         struck.hit.is_some()
     });
     let kills = kills.into_inner();
-    assert!(kills * 2 >= LEAST, "only {kills} kills");
+    assert!(kills >= LEAST, "only {kills} kills");
 }
 
 #[test]

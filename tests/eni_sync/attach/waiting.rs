@@ -97,6 +97,16 @@ fn a_pod_does_not_wait_when_nobody_attaches_anything() {
 }
 
 #[test]
+fn a_pod_waits_for_a_minute_at_most_and_says_that_enis_are_still_being_attached() {
+    let site = Site::new();
+    let node = site.node();
+    let _lock = attaching(&node);
+    let output = add(&node, &Pod::new("c1"));
+    let said = "ENIs are still being attached or detached after 60 s";
+    assert!(output.error_code(11).details.contains(said), "{output}");
+}
+
+#[test]
 fn who_waits_for_an_eni_keeps_no_other_pod_from_its_device() {
     let site = Site::new();
     let node = site.node();
