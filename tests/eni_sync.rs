@@ -13,7 +13,7 @@ mod container;
 mod crowding;
 mod daemonset;
 mod dashboard;
-mod device_plugin;
+pub(crate) mod device_plugin;
 mod doctor;
 mod earlier;
 mod empty_root;

@@ -30,6 +30,7 @@ mod source_routing;
 mod upgrade;
 mod vm_conformance;
 mod vm_data_plane;
+mod vm_device_plugin;
 mod vm_driver;
 mod vm_eni_sync;
 mod vm_examples;

@@ -1,8 +1,8 @@
 //! The kubelet's device plugins: what the kubelet of a node is offered, and what becomes of it
 //! when the kubelet, the agent, an ENI or EC2 goes and comes.
 
-mod devices;
-mod kubelet;
+pub(crate) mod devices;
+pub(crate) mod kubelet;
 mod subnet;
 
 use std::fs::{self, Permissions};

@@ -40,21 +40,21 @@ impl PciNode {
             _class: class,
         }
     }
+}
 
-    /// A call of host-device as Multus makes it for a network with this resource: with the id
-    /// that the kubelet has allocated.
-    fn multus_call(&self, command: &str, pod: &Pod, id: &str) -> Call {
-        let info = self.node.run_directory().join("devinfo/default-ena-net1");
-        let conf = json!({
-            "cniVersion": "1.0.0", "name": "ena", "type": "host-device",
-            "capabilities": { "deviceID": true, "CNIDeviceInfoFile": true },
-            "deviceID": id, "pciBusID": id,
-            "runtimeConfig": { "deviceID": id, "CNIDeviceInfoFile": info },
-        });
-        Call::ours("host-device", command)
-            .conf(&conf)
-            .pod(pod, "net1")
-    }
+/// A call of host-device as Multus makes it for a network with this resource: with the id that
+/// the kubelet has allocated.
+pub(crate) fn multus_call(node: &AwsNode, command: &str, pod: &Pod, id: &str) -> Call {
+    let info = node.run_directory().join("devinfo/default-ena-net1");
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "ena", "type": "host-device",
+        "capabilities": { "deviceID": true, "CNIDeviceInfoFile": true },
+        "deviceID": id, "pciBusID": id,
+        "runtimeConfig": { "deviceID": id, "CNIDeviceInfoFile": info },
+    });
+    Call::ours("host-device", command)
+        .conf(&conf)
+        .pod(pod, "net1")
 }
 
 fn configuration(vpc: &Vpc) -> Value {
@@ -82,7 +82,7 @@ fn host_device_gets_the_eni_that_the_kubelet_has_allocated_and_it_stays_healthy(
     assert_eq!(answer["answer"], json!([container]));
 
     let pod = Pod::new("c1");
-    node.run(&pci.multus_call("ADD", &pod, PCI)).ok();
+    node.run(&multus_call(node, "ADD", &pod, PCI)).ok();
     assert_eq!(pod.netns.link("net1").unwrap()["address"], node.mac);
     let info = fs::read_to_string(node.run_directory().join("devinfo/default-ena-net1"));
     assert!(info.unwrap().contains(PCI));

@@ -17,10 +17,10 @@ use crate::eni_sync::fixture::{AwsNode, DEADLINE};
 /// gRPC's library and its compiler, from PyPI.
 const VERSION: &str = "1.85.1";
 /// The directory of the device plugins, as the agent sees it.
-pub(super) const DIRECTORY: &str = "/run/device-plugins";
+pub(crate) const DIRECTORY: &str = "/run/device-plugins";
 
 /// A kubelet that runs until this value is dropped.
-pub(super) struct Kubelet {
+pub(crate) struct Kubelet {
     process: Child,
     input: ChildStdin,
     events: Receiver<Value>,
@@ -29,23 +29,23 @@ pub(super) struct Kubelet {
 }
 
 /// The directory of the device plugins, as the tests see it.
-pub(super) fn directory(node: &AwsNode) -> PathBuf {
+pub(crate) fn directory(node: &AwsNode) -> PathBuf {
     node.run_directory().join("device-plugins")
 }
 
 impl Kubelet {
     /// Starts a kubelet on a node.
-    pub(super) fn start(node: &AwsNode) -> Self {
+    pub(crate) fn start(node: &AwsNode) -> Self {
         Self::start_with(node, &[])
     }
 
     /// Starts one that takes nothing.
-    pub(super) fn refusing(node: &AwsNode, why: &str) -> Self {
+    pub(crate) fn refusing(node: &AwsNode, why: &str) -> Self {
         Self::start_with(node, &[why])
     }
 
     /// Starts one that does not listen after the first registration.
-    pub(super) fn deaf(node: &AwsNode) -> Self {
+    pub(crate) fn deaf(node: &AwsNode) -> Self {
         Self::start_with(node, &["deaf"])
     }
 
@@ -89,7 +89,7 @@ impl Kubelet {
     /// The next event of this kind. Those before it can still be waited for, but for lists of
     /// the same resource.
     #[track_caller]
-    pub(super) fn await_event(&self, kind: &str) -> Value {
+    pub(crate) fn await_event(&self, kind: &str) -> Value {
         self.await_some(&format!("an event {kind:?}"), |event| {
             event["event"] == kind
         })
@@ -97,7 +97,7 @@ impl Kubelet {
 
     /// The next list of a resource in which so many devices are healthy and unhealthy.
     #[track_caller]
-    pub(super) fn await_list(&self, resource: &str, healthy: usize, unhealthy: usize) -> Value {
+    pub(crate) fn await_list(&self, resource: &str, healthy: usize, unhealthy: usize) -> Value {
         let what = format!("{healthy} healthy and {unhealthy} unhealthy devices of {resource}");
         self.await_some(&what, |event| {
             let devices = event["devices"].as_array().into_iter().flatten();
@@ -136,7 +136,7 @@ impl Kubelet {
 
     /// Has the kubelet call a method of a plugin that it has taken.
     #[track_caller]
-    pub(super) fn call(&mut self, call: &str, resource: &str, arguments: &Value) -> Value {
+    pub(crate) fn call(&mut self, call: &str, resource: &str, arguments: &Value) -> Value {
         let mut command = arguments.clone();
         command["call"] = json!(call);
         command["resource"] = json!(resource);
