@@ -14,13 +14,18 @@ pub(super) const ASSIGN_V6: &str = "AssignIpv6Addresses";
 /// A pod with an interface that shares the ENI's MAC address, as ipvlan makes one.
 pub(super) fn sharing(node: &AwsNode, id: &str) -> Pod {
     let pod = Pod::new(id);
+    share(&node.mac, &pod);
+    pod
+}
+
+/// Gives a pod an interface that shares the MAC address of an ENI.
+pub(super) fn share(mac: &str, pod: &Pod) {
     pod.netns.ip(&[
         "link", "add", "below", "type", "veth", "peer", "name", "far",
     ]);
     pod.netns.ip(&[
-        "link", "add", "net1", "link", "below", "address", &node.mac, "type", "macvlan",
+        "link", "add", "net1", "link", "below", "address", mac, "type", "macvlan",
     ]);
-    pod
 }
 
 /// A pod that has the ENI's interface itself, as host-device gives it one.

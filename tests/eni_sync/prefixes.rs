@@ -35,19 +35,7 @@ pub(super) fn prefixes(node: &AwsNode) -> Vec<String> {
 
 /// The prefixes in the ledger with their states.
 pub(super) fn known(node: &AwsNode) -> Vec<(String, String)> {
-    let mut known = Vec::new();
-    for name in intents(node) {
-        if name.starts_with(".prefix-") {
-            let text = fs::read(node.ledger_path().join(name)).unwrap_or_default();
-            let Ok(found) = serde_json::from_slice::<Value>(&text) else {
-                continue;
-            };
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            known.push((text(&found["prefix"]), text(&found["entry"]["state"])));
-        }
-    }
-    known.retain(|(_, state)| state != "removed");
-    known
+    node.prefixes_of(&node.eni)
 }
 
 /// Whether an address is one of the prefixes that EC2 has on the node's ENI.
@@ -79,9 +67,11 @@ pub(super) fn node_of_its_own(vpc: &Vpc, cidr: &str) -> AwsNode {
 /// An agent that has its prefixes on a node.
 pub(super) fn kept(node: &AwsNode, configuration: &Value, count: usize) -> Agent {
     let agent = Agent::start(node, configuration);
-    assert!(eventually(
-        || prefixes(node).len() == count && known(node).len() == count
-    ));
+    // Until it has heard EC2's answer, what others assign may be what EC2 chose.
+    let is_unheard = || intents(node).iter().any(|n| n.starts_with(".asked-"));
+    assert!(eventually(|| {
+        prefixes(node).len() == count && known(node).len() == count && !is_unheard()
+    }));
     agent
 }
 
