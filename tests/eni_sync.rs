@@ -49,6 +49,7 @@ mod property;
 mod reclaiming;
 mod registering;
 mod release_command;
+mod release_prefix;
 mod releasing;
 mod role_of_agent;
 mod rules_of_releasing;

@@ -152,10 +152,10 @@ enum Command {
         #[arg(long, required = true)]
         once: bool,
     },
-    /// Release addresses that nobody needs any more, without waiting for their cool-down
+    /// Release addresses or prefixes that nobody needs any more, without waiting for their cool-down
     ///
-    /// What an attachment that lives or any pod has is never released. An address that
-    /// nobody knows the owner of, or one of a pool, is released only with --force.
+    /// What an attachment that lives or any pod has is never released, nor a prefix that it is
+    /// of. What nobody knows the owner of, or an address of a pool, is released only with --force.
     #[command(after_help = RELEASE_STATUS)]
     Release {
         #[command(flatten)]
@@ -243,7 +243,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Uninstall(options) => uninstall::run(&options),
         Command::SupportBundle(options) => done(support_bundle::run(&options)),
         Command::Sync { once: _ } => done(sync::once()),
-        Command::Release { selection, manner } => release::run(&selection, manner),
+        Command::Release { selection, manner } => release::run(&selection, &manner),
         Command::Whereabouts(options) => done(whereabouts::run(&options)),
         Command::Completions { shell } => done(completions(shell)),
         Command::Man { to: Some(to), .. } => done(manuals(&to)),

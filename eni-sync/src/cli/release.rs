@@ -1,4 +1,4 @@
-//! `eni-sync release`: an operator gives addresses back. What a living attachment or
+//! `eni-sync release`: an operator gives addresses and prefixes back. What a living attachment or
 //! any pod has stays, whatever the operator says; what nobody knows stays unless the
 //! operator insists.
 
@@ -7,14 +7,19 @@ mod candidate;
 mod line;
 mod prefixes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use common::address::Cidr;
 use common::error::{Error, Errors, Result};
 
 use self::line::{Fate, Line, Subject, out_of_reach, report};
+use super::doctor;
+use crate::agent::configuration::Configuration;
+use crate::agent::reserved;
 use crate::ledger::{EniLedger, Ledger};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::shared::Shared;
@@ -37,6 +42,10 @@ pub(crate) struct Selection {
     /// These addresses
     #[arg(long, value_name = "ADDRESS", num_args = 1..)]
     address: Vec<IpAddr>,
+    /// These prefixes, with the addresses of them that nobody has any more
+    #[arg(long, value_name = "CIDR", num_args = 1..)]
+    #[arg(conflicts_with_all = ["network", "address", "foreign"])]
+    prefix: Vec<Cidr>,
     /// What other programs have left: on an ENI for pods, of no attachment that eni-sync knows
     /// of, in no pool, and on no interface of any namespace
     #[arg(long)]
@@ -47,15 +56,31 @@ pub(crate) struct Selection {
 }
 
 /// How to release them.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Manner {
     /// Release also what nobody knows the owner of, and what is in a pool; never what a
     /// pod has
     #[arg(long)]
-    force: bool,
+    pub(super) force: bool,
     /// Only say what would be done
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
+    /// The configuration of the agent, which says where host-local has its reservations; without
+    /// it, /etc/eni-sync/agent.json where there is one
+    #[arg(long, value_name = "FILE")]
+    pub(super) agent_config: Option<PathBuf>,
+}
+
+impl Manner {
+    /// What any host-local of this node has reserved, with the files.
+    ///
+    /// # Errors
+    /// Code 5, 6 or 7 naming the configuration of the agent or a directory.
+    fn reserved(&self) -> Result<BTreeMap<IpAddr, PathBuf>> {
+        let path = doctor::agent_config(self.agent_config.as_deref());
+        let configuration = path.map(|path| Configuration::read(&path)).transpose()?;
+        reserved::everywhere(&configuration.unwrap_or_default())
+    }
 }
 
 /// Releases what is selected. The status is a failure when anything of it stays.
@@ -63,7 +88,7 @@ pub(crate) struct Manner {
 /// # Errors
 /// Code 7 for an ENI that is unknown or not for pods; what AWS says; code 5 naming a
 /// file of the ledger. What concerns one ENI only is said when the others are done.
-pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
+pub(crate) fn run(selection: &Selection, manner: &Manner) -> Result<ExitCode> {
     let (lines, errors) = release(selection, manner)?;
     report(selection, &lines, errors)
 }
@@ -73,13 +98,12 @@ pub(crate) fn run(selection: &Selection, manner: Manner) -> Result<ExitCode> {
 ///
 /// # Errors
 /// As for [`run`].
-pub(crate) fn release_own(dry_run: bool) -> Result<bool> {
+pub(crate) fn release_own(manner: &Manner) -> Result<bool> {
     let selection = Selection {
         own: true,
         ..Selection::default()
     };
-    let force = true;
-    let (lines, errors) = release(&selection, Manner { force, dry_run })?;
+    let (lines, errors) = release(&selection, manner)?;
     if !lines.is_empty() || !errors.is_empty() {
         report(&selection, &lines, errors)?;
     }
@@ -88,10 +112,10 @@ pub(crate) fn release_own(dry_run: bool) -> Result<bool> {
 
 /// Releases what is selected, of each ENI for itself: what has become of it, and what went wrong
 /// with any of the ENIs.
-fn release(selection: &Selection, manner: Manner) -> Result<(Vec<Line>, Errors)> {
-    let manner = Manner {
-        force: manner.force || selection.foreign,
-        ..manner
+fn release(selection: &Selection, manner: &Manner) -> Result<(Vec<Line>, Errors)> {
+    let manner = &Manner {
+        force: manner.force || selection.foreign || selection.own,
+        ..manner.clone()
     };
     let aws = Aws::open();
     let ledger = Ledger::of_node();
@@ -119,7 +143,7 @@ fn release_of_eni(
     node: &Node<'_>,
     ledger: &EniLedger,
     selection: &Selection,
-    manner: Manner,
+    manner: &Manner,
     lines: &mut Vec<Line>,
 ) -> Result<()> {
     let _turn = match manner.dry_run {
@@ -135,13 +159,17 @@ fn release_of_eni(
         eni: ledger.id().to_owned(),
         fate,
     };
-    let addresses = addresses::release(node, ledger, selection, manner)?.into_iter();
-    lines.extend(addresses.map(|(address, fate)| line(Subject::Address(address), fate)));
-    if selection.own {
-        // The addresses of prefixes are free by now, but for those that pods have.
-        let prefixes = prefixes::release(node, ledger, manner)?.into_iter();
-        lines.extend(prefixes.map(|(prefix, fate)| line(Subject::Prefix(prefix), fate)));
+    if selection.prefix.is_empty() {
+        let addresses = addresses::release(node, ledger, selection, manner)?.into_iter();
+        lines.extend(addresses.map(|(address, fate)| line(Subject::Address(address), fate)));
     }
+    // The addresses of prefixes of our own are free by now, but for those that pods have.
+    let prefixes = match selection.own {
+        true => prefixes::release_own(node, ledger, manner)?,
+        false => prefixes::release(node, ledger, selection, manner)?,
+    };
+    let prefixes = prefixes.into_iter();
+    lines.extend(prefixes.map(|(prefix, fate)| line(Subject::Prefix(prefix), fate)));
     Ok(())
 }
 

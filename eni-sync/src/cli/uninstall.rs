@@ -23,7 +23,8 @@ use common::text::printable;
 
 use self::needed::Needed;
 use crate::agent::configuration::CNI_PATH;
-use crate::cli::{output, release};
+use crate::cli::output;
+use crate::cli::release::{self, Manner};
 use crate::installed::{self, Installed};
 use crate::ledger::Ledger;
 use crate::plugin::socket;
@@ -46,6 +47,10 @@ pub(crate) struct Options {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
+    /// The configuration of the agent, which says where host-local has its reservations; without
+    /// it, /etc/eni-sync/agent.json where there is one
+    #[arg(long, value_name = "FILE")]
+    agent_config: Option<PathBuf>,
 }
 
 /// Removes what eni-sync has brought. The status is a failure when anything of it stays.
@@ -144,7 +149,12 @@ fn release(options: &Options) -> Result<bool> {
     if !is_any {
         return Ok(false);
     }
-    let stays = match release::release_own(options.dry_run) {
+    let manner = Manner {
+        force: true,
+        dry_run: options.dry_run,
+        agent_config: options.agent_config.clone(),
+    };
+    let stays = match release::release_own(&manner) {
         Err(error) if options.force => {
             output::print(format!("not every address is released: {error}\n").as_bytes())?;
             true

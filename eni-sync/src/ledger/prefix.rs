@@ -135,6 +135,16 @@ impl EniLedger {
         Ok(prefixes)
     }
 
+    /// The prefixes that EC2 has removed so short a time ago that it may show them still.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn removed_prefixes(&self) -> Result<Vec<Cidr>> {
+        let mut prefixes = read_prefixes(&self.directory, &Clock::read()?)?;
+        prefixes.retain(|prefix| prefix.entry.state == State::Removed);
+        Ok(prefixes.iter().map(|prefix| prefix.prefix).collect())
+    }
+
     /// Why files that are called as those of prefixes are none, each with its prefix if its name
     /// has one.
     ///

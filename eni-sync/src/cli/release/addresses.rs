@@ -10,8 +10,6 @@ use common::error::{Error, Result};
 use super::candidate::{Candidate, candidates};
 use super::line::Fate;
 use super::{Manner, Selection};
-use crate::agent::configuration::Configuration;
-use crate::agent::reserved;
 use crate::ledger::{EniLedger, State};
 use crate::registration::attached;
 use crate::registration::in_use::{self, Living, Reach};
@@ -41,11 +39,14 @@ pub(super) fn release(
     node: &Node<'_>,
     ledger: &EniLedger,
     selection: &Selection,
-    manner: Manner,
+    manner: &Manner,
 ) -> Result<Vec<(IpAddr, Fate)>> {
     let actual = actual(node, ledger)?;
     let candidates = candidates(&ledger.read()?, actual.as_ref(), selection);
-    let seen = look(node, ledger, selection, (actual.as_ref(), &candidates))?;
+    let mut seen = look(node, ledger, (actual.as_ref(), &candidates))?;
+    if selection.foreign {
+        seen.reserved = manner.reserved()?;
+    }
     let mut fates = Vec::new();
     let mut accepted = Vec::new();
     for candidate in candidates {
@@ -67,7 +68,6 @@ pub(super) fn release(
 fn look(
     node: &Node<'_>,
     ledger: &EniLedger,
-    selection: &Selection,
     (actual, candidates): (Option<&Description>, &[Candidate]),
 ) -> Result<Seen> {
     let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
@@ -79,15 +79,12 @@ fn look(
             Some(eni) => attached::reason_to_keep(&eni.mac)?,
             None => None,
         },
-        reserved: match selection.foreign {
-            true => reserved::everywhere(&Configuration::default())?,
-            false => BTreeMap::new(),
-        },
+        reserved: BTreeMap::new(),
     })
 }
 
 /// Why an address is not released, if it is not.
-fn reason_to_stay(candidate: &Candidate, manner: Manner, seen: &Seen) -> Result<Option<String>> {
+fn reason_to_stay(candidate: &Candidate, manner: &Manner, seen: &Seen) -> Result<Option<String>> {
     if let Some(error) = seen.unreadable.get(&candidate.address) {
         return Ok(Some(error.to_string()));
     }
@@ -100,7 +97,7 @@ fn reason_to_stay(candidate: &Candidate, manner: Manner, seen: &Seen) -> Result<
 }
 
 /// The ENI as it is now, if it is one of this node whose addresses may be removed.
-fn actual(node: &Node<'_>, ledger: &EniLedger) -> Result<Option<Description>> {
+pub(super) fn actual(node: &Node<'_>, ledger: &EniLedger) -> Result<Option<Description>> {
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     let id = ledger.id();
     let actual = ec2.eni(id);
@@ -114,7 +111,7 @@ fn actual(node: &Node<'_>, ledger: &EniLedger) -> Result<Option<Description>> {
 }
 
 /// Writes down that the addresses are due, and releases them.
-fn carry_out(
+pub(super) fn carry_out(
     node: &Node<'_>,
     ledger: &EniLedger,
     accepted: Vec<Candidate>,

@@ -24,7 +24,7 @@ pub(super) enum Fate {
 }
 
 /// What a line is about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
     Address(IpAddr),
     Prefix(Cidr),
@@ -39,6 +39,26 @@ impl fmt::Display for Subject {
     }
 }
 
+impl Subject {
+    /// What is asked for by name.
+    fn of(selection: &Selection) -> impl Iterator<Item = Self> {
+        let addresses = selection.address.iter().copied().map(Self::Address);
+        addresses.chain(selection.prefix.iter().copied().map(Self::Prefix))
+    }
+
+    /// Whether it is on an ENI, by what EC2 says.
+    fn is_on(self, eni: &Description) -> bool {
+        match self {
+            Self::Address(address) => eni.has(address),
+            Self::Prefix(prefix) => eni.prefixes.contains(&prefix),
+        }
+    }
+
+    fn is_primary_of(self, eni: &Description) -> bool {
+        matches!(self, Self::Address(address) if eni.primary.contains(&address))
+    }
+}
+
 /// The line of one address or prefix.
 pub(super) struct Line {
     pub(super) subject: Subject,
@@ -47,8 +67,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    fn is_about(&self, address: IpAddr) -> bool {
-        matches!(self.subject, Subject::Address(own) if own == address)
+    fn is_about(&self, subject: Subject) -> bool {
+        self.subject == subject
     }
 
     pub(super) fn is_kept(&self) -> bool {
@@ -56,8 +76,8 @@ impl Line {
     }
 }
 
-/// The addresses asked for by name that are on the node's ENIs and not to be removed:
-/// primary ones, and those of ENIs that are not for pods.
+/// What is asked for by name that is on the node's ENIs and not to be removed: primary
+/// addresses, and what is on ENIs that are not for pods.
 pub(super) fn out_of_reach(
     selection: &Selection,
     found: &[Description],
@@ -66,24 +86,28 @@ pub(super) fn out_of_reach(
     if selection.network.is_some() {
         return Vec::new();
     }
-    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.is_about(**address));
-    let line = |address: &IpAddr| {
+    let line = |subject: Subject| {
         let of_selection = |eni: &&Description| selection.eni.as_ref().is_none_or(|s| *s == eni.id);
         let mut enis = found.iter().filter(of_selection);
-        let eni = enis.find(|eni| eni.has(*address))?;
-        let why = match eni.primary.contains(address) {
+        let eni = enis.find(|eni| subject.is_on(eni))?;
+        let why = match subject.is_primary_of(eni) {
             true => "it is the ENI's primary address",
             false if eni::require_releasable(eni).is_err() => "the ENI is not for pods",
             false => return None,
         };
         Some(Line {
-            subject: Subject::Address(*address),
+            subject,
             eni: eni.id.clone(),
             fate: Fate::Kept(why.to_owned()),
         })
     };
-    let open = selection.address.iter().filter(is_open);
-    open.filter_map(line).collect()
+    open(selection, lines).filter_map(line).collect()
+}
+
+/// What is asked for by name and has no line.
+fn open<'a>(selection: &'a Selection, lines: &'a [Line]) -> impl Iterator<Item = Subject> + 'a {
+    let is_open = |subject: &Subject| !lines.iter().any(|line| line.is_about(*subject));
+    Subject::of(selection).filter(is_open)
 }
 
 /// Prints the lines, before `errors` are returned. The status is a failure when any of them says
@@ -117,10 +141,8 @@ pub(super) fn report(selection: &Selection, lines: &[Line], errors: Errors) -> R
 
 /// What is selected and has no line.
 fn nothing(selection: &Selection, lines: &[Line]) -> String {
-    let is_open = |address: &&IpAddr| !lines.iter().any(|line| line.is_about(**address));
-    let open = selection.address.iter().filter(is_open);
-    let text: String = open
-        .map(|address| format!("{address}: nothing to release\n"))
+    let text: String = open(selection, lines)
+        .map(|subject| format!("{subject}: nothing to release\n"))
         .collect();
     match text.is_empty() && lines.is_empty() {
         true => "nothing to release\n".to_owned(),

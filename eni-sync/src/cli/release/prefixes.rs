@@ -1,31 +1,148 @@
-//! Gives back the prefixes that eni-sync has got for an ENI, for whoever removes eni-sync. One
-//! that nobody knows stays with those who have assigned it.
+//! Gives prefixes back: those that an operator names, and for whoever removes eni-sync all that
+//! it has got. One that nobody knows stays with those who have assigned it, unless the operator
+//! insists.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use common::address::Cidr;
 use common::attach::inventory::Eni;
-use common::error::Result;
+use common::error::{Error, Result};
 
-use super::Manner;
+use super::candidate::Candidate;
 use super::line::Fate;
-use crate::agent::configuration::Configuration;
-use crate::agent::reserved;
-use crate::ledger::{EniLedger, Event, Prefix, State, now};
+use super::{Manner, Selection, addresses};
+use crate::ledger::{EniLedger, Entry, Event, Prefix, State, now};
 use crate::registration::attached;
-use crate::registration::in_use::{self, Reach};
+use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::Node;
 use crate::registration::prefixes::give_back;
 
-/// Has EC2 take every prefix of an ENI that no pod has an address of. Only for the one in turn,
-/// unless it only says what would be done.
+/// What keeps prefixes of an ENI.
+struct Seen {
+    entries: Vec<Entry>,
+    /// The addresses whose files cannot be read.
+    unreadable: HashMap<IpAddr, Error>,
+    living: Living,
+    reserved: Vec<IpAddr>,
+    /// Why a pod may have any address that is on the ENI.
+    whole: Option<String>,
+}
+
+/// Has EC2 take the prefixes of an ENI that are named, but for those that there is a reason to
+/// keep. Only for the one in turn, unless it only says what would be done.
 ///
 /// # Errors
-/// Code 5 or 6 naming a file, and those of looking into the namespaces.
+/// What AWS says, code 5 or 6 naming a file, and those of looking into the namespaces.
 pub(super) fn release(
     node: &Node<'_>,
     ledger: &EniLedger,
-    manner: Manner,
+    selection: &Selection,
+    manner: &Manner,
+) -> Result<Vec<(Cidr, Fate)>> {
+    if selection.prefix.is_empty() {
+        return Ok(Vec::new());
+    }
+    let named = named(node, ledger, selection)?;
+    if named.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(eni) = node.inventory.enis.iter().find(|e| e.id == ledger.id()) else {
+        return elsewhere(node, ledger, &named);
+    };
+    let seen = look(node, eni, ledger, manner)?;
+    let (mut fates, mut accepted) = (Vec::new(), Vec::new());
+    for prefix in named {
+        match reason_to_stay(&prefix, manner, &seen)? {
+            Some(why) => fates.push((prefix.prefix, Fate::Kept(why))),
+            None if manner.dry_run => fates.push((prefix.prefix, Fate::WouldBe)),
+            None => accepted.push(prefix),
+        }
+    }
+    free(node, ledger, &accepted, &seen)?;
+    fates.extend(give_up(node, eni, ledger, (&accepted, manner))?);
+    Ok(fates)
+}
+
+/// The prefixes that are named, of the ledger or on the ENI. What EC2 has removed a moment ago
+/// it may show still.
+fn named(node: &Node<'_>, ledger: &EniLedger, selection: &Selection) -> Result<Vec<Prefix>> {
+    let removed = ledger.removed_prefixes()?;
+    let mut named = ledger.read_prefixes()?;
+    let actual = addresses::actual(node, ledger)?;
+    for found in actual.iter().flat_map(|actual| &actual.prefixes) {
+        if !removed.contains(found) && named.iter().all(|known| known.prefix != *found) {
+            named.extend(Prefix::found(*found));
+        }
+    }
+    named.retain(|prefix| selection.prefix.contains(&prefix.prefix));
+    Ok(named)
+}
+
+/// Looks at all that may keep a prefix.
+fn look(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, manner: &Manner) -> Result<Seen> {
+    Ok(Seen {
+        entries: ledger.read()?,
+        unreadable: ledger.unreadable()?.into_iter().collect(),
+        living: in_use::look_from(node.ledger, Reach::Processes)?,
+        reserved: manner.reserved()?.into_keys().collect(),
+        whole: attached::reason_to_keep(&eni.mac)?,
+    })
+}
+
+/// Why a prefix is not given back, if it is not.
+fn reason_to_stay(prefix: &Prefix, manner: &Manner, seen: &Seen) -> Result<Option<String>> {
+    let mut unreadable = seen.unreadable.iter();
+    if let Some((_, error)) = unreadable.find(|(address, _)| prefix.contains(**address)) {
+        return Ok(Some(error.to_string()));
+    }
+    for candidate in inside(prefix, &seen.entries) {
+        // Whoever names the prefix insists on what nobody has of it.
+        if let Some(why) = candidate.reason_to_stay(&seen.living, true)? {
+            return Ok(Some(format!("{} of it: {why}", candidate.address)));
+        }
+    }
+    let used = || give_back::in_use_by(prefix, &seen.living, &seen.reserved);
+    let unknown = || match prefix.entry.state {
+        State::Adopted if !manner.force => {
+            Some("nobody knows whose it is; --force releases it".to_owned())
+        }
+        _ => None,
+    };
+    Ok(seen.whole.clone().or_else(used).or_else(unknown))
+}
+
+/// What the ledger has of a prefix's addresses.
+fn inside(prefix: &Prefix, entries: &[Entry]) -> impl Iterator<Item = Candidate> {
+    let inside = entries.iter().filter(|e| prefix.contains(e.address));
+    inside.map(|entry| Candidate {
+        address: entry.address,
+        entry: Some(entry.clone()),
+    })
+}
+
+/// Has the ledger know the prefixes, and forget their addresses, which nobody has.
+fn free(node: &Node<'_>, ledger: &EniLedger, prefixes: &[Prefix], seen: &Seen) -> Result<()> {
+    let known = ledger.read_prefixes()?;
+    for prefix in prefixes {
+        if known.iter().all(|known| known.prefix != prefix.prefix) {
+            ledger.open()?.change_prefix(None, prefix, &Event::Seen)?;
+        }
+        // One that somebody has claimed meanwhile keeps the prefix.
+        addresses::carry_out(node, ledger, inside(prefix, &seen.entries).collect())?;
+    }
+    Ok(())
+}
+
+/// Has EC2 take every prefix of an ENI that eni-sync has got and no pod has an address of. Only
+/// for the one in turn, unless it only says what would be done.
+///
+/// # Errors
+/// Code 5 or 6 naming a file, and those of looking into the namespaces.
+pub(super) fn release_own(
+    node: &Node<'_>,
+    ledger: &EniLedger,
+    manner: &Manner,
 ) -> Result<Vec<(Cidr, Fate)>> {
     let own = own(ledger)?;
     if own.is_empty() {
@@ -36,16 +153,20 @@ pub(super) fn release(
         return elsewhere(node, ledger, &own);
     };
     match manner.dry_run {
-        true => foretell(node, eni, own),
-        false => give_up(node, eni, ledger, &own),
+        true => foretell(node, eni, (own, manner)),
+        false => give_up(node, eni, ledger, (&own, manner)),
     }
 }
 
 /// What [`give_up`] would do.
-fn foretell(node: &Node<'_>, eni: &Eni, own: Vec<Prefix>) -> Result<Vec<(Cidr, Fate)>> {
+fn foretell(
+    node: &Node<'_>,
+    eni: &Eni,
+    (own, manner): (Vec<Prefix>, &Manner),
+) -> Result<Vec<(Cidr, Fate)>> {
     let whole = attached::reason_to_keep(&eni.mac)?;
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
-    let reserved = reserved()?;
+    let reserved: Vec<IpAddr> = manner.reserved()?.into_keys().collect();
     let fate = |prefix: Prefix| {
         let in_use = || give_back::in_use_by(&prefix, &living, &reserved);
         let why = whole.clone().or_else(in_use);
@@ -54,23 +175,23 @@ fn foretell(node: &Node<'_>, eni: &Eni, own: Vec<Prefix>) -> Result<Vec<(Cidr, F
     Ok(own.into_iter().map(fate).collect())
 }
 
-fn reserved() -> Result<Vec<IpAddr>> {
-    reserved::addresses(&Configuration::default())
-}
-
 fn give_up(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
-    own: &[Prefix],
+    (prefixes, manner): (&[Prefix], &Manner),
 ) -> Result<Vec<(Cidr, Fate)>> {
+    if prefixes.is_empty() {
+        return Ok(Vec::new());
+    }
     {
         let entries = ledger.open()?;
-        for prefix in own {
+        for prefix in prefixes {
             entries.note_prefix(prefix, &Event::Ended { after: now() })?;
         }
     }
     let mut kept = Vec::new();
+    let reserved = || Ok(manner.reserved()?.into_keys().collect());
     let outcome = give_back::give_back(node, eni, ledger, reserved, &mut kept);
     let failure = outcome.err().map(|error| error.to_string());
     let left = ledger.read_prefixes()?;
@@ -82,7 +203,9 @@ fn give_up(
         let why = why.map(|(_, why)| why.clone()).or(failure.clone());
         Fate::Kept(why.unwrap_or_else(|| "somebody uses it again".to_owned()))
     };
-    let fates = own.iter().map(|own| (own.prefix, fate(own.prefix)));
+    let fates = prefixes
+        .iter()
+        .map(|given| (given.prefix, fate(given.prefix)));
     Ok(fates.collect())
 }
 
