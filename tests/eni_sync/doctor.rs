@@ -7,6 +7,7 @@ mod configuration;
 mod enis;
 mod host;
 mod plugins;
+mod prefixes;
 mod ranges;
 mod report;
 

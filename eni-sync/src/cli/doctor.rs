@@ -12,6 +12,7 @@ mod found;
 mod host;
 mod installed;
 mod network;
+mod prefixes;
 mod range;
 mod ranges;
 mod report;
@@ -164,6 +165,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         addresses::check,
         configuration::check,
         ranges::check,
+        prefixes::check,
         resources::check,
         shared_segment::check,
     ];

@@ -7,6 +7,7 @@ use common::attach::inventory::{Eni, NO_MANAGE_TAG};
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::ledger::{Entry, State};
+use crate::registration::prefixes::supply;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 
@@ -179,10 +180,33 @@ fn full(facts: &Facts, eni: &Eni, says: String, family: Family) -> Finding {
         can_be_given && Family::of(entry.address) == family
     };
     let free = entries.into_iter().flatten().filter(is_free).count();
-    match free {
-        0 => Finding::error(CHECK, &eni.id, says)
+    match (free, free_in_prefixes(facts, eni, family)) {
+        (0, 0) => Finding::error(CHECK, &eni.id, says)
             .advise("the next pod fails: use a larger instance type or another ENI"),
-        free => Finding::warning(CHECK, &eni.id, format!("{says}, {free} of them by no pod"))
+        (free, 0) => Finding::warning(CHECK, &eni.id, format!("{says}, {free} of them by no pod"))
             .advise("pods beyond these fail: use a larger instance type or another ENI"),
+        (free, inside) => {
+            let by_no_pod = match free {
+                0 => String::new(),
+                free => format!(", {free} of them by no pod"),
+            };
+            let says =
+                format!("{says}{by_no_pod}, and {inside} addresses of its prefixes are free");
+            Finding::warning(CHECK, &eni.id, says).advise(
+                "pods beyond these fail, and those that ask for an address by name: use a larger \
+                 instance type or another ENI",
+            )
+        }
     }
+}
+
+/// How many addresses of an ENI's prefixes are free for networks without addresses.
+fn free_in_prefixes(facts: &Facts, eni: &Eni, family: Family) -> usize {
+    let ledger = facts.ledger.as_ref().ok();
+    let entries = ledger.and_then(|ledger| ledger.get(&eni.id));
+    let entries = entries.map_or(&[][..], Vec::as_slice);
+    let prefixes = facts.prefixes.get(&eni.id).into_iter().flatten();
+    let of_family = prefixes.filter(|p| Family::of(p.prefix.address()) == family);
+    let free = of_family.map(|prefix| supply::free(prefix, entries));
+    free.fold(0, usize::saturating_add)
 }

@@ -16,12 +16,13 @@ use crate::agent::devices::shown::{self, Shown};
 use crate::cli::doctor::network::Network;
 use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
-use crate::ledger::{Damage, Entry, Ledger};
+use crate::ledger::{Damage, Entry, Ledger, Prefix};
 use crate::plugin::socket;
 use crate::provision::host::Host;
 use crate::provision::overview::{Node, Overview};
 use crate::provision::wanted::Wanted;
 use crate::registration::in_use::{self, Living};
+use crate::registration::prefixes::stock::Level;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Ec2, Family, Limits, Reservation};
 use crate::vpc::eni;
@@ -66,6 +67,10 @@ pub(crate) struct Facts {
     pub(crate) reservations: BTreeMap<String, Vec<Reservation>>,
     pub(crate) agent: io::Result<Option<()>>,
     pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
+    /// What the ledger has of the prefixes of each ENI, as far as it can be read.
+    pub(crate) prefixes: BTreeMap<String, Vec<Prefix>>,
+    /// The agent's configuration, if it is given and can be read.
+    configuration: Option<Configuration>,
     /// What the agent offers the kubelet.
     pub(crate) resources: Result<Vec<Shown>>,
     /// The files of the ledger that cannot be read, each with its ENI.
@@ -133,6 +138,8 @@ impl Facts {
             reservations: BTreeMap::new(),
             agent: socket::ping(),
             ledger: read_ledger(),
+            prefixes: read_prefixes().unwrap_or_default(),
+            configuration: agent.and_then(|path| Configuration::read(path).ok()),
             resources: shown::read(),
             damaged: read_damaged().unwrap_or_default(),
             living: in_use::of_node(&Ledger::of_node()),
@@ -276,6 +283,20 @@ impl Facts {
         self.inventory.as_ref()?.by_mac(&network.master()?.mac)
     }
 
+    /// How many free IPv4 prefixes the agent is to keep on an ENI; nothing where it keeps none.
+    pub(crate) fn level(&self, eni: &Eni) -> Option<Level> {
+        let configuration = self.configuration.as_ref()?;
+        let of_name = configuration.prefixes_by_name(eni);
+        let of_all = || {
+            let prefixes = configuration.prefixes.as_ref()?;
+            // Another check names an interface that the node does not have.
+            let only = prefixes.master().ok()?.map(|master| master.mac());
+            let is_meant = only.is_none_or(|mac| mac.is_ok_and(|mac| mac == eni.mac));
+            is_meant.then(|| prefixes.kept())
+        };
+        of_name.or_else(of_all)?.level(Family::V4)
+    }
+
     /// What the node's ENIs are, by what EC2 says now.
     pub(crate) fn overview(&self) -> Overview {
         let instance = self.inventory.as_ref();
@@ -352,6 +373,14 @@ fn read_damaged() -> Result<Vec<(String, Damage)>> {
         damaged.extend(of_eni.map(|damage| (eni.id().to_owned(), damage)));
     }
     Ok(damaged)
+}
+
+fn read_prefixes() -> Result<BTreeMap<String, Vec<Prefix>>> {
+    let enis = Ledger::of_node().enis()?;
+    let read = enis
+        .iter()
+        .map(|eni| Ok((eni.id().to_owned(), eni.read_prefixes()?)));
+    read.collect()
 }
 
 fn read_ledger() -> Result<BTreeMap<String, Vec<Entry>>> {
