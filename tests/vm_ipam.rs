@@ -1,10 +1,12 @@
 //! Networks without addresses on a kernel that has ipvlan: our plugins ask eni-sync, and EC2
 //! chooses.
 
-use harness::{Network, Pod};
+use harness::eni_lab::Lab;
+use harness::{Network, Node, Pod, pci};
 use serde_json::{Value, json};
 
 use crate::eni_sync::fixture::{AwsNode, Vpc, ip};
+use crate::vm_machine::{NIC, NIC_NAME, driver};
 
 fn network(node: &AwsNode, plugin: &Value) -> Network {
     let mut conf = plugin.clone();
@@ -88,6 +90,58 @@ fn a_pod_of_host_device_gets_the_addresses_of_its_eni() {
     network.detach(&node.node, &pod, "net1", &result);
     assert!(node.node.netns.link("ens6").is_some());
     assert_eq!(node.addresses(), ["10.0.4.30"]);
+}
+
+/// Lets the NICs be as they were.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        pci::reset();
+    }
+}
+
+/// No interface is left when eni-sync is asked: it knows the ENI by what host-device has written
+/// down before, and EC2 delivers to the device whatever the ENI has.
+#[test]
+fn a_device_with_a_driver_for_user_space_gets_the_addresses_of_its_eni() {
+    let lab = Lab::new();
+    let vpc = lab.create_vpc("10.0.0.0/16");
+    let nodes = lab.create_subnet(&vpc, "10.0.1.0/24", None);
+    let pods = lab.create_subnet(&vpc, "10.0.4.0/24", Some("2001:db8:4::/64"));
+    let mut node = harness::AwsNode::new(Node::of_machine(), &lab, "c5.large", &nodes);
+    pci::require_machine();
+    let _restored = Restored;
+    node.adopt_master(NIC_NAME, &pods);
+    let eni = node.eni(NIC_NAME).clone();
+    lab.assign(&eni, &["10.0.4.30", "2001:db8:4::30"].map(ip));
+    let network = Network::from_conf(&json!({
+        "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "pciBusID": NIC,
+        "driver": "vfio-pci", "ipam": { "type": "eni-sync" },
+    }));
+    let pod = Pod::new("c1");
+    let result = network.attach(&node.node, &pod, "net1");
+    assert_eq!(
+        (driver(NIC).as_str(), pod.netns.links()),
+        ("vfio-pci", vec!["lo".to_owned()])
+    );
+    let interface = json!({ "name": "net1", "pciID": NIC, "sandbox": pod.netns.path() });
+    assert_eq!(result["interfaces"], json!([interface]));
+    let expected = [
+        format!("{}/24", lab.primary(&eni)),
+        "10.0.4.30/24".to_owned(),
+        "2001:db8:4::30/64".to_owned(),
+    ];
+    assert_eq!(addresses(&result), expected);
+    network.check(&node.node, &pod, "net1", &result).unwrap();
+    network.detach(&node.node, &pod, "net1", &result);
+    assert_eq!(driver(NIC), "e1000e");
+    assert_eq!(lab.addresses(&eni), ["10.0.4.30", "2001:db8:4::30"].map(ip));
+    let calls = lab.calls();
+    assert!(
+        calls.keys().all(|action| action.starts_with("Describe")),
+        "{calls:?}"
+    );
 }
 
 #[test]
