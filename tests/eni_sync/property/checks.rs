@@ -10,7 +10,7 @@ use harness::eni_lab::{EniId, Event};
 use serde_json::Value;
 
 use super::super::fixture::eventually;
-use super::site::{HIGH, Living, Network, Site};
+use super::site::{CHOSEN, HIGH, Living, NETWORKS, PREFIXES, Site};
 use super::story::{FOREIGN, Story};
 
 /// How long the agent may need to see what others have changed.
@@ -95,9 +95,8 @@ impl Story {
         for _ in 0..3 {
             for site in &self.sites {
                 site.let_time_pass(120);
-                for network in [Network::Chained, Network::Pooled] {
-                    site.aws.run(&site.gc_call("host-local", network)).ok();
-                    site.aws.run(&site.gc_call("eni-sync", network)).ok();
+                for call in NETWORKS.iter().flat_map(|network| site.gc_calls(*network)) {
+                    site.aws.run(&call).ok();
                 }
                 let output = site.aws.command(&["sync", "--once"]);
                 assert_eq!(output.status, Some(0), "{output}");
@@ -108,16 +107,33 @@ impl Story {
             site.start_agent();
         }
         for site in &self.sites {
-            let is_quiet = || unneeded(site).is_empty() && pooled(site).len() <= HIGH;
+            // The agent may be in the middle of filling its pool.
+            let is_quiet = || {
+                unneeded(site).is_empty() && pooled(site).len() <= HIGH && known(site) == kept(site)
+            };
             eventually(is_quiet);
             assert_quiet(site, HIGH);
+            self.assert_prefixes(site);
         }
         self.check();
     }
 }
 
+impl Story {
+    /// The agent knows every prefix that is on its ENI, and gives back what nobody needs.
+    fn assert_prefixes(&self, site: &Site) {
+        let eni = &site.enis[CHOSEN].0;
+        let actual = || BTreeSet::from_iter(self.vpc.lab.prefixes(eni));
+        let count = |is_v6: bool| actual().iter().filter(|p| p.contains(':') == is_v6).count();
+        let is_kept = || [false, true].iter().all(|is_v6| count(*is_v6) == PREFIXES);
+        let known = || pooled_prefixes(site, eni);
+        let is_quiet = || is_kept() && known() == actual();
+        assert!(eventually(is_quiet), "{:?} {:?}", known(), actual());
+    }
+}
+
 impl Site {
-    fn in_use(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn in_use(&self) -> impl Iterator<Item = &str> {
         let addresses = self.pods.iter().flat_map(|living| &living.addresses);
         addresses.map(String::as_str)
     }
@@ -150,6 +166,13 @@ fn pooled(site: &Site) -> BTreeSet<String> {
     in_state(site, "pooled")
 }
 
+/// The prefixes of an ENI in the ledger whose addresses may be handed out.
+fn pooled_prefixes(site: &Site, eni: &EniId) -> BTreeSet<String> {
+    let states = site.aws.prefixes_of(eni).into_iter();
+    let pooled = states.filter(|(_, state)| state == "pooled");
+    pooled.map(|(prefix, _)| prefix).collect()
+}
+
 /// What is on the ENIs for no pool, and for nobody who is unknown.
 fn unneeded(site: &Site) -> BTreeSet<String> {
     let (pooled, adopted) = (pooled(site), in_state(site, "adopted"));
@@ -166,8 +189,15 @@ fn assert_quiet(site: &Site, most: usize) {
         let is_unknown = address == FOREIGN || site.lost.contains(&address);
         assert!(is_unknown, "it is forgotten for whom {address} was");
     }
-    let kept = pooled(site).len() + in_state(site, "adopted").len();
+    assert_eq!(known(site), kept(site), "the ledger has more than the ENIs");
+}
+
+/// How much the ledgers have, and how much of that stays.
+fn known(site: &Site) -> usize {
     let ledgers = site.enis.iter().map(|(eni, _)| site.aws.ledger_of(eni));
-    let known: usize = ledgers.map(|ledger| ledger.len()).sum();
-    assert_eq!(known, kept, "the ledger has more than the ENIs");
+    ledgers.map(|ledger| ledger.len()).sum()
+}
+
+fn kept(site: &Site) -> usize {
+    pooled(site).len() + in_state(site, "adopted").len()
 }

@@ -9,7 +9,7 @@ use harness::Output;
 use harness::eni_lab::Hold;
 
 use super::super::fixture::eventually;
-use super::site::Network;
+use super::site::{CHOSEN, NETWORKS};
 use super::story::{ADDRESSES, PREFIX, Story};
 use super::trouble::{self, Trouble};
 
@@ -17,7 +17,7 @@ const HELD: [&str; 2] = ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses
 
 impl Story {
     pub(super) fn gc(&mut self, at: usize) {
-        for network in [Network::Chained, Network::Pooled] {
+        for network in NETWORKS {
             let call = self.sites[at].gc_call("eni-sync", network);
             let (output, trouble) = trouble::run(&mut self.random, &self.sites[at], &call);
             self.tell(&format!("GC at {at}: {:?}", output.status));
@@ -42,8 +42,10 @@ impl Story {
     /// An operator gives back what nobody has.
     pub(super) fn release(&mut self, at: usize) {
         let address = *self.random.of(&ADDRESSES);
-        let arguments = match self.random.below(2) {
-            0 => vec!["release", "--network", "mgmt"],
+        let prefixes = self.vpc.lab.prefixes(&self.sites[at].enis[CHOSEN].0);
+        let arguments = match (self.random.below(3), prefixes.first()) {
+            (0, _) => vec!["release", "--network", "mgmt"],
+            (1, Some(prefix)) => vec!["release", "--force", "--prefix", prefix],
             _ => vec!["release", "--force", "--address", address],
         };
         let output = self.sites[at].aws.command(&arguments);
@@ -54,6 +56,7 @@ impl Story {
     pub(super) fn let_time_pass(&mut self) {
         self.tell("time passes");
         let had_agent = [0, 1].map(|at| self.stop_agent(at));
+        let lags = self.lags;
         self.let_all_be_current();
         for (site, had_agent) in self.sites.iter_mut().zip(had_agent) {
             site.let_time_pass(120);
@@ -62,6 +65,7 @@ impl Story {
             }
         }
         self.passed = Instant::now();
+        self.lags = lags;
     }
 
     /// The namespace of a pod cannot be opened for a while.
@@ -99,7 +103,11 @@ impl Story {
         let Some(agent) = self.sites[at].agent.take() else {
             return;
         };
-        let Some(living) = self.claimant(at) else {
+        let living = match self.random.one_in(2) {
+            true => Some(self.chooser(at)),
+            false => self.claimant(at),
+        };
+        let Some(living) = living else {
             return agent.kill();
         };
         let lab = &self.vpc.lab;
@@ -168,7 +176,8 @@ impl Story {
         self.stop_agent(at);
         self.tell(&format!("the ledger of {at} is lost"));
         let site = &mut self.sites[at];
-        let there: BTreeSet<String> = site.addresses();
+        let mut there: BTreeSet<String> = site.addresses();
+        there.extend(site.in_use().map(str::to_owned));
         site.lose_ledger(there);
     }
 }

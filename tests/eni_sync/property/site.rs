@@ -1,4 +1,4 @@
-//! A node of the story: two ENIs, the pods that live on it, and its agent while it has
+//! A node of the story: three ENIs, the pods that live on it, and its agent while it has
 //! one.
 
 use std::collections::BTreeSet;
@@ -6,14 +6,21 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use harness::eni_lab::EniId;
+use harness::eni_lab::{EniId, SubnetId};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
 use super::super::fixture::{Agent, AwsNode, Vpc, prev_result};
+use super::super::ipam::{self, share};
 
 /// How many free addresses the agent's pool has at most.
 pub(super) const HIGH: usize = 2;
+/// The same of its free prefixes of a family.
+pub(super) const PREFIXES: usize = 1;
+/// The ENI of the network without addresses, whose agent keeps a prefix there.
+pub(super) const CHOSEN: usize = 2;
+/// The networks of a node.
+pub(super) const NETWORKS: [Network; 3] = [Network::Chained, Network::Pooled, Network::Chosen];
 
 /// How a pod got its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +29,8 @@ pub(super) enum Network {
     Chained,
     /// host-local gives it one of the agent's pool.
     Pooled,
+    /// It gets one of a prefix that is on the ENI, or what EC2 chooses.
+    Chosen,
 }
 
 impl Network {
@@ -29,6 +38,7 @@ impl Network {
         match self {
             Self::Chained => "mgmt",
             Self::Pooled => "pool",
+            Self::Chosen => "chosen",
         }
     }
 }
@@ -40,6 +50,8 @@ pub(super) struct Living {
     /// The number of the ENI that it is reached at.
     pub(super) eni: usize,
     pub(super) addresses: Vec<String>,
+    /// The families that EC2 chooses of.
+    pub(super) families: &'static [&'static str],
 }
 
 /// One node.
@@ -47,7 +59,7 @@ pub(super) struct Site {
     /// Dropped before the node that it runs on.
     pub(super) agent: Option<Agent>,
     pub(super) aws: AwsNode,
-    pub(super) enis: [(EniId, String); 2],
+    pub(super) enis: [(EniId, String); 3],
     pub(super) pods: Vec<Living>,
     /// What was on the ENIs when the ledger was lost: nobody removes that by itself.
     pub(super) lost: BTreeSet<String>,
@@ -56,10 +68,17 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn new(vpc: &Vpc, cooldown: u64) -> Self {
-        let aws = vpc.node();
+    /// The third ENI is in a subnet that no other test has.
+    pub(super) fn new(vpc: &Vpc, subnet: &SubnetId, cooldown: u64) -> Self {
+        let aws = vpc.node_of_type("m5.xlarge");
         let second = vpc.lab.multus_eni(&aws.instance, &vpc.pods);
-        let enis = [aws.eni.clone(), second].map(|eni| (eni.clone(), vpc.lab.mac(&eni)));
+        let third = vpc.lab.multus_eni(&aws.instance, subnet);
+        let enis = [aws.eni.clone(), second, third].map(|eni| (eni.clone(), vpc.lab.mac(&eni)));
+        // Where an ENI has no interface, a pod may have it as a whole.
+        let mac = &enis[CHOSEN].1;
+        aws.node.netns.ip(&[
+            "link", "add", "ens8", "address", mac, "up", "type", "veth", "peer", "name", "vpc8",
+        ]);
         fs::create_dir(aws.run_directory().join("netns")).unwrap();
         Self {
             agent: None,
@@ -78,7 +97,11 @@ impl Site {
             network,
             eni,
             addresses: Vec::new(),
+            families: &["ipv4"],
         };
+        if network == Network::Chosen {
+            share(&self.enis[eni].1, &living.pod);
+        }
         self.show(&living);
         living
     }
@@ -108,9 +131,12 @@ impl Site {
     pub(super) fn call(&self, command: &str, living: &Living) -> Call {
         let addresses: Vec<&str> = living.addresses.iter().map(String::as_str).collect();
         let mac = self.enis[living.eni].1.as_str();
+        if living.network == Network::Chosen {
+            return self.chosen_call(command, living);
+        }
         let cooldown = match living.network {
-            Network::Chained => self.cooldown,
             Network::Pooled => 0,
+            _ => self.cooldown,
         };
         let keys = json!({
             "name": living.network.name(),
@@ -120,6 +146,21 @@ impl Site {
         let call = self.aws.conf_call(command, &living.pod, &[], &keys);
         let netns = format!("/run/netns/{}", living.pod.id);
         call.env("CNI_NETNS", &netns)
+    }
+
+    /// What the plugin asks that has made the interface of a pod.
+    fn chosen_call(&self, command: &str, living: &Living) -> Call {
+        let addresses: Vec<&str> = living.addresses.iter().map(String::as_str).collect();
+        let mac = self.enis[living.eni].1.as_str();
+        let ipam = json!({
+            "families": living.families, "cooldownSeconds": self.cooldown,
+        });
+        let mut keys = json!({ "name": living.network.name() });
+        if command == "CHECK" {
+            keys["prevResult"] = prev_result(&living.pod, &[(mac, &addresses)]);
+        }
+        let call = ipam::call_with(&self.aws, command, &living.pod, &ipam, &keys);
+        call.env("CNI_NETNS", &format!("/run/netns/{}", living.pod.id))
     }
 
     /// host-local's part of a pod of the pool.
@@ -133,15 +174,28 @@ impl Site {
             .pod(pod, "net1")
     }
 
-    /// GC of a network, by eni-sync or by host-local.
+    /// GC of a network, by each of its plugins that has something to do.
+    pub(super) fn gc_calls(&self, network: Network) -> Vec<Call> {
+        let programs: &[&str] = match network {
+            Network::Chosen => &["eni-sync"],
+            _ => &["host-local", "eni-sync"],
+        };
+        let call = |program: &&str| self.gc_call(program, network);
+        programs.iter().map(call).collect()
+    }
+
+    /// The same of one plugin.
     pub(super) fn gc_call(&self, program: &str, network: Network) -> Call {
         let of_network = self.pods.iter().filter(|living| living.network == network);
         let valid: Vec<Value> = of_network
             .map(|living| json!({ "containerID": living.pod.id, "ifname": "net1" }))
             .collect();
+        let ipam = match network {
+            Network::Chosen => json!({ "type": "eni-sync" }),
+            _ => json!({ "type": "host-local", "rangesFile": "/run/ranges.json" }),
+        };
         let conf = json!({
-            "cniVersion": "1.1.0", "name": network.name(), "type": program,
-            "ipam": { "type": "host-local", "rangesFile": "/run/ranges.json" },
+            "cniVersion": "1.1.0", "name": network.name(), "type": program, "ipam": ipam,
             "cni.dev/valid-attachments": valid,
         });
         match program {
@@ -163,9 +217,12 @@ impl Site {
             .collect()
     }
 
-    /// Starts an agent that keeps a pool on the first ENI.
+    /// Starts an agent that keeps a pool on the first ENI, and a prefix on the last.
     pub(super) fn start_agent(&mut self) {
-        let configuration = json!({ "reconcileSeconds": 2, "graceSeconds": 0, "pools": [{
+        let prefixes = json!({
+            "ipv4": { "low": 1, "high": PREFIXES }, "ipv6": PREFIXES, "master": "ens8", "cooldownSeconds": 0,
+        });
+        let configuration = json!({ "reconcileSeconds": 2, "graceSeconds": 0, "prefixes": prefixes, "pools": [{
             "name": Network::Pooled.name(), "master": "ens6", "rangesFile": "/run/ranges.json",
             "cooldownSeconds": 0, "low": 1, "high": HIGH,
             "ranges": [{ "start": "10.0.4.204", "end": "10.0.4.209" }],

@@ -3,9 +3,9 @@
 use std::thread;
 
 use harness::Output;
-use serde_json::Value;
 
-use super::site::{Living, Network, Site};
+use super::super::ipam::addresses;
+use super::site::{CHOSEN, Living, Network, Site};
 use super::story::{ADDRESSES, Story};
 use super::trouble::{self, Trouble};
 
@@ -81,9 +81,39 @@ impl Story {
         self.note_add(at, living, &output);
     }
 
+    /// A pod of a network without addresses.
+    pub(super) fn add_chosen(&mut self, at: usize) {
+        let living = self.chooser(at);
+        // Whether an address of a prefix is free is not known where a pod cannot be looked at.
+        // Neither an agent nor what lags is a reason: EC2 chooses.
+        let must_succeed = !self.hidden.contains(&at);
+        let call = self.sites[at].call("ADD", &living);
+        let (output, trouble) = trouble::run(&mut self.random, &self.sites[at], &call);
+        self.tell_of("ADD", at, &living, &output);
+        assert!(
+            output.status == Some(0) || trouble != Trouble::None || !must_succeed,
+            "an ADD failed\n{output}"
+        );
+        self.note_add(at, living, &output);
+    }
+
+    /// A pod that is going to ask for what EC2 chooses.
+    pub(super) fn chooser(&mut self, at: usize) -> Living {
+        let id = self.next_pod();
+        let mut living = self.sites[at].start(&id, CHOSEN, Network::Chosen);
+        if self.random.one_in(3) {
+            living.families = &["ipv4", "ipv6"];
+        }
+        living
+    }
+
     /// A pod lives when its ADD has succeeded. Else the runtime sends a DEL, or not.
-    pub(super) fn note_add(&mut self, at: usize, living: Living, output: &Output) {
+    pub(super) fn note_add(&mut self, at: usize, mut living: Living, output: &Output) {
         if output.status == Some(0) {
+            if living.network == Network::Chosen {
+                living.addresses = addresses(&output.ok());
+                self.tell(&format!("{} has {:?}", living.pod.id, living.addresses));
+            }
             return self.attach(at, living);
         }
         match self.random.below(3) {
@@ -207,12 +237,4 @@ impl Story {
         let whose = format!("{} {addresses:?} on ENI {eni} of {at}", pod.id);
         self.tell(&format!("{command} {whose}: {status:?}"));
     }
-}
-
-/// The addresses of a result.
-fn addresses(result: &Value) -> Vec<String> {
-    let ips = result["ips"].as_array().unwrap().iter();
-    let cidrs = ips.map(|ip| ip["address"].as_str().unwrap());
-    let addresses = cidrs.map(|cidr| cidr.split('/').next().unwrap());
-    addresses.map(str::to_owned).collect()
 }

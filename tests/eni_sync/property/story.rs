@@ -53,7 +53,11 @@ impl Story {
     pub(super) fn new(seed: u64) -> Self {
         let vpc = Vpc::new();
         let mut random = Random::new(seed);
-        let sites = [0, 1].map(|_| Site::new(&vpc, *random.of(&[0, 30])));
+        let number = 100 + seed % 100;
+        let ipv6 = format!("2001:db8:{number}::/64");
+        let range = format!("10.0.{number}.0/24");
+        let subnet = vpc.lab.create_subnet(&vpc.id, &range, Some(&ipv6));
+        let sites = [0, 1].map(|_| Site::new(&vpc, &subnet, *random.of(&[0, 30])));
         let instance = vpc.lab.run_instance("c5.large", &vpc.nodes);
         let eni = vpc.lab.multus_eni(&instance, &vpc.pods);
         let parsed = |text: &str| text.parse().unwrap();
@@ -69,7 +73,8 @@ impl Story {
             has_prefix: false,
             hidden: BTreeSet::new(),
             passed: Instant::now(),
-            lags: false,
+            // As in EC2; some stories are told with the exact descriptions of few accounts.
+            lags: seed % 4 != 3,
             pods: 0,
             attached: 0,
         }
@@ -83,7 +88,8 @@ impl Story {
     /// Something happens.
     pub(super) fn step(&mut self) {
         let at = self.random.below(2);
-        match self.random.below(32) {
+        self.keep_lagging();
+        match self.random.below(36) {
             0..8 => self.add(at),
             8..11 => self.add_from_pool(at),
             11..16 => self.del(at),
@@ -99,6 +105,7 @@ impl Story {
             28 => self.change_stranger(),
             29 => self.lag_or_not(),
             30 => self.race(at),
+            32..36 => self.add_chosen(at),
             _ if self.random.one_in(2) => self.reboot(at),
             _ => self.lose_ledger(at),
         }
@@ -107,11 +114,17 @@ impl Story {
     /// From now on descriptions show the past, or not any more.
     fn lag_or_not(&mut self) {
         self.lags = !self.lags;
+        let word = if self.lags { "lag" } else { "are exact" };
+        self.tell(&format!("descriptions {word}"));
+        self.keep_lagging();
+    }
+
+    /// Descriptions that lag show the past as far as time has not passed since.
+    fn keep_lagging(&self) {
         let lag = match self.lags {
             true => self.passed.elapsed().min(LAG),
             false => Duration::ZERO,
         };
-        self.tell(&format!("descriptions lag by {lag:?}"));
         self.vpc.lab.rules(|rules| {
             rules.describe_lag = lag;
             rules.imds_lag = lag;
