@@ -45,10 +45,13 @@ impl SyncNode {
     }
 
     /// Starts the agent of the node, which ends when the value is dropped.
-    pub fn start_agent(&self) -> Agent<'_> {
+    pub fn start_agent(&self, configuration: &Value) -> Agent<'_> {
+        let path = self.at.run_directory().join("agent.json");
+        std::fs::write(path, configuration.to_string()).expect("the node can be written");
         let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
         let mut command = call.process();
-        command.arg("agent").stdin(Stdio::null());
+        command.args(["agent", "--config", "/run/agent.json"]);
+        command.stdin(Stdio::null());
         // It writes down every request.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Agent {
@@ -79,6 +82,42 @@ impl SyncNode {
     pub fn del(&self, place: &Place) -> Outcome {
         let pod = &self.pods[place.number];
         let conf = Self::conf(place.network);
+        self.run(&Call::ours("eni-sync", "DEL").pod(pod, "net1").conf(&conf))
+    }
+
+    /// Makes the interfaces of pods, which share the MAC address of their ENI, as ipvlan does.
+    pub fn make_interfaces(&self, places: &[Place]) {
+        for place in places {
+            let pod = &self.pods[place.number];
+            let mac = self.at.lab.mac(&self.enis[place.network]);
+            pod.netns.ip(&[
+                "link", "add", "below", "type", "veth", "peer", "name", "far",
+            ]);
+            pod.netns.ip(&[
+                "link", "add", "net1", "link", "below", "address", &mac, "type", "macvlan",
+            ]);
+        }
+    }
+
+    /// What ipvlan asks of its IPAM plugin for a network without addresses.
+    fn choosing(network: usize) -> Value {
+        json!({
+            "cniVersion": "1.1.0", "name": format!("network-{network}"), "type": "ipvlan",
+            "ipam": { "type": "eni-sync", "cooldownSeconds": COOLDOWN.as_secs() },
+        })
+    }
+
+    /// A pod gets what EC2 chooses.
+    pub fn choose(&self, place: &Place) -> Outcome {
+        let pod = &self.pods[place.number];
+        let conf = Self::choosing(place.network);
+        self.run(&Call::ours("eni-sync", "ADD").pod(pod, "net1").conf(&conf))
+    }
+
+    /// Ends it.
+    pub fn end_chosen(&self, place: &Place) -> Outcome {
+        let pod = &self.pods[place.number];
+        let conf = Self::choosing(place.network);
         self.run(&Call::ours("eni-sync", "DEL").pod(pod, "net1").conf(&conf))
     }
 

@@ -2,7 +2,8 @@
 //! addresses left behind, for a node that starts pods one after the other, for a node
 //! that starts them all at once, and for nodes that do so together.
 //!
-//! eni-sync is the real plugin, one process for each command. The others are replayed
+//! eni-sync is the real plugin, one process for each command, with addresses that pods name and
+//! as the IPAM plugin of networks without addresses. The others are replayed
 //! as the requests that they send, with the retries of their SDKs and without their
 //! start-up times. All talk HTTP to a simulated VPC with EC2's rules and the latencies
 //! and token buckets that are assumed of it. No pod gets a second attempt, as a kubelet

@@ -7,12 +7,13 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use serde_json::{Value, json};
 
 use crate::client::Retries;
 use crate::eni_sync::{Agent, SyncNode};
 use crate::options::Scenario;
 use crate::replay::Replayed;
-use crate::world::{Place, World};
+use crate::world::{LOOK, Place, World};
 
 /// Whether a pod is routable, or why not.
 pub type Outcome = Result<(), String>;
@@ -29,6 +30,10 @@ pub enum Contender {
     EniSync,
     /// The plugin with an agent on every node
     EniSyncAgent,
+    /// A network without addresses, with an agent on every node: EC2 chooses each
+    Chosen,
+    /// The same with an agent that keeps prefixes
+    Prefixes,
     /// AWS' eks-automated-ipmgmt-multus-pods as an init container
     InitContainer,
     /// AWS' eks-nonintrusive-automated-ipmgmt-multus-pods
@@ -42,6 +47,8 @@ impl fmt::Display for Contender {
         f.pad(match self {
             Self::EniSync => "eni-sync",
             Self::EniSyncAgent => "eni-sync, agent",
+            Self::Chosen => "IPAM, agent",
+            Self::Prefixes => "IPAM, prefixes",
             Self::InitContainer => "AWS init container",
             Self::DaemonSet => "AWS daemonset",
             Self::OneShot => "IBM aws-ipvlan",
@@ -110,6 +117,9 @@ pub struct Measured {
     pub seconds: Vec<f64>,
     /// Why others were not served, and how many.
     pub failures: BTreeMap<String, usize>,
+    /// Requests to EC2 from the first pod's start until all pods were served or not, and the
+    /// agents had done what that took.
+    pub starting: u64,
     /// Requests to EC2 by action.
     pub calls: BTreeMap<String, u64>,
     /// Requests that EC2 refused because there were too many.
@@ -119,6 +129,12 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// How many pods took so long that a call can have kept them waiting.
+    pub fn slow(&self) -> usize {
+        let is_slow = |seconds: &&f64| **seconds >= LOOK.as_secs_f64();
+        self.seconds.iter().filter(is_slow).count()
+    }
+
     pub fn all_calls(&self) -> u64 {
         self.calls.values().sum()
     }
@@ -149,9 +165,11 @@ impl Measured {
 pub fn measure(contender: Contender, scenario: &Scenario) -> Measured {
     let world = World::new(scenario);
     let places: Vec<Vec<Place>> = (0..scenario.nodes).map(|n| world.places(n)).collect();
-    let (outcomes, left_behind) = match contender {
+    let (outcomes, starting, left_behind) = match contender {
         Contender::EniSync => with_eni_sync(&world, &places, scenario),
         Contender::EniSyncAgent => with_agents(&world, &places, scenario),
+        Contender::Chosen => with_ipam(&world, &places, scenario, &json!({})),
+        Contender::Prefixes => with_ipam(&world, &places, scenario, &prefixes()),
         _ => with_replay(contender, &world, &places, scenario),
     };
     let (calls, throttled) = world.calls();
@@ -160,6 +178,7 @@ pub fn measure(contender: Contender, scenario: &Scenario) -> Measured {
         served: 0,
         seconds: Vec::new(),
         failures: BTreeMap::new(),
+        starting,
         calls,
         throttled,
         left_behind,
@@ -175,36 +194,91 @@ pub fn measure(contender: Contender, scenario: &Scenario) -> Measured {
     measured
 }
 
-fn with_eni_sync(world: &World, places: &[Vec<Place>], scenario: &Scenario) -> (Outcomes, usize) {
-    let nodes: Vec<SyncNode> = places.iter().map(|p| SyncNode::new(world, p)).collect();
-    run_eni_sync(&nodes, world, places, scenario)
+/// What became of the pods, how many calls there were until then, and what is left in the end.
+type Run = (Outcomes, u64, usize);
+
+/// What an agent keeps of prefixes: the default of the examples.
+fn prefixes() -> Value {
+    json!({ "prefixes": { "ipv4": { "low": 1, "high": 2 } } })
 }
 
-fn with_agents(world: &World, places: &[Vec<Place>], scenario: &Scenario) -> (Outcomes, usize) {
+fn with_eni_sync(world: &World, places: &[Vec<Place>], scenario: &Scenario) -> Run {
     let nodes: Vec<SyncNode> = places.iter().map(|p| SyncNode::new(world, p)).collect();
-    let agents: Vec<Agent<'_>> = nodes.iter().map(SyncNode::start_agent).collect();
+    run_eni_sync((&nodes, &[]), world, places, scenario)
+}
+
+fn with_agents(world: &World, places: &[Vec<Place>], scenario: &Scenario) -> Run {
+    let nodes: Vec<SyncNode> = places.iter().map(|p| SyncNode::new(world, p)).collect();
+    let agents = started(&nodes, &json!({}));
+    run_eni_sync((&nodes, &agents), world, places, scenario)
+}
+
+/// The agents of nodes, when they have done what they do at first.
+fn started<'a>(nodes: &'a [SyncNode], configuration: &Value) -> Vec<Agent<'a>> {
+    let start = |node: &'a SyncNode| node.start_agent(configuration);
+    let agents: Vec<Agent<'a>> = nodes.iter().map(start).collect();
     agents.iter().for_each(Agent::await_calm);
-    run_eni_sync(&nodes, world, places, scenario)
+    agents
 }
 
-fn run_eni_sync(
-    nodes: &[SyncNode],
+/// eni-sync as the IPAM plugin of networks without addresses.
+fn with_ipam(
     world: &World,
     places: &[Vec<Place>],
     scenario: &Scenario,
-) -> (Outcomes, usize) {
+    configuration: &Value,
+) -> Run {
+    let nodes: Vec<SyncNode> = places.iter().map(|p| SyncNode::new(world, p)).collect();
+    let pairs = nodes.iter().zip(places);
+    pairs.for_each(|(node, places)| node.make_interfaces(places));
+    let agents = started(&nodes, configuration);
+    let work = Work {
+        add: SyncNode::choose,
+        del: SyncNode::end_chosen,
+    };
+    run((&nodes, &agents), world, (places, scenario), &work)
+}
+
+/// How a pod of a node is started and ended.
+struct Work {
+    add: fn(&SyncNode, &Place) -> Outcome,
+    del: fn(&SyncNode, &Place) -> Outcome,
+}
+
+fn run_eni_sync(
+    nodes: (&[SyncNode], &[Agent<'_>]),
+    world: &World,
+    places: &[Vec<Place>],
+    scenario: &Scenario,
+) -> Run {
+    let work = Work {
+        add: SyncNode::add,
+        del: SyncNode::del,
+    };
+    run(nodes, world, (places, scenario), &work)
+}
+
+fn run(
+    (nodes, agents): (&[SyncNode], &[Agent<'_>]),
+    world: &World,
+    (places, scenario): (&[Vec<Place>], &Scenario),
+    work: &Work,
+) -> Run {
+    let before = world.all_calls();
     let schedule = Schedule::new(scenario);
     let added = on_every_node(nodes, places, |node, places| {
-        each(places, &schedule, |place| node.add(place))
+        each(places, &schedule, |place| (work.add)(node, place))
     });
+    agents.iter().for_each(Agent::await_calm);
+    let starting = world.all_calls() - before;
     let schedule = Schedule::new(scenario);
     on_every_node(nodes, places, |node, places| {
-        let ended = each(places, &schedule, |place| node.del(place));
+        let ended = each(places, &schedule, |place| (work.del)(node, place));
         node.gc();
         ended
     });
     let enis = nodes.iter().flat_map(|node| node.enis.clone());
-    (added, world.left_behind(enis))
+    (added, starting, world.left_behind(enis))
 }
 
 fn with_replay(
@@ -212,7 +286,7 @@ fn with_replay(
     world: &World,
     places: &[Vec<Place>],
     scenario: &Scenario,
-) -> (Outcomes, usize) {
+) -> Run {
     let retries = match contender {
         Contender::OneShot => Retries::GoV1,
         _ => Retries::Boto3,
@@ -227,6 +301,7 @@ fn with_replay(
         Contender::OneShot => each(places, &schedule, |place| node.one_shot_add(place)),
         _ => each(places, &schedule, |place| node.init_container(place)),
     });
+    let starting = world.all_calls();
     if contender == Contender::OneShot {
         let schedule = Schedule::new(scenario);
         on_every_node(&nodes, places, |node, places| {
@@ -234,7 +309,7 @@ fn with_replay(
         });
     }
     let enis = nodes.iter().flat_map(|node| node.instance.enis.clone());
-    (added, world.left_behind(enis))
+    (added, starting, world.left_behind(enis))
 }
 
 /// Does `work` on all nodes at the same time.

@@ -8,8 +8,9 @@ use crate::measure::Contender;
 
 /// Measures eni-sync beside the programs that it replaces.
 ///
-/// Without a number three scenarios are run: a node that starts 10 of 100 pods a second,
-/// a node that starts 100 pods at once, and 10 nodes that start 40 pods each at once.
+/// Without a number four scenarios are run: a node that starts 10 of 100 pods a second,
+/// a node that starts 100 pods at once, 10 nodes that start 40 pods each at once, and 20 nodes
+/// that start 10 of 40 pods a second.
 #[derive(Debug, Parser)]
 #[command(name = "vpc-bench", version)]
 pub struct Options {
@@ -45,6 +46,7 @@ impl Options {
                 scenario(1, 100, Some(10)),
                 scenario(1, 100, None),
                 scenario(10, 40, None),
+                scenario(20, 40, Some(10)),
             ];
         }
         let number = |given: Option<u16>, usual| given.map_or(usual, usize::from);

@@ -9,7 +9,7 @@ use crate::options::Scenario;
 pub fn print_table(scenario: &Scenario, measured: &[Measured]) {
     println!("\n{scenario}\n");
     println!(
-        "| {:18} | {:>9} | {:>6} | {:>8} | {:>8} | {:>9} | {:>14} | {:>8} | {:>7} | {:>11} |",
+        "| {:18} | {:>9} | {:>6} | {:>8} | {:>8} | {:>9} | {:>14} | {:>14} | {:>4} | {:>8} | {:>7} | {:>11} |",
         "",
         "routable",
         "assign",
@@ -17,25 +17,29 @@ pub fn print_table(scenario: &Scenario, measured: &[Measured]) {
         "describe",
         "throttled",
         "calls/100 pods",
+        "calls/100 ADDs",
+        "slow",
         "median s",
         "p99 s",
         "left behind",
     );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for m in measured {
         let seconds = |part| {
             m.quantile(part)
                 .map_or("-".to_owned(), |s| format!("{s:.2}"))
         };
         println!(
-            "| {:18} | {:>9} | {:>6} | {:>8} | {:>8} | {:>9} | {:>14.0} | {:>8} | {:>7} | {:>11} |",
+            "| {:18} | {:>9} | {:>6} | {:>8} | {:>8} | {:>9} | {:>14.0} | {:>14.1} | {:>4} | {:>8} | {:>7} | {:>11} |",
             m.contender,
             format!("{}/{}", m.served, scenario.all_pods()),
             m.calls_of("Assign"),
             m.calls_of("Unassign"),
             m.calls_of("Describe"),
             m.throttled,
-            calls_per_100(scenario, m),
+            calls_per_100(scenario, m.all_calls()),
+            calls_per_100(scenario, m.starting),
+            m.slow(),
             seconds(0.5),
             seconds(0.99),
             m.left_behind,
@@ -59,7 +63,9 @@ pub fn document(scenario: &Scenario, m: &Measured) -> Value {
         "notRoutable": m.failures,
         "calls": m.calls,
         "throttled": m.throttled,
-        "callsPer100Pods": calls_per_100(scenario, m),
+        "callsPer100Pods": calls_per_100(scenario, m.all_calls()),
+        "callsPer100Adds": calls_per_100(scenario, m.starting),
+        "slow": m.slow(),
         "medianSeconds": m.quantile(0.5),
         "p99Seconds": m.quantile(0.99),
         "leftBehind": m.left_behind,
@@ -67,6 +73,6 @@ pub fn document(scenario: &Scenario, m: &Measured) -> Value {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "there are few calls and pods")]
-fn calls_per_100(scenario: &Scenario, m: &Measured) -> f64 {
-    m.all_calls() as f64 * 100.0 / scenario.all_pods() as f64
+fn calls_per_100(scenario: &Scenario, calls: u64) -> f64 {
+    calls as f64 * 100.0 / scenario.all_pods() as f64
 }

@@ -14,7 +14,7 @@ pub const INSTANCE_TYPE: &str = "m5.24xlarge";
 const SECONDARY: usize = 49;
 /// Median latencies of calls that change something and of those that look.
 const CHANGE: Duration = Duration::from_millis(350);
-const LOOK: Duration = Duration::from_millis(120);
+pub const LOOK: Duration = Duration::from_millis(120);
 const CHANGES: [&str; 2] = ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"];
 /// Pods' addresses begin here in each subnet, far from the ENIs' own.
 const FIRST: usize = 1024;
@@ -115,6 +115,11 @@ impl World {
     /// The addresses that are on any ENI and should not be when no pod is left.
     pub fn left_behind(&self, enis: impl Iterator<Item = EniId>) -> usize {
         enis.map(|eni| self.lab.addresses(&eni).len()).sum()
+    }
+
+    /// How many requests EC2 has had.
+    pub fn all_calls(&self) -> u64 {
+        self.lab.calls().values().sum()
     }
 
     /// How many requests EC2 has had, by action, and how many of them it has refused
