@@ -210,6 +210,8 @@ bench-nodes: suite
 	tests/prepare
 	cargo build --locked -p bench --bin throttle-bench --bin pool-bench --bin attach-bench
 	$(TARGET)/debug/throttle-bench --agent $(ARGS)
+	$(TARGET)/debug/throttle-bench --agent --choose $(ARGS)
+	$(TARGET)/debug/throttle-bench --agent --choose --prefixes $(ARGS)
 	$(TARGET)/debug/throttle-bench $(ARGS)
 	$(TARGET)/debug/pool-bench
 	$(TARGET)/debug/attach-bench

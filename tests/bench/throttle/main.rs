@@ -5,6 +5,8 @@
 //! With `--agent` every node has an agent, and pods speak its protocol from threads of
 //! this process: hundreds of processes at once would measure the machine. Without it
 //! every pod is a process of the plugin, and the times of a small machine are too long.
+//! With `--agent --choose` pods are of a network without addresses, and with `--prefixes` too the
+//! agents keep prefixes for them.
 //! A pod that is refused comes again after five seconds, as the kubelet would let it.
 
 #[expect(dead_code, reason = "the tests of eni-sync need more of it")]
@@ -42,6 +44,9 @@ struct Options {
     /// Changes that the account has left at the start; 5 a second come back.
     burst: u32,
     agent: bool,
+    /// Pods ask the agent for what EC2 chooses.
+    choose: bool,
+    prefixes: bool,
 }
 
 fn options() -> Options {
@@ -50,12 +55,15 @@ fn options() -> Options {
         let at = arguments.iter().position(|argument| argument == name);
         at.map_or(usual, |at| arguments[at + 1].parse().expect("a number"))
     };
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
     Options {
         nodes: number("--nodes", 20),
         pods: number("--pods", 40),
         rate: number("--rate", 10),
         burst: number("--burst", 100),
-        agent: arguments.iter().any(|argument| argument == "--agent"),
+        agent: has("--agent"),
+        choose: has("--choose"),
+        prefixes: has("--prefixes"),
     }
 }
 
@@ -81,14 +89,17 @@ fn main() {
     let nodes: Vec<AwsNode> = (0..options.nodes)
         .map(|_| vpc.node_of_type("c5.4xlarge"))
         .collect();
-    let configuration = json!({ "reconcileSeconds": 3600 });
+    let mut configuration = json!({ "reconcileSeconds": 3600 });
+    if options.prefixes {
+        configuration["prefixes"] = json!({ "ipv4": { "low": 1, "high": 2 } });
+    }
     let agents: Vec<Agent> = nodes
         .iter()
         .filter(|_| options.agent)
         .map(|node| Agent::start(node, &configuration))
         .collect();
     for node in &nodes {
-        settle(node, options.agent);
+        settle(node, options);
     }
     vpc.lab.reset_calls();
     vpc.lab.rules(|rules| {
@@ -119,15 +130,17 @@ fn main() {
 }
 
 /// Lets the node find its ENIs: registrations are what is measured.
-fn settle(node: &AwsNode, agent: bool) {
+fn settle(node: &AwsNode, options: Options) {
     let primary = node.lab.primary(&node.eni).to_string();
     let namespace = Namespace::new();
-    let found = match agent {
-        true => ask(node, &namespace, "first", &primary),
+    let found = match options.agent {
+        true => ask(node, &namespace, "first", Some(&primary)),
         // The primary address costs no call but those for the inventory.
         false => add(node, &namespace, "first", &primary),
     };
     found.expect("the first pod of a node is served");
+    let has_prefixes = || node.lab.prefixes(&node.eni).len() >= 2;
+    assert!(!options.prefixes || fixture::eventually(has_prefixes));
 }
 
 fn serve_all(nodes: &[AwsNode], options: Options) -> Vec<Served> {
@@ -144,7 +157,7 @@ fn serve_all(nodes: &[AwsNode], options: Options) -> Vec<Served> {
                     0 => start,
                     rate => start + Duration::from_secs(1) * pod / rate,
                 };
-                let work = move || serve(node, &namespace, &address, due, options.agent);
+                let work = move || serve(node, &namespace, &address, due, options);
                 let thread = thread::Builder::new().stack_size(256 << 10);
                 let started = thread.spawn_scoped(scope, work);
                 pods.push(started.expect("a thread can be started"));
@@ -161,14 +174,15 @@ fn serve(
     namespace: &Namespace,
     address: &str,
     due: Instant,
-    agent: bool,
+    options: Options,
 ) -> Served {
     thread::sleep(due.saturating_duration_since(Instant::now()));
     let mut refusals = 0;
     while due.elapsed() < PATIENCE {
         let id = format!("c{}x{refusals}", address.replace('.', "-"));
-        let outcome = match agent {
-            true => ask(node, namespace, &id, address),
+        let named = Some(address).filter(|_| !options.choose);
+        let outcome = match options.agent {
+            true => ask(node, namespace, &id, named),
             false => add(node, namespace, &id, address),
         };
         let Err(why) = outcome else {
@@ -190,12 +204,17 @@ fn serve(
     }
 }
 
-/// Asks the agent as the plugin does.
-fn ask(node: &AwsNode, namespace: &Namespace, id: &str, address: &str) -> Result<(), String> {
+/// Asks the agent as the plugin does, for an address or for one that EC2 chooses.
+fn ask(
+    node: &AwsNode,
+    namespace: &Namespace,
+    id: &str,
+    address: Option<&str>,
+) -> Result<(), String> {
     let path = namespace.path();
     let there = fs::metadata(&path).expect("the namespace exists");
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("/proc is mounted");
-    let request = json!({
+    let mut request = json!({
         "ask": "register",
         "wanted": { node.mac.clone(): [address] },
         "request": {
@@ -208,6 +227,11 @@ fn ask(node: &AwsNode, namespace: &Namespace, id: &str, address: &str) -> Result
             "bestEffort": false,
         },
     });
+    if address.is_none() {
+        request["ask"] = json!("choose");
+        request["patience"] = json!(110_000);
+        request["choice"] = json!({ "mac": node.mac, "addresses": [], "isWhole": false });
+    }
     let socket = node.run_directory().join("eni-cni/agent.sock");
     let exchanged = UnixStream::connect(socket).and_then(|mut stream| {
         stream.write_all(request.to_string().as_bytes())?;
@@ -217,7 +241,7 @@ fn ask(node: &AwsNode, namespace: &Namespace, id: &str, address: &str) -> Result
     });
     let answer = exchanged.map_err(|cause| cause.to_string())?;
     let document: Value = serde_json::from_str(&answer).unwrap_or_default();
-    match document["answer"] == "done" {
+    match document["answer"] == "done" || document["answer"] == "chosen" {
         true => Ok(()),
         false => Err(answer),
     }
@@ -250,7 +274,12 @@ fn report(options: Options, served: &[Served], took: Duration) {
         times.get(at).map_or(f64::NAN, Duration::as_secs_f64)
     };
     let refused = served.iter().filter(|pod| pod.refusals > 0).count();
-    let mode = if options.agent { "agent" } else { "one-shot" };
+    let mode = match options {
+        Options { prefixes: true, .. } => "agent, prefixes",
+        Options { choose: true, .. } => "agent, EC2 chooses",
+        Options { agent: true, .. } => "agent",
+        _ => "one-shot",
+    };
     println!(
         "{mode}, {} nodes, {} pods each, {} a second, {} calls at once: {} of {} served, {refused} refused at first",
         options.nodes,
