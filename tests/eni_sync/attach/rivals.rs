@@ -3,10 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::Duration;
 
-use harness::eni_lab::{Bucket, Buckets, Event, Fault, InstanceId, Shown};
+use harness::AwsNode;
+use harness::eni_lab::{Bucket, Buckets, Event, Fault, Hold, InstanceId, Shown};
 
-use super::{ATTACH, CREATE, Site, attach, attached, records, unknown};
+use super::{
+    ATTACH, CREATE, DESCRIBE, MODIFY, Site, attach, attached, call, records, refusal, unknown,
+};
+use crate::eni_sync::killed;
 
 fn of_vpc_cni(site: &Site) -> usize {
     let all = site.lab.all_enis();
@@ -93,6 +98,45 @@ fn answers_that_are_lost_make_no_eni_too_many() {
     }
     attached(&node, &site.configuration(&[site.wanted("user", 2)]));
     site.assert_exactly(&node, &[("user", 2)], "lost");
+}
+
+/// What the next start meets: descriptions that lag, calls that are throttled, and the VPC CNI,
+/// which takes an index at the same moment.
+fn trouble(site: &Site, node: &AwsNode, lag: Duration) {
+    site.lab.rules(|rules| rules.describe_lag = lag);
+    for action in [DESCRIBE, CREATE, MODIFY] {
+        let throttled = refusal(503, "RequestLimitExceeded");
+        site.lab.fail_next(action, 1, throttled);
+    }
+    let rival = Fault::VpcCniAttaches(node.instance.clone());
+    site.lab.fail_next(ATTACH, 1, rival);
+}
+
+#[test]
+fn an_attach_that_is_killed_is_completed_while_all_else_goes_wrong() {
+    let each = |action, hold| {
+        let site = Site::new();
+        let node = site.node();
+        let configuration = site.configuration(&[site.wanted("user", 2)]);
+        let lag = Duration::from_secs(2);
+        site.lab.age(lag);
+        let begin = call(&node, &configuration, &[]);
+        killed::kill_held(&node.node, &site.lab, &begin, (action, hold));
+        trouble(&site, &node, lag);
+        attached(&node, &configuration);
+        let what = format!("{action} {hold:?}");
+        site.assert_exactly(&node, &[("user", 2)], &what);
+        assert_eq!(of_vpc_cni(&site), 1, "{what}");
+        site.lab.terminate_instance(&node.instance);
+        assert_eq!(site.enis(), [], "{what}");
+    };
+    let holds = [Hold::BeforeCommit, Hold::AfterCommit];
+    let actions = [CREATE, ATTACH, MODIFY].into_iter();
+    thread::scope(|scope| {
+        for (action, hold) in actions.flat_map(|action| holds.map(|hold| (action, hold))) {
+            scope.spawn(move || each(action, hold));
+        }
+    });
 }
 
 /// The calls that EC2 has refused for their number, and how many it has answered to each node.
