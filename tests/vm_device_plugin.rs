@@ -13,7 +13,7 @@ use crate::eni_sync::device_plugin::devices::multus_call;
 use crate::eni_sync::device_plugin::kubelet::{DIRECTORY, Kubelet};
 use crate::eni_sync::fixture::{Agent, AwsNode, Vpc, eventually};
 use crate::vm_machine::{
-    Alone, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, alone, netdev, pci_device, write,
+    Alone, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, alone, netdev, pci_device, write,
 };
 
 const RESOURCE: &str = "eni-cni.io/user-plane";
