@@ -1,7 +1,9 @@
 //! The index: what an ADD and a DEL cost however many addresses are taken, and that
 //! nothing that is wrong with the file is ever noticed but by the clock.
 
-use std::fs::{self, File, OpenOptions};
+mod tampering;
+
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use harness::{Call, Node};
 use nix::mount::{MsFlags, mount};
 use serde_json::json;
 
+use self::tampering::{change, invert, tampering};
 use super::{NO_NETNS, Network, address};
 
 pub(crate) const INDEX: &str = ".reservations.index";
@@ -153,65 +156,6 @@ fn works(network: &Network, last: u32, what: &str) {
     assert_eq!(network.reserved(), ["10.0.0.3"], "{what}");
 }
 
-/// Puts something in the place of the index at this path.
-type Tampering = fn(&Path);
-
-fn tampering() -> Vec<(&'static str, Tampering)> {
-    vec![
-        ("nothing", |path| fs::remove_file(path).unwrap()),
-        ("an empty file", |path| fs::write(path, "").unwrap()),
-        ("no text", |path| fs::write(path, [0xff; 8192]).unwrap()),
-        ("zeros", |path| fs::write(path, [0; 8192]).unwrap()),
-        ("text", |path| fs::write(path, "c1\r\nnet1").unwrap()),
-        ("half of it", |path| resize(path, 4096)),
-        ("a page more", |path| resize(path, 12288)),
-        ("a huge file", |path| resize(path, 1 << 40)),
-        ("no bits", |path| change(path, 104, &[0; 24])),
-        ("no entries", |path| change(path, 4096, &[0; 4096])),
-        ("a link", |path| {
-            let target = path.with_file_name("target");
-            fs::rename(path, &target).unwrap();
-            symlink(target, path).unwrap();
-        }),
-        ("a dangling link", |path| {
-            fs::remove_file(path).unwrap();
-            symlink("/nonexistent", path).unwrap();
-        }),
-        ("a directory", |path| {
-            fs::remove_file(path).unwrap();
-            fs::create_dir(path).unwrap();
-        }),
-        ("a directory with a file", |path| {
-            fs::remove_file(path).unwrap();
-            fs::create_dir(path).unwrap();
-            fs::write(path.join("10.0.0.200"), "n5\r\nnet1").unwrap();
-        }),
-        ("a FIFO", |path| {
-            fs::remove_file(path).unwrap();
-            nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        }),
-        ("a FIFO in the place of a new one", |path| {
-            fs::remove_file(path).unwrap();
-            let temporary = path.with_file_name("..reservations.index.tmp");
-            nix::unistd::mkfifo(&temporary, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        }),
-        ("a directory in the place of a new one", |path| {
-            fs::remove_file(path).unwrap();
-            fs::create_dir(path.with_file_name("..reservations.index.tmp")).unwrap();
-        }),
-    ]
-}
-
-fn resize(path: &Path, length: u64) {
-    let file = OpenOptions::new().write(true).open(path).unwrap();
-    file.set_len(length).unwrap();
-}
-
-fn change(path: &Path, offset: u64, bytes: &[u8]) {
-    let file = OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(bytes, offset).unwrap();
-}
-
 #[test]
 fn whatever_stands_in_the_place_of_the_index_everything_works() {
     for (what, tamper) in tampering() {
@@ -253,13 +197,6 @@ fn an_index_with_a_byte_that_is_another_does_not_mislead() {
         invert(&network.path(INDEX), offset);
         assert_eq!(address(&network.add("c1")), "10.0.0.21/24", "byte {offset}");
     }
-}
-
-fn invert(path: &Path, offset: u64) {
-    let mut byte = [0];
-    let index = File::open(path).unwrap();
-    index.read_exact_at(&mut byte, offset).unwrap();
-    change(path, offset, &[!byte[0]]);
 }
 
 #[test]

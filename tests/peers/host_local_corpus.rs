@@ -3,6 +3,9 @@
 //! differences that are listed here. The environment variable `HOST_LOCAL_CASES` makes
 //! more of them.
 
+mod difference;
+mod random;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,6 +15,8 @@ use harness::Output;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+use self::difference::{ALL, Difference};
+pub(super) use self::random::Random;
 use super::host_local::Party;
 use crate::host_local::{Network, at_once};
 
@@ -19,40 +24,6 @@ use crate::host_local::{Network, at_once};
 const CASES: usize = 500;
 /// The networks of a case, which share their addresses and their data directory.
 const NETWORKS: [&str; 2] = ["n", "m"];
-
-/// Every difference that a user of the Go plugin (1.1.1) can see, with its reason. The
-/// numeric codes are another: Go's are 999 for everything, ours those of the specification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Difference {
-    /// Go refuses to release when the configuration or `CNI_ARGS` have become wrong,
-    /// and the container cannot be removed any more.
-    DelWithoutValidation,
-    /// Go leaves the turn of the earlier range sets moved, and releases whatever the
-    /// attachment had before; a failed ADD of ours leaves the store as it was.
-    FailedAddChangesNothing,
-    /// Once per range set, Go looks for files to release. With two sets it finds the
-    /// ones that name the container only after the ones that name the attachment.
-    LegacyFilesAreReleasedAlone,
-    /// To Go, the empty file of a killed plugin is taken for ever.
-    EmptyFilesAreReclaimed,
-    /// After the broadcast address, Go goes on with the next network.
-    StartAtBroadcastIsRefused,
-    /// A subnet that is `null` is not set for us, and wrong for Go.
-    NullSubnetIsNotSet,
-    /// The text of a failed system call or of a JSON reader, and which of two mistakes in
-    /// one document is found first.
-    OtherWordsOfTheSystem,
-}
-
-const ALL: [Difference; 7] = [
-    Difference::DelWithoutValidation,
-    Difference::FailedAddChangesNothing,
-    Difference::LegacyFilesAreReleasedAlone,
-    Difference::EmptyFilesAreReclaimed,
-    Difference::StartAtBroadcastIsRefused,
-    Difference::NullSubnetIsNotSet,
-    Difference::OtherWordsOfTheSystem,
-];
 
 /// What `resolvConf` may find.
 const RESOLV_CONFS: [&str; 5] = [
@@ -86,37 +57,6 @@ fn both_plugins_do_the_same_with_generated_configurations() {
         BTreeSet::from(ALL),
         "a difference is listed that does not occur"
     );
-}
-
-/// A sequence of numbers that is the same in every run.
-pub(super) struct Random(u64);
-
-impl Random {
-    /// The sequence with this number.
-    pub(super) fn sequence(number: usize) -> Self {
-        Self((number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
-    }
-
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    pub(super) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        let index = usize::try_from(self.below(from.len() as u64)).expect("it is small");
-        from[index].clone()
-    }
 }
 
 #[derive(Debug)]

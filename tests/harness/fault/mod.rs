@@ -10,6 +10,8 @@ mod sweep;
 mod system_call;
 mod trace;
 
+use std::time::{Duration, Instant};
+
 pub use order::Order;
 pub use race::{Meeting, Race};
 pub use scene::{Maker, Scene, Subject};
@@ -17,3 +19,13 @@ pub use soak::{Growth, Soak};
 pub use sweep::{Sweep, Tally, each_system_call};
 pub use system_call::{NO_MEMORY, SystemCall};
 pub use trace::{Counted, Fault, Strike, Struck, strike};
+
+/// Waits for what others do in the background.
+#[track_caller]
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it did not happen that {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

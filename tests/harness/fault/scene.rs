@@ -1,16 +1,21 @@
 //! Where things go wrong: a node with a network of one kind, its pods, and everything
 //! that an attachment can change there, to be compared.
 
+mod state;
+mod subject;
+
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::device;
+use self::state::{entry, files, links};
+use self::subject::conf;
+pub use self::subject::{Maker, Subject};
+use super::{device, wait_until};
 use crate::eni_lab::Lab;
 use crate::node::Ended;
 use crate::{
@@ -33,37 +38,6 @@ const BOOT_ID: &str = ".boot_id";
 const ITS_OWN: [&str; 3] = [".reservations.index", ".unfinished", ".host-device.marks"];
 /// What has room for many addresses.
 const TYPE: &str = "m5.24xlarge";
-
-/// What is attached, and by what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
-    /// An address and nothing else.
-    HostLocal,
-    /// A device of its own for each pod, with an address.
-    HostDevice,
-    /// The same with the addresses, routes and neighbours that it has on the node.
-    KeptDevice,
-    /// The same with a network card, which only the test VM has.
-    Nic,
-    /// A network card that is bound to a driver for user space.
-    BoundNic,
-    /// An interface on a master, with an address.
-    Ipvlan,
-    /// An address that is registered in the VPC: eni-sync behind host-local, to which
-    /// the scene adds the interface that ipvlan would have made.
-    Registered,
-    /// The same behind ipvlan itself.
-    RegisteredIpvlan,
-}
-
-/// Whose plugins are executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maker {
-    /// Ours.
-    Ours,
-    /// Those of the CNI project, as Debian packages them.
-    Go,
-}
 
 enum Place {
     Plain(Node),
@@ -484,72 +458,6 @@ impl Scene {
     }
 }
 
-impl Subject {
-    /// Whether each pod gets a device.
-    pub fn has_devices(self) -> bool {
-        matches!(self, Self::HostDevice | Self::KeptDevice) || self.has_nics()
-    }
-
-    /// Whether they are network cards.
-    pub fn has_nics(self) -> bool {
-        matches!(self, Self::Nic | Self::BoundNic)
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::HostLocal => "host-local",
-            Self::HostDevice => "host-device",
-            Self::KeptDevice => "host-device with keepAddresses",
-            Self::Nic => "host-device of a network card with keepAddresses",
-            Self::BoundNic => "host-device of a network card with a driver",
-            Self::Ipvlan => "ipvlan",
-            Self::Registered => "eni-sync",
-            Self::RegisteredIpvlan => "eni-sync behind ipvlan",
-        })
-    }
-}
-
-/// The network with this number. Those of a VPC are in one subnet, which is that of
-/// the one ENI.
-fn conf(subject: Subject, maker: Maker, number: usize) -> Value {
-    let (v4, v6) = (
-        format!("10.0.{}", 4 + number),
-        format!("2001:db8:4::{number}"),
-    );
-    let ranges = json!([
-        [{"subnet": "10.0.4.0/22", "rangeStart": format!("{v4}.20"), "rangeEnd": format!("{v4}.250")}],
-        [{"subnet": "2001:db8:4::/64", "rangeStart": format!("{v6}:20"), "rangeEnd": format!("{v6}:ffff")}],
-    ]);
-    let ipam = json!({"type": "host-local", "ranges": ranges});
-    let master = match subject {
-        Subject::Ipvlan => MASTERS[number % MASTERS.len()],
-        _ => MASTER,
-    };
-    let sync = json!({"type": "eni-sync", "cooldownSeconds": 0});
-    let ipvlan = json!({"type": "ipvlan", "master": master, "mode": "l2", "ipam": ipam});
-    let plugins = match subject {
-        Subject::HostLocal => json!([{"type": "host-local", "ipam": ipam}]),
-        Subject::HostDevice => json!([{"type": "host-device", "ipam": ipam}]),
-        Subject::KeptDevice | Subject::Nic => {
-            json!([{"type": "host-device", "keepAddresses": true, "ipam": ipam}])
-        }
-        Subject::BoundNic => {
-            json!([{"type": "host-device", "driver": "vfio-pci", "ipam": ipam}])
-        }
-        Subject::Ipvlan => json!([ipvlan]),
-        Subject::Registered => json!([{"type": "host-local", "ipam": ipam}, sync]),
-        Subject::RegisteredIpvlan => json!([ipvlan, sync]),
-    };
-    // What Debian packages knows no later one.
-    let version = match maker {
-        Maker::Ours => "1.1.0",
-        Maker::Go => "1.0.0",
-    };
-    json!({"cniVersion": version, "name": format!("net{number}"), "plugins": plugins})
-}
-
 fn place(subject: Subject) -> Place {
     let kind = match subject {
         Subject::Registered => "veth",
@@ -576,51 +484,9 @@ fn pod(number: usize) -> Pod {
     pod
 }
 
-/// Waits for what others do in the background.
-#[track_caller]
-pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(180);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it did not happen that {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 fn succeeded(output: Output) -> Result<Value, Box<Output>> {
-    match output.status {
-        Some(0) => Ok(output.ok()),
-        _ => Err(Box::new(output)),
+    if output.status == Some(0) {
+        return Ok(output.ok());
     }
-}
-
-/// A line for each link of a namespace.
-fn links(place: &str, namespace: &Namespace) -> BTreeSet<String> {
-    let all = namespace.ip_json(&["address", "show"]);
-    let line = |link: &Value| {
-        let is_up = link["flags"].to_string().contains("\"UP\"");
-        let global = link["addr_info"].as_array().into_iter().flatten();
-        let global = global.filter(|address| address["scope"] != "link");
-        let mut addresses: Vec<String> = global.map(|a| a["local"].to_string()).collect();
-        addresses.sort();
-        let keys = ["ifname", "address", "mtu", "ifalias", "altnames"];
-        let values = keys.map(|key| link[key].to_string()).join(" ");
-        format!("{place}: link {values} {addresses:?} up={is_up}")
-    };
-    all.as_array().into_iter().flatten().map(line).collect()
-}
-
-/// What a file of the ledger says.
-fn entry(path: &Path) -> Option<Value> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
-}
-
-/// Every file below a directory.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).expect("the state can be read");
-    let paths = entries.flatten().map(|entry| entry.path());
-    let below = |path: PathBuf| match path.is_dir() {
-        true => files(&path),
-        false => vec![path],
-    };
-    paths.flat_map(below).collect()
+    Err(Box::new(output))
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::scene::{Maker, Scene, Subject, wait_until};
+use super::scene::{Maker, Scene, Subject};
 use super::trace::{Counted, Fault, Strike};
+use super::wait_until;
 use crate::{Call, Output, Random};
 
 /// More system calls than most commands make, and more microseconds than they take.
