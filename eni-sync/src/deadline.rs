@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use common::error::{Error, ErrorCode};
+use common::error::{Error, ErrorCode, Result};
 
 /// When a command has to be done. Without one it takes the time that each wait may take.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +29,20 @@ impl Deadline {
     /// Whether no time is left.
     pub(crate) fn is_over(self) -> bool {
         self.left().is_zero()
+    }
+
+    /// Nothing is begun for `what` without time for it.
+    ///
+    /// # Errors
+    /// Code 11 when no time is left.
+    pub(crate) fn require_time_for(self, what: &str) -> Result<()> {
+        match self.is_over() {
+            true => {
+                let msg = format!("timed out before it was the turn of {what}");
+                Err(Error::new(ErrorCode::TRY_AGAIN, msg))
+            }
+            false => Ok(()),
+        }
     }
 
     /// The refusal of who has no time left to wait for `what`.

@@ -37,7 +37,9 @@ pub(crate) use self::damage::{About, Damage};
 pub(crate) use self::entry::{Absence, Entry, State, Timestamp, now};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::owner::{Life, Owner};
-pub(crate) use self::policy::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
+pub(crate) use self::policy::{
+    DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover, default_cooldown_seconds,
+};
 pub(crate) use self::prefix::{Asked, Prefix};
 pub(crate) use self::refusal::Refusal;
 pub(crate) use self::wish::{Unheard, Wish};

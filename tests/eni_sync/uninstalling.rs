@@ -423,3 +423,25 @@ fn what_ec2_may_still_show_of_a_lost_answer_is_waited_for() {
     node.let_time_pass(61);
     uninstall(&node, &target, &[], 0);
 }
+
+#[test]
+fn a_lost_answer_that_cannot_be_read_ends_when_its_file_is_removed_and_that_is_said() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let target = installed(&node);
+    node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
+    node.del(&Pod::new("c1"));
+    let unheard = node.ledger_path().join(".unheard");
+    fs::write(&unheard, "{").unwrap();
+    let said = node.command(&["doctor"]).stdout;
+    assert!(
+        said.contains("remove the file a minute after the last request"),
+        "{said}"
+    );
+    let output = uninstall(&node, &target, &[], 1);
+    assert!(output.stdout.contains("/.unheard"), "{output}");
+    // It would never be over.
+    assert!(!output.stdout.contains("do this again"), "{output}");
+    fs::remove_file(&unheard).unwrap();
+    uninstall(&node, &target, &[], 0);
+}

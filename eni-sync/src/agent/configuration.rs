@@ -27,7 +27,7 @@ pub(crate) use self::pools::{Pool, Watermarks};
 use self::resources::DEVICE_PLUGIN_PATH;
 pub(crate) use self::resources::{Kind, Resource};
 
-use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
+use crate::ledger::{LONGEST_COOLDOWN, Takeover, default_cooldown_seconds};
 use crate::provision::wanted::{self, Wanted};
 use crate::random;
 use crate::registration::prefixes::kept::Kept;
@@ -103,16 +103,12 @@ pub(crate) struct Watched {
     #[serde(default)]
     pub(crate) takeover: Takeover,
     /// How long an address stays on its ENI when its reservation has ended.
-    #[serde(default = "cooldown_seconds")]
+    #[serde(default = "default_cooldown_seconds")]
     pub(crate) cooldown_seconds: u64,
 }
 
 fn data_dir() -> PathBuf {
     PathBuf::from(DATA_DIR)
-}
-
-fn cooldown_seconds() -> u64 {
-    DEFAULT_COOLDOWN.as_secs()
 }
 
 impl Watched {
@@ -124,7 +120,7 @@ impl Watched {
             master_selector: None,
             data_dir: directory.parent().unwrap_or(directory).to_owned(),
             takeover: Takeover::default(),
-            cooldown_seconds: cooldown_seconds(),
+            cooldown_seconds: default_cooldown_seconds(),
         }
     }
 

@@ -29,11 +29,8 @@ pub(crate) fn run(agent: &Arc<Agent>) {
     let mut said = LastLook::default();
     loop {
         if let Err(error) = watch(agent, &mut said) {
-            for news in said.replace(vec![error.to_string()]) {
-                say!("{news}; looking every {PAUSE:?}");
-            }
             // What cannot be watched is looked at all the same.
-            look_unwatched(agent, &error);
+            look_unwatched(agent, &error, &mut said);
         }
         thread::sleep(PAUSE);
     }
@@ -45,8 +42,7 @@ fn watch(agent: &Arc<Agent>, said: &mut LastLook) -> Result<()> {
     let inotify = Inotify::init(flags).map_err(failed)?;
     while agent.await_turn() {
         let usual = agent.configuration.reconcile_interval();
-        let wait = look(agent, Ok(&inotify))?;
-        said.replace(Vec::new());
+        let wait = look(agent, Ok(&inotify), said)?;
         agent.announce();
         await_change(&inotify, wait.unwrap_or(usual))?;
     }
@@ -54,13 +50,15 @@ fn watch(agent: &Arc<Agent>, said: &mut LastLook) -> Result<()> {
 }
 
 /// Looks at every network once, though nothing announces what changes.
-fn look_unwatched(agent: &Arc<Agent>, why: &Error) {
+fn look_unwatched(agent: &Arc<Agent>, why: &Error, said: &mut LastLook) {
     if !agent.await_turn() {
         return;
     }
-    if let Err(error) = look(agent, Err(why)) {
-        agent.metrics.note_unregistered(1);
-        agent.health.note_unregistered(vec![error.to_string()]);
+    if let Err(error) = look(agent, Err(why), said) {
+        let findings = vec![error.to_string()];
+        say_new(said, &findings);
+        agent.metrics.note_unregistered(findings.len());
+        agent.health.note_unregistered(findings);
     }
     agent.announce();
 }
@@ -68,20 +66,29 @@ fn look_unwatched(agent: &Arc<Agent>, why: &Error) {
 /// What announces changes, or why nothing does.
 type Watch<'a> = std::result::Result<&'a Inotify, &'a Error>;
 
+/// What a look at the networks has found.
+struct Looked {
+    /// Which networks cannot be followed, and why.
+    findings: Vec<String>,
+    source: Source,
+    without: Vec<Without>,
+    /// When to look again, though nothing changes.
+    again: Option<Duration>,
+}
+
 /// Makes the ledger follow every network. Returns when to look again, though nothing changes.
-fn look(agent: &Agent, watch: Watch<'_>) -> Result<Option<Duration>> {
-    match &agent.configuration.networks {
-        Networks::Listed(networks) => follow_listed(agent, watch, networks),
-        Networks::Auto => follow_found(agent, watch),
-    }
+fn look(agent: &Agent, watch: Watch<'_>, said: &mut LastLook) -> Result<Option<Duration>> {
+    let looked = match &agent.configuration.networks {
+        Networks::Listed(networks) => follow_listed(agent, watch, networks)?,
+        Networks::Auto => follow_found(agent, watch)?,
+    };
+    let again = looked.again;
+    note(agent, watch, looked, said);
+    Ok(again)
 }
 
 /// Makes the ledger follow the networks of the configuration.
-fn follow_listed(
-    agent: &Agent,
-    watch: Watch<'_>,
-    networks: &[Watched],
-) -> Result<Option<Duration>> {
+fn follow_listed(agent: &Agent, watch: Watch<'_>, networks: &[Watched]) -> Result<Looked> {
     // Watched first, looked at then: nothing can appear between the two.
     if let Ok(inotify) = watch {
         for network in networks {
@@ -94,37 +101,23 @@ fn follow_listed(
     for network in networks {
         match reserved::follow(agent, network, &found) {
             Ok(found) => without.extend(found),
-            Err(error) => {
-                let finding = format!("network {}: {error}", network.name);
-                say!("{finding}");
-                findings.push(finding);
-            }
+            Err(error) => findings.push(format!("network {}: {error}", network.name)),
         }
     }
-    let (wait, source) = match findings.is_empty() {
+    let (again, source) = match findings.is_empty() {
         true => (None, Source::Watched),
         false => (Some(PAUSE), Source::WatchedInPart),
     };
-    note(agent, watch, findings, (source, without));
-    Ok(wait)
-}
-
-/// Notes what cannot be registered or watched, for those who ask, and tells which pods that are.
-fn note(
-    agent: &Agent,
-    watch: Watch<'_>,
-    mut findings: Vec<String>,
-    (source, without): (Source, Vec<Without>),
-) {
-    findings.extend(without.iter().map(Without::to_string));
-    agent.metrics.note_unregistered(findings.len());
-    findings.extend(watch.err().map(Error::to_string));
-    agent.health.note_unregistered(findings);
-    agent.tell_without(source, without);
+    Ok(Looked {
+        findings,
+        source,
+        without,
+        again,
+    })
 }
 
 /// The same for the networks that the records of this node show.
-fn follow_found(agent: &Agent, watch: Watch<'_>) -> Result<Option<Duration>> {
+fn follow_found(agent: &Agent, watch: Watch<'_>) -> Result<Looked> {
     if let Ok(inotify) = watch {
         for directory in found::directories()? {
             add_watch(inotify, &directory)?;
@@ -137,18 +130,40 @@ fn follow_found(agent: &Agent, watch: Watch<'_>) -> Result<Option<Duration>> {
         }
     }
     let (outcome, followed) = auto::follow(agent, &found);
-    match followed {
-        Ok(()) => {
-            note(agent, watch, Vec::new(), (Source::Watched, outcome.without));
-            Ok(outcome.again)
-        }
+    let (findings, source, again) = match followed {
+        Ok(()) => (Vec::new(), Source::Watched, outcome.again),
         Err(error) => {
             let finding = format!("networks of this node: {error}");
-            say!("{finding}");
-            let seen = (Source::WatchedInPart, outcome.without);
-            note(agent, watch, vec![finding], seen);
-            Ok(Some(PAUSE))
+            (vec![finding], Source::WatchedInPart, Some(PAUSE))
         }
+    };
+    Ok(Looked {
+        findings,
+        source,
+        without: outcome.without,
+        again,
+    })
+}
+
+/// Notes what cannot be registered or watched, for those who ask, and tells which pods that are.
+fn note(agent: &Agent, watch: Watch<'_>, looked: Looked, said: &mut LastLook) {
+    let unwatched = watch
+        .err()
+        .map(|why| format!("{why}; looking every {PAUSE:?}"));
+    let count = looked.findings.len() + looked.without.len();
+    let mut findings = looked.findings;
+    findings.extend(unwatched);
+    say_new(said, &findings);
+    findings.extend(looked.without.iter().map(Without::to_string));
+    agent.metrics.note_unregistered(count);
+    agent.health.note_unregistered(findings);
+    agent.tell_without(looked.source, looked.without);
+}
+
+/// Says what the look before has not found.
+fn say_new(said: &mut LastLook, findings: &[String]) {
+    for finding in said.replace(findings.to_vec()) {
+        say!("{finding}");
     }
 }
 

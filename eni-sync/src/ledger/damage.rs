@@ -26,8 +26,10 @@ pub(crate) enum About {
     Prefix(Cidr),
     /// Something that is called as a prefix, and is none.
     NoPrefix,
-    /// That EC2 was asked to choose, and has not been heard.
+    /// That EC2 was asked to choose prefixes, and has not been heard.
     Asked,
+    /// That EC2 was asked to choose addresses, and has not been heard.
+    Unheard,
 }
 
 impl EniLedger {
@@ -50,11 +52,11 @@ impl EniLedger {
     /// The files that cannot be read of what EC2 was asked to choose.
     pub(super) fn damage_of_questions(&self) -> impl Iterator<Item = Damage> {
         let asked = self.unreadable_asked().into_iter();
-        let asked = asked.chain(self.unreadable_unheard());
-        asked.map(|error| Damage {
-            about: About::Asked,
-            error,
-        })
+        let asked = asked.map(|error| (About::Asked, error));
+        let unheard = self.unreadable_unheard().into_iter();
+        let unheard = unheard.map(|error| (About::Unheard, error));
+        let questions = asked.chain(unheard);
+        questions.map(|(about, error)| Damage { about, error })
     }
 }
 

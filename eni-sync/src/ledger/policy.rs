@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 /// How long an address stays on its ENI after its attachment has ended, unless the
 /// configuration says otherwise. It is the VPC CNI's time.
 pub(crate) const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
+
+/// The same in seconds, for configurations.
+pub(crate) fn default_cooldown_seconds() -> u64 {
+    DEFAULT_COOLDOWN.as_secs()
+}
+
 /// A day. A longer time is a mistake in the unit.
 pub(crate) const LONGEST_COOLDOWN: u64 = 86_400;
 

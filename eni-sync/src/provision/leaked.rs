@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use common::attach::inventory::Inventory;
-use common::error::{Error, ErrorCode, Result};
+use common::error::{Error, Result};
 use common::timestamp::moment;
 
 use crate::provision::denied::explained;
@@ -44,9 +44,8 @@ pub(crate) fn delete(aws: &Aws, dry_run: bool) -> Result<Cleaned> {
     let vpc = vpc(aws, &identity)?;
     let mut cleaned = Cleaned::default();
     for eni in find(ec2, &identity, &vpc)? {
-        if aws.deadline().is_over() {
-            let msg = format!("timed out before it was the turn of {}", eni.id);
-            cleaned.errors.push(Error::new(ErrorCode::TRY_AGAIN, msg));
+        if let Err(error) = aws.deadline().require_time_for(&eni.id) {
+            cleaned.errors.push(error);
             break;
         }
         let what = format!("delete {}, whose instance has gone", eni.id);

@@ -155,14 +155,9 @@ impl Removal<'_> {
 
     /// Nothing is asked of EC2 for an ENI without time for it.
     fn require_time(&self, eni: &str) -> Result<()> {
-        match self.aws.deadline().is_over() {
-            true => {
-                let msg = format!("timed out before it was the turn of {eni}");
-                let details = "nothing was asked of EC2 for it; the next detach does it";
-                Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
-            }
-            false => Ok(()),
-        }
+        let details = "nothing was asked of EC2 for it; the next detach does it";
+        let in_time = self.aws.deadline().require_time_for(eni);
+        in_time.map_err(|error| error.with_details(details))
     }
 
     fn remove(&self, eni: &Description) -> Result<Fate> {

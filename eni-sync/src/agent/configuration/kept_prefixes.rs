@@ -3,8 +3,8 @@
 use common::error::{Error, Result};
 use serde::Deserialize;
 
-use super::cooldown_seconds;
 use super::master::{Master, Selector};
+use crate::ledger::default_cooldown_seconds;
 use crate::registration::prefixes::kept::{Kept, Marks};
 
 /// The prefixes for networks without addresses, on ENIs for which `enis` does not say it.
@@ -24,7 +24,7 @@ pub(crate) struct Prefixes {
     #[serde(default)]
     master_selector: Option<Selector>,
     /// How long a prefix that nobody needs stays on the ENI.
-    #[serde(default = "cooldown_seconds")]
+    #[serde(default = "default_cooldown_seconds")]
     cooldown_seconds: u64,
 }
 

@@ -8,8 +8,8 @@ use common::address::{number, numbered};
 use common::error::{Error, Result};
 use serde::Deserialize;
 
-use super::{Master, Selector, cooldown_seconds, data_dir};
-use crate::ledger::{Entry, Life, Owner, State};
+use super::{Master, Selector, data_dir};
+use crate::ledger::{Entry, Life, Owner, State, default_cooldown_seconds};
 use crate::vpc::ec2::Family;
 
 /// No ENI has more addresses; a longer range is a mistake.
@@ -41,7 +41,7 @@ pub(crate) struct Pool {
     #[serde(default = "data_dir")]
     pub(crate) data_dir: PathBuf,
     /// How long an address that is given up stays on the ENI.
-    #[serde(default = "cooldown_seconds")]
+    #[serde(default = "default_cooldown_seconds")]
     pub(crate) cooldown_seconds: u64,
 }
 

@@ -54,7 +54,13 @@ fn consequence(about: About) -> &'static str {
         }
         About::NoPrefix => "nothing is done because of it; remove the file",
         About::Asked => {
-            "without the file, what EC2 has chosen is adopted like what others have assigned"
+            "EC2 is asked for no more prefixes of this family; remove the file a minute after the \
+             last request: what EC2 has given is adopted like what others have assigned"
+        }
+        About::Unheard => {
+            "EC2 is asked for no more addresses for networks without addresses; remove the file a \
+             minute after the last request: what EC2 has given is adopted like what others have \
+             assigned"
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn add_damage(status: &mut EniStatus, damage: Vec<Damage>) {
                     differs: None,
                 });
             }
-            About::NoPrefix | About::Asked => status.damaged.push(why),
+            About::NoPrefix | About::Asked | About::Unheard => status.damaged.push(why),
         }
     }
     status.addresses.sort_by_key(|address| address.address);

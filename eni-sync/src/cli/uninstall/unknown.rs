@@ -5,7 +5,7 @@ use common::error::Result;
 use common::text::printable;
 
 use crate::cli::output;
-use crate::ledger::Ledger;
+use crate::ledger::{About, Ledger};
 
 /// Names all of it; true if there is any.
 ///
@@ -14,15 +14,18 @@ use crate::ledger::Ledger;
 pub(super) fn name() -> Result<bool> {
     let mut lines = Vec::new();
     for eni in Ledger::of_node().enis()? {
-        if eni.is_unheard()? {
+        let damage = eni.damage()?;
+        let is_damaged = |of: About| damage.iter().any(|damage| damage.about == of);
+        // What cannot be read does not go by itself.
+        if eni.is_unheard()? && !is_damaged(About::Asked) && !is_damaged(About::Unheard) {
             lines.push(format!(
                 "{}: EC2 was asked for more, and its answer was lost: what it gave is seen within \
                  a minute, so do this again then",
                 eni.id()
             ));
         }
-        let damage = eni.damage()?.into_iter();
-        lines.extend(damage.map(|damage| format!("kept: {}", damage.error)));
+        let kept = damage.iter();
+        lines.extend(kept.map(|damage| format!("kept: {}", damage.error)));
     }
     for line in &lines {
         output::print(format!("{}\n", printable(line)).as_bytes())?;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::stock::Level;
-use crate::ledger::DEFAULT_COOLDOWN;
+use crate::ledger::default_cooldown_seconds;
 use crate::vpc::ec2::Family;
 
 /// No ENI has as many slots; a larger number is a mistake.
@@ -22,7 +22,7 @@ pub(crate) struct Kept {
     #[serde(default)]
     pub(crate) ipv6: usize,
     /// How long a prefix that nobody needs stays on the ENI.
-    #[serde(default = "cooldown_seconds")]
+    #[serde(default = "default_cooldown_seconds")]
     pub(crate) cooldown_seconds: u64,
 }
 
@@ -34,10 +34,6 @@ pub(crate) struct Marks {
     pub(crate) low: usize,
     /// How many there are then.
     pub(crate) high: usize,
-}
-
-fn cooldown_seconds() -> u64 {
-    DEFAULT_COOLDOWN.as_secs()
 }
 
 impl Kept {
