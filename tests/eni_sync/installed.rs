@@ -298,7 +298,8 @@ fn somebody_who_replaces_it_again_and_again_is_let_win_and_named() {
         replace_and_await(&site);
     }
     site.replace("host-local", "host-local");
-    let finding = format!("{INSIDE}/host-local is the Go plugin: ours was to be put back 10 times");
+    let finding =
+        format!("{INSIDE}/host-local is the Go plugin: this suite's program was replaced 10 times");
     assert!(eventually(|| site.readiness().contains(&finding)));
     assert!(!site.is_ours("host-local"));
     assert!(site.is_ours("eni-host-local"));

@@ -109,7 +109,7 @@ fn attach(agent: &Agent) -> Result<Left> {
         Step::Creating { name, subnet } => info!(name, subnet, "an ENI is created"),
         Step::Attaching { name, eni } => info!(name, eni, "an ENI is attached"),
         Step::Attached { name, eni } => info!(name, eni, "{eni} of {name:?} is attached"),
-        Step::Deleted { eni } => info!(eni, "{eni} is deleted: nobody wants it"),
+        Step::Deleted { eni } => info!(eni, "{eni} is deleted: no configuration names it"),
     };
     let report = agent
         .clients

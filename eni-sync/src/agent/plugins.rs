@@ -164,8 +164,8 @@ impl Plugins {
         if !self.attempts.may_try(name) {
             let minutes = WINDOW.as_secs() / 60;
             let why = format!(
-                "ours was to be put back {MOST} times in {minutes} minutes, and stays away for \
-                 some minutes now; networks of type {own:?} are served by this suite all the same"
+                "this suite's program was replaced {MOST} times in {minutes} minutes, and is put back \
+                 in some minutes; until then, use it by the type {own:?}"
             );
             return Err(Error::internal(format!("{shown} is {found}")).with_details(why));
         }

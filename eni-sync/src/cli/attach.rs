@@ -259,7 +259,7 @@ impl Progress {
             Step::Creating { name, subnet } => format!("creating an ENI of {name} in {subnet}"),
             Step::Attaching { name, eni } => format!("attaching {eni} of {name}"),
             Step::Attached { name, eni } => format!("{eni} of {name} is attached"),
-            Step::Deleted { eni } => format!("{eni} is deleted: nobody wants it"),
+            Step::Deleted { eni } => format!("{eni} is deleted: no configuration names it"),
         });
     }
 

@@ -297,7 +297,7 @@ impl Pass<'_> {
 
     /// Deletes an ENI, and returns whether EC2 knew it.
     fn delete(&mut self, eni: &str) -> Result<bool> {
-        let what = format!("delete {eni}, which nobody wants");
+        let what = format!("delete {eni}, which no configuration names");
         let outcome = self.ec2.delete(eni);
         let is_known = outcome.map_err(|failure| explained(&failure, &what))?;
         if is_known {

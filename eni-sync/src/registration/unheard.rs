@@ -114,7 +114,7 @@ pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
     };
     for address in actual.secondary.iter().filter(is_lost) {
         say!(
-            "EC2 had chosen {address} for {}, and nobody heard it",
+            "EC2 has chosen {address} for {}, and its answer was lost",
             actual.id
         );
         let known = entries.get(*address)?;

@@ -256,7 +256,7 @@ fn missing(path: &Path) -> io::Result<Found> {
 pub(crate) fn hidden(path: &str) -> Error {
     let msg = format!("netns {path:?} is not visible to this process");
     Error::new(ErrorCode::NETNS, msg).with_details(
-        "it may see other mounts than the runtime of the containers: start it anew, and where \
+        "it may see other mounts than the runtime of the containers: restart it, and if \
          findmnt finds no mount at the path on the node, remove what is there",
     )
 }

@@ -135,7 +135,7 @@ impl Endpoint {
         let name = self.plugin.resource.name.clone();
         if !self.attempts.may_try(&name) {
             let minutes = WINDOW.as_secs() / 60;
-            let why = format!("the kubelet has let go of it {MOST} times in {minutes} minutes");
+            let why = format!("the kubelet has dropped it {MOST} times in {minutes} minutes");
             (self.again, self.problem) = (Some(Instant::now() + LONGEST_PAUSE), Some(why));
             return;
         }

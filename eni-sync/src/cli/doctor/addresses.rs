@@ -124,7 +124,7 @@ fn owners(own: &Description, entries: &[Entry]) -> Finding {
         false => {
             let says = format!("nobody knows whose {} is", named(&unknown));
             Finding::warning(CHECK, &own.id, says).advise(format!(
-                "if nobody's, it takes a slot: eni-sync release --address {} --force",
+                "if no program needs it, free its slot: eni-sync release --address {} --force",
                 unknown.first().map(IpAddr::to_string).unwrap_or_default()
             ))
         }

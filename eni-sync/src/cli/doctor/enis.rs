@@ -107,7 +107,7 @@ fn uses(facts: &Facts, eni: &Eni) -> Vec<Finding> {
             "eni-default-route",
             has_default,
             default_says,
-            "is no way out of the node",
+            "has no default route of the node",
         ),
         finding(
             "eni-dns",
@@ -120,7 +120,9 @@ fn uses(facts: &Facts, eni: &Eni) -> Vec<Finding> {
 
 /// How to set an interface up, and why it may be down.
 pub(crate) fn up(name: &str) -> String {
-    format!("ip link set {name} up; AL2023 leaves an ENI that is attached after the boot down")
+    format!(
+        "ip link set {name} up; Amazon Linux 2023 does not set up an ENI that is attached after the boot"
+    )
 }
 
 fn source_dest_check(own: &Description) -> Finding {
@@ -129,7 +131,7 @@ fn source_dest_check(own: &Description) -> Finding {
         true => Finding::ok(
             CHECK,
             &own.id,
-            "on: nobody sends from an address that has moved",
+            "on: the VPC drops what is sent from an address that has moved to another ENI",
         ),
         false => Finding::info(CHECK, &own.id, "off")
             .advise("eni-sync does not need it off; pods that route for others do"),

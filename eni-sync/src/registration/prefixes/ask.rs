@@ -308,7 +308,7 @@ pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()
         let lost: Vec<Cidr> = actual.prefixes.iter().filter(is_lost).copied().collect();
         for prefix in &lost {
             say!(
-                "EC2 had chosen {prefix} for {}, and nobody heard it",
+                "EC2 has chosen {prefix} for {}, and its answer was lost",
                 actual.id
             );
             note(entries, *prefix)?;
