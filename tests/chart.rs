@@ -1,6 +1,8 @@
 //! The chart in `deploy/helm`, rendered by Helm 3 and 4: that it installs what kustomize installs,
 //! that Kubernetes accepts it, that every value does something, and that wrong ones are refused.
 
+mod examples;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

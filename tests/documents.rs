@@ -92,6 +92,9 @@ fn every_network_and_file_that_a_page_shows_is_an_example() {
     for directory in ["agent", "ranges"] {
         texts.extend(examples(directory, "json"));
     }
+    for directory in ["pods", "helm"] {
+        texts.extend(examples(directory, "yaml"));
+    }
     let mut unseen: BTreeSet<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
     for (path, page) in pages() {
         for block in [blocks(&page, "yaml"), blocks(&page, "json")].concat() {

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use harness::{Network, Node, Pod, our_plugin};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::documents::examples;
@@ -77,6 +77,71 @@ fn installed() -> TempDir {
         link(plugin, &format!("eni-{plugin}"));
     }
     directory
+}
+
+/// The networks that a pod names, in this order; those of a resource have the device that the
+/// kubelet has allocated because the pod asks for the resource.
+fn networks_of(pod: &Value, description: &Path) -> Vec<Network> {
+    let limits = pod["spec"]["containers"][0]["resources"]["limits"].as_object();
+    let asked: Vec<&String> = limits.into_iter().flatten().map(|(name, _)| name).collect();
+    let names = pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"].as_str();
+    let names = names.unwrap().split(',').map(str::trim);
+    let network = |name: &str| {
+        let file = format!("{name}.yaml");
+        let (_, nad) = examples("", "yaml")
+            .into_iter()
+            .find(|(path, _)| path.ends_with(&file))
+            .unwrap_or_else(|| panic!("no example is the network {name}"));
+        let resource = nad.split("k8s.v1.cni.cncf.io/resourceName: ").nth(1);
+        if let Some(resource) = resource.and_then(|rest| rest.lines().next()) {
+            assert!(asked.iter().any(|name| *name == resource), "{resource}");
+        }
+        with_device(&nad, description)
+    };
+    names.map(network).collect()
+}
+
+#[test]
+fn every_pod_of_the_examples_is_attached_to_its_networks() {
+    let description = tempfile::tempdir().unwrap();
+    let description = description.path().join("device.json");
+    let plugins = installed();
+    let vpc = Vpc::new();
+    for (file, text) in examples("pods", "yaml") {
+        let manifest: Value = serde_yaml_ng::from_str(&text).unwrap();
+        let mut networks = networks_of(&manifest, &description);
+        let is_device = networks[0].plugins[0]["runtimeConfig"].is_object();
+        let (in_vpc, machine) = match is_device {
+            true => (None, Some(Node::of_machine())),
+            false => (Some(node_in(&vpc)), None),
+        };
+        let node = in_vpc
+            .as_ref()
+            .map_or_else(|| machine.as_ref().unwrap(), |at| &at.node);
+        for network in &mut networks {
+            network.environment = in_vpc.as_ref().map_or(Vec::new(), AwsNode::environment);
+            let path = plugins.path().display().to_string();
+            network.environment.push(("CNI_PATH".to_owned(), path));
+        }
+        let pod = Pod::new("c1");
+        let attached: Vec<(String, Value)> = (1..)
+            .zip(&networks)
+            .map(|(number, network)| {
+                let ifname = format!("net{number}");
+                let result = network.attach(node, &pod, &ifname);
+                (ifname, result)
+            })
+            .collect();
+        let is_bound = !networks[0].plugins[0]["driver"].is_null();
+        let names = attached.iter().map(|(ifname, _)| ifname.as_str());
+        let mut expected: Vec<&str> = names.filter(|_| !is_bound).collect();
+        expected.insert(0, "lo");
+        assert_eq!(pod.netns.links(), expected, "{file:?}");
+        for (network, (ifname, result)) in networks.iter().zip(&attached).rev() {
+            network.detach(node, &pod, ifname, result);
+        }
+        assert_eq!(pod.netns.links(), ["lo"], "{file:?}");
+    }
 }
 
 #[test]
