@@ -57,7 +57,7 @@ RELEASED := --release --locked \
 NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite suite-arm64 demo test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-arm64 test-reboot test-upgrade \
+.PHONY: all build suite suite-arm64 demo lab test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-arm64 test-reboot test-upgrade \
 	conformance faults soak stories bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
 
 all: build
@@ -90,6 +90,12 @@ ifeq ($(NATIVE),yes)
 else
 	tests/vm/run -- $(TARGET)/debug/demo across ipvlan host-device
 endif
+
+# A shell on a node of a simulated VPC that carries packets, as root.
+lab: suite
+	tests/prepare
+	cargo build --locked -p eni-lab
+	$(TARGET)/debug/eni-lab shell
 
 test: suite test-units test-alone test-fuzz test-host test-vm test-reboot
 

@@ -1,17 +1,20 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
 //! file in `examples`, which other tests execute. `keys` and `since` are about the tables of keys,
 //! `decisions` about `docs/adr`, `glossary` and `contributing` about the pages of these names,
-//! `book` about the site, `messages` about what the programs say, `arrows` about what the READMEs
+//! `book` about the site, `commands` about the commands that pages show, `messages` about what the programs say, `arrows` about what the READMEs
 //! of the crates promise.
 
 mod arrows;
 mod book;
+mod commands;
 mod contributing;
 mod decisions;
 mod glossary;
 pub(crate) mod keys;
 mod messages;
 mod since;
+
+pub(crate) use commands::commands;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

@@ -32,6 +32,7 @@ mod vm_conformance;
 mod vm_data_plane;
 mod vm_device_plugin;
 mod vm_driver;
+mod vm_eni_lab;
 mod vm_eni_sync;
 mod vm_examples;
 mod vm_exchange;

@@ -1,7 +1,11 @@
 //! eni-lab as a program: a simulated VPC on loopback to try eni-sync with, without an
-//! account. It prints what to export, then serves until SIGTERM or SIGINT.
+//! account. It prints what to export, then serves until SIGTERM or SIGINT, or it opens a shell
+//! on a node, attaches a pod there, or calls EC2.
 
+mod call;
 mod options;
+mod pod;
+mod shell;
 mod vpc;
 
 use std::io;
@@ -10,13 +14,19 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use options::Options;
+use options::{Options, Verb};
+use pod::Pod;
 use vpc::Served;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match &options.verb {
+        None => serve(&options).map(|()| 0),
+        Some(Verb::Shell { command }) => shell::run(&options, command),
+        Some(verb) => verb.execute().map(|()| 0),
+    };
+    match done {
+        Ok(status) => ExitCode::from(status),
         Err(message) => {
             eprintln!("eni-lab: {message}");
             ExitCode::FAILURE
@@ -24,7 +34,34 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), String> {
+impl Verb {
+    fn execute(&self) -> Result<(), String> {
+        match self {
+            Self::Pod {
+                network,
+                name,
+                delete: true,
+            } => Pod::new(network, name)?.detach(),
+            Self::Pod { network, name, .. } => {
+                println!("{:#}", Pod::new(network, name)?.attach()?);
+                Ok(())
+            }
+            Self::Ec2 {
+                print,
+                action,
+                parameters,
+            } => {
+                let answer = call::ec2(action, parameters)?;
+                let element = print.as_ref().map(|name| call::element(&answer, name));
+                println!("{}", element.unwrap_or(Ok(&answer))?);
+                Ok(())
+            }
+            Self::Shell { .. } => Ok(()),
+        }
+    }
+}
+
+fn serve(options: &Options) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

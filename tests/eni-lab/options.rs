@@ -1,23 +1,36 @@
 //! The command line.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use harness::eni_lab::{Buckets, Repeat, Rules};
 use ipnetwork::{Ipv4Network, Ipv6Network};
+
+const EXAMPLES: &str = r#"Examples:
+  eni-lab shell                                  a shell on a node, with packets; in it:
+    eni-lab pod examples/routable.yaml           attaches a pod
+    eni-sync status                              shows its address
+  eni-lab --nodes 2 --throttle >lab.env          serves two nodes, and throttles as EC2 does; then:
+    . ./lab.env                                  sets what the AWS SDKs and eni-sync need
+    curl "$AWS_ENDPOINT_URL_EC2/lab/state"       ENIs and addresses; also /lab/calls, /lab/events
+    curl -d '[{"action": "AssignPrivateIpAddresses", "times": 2, "fault": "throttle"}]' \
+        "$AWS_ENDPOINT_URL_EC2/lab/faults"       the next two calls fail
+  eni-lab ec2 CreateTags ResourceId.1=eni-0123456789abcdef0 Tag.1.Key=team Tag.1.Value=core
+  eni-lab ec2 DeleteNetworkInterface NetworkInterfaceId=eni-0123456789abcdef0"#;
 
 /// A simulated VPC: EC2's API and the instance metadata service, on loopback.
 ///
 /// Without options there is one VPC, 10.0.0.0/16, and one c5.large with two tagged
-/// network interfaces for Multus. What to export is printed; `eval` can read it. Look
-/// inside with `curl "$AWS_ENDPOINT_URL_EC2/lab/state"`, `/lab/calls` and
-/// `/lab/events`; let calls fail by posting to `/lab/faults`, for example
-/// `[{"action": "AssignPrivateIpAddresses", "nth": 1, "times": 2, "fault": "throttle"}]`.
+/// network interfaces for Multus. Without a command it prints what to export, which `eval`
+/// can read, and serves until it is ended.
 #[derive(Debug, Parser)]
-#[command(name = "eni-lab", version)]
+#[command(name = "eni-lab", version, after_help = EXAMPLES)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
     /// Nodes, each with a metadata service of its own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub(crate) nodes: u16,
@@ -85,6 +98,47 @@ pub(crate) struct Options {
     pub(crate) json: bool,
 }
 
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// A shell, or a command, on a node of a VPC that carries packets. Needs root.
+    ///
+    /// The node is a network namespace with state of its own. Its ENI for pods is the link
+    /// `eth1`, in the first of the subnets for Multus. When the command ends, all of it ends.
+    Shell {
+        /// What to execute in place of the user's shell.
+        #[arg(trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// Attaches a new pod to a network, on the node whose shell this is.
+    ///
+    /// The pod is the network namespace of its name: `ip netns exec pod-1 ip address`.
+    Pod {
+        /// A file with a NetworkAttachmentDefinition.
+        network: PathBuf,
+        #[arg(default_value = "pod-1", value_parser = pod_name)]
+        name: String,
+        /// Detach the pod and end it.
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Calls EC2, as somebody whom no permission limits, and prints the answer.
+    ///
+    /// All actions that `eni-lab` has, among them CreateTags, DeleteTags,
+    /// CreateNetworkInterface, AttachNetworkInterface, DetachNetworkInterface,
+    /// ModifyNetworkInterfaceAttribute, DeleteNetworkInterface and TerminateInstances.
+    Ec2 {
+        /// Print only the text of the first element of this name, such as networkInterfaceId.
+        #[arg(long, value_name = "ELEMENT")]
+        print: Option<String>,
+        /// The action, such as CreateTags.
+        action: String,
+        /// Its parameters by the names of EC2's query API, such as `Tag.1.Key`.
+        #[arg(value_name = "NAME=VALUE")]
+        parameters: Vec<String>,
+    },
+}
+
 impl Options {
     /// Sets the switches that the options are about.
     pub(crate) fn apply(&self, rules: &mut Rules) {
@@ -135,5 +189,14 @@ fn mac(text: &str) -> Result<String, String> {
         Ok(text.to_lowercase())
     } else {
         Err("a MAC has six bytes, as in 02:00:00:00:00:01".to_owned())
+    }
+}
+
+/// A name that is a directory entry too.
+fn pod_name(text: &str) -> Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    match !text.is_empty() && !text.starts_with('-') && text.chars().all(is_name) {
+        true => Ok(text.to_owned()),
+        false => Err("the name of a pod has letters, digits and hyphens".to_owned()),
     }
 }

@@ -175,7 +175,7 @@ fn interfaces<'a>(
     Ok(enis)
 }
 
-fn refused(what: &str, error: &Ec2Error) -> String {
+pub(crate) fn refused(what: &str, error: &Ec2Error) -> String {
     format!("{what} is not possible: {error}")
 }
 

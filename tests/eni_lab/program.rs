@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::send;
+use crate::documents::commands;
 
 /// The program while it serves; it never outlives its test.
 struct Running(Child);
@@ -126,6 +127,88 @@ fn every_node_has_a_metadata_service_and_its_interfaces() {
     }
 }
 
+/// What a shell prints that executes this with the program in its path, and ends it.
+fn in_shell(text: &str) -> String {
+    let work = tempfile::tempdir().expect("a directory can be made");
+    let mut shell = Command::new("bash");
+    let path = program("eni-lab");
+    let path = path.parent().expect("it is in a directory").display();
+    let others = std::env::var("PATH").unwrap_or_default();
+    shell.env("PATH", format!("{path}:{others}"));
+    let text = format!("set -eo pipefail; trap 'kill $(jobs -p)' EXIT\n{text}");
+    let output = shell.args(["-c", &text]).current_dir(work.path()).output();
+    let output = output.expect("there is a shell");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    printed
+}
+
+fn section(heading: &str) -> String {
+    commands("docs/eni-lab.md", heading).join("\n")
+}
+
+#[test]
+fn programs_of_others_find_it_as_its_document_says() {
+    let serve = section("## For your own programs");
+    // The AWS command line would be the next.
+    let check = "curl -s \"$AWS_ENDPOINT_URL_EC2/lab/calls\"; echo; echo $AWS_REGION";
+    let printed = in_shell(&format!("{serve}\n{check}"));
+    assert_eq!(printed.matches("\"primary\"").count(), 6, "{printed}");
+    assert!(printed.contains("\"armed\": 1"), "{printed}");
+    assert!(printed.ends_with("us-west-2\n"), "{printed}");
+}
+
+#[test]
+fn tags_and_enis_are_changed_as_its_document_says() {
+    let serve = section("## For your own programs");
+    let changes = section("## Tags and ENIs");
+    let state =
+        "curl -s \"$AWS_ENDPOINT_URL_EC2/lab/state\" | grep -A99 \"$ENI\" | grep -m1 no_manage";
+    let (before, after) = changes
+        .split_once("\neni-lab ec2 DeleteTags")
+        .expect("it is there");
+    let text = format!(
+        "{serve}\n{before}\necho tagged: $({state})\neni-lab ec2 DeleteTags{after}\n\
+         eni-lab ec2 DeleteTags ResourceId.1=\"$ENI\" Tag.1.Key=x || echo gone"
+    );
+    let printed = in_shell(&text);
+    assert!(
+        printed.contains("tagged: \"node.k8s.amazonaws.com/no_manage\": \"true\""),
+        "{printed}"
+    );
+    assert!(printed.ends_with("gone\n"), "{printed}");
+}
+
+#[test]
+fn a_command_in_a_shell_is_on_a_node_with_its_eni_and_says_how_it_ended() {
+    let look = "ip -brief link show eth1; eni-sync sync --once && eni-sync status; exit 7";
+    let mut lab = Command::new(program("eni-lab"));
+    let output = lab.args(["shell", "--", "sh", "-c", look]).output();
+    let output = output.expect("the program can be started");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let [link, status] = ["UP", "10.0.4.0/24"].map(|word| printed.contains(word));
+    assert!(link && status, "{printed}");
+}
+
+#[test]
+fn a_pod_that_no_plugin_attaches_leaves_nothing() {
+    let work = tempfile::tempdir().expect("a directory can be made");
+    let nad = work.path().join("nad.yaml");
+    let conf = "metadata: {name: n}\nspec: {config: '{\"cniVersion\": \"1.0.0\", \"type\": \"ipvlan\", \
+        \"master\": \"nope\", \"ipam\": {\"type\": \"host-local\", \"subnet\": \"10.0.4.0/24\"}}'}";
+    std::fs::write(&nad, conf).expect("it is writable");
+    let look = format!("eni-lab pod {} || ip netns list | wc -l", nad.display());
+    let mut lab = Command::new(program("eni-lab"));
+    let output = lab.args(["shell", "--", "sh", "-c", &look]).output();
+    let output = output.expect("the program can be started");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n", "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("nope"),
+        "{output:?}"
+    );
+}
+
 #[test]
 fn help_tells_how_to_begin() {
     let output = Command::new(program("eni-lab")).arg("--help").output();
@@ -142,6 +225,26 @@ fn help_tells_how_to_begin() {
     ] {
         assert!(help.contains(word), "{word}: {help}");
     }
+    // The examples are those of the document: what it executes is what they begin with.
+    let page = [
+        section("## Quickstart"),
+        section("## For your own programs"),
+        section("## Tags and ENIs"),
+    ];
+    let page = page.join("\n");
+    let (_, examples) = help.split_once("Examples:\n").expect("it has examples");
+    for line in examples
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("eni-lab ec2"))
+    {
+        let action: Vec<&str> = line.split(' ').take(3).collect();
+        assert!(page.contains(&action.join(" ")), "{line}");
+    }
+    assert!(
+        examples.contains("eni-lab pod examples/routable.yaml"),
+        "{help}"
+    );
 }
 
 #[test]
