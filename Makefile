@@ -54,10 +54,10 @@ RELEASED := --release --locked \
 	--config 'target."cfg(all())".rustflags=["$(subst $(space),"$(comma)",$(strip $(REMAPPED)))"]'
 
 # A kernel that can create ipvlan interfaces, for a user who may, needs no VM.
-NATIVE := $(shell unshare --net sh -c 'ip link add d type dummy && ip link add link d type ipvlan' \
+NATIVE := $(shell unshare --net sh -c 'ip link add name eth1 type dummy && ip link add link eth1 name pod type ipvlan' \
 	2>/dev/null && echo yes)
 
-.PHONY: all build suite suite-arm64 demo lab test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-arm64 test-reboot test-upgrade \
+.PHONY: all build suite suite-arm64 demo say-how-long lab test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-arm64 test-reboot test-upgrade \
 	conformance faults soak stories bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
 
 all: build
@@ -81,15 +81,21 @@ suite-arm64:
 		ln -f $(dir $(TARGET))aarch64-unknown-linux-gnu/debug/eni-cni $(SUITE)/arm64/$$name || exit 1; \
 	done
 
-demo: suite
+demo: say-how-long suite
 	tests/prepare
 	cargo build --locked -p demo
 ifeq ($(NATIVE),yes)
-	$(TARGET)/debug/demo across ipvlan
-	tests/vm/run -- $(TARGET)/debug/demo host-device
+	$(TIMED) $(TARGET)/debug/demo across ipvlan
+	$(TIMED) tests/vm/run -- $(TARGET)/debug/demo host-device
 else
-	tests/vm/run -- $(TARGET)/debug/demo across ipvlan host-device
+	$(TIMED) tests/vm/run -- $(TARGET)/debug/demo across ipvlan host-device
 endif
+
+say-how-long:
+	@echo "This builds the programs, which takes minutes the first time, and then shows pods for about three minutes."
+
+# On a terminal the demo says how far it is.
+TIMED = if [ -t 1 ]; then export DEMO_BEGUN=$$(date +%s); fi;
 
 # A shell on a node of a simulated VPC that carries packets, as root.
 lab: suite

@@ -339,6 +339,22 @@ fn a_link_that_leads_nowhere_is_found() {
 }
 
 #[test]
+fn the_demo_says_first_how_long_it_takes() {
+    let mut make = Command::new("make");
+    let made = make
+        .args(["-n", "demo"])
+        .current_dir(root())
+        .env_remove("MAKEFLAGS");
+    let made = made.output().expect("make can be executed");
+    let text = String::from_utf8(made.stdout).expect("it is text");
+    let first = text.lines().next().expect("it does something");
+    assert!(
+        first.starts_with("echo ") && first.contains("three minutes"),
+        "{text}"
+    );
+}
+
+#[test]
 fn the_recording_of_the_demo_has_every_chapter_of_it() {
     let recording = fs::read_to_string(root().join("docs/demo.md")).expect("docs/record makes it");
     let mut chapters = 0;

@@ -1,6 +1,6 @@
 //! The quickstart of eni-lab, as it stands in its document: a shell on a node of a VPC, a pod in it,
 //! and what eni-sync says. What `make lab` builds is there when the tests run, so what it then
-//! executes is executed.
+//! executes is executed. That the demo needs no VM here is the Makefile's other look at the kernel.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -78,4 +78,16 @@ fn the_quickstart_ends_with_a_pod_that_has_an_address() {
     let status = status.unwrap_or_else(|| panic!("status does not show {address}:\n{said}"));
     assert!(status.contains("default/pod-1"), "{said}");
     assert!(said.ends_with("\n0\n"), "the pod has not ended:\n{said}");
+}
+
+#[test]
+fn the_demo_of_ipvlan_needs_no_vm_where_the_kernel_has_ipvlan() {
+    let text = recipe("demo");
+    let native = text
+        .lines()
+        .find(|line| line.ends_with("/demo across ipvlan"));
+    assert!(
+        native.is_some_and(|line| !line.contains("vm/run")),
+        "{text}"
+    );
 }

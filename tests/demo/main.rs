@@ -26,7 +26,7 @@ Everything is as the networks say.
 What to try next:
   docs/eks.md                 the same on a cluster of your own
   examples/                   the networks of the documents, each of which a test attaches
-  cargo run -p eni-lab        the simulated VPC alone, for your own programs (docs/eni-lab.md)";
+  make lab                    a shell on a node of the simulated VPC: pods of your own (docs/eni-lab.md)";
 
 fn main() -> ExitCode {
     let parts: Vec<String> = std::env::args().skip(1).collect();

@@ -1,6 +1,7 @@
 //! What the demo prints. Whatever is not as it must be ends it.
 
 use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::eni_lab::VpcId;
 use harness::{AwsNode, Pod};
@@ -14,6 +15,16 @@ pub struct Reached<'a> {
 
 pub fn heading(text: &str) {
     println!("\n== {text}\n");
+    if let Some(seconds) = elapsed() {
+        println!("({seconds} s of about 180)\n");
+    }
+}
+
+/// The seconds since `make demo` has begun to show something, where it does so on a terminal.
+fn elapsed() -> Option<u64> {
+    let begun: u64 = std::env::var("DEMO_BEGUN").ok()?.parse().ok()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    now.as_secs().checked_sub(begun)
 }
 
 /// Why what comes next is shown.
