@@ -58,7 +58,7 @@ NATIVE := $(shell unshare --net sh -c 'ip link add name eth1 type dummy && ip li
 	2>/dev/null && echo yes)
 
 .PHONY: all build suite suite-arm64 demo say-how-long lab test test-units test-alone test-fuzz fuzz test-host test-vm test-pod test-arm64 test-reboot test-upgrade \
-	conformance faults soak stories bench bench-vpc bench-nodes lint docs dist dist-check image install install-from fresh-machine clean
+	conformance faults soak stories bench bench-vpc bench-nodes lint docs docs-check dist dist-check image install install-from fresh-machine clean
 
 all: build
 
@@ -257,6 +257,12 @@ lint:
 docs:
 	docs/book.py "$$(tests/tool mdbook 0.5.4 --no-default-features --features search)" \
 		$(dir $(TARGET))book
+
+# Whether its pages fit a desktop and a telephone, and the search finds answers; PICTURES is a
+# directory for pictures of them.
+docs-check: docs
+	tests/prepare tests
+	docs/look $(dir $(TARGET))book $(PICTURES)
 
 install: build
 	$(MAKE) --no-print-directory install-from FROM=$(BUILT)

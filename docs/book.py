@@ -6,6 +6,7 @@ directory together with the files that they link to, because mdBook takes everyt
 the directory of its pages into the site.
 """
 
+import html
 import html.parser
 import pathlib
 import re
@@ -17,6 +18,8 @@ import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUMMARY = ROOT / "docs" / "SUMMARY.md"
+TABLE, ROW = (re.compile(rf"<{tag}>.*?</{tag}>", re.S) for tag in ("table", "tr"))
+CELL, TAG = re.compile(r"<td([^>]*)>"), re.compile(r"<[^>]*>")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -45,6 +48,20 @@ def gather(directory):
 def from_root(link):
     path = (SUMMARY.parent / link[1]).resolve().relative_to(ROOT)
     return f"]({path})"
+
+
+def name_cells(page):
+    """Gives each cell of a table the title of its column, which a narrow window shows beside it."""
+
+    def of_table(table):
+        titles = [TAG.sub("", title) for title in re.findall(r"<th[^>]*>(.*?)</th>", table[0], re.S)]
+        return ROW.sub(lambda row: of_row(row[0], titles), table[0])
+
+    def of_row(row, titles):
+        names = iter(titles)
+        return CELL.sub(lambda cell: f'<td{cell[1]} data-title="{html.escape(next(names, ""))}">', row)
+
+    page.write_text(TABLE.sub(of_table, page.read_text()))
 
 
 class Page(html.parser.HTMLParser):
@@ -85,6 +102,8 @@ def main(mdbook, output):
         (work / "src").mkdir()
         pages = gather(work / "src")
         subprocess.run([mdbook, "build", "--dest-dir", output, work], check=True)
+    for page in output.rglob("*.html"):
+        name_cells(page)
     broken = sorted(set(broken_links(output)))
     print("\n".join(broken) or f"{len(pages)} pages: {output}/README.html")
     return bool(broken)

@@ -88,7 +88,7 @@ fn listed(archive: &Path, options: &str) -> Vec<String> {
 }
 
 /// What makes and checks this very archive, beside the sources of the program, and what makes a picture and a site of the documents.
-const OF_SOURCE: [&str; 11] = [
+const OF_SOURCE: [&str; 12] = [
     "deploy/cross",
     "deploy/dist",
     "deploy/image",
@@ -96,6 +96,7 @@ const OF_SOURCE: [&str; 11] = [
     "deploy/reproducible",
     "docs/book.css",
     "docs/book.py",
+    "docs/look",
     "docs/messages.py",
     "docs/page",
     "docs/record",
