@@ -4,6 +4,7 @@
 //! meanwhile: so there is one at a time, also while one agent takes over from another.
 
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub(crate) struct Endpoint {
     pub(crate) again: Option<Instant>,
     /// When the kubelet has noticed the end of the connection before.
     free: Option<Instant>,
+    /// Whether another agent served at the last look, and may have ended since.
+    is_after_another: bool,
     pause: Duration,
     attempts: Attempts,
     problem: Option<String>,
@@ -71,6 +74,7 @@ impl Endpoint {
             was_heard: false,
             again: None,
             free: None,
+            is_after_another: false,
             pause: FIRST_PAUSE,
             attempts: Attempts::default(),
             problem: None,
@@ -114,6 +118,7 @@ impl Endpoint {
         if !look.is_serving {
             self.close();
             (self.again, self.problem) = (None, None);
+            self.is_after_another = true;
             return;
         }
         self.follow(look.kubelet);
@@ -183,6 +188,9 @@ impl Endpoint {
     /// this agent or of another one.
     fn must_wait(&mut self) -> bool {
         let now = Instant::now();
+        if mem::take(&mut self.is_after_another) {
+            self.free = Some(now + SETTLE);
+        }
         if socket::has_listener(&self.path) {
             let path = &self.path;
             let why = format!("it waits until the agent before has closed its socket {path:?}");
