@@ -16,7 +16,10 @@ use crate::deploy::path;
 const TIME: &str = "2024-02-29T12:00:00Z";
 /// Where a number in ELF's header says for which machine a program is.
 const MACHINE: usize = 18;
-const AARCH64: u8 = 183;
+/// The numbers there.
+const MACHINES: [(&str, u8); 2] = [("x86_64", 62), ("aarch64", 183)];
+/// The machine that the tests run on.
+const OWN: &str = std::env::consts::ARCH;
 
 /// Archives as `deploy/dist` makes them, and the image that is made of them.
 struct Dist(TempDir);
@@ -29,11 +32,11 @@ impl Dist {
     /// With an archive for each architecture.
     fn of_both() -> Self {
         let dist = Self::new();
-        let program = fs::read(busybox()).unwrap();
-        dist.publish("x86_64", &program);
-        let mut program = program;
-        program[MACHINE] = AARCH64;
-        dist.publish("aarch64", &program);
+        let mut program = fs::read(busybox()).unwrap();
+        for (machine, number) in MACHINES {
+            program[MACHINE] = number;
+            dist.publish(machine, &program);
+        }
         dist
     }
 
@@ -238,10 +241,11 @@ fn a_program_that_cannot_be_executed_in_the_image_is_refused() {
     let dist = Dist::of_both();
     let digest = dist.make();
     let index = fs::read(dist.layout().join("index.json")).unwrap();
-    dist.publish("aarch64", &fs::read(busybox()).unwrap());
-    dist.is_refused("eni-cni is a program for x86_64, not for aarch64");
+    let (other, _) = MACHINES.into_iter().find(|it| it.0 != OWN).unwrap();
+    dist.publish(other, &fs::read(busybox()).unwrap());
+    dist.is_refused(&format!("eni-cni is a program for {OWN}, not for {other}"));
     let other = Dist::new();
-    other.publish("x86_64", &fs::read("/bin/true").unwrap());
+    other.publish(OWN, &fs::read("/bin/true").unwrap());
     other.is_refused("eni-cni needs libraries, which the image does not have");
     assert!(!other.layout().exists());
     // The one that was there is whole.

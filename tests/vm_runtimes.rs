@@ -30,6 +30,12 @@ const STATE: &str = "/var/lib/cni";
 const RUNTIMES: &str = "/run/runtimes";
 /// The only image: it has nothing but busybox and runs until it is stopped.
 const IMAGE: &str = "localhost/busybox:latest";
+/// This machine's, as images name it.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    "amd64"
+};
 /// The interface of the node that the networks are built on.
 const UPLINK: &str = "ens5";
 
@@ -134,7 +140,7 @@ static ARCHIVE: LazyLock<PathBuf> = LazyLock::new(|| {
     let digest = tool("sha256sum", &[&path("layer.tar")]);
     let digest = digest.split(' ').next().unwrap_or_default();
     let config = json!({
-        "architecture": "amd64", "os": "linux",
+        "architecture": ARCHITECTURE, "os": "linux",
         "config": {"Cmd": ["/bin/busybox", "sleep", "86400"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
     });
