@@ -25,6 +25,7 @@ pub(crate) mod handover;
 mod hygiene;
 mod installed;
 mod inventory;
+mod installing;
 mod ipam;
 mod ipam_agent;
 mod ipam_crowd;

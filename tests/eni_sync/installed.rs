@@ -1,7 +1,7 @@
 //! Plugins that stay installed: others put programs of the same names into the directory, at
 //! any moment, and the agent puts ours back. What serves a pod is seen by what it does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Call, Pod, go_plugin, our_plugin, run_tool};
+use harness::{Call, Output, Pod, go_plugin, our_plugin, run_tool};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
@@ -18,13 +18,13 @@ use super::scrape::{ADDRESS, Scrape, get, try_get};
 
 const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
 /// What the agent calls the directory.
-const INSIDE: &str = "/run/bin";
+pub const INSIDE: &str = "/run/bin";
 
 /// A node whose plugins are installed in a directory of its own.
 pub struct Site {
     pub node: AwsNode,
     /// The directory, as the test sees it.
-    bin: PathBuf,
+    pub bin: PathBuf,
 }
 
 impl Site {
@@ -34,7 +34,7 @@ impl Site {
         site
     }
 
-    fn empty(vpc: &Vpc) -> Self {
+    pub fn empty(vpc: &Vpc) -> Self {
         let node = vpc.node();
         let bin = node.run_directory().join("bin");
         fs::create_dir(&bin).unwrap();
@@ -43,6 +43,13 @@ impl Site {
 
     /// Installs our plugins from a directory `name`, each after `change` was made to it.
     pub fn install(&self, name: &str, change: impl Fn(&Path)) {
+        self.prepare(name, change);
+        let output = self.try_install(name);
+        assert_eq!(output.status, Some(0), "{output}");
+    }
+
+    /// Makes a directory `name` with our plugins, each after `change` was made to it.
+    pub fn prepare(&self, name: &str, change: impl Fn(&Path)) {
         let source = self.node.run_directory().join(name);
         if !source.exists() {
             fs::create_dir(&source).unwrap();
@@ -51,16 +58,37 @@ impl Site {
                 change(&source.join(plugin));
             }
         }
+    }
+
+    /// Installs the plugins of a directory that is there, which may fail.
+    pub fn try_install(&self, name: &str) -> Output {
         let source = format!("/run/{name}");
-        let arguments = ["install", "--source", &source, "--target", INSIDE];
-        let output = self.node.command(&arguments);
-        assert_eq!(output.status, Some(0), "{output}");
+        self.node
+            .command(&["install", "--source", &source, "--target", INSIDE])
+    }
+
+    /// The names in the directory with their content.
+    pub fn programs(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(&self.bin).unwrap().map(Result::unwrap);
+        let files = entries.filter(|entry| entry.path().is_file());
+        let pair = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, fs::read(entry.path()).unwrap())
+        };
+        files.map(pair).collect()
+    }
+
+    fn configuration(plugins: &Value) -> Value {
+        json!({ "cniPath": INSIDE, "metrics": ADDRESS, "plugins": plugins })
+    }
+
+    /// An agent that may not be ready yet.
+    pub fn spawn_agent(&self, plugins: &Value) -> Agent {
+        Agent::spawn(&self.node, &Self::configuration(plugins))
     }
 
     pub fn agent(&self, plugins: &Value) -> Agent {
-        let mut configuration = json!({ "cniPath": INSIDE, "metrics": ADDRESS });
-        configuration["plugins"] = plugins.clone();
-        let agent = Agent::start(&self.node, &configuration);
+        let agent = Agent::start(&self.node, &Self::configuration(plugins));
         // The agent before may have just closed the port.
         let is_ready = || try_get(&self.node, "/readyz").is_ok_and(|(status, _)| status == 200);
         assert!(eventually(is_ready));
@@ -327,16 +355,16 @@ fn an_administrator_can_turn_it_off() {
 }
 
 /// A disk of its own that has no byte free.
-struct FullDisk(PathBuf);
+pub struct FullDisk(PathBuf);
 
 impl FullDisk {
-    fn at(path: &Path) -> Self {
+    pub fn at(path: &Path) -> Self {
         let tmpfs = Some("tmpfs");
         mount(tmpfs, path, tmpfs, MsFlags::empty(), Some("size=100m")).expect("it can be mounted");
         Self(path.to_owned())
     }
 
-    fn fill(&self) {
+    pub fn fill(&self) {
         let ballast = self.0.join("ballast");
         run_tool(
             "dd",

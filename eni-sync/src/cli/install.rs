@@ -7,15 +7,21 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::program::{ALL_PLUGINS, DROP_IN, is_executable, own_name};
 use common::say;
+use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
 use crate::installed;
 
 /// What to do about a directory of another user.
 const CURE: &str = "chown root:root it, or give the container DAC_OVERRIDE";
+/// The same of one that nobody can write.
+const REMOUNT: &str = "remount its file system writable on the node, or install elsewhere: a runtime's \
+                       bin_dir says where it looks for plugins";
+/// The same of one without room.
+const MAKE_ROOM: &str = "make room on the node, then the container is started again";
 
 /// A program and the name that it gets.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,16 +39,19 @@ struct Name {
 /// executes.
 ///
 /// # Errors
-/// Code 5 naming the file, and the owner of a directory that takes no file; 7 when there
-/// is nothing to install, 11 when another installation does not end.
+/// Code 5 naming the file, and the owner of a directory that takes no file, with what to do; 7 when
+/// there is nothing to install, 11 when another installation does not end. Nothing is installed
+/// where not all of it has room.
 pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
     let programs = programs(source)?;
     if programs.is_empty() {
         return Err(Error::config(format!("there is no program in {source:?}")));
     }
     warn_of_owner(target);
+    let names = named(programs);
+    require_room(&names, target)?;
     let _lock = installed::lock(target)?;
-    for name in named(programs) {
+    for name in names {
         let installed = target.join(&name.name);
         let is_new = install(&name, target);
         match is_new.map_err(|cause| failed(&installed, target, &cause))? {
@@ -129,20 +138,75 @@ fn warn_of_owner(target: &Path) {
 
 fn failed(installed: &Path, target: &Path, cause: &io::Error) -> Error {
     let error = Error::io(format!("failed to install {installed:?}"), cause);
-    match other_owner(target).filter(|_| cause.kind() == io::ErrorKind::PermissionDenied) {
-        Some(owner) => {
-            let details = format!("{cause}; {target:?} belongs to {owner}: {CURE}");
+    let cure = match cause.kind() {
+        io::ErrorKind::PermissionDenied if other_owner(target).is_some() => CURE,
+        io::ErrorKind::ReadOnlyFilesystem => REMOUNT,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => MAKE_ROOM,
+        _ => return error,
+    };
+    match owner(target) {
+        Some((_, owner)) => {
+            let details = format!("{cause}; {target:?} belongs to {owner}: {cure}");
             error.with_details(details)
         }
         None => error,
     }
 }
 
-/// User, group and mode of a directory that is another user's.
-fn other_owner(directory: &Path) -> Option<String> {
+/// Makes sure that all programs have room before the first of them is replaced. Whatever else
+/// cannot be found out, the installation finds out.
+///
+/// # Errors
+/// Code 5 naming the directory, its owner, and what is needed.
+fn require_room(names: &[Name], target: &Path) -> Result<()> {
+    let (Ok(disk), Ok(needed)) = (statvfs(target), needed(names, target)) else {
+        return Ok(());
+    };
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    if needed <= free {
+        return Ok(());
+    }
+    let msg = format!("failed to install the plugins in {target:?}: No space left on device");
+    let owner = owner(target).map_or(String::new(), |(_, owner)| owner);
+    let details = format!(
+        "{} KiB are needed and {} KiB are free; {target:?} belongs to {owner}: {MAKE_ROOM}",
+        needed.div_ceil(1024),
+        free / 1024
+    );
+    Err(Error::new(ErrorCode::IO, msg).with_details(details))
+}
+
+/// How many bytes have to be free: a program that is replaced makes room for the next one when
+/// its copy is there.
+fn needed(names: &[Name], target: &Path) -> io::Result<u64> {
+    let (mut used, mut most) = (0_u64, 0);
+    for name in names.iter().filter(|name| name.other_name.is_none()) {
+        let installed = target.join(&name.name);
+        if is_same(&name.program, &installed)? {
+            continue;
+        }
+        used += fs::metadata(&name.program)?.len();
+        most = most.max(used);
+        // What others have put there is kept, and a file with more names stays under these.
+        let goes = fs::symlink_metadata(&installed)
+            .ok()
+            .filter(|it| it.nlink() == 1);
+        used = used.saturating_sub(goes.map_or(0, |it| it.len()));
+    }
+    Ok(most)
+}
+
+/// Who a directory belongs to, as user and in full.
+fn owner(directory: &Path) -> Option<(u32, String)> {
     let found = fs::metadata(directory).ok()?;
     let (uid, gid, mode) = (found.uid(), found.gid(), found.mode() & 0o7777);
-    (uid != geteuid().as_raw()).then(|| format!("{uid}:{gid}, mode {mode:04o}"))
+    Some((uid, format!("{uid}:{gid}, mode {mode:04o}")))
+}
+
+/// User, group and mode of a directory that is another user's.
+fn other_owner(directory: &Path) -> Option<String> {
+    let (_, owner) = owner(directory).filter(|(uid, _)| *uid != geteuid().as_raw())?;
+    Some(owner)
 }
 
 /// The programs in a directory, sorted, so that the one with all plugins comes first.
