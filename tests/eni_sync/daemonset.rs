@@ -1,14 +1,14 @@
 //! An upgrade of the DaemonSet, and the return to the version before, while pods start: the
 //! plugins are installed by the init container, then the next agent takes over.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use harness::{Agent, Pod, attachment_files};
+use harness::{Pod, attachment_files};
 use serde_json::{Value, json};
 
 use super::fixture::{Vpc, eventually};
-use super::handover::{needs_agent, serving};
+use super::handover::{STARTING, Until, needs_agent, replace_while_pods_start, serving};
 use super::installed::{Site, of_another_version};
 
 /// A pod from its start to its end, by two plugins, of which the second cannot do without an
@@ -27,19 +27,13 @@ fn start_and_end(site: &Site, id: &str) {
     let added = reserve("ADD").ok();
     let address = added["ips"][0]["address"].as_str().unwrap();
     let address = address.trim_end_matches("/24");
-    let call = node.pod_call("ADD", &pod, &[address]);
+    // None is released meanwhile: EC2 would be asked to show it.
+    let keys = json!({ "cooldownSeconds": 3600 });
+    let call = node.conf_call("ADD", &pod, &[address], &keys);
     node.run(&needs_agent(call)).ok();
     assert!(node.addresses().contains(&address.to_owned()));
     node.del(&pod);
     reserve("DEL").ok();
-}
-
-/// The agent of a pod that was started while the one before serves, which ends then.
-fn replace(site: &Site, agent: Agent) -> Agent {
-    let next = site.agent(&Value::Null);
-    assert!(eventually(|| serving(&site.node) == Some(next.id())));
-    assert_eq!(agent.stop(), Some(0));
-    next
 }
 
 #[test]
@@ -47,26 +41,27 @@ fn no_pod_fails_and_nothing_is_left_while_the_daemonset_is_upgraded_and_rolled_b
     let vpc = Vpc::new();
     let site = Site::new(&vpc);
     let first = site.agent(&Value::Null);
-    let is_over = AtomicBool::new(false);
-    let start_pods = |thread: u8| {
-        let mut pods = 0;
-        while !is_over.load(Ordering::Relaxed) {
-            start_and_end(&site, &format!("c{thread}-{pods}"));
-            pods += 1;
+    let (is_over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let start_pods = |thread: usize| {
+        for number in 0.. {
+            start_and_end(&site, &format!("c{thread}-{number}"));
+            count.fetch_add(1, Ordering::Relaxed);
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
         }
-        pods
     };
-    let (last, pods) = thread::scope(|scope| {
-        let pods: Vec<_> = (0..2).map(|n| scope.spawn(move || start_pods(n))).collect();
+    let next = || site.spawn_agent(&Value::Null);
+    let last = thread::scope(|scope| {
+        let _over = Until(&is_over);
+        for thread in 0..STARTING {
+            scope.spawn(move || start_pods(thread));
+        }
         site.install("other-plugins", of_another_version);
-        let upgraded = replace(&site, first);
+        let upgraded = replace_while_pods_start(&site.node, (first, next), &count);
         site.install("our-plugins", |_| {});
-        let last = replace(&site, upgraded);
-        is_over.store(true, Ordering::Relaxed);
-        let pods: u32 = pods.into_iter().map(|pods| pods.join().unwrap()).sum();
-        (last, pods)
+        replace_while_pods_start(&site.node, (upgraded, next), &count)
     });
-    assert!(pods > 3, "{pods} pods were started");
     let node = &site.node;
     let reserved = attachment_files(&node.node.state().join("networks"));
     assert!(reserved.is_empty(), "{reserved:?}");
@@ -76,5 +71,7 @@ fn no_pod_fails_and_nothing_is_left_while_the_daemonset_is_upgraded_and_rolled_b
     node.addresses()
         .iter()
         .for_each(|address| node.end_cooldown(address));
+    // Who asks wakes the agent.
+    assert_eq!(serving(node), Some(last.id()));
     assert!(eventually(|| node.addresses().is_empty()), "{}", last.log());
 }

@@ -2,16 +2,15 @@
 //! that `deploy/image` has made of what `deploy/dist` has published, and starts what a kubelet
 //! makes of the manifest.
 
-use std::ffi::OsString;
+mod update;
+
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use caps::Capability;
-use harness::{Pod, our_plugin, pci};
+use harness::{Call, Pod, attachment_files, our_plugin, pci};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -40,7 +39,7 @@ struct Machine {
 static MACHINE: LazyLock<Machine> = LazyLock::new(|| {
     pci::require_machine();
     fs::create_dir_all(PLUGINS).unwrap();
-    let node = Vpc::new().node();
+    let node = Vpc::new().node_of_type("c5.4xlarge");
     let containerd = Containerd::of_node(&node);
     let archive = node.run_directory().join("eni-sync.tar");
     let archive_name = archive.display().to_string();
@@ -64,11 +63,6 @@ impl Plugins {
         let path = directory.path().display().to_string();
         mount(&["--bind", &path, PLUGINS]);
         Self(directory)
-    }
-
-    fn names(&self) -> Vec<OsString> {
-        let entries = fs::read_dir(&self.0).unwrap();
-        entries.map(|entry| entry.unwrap().file_name()).collect()
     }
 }
 
@@ -138,8 +132,17 @@ impl Machine {
 
     /// Starts the agent, which finds AWS as this node does, and waits until its probes succeed.
     fn start_agent(&self, pod: &kubelet::Pod<'_>, attempt: u32) -> String {
+        let id = self.begin_agent(pod, attempt);
+        self.await_probes(pod, attempt);
+        id
+    }
+
+    fn begin_agent(&self, pod: &kubelet::Pod<'_>, attempt: u32) -> String {
+        pod.start(self.agent(), attempt, IMAGE, &self.node.environment())
+    }
+
+    fn await_probes(&self, pod: &kubelet::Pod<'_>, attempt: u32) {
         let agent = self.agent();
-        let id = pod.start(agent, attempt, IMAGE, &self.node.environment());
         for probe in [
             &agent.startup_probe,
             &agent.liveness_probe,
@@ -149,7 +152,12 @@ impl Machine {
             let answers = || get_at(&self.node, &address, &path).is_ok_and(|it| it.0 == 200);
             assert!(await_patiently(answers), "{}", pod.log(agent, attempt));
         }
-        id
+    }
+
+    /// Whether plugins reach the agent in this container.
+    fn serves(&self, container: &str) -> bool {
+        let process = self.containerd.process_of(container);
+        serving(&self.node) == process.map(i32::cast_unsigned)
     }
 
     /// Executes the installed plugin for a pod, as a runtime of this node does. Without an agent it
@@ -163,9 +171,26 @@ impl Machine {
         conf["prevResult"]["interfaces"][0]["sandbox"] = json!(netns);
         let call = self.node.call(command).of_program("/opt/cni/bin/eni-sync");
         let call = call.conf(&conf).attachment(&pod.0.id, "net1", &netns);
+        self.on_node(&needs_agent(call));
+    }
+
+    /// The same of the plugin before it, which makes the interface.
+    fn network_plugin(&self, command: &str, pod: &Named, address: &str) {
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": "mgmt", "type": "ipvlan", "master": "ens6", "ipam": {
+                "type": "host-local", "subnet": "10.0.4.0/24", "rangeStart": address, "rangeEnd": address,
+            },
+        });
+        let call = self.node.call(command).of_program("/opt/cni/bin/ipvlan");
+        let call = call.conf(&conf).attachment(&pod.0.id, "net1", &pod.path());
+        self.on_node(&call.env("CNI_PATH", PLUGINS));
+    }
+
+    /// Runs a plugin in the runtime's view of the node; it succeeds.
+    fn on_node(&self, call: &Call) {
         let enter = self.containerd.enter();
         let enter: Vec<&str> = enter.iter().map(String::as_str).collect();
-        needs_agent(call).run_under("nsenter", &enter).ok();
+        call.run_under("nsenter", &enter).ok();
     }
 
     /// A file of a container's process in /proc.
@@ -283,15 +308,63 @@ fn its_pod_installs_the_plugins_and_serves_them() {
 #[test]
 fn its_init_container_says_why_it_cannot_install_and_leaves_nothing() {
     let machine = &*MACHINE;
-    let plugins = Plugins::new();
-    mount(&["-o", "remount,bind,ro", PLUGINS]);
-    let pod = machine.pod("read-only", &configuration());
-    let Terminated { exit_code, message } = machine.install(&pod);
-    assert_eq!(exit_code, 1, "{message}");
-    let says = ["/host/opt/cni/bin", "Read-only file system"];
-    assert!(says.iter().all(|text| message.contains(text)), "{message}");
-    assert!(plugins.names().is_empty(), "{:?}", plugins.names());
-    pod.end(&[]);
+    let _plugins = Plugins::new();
+    for (uid, says) in [
+        (
+            "read-only",
+            ["Read-only file system", "belongs to 1001:1001", "remount"],
+        ),
+        (
+            "full",
+            ["No space left on device", "belongs to 0:0", "make room"],
+        ),
+    ] {
+        match uid {
+            "full" => mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs", PLUGINS]),
+            _ => mount(&["-o", "remount,bind,ro", PLUGINS]),
+        }
+        let pod = machine.pod(uid, &configuration());
+        let Terminated { exit_code, message } = machine.install(&pod);
+        assert_eq!(exit_code, 1, "{message}");
+        assert!(message.contains("/host/opt/cni/bin"), "{message}");
+        assert!(says.iter().all(|text| message.contains(text)), "{message}");
+        let names = machine.containerd.on_node("ls", &["-A", PLUGINS]);
+        assert_eq!(names, "");
+        pod.end(&[]);
+    }
+    unmount(PLUGINS);
+}
+
+/// Its runtime has not called DEL: the agent does that, with the plugins that it sees, in the
+/// namespaces that came after its container.
+#[test]
+fn its_agent_ends_what_a_dead_pod_has_left() {
+    let machine = &*MACHINE;
+    let _plugins = Plugins::new();
+    let mut configuration = configuration();
+    configuration["reconcileSeconds"] = json!(2);
+    configuration["graceSeconds"] = json!(0);
+    let pod = machine.pod("hygiene", &configuration);
+    assert_eq!(machine.install(&pod).exit_code, 0);
+    let agent = machine.start_agent(&pod, 0);
+    let attached = Named::new("c3");
+    machine.network_plugin("ADD", &attached, "10.0.4.71");
+    machine.plugin("ADD", &attached, "10.0.4.71");
+    let state = machine.node.node.state();
+    let left = || {
+        let files = ["networks/mgmt", "eni-cni/ipvlan"].map(|it| attachment_files(&state.join(it)));
+        (files.concat(), machine.node.addresses())
+    };
+    let (files, addresses) = left();
+    assert_eq!(
+        (files.len(), addresses),
+        (2, vec!["10.0.4.71".to_owned()]),
+        "{files:?}"
+    );
+    drop(attached);
+    let is_clean = await_patiently(|| left() == (Vec::new(), Vec::new()));
+    assert!(is_clean, "{:?}: {}", left(), pod.log(machine.agent(), 0));
+    pod.end(&[&agent]);
 }
 
 /// Somebody changes what is mounted on the node, so that the container does not see what comes
@@ -320,44 +393,4 @@ fn its_agent_ends_when_new_namespaces_do_not_reach_it_and_the_next_one_sees_them
     pod.end(&[&next]);
     drop(attached);
     unmount("/run/netns");
-}
-
-/// As the DaemonSet's surge has it: no plugin may find no agent.
-#[test]
-fn an_update_goes_from_pod_to_pod_while_others_are_attached() {
-    let machine = &*MACHINE;
-    let _plugins = Plugins::new();
-    let node = &machine.node;
-    let first = machine.pod("before", &configuration());
-    assert_eq!(machine.install(&first).exit_code, 0);
-    let before = machine.start_agent(&first, 0);
-    let is_over = AtomicBool::new(false);
-    let pods = [Named::new("u1"), Named::new("u2")];
-    let attach = |number: usize| {
-        let address = format!("10.0.4.{}", 80 + number);
-        let mut count = 0;
-        while !is_over.load(Ordering::Relaxed) {
-            machine.plugin("ADD", &pods[number], &address);
-            machine.plugin("DEL", &pods[number], &address);
-            count += 1;
-        }
-        count
-    };
-    let attached: u32 = thread::scope(|scope| {
-        let attach = &attach;
-        let attaching = [0, 1].map(|number| scope.spawn(move || attach(number)));
-        let second = machine.pod("after", &configuration());
-        let after = machine.start_agent(&second, 0);
-        let process = machine.containerd.process_of(&after).unwrap();
-        let serves = || serving(node).is_some_and(|id| id == process.cast_unsigned());
-        let has_taken_over = await_patiently(serves);
-        first.end(&[&before]);
-        is_over.store(true, Ordering::Relaxed);
-        let attached = attaching.map(|thread| thread.join().unwrap());
-        let log = second.log(machine.agent(), 0);
-        assert!(has_taken_over && serves(), "{log}");
-        second.end(&[&after]);
-        attached.into_iter().sum()
-    });
-    assert!(attached >= 2, "{attached} pods were attached");
 }
