@@ -41,6 +41,10 @@ pub(crate) struct Options {
     /// 0 leaves that out.
     #[arg(long, value_name = "SECONDS", default_value_t = 150)]
     patience: u64,
+    /// How often an ADD or DEL of many at once, in assertion 56, is repeated that says to try again
+    /// (code 11), as runtimes do; for a machine that is too slow for so many.
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    repeat: u32,
     /// Write what has come to this file too.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -99,6 +103,7 @@ impl Options {
         plugin.peer = peer.filter(|peer| peer.is_file());
         plugin.card.clone_from(&self.card);
         plugin.patience = Duration::from_secs(self.patience);
+        plugin.repeat = self.repeat;
         Ok(plugin)
     }
 

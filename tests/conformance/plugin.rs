@@ -143,6 +143,8 @@ pub(crate) struct Plugin {
     pub(crate) recipe: Recipe,
     /// How long it may take to give up what does not answer; zero to leave that out.
     pub(crate) patience: Duration,
+    /// How often a call is repeated that says to try again.
+    pub(crate) repeat: u32,
     /// A network card of this machine that may be moved.
     pub(crate) card: Option<String>,
     versions: Vec<String>,
@@ -163,6 +165,7 @@ impl Plugin {
             peer: None,
             recipe,
             patience: Duration::ZERO,
+            repeat: 0,
             card: None,
             versions: versions.map(|&version| version.to_owned()).collect(),
             notes: Mutex::default(),
