@@ -97,6 +97,10 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         }),
         changed: Condvar::new(),
     });
+    // Without the list, what is chosen by the ledger fails until it can be read.
+    if let Err(error) = agent.ledger.exclude(&agent.configuration.exclude) {
+        say!("{error}");
+    }
     agent.start_lasting("keeper", Agent::keep)?;
     agent.start_lasting("hotplug", hotplug::run)?;
     agent.start_lasting("plugins", plugins::run)?;

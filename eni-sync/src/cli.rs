@@ -163,7 +163,7 @@ enum Command {
         #[command(flatten)]
         manner: Manner,
     },
-    /// Print the addresses that whereabouts has reserved, for the key exclude of host-local
+    /// Print the addresses that whereabouts has reserved, for the key exclude of host-local and of the agent
     ///
     /// Reads a dump of its reservations, and of the pods, and asks nobody. Where the dump has
     /// pods, reservations of those that it does not have are left out.

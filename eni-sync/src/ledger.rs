@@ -7,6 +7,7 @@ mod content;
 mod damage;
 mod document;
 mod entry;
+mod excluded;
 mod journal;
 mod life_cycle;
 mod owner;
@@ -35,6 +36,7 @@ use self::clock::Clock;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
 pub(crate) use self::entry::{Absence, Entry, State, Timestamp, now};
+pub(crate) use self::excluded::Excluded;
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::owner::{Life, Owner};
 pub(crate) use self::policy::{
@@ -65,6 +67,22 @@ impl Ledger {
         Self {
             root: Path::new(records::ROOT).join("ledger"),
         }
+    }
+
+    /// The addresses that the node gives to nobody.
+    ///
+    /// # Errors
+    /// Code 5 or 6 naming the file.
+    pub(crate) fn excluded(&self) -> Result<Excluded> {
+        excluded::read(&self.root)
+    }
+
+    /// Writes down which addresses the node gives to nobody.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
+    pub(crate) fn exclude(&self, excluded: &Excluded) -> Result<()> {
+        excluded::write(&self.root, excluded)
     }
 
     /// The part of the ledger that is about one ENI.
@@ -245,6 +263,15 @@ impl Entries {
     /// Code 5 naming the directory.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
         read_all(&self.directory, &self.clock)
+    }
+
+    /// The addresses that the node gives to nobody.
+    ///
+    /// # Errors
+    /// Code 5 or 6 naming the file.
+    pub(crate) fn excluded(&self) -> Result<Excluded> {
+        let root = self.directory.parent();
+        root.map_or(Ok(Excluded::default()), excluded::read)
     }
 
     /// Every address that has a file, also one that is not an entry: whoever looks for

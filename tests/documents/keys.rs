@@ -334,11 +334,12 @@ fn fields(code: &str, types: &[&str]) -> BTreeSet<String> {
             let field = field.rsplit(' ').next().unwrap_or_default();
             let renamed = attributes.split_once("rename = \"");
             let renamed = renamed.and_then(|(_, rest)| rest.split_once('"'));
-            keys.insert(match renamed {
+            let name = match renamed {
                 Some((name, _)) => name.to_owned(),
                 None if is_camel => camel_case(field),
                 None => field.to_owned(),
-            });
+            };
+            keys.extend(Some(name).filter(|_| !attributes.contains("(skip)")));
             attributes.clear();
         }
     }

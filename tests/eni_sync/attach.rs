@@ -351,6 +351,22 @@ fn a_primary_address_is_outside_of_the_ranges_of_pods() {
     }
 }
 
+/// EC2 would choose one of the first addresses.
+#[test]
+fn a_primary_address_is_none_that_the_node_gives_to_nobody() {
+    let site = Site::new();
+    let node = site.node();
+    let mut configuration = site.configuration(&[site.wanted("user", 2)]);
+    configuration["exclude"] = json!(["10.0.4.0/25", "10.0.4.128/26", "10.0.4.192/27"]);
+    attached(&node, &configuration);
+    site.assert_exactly(&node, &[("user", 2)], "excluded");
+    for eni in site.enis() {
+        let address = site.lab.primary(&eni.id).to_string();
+        let last: u8 = address.rsplit('.').next().unwrap().parse().unwrap();
+        assert!(last >= 224, "{address}");
+    }
+}
+
 #[test]
 fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
     let site = Site::new();

@@ -8,7 +8,7 @@ use harness::{Call, Pod};
 use rustix::fs::{XattrFlags, lsetxattr};
 use serde_json::{Value, json};
 
-use super::fixture::{Vpc, assert_refused, device_call};
+use super::fixture::{Agent, Vpc, assert_refused, device_call};
 use super::ipam;
 
 /// Makes a document one of a newer format.
@@ -43,6 +43,31 @@ fn an_entry_of_a_newer_ledger_is_refused_and_stays() {
     assert!(output.stdout.contains(NEWER), "{output}");
     assert_eq!(node.addresses(), ["10.0.4.70"]);
     assert_eq!(fs::read_to_string(&path).unwrap(), marked);
+}
+
+/// Without it, an address could be given away that it names.
+#[test]
+fn a_list_of_what_is_given_to_nobody_of_a_newer_version_is_refused_and_stays() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let path = node.ledger_path().with_file_name("exclude.json");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, NEW).unwrap();
+    let agent = Agent::start(&node, &json!({ "exclude": ["10.0.4.70"] }));
+    let log = agent.log();
+    assert!(
+        log.contains("ledger/exclude.json") && log.contains(NEWER),
+        "{log}"
+    );
+    let pod = ipam::sharing(&node, "c1");
+    let call = ipam::call(&node, "ADD", &pod, &json!({ "addresses": ["10.0.4.71"] }));
+    assert_refused(
+        &node,
+        &call,
+        6,
+        &["ledger/exclude.json", "newer ledger", NEWER],
+    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), NEW);
 }
 
 #[test]

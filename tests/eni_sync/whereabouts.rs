@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// A dump of a cluster: `kubectl get ippools.whereabouts.cni.cncf.io,pods -A -o json`.
 const DUMP: &str = include_str!("../data/whereabouts-ippools.json");
 
-fn dump() -> Value {
+pub(super) fn dump() -> Value {
     serde_json::from_str(DUMP).unwrap()
 }
 
@@ -21,6 +21,11 @@ fn without(is_gone: impl Fn(&Value) -> bool) -> Value {
     dump
 }
 
+/// The same when a pod has gone.
+pub(super) fn dump_without_pod(name: &str) -> Value {
+    without(|item| item["metadata"]["name"] == name)
+}
+
 fn whereabouts(dump: &Value, arguments: &[&str]) -> Output {
     let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
     let call = call.stdin(dump.to_string());
@@ -30,7 +35,7 @@ fn whereabouts(dump: &Value, arguments: &[&str]) -> Output {
 }
 
 /// The addresses of the network of the tests.
-fn listed(dump: &Value) -> Value {
+pub(super) fn listed(dump: &Value) -> Value {
     let output = whereabouts(dump, &["--subnet", "10.0.4.0/24"]);
     assert_eq!(output.status, Some(0), "{output}");
     output.document()
@@ -55,7 +60,7 @@ fn what_whereabouts_has_reserved_is_given_to_nobody_until_its_pod_has_gone() {
     let exclude = listed(&dump());
     assert_eq!(exclude, json!(["10.0.4.20", "10.0.4.21", "10.0.4.100"]));
     assert_eq!(next_address(&node, &exclude, "c1"), "10.0.4.22/24");
-    let later = listed(&without(|item| item["metadata"]["name"] == "smf-0"));
+    let later = listed(&dump_without_pod("smf-0"));
     assert_eq!(later, json!(["10.0.4.21", "10.0.4.100"]));
     assert_eq!(next_address(&node, &later, "c2"), "10.0.4.23/24");
     assert_eq!(next_address(&node, &later, "c3"), "10.0.4.20/24");

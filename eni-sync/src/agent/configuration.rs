@@ -27,7 +27,7 @@ pub(crate) use self::pools::{Pool, Watermarks};
 use self::resources::DEVICE_PLUGIN_PATH;
 pub(crate) use self::resources::{Kind, Resource};
 
-use crate::ledger::{LONGEST_COOLDOWN, Takeover, default_cooldown_seconds};
+use crate::ledger::{Excluded, LONGEST_COOLDOWN, Takeover, default_cooldown_seconds};
 use crate::provision::wanted::{self, Wanted};
 use crate::random;
 use crate::registration::prefixes::kept::Kept;
@@ -80,6 +80,8 @@ pub(crate) struct Configuration {
     pub(crate) device_plugin_path: Option<PathBuf>,
     /// The prefixes that are on the ENIs ahead of the pods of networks without addresses.
     pub(crate) prefixes: Option<Prefixes>,
+    /// The addresses that the node gives to nobody.
+    pub(crate) exclude: Excluded,
     /// What the agent asks of Kubernetes.
     pub(crate) kubernetes: Kubernetes,
 }
@@ -148,11 +150,14 @@ impl Configuration {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path)
             .map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?;
-        let configuration: Self = serde_json::from_slice(&text).map_err(|cause| {
+        let mut configuration: Self = serde_json::from_slice(&text).map_err(|cause| {
             let msg = format!("{path:?} is not a configuration of the agent");
             Error::new(ErrorCode::DECODING, msg).with_details(cause.to_string())
         })?;
         configuration.validate(path)?;
+        for wanted in &mut configuration.enis {
+            wanted.excluded.clone_from(&configuration.exclude);
+        }
         Ok(configuration)
     }
 

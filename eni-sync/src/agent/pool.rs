@@ -15,7 +15,7 @@ use host_local_ipam::raw_range::RawRange;
 
 use crate::agent::configuration::{Pool, Watermarks};
 use crate::agent::shared::Agent;
-use crate::ledger::{EniLedger, Entry, Event, Life, Owner, State, Takeover, now};
+use crate::ledger::{EniLedger, Entry, Event, Excluded, Life, Owner, State, Takeover, now};
 use crate::random;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::supply::{self, prefix_of};
@@ -28,6 +28,8 @@ use crate::vpc::inventory;
 
 /// Why a pool gives an address up.
 const SURPLUS: &str = "the pool has more free addresses than its high water mark";
+/// The same of one that the configuration gives to nobody.
+const EXCLUDED: &str = "exclude names it";
 
 /// Keeps every pool of the configuration as large as it should be. Adds to `kept` what is
 /// not taken back for a pool, and why.
@@ -51,11 +53,12 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
         let ledger = node.ledger.of_eni(&eni.id)?;
         let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut errors = Errors::default();
-        errors.keep(reclaim(&ledger, pool, &eni, kept));
+        let excluded = &agent.configuration.exclude;
+        errors.keep(reclaim(&ledger, (pool, excluded), &eni, kept));
         // First out of the file, then off the ENI.
-        errors.keep(shrink(&ledger, pool));
+        errors.keep(shrink(&ledger, pool, excluded));
         errors.keep(write_ranges(&ledger, pool, &eni));
-        let is_claimed = errors.keep(refill(&node, &eni, &ledger, pool));
+        let is_claimed = errors.keep(refill(&node, &eni, &ledger, (pool, excluded)));
         drop(turn);
         if is_claimed == Some(true) {
             errors.keep(settle(&node, &eni, &ledger));
@@ -67,10 +70,16 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
 
 /// Takes addresses of the pool back whose cool-down is over, instead of giving them up,
 /// and those that were found on the ENI and that nobody has. EC2 has confirmed both.
-fn reclaim(ledger: &EniLedger, pool: &Pool, eni: &Eni, kept: &mut Vec<String>) -> Result<()> {
+fn reclaim(
+    ledger: &EniLedger,
+    (pool, excluded): (&Pool, &Excluded),
+    eni: &Eni,
+    kept: &mut Vec<String>,
+) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let reclaimable = rules::reclaimable(&entries, now()).into_iter();
-    let reclaimable = reclaimable.filter(|entry| pool.contains(entry.address));
+    let is_for_pool = |address| pool.contains(address) && !excluded.contains(address);
+    let reclaimable = reclaimable.filter(|entry| is_for_pool(entry.address));
     let reclaimable: Vec<&Entry> = reclaimable.collect();
     if reclaimable.is_empty() {
         return Ok(());
@@ -110,27 +119,34 @@ fn is_reserved(pool: &Pool, entry: &Entry) -> Result<bool> {
     Ok(false)
 }
 
-/// Gives up what is free beyond the high water mark. host-local may be handing one of
-/// these out at this moment: its reservation keeps it then.
-fn shrink(ledger: &EniLedger, pool: &Pool) -> Result<()> {
+/// Gives up what is free and excluded, and what is free beyond the high water mark. host-local
+/// may be handing one of these out at this moment: its reservation keeps it then.
+fn shrink(ledger: &EniLedger, pool: &Pool, excluded: &Excluded) -> Result<()> {
     let entries = ledger.open()?;
     let all = entries.all()?;
+    let end = |address: IpAddr, why| {
+        let entry = all.iter().find(|entry| entry.address == address);
+        let entry = entry.map(|entry| entry.clone().owned_by(pool.claimant(address)));
+        entry.map_or(Ok(()), |entry| entries.end(entry, why))
+    };
     for family in Family::ALL {
-        for address in pool
-            .free(&all, family)
-            .into_iter()
-            .skip(pool.watermarks().high)
-        {
-            if let Some(entry) = all.iter().find(|entry| entry.address == address) {
-                entries.end(entry.clone().owned_by(pool.claimant(address)), SURPLUS)?;
-            }
-        }
+        let free = pool.free(&all, family).into_iter();
+        let (out, free): (Vec<_>, Vec<_>) = free.partition(|address| excluded.contains(*address));
+        let mut out = out.into_iter();
+        out.try_for_each(|address| end(address, EXCLUDED))?;
+        let mut surplus = free.into_iter().skip(pool.watermarks().high);
+        surplus.try_for_each(|address| end(address, SURPLUS))?;
     }
     Ok(())
 }
 
 /// Claims addresses when there are too few; whether it has.
-fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result<bool> {
+fn refill(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    (pool, excluded): (&Pool, &Excluded),
+) -> Result<bool> {
     let (entries, known, there) = {
         let ledger = ledger.open()?;
         let there = supply::there(&ledger.prefixes()?, &eni.prefixes);
@@ -155,7 +171,10 @@ fn refill(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, pool: &Pool) -> Result
     let mut chosen = Vec::new();
     for family in Family::ALL {
         let room = room(eni, &others, family);
-        let is_free = |address| !known.contains(&address) && prefix_of(&there, address).is_none();
+        let is_free = |address| {
+            let is_taken = known.contains(&address) || excluded.contains(address);
+            !is_taken && prefix_of(&there, address).is_none()
+        };
         let free = candidates(pool, eni, is_free, &others, family);
         chosen.extend(free.into_iter().take(missing(family).min(room)));
     }

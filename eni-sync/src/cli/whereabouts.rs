@@ -1,5 +1,5 @@
 //! `eni-sync whereabouts`: what whereabouts has reserved for pods that still exist, so that
-//! host-local, which takes its place, gives these addresses to nobody. whereabouts keeps a
+//! what takes its place, host-local or the agent, gives these addresses to nobody. whereabouts keeps a
 //! reservation as its distance from the first address of a pool's range.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,7 +8,8 @@ use common::files::{file, format};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::ENTRY_LIMIT;
+/// The longest one is the list of what is given to nobody.
+const LIMIT: u64 = 1 << 20;
 
 /// What a file says; nothing where there is none.
 ///
@@ -20,7 +21,7 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         let details = format!("{why}; it stays as it is until somebody removes it");
         Error::new(ErrorCode::DECODING, msg).with_details(details)
     };
-    match file::read_regular(path, ENTRY_LIMIT) {
+    match file::read_regular(path, LIMIT) {
         Ok(bytes) => {
             require_known_format(path, &bytes)?;
             let found = serde_json::from_slice(&bytes);
@@ -51,7 +52,7 @@ fn require_known_format(path: &Path, content: &[u8]) -> Result<()> {
 /// # Errors
 /// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
 pub(super) fn write(path: &Path, document: &impl Serialize) -> Result<()> {
-    if let Ok(there) = file::read_regular(path, ENTRY_LIMIT) {
+    if let Ok(there) = file::read_regular(path, LIMIT) {
         require_known_format(path, &there)?;
     }
     let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
@@ -73,7 +74,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 /// # Errors
 /// Code 5 naming the file.
 pub(super) fn remove_damaged(path: &Path) -> Result<bool> {
-    match file::read_regular(path, ENTRY_LIMIT) {
+    match file::read_regular(path, LIMIT) {
         Ok(text) if format::newer(&text).is_none() => remove(path).map(|()| true),
         _ => Ok(false),
     }

@@ -178,15 +178,16 @@ impl Entry {
     }
 
     /// The entry of an address that is on the ENI for nobody: EC2 has chosen it, and whoever
-    /// it was for is gone, or not known. `known` is what the ledger has of it.
+    /// it was for is gone, or not known. `known` is what the ledger has of it, and `after` is
+    /// when it may leave the ENI.
     #[must_use]
-    pub(crate) fn spare(address: IpAddr, known: Option<Self>) -> Option<Self> {
+    pub(crate) fn spare(address: IpAddr, known: Option<Self>, after: Timestamp) -> Option<Self> {
         let seen = match known {
             Some(entry) => entry.after(&Event::Seen),
             None => Self::begin(address, &Event::Seen, None),
         };
         // No pod has had it, so nobody waits for an answer from it.
-        let entry = seen?.after(&Event::Ended { after: now() })?;
+        let entry = seen?.after(&Event::Ended { after })?;
         Some(Self {
             owner: None,
             ..entry.chosen()

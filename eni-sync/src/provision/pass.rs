@@ -366,6 +366,8 @@ impl Pass<'_> {
 fn no_address(wanted: &Wanted, subnet: &str) -> Error {
     let name = &wanted.name;
     let msg = format!("enis {name:?}: no free address was found in {subnet}");
-    let details = format!("{MOST_ADDRESSES} addresses outside of primary.outside are in use");
+    let details = format!(
+        "{MOST_ADDRESSES} of the addresses that primary.outside and exclude leave are in use"
+    );
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }

@@ -132,18 +132,18 @@ fn tags(wanted: &Wanted, instance: &str) -> BTreeMap<String, String> {
     wanted.tags.clone().into_iter().chain(ours).collect()
 }
 
-/// A primary address outside of the ranges where pods' addresses are; nothing when EC2 may
-/// choose, or the subnet is for IPv6 only. Somebody may have it: EC2 says so then, and the next
+/// A primary address outside of the ranges where pods' addresses are, and none that is given to
+/// nobody; nothing when EC2 may choose, or the subnet is for IPv6 only. Somebody may have it: EC2 says so then, and the next
 /// attempt chooses another one.
 fn primary(wanted: &Wanted, subnet: &Subnet) -> Result<Option<Ipv4Addr>> {
     let v4 = subnet.cidrs.iter().find(|cidr| cidr.is_ipv4());
-    let Some(cidr) = v4.filter(|_| !wanted.primary.outside.is_empty()) else {
+    let Some(cidr) = v4.filter(|cidr| !wanted.leaves_primary_to_ec2(**cidr)) else {
         return Ok(None);
     };
     let chosen = candidate(wanted, *cidr, random::number());
     chosen.map(Some).ok_or_else(|| {
         let (name, id) = (&wanted.name, &subnet.id);
-        let msg = format!("enis {name:?}: primary.outside leaves no address of {id}");
+        let msg = format!("enis {name:?}: primary.outside and exclude leave no address of {id}");
         Error::config(msg)
     })
 }

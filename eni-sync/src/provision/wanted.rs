@@ -8,6 +8,7 @@ use common::attach::inventory::{NETWORK_TAG, NO_MANAGE_TAG};
 use common::cni::identifier::is_identifier;
 use serde::Deserialize;
 
+use crate::ledger::Excluded;
 use crate::registration::prefixes::kept::Kept;
 use crate::vpc::ec2::Choice;
 
@@ -46,6 +47,9 @@ pub(crate) struct Wanted {
     /// How many prefixes are kept on each, in the place of what is said for all ENIs.
     #[serde(default)]
     pub(crate) prefixes: Option<Kept>,
+    /// The addresses that the node gives to nobody, which the configuration names for all.
+    #[serde(skip)]
+    pub(crate) excluded: Excluded,
 }
 
 /// Which addresses of the subnet an ENI may have as its primary one.
@@ -97,10 +101,15 @@ impl Wanted {
         &self.security_groups.0
     }
 
+    /// Whether EC2 may choose the primary address in a subnet with this range.
+    pub(crate) fn leaves_primary_to_ec2(&self, cidr: Cidr) -> bool {
+        self.primary.outside.is_empty() && !self.excluded.touches(cidr)
+    }
+
     /// Whether an address may be the primary one.
     pub(crate) fn allows_primary(&self, address: IpAddr) -> bool {
         let mut outside = self.primary.outside.iter();
-        !outside.any(|range| range.contains(address))
+        !outside.any(|range| range.contains(address)) && !self.excluded.contains(address)
     }
 
     fn validate(&self) -> Result<(), String> {

@@ -8,7 +8,7 @@ use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 
-use crate::ledger::{EniLedger, Entries, Entry, Ledger, State, Wish};
+use crate::ledger::{EniLedger, Entries, Entry, Excluded, Ledger, State, Wish};
 use crate::registration::count::{self, is_chosen_for};
 use crate::registration::node::Node;
 use crate::registration::prefixes::give;
@@ -38,6 +38,7 @@ pub(crate) fn choose(
     let families = choice.families(&eni)?;
     if !choice.addresses.is_empty() {
         let prefixes = ledger.of_eni(&eni.id)?.read_prefixes()?;
+        choice.require_included(&ledger.excluded()?)?;
         choice.require_free(&eni, &there(&prefixes, &eni.prefixes))?;
     }
     let node = Node {
@@ -88,6 +89,19 @@ impl Choice {
         };
         families.retain(|family| !self.is_whole && !is_named(family));
         Ok(families)
+    }
+
+    /// Whether no address that is asked for by name is one that the node gives to nobody.
+    fn require_included(&self, excluded: &Excluded) -> Result<()> {
+        let mut addresses = self.addresses.iter();
+        match addresses.find(|address| excluded.contains(**address)) {
+            None => Ok(()),
+            Some(address) => {
+                let details = "exclude in the configuration of the agent names it";
+                Err(Error::config(format!("requested ip {address} is excluded"))
+                    .with_details(details))
+            }
+        }
     }
 
     /// Whether nobody else can have an address that is asked for by name without the ledger's

@@ -1,6 +1,7 @@
 //! Has EC2 choose addresses for attachments whose network names none: one call for all that
 //! wait on an ENI. Before it is asked they get what it has chosen earlier and nobody needs.
 
+use std::iter;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::say;
 
-use crate::ledger::{EniLedger, Entries, Entry, Event, Owner, Refusal, Takeover, Wish, now};
+use crate::ledger::{
+    EniLedger, Entries, Entry, Event, Owner, Refusal, Takeover, Timestamp, Wish, now,
+};
 use crate::registration::assign::{Assigner, Room};
 use crate::registration::node::Node;
 use crate::registration::prefixes::{ask, give};
@@ -21,6 +24,11 @@ use crate::vpc::failure::{Failure, Kind};
 const ATTEMPTS: u32 = 3;
 /// How long it is until the next time.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often EC2 is asked once more because it has chosen an address that is given to nobody.
+const ROUNDS: usize = 8;
+/// How long such an address stays on the ENI, where EC2 cannot choose it again, as long as its
+/// slot is not needed, in seconds.
+const PARKED: u64 = 3600;
 
 /// Gives the wishes of `of` free addresses of prefixes, and then addresses that EC2 has chosen
 /// earlier and that nobody needs, where the ledger has any: these are claimed by name.
@@ -55,9 +63,13 @@ pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -
 /// The addresses that may be given to the next attachment, each of them seen on the ENI of
 /// late and on no interface of any pod.
 fn spare(ledger: &EniLedger) -> Result<Vec<Entry>> {
-    let entries = ledger.open()?.all()?;
-    let now = now();
-    let spare = rules::spare(&entries, now).into_iter().cloned().collect();
+    let (entries, excluded) = {
+        let entries = ledger.open()?;
+        (entries.all()?, entries.excluded()?)
+    };
+    let spare = rules::spare(&entries, now()).into_iter();
+    let spare = spare.filter(|entry| !excluded.contains(entry.address));
+    let spare = spare.cloned().collect();
     let mut kept = Vec::new();
     let spare = release::without_living(ledger, spare, &mut kept)?;
     for why in kept {
@@ -150,15 +162,24 @@ struct Counter<'a> {
 
 impl Counter<'_> {
     fn settle(&self) -> Result<Option<Duration>> {
-        let mut most = usize::MAX;
+        let (mut most, mut rounds) = (usize::MAX, ROUNDS);
         loop {
             self.use_prefixes()?;
             let count = self.waiting(&self.ledger.open()?)?.len().min(most);
             if count == 0 {
                 return Ok(None);
             }
-            let Err(failure) = self.ask(count)? else {
-                continue;
+            let failure = match self.ask(count)? {
+                Ok(0) => continue,
+                Ok(_) if rounds > 0 => {
+                    rounds -= 1;
+                    continue;
+                }
+                Ok(_) => {
+                    self.refuse(&self.excluded())?;
+                    continue;
+                }
+                Err(failure) => failure,
             };
             // Whoever has no time left has not heard what EC2 would answer: the next in turn asks.
             if self.node.aws.deadline().is_over() {
@@ -192,8 +213,9 @@ impl Counter<'_> {
         Ok(waiting)
     }
 
-    /// Has EC2 choose so many addresses, and writes down for whom they are.
-    fn ask(&self, count: usize) -> Result<Result<(), Failure>> {
+    /// Has EC2 choose so many addresses, and writes down for whom they are. Returns how many of
+    /// them are for nobody because they are excluded.
+    fn ask(&self, count: usize) -> Result<Result<usize, Failure>> {
         let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
         let earlier = unheard::begin(self.node, self.eni, self.ledger)?;
         let answer = ec2.assign_count(&self.eni.id, self.family, count);
@@ -212,17 +234,35 @@ impl Counter<'_> {
     }
 
     /// Gives what EC2 has chosen to those that wait. What nobody waits for any more is on its
-    /// way out.
-    fn note(&self, chosen: &[IpAddr]) -> Result<()> {
+    /// way out, and what is excluded later. Returns how many are.
+    fn note(&self, chosen: &[IpAddr]) -> Result<usize> {
         let entries = self.ledger.open()?;
+        let excluded = entries.excluded()?;
         let mut waiting = self.waiting(&entries)?.into_iter();
         let mut errors = Errors::default();
         let subnets = &self.node.shared.subnets;
         subnets.note_assigned(&self.eni.subnet_id, self.family, chosen.len());
+        let mut parked = 0;
         for address in chosen {
-            errors.keep(give(&entries, *address, &mut waiting));
+            errors.keep(if excluded.contains(*address) {
+                parked += 1;
+                give(&entries, *address, &mut iter::empty(), now() + PARKED)
+            } else {
+                give(&entries, *address, &mut waiting, now())
+            });
         }
-        errors.into_result()
+        errors.into_result().map(|()| parked)
+    }
+
+    /// Why those that wait get nothing although EC2 has chosen something for them.
+    fn excluded(&self) -> Error {
+        let Eni { id, subnet_id, .. } = self.eni;
+        let family = self.family.name();
+        let msg =
+            format!("every {family} address of {subnet_id} that EC2 chose for {id} is excluded");
+        let details = "exclude in the configuration of the agent names them: a CIDR reservation of \
+                       the subnet of type explicit keeps EC2 from choosing them";
+        Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
     }
 
     /// Writes down that EC2 has not answered. What it may have done is looked for before it is
@@ -315,11 +355,12 @@ impl Counter<'_> {
 }
 
 /// Writes down for whom an address is that EC2 has chosen: for who has claimed it by name
-/// meanwhile, else for the next that waits, else for nobody.
+/// meanwhile, else for the next that waits, else for nobody, and on its way out after `until`.
 fn give(
     entries: &Entries,
     address: IpAddr,
     waiting: &mut impl Iterator<Item = Wish>,
+    until: Timestamp,
 ) -> Result<()> {
     let known = entries.get(address)?;
     if let Some(claimed) = known.clone().filter(Entry::is_in_use) {
@@ -327,7 +368,7 @@ fn give(
         return entries.note(claimed, &Event::Assigned { for_pool });
     }
     let Some(wish) = waiting.next() else {
-        let spare = Entry::spare(address, known.clone());
+        let spare = Entry::spare(address, known.clone(), until);
         return spare.map_or(Ok(()), |spare| {
             entries.change(known.as_ref(), &spare, &Event::Seen)
         });

@@ -118,7 +118,7 @@ pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
             actual.id
         );
         let known = entries.get(*address)?;
-        if let Some(entry) = Entry::spare(*address, known.clone()) {
+        if let Some(entry) = Entry::spare(*address, known.clone(), now()) {
             entries.change(known.as_ref(), &entry, &Event::Seen)?;
         }
     }

@@ -10,7 +10,9 @@ use common::say;
 
 use super::free::free;
 use super::supply::{self, free_address, prefix_of, trusted};
-use crate::ledger::{EniLedger, Entries, Entry, Event, Owner, Prefix, State, Takeover, Wish, now};
+use crate::ledger::{
+    EniLedger, Entries, Entry, Event, Excluded, Owner, Prefix, State, Takeover, Wish, now,
+};
 use crate::registration::{release, rules};
 use crate::vpc::ec2::Family;
 
@@ -26,24 +28,26 @@ pub(crate) struct Giver<'a> {
     eni: &'a Eni,
     prefixes: Vec<Prefix>,
     taken: HashSet<IpAddr>,
+    excluded: Excluded,
 }
 
 impl<'a> Giver<'a> {
     /// What the prefixes have free at this moment, as long as the ledger is locked.
     ///
     /// # Errors
-    /// Code 5 naming a file of the ledger.
+    /// Code 5 or 6 naming a file of the ledger.
     pub(crate) fn new(entries: &'a Entries, eni: &'a Eni) -> Result<Self> {
         let prefixes = entries.prefixes()?;
-        let taken = match prefixes.is_empty() {
-            true => HashSet::new(),
-            false => entries.addresses()?,
+        let (taken, excluded) = match prefixes.is_empty() {
+            true => (HashSet::new(), Excluded::default()),
+            false => (entries.addresses()?, entries.excluded()?),
         };
         Ok(Self {
             entries,
             eni,
             prefixes,
             taken,
+            excluded,
         })
     }
 
@@ -52,7 +56,7 @@ impl<'a> Giver<'a> {
     /// # Errors
     /// Code 5 naming a file of the ledger.
     pub(crate) fn give(&mut self, family: Family, owner: &Owner) -> Result<Option<IpAddr>> {
-        let is_taken = |address| self.taken.contains(&address);
+        let is_taken = |address| self.taken.contains(&address) || self.excluded.contains(address);
         let free = free_address(&self.prefixes, self.eni, family, now(), is_taken);
         let claimed = free.and_then(|address| {
             let claimed = Entry::claimed(address, None, &CLAIMED, owner.clone())?;

@@ -1,0 +1,162 @@
+//! Which addresses this node gives to nobody: somebody else has given them to pods, and EC2 does
+//! not know it. The agent's configuration names them; the ledger has them too, so that a plugin
+//! which finds no agent gives none of them either.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use common::address::Cidr;
+use common::error::{Error, Result};
+use common::files::file;
+use host_local_ipam::exclude::{self, Exclusion};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::document;
+
+/// Beside the directories of the ENIs.
+const FILE: &str = "exclude.json";
+/// How many addresses and networks may be named: the file is read for every pod.
+const MOST: usize = 10_000;
+
+/// Addresses and networks as they are written, for example `["10.0.4.20", "10.0.4.64/28"]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Value", into = "Vec<String>")]
+pub(crate) struct Excluded {
+    texts: Vec<String>,
+    /// From the first to the last address of each block, sorted; none touches another one's
+    /// addresses.
+    blocks: Vec<(IpAddr, IpAddr)>,
+}
+
+impl TryFrom<Value> for Excluded {
+    type Error = String;
+
+    fn try_from(value: Value) -> std::result::Result<Self, String> {
+        let parsed = exclude::parse(&value)?;
+        match parsed.len() > MOST {
+            true => Err(format!(
+                "exclude has more than {MOST} entries: name networks"
+            )),
+            false => Ok(Self {
+                blocks: merged(&parsed),
+                texts: parsed.into_iter().map(|one| one.text).collect(),
+            }),
+        }
+    }
+}
+
+impl From<Excluded> for Vec<String> {
+    fn from(excluded: Excluded) -> Self {
+        excluded.texts
+    }
+}
+
+fn merged(parsed: &[Exclusion]) -> Vec<(IpAddr, IpAddr)> {
+    let mut sorted: Vec<(IpAddr, IpAddr)> =
+        parsed.iter().map(|one| (one.first, one.last)).collect();
+    sorted.sort_unstable();
+    let mut blocks: Vec<(IpAddr, IpAddr)> = Vec::new();
+    for (first, last) in sorted {
+        match blocks.last_mut() {
+            Some((_, end)) if first <= *end => *end = last.max(*end),
+            _ => blocks.push((first, last)),
+        }
+    }
+    blocks
+}
+
+impl Excluded {
+    /// Whether an address is one of them.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let after = self.blocks.partition_point(|(first, _)| *first <= address);
+        let before = after.checked_sub(1).and_then(|nth| self.blocks.get(nth));
+        before.is_some_and(|(_, last)| address <= *last)
+    }
+
+    /// Whether any address of a network is one of them.
+    pub(crate) fn touches(&self, network: Cidr) -> bool {
+        let (from, to) = (network.network().address(), network.last());
+        self.blocks
+            .iter()
+            .any(|(first, last)| *first <= to && from <= *last)
+    }
+}
+
+/// The file, which has room for a version of its format.
+#[derive(Default, Deserialize, Serialize)]
+struct Document {
+    exclude: Excluded,
+}
+
+/// What the ledger in this directory has of them; nothing where no agent has named any.
+///
+/// # Errors
+/// Code 5 or 6 naming the file.
+pub(super) fn read(root: &Path) -> Result<Excluded> {
+    let document = document::read::<Document>(&path(root))?;
+    Ok(document.unwrap_or_default().exclude)
+}
+
+/// Writes them down in the place of those that are there.
+///
+/// # Errors
+/// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
+pub(super) fn write(root: &Path, excluded: &Excluded) -> Result<()> {
+    let path = path(root);
+    if excluded.texts.is_empty() && read(root).is_ok_and(|there| there.texts.is_empty()) {
+        return Ok(());
+    }
+    let failed = |cause| Error::io(format!("failed to create {root:?}"), &cause);
+    file::create_directory(root).map_err(failed)?;
+    let exclude = excluded.clone();
+    document::write(&path, &Document { exclude })
+}
+
+fn path(root: &Path) -> PathBuf {
+    root.join(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_address_of_each_entry_is_excluded_and_no_other_one() {
+        let entries = json!([
+            "10.0.4.20",
+            "10.0.4.0/28",
+            "10.0.4.8/29",
+            "2001:db8::4/126",
+            "10.0.4.16"
+        ]);
+        let excluded = Excluded::try_from(entries.clone()).unwrap();
+        let found = |address: &str| excluded.contains(address.parse().unwrap());
+        for address in [
+            "10.0.4.0",
+            "10.0.4.15",
+            "10.0.4.16",
+            "10.0.4.20",
+            "2001:db8::7",
+        ] {
+            assert!(found(address), "{address}");
+        }
+        for address in [
+            "10.0.3.255",
+            "10.0.4.17",
+            "10.0.4.21",
+            "2001:db8::8",
+            "::",
+            "255.255.255.255",
+        ] {
+            assert!(!found(address), "{address}");
+        }
+        let touches = |cidr: &str| excluded.touches(cidr.parse().unwrap());
+        assert!(touches("10.0.4.16/28") && touches("10.0.0.0/8") && touches("2001:db8::/64"));
+        assert!(!touches("10.0.4.32/27") && !touches("::/64"));
+        assert_eq!(serde_json::to_value(&excluded).unwrap(), entries);
+        assert!(!Excluded::default().contains("10.0.4.1".parse().unwrap()));
+    }
+}
