@@ -33,7 +33,7 @@ mod watch;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::say;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::info;
@@ -97,9 +97,11 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         }),
         changed: Condvar::new(),
     });
-    // Without the list, what is chosen by the ledger fails until it can be read.
-    if let Err(error) = agent.ledger.exclude(&agent.configuration.exclude) {
-        say!("{error}");
+    match agent.ledger.exclude(&agent.configuration.exclude) {
+        // Nothing is chosen by the ledger until the list can be read.
+        Err(error) if error.code == ErrorCode::DECODING => say!("{error}"),
+        // Plugins would go by an older list, or by none.
+        written => written?,
     }
     agent.start_lasting("keeper", Agent::keep)?;
     agent.start_lasting("hotplug", hotplug::run)?;

@@ -36,7 +36,7 @@ use self::clock::Clock;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
 pub(crate) use self::entry::{Absence, Entry, State, Timestamp, now};
-pub(crate) use self::excluded::Excluded;
+pub(crate) use self::excluded::{Excluded, PARKED};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::owner::{Life, Owner};
 pub(crate) use self::policy::{

@@ -180,3 +180,17 @@ fn an_excluded_address_that_is_asked_for_by_name_is_refused() {
         &[says, "exclude in the configuration of the agent"],
     );
 }
+
+#[test]
+fn an_agent_that_cannot_write_the_list_down_does_not_start() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let path = node.ledger_path().with_file_name("exclude.json");
+    fs::create_dir_all(&path).unwrap();
+    let configuration = json!({ "exclude": ["10.0.4.64/28"] });
+    let file = node.run_directory().join("a.json");
+    fs::write(file, configuration.to_string()).unwrap();
+    let output = node.command(&["agent", "--config", "/run/a.json"]);
+    assert_eq!(output.status, Some(1), "{output}");
+    assert!(output.stderr.contains("ledger/exclude.json"), "{output}");
+}

@@ -67,7 +67,13 @@ fn a_list_of_what_is_given_to_nobody_of_a_newer_version_is_refused_and_stays() {
         6,
         &["ledger/exclude.json", "newer ledger", NEWER],
     );
+    let waiting = ipam::sharing(&node, "c2");
+    let chosen = ipam::call(&node, "ADD", &waiting, &ipam::ipv4());
+    assert_refused(&node, &chosen, 6, &["ledger/exclude.json", "newer ledger"]);
     assert_eq!(fs::read_to_string(&path).unwrap(), NEW);
+    // What host-local has chosen waits for none of this.
+    node.add(&Pod::new("c3"), &["10.0.4.72"]).ok();
+    assert_eq!(node.addresses(), ["10.0.4.72"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use common::error::{Error, ErrorCode, Result};
+use common::files::file;
 use common::program::{ALL_PLUGINS, DROP_IN, is_executable, own_name};
 use common::say;
 use nix::sys::statvfs::statvfs;
@@ -163,7 +164,8 @@ fn require_room(names: &[Name], target: &Path) -> Result<()> {
         return Ok(());
     };
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    if needed <= free {
+    // Some file systems do not say how large they are.
+    if disk.blocks() == 0 || needed <= free.saturating_add(left_over(names, target)) {
         return Ok(());
     }
     let msg = format!("failed to install the plugins in {target:?}: No space left on device");
@@ -194,6 +196,15 @@ fn needed(names: &[Name], target: &Path) -> io::Result<u64> {
         used = used.saturating_sub(goes.map_or(0, |it| it.len()));
     }
     Ok(most)
+}
+
+/// How many bytes an installation that was killed has left, which each program replaces.
+fn left_over(names: &[Name], target: &Path) -> u64 {
+    let temporary = names
+        .iter()
+        .map(|name| file::temporary_name(&target.join(&name.name)));
+    let left = temporary.filter_map(|path| fs::symlink_metadata(path).ok());
+    left.map(|file| file.len()).sum()
 }
 
 /// Who a directory belongs to, as user and in full.

@@ -16,6 +16,9 @@ use super::document;
 
 /// Beside the directories of the ENIs.
 const FILE: &str = "exclude.json";
+/// How long an address of them that EC2 has chosen stays on the ENI, where EC2 cannot choose it
+/// again, as long as its slot is not needed, in seconds.
+pub(crate) const PARKED: u64 = 3600;
 /// How many addresses and networks may be named: the file is read for every pod.
 const MOST: usize = 10_000;
 
@@ -104,7 +107,7 @@ pub(super) fn read(root: &Path) -> Result<Excluded> {
 /// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
 pub(super) fn write(root: &Path, excluded: &Excluded) -> Result<()> {
     let path = path(root);
-    if excluded.texts.is_empty() && read(root).is_ok_and(|there| there.texts.is_empty()) {
+    if read(root).is_ok_and(|there| there == *excluded) {
         return Ok(());
     }
     let failed = |cause| Error::io(format!("failed to create {root:?}"), &cause);

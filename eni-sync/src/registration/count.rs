@@ -10,7 +10,8 @@ use common::error::{Error, ErrorCode, Errors, Result};
 use common::say;
 
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Owner, Refusal, Takeover, Timestamp, Wish, now,
+    EniLedger, Entries, Entry, Event, Excluded, Owner, PARKED, Refusal, Takeover, Timestamp, Wish,
+    now,
 };
 use crate::registration::assign::{Assigner, Room};
 use crate::registration::node::Node;
@@ -26,9 +27,6 @@ const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often EC2 is asked once more because it has chosen an address that is given to nobody.
 const ROUNDS: usize = 8;
-/// How long such an address stays on the ENI, where EC2 cannot choose it again, as long as its
-/// slot is not needed, in seconds.
-const PARKED: u64 = 3600;
 
 /// Gives the wishes of `of` free addresses of prefixes, and then addresses that EC2 has chosen
 /// earlier and that nobody needs, where the ledger has any: these are claimed by name.
@@ -36,8 +34,14 @@ const PARKED: u64 = 3600;
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -> Result<()> {
+    let is_due = {
+        let entries = ledger.open()?;
+        // Without the list of excluded addresses nothing is chosen, and who waits is refused when
+        // EC2 would be asked. Addresses that are named do not depend on it.
+        open_wishes(&entries)?.iter().any(&of) && entries.excluded().is_ok()
+    };
     // Nobody looks into namespaces for addresses that nobody waits for.
-    if !open_wishes(&ledger.open()?)?.iter().any(&of) {
+    if !is_due {
         return Ok(());
     }
     give::serve(ledger, eni, &of)?;
@@ -164,13 +168,22 @@ impl Counter<'_> {
     fn settle(&self) -> Result<Option<Duration>> {
         let (mut most, mut rounds) = (usize::MAX, ROUNDS);
         loop {
+            if let Err(error) = self.read_excluded() {
+                self.refuse(&error)?;
+                return Ok(None);
+            }
             self.use_prefixes()?;
             let count = self.waiting(&self.ledger.open()?)?.len().min(most);
             if count == 0 {
                 return Ok(None);
             }
             let failure = match self.ask(count)? {
-                Ok(0) => continue,
+                Ok(parked) if parked < count => {
+                    rounds = ROUNDS;
+                    continue;
+                }
+                // The next in turn asks.
+                Ok(_) if self.node.aws.deadline().is_over() => return Ok(None),
                 Ok(_) if rounds > 0 => {
                     rounds -= 1;
                     continue;
@@ -193,6 +206,11 @@ impl Counter<'_> {
                 Err(error) => self.refuse(&error)?,
             }
         }
+    }
+
+    /// The addresses that are given to nobody.
+    fn read_excluded(&self) -> Result<Excluded> {
+        self.ledger.open()?.excluded()
     }
 
     /// Gives those that wait addresses of new prefixes, where an agent keeps any. The others

@@ -10,7 +10,7 @@ use common::attach::inventory::Eni;
 use common::error::{ErrorCode, Result};
 use common::say;
 
-use crate::ledger::{EniLedger, Entries, Entry, Event, State, Unheard, now};
+use crate::ledger::{EniLedger, Entries, Entry, Event, PARKED, State, Unheard, now};
 use crate::registration::node::Node;
 use crate::registration::prefixes::ask;
 use crate::vpc::ec2::Description;
@@ -118,7 +118,10 @@ pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
             actual.id
         );
         let known = entries.get(*address)?;
-        if let Some(entry) = Entry::spare(*address, known.clone(), now()) {
+        // EC2 would choose an excluded one again.
+        let is_excluded = entries.excluded().is_ok_and(|list| list.contains(*address));
+        let until = if is_excluded { now() + PARKED } else { now() };
+        if let Some(entry) = Entry::spare(*address, known.clone(), until) {
             entries.change(known.as_ref(), &entry, &Event::Seen)?;
         }
     }

@@ -76,8 +76,9 @@ impl Pace {
         loop {
             let answer = self.attempt(action, urgency(action), &ask);
             attempts += 1;
+            let of_throttled = self.pauses(action);
             let pauses = match answer.as_ref().err().map(|failure| failure.kind) {
-                Some(Kind::Throttled) => self.pauses(action),
+                Some(Kind::Throttled) => of_throttled,
                 Some(Kind::Unanswered) => Pauses::OF_PODS,
                 _ => return answer,
             };
@@ -87,7 +88,8 @@ impl Pace {
                 Some(_) if is_throttled => Duration::ZERO,
                 _ => pauses.after(attempts, random::chance()),
             };
-            if began.elapsed() + wait >= left.min(pauses.time) {
+            // One lost answer does not end what has been refused for minutes.
+            if began.elapsed() + wait >= left.min(of_throttled.time) {
                 return answer;
             }
             thread::sleep(wait);
