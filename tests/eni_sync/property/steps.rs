@@ -21,6 +21,11 @@ impl Story {
             return;
         };
         let must_succeed = self.is_quiet() && self.are_free(at, &living);
+        self.run_add(at, living, must_succeed);
+    }
+
+    /// Runs the ADD, and notes what it has given.
+    fn run_add(&mut self, at: usize, living: Living, must_succeed: bool) {
         let call = self.sites[at].call("ADD", &living);
         let (output, trouble) = trouble::run(&mut self.random, &self.sites[at], &call);
         self.tell_of("ADD", at, &living, &output);
@@ -87,14 +92,7 @@ impl Story {
         // Whether an address of a prefix is free is not known where a pod cannot be looked at.
         // Neither an agent nor what lags is a reason: EC2 chooses.
         let must_succeed = !self.hidden.contains(&at);
-        let call = self.sites[at].call("ADD", &living);
-        let (output, trouble) = trouble::run(&mut self.random, &self.sites[at], &call);
-        self.tell_of("ADD", at, &living, &output);
-        assert!(
-            output.status == Some(0) || trouble != Trouble::None || !must_succeed,
-            "an ADD failed\n{output}"
-        );
-        self.note_add(at, living, &output);
+        self.run_add(at, living, must_succeed);
     }
 
     /// A pod that is going to ask for what EC2 chooses.
