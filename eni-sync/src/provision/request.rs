@@ -133,8 +133,8 @@ fn tags(wanted: &Wanted, instance: &str) -> BTreeMap<String, String> {
 }
 
 /// A primary address outside of the ranges where pods' addresses are, and none that is given to
-/// nobody; nothing when EC2 may choose, or the subnet is for IPv6 only. Somebody may have it: EC2 says so then, and the next
-/// attempt chooses another one.
+/// nobody; nothing when EC2 may choose, or the subnet is for IPv6 only. Somebody may have it: EC2
+/// says so then, and the next attempt chooses another one.
 fn primary(wanted: &Wanted, subnet: &Subnet) -> Result<Option<Ipv4Addr>> {
     let v4 = subnet.cidrs.iter().find(|cidr| cidr.is_ipv4());
     let Some(cidr) = v4.filter(|cidr| !wanted.leaves_primary_to_ec2(**cidr)) else {
