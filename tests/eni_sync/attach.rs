@@ -200,6 +200,13 @@ fn let_records_settle(node: &AwsNode) {
     }
 }
 
+/// Attaches what the configuration names, until nothing is left to be written down.
+fn attached_and_settled(node: &AwsNode, configuration: &Value) {
+    attached(node, configuration);
+    let_records_settle(node);
+    attached(node, configuration);
+}
+
 /// That EC2 refuses a request with this code.
 fn refusal(status: u16, code: &str) -> Fault {
     Fault::Error {

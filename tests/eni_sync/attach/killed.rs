@@ -10,8 +10,8 @@ use harness::fault::{Strike, each_system_call};
 use harness::{AwsNode, Call};
 
 use super::{
-    ATTACH, CREATE, DESCRIBE, DETACH, MODIFY, Site, attach, attached, call, detach_call,
-    let_records_settle, records, refusal, unknown,
+    ATTACH, CREATE, DESCRIBE, DETACH, MODIFY, Site, attach, attached, attached_and_settled, call,
+    detach_call, let_records_settle, records, refusal, unknown,
 };
 use crate::eni_sync::killed;
 
@@ -220,10 +220,7 @@ fn an_eni_that_leaves_the_node_is_not_made_to_go_with_the_instance() {
     let site = Site::new();
     let node = site.node();
     let configuration = site.configuration(&[site.wanted("user", 1)]);
-    attached(&node, &configuration);
-    // Its first record goes.
-    let_records_settle(&node);
-    attached(&node, &configuration);
+    attached_and_settled(&node, &configuration);
     let detach = detach_call(&node, &site.configuration(&[]), &[]);
     kill_held(&node, &detach, DETACH, Hold::BeforeCommit);
     site.lab.delete_on_termination(&site.enis()[0].id, false);

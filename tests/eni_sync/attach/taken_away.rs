@@ -8,7 +8,8 @@ use harness::{AwsNode, Call, Host, Output, Pod, Resident};
 use serde_json::{Value, json};
 
 use super::{
-    DESCRIBE, DETACH, Site, attached, detach_call, inventory, let_records_settle, records, refusal,
+    DESCRIBE, DETACH, Site, attached, attached_and_settled, detach_call, inventory,
+    let_records_settle, records, refusal,
 };
 use crate::eni_sync::fixture::{device_call, eventually, prev_result, while_held};
 use crate::eni_sync::killed;
@@ -135,9 +136,7 @@ fn a_detach_that_is_killed_is_completed_by_the_next_one() {
             let site = Site::new();
             let node = site.node();
             let both = site.configuration(&[site.wanted("old", 2), site.wanted("user", 1)]);
-            attached(&node, &both);
-            let_records_settle(&node);
-            attached(&node, &both);
+            attached_and_settled(&node, &both);
             let fewer = site.configuration(&[site.wanted("user", 1)]);
             let call = detach_call(&node, &fewer, &[]);
             killed::kill_held(&node.node, &site.lab, &call, (action, hold));
@@ -182,9 +181,7 @@ fn an_eni_that_cannot_be_taken_out_of_the_inventory_is_for_pods_again() {
     let site = Site::new();
     let node = site.node();
     let configuration = site.configuration(&[site.wanted("user", 1)]);
-    attached(&node, &configuration);
-    let_records_settle(&node);
-    attached(&node, &configuration);
+    attached_and_settled(&node, &configuration);
     let inventory = node.run_directory().join("eni-cni/enis.json");
     fs::write(inventory, "{").unwrap();
     let output = detach(&node, &json!({}), &[]);
