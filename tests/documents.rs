@@ -342,7 +342,7 @@ fn a_link_that_leads_nowhere_is_found() {
 fn the_demo_says_first_how_long_it_takes() {
     let mut make = Command::new("make");
     let made = make
-        .args(["-n", "demo"])
+        .args(["-n", "--no-print-directory", "demo"])
         .current_dir(root())
         .env_remove("MAKEFLAGS");
     let made = made.output().expect("make can be executed");
