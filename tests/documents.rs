@@ -1,18 +1,20 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
-//! file in `examples`, which other tests execute. `keys` and `since` are about the tables of keys,
-//! `decisions` about `docs/adr`, `glossary` and `contributing` about the pages of these names,
-//! `book` about the site, `commands` about the commands that pages show, `messages` about what the programs say, `arrows` about what the READMEs
-//! of the crates promise.
+//! file in `examples`, which other tests execute. `keys` reads the tables of keys, which `every_key`,
+//! `wrong_values` and `since` are about; `decisions` is about `docs/adr`, `glossary` and `contributing`
+//! about the pages of these names, `book` about the site, `commands` about the commands that pages show,
+//! `messages` about what the programs say, `arrows` about what the READMEs of the crates promise.
 
 mod arrows;
 mod book;
 mod commands;
 mod contributing;
 mod decisions;
+mod every_key;
 mod glossary;
 pub(crate) mod keys;
 mod messages;
 mod since;
+mod wrong_values;
 
 pub(crate) use commands::commands;
 

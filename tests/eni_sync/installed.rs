@@ -1,6 +1,9 @@
 //! Plugins that stay installed: others put programs of the same names into the directory, at
 //! any moment, and the agent puts ours back. What serves a pod is seen by what it does.
 
+mod shown;
+mod unwritable;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,11 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::{Call, Output, Pod, go_plugin, our_plugin, run_tool};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::scrape::{ADDRESS, Scrape, get, try_get};
+
+pub use self::unwritable::FullDisk;
 
 const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
 /// What the agent calls the directory.
@@ -354,92 +358,6 @@ fn an_administrator_can_turn_it_off() {
     assert_eq!(Scrape::of(&site.node).value(&series("go")), 1.0);
 }
 
-/// A disk of its own that has no byte free.
-pub struct FullDisk(PathBuf);
-
-impl FullDisk {
-    pub fn at(path: &Path) -> Self {
-        let tmpfs = Some("tmpfs");
-        mount(tmpfs, path, tmpfs, MsFlags::empty(), Some("size=100m")).expect("it can be mounted");
-        Self(path.to_owned())
-    }
-
-    pub fn fill(&self) {
-        let ballast = self.0.join("ballast");
-        run_tool(
-            "dd",
-            &[
-                "if=/dev/zero",
-                &format!("of={}", ballast.display()),
-                "bs=4096",
-            ],
-        );
-    }
-}
-
-impl Drop for FullDisk {
-    fn drop(&mut self) {
-        umount2(&self.0, MntFlags::MNT_DETACH).expect("it was mounted");
-    }
-}
-
-#[test]
-fn on_a_full_disk_nothing_is_lost_and_one_line_says_why() {
-    let vpc = Vpc::new();
-    let mut site = Site::empty(&vpc);
-    let disk = FullDisk::at(&site.bin);
-    site.node.node.bind(&site.bin, INSIDE);
-    site.install("our-plugins", |_| {});
-    let agent = site.agent(&Value::Null);
-    site.replace("host-local", "host-local");
-    assert!(eventually(|| site.is_ours("host-local")));
-    // Small enough for the disk, and not ours; then there is no room for a copy.
-    let script = site.bin.join(".other");
-    fs::write(&script, "#!/bin/sh\n").unwrap();
-    disk.fill();
-    // What is replaced gives no room either while it is open.
-    let replaced = fs::File::open(site.bin.join("host-local")).unwrap();
-    fs::rename(&script, site.bin.join("host-local")).unwrap();
-    let finding = "host-local is another program, and ours could not be put back";
-    let says = |text: &str| text.contains(finding) && text.contains("No space left");
-    assert!(
-        eventually(|| says(&site.readiness())),
-        "{}",
-        site.readiness()
-    );
-    assert_eq!(agent.log().matches(finding).count(), 1, "{}", agent.log());
-    let read = fs::read_to_string(site.bin.join("host-local")).unwrap();
-    assert_eq!(read, "#!/bin/sh\n");
-    let names = fs::read_dir(&site.bin)
-        .unwrap()
-        .map(|e| e.unwrap().file_name());
-    assert!(names.into_iter().all(|name| name != ".host-local.tmp"));
-    // With room for it, the next change brings ours back.
-    drop(replaced);
-    fs::remove_file(site.bin.join("ballast")).unwrap();
-    fs::write(site.bin.join("host-local"), "#!/bin/sh\n\n").unwrap();
-    assert!(eventually(|| site.is_ours("host-local")));
-    assert!(eventually(|| site.readiness() == "ok"));
-}
-
-#[test]
-fn a_directory_that_cannot_be_written_is_named_once() {
-    let vpc = Vpc::new();
-    let mut site = Site::new(&vpc);
-    site.node.node.read_only(INSIDE);
-    let agent = site.agent(&Value::Null);
-    site.replace("ipvlan", "ipvlan");
-    let finding = "ipvlan is the Go plugin, and ours could not be put back";
-    let says = |text: &str| text.contains(finding) && text.contains("Read-only file system");
-    assert!(eventually(|| says(&site.readiness())));
-    site.replace("ipvlan", "ipvlan");
-    site.replace("host-local", "host-local");
-    assert!(eventually(|| site
-        .readiness()
-        .contains("host-local is the Go")));
-    assert_eq!(agent.log().matches(finding).count(), 1, "{}", agent.log());
-}
-
 /// A program of another version, which is as long.
 pub fn of_another_version(program: &Path) {
     let mut bytes = fs::read(program).unwrap();
@@ -510,100 +428,4 @@ fn a_plugin_does_the_same_under_either_name() {
     assert!(!node.files().iter().any(is_record), "{:?}", node.files());
     assert!(node.netns.links().contains(&"dev7".to_owned()));
     assert!(!node.state().join("networks/dpdk/10.9.0.3").exists());
-}
-
-#[test]
-fn status_and_doctor_say_what_is_installed() {
-    let vpc = Vpc::new();
-    let site = Site::new(&vpc);
-    site.replace("ipvlan", "ipvlan");
-    fs::write(site.bin.join("host-local"), "#!/bin/sh\n").unwrap();
-    fs::remove_file(site.bin.join("eni-host-device")).unwrap();
-    let status = site
-        .node
-        .command(&["status", "--json", "--cni-path", INSIDE])
-        .ok();
-    let version = env!("CARGO_PKG_VERSION");
-    let ours = json!({ "origin": "ours", "version": version });
-    assert_eq!(
-        status["plugins"],
-        json!({ "directory": INSIDE, "installed": {
-            "eni-host-local": ours, "eni-ipvlan": ours, "host-device": ours,
-            "host-local": { "origin": "other" }, "ipvlan": { "origin": "go" },
-        }})
-    );
-    let table = site.node.command(&["status", "--cni-path", INSIDE]).stdout;
-    let expected = format!("eni-ipvlan (this suite's, version {version})");
-    assert!(
-        table.contains(&expected) && table.contains("ipvlan (the Go plugin)"),
-        "{table}"
-    );
-
-    let network = json!({ "cniVersion": "1.0.0", "name": "n", "plugins": [
-        { "type": "ipvlan", "masterSelector": { "mac": site.node.mac },
-          "ipam": { "type": "host-local", "subnet": "10.0.4.0/24" } },
-    ]});
-    let device =
-        json!({ "cniVersion": "1.0.0", "name": "d", "type": "eni-host-device", "device": "ens6" });
-    fs::write(
-        site.node.run_directory().join("n.json"),
-        network.to_string(),
-    )
-    .unwrap();
-    fs::write(site.node.run_directory().join("d.json"), device.to_string()).unwrap();
-    let arguments = [
-        "doctor",
-        "--json",
-        "--cni-path",
-        INSIDE,
-        "--nad",
-        "/run/n.json",
-        "/run/d.json",
-    ];
-    let report = site.node.command(&arguments).document();
-    let findings = report["findings"].as_array().unwrap().iter();
-    let found: Vec<(&str, &str)> = findings
-        .filter(|finding| finding["check"] == "plugin-installed" && finding["level"] != "ok")
-        .map(|f| (f["level"].as_str().unwrap(), f["says"].as_str().unwrap()))
-        .collect();
-    assert_eq!(
-        found,
-        [
-            ("warning", "is another program"),
-            ("warning", "is the Go plugin"),
-            (
-                "error",
-                "/run/bin/ipvlan is the Go plugin, which does not know masterSelector"
-            ),
-            ("error", "/run/bin/eni-host-device is missing"),
-        ]
-    );
-}
-
-#[test]
-fn the_doctor_takes_a_network_of_a_name_of_our_own_for_what_it_is() {
-    let vpc = Vpc::new();
-    let site = Site::new(&vpc);
-    site.node.command(&["sync", "--once"]);
-    let network = json!({ "cniVersion": "1.0.0", "name": "n", "plugins": [
-        { "type": "eni-ipvlan", "master": "ens6", "flag": "sideways",
-          "ipam": { "type": "eni-host-local", "subnet": "10.0.9.0/24" } },
-        { "type": "eni-sync" },
-    ]});
-    fs::write(
-        site.node.run_directory().join("n.json"),
-        network.to_string(),
-    )
-    .unwrap();
-    let report = site
-        .node
-        .command(&["doctor", "--json", "--nad", "/run/n.json"])
-        .document();
-    let findings = report["findings"].as_array().unwrap();
-    let has = |check: &str, says: &str| {
-        let mut findings = findings.iter();
-        findings.any(|f| f["check"] == check && f["says"].as_str().unwrap().contains(says))
-    };
-    assert!(has("plugin-order", "ipvlan, eni-sync"), "{report:#}");
-    assert!(has("keys", "sideways"), "{report:#}");
 }
