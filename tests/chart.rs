@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use fixtures::deploy::{path, text};
+use fixtures::documents::keys::{rows, segments};
 use harness::kubernetes::{helms, kubectl, refusals};
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use crate::deploy::{path, text};
-use crate::documents::keys::{rows, segments};
 
 /// What a value must have for the chart to be rendered at all.
 fn needed() -> Value {

@@ -1,17 +1,14 @@
 //! The conformance suite itself: our plugins pass it, Go's fail what is known, and every
 //! assertion is one that a plugin can fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use fixtures::conformance::{examined, go, numbers, passes};
 use harness::{go_plugin, our_plugin, program};
-use serde_json::Value;
-
-/// What a run has found: for each plugin, the outcome and the reason by number.
-pub(crate) type Columns = BTreeMap<String, BTreeMap<u64, (String, String)>>;
 
 /// Assertions of which it depends on chance whether Go's plugins fail them: where they are
 /// killed is counted in system calls of a thread, Go's scheduler decides which thread makes
@@ -20,69 +17,8 @@ const CHANCE: [u64; 3] = [36, 59, 63];
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance");
 
-/// Runs the suite on the plugins of a directory.
-#[track_caller]
-pub(crate) fn examined(directory: &Path, arguments: &[&str]) -> Columns {
-    let json = tempfile::NamedTempFile::new().unwrap();
-    let output = Command::new(program("conformance"))
-        .arg("--cni-path")
-        .arg(directory)
-        .arg("--json")
-        .arg(json.path())
-        .args(arguments)
-        .output()
-        .expect("the suite can be executed");
-    let text = fs::read_to_string(json.path()).unwrap();
-    let found: Value = serde_json::from_str(&text)
-        .unwrap_or_else(|cause| panic!("the suite wrote no JSON: {cause}\n{output:?}"));
-    let mut columns = Columns::new();
-    for column in found.as_array().expect("columns are a list") {
-        let entries = column["entries"]
-            .as_array()
-            .expect("a column has entries")
-            .iter();
-        let entry = |entry: &Value| {
-            let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-            let number = entry["number"].as_u64().expect("an entry has a number");
-            (number, (text("outcome"), text("reason")))
-        };
-        let plugin = column["plugin"].as_str().expect("a column has a plugin");
-        columns.insert(plugin.to_owned(), entries.map(entry).collect());
-    }
-    columns
-}
-
-/// The numbers of the assertions with this outcome.
-fn numbers(columns: &Columns, plugin: &str, wanted: &str) -> Vec<u64> {
-    let entries = columns[plugin].iter();
-    entries
-        .filter(|(_, (outcome, _))| outcome == wanted)
-        .map(|(number, _)| *number)
-        .collect()
-}
-
-/// Expects that a plugin passes all assertions but those that have nothing to say of it.
-#[track_caller]
-pub(crate) fn passes(columns: &Columns, plugin: &str, not_applicable: &[u64]) {
-    let failed: Vec<_> = columns[plugin]
-        .iter()
-        .filter(|(_, (o, _))| o == "fail")
-        .collect();
-    assert!(failed.is_empty(), "{plugin}: {failed:#?}");
-    assert_eq!(numbers(columns, plugin, "n/a"), not_applicable, "{plugin}");
-}
-
 fn ours() -> std::path::PathBuf {
     let plugin = our_plugin("host-local");
-    plugin
-        .parent()
-        .expect("a plugin is in a directory")
-        .to_owned()
-}
-
-/// Where the Go plugins are.
-pub(crate) fn go() -> std::path::PathBuf {
-    let plugin = go_plugin("host-local");
     plugin
         .parent()
         .expect("a plugin is in a directory")

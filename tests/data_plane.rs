@@ -2,13 +2,10 @@
 //! routable, and not before: packets are the judge. Here the pods have whole ENIs; `vm_data_plane`
 //! has those that share one.
 
-pub(crate) mod fixture;
-
+use fixtures::data_plane::Vpc;
 use harness::eni_lab::Names;
 use harness::{Network, Pod};
 use serde_json::json;
-
-use fixture::Vpc;
 
 /// Whole ENIs with an address each of both families. Each node has its own range, as two stores
 /// of host-local do not know each other.

@@ -1,7 +1,6 @@
 //! Go's main plugins with our host-local: they delegate to it as they do to Go's.
 
-pub(crate) mod dhcp;
-
+use fixtures::dhcp;
 use harness::{Call, FakeIpam, Node, Pod};
 use serde_json::{Value, json};
 

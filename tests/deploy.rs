@@ -4,38 +4,12 @@
 mod installing;
 mod nodes;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use fixtures::deploy::{manifest, path, pod, text};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, ServiceAccount};
+use k8s_openapi::api::core::v1::{Container, Probe, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-pub(crate) fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
-}
-
-pub(crate) fn text(name: &str) -> String {
-    let path = path(name);
-    fs::read_to_string(&path).unwrap_or_else(|cause| panic!("{path:?}: {cause}"))
-}
-
-/// A manifest; every key of it must be one of the API.
-fn manifest<T: DeserializeOwned + Serialize>(name: &str) -> T {
-    let written: Value = serde_yaml_ng::from_str(&text(name)).unwrap();
-    let read: T = serde_json::from_value(written.clone()).unwrap();
-    assert_eq!(serde_json::to_value(&read).unwrap(), written, "{name}");
-    read
-}
-
-pub(crate) fn pod() -> PodSpec {
-    let daemon_set: DaemonSet = manifest("deploy/daemonset.yaml");
-    daemon_set.spec.unwrap().template.spec.unwrap()
-}
 
 fn agent() -> Container {
     pod().containers.remove(0)

@@ -1,6 +1,6 @@
 //! What the documents say beside what is there: links lead somewhere, and what is shown is a
-//! file in `examples`, which other tests execute. `keys` reads the tables of keys, which `every_key`,
-//! `wrong_values` and `since` are about; `decisions` is about `docs/adr`, `glossary` and `contributing`
+//! file in `examples`, which other tests execute. `every_key`, `wrong_values` and
+//! `since` are about the tables of keys, `decisions` is about `docs/adr`, `glossary` and `contributing`
 //! about the pages of these names, `book` about the site, `commands` about the commands that pages show,
 //! `messages` about what the programs say, `arrows` about what the READMEs of the crates promise.
 
@@ -11,18 +11,16 @@ mod contributing;
 mod decisions;
 mod every_key;
 mod glossary;
-pub(crate) mod keys;
 mod messages;
 mod since;
 mod wrong_values;
 
-pub(crate) use commands::commands;
-
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use fixtures::documents::{examples, files, markdown, pages, root};
 
 /// The crates whose programs users have, and what these have in common.
 const CRATES: [&str; 5] = [
@@ -32,55 +30,6 @@ const CRATES: [&str; 5] = [
     "host-local-ipam",
     "ipvlan",
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests are in a directory of the repository")
-        .to_owned()
-}
-
-/// The files in this directory of `examples` whose names end so, in order, with their texts.
-pub(crate) fn examples(directory: &str, extension: &str) -> Vec<(PathBuf, String)> {
-    files(&root().join("examples").join(directory), extension)
-}
-
-fn files(directory: &Path, extension: &str) -> Vec<(PathBuf, String)> {
-    let entries = fs::read_dir(directory).expect("it can be listed");
-    let paths = entries.map(|entry| entry.expect("it can be listed").path());
-    let mut paths: Vec<PathBuf> = paths
-        .filter(|path| path.extension().is_some_and(|end| end == extension))
-        .collect();
-    paths.sort();
-    let text = |path: &PathBuf| fs::read_to_string(path).expect("it can be read");
-    paths
-        .iter()
-        .map(|path| (path.clone(), text(path)))
-        .collect()
-}
-
-/// The README and the pages in `docs`.
-fn pages() -> Vec<(PathBuf, String)> {
-    let mut pages = files(&root().join("docs"), "md");
-    let readme = root().join("README.md");
-    let text = fs::read_to_string(&readme).expect("it can be read");
-    pages.push((readme, text));
-    pages
-}
-
-/// Every Markdown file below a directory, with its text.
-fn markdown(directory: &Path) -> BTreeMap<PathBuf, String> {
-    let mut found: BTreeMap<PathBuf, String> = files(directory, "md").into_iter().collect();
-    for entry in fs::read_dir(directory).expect("it can be listed") {
-        let path = entry.expect("it can be listed").path();
-        let is_made = [".git", "target", "corpus"].map(OsStr::new);
-        let is_made = path.file_name().is_some_and(|name| is_made.contains(&name));
-        if path.is_dir() && !path.is_symlink() && !is_made {
-            found.extend(markdown(&path));
-        }
-    }
-    found
-}
 
 /// The code blocks in this language.
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {

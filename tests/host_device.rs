@@ -10,7 +10,7 @@ mod del;
 mod device_info;
 mod exchange;
 mod failed_add;
-pub(crate) mod hostile;
+mod hostile;
 mod in_use;
 mod keep_addresses;
 mod killed;
@@ -19,6 +19,7 @@ mod selectors;
 mod stacked;
 mod turns;
 
+use fixtures::with;
 use harness::{Call, FakeIpam, Namespace, Node, wait_until};
 use serde_json::{Value, json};
 
@@ -112,13 +113,4 @@ fn plain(keys: &Value) -> Value {
 /// A configuration of the device `hd0` with the script as its delegate.
 fn conf() -> Value {
     plain(&json!({"device": "hd0", "ipam": {"type": "fake-ipam"}}))
-}
-
-/// `conf` with `keys` in place of its own.
-pub(crate) fn with(conf: &Value, keys: &Value) -> Value {
-    let mut conf = conf.clone();
-    for (key, value) in keys.as_object().expect("keys are an object") {
-        conf[key] = value.clone();
-    }
-    conf
 }

@@ -6,11 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use fixtures::deploy::path;
 use harness::{Namespace, wait_until};
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::deploy::path;
 
 /// What is in both archives of the tests.
 const TIME: &str = "2024-02-29T12:00:00Z";

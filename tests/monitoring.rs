@@ -5,14 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Output};
 
+use fixtures::deploy::{document, path, text};
 use serde_json::Value;
-
-use crate::deploy::{path, text};
-
-/// A file of `deploy` as a document.
-pub(crate) fn document(name: &str) -> Value {
-    serde_yaml_ng::from_str(&text(name)).unwrap()
-}
 
 /// The rules as Prometheus reads them.
 pub(crate) fn rules() -> Value {

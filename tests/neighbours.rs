@@ -1,16 +1,11 @@
 //! Neighbours of an interface: what they can make of it, and what they are told. Here with
 //! host-device; the same with ipvlan is in `vm_neighbours`.
 
-pub(crate) mod behaviour;
-mod fixture;
-
 use std::{fs, thread};
 
+use fixtures::neighbours::{Fixture, OWN_IPV6, behaviour};
 use harness::{Listener, wait_until};
 use serde_json::json;
-
-pub(crate) use fixture::Fixture;
-use fixture::OWN_IPV6;
 
 const PLUGIN: &str = "host-device";
 

@@ -7,11 +7,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use fixtures::kernel_calls::Trace;
 use harness::{Call, Node, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-use crate::kernel_calls::Trace;
 
 /// Calls another delegate with all that it was given, and notes that it was executed.
 const WRAPPER: &str = r#"#!/bin/sh

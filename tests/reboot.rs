@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
+use fixtures::with;
 use harness::{Call, Namespace, Network, attachment_files, run_tool};
 use nix::unistd::sync;
 use serde_json::{Value, json};
 
-use crate::host_device::with;
 use crate::vm_machine::{NIC, NIC_NAME, OTHER_NIC, driver, netdev};
 
 /// The number of the boot that this process is to be in; without it, it starts them.

@@ -1,17 +1,13 @@
 //! `sourceRouting` and `enableDad` with host-device and a veth as the device. The same
 //! with ipvlan is in `vm_source_routing`.
 
-pub(crate) mod behaviour;
-mod fixture;
-
 use std::fs;
 
+use fixtures::source_routing::behaviour::{has, rules};
+use fixtures::source_routing::{Fixture, behaviour};
+use fixtures::with;
 use harness::Call;
 use serde_json::json;
-
-use crate::host_device::with;
-use behaviour::{has, rules};
-pub(crate) use fixture::Fixture;
 
 const PLUGIN: &str = "host-device";
 

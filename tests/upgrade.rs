@@ -6,11 +6,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use harness::vpc::{AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Agent, Call, Host, Network, Node, Pod, attachment_files, our_plugin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-use crate::eni_sync::fixture::{AwsNode, DEADLINE, Vpc, eventually};
 
 /// The programs that `make install` puts into the directory of the plugins.
 const PROGRAMS: [&str; 4] = ["eni-sync", "host-device", "host-local", "ipvlan"];

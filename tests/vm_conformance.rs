@@ -1,8 +1,8 @@
 //! The conformance suite on a kernel that has ipvlan, and network cards.
 
+use fixtures::conformance::{examined, passes};
 use harness::our_plugin;
 
-use crate::conformance::{examined, passes};
 use crate::vm_machine::NIC_NAME;
 
 /// Of kills, of many calls at once and of memory, which cost most in the VM: `vm_faults` has

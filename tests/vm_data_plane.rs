@@ -1,11 +1,10 @@
 //! ipvlan pods of two nodes of a VPC that carries packets: with ipvlan and host-local alone they
 //! do not reach each other, as is known of Go's plugins; with eni-sync behind them they do.
 
+use fixtures::data_plane::{Vpc, attach};
 use harness::eni_lab::Names;
 use harness::{AwsNode, Network, Pod};
 use serde_json::{Value, json};
-
-use crate::data_plane::fixture::{Vpc, attach};
 
 /// A published network, and what it stands on: the ranges of the VPC, of a subnet for primary
 /// ENIs, and of its own subnet.

@@ -5,13 +5,13 @@
 use std::fs;
 use std::path::PathBuf;
 
+use fixtures::kubelet::multus_call;
+use fixtures::kubelet::{DIRECTORY, Kubelet};
 use harness::eni_lab::EniId;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use harness::{Namespace, Pod, pci, wait_until};
 use serde_json::{Value, json};
 
-use crate::eni_sync::device_plugin::devices::multus_call;
-use crate::eni_sync::device_plugin::kubelet::{DIRECTORY, Kubelet};
-use crate::eni_sync::fixture::{Agent, AwsNode, Vpc, eventually};
 use crate::vm_machine::{
     Alone, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, alone, netdev, pci_device, write,
 };

@@ -6,11 +6,11 @@ mod killed;
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
+use fixtures::with;
 use harness::pci::driver_override;
 use harness::{Call, Namespace, Network, Pod, wait_until};
 use serde_json::{Value, json};
 
-use crate::host_device::with;
 use crate::vm_machine::{
     Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NIC, VIRTIO, bind, conf, driver, netdev, pci_device,
 };

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::documents::commands;
+use fixtures::documents::blocks::commands;
 use harness::program;
 
 fn root() -> PathBuf {

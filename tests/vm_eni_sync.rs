@@ -1,10 +1,9 @@
 //! eni-sync behind our ipvlan, on a kernel that has it: pods that share an ENI's MAC
 //! address, each with an address that the VPC knows.
 
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Network, Pod};
 use serde_json::json;
-
-use crate::eni_sync::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 
 fn network(node: &AwsNode, mode: &str) -> Network {
     let range = |subnet: &str, start: &str| json!([{ "subnet": subnet, "rangeStart": start }]);

@@ -5,12 +5,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use fixtures::documents::examples;
+use harness::vpc::{AwsNode, Vpc};
 use harness::{Network, Node, Pod, our_plugin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::documents::examples;
-use crate::eni_sync::fixture::{AwsNode, Vpc};
 use crate::vm_machine::OTHER_NIC;
 
 /// The node of the examples: its ENI is eth1, with a primary address in 10.0.7.0/24.

@@ -1,10 +1,10 @@
 //! The Go plugin and ours take each other's place with a NIC that outlives its pod, and
 //! with ipvlan.
 
+use fixtures::with;
 use harness::{Call, Namespace, Node, Pod, wait_until};
 use serde_json::{Value, json};
 
-use crate::host_device::with;
 use crate::vm_machine::{Machine, NIC, NIC_MAC, NIC_NAME, conf, netdev};
 
 /// Before 0.4.0 libcni has no result for DEL, since then it has one.

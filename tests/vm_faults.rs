@@ -1,9 +1,8 @@
 //! ipvlan, alone and with eni-sync behind it, when anything goes wrong anywhere.
 
+use fixtures::faults::{is_kill, is_reboot, race, sweep};
 use harness::fault::{Fault, NO_MEMORY, Subject, Sweep};
 use nix::errno::Errno;
-
-use crate::faults::{is_kill, is_reboot, race, sweep};
 
 #[test]
 fn del_cleans_up_after_ipvlan_killed_anywhere() {

@@ -3,12 +3,12 @@
 
 use std::fs::{self, File};
 
+use fixtures::hostile::react_to_del;
+use fixtures::with;
 use harness::damage::{DAMAGES, OUTSIDE, remove, replace_by};
 use harness::{Call, Namespace, Node, Pod, has_flag, wait_until};
 use serde_json::{Value, json};
 
-use crate::host_device::hostile::react_to_del;
-use crate::host_device::with;
 use crate::vm_machine::{Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, conf, netdev};
 
 /// Moves the NIC of the pod into a namespace that only the pod knows.

@@ -2,10 +2,10 @@
 //! chooses.
 
 use harness::eni_lab::Lab;
+use harness::vpc::{AwsNode, Vpc, ip};
 use harness::{Network, Node, Pod, pci};
 use serde_json::{Value, json};
 
-use crate::eni_sync::fixture::{AwsNode, Vpc, ip};
 use crate::vm_machine::{NIC, NIC_NAME, driver};
 
 fn network(node: &AwsNode, plugin: &Value) -> Network {

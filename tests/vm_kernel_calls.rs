@@ -1,9 +1,8 @@
 //! What an attachment with ipvlan costs the kernel, on one that has it.
 
+use fixtures::kernel_calls::calls_are_those_that_are_documented;
 use harness::{Call, Node, Pod};
 use serde_json::json;
-
-use crate::kernel_calls::calls_are_those_that_are_documented;
 
 #[test]
 fn ipvlan_asks_the_kernel_for_what_is_documented_and_no_more() {

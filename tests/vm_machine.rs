@@ -1,6 +1,7 @@
 //! The test VM itself as a node, with a pod and a delegate: what the tests of its PCI devices
 //! start with.
 
+use fixtures::with;
 use harness::pci::{self, ip_batch};
 pub(crate) use harness::pci::{
     Alone, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, VIRTIO, alone, bind, driver, netdev,
@@ -8,8 +9,6 @@ pub(crate) use harness::pci::{
 };
 use harness::{Call, FakeIpam, Namespace, Node, is_up, wait_until};
 use serde_json::{Value, json};
-
-use crate::host_device::with;
 
 /// The machine as a node, a pod, and a delegate. When it is dropped, the NICs are as
 /// they were.

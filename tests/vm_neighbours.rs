@@ -1,7 +1,7 @@
 //! Neighbours of an ipvlan interface, on a kernel that has it: what `neighbours` shows for
 //! host-device.
 
-use crate::neighbours::behaviour;
+use fixtures::neighbours::behaviour;
 
 const PLUGIN: &str = "ipvlan";
 

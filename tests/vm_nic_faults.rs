@@ -2,9 +2,8 @@
 //! whatever it likes then. With a driver for user space `make faults` tries the same, and
 //! `vm_driver` some of it.
 
+use fixtures::faults::sweep_orders;
 use harness::fault::Subject;
-
-use crate::faults::sweep_orders;
 
 #[test]
 fn whatever_a_runtime_sends_after_a_kill_of_host_device_loses_no_nic() {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use fixtures::with;
+use harness::vpc::{Agent, Vpc, eventually};
 use harness::{Call, Namespace, is_up, pci};
 use serde_json::json;
 
-use crate::eni_sync::fixture::{Agent, Vpc, eventually};
-use crate::host_device::with;
 use crate::vm_machine::{
     Alone, Machine, NIC, NIC_MAC, NIC_NAME, OTHER_NAME, OTHER_NIC, VIRTIO, alone, bind, conf,
     driver, hostcni_conf, netdev, pci_device, unbind, write,

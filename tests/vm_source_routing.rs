@@ -1,10 +1,9 @@
 //! `sourceRouting` and `enableDad` with ipvlan, on a kernel that has it: what
 //! `source_routing` shows for host-device.
 
+use fixtures::source_routing::behaviour::has;
+use fixtures::source_routing::{Fixture, behaviour};
 use serde_json::json;
-
-use crate::source_routing::behaviour::has;
-use crate::source_routing::{Fixture, behaviour};
 
 const PLUGIN: &str = "ipvlan";
 

@@ -1,9 +1,9 @@
 //! What a pod has made on its NIC, and hidden, does not use the NIC of the next pod.
 
+use fixtures::with;
 use harness::{Call, Namespace};
 use serde_json::json;
 
-use crate::host_device::with;
 use crate::vm_machine::{Machine, NIC, conf, netdev};
 
 /// Lets the pod make an interface on its NIC that it cannot see itself.

@@ -1,14 +1,10 @@
 //! eni-sync on a node of a simulated VPC: what a pod pays for it, and how that depends
 //! on what the node has.
 
-#[expect(dead_code, reason = "the tests of eni-sync need more of it")]
-#[path = "../eni_sync/fixture.rs"]
-mod fixture;
-
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
-use fixture::{Agent, AwsNode, Vpc};
+use harness::vpc::{Agent, AwsNode, Vpc};
 use harness::{Pod, our_plugin};
 use serde_json::json;
 

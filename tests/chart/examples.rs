@@ -1,9 +1,9 @@
 //! The files in `examples` that Helm and Kubernetes read.
 
+use fixtures::documents::examples;
 use serde_json::Value;
 
 use super::{helms, refusals, rendered};
-use crate::documents::examples;
 
 fn parsed(directory: &str) -> Vec<Value> {
     let files = examples(directory, "yaml");

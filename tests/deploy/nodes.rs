@@ -5,9 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use fixtures::deploy::{path, text};
 use harness::{Call, our_plugin};
-
-use super::{path, text};
 
 /// The files in `deploy/examples` with this ending.
 fn user_data(extension: &str) -> Vec<PathBuf> {

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{CRATES, root};
+use fixtures::documents::root;
+
+use super::CRATES;
 
 /// The rooms of a crate, from the last that may use all others to the first.
 struct Order {

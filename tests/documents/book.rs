@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{markdown, root, targets};
+use fixtures::documents::{markdown, root};
+
+use super::targets;
 
 fn summary() -> PathBuf {
     root().join("docs/SUMMARY.md")

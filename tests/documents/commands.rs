@@ -7,11 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use fixtures::documents::blocks::{Block, blocks};
+use fixtures::documents::{pages, root};
 use harness::kubernetes::{helms, kubectl};
 use harness::{our_plugin, program};
 use tempfile::TempDir;
-
-use super::{pages, root};
 
 /// What `stub` stands in for.
 const STUBS: [&str; 9] = [
@@ -51,68 +51,6 @@ const OUTPUTS: [(&str, &str, &str); 3] = [
     ),
     ("time=", "host_local/log_file.rs", "milliseconds="),
 ];
-
-/// A fenced or indented block of a page.
-#[derive(Debug)]
-struct Block {
-    /// The language, or nothing.
-    language: String,
-    text: String,
-    /// The page and the line where it begins.
-    place: String,
-    /// The last heading before it.
-    heading: String,
-}
-
-/// The blocks of a page. A line that is indented within a list belongs to the list.
-fn blocks(name: &str, page: &str) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    let (mut fence, mut before, mut heading) = (None, "", "");
-    for (number, line) in (1..).zip(page.lines()) {
-        let trimmed = line.trim_start();
-        let indented = line.strip_prefix("    ");
-        let new = |language: &str| Block {
-            language: language.to_owned(),
-            text: String::new(),
-            place: format!("{name}:{number}"),
-            heading: heading.to_owned(),
-        };
-        if let Some(language) = trimmed.strip_prefix("```") {
-            fence = match fence {
-                Some(_) => None,
-                None => {
-                    blocks.push(new(language));
-                    Some(line.len() - trimmed.len())
-                }
-            };
-        } else if let (Some(indent), Some(block)) = (fence, blocks.last_mut()) {
-            block.text += line.get(indent..).unwrap_or_default();
-            block.text.push('\n');
-        } else if let Some(indented) = indented {
-            if before.is_empty() {
-                blocks.push(new("console"));
-            }
-            if let Some(block) = blocks.last_mut() {
-                block.text += &format!("{indented}\n");
-            }
-        }
-        if fence.is_none() && line.starts_with('#') {
-            heading = line;
-        }
-        before = line;
-    }
-    blocks
-}
-
-/// The commands of the first block below a heading of a page, without comments.
-pub(crate) fn commands(page: &str, heading: &str) -> Vec<String> {
-    let text = fs::read_to_string(root().join(page)).expect("it can be read");
-    let (_, rest) = text.split_once(heading).expect("the page has this heading");
-    let blocks = blocks(page, rest);
-    let lines = blocks.first().expect("there is a block").text.lines();
-    let lines = lines.map(|line| line.split(" #").next().unwrap_or_default().trim());
-    lines.map(str::to_owned).collect()
-}
 
 /// A directory for a shell: what the commands use, and the programs that they may start.
 struct Scratch(TempDir);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{markdown, root};
+use fixtures::documents::{markdown, root};
 
 /// The directories in which the sources, tests and documents are.
 const DIRECTORIES: [&str; 9] = [

@@ -1,6 +1,6 @@
 //! The pages about decisions: each is complete, short, and in the list.
 
-use super::{files, root};
+use fixtures::documents::{files, root};
 
 /// The headings of a page, in this order, and nothing besides.
 const HEADINGS: [&str; 4] = ["Status", "Context", "Decision", "Consequences"];

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::keys::{rows, segments};
-use super::root;
+use fixtures::documents::keys::{rows, segments};
+use fixtures::documents::{examples, root};
 
 /// A file whose types read a configuration: where it is looked for, its name, and the types;
 /// all of them where none is named.
@@ -233,7 +233,7 @@ fn the_doctor_knows_every_key_that_the_plugins_of_go_do_not_have() {
 fn an_example_with_a_key_that_go_does_not_have_names_a_type_that_go_does_not_have() {
     let own = own_keys();
     let mut count = 0;
-    for (path, text) in super::examples("", "yaml") {
+    for (path, text) in examples("", "yaml") {
         let network = harness::Network::from_nad(&text);
         for plugin in &network.plugins {
             for section in [plugin, &plugin["ipam"]] {

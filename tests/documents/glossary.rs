@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use super::{code, pages, root};
+use fixtures::documents::{pages, root};
+
+use super::code;
 
 /// The words of the two tables: those of the documents and those of the code.
 fn words() -> (Vec<String>, Vec<String>) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::root;
+use fixtures::documents::root;
 
 /// What the program prints about these sources.
 fn made() -> String {

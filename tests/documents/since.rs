@@ -1,10 +1,9 @@
 //! The column *since* of the tables of keys beside Debian's Go plugins. A Go plugin refuses a value
 //! of the wrong type for a key that it has, and does not look at a key that it has not.
 
+use fixtures::documents::keys::{Row, rows, set};
 use harness::{Call, Node, Pod};
 use serde_json::{Value, json};
-
-use super::keys::{Row, rows, set};
 
 /// Keys that newer Go plugins have than Debian's. Source: containernetworking/plugins 1.9.
 const NEWER: [&str; 6] = [

@@ -3,11 +3,10 @@
 use std::fs;
 use std::process::Command;
 
+use fixtures::documents::keys::{rows, set};
+use fixtures::documents::root;
 use harness::{Call, Node, Pod, log, our_plugin};
 use serde_json::{Value, json};
-
-use super::keys::{rows, set};
-use super::root;
 
 /// Makes sure that each wrong value in the page, put into `base`, causes its error.
 fn require_errors(program: &str, page: &str, section: &str, base: &Value) {

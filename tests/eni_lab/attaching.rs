@@ -1,32 +1,8 @@
 //! What decides which interface an instance can get: zones, security groups, and who else
 //! attaches interfaces to it.
 
-use harness::eni_lab::{Fault, Shown};
-
-use super::{PATIENCE, Reply, Vpc};
-
-const ATTACH: &str = "AttachNetworkInterface";
-
-impl Vpc {
-    fn described(&self, action: &str, filter: &str, value: &str) -> Reply {
-        let filter = [("Filter.1.Name", filter), ("Filter.1.Value.1", value)];
-        self.call(action, &filter).ok()
-    }
-
-    fn attach(&self, eni: &str, index: &str) -> Reply {
-        let parameters = [
-            ("NetworkInterfaceId", eni),
-            ("InstanceId", self.node.as_str()),
-            ("DeviceIndex", index),
-        ];
-        self.call(ATTACH, &parameters)
-    }
-
-    fn of_vpc_cni(&self) -> Vec<Shown> {
-        let all = self.lab.all_enis().into_iter();
-        all.filter(Shown::is_of_vpc_cni).collect()
-    }
-}
+use fixtures::lab::{ATTACH, PATIENCE, Vpc};
+use harness::eni_lab::Fault;
 
 #[test]
 fn an_interface_of_another_zone_cannot_be_attached() {

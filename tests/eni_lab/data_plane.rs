@@ -3,10 +3,9 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use fixtures::lab::{PATIENCE, ip};
 use harness::Namespace;
 use harness::eni_lab::{DataPlane, EniId, InstanceId, Lab, Names, SubnetId};
-
-use super::{PATIENCE, ip};
 
 /// Bytes that a packet of a test can be known by.
 const SPOOFED: &[u8] = b"spoofed";

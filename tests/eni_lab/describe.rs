@@ -1,26 +1,6 @@
 //! The calls that only read.
 
-use super::{ASSIGN, DESCRIBE, Reply, Vpc, ip};
-
-impl Vpc {
-    /// The ids of the interfaces that match the filters.
-    fn found(&self, filters: &[(&str, &str)]) -> Vec<String> {
-        self.filtered(DESCRIBE, filters)
-            .ok()
-            .all("networkInterfaceId")
-    }
-
-    pub(super) fn filtered(&self, action: &str, filters: &[(&str, &str)]) -> Reply {
-        let mut parameters = Vec::new();
-        for (index, (name, value)) in filters.iter().enumerate() {
-            parameters.push((format!("Filter.{}.Name", index + 1), *name));
-            parameters.push((format!("Filter.{}.Value.1", index + 1), *value));
-        }
-        let parameters: Vec<(&str, &str)> =
-            parameters.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        self.call(action, &parameters)
-    }
-}
+use fixtures::lab::{ASSIGN, DESCRIBE, Vpc, ip, send};
 
 /// The elements that the SDK reads, as EC2 writes them.
 #[test]
@@ -303,7 +283,7 @@ fn a_call_may_be_in_the_address() {
     let vpc = Vpc::new();
     let credential = "X-Amz-Credential=AKIDLAB%2F20260101%2Fus-west-2%2Fec2%2Faws4_request";
     let path = format!("/?Action=DescribeVpcs&{credential}&X-Amz-Signature=00");
-    let reply = super::send(vpc.ec2, "GET", &path, &[], "").expect("there is an answer");
+    let reply = send(vpc.ec2, "GET", &path, &[], "").expect("there is an answer");
     assert_eq!(reply.ok().all("vpcId"), [vpc.vpc.as_str()]);
     assert_eq!(vpc.lab.calls().get(ASSIGN), None);
 }

@@ -3,28 +3,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fixtures::lab::{ASSIGN, DESCRIBE, PATIENCE, Vpc, form, ip, named, send, send_within};
 use harness::eni_lab::{Bucket, Buckets, Fault, Hold, Lab};
-
-use super::{ASSIGN, DESCRIBE, PATIENCE, Reply, Vpc, ip, named, send};
 
 fn error(status: u16, code: &str) -> Fault {
     Fault::Error {
         status,
         code: code.to_owned(),
         message: "as the test wants".to_owned(),
-    }
-}
-
-impl Vpc {
-    /// Assigns as the node does; nothing when the connection was closed unanswered.
-    fn try_assign(&self, address: &str) -> Option<Reply> {
-        let parameters = named(&self.eni, "PrivateIpAddress", &[address]);
-        let key = self.lab.access_key(&self.node);
-        self.try_call_as(&key, ASSIGN, &parameters.pairs())
-    }
-
-    fn describe(&self) -> Reply {
-        self.call(DESCRIBE, &[("MaxResults", "5")])
     }
 }
 
@@ -77,15 +63,14 @@ fn a_call_may_hang_until_its_client_is_gone() {
     vpc.lab.fail_nth(ASSIGN, 2, Fault::HangAfterCommit);
     thread::scope(|scope| {
         for (address, time) in [("10.0.4.70", 200), ("10.0.4.71", 1000)] {
-            let body = super::form(
+            let body = form(
                 ASSIGN,
                 &named(&vpc.eni, "PrivateIpAddress", &[address]).pairs(),
             );
             let header = "authorization: AWS4-HMAC-SHA256 Credential=AKIDLAB/1/us-west-2/ec2/aws4_request, Signature=0";
             let count = vpc.lab.calls().get(ASSIGN).copied().unwrap_or_default();
-            let client = scope.spawn(move || {
-                super::send_within(Duration::from_millis(time), vpc.ec2, header, &body)
-            });
+            let client = scope
+                .spawn(move || send_within(Duration::from_millis(time), vpc.ec2, header, &body));
             assert!(vpc.lab.wait_for_call(ASSIGN, count + 1, PATIENCE));
             assert!(client.join().expect("it gives up").is_none());
         }
@@ -148,8 +133,8 @@ fn calls_are_held_before_they_take_effect_and_after() {
 fn a_held_call_ends_with_its_client() {
     let vpc = Vpc::new();
     vpc.lab.hold("DescribeVpcs", Hold::BeforeCommit);
-    let body = super::form("DescribeVpcs", &[]);
-    let answer = super::send_within(Duration::from_millis(100), vpc.ec2, "x: y", &body);
+    let body = form("DescribeVpcs", &[]);
+    let answer = send_within(Duration::from_millis(100), vpc.ec2, "x: y", &body);
     assert!(answer.is_none());
     assert!(vpc.lab.wait_until(PATIENCE, |lab| lab.held() == 0));
 }
@@ -208,17 +193,11 @@ fn a_call_needs_credentials_that_are_known() {
     vpc.lab.allow_key("AKIDNOBODY");
     vpc.call_as("AKIDNOBODY", DESCRIBE, &page).ok();
     vpc.call_as("AKIDLAB", DESCRIBE, &page).ok();
-    let unsigned = send(vpc.ec2, "POST", "/", &[], &super::form(DESCRIBE, &page));
+    let unsigned = send(vpc.ec2, "POST", "/", &[], &form(DESCRIBE, &page));
     let unsigned = unsigned.expect("there is an answer");
     assert_eq!(unsigned.error().1, "AuthFailure");
     let elsewhere = "authorization: AWS4-HMAC-SHA256 Credential=AKIDLAB/1/eu-west-1/ec2/aws4_request, Signature=0";
-    let elsewhere = send(
-        vpc.ec2,
-        "POST",
-        "/",
-        &[elsewhere],
-        &super::form(DESCRIBE, &page),
-    );
+    let elsewhere = send(vpc.ec2, "POST", "/", &[elsewhere], &form(DESCRIBE, &page));
     let elsewhere = elsewhere.expect("there is an answer");
     assert_eq!(elsewhere.error().1, "AuthFailure");
 }

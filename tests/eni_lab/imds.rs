@@ -2,40 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use fixtures::lab::{PATIENCE, TTL, Vpc, address, ip, listener, send};
 use harness::eni_lab::{CANARY, Lab, REGION};
 use serde_json::Value;
-
-use super::{PATIENCE, Reply, Vpc, address, ip, listener, send};
-
-const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
-
-impl Vpc {
-    fn put_token(&self, headers: &[&str]) -> Option<Reply> {
-        send(self.imds, "PUT", "/latest/api/token", headers, "")
-    }
-
-    fn token(&self) -> String {
-        let reply = self.put_token(&[&format!("{TTL}: 21600")]);
-        reply.expect("there is an answer").ok().body
-    }
-
-    fn get(&self, path: &str) -> Reply {
-        let header = format!("x-aws-ec2-metadata-token: {}", self.token());
-        send(self.imds, "GET", path, &[&header], "").expect("there is an answer")
-    }
-
-    fn meta(&self, path: &str) -> String {
-        self.get(&format!("/latest/meta-data/{path}")).ok().body
-    }
-
-    /// What there is below the MAC of the interface for Multus.
-    fn of_eni(&self, name: &str) -> Reply {
-        let mac = self.lab.mac(&self.eni);
-        self.get(&format!(
-            "/latest/meta-data/network/interfaces/macs/{mac}/{name}"
-        ))
-    }
-}
 
 /// Version 2 only.
 #[test]

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
+use fixtures::lab::{ASSIGN, PATIENCE, UNASSIGN, Vpc, ip, named, texts};
 use harness::eni_lab::{Event, Limits, Repeat};
-
-use super::{ASSIGN, PATIENCE, UNASSIGN, Vpc, ip, named, texts};
 
 const VALUE: &str = "InvalidParameterValue";
 

@@ -1,18 +1,6 @@
 //! Assigning and unassigning IPv6 addresses.
 
-use super::{ASSIGN_IPV6, Reply, UNASSIGN_IPV6, Vpc, ip, named};
-
-impl Vpc {
-    fn assign_ipv6(&self, addresses: &[&str]) -> Reply {
-        let parameters = named(&self.eni, "Ipv6Addresses", addresses);
-        self.call(ASSIGN_IPV6, &parameters.pairs())
-    }
-
-    fn unassign_ipv6(&self, addresses: &[&str]) -> Reply {
-        let parameters = named(&self.eni, "Ipv6Addresses", addresses);
-        self.call(UNASSIGN_IPV6, &parameters.pairs())
-    }
-}
+use fixtures::lab::{ASSIGN_IPV6, Vpc, ip, named};
 
 /// 4 "v6 explicit … uncompressed": EC2 normalises.
 #[test]

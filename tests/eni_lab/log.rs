@@ -3,10 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
+use fixtures::lab::{ASSIGN, DESCRIBE, PATIENCE, UNASSIGN, Vpc, ip, named, send};
 use harness::eni_lab::{EniId, Event, InstanceId, OK, Target, VpcId, violations};
 use serde_json::Value;
-
-use super::{ASSIGN, DESCRIBE, PATIENCE, UNASSIGN, Vpc, ip, named, send};
 
 fn eni(name: &str) -> EniId {
     EniId::from(name)

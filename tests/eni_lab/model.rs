@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use fixtures::lab::{Vpc, address, listener};
 use harness::python_with;
-
-use super::Vpc;
 
 /// botocore's version is that of boto3.
 const VERSION: &str = "1.44.8";
@@ -36,8 +35,8 @@ fn assert_done(output: &Output) -> String {
 #[test]
 fn boto3_and_the_aws_cli_find_every_answer_in_the_model() {
     let vpc = Vpc::new();
-    let sts = super::listener();
-    let urls = [vpc.ec2, super::address(&sts)].map(|address| format!("http://{address}"));
+    let sts = listener();
+    let urls = [vpc.ec2, address(&sts)].map(|address| format!("http://{address}"));
     vpc.lab.serve_sts(sts);
     let token = vpc.lab.issue_token(Duration::from_secs(3600));
     assert_done(&model(&["answers", &urls[0], &urls[1], &token]));

@@ -4,13 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 
+use fixtures::documents::blocks::commands;
+use fixtures::lab::send;
 use harness::program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-
-use super::send;
-use crate::documents::commands;
 
 /// The program while it serves; it never outlives its test.
 struct Running(Child);

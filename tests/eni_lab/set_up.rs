@@ -2,19 +2,8 @@
 
 use std::time::Duration;
 
+use fixtures::lab::{ASSIGN, DESCRIBE, PATIENCE, Vpc, ip, named};
 use harness::eni_lab::{InstanceId, Lab};
-
-use super::{ASSIGN, DESCRIBE, PATIENCE, Vpc, ip, named};
-
-impl Vpc {
-    /// A call that must succeed, and the first element `name` of its answer.
-    #[track_caller]
-    fn make(&self, action: &str, parameters: &[(&str, &str)], name: &str) -> String {
-        let reply = self.call_as("AKIDLAB", action, parameters).ok();
-        let first = reply.all(name).into_iter().next();
-        first.unwrap_or_else(|| panic!("there is no {name} in {}", reply.body))
-    }
-}
 
 #[test]
 fn a_vpc_can_be_set_up_over_the_api_alone() {

@@ -1,7 +1,7 @@
 //! Where EC2 is strict, or matches more than equal texts. Sources: the reference of its API and
 //! the Developer Guide.
 
-use super::{DESCRIBE, Vpc, send};
+use fixtures::lab::{DESCRIBE, Vpc, send};
 
 fn found(vpc: &Vpc, wanted: &[(&str, &str)]) -> usize {
     let reply = vpc.filtered(DESCRIBE, wanted).ok();

@@ -4,13 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use fixtures::lab::{address, listener};
 use harness::eni_lab::{Certificate, Lab};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-
-use super::{address, listener};
 
 const HOST: &str = "ec2.us-west-2.amazonaws.com";
 

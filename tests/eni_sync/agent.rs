@@ -5,13 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
+use fixtures::kernel_calls::Trace;
 use harness::eni_lab::Hold;
+use harness::vpc::{Agent, DEADLINE, Vpc, eventually};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
-
-use crate::kernel_calls::Trace;
-
-use super::fixture::{Agent, DEADLINE, Vpc, eventually};
 
 /// A few more than an ADD with an agent makes.
 const MOST_CALLS: usize = 100;

@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use fixtures::scrape::{ADDRESS, get};
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Network, Pod, log};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use super::auto::{PUBLISHED, attach};
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
-use super::scrape::{ADDRESS, get};
 
 /// The agent's error when it is told to listen there.
 fn refused_socket(node: &AwsNode, path: &str) -> String {

@@ -16,10 +16,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{DataPlane, Fault, GroupId, Hold, Lab, Names, Shown, SubnetId, VpcId};
+use harness::vpc::while_held;
 use harness::{AwsNode, Call, Host, Node, Output};
 use serde_json::{Value, json};
-
-use crate::eni_sync::fixture::while_held;
 
 const CREATE: &str = "CreateNetworkInterface";
 const ATTACH: &str = "AttachNetworkInterface";

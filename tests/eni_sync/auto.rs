@@ -4,11 +4,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use fixtures::scrape::{ADDRESS, Scrape, get};
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Call, Network, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
-use super::scrape::{ADDRESS, Scrape, get};
 
 /// The network that the AWS containers blog has published.
 pub const PUBLISHED: &str = "ipvlan-conf-1.yaml";

@@ -7,13 +7,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use fixtures::scrape::{ADDRESS as METRICS, get};
 use harness::Pod;
 use harness::damage::{DAMAGES, remove, replace_by};
+use harness::vpc::{Agent, AwsNode, Vpc, assert_refused, eventually, is_unchanged, prev_result};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, Vpc, assert_refused, eventually, is_unchanged, prev_result};
-use super::scrape::{ADDRESS as METRICS, get};
 
 const ADDRESS: &str = "10.0.4.70";
 

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use harness::Pod;
+use harness::vpc::{Vpc, assert_refused, prev_result};
 use serde_json::json;
-
-use super::fixture::{Vpc, assert_refused, prev_result};
 
 const ADDRESS: &str = "10.0.4.70";
 

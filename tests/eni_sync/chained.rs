@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use harness::eni_lab::Fault;
+use harness::vpc::{AwsNode, Vpc};
 use harness::{Network, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{AwsNode, Vpc};
 
 const V4: &str = "10.0.4.0/24";
 const V6: &str = "2001:db8:4::/64";

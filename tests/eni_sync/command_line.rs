@@ -2,9 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use harness::vpc::Vpc;
 use harness::{Call, Node, Output, our_plugin};
-
-use super::fixture::Vpc;
 
 /// Runs eni-sync as a command line, without any AWS.
 fn eni_sync(arguments: &[&str]) -> Output {

@@ -8,10 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::damage::{DAMAGES, replace_by};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip};
 use harness::{Pod, Resident};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, Vpc, eventually, ip};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";

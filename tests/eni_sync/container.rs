@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
+use fixtures::scrape::{Scrape, get};
+use harness::vpc::{AwsNode, DEADLINE, Vpc, eventually, prev_result};
 use harness::{Call, Pod, our_plugin};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::chroot;
 use serde_json::{Value, json};
 
-use super::fixture::{AwsNode, DEADLINE, Vpc, eventually, prev_result};
 use super::hygiene::attach_device_at;
-use super::scrape::{Scrape, get};
 
 const NOTHING: Option<&str> = None;
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");

@@ -9,15 +9,14 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fixtures::handover::{agent_socket, serving};
+use fixtures::scrape::{ADDRESS, get};
 use harness::Pod;
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
-use super::handover::serving;
-use super::scrape::{ADDRESS, get};
 
 /// How many clients of the metrics may be connected.
 const CLIENTS: usize = 32;
@@ -91,11 +90,6 @@ fn a_request_that_does_not_come_in_time_is_not_waited_for() {
     let mut answer = String::new();
     held[0].read_to_string(&mut answer).ok();
     assert!(!answer.contains(" 200 "), "{answer}");
-}
-
-/// The agent's socket, as the test sees it.
-pub fn agent_socket(node: &AwsNode) -> PathBuf {
-    node.run_directory().join("eni-cni/agent.sock")
 }
 
 #[test]

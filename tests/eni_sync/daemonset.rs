@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use fixtures::handover::{STARTING, Until, needs_agent, replace_while_pods_start, serving};
+use harness::vpc::{Vpc, eventually};
 use harness::{Pod, attachment_files};
 use serde_json::{Value, json};
 
-use super::fixture::{Vpc, eventually};
-use super::handover::{STARTING, Until, needs_agent, replace_while_pods_start, serving};
 use super::installed::{Site, of_another_version};
 
 /// A pod from its start to its end, by two plugins, of which the second cannot do without an

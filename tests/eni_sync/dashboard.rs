@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fixtures::deploy::document;
+use fixtures::scrape::get;
 use harness::Pod;
 use harness::eni_lab::Hold;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually, while_held};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually, while_held};
 use super::prometheus::Prometheus;
-use super::scrape::get;
-use crate::monitoring::document;
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const INSTANCE: &str = "127.0.0.1:9809";

@@ -1,8 +1,7 @@
 //! The kubelet's device plugins: what the kubelet of a node is offered, and what becomes of it
 //! when the kubelet, the agent, an ENI or EC2 goes and comes.
 
-pub(crate) mod devices;
-pub(crate) mod kubelet;
+mod devices;
 mod subnet;
 mod updates;
 
@@ -10,14 +9,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use fixtures::handover::agent_socket;
+use fixtures::kubelet::{DIRECTORY, Kubelet, directory};
+use fixtures::scrape::{ADDRESS, get, get_as};
 use harness::Pod;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Value, json};
 
-use self::kubelet::{DIRECTORY, Kubelet, directory};
-use super::crowding::agent_socket;
 use super::doctor::examine;
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::scrape::{ADDRESS, get, get_as};
 
 const ADDRESSES: &str = "eni-cni.io/user-plane";
 

@@ -13,10 +13,9 @@ mod report;
 
 use std::fs;
 
+use harness::vpc::AwsNode;
 use harness::{Call, Output};
 use serde_json::{Value, json};
-
-use super::fixture::AwsNode;
 
 /// What the doctor has found.
 pub(super) struct Diagnosis {

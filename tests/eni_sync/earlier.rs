@@ -6,10 +6,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use harness::vpc::{AwsNode, Vpc, device_call, ip};
 use harness::{Call, Pod, attachment_files};
 use serde_json::{Value, json};
-
-use super::fixture::{AwsNode, Vpc, device_call, ip};
 
 /// A file of the earlier version, with what this machine has in the places of its names.
 fn earlier(file: &str, values: &[(&str, String)]) -> String {

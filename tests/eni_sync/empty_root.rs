@@ -16,12 +16,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use harness::eni_lab::{CANARY, Certificate};
+use harness::vpc::{AwsNode, Vpc};
 use harness::{Call, Output, Pod, our_plugin, run_tool};
 use simple_dns::rdata::{A, RData};
 use simple_dns::{CLASS, Packet, QTYPE, ResourceRecord, TYPE};
 use tempfile::TempDir;
-
-use super::fixture::{AwsNode, Vpc};
 
 const EC2: &str = "ec2.us-west-2.amazonaws.com";
 /// Where the metadata of every instance are.

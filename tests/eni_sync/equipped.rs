@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
+use harness::vpc::AwsNode;
 use harness::{Call, Host, Node};
-
-use super::fixture::AwsNode;
 
 /// The node, and the environment of its agent beside that of the node.
 pub(super) struct Equipped<'a> {

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use fixtures::handover::serving;
+use harness::vpc::{Agent, AwsNode, Vpc, assert_refused, eventually};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, assert_refused, eventually};
-use super::handover::serving;
 use super::ipam::{add, addresses, call, del, intents, ipv4, sharing};
 use super::prefixes;
 use super::whereabouts;

@@ -6,8 +6,7 @@ use std::thread;
 
 use harness::Pod;
 use harness::eni_lab::{Fault, Limits, Repeat};
-
-use super::fixture::{AwsNode, Vpc};
+use harness::vpc::{AwsNode, Vpc};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";

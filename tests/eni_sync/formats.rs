@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 
+use harness::vpc::{Agent, Vpc, assert_refused, device_call};
 use harness::{Call, Pod};
 use rustix::fs::{XattrFlags, lsetxattr};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, Vpc, assert_refused, device_call};
 use super::ipam;
 
 /// Makes a document one of a newer format.

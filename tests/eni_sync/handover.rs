@@ -1,39 +1,22 @@
 //! Two agents on one node, as during an update: the next one starts while the one before
 //! serves, and takes over. No pod notices.
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use harness::eni_lab::Hold;
-use harness::{Call, Pod};
+use fixtures::handover::{
+    STARTING, Until, agent_socket, needs_agent, replace_while_pods_start, serving,
+};
+use fixtures::scrape::{ADDRESS, get, try_get};
+use harness::Pod;
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use nix::sys::signal::Signal;
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use serde_json::{Value, json};
 
-use super::crowding::{agent_socket, signal, stop};
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
-use super::scrape::{ADDRESS, get, try_get};
-
-/// The process that plugins reach at the path of the socket. Where there is one that does
-/// not accept connections, this does not wait for it.
-pub fn serving(node: &AwsNode) -> Option<u32> {
-    let path = agent_socket(node);
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
-    connect(stream.as_raw_fd(), &UnixAddr::new(&path).unwrap()).ok()?;
-    let peer = getsockopt(&stream, PeerCredentials).unwrap();
-    // An agent says that it cannot read what says nothing.
-    UnixStream::from(stream)
-        .write_all(br#"{"ask":"look"}"#)
-        .ok()?;
-    u32::try_from(peer.pid()).ok()
-}
+use super::crowding::{signal, stop};
 
 fn with_metrics() -> Value {
     json!({ "metrics": ADDRESS })
@@ -44,72 +27,6 @@ fn next(node: &AwsNode, configuration: &Value) -> Agent {
     let agent = Agent::start(node, configuration);
     assert!(eventually(|| serving(node) == Some(agent.id())));
     agent
-}
-
-/// The containers of which an agent's log says that it has assigned an address to them.
-pub fn assigned(log: &str) -> BTreeSet<String> {
-    let events = log
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok());
-    let assigned = events.filter(|event: &Value| event["message"] == "assigned");
-    assigned
-        .filter_map(|event| event["container"].as_str().map(str::to_owned))
-        .collect()
-}
-
-/// The next agent, and what ends the one before it: pods go on starting, which `count` counts,
-/// while EC2 lets the next one wait for its first look, when it has taken over, and when the one
-/// before has ended.
-pub fn replace_while_pods_start(
-    node: &AwsNode,
-    (before, next): (Agent, impl FnOnce() -> Agent),
-    count: &AtomicUsize,
-) -> Agent {
-    let more_start = |agent: &Agent| {
-        // Those that were starting already do not count.
-        let enough = count.load(Ordering::Relaxed) + 2 * STARTING;
-        let have_started = eventually(|| count.load(Ordering::Relaxed) >= enough);
-        assert!(
-            have_started && serving(node) == Some(agent.id()),
-            "{}",
-            agent.log()
-        );
-    };
-    more_start(&before);
-    node.lab
-        .hold("DescribeNetworkInterfaces", Hold::AfterCommit);
-    let next = next();
-    assert!(eventually(|| node.lab.held() == 1), "{}", next.log());
-    more_start(&before);
-    node.lab.release_held();
-    assert!(
-        eventually(|| serving(node) == Some(next.id())),
-        "{}",
-        next.log()
-    );
-    more_start(&next);
-    assert_eq!(before.stop(), Some(0));
-    more_start(&next);
-    next
-}
-
-/// Says that it is over when it is dropped, also by a test that fails: threads that wait for it
-/// would go on for ever.
-pub struct Until<'a>(pub &'a AtomicBool);
-
-impl Drop for Until<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// How many pods start at the same time while agents replace each other.
-pub const STARTING: usize = 3;
-
-/// A call of a plugin that can do nothing without an agent.
-pub fn needs_agent(call: Call) -> Call {
-    call.env("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:9")
-        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
 }
 
 #[test]

@@ -7,10 +7,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Call, Namespace, Pod, Resident, our_plugin};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 
 const MACS: &str = "/latest/meta-data/network/interfaces/macs/";
 

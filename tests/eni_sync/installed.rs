@@ -12,11 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fixtures::scrape::{ADDRESS, Scrape, get, try_get};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use harness::{Call, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::scrape::{ADDRESS, Scrape, get, try_get};
 
 pub use self::unwritable::FullDisk;
 

@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use harness::Output;
+use harness::vpc::Vpc;
 
-use super::fixture::Vpc;
 use super::installed::{FullDisk, INSIDE, Site, of_another_version};
 
 #[track_caller]

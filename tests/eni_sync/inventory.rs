@@ -4,10 +4,9 @@ use std::fs::File;
 use std::thread;
 
 use harness::eni_lab::Hold;
+use harness::vpc::{DEADLINE, Vpc};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-
-use super::fixture::{DEADLINE, Vpc};
 
 /// Two that ask at the same time would write to the same temporary file, and one of
 /// them would not find it when it is to be renamed.

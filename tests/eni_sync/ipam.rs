@@ -3,10 +3,9 @@
 
 use std::fs;
 
+use harness::vpc::{AwsNode, Vpc, assert_refused, ip, is_unchanged};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{AwsNode, Vpc, assert_refused, ip, is_unchanged};
 
 pub(super) const ASSIGN: &str = "AssignPrivateIpAddresses";
 pub(super) const ASSIGN_V6: &str = "AssignIpv6Addresses";

@@ -8,9 +8,9 @@ use std::thread;
 
 use harness::Call;
 use harness::eni_lab::Hold;
+use harness::vpc::{Agent, Vpc, eventually, ip, while_held};
 use serde_json::json;
 
-use super::fixture::{Agent, Vpc, eventually, ip, while_held};
 use super::ipam::{ASSIGN, add, addresses, call, calls, del, intents, ipv4, sharing, whole};
 
 /// The same call of a plugin that does not reach AWS: whatever it gets, the agent has got.

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::thread;
 
 use harness::eni_lab::{Fault, Hold, Limits};
+use harness::vpc::{AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Output, Pod};
 
-use super::fixture::{AwsNode, DEADLINE, Vpc, eventually};
 use super::ipam::{ASSIGN, add, addresses, call, calls, del, intents, ipv4, sharing};
 
 /// Pods that ask while EC2 holds the call for the first of them; `meanwhile` happens when all

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use harness::Pod;
 use harness::eni_lab::Hold;
 use harness::fault::{Counted, Fault, Strike, Struck, each_system_call};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use nix::errno::Errno;
 use serde_json::json;
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::ipam::{ASSIGN, add, call, calls, del, intents, ipv4, sharing};
 use super::killed::kill_while_held;
 

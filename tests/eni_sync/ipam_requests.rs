@@ -1,10 +1,10 @@
 //! What a network without addresses, its pods and its runtime can ask for: families, single
 //! addresses, routes; and what is refused, by its key.
 
+use harness::vpc::{AwsNode, Vpc, assert_refused, ip};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
-use super::fixture::{AwsNode, Vpc, assert_refused, ip};
 use super::ipam::{ASSIGN, addresses, call, call_with, calls, del, intents, ipv4, sharing, whole};
 
 #[test]

@@ -1,8 +1,8 @@
 //! A subnet that is for IPv6 only: its ENIs have no IPv4 address, and neither have their pods.
 
+use harness::vpc::{Agent, AwsNode, Vpc, assert_refused, eventually};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, assert_refused, eventually};
 use super::ipam::{ASSIGN, addresses, call, call_with, calls, intents, sharing, whole};
 use super::prefixes::{assert_in_prefix, keeping, kept};
 

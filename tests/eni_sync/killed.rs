@@ -8,9 +8,8 @@ use std::time::Instant;
 
 use harness::eni_lab::{Hold, Lab};
 use harness::fault::{Strike, each_system_call};
+use harness::vpc::{AwsNode, DEADLINE, Vpc};
 use harness::{Call, Node, Pod};
-
-use super::fixture::{AwsNode, DEADLINE, Vpc};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";

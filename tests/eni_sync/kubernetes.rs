@@ -3,13 +3,13 @@
 
 mod cluster;
 
+use fixtures::scrape::{ADDRESS, get};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use harness::{Network, Pod};
 use serde_json::{Value, json};
 
 use self::cluster::{Cluster, NODE};
 use super::auto::{self, PUBLISHED};
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::scrape::{ADDRESS, get};
 
 /// An address outside of the subnet of the node's ENI.
 const ELSEWHERE: &str = "10.9.9.9";

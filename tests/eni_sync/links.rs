@@ -2,11 +2,11 @@
 
 use std::fs;
 
+use fixtures::scrape::{ADDRESS, Scrape, get};
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use serde_json::{Value, json};
 
 use super::doctor::{Diagnosis, examine};
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
-use super::scrape::{ADDRESS, Scrape, get};
 
 fn link(node: &AwsNode, name: &str) -> Value {
     let link = node.node.netns.link(name);

@@ -1,9 +1,8 @@
 //! What the agent and the commands log: whose an address was, and who removed it.
 
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use harness::{Output, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
 
 const ADDRESS: &str = "10.0.4.71";
 

@@ -7,13 +7,13 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::thread;
 
+use fixtures::scrape::{ADDRESS, Scrape, get, get_at};
 use harness::Pod;
 use harness::eni_lab::{Fault, Hold};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::ipam;
-use super::scrape::{ADDRESS, Scrape, get, get_at};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 

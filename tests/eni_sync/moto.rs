@@ -7,10 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use harness::vpc::{AwsNode, Vpc, eventually, prev_result};
 use harness::{Namespace, Pod, python_with};
 use serde_json::json;
-
-use super::fixture::{AwsNode, Vpc, eventually, prev_result};
 
 const VERSION: &str = "5.2.5";
 /// Where moto listens, in the namespace of a node, which has all ports to itself.

@@ -1,10 +1,9 @@
 //! The page of the agent: what is on it, that nothing on it is obeyed, and who may read it.
 
+use fixtures::scrape::{ADDRESS, get_as};
+use harness::vpc::{CANARY, Vpc, eventually};
 use harness::{Agent, Pod};
 use serde_json::json;
-
-use super::fixture::{CANARY, Vpc, eventually};
-use super::scrape::{ADDRESS, get_as};
 
 const HOSTILE: &str = "<script>alert(1)</script>\"'&";
 

@@ -5,11 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use fixtures::scrape::{ADDRESS, get_as};
+use harness::vpc::{AwsNode, Vpc, eventually};
 use harness::{Agent, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{AwsNode, Vpc, eventually};
-use super::scrape::{ADDRESS, get_as};
 
 /// Gives the ledger this many addresses, of pods with long names.
 fn fill(node: &AwsNode, count: usize) {

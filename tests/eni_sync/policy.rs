@@ -6,9 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use harness::Pod;
+use harness::vpc::Vpc;
 use serde_json::Value;
-
-use super::fixture::Vpc;
 
 const TAG: &str = "node.k8s.amazonaws.com/no_manage";
 

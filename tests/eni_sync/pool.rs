@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use std::thread;
 
 use harness::eni_lab::Hold;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually, ip, prev_result};
 use super::release_command::{give_interface_back, give_whole_eni};
 
 const MUTATIONS: [&str; 4] = [

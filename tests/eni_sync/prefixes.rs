@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
+use fixtures::scrape::{ADDRESS, Scrape};
 use harness::Pod;
 use harness::eni_lab::Limits;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip, is_unchanged};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually, ip, is_unchanged};
 use super::ipam::{ASSIGN, ASSIGN_V6, add, addresses, call, calls, del, intents, ipv4, sharing};
-use super::scrape::{ADDRESS, Scrape};
 
 pub(super) const UNASSIGN: &str = "UnassignPrivateIpAddresses";
 

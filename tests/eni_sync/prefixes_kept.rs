@@ -4,15 +4,15 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use fixtures::scrape::{ADDRESS, Scrape};
 use harness::eni_lab::{EniId, Fault};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::ipam::{ASSIGN, add, addresses, call, calls, intents, ipv4, sharing};
 use super::prefixes::{
     UNASSIGN, assert_in_prefix, keeping, kept, known, node_of_its_own, one, prefixes,
 };
-use super::scrape::{ADDRESS, Scrape};
 
 fn now() -> u64 {
     SystemTime::now()

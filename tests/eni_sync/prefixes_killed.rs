@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use harness::Pod;
 use harness::eni_lab::{Fault, Hold};
 use harness::fault::each_system_call;
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, device_call, eventually};
 use serde_json::{Value, json};
 
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, device_call, eventually};
 use super::ipam::{ASSIGN, add, calls, intents, sharing};
 use super::prefixes::{assert_in_prefix, keeping, kept, known, node_of_its_own, one, prefixes};
 use super::release_command::{give_interface_back, give_whole_eni};

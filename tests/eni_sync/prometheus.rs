@@ -3,13 +3,14 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use fixtures::deploy::document;
+use fixtures::scrape::{get, get_at};
 use harness::Pod;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::scrape::{get, get_at};
-use crate::monitoring::{document, rules};
+use crate::monitoring::rules;
 
 const ADDRESS: &str = "127.0.0.1:9090";
 

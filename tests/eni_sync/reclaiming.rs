@@ -5,11 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use fixtures::scrape::{ADDRESS, Scrape};
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
-use super::scrape::{ADDRESS, Scrape};
 
 fn watching(keys: &Value) -> Value {
     let watched = json!({ "name": "conf-1", "master": "ens6", "cooldownSeconds": 0 });

@@ -5,9 +5,8 @@ use std::thread;
 
 use harness::Pod;
 use harness::eni_lab::Hold;
+use harness::vpc::{DEADLINE, Vpc, eventually, prev_result};
 use serde_json::json;
-
-use super::fixture::{DEADLINE, Vpc, eventually, prev_result};
 
 #[test]
 fn the_vpc_has_the_address_when_add_has_succeeded() {

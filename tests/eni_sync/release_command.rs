@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use harness::eni_lab::EniId;
+use harness::vpc::{AwsNode, Vpc, device_call, eventually, ip, prev_result};
 use harness::{Network, Output, Pod, Resident};
 use serde_json::json;
 
 use super::auto::{PUBLISHED, attach};
-use super::fixture::{AwsNode, Vpc, device_call, eventually, ip, prev_result};
 
 /// Runs the command; it must end with this status.
 #[track_caller]

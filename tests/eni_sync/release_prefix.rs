@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use harness::Output;
 use harness::eni_lab::Hold;
+use harness::vpc::{AwsNode, Vpc, eventually, ip};
 use serde_json::{Value, json};
 
-use super::fixture::{AwsNode, Vpc, eventually, ip};
 use super::ipam::{ASSIGN, add, call, calls, del, ipv4, sharing};
 use super::prefixes::{UNASSIGN, assert_in_prefix, kept, known, node_of_its_own, one, prefixes};
 use super::prefixes_killed::kill_while_asking;

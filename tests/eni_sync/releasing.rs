@@ -7,9 +7,8 @@ use std::net::IpAddr;
 
 use harness::Pod;
 use harness::eni_lab::Fault;
+use harness::vpc::{AwsNode, Vpc};
 use serde_json::json;
-
-use super::fixture::{AwsNode, Vpc};
 
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";
 

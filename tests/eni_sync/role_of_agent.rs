@@ -7,10 +7,10 @@ use std::thread;
 
 use harness::Pod;
 use harness::eni_lab::Certificate;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Value, json};
 
 use super::equipped::Equipped;
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
 use super::service_account::{Account, Way};
 use super::status_check::status_call;
 

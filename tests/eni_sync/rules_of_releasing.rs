@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use harness::Pod;
 use harness::eni_lab::Fault;
+use harness::vpc::{AwsNode, Vpc, is_unchanged, prev_result};
 use serde_json::json;
-
-use super::fixture::{AwsNode, Vpc, is_unchanged, prev_result};
 
 const TAG: &str = "node.k8s.amazonaws.com/no_manage";
 const ADDRESS: &str = "10.0.4.70";

@@ -6,10 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{Event, Fault, OK};
+use harness::vpc::{AwsNode, Vpc};
 use harness::{Output, Pod};
 use serde_json::json;
-
-use super::fixture::{AwsNode, Vpc};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";

@@ -7,10 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use harness::eni_lab::{EniId, Fault, Repeat};
+use harness::vpc::{AwsNode, DEADLINE, Vpc};
 use harness::{Output, Pod};
 use serde_json::json;
-
-use super::fixture::{AwsNode, DEADLINE, Vpc};
 
 const ADDRESS: &str = "10.0.4.70";
 const ADDRESS_V6: &str = "2001:db8:4::70";
@@ -305,7 +304,7 @@ fn an_address_in_its_cooldown_on_another_eni_of_the_node_is_moved() {
         node.add(&pod, &[address]).ok();
         let result = |pod: &Pod| {
             let mac = node.lab.mac(&second);
-            json!({ "prevResult": super::fixture::prev_result(pod, &[(&mac, &[address])]) })
+            json!({ "prevResult": harness::vpc::prev_result(pod, &[(&mac, &[address])]) })
         };
         let next = Pod::new("c2");
         let call = node.conf_call("ADD", &next, &[], &result(&next));

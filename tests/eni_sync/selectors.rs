@@ -4,10 +4,10 @@
 use std::fs;
 
 use harness::eni_lab::EniId;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Value, json};
 
 use super::doctor::{Diagnosis, examine_network};
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
 
 /// The ENI for pods that every node of these tests has besides, and its interface.
 fn second(vpc: &Vpc, node: &AwsNode) -> EniId {

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use fixtures::handover::serving;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use harness::{Host, Pod};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::doctor::examine_with;
 use super::equipped::Equipped;
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use super::handover::serving;
 use super::status_check::status_call;
 
 const ASSUME: &str = "AssumeRoleWithWebIdentity";

@@ -3,9 +3,8 @@
 use std::fs;
 
 use harness::Pod;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
 
 /// A node with one address in each state that does not need a crash.
 fn node_with_addresses(vpc: &Vpc, pods: &[Pod; 2]) -> AwsNode {

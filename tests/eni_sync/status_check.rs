@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use harness::eni_lab::Hold;
+use harness::vpc::{AwsNode, Vpc, eventually, while_held};
 use harness::{Call, Pod};
 use serde_json::json;
 
-use super::fixture::{AwsNode, Vpc, eventually, while_held};
 use super::waiting::{is_turn_open, start};
 
 const ADDRESS: &str = "10.0.4.70";

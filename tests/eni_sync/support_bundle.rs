@@ -5,10 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use harness::vpc::{AwsNode, CANARY, Vpc};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{AwsNode, CANARY, Vpc};
 
 /// What no bundle may have.
 const SECRET: &str = "s3cr3t-0f-s0meb0dy";

@@ -3,8 +3,7 @@
 use std::fs;
 
 use harness::Pod;
-
-use super::fixture::Vpc;
+use harness::vpc::Vpc;
 
 const NOTHING: &str =
     "addresses adopted: 0, lost and assigned again: 0, abandoned: 0, gone: 0, missing: 0\n";

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{Bucket, Buckets, EniId, Event, Fault, Hold, InstanceId, Limits, Repeat};
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually, while_held};
 use harness::{Output, Pod};
 use serde_json::json;
 
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually, while_held};
 use super::killed::kill_while_held;
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";

@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use harness::eni_lab::Hold;
+use harness::vpc::{AwsNode, Vpc, device_call, eventually, ip, while_held};
 use harness::{Agent, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::fixture::{AwsNode, Vpc, device_call, eventually, ip, while_held};
 use super::ipam::{ASSIGN, call, del, intents, ipv4, sharing};
 use super::killed::kill_while_held;
 use super::prefixes::{kept, known, node_of_its_own, one, prefixes};

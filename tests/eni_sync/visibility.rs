@@ -9,11 +9,10 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use fixtures::scrape::{ADDRESS as METRICS, Scrape, get};
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually, ip};
 use harness::{Output, Pod, Resident};
 use serde_json::json;
-
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually, ip};
-use super::scrape::{ADDRESS as METRICS, Scrape, get};
 
 const ADDRESS: &str = "10.0.4.70";
 /// How many addresses of a namespace are read.

@@ -11,10 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::Hold;
+use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
-
-use super::fixture::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 /// How many processes wait.

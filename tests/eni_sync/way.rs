@@ -9,13 +9,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::thread;
 
+use fixtures::kernel_calls::Trace;
 use harness::eni_lab::{Certificate, Fault};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use harness::{Call, Host, Node, Pod};
 use serde_json::{Value, json};
 
 use self::proxy::Proxy;
-use super::fixture::{Agent, AwsNode, Vpc, eventually};
-use crate::kernel_calls::Trace;
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";

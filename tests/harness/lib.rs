@@ -22,6 +22,7 @@ mod ping;
 mod random;
 mod resident;
 mod venv;
+pub mod vpc;
 
 pub use agent::{Agent, Host};
 pub use aws::{AwsNode, is_removed};

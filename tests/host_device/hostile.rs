@@ -2,11 +2,9 @@
 //! back as it was, and nobody else notices anything.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fixtures::hostile::react_to_del;
 use harness::{Call, FakeIpam, Namespace, wait_until};
 use serde_json::{Value, json};
 
@@ -324,53 +322,6 @@ fn routes_and_rules_that_the_parser_does_not_know_do_not_keep_the_rules_of_a_pod
     scene.fixture.node.run(&call).ok();
     let rules = scene.fixture.pod.ip(&["rule", "show"]);
     assert!(!rules.contains("10.9.0.5"), "{rules}");
-}
-
-/// A pod that waits for the first thing that DEL does in it, and then does `reaction` at
-/// once: `ip` runs already, and reads what it is to do.
-pub(crate) fn react_to_del(pod: &Namespace, reaction: &str) -> impl FnOnce() + use<> {
-    let mut watch = Command::new("ip");
-    watch
-        .args(["monitor", "link"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let mut act = Command::new("ip");
-    act.args(["-force", "-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null());
-    let (mut watch, mut act) = pod.run(|| {
-        let watch = watch.spawn().expect("ip can be executed");
-        (watch, act.spawn().expect("ip can be executed"))
-    });
-    // What it prints of a change that is made now says that it listens.
-    let output = watch.stdout.take().expect("it is a pipe");
-    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-    let listens = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !listens.load(Ordering::Relaxed) {
-                pod.ip(&["link", "set", "lo", "alias", "x"]);
-                pod.ip(&["link", "set", "lo", "alias", ""]);
-            }
-        });
-        lines.next().expect("it prints a line");
-        listens.store(true, Ordering::Relaxed);
-    });
-    let reaction = reaction.to_owned();
-    let reacting = std::thread::spawn(move || {
-        let seen = lines.any(|line| line.starts_with("Deleted"));
-        let mut input = act.stdin.take().expect("it is a pipe");
-        // Without a DEL, it is told to do nothing.
-        let text = if seen { reaction.as_str() } else { "" };
-        input.write_all(text.as_bytes()).expect("ip reads");
-        drop(input);
-        act.wait().expect("ip ends");
-    });
-    move || {
-        watch.kill().expect("it can be killed");
-        watch.wait().expect("it ends");
-        reacting.join().expect("it does not panic");
-    }
 }
 
 /// The container moves its device on and gives its index to another interface, while DEL

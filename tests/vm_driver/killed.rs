@@ -1,11 +1,11 @@
 //! A kill at any write of ADD or DEL, and what gives the device back then.
 
+use fixtures::with;
 use harness::Namespace;
 use harness::fault::{Counted, Fault, Strike};
 use serde_json::json;
 
 use super::{bound, end_pod, is_unbound};
-use crate::host_device::with;
 use crate::vm_machine::{Machine, NIC, driver};
 
 /// Kills `command` at each of these of its writes in turn, and lets `clean` give the device

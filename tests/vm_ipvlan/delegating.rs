@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use fixtures::dhcp;
 use harness::Pod;
 use serde_json::json;
 
@@ -135,5 +136,5 @@ fn a_failing_release_is_reported_and_can_be_repeated() {
 
 #[test]
 fn a_dhcp_server_sees_a_lease_acquired_and_released() {
-    crate::delegation::dhcp::a_lease_is_taken_and_given_back("ipvlan");
+    dhcp::a_lease_is_taken_and_given_back("ipvlan");
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
+use harness::vpc::AwsNode;
 use harness::{Namespace, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +15,6 @@ use serde_json::{Value, json};
 
 use super::cri::Cri;
 use super::{ARCHIVE, IMAGE, Machine, RUNTIMES, client, ipvlan, namespaces, range, succeed};
-use crate::eni_sync::fixture::AwsNode;
 use crate::vm_machine::{NIC, NIC_MAC, NIC_NAME, netdev};
 
 /// What Debian's containerd does with what kernels and machines may lack.

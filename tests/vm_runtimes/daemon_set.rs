@@ -10,6 +10,10 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use caps::Capability;
+use fixtures::deploy;
+use fixtures::handover::{needs_agent, serving};
+use fixtures::scrape::{get, get_at};
+use harness::vpc::{AwsNode, Vpc, prev_result};
 use harness::{Call, Pod, attachment_files, our_plugin, pci};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::{Value, json};
@@ -18,10 +22,6 @@ use tempfile::TempDir;
 use super::containerd::Containerd;
 use super::kubelet::{self, Terminated, await_patiently, target};
 use super::{PLUGINS, tool};
-use crate::deploy;
-use crate::eni_sync::fixture::{AwsNode, Vpc, prev_result};
-use crate::eni_sync::handover::{needs_agent, serving};
-use crate::eni_sync::scrape::{get, get_at};
 
 /// As kustomize and the chart name it, in a registry that is this machine.
 const IMAGE: &str = "localhost/eni-sync:0.1.0";

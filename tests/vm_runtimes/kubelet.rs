@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::vpc::DEADLINE;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, SecurityContext, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -19,7 +20,6 @@ use super::cri::messages::{
     MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
     ProfileType, SecurityProfile,
 };
-use crate::eni_sync::fixture::DEADLINE;
 
 /// Its directory, as the runtime sees it.
 const DIRECTORY: &str = "/run/kubelet";

@@ -4,17 +4,13 @@
 //!
 //! `pool-bench [NODES] [PODS]`, 4 nodes with 25 pods each unless told.
 
-#[expect(dead_code, reason = "the tests of eni-sync need more of it")]
-#[path = "../../eni_sync/fixture.rs"]
-mod fixture;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixture::{Agent, AwsNode, Vpc, eventually, prev_result};
 use harness::eni_lab::Buckets;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 

@@ -9,10 +9,6 @@
 //! agents keep prefixes for them.
 //! A pod that is refused comes again after five seconds, as the kubelet would let it.
 
-#[expect(dead_code, reason = "the tests of eni-sync need more of it")]
-#[path = "../../eni_sync/fixture.rs"]
-mod fixture;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -21,9 +17,9 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixture::{Agent, AwsNode, Vpc};
 use harness::Namespace;
 use harness::eni_lab::{Buckets, Event, Limits};
+use harness::vpc::{Agent, AwsNode, Vpc};
 use serde_json::{Value, json};
 
 /// EC2's answers take this long. Source: measurements that the design is built on.
@@ -140,7 +136,7 @@ fn settle(node: &AwsNode, options: Options) {
     };
     found.expect("the first pod of a node is served");
     let has_prefixes = || node.lab.prefixes(&node.eni).len() >= 2;
-    assert!(!options.prefixes || fixture::eventually(has_prefixes));
+    assert!(!options.prefixes || harness::vpc::eventually(has_prefixes));
 }
 
 fn serve_all(nodes: &[AwsNode], options: Options) -> Vec<Served> {

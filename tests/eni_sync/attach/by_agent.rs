@@ -1,13 +1,13 @@
 //! The agent attaches what is missing later, and deletes what instances have left that have gone.
 
 use harness::eni_lab::Hold;
+use harness::vpc::eventually;
 use harness::{Agent, AwsNode, Host, Node, Output};
 use serde_json::{Value, json};
 
 use super::{
     CREATE, DESCRIBE, Site, attached, call, inventory, let_records_settle, records, refusal,
 };
-use crate::eni_sync::fixture::eventually;
 use crate::eni_sync::killed;
 
 fn with(mut configuration: Value, key: &str, value: Value) -> Value {

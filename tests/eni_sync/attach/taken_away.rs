@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use harness::eni_lab::{Hold, Shown};
+use harness::vpc::{device_call, eventually, prev_result, while_held};
 use harness::{AwsNode, Call, Host, Output, Pod, Resident};
 use serde_json::{Value, json};
 
@@ -11,7 +12,6 @@ use super::{
     DESCRIBE, DETACH, Site, attached, attached_and_settled, detach_call, inventory,
     let_records_settle, records, refusal,
 };
-use crate::eni_sync::fixture::{device_call, eventually, prev_result, while_held};
 use crate::eni_sync::killed;
 
 fn detach(node: &AwsNode, configuration: &Value, more: &[&str]) -> Output {

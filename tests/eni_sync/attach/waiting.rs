@@ -5,12 +5,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ExitStatus, Stdio};
 
 use harness::eni_lab::Hold;
+use harness::vpc::{device_call, while_held};
 use harness::{AwsNode, Call, Output, Pod};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
 use super::{ATTACH, Site, attach, attached};
-use crate::eni_sync::fixture::{device_call, while_held};
 
 /// What a plugin says that waits.
 const SAID: &str = "waiting for the ENIs that are being attached";

@@ -4,12 +4,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use harness::{Call, FakeSys, Pod};
+use fixtures::kubelet::{DIRECTORY, Kubelet, multus_call};
+use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::{FakeSys, Pod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-use super::kubelet::{DIRECTORY, Kubelet};
-use crate::eni_sync::fixture::{Agent, AwsNode, Vpc, eventually};
 
 const ENA: &str = "eni-cni.io/ena-user.plane";
 const PCI: &str = "0000:00:1e.0";
@@ -40,21 +39,6 @@ impl PciNode {
             _class: class,
         }
     }
-}
-
-/// A call of host-device as Multus makes it for a network with this resource: with the id that
-/// the kubelet has allocated.
-pub(crate) fn multus_call(node: &AwsNode, command: &str, pod: &Pod, id: &str) -> Call {
-    let info = node.run_directory().join("devinfo/default-ena-net1");
-    let conf = json!({
-        "cniVersion": "1.0.0", "name": "ena", "type": "host-device",
-        "capabilities": { "deviceID": true, "CNIDeviceInfoFile": true },
-        "deviceID": id, "pciBusID": id,
-        "runtimeConfig": { "deviceID": id, "CNIDeviceInfoFile": info },
-    });
-    Call::ours("host-device", command)
-        .conf(&conf)
-        .pod(pod, "net1")
 }
 
 fn configuration(vpc: &Vpc) -> Value {

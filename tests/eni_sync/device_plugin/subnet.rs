@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use fixtures::kubelet::Kubelet;
+use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip};
 use serde_json::{Value, json};
 
-use super::super::fixture::{Agent, AwsNode, Vpc, eventually, ip};
 use super::super::ipam::{add, call, ipv4, sharing};
-use super::kubelet::Kubelet;
 use super::{ADDRESSES, ROOM};
 
 /// How many addresses the subnet has left for the node.

@@ -1,12 +1,12 @@
 //! Agents that follow each other, and which of them offers the devices.
 
+use fixtures::kubelet::Kubelet;
+use fixtures::scrape::ADDRESS;
+use harness::vpc::{Agent, Vpc, eventually};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::super::crowding::{signal, stop};
-use super::super::fixture::{Agent, Vpc, eventually};
-use super::super::scrape::ADDRESS;
-use super::kubelet::Kubelet;
 use super::{ADDRESSES, ROOM, configuration, set_link};
 
 /// A kubelet that learns of two plugins with one name takes the end of the first one for the end

@@ -1,8 +1,7 @@
 //! The way to AWS.
 
 use harness::eni_lab::Fault;
-
-use crate::eni_sync::fixture::{AwsNode, Vpc};
+use harness::vpc::{AwsNode, Vpc};
 
 use super::{examine, examine_network, examine_with, network};
 

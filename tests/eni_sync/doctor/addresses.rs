@@ -3,10 +3,10 @@
 use std::fs;
 
 use harness::Pod;
+use harness::vpc::Vpc;
 use serde_json::json;
 
 use super::examine;
-use crate::eni_sync::fixture::Vpc;
 
 #[test]
 fn an_address_of_an_unknown_owner_is_a_warning() {

@@ -2,10 +2,10 @@
 
 use std::fs;
 
+use harness::vpc::{AwsNode, Vpc};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine, examine_network, network, network_with_ipam};
-use crate::eni_sync::fixture::{AwsNode, Vpc};
 
 /// What is said of the good configuration with a key of ipvlan changed.
 fn examine_master(node: &AwsNode, key: &str, value: &Value) -> Diagnosis {

@@ -2,9 +2,9 @@
 
 use harness::Pod;
 use harness::eni_lab::Limits;
+use harness::vpc::Vpc;
 
 use super::examine;
-use crate::eni_sync::fixture::Vpc;
 
 const TAG: &str = "node.k8s.amazonaws.com/no_manage";
 

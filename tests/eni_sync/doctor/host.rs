@@ -2,10 +2,10 @@
 
 use std::fs;
 
+use harness::vpc::{Agent, Vpc};
 use serde_json::json;
 
 use super::{examine, examine_network, network};
-use crate::eni_sync::fixture::{Agent, Vpc};
 
 #[test]
 fn a_node_without_an_agent_is_a_warning_and_a_dead_one_an_error() {

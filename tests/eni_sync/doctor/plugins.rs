@@ -4,11 +4,11 @@
 
 use std::fs;
 
+use harness::vpc::{AwsNode, Vpc};
 use harness::{Call, CniError, Pod};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine};
-use crate::eni_sync::fixture::{AwsNode, Vpc};
 
 const CORPUS: &str = include_str!("../../data/configurations.jsonl");
 /// What the doctor says nothing about: a kernel for tests may not have it.

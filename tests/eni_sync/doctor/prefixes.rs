@@ -3,10 +3,10 @@
 use std::fs;
 
 use harness::eni_lab::Limits;
+use harness::vpc::{AwsNode, Vpc, ip};
 use serde_json::json;
 
 use super::{Diagnosis, examine};
-use crate::eni_sync::fixture::{AwsNode, Vpc, ip};
 use crate::eni_sync::ipam::{add, sharing};
 use crate::eni_sync::prefixes::{kept, one, prefixes};
 

@@ -2,10 +2,10 @@
 
 use std::fs;
 
+use harness::vpc::{AwsNode, Vpc, ip};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine_network, network, network_with_ipam};
-use crate::eni_sync::fixture::{AwsNode, Vpc, ip};
 
 /// What is said of a range of host-local.
 fn examine_range(node: &AwsNode, subnet: &str, start: &str, end: &str) -> Diagnosis {

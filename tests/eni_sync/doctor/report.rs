@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use harness::Pod;
+use harness::vpc::{Agent, AwsNode, Vpc};
 use serde_json::{Value, json};
 
 use super::{examine, examine_network, network};
-use crate::eni_sync::fixture::{Agent, AwsNode, Vpc};
 
 #[test]
 fn on_a_node_where_all_is_well_every_check_says_so() {

@@ -2,9 +2,9 @@
 
 use std::fs;
 
+use harness::vpc::Vpc;
 use serde_json::json;
 
-use super::super::fixture::Vpc;
 use super::{INSIDE, Site};
 
 #[test]

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use harness::run_tool;
+use harness::vpc::{Vpc, eventually};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
-use super::super::fixture::{Vpc, eventually};
 use super::{INSIDE, Site};
 
 /// A disk of its own that has no byte free.

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
+use fixtures::deploy::text;
 use harness::eni_lab::Certificate;
 use harness::kubernetes::refusals;
+use harness::vpc::AwsNode;
 use harness::{Call, Host, Namespace, Node};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,9 +20,6 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
-
-use crate::deploy::text;
-use crate::eni_sync::fixture::AwsNode;
 
 /// The name of the node that the agent is on.
 pub const NODE: &str = "ip-10-0-1-5.us-west-2.compute.internal";

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{EniId, Event};
+use harness::vpc::eventually;
 use serde_json::Value;
 
-use super::super::fixture::eventually;
 use super::site::{CHOSEN, HIGH, Living, NETWORKS, PREFIXES, Site};
 use super::story::{FOREIGN, Story};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use harness::Output;
 use harness::eni_lab::Hold;
+use harness::vpc::eventually;
 
-use super::super::fixture::eventually;
 use super::site::{CHOSEN, NETWORKS};
 use super::story::{ADDRESSES, PREFIX, Story};
 use super::trouble::{self, Trouble};

@@ -7,10 +7,10 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use harness::eni_lab::{EniId, SubnetId};
+use harness::vpc::{Agent, AwsNode, Vpc, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
-use super::super::fixture::{Agent, AwsNode, Vpc, prev_result};
 use super::super::ipam::{self, share};
 
 /// How many free addresses the agent's pool has at most.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use harness::Random;
 use harness::eni_lab::{EniId, InstanceId};
+use harness::vpc::Vpc;
 
-use super::super::fixture::Vpc;
 use super::site::Site;
 
 /// Few, so that pods of both nodes meet; no other test has them. The agents' pools have

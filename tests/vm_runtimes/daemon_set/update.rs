@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use fixtures::handover::{Until, assigned};
 use harness::eni_lab::Hold;
+use harness::vpc::DEADLINE;
 
 use super::{MACHINE, Machine, Named, Plugins, configuration};
-use crate::eni_sync::fixture::DEADLINE;
-use crate::eni_sync::handover::{Until, assigned};
 use crate::vm_runtimes::kubelet::{self, await_patiently};
 
 /// Some of the pods that start while the DaemonSet is updated.

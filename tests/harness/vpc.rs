@@ -2,8 +2,6 @@
 //! test does, the VPC's rules must have been kept and no secret may have appeared
 //! anywhere when it ends.
 
-// The measurements have this file by its path.
-#[path = "fixture/ledger.rs"]
 mod ledger;
 
 use std::fs;
@@ -12,12 +10,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use harness::Agent;
-pub use harness::eni_lab::CANARY;
-use harness::eni_lab::{EniId, Hold, InstanceId, Lab, SubnetId, VpcId};
-use harness::{Call, Host, Node, Output, Pod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+pub use crate::Agent;
+pub use crate::eni_lab::CANARY;
+use crate::eni_lab::{EniId, Hold, InstanceId, Lab, SubnetId, VpcId};
+use crate::{Call, Host, Node, Output, Pod};
 
 /// For what happens in milliseconds, on a machine that is very busy.
 pub const DEADLINE: Duration = Duration::from_secs(180);
@@ -84,6 +83,12 @@ impl Vpc {
     /// The ENI that has an address.
     pub fn owner(&self, address: &str) -> Option<EniId> {
         self.lab.owner(&self.id, address.parse().unwrap())
+    }
+}
+
+impl Default for Vpc {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
