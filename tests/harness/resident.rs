@@ -1,7 +1,20 @@
-//! Processes that do nothing but keep a network namespace.
+//! Processes that do nothing but hold a network namespace.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
+
+/// What the programs of [`Resident::holding`] have: `path` of the namespace, `stay` that says that
+/// all is ready, and `in_thread`.
+const PRELUDE: &str = "
+import ctypes, os, sys, threading
+libc = ctypes.CDLL(None)
+path = sys.argv[1]
+def stay():
+    print(flush=True)
+    sys.stdin.read()
+def in_thread(work):
+    threading.Thread(target=work).start()
+";
 
 /// A process that waits in a network namespace, until this value is dropped.
 #[derive(Debug)]
@@ -18,11 +31,22 @@ impl Resident {
         Self::start("nsenter", &[&format!("--net={netns}")])
     }
 
+    /// Outside of the namespace that this path leads to, and holds it as the Python program says.
+    pub fn holding(netns: &str, program: &str) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", &format!("{PRELUDE}{program}"), netns]);
+        Self::of(command)
+    }
+
     fn start(program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
         command
             .args(arguments)
             .args(["sh", "-c", "echo && exec cat"]);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program is installed");
         // It is there when it has said something.

@@ -165,6 +165,58 @@ fn a_namespace_that_only_a_process_has_kept_is_not_taken_for_another_one() {
     assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
 }
 
+/// How a process that is not in the namespace holds it without a path of the node.
+const HOLDERS: [(&str, &str); 4] = [
+    ("a descriptor", "fd = os.open(path, os.O_RDONLY)\nstay()"),
+    (
+        "a descriptor of a thread",
+        "
+def work():
+    libc.unshare(0x400)  # CLONE_FILES
+    fd = os.open(path, os.O_RDONLY)
+    stay()
+in_thread(work)",
+    ),
+    (
+        "a descriptor of a process whose first thread has ended",
+        "
+fd = os.open(path, os.O_RDONLY)
+def work():
+    leader = f'/proc/self/task/{os.getpid()}/stat'
+    while open(leader).read().split()[2] != 'Z':
+        os.sched_yield()
+    stay()
+in_thread(work)
+libc.syscall(93 if os.uname().machine == 'aarch64' else 60, 0)  # exit(2) of this thread",
+    ),
+    (
+        "a mount in the mount namespace of a thread",
+        "
+def work():
+    libc.unshare(0x20000)  # CLONE_NEWNS
+    libc.mount(b'none', b'/', None, 0x44000, None)  # MS_REC | MS_PRIVATE
+    assert libc.mount(path.encode(), b'/etc/passwd', None, 0x1000, None) == 0  # MS_BIND
+    stay()
+in_thread(work)",
+    ),
+];
+
+#[test]
+fn a_namespace_that_anything_holds_keeps_its_address() {
+    for (what, program) in HOLDERS {
+        let network = Network::of("10.0.0.0/30");
+        let directory = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::new(directory.path(), "one");
+        assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.2/30");
+        let holder = Resident::holding(&sandbox.namespace.path(), program);
+        sandbox.end();
+        let error = network.add("c2").error_code(999);
+        assert_eq!(network.reserved(), ["10.0.0.2"], "{what}: {error:?}");
+        drop(holder);
+        assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
+    }
+}
+
 #[test]
 fn an_exhausted_range_names_the_containers_that_have_it() {
     let network = Network::of("10.0.0.0/29");

@@ -1,6 +1,7 @@
 //! Who holds the network namespaces of the node, whatever they are called by: processes
-//! and their threads, mounts in any mount namespace, and open descriptors. A socket that
-//! somebody has taken out of a namespace holds it too, and is not seen here.
+//! and their threads, mounts in the mount namespace of any thread, and open descriptors. What
+//! else holds a namespace is not seen here: a socket that has been taken out of it, a mount in a
+//! mount namespace without processes, a descriptor that is under way in a message.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -9,12 +10,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::presence::{KIND, NetNsId, Presence, ProcessId, leads_nowhere};
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, makedev, statx};
+
+use super::presence::{KIND, NetNsId, Presence, ProcessId, leads_nowhere, time};
 use crate::error::{Error, ErrorCode};
 
 /// Where the kernel shows processes.
 pub(crate) const PROCESSES: &str = "/proc";
 const OWN: &str = "/proc/self";
+/// A namespace that is always there, for the device of the namespace file system.
+const OWN_NETNS: &str = "/proc/self/ns/net";
 /// The first process of the machine. It is no container's, and may be guarded from all
 /// others.
 const FIRST: &str = "/proc/1";
@@ -88,7 +93,10 @@ impl Holders {
 }
 
 fn look_at_all() -> io::Result<Option<HashMap<u64, Held>>> {
-    let mut found = Found::default();
+    let mut found = Found {
+        device: fs::metadata(OWN_NETNS)?.dev(),
+        ..Found::default()
+    };
     found.look_at_mounts(Path::new(OWN))?;
     for process in numbered(Path::new(PROCESSES))? {
         match found.look_at(&process) {
@@ -133,13 +141,15 @@ pub(super) fn was_kept_by_a_process(id: &NetNsId, made: i64) -> io::Result<bool>
         return Ok(false);
     }
     for process in numbered(Path::new(PROCESSES))? {
-        let inside = match tolerant(|| fs::metadata(process.join("ns/net"))) {
-            // As for `Holders`, such a process is not one of a container that is visible.
-            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => continue,
-            inside => inside?,
-        };
-        if inside.is_some_and(|inside| inside.ino() == id.inode) && !is_younger(&process, made) {
-            return Ok(true);
+        for thread in threads(&process)? {
+            let inside = match tolerant(|| fs::metadata(thread.join("ns/net"))) {
+                // As for `Holders`, such a process is not one of a container that is visible.
+                Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => continue,
+                inside => inside?,
+            };
+            if inside.is_some_and(|inside| inside.ino() == id.inode) && !is_younger(&thread, made) {
+                return Ok(true);
+            }
         }
     }
     Ok(false)
@@ -149,6 +159,8 @@ pub(super) fn was_kept_by_a_process(id: &NetNsId, made: i64) -> io::Result<bool>
 #[derive(Default)]
 struct Found {
     held: HashMap<u64, Held>,
+    /// The device of the namespace file system.
+    device: u64,
     /// The mount namespaces whose mounts are known.
     views: HashSet<u64>,
     /// How many mounts and descriptors have been looked at.
@@ -157,21 +169,28 @@ struct Found {
 
 impl Found {
     fn look_at(&mut self, process: &Path) -> io::Result<()> {
+        let open = open_files(process)?;
+        let is_empty = self.look_at_descriptors(process)? == 0;
         // The kernel lists threads in the order of their start.
         let mut numbers = HashSet::new();
-        for thread in tolerant(|| numbered(&process.join("task")))?.unwrap_or_default() {
+        for thread in threads(process)? {
             if let Some(inside) = tolerant(|| fs::metadata(thread.join("ns/net")))?
                 && numbers.insert(inside.ino())
             {
                 let held = self.held.entry(inside.ino()).or_default();
-                held.inside.push(thread);
+                held.inside.push(thread.clone());
+            }
+            let view = tolerant(|| fs::metadata(thread.join("ns/mnt")))?;
+            if view.is_some_and(|view| self.views.insert(view.ino())) {
+                self.look_at_mounts(&thread)?;
+            }
+            // A process whose first thread has ended shows no descriptors, and a thread can have
+            // its own. One that has as many as the process is taken to share them.
+            if is_empty || open_files(&thread)? != open {
+                self.look_at_descriptors(&thread)?;
             }
         }
-        let view = tolerant(|| fs::metadata(process.join("ns/mnt")))?;
-        if view.is_some_and(|view| self.views.insert(view.ino())) {
-            self.look_at_mounts(process)?;
-        }
-        self.look_at_descriptors(process)
+        Ok(())
     }
 
     fn look_at_mounts(&mut self, process: &Path) -> io::Result<()> {
@@ -196,16 +215,24 @@ impl Found {
         Ok(())
     }
 
-    fn look_at_descriptors(&mut self, process: &Path) -> io::Result<()> {
-        for descriptor in tolerant(|| numbered(&process.join("fd")))?.unwrap_or_default() {
+    /// Returns how many there are.
+    fn look_at_descriptors(&mut self, thread: &Path) -> io::Result<usize> {
+        let descriptors = tolerant(|| numbered(&thread.join("fd")))?.unwrap_or_default();
+        for descriptor in &descriptors {
             self.count_look()?;
-            let target = tolerant(|| fs::read_link(&descriptor))?.unwrap_or_default();
-            let target = target.to_string_lossy();
-            if target.starts_with(KIND) {
-                self.pin(&target, tolerant(|| fs::metadata(&descriptor))?);
+            // The name says nothing: a descriptor that was opened through a mount has the name
+            // of its place, and "/" when the mount has gone.
+            let inode = tolerant(|| look_without_waiting(descriptor))?;
+            if let Some(inode) = inode
+                && makedev(inode.stx_dev_major, inode.stx_dev_minor) == self.device
+            {
+                let held = self.held.entry(inode.stx_ino).or_default();
+                let changed = inode.stx_ctime;
+                held.made
+                    .insert(time(changed.tv_sec, changed.tv_nsec.into()));
             }
         }
-        Ok(())
+        Ok(descriptors.len())
     }
 
     /// What pods have mounted and opened must not keep others waiting.
@@ -233,6 +260,22 @@ impl Found {
                 .map(|inode| super::presence::made(&inode)),
         );
     }
+}
+
+/// The threads of a process, in the order of their start; none when it has ended.
+fn threads(process: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(tolerant(|| numbered(&process.join("task")))?.unwrap_or_default())
+}
+
+/// How many descriptors a thread has; 0 on a kernel before 6.2, which does not count them.
+fn open_files(thread: &Path) -> io::Result<u64> {
+    Ok(tolerant(|| fs::metadata(thread.join("fd")))?.map_or(0, |found| found.len()))
+}
+
+/// Looks at what a descriptor leads to. A file system whose server does not answer is not asked.
+fn look_without_waiting(descriptor: &Path) -> io::Result<Statx> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    Ok(statx(CWD, descriptor, flags, StatxFlags::BASIC_STATS)?)
 }
 
 /// The entries of a directory that have numbers for names.

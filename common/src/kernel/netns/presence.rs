@@ -271,8 +271,13 @@ pub(crate) fn leads_nowhere(cause: &io::Error) -> bool {
 
 /// When an inode of the namespace file system was made: nobody can change it later.
 pub(super) fn made(metadata: &fs::Metadata) -> i64 {
-    let seconds = metadata.ctime().saturating_mul(1_000_000_000);
-    seconds.saturating_add(metadata.ctime_nsec())
+    time(metadata.ctime(), metadata.ctime_nsec())
+}
+
+/// A time of the kernel in nanoseconds.
+pub(super) fn time(seconds: i64, nanoseconds: i64) -> i64 {
+    let seconds = seconds.saturating_mul(NANOSECONDS);
+    seconds.saturating_add(nanoseconds)
 }
 
 /// Whether two inodes are one at this moment.
