@@ -1,18 +1,19 @@
-//! A call of EC2's API by its name and parameters: to create, attach, tag and change ENIs by hand,
-//! as somebody at the console does, whom no permission limits.
+//! Calls EC2's API by action and parameters: to create, attach, tag and change ENIs by hand,
+//! like an administrator in the console without restrictions.
 
 use std::env;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-/// A key that the lab accepts for every call, as nobody's.
+/// An authorization header that the lab accepts for every call, without the restrictions of a
+/// node's role.
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=AKIDLAB/20260101/us-west-2/ec2/aws4_request, \
     SignedHeaders=host, Signature=00";
 const VERSION: &str = "2016-11-15";
 
-/// Calls an action with parameters of the form `NAME=VALUE`, and returns EC2's answer, XML. An
-/// answer that is an error is one here.
+/// Calls an action with parameters of the form `NAME=VALUE`, and returns EC2's answer, in XML.
+/// An error answer is returned as an error.
 pub(crate) fn ec2(action: &str, parameters: &[String]) -> Result<String, String> {
     let form = form(action, parameters)?;
     let url = env::var("AWS_ENDPOINT_URL_EC2")

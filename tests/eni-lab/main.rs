@@ -1,6 +1,6 @@
-//! eni-lab as a program: a simulated VPC on loopback to try eni-sync with, without an
-//! account. It prints what to export, then serves until SIGTERM or SIGINT, or it opens a shell
-//! on a node, attaches a pod there, or calls EC2.
+//! The program `eni-lab`: a simulated VPC on loopback, to try eni-sync without an AWS account.
+//! It prints the variables to export and serves until SIGTERM or SIGINT; or it opens a shell on
+//! a node, attaches a pod there, or calls EC2.
 
 mod call;
 mod options;
@@ -66,7 +66,7 @@ fn serve(options: &Options) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|cause| format!("cannot wait for signals: {cause}"))?;
-    // Whoever reads what is printed may send a signal at once.
+    // A program that reads the output may send a signal at once.
     let signals = {
         let _inside = runtime.enter();
         signals().map_err(|cause| format!("cannot listen for signals: {cause}"))?

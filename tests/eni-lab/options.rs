@@ -23,9 +23,9 @@ const EXAMPLES: &str = r#"Examples:
 
 /// A simulated VPC: EC2's API and the instance metadata service, on loopback.
 ///
-/// Without options there is one VPC, 10.0.0.0/16, and one c5.large with two tagged
-/// network interfaces for Multus. Without a command it prints what to export, which `eval`
-/// can read, and serves until it is ended.
+/// Without options there is one VPC, 10.0.0.0/16, and one c5.large with two tagged network
+/// interfaces for Multus. Without a command it prints the variables to export, for `eval`, and
+/// serves until it is ended.
 #[derive(Debug, Parser)]
 #[command(name = "eni-lab", version, after_help = EXAMPLES)]
 pub(crate) struct Options {
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// Nodes, each with a metadata service of its own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub(crate) nodes: u16,
-    /// EC2's name of the nodes' type, which says how many addresses they carry.
+    /// The instance type of the nodes, which determines how many addresses they can have.
     #[arg(long, value_name = "TYPE", default_value = "c5.large")]
     pub(crate) instance_type: String,
     /// The IPv4 range of the VPC.
@@ -43,30 +43,31 @@ pub(crate) struct Options {
     /// The subnet of the nodes' primary interfaces.
     #[arg(long, value_name = "CIDR", default_value = "10.0.1.0/24")]
     pub(crate) subnet: Ipv4Network,
-    /// A subnet in which each node has an interface for Multus: an IPv4 range and
-    /// perhaps an IPv6 range after a comma. Repeat it for more.
+    /// A subnet in which each node has an interface for Multus: an IPv4 range and, after a
+    /// comma, optionally an IPv6 range. Repeat it for more.
     #[arg(long, value_name = "CIDR[,CIDR]", default_values = ["10.0.4.0/24,2600:1f14:1:4::/64", "10.0.5.0/24,2600:1f14:1:5::/64"])]
     pub(crate) multus_subnet: Vec<Ranges>,
-    /// The MAC of a device that exists, for the next Multus interface: those of the
-    /// first node first. Repeat it for more.
+    /// The MAC address of an existing device, for the next Multus interface: those of the first
+    /// node first. Repeat it for more.
     #[arg(long, value_name = "MAC", value_parser = mac)]
     pub(crate) mac: Vec<String>,
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub(crate) listen: IpAddr,
-    /// EC2's port; 0 is any that is free.
+    /// EC2's port; 0 is any free port.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub(crate) ec2_port: u16,
-    /// The metadata port of the first node, the others follow; 0 is any that is free.
+    /// The metadata port of the first node, the other nodes have the next ones; 0 is any free
+    /// port.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub(crate) imds_port: u16,
     /// How long every EC2 call takes.
     #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
     latency: Duration,
-    /// How old the interfaces and instances are that EC2 describes.
+    /// How outdated EC2's descriptions of interfaces and instances are.
     #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
     describe_lag: Duration,
-    /// How old the interfaces and addresses are that the metadata shows.
+    /// How outdated the interfaces and addresses in the metadata are.
     #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "0")]
     imds_lag: Duration,
     /// How long the metadata of an interface is missing after it was attached.
@@ -81,19 +82,19 @@ pub(crate) struct Options {
     /// Throttle as EC2 does: 100 changes at once, then 5 a second, for each action.
     #[arg(long)]
     throttle: bool,
-    /// Refuse to assign what an interface has already.
+    /// Refuse to assign addresses that an interface has already.
     #[arg(long)]
     refuse_repeats: bool,
     /// Allow changes only of interfaces with the tag no_manage=true.
     #[arg(long)]
     tag_condition: bool,
-    /// An action that nobody has permission for. Repeat it for more.
+    /// An action that is not permitted. Repeat it for more.
     #[arg(long, value_name = "ACTION")]
     deny: Vec<String>,
     /// An address that EC2 does not remove from its interface. Repeat it for more.
     #[arg(long, value_name = "ADDRESS")]
     pin: Vec<IpAddr>,
-    /// Print JSON in place of shell.
+    /// Print JSON instead of shell commands.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -101,18 +102,18 @@ pub(crate) struct Options {
 /// What to do instead of serving.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// A shell, or a command, on a node of a VPC that carries packets. Needs root.
+    /// Runs a shell, or a command, on a node of a VPC that carries packets. Needs root.
     ///
-    /// The node is a network namespace with state of its own. Its ENI for pods is the link
-    /// `eth1`, in the first of the subnets for Multus. When the command ends, all of it ends.
+    /// The node is a network namespace with its own state. Its ENI for pods is the link `eth1`,
+    /// in the first of the subnets for Multus. When the command ends, the node and the VPC end.
     Shell {
-        /// What to execute in place of the user's shell.
+        /// The command to execute instead of the user's shell.
         #[arg(trailing_var_arg = true)]
         command: Vec<String>,
     },
-    /// Attaches a new pod to a network, on the node whose shell this is.
+    /// Attaches a new pod to a network, on the node of this shell.
     ///
-    /// The pod is the network namespace of its name: `ip netns exec pod-1 ip address`.
+    /// The pod is a network namespace with its name: `ip netns exec pod-1 ip address`.
     Pod {
         /// A file with a NetworkAttachmentDefinition.
         network: PathBuf,
@@ -122,9 +123,9 @@ pub(crate) enum Verb {
         #[arg(long)]
         delete: bool,
     },
-    /// Calls EC2, as somebody whom no permission limits, and prints the answer.
+    /// Calls EC2, with all permissions, and prints the answer.
     ///
-    /// All actions that `eni-lab` has, among them CreateTags, DeleteTags,
+    /// It has all actions of `eni-lab`, among them CreateTags, DeleteTags,
     /// CreateNetworkInterface, AttachNetworkInterface, DetachNetworkInterface,
     /// ModifyNetworkInterfaceAttribute, DeleteNetworkInterface and TerminateInstances.
     Ec2 {
@@ -140,7 +141,7 @@ pub(crate) enum Verb {
 }
 
 impl Options {
-    /// Sets the switches that the options are about.
+    /// Sets the rules of the lab by the options.
     pub(crate) fn apply(&self, rules: &mut Rules) {
         rules.latency = self.latency;
         rules.describe_lag = self.describe_lag;
@@ -192,7 +193,7 @@ fn mac(text: &str) -> Result<String, String> {
     }
 }
 
-/// A name that is a directory entry too.
+/// A name that can also be that of a file.
 fn pod_name(text: &str) -> Result<String, String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
     match !text.is_empty() && !text.starts_with('-') && text.chars().all(is_name) {

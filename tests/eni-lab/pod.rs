@@ -1,5 +1,5 @@
-//! Pods of the node that this program is started on: named network namespaces, which are attached
-//! to a network and detached from it as Multus and the runtime do it.
+//! Pods of the node on which this program is started: named network namespaces, attached to a
+//! network and detached from it as by Multus and the runtime.
 
 use std::env;
 use std::fs;
@@ -9,7 +9,8 @@ use std::process::Command;
 use harness::{Call, Network, Output};
 use serde_json::Value;
 
-/// What of the environment tells a plugin where AWS and the other plugins are.
+/// The prefixes of the variables that are passed to plugins: where AWS and the other plugins
+/// are.
 const PASSED_ON: [&str; 2] = ["AWS_", "CNI_PATH"];
 const IFNAME: &str = "net1";
 
@@ -21,7 +22,7 @@ pub(crate) struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    /// The pod of this name, and the network of a NetworkAttachmentDefinition in a file.
+    /// The pod of this name, with the network of a NetworkAttachmentDefinition in a file.
     pub(crate) fn new(file: &Path, name: &'a str) -> Result<Self, String> {
         let nad =
             fs::read_to_string(file).map_err(|cause| format!("cannot read {file:?}: {cause}"))?;
@@ -36,7 +37,7 @@ impl<'a> Pod<'a> {
         })
     }
 
-    /// Makes the namespace and attaches it. The answer is the result of the last plugin.
+    /// Creates the namespace and attaches it. Returns the result of the last plugin.
     pub(crate) fn attach(&self) -> Result<Value, String> {
         ip(&["netns", "add", self.name])?;
         let attached = self.add();

@@ -1,5 +1,5 @@
-//! A shell on a node of a VPC that carries packets. What is started there sees the node's links,
-//! state and AWS, and finds our programs by their names.
+//! A shell on a node of a VPC that carries packets. Programs started in it see the node's
+//! links, state and AWS, and find this project's programs by their names.
 
 use std::env;
 use std::fs;
@@ -13,14 +13,14 @@ use harness::{AwsNode, Node, our_plugin};
 use crate::options::Options;
 use crate::vpc::refused;
 
-/// Programs that have a name of our own besides.
+/// Programs that also have a name of this project's own.
 const PLUGINS: [&str; 3] = ["host-device", "host-local", "ipvlan"];
-/// Where Debian has the Go plugins, for networks with other ones.
+/// Debian's directory of the Go plugins, for networks with other plugins.
 const GO_PLUGINS: &str = "/usr/lib/cni";
 /// The ENI for pods on the node.
 const LINK: &str = "eth1";
 
-/// Runs a command on a new node, and returns its exit status. Without a command it is the user's
+/// Runs a command on a new node, and returns its exit status. The default command is the user's
 /// shell.
 pub(crate) fn run(options: &Options, command: &[String]) -> Result<u8, String> {
     let lab = Lab::new();
@@ -40,14 +40,14 @@ pub(crate) fn run(options: &Options, command: &[String]) -> Result<u8, String> {
     let mut child = at.node.spawn(process);
     let status = child.wait();
     let status = status.map_err(|cause| format!("cannot wait for {program}: {cause}"))?;
-    // A signal ended it where there is no status.
+    // Without an exit code, a signal has ended the command.
     Ok(status
         .code()
         .and_then(|code| code.try_into().ok())
         .unwrap_or(u8::MAX))
 }
 
-/// A node with an ENI for pods, whose packets arrive while the lab lives.
+/// A node with an ENI for pods. Its packets are delivered while the lab exists.
 fn node(options: &Options, lab: &Lab) -> Result<AwsNode, String> {
     let vpc = lab.create_vpc(&options.vpc.to_string());
     let subnet = |ipv4: String, ipv6: Option<String>| {
@@ -61,13 +61,13 @@ fn node(options: &Options, lab: &Lab) -> Result<AwsNode, String> {
     let mut at = AwsNode::new(Node::new(), lab, &options.instance_type, &first);
     plane.connect(&at.instance, &at.node.netns, Names::Eth);
     at.attach_master(LINK, &pods);
-    // As DHCP on the node: mode l3 of ipvlan needs the ENI's own address there.
+    // Like DHCP on the node: mode l3 of ipvlan needs the ENI's own address there.
     plane.lease(at.eni(LINK));
     Ok(at)
 }
 
-/// Puts the programs where a node has them, under all their names, and returns the directory as
-/// the node sees it.
+/// Links the programs into a directory of the node, under all their names, and returns the
+/// directory's path on the node.
 fn install(at: &AwsNode) -> Result<&'static str, String> {
     let directory = at.run_directory().join("plugins");
     let linked = || {

@@ -1,4 +1,4 @@
-//! The VPC that the options describe, and how a user is told of it.
+//! The VPC that the options describe, and the output for the user.
 
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -30,7 +30,7 @@ struct Interface {
 }
 
 impl Served {
-    /// Sets the VPC up and serves it.
+    /// Creates the VPC and serves it.
     pub(crate) fn start(options: &Options) -> Result<Self, String> {
         let lab = Lab::new();
         let vpc = lab.create_vpc(&options.vpc.to_string());
@@ -82,7 +82,7 @@ impl Served {
         })
     }
 
-    /// What a shell can evaluate; all but the variables is comments.
+    /// The variables as shell commands; the rest is comments.
     pub(crate) fn shell(&self) -> String {
         let mut text = format!("# {} in {REGION}\n", self.vpc);
         for node in &self.nodes {
@@ -105,7 +105,7 @@ impl Served {
         text
     }
 
-    /// The same for programs.
+    /// The same as JSON.
     pub(crate) fn json(&self) -> Value {
         let interface = |interface: &Interface| {
             json!({
@@ -133,7 +133,7 @@ impl Served {
         })
     }
 
-    /// What the AWS SDK needs to know to talk to the lab as this node.
+    /// The variables by which the AWS SDK uses the lab as this node.
     fn variables(&self, node: &Node) -> [(&'static str, String); 3] {
         [
             ("AWS_ENDPOINT_URL_EC2", format!("http://{}", self.ec2)),
@@ -146,8 +146,8 @@ impl Served {
     }
 }
 
-/// One interface for Multus in each subnet, with the next of the MACs as long as there
-/// are some.
+/// One interface for Multus in each subnet, with the next of the given MAC addresses as long as
+/// there are some.
 fn interfaces<'a>(
     lab: &Lab,
     instance: &InstanceId,
