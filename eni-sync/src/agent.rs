@@ -55,7 +55,7 @@ use crate::limits;
 use crate::registration::shared::Shared;
 use crate::vpc::calls::Calls;
 use crate::vpc::clients::Clients;
-use crate::vpc::rate_limit::Pace;
+use crate::vpc::rate_limit::RateLimit;
 
 /// Runs the agent until a signal ends it.
 ///
@@ -77,7 +77,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
     let calls = Arc::new(Calls::default());
     let (events, to_tell) = Events::new(configuration.kubernetes.events);
     let agent = Arc::new(Agent {
-        clients: Clients::new(Arc::new(Pace::new(Arc::clone(&calls)))),
+        clients: Clients::new(Arc::new(RateLimit::new(Arc::clone(&calls)))),
         metrics: Metrics::new(&calls),
         desks: Desks::default(),
         links: Links::default(),

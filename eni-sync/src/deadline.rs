@@ -1,16 +1,16 @@
-//! The time by which a command has to be done, which all that it waits for shares: locks,
-//! its turn, the agent, AWS.
+//! The deadline of a command. Everything that the command waits for shares it: locks, turns,
+//! the agent, AWS.
 
 use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorCode, Result};
 
-/// When a command has to be done. Without one it takes the time that each wait may take.
+/// The deadline of a command. The default has none: each wait then takes up to its own limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// The deadline of a command that starts now and has so much time.
+    /// The deadline of a command that starts now and may take `time`.
     pub(crate) fn after(time: Duration) -> Self {
         Self(Instant::now().checked_add(time))
     }
@@ -21,7 +21,8 @@ impl Deadline {
         self.0.map_or(Duration::MAX, left)
     }
 
-    /// How much of the time that a wait may take is left for it.
+    /// How long a wait may take whose own limit is `longest`: no longer than the time that is
+    /// left.
     pub(crate) fn left_of(self, longest: Duration) -> Duration {
         self.left().min(longest)
     }
@@ -31,7 +32,7 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// Nothing is begun for `what` without time for it.
+    /// Checks that there is time left to begin with `what`, a noun for the error text.
     ///
     /// # Errors
     /// Code 11 when no time is left.
@@ -45,7 +46,7 @@ impl Deadline {
         }
     }
 
-    /// The refusal of who has no time left to wait for `what`.
+    /// The error (code 11) of a command that has no time left to wait for `what`.
     pub(crate) fn missed(what: &str) -> Error {
         let msg = format!("timed out waiting for {what}");
         Error::new(ErrorCode::TRY_AGAIN, msg)

@@ -1,5 +1,5 @@
-//! Which plugins a directory has, and how one is put there. What a file is, its bytes say: a
-//! program that may be another's is never executed to find out.
+//! Which plugins a directory has, and how a plugin is installed there. A file is recognised by
+//! its bytes: a program that may not be of this suite is never executed to find out.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -16,16 +16,17 @@ use memchr::memmem;
 use nix::libc;
 use serde::Serialize;
 
-/// No plugin is longer, in bytes; what is longer is not read.
+/// The size limit of a plugin in bytes. A longer file is not read.
 const LONGEST: u64 = 64 << 20;
-/// No version is longer.
+/// The size limit of a version in bytes.
 const LONGEST_VERSION: usize = 64;
-/// In the path of every source of the Go reference plugins, which are in their programs.
+/// Part of the paths of the source files of the Go reference plugins. Their programs contain
+/// these paths.
 const OF_GO: &[u8] = b"containernetworking/plugins/";
 /// How long another process may take to install plugins.
 const INSTALLATION: Duration = Duration::from_secs(30);
 
-/// What a directory has in the place of a plugin.
+/// What a directory has under the name of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "origin", content = "version")]
 pub(crate) enum Installed {
@@ -40,7 +41,7 @@ pub(crate) enum Installed {
 }
 
 impl Installed {
-    /// The word for machines.
+    /// The origin as metrics and JSON name it.
     pub(crate) fn origin(&self) -> &'static str {
         match self {
             Self::Ours(_) => "ours",
@@ -50,7 +51,7 @@ impl Installed {
         }
     }
 
-    /// The version of one of ours; empty for anything else, which is not executed.
+    /// The version of a plugin of this suite; empty for every other program.
     pub(crate) fn version(&self) -> &str {
         match self {
             Self::Ours(version) => version,
@@ -99,12 +100,12 @@ pub(crate) fn names() -> impl Iterator<Item = (String, &'static str)> {
     own.chain(DROP_IN.iter().map(|plugin| ((*plugin).to_owned(), *plugin)))
 }
 
-/// What is at a path in the place of `plugin`.
+/// What is at a path where `plugin` is expected.
 ///
 /// # Errors
-/// Those of the file system; a missing file is none.
+/// Those of the file system. A missing file is not an error.
 pub(crate) fn at(path: &Path, plugin: &str) -> io::Result<Installed> {
-    // Neither waits for the other end of a FIFO nor opens a device.
+    // The metadata come first, so that a FIFO is not waited for and a device is not opened.
     let metadata = match fs::metadata(path) {
         Err(cause) if file::is_missing(&cause) => return Ok(Installed::Missing),
         metadata => metadata?,
@@ -127,7 +128,7 @@ fn of(program: &[u8], plugin: &str) -> Installed {
     }
 }
 
-/// The version that stands behind the marker of the plugin, if the program has it.
+/// The version that follows the marker of the plugin, if the program contains the marker.
 fn version(program: &[u8], plugin: &str) -> Option<String> {
     let marker = marker_of(plugin);
     let at = memmem::find(program, marker.as_bytes())?;
@@ -139,27 +140,28 @@ fn version(program: &[u8], plugin: &str) -> Option<String> {
     String::from_utf8(rest.get(..end)?.to_vec()).ok()
 }
 
-/// The lock of everybody who puts plugins of this suite into a directory. It is on the
-/// directory itself and leaves nothing there.
+/// Takes the lock that every process holds while it installs plugins of this suite in a
+/// directory. The lock is on the directory itself and leaves no file there.
 ///
 /// # Errors
-/// Code 5 naming the directory, 11 when another process does not end.
+/// Code 5 naming the directory, 11 when another process holds the lock too long.
 pub(crate) fn lock(directory: &Path) -> Result<Option<Lock>> {
     let failed = |cause| Error::io(format!("failed to look at {directory:?}"), &cause);
     let directory = fs::canonicalize(directory).map_err(failed)?;
     Lock::take_existing(&directory, INSTALLATION)
 }
 
-/// Where a directory keeps the programs of others that ours have replaced in it.
+/// The subdirectory with the programs of other projects that plugins of this suite have
+/// replaced.
 pub(crate) const REPLACED: &str = ".eni-cni-replaced";
 
-/// The place of the program that ours of this name has replaced.
+/// The path of the program that the plugin `name` of this suite has replaced.
 pub(crate) fn replaced(directory: &Path, name: &str) -> PathBuf {
     directory.join(REPLACED).join(name)
 }
 
-/// Keeps a copy of the program of somebody else that ours is about to replace, the newest
-/// one, for whoever uninstalls.
+/// Keeps a copy of the program that is about to be replaced, unless it is of this suite:
+/// uninstalling restores it. A later copy replaces an earlier one.
 ///
 /// # Errors
 /// Those of the file system.
@@ -177,12 +179,12 @@ pub(crate) fn keep_replaced(directory: &Path, name: &str, plugin: &str) -> io::R
     put(&installed, &replaced(directory, name))
 }
 
-/// Copies a program with its mode, and renames the copy when all of it is on the disk, so that a runtime finds
-/// the old one or the new one at any moment. The copy is a file of its own: what somebody
-/// writes into the file of one name changes no other name.
+/// Copies a program with its mode under a temporary name, and renames the copy when all of it
+/// is on the disk, so that a runtime finds the old or the new program at any moment. The copy
+/// is a separate file: writing into the file under one name does not change the others.
 ///
 /// # Errors
-/// Those of the file system; what was there stays then.
+/// Those of the file system. The old file stays then.
 pub(crate) fn put(program: &Path, installed: &Path) -> io::Result<()> {
     replace(installed, |temporary| {
         fs::copy(program, temporary)?;
@@ -190,11 +192,11 @@ pub(crate) fn put(program: &Path, installed: &Path) -> io::Result<()> {
     })
 }
 
-/// Puts the program back that [`keep_replaced`] has kept. At any moment one of the two names is
-/// there, also on the disk.
+/// Restores the program that [`keep_replaced`] has kept. At any moment the program exists under
+/// one of the two names, also on the disk.
 ///
 /// # Errors
-/// Those of the file system; one of the two names has the program then.
+/// Those of the file system. The program then exists under one of the two names.
 pub(crate) fn put_back(kept: &Path, installed: &Path) -> io::Result<()> {
     fs::rename(kept, installed)?;
     for directory in [installed, kept].into_iter().filter_map(Path::parent) {
@@ -203,21 +205,21 @@ pub(crate) fn put_back(kept: &Path, installed: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a program that is installed one more name, as [`put`] does.
+/// Gives an installed program one more name, a hard link, as atomically as [`put`].
 ///
 /// # Errors
-/// Those of the file system; what was there stays then.
+/// Those of the file system. The old file stays then.
 pub(crate) fn link(program: &Path, installed: &Path) -> io::Result<()> {
     replace(installed, |temporary| fs::hard_link(program, temporary))
 }
 
-/// Replaces a file by what `make` makes under another name.
+/// Replaces a file by the one that `make` creates under a temporary name.
 fn replace(installed: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     file::remove_temporary(installed)?;
     let temporary = file::temporary_name(installed);
     let written = make(&temporary).and_then(|()| fs::rename(&temporary, installed));
     if written.is_err() {
-        // The first error is the one that explains; the file may not even exist.
+        // The first error explains the failure; the temporary file may not exist.
         fs::remove_file(&temporary).ok();
     }
     written?;

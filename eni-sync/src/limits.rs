@@ -1,14 +1,14 @@
-//! How much of the agent others may use at a time, all of it in this place: nobody on the
-//! node can take the descriptors, the memory or the time that plugins need. SECURITY.md
-//! lists these limits.
+//! The limits on what the agent's clients may use at a time, all in one file: no process of the
+//! node can take the descriptors, the memory or the time that plugins need. SECURITY.md lists
+//! these limits.
 
 use std::time::Duration;
 
 use common::say;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// How many files the agent may open. All connections together, with the files and the
-/// connections to AWS of those that are served, are half of it.
+/// How many files the agent may open. All connections, with the files and the AWS connections
+/// of those that are served, need half of them.
 pub(crate) const FILES: u64 = 4096;
 /// How many plugins may be connected. The connection of the next one is closed, and its
 /// plugin does the work itself.
@@ -19,22 +19,22 @@ pub(crate) const SERVED: usize = 64;
 /// How long a plugin may take to send its request, or to read its answer.
 pub(crate) const PLUGIN_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How many clients may be connected to the port of the metrics. For the next one, the
-/// connection ends that has been waiting longest for its request.
+/// How many clients may be connected to the port of the metrics. When one more connects, the
+/// connection that has waited longest for its request is closed.
 pub(crate) const CLIENTS: usize = 32;
 /// How long the head of a request for metrics may be, in bytes.
 pub(crate) const HEAD: usize = 8192;
 /// How long a client may take to send the head of its request.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(5);
-/// How long an answer with metrics may take, which other scrapes may be before.
+/// How long an answer with metrics may take, including the scrapes that are answered before it.
 pub(crate) const SCRAPE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an answer about readiness may take to find out what is not necessary for it.
 pub(crate) const PROBE_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a client may be connected, which is for one request.
+/// How long a client may be connected. A connection is for one request.
 pub(crate) const CLIENT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How many addresses of a namespace are read, by the agent and the commands. No pod needs
-/// as many; one that has more keeps those only that the ledger has for it.
+/// How many addresses of a network namespace the agent and the commands read. No pod needs as
+/// many. If a pod has more, only those of its addresses are kept that are in the ledger.
 pub(crate) const ADDRESSES: usize = 4096;
 
 /// Lets this process open as many files as it may need, where the service manager or the

@@ -1,9 +1,9 @@
-//! What the agent and the command line log on stderr: one line an event, with the time, the
-//! level and the fields of the event. A plugin has no log: its stderr is the runtime's, and
-//! events that nobody listens to cost nothing.
+//! What the agent and the command line log on stderr: one line per event, with the time, the
+//! level and the fields of the event. A plugin does not log: its stderr belongs to the runtime.
+//! Events without a subscriber cost nothing.
 //!
-//! Only events of `eni-sync` itself are logged. What the SDK has to say at its lowest levels
-//! repeats whole requests, and with them what must not be written down.
+//! Only events of `eni-sync` itself are logged. The SDK's debug events repeat whole requests,
+//! which contain secrets.
 
 use std::collections::VecDeque;
 use std::fmt::{Debug, Write as _};
@@ -20,12 +20,12 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber, warn};
 
-/// What has become of an address, for whoever asks later.
+/// A change to an address, kept to be shown later.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
-    /// When, as in the log.
+    /// When it happened, in RFC 3339 as in the log.
     pub(crate) time: String,
-    /// What the log calls it.
+    /// The message of the log event.
     pub(crate) what: String,
     /// The other fields of the event.
     pub(crate) fields: Vec<(&'static str, String)>,
@@ -33,7 +33,7 @@ pub(crate) struct Change {
 
 /// How many changes are kept.
 const CHANGES: usize = 100;
-/// Where all of them come from.
+/// The module whose events are kept.
 const JOURNAL: &str = "eni_sync::ledger::journal";
 /// The last changes, the newest first.
 static CHANGED: Mutex<VecDeque<Change>> = Mutex::new(VecDeque::new());
@@ -46,13 +46,13 @@ pub(crate) fn changes() -> Vec<Change> {
 
 /// What the target of an event of ours begins with.
 const TARGET: &str = "eni_sync";
-/// Where Rust programs are told what to log.
+/// The environment variable by which Rust programs are told what to log.
 const VARIABLE: &str = "RUST_LOG";
 
 /// What is logged, and how.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// Log this and what is more severe; without it RUST_LOG is asked
+    /// Log events of this level and more severe ones; without it, RUST_LOG sets the level
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<Level>,
     /// Log text or JSON; by default text on a terminal, and JSON elsewhere
@@ -60,7 +60,7 @@ pub(crate) struct Options {
     log_format: Option<Format>,
 }
 
-/// How severe an event must be.
+/// The least severe level that is logged.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Level {
     Error,
@@ -89,7 +89,7 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// Begins to log, at the `usual` level where nobody has said another one.
+/// Begins to log: at the level of the options, else at that of `RUST_LOG`, else at `usual`.
 pub(crate) fn begin(options: &Options, usual: Level) {
     let variable = std::env::var(VARIABLE).ok();
     let of_variable = variable.as_deref().and_then(level_in);
@@ -101,18 +101,18 @@ pub(crate) fn begin(options: &Options, usual: Level) {
             true => Format::Text,
             false => Format::Json,
         });
-    // Nothing else in this process logs, so there is no other one.
+    // This fails only if there is a subscriber already, and this process has no other.
     tracing::subscriber::set_global_default(Log { level, format }).ok();
 }
 
-/// Lets the log have what parts say that plugins have too: that is about what went wrong
-/// and did not keep them from going on.
+/// Logs, as warnings, the messages of code that the plugins share. They are about failures that
+/// did not stop the work.
 pub(crate) fn listen() {
     hand_over(|line| warn!("{line}"));
 }
 
-/// The level in a list such as `warn,eni_sync=debug`: the one for us, or else the one for
-/// all.
+/// The level in a list such as `warn,eni_sync=debug`: the level for this program, else the
+/// level for all.
 fn level_in(directives: &str) -> Option<LevelFilter> {
     let directives = directives.split(',').map(str::trim);
     let (ours, all): (Vec<_>, Vec<_>) = directives.partition(|one| one.contains('='));
@@ -120,7 +120,7 @@ fn level_in(directives: &str) -> Option<LevelFilter> {
     let mut ours = ours.filter(|(target, _)| *target == TARGET);
     let level = ours.next().map(|(_, level)| level);
     let level = level.or(all.last().copied())?;
-    // To `LevelFilter` an empty text is `error`; an empty variable says nothing.
+    // `LevelFilter` parses an empty text as `error`, but an empty variable sets no level.
     (!level.is_empty()).then(|| level.parse().ok()).flatten()
 }
 
@@ -154,7 +154,7 @@ impl Subscriber for Log {
             Format::Text => fields.text(&time, level),
             Format::Json => fields.json(&time, level),
         };
-        // The work is done also where nobody listens.
+        // The work must not fail because stderr is closed.
         io::stderr().lock().write_all(line.as_bytes()).ok();
     }
 
@@ -168,7 +168,7 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// Whether an event tells of an address. These are kept, whatever is logged.
+/// Whether an event is about an address. These are kept at every log level.
 fn is_change(metadata: &Metadata<'_>) -> bool {
     metadata.target() == JOURNAL && *metadata.level() <= tracing::Level::INFO
 }
@@ -227,14 +227,14 @@ impl Fields {
         changed.push_front(change);
     }
 
-    /// One line of text: what others have named can neither end it nor be taken for a
-    /// field of its own.
+    /// One line of text. Values, which others may have chosen, are quoted so that they can
+    /// neither end the line nor look like another field.
     fn text(&self, time: &str, level: tracing::Level) -> String {
         let mut line = format!("{time} {level:5}");
         let (messages, others): (Vec<_>, Vec<_>) =
             self.0.iter().partition(|(name, _)| *name == "message");
         for (_, message) in messages {
-            // A string takes whatever is written.
+            // Writing to a string cannot fail.
             write!(line, " {}", printable(message.as_str().unwrap_or_default())).ok();
         }
         for (name, value) in others {

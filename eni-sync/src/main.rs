@@ -1,5 +1,5 @@
-//! `eni-sync` makes the addresses of pods routable in the VPC: it registers them on the
-//! ENI that they are reached at, and removes them when nobody has them any more.
+//! `eni-sync` makes the addresses of pods routable in the VPC: it registers them on the ENI
+//! that they are reached at, and unassigns them when no pod has them any more.
 
 mod agent;
 mod cli;
@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 use common::plugin::Commands;
 
-/// With `CNI_COMMAND` a plugin, with arguments a command line. With neither it says, as
-/// every plugin does, what it is, and what its commands are.
+/// Runs as a plugin when `CNI_COMMAND` is set, and as a command line when there are arguments.
+/// Without either, it prints its name and version, as every plugin does, and its commands.
 fn main() -> ExitCode {
     let is_plugin = common::plugin::is_called();
     let has_arguments = std::env::args_os().len() > 1;

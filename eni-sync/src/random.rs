@@ -1,4 +1,4 @@
-//! Random fractions, for what many nodes should not do in the same way at the same time.
+//! Random numbers, so that many nodes do not do the same at the same time.
 
 pub(crate) use common::random::number;
 

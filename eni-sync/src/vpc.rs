@@ -1,5 +1,5 @@
-//! What is foreign to this node: EC2, the instance metadata service, what their errors mean,
-//! how often they may be asked, and the ENIs that they show.
+//! The node's view of AWS: EC2, the instance metadata service, what their errors mean, how
+//! often they may be asked, and the ENIs that they show.
 
 pub(crate) mod calls;
 pub(crate) mod clients;

@@ -100,7 +100,7 @@ impl Agent {
             self.said.note(&inventory);
             let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
             let enis = inventory.enis.iter().filter(of_pods).count();
-            self.clients.pace().fit(enis);
+            self.clients.rate_limit().fit(enis);
             let node = self.node(aws, &inventory);
             reconcile::run(&node, self.configuration.grace(), &mut |_| {})
         });

@@ -25,7 +25,7 @@ use crate::provision::report::{Eni, Problem, Report};
 use crate::random;
 use crate::vpc::clients::{Aws, Clients};
 use crate::vpc::inventory;
-use crate::vpc::rate_limit::Pace;
+use crate::vpc::rate_limit::RateLimit;
 
 /// How long a kubelet waits for its ENIs, in seconds.
 pub(super) const TIMEOUT: u64 = 300;
@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// Passes until nothing is missing that time can bring. Interfaces are set up after each.
 fn attach(configuration: &Configuration, deadline: Deadline) -> Result<Report> {
-    let clients = Clients::new(Arc::new(Pace::of_nodes()));
+    let clients = Clients::new(Arc::new(RateLimit::of_nodes()));
     let progress = Progress::begin();
     let mut pause = FIRST_PAUSE;
     let mut before = None;

@@ -117,7 +117,7 @@ impl<'a> Unassigner<'a> {
                 self.note(addresses, || Answer::Removed);
                 Ok(None)
             }
-            Err(failure) if failure.kind == Kind::Invalid && !failure.is_passing() => {
+            Err(failure) if failure.kind == Kind::Invalid && !failure.is_temporary() => {
                 Ok(Some(failure))
             }
             Err(failure) => Err(failure),

@@ -1,5 +1,4 @@
-//! What is counted and measured of the calls to EC2, by the names that Prometheus knows it
-//! by.
+//! The metrics of the calls to EC2.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -13,9 +12,9 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::vpc::failure::{DENIALS, Failure, Kind};
 
-/// Of EC2's answers, in seconds; one attempt has five.
+/// The buckets for how long EC2 takes to answer, in seconds. One attempt may take 10.
 const CALL_SECONDS: [f64; 9] = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8];
-/// Addresses in a call. No ENI has more than 64.
+/// The buckets for the number of addresses in a call. No ENI has more than 64.
 const BATCH: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// The changes of EC2 that the agent makes.
 const CHANGES: [&str; 4] = [
@@ -31,7 +30,8 @@ const LOOKS: [&str; 4] = [
     "DescribeNetworkInterfaces",
     "DescribeSubnets",
 ];
-/// How long changes wait for the budget, in seconds; a call is given up after 45.
+/// The buckets for how long changes wait for the budget, in seconds. A call is given up after
+/// 45.
 const WAIT_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// The code of a call that succeeded.
 const OK: &str = "OK";
@@ -65,7 +65,7 @@ pub(crate) struct Calls {
     pub(crate) takeovers: Counter,
 }
 
-/// Gives metrics the names that they are known by.
+/// Registers metrics by their names in Prometheus.
 pub(crate) struct Names<'a>(pub(crate) &'a mut Registry);
 
 impl Names<'_> {
@@ -96,7 +96,8 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// A counter that is not there until it counts hides its first event from a rate.
+    /// Creates the counters with the value 0: `rate()` does not see the first event of a
+    /// counter that appears with the value 1.
     fn begin_at_zero(&self) {
         for action in CHANGES.into_iter().chain(LOOKS) {
             for code in [OK].into_iter().chain(DENIALS) {
@@ -111,7 +112,7 @@ impl Calls {
         }
     }
 
-    /// Makes them known.
+    /// Registers the metrics.
     pub(crate) fn register(&self, names: &mut Names<'_>) {
         names.add("requests", "Attempts of calls to EC2", &self.requests);
         let help = "Attempts that EC2 refused for their number";
@@ -148,7 +149,7 @@ impl Calls {
         }
     }
 
-    /// Notes of how many addresses a call is.
+    /// Notes how many addresses or prefixes a call has.
     pub(crate) fn note_batch(&self, action: &'static str, size: usize) {
         // An ENI has some dozens.
         let size = u32::try_from(size).map_or(f64::MAX, f64::from);

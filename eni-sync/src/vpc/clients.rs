@@ -1,6 +1,6 @@
-//! The way to AWS: one HTTP client and one runtime under blocking verbs. Made when a
-//! command turns out to need AWS, because its start costs more than most commands, and a
-//! process that waits for its turn would have a megabyte for nothing.
+//! The clients of AWS: one HTTP client and one async runtime behind blocking functions. They
+//! are made when a command first needs AWS: making them costs more than most commands, and a
+//! process that waits for its turn would hold a megabyte for nothing.
 
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use crate::vpc::environment;
 use crate::vpc::failure;
 use crate::vpc::http;
 use crate::vpc::imds::Imds;
-use crate::vpc::rate_limit::Pace;
+use crate::vpc::rate_limit::RateLimit;
 use crate::vpc::session::Session;
 
 /// How often a request is sent at most. The pauses between are the SDK's, which are
@@ -27,8 +27,8 @@ use crate::vpc::session::Session;
 const ATTEMPTS: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
-/// The clients of a process with many threads: as many as ask AWS at the same time, each
-/// with its connections. A thread that waits for its turn has none.
+/// A pool of clients for a process with many threads: as many clients as threads that ask AWS
+/// at the same time, each with its connections. A thread that waits for its turn has none.
 pub(crate) struct Clients {
     pool: Arc<Pool>,
 }
@@ -36,24 +36,24 @@ pub(crate) struct Clients {
 /// What the threads have in common.
 struct Pool {
     idle: Mutex<Vec<Parts>>,
-    pace: Arc<Pace>,
+    rate_limit: Arc<RateLimit>,
 }
 
 impl Clients {
-    /// Clients that keep one pace.
-    pub(crate) fn new(pace: Arc<Pace>) -> Self {
+    /// Clients that share one rate limit.
+    pub(crate) fn new(rate_limit: Arc<RateLimit>) -> Self {
         let idle = Mutex::default();
         Self {
-            pool: Arc::new(Pool { idle, pace }),
+            pool: Arc::new(Pool { idle, rate_limit }),
         }
     }
 
-    /// The pace of all of them.
-    pub(crate) fn pace(&self) -> &Pace {
-        &self.pool.pace
+    /// The rate limit of all of them.
+    pub(crate) fn rate_limit(&self) -> &RateLimit {
+        &self.pool.rate_limit
     }
 
-    /// Works with clients that nobody else uses meanwhile.
+    /// Calls `work` with clients that no other thread uses meanwhile.
     ///
     /// # Errors
     /// Those of `work`.
@@ -61,7 +61,7 @@ impl Clients {
         self.run_until(Deadline::default(), work)
     }
 
-    /// The same for who has to be done by then.
+    /// The same, with a deadline for all that `work` waits for.
     ///
     /// # Errors
     /// Those of `work`.
@@ -114,8 +114,8 @@ impl Parts {
     }
 }
 
-/// Gives the clients back, also after an error: they have learnt how far the node's clock is
-/// off, and look for credentials and connections anew by themselves.
+/// Returns the clients to the pool, also after an error: they know how far the node's clock is
+/// off, and renew credentials and connections by themselves.
 impl Drop for Aws {
     fn drop(&mut self) {
         if let (Some(pool), Some(parts)) = (&self.pool, self.parts.take()) {
@@ -125,7 +125,7 @@ impl Drop for Aws {
 }
 
 impl Aws {
-    /// The clients, of which nothing is there yet.
+    /// Clients without a pool. Each part is made when it is first needed.
     pub(crate) fn open() -> Self {
         Self::of(None)
     }
@@ -138,20 +138,20 @@ impl Aws {
         }
     }
 
-    /// The same for a command that has to be done by then.
+    /// The same clients, with the deadline of a command.
     #[must_use]
     pub(crate) fn until(mut self, deadline: Deadline) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// By when the command has to be done that uses the clients.
+    /// The deadline of the command that uses the clients.
     pub(crate) fn deadline(&self) -> Deadline {
         self.deadline
     }
 
-    fn pace(&self) -> Option<&Arc<Pace>> {
-        self.pool.as_ref().map(|pool| &pool.pace)
+    fn rate_limit(&self) -> Option<&Arc<RateLimit>> {
+        self.pool.as_ref().map(|pool| &pool.rate_limit)
     }
 
     fn parts(&self) -> Result<&Parts> {
@@ -163,10 +163,11 @@ impl Aws {
         Ok(self.parts.get_or_init(|| parts))
     }
 
-    /// Waits until the node may register addresses; a plugin without an agent need not.
+    /// Waits until the node's budget allows a registration. A plugin without an agent has no
+    /// budget and does not wait.
     pub(crate) fn await_budget(&self) {
-        if let Some(pace) = self.pace() {
-            pace.await_registration();
+        if let Some(rate_limit) = self.rate_limit() {
+            rate_limit.await_registration();
         }
     }
 
@@ -188,7 +189,7 @@ impl Aws {
     pub(crate) fn ec2(&self, region: &str) -> Result<&Ec2> {
         let session = self.session(region)?;
         let ec2 = &self.parts()?.ec2;
-        let ec2 = ec2.get_or_init(|| Ec2::new(session, self.pace().cloned()));
+        let ec2 = ec2.get_or_init(|| Ec2::new(session, self.rate_limit().cloned()));
         ec2.set_deadline(self.deadline());
         Ok(ec2)
     }
@@ -209,7 +210,7 @@ impl Aws {
 
     fn session(&self, region: &str) -> Result<Session> {
         let parts = self.parts()?;
-        // An agent decides itself when to try again: see `pace`.
+        // An agent decides itself when to try again: see `rate_limit`.
         let retries = match self.pool {
             Some(_) => RetryConfig::disabled(),
             None => RetryConfig::standard()

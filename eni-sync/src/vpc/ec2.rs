@@ -31,7 +31,7 @@ pub(crate) use self::types::{
 };
 use crate::deadline::Deadline;
 use crate::vpc::failure::{Failure, Kind};
-use crate::vpc::rate_limit::{Pace, while_throttled};
+use crate::vpc::rate_limit::{RateLimit, while_throttled};
 use crate::vpc::session::Session;
 
 /// How many entries a page of a description has; the most that EC2 allows.
@@ -45,22 +45,23 @@ type Outcome<T> = std::result::Result<T, Failure>;
 pub(crate) struct Ec2 {
     session: Session,
     client: RefCell<Client>,
-    pace: Option<Arc<Pace>>,
+    rate_limit: Option<Arc<RateLimit>>,
     deadline: Cell<Deadline>,
 }
 
 impl Ec2 {
-    /// EC2 as the session has it. With a pace, calls keep to it and are measured.
-    pub(crate) fn new(session: Session, pace: Option<Arc<Pace>>) -> Self {
+    /// A client with the region and the credentials of the session. With a rate limit, calls
+    /// wait for it and are measured.
+    pub(crate) fn new(session: Session, rate_limit: Option<Arc<RateLimit>>) -> Self {
         Self {
             client: RefCell::new(Client::new(&session.configuration())),
             session,
-            pace,
+            rate_limit,
             deadline: Cell::default(),
         }
     }
 
-    /// Waits for no answer beyond this.
+    /// Sets the deadline of the calls that follow.
     pub(crate) fn set_deadline(&self, deadline: Deadline) {
         self.deadline.set(deadline);
     }
@@ -75,9 +76,9 @@ impl Ec2 {
         }
     }
 
-    /// Assigns IPv4 addresses to an ENI, taking them from whichever ENI has them when EC2
-    /// gets to it; EC2 answers before it has done so. The request is sent once: whoever
-    /// sends it again has to look first who has the addresses then.
+    /// Assigns IPv4 addresses to an ENI and takes them from the ENIs that have them when EC2
+    /// carries out the request, which is after its answer. The request is sent once: before
+    /// sending it again, the caller has to look which ENIs have the addresses by then.
     pub(crate) fn reassign_once(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
         self.assign_v4(eni, addresses, Attempts::One)
     }
@@ -87,8 +88,8 @@ impl Ec2 {
         self.unassign_in(eni, addresses, Attempts::Many)
     }
 
-    /// The same for an ENI of another node. The request is sent once: whoever sends it
-    /// again has to look first what has become of the ENI.
+    /// The same for an ENI of another node. The request is sent once: before sending it again,
+    /// the caller has to look what has become of the ENI.
     pub(crate) fn unassign_once(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
         self.unassign_in(eni, addresses, Attempts::One)
     }
@@ -140,7 +141,7 @@ impl Ec2 {
         Ok(owners)
     }
 
-    /// Every ENI in any of these subnets, also those of others.
+    /// Every ENI in any of these subnets, also those of other instances.
     pub(crate) fn enis_of_subnets(&self, ids: &[String]) -> Outcome<Vec<Description>> {
         let mut enis = Vec::new();
         for some in ids.chunks(FILTER_VALUES) {
@@ -168,8 +169,8 @@ impl Ec2 {
         Ok(all.filter_map(reservation).collect())
     }
 
-    /// The state of an instance, such as `running`, or nothing when EC2 does not find it,
-    /// which says nothing about its state: a description can be older than what it is of.
+    /// The state of an instance, such as `running`. `None` when EC2 does not find the instance,
+    /// which does not show that it has ended: descriptions are eventually consistent.
     pub(crate) fn instance_state(&self, id: &str) -> Outcome<Option<String>> {
         const ACTION: &str = "DescribeInstances";
         let request = |client: Client| client.describe_instances().instance_ids(id).send();
@@ -229,8 +230,7 @@ impl Ec2 {
         Ok(answer.subnets().iter().map(interfaces::subnet).collect())
     }
 
-    /// Sends a request, at the pace of the node where there is one, and waits for the
-    /// answer.
+    /// Sends a request within the node's rate limit, if there is one, and waits for the answer.
     fn call<T, E, F>(
         &self,
         action: &'static str,
@@ -242,22 +242,22 @@ impl Ec2 {
         E: ProvideErrorMetadata + Error + 'static,
     {
         let ask = || self.ask(action, &request);
-        let answer = match (&self.pace, attempts) {
-            (Some(pace), Attempts::Many) => pace.call(action, self.deadline.get(), ask),
-            (Some(pace), Attempts::One) => pace.call_once(action, ask),
-            (Some(pace), Attempts::UntilHeard) => {
-                pace.call_unless_heard(action, self.deadline.get(), ask)
+        let answer = match (&self.rate_limit, attempts) {
+            (Some(rate_limit), Attempts::Many) => rate_limit.call(action, self.deadline.get(), ask),
+            (Some(rate_limit), Attempts::One) => rate_limit.call_once(action, ask),
+            (Some(rate_limit), Attempts::WhileThrottled) => {
+                rate_limit.call_while_throttled(action, self.deadline.get(), ask)
             }
-            (None, Attempts::UntilHeard) => while_throttled(self.deadline.get(), ask),
+            (None, Attempts::WhileThrottled) => while_throttled(self.deadline.get(), ask),
             (None, _) => ask(),
         };
         journal::answered(action, &answer);
         answer
     }
 
-    /// Sends a request until its signature is accepted: from the first refusal the SDK
-    /// learns how far this node's clock is off, and after the second the credentials are
-    /// looked for anew, because they may have been replaced. Nothing is done by EC2 when
+    /// Sends a request up to three times while EC2 refuses its signature. From the first
+    /// refusal the SDK learns how far this node's clock is off; after the second the
+    /// credentials are loaded again, because they may have been replaced. EC2 does nothing when
     /// it refuses a signature.
     fn ask<T, E, F>(&self, action: &'static str, request: &impl Fn(Client) -> F) -> Outcome<T>
     where
@@ -287,15 +287,15 @@ impl Ec2 {
     }
 
     fn note_batch(&self, action: &'static str, size: usize) {
-        if let Some(pace) = &self.pace {
-            pace.calls.note_batch(action, size);
+        if let Some(rate_limit) = &self.rate_limit {
+            rate_limit.calls.note_batch(action, size);
         }
     }
 
     /// Notes that an address has been taken from another ENI.
     pub(crate) fn note_takeover(&self) {
-        if let Some(pace) = &self.pace {
-            pace.calls.takeovers.inc();
+        if let Some(rate_limit) = &self.rate_limit {
+            rate_limit.calls.takeovers.inc();
         }
     }
 
@@ -311,7 +311,7 @@ impl Ec2 {
         Ok(found.iter().map(description).collect())
     }
 
-    /// What is sent once takes the addresses from whoever has them.
+    /// With [`Attempts::One`], EC2 also takes the addresses from other ENIs.
     fn assign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
         const ACTION: &str = "AssignPrivateIpAddresses";
         self.note_batch(ACTION, addresses.len());
@@ -372,16 +372,18 @@ enum Attempts {
     Many,
     /// Once, for a pod that waits.
     One,
-    /// Until EC2 has answered something else than that there are too many calls; never again
-    /// after a request that may have been done.
-    UntilHeard,
+    /// Again only while EC2 throttles it: a request that EC2 may have carried out is not
+    /// repeated.
+    WhileThrottled,
 }
 
 impl Attempts {
     fn configuration(self) -> Builder {
         match self {
             Self::Many => Builder::new(),
-            Self::One | Self::UntilHeard => Builder::new().retry_config(RetryConfig::disabled()),
+            Self::One | Self::WhileThrottled => {
+                Builder::new().retry_config(RetryConfig::disabled())
+            }
         }
     }
 }

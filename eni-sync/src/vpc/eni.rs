@@ -1,5 +1,5 @@
-//! What may be done to an ENI, and which of its addresses: rules that follow from what EC2
-//! says of it, as values.
+//! Rules about ENIs and their addresses, as pure functions of what EC2 says: which ENIs may be
+//! changed, which addresses can be assigned, and which need an entry in the ledger.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,11 +9,11 @@ use common::error::{Error, Result};
 
 use crate::vpc::ec2::Description;
 
-/// How many addresses of every subnet are AWS': the first four and the last. Source:
-/// Amazon VPC User Guide, "Subnet sizing".
+/// How many addresses at the start of every subnet are reserved by AWS, which also reserves the
+/// last one. Source: Amazon VPC User Guide, "Subnet sizing".
 const RESERVED_FIRST: u128 = 4;
 
-/// Whether the addresses of an ENI may be changed at all.
+/// Checks that the addresses of an ENI may be changed.
 ///
 /// # Errors
 /// Code 7 with the reason and what to do.
@@ -35,7 +35,7 @@ fn require_managed_as(id: &str, is_primary: bool, no_manage: bool) -> Result<()>
     Ok(())
 }
 
-/// Whether addresses of an ENI of this node may be removed, by what EC2 says now.
+/// Checks that addresses of an ENI of this node may be unassigned, by what EC2 says now.
 ///
 /// # Errors
 /// As for [`require_managed`].
@@ -43,30 +43,31 @@ pub(crate) fn require_releasable(eni: &Description) -> Result<()> {
     require_managed_as(&eni.id, eni.is_primary(), eni.no_manage)
 }
 
-/// Whether an ENI, of whatever node, is one for pods: not a node's primary one, and not
-/// one that the VPC CNI may have.
+/// Whether an ENI of any node is an ENI for pods: not primary, and tagged so that the VPC CNI
+/// leaves it alone.
 pub(crate) fn is_for_pods(eni: &Description) -> bool {
     eni.no_manage && !eni.is_primary()
 }
 
-/// Whether an address needs no registration: it is the ENI's own or in a prefix that
-/// is delegated to it.
+/// Whether an address needs no registration: it is a primary address of the ENI or in a prefix
+/// that is delegated to it.
 pub(crate) fn is_registered(eni: &Eni, address: IpAddr) -> bool {
     eni.primary_addresses.contains(&address)
         || eni.prefixes.iter().any(|prefix| prefix.contains(address))
 }
 
-/// Those of the addresses that need an entry of the ledger: [`needs_entry`].
+/// The addresses that need an entry in the ledger: [`needs_entry`].
 pub(crate) fn needing_entries(eni: &Eni, addresses: &[IpAddr]) -> Vec<IpAddr> {
     let mut needing = addresses.to_vec();
     needing.retain(|address| needs_entry(eni, *address));
     needing
 }
 
-/// Whether all of these addresses of one attachment can be on the ENI.
+/// Checks that all of these addresses of one attachment can be assigned to the ENI.
 ///
 /// # Errors
-/// Those of [`require_managed`], and of [`require_assignable`] for the first that cannot.
+/// Those of [`require_managed`], and of [`require_assignable`] for the first address that
+/// fails.
 pub(crate) fn require_all(eni: &Eni, addresses: &[IpAddr]) -> Result<()> {
     require_managed(eni)?;
     addresses
@@ -74,8 +75,8 @@ pub(crate) fn require_all(eni: &Eni, addresses: &[IpAddr]) -> Result<()> {
         .try_for_each(|address| require_assignable(eni, *address))
 }
 
-/// Whether the ledger has to say who has an address: not where it is the ENI's own, nor on an
-/// ENI whose prefixes are somebody else's to hand out.
+/// Whether an address needs an entry in the ledger. A primary address does not, nor does an
+/// address in a prefix of an ENI that `eni-sync` does not manage.
 pub(crate) fn needs_entry(eni: &Eni, address: IpAddr) -> bool {
     match require_managed(eni).is_ok() {
         true => !eni.primary_addresses.contains(&address),
@@ -83,7 +84,7 @@ pub(crate) fn needs_entry(eni: &Eni, address: IpAddr) -> bool {
     }
 }
 
-/// Whether AWS can have an address on an ENI.
+/// Checks that AWS can assign an address to an ENI.
 ///
 /// # Errors
 /// Code 7 naming the address, the ENI and its subnet.
@@ -108,8 +109,7 @@ fn is_reserved(subnet: Cidr, address: IpAddr) -> bool {
     offset < RESERVED_FIRST || address == subnet.last()
 }
 
-/// Whether the VPC has anything to do with an address: link-local and loopback
-/// addresses work without it.
+/// Whether the VPC routes an address: link-local and loopback addresses work without it.
 pub(crate) fn is_routed(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !(v4.is_link_local() || v4.is_loopback() || v4 == Ipv4Addr::UNSPECIFIED),

@@ -1,6 +1,7 @@
-//! The way to AWS as the agent has it: proxies, endpoints, region, authorities. A plugin has the
-//! environment of the container runtime, which may have none of these, so the agent that serves
-//! leaves them in a file that only root can read. Credentials are never among them.
+//! How the agent reaches AWS: proxies, endpoints, region, certificate authorities. A plugin has
+//! the environment of the container runtime, which may have none of these settings, so the
+//! agent that serves writes them into files that only root can read. Credentials are never
+//! among them.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,17 +23,19 @@ use serde::{Deserialize, Serialize};
 use crate::deadline::Deadline;
 use crate::vpc::http;
 
-/// What the agent leaves.
+/// The file with the agent's variables.
 const FILE: &str = "/run/eni-cni/environment.json";
-/// The authorities of the agent, whose own file only its container has.
+/// A copy of the agent's certificate authorities, whose own file may exist only in its
+/// container.
 const AUTHORITIES: &str = "/run/eni-cni/authorities.pem";
-/// The file is far smaller.
+/// The size limit of the file in bytes.
 const LIMIT: u64 = 1 << 16;
-/// Says that this process has been given what the agent has left, and for how many milliseconds
-/// more the command may take that it goes on with.
+/// The variable that says that this process has been given the agent's variables. Its value is
+/// the time that the command has left, in milliseconds.
 const ADOPTED: &str = "ENI_SYNC_ENVIRONMENT";
 
-/// What may be in the file, in its usual case. Source: AWS SDKs and Tools Reference Guide.
+/// The variables that may be in the file, here in upper case. Source: AWS SDKs and Tools
+/// Reference Guide.
 const NAMES: [&str; 12] = [
     "ALL_PROXY",
     http::BUNDLE,
@@ -48,15 +51,15 @@ const NAMES: [&str; 12] = [
     "NO_PROXY",
 ];
 
-/// Variables by which an agent has a role that the other programs of its node have not: those of
-/// a service account (IRSA) and of EKS Pod Identity.
+/// Variables that give an agent a role which the other programs of its node do not have: those
+/// of a service account (IRSA) and of EKS Pod Identity.
 const ROLES: [&str; 3] = [
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 ];
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Left {
@@ -66,7 +69,8 @@ struct Left {
 }
 
 impl Left {
-    /// What is to be left of an environment, and the names of what may not be.
+    /// Takes the settings from an environment. Also returns the names of the variables that are
+    /// left out because they have a password.
     fn of(variable: impl Fn(&str) -> Option<String>) -> (Self, Vec<String>) {
         let (mut left, mut secret) = (Self::default(), Vec::new());
         for name in NAMES {
@@ -85,7 +89,7 @@ impl Left {
         (left, secret)
     }
 
-    /// Has the file say this.
+    /// Writes the file; removes it when there is nothing to write.
     fn keep(&self) -> Result<()> {
         if *self == Self::default() {
             return remove(FILE);
@@ -95,7 +99,8 @@ impl Left {
         keep(FILE, &text)
     }
 
-    /// What an environment lacks. What it has in upper or lower case, it does not lack in the other.
+    /// The variables that an environment lacks. A variable that is set in upper or lower case
+    /// is not missing in the other.
     fn missing(self, variable: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
         let is_there =
             |name: &str| variable(&name.to_uppercase()) || variable(&name.to_lowercase());
@@ -113,9 +118,9 @@ fn has_user(url: &str) -> bool {
     host.contains('@')
 }
 
-/// Leaves what this agent has for the plugins of its node, as far as the files say something
-/// else. Only for the agent that serves: another one may have another way. Returns what is to be
-/// said of it.
+/// Writes the settings of this agent for the plugins of its node, where the files differ. Only
+/// for the agent that serves: another agent may have other settings. Returns messages for the
+/// log.
 pub(crate) fn leave() -> Vec<String> {
     let (mut left, secret) = Left::of(|name| env::var(name).ok());
     let of_secret = |name| {
@@ -130,8 +135,9 @@ pub(crate) fn leave() -> Vec<String> {
     let outcomes = [
         file::create_private_directory(Path::new(DIRECTORY))
             .map_err(|cause| Error::io(format!("failed to create {DIRECTORY:?}"), &cause)),
-        // Where the file cannot be used, plugins trust the last one that could be, and without
-        // one nobody: the authorities of the system are not those that the agent was told of.
+        // If the file cannot be used, plugins trust the last copy that could be, and without a
+        // copy no authority at all: the system's authorities are not those that the agent is
+        // configured with.
         bundle.as_ref().map_or(Ok(()), |path| {
             let kept = kept(AUTHORITIES, http::LONGEST_BUNDLE);
             let authorities = http::authorities(Path::new(path), kept.as_deref())?;
@@ -149,7 +155,7 @@ pub(crate) fn leave() -> Vec<String> {
     findings
 }
 
-/// Writes a file, unless it says the same already and only root can have written it.
+/// Writes a file, unless it has this content already and only root can have written it.
 fn keep(path: &str, content: &[u8]) -> Result<()> {
     if kept(path, content.len() as u64).is_some_and(|kept| kept == content) {
         return Ok(());
@@ -159,7 +165,7 @@ fn keep(path: &str, content: &[u8]) -> Result<()> {
         .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
 }
 
-/// What is in a file that only root can have written.
+/// The content of a file that only root can have written.
 fn kept(path: &str, limit: u64) -> Option<Vec<u8>> {
     let path = Path::new(path);
     let found = fs::symlink_metadata(path).ok()?;
@@ -182,51 +188,53 @@ pub(crate) fn region() -> Option<String> {
     region.filter(|region| !region.is_empty())
 }
 
-/// Whether plugins depend on the agent's role, as the last agent of this node has left word.
+/// Whether plugins depend on the agent's role, according to the file of the last agent.
 pub(crate) fn is_role_of_agent() -> bool {
     read().is_ok_and(|left| left.is_some_and(|left| left.has_own_role))
 }
 
-/// Executes a command of an operator anew with what its environment lacks and the agent has left.
-/// Returns where nothing is lacking. The environment of a process that runs cannot be changed
-/// safely.
+/// Executes this program again with the agent's variables that its environment lacks, for a
+/// command of an operator. Returns if none is missing. A running process cannot change its
+/// environment safely.
 pub(crate) fn adopt() {
     execute(lacking(), Stdio::inherit(), Deadline::default());
 }
 
-/// The same for a plugin, which reads its configuration a second time. It comes back here with
-/// the time that it has left.
+/// The same for a plugin, which then reads its configuration again. The new process gets the
+/// time that the command has left.
 pub(crate) fn adopt_as_plugin(configuration: &[u8], deadline: Deadline) {
     let lacking = lacking();
     if lacking.is_empty() {
         return;
     }
-    match again(configuration) {
+    match stdin_with(configuration) {
         Ok(stdin) => execute(lacking, stdin, deadline),
         Err(cause) => say!("going on without {FILE:?}: {cause}"),
     }
 }
 
-/// What is read from the beginning once more.
-fn again(content: &[u8]) -> io::Result<Stdio> {
+/// Standard input with this content, in a file in memory.
+fn stdin_with(content: &[u8]) -> io::Result<Stdio> {
     let mut file = File::from(memfd_create("configuration", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(content)?;
     file.rewind()?;
     Ok(file.into())
 }
 
-/// Whether this process has adopted what the agent has left, because no agent has answered.
+/// Whether this process has the agent's variables because it was executed again: no agent has
+/// answered.
 pub(crate) fn is_adopted() -> bool {
     env::var_os(ADOPTED).is_some()
 }
 
-/// How much of its time a command has left that this process may go on with.
+/// How much of `time` the command has left. A process that was executed again continues with
+/// what the first one had left.
 pub(crate) fn left_of(time: Duration) -> Duration {
     let left = env::var(ADOPTED).ok().and_then(|left| left.parse().ok());
     left.map_or(time, |left| time.min(Duration::from_millis(left)))
 }
 
-/// What this process lacks of what the agent has left.
+/// The agent's variables that this process lacks.
 fn lacking() -> BTreeMap<String, String> {
     if is_adopted() {
         return BTreeMap::new();
@@ -257,7 +265,7 @@ fn execute(lacking: BTreeMap<String, String>, stdin: Stdio, deadline: Deadline) 
     say!("going on without {FILE:?}: {cause}");
 }
 
-/// What the file says; nothing where there is none, or for who may not read it.
+/// Reads the file. `None` if it does not exist or this user may not read it.
 fn read() -> io::Result<Option<Left>> {
     let path = Path::new(FILE);
     let content = match file::read_regular(path, LIMIT) {

@@ -1,5 +1,5 @@
-//! What AWS answered instead of doing what it was asked. The code of an answer says
-//! what kind of failure it is; its text is for people, nothing is decided by it.
+//! Failures of calls to AWS. The code of an answer decides which kind of failure it is; its
+//! text is only for people.
 
 use std::error::Error as StdError;
 
@@ -7,11 +7,11 @@ use aws_runtime::retries::classifiers::{THROTTLING_ERRORS, TRANSIENT_ERRORS};
 use aws_smithy_types::error::ErrorMetadata;
 use common::error::{Error, ErrorCode};
 
-/// Our own error code: AWS does not permit the call. Trying again does not help until
-/// somebody changes the role.
+/// Our own error code: AWS does not permit the call. Trying again does not help until the role
+/// is changed.
 pub(crate) const NOT_PERMITTED: ErrorCode = ErrorCode(100);
 
-/// Codes that are about who signed a request, and when by which clock.
+/// Codes for a refused signature: wrong credentials, or a wrong clock.
 const SIGNATURE: [&str; 12] = [
     "AuthFailure",
     "ExpiredToken",
@@ -30,27 +30,27 @@ const SIGNATURE: [&str; 12] = [
 /// Codes for what the role of the node is not allowed to do.
 pub(crate) const DENIALS: [&str; 3] = ["AccessDenied", "OptInRequired", "UnauthorizedOperation"];
 
-/// Codes of refusals that are not about the request, but about a state that passes.
-const PASSING: [&str; 4] = ["Blocked", "IncorrectState", NO_FREE_ADDRESS, NO_FREE_PREFIX];
-/// The code for a subnet that has not as many free addresses as were asked for.
+/// Codes of refusals because of a temporary state, not because of the request.
+const TEMPORARY: [&str; 4] = ["Blocked", "IncorrectState", NO_FREE_ADDRESS, NO_FREE_PREFIX];
+/// The code for a subnet that has fewer free addresses than were asked for.
 const NO_FREE_ADDRESS: &str = "InsufficientFreeAddressesInSubnet";
 
-/// The code for a subnet that has not as many free prefixes as were asked for.
+/// The code for a subnet that has fewer free prefixes than were asked for.
 const NO_FREE_PREFIX: &str = "InsufficientCidrBlocks";
 
-/// A request that has not succeeded. It may have been done nevertheless: an attempt
-/// whose answer was lost counts as failed.
+/// A request that has not succeeded. EC2 may have carried it out nevertheless: an attempt whose
+/// answer was lost counts as failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     /// The API action, such as `AssignPrivateIpAddresses`.
     pub(crate) action: &'static str,
     /// What kind of failure it is.
     pub(crate) kind: Kind,
-    /// The code of the answer as AWS writes it, or why there is none in one word.
+    /// The code of the answer as AWS writes it, or one word that says why there is no answer.
     pub(crate) code: String,
     /// The id of the request, where EC2 has given it one.
     pub(crate) request_id: Option<String>,
-    /// The code and the text of the answer, or why there is none.
+    /// The code and the text of the answer, or why there is no answer.
     pub(crate) answer: String,
 }
 
@@ -69,12 +69,12 @@ pub(crate) enum Kind {
     Missing,
     /// AWS does not accept the request as it is; the reason is only in the text.
     Invalid,
-    /// No answer, or one that is none.
+    /// No answer, or an error of the server.
     Unanswered,
 }
 
 impl Failure {
-    /// Whether EC2 has refused, so that nothing was done.
+    /// Whether EC2 has refused the request, so that nothing was done.
     pub(crate) fn is_definite(&self) -> bool {
         !matches!(
             self.kind,
@@ -82,7 +82,7 @@ impl Failure {
         )
     }
 
-    /// The failure of a call whose answer would come too late for who waits for it.
+    /// The failure of a call that was not answered before the deadline.
     pub(crate) fn too_late(action: &'static str) -> Self {
         Self {
             action,
@@ -93,7 +93,7 @@ impl Failure {
         }
     }
 
-    /// The failure of a call that EC2 has answered without doing anything.
+    /// The failure of a call whose answer lacks what was asked for.
     pub(crate) fn empty(action: &'static str) -> Self {
         Self {
             action,
@@ -123,17 +123,17 @@ impl Failure {
         }
     }
 
-    /// Whether the refusal is not about the request, but about a state that passes.
-    pub(crate) fn is_passing(&self) -> bool {
-        PASSING.contains(&self.code.as_str())
+    /// Whether EC2 refused because of a temporary state, not because of the request.
+    pub(crate) fn is_temporary(&self) -> bool {
+        TEMPORARY.contains(&self.code.as_str())
     }
 
-    /// Whether the subnet has not as many free addresses as were asked for.
+    /// Whether the subnet has fewer free addresses than were asked for.
     pub(crate) fn is_exhausted_subnet(&self) -> bool {
         self.code == NO_FREE_ADDRESS
     }
 
-    /// Whether the subnet has not as many free prefixes as were asked for.
+    /// Whether the subnet has fewer free prefixes than were asked for.
     pub(crate) fn is_without_prefixes(&self) -> bool {
         self.code == NO_FREE_PREFIX
     }
@@ -143,7 +143,7 @@ impl Failure {
         SIGNATURE.contains(&self.code.as_str())
     }
 
-    /// Whether the next attempt would only meet the same answer, whatever it asks.
+    /// Whether every other call would fail in the same way now.
     pub(crate) fn concerns_every_call(&self) -> bool {
         matches!(
             self.kind,
@@ -175,7 +175,7 @@ impl Failure {
                 ErrorCode::TRY_AGAIN,
                 format!("{} found nothing", self.action),
             ),
-            Kind::Invalid if self.is_passing() => (
+            Kind::Invalid if self.is_temporary() => (
                 ErrorCode::TRY_AGAIN,
                 format!("AWS refuses {} now", self.action),
             ),
@@ -192,9 +192,9 @@ impl Failure {
     }
 }
 
-/// The texts of an error and of what caused it. Only the texts: debug output of the SDK
-/// repeats whole answers, which may be secret. What a service has answered is told as `failure`
-/// tells it, without the id of the request: what happens again is the same text.
+/// The texts of an error and of its causes. Only the texts: debug output of the SDK repeats
+/// whole answers, which may be secret. The answer of a service is given by its code and text,
+/// without the id of the request, so that a repeated failure has the same text.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for cause in causes(error) {

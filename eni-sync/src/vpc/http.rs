@@ -1,7 +1,8 @@
-//! The HTTP clients under everything that is asked of AWS: whom they trust, which way
-//! they go, and how much of an answer they read. `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
-//! and `NO_PROXY`, in either case, and `AWS_CA_BUNDLE` count as for every other client
-//! of AWS. What is on the node's own link is never asked through a proxy.
+//! The HTTP clients for AWS, the metadata service and the cluster's API server: which
+//! authorities they trust, whether they use a proxy, and how much of an answer they read.
+//! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in either case, and `AWS_CA_BUNDLE`
+//! count as for every other client of AWS. Services of the node itself, at link-local or
+//! loopback addresses, are never asked through a proxy.
 
 use std::env;
 use std::fs;
@@ -30,13 +31,13 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-/// How many bytes of an answer are read, whoever gives it. A page of a thousand ENIs of
-/// fifty addresses of each family is half as long.
+/// How many bytes of any answer are read. A page of 1000 ENIs with 50 addresses of each family
+/// is half as long.
 const LONGEST_ANSWER: usize = 32 << 20;
-/// More than any list of authorities has.
+/// The size limit of a file of certificate authorities, in bytes.
 pub(super) const LONGEST_BUNDLE: u64 = 16 << 20;
-/// Names a file of authorities that count in place of the system's. Source: AWS SDKs and
-/// Tools Reference Guide, "General configuration".
+/// The variable that names a file of certificate authorities, which replace those of the
+/// system. Source: AWS SDKs and Tools Reference Guide, "General configuration".
 pub(crate) const BUNDLE: &str = "AWS_CA_BUNDLE";
 const PROXIES: [&str; 6] = [
     "HTTPS_PROXY",
@@ -83,8 +84,8 @@ pub(crate) fn for_metadata() -> SharedHttpClient {
     })
 }
 
-/// The connections to the cluster's API server, whose authority is its own, and which is never
-/// behind a proxy.
+/// The connections to the cluster's API server, which has its own certificate authority and is
+/// never behind a proxy.
 ///
 /// # Errors
 /// Code 5 or 6 naming the file of the authority.
@@ -97,11 +98,11 @@ pub(crate) fn for_cluster(authority: &Path) -> common::error::Result<SharedHttpC
         .build();
     let direct = SharedHttpConnector::new(direct);
     let proxied = None;
-    Ok(SharedHttpConnector::new(Way { direct, proxied }))
+    Ok(SharedHttpConnector::new(Connections { direct, proxied }))
 }
 
-/// Whose certificates count. The SDK ends the process when it meets a file that is no
-/// list of certificates, so that is found out here.
+/// The authorities that are trusted. The SDK ends the process when a file is not a list of
+/// certificates, so the file is checked here first.
 fn trust() -> common::error::Result<TlsContext> {
     if let Some(path) = env::var_os(BUNDLE).filter(|path| !path.is_empty()) {
         return trusting(authorities(Path::new(&path), None)?);
@@ -112,7 +113,7 @@ fn trust() -> common::error::Result<TlsContext> {
         .map_err(|cause| failed(&cause))
 }
 
-/// Certificates that count alone.
+/// Trusts these certificates only.
 fn trusting(pem: Vec<u8>) -> common::error::Result<TlsContext> {
     let store = TrustStore::empty().with_pem_certificate(pem);
     let context = TlsContext::builder().with_trust_store(store);
@@ -123,7 +124,7 @@ fn failed(cause: &HttpClientError) -> Error {
     Error::internal("failed to prepare TLS").with_details(cause.to_string())
 }
 
-/// Whether this node has authorities at all: without any, the SDK ends the process.
+/// Checks that this node has certificate authorities: without any, the SDK ends the process.
 fn require_native() -> common::error::Result<()> {
     let found = rustls_native_certs::load_native_certs();
     if !found.certs.is_empty() {
@@ -136,8 +137,9 @@ fn require_native() -> common::error::Result<()> {
     Err(Error::config(msg).with_details(details))
 }
 
-/// What is in the file of `AWS_CA_BUNDLE`, unless it is `known` already: certificates that can be
-/// used. The file may be behind symbolic links, as those of a mounted ConfigMap are.
+/// Reads the file of `AWS_CA_BUNDLE`, and checks that its certificates can be used unless its
+/// content is `known`, which has been checked before. The file may be behind symbolic links, as
+/// those of a mounted ConfigMap are.
 ///
 /// # Errors
 /// Code 5 or 6 naming the file.
@@ -150,13 +152,13 @@ pub(crate) fn authorities(path: &Path, known: Option<&[u8]>) -> common::error::R
     }
 }
 
-/// What is in a file of certificates, which the errors call `file`.
+/// The content of a file of certificates, which the errors call `file`.
 fn read(path: &Path, file: &str) -> common::error::Result<Vec<u8>> {
     let read = || read_regular(&fs::canonicalize(path)?, LONGEST_BUNDLE);
     read().map_err(|cause| Error::io(format!("failed to read {file}"), &cause))
 }
 
-/// The same text, if it has certificates that can be used.
+/// Returns the same text if it has certificates and all of them can be used.
 fn certificates(pem: Vec<u8>, file: &str) -> common::error::Result<Vec<u8>> {
     let refused = |details: String| {
         let msg = format!("{file} is not a list of certificates in PEM");
@@ -180,8 +182,9 @@ pub(crate) fn proxy() -> Option<&'static str> {
     PROXIES.into_iter().find(|name| is_set(name))
 }
 
-/// Whether something is on the node: the metadata service, and what gives a pod its
-/// credentials, at the addresses that AWS has for them or where they are said to be.
+/// Whether a URI is that of a service on the node: the metadata service or a provider of
+/// credentials, at AWS' addresses for them, on loopback, or at the metadata endpoint that the
+/// environment names.
 fn is_local(uri: &str) -> bool {
     let metadata = env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_default();
     if !metadata.is_empty() && uri.starts_with(&metadata) {
@@ -200,7 +203,7 @@ fn is_local(uri: &str) -> bool {
     }
 }
 
-/// A client that bounds its answers, whichever way they come.
+/// A client that limits the length of answers, with and without a proxy.
 #[derive(Debug)]
 struct Client {
     direct: SharedHttpClient,
@@ -208,7 +211,7 @@ struct Client {
 }
 
 impl Client {
-    fn ways(&self) -> impl Iterator<Item = &SharedHttpClient> {
+    fn clients(&self) -> impl Iterator<Item = &SharedHttpClient> {
         std::iter::once(&self.direct).chain(&self.proxied)
     }
 }
@@ -220,7 +223,7 @@ impl HttpClient for Client {
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
         let connector = |client: &SharedHttpClient| client.http_connector(settings, components);
-        SharedHttpConnector::new(Way {
+        SharedHttpConnector::new(Connections {
             direct: connector(&self.direct),
             proxied: self.proxied.as_ref().map(connector),
         })
@@ -231,7 +234,7 @@ impl HttpClient for Client {
         components: &RuntimeComponentsBuilder,
         configuration: &ConfigBag,
     ) -> Result<(), BoxError> {
-        self.ways().try_for_each(|client| {
+        self.clients().try_for_each(|client| {
             HttpClient::validate_base_client_config(client, components, configuration)
         })
     }
@@ -241,7 +244,7 @@ impl HttpClient for Client {
         components: &RuntimeComponents,
         configuration: &ConfigBag,
     ) -> Result<(), BoxError> {
-        self.ways().try_for_each(|client| {
+        self.clients().try_for_each(|client| {
             HttpClient::validate_final_config(client, components, configuration)
         })
     }
@@ -253,12 +256,12 @@ impl HttpClient for Client {
 
 /// The connections of a client.
 #[derive(Debug)]
-struct Way {
+struct Connections {
     direct: SharedHttpConnector,
     proxied: Option<SharedHttpConnector>,
 }
 
-impl HttpConnector for Way {
+impl HttpConnector for Connections {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let proxied = self.proxied.as_ref().filter(|_| !is_local(request.uri()));
         let answer = proxied.unwrap_or(&self.direct).call(request);

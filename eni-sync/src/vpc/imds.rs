@@ -69,12 +69,12 @@ impl Imds {
         }
     }
 
-    /// Answers nothing from then on.
+    /// Sets the deadline of the requests that follow.
     pub(crate) fn set_deadline(&self, deadline: Deadline) {
         self.deadline.set(deadline);
     }
 
-    /// The client, for whoever gets credentials from the same service.
+    /// The client, for credentials from the same service.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
     }
@@ -93,8 +93,8 @@ impl Imds {
         })
     }
 
-    /// The addresses that the service shows for the ENI with this MAC address. One that
-    /// is not among them may nevertheless be there.
+    /// The addresses that the service shows for the ENI with this MAC address. An address that
+    /// is not among them may nevertheless be assigned.
     ///
     /// # Errors
     /// Code 11 when the service does not answer.
@@ -132,7 +132,7 @@ impl Imds {
         Ok(lines.map(str::to_lowercase).collect())
     }
 
-    /// What the service has at `path`, or nothing when it has nothing there.
+    /// The text at `path`, or `None` if the service answers with status 404.
     fn get(&self, path: &str) -> Result<Option<String>> {
         let left = self.deadline.get().left();
         let get = async { timeout(left, self.client.get(path)).await };

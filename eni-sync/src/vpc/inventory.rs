@@ -1,5 +1,5 @@
-//! Which ENIs this node has: asked of EC2 once, written to /run for every later call
-//! and for the other plugins, and asked again when that may be outdated.
+//! The ENIs of this node. EC2 is asked once; the answer is written to /run for later calls and
+//! for the other plugins, and EC2 is asked again when the file may be outdated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -22,21 +22,20 @@ use crate::vpc::ec2::{Description, Limits};
 use crate::vpc::eni;
 use crate::vpc::imds::Identity;
 
-/// How long an answer that lets an ADD go on is believed: a tag that is taken away must
-/// count some time.
-const BELIEVED: Duration = Duration::from_secs(600);
-/// How long an answer that makes an ADD fail is believed, however many pods try.
-const REFUSAL_BELIEVED: Duration = Duration::from_secs(10);
+/// How long an inventory is used with which an ADD can succeed. The time is limited so that the
+/// removal of a tag takes effect.
+const MAX_AGE: Duration = Duration::from_secs(600);
+/// How long an inventory is used with which an ADD fails, however many pods try.
+const REFUSAL_MAX_AGE: Duration = Duration::from_secs(10);
 /// Held while EC2 is asked, so that a burst of pods asks once.
 const LOCK: &str = "/run/eni-cni/.enis.lock";
 const LOCK_DEADLINE: Duration = Duration::from_secs(90);
 
-/// The node's ENI with this MAC address, which must be one whose addresses may be
-/// changed, and the inventory it is in.
+/// The node's ENI with this MAC address, and the inventory it is in. If the written inventory
+/// does not show it as an ENI for pods, EC2 is asked again; the caller has to check the result.
 ///
 /// # Errors
-/// Code 7 when no ENI has the address, or it is not one for pods; else those of
-/// [`discover`].
+/// Code 7 when no ENI has the MAC address; else those of [`current`].
 pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
     let is_usable = |inventory: &Inventory| {
         let eni = inventory.by_mac(mac);
@@ -55,10 +54,11 @@ pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
     Ok((inventory, eni))
 }
 
-/// Whether this node could register addresses: for STATUS.
+/// Checks that this node can register addresses, for STATUS.
 ///
 /// # Errors
-/// Code 50 saying what is missing: metadata, credentials, or an ENI for pods.
+/// Code 50 saying what is missing: metadata, credentials, or an ENI for pods; else those of
+/// [`Aws::imds`].
 pub(crate) fn require_usable(aws: &Aws) -> Result<()> {
     let unavailable = |error: Error| error.with_code(ErrorCode::UNAVAILABLE);
     let identity = aws.imds()?.identity().map_err(unavailable)?;
@@ -77,20 +77,20 @@ pub(crate) fn require_usable(aws: &Aws) -> Result<()> {
     Err(Error::new(ErrorCode::UNAVAILABLE, msg).with_details(details))
 }
 
-/// The inventory as it was written down, when it is recent and `is_usable`, else as
-/// EC2 says now.
+/// The written inventory if it is recent, else what EC2 says now. An inventory that is not
+/// `is_usable` is recent for a shorter time.
 ///
 /// # Errors
 /// Those of [`discover`], and code 11 when another process takes too long with it.
 pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Result<Inventory> {
     let written = || {
         let inventory = read_back()?;
-        let believed = if is_usable(&inventory) {
-            BELIEVED
+        let max_age = if is_usable(&inventory) {
+            MAX_AGE
         } else {
-            REFUSAL_BELIEVED
+            REFUSAL_MAX_AGE
         };
-        is_younger_than(believed).then_some(inventory)
+        is_younger_than(max_age).then_some(inventory)
     };
     if let Some(inventory) = written() {
         return Ok(inventory);
@@ -102,15 +102,16 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
     }
 }
 
-/// One writes the inventory at a time; who waits finds it written.
+/// Only one process writes the inventory at a time. A process that had to wait finds it
+/// written.
 fn lock(deadline: Deadline) -> Result<Lock> {
     file::create_private_directory(Path::new(DIRECTORY))
         .map_err(|cause| Error::io(format!("failed to create {DIRECTORY}"), &cause))?;
     Lock::take(Path::new(LOCK), deadline.left_of(LOCK_DEADLINE))
 }
 
-/// The file is a copy of what EC2 has said. One that cannot be read, or that an earlier version
-/// has written, is made anew.
+/// The written inventory. `None` if it cannot be read or an earlier version has written it: it
+/// is only a copy of EC2's answers, so EC2 is asked again.
 fn read_back() -> Option<Inventory> {
     let inventory = Inventory::read_whole().unwrap_or_else(|error| {
         say!("{error}; asking EC2 instead");
@@ -119,7 +120,7 @@ fn read_back() -> Option<Inventory> {
     (!inventory.instance_id.is_empty()).then_some(inventory)
 }
 
-/// A file from the future says nothing about its age.
+/// Whether the file was written less than `age` ago. A time in the future does not count.
 fn is_younger_than(age: Duration) -> bool {
     written_ago().is_some_and(|elapsed| elapsed < age)
 }
@@ -130,10 +131,10 @@ pub(crate) fn written_ago() -> Option<Duration> {
     written.ok().and_then(|time| time.elapsed().ok())
 }
 
-/// Forgets prefixes of an ENI, which are about to be taken from it.
+/// Removes prefixes of an ENI from the inventory, before EC2 unassigns them.
 ///
 /// # Errors
-/// Code 5, 6 or 7 naming the file.
+/// Code 5, 6 or 7 naming the file, 11 when another process takes too long with it.
 pub(crate) fn forget_prefixes(eni: &str, prefixes: &[Cidr]) -> Result<()> {
     correct(Deadline::default(), |inventory| {
         let mut is_changed = false;
@@ -146,10 +147,10 @@ pub(crate) fn forget_prefixes(eni: &str, prefixes: &[Cidr]) -> Result<()> {
     })
 }
 
-/// Forgets an ENI, which is about to be detached.
+/// Removes an ENI from the inventory, before it is detached.
 ///
 /// # Errors
-/// Code 5, 6 or 7 naming the file.
+/// Code 5, 6 or 7 naming the file, 11 when another process takes too long with it.
 pub(crate) fn forget(eni: &str) -> Result<()> {
     correct(Deadline::default(), |inventory| {
         let before = inventory.enis.len();
@@ -176,11 +177,12 @@ pub(crate) fn rename(deadline: Deadline) -> Result<()> {
     })
 }
 
-/// Corrects the inventory by `change`, which says whether it has done anything. What EC2 has
-/// said does not get younger by it.
+/// Changes the inventory by `change`, which returns whether it has changed anything. The time
+/// of the file stays, because EC2's answers do not get younger.
 fn correct(deadline: Deadline, change: impl FnOnce(&mut Inventory) -> bool) -> Result<()> {
     let _lock = lock(deadline)?;
-    // Who writes what an earlier version has left out as if EC2 had said so would hide it.
+    // A file of an earlier version lacks fields. To write them as empty would look as if EC2
+    // had said so.
     let Some(mut inventory) = Inventory::read_whole()? else {
         return Ok(());
     };
@@ -190,7 +192,7 @@ fn correct(deadline: Deadline, change: impl FnOnce(&mut Inventory) -> bool) -> R
     }
 }
 
-/// Writes the inventory, which stays as old as it is.
+/// Writes the inventory and keeps the modification time of the file.
 fn rewrite(inventory: &Inventory) -> Result<()> {
     let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);
     let written = fs::metadata(PATH).and_then(|metadata| metadata.modified());
@@ -219,15 +221,16 @@ pub(crate) fn discover_all(aws: &Aws) -> Result<(Inventory, BTreeMap<String, usi
     Ok((inventory, look.free))
 }
 
-/// The same for who has the lock.
+/// The same for a caller that has the lock.
 fn renew(aws: &Aws) -> Result<Inventory> {
     let (inventory, _) = ask(aws)?;
     inventory.write()?;
     Ok(inventory)
 }
 
-/// Writes down what a look at EC2 has shown, with what has been attached since. Where somebody
-/// has written the inventory since the look, only what has been attached is added.
+/// Writes the inventory of a look at EC2 that includes the ENIs which have been attached since.
+/// If another process has written the inventory since the look, only the ENIs in `attached` are
+/// added to it.
 ///
 /// # Errors
 /// Code 5 when the inventory cannot be written, 11 when another process takes too long
@@ -250,12 +253,13 @@ pub(crate) fn note(look: &Look, attached: &[Description], deadline: Deadline) ->
     Ok(newer)
 }
 
-/// Which file the inventory is: whoever writes it makes another one. Nothing where there is none.
+/// The edition of the inventory file, which changes whenever the file is written. `None`
+/// without a file.
 fn edition() -> Option<Edition> {
     Edition::of(Path::new(PATH))
 }
 
-/// Asks EC2 for the ENIs of this node, and returns also all that it says of them.
+/// Asks EC2 for the ENIs of this node. Also returns EC2's descriptions of them.
 ///
 /// # Errors
 /// Those of [`look`].
@@ -275,14 +279,14 @@ pub(crate) struct Look {
     pub(crate) limits: Limits,
     /// The ranges of the subnets of the ENIs.
     pub(crate) cidrs: BTreeMap<String, Vec<Cidr>>,
-    /// The inventory that was there before.
+    /// The edition of the inventory file before the look.
     pub(crate) edition: Option<Edition>,
     /// How many free IPv4 addresses the subnets have.
     pub(crate) free: BTreeMap<String, usize>,
 }
 
 impl Look {
-    /// The inventory that it makes.
+    /// The inventory of these answers.
     pub(crate) fn inventory(&self) -> Inventory {
         compose(self.identity.clone(), &self.enis, &self.limits, &self.cidrs)
     }
@@ -324,8 +328,8 @@ pub(crate) fn look(aws: &Aws) -> Result<Look> {
     })
 }
 
-/// The limits that were written down when EC2 said them last; 0 where it never has. They
-/// help to say early and in clear words that an ENI is full, which EC2 says anyway.
+/// The limits in the written inventory; 0 without one. They serve an early and clear error when
+/// an ENI is full; EC2 refuses in any case.
 fn known_limits(identity: &Identity) -> Limits {
     let written = read_back().filter(|written| written.instance_type == identity.instance_type);
     let Some(written) = written else {
@@ -345,14 +349,14 @@ pub(crate) fn subnets(found: &[Description]) -> Vec<String> {
     subnets.into_iter().cloned().collect()
 }
 
-/// The inventory that the answers of IMDS and EC2 make.
+/// Makes the inventory of the answers of IMDS and EC2.
 pub(crate) fn compose(
     identity: Identity,
     found: &[Description],
     limits: &Limits,
     cidrs: &BTreeMap<String, Vec<Cidr>>,
 ) -> Inventory {
-    // Names are a help to people; without them the inventory is as good.
+    // The interface names are only for people; the inventory can be used without them.
     let links = Netlink::open().and_then(|mut netlink| netlink.links());
     let links = links.unwrap_or_default();
     let eni = |eni: &Description| Eni {

@@ -1,5 +1,5 @@
-//! How long a call waits before it is made again, and how long it is made again at all. Pure: the
-//! chance is given.
+//! The pauses between the attempts of a call, and how long the call is repeated at all. Pure:
+//! the caller gives the random number.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use std::time::Duration;
 pub(crate) struct Pauses {
     first: Duration,
     longest: Duration,
-    /// Whether half of each pause is certain. Otherwise chance decides on all of it.
+    /// Whether at least half of each pause is kept. Otherwise all of it is random.
     is_half_certain: bool,
-    /// How long the call is made again, with all its attempts.
+    /// How long all attempts may take together.
     pub(crate) time: Duration,
 }
 
 impl Pauses {
-    /// Of calls that a pod may wait for.
+    /// For calls that a pod may wait for.
     pub(crate) const OF_PODS: Self = Self {
         first: Duration::from_millis(500),
         longest: Duration::from_secs(8),
@@ -23,9 +23,9 @@ impl Pauses {
         time: Duration::from_secs(45),
     };
 
-    /// Of throttled calls of a node that gets its ENIs: an account gives 200 nodes that start
-    /// together two ENIs each in a minute at the earliest, so who is refused has to wait for
-    /// seconds. With the pauses of pods, more calls are refused than are needed.
+    /// For throttled calls of a node that creates its ENIs: 200 nodes that start together with
+    /// two ENIs each use the budget of a minute, so a throttled node has to wait for seconds.
+    /// With the pauses for pods, more calls would be refused than are needed.
     pub(crate) const OF_NODES: Self = Self {
         first: Duration::from_secs(4),
         longest: Duration::from_secs(64),
@@ -33,8 +33,8 @@ impl Pauses {
         time: Duration::from_secs(300),
     };
 
-    /// The pause after so many attempts, at least one. `chance`, from 0 to 1, keeps nodes that
-    /// were refused at the same time from coming back at the same time.
+    /// The pause after this number of attempts, at least one. `chance`, from 0 to 1, keeps
+    /// nodes that were refused at the same time from coming back at the same time.
     pub(crate) fn after(&self, attempts: u32, chance: f64) -> Duration {
         let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1));
         let pause = self.longest.min(self.first.saturating_mul(doubled));

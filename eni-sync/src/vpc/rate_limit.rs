@@ -1,6 +1,5 @@
-//! What all clients of an agent have in common: the budget of changes, the attempts
-//! that a call has, and the metrics of both. A plugin that works without an agent makes
-//! one call and has none of it.
+//! The rate limit that all clients of an agent share: the budget of changes, the attempts of a
+//! call, and the metrics of both. A plugin that works without an agent has none of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,21 +12,21 @@ use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::pauses::Pauses;
 use crate::vpc::token_bucket::{Bucket, Urgency};
 
-/// The actions that make, place and take away ENIs end with one of these.
+/// The ends of the names of the actions that create, attach, change, detach and delete ENIs.
 const OF_ENIS: [&str; 2] = ["NetworkInterface", "NetworkInterfaceAttribute"];
 /// How long a release lets registrations go first.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a release that waits looks again.
+const RELEASE_DELAY: Duration = Duration::from_secs(5);
+/// How often a waiting release checks the budget.
 const LOOK: Duration = Duration::from_millis(100);
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// The pace of one node.
+/// The rate limit of one node.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RateLimit {
     pub(crate) calls: Arc<Calls>,
     queue: Mutex<Queue>,
-    /// Between the attempts of looks that EC2 refuses for the number of calls.
+    /// The pauses between the attempts of throttled descriptions.
     of_looks: Pauses,
 }
 
@@ -38,7 +37,7 @@ struct Queue {
     registrations: usize,
 }
 
-impl Pace {
+impl RateLimit {
     pub(crate) fn new(calls: Arc<Calls>) -> Self {
         let bucket = Bucket::new(Instant::now());
         calls.budget.set(bucket.rate());
@@ -52,7 +51,8 @@ impl Pace {
         }
     }
 
-    /// The pace of a command that many nodes start at the same moment, and no pod waits for.
+    /// The rate limit of a command that many nodes start at the same moment, and that no pod
+    /// waits for.
     pub(crate) fn of_nodes() -> Self {
         Self {
             of_looks: Pauses::OF_NODES,
@@ -88,7 +88,8 @@ impl Pace {
                 Some(_) if is_throttled => Duration::ZERO,
                 _ => pauses.after(attempts, random::chance()),
             };
-            // One lost answer does not end what has been refused for minutes.
+            // The limit is that of throttled calls also here: one lost answer must not end a
+            // call that has been throttled for minutes.
             if began.elapsed() + wait >= left.min(of_throttled.time) {
                 return answer;
             }
@@ -96,7 +97,7 @@ impl Pace {
         }
     }
 
-    /// The pauses between the attempts of a call that EC2 refuses for the number of calls.
+    /// The pauses between the attempts of a throttled call.
     fn pauses(&self, action: &str) -> Pauses {
         let is_of_enis = OF_ENIS.iter().any(|end| action.ends_with(end));
         match (is_of_enis, urgency(action)) {
@@ -106,12 +107,12 @@ impl Pace {
         }
     }
 
-    /// Makes a change that must not be made twice as soon as the budget allows it, and again
-    /// only when EC2 has refused it for the number of calls.
+    /// Makes a change that must not be made twice, as soon as the budget allows it. Repeats it
+    /// only when EC2 has throttled it.
     ///
     /// # Errors
     /// The failure of the last attempt.
-    pub(crate) fn call_unless_heard<T>(
+    pub(crate) fn call_while_throttled<T>(
         &self,
         action: &'static str,
         deadline: Deadline,
@@ -120,7 +121,7 @@ impl Pace {
         while_throttled(deadline, || self.attempt(action, urgency(action), &ask))
     }
 
-    /// Makes a change that a pod waits for as soon as the budget allows it, and once.
+    /// Makes a change that a pod waits for, once, as soon as the budget allows it.
     ///
     /// # Errors
     /// The failure of the attempt.
@@ -153,7 +154,7 @@ impl Pace {
         answer
     }
 
-    /// Learns how many ENIs for pods the node has.
+    /// Adapts the budget to the number of ENIs for pods that the node has.
     pub(crate) fn fit(&self, enis: usize) {
         let mut queue = self.queue();
         queue.bucket.fit(enis);
@@ -166,8 +167,8 @@ impl Pace {
         self.calls.budget.set(queue.bucket.rate());
     }
 
-    /// Waits until the budget allows a registration, without using it: what is asked
-    /// for meanwhile becomes part of the same call.
+    /// Waits until the budget allows a registration, without taking the token: addresses that
+    /// are requested meanwhile become part of the same call.
     pub(crate) fn await_registration(&self) {
         self.await_bucket(Urgency::Registration, |bucket, urgency| {
             bucket.clone().take(urgency, Instant::now())
@@ -184,10 +185,10 @@ impl Pace {
         self.queue().registrations += usize::from(is_registration);
         loop {
             let mut queue = self.queue();
-            let is_patient = since.elapsed() < PATIENCE;
-            let waits = !is_registration && is_patient && queue.registrations > 0;
-            // Whoever has waited long enough is as urgent as everybody else.
-            let urgency = match is_patient {
+            let is_delayed = since.elapsed() < RELEASE_DELAY;
+            let waits = !is_registration && is_delayed && queue.registrations > 0;
+            // A release that has waited long enough is as urgent as a registration.
+            let urgency = match is_delayed {
                 true => urgency,
                 false => Urgency::Registration,
             };
@@ -212,14 +213,14 @@ impl Pace {
             .observe(since.elapsed().as_secs_f64());
     }
 
-    /// A thread that has ended in the middle has left nothing half done here.
+    /// The lock is also used after a panic, which leaves nothing half done here.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Asks again for as long as EC2 refuses for the number of calls, which is a refusal for
-/// certain: nothing was done.
+/// Repeats a call while EC2 throttles it. EC2 has certainly not carried out a throttled
+/// request.
 ///
 /// # Errors
 /// The failure of the last attempt.
@@ -243,7 +244,7 @@ fn is_throttled(failure: &Failure) -> bool {
     failure.kind == Kind::Throttled
 }
 
-/// How urgent an action is; nothing for one that only looks.
+/// The urgency of an action; `None` for one that does not use the budget.
 fn urgency(action: &str) -> Option<Urgency> {
     if action.starts_with("Assign") {
         Some(Urgency::Registration)
@@ -271,9 +272,9 @@ mod tests {
     }
 
     fn attempts(action: &'static str, kinds: &[Kind]) -> (usize, Outcome<()>) {
-        let pace = Pace::new(Arc::default());
+        let rate_limit = RateLimit::new(Arc::default());
         let made = Cell::new(0);
-        let outcome = pace.call(action, Deadline::default(), || {
+        let outcome = rate_limit.call(action, Deadline::default(), || {
             let kind = kinds.get(made.get());
             made.set(made.get() + 1);
             kind.map_or(Ok(()), |kind| Err(failure(*kind)))

@@ -1,4 +1,4 @@
-//! What the clients of AWS' services have in common: region, credentials, times.
+//! What the clients of AWS' services have in common: region, credentials, timeouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call may take with all its attempts. The kubelet gives up after minutes.
 const CALL_DEADLINE: Duration = Duration::from_secs(45);
 
-/// What a client of an AWS service is made of, as often as it has to be made.
+/// The parts of which clients of AWS' services are made.
 pub(crate) struct Session {
     pub(crate) runtime: Arc<Runtime>,
     pub(super) http: SharedHttpClient,
@@ -28,9 +28,9 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The configuration of a client, with credentials that are looked for anew. The
-    /// SDK's own variables and files decide, but for the region, which is that of the
-    /// node unless `AWS_REGION` says otherwise.
+    /// The configuration of a client, which loads new credentials. The SDK's variables and
+    /// files apply, except for the region, which is that of the node unless `AWS_REGION` is
+    /// set.
     pub(crate) fn configuration(&self) -> SdkConfig {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_DEADLINE)

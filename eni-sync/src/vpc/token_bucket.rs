@@ -1,30 +1,31 @@
-//! How many changes a node may ask of EC2: a token bucket whose rate is halved, to one a
-//! second at most, when the account is throttled, and comes back slowly. Pure: the clock and the chance are given.
+//! How many changes a node may ask of EC2: a token bucket. When the account is throttled, the
+//! rate is halved, to one a second at most; it recovers slowly. Pure: the caller gives the time
+//! and the random number.
 //!
-//! The SDK's adaptive retries are not used for it. Their limiter is shared by a process
-//! and region as this one is, but it begins with the first refusal, makes looking up
-//! wait for what changes were refused, knows nothing of what is urgent, and takes ten
-//! tokens for a throttled retry where a node like ours earns one in two seconds.
+//! The SDK's adaptive retries are not used for it. Their limiter is also shared by a process
+//! and region, but it starts with the first refusal, makes descriptions wait because changes
+//! were refused, does not know what is urgent, and takes ten tokens for a throttled retry,
+//! while a node earns one in two seconds.
 
 use std::time::{Duration, Instant};
 
 /// Changes a second of a node, when nothing is throttled. Source: EC2 gives every
 /// account about five of each action, and this node is not the only one.
 const HIGHEST_RATE: f64 = 5.0;
-/// Of these for each ENI. An ENI has one change in flight and could make twice as many;
-/// then twenty nodes that start together use the account's budget up with small batches,
-/// and their last pods wait for it.
+/// The part of it for each ENI. An ENI has one change in flight and could make twice as many;
+/// then twenty nodes that start together would use up the account's budget with small batches,
+/// and their last pods would wait.
 const RATE_OF_ENI: f64 = 1.5;
-/// The rate that the first throttle leaves at most: a node that needs more has others
-/// beside it, and what waits becomes one batch.
+/// The highest rate after a throttle: a node that needs more shares the account with others,
+/// and waiting changes become one batch.
 const THROTTLED_RATE: f64 = 1.0;
-/// However often it is throttled, a node asks again.
+/// The lowest rate, however often the node is throttled.
 const LOWEST_RATE: f64 = 0.2;
 /// By how much the rate grows in a second.
 const RECOVERY: f64 = 0.05;
-/// Tokens that gather, in seconds' worth of the rate.
+/// The capacity of the bucket: the tokens of this many seconds.
 const BURST_SECONDS: f64 = 3.0;
-/// Refusals that come so soon after another are of the same congestion.
+/// Refusals within this time after another belong to the same congestion.
 const SAME_CONGESTION: Duration = Duration::from_secs(1);
 
 /// How urgent a change is.
@@ -32,7 +33,7 @@ const SAME_CONGESTION: Duration = Duration::from_secs(1);
 pub(crate) enum Urgency {
     /// A pod waits for it.
     Registration,
-    /// Nobody waits: it leaves half of what gathers to those who do.
+    /// No pod waits for it: it leaves half of the capacity to registrations.
     Release,
 }
 
@@ -58,8 +59,8 @@ impl Bucket {
         }
     }
 
-    /// Makes the bucket that of a node with so many ENIs. What is allowed additionally
-    /// comes as everything does, in time.
+    /// Adapts the bucket to the number of ENIs of the node. A higher rate fills it only with
+    /// time.
     pub(crate) fn fit(&mut self, enis: usize) {
         let enis = u32::try_from(enis).unwrap_or(u32::MAX).max(1);
         let highest = (RATE_OF_ENI * f64::from(enis)).min(HIGHEST_RATE);
@@ -69,7 +70,7 @@ impl Bucket {
         self.highest = highest;
     }
 
-    /// Takes a token, or says after what time it is worth trying again.
+    /// Takes a token, or returns the time after which to try again.
     pub(crate) fn take(&mut self, urgency: Urgency, now: Instant) -> Result<(), Duration> {
         self.fill(now);
         let left = match urgency {

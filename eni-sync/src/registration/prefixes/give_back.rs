@@ -197,7 +197,7 @@ fn unassign(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix])
 fn ask(ec2: &Ec2, eni: &Eni, prefixes: &[Prefix]) -> Result<Option<Failure>> {
     match ec2.unassign_prefixes(&eni.id, &names(prefixes)) {
         Ok(()) => Ok(None),
-        Err(failure) if failure.kind == Kind::Invalid && !failure.is_passing() => Ok(Some(failure)),
+        Err(failure) if failure.kind == Kind::Invalid && !failure.is_temporary() => Ok(Some(failure)),
         Err(failure) => Err(failed(eni, prefixes, &failure)),
     }
 }

@@ -69,7 +69,7 @@ fn index(number: Option<i32>) -> u32 {
     number.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
 }
 
-/// What EC2 answers instead of doing what it was asked.
+/// The failure that an error of the SDK stands for.
 pub(super) fn failure<E>(action: &'static str, cause: &SdkError<E, HttpResponse>) -> Failure
 where
     E: ProvideErrorMetadata + Error + 'static,

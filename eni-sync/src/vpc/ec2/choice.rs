@@ -1,5 +1,5 @@
-//! Has EC2 choose addresses and prefixes for an ENI: all of them or none. Each request that is
-//! done gives others, so it is sent again only when EC2 has refused it.
+//! Has EC2 choose addresses and prefixes for an ENI: all of them or none. Each request that EC2
+//! carries out assigns new ones, so a request is repeated only when EC2 has throttled it.
 
 use std::net::IpAddr;
 
@@ -37,7 +37,7 @@ impl Wanted {
 }
 
 impl Ec2 {
-    /// Has EC2 choose so many addresses of one family for an ENI.
+    /// Has EC2 choose `count` addresses of one family for an ENI.
     pub(crate) fn assign_count(
         &self,
         eni: &str,
@@ -63,7 +63,7 @@ impl Ec2 {
         }
     }
 
-    /// Has EC2 choose so many prefixes of one family for an ENI.
+    /// Has EC2 choose `count` prefixes of one family for an ENI.
     pub(crate) fn assign_prefixes(
         &self,
         eni: &str,
@@ -87,7 +87,7 @@ impl Ec2 {
         }
     }
 
-    /// The number as EC2 takes it, which is measured.
+    /// The number in the type of EC2's API. Notes it in the metrics.
     fn counted(&self, family: Family, count: usize) -> i32 {
         let action = match family {
             Family::V4 => ASSIGN_V4,
@@ -98,7 +98,7 @@ impl Ec2 {
     }
 
     fn choose_v4(&self, eni: &str, wanted: Wanted) -> Outcome<AssignPrivateIpAddressesOutput> {
-        let attempts = Attempts::UntilHeard;
+        let attempts = Attempts::WhileThrottled;
         let request = |client: Client| {
             let request = client.assign_private_ip_addresses();
             let request = request.network_interface_id(eni);
@@ -110,7 +110,7 @@ impl Ec2 {
     }
 
     fn choose_v6(&self, eni: &str, wanted: Wanted) -> Outcome<AssignIpv6AddressesOutput> {
-        let attempts = Attempts::UntilHeard;
+        let attempts = Attempts::WhileThrottled;
         let request = |client: Client| {
             let request = client.assign_ipv6_addresses();
             let request = request.network_interface_id(eni);

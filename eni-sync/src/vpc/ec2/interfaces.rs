@@ -1,5 +1,5 @@
-//! The life of ENIs: what EC2 is asked to create one, to attach it, and to delete it. Every
-//! request can be sent again: who hears that it was done already has what was wanted.
+//! The requests that create, attach, detach and delete ENIs. Every request can be sent again:
+//! at worst EC2 answers that it was done already.
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{
@@ -12,7 +12,8 @@ use super::{Attempts, Ec2, FILTER_VALUES, Outcome, filter, journal};
 use crate::vpc::failure::{Failure, Kind};
 
 impl Ec2 {
-    /// The subnets of an availability zone that were chosen; by tags only those of a VPC.
+    /// The chosen subnets of an availability zone. A choice by tags finds only subnets of the
+    /// VPC.
     pub(crate) fn subnets(&self, choice: &Choice, zone: &str, vpc: &str) -> Outcome<Vec<Subnet>> {
         const ACTION: &str = "DescribeSubnets";
         let mut filters = chosen(choice, "subnet-id", vpc);
@@ -25,7 +26,7 @@ impl Ec2 {
         Ok(answer.subnets().iter().map(subnet).collect())
     }
 
-    /// The ids of the security groups of a VPC that have all of these tags.
+    /// The ids of the chosen security groups. A choice by tags finds only groups of the VPC.
     pub(crate) fn groups(&self, choice: &Choice, vpc: &str) -> Outcome<Vec<String>> {
         const ACTION: &str = "DescribeSecurityGroups";
         let filters = chosen(choice, "group-id", vpc);
@@ -114,7 +115,7 @@ impl Ec2 {
             let request = client.attach_network_interface();
             let request = request.network_interface_id(eni).instance_id(instance);
             let request = request.device_index(number(place.device_index));
-            // Who names card 0 is refused by types that have no cards.
+            // Instance types without network cards refuse a request that names card 0.
             let card = Some(number(place.network_card)).filter(|card| *card > 0);
             request.set_network_card_index(card).send()
         };
@@ -142,7 +143,7 @@ impl Ec2 {
         journal::change(ACTION, eni, &[], answer)
     }
 
-    /// Ends the attachment of an ENI; one that has ended is what was wanted.
+    /// Detaches an ENI. An attachment that EC2 does not know any more is a success.
     pub(crate) fn detach(&self, eni: &str, attachment: &str) -> Outcome<()> {
         const ACTION: &str = "DetachNetworkInterface";
         let request = |client: Client| {
@@ -153,8 +154,8 @@ impl Ec2 {
         unless_missing(journal::change(ACTION, eni, &[], answer))
     }
 
-    /// Deletes an ENI that is attached to nothing, which EC2 checks. Returns whether EC2 knows
-    /// it: one that it does not know was deleted, or was created a moment ago.
+    /// Deletes an ENI; EC2 refuses one that is attached. Returns whether EC2 knew the ENI: an
+    /// unknown one has been deleted, or was created a moment ago.
     pub(crate) fn delete(&self, eni: &str) -> Outcome<bool> {
         const ACTION: &str = "DeleteNetworkInterface";
         let request = |client: Client| {
@@ -175,7 +176,7 @@ fn unless_missing(outcome: Outcome<()>) -> Outcome<()> {
     }
 }
 
-/// The filters for what was chosen. Ids may be of any VPC.
+/// The filters for a choice. Ids may be of any VPC.
 fn chosen(choice: &Choice, id: &str, vpc: &str) -> Vec<Filter> {
     match choice {
         Choice::Ids(ids) => vec![filter(id, ids)],
@@ -189,7 +190,7 @@ fn chosen(choice: &Choice, id: &str, vpc: &str) -> Vec<Filter> {
     }
 }
 
-/// The value as a filter that is equal to it: `*` and `?` stand for other texts there.
+/// The filter value that matches only this text: `*` and `?` are wildcards in filters.
 fn escaped(value: &str) -> String {
     let mut text = String::new();
     for character in value.chars() {

@@ -1,5 +1,5 @@
-//! What EC2 was asked to change and what it answered, as the log has it: with the id of the
-//! request, which AWS' support asks for and CloudTrail has too.
+//! Logs the changes that EC2 was asked for and its answers, with the id of the request, which
+//! AWS Support asks for and CloudTrail has too.
 
 use std::net::IpAddr;
 
@@ -9,28 +9,27 @@ use tracing::{debug, info};
 
 use super::Outcome;
 
-/// Tells the answer to a request that was to change the addresses of an ENI, and returns
-/// whether it has.
+/// Logs the answer to a request that changes the addresses of an ENI. A failure is returned.
 pub(super) fn change<T: RequestId>(
     action: &str,
     eni: &str,
     addresses: &[IpAddr],
     answer: Outcome<T>,
 ) -> Outcome<()> {
-    tell(action, eni, &list(addresses), answer)
+    log(action, eni, &list(addresses), answer)
 }
 
-/// The same of one that was to change its prefixes.
+/// The same for a request that changes its prefixes.
 pub(super) fn change_prefixes<T: RequestId>(
     action: &str,
     eni: &str,
     prefixes: &[Cidr],
     answer: Outcome<T>,
 ) -> Outcome<()> {
-    tell(action, eni, &list(prefixes), answer)
+    log(action, eni, &list(prefixes), answer)
 }
 
-fn tell<T: RequestId>(action: &str, eni: &str, addresses: &str, answer: Outcome<T>) -> Outcome<()> {
+fn log<T: RequestId>(action: &str, eni: &str, addresses: &str, answer: Outcome<T>) -> Outcome<()> {
     match answer {
         Ok(answer) => {
             let request_id = answer.request_id();
@@ -49,7 +48,7 @@ fn tell<T: RequestId>(action: &str, eni: &str, addresses: &str, answer: Outcome<
     }
 }
 
-/// Tells that EC2 has answered a request, whichever it was.
+/// Logs the answer to any request.
 pub(super) fn answered<T>(action: &str, answer: &Outcome<T>) {
     let failure = answer.as_ref().err();
     let request_id = failure.and_then(|failure| failure.request_id.as_deref());

@@ -1,5 +1,5 @@
-//! Has EC2 take prefixes of ENIs back. Source: Amazon EC2 User Guide, "Prefix
-//! delegation for Amazon EC2 network interfaces": a /28 or a /80 in the place of one address.
+//! Unassigns prefixes of ENIs. Source: Amazon EC2 User Guide, "Prefix delegation for Amazon EC2
+//! network interfaces": a prefix is a /28 or a /80 and uses the slot of one address.
 
 use aws_sdk_ec2::Client;
 use common::address::Cidr;
@@ -7,7 +7,7 @@ use common::address::Cidr;
 use super::{Attempts, Ec2, Outcome, journal, texts};
 
 impl Ec2 {
-    /// Takes prefixes of one family from an ENI: all of them or none.
+    /// Unassigns prefixes of one family from an ENI: all of them or none.
     pub(crate) fn unassign_prefixes(&self, eni: &str, prefixes: &[Cidr]) -> Outcome<()> {
         match prefixes.first().map(|prefix| prefix.is_ipv4()) {
             Some(true) => self.unassign_prefixes_v4(eni, prefixes),

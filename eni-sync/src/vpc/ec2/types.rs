@@ -67,9 +67,9 @@ pub(crate) struct Description {
     pub(crate) vpc_id: String,
     /// Its tags.
     pub(crate) tags: BTreeMap<String, String>,
-    /// What its creator has written beside it.
+    /// Its description in EC2.
     pub(crate) description: String,
-    /// Who has had it created: an account, a role with its session, or a service.
+    /// Who had it created: an account, a role with its session, or a service.
     pub(crate) requester_id: String,
     /// Whether a service of AWS manages it.
     pub(crate) requester_managed: bool,
@@ -81,16 +81,17 @@ pub(crate) struct Description {
     pub(crate) source_dest_check: bool,
     /// Whether it is deleted with its instance.
     pub(crate) delete_on_termination: bool,
-    /// The addresses it cannot be without.
+    /// Its primary addresses, which cannot be unassigned.
     pub(crate) primary: Vec<IpAddr>,
-    /// The addresses that can be assigned and unassigned.
+    /// Its secondary addresses, which can be assigned and unassigned.
     pub(crate) secondary: Vec<IpAddr>,
     /// The prefixes that are delegated to it.
     pub(crate) prefixes: Vec<Cidr>,
 }
 
 impl Description {
-    /// An ENI that has nothing yet but its name and its place on an instance.
+    /// An ENI that is to be created: only its network tag and its place on an instance are
+    /// known.
     pub(crate) fn planned(instance: String, network: &str, place: Place) -> Self {
         Self {
             id: String::new(),
@@ -134,7 +135,7 @@ impl Description {
         }
     }
 
-    /// Which of the ENIs that a configuration names it is.
+    /// The value of its network tag, by which a configuration names it.
     pub(crate) fn network(&self) -> Option<&str> {
         self.tags.get(NETWORK_TAG).map(String::as_str)
     }
@@ -150,7 +151,7 @@ impl Description {
         self.has(address) || self.prefix_of(address).is_some()
     }
 
-    /// How many of the addresses that the ENI can have in a family it has.
+    /// How many slots of a family are used, by addresses and by prefixes.
     pub(crate) fn used(&self, family: Family) -> usize {
         let addresses = self.primary.iter().chain(&self.secondary);
         let addresses = addresses.filter(|address| Family::of(**address) == family);
@@ -181,7 +182,7 @@ pub(crate) struct Place {
     pub(crate) device_index: u32,
 }
 
-/// Things of the VPC that somebody has chosen: by their ids, or by tags that each of them has.
+/// A choice of subnets or security groups in a configuration: by id, or by tags.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Choice {
@@ -206,11 +207,12 @@ pub(crate) struct Subnet {
     pub(crate) free: u32,
 }
 
-/// An ENI that EC2 is asked to create. The same request with the same token is the same ENI.
+/// An ENI that EC2 is asked to create. A request that is repeated with the same token returns
+/// the same ENI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewEni {
-    /// What makes a repeated request the same one.
+    /// The client token, by which EC2 recognises a repeated request.
     pub(crate) token: String,
     /// Its subnet.
     pub(crate) subnet_id: String,
@@ -220,11 +222,11 @@ pub(crate) struct NewEni {
     pub(crate) tags: BTreeMap<String, String>,
     /// Its primary address; without one EC2 chooses.
     pub(crate) primary: Option<Ipv4Addr>,
-    /// What the console shows beside it.
+    /// Its description, which the EC2 console shows.
     pub(crate) description: String,
 }
 
-/// Addresses of a subnet that EC2 gives to nobody who does not ask for them by name.
+/// A CIDR reservation of a subnet: EC2 assigns its addresses only to requests that name them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reservation {
     /// The addresses.
