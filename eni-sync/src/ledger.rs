@@ -1,6 +1,7 @@
-//! What this node has done, is doing and is going to do to the addresses of its ENIs:
-//! a file per address, written and on the disk before AWS is asked, so that a crash
-//! leaves an intent and never an orphan. It decides nothing itself.
+//! The ledger: what this node has done, is doing and will do to the addresses of its ENIs.
+//! There is a file per address, which is on the disk before AWS is asked, so that a crash
+//! leaves an intent in the ledger and never an address that no entry knows. The ledger only
+//! records; it takes no decisions.
 
 mod clock;
 mod content;
@@ -47,12 +48,13 @@ pub(crate) use self::refusal::Refusal;
 pub(crate) use self::wish::{Unheard, Wish};
 use crate::deadline::Deadline;
 
-/// Held while entries are read and written, for milliseconds.
+/// The name of the lock that is held while entries are read and written, for milliseconds.
 const LOCK: &str = ".lock";
-/// Held by the one process that may change the ENI, for as long as AWS needs.
+/// The name of the lock that is held by the one process that may change the ENI, for as long as
+/// AWS needs.
 const TURN: &str = ".turn";
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
-/// An entry is far smaller; whatever is larger is not one.
+/// The size limit of an entry in bytes. A larger file is not an entry.
 const ENTRY_LIMIT: u64 = 1 << 16;
 
 /// The ledger of this node.
@@ -62,14 +64,14 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger where it always is.
+    /// The ledger at its fixed path.
     pub(crate) fn of_node() -> Self {
         Self {
             root: Path::new(records::ROOT).join("ledger"),
         }
     }
 
-    /// The addresses that the node gives to nobody.
+    /// The addresses that this node must not assign to pods.
     ///
     /// # Errors
     /// Code 5 or 6 naming the file.
@@ -77,10 +79,10 @@ impl Ledger {
         excluded::read(&self.root)
     }
 
-    /// Writes down which addresses the node gives to nobody.
+    /// Writes down which addresses this node must not assign to pods.
     ///
     /// # Errors
-    /// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
+    /// Code 5 naming the file, and 6 when it is of a newer format. The old file stays then.
     pub(crate) fn exclude(&self, excluded: &Excluded) -> Result<()> {
         excluded::write(&self.root, excluded)
     }
@@ -88,7 +90,7 @@ impl Ledger {
     /// The part of the ledger that is about one ENI.
     ///
     /// # Errors
-    /// Code 999 when `id` cannot be an ENI's, which only a broken inventory says.
+    /// Code 999 when `id` is not a valid ENI id, which only a broken inventory has.
     pub(crate) fn of_eni(&self, id: &str) -> Result<EniLedger> {
         if !is_identifier(id) {
             return Err(Error::internal(format!("{id:?} is not the id of an ENI")));
@@ -109,7 +111,7 @@ impl Ledger {
         Ok([self.root.clone()].into_iter().chain(enis).collect())
     }
 
-    /// Every ENI that the ledger knows. What else stands there is not ours.
+    /// Every ENI that the ledger knows. Files and directories with other names are ignored.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -147,14 +149,14 @@ impl EniLedger {
         &self.id
     }
 
-    /// The same for a command that has to be done by then, whatever it waits for.
+    /// The same, with the deadline of a command for every wait.
     #[must_use]
     pub(crate) fn until(self, deadline: Deadline) -> Self {
         Self { deadline, ..self }
     }
 
-    /// Waits until no other process changes the ENI. Whatever queues meanwhile is one
-    /// batch for the next in turn.
+    /// Waits until no other process changes the ENI. The requests that arrive meanwhile become
+    /// one batch of the next process that has the turn.
     ///
     /// # Errors
     /// Code 5 naming the file, 11 when the turn does not come in time.
@@ -163,7 +165,7 @@ impl EniLedger {
         Lock::take(&self.directory.join(TURN), self.deadline.left_of(deadline))
     }
 
-    /// The entries, which nobody else changes until the value is dropped.
+    /// Locks the entries until the value is dropped.
     ///
     /// # Errors
     /// Code 5 naming the file, 11 when the lock is not free in time.
@@ -185,9 +187,8 @@ impl EniLedger {
         })
     }
 
-    /// The entries as they are at this moment, for who only looks: nothing is locked,
-    /// and nothing is made where there is no ledger. What EC2 has removed is not among
-    /// them.
+    /// The entries at this moment, for a caller that only reads: nothing is locked, and no
+    /// directory is created. Addresses that EC2 has removed are not among them.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -197,7 +198,7 @@ impl EniLedger {
         Ok(entries)
     }
 
-    /// The addresses whose files are no entries, each with the reason.
+    /// The addresses whose files cannot be read, each with the reason.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -211,8 +212,8 @@ impl EniLedger {
         Ok(unreadable.collect())
     }
 
-    /// Whether it says nothing of any address or prefix, and EC2 was asked for none that it may
-    /// have given unheard.
+    /// Whether the ledger has no address and no prefix of this ENI, and no request to EC2 whose
+    /// answer may have been lost.
     ///
     /// # Errors
     /// Code 5 naming the directory or a file.
@@ -233,21 +234,22 @@ pub(crate) struct Entries {
     eni: String,
     directory: PathBuf,
     _lock: Lock,
-    /// The clock that the times of the entries are of.
+    /// The clock by which the times of the entries are measured.
     clock: Clock,
 }
 
-/// What a file of the ledger says.
+/// The content of an entry's file, to be read.
 #[derive(Deserialize)]
 struct Found {
     #[serde(flatten)]
     entry: Entry,
-    /// The clock that its times are of; nothing in a file of a version that had none.
+    /// The clock by which its times are measured. Files of versions before the clock was
+    /// recorded have none.
     #[serde(default)]
     clock: Option<Clock>,
 }
 
-/// The same for who writes it.
+/// The content of an entry's file, to be written.
 #[derive(Serialize)]
 struct Written<'a> {
     #[serde(flatten)]
@@ -256,8 +258,8 @@ struct Written<'a> {
 }
 
 impl Entries {
-    /// Every entry that can be read. What cannot is left alone, and with it the address:
-    /// nothing is decided about what is not known.
+    /// Every entry that can be read. A file that cannot be read stays, and its address is not
+    /// changed: nothing is decided without knowledge.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -265,7 +267,7 @@ impl Entries {
         read_all(&self.directory, &self.clock)
     }
 
-    /// The addresses that the node gives to nobody.
+    /// The addresses that this node must not assign to pods.
     ///
     /// # Errors
     /// Code 5 or 6 naming the file.
@@ -274,8 +276,8 @@ impl Entries {
         root.map_or(Ok(Excluded::default()), excluded::read)
     }
 
-    /// Every address that has a file, also one that is not an entry: whoever looks for
-    /// addresses that nobody knows must not find those.
+    /// Every address that has a file, also one that cannot be read: its address is known to the
+    /// ledger nevertheless.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -291,11 +293,11 @@ impl Entries {
         read(&self.path(address), &self.clock)
     }
 
-    /// Writes an entry down; it is on the disk afterwards. A file that is not an entry is not
-    /// replaced: nobody knows what it was to say.
+    /// Writes an entry, which is on the disk afterwards. A file that cannot be read is not
+    /// replaced, because its meaning is unknown.
     ///
     /// # Errors
-    /// Code 5 naming the file, and 6 when it is not an entry; the old one is still there then.
+    /// Code 5 naming the file, and 6 when it is not an entry. The old file stays then.
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
         self.get(entry.address)?;
         let path = self.path(entry.address);
@@ -306,7 +308,7 @@ impl Entries {
         file::replace_durably(&path, &text).map_err(failed)
     }
 
-    /// Writes down what has become of the address of `entry`, which is in the ledger.
+    /// Writes down what `event` has made of the address of `entry`, which is in the ledger.
     ///
     /// # Errors
     /// As for [`Entries::write`].
@@ -319,7 +321,7 @@ impl Entries {
         }
     }
 
-    /// Writes down what `event` has made of an address: `before` is what the ledger had.
+    /// Writes down what `event` has made of an address: `before` is what the ledger had before.
     ///
     /// # Errors
     /// As for [`Entries::write`].
@@ -334,8 +336,8 @@ impl Entries {
         Ok(())
     }
 
-    /// Writes down that a prefix of the ENI has the claimed address of `entry`: it is on the
-    /// ENI for whoever has claimed it, an attachment or a pool.
+    /// Writes down that the claimed address of `entry` is on the ENI, because one of its
+    /// prefixes contains it. It is for the attachment or the pool that has claimed it.
     ///
     /// # Errors
     /// As for [`Entries::write`].
@@ -364,7 +366,8 @@ impl Entries {
         }
     }
 
-    /// Forgets what EC2 has removed so long ago that no description shows it any more.
+    /// Removes the entries of addresses that EC2 removed so long ago that no description shows
+    /// them any more.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -377,8 +380,8 @@ impl Entries {
         Ok(())
     }
 
-    /// Removes the entry of an address that nobody needs any more, and that EC2 has on the ENI
-    /// only as a part of a prefix, which stays.
+    /// Removes the entry of an address that no pod needs any more and that is on the ENI only
+    /// as a part of a prefix, which stays.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -413,14 +416,14 @@ fn read_all(directory: &Path, clock: &Clock) -> Result<Vec<Entry>> {
     for name in names(directory)? {
         match read(&directory.join(name), clock) {
             Ok(entry) => entries.extend(entry),
-            // One file must not stand in the way of all other addresses.
+            // One unreadable file must not block all other addresses.
             Err(error) => say!("{error}"),
         }
     }
     Ok(entries)
 }
 
-/// The entry in a file, with its times as `clock` has them.
+/// The entry in a file, with its times converted to `clock`.
 fn read(path: &Path, clock: &Clock) -> Result<Option<Entry>> {
     let undecodable = |why: String| {
         let msg = format!("{path:?} is not an entry of the ledger");
@@ -455,14 +458,14 @@ fn addresses(directory: &Path) -> Result<HashSet<IpAddr>> {
     Ok(names.filter_map(|name| name.parse().ok()).collect())
 }
 
-/// The names in a directory, sorted, but for dot-files; none where there is none.
+/// The names in a directory, sorted, without dot-files; empty without a directory.
 fn names(directory: &Path) -> Result<Vec<String>> {
     let mut names = list(directory)?;
     names.retain(|name| !name.starts_with('.'));
     Ok(names)
 }
 
-/// All names in a directory, sorted; none where there is none.
+/// All names in a directory, sorted; empty without a directory.
 fn list(directory: &Path) -> Result<Vec<String>> {
     let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
     let found = file::list(directory).map_err(failed)?;

@@ -1,7 +1,7 @@
-//! The clock that the times of an entry are of. The wall clock can be set, by hand or by a
-//! time service that finds it wrong; then a minute of it is not a minute. So the ledger has
-//! beside the times when, by the same clock, the machine was started: where that has moved,
-//! the clock was set, and the times move with it.
+//! The clock by which the times of an entry are measured. The wall clock can be set, by hand or
+//! by a time service; intervals that include the change are then wrong. So beside its times, an
+//! entry has the time of the boot by the same clock: if that differs now, the clock was set,
+//! and the times are moved by the difference.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,8 +10,8 @@ use common::records::boot_id;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Two readings of a clock that nobody sets differ by less, in milliseconds: both clocks
-/// are read one after the other.
+/// Two readings of a clock that is not set differ by less, in milliseconds: the two clocks are
+/// read one after the other.
 const SAME: i64 = 2000;
 
 /// The wall clock in one boot of the machine.
@@ -41,8 +41,8 @@ impl Clock {
         })
     }
 
-    /// By how many seconds the clock has been set forward since it was `then`. Of another
-    /// boot nobody knows, and its times are taken as they are.
+    /// By how many seconds the clock has been set forward since `then`. Times of another boot
+    /// cannot be compared and are not moved.
     pub(super) fn was_set_by(&self, then: &Self) -> i64 {
         let difference = self.boot_time.saturating_sub(then.boot_time);
         match self.boot_id == then.boot_id && difference.abs() >= SAME {

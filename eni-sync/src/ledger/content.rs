@@ -1,4 +1,4 @@
-//! The whole ledger as it is at one moment, for who shows several things of it: each file is read
+//! The whole ledger at one moment, for output that shows several parts of it: each file is read
 //! once, and nothing is locked.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use super::clock::Clock;
 use super::prefix::{each_prefix, prefix_of_file};
 use super::{Damage, EniLedger, Entry, Ledger, Prefix, State, names, read};
 
-/// What the ledger has of an ENI. What EC2 has removed is not among it.
+/// The ledger's content for one ENI, without the addresses and prefixes that EC2 has removed.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
     pub(crate) entries: Vec<Entry>,
@@ -19,11 +19,11 @@ pub(crate) struct Content {
     pub(crate) damage: Vec<Damage>,
 }
 
-/// The same of each ENI, by its id.
+/// The content for each ENI, by its id.
 pub(crate) type Contents = BTreeMap<String, Content>;
 
 impl Ledger {
-    /// What it has of every ENI.
+    /// The content for every ENI.
     ///
     /// # Errors
     /// Code 5 naming a directory.

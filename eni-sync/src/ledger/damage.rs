@@ -1,5 +1,5 @@
-//! The files of the ledger that cannot be read, in one list for all who name them. What such a
-//! file is about stays as it is until somebody removes the file.
+//! The files of the ledger that cannot be read, in one list for all commands that show them.
+//! The address or prefix of such a file is not changed until an operator removes the file.
 
 use std::net::IpAddr;
 
@@ -11,30 +11,30 @@ use super::EniLedger;
 /// A file that cannot be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Damage {
-    /// What it is about.
+    /// The subject of the file.
     pub(crate) about: About,
     /// Why it cannot be read; it names the file.
     pub(crate) error: Error,
 }
 
-/// What a file is about, as far as its name tells.
+/// The subject of a file, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
     /// An address.
     Address(IpAddr),
     /// A prefix.
     Prefix(Cidr),
-    /// Something that is called as a prefix, and is none.
+    /// A prefix that the name of the file does not tell.
     NoPrefix,
-    /// That EC2 was asked to choose prefixes, and has not been heard.
+    /// A request that EC2 choose prefixes, whose answer is not known.
     Asked,
-    /// That EC2 was asked to choose addresses, and has not been heard.
+    /// A request that EC2 choose addresses, whose answer is not known.
     Unheard,
 }
 
 impl EniLedger {
-    /// Every file that cannot be read, in order. Wishes are not among them: whoever waits says
-    /// what it waits for anew.
+    /// Every file that cannot be read, in order. Wishes are not among them: an attachment that
+    /// waits writes its wish again.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -49,7 +49,7 @@ impl EniLedger {
         Ok(all.collect())
     }
 
-    /// The files that cannot be read of what EC2 was asked to choose.
+    /// The unreadable files of requests that EC2 choose addresses or prefixes.
     pub(super) fn damage_of_questions(&self) -> impl Iterator<Item = Damage> {
         let asked = self.unreadable_asked().into_iter();
         let asked = asked.map(|error| (About::Asked, error));
@@ -66,7 +66,7 @@ impl Damage {
         Self { about, error }
     }
 
-    /// The prefix is that of the name of the file, if it has one.
+    /// The prefix is taken from the name of the file, if it has one.
     pub(super) fn of_prefix(prefix: Option<Cidr>, error: Error) -> Self {
         let about = prefix.map_or(About::NoPrefix, About::Prefix);
         Self { about, error }

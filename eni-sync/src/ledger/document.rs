@@ -1,4 +1,4 @@
-//! The files of the ledger that are no entries of addresses, read and written as a whole.
+//! The files of the ledger that are not entries of addresses, read and written as a whole.
 
 use std::io;
 use std::path::Path;
@@ -8,13 +8,13 @@ use common::files::{file, format};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest one is the list of what is given to nobody.
+/// The size limit of a file in bytes. The longest file is the list of excluded addresses.
 const LIMIT: u64 = 1 << 20;
 
-/// What a file says; nothing where there is none.
+/// The content of a file; `None` if it does not exist.
 ///
 /// # Errors
-/// Code 5 naming the file, 6 when it says something else.
+/// Code 5 naming the file, 6 when its content is something else.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let undecodable = |why: String| {
         let msg = format!("{path:?} is not a file of the ledger");
@@ -46,11 +46,11 @@ fn require_known_format(path: &Path, content: &[u8]) -> Result<()> {
     format::newer(content).map_or(Ok(()), |why| Err(refused(why)))
 }
 
-/// Writes a file; it is on the disk afterwards. One of a newer format is not replaced: nobody
-/// knows what else it says.
+/// Writes a file, which is on the disk afterwards. A file of a newer format is not replaced,
+/// because it may have content that this version does not know.
 ///
 /// # Errors
-/// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
+/// Code 5 naming the file, and 6 when it is of a newer format. The old file stays then.
 pub(super) fn write(path: &Path, document: &impl Serialize) -> Result<()> {
     if let Ok(there) = file::read_regular(path, LIMIT) {
         require_known_format(path, &there)?;
@@ -68,8 +68,8 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     file::remove(path).map_err(|cause| Error::io(format!("failed to remove {path:?}"), &cause))
 }
 
-/// Removes a file that cannot be read; whether it did. One of a newer format stays, and so does
-/// what is not a file.
+/// Removes a file that cannot be read, and returns whether it did. A file of a newer format
+/// stays, and so does what is not a regular file.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -99,7 +99,7 @@ mod tests {
             assert!(error.msg.contains(".unheard"), "{error}");
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-        // What is damaged says nothing, and is replaced.
+        // A damaged file is replaced.
         std::fs::write(&path, "{").unwrap();
         write(&path, &7).unwrap();
         let found: Option<u64> = read(&path).unwrap();

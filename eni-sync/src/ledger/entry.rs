@@ -1,4 +1,4 @@
-//! What the ledger says of one address.
+//! The ledger's entry of one address.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,38 +14,37 @@ use super::refusal::Refusal;
 /// Seconds since 1970.
 pub(crate) type Timestamp = u64;
 
-/// How long, in seconds, a description of EC2 may be older than what was asked of it.
-/// Source: Amazon EC2 Developer Guide, "Eventual consistency": the time to wait begins
-/// with a couple of seconds.
+/// How long, in seconds, EC2's descriptions may lag behind its changes. Source: Amazon EC2
+/// Developer Guide, "Eventual consistency": the time to wait begins with a couple of seconds.
 pub(crate) const DESCRIBE_LAG: u64 = 60;
-/// How long, in seconds, it is believed without a call that EC2 still has on an ENI
-/// what it had there: somebody else may have removed it.
+/// How long, in seconds, a confirmation counts that an address is on an ENI. After that EC2 is
+/// asked again, because another user may have removed the address.
 const BELIEVED: u64 = 900;
-/// A confirmation is written again when it is older than this, in seconds: a comparison
-/// should not write every file of the ledger that the one before has written.
+/// A confirmation is written again when it is older than this, in seconds, so that a comparison
+/// does not rewrite every file that the one before has written.
 const FRESH: u64 = 30;
 
-/// One address of an ENI.
+/// The entry of one address of an ENI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Entry {
     /// The address.
     pub(crate) address: IpAddr,
-    /// What is done with it.
+    /// Its state.
     #[serde(flatten)]
     pub(crate) state: State,
     /// The attachment that it is or was for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Owner>,
-    /// Since when it is in this state.
+    /// When it came into this state.
     pub(crate) since: Timestamp,
-    /// When EC2 said last that it is on the ENI; 0 when it never has.
+    /// When EC2 last confirmed that it is on the ENI; 0 for never.
     #[serde(default, skip_serializing_if = "is_never")]
     pub(crate) confirmed: Timestamp,
-    /// When EC2 was asked last to remove it from the ENI; 0 when it never was.
+    /// When EC2 was last asked to remove it from the ENI; 0 for never.
     #[serde(default, skip_serializing_if = "is_never")]
     removal: Timestamp,
-    /// Since when descriptions do not show it; 0 when the last one did.
+    /// When the first description came that did not show it; 0 if the last one did.
     #[serde(default, skip_serializing_if = "is_never")]
     missing: Timestamp,
     /// Whether EC2 has chosen it for an attachment of a network without ranges: it is in no
@@ -58,18 +57,20 @@ fn is_never(time: &Timestamp) -> bool {
     *time == 0
 }
 
-/// What one more description means that does not show an address.
+/// What it means that another description does not show an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Absence {
     /// The description may be older than what the ledger says.
     TooEarly,
-    /// It is the first one, or too close to the first: this is to be written down.
+    /// It is the first such description, or too soon after the first: the entry is to be
+    /// written.
     Noted(Box<Entry>),
-    /// It is the second one, some time after the first.
+    /// It is the second such description, long enough after the first: the address is not on
+    /// the ENI.
     Proven,
 }
 
-/// What is done with an address.
+/// The state of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "state",
@@ -79,34 +80,37 @@ pub(crate) enum Absence {
 pub(crate) enum State {
     /// An attachment or a pool wants it, and EC2 has not confirmed that it is on the ENI.
     Claiming {
-        /// From whom it may be taken.
+        /// From which ENIs it may be taken.
         takeover: Takeover,
-        /// Whether its attachment goes on without it, so that it is tried again.
+        /// Whether its attachment works without it, so that it is tried again.
         best_effort: bool,
-        /// Why it could not be had, for the process that waits for it.
+        /// Why EC2 did not assign it, for the process that waits for it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         refusal: Option<Refusal>,
     },
-    /// It is on the ENI for a living attachment.
+    /// It is on the ENI for an attachment that exists.
     Held,
-    /// It was on the ENI, and nobody needs it any more.
+    /// It is on the ENI, and no pod needs it any more.
     Releasing {
         /// When it may be removed at the earliest.
         after: Timestamp,
-        /// Whether EC2 may have removed it already; if not, it is on the ENI still.
+        /// Whether EC2 was asked to remove it and may have done so. If not, it is still on the
+        /// ENI.
         asked: bool,
     },
-    /// It was wanted and is not any more, and EC2 has never confirmed that it is on the
-    /// ENI: it is looked for there before anything is done about it.
+    /// It was claimed and is not needed any more, and EC2 has never confirmed that it is on the
+    /// ENI: before it is removed, it is looked for there.
     Withdrawn {
-        /// When it may be removed at the earliest, should it be on the ENI.
+        /// When it may be removed at the earliest, if it is on the ENI.
         after: Timestamp,
     },
-    /// EC2 has removed it. Kept for as long as a description may still show it.
+    /// EC2 has removed it. The entry stays for as long as a description may still show the
+    /// address.
     Removed,
     /// It is on the ENI for the next attachment that host-local gives it to.
     Pooled,
-    /// It was found on the ENI; nobody knows for whom. It is never removed by itself.
+    /// It was found on the ENI, and the ledger does not know for which pod. Only an operator
+    /// releases it.
     Adopted,
 }
 
@@ -126,7 +130,7 @@ impl State {
 }
 
 impl Entry {
-    /// What the ledger has of an address after `event`, where it had nothing.
+    /// The first entry of an address, after `event`. `None` when the event starts no entry.
     pub(crate) fn begin(address: IpAddr, event: &Event, owner: Option<Owner>) -> Option<Self> {
         match next(None, event) {
             Next::Become(state) => Some(Self {
@@ -143,7 +147,7 @@ impl Entry {
         }
     }
 
-    /// The entry after `event`; nothing when the address is to be forgotten.
+    /// The entry after `event`; `None` when it is to be removed.
     #[must_use]
     pub(crate) fn after(self, event: &Event) -> Option<Self> {
         let now = now();
@@ -177,16 +181,16 @@ impl Entry {
         })
     }
 
-    /// The entry of an address that is on the ENI for nobody: EC2 has chosen it, and whoever
-    /// it was for is gone, or not known. `known` is what the ledger has of it, and `after` is
-    /// when it may leave the ENI.
+    /// The entry of an address that EC2 has chosen and that is for no attachment: the
+    /// attachment has ended, or is not known. `known` is the entry in the ledger, and `after`
+    /// is when the address may leave the ENI.
     #[must_use]
     pub(crate) fn spare(address: IpAddr, known: Option<Self>, after: Timestamp) -> Option<Self> {
         let seen = match known {
             Some(entry) => entry.after(&Event::Seen),
             None => Self::begin(address, &Event::Seen, None),
         };
-        // No pod has had it, so nobody waits for an answer from it.
+        // No pod has used the address, so no answers to it are expected.
         let entry = seen?.after(&Event::Ended { after })?;
         Some(Self {
             owner: None,
@@ -194,7 +198,7 @@ impl Entry {
         })
     }
 
-    /// The same of an address that EC2 has chosen.
+    /// The entry, marked as an address that EC2 has chosen.
     #[must_use]
     pub(crate) fn chosen(self) -> Self {
         Self {
@@ -203,8 +207,7 @@ impl Entry {
         }
     }
 
-    /// The entry of an address that `owner` claims by its name; `known` is what the ledger
-    /// has of it.
+    /// The entry of this address when `owner` claims it; `known` is the entry in the ledger.
     #[must_use]
     pub(crate) fn claimed(
         address: IpAddr,
@@ -222,15 +225,15 @@ impl Entry {
         })
     }
 
-    /// The same for another owner.
+    /// The entry with another owner.
     #[must_use]
     pub(crate) fn owned_by(self, owner: Owner) -> Self {
         let owner = Some(owner);
         Self { owner, ..self }
     }
 
-    /// The same address when its attachment has ended: what is on the ENI stays there for
-    /// the time that the attachment's configuration said.
+    /// The entry after the end of its attachment: an address on the ENI stays there for the
+    /// cool-down that the attachment's configuration has.
     #[must_use]
     pub(crate) fn ended(self) -> Option<Self> {
         let owner = self.owner.as_ref();
@@ -239,8 +242,8 @@ impl Entry {
         self.after(&Event::Ended { after })
     }
 
-    /// The entry as a file says it. A file of a version that did not write down whether
-    /// EC2 had confirmed an address says nothing about that.
+    /// The entry of a file, corrected: files of versions that did not record EC2's confirmation
+    /// do not show that the address is on the ENI.
     #[must_use]
     pub(super) fn without_assumptions(self) -> Self {
         let after = match self.state {
@@ -257,10 +260,10 @@ impl Entry {
         }
     }
 
-    /// The entry with all times so many seconds later: the clock was set by as much.
+    /// The entry with all times moved by `seconds`, by which the clock was set.
     #[must_use]
     pub(super) fn moved_by(self, seconds: i64) -> Self {
-        // 0 is no time.
+        // 0 stands for never.
         let moved = |time: Timestamp| match time {
             0 => 0,
             time => time.saturating_add_signed(seconds).max(1),
@@ -285,7 +288,7 @@ impl Entry {
         }
     }
 
-    /// Whether EC2 has the address on the ENI, for all that it has said.
+    /// Whether the address is on the ENI, according to EC2's answers.
     pub(crate) fn is_on_eni(&self) -> bool {
         match self.state {
             State::Held | State::Releasing { .. } | State::Pooled | State::Adopted => true,
@@ -293,8 +296,8 @@ impl Entry {
         }
     }
 
-    /// Whether EC2 has said lately that the address is on the ENI, and no description
-    /// after that has failed to show it.
+    /// Whether EC2 has confirmed recently that the address is on the ENI, and no description
+    /// since then has failed to show it.
     pub(crate) fn is_believed(&self, now: Timestamp) -> bool {
         self.missing == 0 && is_younger(self.confirmed, BELIEVED, now)
     }
@@ -304,30 +307,30 @@ impl Entry {
         self.missing != 0
     }
 
-    /// Whether descriptions may be older than what the ledger says of the address.
+    /// Whether descriptions may be older than the state in the ledger.
     pub(crate) fn is_too_young_to_compare(&self, now: Timestamp) -> bool {
         is_younger(self.since, DESCRIBE_LAG, now) || self.was_removed_lately(now)
     }
 
-    /// Whether a description may still show the address though EC2 has removed it.
+    /// Whether a description may still show the address although EC2 has removed it.
     pub(crate) fn was_removed_lately(&self, now: Timestamp) -> bool {
         is_younger(self.removal, DESCRIBE_LAG, now)
     }
 
-    /// Whether an inventory that is still believed may have it though EC2 has removed it.
+    /// Whether an inventory that still counts may have the address although EC2 has removed it.
     pub(crate) fn is_removal_remembered(&self, now: Timestamp) -> bool {
         is_younger(self.removal, BELIEVED, now)
     }
 
-    /// Whether a description may show the address though EC2 is removing it, or has: it was
-    /// asked to lately, and has not confirmed since that the address is on the ENI.
+    /// Whether a description may show the address although EC2 is removing it or has removed
+    /// it: EC2 was asked to recently, and has not confirmed the address since.
     pub(crate) fn may_be_leaving(&self, now: Timestamp) -> bool {
         let is_asked = matches!(self.state, State::Releasing { asked: true, .. });
         (is_asked || !self.is_on_eni()) && self.was_removed_lately(now)
     }
 
-    /// Whether a description shows it that is later than the first one by more than
-    /// descriptions may be late.
+    /// Whether two descriptions have shown the address, the second one later than the first by
+    /// more than their lag.
     pub(crate) fn was_seen_twice(&self) -> bool {
         self.missing == 0 && self.confirmed >= self.since.saturating_add(DESCRIBE_LAG)
     }
@@ -352,8 +355,9 @@ impl Entry {
         }))
     }
 
-    /// When an address that nobody needs should be looked for on the ENI, to remove it;
-    /// nothing while somebody needs it. A clock that was set back keeps no address.
+    /// When an address that no pod needs should be looked for on the ENI, to remove it; `None`
+    /// while a pod needs it. If the clock was set back, that is at once, so that no address
+    /// stays forever.
     pub(crate) fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let settled = |time: Timestamp| time.saturating_add(DESCRIBE_LAG);
         let due = match self.state {
@@ -366,7 +370,7 @@ impl Entry {
         Some(if is_of_the_future { 0 } else { due })
     }
 
-    /// Whether it is of `owner`'s attachment in the same namespace.
+    /// Whether it belongs to `owner`'s attachment in the same namespace.
     pub(crate) fn is_owned_by(&self, owner: &Owner) -> bool {
         self.owner.as_ref().is_some_and(|own| own.is_same(owner))
     }
@@ -377,14 +381,14 @@ impl Entry {
         owner.is_some_and(|owner| matches!(owner.life, Life::Pool { .. }))
     }
 
-    /// Whether the agent has found the address reserved for `owner`'s attachment, which tells
-    /// of itself now.
+    /// Whether the agent has found a reservation of the address for `owner`'s attachment, whose
+    /// plugin claims it now.
     pub(crate) fn is_found_for(&self, owner: &Owner) -> bool {
         self.is_found_by_watching() && self.is_of_attachment(owner)
     }
 
-    /// Whether `owner`'s attachment has told of itself. It tells its end too, though the
-    /// address is reserved for a moment longer.
+    /// Whether the plugin of `owner`'s attachment has claimed the address. The plugin then also
+    /// reports the end of the attachment, even if the reservation exists a moment longer.
     pub(crate) fn is_told_of(&self, owner: &Owner) -> bool {
         let own = self.owner.as_ref();
         let is_plugins = own.is_some_and(|own| matches!(own.life, Life::Namespace { .. }));
@@ -396,14 +400,14 @@ impl Entry {
         own.is_some_and(|own| own.is_attachment(&owner.network, &owner.container_id, &owner.ifname))
     }
 
-    /// Whether a reservation of host-local is all that tells of its attachment: no process
-    /// waits for it.
+    /// Whether the attachment is known only by a reservation of host-local: no process waits
+    /// for the address.
     pub(crate) fn is_found_by_watching(&self) -> bool {
         let owner = self.owner.as_ref();
         owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
     }
 
-    /// Whether host-local may have a reservation of the address, where that decides.
+    /// Whether the address belongs to a reservation of host-local that may still exist.
     pub(crate) fn is_reserved(&self) -> bool {
         self.owner.as_ref().is_some_and(|owner| match &owner.life {
             Life::Reservation { reservation } => !reservation_presence(reservation).has_ended(),
@@ -411,7 +415,7 @@ impl Entry {
         })
     }
 
-    /// Whether nobody needs the address any more, wherever it is.
+    /// Whether no pod needs the address any more, whether it is on the ENI or not.
     pub(crate) fn is_leaving(&self) -> bool {
         match self.state {
             State::Releasing { .. } | State::Withdrawn { .. } | State::Removed => true,
@@ -419,7 +423,7 @@ impl Entry {
         }
     }
 
-    /// Whether it was wanted and could not be had.
+    /// Whether it was claimed and EC2 has refused it.
     pub(crate) fn is_refused(&self) -> bool {
         matches!(
             self.state,
@@ -430,8 +434,8 @@ impl Entry {
         )
     }
 
-    /// Whether nobody is known to have the address, and EC2 has not chosen it for anybody who
-    /// has not got it: whoever has it may be somebody who did not have to claim it.
+    /// Whether no owner is known, and EC2 did not choose the address for an attachment: an
+    /// unknown pod may use it.
     pub(crate) fn is_unclaimed(&self) -> bool {
         self.owner.is_none() && !self.chosen
     }
@@ -441,8 +445,8 @@ impl Entry {
         matches!(self.state, State::Held | State::Claiming { .. })
     }
 
-    /// Whether the address is, or is being made, that of `owner`'s attachment, whoever
-    /// has told us of it.
+    /// Whether the address belongs to `owner`'s attachment, or is claimed for it, by whatever
+    /// source the attachment is known.
     pub(crate) fn is_for(&self, owner: &Owner) -> bool {
         let own = self.owner.as_ref();
         self.is_in_use()
@@ -451,15 +455,15 @@ impl Entry {
             })
     }
 
-    /// Whether its owner may still exist, for all that can be seen from here: what cannot
-    /// be told has not ended.
+    /// Whether its owner may still exist, as far as this process can see: an owner in doubt
+    /// exists.
     pub(crate) fn may_have_living_owner(&self, holders: &Holders) -> bool {
         let owner = self.owner.as_ref();
         owner.is_some_and(|owner| !owner.presence(holders).has_ended())
     }
 }
 
-/// Whether `time` is less than `seconds` ago. A time of the future says nothing.
+/// Whether `time` is less than `seconds` ago. A time in the future is not.
 fn is_younger(time: Timestamp, seconds: u64, now: Timestamp) -> bool {
     now.checked_sub(time).is_some_and(|age| age < seconds)
 }

@@ -1,6 +1,6 @@
-//! Which addresses this node gives to nobody: somebody else has given them to pods, and EC2 does
-//! not know it. The agent's configuration names them; the ledger has them too, so that a plugin
-//! which finds no agent gives none of them either.
+//! The addresses that this node must not assign to pods: something else has given them to pods,
+//! without EC2 knowing it. The agent's configuration names them; they are also in the ledger,
+//! so that a plugin without an agent does not assign them either.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,21 @@ use serde_json::Value;
 
 use super::document;
 
-/// Beside the directories of the ENIs.
+/// The name of the file, beside the directories of the ENIs.
 const FILE: &str = "exclude.json";
-/// How long an address of them that EC2 has chosen stays on the ENI, where EC2 cannot choose it
-/// again, as long as its slot is not needed, in seconds.
+/// How long, in seconds, an excluded address that EC2 has chosen stays on the ENI while its
+/// slot is not needed. EC2 cannot choose it again while it is there.
 pub(crate) const PARKED: u64 = 3600;
-/// How many addresses and networks may be named: the file is read for every pod.
+/// How many addresses and networks may be listed: the file is read for every pod.
 const MOST: usize = 10_000;
 
-/// Addresses and networks as they are written, for example `["10.0.4.20", "10.0.4.64/28"]`.
+/// Excluded addresses and networks as they are written, for example `["10.0.4.20",
+/// "10.0.4.64/28"]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Value", into = "Vec<String>")]
 pub(crate) struct Excluded {
     texts: Vec<String>,
-    /// From the first to the last address of each block, sorted; none touches another one's
-    /// addresses.
+    /// The first and the last address of each block, sorted; no two blocks overlap.
     blocks: Vec<(IpAddr, IpAddr)>,
 }
 
@@ -70,14 +70,14 @@ fn merged(parsed: &[Exclusion]) -> Vec<(IpAddr, IpAddr)> {
 }
 
 impl Excluded {
-    /// Whether an address is one of them.
+    /// Whether an address is excluded.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let after = self.blocks.partition_point(|(first, _)| *first <= address);
         let before = after.checked_sub(1).and_then(|nth| self.blocks.get(nth));
         before.is_some_and(|(_, last)| address <= *last)
     }
 
-    /// Whether any address of a network is one of them.
+    /// Whether any address of a network is excluded.
     pub(crate) fn touches(&self, network: Cidr) -> bool {
         let (from, to) = (network.network().address(), network.last());
         self.blocks
@@ -86,13 +86,13 @@ impl Excluded {
     }
 }
 
-/// The file, which has room for a version of its format.
+/// The content of the file: an object, so that a version of its format can be added.
 #[derive(Default, Deserialize, Serialize)]
 struct Document {
     exclude: Excluded,
 }
 
-/// What the ledger in this directory has of them; nothing where no agent has named any.
+/// The exclusions in the ledger in this directory; none if no agent has written any.
 ///
 /// # Errors
 /// Code 5 or 6 naming the file.
@@ -101,10 +101,10 @@ pub(super) fn read(root: &Path) -> Result<Excluded> {
     Ok(document.unwrap_or_default().exclude)
 }
 
-/// Writes them down in the place of those that are there.
+/// Writes the exclusions, which replace those in the file.
 ///
 /// # Errors
-/// Code 5 naming the file, and 6 when it is of a newer format; the old one is still there then.
+/// Code 5 naming the file, and 6 when it is of a newer format. The old file stays then.
 pub(super) fn write(root: &Path, excluded: &Excluded) -> Result<()> {
     let path = path(root);
     if read(root).is_ok_and(|there| there == *excluded) {

@@ -1,6 +1,5 @@
-//! What happens to an address, as the log has it. Whatever changes an entry of the ledger
-//! passes here, so that nothing happens to an address that the log does not tell: on which
-//! ENI, for whom, and why.
+//! Logs what happens to an address: on which ENI, for which attachment, and why. Every change
+//! of an entry is logged here, so that the log is complete.
 
 use tracing::{debug, info, warn};
 
@@ -10,7 +9,7 @@ use super::owner::Owner;
 use super::prefix::Prefix;
 use super::refusal::Refusal;
 
-/// One event of an address, with all that is known about whose it is.
+/// Logs an event of an address, with all that is known of its attachment.
 macro_rules! tell {
     ($level:ident, $what:literal, $eni:expr, $entry:expr, $($more:tt)*) => {{
         let owner = Whose::of($entry.owner.as_ref());
@@ -27,7 +26,7 @@ macro_rules! tell {
     }};
 }
 
-/// The names of an attachment, as far as they are known.
+/// The fields of an attachment, as far as they are known.
 #[derive(Default)]
 struct Whose<'a> {
     pod: Option<&'a str>,
@@ -48,8 +47,7 @@ impl<'a> Whose<'a> {
     }
 }
 
-/// Tells what has become of an address of `eni`: `before` and `after` are what the ledger
-/// had and has of it.
+/// Logs a change to an address of `eni`: `before` and `after` are its entries in the ledger.
 pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Event) {
     let entry = after;
     let states = (before.map(|entry| &entry.state), &after.state);
@@ -96,7 +94,7 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
     }
 }
 
-/// A refusal is told when it is new: it is asked again every minute.
+/// A new refusal is a warning; a repeated one, which may come every minute, is a debug event.
 fn refused(eni: &str, entry: &Entry, refusal: &Refusal, is_new: bool) {
     let (code, reason) = (refusal.code, refusal.error().to_string());
     match is_new {
@@ -105,7 +103,7 @@ fn refused(eni: &str, entry: &Entry, refusal: &Refusal, is_new: bool) {
     }
 }
 
-/// Tells that a prefix of the ENI has an address that was claimed.
+/// Logs that a prefix of the ENI contains an address that was claimed.
 pub(super) fn covered(eni: &str, entry: &Entry) {
     tell!(
         info,
@@ -116,19 +114,18 @@ pub(super) fn covered(eni: &str, entry: &Entry) {
     );
 }
 
-/// Tells that an attachment needs its address no more, and why.
+/// Logs that an attachment does not need its address any more, and why.
 pub(super) fn ended(eni: &str, before: &Entry, why: &str) {
     tell!(info, "ended", eni, before, reason = why);
 }
 
-/// Tells that an address of a prefix is free again.
+/// Logs that an address of a prefix is free again.
 pub(super) fn freed(eni: &str, before: &Entry) {
     let reason = "its cool-down is over, and its prefix stays";
     tell!(info, "released", eni, before, reason);
 }
 
-/// Tells what has become of a prefix of `eni`: `before` and `after` are what the ledger had
-/// and has of it.
+/// Logs a change to a prefix of `eni`: `before` and `after` are its entries in the ledger.
 pub(super) fn prefix(eni: &str, before: Option<&Prefix>, after: &Prefix, event: &Event) {
     let what = match (event, &after.entry.state) {
         (Event::Assigned { .. }, _) => "assigned",
@@ -141,7 +138,7 @@ pub(super) fn prefix(eni: &str, before: Option<&Prefix>, after: &Prefix, event: 
     info!(eni, prefix = %after.prefix, "{what}");
 }
 
-/// Tells that the ledger has nothing to say about an address any more.
+/// Logs that the entry of an address was removed.
 pub(super) fn forgotten(eni: &str, before: &Entry) {
     let reason = "EC2 does not show it on the ENI any more";
     tell!(info, "forgotten", eni, before, reason);

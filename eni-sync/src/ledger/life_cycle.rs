@@ -1,6 +1,6 @@
-//! The life of an address in the ledger: which state follows from which, for everything
-//! that can happen to it. Pure. What was wanted and what was on the ENI are states of
-//! their own, and only an answer of EC2 leads from one to the other.
+//! The state machine of an address in the ledger: which state follows from which, for every
+//! event. Pure. Claimed addresses and addresses on the ENI are in different states, and only an
+//! answer of EC2 leads from one to the other.
 
 use super::Takeover;
 use super::{Refusal, State, Timestamp};
@@ -8,18 +8,19 @@ use super::{Refusal, State, Timestamp};
 /// What has happened to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// An attachment or a pool wants it, and EC2 is to be asked.
+    /// An attachment or a pool claims it, and EC2 is to be asked.
     Claimed {
-        /// From whom it may be taken.
+        /// From which ENIs it may be taken.
         takeover: Takeover,
-        /// Whether its attachment goes on without it.
+        /// Whether its attachment works without it.
         best_effort: bool,
     },
     /// host-local has given an address of a pool to an attachment.
     Taken,
-    /// The metadata of the node show on the ENI what is claimed.
+    /// The instance metadata show the claimed address on the ENI.
     Shown,
-    /// EC2 has answered that a claimed address is on the ENI, or that a prefix is that has it.
+    /// EC2 has answered that the claimed address is on the ENI, itself or as a part of a
+    /// prefix.
     Assigned {
         /// Whether it was claimed for a pool and not for an attachment.
         for_pool: bool,
@@ -28,14 +29,14 @@ pub(crate) enum Event {
     Refused(Refusal),
     /// A description shows it on the ENI.
     Seen,
-    /// Descriptions do not show it, for as often and as long as that proves something.
+    /// Descriptions have not shown it so often and for so long that it is not on the ENI.
     Missed,
-    /// Whoever had or wanted it needs it no more.
+    /// Its attachment or pool does not need it any more.
     Ended {
         /// When it may be removed at the earliest.
         after: Timestamp,
     },
-    /// Some pod has it nevertheless.
+    /// A pod uses it nevertheless.
     Postponed {
         /// When it may be removed at the earliest.
         after: Timestamp,
@@ -49,7 +50,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// Whether it is EC2's word that the address is on the ENI.
+    /// Whether the event is EC2's confirmation that the address is on the ENI.
     pub(super) fn is_confirmation(&self) -> bool {
         matches!(self, Self::Assigned { .. } | Self::Seen)
     }
@@ -60,9 +61,9 @@ impl Event {
 pub(super) enum Next {
     /// Nothing changes.
     Stay,
-    /// The address is in another state from now on.
+    /// The address is in this state from now on.
     Become(State),
-    /// The ledger has nothing to say about the address any more.
+    /// The entry is to be removed.
     Forget,
 }
 
@@ -106,7 +107,8 @@ fn shown(state: Option<&State>) -> Next {
     }
 }
 
-/// Whoever wanted it may have ended while EC2 was asked: then it is on the ENI for nobody.
+/// The attachment may have ended while EC2 was asked: then the address is on the ENI without a
+/// use.
 fn assigned(state: Option<&State>, for_pool: bool) -> Next {
     match state {
         Some(State::Claiming { .. }) if for_pool => Next::Become(State::Pooled),
@@ -131,7 +133,7 @@ fn refused(state: Option<&State>, refusal: &Refusal) -> Next {
     }
 }
 
-/// What is claimed stays claimed: a description is not an answer to a claim.
+/// A claimed address stays claimed: a description is not an answer to a claim.
 fn seen(state: Option<&State>) -> Next {
     match state {
         None | Some(State::Removed) => Next::Become(State::Adopted),
@@ -140,8 +142,8 @@ fn seen(state: Option<&State>) -> Next {
     }
 }
 
-/// A living attachment claims again what it has lost. What is being removed is asked for
-/// by name before it is forgotten.
+/// An existing attachment claims a lost address again. For an address that is being released,
+/// EC2 is asked to remove that very address before it is forgotten.
 fn missed(state: Option<&State>) -> Next {
     match state {
         Some(State::Held) => Next::Become(State::Claiming {
@@ -156,7 +158,7 @@ fn missed(state: Option<&State>) -> Next {
     }
 }
 
-/// An operator may give up what is pooled or adopted, and what is in its cool-down earlier.
+/// An operator may release a pooled or an adopted address, and end a cool-down early.
 fn ended(state: Option<&State>, after: Timestamp) -> Next {
     match state {
         Some(State::Claiming { .. } | State::Withdrawn { .. }) => {
@@ -188,7 +190,7 @@ fn unassigning(state: Option<&State>) -> Next {
     }
 }
 
-/// Somebody may have claimed it while EC2 was asked, and asks again.
+/// It may have been claimed while EC2 was asked; then EC2 is asked to assign it again.
 fn unassigned(state: Option<&State>) -> Next {
     match state {
         Some(State::Releasing { .. }) => Next::Become(State::Removed),
@@ -196,7 +198,7 @@ fn unassigned(state: Option<&State>) -> Next {
     }
 }
 
-/// Only what is on the ENI for certain.
+/// Only an address that is certainly on the ENI goes to a pool.
 fn pooled(state: Option<&State>) -> Next {
     match state {
         Some(State::Releasing { asked: false, .. } | State::Adopted) => Next::Become(State::Pooled),

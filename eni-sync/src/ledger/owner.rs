@@ -1,4 +1,4 @@
-//! The attachment that an address is for, and what shows that it exists still.
+//! The attachment that an address is for, and how to find out whether it still exists.
 
 use std::path::{Path, PathBuf};
 
@@ -22,14 +22,14 @@ pub(crate) struct Owner {
     /// `namespace/name` of the pod; empty when the runtime has not said.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) pod: String,
-    /// What shows that the attachment still exists.
+    /// By what it is known whether the attachment still exists.
     #[serde(flatten)]
     pub(crate) life: Life,
     /// How long the address stays on the ENI when the attachment has ended.
     pub(crate) cooldown_seconds: u64,
 }
 
-/// What an attachment ends with.
+/// The object whose end is the end of the attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 pub(crate) enum Life {
@@ -42,12 +42,13 @@ pub(crate) enum Life {
         /// The boot in which the attachment was made.
         boot_id: String,
     },
-    /// The reservation of host-local, of an attachment that nobody tells us of.
+    /// The reservation of host-local, for an attachment whose plugins do not report to
+    /// `eni-sync`.
     Reservation {
         /// The path of the file.
         reservation: PathBuf,
     },
-    /// Nothing: it is the agent itself that wants the address.
+    /// No object: the agent itself claims the address for a pool.
     Pool {
         /// The name of the pool.
         pool: String,
@@ -76,11 +77,11 @@ impl Life {
         }
     }
 
-    /// Whether it exists where it was.
+    /// Whether it still exists at its path.
     ///
     /// # Errors
-    /// Code 5 when the boot id cannot be read, or the reservation not be looked for, 8
-    /// when the namespace cannot be looked at.
+    /// Code 5 when the boot id cannot be read or the reservation cannot be examined, 8 when the
+    /// namespace cannot be examined.
     fn goes_on(&self) -> Result<bool> {
         match self {
             Self::Namespace {
@@ -93,7 +94,7 @@ impl Life {
         }
     }
 
-    /// Whether it exists, wherever it is.
+    /// Whether it still exists, at any path.
     fn presence(&self, holders: &Holders) -> Presence {
         match self {
             Self::Namespace {
@@ -111,8 +112,8 @@ impl Life {
     }
 }
 
-/// Whether host-local has a reservation. It has ended where its file is gone, or the
-/// directory of its network, and not where nothing of the store is visible.
+/// Whether host-local has a reservation. It has ended if its file or the directory of its
+/// network is missing; if the whole store is missing, that is unknown.
 pub(super) fn reservation_presence(path: &Path) -> Presence {
     let unknown = |error: Error| Presence::Unknown(error);
     for place in path.ancestors().take(3) {
@@ -152,15 +153,15 @@ impl Owner {
             && self.life.is_same(&other.life)
     }
 
-    /// Whether the attachment exists where it was.
+    /// Whether the attachment still exists at its path.
     ///
     /// # Errors
-    /// Code 5 or 8 when that cannot be told.
+    /// Code 5 or 8 when that cannot be determined.
     pub(crate) fn is_alive(&self) -> Result<bool> {
         self.life.goes_on()
     }
 
-    /// Whether the attachment exists, wherever it is.
+    /// Whether the attachment still exists, at any path.
     pub(crate) fn presence(&self, holders: &Holders) -> Presence {
         self.life.presence(holders)
     }
@@ -173,7 +174,7 @@ impl Owner {
         }
     }
 
-    /// Which namespace that is.
+    /// The identity of that namespace, where it is known.
     pub(crate) fn netns_id(&self) -> Option<&NetNsId> {
         match &self.life {
             Life::Namespace { netns_id, .. } => Some(netns_id),

@@ -1,7 +1,6 @@
-//! What the ledger has of the prefixes of an ENI: an entry for each, in the same states as
-//! that of an address, and that EC2 was asked for some and has not been heard. Both are in
-//! dot-files beside the entries of addresses, which a version that knows none of it leaves
-//! alone.
+//! The prefixes of an ENI in the ledger: an entry for each, with the states of an address, and
+//! the requests for prefixes whose answers are not known. Both are in dot-files beside the
+//! entries of addresses, which versions without prefixes ignore.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -17,9 +16,9 @@ use super::document::{read, remove, remove_damaged, write};
 use super::entry::DESCRIBE_LAG;
 use super::{EniLedger, Entries, Entry, Event, State, Takeover, Timestamp, journal, list, now};
 
-/// What the name of a prefix's file begins with.
+/// The start of the name of a prefix's file.
 const PREFIX: &str = ".prefix-";
-/// The same of a file that says that EC2 was asked for prefixes.
+/// The start of the name of a file about a request for prefixes.
 const ASKED: &str = ".asked-";
 
 /// One prefix of an ENI.
@@ -28,11 +27,11 @@ const ASKED: &str = ".asked-";
 pub(crate) struct Prefix {
     /// The prefix.
     pub(crate) prefix: Cidr,
-    /// What is done with it, as with an address: that of the entry is its first one.
+    /// Its state, in the entry of its first address.
     pub(crate) entry: Entry,
 }
 
-/// The same in a file, with the clock that its times are of.
+/// The content of a prefix's file, with the clock by which its times are measured.
 #[derive(Serialize, Deserialize)]
 struct Written {
     #[serde(flatten)]
@@ -41,7 +40,7 @@ struct Written {
 }
 
 impl Prefix {
-    /// One that EC2 has answered to have given to the ENI.
+    /// A prefix that EC2 has assigned to the ENI.
     pub(crate) fn assigned(prefix: Cidr) -> Option<Self> {
         let claimed = Event::Claimed {
             takeover: Takeover::Never,
@@ -52,30 +51,30 @@ impl Prefix {
         Some(Self { prefix, entry })
     }
 
-    /// One that was found on the ENI, nobody knows for what.
+    /// A prefix that was found on the ENI and is not known to the ledger.
     pub(crate) fn found(prefix: Cidr) -> Option<Self> {
         let entry = Entry::begin(prefix.address(), &Event::Seen, None)?;
         Some(Self { prefix, entry })
     }
 
-    /// What it is after `event`; nothing when it is to be forgotten.
+    /// The prefix after `event`; `None` when it is to be forgotten.
     #[must_use]
     pub(crate) fn after(self, event: &Event) -> Option<Self> {
         let entry = self.entry.after(event)?;
         Some(Self { entry, ..self })
     }
 
-    /// Whether it is of the family of IPv6.
+    /// Whether it is an IPv6 prefix.
     pub(crate) fn is_ipv6(&self) -> bool {
         !self.prefix.is_ipv4()
     }
 
-    /// Whether an address is one of it.
+    /// Whether it contains an address.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.prefix.contains(address)
     }
 
-    /// Whether EC2 has it on the ENI, and is not removing it, for all that it has said.
+    /// Whether it is on the ENI and not being removed, according to EC2's answers.
     pub(crate) fn is_there(&self) -> bool {
         let is_going = matches!(self.entry.state, State::Releasing { asked: true, .. });
         self.entry.is_on_eni() && !is_going && !self.entry.is_missing()
@@ -87,22 +86,22 @@ impl Prefix {
     }
 }
 
-/// EC2 was asked for prefixes of one family, and its answer is not in the ledger: the process
-/// was killed, or the answer was lost. What has come to the ENI since then and has no entry
-/// is what EC2 chose.
+/// A request for prefixes of one family whose answer is not in the ledger: the process was
+/// killed, or the answer was lost. Prefixes without an entry that have come to the ENI since
+/// then are those that EC2 chose.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Asked {
     /// The prefixes of the family that were on the ENI before.
     pub(crate) before: Vec<Cidr>,
-    /// How many it was asked for.
+    /// How many prefixes EC2 was asked for.
     pub(crate) count: usize,
     since: Timestamp,
     clock: Clock,
 }
 
 impl Asked {
-    /// Whether a description shows all that EC2 may have chosen.
+    /// Whether a description now shows all that EC2 may have chosen.
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
         now.checked_sub(self.since)
             .is_none_or(|age| age >= DESCRIBE_LAG)
@@ -117,15 +116,15 @@ fn prefix_file(prefix: Cidr) -> String {
     format!("{PREFIX}{}-{}", prefix.address(), prefix.prefix())
 }
 
-/// The prefix that a file is called after.
+/// The prefix in the name of a file.
 pub(super) fn prefix_of_file(name: &str) -> Option<Cidr> {
     let (address, length) = name.strip_prefix(PREFIX)?.rsplit_once('-')?;
     format!("{address}/{length}").parse().ok()
 }
 
 impl EniLedger {
-    /// The prefixes as they are at this moment, for who only looks. What EC2 has removed is
-    /// not among them.
+    /// The prefixes at this moment, for a caller that only reads. Prefixes that EC2 has removed
+    /// are not among them.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -135,7 +134,7 @@ impl EniLedger {
         Ok(prefixes)
     }
 
-    /// The prefixes that EC2 has removed so short a time ago that it may show them still.
+    /// The prefixes that EC2 has removed so recently that it may still show them.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -145,8 +144,8 @@ impl EniLedger {
         Ok(prefixes.iter().map(|prefix| prefix.prefix).collect())
     }
 
-    /// Why files that are called as those of prefixes are none, each with its prefix if its name
-    /// has one.
+    /// The files of prefixes that cannot be read: the reason, and the prefix if the name of the
+    /// file has one.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -159,7 +158,7 @@ impl EniLedger {
         Ok(unreadable.collect())
     }
 
-    /// Why it cannot be read what EC2 was asked for.
+    /// The errors of the files about requests for prefixes that cannot be read.
     pub(crate) fn unreadable_asked(&self) -> Vec<Error> {
         let files = [false, true].map(|ipv6| self.directory.join(asked_file(ipv6)));
         let read = files.iter().map(|path| read::<Asked>(path));
@@ -172,14 +171,14 @@ fn read_prefixes(directory: &Path, clock: &Clock) -> Result<Vec<Prefix>> {
     for (_, found) in each_prefix(directory, clock)? {
         match found {
             Ok(prefix) => prefixes.extend(prefix),
-            // One file must not stand in the way of all other prefixes.
+            // One unreadable file must not block all other prefixes.
             Err(error) => say!("{error}"),
         }
     }
     Ok(prefixes)
 }
 
-/// The names of the files that are called as those of prefixes, and what each says.
+/// The names of the files of prefixes, with the content of each.
 pub(super) fn each_prefix(
     directory: &Path,
     clock: &Clock,
@@ -193,7 +192,7 @@ pub(super) fn each_prefix(
     Ok(found.collect())
 }
 
-/// What a file says that is called as that of a prefix.
+/// The content of the file of a prefix.
 fn read_prefix(directory: &Path, name: &str, clock: &Clock) -> Result<Option<Prefix>> {
     let path = directory.join(name);
     let Some(Written {
@@ -220,8 +219,8 @@ impl Entries {
         read_prefixes(&self.directory, &self.clock)
     }
 
-    /// Every prefix that has a file, also one that cannot be read: whoever looks for prefixes
-    /// that nobody knows must not find those.
+    /// Every prefix that has a file, also one that cannot be read: it is known to the ledger
+    /// nevertheless.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -230,8 +229,8 @@ impl Entries {
         Ok(names.filter_map(|name| prefix_of_file(&name)).collect())
     }
 
-    /// Writes down what `event` has made of a prefix: `before` is what the ledger had. A file
-    /// that cannot be read is not replaced: nobody knows what it was to say.
+    /// Writes down what `event` has made of a prefix: `before` is what the ledger had before. A
+    /// file that cannot be read is not replaced, because its meaning is unknown.
     ///
     /// # Errors
     /// Code 5 naming the file, and 6 when it cannot be read.
@@ -252,8 +251,8 @@ impl Entries {
         Ok(())
     }
 
-    /// Writes down what has become of a prefix, if the ledger has it as it is given. Returns
-    /// what it is then.
+    /// Writes down what `event` has made of a prefix, if the ledger has exactly `prefix`.
+    /// Returns the prefix after the event.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -278,8 +277,8 @@ impl Entries {
         remove(&self.directory.join(prefix_file(prefix.prefix)))
     }
 
-    /// Forgets the prefixes that EC2 has removed so long ago that nobody has an inventory with
-    /// them, and no description shows them.
+    /// Removes the entries of prefixes that EC2 removed so long ago that no inventory has them
+    /// and no description shows them.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -293,10 +292,10 @@ impl Entries {
         Ok(())
     }
 
-    /// What EC2 was asked for without being heard.
+    /// The request for prefixes whose answer is not known, if there is one.
     ///
     /// # Errors
-    /// Code 5 naming the file, 6 when it says nothing of the kind.
+    /// Code 5 naming the file, 6 when its content is something else.
     pub(crate) fn asked(&self, ipv6: bool) -> Result<Option<Asked>> {
         let found: Option<Asked> = read(&self.directory.join(asked_file(ipv6)))?;
         Ok(found.map(|found| Asked {
@@ -307,7 +306,8 @@ impl Entries {
         }))
     }
 
-    /// Writes down that EC2 is about to be asked for so many, while `before` is on the ENI.
+    /// Writes down that EC2 is about to be asked for `count` prefixes, while `before` are on
+    /// the ENI.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -321,7 +321,7 @@ impl Entries {
         write(&self.directory.join(asked_file(ipv6)), &asked)
     }
 
-    /// Writes down that the answer has been heard, or can come no more.
+    /// Writes down that the answer is known, or cannot come any more.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -329,8 +329,8 @@ impl Entries {
         remove(&self.directory.join(asked_file(ipv6)))
     }
 
-    /// Forgets what EC2 was asked for where nobody can read it; whether it did. A file of a newer
-    /// format stays.
+    /// Removes the file of a request if it cannot be read, and returns whether it did. A file
+    /// of a newer format stays.
     ///
     /// # Errors
     /// Code 5 naming the file.

@@ -1,9 +1,9 @@
-//! Why an address could not be had, as the ledger keeps it.
+//! Why EC2 did not assign an address, as the ledger keeps it.
 
 use common::error::{Error, ErrorCode};
 use serde::{Deserialize, Serialize};
 
-/// Why an address could not be had.
+/// Why EC2 did not assign an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
     /// The code of the error.
@@ -15,12 +15,13 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// Whether both say the same. In details EC2 may repeat the request, or encode it anew.
+    /// Whether both are the same refusal. The details do not count: EC2 may repeat the request
+    /// in them, or encode it differently.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         (self.code, &self.msg) == (other.code, &other.msg)
     }
 
-    /// What to tell the process that waits.
+    /// The refusal for the process that waits, made of an error.
     pub(crate) fn of(error: &Error) -> Self {
         Self {
             code: error.code.0,
@@ -29,7 +30,7 @@ impl Refusal {
         }
     }
 
-    /// The error as it was.
+    /// The error that the refusal was made of.
     pub(crate) fn error(&self) -> Error {
         Error::new(ErrorCode(self.code), self.msg.as_str()).with_details(self.details.as_str())
     }

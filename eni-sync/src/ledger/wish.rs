@@ -1,6 +1,7 @@
-//! What the ledger has besides addresses: who waits for one that EC2 is to choose, and that
-//! EC2 was asked to choose some and has not been heard. Both are written before EC2 is asked.
-//! They are in dot-files beside the entries, which a version that knows none of it leaves alone.
+//! The parts of the ledger that are not addresses: wishes of attachments that wait for an
+//! address of EC2's choice, and the request to EC2 whose answer is not known. Both are written
+//! before EC2 is asked. They are in dot-files beside the entries, which versions without them
+//! ignore.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,11 +18,11 @@ use super::entry::DESCRIBE_LAG;
 use super::prefix::asked_file;
 use super::{EniLedger, Entries, Owner, Refusal, Timestamp, list, now};
 
-/// What the name of a wish's file begins with.
+/// The start of the name of a wish's file.
 const WISH: &str = ".wanted-";
-/// What the name of a file begins with until its content is complete, of those that are here.
+/// The start of the name of any of these files until its content is complete.
 const UNFINISHED: &str = "..";
-/// The file that says that EC2 was asked to choose.
+/// The name of the file about a request that EC2 choose addresses.
 const UNHEARD: &str = ".unheard";
 
 /// An attachment that waits for an address of EC2's choice.
@@ -32,10 +33,10 @@ pub(crate) struct Wish {
     pub(crate) owner: Owner,
     /// Whether it waits for an IPv6 address, and not for an IPv4 address.
     pub(crate) ipv6: bool,
-    /// How often EC2 has not answered.
+    /// How often EC2's answer was lost.
     #[serde(default)]
     pub(crate) unheard: u32,
-    /// Why there is none, for the process that waits for it.
+    /// Why EC2 assigned none, for the process that waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) refusal: Option<Refusal>,
 }
@@ -61,15 +62,15 @@ impl Wish {
         format!("{WISH}{container_id}-{ifname}-{family}")
     }
 
-    /// Whether its attachment may still exist, for all that can be seen from here.
+    /// Whether its attachment may still exist, as far as this process can see.
     fn may_be_alive(&self, holders: &Holders) -> bool {
         !self.owner.presence(holders).has_ended()
     }
 }
 
-/// EC2 was asked to choose addresses, and its answer is not in the ledger: the process was
-/// killed, or the answer was lost. What has come to the ENI since then and is in no entry is
-/// what EC2 chose.
+/// A request that EC2 choose addresses, whose answer is not in the ledger: the process was
+/// killed, or the answer was lost. Addresses without an entry that have come to the ENI since
+/// then are those that EC2 chose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Unheard {
@@ -77,12 +78,12 @@ pub(crate) struct Unheard {
     pub(crate) before: BTreeSet<IpAddr>,
     /// When EC2 was asked last.
     since: Timestamp,
-    /// The clock that this time is of.
+    /// The clock by which this time is measured.
     clock: Clock,
 }
 
 impl Unheard {
-    /// Whether a description shows all that EC2 may have chosen.
+    /// Whether a description now shows all that EC2 may have chosen.
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
         now.checked_sub(self.since)
             .is_none_or(|age| age >= DESCRIBE_LAG)
@@ -90,7 +91,7 @@ impl Unheard {
 }
 
 impl EniLedger {
-    /// How many attachments wait for an address of EC2's choice that it has not refused.
+    /// How many wishes EC2 has not refused.
     ///
     /// # Errors
     /// Code 5 naming the directory.
@@ -100,14 +101,14 @@ impl EniLedger {
             if !name.starts_with(WISH) {
                 continue;
             }
-            // What is not a wish is said by whoever serves wishes.
+            // A file that cannot be read is logged where wishes are served.
             let wish: Option<Wish> = read(&self.directory.join(name)).ok().flatten();
             waiting += usize::from(wish.is_some_and(|wish| wish.refusal.is_none()));
         }
         Ok(waiting)
     }
 
-    /// Whether EC2 was asked to choose addresses or prefixes and has not been heard.
+    /// Whether there is a request for addresses or prefixes whose answer is not known.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -122,15 +123,15 @@ impl EniLedger {
         Ok(false)
     }
 
-    /// Why it cannot be read that EC2 was asked to choose addresses.
+    /// The error of the file about the request for addresses, if it cannot be read.
     pub(super) fn unreadable_unheard(&self) -> Option<Error> {
         read::<Unheard>(&self.directory.join(UNHEARD)).err()
     }
 }
 
 impl Entries {
-    /// Every wish that can be read, of those whose attachments may still exist. The others are
-    /// forgotten: nobody waits for an answer to them.
+    /// Every wish that can be read and whose attachment may still exist. The others are
+    /// removed: no process waits for them.
     ///
     /// # Errors
     /// Code 5 naming the directory or the file.
@@ -153,7 +154,7 @@ impl Entries {
         let mut wishes = Vec::new();
         for name in list(&self.directory)? {
             if name.starts_with(UNFINISHED) {
-                // Who writes one has the lock: this one was killed.
+                // The writer of a file holds the lock, so the writer of this one was killed.
                 remove(&self.directory.join(&name))?;
             }
             if !name.starts_with(WISH) {
@@ -161,14 +162,14 @@ impl Entries {
             }
             match read(&self.directory.join(name)) {
                 Ok(wish) => wishes.extend(wish),
-                // Its own attachment says it anew when it comes again.
+                // The attachment writes its wish again when it is tried again.
                 Err(error) => say!("{error}"),
             }
         }
         Ok(wishes)
     }
 
-    /// What has become of a wish.
+    /// The wish of an attachment as it is in the ledger.
     ///
     /// # Errors
     /// Code 5 naming the file, 6 when it is not a wish.
@@ -178,7 +179,7 @@ impl Entries {
         Ok(wish.filter(|wish| wish.owner.is_same(owner)))
     }
 
-    /// Writes a wish down; it is on the disk afterwards.
+    /// Writes a wish, which is on the disk afterwards.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -186,7 +187,7 @@ impl Entries {
         write(&self.directory.join(wish.file()), wish)
     }
 
-    /// Removes a wish that is fulfilled, or that nobody has any more.
+    /// Removes a wish that is fulfilled or not needed any more.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -194,10 +195,10 @@ impl Entries {
         remove(&self.directory.join(wish.file()))
     }
 
-    /// What EC2 was asked to choose without being heard.
+    /// The request for addresses whose answer is not known, if there is one.
     ///
     /// # Errors
-    /// Code 5 naming the file, 6 when it says nothing of the kind.
+    /// Code 5 naming the file, 6 when its content is something else.
     pub(crate) fn unheard(&self) -> Result<Option<Unheard>> {
         let found: Option<Unheard> = read(&self.unheard_path())?;
         Ok(found.map(|found| {
@@ -209,7 +210,7 @@ impl Entries {
         }))
     }
 
-    /// Writes down that EC2 is about to be asked, while `before` is on the ENI.
+    /// Writes down that EC2 is about to be asked for addresses, while `before` are on the ENI.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -222,7 +223,8 @@ impl Entries {
         self.write_unheard(&unheard)
     }
 
-    /// Writes down that the last answer has been heard, and an earlier one has not.
+    /// Writes the request back after its answer has come, when the answer of an earlier request
+    /// is still not known.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -230,7 +232,7 @@ impl Entries {
         write(&self.unheard_path(), unheard)
     }
 
-    /// Writes down that every answer has been heard.
+    /// Writes down that the answers of all requests are known.
     ///
     /// # Errors
     /// Code 5 naming the file.
