@@ -1,4 +1,4 @@
-//! How the ledger and the VPC become one: the rules, which touch nothing, and what
+//! Keeps the ledger and the VPC in agreement: the rules, which are pure, and the code that
 //! registers, takes over, releases and compares addresses by them.
 
 pub(crate) mod assign;

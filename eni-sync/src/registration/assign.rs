@@ -1,6 +1,6 @@
-//! Has AWS assign addresses to an ENI. One call for all of them is the rule; what is
-//! here besides finds out, by asking what is where, which address stands in the way of
-//! the others, and whether it may be taken from where it is.
+//! Has AWS assign addresses to an ENI, normally by one call for all of them. If AWS refuses the
+//! call, this module finds out, by descriptions, which address is the cause, and whether it may
+//! be taken from the ENI that has it.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -23,19 +23,19 @@ use crate::vpc::failure::{Failure, Kind};
 pub(crate) struct Claimed {
     pub(crate) address: IpAddr,
     pub(crate) takeover: Takeover,
-    /// Whether a description may show it on the ENI though EC2 has removed it.
+    /// Whether a description may show it on the ENI although EC2 has removed it.
     pub(crate) was_removed_lately: bool,
 }
 
 impl Claimed {
-    /// Whether the address is on the ENI when a description shows it there or not.
+    /// Whether the address is certainly on the ENI, given whether a description shows it there.
     pub(crate) fn is_proven_by(&self, is_shown: bool) -> bool {
         is_shown && !self.was_removed_lately
     }
 }
 
-/// How many addresses of a family an ENI has, how many it can have, and how many have been
-/// removed to make room.
+/// How many slots of a family an ENI uses and has, and how many addresses have been removed to
+/// make room.
 pub(crate) struct Room {
     pub(crate) used: usize,
     pub(crate) limit: usize,
@@ -43,13 +43,13 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// How many more it can have.
+    /// How many more addresses it can have.
     pub(crate) fn free(&self) -> usize {
         self.limit.saturating_sub(self.used) + self.made
     }
 }
 
-/// What became of each address.
+/// The result for each address.
 pub(crate) type Outcomes = Vec<(IpAddr, Result<()>)>;
 
 /// Assigns addresses to one ENI.
@@ -57,15 +57,15 @@ pub(crate) struct Assigner<'a> {
     pub(crate) node: &'a Node<'a>,
     pub(crate) eni: &'a Eni,
     ec2: &'a Ec2,
-    /// The ENIs of the subnet, once they had to be looked at.
+    /// The ENIs of the subnet, described when they are first needed.
     neighbours: OnceCell<Vec<Description>>,
 }
 
 impl<'a> Assigner<'a> {
-    /// Who assigns addresses to `eni`.
+    /// An assigner for `eni`.
     ///
     /// # Errors
-    /// Those of making the clients.
+    /// Those of [`Aws::ec2`](crate::vpc::clients::Aws::ec2).
     pub(crate) fn new(node: &'a Node<'a>, eni: &'a Eni) -> Result<Self> {
         Ok(Self {
             node,
@@ -75,9 +75,9 @@ impl<'a> Assigner<'a> {
         })
     }
 
-    /// Assigns all of `claimed`, and says of each whether it is on the ENI now; nothing of
-    /// those that another look is needed for. A bad address does not keep the others from
-    /// it.
+    /// Assigns all of `claimed`, and returns for each whether it is on the ENI now. An address
+    /// that needs a second look is missing in the result. A bad address does not prevent the
+    /// others.
     pub(crate) fn assign(&self, claimed: &[Claimed]) -> Outcomes {
         let families = Family::ALL.map(|family| {
             let of_family = claimed.iter().filter(|c| Family::of(c.address) == family);
@@ -101,16 +101,16 @@ impl<'a> Assigner<'a> {
                 outcomes.collect()
             }
             Err(failure) if failure.concerns_every_call() => self.refuse_all(batch, &failure),
-            Err(failure) => match self.sort_out(batch, &failure) {
+            Err(failure) => match self.handle_refusal(batch, &failure) {
                 Ok(outcomes) => outcomes,
-                // That nothing can be looked up now says no more than the first answer.
+                // The failed description does not explain more than the first answer.
                 Err(_) => self.refuse_all(batch, &failure),
             },
         }
     }
 
-    /// Deals with a batch that AWS has refused as a whole.
-    fn sort_out(&self, batch: &[Claimed], failure: &Failure) -> Result<Outcomes, Failure> {
+    /// Handles a batch that AWS has refused as a whole.
+    fn handle_refusal(&self, batch: &[Claimed], failure: &Failure) -> Result<Outcomes, Failure> {
         let ec2 = self.ec2();
         let own = ec2.eni(&self.eni.id)?;
         let present = |claimed: &Claimed| {
@@ -152,10 +152,10 @@ impl<'a> Assigner<'a> {
         Ok(outcomes)
     }
 
-    /// Which of the addresses of a refused batch that a description shows on the ENI are
-    /// certainly there. EC2 may refuse what is there as well, or accept it when nothing else
-    /// is asked for; but the description may be older than what has taken one of them away.
-    /// The others are to be looked at once more.
+    /// The addresses of a refused batch that are certainly on the ENI, of those that a
+    /// description shows there. EC2 may refuse addresses that are there, or accept them when
+    /// nothing else is requested; but the description may be older than the removal of one of
+    /// them. The others need a second look.
     fn proven(&self, shown: Vec<Claimed>, batch: &[Claimed]) -> Vec<Claimed> {
         let is_new = shown.len() < batch.len();
         let accepted = || self.ec2().assign(&self.eni.id, &addresses(&shown)).is_ok();
@@ -170,8 +170,8 @@ impl<'a> Assigner<'a> {
         shown.into_iter().filter(is_second).collect()
     }
 
-    /// Sorts out the addresses that are in a prefix of some ENI. EC2 has no filter for
-    /// prefixes, so the whole subnet is looked at, when nothing else explains a refusal.
+    /// Separates the addresses that are in a prefix of some ENI. EC2 has no filter for
+    /// prefixes, so the whole subnet is described, if nothing else explains a refusal.
     fn find_in_prefixes(&self, batch: Vec<Claimed>) -> Result<(Outcomes, Vec<Claimed>), Failure> {
         let enis = match self.neighbours.get() {
             Some(enis) => enis,
@@ -197,8 +197,8 @@ impl<'a> Assigner<'a> {
         Ok((found, rest))
     }
 
-    /// One address of `batch` is refused for a reason that no description shows: halves
-    /// lead to it.
+    /// Finds the refused addresses of `batch` by halving it, when no description shows the
+    /// reason.
     fn divide(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
         if let [claimed] = batch {
             return self.ask_again(*claimed, failure);
@@ -209,8 +209,8 @@ impl<'a> Assigner<'a> {
         outcomes
     }
 
-    /// Asks once more for an address that was refused although nobody has it: somebody may
-    /// have given it away after the refusal, and somebody else may be taking it.
+    /// Requests an address once more that was refused although no ENI has it: it may have been
+    /// released after the refusal, and another ENI may be taking it.
     fn ask_again(&self, claimed: Claimed, failure: &Failure) -> Outcomes {
         let address = claimed.address;
         if failure.kind != Kind::Invalid {
@@ -230,8 +230,8 @@ impl<'a> Assigner<'a> {
         }
     }
 
-    /// The ENI is full: addresses in their cool-down make room, the oldest first. What
-    /// does not fit even then is refused.
+    /// Handles a full ENI: addresses in their cool-down are removed to make room, the oldest
+    /// first. Addresses that do not fit even then are refused.
     fn assign_what_fits(
         &self,
         batch: &[Claimed],
@@ -244,7 +244,7 @@ impl<'a> Assigner<'a> {
         let room = self.room(family, own, batch.len());
         let (fitting, rest) = batch.split_at(batch.len().min(room.free()));
         let mut outcomes = match fitting.len() == batch.len() && room.made == 0 {
-            // By what we know there is room; AWS knows better.
+            // By our count there is room, but AWS' count decides.
             true => self.divide(fitting, failure),
             false => self.assign_batch(fitting),
         };
@@ -259,14 +259,14 @@ impl<'a> Assigner<'a> {
         outcomes
     }
 
-    /// Which addresses of one family the ENI has room for, beside `others` that are coming.
-    /// Addresses in their cool-down make room; the rest is refused before anything is done
-    /// for it.
+    /// The addresses of one family that the ENI has room for, beside `others` that are about to
+    /// be assigned. Addresses in their cool-down are removed to make room; the rest is refused
+    /// before any change is made for it.
     pub(crate) fn fitting(&self, batch: Vec<Claimed>, others: usize) -> (Vec<Claimed>, Outcomes) {
         let Some(family) = batch.first().map(|claimed| Family::of(claimed.address)) else {
             return (batch, Outcomes::new());
         };
-        // Who knows no limit leaves it to EC2.
+        // Without a known limit, EC2 decides.
         if family.limit(self.eni) == 0 {
             return (batch, Outcomes::new());
         }
@@ -288,8 +288,8 @@ impl<'a> Assigner<'a> {
         (fitting, full.collect())
     }
 
-    /// How many addresses of a family the ENI has and can have, after some in their
-    /// cool-down have made room, the oldest first, where there is not enough for `wanted`.
+    /// The slots of a family, after addresses in their cool-down have been removed, the oldest
+    /// first, if there are not enough for `wanted`.
     pub(crate) fn room(&self, family: Family, own: Option<&Description>, wanted: usize) -> Room {
         let used = own.map_or(0, |own| own.used(family));
         let limit = family.limit(self.eni);
@@ -298,8 +298,8 @@ impl<'a> Assigner<'a> {
         Room { used, limit, made }
     }
 
-    /// Removes up to `wanted` addresses whose attachments have ended, though their
-    /// cool-down is not over. Returns how many have gone.
+    /// Removes up to `wanted` addresses whose attachments have ended, although their cool-down
+    /// is not over. Returns how many are gone.
     fn make_room(&self, family: Family, wanted: usize) -> usize {
         if wanted == 0 {
             return 0;
@@ -337,7 +337,7 @@ impl<'a> Assigner<'a> {
     }
 }
 
-/// The refusal of an address that the VPC delivers to another ENI as a part of a prefix.
+/// The error for an address that belongs to a prefix of another ENI.
 fn in_prefix(address: IpAddr, eni: &Description, prefix: Cidr) -> Error {
     let holder = match &eni.instance_id {
         Some(instance) => format!("{} of {instance}", eni.id),

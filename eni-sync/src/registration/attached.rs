@@ -1,6 +1,6 @@
-//! The attachments that the plugins of this suite have recorded, and whether a pod may have an
-//! ENI as a whole: with it the pod has all of its addresses, which are then in no ledger, and
-//! with a driver for user space on no interface.
+//! The attachments that the plugins of this suite have recorded, and whether a pod may have a
+//! whole ENI. Such a pod has all addresses of the ENI, which are then in no ledger, and with a
+//! driver for user space on no interface of the kernel.
 
 use common::error::{Errors, Result};
 use common::kernel::netlink::{Link, Netlink};
@@ -9,12 +9,13 @@ use common::records::{Attachment, Records, boot_id};
 use common::text::printable;
 use serde::de::DeserializeOwned;
 
-/// Why an ENI without an interface on the node may be a pod's.
+/// The reason why an ENI without an interface on the node may be used by a pod.
 pub(crate) const ELSEWHERE: &str =
     "its interface is not on the node: a pod or a driver for user space has it";
 
-/// The attachments of ipvlan that have not ended: those on the ENI with this MAC address, or
-/// all. What cannot be read may be one of them, and is named.
+/// The attachments of ipvlan that have not ended, as text: those on the ENI with this MAC
+/// address, or all. A record that cannot be read may be one of them, so its error is in the
+/// list.
 ///
 /// # Errors
 /// Code 5 naming a directory that cannot be listed.
@@ -24,7 +25,7 @@ pub(crate) fn of_ipvlan(mac: Option<&str>) -> Result<Vec<String>> {
     })
 }
 
-/// The same of host-device.
+/// The same for host-device.
 ///
 /// # Errors
 /// As for [`of_ipvlan`].
@@ -38,10 +39,10 @@ pub(crate) fn is_elsewhere(links: &[Link], mac: &str) -> bool {
     links.iter().all(|link| link.mac != mac)
 }
 
-/// Why an address of this ENI that nobody has claimed may be a pod's all the same, if it may.
+/// The reason why an unclaimed address of this ENI may be used by a pod, if there is one.
 ///
 /// # Errors
-/// Those of the kernel, and as for [`of_ipvlan`]: nobody knows then.
+/// Those of the kernel, and as for [`of_ipvlan`]: the answer is unknown then.
 pub(crate) fn reason_to_keep(mac: &str) -> Result<Option<String>> {
     let may_have = |why: &str| format!("a pod may have it with the whole ENI: {why}");
     if is_elsewhere(&Netlink::open()?.links()?, mac) {

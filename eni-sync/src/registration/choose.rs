@@ -1,6 +1,7 @@
-//! Gives an attachment addresses whose network names none: those that are asked for by name,
-//! and of each other family one that EC2 chooses, or has chosen earlier for somebody who needs
-//! it no more. The same attachment gets the same ones however often it asks.
+//! Gives addresses to an attachment whose network has no ranges: the addresses that it
+//! requests, and for each other family one that EC2 chooses, or has chosen earlier for an
+//! attachment that does not need it any more. If the attachment asks again, it gets the same
+//! addresses.
 
 use std::net::IpAddr;
 
@@ -24,8 +25,8 @@ use crate::vpc::inventory;
 /// Gives the attachment of `request` its addresses, each with the prefix length of the subnet.
 ///
 /// # Errors
-/// Code 7 for what can never be given, 11 for what EC2 or somebody else does not give now, 100
-/// without permission, 5 or 6 naming a file of the ledger.
+/// Code 7 for an address that can never be given, 11 for one that EC2 or another attachment
+/// does not give now, 100 without permission, 5 or 6 naming a file of the ledger.
 pub(crate) fn choose(
     aws: &Aws,
     ledger: &Ledger,
@@ -91,7 +92,7 @@ impl Choice {
         Ok(families)
     }
 
-    /// Whether no address that is asked for by name is one that the node gives to nobody.
+    /// Checks that no requested address is excluded.
     fn require_included(&self, excluded: &Excluded) -> Result<()> {
         let mut addresses = self.addresses.iter();
         match addresses.find(|address| excluded.contains(**address)) {
@@ -104,8 +105,8 @@ impl Choice {
         }
     }
 
-    /// Whether nobody else can have an address that is asked for by name without the ledger's
-    /// knowing: those of the ENI itself are the node's, and pods may have taken any of a prefix.
+    /// Checks that the ledger would know another user of a requested address: the primary
+    /// addresses of the ENI are the node's, and any pod may have got an address of a prefix.
     fn require_free(&self, eni: &Eni, prefixes: &[Cidr]) -> Result<()> {
         if self.is_whole {
             return Ok(());
@@ -130,9 +131,9 @@ impl Choice {
     }
 }
 
-/// The addresses that EC2 has on an ENI which one attachment has as a whole, its primary ones
-/// first. Nobody has to claim them, and they stay on the ENI when the attachment ends. What
-/// the ledger has on its way out of the ENI is not among them.
+/// The addresses of an ENI that one attachment has as a whole, the primary ones first. They
+/// need not be claimed, and stay on the ENI when the attachment ends. Addresses that are being
+/// released are not among them.
 fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice) -> Result<Vec<IpAddr>> {
     let what = format!("look at {}", eni.id);
     let found = node.aws.ec2(&node.inventory.region)?.eni(&eni.id);
@@ -161,7 +162,7 @@ fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice) -> Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Gives an attachment one address of each family that EC2 has chosen.
+/// Gives an attachment one address of each family, chosen by EC2.
 fn of_ec2(
     node: &Node<'_>,
     eni: &Eni,
@@ -185,8 +186,8 @@ fn of_ec2(
     })
 }
 
-/// Writes down what an attachment waits for, as far as it has not got it already, and no
-/// prefix of the ENI has a free address for it. Returns what it has if it waits for nothing.
+/// Writes a wish for each family of which the attachment has no address yet and no prefix of
+/// the ENI has a free one. Returns the addresses if the attachment has all of them.
 fn wish(
     ledger: &EniLedger,
     eni: &Eni,
@@ -199,7 +200,7 @@ fn wish(
     for family in families {
         let ipv6 = *family == Family::V6;
         match own(&all, *family, request) {
-            // It could not be had when the attachment asked last.
+            // EC2 refused it when the attachment asked before.
             Some(entry) if entry.is_refused() => {
                 entries.end(entry.clone(), "it could not be had")?;
             }
@@ -217,14 +218,14 @@ fn wish(
     Ok((held.len() == families.len()).then_some(held))
 }
 
-/// What the ledger has of EC2's choice for an attachment.
+/// The entry of the address that EC2 has chosen for an attachment.
 fn own<'a>(all: &'a [Entry], family: Family, request: &Request) -> Option<&'a Entry> {
     let ipv6 = family == Family::V6;
     let mut all = all.iter();
     all.find(|entry| is_chosen_for(entry, &request.owner, ipv6))
 }
 
-/// The addresses that an attachment has claimed by name.
+/// The addresses that an attachment has claimed.
 fn claimed(entries: &Entries, families: &[Family], request: &Request) -> Result<Vec<IpAddr>> {
     let all = entries.all()?;
     let own = |family: &Family| own(&all, *family, request);
@@ -238,7 +239,7 @@ fn claimed(entries: &Entries, families: &[Family], request: &Request) -> Result<
 /// The addresses that an attachment has, once it has all of them.
 ///
 /// # Errors
-/// Why one of them could not be had; code 11 when the attachment has ended meanwhile.
+/// The refusal of one of them; code 11 when the attachment has ended meanwhile.
 fn answer(
     entries: &Entries,
     families: &[Family],

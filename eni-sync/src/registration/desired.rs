@@ -1,6 +1,6 @@
-//! Which addresses an attachment needs on which ENI: what the result of the plugins
-//! before us says, by the MAC addresses of its interfaces. Never by comparing subnets:
-//! two ENIs may be in one.
+//! Which addresses an attachment needs on which ENI, by the result of the plugins before this
+//! one and the MAC addresses of its interfaces. Subnets are never compared: two ENIs may be in
+//! the same subnet.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use host_device::device::Device;
 
 use crate::vpc::eni::is_routed;
 
-/// The addresses of an attachment by the MAC address they are reached at, in lower
-/// case with colons.
+/// The addresses of an attachment, by the MAC address of the interface that they are on, in
+/// lower case with colons.
 pub(crate) type Wanted = BTreeMap<String, Vec<IpAddr>>;
 
-/// The addresses on the container's interfaces in the result of the plugins before us.
-/// An address of the node's side, such as a bridge's, is not the pod's.
+/// The addresses on the container's interfaces in the result of the plugins before this one. An
+/// address on the node's side, such as that of a bridge, does not belong to the pod.
 ///
 /// # Errors
-/// Code 7 when an address is on no interface of the result, or its interface has no
-/// MAC address to be found; 8 when the container's namespace cannot be opened.
+/// Code 7 when an address is on an interface that the result lacks, or the MAC address of its
+/// interface cannot be found; 8 when the container's namespace cannot be opened.
 pub(crate) fn by_mac(prev_result: &AddResult, args: &CmdArgs) -> Result<Wanted> {
     let own = Interface {
         name: args.ifname.to_string(),
@@ -33,7 +33,7 @@ pub(crate) fn by_mac(prev_result: &AddResult, args: &CmdArgs) -> Result<Wanted> 
     for ip in &prev_result.ips {
         let address = ip.address.address();
         let interface = match ip.interface {
-            // Results before 0.3.0 know no interfaces: there is only the attachment's.
+            // Results before 0.3.0 have no interfaces: there is only that of the attachment.
             None => &own,
             Some(index) => prev_result.interfaces.get(index).ok_or_else(|| {
                 let msg = format!("prevResult has {address} on interface {index}, which it lacks");
@@ -61,7 +61,8 @@ fn mac_of(interface: &Interface, args: &CmdArgs) -> Result<String> {
     {
         return Ok(link.mac);
     }
-    // What the device was before a driver for user space took it from the kernel.
+    // The record has the MAC address that the device had before a driver for user space took it
+    // from the kernel.
     let record = host_device::records().read::<Device>(args)?;
     record
         .map(|record| record.device.mac)

@@ -1,6 +1,5 @@
-//! Pods that run without the ENI that they were attached to: somebody has detached it from
-//! the instance, and the interfaces on it have gone with it. Nothing brings them back but a
-//! new pod, so the agent and the doctor name them.
+//! Pods whose ENI has been detached from the instance while they run: the interfaces on it are
+//! gone. Only a new pod gets an interface again, so the agent and the doctor name these pods.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +10,7 @@ use common::kernel::netns::Holders;
 
 use crate::ledger::{Entry, Ledger};
 
-/// What is to be said of each attachment that has lost its ENI.
+/// A message for each attachment that has lost its ENI.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger or the inventory.

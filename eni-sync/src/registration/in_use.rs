@@ -1,5 +1,6 @@
-//! Which addresses are on an interface of some pod right now, or of the node. The ledger
-//! knows who an address was for; this shows who has it, and what could not be seen.
+//! Which addresses are on an interface of a pod or of the node at this moment. The ledger knows
+//! which attachment an address was for; this module shows who uses it, and which namespaces
+//! could not be read.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -17,14 +18,14 @@ use common::kernel::netns::{NetNs, NetNsId};
 use crate::ledger::{Ledger, Owner};
 use crate::limits;
 
-/// What could be seen of the addresses that are in use.
+/// The addresses in use, as far as this process can see.
 #[derive(Debug, Default)]
 pub(crate) struct Living {
-    /// The namespace that each of them is in, of those that pods have.
+    /// The namespace of each address that a pod has.
     pods: HashMap<IpAddr, PathBuf>,
-    /// The interface that each of them is on, of those that the node itself has.
+    /// The interface of each address that the node itself has.
     node: HashMap<IpAddr, String>,
-    /// The namespaces that are not visible to this process: anything may be in them.
+    /// The namespaces that are not visible to this process: any address may be in them.
     hidden: Vec<Unseen>,
     /// The namespaces that have too many addresses, or change them too often to be read.
     unreadable: Vec<Unseen>,
@@ -34,7 +35,7 @@ pub(crate) struct Living {
 #[derive(Debug)]
 struct Unseen {
     path: PathBuf,
-    /// Whether a runtime has made the path, and nothing can be seen there.
+    /// Whether the path is the name of a namespace, made by a runtime.
     is_name: bool,
     id: Option<NetNsId>,
     why: Error,
@@ -43,16 +44,16 @@ struct Unseen {
 /// Where to look for addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Where the ledger and the runtimes tell that a namespace is: enough for addresses
-    /// whose owners are known.
+    /// In the namespaces that the ledger and the runtimes name: enough for addresses whose
+    /// owners are known.
     Known,
-    /// Besides, where any process is that can be seen: what nobody knows the owner of may be
-    /// of a container whose runtime gives its namespace no name.
+    /// Also in the namespaces of all visible processes: an address without a known owner may be
+    /// in a container whose runtime does not name its namespace.
     Processes,
 }
 
 impl Reach {
-    /// How far to look before addresses of these owners are released.
+    /// Where to look before addresses of these owners are released.
     pub(crate) fn to_release<'a>(mut owners: impl Iterator<Item = Option<&'a Owner>>) -> Self {
         match owners.all(|owner| owner.is_some()) {
             true => Self::Known,
@@ -61,12 +62,12 @@ impl Reach {
     }
 }
 
-/// Looks into every namespace that a runtime shows, into those of `owners`, into that
-/// of the node, and wherever `reach` says.
+/// Reads the addresses of the node's namespace, of every namespace that a runtime names, of
+/// those of `owners`, and of those that `reach` adds.
 ///
 /// # Errors
-/// Those of a namespace that exists and cannot be opened: an address that may be in it
-/// must not be taken for free.
+/// Those of a namespace that exists and cannot be opened: an address that may be in it must not
+/// count as free.
 pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) -> Result<Living> {
     let mut living = Living::default();
     living.add_node()?;
@@ -94,7 +95,7 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) ->
     Ok(living)
 }
 
-/// The same with the owners of everything in the ledger.
+/// The same with the owners of all entries in the ledger.
 ///
 /// # Errors
 /// As for [`look`], and code 5 naming a file of the ledger.
@@ -102,7 +103,7 @@ pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
     look_from(ledger, Reach::Known)
 }
 
-/// The same for who is about to release addresses, the owners of which may be unknown.
+/// The same for releasing addresses whose owners may be unknown.
 ///
 /// # Errors
 /// As for [`of_node`].
@@ -118,8 +119,8 @@ pub(crate) fn look_from(ledger: &Ledger, reach: Reach) -> Result<Living> {
 }
 
 impl Living {
-    /// The node's own namespace: somebody may use a pod's address there, or what a pod has
-    /// left may have brought it.
+    /// Reads the node's own namespace: a program of the node may use a pod's address there, or
+    /// an interface that returned from a pod may have brought it.
     fn add_node(&mut self) -> Result<()> {
         let mut netlink = Netlink::open()?;
         let links = netlink.links()?;
@@ -131,15 +132,15 @@ impl Living {
         Ok(())
     }
 
-    /// Looks into the namespaces of processes, each of them once. A process that may not be
-    /// examined is left out: that takes its capabilities, or `SYS_PTRACE`.
+    /// Reads the namespaces of processes, each once. A process that this one may not examine is
+    /// left out; to examine all takes their capabilities, or `SYS_PTRACE`.
     fn add_processes(&mut self, mut seen: HashSet<(u64, u64)>) -> Result<()> {
         let own = NetNs::own()?.id()?;
         seen.insert((own.device, own.inode));
         for path in namespaces::of_processes()? {
             let found = match fs::metadata(&path) {
                 Ok(found) => found,
-                // Another process of its namespace is looked at then.
+                // The namespace is read through another of its processes.
                 Err(cause) if namespaces::has_ended(&cause) => continue,
                 Err(cause) if cause.kind() == ErrorKind::PermissionDenied => continue,
                 Err(cause) => {
@@ -154,7 +155,7 @@ impl Living {
         Ok(())
     }
 
-    /// Looks into the namespace at `path`, and returns which one it is.
+    /// Reads the namespace at `path`, and returns its identity.
     fn add(&mut self, path: PathBuf) -> Result<Option<(u64, u64)>> {
         let Some(sandbox) = Sandbox::open_for_del(&path.to_string_lossy())? else {
             return Ok(None);
@@ -191,8 +192,8 @@ impl Living {
         }
     }
 
-    /// Why an address must stay for all that can be seen, if it must: it is in use, or it
-    /// may be where its owner is. That of nobody may be anywhere.
+    /// The reason why an address must stay, if there is one: it is in use, or it may be in a
+    /// namespace that could not be read. An address without an owner may be in any namespace.
     pub(crate) fn reason_to_keep(&self, address: IpAddr, owner: Option<&Owner>) -> Option<String> {
         if let Some(path) = self.pods.get(&address) {
             return Some(format!("it is on an interface of a pod, in {path:?}"));
@@ -207,7 +208,7 @@ impl Living {
             .map(|unseen| format!("it may be in use: {}", unseen.why))
     }
 
-    /// Why a set of addresses must stay for all that can be seen, if it must.
+    /// The reason why a set of addresses must stay, if there is one.
     pub(crate) fn reason_to_keep_all(&self, has: impl Fn(IpAddr) -> bool) -> Option<String> {
         let pods = self.pods.keys();
         let used = pods.chain(self.node.keys()).find(|address| has(**address));
@@ -221,7 +222,7 @@ impl Living {
             .map(|unseen| format!("addresses of it may be in use: {}", unseen.why))
     }
 
-    /// Whether somebody has an address.
+    /// Whether a pod or the node has an address.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.pods.contains_key(&address) || self.node.contains_key(&address)
     }
@@ -231,12 +232,12 @@ impl Living {
         self.node.get(&address).map(String::as_str)
     }
 
-    /// Why namespaces are not visible.
+    /// The reasons why namespaces are not visible.
     pub(crate) fn hidden(&self) -> impl ExactSizeIterator<Item = &Error> {
         self.hidden.iter().map(|unseen| &unseen.why)
     }
 
-    /// Their paths, of those that somebody has made.
+    /// The paths of invisible namespaces that have a name.
     pub(crate) fn hidden_names(&self) -> impl Iterator<Item = &PathBuf> {
         let hidden = self.hidden.iter().filter(|unseen| unseen.is_name);
         hidden.map(|unseen| &unseen.path)
@@ -249,7 +250,7 @@ impl Living {
 }
 
 impl Unseen {
-    /// Whether it is the namespace that an owner has named, by this path or another one.
+    /// Whether it is the namespace of an owner, by the same path or another one.
     fn may_be_of(&self, owner: &Owner) -> bool {
         let is_same = |id: NetNsId| owner.netns_id().is_some_and(|own| own.is_same(&id));
         owner.netns().is_some_and(|path| self.path == *path) || self.id.is_some_and(is_same)

@@ -1,17 +1,18 @@
-//! What one look at EC2 has shown and a second one has to show as well before anything is
-//! decided by it: a description may be older than what it is of. Whoever waits for the
-//! second look lets others have their turn meanwhile. All threads of an agent share these
-//! looks, so that of many pods that wait one looks.
+//! What one look at EC2 has shown and a second look must show as well before a decision depends
+//! on it: descriptions may be outdated. A process that waits for the second look gives up its
+//! turn meanwhile. All threads of an agent share these looks, so that many waiting pods need
+//! only one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long after the first look the second one may be. Source: Amazon EC2 Developer Guide,
+/// How long after the first look the second one counts. Source: Amazon EC2 Developer Guide,
 /// "Eventual consistency": a couple of seconds at first.
 const BETWEEN: Duration = Duration::from_secs(5);
-/// How long a first look counts. Long enough for who has to wait for a turn meanwhile.
+/// How long a first look counts. Long enough for a process that has to wait for its turn
+/// meanwhile.
 const VALID: Duration = Duration::from_secs(60);
 
 /// What has to be seen twice.
@@ -37,7 +38,7 @@ pub(crate) struct Looks {
 }
 
 impl Looks {
-    /// Notes what somebody has seen who claims `addresses`, and says whether it is the
+    /// Notes what a look has shown for the claims of `addresses`, and returns whether it is the
     /// second time, long enough after the first.
     pub(crate) fn is_second(&self, seen: Sighting, addresses: &[IpAddr], now: Instant) -> bool {
         let mut looks = self.first();
@@ -50,13 +51,13 @@ impl Looks {
         now.saturating_duration_since(look.at) >= BETWEEN
     }
 
-    /// Forgets what has been seen: a look has shown something else.
+    /// Forgets a first look, because a later look has shown something else.
     pub(crate) fn forget(&self, seen: &Sighting) {
         self.first().remove(seen);
     }
 
-    /// How long it is until the second look that the claim of `address` waits for; nothing
-    /// where it waits for none.
+    /// How long it is until the second look that the claim of `address` waits for; `None` if it
+    /// waits for none.
     pub(crate) fn until_second(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let looks = self.first();
         let waits = looks
@@ -66,7 +67,7 @@ impl Looks {
         waits.max()
     }
 
-    /// A thread that has ended in the middle has left nothing half done here.
+    /// The lock is also used after a panic, which leaves nothing half done here.
     fn first(&self) -> MutexGuard<'_, BTreeMap<Sighting, Look>> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! What it takes to change the addresses of this node's ENIs.
+//! The context for changes to the addresses of this node's ENIs.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 use crate::registration::shared::Shared;
 use crate::vpc::clients::Aws;
 
-/// How long an attachment waits until the processes before it have asked AWS.
+/// How long an attachment waits for its turn while processes before it ask AWS.
 pub(crate) const TURN_DEADLINE: Duration = Duration::from_secs(100);
 
 /// Everything that is needed to change the addresses of this node's ENIs.

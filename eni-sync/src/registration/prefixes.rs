@@ -1,6 +1,6 @@
-//! Prefixes of ENIs: a /28 or a /80 takes the place of one address, and all of its addresses
-//! are the node's. EC2 chooses them, so no two nodes can have the same one; pods get addresses
-//! of them without a call.
+//! Prefixes of ENIs: a /28 or a /80 uses the slot of one address, and all of its addresses
+//! belong to the node. EC2 chooses prefixes, so two nodes never have the same one; pods get
+//! addresses of them without a call.
 
 pub(crate) mod ask;
 pub(crate) mod compare;

@@ -1,6 +1,6 @@
-//! Compares the ledger with what EC2 has, ENI by ENI, and repairs what differs: what is
-//! lost is assigned again, what is unknown is adopted and left alone, and what nobody
-//! lives for any more is released.
+//! Compares the ledger with EC2, ENI by ENI, and repairs the differences: lost addresses are
+//! assigned again, unknown ones are adopted and not changed, and those whose attachments have
+//! ended are released.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,23 +18,23 @@ use crate::registration::rules::{self, Drift};
 use crate::registration::unheard;
 use crate::vpc::eni;
 
-/// Why addresses are given up whose pods are found to have gone.
+/// The reason in the log for releasing addresses of pods that ended without a DEL.
 const ABANDONED: &str = "its container has gone without a DEL";
 
-/// What was different, in addresses and prefixes.
+/// The differences, in numbers of addresses and prefixes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     /// On the ENI and unknown to the ledger.
     pub(crate) adopted: usize,
-    /// Held by the ledger and not on the ENI.
+    /// Held in the ledger and not on the ENI.
     pub(crate) lost: usize,
     /// Held for attachments that have ended without a DEL.
     pub(crate) abandoned: usize,
-    /// Known to the ledger, needed by nobody, and gone.
+    /// In the ledger without an attachment, and not on the ENI any more.
     pub(crate) gone: usize,
-    /// The same, but only one look at EC2 says so yet.
+    /// The same, but only one look at EC2 has shown it yet.
     pub(crate) missing: usize,
-    /// On the ENI, and about to be known well enough for a pool to have it.
+    /// Adopted, and can be used by a pool after one more look.
     pub(crate) settling: usize,
 }
 
@@ -63,7 +63,7 @@ impl Report {
         self.settling += prefixes.settling;
     }
 
-    /// Whether another look soon finds out what this one could not.
+    /// Whether another look soon will settle what this one could not.
     pub(crate) fn needs_another_look(&self) -> bool {
         self.missing + self.settling > 0
     }
@@ -72,7 +72,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = self.counts().map(|(kind, count)| match kind {
-            // What has been done about these is part of the report.
+            // The repair is part of the report.
             "lost" => format!("lost and assigned again: {count}"),
             kind => format!("{kind}: {count}"),
         });
@@ -80,13 +80,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares every ENI for pods with the ledger, and looks at those that have left the node with
-/// prefixes. Addresses of attachments that ended
-/// without a DEL are released `grace` after they were registered. `progress` hears of
-/// each ENI that is done.
+/// Compares every ENI for pods with the ledger, and examines the ENIs that have left the node
+/// with prefixes. Addresses of attachments that ended without a DEL are released `grace` after
+/// they were registered. `progress` is called for each ENI that is done.
 ///
 /// # Errors
-/// What went wrong with any of them; the others are done.
+/// The failures of any of the ENIs; the others are done.
 pub(crate) fn run(
     node: &Node<'_>,
     grace: Duration,
@@ -140,7 +139,7 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
     settle_in_turns(node, eni, &ledger)
 }
 
-/// Whether one more look says that an adopted address is on the ENI to stay.
+/// Whether an adopted address still needs a second look.
 fn is_settling(entry: &Entry) -> bool {
     entry.state == State::Adopted && !entry.was_seen_twice()
 }

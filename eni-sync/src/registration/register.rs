@@ -1,7 +1,7 @@
-//! Registers the addresses of attachments on an ENI. Every process writes down what it
-//! needs and waits for its turn on the ENI; whoever has the turn asks AWS for all that
-//! has been written meanwhile. So there is one change at a time, a burst of pods
-//! becomes a few calls, and nobody waits for a timer.
+//! Registers the addresses of attachments on an ENI. Every process writes its claims into the
+//! ledger and waits for its turn on the ENI; the process that has the turn asks AWS for all
+//! claims of the meantime. So there is one change at a time, a burst of pods becomes a few
+//! calls, and no process waits for a timer.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -30,19 +30,20 @@ use crate::vpc::clients::Aws;
 use crate::vpc::eni;
 use crate::vpc::inventory;
 
-/// How long a DEL waits for the ledgers of all ENIs together. Each is locked for
-/// milliseconds, unless whoever has the lock is stopped; the runtime asks again then.
+/// How long a DEL waits for the ledgers of all ENIs together. Each is locked for milliseconds,
+/// unless the process with the lock is stopped; the runtime repeats the DEL then.
 const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
-/// How long for each at least, so that one that is stopped does not spoil the others.
-const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+/// How long it waits for each ledger at least, so that a stopped process on one ENI does not
+/// block the others.
+const LEAST_LOCK_WAIT: Duration = Duration::from_millis(100);
 
-/// How long, in seconds, an address that was refused, and that its pod can do without, is
-/// not asked for again: it makes AWS refuse the whole batch.
-const REST: u64 = 60;
-/// Why an address is given up that was claimed and not assigned yet.
-const NOBODY_LIVES: &str = "its attachment has ended";
+/// How long, in seconds, a refused address that its pod can do without is not requested again:
+/// it makes AWS refuse the whole batch.
+const RETRY_PAUSE: u64 = 60;
+/// The reason in the log for releasing an address that was claimed and not assigned yet.
+const HAS_ENDED: &str = "its attachment has ended";
 
-/// Registers all of an attachment's addresses, each on the ENI it is reached at.
+/// Registers all addresses of an attachment, each on the ENI with its MAC address.
 ///
 /// # Errors
 /// Those of [`register`] and of finding the ENI.
@@ -66,12 +67,12 @@ pub(crate) fn register_all(
     Ok(())
 }
 
-/// Registers `addresses` on `eni`, or says why that is not possible. What has been
-/// claimed stays claimed on failure: the DEL that follows gives it back.
+/// Registers `addresses` on `eni`. After a failure the claims stay in the ledger: the DEL that
+/// follows releases them.
 ///
 /// # Errors
-/// Code 7 for an address that can never be registered, 11 for one that somebody else
-/// has or AWS does not assign now, 100 without permission, 5 or 6 naming a file of the
+/// Code 7 for an address that can never be registered, 11 for one that another attachment or
+/// ENI has or that AWS does not assign now, 100 without permission, 5 or 6 naming a file of the
 /// ledger.
 pub(crate) fn register(
     node: &Node<'_>,
@@ -94,10 +95,11 @@ pub(crate) fn register(
     })
 }
 
-/// Has AWS asked, by this process or by another one, until the ledger has an answer.
+/// Settles the ENI, in this process or in another one, until `answer` finds an answer in the
+/// ledger.
 ///
 /// # Errors
-/// What the ledger has instead of one, and code 11 when there is no time left.
+/// The error of `answer`, and code 11 when there is no time left.
 pub(crate) fn settle_until<T>(
     node: &Node<'_>,
     eni: &Eni,
@@ -125,7 +127,7 @@ pub(crate) fn settle_until<T>(
     }
 }
 
-/// How long somebody waits for the next look at EC2 whose addresses are not on the ENI yet.
+/// How long a process waits for the next look at EC2 while its addresses are not on the ENI.
 ///
 /// # Errors
 /// Code 11 naming what there is no time for, or that there is nothing to wait for.
@@ -149,12 +151,12 @@ fn pause_before_next(
     }
 }
 
-/// Registers what host-local has reserved for attachments that nobody hands over, with
-/// one call for all of them. What cannot be had is tried again when the ENI is settled
-/// next.
+/// Registers the addresses that host-local has reserved for attachments without `eni-sync` in
+/// their network, with one call for all of them. A refused address is tried again when the ENI
+/// is settled next. Returns the addresses that could not be claimed.
 ///
 /// # Errors
-/// Those of [`register`] that concern all of them; others are in the ledger.
+/// Those of [`register`] that concern all of them; the others are in the ledger.
 pub(crate) fn register_reservations(
     node: &Node<'_>,
     eni: &Eni,
@@ -197,8 +199,8 @@ pub(crate) fn register_reservations(
     Ok(without)
 }
 
-/// Writes the wish for `wanted` down, all of it or nothing, and returns the addresses
-/// that should be on the ENI already.
+/// Claims `wanted` in the ledger, all or none, and returns the addresses that should be on the
+/// ENI already.
 fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec<IpAddr>> {
     let (entries, holders) = (ledger.open()?, Holders::default());
     let mut claims = Vec::new();
@@ -241,8 +243,8 @@ fn taken(address: IpAddr, eni: &str, entry: Option<&Entry>) -> Error {
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
-/// Takes addresses back that were still on the ENI, without a call, if the metadata
-/// show them. Where it floats, another node may have the address without our knowing.
+/// Takes over, without a call, the addresses that are still on the ENI by the metadata. Not for
+/// floating addresses, which another node may have taken meanwhile.
 pub(crate) fn confirm(
     node: &Node<'_>,
     eni: &Eni,
@@ -253,7 +255,7 @@ pub(crate) fn confirm(
     if reusable.is_empty() || request.takeover == Takeover::Always {
         return Ok(());
     }
-    // Without metadata EC2 is asked, like for any other address.
+    // Without metadata EC2 is asked, as for any other address.
     let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
     let entries = ledger.open()?;
     for address in reusable.iter().filter(|address| shown.contains(address)) {
@@ -271,7 +273,7 @@ fn is_claimed_by(entry: &Entry, request: &Request) -> bool {
 /// Whether all of `wanted` is held by the request's attachment.
 ///
 /// # Errors
-/// Why one of them could not be had; code 11 when the attachment has ended meanwhile.
+/// The refusal of one of them; code 11 when the attachment has ended meanwhile.
 fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<bool> {
     let mut all_held = true;
     for address in wanted {
@@ -300,8 +302,8 @@ fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<boo
     Ok(all_held)
 }
 
-/// Asks AWS for every address of the ENI that a living attachment has claimed, in as many
-/// turns as that needs.
+/// Asks AWS for every address of the ENI that an existing attachment has claimed, in as many
+/// turns as are needed.
 ///
 /// # Errors
 /// Those of [`settle`], and code 11 when a turn does not come in time.
@@ -317,15 +319,16 @@ pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) ->
     }
 }
 
-/// Asks AWS for every address of the ENI that a living attachment has claimed. What has to
-/// be looked at once more stays claimed, and is not asked for until then: returns how long
-/// that is. Only for the one in turn.
+/// Asks AWS for every address of the ENI that an existing attachment has claimed. An address
+/// that needs a second look stays claimed and is not requested until then: returns how long
+/// that is. The caller must have the turn.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger; what AWS says is written into the entries.
+/// Code 5 naming a file of the ledger; the refusals of AWS are written into the entries.
 fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Duration>> {
     node.aws.await_budget();
-    // What EC2 chose unheard, or nobody needs any more, is for those that wait.
+    // Addresses of a lost answer, and those that no pod needs any more, go to waiting
+    // attachments.
     unheard::find(node, ledger)?;
     give::cover(ledger, eni)?;
     count::serve(ledger, eni, |_| true)?;
@@ -345,7 +348,8 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
                 .all(|(address, _)| *address != claimed.address)
         });
         let entries = ledger.open()?;
-        // Whoever has no time left has not heard what EC2 would answer: the next in turn asks.
+        // Without time left, a failure is not EC2's answer: the process with the next turn asks
+        // again.
         let is_over = node.aws.deadline().is_over();
         let is_unheard = |outcome: &Result<()>| {
             is_over
@@ -367,8 +371,8 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
     Ok(until_second.into_iter().chain(until_next).min())
 }
 
-/// What living attachments have claimed and EC2 has not answered yet. What nobody lives for
-/// any more is given up.
+/// The claims of existing attachments that EC2 has not answered yet. Claims of attachments that
+/// have ended are released.
 fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
     let (entries, holders) = (ledger.open()?, Holders::default());
     let mut claimed = Vec::new();
@@ -382,9 +386,9 @@ fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
         else {
             continue;
         };
-        let is_again = *best_effort && entry.since.saturating_add(REST) <= now();
+        let is_again = *best_effort && entry.since.saturating_add(RETRY_PAUSE) <= now();
         if !entry.may_have_living_owner(&holders) {
-            entries.end(entry, NOBODY_LIVES)?;
+            entries.end(entry, HAS_ENDED)?;
         } else if refusal.is_none() || is_again {
             claimed.push(Claimed {
                 address: entry.address,
@@ -396,8 +400,8 @@ fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
     Ok(claimed)
 }
 
-/// Writes down what AWS has said about a claimed address. Where the attachment ended
-/// meanwhile, its end counts.
+/// Writes down AWS' answer about a claimed address. If the attachment has ended meanwhile, its
+/// end counts.
 fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
     let for_pool = entry.is_for_pool();
     let event = match outcome {
@@ -407,8 +411,8 @@ fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
     entries.note(entry, &event)
 }
 
-/// Removes what is due, if that is worth a call while somebody waits. The attachment
-/// does not depend on it. What stays is due again later, and said by whoever comes then.
+/// Removes the due addresses, if they are worth a call while an ADD waits. The attachment does
+/// not depend on it. Addresses that stay are due again later, and are logged then.
 fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
     let released = ledger
         .open()
@@ -423,18 +427,18 @@ fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
     }
 }
 
-/// Marks what an attachment has as no longer needed, on every ENI. Nothing is asked of
-/// AWS: the addresses leave when their cool-down is over. `why` is for the log.
+/// Marks the addresses of attachments as not needed any more, on every ENI. AWS is not asked:
+/// the addresses leave when their cool-down is over. `why` is for the log.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger, 11 when it is locked for too long; what can be
-/// marked is marked all the same.
+/// Code 5 naming a file of the ledger, 11 when it is locked for too long; the others are marked
+/// nevertheless.
 pub(crate) fn give_up(ledger: &Ledger, why: &str, is_ended: impl Fn(&Owner) -> bool) -> Result<()> {
     let is_of_ended = |entry: &Entry| entry.owner.as_ref().is_some_and(&is_ended);
     end_all(ledger, why, is_of_ended, |wish| is_ended(&wish.owner))
 }
 
-/// The same for entries alone.
+/// The same for entries, without wishes.
 ///
 /// # Errors
 /// As for [`give_up`].
@@ -455,9 +459,9 @@ fn end_all(
     let start = Instant::now();
     let mut errors = Errors::default();
     for eni in ledger.enis()? {
-        let patience = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
-        let patience = patience.max(LEAST_PATIENCE);
-        let entries = errors.keep(eni.open_within(patience));
+        let wait = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
+        let wait = wait.max(LEAST_LOCK_WAIT);
+        let entries = errors.keep(eni.open_within(wait));
         if let Some(entries) = entries {
             errors.keep(end_where(&entries, why, &is_ended));
             errors.keep(forget_where(&entries, &is_idle));

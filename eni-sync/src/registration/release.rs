@@ -1,6 +1,6 @@
-//! Removes addresses from ENIs: only those that the ledger is releasing, that no pod
-//! has, and that EC2 shows on an ENI of this node at that moment. What was only wanted is
-//! looked for first, and forgotten when it is not there.
+//! Removes addresses from ENIs: only those that are releasing in the ledger, that no pod has,
+//! and that EC2 shows on an ENI of this node at that moment. An address that was only claimed
+//! is looked for first, and forgotten if it is not there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -22,55 +22,55 @@ use crate::vpc::eni;
 use crate::vpc::failure::Failure;
 use crate::vpc::inventory;
 
-/// How long an address is left alone that some pod still has, in seconds.
+/// How long, in seconds, the removal of an address is postponed that a pod still has.
 const POSTPONED: u64 = 60;
-/// The same for one that EC2 does not remove: it makes EC2 refuse all others with it.
+/// The same for an address that EC2 refuses to remove: it makes EC2 refuse the others with it.
 const REFUSED: u64 = 300;
-/// The same for those of an ENI that is detached.
-const AWAY: u64 = 300;
+/// The same for addresses of a detached ENI.
+const DETACHED: u64 = 300;
 
-/// What became of addresses that were to be removed. One that somebody has claimed
-/// meanwhile is not in it.
+/// The results for addresses that were to be removed. An address that was claimed meanwhile is
+/// not among them.
 pub(crate) type Ends = HashMap<IpAddr, End>;
 
-/// What became of one of them.
+/// The result for an address that was to be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// EC2 has removed it.
     Removed,
-    /// Nobody has it any more. It is still on the ENI, with the prefix that it is in.
+    /// No pod has it any more. It is still on the ENI, as a part of its prefix.
     Freed,
-    /// It is not on the ENI, by what EC2 says.
+    /// It is not on the ENI, according to EC2.
     Absent,
-    /// The ENI is not one of this node, or does not exist: whatever is on it stays there.
+    /// The ENI is not on this node, or does not exist: its addresses are not changed.
     Elsewhere,
-    /// It stays, because of this.
+    /// It stays, for this reason.
     Kept(String),
 }
 
-/// Removes every address of an ENI whose cool-down is over, and returns what became of
-/// each. Only for the one in turn.
+/// Removes every address of an ENI whose cool-down is over, and returns the result for each.
+/// The caller must have the turn.
 ///
 /// # Errors
-/// What keeps addresses from being removed; they stay due.
+/// The failures of calls; the addresses stay due.
 pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<Ends> {
     let entries = ledger.open()?.all()?;
     let due: Vec<Entry> = rules::due(&entries, now()).into_iter().cloned().collect();
     release(node, ledger, due)
 }
 
-/// Removes every address that is due from every ENI. Without any, AWS is not asked. Adds to
-/// `kept` what stays though it is due, and why.
+/// Removes every due address from every ENI. If none is due, AWS is not asked. Adds to `kept`
+/// the due addresses that stay, and why.
 ///
 /// # Errors
-/// What went wrong with any of the ENIs; the others are done.
+/// The failures of any of the ENIs; the others are done.
 pub(crate) fn release_all_due(aws: &Aws, ledger: &Ledger, kept: &mut Vec<String>) -> Result<()> {
     let is_due = |entries: &[Entry]| !rules::due(entries, now()).is_empty();
     release_where(aws, ledger, is_due, kept)
 }
 
-/// The same for somebody who will be here again: what is due waits a little for others.
-/// Returns how long it is until the next release; nothing when none is on its way out.
+/// The same for a caller that comes regularly: due addresses wait a little for others. Returns
+/// how long it is until the next release; `None` if no address is being released.
 ///
 /// # Errors
 /// As for [`release_all_due`].
@@ -86,11 +86,11 @@ pub(crate) fn release_in_batches(
     for eni in ledger.enis()? {
         next = time(&eni.open()?.all()?).into_iter().chain(next).min();
     }
-    // A second is as exact as the ledger is.
+    // The ledger's times are in seconds.
     Ok(next.map(|time| Duration::from_secs(time.saturating_sub(now()).max(1))))
 }
 
-/// Removes what is due from the ENIs whose entries say that it is time to.
+/// Removes the due addresses from the ENIs whose entries satisfy `is_time`.
 fn release_where(
     aws: &Aws,
     ledger: &Ledger,
@@ -101,7 +101,7 @@ fn release_where(
     for eni in ledger.enis()? {
         let entries = errors.keep(eni.open().and_then(|entries| entries.all()));
         let is_time = is_time(&entries.unwrap_or_default());
-        // Where that cannot be found out, it is looked for.
+        // If that cannot be determined, a look at EC2 is needed.
         let is_unheard = errors.keep(eni.is_unheard()).unwrap_or(true);
         if !is_time && !is_unheard {
             continue;
@@ -118,7 +118,7 @@ fn release_where(
         let turn = errors.keep(eni.take_turn(TURN_DEADLINE));
         if turn.is_some() {
             errors.keep(unheard::find(&node, &eni));
-            // It stays as it is, and is looked for each time.
+            // The file stays, and is reported each time.
             kept.extend(eni.unreadable_asked().iter().map(Error::to_string));
             let ends = errors.keep(release_due(&node, &eni));
             kept.extend(reasons_to_keep(&ends.unwrap_or_default()));
@@ -127,8 +127,8 @@ fn release_where(
     errors.into_result()
 }
 
-/// Removes up to `wanted` addresses of a family that are in their cool-down, the oldest
-/// first, and returns how many have gone. Only for the one in turn.
+/// Removes up to `wanted` addresses of a family that are in their cool-down, the oldest first,
+/// and returns how many are gone. The caller must have the turn.
 ///
 /// # Errors
 /// As for [`release_due`].
@@ -140,7 +140,7 @@ pub(crate) fn release_oldest(
 ) -> Result<usize> {
     let entries = ledger.open()?.all()?;
     let oldest = rules::cooling(&entries, now()).into_iter();
-    // An address of a prefix takes no slot that its end would make free.
+    // An address of a prefix uses no slot that its removal would free.
     let prefixes = ledger.read_prefixes()?;
     let is_single = |entry: &Entry| !prefixes.iter().any(|p| p.contains(entry.address));
     let oldest = oldest.filter(|e| Family::of(e.address) == family && is_single(e));
@@ -149,8 +149,8 @@ pub(crate) fn release_oldest(
     Ok(ends.values().filter(has_gone).count())
 }
 
-/// Removes the addresses of `entries`, which nobody needs, and returns what became of them.
-/// Only for the one in turn.
+/// Removes the addresses of `entries`, which no pod needs, and returns the results. The caller
+/// must have the turn.
 ///
 /// # Errors
 /// As for [`release_due`].
@@ -175,8 +175,8 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
         return Ok(ends);
     }
     let Some(actual) = actual.filter(|eni| eni.instance_id.as_deref() == Some(own)) else {
-        // It is gone or went elsewhere with its addresses: they are no business of this
-        // node, if it is true.
+        // The ENI is gone, or on another instance with its addresses: if that is confirmed,
+        // this node forgets them.
         ends.extend(entries.iter().map(|entry| (entry.address, End::Elsewhere)));
         forget_missing(ledger, entries)?;
         return Ok(ends);
@@ -196,18 +196,18 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     Ok(ends)
 }
 
-/// Leaves the addresses of an ENI that no instance has: nobody uses it, and it may come
-/// back with them. What is forgotten until then would be nobody's.
+/// Keeps the addresses of an ENI that is attached to no instance: it may come back with them,
+/// and if they were forgotten, no entry would know them.
 fn keep_detached(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<()> {
     for entry in entries {
         let why = format!("{} is attached to no instance", ledger.id());
         ends.insert(entry.address, End::Kept(why));
-        postpone(ledger, entry, AWAY)?;
+        postpone(ledger, entry, DETACHED)?;
     }
     Ok(())
 }
 
-/// Forgets the addresses that no description shows, as far as this one proves that.
+/// Forgets the addresses that no description shows, as far as this description proves that.
 fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<()> {
     let entries = ledger.open()?;
     for entry in missing {
@@ -223,8 +223,8 @@ fn forget_missing(ledger: &EniLedger, missing: Vec<Entry>) -> Result<()> {
     Ok(())
 }
 
-/// Finds out which of the addresses that were only wanted are on the ENI. Returns those,
-/// and all others that nobody needs.
+/// Finds out which of the addresses that were only claimed are on the ENI. Returns these, and
+/// all others in `entries`.
 fn look_for_withdrawn(
     ledger: &EniLedger,
     entries: Vec<Entry>,
@@ -244,8 +244,8 @@ fn look_for_withdrawn(
     Ok(leaving)
 }
 
-/// Has AWS remove addresses of one family, and writes down what EC2 has answered, also
-/// where it has not answered about all of them. One that it does not remove stays.
+/// Has AWS remove addresses of one family, and writes down EC2's answers, also if it has not
+/// answered for all of them. An address that EC2 refuses to remove stays.
 fn remove(
     ledger: &EniLedger,
     unassigner: Unassigner<'_>,
@@ -279,7 +279,7 @@ fn remove(
     done.map_err(|failure| failure.error(&format!("release addresses of {eni}")))
 }
 
-/// The addresses that stay though they were to be removed, each with the reason, in order.
+/// The addresses that stay although they were to be removed, in order, each with the reason.
 fn reasons_to_keep(ends: &Ends) -> Vec<String> {
     let ends: BTreeMap<_, _> = ends.iter().collect();
     let kept = ends.into_iter().filter_map(|(address, end)| match end {
@@ -289,9 +289,9 @@ fn reasons_to_keep(ends: &Ends) -> Vec<String> {
     kept.collect()
 }
 
-/// Leaves out, and postpones, the addresses that some pod has or gets: the attachment
-/// has ended for the runtime and not for the pod, or host-local has reserved it anew. Adds
-/// to `kept` why they stay.
+/// Postpones the addresses that a pod has or gets, and returns the others: the runtime may have
+/// ended an attachment whose pod still runs, and host-local may have reserved the address
+/// again. Adds to `kept` why addresses stay.
 pub(crate) fn without_living(
     ledger: &EniLedger,
     entries: Vec<Entry>,
@@ -303,8 +303,8 @@ pub(crate) fn without_living(
     ended
 }
 
-/// The same of those that nobody has claimed, on an ENI with this MAC address: a pod that has
-/// the ENI as a whole has them too.
+/// The same for unclaimed addresses, on an ENI with this MAC address: a pod that has the whole
+/// ENI has them too.
 pub(crate) fn without_whole(
     ledger: &EniLedger,
     mac: &str,
@@ -331,13 +331,13 @@ fn keep_whole(
     keep(ledger, entries, ends, why)
 }
 
-/// As [`without_living`]; why others stay is in `ends` then.
+/// As [`without_living`], with the reasons in `ends`.
 fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<Vec<Entry>> {
-    // Nobody looks into namespaces for nothing.
+    // Namespaces are only read if it is necessary.
     if entries.is_empty() {
         return Ok(entries);
     }
-    // Those of others tell where namespaces are that cannot be seen.
+    // The owners of other entries name namespaces that cannot be found otherwise.
     let known = ledger.open()?.all()?;
     let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
     let reach = Reach::to_release(entries.iter().map(|entry| entry.owner.as_ref()));
@@ -347,7 +347,7 @@ fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Resu
     })
 }
 
-/// Postpones the addresses that there is a reason to keep, and returns the others.
+/// Postpones the addresses for which there is a reason to stay, and returns the others.
 fn keep(
     ledger: &EniLedger,
     entries: Vec<Entry>,
@@ -375,8 +375,8 @@ fn reason_to_keep(entry: &Entry, living: &Living) -> Option<String> {
     in_use.or_else(reserved)
 }
 
-/// Writes down that AWS may be asked to remove these, and returns those of them that
-/// nobody has claimed meanwhile.
+/// Writes down that AWS may be asked to remove these addresses, and returns those that were not
+/// claimed meanwhile.
 fn mark_asked(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
     let mut asked = Vec::new();
     for entry in entries {
@@ -385,14 +385,14 @@ fn mark_asked(ledger: &EniLedger, entries: Vec<Entry>) -> Result<Vec<Entry>> {
     Ok(asked)
 }
 
-/// Writes down that an address stays for so many seconds more.
+/// Writes down that an address stays for this number of seconds.
 fn postpone(ledger: &EniLedger, entry: Entry, seconds: u64) -> Result<()> {
     let after = now().saturating_add(seconds);
     change(ledger, entry, &Event::Postponed { after }).map(drop)
 }
 
-/// Writes down what happens to an entry that is as we read it, and returns it as it is
-/// then.
+/// Writes down what `event` makes of an entry, unless the entry has changed since it was read.
+/// Returns the new entry.
 pub(crate) fn change(ledger: &EniLedger, entry: Entry, event: &Event) -> Result<Option<Entry>> {
     let entries = ledger.open()?;
     if entries.get(entry.address)?.as_ref() != Some(&entry) {

@@ -1,5 +1,4 @@
-//! What an attachment asks for, as the plugin hands it to the registrar or sends it to
-//! the agent.
+//! What an attachment requests: the plugin uses it itself or sends it to the agent.
 
 use std::net::IpAddr;
 
@@ -23,11 +22,11 @@ pub(crate) struct Request {
 pub(crate) struct Choice {
     /// The MAC address of its ENI.
     pub(crate) mac: String,
-    /// The families of which it gets addresses; those of the subnet where none are named.
+    /// The families of which it gets addresses; if none are named, those of the subnet.
     pub(crate) families: Option<Vec<Family>>,
-    /// The addresses that it asks for by name.
+    /// The addresses that it requests.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Whether it has the whole ENI, so that the ENI's own addresses are its own too, and EC2
+    /// Whether it has the whole ENI. Then the ENI's primary addresses are its own too, and EC2
     /// chooses none.
     pub(crate) is_whole: bool,
 }

@@ -1,5 +1,5 @@
-//! What follows from the ledger, as values: no file, no call, no clock is touched
-//! here. What may be done to an ENI at all is in `eni`.
+//! Decisions by the ledger. Pure: no file, no call and no clock is used here. The rules about
+//! ENIs are in `vpc::eni`.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -7,29 +7,29 @@ use std::net::IpAddr;
 use crate::ledger::{Absence, Entry, Owner, State, Timestamp};
 use crate::vpc::ec2::Description;
 
-/// How long, in seconds, addresses wait for others whose cool-down is nearly over.
+/// How long, in seconds, due addresses wait for others whose cool-down is nearly over.
 const BATCHED: u64 = 5;
-/// So many addresses that are due make a call worth its price while an ADD waits.
+/// How many due addresses are worth a call while an ADD waits.
 const WORTH_A_CALL: usize = 10;
-/// How long an address that is due may wait for others, in seconds.
+/// How long, in seconds, a due address may wait for others.
 const LONGEST_WAIT: u64 = 60;
 
-/// What an attachment's wish for an address comes to.
+/// The decision about an attachment's claim of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// The address is on the ENI for whoever comes: no call is needed.
+    /// The address is on the ENI for any attachment: no call is needed.
     Take,
-    /// The address should be on the ENI already: if it is, no call is needed.
+    /// The address should be on the ENI: if the metadata confirm it, no call is needed.
     Reuse,
     /// AWS has to be asked.
     Ask,
-    /// Another living attachment of this node has it.
+    /// Another existing attachment of this node has it.
     Taken,
 }
 
-/// Decides about `owner`'s wish for the address that the ledger has as `entry`. What EC2
-/// has not confirmed for a while is asked for, since somebody else may have removed it;
-/// for an address of a pool, which is there to need no call, the metadata are enough.
+/// Decides about `owner`'s claim of the address whose entry is `entry`. An address that EC2 has
+/// not confirmed for a while is requested again, because another user may have removed it; for
+/// an address of a pool, which serves to avoid calls, the metadata are enough.
 pub(crate) fn claim(
     entry: Option<&Entry>,
     owner: &Owner,
@@ -57,8 +57,8 @@ pub(crate) fn claim(
     }
 }
 
-/// Whether the addresses of `entries` that are due should be removed now, while an ADD
-/// is waiting, or left for a batch that is worth a call.
+/// Whether the due addresses of `entries` should be removed now, while an ADD waits, or left
+/// for a larger batch.
 pub(crate) fn is_worth_releasing(entries: &[Entry], now: Timestamp) -> bool {
     let due = due(entries, now);
     due.len() >= WORTH_A_CALL
@@ -76,8 +76,8 @@ pub(crate) fn due(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
     due.into_iter().map(|(_, entry)| entry).collect()
 }
 
-/// When the addresses of an ENI should be removed that are on their way out: as soon as
-/// one is due, or a little later, when more will be that one call can remove as well.
+/// When the addresses of an ENI that are being released should be removed: as soon as one is
+/// due, or a little later, if the same call can then remove more.
 pub(crate) fn release_time(entries: &[Entry], now: Timestamp) -> Option<Timestamp> {
     let times = leaving(entries, now).into_iter().map(|(time, _)| time);
     let times: Vec<Timestamp> = times.collect();
@@ -85,17 +85,17 @@ pub(crate) fn release_time(entries: &[Entry], now: Timestamp) -> Option<Timestam
     times.into_iter().filter(|time| *time <= last).max()
 }
 
-/// The entries that are on the ENI and on their way out, due or not, the oldest first:
-/// what can be given up when the ENI is full.
+/// The entries of addresses on the ENI that are being released, due or not, the oldest first:
+/// they can be removed early when the ENI is full.
 pub(crate) fn cooling(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
     let leaving = leaving(entries, now).into_iter().map(|(_, entry)| entry);
     let is_there = |entry: &&Entry| matches!(entry.state, State::Releasing { .. });
     leaving.filter(is_there).collect()
 }
 
-/// The entries whose addresses are on the ENI and that nobody needs: a pool may have them,
-/// unless some pod has one nevertheless. What is adopted must have been there for long
-/// enough that no description shows what EC2 has removed meanwhile.
+/// The entries whose addresses are on the ENI and not needed: a pool may get them, unless a pod
+/// has one nevertheless. An adopted address must have been there long enough, because a
+/// description may show addresses that EC2 has removed.
 pub(crate) fn reclaimable(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
     let cooled = due(entries, now).into_iter();
     let cooled = cooled.filter(|e| matches!(e.state, State::Releasing { asked: false, .. }));
@@ -104,16 +104,16 @@ pub(crate) fn reclaimable(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
     cooled.chain(adopted).collect()
 }
 
-/// The entries whose addresses EC2 has chosen, that are on the ENI by what it has said of
-/// late, and that nobody needs any more: the next attachment without an address of its own
-/// may have them, unless some pod has one nevertheless.
+/// The entries whose addresses EC2 has chosen and confirmed recently, and that no pod needs any
+/// more: the next attachment of a network without ranges may get them, unless a pod has one
+/// nevertheless.
 pub(crate) fn spare(entries: &[Entry], now: Timestamp) -> Vec<&Entry> {
     let mut spare = reclaimable(entries, now);
     spare.retain(|entry| entry.chosen && entry.is_believed(now));
     spare
 }
 
-/// The entries that nobody needs, and when each is due, in this order.
+/// The entries that no pod needs, with the time at which each is due, in this order.
 fn leaving(entries: &[Entry], now: Timestamp) -> Vec<(Timestamp, &Entry)> {
     let times = entries.iter();
     let times = times.filter_map(|entry| Some((entry.due(now)?, entry)));
@@ -122,25 +122,25 @@ fn leaving(entries: &[Entry], now: Timestamp) -> Vec<(Timestamp, &Entry)> {
     times
 }
 
-/// What a description says of one address that is news for the ledger.
+/// A difference between a description and the ledger about one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Drift {
     /// It is on the ENI, and the ledger does not know it.
     Unknown(IpAddr),
-    /// It is on the ENI, as the ledger says or supposes.
+    /// It is on the ENI, as the ledger says or expects.
     Confirmed(Entry),
     /// The ledger holds it for an attachment, and it is not on the ENI.
     Lost(Entry),
-    /// The ledger remembers it for nobody, and for the first time it is not on the ENI.
+    /// The ledger has it without an attachment, and this is the first description without it.
     Missing(Entry),
-    /// The ledger remembers it for nobody, and it is not on the ENI.
+    /// The ledger has it without an attachment, and it is not on the ENI.
     Gone(Entry),
 }
 
-/// How the ledger of an ENI differs from what EC2 says. What is being claimed or
-/// released is on its way and differs from nothing, and a description may be older than
-/// what the ledger has written down of late. Of the addresses in `known`, the ledger has
-/// something that may not be an entry.
+/// The differences between the ledger of an ENI and a description. Addresses that are being
+/// claimed or released do not count, nor do recent changes in the ledger, because the
+/// description may be older. The addresses in `known` have a file in the ledger, which may be
+/// unreadable.
 pub(crate) fn compare(
     entries: &[Entry],
     known: &HashSet<IpAddr>,

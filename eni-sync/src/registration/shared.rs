@@ -1,5 +1,5 @@
-//! What all threads of a process know together about this node's ENIs, beside the ledger. A
-//! plugin has one thread, and an agent many.
+//! What all threads of a process share about this node's ENIs, beside the ledger. A plugin has
+//! one thread, an agent has many.
 
 use crate::registration::looks::Looks;
 use crate::registration::prefixes::stock::Stock;
@@ -8,10 +8,10 @@ use crate::registration::subnets::Subnets;
 /// What the threads of a process share.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    /// What EC2 has to show once more.
+    /// The first looks, which a second look has to confirm.
     pub(crate) looks: Looks,
     /// The prefixes that are kept for networks without addresses.
     pub(crate) stock: Stock,
-    /// How many addresses are free.
+    /// How many addresses of the subnets are free.
     pub(crate) subnets: Subnets,
 }

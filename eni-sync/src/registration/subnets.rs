@@ -1,6 +1,6 @@
-//! How many free addresses the subnets of this node's ENIs have, as far as EC2 has said lately.
-//! Others take addresses of the same subnets, so that only EC2 decides; this is for whoever
-//! has to say beforehand how many there will be.
+//! How many free addresses the subnets of this node's ENIs have, by EC2's last answers. Other
+//! users take addresses of the same subnets, so only EC2 decides; these numbers are for
+//! forecasts.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ pub(crate) type Free = BTreeMap<(String, Family), usize>;
 pub(crate) struct Subnets(Mutex<Free>);
 
 impl Subnets {
-    /// Notes what EC2 has said of all subnets. What was known before is forgotten.
+    /// Notes EC2's numbers for all subnets, which replace those before.
     pub(crate) fn note(&self, ipv4: &BTreeMap<String, usize>) {
         let ipv4 = ipv4.iter();
         *self.known() = ipv4
@@ -23,8 +23,8 @@ impl Subnets {
             .collect();
     }
 
-    /// Notes that EC2 has assigned so many addresses. Where there was none, there is no knowing
-    /// how many there are now.
+    /// Notes that EC2 has assigned `count` addresses. If there were fewer by our count, the
+    /// number is unknown from then on.
     pub(crate) fn note_assigned(&self, subnet: &str, family: Family, count: usize) {
         let mut known = self.known();
         let key = (subnet.to_owned(), family);
@@ -44,7 +44,7 @@ impl Subnets {
         self.known().insert((subnet.to_owned(), family), 0);
     }
 
-    /// How many free addresses there are, where it is known.
+    /// The numbers of free addresses that are known.
     pub(crate) fn free(&self) -> Free {
         self.known().clone()
     }
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!((free(v4), free(v6)), (Some(3), None));
         subnets.note_assigned("subnet-1", v4, 3);
         assert_eq!(free(v4), Some(0));
-        // Somebody has given one back.
+        // Another user has released one.
         subnets.note_assigned("subnet-1", v4, 1);
         assert_eq!(free(v4), None);
         for family in Family::ALL {

@@ -1,8 +1,8 @@
-//! Addresses that other ENIs have: whether they may be taken from there, and taking them.
-//! An address of the dead is first removed from the ENI that was looked at and then
-//! assigned like any other: EC2 refuses the first when the address has left that ENI and
-//! the second when somebody else was quicker, so of all who try one succeeds. Only where
-//! the network's configuration says that an address floats is it taken from whoever has it.
+//! Takes addresses over from other ENIs, where that is allowed. An address of a dead ENI is
+//! first removed from that ENI and then assigned like any other: EC2 refuses the removal when
+//! the address has left the ENI, and the assignment when another ENI has got the address, so of
+//! several nodes one succeeds. An address is taken from a running instance only if the
+//! network's configuration says that it floats.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -24,49 +24,50 @@ use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 use crate::vpc::failure::{Failure, Kind};
 
-/// How long a takeover is tried, and how long AWS may take to move an address.
+/// How long a takeover is tried, including the time that AWS needs to move an address.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The first pause between two looks; each is twice as long as the one before.
+/// The first pause between two looks; every further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// States of an instance that never runs again. Source: Amazon EC2 User Guide,
 /// "Amazon EC2 instance state changes".
 const DEAD: [&str; 2] = ["shutting-down", "terminated"];
-/// How long another process may need for its turn on the other ENI.
+/// How long this process waits for its turn on another ENI of this node.
 const OTHER_TURN: Duration = Duration::from_secs(5);
 
-/// What is known of the instance that an ENI is attached to.
+/// The instance that an ENI is attached to, as far as it is known.
 enum Holder {
-    /// The ENI is attached to nothing, or its instance never runs again, by this one look.
+    /// The ENI is dead by this one look: attached to nothing, or to an instance that never runs
+    /// again.
     Nobody,
     /// It is another ENI of this node.
     ThisNode,
-    /// Its instance is in this state and may use it.
+    /// Its instance has this state and may use it.
     Other(String),
 }
 
-/// Addresses that are claimed, and the ENI that has them.
+/// Claimed addresses, and the ENI that has them.
 struct Group {
     owner: Description,
     claims: Vec<Claimed>,
 }
 
-/// An address that was removed from an ENI of the dead.
+/// An address that was removed from a dead ENI.
 struct Freed {
     claimed: Claimed,
     former: String,
 }
 
-/// Why addresses stay where they are.
+/// The reason why addresses stay on the other ENI.
 enum Kept {
     Refused(Failure),
     Alive(Box<Description>, String),
 }
 
 impl Assigner<'_> {
-    /// Takes addresses from the ENIs that have them, where that is allowed, and says of
-    /// each whether it is on this ENI now; nothing of those whose ENI is to be looked at
-    /// once more. Refusals have code 11 and name the address, the ENI and its instance;
-    /// code 7 when it is a primary address, which can never move.
+    /// Takes addresses from the ENIs that have them, where that is allowed, and returns for
+    /// each whether it is on this ENI now. An address whose ENI needs a second look is missing
+    /// in the result. Refusals have code 11 and name the address, the ENI and its instance; a
+    /// primary address, which can never move, has code 7.
     pub(crate) fn take_over(&self, claims: &[(Claimed, &Description)]) -> Outcomes {
         let mut outcomes = Outcomes::new();
         let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
@@ -103,7 +104,7 @@ impl Assigner<'_> {
                 }
             }
         }
-        outcomes.extend(self.inherit(dead));
+        outcomes.extend(self.take_from_dead(dead));
         outcomes
     }
 
@@ -121,8 +122,8 @@ impl Assigner<'_> {
         })
     }
 
-    /// What becomes of each address by what is known of the holder: an outcome, or that it
-    /// may be inherited.
+    /// Decides about each address by the state of the holder: an outcome, or that the address
+    /// may be taken from a dead ENI.
     fn decide(&self, group: Group, holder: &Holder) -> (Outcomes, Option<Group>) {
         let mut outcomes = Outcomes::new();
         let mut left = Vec::new();
@@ -147,7 +148,8 @@ impl Assigner<'_> {
         (outcomes, left)
     }
 
-    /// Why nothing may be taken from an ENI that was dead when it was looked at before.
+    /// The reason why nothing may be taken from an ENI that was dead at an earlier look, if
+    /// there is one.
     fn alive(&self, owner: &Description) -> Option<Kept> {
         if !eni::is_for_pods(owner) {
             return Some(Kept::Alive(
@@ -174,8 +176,8 @@ impl Assigner<'_> {
         kept.map(|address| (address, Err(error(address)))).collect()
     }
 
-    /// Removes addresses from ENIs of the dead and assigns them all to this one.
-    fn inherit(&self, dead: Vec<Group>) -> Outcomes {
+    /// Removes addresses from dead ENIs and assigns them all to this one.
+    fn take_from_dead(&self, dead: Vec<Group>) -> Outcomes {
         let mut outcomes = Outcomes::new();
         let mut freed: Vec<Freed> = Vec::new();
         for Group { owner, claims } in dead {
@@ -206,12 +208,12 @@ impl Assigner<'_> {
         outcomes
     }
 
-    /// Removes addresses of one family from an ENI that is dead, unless they have left it.
-    /// Before each attempt but the first, the ENI is looked at again: it may be somebody's
-    /// by now, and what an answer was lost to may have been done.
+    /// Removes addresses of one family from a dead ENI, unless they have left it. Before each
+    /// further attempt the ENI is looked at again: it may be in use by then, and a request
+    /// whose answer was lost may have been carried out.
     fn remove(&self, dead: &Description, addresses: &[IpAddr]) -> Result<(), Kept> {
         let mut owner = dead.clone();
-        let mut patience = Patience::until(self.node.aws.deadline());
+        let mut attempts = Attempts::until(self.node.aws.deadline());
         loop {
             let left = addresses.iter().copied().filter(|a| owner.has(*a));
             let left: Vec<IpAddr> = left.collect();
@@ -219,11 +221,11 @@ impl Assigner<'_> {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
-            let is_passing = matches!(
+            let is_temporary = matches!(
                 failure.kind,
                 Kind::Invalid | Kind::Missing | Kind::Throttled | Kind::Unanswered
             );
-            if !is_passing || !patience.pause() {
+            if !is_temporary || !attempts.pause() {
                 return Err(Kept::Refused(failure));
             }
             match self.ec2().eni(&owner.id).map_err(Kept::Refused)? {
@@ -236,16 +238,16 @@ impl Assigner<'_> {
         }
     }
 
-    /// Assigns addresses of one family, each removed from the ENI that is named. What
-    /// another ENI has by now stays there. EC2 may take some time to see that they are
-    /// free.
+    /// Assigns addresses of one family that have just been removed from other ENIs. An address
+    /// that another ENI has got meanwhile stays there. EC2 may need some time to see that the
+    /// addresses are free.
     fn assign_freed(&self, mut freed: Vec<Freed>) -> Outcomes {
         let mut outcomes = Outcomes::new();
         let former: HashMap<IpAddr, String> = freed
             .iter()
             .map(|freed| (freed.claimed.address, freed.former.clone()))
             .collect();
-        let mut patience = Patience::until(self.node.aws.deadline());
+        let mut attempts = Attempts::until(self.node.aws.deadline());
         while !freed.is_empty() {
             let claims: Vec<Claimed> = freed.iter().map(|freed| freed.claimed).collect();
             let failure = match self.ec2().assign(&self.eni.id, &addresses(&claims)) {
@@ -255,7 +257,7 @@ impl Assigner<'_> {
                 }
                 Err(failure) => failure,
             };
-            let known = match self.whereabouts(&freed) {
+            let known = match self.locate(&freed) {
                 Ok(known) => known,
                 Err(failure) => {
                     outcomes.extend(self.refuse_all(&claims, &failure));
@@ -265,7 +267,7 @@ impl Assigner<'_> {
             let is_news = !known.is_empty();
             freed.retain(|freed| !known.iter().any(|(a, _)| *a == freed.claimed.address));
             outcomes.extend(known);
-            if !is_news && (failure.kind != Kind::Invalid || !patience.pause()) {
+            if !is_news && (failure.kind != Kind::Invalid || !attempts.pause()) {
                 outcomes.extend(self.refuse_all(&claims, &failure));
                 break;
             }
@@ -276,9 +278,9 @@ impl Assigner<'_> {
         outcomes
     }
 
-    /// What EC2 shows of addresses that were just removed from the ENIs that are named:
-    /// they are on this ENI, or another one has them.
-    fn whereabouts(&self, freed: &[Freed]) -> Result<Outcomes, Failure> {
+    /// Looks where the removed addresses are now: on this ENI, or on an ENI other than the
+    /// former one. Addresses that no such ENI has are left out.
+    fn locate(&self, freed: &[Freed]) -> Result<Outcomes, Failure> {
         let claims: Vec<Claimed> = freed.iter().map(|freed| freed.claimed).collect();
         let owners = self.ec2().owners(&self.eni.vpc_id, &addresses(&claims))?;
         let known = freed.iter().filter_map(|Freed { claimed, former }| {
@@ -293,19 +295,19 @@ impl Assigner<'_> {
         Ok(known.collect())
     }
 
-    /// Counts an address that this ENI has taken from another one, and tells it.
+    /// Counts and logs an address that this ENI has taken from another one.
     fn note_takeover(&self, address: IpAddr, from: &str) {
         self.ec2().note_takeover();
         info!(eni = self.eni.id, address = %address, from, "taken over");
     }
 
-    /// Takes an address that floats from the ENI that has it. Once another one has got it
-    /// meanwhile, that one was asked for later than this.
+    /// Takes a floating address from the ENI that has it. If a third ENI has it by then, that
+    /// ENI's request was later than this one, and it keeps the address.
     fn take_floating(&self, claimed: Claimed, owner: &Description) -> Result<()> {
         let address = claimed.address;
         say!("taking {address} from {}", described(owner));
         let is_proof = |taken: &Result<(), Failure>| taken.is_ok() || claimed.is_proven_by(true);
-        let mut patience = Patience::until(self.node.aws.deadline());
+        let mut attempts = Attempts::until(self.node.aws.deadline());
         loop {
             let taken = self.ec2().reassign_once(&self.eni.id, &[address]);
             if let Err(failure) = &taken
@@ -320,7 +322,7 @@ impl Assigner<'_> {
                 let found = self.ec2().owners(&self.eni.vpc_id, &[address]);
                 let found = found.map_err(|failure| self.refused(address, &failure))?;
                 match found.iter().find(|eni| eni.has(address)) {
-                    // What has left this ENI lately may be shown here still.
+                    // A description may still show an address that has recently left this ENI.
                     Some(eni) if eni.id == self.eni.id && !is_proof(&taken) => {}
                     Some(eni) if eni.id == self.eni.id => {
                         self.note_takeover(address, &owner.id);
@@ -331,13 +333,13 @@ impl Assigner<'_> {
                     }
                     _ => {}
                 }
-                if !patience.pause() {
+                if !attempts.pause() {
                     return Err(match taken {
                         Err(failure) => self.refused(address, &failure),
                         Ok(()) => self.not_yet(address),
                     });
                 }
-                // EC2 agrees to a move before it is made.
+                // EC2 answers before it moves the address, so the request is not repeated.
                 if taken.is_err() {
                     break;
                 }
@@ -350,7 +352,7 @@ impl Assigner<'_> {
         Error::new(ErrorCode::TRY_AGAIN, msg)
     }
 
-    /// Moves an address from another ENI of this node, where it must be on its way out.
+    /// Moves an address from another ENI of this node, where it must be releasing.
     fn move_within_node(&self, claimed: Claimed, owner: &Description) -> Result<()> {
         let address = claimed.address;
         let ledger = self.node.ledger.of_eni(&owner.id)?;
@@ -383,13 +385,13 @@ impl Assigner<'_> {
     }
 }
 
-/// How long something is tried, and the pauses between.
-struct Patience {
+/// The attempts of a takeover: until when they go on, and the pauses between.
+struct Attempts {
     deadline: Instant,
     pause: Duration,
 }
 
-impl Patience {
+impl Attempts {
     fn until(deadline: Deadline) -> Self {
         Self {
             deadline: Instant::now() + deadline.left_of(DEADLINE),
@@ -397,8 +399,9 @@ impl Patience {
         }
     }
 
-    /// Waits until the next attempt; not when the time is over. The pause is random, so
-    /// that those who were refused together do not come back together.
+    /// Waits until the next attempt. Returns false, without waiting, when there is no time for
+    /// it. The pause is random, so that nodes that were refused together do not come back
+    /// together.
     fn pause(&mut self) -> bool {
         let pause = self.pause.mul_f64(0.5 + random::chance() / 2.0);
         self.pause *= 2;
@@ -410,21 +413,20 @@ impl Patience {
     }
 }
 
-/// Whether an address can be moved at all: it is not a primary one, and its ENI is not one
-/// that the VPC CNI may have.
+/// Checks that an address can be moved at all: it is not primary, and its ENI is for pods.
 fn require_movable(address: IpAddr, owner: &Description) -> Result<()> {
     if owner.primary.contains(&address) {
         let msg = format!("{address} is the primary address of {}", owner.id);
         return Err(Error::config(msg).with_details("a primary address cannot be moved"));
     }
     if !eni::is_for_pods(owner) {
-        return Err(stranger(address, owner));
+        return Err(not_for_pods(address, owner));
     }
     Ok(())
 }
 
-/// The refusal to take anything from an ENI that may be the VPC CNI's.
-fn stranger(address: IpAddr, owner: &Description) -> Error {
+/// The error for an address of an ENI that may belong to the VPC CNI.
+fn not_for_pods(address: IpAddr, owner: &Description) -> Error {
     let msg = format!("{address} is assigned to {}", owner.id);
     let details = format!(
         "nothing is taken from an ENI that is not tagged {NO_MANAGE_TAG}=true, or is a node's primary one"

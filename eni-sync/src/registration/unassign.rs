@@ -1,29 +1,30 @@
-//! Has AWS remove addresses from an ENI. One call for all of them is the rule; what is
-//! here besides finds out which addresses EC2 does not remove, so that the others leave.
+//! Has AWS remove addresses from an ENI, normally by one call for all of them. If EC2 refuses
+//! the call, this module finds out which addresses it does not remove, so that the others
+//! leave.
 
 use std::net::IpAddr;
 
 use crate::vpc::ec2::{Description, Ec2};
 use crate::vpc::failure::{Failure, Kind};
 
-/// How many calls may be made to find the addresses of a batch that EC2 does not remove:
-/// enough for one of 256. What is not found then is looked for with the next batch.
+/// How many calls may be made to find the addresses of a batch that EC2 does not remove: enough
+/// for one of 256. The others are tried with the next batch.
 const CALLS: usize = 16;
 
-/// What became of an address.
+/// EC2's answer about an address.
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// EC2 has removed it.
     Removed,
-    /// It is not on the ENI, by what EC2 says.
+    /// It is not on the ENI, according to EC2.
     Absent,
-    /// EC2 does not remove this one.
+    /// EC2 refuses to remove this address.
     Refused(Failure),
-    /// EC2 has not been asked for it without one that it refuses, or may refuse.
+    /// EC2 was only asked for it together with an address that it refuses, or may refuse.
     Open(Failure),
 }
 
-/// What became of each address.
+/// The answers, by address.
 pub(crate) type Answers = Vec<(IpAddr, Answer)>;
 
 /// Removes addresses from one ENI.
@@ -31,13 +32,13 @@ pub(crate) struct Unassigner<'a> {
     ec2: &'a Ec2,
     /// The ENI as it was a moment ago.
     eni: &'a Description,
-    /// How many calls may still be made to find what EC2 does not remove.
+    /// How many calls may still be made to find the refused addresses.
     calls: usize,
     answers: Answers,
 }
 
 impl<'a> Unassigner<'a> {
-    /// Who removes addresses from `eni`.
+    /// An unassigner for `eni`.
     pub(crate) fn new(ec2: &'a Ec2, eni: &'a Description) -> Self {
         Self {
             ec2,
@@ -47,8 +48,8 @@ impl<'a> Unassigner<'a> {
         }
     }
 
-    /// Removes addresses of one family. Returns what became of them, of all that EC2 has
-    /// answered about, and why the others were not asked for.
+    /// Removes addresses of one family. Returns the answers that EC2 has given, and the failure
+    /// that kept the other addresses from being tried.
     pub(crate) fn unassign(mut self, addresses: &[IpAddr]) -> (Answers, Result<(), Failure>) {
         let is_shown = |address: &IpAddr| self.eni.secondary.contains(address);
         let (shown, doubtful): (Vec<_>, Vec<_>) = addresses.iter().partition(|a| is_shown(a));
@@ -56,9 +57,9 @@ impl<'a> Unassigner<'a> {
         (self.answers, done)
     }
 
-    /// Removes addresses that were on the ENI a moment ago. Where AWS has removed some
-    /// already, because the answer to the first attempt was lost or somebody else asked,
-    /// it refuses the call, and the rest is asked for again.
+    /// Removes addresses that were on the ENI a moment ago. If some are removed already,
+    /// because an answer was lost or another user asked, AWS refuses the call, and the rest is
+    /// requested again.
     fn remove(&mut self, shown: &[IpAddr]) -> Result<(), Failure> {
         let Some(failure) = self.ask(shown)? else {
             return Ok(());
@@ -76,8 +77,8 @@ impl<'a> Unassigner<'a> {
         }
     }
 
-    /// Some of `refused` are not removed for a reason that no description shows: halves
-    /// lead to them.
+    /// Finds the addresses that EC2 does not remove by halving `refused`, when no description
+    /// shows the reason.
     fn divide(&mut self, refused: &[IpAddr], failure: &Failure) -> Result<(), Failure> {
         if refused.len() == 1 {
             self.note(refused, || Answer::Refused(failure.clone()));
@@ -97,8 +98,8 @@ impl<'a> Unassigner<'a> {
         Ok(())
     }
 
-    /// Asks for addresses that the description does not show. It may be older than an
-    /// assignment; a refusal of one address alone is the proof that nothing is there.
+    /// Tries to remove addresses that the description does not show: it may be older than their
+    /// assignment. If EC2 refuses one address alone, that proves that it is not there.
     fn look_for(&mut self, doubtful: &[IpAddr]) -> Result<(), Failure> {
         for address in doubtful.iter().filter(|address| !self.eni.has(**address)) {
             let one = [*address];
@@ -109,8 +110,8 @@ impl<'a> Unassigner<'a> {
         Ok(())
     }
 
-    /// Has AWS remove all of `addresses`, or none. Returns its refusal where it is about
-    /// these addresses, and fails with any other.
+    /// Has AWS remove all of `addresses` or none. Returns a refusal that is about these
+    /// addresses, and fails with any other.
     fn ask(&mut self, addresses: &[IpAddr]) -> Result<Option<Failure>, Failure> {
         match self.ec2.unassign(&self.eni.id, addresses) {
             Ok(()) => {

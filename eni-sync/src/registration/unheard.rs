@@ -1,7 +1,8 @@
-//! What EC2 chose for an ENI when nobody heard its answer: the process was killed, or the
-//! answer was lost. Before EC2 is asked to choose, the ledger notes what is on the ENI; what a
-//! description shows there later, and no entry is about, EC2 has chosen then. Nobody has had
-//! it: it is on its way out of the ENI, and until it leaves the next claim may have it.
+//! Finds the addresses that EC2 chose for an ENI when its answer was lost, or the process was
+//! killed before it could write them down. Before EC2 is asked to choose, the ledger notes
+//! which addresses are on the ENI; an address that a description shows later and that has no
+//! entry was chosen by EC2. No pod has used it: it is being released, and until it leaves the
+//! next attachment may get it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,11 +16,11 @@ use crate::registration::node::Node;
 use crate::registration::prefixes::ask;
 use crate::vpc::ec2::Description;
 
-/// Writes down that EC2 is about to be asked to choose, so that whatever becomes of this
-/// process no address is lost. Returns what [`end`] needs. Only for the one in turn.
+/// Writes down that EC2 is about to be asked to choose, so that no address is lost if this
+/// process ends. Returns what [`end`] needs. The caller must have the turn.
 ///
 /// # Errors
-/// Code 5 or 6 naming a file of the ledger, and those of looking at the ENI.
+/// Code 5 or 6 naming a file of the ledger, and those of describing the ENI.
 pub(crate) fn begin(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Unheard>> {
     let earlier = ledger.open()?.unheard()?;
     let before = match &earlier {
@@ -42,8 +43,9 @@ pub(crate) fn end(ledger: &EniLedger, earlier: Option<Unheard>) -> Result<()> {
     }
 }
 
-/// The addresses that are on the ENI before EC2 is asked, by the metadata where they answer.
-/// What the ledger knows to have gone may be chosen again, and the metadata may lag.
+/// The addresses that are on the ENI before EC2 is asked, by the metadata if the service
+/// answers. An address that is gone by the ledger may be chosen again, so it is left out,
+/// although the metadata may still show it.
 fn present(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<BTreeSet<IpAddr>> {
     let shown = node.aws.imds().and_then(|imds| imds.addresses(&eni.mac));
     let mut present: BTreeSet<IpAddr> = match shown {
@@ -60,10 +62,11 @@ fn present(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<BTreeSet<Ip
     Ok(present)
 }
 
-/// Looks for what EC2 chose unheard, where there may be any. Only for the one in turn.
+/// Looks for addresses and prefixes of lost answers, if there may be any. The caller must have
+/// the turn.
 ///
 /// # Errors
-/// Those of looking at the ENI, and code 5 or 6 naming a file of the ledger.
+/// Those of describing the ENI, and code 5 or 6 naming a file of the ledger.
 pub(crate) fn find(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
     if !ledger.is_unheard()? {
         return Ok(());
@@ -76,7 +79,8 @@ pub(crate) fn find(node: &Node<'_>, ledger: &EniLedger) -> Result<()> {
     }
 }
 
-/// Nothing can be found on an ENI that EC2 does not show, when it would show what it chose.
+/// Ends the requests for an ENI that EC2 does not show, once a description would show what EC2
+/// chose.
 fn end_without_eni(entries: &Entries) -> Result<()> {
     for ipv6 in [false, true] {
         if ask::asked(entries, ipv6)?.is_some_and(|asked| asked.is_over(now())) {
@@ -89,8 +93,9 @@ fn end_without_eni(entries: &Entries) -> Result<()> {
     }
 }
 
-/// What EC2 was asked to choose, if that can be read. A damaged file, or one of a newer format,
-/// stays, and keeps only those waiting that need another choice of EC2: [`begin`] names it.
+/// The request whose answer is not known, if it can be read. A file that is damaged or of a
+/// newer format stays, and blocks only attachments that need another choice of EC2: they get
+/// the error of [`begin`].
 fn readable(entries: &Entries) -> Result<Option<Unheard>> {
     match entries.unheard() {
         Err(error) if error.code == ErrorCode::DECODING => Ok(None),
@@ -98,7 +103,7 @@ fn readable(entries: &Entries) -> Result<Option<Unheard>> {
     }
 }
 
-/// Writes down what EC2 chose unheard, as far as a description shows it.
+/// Writes down the addresses and prefixes of lost answers, as far as a description shows them.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
@@ -118,7 +123,7 @@ pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
             actual.id
         );
         let known = entries.get(*address)?;
-        // EC2 would choose an excluded one again.
+        // An excluded address stays on the ENI for a while, because EC2 would choose it again.
         let is_excluded = entries.excluded().is_ok_and(|list| list.contains(*address));
         let until = if is_excluded { now() + PARKED } else { now() };
         if let Some(entry) = Entry::spare(*address, known.clone(), until) {
@@ -131,10 +136,10 @@ pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
     }
 }
 
-/// Whether an address is on the ENI again that EC2 had removed, so long ago that no
-/// description shows what was before.
+/// Whether an address that EC2 removed is on the ENI again: the removal is so long ago that no
+/// description shows the time before.
 fn is_back(entries: &Entries, address: IpAddr) -> bool {
-    // What cannot be read is left alone.
+    // An entry that cannot be read is not changed.
     let entry = entries.get(address).ok().flatten();
     entry.is_some_and(|entry| entry.state == State::Removed && !entry.was_removed_lately(now()))
 }

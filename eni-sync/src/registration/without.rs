@@ -1,5 +1,5 @@
-//! Pods that run without an address in the VPC: what a plugin does not insist on, and what the
-//! agent finds and cannot register.
+//! Pods that run although their address is not registered in the VPC: the network's
+//! configuration allows it, or the agent has found the pod and cannot register the address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,19 +12,20 @@ use crate::registration::desired::Wanted;
 use crate::vpc::clients::Aws;
 use crate::vpc::{eni, inventory};
 
-/// An attachment that has an address which the VPC does not know.
+/// An attachment with an address that is not registered in the VPC.
 #[derive(Clone, Debug)]
 pub(crate) struct Without {
     /// The attachment.
     pub(crate) owner: Owner,
     /// The address.
     pub(crate) address: IpAddr,
-    /// Why the VPC does not know it.
+    /// Why it is not registered.
     pub(crate) why: Error,
 }
 
 impl Without {
-    /// What it is about, without what EC2 answers differently each time.
+    /// The text by which repetitions are recognised: without the details, which may differ each
+    /// time.
     pub(crate) fn reason(&self) -> String {
         let Self {
             owner,
@@ -34,7 +35,7 @@ impl Without {
         format!("{owner}: {address}: {}: {}", why.code.0, why.msg)
     }
 
-    /// Says it in the log, with what it can be searched by.
+    /// Logs it, with fields to search by.
     pub(crate) fn log(&self) {
         let owner = &self.owner;
         error!(
@@ -60,8 +61,8 @@ impl fmt::Display for Without {
     }
 }
 
-/// The addresses of an attachment that were not even asked for, because they, or others before
-/// them, can never be on their ENI.
+/// The addresses of an attachment that were not claimed, because they, or others before them,
+/// can never be on their ENI.
 pub(crate) fn unclaimed(aws: &Aws, wanted: &Wanted, owner: &Owner) -> Vec<Without> {
     let (mut why, mut without) = (None, Vec::new());
     for (mac, addresses) in wanted {
@@ -86,7 +87,7 @@ pub(crate) fn unclaimed(aws: &Aws, wanted: &Wanted, owner: &Owner) -> Vec<Withou
     without
 }
 
-/// The attachments that go on without an address which EC2 refuses.
+/// The attachments that run without an address which EC2 refuses.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger.

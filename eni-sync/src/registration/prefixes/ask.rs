@@ -1,6 +1,5 @@
-//! Asks EC2 for prefixes of an ENI: by count, so that EC2 chooses them and nobody else can
-//! have asked for the same ones. What it chose when nobody heard its answer is found on the
-//! ENI.
+//! Asks EC2 for prefixes of an ENI by number, so that EC2 chooses them and two nodes cannot ask
+//! for the same ones. If an answer was lost, the chosen prefixes are found on the ENI later.
 
 use std::time::Instant;
 
@@ -16,12 +15,12 @@ use crate::registration::node::Node;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::failure::{Failure, Kind};
 
-/// Asks for the prefixes that the stock of an ENI lacks while `waiting` attachments wait for
-/// an address of a family; whether there are more now. Only for the one in turn.
+/// Asks for the prefixes that the stock of an ENI lacks while `waiting` attachments wait for an
+/// address of a family. Returns whether there are more now. The caller must have the turn.
 ///
 /// # Errors
-/// Code 5 or 6 naming a file of the ledger. Why EC2 gives none is noted in the stock, and
-/// those that wait get single addresses.
+/// Code 5 or 6 naming a file of the ledger. A refusal of EC2 is noted in the stock, and the
+/// waiting attachments get single addresses.
 pub(crate) fn supply(
     node: &Node<'_>,
     eni: &Eni,
@@ -41,7 +40,7 @@ pub(crate) fn supply(
     order.fill(level, waiting)
 }
 
-/// Prefixes of one family for one ENI.
+/// A request for prefixes of one family for one ENI.
 pub(crate) struct Order<'a> {
     pub(crate) node: &'a Node<'a>,
     pub(crate) eni: &'a Eni,
@@ -50,14 +49,14 @@ pub(crate) struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Takes back what is on its way out, and asks EC2 for what is missing beside it. Whether
-    /// there is more than before.
+    /// Reopens prefixes that are being released, and asks EC2 for those that are missing even
+    /// then. Returns whether there are more than before.
     ///
     /// # Errors
     /// As for [`supply`].
     pub(crate) fn fill(&self, level: Level, waiting: usize) -> Result<bool> {
         let mut count = match self.missing(level, waiting) {
-            // What EC2 was asked for is not known: it is not asked again before it is.
+            // An earlier request cannot be read: EC2 is not asked again until it is known.
             Err(error) if error.code == ErrorCode::DECODING => {
                 self.note_refusal(&error, "");
                 return Ok(false);
@@ -86,7 +85,7 @@ impl Order<'_> {
         Ok(is_more || is_back)
     }
 
-    /// The prefixes of this order.
+    /// The prefixes of this family.
     fn own(&self, entries: &Entries) -> Result<Vec<Prefix>> {
         let ipv6 = self.family == Family::V6;
         let mut own = entries.prefixes()?;
@@ -97,7 +96,7 @@ impl Order<'_> {
     fn missing(&self, level: Level, waiting: usize) -> Result<usize> {
         let entries = self.ledger.open()?;
         if entries.asked(self.family == Family::V6)?.is_some() {
-            // What EC2 has been asked for may be there.
+            // The requested prefixes may be on the ENI already.
             return Ok(0);
         }
         let own = self.own(&entries)?;
@@ -105,8 +104,8 @@ impl Order<'_> {
         Ok(missing(level, &own, &entries.all()?, waiting, self.family))
     }
 
-    /// Opens the prefixes again that are on their way out, and that EC2 was not asked to
-    /// remove; whether there was one.
+    /// Reopens prefixes that are being released and that EC2 was not asked to remove. Returns
+    /// whether there was one.
     fn take_back(&self) -> Result<bool> {
         let entries = self.ledger.open()?;
         let mut is_back = false;
@@ -125,7 +124,8 @@ impl Order<'_> {
         Ok(Slots::of(self.eni, &all, &prefixes, self.family))
     }
 
-    /// Asks for so many, or for as many as EC2 has room for: it gives all or none.
+    /// Asks for `count` prefixes, or for fewer if EC2 has no room for all: it assigns all or
+    /// none.
     fn ask_as_many(&self, mut count: usize) -> Result<bool> {
         let stock = &self.node.shared.stock;
         loop {
@@ -139,8 +139,8 @@ impl Order<'_> {
                 continue;
             }
             match failure.kind {
-                // What it has done is looked for before it is asked again; a throttle waits
-                // for the budget of calls.
+                // A lost answer is looked for before EC2 is asked again; a throttled call waits
+                // for the budget.
                 Kind::Unanswered | Kind::Throttled => say!("{}", self.error(&failure)),
                 _ => self.note_refusal(&self.error(&failure), &self.advice(&failure)),
             }
@@ -148,15 +148,15 @@ impl Order<'_> {
         }
     }
 
-    /// Has EC2 choose so many prefixes, and writes down which. What it was asked for is
-    /// written down before.
+    /// Has EC2 choose `count` prefixes, and writes them into the ledger. The request is written
+    /// before EC2 is asked.
     fn ask(&self, count: usize) -> Result<Result<(), Failure>> {
         let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
         let ipv6 = self.family == Family::V6;
         let before = self.before()?;
         self.ledger.open()?.begin_asking(ipv6, count, before)?;
         let answer = match ec2.assign_prefixes(&self.eni.id, self.family, count) {
-            // Whatever it has done, nobody was told.
+            // An answer without prefixes does not tell what EC2 has done.
             Ok(chosen) if chosen.is_empty() => Err(Failure::empty("AssignPrivateIpAddresses")),
             answer => answer,
         };
@@ -165,7 +165,8 @@ impl Order<'_> {
             Err(failure) if failure.kind == Kind::Unanswered => return Ok(Err(failure)),
             Err(failure) => Err(failure),
             Ok(chosen) => {
-                // Of IPv6 the subnet's count is not known, and this one has not run out.
+                // EC2 does not count the free IPv6 addresses of a subnet, so this subtraction
+                // is for IPv4.
                 let addresses = chosen.len().saturating_mul(IPV4_SIZE);
                 let subnets = &self.node.shared.subnets;
                 subnets.note_assigned(&self.eni.subnet_id, self.family, addresses);
@@ -179,9 +180,9 @@ impl Order<'_> {
         Ok(outcome)
     }
 
-    /// The prefixes that are on the ENI before EC2 is asked, by the metadata where they
-    /// answer, and by the ledger: the metadata may not show yet what has come a moment ago.
-    /// What the ledger knows to have gone may be chosen again.
+    /// The prefixes that are on the ENI before EC2 is asked, by the metadata if the service
+    /// answers, corrected by the ledger: the metadata may not show a new prefix yet. A prefix
+    /// that is gone by the ledger may be chosen again, so it is left out.
     fn before(&self) -> Result<Vec<Cidr>> {
         let imds = self.node.aws.imds();
         let shown = imds.and_then(|imds| imds.prefixes(&self.eni.mac));
@@ -198,7 +199,7 @@ impl Order<'_> {
         Ok(before)
     }
 
-    /// The prefixes of the ENI, by EC2 where it shows the ENI.
+    /// The prefixes of the ENI by EC2, or by the inventory if EC2 does not show the ENI.
     fn described(&self) -> Result<Vec<Cidr>> {
         let found = self.node.aws.ec2(&self.node.inventory.region)?;
         let found = found.eni(&self.eni.id);
@@ -234,7 +235,7 @@ impl Order<'_> {
         failure.error(&format!("get an {family} prefix of {subnet_id} for {id}"))
     }
 
-    /// What to do about a subnet without free prefixes.
+    /// The advice about a subnet without free prefixes.
     fn advice(&self, failure: &Failure) -> String {
         match failure.is_without_prefixes() {
             true => format!("; {}", reservation_command(&self.eni.subnet_id)),
@@ -242,7 +243,7 @@ impl Order<'_> {
         }
     }
 
-    /// Notes why there are no more, with what to do about it.
+    /// Notes in the stock why there are no more prefixes, with the advice.
     fn note_refusal(&self, error: &Error, advice: &str) {
         let why = format!("{error}; pods get single addresses until there are prefixes{advice}");
         let stock = &self.node.shared.stock;
@@ -250,7 +251,7 @@ impl Order<'_> {
     }
 }
 
-/// What keeps a part of a subnet free for prefixes.
+/// The advice how to keep a part of a subnet free for prefixes.
 pub(crate) fn reservation_command(subnet_id: &str) -> String {
     format!(
         "a part of the subnet is kept free for prefixes by: aws ec2 \
@@ -259,7 +260,7 @@ pub(crate) fn reservation_command(subnet_id: &str) -> String {
     )
 }
 
-/// Writes down a prefix that EC2 has given to the ENI.
+/// Writes down a prefix that EC2 has assigned to the ENI.
 fn note(entries: &Entries, prefix: Cidr) -> Result<()> {
     let known = entries.prefixes()?;
     let before = known.iter().find(|known| known.prefix == prefix);
@@ -269,8 +270,8 @@ fn note(entries: &Entries, prefix: Cidr) -> Result<()> {
     }
 }
 
-/// What EC2 was asked for without being heard, as far as that can be read. A damaged file is
-/// removed: what EC2 chose is found as any prefix that nobody knows.
+/// The request for prefixes whose answer is not known, if it can be read. A damaged file is
+/// removed: the prefixes that EC2 chose are then adopted like any unknown prefix.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -286,7 +287,8 @@ pub(crate) fn asked(entries: &Entries, ipv6: bool) -> Result<Option<Asked>> {
     }
 }
 
-/// Writes down the prefixes that EC2 chose unheard, as far as a description shows them.
+/// Writes down the prefixes that EC2 has chosen in an answer that was lost, as far as a
+/// description shows them.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
@@ -313,7 +315,8 @@ pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()
             );
             note(entries, *prefix)?;
         }
-        // What a killed process has written down before it could say that it had heard all.
+        // These include prefixes that a killed process wrote down before it could end its
+        // request.
         let come = actual.prefixes.iter();
         let come = come.filter(|p| p.is_ipv4() != ipv6 && !asked.before.contains(p));
         if come.count() >= asked.count || asked.is_over(now()) {

@@ -1,5 +1,5 @@
-//! Compares the prefixes in the ledger with those that EC2 shows on an ENI. One that nobody
-//! knows is adopted, and one that is missing is forgotten when a second look misses it too.
+//! Compares the prefixes in the ledger with those that EC2 shows on an ENI. An unknown prefix
+//! is adopted, and a missing one is forgotten when a second look does not show it either.
 
 use common::address::Cidr;
 use common::error::Result;
@@ -7,20 +7,20 @@ use common::error::Result;
 use crate::ledger::{Absence, Entries, Event, Prefix, State, now};
 use crate::vpc::ec2::Description;
 
-/// What was different.
+/// The differences.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Differences {
     /// On the ENI and unknown to the ledger.
     pub(crate) adopted: usize,
-    /// Known to the ledger, and gone.
+    /// In the ledger and not on the ENI any more.
     pub(crate) gone: usize,
-    /// The same, but only one look at EC2 says so yet.
+    /// The same, but only one look at EC2 has shown it yet.
     pub(crate) missing: usize,
-    /// On the ENI, and about to be known well enough to be used.
+    /// Adopted, and can be used after one more look.
     pub(crate) settling: usize,
 }
 
-/// Writes down what a description says of the prefixes of an ENI.
+/// Writes down what a description shows of the prefixes of an ENI.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger.
@@ -63,7 +63,7 @@ fn adopt(entries: &Entries, prefix: Cidr, found: &mut Differences) -> Result<()>
     })
 }
 
-/// What EC2 has removed a moment ago, or is removing, a description may show still.
+/// A description may still show a prefix that EC2 is removing or has just removed.
 fn seen(entries: &Entries, prefix: &Prefix, found: &mut Differences) -> Result<()> {
     let entry = &prefix.entry;
     if entry.needs_confirmation(now()) && !entry.may_be_leaving(now()) {

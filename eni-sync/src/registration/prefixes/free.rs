@@ -1,4 +1,4 @@
-//! Frees addresses of prefixes that nobody needs any more: they stay on the ENI with their
+//! Frees addresses of prefixes that no pod needs any more: they stay on the ENI with their
 //! prefix, so EC2 is not asked.
 
 use common::attach::inventory::Eni;
@@ -7,8 +7,8 @@ use common::error::Result;
 use super::supply::{self, prefix_of};
 use crate::ledger::{EniLedger, Entry};
 
-/// Frees those of `ended` that a prefix of the ENI has: the next pod may get them. Returns them,
-/// and the others.
+/// Frees the addresses of `ended` that are in a prefix of the ENI: the next pod may get them.
+/// Returns these, and the others.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger.

@@ -1,5 +1,5 @@
 //! Gives attachments addresses of the prefixes of an ENI. EC2 is not asked: the VPC delivers
-//! all of a prefix to the ENI, and the ledger says which addresses of it somebody has.
+//! packets for the whole prefix to the ENI, and the ledger has the addresses that are in use.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -16,13 +16,13 @@ use crate::ledger::{
 use crate::registration::{release, rules};
 use crate::vpc::ec2::Family;
 
-/// Nobody else can have what is in a prefix of the ENI.
+/// No other ENI can have an address of a prefix of this ENI, so nothing is taken over.
 const CLAIMED: Event = Event::Claimed {
     takeover: Takeover::Never,
     best_effort: false,
 };
 
-/// What prefixes of an ENI have free, read once for all that get an address of them.
+/// The free addresses in the prefixes of an ENI, read once for all attachments that get one.
 pub(crate) struct Giver<'a> {
     entries: &'a Entries,
     eni: &'a Eni,
@@ -32,7 +32,7 @@ pub(crate) struct Giver<'a> {
 }
 
 impl<'a> Giver<'a> {
-    /// What the prefixes have free at this moment, as long as the ledger is locked.
+    /// The free addresses at this moment; they stay free while the ledger is locked.
     ///
     /// # Errors
     /// Code 5 or 6 naming a file of the ledger.
@@ -71,7 +71,7 @@ impl<'a> Giver<'a> {
     }
 }
 
-/// Gives those that wait free addresses of prefixes, as far as there are any.
+/// Gives free addresses of prefixes to the wishes that `of` accepts, as far as there are any.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
@@ -90,7 +90,7 @@ pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -
     Ok(())
 }
 
-/// Notes of every claimed address that a prefix of the ENI has that it is there.
+/// Writes down that claimed addresses are on the ENI if they are in one of its prefixes.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger.
@@ -109,11 +109,11 @@ pub(crate) fn cover(ledger: &EniLedger, eni: &Eni) -> Result<()> {
     Ok(())
 }
 
-/// Frees what is due of the prefixes when all of them are used up, before EC2 is asked for
-/// more.
+/// Frees the addresses of prefixes whose cool-down is over. Called when no other address of
+/// them is free, before EC2 is asked for more.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger, and those of looking into the namespaces.
+/// Code 5 naming a file of the ledger, and those of [`release::without_living`].
 pub(crate) fn free_due(ledger: &EniLedger, eni: &Eni) -> Result<()> {
     let (all, prefixes) = {
         let entries = ledger.open()?;

@@ -1,5 +1,5 @@
-//! Gives prefixes back to the VPC: first nobody gets an address of one any more, and when
-//! nobody has any, and its cool-down is over, EC2 is asked to take it.
+//! Gives prefixes back to the VPC. A prefix is closed first: pods get no more addresses of it.
+//! When none of its addresses is in use and its cool-down is over, EC2 is asked to unassign it.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -19,14 +19,14 @@ use crate::vpc::eni;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::inventory;
 
-/// How long a prefix stays that somebody has an address of, in seconds.
+/// How long, in seconds, a prefix stays when one of its addresses is in use.
 const POSTPONED: u64 = 60;
-/// The same for one that EC2 does not take.
+/// How long, in seconds, a prefix stays when EC2 refuses to unassign it.
 const REFUSED: u64 = 300;
 
-/// Closes the prefixes of a family that are more than `level` says, for as long as `cooldown`
-/// seconds before they leave. `reserved` is what host-local has reserved; nobody reads it as
-/// long as there are not too many.
+/// Closes the prefixes of a family that `level` does not need; they leave the ENI after
+/// `cooldown` seconds. `reserved` returns the addresses that host-local has reserved; it is
+/// only called if there are too many prefixes.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger, and those of `reserved`.
@@ -58,8 +58,8 @@ pub(crate) fn close(
     Ok(())
 }
 
-/// What keeps a prefix on its ENI, for all that can be seen: that of nobody's addresses may be
-/// anywhere.
+/// The reason why a prefix must stay on its ENI, if there is one, as far as this process can
+/// see: an address without an owner may be in any namespace.
 fn reason_to_keep(
     prefix: &Prefix,
     entries: &Entries,
@@ -73,8 +73,8 @@ fn reason_to_keep(
     Ok(in_use_by(prefix, living, reserved))
 }
 
-/// What keeps a prefix on its ENI besides the entries of the ledger: an address of it that is
-/// reserved, or that somebody has or may have.
+/// The reason why a prefix must stay on its ENI, apart from the entries of the ledger: an
+/// address of it is reserved, or is or may be in use.
 pub(crate) fn in_use_by(prefix: &Prefix, living: &Living, reserved: &[IpAddr]) -> Option<String> {
     match reserved.iter().find(|address| prefix.contains(**address)) {
         Some(address) => Some(format!("host-local has {address} of it reserved")),
@@ -82,11 +82,11 @@ pub(crate) fn in_use_by(prefix: &Prefix, living: &Living, reserved: &[IpAddr]) -
     }
 }
 
-/// Has EC2 take the prefixes that are closed, due and nobody's. Adds to `kept` what stays, and
-/// why. Only for the one in turn.
+/// Has EC2 unassign the prefixes that are closed, due and not in use. Adds to `kept` the
+/// prefixes that stay, and why. The caller must have the turn.
 ///
 /// # Errors
-/// What keeps them from being given back; they stay due.
+/// The failures of calls; the prefixes stay due.
 pub(crate) fn give_back(
     node: &Node<'_>,
     eni: &Eni,
@@ -100,7 +100,7 @@ pub(crate) fn give_back(
         return Ok(());
     }
     eni::require_managed(eni)?;
-    // A pod with the whole ENI may have any address of a prefix, and nobody sees which.
+    // A pod with the whole ENI may use any address of a prefix, which cannot be seen from here.
     if let Some(why) = attached::reason_to_keep(&eni.mac)? {
         return postpone_all(ledger, due, &why, kept);
     }
@@ -117,8 +117,8 @@ pub(crate) fn give_back(
     errors.into_result()
 }
 
-/// Writes down which of the prefixes that are due EC2 may be asked to take. The others stay a
-/// while.
+/// Writes down which of the due prefixes EC2 may be asked to unassign. The others are
+/// postponed.
 fn mark_asked(
     ledger: &EniLedger,
     due: Vec<Prefix>,
@@ -132,14 +132,14 @@ fn mark_asked(
                 kept.push((prefix.prefix, why));
                 postpone(&entries, &prefix, POSTPONED)?;
             }
-            // From here on nobody can claim an address of it.
+            // From here on no address of it can be claimed.
             None => asked.extend(entries.note_prefix(&prefix, &Event::Unassigning)?),
         }
     }
     Ok(asked)
 }
 
-/// Has all of the prefixes stay a while, for one reason.
+/// Postpones all of the prefixes, for the same reason.
 fn postpone_all(
     ledger: &EniLedger,
     due: Vec<Prefix>,
@@ -160,15 +160,15 @@ fn postpone(entries: &Entries, prefix: &Prefix, seconds: u64) -> Result<()> {
     postponed.map(drop)
 }
 
-/// Has EC2 take prefixes of one family, all with one call. The inventory forgets them before:
-/// nobody is to believe that they are on the ENI.
+/// Has EC2 unassign prefixes of one family by one call. They are removed from the inventory
+/// first, so that no process takes them for usable.
 fn unassign(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
     inventory::forget_prefixes(&eni.id, &names(prefixes))?;
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     if ask(ec2, eni, prefixes)?.is_none() {
         return note_unassigned(ledger, prefixes);
     }
-    // Some may have been taken already: the answer to an earlier attempt was lost.
+    // Some may have been unassigned already: the answer to an earlier attempt was lost.
     let actual = ec2.eni(&eni.id);
     let actual = actual.map_err(|failure| failed(eni, prefixes, &failure))?;
     let is_there = |prefix: &Prefix| {
@@ -177,7 +177,7 @@ fn unassign(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix])
     };
     let (left, gone): (Vec<_>, Vec<_>) = prefixes.iter().cloned().partition(is_there);
     note_unassigned(ledger, &gone)?;
-    // One that EC2 does not take keeps no other.
+    // A prefix that EC2 refuses to unassign must not block the others.
     let mut errors = Errors::default();
     for prefix in left {
         let one = [prefix];
@@ -192,12 +192,14 @@ fn unassign(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix])
     errors.into_result()
 }
 
-/// Has EC2 take all of them or none. Returns its refusal where it is about these prefixes, and
-/// fails with any other.
+/// Has EC2 unassign all of the prefixes or none. Returns a refusal that is about these
+/// prefixes, and fails with any other.
 fn ask(ec2: &Ec2, eni: &Eni, prefixes: &[Prefix]) -> Result<Option<Failure>> {
     match ec2.unassign_prefixes(&eni.id, &names(prefixes)) {
         Ok(()) => Ok(None),
-        Err(failure) if failure.kind == Kind::Invalid && !failure.is_temporary() => Ok(Some(failure)),
+        Err(failure) if failure.kind == Kind::Invalid && !failure.is_temporary() => {
+            Ok(Some(failure))
+        }
         Err(failure) => Err(failed(eni, prefixes, &failure)),
     }
 }
@@ -219,12 +221,12 @@ fn note_unassigned(ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
     Ok(())
 }
 
-/// Opens the adopted prefixes of an ENI for networks without addresses: a second look has
-/// shown each, and nobody has an address of it that the ledger does not know, or may have the
-/// whole ENI. One that somebody has an address of is looked at again after a minute.
+/// Opens the adopted prefixes of an ENI for networks without addresses: those that a second
+/// look has shown and of which no address is used without the ledger's knowledge, neither
+/// singly nor by a pod with the whole ENI. A prefix in use is examined again after a minute.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger, and those of looking into the namespaces.
+/// Code 5 naming a file of the ledger, and those of [`in_use::look_from`].
 pub(crate) fn open_adopted(
     node: &Node<'_>,
     (eni, ledger): (&Eni, &EniLedger),
@@ -249,7 +251,7 @@ pub(crate) fn open_adopted(
             .for_each(|adopted| keep(adopted.prefix, &why));
         return Ok(());
     }
-    // Pods may not wait for a look into all namespaces.
+    // The ledger is not locked here: pods must not wait while all namespaces are read.
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
     let reserved = reserved()?;
     let entries = ledger.open()?;

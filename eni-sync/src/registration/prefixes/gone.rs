@@ -1,5 +1,5 @@
-//! Forgets the prefixes of an ENI that has left the node with them, as addresses are: when two
-//! looks at EC2, some time apart, say so. One that is attached to no instance may come back.
+//! Forgets the prefixes of an ENI that is not on this node any more, when two looks at EC2 some
+//! time apart have shown that. An ENI that is attached to no instance may come back.
 
 use common::error::Result;
 
@@ -7,11 +7,11 @@ use super::compare::{self, Differences};
 use crate::ledger::{Absence, EniLedger, Prefix, now};
 use crate::registration::node::{Node, TURN_DEADLINE};
 
-/// Forgets the prefixes of an ENI that is not among those of the node, as far as EC2 says that
-/// it is gone or on another instance.
+/// Forgets the prefixes of an ENI that is not in the inventory, if EC2 shows that it does not
+/// exist or is on another instance. Returns the differences.
 ///
 /// # Errors
-/// Those of looking at the ENI, and code 5 naming a file of the ledger.
+/// Those of describing the ENI, and code 5 naming a file of the ledger.
 pub(crate) fn forget(node: &Node<'_>, ledger: &EniLedger) -> Result<Differences> {
     if !ledger.read_prefixes()?.iter().any(is_worth_a_look) {
         return Ok(Differences::default());
@@ -28,7 +28,7 @@ pub(crate) fn forget(node: &Node<'_>, ledger: &EniLedger) -> Result<Differences>
     compare::note_gone(&ledger.open()?)
 }
 
-/// Whether one more look that does not show a prefix says something new.
+/// Whether another look that does not show a prefix would change its entry.
 fn is_worth_a_look(prefix: &Prefix) -> bool {
     let entry = &prefix.entry;
     match entry.absence(now()) {

@@ -1,4 +1,4 @@
-//! How many prefixes are kept on an ENI, as a configuration says so.
+//! How many prefixes are kept on an ENI, in the agent's configuration.
 
 use std::fmt;
 
@@ -8,20 +8,20 @@ use super::stock::Level;
 use crate::ledger::default_cooldown_seconds;
 use crate::vpc::ec2::Family;
 
-/// No ENI has as many slots; a larger number is a mistake.
+/// The largest number. No ENI has more slots, so a larger number is a mistake.
 const MOST: usize = 64;
 
 /// The prefixes of an ENI; by default none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Kept {
-    /// The IPv4 prefixes, in free ones.
+    /// The number of free IPv4 prefixes.
     #[serde(default)]
     pub(crate) ipv4: Option<Marks>,
-    /// The IPv6 prefixes, each of which has more addresses than pods are.
+    /// The number of IPv6 prefixes, each of which has more addresses than a node has pods.
     #[serde(default)]
     pub(crate) ipv6: usize,
-    /// How long a prefix that nobody needs stays on the ENI.
+    /// How long an unneeded prefix stays on the ENI, in seconds.
     #[serde(default = "default_cooldown_seconds")]
     pub(crate) cooldown_seconds: u64,
 }
@@ -30,14 +30,14 @@ pub(crate) struct Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Marks {
-    /// With fewer free addresses than this many prefixes have, more are assigned.
+    /// When there are fewer free addresses than this number of prefixes has, more are assigned.
     pub(crate) low: usize,
-    /// How many there are then.
+    /// Up to how many are then assigned.
     pub(crate) high: usize,
 }
 
 impl Kept {
-    /// What is to be kept of a family; nothing where that is none.
+    /// The level of a family; `None` if no prefixes of it are kept.
     pub(crate) fn level(&self, family: Family) -> Option<Level> {
         let level = match (family, self.ipv4) {
             (Family::V4, marks) => marks.map(|Marks { low, high }| Level { low, high })?,
@@ -56,10 +56,10 @@ impl Kept {
             .all(|family| self.level(*family).is_none())
     }
 
-    /// What is wrong with the numbers.
+    /// Checks the numbers.
     ///
     /// # Errors
-    /// The number and why it cannot be.
+    /// The number and what is wrong with it.
     pub(crate) fn validate(&self) -> Result<(), String> {
         if let Some(Marks { low, high }) = self.ipv4 {
             if low > high {

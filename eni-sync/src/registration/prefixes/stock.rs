@@ -1,5 +1,5 @@
-//! How many prefixes an agent keeps on which ENI, and what EC2 has refused of them. All
-//! threads of the agent share it; a plugin without an agent has none and asks for none.
+//! How many prefixes an agent keeps on each ENI, and EC2's refusals to assign them. All threads
+//! of the agent share it; a plugin without an agent keeps none and asks for none.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,18 +10,17 @@ use common::attach::inventory::Eni;
 
 use crate::vpc::ec2::Family;
 
-/// How long nobody asks for prefixes again that EC2 has refused. It is the VPC CNI's time.
+/// How long EC2 is not asked again for prefixes that it has refused. It is the VPC CNI's time.
 const PAUSE: Duration = Duration::from_secs(120);
-/// How long nobody looks again whether an adopted prefix can be used for pods, of which
-/// somebody had an address.
+/// How long an adopted prefix of which an address was in use is not examined again.
 const USED: Duration = Duration::from_secs(60);
 
 /// Between which numbers of free prefixes an ENI is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Level {
-    /// When there are fewer free addresses than this many prefixes have, more are assigned.
+    /// When there are fewer free addresses than this number of prefixes has, more are assigned.
     pub(crate) low: usize,
-    /// How many there are then.
+    /// Up to how many are then assigned.
     pub(crate) high: usize,
 }
 
@@ -36,7 +35,7 @@ struct Known {
     /// By the MAC address of the ENI.
     levels: BTreeMap<(String, Family), Level>,
     refused: BTreeMap<(String, Family), Refused>,
-    /// When somebody had an address of an adopted prefix, by the id of the ENI.
+    /// When an address of an adopted prefix was in use, by the id of the ENI.
     used: HashMap<(String, Cidr), Instant>,
 }
 
@@ -47,12 +46,12 @@ struct Refused {
 }
 
 impl Stock {
-    /// Sets what is to be kept, by MAC address and family.
+    /// Sets the levels, by MAC address and family.
     pub(crate) fn set(&self, levels: BTreeMap<(String, Family), Level>) {
         self.known().levels = levels;
     }
 
-    /// What is to be kept of a family on an ENI; nothing where no agent keeps any.
+    /// The level of a family on an ENI; `None` if the agent keeps none, or there is no agent.
     pub(crate) fn level(&self, eni: &Eni, family: Family) -> Option<Level> {
         let levels = &self.known().levels;
         levels.get(&(eni.mac.clone(), family)).copied()
@@ -71,26 +70,26 @@ impl Stock {
         self.known().refused.insert(key, Refused { at: now, why });
     }
 
-    /// Notes that there are again.
+    /// Notes that EC2 has assigned prefixes again.
     pub(crate) fn accept(&self, eni: &Eni, family: Family) {
         self.known().refused.remove(&(eni.id.clone(), family));
     }
 
-    /// Notes that somebody has an address of an adopted prefix.
+    /// Notes that an address of an adopted prefix is in use.
     pub(crate) fn note_used(&self, eni: &str, prefix: Cidr, now: Instant) {
         let used = &mut self.known().used;
         used.retain(|_, at| now.saturating_duration_since(*at) < USED);
         used.insert((eni.to_owned(), prefix), now);
     }
 
-    /// Whether it is worth a look into all namespaces whether an adopted prefix can be used.
+    /// Whether all namespaces may be read again to find out if an adopted prefix can be used.
     pub(crate) fn may_open(&self, eni: &str, prefix: Cidr, now: Instant) -> bool {
         let known = self.known();
         let used = known.used.get(&(eni.to_owned(), prefix));
         used.is_none_or(|at| now.saturating_duration_since(*at) >= USED)
     }
 
-    /// How long it is until EC2 may be asked again for what it has refused last.
+    /// How long it is until EC2 may be asked again for what it refused last.
     pub(crate) fn until_next(&self, now: Instant) -> Option<Duration> {
         let known = self.known();
         let until = |refused: &Refused| (refused.at + PAUSE).saturating_duration_since(now);
@@ -98,8 +97,8 @@ impl Stock {
         until.filter(|wait| !wait.is_zero()).min()
     }
 
-    /// Why there are none at this time, each to be said once. Where nobody has asked again
-    /// since long, none are missing.
+    /// The refusals at this time, each to be logged once. A refusal that was not repeated for a
+    /// long time does not count: the prefixes are not needed any more.
     pub(crate) fn refusals(&self, now: Instant) -> Vec<String> {
         let mut known = self.known();
         let is_over = |at: Instant| now.saturating_duration_since(at) >= 2 * PAUSE;
@@ -107,7 +106,7 @@ impl Stock {
         known.refused.values().map(|r| r.why.clone()).collect()
     }
 
-    /// A thread that has ended in the middle has left nothing half done here.
+    /// The lock is also used after a panic, which leaves nothing half done here.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,6 @@
-//! What the ledger has of prefixes and of the addresses in them, as numbers: which prefixes
-//! the VPC delivers to an ENI, how many addresses of them are free, how many slots of the ENI
-//! are used, and how many addresses it can still have. Pure.
+//! Counts prefixes and their addresses by the ledger: which prefixes the VPC delivers to an
+//! ENI, how many of their addresses are free, how many slots of the ENI are used, and how many
+//! addresses it can still have. Pure.
 
 use std::net::IpAddr;
 
@@ -12,16 +12,16 @@ use crate::ledger::{Entry, Prefix, State, Timestamp};
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 
-/// How many addresses a prefix of IPv4 has.
+/// How many addresses an IPv4 prefix has.
 pub(super) const IPV4_SIZE: usize = 16;
-/// For how many pods an ENI is counted to have room at most; no node has as many.
+/// The largest number of pods that an ENI is counted for; no node has as many.
 pub(crate) const MOST_PODS: usize = 1024;
-/// How many addresses of a prefix are tried that nobody has: AWS reserves fewer in a subnet,
-/// and a prefix that is in no range of the subnet has none that can be used.
+/// How many free addresses of a prefix are tried: AWS reserves fewer in a subnet, and a prefix
+/// outside of the subnet's ranges has no usable address.
 const TRIED: usize = 16;
 
-/// The prefixes that the VPC delivers to an ENI, by the ledger, and by the inventory where the
-/// ledger does not know them.
+/// The prefixes that are on an ENI, by the ledger, and by the inventory for prefixes that the
+/// ledger does not know.
 pub(crate) fn there(prefixes: &[Prefix], inventory: &[Cidr]) -> Vec<Cidr> {
     let is_known = |prefix: &&Cidr| prefixes.iter().any(|known| known.prefix == **prefix);
     let unknown = inventory.iter().filter(|prefix| !is_known(prefix));
@@ -30,7 +30,7 @@ pub(crate) fn there(prefixes: &[Prefix], inventory: &[Cidr]) -> Vec<Cidr> {
     known.chain(unknown.copied()).collect()
 }
 
-/// Those of them that need no look at EC2 before an address of them is used.
+/// The prefixes of an ENI of which an address can be used without a look at EC2.
 pub(crate) fn trusted(prefixes: &[Prefix], eni: &Eni, now: Timestamp) -> Vec<Cidr> {
     let mut there = there(prefixes, &eni.prefixes);
     there.retain(|prefix| {
@@ -41,34 +41,35 @@ pub(crate) fn trusted(prefixes: &[Prefix], eni: &Eni, now: Timestamp) -> Vec<Cid
     there
 }
 
-/// The prefix of a list that has an address.
+/// The prefix in a list that contains an address.
 pub(crate) fn prefix_of(prefixes: &[Cidr], address: IpAddr) -> Option<Cidr> {
     let mut prefixes = prefixes.iter();
     prefixes.find(|prefix| prefix.contains(address)).copied()
 }
 
-/// How many addresses of an ENI a family has, and can have.
+/// The slots of an ENI in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slots {
     /// Its addresses, the primary one included, and its prefixes: each takes one slot.
     pub(crate) used: usize,
     /// What the instance type allows; 0 when EC2 has not said.
     pub(crate) limit: usize,
-    /// Those of the slots in use that no pod gets a single address in: of the ENI's own
-    /// address, of prefixes, and of what was found on the ENI.
+    /// The used slots in which no pod can get a single address: those of primary addresses, of
+    /// prefixes, and of addresses that were found on the ENI.
     closed: usize,
-    /// Those that pods have as single addresses, or a pool keeps for them.
+    /// The slots of single addresses that pods have or a pool keeps.
     singles: usize,
-    /// The addresses of its prefixes.
+    /// The number of addresses in its prefixes.
     in_prefixes: usize,
-    /// Those of them that are free for networks without addresses.
+    /// The number of these that are free for networks without addresses.
     free_in_prefixes: usize,
-    /// How many addresses one prefix more has.
+    /// How many addresses one more prefix would have.
     in_next_prefix: usize,
 }
 
 impl Slots {
-    /// The slots of an ENI, as far as the node knows. What is only wanted takes none.
+    /// The slots of an ENI, as far as the node knows. An address that is only claimed uses
+    /// none.
     pub(crate) fn of(eni: &Eni, entries: &[Entry], prefixes: &[Prefix], family: Family) -> Self {
         let mut there = there(prefixes, &eni.prefixes);
         there.retain(|prefix| Family::of(prefix.address()) == family);
@@ -100,30 +101,30 @@ impl Slots {
     /// How many slots are left, each for an address or a prefix.
     pub(crate) fn left(&self) -> usize {
         match self.limit {
-            // EC2 has not said; it refuses what is too much.
+            // The limit is not known; EC2 refuses what is too much.
             0 => usize::MAX,
             limit => limit.saturating_sub(self.used),
         }
     }
 
-    /// For how many pods the ENI has room, those that it has included: each address of its
-    /// prefixes is for one, and each slot that is neither closed nor a prefix's, also one of an
-    /// address in its cool-down. Nothing where EC2 has not said what the limit is.
+    /// For how many pods the ENI has room, including those that have an address: one for each
+    /// address of its prefixes, and one for each slot that is neither closed nor a prefix's,
+    /// including those in cool-down. `None` if the limit is not known.
     pub(crate) fn for_pods(&self) -> Option<usize> {
         let limit = (self.limit > 0).then_some(self.limit)?;
         let single = limit.saturating_sub(self.closed);
         Some(self.in_prefixes.saturating_add(single).min(MOST_PODS))
     }
 
-    /// How many addresses the ENI has for pods already: those of its prefixes, and single ones
-    /// that pods have or a pool keeps.
+    /// How many addresses the ENI has for pods now: those of its prefixes, and single ones that
+    /// pods have or a pool keeps.
     pub(crate) fn present(&self) -> usize {
         self.in_prefixes.saturating_add(self.singles)
     }
 
-    /// How many more pods the ENI has addresses for: those free in its prefixes, and one for
-    /// each slot that is left, or as many as a prefix has where an agent makes prefixes of
-    /// slots. Nothing where EC2 has not said what the limit is.
+    /// For how many more pods the ENI has addresses: the free ones in its prefixes, and one for
+    /// each slot that is left, or those of a prefix for each slot if `as_prefixes`. `None` if
+    /// the limit is not known.
     pub(crate) fn pods_left(&self, as_prefixes: bool) -> Option<usize> {
         let limit = (self.limit > 0).then_some(self.limit)?;
         let each = if as_prefixes { self.in_next_prefix } else { 1 };
@@ -140,7 +141,7 @@ fn is_of(prefix: &Prefix, family: Family) -> bool {
     Family::of(prefix.prefix.address()) == family
 }
 
-/// How many addresses of a prefix can be handed out; none of one that is closed.
+/// How many addresses of a prefix can be handed out; 0 for a closed prefix.
 pub(crate) fn free(prefix: &Prefix, entries: &[Entry]) -> usize {
     if prefix.entry.state != State::Pooled || prefix.entry.is_missing() {
         return 0;
@@ -154,14 +155,15 @@ fn size(prefix: Cidr) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-/// How many addresses of a prefix the ledger has something of.
+/// How many addresses of a prefix have an entry in the ledger.
 pub(crate) fn taken(prefix: &Prefix, entries: &[Entry]) -> usize {
     let inside = entries.iter();
     inside.filter(|e| prefix.contains(e.address)).count()
 }
 
-/// How many prefixes of a family have to be assigned so that an ENI has what `level` says,
-/// when so many attachments wait for an address. A /80 is never used up: they are counted.
+/// How many prefixes of a family have to be assigned so that an ENI has what `level` says while
+/// `waiting` attachments wait for an address. IPv6 prefixes are counted as such, because a /80
+/// is never used up.
 pub(crate) fn missing(
     level: Level,
     prefixes: &[&Prefix],
@@ -169,7 +171,7 @@ pub(crate) fn missing(
     waiting: usize,
     family: Family,
 ) -> usize {
-    // What is on its way into the stock needs no other one in its place.
+    // A prefix that is about to be used counts already.
     let is_coming =
         |prefix: &Prefix| prefix.entry.state == State::Adopted && !prefix.entry.was_seen_twice();
     let coming = prefixes.iter().filter(|p| is_coming(p)).count();
@@ -193,8 +195,7 @@ pub(crate) fn missing(
     }
 }
 
-/// The prefixes that nobody has any address of and that are more than `level` says, the last
-/// ones first.
+/// The prefixes without a used address that `level` does not need, the last ones first.
 pub(crate) fn surplus<'a>(
     level: Level,
     prefixes: &[&'a Prefix],
@@ -216,7 +217,7 @@ pub(crate) fn surplus<'a>(
     empty.into_iter().rev().take(too_many).collect()
 }
 
-/// The first address of the open prefixes of a family that nobody has.
+/// The first free address of the open prefixes of a family.
 pub(crate) fn free_address(
     prefixes: &[Prefix],
     eni: &Eni,
