@@ -1,6 +1,6 @@
-//! The ENIs that a configuration names, which the node creates and attaches by itself: what
-//! is wanted, what is recorded before EC2 is asked, and how the one becomes the other. A
-//! pass can be killed at any moment, and the next one completes it.
+//! The ENIs that the configuration names and the node creates and attaches by itself: the
+//! configuration, the records that are written before EC2 is asked, and the passes that carry
+//! them out. A pass can be killed at any moment; the next one completes it.
 
 mod attachment;
 mod carried;
@@ -26,7 +26,7 @@ use self::record::Record;
 use self::wanted::Wanted;
 
 /// The ENIs that are being created or deleted, by name. A record that cannot be read may be of
-/// one, and is named.
+/// such an ENI, so its error is in the list.
 ///
 /// # Errors
 /// Code 5 naming the directory that cannot be listed.
@@ -42,9 +42,9 @@ pub(crate) fn begun() -> Result<Vec<String>> {
     Ok(record::each()?.filter_map(name).collect())
 }
 
-/// Whether there is nothing to do, by what the node knows without asking EC2: the inventory has
-/// all that is wanted, and nothing is begun. What is only kept until EC2 is certain of it counts
-/// as done until then.
+/// Whether there is nothing to do, as far as the node knows without asking EC2: the inventory
+/// has all configured ENIs, and no record is open. A record that is only kept until EC2's
+/// descriptions are certain counts as done.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file that cannot be read.

@@ -1,6 +1,5 @@
-//! How an ENI is attached while the VPC CNI attaches its own: it may take the device index, or
-//! the last slot, at the same moment. EC2's answer decides, and a look at EC2 says what to try
-//! next.
+//! Attaches an ENI while the VPC CNI may attach its own, and take the device index or the last
+//! slot at the same moment. EC2's answer decides, and a look at EC2 shows what to try next.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -17,19 +16,19 @@ use crate::random;
 use crate::vpc::ec2::{Description, Place};
 use crate::vpc::failure::{Failure, Kind};
 
-/// How many device indexes are tried, each of which somebody else was quicker to take.
+/// How many device indexes are tried that EC2 refuses as taken.
 const MOST_INDEXES: usize = 6;
-/// The pauses while EC2 does not know yet what it has just created.
+/// The pauses, in seconds, while EC2 does not know an ENI yet that it has just created.
 const PAUSES: [u64; 5] = [1, 2, 4, 8, 16];
 
-/// EC2's codes: the ENI is attached already; the index is taken, or wrong; the instance has all
-/// the ENIs that it can have.
+/// EC2's error codes for three cases: the ENI is attached already; the device index is taken or
+/// wrong; the instance has all the ENIs that it can have.
 const IN_USE: &str = "InvalidNetworkInterface.InUse";
 const WRONG_VALUE: &str = "InvalidParameterValue";
 const NO_SLOT: &str = "AttachmentLimitExceeded";
 
 impl Pass<'_> {
-    /// Attaches the ENI of a record, to go with the instance.
+    /// Attaches the ENI of a record, and has it deleted with the instance.
     pub(super) fn attach(&mut self, record: &Record, made: &Made) -> Result<()> {
         let mut refused = BTreeSet::new();
         loop {
@@ -56,7 +55,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Asks for the attachment, and again while EC2 does not know the ENI yet.
+    /// Requests the attachment, and repeats the request while EC2 does not know the ENI yet.
     fn request_attachment(
         &self,
         record: &Record,
@@ -71,7 +70,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Notes that an ENI is attached, and has it go with the instance.
+    /// Notes that an ENI is attached, and has it deleted with the instance.
     fn note_attached(
         &mut self,
         record: &Record,
@@ -108,14 +107,14 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// An ENI that EC2 says is attached: an earlier request has done it, whose answer nobody
-    /// heard, or somebody else has it.
+    /// Handles an ENI that is attached already: by an earlier request whose answer was lost, or
+    /// to another instance.
     fn find_attached(&mut self, record: &Record, made: &Made) -> Result<()> {
         let what = format!("look at {}", made.eni);
         let found = self.ec2.eni(&made.eni);
         let found = found.map_err(|failure| explained(&failure, &what))?;
         let own = &self.look.identity.instance_id;
-        // Nobody has one that is still being detached.
+        // An ENI that is still being detached does not count as attached.
         match found.filter(|eni| !eni.is_detaching) {
             Some(eni) if eni.instance_id.as_ref() == Some(own) => {
                 self.add(eni.clone());
@@ -138,8 +137,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Looks at the ENIs of the node again, without losing what a description does not
-    /// show yet.
+    /// Describes the ENIs of the node again. ENIs that this pass has attached are kept if the
+    /// description does not show them yet.
     fn look_again(&mut self) -> Result<()> {
         let instance = &self.look.identity.instance_id;
         let what = format!("list the ENIs of {instance}");
@@ -157,7 +156,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The refusal of an ENI that the instance has no slot for, with who has the slots.
+    /// The error for an ENI that the instance has no slot for, naming the holders of the slots.
     fn no_slot(&mut self, record: &Record, failure: &Failure) -> Error {
         let (name, card) = (&record.network, record.network_card);
         let looked = self.look_again();
@@ -171,7 +170,7 @@ impl Pass<'_> {
     }
 }
 
-/// The attachment of an ENI of this node.
+/// The id of the attachment of an ENI of this node.
 ///
 /// # Errors
 /// Code 999 when EC2 does not name it.
@@ -180,7 +179,8 @@ pub(super) fn attachment(eni: &Description) -> Result<&str> {
     attachment.ok_or_else(|| Error::internal(format!("EC2 names no attachment of {}", eni.id)))
 }
 
-/// Asks again while EC2 does not know yet what it has just created, as long as there is time.
+/// Repeats a request while EC2 does not know an ENI yet that it has just created, as long as
+/// there is time.
 fn while_unknown<T>(
     deadline: Deadline,
     ask: impl Fn() -> std::result::Result<T, Failure>,

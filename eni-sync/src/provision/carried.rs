@@ -1,5 +1,5 @@
-//! What an ENI carries: pods, for all that the ledger, the records of the plugins and the
-//! namespaces of the node show.
+//! Finds out whether an ENI carries pods, by the ledger, the records of the plugins and the
+//! namespaces of the node.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use crate::registration::attached;
 use crate::registration::in_use::{self, Reach};
 use crate::vpc::ec2::Description;
 
-/// The attachments on an ENI that the records of the plugins tell of, and that its interface is
-/// not on the node, if it is not.
+/// The attachments on an ENI by the records of the plugins, and a text if its interface is not
+/// on the node.
 ///
 /// # Errors
-/// What cannot be read: it may be about a pod.
+/// Those of reading the records and the kernel's links: without them, the ENI may carry a pod.
 pub(super) fn attached(mac: &str) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     if attached::is_elsewhere(&Netlink::open()?.links()?, mac) {
@@ -27,10 +27,10 @@ pub(super) fn attached(mac: &str) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// Why an ENI must not be detached, each reason once; nothing when it carries no pod.
+/// The reasons why an ENI must not be detached, each once; none when it carries no pod.
 ///
 /// # Errors
-/// What cannot be read: it may be about a pod.
+/// Those of reading the records and the kernel's links: without them, the ENI may carry a pod.
 pub(super) fn reasons(ledger: &Ledger, eni: &Description) -> Result<Vec<String>> {
     let mut reasons = attached(&eni.mac)?;
     let holders = Holders::default();

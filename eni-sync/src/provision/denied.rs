@@ -1,13 +1,13 @@
-//! What EC2 refuses, with the statement of the policy that would permit it.
+//! Errors about missing permissions, with the statement of the policy that would grant them.
 
 use common::error::Error;
 
 use crate::vpc::failure::{Failure, Kind};
 
-/// Where the statements are.
+/// The file with the statements.
 const POLICY: &str = "iam-policy-attach.json";
 
-/// The statement of the policy that is about an action.
+/// The statement of the policy for each action.
 const STATEMENTS: [(&str, &str); 6] = [
     ("DescribeSecurityGroups", "LookAtSecurityGroups"),
     ("CreateNetworkInterface", "CreateTaggedEnis"),

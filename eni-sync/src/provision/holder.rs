@@ -1,4 +1,5 @@
-//! Who has an ENI of the node, and with it a slot of the instance, by what EC2 says of it. Pure.
+//! Who holds an ENI of the node, and with it a slot of the instance, by EC2's description.
+//! Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +8,16 @@ use serde::Serialize;
 
 use crate::vpc::ec2::{Description, Place};
 
-/// The tag by which a part of EKS says that it has created an ENI, and its values. Source:
-/// amazon-vpc-cni-k8s `pkg/awsutils`, amazon-vpc-resource-controller-k8s `pkg/config`.
+/// The tag by which a component of EKS marks an ENI that it has created, and its values.
+/// Source: amazon-vpc-cni-k8s `pkg/awsutils`, amazon-vpc-resource-controller-k8s `pkg/config`.
 const OWNER_TAG: &str = "eks:eni:owner";
 const VPC_CNI: &str = "amazon-vpc-cni";
 const RESOURCE_CONTROLLER: &str = "eks-vpc-resource-controller";
-/// What versions without that tag write: the same sources.
+/// What versions without that tag write. Source: as above.
 const VPC_CNI_TAG: &str = "node.k8s.amazonaws.com/instance_id";
 const VPC_CNI_DESCRIPTION: &str = "aws-K8S-";
 const RESOURCE_CONTROLLER_DESCRIPTION: &str = "aws-k8s-";
-/// A text has so many tags; there can be fifty.
+/// How many tags a text has; an ENI can have fifty.
 const MOST_TAGS: usize = 6;
 
 /// An ENI of the node, as EC2 or the inventory has it.
@@ -26,7 +27,7 @@ pub(crate) struct Attached<'a> {
     pub(crate) mac: &'a str,
     pub(crate) place: Place,
     pub(crate) no_manage: bool,
-    /// Which of the ENIs that a configuration names it is.
+    /// The value of its network tag, by which a configuration names it.
     pub(crate) network: Option<&'a str>,
     pub(crate) tags: &'a BTreeMap<String, String>,
     pub(crate) description: &'a str,
@@ -34,7 +35,7 @@ pub(crate) struct Attached<'a> {
     pub(crate) requester_managed: bool,
 }
 
-/// Who has an ENI.
+/// The holder of an ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Holder {
@@ -42,7 +43,7 @@ pub(crate) enum Holder {
     Primary,
     /// A network of the configuration, by its tag.
     Network,
-    /// The same, and the configuration names none or fewer of them.
+    /// As `Network`, but the configuration names no or fewer ENIs with this tag.
     Unwanted,
     /// The VPC CNI, by its description or tags.
     VpcCni,
@@ -50,9 +51,9 @@ pub(crate) enum Holder {
     VpcResourceController,
     /// A service of AWS.
     AwsService,
-    /// Somebody else, for pods.
+    /// Another program or person, and the ENI is tagged for pods.
     OtherForPods,
-    /// Somebody else, and the VPC CNI takes it for its own.
+    /// Another program or person, and the VPC CNI may use the ENI.
     Other,
 }
 
@@ -102,7 +103,7 @@ impl Attached<'_> {
         self.no_manage && !self.is_primary()
     }
 
-    /// Who has it, for all that EC2 says.
+    /// Its holder, by EC2's description.
     pub(crate) fn holder(&self) -> Holder {
         let owner = self.tags.get(OWNER_TAG).map_or("", String::as_str);
         let begins = |text: &str| self.description.starts_with(text);
@@ -126,7 +127,7 @@ impl Attached<'_> {
         }
     }
 
-    /// The ENI with who has it, for people.
+    /// The ENI with its holder, as a text for people.
     pub(crate) fn named(&self, holder: Holder) -> String {
         let network = self.network.unwrap_or_default();
         let who = match holder {
@@ -146,7 +147,8 @@ impl Attached<'_> {
         format!("{} ({who})", self.id)
     }
 
-    /// The text with what tells an operator where the ENI comes from.
+    /// The text with the description, the creator and the tags of the ENI, which tell an
+    /// operator where it comes from.
     fn with_origin(&self, who: &str) -> String {
         let mut origin = Vec::new();
         if !self.description.is_empty() {

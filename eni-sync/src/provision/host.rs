@@ -1,6 +1,6 @@
-//! What the kernel of the node has of the interface of an ENI, and what the node itself uses it
-//! for, which is there for pods. A program that configures every interface by DHCP has seen it at
-//! the boot.
+//! The interfaces of ENIs in the kernel of the node, and what the node itself uses them for
+//! although they are for pods: a program that configures every interface by DHCP may have found
+//! them at boot.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ use common::error::Result;
 use common::kernel::netlink::{KernelAddress, KernelRoute, Link, Netlink};
 use serde::Serialize;
 
-/// The kernel's number of the routing table that counts for everybody.
+/// The kernel's number of the main routing table.
 const MAIN: u32 = 254;
-/// Where systemd-networkd says what it has made of each interface.
+/// Where systemd-networkd writes the state of each interface.
 const NETWORKD: &str = "/run/systemd/netif/links";
 
-/// What the kernel of the node has.
+/// The links, addresses and routes of the node.
 #[derive(Debug, Default)]
 pub(crate) struct Host {
     pub(crate) links: Vec<Link>,
@@ -23,13 +23,13 @@ pub(crate) struct Host {
     pub(crate) routes: Vec<KernelRoute>,
 }
 
-/// The interface of an ENI.
+/// The state of the interface of an ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
     Up,
     Down,
-    /// A pod has it, or a driver for user space.
+    /// It is not on the node: a pod has it, or a driver for user space.
     Absent,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum State {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Uses {
-    /// Its addresses that end unless somebody renews them, as DHCP does.
+    /// Its addresses with a limited lifetime, as DHCP gives them.
     pub(crate) leased: Vec<Cidr>,
     /// Whether a default route of the node leads through it.
     pub(crate) default_route: bool,
@@ -46,10 +46,10 @@ pub(crate) struct Uses {
 }
 
 impl Host {
-    /// Asks the kernel.
+    /// Reads them from the kernel.
     ///
     /// # Errors
-    /// Code 999 when it does not answer.
+    /// Code 999 when the kernel does not answer.
     pub(crate) fn read() -> Result<Self> {
         let mut netlink = Netlink::open()?;
         Ok(Self {
@@ -64,7 +64,7 @@ impl Host {
         self.links.iter().find(|link| link.mac == mac)
     }
 
-    /// What it is.
+    /// The state of the interface with this MAC address.
     pub(crate) fn state(&self, mac: &str) -> State {
         match self.link(mac) {
             None => State::Absent,
@@ -89,7 +89,7 @@ impl Host {
 }
 
 impl Uses {
-    /// Each use in words; nothing where there is none.
+    /// Each use as a text; empty if there is none.
     pub(crate) fn texts(&self) -> Vec<String> {
         let mut texts = Vec::new();
         if !self.leased.is_empty() {
@@ -109,8 +109,8 @@ impl Uses {
     }
 }
 
-/// The name servers that systemd-networkd has for an interface; nothing where it has none, or
-/// does not run.
+/// The name servers that systemd-networkd has for an interface; empty if it has none or does
+/// not run.
 fn name_servers(index: u32) -> String {
     let text = fs::read_to_string(Path::new(NETWORKD).join(index.to_string()));
     let text = text.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! ENIs that were created for instances that have gone before they were attached to them, or
-//! before they were to go with them: any node deletes them.
+//! ENIs that were created for instances which ended before the ENI was attached, or before it
+//! was set to be deleted with the instance. Any node deletes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -16,28 +16,29 @@ use crate::vpc::failure::Failure;
 use crate::vpc::imds::Identity;
 use crate::vpc::inventory;
 
-/// An ENI that is younger may be about to be attached.
+/// The age below which an ENI may be about to be attached.
 const YOUNG: Duration = Duration::from_secs(5 * 60);
-/// An instance that EC2 does not find has gone if its ENI is as old as this. Source: Amazon EC2
-/// User Guide, "Terminate Amazon EC2 instances": one that was terminated is shown for an hour.
+/// An instance that EC2 does not find counts as ended when its ENI is older than this. Source:
+/// Amazon EC2 User Guide, "Terminate Amazon EC2 instances": a terminated instance is shown for
+/// an hour.
 const UNKNOWN: Duration = Duration::from_secs(60 * 60);
-/// The states of an instance that ends.
+/// The states of an instance that is ending or has ended.
 const ENDED: [&str; 2] = ["shutting-down", "terminated"];
 
-/// What has become of the ENIs that were found.
+/// The results for the ENIs that were found.
 #[derive(Debug, Default)]
 pub(crate) struct Cleaned {
-    /// Those that are deleted, or would be.
+    /// The ENIs that were deleted, or with `dry_run` would be.
     pub(crate) deleted: Vec<String>,
-    /// Why others are not.
+    /// Why others were not deleted.
     pub(crate) errors: Vec<Error>,
 }
 
-/// Deletes the ENIs of instances that have gone, or only finds them: those in the VPC of the
-/// node. EC2 refuses to delete one that has been attached meanwhile.
+/// Deletes the ENIs of ended instances in the VPC of the node, or with `dry_run` only finds
+/// them. EC2 refuses to delete an ENI that has been attached meanwhile.
 ///
 /// # Errors
-/// Code 11 without metadata, credentials or an answer, 100 without permission to look.
+/// Code 11 without metadata, credentials or an answer, 100 without permission to describe ENIs.
 pub(crate) fn delete(aws: &Aws, dry_run: bool) -> Result<Cleaned> {
     let identity = aws.imds()?.identity()?;
     let ec2 = aws.ec2(&identity.region)?;
@@ -53,7 +54,7 @@ pub(crate) fn delete(aws: &Aws, dry_run: bool) -> Result<Cleaned> {
             true => cleaned.deleted.push(eni.id),
             false => match ec2.delete(&eni.id) {
                 Ok(true) => cleaned.deleted.push(eni.id),
-                // Another node was quicker.
+                // Another node has deleted it.
                 Ok(false) => {}
                 Err(failure) => cleaned.errors.push(explained(&failure, &what)),
             },
@@ -62,7 +63,7 @@ pub(crate) fn delete(aws: &Aws, dry_run: bool) -> Result<Cleaned> {
     Ok(cleaned)
 }
 
-/// The VPC of the node. An instance does not change it.
+/// The VPC of the node, which never changes.
 fn vpc(aws: &Aws, identity: &Identity) -> Result<String> {
     let primary = |inventory: &Inventory| {
         let mut enis = inventory.enis.iter();
@@ -70,7 +71,7 @@ fn vpc(aws: &Aws, identity: &Identity) -> Result<String> {
             .map(|eni| eni.vpc_id.clone())
     };
     let is_own = |inventory: &Inventory| inventory.instance_id == identity.instance_id;
-    // What cannot be read is written anew.
+    // An inventory that cannot be read is written again.
     let written = Inventory::read().ok().flatten().filter(is_own);
     if let Some(vpc) = written.as_ref().and_then(primary) {
         return Ok(vpc);
@@ -81,7 +82,7 @@ fn vpc(aws: &Aws, identity: &Identity) -> Result<String> {
     })
 }
 
-/// The ENIs that were created for instances which have gone.
+/// The ENIs that were created for instances which have ended.
 fn find(ec2: &Ec2, identity: &Identity, vpc: &str) -> Result<Vec<Description>> {
     let failed =
         |failure: Failure| explained(&failure, "look for ENIs of instances that have gone");
@@ -103,7 +104,7 @@ fn instance(eni: &Description) -> &str {
     eni.tags.get(INSTANCE_TAG).map_or("", String::as_str)
 }
 
-/// Whether the instance that an ENI was created for has gone, and the ENI is old enough.
+/// Whether the instance that an ENI was created for has ended, and the ENI is old enough.
 fn is_leaked(eni: &Description, states: &BTreeMap<String, String>, now: SystemTime) -> bool {
     let created = eni.tags.get(CREATED_TAG).and_then(|text| moment(text));
     let Some(age) = created.and_then(|created| now.duration_since(created).ok()) else {

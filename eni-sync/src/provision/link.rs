@@ -1,5 +1,5 @@
-//! The interface of an ENI on the node: it is set up, with the MTU of the VPC where nobody has
-//! chosen another one. Nothing else of it is changed.
+//! Sets the interface of an ENI up, with the MTU of the VPC unless another MTU was set. Nothing
+//! else is changed.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,21 +10,22 @@ use tracing::{info, warn};
 
 use crate::deadline::Deadline;
 
-/// What the VPC carries. Source: Amazon EC2 User Guide, "Network MTU for your EC2 instance".
+/// The largest MTU in a VPC. Source: Amazon EC2 User Guide, "Network MTU for your EC2
+/// instance".
 const VPC_MTU: u32 = 9001;
-/// What an interface has that nobody has chosen an MTU for.
+/// The MTU of an interface whose MTU was not set.
 const DEFAULT_MTU: u32 = 1500;
-/// An interface that has just appeared gets its name from udev, which cannot rename it any
-/// more when it is up.
+/// How long an interface must have its name before it is set up: udev renames new interfaces,
+/// and cannot rename one that is up.
 pub(crate) const SETTLED: Duration = Duration::from_secs(2);
-/// How long the kernel may take to show a device that EC2 has plugged in.
+/// How long the kernel may take to show a device that EC2 has attached.
 const APPEARS: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Sets the interface of an ENI up.
 ///
 /// # Errors
-/// Code 999 with what the kernel says.
+/// Code 999 with the kernel's error.
 pub(crate) fn set_up(netlink: &mut Netlink, id: &str, link: &Link) -> Result<()> {
     let name = &link.name;
     let mut mtu = link.mtu;
@@ -36,7 +37,7 @@ pub(crate) fn set_up(netlink: &mut Netlink, id: &str, link: &Link) -> Result<()>
         let what = || format!("failed to give {name} of {id} the MTU {VPC_MTU}");
         match netlink.change_link(link.index, larger, what) {
             Ok(()) => mtu = VPC_MTU,
-            // A device that has a lower limit is of use with what it has.
+            // A device with a lower limit can be used with the MTU that it has.
             Err(error) => warn!(eni = id, interface = name, "{error}"),
         }
     }
@@ -56,11 +57,11 @@ pub(crate) fn set_up(netlink: &mut Netlink, id: &str, link: &Link) -> Result<()>
     Ok(())
 }
 
-/// Waits for the interface of an ENI that was just attached, until it has its name, and
-/// sets it up unless somebody else has. Returns its name.
+/// Waits until the interface of an ENI that was just attached has its name, and sets it up
+/// unless it is up already. Returns its name.
 ///
 /// # Errors
-/// Code 11 when there is no such interface in time, 999 with what the kernel says.
+/// Code 11 when there is no such interface in time, 999 with the kernel's error.
 pub(crate) fn await_and_set_up(id: &str, mac: &str, deadline: Deadline) -> Result<String> {
     let time = deadline.left_of(APPEARS);
     let deadline = Deadline::after(time);

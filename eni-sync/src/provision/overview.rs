@@ -1,6 +1,6 @@
-//! The ENIs of the node at one glance: which are wanted and there, who has the slots of the
-//! instance, which are down, and what the node uses them for. `status`, `doctor`, the metrics and
-//! the page all say what is counted here.
+//! An overview of the ENIs of the node: which are configured and attached, who holds the slots
+//! of the instance, which are down, and what the node uses them for. `status`, `doctor`, the
+//! metrics and the status page all use these numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +14,11 @@ use crate::provision::wanted::Wanted;
 /// The ENIs of the node.
 #[derive(Debug, Default)]
 pub(crate) struct Overview {
-    /// Each kind that the configuration names.
+    /// The kinds of ENIs in the configuration.
     pub(crate) kinds: Vec<Kind>,
-    /// Each ENI, by its place.
+    /// The ENIs, sorted by their places.
     pub(crate) enis: Vec<EniView>,
-    /// Each network card.
+    /// The network cards.
     pub(crate) cards: Vec<Card>,
 }
 
@@ -27,17 +27,17 @@ pub(crate) struct Overview {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Kind {
     pub(crate) name: String,
-    /// How many the configuration names.
+    /// How many the configuration asks for.
     pub(crate) count: u32,
     /// How many of these are attached.
     pub(crate) attached: u32,
 }
 
-/// The node that has them.
+/// What is known of the node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node<'a> {
     pub(crate) instance_id: &'a str,
-    /// How many ENIs each network card can have, as far as EC2 has said.
+    /// How many ENIs each network card can have, by its index; empty if EC2 has not said.
     pub(crate) limits: &'a [u32],
     pub(crate) host: &'a Host,
 }
@@ -53,14 +53,14 @@ pub(crate) struct EniView {
     #[serde(skip)]
     pub(crate) is_for_pods: bool,
     pub(crate) holder: Holder,
-    /// What its creator has written beside it.
+    /// Its description in EC2.
     pub(crate) description: String,
-    /// Who has had it created.
+    /// Who had it created.
     pub(crate) requester_id: String,
     /// Whether a service of AWS manages it.
     pub(crate) requester_managed: bool,
     pub(crate) tags: BTreeMap<String, String>,
-    /// What its interface is.
+    /// The state of its interface.
     pub(crate) link: State,
     /// What the node uses it for.
     pub(crate) used_by_node: Uses,
@@ -71,15 +71,15 @@ pub(crate) struct EniView {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Card {
     pub(crate) network_card: u32,
-    /// How many ENIs it can have; nothing where EC2 has not said.
+    /// How many ENIs it can have; `None` if EC2 has not said.
     pub(crate) limit: Option<u32>,
     pub(crate) used: usize,
-    /// Each ENI with who has it, in words.
+    /// Each ENI with its holder, as texts.
     pub(crate) holders: Vec<String>,
 }
 
 impl Overview {
-    /// What these ENIs of the node are; `wanted` is nothing where the configuration is not known.
+    /// The overview of these ENIs; `wanted` is `None` if the configuration is not known.
     pub(crate) fn of<'a, T>(enis: &'a [T], wanted: Option<&[Wanted]>, node: Node<'_>) -> Self
     where
         Attached<'a>: From<&'a T>,
@@ -110,12 +110,13 @@ impl Overview {
         }
     }
 
-    /// An ENI.
+    /// The ENI with this id.
     pub(crate) fn eni(&self, id: &str) -> Option<&EniView> {
         self.enis.iter().find(|eni| eni.id == id)
     }
 
-    /// How many ENIs beside the primary one are what, by the names that the metrics have.
+    /// The numbers of ENIs of each kind, without the primary one, by the names that the metrics
+    /// have.
     pub(crate) fn counts(&self) -> [(&'static str, usize); 8] {
         let sum = |number: fn(&Kind) -> u32| {
             let sum: u32 = self.kinds.iter().map(number).sum();
@@ -147,7 +148,7 @@ impl Overview {
         ]
     }
 
-    /// How many slots of each network card who has.
+    /// How many slots of each network card each holder has.
     pub(crate) fn holders(&self) -> BTreeMap<(u32, Holder), usize> {
         let mut holders = BTreeMap::new();
         for eni in &self.enis {
@@ -171,12 +172,12 @@ impl EniView {
             requester_managed: eni.requester_managed,
             tags: eni.tags.clone(),
             link: host.state(eni.mac),
-            // What the node does with an ENI that is not for pods is not ours to say.
+            // How the node uses an ENI that is not for pods is its own affair.
             used_by_node: link.map(|link| host.uses(link)).unwrap_or_default(),
         }
     }
 
-    /// What is wrong with its interface, in words.
+    /// What is wrong with its interface, as texts.
     pub(crate) fn wrong(&self) -> Vec<String> {
         let down = self.is_for_pods && self.link == State::Down;
         let down = down.then(|| "it is down".to_owned());
@@ -185,13 +186,13 @@ impl EniView {
 }
 
 impl Card {
-    /// Whether no ENI more can be attached to it.
+    /// Whether no more ENIs can be attached to it.
     pub(crate) fn is_full(&self) -> bool {
         let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
         limit.is_some_and(|limit| self.used >= limit)
     }
 
-    /// The slots in words.
+    /// The slots as a text.
     pub(crate) fn says(&self) -> String {
         let of = self.limit.map(|limit| format!(" of {limit}"));
         let holders = self.holders.join(", ");

@@ -1,6 +1,6 @@
-//! One pass: completes what was begun, and creates and attaches what is missing. Each request
-//! to EC2 follows what a record says, so a process that is killed between any two of them
-//! has the next pass do the rest.
+//! One pass: completes what earlier passes have begun, and creates and attaches the missing
+//! ENIs. A record is written before each request to EC2, so if a process is killed between two
+//! requests, the next pass does the rest.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,12 +21,12 @@ use crate::vpc::ec2::{Description, Ec2, Subnet};
 use crate::vpc::failure::Kind;
 use crate::vpc::inventory::{self, Look};
 
-/// How often another primary address is chosen because somebody has the one before.
+/// How often another primary address is chosen because the one before is in use.
 const MOST_ADDRESSES: usize = 8;
-/// The code of a primary address that somebody has.
+/// EC2's error code for a primary address that is in use.
 const ADDRESS_IN_USE: &str = "InvalidIPAddress.InUse";
 
-/// What a pass is doing, for who watches it.
+/// A step of a pass, to show its progress.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step<'a> {
     /// An ENI of this kind is being created in a subnet.
@@ -35,15 +35,15 @@ pub(crate) enum Step<'a> {
     Attaching { name: &'a str, eni: &'a str },
     /// It is attached.
     Attached { name: &'a str, eni: &'a str },
-    /// It is deleted: nobody wants it.
+    /// It is deleted: the configuration does not ask for it.
     Deleted { eni: &'a str },
 }
 
-/// Makes what is wanted of what is there. The report names what could not be made.
+/// Runs a pass, which gives the node the ENIs in `wanted`. The report names the problems.
 ///
 /// # Errors
 /// Code 11 without metadata, credentials or an answer, or when another pass takes longer than
-/// `wait`; 5 and 6 naming a record; 100 without permission to look.
+/// `wait`; 5 and 6 naming a record; 100 without permission to describe the ENIs.
 pub(crate) fn run(
     aws: &Aws,
     wanted: &[Wanted],
@@ -80,18 +80,19 @@ pub(super) struct Pass<'a> {
     pub(super) look: Look,
     pub(super) wanted: &'a [Wanted],
     pub(super) tell: &'a mut dyn FnMut(Step<'_>),
-    /// What this pass has attached; a description may not show it yet.
+    /// The ENIs that this pass has attached; a description may not show them yet.
     pub(super) attached: Vec<Description>,
-    /// The ENIs that were created for this node and are attached to nothing, once it was
-    /// looked for them.
+    /// The ENIs that were created for this node and are attached to nothing; `None` until they
+    /// are looked for.
     left: Option<Vec<Description>>,
     problems: Vec<Problem>,
-    /// The ENIs that EC2 was asked to delete with the instance, whatever it has answered.
+    /// The ENIs that EC2 was asked to delete with the instance, whatever its answer was.
     pub(super) protected: BTreeSet<String>,
 }
 
 impl Pass<'_> {
-    /// Completes what earlier passes have begun, and forgets what they have completed.
+    /// Completes what earlier passes have begun, and removes the records of what they have
+    /// completed.
     fn complete(&mut self, begun: Vec<Record>) {
         for record in begun {
             let outcome = match self.is_done(&record) {
@@ -102,9 +103,10 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether EC2 shows the ENI attached, to go with the instance, and no description can be
-    /// older than that. One that was to leave has not been detached when it is there, and is not
-    /// about to go.
+    /// Whether the record is not needed any more: EC2 shows the ENI attached and set to be
+    /// deleted with the instance, and no description can be older than that. For a record of an
+    /// ENI that was to be detached, it is enough that the ENI is attached and not being
+    /// detached.
     fn is_done(&self, record: &Record) -> bool {
         let found = record.eni().and_then(|id| self.shown(id));
         let is_right = |eni: &Description| match record.leaving {
@@ -143,7 +145,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Attaches an ENI that was taken off the node, and that pods may have again.
+    /// Attaches an ENI again that was detached from the node.
     fn attach_again(&mut self, record: &Record, made: &Made) -> Result<()> {
         let returning = record.returning();
         self.records.write(&returning)?;
@@ -151,8 +153,8 @@ impl Pass<'_> {
         self.attach(&returning, made)
     }
 
-    /// Keeps the record of an ENI that is attached for as long as descriptions may be older:
-    /// without it, one that does not show the ENI would have another one created.
+    /// Keeps the record of an attached ENI for as long as descriptions may be older: without
+    /// the record, a description without the ENI would have another one created.
     pub(super) fn keep_until_settled(&self, record: &Record) -> Result<()> {
         match record.attached() {
             Some(attached) => self.records.write(&attached),
@@ -160,7 +162,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Deletes what is not wanted any more. An ENI that EC2 does not know may be too new for it.
+    /// Deletes an ENI that the configuration does not ask for any more. EC2 may not know a very
+    /// new ENI yet; then the record stays.
     fn delete_recorded(&mut self, record: &Record, eni: &str) -> Result<()> {
         if self.delete(eni)? || record.has_settled() {
             return self.records.remove(record);
@@ -168,7 +171,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What is begun and cannot be completed yet is neither there nor missing.
+    /// Kinds with problems are left out: their ENIs are neither complete nor missing.
     fn fulfil_all(&mut self) {
         for wanted in self.wanted {
             if self
@@ -183,7 +186,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Creates and attaches what is missing of one kind.
+    /// Creates and attaches the missing ENIs of one kind.
     fn fulfil(&mut self, wanted: &Wanted) -> Result<()> {
         let (mut addresses, mut chosen) = (0, None);
         while place::missing(&self.look.enis, wanted) > 0 {
@@ -208,7 +211,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Looks up what was chosen for ENIs of one kind.
+    /// Looks up the subnet and the security groups for ENIs of one kind.
     fn choose(&mut self, wanted: &Wanted) -> Result<Chosen> {
         let chosen = Chosen::find(self.ec2, wanted, Site::of(&self.look))?;
         let Subnet { id, cidrs, .. } = chosen.subnet.clone();
@@ -223,8 +226,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Has EC2 create what a record says, unless it has. Nothing, and no record any more, when
-    /// somebody has the primary address.
+    /// Has EC2 create the ENI of a record, unless it has. Returns `None`, and removes the
+    /// record, when the primary address is in use.
     fn create(&mut self, record: &Record) -> Result<Option<Record>> {
         if record.made.is_some() {
             return Ok(Some(record.clone()));
@@ -248,15 +251,15 @@ impl Pass<'_> {
         }
         let what = format!("create an ENI for {name:?} in {subnet}");
         let error = explained(&failure, &what);
-        // A subnet or a group that is not there does not come by itself.
+        // A missing subnet or group is an error of the configuration.
         Err(match failure.kind {
             Kind::Missing => error.with_code(ErrorCode::NETWORK_CONFIG),
             _ => error,
         })
     }
 
-    /// An ENI that was created for this node and has no record: its state was lost. It gets
-    /// a record again.
+    /// Finds an ENI of this kind that was created for this node and has no record, because the
+    /// node's state was lost. Writes a record for it.
     fn take_left(&mut self, wanted: &Wanted) -> Result<Option<Record>> {
         let card = wanted.network_card;
         let left = self.find_left()?;
@@ -287,7 +290,8 @@ impl Pass<'_> {
         Ok(self.left.get_or_insert_default())
     }
 
-    /// Deletes what was created for this node and nobody wants, as far as it was looked for.
+    /// Deletes ENIs that were created for this node and that the configuration does not ask
+    /// for, if they were looked for.
     fn delete_left(&mut self) {
         for eni in self.left.take().unwrap_or_default() {
             let outcome = self.delete(&eni.id).map(drop);
@@ -317,8 +321,9 @@ impl Pass<'_> {
         }
     }
 
-    /// Has the ENIs go with the instance that a pass was killed at, or somebody has changed; not
-    /// those that leave it, nor those that this pass has asked for already.
+    /// Has the ENIs of this node deleted with the instance that are not: a pass was killed
+    /// before, or the setting was changed. Leaves out the ENIs that are being detached and
+    /// those that this pass has handled.
     fn protect_all(&mut self) {
         let unsafe_ones = |eni: &&Description| {
             let is_asked = self.protected.contains(&eni.id);

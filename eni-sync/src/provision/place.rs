@@ -1,5 +1,5 @@
-//! Where an ENI can be attached to the instance: slots of the network card, and device indexes
-//! on it. Pure.
+//! Finds where an ENI can be attached to the instance: slots of the network card, and device
+//! indexes on it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::provision::wanted::Wanted;
 use crate::vpc::ec2::{Description, Place};
 use crate::vpc::inventory::Look;
 
-/// The first free device index of a network card, but for those that EC2 has refused.
+/// The first free device index of a network card, apart from those that EC2 has refused.
 pub(super) fn free(enis: &[Description], card: u32, refused: &BTreeSet<u32>) -> Place {
     let on_card = enis.iter().filter(|eni| eni.network_card == card);
     let taken: BTreeSet<u32> = on_card.map(|eni| eni.device_index).collect();
     let is_free = |index: &u32| !taken.contains(index) && !refused.contains(index);
     Place {
         network_card: card,
-        // There are more numbers than ENIs.
+        // There are more numbers than ENIs, so one is always free.
         device_index: (0..=u32::MAX).find(is_free).unwrap_or(u32::MAX),
     }
 }
@@ -35,8 +35,8 @@ where
         .saturating_sub(u32::try_from(there).unwrap_or(u32::MAX))
 }
 
-/// The ENIs that are wanted, and the others, but for the primary one: those that no configuration
-/// names, and of too many the last ones. Both are sorted by their places.
+/// The ENIs that the configuration asks for, and the others without the primary one: those that
+/// it does not name, and, of too many, the last ones. Both are sorted by their places.
 pub(super) fn split<'a, T>(enis: &'a [T], wanted: &[Wanted]) -> (Vec<&'a T>, Vec<&'a T>)
 where
     Attached<'a>: From<&'a T>,
@@ -71,11 +71,11 @@ pub(super) fn is_of<'a>(eni: impl Into<Attached<'a>>, instance: &str) -> bool {
     own.is_some_and(|own| own == instance) && !eni.is_primary()
 }
 
-/// Whether the network card has room for one more ENI. Where EC2 has not said how many there
-/// can be, it will refuse what is too much.
+/// Checks that the network card has room for one more ENI. If the limit is not known, EC2
+/// refuses what is too much.
 ///
 /// # Errors
-/// Code 7 with who has the slots.
+/// Code 7 with the holders of the slots.
 pub(super) fn require_slot(look: &Look, name: &str, card: u32) -> Result<()> {
     let kind = &look.identity.instance_type;
     let none = |why: String| {

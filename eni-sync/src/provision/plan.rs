@@ -1,5 +1,4 @@
-//! What a pass would do, for who wants to see it first. Nothing is changed: EC2 is only asked
-//! what there is.
+//! What a pass would do, for a dry run. Nothing is changed: EC2 is only asked for descriptions.
 
 use std::collections::BTreeSet;
 
@@ -58,10 +57,10 @@ pub(crate) fn make(aws: &Aws, wanted: &[Wanted]) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Attaches what an earlier pass has begun, in the plan.
+/// Adds to the plan the ENIs that earlier passes have begun.
 fn begun(look: &mut Look, records: &[Record], wanted: &Wanted, plan: &mut Plan) {
     for record in records {
-        // What was begun and is too much by now is deleted.
+        // An ENI that was begun and is not needed any more is deleted.
         if place::missing(&look.enis, wanted) == 0 {
             return;
         }
@@ -79,7 +78,7 @@ fn begun(look: &mut Look, records: &[Record], wanted: &Wanted, plan: &mut Plan) 
     }
 }
 
-/// Creates and attaches the others, in the plan.
+/// Adds to the plan the ENIs that would be created.
 fn create(ec2: &Ec2, look: &mut Look, wanted: &Wanted, plan: &mut Plan) -> Result<()> {
     let mut chosen = None;
     while place::missing(&look.enis, wanted) > 0 {
@@ -100,7 +99,7 @@ fn create(ec2: &Ec2, look: &mut Look, wanted: &Wanted, plan: &mut Plan) -> Resul
     Ok(())
 }
 
-/// Puts an ENI into the look, where the next one would be attached.
+/// Adds a planned ENI to the look, at the place where it would be attached.
 fn attach(look: &mut Look, wanted: &Wanted) -> Place {
     let place = place::free(&look.enis, wanted.network_card, &BTreeSet::new());
     let instance = look.identity.instance_id.clone();

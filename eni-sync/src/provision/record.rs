@@ -1,6 +1,6 @@
-//! What is written down before EC2 is asked for an ENI, until a description shows it
-//! attached: a crash between any two requests leaves a record and never an ENI that nobody
-//! knows of. A file for each ENI.
+//! The records of ENIs that the node creates. A record is written before EC2 is asked for an
+//! ENI, and kept until a description shows the ENI attached: a crash between two requests
+//! leaves a record and never an unknown ENI. There is a file for each ENI.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,28 +17,29 @@ use crate::ledger::{Timestamp, now};
 use crate::random;
 use crate::vpc::ec2::{Description, NewEni, Place};
 
-/// A record is far smaller.
+/// The size limit of a record in bytes.
 const LIMIT: u64 = 1 << 16;
-/// How long EC2 may not know yet what it has just created. Source: Amazon EC2 Developer Guide,
-/// "Eventual consistency".
+/// How long, in seconds, EC2 may not know yet what it has just created. Source: Amazon EC2
+/// Developer Guide, "Eventual consistency".
 const SETTLED: Timestamp = 60;
 
-/// An ENI that EC2 was, or is to be, asked for.
+/// An ENI that EC2 was asked for or will be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
-    /// What the ENIs of its kind are called.
+    /// The name of its kind in the configuration.
     pub(super) network: String,
-    /// The network card that it is for.
+    /// The network card to attach it to.
     pub(super) network_card: u32,
-    /// What EC2 is asked for.
+    /// The request to EC2.
     pub(super) request: NewEni,
-    /// The ENI that EC2 has made of it.
+    /// The ENI that EC2 has created.
     #[serde(default)]
     pub(super) made: Option<Made>,
     /// When the record was written first.
     since: Timestamp,
-    /// Whether it is being taken off the node. Its file keeps pods away from its interface.
+    /// Whether it is being detached from the node. The file of such a record keeps pods away
+    /// from its interface.
     #[serde(default)]
     pub(super) leaving: bool,
 }
@@ -52,10 +53,10 @@ pub(super) struct Made {
     pub(super) subnet_id: String,
     pub(super) vpc_id: String,
     pub(super) primary: Vec<IpAddr>,
-    /// When EC2 has said that it has created it.
+    /// When EC2 answered that it has created the ENI.
     #[serde(default)]
     created: Timestamp,
-    /// When it was first known to be attached to this node, and to go with it.
+    /// When it was first known to be attached to this node and set to be deleted with it.
     #[serde(default)]
     attached: Option<Timestamp>,
 }
@@ -87,7 +88,7 @@ impl Record {
         }
     }
 
-    /// The record of an ENI that was found to have none.
+    /// The record of an ENI that was found without one.
     pub(super) fn of_left(network: &str, network_card: u32, eni: &Description) -> Self {
         let request = NewEni {
             token: token(),
@@ -103,7 +104,7 @@ impl Record {
         }
     }
 
-    /// The record of an ENI that is about to be taken off the node.
+    /// The record of an ENI that is about to be detached from the node.
     pub(super) fn of_leaving(network: &str, eni: &Description) -> Self {
         Self {
             leaving: true,
@@ -111,7 +112,7 @@ impl Record {
         }
     }
 
-    /// The record of the same ENI, which is to be on the node again.
+    /// The record of the same ENI when it is to be attached to the node again.
     pub(super) fn returning(&self) -> Self {
         let request = NewEni {
             token: token(),
@@ -124,7 +125,7 @@ impl Record {
         }
     }
 
-    /// The ENI that EC2 has made, if it has.
+    /// The id of the ENI, if EC2 has created it.
     pub(super) fn eni(&self) -> Option<&str> {
         self.made.as_ref().map(|made| made.eni.as_str())
     }
@@ -150,8 +151,8 @@ impl Record {
         }
     }
 
-    /// The record of an ENI that is attached, and goes with the instance, from now on; nothing
-    /// when it says so already.
+    /// The record of an ENI that is attached and set to be deleted with the instance from now
+    /// on; `None` if the record says so already.
     pub(super) fn attached(&self) -> Option<Self> {
         let made = self.made.as_ref().filter(|made| made.attached.is_none())?;
         let attached = Some(now());
@@ -164,40 +165,39 @@ impl Record {
         })
     }
 
-    /// Whether the ENI is attached and stays, and the record is only kept until no description
-    /// can be older.
+    /// Whether the ENI is attached and stays: the record is only kept until no description can
+    /// be older.
     pub(super) fn is_attached(&self) -> bool {
         let mut made = self.made.iter();
         made.any(|made| made.attached.is_some()) && !self.leaving
     }
 
-    /// Whether EC2 must know by now what has become of the ENI, if there is one: what it says
-    /// sooner may be older than what it has done. A request can be answered long after it was
-    /// written down, so the time counts from the answer.
+    /// Whether EC2's descriptions must be newer than the last answer about the ENI. A request
+    /// can be answered long after the record was written, so the time counts from the answer.
     pub(super) fn has_settled(&self) -> bool {
         let made = self.made.iter();
-        let heard = made.flat_map(|made| [Some(made.created), made.attached]);
-        let last = heard.flatten().fold(self.since, Timestamp::max);
+        let answers = made.flat_map(|made| [Some(made.created), made.attached]);
+        let last = answers.flatten().fold(self.since, Timestamp::max);
         now() >= last.saturating_add(SETTLED)
     }
 }
 
-/// A token that no other request has.
+/// A random client token for a request.
 pub(super) fn token() -> String {
     format!("{:016x}{:016x}", random::number(), random::number())
 }
 
-/// The records of this node, which nobody else changes until the value is dropped.
+/// The records of this node, locked until the value is dropped.
 #[derive(Debug)]
 pub(super) struct Records {
     _lock: Lock,
 }
 
 impl Records {
-    /// Waits for the one who attaches ENIs now.
+    /// Waits until no other process attaches ENIs, and locks the records.
     ///
     /// # Errors
-    /// Code 5 naming a file, 11 when somebody else takes too long.
+    /// Code 5 naming a file, 11 when another process takes too long.
     pub(super) fn open(deadline: Duration) -> Result<Self> {
         let failed =
             |path: &Path, cause| Error::io(format!("failed to create {}", path.display()), &cause);
@@ -217,7 +217,7 @@ impl Records {
         all()
     }
 
-    /// Writes a record down; it is on the disk afterwards.
+    /// Writes a record, which is on the disk afterwards.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -228,8 +228,8 @@ impl Records {
         file::replace_durably(&path, &text).map_err(failed)
     }
 
-    /// Removes every record of an ENI that is deleted; last the one that says so. A record that
-    /// cannot be read stays: who looks for what is left names it.
+    /// Removes every record of a deleted ENI, those of its removal last. A record that cannot
+    /// be read stays, and is reported by [`each`].
     ///
     /// # Errors
     /// Code 5 naming the directory, and as for [`Records::remove`].
@@ -259,16 +259,16 @@ fn path(record: &Record) -> PathBuf {
     }
 }
 
-/// Every record, for who only looks.
+/// Every record, for a caller that only reads.
 ///
 /// # Errors
-/// Code 5 naming a file that cannot be read, 6 when it is not a record: nobody knows what
-/// was to be created then.
+/// Code 5 naming a file that cannot be read, 6 when it is not a record: it is unknown then
+/// which ENI was to be created.
 pub(super) fn all() -> Result<Vec<Record>> {
     each()?.collect()
 }
 
-/// The same, for who has to know of all of them what each says.
+/// Every record, or its error if it cannot be read.
 ///
 /// # Errors
 /// Code 5 naming the directory.

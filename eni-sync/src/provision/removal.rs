@@ -1,6 +1,6 @@
-//! Takes ENIs off the node that no configuration names any more, unless they carry pods. What is
-//! detached has a record until it is deleted, so a process that is killed between the two has the
-//! next one, or the next pass, delete it.
+//! Detaches and deletes the ENIs that the configuration does not name any more, unless they
+//! carry pods. A detached ENI has a record until it is deleted, so if a process is killed
+//! between the two, the next process or pass deletes it.
 
 use std::thread;
 use std::time::Duration;
@@ -22,13 +22,13 @@ use crate::vpc::ec2::{Description, Ec2};
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::inventory::{self, Look};
 
-/// How long somebody else may take with the ENIs of the node.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// How long EC2 may take until an ENI is detached that it was told to detach.
+/// How long another process may take with the ENIs of the node.
+const LOCK_DEADLINE: Duration = Duration::from_secs(90);
+/// How long EC2 may take to detach an ENI.
 const DETACHES: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_secs(2);
 
-/// An ENI, and what has become of it.
+/// An ENI, and the result for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Removed {
     pub(crate) name: String,
@@ -36,35 +36,36 @@ pub(crate) struct Removed {
     pub(crate) fate: Fate,
 }
 
-/// What becomes of an ENI that nobody wants.
+/// The result for an ENI that the configuration does not name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It is detached and deleted.
     Deleted,
-    /// It would be.
+    /// It would be detached and deleted, without `dry_run`.
     WouldBe,
-    /// It carries pods; which, or what may be one.
+    /// It stays because it carries pods or may carry one; these are the reasons.
     Kept(Vec<String>),
 }
 
-/// What has become of the ENIs that nobody wants.
+/// The results for the ENIs that the configuration does not name.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// What has become of each.
+    /// The result for each.
     pub(crate) removed: Vec<Removed>,
-    /// Why others may be anywhere between the node and their end.
+    /// The failures. The ENIs that they name may be attached, detached or deleted.
     pub(crate) errors: Vec<Error>,
 }
 
-/// Detaches and deletes what was created for this node and is not in the configuration any more,
-/// or only says so, and deletes what was detached before. An ENI that fails keeps no other one,
-/// and none is begun when the time of `aws` is over.
+/// Detaches and deletes the ENIs that were created for this node and are not in the
+/// configuration any more, or with `dry_run` only reports them; deletes ENIs that were detached
+/// before. A failure for one ENI does not prevent the others, and no ENI is begun when the time
+/// of `aws` is over.
 ///
 /// # Errors
-/// Code 11 without metadata, credentials or an answer, or when somebody else takes too long with
-/// the ENIs of the node; 5 naming a file; 100 without permission to look.
+/// Code 11 without metadata, credentials or an answer, or when another process takes too long
+/// with the ENIs of the node; 5 naming a file; 100 without permission to describe the ENIs.
 pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome> {
-    let records = Records::open(aws.deadline().left_of(PATIENCE))?;
+    let records = Records::open(aws.deadline().left_of(LOCK_DEADLINE))?;
     let look = inventory::look(aws)?;
     let removal = Removal {
         aws,
@@ -103,7 +104,7 @@ impl Outcome {
     }
 }
 
-/// What it takes to take ENIs away.
+/// The context for the removal of ENIs.
 struct Removal<'a> {
     aws: &'a Aws,
     ec2: &'a Ec2,
@@ -113,9 +114,9 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    /// What an earlier process has detached, or is having detached, and not deleted: network and
-    /// id. An ENI of a kind that is missing by now is for the next pass, which attaches it again.
-    /// `errors` gets what keeps a record from being read: the others do not wait for it.
+    /// The ENIs that an earlier process has detached, or begun to detach, and not deleted:
+    /// network and id. An ENI of a kind that is missing now is left to the next pass, which
+    /// attaches it again. `errors` gets the errors of records that cannot be read.
     fn detached(
         &self,
         look: &Look,
@@ -144,7 +145,7 @@ impl Removal<'_> {
         Ok(detached)
     }
 
-    /// Deletes what was detached before.
+    /// Deletes an ENI that was detached before.
     fn finish(&self, eni: &str) -> Result<Fate> {
         if self.dry_run {
             return Ok(Fate::WouldBe);
@@ -153,7 +154,7 @@ impl Removal<'_> {
         self.delete(eni).map(|()| Fate::Deleted)
     }
 
-    /// Nothing is asked of EC2 for an ENI without time for it.
+    /// Checks that there is time left to begin with an ENI.
     fn require_time(&self, eni: &str) -> Result<()> {
         let details = "nothing was asked of EC2 for it; the next detach does it";
         let in_time = self.aws.deadline().require_time_for(eni);
@@ -162,13 +163,13 @@ impl Removal<'_> {
 
     fn remove(&self, eni: &Description) -> Result<Fate> {
         self.require_time(&eni.id)?;
-        // No pod gets an address of it meanwhile.
+        // While the turn is held, no pod gets an address of it.
         let _turn = self
             .ledger
             .of_eni(&eni.id)?
             .take_turn(self.aws.deadline().left_of(TURN_DEADLINE))?;
-        // The turn of all devices is not held while every process is looked into: of what is
-        // found there, no pod gets more meanwhile.
+        // The lock for all devices is not held while all processes are examined: the turn of
+        // the ENI is enough, because no pod gets a new address of it meanwhile.
         let mut reasons = carried::reasons(&self.ledger, eni)?;
         if reasons.is_empty() && self.dry_run {
             return Ok(Fate::WouldBe);
@@ -184,8 +185,9 @@ impl Removal<'_> {
         Ok(Fate::Deleted)
     }
 
-    /// Why an ENI must stay that had no reason to, for all that an ADD may have changed since. Without
-    /// a reason a record says that it leaves: no pod gets its interface from then on.
+    /// Checks again, for a short time under the lock for all devices, whether an ADD has given
+    /// the ENI to a pod since. Returns the reasons why it must stay. If there is none, writes
+    /// the record of its removal: no pod gets its interface from then on.
     fn claim(&self, eni: &Description) -> Result<Vec<String>> {
         let _turn = Turn::to_take_away()?;
         let reasons = Vec::from_iter(carried::attached(&eni.mac)?);
@@ -195,8 +197,8 @@ impl Removal<'_> {
         Ok(reasons)
     }
 
-    /// Takes the ENI out of the inventory and detaches it, unless it is being detached. Pods may
-    /// have it again when that cannot be done, or EC2 refuses.
+    /// Removes the ENI from the inventory and detaches it, unless it is being detached. If that
+    /// fails or EC2 refuses, pods may use the ENI again.
     fn detach(&self, eni: &Description) -> Result<()> {
         let forgotten = inventory::forget(&eni.id);
         if eni.is_detaching {
@@ -216,7 +218,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Lets pods have an ENI again that was not detached because of `error`, which is returned.
+    /// Lets pods use an ENI again that was not detached because of `error`. Returns that error.
     fn give_back(&self, eni: &Description, error: Error) -> Result<()> {
         let mut errors = Errors::default();
         errors.keep::<()>(Err(error));
@@ -224,8 +226,8 @@ impl Removal<'_> {
         errors.into_result()
     }
 
-    /// An earlier request, or somebody else, may be detaching it: then its record stays, and the
-    /// next pass looks again.
+    /// Removes the record if EC2 shows the ENI attached. An earlier request, or another
+    /// program, may be detaching it: then the record stays, and the next pass looks again.
     fn return_attached(&self, eni: &Description) -> Result<()> {
         let what = format!("look at {}", eni.id);
         let found = self.ec2.eni(&eni.id);
@@ -248,7 +250,7 @@ impl Removal<'_> {
                 Err(failure) => failure,
             };
             match failure.kind {
-                // It takes some seconds until the instance has given it up.
+                // The detachment takes some seconds.
                 Kind::Invalid if deadline.left() > LOOK => thread::sleep(LOOK),
                 Kind::Invalid => return Err(still_attached(eni, &failure)),
                 _ => return Err(explained(&failure, &format!("delete {eni}"))),

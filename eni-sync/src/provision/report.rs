@@ -1,4 +1,4 @@
-//! What a pass has found and done, for people, programs and the metrics.
+//! The result of a pass, for people, programs and the metrics.
 
 use common::attach::inventory::Inventory;
 use common::error::{Error, Errors, Result};
@@ -6,15 +6,16 @@ use serde::Serialize;
 
 use crate::vpc::ec2::{Description, Place};
 
-/// What a pass has found and done.
+/// The result of a pass.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
-    /// The ENIs that the configuration names and the node has.
+    /// The ENIs in the configuration that are attached.
     pub(crate) enis: Vec<Eni>,
-    /// Those that the node has of us, and no configuration names.
+    /// The attached ENIs that were created for this node and that the configuration does not
+    /// name.
     pub(crate) unwanted: Vec<Eni>,
-    /// What is missing, and why.
+    /// The problems because of which ENIs are missing.
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -22,7 +23,7 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Eni {
-    /// What the configuration calls its kind.
+    /// The name of its kind in the configuration.
     pub(crate) name: String,
     pub(crate) id: String,
     pub(crate) mac: String,
@@ -39,9 +40,9 @@ pub(crate) struct Eni {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Problem {
-    /// What the configuration calls their kind; empty when it is about all of them.
+    /// The name of their kind in the configuration; empty when the problem concerns all kinds.
     pub(crate) name: String,
-    /// In words.
+    /// The error as a text.
     pub(crate) says: String,
     #[serde(skip)]
     pub(crate) error: Error,
@@ -63,7 +64,7 @@ impl Eni {
 }
 
 impl Problem {
-    /// That ENIs of this kind are missing.
+    /// The problem because of which ENIs of this kind are missing.
     pub(crate) fn new(name: &str, error: Error) -> Self {
         Self {
             name: name.to_owned(),
@@ -74,10 +75,10 @@ impl Problem {
 }
 
 impl Report {
-    /// Whether all is there that is wanted.
+    /// Checks that all configured ENIs are attached.
     ///
     /// # Errors
-    /// All that is not, as one.
+    /// All problems, as one error.
     pub(crate) fn outcome(&self) -> Result<()> {
         let mut errors = Errors::default();
         for problem in &self.problems {

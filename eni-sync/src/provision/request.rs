@@ -1,5 +1,5 @@
-//! What EC2 is asked for: the subnet of this node's zone, the security groups, the tags that
-//! an ENI has from its first moment, and its primary address where EC2 may not choose it.
+//! The request for a new ENI: the subnet in this node's zone, the security groups, the tags
+//! that an ENI has from its creation, and its primary address if EC2 may not choose it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,14 +22,14 @@ pub(crate) const INSTANCE_TAG: &str = "eni-cni/instance";
 /// The tag with the time of its creation.
 pub(crate) const CREATED_TAG: &str = "eni-cni/created";
 
-/// The first four addresses of a subnet and its last one are AWS'.
+/// How many addresses at the start of a subnet AWS reserves; it also reserves the last one.
 const RESERVED_FIRST: u128 = 4;
 
 /// Where the node is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site<'a> {
     pub(super) zone: &'a str,
-    /// The VPC of the node's primary ENI, in which tags are looked for.
+    /// The VPC of the node's primary ENI, to which choices by tags are limited.
     pub(super) vpc_id: &'a str,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Site<'a> {
     }
 }
 
-/// What was chosen for the ENIs of one kind, as it is in EC2.
+/// The subnet and the security groups for the ENIs of one kind, as EC2 has them.
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) subnet: Subnet,
@@ -51,20 +51,21 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// Looks it up.
+    /// Looks up what the configuration chooses.
     ///
     /// # Errors
-    /// Code 7 when nothing in the zone of the node is what was chosen, and what EC2 says.
+    /// Code 7 when no chosen subnet is in the zone of the node or no chosen security group is
+    /// found, and those of the calls.
     pub(super) fn find(ec2: &Ec2, wanted: &Wanted, site: Site<'_>) -> Result<Self> {
         let subnet = subnet(ec2, wanted, site)?;
         let groups = groups(ec2, wanted, &subnet)?;
         Ok(Self { subnet, groups })
     }
 
-    /// What EC2 is to be asked for, to create one ENI for an instance.
+    /// The request to create one ENI for an instance.
     ///
     /// # Errors
-    /// Code 7 when the subnet has no primary address that may be chosen.
+    /// Code 7 when the configuration leaves no primary address in the subnet.
     pub(super) fn request(&self, wanted: &Wanted, instance: &str) -> Result<NewEni> {
         Ok(NewEni {
             token: token(),
@@ -109,7 +110,7 @@ fn groups(ec2: &Ec2, wanted: &Wanted, subnet: &Subnet) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// What was chosen, for people.
+/// The choice, as a text for people.
 fn describe(choice: &Choice, vpc: &str) -> String {
     match choice {
         Choice::Ids(ids) => ids.join(", "),
@@ -132,9 +133,9 @@ fn tags(wanted: &Wanted, instance: &str) -> BTreeMap<String, String> {
     wanted.tags.clone().into_iter().chain(ours).collect()
 }
 
-/// A primary address outside of the ranges where pods' addresses are, and none that is given to
-/// nobody; nothing when EC2 may choose, or the subnet is for IPv6 only. Somebody may have it: EC2
-/// says so then, and the next attempt chooses another one.
+/// A random primary address outside of the configured ranges and not excluded; `None` when EC2
+/// may choose it, or the subnet has no IPv4. It may be in use: then EC2 refuses it, and the
+/// next attempt chooses another one.
 fn primary(wanted: &Wanted, subnet: &Subnet) -> Result<Option<Ipv4Addr>> {
     let v4 = subnet.cidrs.iter().find(|cidr| cidr.is_ipv4());
     let Some(cidr) = v4.filter(|cidr| !wanted.leaves_primary_to_ec2(**cidr)) else {
@@ -148,7 +149,8 @@ fn primary(wanted: &Wanted, subnet: &Subnet) -> Result<Option<Ipv4Addr>> {
     })
 }
 
-/// One of the addresses that are allowed; `chance` says which, each as often as any other.
+/// One of the allowed addresses; `chance` is a random number, by which all are equally
+/// probable.
 fn candidate(wanted: &Wanted, cidr: Cidr, chance: u64) -> Option<Ipv4Addr> {
     let base = cidr.network().address();
     let (first, last) = (number(base) + RESERVED_FIRST, number(cidr.last()));

@@ -12,23 +12,23 @@ use crate::ledger::Excluded;
 use crate::registration::prefixes::kept::Kept;
 use crate::vpc::ec2::Choice;
 
-/// No instance type has so many ENIs.
+/// The largest number of ENIs of one kind. No instance type has as many.
 const MOST: u32 = 64;
-/// What AWS allows, without those tags that every ENI gets. Source: Amazon EC2 User Guide, "Tag
-/// restrictions".
+/// How many tags an ENI may get: what AWS allows, less the tags that every ENI gets. Source:
+/// Amazon EC2 User Guide, "Tag restrictions".
 const MOST_TAGS: usize = 45;
 const LONGEST_KEY: usize = 128;
 const LONGEST_VALUE: usize = 256;
-/// Tags of ours begin with this, and those of AWS with the other.
+/// The prefixes of the keys of this project's and of AWS' own tags.
 const PREFIXES: [&str; 2] = ["eni-cni/", "aws:"];
 
 /// ENIs of one kind that the node is to have.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Wanted {
-    /// What they are called, in their tag too.
+    /// The name of the kind, also the value of their network tag.
     pub(crate) name: String,
-    /// The subnets, of which those in the availability zone of the node count.
+    /// The subnets to choose from, of which those in the availability zone of the node count.
     subnets: Chosen,
     /// The security groups that all of them have.
     security_groups: Chosen,
@@ -41,26 +41,26 @@ pub(crate) struct Wanted {
     /// More tags for them.
     #[serde(default)]
     pub(crate) tags: BTreeMap<String, String>,
-    /// Where their primary addresses are.
+    /// The rules for their primary addresses.
     #[serde(default)]
     pub(crate) primary: Primary,
-    /// How many prefixes are kept on each, in the place of what is said for all ENIs.
+    /// How many prefixes are kept on each, instead of the number for all ENIs.
     #[serde(default)]
     pub(crate) prefixes: Option<Kept>,
-    /// The addresses that the node gives to nobody, which the configuration names for all.
+    /// The excluded addresses, which the configuration has for all ENIs.
     #[serde(skip)]
     pub(crate) excluded: Excluded,
 }
 
-/// Which addresses of the subnet an ENI may have as its primary one.
+/// The rules for the primary address of an ENI.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Primary {
-    /// None of these ranges; without any, EC2 chooses.
+    /// The ranges that it must not be in; without any, EC2 chooses.
     pub(crate) outside: Vec<Cidr>,
 }
 
-/// Subnets or security groups as they are written.
+/// A choice as it is written in the configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Keys {
@@ -68,7 +68,7 @@ struct Keys {
     tags: BTreeMap<String, String>,
 }
 
-/// The same with one of both.
+/// A choice by exactly one of ids and tags.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Keys")]
 struct Chosen(Choice);
@@ -161,10 +161,10 @@ fn is_tag(key: &str, value: &str) -> bool {
     fits && value.chars().count() <= LONGEST_VALUE && !is_reserved && !is_ours
 }
 
-/// Whether all that is wanted makes sense, and each name is there once.
+/// Checks the configured ENIs, and that each name occurs once.
 ///
 /// # Errors
-/// Which of it does not.
+/// The name of the kind and what is wrong.
 pub(crate) fn validate(enis: &[Wanted]) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for wanted in enis {
