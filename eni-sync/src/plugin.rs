@@ -1,5 +1,5 @@
-//! The CNI commands. ADD succeeds when the VPC has the addresses; DEL only writes down
-//! that they may go, so that AWS never keeps a pod from ending.
+//! The CNI commands. ADD succeeds when the addresses are registered in the VPC; DEL only writes
+//! down that they may be unassigned, so that a failure of AWS never keeps a pod from ending.
 
 mod agent_first;
 pub(crate) mod attachment;
@@ -54,7 +54,8 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
     }
 }
 
-/// The error of an ADD that has failed. The runtime sends a DEL now; nothing waits for it.
+/// Releases the addresses of a failed ADD, and returns its error. The runtime sends a DEL as
+/// well.
 fn undone(args: &CmdArgs, error: Error) -> Error {
     if let Err(second) = del(args) {
         say!("undoing a failed ADD: {second}");
@@ -62,7 +63,7 @@ fn undone(args: &CmdArgs, error: Error) -> Error {
     error
 }
 
-/// Has the agent register the addresses, or does it where there is none.
+/// Registers the addresses, by the agent if there is one.
 fn register(args: &CmdArgs, wanted: &Wanted, request: &Request, deadline: Deadline) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
@@ -121,7 +122,8 @@ pub(crate) fn status(conf: &ConfArgs) -> Result<()> {
     agent_first::status(conf)
 }
 
-/// Ends what is not listed as valid, and removes from the ENIs what is due.
+/// Ends the attachments that are not listed as valid, and removes the due addresses from the
+/// ENIs.
 pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
     let Some(valid) = conf.document.valid_attachments()? else {
         return Ok(());
@@ -131,7 +133,7 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
     errors.keep(give_up(&ledger, "GC", |owner| {
         owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
     }));
-    // The agent may be the only one that can remove what is due.
+    // Only the agent's role may permit the removal.
     if socket::announce() && environment::is_role_of_agent() {
         return errors.into_result();
     }

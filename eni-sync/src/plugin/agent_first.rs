@@ -1,5 +1,5 @@
-//! Who does the work of an ADD: the agent of the node, else the plugin itself. Where only the
-//! agent has a role in AWS, the plugin waits for an agent instead.
+//! Decides who does the work of an ADD: the agent of the node, else the plugin itself. If only
+//! the agent has a role in AWS, the plugin waits for the agent instead.
 
 use std::thread;
 use std::time::Duration;
@@ -15,31 +15,31 @@ use crate::vpc::environment;
 use crate::vpc::failure::NOT_PERMITTED;
 use crate::vpc::inventory;
 
-/// How long until the agent is asked again.
+/// The pause before the agent is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// For how long STATUS waits for the agent, which may have to ask AWS.
+/// How long STATUS waits for the agent, which may have to ask AWS.
 const STATUS_TIME: Duration = Duration::from_secs(30);
-/// An agent needs this long at least for what it is asked.
+/// The least time that an agent needs for a request.
 const LEAST: Duration = Duration::from_secs(3);
 
-/// AWS as this process reaches it, by the way of the last agent where it has none of its own.
-/// Whatever was done before is done once more, because the program is executed anew for that.
+/// The clients of AWS, with the variables of the last agent where this process lacks them. For
+/// that the program may be executed again, which repeats everything that was done before.
 pub(super) fn own_aws(conf: &ConfArgs, deadline: Deadline) -> Aws {
     environment::adopt_as_plugin(&conf.stdin, deadline);
     Aws::open().until(deadline)
 }
 
-/// The answer of the agent to `ask`, else what `own` comes to.
+/// The answer of the agent to `ask`, else the result of `own`.
 ///
 /// # Errors
-/// Those of either; code 11 when the agent whose role is needed does not come in time.
+/// Those of either; code 11 when an agent whose role is needed does not answer in time.
 pub(super) fn agent_first<T>(
     conf: &ConfArgs,
     deadline: Deadline,
     ask: impl Fn() -> Option<Result<T>>,
     own: impl FnOnce(&Aws) -> Result<T>,
 ) -> Result<T> {
-    // The one that was executed before this one has asked already.
+    // This program has asked before it was executed again.
     if !environment::is_adopted()
         && let Some(answer) = ask()
     {
@@ -73,8 +73,8 @@ fn require_role(aws: &Aws) -> Result<()> {
     aws.require_credentials(&region)
 }
 
-/// Whether an ADD would succeed now: as the agent says, which has what it needs even where this
-/// process has nothing of it, else as this process finds out.
+/// Whether an ADD would succeed now: by the agent, which may have credentials that this process
+/// lacks, else by this process.
 ///
 /// # Errors
 /// Code 50 saying what is missing.
@@ -93,7 +93,7 @@ pub(super) fn status(conf: &ConfArgs) -> Result<()> {
     }
 }
 
-/// Whether the agent would serve an ADD now; nothing where there is no agent that says.
+/// Whether the agent would serve an ADD now; `None` if no agent answers.
 fn agent_status() -> Option<Result<()>> {
     if environment::is_adopted() {
         return None;

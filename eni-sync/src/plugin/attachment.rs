@@ -11,11 +11,11 @@ use crate::deadline::Deadline;
 use crate::ledger::{Life, Owner};
 use crate::vpc::environment;
 
-/// How long an ADD or a CHECK may take, whatever it waits for. Source: a kubelet gives its
-/// runtime two minutes for a request.
+/// How long an ADD or a CHECK may take with all its waits. Source: a kubelet gives its runtime
+/// two minutes for a request.
 pub(crate) const TIME: Duration = Duration::from_secs(100);
 
-/// By when an ADD or a CHECK has to be done.
+/// The deadline of an ADD or a CHECK.
 pub(super) fn deadline() -> Deadline {
     Deadline::after(environment::left_of(TIME))
 }

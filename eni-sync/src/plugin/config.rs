@@ -1,4 +1,4 @@
-//! What a network's configuration says to eni-sync.
+//! The keys of eni-sync in a network's configuration.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) struct Config {
     pub(crate) strict: bool,
     /// How long an address stays on its ENI after its attachment has ended.
     pub(crate) cooldown: Duration,
-    /// From whom an address is taken.
+    /// From which ENIs an address may be taken.
     pub(crate) takeover: Takeover,
 }
 

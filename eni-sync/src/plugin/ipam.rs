@@ -1,5 +1,5 @@
-//! The commands of a network without addresses: ipvlan or host-device asks this plugin, as it
-//! would ask host-local, and EC2 is the one that allocates.
+//! The commands of the IPAM plugin for networks without ranges: ipvlan or host-device calls it
+//! instead of host-local, and EC2 chooses the addresses.
 
 use common::address::{Cidr, step};
 use common::attach::Sandbox;
@@ -21,10 +21,10 @@ use crate::registration::request::{Choice, Request};
 use crate::registration::shared::Shared;
 use crate::vpc::inventory;
 
-/// The kinds of interfaces that share the ENI below them with others.
+/// The kinds of links that share the ENI below them with others.
 const SHARING: [&str; 4] = ["ipvlan", "ipvtap", "macvlan", "macvtap"];
 
-/// The ENI that an attachment has a part in.
+/// The ENI that an attachment uses.
 struct Place {
     /// Its MAC address.
     mac: String,
@@ -72,8 +72,9 @@ fn result(addresses: Vec<Cidr>, section: Section) -> AddResult {
     }
 }
 
-/// The router of a subnet. That of IPv6 is link-local, and says itself what its address is.
-/// Source: Amazon VPC User Guide, "Subnet sizing": the second address is the VPC router's.
+/// The router of a subnet, for IPv4. An IPv6 router is link-local and announces its address
+/// itself. Source: Amazon VPC User Guide, "Subnet sizing": the second address is the VPC
+/// router's.
 fn router(address: Cidr) -> Option<std::net::IpAddr> {
     let router = step(address.network().address(), 1);
     address.is_ipv4().then_some(router)
@@ -105,7 +106,7 @@ pub(super) fn check(args: &CmdArgs) -> Result<()> {
 }
 
 impl Place {
-    /// The ENI of the interface that the plugin before has made.
+    /// The ENI of the interface that the calling plugin has made.
     fn of(args: &CmdArgs) -> Result<Self> {
         let ifname = args.ifname.to_string();
         let link = Sandbox::open(&args.netns)?.netlink.link_by_name(&ifname)?;
@@ -115,7 +116,7 @@ impl Place {
                 is_whole: !SHARING.contains(&link.kind.as_str()),
             });
         }
-        // A device that a driver for user space has is no interface any more.
+        // A device that is bound to a driver for user space has no interface.
         let record = host_device::records().read::<Device>(args)?;
         let mac = record.map(|record| record.device.mac);
         let mac = mac.filter(|mac| !mac.is_empty()).ok_or_else(|| {

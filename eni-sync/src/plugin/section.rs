@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::ledger::{DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover};
 use crate::vpc::ec2::Family;
 
-/// The name that the section has for this plugin, and that a list of plugins has for it.
+/// The name of this plugin, in the `ipam` section and in a list of plugins.
 const NAME: &str = "eni-sync";
 const KEY_TYPE: &str = "type";
 const KEY_FAMILIES: &str = "families";
@@ -33,17 +33,17 @@ const KEYS: [&str; 7] = [
     KEY_GATEWAY,
     KEY_COOLDOWN,
 ];
-/// What begins the message when what a runtime asks for cannot be read.
+/// The start of the message when the runtime's request for addresses cannot be read.
 const UNREADABLE: &str = "failed to load the configuration of eni-sync";
 
-/// The keys of the section, and what the runtime asks for beside them.
+/// The keys of the section, and the addresses that the runtime requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Section {
-    /// The families of which a pod gets addresses; those of the subnet where none are named.
+    /// The families of which a pod gets addresses; if none are named, those of the subnet.
     pub(crate) families: Option<Vec<Family>>,
-    /// The addresses that are asked for by name.
+    /// The requested addresses.
     pub(crate) addresses: Vec<IpAddr>,
-    /// From whom one of them is taken.
+    /// From which ENIs one of them may be taken.
     pub(crate) takeover: Takeover,
     /// The routes for the result.
     pub(crate) routes: Vec<Route>,
@@ -53,7 +53,7 @@ pub(crate) struct Section {
     pub(crate) cooldown: Duration,
 }
 
-/// Whether a configuration is that of a plugin which asks this one for addresses.
+/// Whether a configuration is that of an interface plugin which uses this one for IPAM.
 pub(crate) fn is_meant(conf: &ConfArgs) -> bool {
     let is_named = |value: Option<&Value>| value.and_then(Value::as_str) == Some(NAME);
     let ipam = conf.document.get("ipam").and_then(Value::as_object);
@@ -65,7 +65,7 @@ impl Section {
     /// The keys of the section; `cni_args` is empty when the command has none.
     ///
     /// # Errors
-    /// Code 7 with the key and the value; 6 and 4 for what the runtime says beside it.
+    /// Code 7 with the key and the value; 6 and 4 for the runtime's request.
     pub(crate) fn parse(conf: &ConfArgs, cni_args: &str) -> Result<Self> {
         let nothing = Map::new();
         let section = conf.document.get("ipam").and_then(Value::as_object);
@@ -96,7 +96,7 @@ impl Section {
         section.require_families()
     }
 
-    /// Whether each address that is asked for is of one of the families.
+    /// Checks that each requested address is of one of the families.
     fn require_families(self) -> Result<Self> {
         let families = self.families.as_deref().unwrap_or(&Family::ALL);
         let mut addresses = self.addresses.iter();
@@ -112,7 +112,7 @@ impl Section {
     }
 }
 
-/// What is not known is a mistake: a key that is passed over would change nothing.
+/// Refuses unknown keys: a key that is ignored may be a typing error.
 fn require_known(section: &Map<String, Value>) -> Result<()> {
     let is_known = |key: &str| KEYS.iter().any(|known| known.eq_ignore_ascii_case(key));
     match section.keys().find(|key| !is_known(key)) {

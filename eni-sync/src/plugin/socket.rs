@@ -1,6 +1,6 @@
-//! What the plugin and the agent of a node say to each other: one request and one
-//! answer on a Unix socket that only root can open. The agent says first that it takes
-//! the request. Where no agent does so in time, the plugin does the work itself.
+//! The protocol between the plugins and the agent of a node: one request and one answer on a
+//! Unix socket that only root can open. Before its answer, the agent confirms that it has taken
+//! the request. If no agent does so in time, the plugin does the work itself.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
@@ -32,24 +32,24 @@ use crate::registration::request::{Choice, Request};
 
 /// Where the agent listens.
 pub(crate) const PATH: &str = "/run/eni-cni/agent.sock";
-/// Whatever is larger is not a request and no answer.
+/// The size limit of a request and of an answer in bytes.
 const LIMIT: u64 = 1 << 20;
-/// How long a plugin waits until the agent takes its request. An agent that is stopped, or
-/// has too much to do, does not; what it may do later all the same is in the ledger.
+/// How long a plugin waits until the agent takes its request. An agent that is stopped or
+/// overloaded does not; if it carries out the request later, that is in the ledger.
 const TAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long an answer may be on its way: the agent has that much less time than the plugin.
+/// How long the way of an answer may take: the agent has that much less time than the plugin.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The agent takes a request by white space in front of its answer.
 const TAKEN: &[u8] = b"\n";
 const SOCKET_MODE: u32 = 0o600;
-/// What the name of a socket has at its end until it is in its place.
+/// The suffix of a new socket until it is renamed to its path.
 const NEW: &str = ".new";
-/// The same of the file that agents lock.
+/// The suffix of the file that agents lock.
 const LOCK: &str = ".lock";
-/// How long an agent waits for another one's answer, of which nothing depends.
+/// How long an agent waits for the answer of another one; the result does not matter.
 const PING_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What a plugin asks of the agent.
+/// A request of a plugin.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "camelCase")]
 pub(crate) enum Ask {
@@ -59,12 +59,13 @@ pub(crate) enum Ask {
         wanted: Wanted,
         /// The attachment.
         request: Box<Request>,
-        /// For how many milliseconds the plugin waits; nothing of an earlier version.
+        /// For how many milliseconds the plugin waits; `None` from an earlier version.
         #[serde(default)]
         patience: Option<u64>,
     },
-    /// Give an attachment addresses whose network names none. An agent of an earlier version
-    /// does not know this, and closes the connection: the plugin does it itself then.
+    /// Give addresses to an attachment of a network without ranges. An agent of an earlier
+    /// version does not know this request and closes the connection; the plugin then does it
+    /// itself.
     Choose {
         /// What it needs.
         choice: Box<Choice>,
@@ -73,16 +74,16 @@ pub(crate) enum Ask {
         /// For how many milliseconds the plugin waits.
         patience: u64,
     },
-    /// Say whether an attachment could be served. An agent of an earlier version does not know
-    /// this, and closes the connection.
+    /// Tell whether an attachment could be served. An agent of an earlier version does not know
+    /// this request and closes the connection.
     Status,
-    /// Look into the ledger: something there will be due.
+    /// Look into the ledger: an address there will be due.
     Look,
     /// Answer, and do nothing else.
     Ping,
 }
 
-/// What the agent answers.
+/// An answer of the agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "camelCase")]
 pub(crate) enum Answer {
@@ -95,13 +96,12 @@ pub(crate) enum Answer {
     },
     /// It cannot be done.
     Refused(Refusal),
-    /// The agent does not see the container's namespace; the plugin, which does, has to
-    /// do it itself.
+    /// The agent does not see the container's namespace. The plugin does, and has to do the
+    /// work itself.
     Unseen,
 }
 
-/// Has the agent register the addresses of an attachment. Nothing, when there is no
-/// agent that could.
+/// Has the agent register the addresses of an attachment. `None` when no agent does.
 pub(crate) fn register(
     wanted: &Wanted,
     request: &Request,
@@ -110,7 +110,7 @@ pub(crate) fn register(
     let ask = Ask::Register {
         wanted: wanted.clone(),
         request: Box::new(request.clone()),
-        patience: Some(patience(deadline)),
+        patience: Some(milliseconds_for_agent(deadline)),
     };
     ask_agent(&ask, deadline, |answer| match answer {
         Answer::Done => Some(()),
@@ -118,7 +118,7 @@ pub(crate) fn register(
     })
 }
 
-/// Has the agent give an attachment addresses. Nothing, when there is no agent that could.
+/// Has the agent give an attachment addresses. `None` when no agent does.
 pub(crate) fn choose(
     choice: &Choice,
     request: &Request,
@@ -127,7 +127,7 @@ pub(crate) fn choose(
     let ask = Ask::Choose {
         choice: Box::new(choice.clone()),
         request: Box::new(request.clone()),
-        patience: patience(deadline),
+        patience: milliseconds_for_agent(deadline),
     };
     ask_agent(&ask, deadline, |answer| match answer {
         Answer::Chosen { addresses } => Some(addresses),
@@ -135,7 +135,7 @@ pub(crate) fn choose(
     })
 }
 
-/// Whether the agent could serve an attachment. Nothing, when there is no agent that says.
+/// Whether the agent could serve an attachment. `None` when no agent answers.
 pub(crate) fn status(deadline: Deadline) -> Option<Result<()>> {
     ask_agent(&Ask::Status, deadline, |answer| match answer {
         Answer::Done => Some(()),
@@ -143,14 +143,14 @@ pub(crate) fn status(deadline: Deadline) -> Option<Result<()>> {
     })
 }
 
-/// For how many milliseconds an agent can work on an answer that is to be here in time.
-fn patience(deadline: Deadline) -> u64 {
-    let patience = deadline.left().saturating_sub(ANSWER_TIME).as_millis();
-    u64::try_from(patience).unwrap_or(u64::MAX)
+/// For how many milliseconds an agent may work on an answer that has to be here by the
+/// deadline.
+fn milliseconds_for_agent(deadline: Deadline) -> u64 {
+    let time = deadline.left().saturating_sub(ANSWER_TIME).as_millis();
+    u64::try_from(time).unwrap_or(u64::MAX)
 }
 
-/// What the agent answers, where there is one that does; nothing where the plugin has to do
-/// the work itself.
+/// The answer of the agent; `None` if the plugin has to do the work itself.
 fn ask_agent<T>(
     ask: &Ask,
     deadline: Deadline,
@@ -158,12 +158,12 @@ fn ask_agent<T>(
 ) -> Option<Result<T>> {
     let stream = connect_to_root()?;
     let taken = send(&stream, ask).and_then(|()| await_taken(&stream, deadline));
-    // It may be gone, or not listen, or have too much to do.
+    // The agent may be gone, stopped or overloaded.
     let taken = taken.ok()?;
     match receive(&stream, taken) {
         Ok(Answer::Refused(refusal)) => Some(Err(refusal.error())),
         Ok(answer) => meant(answer).map(Ok),
-        // It went away before it answered. What it has done is in the ledger.
+        // The agent ended before it answered. What it has done is in the ledger.
         Err(cause) if cause.kind() != io::ErrorKind::WouldBlock => None,
         Err(cause) => {
             let missed = Deadline::missed("the agent of eni-sync, which does not answer");
@@ -172,16 +172,16 @@ fn ask_agent<T>(
     }
 }
 
-/// Tells the agent, if there is one, that the ledger has changed; whether there is one. An agent
-/// that does not listen finds out by itself.
+/// Tells the agent, if there is one, that the ledger has changed. Returns whether there is one.
+/// An agent that does not receive this finds out by itself.
 pub(crate) fn announce() -> bool {
     connect_to_root().is_some_and(|stream| send(&stream, &Ask::Look).is_ok())
 }
 
-/// Whether an agent answers, or nothing when there is no socket.
+/// Asks whether an agent answers; `None` when there is no socket.
 ///
 /// # Errors
-/// Those of the socket, whose agent may have died.
+/// Those of the socket; the agent may have died.
 pub(crate) fn ping() -> io::Result<Option<()>> {
     let stream = match connect(Path::new(PATH)) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -192,14 +192,14 @@ pub(crate) fn ping() -> io::Result<Option<()>> {
     receive::<Answer>(&stream, taken).map(|_| Some(()))
 }
 
-/// The agent's side of the socket, if a process of root is there.
+/// A connection to the agent, if the process that listens is root's.
 fn connect_to_root() -> Option<UnixStream> {
     let stream = connect(Path::new(PATH)).ok()?;
     is_of_root(&stream).then_some(stream)
 }
 
-/// A connection, if there can be one at once. Where nobody accepts connections any more
-/// and their queue is full, the kernel would wait without end.
+/// A connection, if it can be made at once: when no process accepts connections and the queue
+/// is full, the kernel would block without end.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -210,11 +210,11 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Waits until the agent takes the request, and returns what it has said by that: the
-/// first byte of its answer, if it is an agent that does not say so.
+/// Waits until the agent takes the request, and returns the byte by which it did. An agent of
+/// an earlier version does not confirm; then it is the first byte of its answer.
 fn await_taken(mut stream: &UnixStream, deadline: Deadline) -> io::Result<[u8; 1]> {
     let mut taken = [0];
-    // A time of nothing would be no limit.
+    // A timeout of 0 would mean no limit.
     let left_of = |time| deadline.left_of(time).max(Duration::from_millis(1));
     stream.set_read_timeout(Some(left_of(TAKE_DEADLINE)))?;
     stream.read_exact(&mut taken)?;
@@ -222,7 +222,7 @@ fn await_taken(mut stream: &UnixStream, deadline: Deadline) -> io::Result<[u8; 1
     Ok(taken)
 }
 
-/// Says that the request on this connection is taken.
+/// Confirms that the request on this connection is taken.
 ///
 /// # Errors
 /// Those of the socket.
@@ -240,7 +240,7 @@ pub(crate) fn read(stream: &UnixStream) -> io::Result<Ask> {
     receive(stream, [])
 }
 
-/// Writes a request or an answer, which is all that this side says.
+/// Writes a request or an answer, and ends the sending side.
 ///
 /// # Errors
 /// Those of the socket.
@@ -249,14 +249,14 @@ pub(crate) fn send<T: Serialize>(mut stream: &UnixStream, document: &T) -> io::R
     stream.shutdown(Shutdown::Write)
 }
 
-/// Reads the rest of a document, of which some has been read.
+/// Reads a document of which the bytes in `begun` have been read before.
 fn receive<T: DeserializeOwned>(stream: &UnixStream, begun: impl Into<Vec<u8>>) -> io::Result<T> {
     let mut text = begun.into();
     stream.take(LIMIT).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Whether the process at the other end is root's.
+/// Whether the process at the other end runs as root.
 pub(crate) fn is_of_root(stream: &UnixStream) -> bool {
     getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
 }
@@ -268,12 +268,12 @@ pub(crate) struct Listener {
     bound: Bound,
 }
 
-/// Where a listener was bound.
+/// The identity of a bound socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bound {
     path: PathBuf,
-    /// The device and the number of the file that was made with it. No other file can get
-    /// them while the listener is there.
+    /// The device and inode numbers of its file. No other file can get them while the listener
+    /// exists.
     file: (u64, u64),
 }
 
@@ -285,9 +285,9 @@ impl Bound {
 }
 
 impl Listener {
-    /// Makes a socket beside the path and gives it the path then, whoever has had it: at any
-    /// moment there is one that a plugin can connect to. Only for the one that has the lock
-    /// of the path.
+    /// Binds a socket beside the path and renames it to the path, replacing another one: at any
+    /// moment there is a socket that a plugin can connect to. The caller must have the lock of
+    /// the path.
     ///
     /// # Errors
     /// Code 5 naming the path.
@@ -303,11 +303,11 @@ impl Listener {
     }
 
     fn make(path: &Path, new: &Path) -> io::Result<Self> {
-        // One that was killed in the middle has left it.
+        // An agent that was killed here before has left this file.
         file::remove(new)?;
         let listener = UnixListener::bind(new)?;
         listener.set_nonblocking(true)?;
-        // Until now the directory, which only root can enter, has kept others away.
+        // Until now the directory, which only root can enter, has protected it.
         fs::set_permissions(new, Permissions::from_mode(SOCKET_MODE))?;
         let file = identity(new)?;
         fs::rename(new, path)?;
@@ -318,8 +318,8 @@ impl Listener {
         })
     }
 
-    /// The next plugin, if one comes within `time`, or before somebody ends the wait by
-    /// closing the other end of `woken`.
+    /// The next connection, if one comes within `time`. The wait ends early when the other end
+    /// of `woken` is closed.
     ///
     /// # Errors
     /// Those of the socket.
@@ -336,15 +336,15 @@ impl Listener {
         }
     }
 
-    /// The socket itself, for who accepts connections in another way.
+    /// A copy of the socket, for a caller that accepts connections in another way.
     ///
     /// # Errors
-    /// When there are no descriptors.
+    /// When no descriptor is free.
     pub(crate) fn socket(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
 
-    /// Where it was bound, for who does not have the listener.
+    /// The identity of the socket, for code without the listener.
     pub(crate) fn bound(&self) -> &Bound {
         &self.bound
     }
@@ -374,17 +374,17 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-/// A path with something added to its name.
+/// A path with a suffix.
 fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()
 }
 
-/// Makes what the socket at a path needs: its directory.
+/// Creates the directory of a socket.
 ///
 /// # Errors
-/// Code 7 when the path is too long; 5 naming it.
+/// Code 7 when the path is too long; 5 naming the path.
 pub(crate) fn prepare(path: &Path) -> Result<()> {
     if beside(path, NEW).as_os_str().len() > LONGEST_SOCKET_PATH {
         let msg = format!("the path of the socket is too long: {path:?}");
@@ -396,8 +396,8 @@ pub(crate) fn prepare(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), create).map_err(failed)
 }
 
-/// The lock of the path, whose holder alone puts a socket there; nothing while another agent
-/// has it, which is about to do that.
+/// The lock of the path: only its holder binds a socket there. `None` if another agent has it,
+/// which is about to bind.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -409,12 +409,12 @@ pub(crate) fn lock(path: &Path, deadline: Duration) -> Result<Option<Lock>> {
     }
 }
 
-/// Whether an agent listens there, also one that has too much to do or is stopped.
+/// Whether an agent listens there, also if it is overloaded or stopped.
 pub(crate) fn is_listened_on(path: &Path) -> bool {
     match connect(path) {
         Ok(stream) => {
             let asked = send(&stream, &Ask::Ping).and_then(|()| await_answer(&stream));
-            // Without an answer it listens all the same.
+            // It listens also if it does not answer.
             asked.ok();
             true
         }
@@ -422,7 +422,7 @@ pub(crate) fn is_listened_on(path: &Path) -> bool {
     }
 }
 
-/// Whether anybody has a socket there that listens, who need not be an agent.
+/// Whether any process, agent or not, listens on a socket there.
 pub(crate) fn has_listener(path: &Path) -> bool {
     match connect(path) {
         Ok(_) => true,
@@ -436,8 +436,8 @@ fn await_answer(stream: &UnixStream) -> io::Result<()> {
     receive::<Answer>(stream, []).map(drop)
 }
 
-/// Makes the directory of a socket. Whoever has made ours, it is root's alone from now on;
-/// another one may be for others too.
+/// Creates the directory of a socket. The agent's own directory is made accessible to root
+/// only, even if it exists; another directory may be for other programs too.
 fn create(directory: &Path) -> io::Result<()> {
     match directory == Path::new(inventory::DIRECTORY) {
         true => file::create_private_directory(directory),

@@ -12,8 +12,8 @@ use crate::registration::prefixes::supply::{prefix_of, trusted};
 use crate::registration::request::Request;
 use crate::vpc::eni;
 
-/// Compares an attachment with the ledger and the VPC. The metadata can confirm that an
-/// address is there; only EC2 can say that it is not.
+/// Checks an attachment against the ledger and the VPC. The metadata can confirm that an
+/// address is on the ENI; only EC2 can tell that it is not.
 ///
 /// # Errors
 /// Code 999 naming the first address that is not on the ENI, or is another attachment's.
@@ -41,7 +41,7 @@ pub(crate) fn verify(
     if open.is_empty() {
         return Ok(());
     }
-    // What has not been written down yet by whoever has the turn may be in its description.
+    // The description may have changes that the process with the turn has not written down yet.
     let _turn = match unknown.is_empty() {
         true => None,
         false => Some(ledger.take_turn(TURN_DEADLINE)?),
@@ -64,17 +64,17 @@ pub(crate) fn verify(
     adopt(&ledger, proven, request)
 }
 
-/// What the ledger has of each of `addresses`.
+/// The entry of each of `addresses`, if there is one.
 fn entries_of(entries: &Entries, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Option<Entry>)>> {
     let addresses = addresses.iter();
     let entries = addresses.map(|address| Ok((*address, entries.get(*address)?)));
     entries.collect()
 }
 
-/// Which of `addresses` the ledger does not have for this attachment.
+/// The addresses that the ledger does not hold for this attachment.
 ///
 /// # Errors
-/// Code 999 when it has one for another attachment that lives.
+/// Code 999 when it holds one for another attachment that exists.
 fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Vec<IpAddr>> {
     let (mut unknown, holders) = (Vec::new(), Holders::default());
     let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
@@ -98,11 +98,11 @@ fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Ve
     Ok(unknown)
 }
 
-/// Writes down, for a ledger that was lost, what CHECK has proved: that the attachment
-/// has these addresses and that they are on the ENI.
+/// Writes into the ledger, if it was lost, what CHECK has proved: that the attachment has these
+/// addresses and that they are on the ENI.
 ///
 /// # Errors
-/// Code 11 when the ledger says something else of one than it did before EC2 was asked.
+/// Code 11 when an entry has changed since before EC2 was asked.
 fn adopt(
     ledger: &EniLedger,
     proven: impl Iterator<Item = (IpAddr, Option<Entry>)>,
@@ -127,8 +127,8 @@ fn adopt(
     Ok(())
 }
 
-/// Compares what an attachment has of an ENI that is its own as a whole with the VPC. Nobody
-/// has claimed it, so the ledger says nothing of it.
+/// Checks the addresses of an attachment that has a whole ENI against the VPC. They are not
+/// claimed, so the ledger is not used.
 ///
 /// # Errors
 /// Code 999 naming the first address that is not on the ENI.
