@@ -1,11 +1,10 @@
-//! The agent of a node: it registers what plugins hand over and what host-local
-//! reserves, releases what is due when it is due, and compares the ledger with EC2.
-//! The ledger is all it knows, so a crash costs nothing.
+//! The agent of a node: it registers the addresses that plugins request and that host-local
+//! reserves, releases addresses when they are due, and compares the ledger with EC2. All its
+//! state is in the ledger, so a crash loses nothing.
 
 mod attempts;
 mod auto;
 pub(crate) mod configuration;
-mod desk;
 pub(crate) mod devices;
 mod enis;
 mod found;
@@ -16,15 +15,16 @@ mod http;
 mod keeper;
 mod kubernetes;
 mod links;
+mod logged;
 mod metrics;
 mod news;
 mod orphans;
 mod plugins;
 mod pool;
 mod prefixes;
+mod readers;
 mod reclaim;
 pub(crate) mod reserved;
-mod said;
 mod serve;
 mod shared;
 mod visibility;
@@ -39,15 +39,15 @@ use nix::sys::signal::{SigSet, Signal};
 use tracing::info;
 
 use self::configuration::Configuration;
-use self::desk::Desks;
 use self::devices::shown::Resources;
-use self::handover::Post;
+use self::handover::Handover;
 use self::health::Health;
 use self::http::Monitor;
 use self::kubernetes::events::Events;
 use self::links::Links;
+use self::logged::Logged;
 use self::metrics::Metrics;
-use self::said::Said;
+use self::readers::Readers;
 pub(crate) use self::shared::Page;
 use self::shared::{Agent, Work};
 use crate::ledger::Ledger;
@@ -60,29 +60,29 @@ use crate::vpc::rate_limit::RateLimit;
 /// Runs the agent until a signal ends it.
 ///
 /// # Errors
-/// What keeps it from starting; code 7 or 5 naming the file or the path.
+/// What prevents the start; code 7 or 5 naming the file or the path.
 pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    // Every thread inherits this, so that the signals wait for this one.
+    // Every thread inherits this mask, so that only this thread gets the signals.
     let failed =
         |errno: nix::Error| Error::internal("failed to await signals").because(&errno.into());
     signals.thread_block().map_err(failed)?;
 
     limits::raise_files();
-    said::start(&configuration, socket);
-    let (post, waker) = Post::new(socket)?;
-    let monitor = Monitor::new(&configuration, post.role())?;
+    logged::start(&configuration, socket);
+    let (handover, waker) = Handover::new(socket)?;
+    let monitor = Monitor::new(&configuration, handover.role())?;
     let calls = Arc::new(Calls::default());
     let (events, to_tell) = Events::new(configuration.kubernetes.events);
     let agent = Arc::new(Agent {
         clients: Clients::new(Arc::new(RateLimit::new(Arc::clone(&calls)))),
         metrics: Metrics::new(&calls),
-        desks: Desks::default(),
+        readers: Readers::default(),
         links: Links::default(),
         resources: Resources::new()?,
-        said: Said::default(),
+        logged: Logged::default(),
         events,
         page,
         ledger: Ledger::of_node(),
@@ -91,16 +91,16 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         socket: socket.to_owned(),
         health: Health::default(),
         work: Mutex::new(Work {
-            role: post.role(),
-            bound: post.bound(),
+            role: handover.role(),
+            bound: handover.bound(),
             ..Work::default()
         }),
         changed: Condvar::new(),
     });
     match agent.ledger.exclude(&agent.configuration.exclude) {
-        // Nothing is chosen by the ledger until the list can be read.
+        // Until the list can be read, EC2 is not asked to choose addresses.
         Err(error) if error.code == ErrorCode::DECODING => say!("{error}"),
-        // Plugins would go by an older list, or by none.
+        // Without the file, plugins would use an older list, or none.
         written => written?,
     }
     agent.start_lasting("keeper", Agent::keep)?;
@@ -114,7 +114,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         agent.start_lasting("watcher", watch::run)?;
     }
     devices::start(&agent)?;
-    agent.start_lasting("socket", move |agent| agent.serve(post))?;
+    agent.start_lasting("socket", move |agent| agent.serve(handover))?;
     if let Some(monitor) = monitor {
         agent.start_lasting("metrics", move |agent| monitor.serve(agent))?;
     }
@@ -125,7 +125,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
     agent.work().defect.take().map_or(Ok(()), Err)
 }
 
-/// Tells the service manager that sockets and watches are in place.
+/// Tells the service manager that sockets and watches are ready.
 fn notify_ready() {
     if let Err(cause) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         say!("the service manager could not be told of the start: {cause}");

@@ -1,6 +1,7 @@
-//! Networks that find themselves: every attachment of this node that has a record, addresses
-//! of host-local and an ENI for pods is registered, whether its network chains eni-sync or
-//! not. Where it does, the plugin and the agent want the same for the same attachment.
+//! Networks with `"networks": "auto"`: every attachment of this node that has a record,
+//! addresses of host-local and an ENI for pods is registered, whether its network chains
+//! eni-sync or not. If it does, the plugin and the agent make the same claim for the same
+//! attachment.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,26 +19,26 @@ use crate::registration::without::Without;
 use crate::vpc::clients::Aws;
 use crate::vpc::{eni, inventory};
 
-/// When to look again at an interface that is not an ENI: the inventory may not know it yet.
+/// When to look again at an interface that no ENI has: the inventory may not have the ENI yet.
 const UNKNOWN: Duration = Duration::from_secs(30);
 
-/// What is reserved in each directory.
+/// The reservations in each directory.
 type Directories = BTreeMap<PathBuf, Reserved>;
 
-/// What is wanted on the ENI with each MAC address.
+/// The addresses to register on the ENI with each MAC address.
 type Wanted<'a> = BTreeMap<&'a str, BTreeMap<IpAddr, Owner>>;
 
-/// What a look has found out.
+/// The result of a look.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// Which attachments have no address in the VPC, and why.
+    /// The attachments whose addresses are not registered in the VPC, and why.
     pub(super) without: Vec<Without>,
-    /// When to look again, though nothing changes.
+    /// When to look again even if nothing changes.
     pub(super) again: Option<Duration>,
 }
 
-/// Makes the ledger follow the reservations of what has been found. Returns also what went wrong
-/// with any network or ENI: the others are done.
+/// Updates the ledger by the reservations of the networks that were found. Also returns the
+/// failures of any network or ENI: the others are done.
 pub(super) fn follow(agent: &Agent, found: &Found) -> (Outcome, Result<()>) {
     let mut errors = Errors::default();
     let mut directories = Directories::new();
@@ -65,8 +66,8 @@ pub(super) fn follow(agent: &Agent, found: &Found) -> (Outcome, Result<()>) {
     (outcome, errors.into_result())
 }
 
-/// Whether the reservation of an entry has gone. Where no record names its directory any
-/// more, the file itself tells.
+/// Whether the reservation of an entry has ended. If no record names its directory any more,
+/// the file of the reservation decides.
 fn is_over(entry: &Entry, directories: &Directories) -> bool {
     let Some(Life::Reservation { reservation }) = entry.owner.as_ref().map(|owner| &owner.life)
     else {
@@ -79,8 +80,8 @@ fn is_over(entry: &Entry, directories: &Directories) -> bool {
     }
 }
 
-/// Registers what is wanted on the ENIs of this node. An interface that is not an ENI is
-/// nothing to the VPC, and an ENI that is not for pods is said once.
+/// Registers the addresses on the ENIs of this node. An interface that is not an ENI is left
+/// out, and an ENI that is not for pods is reported once.
 fn register_all(agent: &Agent, aws: &Aws, wanted: Wanted<'_>, outcome: &mut Outcome) -> Result<()> {
     let inventory = inventory::current(aws, |_| true)?;
     let node = agent.node(aws, &inventory);

@@ -1,5 +1,5 @@
-//! The agent's configuration file. What it does not know it refuses: a key that is
-//! misspelt would silently do nothing.
+//! The agent's configuration file. Unknown keys are refused: a misspelt key would have no
+//! effect without any error.
 
 mod cluster;
 mod kept_prefixes;
@@ -32,17 +32,17 @@ use crate::provision::wanted::{self, Wanted};
 use crate::random;
 use crate::registration::prefixes::kept::Kept;
 
-/// Between two comparisons with EC2 that nothing has asked for, in seconds.
+/// The default time between two comparisons with EC2, in seconds.
 const RECONCILE_SECONDS: u64 = 420;
-/// The runtime's own DEL comes first.
+/// The default grace time, in seconds: long enough for the runtime's own DEL.
 const GRACE_SECONDS: u64 = 300;
-/// Where an agent has the file, in its container and as a unit of systemd.
+/// The default path of the file, in the container and for the systemd unit.
 pub(crate) const PATH: &str = "/etc/eni-sync/agent.json";
-/// Where Kubernetes has its plugins.
+/// The default directory of CNI plugins.
 pub(crate) const CNI_PATH: &str = "/opt/cni/bin";
-/// Whoever names a longer time has mistaken the unit, and a clock cannot add any time.
+/// The longest time in seconds that is accepted: a longer one is a mistake in the unit.
 const LONGEST_TIME: u64 = LONGEST_COOLDOWN;
-/// Comparisons of many nodes spread over this part of the interval.
+/// The comparisons of many nodes are spread over this fraction of the interval.
 const SPREAD: u64 = 4;
 /// Where host-local keeps the reservations of all networks.
 pub(crate) const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -53,40 +53,41 @@ pub(crate) const DATA_DIR: &str = "/var/lib/cni/networks";
 pub(crate) struct Configuration {
     /// Seconds between two comparisons of the ledger with EC2.
     reconcile_seconds: Option<u64>,
-    /// For how many seconds the container of an attachment must have been gone before
-    /// the attachment is ended.
+    /// For how many seconds the container of an attachment must have ended before the
+    /// attachment is ended.
     pub(crate) grace_seconds: Option<u64>,
     /// The directories of the plugins that end such attachments, separated by `:`.
     pub(crate) cni_path: Option<String>,
-    /// Whether plugins that somebody else has replaced are put back; they are where `cniPath`
-    /// says which directory it is about, unless this is `false`.
+    /// Whether plugins that other programs have replaced are put back. The default is true if
+    /// `cniPath` is given, which names the directory.
     pub(crate) plugins: Option<bool>,
-    /// Whether reservations in watched networks are released whose containers have ended
-    /// without a DEL; they are, unless this is `false`.
+    /// Whether reservations in watched networks are released when their containers have ended
+    /// without a DEL. The default is true.
     pub(crate) reclaim: Option<bool>,
-    /// Whether ENIs for pods that are down are set up; they are, unless this is `false`.
+    /// Whether ENIs for pods that are down are set up. The default is true.
     pub(crate) links: Option<bool>,
-    /// Where metrics and health are served. Health is served on the node itself alone.
+    /// The address at which metrics and health are served. Health is only served to the node
+    /// itself.
     pub(crate) metrics: Option<SocketAddr>,
     /// The networks whose reservations of host-local are registered.
     pub(crate) networks: Networks,
-    /// The networks whose addresses are on an ENI ahead of the pods.
+    /// The pools: networks whose addresses are assigned before pods ask.
     pub(crate) pools: Vec<Pool>,
-    /// The ENIs that the node is to have.
+    /// The ENIs that the node creates for itself.
     pub(crate) enis: Vec<Wanted>,
-    /// The resources that the kubelet is offered.
+    /// The resources that are offered to the kubelet.
     pub(crate) resources: Vec<Resource>,
-    /// The directory of the kubelet's socket and of those of its device plugins.
+    /// The directory of the sockets of the kubelet and of its device plugins.
     pub(crate) device_plugin_path: Option<PathBuf>,
-    /// The prefixes that are on the ENIs ahead of the pods of networks without addresses.
+    /// The prefixes that are assigned before pods of networks without ranges ask.
     pub(crate) prefixes: Option<Prefixes>,
-    /// The addresses that the node gives to nobody.
+    /// The addresses that this node must not assign to pods.
     pub(crate) exclude: Excluded,
-    /// What the agent asks of Kubernetes.
+    /// The use of the Kubernetes API.
     pub(crate) kubernetes: Kubernetes,
 }
 
-/// A network whose attachments nobody hands over.
+/// A watched network: its attachments are known by their reservations only.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Watched {
@@ -95,13 +96,13 @@ pub(crate) struct Watched {
     /// The interface of the node whose ENI the addresses belong to.
     #[serde(default)]
     master: Option<String>,
-    /// What that interface is recognised by, where its name is not the same on all nodes.
+    /// How that interface is selected, if its name differs between nodes.
     #[serde(default)]
     master_selector: Option<Selector>,
     /// The `dataDir` of its `ipam` section.
     #[serde(default = "data_dir")]
     pub(crate) data_dir: PathBuf,
-    /// From whom an address is taken.
+    /// From which ENIs an address may be taken.
     #[serde(default)]
     pub(crate) takeover: Takeover,
     /// How long an address stays on its ENI when its reservation has ended.
@@ -114,7 +115,8 @@ fn data_dir() -> PathBuf {
 }
 
 impl Watched {
-    /// A network that nobody has listed, with the directory of its reservations.
+    /// A network that is not listed in the configuration, with the directory of its
+    /// reservations.
     pub(crate) fn found(name: &str, directory: &Path) -> Self {
         Self {
             name: name.to_owned(),
@@ -126,10 +128,10 @@ impl Watched {
         }
     }
 
-    /// Where the interface is named.
+    /// How the configuration selects the interface.
     ///
     /// # Errors
-    /// Code 7 when it is not, or twice.
+    /// Code 7 when it has neither `master` nor `masterSelector`, or both.
     pub(crate) fn master(&self) -> Result<Master<'_>> {
         Master::one_of(self.master.as_ref(), self.master_selector.as_ref())
             .map_err(|why| Error::config(format!("network {:?} {why}", self.name)))
@@ -145,8 +147,8 @@ impl Configuration {
     /// The configuration in a file.
     ///
     /// # Errors
-    /// Code 5 when it cannot be read, 6 when it is not a configuration, 7 for a value that
-    /// makes no sense; all name the file.
+    /// Code 5 when it cannot be read, 6 when it is not a configuration, 7 for an invalid value;
+    /// all name the file.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path)
             .map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?;
@@ -203,7 +205,7 @@ impl Configuration {
             .or_else(wrong)
     }
 
-    /// Every time in it, in seconds, with its key.
+    /// All durations in the configuration, in seconds, each with its key.
     fn times(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let own = [
             ("reconcileSeconds", self.reconcile_seconds),
@@ -216,7 +218,7 @@ impl Configuration {
         own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
     }
 
-    /// What it says of prefixes, for all ENIs and for some.
+    /// The settings for prefixes, for all ENIs and for single ones.
     fn kept(&self) -> impl Iterator<Item = Kept> {
         let of_all = self.prefixes.iter().map(Prefixes::kept);
         of_all.chain(self.enis.iter().filter_map(|wanted| wanted.prefixes))
@@ -227,19 +229,18 @@ impl Configuration {
         self.kept().any(|kept| !kept.is_none())
     }
 
-    /// Which prefixes are kept on an ENI because of its name among `enis`.
+    /// The prefixes that are kept on an ENI by its name in `enis`.
     pub(crate) fn prefixes_by_name(&self, eni: &Eni) -> Option<Kept> {
         let mut enis = self.enis.iter();
         enis.find(|wanted| wanted.name == eni.network)?.prefixes
     }
 
-    /// Seconds between two comparisons with EC2, about.
+    /// The average number of seconds between two comparisons with EC2.
     pub(crate) fn reconcile_seconds(&self) -> u64 {
         self.reconcile_seconds.unwrap_or(RECONCILE_SECONDS)
     }
 
-    /// How long the container of an attachment must have been gone before the attachment
-    /// is ended.
+    /// How long the container of an attachment must have ended before the attachment is ended.
     pub(crate) fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds.unwrap_or(GRACE_SECONDS))
     }
@@ -249,19 +250,19 @@ impl Configuration {
         self.cni_path.as_deref().unwrap_or(CNI_PATH)
     }
 
-    /// The directory of the kubelet's socket and of those of its device plugins.
+    /// The directory of the sockets of the kubelet and of its device plugins.
     pub(crate) fn device_plugin_path(&self) -> &Path {
         let path = self.device_plugin_path.as_deref();
         path.unwrap_or(Path::new(DEVICE_PLUGIN_PATH))
     }
 
-    /// The directory that a runtime looks for plugins in first.
+    /// The first directory in which a runtime looks for plugins.
     pub(crate) fn plugin_directory(&self) -> &Path {
         let mut directories = self.cni_path().split(':').filter(|d| !d.is_empty());
         Path::new(directories.next().unwrap_or(CNI_PATH))
     }
 
-    /// Whether the agent puts plugins back that somebody else has replaced.
+    /// Whether the agent puts back plugins that other programs have replaced.
     pub(crate) fn restores_plugins(&self) -> bool {
         self.plugins.unwrap_or(self.cni_path.is_some())
     }

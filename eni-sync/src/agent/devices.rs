@@ -1,6 +1,6 @@
-//! The kubelet's device plugins of this node: the scheduler knows then how many addresses an ENI
-//! has room for, and which ENIs a pod can have as a whole. One thread looks at the node whenever
-//! something changes, and one speaks with the kubelet.
+//! The device plugins of this node, by which the scheduler knows how many addresses an ENI has
+//! room for, and which whole ENIs a pod can have. One thread examines the node whenever
+//! something changes, and one communicates with the kubelet.
 
 mod api;
 mod endpoint;
@@ -36,12 +36,12 @@ use crate::agent::shared::Agent;
 use crate::agent::watch::add_watch;
 use crate::plugin::socket;
 
-/// Between two looks: what changes at the same time is looked at once.
-const BREATH: Duration = Duration::from_millis(100);
-/// How long until the next try after an error of the watch itself.
+/// The pause between two looks, so that changes at the same time need one look.
+const CHANGES_SETTLE: Duration = Duration::from_millis(100);
+/// The pause after an error of the watch itself.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Starts both threads, where the configuration has resources.
+/// Starts both threads, if the configuration has resources.
 ///
 /// # Errors
 /// When a thread cannot be started.
@@ -69,7 +69,7 @@ fn watch_for_ever(agent: &Arc<Agent>, looks: &watch::Sender<Look>) {
     loop {
         if let Err(error) = watch_node(agent, looks, &mut offered) {
             note_unseen(agent, &error);
-            // What cannot be watched is looked at all the same.
+            // Without a watch, the node is examined periodically.
             if look_at_node(agent, looks, &mut offered).is_err() {
                 looks.send_modify(|look| place(agent, look));
             }
@@ -78,7 +78,7 @@ fn watch_for_ever(agent: &Arc<Agent>, looks: &watch::Sender<Look>) {
     }
 }
 
-/// Says why the node could not be watched or looked at, once for each reason.
+/// Logs why the node could not be watched or examined, once for each reason.
 fn note_unseen(agent: &Agent, error: &Error) {
     let finding = format!("the resources of this node: {error}; trying again every {PAUSE:?}");
     if agent.resources.note_unseen(Some(finding.clone())) {
@@ -86,7 +86,7 @@ fn note_unseen(agent: &Agent, error: &Error) {
     }
 }
 
-/// Looks at the node, and again whenever something changes that a resource depends on.
+/// Examines the node, and again whenever something changes that a resource depends on.
 fn watch_node(
     agent: &Agent,
     looks: &watch::Sender<Look>,
@@ -96,7 +96,7 @@ fn watch_node(
     let inotify = Inotify::init(flags).map_err(failed)?;
     let events = Events::open(Subject::Links)?;
     loop {
-        // Watched first, looked at then: nothing can change between the two.
+        // The watch comes first, so that no change is missed between the two.
         watch_directories(agent, &inotify)?;
         look_at_node(agent, looks, offered)?;
         agent.resources.note_unseen(None);
@@ -104,8 +104,8 @@ fn watch_node(
     }
 }
 
-/// Looks at the node once, for the kubelet. When it cannot be looked at, what the kubelet has been
-/// offered stays as it is: nobody knows better.
+/// Examines the node once. If that fails, the offer to the kubelet stays unchanged, because
+/// nothing newer is known.
 fn look_at_node(
     agent: &Agent,
     looks: &watch::Sender<Look>,
@@ -130,15 +130,16 @@ fn look_at_node(
     Ok(())
 }
 
-/// Finds out whether this agent has to register, and with whom: also while the node cannot be
-/// looked at, another agent takes over.
+/// Finds out whether this agent has to register, and with which kubelet. This is also done
+/// while the node cannot be examined, because another agent may take over.
 fn place(agent: &Agent, look: &mut Look) {
     look.is_serving = agent.is_serving();
     let directory = agent.configuration.device_plugin_path();
     look.kubelet = Edition::of(&directory.join(KUBELET_SOCKET));
 }
 
-/// What an agent before this one has written down. Without it, only what can be seen is offered.
+/// The offer that an earlier agent has written down. Without it, only visible devices are
+/// offered.
 fn written() -> Vec<shown::Shown> {
     shown::read().unwrap_or_else(|error| {
         say!("{error}");
@@ -146,8 +147,8 @@ fn written() -> Vec<shown::Shown> {
     })
 }
 
-/// Everything that a resource depends on and that is a file: the inventory, the ledger, the
-/// records of whole devices, and the sockets.
+/// Watches the directories of all files that a resource depends on: the inventory, the ledger,
+/// the records of whole devices, and the sockets.
 fn watch_directories(agent: &Agent, inotify: &Inotify) -> Result<()> {
     add_watch(inotify, agent.configuration.device_plugin_path())?;
     add_watch(inotify, Path::new(DIRECTORY))?;
@@ -163,15 +164,14 @@ fn watch_directories(agent: &Agent, inotify: &Inotify) -> Result<()> {
     Ok(())
 }
 
-/// Waits until something has changed, or until the last comparison with EC2 may have become too
-/// old.
+/// Waits until something changes, or until the last comparison with EC2 may be too old.
 fn await_change(agent: &Agent, inotify: &Inotify, events: &Events) -> Result<()> {
     let time = agent.configuration.reconcile_interval();
     let files = [inotify.as_fd(), events.changed(), agent.resources.woken()];
     let waited = socket::wait(time, &files);
     waited.map_err(|cause| Error::internal("failed to wait for a change").because(&cause))?;
-    thread::sleep(BREATH);
-    agent.resources.rest();
+    thread::sleep(CHANGES_SETTLE);
+    agent.resources.clear_wakes();
     events.wait(Instant::now())?;
     match inotify.read_events() {
         Ok(_) | Err(nix::Error::EAGAIN) => Ok(()),

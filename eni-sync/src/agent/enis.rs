@@ -1,6 +1,6 @@
-//! Attaches the ENIs of the configuration that are missing, as `eni-sync attach` does before the
-//! kubelet starts, and deletes those that instances have left which have gone. While nothing is
-//! missing, that costs no call to EC2 but one an hour.
+//! Attaches missing ENIs of the configuration, as `eni-sync attach` does before the kubelet
+//! starts, and deletes ENIs of ended instances. While no ENI is missing, that costs one call to
+//! EC2 an hour.
 
 use std::sync::Arc;
 use std::thread;
@@ -17,17 +17,18 @@ use crate::provision::leaked::{self, Cleaned};
 use crate::provision::pass::{self, Step};
 use crate::random;
 
-/// How often it is looked whether something is missing; nobody is asked for it.
+/// How often the files are checked for missing ENIs; that needs no call.
 const LOOK: Duration = Duration::from_secs(5);
 /// The pauses after a pass that could not attach everything.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// How long another process may take with the ENIs of the node.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// So many comparisons with EC2 are an hour, as they are without a configuration.
+const LOCK_DEADLINE: Duration = Duration::from_secs(90);
+/// The interval of the clean-up in comparisons with EC2: about an hour with the default
+/// configuration.
 const COMPARISONS: u32 = 8;
 
-/// Attaches what is missing, for ever.
+/// Attaches missing ENIs, for ever.
 pub(crate) fn run(agent: &Arc<Agent>) {
     let mut news = News::default();
     let mut passes = Passes::new(Instant::now());
@@ -54,7 +55,7 @@ pub(crate) fn run(agent: &Arc<Agent>) {
     }
 }
 
-/// When the next pass may be.
+/// When the next pass may run.
 struct Passes {
     next: Instant,
     pause: Duration,
@@ -72,8 +73,8 @@ impl Passes {
         self.next <= now
     }
 
-    /// Notes whether everything is there now. What a pass leaves, for whatever reason, makes the
-    /// next one later; `chance` makes it another time on each node.
+    /// Notes whether all ENIs are attached now. If not, for whatever reason, the next pass
+    /// comes later; the random `chance` spreads the nodes over time.
     fn note(&mut self, is_complete: bool, now: Instant, chance: f64) {
         if is_complete {
             *self = Self::new(now);
@@ -84,14 +85,14 @@ impl Passes {
     }
 }
 
-/// What a pass has left.
+/// The result of a pass.
 struct Left {
     is_complete: bool,
-    /// Why something is missing.
+    /// Why ENIs are missing.
     findings: Vec<String>,
 }
 
-/// Attaches what is missing.
+/// Attaches missing ENIs.
 fn attach(agent: &Agent) -> Result<Left> {
     let wanted = &agent.configuration.enis;
     let is_complete = || {
@@ -113,7 +114,7 @@ fn attach(agent: &Agent) -> Result<Left> {
     };
     let report = agent
         .clients
-        .run(|aws| pass::run(aws, wanted, PATIENCE, &mut tell))?;
+        .run(|aws| pass::run(aws, wanted, LOCK_DEADLINE, &mut tell))?;
     let problems = report.problems.into_iter();
     Ok(Left {
         findings: problems.map(|problem| problem.says).collect(),
@@ -121,7 +122,7 @@ fn attach(agent: &Agent) -> Result<Left> {
     })
 }
 
-/// Deletes what instances have left that have gone.
+/// Deletes the ENIs that ended instances have left.
 fn clean(agent: &Agent, news: &mut News) {
     let outcome = agent.clients.run(|aws| leaked::delete(aws, false));
     let cleaned = outcome.unwrap_or_else(|error| Cleaned {

@@ -1,6 +1,6 @@
-//! The attachments of this node as the records of the plugins tell of them: on which ENI
-//! each is, and in which directory host-local has its addresses. A network that is found so
-//! needs no entry in the agent's configuration.
+//! Finds the attachments of this node by the records of the plugins: on which ENI each is, and
+//! in which directory host-local has its addresses. A network that is found in this way needs
+//! no entry in the agent's configuration.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,16 +16,16 @@ use crate::ledger::Owner;
 /// The IPAM plugin whose reservations are read.
 const HOST_LOCAL: &str = "host-local";
 
-/// What the records of this node tell.
+/// The content of this node's records.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// The networks that have reservations of host-local.
     pub(crate) networks: Vec<Watched>,
-    /// What a record tells of an attachment.
+    /// What a record has of an attachment.
     attachments: HashMap<Key, Recorded>,
 }
 
-/// What a record tells of an attachment.
+/// What a record has of an attachment.
 #[derive(Debug)]
 pub(crate) struct Recorded {
     /// The MAC address of the ENI that it is on.
@@ -41,7 +41,7 @@ impl Found {
     /// Reads the records of all plugins.
     ///
     /// # Errors
-    /// What could not be read: whatever that may be about is not known.
+    /// The errors of records that cannot be read: their attachments are not known.
     pub(crate) fn read() -> Result<Self> {
         let mut found = Self::default();
         let mut errors = Errors::default();
@@ -69,7 +69,7 @@ impl Found {
             if record.ipam_plugin() != HOST_LOCAL {
                 continue;
             }
-            // No ADD succeeds with a directory that is not one.
+            // An ADD with an invalid directory cannot have succeeded.
             let Ok(network) = network(&record) else {
                 continue;
             };
@@ -89,7 +89,7 @@ impl Found {
         }
     }
 
-    /// The same owner with its pod, where a record tells it.
+    /// The owner with the name of its pod, if a record has it.
     pub(crate) fn name(&self, owner: Owner) -> Owner {
         match self.attachment(&owner) {
             Some(recorded) => Owner {
@@ -100,7 +100,7 @@ impl Found {
         }
     }
 
-    /// What a record tells of the attachment of an owner.
+    /// What a record has of the attachment of an owner.
     pub(crate) fn attachment(&self, owner: &Owner) -> Option<&Recorded> {
         let key = (
             owner.network.clone(),
@@ -122,7 +122,7 @@ pub(crate) fn watched(configuration: &Configuration) -> Result<Vec<Watched>> {
     }
 }
 
-/// The directories in which the records are, or will be.
+/// The directories of the records, also those that do not exist yet.
 ///
 /// # Errors
 /// Code 5 naming one that cannot be listed.

@@ -1,12 +1,12 @@
-//! Which agent of a node serves its plugins, when there is more than one. During an update
-//! the next one starts while the one before still serves, and takes the path of the socket
-//! when it has shown that it can do the work. None ends because of another one: whoever has
-//! started it would start it anew, and the two would take the path from each other for ever.
+//! Decides which agent of a node serves its plugins when there are several. During an update
+//! the new agent starts while the old one still serves, and takes over the path of the socket
+//! when it has shown that it can do the work. No agent ends because of another one: its service
+//! manager would restart it, and the two would take the path from each other for ever.
 //!
-//! Two at once do no harm. What they do is in the ledger, and is done under its locks: one
-//! process changes the entries of an ENI at a time, and one asks AWS to change the ENI, as
-//! plugins do that have no agent. A plugin that is connected is served by the agent that it
-//! is connected to.
+//! Two agents at once do no harm. Their state is in the ledger, and they work under its locks:
+//! one process changes the entries of an ENI at a time, and one asks AWS to change the ENI, as
+//! for plugins without an agent. A connected plugin is served by the agent that it is connected
+//! to.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -21,56 +21,58 @@ use tracing::info;
 use crate::plugin::socket::{self, Bound, Listener};
 use crate::vpc::environment;
 
-/// How long an agent that starts waits for one that is just starting as well.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a starting agent waits for another one that is just starting.
+const START_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What an agent is on its node.
+/// The role of an agent on its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It does all that an agent does but serve plugins: another one does that still.
+    /// It is starting: it does everything except serving plugins, which another agent still
+    /// does.
     #[default]
     Coming,
     /// It serves plugins.
     Serving,
-    /// Another one serves plugins. This one rests, and serves again when no other does.
+    /// Another agent serves plugins now. This one does nothing, and serves again when no other
+    /// agent does.
     Relieved,
 }
 
-/// The agent's place at the path of the socket.
+/// The agent's claim to the path of the socket.
 #[derive(Debug)]
-pub(crate) struct Post {
+pub(crate) struct Handover {
     path: PathBuf,
     role: Role,
     listener: Option<Listener>,
     woken: UnixStream,
-    /// Held while this agent is the one that comes.
+    /// Held while this agent is about to take over.
     lock: Option<Lock>,
 }
 
-impl Post {
-    /// The place of an agent that starts. It serves at once where no other does. Whoever
-    /// drops the other value ends the wait for the next plugin.
+impl Handover {
+    /// The state of a starting agent. It serves at once if no other agent does. Dropping the
+    /// second value ends the wait for the next plugin.
     ///
     /// # Errors
-    /// Code 7 when the path is too long; 5 naming it.
+    /// Code 7 when the path is too long; 5 naming the path.
     pub(crate) fn new(path: &Path) -> Result<(Self, UnixStream)> {
         socket::prepare(path)?;
         let failed = |cause| Error::io("failed to make a pair of sockets", &cause);
         let (waker, woken) = UnixStream::pair().map_err(failed)?;
-        let mut post = Self {
+        let mut handover = Self {
             path: path.to_owned(),
             role: Role::Coming,
             listener: None,
             woken,
-            lock: socket::lock(path, PATIENCE)?,
+            lock: socket::lock(path, START_DEADLINE)?,
         };
         match socket::is_listened_on(path) {
             true => {
                 info!("an agent serves already at {path:?}: this one takes over when it is ready");
             }
-            false => post.take()?,
+            false => handover.take()?,
         }
-        Ok((post, waker))
+        Ok((handover, waker))
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -83,8 +85,8 @@ impl Post {
         listener.map(|listener| listener.bound().clone())
     }
 
-    /// Finds out what the agent is from now on. One that comes takes the path when it is
-    /// ready, and one that was relieved when nobody has it.
+    /// Updates the role of the agent. A starting agent takes the path when it is ready, and a
+    /// relieved one when no agent listens there.
     ///
     /// # Errors
     /// Code 5 naming the path.
@@ -113,8 +115,8 @@ impl Post {
         };
         if lock.is_some() {
             socket::prepare(&self.path)?;
-            // A plugin that has seen this agent knows its way when it has gone. What there is to
-            // be said of it, the first look says.
+            // Written before the socket is opened, so that plugins have the settings even if
+            // this agent ends at once. The messages are left to the first look.
             environment::leave();
             self.listener = Some(Listener::open(&self.path)?);
             self.role = Role::Serving;
@@ -122,8 +124,8 @@ impl Post {
         Ok(())
     }
 
-    /// The next plugin that connects within `time`. One that has been relieved may have
-    /// some in its queue.
+    /// The next plugin that connects within `time`. A relieved agent may still have connections
+    /// in its queue.
     ///
     /// # Errors
     /// Those of the socket.
@@ -135,7 +137,7 @@ impl Post {
     }
 }
 
-/// Whether an agent waits to relieve the one that serves at this path.
+/// Whether another agent is about to take over the path.
 ///
 /// # Errors
 /// Code 5 naming the lock.

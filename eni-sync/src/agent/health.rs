@@ -1,12 +1,12 @@
-//! What shows whether the agent does its work: its threads, and its last look at EC2.
+//! The health of the agent: its threads, and its last comparison with EC2.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The agent is ready for so many intervals after a comparison with EC2.
+/// For how many intervals after a comparison with EC2 the agent is ready.
 const INTERVALS: u32 = 3;
 
-/// What shows whether the agent does its work.
+/// The health of the agent.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     known: Mutex<Known>,
@@ -14,20 +14,20 @@ pub(crate) struct Health {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Threads that have ended and should not have.
+    /// Threads that have ended although they should not.
     ended: Vec<&'static str>,
     reconciled: Option<Instant>,
-    /// What the last look could not see of the namespaces of pods.
+    /// The namespaces of pods that the last look could not read.
     unseen: Vec<String>,
-    /// What is wrong with the plugins that are installed.
+    /// Problems of the installed plugins.
     plugins: Vec<String>,
-    /// What watched networks have and the agent cannot register.
+    /// Reservations of watched networks that the agent cannot register.
     unregistered: Vec<String>,
-    /// What EC2 does not permit, since the last comparison with it.
+    /// A missing permission in EC2, since the last comparison.
     refusal: Option<String>,
 }
 
-/// Tells the health when the thread that has it ends, however it ends.
+/// Notes the end of the thread that owns this value, for whatever reason it ends.
 pub(crate) struct Lasting<'a> {
     pub(crate) health: &'a Health,
     pub(crate) thread: &'static str,
@@ -46,15 +46,17 @@ impl Health {
         (known.reconciled, known.refusal) = (Some(now), None);
     }
 
-    /// Notes what EC2 does not permit; until the next comparison it is not tried in vain.
+    /// Notes a missing permission in EC2; until the next comparison the call is not tried in
+    /// vain.
     pub(crate) fn note_refusal(&self, why: String) {
-        // EC2 adds a number to each of its answers: the first one stands for all of them.
+        // Each answer of EC2 has a different request id: the first answer stands for all of
+        // them.
         self.known().refusal.get_or_insert(why);
     }
 
-    /// Why EC2 gives no addresses at this time, as far as is known: what it has not permitted
-    /// since the last comparison, or that there has been none for too long. The words stay the
-    /// same while the reason does: resources are compared by them.
+    /// Why EC2 assigns no addresses at this time, as far as is known: a permission that was
+    /// missing since the last comparison, or that the last comparison is too old. The text
+    /// stays the same while the reason does, because resources are compared by it.
     pub(crate) fn refusal(&self, interval: Duration, now: Instant) -> Option<String> {
         let known = self.known();
         let longest = interval * INTERVALS;
@@ -66,15 +68,15 @@ impl Health {
         known.refusal.clone().or(late)
     }
 
-    /// Notes what could not be seen of the namespaces of pods.
+    /// Notes the namespaces of pods that could not be read.
     pub(crate) fn note_unseen(&self, unseen: Vec<String>) {
         self.known().unseen = unseen;
     }
 
-    /// Whether every thread is there that should be.
+    /// Checks that every thread runs that should.
     ///
     /// # Errors
-    /// Which is not.
+    /// The threads that have ended.
     pub(crate) fn alive(&self) -> std::result::Result<(), String> {
         match self.known().ended.as_slice() {
             [] => Ok(()),
@@ -87,10 +89,10 @@ impl Health {
         self.known().reconciled.is_some()
     }
 
-    /// Whether the ledger has been compared with EC2 lately.
+    /// Checks that the ledger has been compared with EC2 recently.
     ///
     /// # Errors
-    /// Since when it has not.
+    /// How old the last comparison is.
     pub(crate) fn ready(
         &self,
         interval: Duration,
@@ -107,7 +109,7 @@ impl Health {
         Ok(())
     }
 
-    /// What is wrong though the agent is ready.
+    /// The problems that do not affect readiness.
     pub(crate) fn findings(&self) -> Vec<String> {
         let known = self.known();
         [&known.unregistered, &known.unseen, &known.plugins]

@@ -1,6 +1,6 @@
-//! Keeps the inventory of ENIs true when one is plugged in or out, or gets another
-//! name: `masterSelector` reads it. And has those set up that are down. The kernel announces links; the metadata say which
-//! of them are ENIs, and they lag.
+//! Keeps the inventory of ENIs current when an ENI is attached, detached or renamed, because
+//! `masterSelector` reads it, and has interfaces set up that are down. The kernel announces
+//! changes of links; the metadata, which lag, show which links are ENIs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ const LOOKS: [Duration; 4] = [
     Duration::from_secs(15),
     Duration::from_secs(60),
 ];
-/// How long until the next look when nothing changes; nothing depends on it.
+/// The longest time between two looks when nothing changes.
 const IDLE: Duration = Duration::from_secs(3600);
-/// How long until the next try after an error of the watch itself.
+/// The pause after an error of the watch itself.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Watches the links of the node for ever.
@@ -49,7 +49,7 @@ fn watch(agent: &Agent) -> Result<()> {
         if events.wait(Instant::now() + wait)? {
             agent.keep_links();
             let links = hardware(&netlink.links()?);
-            // Pods come and go; their interfaces have no place among the ENIs.
+            // Interfaces of pods are not ENIs, so their changes do not count.
             if links == known {
                 continue;
             }
@@ -65,20 +65,20 @@ fn watch(agent: &Agent) -> Result<()> {
     }
 }
 
-/// The links that may be ENIs: name and MAC address of each whose other end, if it has
-/// one, is not in a pod.
+/// The links that may be ENIs: the name and MAC address of each link without a parent in
+/// another namespace.
 fn hardware(links: &[Link]) -> BTreeSet<(String, String)> {
     let own = links.iter().filter(|link| link.parent_netns_id.is_none());
     own.map(|link| (link.name.clone(), link.mac.clone()))
         .collect()
 }
 
-/// Asks EC2 for the ENIs when the metadata show others than the inventory has, and
-/// corrects the names of the interfaces.
+/// Asks EC2 for the ENIs when the metadata and the inventory have different ones, and corrects
+/// the names of the interfaces.
 fn refresh(agent: &Agent) -> Result<()> {
     agent.clients.run(|aws| {
         let shown = aws.imds()?.macs()?;
-        // What cannot be read, or an earlier version has written, is written anew.
+        // An inventory that cannot be read, or is of an earlier version, is written again.
         let written = Inventory::read_whole().ok().flatten().unwrap_or_default();
         let known: BTreeSet<String> = written.enis.iter().map(|eni| eni.mac.clone()).collect();
         match shown == known {

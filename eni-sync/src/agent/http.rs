@@ -1,6 +1,6 @@
-//! Metrics and health of the agent over HTTP: `/metrics` for Prometheus, and on a loopback
-//! address alone `/healthz` and `/readyz` for the kubelet. Nothing can be changed here, and
-//! whoever can reach the port can take nothing from the agent: see `limits`.
+//! Metrics and health of the agent over HTTP: `/metrics` for Prometheus; `/healthz` and
+//! `/readyz` for the kubelet, and the status page `/`, only on loopback addresses. Nothing can
+//! be changed here, and what clients can use of the agent is limited: see `limits`.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,18 +28,18 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::agent::configuration::Configuration;
-use crate::agent::desk::DESKS;
 use crate::agent::handover::{self, Role};
 use crate::agent::news::News;
+use crate::agent::readers::READERS;
 use crate::agent::shared::Agent;
 use crate::limits;
 use crate::registration::without;
 
-/// How long until the next try after an error of the listener.
+/// The pause after an error of the listener.
 const PAUSE: Duration = Duration::from_secs(1);
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
-/// What a browser must not do with the page: it needs nothing but its own style.
+/// Headers that restrict what a browser does with the page, which only needs its own style.
 const OF_PAGE: [(HeaderName, &str); 4] = [
     (
         CONTENT_SECURITY_POLICY,
@@ -54,7 +54,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 type Answer = std::result::Result<Response<Full<Bytes>>, Infallible>;
 
-/// The port of metrics and health, which belongs to the agent that serves plugins.
+/// The port of metrics and health, which the agent has that serves plugins.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     address: SocketAddr,
@@ -62,8 +62,8 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// The port of the configuration, if it has one. An agent that takes over gets the port
-    /// later, from the one before.
+    /// The configured port, if there is one. An agent that takes over gets the port later, from
+    /// the agent before.
     ///
     /// # Errors
     /// Code 5 naming the address.
@@ -78,11 +78,11 @@ impl Monitor {
         Ok(Some(Self { address, listener }))
     }
 
-    /// Answers at the port, whenever this agent has it, for ever.
+    /// Serves requests at the port, whenever this agent has it, for ever.
     pub(crate) fn serve(self, agent: &Arc<Agent>) {
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(DESKS)
+            .max_blocking_threads(READERS)
             .build();
         let served = runtime.and_then(|runtime| runtime.block_on(self.run(agent)));
         if let Err(cause) = served {
@@ -108,8 +108,8 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     listener.map_err(|cause| Error::io(format!("failed to serve metrics at {address}"), &cause))
 }
 
-/// Waits until this agent serves plugins and the port is free. The agent before it gives the
-/// port back within seconds, or when it ends.
+/// Waits until this agent serves plugins and the port is free. The agent before closes the port
+/// within seconds, or when it ends.
 async fn port(agent: &Agent, address: SocketAddr) -> TcpListener {
     let mut news = News::default();
     loop {
@@ -127,7 +127,7 @@ async fn port(agent: &Agent, address: SocketAddr) -> TcpListener {
     }
 }
 
-/// Who is connected, in the order of their coming.
+/// The connected clients, the oldest first.
 #[derive(Default)]
 struct Clients(VecDeque<Client>);
 
@@ -148,15 +148,15 @@ impl Clients {
                     say!("a request for metrics could not be accepted: {cause}");
                     tokio::time::sleep(PAUSE).await;
                 }
-                // Nobody has come.
+                // No client has connected.
                 Err(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Serves one more. A probe sends its request at once, so the one that has to go when
-    /// there are too many is the oldest one whose request is still to come.
+    /// Serves one more client. A probe sends its request at once, so if there are too many
+    /// clients, the oldest one without a request is disconnected.
     fn serve(&mut self, agent: &Arc<Agent>, stream: TcpStream) {
         self.0.retain(|client| !client.connection.is_finished());
         if self.0.len() >= limits::CLIENTS {
@@ -189,8 +189,8 @@ async fn connection(agent: Arc<Agent>, stream: TcpStream, has_asked: Arc<AtomicB
     converse(stream, limits::CLIENT_DEADLINE, answer).await;
 }
 
-/// Whether both ends are loopback addresses. One end is not enough: with `route_localnet`, which
-/// kube-proxy sets, a neighbour of the node can send packets to 127.0.0.1.
+/// Whether both ends are loopback addresses. One end is not enough: with `route_localnet`,
+/// which kube-proxy sets, another host of the network can send packets to 127.0.0.1.
 fn is_local(stream: &TcpStream) -> bool {
     let is_loopback = |end: std::io::Result<SocketAddr>| {
         end.is_ok_and(|address| address.ip().to_canonical().is_loopback())
@@ -209,7 +209,7 @@ where
         .max_buf_size(limits::HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service_fn(answer));
-    // Whoever asked has gone, or was too slow; the next one is answered as well.
+    // The client has gone or was too slow, which concerns no other client.
     timeout(time, connection).await.ok();
 }
 
@@ -221,7 +221,7 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>, is_local: bool) -
     let health = &agent.health;
     let interval = agent.configuration.longest_interval();
     Ok(match request.uri().path() {
-        // It names pods, which are nobody's business outside of the node.
+        // These answers name pods, which must not be shown outside of the node.
         "/" | "/healthz" | "/readyz" if !is_local => response(
             StatusCode::FORBIDDEN,
             TEXT,
@@ -240,7 +240,7 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>, is_local: bool) -
                 .and_then(|()| health.ready(interval, Instant::now()))
                 .and_then(|()| alone(&agent));
             match ready {
-                // A probe may send any name; who does so learns nothing of pods.
+                // A probe may send any host name; then the answer names no pods.
                 Ok(()) if !is_of_node(&request) => report(Ok(())),
                 Ok(()) => readiness(agent).await,
                 Err(why) => report(Err(why)),
@@ -255,8 +255,8 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>, is_local: bool) -
     })
 }
 
-/// Whether no agent waits to take over. Its kubelet asks at this port too, which it does not
-/// have yet, and must not take this agent's answer for its own.
+/// Checks that no agent waits to take over. That agent's kubelet probes this port too, which
+/// the agent does not have yet, and must not take this agent's answer for that of the new one.
 fn alone(agent: &Agent) -> std::result::Result<(), String> {
     match handover::is_another_coming(&agent.socket) {
         Ok(false) => Ok(()),
@@ -265,11 +265,12 @@ fn alone(agent: &Agent) -> std::result::Result<(), String> {
     }
 }
 
-/// Whether a request names this node by an address, or names none. A page of somebody else in
-/// the same browser could make its own name lead here, and read what is shown.
+/// Whether the host of a request is an address of this node or missing. A page of another site
+/// in the same browser could resolve its own name to this address, and read what is shown (DNS
+/// rebinding).
 fn is_of_node(request: &Request<Incoming>) -> bool {
     let Some(host) = request.headers().get(HOST) else {
-        // No browser leaves it out.
+        // Browsers always send it.
         return true;
     };
     let host = host.to_str().unwrap_or_default();
@@ -278,11 +279,11 @@ fn is_of_node(request: &Request<Incoming>) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok()
 }
 
-/// What this node has and what is wrong, for a browser.
+/// The status page, for a browser.
 async fn page(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
     let read = move || (asked.page)(&wrong(&asked));
-    let page = agent.desks.page.ask(limits::SCRAPE_DEADLINE, read).await;
+    let page = agent.readers.page.ask(limits::SCRAPE_DEADLINE, read).await;
     match page {
         Some(Ok(html)) => {
             let mut page = response(StatusCode::OK, HTML, html);
@@ -301,7 +302,7 @@ async fn page(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     }
 }
 
-/// What the agent itself knows to be wrong.
+/// The problems that the agent itself knows.
 fn wrong(agent: &Agent) -> Vec<String> {
     let interval = agent.configuration.longest_interval();
     let alive = agent.health.alive();
@@ -312,13 +313,14 @@ fn wrong(agent: &Agent) -> Vec<String> {
         .collect();
     wrong.extend(agent.health.findings());
     wrong.extend(agent.resources.findings());
-    // What cannot be read the page itself tells.
+    // If the ledger cannot be read, the page itself says so.
     let refused = without::refused(&agent.ledger).into_iter().flatten();
     wrong.extend(refused.map(|without| without.to_string()));
     wrong
 }
 
-/// The ledger is read on a thread of its own, so that health is answered meanwhile.
+/// The metrics. The ledger is read on a thread of its own, so that health is answered
+/// meanwhile.
 async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
     let read = move || {
@@ -327,7 +329,12 @@ async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
             .metrics
             .text(&asked.ledger, &asked.configuration, stock)
     };
-    match agent.desks.metrics.ask(limits::SCRAPE_DEADLINE, read).await {
+    match agent
+        .readers
+        .metrics
+        .ask(limits::SCRAPE_DEADLINE, read)
+        .await
+    {
         Some(text) => response(StatusCode::OK, OPEN_METRICS, text),
         None => response(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -337,14 +344,14 @@ async fn metrics(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     }
 }
 
-/// An agent that is ready says also which pods run without an address in the VPC, which
-/// namespaces it does not see, which plugins are not ours, and what is wrong with the resources
-/// of the kubelet: it registers addresses all the same. What takes too long to find out keeps no
-/// probe waiting.
+/// The answer of an agent that is ready. It also names pods without an address in the VPC,
+/// namespaces that the agent does not see, plugins of other programs, and problems of the
+/// kubelet's resources: none of them makes the agent unready. What takes too long to read is
+/// left out.
 async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     let asked = Arc::clone(&agent);
     let read = move || without::refused(&asked.ledger);
-    let refused = agent.desks.readiness.ask(limits::PROBE_DEADLINE, read);
+    let refused = agent.readers.readiness.ask(limits::PROBE_DEADLINE, read);
     let refused = refused.await;
     let mut text = "ok".to_owned();
     let health = agent.health.findings().into_iter();
@@ -354,7 +361,7 @@ async fn readiness(agent: Arc<Agent>) -> Response<Full<Bytes>> {
     if refused.is_none() {
         text.push_str("\nwhich addresses are not registered could not be read in time");
     }
-    // The state of the ledger is shown by its metrics; here it only adds to the answer.
+    // A ledger that cannot be read shows in the metrics, and does not make the agent unready.
     let refused = refused.and_then(|refused| refused.ok());
     for without in refused.into_iter().flatten() {
         text.push_str(&format!("\n{without}"));
@@ -377,7 +384,7 @@ fn response(
     let body = body.into();
     let body = match kind == TEXT {
         true => printable_lines(&body),
-        // A reader of this format shows no text as it is.
+        // Other formats have escaping of their own.
         false => body,
     };
     let mut response = Response::new(Full::new(body.into()));

@@ -1,5 +1,5 @@
-//! The thread that releases what is due, when it is due, and compares the ledger with EC2
-//! from time to time.
+//! The thread that releases addresses when they are due, and compares the ledger with EC2
+//! periodically.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,46 +10,45 @@ use common::say;
 use tracing::{error, info};
 
 use crate::agent::found;
+use crate::agent::logged::Source;
 use crate::agent::news::News;
-use crate::agent::orphans::Hygiene;
+use crate::agent::orphans::Orphans;
 use crate::agent::pool;
 use crate::agent::prefixes;
 use crate::agent::reclaim::Reclaim;
-use crate::agent::said::Source;
 use crate::agent::shared::Agent;
-use crate::agent::visibility::Sight;
+use crate::agent::visibility::Visibility;
 use crate::registration::{detached, in_use, reconcile, release, without};
 use crate::vpc::{eni, inventory};
 
-/// After an error, the next try waits this long at least, and twice as long each time.
+/// The pause after the first error; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long after a look at EC2 that has left something open the next one comes.
+/// The time until the next look at EC2 if the last one left something open.
 const ANOTHER_LOOK: Duration = Duration::from_secs(61);
 
-/// Since when the agent sees what containers have left that have gone.
+/// Since when attachments and reservations of ended containers have been seen.
 #[derive(Default)]
 struct Left {
-    hygiene: Hygiene,
+    orphans: Orphans,
     reclaim: Reclaim,
 }
 
 impl Agent {
-    /// Releases what is due, when it is due, and compares the ledger with EC2 from time
-    /// to time.
+    /// Releases addresses when they are due, and compares the ledger with EC2 periodically.
     pub(super) fn keep(self: &Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let mut reconcile_at = Instant::now();
-        let (mut left, mut sight) = (Left::default(), Sight::default());
+        let (mut left, mut visibility) = (Left::default(), Visibility::default());
         let mut news = News::default();
         while self.await_turn() {
             let (mut outcome, mut findings) = (Ok(()), Vec::new());
             if reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
-                // A tag that was missing may be there now.
+                // A tag that was missing before may be set now.
                 self.keep_links();
-                findings = self.examine(&mut sight);
+                findings = self.examine(&mut visibility);
                 findings.extend(self.find_detached());
                 outcome = looked.and(self.clean(&mut left, &mut findings));
                 let interval = self.configuration.reconcile_interval();
@@ -60,12 +59,12 @@ impl Agent {
                 };
                 reconcile_at = Instant::now() + until_next;
             }
-            self.await_calm();
+            self.await_idle();
             let outcome = outcome.and(pool::keep(self, &mut findings));
             let outcome = outcome.and(prefixes::keep(self, &mut findings));
             let released = self.release_due(&mut findings);
             let outcome = outcome.and_then(|next| Ok(next.into_iter().chain(released?).min()));
-            // Who cannot read the ledger cannot do anything else either, and says so.
+            // A failure to read the ledger is reported by the steps before.
             if let Ok(refused) = without::refused(&self.ledger) {
                 self.tell_without(Source::Ledger, refused);
             }
@@ -91,13 +90,13 @@ impl Agent {
         }
     }
 
-    /// Compares the ledger with EC2, and repairs what differs. Says whether one more look
-    /// soon finds out what this one could not.
+    /// Compares the ledger with EC2, and repairs the differences. Returns whether one more look
+    /// soon will settle what this one could not.
     fn reconcile(&self) -> Result<bool> {
         let outcome = self.clients.run(|aws| {
             let (inventory, free) = inventory::discover_all(aws)?;
             self.shared.subnets.note(&free);
-            self.said.note(&inventory);
+            self.logged.note(&inventory);
             let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
             let enis = inventory.enis.iter().filter(of_pods).count();
             self.clients.rate_limit().fit(enis);
@@ -114,13 +113,13 @@ impl Agent {
         Ok(report.needs_another_look())
     }
 
-    /// Finds out what can be seen of the namespaces of pods, and ends the agent when that
-    /// is too little. Where it cannot be found out, releases fail, and addresses are
-    /// registered all the same. Returns what is not visible.
-    fn examine(&self, sight: &mut Sight) -> Vec<String> {
+    /// Finds out which namespaces of pods can be read, and ends the agent when these are too
+    /// few. If that cannot be determined, releases fail, but addresses are registered. Returns
+    /// the namespaces that cannot be read, as texts.
+    fn examine(&self, visibility: &mut Visibility) -> Vec<String> {
         let unseen: Vec<String> = match in_use::of_node(&self.ledger) {
             Ok(living) => {
-                if let Err(error) = sight.note(living.hidden_names().cloned().collect()) {
+                if let Err(error) = visibility.note(living.hidden_names().cloned().collect()) {
                     self.end(error);
                 }
                 let (hidden, unreadable) = (living.hidden(), living.unreadable());
@@ -133,7 +132,7 @@ impl Agent {
         unseen
     }
 
-    /// Finds out which pods run without their ENI, and returns what is to be said of them.
+    /// Finds the pods whose ENI was detached, and returns messages about them.
     fn find_detached(&self) -> Vec<String> {
         let found = detached::of_node(&self.ledger);
         if let Ok(found) = &found {
@@ -142,12 +141,12 @@ impl Agent {
         found.unwrap_or_else(|error| vec![error.to_string()])
     }
 
-    /// Ends the attachments whose containers have gone, and releases what containers have
-    /// left behind that no plugin has a record of.
+    /// Ends the attachments of ended containers, and releases their reservations of which no
+    /// plugin has a record.
     fn clean(&self, left: &mut Left, kept: &mut Vec<String>) -> Result<()> {
         let configuration = &self.configuration;
         let grace = configuration.grace();
-        let ended = left.hygiene.run(configuration.cni_path(), grace, kept);
+        let ended = left.orphans.run(configuration.cni_path(), grace, kept);
         if configuration.reclaim == Some(false) {
             return ended;
         }
@@ -156,7 +155,7 @@ impl Agent {
         ended.and(released.map(|count| self.metrics.note_reclaimed(count)))
     }
 
-    /// Releases what is due, and returns when something will be.
+    /// Releases due addresses, and returns how long it is until the next will be due.
     fn release_due(&self, kept: &mut Vec<String>) -> Result<Option<Duration>> {
         self.clients
             .run(|aws| release::release_in_batches(aws, &self.ledger, kept))

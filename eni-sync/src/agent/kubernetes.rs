@@ -1,6 +1,6 @@
-//! What the agent asks of Kubernetes, where its configuration says so and its service account
-//! may: Events for pods that run without an address in the VPC, and the end of the taint that
-//! keeps pods away from a node that is not ready for them.
+//! The agent's use of the Kubernetes API, if its configuration and its service account allow
+//! it: Events for pods that run without an address in the VPC, and the removal of the taint
+//! that keeps pods away from a node that is not ready.
 
 mod api;
 pub(crate) mod events;
@@ -15,11 +15,11 @@ use common::error::{Error, Result};
 use crate::agent::shared::Agent;
 use crate::registration::without::Without;
 
-/// Names the node in Kubernetes: its manifest takes it from `spec.nodeName`.
+/// The variable with the node's name in Kubernetes; the manifest sets it from `spec.nodeName`.
 const NODE: &str = "NODE_NAME";
 
-/// Does what the configuration asks for, on threads of its own. `to_tell` is where pods come out
-/// that are to get an Event.
+/// Starts a thread for each configured function. `to_tell` receives the pods that are to get an
+/// Event.
 ///
 /// # Errors
 /// Code 999 naming a thread that cannot be started.
@@ -36,7 +36,7 @@ pub(super) fn start(agent: &Arc<Agent>, to_tell: Option<Receiver<Without>>) -> R
 /// The name that the node has in Kubernetes.
 ///
 /// # Errors
-/// Code 7 when nobody has told it.
+/// Code 7 when the variable is missing or invalid.
 fn node_name() -> Result<String> {
     let name = env::var(NODE).unwrap_or_default();
     match is_path_segment(&name) {
@@ -47,7 +47,7 @@ fn node_name() -> Result<String> {
     }
 }
 
-/// Whether a name is one of Kubernetes' own, which can lead to no other object.
+/// Whether a name is a valid Kubernetes name, which cannot change the path of a request.
 fn is_path_segment(name: &str) -> bool {
     let is_allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-.".contains(&c);
     let is_edge = |c: Option<&u8>| c.is_some_and(u8::is_ascii_alphanumeric);

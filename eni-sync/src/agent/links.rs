@@ -1,6 +1,6 @@
-//! Keeps the ENIs for pods up. Some images of nodes leave an ENI down, and with Ethernet's MTU,
-//! that is attached after the boot. Nothing else of an interface is changed, and nothing at
-//! all of one that is up: whoever has set it up has chosen what it is like.
+//! Keeps the ENIs for pods up. With some node images, an ENI that is attached after the boot
+//! stays down, with an MTU of 1500. Nothing else of an interface is changed, and nothing of one
+//! that is up: it has been configured.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,10 +22,10 @@ pub(crate) struct Links(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Since when each interface has been there, with its index and its name.
+    /// Since when each interface has had its index and its name.
     seen: HashMap<(u32, String), Instant>,
     attempts: Attempts,
-    /// What the last look could not do.
+    /// The failures of the last look.
     said: LastLook,
 }
 
@@ -47,7 +47,7 @@ impl Links {
         let mut findings = Vec::new();
         for eni in inventory.enis.iter().filter(of_pods) {
             let is_its = |link: &&Link| link.mac == eni.mac && link.name == eni.interface;
-            // What is part of a bridge or a bond is configured with that.
+            // A port of a bridge or a bond is configured with it.
             let is_due = |link: &&Link| !link.up && link.controller.is_none();
             let Some(link) = links.iter().filter(is_its).find(is_due) else {
                 continue;

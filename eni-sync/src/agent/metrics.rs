@@ -1,5 +1,5 @@
-//! What the agent counts and measures, by the names that Prometheus knows it by. What
-//! the ledger says is read when somebody asks; all else is noted where it happens.
+//! The metrics of the agent, by their names in Prometheus. Values from the ledger are read when
+//! the metrics are scraped; all others are noted where they occur.
 
 mod addresses;
 mod devices;
@@ -30,7 +30,7 @@ use crate::registration::reconcile::Report;
 use crate::vpc::calls::{Calls, Names};
 use crate::vpc::failure::NOT_PERMITTED;
 
-/// Of a pod's waiting, in seconds; a plugin gives up after 100.
+/// The buckets for the time that a pod waits, in seconds; a plugin gives up after 100.
 const ROUTABLE_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// The codes of the agent's answers to plugins, the one for success first.
 const ANSWERS: [ErrorCode; 8] = [
@@ -118,7 +118,8 @@ impl Metrics {
         metrics.registered(calls)
     }
 
-    /// A counter that is not there until it counts hides its first event from a rate.
+    /// Creates the counters with the value 0: `rate()` does not see the first event of a
+    /// counter that appears with the value 1.
     fn begin_at_zero(&self) {
         for outcome in ["success", "failure"] {
             drop(self.reconciles.get_or_create_owned(&Ending { outcome }));
@@ -199,13 +200,13 @@ impl Metrics {
             .inc();
     }
 
-    /// Notes how many namespaces of pods could not be seen, and how many not be read.
+    /// Notes how many namespaces of pods are not visible, and how many could not be read.
     pub(crate) fn note_namespaces(&self, hidden: usize, unreadable: usize) {
         set(&self.hidden, hidden);
         set(&self.unreadable, unreadable);
     }
 
-    /// Notes how many attachments and networks were found that cannot be registered.
+    /// Notes how many attachments and networks cannot be registered.
     pub(crate) fn note_unregistered(&self, count: usize) {
         set(&self.unregistered, count);
     }
@@ -226,7 +227,7 @@ impl Metrics {
         self.reclaimed.inc_by(count);
     }
 
-    /// Notes what is installed under each name.
+    /// Notes which program is installed under each name.
     pub(crate) fn note_installed<'a>(&self, found: impl Iterator<Item = (&'a str, &'a Installed)>) {
         self.installed.clear();
         for (name, installed) in found {
@@ -239,7 +240,7 @@ impl Metrics {
         }
     }
 
-    /// Notes that a plugin is back.
+    /// Notes that a plugin was put back.
     pub(crate) fn note_restored(&self, name: &str) {
         let plugin = name.to_owned();
         self.restored.get_or_create(&OfPlugin { plugin }).inc();
@@ -252,8 +253,8 @@ impl Metrics {
         }
     }
 
-    /// The metrics as text, with what the ledger and the stock of prefixes say now. For one
-    /// thread at a time.
+    /// The metrics as text, with the current values of the ledger and the stock of prefixes.
+    /// Only one thread may call this at a time.
     pub(crate) fn text(
         &self,
         ledger: &Ledger,
@@ -263,13 +264,13 @@ impl Metrics {
         self.read(ledger, configuration, stock);
         let mut out = String::new();
         if let Err(cause) = text::encode(&mut out, &self.registry) {
-            // A string takes whatever is written; only a defect could come here.
+            // Writing to a string cannot fail.
             say!("metrics are incomplete: {cause}");
         }
         out
     }
 
-    /// Reads the ledger and the inventory, each once for all that is shown of them.
+    /// Reads the ledger and the inventory, each once for all metrics.
     fn read(&self, ledger: &Ledger, configuration: &Configuration, stock: &Stock) {
         self.resources.clear();
         let contents = self.addresses.read(ledger, &configuration.pools);

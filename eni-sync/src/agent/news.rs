@@ -1,20 +1,20 @@
-//! What keeps the agent from something that is due, such as a pod that still has an address.
-//! Whoever finds it returns it. The agent finds the same each time it looks, and says it
-//! when it is new.
+//! Findings: texts about what the agent could not do, such as releasing an address that a pod
+//! still uses. Functions return their findings. The agent finds the same each time it looks,
+//! and logs a finding when it is new.
 
 use std::collections::HashSet;
 
-/// How many findings are remembered. With more of them, what was said is said again.
+/// How many findings are remembered. With more of them, findings are logged again.
 const MOST: usize = 1024;
 
-/// The findings that have been said.
+/// The findings that have been logged.
 #[derive(Debug, Default)]
 pub(crate) struct News {
     said: HashSet<String>,
 }
 
 impl News {
-    /// Those of the findings that have not been said yet, which are to be said now.
+    /// The findings that have not been logged yet. The caller logs them now.
     pub(crate) fn among(&mut self, findings: Vec<String>) -> Vec<String> {
         let mut new = findings;
         new.retain(|finding| {
@@ -27,8 +27,8 @@ impl News {
     }
 }
 
-/// The findings of the last look, for who finds all of them each time: one that has gone and
-/// comes again is news.
+/// The findings of the last look, for a caller that finds all of them each time: a finding that
+/// disappears and comes again is new.
 #[derive(Debug, Default)]
 pub(crate) struct LastLook {
     found: Vec<String>,
@@ -42,8 +42,8 @@ impl LastLook {
         self.found.iter().filter(is_new).cloned().collect()
     }
 
-    /// Remembers these findings beside the ones before, of a look that was not complete, and
-    /// returns those that are new.
+    /// Remembers these findings in addition to the ones before, for a look that was not
+    /// complete, and returns those that are new.
     pub(crate) fn add(&mut self, findings: Vec<String>) -> Vec<String> {
         let mut new = findings;
         new.retain(|finding| !self.found.contains(finding));

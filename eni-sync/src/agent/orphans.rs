@@ -1,7 +1,7 @@
-//! Attachments whose container has gone without a DEL: the plugin that made one ends
-//! it, by its own record, as if the runtime had asked. Addresses come back, and a
-//! device that the kernel has dropped on the node gets its name back. Nothing is done
-//! about a container that may live.
+//! Attachments whose container has ended without a DEL. The plugin that made an attachment ends
+//! it by its own record, as if the runtime had sent the DEL: addresses become free, and a
+//! device that the kernel has returned to the node gets its name back. Nothing is done if the
+//! container may still exist.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,22 +20,22 @@ use tracing::info;
 
 /// The plugins that keep records of their attachments.
 const PLUGINS: [&str; 2] = ["host-device", "ipvlan"];
-/// As long as a runtime would wait at least.
+/// How long a DEL may take: as long as a runtime would wait at least.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Since when attachments have been seen without their container.
+/// The attachments without a container, and since when they have been seen.
 #[derive(Debug, Default)]
-pub(crate) struct Hygiene {
+pub(crate) struct Orphans {
     abandoned: HashMap<String, Instant>,
 }
 
-impl Hygiene {
-    /// Ends the attachments whose container has been gone for `grace`, with the plugins
-    /// in the directories of `cni_path`. Adds to `kept` which ones stay because nobody can
-    /// tell whether their container lives.
+impl Orphans {
+    /// Ends the attachments whose container ended at least `grace` ago, by the plugins in the
+    /// directories of `cni_path`. Adds to `kept` the attachments that stay because it is
+    /// unknown whether their container exists.
     ///
     /// # Errors
-    /// What went wrong with any of them; the others are done, and all are tried again.
+    /// The failures for any of them; the others are done, and the failed ones are tried again.
     pub(crate) fn run(
         &mut self,
         cni_path: &str,
@@ -96,7 +96,7 @@ fn end(plugin: &str, record: &Attachment<Value>, cni_path: &str) -> Result<()> {
         let msg = format!("failed to end the {}", name(plugin, record));
         Error::internal(msg).with_details(why)
     };
-    // Another's program may have the other name.
+    // The plugin's own name comes first: the other name may be that of another program.
     let names = [own_name(plugin), plugin.to_owned()];
     let mut candidates = names.iter().flat_map(|name| {
         let directories = cni_path.split(':');

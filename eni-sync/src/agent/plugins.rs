@@ -1,7 +1,7 @@
-//! Keeps the plugins of this suite where the runtime looks for them: others install programs of
-//! the same names, as the VPC CNI does at each start. The kernel announces what changes in
-//! the directory. Whoever replaces a plugin again and again is let win after some time, and
-//! named; what the runtime finds changes by a rename only.
+//! Keeps the plugins of this suite installed where the runtime looks for them: other programs
+//! install plugins of the same names, as the VPC CNI does at each start. The kernel announces
+//! changes in the directory. A program that replaces a plugin again and again is not
+//! overwritten for some time, and logged. A plugin is only ever replaced by a rename.
 
 use std::collections::HashMap;
 use std::fs;
@@ -26,9 +26,9 @@ use crate::agent::shared::Agent;
 use crate::agent::watch;
 use crate::installed::{self, Installed};
 
-/// How long until the next look without a change while something is wrong.
+/// The time until the next look without a change, while there is a problem.
 const PAUSE: Duration = Duration::from_secs(30);
-/// The same while nothing is wrong; nothing depends on it.
+/// The same while there is no problem.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Watches the directory of the plugins for ever.
@@ -36,7 +36,7 @@ pub(crate) fn run(agent: &Arc<Agent>) {
     let mut plugins = Plugins::of(&agent.configuration);
     loop {
         if let Err(error) = plugins.watch(agent) {
-            // What cannot be watched is looked at all the same.
+            // Without a watch, the directory is examined periodically.
             plugins.look(agent, Some(error.to_string()));
         }
         thread::sleep(PAUSE);
@@ -49,14 +49,14 @@ type Stamp = (u64, u64, u64, i64, i64);
 /// The plugins in a directory.
 struct Plugins {
     directory: PathBuf,
-    /// The directory of the agent's own program, where that is another one.
+    /// The directory of the agent's own program, if it is another one.
     image: Option<PathBuf>,
     is_restoring: bool,
-    /// What each name was when it was last read.
+    /// The program that each path had when it was last read.
     known: HashMap<String, (Stamp, Installed)>,
-    /// When each name was put back, or was to be.
+    /// When each plugin was put back, or an attempt was made.
     attempts: Attempts,
-    /// What the last look has found to be wrong.
+    /// The problems that the last look has found.
     said: LastLook,
 }
 
@@ -81,7 +81,7 @@ impl Plugins {
         let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
         let inotify = Inotify::init(flags).map_err(failed)?;
         while agent.await_turn() {
-            // Watched first, looked at then: nothing can change between the two.
+            // The watch comes first, so that no change is missed between the two.
             watch::add_watch(&inotify, &self.directory)?;
             self.look(agent, None);
             let wait = if self.said.is_empty() { IDLE } else { PAUSE };
@@ -90,8 +90,8 @@ impl Plugins {
         Ok(())
     }
 
-    /// Waits until something happens to a plugin, or to the directory. What this agent or
-    /// others write under other names, they rename when it is complete.
+    /// Waits until a plugin or the directory changes. Temporary names do not count: a complete
+    /// file is renamed to its name.
     fn await_change(&self, inotify: &Inotify, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
         loop {
@@ -112,13 +112,13 @@ impl Plugins {
         }
     }
 
-    /// Whether a name is that of a plugin or, while the directory is missing, on the way to it.
+    /// Whether a name is that of a plugin or, while the directory is missing, part of its path.
     fn is_relevant(&self, name: &Path) -> bool {
         let is_on_the_way = || self.directory.iter().any(|part| part == name.as_os_str());
         installed::names().any(|(known, _)| Path::new(&known) == name) || is_on_the_way()
     }
 
-    /// Finds out what is installed, puts back what is not ours, and says what is wrong besides.
+    /// Finds out what is installed, puts plugins of this suite back, and logs problems.
     fn look(&mut self, agent: &Agent, unwatched: Option<String>) {
         let mut findings = Vec::from_iter(unwatched);
         let mut found = Vec::new();
@@ -138,10 +138,10 @@ impl Plugins {
         }
     }
 
-    /// Puts a plugin back if it is not ours and there is a copy of ours.
+    /// Puts a plugin of this suite back if another program has its name and there is a copy.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem of the plugin.
     fn keep(&mut self, agent: &Agent, name: &str, plugin: &'static str) -> Result<()> {
         let path = self.directory.join(name);
         let found = self.at(&path, plugin)?;
@@ -153,7 +153,8 @@ impl Plugins {
         };
         let (shown, own) = (path.display(), own_name(plugin));
         if !self.is_restoring {
-            // Where ours were never installed, others are none of this agent's business.
+            // If this suite was never installed here, other plugins are not this agent's
+            // concern.
             let is_replaced = found != Installed::Missing && copy.starts_with(&self.directory);
             let why = "the agent does not put ours back: `plugins` in its configuration";
             return match is_replaced {
@@ -181,8 +182,8 @@ impl Plugins {
         Ok(())
     }
 
-    /// Copies one of ours to a path; whether that was still necessary when nobody else was
-    /// installing any more.
+    /// Copies a plugin of this suite to a path, unless another process has done so while this
+    /// one waited for the lock. Returns whether it did.
     fn restore(&mut self, path: &Path, plugin: &'static str, copy: &Path) -> Result<bool> {
         let _lock = installed::lock(&self.directory)?;
         if self.at(path, plugin)?.is_ours() {
@@ -198,9 +199,9 @@ impl Plugins {
         Ok(true)
     }
 
-    /// A program of ours to put under a name: the one that was installed last has the name
-    /// that nobody else uses. The one of the agent's image, where eni-cni may be alone, is for
-    /// that name itself, and where the other is missing.
+    /// A copy of this suite's plugin for a name. Preferred is the plugin that was installed
+    /// last, under the name that only this suite uses. The one in the agent's image, which may
+    /// be `eni-cni` alone, serves for that name itself and if the other is missing.
     fn copy(&mut self, name: &str, plugin: &'static str) -> Result<Option<(PathBuf, Installed)>> {
         let own = own_name(plugin);
         let mut candidates = Vec::new();
@@ -219,7 +220,7 @@ impl Plugins {
         Ok(None)
     }
 
-    /// What is at a path. A file that has not changed is not read again.
+    /// The program at a path. A file that has not changed is not read again.
     fn at(&mut self, path: &Path, plugin: &'static str) -> Result<Installed> {
         let failed = |cause: io::Error| Error::io(format!("failed to look at {path:?}"), &cause);
         let key = path.display().to_string();

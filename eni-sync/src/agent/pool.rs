@@ -1,7 +1,6 @@
-//! Pools: addresses that are on an ENI before a pod asks, in a file that this node's
-//! host-local takes its ranges from. EC2 is the allocator of the cluster: an address
-//! that it has assigned to one node's ENI it assigns to no other. The path of a pod
-//! then has no call at all.
+//! Pools: addresses that are assigned to an ENI before a pod asks, in a file from which this
+//! node's host-local takes its ranges. EC2 allocates them for the whole cluster: it assigns an
+//! address to one ENI only. The ADD of a pod then needs no call at all.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,16 +25,16 @@ use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 use crate::vpc::inventory;
 
-/// Why a pool gives an address up.
+/// The reason in the log for releasing an address above the high watermark.
 const SURPLUS: &str = "the pool has more free addresses than its high water mark";
-/// The same of one that the configuration gives to nobody.
+/// The reason in the log for releasing an excluded address.
 const EXCLUDED: &str = "exclude names it";
 
-/// Keeps every pool of the configuration as large as it should be. Adds to `kept` what is
-/// not taken back for a pool, and why.
+/// Keeps every configured pool at its size. Adds to `kept` the addresses that cannot return to
+/// a pool, and why.
 ///
 /// # Errors
-/// What went wrong with any of them; the others are done.
+/// The failures of any of the pools; the others are done.
 pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
     let mut errors = Errors::default();
     for pool in &agent.configuration.pools {
@@ -55,7 +54,7 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
         let mut errors = Errors::default();
         let excluded = &agent.configuration.exclude;
         errors.keep(reclaim(&ledger, (pool, excluded), &eni, kept));
-        // First out of the file, then off the ENI.
+        // Addresses are removed from the file before they are removed from the ENI.
         errors.keep(shrink(&ledger, pool, excluded));
         errors.keep(write_ranges(&ledger, pool, &eni));
         let is_claimed = errors.keep(refill(&node, &eni, &ledger, (pool, excluded)));
@@ -68,8 +67,8 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
     })
 }
 
-/// Takes addresses of the pool back whose cool-down is over, instead of giving them up,
-/// and those that were found on the ENI and that nobody has. EC2 has confirmed both.
+/// Returns addresses to the pool instead of releasing them: those whose cool-down is over, and
+/// those that were found on the ENI and that no pod has. EC2 has confirmed both.
 fn reclaim(
     ledger: &EniLedger,
     (pool, excluded): (&Pool, &Excluded),
@@ -102,8 +101,8 @@ fn reclaim(
     Ok(())
 }
 
-/// Whether a network of this node's host-local has an address that was found on the ENI
-/// for whoever has it reserved.
+/// Whether an address that was found on the ENI is reserved in a network of this node's
+/// host-local.
 fn is_reserved(pool: &Pool, entry: &Entry) -> Result<bool> {
     if entry.state != State::Adopted {
         return Ok(false);
@@ -119,8 +118,8 @@ fn is_reserved(pool: &Pool, entry: &Entry) -> Result<bool> {
     Ok(false)
 }
 
-/// Gives up what is free and excluded, and what is free beyond the high water mark. host-local
-/// may be handing one of these out at this moment: its reservation keeps it then.
+/// Releases free addresses that are excluded or above the high watermark. If host-local hands
+/// one of these out at this moment, its reservation keeps it on the ENI.
 fn shrink(ledger: &EniLedger, pool: &Pool, excluded: &Excluded) -> Result<()> {
     let entries = ledger.open()?;
     let all = entries.all()?;
@@ -140,7 +139,7 @@ fn shrink(ledger: &EniLedger, pool: &Pool, excluded: &Excluded) -> Result<()> {
     Ok(())
 }
 
-/// Claims addresses when there are too few; whether it has.
+/// Claims addresses when there are too few, and returns whether it did.
 fn refill(
     node: &Node<'_>,
     eni: &Eni,
@@ -184,8 +183,8 @@ fn refill(
     claim(ledger, pool, &chosen)
 }
 
-/// Writes down that the pool wants `chosen`, as far as the ledger has nothing of them: an
-/// attachment may have claimed one while EC2 was looked at. Whether it has claimed any.
+/// Claims the addresses of `chosen` that have no entry in the ledger: an attachment may have
+/// claimed one while EC2 was asked. Returns whether any was claimed.
 fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<bool> {
     let entries = ledger.open()?;
     let known = entries.addresses()?;
@@ -209,7 +208,8 @@ fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<bool> {
     Ok(is_any)
 }
 
-/// Has AWS assign what is claimed. What another node was quicker with is given up at once.
+/// Has AWS assign the claimed addresses. An address that another node has got is released at
+/// once.
 fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
     settle_in_turns(node, eni, ledger)?;
     let entries = ledger.open()?;
@@ -233,15 +233,15 @@ fn room(eni: &Eni, found: &[Description], family: Family) -> usize {
     let used = found.iter().find(|found| found.id == eni.id);
     let used = used.map_or(0, |own| own.used(family));
     match family.limit(eni) {
-        // EC2 has not said; it refuses what is too much.
+        // The limit is not known; EC2 refuses what is too much.
         0 => usize::MAX,
         limit => limit.saturating_sub(used),
     }
 }
 
-/// The addresses of the pool's ranges that nobody seems to have, from a random one on:
-/// nodes that begin together should not ask for the same ones. Of this node's own prefixes
-/// the ledger may know more than a description shows.
+/// The addresses of the pool's ranges that seem to be free, starting at a random one so that
+/// nodes that start together do not ask for the same ones. About this node's own prefixes, the
+/// ledger may know more than a description shows.
 fn candidates(
     pool: &Pool,
     eni: &Eni,
@@ -261,8 +261,8 @@ fn candidates(
     free
 }
 
-/// Writes the addresses that host-local may hand out, those that it has handed out
-/// included: only what EC2 has confirmed to be on the ENI.
+/// Writes the file of addresses that host-local may hand out, including those that it has
+/// handed out: only addresses that EC2 has confirmed on the ENI.
 fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let mut sets = Vec::new();
@@ -277,13 +277,13 @@ fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
     ranges_file::write(&pool.ranges_file, sets)
 }
 
-/// Whether host-local may hand an address out, or has done so. One that the last look at
-/// EC2 has not shown may be gone.
+/// Whether host-local may hand an address out, or has done so. An address that the last look at
+/// EC2 did not show may be gone.
 fn is_listed(entry: &Entry) -> bool {
     matches!(entry.state, State::Pooled | State::Held) && !entry.is_missing()
 }
 
-/// Addresses as ranges, each as long as it can be.
+/// The addresses as the longest possible ranges.
 fn ranges(addresses: &BTreeSet<IpAddr>, eni: &Eni) -> Vec<RawRange> {
     let mut ranges: Vec<(Cidr, IpAddr, IpAddr)> = Vec::new();
     for address in addresses {

@@ -1,5 +1,5 @@
 //! Keeps prefixes on the ENIs for pods, so that pods get addresses without a call: as many as
-//! the configuration says, and no more of those that nobody uses.
+//! configured. Unused prefixes beyond that are given back.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,15 +20,15 @@ use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 use crate::vpc::inventory;
 
-/// What is to be kept of a family where nothing is said of it.
+/// The level of a family without a setting.
 const NONE: Level = Level { low: 0, high: 0 };
 
-/// Keeps the prefixes of every ENI for pods: what is missing is asked for, and what is too
-/// much and nobody's is given back. Adds to `findings` what stays, and why there are none.
-/// Returns how long it is until there is more to do.
+/// Keeps the prefixes of every ENI for pods: missing ones are requested, and unused ones beyond
+/// the level are given back. Adds to `findings` the prefixes that stay, and why prefixes are
+/// missing. Returns how long it is until there is more to do.
 ///
 /// # Errors
-/// What went wrong with any of the ENIs; the others are done.
+/// The failures of any of the ENIs; the others are done.
 pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<Duration>> {
     if !agent.configuration.keeps_prefixes() && !has_any(agent)? {
         return Ok(None);
@@ -47,7 +47,7 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
         let mut levels = BTreeMap::new();
         let mut known = Vec::new();
         for (eni, wanted) in wanted(agent, managed.clone(), &mut errors) {
-            // Who cannot find out what is to be kept leaves the ENI as it is.
+            // If the setting of an ENI cannot be determined, its prefixes stay as they are.
             levels.extend(levels_of(agent, eni, wanted));
             known.extend(wanted.map(|kept| (eni, kept)));
         }
@@ -64,21 +64,22 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
     errors.into_result().map(|()| next)
 }
 
-/// How long it is until a prefix of an ENI for pods is due, or EC2 may be asked again. Nobody
-/// gives those of other ENIs back.
+/// How long it is until a prefix of an ENI for pods is due, or EC2 may be asked again. Prefixes
+/// of other ENIs are never given back.
 fn next<'a>(agent: &Agent, enis: impl Iterator<Item = &'a Eni>) -> Result<Option<Duration>> {
     let mut next = agent.shared.stock.until_next(Instant::now());
     for eni in enis {
         let due = agent.ledger.of_eni(&eni.id)?.read_prefixes()?.into_iter();
         let due = due.filter_map(|prefix| prefix.entry.due(now())).min();
-        // A second is as exact as the ledger is.
+        // The ledger's times are in seconds.
         let wait = due.map(|due| Duration::from_secs(due.saturating_sub(now()).max(1)));
         next = next.into_iter().chain(wait).min();
     }
     Ok(next)
 }
 
-/// Whether the ledger has a prefix of any ENI: one that the configuration wants no more.
+/// Whether the ledger has a prefix of any ENI: it may be one that the configuration does not
+/// ask for any more.
 fn has_any(agent: &Agent) -> Result<bool> {
     for eni in agent.ledger.enis()? {
         if !eni.read_prefixes()?.is_empty() {
@@ -88,8 +89,8 @@ fn has_any(agent: &Agent) -> Result<bool> {
     Ok(false)
 }
 
-/// What is to be kept on each ENI: what is said of its name, else what is said of all ENIs.
-/// `None` for an ENI of which that cannot be determined; `errors` says why.
+/// What is to be kept on each ENI: the setting for its name, else that for all ENIs. `None` for
+/// an ENI of which that cannot be determined; `errors` gets the reason.
 fn wanted<'a>(
     agent: &Agent,
     enis: impl Iterator<Item = &'a Eni>,
@@ -119,8 +120,8 @@ fn wanted<'a>(
     wanted.collect()
 }
 
-/// What is to be kept of each family on an ENI, by its MAC address; what was to be kept before
-/// where that is not known.
+/// The level of each family on an ENI, by its MAC address; if the setting is not known, the
+/// level before.
 fn levels_of(
     agent: &Agent,
     eni: &Eni,
@@ -153,7 +154,7 @@ fn keep_on(
         return Ok(());
     }
     let _turn = ledger.take_turn(TURN_DEADLINE)?;
-    // Read only where something is opened, closed or given back, and then as it is at that time.
+    // Only called when a prefix is opened, closed or given back, and then current.
     let reserved = || reserved::addresses(&agent.configuration);
     let mut errors = Errors::default();
     let is_used = |prefix: &Prefix| stock.level(eni, family_of(prefix)).is_some();
@@ -184,7 +185,7 @@ fn keep_on(
     errors.into_result()
 }
 
-/// Closes what is too much of a family, and asks for what is missing.
+/// Closes the prefixes of a family beyond its level, and requests missing ones.
 fn follow(
     agent: &Agent,
     order: &Order<'_>,

@@ -1,6 +1,6 @@
-//! Reservations of host-local in watched networks whose container has ended, and whose DEL
-//! never came. host-local itself says which those are, by the namespace that it remembers;
-//! what it cannot tell stays.
+//! Releases reservations of host-local in watched networks whose container has ended without a
+//! DEL. host-local itself finds these, by the namespace that it has recorded; reservations in
+//! doubt stay.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,18 +18,19 @@ use crate::agent::configuration::Watched;
 /// lock. The others are released the next time.
 const MOST: usize = 64;
 
-/// Since when reservations have been seen without their container, by file and container.
+/// The reservations without a container, and since when they have been seen, by file and
+/// container.
 #[derive(Debug, Default)]
 pub(crate) struct Reclaim {
     abandoned: HashMap<(PathBuf, String), Instant>,
 }
 
 impl Reclaim {
-    /// Releases the reservations of `networks` whose container has been gone for `grace`.
+    /// Releases the reservations of `networks` whose container ended at least `grace` ago.
     /// Returns how many.
     ///
     /// # Errors
-    /// What went wrong with any of the networks; the others are done.
+    /// The failures of any of the networks; the others are done.
     pub(crate) fn run(&mut self, networks: &[Watched], grace: Duration) -> Result<usize> {
         let mut errors = Errors::default();
         let (mut abandoned, mut count) = (HashMap::new(), 0);
@@ -71,7 +72,7 @@ impl Reclaim {
     }
 }
 
-/// The container and the interface of a reservation, where it names them.
+/// The container and the interface of a reservation, if it names them.
 fn names(reservation: &Reservation) -> (Option<&str>, Option<&str>) {
     match &reservation.holder {
         Holder::Owner(owner) => (Some(&owner.container_id), Some(&owner.ifname)),

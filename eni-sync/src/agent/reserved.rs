@@ -1,5 +1,5 @@
-//! What host-local has reserved in the networks that the agent serves, and for whom: the
-//! ledger follows it.
+//! Reads the reservations of host-local in the networks that the agent serves, and updates the
+//! ledger by them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -20,14 +20,14 @@ use crate::registration::register;
 use crate::registration::without::Without;
 use crate::vpc::inventory;
 
-/// Why an address is given up, for the log.
+/// The reason in the log for releasing an address.
 pub(super) const GONE: &str = "its reservation has gone";
 
-/// The reservations of a network, and whose they are as far as that can be read.
+/// The reservations of a network, with their owners as far as they can be read.
 pub(super) type Reserved = BTreeMap<IpAddr, Option<Owner>>;
 
-/// Makes the ledger follow the reservations of a network whose interface is known. Returns what
-/// cannot be registered.
+/// Updates the ledger by the reservations of a network whose interface is known. Returns the
+/// addresses that cannot be registered.
 pub(super) fn follow(agent: &Agent, network: &Watched, records: &Found) -> Result<Vec<Without>> {
     let found = reservations(network)?;
     register::give_up_entries(&agent.ledger, GONE, |entry| {
@@ -46,7 +46,7 @@ pub(super) fn follow(agent: &Agent, network: &Watched, records: &Found) -> Resul
     })
 }
 
-/// Whether an entry is of an attachment that this watch has found.
+/// Whether an entry is of an attachment of this network that is known by its reservation.
 fn is_of(entry: &Entry, network: &Watched) -> bool {
     let owner = entry
         .owner
@@ -55,8 +55,8 @@ fn is_of(entry: &Entry, network: &Watched) -> bool {
     owner.is_some_and(|owner| matches!(owner.life, Life::Reservation { .. }))
 }
 
-/// Whether the reservation of an entry has gone, or is another container's by now. One that
-/// cannot be read may be anybody's.
+/// Whether the reservation of an entry has ended, or belongs to another container now. A
+/// reservation that cannot be read may belong to any container, so it has not ended.
 pub(super) fn has_ended(entry: &Entry, reserved: Option<&Option<Owner>>) -> bool {
     match reserved {
         None => true,
@@ -65,8 +65,8 @@ pub(super) fn has_ended(entry: &Entry, reserved: Option<&Option<Owner>>) -> bool
     }
 }
 
-/// What host-local has reserved in a network, and for whom, as far as that can be read: a file
-/// that is being written tells nothing.
+/// The reservations of host-local in a network, with their owners as far as they can be read: a
+/// file that is being written has none.
 pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
     let mut found = Reserved::new();
     for reservation in survey::reservations(&network.directory())? {
@@ -79,8 +79,8 @@ pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
     Ok(found)
 }
 
-/// Every address that any host-local of this node has reserved, with its file, as far as the
-/// directories of networks are known.
+/// Every address that is reserved by host-local on this node, with its file, in all networks
+/// whose directories are known.
 ///
 /// # Errors
 /// Code 5 naming a directory, and those of reading the records.
@@ -103,7 +103,7 @@ pub(crate) fn everywhere(configuration: &Configuration) -> Result<BTreeMap<IpAdd
     Ok(reserved)
 }
 
-/// The same without the files.
+/// The same addresses without the files.
 ///
 /// # Errors
 /// As for [`everywhere`].
@@ -111,7 +111,7 @@ pub(crate) fn addresses(configuration: &Configuration) -> Result<Vec<IpAddr>> {
     Ok(everywhere(configuration)?.into_keys().collect())
 }
 
-/// What is in a directory; nothing where there is none.
+/// The paths in a directory; empty if it does not exist.
 fn names(directory: &Path) -> Result<Vec<PathBuf>> {
     match file::list(directory) {
         Err(cause) if cause.kind() == ErrorKind::NotADirectory => Ok(Vec::new()),

@@ -1,5 +1,5 @@
-//! What the agent does for the plugins that connect to its socket, each on a thread of its
-//! own. How many there may be, and for how long, is in `limits`.
+//! Serves the plugins that connect to the agent's socket, each on a thread of its own. The
+//! limits on their number and time are in `limits`.
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, PoisonError};
@@ -10,7 +10,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::say;
 use tracing::warn;
 
-use crate::agent::handover::{Post, Role};
+use crate::agent::handover::{Handover, Role};
 use crate::agent::news::News;
 use crate::agent::shared::{Agent, Work};
 use crate::deadline::Deadline;
@@ -27,13 +27,13 @@ use crate::vpc::clients::Aws;
 use crate::vpc::environment;
 use crate::vpc::inventory;
 
-/// How long until the next try after an error of the socket.
+/// The pause after an error of the socket.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often an agent finds out whether it is the one that serves.
+/// How often an agent checks whether it still serves.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The place of a plugin that is connected.
+/// Counts a connected plugin until it is dropped.
 struct Place(Arc<Agent>);
 
 impl Drop for Place {
@@ -43,56 +43,56 @@ impl Drop for Place {
 }
 
 impl Agent {
-    /// Serves plugins, each on a thread of its own: the ledger makes batches of what they
-    /// want at the same time. When the agent ends, those that are in the queue are served
-    /// still, and the next ones find nobody here.
-    pub(super) fn serve(self: &Arc<Self>, mut post: Post) {
+    /// Serves plugins, each on a thread of its own: by the ledger, requests at the same time
+    /// become batches. When the agent ends, the plugins in the queue are still served; later
+    /// ones find no agent here.
+    pub(super) fn serve(self: &Arc<Self>, mut handover: Handover) {
         let (mut looked, mut news) = (Instant::now(), News::default());
         loop {
             let is_ending = self.work().is_ending;
-            match self.serve_next(&post) {
+            match self.serve_next(&handover) {
                 Ok(false) if is_ending => break,
                 Ok(_) => {}
                 Err(error) => {
                     say!("a plugin could not be served: {error}");
-                    // What is lacking, descriptors or memory, is not there in the next moment.
+                    // Missing descriptors or memory will still be missing in the next moment.
                     thread::sleep(SOCKET_PAUSE);
                 }
             }
             if looked.elapsed() >= LOOK && !is_ending {
                 looked = Instant::now();
-                for finding in news.among(self.look(&mut post)) {
+                for finding in news.among(self.look(&mut handover)) {
                     say!("{finding}");
                 }
             }
         }
-        drop(post);
+        drop(handover);
         self.update(|work| work.is_closed = true);
     }
 
-    /// Finds out what this agent is from now on, and leaves plugins the way to AWS of the one
-    /// that serves. Returns what keeps it from that.
-    fn look(&self, post: &mut Post) -> Vec<String> {
-        let found = post.look(self.health.has_reconciled());
-        self.note_post(post);
+    /// Updates the role of this agent. If it serves, writes its settings for reaching AWS for
+    /// the plugins. Returns messages about failures.
+    fn look(&self, handover: &mut Handover) -> Vec<String> {
+        let found = handover.look(self.health.has_reconciled());
+        self.note_handover(handover);
         match found {
-            Ok(()) if post.role() == Role::Serving => environment::leave(),
+            Ok(()) if handover.role() == Role::Serving => environment::leave(),
             Ok(()) => Vec::new(),
             Err(error) => vec![format!("{error}; trying again")],
         }
     }
 
-    /// Starts to serve the next plugin, if one comes soon; whether one has come.
-    fn serve_next(self: &Arc<Self>, post: &Post) -> Result<bool> {
-        let stream = post.accept(LOOK);
+    /// Starts to serve the next plugin, if one connects soon. Returns whether one did.
+    fn serve_next(self: &Arc<Self>, handover: &Handover) -> Result<bool> {
+        let stream = handover.accept(LOOK);
         let stream = stream.map_err(|cause| Error::internal("accept").because(&cause))?;
-        stream.map_or(Ok(false), |new| self.welcome(new).map(|()| true))
+        stream.map_or(Ok(false), |new| self.start_serving(new).map(|()| true))
     }
 
-    /// Starts to serve a plugin. Where too many are connected, this one finds its
-    /// connection closed, and does the work itself.
-    fn welcome(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
-        let Some(place) = self.find_place() else {
+    /// Starts to serve a plugin. If too many are connected, the connection is closed, and the
+    /// plugin does the work itself.
+    fn start_serving(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
+        let Some(place) = self.reserve_place() else {
             return Ok(());
         };
         self.start("request", move |agent| {
@@ -101,7 +101,7 @@ impl Agent {
         })
     }
 
-    fn find_place(self: &Arc<Self>) -> Option<Place> {
+    fn reserve_place(self: &Arc<Self>) -> Option<Place> {
         let mut work = self.work();
         if work.plugins >= limits::PLUGINS {
             return None;
@@ -116,7 +116,7 @@ impl Agent {
             return;
         }
         let ask = socket::read(stream);
-        // Who waits for an answer learns now that there will be one.
+        // A plugin that waits for an answer is told now that there will be one.
         let ask = match ask {
             Ok(Ask::Look) => {
                 self.announce();
@@ -159,7 +159,7 @@ impl Agent {
         };
         let Some(answer) = answer else { return };
         if let Err(cause) = socket::send(stream, &answer) {
-            // The plugin has given up. Its DEL will give back what it has got.
+            // The plugin has given up. Its DEL will release the addresses.
             say!("an answer could not be delivered: {cause}");
         }
         if let (Some((wanted, request)), Answer::Refused(refusal)) = (attachment, answer) {
@@ -167,7 +167,7 @@ impl Agent {
         }
     }
 
-    /// Does what an attachment needs; nothing where the agent ends before its turn comes.
+    /// Serves the request of an attachment; `None` if the agent ends before that.
     fn serve_attachment(
         &self,
         request: &Request,
@@ -177,7 +177,7 @@ impl Agent {
         let (since, deadline) = (Instant::now(), Deadline::after(time.min(TIME)));
         let outcome = self.during_request(|| match request.owner.is_alive() {
             _ if deadline.is_over() => Err(Deadline::missed("the agent, which serves others")),
-            // What cannot be looked at from here is the plugin's own work.
+            // An attachment that cannot be examined from here is left to its plugin.
             Ok(false) | Err(_) => Ok(Answer::Unseen),
             Ok(true) => self.clients.run_until(deadline, serve),
         })?;
@@ -192,21 +192,21 @@ impl Agent {
                 "{owner}: {error}"
             );
             self.note_refusal(&error);
-            // EC2 may have no address left.
+            // The subnet may have no free address left.
             self.resources.waker().wake();
             Answer::Refused(Refusal::of(&error))
         });
         match &answer {
             Answer::Done | Answer::Chosen { .. } => self.metrics.note_answer(0, since.elapsed()),
             Answer::Refused(refusal) => self.metrics.note_answer(refusal.code, since.elapsed()),
-            // The plugin goes on by itself.
+            // The plugin continues without the agent.
             Answer::Unseen => {}
         }
         Some(answer)
     }
 
-    /// Tells of an attachment that does not insist on its addresses, and that has some which can
-    /// never be on its ENI: the ledger knows those that EC2 has refused, and not these.
+    /// Reports an attachment that is not strict and has addresses which can never be on its
+    /// ENI: the ledger only has those that EC2 has refused.
     fn tell_unclaimed(&self, wanted: &Wanted, request: &Request, refusal: &Refusal) {
         if !request.best_effort || refusal.code != ErrorCode::NETWORK_CONFIG.0 {
             return;
@@ -220,7 +220,7 @@ impl Agent {
         }
     }
 
-    /// Serves a request as soon as there are not too many; nothing when the agent ends.
+    /// Serves a request as soon as there are not too many; `None` when the agent ends.
     fn during_request<T>(&self, serve: impl FnOnce() -> T) -> Option<T> {
         let is_full = |work: &mut Work| work.requests >= limits::SERVED && !work.is_ending;
         let mut work = self

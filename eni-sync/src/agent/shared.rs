@@ -1,4 +1,4 @@
-//! What the threads of the agent share, and how they wait for each other.
+//! The state that the threads of the agent share, and how they wait for each other.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::agent::configuration::Configuration;
-use crate::agent::desk::Desks;
 use crate::agent::devices::shown::{self, Resources};
-use crate::agent::handover::{Post, Role};
+use crate::agent::handover::{Handover, Role};
 use crate::agent::health::{Health, Lasting};
 use crate::agent::kubernetes::events::Events;
 use crate::agent::links::Links;
+use crate::agent::logged::{Logged, Source};
 use crate::agent::metrics::Metrics;
-use crate::agent::said::{Said, Source};
+use crate::agent::readers::Readers;
 use crate::ledger::Ledger;
 use crate::plugin::socket::Bound;
 use crate::registration::node::Node;
@@ -32,12 +32,12 @@ use crate::vpc::failure::NOT_PERMITTED;
 /// How long work in progress may take when the agent has to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long releases wait for registrations to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const IDLE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Makes the page of this node, given what the agent knows to be wrong.
+/// Makes the status page of this node, given the problems that the agent knows.
 pub(crate) type Page = Box<dyn Fn(&[String]) -> Result<String> + Send + Sync>;
 
-/// What the threads of the agent share.
+/// The state that the threads of the agent share.
 pub(crate) struct Agent {
     pub(crate) clients: Clients,
     pub(crate) ledger: Ledger,
@@ -47,34 +47,34 @@ pub(crate) struct Agent {
     pub(crate) socket: PathBuf,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
-    pub(crate) desks: Desks,
+    pub(crate) readers: Readers,
     pub(super) links: Links,
     pub(crate) resources: Resources,
-    pub(crate) said: Said,
+    pub(crate) logged: Logged,
     pub(super) events: Events,
     pub(crate) page: Page,
     pub(super) work: Mutex<Work>,
     pub(super) changed: Condvar,
 }
 
-/// What is going on and what is to be done.
+/// The work in progress.
 #[derive(Default)]
 pub(super) struct Work {
     /// How many plugins are connected.
     pub(super) plugins: usize,
     /// How many requests of plugins are being served.
     pub(super) requests: usize,
-    /// Whether the ledger has changed since the keeper looked.
+    /// Whether the ledger has changed since the keeper's last look.
     pub(super) is_news: bool,
     /// Whether no more plugins are accepted.
     pub(super) is_closed: bool,
     /// Whether the agent has to end.
     pub(super) is_ending: bool,
-    /// What this agent is on its node.
+    /// The role of this agent on its node.
     pub(super) role: Role,
-    /// Its socket for plugins, once it has one.
+    /// The identity of its socket for plugins, once it has one.
     pub(super) bound: Option<Bound>,
-    /// Why it has to, when nobody has told it to.
+    /// Why the agent has to end, if that is not because of a signal.
     pub(super) defect: Option<Error>,
 }
 
@@ -108,7 +108,7 @@ impl Agent {
         })
     }
 
-    /// Ends the agent as a signal does.
+    /// Ends the agent as a signal does, with this error.
     pub(super) fn end(&self, defect: Error) {
         self.update(|work| work.defect = Some(defect));
         if let Err(errno) = kill(Pid::this(), Signal::SIGTERM) {
@@ -116,14 +116,16 @@ impl Agent {
         }
     }
 
-    /// Waits until no plugin is being served, at most until releases must go on.
-    pub(super) fn await_calm(&self) {
+    /// Waits until no plugin is being served, or until releases cannot wait any longer.
+    pub(super) fn await_idle(&self) {
         let busy = |work: &mut Work| work.requests > 0 && !work.is_ending;
-        let waited = self.changed.wait_timeout_while(self.work(), PATIENCE, busy);
+        let waited = self
+            .changed
+            .wait_timeout_while(self.work(), IDLE_DEADLINE, busy);
         drop(waited);
     }
 
-    /// Sleeps until there is news; whether the agent goes on.
+    /// Sleeps until the ledger has changed. Returns whether the agent goes on.
     pub(super) fn sleep(&self, time: Duration) -> bool {
         let idle = |work: &mut Work| !work.is_news && !work.is_ending;
         let waited = self.changed.wait_timeout_while(self.work(), time, idle);
@@ -132,7 +134,7 @@ impl Agent {
         !work.is_ending
     }
 
-    /// What it takes to change addresses on the ENIs of `inventory`.
+    /// The context for changes to addresses on the ENIs of `inventory`.
     pub(crate) fn node<'a>(&'a self, aws: &'a Aws, inventory: &'a Inventory) -> Node<'a> {
         Node {
             aws,
@@ -142,20 +144,20 @@ impl Agent {
         }
     }
 
-    /// Tells which pods run without an address in the VPC: in the log, and in Kubernetes where
-    /// that is configured.
+    /// Reports pods that run without an address in the VPC: in the log, and as Events if that
+    /// is configured.
     pub(super) fn tell_without(&self, source: Source, found: Vec<Without>) {
-        for without in self.said.note_without(source, found) {
+        for without in self.logged.note_without(source, found) {
             self.events.tell(without);
         }
     }
 
-    /// What this agent is on its node at this moment.
+    /// The current role of this agent on its node.
     pub(crate) fn role(&self) -> Role {
         self.work().role
     }
 
-    /// Rests while another agent of the node does the work; whether this one goes on.
+    /// Waits while another agent of the node does the work. Returns whether this one goes on.
     pub(crate) fn await_turn(&self) -> bool {
         let rests = |work: &mut Work| work.role == Role::Relieved && !work.is_ending;
         let waited = self.changed.wait_while(self.work(), rests);
@@ -163,8 +165,8 @@ impl Agent {
         !work.is_ending
     }
 
-    /// Whether a plugin that connects now comes to this agent. Its role says so some time
-    /// longer, until it has found out that another agent has taken the path.
+    /// Whether a plugin that connects now reaches this agent. Its role is updated a little
+    /// later than that changes.
     pub(crate) fn is_serving(&self) -> bool {
         let (role, bound) = {
             let work = self.work();
@@ -173,9 +175,9 @@ impl Agent {
         role == Role::Serving && bound.is_some_and(|bound| bound.is_in_place())
     }
 
-    /// Notes what this agent is from now on.
-    pub(super) fn note_post(&self, post: &Post) {
-        let (role, bound) = (post.role(), post.bound());
+    /// Notes the role and the socket of this agent.
+    pub(super) fn note_handover(&self, handover: &Handover) {
+        let (role, bound) = (handover.role(), handover.bound());
         let is_other = {
             let work = self.work();
             work.role != role || work.bound != bound
@@ -187,8 +189,8 @@ impl Agent {
         }
     }
 
-    /// Has nobody shown the resources of an agent before this one, where this one serves and
-    /// offers none.
+    /// Removes the resources of an earlier agent from the file, if this agent serves and offers
+    /// none.
     pub(super) fn forget_resources(&self) {
         if self.configuration.resources.is_empty()
             && self.role() == Role::Serving
@@ -198,7 +200,7 @@ impl Agent {
         }
     }
 
-    /// Sets up the ENIs for pods that are down, unless the configuration leaves them alone.
+    /// Sets up the ENIs for pods that are down, unless the configuration forbids it.
     pub(super) fn keep_links(&self) {
         if self.configuration.links == Some(false) || self.role() == Role::Relieved {
             return;
@@ -208,7 +210,7 @@ impl Agent {
         }
     }
 
-    /// Notes that EC2 does not permit something that pods need.
+    /// Notes an error about a missing permission that pods need.
     pub(super) fn note_refusal(&self, error: &Error) {
         if error.code == NOT_PERMITTED {
             self.health.note_refusal(error.to_string());
@@ -216,19 +218,19 @@ impl Agent {
         }
     }
 
-    /// Why EC2 gives pods no addresses at this time, as far as is known.
+    /// Why EC2 assigns no addresses at this time, as far as is known.
     pub(crate) fn refusal(&self) -> Option<String> {
         let interval = self.configuration.longest_interval();
         self.health.refusal(interval, Instant::now())
     }
 
-    /// Says that the ledger has changed.
+    /// Notes that the ledger has changed, and wakes the keeper.
     pub(crate) fn announce(&self) {
         self.update(|work| work.is_news = true);
     }
 
-    /// Lets end what is being served, and what was connected when the agent was told to end:
-    /// none of these plugins has to begin anew.
+    /// Waits until the plugins are served that were connected when the agent was told to end:
+    /// none of them has to start again.
     pub(super) fn drain(&self, waker: UnixStream) {
         self.update(|work| work.is_ending = true);
         drop(waker);
@@ -247,7 +249,7 @@ impl Agent {
         self.changed.notify_all();
     }
 
-    /// A thread that has ended in the middle has left nothing half done here.
+    /// The lock is also used after a panic, which leaves nothing half done here.
     pub(super) fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,32 +1,33 @@
-//! Whether the agent sees the namespaces of pods. The mounts of a container can lose the
-//! connection to those of the node: what runtimes mount from then on is an empty file here.
-//! A new container sees all of it, so the agent ends to be started anew.
+//! Whether the agent sees the namespaces of pods. The mounts of a container can become detached
+//! from those of the node: what runtimes mount from then on is an empty file in the container.
+//! A new container sees all of it, so the agent ends in order to be restarted.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 
 use common::error::{Error, ErrorCode, Result};
 
-/// The names at which no namespace is visible, from one look to the next.
+/// The names at which no namespace is visible, compared from one look to the next.
 #[derive(Debug, Default)]
-pub(crate) struct Sight {
-    /// Those of the first look: a new container would not see more.
+pub(crate) struct Visibility {
+    /// The names that have been hidden since the first look: a new container would not see
+    /// more.
     from_the_beginning: Option<HashSet<PathBuf>>,
     before: HashSet<PathBuf>,
 }
 
-impl Sight {
-    /// Notes the names at which the next look has shown no namespace.
+impl Visibility {
+    /// Notes the names at which the current look shows no namespace.
     ///
     /// # Errors
-    /// Code 8 when a namespace that came after the agent's start was not visible the last
-    /// time either: a runtime that is about to mount it needs less time. Every agent sees
-    /// at least two looks, so how often it is started anew has a bound.
+    /// Code 8 when a namespace that appeared after the agent's start was hidden at the last
+    /// look too: a runtime that is about to mount it needs less time. The error needs two
+    /// looks, which limits how often the agent is restarted.
     pub(crate) fn note(&mut self, hidden: HashSet<PathBuf>) -> Result<()> {
         let known = self
             .from_the_beginning
             .get_or_insert_with(|| hidden.clone());
-        // A name that has gone, or leads to a namespace, can come again and be hidden then.
+        // A name that is not hidden any more may appear again and be hidden then.
         known.retain(|path| hidden.contains(path));
         let mut new = hidden.iter().filter(|path| !known.contains(*path));
         let blind = new.find(|path| self.before.contains(*path)).cloned();
@@ -54,7 +55,7 @@ mod tests {
 
     /// Which of the looks says that the agent is blind, if one does.
     fn blind(looks: &[&[&str]]) -> Option<usize> {
-        let mut sight = Sight::default();
+        let mut sight = Visibility::default();
         looks
             .iter()
             .position(|hidden| sight.note(names(hidden)).is_err())
@@ -70,7 +71,7 @@ mod tests {
     fn a_new_name_that_is_hidden_at_two_looks_in_a_row_is_one_and_is_named() {
         assert_eq!(blind(&[&["a"], &["a", "b"], &["a", "b"]]), Some(2));
         assert_eq!(blind(&[&[], &["b"], &["b"]]), Some(2));
-        let mut sight = Sight::default();
+        let mut sight = Visibility::default();
         sight.note(names(&[])).unwrap();
         sight.note(names(&["/run/netns/b"])).unwrap();
         let error = sight.note(names(&["/run/netns/b"])).unwrap_err();

@@ -1,6 +1,6 @@
-//! Networks that do not chain eni-sync: the agent watches the directories in which
-//! host-local keeps their reservations. An address that appears is registered, one
-//! that goes is released. What was missed is found by looking again.
+//! Watches the directories in which host-local keeps the reservations of networks that do not
+//! chain eni-sync. An address that appears is registered, and one that disappears is released.
+//! Missed changes are found by looking again.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -15,13 +15,13 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::agent::configuration::{Networks, Watched};
 use crate::agent::found::{self, Found};
+use crate::agent::logged::Source;
 use crate::agent::news::LastLook;
-use crate::agent::said::Source;
 use crate::agent::shared::Agent;
 use crate::agent::{auto, reserved};
 use crate::registration::without::Without;
 
-/// How long until the next try after an error of the watch itself.
+/// The pause after an error of the watch itself.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Watches the networks of the configuration for ever.
@@ -29,14 +29,14 @@ pub(crate) fn run(agent: &Arc<Agent>) {
     let mut said = LastLook::default();
     loop {
         if let Err(error) = watch(agent, &mut said) {
-            // What cannot be watched is looked at all the same.
+            // Without a watch, the networks are examined periodically.
             look_unwatched(agent, &error, &mut said);
         }
         thread::sleep(PAUSE);
     }
 }
 
-/// Looks at every network, and again whenever one of the directories changes.
+/// Examines every network, and again whenever one of the directories changes.
 fn watch(agent: &Arc<Agent>, said: &mut LastLook) -> Result<()> {
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Inotify::init(flags).map_err(failed)?;
@@ -49,7 +49,7 @@ fn watch(agent: &Arc<Agent>, said: &mut LastLook) -> Result<()> {
     Ok(())
 }
 
-/// Looks at every network once, though nothing announces what changes.
+/// Examines every network once, without a watch.
 fn look_unwatched(agent: &Arc<Agent>, why: &Error, said: &mut LastLook) {
     if !agent.await_turn() {
         return;
@@ -63,20 +63,21 @@ fn look_unwatched(agent: &Arc<Agent>, why: &Error, said: &mut LastLook) {
     agent.announce();
 }
 
-/// What announces changes, or why nothing does.
+/// The watch, or why there is none.
 type Watch<'a> = std::result::Result<&'a Inotify, &'a Error>;
 
-/// What a look at the networks has found.
+/// The result of examining the networks.
 struct Looked {
-    /// Which networks cannot be followed, and why.
+    /// The networks that could not be examined, and why.
     findings: Vec<String>,
     source: Source,
     without: Vec<Without>,
-    /// When to look again, though nothing changes.
+    /// When to look again even if nothing changes.
     again: Option<Duration>,
 }
 
-/// Makes the ledger follow every network. Returns when to look again, though nothing changes.
+/// Updates the ledger by the reservations of every network. Returns when to look again even if
+/// nothing changes.
 fn look(agent: &Agent, watch: Watch<'_>, said: &mut LastLook) -> Result<Option<Duration>> {
     let looked = match &agent.configuration.networks {
         Networks::Listed(networks) => follow_listed(agent, watch, networks)?,
@@ -87,16 +88,16 @@ fn look(agent: &Agent, watch: Watch<'_>, said: &mut LastLook) -> Result<Option<D
     Ok(again)
 }
 
-/// Makes the ledger follow the networks of the configuration.
+/// Updates the ledger by the networks of the configuration.
 fn follow_listed(agent: &Agent, watch: Watch<'_>, networks: &[Watched]) -> Result<Looked> {
-    // Watched first, looked at then: nothing can appear between the two.
+    // The watch comes first, so that no address is missed between the two.
     if let Ok(inotify) = watch {
         for network in networks {
             add_watch(inotify, &network.directory())?;
         }
     }
     let (mut findings, mut without) = (Vec::new(), Vec::new());
-    // Records only add the names of pods, which the addresses do not wait for.
+    // Records only add the names of pods, so their errors do not prevent the registration.
     let found = Found::read().unwrap_or_default();
     for network in networks {
         match reserved::follow(agent, network, &found) {
@@ -145,7 +146,8 @@ fn follow_found(agent: &Agent, watch: Watch<'_>) -> Result<Looked> {
     })
 }
 
-/// Notes what cannot be registered or watched, for those who ask, and tells which pods that are.
+/// Notes what cannot be registered or watched for metrics and readiness, and reports the pods
+/// concerned.
 fn note(agent: &Agent, watch: Watch<'_>, looked: Looked, said: &mut LastLook) {
     let unwatched = watch
         .err()
@@ -160,15 +162,15 @@ fn note(agent: &Agent, watch: Watch<'_>, looked: Looked, said: &mut LastLook) {
     agent.tell_without(looked.source, looked.without);
 }
 
-/// Says what the look before has not found.
+/// Logs the findings that the last look did not have.
 fn say_new(said: &mut LastLook, findings: &[String]) {
     for finding in said.replace(findings.to_vec()) {
         say!("{finding}");
     }
 }
 
-/// Waits for a change, or until it is time to look without one. Which change it was, and
-/// how many there were, does not matter: looking finds them all.
+/// Waits for a change, or until `time` is over. Which change it was does not matter: a look
+/// finds all of them.
 fn await_change(inotify: &Inotify, time: Duration) -> Result<()> {
     let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
     let mut descriptors = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
@@ -183,7 +185,7 @@ fn failed(errno: nix::Error) -> Error {
     Error::internal("failed to watch the reservations").because(&errno.into())
 }
 
-/// Watches a directory, or the closest one above it that exists, where it will appear.
+/// Watches a directory, or its closest existing ancestor until it appears.
 pub(super) fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
     let changes = AddWatchFlags::IN_CREATE
         | AddWatchFlags::IN_MOVED_TO

@@ -1,4 +1,4 @@
-//! How many prefixes the agent keeps on ENIs.
+//! The section `prefixes` of the agent's configuration: how many prefixes are kept on ENIs.
 
 use common::error::{Error, Result};
 use serde::Deserialize;
@@ -7,29 +7,29 @@ use super::master::{Master, Selector};
 use crate::ledger::default_cooldown_seconds;
 use crate::registration::prefixes::kept::{Kept, Marks};
 
-/// The prefixes for networks without addresses, on ENIs for which `enis` does not say it.
+/// The prefixes for networks without ranges, on ENIs without an own setting in `enis`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Prefixes {
-    /// The IPv4 prefixes, in free ones.
+    /// The number of free IPv4 prefixes.
     #[serde(default)]
     ipv4: Option<Marks>,
-    /// The IPv6 prefixes, each of which has more addresses than pods are.
+    /// The number of IPv6 prefixes, each of which has more addresses than a node has pods.
     #[serde(default)]
     ipv6: usize,
-    /// The interface of the node whose ENI gets them; every ENI for pods without it.
+    /// The interface of the node whose ENI gets them; without it, every ENI for pods.
     #[serde(default)]
     master: Option<String>,
-    /// What that interface is recognised by, where its name is not the same on all nodes.
+    /// How that interface is selected, if its name differs between nodes.
     #[serde(default)]
     master_selector: Option<Selector>,
-    /// How long a prefix that nobody needs stays on the ENI.
+    /// How long an unneeded prefix stays on the ENI, in seconds.
     #[serde(default = "default_cooldown_seconds")]
     cooldown_seconds: u64,
 }
 
 impl Prefixes {
-    /// What is kept of them.
+    /// The numbers of prefixes to keep.
     pub(crate) fn kept(&self) -> Kept {
         Kept {
             ipv4: self.ipv4,
@@ -38,10 +38,10 @@ impl Prefixes {
         }
     }
 
-    /// Where the interface is named, if it is.
+    /// How the configuration selects the interface, if it does.
     ///
     /// # Errors
-    /// Code 7 when it is named twice.
+    /// Code 7 when it has both `master` and `masterSelector`.
     pub(crate) fn master(&self) -> Result<Option<Master<'_>>> {
         if self.master.is_none() && self.master_selector.is_none() {
             return Ok(None);
@@ -51,7 +51,7 @@ impl Prefixes {
             .map_err(|why| Error::config(format!("prefixes {why}")))
     }
 
-    /// What is wrong with the numbers.
+    /// Checks the numbers.
     pub(super) fn validate(&self) -> Result<(), String> {
         let kept = self.kept();
         let numbers = kept.validate();

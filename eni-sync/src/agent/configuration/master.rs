@@ -1,5 +1,5 @@
-//! The interface of the node whose ENI a network or a pool is on: by its name, or by a
-//! property that is the same on all nodes.
+//! The interface of the node whose ENI a network or a pool uses: by its name, or by a property
+//! that is the same on all nodes.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use common::kernel::netlink::{Link, Netlink};
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::Value;
 
-/// A `masterSelector`, as the plugins have it.
+/// A `masterSelector`, with the same keys as in the plugins' configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selector(MasterSelector);
 
@@ -21,7 +21,7 @@ impl<'de> Deserialize<'de> for Selector {
     }
 }
 
-/// Where the interface is named.
+/// How a configuration selects the interface.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Master<'a> {
     Named(&'a str),
@@ -29,10 +29,10 @@ pub(crate) enum Master<'a> {
 }
 
 impl<'a> Master<'a> {
-    /// The one of both that is given.
+    /// The one that is given.
     ///
     /// # Errors
-    /// That there are none or two.
+    /// A text when neither or both are given.
     pub(super) fn one_of(
         name: Option<&'a String>,
         selector: Option<&'a Selector>,

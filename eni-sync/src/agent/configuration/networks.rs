@@ -1,4 +1,4 @@
-//! Which networks the agent serves: those that it is told, or those that it finds.
+//! The key `networks`: the networks that the agent watches, listed or found by itself.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor
 
 use super::Watched;
 
-/// What stands for the networks that the attachments of the node show.
+/// The value for all networks of the node's attachments.
 const AUTO: &str = "auto";
 
 /// The networks whose reservations are registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Networks {
-    /// Those that are listed.
+    /// The networks in the list.
     Listed(Vec<Watched>),
-    /// Those of all attachments of this node that are on an ENI for pods.
+    /// The networks of all attachments of this node that are on an ENI for pods.
     Auto,
 }
 
@@ -26,7 +26,7 @@ impl Default for Networks {
 }
 
 impl Networks {
-    /// Those that are listed.
+    /// The networks in the list.
     pub(crate) fn listed(&self) -> &[Watched] {
         match self {
             Self::Listed(networks) => networks,
@@ -34,7 +34,7 @@ impl Networks {
         }
     }
 
-    /// Whether there is nothing to watch.
+    /// Whether no network is to be watched.
     pub(crate) fn is_none(&self) -> bool {
         matches!(self, Self::Listed(networks) if networks.is_empty())
     }
@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for Networks {
     }
 }
 
-/// Reads either form, so that an error names the key that is wrong in a list.
+/// Reads either form. A derived untagged enum would not name the wrong key of a list.
 struct ListOrAuto;
 
 impl<'de> Visitor<'de> for ListOrAuto {

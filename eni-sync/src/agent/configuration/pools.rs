@@ -1,4 +1,4 @@
-//! A pool in the configuration of the agent: its ranges, its water marks and its files.
+//! A pool in the agent's configuration: its ranges, watermarks and files.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,10 +12,10 @@ use super::{Master, Selector, data_dir};
 use crate::ledger::{Entry, Life, Owner, State, default_cooldown_seconds};
 use crate::vpc::ec2::Family;
 
-/// No ENI has more addresses; a longer range is a mistake.
+/// The largest number of addresses in a range; a longer range is a mistake.
 const LARGEST_RANGE: u128 = 1 << 16;
 
-/// A network whose addresses are on an ENI before a pod asks for one.
+/// A network whose addresses are assigned to an ENI before a pod asks for one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Pool {
@@ -24,15 +24,15 @@ pub(crate) struct Pool {
     /// The interface of the node whose ENI gets the addresses.
     #[serde(default)]
     master: Option<String>,
-    /// What that interface is recognised by, where its name is not the same on all nodes.
+    /// How that interface is selected, if its name differs between nodes.
     #[serde(default)]
     master_selector: Option<Selector>,
-    /// The ranges of the whole cluster, which the nodes share without further ado.
+    /// The ranges of the whole cluster. The nodes share them without further configuration.
     pub(crate) ranges: Vec<PoolRange>,
     /// When there are fewer free addresses than this, more are assigned.
     #[serde(default)]
     low: Option<usize>,
-    /// How many free addresses there are then.
+    /// Up to how many free addresses are then assigned.
     #[serde(default)]
     high: Option<usize>,
     /// The file that the `rangesFile` of the network's `ipam` section names.
@@ -40,7 +40,7 @@ pub(crate) struct Pool {
     /// The `dataDir` of its `ipam` section.
     #[serde(default = "data_dir")]
     pub(crate) data_dir: PathBuf,
-    /// How long an address that is given up stays on the ENI.
+    /// How long an address that the pool releases stays on the ENI, in seconds.
     #[serde(default = "default_cooldown_seconds")]
     pub(crate) cooldown_seconds: u64,
 }
@@ -53,7 +53,7 @@ pub(crate) struct PoolRange {
     end: IpAddr,
 }
 
-/// Between which numbers of free addresses a pool is kept.
+/// The lowest and the highest number of free addresses of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watermarks {
     pub(crate) low: usize,
@@ -61,7 +61,7 @@ pub(crate) struct Watermarks {
 }
 
 impl Pool {
-    /// Without water marks, a pool has all the addresses that there are.
+    /// The watermarks. Without configured ones, a pool takes all addresses that it can get.
     pub(crate) fn watermarks(&self) -> Watermarks {
         let high = self.high.unwrap_or(usize::MAX);
         let low = self.low.unwrap_or(high);
@@ -90,7 +90,7 @@ impl Pool {
         })
     }
 
-    /// The free ones of the entries of an ENI, in order.
+    /// The free addresses of the pool among the entries of an ENI, in order.
     pub(crate) fn free(&self, entries: &[Entry], family: Family) -> BTreeSet<IpAddr> {
         let free = entries.iter().filter(|entry| entry.state == State::Pooled);
         let free = free.map(|entry| entry.address);
@@ -98,7 +98,7 @@ impl Pool {
             .collect()
     }
 
-    /// Who an address is for that is in the pool: whoever host-local reserves it for.
+    /// The owner of an address of the pool: the attachment that host-local reserves it for.
     pub(crate) fn claimant(&self, address: IpAddr) -> Owner {
         let reservation = self.data_dir.join(&self.name).join(address.to_string());
         Owner {
@@ -111,10 +111,10 @@ impl Pool {
         }
     }
 
-    /// Where the interface is named.
+    /// How the configuration selects the interface.
     ///
     /// # Errors
-    /// Code 7 when it is not, or twice.
+    /// Code 7 when it has neither `master` nor `masterSelector`, or both.
     pub(crate) fn master(&self) -> Result<Master<'_>> {
         Master::one_of(self.master.as_ref(), self.master_selector.as_ref())
             .map_err(|why| Error::config(format!("pool {:?} {why}", self.name)))

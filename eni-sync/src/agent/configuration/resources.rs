@@ -11,35 +11,35 @@ use serde::Deserialize;
 
 use crate::vpc::ec2::Family;
 
-/// Where the kubelet and its device plugins have their sockets.
+/// The default directory of the sockets of the kubelet and of its device plugins.
 pub(crate) const DEVICE_PLUGIN_PATH: &str = "/var/lib/kubelet/device-plugins";
-/// What the name of a socket has at its end until it is in its place.
+/// The suffix of a new socket until it is renamed to its path.
 const NEW: &str = ".new";
 
-/// The longest name behind the slash, and the longest name of the domain before it, of which
-/// Kubernetes needs `requests.` for itself. Source: Kubernetes, `IsExtendedResourceName`.
+/// The longest name after the slash, and the longest domain before it, which Kubernetes
+/// prefixes with `requests.` itself. Source: Kubernetes, `IsExtendedResourceName`.
 const LONGEST_NAME: usize = 63;
 const LONGEST_DOMAIN: usize = 253 - "requests.".len();
-/// How a domain ends that Kubernetes takes for its own: by these letters, whatever is before
-/// them. Source: Kubernetes, `IsPrefixedNativeResource`.
+/// The suffix of domains that Kubernetes reserves for itself, with or without a dot before it.
+/// Source: Kubernetes, `IsPrefixedNativeResource`.
 const NATIVE: &str = "kubernetes.io";
 
 /// A resource of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Resource {
-    /// The name that a pod's limits have, such as `eni-cni.io/user-plane`.
+    /// The name in a pod's limits, such as `eni-cni.io/user-plane`.
     pub(crate) name: String,
-    /// Of which ENIs.
+    /// The ENIs that it is of.
     pub(crate) eni: EniSelector,
-    /// What one of it is.
+    /// What one unit of it is.
     pub(crate) kind: Kind,
     /// The family of the addresses.
     #[serde(default = "ipv4")]
     pub(crate) family: Family,
 }
 
-/// What one of a resource is.
+/// What one unit of a resource is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
@@ -49,13 +49,13 @@ pub(crate) enum Kind {
     Devices,
 }
 
-/// By what an ENI is selected: all that is given.
+/// The properties by which ENIs are selected; an ENI must have all that are given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct EniSelector {
     /// Its id.
     id: Option<String>,
-    /// Its subnet: the id, or one of its ranges.
+    /// Its subnet: the id, or one of its address ranges.
     subnet: Option<String>,
     /// Its tags.
     tag: BTreeMap<String, String>,
@@ -66,8 +66,8 @@ fn ipv4() -> Family {
 }
 
 impl Resource {
-    /// The name of its socket in the directory of the device plugins. No domain has a `_`, so it
-    /// is another one for each name.
+    /// The name of its socket in the directory of the device plugins. A domain cannot have a
+    /// `_`, so different resources have different sockets.
     pub(crate) fn socket_name(&self) -> String {
         format!("eni-sync-{}.sock", self.name.replace('/', "_"))
     }
@@ -99,7 +99,7 @@ impl Resource {
 }
 
 impl EniSelector {
-    /// Whether this is such an ENI.
+    /// Whether the selector selects an ENI.
     pub(crate) fn selects(&self, eni: &Eni) -> bool {
         let is_in = |subnet: &String| {
             let cidr = subnet.parse::<Cidr>().ok().map(|cidr| cidr.network());
@@ -129,10 +129,10 @@ impl EniSelector {
     }
 }
 
-/// Makes sure that the kubelet can have all of the resources.
+/// Checks that the kubelet can accept all of the resources.
 ///
 /// # Errors
-/// Which it cannot have, and why.
+/// The resource that it cannot accept, and why.
 pub(super) fn validate(resources: &[Resource], directory: &Path) -> Result<(), String> {
     if !directory.is_absolute() {
         return Err(format!("devicePluginPath {directory:?} is not absolute"));
@@ -147,7 +147,8 @@ pub(super) fn validate(resources: &[Resource], directory: &Path) -> Result<(), S
     Ok(())
 }
 
-/// Whether Kubernetes takes it for the name of a resource that a device plugin has.
+/// Whether Kubernetes accepts the text as the name of an extended resource, which a device
+/// plugin can offer.
 fn is_extended_resource(text: &str) -> bool {
     let Some((domain, name)) = text.split_once('/') else {
         return false;

@@ -1,8 +1,8 @@
-//! The messages of the kubelet's device plugin API, v1beta1, as far as the agent sends or
-//! reads them: fields that it leaves empty are not here, and a reader of Protocol Buffers
-//! passes over those that it does not know. Source: kubernetes/kubelet,
-//! `pkg/apis/deviceplugin/v1beta1/api.proto`. Written as types with attributes, so that no
-//! compiler of Protocol Buffers is needed to build; a test compares them with the original.
+//! The messages of the kubelet's device plugin API, v1beta1, as far as the agent sends or reads
+//! them. Fields that it leaves empty are left out; readers of Protocol Buffers skip unknown
+//! fields. Source: kubernetes/kubelet, `pkg/apis/deviceplugin/v1beta1/api.proto`. They are
+//! written as types with attributes, so that the build needs no Protocol Buffers compiler; a
+//! test compares them with the original.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,8 @@
-//! A resource with its socket, and its registration with the kubelet: again when the kubelet has
-//! started anew, and when somebody has removed the socket. The kubelet knows a plugin by the name
-//! of its resource alone, and takes the end of one for the end of the next one that has come
-//! meanwhile: so there is one at a time, also while one agent takes over from another.
+//! A resource with its socket and its registration with the kubelet. It registers again when
+//! the kubelet has restarted and when the socket was removed. The kubelet identifies a plugin
+//! only by the name of its resource, and takes the end of one connection for the end of a newer
+//! one of the same resource: so there is one at a time, also while one agent takes over from
+//! another.
 
 use std::io;
 use std::mem;
@@ -27,10 +28,10 @@ use crate::agent::devices::shown::{self, Shown};
 use crate::agent::shared::Agent;
 use crate::plugin::socket::{self, Listener};
 
-/// After a failure, the next try waits this long at first, and twice as long each time.
+/// The pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long the kubelet may take to answer, and then to listen to the list.
+/// How long the kubelet may take to answer, and then to call `ListAndWatch`.
 const KUBELET_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the kubelet may take to notice the end of a connection.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -39,19 +40,19 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub(crate) struct Endpoint {
     plugin: Plugin,
     path: PathBuf,
-    /// The socket, and who serves it.
+    /// The socket, and the task that serves it.
     served: Option<(Listener, AbortHandle)>,
     /// The kubelet that was there at the last look.
     kubelet: Option<Edition>,
-    /// Since when it has the resource.
+    /// When the kubelet accepted the registration.
     registered: Option<Instant>,
-    /// Whether it was listening then.
+    /// Whether the kubelet was listening to the list at the last look.
     was_heard: bool,
     /// When to try again.
     pub(crate) again: Option<Instant>,
-    /// When the kubelet has noticed the end of the connection before.
+    /// When the kubelet will have noticed the end of the connection before.
     free: Option<Instant>,
-    /// Whether another agent served at the last look, and may have ended since.
+    /// Whether another agent served plugins at the last look, and may have ended since.
     is_after_another: bool,
     pause: Duration,
     attempts: Attempts,
@@ -81,7 +82,7 @@ impl Endpoint {
         }
     }
 
-    /// Tells whoever listens which devices there are, if they are others than before.
+    /// Sends the devices to the listeners, if they have changed.
     pub(crate) fn offer(&self, shown: &Shown) {
         let device = |one: &shown::Device| Device {
             id: one.id.clone(),
@@ -102,7 +103,7 @@ impl Endpoint {
         });
     }
 
-    /// The same resource, with how it is with the kubelet.
+    /// The resource, with the state of its registration.
     pub(crate) fn shown(&self, shown: &Shown) -> Shown {
         let mut problems = shown.problems.clone();
         problems.extend(self.problem.clone());
@@ -113,8 +114,8 @@ impl Endpoint {
         }
     }
 
-    /// Does what is due: the socket, and the registration.
-    pub(crate) async fn tend(&mut self, agent: &Agent, look: &Look) {
+    /// Opens the socket and registers the resource, if that is due.
+    pub(crate) async fn maintain(&mut self, agent: &Agent, look: &Look) {
         if !look.is_serving {
             self.close();
             (self.again, self.problem) = (None, None);
@@ -160,7 +161,7 @@ impl Endpoint {
                 info!(resource, "the kubelet has taken the resource {resource}");
             }
             Err(why) => {
-                // Only what has succeeded can have been undone by somebody.
+                // Only a registration that succeeded can be undone, so failures do not count.
                 self.attempts = Attempts::default();
                 (self.again, self.problem) = (Some(now + self.pause), Some(why));
                 self.pause = LONGEST_PAUSE.min(self.pause * 2);
@@ -168,8 +169,8 @@ impl Endpoint {
         }
     }
 
-    /// Finds out whether the kubelet still has the resource: not when another kubelet is there,
-    /// not when the one that has listened does so no more, and not when it has not begun to.
+    /// Finds out whether the kubelet still has the resource. It does not when it is another
+    /// kubelet, when it has stopped listening, or when it has not begun to listen in time.
     fn follow(&mut self, kubelet: Option<Edition>) {
         let is_heard = self.plugin.listeners.is_any();
         let is_late = |since: Instant| since.elapsed() >= KUBELET_DEADLINE;
@@ -184,8 +185,8 @@ impl Endpoint {
         (self.kubelet, self.was_heard) = (kubelet, is_heard);
     }
 
-    /// Whether the kubelet may still have a connection to the socket that was here before, of
-    /// this agent or of another one.
+    /// Whether the kubelet may still be connected to an earlier socket at this path, of this
+    /// agent or of another one.
     fn must_wait(&mut self) -> bool {
         let now = Instant::now();
         if mem::take(&mut self.is_after_another) {
@@ -200,7 +201,7 @@ impl Endpoint {
         self.again.is_some()
     }
 
-    /// Makes the socket, where it is not in its place, and has the kubelet take the resource.
+    /// Opens the socket, unless it is in place, and registers the resource with the kubelet.
     async fn register(&mut self, is_in_place: bool) -> Result<(), String> {
         if !is_in_place {
             self.listen().map_err(|error| error.to_string())?;
@@ -228,7 +229,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Ends every connection, and removes the socket unless another one is in its place.
+    /// Ends every connection, and removes the socket unless another one has replaced it.
     fn close(&mut self) {
         let Some((listener, serving)) = self.served.take() else {
             return;
@@ -237,8 +238,8 @@ impl Endpoint {
         if self.plugin.listeners.is_any() {
             self.free = Some(Instant::now() + SETTLE);
         }
-        // It listens until this function has returned, so that no other agent has put its own
-        // socket in the place of the one that is removed.
+        // The listener is open until this function returns, so that no other agent has bound
+        // its own socket at the path when it is removed.
         serving.abort();
         if listener.is_in_place()
             && let Err(cause) = file::remove(&self.path)

@@ -1,5 +1,5 @@
-//! What the node says of its ENIs: the inventory, the interfaces, the records of host-device
-//! and the ledger. Reads only.
+//! The state of the node's ENIs: the inventory, the interfaces, the records of host-device and
+//! the ledger. Only reads.
 
 use std::collections::HashMap;
 
@@ -15,13 +15,13 @@ use crate::registration::prefixes::supply::Slots;
 use crate::registration::subnets::Free;
 use crate::vpc::ec2::Family;
 
-/// The drivers that user space drives a device by, which has no interface then.
+/// The drivers for user space; a device that is bound to one has no interface.
 const USER_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
-/// What is known of the ENIs.
+/// The state of the ENIs.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    /// Whether EC2 has said which ENIs there are.
+    /// Whether there is an inventory of the ENIs.
     pub(crate) is_known: bool,
     pub(crate) enis: Vec<Eni>,
     /// The interfaces of the node, by MAC address.
@@ -32,13 +32,13 @@ pub(crate) struct Facts {
     pub(crate) ledger: HashMap<String, Vec<Entry>>,
     /// The prefixes of each ENI.
     pub(crate) prefixes: HashMap<String, Vec<Prefix>>,
-    /// Why no ENI gets an address at this time.
+    /// Why EC2 assigns no addresses at this time.
     pub(crate) refusal: Option<String>,
-    /// How many addresses the subnets have left, where EC2 has said so.
+    /// How many free addresses the subnets have, where that is known.
     pub(crate) free: Free,
 }
 
-/// An interface of the node that is hardware.
+/// A hardware interface of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interface {
     pub(crate) name: String,
@@ -48,7 +48,7 @@ pub(crate) struct Interface {
 }
 
 impl Facts {
-    /// Collects them, but for what EC2 says of addresses that are to come.
+    /// Reads the state, apart from `refusal` and `free`, which the agent adds.
     ///
     /// # Errors
     /// Code 5 or 6 naming a file, 999 when the kernel does not list its links.
@@ -73,14 +73,14 @@ impl Facts {
         })
     }
 
-    /// How many addresses of a family an ENI has, and can have.
+    /// The slots of an ENI in one family.
     pub(crate) fn slots(&self, eni: &Eni, family: Family) -> Slots {
         let entries = self.ledger.get(&eni.id).map_or(&[][..], Vec::as_slice);
         let prefixes = self.prefixes.get(&eni.id).map_or(&[][..], Vec::as_slice);
         Slots::of(eni, entries, prefixes, family)
     }
 
-    /// The addresses of a family that pods have on an ENI.
+    /// The number of addresses of a family that pods have on an ENI.
     pub(crate) fn held(&self, eni: &Eni, family: Family) -> usize {
         let entries = self.ledger.get(&eni.id).into_iter().flatten();
         let is_held =
@@ -89,7 +89,8 @@ impl Facts {
     }
 }
 
-/// The interfaces of ENIs. What is made on top of one, and may have its MAC address, is none.
+/// The interfaces of ENIs. Links on top of them, which may have the same MAC address, are left
+/// out.
 fn interfaces(enis: &[Eni]) -> Result<HashMap<String, Interface>> {
     let is_eni = |link: &Link| enis.iter().any(|eni| eni.mac == link.mac);
     let is_upper = |link: &Link| link.parent.is_some() && link.parent_netns_id.is_none();
@@ -108,7 +109,7 @@ fn interfaces(enis: &[Eni]) -> Result<HashMap<String, Interface>> {
     Ok(found)
 }
 
-/// The devices that host-device has given to pods, and not taken back.
+/// The devices that host-device has moved to pods and not returned.
 fn attached() -> Result<HashMap<String, String>> {
     let records = host_device::records().all::<Attached>()?;
     let devices = records.into_iter().map(|record| record.device);
@@ -123,15 +124,15 @@ fn attached() -> Result<HashMap<String, String>> {
     Ok(devices.flat_map(macs).collect())
 }
 
-/// The NUMA node of a device, where the kernel knows more than one.
+/// The NUMA node of a device, if the kernel knows it.
 pub(crate) fn numa(pci: &str) -> Option<i64> {
     let directory = PciAddress::new(pci)?.directory();
     let text = std::fs::read_to_string(directory.join("numa_node")).ok()?;
-    // -1 where the firmware does not tell.
+    // -1 stands for unknown.
     text.trim().parse().ok().filter(|node| *node >= 0)
 }
 
-/// Whether a device is there for user space, without an interface.
+/// Whether a device is bound to a driver for user space, and so has no interface.
 pub(crate) fn is_for_user_space(pci: &str) -> bool {
     let directory = PciAddress::new(pci).map(|address| address.directory());
     let driver = directory.and_then(|directory| driver_of(&directory).ok());

@@ -1,6 +1,6 @@
-//! gRPC over a Unix socket, both sides: tonic has the frames, the messages and the status, and
-//! hyper, which the agent has for its metrics, the connection. tonic's own transport would bring
-//! a second HTTP stack and features of hyper that nothing else here needs.
+//! gRPC over a Unix socket, client and server: tonic provides the framing, the messages and the
+//! status; hyper, which the agent uses for its metrics, the connection. tonic's own transport
+//! would add a second HTTP stack and features of hyper that are not needed otherwise.
 
 use std::future::{Future, Ready, ready};
 use std::path::Path;
@@ -22,13 +22,13 @@ use tonic::server::{Grpc as Server, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-/// No message of the kubelet is as large.
+/// The size limit of a message in bytes.
 const LARGEST: usize = 1 << 20;
 
 /// Calls a method once, and waits for the answer until `time` is over.
 ///
 /// # Errors
-/// Why there is no answer, or what it refuses.
+/// Why there is no answer, or the text of a refusal.
 pub(crate) async fn call<Q, A>(
     socket: &Path,
     method: &'static str,
@@ -68,7 +68,7 @@ where
         .map_err(|status| status.message().to_owned())
 }
 
-/// One end of a connection, as tonic asks for it.
+/// The client side of a connection, in the type that tonic needs.
 struct Sender(SendRequest<Body>);
 
 impl GrpcService<Body> for Sender {
@@ -85,7 +85,7 @@ impl GrpcService<Body> for Sender {
     }
 }
 
-/// What answers calls of one method, if they are of such a type.
+/// A server for a method with these types.
 pub(crate) fn server<Q, A>() -> Server<ProstCodec<A, Q>>
 where
     Q: Message + Default + Send + Sync + 'static,

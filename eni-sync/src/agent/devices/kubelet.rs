@@ -1,6 +1,5 @@
-//! The thread that speaks with the kubelet: it keeps each of the resources registered, and notes
-//! how they are. Nothing of this keeps the agent from its work; what does not succeed is tried
-//! again.
+//! The thread that communicates with the kubelet: it keeps each resource registered, and notes
+//! its state. Its failures do not stop the agent's other work, and are retried.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use crate::agent::devices::look::Look;
 use crate::agent::news::LastLook;
 use crate::agent::shared::Agent;
 
-/// How long to wait when nothing is due; nothing depends on it.
+/// The longest wait when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Serves the resources and keeps them registered, until the look ends.
+/// Serves the resources and keeps them registered, until the sender of the looks ends.
 pub(crate) async fn run(agent: &Arc<Agent>, mut looks: watch::Receiver<Look>) {
     let mut endpoints: Vec<Endpoint> = agent
         .configuration
@@ -33,26 +32,26 @@ pub(crate) async fn run(agent: &Arc<Agent>, mut looks: watch::Receiver<Look>) {
         let mut all = Vec::new();
         for (endpoint, shown) in endpoints.iter_mut().zip(&look.resources) {
             endpoint.offer(shown);
-            endpoint.tend(agent, &look).await;
+            endpoint.maintain(agent, &look).await;
             all.push(endpoint.shown(shown));
         }
         if agent.resources.note(&all) {
             agent.metrics.resources.note(&all);
         }
         let unwritten = agent.resources.write_down(look.is_serving, Instant::now());
-        say_news(agent, &mut said);
+        log_new_problems(agent, &mut said);
         let due = endpoints.iter().filter_map(|endpoint| endpoint.again);
         let due = due.chain(unwritten).min();
         let wait = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
-        // When it is over without a look, something is due.
+        // A timeout means that something is due.
         if matches!(timeout(wait, looks.changed()).await, Ok(Err(_))) {
             return;
         }
     }
 }
 
-/// Says what is new of what is wrong.
-fn say_news(agent: &Agent, said: &mut LastLook) {
+/// Logs the problems that are new.
+fn log_new_problems(agent: &Agent, said: &mut LastLook) {
     let problems: BTreeSet<String> = agent.resources.problems().into_iter().collect();
     for problem in said.replace(problems.into_iter().collect()) {
         say!("{problem}");

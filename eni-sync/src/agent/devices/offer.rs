@@ -1,5 +1,5 @@
-//! Which devices a resource has, by what is known of the ENIs. Nothing is read or changed here
-//! but two files of the kernel about a device.
+//! Decides which devices a resource has, by the state of the ENIs. Nothing is read or changed
+//! here, except two files of the kernel about a device.
 
 use std::collections::BTreeMap;
 use std::iter::repeat_n;
@@ -14,8 +14,8 @@ use crate::registration::subnets::Free;
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 
-/// What has been offered, so that it is not forgotten while a pod may have it: by the id of its
-/// ENI.
+/// The devices that have been offered, by the id of their ENI: a device is remembered while a
+/// pod may have it.
 #[derive(Debug, Default)]
 pub(crate) struct Offered(BTreeMap<String, Known>);
 
@@ -27,8 +27,8 @@ struct Known {
 }
 
 impl Offered {
-    /// What an agent before this one has offered, which has written it down. Only there is the
-    /// PCI address of a device that was bound to a driver for user space since.
+    /// The offer of an earlier agent, as it has written it down. Only there is the PCI address
+    /// of a device that has been bound to a driver for user space since.
     pub(crate) fn of(shown: &[Shown], facts: &Facts) -> Self {
         let mut offered = BTreeMap::new();
         for one in shown {
@@ -45,7 +45,7 @@ impl Offered {
         Self(offered)
     }
 
-    /// What each of the resources has now. An ENI belongs to the first one that selects it.
+    /// The devices of each resource now. An ENI belongs to the first resource that selects it.
     pub(crate) fn look(&mut self, resources: &[Resource], facts: &Facts) -> Vec<Shown> {
         let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
         let mut all = Vec::new();
@@ -86,8 +86,8 @@ impl Offered {
         all
     }
 
-    /// A device for each address that pods have on the ENIs or can still get; those that they
-    /// cannot get at this time come last.
+    /// A device for each address that pods have on the ENIs or can still get; the unhealthy
+    /// ones, which pods cannot get at this time, come last.
     fn addresses(&mut self, resource: &Resource, enis: &[&Eni], facts: &Facts, shown: &mut Shown) {
         let mut slots: Vec<(Option<String>, &Eni)> = Vec::new();
         let mut free = facts.free.clone();
@@ -126,7 +126,7 @@ impl Offered {
             .extend(slots.into_iter().enumerate().map(slot));
     }
 
-    /// A device for each of the ENIs, and for each that has left the node while a pod has it.
+    /// A device for each of the ENIs, and for each ENI that was detached while a pod has it.
     fn devices(&mut self, resource: &Resource, enis: &[&Eni], facts: &Facts, shown: &mut Shown) {
         for eni in enis {
             let Some(pci) = self.pci(eni, facts) else {
@@ -145,8 +145,8 @@ impl Offered {
             self.remember(resource, eni, Some(pci));
         }
         let is_gone = |id: &String| facts.enis.iter().all(|eni| eni.id != *id);
-        // The agent that comes after the ENI has gone knows the PCI address alone, which is
-        // another ENI's as soon as one has it.
+        // An agent that starts after the ENI was detached knows only the PCI address, which
+        // another ENI may have got.
         let others: Vec<String> = shown.devices.iter().map(|one| one.id.clone()).collect();
         let has = |known: &Known| {
             let is_attached = |pci: &String| facts.attached.values().any(|other| other == pci);
@@ -169,8 +169,8 @@ impl Offered {
         shown.problems.extend(unhealthy);
     }
 
-    /// The PCI address of an ENI's device, which is told by its interface; where that is in a
-    /// pod, by the record of it; and for a device without one, by what was known before.
+    /// The PCI address of an ENI's device: by its interface; if that is in a pod, by the
+    /// record; for a device without an interface, by the earlier offer.
     fn pci(&self, eni: &Eni, facts: &Facts) -> Option<String> {
         let link = facts.links.get(&eni.mac).and_then(|link| link.pci.as_ref());
         let known = || self.0.get(&eni.id).and_then(|known| known.pci.as_ref());
@@ -188,8 +188,8 @@ impl Offered {
     }
 }
 
-/// How many of so many more addresses of an ENI its subnet does not have; takes the others from
-/// those that are free.
+/// How many of `more` further addresses of an ENI its subnet does not have. Subtracts the
+/// others from the free ones.
 fn lacking(eni: &Eni, family: Family, more: usize, free: &mut Free) -> usize {
     match free.get_mut(&(eni.subnet_id.clone(), family)) {
         Some(free) => {
@@ -197,7 +197,7 @@ fn lacking(eni: &Eni, family: Family, more: usize, free: &mut Free) -> usize {
             *free -= more - lacking;
             lacking
         }
-        // EC2 has not said how many there are.
+        // The number of free addresses is not known.
         None => 0,
     }
 }
@@ -219,7 +219,7 @@ fn device(id: String, eni: &str, unhealthy: Option<String>) -> Device {
     }
 }
 
-/// Why an ENI is of no use to a pod.
+/// The reason why a pod cannot use an ENI, if there is one.
 fn unusable(eni: &Eni, facts: &Facts) -> Option<String> {
     let away = || match facts.links.get(&eni.mac) {
         Some(link) if link.is_up => None,
@@ -229,7 +229,7 @@ fn unusable(eni: &Eni, facts: &Facts) -> Option<String> {
     unmanaged(eni).or_else(away)
 }
 
-/// Why an ENI is not one for pods.
+/// The reason why an ENI is not for pods, if there is one.
 fn unmanaged(eni: &Eni) -> Option<String> {
     eni::require_managed(eni)
         .err()

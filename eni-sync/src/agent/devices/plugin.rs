@@ -1,4 +1,4 @@
-//! A device plugin as the kubelet sees it: the methods of the service of one resource.
+//! The gRPC service of one resource, which the kubelet calls.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -28,13 +28,13 @@ use crate::agent::devices::grpc::{answer, server};
 use crate::agent::devices::shown::Waker;
 use crate::agent::news::LastLook;
 
-/// How many connections a resource has at most. The kubelet needs one.
+/// How many connections a resource accepts. The kubelet needs one.
 const CONNECTIONS: usize = 8;
-/// How long until the next try after an error of the socket.
+/// The pause after an error of the socket.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Where the nodes of devices are that user space drives.
+/// The directory of the device nodes of vfio-pci.
 const VFIO: &str = "/dev/vfio";
-/// Read, write, and make the node.
+/// Permission to read, write and create the device node.
 const PERMISSIONS: &str = "mrw";
 
 /// The service of one resource.
@@ -45,14 +45,14 @@ pub(crate) struct Plugin {
     pub(crate) listeners: Listeners,
 }
 
-/// Who listens to the list of a resource.
+/// Counts the listeners of the list of a resource.
 #[derive(Clone)]
 pub(crate) struct Listeners {
     count: Arc<AtomicUsize>,
     waker: Waker,
 }
 
-/// One of them.
+/// One listener; it is counted until it is dropped.
 struct Listening(Listeners);
 
 impl Listeners {
@@ -63,7 +63,7 @@ impl Listeners {
         }
     }
 
-    /// Whether there is any.
+    /// Whether there is a listener.
     pub(crate) fn is_any(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
@@ -83,7 +83,7 @@ impl Drop for Listening {
 }
 
 impl Plugin {
-    /// Answers whoever connects, for ever. Only root can.
+    /// Serves all connections, for ever. Only root can connect.
     pub(crate) async fn serve(self, listener: UnixListener) {
         let (mut connections, mut said) = (JoinSet::new(), LastLook::default());
         loop {
@@ -113,7 +113,7 @@ impl Plugin {
         };
         let connection = http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), service_fn(answer));
-        // The kubelet has gone; it connects again when it wants to.
+        // The kubelet has ended the connection; it connects again when needed.
         connection.await.ok();
     }
 
@@ -134,8 +134,8 @@ impl Plugin {
         }
     }
 
-    /// Those that a container has to have, and then the first ones of the list: with slots, the
-    /// last ones are those that go when there are fewer.
+    /// Prefers the devices that a container must have, and then the first ones of the list: the
+    /// last slots are the ones that are removed when there are fewer.
     fn prefer(&self, asked: api::PreferredAllocationRequest) -> api::PreferredAllocationResponse {
         let list = self.list.borrow();
         let of_one = |asked: api::ContainerPreferredAllocationRequest| {
@@ -163,8 +163,9 @@ impl Plugin {
         })
     }
 
-    /// What a container gets beside its network: for whole ENIs, the variable that
-    /// sriov-network-device-plugin sets, and the nodes of those that user space drives.
+    /// The settings for a container: for whole ENIs, the variable that
+    /// sriov-network-device-plugin sets, and the device nodes of those that are bound to
+    /// vfio-pci.
     fn allocate_one(&self, ids: &[String]) -> Result<api::ContainerAllocateResponse, Status> {
         let list = self.list.borrow();
         for id in ids {
@@ -187,7 +188,7 @@ impl Plugin {
     }
 }
 
-/// What the kubelet has to know of the plugin.
+/// The options of the plugin.
 pub(crate) fn options() -> api::DevicePluginOptions {
     api::DevicePluginOptions {
         pre_start_required: false,
@@ -195,8 +196,8 @@ pub(crate) fn options() -> api::DevicePluginOptions {
     }
 }
 
-/// The nodes below /dev of the devices that are bound to vfio-pci: that of each group, and the
-/// one that all of them need.
+/// The device nodes of the devices that are bound to vfio-pci: that of each IOMMU group, and
+/// the one that all of them need.
 fn nodes(ids: &[String]) -> Vec<api::DeviceSpec> {
     let group = |id: &String| {
         let directory = PciAddress::new(id)?.directory();
@@ -222,7 +223,7 @@ fn nodes(ids: &[String]) -> Vec<api::DeviceSpec> {
     names.into_iter().map(node).collect()
 }
 
-/// The list now, and again whenever it has changed.
+/// Sends the list at once, and again whenever it has changed.
 struct Watch<'a>(&'a Plugin);
 
 impl ServerStreamingService<api::Empty> for Watch<'_> {
@@ -235,7 +236,7 @@ impl ServerStreamingService<api::Empty> for Watch<'_> {
         let listening = self.0.listeners.add();
         let lists = WatchStream::new(self.0.list.subscribe());
         let lists = lists.map(move |devices| {
-            // As long as this is called, somebody listens.
+            // The closure keeps the listener counted as long as the stream exists.
             let _ = &listening;
             Ok(api::ListAndWatchResponse { devices })
         });

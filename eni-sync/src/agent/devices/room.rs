@@ -1,5 +1,5 @@
-//! What the kubelet is offered of each ENI, beside what the ENI has room for. A pod that is sent
-//! to the node for more than that waits there.
+//! Compares what the kubelet is offered of each ENI with the room of the ENI. A pod that is
+//! scheduled for more than the room waits on the node.
 
 use common::attach::inventory::Inventory;
 use serde::Serialize;
@@ -8,26 +8,26 @@ use crate::agent::devices::shown::Shown;
 use crate::ledger::Contents;
 use crate::registration::prefixes::supply::Slots;
 
-/// What the kubelet is offered of an ENI.
+/// The offer to the kubelet for one ENI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Offer {
     pub(crate) eni: String,
-    /// How many devices, also those that no pod can have now.
+    /// How many devices, including unhealthy ones.
     pub(crate) devices: usize,
-    /// For how many addresses it has room, by the ledger: none for an ENI that is not on the node.
-    /// Nothing for a device that is a whole ENI, and where EC2 has not said what the limit is, or
-    /// nobody what ENIs there are.
+    /// For how many addresses it has room by the ledger: 0 for an ENI that is not on the node.
+    /// `None` for a device that is a whole ENI, and if the limit or the ENIs of the node are
+    /// not known.
     pub(crate) room: Option<usize>,
 }
 
 impl Offer {
-    /// Whether pods are promised more than there is.
+    /// Whether more is offered than there is room for.
     pub(crate) fn is_too_much(&self) -> bool {
         self.room.is_some_and(|room| self.devices > room)
     }
 }
 
-/// What the kubelet is offered of each ENI of a resource.
+/// The offers for each ENI of a resource.
 pub(crate) fn offers(shown: &Shown, inventory: &Inventory, ledger: &Contents) -> Vec<Offer> {
     let offer = |(eni, (devices, _)): (&str, (usize, usize))| {
         let own = inventory.enis.iter().find(|own| own.id == eni);

@@ -1,5 +1,5 @@
-//! What the kubelet is offered at this moment, for whoever shows it: metrics, readiness, and a
-//! file for the commands. And how the look that finds it out is woken.
+//! The current offer to the kubelet, for metrics, readiness, and the commands, which read it
+//! from a file. Also wakes the thread that examines the node.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -15,27 +15,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::vpc::ec2::Family;
 
-/// Where the commands find it.
+/// The file for the commands.
 pub(crate) const PATH: &str = "/run/eni-cni/resources.json";
-/// Whatever is larger is not such a file.
+/// The size limit of the file in bytes.
 const LIMIT: u64 = 1 << 22;
-/// How long until the next try to write it.
+/// The pause after a failure to write the file.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// One resource.
+/// A resource as it is offered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Shown {
     /// Its name.
     pub(crate) name: String,
-    /// The family of its addresses; nothing where it is of whole ENIs.
+    /// The family of its addresses; `None` for whole ENIs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) family: Option<Family>,
-    /// Whether the kubelet has taken it, and listens to what becomes of it.
+    /// Whether the kubelet has accepted it and listens to its list.
     pub(crate) registered: bool,
     /// Why it is not registered, or has fewer devices than it could.
     pub(crate) problems: Vec<String>,
-    /// What it has.
+    /// Its devices.
     pub(crate) devices: Vec<Device>,
 }
 
@@ -43,27 +43,27 @@ pub(crate) struct Shown {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Device {
-    /// The name that the kubelet knows it by.
+    /// Its id in the device plugin API.
     pub(crate) id: String,
     /// The ENI.
     pub(crate) eni: String,
-    /// Why no pod can get it; nothing when one can.
+    /// Why no pod can get it; `None` when a pod can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unhealthy: Option<String>,
-    /// The NUMA node of the device, where the kernel tells it.
+    /// The NUMA node of the device, if the kernel knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) numa: Option<i64>,
 }
 
 impl Shown {
-    /// How many devices a pod can have, and how many it cannot.
+    /// How many devices are healthy, and how many are not.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let healthy = self.devices.iter().filter(|one| one.unhealthy.is_none());
         let healthy = healthy.count();
         (healthy, self.devices.len() - healthy)
     }
 
-    /// How many devices there are of each ENI, and how many of these a pod can have.
+    /// How many devices each ENI has, and how many of these are healthy.
     pub(crate) fn by_eni(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut of: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for device in &self.devices {
@@ -75,7 +75,7 @@ impl Shown {
     }
 }
 
-/// What an agent has written down of its resources; nothing where it offers none.
+/// The resources that an agent has written into the file; empty if it offers none.
 ///
 /// # Errors
 /// Code 5 when the file cannot be read, 6 when it is not such a file.
@@ -94,7 +94,7 @@ pub(crate) fn read() -> Result<Vec<Shown>> {
     })
 }
 
-/// Removes what an agent before this one has written, which offered resources.
+/// Removes the file of an earlier agent that offered resources.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -120,31 +120,31 @@ pub(crate) struct Resources {
 #[derive(Debug, Default)]
 struct Known {
     shown: Vec<Shown>,
-    /// What this agent has tried last to write into the file.
+    /// What this agent last tried to write into the file.
     tried: Option<Vec<Shown>>,
-    /// Why the file has something else, and when to try again.
+    /// Why that failed, and when to try again.
     unwritten: Option<(String, Instant)>,
-    /// Why nobody knows whether all of this is so still.
+    /// Why the state of the node is not known at this time.
     unseen: Option<String>,
 }
 
-/// Wakes the look at the resources.
+/// Wakes the thread that examines the node.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker(Arc<UnixStream>);
 
 impl Waker {
-    /// Has the resources looked at again.
+    /// Has the node examined again.
     pub(crate) fn wake(&self) {
-        // Where the other end is full of these, the look is coming already.
+        // If the buffer of the other end is full, the thread is about to wake anyway.
         (&*self.0).write_all(&[0]).ok();
     }
 }
 
 impl Resources {
-    /// Those of an agent that starts.
+    /// The resources of an agent that starts.
     ///
     /// # Errors
-    /// Code 5 when there are no descriptors.
+    /// Code 5 when no descriptor is free.
     pub(crate) fn new() -> Result<Self> {
         let pair = || {
             let (waker, woken) = UnixStream::pair()?;
@@ -161,18 +161,18 @@ impl Resources {
         })
     }
 
-    /// What wakes the look.
+    /// The waker of the thread that examines the node.
     pub(crate) fn waker(&self) -> &Waker {
         &self.waker
     }
 
-    /// What is readable when the look has been woken.
+    /// The descriptor that becomes readable when the thread is woken.
     pub(crate) fn woken(&self) -> BorrowedFd<'_> {
         self.woken.as_fd()
     }
 
-    /// Forgets what has woken the look, which begins now.
-    pub(crate) fn rest(&self) {
+    /// Clears pending wakes, before the node is examined.
+    pub(crate) fn clear_wakes(&self) {
         let mut bytes = [0; 64];
         while (&self.woken)
             .read(&mut bytes)
@@ -180,7 +180,7 @@ impl Resources {
         {}
     }
 
-    /// Notes what the kubelet is offered; whether it is something else than before.
+    /// Notes what the kubelet is offered. Returns whether it has changed.
     pub(crate) fn note(&self, resources: &[Shown]) -> bool {
         let mut known = self.known();
         let is_other = known.shown != resources;
@@ -188,10 +188,10 @@ impl Resources {
         is_other
     }
 
-    /// Has the file say the same, if this agent is the one that serves: of the others, the
-    /// kubelet has nothing. Returns when to try again what did not succeed. Until then only
-    /// something else is tried: each try changes the directory, which wakes the look, and that
-    /// whoever writes.
+    /// Writes the resources into the file, if this agent serves plugins: the kubelet has
+    /// nothing of other agents. Returns when to try again after a failure. Until then only a
+    /// changed list is tried: each attempt changes the directory, which wakes the thread that
+    /// examines the node.
     pub(crate) fn write_down(&self, is_serving: bool, now: Instant) -> Option<Instant> {
         let mut known = self.known();
         if !is_serving {
@@ -207,7 +207,8 @@ impl Resources {
         known.unwritten.as_ref().map(|(_, due)| *due)
     }
 
-    /// Notes why the node could not be looked at, or that it could; whether that is news.
+    /// Notes why the node could not be examined, or that it could. Returns whether that has
+    /// changed.
     pub(crate) fn note_unseen(&self, why: Option<String>) -> bool {
         let mut known = self.known();
         let is_other = known.unseen != why;
@@ -215,7 +216,7 @@ impl Resources {
         is_other
     }
 
-    /// What is wrong with them.
+    /// The problems of the resources.
     pub(crate) fn problems(&self) -> Vec<String> {
         let known = self.known();
         let of_one = |one: &Shown| {
@@ -228,7 +229,7 @@ impl Resources {
         problems.chain(unwritten).collect()
     }
 
-    /// What is to be said of them to whoever asks whether the agent is ready.
+    /// The problems that the readiness probe reports.
     pub(crate) fn findings(&self) -> Vec<String> {
         let mut findings = self.problems();
         findings.extend(self.known().unseen.clone());

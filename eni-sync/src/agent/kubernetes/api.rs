@@ -1,5 +1,5 @@
-//! The API server of the cluster, as a pod reaches it that has a service account. It is asked
-//! rarely, so that nothing is kept between two requests: a new token or authority counts at once.
+//! A client of the cluster's API server, as a pod with a service account reaches it. It is used
+//! rarely, so no state is kept between two requests: a new token or authority counts at once.
 
 use std::env;
 use std::fs;
@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use crate::vpc::failure::{NOT_PERMITTED, causes};
 use crate::vpc::http;
 
-/// Where the kubelet puts token and authority of a service account.
+/// The directory in which the kubelet puts the token and the authority of a service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// More than any token has.
+/// The size limit of a token in bytes.
 const LONGEST_TOKEN: u64 = 64 << 10;
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -31,13 +31,13 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) struct Change<'a> {
     /// `POST` or `PATCH`.
     pub(super) method: &'static str,
-    /// What kind of body it has.
+    /// The media type of the body.
     pub(super) content_type: &'static str,
-    /// What is changed, or made.
+    /// The object, or the patch.
     pub(super) body: &'a Value,
 }
 
-/// The object at a path; `None` where there is no such object.
+/// The object at a path; `None` if it does not exist.
 ///
 /// # Errors
 /// Those of [`send`].
@@ -45,7 +45,7 @@ pub(super) fn get(path: &str) -> Result<Option<Value>> {
     send(path, None)
 }
 
-/// Changes or makes the object at a path; `None` where there is no such object.
+/// Changes or creates the object at a path; `None` if it does not exist.
 ///
 /// # Errors
 /// Those of [`send`].
@@ -54,8 +54,8 @@ pub(super) fn change(path: &str, change: Change<'_>) -> Result<Option<Value>> {
 }
 
 /// # Errors
-/// Code 5 naming a file of the service account, 7 where there is none, 100 naming what the
-/// account may not, 11 for all that may be otherwise in a moment.
+/// Code 5 naming a file of the service account, 7 when the agent is not a pod, 100 naming the
+/// request that the account may not make, 11 for all failures that may pass.
 fn send(path: &str, change: Option<Change<'_>>) -> Result<Option<Value>> {
     let method = change.as_ref().map_or("GET", |change| change.method);
     let again = |why: String| {
@@ -77,13 +77,13 @@ fn send(path: &str, change: Option<Change<'_>>) -> Result<Option<Value>> {
     let late = |_| format!("no answer within {} s", DEADLINE.as_secs());
     let answer = runtime.block_on(async { timeout(DEADLINE, answered).await.map_err(late) });
     let (status, body) = answer.flatten().map_err(again)?;
-    // What is not JSON comes from somebody else than the API server.
+    // An answer that is not JSON does not come from the API server.
     let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
     let said = || answer["message"].as_str().unwrap_or_default().to_owned();
     match status {
         200..=299 => Ok(Some(answer)),
         404 => Ok(None),
-        // It is there already.
+        // The object exists already.
         409 if method == "POST" => Ok(Some(answer)),
         401 | 403 => {
             let msg = format!("Kubernetes does not permit {method} {path}");
@@ -137,7 +137,7 @@ fn request(path: &str, change: Option<Change<'_>>) -> Result<HttpRequest> {
     Ok(request)
 }
 
-/// Where the API server is, as Kubernetes tells every pod.
+/// The URL of the API server, by the variables that Kubernetes sets for every pod.
 fn origin() -> Result<String> {
     let named = |name: &str| {
         env::var(name)
@@ -158,7 +158,7 @@ fn origin() -> Result<String> {
     }
 }
 
-/// The token of the service account. It is behind symbolic links, and is renewed.
+/// The token of the service account. The file is behind symbolic links and is renewed.
 fn token() -> Result<String> {
     let path = Path::new(ACCOUNT).join("token");
     let read = || file::read_regular(&fs::canonicalize(&path)?, LONGEST_TOKEN);
@@ -169,7 +169,7 @@ fn token() -> Result<String> {
     Ok(String::from_utf8_lossy(&token).trim().to_owned())
 }
 
-/// What lies under an error of the connection: the outermost says only that there is one.
+/// The innermost cause of an error of the connection: the outer ones do not explain it.
 fn cause_of(error: &(dyn std::error::Error + 'static)) -> String {
     let first = causes(error).last().map(ToString::to_string);
     first.unwrap_or_default()

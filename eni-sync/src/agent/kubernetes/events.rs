@@ -1,5 +1,6 @@
-//! Events for pods that run without an address in the VPC: `kubectl describe pod` shows why
-//! nobody reaches it. An Event that cannot be made is given up: the log has the same.
+//! Events for pods that run without an address in the VPC: `kubectl describe pod` shows why a
+//! pod cannot be reached. An Event that cannot be created is dropped, because the log has the
+//! same text.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -17,32 +18,32 @@ use super::{is_path_segment, node_name};
 use crate::agent::news::News;
 use crate::registration::without::Without;
 
-/// How many pods wait for their Event at most. A node has fewer.
+/// How many pods may wait for their Event. A node has fewer.
 const QUEUE: usize = 512;
 /// How often the API server is asked for one Event, and the first pause in between.
 const ATTEMPTS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// What Kubernetes takes of a message, in bytes.
+/// The size limit of a message in Kubernetes, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
-/// What is taken of the name of the pod: names of Events have at most 253 bytes.
+/// How many bytes of the pod's name are used: names of Events have at most 253 bytes.
 const LONGEST_NAME: usize = 236;
-/// What the Event is about, as alerts and filters name it.
+/// The reason of the Event, as alerts and filters name it.
 const REASON: &str = "AddressNotInVPC";
-/// Who has made it.
+/// The component that reports the Event.
 const COMPONENT: &str = "eni-cni.io/eni-sync";
 
-/// Where pods are named that are to get an Event.
+/// The queue of pods that are to get an Event; `None` if Events are not configured.
 #[derive(Debug, Default)]
 pub(crate) struct Events(Option<SyncSender<Without>>);
 
 impl Events {
-    /// Where pods are named, and where they come out to get their Event, if Events are wanted.
+    /// Both ends of the queue, if Events are configured.
     pub(in crate::agent) fn new(wanted: bool) -> (Self, Option<Receiver<Without>>) {
         let (sender, receiver) = wanted.then(|| sync_channel(QUEUE)).unzip();
         (Self(sender), receiver)
     }
 
-    /// Has an Event made for a pod, where Events are made and the pod is known.
+    /// Queues an Event for a pod, if Events are configured and the pod is known.
     pub(in crate::agent) fn tell(&self, without: Without) {
         let Some(sender) = self.0.as_ref().filter(|_| !without.owner.pod.is_empty()) else {
             return;
@@ -56,11 +57,11 @@ impl Events {
     }
 }
 
-/// Makes the Events, for ever.
+/// Creates the Events, for ever.
 pub(super) fn run(receiver: &Receiver<Without>) {
     let mut news = News::default();
     for without in receiver {
-        if let Err(error) = create_patiently(&without) {
+        if let Err(error) = create_with_retries(&without) {
             for finding in news.among(vec![format!("no Event is made: {error}")]) {
                 say!("{finding}");
             }
@@ -68,7 +69,7 @@ pub(super) fn run(receiver: &Receiver<Without>) {
     }
 }
 
-fn create_patiently(without: &Without) -> Result<()> {
+fn create_with_retries(without: &Without) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..ATTEMPTS {
         match create(without) {
@@ -80,7 +81,7 @@ fn create_patiently(without: &Without) -> Result<()> {
     create(without)
 }
 
-/// Makes the Event of a pod. One that is not on this node any more needs none.
+/// Creates the Event of a pod, unless the pod is not on this node any more.
 fn create(without: &Without) -> Result<()> {
     let Some((namespace, name)) = without.owner.pod.split_once('/') else {
         return Ok(());
@@ -105,14 +106,14 @@ fn create(without: &Without) -> Result<()> {
     api::change(&format!("{namespaced}/events"), change).map(drop)
 }
 
-/// What Kubernetes is told of a pod.
+/// The Event of a pod.
 fn event(pod: &Value, node: &str, without: &Without) -> Value {
     let now = rfc3339(SystemTime::now());
     let (metadata, text) = (&pod["metadata"], without.to_string());
     let message = printable(&text);
     let name = metadata["name"].as_str().unwrap_or_default();
-    // An agent that finds the same after its start, or whose request was done without an
-    // answer, makes no second one.
+    // The name depends on the content, so that an agent that finds the same after a restart, or
+    // whose answer was lost, creates no second Event.
     let mut hasher = DefaultHasher::new();
     (metadata["uid"].as_str(), without.reason()).hash(&mut hasher);
     let event = &name[..name.floor_char_boundary(LONGEST_NAME)];

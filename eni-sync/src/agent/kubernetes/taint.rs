@@ -1,5 +1,5 @@
-//! The taint that keeps pods away from a node until its agent is ready for them. Whoever creates
-//! the node sets it; without one there is nothing to do.
+//! Removes the taint that keeps pods away from a node until its agent is ready. The taint is
+//! set when the node is created; without it there is nothing to do.
 
 use std::sync::Arc;
 use std::thread;
@@ -20,20 +20,20 @@ use crate::random;
 
 /// The key of the taint.
 const TAINT: &str = "eni-cni.io/not-ready";
-/// How often it is looked whether the node is ready; nobody is asked for it.
+/// How often it is checked whether the node is ready; that needs no request.
 const LOOK: Duration = Duration::from_secs(1);
 /// The pauses after a request that failed.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// When it is looked whether the taint is there again.
-const FIRST_REST: Duration = Duration::from_secs(2);
-const LONGEST_REST: Duration = Duration::from_secs(600);
+/// The intervals at which it is checked whether the taint is set again.
+const FIRST_INTERVAL: Duration = Duration::from_secs(2);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Removes the taint whenever the node is ready for pods: who manages nodes may set it again
-/// while a node is new.
+/// Removes the taint whenever the node is ready for pods: the controller of nodes may set it
+/// again while a node is new.
 pub(super) fn run(agent: &Arc<Agent>) {
     let (mut reasons, mut errors) = (LastLook::default(), LastLook::default());
-    let (mut failing, mut resting) = (FIRST_PAUSE, FIRST_REST);
+    let (mut pause, mut interval) = (FIRST_PAUSE, FIRST_INTERVAL);
     loop {
         while let Err(why) = ready(agent) {
             for why in reasons.replace(vec![why]) {
@@ -45,32 +45,32 @@ pub(super) fn run(agent: &Arc<Agent>) {
         match remove() {
             Ok(was_there) => {
                 errors.replace(Vec::new());
-                failing = FIRST_PAUSE;
-                resting = if was_there {
-                    FIRST_REST
+                pause = FIRST_PAUSE;
+                interval = if was_there {
+                    FIRST_INTERVAL
                 } else {
-                    LONGEST_REST.min(resting * 2)
+                    LONGEST_INTERVAL.min(interval * 2)
                 };
                 // Not all nodes at the same time.
-                thread::sleep(resting.mul_f64((1.0 + random::chance()) / 2.0));
+                thread::sleep(interval.mul_f64((1.0 + random::chance()) / 2.0));
             }
             Err(error) => {
                 for error in errors.replace(vec![error.to_string()]) {
                     say!("a taint {TAINT} of this node stays: {error}; trying again");
                 }
-                thread::sleep(failing);
-                failing = LONGEST_PAUSE.min(failing * 2);
+                thread::sleep(pause);
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }
 }
 
-/// Whether pods can have what they need here: the agent has compared the ledger with EC2, and
-/// every ENI of its configuration is attached.
+/// Checks that the node is ready for pods: the agent has compared the ledger with EC2, and
+/// every configured ENI is attached.
 fn ready(agent: &Agent) -> std::result::Result<(), String> {
-    let interval = agent.configuration.longest_interval();
+    let longest = agent.configuration.longest_interval();
     agent.health.alive()?;
-    agent.health.ready(interval, Instant::now())?;
+    agent.health.ready(longest, Instant::now())?;
     let text = |error: Error| error.to_string();
     let inventory = Inventory::read().map_err(text)?.unwrap_or_default();
     match provision::is_complete(&inventory, &agent.configuration.enis).map_err(text)? {
@@ -79,8 +79,8 @@ fn ready(agent: &Agent) -> std::result::Result<(), String> {
     }
 }
 
-/// Removes the taint; whether the node had it. Others may change the taints of the node at the same
-/// moment: then this is refused, and tried again with what they have made of it.
+/// Removes the taint, and returns whether the node had it. If another client changes the taints
+/// of the node at the same moment, the request is refused, and tried again with the new taints.
 fn remove() -> Result<bool> {
     let name = node_name()?;
     let path = format!("/api/v1/nodes/{name}");

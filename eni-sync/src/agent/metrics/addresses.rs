@@ -1,4 +1,4 @@
-//! What the ledger says of the addresses of this node, as metrics.
+//! Metrics of the addresses of this node, by the ledger.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::vpc::calls::Names;
 use crate::vpc::ec2::Family as AddressFamily;
 use crate::vpc::eni;
 
-/// The states that a metric has: all but that of what EC2 has removed.
+/// The states with a metric: all except `removed`.
 const STATES: [&str; 6] = [
     "claiming",
     "held",
@@ -26,9 +26,9 @@ const STATES: [&str; 6] = [
     "pooled",
     "adopted",
 ];
-/// The states of prefixes: those in which EC2 has them on the ENI.
+/// The states of prefixes with a metric: those in which they are on the ENI.
 const PREFIX_STATES: [&str; 3] = ["pooled", "releasing", "adopted"];
-/// In place of a state, of a file of the ledger that cannot be read.
+/// The value of the label `state` for a file of the ledger that cannot be read.
 const UNREADABLE: &str = "unreadable";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +39,7 @@ struct OfEni {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InState {
     eni: String,
-    /// Empty where a file of the ledger does not say of which one it is.
+    /// Empty for a file that cannot be read.
     family: &'static str,
     state: &'static str,
 }
@@ -77,7 +77,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// Makes them known.
+    /// Registers the metrics.
     pub(super) fn register(&self, names: &mut Names<'_>) {
         names.add("queue_depth", "Addresses that wait for EC2", &self.queue);
         let help = "Addresses that EC2 has refused and that pods go on without";
@@ -94,7 +94,8 @@ impl Addresses {
         names.add("pool_free_addresses", help, &self.free);
     }
 
-    /// Reads what the ledger says now, and returns it. For one thread at a time.
+    /// Reads the ledger into the metrics, and returns its content. Only one thread may call
+    /// this at a time.
     ///
     /// # Errors
     /// Code 5 naming a directory.
@@ -159,7 +160,7 @@ impl Addresses {
         }
     }
 
-    /// A pool is there also while its ENI is not.
+    /// A pool has a value also while its ENI is missing.
     fn set_free(&self, ledger: &Contents, pools: &[Pool]) {
         if pools.is_empty() {
             return;
@@ -178,7 +179,8 @@ impl Addresses {
         }
     }
 
-    /// What is only wanted takes no slot, as far as the node knows.
+    /// Sets the slots of an ENI. An address that is only claimed uses none, as far as the node
+    /// knows.
     fn set_slots(&self, eni: &Eni, known: &Content, stock: &Stock) {
         let Content {
             entries, prefixes, ..

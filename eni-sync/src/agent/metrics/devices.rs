@@ -1,4 +1,4 @@
-//! What the metrics say of the resources that the kubelet is offered.
+//! Metrics of the resources that are offered to the kubelet.
 
 use common::attach::inventory::Inventory;
 use common::error::Result;
@@ -40,7 +40,7 @@ pub(crate) struct Resources {
 }
 
 impl Resources {
-    /// Gives them their names.
+    /// Registers the metrics.
     pub(super) fn register(&self, names: &mut Names<'_>) {
         let help = "Devices of a resource of the kubelet";
         names.add("resource_devices", help, &self.devices);
@@ -52,7 +52,7 @@ impl Resources {
         names.add("resource_room", help, &self.room);
     }
 
-    /// Lets those of a resource begin.
+    /// Creates the metrics of a resource.
     pub(crate) fn begin(&self, name: &str) {
         for outcome in ["success", "failure"] {
             let resource = name.to_owned();
@@ -65,22 +65,23 @@ impl Resources {
         }]);
     }
 
-    /// Forgets what the ENIs have room for.
+    /// Clears the metric of the room on ENIs.
     pub(super) fn clear(&self) {
         self.room.clear();
     }
 
-    /// Reads what the ENIs have room for that the kubelet is offered. For one thread at a time.
+    /// Reads the room on the ENIs whose addresses are offered. Only one thread may call this at
+    /// a time.
     ///
     /// # Errors
-    /// Code 5 or 6 naming the file of what is offered.
+    /// Code 5 or 6 naming the file of offered resources.
     pub(super) fn read(&self, inventory: &Inventory, ledger: &Contents) -> Result<()> {
         for one in shown::read()?
             .into_iter()
             .filter(|one| one.family.is_some())
         {
             let offers = room::offers(&one, inventory, ledger);
-            // Where EC2 has not said the limit of one of them, nobody knows.
+            // If the limit of one of them is not known, the sum is not known either.
             let all: Option<usize> = offers.iter().map(|offer| offer.room).sum();
             if let Some(room) = all {
                 let resource = one.name;
@@ -105,7 +106,7 @@ impl Resources {
         }
     }
 
-    /// Notes an attempt to have the kubelet take a resource.
+    /// Notes an attempt to register a resource with the kubelet.
     pub(crate) fn note_attempt(&self, name: &str, is_taken: bool) {
         let outcome = if is_taken { "success" } else { "failure" };
         let resource = name.to_owned();

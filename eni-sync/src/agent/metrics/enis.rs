@@ -1,5 +1,5 @@
-//! The ENIs of the node as metrics: how many are wanted, what the others are, and who has the
-//! slots of the instance.
+//! Metrics of the ENIs of the node: how many are in each state, and who holds the slots of the
+//! instance.
 
 use common::attach::inventory::Inventory;
 use common::error::Result;
@@ -29,7 +29,7 @@ struct HeldBy {
     holder: &'static str,
 }
 
-/// How many ENIs there are in each state, and who has the slots.
+/// The numbers of ENIs in each state, and the slots by holder.
 #[derive(Debug, Default)]
 pub(super) struct Enis {
     states: Family<InState, Gauge>,
@@ -38,7 +38,7 @@ pub(super) struct Enis {
 }
 
 impl Enis {
-    /// Makes them known.
+    /// Registers the metrics.
     pub(super) fn register(&self, names: &mut Names<'_>) {
         names.add("enis", "ENIs of the node", &self.states);
         let help = "ENIs on a network card of the instance, by who has them";
@@ -47,7 +47,7 @@ impl Enis {
         names.add("interface_slots_limit", help, &self.limit);
     }
 
-    /// Reads what there is now. For one thread at a time.
+    /// Reads the current values. Only one thread may call this at a time.
     ///
     /// # Errors
     /// Code 999 when the kernel does not answer.

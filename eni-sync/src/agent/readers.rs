@@ -1,5 +1,5 @@
-//! Reads what may take long, for those who ask over HTTP: one at a time, on a thread that
-//! keeps nobody else waiting, and nobody waits for it longer than they have time.
+//! Runs slow reads for HTTP requests: one of each kind at a time, on a thread of its own. A
+//! request waits no longer than its time limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,46 +8,46 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// How many questions are answered on threads of their own.
-pub(crate) const DESKS: usize = 3;
+/// The number of kinds of reads, each with a thread of its own.
+pub(crate) const READERS: usize = 3;
 
-/// What is read from the ledger for those who ask: none waits for another.
+/// The reads of the ledger for HTTP requests. Different kinds do not wait for each other.
 #[derive(Debug, Default)]
-pub(crate) struct Desks {
-    pub(crate) metrics: Desk,
-    pub(crate) readiness: Desk,
-    pub(crate) page: Desk,
+pub(crate) struct Readers {
+    pub(crate) metrics: Reader,
+    pub(crate) readiness: Reader,
+    pub(crate) page: Reader,
 }
 
-/// Where one kind of question is answered.
+/// Runs the reads of one kind, one at a time.
 #[derive(Debug)]
-pub(crate) struct Desk(Arc<Semaphore>);
+pub(crate) struct Reader(Arc<Semaphore>);
 
-impl Default for Desk {
+impl Default for Reader {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
 }
 
-impl Desk {
-    /// The answer of `read`; nothing where it takes longer than `patience`, or where the
-    /// questions before it do.
+impl Reader {
+    /// The result of `read`; `None` if it, or the reads before it, take longer than `time`.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
-        patience: Duration,
+        time: Duration,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let asked = async {
-            let turn = Arc::clone(&self.0).acquire_owned().await.ok()?;
-            // Whoever stops waiting does not end the thread, which keeps the turn.
+            let permit = Arc::clone(&self.0).acquire_owned().await.ok()?;
+            // The end of the wait does not end the thread, which keeps the permit until it is
+            // done.
             let answer = spawn_blocking(move || {
                 let answer = read();
-                drop(turn);
+                drop(permit);
                 answer
             });
             answer.await.ok()
         };
-        timeout(patience, asked).await.ok().flatten()
+        timeout(time, asked).await.ok().flatten()
     }
 }
 
@@ -71,13 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_takes_long_keeps_no_other_desk_waiting() {
+    fn a_question_that_takes_long_keeps_no_other_reader_waiting() {
         runtime().block_on(async {
-            let (slow, quick) = (Desk::default(), Desk::default());
+            let (slow, quick) = (Reader::default(), Reader::default());
             let (go_on, wait) = channel::<()>();
             let never = move || wait.recv().is_ok();
             assert_eq!(slow.ask(SHORT, never).await, None);
-            // Its thread is busy still: neither a second one nor a third is started for it.
+            // Its thread is still busy: neither a second one nor a third is started for it.
             assert_eq!(slow.ask(SHORT, || true).await, None);
             assert_eq!(slow.ask(SHORT, || true).await, None);
             assert_eq!(quick.ask(LONG, || true).await, Some(true));
@@ -89,10 +89,10 @@ mod tests {
     #[test]
     fn a_question_that_ends_in_a_panic_gives_the_turn_back() {
         runtime().block_on(async {
-            let desk = Desk::default();
-            let failed = desk.ask(LONG, || assert!(std::env::args().count() == usize::MAX));
+            let reader = Reader::default();
+            let failed = reader.ask(LONG, || assert!(std::env::args().count() == usize::MAX));
             assert_eq!(failed.await, None);
-            assert_eq!(desk.ask(LONG, || true).await, Some(true));
+            assert_eq!(reader.ask(LONG, || true).await, Some(true));
         });
     }
 }

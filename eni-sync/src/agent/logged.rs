@@ -1,5 +1,5 @@
-//! What the log says of the agent and its node: which version has started, with which
-//! configuration, and which ENIs it finds.
+//! Logs the start of the agent with its version and configuration, the ENIs that it finds, and
+//! pods without an address in the VPC, each once.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use crate::agent::news::LastLook;
 use crate::registration::without::Without;
 use crate::vpc::eni;
 
-/// Tells that the agent starts, and how it is configured: each key with its value or default.
+/// Logs the start of the agent with its configuration: each key with its value or default.
 pub(crate) fn start(configuration: &Configuration, socket: &Path) {
     let metrics = configuration.metrics.map(|address| address.to_string());
     let pools = configuration.pools.iter().map(|pool| pool.name.as_str());
@@ -42,29 +42,29 @@ pub(crate) fn start(configuration: &Configuration, socket: &Path) {
     );
 }
 
-/// What the log has named.
+/// What has been logged before.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
-    /// The ENIs, each as it was then.
+pub(crate) struct Logged {
+    /// The ENIs, as they were when they were logged.
     enis: Mutex<Vec<Eni>>,
-    /// The pods without an address, as the ledger has them, and as the watched networks do.
+    /// The pods without an address, by the ledger and by the watched networks.
     refused: Mutex<LastLook>,
     unregistered: Mutex<LastLook>,
 }
 
-/// Where it is found that a pod runs without an address.
+/// The source of the finding that a pod runs without an address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Source {
-    /// The ledger has what EC2 refuses.
+    /// The ledger, which has the addresses that EC2 refuses.
     Ledger,
-    /// A watched network has what is never asked of EC2.
+    /// The watched networks, with addresses that EC2 is never asked for.
     Watched,
-    /// The same, where not all of it could be looked at.
+    /// As `Watched`, if some networks could not be read.
     WatchedInPart,
 }
 
-impl Said {
-    /// Tells which ENIs are new, changed or gone since the last time.
+impl Logged {
+    /// Logs which ENIs are new, changed or gone since the last call.
     pub(crate) fn note(&self, inventory: &Inventory) {
         let mut said = self.enis.lock().unwrap_or_else(PoisonError::into_inner);
         let instance = inventory.instance_id.as_str();
