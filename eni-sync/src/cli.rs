@@ -1,4 +1,4 @@
-//! The command line: what an operator and the node's service manager start.
+//! The command line, for operators and the node's service manager.
 
 mod attach;
 mod detach;
@@ -92,7 +92,7 @@ enum Command {
         /// The configuration file; without it, no network is watched
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The socket that plugins hand their work to
+        /// The socket on which plugins send their requests
         #[arg(long, value_name = "PATH", default_value = socket::PATH)]
         socket: PathBuf,
         /// Serve /metrics at this address, and /healthz and /readyz to the node itself
@@ -101,8 +101,8 @@ enum Command {
     },
     /// Create and attach the ENIs that a configuration names, and set them up
     ///
-    /// To be started before the kubelet. What is attached already stays as it is, and what
-    /// an earlier run has begun is completed.
+    /// To be started before the kubelet. ENIs that are attached already are not changed, and
+    /// what an earlier run has begun is completed.
     #[command(after_help = ATTACH_STATUS)]
     Attach(attach::Options),
     /// Detach and delete the ENIs of this node that its configuration does not name any more
@@ -120,42 +120,44 @@ enum Command {
         #[arg(long, value_name = "DIRECTORY")]
         target: PathBuf,
     },
-    /// Take from this node what eni-sync has brought, and put back what was there before
+    /// Remove eni-sync from this node, and restore what was there before
     ///
-    /// Releases the addresses, removes the programs and what they know. Refuses while pods are
+    /// Releases the addresses, and removes the programs and their state. Refuses while pods are
     /// attached or the agent runs.
     #[command(after_help = EXIT_STATUS)]
     Uninstall(uninstall::Options),
-    /// Write one file with all that whoever helps needs to know of this node
+    /// Write one file with everything that is needed to help with this node
     ///
-    /// State, records, ledger, links, logs, versions, and what status and doctor say. Nothing
-    /// in it is secret.
+    /// State, records, ledger, links, logs, versions, and the output of status and doctor.
+    /// Secrets are left out.
     #[command(after_help = EXIT_STATUS)]
     SupportBundle(support_bundle::Options),
     /// Show the addresses of this node's ENIs, their states and their owners
     ///
-    /// Who has each of its slots, too. Reads the ledger, the inventory and the kernel, and
-    /// changes nothing. AWS is not asked.
+    /// Also the holder of each of its slots. Reads the ledger, the inventory and the kernel,
+    /// and changes nothing. AWS is not asked.
     #[command(after_help = EXIT_STATUS)]
     Status(status::Options),
-    /// Look at everything that pods' addresses depend on, and say what to do
+    /// Check everything that pods' addresses depend on, and say what to do
     ///
     /// Reads and never writes, neither on the node nor in AWS. Without --nad and
-    /// --cni-conf-dir, it looks at the networks in /etc/cni/net.d and at those of the
-    /// pods that are running.
+    /// --cni-conf-dir, it checks the networks in /etc/cni/net.d and those of the pods that are
+    /// running.
     #[command(after_help = DOCTOR_STATUS)]
     Doctor(doctor::Options),
-    /// Compare the ledger of this node with EC2, and repair what differs
+    /// Compare the ledger of this node with EC2, and repair the differences
     #[command(after_help = EXIT_STATUS)]
     Sync {
         /// Do it once and end
         #[arg(long, required = true)]
         once: bool,
     },
-    /// Release addresses or prefixes that nobody needs any more, without waiting for their cool-down
+    /// Release addresses or prefixes that no pod needs any more, without waiting for their
+    /// cool-down
     ///
-    /// What an attachment that lives or any pod has is never released, nor a prefix that it is
-    /// of. What nobody knows the owner of, or an address of a pool, is released only with --force.
+    /// An address of an existing attachment or of any pod is never released, nor a prefix that
+    /// contains one. An address without a known owner, or of a pool, is released only with
+    /// --force.
     #[command(after_help = RELEASE_STATUS)]
     Release {
         #[command(flatten)]
@@ -165,8 +167,8 @@ enum Command {
     },
     /// Print the addresses that whereabouts has reserved, for the key exclude of host-local and of the agent
     ///
-    /// Reads a dump of its reservations, and of the pods, and asks nobody. Where the dump has
-    /// pods, reservations of those that it does not have are left out.
+    /// Reads a dump of its reservations, and of the pods, and makes no requests. If the dump
+    /// has pods, the reservations of other pods are left out.
     #[command(after_help = WHEREABOUTS_STATUS)]
     Whereabouts(whereabouts::Options),
     /// Print the completions of a shell
@@ -200,14 +202,15 @@ pub(crate) fn run() -> ExitCode {
     })
 }
 
-/// Says which commands there are, to who has given none.
+/// Prints the commands to stderr, if none is given.
 pub(crate) fn help() {
     for line in Cli::command().render_help().to_string().lines() {
         say!("{line}");
     }
 }
 
-/// What a command says is for whoever has given it; the agent has nobody but its log.
+/// Begins to log. The output of a command is for the operator, so only warnings are logged; the
+/// agent has only its log.
 fn begin_log(cli: &Cli) {
     match cli.command {
         Command::Agent { .. } => {
@@ -251,8 +254,8 @@ fn execute(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Whether the command does what the agent does: it reads what only root can, and has to reach
-/// AWS in the agent's way. The agent itself may have what it needs by other means.
+/// Whether the command does work of the agent: it needs root, and the agent's settings for
+/// reaching AWS. The agent itself may have these by other means.
 fn is_in_place_of_agent(command: &Command) -> bool {
     match command {
         Command::Attach(_)
@@ -271,7 +274,8 @@ fn is_in_place_of_agent(command: &Command) -> bool {
     }
 }
 
-/// The ledger, the agent's socket and the namespaces of pods are root's alone.
+/// Checks that root runs the command: the ledger, the agent's socket and the namespaces of pods
+/// are only accessible to root.
 fn require_root() -> Result<()> {
     if geteuid().is_root() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! `eni-sync attach`: gives the node the ENIs that a configuration names, before the kubelet
-//! starts. The agent does the same later for what is missing then.
+//! `eni-sync attach`: creates and attaches the ENIs of the configuration, before the kubelet
+//! starts. The agent does the same later for ENIs that are missing then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal};
@@ -27,18 +27,19 @@ use crate::vpc::clients::{Aws, Clients};
 use crate::vpc::inventory;
 use crate::vpc::rate_limit::RateLimit;
 
-/// How long a kubelet waits for its ENIs, in seconds.
+/// How long the command may take by default, in seconds, while the kubelet waits for it.
 pub(super) const TIMEOUT: u64 = 300;
-/// The pauses between two passes; many nodes may start at the same time.
+/// The first and the longest pause between two passes. They are random, because many nodes may
+/// start at the same time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How often the line for people moves.
+/// The interval at which the progress line is redrawn.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What to attach, and how.
+/// The options of `eni-sync attach`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The configuration of the agent; its key `enis` counts
+    /// The configuration of the agent, of which the key `enis` is used
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Only say what would be done
@@ -52,11 +53,11 @@ pub(crate) struct Options {
     timeout: u64,
 }
 
-/// Attaches what is missing, and prints what the node has then. The status is a failure when
-/// anything is still missing.
+/// Attaches missing ENIs, and prints the ENIs of the node. The status is a failure when an ENI
+/// is still missing.
 ///
 /// # Errors
-/// Code 5, 6 or 7 naming the configuration; what AWS says when nothing could be done at all.
+/// Code 5, 6 or 7 naming the configuration; the error of AWS when nothing could be done at all.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let configuration = Configuration::read(&options.config)?;
     if configuration.enis.is_empty() {
@@ -75,7 +76,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     conclude(report.problems.iter().map(|problem| problem.says.as_str()))
 }
 
-/// Passes until nothing is missing that time can bring. Interfaces are set up after each.
+/// Runs passes until no ENI is missing, or those that are will not come by waiting. Interfaces
+/// are set up after each pass.
 fn attach(configuration: &Configuration, deadline: Deadline) -> Result<Report> {
     let clients = Clients::new(Arc::new(RateLimit::of_nodes()));
     let progress = Progress::begin();
@@ -92,7 +94,7 @@ fn attach(configuration: &Configuration, deadline: Deadline) -> Result<Report> {
             set_up(report, &mut done, deadline);
         }
         let wait = pause.mul_f64((1.0 + random::chance()) / 2.0);
-        if !is_passing(&outcome) || deadline.left() <= wait {
+        if !is_temporary(&outcome) || deadline.left() <= wait {
             return outcome;
         }
         progress.wait(&outcome, wait);
@@ -102,7 +104,7 @@ fn attach(configuration: &Configuration, deadline: Deadline) -> Result<Report> {
     }
 }
 
-/// What the passes have come to: what any of them has attached is new.
+/// The result of all passes: an ENI that any of them has attached is new.
 fn joined(before: Option<Report>, outcome: Result<Report>) -> Result<Report> {
     match (before, outcome) {
         (None, outcome) => outcome,
@@ -120,8 +122,8 @@ fn joined(before: Option<Report>, outcome: Result<Report>) -> Result<Report> {
     }
 }
 
-/// Whether something is missing that another pass may bring.
-fn is_passing(outcome: &Result<Report>) -> bool {
+/// Whether an ENI is missing that another pass may attach.
+fn is_temporary(outcome: &Result<Report>) -> bool {
     let passes = |error: &Error| error.code == ErrorCode::TRY_AGAIN;
     match outcome {
         Ok(report) => report.problems.iter().any(|problem| passes(&problem.error)),
@@ -129,8 +131,8 @@ fn is_passing(outcome: &Result<Report>) -> bool {
     }
 }
 
-/// Sets up the interfaces: those of ENIs that were just attached as soon as they are there,
-/// others if they are on the node. A pod may have one that is `done`.
+/// Sets up the interfaces: those of ENIs that were just attached as soon as they appear, others
+/// if they are on the node. A pod may have got the interface of an ENI in `done`.
 fn set_up(report: &mut Report, done: &mut BTreeSet<String>, deadline: Deadline) {
     let links = match Netlink::open().and_then(|mut netlink| netlink.links()) {
         Ok(links) => links,
@@ -196,7 +198,7 @@ fn row(eni: &Eni, state: &str) -> Vec<String> {
     ]
 }
 
-/// Says what would be done.
+/// Prints what would be done.
 fn preview(configuration: &Configuration, json: bool) -> Result<ExitCode> {
     let plan = plan::make(&Aws::open(), &configuration.enis)?;
     match json {
@@ -227,7 +229,7 @@ fn line(missing: &Missing) -> String {
     format!("{name}: {what} at network card {card}, device index {index}\n")
 }
 
-/// Says what is missing; the status tells whether anything is.
+/// Prints the problems; the status is a failure if there are any.
 fn conclude<'a>(problems: impl Iterator<Item = &'a str>) -> Result<ExitCode> {
     let mut status = ExitCode::SUCCESS;
     for says in problems {
@@ -237,7 +239,7 @@ fn conclude<'a>(problems: impl Iterator<Item = &'a str>) -> Result<ExitCode> {
     Ok(status)
 }
 
-/// What is being done: a line that changes for people, lines for a log.
+/// The progress: a changing line on a terminal, separate lines in a log.
 pub(super) enum Progress {
     Line(ProgressBar),
     Lines,

@@ -1,5 +1,5 @@
-//! `eni-sync detach`: takes ENIs off the node that its configuration does not name any more, and
-//! deletes those that instances have left which have gone.
+//! `eni-sync detach`: detaches and deletes ENIs of the node that its configuration does not
+//! name any more, and deletes ENIs of ended instances.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,13 +18,13 @@ use crate::provision::leaked;
 use crate::provision::removal::{self, Fate, Outcome, Removed};
 use crate::vpc::clients::Aws;
 
-/// What to detach, and how.
+/// The options of `eni-sync detach`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The configuration of the agent; what its key `enis` names stays
+    /// The configuration of the agent; the ENIs in its key `enis` stay
     #[arg(long, value_name = "FILE", required_unless_present = "leaked")]
     config: Option<PathBuf>,
-    /// Delete the ENIs that were created for instances which have gone
+    /// Delete the ENIs that were created for instances which have ended
     #[arg(long, conflicts_with = "config")]
     leaked: bool,
     /// Only say what would be done
@@ -38,11 +38,11 @@ pub(crate) struct Options {
     timeout: u64,
 }
 
-/// Detaches and deletes. The status is a failure when an ENI stays because it carries pods, or
-/// for a reason that is printed after what has been done.
+/// Detaches and deletes ENIs. The status is a failure when an ENI stays because it carries
+/// pods, or for a reason that is printed after the results.
 ///
 /// # Errors
-/// Code 5, 6 or 7 naming the configuration, and what AWS says before anything is done.
+/// Code 5, 6 or 7 naming the configuration, and the error of AWS if nothing was done.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let aws = Aws::open().until(Deadline::after(Duration::from_secs(options.timeout)));
     let Outcome { removed, errors } = match &options.config {

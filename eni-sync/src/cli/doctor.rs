@@ -1,6 +1,6 @@
-//! `eni-sync doctor`: looks at everything that pods' addresses depend on, and says what
-//! to do about what is wrong. It reads and never writes. Facts are collected once;
-//! every check is a function from them to findings.
+//! `eni-sync doctor`: checks everything that pods' addresses depend on, and says what to do
+//! about problems. It reads and never writes. The facts are collected once; every check is a
+//! function from the facts to findings.
 
 mod access;
 mod addresses;
@@ -34,16 +34,16 @@ pub(crate) use finding::{Finding, Level};
 use report::{Manner, Report};
 use source::Source;
 
-/// What the doctor has found, or why it could not look.
+/// The findings, or why there are none.
 pub(crate) type Findings = std::result::Result<Vec<Finding>, String>;
 
-/// What to look at.
+/// The options of `eni-sync doctor`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Show also what is as it should be
+    /// Also show the checks that have passed
     #[arg(long)]
     all: bool,
     /// Files with NetworkAttachmentDefinitions or CNI configurations, YAML or JSON; `-`
@@ -61,8 +61,8 @@ pub(crate) struct Options {
     /// /opt/cni/bin
     #[arg(long, value_name = "DIRECTORY")]
     cni_path: Option<PathBuf>,
-    /// Ask EC2 to assign and unassign an address that is in no subnet, to learn
-    /// whether the role permits it
+    /// Ask EC2 to assign and unassign an address that is in no subnet, to find out whether the
+    /// role permits it
     #[arg(long)]
     probe_permissions: bool,
 }
@@ -85,10 +85,11 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Looks, and prints what it finds. The status is a failure when anything is an error.
+/// Runs the checks, and prints the findings. The status is a failure when any of them is an
+/// error.
 ///
 /// # Errors
-/// What keeps it from looking at all.
+/// Why no check could be made.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let sources = sources(&options.nad, options.cni_conf_dir.as_deref());
     let agent = agent_config(options.agent_config.as_deref());
@@ -111,12 +112,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// The agent's configuration that is given, else the one where it usually is.
+/// The given configuration of the agent, else that at the default path, if there is one.
 pub(crate) fn agent_config(given: Option<&Path>) -> Option<PathBuf> {
     given.map(Path::to_owned).or_else(found::agent)
 }
 
-/// The networks that are given, else those of this node.
+/// The given networks, else those of this node.
 fn sources(files: &[PathBuf], directory: Option<&Path>) -> Vec<Source> {
     match (files.is_empty(), directory) {
         (true, None) => found::networks(),
@@ -124,7 +125,7 @@ fn sources(files: &[PathBuf], directory: Option<&Path>) -> Vec<Source> {
     }
 }
 
-/// What it finds, as text and as JSON.
+/// The findings, as text and as JSON.
 ///
 /// # Errors
 /// As for [`run`].
@@ -141,7 +142,7 @@ pub(crate) fn report(
     Ok((text, output::json(&Document::of(&report))?))
 }
 
-/// What it finds.
+/// The findings.
 ///
 /// # Errors
 /// As for [`run`].

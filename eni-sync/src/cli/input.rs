@@ -1,4 +1,4 @@
-//! Files that an operator names on the command line, of which one may be stdin.
+//! Files on the command line, one of which may be stdin.
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ const STDIN: &str = "-";
 /// The text of a file, or of stdin.
 ///
 /// # Errors
-/// That it cannot be read, or is not text.
+/// When it cannot be read, or is not text.
 pub(crate) fn text(path: &Path) -> io::Result<String> {
     if path.as_os_str() != STDIN {
         return fs::read_to_string(path);

@@ -1,5 +1,6 @@
-//! Puts the plugins of an image into the node's directory. An empty image has no shell
-//! and no `cp` to do it with, and `cp` would leave half a plugin to be executed.
+//! `eni-sync install`: copies the plugins of an image into the node's directory. The image is
+//! empty apart from the programs, so it has no `cp`; and `cp` would leave half a plugin that
+//! may be executed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,33 +17,33 @@ use nix::unistd::geteuid;
 
 use crate::installed;
 
-/// What to do about a directory of another user.
+/// The advice about a directory of another user.
 const CURE: &str = "chown root:root it, or give the container DAC_OVERRIDE";
-/// The same of one that nobody can write.
+/// The advice about a read-only directory.
 const REMOUNT: &str = "remount its file system writable on the node, or install elsewhere: a runtime's \
                        bin_dir says where it looks for plugins";
-/// The same of one without room.
+/// The advice about a full file system.
 const MAKE_ROOM: &str = "make room on the node, then the container is started again";
 
-/// A program and the name that it gets.
+/// A program and the name under which it is installed.
 #[derive(Debug, PartialEq, Eq)]
 struct Name {
     program: PathBuf,
     name: String,
-    /// The name that is installed before and is given one more name, where that is enough.
+    /// An installed name of the same program, to which this name can be a hard link.
     other_name: Option<&'static str>,
 }
 
-/// Installs every program in `source` into `target`, each by a rename, so that a runtime
-/// finds the old one or the new one at any moment; eni-cni under the names of all plugins, and a
-/// plugin that has the name of one of the Go plugins also under a name of its own. What is the
-/// same, and this process's user's, stays as it is: whoever owns a program can change what root
-/// executes.
+/// Installs every program in `source` into `target`, each by a rename, so that a runtime finds
+/// the old or the new one at any moment; `eni-cni` under the names of all plugins, and a plugin
+/// with the name of a Go plugin also under a name of its own. A file that is equal and belongs
+/// to this process's user is not replaced; one of another user is, because its owner could
+/// change what root executes.
 ///
 /// # Errors
-/// Code 5 naming the file, and the owner of a directory that takes no file, with what to do; 7 when
-/// there is nothing to install, 11 when another installation does not end. Nothing is installed
-/// where not all of it has room.
+/// Code 5 naming the file, and the owner of a directory that cannot be written, with what to
+/// do; 7 when there is nothing to install, 11 when another installation takes too long. Nothing
+/// is installed if there is no room for all programs.
 pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
     let programs = programs(source)?;
     if programs.is_empty() {
@@ -63,8 +64,9 @@ pub(crate) fn run(source: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the program of somebody else that has this name. Without room for it, the plugins are
-/// installed all the same: pods need them now, and `uninstall` says that it has none.
+/// Keeps the program of another project that has this name. If that fails, for example for lack
+/// of room, the plugin is installed nevertheless: pods need it now, and `uninstall` reports
+/// that there is no program to restore.
 fn keep_replaced(target: &Path, name: &str) {
     if !DROP_IN.contains(&name) {
         return;
@@ -74,7 +76,7 @@ fn keep_replaced(target: &Path, name: &str) {
     }
 }
 
-/// Installs a program under one name; whether that was necessary.
+/// Installs a program under one name, and returns whether that was necessary.
 fn install(name: &Name, target: &Path) -> io::Result<bool> {
     let installed = target.join(&name.name);
     if let Some(other_name) = name.other_name {
@@ -82,7 +84,7 @@ fn install(name: &Name, target: &Path) -> io::Result<bool> {
         if is_one_file(&other, &installed) {
             return Ok(false);
         }
-        // Some file systems have no second names; then it is a copy.
+        // Some file systems have no hard links; then it is a copy.
         if installed::link(&other, &installed).is_ok() {
             return Ok(true);
         }
@@ -97,8 +99,9 @@ fn install(name: &Name, target: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The programs with the names that they are installed under. The names that nobody else
-/// installs are names of one file; what is written into one of the others must change no other.
+/// The programs with the names under which they are installed. Names that only this suite uses
+/// are hard links to one file; the other names are separate files, so that another program
+/// which writes into one of them changes no other name.
 fn named(programs: Vec<PathBuf>) -> Vec<Name> {
     let mut named = Vec::new();
     for program in programs {
@@ -124,13 +127,13 @@ fn named(programs: Vec<PathBuf>) -> Vec<Name> {
         }
         add(name, None);
     }
-    // The source may have all names, as the directory of an installation has.
+    // The source may have all names, if it is the directory of an installation.
     let mut seen = BTreeSet::new();
     named.retain(|name| seen.insert(name.name.clone()));
     named
 }
 
-/// Says whose the directory is, where that is not the user's who executes the programs.
+/// Warns if the directory does not belong to the user who executes the programs.
 fn warn_of_owner(target: &Path) {
     if let Some(owner) = other_owner(target) {
         say!("{target:?} belongs to {owner}, who can replace what root executes: {CURE}");
@@ -154,8 +157,8 @@ fn failed(installed: &Path, target: &Path, cause: &io::Error) -> Error {
     }
 }
 
-/// Makes sure that all programs have room before the first of them is replaced. Whatever else
-/// cannot be found out, the installation finds out.
+/// Checks that there is room for all programs before the first of them is replaced. If that
+/// cannot be determined, the installation is tried.
 ///
 /// # Errors
 /// Code 5 naming the directory, its owner, and what is needed.
@@ -164,7 +167,7 @@ fn require_room(names: &[Name], target: &Path) -> Result<()> {
         return Ok(());
     };
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    // Some file systems do not say how large they are.
+    // Some file systems do not report their size.
     if disk.blocks() == 0 || needed <= free.saturating_add(left_over(names, target)) {
         return Ok(());
     }
@@ -178,8 +181,8 @@ fn require_room(names: &[Name], target: &Path) -> Result<()> {
     Err(Error::new(ErrorCode::IO, msg).with_details(details))
 }
 
-/// How many bytes have to be free: a program that is replaced makes room for the next one when
-/// its copy is there.
+/// How many bytes have to be free. A program that is replaced frees its bytes only after its
+/// successor is complete.
 fn needed(names: &[Name], target: &Path) -> io::Result<u64> {
     let (mut used, mut most) = (0_u64, 0);
     for name in names.iter().filter(|name| name.other_name.is_none()) {
@@ -189,7 +192,8 @@ fn needed(names: &[Name], target: &Path) -> io::Result<u64> {
         }
         used += fs::metadata(&name.program)?.len();
         most = most.max(used);
-        // What others have put there is kept, and a file with more names stays under these.
+        // A program of another project is kept, and a file with several names stays under the
+        // others.
         let goes = fs::symlink_metadata(&installed)
             .ok()
             .filter(|it| it.nlink() == 1);
@@ -198,7 +202,7 @@ fn needed(names: &[Name], target: &Path) -> io::Result<u64> {
     Ok(most)
 }
 
-/// How many bytes an installation that was killed has left, which each program replaces.
+/// How many bytes an interrupted installation has left in temporary files, which are replaced.
 fn left_over(names: &[Name], target: &Path) -> u64 {
     let temporary = names
         .iter()
@@ -207,20 +211,20 @@ fn left_over(names: &[Name], target: &Path) -> u64 {
     left.map(|file| file.len()).sum()
 }
 
-/// Who a directory belongs to, as user and in full.
+/// The owner of a directory: the user, and user, group and mode as text.
 fn owner(directory: &Path) -> Option<(u32, String)> {
     let found = fs::metadata(directory).ok()?;
     let (uid, gid, mode) = (found.uid(), found.gid(), found.mode() & 0o7777);
     Some((uid, format!("{uid}:{gid}, mode {mode:04o}")))
 }
 
-/// User, group and mode of a directory that is another user's.
+/// User, group and mode of a directory that belongs to another user.
 fn other_owner(directory: &Path) -> Option<String> {
     let (_, owner) = owner(directory).filter(|(uid, _)| *uid != geteuid().as_raw())?;
     Some(owner)
 }
 
-/// The programs in a directory, sorted, so that the one with all plugins comes first.
+/// The programs in a directory, sorted; the one with all plugins comes first.
 fn programs(source: &Path) -> Result<Vec<PathBuf>> {
     let failed = |cause| Error::io(format!("failed to list {source:?}"), &cause);
     let mut found = Vec::new();
@@ -244,8 +248,8 @@ fn is_one_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Whether the file at a path has other names. What somebody else installs over one of them by
-/// writing into the file would change them all.
+/// Whether the file at a path has other names. A program that is installed by writing into the
+/// file would change all of them.
 fn has_other_names(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|file| file.nlink() > 1)
 }

@@ -1,5 +1,5 @@
-//! What the commands print to stdout, which is data and may be read by a program that
-//! stops reading when it has seen enough. Everything else goes to stderr.
+//! The commands' output on stdout: data, possibly for a program that stops reading early.
+//! Everything else goes to stderr.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -7,10 +7,11 @@ use common::error::{Error, Result};
 use common::text::{printable, printable_json};
 use serde::Serialize;
 
-/// Between two columns of a table.
+/// The gap between two columns of a table.
 const GAP: &str = "  ";
 
-/// Prints a text. A reader that has gone is not an error: it has what it wanted.
+/// Prints a text. A reader that has closed the pipe is not an error: it has read what it
+/// needed.
 ///
 /// # Errors
 /// Code 5 when the text cannot be written.
@@ -42,8 +43,8 @@ pub(crate) fn json(document: &impl Serialize) -> Result<String> {
     Ok(format!("{}\n", printable_json(&text)))
 }
 
-/// The rows as lines, every column as wide as its widest cell. No cell can change more
-/// of a terminal than its place.
+/// The rows as lines, every column as wide as its widest cell. Control characters in a cell are
+/// escaped.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let shown = |row: &Vec<String>| row.iter().map(|c| printable(c).into_owned()).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
@@ -62,7 +63,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// A time in seconds, as people say it: the two largest units.
+/// A duration in its two largest units.
 pub(crate) fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

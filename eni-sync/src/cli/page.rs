@@ -1,5 +1,5 @@
-//! The page of the agent: what `status` and `doctor` say of this node, and the last changes, for
-//! a browser on the node. It is made here, because the agent knows nothing of the commands.
+//! The agent's status page for a browser on the node: the output of `status` and `doctor`, and
+//! the last changes. It is made in `cli`, because the agent does not depend on the commands.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -10,11 +10,11 @@ use common::error::Result;
 use crate::cli::doctor::{self, Findings};
 use crate::cli::status;
 
-/// How long what the doctor has found is shown: it asks EC2, which whoever loads the page must
-/// not make the agent do as often as they like.
+/// How long the doctor's findings are shown before they are renewed: the doctor asks EC2, and
+/// loading the page often must not make the agent do so.
 const DOCTOR_AGE: Duration = Duration::from_secs(300);
 
-/// What the page needs besides what the agent tells.
+/// The inputs of the page, apart from those of the agent.
 #[derive(Debug)]
 pub(crate) struct Page {
     configuration: Option<PathBuf>,
@@ -32,7 +32,7 @@ impl Page {
         }
     }
 
-    /// The page now. `wrong` is what the agent itself knows to be wrong.
+    /// The current page. `wrong` has the problems that the agent itself knows.
     ///
     /// # Errors
     /// Those of `status`.

@@ -1,6 +1,6 @@
-//! `eni-sync release`: an operator gives addresses and prefixes back. What a living attachment or
-//! any pod has stays, whatever the operator says; what nobody knows stays unless the
-//! operator insists.
+//! `eni-sync release`: releases addresses and prefixes for an operator. An address that an
+//! existing attachment or any pod has is never released; one without a known owner only with
+//! `--force`.
 
 mod addresses;
 mod candidate;
@@ -29,7 +29,7 @@ use crate::vpc::ec2::Description;
 use crate::vpc::eni;
 use crate::vpc::inventory;
 
-/// Which addresses to release; those that all options agree on.
+/// The selection: an address must match all options.
 #[derive(Args, Clone, Debug, Default)]
 #[group(required = true, multiple = true)]
 pub(crate) struct Selection {
@@ -42,15 +42,15 @@ pub(crate) struct Selection {
     /// These addresses
     #[arg(long, value_name = "ADDRESS", num_args = 1..)]
     address: Vec<IpAddr>,
-    /// These prefixes, with the addresses of them that nobody has any more
+    /// These prefixes, with those of their addresses that no pod has any more
     #[arg(long, value_name = "CIDR", num_args = 1..)]
     #[arg(conflicts_with_all = ["network", "address", "foreign"])]
     prefix: Vec<Cidr>,
-    /// What other programs have left: on an ENI for pods, of no attachment that eni-sync knows
-    /// of, in no pool, and on no interface of any namespace
+    /// Addresses that other programs have left: on an ENI for pods, of no attachment that
+    /// eni-sync knows, in no pool, and on no interface of any namespace
     #[arg(long)]
     foreign: bool,
-    /// What eni-sync itself has assigned.
+    /// The addresses that eni-sync itself has assigned.
     #[arg(skip)]
     own: bool,
 }
@@ -58,21 +58,20 @@ pub(crate) struct Selection {
 /// How to release them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Manner {
-    /// Release also what nobody knows the owner of, and what is in a pool; never what a
-    /// pod has
+    /// Also release addresses without a known owner, and those of a pool; never those of a pod
     #[arg(long)]
     pub(super) force: bool,
     /// Only say what would be done
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// The configuration of the agent, which says where host-local has its reservations; without
-    /// it, /etc/eni-sync/agent.json where there is one
+    /// The configuration of the agent, which has the directories of host-local's reservations;
+    /// without it, /etc/eni-sync/agent.json if there is one
     #[arg(long, value_name = "FILE")]
     pub(super) agent_config: Option<PathBuf>,
 }
 
 impl Manner {
-    /// What any host-local of this node has reserved, with the files.
+    /// The addresses that host-local has reserved on this node, with the files.
     ///
     /// # Errors
     /// Code 5, 6 or 7 naming the configuration of the agent or a directory.
@@ -83,18 +82,18 @@ impl Manner {
     }
 }
 
-/// Releases what is selected. The status is a failure when anything of it stays.
+/// Releases the selection. The status is a failure when any of it stays.
 ///
 /// # Errors
-/// Code 7 for an ENI that is unknown or not for pods; what AWS says; code 5 naming a
-/// file of the ledger. What concerns one ENI only is said when the others are done.
+/// Code 7 for an ENI that is unknown or not for pods; the errors of AWS; code 5 naming a file
+/// of the ledger. An error of one ENI is returned when the others are done.
 pub(crate) fn run(selection: &Selection, manner: &Manner) -> Result<ExitCode> {
     let (lines, errors) = release(selection, manner)?;
     report(selection, &lines, errors)
 }
 
-/// Releases what eni-sync has assigned and no pod has; true when any of it stays. What others
-/// have assigned is not looked at.
+/// Releases the addresses and prefixes that eni-sync has assigned and no pod has; true when any
+/// of them stays. Those that other programs have assigned are not touched.
 ///
 /// # Errors
 /// As for [`run`].
@@ -110,8 +109,7 @@ pub(crate) fn release_own(manner: &Manner) -> Result<bool> {
     Ok(lines.iter().any(Line::is_kept))
 }
 
-/// Releases what is selected, of each ENI for itself: what has become of it, and what went wrong
-/// with any of the ENIs.
+/// Releases the selection, ENI by ENI: returns the results, and the errors of any of the ENIs.
 fn release(selection: &Selection, manner: &Manner) -> Result<(Vec<Line>, Errors)> {
     let manner = &Manner {
         force: manner.force || selection.foreign || selection.own,
@@ -137,8 +135,7 @@ fn release(selection: &Selection, manner: &Manner) -> Result<(Vec<Line>, Errors)
     Ok((lines, errors))
 }
 
-/// Releases what is selected of one ENI. Adds what has become of it to `lines`, also where the
-/// rest goes wrong.
+/// Releases the selection of one ENI. Adds the results to `lines`, also if the rest fails.
 fn release_of_eni(
     node: &Node<'_>,
     ledger: &EniLedger,
@@ -151,7 +148,8 @@ fn release_of_eni(
         false => Some(ledger.take_turn(TURN_DEADLINE)?),
     };
     if !manner.dry_run {
-        // What EC2 chose for this node is not what others have left.
+        // Addresses of a lost answer were chosen for this node, so other programs have not left
+        // them.
         unheard::find(node, ledger)?;
     }
     let line = |subject: Subject, fate: Fate| Line {
@@ -163,7 +161,8 @@ fn release_of_eni(
         let addresses = addresses::release(node, ledger, selection, manner)?.into_iter();
         lines.extend(addresses.map(|(address, fate)| line(Subject::Address(address), fate)));
     }
-    // The addresses of prefixes of our own are free by now, but for those that pods have.
+    // The addresses of this node's own prefixes are free by now, apart from those that pods
+    // have.
     let prefixes = match selection.own {
         true => prefixes::release_own(node, ledger, manner)?,
         false => prefixes::release(node, ledger, selection, manner)?,
@@ -173,7 +172,7 @@ fn release_of_eni(
     Ok(())
 }
 
-/// The ENIs that the selection is about: those for pods, and those in the ledger.
+/// The ENIs to which the selection can apply: those for pods, and those in the ledger.
 fn enis(ledger: &Ledger, found: &[Description], selection: &Selection) -> Result<BTreeSet<String>> {
     let known = ledger.enis()?;
     let known = known.iter().map(|eni| eni.id().to_owned());

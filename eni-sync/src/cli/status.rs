@@ -1,5 +1,5 @@
-//! `eni-sync status`: what the ledger and the inventory say of the addresses of this
-//! node's ENIs. It changes nothing, and asks EC2 only when it is told to.
+//! `eni-sync status`: shows the addresses of this node's ENIs, by the ledger and the inventory.
+//! It changes nothing, and asks EC2 only with `--live`.
 
 mod damage;
 mod html;
@@ -36,17 +36,17 @@ use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 use crate::vpc::inventory;
 
-/// What to show, and how.
+/// The options of `eni-sync status`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Ask EC2, and mark what is only in the ledger or only on an ENI
+    /// Ask EC2, and mark the addresses that are only in the ledger or only on an ENI
     #[arg(long)]
     live: bool,
     /// The configuration of the agent, which names the ENIs that the node is to have; without
-    /// it, /etc/eni-sync/agent.json where there is one
+    /// it, /etc/eni-sync/agent.json if there is one
     #[arg(long, value_name = "FILE")]
     agent_config: Option<PathBuf>,
     /// The directory of the plugins
@@ -54,32 +54,32 @@ pub(crate) struct Options {
     cni_path: PathBuf,
 }
 
-/// What this node has; the document of `--json`.
+/// The status of this node; the document of `--json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
     instance_id: String,
     instance_type: String,
     region: String,
-    /// How old the inventory is; nothing when there is none, or EC2 was asked.
+    /// How old the inventory is; `None` when there is none, or EC2 was asked.
     inventory_age_seconds: Option<u64>,
     /// Whether EC2 was asked.
     live: bool,
     enis: Vec<EniStatus>,
-    /// Each kind of ENIs that the configuration names; nothing where it is not known.
+    /// The kinds of ENIs in the configuration; `None` if it is not known.
     wanted: Option<Vec<Kind>>,
-    /// Who has the slots of the instance.
+    /// The slots of the instance, with their holders.
     slots: Vec<Card>,
     plugins: Plugins,
-    /// What the agent offers the kubelet; nothing where no agent answers.
+    /// The resources that the agent offers to the kubelet; empty if no agent answers.
     resources: Vec<Offered>,
 }
 
-/// What the directory of the plugins has.
+/// The plugins in the directory.
 #[derive(Debug, Serialize)]
 struct Plugins {
     directory: PathBuf,
-    /// By name; none of those that are missing or cannot be read.
+    /// By name, without those that are missing or cannot be read.
     installed: BTreeMap<String, Installed>,
 }
 
@@ -106,7 +106,7 @@ impl Plugins {
 #[serde(rename_all = "camelCase")]
 struct EniStatus {
     id: String,
-    /// What the inventory knows of it; nothing when it is only in the ledger.
+    /// Its data in the inventory; `None` when it is only in the ledger.
     #[serde(flatten)]
     known: Option<Known>,
     prefixes: Vec<PrefixStatus>,
@@ -121,11 +121,11 @@ struct PrefixStatus {
     prefix: Cidr,
     /// The ledger's state, `unknown` when it is only on the ENI, or `unreadable`.
     state: String,
-    /// Since when it is in this state, in seconds since 1970.
+    /// When it came into this state, in seconds since 1970.
     since: Option<Timestamp>,
     /// When it may be given back at the earliest, in seconds since 1970.
     release_after: Option<Timestamp>,
-    /// How many of its addresses the ledger has something of.
+    /// How many of its addresses have an entry in the ledger.
     taken: usize,
     /// Why its file cannot be read.
     refusal: Option<String>,
@@ -145,12 +145,12 @@ struct Known {
     managed: bool,
     ipv4: Slots,
     ipv6: Slots,
-    /// Who has it, and what its interface is.
+    /// Its holder, and the state of its interface.
     #[serde(flatten)]
     seen: Option<EniView>,
 }
 
-/// How many of the addresses that an ENI can have are there.
+/// How many slots of an ENI are used, and how many it has.
 #[derive(Debug, Serialize)]
 struct Slots {
     used: usize,
@@ -163,12 +163,12 @@ struct Address {
     address: IpAddr,
     /// The ledger's state, `unknown` when it is only on the ENI, or `unreadable`.
     state: String,
-    /// Since when it is in this state, in seconds since 1970.
+    /// When it came into this state, in seconds since 1970.
     since: Option<Timestamp>,
     /// When it may leave the ENI at the earliest, in seconds since 1970.
     release_after: Option<Timestamp>,
     owner: Option<Owned>,
-    /// Why it could not be had, or why its file cannot be read.
+    /// Why EC2 has refused it, or why its file cannot be read.
     refusal: Option<String>,
     differs: Option<Difference>,
 }
@@ -180,14 +180,14 @@ struct Owned {
     pod: String,
     container_id: String,
     ifname: String,
-    /// Whether the attachment still exists; nothing when that cannot be told.
+    /// Whether the attachment still exists; `None` when that is unknown.
     alive: Option<bool>,
-    /// Why it cannot be told.
+    /// Why that is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<String>,
 }
 
-/// Where an address is that is not in both.
+/// Where an address is that is missing in the ledger or on the ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Difference {
@@ -198,7 +198,7 @@ enum Difference {
 /// Prints the status.
 ///
 /// # Errors
-/// What cannot be read, and what AWS says.
+/// Those of reading the node's state, and the errors of AWS.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let agent = agent_config(options.agent_config.as_deref());
     let plugins = Plugins::of(&options.cni_path);
@@ -218,7 +218,8 @@ pub(crate) fn report(plugins: &Path, agent: Option<&Path>) -> Result<(String, St
     Ok((table::render(&status, now()), output::json(&status)?))
 }
 
-/// The status as a page, with what the agent and the doctor find wrong and the last changes.
+/// The status as a page, with the problems that the agent and the doctor find, and the last
+/// changes.
 ///
 /// # Errors
 /// As for [`run`].
@@ -238,7 +239,7 @@ pub(crate) fn page(
     Ok(page::render(&status, &seen, now()))
 }
 
-/// The ENIs that the agent's configuration names; nothing where that is not known.
+/// The ENIs in the agent's configuration; `None` if it is not known.
 fn wanted(agent: Option<&Path>) -> Option<Vec<Wanted>> {
     match Configuration::read(agent?) {
         Ok(configuration) => Some(configuration.enis),
@@ -327,7 +328,7 @@ fn collect(live: bool, plugins: Plugins, wanted: Option<Vec<Wanted>>) -> Result<
     })
 }
 
-/// The inventory as it is written. It is a copy: without it, the ledger is shown.
+/// The written inventory. It is only a copy: without it, the ledger is shown.
 fn written() -> Inventory {
     let written = Inventory::read().unwrap_or_else(|error| {
         say!("{error}");
@@ -416,8 +417,8 @@ fn prefix_lines(
     known.chain(unknown).collect()
 }
 
-/// The addresses of an ENI that the ledger does not have. Those of an ENI whose
-/// addresses are not ours are nothing that differs.
+/// The addresses of an ENI that are not in the ledger. On an ENI that eni-sync does not manage,
+/// these are no differences.
 fn unknown(entries: &[Entry], actual: Option<&Description>) -> Vec<Address> {
     let managed = actual.filter(|actual| eni::require_releasable(actual).is_ok());
     let found = managed.iter().flat_map(|actual| &actual.secondary);

@@ -1,6 +1,6 @@
-//! `eni-sync support-bundle`: one file with all that whoever helps an operator needs to know of
-//! a node. It reads and never writes, but for the file; what is recognised as a secret, by its name
-//! or its form, is not in it.
+//! `eni-sync support-bundle`: one file with everything that is needed to help an operator with
+//! a node. It reads and never writes, apart from the file; secrets that are recognised by their
+//! name or form are left out.
 
 mod archive;
 mod collect;
@@ -29,9 +29,9 @@ const LOG_FILE: &str = "/var/log/eni-cni.log";
 const POD_LOGS: &str = "/var/log/pods";
 /// The kernel's interfaces.
 const LINKS: &str = "/sys/class/net";
-/// What the kernel tells of interfaces, addresses and routes.
+/// The kernel's files about interfaces, addresses and routes.
 const NETWORK: [&str; 6] = ["dev", "route", "fib_trie", "if_inet6", "ipv6_route", "arp"];
-/// What tells of the node itself.
+/// The files about the node itself.
 const NODE: [&str; 4] = [
     "/proc/version",
     "/etc/os-release",
@@ -40,10 +40,10 @@ const NODE: [&str; 4] = [
 ];
 /// How many files of one directory are collected.
 const FILES: usize = 10_000;
-/// How deep directories of state are: a plugin, a network, a record.
+/// The depth of directories of state: a plugin, a network, a record.
 const DEPTH: usize = 3;
 
-/// What to collect, and where to.
+/// The options of `eni-sync support-bundle`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The file to write, which must not exist; `-` is stdout
@@ -74,13 +74,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         drop(written);
         return Ok(());
     }
-    // Nobody may have put a link to another file there, as in /tmp.
+    // The file must be new: in a directory such as /tmp, another user may have put a link to
+    // another file there.
     let mut create = OpenOptions::new();
     create.write(true).create_new(true).mode(0o600);
     let file = create.open(&options.file).map_err(failed)?;
     let written = write(options, file).and_then(|file| file.sync_all());
     if written.is_err() {
-        // Half of it would be taken for the whole.
+        // An incomplete file might be taken for a complete one.
         fs::remove_file(&options.file).ok();
     }
     written.map_err(failed)?;
@@ -99,14 +100,14 @@ fn write<W: Write>(options: &Options, to: W) -> io::Result<W> {
     bundle.archive.finish(&bundle.errors)
 }
 
-/// What is collected, and what could not be.
+/// The archive, and the errors.
 struct Bundle<W: Write> {
     archive: Archive<W>,
     errors: String,
 }
 
 impl<W: Write> Bundle<W> {
-    /// What the commands say.
+    /// The output of the commands.
     fn commands(&mut self, options: &Options) -> io::Result<()> {
         let version = concat!("eni-sync ", env!("CARGO_PKG_VERSION"), "\n");
         self.archive.add("version.txt", version.as_bytes())?;
@@ -119,7 +120,7 @@ impl<W: Write> Bundle<W> {
         self.documents("doctor", report)
     }
 
-    /// What a command says, for people and as JSON.
+    /// The output of a command, as text and as JSON.
     fn documents(&mut self, name: &str, said: Result<(String, String)>) -> io::Result<()> {
         match said {
             Ok((text, json)) => {
@@ -135,7 +136,7 @@ impl<W: Write> Bundle<W> {
         }
     }
 
-    /// What is on the disk, and what the kernel has.
+    /// The state on the disk and in the kernel.
     fn state(&mut self, options: &Options) -> io::Result<()> {
         let own = [
             (records::ROOT, DEPTH),
@@ -158,7 +159,7 @@ impl<W: Write> Bundle<W> {
         self.links()
     }
 
-    /// The interfaces of the node, a line each.
+    /// The interfaces of the node, one per line.
     fn links(&mut self) -> io::Result<()> {
         let mut text = String::new();
         for name in self.names(Path::new(LINKS)) {
@@ -174,7 +175,7 @@ impl<W: Write> Bundle<W> {
             .add("links.txt", redact::text(&text).as_bytes())
     }
 
-    /// The ends of the logs that there are.
+    /// The ends of the existing logs.
     fn logs(&mut self, options: &Options) -> io::Result<()> {
         for log in &options.log {
             if !self.log(log)? {
@@ -190,8 +191,7 @@ impl<W: Write> Bundle<W> {
         Ok(())
     }
 
-    /// The end of a log, and of what it was before it was begun anew. Returns whether there is
-    /// one.
+    /// The end of a log and of the rotated file before it. Returns whether there is one.
     fn log(&mut self, log: &Path) -> io::Result<bool> {
         let mut is_any = false;
         for path in [
@@ -230,14 +230,14 @@ impl<W: Write> Bundle<W> {
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_dir() && depth > 1 => self.directory(&path, depth - 1)?,
                 Ok(found) if found.is_file() => self.file(&path)?,
-                // Sockets, links and whatever else has no content of its own.
+                // Sockets, links and other special files have no content of their own.
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// As many of the names in a directory as are collected.
+    /// The names in a directory, as many as are collected.
     fn names(&mut self, directory: &Path) -> Vec<String> {
         let (mut names, others) = match collect::names(directory) {
             Ok(names) => names,
@@ -260,7 +260,7 @@ impl<W: Write> Bundle<W> {
         names
     }
 
-    /// A file that is known by its name, which may be a link, as in a ConfigMap.
+    /// A file that is given by its name, which may be a link, as in a ConfigMap.
     fn named(&mut self, path: &Path) -> io::Result<()> {
         let read = fs::canonicalize(path).and_then(|path| collect::head(&path));
         self.add(path, read)

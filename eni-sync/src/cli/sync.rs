@@ -1,4 +1,4 @@
-//! `eni-sync sync --once`: one comparison of the ledger with EC2, watched by somebody.
+//! `eni-sync sync --once`: one comparison of the ledger with EC2, for an operator.
 
 use std::io::{self, IsTerminal};
 
@@ -20,11 +20,10 @@ use crate::vpc::inventory;
 
 const BAR: &str = "{bar:30} {pos}/{len} ENIs, {elapsed}  {wide_msg}";
 
-/// Compares once, releases what is due, and prints what was different.
+/// Compares once, releases due addresses, and prints the differences.
 ///
 /// # Errors
-/// What went wrong with any ENI, and code 6 for a damaged file of the ledger; the others are
-/// done.
+/// The errors of any ENI, and code 6 for a damaged file of the ledger; the others are done.
 pub(crate) fn once() -> Result<()> {
     let aws = Aws::open();
     let ledger = Ledger::of_node();
@@ -50,7 +49,7 @@ pub(crate) fn once() -> Result<()> {
     require_readable(&ledger)
 }
 
-/// Fails when files of the ledger are damaged: what they are about has not been compared.
+/// Checks that no file of the ledger is damaged: its address or prefix has not been compared.
 fn require_readable(ledger: &Ledger) -> Result<()> {
     let mut damaged = Errors::default();
     for eni in ledger.enis()? {
@@ -61,7 +60,7 @@ fn require_readable(ledger: &Ledger) -> Result<()> {
     damaged.into_result()
 }
 
-/// How far the comparison is: a bar for people, lines for a log.
+/// The progress: a bar on a terminal, lines in a log.
 enum Progress {
     Bar(ProgressBar),
     Lines,
@@ -75,7 +74,7 @@ impl Progress {
         let managed = |eni: &&Eni| eni::require_managed(eni).is_ok();
         let enis = inventory.enis.iter().filter(managed).count();
         let bar = ProgressBar::new(u64::try_from(enis).unwrap_or(u64::MAX));
-        // The default style is as good, if the template were wrong.
+        // The template is valid; the default style would do as well.
         let style = ProgressStyle::with_template(BAR);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.tick();
@@ -88,7 +87,7 @@ impl Progress {
                 bar.set_message(eni.id.clone());
                 bar.inc(1);
             }
-            // It is in a pod, or a program in user space has it.
+            // Its interface is in a pod or bound to a driver for user space.
             Self::Lines if eni.interface.is_empty() => say!("{} compared", eni.id),
             Self::Lines => say!("{} ({}) compared", eni.id, eni.interface),
         }

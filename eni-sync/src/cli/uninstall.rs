@@ -1,6 +1,6 @@
-//! `eni-sync uninstall`: takes from a node what `install` and eni-sync have brought, and puts
-//! back what was there before. Addresses are released first, while there is a ledger that knows
-//! them. What pods still need stays, and without `--force` everything does.
+//! `eni-sync uninstall`: removes from a node what `install` and eni-sync have created, and
+//! restores the programs that were there before. Addresses are released first, while the ledger
+//! knows them. State that pods still need stays; without `--force`, everything stays then.
 
 mod needed;
 mod unknown;
@@ -29,12 +29,12 @@ use crate::installed::{self, Installed};
 use crate::ledger::Ledger;
 use crate::plugin::socket;
 
-/// The program itself, which has no other name.
+/// The name of this program.
 const PROGRAM: &str = "eni-sync";
-/// What to do about an agent.
+/// The advice about a running agent.
 const STOP_AGENT: &str = "delete the DaemonSet, or stop the service, before";
 
-/// What to remove, and how.
+/// The options of `eni-sync uninstall`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The directory that the runtime looks for plugins in
@@ -47,17 +47,17 @@ pub(crate) struct Options {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The configuration of the agent, which says where host-local has its reservations; without
-    /// it, /etc/eni-sync/agent.json where there is one
+    /// The configuration of the agent, which has the directories of host-local's reservations;
+    /// without it, /etc/eni-sync/agent.json if there is one
     #[arg(long, value_name = "FILE")]
     agent_config: Option<PathBuf>,
 }
 
-/// Removes what eni-sync has brought. The status is a failure when anything of it stays.
+/// Removes what eni-sync has created. The status is a failure when any of it stays.
 ///
 /// # Errors
-/// Code 7 naming the agent that runs, the pods that are attached or the ENIs that are begun; what
-/// AWS says; code 5 naming a file.
+/// Code 7 naming the running agent, the attached pods, or the ENIs that are being created or
+/// deleted; the errors of AWS; code 5 naming a file.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let found = [records::ROOT, inventory::DIRECTORY].map(Path::new);
     let found = found.map(|path| (path, path.exists()));
@@ -70,12 +70,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         )?;
         return Ok(ExitCode::FAILURE);
     }
-    // EC2 may have taken minutes, in which a pod has started.
+    // EC2 may have taken minutes, and a pod may have started.
     refuse_while_needed(options)?;
     let mut errors = Errors::default();
     errors.keep(programs(options));
     let is_needed = unneeded(options, &found, stays, &mut errors)?;
-    // Whoever has to do this again needs the program for it.
+    // After a failure, the program is needed to repeat the command.
     if errors.is_empty() && (options.force || !is_needed) {
         errors.keep(own_program(options));
     }
@@ -87,16 +87,18 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// Removes what is known, unless `stays` says that it is needed or somebody needs it; returns
-/// whether it is needed. What a program may still use that could not be removed stays too.
+/// Removes the state of this suite, unless `stays` or the node's state show that it is still
+/// needed, and returns whether it is. After an error it stays too, because a program that could
+/// not be removed may use it.
 fn unneeded(
     options: &Options,
     found: &[(&Path, bool)],
     stays: bool,
     errors: &mut Errors,
 ) -> Result<bool> {
-    // A plugin that has been started before its program was removed may choose a master or move
-    // a device; it writes that down before, or comes after, and finds nothing.
+    // A plugin that was started before its program was removed may still choose a master or
+    // move a device. It takes this lock for that: it has either written its record before, or
+    // finds no state after.
     let _turn = match options.dry_run {
         true => None,
         false => errors.keep(Turn::to_take_away()),
@@ -119,7 +121,7 @@ fn refuse_while_needed(options: &Options) -> Result<()> {
     Needed::look()?.refuse()
 }
 
-/// Sees to it that no agent serves, and that none begins to until the value is dropped.
+/// Checks that no agent serves, and prevents one from starting until the value is dropped.
 fn alone(options: &Options) -> Result<Option<Lock>> {
     let path = Path::new(socket::PATH);
     let lock = if options.dry_run {
@@ -139,8 +141,8 @@ fn alone(options: &Options) -> Result<Option<Lock>> {
     Ok(lock)
 }
 
-/// Releases what eni-sync has assigned; true when any of it stays. A node whose ledger has
-/// nothing needs no AWS.
+/// Releases the addresses that eni-sync has assigned; true when any of them stays. With an
+/// empty ledger, AWS is not needed.
 fn release(options: &Options) -> Result<bool> {
     let mut is_any = false;
     for eni in Ledger::of_node().enis()? {
@@ -161,10 +163,10 @@ fn release(options: &Options) -> Result<bool> {
         }
         outcome => outcome?,
     };
-    Ok(unknown::name()? || stays)
+    Ok(unknown::print_all()? || stays)
 }
 
-/// Removes the plugins of this suite, and puts back those that they had replaced.
+/// Removes the plugins of this suite, and restores those that they had replaced.
 fn programs(options: &Options) -> Result<()> {
     let directory = &options.target;
     if !directory.exists() {
@@ -172,7 +174,7 @@ fn programs(options: &Options) -> Result<()> {
     }
     let _lock = installed::lock(directory)?;
     let mut errors = Errors::default();
-    // The program with all plugins is each of them.
+    // The program with all plugins has the marker of each plugin.
     let all = DROP_IN
         .first()
         .map(|plugin| (ALL_PLUGINS.to_owned(), *plugin));
@@ -180,7 +182,7 @@ fn programs(options: &Options) -> Result<()> {
         errors.keep(program(options, &name, plugin));
     }
     let kept = directory.join(installed::REPLACED);
-    // What could not be put back is there still.
+    // Programs that could not be restored are kept there.
     if errors.is_empty() && !options.dry_run && kept.exists() {
         let removed = fs::remove_dir_all(&kept).map_err(|cause| failed(&kept, &cause));
         errors.keep(removed);
@@ -188,7 +190,7 @@ fn programs(options: &Options) -> Result<()> {
     errors.into_result()
 }
 
-/// Removes the program that does all this.
+/// Removes this program.
 fn own_program(options: &Options) -> Result<()> {
     if !options.target.exists() {
         return Ok(());
@@ -197,7 +199,7 @@ fn own_program(options: &Options) -> Result<()> {
     program(options, PROGRAM, PROGRAM)
 }
 
-/// Ends what the directory has under one name. A program that is not this suite's stays.
+/// Removes or restores the program under one name. A program that is not of this suite stays.
 fn program(options: &Options, name: &str, plugin: &str) -> Result<()> {
     let path = options.target.join(name);
     let before = installed::replaced(&options.target, name);
@@ -228,8 +230,8 @@ fn program(options: &Options, name: &str, plugin: &str) -> Result<()> {
     }
 }
 
-/// Removes what eni-sync and the plugins know. Reservations of host-local are of a format that
-/// Go's host-local has too, and stay.
+/// Removes the state of eni-sync and the plugins. Reservations of host-local have the format of
+/// Go's host-local, and stay.
 fn state(options: &Options, found: &[(&Path, bool)]) -> Result<()> {
     let mut errors = Errors::default();
     for (path, was_there) in found {
@@ -246,8 +248,8 @@ fn state(options: &Options, found: &[(&Path, bool)]) -> Result<()> {
     errors.into_result()
 }
 
-/// Removes a directory. Where it is a mount, as in a container, it is left empty; what the
-/// kernel says of that depends on whether the root can be written.
+/// Removes a directory. If it is a mount point, as in a container, it is only emptied; the
+/// kernel's error then depends on whether the root can be written.
 fn empty(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

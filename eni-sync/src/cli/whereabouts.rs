@@ -1,6 +1,6 @@
-//! `eni-sync whereabouts`: what whereabouts has reserved for pods that still exist, so that
-//! what takes its place, host-local or the agent, gives these addresses to nobody. whereabouts keeps a
-//! reservation as its distance from the first address of a pool's range.
+//! `eni-sync whereabouts`: prints the addresses that whereabouts has reserved for pods that
+//! still exist, so that its successor, host-local or the agent, does not assign them.
+//! whereabouts stores a reservation as its offset from the first address of a pool's range.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use crate::cli::{input, output};
 
-/// What to print of which dump.
+/// The options of `eni-sync whereabouts`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// What kubectl has printed as JSON; - is stdin
+    /// The output of kubectl as JSON; - is stdin
     #[arg(value_name = "FILE")]
     dump: PathBuf,
     /// Print only the addresses of this network
@@ -43,7 +43,7 @@ struct Metadata {
 #[derive(Debug, Deserialize)]
 struct Spec {
     range: Cidr,
-    /// By the distance from the address that `range` begins with.
+    /// By the offset from the address in `range`.
     allocations: BTreeMap<String, Allocation>,
 }
 
@@ -52,15 +52,15 @@ struct Spec {
 struct Allocation {
     /// Namespace and name of the pod.
     podref: String,
-    /// What keeps the address also while there is no pod.
+    /// A claim that keeps the address while there is no pod.
     ipamclaimref: String,
 }
 
 /// Prints the reservations as a list of addresses.
 ///
 /// # Errors
-/// Code 5 for a file that cannot be read, 6 for one that has anything but what kubectl prints
-/// of pools and pods: without it, an address of a pod might be missing.
+/// Code 5 for a file that cannot be read, 6 for one with other content than pools and pods as
+/// kubectl prints them: an address of a pod might be missing otherwise.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let dump = &options.dump;
     let text =
@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    // Networks with names may have one address each for a pod.
+    // Named networks may have the same address, each for a pod.
     ended.retain(|address, _| !reserved.contains(address));
     for (address, pod) in ended {
         say!("{address} is left out: pod {pod} has gone");
@@ -93,7 +93,7 @@ fn not_understood(dump: &Path, why: String) -> Error {
     .with_details(why)
 }
 
-/// The pools of a dump, and the names of its pods where it has any.
+/// The pools of a dump, and the names of its pods if it has any.
 fn read(text: &str) -> std::result::Result<(Vec<Pool>, Option<BTreeSet<String>>), String> {
     let document: Value = serde_json::from_str(text).map_err(|cause| cause.to_string())?;
     let items = match document.get("items").and_then(Value::as_array) {
@@ -122,14 +122,14 @@ fn read(text: &str) -> std::result::Result<(Vec<Pool>, Option<BTreeSet<String>>)
         }
     }
     match pools.is_empty() {
-        // kubectl prints the same for a namespace without pools and for a wrong one.
+        // kubectl prints the same for a namespace without pools and for a wrong namespace.
         true => Err("it has no IPPool: use -A".to_owned()),
         false => Ok((pools, Some(pods).filter(|pods| !pods.is_empty()))),
     }
 }
 
 impl Pool {
-    /// Its addresses that are taken, with whose they are.
+    /// Its reserved addresses, with their allocations.
     fn reserved(&self) -> std::result::Result<Vec<(IpAddr, &Allocation)>, String> {
         let range = self.spec.range;
         let reserved = |(distance, allocation): (&String, _)| {
@@ -143,7 +143,7 @@ impl Pool {
     }
 }
 
-/// The address at this distance from the one that a range begins with.
+/// The address at this offset from the address of the range.
 fn address(range: Cidr, distance: &str) -> Option<IpAddr> {
     let distance: u128 = distance.parse().ok()?;
     let first = range.address();
@@ -152,9 +152,9 @@ fn address(range: Cidr, distance: &str) -> Option<IpAddr> {
 }
 
 impl Allocation {
-    /// Whether the pod is none of these. One whose name is not known may still exist, and so may
-    /// all of a namespace of which the dump has no pod: it can be that of another one alone. A
-    /// claim keeps its address without a pod.
+    /// Whether the pod has ended: it is not among `pods`. A pod with an unknown name may still
+    /// exist, and so may all pods of a namespace of which the dump has none, because the dump
+    /// may be limited to other namespaces. A claim keeps its address without a pod.
     fn has_ended(&self, pods: Option<&BTreeSet<String>>) -> bool {
         let Some((namespace, _)) = self.podref.split_once('/') else {
             return false;

@@ -1,4 +1,4 @@
-//! Checks of the way to AWS: metadata, region, credentials, permissions.
+//! Checks of the access to AWS: metadata, region, credentials, permissions.
 
 use crate::cli::doctor::facts::{Access, Facts, Question};
 use crate::cli::doctor::finding::Finding;
@@ -9,7 +9,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![imds(access)];
     findings.extend(region(access));
     findings.extend(credentials(access));
-    // Who has no valid credentials is not told of each question that failed for that.
+    // Without valid credentials, every request fails; that is one finding.
     let is_own = |question: &&Question| {
         let failure = question.failure.as_ref();
         failure.is_none_or(|failure| failure.kind != Kind::Credentials)

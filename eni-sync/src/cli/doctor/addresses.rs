@@ -1,5 +1,5 @@
-//! Checks of the addresses that the ENIs have: what the ledger knows of them, and
-//! whether anybody needs them.
+//! Checks of the addresses on the ENIs: whether the ledger knows them, and whether a pod needs
+//! them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// What it means that a file of the ledger cannot be read, and what to do.
+/// The consequence of a file of the ledger that cannot be read, and what to do.
 fn consequence(about: About) -> &'static str {
     match about {
         About::Address(_) => {
@@ -65,7 +65,7 @@ fn consequence(about: About) -> &'static str {
     }
 }
 
-/// What cannot be seen of the namespaces of pods.
+/// The namespaces of pods that cannot be read.
 fn namespaces(facts: &Facts) -> Vec<Finding> {
     const CHECK: &str = "namespaces";
     let living = match &facts.living {
@@ -95,7 +95,7 @@ fn namespaces(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-/// Pods whose ENI has been taken from the instance.
+/// Pods whose ENI has been detached from the instance.
 fn detached(facts: &Facts, ledger: &BTreeMap<String, Vec<Entry>>) -> Vec<Finding> {
     let Some(inventory) = &facts.inventory else {
         return Vec::new();
@@ -111,7 +111,7 @@ fn detached(facts: &Facts, ledger: &BTreeMap<String, Vec<Entry>>) -> Vec<Finding
     ledger.iter().flat_map(finding).collect()
 }
 
-/// What is on the ENI and for nobody.
+/// Addresses that are on the ENI without a known owner.
 fn owners(own: &Description, entries: &[Entry]) -> Finding {
     const CHECK: &str = "owners";
     let is_unknown = |address: &&IpAddr| {
@@ -131,7 +131,7 @@ fn owners(own: &Description, entries: &[Entry]) -> Finding {
     }
 }
 
-/// What the ledger holds and is not on the ENI.
+/// Addresses that are held in the ledger and not on the ENI.
 fn drift(own: &Description, entries: &[Entry]) -> Finding {
     const CHECK: &str = "registered";
     let lost = rules::compare(entries, &HashSet::new(), own, now())
@@ -152,7 +152,7 @@ fn drift(own: &Description, entries: &[Entry]) -> Finding {
     }
 }
 
-/// What is held for attachments that have ended.
+/// Addresses that are held for attachments that have ended.
 fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
     const CHECK: &str = "attachments";
     let holders = Holders::default();
@@ -161,7 +161,7 @@ fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
             .living
             .as_ref()
             .is_ok_and(|living| living.has(entry.address));
-        // What cannot be told counts as alive.
+        // An attachment in doubt counts as existing.
         entry.state == State::Held && !lives && !entry.may_have_living_owner(&holders)
     };
     let ended = entries.iter().filter(is_ended);
@@ -177,7 +177,7 @@ fn ended(facts: &Facts, own: &Description, entries: &[Entry]) -> Finding {
     }
 }
 
-/// What the node itself has of the addresses for pods, and what is therefore never released.
+/// Addresses for pods that the node itself has, and that are therefore never released.
 fn on_node(facts: &Facts, own: &Description) -> Vec<Finding> {
     let living = facts.living.as_ref().ok();
     let finding = |address: &IpAddr| {
@@ -189,7 +189,7 @@ fn on_node(facts: &Facts, own: &Description) -> Vec<Finding> {
     own.secondary.iter().filter_map(finding).collect()
 }
 
-/// What attachments go on without.
+/// Addresses that EC2 has refused to attachments.
 fn refusals(own: &Description, entries: &[Entry]) -> Vec<Finding> {
     let refusal = |entry: &Entry| match &entry.state {
         State::Claiming {

@@ -1,5 +1,5 @@
-//! Checks of network configurations: what can be read in them, and the interface of
-//! the node that they name.
+//! Checks of network configurations: whether they can be read, and the interface of the node
+//! that they name.
 
 use common::attach::inventory::{Eni, NO_MANAGE_TAG};
 use common::cni::version::CniVersion;
@@ -11,7 +11,8 @@ use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::network::{Master, Network, type_of};
 use crate::vpc::eni;
 
-/// What eni-sync reads in its section, and what runtimes and people write into any.
+/// The keys of eni-sync in a list of plugins, and those that runtimes and users may add to any
+/// plugin.
 const KEYS: [&str; 14] = [
     "args",
     "capabilities",
@@ -116,7 +117,7 @@ fn is_watched(facts: &Facts, network: &Network) -> bool {
     })
 }
 
-/// What the plugins say of their keys, with their own words.
+/// Errors of the plugins about their keys, with the plugins' messages.
 fn keys(network: &Network) -> Vec<Finding> {
     const CHECK: &str = "keys";
     if network.refusals.is_empty() {
@@ -131,7 +132,7 @@ fn keys(network: &Network) -> Vec<Finding> {
     findings.collect()
 }
 
-/// Keys that eni-sync does not have: one that is misspelt does nothing, without an error.
+/// Keys that eni-sync does not have: a misspelt key has no effect and causes no error.
 fn unknown_keys(network: &Network) -> Option<Finding> {
     let plugin = network.plugins.get(network.position_of_eni_sync()?)?;
     let keys = plugin.as_object()?.keys().map(String::as_str);
@@ -164,7 +165,7 @@ fn master(facts: &Facts, network: &Network) -> Vec<Finding> {
     let by = by.map_or_else(String::new, |s| format!(" by masterSelector {s}"));
     let says = format!("{} ({}){by}", link.name, link.mac);
     let mut findings = vec![Finding::ok(CHECK, subject, says)];
-    // An ENI for pods that is down is a finding of its own.
+    // An ENI for pods that is down has a finding of its own.
     let is_for_pods = facts.eni_of(network).map(eni::require_managed);
     if network.is_ipvlan() && (link.up || !matches!(is_for_pods, Some(Ok(())))) {
         findings.push(master_up(subject, link));

@@ -1,4 +1,4 @@
-//! Checks of the node's ENIs, whatever networks there are.
+//! Checks of the node's ENIs, independent of networks.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ fn interface(facts: &Facts, eni: &Eni) -> Finding {
     }
 }
 
-/// What the node uses the interface for, which is there for pods.
+/// The uses of the interface by the node itself, although it is for pods.
 fn uses(facts: &Facts, eni: &Eni) -> Vec<Finding> {
     let Some(link) = facts.host.link(&eni.mac) else {
         return Vec::new();
@@ -118,7 +118,7 @@ fn uses(facts: &Facts, eni: &Eni) -> Vec<Finding> {
     ]
 }
 
-/// How to set an interface up, and why it may be down.
+/// The advice for an interface that is down, and the usual reason.
 pub(crate) fn up(name: &str) -> String {
     format!(
         "ip link set {name} up; Amazon Linux 2023 does not set up an ENI that is attached after the boot"
@@ -151,8 +151,9 @@ fn delete_on_termination(own: &Description) -> Finding {
     }
 }
 
-/// What is free on an ENI for the next pod. What a pool has and what is in its cool-down can be
-/// given to it; a whole ENI in a pod or with a driver needs nothing more.
+/// Whether an ENI has a free address for the next pod. Addresses of a pool and in cool-down can
+/// be given to it; an ENI that one pod has as a whole, or that a driver for user space uses,
+/// needs none.
 fn slots(facts: &Facts, eni: &Eni, own: &Description, family: Family) -> Option<Finding> {
     const CHECK: &str = "slots";
     let used = own.used(family);
@@ -165,7 +166,7 @@ fn slots(facts: &Facts, eni: &Eni, own: &Description, family: Family) -> Option<
     let says = format!("{used} of {limit} {name} addresses used");
     let is_shared = facts.host.link(&eni.mac).is_some();
     Some(match limit {
-        // EC2 has not said.
+        // The limit is not known.
         0 => Finding::info(CHECK, &eni.id, format!("{used} {name} addresses used")),
         limit if used < limit => Finding::ok(CHECK, &eni.id, says),
         _ if !is_shared => Finding::ok(CHECK, &eni.id, format!("{says}, all by one pod")),
@@ -202,7 +203,7 @@ fn full(facts: &Facts, eni: &Eni, says: String, family: Family) -> Finding {
     }
 }
 
-/// How many addresses of an ENI's prefixes are free for networks without addresses.
+/// How many addresses of an ENI's prefixes are free for networks without ranges.
 fn free_in_prefixes(facts: &Facts, eni: &Eni, family: Family) -> usize {
     let ledger = facts.ledger.as_ref().ok();
     let entries = ledger.and_then(|ledger| ledger.get(&eni.id));

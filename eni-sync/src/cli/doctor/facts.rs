@@ -1,5 +1,5 @@
-//! Everything that the checks look at, collected once and without changing anything.
-//! What cannot be had is a fact, too.
+//! Everything that the checks use, collected once and without changing anything. A failure to
+//! collect a fact is a fact, too.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,8 +31,8 @@ use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::imds::Identity;
 use crate::vpc::inventory;
 
-/// An address for documentation (RFC 5737, RFC 3849), which is in no subnet: EC2 can
-/// only refuse to assign it, or to unassign it.
+/// Addresses for documentation (RFC 5737, RFC 3849), which are in no subnet: EC2 can only
+/// refuse to assign or unassign them.
 const NOWHERE: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
@@ -41,41 +41,41 @@ const NOWHERE: [IpAddr; 2] = [
 /// The facts.
 pub(crate) struct Facts {
     pub(crate) access: Access,
-    /// The ENIs as EC2 says now, or else as it said when the inventory was written.
+    /// The ENIs as EC2 describes them now, else as they are in the written inventory.
     pub(crate) inventory: Option<Inventory>,
     /// How old the written inventory is, if there is one.
     pub(crate) written: Result<Option<Duration>>,
-    /// What it has.
+    /// The written inventory.
     pub(crate) noted: Option<Inventory>,
-    /// The networks that the agent's configuration names, if it was given.
+    /// The networks in the agent's configuration, if there is one.
     pub(crate) watched: Option<Result<Networks>>,
-    /// The interfaces that the agent's configuration names, and those that the node does not
-    /// have.
+    /// The interfaces that the agent's configuration names, as texts; an error for each that
+    /// the node does not have.
     pub(crate) masters: Vec<Result<String>>,
-    /// The ENIs that it names; nothing where it is not known.
+    /// The ENIs in the agent's configuration; `None` if it is not known.
     pub(crate) wanted: Option<Vec<Wanted>>,
-    /// What an instance of this type can have, if EC2 has said so.
+    /// The limits of the instance type, if EC2 has said them.
     pub(crate) limits: Limits,
-    /// The directory of the plugins, and what it has.
+    /// The directory of the plugins, and the plugins in it.
     pub(crate) plugin_directory: PathBuf,
     pub(crate) installed: Vec<Found>,
-    /// What EC2 says now of the node's ENIs.
+    /// EC2's current descriptions of the node's ENIs.
     pub(crate) own: Vec<Description>,
-    /// The same of all ENIs in their subnets.
+    /// EC2's current descriptions of all ENIs in their subnets.
     pub(crate) neighbours: Vec<Description>,
-    /// The CIDR reservations of the subnets whose reservations may be known.
+    /// The CIDR reservations of the subnets, where the role permits to read them.
     pub(crate) reservations: BTreeMap<String, Vec<Reservation>>,
     pub(crate) agent: io::Result<Option<()>>,
     pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
-    /// What the ledger has of the prefixes of each ENI, as far as it can be read.
+    /// The prefixes of each ENI in the ledger, as far as they can be read.
     pub(crate) prefixes: BTreeMap<String, Vec<Prefix>>,
-    /// The agent's configuration, if it is given and can be read.
+    /// The agent's configuration, if there is one that can be read.
     configuration: Option<Configuration>,
-    /// What the agent offers the kubelet.
+    /// The resources that the agent offers to the kubelet.
     pub(crate) resources: Result<Vec<Shown>>,
     /// The files of the ledger that cannot be read, each with its ENI.
     pub(crate) damaged: Vec<(String, Damage)>,
-    /// The addresses that are in use, and what could not be seen of them.
+    /// The addresses in use, and the namespaces that could not be read.
     pub(crate) living: Result<Living>,
     pub(crate) host: Host,
     pub(crate) networks: Vec<Network>,
@@ -83,31 +83,33 @@ pub(crate) struct Facts {
     pub(crate) unreadable: Vec<Source>,
 }
 
-/// The way to AWS.
+/// The access to AWS.
 pub(crate) struct Access {
     pub(crate) identity: Result<Identity>,
-    /// The region that `AWS_REGION` sets.
+    /// The value of `AWS_REGION`.
     pub(crate) region_variable: Option<String>,
     pub(crate) credentials: Option<Result<()>>,
     pub(crate) questions: Vec<Question>,
 }
 
-/// A request and how it ended.
+/// A request to EC2 and its outcome.
 pub(crate) struct Question {
     pub(crate) action: &'static str,
-    /// Whether eni-sync needs it; the others only tell the doctor more.
+    /// Whether eni-sync needs the permission; the other requests are only for the doctor.
     pub(crate) is_needed: bool,
-    /// Whether it must fail: it is made to learn whether it is permitted.
+    /// Whether the request is made only to find out whether it is permitted, and cannot
+    /// succeed.
     pub(crate) is_probe: bool,
     pub(crate) failure: Option<Failure>,
 }
 
 impl Facts {
-    /// Collects everything; `agent` is the agent's configuration and `plugins` the directory of
-    /// the plugins, if they are known. With `probe`, also whether addresses may be changed.
+    /// Collects everything; `agent` is the path of the agent's configuration and `plugins` the
+    /// directory of the plugins, if they are known. With `probe`, also finds out whether
+    /// addresses may be changed.
     ///
     /// # Errors
-    /// Code 999 when there is no way to ask the kernel or AWS at all.
+    /// Code 999 when neither the kernel nor AWS can be asked.
     pub(crate) fn collect(
         sources: Vec<Source>,
         agent: Option<&Path>,
@@ -194,7 +196,7 @@ impl Facts {
         let for_pods: Vec<Description> = for_pods.cloned().collect();
         let subnets = inventory::subnets(&for_pods);
         if !subnets.is_empty() {
-            // The action is known to be permitted. Without an answer, less is checked.
+            // The action is known to be permitted. If the call fails, fewer checks are made.
             self.neighbours = ec2.enis_of_subnets(&subnets).unwrap_or_default();
         }
         for subnet in &subnets {
@@ -211,7 +213,7 @@ impl Facts {
         self.inventory = Some(inventory);
     }
 
-    /// Asks EC2 to do what it cannot do, to learn whether it may be asked.
+    /// Makes requests that EC2 cannot carry out, to find out whether they are permitted.
     fn probe(&mut self, ec2: &Ec2, eni: &Description) {
         for address in NOWHERE {
             let [assign, unassign] = match Family::of(address) {
@@ -232,8 +234,8 @@ impl Facts {
         }
     }
 
-    /// Asks a question that eni-sync needs the answer of, unless no question is
-    /// answered at all.
+    /// Makes a request that eni-sync needs, unless an earlier failure shows that all requests
+    /// fail.
     fn ask<T>(
         &mut self,
         action: &'static str,
@@ -258,7 +260,7 @@ impl Facts {
         answer.ok()
     }
 
-    /// Notes how a question ended, once for each action.
+    /// Notes the outcome of a request, once for each action.
     fn note(&mut self, action: &'static str, is_needed: bool, failure: Option<&Failure>) {
         if self.access.questions.iter().any(|q| q.action == action) {
             return;
@@ -278,18 +280,18 @@ impl Facts {
             .map_or(&[], |inventory| &inventory.enis)
     }
 
-    /// The ENI that a network's attachments are on.
+    /// The ENI that a network's attachments use.
     pub(crate) fn eni_of(&self, network: &Network) -> Option<&Eni> {
         self.inventory.as_ref()?.by_mac(&network.master()?.mac)
     }
 
-    /// How many free IPv4 prefixes the agent is to keep on an ENI; nothing where it keeps none.
+    /// How many free IPv4 prefixes the agent keeps on an ENI; `None` if it keeps none.
     pub(crate) fn level(&self, eni: &Eni) -> Option<Level> {
         let configuration = self.configuration.as_ref()?;
         let of_name = configuration.prefixes_by_name(eni);
         let of_all = || {
             let prefixes = configuration.prefixes.as_ref()?;
-            // Another check names an interface that the node does not have.
+            // Another check reports a missing interface.
             let only = prefixes.master().ok()?.map(|master| master.mac());
             let is_meant = only.is_none_or(|mac| mac.is_ok_and(|mac| mac == eni.mac));
             is_meant.then(|| prefixes.kept())
@@ -297,7 +299,7 @@ impl Facts {
         of_name.or_else(of_all)?.level(Family::V4)
     }
 
-    /// What the node's ENIs are, by what EC2 says now.
+    /// The overview of the node's ENIs, by EC2's current descriptions.
     pub(crate) fn overview(&self) -> Overview {
         let instance = self.inventory.as_ref();
         let node = Node {
@@ -308,13 +310,13 @@ impl Facts {
         Overview::of(&self.own, self.wanted.as_deref(), node)
     }
 
-    /// What EC2 says now of an ENI of the node.
+    /// EC2's current description of an ENI of the node.
     pub(crate) fn own(&self, id: &str) -> Option<&Description> {
         self.own.iter().find(|eni| eni.id == id)
     }
 }
 
-/// The networks of the sources, and the sources that are none.
+/// The networks of the sources, and the sources that cannot be read.
 fn resolve(sources: Vec<Source>, netlink: &mut Netlink) -> (Vec<Network>, Vec<Source>) {
     let (mut networks, mut unreadable) = (Vec::new(), Vec::new());
     for source in sources {
@@ -326,15 +328,15 @@ fn resolve(sources: Vec<Source>, netlink: &mut Netlink) -> (Vec<Network>, Vec<So
     (networks, unreadable)
 }
 
-/// The directory in the agent's configuration, or that of a node of Kubernetes. What is wrong
-/// with the configuration is another finding.
+/// The directory in the agent's configuration, or the default one. Errors of the configuration
+/// are another finding.
 fn plugin_directory(agent: Option<&Path>) -> PathBuf {
     let configuration = agent.and_then(|path| Configuration::read(path).ok());
     let configuration = configuration.unwrap_or_default();
     configuration.plugin_directory().to_owned()
 }
 
-/// What the interfaces are that networks, pools and prefixes of the agent name.
+/// The interfaces that networks, pools and prefixes of the agent name, as texts.
 fn masters(agent: &Path) -> Vec<Result<String>> {
     let Ok(configuration) = Configuration::read(agent) else {
         return Vec::new();
@@ -355,7 +357,7 @@ fn masters(agent: &Path) -> Vec<Result<String>> {
     .collect()
 }
 
-/// The ENIs of a configuration that can be read; another check says why it cannot.
+/// The ENIs of a configuration, if it can be read; another check reports why it cannot.
 fn wanted(path: &Path) -> Option<Vec<Wanted>> {
     let configuration = Configuration::read(path).ok()?;
     Some(configuration.enis)
@@ -365,7 +367,7 @@ fn watched(path: &Path) -> Result<Networks> {
     Configuration::read(path).map(|configuration| configuration.networks)
 }
 
-/// What cannot be read of the ledger. That there is no ledger is a fact of its own.
+/// The files of the ledger that cannot be read. A missing ledger is another fact.
 fn read_damaged() -> Result<Vec<(String, Damage)>> {
     let mut damaged = Vec::new();
     for eni in Ledger::of_node().enis()? {

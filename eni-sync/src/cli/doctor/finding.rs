@@ -1,23 +1,23 @@
-//! What a check has found, as a value.
+//! The result of a check.
 
 use serde::Serialize;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
-    /// It is as it should be.
+    /// The check has passed.
     Ok,
-    /// It is good to know.
+    /// An information.
     Info,
-    /// It will do harm some day, or only under some conditions.
+    /// A problem that may have consequences later, or only under some conditions.
     Warning,
-    /// It does not work.
+    /// Something does not work.
     Error,
 }
 
 impl Level {
-    /// The word for people.
+    /// The name of the level in text.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -28,17 +28,17 @@ impl Level {
     }
 }
 
-/// What one check says about one thing.
+/// The result of one check for one subject.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     /// The name of the check.
     pub(crate) check: &'static str,
-    /// What was looked at: an ENI, a network, an action.
+    /// The subject: an ENI, a network, an action.
     pub(crate) subject: String,
     pub(crate) level: Level,
     /// What was found.
     pub(crate) says: String,
-    /// What to do about it; empty when there is nothing to do.
+    /// What to do about it; empty if nothing.
     pub(crate) advice: String,
 }
 
@@ -59,7 +59,7 @@ impl Finding {
         Self::new(Level::Error, check, subject, says)
     }
 
-    /// The same with what to do about it.
+    /// The finding with advice.
     #[must_use]
     pub(crate) fn advise(self, advice: impl Into<String>) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! The networks that this node itself knows: the files of its runtime, and what the runtime
-//! has kept of each attachment. Nobody has to hand them over.
+//! Finds the networks of this node without options: in the files of its runtime, and in the
+//! runtime's cache of attachments.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,13 +12,13 @@ use serde_json::Value;
 use crate::agent::configuration;
 use crate::cli::doctor::source::{self, Source};
 
-/// Where the runtimes of Kubernetes have their configurations.
+/// The default directory of CNI configurations.
 const CONFIGURATIONS: &str = "/etc/cni/net.d";
-/// Where libcni keeps the configuration of each attachment, on its own and below Multus.
-/// Source: libcni `cacheAdd`, Multus' `cniDir`.
+/// The directories in which libcni caches the configuration of each attachment, for runtimes
+/// and for Multus. Source: libcni `cacheAdd`, Multus' `cniDir`.
 const CACHES: [&str; 2] = ["/var/lib/cni/results", "/var/lib/cni/multus/results"];
 
-/// What libcni keeps of an attachment.
+/// A cached attachment of libcni.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cached {
@@ -50,13 +50,13 @@ pub(super) fn networks() -> Vec<Source> {
     found
 }
 
-/// The agent's configuration where it usually is.
+/// The agent's configuration at the default path, if there is one.
 pub(super) fn agent() -> Option<PathBuf> {
     let path = PathBuf::from(configuration::PATH);
     path.is_file().then_some(path)
 }
 
-/// What a directory has of attachments. What is damaged there is the runtime's own matter.
+/// The cached attachments in a directory. Damaged files are the runtime's concern.
 fn cached(directory: &Path) -> Vec<Cached> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();

@@ -1,5 +1,4 @@
-//! Checks of the node itself: the agent, what it has written, and the kernel's
-//! addresses and routes.
+//! Checks of the node itself: the agent, its files, and the kernel's addresses and routes.
 
 use std::net::IpAddr;
 
@@ -70,8 +69,8 @@ fn inventory(facts: &Facts) -> Finding {
     }
 }
 
-/// What EC2 says otherwise of ENIs than the written inventory, as far as an interface is selected
-/// by it.
+/// The differences between EC2's descriptions of ENIs and the written inventory, in properties
+/// by which interfaces are selected.
 fn changes(facts: &Facts) -> Vec<String> {
     let Some(noted) = &facts.noted else {
         return Vec::new();
@@ -102,7 +101,7 @@ fn changes(facts: &Facts) -> Vec<String> {
     gone.chain(others).collect()
 }
 
-/// What the agent would refuse to start with.
+/// Errors of the configuration with which the agent would not start.
 fn agent_configuration(facts: &Facts) -> Option<Finding> {
     const CHECK: &str = "agent-configuration";
     Some(match facts.watched.as_ref()? {
@@ -116,7 +115,7 @@ fn agent_configuration(facts: &Facts) -> Option<Finding> {
     })
 }
 
-/// In L3 mode the node's own routes decide what leaves through the master.
+/// In L3 mode the node's routes decide which packets leave through the master.
 fn l3_route(facts: &Facts, network: &Network) -> Option<Finding> {
     const CHECK: &str = "l3-route";
     let master = network.master().filter(|_| network.is_l3())?;
@@ -134,7 +133,7 @@ fn l3_route(facts: &Facts, network: &Network) -> Option<Finding> {
     })
 }
 
-/// Addresses for pods that the node has itself: it answers for them then.
+/// Addresses for pods that the node itself has: then the node answers for them.
 fn aliases(facts: &Facts, network: &Network) -> Option<Finding> {
     const CHECK: &str = "host-alias";
     let ranges = network

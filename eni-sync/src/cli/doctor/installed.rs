@@ -1,5 +1,5 @@
-//! Checks of the plugins in the directory of the node: whether a network is served by the
-//! plugin that it is written for.
+//! Checks of the plugins in the directory of the node: whether a network gets the plugin that
+//! its configuration needs.
 
 use common::program::own_name;
 use serde_json::Value;
@@ -10,8 +10,8 @@ use crate::cli::doctor::network::{Network, type_of};
 use crate::installed::{Found, Installed};
 
 const CHECK: &str = "plugin-installed";
-/// The keys that only this suite's plugins know. The Go plugins ignore them without an error.
-/// `[]` is every element of a list.
+/// The keys that only this suite's plugins have. The Go plugins ignore them without an error.
+/// `[]` stands for every element of a list.
 const OWN_KEYS: [&str; 12] = [
     "masterSelector",
     "flag",
@@ -37,7 +37,8 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     files.chain(networks).collect()
 }
 
-/// What is in the place of a plugin. That one is missing matters only to who needs it.
+/// The program under the name of a plugin. A missing one matters only to the networks that need
+/// it.
 fn file(facts: &Facts, found: &Found) -> Option<Finding> {
     let path = facts.plugin_directory.join(&found.name);
     let subject = path.display().to_string();
@@ -56,7 +57,7 @@ fn file(facts: &Facts, found: &Found) -> Option<Finding> {
     })
 }
 
-/// Whether the plugins of a network are this suite's where that matters.
+/// Whether the plugins of a network are of this suite, if the network needs that.
 fn of_network(facts: &Facts, network: &Network) -> Vec<Finding> {
     let ipams = network.plugins.iter().map(|plugin| &plugin["ipam"]);
     let sections = network.plugins.iter().chain(ipams);
@@ -84,7 +85,7 @@ fn of_section(facts: &Facts, network: &Network, section: &Value) -> Option<Findi
     })
 }
 
-/// Whether a section has a key, which may be one of the elements of a list.
+/// Whether a section has a key, also inside lists.
 fn has(section: &Value, key: &str) -> bool {
     match key.split_once("[]") {
         None => match key.split_once('.') {

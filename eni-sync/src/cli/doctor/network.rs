@@ -1,5 +1,5 @@
-//! One network as its configuration describes it and this node has it. What a plugin would
-//! say of its configuration, its own library says here.
+//! One network by its configuration and the state of this node. The libraries of the plugins
+//! check their own configuration.
 
 use common::cni::args::ConfArgs;
 use common::cni::lenient::find;
@@ -31,30 +31,30 @@ pub(crate) struct Network {
     pub(crate) version: Option<String>,
     /// The plugins in their order.
     pub(crate) plugins: Vec<Value>,
-    /// What a plugin refuses, with its name.
+    /// The errors of the plugins, each with the name of the plugin.
     pub(crate) refusals: Vec<(&'static str, Error)>,
     /// The interface of the node that its attachments use.
     pub(crate) master: Master,
-    /// What it is recognised by, where that is not its name.
+    /// The selector, if the interface is not selected by its name.
     pub(crate) selector: Option<String>,
-    /// The mode of an ipvlan network that the plugin takes.
+    /// The mode of an ipvlan network that the plugin accepts.
     pub(crate) mode: Option<Mode>,
     /// The addresses of its attachments.
     pub(crate) ranges: Result<Vec<Range>, String>,
-    /// Whether every node hands out the same addresses without knowing of the others.
+    /// Whether every node hands out the same addresses, independently of the others.
     pub(crate) is_handed_out_by_each_node: bool,
-    /// Whether the network names no address, and EC2 chooses them.
+    /// Whether the network has no ranges, and EC2 chooses the addresses.
     pub(crate) is_chosen_by_ec2: bool,
 }
 
 /// The interface that attachments share or get.
 #[derive(Debug)]
 pub(crate) enum Master {
-    /// No plugin has one, or it is not one of the node.
+    /// No plugin has a master, or it is not an interface of the node.
     None,
     /// This one.
     Found(Box<Link>),
-    /// There is none that the plugin would take, for this reason.
+    /// The plugin finds no interface, for this reason.
     Missing(Error),
 }
 
@@ -87,8 +87,8 @@ impl Network {
         Ok(network)
     }
 
-    /// Lets the plugin that makes or moves the interface, and its IPAM plugin, say what they
-    /// make of the configuration.
+    /// Has the plugin that makes or moves the interface, and its IPAM plugin, check the
+    /// configuration.
     fn examine_interface(&mut self, list: &Value, netlink: &mut Netlink) {
         let Some(plugin) = self.interface_plugin().cloned() else {
             return;
@@ -172,7 +172,7 @@ impl Network {
         self.plugins.iter().position(|p| type_of(p) == OWN_NAME)
     }
 
-    /// Whether eni-sync has anything to do with it.
+    /// Whether a plugin of this suite is in the network.
     pub(crate) fn is_ours(&self) -> bool {
         self.position_of_interface().is_some() || self.position_of_eni_sync().is_some()
     }
@@ -195,7 +195,7 @@ impl Network {
     }
 }
 
-/// The plugin that a configuration is for, by whichever of its names the configuration has.
+/// The plugin of a configuration, by any of the plugin's names.
 pub(crate) fn type_of(plugin: &Value) -> &str {
     program::of_type(text(plugin, "type"))
 }
@@ -206,8 +206,8 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     found.and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The configuration of one plugin as a runtime hands it over: with the name and the version
-/// of the list. Source: libcni, `buildOneConfig`.
+/// The configuration of one plugin as a runtime passes it: with the name and the version of the
+/// list. Source: libcni, `buildOneConfig`.
 fn configuration(plugin: &Value, list: &Value) -> Result<ConfArgs> {
     let mut keys = plugin.as_object().cloned().unwrap_or_default();
     for key in ["name", "cniVersion"] {
@@ -218,7 +218,7 @@ fn configuration(plugin: &Value, list: &Value) -> Result<ConfArgs> {
     plugin::configuration(Value::Object(keys).to_string().into_bytes(), "")
 }
 
-/// The interface that host-device would take, if the configuration says which.
+/// The interface that host-device would move, if the configuration selects one.
 fn examine_host_device(conf: &ConfArgs, netlink: &mut Netlink) -> Result<Option<Link>> {
     match host_device::find::examine(conf, &mut Host::open()?)? {
         Some(device) if device.has_interface() => netlink.link_by_index(device.index),

@@ -1,5 +1,5 @@
-//! Checks of prefixes: whether there is room for those that the agent is to keep, in a subnet
-//! and on an ENI, and which are on an ENI nobody knows for what.
+//! Checks of prefixes: whether the subnet and the ENI have room for the prefixes that the agent
+//! keeps, and which prefixes on an ENI are unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::registration::prefixes::supply::Slots;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
 
-/// How many bits of an address tell those of one IPv4 prefix, a /28, apart.
+/// The number of bits for the addresses within one IPv4 prefix, a /28.
 const BITS: u8 = 4;
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
@@ -35,7 +35,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// What is on an ENI, and eni-sync has not got it, as far as it knows.
+/// Prefixes on an ENI that eni-sync has not assigned, as far as it knows.
 fn unknown(facts: &Facts, own: &Description) -> Vec<Finding> {
     let known = prefixes_of(facts, &own.id);
     let is_known = |found: &Cidr| {
@@ -53,7 +53,7 @@ fn unknown(facts: &Facts, own: &Description) -> Vec<Finding> {
     unknown.map(finding).collect()
 }
 
-/// Whether an ENI has, or can have, one of the prefixes that are to be kept on it.
+/// Whether an ENI has, or has room for, a prefix that is to be kept on it.
 fn room(facts: &Facts, eni: &Eni, level: Level) -> Option<Finding> {
     const CHECK: &str = "prefix-room";
     let entries = facts.ledger.as_ref().ok()?;
@@ -79,8 +79,8 @@ fn room(facts: &Facts, eni: &Eni, level: Level) -> Option<Finding> {
     ))
 }
 
-/// Whether the subnet of an ENI has a whole IPv4 prefix left. EC2 takes it from a reservation for
-/// prefixes, or from what nothing is reserved in.
+/// Whether the subnet of an ENI has a free IPv4 prefix. EC2 takes it from a reservation for
+/// prefixes, or from unreserved addresses.
 fn subnet(facts: &Facts, eni: &Eni) -> Option<Finding> {
     const CHECK: &str = "subnet-prefixes";
     let used = used(facts, &eni.subnet_id)?;
@@ -103,13 +103,13 @@ fn subnet(facts: &Facts, eni: &Eni) -> Option<Finding> {
     )))
 }
 
-/// How many whole IPv4 prefixes a subnet has left, and how many single addresses.
+/// How many free IPv4 prefixes a subnet has, and how many single addresses.
 fn free(facts: &Facts, eni: &Eni, used: &Used) -> (usize, u128) {
     let (mut free, mut pieces) = (0, 0);
     for cidr in eni.subnet_cidrs.iter().filter(|cidr| cidr.is_ipv4()) {
         let (first, last) = (number(cidr.network().address()), number(cidr.last()));
         for block in first >> BITS..=last >> BITS {
-            // The first four addresses of a subnet and the last one are AWS' own.
+            // AWS reserves the first four addresses of a subnet and the last one.
             let addresses = (block << BITS)..((block + 1) << BITS);
             let is_own = |address: &u128| *address < first + 4 || *address >= last;
             let taken = addresses.clone().filter(|a| is_own(a) || used.has(*a));
@@ -123,7 +123,8 @@ fn free(facts: &Facts, eni: &Eni, used: &Used) -> (usize, u128) {
     (free, pieces)
 }
 
-/// Whether an address is in a part of the subnet that EC2 takes no prefix of without being told.
+/// Whether an address is in an explicit reservation of the subnet, from which EC2 chooses no
+/// prefix.
 fn is_reserved(facts: &Facts, eni: &Eni, address: u128) -> bool {
     let reservations = facts.reservations.get(&eni.subnet_id);
     let mut explicit = reservations.into_iter().flatten().filter(|r| r.is_explicit);
@@ -133,10 +134,10 @@ fn is_reserved(facts: &Facts, eni: &Eni, address: u128) -> bool {
     })
 }
 
-/// What of a subnet's addresses is on ENIs, by number.
+/// The addresses and prefixes of a subnet that are on ENIs, as numbers.
 struct Used {
     addresses: BTreeSet<u128>,
-    /// The numbers of IPv4 prefixes, without the bits within one.
+    /// The numbers of IPv4 prefixes, without the lowest bits.
     prefixes: BTreeSet<u128>,
 }
 
@@ -146,7 +147,7 @@ impl Used {
     }
 }
 
-/// What is used of a subnet; nothing where it is not known.
+/// The addresses and prefixes in use of a subnet; `None` if they are not known.
 fn used(facts: &Facts, subnet: &str) -> Option<Used> {
     let inside = || {
         facts

@@ -1,5 +1,5 @@
-//! The addresses that an IPAM plugin hands out, as its configuration says: host-local by its
-//! own library, and whereabouts and static, which are not ours.
+//! The addresses that an IPAM plugin hands out, by its configuration: for host-local by its own
+//! library; also for whereabouts and static, which are not of this suite.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,9 +18,9 @@ pub(crate) struct Range {
     pub(crate) subnet: Cidr,
     pub(crate) first: IpAddr,
     pub(crate) last: IpAddr,
-    /// The gateway that the pods get, if they get one.
+    /// The gateway of the pods, if there is one.
     pub(crate) gateway: Option<IpAddr>,
-    /// The numbers of what is handed out.
+    /// The addresses that are handed out, as ranges of numbers.
     parts: Vec<RangeInclusive<u128>>,
 }
 
@@ -51,7 +51,7 @@ impl Range {
         sizes.fold(0, |sum, size| sum.saturating_add(size).saturating_add(1))
     }
 
-    /// Whether all of it lies in `cidrs`, each part in one.
+    /// Whether all of it is in `cidrs`, each part in one of them.
     pub(crate) fn is_within(&self, cidrs: &[Cidr]) -> bool {
         let covers = |part: &RangeInclusive<u128>, cidr: &Cidr| {
             let (first, last) = (number(cidr.network().address()), number(cidr.last()));
@@ -61,7 +61,7 @@ impl Range {
         parts.all(|part| cidrs.iter().any(|cidr| covers(part, cidr)))
     }
 
-    /// One of host-local's, which never hands out the gateway.
+    /// A range of host-local, which never hands out the gateway.
     pub(crate) fn of_host_local(range: &range::Range) -> Self {
         let gateway = range.gateway();
         let whole = Self {
@@ -131,21 +131,21 @@ impl fmt::Display for Range {
     }
 }
 
-/// The first four addresses and the last one of a subnet, which are AWS'. Source:
-/// Amazon VPC User Guide, "Subnet sizing".
+/// The first four addresses and the last one of a subnet, which AWS reserves. Source: Amazon
+/// VPC User Guide, "Subnet sizing".
 pub(crate) fn reserved(subnet: Cidr) -> Vec<IpAddr> {
     let network = subnet.network().address();
     let first = (0..4).map(|by| step(network, by));
     first.chain([subnet.last()]).collect()
 }
 
-/// Where AWS has the router of an IPv4 subnet: the address after the network's.
+/// The address of AWS' router in an IPv4 subnet: the one after the network's.
 pub(crate) fn router(subnet: Cidr) -> IpAddr {
     step(subnet.network().address(), 1)
 }
 
-/// The ranges of the `ipam` section of a plugin that is not ours; none where its configuration
-/// does not say.
+/// The ranges of the `ipam` section of a plugin that is not of this suite; empty for an unknown
+/// plugin.
 ///
 /// # Errors
 /// The text that cannot be read.

@@ -1,5 +1,5 @@
-//! Checks of the addresses that networks hand out, against the subnet of their ENI and
-//! everybody in it.
+//! Checks of the addresses that networks hand out, against the subnet of their ENI and all ENIs
+//! in it.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::cli::doctor::range::{Range, reserved, router};
 use crate::vpc::ec2::{Description, Family};
 
 const OWNER: &str = "foreign-owner";
-/// So many addresses are named in one finding.
+/// How many addresses one finding names.
 const NAMED: usize = 5;
 
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
@@ -100,7 +100,7 @@ fn reserved_addresses(subject: &str, subnet: Cidr, range: &Range) -> Finding {
     }
 }
 
-/// The router of a VPC's IPv6 subnet is announced, and has no address in it.
+/// For IPv4 only: the router of an IPv6 subnet is announced and has no address in the subnet.
 fn gateway(subject: &str, subnet: Cidr, range: &Range) -> Option<Finding> {
     const CHECK: &str = "gateway";
     let gateway = range.gateway.filter(IpAddr::is_ipv4)?;
@@ -143,7 +143,7 @@ fn slots(subject: &str, eni: &Eni, own: &Description, range: &Range) -> Option<F
     )
 }
 
-/// Who else has addresses of the range.
+/// Other ENIs that have addresses of the range.
 fn owners(facts: &Facts, network: &Network, own: &Description, range: &Range) -> Vec<Finding> {
     let subject = &network.subject;
     let others = facts.neighbours.iter().filter(|eni| eni.id != own.id);
@@ -162,8 +162,8 @@ fn owners(facts: &Facts, network: &Network, own: &Description, range: &Range) ->
     findings
 }
 
-/// A primary address can never move; what another ENI has besides is a conflict only
-/// where the nodes do not know of each other.
+/// A primary address can never move. A secondary address of another ENI is a conflict only if
+/// the nodes do not know each other's reservations.
 fn conflicts(network: &Network, other: &Description, range: &Range) -> Vec<Finding> {
     let subject = &network.subject;
     let has = |list: &[IpAddr]| -> Vec<IpAddr> {
@@ -215,7 +215,7 @@ fn reservation(subject: &str, eni: &Eni, range: &Range, explicit: &[Cidr]) -> Fi
     }
 }
 
-/// The first of a list, and how many more there are.
+/// The first addresses of a list, and how many more there are.
 pub(crate) fn named(addresses: &[IpAddr]) -> String {
     let mut texts: Vec<String> = addresses
         .iter()

@@ -1,4 +1,4 @@
-//! What the doctor prints for people: what is wrong, network by network.
+//! The doctor's output as text: the problems, network by network.
 
 use std::io::{self, IsTerminal};
 
@@ -6,24 +6,24 @@ use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::{Finding, Level};
 use crate::cli::output;
 
-/// What has been found, and of what.
+/// The findings and their networks.
 pub(super) struct Report<'a> {
     pub(super) findings: &'a [Finding],
-    /// The networks that were looked at, as findings name them.
+    /// The networks that were checked, as findings name them.
     pub(super) networks: Vec<&'a str>,
 }
 
-/// How it is shown.
+/// How a report is shown.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
-    /// Whether also what is as it should be is shown.
+    /// Whether checks that have passed are shown.
     pub(super) is_whole: bool,
     /// Whether levels have colours.
     pub(super) has_colours: bool,
 }
 
 impl Manner {
-    /// All of it, for a file.
+    /// The whole report, for a file.
     pub(super) fn whole() -> Self {
         Self {
             is_whole: true,
@@ -31,7 +31,7 @@ impl Manner {
         }
     }
 
-    /// With colours where somebody looks who has not said otherwise. Source: no-color.org.
+    /// With colours on a terminal, unless `NO_COLOR` is set. Source: no-color.org.
     pub(super) fn new(is_whole: bool) -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
@@ -42,7 +42,7 @@ impl Manner {
 }
 
 impl<'a> Report<'a> {
-    /// What has been found in these facts.
+    /// The report about these facts.
     pub(super) fn of(facts: &'a Facts, findings: &'a [Finding]) -> Self {
         let networks = facts.networks.iter().map(|found| found.subject.as_str());
         let unreadable = facts.unreadable.iter().map(|found| found.subject.as_str());
@@ -82,7 +82,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// A heading and what has been found below it; nothing where there is nothing to be shown.
+/// A heading with its findings; empty if none is to be shown.
 fn group<'a>(heading: &str, findings: impl Iterator<Item = &'a Finding>, manner: Manner) -> String {
     let is_shown = |finding: &&Finding| manner.is_whole || finding.level >= Level::Warning;
     let mut rows = Vec::new();
@@ -113,8 +113,8 @@ fn bold(line: &str) -> String {
     format!("\u{1b}[1m{}\u{1b}[0m\n", line.trim_end())
 }
 
-/// Colours the level at the beginning of each line that has one. The columns are as wide as
-/// without colours.
+/// Colours the level at the start of each line that has one. The widths of the columns do not
+/// change.
 fn coloured(table: &str) -> String {
     let line = |line: &str| {
         let words = [(Level::Error, 31), (Level::Warning, 33), (Level::Ok, 32)];

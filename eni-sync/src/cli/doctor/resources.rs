@@ -1,4 +1,4 @@
-//! Checks of the resources that the agent offers the kubelet, as it has written them down.
+//! Checks of the resources that the agent offers to the kubelet, by the file that it writes.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::vpc::ec2::Family;
 
 const CHECK: &str = "resource";
 
-/// What is written down by an agent that has ended says nothing any more.
+/// The file of an agent that has ended is outdated.
 pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     if !matches!(facts.agent, Ok(Some(()))) {
         return Vec::new();
@@ -48,10 +48,10 @@ fn of_one(resource: &Shown) -> Finding {
     }
 }
 
-/// Whether the kubelet has been told what EC2 says now of the ENIs of a resource.
+/// Compares the offer to the kubelet with EC2's current descriptions of the ENIs of a resource.
 fn compare(resource: &Shown, facts: &Facts) -> Vec<Finding> {
     let enis = match &facts.inventory {
-        // Without an answer of EC2, its other checks say so.
+        // Without an answer of EC2, other checks report that.
         Some(inventory) if !facts.own.is_empty() => &inventory.enis,
         _ => return Vec::new(),
     };
@@ -73,8 +73,8 @@ fn compare(resource: &Shown, facts: &Facts) -> Vec<Finding> {
     resource.by_eni().into_iter().filter_map(differs).collect()
 }
 
-/// How many addresses an ENI has room for beside those that nobody is known to have, by what EC2
-/// says of it now.
+/// How many addresses for pods an ENI has room for, by EC2's current description; addresses
+/// without a known owner are subtracted.
 fn room(eni: &Eni, family: Family, facts: &Facts) -> Option<usize> {
     let own = facts.own.iter().find(|own| own.id == eni.id)?;
     let entries = facts.ledger.as_ref().ok()?.get(&eni.id);

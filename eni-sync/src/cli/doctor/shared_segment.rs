@@ -1,5 +1,5 @@
-//! Checks of what networks do to the segment that they share: two that hand out the same
-//! addresses, and interfaces with MAC addresses that the VPC does not know.
+//! Checks of conflicts between networks on one segment: two that hand out the same addresses,
+//! and interfaces with MAC addresses that the VPC does not know.
 
 use std::net::IpAddr;
 
@@ -24,8 +24,8 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Two networks of one subnet that hand out an address both. Networks of one name share their
-/// reservations, and whereabouts shares them in the cluster.
+/// Two networks of one subnet that both hand out an address. Networks of the same name share
+/// their reservations, and whereabouts shares its reservations in the cluster.
 fn overlap(facts: &Facts, network: &Network, other: &Network) -> Option<Finding> {
     if network.name == other.name || [network, other].map(is_whereabouts) == [true, true] {
         return None;
@@ -56,7 +56,7 @@ fn is_whereabouts(network: &Network) -> bool {
     ipams.any(|ipam| ipam == "whereabouts")
 }
 
-/// The MAC address of the interface that a macvlan plugin names, where it is an ENI.
+/// The MAC address of the master of a macvlan plugin, if the node has the interface.
 fn macvlan_master(facts: &Facts, plugin: &Value) -> Option<String> {
     if type_of(plugin) != "macvlan" || plugin["mode"] == "passthru" {
         return None;

@@ -1,5 +1,5 @@
-//! Where network configurations come from: files with NetworkAttachmentDefinitions, as
-//! YAML or JSON, and the files of a CNI configuration directory.
+//! Reads network configurations from files with NetworkAttachmentDefinitions, as YAML or JSON,
+//! and from a CNI configuration directory.
 
 use std::fs;
 use std::io;
@@ -10,22 +10,23 @@ use serde_json::Value;
 
 use crate::cli::input;
 
-/// The names that a runtime reads in its configuration directory end so.
+/// The extensions of the files that a runtime reads in its configuration directory.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// One network configuration, or why it is none.
+/// One network configuration, or why it cannot be read.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// Its name and where it is from.
+    /// Its name and origin.
     pub(crate) subject: String,
     /// The configuration, or configuration list.
     pub(crate) document: Result<Value, String>,
-    /// Whether the configuration is in a file of the nodes.
+    /// Whether the configuration is in a file on the nodes, and not in the
+    /// NetworkAttachmentDefinition.
     is_elsewhere: bool,
 }
 
 impl Source {
-    /// A configuration that this node has without a file of its own.
+    /// A configuration that was found on this node without a file of its own.
     pub(super) fn found(subject: String, document: Value) -> Self {
         Self {
             subject,
@@ -83,7 +84,7 @@ fn of_file(path: &Path) -> Vec<Source> {
     }
 }
 
-/// The documents in a text: one of JSON, or several of YAML.
+/// The documents in a text: one JSON document, or several YAML documents.
 fn parse(text: &str) -> Result<Vec<Value>, String> {
     // Most JSON is YAML, but not with tabs in it.
     let json = match serde_json::from_str(text) {
@@ -98,8 +99,7 @@ fn parse(text: &str) -> Result<Vec<Value>, String> {
     })
 }
 
-/// The configurations in a document; none in one of Kubernetes that is about something
-/// else.
+/// The configurations in a document; none in a Kubernetes object of another kind.
 fn networks(document: Value, origin: &str) -> Vec<Source> {
     let kind = document["kind"].as_str().unwrap_or_default();
     if document.is_null() {
@@ -132,8 +132,8 @@ fn networks(document: Value, origin: &str) -> Vec<Source> {
     }]
 }
 
-/// The configuration in a NetworkAttachmentDefinition. Its name is the network's where
-/// the configuration has none, as with Multus.
+/// The configuration in a NetworkAttachmentDefinition. If the configuration has no name, that
+/// of the object is used, as in Multus.
 fn definition(document: &Value, origin: &str) -> Source {
     let metadata = &document["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();

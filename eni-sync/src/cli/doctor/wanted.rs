@@ -1,4 +1,4 @@
-//! Checks of the ENIs that the agent's configuration names, and of the slots of the instance.
+//! Checks of the ENIs in the agent's configuration, and of the slots of the instance.
 
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
@@ -37,7 +37,7 @@ fn unwanted(overview: &Overview) -> Vec<Finding> {
     unwanted.map(finding).collect()
 }
 
-/// Who has the slots of a network card.
+/// The holders of the slots of a network card.
 fn slots(card: &Card) -> Finding {
     const CHECK: &str = "interface-slots";
     let subject = format!("network card {}", card.network_card);

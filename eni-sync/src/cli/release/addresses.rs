@@ -1,5 +1,5 @@
-//! Releases the addresses of one ENI: says of each that is selected why it stays, and removes
-//! the others.
+//! Releases the addresses of one ENI: finds out for each selected one whether it must stay, and
+//! removes the others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -18,23 +18,23 @@ use crate::registration::release::{self, End, Ends};
 use crate::vpc::ec2::Description;
 use crate::vpc::eni;
 
-/// What keeps addresses of an ENI.
+/// The facts by which addresses of an ENI must stay.
 struct Seen {
     living: Living,
     /// The addresses whose files cannot be read.
     unreadable: HashMap<IpAddr, Error>,
-    /// Why those that nobody has claimed may be a pod's that has the whole ENI.
+    /// Why a pod that has the whole ENI may have the unclaimed addresses, if one may.
     whole: Option<String>,
-    /// What host-local has reserved, with the files: its containers may be some that nobody
-    /// sees, so it is not what others have left.
+    /// The reservations of host-local, with the files: their containers may be invisible, so
+    /// such addresses are not left over.
     reserved: BTreeMap<IpAddr, PathBuf>,
 }
 
-/// Releases the addresses of an ENI that are selected, but for those that there is a reason to
-/// keep. Only for the one in turn, unless it only says what would be done.
+/// Releases the selected addresses of an ENI, apart from those that must stay. The caller must
+/// have the turn, unless this is a dry run.
 ///
 /// # Errors
-/// What AWS says, code 5 or 6 naming a file, and those of looking into the namespaces.
+/// The errors of AWS, code 5 or 6 naming a file, and those of [`in_use::look_from`].
 pub(super) fn release(
     node: &Node<'_>,
     ledger: &EniLedger,
@@ -64,7 +64,7 @@ pub(super) fn release(
     Ok(fates)
 }
 
-/// Looks at all that may keep one of the candidates.
+/// Collects the facts by which candidates must stay.
 fn look(
     node: &Node<'_>,
     ledger: &EniLedger,
@@ -83,7 +83,7 @@ fn look(
     })
 }
 
-/// Why an address is not released, if it is not.
+/// The reason why an address is not released, if there is one.
 fn reason_to_stay(candidate: &Candidate, manner: &Manner, seen: &Seen) -> Result<Option<String>> {
     if let Some(error) = seen.unreadable.get(&candidate.address) {
         return Ok(Some(error.to_string()));
@@ -96,7 +96,7 @@ fn reason_to_stay(candidate: &Candidate, manner: &Manner, seen: &Seen) -> Result
     Ok(why.or_else(|| whole.cloned()))
 }
 
-/// The ENI as it is now, if it is one of this node whose addresses may be removed.
+/// The current description of the ENI, if it is on this node and its addresses may be removed.
 pub(super) fn actual(node: &Node<'_>, ledger: &EniLedger) -> Result<Option<Description>> {
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     let id = ledger.id();
@@ -144,7 +144,7 @@ pub(super) fn carry_out(
     Ok(addresses.map(|address| (address, fate(address))).collect())
 }
 
-/// What has become of an address, by what the release says.
+/// The result for an address, by the result of the release.
 fn fate_of(end: &End) -> Fate {
     match end {
         End::Removed | End::Freed => Fate::Released,
@@ -157,7 +157,7 @@ fn fate_of(end: &End) -> Fate {
     }
 }
 
-/// What has become of an address whose release went wrong somewhere.
+/// The result for an address after a release that failed.
 fn fate_after_failure(ledger: &EniLedger, address: IpAddr, why: &Error) -> Fate {
     let entry = match ledger.open().and_then(|entries| entries.get(address)) {
         Ok(entry) => entry,

@@ -1,4 +1,4 @@
-//! The addresses that a selection is about, and why one of them is not released.
+//! The selected addresses, and why one of them is not released.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::ledger::{Entry, Event, Owner, State, now};
 use crate::registration::in_use::Living;
 use crate::vpc::ec2::Description;
 
-/// An address that is selected, with its entry if the ledger has one.
+/// A selected address, with its entry if the ledger has one.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) address: IpAddr,
@@ -26,7 +26,7 @@ impl Candidate {
         }
     }
 
-    /// Whether somebody may have it who did not have to claim it.
+    /// Whether a pod may have it without a claim.
     pub(super) fn is_unclaimed(&self) -> bool {
         self.entry.as_ref().is_none_or(Entry::is_unclaimed)
     }
@@ -35,7 +35,7 @@ impl Candidate {
         self.entry.as_ref()?.owner.as_ref()
     }
 
-    /// Why the address is not released, if it is not.
+    /// The reason why the address is not released, if there is one.
     pub(super) fn reason_to_stay(&self, living: &Living, force: bool) -> Result<Option<String>> {
         if let Some(entry) = &self.entry
             && let Some(owner) = &entry.owner
@@ -62,8 +62,7 @@ impl Candidate {
         Ok((!force).then(|| reason.to_owned()))
     }
 
-    /// The entry of an address that may be removed now. One that the ledger does not have
-    /// was found on the ENI.
+    /// The entry of the address, due now. An address without an entry was found on the ENI.
     pub(super) fn into_due(self) -> Option<Entry> {
         let address = self.address;
         let found = || Entry::begin(address, &Event::Seen, None);
@@ -72,8 +71,8 @@ impl Candidate {
     }
 }
 
-/// The addresses that are selected: of the ledger, and those that are on the ENI and
-/// nowhere else, which belong to no network.
+/// The selected addresses: those in the ledger, and those that are only on the ENI, which
+/// belong to no network.
 pub(super) fn candidates(
     entries: &[Entry],
     actual: Option<&Description>,

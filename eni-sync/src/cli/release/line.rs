@@ -1,4 +1,4 @@
-//! What becomes of an address or a prefix, and the line that says so.
+//! The result for an address or a prefix, and its line of output.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,12 +13,12 @@ use crate::cli::output;
 use crate::vpc::ec2::Description;
 use crate::vpc::eni;
 
-/// What becomes of an address.
+/// The result for an address or a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Released,
     WouldBe,
-    /// It is not on the ENI, by what EC2 says.
+    /// It is not on the ENI, according to EC2.
     NotThere,
     Kept(String),
 }
@@ -40,13 +40,13 @@ impl fmt::Display for Subject {
 }
 
 impl Subject {
-    /// What is asked for by name.
+    /// The addresses and prefixes that the selection names.
     fn of(selection: &Selection) -> impl Iterator<Item = Self> {
         let addresses = selection.address.iter().copied().map(Self::Address);
         addresses.chain(selection.prefix.iter().copied().map(Self::Prefix))
     }
 
-    /// Whether it is on an ENI, by what EC2 says.
+    /// Whether it is on an ENI, according to EC2.
     fn is_on(self, eni: &Description) -> bool {
         match self {
             Self::Address(address) => eni.has(address),
@@ -76,8 +76,8 @@ impl Line {
     }
 }
 
-/// What is asked for by name that is on the node's ENIs and not to be removed: primary
-/// addresses, and what is on ENIs that are not for pods.
+/// Lines for the named addresses and prefixes that are on the node's ENIs and must not be
+/// removed: primary addresses, and those on ENIs that are not for pods.
 pub(super) fn out_of_reach(
     selection: &Selection,
     found: &[Description],
@@ -104,14 +104,14 @@ pub(super) fn out_of_reach(
     open(selection, lines).filter_map(line).collect()
 }
 
-/// What is asked for by name and has no line.
+/// The named addresses and prefixes without a line.
 fn open<'a>(selection: &'a Selection, lines: &'a [Line]) -> impl Iterator<Item = Subject> + 'a {
     let is_open = |subject: &Subject| !lines.iter().any(|line| line.is_about(*subject));
     Subject::of(selection).filter(is_open)
 }
 
-/// Prints the lines, before `errors` are returned. The status is a failure when any of them says
-/// that something stays.
+/// Prints the lines, before `errors` are returned. The status is a failure when an address or a
+/// prefix stays.
 ///
 /// # Errors
 /// Those given, and code 5 when nothing can be printed.
@@ -127,7 +127,7 @@ pub(super) fn report(selection: &Selection, lines: &[Line], errors: Errors) -> R
         let line = format!("{subject} on {eni}: {fate}");
         text.push_str(&format!("{}\n", printable(&line)));
     }
-    // What could not be looked at may have something.
+    // An ENI that failed may have addresses of the selection.
     if errors.is_empty() {
         text.push_str(&nothing(selection, lines));
     }
@@ -139,7 +139,7 @@ pub(super) fn report(selection: &Selection, lines: &[Line], errors: Errors) -> R
     })
 }
 
-/// What is selected and has no line.
+/// The lines for named addresses and prefixes without a result.
 fn nothing(selection: &Selection, lines: &[Line]) -> String {
     let text: String = open(selection, lines)
         .map(|subject| format!("{subject}: nothing to release\n"))

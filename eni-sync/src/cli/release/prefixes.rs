@@ -1,6 +1,6 @@
-//! Gives prefixes back: those that an operator names, and for whoever removes eni-sync all that
-//! it has got. One that nobody knows stays with those who have assigned it, unless the operator
-//! insists.
+//! Gives prefixes back to the VPC: those that an operator names, or, for `uninstall`, all that
+//! eni-sync has assigned. A prefix that eni-sync has not assigned stays, unless the operator
+//! uses `--force`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,22 +18,22 @@ use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::Node;
 use crate::registration::prefixes::give_back;
 
-/// What keeps prefixes of an ENI.
+/// The facts by which prefixes of an ENI must stay.
 struct Seen {
     entries: Vec<Entry>,
     /// The addresses whose files cannot be read.
     unreadable: HashMap<IpAddr, Error>,
     living: Living,
     reserved: Vec<IpAddr>,
-    /// Why a pod may have any address that is on the ENI.
+    /// Why a pod may have the whole ENI, if one may.
     whole: Option<String>,
 }
 
-/// Has EC2 take the prefixes of an ENI that are named, but for those that there is a reason to
-/// keep. Only for the one in turn, unless it only says what would be done.
+/// Has EC2 unassign the named prefixes of an ENI, apart from those that must stay. The caller
+/// must have the turn, unless this is a dry run.
 ///
 /// # Errors
-/// What AWS says, code 5 or 6 naming a file, and those of looking into the namespaces.
+/// The errors of AWS, code 5 or 6 naming a file, and those of [`in_use::look_from`].
 pub(super) fn release(
     node: &Node<'_>,
     ledger: &EniLedger,
@@ -64,8 +64,8 @@ pub(super) fn release(
     Ok(fates)
 }
 
-/// The prefixes that are named, of the ledger or on the ENI. What EC2 has removed a moment ago
-/// it may show still.
+/// The named prefixes that are in the ledger or on the ENI. EC2 may still show prefixes that it
+/// has just removed; these are left out.
 fn named(node: &Node<'_>, ledger: &EniLedger, selection: &Selection) -> Result<Vec<Prefix>> {
     let removed = ledger.removed_prefixes()?;
     let mut named = ledger.read_prefixes()?;
@@ -79,7 +79,7 @@ fn named(node: &Node<'_>, ledger: &EniLedger, selection: &Selection) -> Result<V
     Ok(named)
 }
 
-/// Looks at all that may keep a prefix.
+/// Collects the facts by which prefixes must stay.
 fn look(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, manner: &Manner) -> Result<Seen> {
     Ok(Seen {
         entries: ledger.read()?,
@@ -90,14 +90,14 @@ fn look(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, manner: &Manner) -> Resu
     })
 }
 
-/// Why a prefix is not given back, if it is not.
+/// The reason why a prefix is not given back, if there is one.
 fn reason_to_stay(prefix: &Prefix, manner: &Manner, seen: &Seen) -> Result<Option<String>> {
     let mut unreadable = seen.unreadable.iter();
     if let Some((_, error)) = unreadable.find(|(address, _)| prefix.contains(**address)) {
         return Ok(Some(error.to_string()));
     }
     for candidate in inside(prefix, &seen.entries) {
-        // Whoever names the prefix insists on what nobody has of it.
+        // Naming the prefix counts as `--force` for its addresses that no pod has.
         if let Some(why) = candidate.reason_to_stay(&seen.living, true)? {
             return Ok(Some(format!("{} of it: {why}", candidate.address)));
         }
@@ -112,7 +112,7 @@ fn reason_to_stay(prefix: &Prefix, manner: &Manner, seen: &Seen) -> Result<Optio
     Ok(seen.whole.clone().or_else(used).or_else(unknown))
 }
 
-/// What the ledger has of a prefix's addresses.
+/// The entries of a prefix's addresses.
 fn inside(prefix: &Prefix, entries: &[Entry]) -> impl Iterator<Item = Candidate> {
     let inside = entries.iter().filter(|e| prefix.contains(e.address));
     inside.map(|entry| Candidate {
@@ -121,24 +121,25 @@ fn inside(prefix: &Prefix, entries: &[Entry]) -> impl Iterator<Item = Candidate>
     })
 }
 
-/// Has the ledger know the prefixes, and forget their addresses, which nobody has.
+/// Writes the prefixes into the ledger, and removes the entries of their addresses, which no
+/// pod has.
 fn free(node: &Node<'_>, ledger: &EniLedger, prefixes: &[Prefix], seen: &Seen) -> Result<()> {
     let known = ledger.read_prefixes()?;
     for prefix in prefixes {
         if known.iter().all(|known| known.prefix != prefix.prefix) {
             ledger.open()?.change_prefix(None, prefix, &Event::Seen)?;
         }
-        // One that somebody has claimed meanwhile keeps the prefix.
+        // An address that has been claimed meanwhile keeps the prefix.
         addresses::carry_out(node, ledger, inside(prefix, &seen.entries).collect())?;
     }
     Ok(())
 }
 
-/// Has EC2 take every prefix of an ENI that eni-sync has got and no pod has an address of. Only
-/// for the one in turn, unless it only says what would be done.
+/// Has EC2 unassign every prefix of an ENI that eni-sync has assigned and of which no pod has
+/// an address. The caller must have the turn, unless this is a dry run.
 ///
 /// # Errors
-/// Code 5 or 6 naming a file, and those of looking into the namespaces.
+/// Code 5 or 6 naming a file, and those of [`in_use::look_from`].
 pub(super) fn release_own(
     node: &Node<'_>,
     ledger: &EniLedger,
@@ -153,13 +154,13 @@ pub(super) fn release_own(
         return elsewhere(node, ledger, &own);
     };
     match manner.dry_run {
-        true => foretell(node, eni, (own, manner)),
+        true => preview(node, eni, (own, manner)),
         false => give_up(node, eni, ledger, (&own, manner)),
     }
 }
 
-/// What [`give_up`] would do.
-fn foretell(
+/// The result that [`give_up`] would have.
+fn preview(
     node: &Node<'_>,
     eni: &Eni,
     (own, manner): (Vec<Prefix>, &Manner),
@@ -209,14 +210,14 @@ fn give_up(
     Ok(fates.collect())
 }
 
-/// The prefixes that eni-sync has got.
+/// The prefixes that eni-sync has assigned.
 fn own(ledger: &EniLedger) -> Result<Vec<Prefix>> {
     let mut own = ledger.read_prefixes()?;
     own.retain(|prefix| prefix.entry.state != State::Adopted);
     Ok(own)
 }
 
-/// What becomes of the prefixes of an ENI that is not this node's: they stay on it, if it exists.
+/// The result for prefixes of an ENI that is not on this node: they stay on it, if it exists.
 fn elsewhere(node: &Node<'_>, ledger: &EniLedger, own: &[Prefix]) -> Result<Vec<(Cidr, Fate)>> {
     let id = ledger.id();
     let actual = node.aws.ec2(&node.inventory.region)?.eni(id);

@@ -1,10 +1,10 @@
-//! What cannot be read of the ledger, as the status shows it.
+//! The unreadable files of the ledger in the status.
 
 use super::{Address, EniStatus, PrefixStatus};
 use crate::ledger::{About, Damage};
 
-/// Adds what cannot be read of the ledger: addresses and prefixes in place of what EC2 says of
-/// them.
+/// Adds the unreadable files of the ledger. Unreadable addresses and prefixes replace those
+/// that are only on the ENI.
 pub(super) fn add_damage(status: &mut EniStatus, damage: Vec<Damage>) {
     for Damage { about, error } in damage {
         let (state, why) = ("unreadable".to_owned(), error.to_string());

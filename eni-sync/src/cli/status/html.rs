@@ -1,9 +1,9 @@
-//! HTML whose values are text: whatever a pod, a network or EC2 is called, it is shown and
-//! never obeyed.
+//! HTML in which all values are escaped: names of pods, networks or EC2 are shown as text and
+//! never interpreted.
 
 use common::text::printable;
 
-/// A text as it is shown in an element or in an attribute between double quotes.
+/// A text, escaped for an element or an attribute in double quotes.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in printable(text).chars() {
@@ -19,8 +19,8 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A table whose cells are texts. Each has the title of its column, which a narrow window shows
-/// in the place of the head.
+/// A table of escaped texts. Each cell has the title of its column, which a narrow window shows
+/// instead of the header row.
 pub(super) fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
     let mut html = "<table><thead><tr>".to_owned();
     for title in titles {

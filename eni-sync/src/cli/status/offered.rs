@@ -1,4 +1,4 @@
-//! What the kubelet is offered, beside what the ENIs have room for.
+//! The resources that are offered to the kubelet, with the room of their ENIs.
 
 use std::path::Path;
 
@@ -11,21 +11,21 @@ use crate::agent::devices::shown::{self, Shown};
 use crate::ledger::Contents;
 use crate::plugin::socket;
 
-/// A resource of the kubelet.
+/// An offered resource.
 #[derive(Debug, Serialize)]
 pub(super) struct Offered {
     pub(super) name: String,
-    /// Whether the kubelet has taken it, and listens.
+    /// Whether the kubelet has accepted it and listens to its list.
     pub(super) registered: bool,
     pub(super) healthy: usize,
     pub(super) unhealthy: usize,
     pub(super) problems: Vec<String>,
-    /// The same for each ENI.
+    /// The devices of each ENI.
     pub(super) enis: Vec<Offer>,
 }
 
 impl Offered {
-    /// All of them; none where no agent answers.
+    /// All offered resources; none if no agent answers.
     pub(super) fn all(inventory: &Inventory, ledger: &Contents) -> Vec<Self> {
         if !socket::is_listened_on(Path::new(socket::PATH)) {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! The status as a page for a browser, with what is wrong and the last changes. It has no
+//! The status as a page for a browser, with the problems and the last changes. It has no
 //! script, loads nothing, and shows every value as text.
 
 use std::time::SystemTime;
@@ -35,9 +35,9 @@ const RESOURCE_TITLES: [&str; 5] = [
 ];
 const CHANGE_TITLES: [&str; 6] = ["TIME", "CHANGE", "ADDRESS", "ENI", "POD", "REASON"];
 
-/// What the page shows besides the status.
+/// The content of the page apart from the status.
 pub(super) struct Seen<'a> {
-    /// What the agent itself knows to be wrong.
+    /// The problems that the agent itself knows.
     pub(super) wrong: &'a [String],
     pub(super) findings: &'a Findings,
     /// The last changes, the newest first.
@@ -82,7 +82,7 @@ fn about(status: &Status) -> String {
     format!("{place}version {version} \u{b7} {age} \u{b7} {time}")
 }
 
-/// What the agent and the doctor find wrong, the worst first.
+/// The problems that the agent and the doctor find, the worst first.
 fn wrong(seen: &Seen<'_>) -> String {
     let mut items = Vec::new();
     let found = seen.findings.as_deref().unwrap_or_default();
@@ -94,7 +94,7 @@ fn wrong(seen: &Seen<'_>) -> String {
             None => (Level::Error, format!("<b>{}</b>", escape(line))),
         });
     }
-    // The agent's words are of now, those of the doctor of some minutes ago.
+    // The agent's problems are current, the doctor's findings may be some minutes old.
     found.retain(|finding| !seen.wrong.iter().any(|line| is_about(line, finding)));
     for finding in found {
         let what = format!("{}: {}", finding.subject, finding.says);
@@ -120,8 +120,8 @@ fn is_bad(finding: &Finding) -> bool {
     finding.level >= Level::Warning
 }
 
-/// Whether a line of the agent is about what the doctor has found: it names the same thing, and
-/// one of them has what the other one says.
+/// Whether a line of the agent and a finding of the doctor are about the same problem: they
+/// name the same subject, and one contains the text of the other.
 fn is_about(line: &str, finding: &Finding) -> bool {
     let is_named = |name: &str| {
         let mut words = line.split_whitespace();
@@ -133,7 +133,7 @@ fn is_about(line: &str, finding: &Finding) -> bool {
     is_same && (is_named(&finding.subject) || is_named(first))
 }
 
-/// What is wrong in these words, with what the doctor advises.
+/// A problem with this text and the doctor's advice.
 fn item(what: &str, finding: &Finding) -> (Level, String) {
     let mut text = format!("<b>{}</b>", escape(what));
     if !finding.advice.is_empty() {
@@ -172,7 +172,7 @@ fn eni(eni: &EniStatus) -> Vec<String> {
     ]
 }
 
-/// The kinds of ENIs that are wanted, and who has the slots of the instance.
+/// The kinds of ENIs in the configuration, and the slots of the instance with their holders.
 fn slots(status: &Status) -> String {
     let kinds = status.wanted.as_deref().unwrap_or_default().iter();
     let kinds: Vec<Vec<String>> = kinds
@@ -214,7 +214,7 @@ fn addresses(enis: &[EniStatus], now: Timestamp) -> String {
         .filter(|eni| !eni.addresses.is_empty() || !eni.prefixes.is_empty())
     {
         let rows = rows(eni, now);
-        // The first row has the titles.
+        // The first row consists of the titles.
         let rows = rows.get(1..).unwrap_or_default();
         let title = format!("Addresses of {}", eni.id);
         html.push_str(&section(&title, &ADDRESS_TITLES, rows, ""));
@@ -225,7 +225,7 @@ fn addresses(enis: &[EniStatus], now: Timestamp) -> String {
     }
 }
 
-/// The resources of the kubelet, where the agent offers any.
+/// The resources for the kubelet, if the agent offers any.
 fn resources(status: &Status) -> String {
     if status.resources.is_empty() {
         return String::new();

@@ -55,7 +55,7 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
     text
 }
 
-/// The ENIs that are wanted, and who has the slots.
+/// The kinds of ENIs in the configuration, and the slots with their holders.
 fn slots(status: &Status) -> Vec<String> {
     let kinds = status.wanted.iter().flatten();
     let kinds = kinds.map(|kind| {
@@ -157,7 +157,7 @@ fn prefix_row(prefix: &PrefixStatus, now: Timestamp) -> Vec<String> {
         Some(why) => vec![why.clone()],
         None => vec![format!("{} addresses taken", prefix.taken)],
     };
-    notes.extend(prefix.differs.map(whereabouts));
+    notes.extend(prefix.differs.map(place_of));
     notes.extend(prefix.release_after.map(|after| leaving(after, now)));
     vec![
         prefix.prefix.to_string(),
@@ -195,7 +195,7 @@ fn short(container_id: &str) -> &str {
 
 fn note(address: &Address, now: Timestamp) -> String {
     let mut notes = Vec::new();
-    notes.extend(address.differs.map(whereabouts));
+    notes.extend(address.differs.map(place_of));
     notes.extend(address.release_after.map(|after| leaving(after, now)));
     let is_in_use = address.release_after.is_none();
     let owner = address.owner.as_ref();
@@ -210,7 +210,7 @@ fn note(address: &Address, now: Timestamp) -> String {
     notes.join("; ")
 }
 
-fn whereabouts(differs: Difference) -> String {
+fn place_of(differs: Difference) -> String {
     match differs {
         Difference::OnlyInLedger => "only in the ledger".to_owned(),
         Difference::OnlyOnEni => "only on the ENI".to_owned(),

@@ -1,4 +1,4 @@
-//! A compressed tar archive of limited size, which is written as it is made.
+//! A compressed tar archive of limited size, written while it is made.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::ledger::now;
 
-/// How many bytes of files an archive has at most. Ten times what a full node has.
+/// How many bytes of files an archive may have. Ten times as many as a full node has.
 const LIMIT: usize = 32 << 20;
 
 /// An archive that is being written.
@@ -27,10 +27,10 @@ impl<W: Write> Archive<W> {
         }
     }
 
-    /// Adds a file, unless the archive has no room for it: then its name is noted.
+    /// Adds a file. If the archive has no room for it, only its name is noted.
     ///
     /// # Errors
-    /// Those of what is written to.
+    /// Those of the writer.
     pub(super) fn add(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
         if content.len() > self.left {
             self.omitted.push(name.to_owned());
@@ -50,11 +50,10 @@ impl<W: Write> Archive<W> {
         self.tar.append_data(&mut header, name, content)
     }
 
-    /// Completes the archive with what could not be collected, and with the names of the files
-    /// that it had no room for.
+    /// Completes the archive with the errors, and with the names of the files that had no room.
     ///
     /// # Errors
-    /// Those of what is written to.
+    /// Those of the writer.
     pub(super) fn finish(mut self, errors: &str) -> io::Result<W> {
         self.append("errors.txt", errors.as_bytes())?;
         if !self.omitted.is_empty() {

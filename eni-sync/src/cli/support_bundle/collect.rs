@@ -10,7 +10,7 @@ use common::files::file;
 const FILE_LIMIT: usize = 256 << 10;
 const LOG_LIMIT: usize = 2 << 20;
 
-/// Where a file is in the archive, which has no other directories than its own.
+/// The path of a file in the archive, always below the archive's own directory.
 pub(super) fn place(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut place = PathBuf::from("node");
@@ -39,15 +39,15 @@ pub(super) fn names(directory: &Path) -> io::Result<(Vec<String>, usize)> {
     Ok((names, others))
 }
 
-/// The beginning of a file, and whether there is more of it. Nobody may make root read, or wait
-/// for, another file.
+/// The start of a file, and whether there is more of it. A link, FIFO or device in its place is
+/// refused, so that another user cannot make root read another file or wait.
 ///
 /// # Errors
 /// Those of the file system; `InvalidData` when it is not a regular file.
 pub(super) fn head(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     let (file, _) = file::open_regular(path)?;
     let mut content = Vec::new();
-    // The kernel's own files do not say their length.
+    // The kernel's own files do not report their length.
     file.take(FILE_LIMIT as u64 + 1).read_to_end(&mut content)?;
     let is_more = content.len() > FILE_LIMIT;
     if is_more {
@@ -57,7 +57,8 @@ pub(super) fn head(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     Ok((content, is_more))
 }
 
-/// The end of a log, from the beginning of a line: what is left of one may be a secret.
+/// The end of a log, from the start of a line: a part of a line may be a secret without its
+/// name.
 ///
 /// # Errors
 /// As for [`head`].
@@ -78,7 +79,7 @@ fn last_lines(mut file: impl Read + Seek, length: u64) -> io::Result<Vec<u8>> {
     Ok(characters(&content))
 }
 
-/// What is cut may end within a character.
+/// Replaces characters that were cut.
 fn characters(content: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(content).into_owned().into_bytes()
 }

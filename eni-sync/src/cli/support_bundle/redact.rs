@@ -1,11 +1,11 @@
-//! Takes out of what is collected whatever may be a secret. This suite writes none, but a
-//! network's configuration and a log are of others.
+//! Removes from the collected files everything that may be a secret. This suite writes no
+//! secrets, but networks' configurations and logs may have some.
 
 use serde_json::Value;
 
-/// What is in the place of a secret.
+/// The replacement of a secret.
 const REDACTED: &str = "(redacted)";
-/// What is in the name of a secret, in lower case and without separators.
+/// Parts of the names of secrets, in lower case and without separators.
 const SECRET: [&str; 12] = [
     "secret",
     "token",
@@ -21,18 +21,18 @@ const SECRET: [&str; 12] = [
     "authorization",
     "cookie",
 ];
-/// What the codes of AWS begin with that say what is wrong with a secret: `ExpiredToken`,
-/// `InvalidClientTokenId`.
+/// The start of AWS' error codes about secrets: `ExpiredToken`, `InvalidClientTokenId`.
 const CODES: [&str; 3] = ["Expired", "Invalid", "Missing"];
-/// What ids of access keys begin with, temporary ones too.
+/// The start of the ids of access keys, also of temporary ones.
 const ACCESS_KEYS: [&str; 2] = ["AKIA", "ASIA"];
 const ACCESS_KEY_LENGTH: usize = 20;
-/// What a key in PEM is between.
+/// The markers around a key in PEM.
 const BEGIN: &str = "-----BEGIN";
 const END: &str = "-----END";
 
-/// A file without secrets: the values of keys that name one, in JSON, which stays valid, and the
-/// rest of a line behind such a name, in any other text. What is not text is left out.
+/// A file without secrets: in JSON, which stays valid, the values of keys that name one are
+/// replaced; in other text, the rest of a line after such a name. A file that is not text is
+/// left out.
 pub(super) fn content(content: &[u8]) -> Vec<u8> {
     if let Ok(document) = serde_json::from_slice::<Value>(content) {
         return format!("{:#}\n", value(document)).into_bytes();
@@ -70,7 +70,7 @@ fn is_secret(name: &str) -> bool {
 
 /// A text without secrets, by lines.
 pub(super) fn text(content: &str) -> String {
-    // The beginning of a log is not always there.
+    // The start of a log may be missing.
     let end = content.find(END);
     let mut is_in_key = end.is_some_and(|end| content.find(BEGIN).is_none_or(|begin| end < begin));
     let mut lines = String::with_capacity(content.len());
@@ -94,12 +94,12 @@ fn of_line(line: &str) -> String {
     of_json(line).unwrap_or_else(|| of_text(line))
 }
 
-/// A line that is a JSON document, perhaps behind what a runtime writes in front of each line of
-/// a log.
+/// A line with a JSON document, perhaps after the prefix that a runtime writes before each line
+/// of a log.
 fn of_json(line: &str) -> Option<String> {
     let (before, json) = line.split_at(line.find('{')?);
     let document: Value = serde_json::from_str(json).ok()?;
-    // Behind the name of a secret, all of it may be one.
+    // After the name of a secret, the whole document may be secret.
     if of_text(before) != before {
         return None;
     }
@@ -121,7 +121,7 @@ fn of_text(line: &str) -> String {
     without_access_keys(&without_users(line))
 }
 
-/// Whether what is before the separator ends with the name of a secret.
+/// Whether the text before the separator ends with the name of a secret.
 fn names_secret(before: &str, separator: &str, value: &str) -> bool {
     let before = before.trim_end();
     let is_end = |c: char| c.is_whitespace() || ",{(&?".contains(c);
@@ -132,15 +132,15 @@ fn names_secret(before: &str, separator: &str, value: &str) -> bool {
     is_secret(name) && !(is_of_error && is_subject(name, !rest.trim().is_empty()))
 }
 
-/// Whether an error that has this word before its cause is about a secret, and does not say it:
-/// that there are no credentials, that a file cannot be read, a code of AWS.
+/// Whether this word before the cause of an error only mentions a secret without showing it:
+/// missing credentials, a file that cannot be read, an error code of AWS.
 fn is_subject(name: &str, is_in_sentence: bool) -> bool {
     let is_path = name.trim_start_matches('"').starts_with('/');
     let is_code = CODES.iter().any(|code| name.starts_with(code));
     is_path || is_code || (is_in_sentence && name == "credentials")
 }
 
-/// A line without the users of URLs, and of proxies without a scheme, and their passwords.
+/// A line without the users and passwords of URLs, and of proxies without a scheme.
 fn without_users(line: &str) -> String {
     let is_end = |c: char| c.is_whitespace() || "\"'`<>".contains(c);
     let words = line.split_inclusive(is_end).map(|word| {
@@ -150,7 +150,7 @@ fn without_users(line: &str) -> String {
         let (user, host) = word.split_at(end);
         let start = match (user.find("://"), user.find(':')) {
             (Some(scheme), _) => scheme + "://".len(),
-            // The name of an image has a port before its digest.
+            // The name of an image may have a port before its digest.
             (None, Some(password)) if !host.starts_with("@sha256:") => {
                 user[..password].rfind('=').map_or(0, |name| name + 1)
             }

@@ -1,5 +1,5 @@
-//! What keeps a node from being cleaned up: pods that are attached, and ENIs that are being
-//! created or deleted. What cannot be read may be about either, and is named.
+//! The reasons against cleaning up a node: attached pods, and ENIs that are being created or
+//! deleted. A file that cannot be read may be about either, so its error is one too.
 
 use common::error::{Error, Result};
 use common::kernel::netns::Holders;
@@ -9,7 +9,7 @@ use crate::ledger::Ledger;
 use crate::provision;
 use crate::registration::attached;
 
-/// What is needed on the node.
+/// The pods and ENIs that still need the state of this suite.
 #[derive(Debug)]
 pub(super) struct Needed {
     attached: Vec<String>,
@@ -17,7 +17,7 @@ pub(super) struct Needed {
 }
 
 impl Needed {
-    /// Looks at the records of the plugins, at the ledger, and at the ENIs that are begun.
+    /// Collects them from the records of the plugins, the ledger, and the records of ENIs.
     ///
     /// # Errors
     /// Code 5 naming a directory that cannot be listed.
@@ -28,15 +28,15 @@ impl Needed {
         })
     }
 
-    /// Whether nothing is.
+    /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.attached.is_empty() && self.begun.is_empty()
     }
 
-    /// Refuses, unless nothing is needed.
+    /// Refuses if there are any.
     ///
     /// # Errors
-    /// Code 7 naming what is.
+    /// Code 7 naming them.
     pub(super) fn refuse(&self) -> Result<()> {
         let (msg, listed) = match self {
             Self { attached, .. } if !attached.is_empty() => (
@@ -58,13 +58,13 @@ impl Needed {
     }
 }
 
-/// The attachments of pods that live, or may.
+/// The attachments of pods that exist or may exist.
 fn pods() -> Result<Vec<String>> {
     let mut pods = attached::of_ipvlan(None)?;
     pods.extend(attached::of_host_device(None)?);
     let holders = Holders::default();
     for eni in Ledger::of_node().enis()? {
-        // A pool is the agent's own, which does not run.
+        // The addresses of a pool belong to the agent, which does not run.
         let entries = eni.read()?.into_iter().filter(|entry| !entry.is_for_pool());
         let used = entries.filter(|entry| entry.is_in_use());
         let living = used.filter(|entry| entry.may_have_living_owner(&holders));

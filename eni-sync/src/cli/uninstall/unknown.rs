@@ -1,5 +1,5 @@
-//! What nobody knows of the ENIs when the addresses are released: what EC2 was asked for and has
-//! not answered, and what cannot be read of the ledger. It stays, and is named.
+//! Reports what is unknown about the ENIs when the addresses are released: requests to EC2
+//! whose answers are not known, and files of the ledger that cannot be read. These stay.
 
 use common::error::Result;
 use common::text::printable;
@@ -7,16 +7,16 @@ use common::text::printable;
 use crate::cli::output;
 use crate::ledger::{About, Ledger};
 
-/// Names all of it; true if there is any.
+/// Prints them; true if there are any.
 ///
 /// # Errors
-/// Code 5 naming what cannot be looked at.
-pub(super) fn name() -> Result<bool> {
+/// Code 5 naming what cannot be read.
+pub(super) fn print_all() -> Result<bool> {
     let mut lines = Vec::new();
     for eni in Ledger::of_node().enis()? {
         let damage = eni.damage()?;
         let is_damaged = |of: About| damage.iter().any(|damage| damage.about == of);
-        // What cannot be read does not go by itself.
+        // A request that cannot be read does not end by itself.
         if eni.is_unheard()? && !is_damaged(About::Asked) && !is_damaged(About::Unheard) {
             lines.push(format!(
                 "{}: EC2 was asked for more, and its answer was lost: what it gave is seen within \
