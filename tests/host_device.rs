@@ -15,6 +15,7 @@ mod in_use;
 mod keep_addresses;
 mod killed;
 mod network_state;
+mod numbered;
 mod selectors;
 mod stacked;
 mod turns;

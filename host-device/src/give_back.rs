@@ -208,19 +208,58 @@ pub fn move_out_unrecorded(
 fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>) -> Result<bool> {
     let device = &record.device;
     let links = sandbox.netlink.links()?;
-    let own = without_decoys(sandbox, &links, device)?;
-    let candidates = device.candidates(&own, &record.ifname);
-    for link in candidates.iter().take(MOST_CANDIDATES) {
-        let name = record.ifname.as_str();
-        if let Some(arrived) = send_back(host, sandbox, (link, &links), device, name)? {
-            restore(host, &arrived, device)?;
-            return Ok(true);
+    // It has one other end, which only the node can have moved since.
+    let is_told_by_peer = device.peer_on_host().is_some();
+    if device.sysfs_number.is_none() || is_told_by_peer {
+        let own = without_decoys(sandbox, &links, device)?;
+        let candidates = device.candidates(&own, &record.ifname);
+        for link in candidates.iter().take(MOST_CANDIDATES) {
+            if move_if_proven(host, sandbox, record, (link, &links))? {
+                return Ok(true);
+            }
+        }
+        if candidates.len() > MOST_CANDIDATES {
+            return Err(hidden(device, candidates.len()));
         }
     }
-    match candidates.len() > MOST_CANDIDATES {
-        true => Err(hidden(device, candidates.len())),
-        false => Ok(false),
+    match numbered(sandbox, &links, device)? {
+        None => Ok(false),
+        Some(link) => match move_if_proven(host, sandbox, record, (link, &links))? {
+            true => Ok(true),
+            // The container has moved it on at this moment.
+            false => Err(not_proven(device)),
+        },
     }
+}
+
+/// Moves `link`, one of the container's `links`, to the host and restores it there, if it is
+/// the device.
+fn move_if_proven(
+    host: &mut Host,
+    sandbox: &mut Sandbox,
+    record: &Attachment<Device>,
+    (link, links): (&Link, &[Link]),
+) -> Result<bool> {
+    let device = &record.device;
+    let ifname = record.ifname.as_str();
+    let Some(arrived) = send_back(host, sandbox, (link, links), device, ifname)? else {
+        return Ok(false);
+    };
+    restore(host, &arrived, device)?;
+    Ok(true)
+}
+
+/// The virtual device among the container's `links`, whatever the container has made of its
+/// name and its MAC, and wherever the node has moved its other end or what is below it.
+fn numbered<'a>(sandbox: &Sandbox, links: &'a [Link], device: &Device) -> Result<Option<&'a Link>> {
+    let Some(number) = device.sysfs_number else {
+        return Ok(None);
+    };
+    if !links.iter().any(|link| link.kind == device.kind) {
+        return Ok(None);
+    }
+    let index = sandbox.netns.index_of_sysfs_number(number)?;
+    Ok(links.iter().find(|link| Some(link.index) == index))
 }
 
 /// Moves `link` to the host, without what the container, which has these `links`, has

@@ -4,6 +4,7 @@
 
 mod holders;
 mod presence;
+mod sysfs;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -1,0 +1,100 @@
+//! Virtual devices that neither name, MAC nor other end tells from others: they come back, and
+//! nothing else of the pod is touched.
+
+use harness::Namespace;
+use serde_json::{Value, json};
+
+use super::{Fixture, conf, with};
+
+const MAC: &str = "02:00:00:00:00:07";
+
+/// The configuration of the device `name`.
+fn of_device(name: &str) -> Value {
+    with(&conf(), &json!({ "device": name }))
+}
+
+/// Makes a tap or macvlan `dev0` on the node.
+fn make(fixture: &Fixture, kind: &str) {
+    match kind {
+        "tap" => fixture.host(&["tuntap", "add", "dev0", "mode", "tap"]),
+        kind => fixture.host(&["link", "add", "dev0", "link", "hd0-peer", "type", kind]),
+    };
+    fixture.host(&["link", "set", "dev0", "address", MAC]);
+}
+
+#[test]
+fn a_device_comes_back_whose_name_and_mac_the_pod_has_changed() {
+    for kind in ["tap", "macvlan"] {
+        let fixture = Fixture::new();
+        make(&fixture, kind);
+        let before = fixture.node.netns.description();
+        fixture.add(&of_device("dev0"));
+        fixture.pod.ip(&["link", "set", "net1", "down"]);
+        let change = ["name", "mine", "address", "02:00:00:00:00:99"];
+        fixture
+            .pod
+            .ip(&[&["link", "set", "net1"], &change[..]].concat());
+        fixture.del(&of_device("dev0"));
+        assert_eq!(fixture.node.netns.description(), before, "{kind}");
+        assert_eq!(fixture.pod.links(), ["lo"], "{kind}");
+        assert!(fixture.records().is_empty(), "{kind}");
+    }
+}
+
+/// To move what looks like the device would take its addresses, and a DEL that is killed
+/// meanwhile would leave it on the node.
+#[test]
+fn what_only_looks_like_the_device_is_not_moved_to_find_it() {
+    let fixture = Fixture::new();
+    make(&fixture, "tap");
+    fixture.add(&of_device("dev0"));
+    let pod = &fixture.pod;
+    pod.ip(&["link", "set", "net1", "down"]);
+    pod.ip(&["link", "set", "net1", "name", "mine"]);
+    pod.ip(&["tuntap", "add", "net1", "mode", "tap"]);
+    pod.ip(&["link", "set", "net1", "address", MAC, "up"]);
+    pod.ip(&["address", "add", "10.3.0.1/24", "dev", "net1"]);
+    let decoy = pod.link("net1").expect("it exists");
+    fixture.del(&of_device("dev0"));
+    assert_eq!(pod.links(), ["lo", "net1"]);
+    assert_eq!(pod.link("net1"), Some(decoy));
+    assert!(fixture.node.netns.link("dev0").is_some());
+}
+
+#[test]
+fn both_ends_of_a_veth_come_back_from_two_pods() {
+    for order in [["hd0", "hd0-peer"], ["hd0-peer", "hd0"]] {
+        let fixture = Fixture::new();
+        let second = Namespace::new();
+        let call = |command: &str, device: &str| {
+            let (id, pod) = match device {
+                "hd0" => ("c1", &fixture.pod),
+                _ => ("c2", &second),
+            };
+            let call = fixture.call(command, &of_device(device));
+            call.attachment(id, "net1", &pod.path())
+        };
+        for device in ["hd0", "hd0-peer"] {
+            fixture.node.run(&call("ADD", device)).ok();
+        }
+        for device in order {
+            fixture.node.run(&call("DEL", device)).ok();
+        }
+        assert_eq!(fixture.node.netns.links(), ["hd0", "hd0-peer", "lo"]);
+        assert_eq!(fixture.pod.links(), ["lo"]);
+        assert_eq!(second.links(), ["lo"]);
+        assert!(fixture.records().is_empty());
+    }
+}
+
+#[test]
+fn a_device_comes_back_whose_other_end_the_node_has_moved() {
+    let fixture = Fixture::new();
+    let other = Namespace::new();
+    fixture.add(&conf());
+    fixture.host(&["link", "set", "hd0-peer", "netns", &other.path()]);
+    fixture.del(&conf());
+    assert_eq!(fixture.node.netns.links(), ["hd0", "lo"]);
+    assert_eq!(fixture.pod.links(), ["lo"]);
+    assert_eq!(fixture.ipam.reserved(), Vec::<String>::new());
+}
