@@ -105,18 +105,19 @@ lab: suite
 
 test: suite test-units test-alone test-fuzz test-host test-vm test-reboot
 
-# Algorithms, beside the code. eni-sync is built for itself, as in `suite`, because other
-# features of its dependencies would mean another build of the AWS SDK.
+# Algorithms, beside the code, and the tests that need nothing. eni-sync is built for itself, as in
+# `suite`, because other features of its dependencies would mean another build of the AWS SDK.
 test-units:
 	cargo test --locked $(PLUGIN_PACKAGES) -p common --lib --bins
 	cargo test --locked -p eni-sync
+	suite=$$(tests/suite-path unprivileged) && cd tests && $$suite
 
 # The plugins as programs of their own, which execute each other.
 test-alone: suite
 	tests/prepare tests
 	cargo build --locked $(PLUGIN_PACKAGES)
-	suite=$$(tests/suite-path) && cd tests && CNI_PATH=$(TARGET)/debug $$suite \
-		--skip vm_ --skip upgrade:: protocol:: delegation:: kernel_calls::
+	suite=$$(tests/suite-path host) && cd tests && CNI_PATH=$(TARGET)/debug $$suite \
+		protocol:: delegation:: kernel_calls::
 
 # What reads the input of others, given what was found for it before, and two seconds each
 # of something new. `make fuzz` takes ten minutes each, or ARGS: SECONDS [TARGET...].
@@ -132,20 +133,19 @@ fuzz:
 # for a deadline.
 test-host: suite suite-arm64
 	tests/prepare tests
-	suite=$$(tests/suite-path) && cd tests && $$suite --skip vm_ --skip reboot:: --skip upgrade:: \
-		--test-threads=$$((2 * $$(nproc)))
+	suite=$$(tests/suite-path host) && cd tests && $$suite --test-threads=$$((2 * $$(nproc)))
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
 test-vm: suite
 	tests/prepare tests
 	$(MAKE) --no-print-directory $(SUITE)/image/index.json
-	VM_DEADLINE=4500 tests/vm/run -- tests/vm/suite "$$(tests/suite-path)"
+	VM_DEADLINE=4500 tests/vm/run -- tests/vm/suite "$$(tests/suite-path vm)"
 
 # The pod of the DaemonSet as containerd runs it, with its update and its end.
 test-pod: suite
 	tests/prepare tests
 	$(MAKE) --no-print-directory $(SUITE)/image/index.json
-	VM_DEADLINE=4500 tests/vm/run -- "$$(tests/suite-path)" vm_runtimes::daemon_set --test-threads=1
+	VM_DEADLINE=4500 tests/vm/run -- "$$(tests/suite-path vm)" machine::runtimes::daemon_set --test-threads=1
 
 # The image of the programs that are tested, without what only a debugger reads. It is made anew
 # when one of them is another.
@@ -168,21 +168,21 @@ test-arm64: suite-arm64
 # The binaries before and after a power cut: each of these tests starts the VM twice.
 test-reboot: suite
 	tests/prepare tests
-	suite=$$(tests/suite-path) && cd tests && $$suite reboot::
+	suite=$$(tests/suite-path reboot) && cd tests && $$suite
 
 # From an earlier version of the programs to this one and back, while pods run. ARGS is a commit or
 # a tag; without it, tests/earlier chooses one. It is built into the cache, and its dependencies too,
 # unless this version has the same. A clone without history cannot do this.
 test-upgrade: suite
 	tests/prepare tests
-	suite=$$(tests/suite-path) && EARLIER=$$(tests/earlier $(ARGS)) && export EARLIER && \
-		$(if $(NATIVE),,tests/vm/run --) $$suite upgrade:: --test-threads=1
+	suite=$$(tests/suite-path upgrade) && EARLIER=$$(tests/earlier $(ARGS)) && export EARLIER && \
+		$(if $(NATIVE),,tests/vm/run --) $$suite --test-threads=1
 
 # eni-sync on two nodes, told as random sequences of what pods, operators, machines and EC2 do,
 # for as many stories as ARGS says. ENI_SYNC_SEED=7 repeats one.
 stories: suite
 	tests/prepare tests
-	suite=$$(tests/suite-path) && cd tests && \
+	suite=$$(tests/suite-path host) && cd tests && \
 		ENI_SYNC_SEEDS=$(or $(ARGS),300) $$suite eni_sync::property --nocapture
 
 # The plugins in CNI_PATH, where the command line sets it, else ours beside Go's; ARGS are those
@@ -247,7 +247,7 @@ soak: suite
 
 lint:
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features tests/root -- -D warnings
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	RUSTFLAGS="--cfg fuzzing" cargo clippy --locked --manifest-path tests/fuzz/Cargo.toml \
 		--target-dir $(dir $(TARGET))fuzz --all-targets -- -D warnings
