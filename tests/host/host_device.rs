@@ -16,6 +16,7 @@ mod keep_addresses;
 mod killed;
 mod network_state;
 mod numbered;
+mod path;
 mod selectors;
 mod stacked;
 mod turns;

@@ -8,7 +8,7 @@ use crate::cni::args::CmdArgs;
 use crate::cni::result::AddResult;
 use crate::error::{Errors, Result};
 use crate::kernel::netlink::Link;
-use crate::kernel::netns::{Found, NetNsId, look};
+use crate::kernel::netns::{Found, Holders, NetNsId, hidden, look};
 use crate::records::{Attachment, Records, boot_id};
 
 impl<D> Attachment<D> {
@@ -46,7 +46,9 @@ impl<D> Attachment<D> {
 
 /// The container's side on DEL, or nothing when it is gone. With a record it is the
 /// namespace of the ADD or none: the path may be empty, or lead to another namespace
-/// by now, where an interface of the same name is somebody else's.
+/// by now, where an interface of the same name belongs to another attachment. A namespace whose
+/// path is not visible, because this process sees other mounts than the runtime, is entered by
+/// another mount or a descriptor.
 ///
 /// # Errors
 /// Code 5 or 8 when the namespace cannot be examined, 999 when it cannot be worked in.
@@ -68,7 +70,22 @@ pub fn sandbox_for_del<D>(
             return Ok(Some(sandbox));
         }
     }
-    errors.into_result().map(|()| None)
+    errors.into_result()?;
+    sandbox_elsewhere(&record.netns, record.netns_id)
+}
+
+/// The namespace `id` where `path`, which led to it, does not lead there.
+fn sandbox_elsewhere(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
+    let holders = Holders::default();
+    if let Some(elsewhere) = holders.path_to(&id)?
+        && let Some(sandbox) = open_if_same(&elsewhere.to_string_lossy(), id)?
+    {
+        return Ok(Some(sandbox));
+    }
+    match look(path, id)? {
+        Found::Hidden if !holders.none_of(&id) => Err(hidden(path)),
+        _ => Ok(None),
+    }
 }
 
 /// The container's side, if `path` leads to the namespace `id` at this moment.

@@ -1,9 +1,8 @@
 //! DEL in every state that a runtime, a pod or a crash can leave.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 
-use harness::{Call, Namespace, Resident, attachment_files, is_up};
+use harness::{Call, Namespace, attachment_files, is_up};
 use serde_json::{Value, json};
 
 use super::{Fixture, conf, plain, with};
@@ -123,30 +122,6 @@ fn the_address_is_released_when_the_pod_and_its_device_are_gone() {
         assert!(fixture.ipam.reserved().is_empty());
         assert!(fixture.records().is_empty());
     }
-}
-
-/// A descriptor stands for the mount: both keep the inode, which the kernel makes anew for a
-/// namespace that only a process has kept.
-#[test]
-fn the_namespace_is_recognised_at_its_path_after_its_mount_was_gone() {
-    let fixture = Fixture::new();
-    let before = fixture.state();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("c1");
-    let process = Resident::alone();
-    let call = |command: &str| {
-        let call = fixture.call(command, &conf());
-        call.env("CNI_NETNS", path.to_str().unwrap())
-    };
-    let mount = Namespace::at(process.netns());
-    symlink(mount.path(), &path).unwrap();
-    fixture.node.run(&call("ADD")).ok();
-    drop(mount);
-    fs::remove_file(&path).unwrap();
-    let mount = Namespace::at(process.netns());
-    symlink(mount.path(), &path).unwrap();
-    fixture.node.run(&call("DEL")).ok();
-    assert_eq!(fixture.state(), before);
 }
 
 #[test]

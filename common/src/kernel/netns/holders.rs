@@ -44,8 +44,8 @@ pub struct Holders {
 struct Held {
     /// What is inside: of each process the thread that has started first.
     inside: Vec<PathBuf>,
-    /// When the inodes were made that mounts and descriptors lead to.
-    made: HashSet<i64>,
+    /// When the inodes were made that mounts and descriptors lead to, and a path to each.
+    made: HashMap<i64, PathBuf>,
 }
 
 impl Holders {
@@ -73,6 +73,28 @@ impl Holders {
                 None => "it is mounted or open elsewhere".to_owned(),
             }),
         }
+    }
+
+    /// A path to the namespace `id` by a mount or a descriptor, for a process that does not see the
+    /// path that it had.
+    ///
+    /// # Errors
+    /// Code 8 when the processes of the node cannot be examined.
+    pub fn path_to(&self, id: &NetNsId) -> Result<Option<PathBuf>, Error> {
+        let Some(made) = id.made else {
+            return Ok(None);
+        };
+        let seen = self.seen.get_or_init(Self::collect).as_ref();
+        let seen = seen.map_err(Clone::clone)?.as_ref();
+        let held = seen.and_then(|seen| seen.get(&id.inode));
+        Ok(held.and_then(|held| held.made.get(&made)).cloned())
+    }
+
+    /// Whether the processes of the node are visible, and nothing of them holds the namespace `id`.
+    pub fn none_of(&self, id: &NetNsId) -> bool {
+        let seen = self.seen.get_or_init(Self::collect);
+        let is_free = |held: &Held| held.is_of_another(id);
+        matches!(seen, Ok(Some(seen)) if seen.get(&id.inode).is_none_or(is_free))
     }
 
     /// Looks at every process of the node; nothing where they are not visible.
@@ -118,9 +140,9 @@ impl Held {
         let Some(made) = id.made else {
             return false;
         };
-        let newest = self.made.iter().max();
+        let newest = self.made.keys().max();
         newest.is_some_and(|newest| {
-            !self.made.contains(&made) && self.inside.iter().all(|one| is_younger(one, *newest))
+            !self.made.contains_key(&made) && self.inside.iter().all(|one| is_younger(one, *newest))
         })
     }
 }
@@ -203,13 +225,7 @@ impl Found {
                 continue;
             };
             if root.starts_with(KIND) {
-                // In the view of a container the way to it may lead through a file system
-                // that never answers.
-                let inode = match process == Path::new(OWN) {
-                    true => tolerant(|| fs::metadata(place))?,
-                    false => None,
-                };
-                self.pin(root, inode);
+                self.pin(root, visible(process, place))?;
             }
         }
         Ok(())
@@ -228,8 +244,8 @@ impl Found {
             {
                 let held = self.held.entry(inode.stx_ino).or_default();
                 let changed = inode.stx_ctime;
-                held.made
-                    .insert(time(changed.tv_sec, changed.tv_nsec.into()));
+                let made = time(changed.tv_sec, changed.tv_nsec.into());
+                held.made.insert(made, descriptor.clone());
             }
         }
         Ok(descriptors.len())
@@ -246,20 +262,32 @@ impl Found {
         }
     }
 
-    /// Notes that the namespace `name` is mounted or open. `inode` is what could be seen
-    /// of it: nothing, when another mount is above this one.
-    fn pin(&mut self, name: &str, inode: Option<fs::Metadata>) {
+    /// Notes that the namespace `name` is mounted, at `path` if that can be looked at.
+    fn pin(&mut self, name: &str, path: Option<PathBuf>) -> io::Result<()> {
         let number = name.trim_start_matches(KIND).trim_end_matches(']');
         let Ok(number) = number.parse::<u64>() else {
-            return;
+            return Ok(());
         };
         let held = self.held.entry(number).or_default();
-        held.made.extend(
-            inode
-                .filter(|inode| inode.ino() == number)
-                .map(|inode| super::presence::made(&inode)),
-        );
+        let Some(path) = path else { return Ok(()) };
+        let inode = tolerant(|| fs::metadata(&path))?;
+        // It is that of another mount when there is one above this one.
+        if let Some(inode) = inode.filter(|inode| inode.ino() == number) {
+            held.made.insert(super::presence::made(&inode), path);
+        }
+        Ok(())
     }
+}
+
+/// The path to a mount at `place` in the view of a process. In that of a container it may lead
+/// through a file system that never answers.
+fn visible(process: &Path, place: &str) -> Option<PathBuf> {
+    if process == Path::new(OWN) {
+        return Some(place.into());
+    }
+    let root = Path::new(FIRST).join("root");
+    let is_first = process.starts_with(FIRST);
+    is_first.then(|| root.join(place.trim_start_matches('/')))
 }
 
 /// The threads of a process, in the order of their start; none when it has ended.

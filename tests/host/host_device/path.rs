@@ -1,0 +1,92 @@
+//! DEL where the path of the pod's namespace does not lead there, and the namespace lives.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use harness::{Namespace, Output, Resident};
+use tempfile::TempDir;
+
+use super::{Fixture, conf};
+
+/// Where a runtime has the path of a pod's namespace: a symbolic link stands for the mount.
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self { directory }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("c1")
+    }
+
+    fn leads_to(&self, namespace: &Namespace) {
+        let _ = fs::remove_file(self.path());
+        symlink(namespace.path(), self.path()).unwrap();
+    }
+
+    /// As in a container that does not see what the runtime mounts.
+    fn is_an_empty_file(&self) {
+        fs::remove_file(self.path()).unwrap();
+        fs::write(self.path(), "").unwrap();
+    }
+
+    #[track_caller]
+    fn run(&self, fixture: &Fixture, command: &str) -> Output {
+        let call = fixture.call(command, &conf());
+        let call = call.env("CNI_NETNS", self.path().to_str().unwrap());
+        fixture.node.run(&call)
+    }
+}
+
+/// A descriptor stands for the mount: both keep the inode, which the kernel makes anew for a
+/// namespace that only a process has kept.
+#[test]
+fn the_namespace_is_recognised_at_its_path_after_its_mount_was_gone() {
+    let (fixture, place) = (Fixture::new(), Place::new());
+    let before = fixture.state();
+    let process = Resident::alone();
+    let mount = Namespace::at(process.netns());
+    place.leads_to(&mount);
+    place.run(&fixture, "ADD").ok();
+    drop(mount);
+    let mount = Namespace::at(process.netns());
+    place.leads_to(&mount);
+    place.run(&fixture, "DEL").ok();
+    assert_eq!(fixture.state(), before);
+}
+
+#[test]
+fn a_namespace_whose_path_shows_something_else_gives_the_device_back() {
+    let (fixture, place) = (Fixture::new(), Place::new());
+    let before = fixture.state();
+    place.leads_to(&fixture.pod);
+    place.run(&fixture, "ADD").ok();
+    place.is_an_empty_file();
+    place.run(&fixture, "DEL").ok();
+    assert_eq!(fixture.state(), before);
+}
+
+#[test]
+fn the_device_of_a_namespace_that_only_a_process_shows_is_not_forgotten() {
+    let (fixture, place) = (Fixture::new(), Place::new());
+    let before = fixture.state();
+    let process = Resident::alone();
+    let mount = Namespace::at(process.netns());
+    place.leads_to(&mount);
+    place.run(&fixture, "ADD").ok();
+    drop(mount);
+    place.is_an_empty_file();
+    let attached = fixture.state();
+    let error = place.run(&fixture, "DEL").error_code(8);
+    assert!(error.msg.contains("is not visible"), "{error:?}");
+    assert_eq!(fixture.state(), attached);
+    let mount = Namespace::at(process.netns());
+    place.leads_to(&mount);
+    place.run(&fixture, "DEL").ok();
+    assert_eq!(fixture.state(), before);
+}
