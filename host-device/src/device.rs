@@ -1,7 +1,7 @@
 //! What a device was on the host before it was attached: the plugin's part of the record.
 
 use common::error::{Error, Result};
-use common::kernel::netlink::{Link, NetworkState, Parameters, Settings, parse_mac};
+use common::kernel::netlink::{Link, NetworkState, Offload, Parameters, Settings, parse_mac};
 use common::kernel::pci::{self, PciAddress};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,9 @@ pub struct Device {
     /// Its flags, queue and group; records that are older than this key have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
+    /// What was done with its packets; records that are older than this key do not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offload: Option<Offload>,
     /// Its parameters below `/proc/sys/net`; records that are older than this key have none.
     pub parameters: Parameters,
     /// The kind of a virtual interface; empty for hardware.
@@ -125,6 +128,7 @@ impl Device {
             mtu: link.mtu,
             up: link.up,
             settings: Some(link.settings),
+            offload: Some(link.offload),
             parameters: link.parameters,
             kind: link.kind,
             parent: link.parent,

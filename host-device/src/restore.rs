@@ -1,7 +1,7 @@
 //! What a device gets back on the host, when it has been proven to be the device: its name,
-//! alternative names, MAC, MTU, alias, flags, queue and group, parameters, whether it was up,
-//! and the driver, addresses and routes that an attachment took. What only `ethtool` and `tc`
-//! show is left as the pod has made it.
+//! alternative names, MAC, MTU, alias, flags, queue and group, lengths of packets, parameters,
+//! whether it was up, and the driver, addresses and routes that an attachment took; and no XDP
+//! program of the pod's. What only `ethtool` and `tc` show is left as the pod has made it.
 
 use std::time::Duration;
 
@@ -256,6 +256,15 @@ fn change_singly(netlink: &mut Netlink, link: &Link, device: &Device, change: Li
 fn restore_properties(netlink: &mut Netlink, link: &Link, device: &Device) {
     let mac = mac_bytes(&device.mac);
     let none = LinkChange::default();
+    let offload = device.offload.unwrap_or(link.offload);
+    // The driver may refuse the MTU as long as there is one.
+    let programs = link
+        .offload
+        .programs_beyond(&offload)
+        .map(|mode| LinkChange {
+            no_program: Some(mode),
+            ..none
+        });
     let changes = [
         (link.mac != device.mac && !mac.is_empty()).then_some(LinkChange {
             mac: Some(&mac),
@@ -272,9 +281,15 @@ fn restore_properties(netlink: &mut Netlink, link: &Link, device: &Device) {
                 settings: Some(settings),
                 ..none
             }),
+        offload
+            .has_other_lengths(&link.offload)
+            .then_some(LinkChange {
+                lengths: Some(offload),
+                ..none
+            }),
     ];
     let what = || format!("failed to restore {:?}", device.name);
-    for change in changes.into_iter().flatten() {
+    for change in programs.chain(changes.into_iter().flatten()) {
         report(netlink.change_link(link.index, change, what));
     }
     let foreign = device.foreign_altnames(link);

@@ -33,7 +33,7 @@ use nix::libc::MSG_TRUNC;
 pub use address::{AddressState, Dad, KernelAddress};
 pub use change::{Change, Made};
 pub use events::{Events, Subject};
-pub use link::{Link, LinkChange, Parameter, Parameters, Settings, parse_mac};
+pub use link::{Link, LinkChange, Offload, Parameter, Parameters, Settings, parse_mac};
 pub use new_link::{Kind, NewLink};
 #[cfg(fuzzing)]
 pub use reply::Reply;

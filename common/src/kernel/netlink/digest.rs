@@ -11,9 +11,13 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_XDP: u16 = 43;
 const IFLA_PROP_LIST: u16 = 52;
-/// MAC, MTU, parent, controller, queue length, group, the parent's namespace, permanent MAC, bus address.
-const VALUES: [u16; 9] = [1, 4, 5, 10, 13, 27, 37, 54, 56];
+/// MAC, MTU, parent, controller, queue length, link mode, group, the parent's namespace, segments
+/// and bytes of GSO, permanent MAC, bus address, and bytes of GRO, and of both with IPv4.
+const VALUES: [u16; 15] = [1, 4, 5, 10, 13, 17, 27, 37, 40, 41, 54, 56, 58, 63, 64];
+/// Of `IFLA_XDP`: the program of each mode.
+const PROGRAMS: [u16; 3] = [5, 6, 7];
 /// Of `IFLA_LINKINFO`: the kind, what only that kind has, and the kind of port.
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
@@ -87,6 +91,7 @@ fn shorten(attributes: &[u8], written: &mut Vec<u8>) {
             }),
             IFLA_LINKINFO => write(kind, &shorten_info(value), written),
             IFLA_AF_SPEC => write(kind, &shorten_families(value), written),
+            IFLA_XDP => write_programs(value, written),
             _ if VALUES.contains(&kind) => write(kind, value, written),
             _ => {}
         }
@@ -103,6 +108,16 @@ fn shorten_info(info: &[u8]) -> Vec<u8> {
         }
     }
     written
+}
+
+fn write_programs(xdp: &[u8], written: &mut Vec<u8>) {
+    let mut programs = Vec::new();
+    for (mode, program) in Attributes(xdp).filter(|(kind, _)| PROGRAMS.contains(kind)) {
+        write(mode, program, &mut programs);
+    }
+    if !programs.is_empty() {
+        write(IFLA_XDP, &programs, written);
+    }
 }
 
 fn shorten_families(families: &[u8]) -> Vec<u8> {
@@ -192,6 +207,11 @@ mod tests {
             ),
             info(&attribute(INFO_DATA, &[9; 200])),
             families(&attribute(5, &[9; 200])),
+            attribute(
+                IFLA_XDP,
+                &[attribute(2, &[2]), attribute(6, &[9; 4])].concat(),
+            ),
+            attribute(IFLA_XDP, &attribute(2, &[0])),
         ];
         let kept = [
             attribute(IFLA_IFNAME, "a\u{F7FF}\0".as_bytes()),
@@ -200,6 +220,7 @@ mod tests {
             attribute(IFLA_PROP_LIST, &attribute(53, b"c\0")),
             info(&[]),
             families(&[]),
+            attribute(IFLA_XDP, &attribute(6, &[9; 4])),
         ];
         let other = message(RTM_NEWLINK + 1, &said);
         let before = [message(RTM_NEWLINK, &said), other.clone()].concat();

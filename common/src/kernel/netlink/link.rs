@@ -1,6 +1,7 @@
 //! Links: what the kernel says of one, and every change the plugins make to one.
 
 mod message;
+mod offload;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,6 +16,7 @@ use rtnetlink::LinkUnspec;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::message::to_link;
+pub use self::offload::Offload;
 use super::{Change, Netlink, text};
 use crate::error::{Error, Result};
 use crate::ifname::IfName;
@@ -81,6 +83,8 @@ pub struct Link {
     pub bus_address: String,
     /// What else anybody who may configure the interface can set.
     pub settings: Settings,
+    /// What is done with its packets before and behind the stack.
+    pub offload: Offload,
     /// Whether the interface has a carrier.
     pub has_carrier: bool,
     /// Whether the kernel has noticed the carrier everywhere: a frame that is sent leaves it.
@@ -118,6 +122,9 @@ pub struct Settings {
     pub tx_queue_length: u32,
     /// The group.
     pub group: u32,
+    /// The mode: 1 keeps it dormant. Records that are older than this key have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_mode: Option<u8>,
 }
 
 /// Changes to a link that the kernel makes with one message.
@@ -139,6 +146,10 @@ pub struct LinkChange<'a> {
     pub up: Option<bool>,
     /// Give it these settings.
     pub settings: Option<Settings>,
+    /// Let its packets be as long as this says.
+    pub lengths: Option<Offload>,
+    /// Take the XDP program of this mode, a flag of [`Offload::xdp_modes`], off it.
+    pub no_program: Option<u32>,
 }
 
 impl Change {
@@ -173,9 +184,13 @@ impl Change {
         if let Some(settings) = change.settings {
             attributes.push(LinkAttribute::TxQueueLen(settings.tx_queue_length));
             attributes.push(LinkAttribute::Group(settings.group));
+            let mode = settings.link_mode.map(|mode| mode.into());
+            attributes.extend(mode.map(LinkAttribute::Mode));
             message.header.change_mask |= SETTABLE;
             message.header.flags |= LinkFlags::from_bits_retain(settings.flags) & SETTABLE;
         }
+        attributes.extend(change.lengths.iter().flat_map(Offload::lengths));
+        attributes.extend(change.no_program.map(offload::no_program));
         Self::new(RouteNetlinkMessage::SetLink(message), 0, failed)
     }
 }

@@ -43,6 +43,7 @@ impl Link {
             LinkAttribute::Mtu(mtu) => self.mtu = mtu,
             LinkAttribute::TxQueueLen(length) => self.settings.tx_queue_length = length,
             LinkAttribute::Group(group) => self.settings.group = group,
+            LinkAttribute::Mode(mode) => self.settings.link_mode = Some(mode.into()),
             LinkAttribute::Link(index) => self.parent = Some(index),
             LinkAttribute::Controller(index) => self.controller = Some(index),
             LinkAttribute::LinkNetNsId(id) => self.parent_netns_id = Some(id),
@@ -60,7 +61,7 @@ impl Link {
                     .into_iter()
                     .for_each(|family| parameters.take(family));
             }
-            _ => {}
+            other => self.offload.take(&other),
         }
     }
 
