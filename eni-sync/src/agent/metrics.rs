@@ -162,7 +162,7 @@ impl Metrics {
         names.add("hidden_namespaces", help, &self.hidden);
         let help = "Namespaces of pods whose addresses cannot be read";
         names.add("unreadable_namespaces", help, &self.unreadable);
-        let help = "Attachments whose ENI is not attached to the instance any more";
+        let help = "Attachments whose ENI or master is not there any more";
         names.add("detached_attachments", help, &self.detached);
         let help = "ENIs that EC2 gives no prefixes of a family that the agent is to keep";
         names.add("refused_prefixes", help, &self.without_prefixes);

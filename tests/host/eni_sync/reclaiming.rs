@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 use fixtures::scrape::{ADDRESS, Scrape};
 use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
-use harness::{Call, Pod};
+use harness::{Call, Network, Pod};
 use serde_json::{Value, json};
+
+use super::auto::{PUBLISHED, attach};
 
 fn watching(keys: &Value) -> Value {
     let watched = json!({ "name": "conf-1", "master": "ens6", "cooldownSeconds": 0 });
@@ -141,5 +143,50 @@ fn a_pod_whose_eni_is_detached_is_named_once_and_counted() {
     let said = agent.log();
     assert_eq!(said.matches(&text).count(), 1, "{said}");
     node.del(&pod);
+    assert!(eventually(|| count() == 0.0));
+}
+
+/// As a driver that is loaded again makes it: the same ENI, and another link.
+#[test]
+fn a_pod_whose_master_was_made_anew_is_named_once_and_counted() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let [pod, other] = ["c1", "c2"].map(Pod::new);
+    let network = Network::published(PUBLISHED);
+    let directory = node.node.state().join("eni-cni/ipvlan");
+    let record = |pod: &Pod| {
+        let file = format!("{}:net1.json", pod.id);
+        directory.join(&network.name).join(file)
+    };
+    let master = &node.node.netns.link("ens6").unwrap()["ifindex"];
+    for pod in [&pod, &other] {
+        attach(&node, &network, pod, &node.mac);
+        let text = fs::read_to_string(record(pod)).unwrap();
+        let text = text.replace("\"masterIndex\":2", &format!("\"masterIndex\":{master}"));
+        fs::write(record(pod), text).unwrap();
+    }
+    let is_up = ["link", "add", "net1", "up", "type", "bridge"];
+    other.netns.ip(&is_up);
+    let agent = Agent::start(&node, &json!({ "metrics": ADDRESS, "reconcileSeconds": 1 }));
+    let count = || Scrape::of(&node).value("detached_attachments");
+    await_looks(&node);
+    assert_eq!(count(), 0.0, "{}", agent.log());
+    node.node.netns.ip(&["link", "del", "ens6"]);
+    let anew = [
+        "link", "add", "ens6", "index", "77", "address", &node.mac, "type", "bridge",
+    ];
+    node.node.netns.ip(&anew);
+    assert!(eventually(|| count() == 1.0), "{}", agent.log());
+    await_looks(&node);
+    let text = format!(
+        "container c1, interface net1, network {} has lost its interface: the master with MAC {} \
+         was removed, or made anew",
+        network.name, node.mac
+    );
+    let said = agent.log();
+    assert_eq!(said.matches(&text).count(), 1, "{said}");
+    let output = node.command(&["doctor"]);
+    assert!(output.stdout.contains(&text), "{output}");
+    fs::remove_file(record(&pod)).unwrap();
     assert!(eventually(|| count() == 0.0));
 }

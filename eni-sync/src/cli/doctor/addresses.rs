@@ -30,6 +30,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         findings.push(finding.advise(consequence(damage.about)));
     }
     findings.extend(detached(facts, ledger));
+    findings.extend(without_master());
     let for_pods = |eni: &&Description| eni::require_releasable(eni).is_ok();
     for own in facts.own.iter().filter(for_pods) {
         let entries = ledger.get(&own.id).map_or(&[][..], Vec::as_slice);
@@ -109,6 +110,17 @@ fn detached(facts: &Facts, ledger: &BTreeMap<String, Vec<Entry>>) -> Vec<Finding
         found.map(|f| f.advise(advice)).collect::<Vec<Finding>>()
     };
     ledger.iter().flat_map(finding).collect()
+}
+
+/// Pods whose ipvlan master was removed or made anew. A record that cannot be read is reported
+/// where the records are checked.
+fn without_master() -> Vec<Finding> {
+    let found = detached::without_master().unwrap_or_default().into_iter();
+    let finding = |(_, says)| {
+        Finding::error("detached", "node", says)
+            .advise("delete the pod, so that a new one gets an interface")
+    };
+    found.map(finding).collect()
 }
 
 /// Addresses that are on the ENI without a known owner.
