@@ -73,6 +73,52 @@ fn a_dhcp_server_gets_the_lease_of_a_failed_add_back() {
     dhcp::a_failed_add_gives_its_lease_back("host-device");
 }
 
+/// However the attachment ends. The delegate is a script under the name of the one that speaks to
+/// its server through the interface.
+#[test]
+fn the_interface_is_there_without_its_addresses_when_dhcp_releases_them() {
+    for (command, code) in [("DEL", 0), ("GC", 0), ("ADD", 999)] {
+        let (node, pod) = (node(), Pod::new("c1"));
+        let ipam = FakeIpam::new();
+        std::fs::copy(ipam.path("fake-ipam"), ipam.path("dhcp")).unwrap();
+        ipam.hook(
+            "[ $CNI_COMMAND = DEL ] || return 0
+             nsenter --net=$CNI_NETNS ip -o link show dev net1 >$dir/link
+             nsenter --net=$CNI_NETNS ip -4 -o address show dev net1 >$dir/addresses",
+        );
+        let conf = json!({
+            "cniVersion": "1.1.0", "name": "net", "type": "host-device", "device": "eth1",
+            "ipam": {"type": "dhcp"}, "cni.dev/valid-attachments": [],
+        });
+        let run = |command: &str| {
+            let call = Call::ours("host-device", command).conf(&conf);
+            node.run(&call.pod(&pod, "net1").env("CNI_PATH", &ipam.cni_path()))
+        };
+        if command == "ADD" {
+            // The kernel refuses a gateway that is a broadcast address.
+            let routes = json!([{"dst": "10.8.0.0/16", "gw": "10.9.0.255"}]);
+            let ips = json!([{"address": "10.9.0.5/24"}]);
+            ipam.answer(&json!({"ips": ips, "routes": routes}));
+        } else {
+            run("ADD").ok();
+            assert_eq!(pod.netns.addresses("net1"), ["10.9.0.5/24"]);
+        }
+        let output = run(command);
+        match code {
+            0 => drop(output.ok()),
+            code => drop(output.error_code(code)),
+        }
+        let link = ipam.read("link");
+        assert!(
+            link.contains("net1") && link.contains(",UP"),
+            "{command}: {link:?}"
+        );
+        assert_eq!(ipam.read("addresses"), "", "{command}");
+        assert_eq!(ipam.reserved(), [""; 0], "{command}");
+        assert_eq!(pod.netns.links(), ["lo"], "{command}");
+    }
+}
+
 #[test]
 fn what_a_delegate_says_cannot_write_to_the_terminal() {
     let (node, pod) = (node(), Pod::new("c1"));

@@ -154,6 +154,24 @@ fn a_pool_takes_no_address_that_an_attachment_claims_while_the_pool_looks_for_fr
     assert_eq!(vpc.owner(fixed), Some(node.eni.clone()));
 }
 
+/// An attachment goes on without an address of the range that another node has.
+#[test]
+fn what_an_attachment_only_claims_is_not_listed() {
+    let vpc = Vpc::new();
+    let (node, other) = (vpc.node(), vpc.node());
+    other.add(&Pod::new("theirs"), &["10.0.4.100"]).ok();
+    let (pod, lenient) = (Pod::new("c1"), json!({ "strict": false }));
+    let call = node.conf_call("ADD", &pod, &["10.0.4.100"], &lenient);
+    node.run(&call).ok();
+    let two =
+        json!({ "low": 1, "high": 1, "ranges": [{ "start": "10.0.4.100", "end": "10.0.4.101" }] });
+    let _agent = Agent::start(&node, &pool(&two));
+    let text = || fs::read_to_string(ranges_file(&node)).unwrap_or_default();
+    assert!(eventually(|| text().contains("10.0.4.101")), "{}", text());
+    assert_eq!(node.ledger()["10.0.4.100"], "claiming");
+    assert!(!text().contains("10.0.4.100"), "{}", text());
+}
+
 #[test]
 fn a_pool_is_refilled_when_it_is_low_and_shrinks_when_it_is_high() {
     let vpc = Vpc::new();

@@ -112,6 +112,34 @@ const ADDRESS: &str = "10.0.4.71";
 /// Less than a second look at EC2 needs.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// The owner of the address that a pod has.
+fn owner(node: &AwsNode) -> Value {
+    let entry = fs::read(node.ledger_path().join("10.0.4.70")).unwrap();
+    let entry: Value = serde_json::from_slice(&entry).unwrap();
+    entry["owner"].clone()
+}
+
+/// A connection on which the agent is asked for [`ADDRESS`].
+fn ask(node: &AwsNode, owner: &Value, patience: Duration) -> UnixStream {
+    let patience = u64::try_from(patience.as_millis()).unwrap();
+    let request = json!({
+        "ask": "register", "wanted": { node.mac.as_str(): [ADDRESS] }, "patience": patience,
+        "request": { "owner": owner, "takeover": "dead-owner", "bestEffort": false },
+    });
+    let socket = node.run_directory().join("eni-cni/agent.sock");
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.to_string().as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream
+}
+
+fn answer(mut stream: UnixStream) -> Value {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
 /// What an agent answers to an attachment that waits for [`PATIENCE`] while `hinder` is in
 /// its way.
 #[track_caller]
@@ -121,22 +149,10 @@ fn refusal<T>(hinder: impl FnOnce(&Vpc, &AwsNode) -> T) -> String {
     let _agent = Agent::start(&node, &json!({}));
     let pod = Pod::new("c1");
     node.add(&pod, &["10.0.4.70"]).ok();
-    let entry = fs::read(node.ledger_path().join("10.0.4.70")).unwrap();
-    let entry: Value = serde_json::from_slice(&entry).unwrap();
-    let request = json!({
-        "ask": "register", "wanted": { node.mac.as_str(): [ADDRESS] }, "patience": 4000,
-        "request": { "owner": entry["owner"], "takeover": "dead-owner", "bestEffort": false },
-    });
+    let owner = owner(&node);
     let _hindrance = hinder(&vpc, &node);
     let start = Instant::now();
-    let socket = node.run_directory().join("eni-cni/agent.sock");
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(request.to_string().as_bytes()).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let answer = answer(ask(&node, &owner, PATIENCE));
     assert_eq!(answer["code"], 11, "{answer}");
     let waited = start.elapsed();
     assert!(waited < 5 * PATIENCE, "{waited:?}: {answer}");
@@ -189,4 +205,39 @@ fn whatever_an_add_waits_for_is_named_when_its_time_is_over() {
     for (named, expected) in named.iter().zip(expected) {
         assert!(named.contains(expected), "{expected}: {named}");
     }
+}
+
+/// How many attachments an agent serves at a time.
+const SERVED: usize = 64;
+
+#[test]
+fn of_more_attachments_than_an_agent_serves_at_a_time_the_others_wait() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let _agent = Agent::start(&node, &json!({}));
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    let owner = owner(&node);
+    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    let taken = |patience: u64| {
+        let mut stream = ask(&node, &owner, Duration::from_secs(patience));
+        // What the agent says when it has read the request.
+        stream.read_exact(&mut [0]).unwrap();
+        stream
+    };
+    let served: Vec<UnixStream> = (0..SERVED).map(|_| taken(600)).collect();
+    // Whoever is served is told within its time what it has waited for.
+    let mut waiting = taken(1);
+    waiting
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    assert!(waiting.read(&mut [0]).is_err(), "it was served");
+    node.lab.release_held();
+    for stream in served {
+        assert_eq!(answer(stream)["answer"], "done");
+    }
+    waiting.set_read_timeout(Some(DEADLINE)).unwrap();
+    let answer = answer(waiting);
+    let said = answer["msg"].as_str().unwrap();
+    assert!(said.contains("the agent, which serves others"), "{answer}");
 }

@@ -1,6 +1,9 @@
 //! What a device has of the node's network, with every attribute that `ip` shows: back after
 //! an ADD that fails whatever is configured, and after DEL where it goes with the device.
 
+use std::collections::BTreeMap;
+use std::fs;
+
 use harness::{Namespace, wait_until};
 use serde_json::{Value, json};
 
@@ -212,4 +215,75 @@ fn an_address_that_is_a_subnet_of_its_own_has_its_gateway_on_the_link() {
     let attached = with(&conf, &json!({"prevResult": result}));
     fixture.node.run(&fixture.call("CHECK", &attached)).ok();
     fixture.del(&conf);
+}
+
+/// What a device has below `/proc/sys/net`. Each of them may be 1, and 0 where that is usual.
+const PARAMETERS: [&str; 16] = [
+    "ipv4/accept_redirects",
+    "ipv4/accept_source_route",
+    "ipv4/arp_announce",
+    "ipv4/arp_ignore",
+    "ipv4/log_martians",
+    "ipv4/proxy_arp",
+    "ipv4/rp_filter",
+    "ipv4/send_redirects",
+    "ipv6/accept_dad",
+    "ipv6/accept_ra",
+    "ipv6/accept_ra_defrtr",
+    "ipv6/accept_redirects",
+    "ipv6/autoconf",
+    "ipv6/dad_transmits",
+    "ipv6/hop_limit",
+    "ipv6/use_tempaddr",
+];
+
+fn directory(family: &str, link: &str) -> String {
+    format!("/proc/sys/net/{family}/conf/{link}")
+}
+
+/// Every parameter of a link.
+fn parameters(namespace: &Namespace, link: &str) -> BTreeMap<String, String> {
+    let of_family = |family: &str| {
+        let entries = fs::read_dir(directory(family, link)).expect("the link is there");
+        let paths = entries.flatten().map(|entry| entry.path());
+        // A secret cannot be read before it is set.
+        let read = paths.filter_map(|path| Some((path.clone(), fs::read_to_string(path).ok()?)));
+        let named = read.map(|(path, value)| (path.display().to_string(), value));
+        named.collect::<Vec<_>>()
+    };
+    namespace.run(|| {
+        let all = ["ipv4", "ipv6"].map(of_family);
+        all.into_iter().flatten().collect()
+    })
+}
+
+/// The neighbours of the node could do what its administrator had forbidden.
+#[test]
+fn a_device_gets_back_the_parameters_that_it_had_on_the_node() {
+    let fixture = Fixture::new();
+    let host = &fixture.node.netns;
+    let untouched = parameters(host, "hd0");
+    host.run(|| {
+        for parameter in PARAMETERS {
+            let (family, name) = parameter.split_once('/').expect("it has a family");
+            let path = format!("{}/{name}", directory(family, "hd0"));
+            let is_one = untouched[&path].trim() == "1";
+            let other = if is_one { "0" } else { "1" };
+            fs::write(path, other).expect("it is writable");
+        }
+    });
+    fixture.host(&["link", "set", "hd0", "up"]);
+    let before = parameters(host, "hd0");
+    let changed = before
+        .iter()
+        .filter(|(path, value)| untouched.get(*path) != Some(value));
+    assert_eq!(changed.count(), PARAMETERS.len());
+    let conf = plain(&json!({"device": "hd0"}));
+    fixture.add(&conf);
+    fixture.pod.run(|| {
+        let path = format!("{}/accept_ra", directory("ipv6", "net1"));
+        fs::write(path, "2").expect("it is writable");
+    });
+    fixture.del(&conf);
+    assert_eq!(parameters(host, "hd0"), before);
 }

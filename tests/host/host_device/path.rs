@@ -1,4 +1,5 @@
-//! DEL where the path of the pod's namespace does not lead there, and the namespace lives.
+//! DEL where the path of the pod's namespace does not lead there, or cannot be followed, and the
+//! namespace lives.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -89,4 +90,34 @@ fn the_device_of_a_namespace_that_only_a_process_shows_is_not_forgotten() {
     place.leads_to(&mount);
     place.run(&fixture, "DEL").ok();
     assert_eq!(fixture.state(), before);
+}
+
+/// The kernel may have no descriptor or no memory for it at that moment.
+#[test]
+fn a_namespace_that_cannot_be_looked_at_is_not_taken_for_one_that_has_ended() {
+    for (call, errors) in [
+        ("openat", ["EMFILE", "ENFILE", "EACCES", "EIO"]),
+        ("statx,statfs", ["EACCES", "EIO", "ENOMEM", "EMFILE"]),
+    ] {
+        for (error, has_record) in errors.iter().flat_map(|e| [(e, true), (e, false)]) {
+            let fixture = Fixture::new();
+            fixture.add(&conf());
+            if !has_record {
+                let record = fixture.node.state().join(&fixture.records()[0]);
+                fs::remove_file(record).unwrap();
+            }
+            let attached = fixture.state();
+            let (path, fault) = (fixture.pod.path(), format!("inject={call}:error={error}"));
+            let options = ["-f", "-qq", "-o", "/dev/null", "-P", &path, "-e", &fault];
+            let del = fixture.call("DEL", &conf());
+            let output = fixture.node.inside(|| del.run_under("strace", &options));
+            let error = output.error_code(8);
+            assert!(error.msg.contains(&path), "{fault}: {error:?}");
+            assert_eq!(fixture.state(), attached, "{fault}: {output}");
+            fixture.del(&conf());
+            let links = fixture.node.netns.links();
+            assert_eq!(links, ["hd0", "hd0-peer", "lo"], "{fault}");
+            assert!(fixture.ipam.reserved().is_empty(), "{fault}");
+        }
+    }
 }
