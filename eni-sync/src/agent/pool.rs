@@ -222,7 +222,7 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
             {
                 outcome = Err(refusal.error());
             }
-            entries.end(entry, "another node was quicker")?;
+            entries.end(entry, "another node has taken it first")?;
         }
     }
     outcome

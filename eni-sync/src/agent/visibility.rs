@@ -38,7 +38,7 @@ impl Visibility {
                 let msg =
                     format!("the agent does not see the namespaces of new pods, such as {path:?}");
                 let details =
-                    "its mounts are no longer those of the node: it ends, to be started anew";
+                    "its mounts are no longer those of the node: it ends so that it is restarted";
                 Err(Error::new(ErrorCode::NETNS, msg).with_details(details))
             }
         }

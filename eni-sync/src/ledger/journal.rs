@@ -89,7 +89,7 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
             let reason = reason_of_release(*after);
             tell!(info, "released", eni, entry, reason);
         }
-        (Event::Pooled, _) => tell!(info, "pooled", eni, entry, reason = "nobody has it"),
+        (Event::Pooled, _) => tell!(info, "pooled", eni, entry, reason = "no container has it"),
         _ => {}
     }
 }

@@ -57,14 +57,14 @@ pub(super) fn agent_first<T>(
         },
     };
     drop(aws);
-    say!("waiting for the agent, whose role this node has not: {failed}");
+    say!("waiting for the agent, whose role this node does not have: {failed}");
     while deadline.left() > LEAST {
         thread::sleep(PAUSE);
         if let Some(answer) = ask() {
             return answer;
         }
     }
-    let msg = "timed out waiting for the agent of eni-sync, whose role this node has not";
+    let msg = "timed out waiting for the agent of eni-sync, whose role this node does not have";
     Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(failed.to_string()))
 }
 

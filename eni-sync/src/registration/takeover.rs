@@ -289,7 +289,7 @@ impl Assigner<'_> {
             match owner.id.as_str() {
                 id if id == self.eni.id => claimed.is_proven_by(true).then_some((address, Ok(()))),
                 id if id == former => None,
-                _ => Some((address, Err(conflict(address, owner, "was quicker")))),
+                _ => Some((address, Err(conflict(address, owner, "has taken it first")))),
             }
         });
         Ok(known.collect())
@@ -329,7 +329,7 @@ impl Assigner<'_> {
                         return Ok(());
                     }
                     Some(eni) if eni.id != owner.id => {
-                        return Err(conflict(address, eni, "was quicker"));
+                        return Err(conflict(address, eni, "has taken it first"));
                     }
                     _ => {}
                 }

@@ -150,8 +150,9 @@ pub(crate) fn leave() -> Vec<String> {
         },
     ];
     let failed = outcomes.into_iter().filter_map(Result::err);
-    findings
-        .extend(failed.map(|error| format!("plugins do not get this agent's way to AWS: {error}")));
+    findings.extend(
+        failed.map(|error| format!("plugins do not get this agent's settings for AWS: {error}")),
+    );
     findings
 }
 

@@ -47,8 +47,7 @@ pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
             "no ENI of {} has the MAC address {mac}",
             inventory.instance_id
         );
-        let details =
-            "the VPC delivers nothing to an interface that has not the MAC address of an ENI";
+        let details = "the VPC delivers nothing to an interface without the MAC address of an ENI";
         Error::config(msg).with_details(details)
     })?;
     Ok((inventory, eni))

@@ -132,7 +132,7 @@ fn an_address_of_an_unknown_owner_is_released_only_by_force() {
     assert_eq!(node.ledger()["10.0.4.98"], "adopted");
     node.lab.assign(&node.eni, &[ip("10.0.4.99")]);
     let output = release(&node, &["--eni", node.eni.as_str()], 1);
-    let kept = "kept: nobody knows whose it is; --force releases it\n";
+    let kept = "kept: its owner is not known; --force releases it\n";
     assert_eq!(output.stdout.matches(kept).count(), 2, "{output}");
     assert_eq!(node.addresses(), ["10.0.4.98", "10.0.4.99"]);
     assert_eq!(node.ledger().len(), 1, "nothing is written");

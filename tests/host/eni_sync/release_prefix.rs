@@ -121,7 +121,7 @@ fn a_prefix_that_nobody_knows_is_given_back_only_by_force() {
             assert_eq!(known(&node), [(prefix.to_owned(), "adopted".to_owned())]);
         }
         let output = release(&node, &["--prefix", prefix], 1);
-        let said = "kept: nobody knows whose it is; --force releases it\n";
+        let said = "kept: its owner is not known; --force releases it\n";
         assert!(output.stdout.ends_with(said), "{output}");
         assert_eq!(prefixes(&node), [prefix]);
         release_at_last(&node, prefix, &["--force"]);

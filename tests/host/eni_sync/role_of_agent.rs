@@ -153,7 +153,8 @@ fn a_file_of_authorities_that_cannot_be_used_keeps_nothing_else_from_plugins() {
     let bundle = [("AWS_CA_BUNDLE", "/run/bundle.pem")];
     let agent = Agent::start(&with_list(&node, "first", &bundle), &json!({}));
     assert!(has_left(&node, "first"));
-    let said = "plugins do not get this agent's way to AWS: failed to read \"/run/bundle.pem\"";
+    let said =
+        "plugins do not get this agent's settings for AWS: failed to read \"/run/bundle.pem\"";
     assert!(eventually(|| agent.log().contains(said)), "{}", agent.log());
     // Nobody is trusted in place of those that the agent was told of.
     let error = node.add(&Pod::new("c1"), &[ADDRESS]).error_code(5);

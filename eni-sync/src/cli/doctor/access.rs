@@ -77,8 +77,11 @@ fn permission(question: &Question) -> Finding {
                 .advise("others use up the account's budget of calls; look again later")
         }
         Some(failure) => {
-            let says = format!("no answer that says: {}", failure.answer);
-            let advice = "look at the way to EC2: routes, security groups, proxy and endpoint";
+            let says = format!(
+                "it is not known whether this is permitted: {}",
+                failure.answer
+            );
+            let advice = "check the path to EC2: routes, security groups, proxy and endpoint";
             match question.is_needed && !question.is_probe {
                 true => Finding::error(CHECK, &subject, says).advise(advice),
                 false => Finding::warning(CHECK, &subject, says).advise(advice),

@@ -21,7 +21,9 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         Ok(ledger) => ledger,
         Err(error) => {
             let finding = Finding::error("ledger", "node", error.to_string());
-            return vec![finding.advise("eni-sync neither registers nor releases anything so")];
+            return vec![
+                finding.advise("until it can be read, eni-sync registers and releases nothing"),
+            ];
         }
     };
     findings.extend(namespaces(facts));
@@ -134,7 +136,7 @@ fn owners(own: &Description, entries: &[Entry]) -> Finding {
     match unknown.is_empty() {
         true => Finding::ok(CHECK, &own.id, "every address on it is known"),
         false => {
-            let says = format!("nobody knows whose {} is", named(&unknown));
+            let says = format!("the owner of {} is not known", named(&unknown));
             Finding::warning(CHECK, &own.id, says).advise(format!(
                 "if no program needs it, free its slot: eni-sync release --address {} --force",
                 unknown.first().map(IpAddr::to_string).unwrap_or_default()
@@ -158,7 +160,7 @@ fn drift(own: &Description, entries: &[Entry]) -> Finding {
         false => Finding::error(
             CHECK,
             &own.id,
-            format!("pods have {}, and the ENI has not", named(&lost)),
+            format!("pods have {}, but the ENI does not", named(&lost)),
         )
         .advise("eni-sync sync --once assigns it again"),
     }

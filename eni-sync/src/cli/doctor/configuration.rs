@@ -189,7 +189,7 @@ fn master_up(subject: &str, link: &Link) -> Finding {
 
 fn of_eni(subject: &str, link: &str, eni: Option<&Eni>) -> Vec<Finding> {
     let Some(eni) = eni else {
-        let says = format!("{link} has not the MAC address of an ENI");
+        let says = format!("{link} does not have the MAC address of an ENI");
         let finding = Finding::error("master-eni", subject, says);
         return vec![finding.advise("the VPC delivers nothing to it: choose an ENI's interface")];
     };

@@ -34,8 +34,9 @@ fn agent(facts: &Facts) -> Finding {
     const CHECK: &str = "agent";
     match &facts.agent {
         Ok(Some(())) => Finding::ok(CHECK, socket::PATH, "answers"),
-        Ok(None) => Finding::warning(CHECK, socket::PATH, "there is no agent")
-            .advise("plugins register by themselves; nobody releases or repairs between them"),
+        Ok(None) => Finding::warning(CHECK, socket::PATH, "there is no agent").advise(
+            "plugins register addresses themselves; nothing releases or repairs any in between",
+        ),
         Err(cause) => {
             let says = format!("the agent does not answer: {cause}");
             Finding::error(CHECK, socket::PATH, says).advise("start it again, and see its log")
@@ -57,7 +58,7 @@ fn inventory(facts: &Facts) -> Finding {
                     let says = format!("EC2 has changed since it was written {age} ago: {changes}");
                     Finding::warning(CHECK, PATH, says).advise(
                         "masterSelector goes by the file: the agent's next comparison with EC2 \
-                         writes it anew, eni-sync sync --once does so now",
+                         writes it again, eni-sync sync --once does so now",
                     )
                 }
             }
@@ -65,7 +66,7 @@ fn inventory(facts: &Facts) -> Finding {
         Ok(None) => Finding::info(CHECK, PATH, "not written yet")
             .advise("masterSelector by ENI needs it: the agent or eni-sync sync --once writes it"),
         Err(error) => Finding::error(CHECK, PATH, error.to_string())
-            .advise("masterSelector by ENI needs it: eni-sync sync --once writes it anew"),
+            .advise("masterSelector by ENI needs it: eni-sync sync --once writes it again"),
     }
 }
 

@@ -44,9 +44,9 @@ fn unknown(facts: &Facts, own: &Description) -> Vec<Finding> {
     };
     let unknown = own.prefixes.iter().filter(|found| !is_known(found));
     let finding = |found: &Cidr| {
-        let says = format!("nobody knows for whom prefix {found} is on it");
+        let says = format!("the owner of prefix {found} is not known");
         Finding::info("foreign-prefix", &own.id, says).advise(format!(
-            "its addresses are for no pod that asks for one by name; if nobody uses it, \
+            "no pod gets one of its addresses by name; if no program uses it, \
              `eni-sync release --prefix {found} --force`"
         ))
     };
@@ -74,7 +74,7 @@ fn room(facts: &Facts, eni: &Eni, level: Level) -> Option<Finding> {
         level.low
     );
     Some(Finding::warning(CHECK, &eni.id, says).advise(
-        "release addresses that nobody needs, use a larger instance type, or another ENI; pods \
+        "release addresses that no pod needs, use a larger instance type, or another ENI; pods \
          get what there is until then",
     ))
 }

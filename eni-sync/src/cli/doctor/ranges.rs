@@ -156,7 +156,7 @@ fn owners(facts: &Facts, network: &Network, own: &Description, range: &Range) ->
         findings.push(finding.advise("exclude it from the range, unless pods are to have it"));
     }
     if findings.is_empty() {
-        let says = "nobody else has an address of the range";
+        let says = "no other ENI has an address of the range";
         findings.push(Finding::ok(OWNER, subject, says));
     }
     findings

@@ -26,7 +26,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         }
         Err(error) => vec![
             Finding::warning(CHECK, PATH, error.to_string())
-                .advise("remove the file, and start the agent again, which writes it anew"),
+                .advise("remove the file and restart the agent, which writes a new one"),
         ],
     }
 }

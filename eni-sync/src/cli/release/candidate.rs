@@ -55,7 +55,7 @@ impl Candidate {
             return Ok(Some(why));
         }
         let reason = match self.entry.as_ref().map(|entry| &entry.state) {
-            None | Some(State::Adopted) => "nobody knows whose it is; --force releases it",
+            None | Some(State::Adopted) => "its owner is not known; --force releases it",
             Some(State::Pooled) => "the agent's pool would have it again; --force releases it",
             Some(_) => return Ok(None),
         };

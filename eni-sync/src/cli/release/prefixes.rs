@@ -105,7 +105,7 @@ fn reason_to_stay(prefix: &Prefix, manner: &Manner, seen: &Seen) -> Result<Optio
     let used = || give_back::in_use_by(prefix, &seen.living, &seen.reserved);
     let unknown = || match prefix.entry.state {
         State::Adopted if !manner.force => {
-            Some("nobody knows whose it is; --force releases it".to_owned())
+            Some("its owner is not known; --force releases it".to_owned())
         }
         _ => None,
     };
@@ -202,7 +202,7 @@ fn give_up(
         }
         let why = kept.iter().find(|(kept, _)| *kept == prefix);
         let why = why.map(|(_, why)| why.clone()).or(failure.clone());
-        Fate::Kept(why.unwrap_or_else(|| "somebody uses it again".to_owned()))
+        Fate::Kept(why.unwrap_or_else(|| "it is in use again".to_owned()))
     };
     let fates = prefixes
         .iter()

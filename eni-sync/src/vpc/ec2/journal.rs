@@ -33,7 +33,10 @@ fn log<T: RequestId>(action: &str, eni: &str, addresses: &str, answer: Outcome<T
     match answer {
         Ok(answer) => {
             let request_id = answer.request_id();
-            info!(action, eni, addresses, request_id, "EC2 has done it");
+            info!(
+                action,
+                eni, addresses, request_id, "the request to EC2 succeeded"
+            );
             Ok(())
         }
         Err(failure) => {
@@ -41,7 +44,7 @@ fn log<T: RequestId>(action: &str, eni: &str, addresses: &str, answer: Outcome<T
             let reason = failure.answer.as_str();
             info!(
                 action,
-                eni, addresses, request_id, reason, "EC2 has not done it"
+                eni, addresses, request_id, reason, "the request to EC2 failed"
             );
             Err(failure)
         }

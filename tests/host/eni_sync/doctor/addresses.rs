@@ -13,10 +13,10 @@ fn an_address_of_an_unknown_owner_is_a_warning() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.assign(&node.eni, &["10.0.4.98".parse().unwrap()]);
-    examine(&node, &[]).has("owners", "warning", "nobody knows whose 10.0.4.98 is");
+    examine(&node, &[]).has("owners", "warning", "the owner of 10.0.4.98 is not known");
     node.command(&["sync", "--once"]);
     assert_eq!(node.ledger()["10.0.4.98"], "adopted");
-    examine(&node, &[]).has("owners", "warning", "nobody knows whose 10.0.4.98 is");
+    examine(&node, &[]).has("owners", "warning", "the owner of 10.0.4.98 is not known");
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn an_address_of_a_pod_that_is_not_on_the_eni_is_an_error() {
     examine(&node, &[]).has(
         "registered",
         "error",
-        "pods have 10.0.4.70, and the ENI has not",
+        "pods have 10.0.4.70, but the ENI does not",
     );
 }
 

@@ -78,7 +78,7 @@ fn a_prefix_that_others_have_assigned_is_named() {
     node.lab.assign_prefix(&node.eni, "10.0.4.128/28");
     for is_adopted in [false, true] {
         let diagnosis = examine_keeping(&node);
-        let says = "nobody knows for whom prefix 10.0.4.128/28 is on it";
+        let says = "the owner of prefix 10.0.4.128/28 is not known";
         diagnosis.has("foreign-prefix", "info", says);
         assert_eq!(diagnosis.of("foreign-prefix").len(), 1, "{is_adopted}");
         node.command(&["sync", "--once"]);
