@@ -19,6 +19,7 @@ pub(crate) mod rules;
 pub(crate) mod shared;
 pub(crate) mod subnets;
 mod takeover;
+mod turns;
 mod unassign;
 pub(crate) mod unheard;
 pub(crate) mod without;

@@ -1,6 +1,7 @@
 //! Has EC2 choose addresses for attachments whose network names none: one call for all that
-//! wait on an ENI. Before it is asked they get what it has chosen earlier and nobody needs.
+//! wait on an ENI at the moment when it is sent. Before it is asked they get what it has chosen earlier and nobody needs.
 
+use std::cell::RefCell;
 use std::iter;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -165,19 +166,23 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
+    /// Asks until none of those waits that wait now. Whoever comes later has a turn of its own,
+    /// if it is not served with them: nobody who is served waits for it.
     fn settle(&self) -> Result<Option<Duration>> {
         let (mut most, mut rounds) = (usize::MAX, ROUNDS);
+        let first = self.waiting(&self.ledger.open()?)?;
         loop {
             if let Err(error) = self.read_excluded() {
                 self.refuse(&error)?;
                 return Ok(None);
             }
             self.use_prefixes()?;
-            let count = self.waiting(&self.ledger.open()?)?.len().min(most);
-            if count == 0 {
+            let waiting = self.waiting(&self.ledger.open()?)?;
+            if !first.iter().any(|wish| is_among(&waiting, wish)) {
                 return Ok(None);
             }
-            let failure = match self.ask(count)? {
+            let (count, outcome) = self.ask(&first, most)?;
+            let failure = match outcome {
                 Ok(parked) if parked < count => {
                     rounds = ROUNDS;
                     continue;
@@ -231,32 +236,46 @@ impl Counter<'_> {
         Ok(waiting)
     }
 
-    /// Has EC2 choose so many addresses, and writes down for whom they are. Returns how many of
-    /// them are for nobody because they are excluded.
-    fn ask(&self, count: usize) -> Result<Result<usize, Failure>> {
+    /// Has EC2 choose an address for each that waits when it is asked, but `most` at most, and
+    /// writes down for whom they are: the `first` before others. Returns how many were asked
+    /// for, and how many of them are for nobody because they are excluded.
+    fn ask(&self, first: &[Wish], most: usize) -> Result<(usize, Result<usize, Failure>)> {
         let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
         let earlier = unheard::begin(self.node, self.eni, self.ledger)?;
-        let answer = ec2.assign_count(&self.eni.id, self.family, count);
-        let answer = match answer {
-            // Whatever it has done, nobody was told.
-            Ok(chosen) if chosen.is_empty() => Err(Failure::empty(self.action())),
-            answer => answer,
+        let counted = RefCell::new(Ok(0));
+        let count = || {
+            let waiting = self
+                .ledger
+                .open()
+                .and_then(|entries| self.waiting(&entries));
+            let found = waiting.map(|waiting| waiting.len().min(most));
+            let count = found.as_ref().map_or(0, |count| *count);
+            *counted.borrow_mut() = found;
+            count
         };
+        let answer = ec2.assign_count(&self.eni.id, self.family, count);
         let outcome = match answer {
-            Ok(chosen) => Ok(self.note(&chosen)?),
-            Err(failure) if failure.kind == Kind::Unanswered => return Ok(Err(failure)),
+            Ok(None) => Ok(0),
+            // Whatever it has done, nobody was told.
+            Ok(Some(chosen)) if chosen.is_empty() => Err(Failure::empty(self.action())),
+            Ok(Some(chosen)) => Ok(self.note(first, &chosen)?),
             Err(failure) => Err(failure),
         };
-        unheard::end(self.ledger, earlier)?;
-        Ok(outcome)
+        let is_unheard = outcome.as_ref().is_err_and(|f| f.kind == Kind::Unanswered);
+        if !is_unheard {
+            unheard::end(self.ledger, earlier)?;
+        }
+        Ok((counted.into_inner()?, outcome))
     }
 
     /// Gives what EC2 has chosen to those that wait. What nobody waits for any more is on its
     /// way out, and what is excluded later. Returns how many are.
-    fn note(&self, chosen: &[IpAddr]) -> Result<usize> {
+    fn note(&self, first: &[Wish], chosen: &[IpAddr]) -> Result<usize> {
         let entries = self.ledger.open()?;
         let excluded = entries.excluded()?;
-        let mut waiting = self.waiting(&entries)?.into_iter();
+        let mut waiting = self.waiting(&entries)?;
+        waiting.sort_by_key(|wish| !is_among(first, wish));
+        let mut waiting = waiting.into_iter();
         let mut errors = Errors::default();
         let subnets = &self.node.shared.subnets;
         subnets.note_assigned(&self.eni.subnet_id, self.family, chosen.len());
@@ -370,6 +389,11 @@ impl Counter<'_> {
             Family::V6 => "AssignIpv6Addresses",
         }
     }
+}
+
+/// Whether an attachment is among those that wait.
+fn is_among(waiting: &[Wish], wish: &Wish) -> bool {
+    waiting.iter().any(|other| other.owner.is_same(&wish.owner))
 }
 
 /// Writes down for whom an address is that EC2 has chosen: for who has claimed it by name

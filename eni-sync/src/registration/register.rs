@@ -24,6 +24,7 @@ use crate::registration::prefixes::give;
 use crate::registration::request::Request;
 use crate::registration::rules::{self, Claim};
 use crate::registration::shared::Shared;
+use crate::registration::turns::Part;
 use crate::registration::without::Without;
 use crate::registration::{count, release, unheard};
 use crate::vpc::clients::Aws;
@@ -95,7 +96,7 @@ pub(crate) fn register(
     })
 }
 
-/// Settles the ENI, in this process or in another one, until `answer` finds an answer in the
+/// Settles the ENI, in this thread or in another one, until `answer` finds an answer in the
 /// ledger.
 ///
 /// # Errors
@@ -106,10 +107,17 @@ pub(crate) fn settle_until<T>(
     ledger: &EniLedger,
     answer: impl Fn(&Entries) -> Result<Option<T>>,
 ) -> Result<T> {
-    if let Some(answer) = answer(&ledger.open()?)? {
-        return Ok(answer);
-    }
+    let deadline = node.aws.deadline();
     loop {
+        if let Some(answer) = answer(&ledger.open()?)? {
+            return Ok(answer);
+        }
+        let turns = &node.shared.turns;
+        let lead = match turns.join(&eni.id, deadline.left_of(TURN_DEADLINE)) {
+            Part::Lead(lead) => lead,
+            Part::Served => continue,
+            Part::TooLate => return Err(too_late(&eni.id)),
+        };
         let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut until_next = None;
         let mut found = answer(&ledger.open()?)?;
@@ -117,14 +125,19 @@ pub(crate) fn settle_until<T>(
             until_next = settle(node, eni, ledger)?;
             found = answer(&ledger.open()?)?;
         }
+        // Those that have been served as well need not wait for what follows.
+        drop(lead);
         if let Some(answer) = found {
             release_if_worth(node, eni, ledger);
             return Ok(answer);
         }
         drop(turn);
-        let deadline = node.aws.deadline();
         thread::sleep(pause_before_next(until_next, deadline, &eni.id)?);
     }
+}
+
+fn too_late(eni: &str) -> Error {
+    Deadline::missed(&format!("EC2 to assign addresses to {eni}"))
 }
 
 /// How long a process waits for the next look at EC2 while its addresses are not on the ENI.
@@ -137,9 +150,7 @@ fn pause_before_next(
     eni: &str,
 ) -> Result<Duration> {
     if deadline.is_over() {
-        return Err(Deadline::missed(&format!(
-            "EC2 to assign addresses to {eni}"
-        )));
+        return Err(too_late(eni));
     }
     let pause = until_next.ok_or_else(|| {
         let msg = format!("the ledger of {eni} changed while AWS was asked");

@@ -4,6 +4,7 @@
 use crate::registration::looks::Looks;
 use crate::registration::prefixes::stock::Stock;
 use crate::registration::subnets::Subnets;
+use crate::registration::turns::Turns;
 
 /// What the threads of a process share.
 #[derive(Debug, Default)]
@@ -14,4 +15,6 @@ pub(crate) struct Shared {
     pub(crate) stock: Stock,
     /// How many addresses of the subnets are free.
     pub(crate) subnets: Subnets,
+    /// Who asks EC2 for all.
+    pub(crate) turns: Turns,
 }

@@ -241,7 +241,16 @@ impl Ec2 {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let ask = || self.ask(action, &request);
+        self.rate_limited(action, attempts, || self.ask(action, &request))
+    }
+
+    /// Asks within the rate limit of the node, where there is one, as often as `attempts` says.
+    fn rate_limited<T>(
+        &self,
+        action: &'static str,
+        attempts: Attempts,
+        ask: impl Fn() -> Outcome<T>,
+    ) -> Outcome<T> {
         let answer = match (&self.rate_limit, attempts) {
             (Some(rate_limit), Attempts::Many) => rate_limit.call(action, self.deadline.get(), ask),
             (Some(rate_limit), Attempts::One) => rate_limit.call_once(action, ask),

@@ -131,7 +131,11 @@ impl Shared {
     /// Lets a call wait where the test wants it to, until it is released or its client
     /// is gone.
     pub(super) async fn wait_while_held(&self, action: &str, hold: Hold) {
-        let is_held = || self.lock().holds.get(action) == Some(&hold);
+        let passes = self.lock().passes;
+        let is_held = || {
+            let state = self.lock();
+            state.passes == passes && state.holds.get(action) == Some(&hold)
+        };
         if !is_held() {
             return;
         }

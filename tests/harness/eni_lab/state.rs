@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) faults: Vec<Armed>,
     pub(super) holds: BTreeMap<String, Hold>,
     pub(super) held: usize,
+    /// How often the calls that were held went on.
+    pub(super) passes: u64,
     pub(super) calls: BTreeMap<String, u64>,
     pub(super) imds_calls: BTreeMap<String, u64>,
     pub(super) events: Vec<Event>,
@@ -66,6 +68,7 @@ impl State {
             faults: Vec::new(),
             holds: BTreeMap::new(),
             held: 0,
+            passes: 0,
             calls: BTreeMap::new(),
             imds_calls: BTreeMap::new(),
             events: Vec::new(),

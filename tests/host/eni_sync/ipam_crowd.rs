@@ -4,17 +4,17 @@
 use std::net::IpAddr;
 use std::thread;
 
-use harness::eni_lab::{Fault, Hold, Limits};
+use harness::eni_lab::{Event, Fault, Hold, Limits, OK};
 use harness::vpc::{AwsNode, DEADLINE, Vpc, eventually};
-use harness::{Output, Pod};
+use harness::{Agent, Output, Pod};
+use serde_json::json;
 
 use super::ipam::{ASSIGN, add, addresses, call, calls, del, intents, ipv4, sharing};
 
-/// Pods that ask while EC2 holds the call for the first of them; `meanwhile` happens when all
-/// of them wait. The outputs are in the order of the pods.
-fn add_behind_one(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
+/// Pods that ask while EC2 does not let the call for the first of them pass; `meanwhile` happens
+/// when all of them wait, and lets it. The outputs are in the order of the pods.
+fn add_together(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
     let before = calls(node, ASSIGN);
-    node.lab.hold(ASSIGN, Hold::BeforeCommit);
     thread::scope(|scope| {
         let add = |pod| {
             let call = call(node, "ADD", pod, &ipv4());
@@ -23,20 +23,43 @@ fn add_behind_one(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec
         let first = add(&pods[0]);
         assert!(node.lab.wait_for_call(ASSIGN, before + 1, DEADLINE));
         let others: Vec<_> = pods[1..].iter().map(add).collect();
-        let waiting = || {
-            let names = intents(node).into_iter();
-            names.filter(|name| name.starts_with(".wanted-")).count()
-        };
         assert!(
-            eventually(|| waiting() == pods.len()),
+            eventually(|| waiting(node) == pods.len()),
             "{:?}",
             intents(node)
         );
         meanwhile();
-        node.lab.release_held();
         let all = [first].into_iter().chain(others);
         all.map(|add| add.join().unwrap()).collect()
     })
+}
+
+/// How many pods wait for an address of EC2's choice.
+fn waiting(node: &AwsNode) -> usize {
+    let names = intents(node).into_iter();
+    names.filter(|name| name.starts_with(".wanted-")).count()
+}
+
+/// The same where EC2 has got that call already.
+fn add_behind_one(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
+    node.lab.hold(ASSIGN, Hold::BeforeCommit);
+    add_together(node, pods, || {
+        meanwhile();
+        node.lab.release_held();
+    })
+}
+
+/// How many calls EC2 has carried out.
+fn done(node: &AwsNode) -> usize {
+    let is_done = |event: &Event| {
+        matches!(event, Event::Called { action, outcome, .. }
+            if action == ASSIGN && outcome == OK)
+    };
+    node.lab
+        .events()
+        .iter()
+        .filter(|event| is_done(event))
+        .count()
 }
 
 fn pods(node: &AwsNode, count: usize) -> Vec<Pod> {
@@ -61,6 +84,46 @@ fn pods_that_wait_together_get_their_addresses_with_one_call() {
     assert_eq!(node.addresses().len(), pods.len());
     assert_eq!(calls(&node, ASSIGN), 2);
     assert_eq!(intents(&node), [""; 0]);
+}
+
+#[test]
+fn pods_that_come_while_a_call_waits_to_be_sent_again_are_served_by_it() {
+    for has_agent in [false, true] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let _agent = has_agent.then(|| Agent::start(&node, &json!({})));
+        node.lab.fail_next(ASSIGN, u64::MAX, Fault::Throttle);
+        let outputs = add_together(&node, &pods(&node, 4), || node.lab.clear_faults());
+        for output in outputs {
+            output.ok();
+        }
+        assert_eq!((node.addresses().len(), done(&node)), (4, 1), "{has_agent}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_served_does_not_wait_for_one_that_came_later() {
+    for has_agent in [false, true] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let _agent = has_agent.then(|| Agent::start(&node, &json!({})));
+        let pods = pods(&node, 2);
+        node.lab.hold(ASSIGN, Hold::BeforeCommit);
+        thread::scope(|scope| {
+            let first = scope.spawn(|| add(&node, &pods[0]));
+            assert!(node.lab.wait_for_call(ASSIGN, 1, DEADLINE));
+            let second = scope.spawn(|| add(&node, &pods[1]));
+            assert!(eventually(|| waiting(&node) == 2), "{:?}", intents(&node));
+            node.lab.pass_held();
+            // EC2 has been asked for the second one once, and has not answered.
+            let is_alone = || calls(&node, ASSIGN) == 2 && node.lab.held() == 1;
+            let is_alone = eventually(|| first.is_finished() && is_alone());
+            node.lab.release_held();
+            assert!(is_alone, "{has_agent}");
+            let given = [first, second].map(|add| add.join().unwrap());
+            assert_ne!(given[0], given[1]);
+        });
+    }
 }
 
 #[test]
