@@ -73,11 +73,17 @@ impl Vpc {
     /// on it.
     pub fn node_at(&self, instance_type: &str, place: (u32, u32)) -> AwsNode {
         let instance = self.lab.run_instance(instance_type, &self.nodes);
-        let eni = self.lab.create_eni(&self.pods);
+        let eni = self.eni_at(&instance, &self.pods, place);
+        AwsNode::new(&self.lab, instance, eni)
+    }
+
+    /// An ENI for pods at a place like that.
+    pub fn eni_at(&self, instance: &InstanceId, subnet: &SubnetId, place: (u32, u32)) -> EniId {
+        let eni = self.lab.create_eni(subnet);
         self.lab
             .tag_eni(&eni, "node.k8s.amazonaws.com/no_manage", "true");
-        self.lab.attach_eni_to_card(&eni, &instance, place);
-        AwsNode::new(&self.lab, instance, eni)
+        self.lab.attach_eni_to_card(&eni, instance, place);
+        eni
     }
 
     /// The ENI that has an address.

@@ -1,4 +1,4 @@
-//! A node of the story: three ENIs, the pods that live on it, and its agent while it has
+//! A node of the story: four ENIs on two network cards, the pods that live on it, and its agent while it has
 //! one.
 
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use harness::eni_lab::{EniId, SubnetId};
+use harness::eni_lab::{EniId, Limits, SubnetId};
 use harness::vpc::{Agent, AwsNode, Vpc, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
@@ -19,6 +19,13 @@ pub(super) const HIGH: usize = 2;
 pub(super) const PREFIXES: usize = 1;
 /// The ENI of the network without addresses, whose agent keeps a prefix there.
 pub(super) const CHOSEN: usize = 2;
+/// The ENI in a subnet for IPv6 only, of the same network.
+pub(super) const IPV6_ONLY: usize = 3;
+/// The network card and the device index of those that are not on the first card. What has the
+/// index of the primary ENI there is none.
+const ON_SECOND_CARD: [(u32, u32); 2] = [(1, 0), (1, 1)];
+/// Has two network cards in this test.
+const INSTANCE_TYPE: &str = "m5.xlarge";
 /// The networks of a node.
 pub(super) const NETWORKS: [Network; 3] = [Network::Chained, Network::Pooled, Network::Chosen];
 
@@ -59,7 +66,9 @@ pub(super) struct Site {
     /// Dropped before the node that it runs on.
     pub(super) agent: Option<Agent>,
     pub(super) aws: AwsNode,
-    pub(super) enis: [(EniId, String); 3],
+    pub(super) enis: [(EniId, String); 4],
+    /// What is on the ENIs from the beginning: the one for IPv6 has an address of its own.
+    pub(super) own: BTreeSet<String>,
     pub(super) pods: Vec<Living>,
     /// What was on the ENIs when the ledger was lost: nobody removes that by itself.
     pub(super) lost: BTreeSet<String>,
@@ -68,22 +77,39 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// The third ENI is in a subnet that no other test has.
-    pub(super) fn new(vpc: &Vpc, subnet: &SubnetId, cooldown: u64) -> Self {
-        let aws = vpc.node_of_type("m5.xlarge");
-        let second = vpc.lab.multus_eni(&aws.instance, &vpc.pods);
-        let third = vpc.lab.multus_eni(&aws.instance, subnet);
-        let enis = [aws.eni.clone(), second, third].map(|eni| (eni.clone(), vpc.lab.mac(&eni)));
+    /// The third ENI and the fourth are in subnets that no other test has.
+    pub(super) fn new(vpc: &Vpc, subnets: [&SubnetId; 2], cooldown: u64) -> Self {
+        let limits = Limits {
+            interfaces: 8,
+            ipv4: 15,
+            ipv6: 15,
+            cards: 2,
+        };
+        vpc.lab.rules(|rules| {
+            let limits_of = &mut rules.limit_overrides;
+            limits_of.insert(INSTANCE_TYPE.to_owned(), limits);
+        });
+        let aws = vpc.node_of_type(INSTANCE_TYPE);
+        let [second, fourth] = ON_SECOND_CARD;
+        let second = vpc.eni_at(&aws.instance, &vpc.pods, second);
+        let third = vpc.lab.multus_eni(&aws.instance, subnets[0]);
+        let fourth = vpc.eni_at(&aws.instance, subnets[1], fourth);
+        let enis = [aws.eni.clone(), second, third, fourth];
+        let own = enis.iter().flat_map(|eni| aws.addresses_of(eni)).collect();
+        let enis = enis.map(|eni| (eni.clone(), vpc.lab.mac(&eni)));
         // Where an ENI has no interface, a pod may have it as a whole.
-        let mac = &enis[CHOSEN].1;
-        aws.node.netns.ip(&[
-            "link", "add", "ens8", "address", mac, "up", "type", "veth", "peer", "name", "vpc8",
-        ]);
+        for (number, name) in [(CHOSEN, "ens8"), (IPV6_ONLY, "ens9")] {
+            let (mac, far) = (&enis[number].1, format!("far-{name}"));
+            aws.node.netns.ip(&[
+                "link", "add", name, "address", mac, "up", "type", "veth", "peer", "name", &far,
+            ]);
+        }
         fs::create_dir(aws.run_directory().join("netns")).unwrap();
         Self {
             agent: None,
             aws,
             enis,
+            own,
             pods: Vec::new(),
             lost: BTreeSet::new(),
             cooldown,
@@ -210,10 +236,11 @@ impl Site {
         addresses.any(|other| other == address)
     }
 
-    /// What is on the ENIs of this node.
+    /// What has come to the ENIs of this node.
     pub(super) fn addresses(&self) -> BTreeSet<String> {
         let enis = self.enis.iter();
         enis.flat_map(|(eni, _)| self.aws.addresses_of(eni))
+            .filter(|address| !self.own.contains(address))
             .collect()
     }
 

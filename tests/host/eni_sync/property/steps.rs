@@ -5,7 +5,7 @@ use std::thread;
 use harness::Output;
 
 use super::super::ipam::addresses;
-use super::site::{CHOSEN, Living, Network, Site};
+use super::site::{CHOSEN, IPV6_ONLY, Living, Network, Site};
 use super::story::{ADDRESSES, Story};
 use super::trouble::{self, Trouble};
 
@@ -98,10 +98,13 @@ impl Story {
     /// A pod that is going to ask for what EC2 chooses.
     pub(super) fn chooser(&mut self, at: usize) -> Living {
         let id = self.next_pod();
-        let mut living = self.sites[at].start(&id, CHOSEN, Network::Chosen);
-        if self.random.one_in(3) {
-            living.families = &["ipv4", "ipv6"];
-        }
+        let (eni, families): (usize, &'static [&'static str]) = match self.random.below(4) {
+            0 => (IPV6_ONLY, &["ipv6"]),
+            1 => (CHOSEN, &["ipv4", "ipv6"]),
+            _ => (CHOSEN, &["ipv4"]),
+        };
+        let mut living = self.sites[at].start(&id, eni, Network::Chosen);
+        living.families = families;
         living
     }
 

@@ -57,7 +57,10 @@ impl Story {
         let ipv6 = format!("2001:db8:{number}::/64");
         let range = format!("10.0.{number}.0/24");
         let subnet = vpc.lab.create_subnet(&vpc.id, &range, Some(&ipv6));
-        let sites = [0, 1].map(|_| Site::new(&vpc, &subnet, *random.of(&[0, 30])));
+        let ipv6 = format!("2001:db8:6{number}::/64");
+        let ipv6_only = vpc.lab.create_ipv6_subnet(&vpc.id, &ipv6);
+        let subnets = [&subnet, &ipv6_only];
+        let sites = [0, 1].map(|_| Site::new(&vpc, subnets, *random.of(&[0, 30])));
         let instance = vpc.lab.run_instance("c5.large", &vpc.nodes);
         let eni = vpc.lab.multus_eni(&instance, &vpc.pods);
         let parsed = |text: &str| text.parse().unwrap();
