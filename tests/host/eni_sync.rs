@@ -25,6 +25,7 @@ mod handover;
 mod hygiene;
 mod installed;
 mod installing;
+mod instance_types;
 mod inventory;
 mod ipam;
 mod ipam_agent;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use harness::Pod;
-use harness::vpc::Vpc;
+use harness::vpc::{Vpc, ip};
 
 const NOTHING: &str =
     "addresses adopted: 0, lost and assigned again: 0, abandoned: 0, gone: 0, missing: 0\n";
@@ -28,6 +28,45 @@ fn a_sync_repairs_what_differs_and_reports_it() {
     assert_eq!(node.addresses(), ["10.0.4.70", "10.0.4.71", "10.0.4.99"]);
     assert_eq!(node.ledger()["10.0.4.99"], "adopted");
     assert_eq!(node.command(&["sync", "--once"]).stdout, NOTHING);
+}
+
+#[test]
+fn one_sync_knows_all_that_a_lost_ledger_had_and_an_eni_has_brought() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    node.add(&pod, &["10.0.4.70"]).ok();
+    node.lab.assign_prefix(&node.eni, "10.0.4.96/28");
+    fs::remove_dir_all(node.ledger_path()).unwrap();
+    let second = node.lab.multus_eni(&node.instance, &vpc.pods);
+    node.lab
+        .assign(&second, &[ip("10.0.4.80"), ip("10.0.4.81")]);
+    node.lab.assign_prefix(&second, "10.0.4.112/28");
+    node.lab.reset_calls();
+    let output = node.command(&["sync", "--once"]);
+    assert_eq!(output.status, Some(0), "{output}");
+    let adopted = |texts: &[&str]| {
+        let pairs = texts.iter();
+        let pairs = pairs.map(|text| ((*text).to_owned(), "adopted".to_owned()));
+        pairs.collect::<Vec<_>>()
+    };
+    let known = |eni| node.ledger_of(eni).into_iter().collect::<Vec<_>>();
+    assert_eq!(known(&node.eni), adopted(&["10.0.4.70"]));
+    assert_eq!(node.prefixes_of(&node.eni), adopted(&["10.0.4.96/28"]));
+    assert_eq!(known(&second), adopted(&["10.0.4.80", "10.0.4.81"]));
+    assert_eq!(node.prefixes_of(&second), adopted(&["10.0.4.112/28"]));
+    let calls = node.lab.calls();
+    assert!(
+        calls.keys().all(|action| action.starts_with("Describe")),
+        "{calls:?}"
+    );
+    // The pod has its address as before, and takes it away with it.
+    node.check(&pod, &["10.0.4.70"]).ok();
+    assert_eq!(node.ledger()["10.0.4.70"], "held");
+    node.del(&pod);
+    node.end_cooldown("10.0.4.70");
+    node.gc(&[]);
+    assert_eq!(node.addresses(), [""; 0]);
 }
 
 #[test]

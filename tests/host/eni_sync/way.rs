@@ -24,7 +24,7 @@ const EC2: &str = "ec2.us-west-2.amazonaws.com";
 const MEMORY: &str = "--as=400000000";
 
 /// Has an address registered by a plugin, and one by an agent, in a VPC that is made so.
-fn by_plugin_and_agent(make: impl Fn(&Vpc, &AwsNode) + Sync) {
+pub(super) fn by_plugin_and_agent(make: impl Fn(&Vpc, &AwsNode) + Sync) {
     thread::scope(|scope| {
         for has_agent in [false, true] {
             let make = &make;
@@ -112,38 +112,6 @@ fn an_internal_error_of_ec2_is_not_a_refusal() {
         };
         vpc.lab.fail_next(ASSIGN, 1, fault);
     });
-}
-
-#[test]
-fn unknown_limits_of_the_instance_type_do_not_prevent_an_assignment() {
-    by_plugin_and_agent(|vpc, node| {
-        vpc.lab.rules(|rules| {
-            rules
-                .denied_actions
-                .insert("DescribeInstanceTypes".to_owned());
-        });
-        fs::remove_file(node.run_directory().join("eni-cni/enis.json")).ok();
-    });
-}
-
-#[test]
-fn limits_that_were_known_stay_known() {
-    let vpc = Vpc::new();
-    let node = vpc.node();
-    let limit = || {
-        let text = fs::read(node.run_directory().join("eni-cni/enis.json")).unwrap();
-        let inventory: Value = serde_json::from_slice(&text).unwrap();
-        inventory["enis"][0]["ipv4Limit"].clone()
-    };
-    node.command(&["sync", "--once"]);
-    assert_eq!(limit(), 10);
-    vpc.lab.rules(|rules| {
-        rules
-            .denied_actions
-            .insert("DescribeInstanceTypes".to_owned());
-    });
-    node.command(&["sync", "--once"]);
-    assert_eq!(limit(), 10);
 }
 
 #[test]
