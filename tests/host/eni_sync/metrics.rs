@@ -137,7 +137,7 @@ fn a_registration_is_measured() {
             10.0,
         ),
         ("reconciles_total{outcome=\"success\"}".to_owned(), 1.0),
-        ("budget_calls_per_second".to_owned(), 1.5),
+        ("budget_calls_per_second".to_owned(), 0.75),
     ] {
         assert_eq!(scrape.value(&series), value, "{series}\n{scrape:#?}");
     }
@@ -172,7 +172,7 @@ fn a_throttle_is_counted_and_slows_the_node_down() {
     let refused = format!("requests_total{{action=\"{ASSIGN}\",code=\"RequestLimitExceeded\"}}");
     assert_eq!(scrape.value(&refused), 2.0);
     let budget = scrape.value("budget_calls_per_second");
-    assert!((0.2..1.5).contains(&budget), "{budget}");
+    assert!((0.2..0.75).contains(&budget), "{budget}");
     assert_eq!(node.lab.calls()[ASSIGN], 3);
 }
 
