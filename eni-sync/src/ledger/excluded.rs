@@ -77,6 +77,14 @@ impl Excluded {
         before.is_some_and(|(_, last)| address <= *last)
     }
 
+    /// The excluded addresses of a network, from the first to the last address of each block.
+    pub(super) fn within(&self, network: Cidr) -> Vec<(IpAddr, IpAddr)> {
+        let (from, to) = (network.network().address(), network.last());
+        let inside = self.blocks.iter();
+        let inside = inside.map(|(first, last)| ((*first).max(from), (*last).min(to)));
+        inside.filter(|(first, last)| first <= last).collect()
+    }
+
     /// Whether any address of a network is excluded.
     pub(crate) fn touches(&self, network: Cidr) -> bool {
         let (from, to) = (network.network().address(), network.last());

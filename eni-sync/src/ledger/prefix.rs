@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use common::address::Cidr;
+use common::address::{Cidr, number};
 use common::error::{Error, ErrorCode, Result};
 use common::say;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Clock;
 use super::document::{read, remove, remove_damaged, write};
 use super::entry::DESCRIBE_LAG;
+use super::excluded::{self, Excluded};
 use super::{EniLedger, Entries, Entry, Event, State, Takeover, Timestamp, journal, list, now};
 
 /// The start of the name of a prefix's file.
@@ -29,6 +30,10 @@ pub(crate) struct Prefix {
     pub(crate) prefix: Cidr,
     /// Its state, in the entry of its first address.
     pub(crate) entry: Entry,
+    /// Those of its addresses that the node gives to nobody, from the first to the last one of
+    /// each block.
+    #[serde(skip)]
+    excluded: Vec<(IpAddr, IpAddr)>,
 }
 
 /// The content of a prefix's file, with the clock by which its times are measured.
@@ -48,13 +53,42 @@ impl Prefix {
         };
         let entry = Entry::begin(prefix.address(), &claimed, None)?;
         let entry = entry.after(&Event::Assigned { for_pool: true })?;
-        Some(Self { prefix, entry })
+        Some(Self::new(prefix, entry))
     }
 
     /// A prefix that was found on the ENI and is not known to the ledger.
     pub(crate) fn found(prefix: Cidr) -> Option<Self> {
         let entry = Entry::begin(prefix.address(), &Event::Seen, None)?;
-        Some(Self { prefix, entry })
+        Some(Self::new(prefix, entry))
+    }
+
+    fn new(prefix: Cidr, entry: Entry) -> Self {
+        Self {
+            prefix,
+            entry,
+            excluded: Vec::new(),
+        }
+    }
+
+    /// The same where the node gives some addresses to nobody.
+    #[must_use]
+    pub(crate) fn without(self, excluded: &Excluded) -> Self {
+        let excluded = excluded.within(self.prefix);
+        Self { excluded, ..self }
+    }
+
+    /// Whether an address is one that the node gives to nobody.
+    pub(crate) fn excludes(&self, address: IpAddr) -> bool {
+        let mut blocks = self.excluded.iter();
+        blocks.any(|(first, last)| *first <= address && address <= *last)
+    }
+
+    /// How many addresses of it pods can have.
+    pub(crate) fn size(&self) -> usize {
+        let count = |(first, last): (IpAddr, IpAddr)| number(last) - number(first) + 1;
+        let all = count((self.prefix.address(), self.prefix.last()));
+        let excluded = self.excluded.iter().copied().map(count).sum();
+        usize::try_from(all.saturating_sub(excluded)).unwrap_or(usize::MAX)
     }
 
     /// The prefix after `event`; `None` when it is to be forgotten.
@@ -185,8 +219,14 @@ pub(super) fn each_prefix(
 ) -> Result<Vec<(String, Result<Option<Prefix>>)>> {
     let mut names = list(directory)?;
     names.retain(|name| name.starts_with(PREFIX));
+    let excluded = match directory.parent() {
+        // Where it cannot be read, no address of a prefix is given to anybody, and that is said.
+        Some(root) if !names.is_empty() => excluded::read(root).unwrap_or_default(),
+        _ => Excluded::default(),
+    };
     let found = names.into_iter().map(|name| {
         let prefix = read_prefix(directory, &name, clock);
+        let prefix = prefix.map(|prefix| prefix.map(|prefix| prefix.without(&excluded)));
         (name, prefix)
     });
     Ok(found.collect())

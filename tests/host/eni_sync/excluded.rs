@@ -114,6 +114,25 @@ fn a_pod_gets_no_excluded_address_of_a_prefix() {
     assert_eq!(number(&given), number(&first) + 5);
 }
 
+#[test]
+fn an_agent_keeps_as_many_addresses_free_as_before_where_some_of_a_prefix_are_excluded() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let mut configuration = prefixes::one();
+    let agent = Agent::start(&node, &configuration);
+    let pooled = |count| {
+        let known = prefixes::known(&node);
+        known.len() == count && known.iter().all(|(_, state)| state == "pooled")
+    };
+    assert!(eventually(|| pooled(1)), "{:?}", prefixes::known(&node));
+    assert_eq!(agent.stop(), Some(0));
+    let prefix = prefixes::prefixes(&node).remove(0);
+    let first = prefix.split('/').next().unwrap();
+    configuration["exclude"] = json!([format!("{first}/29")]);
+    let _agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| pooled(2)), "{:?}", prefixes::known(&node));
+}
+
 /// The simulated EC2 chooses the first addresses that are free.
 fn first_choice() -> (Vpc, AwsNode, String) {
     let vpc = Vpc::new();

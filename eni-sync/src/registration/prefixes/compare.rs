@@ -84,11 +84,9 @@ fn missed(entries: &Entries, prefix: &Prefix, found: &mut Differences) -> Result
         Absence::TooEarly => Ok(()),
         Absence::Noted(noted) => {
             found.missing += 1;
-            let noted = Prefix {
-                entry: *noted,
-                ..prefix.clone()
-            };
-            entries.change_prefix(Some(prefix), &noted, &Event::Missed)
+            let mut after = prefix.clone();
+            after.entry = *noted;
+            entries.change_prefix(Some(prefix), &after, &Event::Missed)
         }
         Absence::Proven => {
             found.gone += 1;

@@ -89,7 +89,10 @@ impl Slots {
             limit: family.limit(eni),
             closed: not_singles + adopted.count(),
             singles: singles.clone().filter(for_pods).count(),
-            in_prefixes: sum(there.iter().map(|prefix| size(*prefix))),
+            in_prefixes: sum(there.iter().map(|prefix| {
+                let known = prefixes.iter().find(|known| known.prefix == *prefix);
+                known.map_or(size(*prefix), Prefix::size)
+            })),
             free_in_prefixes: sum(of_family.map(|prefix| free(prefix, entries))),
             in_next_prefix: match family {
                 Family::V4 => IPV4_SIZE,
@@ -143,10 +146,26 @@ fn is_of(prefix: &Prefix, family: Family) -> bool {
 
 /// How many addresses of a prefix can be handed out; 0 for a closed prefix.
 pub(crate) fn free(prefix: &Prefix, entries: &[Entry]) -> usize {
-    if prefix.entry.state != State::Pooled || prefix.entry.is_missing() {
-        return 0;
+    let inside = entries.iter().filter(|e| prefix.contains(e.address));
+    let taken = inside.filter(|e| !prefix.excludes(e.address)).count();
+    match is_closed(prefix) {
+        true => 0,
+        false => prefix.size().saturating_sub(taken),
     }
-    size(prefix.prefix).saturating_sub(taken(prefix, entries))
+}
+
+fn is_closed(prefix: &Prefix) -> bool {
+    prefix.entry.state != State::Pooled || prefix.entry.is_missing()
+}
+
+/// How many addresses of a prefix count as free when it is decided whether EC2 is asked for
+/// more. One that is excluded as a whole is as good as others there: EC2 may go on choosing such
+/// ones until the ENI is full.
+fn free_in_stock(prefix: &Prefix, entries: &[Entry]) -> usize {
+    match prefix.size() == 0 && !is_closed(prefix) {
+        true => size(prefix.prefix),
+        false => free(prefix, entries),
+    }
 }
 
 /// How many addresses a prefix has.
@@ -177,8 +196,8 @@ pub(crate) fn missing(
     let coming = prefixes.iter().filter(|p| is_coming(p)).count();
     match family {
         Family::V4 => {
-            let free = prefixes.iter().map(|p| free(p, entries)).sum::<usize>();
-            let free = free + coming * IPV4_SIZE;
+            let free = prefixes.iter().map(|p| free_in_stock(p, entries));
+            let free = free.sum::<usize>() + coming * IPV4_SIZE;
             if free >= level.low * IPV4_SIZE + waiting {
                 return 0;
             }
@@ -186,7 +205,8 @@ pub(crate) fn missing(
             wanted.saturating_sub(free).div_ceil(IPV4_SIZE)
         }
         Family::V6 => {
-            let open = prefixes.iter().filter(|p| free(p, entries) > 0).count();
+            let open = prefixes.iter().filter(|p| free_in_stock(p, entries) > 0);
+            let open = open.count();
             match open + coming {
                 there if there >= level.low => 0,
                 there => level.high - there,
@@ -206,7 +226,12 @@ pub(crate) fn surplus<'a>(
     let pooled: Vec<&Prefix> = pooled.copied().collect();
     let too_many = match family {
         Family::V4 => {
-            let free = pooled.iter().map(|p| IPV4_SIZE.saturating_sub(taken(p)));
+            // As they are counted when EC2 is asked for them, or less.
+            let size = |prefix: &Prefix| match prefix.size() {
+                0 => IPV4_SIZE,
+                size => size,
+            };
+            let free = pooled.iter().map(|p| size(p).saturating_sub(taken(p)));
             let free: usize = free.sum();
             free.saturating_sub(level.high * IPV4_SIZE) / IPV4_SIZE
         }
@@ -252,7 +277,7 @@ fn addresses(prefix: Cidr) -> impl Iterator<Item = IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Event, now};
+    use crate::ledger::{Event, Excluded, now};
     use crate::vpc::eni::tests::eni;
 
     #[test]
@@ -305,6 +330,35 @@ mod tests {
         let unknown = slots(&unknown, &[], Family::V4);
         assert_eq!((unknown.for_pods(), unknown.pods_left(true)), (None, None));
         assert_eq!(unknown.left(), usize::MAX);
+    }
+
+    #[test]
+    fn what_nobody_gets_is_not_free_and_another_prefix_is_asked_for_in_its_place() {
+        let prefix = |text: &str, exclude: &[&str]| {
+            let excluded = Excluded::try_from(serde_json::json!(exclude)).unwrap();
+            let prefix = Prefix::assigned(text.parse().unwrap()).unwrap();
+            prefix.without(&excluded)
+        };
+        let held = |text: &str| Entry::begin(text.parse().unwrap(), &Event::Seen, None).unwrap();
+        let entries = ["10.0.4.33", "10.0.4.40"].map(held);
+        let exclude = ["10.0.4.24/29", "10.0.4.32/30", "10.0.4.46/31", "10.0.4.48"];
+        let half = prefix("10.0.4.32/28", &exclude);
+        // Of its 16 addresses six are excluded, of which a pod has had one before.
+        assert_eq!((half.size(), free(&half, &entries)), (10, 9));
+        let slots = Slots::of(&eni(), &entries, std::slice::from_ref(&half), Family::V4);
+        assert_eq!(slots.pods_left(false), Some(9 + 7));
+        assert_eq!(slots.for_pods(), Some(10 + 16 + 7));
+        let level = Level { low: 1, high: 1 };
+        let missing = |prefixes: &[&Prefix]| missing(level, prefixes, &entries, 0, Family::V4);
+        let whole = prefix("10.0.4.48/28", &[]);
+        assert_eq!((missing(&[&half]), missing(&[&half, &whole])), (1, 0));
+        let surplus = surplus(level, &[&half, &whole], |p| taken(p, &entries), Family::V4);
+        assert_eq!(surplus, [&whole; 0]);
+        // EC2 may have nothing but such ones.
+        let none = prefix("10.0.4.64/28", &["10.0.4.64/28"]);
+        assert_eq!((free(&none, &entries), missing(&[&none])), (0, 0));
+        let large = prefix("2001:db8:4:0:1::/80", &["2001:db8:4:0:1::/96"]);
+        assert_eq!(free(&large, &[]), (1 << 48) - (1 << 32));
     }
 
     #[test]
