@@ -7,6 +7,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use harness::eni_lab::Lab;
 use serde_json::{Value, json};
 
 use crate::client::Retries;
@@ -23,6 +24,8 @@ pub type Outcomes = Vec<(Outcome, Duration)>;
 
 /// Time for threads to start before the first pod is due.
 const LEAD: Duration = Duration::from_millis(200);
+/// How long agents may take to give back what is due.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Contender {
@@ -272,13 +275,21 @@ fn run(
     agents.iter().for_each(Agent::await_calm);
     let starting = world.all_calls() - before;
     let schedule = Schedule::new(scenario);
-    on_every_node(nodes, places, |node, places| {
+    let ended = on_every_node(nodes, places, |node, places| {
         let ended = each(places, &schedule, |place| (work.del)(node, place));
         node.gc();
         ended
     });
-    let enis = nodes.iter().flat_map(|node| node.enis.clone());
-    (added, starting, world.left_behind(enis))
+    for why in ended.into_iter().filter_map(|(outcome, _)| outcome.err()) {
+        eprintln!("DEL: {why}");
+    }
+    let enis = || nodes.iter().flat_map(|node| node.enis.clone());
+    let is_empty = |_: &Lab| world.left_behind(enis()) == 0;
+    // What EC2 has refused to a GC for the number of calls an agent asks for again.
+    if !agents.is_empty() && !world.lab.wait_until(PATIENCE, is_empty) {
+        eprintln!("the agents leave something behind");
+    }
+    (added, starting, world.left_behind(enis()))
 }
 
 fn with_replay(
