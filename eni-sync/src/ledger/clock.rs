@@ -46,7 +46,8 @@ impl Clock {
     pub(super) fn was_set_by(&self, then: &Self) -> i64 {
         let difference = self.boot_time.saturating_sub(then.boot_time);
         match self.boot_id == then.boot_id && difference.abs() >= SAME {
-            true => difference / 1000,
+            // A reading that is a millisecond off must not leave a time in the future.
+            true => difference.saturating_add(500).div_euclid(1000),
             false => 0,
         }
     }
@@ -76,6 +77,10 @@ mod tests {
         let then = clock("b", 5_000_000);
         assert_eq!(clock("b", 5_090_000).was_set_by(&then), 90);
         assert_eq!(clock("b", 4_910_000).was_set_by(&then), -90);
+        for off in [-499, 499] {
+            assert_eq!(clock("b", 5_090_000 + off).was_set_by(&then), 90);
+            assert_eq!(clock("b", 4_910_000 + off).was_set_by(&then), -90);
+        }
         assert_eq!(clock("c", 5_090_000).was_set_by(&then), 0);
     }
 }

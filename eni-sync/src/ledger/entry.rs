@@ -345,10 +345,12 @@ impl Entry {
         if self.is_too_young_to_compare(now) || is_younger(self.confirmed, DESCRIBE_LAG, now) {
             return Absence::TooEarly;
         }
-        if self.missing != 0 && !is_younger(self.missing, DESCRIBE_LAG, now) {
+        // If the clock was set back without notice, a first look of the future proves nothing.
+        let is_second = self.missing != 0 && self.missing <= now;
+        if is_second && !is_younger(self.missing, DESCRIBE_LAG, now) {
             return Absence::Proven;
         }
-        let missing = if self.missing == 0 { now } else { self.missing };
+        let missing = if is_second { self.missing } else { now };
         Absence::Noted(Box::new(Self {
             missing,
             ..self.clone()

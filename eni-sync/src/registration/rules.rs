@@ -403,6 +403,18 @@ mod tests {
     }
 
     #[test]
+    fn a_first_look_of_the_future_proves_nothing() {
+        let pooled = entry(70, &State::Pooled);
+        let first = drifts(std::slice::from_ref(&pooled), &[], NOW + 3600);
+        let [Drift::Missing(noted)] = &first[..] else {
+            panic!("{first:?}");
+        };
+        let noted = [noted.clone()];
+        let again = drifts(&noted, &[], NOW + 60);
+        assert!(matches!(again[..], [Drift::Missing(_)]), "{again:?}");
+    }
+
+    #[test]
     fn what_stands_in_a_file_that_cannot_be_read_is_not_unknown() {
         let known = HashSet::from([IpAddr::from([10, 0, 4, 70])]);
         let found = compare(&[], &known, &description(&[70, 71]), NOW);
