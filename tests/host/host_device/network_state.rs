@@ -43,13 +43,16 @@ fn configured() -> Fixture {
             &format!("sed 's/^ *//' <<<'{up}{STATE}' | ip -batch -"),
         ],
     );
+    wait_for_local_routes(&fixture.node.netns);
+    fixture
+}
+
+fn wait_for_local_routes(node: &Namespace) {
     wait_until("the kernel has added its own routes of IPv6", || {
-        let local = ["-6", "route", "show", "table", "local", "dev", "hd0"];
-        let local = fixture.node.netns.ip(&local);
+        let local = node.ip(&["-6", "route", "show", "table", "local", "dev", "hd0"]);
         let has = |address: &&str| local.contains(&format!("local {address} "));
         ["fd55::5", "fd56::5", "fe80::77"].iter().all(has)
     });
-    fixture
 }
 
 /// What `ip` shows of it, but for what changes by itself.
@@ -105,6 +108,7 @@ fn an_add_that_fails_leaves_everything_of_the_network_as_it_was() {
             .fail("ADD", r#"{"code": 11, "msg": "no addresses"}"#);
         let conf = with(&conf(&keys), &json!({"ipam": {"type": "fake-ipam"}}));
         fixture.node.run(&fixture.call("ADD", &conf)).error_code(11);
+        wait_for_local_routes(&fixture.node.netns);
         assert_eq!(state(&fixture.node.netns, "hd0"), before.0);
         assert_eq!(fixture.state(), before.1);
     }
@@ -150,6 +154,7 @@ fn what_goes_with_the_device_comes_back_with_every_attribute() {
     let attached = with(&conf, &json!({"prevResult": result}));
     fixture.node.run(&fixture.call("CHECK", &attached)).ok();
     fixture.del(&conf);
+    wait_for_local_routes(&fixture.node.netns);
     assert_eq!(state(&fixture.node.netns, "hd0"), before.0);
     assert_eq!(fixture.state(), before.1);
 }
