@@ -15,12 +15,12 @@ use serde::{Serialize, Serializer};
 pub struct Cidr(IpNetwork);
 
 impl Cidr {
-    /// `address/prefix`, or nothing when the prefix is too long for the family.
+    /// `address/prefix`; `None` when the prefix is too long for the family.
     pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
         IpNetwork::new(address, prefix).ok().map(Self)
     }
 
-    /// The address alone, with a prefix of all its bits.
+    /// The address as a network of one host: with the prefix length 32 or 128.
     pub fn host(address: IpAddr) -> Self {
         Self(IpNetwork::from(address))
     }
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for Cidr {
 /// An address in canonical form: an IPv4-mapped IPv6 address is its IPv4 address.
 ///
 /// # Errors
-/// A text that names what was given.
+/// A message with `text`.
 pub fn parse_address(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text
         .parse()
@@ -113,8 +113,8 @@ pub fn parse_address(text: &str) -> Result<IpAddr, String> {
     Ok(address.to_canonical())
 }
 
-/// The number of an address, of IPv4 that of the mapped IPv6 address, so that no two
-/// addresses have the same.
+/// The address as a number. An IPv4 address has the number of its IPv4-mapped IPv6
+/// address, so no two addresses have the same number.
 pub fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
@@ -122,7 +122,7 @@ pub fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// The address with this number, which is one of the family of `relative`.
+/// The address of this [`number`], in the family of `relative`.
 pub fn numbered(number: u128, relative: IpAddr) -> IpAddr {
     let address = IpAddr::V6(Ipv6Addr::from_bits(number));
     match relative {
@@ -131,7 +131,7 @@ pub fn numbered(number: u128, relative: IpAddr) -> IpAddr {
     }
 }
 
-/// The address so many places after `from`, or before it.
+/// The address that is `by` places after `from`, or before it when `by` is negative.
 pub fn step(from: IpAddr, by: i128) -> IpAddr {
     numbered(number(from).wrapping_add_signed(by), from)
 }

@@ -1,7 +1,7 @@
-//! The life of an attachment. A plugin says what is particular to its interfaces: what to
-//! record of one, how it is made, removed and verified. Everything around that is here, and
-//! the same for all: the turn, what an earlier ADD has left, the record before the first
-//! change, the delegate, addresses and routes, the result, undo, CHECK, STATUS and GC.
+//! The life of an attachment. A plugin implements [`Interface`]: what is recorded of an
+//! interface, and how it is made, removed and verified. The rest is here, and the same for all
+//! plugins: locks, the remains of an earlier ADD, the record that is written before the first
+//! change, delegation, addresses and routes, the result, undo, CHECK, STATUS and GC.
 
 mod add;
 mod announce;
@@ -40,36 +40,36 @@ pub use release::Release;
 pub use sandbox::{Sandbox, Sides};
 pub use source_routing::SourceRouting;
 
-/// What is particular to the interfaces of one plugin. A value is what a configuration asks
-/// for.
+/// The part of an attachment that differs between plugins. A value is the configuration of one
+/// interface.
 ///
-/// ADD: `configure`, then `plan`, then the record, then `make`. DEL, GC and what undoes an ADD:
-/// `remove`. CHECK: `verify`. A plugin needs the first seven methods; the others are for
-/// what only some can do.
+/// ADD calls `configure` and `plan`, writes the record, and calls `make`. DEL, GC and the undo
+/// of a failed ADD call `remove`. CHECK calls `verify`. A plugin must implement the first seven
+/// methods; the others have defaults.
 pub trait Interface: Sized {
     /// The name of the plugin and of the directory of its records.
     const NAME: &'static str;
-    /// What the record of an attachment keeps of the interface.
+    /// The data of the interface that the record of an attachment has.
     type Device: Serialize + DeserializeOwned;
-    /// What [`Self::make`] needs to know of [`Self::plan`] and no record keeps.
+    /// The data that [`Self::plan`] passes to [`Self::make`] and that is not recorded.
     type Plan;
 
-    /// Reads the plugin's own keys, for an ADD. Nothing is touched before all of the
+    /// Reads the plugin's own keys, for an ADD. Nothing is changed before the whole
     /// configuration is known to be valid.
     ///
     /// # Errors
-    /// Code 6 for what cannot be read, 7 for a value that cannot be right.
+    /// Code 6 for a key that cannot be read, 7 for an invalid value.
     fn configure(args: &CmdArgs, prev_result: Option<&AddResult>) -> Result<Self>;
 
-    /// Looks at the node and the container, and says what is to be recorded before the
-    /// interface is made. Changes nothing of the attachment.
+    /// Examines the node and the container, and returns what is recorded before the interface
+    /// is made. Changes nothing.
     ///
     /// # Errors
     /// The reason for which the interface cannot be made.
     fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Self::Device, Self::Plan)>;
 
-    /// Makes the interface that is recorded. What it learns meanwhile it adds to the record,
-    /// and writes that.
+    /// Makes the interface of the record. It may add data to the record on the way, and writes
+    /// the record then.
     fn make(
         &self,
         plan: Self::Plan,
@@ -84,19 +84,19 @@ pub trait Interface: Sized {
     /// not answer.
     fn is_attached(args: &CmdArgs, record: &Attachment<Self::Device>) -> Result<bool>;
 
-    /// Removes the interface from the container, as far as it was made: what is missing is
-    /// removed already. Calls [`Release::before_removal`] where the interface is there.
+    /// Removes the interface from the container. An interface that is missing, or was made only
+    /// in part, is not an error. Calls [`Release::before_removal`] if the interface exists.
     ///
     /// # Errors
-    /// What keeps the interface where it is; record and addresses stay then.
+    /// The reason why the interface cannot be removed. Record and addresses are kept then.
     fn remove(
         args: &CmdArgs,
         record: &Attachment<Self::Device>,
         release: &mut Release<'_>,
     ) -> Result<()>;
 
-    /// Compares `link`, which has what the result of ADD says, with the configuration and with
-    /// the record, where there is one.
+    /// Compares `link` with the configuration and with the record, if there is one. The
+    /// comparison with the result of ADD has succeeded before.
     ///
     /// # Errors
     /// Code 999 naming the first thing that differs.
@@ -107,21 +107,22 @@ pub trait Interface: Sized {
         sandbox: Sandbox,
     ) -> Result<()>;
 
-    /// Whether an ADD of this configuration could be served, as far as the plugin itself
-    /// tells.
+    /// Whether an ADD of this configuration could be served by the plugin itself, without its
+    /// delegate.
     ///
     /// # Errors
-    /// Code 6 or 7 for a configuration that is wrong, 50 where the node lacks what it needs.
+    /// Code 6 or 7 for an invalid configuration, 50 when the node does not have what it needs.
     fn status(conf: &ConfArgs) -> Result<()>;
 
-    /// Whether the interface brings addresses along, so that it needs no delegate to have any.
+    /// Whether the interface keeps addresses that it has on the node, so that it has addresses
+    /// without a delegate.
     fn brings_addresses(&self) -> bool {
         false
     }
 
-    /// What the interface gets: `reserved` is what the delegate has given, if there is a
-    /// delegate, and `earlier` is the result of the plugins before this one, from which
-    /// addresses can be taken.
+    /// The addresses and routes for the interface. `reserved` is the result of the delegate, if
+    /// there is one. `earlier` is the result of the plugins before this one in the chain;
+    /// addresses can be moved out of it.
     fn addresses(
         &self,
         _device: &Self::Device,
@@ -131,8 +132,8 @@ pub trait Interface: Sized {
         reserved.unwrap_or_default()
     }
 
-    /// The error of an ADD to which the kernel says that one of `addresses` is in use, with
-    /// the name of who has it.
+    /// Completes the error of an ADD for which the kernel has reported that one of `addresses`
+    /// is in use: names the interface that has the address.
     fn name_holder(
         &self,
         error: Error,
@@ -143,7 +144,8 @@ pub trait Interface: Sized {
         error
     }
 
-    /// Takes from the record of an ADD that has succeeded what only one that fails needs.
+    /// Removes from the record of a successful ADD the data that only the undo of a failed one
+    /// needs.
     ///
     /// # Errors
     /// Code 5 when the record cannot be written.
@@ -151,8 +153,8 @@ pub trait Interface: Sized {
         Ok(())
     }
 
-    /// Verifies an attachment that has no interface in the container; false when it is not
-    /// one of these.
+    /// Verifies an attachment that has no interface in the container. Returns false when the
+    /// attachment has one.
     ///
     /// # Errors
     /// As for [`Self::verify`].
@@ -163,19 +165,19 @@ pub trait Interface: Sized {
         Ok(false)
     }
 
-    /// Whether a record under another network's name is that of the attachment that a DEL is
-    /// about: the network was renamed.
+    /// Whether a record under another network's name is the one of the attachment in `args`,
+    /// because the network was renamed.
     fn is_meant(_args: &CmdArgs, _record: &Attachment<Self::Device>) -> bool {
         false
     }
 
-    /// Removes the interface of an attachment that has no record, such as one that a Go plugin
-    /// has made, where configuration and result prove which one that is. Returns whether
-    /// nothing of the attachment is left for certain; where its record `is_damaged`, that
-    /// decides whether DEL may go on.
+    /// Removes the interface of an attachment without a record, such as one that a Go plugin
+    /// has made, if configuration and result prove which interface that is. Returns true when
+    /// it is certain that nothing of the attachment is left. If the attachment has a record
+    /// that `is_damaged`, DEL continues only then.
     ///
     /// # Errors
-    /// What keeps the interface where it is.
+    /// The reason why the interface cannot be removed.
     fn remove_unrecorded(
         _args: &CmdArgs,
         _is_damaged: bool,
@@ -184,17 +186,17 @@ pub trait Interface: Sized {
         Ok(false)
     }
 
-    /// Removes what an attachment has beside its interface, when that has gone. The addresses
-    /// are released whatever comes of it.
+    /// Removes what an attachment has besides its interface, after the interface was removed.
+    /// The addresses are released even if this fails.
     ///
     /// # Errors
-    /// What is left; the record stays then.
+    /// The reason why something is left. The record is kept then.
     fn tidy_up(_device: &Self::Device) -> Result<()> {
         Ok(())
     }
 
-    /// Notes in a record that has to stay that its interface has gone, where the next DEL could
-    /// take another one for it.
+    /// Notes in a record that must be kept that its interface was removed, for plugins whose
+    /// next DEL could take another interface for it.
     ///
     /// # Errors
     /// Code 5 when the record cannot be written.
@@ -210,8 +212,8 @@ pub trait Interface: Sized {
         records::<Self>().remove(args)
     }
 
-    /// What GC does beyond ending the attachments that are not valid, when it has got a list
-    /// of those that are.
+    /// Further work of GC after it has ended the attachments that are not valid. Called only
+    /// when GC has a list of the valid ones.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.
@@ -220,16 +222,16 @@ pub trait Interface: Sized {
     }
 }
 
-/// What was made.
+/// The interface that [`Interface::make`] has made.
 #[derive(Debug, Default)]
 pub struct Placed {
-    /// The interface in the container, down and without addresses; nothing where the
-    /// container reaches the device without one.
+    /// The interface in the container, down and without addresses; `None` when the container
+    /// uses the device without an interface.
     pub link: Option<Link>,
     /// The PCI address of the device behind it; empty when that is not a PCI device.
     pub pci_id: String,
-    /// Those of its addresses and routes that it has brought from the node, to get them with
-    /// every attribute.
+    /// Those addresses and routes that the interface had on the node and keeps, with every
+    /// attribute.
     pub carried: NetworkState,
 }
 
@@ -260,8 +262,7 @@ fn records<I: Interface>() -> Records {
     Records::of(I::NAME)
 }
 
-/// The error that counts: the first one. What goes wrong while cleaning up after it is only
-/// shown.
+/// Returns the first error. An error of the clean-up after it is only logged.
 fn undone(error: Error, cleaned_up: Result<()>) -> Error {
     if let Err(later) = cleaned_up {
         crate::say!("cleaning up after a failure: {later}");

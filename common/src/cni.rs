@@ -1,5 +1,5 @@
-//! The protocol: what comes by environment and stdin, what is printed, and what a plugin
-//! asks of another one. It knows no kernel.
+//! The CNI protocol: the input of a plugin (environment and stdin), its output, and its
+//! calls of other plugins. Nothing here uses netlink or network namespaces.
 
 pub mod args;
 pub mod config;

@@ -37,7 +37,7 @@ impl ErrorCode {
     pub const TRY_AGAIN: Self = Self(11);
     /// STATUS: the plugin cannot serve an ADD now.
     pub const UNAVAILABLE: Self = Self(50);
-    /// Everything without a code of its own, as in libcni.
+    /// Every other error, as in libcni.
     pub const INTERNAL: Self = Self(999);
 }
 
@@ -102,15 +102,15 @@ impl Error {
         self
     }
 
-    /// The same error as a reader of its document has it: without the system's error number.
+    /// The same error as it is read from its document: without the system's error number.
     #[must_use]
     pub fn as_read(mut self) -> Self {
         self.errno = None;
         self
     }
 
-    /// The same error, of a thing that does not exist: [`Error::is_not_found`], for who has looked
-    /// for it without an answer of the system.
+    /// The same error, marked as one about a thing that does not exist ([`Error::is_not_found`]).
+    /// For callers that have found this without an error of the system.
     #[must_use]
     pub fn not_found(mut self) -> Self {
         self.errno = Some(nix::libc::ENODEV);
@@ -122,18 +122,19 @@ impl Error {
         self.errno
     }
 
-    /// Whether the thing does not exist, as the system said or who looked for it.
+    /// Whether the thing does not exist: by the system's error number, or by
+    /// [`Error::not_found`].
     pub fn is_not_found(&self) -> bool {
         use nix::libc::{ENODEV, ENOENT, ENXIO, ESRCH};
         matches!(self.errno, Some(ENOENT | ENODEV | ENXIO | ESRCH))
     }
 
-    /// Whether the system said that the thing exists already.
+    /// Whether the system reported that the thing exists already.
     pub fn is_exists(&self) -> bool {
         self.errno == Some(nix::libc::EEXIST)
     }
 
-    /// Whether the system said that an address is in use.
+    /// Whether the system reported that an address is in use.
     pub fn is_address_in_use(&self) -> bool {
         self.errno == Some(nix::libc::EADDRINUSE)
     }
@@ -159,7 +160,7 @@ impl Error {
     }
 }
 
-/// One line for a terminal or a log, whatever others have put into the texts.
+/// One line for a terminal or a log, with control characters escaped.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&printable(&self.msg))?;
@@ -172,13 +173,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Does every step whatever happened to the one before, and reports all that
-/// went wrong as one error: the shape of every teardown in the suite.
+/// Collects the errors of several steps, each of which is done even if the one before has failed,
+/// and reports them as one error. Every teardown works in this way.
 #[derive(Debug, Default)]
 pub struct Errors(Vec<Error>);
 
 impl Errors {
-    /// Keeps the error of `outcome`, if it is one, and returns its value.
+    /// Returns the value of `outcome`, or keeps its error and returns `None`.
     pub fn keep<T>(&mut self, outcome: Result<T>) -> Option<T> {
         match outcome {
             Ok(value) => Some(value),
@@ -189,16 +190,16 @@ impl Errors {
         }
     }
 
-    /// Whether nothing went wrong.
+    /// Whether there is no error.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Success when nothing went wrong; a single error as it is; otherwise one
-    /// error with the first one's code and every message.
+    /// Success when there is no error; a single error unchanged; otherwise one error with the
+    /// code of the first and the messages of all.
     ///
     /// # Errors
-    /// What [`Errors::keep`] has kept.
+    /// The errors that [`Errors::keep`] has kept.
     pub fn into_result(mut self) -> Result<()> {
         if self.0.len() <= 1 {
             return self.0.pop().map_or(Ok(()), Err);

@@ -1,5 +1,6 @@
-//! Files that appear complete or not at all, and locks on them: the one way to write and
-//! the one way to lock; and the words of an index.
+//! Files that are replaced atomically, locks on files, the version of a file's format,
+//! and files that consist of 64-bit words. No other module writes or locks files in
+//! another way.
 
 pub mod file;
 pub mod format;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// With the byte that ends it the kernel has 16.
+/// The kernel's limit `IFNAMSIZ` is 16 bytes with the zero byte at the end.
 const IFNAME_MAX: usize = 15;
 
 /// The name of a network interface that the kernel accepts.

@@ -1,4 +1,5 @@
-//! The kernel of the node: netlink, network namespaces, PCI devices. It knows no CNI.
+//! Interfaces of the kernel: netlink, network namespaces, PCI devices. Nothing here
+//! depends on CNI, except for the type of errors.
 
 pub mod namespaces;
 #[cfg(feature = "netlink")]

@@ -1,6 +1,6 @@
-//! The frame of every plugin: environment and stdin become a command, the outcome
-//! becomes one JSON document on stdout and an exit status. No command is entered
-//! with an input that is not valid.
+//! The main function of every plugin: it reads a command from environment and stdin, calls the
+//! plugin's function, and reports the outcome as one JSON document on stdout and an exit
+//! status. A function is called only with valid input.
 
 mod log_file;
 
@@ -19,9 +19,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::kernel::netns;
 use crate::say;
 
-/// What is enough for most configurations; a longer one takes a few more reads.
+/// The first size of the buffer for stdin, in bytes, which is enough for most configurations.
 const USUAL_CONFIGURATION: usize = 4096;
-/// What begins the message when the configuration's name or version has the wrong type.
+/// The start of the message when the configuration's name or version has the wrong type.
 const UNREADABLE: &str = "error unmarshall network config";
 
 /// A plugin: its name and version, and a function for each command.
@@ -37,7 +37,7 @@ pub struct Commands {
     pub add: fn(&CmdArgs) -> Result<AddResult>,
     /// Verifies an attachment.
     pub check: fn(&CmdArgs) -> Result<()>,
-    /// Removes an attachment; also what undoes an ADD whose result could not be delivered.
+    /// Removes an attachment; also called to undo an ADD whose result could not be delivered.
     pub del: fn(&CmdArgs) -> Result<()>,
     /// Reports whether an ADD could be served.
     pub status: fn(&ConfArgs) -> Result<()>,
@@ -45,8 +45,8 @@ pub struct Commands {
     pub gc: fn(&ConfArgs) -> Result<()>,
 }
 
-/// What must be readable for any command to be entered. The rest of a configuration
-/// is each command's own question: DEL asks little of it.
+/// The keys that must be readable for every command. Each command decides what else of a
+/// configuration must be valid; for DEL it is little.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Header {
@@ -69,12 +69,13 @@ impl From<Error> for Failure {
     }
 }
 
-/// The configuration that a runtime would write to stdin, as every command of a plugin has
-/// it, for who wants to know what the plugin says of it. `path` is `CNI_PATH`.
+/// Reads a configuration as a plugin does, for callers that want to know whether a plugin would
+/// accept it. `stdin` is the configuration as a runtime writes it to stdin, `path` is
+/// `CNI_PATH`.
 ///
 /// # Errors
-/// What ADD says before it does anything: code 6 for what is not a configuration, 7 for a
-/// network name and 1 for a version that is not supported.
+/// As the first errors of ADD: code 6 for a document that is not a configuration, 7 for an
+/// invalid network name, 1 for a version that is not supported.
 pub fn configuration(stdin: Vec<u8>, path: &str) -> Result<ConfArgs> {
     let document = Document::parse(&stdin)?;
     let header: Header = document.read(UNREADABLE)?;
@@ -88,8 +89,8 @@ pub fn configuration(stdin: Vec<u8>, path: &str) -> Result<ConfArgs> {
     })
 }
 
-/// Serves the one command this process was started for. `built_in` is what else this program
-/// is.
+/// Serves the command that this process was started for. `built_in` are the other plugins
+/// inside this program.
 pub fn run(plugin: &Commands, built_in: &'static [BuiltIn]) -> ExitCode {
     if !is_called() {
         let first = std::env::args_os().nth(1);
@@ -107,12 +108,13 @@ pub fn run(plugin: &Commands, built_in: &'static [BuiltIn]) -> ExitCode {
     }
 }
 
-/// Whether a runtime has started this process, and wants an answer.
+/// Whether a runtime has started this process: `CNI_COMMAND` is set and not empty.
 pub fn is_called() -> bool {
     variable("CNI_COMMAND").is_some_and(|command| !command.is_empty())
 }
 
-/// Prints what somebody has asked for who executes a program by hand.
+/// Prints `text` on stdout, for a person who executes a program by hand. The exit status says
+/// whether that succeeded.
 pub fn tell(text: &str) -> ExitCode {
     match print(text) {
         Ok(()) => ExitCode::SUCCESS,
@@ -120,14 +122,14 @@ pub fn tell(text: &str) -> ExitCode {
     }
 }
 
-/// Answers any command with an error: there is no plugin that could serve it.
+/// Answers any command with `error`, where no plugin can serve it.
 pub fn refuse(error: Error) -> ExitCode {
     report(&Failure::from(error))
 }
 
-/// Serves a command of a delegate that is built into this program as the delegate's own program
-/// does, but for what only a process has: what is valid about environment and configuration,
-/// the plugin that delegates has made sure of.
+/// Serves a command for a delegate inside this program, as the delegate's own program does.
+/// Environment and configuration are not validated again: the plugin that delegates has done
+/// so.
 ///
 /// # Errors
 /// Those of the command.
@@ -143,7 +145,7 @@ pub fn serve_built_in(
     })
 }
 
-/// Does the work of a command and writes down how it has ended, where the network has a log.
+/// Does `work`, and writes its outcome to the log file of the network, if it has one.
 fn logged(
     log: Option<LogFile>,
     work: impl FnOnce() -> Result<Option<AddResult>>,
@@ -166,7 +168,7 @@ fn report(failure: &Failure) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What somebody gets who executes a plugin by hand to find out what it is.
+/// The answer to `--version` and `--help`.
 fn answer(plugin: &Commands, argument: &str) -> Option<String> {
     let Commands { name, version, .. } = plugin;
     match argument {
@@ -226,7 +228,8 @@ fn serve(plugin: &Commands, built_in: &'static [BuiltIn]) -> Result<(), Failure>
 /// How the result of ADD is delivered in the version of the configuration.
 type Deliver = fn(AddResult, CniVersion) -> Result<AddResult>;
 
-/// Enters a command. ADD has a result, which has been delivered then.
+/// Calls the function for a command. Only ADD has a result, which `deliver` has delivered when
+/// this returns.
 fn dispatch(
     plugin: &Commands,
     command: Command,
@@ -250,8 +253,9 @@ fn dispatch(
         }
         Command::Add => add(plugin, &args, deliver).map(Some),
         _ => {
-            // The container's namespace is gone and its path leads here by now, as
-            // that of a process whose number was given to another one does.
+            // The container's namespace is gone and its path leads to the namespace of this
+            // process now: for example, it is the path of a process whose pid was assigned
+            // again.
             if is_own {
                 args.netns.clear();
             }
@@ -260,8 +264,8 @@ fn dispatch(
     }
 }
 
-/// ADD is done when its result is delivered. An attachment that the runtime does
-/// not learn of is undone.
+/// ADD has succeeded only when its result is delivered. If that fails the attachment is
+/// removed, because the runtime does not know of it.
 fn add(plugin: &Commands, args: &CmdArgs, deliver: Deliver) -> Result<AddResult> {
     let result = (plugin.add)(args)?;
     let delivered = deliver(result, args.conf.version);
@@ -273,19 +277,19 @@ fn add(plugin: &Commands, args: &CmdArgs, deliver: Deliver) -> Result<AddResult>
     delivered
 }
 
-/// The result, which is printed then.
+/// Prints the result, and returns it.
 fn printed(result: AddResult, version: CniVersion) -> Result<AddResult> {
     print(&result.to_json(version)?).map_err(|cause| unprintable(&cause))?;
     Ok(result)
 }
 
-/// What a command has that is no ADD.
+/// The result of a command that is not ADD.
 fn nothing((): ()) -> Option<AddResult> {
     None
 }
 
-/// The attachment that the environment names. The reading of the environment has
-/// made sure that these commands have one.
+/// The attachment that the environment names. [`Environment::read`] has made sure that these
+/// commands have one.
 fn attachment(environment: Environment, conf: ConfArgs) -> Result<CmdArgs> {
     let (Some(container_id), Some(ifname)) = (environment.container_id, environment.ifname) else {
         return Err(crate::cni::args::missing_variables(&[
@@ -311,7 +315,8 @@ fn negotiate(command: Command, text: &str) -> Result<CniVersion> {
     }
 }
 
-/// The version in which an error is reported: the configuration's, if it is ours.
+/// The version in which an error is reported: that of the configuration if it is supported,
+/// otherwise the newest one.
 fn reported_version(header: &Header) -> String {
     let version = CniVersion::from_text(&header.cni_version);
     version.unwrap_or(CniVersion::LATEST).to_string()
@@ -338,16 +343,16 @@ fn known_command(environment: &Environment) -> Result<Command> {
     Command::from_text(text).ok_or_else(unknown)
 }
 
-/// containerd takes a DEL error for success when its text says that something was
-/// not found, and never tries again. Such words are said differently.
+/// containerd takes a DEL error for success when its text says that something was not found,
+/// and does not try again. Such words are replaced.
 fn retryable(mut error: Error) -> Error {
     for text in [&mut error.msg, &mut error.details] {
-        for (swallowed, said) in [
+        for (swallowed, replacement) in [
             ("not found", "missing"),
             ("o such file or directory", "o such file"),
         ] {
             while let Some(at) = text.to_ascii_lowercase().find(swallowed) {
-                text.replace_range(at..at + swallowed.len(), said);
+                text.replace_range(at..at + swallowed.len(), replacement);
             }
         }
     }
@@ -363,14 +368,14 @@ fn read_stdin() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// In one piece: when the rest of a document could not be written, an error behind its
-/// first part would make two documents that are none.
+/// Writes a document without splitting it. If only its second part failed, the error document
+/// after the first part would make the output unreadable.
 fn print(text: &str) -> io::Result<()> {
     Stdout.write_all(text.as_bytes())
 }
 
-/// stdout without the buffer of std, which sends what is behind the last line feed of
-/// a document on its own.
+/// stdout without the line buffer of std, which writes the text after the last line feed of a
+/// document separately.
 struct Stdout;
 
 impl Write for Stdout {
@@ -392,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_del_error_never_says_what_containerd_takes_for_success() {
+    fn a_del_error_has_no_text_that_containerd_takes_for_success() {
         let error = Error::internal("Link Not Found")
             .with_details("No such file or directory (os error 2), not found");
         let said = retryable(error);

@@ -1,10 +1,10 @@
 //! The programs of this suite: the names that they are installed under, the text by which one is
-//! recognised in its file, and what makes a file a program.
+//! recognised in its file, and whether a file is executable.
 
 use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt;
 
-/// Some bit of these makes a file a program.
+/// The bits of a file's mode that allow its execution; one is enough.
 const EXECUTABLE: u32 = 0o111;
 
 /// Whether a file can be executed.
@@ -12,14 +12,15 @@ pub fn is_executable(file: &Metadata) -> bool {
     file.is_file() && file.permissions().mode() & EXECUTABLE != 0
 }
 
-/// What begins the [`marker!`](crate::marker) of the program `name`, and its version follows,
-/// up to the end of the line.
+/// The start of the [`marker!`](crate::marker) of the program `name`. Its version follows, up to
+/// the end of the line.
 pub fn marker_of(name: &str) -> String {
     format!("eni-cni plugin {name} version ")
 }
 
-/// The text by which the program of this name is recognised in its file: who looks for what
-/// is installed must not execute what may be another's program. The about text shows it.
+/// The text by which the program of this name is recognised in its file. Software that looks for
+/// installed plugins must not execute a file that may be another program. The about text shows
+/// the marker.
 #[macro_export]
 macro_rules! marker {
     ($name:literal) => {
@@ -33,21 +34,23 @@ macro_rules! marker {
     };
 }
 
-/// The program that has all plugins in it.
+/// The name of the program that contains all plugins.
 pub const ALL_PLUGINS: &str = "eni-cni";
-/// The plugins that have the name of one of the Go plugins, and one of their own beside it.
+/// The plugins that are installed under the name of a Go plugin, and under a second name with
+/// the prefix `eni-`.
 pub const DROP_IN: [&str; 3] = ["host-device", "host-local", "ipvlan"];
-/// What the name of its own has before that of the Go plugin.
-const OWN: &str = "eni-";
+/// The prefix of the second name.
+const PREFIX: &str = "eni-";
 
-/// The name that only this suite's program has, which nobody else installs over it.
+/// The name with the prefix `eni-`, under which no other software installs a plugin.
 pub fn own_name(plugin: &str) -> String {
-    format!("{OWN}{plugin}")
+    format!("{PREFIX}{plugin}")
 }
 
-/// The plugin that a network's `type` names, by whichever of its two names.
+/// The plugin that the `type` of a network names: without the prefix if it is one of
+/// [`DROP_IN`], any other name unchanged.
 pub fn of_type(name: &str) -> &str {
-    let plugin = name.strip_prefix(OWN).unwrap_or(name);
+    let plugin = name.strip_prefix(PREFIX).unwrap_or(name);
     match DROP_IN.contains(&plugin) {
         true => plugin,
         false => name,
@@ -59,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_is_known_by_either_name() {
+    fn a_plugin_is_recognised_by_either_name() {
         for plugin in DROP_IN {
             assert_eq!(of_type(plugin), plugin);
             assert_eq!(of_type(&own_name(plugin)), plugin);

@@ -1,5 +1,5 @@
-//! Random numbers, for what others should not foresee and many nodes should not do in the
-//! same way at the same time. They keep no secret.
+//! Random numbers, for choices that should be hard to predict and should differ between
+//! nodes. They are not suitable for secrets.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

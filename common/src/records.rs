@@ -1,4 +1,4 @@
-//! The records of a plugin's attachments on the disk: one file an attachment.
+//! The records of a plugin's attachments on the disk: one file for each attachment.
 
 mod attachment;
 mod policy;
@@ -26,11 +26,11 @@ pub use policy::Policy;
 pub use record_file::Recorded;
 pub use survey::Survey;
 
-/// Where all of this suite have what has to outlive a boot: the records of each plugin, in a
-/// directory of its own, and what eni-sync writes down.
+/// The directory for data that must survive a reboot: the records of each plugin, in a
+/// directory with its name, and the data of eni-sync.
 pub const ROOT: &str = "/var/lib/cni/eni-cni";
 
-/// How the name of a record's file ends.
+/// The extension of record files.
 const EXTENSION: &str = ".json";
 
 /// The records of one plugin.
@@ -75,7 +75,7 @@ impl Records {
             return Err(Error::config(msg).with_details(details));
         }
         match record_file::write(&path, &text, &record.boot_id) {
-            // It is the first record of its network.
+            // The directory is missing before the first record of a network.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
                 file::create_directory(&self.directory.join(&record.network)).map_err(failed)?;
                 record_file::write(&path, &text, &record.boot_id).map_err(failed)
@@ -84,16 +84,16 @@ impl Records {
         }
     }
 
-    /// The record of the attachment that a call is about, for who can do without one that
-    /// cannot be read.
+    /// The record of the attachment in `args`, for callers that can continue when the record
+    /// is unreadable.
     ///
     /// # Errors
-    /// Code 5 when the file exists and the disk does not give it.
+    /// Code 5 when the file system fails to read the file.
     pub fn look_up<D: DeserializeOwned>(&self, args: &CmdArgs) -> Result<Recorded<D>> {
         read_record(&self.path(&args.conf.network, &args.container_id, &args.ifname))
     }
 
-    /// The record of the attachment that a call is about.
+    /// The record of the attachment in `args`.
     ///
     /// # Errors
     /// Code 5 when the file exists and cannot be read.
@@ -101,7 +101,7 @@ impl Records {
         self.read_of(&args.conf.network, &args.container_id, &args.ifname)
     }
 
-    /// As [`Self::read`], for who has no call.
+    /// As [`Self::read`], for callers without [`CmdArgs`].
     ///
     /// # Errors
     /// Code 5 when the file exists and cannot be read.
@@ -114,10 +114,10 @@ impl Records {
         read_record(&self.path(network, container_id, ifname))?.whole()
     }
 
-    /// The record of an attachment whose DEL has none, under another network's name: the
-    /// network was renamed. A container has one interface of a name, but a record counts only
-    /// where the namespace is that of the DEL, or has ended, and where the device is the one
-    /// that `is_meant`; another one is reported and left alone.
+    /// Looks for the record of an attachment under other networks, for a DEL without a
+    /// record: the network may have been renamed. A record of this container and interface is
+    /// returned only if its namespace is that of the DEL or has ended, and if `is_meant`
+    /// confirms it. Any other one is logged and not changed.
     ///
     /// # Errors
     /// Code 5 naming what cannot be read.
@@ -138,7 +138,7 @@ impl Records {
                 return Ok(Some(record));
             }
             say!(
-                "interface {} of container {} is of network {:?}, and left as it is",
+                "interface {} of container {} belongs to network {:?}, and is not changed",
                 record.ifname,
                 record.container_id,
                 record.network
@@ -147,21 +147,23 @@ impl Records {
         Ok(None)
     }
 
-    /// Removes the record of the attachment that a call is about, if it has one.
+    /// Removes the record of the attachment in `args`, if there is one.
     ///
     /// # Errors
     /// Code 5 naming the file.
     pub fn remove(&self, args: &CmdArgs) -> Result<()> {
         let path = self.path(&args.conf.network, &args.container_id, &args.ifname);
         match file::remove(&path) {
-            // No ADD has made that, and none can succeed as long as it is there.
+            // A directory is not a record: ADD does not make one, and no ADD can succeed
+            // while it is there.
             Err(cause) if cause.kind() == io::ErrorKind::IsADirectory => Ok(()),
             Err(cause) => Err(Error::io(format!("failed to remove {path:?}"), &cause)),
             Ok(()) => Ok(()),
         }
     }
 
-    /// The records of `network` that can be read; `errors` gets the others.
+    /// The records of `network` that can be read. The errors of the others are added to
+    /// `errors`.
     pub(crate) fn read_network<D: DeserializeOwned>(
         &self,
         network: &str,
@@ -173,8 +175,8 @@ impl Records {
         paths.filter_map(read).flatten().collect()
     }
 
-    /// The first record of the plugin that is `wanted`; the others are not read. One
-    /// that cannot be read is reported and not found.
+    /// The first record of the plugin for which `wanted` is true; the records after it are
+    /// not read. One that cannot be read is logged and skipped.
     ///
     /// # Errors
     /// Code 5 naming the directory that cannot be read.
@@ -195,8 +197,8 @@ impl Records {
         Ok(None)
     }
 
-    /// Whether the interface that a DEL without a record is about is that of an attachment
-    /// which has one: the DEL is late, and its path leads to another container by now.
+    /// Whether another attachment has a record for the interface in `args`, whose DEL has no
+    /// record. Then the DEL is late, and its path leads to another container now.
     ///
     /// # Errors
     /// Code 5 naming what cannot be read, 8 when the namespace cannot be examined.
@@ -209,8 +211,8 @@ impl Records {
         Ok(other.is_some())
     }
 
-    /// Every record of the plugin that can be read. The others are reported: one of them
-    /// must not stand in the way of every attachment of the node.
+    /// Every record of the plugin that can be read. The errors of the others are logged: an
+    /// unreadable record must not block all attachments of the node.
     ///
     /// # Errors
     /// Code 5 naming the directory that cannot be read.
@@ -221,8 +223,8 @@ impl Records {
         Ok(records)
     }
 
-    /// As [`Self::all`], for who must know what is in all of them: `errors` gets what cannot
-    /// be read.
+    /// As [`Self::all`], for callers that must know whether a record is unreadable: its error
+    /// is added to `errors`.
     ///
     /// # Errors
     /// Code 5 naming the directory that cannot be read.
@@ -246,18 +248,18 @@ impl Records {
     }
 }
 
-/// Whether this is the name of a record, and not that of an unfinished one.
+/// Whether this is the name of a record, and not that of a temporary file.
 fn is_record(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.as_encoded_bytes().ends_with(EXTENSION.as_bytes())
 }
 
-/// What was read, or nothing after the error was told.
+/// The value; `None` after the error was logged.
 fn reported<T>(outcome: Result<T>) -> Option<T> {
     outcome.map_err(|error| say!("{error}")).ok()
 }
 
-/// What is in `directory`. A file in its place, which is none of ours, has nothing in it.
+/// The entries of `directory`; none when it is missing or not a directory.
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     match file::list(directory) {
         Err(cause) if file::is_missing(&cause) => Ok(Vec::new()),

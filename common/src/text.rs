@@ -1,24 +1,24 @@
-//! Text of others on its way to a terminal or a log: names of pods and networks, and what
-//! other programs have answered. A control character in it could hide or forge what
-//! stands there. All that is said on stderr leaves by [`say!`](crate::say).
+//! Untrusted text for a terminal or a log: names of pods and networks, and the output of
+//! other programs. A control character in it could hide or forge lines, so it is escaped.
+//! Everything that is written to stderr goes through [`say!`](crate::say).
 
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::io;
 use std::sync::OnceLock;
 
-/// Who gets the lines of this process instead of stderr.
+/// The function that gets the lines of this process instead of stderr.
 static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
 
-/// `text` with every character that a terminal obeys, instead of showing it, in the form
-/// `\u{1b}`: line feeds too, so that one message stays one line.
+/// `text` with every control character escaped in the form `\u{1b}`: line feeds too, so that
+/// one message stays one line.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_obeyed) {
+    if !text.chars().any(is_control_character) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match is_obeyed(character) {
+        match is_control_character(character) {
             true => shown.extend(character.escape_unicode()),
             false => shown.push(character),
         }
@@ -26,8 +26,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Says one line on stderr, formatted as by `format!`: what names of others would have a
-/// terminal do is shown.
+/// Writes one line to stderr, formatted as by `format!`, with its control characters
+/// escaped.
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {
@@ -35,36 +35,37 @@ macro_rules! say {
     };
 }
 
-/// Gives all that [`say!`](crate::say) says from now on to `listener`: a daemon has a log
-/// with times and levels, which a plugin has not. The first listener stays.
+/// From now on [`say!`](crate::say) passes its lines to `listener` instead of stderr, for a
+/// daemon whose log has times and levels. Only the first call has an effect.
 pub fn hand_over(listener: fn(&str)) {
     LISTENER.get_or_init(|| listener);
 }
 
-/// What [`say!`](crate::say) does with its line. Nobody may be there to read it.
+/// Writes a line for [`say!`](crate::say). An error of stderr is ignored.
 pub fn say_line(line: &str) {
     if let Some(listener) = LISTENER.get() {
         return listener(line);
     }
     let line = format!("{}\n", printable(line));
-    // What is said is said besides: a command does its work also where nobody listens.
+    // Messages are not the work of a command: it does that also when stderr is closed.
     io::Write::write_all(&mut io::stderr().lock(), line.as_bytes()).ok();
 }
 
-/// Lines of others, each as [`printable`] shows it.
+/// Untrusted lines, each escaped as by [`printable`].
 pub fn printable_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(printable).collect();
     lines.join("\n")
 }
 
-/// A document of JSON in which nothing is obeyed by a terminal, and which means the same:
-/// outside of its strings there is no such character but the line feed.
+/// A JSON document with its control characters escaped as `\u001b`, with the same meaning.
+/// `text` must have no control character but the line feed outside of its strings, as
+/// serde_json writes it.
 pub fn printable_json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if character != '\n' && is_obeyed(character) {
+        if character != '\n' && is_control_character(character) {
             for unit in character.encode_utf16(&mut [0; 2]) {
-                // A string takes whatever is written.
+                // Writing to a `String` cannot fail.
                 write!(shown, "\\u{unit:04x}").ok();
             }
         } else {
@@ -74,8 +75,8 @@ pub fn printable_json(text: &str) -> String {
     shown
 }
 
-/// The value of a field in a line of a log: as it is where it is one plain word, otherwise a
-/// string of JSON. It can neither end the line nor look like another field.
+/// The value of a field in a log line: unchanged if it is one plain word, otherwise a JSON
+/// string. It can neither end the line nor look like another field.
 pub fn field(value: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '=' | '\\');
     if !value.is_empty() && value.chars().all(is_plain) {
@@ -86,7 +87,7 @@ pub fn field(value: &str) -> Cow<'_, str> {
 
 /// Control characters, and those that change the direction or the end of a line. Source:
 /// Unicode, general category Cc, and the properties Bidi_Control and Line_Break=BK.
-fn is_obeyed(character: char) -> bool {
+fn is_control_character(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_shown() {
+    fn control_characters_are_escaped() {
         for (text, shown) in [
             ("pod ä", "pod ä"),
             ("\x1b[2Jx", "\\u{1b}[2Jx"),
@@ -122,10 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn a_document_means_the_same() {
+    fn an_escaped_document_has_the_same_meaning() {
         let value = serde_json::json!({"pod": "a\u{9b}\u{202e}\x7f\x1b\n"});
         let shown = printable_json(&serde_json::to_string_pretty(&value).unwrap());
-        assert!(!shown.chars().any(|c| c != '\n' && is_obeyed(c)), "{shown}");
+        assert!(
+            !shown.chars().any(|c| c != '\n' && is_control_character(c)),
+            "{shown}"
+        );
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
             value

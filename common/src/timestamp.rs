@@ -1,12 +1,12 @@
-//! A moment as logs have it: RFC 3339, UTC, with milliseconds.
+//! Times in the format of logs: RFC 3339, UTC, with milliseconds.
 
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use humantime::{format_rfc3339_millis, parse_rfc3339};
 
-/// `time` such as `2026-11-27T02:40:00.123Z`; a time before 1970 is that of 1970, and one
-/// with a year of more than four digits is empty.
+/// Formats `time`, such as `2026-11-27T02:40:00.123Z`. A time before 1970 is printed as
+/// the beginning of 1970. The text is empty when the year has more than four digits.
 pub fn rfc3339(time: SystemTime) -> String {
     let mut text = String::new();
     match write!(text, "{}", format_rfc3339_millis(time.max(UNIX_EPOCH))) {
@@ -15,7 +15,8 @@ pub fn rfc3339(time: SystemTime) -> String {
     }
 }
 
-/// The moment that a text such as `2026-11-27T02:40:00.123Z` is; nothing where it is none.
+/// Reads a text such as `2026-11-27T02:40:00.123Z`; `None` when it is not a time in this
+/// format.
 pub fn moment(text: &str) -> Option<SystemTime> {
     parse_rfc3339(text).ok()
 }
@@ -27,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn times_are_printed_as_by_date_and_read_again() {
         // By date -u -d @SECONDS.
         for (milliseconds, text) in [
             (0, "1970-01-01T00:00:00.000Z"),

@@ -1,5 +1,5 @@
-//! ADD: everything is validated, then planned, then recorded, then made. What fails from the
-//! record on is undone as DEL does it.
+//! ADD: everything is validated, then planned, then recorded, then made. After the record is
+//! written, a failure is undone in the way of DEL.
 
 use std::time::Instant;
 
@@ -19,11 +19,11 @@ use crate::kernel::netlink::Made;
 use crate::records::Attachment;
 use crate::say;
 
-/// How many other addresses an ADD asks for when the one that it was given is in use on the
-/// device below: enough to pass a few, and no more than a runtime waits for.
+/// How many other addresses an ADD asks for when an interface on the same master has the
+/// address already: enough to skip a few of them, within the time that a runtime waits.
 const OTHER_ADDRESSES: usize = 16;
 
-/// One ADD, validated.
+/// The input of one ADD, validated.
 struct Add<'a, I> {
     args: &'a CmdArgs,
     conf: Configuration,
@@ -32,7 +32,7 @@ struct Add<'a, I> {
     interface: I,
 }
 
-/// Attaches the container, or leaves everything as it was.
+/// Attaches the container, or fails and undoes all changes.
 pub(super) fn add<I: Interface>(args: &CmdArgs) -> Result<AddResult> {
     let add = Add::<I>::parse(args)?;
     let _turn = Turn::to_attach(args)?;
@@ -60,8 +60,8 @@ impl<'a, I: Interface> Add<'a, I> {
         })
     }
 
-    /// Attaches, and asks the delegate for another address as long as the kernel says that the
-    /// one it gives is in use.
+    /// Attaches, and asks the delegate for another address while the kernel reports that the
+    /// address is in use.
     fn attach(&self, sides: &mut Sides) -> Result<AddResult> {
         let begun = Instant::now();
         let mut refused = Vec::new();
@@ -83,8 +83,8 @@ impl<'a, I: Interface> Add<'a, I> {
         }
     }
 
-    /// Attaches, or undoes what it has made. `given` gets the addresses that the interface was
-    /// to have.
+    /// Attaches, or fails and undoes its changes. The addresses for the interface are added to
+    /// `given`.
     fn attempt(&self, sides: &mut Sides, given: &mut Vec<Cidr>) -> Result<AddResult> {
         let Self {
             args, interface, ..
@@ -108,7 +108,7 @@ impl<'a, I: Interface> Add<'a, I> {
         })
     }
 
-    /// Sets up what was made, and gives it its addresses and routes.
+    /// Sets the interface up, and adds its addresses and routes.
     fn configure(
         &self,
         record: &mut Attachment<I::Device>,
@@ -143,7 +143,7 @@ impl<'a, I: Interface> Add<'a, I> {
     }
 }
 
-/// How the result shows what was made.
+/// The interface as the result of ADD shows it.
 fn reported(args: &CmdArgs, placed: &Placed) -> result::Interface {
     let link = placed.link.as_ref();
     result::Interface {

@@ -1,7 +1,8 @@
-//! Tells the neighbours of an interface which addresses it has, so that they forget who had
-//! them before: a gratuitous ARP request for each IPv4 address (RFC 5944, section 4.6) and an
-//! unsolicited neighbour advertisement for each one of IPv6 (RFC 4861, section 7.2.6). All of
-//! it is best effort: neighbours that are not told find out when they ask.
+//! Announces the addresses of an interface to its neighbours, so that they replace their
+//! older entries: a gratuitous ARP request for each IPv4 address (RFC 5944, section 4.6) and
+//! an unsolicited neighbour advertisement for each one of IPv6 (RFC 4861, section 7.2.6). All
+//! of it is best effort: neighbours that miss it resolve the address again when their entry
+//! has expired.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -16,19 +17,21 @@ use crate::error::Result;
 use crate::kernel::netlink::{Change, Events, Link, Subject, parse_mac};
 use crate::say;
 
-/// How long a network card may take to find its carrier after it was set up.
+/// How long a network card may take to get its carrier after it was set up.
 const CARRIER: Duration = Duration::from_secs(3);
 /// All nodes on the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-/// A neighbour that has crossed a router believes nothing of this.
+/// The hop limit of an advertisement. Receivers ignore one with any other value, because a
+/// router has forwarded it (RFC 4861, section 7.1.2).
 const HOP_LIMIT: u32 = 255;
-/// An advertisement that replaces what the neighbours believe: type, code, checksum (the
-/// kernel's part) and the flag `override`.
+/// The start of an advertisement: type, code, checksum (which the kernel computes), and the
+/// flag `override`, by which it replaces the entries of the neighbours.
 const ADVERTISEMENT: [u8; 8] = [136, 0, 0, 0, 0x20, 0, 0, 0];
-/// The option with the sender's hardware address, which is 8 bytes long.
+/// The option with the target's hardware address: its type, and its length in units of 8
+/// bytes.
 const TARGET_HARDWARE_ADDRESS: [u8; 2] = [2, 1];
 
-/// What announces the addresses of one interface.
+/// Announces the addresses of one interface.
 #[derive(Debug)]
 pub(super) struct Announcer {
     link: Link,
@@ -39,8 +42,8 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// For these addresses, which `link` is about to get, if it has neighbours that ask who
-    /// has one.
+    /// For the addresses `all`, which `link` is about to get. `None` when the link has no
+    /// neighbours that resolve addresses.
     ///
     /// # Errors
     /// Code 999 when the kernel does not answer.
@@ -64,8 +67,8 @@ impl Announcer {
         Ok(Some(announcer))
     }
 
-    /// What announces the IPv4 addresses together with the change that gives them to the
-    /// link; nothing while it has no carrier.
+    /// The changes that announce the IPv4 addresses, to be applied together with those that
+    /// add the addresses. None when the link had no carrier.
     pub(super) fn changes(&self) -> Vec<Change> {
         match self.had_carrier {
             true => self.ipv4_changes(),
@@ -78,9 +81,9 @@ impl Announcer {
         self.ipv4.iter().flat_map(announce).collect()
     }
 
-    /// Announces the other addresses, or all of them when the carrier has come. A network
-    /// card has none until it has come to terms with its switch, and what it is to send
-    /// meanwhile is lost.
+    /// Announces the IPv6 addresses, and also those of IPv4 if the link had no carrier
+    /// before. A network card has no carrier until it has negotiated with its switch, and
+    /// frames that are sent before that are lost.
     pub(super) fn finish(&self, sandbox: &mut Sandbox) -> Result<()> {
         if !self.had_carrier {
             if !self.await_carrier(sandbox)? {
@@ -101,7 +104,7 @@ impl Announcer {
         Ok(())
     }
 
-    /// Waits for the carrier of the link; false when it has not come in time.
+    /// Waits for the carrier of the link; false when there is none at the deadline.
     fn await_carrier(&self, sandbox: &mut Sandbox) -> Result<bool> {
         // Opened before the next look at the link, so that no change is missed.
         let changes = sandbox.netns.run(|| Events::open(Subject::Links))?;
@@ -141,8 +144,8 @@ impl Announcer {
     }
 }
 
-/// Whether the link has a carrier, or none that could come by itself: that of a veth is up
-/// when somebody sets its other end up.
+/// Whether the link has a carrier, or is one for whose carrier it is useless to wait: a veth,
+/// which has a carrier only when another process sets its other end up.
 fn is_ready(
     sandbox: &mut Sandbox,
     link: &Link,

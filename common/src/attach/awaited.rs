@@ -1,5 +1,5 @@
-//! A pod that starts while the ENIs of its node are being attached waits for its interface, for as
-//! long as somebody attaches them and a runtime has patience.
+//! Lets a pod that starts while the ENIs of its node are being attached wait for its interface,
+//! until they are attached or a deadline is over.
 
 use std::path::Path;
 use std::thread;
@@ -9,29 +9,30 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::files::lock;
 use crate::say;
 
-/// Held by who attaches ENIs to the node, or detaches them.
+/// The lock that a process holds while it attaches or detaches ENIs of the node.
 pub const LOCK: &str = "/run/eni-cni/.attach.lock";
-/// A runtime gives up after minutes, and has more to do than this.
+/// How long to wait. A runtime gives up after minutes, and an ADD has other work to do.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
-/// The pause before the first look again.
+/// The pause before the second try.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A look can take the turn of all devices and read every record of them, so many that wait must
-/// not look often.
+/// The longest pause. A try can take the turn of all devices and read all of their records, so
+/// many waiting processes must not try often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What `find` finds on the node. Where that does not exist ([`Error::is_not_found`]) and ENIs are
-/// being attached, it looks again until they are, or for a minute. Nothing waits for any other
-/// error. `find` is to hold nothing that others wait for when it returns an error.
+/// Calls `find`, which searches for something on the node. If it does not exist
+/// ([`Error::is_not_found`]) while ENIs are being attached, calls `find` again until they are
+/// attached, for a minute at most. Any other error is returned at once. When `find` returns an
+/// error it must not hold a lock that other processes wait for.
 ///
 /// # Errors
-/// Those of `find`.
+/// Those of `find`; code 11 when ENIs are still being attached after a minute.
 pub fn find<T>(mut find: impl FnMut() -> Result<T>) -> Result<T> {
     let missing = match find() {
         Err(error) if error.is_not_found() => error,
         outcome => return outcome,
     };
     if !is_attaching() {
-        // They may have been attached since.
+        // The ENIs may have been attached since the first try.
         return find();
     }
     say!("{missing}; waiting for the ENIs that are being attached or detached");
@@ -40,7 +41,8 @@ pub fn find<T>(mut find: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         thread::sleep(pause);
         pause = longer(pause);
-        // What was attached before this look is found by the next line.
+        // This is read before the next try, which then finds everything that was attached until
+        // now.
         let is_over = !is_attaching();
         match find() {
             Err(error) if error.is_not_found() => {
@@ -59,7 +61,7 @@ pub fn find<T>(mut find: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-/// The pause after this one: twice as long, up to the longest.
+/// The next pause: twice as long, up to the longest.
 fn longer(pause: Duration) -> Duration {
     pause.saturating_mul(2).min(LONGEST_PAUSE)
 }
@@ -74,7 +76,7 @@ fn still_attaching(error: Error) -> Error {
     error.with_code(ErrorCode::TRY_AGAIN).with_details(details)
 }
 
-/// Whether somebody attaches ENIs to this node now.
+/// Whether a process attaches or detaches ENIs of this node now.
 fn is_attaching() -> bool {
     lock::is_held(Path::new(LOCK))
 }
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_looks_less_and_less_often() {
+    fn pauses_double_up_to_the_longest() {
         let pauses = successors(Some(FIRST_PAUSE), |pause| Some(longer(*pause)));
         let pauses: Vec<u128> = pauses.take(6).map(|pause| pause.as_millis()).collect();
         assert_eq!(pauses, [200, 400, 800, 1600, 2000, 2000]);

@@ -7,7 +7,7 @@ use crate::cni::args::{CmdArgs, Command, ConfArgs};
 use crate::error::{Error, Result};
 use crate::records::Attachment;
 
-/// Compares an attachment with what its ADD has reported, with its record and with its
+/// Compares an attachment with the result of its ADD, with its record and with its
 /// configuration.
 pub(super) fn check<I: Interface>(args: &CmdArgs) -> Result<()> {
     let conf = Configuration::of(&args.conf)?;

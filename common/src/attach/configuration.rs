@@ -1,5 +1,5 @@
-//! The keys that every plugin with an interface has. What only one of them reads is in that
-//! plugin.
+//! The keys that all plugins with an interface have. The keys of only one plugin are in
+//! that plugin.
 
 use super::options::Options;
 use crate::cni::args::ConfArgs;
@@ -8,7 +8,7 @@ use crate::cni::ipam::IpamPlugin;
 use crate::cni::result::Dns;
 use crate::error::{Error, Result};
 
-/// What a configuration says of an attachment, whatever its interface is.
+/// The keys of a configuration that do not depend on the kind of interface.
 #[derive(Debug)]
 pub struct Configuration {
     /// The file name of the address management plugin; empty means none.
@@ -20,10 +20,10 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// The configuration of any command.
+    /// Reads the configuration, for any command.
     ///
     /// # Errors
-    /// Code 6 for what cannot be read, 7 for a value that cannot be right.
+    /// Code 6 for a key that cannot be read, 7 for an invalid value.
     pub fn of(conf: &ConfArgs) -> Result<Self> {
         let keys: NetConf = conf.document.read("failed to load netconf")?;
         Ok(Self {
@@ -42,8 +42,8 @@ impl Configuration {
     }
 }
 
-/// The error of an ADD whose result would be without addresses. Those of 0.1.0 and 0.2.0
-/// consist of addresses: without any, the attachment could not be reported.
+/// The error of an ADD in version 0.1.0 or 0.2.0 whose result would have no addresses:
+/// results of these versions have nothing but addresses.
 pub(super) fn not_expressible(conf: &ConfArgs) -> Error {
     let version = conf.version;
     Error::config("cannot convert: no valid IP addresses").with_details(format!(

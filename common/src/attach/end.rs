@@ -1,5 +1,5 @@
-//! How an attachment ends: by its DEL, by GC, as what an earlier ADD has left, and as what
-//! undoes an ADD that fails. There is one way for all of them.
+//! The end of an attachment, which is the same for DEL, for GC, for the remains of an earlier
+//! ADD, and for the undo of an ADD that fails.
 
 use super::release::Release;
 use super::{Interface, records, undone};
@@ -10,8 +10,8 @@ use crate::records::Attachment;
 use crate::records::Recorded;
 use crate::say;
 
-/// Ends what the DEL is about: what its record says, that of the network's former name, or
-/// what configuration and result prove.
+/// Ends the attachment of a DEL: by its record, by its record under the network's former name, or
+/// by what configuration and result prove.
 pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
     let _turn = Turn::to_detach(args)?;
     let records = records::<I>();
@@ -29,9 +29,9 @@ pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
     }
 }
 
-/// Ends an attachment: first its interface and its rules, then its addresses, then its record.
-/// An address stays reserved while an interface has it, unless the delegate needs the
-/// interface to release it: then it leaves the interface before.
+/// Ends an attachment: first its interface and its rules, then its addresses, then its record. An
+/// address stays reserved while an interface has it. A delegate that needs the interface releases
+/// the address earlier, after it was removed from the interface.
 pub(super) fn end<I: Interface>(args: &CmdArgs, record: &Attachment<I::Device>) -> Result<()> {
     let mut release = Release::of(args, Some(record));
     I::remove(args, record, &mut release)?;
@@ -44,8 +44,8 @@ pub(super) fn end<I: Interface>(args: &CmdArgs, record: &Attachment<I::Device>) 
     }
 }
 
-/// Ends an attachment without a record, or with one that cannot be read, which has to stay unless
-/// nothing of the attachment is left.
+/// Ends an attachment without a record, or with one that cannot be read. Such a record is kept
+/// unless nothing of the attachment is left.
 fn end_unrecorded<I: Interface>(args: &CmdArgs, damage: Option<Error>) -> Result<()> {
     let mut release = Release::of::<I::Device>(args, None);
     let is_gone = I::remove_unrecorded(args, damage.is_some(), &mut release)?;
@@ -59,18 +59,18 @@ fn end_unrecorded<I: Interface>(args: &CmdArgs, damage: Option<Error>) -> Result
 
 fn release_unrecorded<I: Interface>(args: &CmdArgs, release: Release<'_>) -> Result<()> {
     release.finish()?;
-    // A killed ADD may have begun to write a record.
+    // An ADD that was killed may have left a temporary file of its record.
     I::forget(args)
 }
 
-/// Ends what an ADD that was killed, or one of an earlier boot, has left of the attachment.
-/// One that the container still has stays as it is.
+/// Ends what a killed ADD, or one of an earlier boot, has left of this attachment. An attachment
+/// that the container still has is an error, and is not changed.
 pub(super) fn end_stale<I: Interface>(args: &CmdArgs) -> Result<()> {
     let Some(record) = records::<I>().read(args)? else {
         return Ok(());
     };
     if I::is_attached(args, &record)? {
-        return Err(record.is_in_use());
+        return Err(record.already_exists());
     }
     end::<I>(&record.del_args(&args.conf.delegates)?, &record)
 }

@@ -1,4 +1,4 @@
-//! GC.
+//! GC: ends the attachments of a network that are not valid.
 
 use super::end::end;
 use super::{Interface, records};
@@ -9,7 +9,7 @@ use crate::cni::ipam::IpamPlugin;
 use crate::error::{Errors, Result};
 
 /// Ends every attachment of the network that is not listed as valid, and passes the command on
-/// to the delegate. What fails does not stop the rest. Without a list, nothing is removed.
+/// to the delegate. An error does not stop the rest. Without a list nothing is removed.
 pub(super) fn collect<I: Interface>(conf: &ConfArgs) -> Result<()> {
     let Some(valid) = conf.document.valid_attachments()? else {
         return Ok(());
@@ -30,15 +30,15 @@ fn collect_recorded<I: Interface>(
     for record in records {
         if !is_valid(record.container_id.as_str(), record.ifname.as_str()) {
             let args = record.del_args(&conf.delegates);
-            errors.keep(args.and_then(|args| end_when_possible::<I>(&args)));
+            errors.keep(args.and_then(|args| end_if_recorded::<I>(&args)));
         }
     }
     errors.keep(IpamPlugin::forward_gc(conf));
     errors.into_result()
 }
 
-/// Ends what is still attached when its turn has come.
-fn end_when_possible<I: Interface>(args: &CmdArgs) -> Result<()> {
+/// Waits for the turn of the container, and ends the attachment if it still has a record.
+fn end_if_recorded<I: Interface>(args: &CmdArgs) -> Result<()> {
     let _turn = Turn::to_detach(args)?;
     match records::<I>().read(args)? {
         Some(record) => end::<I>(args, &record),

@@ -1,5 +1,5 @@
-//! The node's ENIs, as eni-sync writes them down for the plugins. Interface names
-//! differ between instance types and images; what this file says of an ENI does not.
+//! The inventory: a file in which eni-sync describes the node's ENIs for the plugins. Interface
+//! names differ between instance types and images; the properties of an ENI in this file do not.
 //! Its format is `eni-sync/enis.schema.json`.
 
 use std::collections::BTreeMap;
@@ -16,21 +16,21 @@ use crate::files::file;
 use crate::files::format;
 use crate::records::ROOT;
 
-/// What eni-sync has until the next boot; root's alone.
+/// The directory for data of eni-sync that ends with the boot; only root can read it.
 pub const DIRECTORY: &str = "/run/eni-cni";
-/// Where eni-sync writes the inventory.
+/// The path of the inventory.
 pub const PATH: &str = "/run/eni-cni/enis.json";
-/// No node has so many ENIs.
+/// The maximum size of the inventory in bytes, more than any node needs.
 const LIMIT: u64 = 1 << 20;
 
-/// What the first versions of eni-sync did not write of an ENI.
+/// The keys of an ENI that the first versions of eni-sync did not write.
 const LATER: [&str; 4] = ["networkCardIndex", "network", "tags", "securityGroups"];
 
-/// The tag that keeps the VPC CNI away from an ENI. Without it the VPC CNI hands the
-/// ENI's addresses to other pods and removes them when it sees fit.
+/// The tag by which the VPC CNI ignores an ENI. Without it the VPC CNI assigns the ENI's
+/// addresses to other pods, and unassigns addresses of the ENI.
 pub const NO_MANAGE_TAG: &str = "node.k8s.amazonaws.com/no_manage";
 
-/// The tag that says which of the ENIs that a configuration names an ENI is.
+/// The tag whose value is the name that a configuration of eni-sync has for the ENI.
 pub const NETWORK_TAG: &str = "eni-cni/network";
 
 /// The ENIs of this node.
@@ -43,10 +43,10 @@ pub struct Inventory {
     pub instance_id: String,
     /// The type of the instance, such as `c5.4xlarge`.
     pub instance_type: String,
-    /// One entry an ENI.
+    /// One entry for each ENI.
     pub enis: Vec<Eni>,
-    /// How many ENIs each network card of the instance can have, by its index; nothing where EC2
-    /// has not said.
+    /// How many ENIs each network card of the instance can have, by its index; empty when that
+    /// is not known from EC2.
     #[serde(default)]
     pub interface_limits: Vec<u32>,
 }
@@ -80,10 +80,10 @@ pub struct Eni {
     /// Its tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// What its creator has written beside it.
+    /// The description that its creator has given it.
     #[serde(default)]
     pub description: String,
-    /// Who has had it created: an account, a role with its session, or a service.
+    /// The id of its requester: an account, a role with its session, or a service.
     #[serde(default)]
     pub requester_id: String,
     /// Whether a service of AWS manages it.
@@ -110,17 +110,18 @@ impl Eni {
     }
 }
 
-/// The directory of what eni-sync has begun with ENIs, a file each.
+/// The directory with a file for each ENI that eni-sync is attaching, has attached or is
+/// detaching.
 pub fn begun() -> PathBuf {
     Path::new(ROOT).join("enis")
 }
 
-/// The file that is there while the ENI with this MAC address is taken off the node.
+/// The file that exists while eni-sync detaches the ENI with this MAC address from the node.
 pub fn leaving(mac: &str) -> PathBuf {
     begun().join(format!("leaving-{mac}.json"))
 }
 
-/// Whether the ENI with this MAC address is being taken off the node.
+/// Whether eni-sync is detaching the ENI with this MAC address from the node.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -130,35 +131,35 @@ pub fn is_leaving(mac: &str) -> Result<bool> {
     path.try_exists().map_err(failed)
 }
 
-/// The same for who can do without knowing: who gives the ENI to a pod looks again, and is told
-/// what cannot be known.
+/// As [`is_leaving`], but false when that cannot be determined. For callers that only choose an
+/// ENI: [`require_staying`] is called before a pod gets it, and reports the error.
 pub fn is_known_to_leave(mac: &str) -> bool {
     is_leaving(mac).unwrap_or(false)
 }
 
-/// Whether a pod may have the interface `name` with this MAC address, or one on it. Who asks has
-/// the turn to choose it.
+/// Makes sure that a pod may get the interface `name` with this MAC address, or one on top of
+/// it. The caller must have the turn to choose a master or to move devices.
 ///
 /// # Errors
-/// Code 11 when its ENI is being taken off the node, 5 naming a file.
+/// Code 11 when its ENI is being detached from the node, 5 naming a file.
 pub fn require_staying(name: &str, mac: &str) -> Result<()> {
     if mac.is_empty() || !is_leaving(mac)? {
         return Ok(());
     }
-    let msg = format!("the ENI of {name:?} is being taken off this node");
-    let details = "eni-sync detach does that with an ENI that its configuration does not name";
+    let msg = format!("the ENI of {name:?} is being detached from this node");
+    let details = "eni-sync detach detaches an ENI that its configuration does not name";
     Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
 }
 
-/// Whether an ENI that is attached so is the primary one of its instance. Each network
-/// card has a device index 0. Source: EC2 API reference, "NetworkInterfaceAttachment":
-/// the primary network interface must be assigned to network card index 0.
+/// Whether the ENI at this place is the primary one of its instance. Each network card has a
+/// device index 0. Source: EC2 API reference, "NetworkInterfaceAttachment": the primary network
+/// interface must be assigned to network card index 0.
 pub fn is_primary(network_card_index: u32, device_index: u32) -> bool {
     (network_card_index, device_index) == (0, 0)
 }
 
 impl Inventory {
-    /// The inventory of this node, or nothing when eni-sync has not written one.
+    /// The inventory of this node; `None` when eni-sync has not written one.
     ///
     /// # Errors
     /// Code 5 when the file cannot be read, 6 when it is not an inventory; both name it.
@@ -166,8 +167,9 @@ impl Inventory {
         read_bytes()?.map(|bytes| Self::parse(&bytes)).transpose()
     }
 
-    /// The same for who needs all that this version writes. What is missing in a file of an
-    /// earlier version is not taken for what an ENI does not have.
+    /// As [`Inventory::read`], for callers that need every key of this version. A key that is
+    /// missing because an earlier version has written the file must not mean that an ENI does
+    /// not have the property.
     ///
     /// # Errors
     /// As for [`Inventory::read`], and code 7 for a file of an earlier version.
@@ -180,7 +182,7 @@ impl Inventory {
             None => Ok(Some(inventory)),
             Some(key) => {
                 let msg = format!("{PATH} of an earlier version has no {key} of ENIs");
-                let details = "the agent of this version writes it anew when it starts; without \
+                let details = "the agent of this version writes it again when it starts; without \
                                an agent, eni-sync sync --once does";
                 Err(Error::config(msg).with_details(details))
             }
@@ -223,7 +225,7 @@ fn read_bytes() -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// A key of [`LATER`] that an ENI in the file does not have.
+/// The first key of [`LATER`] that is missing from an ENI in the file.
 fn later(bytes: &[u8]) -> Option<&'static str> {
     let document: Value = serde_json::from_slice(bytes).ok()?;
     let mut enis = document.get("enis")?.as_array()?.iter();
@@ -235,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_earlier_version_did_not_write_is_noticed() {
+    fn a_key_that_an_earlier_version_did_not_write_is_reported() {
         let whole = r#"{"networkCardIndex": 0, "network": "", "tags": {}, "securityGroups": []}"#;
         let document = |enis: &str| format!("{{\"enis\": [{enis}]}}").into_bytes();
         assert_eq!(later(&document("")), None);

@@ -1,5 +1,5 @@
-//! What a configuration can ask for beyond addresses and routes, in every plugin that
-//! makes an interface. It is read here; `sandbox` and `source_routing` do it.
+//! The options of every plugin that makes an interface, besides addresses and routes.
+//! They are read here, and applied by `sandbox` and `source_routing`.
 
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ impl Options {
     }
 }
 
-/// The value of a key that is true or false, and false when it is missing.
+/// The value of a boolean key; false when it is missing.
 fn is_on(document: &Document, key: &str) -> Result<bool> {
     match document.get(key) {
         None => Ok(false),
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_asked_for_is_off() {
+    fn options_are_off_by_default_and_accept_only_booleans() {
         let parse = |text: &str| Options::from_document(&Document::parse(text.as_bytes()).unwrap());
         for off in ["{}", r#"{"enableDad":null}"#, r#"{"enableDad":false}"#] {
             assert_eq!(parse(off).unwrap(), Options::default());

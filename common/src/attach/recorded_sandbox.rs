@@ -1,5 +1,5 @@
-//! What a record leads to in the kernel: the container's side, and the rules of its source
-//! routing.
+//! Finds what a record is about in the kernel: the container's namespace, and the rules of its
+//! source routing.
 
 use serde::Serialize;
 
@@ -12,8 +12,8 @@ use crate::kernel::netns::{Found, Holders, NetNsId, hidden, look};
 use crate::records::{Attachment, Records, boot_id};
 
 impl<D> Attachment<D> {
-    /// Notes the addresses in `own` that get a rule, where the attachment has source
-    /// routing, before the kernel gets them: DEL finds the rules by them.
+    /// Records the addresses in `own` that get a rule, if the attachment has source routing. This
+    /// is done before the kernel gets the rules, so that DEL can find them.
     ///
     /// # Errors
     /// As for [`Policy::claim`](crate::records::Policy::claim), and code 5 when the record cannot be written.
@@ -28,8 +28,7 @@ impl<D> Attachment<D> {
         records.write(self)
     }
 
-    /// Removes the rules of the attachment's source routing, if its container still
-    /// has any.
+    /// Removes the rules of the attachment's source routing, if its container still exists.
     ///
     /// # Errors
     /// As for [`sandbox_for_del`], and code 999 with the kernel's answer.
@@ -44,14 +43,15 @@ impl<D> Attachment<D> {
     }
 }
 
-/// The container's side on DEL, or nothing when it is gone. With a record it is the
-/// namespace of the ADD or none: the path may be empty, or lead to another namespace
-/// by now, where an interface of the same name belongs to another attachment. A namespace whose
-/// path is not visible, because this process sees other mounts than the runtime, is entered by
-/// another mount or a descriptor.
+/// The container's namespace on DEL; `None` when it has ended. With a record it is the
+/// namespace of the ADD or none: the path of the DEL may be empty, or lead to another namespace
+/// now, where an interface of the same name belongs to another container. A namespace whose
+/// path is not visible, because this process is in another mount namespace than the runtime, is
+/// entered by another mount or a descriptor.
 ///
 /// # Errors
-/// Code 5 or 8 when the namespace cannot be examined, 999 when it cannot be worked in.
+/// Code 5 or 8 when the namespace cannot be examined, 999 when no netlink socket can be opened in
+/// it.
 pub fn sandbox_for_del<D>(
     args: &CmdArgs,
     record: Option<&Attachment<D>>,
@@ -88,7 +88,7 @@ fn sandbox_elsewhere(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
     }
 }
 
-/// The container's side, if `path` leads to the namespace `id` at this moment.
+/// Opens the namespace at `path`, if it is `id`.
 fn open_if_same(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
     if look(path, id)? != Found::Same {
         return Ok(None);
@@ -96,7 +96,8 @@ fn open_if_same(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
     match Sandbox::open(path) {
         Ok(sandbox) if sandbox.netns.is(id)? => Ok(Some(sandbox)),
         Ok(_) => Ok(None),
-        // It may have ended just now. Otherwise this is not the time to forget it.
+        // The namespace may have ended just now. Otherwise it still exists, and the error must not
+        // be taken for its end.
         Err(error) => match look(path, id)? {
             Found::Same => Err(error),
             Found::Other | Found::Missing | Found::Hidden => Ok(None),

@@ -1,5 +1,5 @@
-//! The release of an attachment's addresses: by the delegate that has reserved them, and at the
-//! moment at which nobody can have an address that another container gets.
+//! The release of an attachment's addresses, by the delegate that has reserved them, and at a
+//! moment at which no interface has an address that the delegate can give to another container.
 
 use std::borrow::Cow;
 
@@ -11,20 +11,21 @@ use crate::kernel::netlink::{Link, Netlink};
 use crate::records::Attachment;
 use crate::say;
 
-/// What is to be released, and by whom.
+/// A release of addresses that is to be done.
 #[derive(Debug)]
 pub struct Release<'a> {
     args: &'a CmdArgs,
     /// The file name of the delegate; empty means that nothing is reserved.
     ipam: String,
-    /// What the delegate reads.
+    /// The configuration for the delegate.
     conf: Cow<'a, ConfArgs>,
-    /// What has come of it, where it was done before the interface was removed.
+    /// The outcome, if the release was done before the interface was removed.
     early: Option<Result<()>>,
 }
 
 impl<'a> Release<'a> {
-    /// The release of what the record says, or without one of what the configuration says.
+    /// The release of the addresses of the record's delegate, or without a record of the
+    /// configuration's.
     pub(super) fn of<D>(args: &'a CmdArgs, record: Option<&Attachment<D>>) -> Self {
         let ipam = match record {
             Some(record) => record.ipam_plugin(),
@@ -38,17 +39,18 @@ impl<'a> Release<'a> {
         }
     }
 
-    /// Whether the delegate releases addresses through the interface that has them: `dhcp`
-    /// tells its server. All others release them when the interface has gone, so that nobody
-    /// can have an address when another container gets it.
+    /// Whether the delegate needs the interface to release its addresses: `dhcp` sends a
+    /// message to its server. All others release them after the interface was removed, so that
+    /// no interface has an address when another container gets it.
     pub fn needs_link(&self) -> bool {
         self.ipam == "dhcp"
     }
 
-    /// Takes the addresses off `link`, which is about to be removed, and lets a delegate that
-    /// needs it release them. All others are still to release them.
+    /// For a delegate that needs the interface: removes the addresses from `link`, which is
+    /// about to be removed, and lets the delegate release them. For all others this does
+    /// nothing.
     pub fn before_removal(&mut self, netlink: &mut Netlink, link: &Link) {
-        // A missing plugin is reported when the link has gone.
+        // A missing plugin is reported after the link was removed.
         if !self.needs_link() || self.find().is_err() {
             return;
         }
@@ -84,9 +86,9 @@ impl<'a> Release<'a> {
     }
 }
 
-/// What a delegate reads on DEL: our stdin byte for byte, unless the `ipam` section
-/// is not the one that ADD used. Then ADD's counts, because the reservation is where
-/// that section says, and a stripped section says nothing at all.
+/// The configuration for the delegate's DEL: the stdin of this DEL byte for byte, if it has the
+/// `ipam` section of the ADD. Otherwise its section is replaced by that of the ADD, because it
+/// says where the reservation is.
 fn conf<'a, D>(args: &'a CmdArgs, record: Option<&Attachment<D>>) -> Cow<'a, ConfArgs> {
     match record {
         Some(record)
@@ -98,8 +100,8 @@ fn conf<'a, D>(args: &'a CmdArgs, record: Option<&Attachment<D>>) -> Cow<'a, Con
     }
 }
 
-/// What the configuration names, whatever else is wrong with it: DEL must not depend
-/// on the rest.
+/// The plugin that the configuration names, even if other keys are invalid: DEL must not depend
+/// on them.
 fn configured_name(conf: &ConfArgs) -> String {
     let conf = conf.document.read::<NetConf>("failed to load netconf");
     conf.map(|conf| conf.ipam.plugin).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! The MAC that a pod asks for. Multus passes an annotation on in three ways; not every
-//! plugin can give a pod what it asks for, and none may ignore it.
+//! The MAC address that a pod requests. Multus passes the annotation on in three ways. A
+//! plugin that cannot set it must refuse the request and not ignore it.
 
 use serde::Deserialize;
 
@@ -25,8 +25,8 @@ struct Mac {
     mac: String,
 }
 
-/// The MAC that is asked for: by `runtimeConfig.mac`, else by `args.cni.mac`, else by `MAC`
-/// in `CNI_ARGS`; nothing when none is.
+/// The requested MAC address: `runtimeConfig.mac`, otherwise `args.cni.mac`, otherwise
+/// `MAC` in `CNI_ARGS`; `None` without a request. Its format is not checked.
 ///
 /// # Errors
 /// Code 6 when a key is not a text.

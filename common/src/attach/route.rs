@@ -1,11 +1,11 @@
-//! Routes of a result, as the kernel is told of them and as it has them.
+//! Converts routes of a result to the kernel's, and compares the two.
 
 use crate::cni::result::{AddResult, IpConfig, Route};
 use crate::kernel::netlink::{Change, KernelRoute, NewRoute, table_or_main};
 
-/// Adds `route` through the link with this index, which has the addresses and the other
-/// routes of `own`. A gateway to which none of them leads is on the link all the same
-/// (`onlink`), as with an address that is a subnet of its own.
+/// The change that adds `route` through the link with this index, which has the addresses
+/// and the other routes of `own`. A gateway that none of them leads to is declared to be
+/// on the link (`onlink`), as for an address with the prefix length 32.
 pub(super) fn add(index: u32, route: &Route, own: &AddResult) -> Change {
     let gateway = route.next_hop(&own.ips);
     let route = NewRoute {
@@ -21,8 +21,8 @@ pub(super) fn add(index: u32, route: &Route, own: &AddResult) -> Change {
     Change::add_route(index, &route)
 }
 
-/// Whether `route`, of a result with these addresses, is this one of the kernel, or one of
-/// its ways.
+/// Whether `found` is `route`, of a result with these addresses, or has it as one of its
+/// next hops.
 pub(super) fn is_listed(found: &KernelRoute, route: &Route, ips: &[IpConfig]) -> bool {
     let gateway = route.next_hop(ips);
     found.dst == route.dst.network()

@@ -1,5 +1,5 @@
-//! What an attachment's result says of its interface, put into the kernel on ADD
-//! and compared with the kernel on CHECK.
+//! Applies the result of an attachment to its interface on ADD, and compares the two on
+//! CHECK.
 
 use std::io;
 use std::net::IpAddr;
@@ -21,16 +21,16 @@ use crate::kernel::netns::{NetNs, read_sysctl, write_sysctl};
 use crate::records::Policy;
 use crate::say;
 
-/// How long duplicate address detection may take, as in the Go plugins. It takes 1 to
-/// 2 s unless the container's parameters say otherwise.
+/// How long duplicate address detection may take, as in the Go plugins. With the kernel's
+/// default parameters it takes 1 to 2 s.
 const DAD_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The least MTU of a link with IPv6 (RFC 8200, section 5).
+/// The minimum MTU of a link with IPv6, in bytes (RFC 8200, section 5).
 const LEAST_IPV6_MTU: u32 = 1280;
-/// Where a kernel with IPv6 has its parameters.
+/// The directory with the parameters of IPv6; it is missing when the kernel has no IPv6.
 const IPV6_PARAMETERS: &str = "/proc/sys/net/ipv6";
 
-/// The container's side of an attachment: its namespace and a socket in it.
+/// The network namespace of a container, and a netlink socket in it.
 #[derive(Debug)]
 pub struct Sandbox {
     /// The container's network namespace.
@@ -43,17 +43,17 @@ impl Sandbox {
     /// Opens the namespace at `path`.
     ///
     /// # Errors
-    /// Code 8 when it is missing or no namespace.
+    /// Code 8 when it is missing or not a namespace, 999 when the socket cannot be created.
     pub fn open(path: &str) -> Result<Self> {
         let netns = NetNs::open(path)?;
         let netlink = Netlink::open_in(&netns)?;
         Ok(Self { netns, netlink })
     }
 
-    /// The namespace on DEL, or nothing when it is gone.
+    /// Opens the namespace at `path` for DEL; `None` when it has ended.
     ///
     /// # Errors
-    /// Code 8 when it may exist and cannot be opened, 999 when it cannot be worked in.
+    /// Code 8 when it may exist and cannot be opened, 999 when the socket cannot be created.
     pub fn open_for_del(path: &str) -> Result<Option<Self>> {
         let Some(netns) = NetNs::open_for_del(path)? else {
             return Ok(None);
@@ -65,7 +65,7 @@ impl Sandbox {
     /// The link `ifname`, which was just made.
     ///
     /// # Errors
-    /// Code 999 when it is not there.
+    /// Code 999 when it does not exist.
     pub fn require(&mut self, ifname: &IfName) -> Result<Link> {
         let found = self.netlink.link_by_name(ifname.as_str())?;
         found.ok_or_else(|| {
@@ -80,7 +80,7 @@ impl Sandbox {
     /// Makes sure that `ifname` can be created.
     ///
     /// # Errors
-    /// Code 999 when the container has an interface of that name already.
+    /// Code 999 when the container has an interface with that name already.
     pub fn require_absent(&mut self, ifname: &IfName) -> Result<()> {
         match self.netlink.link_by_name(ifname.as_str())? {
             None => Ok(()),
@@ -93,9 +93,9 @@ impl Sandbox {
         }
     }
 
-    /// Sets `link` up, before anybody is asked for addresses: an address management plugin
-    /// such as `dhcp` speaks to its server through it. What neighbours could make of the
-    /// interface is decided before.
+    /// Sets `link` up. This is done before the IPAM plugin is called, because a plugin such
+    /// as `dhcp` sends messages to its server through the link. The parameters that protect
+    /// the interface from its neighbours are set before.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; the caller undoes what was done.
@@ -116,9 +116,10 @@ impl Sandbox {
         ])
     }
 
-    /// Gives `link`, which is up, the addresses of `own`, tells the neighbours, and adds the
-    /// routes and then what `policy` adds to them. Some of `own` can be `carried`: what the
-    /// interface had on the node, which it gets with every attribute.
+    /// Adds the addresses of `own` to `link`, which is up, announces them to the neighbours,
+    /// and adds the routes and then those of `policy`. A part of `own` can be `carried`:
+    /// addresses and routes that the interface had on the node, which are added with every
+    /// attribute.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; the caller undoes what was done.
@@ -135,7 +136,7 @@ impl Sandbox {
             require_ipv6(link)?;
             self.netns.run(|| enable_ipv6(&link.name))?;
         }
-        // Source routing may have taken a default route into its table.
+        // Source routing may have moved a default route to its table.
         let is_listed = |route: &KernelRoute| {
             own.routes
                 .iter()
@@ -195,11 +196,10 @@ impl Sandbox {
         }
     }
 
-    /// Compares the link `ifname` with what ADD reported, and returns it.
+    /// Compares the link `ifname` with the result of ADD, and returns it.
     ///
     /// # Errors
-    /// Code 7 when the result does not know the interface, 999 naming the first
-    /// thing that differs.
+    /// Code 7 when the result does not have the interface, 999 naming the first difference.
     pub(super) fn verify(&mut self, ifname: &IfName, prev_result: &AddResult) -> Result<Link> {
         let sandbox = self.netns.path();
         let Some(index) = prev_result.find_interface(ifname.as_str(), sandbox) else {
@@ -244,7 +244,7 @@ impl Sandbox {
     }
 }
 
-/// The node's side of an attachment and the container's.
+/// Both sides of an attachment: the node and the container.
 #[derive(Debug)]
 pub struct Sides {
     /// A netlink socket on the node.
@@ -257,7 +257,8 @@ impl Sides {
     /// Opens both.
     ///
     /// # Errors
-    /// Code 8 when `netns` is missing or no namespace.
+    /// Code 8 when `netns` is missing or not a namespace, 999 when a netlink socket cannot
+    /// be created.
     pub fn open(netns: &str) -> Result<Self> {
         Self::of(Sandbox::open(netns)?)
     }
@@ -265,13 +266,13 @@ impl Sides {
     /// Opens the node's side of `sandbox`.
     ///
     /// # Errors
-    /// Code 999 when there is no netlink socket.
+    /// Code 999 when a netlink socket cannot be created.
     pub fn of(sandbox: Sandbox) -> Result<Self> {
         let node = Netlink::open()?;
         Ok(Self { node, sandbox })
     }
 
-    /// The socket in the container, or that on the node.
+    /// The netlink socket in the container, or the one on the node.
     pub fn socket(&mut self, in_container: bool) -> &mut Netlink {
         if in_container {
             &mut self.sandbox.netlink
@@ -281,7 +282,7 @@ impl Sides {
     }
 }
 
-/// Makes sure that the interface can have IPv6 addresses at all.
+/// Makes sure that the interface can have IPv6 addresses.
 fn require_ipv6(link: &Link) -> Result<()> {
     let (name, mtu) = (&link.name, link.mtu);
     if mtu < LEAST_IPV6_MTU {
@@ -297,13 +298,14 @@ fn require_ipv6(link: &Link) -> Result<()> {
     }
 }
 
-/// Keeps neighbours from configuring the interface: any of them can send router
-/// advertisements, which add addresses and a default route, and redirects. Best effort, as
-/// `/proc/sys` may be read-only; a kernel without IPv6 has nothing to decide. To be called
-/// inside the namespace, before the link is up.
+/// Prevents that neighbours configure the interface: any of them can send redirects, and
+/// router advertisements, which add addresses and a default route. Best effort, because
+/// `/proc/sys` may be read-only, and a kernel without IPv6 does not have these parameters.
+/// To be called inside the namespace, before the link is up.
 ///
-/// The kernel accepts redirects of IPv4 on an interface where its own parameter or that of
-/// the namespace says so, so both have to; the other interfaces have their own.
+/// The kernel accepts redirects of IPv4 on an interface if its own parameter or that of the
+/// namespace (`all`) allows them, so both are set. The other interfaces keep their own
+/// parameters.
 fn restrict_neighbours(ifname: &str, options: &Options) {
     let accept_ra = if options.accept_ra { "1" } else { "0" };
     let accept_dad = match options.dad {
@@ -332,9 +334,8 @@ fn restrict_neighbours(ifname: &str, options: &Options) {
     }
 }
 
-/// Makes sure that the interface may have IPv6 addresses, and keeps them when it goes
-/// down. A kernel without IPv6 has no such parameter to read. To be called inside the
-/// namespace.
+/// Enables IPv6 for the interface, which also keeps its addresses when it is set down. To be
+/// called inside the namespace of a kernel with IPv6.
 fn enable_ipv6(ifname: &str) -> Result<()> {
     for interface in ["lo", ifname] {
         let name = format!("net/ipv6/conf/{interface}/disable_ipv6");
@@ -350,8 +351,9 @@ fn enable_ipv6(ifname: &str) -> Result<()> {
         .map_err(|cause| Error::internal(format!("failed to set {name}")).because(&cause))
 }
 
-/// What a result says of the interface `ifname` in the namespace `sandbox`. It does not
-/// say which of several interfaces a route is for; the gateway of the route tells.
+/// The part of a result that is about the interface `ifname` in the namespace `sandbox`. A
+/// result does not say which of several interfaces a route is for; the gateway of the route
+/// decides.
 pub(super) fn own_part(result: &AddResult, ifname: &str, sandbox: &str) -> AddResult {
     let index = result.find_interface(ifname, sandbox);
     let ips: Vec<IpConfig> = match index {
@@ -374,8 +376,8 @@ pub(super) fn own_part(result: &AddResult, ifname: &str, sandbox: &str) -> AddRe
     }
 }
 
-/// Makes sure that every route leads somewhere through `link`. A chained plugin may
-/// have moved one to another table, so the table counts only where a route names one.
+/// Makes sure that the kernel has every route through `link`. A chained plugin may have
+/// moved a route to another table, so the table is compared only if the route names one.
 pub(super) fn require_routes(
     netlink: &mut Netlink,
     link: &Link,
@@ -402,7 +404,7 @@ pub(super) fn require_routes(
     Ok(())
 }
 
-/// Makes sure that detection has found no other owner of an address.
+/// Makes sure that duplicate address detection has failed for no address.
 fn require_no_duplicate(link: &Link, present: &[KernelAddress]) -> Result<()> {
     let failed = present.iter().find(|a| a.state == AddressState::DadFailed);
     match failed {
@@ -415,7 +417,7 @@ fn require_no_duplicate(link: &Link, present: &[KernelAddress]) -> Result<()> {
     }
 }
 
-/// Makes sure that detection has ended well for every address.
+/// Makes sure that duplicate address detection has succeeded for every address.
 pub(super) fn require_settled(link: &Link, present: &[KernelAddress]) -> Result<()> {
     require_no_duplicate(link, present)?;
     let tentative = present.iter().find(|a| a.state == AddressState::Tentative);
@@ -439,7 +441,7 @@ fn is_route(found: &KernelRoute, expected: &Route, gateway: Option<IpAddr>, link
         && scope_agrees(expected, found)
 }
 
-/// IPv6 knows no scope of a route: the kernel ignores the one it is given.
+/// Routes of IPv6 have no scope: the kernel ignores it in a request.
 fn scope_agrees(expected: &Route, found: &KernelRoute) -> bool {
     let scope = expected.scope.filter(|_| expected.dst.is_ipv4());
     scope.is_none_or(|scope| scope == found.scope)

@@ -1,6 +1,6 @@
-//! `masterSelector`: finds the master by what does not change from node to node. One
-//! network then serves nodes whose ENI is eth1, ens6 or enp40s0. The plugin finds it so,
-//! and whoever wants to say what the plugin will find.
+//! `masterSelector`: finds the master by properties that are the same on every node. So one
+//! network serves nodes whose ENI is eth1, ens6 or enp40s0. The plugins use it, and
+//! diagnostics that show what a plugin will find.
 
 mod eni_property;
 mod find;
@@ -30,8 +30,7 @@ const KEYS: [&str; 8] = [
     "securityGroup",
 ];
 
-/// What the master is to be recognised by: all of these properties, of which there is one at
-/// least.
+/// The properties of the master: the interface must have all of them. There is at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MasterSelector(Vec<Property>);
 
@@ -40,15 +39,15 @@ pub struct MasterSelector(Vec<Property>);
 enum Property {
     /// Its MAC address, in lower case with colons.
     Mac(String),
-    /// The PCI address of the device.
+    /// The PCI address of its device.
     PciBusId(PciAddress),
-    /// The subnet of the ENI: its range, or an address of the node in it.
+    /// The address range of its ENI's subnet, or of one of its addresses on the node.
     Subnet(Cidr),
-    /// What the inventory says of the ENI.
+    /// A property of its ENI in the inventory.
     OfEni(EniProperty),
 }
 
-/// The section as written.
+/// The keys of the section, not yet validated.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Keys {
@@ -64,10 +63,10 @@ struct Keys {
 }
 
 impl MasterSelector {
-    /// The selector that the section describes.
+    /// Reads the section.
     ///
     /// # Errors
-    /// Code 7 naming key and value when there is no key, or a value cannot be right.
+    /// Code 7 when there is no key, or naming a key that is unknown or has an invalid value.
     pub fn parse(section: &Value) -> Result<Self> {
         let keys: Keys = read_value(section, "invalid masterSelector").map_err(|error| {
             let msg = format!("invalid masterSelector: {section}");
@@ -132,7 +131,7 @@ impl Property {
     }
 }
 
-/// As it is written in a configuration.
+/// The keys and their values in a configuration.
 impl fmt::Display for MasterSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let properties: Vec<String> = self.0.iter().map(Property::to_string).collect();
@@ -151,7 +150,8 @@ impl fmt::Display for Property {
     }
 }
 
-/// A key that is misspelt would select nothing, or be passed over beside another one.
+/// Refuses unknown keys: if a misspelt key was ignored, the selector would select by its
+/// other keys only.
 fn require_known(section: &Value) -> Result<()> {
     let keys = section.as_object().into_iter().flatten();
     let is_known = |key: &str| KEYS.iter().any(|known| known.eq_ignore_ascii_case(key));

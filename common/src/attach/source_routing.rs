@@ -1,8 +1,9 @@
-//! Source routing: what leaves with an address of the attachment's interface leaves
-//! through that interface, whatever the container's other routes say. Each attachment
-//! has a routing table of its own, and a rule per address that leads there. Routes
-//! vanish with the link, rules do not: DEL removes them by the attachment's record.
-//! `rp_filter` stays as it is: a strict one finds the way back by the same rules.
+//! Source routing: packets whose source is an address of the attachment's interface leave
+//! through that interface, independent of the container's other routes. Each attachment has
+//! its own routing table, and for each address a rule that leads there. The kernel removes
+//! routes together with the link, but not rules: DEL removes them by the attachment's
+//! record. `rp_filter` need not be changed: in strict mode the kernel uses the same rules
+//! for the reverse path.
 
 use std::net::IpAddr;
 
@@ -25,24 +26,27 @@ const KEY: &str = "sourceRouting";
 const FIRST_TABLE: u32 = 100;
 /// The kernel's own tables `default`, `main` and `local`.
 const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
-/// The number that the kernel shows where a table's number does not fit.
+/// The number that the kernel shows in place of a table's number above 255
+/// (`RT_TABLE_COMPAT`).
 const TABLE_COMPAT: u32 = 252;
-/// The kind of the interface by which a chained `vrf` takes the routes of another one over.
+/// The kind of the interface that a chained `vrf` makes, which moves the routes of its
+/// ports to its own table.
 const VRF: &str = "vrf";
-/// The priority before those of the kernel's own rules for `main` and `default`.
+/// The last priority before those of the kernel's rules for the tables `main` and
+/// `default`.
 const LAST_PRIORITY: u32 = 32765;
 
 /// `sourceRouting` as configured: `true`, or an object with either key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceRouting {
-    /// The table; the first free one from 100 upwards when not given.
+    /// The table; if not given, the first free one from 100 upwards.
     pub table: Option<u32>,
-    /// The priority of the rules; the kernel's choice when not given.
+    /// The priority of the rules; if not given, the kernel chooses it.
     pub priority: Option<u32>,
 }
 
 impl SourceRouting {
-    /// What the configuration asks for; nothing when the key is missing or `false`.
+    /// The section of a configuration; `None` when the key is missing or `false`.
     ///
     /// # Errors
     /// Code 7 with the key and the value.
@@ -66,8 +70,8 @@ impl SourceRouting {
         }))
     }
 
-    /// The policy of an attachment that is about to be made, with a table that no
-    /// route is in and no rule looks into.
+    /// The policy of an attachment that is about to be made, with a table that has no route
+    /// and that no rule uses.
     ///
     /// # Errors
     /// Code 999 naming the configured table when it is in use.
@@ -99,8 +103,8 @@ impl SourceRouting {
         })
     }
 
-    /// Compares with the kernel an attachment that has no record of its table: it is
-    /// where the rule of the first address leads.
+    /// Compares an attachment without a record with the kernel. Its table is the one of the
+    /// rule for the first address.
     ///
     /// # Errors
     /// As for [`Policy::verify`].
@@ -125,17 +129,17 @@ impl SourceRouting {
 }
 
 impl Policy {
-    /// Takes the addresses of `own` as sources, and its default routes into the
-    /// attachment's table.
+    /// Makes the addresses of `own` the sources of the policy, and moves its default routes
+    /// to the attachment's table.
     ///
-    /// A default route in the main table would take over what the container sends
-    /// through its first interface; the result names the table, so that CHECK and
-    /// every reader know where the route is. All other routes stay in the main table
-    /// and are copied, so that any address of the container can use them.
+    /// In the main table such a default route would replace that of the container's first
+    /// interface. The result names the table, so that CHECK and every reader know where the
+    /// route is. All other routes are in the main table too, so that every address of the
+    /// container can use them.
     ///
     /// # Errors
-    /// Code 7 when an address has no way out: there is no default route through `link` that
-    /// the result, the node's inventory of ENIs or the kind of `link` could tell.
+    /// Code 7 when there is no default route for the family of an address: neither the
+    /// result nor the node's inventory of ENIs has a gateway, and `link` needs one.
     pub fn claim(&mut self, link: &Link, own: &mut AddResult) -> Result<()> {
         complete_gateways(link, own)?;
         self.sources = own.ips.iter().map(|ip| ip.address.address()).collect();
@@ -147,8 +151,8 @@ impl Policy {
         Ok(())
     }
 
-    /// What fills the table and adds the rules, when `link` has its addresses and is
-    /// up. The default routes that [`Policy::claim`] has taken are there already.
+    /// The changes that fill the table and add the rules, once `link` is up and has its
+    /// addresses. The default routes that [`Policy::claim`] has moved are not among them.
     pub fn changes(&self, link: &Link, own: &AddResult) -> Vec<Change> {
         let routes = self.routes(own);
         let missing = routes.iter().filter(|route| !own.routes.contains(route));
@@ -164,7 +168,7 @@ impl Policy {
         missing.map(add_route).chain(rules).collect()
     }
 
-    /// Compares the table and the rules with what the result of ADD says of `link`.
+    /// Compares the table and the rules with the part of ADD's result that is about `link`.
     ///
     /// # Errors
     /// Code 999 naming the rule or route that is missing.
@@ -182,10 +186,10 @@ impl Policy {
         sandbox::require_routes(netlink, link, &self.routes(own), &own.ips).map_err(|error| {
             match error.details.as_str() {
                 "" if link.port_kind == VRF => error.with_details(format!(
-                    "{:?} is in a VRF, which has emptied table {}: {KEY} does not go with one",
+                    "{:?} is in a VRF, which has emptied table {}: {KEY} does not work in a VRF",
                     link.name, self.table
                 )),
-                "" => error.with_details(format!("{KEY} has table {}", self.table)),
+                "" => error.with_details(format!("{KEY} uses table {}", self.table)),
                 _ => error,
             }
         })
@@ -196,7 +200,7 @@ impl Policy {
         !self.sources.is_empty()
     }
 
-    /// Removes the rules. The routes have gone with the link.
+    /// Removes the rules. The kernel has removed the routes together with the link.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.
@@ -210,14 +214,14 @@ impl Policy {
         Ok(())
     }
 
-    /// What belongs into the table: each connected network, the configured routes
-    /// but for those that name another table, and a default route through the first
-    /// gateway of each family that has a gateway and no default route yet.
+    /// The routes of the table: each connected network, the configured routes except those
+    /// that name another table, and for each family with a gateway but without a default
+    /// route, one through its first gateway.
     fn routes(&self, own: &AddResult) -> Vec<Route> {
         let belongs_here = |r: &&Route| r.table.is_none_or(|table| table == self.table);
         let configured = own.routes.iter().filter(belongs_here);
         let configured: Vec<Route> = configured.map(|r| self.placed(r.clone())).collect();
-        // The kernel refuses a second route that is the same by these.
+        // The kernel refuses a second route with the same values of these.
         let key = |r: &Route| (r.dst.network(), r.next_hop(&own.ips), r.priority);
         let mut routes: Vec<Route> = Vec::new();
         for ip in &own.ips {
@@ -247,7 +251,7 @@ impl Policy {
 }
 
 /// Makes sure that each family with an address has a default route: through a gateway, or
-/// through the link itself where that has no neighbours, as ipvlan in mode l3.
+/// through the link itself if it does not resolve neighbours, such as ipvlan in mode l3.
 fn complete_gateways(link: &Link, own: &mut AddResult) -> Result<()> {
     for position in 0..own.ips.len() {
         let address = own.ips[position].address;
@@ -266,7 +270,7 @@ fn complete_gateways(link: &Link, own: &mut AddResult) -> Result<()> {
     Ok(())
 }
 
-/// Whether the result says how to leave with an address of this family.
+/// Whether the result has a default route or a gateway for the family of `address`.
 fn has_way_out(address: Cidr, own: &AddResult) -> bool {
     let is_way = |route: &Route| {
         let is_default = route.dst == Cidr::any(address.address()) && route.table.is_none();
@@ -276,8 +280,8 @@ fn has_way_out(address: Cidr, own: &AddResult) -> bool {
     own.routes.iter().any(is_way) || gateways.any(|gw| gw.is_ipv4() == address.is_ipv4())
 }
 
-/// The router of the subnet that `address` is in, where that is an ENI's: AWS reserves the
-/// second address of a subnet for it.
+/// The router of the ENI's subnet that `address` is in: AWS reserves the second address of
+/// a subnet for it.
 fn router(link: &Link, address: Cidr) -> Result<IpAddr> {
     let unknown = || {
         let msg = format!("{KEY}: address {address} has no gateway");
@@ -332,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_boolean_or_an_object() {
+    fn the_key_is_a_boolean_or_an_object() {
         let with = |table, priority| Some(SourceRouting { table, priority });
         for unset in ["false", "null"] {
             assert_eq!(parse(unset).unwrap(), None);
@@ -390,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn default_routes_without_a_table_are_reported_in_the_own_one() {
+    fn default_routes_without_a_table_are_reported_in_the_table_of_the_attachment() {
         let elsewhere = Route {
             table: Some(7),
             ..route("0.0.0.0/0")

@@ -1,12 +1,11 @@
-//! Turns: who may change a container, or collect a network's garbage, at a moment. A
-//! runtime that gave up on an ADD sends DEL while that ADD still runs, and GC comes
-//! when it likes.
+//! Turns: locks that decide which process may change a container, or collect the garbage of a
+//! network. They are needed because a runtime that gave up on an ADD sends DEL while that ADD
+//! still runs, and GC can come at any time.
 //!
-//! All turns are locks on bytes of one file, which stays empty: a byte for each
-//! container and for each network. So there is nothing to clean up, and the kernel
-//! gives a turn back when its holder is killed. What the bytes are for can be shared
-//! by chance, which means a needless wait and nothing else. A container cannot reach
-//! the file, and so cannot keep anybody waiting.
+//! All turns are locks on bytes of one file, which stays empty: one byte for each container
+//! and for each network. So there is nothing to clean up, and the kernel releases a turn when
+//! its holder is killed. Two containers can have the same byte by chance; the only effect is
+//! a needless wait. A container cannot reach the file, so it cannot block other processes.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -26,13 +25,13 @@ use crate::records::ROOT;
 /// The file's name in the directory of the records.
 const FILE: &str = ".turns";
 
-/// What only one process may do at a time. It ends when this value is dropped.
+/// A lock, held until this value is dropped.
 #[derive(Debug)]
 pub struct Turn {
     _file: File,
 }
 
-/// What a byte of the file stands for.
+/// What a byte of the file is the lock of.
 enum Subject<'a> {
     Container(&'a ContainerId),
     Network(&'a str),
@@ -41,8 +40,8 @@ enum Subject<'a> {
 }
 
 impl Turn {
-    /// The turn to attach a container: alone on this container, while no garbage of
-    /// the network is collected.
+    /// The turn to attach a container: exclusive for this container, and while no process
+    /// collects garbage of the network.
     ///
     /// # Errors
     /// Code 5 naming the file, 11 when another process keeps the turn too long.
@@ -58,8 +57,8 @@ impl Turn {
         Ok(Self { _file: file })
     }
 
-    /// The turn to detach a container: alone on this container. Nothing where no
-    /// container was ever attached.
+    /// The turn to detach a container: exclusive for this container. `None` when no container
+    /// was ever attached on this node.
     ///
     /// # Errors
     /// As for [`Turn::to_attach`].
@@ -67,7 +66,8 @@ impl Turn {
         Self::of_existing(&Subject::Container(&args.container_id), Sharing::Alone)
     }
 
-    /// The turn to collect the garbage of a network: while nobody attaches to it.
+    /// The turn to collect the garbage of a network: while no process attaches a container to
+    /// it.
     ///
     /// # Errors
     /// As for [`Turn::to_attach`].
@@ -75,8 +75,8 @@ impl Turn {
         Self::of_existing(&Subject::Network(network), Sharing::Alone)
     }
 
-    /// The turn to move devices of the node, or to look for one. It is taken last and
-    /// for a moment only.
+    /// The turn to move devices of the node, or to search for one. It is taken after all
+    /// other turns, and held for a moment only.
     ///
     /// # Errors
     /// As for [`Turn::to_attach`].
@@ -84,8 +84,9 @@ impl Turn {
         Self::of_existing(&Subject::Devices, Sharing::Alone)
     }
 
-    /// The turn to choose an interface of the node as a master, until a record says so: while
-    /// no ENI is taken off the node. Many have it at the same time, for a moment only.
+    /// The turn to choose an interface of the node as a master, until it is recorded: while
+    /// no process decides to detach an ENI from the node. Many processes can hold it at the
+    /// same time, each for a moment only.
     ///
     /// # Errors
     /// As for [`Turn::to_attach`].
@@ -93,12 +94,12 @@ impl Turn {
         Self::of_existing(&Subject::Masters, Sharing::Shared)
     }
 
-    /// The turn to decide that an ENI is taken off the node: while nobody chooses a master or
-    /// moves a device. For a moment only.
+    /// The turn to decide that an ENI is detached from the node: while no process chooses a
+    /// master or moves a device. It is held for a moment only.
     ///
     /// # Errors
     /// As for [`Turn::to_attach`].
-    pub fn to_take_away() -> Result<Self> {
+    pub fn to_detach_eni() -> Result<Self> {
         let file = create()?;
         take(&file, &Subject::Masters, Sharing::Alone)?;
         take(&file, &Subject::Devices, Sharing::Alone)?;
@@ -134,18 +135,18 @@ impl Subject<'_> {
     }
 }
 
-/// The offset of a byte that stands for `name`, the same in every build: FNV-1a, 64 bits,
-/// without the sign.
+/// The offset of the byte for `name`, the same in every build: the FNV-1a hash of 64 bits,
+/// shifted by one so that it is not negative.
 fn byte_of(kind: &str, name: &str) -> i64 {
     let text = kind.bytes().chain([0]).chain(name.bytes());
     let hash = text.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    // The last offset of all has no end.
+    // The byte at the largest offset would have no end offset.
     i64::try_from(hash >> 1).map_or(0, |offset| offset.min(i64::MAX - 1))
 }
 
-/// The file, made where it is missing, with its directory.
+/// Opens the file, and creates it and its directory if they are missing.
 fn create() -> Result<File> {
     let path = path();
     let mut options = options();
@@ -159,8 +160,8 @@ fn create() -> Result<File> {
     file.map_err(|cause| unopened(&path, &cause))
 }
 
-/// The file; nothing where no ADD can have a turn: none was ever executed, or each fails
-/// because the disk is read-only or something else is in the file's place. DEL must not
+/// Opens the file; `None` when no ADD can have a turn: no ADD was ever executed, or each one
+/// fails because the file system is read-only or the path is not a regular file. DEL must not
 /// fail for ever because of that.
 fn open() -> Result<Option<File>> {
     let path = path();
@@ -171,8 +172,8 @@ fn open() -> Result<Option<File>> {
     }
 }
 
-/// A lock to be alone wants a file that can be written. What is in its place is neither
-/// followed nor waited for.
+/// An exclusive lock needs a file that is open for writing. A symbolic link is not followed,
+/// and a FIFO does not block.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);

@@ -1,5 +1,5 @@
-//! What the runtime says in the environment: the command, and which attachment
-//! it is about. Values are validated here once and cannot be wrong afterwards.
+//! The input that the runtime passes in the environment: the command and the attachment that
+//! it is for. Values are validated here once and are always valid afterwards.
 
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ impl Command {
         }
     }
 
-    /// The command that is written exactly so.
+    /// The command with exactly this text.
     pub fn from_text(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.as_str() == text)
     }
@@ -73,7 +73,7 @@ pub struct CmdArgs {
     pub netns: String,
     /// `CNI_ARGS`: `KEY=VALUE` pairs separated by `;`, unparsed.
     pub cni_args: String,
-    /// What every command has.
+    /// The input that all commands have.
     pub conf: ConfArgs,
 }
 
@@ -82,18 +82,18 @@ pub struct CmdArgs {
 pub struct ConfArgs {
     /// The network's name: a letter or digit, then letters, digits, `_`, `.`, `-`.
     pub network: String,
-    /// Where the plugin finds those that it delegates to.
+    /// Where the plugin finds the plugins that it delegates to.
     pub delegates: Delegates,
     /// The version of the specification that the configuration asks for.
     pub version: CniVersion,
     /// The network configuration, byte for byte as the runtime wrote it.
     pub stdin: Vec<u8>,
-    /// The same, parsed.
+    /// `stdin`, parsed.
     pub document: Document,
 }
 
 impl ConfArgs {
-    /// The same with `key` of the configuration set to `value`.
+    /// A copy with `key` of the configuration set to `value`.
     #[must_use]
     pub fn with(&self, key: &str, value: &Value) -> Self {
         let document = self.document.with(key, value);
@@ -107,18 +107,18 @@ impl ConfArgs {
     }
 }
 
-/// Where a plugin finds those that it delegates to.
+/// Where a plugin finds the plugins that it delegates to.
 #[derive(Clone, Debug, Default)]
 pub struct Delegates {
     /// `CNI_PATH`: the directories of plugin executables, separated by `:`.
     pub path: String,
-    /// What this program calls instead of executing it, where the file in `path` is this very
-    /// program.
+    /// The plugins inside this program. One is called instead of executed if the file that is
+    /// found in `path` is this program.
     pub built_in: &'static [BuiltIn],
 }
 
 impl Delegates {
-    /// Those in these directories, all of which are executed.
+    /// The plugins in the directories of `path`; each one is executed.
     pub fn in_path(path: &str) -> Self {
         Self {
             path: path.to_owned(),
@@ -126,7 +126,7 @@ impl Delegates {
         }
     }
 
-    /// What this program can call in the place of the plugin `name`.
+    /// The plugin inside this program that has this name, with or without the prefix `eni-`.
     pub(super) fn built_in(&self, name: &str) -> Option<BuiltIn> {
         let mut known = self.built_in.iter();
         known
@@ -135,19 +135,20 @@ impl Delegates {
     }
 }
 
-/// A plugin that a program has in it besides the one that it was called as.
+/// A plugin that is compiled into the program, besides the one that the program was executed
+/// as.
 #[derive(Clone, Copy, Debug)]
 pub struct BuiltIn {
-    /// The name of the plugin, which its own program has among others.
+    /// The name of the plugin, as [`of_type`] returns it.
     pub name: &'static str,
-    /// Serves one command as the plugin's own program does. ADD has a result.
+    /// Serves one command as the plugin's own program does. Only ADD returns a result.
     pub serve: fn(Environment, ConfArgs) -> Result<Option<AddResult>>,
 }
 
 /// The `CNI_*` environment of one call, validated. An empty variable is unset.
 #[derive(Debug, Default)]
 pub struct Environment {
-    /// `CNI_COMMAND`, not yet known to be a command.
+    /// `CNI_COMMAND`; it may be an unknown command.
     pub command: String,
     /// `CNI_CONTAINERID`, when the command is about an attachment.
     pub container_id: Option<ContainerId>,
@@ -231,7 +232,7 @@ fn environment(msg: impl Into<String>) -> Error {
 /// duplicates are normal and the last one wins.
 ///
 /// # Errors
-/// Code 4 when a pair has not exactly one `=`, with the text of libcni.
+/// Code 4 when a pair does not have exactly one `=`, with the text of libcni.
 pub fn parse_cni_args(text: &str) -> Result<Vec<(&str, &str)>> {
     if text.is_empty() {
         return Ok(Vec::new());
@@ -244,9 +245,9 @@ pub fn parse_cni_args(text: &str) -> Result<Vec<(&str, &str)>> {
         .collect()
 }
 
-/// The last value of `key` in `CNI_ARGS`, if it has one. What is not a pair is passed over:
-/// Go's plugins read these arguments only where they need them, and runtimes write them as
-/// they like.
+/// The last value of `key` in `CNI_ARGS`, if there is one. Parts that are not a pair are
+/// ignored: the Go plugins parse these arguments only where they need them, so malformed ones
+/// work with Go.
 pub fn cni_arg<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let mut pairs = text.rsplit(';').filter_map(|pair| pair.split_once('='));
     pairs
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_from_a_file_is_validated_too() {
+    fn ids_and_names_that_are_read_from_a_file_are_validated() {
         assert!(serde_json::from_str::<ContainerId>("\"../c\"").is_err());
         assert!(serde_json::from_str::<IfName>("\"a/b\"").is_err());
         let id = ContainerId::new("c1").unwrap();
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn one_argument_is_found_among_what_is_no_pair() {
+    fn an_argument_is_found_among_parts_that_are_not_pairs() {
         for text in ["MAC=a;MAC=b;", ";MAC=b", "MAC;MAC=b;x", "K=1=2;MAC=b"] {
             assert_eq!(cni_arg(text, "MAC"), Some("b"), "{text}");
         }

@@ -87,7 +87,7 @@ impl Document {
         self.0.to_string().into_bytes()
     }
 
-    /// The result of the plugin before us in the chain, or of this attachment's
+    /// The result of the plugin before this one in the chain, or of this attachment's
     /// ADD, when the runtime passed one.
     ///
     /// # Errors
@@ -106,13 +106,13 @@ impl Document {
             })
     }
 
-    /// The attachments GC must leave alone, from `cni.dev/valid-attachments` or
-    /// the older `cni.dev/attachments`. `null` and `[]` both say that none is
-    /// valid; a missing key says nothing at all, and nothing may be removed.
+    /// The attachments that GC must keep, from `cni.dev/valid-attachments` or the older
+    /// `cni.dev/attachments`. `null` and `[]` both mean that no attachment is valid.
+    /// Without either key there is no list (`None`), and GC must not remove anything.
     ///
     /// # Errors
-    /// Code 7 when the list or an entry is malformed: what cannot be understood
-    /// must not be taken for "remove it".
+    /// Code 7 when the list or an entry is malformed: an entry that cannot be read must
+    /// not cause a removal.
     pub fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>> {
         const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
         let Some((key, value)) = KEYS.iter().find_map(|key| Some((*key, self.0.get(key)?))) else {
@@ -147,7 +147,9 @@ fn valid_attachment(key: &str, entry: &Value) -> Result<ValidAttachment> {
     })
 }
 
-/// Whether GC was told that (`container_id`, `ifname`) is valid.
+/// Whether the list for GC contains the attachment (`container_id`, `ifname`). An empty
+/// interface name, in the list or as the argument, matches all interfaces of the
+/// container.
 pub fn is_listed(valid: &[ValidAttachment], container_id: &str, ifname: &str) -> bool {
     valid.iter().any(|v| {
         v.container_id == container_id
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_object_is_not_a_configuration() {
+    fn a_document_that_is_not_an_object_is_refused() {
         for wrong in ["", "[]", "1", "\"x\"", "{", "{} x", "{\"a\":1,}"] {
             let error = Document::parse(wrong.as_bytes()).unwrap_err();
             assert_eq!(error.code, ErrorCode::DECODING, "{wrong}");
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_still_the_same_when_it_was_printed_and_read_again() {
+    fn a_number_does_not_change_when_it_is_printed_and_read_again() {
         const NUMBER: &str = "111111111111100000000000000000000000000000000\
             000000000000000000000000008198552921648689611";
         let read = document(&format!(r#"{{"ipam":{{"x":{NUMBER}}}}}"#));

@@ -1,6 +1,6 @@
-//! Delegation: finds the address management plugin that a configuration names and
-//! executes it as a runtime would, or calls it where it is this very program. Its answers pass
-//! up unchanged.
+//! Delegation: finds the address management plugin that a configuration names and executes it as
+//! a runtime would, or calls it directly if its file is this program. Its results and errors are
+//! returned unchanged.
 
 pub mod answer;
 mod program;
@@ -19,8 +19,8 @@ use crate::cni::result::AddResult;
 use crate::error::{Error, Result};
 use crate::say;
 
-/// How long a delegate may take. The slowest plugin known (whereabouts) gives
-/// itself two minutes for an ADD, and a kubelet waits for four.
+/// How long a delegate may take. The slowest known plugin (whereabouts) limits its ADD to two
+/// minutes, and the kubelet waits for four minutes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(130);
 
 /// An address management plugin, found in `CNI_PATH`.
@@ -36,9 +36,9 @@ impl IpamPlugin {
     /// Finds the executable `name` in the directories of `CNI_PATH`.
     ///
     /// # Errors
-    /// Code 7 when `name` is no plain file name (it must not lead out of these
-    /// directories), 4 when `CNI_PATH` is not set, 999 when no directory has it;
-    /// with the words of libcni.
+    /// Code 7 when `name` is not a plain file name (it must not lead out of these directories), 4
+    /// when `CNI_PATH` is not set, 999 when the file is in none of the directories; with the
+    /// texts of libcni.
     pub fn find(name: &str, delegates: &Delegates) -> Result<Self> {
         if name.is_empty() {
             return Err(Error::config("no plugin name provided"));
@@ -92,12 +92,13 @@ impl IpamPlugin {
         }
     }
 
-    /// Asks for addresses. The caller executes [`IpamPlugin::del`] when this fails
-    /// (CNI specification, section 4): the delegate may have reserved something.
+    /// Reserves addresses: ADD of the delegate. The caller must call [`IpamPlugin::del`] when
+    /// this fails (CNI specification, section 4), because the delegate may have reserved an
+    /// address.
     ///
     /// # Errors
-    /// The delegate's own error, unchanged; code 6 when its result cannot be read,
-    /// 999 when there is not an address in it or no answer at all.
+    /// The delegate's own error, unchanged; code 6 when its result cannot be read, 999 when the
+    /// result has no address or the delegate does not answer.
     pub fn add(&self, args: &CmdArgs) -> Result<AddResult> {
         let environment = environment(Command::Add, args);
         let result = match &self.built_in {
@@ -113,8 +114,8 @@ impl IpamPlugin {
         Ok(result)
     }
 
-    /// Gives the addresses back. The delegate reads `conf`, which DEL may have completed from
-    /// the attachment's record.
+    /// Releases the addresses: DEL of the delegate. Its configuration is `conf`, which may have
+    /// the `ipam` section of the attachment's record.
     ///
     /// # Errors
     /// As for [`IpamPlugin::add`].
@@ -122,7 +123,7 @@ impl IpamPlugin {
         self.serve(environment(Command::Del, args), conf)
     }
 
-    /// Asks whether the addresses are still reserved.
+    /// Verifies that the addresses are still reserved: CHECK of the delegate.
     ///
     /// # Errors
     /// As for [`IpamPlugin::add`].
@@ -130,7 +131,7 @@ impl IpamPlugin {
         self.serve(environment(Command::Check, args), &args.conf)
     }
 
-    /// Passes STATUS or GC on.
+    /// Passes STATUS or GC on to the delegate.
     ///
     /// # Errors
     /// As for [`IpamPlugin::add`].
@@ -143,7 +144,7 @@ impl IpamPlugin {
         self.serve(environment, conf)
     }
 
-    /// Has the delegate serve a command without a result.
+    /// Calls the delegate with a command that has no result.
     fn serve(&self, environment: Environment, conf: &ConfArgs) -> Result<()> {
         match &self.built_in {
             Some(built_in) => call(built_in, environment, conf).map(drop),
@@ -151,8 +152,8 @@ impl IpamPlugin {
         }
     }
 
-    /// The delegate's stdout when it succeeds, its error when it does not. What a
-    /// successful delegate wrote to stderr goes to ours.
+    /// Executes the delegate and returns its stdout, or its error when it fails. The stderr of a
+    /// successful delegate is written to the stderr of this process.
     fn execute(&self, environment: &Environment, stdin: &[u8]) -> Result<Vec<u8>> {
         let mut process = Process::new(&self.path);
         process
@@ -179,8 +180,8 @@ impl IpamPlugin {
     }
 }
 
-/// Has a part of this program serve a command. Its error is that which its document would
-/// have: the number of the system's answer is the delegate's own matter.
+/// Calls a plugin inside this program. Its error has no errno, as if it was read from the error
+/// document of an executed plugin.
 fn call(
     built_in: &BuiltIn,
     environment: Environment,
@@ -189,7 +190,7 @@ fn call(
     (built_in.serve)(environment, conf.clone()).map_err(Error::as_read)
 }
 
-/// The environment of a delegate that is asked about an attachment.
+/// The environment of a delegate for a command about an attachment.
 fn environment(command: Command, args: &CmdArgs) -> Environment {
     Environment {
         command: command.as_str().to_owned(),
@@ -198,8 +199,8 @@ fn environment(command: Command, args: &CmdArgs) -> Environment {
         netns: args.netns.clone(),
         cni_args: args.cni_args.clone(),
         path: args.conf.delegates.path.clone(),
-        // A path that leads to this process' own namespace has been refused or removed where that
-        // matters, and address management only remembers it.
+        // The caller has refused or removed a path to the namespace of this process where it
+        // matters. An IPAM plugin only stores the path.
         netns_override: true,
     }
 }

@@ -18,7 +18,7 @@ pub fn read_value<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T> {
         .map_err(|cause| Error::new(ErrorCode::DECODING, what).with_details(cause.to_string()))
 }
 
-/// The value of `key`, in any case; the last one counts.
+/// The value of `key`, in upper or lower case; the last one of several.
 pub fn find<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     let folded = map.iter().rev().find(|(k, _)| k.eq_ignore_ascii_case(key));
     folded.map(|(_, value)| value)
@@ -69,8 +69,8 @@ impl<'de> Deserializer<'de> for Lenient<'de> {
         visitor.visit_newtype_struct(self)
     }
 
-    /// The one place that knows which keys are wanted, and so can match them in
-    /// any case; a key that is `null` is left out and takes its default.
+    /// Only this function gets the names of the expected keys, so it matches them without
+    /// regard to case. A key that is `null` is left out and gets its default.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,

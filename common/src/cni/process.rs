@@ -1,4 +1,4 @@
-//! Running another program: everything it says, and an end to waiting for it.
+//! Runs another program with a deadline, and collects its whole output.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -11,30 +11,31 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// What the kernel lets through a pipe that is ready without blocking. Source:
-/// pipe(7); `PIPE_BUF` of Linux.
+/// How many bytes can be written without blocking to a pipe that poll(2) reports as ready.
+/// Source: pipe(7); `PIPE_BUF` of Linux.
 const PIPE_BUF: usize = 4096;
 
-/// How long to wait for somebody who is just writing the executable.
+/// How long to wait for another process that is writing the executable.
 const INSTALLATION: Duration = Duration::from_secs(5);
 
-/// What a finished program left.
+/// The outcome of a program that has ended.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// What it printed.
+    /// What it wrote to stdout.
     pub stdout: Vec<u8>,
-    /// Its diagnostics.
+    /// What it wrote to stderr.
     pub stderr: Vec<u8>,
 }
 
-/// Runs a process with `stdin` and gives up on it after `deadline`. Its pipes are
-/// served as they become ready, so that a program that reads nothing or writes much
-/// cannot block us.
+/// Runs a process with `stdin` as its input, and kills it after `deadline`. Its pipes are
+/// read and written as they become ready, so that a program that reads nothing or writes
+/// much cannot block the caller.
 ///
 /// # Errors
-/// Those of starting and of serving it, and `TimedOut`; it has been stopped then.
+/// Errors of starting the process and of its pipes, and `TimedOut`. The process is killed
+/// before the error is returned.
 pub fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> io::Result<Output> {
     command
         .stdin(Stdio::piped())
@@ -51,7 +52,8 @@ pub fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> io::Result
     }
 }
 
-/// Serves the pipes of `child` until it has ended, and returns what it printed.
+/// Reads and writes the pipes of `child` until it has ended, and returns its stdout and
+/// stderr.
 fn serve(child: &mut Child, stdin: &[u8], deadline: Duration) -> io::Result<[Vec<u8>; 2]> {
     let end = Instant::now() + deadline;
     let late = || {
@@ -67,18 +69,19 @@ fn serve(child: &mut Child, stdin: &[u8], deadline: Duration) -> io::Result<[Vec
     input.feed();
     while stdout.is_open() || stderr.is_open() {
         let pipes = [input.as_poll(), stdout.as_poll(), stderr.as_poll()];
-        let [fed, said, complained] = await_ready(pipes, end)?.ok_or_else(late)?;
-        if fed {
+        let [takes_input, has_stdout, has_stderr] = await_ready(pipes, end)?.ok_or_else(late)?;
+        if takes_input {
             input.feed();
         }
-        if said {
+        if has_stdout {
             stdout.read()?;
         }
-        if complained {
+        if has_stderr {
             stderr.read()?;
         }
     }
-    // A program may close its pipes and go on. Kernels before 5.3 have no such descriptor.
+    // A program may close its pipes and continue to run. Kernels before 5.3 have no
+    // descriptor of a process.
     if let Ok(process) = pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
         let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
         await_ready([Some(ended)], end)?.ok_or_else(late)?;
@@ -86,7 +89,7 @@ fn serve(child: &mut Child, stdin: &[u8], deadline: Duration) -> io::Result<[Vec
     Ok([stdout.bytes, stderr.bytes])
 }
 
-/// The end of a pipe that a program reads, until it has been given everything.
+/// The pipe to the stdin of a program, open until everything is written.
 struct Input<'a> {
     pipe: Option<ChildStdin>,
     unsent: &'a [u8],
@@ -98,11 +101,12 @@ impl Input<'_> {
         Some(PollFd::new(pipe.as_fd(), PollFlags::POLLOUT))
     }
 
-    /// Writes as much as a pipe that is ready takes without blocking, as a new one is.
+    /// Writes as much as the pipe takes without blocking. The pipe has to be ready; a new
+    /// one is.
     fn feed(&mut self) {
         let Some(pipe) = &mut self.pipe else { return };
         let (part, rest) = self.unsent.split_at(self.unsent.len().min(PIPE_BUF));
-        // A program may exit without reading; that is not an error of ours.
+        // A program may exit without reading its input; that is not an error.
         let is_taken = pipe.write_all(part).is_ok();
         self.unsent = rest;
         if !is_taken || rest.is_empty() {
@@ -111,7 +115,8 @@ impl Input<'_> {
     }
 }
 
-/// What a program has written into a pipe, until it closes it.
+/// What a program has written into a pipe so far, and the pipe until the program closes
+/// it.
 struct Collected<P> {
     pipe: Option<P>,
     bytes: Vec<u8>,
@@ -132,7 +137,7 @@ impl<P: Read + AsFd> Collected<P> {
         Some(PollFd::new(pipe.as_fd(), PollFlags::POLLIN))
     }
 
-    /// Reads what is there, of a pipe that is ready.
+    /// Reads from the pipe, which has to be ready.
     fn read(&mut self) -> io::Result<()> {
         let Some(pipe) = &mut self.pipe else {
             return Ok(());
@@ -146,15 +151,16 @@ impl<P: Read + AsFd> Collected<P> {
     }
 }
 
-/// Which of the pipes, as far as they are open, can be used without blocking or were
-/// closed by the program. Nothing when none of them until `end`.
+/// Waits until one of the open pipes can be used without blocking or was closed by the
+/// program, and returns which ones. `None` when there is none until `end`.
 fn await_ready<const N: usize>(
     pipes: [Option<PollFd<'_>>; N],
     end: Instant,
 ) -> io::Result<Option<[bool; N]>> {
     let is_open = pipes.each_ref().map(Option::is_some);
     let mut open: Vec<PollFd<'_>> = pipes.into_iter().flatten().collect();
-    // A timeout is in whole milliseconds: to round up is not to spin in the last one.
+    // A timeout is in whole milliseconds. It is rounded up, so that the loop does not spin
+    // in the last one.
     let left = end.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
     if poll(&mut open, timeout)? == 0 {
@@ -166,7 +172,7 @@ fn await_ready<const N: usize>(
     ))
 }
 
-/// Kills the program that is not to be waited for because of `cause`, and reaps it.
+/// Kills and reaps the program after the error `cause`, and returns that error.
 fn stop(child: &mut Child, cause: io::Error) -> io::Error {
     match child.kill().and_then(|()| child.wait()) {
         Ok(_) => cause,
@@ -177,8 +183,8 @@ fn stop(child: &mut Child, cause: io::Error) -> io::Error {
     }
 }
 
-/// Starts a program. One that is being written at this moment, by an installer that
-/// copies instead of renaming, is waited for.
+/// Starts a program. If its file is being written at this moment, by an installer that
+/// copies instead of renaming, it waits until the file is closed.
 fn spawn(command: &mut Command, deadline: Duration) -> io::Result<Child> {
     match command.spawn() {
         Err(cause) if cause.raw_os_error() == Some(ETXTBSY) => {}

@@ -15,10 +15,10 @@ use crate::cni::version::CniVersion;
 use crate::error::{Error, ErrorCode, Result};
 use crate::json::to_text;
 
-/// The kernel's number for a destination that needs no gateway.
+/// The kernel's scope of a route whose destination is on the link (`RT_SCOPE_LINK`).
 pub const SCOPE_LINK: u8 = 253;
 
-/// What ADD has done. Source: CNI specification, section 5, "Add Success".
+/// The result of ADD. Source: CNI specification, section 5, "Add Success".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddResult {
     /// The interfaces of the attachment.
@@ -145,9 +145,10 @@ impl Dns {
 }
 
 impl AddResult {
-    /// This result of an IPAM plugin as that of an attachment: its addresses are on
-    /// `interface`, a default route names its gateway, so that a reader of the result
-    /// need not know the rule, and `dns` comes before the plugin's.
+    /// Turns the result of an IPAM plugin into the result of an attachment: its addresses
+    /// are on `interface`, and each part of `dns` that is set replaces the plugin's. A
+    /// default route without a gateway gets the one of its family, so that a reader of
+    /// the result does not need to know that rule.
     #[must_use]
     pub fn attached(mut self, interface: Interface, dns: Dns) -> Self {
         self.interfaces = vec![interface];
@@ -163,8 +164,10 @@ impl AddResult {
         self
     }
 
-    /// This result with that of the next attachment in a chain behind it: everything
-    /// stays, and the indices of `own` follow the interfaces that are there already.
+    /// Appends the result of the next plugin in a chain. The interfaces, addresses and
+    /// routes of this result stay, and the indices of `own` are shifted by their number.
+    /// Each part of the DNS settings of `own` that is set replaces the one of this
+    /// result.
     #[must_use]
     pub fn append(mut self, mut own: Self) -> Self {
         let first = self.interfaces.len();
@@ -193,11 +196,11 @@ impl AddResult {
             .position(|i| i.name == name && i.sandbox == sandbox)
     }
 
-    /// The document for stdout, in the shape of `version`.
+    /// The JSON document for stdout, in the format of `version`.
     ///
     /// # Errors
-    /// Code 999 when the old shapes of 0.1.0 and 0.2.0 have no place for the
-    /// result, with the words of libcni.
+    /// Code 999 when the version is 0.1.0 or 0.2.0 and the result has no address, with
+    /// the text of libcni.
     pub fn to_json(&self, version: CniVersion) -> Result<String> {
         match version {
             CniVersion::V0_1_0 | CniVersion::V0_2_0 => {
@@ -212,7 +215,8 @@ impl AddResult {
         }
     }
 
-    /// This result as a reader of its document in `version` has it.
+    /// The result that a reader of this result's document in `version` gets: in 0.1.0 and
+    /// 0.2.0 it has one address of each family and no interfaces.
     ///
     /// # Errors
     /// As for [`Self::to_json`].
@@ -223,11 +227,11 @@ impl AddResult {
         Ok(Shape02::of_addresses(&self, version)?.into_result())
     }
 
-    /// A result that another plugin printed. `version` is the configuration's and
-    /// holds when the document names none.
+    /// Reads a result that another plugin printed. `version` is the version of the
+    /// configuration, and of a document without `cniVersion`.
     ///
     /// # Errors
-    /// Code 6 when the document is malformed or of another version's shape.
+    /// Code 6 when the document is malformed or has the format of another version.
     pub fn from_value(value: &Value, version: CniVersion) -> Result<Self> {
         #[derive(Deserialize)]
         #[serde(default, rename_all = "camelCase")]
@@ -261,21 +265,22 @@ impl AddResult {
 }
 
 impl IpConfig {
-    /// The gateway, unless it is the unspecified address: that is what a plugin such as
-    /// route-override leaves where there is none.
+    /// The gateway, unless it is the unspecified address, which plugins such as
+    /// route-override write where there is no gateway.
     pub fn router(&self) -> Option<IpAddr> {
         self.gateway.filter(is_router)
     }
 }
 
-/// Whether this is the address of a gateway at all.
+/// Whether this is a real gateway, and not the unspecified address.
 pub(crate) fn is_router(gateway: &IpAddr) -> bool {
     !gateway.is_unspecified()
 }
 
 impl AddResult {
-    /// Whether an address, or a route that needs no gateway, leads to `gateway`. Every
-    /// interface of IPv6 has a link-local address.
+    /// Whether `gateway` is on the link: in the network of an address, or the destination
+    /// of a route without a gateway. A link-local gateway always is, because every
+    /// interface with IPv6 has a link-local address.
     pub fn leads_to(&self, gateway: IpAddr) -> bool {
         let is_link_local = matches!(gateway, IpAddr::V6(ip) if ip.is_unicast_link_local());
         let is_connected = |ip: &IpConfig| ip.address.contains(gateway);
@@ -286,8 +291,9 @@ impl AddResult {
 }
 
 impl Route {
-    /// The next hop: its own, else the first gateway of its family, unless its scope
-    /// says that the destination is on the link.
+    /// The next hop: the route's own gateway, otherwise the first one of its family in
+    /// `ips`. `None` when there is no gateway or the scope says that the destination is
+    /// on the link.
     pub fn next_hop(&self, ips: &[IpConfig]) -> Option<IpAddr> {
         if self.gw.is_none() && self.scope.is_some_and(|scope| scope >= SCOPE_LINK) {
             return None;
@@ -409,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_without_addresses_has_no_place_in_0_2_0() {
+    fn a_result_without_addresses_cannot_be_printed_in_0_2_0() {
         let error = AddResult::default()
             .to_json(CniVersion::V0_2_0)
             .unwrap_err();
@@ -417,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_printed_can_be_read_in_every_version() {
+    fn a_printed_result_can_be_read_in_every_version() {
         for version in CniVersion::ALL {
             let printed: Value = serde_json::from_str(&sample().to_json(version).unwrap()).unwrap();
             let read = AddResult::from_value(&printed, version).unwrap();
@@ -440,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chained_result_keeps_what_was_there_and_shifts_its_own_indices() {
+    fn an_appended_result_keeps_the_earlier_one_and_shifts_its_own_indices() {
         let chained = sample().append(sample());
         let indices: Vec<_> = chained.ips.iter().map(|ip| ip.interface).collect();
         assert_eq!(indices, [Some(0), Some(0), Some(1), Some(1)]);

@@ -1,11 +1,11 @@
-//! The versions of the CNI specification: which ones we speak, how a version is
+//! The versions of the CNI specification: which ones are supported, how a version is
 //! chosen, and the answer to VERSION.
 
 use std::fmt;
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// A version of the specification that the suite speaks, in order of age.
+/// A version of the specification that these plugins support, in order of age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CniVersion {
     /// The version of a configuration that names none.
@@ -52,8 +52,8 @@ impl CniVersion {
         }
     }
 
-    /// The supported version that is written exactly so; an empty text means
-    /// 0.1.0, as in libcni.
+    /// The supported version with exactly this text; an empty text means 0.1.0, as in
+    /// libcni.
     pub fn from_text(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self::V0_1_0);
@@ -82,7 +82,7 @@ impl fmt::Display for CniVersion {
 /// The version a configuration asks for.
 ///
 /// # Errors
-/// Code 1 when it is not one of ours, with the texts of libcni's `skel`.
+/// Code 1 when it is not supported, with the texts of libcni's `skel`.
 pub fn negotiate(text: &str) -> Result<CniVersion> {
     CniVersion::from_text(text).ok_or_else(|| {
         let supported: Vec<String> = CniVersion::ALL.iter().map(|v| format!("\"{v}\"")).collect();
@@ -99,8 +99,8 @@ pub fn negotiate(text: &str) -> Result<CniVersion> {
 /// `first` (CHECK since 0.4.0, STATUS and GC since 1.1.0).
 ///
 /// # Errors
-/// Code 1 when the version is older than `first` or not one of ours, code 6
-/// when it is not a version at all.
+/// Code 1 when the version is older than `first` or not supported, code 6 when the text
+/// is not a version.
 pub fn negotiate_since(text: &str, command: &str, first: CniVersion) -> Result<CniVersion> {
     let incompatible = |whose: &str| {
         Error::new(
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_matched_to_the_letter() {
+    fn the_text_of_a_version_is_matched_exactly() {
         assert_eq!(CniVersion::from_text(""), Some(CniVersion::V0_1_0));
         assert_eq!(CniVersion::from_text("1.0.0"), Some(CniVersion::V1_0_0));
         assert_eq!(CniVersion::from_text("1.0"), None);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_version_is_code_1_and_lists_ours() {
+    fn an_unknown_version_is_code_1_and_lists_the_supported_ones() {
         let error = negotiate("1.2.0").unwrap_err();
         assert_eq!(error.code, ErrorCode::INCOMPATIBLE_VERSION);
         assert_eq!(
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_needs_the_version_that_brought_it() {
+    fn a_command_needs_the_version_that_introduced_it() {
         let check = |text| negotiate_since(text, "CHECK", CniVersion::V0_4_0);
         assert_eq!(check("0.4.0").unwrap(), CniVersion::V0_4_0);
         assert_eq!(
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reply_to_version_is_libcnis_byte_for_byte() {
+    fn the_reply_to_version_is_that_of_libcni_byte_for_byte() {
         assert_eq!(
             reply(),
             "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"

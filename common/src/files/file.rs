@@ -1,5 +1,4 @@
-//! Files that appear complete or not at all, whatever happens while they are
-//! written.
+//! Files that are replaced atomically, and reading of files that may be something else.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -8,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
-/// The mode of every file we create: addresses and attachments are root's business.
+/// The mode of every file that is created: only root may read addresses and attachments.
 pub const FILE_MODE: u32 = 0o600;
-/// The mode of every directory we create.
+/// The mode of every directory that is created.
 pub const DIRECTORY_MODE: u32 = 0o700;
 /// The longest path of a socket, in bytes. Source: unix(7), `sun_path`.
 pub const LONGEST_SOCKET_PATH: usize = 107;
@@ -26,8 +25,9 @@ pub fn create_directory(directory: &Path) -> io::Result<()> {
         .create(directory)
 }
 
-/// The same, and takes from everybody but its owner what others may do with it: the
-/// kubelet makes a directory that it mounts into a container for all to read.
+/// As [`create_directory`], and removes all permissions of group and others, also from an
+/// existing directory: the kubelet creates directories for its mounts so that all users can
+/// read them.
 ///
 /// # Errors
 /// Those of `mkdir(2)` and `chmod(2)`.
@@ -40,17 +40,17 @@ pub fn create_private_directory(directory: &Path) -> io::Result<()> {
     fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
 }
 
-/// Puts `content` at `path`, replacing what was there, so that a reader at any
-/// moment and a crash at any moment find the old content or the new one. A
-/// symbolic link at `path` is replaced, not followed.
+/// Replaces the file at `path` by one with `content`, atomically: a reader finds the old
+/// content or the new one at any moment, also after a crash of the process. A symbolic link at
+/// `path` is replaced, not followed.
 ///
 /// # Errors
-/// Those of the file system; nothing is left behind.
+/// Those of the file system; no temporary file is left.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     replace_noted(path, content, |_| {})
 }
 
-/// As [`replace`]; `note` is given the new file before that has its name.
+/// As [`replace`]; `note` is called with the new file before the file gets its name.
 ///
 /// # Errors
 /// As for [`replace`].
@@ -69,8 +69,8 @@ pub fn replace_noted(path: &Path, content: &[u8], note: impl Fn(&File)) -> io::R
     written
 }
 
-/// As [`replace`], and on the disk when it returns: what is written so is there after
-/// a power failure too.
+/// As [`replace`], and the content is on the disk when this returns, so that it survives a
+/// power failure.
 ///
 /// # Errors
 /// Those of the file system; the old content is still there then.
@@ -94,14 +94,14 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether there can be nothing at a path, for this reason.
+/// Whether the error means that there is no file at a path.
 pub fn is_missing(cause: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
     matches!(cause.kind(), NotFound | NotADirectory | InvalidFilename)
 }
 
-/// Which file a path leads to, and as which change has left it: a file with the same number can
-/// be another one.
+/// The version of a file: its inode and the time of its last change. The inode alone is not
+/// enough, because a new file can get that of a removed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edition {
     inode: u64,
@@ -109,7 +109,8 @@ pub struct Edition {
 }
 
 impl Edition {
-    /// That of the file at a path; nothing where there is none that can be examined.
+    /// The version of the file at a path; `None` when the file is missing or cannot be
+    /// examined.
     pub fn of(path: &Path) -> Option<Self> {
         let found = fs::symlink_metadata(path).ok()?;
         Some(Self {
@@ -119,10 +120,10 @@ impl Edition {
     }
 }
 
-/// What is in a directory, sorted; nothing where there is none.
+/// The paths of the entries of a directory, sorted; none when it is missing.
 ///
 /// # Errors
-/// Those of the file system, also where something else is in its place.
+/// Those of the file system, also when the path is not a directory.
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -135,8 +136,8 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Reads a regular file of at most `limit` bytes. A symbolic link, a FIFO or a socket is
-/// an error: nobody may make us read, or wait for, another file.
+/// Reads a regular file of at most `limit` bytes. A symbolic link, a FIFO or a socket is an
+/// error: another user must not make this process read another file, or wait for it.
 ///
 /// # Errors
 /// Those of the file system; `InvalidData` when it is not a regular file or too large.
@@ -145,15 +146,15 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if length > limit {
         return Err(invalid("the file is too large"));
     }
-    // With room for one byte more than there is, the second read finds the end.
+    // With room for one more byte, the second read finds the end without growing the buffer.
     let length = usize::try_from(length).unwrap_or_default();
     let mut content = Vec::with_capacity(length + 1);
     file.take(limit).read_to_end(&mut content)?;
     Ok(content)
 }
 
-/// Opens a regular file to read it, as [`read_regular`] does, whatever its length, which is
-/// returned too.
+/// Opens a regular file for reading, as [`read_regular`] does, and returns its length in bytes
+/// too.
 ///
 /// # Errors
 /// Those of the file system; `InvalidData` when it is not a regular file.
@@ -163,7 +164,7 @@ pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
         .map_err(|cause| match cause.raw_os_error() {
-            // What the kernel says of a symbolic link, and of a socket.
+            // The kernel's errors for a symbolic link and for a socket.
             Some(libc::ELOOP | libc::ENXIO) => invalid("not a regular file"),
             _ => cause,
         })?;
@@ -174,8 +175,8 @@ pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-/// Reads a parameter of the kernel: a short text that it gives as a whole, however
-/// much is asked for. White space around it is not part of it.
+/// Reads a parameter of the kernel from `/proc` or `/sys`: a short text, which the kernel
+/// returns with one read. White space around it is removed.
 ///
 /// # Errors
 /// Those of the file system.
@@ -190,8 +191,8 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Removes a file, and what a killed [`replace`] has left beside it; a missing
-/// file is success.
+/// Removes a file, and the temporary file that a killed [`replace`] has left beside it. A
+/// missing file is success.
 ///
 /// # Errors
 /// Those of `unlink(2)`.
@@ -200,8 +201,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
     remove_one(path)
 }
 
-/// Removes what somebody who was killed has left beside `path`, if anything. We never
-/// leave a directory.
+/// Removes the temporary file that a killed process has left beside `path`, if there is one. A
+/// directory of that name is kept: [`replace`] does not make one.
 ///
 /// # Errors
 /// Those of `unlink(2)`.
@@ -219,13 +220,13 @@ fn remove_one(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A read-only disk refuses to remove even what is not there.
+/// A read-only file system refuses to remove even a file that does not exist.
 fn is_absent(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|cause| is_missing(&cause))
 }
 
-/// A new file at `path`, in place of what a killed process has left there, or of what
-/// somebody has put there, which could be a FIFO or lead elsewhere.
+/// Creates a file at `path`. A file that is there already is removed and not opened: a killed
+/// process may have left it, or another user may have put a FIFO or a link there.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(FILE_MODE);
@@ -238,8 +239,8 @@ fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A dot-file beside `path`. Its name is always the same, so that a killed process
-/// leaves one at most and the next one overwrites it.
+/// A dot-file beside `path`. Its name is always the same, so that killed processes leave one
+/// at most and the next process replaces it.
 pub fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))

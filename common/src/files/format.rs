@@ -1,13 +1,13 @@
-//! The version of the format of a file that one process leaves for another. A file of a newer
-//! version of these programs is not read as far as it happens to be understood: what it says
-//! besides would be lost when it is written again.
+//! The version of the format of a file that one process writes for another. A file of a newer
+//! format is refused, and not read as far as its keys are known: its other content would be
+//! lost when it is written again.
 
 use serde::Deserialize;
 
-/// The key that a document of another format than the first one has.
+/// The key that has the number of the format; documents of the first format do not have it.
 pub const KEY: &str = "formatVersion";
-/// The newest format that these programs read and write. Documents of it have no key: the
-/// versions that have begun with it wrote none.
+/// The newest format that these programs read and write. Its documents have no key, because
+/// the first versions of the programs did not write one.
 pub const FORMAT: u64 = 1;
 
 #[derive(Deserialize)]
@@ -17,9 +17,9 @@ struct Marked {
     format_version: Option<u64>,
 }
 
-/// Why a document cannot be read, where it is of a newer format than this version knows.
+/// The reason why a document cannot be read, if its format is newer than [`FORMAT`].
 pub fn newer(document: &[u8]) -> Option<String> {
-    // Nearly all documents have no such key, and are not parsed twice.
+    // Nearly all documents do not have the key, and are not parsed twice.
     let is_marked = document
         .windows(KEY.len())
         .any(|part| part == KEY.as_bytes());

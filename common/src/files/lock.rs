@@ -1,9 +1,10 @@
-//! Locks between processes, whole files and bytes of one: the only module that locks. The
-//! kernel releases a lock when its file is closed, so also when its holder is killed.
+//! Locks between processes, on whole files and on single bytes of a file. No other module
+//! locks files. The kernel releases a lock when its file is closed, so also when its holder
+//! is killed.
 //!
-//! flock(2) and fcntl(2) wait without a deadline, and nothing but a signal ends such a
-//! wait. Whoever has to wait here tries again after a pause, so that a wait ends when its
-//! time is over and leaves nothing behind, in a process that goes on for years too.
+//! flock(2) and fcntl(2) wait without a deadline, and only a signal ends such a wait. The
+//! functions here try again after a pause instead. So a wait ends at its deadline and
+//! leaves no thread behind, which matters in a daemon.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,9 +22,9 @@ use crate::files::file::FILE_MODE;
 
 /// The first pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
-/// The longest pause for a lock that its holders have for milliseconds each.
+/// The longest pause of a short wait, for locks that are held for milliseconds.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
-/// The longest pause of all: fifty tries in a second, from each process that waits.
+/// The longest pause of all: each waiting process tries fifty times in a second.
 const LONG_PAUSE: Duration = Duration::from_millis(20);
 
 /// A lock on a file, held until this value is dropped.
@@ -32,28 +33,28 @@ pub struct Lock {
     _file: File,
 }
 
-/// Whether others may have a lock at the same time.
+/// Whether other processes may hold the lock at the same time.
 #[derive(Clone, Copy)]
 pub enum Sharing {
-    /// They may, if they take it shared too.
+    /// Others may hold it too, if they take it shared.
     Shared,
-    /// They may not.
+    /// No other process may hold it.
     Alone,
 }
 
 impl Lock {
-    /// Takes the lock `path`, which is created where it is missing, waiting for its
-    /// holder at most until `deadline`.
+    /// Locks the file `path`, which is created if it is missing. Waits for another holder
+    /// for `deadline` at most.
     ///
     /// # Errors
-    /// Code 5 naming the file, 11 when the lock is not free in time.
+    /// Code 5 naming the file, 11 when the lock is not free after `deadline`.
     pub fn take(path: &Path, deadline: Duration) -> Result<Self> {
         let file = open(path, libc::O_CREAT).map_err(|cause| unopened(path, &cause))?;
         Self::of(file, path, deadline)
     }
 
-    /// The same of a lock that is not created: nothing where it is missing, or no file can
-    /// have the name. Its file system may be read-only.
+    /// As [`Lock::take`], but does not create the file: `None` when it is missing or its
+    /// name is too long. The file system may be read-only.
     ///
     /// # Errors
     /// As for [`Lock::take`].
@@ -79,18 +80,19 @@ impl Lock {
     }
 }
 
-/// Whether somebody holds the lock `path`. Those who only ask do not see each other.
+/// Whether a process holds the lock `path`. Calls of this function at the same moment do
+/// not affect each other.
 #[expect(clippy::disallowed_methods, reason = "this is the module that locks")]
 pub fn is_held(path: &Path) -> bool {
     let held = io::ErrorKind::WouldBlock;
-    // What cannot be opened, nobody can lock either.
+    // A file that cannot be opened cannot be locked either.
     open(path, 0).is_ok_and(|file| {
         fs2::FileExt::try_lock_shared(&file).is_err_and(|cause| cause.kind() == held)
     })
 }
 
-/// Locks one byte of `file`, at `offset`, until the file is closed. `what` is what the byte
-/// stands for.
+/// Locks one byte of `file`, at `offset`, until the file is closed. `what` describes the
+/// lock in messages.
 ///
 /// # Errors
 /// Code 5 naming `what`, 11 when it is not free in time.
@@ -125,8 +127,8 @@ pub fn lock_byte(
     wait(what, deadline, try_once)
 }
 
-/// Opens the file of a lock for reading, which is enough to lock it. What is in its place
-/// is neither followed nor waited for.
+/// Opens the file of a lock for reading, which is enough to lock it. A symbolic link is not
+/// followed, and a FIFO does not block.
 fn open(path: &Path, flags: i32) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -139,8 +141,8 @@ fn unopened(path: &Path, cause: &io::Error) -> Error {
     Error::io(format!("failed to open {path:?}"), cause)
 }
 
-/// Waits until `try_once`, which says whether it has got what another process may hold,
-/// has got it, at most until `deadline`.
+/// Calls `try_once` until it returns true, for `deadline` at most. It tries to take a lock
+/// that another process may hold.
 ///
 /// # Errors
 /// Code 5 naming `what`, 11 when it is not free in time.
@@ -167,8 +169,9 @@ fn wait(
     }
 }
 
-/// The pause after so long a wait. It is a small part of what has been waited, so that
-/// it makes no wait much longer, and those who have waited a second cost next to nothing.
+/// The pause after a wait of this length. It is a small part of the wait, so it does not
+/// make it much longer, and a process that has waited for a second needs almost no CPU
+/// time.
 fn pause(waited: Duration) -> Duration {
     let short = (waited / 16).clamp(FIRST_PAUSE, SHORT_PAUSE);
     short.max((waited / 256).min(LONG_PAUSE))
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_over_leaves_no_thread() {
+    fn a_wait_that_has_ended_leaves_no_thread() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         let _held = Lock::take(&path, DEADLINE).unwrap();
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_missing_is_taken_only_by_who_creates_it() {
+    fn a_missing_lock_file_is_created_by_take_but_not_by_take_existing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         assert!(Lock::take_existing(&path, DEADLINE).unwrap().is_none());
@@ -234,7 +237,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "this is the module that locks")]
-    fn who_asks_whether_a_lock_is_held_is_not_taken_for_its_holder() {
+    fn a_process_that_asks_whether_a_lock_is_held_does_not_count_as_its_holder() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         assert!(!is_held(&path));
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_is_locked_by_many_or_by_one_and_leaves_the_others_alone() {
+    fn a_byte_is_locked_shared_or_alone_and_other_bytes_stay_free() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("turns");
         let open = || {

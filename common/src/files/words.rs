@@ -1,5 +1,5 @@
-//! An index in 64-bit words: how they are read and written, and the sum over them that shows
-//! what somebody else has written, or only half.
+//! Files that consist of 64-bit words: reading, writing, and a checksum that shows whether a
+//! file was written by another program or only in part.
 
 use std::fs::File;
 use std::io;
@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes of a word.
 const WORD: usize = 8;
-/// An odd number without a pattern: that of the golden ratio.
+/// An odd number with irregular bits: 2^64 divided by the golden ratio.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Reads `count` words from the place that is `first` words into the file.
+/// Reads `count` words, beginning with the word number `first` of the file.
 ///
 /// # Errors
 /// Those of the file system; `UnexpectedEof` when the file is shorter.
@@ -20,7 +20,7 @@ pub fn read(file: &File, first: usize, count: usize) -> io::Result<Vec<u64>> {
     Ok(parse(&bytes))
 }
 
-/// Writes words to the place that is `first` words into the file.
+/// Writes words, beginning at the word number `first` of the file.
 ///
 /// # Errors
 /// Those of the file system.
@@ -51,12 +51,12 @@ fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> {
     words.map(u64::from_le_bytes)
 }
 
-/// A sum that differs whenever one word does, and almost always when more do.
+/// A checksum that changes whenever one word changes, and almost always when more do.
 pub fn sum(seed: u64, words: &[u64]) -> u64 {
     sum_up(seed, words.iter().copied())
 }
 
-/// The same of a text, with its length.
+/// The checksum of a text and its length.
 pub fn sum_of_text(seed: u64, text: &[u8]) -> u64 {
     sum_up(seed ^ text.len() as u64, words_of(text))
 }

@@ -1,5 +1,6 @@
-//! The network namespaces of the machine that can be seen from here: those that a runtime
-//! has given a name, and those of processes. One that only a descriptor keeps is not seen.
+//! Lists the network namespaces of the machine that are visible to this process: those that a
+//! runtime has mounted under a name, and those of processes. A namespace that only an open
+//! descriptor keeps is not found.
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,17 +21,17 @@ const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/docker/netns"];
 /// The namespace of a process, in its directory.
 const OF_PROCESS: &str = "ns/net";
 
-/// The namespaces that runtimes have given a name.
+/// The namespaces that runtimes have mounted under a name.
 #[derive(Debug, Default)]
 pub struct Named {
-    /// The paths that lead to one.
+    /// The paths that lead to a namespace.
     pub visible: Vec<PathBuf>,
-    /// The paths at which there may be one for others, and why it is not visible here. A
-    /// runtime makes an empty file and mounts the namespace above it.
+    /// The paths at which other processes may see a namespace, with an error that says why it
+    /// is not visible here. A runtime creates an empty file and mounts the namespace on it.
     pub hidden: Vec<(PathBuf, Error)>,
 }
 
-/// Looks for the namespaces that runtimes have given a name.
+/// Lists the namespaces that runtimes have mounted under a name.
 ///
 /// # Errors
 /// Code 5 naming the directory that cannot be read, 8 when `/proc` is not mounted.
@@ -47,7 +48,7 @@ pub fn named() -> Result<Named> {
                     let why = hidden(&path.to_string_lossy());
                     named.hidden.push((path, why));
                 }
-                // No runtime has made it.
+                // This is not a file of a runtime.
                 Ok(_) => {}
                 Err(cause) if has_ended(&cause) => {}
                 Err(cause) => {
@@ -61,8 +62,8 @@ pub fn named() -> Result<Named> {
     Ok(named)
 }
 
-/// A path to each of them, and which one it leads to. One that has ended meanwhile is left
-/// out; those that are not visible are reported, and left out too.
+/// The visible namespaces: for each one a path and its identity. Those that end meanwhile are
+/// left out; those that cannot be examined are logged and left out.
 ///
 /// # Errors
 /// As for [`named`].
@@ -93,7 +94,7 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
     Ok(found)
 }
 
-/// The paths of the namespaces of processes, as many as there are processes.
+/// The paths of the namespaces of processes, one for each process.
 ///
 /// # Errors
 /// Code 5 when `/proc` cannot be read.
@@ -103,13 +104,13 @@ pub fn of_processes() -> Result<impl Iterator<Item = PathBuf>> {
     Ok(processes.into_iter().map(|path| path.join(OF_PROCESS)))
 }
 
-/// Whether an error about a path of [`of_processes`] says that the process has ended: one that
-/// ends has no namespace, and then no directory.
+/// Whether an error about a path of [`of_processes`] means that the process has ended: such a
+/// process first has no namespace, and later no directory.
 pub fn has_ended(cause: &io::Error) -> bool {
     cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(ESRCH)
 }
 
-/// What is in `directory`; nothing where no runtime has made it.
+/// The entries of `directory`; none when it is missing.
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     file::list(directory).map_err(|cause| not_listed(directory, &cause))
 }

@@ -1,7 +1,7 @@
-//! The kernel's routing netlink as blocking verbs with types of our own. This is
-//! the only module that knows the rtnetlink crate: it breaks its API often. Messages
-//! are its, and so is nothing else: the kernel answers a request before the system
-//! call that sends it returns, so there is nothing to wait for asynchronously.
+//! The kernel's routing netlink (rtnetlink(7)) as blocking functions with types of this
+//! crate. No other module uses the rtnetlink crates, whose API changes often. They are used
+//! to encode and decode messages only: the kernel answers a request before the system call
+//! that sends it returns, so asynchronous calls are not needed.
 
 mod address;
 mod change;
@@ -45,17 +45,17 @@ use self::digest::understandable;
 use crate::error::{Error, Result};
 use crate::kernel::netns::NetNs;
 
-/// How often a dump is repeated that the kernel marks as torn by a change.
+/// How often a dump is tried while the kernel marks it as inconsistent because of a change.
 const DUMP_ATTEMPTS: usize = 5;
-/// More than the longest datagram: the kernel makes one of 32 KiB of a dump, and one of
-/// a single link as long as it has to be, of which alternative names can be 64 KiB.
-/// Source: `netlink_dump` and `rtnl_getlink` of Linux.
+/// The size of the receive buffer in bytes, larger than the longest datagram. The kernel
+/// sends a dump in datagrams of 32 KiB, and a single link in one datagram, in which
+/// alternative names can take 64 KiB. Source: `netlink_dump` and `rtnl_getlink` of Linux.
 const DATAGRAM: usize = 96 << 10;
 
-/// The port of the kernel.
+/// The netlink port of the kernel.
 const KERNEL: u32 = 0;
-/// Bytes of a message's header, and the types of those that end an answer. Source:
-/// `linux/netlink.h`.
+/// The length of a message's header in bytes, and the types of the messages that end an
+/// answer. Source: `linux/netlink.h`.
 const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -67,7 +67,7 @@ pub struct Netlink {
     socket: Socket,
     /// The number of the last message that was sent.
     sequence: u32,
-    /// How many messages of an answer are read.
+    /// How many messages of an answer are read at most.
     most: usize,
 }
 
@@ -95,8 +95,8 @@ impl Netlink {
         netns.run(Self::open)
     }
 
-    /// The number by which this socket's namespace knows `other`, if it has one. Links
-    /// that reach into another namespace name it so, and have one assigned.
+    /// The id of the namespace `other` in the namespace of this socket (`nsid`), if it has
+    /// one. The kernel assigns an id when a link of this namespace refers to the other one.
     ///
     /// # Errors
     /// Code 999 when the kernel refuses.
@@ -121,8 +121,8 @@ impl Netlink {
         Ok(assigned.next())
     }
 
-    /// The numbers of all namespaces that this socket's one knows: those that its links reach
-    /// into, or were moved to.
+    /// The ids (`nsid`) of all namespaces that have one in the namespace of this socket:
+    /// those that its links refer to or were moved to.
     ///
     /// # Errors
     /// Code 999 when the kernel does not answer.
@@ -141,7 +141,7 @@ impl Netlink {
         Ok(attributes.filter_map(id).collect())
     }
 
-    /// Everything the kernel has of a kind.
+    /// All objects of a kind: the messages of the answer to a dump request.
     fn dump(&mut self, message: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut attempt = 1;
         loop {
@@ -156,7 +156,7 @@ impl Netlink {
         }
     }
 
-    /// One request and all messages of its answer.
+    /// Sends a request, and returns all messages of its answer.
     fn request(
         &mut self,
         message: RouteNetlinkMessage,
@@ -202,7 +202,7 @@ impl Netlink {
         }
     }
 
-    /// Numbers `message` and puts it behind those in `request`.
+    /// Appends `message` to `request`, with the next sequence number.
     fn append(&mut self, request: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(message);
@@ -214,7 +214,7 @@ impl Netlink {
         message.serialize(&mut request[begin..]);
     }
 
-    /// The same with a message of this type that is bytes.
+    /// As [`Self::append`], for a message that is given by its type and its bytes.
     fn append_bytes(&mut self, request: &mut Vec<u8>, (kind, bytes): (u16, &[u8]), flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
         let length = u32::try_from(HEADER + bytes.len()).unwrap_or(u32::MAX);
@@ -227,8 +227,8 @@ impl Netlink {
         request.resize(request.len().next_multiple_of(4), 0);
     }
 
-    /// Everything that the kernel has of a kind, as it says it: what is behind the header
-    /// of each message of the type `kind`.
+    /// As [`Self::dump`], without parsing: the bytes behind the header of each message of
+    /// the type `kind`.
     fn dump_bytes(&mut self, message: &RouteNetlinkMessage, kind: u16) -> io::Result<Vec<Vec<u8>>> {
         let mut attempt = 1;
         loop {
@@ -273,7 +273,7 @@ impl Netlink {
                             _ => Err(io::Error::from_raw_os_error(-code)),
                         };
                     }
-                    told if told == kind => found.push(body.to_vec()),
+                    received if received == kind => found.push(body.to_vec()),
                     _ => {}
                 }
             }
@@ -284,9 +284,9 @@ impl Netlink {
         uninterrupted(|| self.socket.send(request, 0)).map(drop)
     }
 
-    /// The messages of the kernel's next datagram. When it fails, an answer is lost: nobody
-    /// knows whether what was asked for has been done. Such an error has no number, which
-    /// would be taken for the kernel's answer to the request.
+    /// The messages of the kernel's next datagram. When this fails, an answer is lost, and
+    /// it is unknown whether the kernel has done what was requested. Such an error has no
+    /// errno, because an errno would be taken for the kernel's answer.
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
         messages_of(&self.receive_datagram()?)
     }
@@ -295,7 +295,8 @@ impl Netlink {
         let mut datagram = Vec::with_capacity(DATAGRAM);
         let receive = || self.socket.recv_from(&mut datagram, MSG_TRUNC);
         let (length, sender) = uninterrupted(receive).map_err(io::Error::other)?;
-        // Whoever administers the namespace may write to the sockets in it.
+        // Processes with CAP_NET_ADMIN in the namespace can send messages to this socket,
+        // too.
         if sender.port_number() != KERNEL {
             return Ok(Vec::new());
         }
@@ -306,7 +307,7 @@ impl Netlink {
     }
 }
 
-/// Makes a system call again that a signal has interrupted.
+/// Repeats a system call that a signal has interrupted.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -316,13 +317,13 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// What the parser makes of a message of this type, from what is behind its header.
+/// Parses a message of this type from the bytes behind its header.
 fn parsed(kind: u16, bytes: &[u8]) -> Option<RouteNetlinkMessage> {
     RouteNetlinkMessage::parse_with_param(bytes, kind).ok()
 }
 
-/// The messages of a datagram. One of a dump that cannot be read is left out: it is
-/// about something that nobody here knows.
+/// The messages of a datagram. A message of a dump that cannot be parsed is left out: it is
+/// about an object of a kind that is not used here.
 fn messages_of(datagram: &[u8]) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
     let datagram = understandable(datagram);
     let mut messages = Vec::new();

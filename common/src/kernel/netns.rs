@@ -1,6 +1,6 @@
 //! Network namespaces. The main thread never changes its namespace: work inside a
-//! container's namespace runs on a thread of its own that ends there, so there is
-//! no way back to get wrong.
+//! container's namespace runs on a separate thread that ends there, so that no code has
+//! to switch back.
 
 mod holders;
 mod presence;
@@ -28,16 +28,16 @@ pub use self::presence::{NetNsId, Presence};
 /// The namespace of the process itself.
 pub const OWN: &str = "/proc/self/ns/net";
 
-/// An open network namespace: it lives at least as long as this value.
+/// An open network namespace, which exists at least as long as this value.
 #[derive(Debug)]
 pub struct NetNs {
     file: File,
     path: String,
 }
 
-/// Why a path did not open.
+/// Why a path could not be opened.
 enum Unopened {
-    /// It leads to no namespace, for certain.
+    /// It certainly does not lead to a namespace.
     NoNamespace(Error),
     /// It may lead to one.
     Failed(Error),
@@ -55,15 +55,15 @@ impl NetNs {
     /// Opens the namespace at `path`.
     ///
     /// # Errors
-    /// Code 8 with the words of the Go plugins when the path is missing or is
-    /// something else than a namespace.
+    /// Code 8 with the text of the Go plugins when the path is missing or not a
+    /// namespace.
     pub fn open(path: &str) -> Result<Self> {
         Ok(Self::try_open(path)?)
     }
 
-    /// The container's namespace on DEL, or nothing when it is gone: no path, a path
-    /// that leads nowhere, or one that leads to something else (a plain file where the
-    /// namespace was mounted, for example).
+    /// Opens the container's namespace on DEL. `None` when it has ended: the path is
+    /// empty, missing, or not a namespace (for example, the file on which the namespace
+    /// was mounted).
     ///
     /// # Errors
     /// Code 8 when the path may lead to a namespace that cannot be opened now.
@@ -79,7 +79,8 @@ impl NetNs {
     }
 
     fn try_open(path: &str) -> std::result::Result<Self, Unopened> {
-        // To open a FIFO or a device would have an effect, or would have no end.
+        // The path is not opened before that, because opening a FIFO or a device could
+        // block or have side effects.
         let kind = statfs(path).map_err(|errno| unopened(path, &errno.into()))?;
         require_namespace(path, kind.filesystem_type())?;
         let mut options = OpenOptions::new();
@@ -137,7 +138,7 @@ impl NetNs {
         })
     }
 
-    /// Runs `work` on a thread inside the namespace and returns what it returned.
+    /// Runs `work` on a thread inside the namespace, and returns its result.
     ///
     /// # Errors
     /// Code 8 when the namespace cannot be entered, else those of `work`.
@@ -167,7 +168,7 @@ impl AsFd for NetNs {
     }
 }
 
-/// What it means that `path` was not opened because of `cause`.
+/// Classifies the error `cause` of opening `path`.
 fn unopened(path: &str, cause: &io::Error) -> Unopened {
     let msg = format!("failed to open netns {path:?}: failed to Statfs {path:?}");
     let error = Error::new(ErrorCode::NETNS, msg).because(cause);
@@ -187,11 +188,11 @@ fn require_namespace(path: &str, kind: FsType) -> std::result::Result<(), Unopen
     Err(Unopened::NoNamespace(Error::new(ErrorCode::NETNS, msg)))
 }
 
-/// Whether `path` leads to the namespace this process runs in. A path that leads
-/// nowhere does not, as in libcni.
+/// Whether `path` leads to the namespace this process runs in; false when it leads
+/// nowhere, as in libcni.
 ///
 /// # Errors
-/// Code 8 when the process cannot see its own namespace, or where the path leads.
+/// Code 8 when the namespace of the process or the path cannot be examined.
 pub fn is_current(path: &str) -> Result<bool> {
     let failed = |cause: io::Error| {
         Error::new(ErrorCode::NETNS, "get plugin's netns failed").because(&cause)
@@ -210,8 +211,8 @@ pub fn is_current(path: &str) -> Result<bool> {
     }
 }
 
-/// Writes kernel parameters below `/proc/sys` as seen from the calling thread's
-/// namespace, so it belongs inside [`NetNs::run`].
+/// Writes a kernel parameter below `/proc/sys`, of the calling thread's namespace: for a
+/// container, to be called inside [`NetNs::run`].
 ///
 /// # Errors
 /// Those of the file system.

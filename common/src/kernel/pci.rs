@@ -1,5 +1,5 @@
-//! PCI addresses, and which function is behind a network interface. Nothing here
-//! changes a device.
+//! PCI addresses, and the function behind a network interface. Nothing here changes a
+//! device.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,9 +31,9 @@ impl PciAddress {
         valid.then(|| Self(text.to_ascii_lowercase()))
     }
 
-    /// The function behind `link`, which is in the namespace of the process: its own
-    /// device, or the one that a virtio device is behind. Kernels before 5.14 only
-    /// tell it in sysfs.
+    /// The PCI function behind `link`, which is in the namespace of the process: its own
+    /// device, or that of a virtio device. Kernels before 5.14 show it in sysfs only.
+    /// `None` when there is none.
     pub fn of_link(link: &Link) -> Option<Self> {
         if let Some(address) = Self::new(&link.bus_address) {
             return Some(address);
@@ -66,7 +66,7 @@ impl fmt::Display for PciAddress {
     }
 }
 
-/// The link in sysfs to the device behind the interface `name`.
+/// The symbolic link in sysfs to the device behind the interface `name`.
 pub fn device_directory(name: &str) -> PathBuf {
     Path::new(NETWORK_INTERFACES).join(name).join("device")
 }

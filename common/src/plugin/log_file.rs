@@ -1,6 +1,6 @@
 //! The log file that a network's configuration can name: a line for each command of each
 //! plugin of the network. A command never fails because of its log. Without the key nothing
-//! is done, and the kernel is not asked for anything.
+//! is done, and no system call is made.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -23,24 +23,25 @@ use crate::say;
 use crate::text::field;
 use crate::timestamp::rfc3339;
 
-/// A file that has grown to this size gets the ending `.1`, in place of the one before it.
+/// A file of this size in bytes is renamed to a name with `.1` at the end, which replaces
+/// the one before it.
 const LIMIT: u64 = 10 << 20;
-/// How often a new file is begun when others do so at the same moment.
+/// How often the rotation is tried when other processes rotate the file at the same moment.
 const TRIES: usize = 3;
 
-/// What is written of a command.
+/// Which commands are written, and how much of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
-    /// A line when it fails.
+    /// A line for each command that fails.
     Error,
-    /// A line in any case.
+    /// A line for each command.
     Info,
-    /// The same with the namespace and the whole result.
+    /// As `Info`, with the namespace and the whole result.
     Debug,
 }
 
 impl Level {
-    /// The level of this name. Those that Multus knows besides mean the next one of ours.
+    /// The level with this name. The other levels of Multus mean the nearest one of these.
     fn named(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {
             "panic" | "error" => Some(Self::Error),
@@ -51,18 +52,19 @@ impl Level {
     }
 }
 
-/// A command that is to be written down when it is done.
+/// A command, whose line is written when it has ended.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     level: Level,
-    /// What is known before the command is entered, as fields of the line.
+    /// The fields of the line that are known before the command is executed.
     command: String,
     begin: Instant,
 }
 
 impl LogFile {
-    /// The log of a command of `plugin`, where the network has one.
+    /// The log of a command of `plugin`, if the configuration of the network names a log
+    /// file.
     pub(super) fn of(
         document: &Document,
         plugin: &str,
@@ -92,7 +94,7 @@ impl LogFile {
         })
     }
 
-    /// Writes down how the command has ended.
+    /// Writes the line, with the outcome of the command.
     pub(super) fn write(&self, outcome: Result<Option<&AddResult>, &Error>) {
         if outcome.is_ok() && self.level < Level::Info {
             return;
@@ -131,7 +133,7 @@ fn describe(plugin: &str, network: &str, environment: &Environment, level: Level
     text
 }
 
-/// The rest of the line: what the command has given or why it has failed.
+/// The rest of the line: the addresses of the result, or the error.
 fn ending(outcome: Result<Option<&AddResult>, &Error>, level: Level) -> String {
     match outcome {
         Err(error) => format!(" code={} error={}", error.code.0, field(&error.to_string())),
@@ -148,28 +150,29 @@ fn ending(outcome: Result<Option<&AddResult>, &Error>, level: Level) -> String {
     }
 }
 
-/// A result as one field; it has been delivered, so it can be written.
+/// The result as one field. It was delivered before, so it can be printed.
 fn whole(result: &AddResult) -> String {
     let text = result.to_json(CniVersion::LATEST).unwrap_or_default();
     let value: Value = serde_json::from_str(&text).unwrap_or_default();
     format!(" result={}", field(&value.to_string()))
 }
 
-/// Appends a line, in one piece, to a file that is not too large yet.
+/// Appends a line with one write, and rotates the file before if it is too large.
 fn append(path: &Path, line: &str) -> io::Result<()> {
     let mut file = open(path)?;
     for _ in 0..TRIES {
         if file.metadata()?.len() < LIMIT {
             break;
         }
-        begin_anew(path)?;
+        rotate(path)?;
         file = open(path)?;
     }
     file.write_all(line.as_bytes())
 }
 
-/// Opens a file of ours, or makes it. Others who can write in its directory must not have us
-/// write anywhere else: by a link of either kind, or into a file that they own.
+/// Opens the log file, or creates it. Other users who can write to its directory must not
+/// redirect the lines to another file, neither by a symbolic or hard link nor by a file that
+/// they own.
 fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .append(true)
@@ -188,9 +191,9 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Gives a file that is large enough its other name. Of those who come at the same moment
-/// one does so: the others find a lock or a new file.
-fn begin_anew(path: &Path) -> io::Result<()> {
+/// Renames a file that has reached its limit. If several processes do so at the same moment,
+/// one succeeds: the others find the file locked or a new one.
+fn rotate(path: &Path) -> io::Result<()> {
     let Ok(Some(_lock)) = Lock::take_existing(path, Duration::ZERO) else {
         return Ok(());
     };

@@ -1,6 +1,6 @@
-//! One attachment, one record: what DEL, GC and CHECK need to know, written before
-//! the kernel is touched. Runtimes send DEL with a stripped configuration, without
-//! a namespace, or with a path that is not a namespace any more; a record makes DEL
+//! The record of an attachment: the data that DEL, GC and CHECK need, written before the
+//! kernel is changed. Runtimes send DEL with a stripped configuration, without a
+//! namespace, or with a path that is not a namespace any more; a record makes DEL
 //! independent of all that, and nothing inside the container can change it.
 
 use std::ffi::OsStr;
@@ -20,10 +20,10 @@ use crate::files::file;
 use crate::ifname::IfName;
 use crate::kernel::netns::{Holders, NetNs, NetNsId, Presence};
 
-/// The number that the kernel draws at every boot.
+/// The file with the boot id, a random UUID that the kernel makes at every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The record of one attachment. `D` is what the plugin itself needs.
+/// The record of one attachment. `D` is the part of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment<D> {
@@ -33,16 +33,16 @@ pub struct Attachment<D> {
     pub container_id: ContainerId,
     /// The interface inside the container.
     pub ifname: IfName,
-    /// `namespace/name` of the pod; empty when the runtime has not said.
+    /// `namespace/name` of the pod; empty when the runtime does not pass it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod: String,
     /// The version of the configuration.
     pub cni_version: String,
-    /// The boot in which the attachment was made.
+    /// The id of the boot in which the attachment was made.
     pub boot_id: String,
     /// The path of the container's namespace.
     pub netns: String,
-    /// Which namespace the path led to.
+    /// The namespace that the path led to at ADD.
     pub netns_id: NetNsId,
     /// The `ipam` section of the configuration; `null` when there was none.
     pub ipam: Value,
@@ -74,8 +74,8 @@ impl<D> Attachment<D> {
         })
     }
 
-    /// The file name of the plugin that has reserved the addresses; empty when the
-    /// attachment has none of an IPAM plugin.
+    /// The file name of the IPAM plugin that has reserved the addresses; empty without an
+    /// IPAM plugin.
     pub fn ipam_plugin(&self) -> String {
         let section = read_value::<Ipam>(&self.ipam, "ipam");
         section.map(|ipam| ipam.plugin).unwrap_or_default()
@@ -87,8 +87,8 @@ impl<D> Attachment<D> {
         key == (&other.network, &other.container_id, &other.ifname)
     }
 
-    /// Whether `path` is where the record belongs. What it names becomes a path again
-    /// when it is acted upon, which must not be another one.
+    /// Whether `path` is the path of this record. Its names are used to build the path
+    /// again, for example to remove the record, and that must be the same file.
     pub(crate) fn is_of(&self, path: &Path) -> bool {
         let names = [path.parent().and_then(Path::file_name), path.file_name()];
         let own = [
@@ -98,18 +98,19 @@ impl<D> Attachment<D> {
         names == own.each_ref().map(|name| Some(OsStr::new(name)))
     }
 
-    /// Whether the container's namespace is still where it was on ADD.
+    /// Whether the recorded path still leads to the container's namespace.
     ///
     /// # Errors
-    /// Code 5 when the boot id cannot be read, 8 when the namespace cannot be looked at.
+    /// Code 5 when the boot id cannot be read, 8 when the namespace cannot be examined.
     pub fn is_alive(&self) -> Result<bool> {
         self.is_alive_in(&boot_id()?)
     }
 
-    /// As [`Self::is_alive`], for who asks about many: `boot` is what [`boot_id`] says.
+    /// As [`Self::is_alive`], for callers that ask about many records: `boot` is the
+    /// value of [`boot_id`].
     ///
     /// # Errors
-    /// Code 8 when the namespace cannot be looked at.
+    /// Code 8 when the namespace cannot be examined.
     pub fn is_alive_in(&self, boot: &str) -> Result<bool> {
         match self.boot_id == boot {
             true => self.netns_id.is_at(&self.netns),
@@ -117,7 +118,7 @@ impl<D> Attachment<D> {
         }
     }
 
-    /// Whether the container's namespace exists, wherever it is.
+    /// Whether the container's namespace exists, under the recorded path or any other.
     pub fn presence(&self, boot: &str, holders: &Holders) -> Presence {
         match self.boot_id == boot {
             true => self.netns_id.presence(&self.netns, holders),
@@ -125,19 +126,21 @@ impl<D> Attachment<D> {
         }
     }
 
-    /// The error of an ADD for an attachment that exists: its first one stays as it is.
-    pub fn is_in_use(&self) -> Error {
+    /// The error of a second ADD for an attachment that exists. The attachment is not
+    /// changed.
+    pub fn already_exists(&self) -> Error {
         let (ifname, netns) = (self.ifname.as_str(), &self.netns);
         let msg = format!("interface {ifname:?} already exists in netns {netns:?}");
-        let details = format!("container {} has got it before", self.container_id);
+        let details = format!("container {} has it already", self.container_id);
         Error::internal(msg).with_details(details)
     }
 
-    /// The input of the DEL that ends this attachment, when nobody sends one: what
-    /// GC and the recovery of abandoned attachments execute.
+    /// The input of a DEL that ends this attachment, for GC and for the recovery of
+    /// attachments whose DEL the runtime does not send.
     ///
     /// # Errors
-    /// Code 1 or 6 when the recorded configuration is not one of ours.
+    /// Code 1 when the recorded version is not supported, 6 when the configuration cannot
+    /// be read.
     pub fn del_args(&self, delegates: &Delegates) -> Result<CmdArgs> {
         let mut conf = serde_json::Map::new();
         conf.insert("cniVersion".into(), self.cni_version.clone().into());
@@ -160,12 +163,13 @@ impl<D> Attachment<D> {
     }
 }
 
-/// `:` can occur in neither part, so no two attachments share a file.
+/// The name of a record's file. `:` can occur in neither part, so no two attachments
+/// share a file.
 pub(super) fn file_name(container_id: &ContainerId, ifname: &IfName) -> String {
     format!("{container_id}:{ifname}{EXTENSION}")
 }
 
-/// The number of the running boot.
+/// The id of the current boot.
 ///
 /// # Errors
 /// Code 5 when `/proc` is not mounted.

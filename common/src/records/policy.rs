@@ -1,4 +1,4 @@
-//! The source routing of an attachment, as its record keeps it.
+//! The part of a record that is about source routing.
 
 use std::net::IpAddr;
 

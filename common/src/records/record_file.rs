@@ -1,5 +1,5 @@
-//! The file of an attachment's record: written whole, and read as what it is. A file that cannot
-//! be read says that there is an attachment, so it is not taken for none.
+//! The file of an attachment's record. A file that cannot be read still means that there is an
+//! attachment, so it is not treated like a missing file.
 
 use std::io;
 use std::path::Path;
@@ -13,26 +13,26 @@ use crate::files::file;
 use crate::files::format;
 use crate::say;
 
-/// The most bytes of a record, which is mostly what the configuration says of addresses.
-/// No longer one is written, so whatever is larger is not one.
+/// The maximum size of a record in bytes. Most of a record is the `ipam` section of the
+/// configuration. No larger record is written, so a larger file is not a record.
 pub(super) const RECORD_LIMIT: usize = 1 << 20;
-/// The extended attribute in which a record's file has the number of its boot.
+/// The extended attribute of a record's file that has the boot id.
 const BOOT: &str = "user.eni-cni.boot";
 
-/// What the file of an attachment's record says.
+/// The content of an attachment's record file.
 #[derive(Debug)]
 pub enum Recorded<D> {
     /// There is no such file.
     Absent,
     /// The record.
     Whole(Box<Attachment<D>>),
-    /// There is something else in its place, or a record of a newer version: an attachment was
-    /// made, and nothing is known of it. The error names the file and what to do.
+    /// The file is not a record, or a record of a newer version: there is an attachment, but
+    /// nothing is known of it. The error names the file and says what to do.
     Unreadable(Error),
 }
 
 impl<D> Recorded<D> {
-    /// The record, where one that cannot be read is an error.
+    /// The record, if there is one; an unreadable one is an error.
     ///
     /// # Errors
     /// Code 5 naming the file.
@@ -48,7 +48,7 @@ impl<D> Recorded<D> {
 /// Reads the record at `path`.
 ///
 /// # Errors
-/// Code 5 when the file exists and the disk does not give it.
+/// Code 5 when the file system fails to read the file.
 pub(super) fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Recorded<D>> {
     let bytes = match file::read_regular(path, RECORD_LIMIT as u64) {
         Ok(bytes) => bytes,
@@ -69,8 +69,8 @@ pub(super) fn read_record<D: DeserializeOwned>(path: &Path) -> Result<Recorded<D
     damaged(path, &why)
 }
 
-/// The refusal of a record that a newer version has written, in whichever boot: what it says
-/// would be lost if another one took its place.
+/// The error for a record that a newer version has written, even in an earlier boot: it must
+/// not be replaced, because its content would be lost.
 fn newer(path: &Path, why: &str) -> Error {
     let msg = format!("the record of an attachment in {path:?} is of a newer version");
     let details = format!(
@@ -79,8 +79,8 @@ fn newer(path: &Path, why: &str) -> Error {
     Error::new(ErrorCode::IO, msg).with_details(details)
 }
 
-/// What is in the place of a record counts as none where it was written before the machine
-/// was started: nothing of the attachment has lived on.
+/// Handles a damaged record. It counts as absent if it was written in an earlier boot, because
+/// nothing of the attachment has survived the reboot.
 fn damaged<D>(path: &Path, why: &str) -> Result<Recorded<D>> {
     let boot = boot_id()?;
     if marked_boot(path).is_some_and(|marked| marked != boot.as_bytes()) {
@@ -91,25 +91,26 @@ fn damaged<D>(path: &Path, why: &str) -> Result<Recorded<D>> {
     Ok(Recorded::Unreadable(
         Error::new(ErrorCode::IO, msg).with_details(format!(
             "{why}; DEL ends the attachment where its configuration and its result prove what it \
-             has. Else see to it that the node has its device back and that no address of the \
+             has. Otherwise make sure that the node has its device back and that no address of the \
              container is reserved, and remove the file"
         )),
     ))
 }
 
-/// Writes a record that belongs to this boot. A file system may have the new name on the
-/// disk before the content; what is noted of a file is there with its name.
+/// Writes a record with the boot id as an attribute of its file. After a power failure a file
+/// system may have the new name without the content; the attribute is on the disk together
+/// with the name.
 ///
 /// # Errors
 /// Those of the file system; the old content is still there then.
 pub(super) fn write(path: &Path, content: &[u8], boot: &str) -> io::Result<()> {
     file::replace_noted(path, content, |file| {
-        // Without it, a record that is damaged has to be removed by hand.
+        // Without the attribute, a damaged record has to be removed by hand.
         fsetxattr(file, BOOT, boot.as_bytes(), XattrFlags::empty()).ok();
     })
 }
 
-/// The boot in which the file was written, if that is noted.
+/// The id of the boot in which the file was written, if it has the attribute.
 fn marked_boot(path: &Path) -> Option<Vec<u8>> {
     let mut value = [0; 64];
     let length = lgetxattr(path, BOOT, &mut value[..]).ok()?;

@@ -1,13 +1,13 @@
-//! What is known of all records of a plugin without reading each of them. Who looks for one
-//! device among hundreds of attachments has a *mark* for it, and a file beside the records
-//! keeps the marks of those that somebody has read before.
+//! A cache that says which records of a plugin are about a device, without reading each of them.
+//! Each record has a *mark*, a number that is computed from its device. A file beside the
+//! records keeps the marks of those that were read before.
 //!
-//! The file only helps. An entry counts for the file that it was made of, by name and inode:
-//! a record is never changed in place but replaced. Every other record is read, as all of them
-//! are where the file is missing, damaged or of another version. Nobody waits for it and nothing
-//! fails because of it. Where an attachment is made again under the names of one that has ended,
-//! its record can get the inode of the one before and be taken for it, so who does not find
-//! a device by the marks has to read the records.
+//! The file is only a cache. An entry is valid for the record with the same name and inode,
+//! because a record is never changed in place but replaced. All other records are read; without
+//! a valid file of this version, every record is. No process waits for the file, and no command
+//! fails because of it. If an attachment is made again under the names of one that has ended,
+//! its record can get the same inode and match the old entry. So a caller that does not find a
+//! device by the marks has to read the records.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,24 +24,24 @@ use crate::error::{Error, Errors, Result};
 use crate::files::file;
 use crate::files::words::{bytes, parse, sum, sum_of_text};
 
-/// What the file begins with. What a mark is made of is a part of the format.
+/// The first word of the file. It has to change when marks are computed in another way.
 const MAGIC: u64 = u64::from_le_bytes(*b"eni-cni\x01");
 /// Words of an entry.
 const ENTRY: usize = 3;
-/// Far more than there is of a node's attachments.
+/// The maximum size of the file in bytes, far more than the attachments of a node need.
 const LIMIT: u64 = 1 << 24;
-/// How many records are read again by everybody before the file is written: that costs as much
-/// as reading a few of them.
+/// How many records must be new before the file is written. Writing it costs as much as reading
+/// a few records.
 const WORTH_WRITING: usize = 8;
-/// What a directory is read in.
+/// The size of the buffer for reading a directory, in bytes.
 const BUFFER: usize = 1 << 15;
 
-/// What is known of the records.
+/// The marks of all records.
 #[derive(Debug)]
 pub struct Survey<D> {
-    /// Those without a mark, at which everybody has to look.
+    /// The records without a mark, which every caller has to examine.
     pub unmarked: Vec<Attachment<D>>,
-    /// The marks of all others.
+    /// The marks of all other records.
     marks: Vec<u64>,
 }
 
@@ -52,18 +52,19 @@ impl<D> Survey<D> {
     }
 }
 
-/// Of which file an entry is, and its mark.
+/// The file of a record, and its mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     inode: u64,
-    /// A sum over the names of network and file.
+    /// A checksum of the names of network and file.
     name: u64,
     mark: u64,
 }
 
 impl Records {
-    /// Looks at all records. `mark` is that of one, where it has one, and depends on nothing
-    /// else. `errors` gets what cannot be read.
+    /// The marks of all records. `mark` computes the mark of a record from nothing but the
+    /// record; `None` means that it has no mark. The errors of unreadable records are added to
+    /// `errors`.
     ///
     /// # Errors
     /// Code 5 naming the directory that cannot be read.
@@ -90,7 +91,7 @@ impl Records {
             }
         }
         if new >= WORTH_WRITING {
-            // The next one reads the records again.
+            // If this fails, the next caller reads the records again.
             write(&self.marks_file(), &mut entries).ok();
         }
         Ok(Survey {
@@ -99,7 +100,8 @@ impl Records {
         })
     }
 
-    /// Beside the directory of the records: in it, there are only networks.
+    /// The path of the file. It is beside the directory of the records, which contains only
+    /// networks.
     fn marks_file(&self) -> PathBuf {
         let plugin = self.directory.file_name().unwrap_or_default();
         let name = format!(".{}.marks", plugin.to_string_lossy());
@@ -107,8 +109,8 @@ impl Records {
     }
 }
 
-/// The records in the directory of a network that are not among `known`, sorted by name;
-/// `entries` gets those that are.
+/// The records in the directory of a network that are not among `known`, sorted by name. The
+/// entries of the others are added to `entries`.
 fn unknown(
     network: &Path,
     known: &[Entry],
@@ -155,7 +157,7 @@ fn for_each_record(directory: &Path, mut see: impl FnMut(&[u8], u64)) -> io::Res
     Ok(())
 }
 
-/// What the file has, sorted; nothing where it is not one of this version that is whole.
+/// The entries of the file, sorted; none when it is damaged or of another version.
 fn read(path: &Path) -> Vec<Entry> {
     let content = file::read_regular(path, LIMIT).unwrap_or_default();
     if !content.len().is_multiple_of(size_of::<u64>()) {
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_whole_or_of_another_version_says_nothing() {
+    fn a_file_that_is_cut_or_damaged_has_no_entries() {
         let (directory, mut known) = network();
         let path = directory.path().join(".marks");
         write(&path, &mut known).unwrap();

@@ -101,7 +101,7 @@ fn unneeded(
     // finds no state after.
     let _turn = match options.dry_run {
         true => None,
-        false => errors.keep(Turn::to_take_away()),
+        false => errors.keep(Turn::to_detach_eni()),
     };
     let needed = errors.keep(Needed::look());
     let is_needed = stays || needed.is_none_or(|needed| !needed.is_empty());

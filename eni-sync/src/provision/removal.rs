@@ -189,7 +189,7 @@ impl Removal<'_> {
     /// the ENI to a pod since. Returns the reasons why it must stay. If there is none, writes
     /// the record of its removal: no pod gets its interface from then on.
     fn claim(&self, eni: &Description) -> Result<Vec<String>> {
-        let _turn = Turn::to_take_away()?;
+        let _turn = Turn::to_detach_eni()?;
         let reasons = Vec::from_iter(carried::attached(&eni.mac)?);
         if reasons.is_empty() {
             self.records.write(&leaving(eni))?;

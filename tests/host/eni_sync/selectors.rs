@@ -124,7 +124,7 @@ fn two_enis_that_match_are_named_and_so_is_what_each_has_where_none_does() {
         "several interfaces match masterSelector tag role=data: candidates: ",
         node.eni.as_str(),
         other.as_str(),
-        "ask for more, such as deviceIndex or another tag",
+        "add a key to choose one, such as deviceIndex or another tag",
     ] {
         diagnosis.has("master", "error", said);
     }
@@ -188,7 +188,7 @@ fn an_inventory_of_an_earlier_version_selects_nothing_by_what_it_does_not_tell()
         let diagnosis = selected(&node, &selector);
         let said = format!(
             "enis.json of an earlier version has no {key} of ENIs: the agent of this version \
-             writes it anew"
+             writes it again"
         );
         diagnosis.has("master", "error", &said);
         // What it tells is used as ever.

@@ -1,10 +1,10 @@
-//! A property of an ENI that the inventory tells, and what an ENI has in its place.
+//! A property of an ENI in the inventory, and the value that an ENI has for it.
 
 use std::fmt;
 
 use crate::attach::inventory::Eni;
 
-/// What an ENI is to have.
+/// A property that the selector requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum EniProperty {
     /// Its id.
@@ -22,12 +22,12 @@ pub(super) enum EniProperty {
 }
 
 impl EniProperty {
-    /// Whether an inventory of any version tells it.
-    pub(super) fn is_always_told(&self) -> bool {
+    /// Whether the inventories of all versions have this property.
+    pub(super) fn is_in_every_inventory(&self) -> bool {
         matches!(self, Self::Id(_) | Self::SubnetId(_) | Self::DeviceIndex(_))
     }
 
-    /// Whether the ENI has it.
+    /// Whether the ENI has this property.
     pub(super) fn is_of(&self, eni: &Eni) -> bool {
         match self {
             Self::Id(id) => eni.id == *id,
@@ -39,8 +39,8 @@ impl EniProperty {
         }
     }
 
-    /// What the ENI has in its place.
-    pub(super) fn instead(&self, eni: &Eni) -> String {
+    /// The value that the ENI has instead.
+    pub(super) fn actual(&self, eni: &Eni) -> String {
         match self {
             Self::Id(_) => "another id".to_owned(),
             Self::SubnetId(_) => format!("subnet {}", eni.subnet_id),
@@ -55,7 +55,7 @@ impl EniProperty {
     }
 }
 
-/// As it is written in a configuration.
+/// The key and its value in a configuration.
 impl fmt::Display for EniProperty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

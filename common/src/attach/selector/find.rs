@@ -1,4 +1,5 @@
-//! The one interface of the node that a selector means, and why there is none or more than one.
+//! Finds the one interface of the node that a selector selects, and explains why there is none
+//! or more than one.
 
 use std::net::IpAddr;
 
@@ -10,15 +11,15 @@ use crate::error::{Error, Result};
 use crate::kernel::netlink::{Link, Netlink};
 use crate::kernel::pci::PciAddress;
 
-/// Interfaces of these kinds are on top of another one, whose MAC they may share.
+/// The kinds of interfaces on top of another one, whose MAC they may share.
 const UPPER_KINDS: [&str; 5] = ["ipvlan", "ipvtap", "macvlan", "macvtap", "vlan"];
 
 impl MasterSelector {
-    /// The one interface of the node that the selector means.
+    /// The one interface of the node that the selector selects.
     ///
     /// # Errors
     /// Code 7 naming the candidates when there is none or more than one, and when the inventory
-    /// does not tell what is asked for; 5 or 6 when it cannot be read.
+    /// does not have a property of the selector; 5 or 6 when the inventory cannot be read.
     pub fn find(&self, netlink: &mut Netlink) -> Result<Link> {
         let mut links = netlink.links()?;
         links.retain(|link| !link.loopback && !UPPER_KINDS.contains(&link.kind.as_str()));
@@ -54,11 +55,11 @@ impl MasterSelector {
         }
     }
 
-    /// What the selector has to know of the ENIs. One that asks for nothing of them needs no
-    /// inventory, and a range can be told by the addresses of the node.
+    /// The inventory, as far as the selector needs it: not at all without a property of an ENI.
+    /// For an address range it is optional, because the node's addresses show the subnet too.
     fn inventory(&self) -> Result<Inventory> {
         let mut asked = self.of_eni();
-        if asked.any(|property| !property.is_always_told()) {
+        if asked.any(|property| !property.is_in_every_inventory()) {
             return Inventory::read_whole()?.ok_or_else(missing_inventory);
         }
         if self.of_eni().next().is_some() {
@@ -71,7 +72,7 @@ impl MasterSelector {
         }
     }
 
-    /// What is asked of the ENI.
+    /// The properties of the ENI in this selector.
     fn of_eni(&self) -> impl Iterator<Item = &EniProperty> {
         self.0.iter().filter_map(|property| match property {
             Property::OfEni(property) => Some(property),
@@ -79,8 +80,8 @@ impl MasterSelector {
         })
     }
 
-    /// What each ENI has that the selector does not ask for, or the interfaces where it asks
-    /// nothing of an ENI.
+    /// How each ENI differs from the selector, or, without a property of an ENI, the interfaces
+    /// of the node.
     fn why_none(&self, links: &[Link], inventory: &Inventory) -> String {
         if self.of_eni().next().is_none() {
             let links: Vec<String> = links.iter().map(name).collect();
@@ -91,12 +92,12 @@ impl MasterSelector {
         format!("ENIs of this node: {}", listed(&enis, "; "))
     }
 
-    /// Why the selector does not mean this ENI.
+    /// Why the selector does not select this ENI.
     fn why_not(&self, eni: &Eni, links: &[Link]) -> String {
         let link = links.iter().find(|link| link.mac == eni.mac);
         let name = link.map_or_else(|| eni.id.clone(), |l| format!("{} ({})", eni.id, l.name));
         let wrong = self.of_eni().filter(|property| !property.is_of(eni));
-        let wrong: Vec<String> = wrong.map(|property| property.instead(eni)).collect();
+        let wrong: Vec<String> = wrong.map(|property| property.actual(eni)).collect();
         match (wrong.is_empty(), link) {
             (false, _) => format!("{name} has {}", wrong.join(", ")),
             (true, None) => format!(
@@ -112,8 +113,8 @@ impl MasterSelector {
     }
 }
 
-/// The interfaces of the ENIs whose subnet this is; where the inventory knows none, or there is
-/// no inventory, those with an address in it.
+/// The indices of the interfaces whose ENI is in the subnet. Without an inventory, or when it
+/// has no such ENI, those of the interfaces with an address in the subnet.
 fn in_subnet(
     subnet: Cidr,
     links: &[Link],
@@ -139,7 +140,7 @@ fn in_subnet(
     Ok(inside)
 }
 
-/// The interfaces, each with what tells its ENI from the others.
+/// The interfaces, each with the properties that distinguish its ENI.
 fn why_several(links: &[&Link], inventory: &Inventory) -> String {
     let known = links
         .iter()
@@ -161,7 +162,9 @@ fn why_several(links: &[&Link], inventory: &Inventory) -> String {
         .collect();
     let candidates = format!("candidates: {}", links.join(", "));
     match known {
-        true => format!("{candidates}; ask for more, such as deviceIndex or another tag"),
+        true => {
+            format!("{candidates}; add a key to choose one, such as deviceIndex or another tag")
+        }
         false => candidates,
     }
 }

@@ -1,5 +1,5 @@
-//! What a delegate prints, read: a result when it succeeds, an error when it does not.
-//! Pure; the delegate may be anybody's program.
+//! Parses what a delegate prints: a result when it succeeds, an error when it fails. The
+//! delegate may be any program, so its output can be anything.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,8 +23,8 @@ pub fn result(stdout: &[u8], version: CniVersion) -> Result<AddResult> {
         })
 }
 
-/// The error that a failed delegate printed, with libcni's words where it printed
-/// something else.
+/// The error that a failed delegate printed, or an error with the text of libcni when the
+/// output is something else.
 pub fn error(output: &Output) -> Error {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));

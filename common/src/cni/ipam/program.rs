@@ -1,8 +1,8 @@
-//! Whether a plugin in `CNI_PATH` is the program that runs: then it need not be executed.
+//! Whether a plugin in `CNI_PATH` is the running program, which then need not be executed again.
 //!
-//! Two names of one file are. A copy is known by its length and its first page, which has the build
-//! id: a hash that the linker makes of all that it links. To compare all bytes of two files takes
-//! longer than to execute one of them.
+//! Two names of one file are the same program. A copy is recognised by its length and its first
+//! page, which has the build id: a hash that the linker computes over all that it links. A
+//! comparison of all bytes would take longer than executing the file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -13,21 +13,21 @@ use nix::libc;
 
 use crate::program::is_executable;
 
-/// The file of the program that runs, also when its name leads to another one by now.
+/// The file of the running program, even if its name leads to another file now.
 const THIS_PROGRAM: &str = "/proc/self/exe";
-/// What begins a build id in the headers of a program: the lengths of its name and of a SHA-1
+/// The start of a build id in the headers of a program: the lengths of its name and of a SHA-1
 /// sum, the type `NT_GNU_BUILD_ID`, and the name. Source: `elf.h`; System V ABI, "Note Section".
 const BUILD_ID: [u8; 16] = *b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
 /// The headers of a program are in its first page.
 const HEADERS: usize = 4096;
 
-/// Whether `path` leads to the program that runs. What cannot be examined does not: it is
-/// executed, and that says what is wrong with it.
+/// Whether `path` leads to the running program. False when the file cannot be examined: its
+/// execution then reports the reason.
 pub(super) fn is_this_program(path: &Path) -> bool {
     is_same(Path::new(THIS_PROGRAM), path).unwrap_or(false)
 }
 
-/// Whether to execute one is to execute the other.
+/// Whether both files are the same program.
 fn is_same(running: &Path, found: &Path) -> io::Result<bool> {
     let (own, other) = (fs::metadata(running)?, fs::metadata(found)?);
     if (own.dev(), own.ino()) == (other.dev(), other.ino()) {
@@ -58,7 +58,8 @@ mod tests {
 
     use super::*;
 
-    /// Two files, the second of which is `change`d.
+    /// Whether two files with this content are the same program, after `change` of the second
+    /// one.
     fn is_same_after(content: &[u8], change: impl Fn(&Path)) -> bool {
         let directory = tempfile::tempdir().unwrap();
         let [running, found] = ["running", "found"].map(|name| directory.path().join(name));
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_the_same_file_is_the_same_program_whatever_is_in_it() {
+    fn two_names_of_one_file_are_the_same_program_whatever_its_content() {
         assert!(is_same_after(b"#!/bin/sh", |found| {
             fs::remove_file(found).unwrap();
             fs::hard_link(found.with_file_name("running"), found).unwrap();
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_executed_is_not_called_either() {
+    fn a_file_that_is_not_executable_is_not_called() {
         assert!(!is_same_after(&program(), |found| {
             fs::set_permissions(found, fs::Permissions::from_mode(0o644)).unwrap();
         }));

@@ -1,4 +1,4 @@
-//! What a result looks like in each version of the specification.
+//! The format of a result in each version of the specification.
 
 use std::net::IpAddr;
 
@@ -57,10 +57,10 @@ struct Ip02 {
 }
 
 impl Shape02 {
-    /// The shape of a result, which consists of its addresses.
+    /// Converts a result, which has to have an address.
     ///
     /// # Errors
-    /// Code 999 with the words of libcni when there is not one.
+    /// Code 999 with the text of libcni when it has no address.
     pub(super) fn of_addresses(result: &AddResult, version: CniVersion) -> Result<Self> {
         let shape = Self::from_result(result, version);
         match shape.ip4.is_some() || shape.ip6.is_some() {

@@ -16,15 +16,15 @@ use crate::error::{Error, Result};
 /// The longest IPv4 prefix that still has a broadcast address.
 const LAST_PREFIX_WITH_BROADCAST: u8 = 30;
 
-/// Whether the kernel looks for another owner of an IPv6 address before it uses it
-/// (duplicate address detection, RFC 4862).
+/// Whether the kernel verifies that no other node has an IPv6 address before it uses the
+/// address (duplicate address detection, RFC 4862).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dad {
-    /// It does not: the network that hands the address out guarantees that it is
-    /// unique, and detection would cost a pod 1 to 2 s.
+    /// No: address management guarantees that the address is unique, and detection would
+    /// delay a pod by 1 to 2 s.
     #[default]
     Off,
-    /// It does.
+    /// Yes.
     On,
 }
 
@@ -35,16 +35,16 @@ pub struct KernelAddress {
     pub link: u32,
     /// The address with its prefix length.
     pub cidr: Cidr,
-    /// Whether it can be used.
+    /// The state of its duplicate address detection.
     pub state: AddressState,
-    /// Whether its scope is global: the kernel has not made it for the link alone.
+    /// Whether its scope is global (`universe`), and not that of the link or the host.
     pub is_global: bool,
-    /// Whether it ends by itself unless somebody renews it, as DHCP and router
-    /// advertisements do.
+    /// Whether its lifetime is limited, as of an address by DHCP or by router
+    /// advertisements.
     pub is_leased: bool,
 }
 
-/// What duplicate address detection has said of an address.
+/// The result of duplicate address detection for an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressState {
     /// It can be used.
@@ -95,8 +95,9 @@ impl Change {
 }
 
 impl Netlink {
-    /// Removes the addresses of a link, but for those that IPv6 cannot do without on any
-    /// link (`fe80::/10`). The kernel removes some of them with others.
+    /// Removes the addresses of a link, except the link-local ones of IPv6 (`fe80::/10`),
+    /// which every link with IPv6 needs. The kernel removes secondary addresses together
+    /// with the primary one.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer; a missing link is success.
@@ -120,7 +121,7 @@ impl Netlink {
     /// Adds an address to a link; see [`Change::add_address`].
     ///
     /// # Errors
-    /// Code 999 with the kernel's answer, in the words of the Go plugins.
+    /// Code 999 with the kernel's answer, with the text of the Go plugins.
     pub fn add_address(&mut self, link: &Link, cidr: Cidr, dad: Dad) -> Result<()> {
         self.apply(&[Change::add_address(link, cidr, dad)])
     }
@@ -143,19 +144,21 @@ impl Netlink {
         self.dump_addresses(0)
     }
 
-    /// The addresses of all links, both families, in a namespace where others add and
-    /// remove addresses as they like: not more than `most` are read.
+    /// The addresses of all links, both families, in an untrusted namespace, whose
+    /// processes can add and remove addresses at any time. At most `most` addresses are
+    /// read.
     ///
     /// # Errors
-    /// Code 999 when there are more, or when they change again and again while they are
-    /// listed. What is left of the answer makes the socket useless.
+    /// Code 999 when there are more, or when they change during every try to list them.
+    /// The rest of the answer makes the socket unusable, so it is consumed.
     pub fn into_addresses(mut self, most: usize) -> Result<Vec<KernelAddress>> {
         self.most = most;
         self.dump_addresses(0)
     }
 
     fn dump_addresses(&mut self, index: u32) -> Result<Vec<KernelAddress>> {
-        // Without this the kernel, or one before 4.20, ignores the index and tells more.
+        // Without this option, and before Linux 4.20, the kernel ignores the index and
+        // lists all addresses.
         self.socket.set_netlink_get_strict_chk(true).ok();
         let mut message = AddressMessage::default();
         message.header.index = index;
@@ -181,7 +184,7 @@ pub(super) fn to_address(message: RouteNetlinkMessage) -> Option<KernelAddress> 
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };
-    // IPv6 has no local attribute unless the address is a peer's.
+    // An IPv6 address has the attribute `local` only if it has a peer.
     let address = find(|a| match a {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
@@ -193,7 +196,7 @@ pub(super) fn to_address(message: RouteNetlinkMessage) -> Option<KernelAddress> 
         })
     })?;
     let state = match message.header.flags {
-        // The kernel leaves the address of a failed detection tentative as well.
+        // An address whose detection has failed is also marked as tentative.
         flags if flags.contains(AddressHeaderFlags::Dadfailed) => AddressState::DadFailed,
         flags if flags.contains(AddressHeaderFlags::Tentative) => AddressState::Tentative,
         _ => AddressState::Usable,

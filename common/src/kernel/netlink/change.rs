@@ -1,4 +1,4 @@
-//! Changes, and how the kernel is asked for several of them at once.
+//! Changes, several of which are sent to the kernel at once.
 
 use std::io;
 
@@ -9,8 +9,8 @@ use super::Netlink;
 use crate::error::{Error, Result};
 use crate::say;
 
-/// How many changes are sent together. Were all of them refused, the socket could
-/// still hold the answers.
+/// How many changes are sent together. If the kernel refuses all of them, the answers must fit
+/// into the buffer of the socket.
 const TOGETHER: usize = 64;
 
 /// A change to be made in a namespace.
@@ -18,26 +18,27 @@ const TOGETHER: usize = 64;
 pub struct Change {
     request: Request,
     flags: u16,
-    /// How its error begins.
+    /// The start of its error message.
     failed: String,
-    /// Whether an error of it is one of all changes.
+    /// Whether its error is returned. Otherwise it is only logged.
     is_required: bool,
 }
 
-/// What has come of a request to make something.
+/// The outcome of a request to make something.
 #[derive(Debug)]
 pub enum Made<T> {
-    /// It is there.
+    /// It was made.
     Done(T),
-    /// It is not there: the kernel has refused it, or has not got the request.
+    /// It was not made: the kernel has refused it, or has not received the request.
     Nothing(Error),
-    /// It is there, at least in part, or nobody knows: the kernel has got the request, and its
-    /// answer was lost.
+    /// It was made at least in part, or that is unknown: the kernel has received the request,
+    /// and its answer was lost.
     Perhaps(Error),
 }
 
 impl<T> Made<T> {
-    /// Goes on with what is there. It stays there when that fails.
+    /// Calls `next` with what was made. It still exists when `next` fails, so that is
+    /// [`Made::Perhaps`].
     pub fn and_then<U>(self, next: impl FnOnce(T) -> Result<U>) -> Made<U> {
         match self {
             Self::Done(made) => match next(made) {
@@ -50,11 +51,11 @@ impl<T> Made<T> {
     }
 }
 
-/// What the kernel is asked for.
+/// A message to the kernel.
 #[derive(Clone, Debug)]
 enum Request {
     Message(Box<RouteNetlinkMessage>),
-    /// A type, and bytes that the kernel has written itself.
+    /// A type, and bytes that the kernel has sent earlier.
     Bytes(u16, Vec<u8>),
 }
 
@@ -77,7 +78,7 @@ impl Change {
         }
     }
 
-    /// The same change, of which an error is only shown.
+    /// The same change, whose error is only logged.
     #[must_use]
     pub(super) fn best_effort(mut self) -> Self {
         self.is_required = false;
@@ -86,8 +87,8 @@ impl Change {
 }
 
 impl Netlink {
-    /// Makes these changes in their order. One that the kernel refuses does not keep
-    /// it from the next ones, so they are for callers that undo all of them then.
+    /// Makes these changes in their order. A refused change does not prevent the next ones in
+    /// the same request, so this is for callers that undo all changes after an error.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer to the first one that it refused.
@@ -96,7 +97,7 @@ impl Netlink {
         together.try_for_each(|part| self.apply_together(part))
     }
 
-    /// Makes one thing, and tells a refusal from an answer that was lost.
+    /// Makes one change, and distinguishes a refusal from an answer that was lost.
     pub(super) fn make(&mut self, change: Change) -> Made<()> {
         let changes = [change];
         let outcome = match self.send_together(&changes) {
@@ -115,9 +116,9 @@ impl Netlink {
         self.outcome_of(changes, first)?
     }
 
-    /// The kernel answers what it refuses in any case. So it is enough when it
-    /// acknowledges the last change, which says that it has seen the others. Returns the
-    /// number of the first message.
+    /// Sends these changes with one system call, and returns the sequence number of the first
+    /// message. The kernel always reports a refusal. So an acknowledgement is requested for
+    /// the last change only: it shows that the others were processed, too.
     fn send_together(&mut self, changes: &[Change]) -> Result<u32> {
         let mut request = Vec::new();
         let first = self.sequence.wrapping_add(1);
@@ -139,7 +140,8 @@ impl Netlink {
         Ok(first)
     }
 
-    /// What the kernel has answered to these changes.
+    /// Receives the kernel's answers to these changes, of which `first` is the first sequence
+    /// number.
     ///
     /// # Errors
     /// When the answer was lost.

@@ -1,7 +1,7 @@
-//! What the parser gets to see of the kernel's answers: of a link only what
-//! [`super::Link`] is made of. A container decides how long the description of its links
-//! is and what is in it, and the parser drops a whole answer because of one attribute
-//! that it does not understand.
+//! Shortens the kernel's answers before they are parsed: of a link, only the attributes that
+//! [`super::Link`] needs are kept. A container can influence the length and the content of its
+//! links' descriptions, and the parser drops a whole answer because of one attribute that it cannot
+//! parse.
 
 use super::text;
 
@@ -16,25 +16,27 @@ const IFLA_PROP_LIST: u16 = 52;
 /// MAC, MTU, parent, controller, queue length, link mode, group, the parent's namespace, segments
 /// and bytes of GSO, permanent MAC, bus address, and bytes of GRO, and of both with IPv4.
 const VALUES: [u16; 15] = [1, 4, 5, 10, 13, 17, 27, 37, 40, 41, 54, 56, 58, 63, 64];
-/// Of `IFLA_XDP`: the program of each mode.
+/// Attributes in `IFLA_XDP`: the program of each mode.
 const PROGRAMS: [u16; 3] = [5, 6, 7];
-/// Of `IFLA_LINKINFO`: the kind, what only that kind has, and the kind of port.
+/// Attributes in `IFLA_LINKINFO`: the kind, the data of that kind, and the kind of port.
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const INFO_PORT_KIND: u16 = 4;
-/// Of `IFLA_AF_SPEC`: the families, and what has the parameters of each one.
+/// Attributes in `IFLA_AF_SPEC`: the number of each family, and of the attribute in it that has the
+/// parameters.
 const PARAMETERS: [(u16, u16); 2] = [(2, 1), (10, 2)];
-/// The one kind of which more than the kind is looked at.
+/// The kinds whose data is used.
 const IPVLAN: [&[u8]; 2] = [b"ipvlan\0", b"ipvtap\0"];
 
-/// The bits of an attribute's type that say how it is encoded.
+/// The bits of an attribute's type that describe its encoding.
 const ENCODING: u16 = 0xC000;
-/// Bytes of a message's header, of what is before a link's attributes, and of theirs.
+/// Lengths in bytes: of a message's header, of the header of a link after it, and of an attribute's
+/// header.
 const MESSAGE_HEADER: usize = 16;
 const LINK_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
 
-/// The messages of a datagram, those about links in short.
+/// The messages of a datagram, with shortened messages about links.
 pub(super) fn understandable(datagram: &[u8]) -> Vec<u8> {
     let mut written = Vec::with_capacity(datagram.len());
     let mut rest = datagram;
@@ -54,12 +56,12 @@ pub(super) fn understandable(datagram: &[u8]) -> Vec<u8> {
         }
         rest = after;
     }
-    // What is not a message is for the parser to refuse.
+    // Bytes that are not a message are refused by the parser.
     written.extend(rest);
     written
 }
 
-/// The first message of `bytes` with its padding, and what is behind it.
+/// The first message of `bytes` with its padding, and the rest.
 fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?);
     let length = usize::try_from(length)
@@ -69,7 +71,7 @@ fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some(bytes.split_at(length.next_multiple_of(4).min(bytes.len())))
 }
 
-/// What a message about a link begins with, and its attributes.
+/// The headers of a message about a link, and its attributes.
 fn link_attributes(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
     let is_link = kind == RTM_NEWLINK;
@@ -78,13 +80,13 @@ fn link_attributes(message: &[u8]) -> Option<(&[u8], &[u8])> {
         .filter(|_| is_link)
 }
 
-/// Writes those of the attributes that count.
+/// Writes the attributes that are needed.
 fn shorten(attributes: &[u8], written: &mut Vec<u8>) {
     for (kind, value) in Attributes(attributes) {
         match kind {
             IFLA_IFNAME | IFLA_IFALIAS => write_text(kind, value, written),
             IFLA_PROP_LIST => Attributes(value).for_each(|(kind, name)| {
-                // One list a name: all of them could be too long for one attribute.
+                // One list for each name: together they could be too long for one attribute.
                 let mut list = Vec::new();
                 write_text(kind, name, &mut list);
                 write(IFLA_PROP_LIST, &list, written);
@@ -143,7 +145,7 @@ fn write_text(kind: u16, value: &[u8], written: &mut Vec<u8>) {
 
 /// Writes an attribute, and its padding.
 pub(super) fn write(kind: u16, value: &[u8], written: &mut Vec<u8>) {
-    // No value here is longer than what the kernel has put into one attribute.
+    // No value is longer than in the kernel's own attribute, so the length fits.
     let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
     written.extend(length.to_ne_bytes());
     written.extend(kind.to_ne_bytes());
@@ -151,7 +153,7 @@ pub(super) fn write(kind: u16, value: &[u8], written: &mut Vec<u8>) {
     written.resize(written.len().next_multiple_of(4), 0);
 }
 
-/// Attributes one after the other: type and value.
+/// Iterates over attributes: type and value of each.
 pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_a_link_is_shortened_and_the_rest_stays() {
+    fn messages_about_links_are_shortened_and_others_are_not_changed() {
         let info = |data: &[u8]| {
             let kind = attribute(INFO_KIND, b"dummy\0");
             attribute(IFLA_LINKINFO, &[kind, data.to_vec()].concat())
@@ -197,7 +199,7 @@ mod tests {
             let ipv6 = attribute(10, &[rest, &attribute(2, &[2; 8])].concat());
             attribute(IFLA_AF_SPEC, &[ipv4, ipv6].concat())
         };
-        let said = [
+        let sent = [
             attribute(IFLA_IFNAME, b"a\xff\0"),
             attribute(1, &[2, 0, 0, 0, 0, 1]),
             attribute(23, &[9; 200]),
@@ -222,14 +224,14 @@ mod tests {
             families(&[]),
             attribute(IFLA_XDP, &attribute(6, &[9; 4])),
         ];
-        let other = message(RTM_NEWLINK + 1, &said);
-        let before = [message(RTM_NEWLINK, &said), other.clone()].concat();
+        let other = message(RTM_NEWLINK + 1, &sent);
+        let before = [message(RTM_NEWLINK, &sent), other.clone()].concat();
         let after = [message(RTM_NEWLINK, &kept), other].concat();
         assert_eq!(understandable(&before), after);
     }
 
     #[test]
-    fn bytes_that_are_no_messages_are_passed_on() {
+    fn bytes_that_are_not_messages_are_not_changed() {
         for length in 0..40 {
             for byte in [0, 1, 16, 255] {
                 let bytes = vec![byte; length];

@@ -1,5 +1,6 @@
-//! Changes as the kernel announces them, to wait for one without polling. The socket
-//! is one of its own: answers to requests are not delayed by what nobody reads.
+//! Notifications of the kernel about changes, to wait for a change without polling. They
+//! have a separate socket, so that unread notifications do not delay the answers to
+//! requests.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Result};
 
-/// What the kernel announces changes of.
+/// The kind of objects whose changes the kernel reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// Links (`RTMGRP_LINK`).
@@ -30,14 +31,14 @@ impl Subject {
     }
 }
 
-/// Notices every change in a namespace from its creation on.
+/// Receives every change in a namespace since this value was created.
 #[derive(Debug)]
 pub struct Events {
     socket: Socket,
 }
 
 impl Events {
-    /// Begins to listen in the namespace of the calling thread.
+    /// Opens a socket in the namespace of the calling thread.
     ///
     /// # Errors
     /// Code 999 when the socket cannot be created.
@@ -53,7 +54,8 @@ impl Events {
         })
     }
 
-    /// What is readable when something has changed, for who waits for other things as well.
+    /// A descriptor that is readable when an object has changed, for callers that also wait
+    /// for other descriptors.
     pub fn changed(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -75,7 +77,7 @@ impl Events {
             match self.socket.recv_from_full() {
                 Ok(_) => {}
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                // More has changed than the kernel keeps messages of.
+                // There were more changes than the socket can hold.
                 Err(cause) if cause.raw_os_error() == Some(ENOBUFS) => return Ok(true),
                 Err(cause) => return Err(failed(cause)),
             }

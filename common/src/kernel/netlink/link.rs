@@ -1,4 +1,4 @@
-//! Links: what the kernel says of one, and every change the plugins make to one.
+//! Links as the kernel describes them, and the changes that the plugins make to them.
 
 mod message;
 mod offload;
@@ -27,16 +27,16 @@ use crate::random;
 const IFLA_IFALIAS: u16 = 20;
 /// The attribute by which a link is looked up under an alternative name.
 const IFLA_ALT_IFNAME: u16 = 53;
-/// The attribute with what each address family knows of a link, and those in it: the
+/// The attribute with a link's data of each address family, and the attributes in it: the
 /// family, and its parameters by number. Source: `linux/if_link.h` and `linux/ip.h`.
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET_CONF: u16 = 1;
 const AF_INET: u16 = 2;
-/// The mode in which an ipvlan interface has neighbours. Source: `linux/if_link.h`.
+/// The mode in which an ipvlan interface resolves neighbours. Source: `linux/if_link.h`.
 const IPVLAN_MODE_L2: u16 = 0;
-/// So few links are deleted one by one.
+/// Up to this number, links are deleted one by one.
 const SINGLY: usize = 8;
-/// The flags that are settings: the others are states, or about being up.
+/// The flags that are settings; the others are states, or mean that the link is up.
 const SETTABLE: LinkFlags = LinkFlags::Noarp
     .union(LinkFlags::Promisc)
     .union(LinkFlags::Allmulti)
@@ -55,7 +55,7 @@ pub struct Link {
     pub alias: String,
     /// The hardware address, in lower case with colons; empty when it has none.
     pub mac: String,
-    /// The hardware address that the device was made with, if it differs or not.
+    /// The hardware address that the device was manufactured with, also if `mac` is the same.
     pub permanent_mac: String,
     /// The maximum transmission unit in bytes.
     pub mtu: u32,
@@ -63,7 +63,7 @@ pub struct Link {
     pub up: bool,
     /// Whether this is the loopback interface.
     pub loopback: bool,
-    /// Whether its frames are Ethernet's.
+    /// Whether its link layer is Ethernet.
     pub ethernet: bool,
     /// The kind of a virtual interface (`ipvlan`, `veth`, …); empty for hardware.
     pub kind: String,
@@ -73,7 +73,7 @@ pub struct Link {
     pub controller: Option<u32>,
     /// The index of the interface below this one, in the namespace `parent_netns_id`.
     pub parent: Option<u32>,
-    /// The namespace of the parent, when it is not the interface's own.
+    /// The id (`nsid`) of the parent's namespace, when it is not the interface's own.
     pub parent_netns_id: Option<i32>,
     /// The mode of an ipvlan or ipvtap interface, as the kernel numbers it.
     pub ipvlan_mode: Option<u16>,
@@ -81,13 +81,13 @@ pub struct Link {
     pub ipvlan_flags: Option<u16>,
     /// The bus address of the device behind the interface, such as `0000:00:06.0`.
     pub bus_address: String,
-    /// What else anybody who may configure the interface can set.
+    /// Other settings, which a process that may configure the interface can change.
     pub settings: Settings,
     /// What is done with its packets before and behind the stack.
     pub offload: Offload,
     /// Whether the interface has a carrier.
     pub has_carrier: bool,
-    /// Whether the kernel has noticed the carrier everywhere: a frame that is sent leaves it.
+    /// Whether the operational state is up (`IFF_RUNNING`): frames can be sent.
     pub running: bool,
     /// Its parameters below `/proc/sys/net`.
     pub parameters: Parameters,
@@ -97,9 +97,9 @@ pub struct Link {
 /// which the kernel numbers them from 0. A family that the link does not have has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
-    /// Those of IPv4.
+    /// The parameters of IPv4.
     pub ipv4: Vec<i32>,
-    /// Those of IPv6.
+    /// The parameters of IPv6.
     pub ipv6: Vec<i32>,
 }
 
@@ -112,11 +112,13 @@ pub enum Parameter {
     ArpNotify = 22,
 }
 
-/// Settings of a link that stay with it wherever it moves, as the kernel numbers them.
+/// Settings of a link that it keeps when it moves to another namespace, as the kernel numbers
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
-    /// Those of the flags `NOARP`, `PROMISC`, `ALLMULTI` and `MULTICAST` that are on.
+    /// Which of the flags `NOARP`, `PROMISC`, `ALLMULTI` and `MULTICAST` are set, as a bit
+    /// mask.
     pub flags: u32,
     /// The length of the transmit queue in packets.
     pub tx_queue_length: u32,
@@ -153,7 +155,7 @@ pub struct LinkChange<'a> {
 }
 
 impl Change {
-    /// Changes the link with this index; `failed` says what was being done.
+    /// Changes the link with this index; `failed` is the message of an error.
     pub fn link(index: u32, change: LinkChange<'_>, failed: String) -> Self {
         let mut message = LinkUnspec::new_with_index(index);
         message = match change.up {
@@ -196,7 +198,7 @@ impl Change {
 }
 
 impl Change {
-    /// Sets parameters of IPv4 on a link. What the kernel refuses is only shown.
+    /// Sets parameters of IPv4 on a link. Errors are only logged.
     pub fn parameters(link: &Link, parameters: &[(Parameter, u32)]) -> Self {
         let values = parameters.iter().map(|(parameter, value)| {
             DefaultNla::new(*parameter as u16, value.to_ne_bytes().to_vec())
@@ -218,7 +220,8 @@ impl Netlink {
     /// Code 999 when the kernel does not answer; a missing link is none.
     pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>> {
         let mut message = LinkMessage::default();
-        // Only an alternative name may be longer than a name.
+        // A text that is not a valid name can still be an alternative name, which may be
+        // longer.
         message.attributes.push(if IfName::new(name).is_ok() {
             LinkAttribute::IfName(name.to_owned())
         } else {
@@ -248,8 +251,8 @@ impl Netlink {
             .map_err(|cause| Error::internal("failed to list the links").because(&cause))
     }
 
-    /// All links of another namespace, by the number that this one knows it by; none when it
-    /// has just ended.
+    /// All links of another namespace, by its id (`nsid`) in the namespace of this socket;
+    /// none when it has just ended.
     ///
     /// # Errors
     /// Code 999 when the kernel does not answer.
@@ -257,7 +260,7 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfNetnsId(namespace));
         match self.dump_links(message) {
-            // What the kernel says of a number that stands for nothing.
+            // The kernel's error for an unknown id.
             Err(cause) if cause.raw_os_error() == Some(EINVAL) => Ok(Vec::new()),
             outcome => outcome.map_err(|cause| {
                 let msg = format!("failed to list the links of namespace {namespace}");
@@ -267,20 +270,20 @@ impl Netlink {
     }
 
     fn dump_links(&mut self, mut all: LinkMessage) -> io::Result<Vec<Link>> {
-        // Without such a mask, the kernel leaves out a link whose description is long, and
-        // its alternative names can make it so.
+        // Without such a mask the kernel leaves out links with long descriptions, for example
+        // with many alternative names.
         all.attributes.push(no_statistics());
         let replies = self.dump(&RouteNetlinkMessage::GetLink(all))?;
         Ok(replies.into_iter().filter_map(to_link).collect())
     }
 
-    /// The links of the namespace that are of this kind, such as `ipvlan`.
+    /// The links of the namespace with this kind, such as `ipvlan`.
     ///
     /// # Errors
     /// As for [`Netlink::links`].
     pub fn links_of_kind(&mut self, kind: &str) -> Result<Vec<Link>> {
         let mut message = LinkMessage::default();
-        // The kernel leaves the others out, however many the namespace has.
+        // With this attribute the kernel leaves the other links out.
         let info = LinkInfo::Kind(InfoKind::Other(kind.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![info]));
         let mut links = self
@@ -293,7 +296,7 @@ impl Netlink {
     /// Changes the link with this index.
     ///
     /// # Errors
-    /// Code 999 with the kernel's answer; `what` says what was being done.
+    /// Code 999 with the kernel's answer; `what` is the message.
     pub fn change_link(
         &mut self,
         index: u32,
@@ -337,8 +340,8 @@ impl Netlink {
         self.delete(link, LinkMessage::default())
     }
 
-    /// Deletes all of these links. At each deletion the kernel waits for all processors, so
-    /// many links are put into a group, which it deletes at once.
+    /// Deletes all of these links. The kernel waits for all processors at each deletion, so
+    /// many links are put into a group, which is deleted at once.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.
@@ -346,7 +349,8 @@ impl Netlink {
         if links.len() <= SINGLY {
             return links.iter().try_for_each(|link| self.delete_link(link));
         }
-        // Nothing else is in it, and it is not group 0, which the kernel does not delete.
+        // A random group, which has no other links; not group 0, which the kernel refuses to
+        // delete.
         let [_, _, _, _, group @ ..] = (random::number() | 1).to_be_bytes();
         let mut of_group = LinkMessage::default();
         let attributes = &mut of_group.attributes;
@@ -364,8 +368,8 @@ impl Netlink {
         self.apply(&changes)
     }
 
-    /// Deletes a link in another namespace, by the number that this one knows it by; a
-    /// missing link is success.
+    /// Deletes a link in another namespace, by that namespace's id (`nsid`) in the namespace
+    /// of this socket; a missing link is success.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.
@@ -402,14 +406,16 @@ impl Netlink {
     }
 }
 
-/// Keeps the kernel from asking the device for counters that nobody reads.
+/// The attribute that keeps the kernel from reading the device's counters, which are not
+/// used.
 fn no_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
 impl Link {
-    /// Whether it asks for the hardware addresses of its neighbours, and answers them. An
-    /// ipvlan interface in a mode that routes gets the flag that says so when it is up.
+    /// Whether it resolves the hardware addresses of neighbours, and answers their requests.
+    /// The mode of an ipvlan interface is examined too, because it gets the flag `NOARP` only
+    /// when it is set up.
     pub fn has_neighbours(&self) -> bool {
         let flags = LinkFlags::from_bits_retain(self.settings.flags);
         let is_routed = self.ipvlan_mode.is_some_and(|mode| mode != IPVLAN_MODE_L2);
@@ -424,7 +430,7 @@ fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind, bytes)
 }
 
-/// The message about these alternative names of a link, or nothing when there are none.
+/// The message about these alternative names of a link; `None` when there are none.
 fn altnames_message(index: u32, names: &[String]) -> Option<LinkMessage> {
     if names.is_empty() {
         return None;

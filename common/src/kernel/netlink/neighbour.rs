@@ -1,4 +1,4 @@
-//! What makes the kernel tell the neighbours of a link who has an IPv4 address.
+//! Makes the kernel announce an IPv4 address to the neighbours of a link.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,12 +10,12 @@ use super::address::family;
 use super::{Change, Link};
 
 impl Change {
-    /// Makes the kernel broadcast a gratuitous ARP request for `address`, which `link` has:
-    /// it looks for the owner of the address as for that of any other one, and forgets
-    /// again that it has. What it cannot send is only shown.
+    /// Makes the kernel broadcast a gratuitous ARP request for `address`, which `link` has.
+    /// A neighbour entry for the address makes the kernel resolve it; the second change
+    /// deletes the entry. Errors are only logged.
     ///
-    /// The kernel does the same by itself (`arp_notify`) only for the addresses that a link
-    /// has when it is set up.
+    /// The kernel announces addresses by itself (`arp_notify`) only if a link has them when
+    /// it is set up.
     pub fn announce(link: &Link, address: Ipv4Addr) -> [Self; 2] {
         let failed = format!("failed to announce {address} on {:?}", link.name);
         let mut message = NeighbourMessage::default();
@@ -23,12 +23,12 @@ impl Change {
         message.header.ifindex = link.index;
         let own = NeighbourAttribute::Destination(address.into());
         message.attributes.push(own);
-        let forget = RouteNetlinkMessage::DelNeighbour(message.clone());
+        let delete = RouteNetlinkMessage::DelNeighbour(message.clone());
         message.header.flags = NeighbourFlags::Use;
-        let look = RouteNetlinkMessage::NewNeighbour(message);
+        let resolve = RouteNetlinkMessage::NewNeighbour(message);
         [
-            Self::new(look, NLM_F_CREATE, failed.clone()).best_effort(),
-            Self::new(forget, 0, failed).best_effort(),
+            Self::new(resolve, NLM_F_CREATE, failed.clone()).best_effort(),
+            Self::new(delete, 0, failed).best_effort(),
         ]
     }
 }

@@ -1,5 +1,4 @@
-//! New interfaces on another one: how they are created, and what the kernel says when it is
-//! asked for one.
+//! Creates interfaces on top of another one, and probes what the kernel would create.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -13,7 +12,7 @@ use super::{Change, Made, Netlink};
 use crate::error::Result;
 use crate::kernel::netns::NetNs;
 
-/// The mode in which a macvlan interface has its device for itself. Source: `linux/if_link.h`.
+/// The macvlan mode in which the interface has its device exclusively. Source: `linux/if_link.h`.
 const PASSTHRU: u32 = 8;
 
 /// An interface to be created on another one.
@@ -23,15 +22,15 @@ pub struct NewLink<'a> {
     pub name: &'a str,
     /// The index of the interface below it, in the namespace of the socket.
     pub lower: u32,
-    /// The namespace to create it in, when it is not the socket's own.
+    /// The namespace to create it in; that of the socket when not given.
     pub netns: Option<&'a NetNs>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// The MTU in bytes; that of the interface below it when not given.
     pub mtu: Option<u32>,
 }
 
-/// A kind of interface on another one, as the kernel numbers modes and flags.
+/// A kind of interface on top of another one. Modes and flags are the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `ipvlan`.
@@ -69,9 +68,8 @@ impl NewLink<'_> {
 }
 
 impl Netlink {
-    /// Creates an interface, down, in the namespace and under the name that it is to have.
-    /// What fails has code 999 and the kernel's answer; see [`crate::error::Error::is_exists`] for a taken
-    /// name.
+    /// Creates an interface in its namespace and with its name. It is down. A failure has code 999
+    /// and the kernel's answer; [`crate::error::Error::is_exists`] is true when the name is in use.
     pub fn create_link(&mut self, new: NewLink<'_>) -> Made<()> {
         let kind = match new.kind {
             Kind::Ipvlan { .. } => "ipvlan",
@@ -80,7 +78,7 @@ impl Netlink {
         self.make(new.request(format!("failed to create {kind} {:?}", new.name)))
     }
 
-    /// Whether the kernel has ipvlan. Where that is a module, the kernel loads it.
+    /// Whether the kernel has ipvlan. If that is a module, the kernel loads it.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.
@@ -94,16 +92,17 @@ impl Netlink {
             "failed to ask the kernel for ipvlan".to_owned(),
         );
         match self.apply(&[request]) {
-            // A request without a master is invalid where the kind is known.
+            // If the kernel has the kind, the request is invalid because it has no master.
             Err(error) if error.errno() == Some(EINVAL) => Ok(true),
             Err(error) if error.errno() == Some(EOPNOTSUPP) => Ok(false),
             outcome => outcome.map(|()| true),
         }
     }
 
-    /// Whether nothing else receives what the Ethernet device with this index receives, in
-    /// any namespace: a macvlan of mode passthru, which is `name` for a moment, can be made on
-    /// it. A kernel without macvlan has nobody to tell of.
+    /// Whether no other interface, in any namespace, receives the packets of the Ethernet device
+    /// with this index: then a macvlan in mode passthru can be created on it. It is created with
+    /// `name` and deleted at once. True for a kernel without macvlan, which cannot report another
+    /// user.
     ///
     /// # Errors
     /// Code 999 with the kernel's answer.

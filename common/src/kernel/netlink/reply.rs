@@ -1,5 +1,5 @@
-//! The first message of a datagram, from its bytes to our types, as every dump reads it. Only
-//! the fuzz targets need it without a kernel, so it is only compiled for them.
+//! Parses the first message of a datagram, in the way of every dump. It is compiled for the
+//! fuzz targets only, which need it without a kernel.
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::rule::RuleMessage;
@@ -11,7 +11,7 @@ use super::route::{FAMILIES, to_route};
 use super::rule::{to_message, to_source_rule};
 use super::{KernelAddress, KernelRoute, Link, SourceRule, messages_of};
 
-/// What a message says.
+/// A parsed message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// A link.
@@ -20,12 +20,13 @@ pub enum Reply {
     Address(KernelAddress),
     /// A unicast route.
     Route(KernelRoute),
-    /// A rule that is about a source address alone.
+    /// A rule with only a source address and a table.
     Rule(SourceRule),
 }
 
 impl Reply {
-    /// What these bytes say; nothing when they are no message, or one that is not used.
+    /// Parses these bytes; `None` when they are not a message, or one of a kind that is not
+    /// used.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let message = messages_of(bytes).ok()?.into_iter().next()?;
         let NetlinkPayload::InnerMessage(inner) = message.payload else {
@@ -48,7 +49,7 @@ impl Reply {
         }
     }
 
-    /// The bytes in which the kernel is told of a rule.
+    /// The message with which a rule is sent to the kernel.
     pub fn rule_bytes(rule: &SourceRule) -> Vec<u8> {
         let message: RuleMessage = to_message(rule);
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewRule(message));

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// The type of a message about a route. Source: `linux/rtnetlink.h`.
 const RTM_NEWROUTE: u16 = 24;
 
-/// The address that stands for every address of its family.
+/// The unspecified address of each family.
 pub(super) const FAMILIES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -29,7 +29,8 @@ pub(super) const FAMILIES: [IpAddr; 2] = [
 pub struct KernelRoute {
     /// The destination.
     pub dst: Cidr,
-    /// The ways to it: the index of the link and, unless it is connected, the gateway.
+    /// The next hops: the index of the link and, unless the destination is on the link, the
+    /// gateway.
     pub next_hops: Vec<(u32, Option<IpAddr>)>,
     /// The routing table.
     pub table: u32,
@@ -39,18 +40,18 @@ pub struct KernelRoute {
     pub mtu: u32,
     /// The TCP segment size to advertise in bytes; 0 when not set.
     pub advmss: u32,
-    /// The scope, as the kernel numbers it: 0 universe, 253 link, 254 host; IPv6 has none.
+    /// The scope, as the kernel numbers it: 0 universe, 253 link, 254 host; always 0 for IPv6.
     pub scope: u8,
-    /// Whether the kernel has made it by itself, for an address.
+    /// Whether the kernel has created it by itself, for an address.
     pub from_kernel: bool,
-    /// Whether a router has advertised it, by IPv6.
+    /// Whether it is from a router advertisement of IPv6.
     pub is_advertised: bool,
 }
 
 /// A unicast route to be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRoute {
-    /// The destination; the kernel accepts no host bits.
+    /// The destination; the kernel refuses host bits.
     pub dst: Cidr,
     /// The next hop; none for a destination on the link itself.
     pub gateway: Option<IpAddr>,
@@ -69,8 +70,9 @@ pub struct NewRoute {
 }
 
 impl Change {
-    /// Adds `route` through the link with this index. A second route to the same
-    /// destination becomes another way, as with the Go plugins.
+    /// Adds `route` through the link with this index. A second route to the same destination
+    /// through another gateway is accepted, as with the Go plugins: the request does not have
+    /// the flag `NLM_F_EXCL`.
     pub fn add_route(index: u32, route: &NewRoute) -> Self {
         let NewRoute { dst, gateway, .. } = *route;
         let table = table_or_main(route.table);
@@ -160,7 +162,7 @@ fn table_of(message: &RouteMessage) -> u32 {
     attribute.unwrap_or(u32::from(message.header.table))
 }
 
-/// The unicast route that a message is about, from what is behind its header.
+/// The unicast route of a message, from the bytes behind its header.
 pub(super) fn to_route_of_bytes(bytes: &[u8]) -> Option<KernelRoute> {
     let RouteNetlinkMessage::NewRoute(message) = super::parsed(RTM_NEWROUTE, bytes)? else {
         return None;
@@ -224,7 +226,7 @@ impl KernelRoute {
     }
 }
 
-/// The number of a table that may not be set.
+/// The number of `table`; that of the main table when not set.
 pub fn table_or_main(table: Option<u32>) -> u32 {
     table.unwrap_or(u32::from(RouteHeader::RT_TABLE_MAIN))
 }

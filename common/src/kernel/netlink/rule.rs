@@ -13,25 +13,24 @@ use super::address::family;
 use super::{Change, Netlink};
 use crate::error::{Error, Result};
 
-/// A rule that makes what comes from one address look into one table, and that
-/// asks for nothing else.
+/// A rule that selects packets by their source address only, and sends them to one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceRule {
     /// The address.
     pub source: IpAddr,
     /// The routing table.
     pub table: u32,
-    /// The place among the rules, lower first; the kernel puts a new rule without
-    /// one before all others but that of the local table.
+    /// The priority, lower first. The kernel puts a new rule without one before all others
+    /// except that of the table `local`.
     pub priority: Option<u32>,
 }
 
 /// The rules of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Those that only have a source address and a table.
+    /// The rules with a source address of one host, a table and no other condition.
     pub from_sources: Vec<SourceRule>,
-    /// The tables that any rule looks into.
+    /// The tables that any rule uses.
     pub tables: BTreeSet<u32>,
 }
 
@@ -52,7 +51,8 @@ impl Netlink {
     /// # Errors
     /// Code 999 when the kernel does not answer.
     pub fn rules(&mut self) -> Result<Rules> {
-        // The family is left open: one that the kernel does not have has no rules.
+        // The family is not specified: so a family that the kernel does not have is not an
+        // error.
         let replies = self
             .dump(&RouteNetlinkMessage::GetRule(RuleMessage::default()))
             .map_err(|cause| Error::internal("failed to list the rules").because(&cause))?;
@@ -98,7 +98,7 @@ pub(super) fn to_message(rule: &SourceRule) -> RuleMessage {
     message
 }
 
-/// The table that a rule looks into; 0 when it does something else.
+/// The table that a rule uses; 0 when it has another action.
 fn table_of(message: &RuleMessage) -> u32 {
     let attribute = message.attributes.iter().find_map(|a| match a {
         RuleAttribute::Table(table) => Some(*table),

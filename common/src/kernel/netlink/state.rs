@@ -1,7 +1,7 @@
-//! What an interface has of its network: addresses, routes and permanent neighbours, kept
-//! as the kernel's own messages. Nobody here knows every attribute of them, and one that
-//! is left out changes what a node does. When they are given back, only what names the
-//! interface and what is a state of the moment is different.
+//! The addresses, routes and permanent neighbours of an interface, stored as the kernel's
+//! own messages. So no attribute is lost, even one that this module does not know. When they
+//! are restored, only the references to the interface and transient values, such as
+//! lifetimes, are changed.
 
 mod bytes;
 
@@ -22,14 +22,15 @@ use super::{Change, KernelAddress, KernelRoute, Netlink};
 use super::{address::to_address, route::to_route_of_bytes};
 use crate::error::{Error, Result};
 
-/// What an interface had in one namespace, at one moment.
+/// The addresses, routes and permanent neighbours of an interface in one namespace, at one
+/// moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NetworkState {
     /// The interface's index and name.
     index: u32,
     name: String,
-    /// The seconds that the machine had been up for.
+    /// The uptime of the machine at that moment, in seconds.
     seconds: u64,
     addresses: Vec<Bytes>,
     routes: Vec<Bytes>,
@@ -37,8 +38,9 @@ pub struct NetworkState {
 }
 
 impl Netlink {
-    /// What the interface with this index and name has now. The kernel makes some of it by
-    /// itself wherever the interface is up: that is left out.
+    /// The present state of the interface with this index and name; `up` is whether it is
+    /// up. Objects that the kernel creates by itself when an interface is set up are left
+    /// out.
     ///
     /// # Errors
     /// Code 999 when the kernel does not answer.
@@ -46,7 +48,8 @@ impl Netlink {
         let failed = |cause: io::Error| {
             Error::internal(format!("failed to list what {name:?} has")).because(&cause)
         };
-        // Without this the kernel, or one before 4.20, tells of every interface.
+        // Without this option, and before Linux 4.20, the kernel lists the objects of all
+        // interfaces.
         self.socket.set_netlink_get_strict_chk(true).ok();
         let mut state = NetworkState {
             index,
@@ -61,7 +64,7 @@ impl Netlink {
             .kept(&request, RTM_NEWADDR, |b| b.is_address_of(index))
             .map_err(failed)?;
         if !up {
-            // Routes and neighbours need an interface that is up.
+            // An interface that is down has no routes and neighbours.
             return Ok(state);
         }
         let mut message = RouteMessage::default();
@@ -85,13 +88,13 @@ impl Netlink {
         kind: u16,
         is_kept: impl Fn(&Bytes) -> bool,
     ) -> io::Result<Vec<Bytes>> {
-        let told = self.dump_bytes(request, kind)?.into_iter().map(Bytes);
-        Ok(told.filter(is_kept).collect())
+        let all = self.dump_bytes(request, kind)?.into_iter().map(Bytes);
+        Ok(all.filter(is_kept).collect())
     }
 }
 
 impl NetworkState {
-    /// Whether there is nothing.
+    /// Whether there are no addresses, routes and neighbours.
     pub fn is_empty(&self) -> bool {
         self.addresses.is_empty() && self.routes.is_empty() && self.neighbours.is_empty()
     }
@@ -102,8 +105,8 @@ impl NetworkState {
         self.addresses.iter().filter_map(parse).collect()
     }
 
-    /// The unicast routes of which every way is through the interface. Those without a
-    /// gateway come first, because the others may lead over them.
+    /// The unicast routes all of whose next hops are through the interface. Those without a
+    /// gateway come first, because the gateways of the others may be reachable by them.
     pub fn routes(&self) -> Vec<KernelRoute> {
         let own = self.ordered_routes();
         own.iter()
@@ -111,8 +114,8 @@ impl NetworkState {
             .collect()
     }
 
-    /// The same for a namespace in which only some of the routes are wanted, and no others
-    /// than those of the interface alone.
+    /// The same state with those routes of [`Self::routes`] for which `is_wanted` is true,
+    /// and no others.
     pub fn with_routes(&self, is_wanted: impl Fn(&KernelRoute) -> bool) -> Self {
         let mut state = self.clone();
         let is_kept = |bytes: &Bytes| self.own_route(bytes).is_some_and(|route| is_wanted(&route));
@@ -135,18 +138,19 @@ impl NetworkState {
         routes
     }
 
-    /// Gives all of it to the interface with this index and name, which is up if it had
-    /// routes. What is there already stays. An address of IPv6 is usable at once.
+    /// Adds all objects to the interface with this index and name, which must be up if it
+    /// had routes. Objects that exist already are not an error. IPv6 addresses are usable at
+    /// once.
     ///
     /// # Errors
-    /// Code 999 with the kernel's answer, one for each thing that it refused.
+    /// Code 999 with the kernel's answer, one for each refused object.
     pub fn restore(&self, netlink: &mut Netlink, index: u32, name: &str) -> Vec<Error> {
         let age = match self.seconds {
             0 => 0,
             then => u32::try_from(uptime().saturating_sub(then)).unwrap_or(FOR_EVER),
         };
         let mut errors = Vec::new();
-        // The kernel puts a new address of IPv6 before the others.
+        // The kernel inserts a new IPv6 address before the others.
         let is_v4 = |bytes: &&Bytes| bytes.family() == AF_INET;
         let v4 = self.addresses.iter().filter(is_v4);
         let v6 = self.addresses.iter().rev().filter(|bytes| !is_v4(bytes));
@@ -156,13 +160,13 @@ impl NetworkState {
         errors.extend(each(netlink, addresses.iter().filter_map(add)));
         let routes = self.ordered_routes().into_iter();
         let routes = routes.flat_map(|bytes| self.route(bytes, index, age));
-        errors.extend(until_none_is_left(netlink, routes.collect()));
+        errors.extend(apply_in_any_order(netlink, routes.collect()));
         let neighbours = self.neighbours.iter();
         errors.extend(each(
             netlink,
             neighbours.map(|bytes| bytes.neighbour(index)),
         ));
-        // They are usable, and from now on what they were.
+        // The addresses are usable. Now they get their original flags.
         let is_detected = |bytes: &&&Bytes| {
             bytes.family() == AF_INET6 && bytes.address_flags() & IFA_F_NODAD == 0
         };
@@ -172,8 +176,9 @@ impl NetworkState {
         errors
     }
 
-    /// The changes that add a route. Of one of IPv6 with several ways, the others stay when
-    /// an interface goes, so each of the interface's is one of its own.
+    /// The changes that add a route. When an interface is removed, an IPv6 route with
+    /// several next hops keeps those through other interfaces. So each next hop through this
+    /// interface is added as a separate route.
     fn route(&self, bytes: &Bytes, index: u32, age: u32) -> Vec<Change> {
         let split = bytes.hops().filter(|_| bytes.family() == AF_INET6);
         let bodies = match split {
@@ -195,14 +200,15 @@ impl NetworkState {
     }
 }
 
-/// Makes each change; what is there already is not an error.
+/// Makes each change. An object that exists already is not an error.
 fn each(netlink: &mut Netlink, changes: impl Iterator<Item = Change>) -> Vec<Error> {
     let refused = changes.filter_map(|change| netlink.apply(&[change]).err());
     refused.filter(|error| !error.is_exists()).collect()
 }
 
-/// Makes the changes in an order in which they can be made: a route may lead over another.
-fn until_none_is_left(netlink: &mut Netlink, mut changes: Vec<Change>) -> Vec<Error> {
+/// Makes the changes in an order that the kernel accepts: the gateway of a route may be
+/// reachable only by another one. Returns the errors of those that it refuses in any order.
+fn apply_in_any_order(netlink: &mut Netlink, mut changes: Vec<Change>) -> Vec<Error> {
     loop {
         let count = changes.len();
         let mut errors = Vec::new();
@@ -219,7 +225,8 @@ fn until_none_is_left(netlink: &mut Netlink, mut changes: Vec<Change>) -> Vec<Er
     }
 }
 
-/// The seconds that the machine has been up for, which nobody sets; 0 when that is not told.
+/// The uptime of the machine in seconds, which does not depend on the system clock; 0 when
+/// it cannot be read.
 fn uptime() -> u64 {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
     let seconds = text.split('.').next().unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Names and aliases of links as texts. To the kernel they are bytes, and whoever is in
-//! a container may choose bytes that are no text. Each of these becomes a character that
-//! stands for it, so that nothing is lost on the way here and back.
+//! Names and aliases of links as text. For the kernel they are bytes, and a container may
+//! choose bytes that are not valid UTF-8. Each such byte is replaced by a character that
+//! stands for it, so that the bytes can be restored.
 
-/// Characters of a private area: this one and the 255 after it stand for a byte.
+/// The first of 256 characters of a private use area, each of which stands for a byte.
 const FIRST: u32 = 0xF700;
 
 /// The text of these bytes, which end with the first NUL.
@@ -13,12 +13,15 @@ pub(super) fn from_bytes(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match byte_of(character) {
-                // The name has the very character: it is replaced byte by byte too.
-                Some(_) => stand_for(character.encode_utf8(&mut [0; 4]).as_bytes(), &mut text),
+                // The name has one of these characters itself: its bytes are replaced,
+                // too.
+                Some(_) => {
+                    push_placeholders(character.encode_utf8(&mut [0; 4]).as_bytes(), &mut text)
+                }
                 None => text.push(character),
             }
         }
-        stand_for(chunk.invalid(), &mut text);
+        push_placeholders(chunk.invalid(), &mut text);
     }
     text
 }
@@ -35,7 +38,7 @@ pub(super) fn to_bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn stand_for(bytes: &[u8], text: &mut String) {
+fn push_placeholders(bytes: &[u8], text: &mut String) {
     let characters = bytes.iter().map(|byte| FIRST + u32::from(*byte));
     text.extend(characters.filter_map(char::from_u32));
 }
@@ -49,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_a_text_and_becomes_the_same_bytes_again() {
+    fn every_name_becomes_text_and_the_same_bytes_again() {
         for bytes in [
             &b"net1"[..],
             "ü".as_bytes(),

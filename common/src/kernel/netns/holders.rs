@@ -1,7 +1,8 @@
-//! Who holds the network namespaces of the node, whatever they are called by: processes
-//! and their threads, mounts in the mount namespace of any thread, and open descriptors. What
-//! else holds a namespace is not seen here: a socket that has been taken out of it, a mount in a
-//! mount namespace without processes, a descriptor that is under way in a message.
+//! Finds what keeps the network namespaces of the node alive, independent of paths:
+//! processes and their threads, mounts in the mount namespace of any thread, and open
+//! descriptors. Not found are a socket that was passed to a process in another namespace, a
+//! mount in a mount namespace without processes, and a descriptor in a message that was not
+//! received yet.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -18,38 +19,38 @@ use crate::error::{Error, ErrorCode};
 /// Where the kernel shows processes.
 pub(crate) const PROCESSES: &str = "/proc";
 const OWN: &str = "/proc/self";
-/// A namespace that is always there, for the device of the namespace file system.
+/// A namespace that always exists, to get the device of the namespace file system.
 const OWN_NETNS: &str = "/proc/self/ns/net";
-/// The first process of the machine. It is no container's, and may be guarded from all
-/// others.
+/// The first process of the machine. It does not belong to a container, and a security
+/// module may protect it.
 const FIRST: &str = "/proc/1";
 /// The PID namespace of the process itself.
 const OWN_PIDS: &str = "/proc/self/ns/pid";
-/// How many mounts and descriptors are looked at, which takes less than a second. Where pods
-/// have more, it is not known what has ended.
+/// How many mounts and descriptors are examined at most, which takes less than a second. If
+/// there are more, it is unknown which namespaces have ended.
 const MOST_LOOKS: usize = 1 << 18;
-/// The number of the machine's first PID namespace. Source: `PROC_PID_INIT_INO` of
-/// Linux.
+/// The inode of the machine's initial PID namespace. Source: `PROC_PID_INIT_INO` of Linux.
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// Who holds the namespaces of the node, as it was when it was first asked for. A
-/// namespace that nobody held then does not come back.
+/// What keeps the namespaces of the node alive. It is collected at the first question and
+/// then reused: a namespace that had ended then cannot exist again.
 #[derive(Debug, Default)]
 pub struct Holders {
     seen: OnceCell<Result<Option<HashMap<u64, Held>>, Error>>,
 }
 
-/// What holds one namespace, by its number.
+/// What keeps one namespace alive.
 #[derive(Debug, Default)]
 struct Held {
-    /// What is inside: of each process the thread that has started first.
+    /// The threads inside it; of each process only the one that has started first.
     inside: Vec<PathBuf>,
-    /// When the inodes were made that mounts and descriptors lead to, and a path to each.
+    /// The creation times of the inodes that mounts and descriptors lead to, in nanoseconds
+    /// since 1970, and a path to each inode.
     made: HashMap<i64, PathBuf>,
 }
 
 impl Holders {
-    /// Whether a namespace exists that no path is known of any more. `path` led to it.
+    /// Whether a namespace exists of which no path is known any more. `path` led to it.
     pub(super) fn presence(&self, id: &NetNsId, path: &str) -> Presence {
         let unknown = |why: String| {
             let msg = format!("netns {path:?} may exist without its path");
@@ -57,7 +58,8 @@ impl Holders {
         };
         let held = match self.seen.get_or_init(Self::collect) {
             Ok(Some(seen)) => seen.get(&id.inode),
-            // That a runtime has removed its mount is the end of the container.
+            // The path was a mount of the runtime, which removes it at the end of the
+            // container.
             Ok(None) if id.process.is_none() && !path.starts_with(PROCESSES) => None,
             Ok(None) => return unknown("the processes of the node are not visible".to_owned()),
             Err(error) => return Presence::Unknown(error.clone()),
@@ -75,8 +77,8 @@ impl Holders {
         }
     }
 
-    /// A path to the namespace `id` by a mount or a descriptor, for a process that does not see the
-    /// path that it had.
+    /// A path to the namespace `id` by a mount or a descriptor, for a process that cannot use
+    /// its recorded path.
     ///
     /// # Errors
     /// Code 8 when the processes of the node cannot be examined.
@@ -90,21 +92,22 @@ impl Holders {
         Ok(held.and_then(|held| held.made.get(&made)).cloned())
     }
 
-    /// Whether the processes of the node are visible, and nothing of them holds the namespace `id`.
+    /// Whether the processes of the node are visible, and none of them keeps the namespace
+    /// `id` alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
         let seen = self.seen.get_or_init(Self::collect);
         let is_free = |held: &Held| held.is_of_another(id);
         matches!(seen, Ok(Some(seen)) if seen.get(&id.inode).is_none_or(is_free))
     }
 
-    /// Looks at every process of the node; nothing where they are not visible.
+    /// Examines every process of the node; `None` when they are not visible.
     fn collect() -> Result<Option<HashMap<u64, Held>>, Error> {
         let outcome = sees_all_processes().and_then(|is_first| match is_first {
             true => look_at_all(),
             false => Ok(None),
         });
         match outcome {
-            // A capability is missing, or a security module is in the way.
+            // A capability is missing, or a security module does not permit it.
             Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(None),
             outcome => outcome.map_err(|cause| {
                 let msg = "failed to look for the holders of a netns";
@@ -132,10 +135,10 @@ fn look_at_all() -> io::Result<Option<HashMap<u64, Held>>> {
 }
 
 impl Held {
-    /// Whether the number is that of another namespace by now: one that is mounted or
-    /// open has another inode than `id` had, which a mount or a descriptor has kept. The
-    /// kernel makes a new inode for a namespace too that only processes have kept; they are
-    /// older than that then.
+    /// Whether the number belongs to another namespace now: the inodes that are mounted or
+    /// open are not the one of `id`, which a mount or a descriptor had kept. If a namespace
+    /// was kept by processes only, the kernel makes a new inode for it as well; but then a
+    /// process inside is older than that inode.
     fn is_of_another(&self, id: &NetNsId) -> bool {
         let Some(made) = id.made else {
             return false;
@@ -152,12 +155,12 @@ fn is_younger(process: &Path, time: i64) -> bool {
     ProcessId::of(process).and_then(|process| process.started_at()) > Some(time)
 }
 
-/// Whether a process is in the namespace that now has the number of `id` and is older than
-/// the inode, `made` then, that a path leads to. Then the inode is a new one of the same
-/// namespace, whose mount was gone for a while.
+/// Whether a process in the namespace that has the number of `id` now is older than the
+/// inode that a path leads to, which was made at `made`. Then that is a new inode of the
+/// same namespace, which was not mounted for a while.
 ///
 /// # Errors
-/// What keeps it from looking at a process.
+/// The reason why a process cannot be examined.
 pub(super) fn was_kept_by_a_process(id: &NetNsId, made: i64) -> io::Result<bool> {
     if !sees_all_processes()? {
         return Ok(false);
@@ -165,7 +168,8 @@ pub(super) fn was_kept_by_a_process(id: &NetNsId, made: i64) -> io::Result<bool>
     for process in numbered(Path::new(PROCESSES))? {
         for thread in threads(&process)? {
             let inside = match tolerant(|| fs::metadata(thread.join("ns/net"))) {
-                // As for `Holders`, such a process is not one of a container that is visible.
+                // As for `Holders`: such a process does not belong to a container that is
+                // visible.
                 Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => continue,
                 inside => inside?,
             };
@@ -177,15 +181,15 @@ pub(super) fn was_kept_by_a_process(id: &NetNsId, made: i64) -> io::Result<bool>
     Ok(false)
 }
 
-/// What has been found so far.
+/// The results of the search so far.
 #[derive(Default)]
 struct Found {
     held: HashMap<u64, Held>,
     /// The device of the namespace file system.
     device: u64,
-    /// The mount namespaces whose mounts are known.
+    /// The mount namespaces whose mounts were examined.
     views: HashSet<u64>,
-    /// How many mounts and descriptors have been looked at.
+    /// How many mounts and descriptors were examined.
     looks: usize,
 }
 
@@ -207,7 +211,8 @@ impl Found {
                 self.look_at_mounts(&thread)?;
             }
             // A process whose first thread has ended shows no descriptors, and a thread can have
-            // its own. One that has as many as the process is taken to share them.
+            // its own. A thread with as many descriptors as the process is assumed to share
+            // them.
             if is_empty || open_files(&thread)? != open {
                 self.look_at_descriptors(&thread)?;
             }
@@ -231,13 +236,13 @@ impl Found {
         Ok(())
     }
 
-    /// Returns how many there are.
+    /// Examines the descriptors of a thread, and returns how many there are.
     fn look_at_descriptors(&mut self, thread: &Path) -> io::Result<usize> {
         let descriptors = tolerant(|| numbered(&thread.join("fd")))?.unwrap_or_default();
         for descriptor in &descriptors {
             self.count_look()?;
-            // The name says nothing: a descriptor that was opened through a mount has the name
-            // of its place, and "/" when the mount has gone.
+            // The name does not show the kind of file: a descriptor that was opened through a
+            // mount has the path of the mount as its name, and "/" after the mount was removed.
             let inode = tolerant(|| look_without_waiting(descriptor))?;
             if let Some(inode) = inode
                 && makedev(inode.stx_dev_major, inode.stx_dev_minor) == self.device
@@ -251,7 +256,8 @@ impl Found {
         Ok(descriptors.len())
     }
 
-    /// What pods have mounted and opened must not keep others waiting.
+    /// Counts a mount or descriptor. Pods must not block other commands by having too many
+    /// of them.
     fn count_look(&mut self) -> io::Result<()> {
         self.looks += 1;
         match self.looks > MOST_LOOKS {
@@ -262,7 +268,7 @@ impl Found {
         }
     }
 
-    /// Notes that the namespace `name` is mounted, at `path` if that can be looked at.
+    /// Notes that the namespace `name` is mounted, at `path` if that can be examined.
     fn pin(&mut self, name: &str, path: Option<PathBuf>) -> io::Result<()> {
         let number = name.trim_start_matches(KIND).trim_end_matches(']');
         let Ok(number) = number.parse::<u64>() else {
@@ -271,7 +277,7 @@ impl Found {
         let held = self.held.entry(number).or_default();
         let Some(path) = path else { return Ok(()) };
         let inode = tolerant(|| fs::metadata(&path))?;
-        // It is that of another mount when there is one above this one.
+        // If another mount covers this one, it is the inode of that.
         if let Some(inode) = inode.filter(|inode| inode.ino() == number) {
             held.made.insert(super::presence::made(&inode), path);
         }
@@ -279,8 +285,8 @@ impl Found {
     }
 }
 
-/// The path to a mount at `place` in the view of a process. In that of a container it may lead
-/// through a file system that never answers.
+/// The path of a mount at `place` in the mount namespace of a process; `None` for that of a
+/// container, where it may lead through a file system that never answers.
 fn visible(process: &Path, place: &str) -> Option<PathBuf> {
     if process == Path::new(OWN) {
         return Some(place.into());
@@ -290,7 +296,7 @@ fn visible(process: &Path, place: &str) -> Option<PathBuf> {
     is_first.then(|| root.join(place.trim_start_matches('/')))
 }
 
-/// The threads of a process, in the order of their start; none when it has ended.
+/// The threads of a process, in the order of their start; empty when it has ended.
 fn threads(process: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(tolerant(|| numbered(&process.join("task")))?.unwrap_or_default())
 }
@@ -300,13 +306,14 @@ fn open_files(thread: &Path) -> io::Result<u64> {
     Ok(tolerant(|| fs::metadata(thread.join("fd")))?.map_or(0, |found| found.len()))
 }
 
-/// Looks at what a descriptor leads to. A file system whose server does not answer is not asked.
+/// The properties of the file that a descriptor refers to. No request is sent to the server of
+/// a network file system, which may not answer.
 fn look_without_waiting(descriptor: &Path) -> io::Result<Statx> {
     let flags = AtFlags::STATX_DONT_SYNC;
     Ok(statx(CWD, descriptor, flags, StatxFlags::BASIC_STATS)?)
 }
 
-/// The entries of a directory that have numbers for names.
+/// The entries of a directory whose names are numbers.
 pub(crate) fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -319,8 +326,9 @@ pub(crate) fn numbered(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What was found, or nothing where a process or what it had open has gone meanwhile. Of
-/// one that is ending the kernel says at first that it is not permitted to look.
+/// The result of `look`; `None` when the process or its open file has disappeared
+/// meanwhile. It is tried twice, because for a process that is ending the kernel reports a
+/// missing permission at first.
 fn tolerant<T>(look: impl Fn() -> io::Result<T>) -> io::Result<Option<T>> {
     match look().or_else(|_| look()) {
         Ok(found) => Ok(Some(found)),
@@ -329,7 +337,8 @@ fn tolerant<T>(look: impl Fn() -> io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Whether this process is in the machine's first PID namespace.
+/// Whether this process is in the machine's initial PID namespace, whose `/proc` shows all
+/// processes.
 pub(super) fn sees_all_processes() -> io::Result<bool> {
     Ok(fs::metadata(OWN_PIDS)?.ino() == FIRST_PID_NAMESPACE)
 }

@@ -1,5 +1,5 @@
-//! Whether a namespace still exists. Three answers, because "cannot be looked at" is
-//! not "does not exist": what is done for a namespace that has ended cannot be undone.
+//! Whether a namespace still exists. There are three answers, because "cannot be examined" does
+//! not mean "does not exist", and what is done after the end of a namespace cannot be undone.
 
 use std::fs;
 use std::io;
@@ -13,23 +13,23 @@ use serde::{Deserialize, Serialize};
 use super::holders::{Holders, sees_all_processes, was_kept_by_a_process};
 use crate::error::{Error, ErrorCode, Result};
 
-/// What the kernel calls a network namespace where it names one.
+/// The start of the kernel's name of a network namespace, such as `net:[4026531840]`.
 pub(super) const KIND: &str = "net:[";
 /// More symbolic links than the kernel follows.
 const LINKS: usize = 40;
-/// The place of a process' start time among the words of its `stat`, behind its name.
-/// Source: proc_pid_stat(5), field 22.
+/// The index of the start time among the words of a process' `stat` after its name. Source:
+/// proc_pid_stat(5), field 22.
 const START_TIME: usize = 19;
 
-/// Nanoseconds of a second.
+/// Nanoseconds in a second.
 const NANOSECONDS: i64 = 1_000_000_000;
-/// Clock ticks of a second, as `/proc` counts them. Source: `USER_HZ` of Linux.
+/// Clock ticks in a second, as `/proc` counts them. Source: `USER_HZ` of Linux.
 const TICKS: i64 = 100;
 
-/// Which namespace a path led to, to recognise later whether it still does. The kernel
-/// gives the number of a namespace that has ended to the next one. What it never gives
-/// again is the time at which it made the inode, as long as a mount or a descriptor
-/// keeps that, and the time at which a process has started. Nobody can change either.
+/// Identifies the namespace that a path led to, to recognise later whether it still does. The
+/// inode is not enough: the kernel gives the inode number of a namespace that has ended to the
+/// next one. Two times are never reused and cannot be changed: the time at which the kernel
+/// made the inode, which is kept while it is mounted or open, and the start time of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetNsId {
@@ -46,11 +46,11 @@ pub struct NetNsId {
     pub process: Option<ProcessId>,
 }
 
-/// A process, which is another one than that of the same number later.
+/// Identifies a process, also after its pid was assigned to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessId {
-    /// Its number, in the view of `/proc` that the path led through.
+    /// Its pid, in the `/proc` that the path led through.
     pub pid: u32,
     /// When it started, in clock ticks since the boot.
     pub started: u64,
@@ -63,39 +63,39 @@ pub enum Presence {
     Living,
     /// It has ended, for certain.
     Ended,
-    /// It cannot be told from here, because of this. Whatever the namespace may have
-    /// must not be given to others.
+    /// This process cannot determine it, because of this error. Addresses and devices that the
+    /// namespace may have must not be given to others.
     Unknown(Error),
 }
 
-/// Where a path leads that once led to a namespace.
+/// Where a path leads that led to a namespace earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// To that namespace.
     Same,
-    /// To another one, or to something else.
+    /// To another namespace, or to another file.
     Other,
     /// Nowhere.
     Missing,
-    /// Nowhere, or to something else than a namespace, in a view of the file system that
-    /// need not be the one in which it is a namespace.
+    /// It is missing or another file, but this process may have a different view of the file
+    /// system than the process that has given the path.
     Hidden,
 }
 
 impl NetNsId {
-    /// The identity of what `path` has led to, of which `metadata` is.
+    /// The identity of the namespace at `path`, which has this metadata.
     pub(crate) fn of(metadata: &fs::Metadata, path: &Path) -> Self {
         let process = directory_of_process(path);
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
-            // The kernel makes it anew whenever somebody looks at a process' namespace.
+            // The inode of a process' namespace is made again whenever a process examines it.
             made: process.is_none().then(|| made(metadata)),
             process: process.and_then(|directory| ProcessId::of(&directory)),
         }
     }
 
-    /// Whether both are the same namespace, by all that is known of both.
+    /// Whether both are the same namespace, by all properties that both have.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_same_process = match (self.process, other.process) {
             (Some(one), Some(other)) if one.pid == other.pid => one == other,
@@ -115,7 +115,7 @@ impl NetNsId {
     /// Whether the namespace exists, and `path` leads to it.
     ///
     /// # Errors
-    /// Code 8 when that cannot be told.
+    /// Code 8 when that cannot be determined.
     pub fn is_at(&self, path: &str) -> Result<bool> {
         match look(path, *self) {
             Ok(Found::Same) => Ok(true),
@@ -125,8 +125,8 @@ impl NetNsId {
         }
     }
 
-    /// Whether the namespace exists, which `path` led to. Where the path leads elsewhere,
-    /// it has ended if nothing on the node holds it.
+    /// Whether the namespace exists. `path` led to it. If the path leads elsewhere now, the
+    /// namespace has ended if nothing on the node keeps it alive.
     pub fn presence(&self, path: &str, holders: &Holders) -> Presence {
         let found = match look(path, *self) {
             Ok(found) => found,
@@ -141,9 +141,9 @@ impl NetNsId {
 }
 
 impl ProcessId {
-    /// When it started, in nanoseconds since 1970; at the end of that clock tick, since a
-    /// runtime makes a namespace and starts the first process in it one after the other.
-    /// Nothing when the clocks cannot be read. Of a clock that was set since then nobody knows.
+    /// When it started, in nanoseconds since 1970, as the end of that clock tick: a runtime
+    /// starts the first process of a namespace just after making it. `None` when the clocks
+    /// cannot be read. The value is wrong if the clock was set since then.
     pub(super) fn started_at(self) -> Option<i64> {
         let nanoseconds = |clock: ClockId| {
             let time = clock_gettime(clock).ok()?;
@@ -151,7 +151,8 @@ impl ProcessId {
                 .checked_mul(NANOSECONDS)?
                 .checked_add(time.tv_nsec())
         };
-        // In this order a pause between the two makes the process older than it is.
+        // In this order, a delay between the two calls makes the process seem older, not
+        // younger.
         let now = nanoseconds(ClockId::CLOCK_REALTIME)?;
         let up = nanoseconds(ClockId::CLOCK_BOOTTIME)?;
         let started = i64::try_from(self.started).ok()?;
@@ -161,10 +162,10 @@ impl ProcessId {
 
     /// The process of a directory such as `/proc/1`.
     pub(super) fn of(directory: &Path) -> Option<Self> {
-        // A process that has ended meanwhile has no such file: nothing is known of it then.
+        // The file is missing if the process has ended meanwhile.
         let text = fs::read_to_string(directory.join("stat")).ok()?;
         let pid = text.split_whitespace().next()?.parse().ok()?;
-        // The name, which the process chooses, ends with the last bracket.
+        // The process chooses its name, which can have brackets; it ends at the last one.
         let (_, words) = text.rsplit_once(')')?;
         let started = words.split_whitespace().nth(START_TIME)?.parse().ok()?;
         Some(Self { pid, started })
@@ -172,10 +173,10 @@ impl ProcessId {
 }
 
 impl Presence {
-    /// Whether it exists, for who can do nothing without an answer.
+    /// Whether it exists, for callers that need an answer.
     ///
     /// # Errors
-    /// Why it cannot be told.
+    /// The reason why that is unknown.
     pub fn is_living(self) -> Result<bool> {
         match self {
             Self::Living => Ok(true),
@@ -184,19 +185,19 @@ impl Presence {
         }
     }
 
-    /// Whether it has ended for certain.
+    /// Whether it has certainly ended.
     pub fn has_ended(&self) -> bool {
         *self == Self::Ended
     }
 }
 
-/// Where `path` leads, which led to `id`.
+/// Where `path` leads now, which led to `id` earlier.
 ///
 /// # Errors
 /// Code 8 when that cannot be told.
 pub(crate) fn look(path: &str, id: NetNsId) -> Result<Found> {
     let at = Path::new(path);
-    // Of a process that is ending the kernel says once that it is not permitted to look.
+    // For a process that is ending the kernel reports a missing permission once.
     let found = fs::metadata(at).or_else(|_| fs::metadata(at));
     let outcome = match found {
         Ok(found) => recognise(at, &found, id),
@@ -213,7 +214,7 @@ fn recognise(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<Found
     if is_recognised(path, found, id)? {
         return Ok(Found::Same);
     }
-    // What a process has open is the same in every view.
+    // `/proc` shows the namespaces of processes independent of mounts.
     Ok(
         match found.dev() == id.device || path.starts_with("/proc") {
             true => Found::Other,
@@ -222,8 +223,9 @@ fn recognise(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<Found
     )
 }
 
-/// Whether what `path` has led to, of which `found` is, is the namespace `id`. One that was
-/// mounted anew, when only processes were in it, has another inode than it had.
+/// Whether the file at `path`, which has the metadata `found`, is the namespace `id`. A
+/// namespace that was mounted again, after only processes kept it, has another inode than
+/// before.
 pub(super) fn is_recognised(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<bool> {
     let now = NetNsId::of(found, path);
     if now.is_same(&id) {
@@ -235,8 +237,8 @@ pub(super) fn is_recognised(path: &Path, found: &fs::Metadata, id: NetNsId) -> i
     }
 }
 
-/// What it means that nothing is at `path`: there is nothing, or this process sees
-/// another directory or other processes than who has told of the path.
+/// Classifies a path that leads nowhere: it is missing, or this process sees another directory
+/// or other processes than the one that has given the path.
 fn missing(path: &Path) -> io::Result<Found> {
     let is_seen = match path.starts_with("/proc") {
         true => sees_all_processes()?,
@@ -252,7 +254,7 @@ fn missing(path: &Path) -> io::Result<Found> {
     })
 }
 
-/// The error about a path at which this process sees no namespace, and others may.
+/// The error for a path at which this process sees no namespace, but others may.
 pub(crate) fn hidden(path: &str) -> Error {
     let msg = format!("netns {path:?} is not visible to this process");
     Error::new(ErrorCode::NETNS, msg).with_details(
@@ -261,7 +263,7 @@ pub(crate) fn hidden(path: &str) -> Error {
     )
 }
 
-/// Whether an error says for certain that a path leads to nothing.
+/// Whether an error means that a path certainly leads nowhere.
 pub(crate) fn leads_nowhere(cause: &io::Error) -> bool {
     matches!(
         cause.raw_os_error(),
@@ -269,7 +271,8 @@ pub(crate) fn leads_nowhere(cause: &io::Error) -> bool {
     ) || cause.kind() == io::ErrorKind::InvalidInput
 }
 
-/// When an inode of the namespace file system was made: nobody can change it later.
+/// When an inode of the namespace file system was made, in nanoseconds since 1970. It cannot be
+/// changed later.
 pub(super) fn made(metadata: &fs::Metadata) -> i64 {
     time(metadata.ctime(), metadata.ctime_nsec())
 }
@@ -280,17 +283,17 @@ pub(super) fn time(seconds: i64, nanoseconds: i64) -> i64 {
     seconds.saturating_add(nanoseconds)
 }
 
-/// Whether two inodes are one at this moment.
+/// Whether both have the same device and inode number.
 pub(super) fn has_numbers_of(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// The directory of the process whose namespace `path` names, if it names one so:
-/// itself, as `/proc/1/ns/net`, or by a symbolic link.
+/// The directory of the process whose namespace `path` leads to, directly as `/proc/1/ns/net`
+/// or by a symbolic link. `None` when it leads to a mount or a descriptor.
 fn directory_of_process(path: &Path) -> Option<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
-        // What is not a symbolic link is where a namespace is mounted.
+        // A path that is not a symbolic link is a mount.
         let target = fs::read_link(&path).ok()?;
         if target
             .as_os_str()
@@ -298,7 +301,7 @@ fn directory_of_process(path: &Path) -> Option<PathBuf> {
             .starts_with(KIND.as_bytes())
         {
             let parent = path.parent()?;
-            // The other place is the directory of a process' descriptors.
+            // Otherwise it is in the directory of a process' descriptors.
             return parent.ends_with("ns").then(|| parent.with_file_name(""));
         }
         path = path.parent()?.join(target);

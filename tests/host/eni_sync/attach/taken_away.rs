@@ -32,7 +32,7 @@ fn start_pods(node: &AwsNode) -> [Output; 2] {
 fn assert_kept_from_pods(node: &AwsNode) {
     for output in start_pods(node) {
         let error = output.error();
-        let said = "the ENI of \"ens6\" is being taken off this node";
+        let said = "the ENI of \"ens6\" is being detached from this node";
         assert_eq!((error.code, error.msg.as_str()), (11, said), "{output}");
     }
 }

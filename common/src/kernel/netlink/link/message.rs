@@ -1,4 +1,4 @@
-//! What the kernel's message says of a link.
+//! Converts the kernel's message about a link.
 
 use netlink_packet_core::Emitable;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
 
 use super::{Link, Parameters, SETTABLE, Settings};
 
-/// The link that a message describes, if it describes one.
+/// The link that a message is about; `None` for any other message.
 pub(in crate::kernel::netlink) fn to_link(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else {
         return None;
@@ -112,7 +112,7 @@ impl Parameters {
     }
 }
 
-/// The numbers that a block of parameters consists of.
+/// The numbers of a block of parameters.
 fn numbers(conf: &impl Emitable) -> Vec<i32> {
     let mut bytes = vec![0; conf.buffer_len()];
     conf.emit(&mut bytes);

@@ -1,5 +1,5 @@
-//! One message of the kernel about an address, a route or a neighbour, as bytes: what of it names
-//! the interface, and what is a state of the moment.
+//! One message of the kernel about an address, a route or a neighbour, as bytes: where it refers
+//! to the interface, and which of its values are transient.
 
 use std::fmt::Write;
 
@@ -14,11 +14,11 @@ use crate::kernel::netlink::{Change, parsed};
 pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_NEWNEIGH: u16 = 28;
-/// Those of `linux/socket.h`.
+/// The families of `linux/socket.h`.
 pub(super) const AF_INET: u8 = 2;
 pub(super) const AF_INET6: u8 = 10;
 
-/// Of `linux/if_addr.h`: attributes, and the flags that are settings.
+/// From `linux/if_addr.h`: the length of the header, attributes, and flags.
 const ADDRESS_HEADER: usize = 8;
 const IFA_LABEL: u16 = 3;
 const IFA_CACHEINFO: u16 = 6;
@@ -26,14 +26,15 @@ const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
 const IFA_F_TEMPORARY: u32 = 0x01;
 pub(super) const IFA_F_NODAD: u32 = 0x02;
-/// `NODAD`, `OPTIMISTIC`, `HOMEADDRESS`, `MANAGETEMPADDR`, `NOPREFIXROUTE`, `MCAUTOJOIN`.
+/// The flags that are settings and not states: `NODAD`, `OPTIMISTIC`, `HOMEADDRESS`,
+/// `MANAGETEMPADDR`, `NOPREFIXROUTE`, `MCAUTOJOIN`.
 const ADDRESS_SETTINGS: u32 = 0x02 | 0x04 | 0x10 | 0x100 | 0x200 | 0x400;
-/// Who has made an address: the kernel, for the link alone.
+/// The origin of an address that the kernel has created: a link-local one.
 const IFAPROT_KERNEL_LL: u8 = 3;
 /// A lifetime without an end.
 pub(super) const FOR_EVER: u32 = u32::MAX;
 
-/// Of `linux/rtnetlink.h`.
+/// From `linux/rtnetlink.h`.
 const ROUTE_HEADER: usize = 12;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -44,26 +45,26 @@ const RTA_EXPIRES: u16 = 23;
 const RTA_NH_ID: u16 = 30;
 const RTPROT_KERNEL: u8 = 2;
 const RTN_UNICAST: u8 = 1;
-/// The table of a host's own addresses, which the kernel keeps.
+/// The table with the host's own addresses, which the kernel maintains.
 const RT_TABLE_LOCAL: u8 = 255;
 const RTM_F_CLONED: u32 = 0x200;
 const RTNH_F_ONLINK: u8 = 4;
-/// Bytes before the attributes of one of several ways.
+/// The length of the header of one next hop of several, in bytes.
 const HOP_HEADER: usize = 8;
-/// The parts of a second in which the kernel counts the life of a route (`USER_HZ`).
+/// The ticks per second in which the kernel gives the lifetime of a route (`USER_HZ`).
 const TICKS: u32 = 100;
 
-/// Of `linux/neighbour.h`.
+/// From `linux/neighbour.h`.
 const NEIGHBOUR_HEADER: usize = 12;
 const NDA_CACHEINFO: u16 = 3;
 const NDA_PROBES: u16 = 4;
 const NUD_PERMANENT: u16 = 0x80;
 
-/// A message of the kernel behind its header.
+/// A message of the kernel without its netlink header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bytes(pub(super) Vec<u8>);
 
-/// One of several ways of a route.
+/// One of several next hops of a route.
 pub(super) struct Hop {
     flags: u8,
     weight: u8,
@@ -97,7 +98,8 @@ impl Bytes {
         }
     }
 
-    /// Whether it is an address of the interface, and not one that the kernel makes.
+    /// Whether it is an address of the interface with this index, and not one that the kernel
+    /// creates by itself.
     pub(super) fn is_address_of(&self, index: u32) -> bool {
         let by_kernel = self.attribute(ADDRESS_HEADER, IFA_PROTO) == Some(&[IFAPROT_KERNEL_LL]);
         let is_temporary = self.family() == AF_INET6 && self.address_flags() & IFA_F_TEMPORARY != 0;
@@ -105,9 +107,10 @@ impl Bytes {
         is_ip && number(&self.0, 4) == index && !by_kernel && !is_temporary
     }
 
-    /// Whether it is a route of which a way is through the interface. The kernel makes
-    /// those of addresses when it gets them; who leaves that to others (`noprefixroute`)
-    /// may have said that they are the kernel's all the same.
+    /// Whether it is a route with a next hop through the interface with this index, and not one
+    /// that the kernel creates by itself for an address. The protocol alone does not show that:
+    /// with `noprefixroute`, a program may have added the route of an address with the protocol
+    /// `kernel`.
     pub(super) fn is_route_of(&self, index: u32) -> bool {
         let is_ip = [AF_INET, AF_INET6].contains(&self.family());
         let [table, protocol, kind] = [4, 5, 7].map(|at| self.byte(at));
@@ -121,7 +124,7 @@ impl Bytes {
         is_ip && is_through && !is_cloned && !(by_kernel && is_of_address)
     }
 
-    /// Whether it leads to the link-local addresses of IPv6.
+    /// Whether it is a route to the link-local addresses of IPv6.
     pub(super) fn is_link_local(&self) -> bool {
         let dst = self.attribute(ROUTE_HEADER, 1).unwrap_or_default();
         self.family() == AF_INET6 && dst.starts_with(&[0xFE, 0x80])
@@ -139,7 +142,7 @@ impl Bytes {
         Attributes(attributes).any(|(kind, _)| is_gateway(kind) || kind == RTA_MULTIPATH)
     }
 
-    /// The ways of a route that has several.
+    /// The next hops of a route that has several.
     pub(super) fn hops(&self) -> Option<Vec<Hop>> {
         let mut rest = self.attribute(ROUTE_HEADER, RTA_MULTIPATH)?;
         let mut hops = Vec::new();
@@ -159,8 +162,9 @@ impl Bytes {
         Some(hops)
     }
 
-    /// The same route where the interface `old` has the index `new`, by `hop` alone if one
-    /// is given; nothing when its life has ended.
+    /// The body of the same route, with the index `new` in place of the interface `old`, and
+    /// with `hop` as the only next hop if one is given. `None` when the lifetime of the route
+    /// has ended. `age` is how old the message is, in seconds.
     pub(super) fn route(&self, old: u32, new: u32, age: u32, hop: Option<&Hop>) -> Option<Vec<u8>> {
         let mut body = self.0.get(..ROUTE_HEADER)?.to_vec();
         let flags = self.byte(8) | hop.map_or(0, |hop| hop.flags);
@@ -172,7 +176,7 @@ impl Bytes {
         for (kind, value) in Attributes(self.0.get(ROUTE_HEADER..)?) {
             match kind {
                 RTA_OIF => write(kind, &new.to_ne_bytes(), &mut body),
-                // It says of itself what it leads over, too.
+                // The message also has the next hops themselves.
                 RTA_NH_ID => {}
                 RTA_CACHEINFO => {
                     let left = number(value, 8) / TICKS;
@@ -193,8 +197,9 @@ impl Bytes {
         Some(body)
     }
 
-    /// The change that gives this address of the interface `old` to another one, with more
-    /// flags; none when its life has ended.
+    /// The change that adds this address of the interface named `old` to another one, with the
+    /// flags `more`. `None` when its lifetime has ended. `age` is how old the message is, in
+    /// seconds.
     pub(super) fn address(
         &self,
         old: &str,
@@ -265,7 +270,7 @@ fn hops_to_bytes(hops: &[Hop], old: u32, new: u32) -> Vec<u8> {
     bytes
 }
 
-/// A label begins with the name of its interface.
+/// The label of an address begins with the name of its interface, which is replaced.
 fn relabelled(label: &[u8], old: &str, new: &str) -> Vec<u8> {
     match label.strip_prefix(old.as_bytes()) {
         Some(rest) => [new.as_bytes(), rest].concat(),
