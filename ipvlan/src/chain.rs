@@ -1,12 +1,12 @@
-//! What the plugin before this one in the chain has left for the interface: its master, and
-//! addresses.
+//! The master and the addresses that the interface gets from the plugin before this one in
+//! the chain.
 
 use common::cni::result::AddResult;
 use common::error::{Error, Result};
 
-/// The single interface that the plugin before us left for us to use: on the host,
-/// where `sandbox` is empty, or inside the container of that path. A plugin that does not say
-/// where its interface is may mean either.
+/// The name of the single interface in the result of the plugin before this one: on the host
+/// when `sandbox` is empty, otherwise inside the container with that path. An interface
+/// without `sandbox` in the result is used in both cases.
 ///
 /// # Errors
 /// Code 7 when there is no such interface, or more than one.
@@ -30,8 +30,8 @@ pub fn master(prev_result: &AddResult, sandbox: &str) -> Result<String> {
     }
 }
 
-/// Takes from the result of the plugin before us the addresses that are on no
-/// interface of the container yet, and the routes that go with them.
+/// Removes from the result of the plugin before this one, and returns, the addresses that
+/// are not on an interface of the container yet, and with them all routes.
 pub fn take_addresses(prev_result: &mut AddResult) -> AddResult {
     let in_container: Vec<bool> = prev_result
         .interfaces

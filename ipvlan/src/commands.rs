@@ -1,7 +1,7 @@
 //! The commands of the CNI plugin `ipvlan`: gives a pod an ipvlan interface on a master of the
 //! node, typically a secondary ENI. Addresses come from an IPAM plugin or from the plugin before
-//! it in the chain. This file says what is made; `common::attach` leads an attachment through
-//! its life.
+//! it in the chain. This file has the plugin's part of an attachment; `common::attach` has the
+//! rest.
 
 use common::address::Cidr;
 use common::attach::turn::Turn;
@@ -17,13 +17,13 @@ use crate::config::NetConf;
 use crate::device::Device;
 use crate::{NAME, chain, link, master, neighbours, records, status, unrecorded};
 
-/// The plugin.
+/// The commands of the plugin.
 pub const COMMANDS: Commands =
     attach::commands::<Ipvlan>(env!("CARGO_PKG_VERSION"), common::marker!("ipvlan"));
 
 type Record = Attachment<Device>;
 
-/// The interface that a configuration asks for.
+/// The interface that a configuration describes.
 struct Ipvlan {
     conf: NetConf,
 }
@@ -31,7 +31,7 @@ struct Ipvlan {
 impl Interface for Ipvlan {
     const NAME: &'static str = NAME;
     type Device = Device;
-    /// The master, and the turn in which it stays one.
+    /// The master, and the turn that keeps its ENI from being detached.
     type Plan = (Link, Option<Turn>);
 
     fn configure(args: &CmdArgs, prev_result: Option<&AddResult>) -> Result<Self> {
@@ -42,7 +42,7 @@ impl Interface for Ipvlan {
     fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Device, Self::Plan)> {
         let in_container = self.conf.link_in_container;
         let netlink = sides.socket(in_container);
-        // Nobody attaches an ENI to a container.
+        // eni-sync does not attach ENIs to a container, so a master there is not waited for.
         let (master, turn) = match in_container {
             true => (master::find(&self.conf, netlink)?, None),
             false => awaited::find(|| {
@@ -58,7 +58,7 @@ impl Interface for Ipvlan {
     }
 
     fn make(&self, plan: Self::Plan, record: &mut Record, sides: &mut Sides) -> Made<Placed> {
-        // Who takes ENIs away reads the record from now on.
+        // From now on the record keeps the ENI from being detached.
         let (master, turn) = plan;
         drop(turn);
         let unused = neighbours::refuse_other_use(record, &master, &records(), sides);

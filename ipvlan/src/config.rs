@@ -1,5 +1,5 @@
-//! The configuration of an ipvlan network, parsed once into values that cannot be
-//! wrong. Whether the node has such a master is `master`'s question.
+//! The configuration of an ipvlan network, parsed once into validated values. Module
+//! `master` finds the master on the node.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::chain;
 
-/// The smallest MTU of an Ethernet device. Source: `ETH_MIN_MTU` of Linux.
+/// The smallest MTU of an Ethernet device, in bytes. Source: `ETH_MIN_MTU` of Linux.
 const LEAST_MTU: u32 = 68;
 
 /// How the interfaces of a master reach each other and the outside.
@@ -41,7 +41,8 @@ impl Mode {
         }
     }
 
-    /// The mode as written in a configuration; an unknown number as itself.
+    /// The mode with this number, as written in a configuration; the number itself when
+    /// it is unknown.
     pub fn describe(number: u16) -> String {
         let mode = Self::ALL.into_iter().find(|mode| mode.number() == number);
         mode.map_or_else(|| number.to_string(), |mode| mode.to_string())
@@ -67,7 +68,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Who of a master's interfaces reaches whom.
+/// Which interfaces of a master reach each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Flag {
@@ -92,7 +93,8 @@ impl Flag {
         }
     }
 
-    /// The flag as written in a configuration; an unknown number as itself.
+    /// The flag with this number, as written in a configuration; the number itself when
+    /// it is unknown.
     pub fn describe(number: u16) -> String {
         let flag = Self::ALL.into_iter().find(|flag| flag.number() == number);
         flag.map_or_else(|| number.to_string(), |flag| flag.to_string())
@@ -124,11 +126,11 @@ impl fmt::Display for Flag {
 /// Which interface is the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Master {
-    /// The one with this name or alternative name.
+    /// The interface with this name or alternative name.
     Named(String),
-    /// The one of the node that this selector means.
+    /// The interface of the node that this selector selects.
     Selected(MasterSelector),
-    /// The one that the default route of its namespace leaves through.
+    /// The interface of the default route of its namespace.
     DefaultRoute,
 }
 
@@ -139,7 +141,7 @@ pub struct NetConf {
     pub master: Master,
     /// Whether the master is looked up inside the container.
     pub link_in_container: bool,
-    /// Whether a master that is down is set up. Else it is an error.
+    /// Whether a master that is down is set up. Otherwise that is an error.
     pub master_up: bool,
     /// The mode.
     pub mode: Mode,
@@ -162,10 +164,11 @@ struct Keys {
 }
 
 impl NetConf {
-    /// The configuration of an ADD behind the plugin with this result, if there is one.
+    /// The configuration of an ADD. `prev_result` is the result of the plugin before this
+    /// one in the chain, if there is one.
     ///
     /// # Errors
-    /// Code 6 for a malformed document, 7 for a value that cannot be right.
+    /// Code 6 for a malformed document, 7 for an invalid value.
     pub fn for_add(args: &CmdArgs, prev_result: Option<&AddResult>) -> Result<Self> {
         refuse_mac(args)?;
         let mut conf = Self::parse(&args.conf)?;
@@ -199,8 +202,8 @@ impl NetConf {
     }
 }
 
-/// The master that the keys name. A selector is about the node, so it excludes both a
-/// name and a master inside the container.
+/// The master that the keys name. A selector finds an interface of the node, so it cannot
+/// be combined with a name or with a master inside the container.
 fn master(keys: &Keys) -> Result<Master> {
     match (&keys.master_selector, keys.master.as_str()) {
         (Value::Null, "") => Ok(Master::DefaultRoute),
@@ -220,12 +223,12 @@ fn parse_mtu(mtu: i64) -> Result<Option<u32>> {
         Ok(0) => Ok(None),
         Ok(mtu) if mtu >= LEAST_MTU => Ok(Some(mtu)),
         _ => Err(Error::config(format!("invalid mtu: {mtu}"))
-            .with_details(format!("the least is {LEAST_MTU} bytes"))),
+            .with_details(format!("the minimum is {LEAST_MTU} bytes"))),
     }
 }
 
-/// An ipvlan interface has its master's MAC and no other. A pod that asks for one
-/// would not get it, so it gets an error.
+/// Refuses a requested MAC address: an ipvlan interface always has that of its master, so
+/// the request cannot be fulfilled.
 fn refuse_mac(args: &CmdArgs) -> Result<()> {
     match requested_mac(args)? {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! What the record of an attachment keeps of the interface.
+//! The part of an attachment's record that describes the interface.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -9,18 +9,18 @@ use common::ifname::IfName;
 use common::kernel::netlink::Link;
 use serde::{Deserialize, Serialize};
 
-use crate::carrier::Carrier;
 use crate::config::{Flag, Mode, NetConf};
+use crate::lower_device::LowerDevice;
 use crate::master::pci_id;
 
-/// What the attachment's record keeps of the interface.
+/// The part of the attachment's record that describes the interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
     /// The device that the interface is on.
     #[serde(flatten)]
-    pub carrier: Carrier,
-    /// The MAC that the master had.
+    pub lower: LowerDevice,
+    /// The MAC address of the master at ADD, in lower case with colons.
     pub master_mac: String,
     /// The mode.
     pub mode: Mode,
@@ -30,7 +30,8 @@ pub struct Device {
     /// The PCI address of the master; empty when it is not a PCI device.
     #[serde(default)]
     pub pci_id: String,
-    /// The name that the interface has for a moment on kernels that need one.
+    /// The name that the interface has for a moment on kernels before 6.15; see
+    /// [`create`](crate::link::create).
     pub temporary_name: IfName,
 }
 
@@ -38,10 +39,10 @@ impl Device {
     /// The record of an interface that is about to be created.
     ///
     /// # Errors
-    /// As for [`Carrier::of_master`].
+    /// As for [`LowerDevice::of_master`].
     pub fn of(conf: &NetConf, master: &Link, args: &CmdArgs, sides: &mut Sides) -> Result<Self> {
         Ok(Self {
-            carrier: Carrier::of_master(master, conf.link_in_container, sides)?,
+            lower: LowerDevice::of_master(master, conf.link_in_container, sides)?,
             master_mac: master.mac.clone(),
             mode: conf.mode,
             flag: conf.flag,
@@ -51,7 +52,7 @@ impl Device {
     }
 }
 
-/// A name that no other attachment's interface has, on the node or in the container.
+/// A name that no interface of another attachment has, on the node or in the container.
 fn temporary_name(args: &CmdArgs) -> Result<IfName> {
     let mut hasher = DefaultHasher::new();
     (&args.conf.network, &args.container_id, &args.ifname).hash(&mut hasher);

@@ -1,15 +1,15 @@
-//! What ipvlan is made of: its commands, the one reader of its configuration, the device that
-//! its record describes, and what it asks of the kernel. The programs `ipvlan` and `eni-cni` run
+//! The library of the plugin ipvlan: its commands, the only reader of its configuration, its
+//! part of the record, and its use of the kernel. The programs `ipvlan` and `eni-cni` execute
 //! the commands; `eni-sync doctor` reads the same configurations with the same types.
 
 #![doc = include_str!("../KERNEL.md")]
 
-pub mod carrier;
 pub mod chain;
 pub mod commands;
 pub mod config;
 pub mod device;
 pub mod link;
+pub mod lower_device;
 pub mod master;
 pub mod neighbours;
 pub mod status;

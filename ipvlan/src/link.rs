@@ -1,5 +1,5 @@
-//! The ipvlan interface itself: its creation, and how it is
-//! compared with what was asked for.
+//! The ipvlan interface: its creation, its removal, and its comparison with configuration
+//! and record.
 
 use common::attach::{Release, Sandbox, Sides, sandbox_for_del};
 use common::cni::args::CmdArgs;
@@ -8,23 +8,24 @@ use common::ifname::IfName;
 use common::kernel::netlink::{Kind, Link, LinkChange, Made, NewLink};
 use common::records::Attachment;
 
-use crate::carrier::{Carrier, KIND};
 use crate::config::{Flag, Master, Mode, NetConf};
 use crate::device::Device;
+use crate::lower_device::{KIND, LowerDevice};
 use crate::master::{by_name, explain};
 use crate::neighbours::name_macvlans;
 use crate::records;
 
 /// Creates the interface in the container under its final name. Kernels before 6.15
-/// look for that name on the node as well, where they are asked from; where it is
-/// taken there, the interface begins under the temporary name that the record knows, and
-/// what fails from then on leaves something that DEL finds by the record.
+/// require that the name is free in the namespace of the request, too. If an interface of
+/// the node has it, the interface is created under the temporary name of the record and
+/// then renamed. When the renaming fails, DEL finds the interface by the record.
 ///
-/// It is asked for in the namespace of the master. Asked for in the container, those
-/// kernels would create it on the node and move it, for anybody there to see.
+/// The request is sent in the namespace of the master. If it was sent in the container,
+/// those kernels would create the interface on the node, where other programs see it, and
+/// then move it.
 ///
-/// An error has code 7 and names the master when the kernel says that it is in other use,
-/// else 999 and the kernel's answer.
+/// An error has code 7 and names the master when the kernel reports that it is used in
+/// another way; otherwise it has code 999 and the kernel's answer.
 pub fn create(
     conf: &NetConf,
     master: &Link,
@@ -54,7 +55,7 @@ pub fn create(
     let made = match netlink.create_link(new) {
         Made::Nothing(error) if error.is_exists() => netlink.create_link(temporary),
         Made::Nothing(error) => {
-            let macvlans = || name_macvlans(&device.carrier, sides);
+            let macvlans = || name_macvlans(&device.lower, sides);
             return Made::Nothing(explain(error, master, macvlans));
         }
         made => return made,
@@ -62,20 +63,20 @@ pub fn create(
     made.and_then(|()| rename(device, sandbox, &record.ifname))
 }
 
-/// Compares the device that the kernel reports below the new interface with the one that
-/// is recorded, and records it where it is another one: DEL goes by the record.
+/// Reads the device below the new interface from the kernel, and corrects the record if
+/// that has another one, because DEL uses the record.
 ///
 /// # Errors
-/// As for [`Carrier::below`], and code 5 when the record cannot be written.
+/// As for [`LowerDevice::below`], and code 5 when the record cannot be written.
 pub fn read_back(link: &Link, record: &mut Attachment<Device>, sides: &mut Sides) -> Result<()> {
-    if record.device.carrier.carries(link) {
+    if record.device.lower.is_below(link) {
         return Ok(());
     }
-    record.device.carrier = Carrier::below(link, true, sides)?;
+    record.device.lower = LowerDevice::below(link, true, sides)?;
     records().write(record)
 }
 
-/// Gives the interface that has the temporary name its final one.
+/// Renames the interface from its temporary name to its final one.
 fn rename(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()> {
     let link = sandbox.require(&device.temporary_name)?;
     let rename = LinkChange {
@@ -86,7 +87,7 @@ fn rename(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()>
     sandbox.netlink.change_link(link.index, rename, what)
 }
 
-/// Whether the container has the interface under its name.
+/// Whether the container has the interface, under its recorded name.
 ///
 /// # Errors
 /// As for [`sandbox_for_del`], and code 999 when the kernel does not answer.
@@ -95,10 +96,11 @@ pub fn is_attached(args: &CmdArgs, record: &Attachment<Device>) -> Result<bool> 
         return Ok(false);
     };
     let link = sandbox.netlink.link_by_name(record.ifname.as_str())?;
-    Ok(link.is_some_and(|link| record.device.carrier.carries(&link)))
+    Ok(link.is_some_and(|link| record.device.lower.is_below(&link)))
 }
 
-/// Removes the interface from the container, and nothing that only has its name.
+/// Removes the interface from the container. Another interface with its name is not
+/// removed.
 ///
 /// # Errors
 /// As for [`is_attached`].
@@ -111,10 +113,10 @@ pub fn remove(
         return Ok(());
     };
     let device = &record.device;
-    // It never has both names.
+    // It has only one of these names.
     for name in [&record.ifname, &device.temporary_name] {
         let link = sandbox.netlink.link_by_name(name.as_str())?;
-        if let Some(link) = link.filter(|link| device.carrier.carries(link)) {
+        if let Some(link) = link.filter(|link| device.lower.is_below(link)) {
             release.before_removal(&mut sandbox.netlink, &link);
             return sandbox.netlink.delete_link(&link);
         }
@@ -122,11 +124,12 @@ pub fn remove(
     Ok(())
 }
 
-/// Compares the interface with the configuration and, where there is one, the record: what
-/// no plugin behind this one can have changed. Its MTU is not of that kind.
+/// Compares the interface with the configuration and, if there is one, the record. Only
+/// properties that a later plugin in the chain cannot have changed are compared, so the
+/// MTU is not.
 ///
 /// # Errors
-/// Code 999 naming what differs, in the words of the Go plugin where it has some.
+/// Code 999 naming the difference, with the text of the Go plugin if it has one.
 pub fn verify(
     link: &Link,
     conf: &NetConf,
@@ -155,11 +158,12 @@ pub fn verify(
             conf.flag
         ));
     }
-    let Some(expected) = expected_carrier(conf, device, sides)? else {
+    let Some(expected) = expected_lower_device(conf, device, sides)? else {
         return Ok(());
     };
-    let found = Carrier::below(link, true, sides)?;
-    // A third namespace has another number for the node than for the container.
+    let found = LowerDevice::below(link, true, sides)?;
+    // The id of a third namespace differs between node and container, so only its
+    // existence is compared.
     let is_there = found == expected || expected.third_netns.and(found.third_netns).is_some();
     if found.index != expected.index || !is_there {
         return differs(format!(
@@ -170,20 +174,20 @@ pub fn verify(
     Ok(())
 }
 
-/// The device that ADD used: recorded, or below the master that the configuration names.
-/// A configuration that names none, and no record, leave nothing to compare with.
-fn expected_carrier(
+/// The device that ADD used: the recorded one, or the one of the configured master.
+/// `None` without a record and a configured master.
+fn expected_lower_device(
     conf: &NetConf,
     device: Option<&Device>,
     sides: &mut Sides,
-) -> Result<Option<Carrier>> {
+) -> Result<Option<LowerDevice>> {
     let in_container = conf.link_in_container;
     let netlink = sides.socket(in_container);
     let master = match (device, &conf.master) {
-        (Some(device), _) => return Ok(Some(device.carrier)),
+        (Some(device), _) => return Ok(Some(device.lower)),
         (None, Master::Named(name)) => by_name(name, netlink)?,
         (None, Master::Selected(selector)) => selector.find(netlink)?,
         (None, Master::DefaultRoute) => return Ok(None),
     };
-    Carrier::of_master(&master, in_container, sides).map(Some)
+    LowerDevice::of_master(&master, in_container, sides).map(Some)
 }

@@ -1,5 +1,5 @@
-//! The master: which interface the configuration means, whether it can carry what is asked
-//! for, and why the kernel refuses it.
+//! The master: finds the interface that the configuration names, verifies that it can have
+//! the ipvlan interface, and explains why the kernel refuses it.
 
 use std::io;
 
@@ -11,11 +11,11 @@ use nix::libc::{EBUSY, EOPNOTSUPP};
 
 use crate::config::{Master, NetConf};
 
-/// Finds the master and makes sure that it can carry what the configuration asks.
+/// Finds the master, and makes sure that it can have an interface with this configuration.
 ///
 /// # Errors
-/// Code 7 naming the master when it is missing, a loopback, not an Ethernet device, down and
-/// to be left so, or has a smaller MTU than the one asked for.
+/// Code 7 naming the master when it is missing, a loopback interface, not an Ethernet
+/// device, down although `masterUp` is false, or has a smaller MTU than the configured one.
 pub fn find(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
     let master = match &conf.master {
         Master::Named(name) => by_name(name, netlink)?,
@@ -45,7 +45,7 @@ pub fn find(conf: &NetConf, netlink: &mut Netlink) -> Result<Link> {
 /// Makes sure that the kernel has ipvlan.
 ///
 /// # Errors
-/// Code 7 when it has not.
+/// Code 7 when it does not have it.
 pub fn require_ipvlan(netlink: &mut Netlink) -> Result<()> {
     match netlink.has_ipvlan()? {
         true => Ok(()),
@@ -53,8 +53,9 @@ pub fn require_ipvlan(netlink: &mut Netlink) -> Result<()> {
     }
 }
 
-/// Sets the master up where it is not, and says so: nobody else may have done it for an
-/// ENI that was attached late. It stays up, because others may use it by then.
+/// Sets the master up if it is down, and logs that: the operating system may not do so for
+/// an ENI that was attached after the boot. DEL does not set it down, because other
+/// interfaces may use it.
 ///
 /// # Errors
 /// Code 999 with the kernel's answer.
@@ -72,9 +73,9 @@ pub fn set_up(master: &Link, netlink: &mut Netlink) -> Result<()> {
     Ok(())
 }
 
-/// The PCI address of the master, for the result; empty when it is not a PCI device.
-/// sysfs shows the node's interfaces, so of a master that is in the container only
-/// counts what netlink tells.
+/// The PCI address of the master, for the result; empty when it is not a PCI device. sysfs
+/// shows the interfaces of the node, so for a master inside the container only the address
+/// from netlink is used.
 pub fn pci_id(master: &Link, in_container: bool) -> String {
     let address = match in_container {
         true => PciAddress::new(&master.bus_address),
@@ -83,6 +84,10 @@ pub fn pci_id(master: &Link, in_container: bool) -> String {
     address.map_or(String::new(), |address| address.to_string())
 }
 
+/// The interface with this name or alternative name.
+///
+/// # Errors
+/// Code 7 when it is missing.
 pub fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link> {
     let found = netlink.link_by_name(name)?;
     found.ok_or_else(|| {
@@ -92,7 +97,7 @@ pub fn by_name(name: &str, netlink: &mut Netlink) -> Result<Link> {
     })
 }
 
-/// The link that the main table's default route leaves through.
+/// The link of the default route in the main table.
 fn by_default_route(netlink: &mut Netlink) -> Result<Link> {
     const MAIN: u32 = 254;
     let routes = netlink.routes()?;
@@ -110,8 +115,8 @@ fn by_default_route(netlink: &mut Netlink) -> Result<Link> {
     link.ok_or_else(|| Error::config("no default route interface found"))
 }
 
-/// Says why the kernel refuses an ipvlan interface on the master. `macvlans` names what it
-/// has of these, where that is what keeps it busy.
+/// Explains why the kernel refuses an ipvlan interface on the master. `macvlans` describes
+/// the macvlan interfaces on the master, in case they are the reason for EBUSY.
 pub fn explain(error: Error, master: &Link, macvlans: impl FnOnce() -> String) -> Error {
     match error.errno() {
         Some(EOPNOTSUPP) => no_ipvlan(EOPNOTSUPP),

@@ -1,5 +1,5 @@
-//! Who else is on the device that carries an interface: the attachments that the records
-//! know, and the interfaces of others, such as those of Go's plugin, that the kernel shows.
+//! Other interfaces on the device below an interface: those of attachments with a record, and
+//! those of other programs, such as the Go plugin, which are found in the kernel.
 
 use std::io;
 use std::path::Path;
@@ -14,13 +14,13 @@ use common::records::{Attachment, Records};
 use common::say;
 use nix::libc::EADDRINUSE;
 
-use crate::carrier::{BESIDE, Carrier};
 use crate::config::{Flag, Mode};
 use crate::device::Device;
+use crate::lower_device::{IPVLAN_KINDS, LowerDevice};
 
 /// An interface on the device.
 struct Neighbour {
-    /// A path of the namespace that it is in.
+    /// A path of its namespace.
     netns: String,
     link: Link,
 }
@@ -35,10 +35,11 @@ impl Neighbour {
     }
 }
 
-/// Makes sure that nobody uses the device in another mode or with another flag: the last
-/// interface to be created would change both for all of them. The own record is written
-/// before this is asked, so of two attachments at the same time at most one goes on. Only
-/// where there is no living attachment, somebody else's interface can be the first.
+/// Makes sure that no other interface uses the device in another mode or with another flag,
+/// because the last interface that is created changes both for all of them. The record of
+/// this attachment is written before, so of two attachments at the same time one at most
+/// succeeds. Interfaces of other programs are searched only when no attachment uses the
+/// device.
 ///
 /// # Errors
 /// Code 7 naming the other network, or the other interface.
@@ -49,14 +50,14 @@ pub fn refuse_other_use(
     sides: &mut Sides,
 ) -> Result<()> {
     let device = &own.device;
-    let beside = records.find(|record| Ok(is_beside(record, own)))?;
-    let (mode, flag, user) = match beside {
+    let sharing = records.find(|record| Ok(shares_device(record, own)))?;
+    let (mode, flag, user) = match sharing {
         Some(record) => {
             let used = &record.device;
             let user = format!("network {:?}", record.network);
             (used.mode.number(), used.flag.number(), user)
         }
-        None => match of_kinds(&BESIDE, &device.carrier, sides)?.first() {
+        None => match of_kinds(&IPVLAN_KINDS, &device.lower, sides)?.first() {
             None => return Ok(()),
             Some(neighbour) => {
                 let mode = neighbour.link.ipvlan_mode.unwrap_or_default();
@@ -75,8 +76,8 @@ pub fn refuse_other_use(
     )))
 }
 
-/// The error of an ADD to whose addresses the kernel has said that another interface on the
-/// device has one, with the name of that interface where it can be found.
+/// Completes the error of an ADD for which the kernel has reported that another interface on
+/// the device has one of the addresses: adds the name of that interface if it is found.
 pub fn name_holder(
     error: Error,
     own: &Attachment<Device>,
@@ -92,22 +93,22 @@ pub fn name_holder(
         }
         Ok(None) => error,
         Err(second) => {
-            say!("looking for who has the address: {second}");
+            say!("looking for the interface with the address: {second}");
             error
         }
     }
 }
 
-/// Whether both are on one device, and the first one's container lives, for all that can be
-/// seen: one that is hidden does not keep others from the device.
-fn is_beside(record: &Attachment<Device>, own: &Attachment<Device>) -> bool {
-    let carrier = record.device.carrier;
-    let is_on_device = carrier == own.device.carrier
-        && (!carrier.in_container || record.netns_id.is_same(&own.netns_id));
+/// Whether `record` is another attachment on the device of `own` whose container exists or
+/// may exist.
+fn shares_device(record: &Attachment<Device>, own: &Attachment<Device>) -> bool {
+    let lower = record.device.lower;
+    let is_on_device = lower == own.device.lower
+        && (!lower.in_container || record.netns_id.is_same(&own.netns_id));
     is_on_device && !record.is_same(own) && record.is_alive().unwrap_or(true)
 }
 
-/// Who has one of these addresses on the device, and which.
+/// The interface on the device that has one of these addresses, as text, and the address.
 fn holder(
     own: &Attachment<Device>,
     addresses: &[Cidr],
@@ -115,7 +116,7 @@ fn holder(
     sides: &mut Sides,
 ) -> Result<Option<(String, Cidr)>> {
     for record in records.all::<Device>()? {
-        if is_beside(&record, own)
+        if shares_device(&record, own)
             && let Some(address) = address_of(record.ifname.as_str(), &record.netns, addresses)
         {
             let (ifname, network) = (record.ifname.as_str(), &record.network);
@@ -125,7 +126,7 @@ fn holder(
             return Ok(Some((holder, address)));
         }
     }
-    for neighbour in of_kinds(&BESIDE, &own.device.carrier, sides)? {
+    for neighbour in of_kinds(&IPVLAN_KINDS, &own.device.lower, sides)? {
         let found = address_of(&neighbour.link.name, &neighbour.netns, addresses);
         if let Some(address) = found {
             return Ok(Some((neighbour.describe(), address)));
@@ -134,18 +135,20 @@ fn holder(
     Ok(None)
 }
 
-/// Which of these addresses the interface `name` in the namespace at `netns` has.
-/// An error is reported, and hides the name of the holder only.
+/// The first of these addresses that the interface `name` in the namespace at `netns` has. An
+/// error is only logged: its only effect is a message without the name of the interface.
 fn address_of(name: &str, netns: &str, addresses: &[Cidr]) -> Option<Cidr> {
-    let look = || {
+    let list = || {
         let mut netlink = Sandbox::open(netns)?.netlink;
         match netlink.link_by_name(name)? {
-            Some(link) if BESIDE.contains(&link.kind.as_str()) => netlink.addresses(link.index),
+            Some(link) if IPVLAN_KINDS.contains(&link.kind.as_str()) => {
+                netlink.addresses(link.index)
+            }
             _ => Ok(Vec::new()),
         }
     };
-    let present = look().unwrap_or_else(|error| {
-        say!("looking for who has the address: {error}");
+    let present = list().unwrap_or_else(|error| {
+        say!("looking for the interface with the address: {error}");
         Vec::new()
     });
     let has = |wanted: &&Cidr| {
@@ -155,36 +158,37 @@ fn address_of(name: &str, netns: &str, addresses: &[Cidr]) -> Option<Cidr> {
     addresses.iter().find(has).copied()
 }
 
-/// The macvlan interfaces on the master, where they are what keeps ipvlan from it.
-pub fn name_macvlans(carrier: &Carrier, sides: &mut Sides) -> String {
-    let found = of_kinds(&["macvlan", "macvtap"], carrier, sides).unwrap_or_else(|error| {
+/// The reason why the master cannot have ipvlan interfaces: its macvlan interfaces, if some
+/// are found.
+pub fn name_macvlans(lower: &LowerDevice, sides: &mut Sides) -> String {
+    let found = of_kinds(&["macvlan", "macvtap"], lower, sides).unwrap_or_else(|error| {
         say!("looking for macvlan interfaces: {error}");
         Vec::new()
     });
     let names: Vec<String> = found.iter().map(Neighbour::describe).collect();
     match names.is_empty() {
-        true => "it is in another use already, such as macvlan".to_owned(),
+        true => "it is already used in another way, such as by macvlan".to_owned(),
         false => format!("it has macvlan interfaces already: {}", names.join(", ")),
     }
 }
 
-/// The interfaces of these kinds on the device, in every namespace that can be seen. One that
-/// cannot be looked into is reported: who hides an interface only loses its protection.
-fn of_kinds(kinds: &[&str], carrier: &Carrier, sides: &mut Sides) -> Result<Vec<Neighbour>> {
-    // Nothing here leads into a third namespace.
-    if carrier.third_netns.is_some() {
+/// The interfaces of these kinds on the device, in every visible namespace. A namespace that
+/// cannot be examined is only logged: an interface in it is not protected then.
+fn of_kinds(kinds: &[&str], lower: &LowerDevice, sides: &mut Sides) -> Result<Vec<Neighbour>> {
+    // A third namespace cannot be reached from here.
+    if lower.third_netns.is_some() {
         return Ok(Vec::new());
     }
     let node = NetNs::own()?;
     let Sandbox { netns, netlink } = &mut sides.sandbox;
     let wanted = Wanted {
         kinds,
-        index: carrier.index,
-        home: if carrier.in_container { netns } else { &node },
+        index: lower.index,
+        home: if lower.in_container { netns } else { &node },
     };
     let mut found = wanted.among(&mut sides.node, &node)?;
     found.extend(wanted.among(netlink, netns)?);
-    if carrier.in_container {
+    if lower.in_container {
         return Ok(found);
     }
     let known = [node.id()?, netns.id()?];
@@ -201,7 +205,7 @@ fn of_kinds(kinds: &[&str], carrier: &Carrier, sides: &mut Sides) -> Result<Vec<
     Ok(found)
 }
 
-/// Which interfaces are looked for.
+/// The interfaces to be searched for.
 struct Wanted<'a> {
     kinds: &'a [&'a str],
     /// The index of the device below them.
@@ -216,7 +220,7 @@ impl Wanted<'_> {
         self.among(&mut netlink, &netns)
     }
 
-    /// Those in the namespace `netns`, which the socket is in.
+    /// The matching interfaces in the namespace `netns`, which the socket is in.
     fn among(&self, netlink: &mut Netlink, netns: &NetNs) -> Result<Vec<Neighbour>> {
         let mut links = Vec::new();
         for kind in self.kinds {

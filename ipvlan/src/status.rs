@@ -1,5 +1,5 @@
-//! Whether this node can serve an ADD of a configuration, as far as the plugin itself tells:
-//! STATUS, and `eni-sync doctor`.
+//! Whether this node can serve an ADD of a configuration, without its delegate: for STATUS
+//! and `eni-sync doctor`.
 
 use common::attach::Configuration;
 use common::cni::args::ConfArgs;
@@ -9,10 +9,12 @@ use common::kernel::netlink::{Link, Netlink};
 use crate::config::NetConf;
 use crate::master;
 
-/// The configuration and its master on the node; no master where that is in the container.
+/// The configuration, and its master on the node; no master when that is inside the
+/// container.
 ///
 /// # Errors
-/// Code 6 or 7 for a configuration that is wrong, 50 where the node has not what it asks for.
+/// Code 6 or 7 for an invalid configuration, 50 when the node does not have a suitable
+/// master.
 pub fn examine(conf: &ConfArgs, node: &mut Netlink) -> Result<(NetConf, Option<Link>)> {
     Configuration::of(conf)?;
     let conf = NetConf::parse(conf)?;

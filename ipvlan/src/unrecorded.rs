@@ -1,5 +1,5 @@
-//! An attachment whose DEL finds no record that can be read under its network's name: which
-//! interface is its own, and what proves that.
+//! Attachments whose DEL finds no readable record under its network's name: which interface
+//! belongs to the attachment, and what proves that.
 
 use common::attach::{Release, sandbox_for_del};
 use common::cni::args::CmdArgs;
@@ -8,17 +8,17 @@ use common::error::Result;
 use common::kernel::netlink::{Link, Netlink};
 use common::records::Attachment;
 
-use crate::carrier::KIND;
 use crate::config::NetConf;
 use crate::device::Device;
+use crate::lower_device::KIND;
 use crate::{master, records};
 
-/// Whether the DEL of a network that was renamed is about this attachment: its result names
-/// the interface, or the container has ended and the master is the configured one. While
-/// the container lives, a master alone proves nothing: the DEL may follow a refused ADD of
-/// another network that has the same one.
+/// Whether the DEL of a network that was renamed is about this attachment: its result has the
+/// interface, or the container has ended and the master is the configured one. While the
+/// container exists, the master alone proves nothing: the DEL may follow a refused ADD of
+/// another network with the same master.
 pub fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
-    // What cannot be read or found proves nothing, and DEL must not fail because of it.
+    // Errors here only mean that nothing is proven; DEL must not fail because of them.
     let document = &args.conf.document;
     let result = document.prev_result(args.conf.version).ok().flatten();
     let reported = result.and_then(|result| {
@@ -33,15 +33,15 @@ pub fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
     }
     let find = || master::find(&NetConf::parse(&args.conf)?, &mut Netlink::open()?);
     let is_named = document.get("master").is_some() || document.get("masterSelector").is_some();
-    let carrier = record.device.carrier;
-    let is_configured = |master: Link| master.index == carrier.index;
-    let is_on_node = !carrier.in_container && carrier.third_netns.is_none();
+    let lower = record.device.lower;
+    let is_configured = |master: Link| master.index == lower.index;
+    let is_on_node = !lower.in_container && lower.third_netns.is_none();
     is_named && is_on_node && find().is_ok_and(is_configured)
 }
 
-/// Whether DEL can end an attachment whose record cannot be read: its configuration says who
-/// has reserved the addresses, and no ipvlan interface keeps one that is not the attachment's
-/// for certain.
+/// Whether DEL can end an attachment whose record cannot be read: its configuration names the
+/// delegate that has reserved the addresses, and the container has no ipvlan interface of that
+/// name, or one that the result of ADD shows.
 fn is_proven(args: &CmdArgs) -> Result<bool> {
     let keys = ["ipam", "master", "masterSelector"];
     if !keys.iter().any(|key| args.conf.document.get(key).is_some()) {
@@ -54,9 +54,9 @@ fn is_proven(args: &CmdArgs) -> Result<bool> {
     Ok(link.is_none_or(|link| link.kind != KIND || is_reported(args, &link)))
 }
 
-/// Removes the interface that the result of ADD, which the runtime passes on DEL, shows: one
-/// that a Go plugin has made. Where the record `is_damaged`, nothing is touched unless DEL can
-/// end the attachment without it. Returns whether it can.
+/// Removes the interface that the result of ADD shows, which the runtime passes to DEL: for
+/// example one that the Go plugin has made. If the record `is_damaged`, nothing is changed
+/// unless DEL can end the attachment without it. Returns whether it can.
 ///
 /// # Errors
 /// As for [`sandbox_for_del`], and code 999 when the kernel does not answer.
@@ -78,9 +78,9 @@ pub fn remove(args: &CmdArgs, is_damaged: bool, release: &mut Release<'_>) -> Re
     Ok(true)
 }
 
-/// Whether the result of ADD shows that `link` is the attachment's.
+/// Whether the result of ADD shows that `link` belongs to the attachment.
 fn is_reported(args: &CmdArgs, link: &Link) -> bool {
-    // A result that cannot be read proves nothing, and DEL must not fail because of it.
+    // A result that cannot be read proves nothing; DEL must not fail because of it.
     let prev_result = args
         .conf
         .document

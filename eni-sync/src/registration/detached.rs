@@ -50,7 +50,7 @@ pub(crate) fn without_master() -> Result<Vec<(String, String)>> {
     }
     let links = Netlink::open()?.links()?;
     let has_lost = |record: &Attachment<Device>| {
-        let index = record.device.carrier.index;
+        let index = record.device.lower.index;
         let is_there = links.iter().any(|link| link.index == index);
         // A namespace that cannot be examined does not prove a loss.
         !is_there && has_no_interface(record).unwrap_or(false)
@@ -81,8 +81,8 @@ fn has_no_interface(record: &Attachment<Device>) -> Result<bool> {
 
 /// Whether the interface was made on a device of the node.
 fn is_on_node(record: &Attachment<Device>) -> bool {
-    let carrier = &record.device.carrier;
-    !carrier.in_container && carrier.third_netns.is_none()
+    let lower = &record.device.lower;
+    !lower.in_container && lower.third_netns.is_none()
 }
 
 /// The same for one ENI of the ledger.

@@ -168,7 +168,7 @@ fn a_chained_vrf_passes_check_unless_the_network_has_source_routing() {
             Ok(()) => assert!(passes),
             Err(output) => {
                 assert!(!passes, "{output}");
-                let said = "sourceRouting does not go with one";
+                let said = "sourceRouting does not work in a VRF";
                 assert!(output.error().details.ends_with(said), "{output}");
             }
         }
