@@ -1,7 +1,7 @@
 //! The commands of the CNI plugin `host-device`: moves a whole device of the host into the
-//! container and gives it back, under its name and with its properties. A device that is bound
-//! to a driver for user space (DPDK) stays where it is. This file says what is moved and when;
-//! `common::attach` leads an attachment through its life.
+//! container, and back with its name and its properties. A device that is bound to a driver
+//! for user space (DPDK) is not moved. This file has the plugin's part of an attachment;
+//! `common::attach` has the rest.
 
 use common::attach::turn::Turn;
 use common::attach::{self, Interface, Placed, Release, Sandbox, Sides, awaited, inventory};
@@ -20,13 +20,13 @@ use crate::{
     unrecorded, userspace,
 };
 
-/// The plugin.
+/// The commands of the plugin.
 pub const COMMANDS: Commands =
     attach::commands::<HostDevice>(env!("CARGO_PKG_VERSION"), common::marker!("host-device"));
 
 type Record = Attachment<Device>;
 
-/// The device that a configuration asks for.
+/// The device that a configuration selects.
 struct HostDevice {
     config: Config,
 }
@@ -34,7 +34,7 @@ struct HostDevice {
 impl Interface for HostDevice {
     const NAME: &'static str = NAME;
     type Device = Device;
-    /// The turn of the node's devices, in which nobody else looks for the device.
+    /// The turn of the node's devices, in which no other process searches for a device.
     type Plan = Option<Turn>;
 
     fn configure(args: &CmdArgs, _prev_result: Option<&AddResult>) -> Result<Self> {
@@ -47,7 +47,7 @@ impl Interface for HostDevice {
     }
 
     fn plan(&self, args: &CmdArgs, sides: &mut Sides) -> Result<(Device, Option<Turn>)> {
-        // Who waits for a device that is still being attached has no turn meanwhile.
+        // The turn is not held while this waits for a device that is being attached.
         awaited::find(|| {
             let devices = Turn::of_devices()?;
             let device = plan::plan(args, &self.config, sides)?;
@@ -56,14 +56,14 @@ impl Interface for HostDevice {
         })
     }
 
-    /// The device comes back at once when something else still uses it in the container.
+    /// Moves the device. If another interface still uses it, it is moved back at once.
     fn make(&self, devices: Option<Turn>, record: &mut Record, sides: &mut Sides) -> Made<Placed> {
         let moved = transfer::move_in(&mut sides.node, &mut sides.sandbox, record);
-        // What moves a device back takes the turn itself.
+        // [`transfer::undo_move_in`] takes the turn itself.
         drop(devices);
         let made = match moved {
             Ok(link) => Made::Done(link),
-            Err(error) => transfer::take_back(&mut sides.node, record, error),
+            Err(error) => transfer::undo_move_in(&mut sides.node, record, error),
         };
         made.and_then(|link| {
             device_info::write(&record.device)?;
@@ -92,12 +92,13 @@ impl Interface for HostDevice {
         own
     }
 
-    /// What the device had on the node is given back to it by an ADD that fails, and else only
-    /// where the configuration says so.
+    /// The addresses and routes of the device on the node are restored by a failed ADD. DEL
+    /// restores them only if the configuration says so, so otherwise they are removed from the
+    /// record here.
     fn settle(&self, record: &mut Record) -> Result<()> {
         let options = &self.config.options;
-        let comes_back = options.keep_addresses || options.allow_in_use;
-        if comes_back || record.device.network.is_empty() {
+        let is_restored = options.keep_addresses || options.allow_in_use;
+        if is_restored || record.device.network.is_empty() {
             return Ok(());
         }
         record.device.network = NetworkState::default();
@@ -116,13 +117,13 @@ impl Interface for HostDevice {
         device_info::remove(device)
     }
 
-    /// Another attachment may have the device when the next DEL comes.
+    /// The next DEL must not take the device from another attachment that may have it then.
     fn note_removed(record: &Record) -> Result<()> {
         records().write(&recover::returned(record))
     }
 
-    /// No ADD looks through all records meanwhile, and writes those of devices that have come
-    /// back.
+    /// Takes the turn, because an ADD reads all records in it and writes those of devices that
+    /// are back on the node.
     fn forget(args: &CmdArgs) -> Result<()> {
         let _devices = Turn::of_devices()?;
         records().remove(args)
@@ -154,7 +155,7 @@ impl Interface for HostDevice {
     }
 
     fn collect_unrecorded(conf: &ConfArgs) -> Result<()> {
-        // What cannot be read names no device.
+        // A configuration that cannot be read does not name a device.
         let Some(selector) = DeviceSelector::from_document(&conf.document).ok().flatten() else {
             return Ok(());
         };

@@ -1,5 +1,5 @@
-//! The network configuration of host-device, turned once into types that cannot be
-//! wrong. It does not look at the node: whether the device exists is for `device`.
+//! The network configuration of host-device, parsed once into validated types. It does
+//! not examine the node: module `selection` finds the device.
 
 use common::cni::args::ConfArgs;
 use common::cni::config::Document;
@@ -9,24 +9,24 @@ use serde::Deserialize;
 
 use crate::options::Options;
 
-/// Where the kernel shows its devices, and where `kernelpath` therefore begins.
+/// The directory of the kernel's devices, with which `kernelpath` must begin.
 const KERNEL_DEVICES: &str = "/sys/devices/";
-/// The longest alternative name, in bytes (the kernel's `ALTIFNAMSIZ` minus the NUL).
+/// The longest alternative name in bytes (the kernel's `ALTIFNAMSIZ` without the NUL).
 const ALTNAME_MAX: usize = 127;
 /// The lengths of a hardware address in bytes that Go accepts: Ethernet, EUI-64,
 /// and IP over InfiniBand.
 const HWADDR_LENGTHS: [usize; 3] = [6, 8, 20];
 
-/// The keys of this plugin, as ADD needs them.
+/// The keys of this plugin, validated.
 #[derive(Debug)]
 pub struct Config {
     /// Which device to attach.
     pub selector: DeviceSelector,
-    /// What it asks for beyond the Go plugin's keys.
+    /// The keys that the Go plugin does not have.
     pub options: Options,
 }
 
-/// The way a configuration says which device it means.
+/// How a configuration selects the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceSelector {
     /// `device`: a name or an alternative name.
@@ -60,10 +60,10 @@ struct RuntimeConfig {
 }
 
 impl Config {
-    /// The keys, validated.
+    /// Reads the keys.
     ///
     /// # Errors
-    /// Code 6 for what cannot be read, 7 for a value that cannot be right.
+    /// Code 6 for a key that cannot be read, 7 for an invalid value.
     pub fn parse(conf: &ConfArgs) -> Result<Self> {
         Ok(Self {
             selector: DeviceSelector::required(&conf.document)?,
@@ -73,9 +73,9 @@ impl Config {
 }
 
 impl DeviceSelector {
-    /// The device that the configuration names, with the precedence of the Go
-    /// plugin; nothing when it names none. Only the key that counts is validated:
-    /// Multus writes an auxiliary device's name into `pciBusID`, too.
+    /// The device that the configuration selects, with the precedence of the Go plugin;
+    /// `None` when it selects none. Only the key that is used is validated: Multus writes
+    /// the name of an auxiliary device to `pciBusID`, too.
     pub fn from_document(document: &Document) -> Result<Option<Self>> {
         let keys: Keys = document.read("failed to load netconf")?;
         if !keys.device.is_empty() {
@@ -103,7 +103,8 @@ impl DeviceSelector {
         Ok(None)
     }
 
-    /// Whether this is the device with `bus_address`, as far as the bus alone tells.
+    /// Whether this selects the device with `bus_address`; false for selectors that have
+    /// no bus address.
     pub fn is_bus_address(&self, bus_address: &str) -> bool {
         match self {
             Self::Pci(address) => address.as_str() == bus_address,
@@ -112,7 +113,8 @@ impl DeviceSelector {
         }
     }
 
-    /// The PCI function that it names, as far as the text alone tells.
+    /// The PCI function that it selects; `None` when the text does not have a PCI
+    /// address.
     pub fn pci_address(&self) -> Option<PciAddress> {
         match self {
             Self::Pci(address) => Some(address.clone()),
@@ -124,7 +126,8 @@ impl DeviceSelector {
         }
     }
 
-    /// The device that the configuration must name.
+    /// As [`Self::from_document`]; a configuration that selects no device is an error of
+    /// code 7.
     pub fn required(document: &Document) -> Result<Self> {
         Self::from_document(document)?.ok_or_else(|| {
             Error::config("specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"")
@@ -132,8 +135,8 @@ impl DeviceSelector {
     }
 }
 
-/// Whether the runtime names the device of every container anew, so that a
-/// configuration without one is complete.
+/// Whether the runtime passes a device for each container, so that a configuration
+/// without one is complete.
 pub fn is_device_per_container(document: &Document) -> bool {
     let declared = document.get("capabilities").and_then(|c| c.get("deviceID"));
     declared.and_then(|d| d.as_bool()).unwrap_or_default()

@@ -1,4 +1,5 @@
-//! What a device was on the host before it was attached: the plugin's part of the record.
+//! The plugin's part of the record: the properties of a device on the host before it was
+//! attached.
 
 use common::error::{Error, Result};
 use common::kernel::netlink::{Link, NetworkState, Offload, Parameters, Settings, parse_mac};
@@ -12,15 +13,16 @@ use crate::sysfs::{driver_of, sysfs_number};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Its network interface is moved into the container.
+    /// The network interface is moved into the container.
     #[default]
     Netdev,
-    /// It is bound to a driver for user space and stays where it is.
+    /// The device is bound to a driver for user space and not moved.
     Dpdk,
 }
 
-/// What a device was on the host before it was attached: the plugin's part of the
-/// attachment's record, from which it is recognised and given back its properties.
+/// The properties of a device on the host before it was attached. This is the plugin's part
+/// of the attachment's record; by it the device is recognised and its properties are
+/// restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Device {
@@ -36,61 +38,62 @@ pub struct Device {
     pub alias: String,
     /// Its hardware address.
     pub mac: String,
-    /// The hardware address the device was made with.
+    /// The hardware address that the device was manufactured with.
     pub permanent_mac: String,
     /// Its MTU in bytes.
     pub mtu: u32,
     /// Whether it was up.
     pub up: bool,
-    /// Its flags, queue and group; records that are older than this key have none.
+    /// Its flags, queue length and group; missing in records of older versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
-    /// What was done with its packets; records that are older than this key do not say it.
+    /// Its GSO and GRO limits, and its XDP modes; missing in records of older versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offload: Option<Offload>,
-    /// Its parameters below `/proc/sys/net`; records that are older than this key have none.
+    /// Its parameters below `/proc/sys/net`; empty in records of older versions.
     pub parameters: Parameters,
     /// The kind of a virtual interface; empty for hardware.
     pub kind: String,
     /// The index of the interface below it, or of a veth's other end.
     pub parent: Option<u32>,
-    /// Whether that one is on the host.
+    /// Whether that interface is on the host.
     pub has_parent_here: bool,
     /// The name of the device behind the interface on its bus.
     pub bus_address: String,
-    /// The number of a virtual interface in sysfs; see `identity`.
+    /// The inode of a virtual interface in sysfs; see [`sysfs_number`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sysfs_number: Option<u64>,
     /// The PCI address, when it is a PCI function or a virtio device of one.
     pub pci_id: String,
     /// The kernel driver it is bound to.
     pub driver: String,
-    /// What ADD has bound it to; nothing when it has the driver it had.
+    /// The driver that ADD binds it to; `None` when ADD does not change the driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
-    /// The addresses, routes and neighbours that it gets back.
+    /// The addresses, routes and neighbours that are restored.
     #[serde(skip_serializing_if = "NetworkState::is_empty")]
     pub network: NetworkState,
-    /// What it was a port of, when it was taken although it was in use.
+    /// The interface that it was a port of, if it was taken although it was in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controller: Option<Controller>,
-    /// Whether it may be in use by others: then DEL does not ask whether it is.
+    /// Whether other interfaces may use it (`allowInUse`): then DEL does not verify that
+    /// none does.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub in_use: bool,
-    /// The device-info file that ADD has made; empty when it has made none.
+    /// The device-info file that ADD writes; empty when it writes none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device_info_file: String,
-    /// Whether the host has it back, although the attachment has not ended.
+    /// Whether it is back on the host, although the attachment has not ended.
     pub returned: bool,
 }
 
-/// What ADD changes of a function, recorded before it does.
+/// The change of a function's driver, recorded before it is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Binding {
     /// The driver for user space that it gets.
     pub driver: String,
-    /// The `driver_override` it had; usually empty.
+    /// Its former `driver_override`; usually empty.
     pub driver_override: String,
 }
 
@@ -105,6 +108,10 @@ pub struct Controller {
 }
 
 impl Device {
+    /// The device with this interface, which is on the host.
+    ///
+    /// # Errors
+    /// Code 7 for the loopback interface, 5 when sysfs cannot be read.
     pub fn of_link(link: Link) -> Result<Self> {
         if link.loopback {
             let msg = format!("device {:?} is the loopback interface", link.name);
@@ -143,8 +150,8 @@ impl Device {
         })
     }
 
-    /// Makes sure that the device has the MAC that a pod asks for, if it asks for one. It
-    /// keeps its own, by which the network that it leads to knows it.
+    /// Makes sure that the device has the MAC address that a pod requests, if it requests
+    /// one. The device keeps its own, because the network expects that one.
     pub fn require_mac(&self, requested: Option<String>) -> Result<()> {
         let own = parse_mac(&self.mac);
         match requested {
@@ -156,22 +163,23 @@ impl Device {
         }
     }
 
-    /// Whether it is a device of its own, which outlives the namespace it is in.
+    /// Whether it is a hardware device, which the kernel moves to the host at the end of
+    /// its namespace.
     pub fn is_hardware(&self) -> bool {
         self.has_interface() && self.kind.is_empty()
     }
 
-    /// Whether the host has an interface of it when it is not attached.
+    /// Whether the host has an interface of the device while it is not attached.
     pub fn has_interface(&self) -> bool {
         self.mode == Mode::Netdev || self.binding.is_some()
     }
 
-    /// Whether the host has to get it back.
+    /// Whether it still has to be given back to the host.
     pub fn is_owed(&self) -> bool {
         self.has_interface() && !self.returned
     }
 
-    /// Whether this is the device that `selector` means.
+    /// Whether `selector` selects this device.
     pub fn is_selected_by(&self, selector: &DeviceSelector) -> bool {
         match selector {
             DeviceSelector::Name(name) => self.name == *name || self.altnames.contains(name),

@@ -1,7 +1,7 @@
-//! The device-info file: what Multus reads to tell the pod, in its network-status,
-//! which device it has. Source: Device Information Specification of the Kubernetes
-//! network plumbing group, version 1.1.0. A device plugin that has written the file
-//! knows more than we do, so an existing one is left alone.
+//! The device-info file, from which Multus shows the device in the pod's network-status.
+//! Source: Device Information Specification of the Kubernetes network plumbing group,
+//! version 1.1.0. An existing file is not changed: a device plugin that has written it
+//! has more information.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -16,15 +16,15 @@ use crate::device::Device;
 
 /// The version of the specification that the document follows.
 const VERSION: &str = "1.1.0";
-/// The mode of the file: everybody may read it, and nobody is to change it.
+/// The mode of the file: all users may read it, and no user may change it.
 const FILE_MODE: u32 = 0o444;
-/// The mode of its directories where they are missing.
+/// The mode of its directories, if they are created.
 const DIRECTORY_MODE: u32 = 0o755;
-/// A document is far smaller; whatever is larger is not ours.
+/// The maximum size in bytes. A document is far smaller, so a larger file is not ours.
 const LIMIT: u64 = 4096;
 
-/// The device with the path of the file that ADD is going to make, if it is to make
-/// one: the device has a PCI address, and there is no such file.
+/// The device with the path of the file that ADD will write. It writes one if the device
+/// has a PCI address and the file does not exist.
 pub fn plan(device: Device, path: Option<&str>) -> Device {
     match path {
         Some(path) if !device.pci_id.is_empty() && fs::symlink_metadata(path).is_err() => Device {
@@ -35,7 +35,7 @@ pub fn plan(device: Device, path: Option<&str>) -> Device {
     }
 }
 
-/// Makes the recorded file, complete or not at all.
+/// Writes the recorded file atomically.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -48,7 +48,7 @@ pub fn write(device: &Device) -> Result<()> {
         .map_err(|cause| Error::io(format!("failed to write device info file {path:?}"), &cause))
 }
 
-/// Removes the recorded file, if it is the one that ADD has made.
+/// Removes the recorded file, if it is the one that ADD has written.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -59,7 +59,7 @@ pub fn remove(device: &Device) -> Result<()> {
     let path = Path::new(&device.device_info_file);
     let removed = match file::read_regular(path, LIMIT) {
         Ok(content) if content == document(device).into_bytes() => file::remove(path),
-        // What a killed ADD has left beside it is ours in any case.
+        // A temporary file of a killed ADD is removed in any case.
         _ => file::remove_temporary(path),
     };
     removed.map_err(|cause| {
@@ -75,7 +75,7 @@ fn document(device: &Device) -> String {
     json!({"type": "pci", "version": VERSION, "pci": pci}).to_string()
 }
 
-/// Puts `content` at `path`, unless somebody else was faster.
+/// Writes `content` to `path`, unless the file exists meanwhile.
 fn publish(path: &Path, content: &str) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         DirBuilder::new()
@@ -99,7 +99,7 @@ fn write_new(path: &Path, content: &str) -> io::Result<()> {
         .create_new(true)
         .mode(FILE_MODE)
         .open(path)?;
-    // The creation mask of the runtime must not keep Multus' readers out.
+    // The umask of the runtime must not remove the permission to read.
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     file.write_all(content.as_bytes())
 }

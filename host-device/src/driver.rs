@@ -1,6 +1,6 @@
-//! Binding a PCI function to a driver for user space, and undoing that. Which driver
-//! gets a function is the kernel's decision; `driver_override` is how it is told.
-//! Everything here can be repeated, and finds what a killed process has left.
+//! Binds a PCI function to a driver for user space, and undoes that. The kernel chooses
+//! the driver of a function; `driver_override` determines its choice. Every step can be
+//! repeated, also after a process was killed between two steps.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -17,22 +17,23 @@ use crate::device::{Binding, Device};
 use crate::options::UserDriver;
 use crate::sysfs::{driver_of, interfaces_in, list};
 
-/// Where the kernel lists the drivers of PCI functions that are loaded.
+/// The directory of the loaded drivers for PCI functions.
 const PCI_DRIVERS: &str = "/sys/bus/pci/drivers";
-/// Where the kernel is asked to find a driver for a function that has none.
+/// The file by which the kernel is requested to find a driver for a function without one.
 const PCI_PROBE: &str = "/sys/bus/pci/drivers_probe";
-/// What `driver_override` reads as when there is none.
+/// The content of `driver_override` when it is not set.
 const NO_OVERRIDE: &str = "(null)";
-/// The driver whose users the kernel waits for when it is unbound.
+/// The driver at whose unbinding the kernel waits for the processes that use the device.
 const VFIO: &str = "vfio-pci";
-/// How long a DEL waits for a process of the pod that still uses the device.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a kernel driver may take to make its interface.
+/// How long DEL waits while a process of the pod still uses the device.
+pub const IN_USE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a kernel driver may take to create its interface.
 const INTERFACE: Duration = Duration::from_secs(20);
-/// How often to look whether the device is in use; nothing announces the end of it.
+/// The interval between two checks whether the device is in use; the kernel does not
+/// report the end of the use.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Makes sure that `driver` can be bound at all.
+/// Makes sure that `driver` is loaded.
 ///
 /// # Errors
 /// Code 999 when it is not loaded.
@@ -45,7 +46,7 @@ pub fn require_loaded(driver: UserDriver) -> Result<()> {
         .with_details("load its kernel module on this node first"))
 }
 
-/// What is to be recorded before `device` is bound to `driver`.
+/// The data that is recorded before the function at `address` is bound to `driver`.
 ///
 /// # Errors
 /// Code 5 when the function has no `driver_override`.
@@ -57,11 +58,11 @@ pub fn plan(address: &PciAddress, driver: UserDriver) -> Result<Binding> {
     })
 }
 
-/// Takes the device from its kernel driver and binds it to the one of its record.
+/// Unbinds the device from its kernel driver, and binds it to the driver of its record.
 ///
 /// # Errors
-/// Code 5 naming the file that the kernel refuses, 999 when the driver does not take
-/// the device. The caller gives it back.
+/// Code 5 naming the file that the kernel refuses, 999 when the driver refuses the
+/// device. The caller must undo the binding.
 pub fn bind(device: &Device, binding: &Binding) -> Result<()> {
     let function = Function::of(&device.pci_id)?;
     function.set_override(&binding.driver)?;
@@ -73,10 +74,10 @@ pub fn bind(device: &Device, binding: &Binding) -> Result<()> {
     let (address, driver) = (&device.pci_id, &binding.driver);
     let why = match driver.as_str() {
         VFIO if !function.directory.join("iommu_group").exists() => {
-            "there is no IOMMU, and vfio-pci does without one only with its parameter \
+            "there is no IOMMU, and without one vfio-pci needs its parameter \
              enable_unsafe_noiommu_mode"
         }
-        _ => "the kernel's log says why",
+        _ => "see the kernel's log for the reason",
     };
     let msg = format!("driver {driver:?} did not take device {address}");
     Err(Error::internal(msg).with_details(why))
@@ -104,18 +105,17 @@ pub fn is_bound(device: &Device, binding: &Binding) -> bool {
     verify(device, binding).is_ok()
 }
 
-/// Undoes what is left of [`bind`], wherever it was interrupted, and returns the
-/// interface that the host has then. There is none when the device is gone, or when
-/// somebody has bound it to another driver since.
+/// Undoes [`bind`], also if that was interrupted, and returns the interface that the host
+/// has then. `None` when the device is gone, or was bound to another driver since.
 ///
 /// # Errors
-/// Code 11 when a process uses the device for longer than `patience`, or its interface
-/// does not appear; 5 or 999 when the kernel refuses.
+/// Code 11 when a process still uses the device after `deadline`, or its interface does
+/// not appear; 5 or 999 when the kernel refuses.
 pub fn unbind(
     netlink: &mut Netlink,
     device: &Device,
     binding: &Binding,
-    patience: Duration,
+    deadline: Duration,
 ) -> Result<Option<Link>> {
     let function = Function::of(&device.pci_id)?;
     if !function.directory.exists() {
@@ -123,7 +123,7 @@ pub fn unbind(
     }
     let events = Events::open(Subject::Links)?;
     if function.driver().as_deref() == Some(&binding.driver) {
-        function.require_unused(patience)?;
+        function.require_unused(deadline)?;
     }
     if function.driver_override()? == binding.driver {
         function.set_override(&binding.driver_override)?;
@@ -140,7 +140,7 @@ pub fn unbind(
         }
         Some(_) => Ok(None),
         None => Err(Error::internal(format!(
-            "no driver took device {} back, which {:?} had",
+            "no driver was bound to device {} again, which had {:?}",
             device.pci_id, device.driver
         ))),
     }
@@ -176,7 +176,7 @@ impl Function {
         }
     }
 
-    /// Sets the override; an empty line removes it.
+    /// Sets `driver_override`; an empty text removes it.
     fn set_override(&self, driver: &str) -> Result<()> {
         write(
             &self.directory.join("driver_override"),
@@ -184,7 +184,7 @@ impl Function {
         )
     }
 
-    /// Takes the function from its driver, if it has one.
+    /// Unbinds the function from its driver, if it has one.
     fn unbind(&self) -> Result<()> {
         match write(&self.directory.join("driver/unbind"), self.address.as_str()) {
             Err(error) if error.is_not_found() => Ok(()),
@@ -196,15 +196,15 @@ impl Function {
         write(Path::new(PCI_PROBE), self.address.as_str())
     }
 
-    /// Waits until no process uses the function through VFIO. The kernel would wait
-    /// inside of `unbind`, without an end and deaf to signals, and with it whoever
-    /// waits for this process. A group can be opened by one process at a time, so
-    /// opening it tells.
-    fn require_unused(&self, patience: Duration) -> Result<()> {
+    /// Waits until no process uses the function through VFIO. Otherwise the kernel would
+    /// wait inside `unbind` without a deadline, and this process could not be
+    /// interrupted. A group can be opened by one process at a time, so opening it shows
+    /// whether it is in use.
+    fn require_unused(&self, deadline: Duration) -> Result<()> {
         let Some(path) = self.vfio_group() else {
             return Ok(());
         };
-        let end = Instant::now() + patience;
+        let end = Instant::now() + deadline;
         loop {
             match OpenOptions::new().read(true).write(true).open(&path) {
                 Err(cause) if cause.raw_os_error() == Some(EBUSY) => {
@@ -214,15 +214,16 @@ impl Function {
                         return Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details));
                     }
                 }
-                // Without the file, nobody can have it open under this path.
+                // If the file is missing, no process can have it open.
                 _ => return Ok(()),
             }
             thread::sleep(INTERVAL);
         }
     }
 
-    /// The file by which a program uses the function, when it alone is behind it. A
-    /// group of several says nothing about one of them.
+    /// The file by which a program uses the function, if the function is the only one of
+    /// its group that VFIO has. With several functions in a group, the file does not show
+    /// which one is used.
     fn vfio_group(&self) -> Option<PathBuf> {
         let group = fs::canonicalize(self.directory.join("iommu_group")).ok()?;
         let members = list(&group.join("devices")).ok()?;
@@ -241,16 +242,16 @@ impl Function {
         Some(Path::new("/dev/vfio").join(format!("{prefix}{number}")))
     }
 
-    /// The function's interface, which its driver has made or is about to make.
+    /// Waits for the function's interface, which its driver creates.
     fn interface(
         &self,
         netlink: &mut Netlink,
         events: &Events,
-        patience: Duration,
+        deadline: Duration,
     ) -> Result<Link> {
-        let end = Instant::now() + patience;
+        let end = Instant::now() + deadline;
         loop {
-            // Without the directory there is no interface yet.
+            // If the directory is missing, there is no interface yet.
             for name in interfaces_in(&self.directory).unwrap_or_default() {
                 if let Some(link) = netlink.link_by_name(&name)? {
                     return Ok(link);

@@ -1,6 +1,7 @@
-//! Whether a device is in a namespace that cannot be looked into. A container that may
-//! make namespaces can move its device on into one of them; it comes back when the last
-//! of these has ended, and must not be forgotten until then.
+//! Whether a device is in a namespace that cannot be examined. A container with the
+//! permission to create namespaces can move its device into one of them. The kernel moves
+//! the device to the host when the last of these has ended, and the record must be kept
+//! until then.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,12 +14,12 @@ use common::kernel::pci::PciAddress;
 use crate::device::Device;
 use crate::sysfs::list;
 
-/// Where the kernel lists the devices of every bus.
+/// The directory with the devices of each bus.
 const BUSES: &str = "/sys/bus";
 
-/// Whether another namespace than the host's has an interface of the device. A veth
-/// whose other end is on the host is seen from there; of other virtual interfaces
-/// nothing is known.
+/// Whether an interface of the device is in a namespace other than the host's. For a
+/// veth, its other end on the host shows that; for other virtual interfaces it is
+/// unknown, and the answer is false.
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
@@ -36,7 +37,8 @@ pub fn is_elsewhere(netlink: &mut Netlink, device: &Device) -> Result<bool> {
         .is_some_and(leads_away))
 }
 
-/// Whether the device's directory in sysfs has an interface that it does not show.
+/// Whether the device's directory in sysfs has an interface that is not visible on the
+/// host.
 pub fn is_hardware_elsewhere(device: &Device) -> bool {
     let directories = directories(device).into_iter();
     directories
@@ -44,10 +46,10 @@ pub fn is_hardware_elsewhere(device: &Device) -> bool {
         .any(|net| hides_any(&net))
 }
 
-/// Where the device may be in sysfs.
+/// The directories in sysfs that may be the device's.
 fn directories(device: &Device) -> Vec<PathBuf> {
     let function = match device.bus_address.as_str() {
-        // A kernel before 5.14 has only told the address of a PCI function.
+        // Records made on kernels before 5.14 have only the address of a PCI function.
         "" => &device.pci_id,
         address => address,
     };
@@ -62,8 +64,9 @@ fn directories(device: &Device) -> Vec<PathBuf> {
     buses.iter().map(of_bus).collect()
 }
 
-/// Whether the directory has interfaces that it does not show. It shows those of one
-/// namespace and counts all: a link for each directory in it, and two more.
+/// Whether the directory has interfaces that it does not list. It lists those of one
+/// namespace, but its link count includes all: one for each directory in it, and two
+/// more.
 fn hides_any(directory: &Path) -> bool {
     let (Ok(metadata), Ok(shown)) = (fs::metadata(directory), list(directory)) else {
         return false;

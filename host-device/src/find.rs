@@ -1,5 +1,5 @@
-//! Which device a configuration means, and whether it may be taken: what ADD and STATUS ask,
-//! and `eni-sync doctor`.
+//! Finds the device that a configuration selects, and verifies that it may be taken: for ADD,
+//! STATUS and `eni-sync doctor`.
 
 use common::attach::Configuration;
 use common::cni::args::ConfArgs;
@@ -11,8 +11,8 @@ use crate::options::Options;
 use crate::restore::Host;
 use crate::{in_use, records, selection, userspace};
 
-/// Finds the device; when it is missing, because a container has it, says which one. One
-/// that is in use is not found, unless the configuration allows that.
+/// Finds the device. The error for a missing device names the container that has it. A device
+/// that is in use is an error, unless the configuration allows that.
 pub fn find_device(
     host: &mut Host,
     selector: &DeviceSelector,
@@ -26,7 +26,7 @@ pub fn find_device(
         if error.code == ErrorCode::NETWORK_CONFIG {
             return error;
         }
-        // It is the reason for an error that is reported in any case.
+        // An error here is only a detail of the error that is returned in any case.
         let mut unreadable = Errors::default();
         let records = records().all_readable::<Device>(&mut unreadable);
         let records = records.unwrap_or_default();
@@ -34,7 +34,8 @@ pub fn find_device(
             !r.device.returned && r.device.is_selected_by(selector) && r.is_alive().unwrap_or(false)
         });
         match holders.next() {
-            // It exists; who waits for it waits for a container to end.
+            // This error is not `not_found`: the device exists, and waiting for its ENI to be
+            // attached would be useless.
             Some(r) => Error::new(error.code, error.msg).with_details(format!(
                 "container {} has it as {:?}",
                 r.container_id,
@@ -57,12 +58,12 @@ pub fn find_device(
     Ok(device)
 }
 
-/// What STATUS says of a configuration and of the node, without the delegate: the device, or
-/// none where every container brings its own.
+/// Examines a configuration for STATUS, without the delegate. Returns the device; `None` when
+/// the runtime passes a device for each container.
 ///
 /// # Errors
-/// Code 6 or 7 for a configuration that is wrong or a device that must not be taken, 50 where
-/// the device is missing.
+/// Code 6 or 7 for an invalid configuration or a device that must not be taken, 50 when the
+/// device is missing.
 pub fn examine(conf: &ConfArgs, host: &mut Host) -> Result<Option<Device>> {
     Configuration::of(conf)?;
     let options = Options::parse(&conf.document)?;
@@ -76,7 +77,7 @@ pub fn examine(conf: &ConfArgs, host: &mut Host) -> Result<Option<Device>> {
     })
 }
 
-/// The device to look for, unless every container brings its own.
+/// The device to search for; `None` when the runtime passes a device for each container.
 fn selector_for_status(conf: &ConfArgs) -> Result<Option<DeviceSelector>> {
     match DeviceSelector::from_document(&conf.document)? {
         None if !is_device_per_container(&conf.document) => {

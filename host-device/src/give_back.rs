@@ -1,5 +1,5 @@
-//! The way of a device back from the container. What it gets back on the host is for
-//! `restore`.
+//! Moves a device back from the container. Module `restore` restores its properties on the
+//! host.
 
 use std::time::{Duration, Instant};
 
@@ -16,21 +16,22 @@ use crate::identity::unforeseen_name;
 use crate::restore::{Host, Whereabouts, make_free, rebind, restore, restore_on_host};
 use crate::{driver, stacked};
 
-/// How long the kernel may take to put a device on the host after its namespace has
-/// ended, which it does in the background.
+/// How long the kernel may take to move a device to the host after its namespace has ended,
+/// which it does in the background.
 const RETURN: Duration = Duration::from_secs(5);
-/// How long it may take to destroy a virtual device then, on a busy node: what is still
-/// there afterwards is in a namespace that lives.
+/// How long the kernel may take to destroy a virtual device then, on a busy node. A device
+/// that still exists afterwards is in a namespace that exists.
 const END: Duration = Duration::from_secs(30);
-/// More links than a container has that look like its device. Each is moved to the host
-/// and back, so a container that makes more of them does not keep a DEL busy.
+/// How many links that look like the device one DEL tries, more than a container normally has.
+/// Each one is moved to the host and back, so a container with more of them could make DEL
+/// slow.
 const MOST_CANDIDATES: usize = 32;
 
-/// Ends what an attachment has of the device: the host gets it back, unless it has it already.
-/// A delegate that needs it releases its addresses before.
+/// Gives the device of an attachment back to the host, unless the host has it already. A
+/// delegate that needs the interface releases its addresses before.
 ///
 /// # Errors
-/// Code 11 when it cannot come back yet, 999 with the kernel's answer.
+/// Code 11 when it cannot be given back yet, 999 with the kernel's answer.
 pub fn remove(
     args: &CmdArgs,
     record: &Attachment<Device>,
@@ -42,15 +43,15 @@ pub fn remove(
     if release.needs_link()
         && let Some((mut container, link)) = find_in_container(&mut host, record, args)?
     {
-        // No turn is held meanwhile: a delegate can take long.
+        // No turn is held meanwhile, because a delegate can take long.
         release.before_removal(&mut container.netlink, &link);
         sandbox = Some(container);
     }
     give_back(&mut host, record, args, sandbox)
 }
 
-/// Whether the attachment is in use: its namespace lives, and has the device unless
-/// that stays on the host anyway.
+/// Whether the attachment exists: its namespace exists and has the device, or the device is
+/// one for user space, which stays on the host.
 ///
 /// # Errors
 /// As for [`sandbox_for_del`], and code 999 when the kernel does not answer.
@@ -66,11 +67,11 @@ pub fn is_attached(args: &CmdArgs, record: &Attachment<Device>) -> Result<bool> 
     Ok(device.among(&links, &record.ifname).is_some() || device.mode == Mode::Dpdk)
 }
 
-/// Makes sure that the host has the device, if it still exists: it is in the
-/// container's namespace, or on the host, where the kernel puts it when that ends.
-/// Until a device is what it was, no ADD finds it; a bound one is protected by its
-/// record, because its driver can take long. `sandbox` is the container's namespace where
-/// it is open already.
+/// Makes sure that the host has the device, if it still exists: it is in the container's
+/// namespace, or on the host, where the kernel moves it when that ends. The turn of the
+/// devices keeps other ADDs from finding the device before it is restored. A device that was
+/// bound for user space is protected by its record instead, because its driver can take long.
+/// `sandbox` is the container's namespace, if it is open already.
 ///
 /// # Errors
 /// As for [`remove`].
@@ -85,7 +86,7 @@ pub fn give_back(
         return Ok(());
     }
     if let Some(binding) = &device.binding {
-        return rebind(host, record, (binding, driver::PATIENCE)).map(drop);
+        return rebind(host, record, (binding, driver::IN_USE_DEADLINE)).map(drop);
     }
     let (mut whereabouts, is_waited_for) = try_give_back(host, record, args, sandbox)?;
     let events = match whereabouts {
@@ -93,8 +94,8 @@ pub fn give_back(
         Whereabouts::Elsewhere => return Err(out_of_reach(device)),
         _ => return Ok(()),
     };
-    let patience = if device.is_hardware() { RETURN } else { END };
-    let deadline = Instant::now() + patience;
+    let time_limit = if device.is_hardware() { RETURN } else { END };
+    let deadline = Instant::now() + time_limit;
     loop {
         (whereabouts, _) = try_give_back(host, record, args, None)?;
         if whereabouts != Whereabouts::Elsewhere {
@@ -106,8 +107,8 @@ pub fn give_back(
     }
 }
 
-/// Makes sure that the hardware that a container has is used by nothing else: what it had
-/// made on the device, and hidden, would go on using it.
+/// Makes sure that no other interface uses the hardware device of a container: an interface
+/// that the container has made on the device and moved elsewhere would continue to use it.
 fn require_unused(record: &Attachment<Device>, args: &CmdArgs) -> Result<()> {
     let device = &record.device;
     if !device.is_hardware() || !device.is_owed() || device.in_use {
@@ -126,8 +127,8 @@ fn require_unused(record: &Attachment<Device>, args: &CmdArgs) -> Result<()> {
     }
 }
 
-/// The device in the container, if it is there under the attachment's name and can come
-/// back: the host has its name free.
+/// The device in the container, if it has the attachment's interface name there and its own
+/// name is free on the host.
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
@@ -153,9 +154,9 @@ fn find_in_container(
     }
 }
 
-/// Looks for the device in the container and on the host, and gives it back from there.
-/// Also says whether it can come back by itself soon: a virtual one cannot, while the
-/// container lives.
+/// Searches for the device in the container and on the host, and restores it. Also returns
+/// whether the kernel may move it to the host soon: a virtual device is not moved while the
+/// container exists.
 fn try_give_back(
     host: &mut Host,
     record: &Attachment<Device>,
@@ -177,8 +178,8 @@ fn try_give_back(
     Ok((whereabouts, is_waited_for))
 }
 
-/// Moves a device that the Go plugin has attached back under `name`. What else it
-/// was is not known.
+/// Moves a device that the Go plugin has attached back to the host, under `name`. Its other
+/// properties are unknown.
 pub fn move_out_unrecorded(
     host: &mut Host,
     sandbox: &mut Sandbox,
@@ -203,12 +204,12 @@ pub fn move_out_unrecorded(
     }
 }
 
-/// Moves the device from the container to the host and restores it there; false when
-/// the container does not have it.
+/// Moves the device from the container to the host, and restores it there. False when the
+/// container does not have it.
 fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>) -> Result<bool> {
     let device = &record.device;
     let links = sandbox.netlink.links()?;
-    // It has one other end, which only the node can have moved since.
+    // A veth has one other end, and if that is on the node, only the node can have moved it.
     let is_told_by_peer = device.peer_on_host().is_some();
     if device.sysfs_number.is_none() || is_told_by_peer {
         let own = without_decoys(sandbox, &links, device)?;
@@ -226,14 +227,14 @@ fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>)
         None => Ok(false),
         Some(link) => match move_if_proven(host, sandbox, record, (link, &links))? {
             true => Ok(true),
-            // The container has moved it on at this moment.
+            // The container has moved it to another namespace meanwhile.
             false => Err(not_proven(device)),
         },
     }
 }
 
 /// Moves `link`, one of the container's `links`, to the host and restores it there, if it is
-/// the device.
+/// the device. Returns whether it is.
 fn move_if_proven(
     host: &mut Host,
     sandbox: &mut Sandbox,
@@ -249,8 +250,9 @@ fn move_if_proven(
     Ok(true)
 }
 
-/// The virtual device among the container's `links`, whatever the container has made of its
-/// name and its MAC, and wherever the node has moved its other end or what is below it.
+/// Finds the virtual device among the container's `links` by its inode in sysfs, even if the
+/// container has changed its name and MAC, or the node has moved its other end or the
+/// interface below it.
 fn numbered<'a>(sandbox: &Sandbox, links: &'a [Link], device: &Device) -> Result<Option<&'a Link>> {
     let Some(number) = device.sysfs_number else {
         return Ok(None);
@@ -262,10 +264,10 @@ fn numbered<'a>(sandbox: &Sandbox, links: &'a [Link], device: &Device) -> Result
     Ok(links.iter().find(|link| Some(link.index) == index))
 }
 
-/// Moves `link` to the host, without what the container, which has these `links`, has
-/// made on it, and returns what has arrived there when that is the device. The container
-/// may have given the link's index to another one by then; that goes back to it, and has
-/// got nothing of the device: until then it has the name `ifname`.
+/// Moves `link` to the host, after deleting the interfaces that the container has made on it
+/// (`links` are those of the container). Returns the link on the host if it is the device. The
+/// container may have given the index to another interface meanwhile. That one is moved back
+/// to the container, and gets none of the device's properties.
 fn send_back(
     host: &mut Host,
     sandbox: &mut Sandbox,
@@ -274,11 +276,11 @@ fn send_back(
     ifname: &str,
 ) -> Result<Option<Link>> {
     make_free(host, &device.name, link, None)?;
-    // They would go on using the device, whoever has it next.
+    // They would continue to use the device, which another container may get next.
     stacked::remove(sandbox, link, links)?;
     let foreign = device.foreign_altnames(link);
     sandbox.netlink.delete_altnames(link.index, &foreign)?;
-    // To keep its name costs the kernel nothing.
+    // Without a change of its name the kernel has less work.
     let mut name = match link.name == ifname {
         true => ifname.to_owned(),
         false => free_name(host, device)?,
@@ -290,7 +292,7 @@ fn send_back(
         moved = move_to_host(sandbox, link, &name);
     }
     match moved {
-        // The container has moved it on, or has deleted it.
+        // The container has moved or deleted it meanwhile.
         Err(error) if error.is_not_found() => return Ok(None),
         outcome => outcome?,
     }
@@ -304,20 +306,22 @@ fn send_back(
     Ok(None)
 }
 
-/// The links of the container that can be the device. Whoever may make links can make
-/// one with any name, MAC, alias and index, but not with its other end on the host.
+/// The links of the container that can be the device. The container can make links with any
+/// name, MAC, alias and index, but not with the other end on the host.
 fn without_decoys(sandbox: &mut Sandbox, links: &[Link], device: &Device) -> Result<Vec<Link>> {
     let mut own = links.to_vec();
     if device.has_parent_here {
-        // To list a link with its other end on the host has numbered the host.
+        // When the kernel listed a link with its other end on the host, it assigned an id to
+        // the host's namespace.
         let host = sandbox.netlink.namespace_id(&NetNs::own()?)?;
         own.retain(|link| host.is_some() && link.parent_netns_id == host);
     }
     Ok(own)
 }
 
-/// A name for the device on the host until it gets its own: the one by which others find it
-/// should this process be killed, unless a killed one has left something under that.
+/// A name for the device on the host until it gets its own. It is the one by which other
+/// processes find the device if this one is killed, unless an interface with that name exists
+/// already.
 fn free_name(host: &mut Host, device: &Device) -> Result<String> {
     let temporary = device.temporary_name();
     let holder = host.link_by_name(&temporary)?;
@@ -335,7 +339,7 @@ fn move_to_host(sandbox: &mut Sandbox, link: &Link, name: &str) -> Result<()> {
     sandbox.netlink.change_link(link.index, change, what)
 }
 
-/// Moves what is not the device back into the container that it has come from.
+/// Moves a link that is not the device back into its container.
 fn return_to(sandbox: &Sandbox, host: &mut Host, link: &Link) -> Result<()> {
     let name = unforeseen_name();
     let change = LinkChange {
@@ -350,8 +354,8 @@ fn return_to(sandbox: &Sandbox, host: &mut Host, link: &Link) -> Result<()> {
     host.change_link(link.index, change, what)
 }
 
-/// The error of a DEL that must come again: the record, and with it the way back of the
-/// device's name, would be lost.
+/// The error of a DEL that must be repeated: a success would remove the record, which has the
+/// name of the device.
 fn out_of_reach(device: &Device) -> Error {
     let msg = format!("cannot give host device {:?} back yet", device.name);
     let details = "it is in a network namespace that is neither the host's nor the container's; \
@@ -359,15 +363,16 @@ fn out_of_reach(device: &Device) -> Error {
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
-/// The error of a DEL that must come again, because something has changed under it.
+/// The error of a DEL that must be repeated, because the container has changed its interfaces
+/// meanwhile.
 fn not_proven(device: &Device) -> Error {
     let msg = format!("cannot give host device {:?} back yet", device.name);
-    let details = "what has come to the host from the container is another interface, or was \
+    let details = "the interface that was moved from the container is another one, or was \
                    renamed at that moment";
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
-/// The error of a DEL that must come again, because the container has more links that look
+/// The error of a DEL that must be repeated, because the container has more links that look
 /// like its device than one DEL tries.
 fn hidden(device: &Device, count: usize) -> Error {
     let msg = format!(

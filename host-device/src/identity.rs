@@ -1,6 +1,6 @@
-//! Whether an interface is the device of a record. A container can give any interface
-//! that it makes the name, MAC, alias and index of its device; here is what it cannot
-//! choose. Nothing here changes a device.
+//! Decides whether an interface is the device of a record. A container can give any
+//! interface that it makes the name, MAC, alias and index of its device, so properties that
+//! it cannot choose decide. Nothing here changes a device.
 
 use common::error::{Error, Result};
 use common::ifname::IfName;
@@ -12,8 +12,8 @@ use crate::device::Device;
 use crate::sysfs::sysfs_number;
 
 impl Device {
-    /// The link among `links` that is this device, whatever it is called now.
-    /// Nothing when it is not there, or when it cannot be told from another.
+    /// The link among `links` that is this device, whatever its name is. `None` when it is
+    /// missing, or when several links can be the device.
     pub fn among<'a>(&self, links: &'a [Link], ifname: &IfName) -> Option<&'a Link> {
         let name = |l: &Link| l.name == ifname.as_str();
         let mut same: Vec<&Link> = links.iter().filter(|l| self.is(l, name(l))).collect();
@@ -27,9 +27,9 @@ impl Device {
         }
     }
 
-    /// The links of the container that look like this device, the likeliest first and the
-    /// others in any order. Which one it is can only be told on the host, where
-    /// [`Self::is_certainly`] asks; what does not look like it is not disturbed.
+    /// The links of the container that look like this device: the most likely one first, and
+    /// the others in random order. Only on the host can [`Self::is_certainly`] decide which
+    /// one it is, so links that do not look like it are not moved there.
     pub fn candidates<'a>(&self, links: &'a [Link], ifname: &IfName) -> Vec<&'a Link> {
         let likeliest = self.among(links, ifname);
         if self.has_bus_identity() {
@@ -39,13 +39,13 @@ impl Device {
         let is_alike = |link: &&Link| self.is(link, link.name == ifname.as_str());
         let others = links.iter().filter(is_alike).filter(is_other);
         let mut others: Vec<&Link> = others.collect();
-        // Whoever may try only some of them tries others the next time.
+        // Because only some of them may be tried, the next DEL has to try others.
         others.sort_by_cached_key(|_| random::number());
         likeliest.into_iter().chain(others).collect()
     }
 
-    /// Whether `link`, which is on the host, is this device and not an imitation: by what
-    /// no container can choose.
+    /// Whether `link`, which is on the host, is this device and not an imitation: by
+    /// properties that a container cannot choose.
     ///
     /// # Errors
     /// Code 5 when sysfs cannot be read.
@@ -59,13 +59,13 @@ impl Device {
         }
         match self.sysfs_number {
             Some(_) => Ok(sysfs_number(&link.name)? == self.sysfs_number),
-            // Where sysfs does not show the host, nothing better is known.
+            // If sysfs does not show the host, there is no better criterion.
             None => Ok(self.is(link, true)),
         }
     }
 
-    /// A name for the device that nobody else uses, for the moment in which its own one,
-    /// and the one that it has in the container, are taken.
+    /// A unique name for the device on the host, for the moment in which other interfaces
+    /// have its own name and its name in the container.
     pub fn temporary_name(&self) -> String {
         let hardware = format!("{} {}", self.bus_address, self.permanent_mac);
         let number = self.sysfs_number.unwrap_or_default();
@@ -73,21 +73,22 @@ impl Device {
         format!("cni-{:011x}", fnv(identity.as_bytes()) & 0xFFF_FFFF_FFFF)
     }
 
-    /// Whether `link`, to which this device was just moved, is it by all that is seen of it.
+    /// Whether `link`, which was found where this device was just moved to, has the
+    /// properties of the device.
     pub fn is_like(&self, link: &Link) -> bool {
         let seen = (&link.kind, &link.mac, &link.bus_address, link.parent);
         seen == (&self.kind, &self.mac, &self.bus_address, self.parent)
     }
 
-    /// The index of a veth's other end, where the host has that: it has one for life.
+    /// The index of a veth's other end, if that is on the host. It never changes.
     pub fn peer_on_host(&self) -> Option<u32> {
         self.parent
             .filter(|_| self.has_parent_here && self.kind == "veth")
     }
 
-    /// The alternative names of `link`, which is the device, that it did not have: they
-    /// could be taken on the host, or be the very name that the device is to get. udev
-    /// gives a device that appears its usual name as an alternative one.
+    /// The alternative names of `link`, which is the device, that are not recorded. On the
+    /// host they could conflict with another interface, or with the device's own name: udev
+    /// adds the usual name of a new device as an alternative name.
     pub fn foreign_altnames(&self, link: &Link) -> Vec<String> {
         let is_foreign = |name: &&String| !self.altnames.contains(name);
         link.altnames.iter().filter(is_foreign).cloned().collect()
@@ -98,8 +99,8 @@ impl Device {
         self.kind.is_empty() && has_any
     }
 
-    /// Whether `link` can be this device. What a container can change (its name,
-    /// its MAC, its alias) only counts where the kernel knows nothing better.
+    /// Whether `link` can be this device. Properties that a container can change (name, MAC,
+    /// alias) are compared only if the kernel has no better ones.
     fn is(&self, link: &Link, has_our_name: bool) -> bool {
         if link.loopback || link.kind != self.kind {
             return false;
@@ -111,7 +112,7 @@ impl Device {
             return link.permanent_mac == self.permanent_mac;
         }
         let has_parent = self.parent.is_some();
-        // A veth has one other end, and that has no other one.
+        // The two ends of a veth belong together, so the other end identifies it.
         let has_one_peer = self.peer_on_host().is_some();
         let is_alike = link.mac == self.mac || has_parent && has_our_name;
         link.parent == self.parent && (is_alike || has_one_peer)
@@ -130,29 +131,30 @@ impl Device {
     }
 }
 
-/// The 64-bit FNV-1a hash, which another build of the plugin computes too: it may have to
-/// find what this one has left under the name.
+/// The 64-bit FNV-1a hash. It is the same in every build, because another build of the
+/// plugin may have to find the device by this name.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
     })
 }
 
-/// A name for a moment that no container can foresee: it could give that name to another
-/// interface, and the kernel would refuse it here.
+/// A random name for a moment. If a container could predict it, it could give the name to
+/// another interface, and the kernel would refuse the name.
 pub fn unforeseen_name() -> String {
     format!("cni-{:011x}", random::number() & 0xFFF_FFFF_FFFF)
 }
 
-/// Leaves the links that are `wanted`, where that leaves any.
+/// Keeps only the links for which `wanted` is true, if there are any.
 pub fn narrow(links: &mut Vec<&Link>, wanted: &dyn Fn(&Link) -> bool) {
     if links.iter().any(|link| wanted(link)) {
         links.retain(|link| wanted(link));
     }
 }
 
-/// Makes sure that `link` is the attached device. A plugin behind this one may have given it
-/// another MAC, which was compared with the result, and another MTU, which is in no result.
+/// Makes sure that `link` is the attached device. MAC and MTU are not compared: a later
+/// plugin in the chain may have changed them, and the MAC was compared with the result
+/// before.
 ///
 /// # Errors
 /// Code 999 naming both.
@@ -179,16 +181,15 @@ mod tests {
     use super::*;
     use crate::selection::tests::link;
 
-    /// It must be the same in every build, and no longer than the kernel allows.
     #[test]
-    fn a_temporary_name_is_the_same_in_every_build() {
+    fn a_temporary_name_is_the_same_in_every_build_and_short_enough() {
         assert_eq!(fnv(b"foobar"), 0x8594_4171_F739_67E8);
         let device = Device::of_link(link("eth1", "", "0000:00:06.0", "a")).unwrap();
         assert_eq!(device.temporary_name().len(), 15);
     }
 
     #[test]
-    fn a_device_is_recognised_by_its_bus_address_whatever_it_is_called() {
+    fn a_device_is_recognised_by_its_bus_address_whatever_its_name() {
         let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "a")).unwrap();
         let net1 = IfName::new("net1").unwrap();
         let mut found = link("dev7", "", "0000:00:06.0", "a");
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_cannot_be_told_from_another_is_not_taken() {
+    fn a_device_that_cannot_be_distinguished_from_another_is_not_taken() {
         let recorded = Device::of_link(link("eth1", "", "0000:00:06.0", "")).unwrap();
         let net1 = IfName::new("net1").unwrap();
         let twins = [

@@ -1,7 +1,7 @@
-//! Whether the node lives on a device, or others have built on it: a default route, routes
-//! in tables of their own, the port of a bridge or a bond, an interface above it, the pods
-//! of an ipvlan network. Such a device is refused before anything is touched, in every mode
-//! and by every key that names it; `allowInUse` is for who means it.
+//! Whether the node or other interfaces use a device: it has a default route or routes in
+//! other tables, is a port of a bridge or a bond, or has an interface on top of it, such as
+//! those of an ipvlan network's pods. Such a device is refused before anything is changed,
+//! in every mode and for every key that selects it, unless `allowInUse` is true.
 
 use std::path::{Path, PathBuf};
 
@@ -15,33 +15,33 @@ use crate::device::{Controller, Device};
 use crate::keep::{LOCAL, MAIN};
 use crate::sysfs::list;
 
-/// Where the kernel lists the interfaces of the node.
+/// The directory with the interfaces of the node.
 const INTERFACES: &str = "/sys/class/net";
-/// How sysfs names an interface above another one, in the directory of the lower one.
+/// The start of the name by which the directory of an interface lists those on top of it.
 const UPPER: &str = "upper_";
 
-/// What uses a device: what it is, and how it is seen.
+/// A use of a device: the message and the details of the error.
 struct Use {
     what: String,
     details: String,
 }
 
-/// The part of an ipvlan attachment's record that says what it is built on.
+/// The part of an ipvlan attachment's record that says on which device the interface is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct IpvlanDevice {
     master_index: u32,
     link_in_container: bool,
-    /// Set where the index counts in a namespace that is neither the node's nor the
+    /// Set when the index is one of a namespace that is neither the node's nor the
     /// container's.
     master_netns: Option<i32>,
 }
 
-/// Makes sure that neither the node nor another interface needs the device. `refusal`
-/// begins the message.
+/// Makes sure that neither the node nor another interface uses the device. `refusal` is the
+/// start of the message.
 ///
 /// # Errors
-/// Code 7 naming what uses the device, 999 or 5 when that cannot be found out.
+/// Code 7 naming the use, 999 or 5 when that cannot be determined.
 pub fn require_spare(netlink: &mut Netlink, device: &Device, refusal: &str) -> Result<()> {
     let mut found = upper(netlink, device)?;
     if found.is_none() {
@@ -74,7 +74,7 @@ pub fn controller(netlink: &mut Netlink, device: &Device) -> Result<Option<Contr
     Ok(controller.map(|Link { name, kind, .. }| Controller { name, kind }))
 }
 
-/// An interface above the device: its child, or what it is a port of.
+/// An interface on top of the device: its child, or the one that it is a port of.
 fn upper(netlink: &mut Netlink, device: &Device) -> Result<Option<Use>> {
     let name = &device.name;
     Ok(uppers(netlink, device)?
@@ -86,8 +86,8 @@ fn upper(netlink: &mut Netlink, device: &Device) -> Result<Option<Use>> {
         }))
 }
 
-/// The interfaces above the device on the node. sysfs lists those of one device; where it
-/// shows another namespace, all links have to be looked at.
+/// The interfaces on top of the device, on the node. sysfs lists those of one device. If it
+/// shows another namespace, all links are examined.
 fn uppers(netlink: &mut Netlink, device: &Device) -> Result<Vec<String>> {
     if let Some(directory) = directory(device) {
         let entries = list(&directory)
@@ -110,15 +110,15 @@ fn uppers(netlink: &mut Netlink, device: &Device) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The directory of the device, where sysfs shows the namespace that it is in.
+/// The directory of the device, if sysfs shows its namespace.
 fn directory(device: &Device) -> Option<PathBuf> {
     let directory = Path::new(INTERFACES).join(&device.name);
     let index = read_parameter(&directory.join("ifindex")).ok()?;
     (index == device.index.to_string()).then_some(directory)
 }
 
-/// A route through the device that the node would miss: a default route in any table, or
-/// any in a table that somebody has made for it.
+/// A route through the device that the node needs: a default route in any table, or any
+/// route in a table other than `main` and `local`.
 fn route(routes: &[KernelRoute], device: &Device) -> Option<Use> {
     let name = &device.name;
     let is_through = |route: &&KernelRoute| {
@@ -146,8 +146,8 @@ fn route(routes: &[KernelRoute], device: &Device) -> Option<Use> {
     Some(Use { what, details })
 }
 
-/// Whether the kernel has learned this default route from a router, as it does on every
-/// interface that hears one, and the node has another way: it is learned again when the
+/// Whether this default route is from a router advertisement and the node has another
+/// default route. Then the node does not need it, and the kernel learns it again when the
 /// device is back.
 fn is_spare_router(routes: &[KernelRoute], route: &KernelRoute, index: u32) -> bool {
     let is_other_way = |other: &KernelRoute| {
@@ -157,9 +157,9 @@ fn is_spare_router(routes: &[KernelRoute], route: &KernelRoute, index: u32) -> b
     route.is_advertised && routes.iter().any(is_other_way)
 }
 
-/// An attachment that lives on the device. sysfs does not show what is above a device in
-/// another namespace; the records of our own ipvlan plugin do. One that cannot be read may
-/// be of this device.
+/// An ipvlan attachment on the device. sysfs does not show interfaces on top of the device
+/// in other namespaces; the records of our ipvlan plugin do. An unreadable record is an
+/// error, because it may be about this device.
 fn attachment(device: &Device) -> Result<Option<Use>> {
     let mut unreadable = Errors::default();
     let records = Records::of("ipvlan").all_readable::<IpvlanDevice>(&mut unreadable)?;

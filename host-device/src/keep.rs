@@ -1,6 +1,6 @@
-//! What a device has of the node's network: recorded before it moves, because the kernel
-//! drops all of it then. An ADD that fails gives it back; with `keepAddresses`, it goes
-//! with the device into the container, and DEL gives it back.
+//! The addresses, routes and neighbours of a device, recorded before it moves, because
+//! the kernel removes them then. An ADD that fails restores them. With `keepAddresses`
+//! the device gets them in the container, too, and DEL restores them.
 
 use common::cni::result::{AddResult, IpConfig, Route, SCOPE_LINK};
 use common::error::Result;
@@ -10,10 +10,10 @@ use crate::device::Device;
 
 /// The kernel's number of the main routing table.
 pub const MAIN: u32 = 254;
-/// The kernel's number of the table in which it keeps a host's own addresses.
+/// The kernel's number of the table with a host's own addresses.
 pub const LOCAL: u32 = 255;
 
-/// The device with the addresses, routes and neighbours that it has now.
+/// The device with its present addresses, routes and neighbours.
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
@@ -25,7 +25,8 @@ pub fn plan(netlink: &mut Netlink, device: Device) -> Result<Device> {
     Ok(Device { network, ..device })
 }
 
-/// Adds to the result of the delegate what it does not have already.
+/// Adds the addresses and routes of `network` to the result of the delegate, except those
+/// that it has already.
 pub fn add_to(network: &NetworkState, result: &mut AddResult) {
     let global = network.addresses().into_iter().filter(|a| a.is_global);
     for address in global.map(|address| address.cidr) {
@@ -39,7 +40,7 @@ pub fn add_to(network: &NetworkState, result: &mut AddResult) {
     }
     let own = network.routes().into_iter();
     let own = own.filter(|r| !r.from_kernel && r.table != LOCAL);
-    for route in own.flat_map(|route| ways_of(&route)) {
+    for route in own.flat_map(|route| routes_by_hop(&route)) {
         let is_same = |other: &Route| {
             other.dst.network() == route.dst
                 && other.next_hop(&result.ips) == route.gw
@@ -52,11 +53,11 @@ pub fn add_to(network: &NetworkState, result: &mut AddResult) {
     }
 }
 
-fn ways_of(route: &KernelRoute) -> Vec<Route> {
+fn routes_by_hop(route: &KernelRoute) -> Vec<Route> {
     let hops = route.next_hops.iter().map(|(_, gateway)| {
         let scope = match gateway {
             Some(_) => route.scope,
-            // IPv6 has no scopes; without one a gateway would be looked for.
+            // IPv6 has no scopes. Without one, the result would mean the default gateway.
             None => route.scope.max(SCOPE_LINK),
         };
         Route {

@@ -1,7 +1,7 @@
-//! What host-device is made of: its commands, the one reader of its configuration, the device
-//! that its record describes, and how it goes to a container and comes back. The programs
-//! `host-device` and `eni-cni` run the commands; `eni-sync` reads the same configurations and
-//! records with the same types.
+//! The library of the plugin host-device: its commands, the only reader of its configuration,
+//! its part of the record, and the moves of a device to a container and back. The programs
+//! `host-device` and `eni-cni` execute the commands; `eni-sync` reads the same configurations
+//! and records with the same types.
 
 #![doc = include_str!("../KERNEL.md")]
 

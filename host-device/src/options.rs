@@ -1,7 +1,6 @@
-//! The keys that the Go plugin does not have, validated: which driver to bind the
-//! device to, whether its addresses come along, whether it may be in use, and where to
-//! describe it. Without
-//! them everything is as the Go plugin does it.
+//! The keys that the Go plugin does not have, validated: the driver for the device,
+//! whether it keeps its addresses, whether it may be in use, and the file that describes
+//! it. Without them the plugin behaves like the Go plugin.
 
 use std::path::Path;
 
@@ -10,25 +9,25 @@ use common::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The drivers that hand a device to a program in user space. Such a device has no
+/// The drivers that give a device to a program in user space. Such a device has no
 /// network interface that could be moved.
 pub const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 
-/// What a configuration asks for beyond the Go plugin's keys.
+/// The values of these keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `driver`: bind the device to this driver for user space.
     pub driver: Option<UserDriver>,
-    /// `keepAddresses`: the device's addresses and routes go with it.
+    /// `keepAddresses`: the device keeps its addresses and routes in the container.
     pub keep_addresses: bool,
-    /// `allowInUse`: a device that the node or others use is taken all the same.
+    /// `allowInUse`: a device is taken even if the node or other interfaces use it.
     pub allow_in_use: bool,
-    /// `runtimeConfig.CNIDeviceInfoFile`: the absolute path of the file in which to
-    /// describe the device.
+    /// `runtimeConfig.CNIDeviceInfoFile`: the absolute path of the file that ADD writes
+    /// the description of the device to.
     pub device_info_file: Option<String>,
 }
 
-/// The name of a driver that hands a device to a program in user space.
+/// The name of a driver that gives a device to a program in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserDriver(&'static str);
 
@@ -59,7 +58,7 @@ impl Options {
         };
         match options.driver {
             Some(driver) if options.keep_addresses => Err(Error::config(format!(
-                "keepAddresses true does not go with driver {:?}",
+                "keepAddresses true cannot be combined with driver {:?}",
                 driver.as_str()
             ))
             .with_details("such a device has no interface in the container")),
@@ -75,7 +74,7 @@ impl UserDriver {
     }
 }
 
-/// An empty text counts as absent, as with every other key.
+/// The driver; an empty text counts as absent, as for every other key.
 fn driver(value: &Value) -> Result<Option<UserDriver>> {
     let name = value.as_str();
     if name == Some("") {

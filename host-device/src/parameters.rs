@@ -1,13 +1,13 @@
-//! The parameters of a device below `/proc/sys/net`. The kernel makes them anew wherever a
-//! device arrives, from the defaults of the namespace: on the node they would let the
-//! neighbours do what its administrator had forbidden.
+//! The parameters of a device below `/proc/sys/net`. When a device moves, the kernel resets
+//! them to the defaults of the new namespace. On the node that would lose the restrictions
+//! that its administrator has set.
 
 use common::kernel::netlink::{Link, Parameters};
 use common::kernel::netns::write_sysctl;
 use common::say;
 
-/// Those of IPv4 that are restored, by the kernel's number from 0. Source:
-/// `linux/ip.h`; the numbers there begin with 1.
+/// The parameters of IPv4 that are restored, with their position in the kernel's list, from
+/// 0. Source: `linux/ip.h`; the numbers there begin with 1.
 const IPV4: [(usize, &str); 19] = [
     (0, "forwarding"),
     (2, "proxy_arp"),
@@ -29,7 +29,7 @@ const IPV4: [(usize, &str); 19] = [
     (24, "proxy_arp_pvlan"),
     (25, "route_localnet"),
 ];
-/// Those of IPv6. Source: `DEVCONF_*` in `linux/ipv6.h`.
+/// The parameters of IPv6 that are restored. Source: `DEVCONF_*` in `linux/ipv6.h`.
 const IPV6: [(usize, &str); 16] = [
     (26, "disable_ipv6"),
     (0, "forwarding"),
@@ -49,14 +49,15 @@ const IPV6: [(usize, &str); 16] = [
     (42, "keep_addr_on_down"),
 ];
 
-/// Whether the parameters in the directory with this name are not those of one interface.
+/// Whether the directory with this name has the parameters of all interfaces, and not those
+/// of one.
 pub fn are_of_all(name: &str) -> bool {
     matches!(name, "all" | "default")
 }
 
-/// Gives `link`, which is on the host under the name `name`, the parameters that it lacks of
-/// `wanted`. To be done before it is up. What the kernel refuses is only reported, as with
-/// every other property of a device.
+/// Sets the parameters of `link`, which has the name `name` on the host, to those of
+/// `wanted`, where they differ. It must be down. Errors are only logged, as for every other
+/// property of a device.
 pub fn restore(link: &Link, name: &str, wanted: &Parameters) {
     if are_of_all(name) {
         return;

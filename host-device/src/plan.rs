@@ -1,4 +1,5 @@
-//! What is recorded of a device before it moves: which one it is, and what it gets back.
+//! What is recorded of a device before it moves: its identity, and the properties that are
+//! restored.
 
 use common::attach::requested_mac::requested_mac;
 use common::attach::{Sandbox, Sides};
@@ -10,16 +11,16 @@ use crate::config::Config;
 use crate::device::{Device, Mode};
 use crate::find::find_device;
 use crate::options::Options;
-use crate::recover::{as_before, recover, recover_all};
+use crate::recover::{recover, recover_all, with_recorded_properties};
 use crate::restore::Host;
 use crate::{device_info, in_use, keep, unrecorded};
 
-/// Finds the device and makes sure that the container can get it. To be called while nobody
-/// else moves devices.
+/// Finds the device, and makes sure that the container can get it. The caller must have the
+/// turn of the devices.
 ///
 /// # Errors
-/// Code 7 for a device that must not be taken, 999 when it is missing, or its name in the
-/// container is taken.
+/// Code 7 for a device that must not be taken, 999 when it is missing or the container has an
+/// interface of that name.
 pub fn plan(args: &CmdArgs, config: &Config, sides: &mut Sides) -> Result<Device> {
     let host = &mut sides.node;
     let taken = recover(host)?;
@@ -27,13 +28,13 @@ pub fn plan(args: &CmdArgs, config: &Config, sides: &mut Sides) -> Result<Device
     device.require_mac(requested_mac(args)?)?;
     require_movable(&device, &mut sides.sandbox, &args.ifname)?;
     let device = plan_return(device, &config.options, host)?;
-    let device = as_before(taken, device)?;
+    let device = with_recorded_properties(taken, device)?;
     let path = config.options.device_info_file.as_deref();
     Ok(device_info::plan(device, path))
 }
 
-/// Finds the device. One that is not found can be on the node under another name: since a DEL
-/// that was killed, or since the Go plugin had it in a container that has ended.
+/// Finds the device. If it is missing, it may be on the node under another name, after a DEL
+/// that was killed or after the end of a container into which the Go plugin had moved it.
 fn find_or_name_device(args: &CmdArgs, config: &Config, host: &mut Host) -> Result<Device> {
     let find = |host: &mut Host| find_device(host, &config.selector, &config.options);
     let is_missing = |found: &Result<Device>| {
@@ -52,8 +53,8 @@ fn find_or_name_device(args: &CmdArgs, config: &Config, host: &mut Host) -> Resu
     unrecorded::under_own_name(host, device, &args.ifname)
 }
 
-/// Makes sure that the device can be called `ifname` in the container. This must be
-/// known before: on a clash the kernel moves the device and then refuses the name.
+/// Makes sure that the device can get the name `ifname` in the container. This must be known
+/// before: on a conflict the kernel moves the device first and then refuses the name.
 fn require_movable(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> Result<()> {
     if device.mode == Mode::Dpdk {
         return Ok(());
@@ -61,7 +62,7 @@ fn require_movable(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> R
     sandbox.require_absent(ifname)?;
     if device.altnames.iter().any(|name| name == ifname.as_str()) {
         return Err(Error::internal(format!(
-            "{:?} is an alternative name of host device {:?}, which therefore cannot be called so",
+            "{:?} is an alternative name of host device {:?}, which therefore cannot get this name",
             ifname.as_str(),
             device.name
         )));
@@ -69,7 +70,8 @@ fn require_movable(device: &Device, sandbox: &mut Sandbox, ifname: &IfName) -> R
     Ok(())
 }
 
-/// The device with what the kernel drops when it leaves: an ADD that fails gives it back.
+/// The device with the properties that the kernel removes when it moves; an ADD that fails
+/// restores them.
 fn plan_return(device: Device, options: &Options, host: &mut Host) -> Result<Device> {
     let controller = match options.allow_in_use {
         true => in_use::controller(host, &device)?,

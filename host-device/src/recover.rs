@@ -1,7 +1,7 @@
-//! Devices that the kernel has put on the host, because the namespace of their container has
-//! ended before any DEL: every ADD that looks for a device gives these their names back. A virtual
-//! device ends with its namespace. It is on the host after a DEL that was killed, and gets its
-//! name back when an ADD looks for it.
+//! Restores devices that the kernel has moved to the host because the namespace of their container
+//! has ended before DEL: every ADD that searches for a device does so. A virtual device ends with
+//! its namespace. It can be on the host after a DEL that was killed, and is restored when an ADD
+//! searches for it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::records;
 use crate::restore::{Host, Whereabouts, rebind, restore_on_host};
 use crate::sysfs::{interfaces, sysfs_number};
 
-/// What the node's attachments have of its devices.
+/// The records of the node's attachments, with marks of virtual devices.
 pub type Taken = Survey<Device>;
 
-/// Gives back what it was to every device that the kernel has put on the host because its
-/// container's namespace ended, so that it can be found by its name again. The records stay
-/// until their DEL, which has the address to release. Virtual devices are left as they are.
+/// Restores every device that the kernel has moved to the host because its container's namespace
+/// has ended, so that it can be found by its name again. The records are kept until their DEL,
+/// which has to release the addresses. Virtual devices are not restored.
 ///
 /// # Errors
 /// Code 5 when the records cannot be read or written, 999 when the kernel does not answer.
@@ -35,8 +35,8 @@ pub fn recover(host: &mut Host) -> Result<Taken> {
     Ok(taken)
 }
 
-/// The same of all devices, by what each record says. For who does not find a device, whatever
-/// the reason; true where a device may be found now that could not be before.
+/// As [`recover`] for all devices, virtual ones included, by reading every record. For callers
+/// that do not find a device. Returns true if a device was restored, which may be the missing one.
 ///
 /// # Errors
 /// As for [`recover`].
@@ -45,14 +45,14 @@ pub fn recover_all(host: &mut Host) -> Result<bool> {
     recover_each(host, &mut all)
 }
 
-/// By what a virtual device is known: no other one has had its number in this boot. Of what can
-/// come back without a DEL, there is no mark.
+/// The mark of a virtual device: its inode in sysfs, which is unique in this boot. Devices that
+/// can return to the host without a DEL have no mark, so that every ADD examines their records.
 fn mark(device: &Device) -> Option<u64> {
     let stays = device.binding.is_none() && !device.is_hardware();
     device.sysfs_number.filter(|_| stays)
 }
 
-/// Gives back what can be, and says whether that was anything.
+/// Restores the devices of these records that are on the host. Returns whether there were any.
 fn recover_each(host: &mut Host, records_of: &mut [Attachment<Device>]) -> Result<bool> {
     let boot = boot_id()?;
     let mut interfaces = Interfaces::default();
@@ -63,7 +63,7 @@ fn recover_each(host: &mut Host, records_of: &mut [Attachment<Device>]) -> Resul
             continue;
         }
         let restored = match &device.binding {
-            // Whoever still uses it does not keep this ADD from another device.
+            // This ADD does not wait for a process that still uses another device.
             Some(binding) => rebind(host, record, (binding, Duration::ZERO)),
             None => restore_on_host(host, record).map(|found| found == Whereabouts::OnHost),
         };
@@ -74,17 +74,16 @@ fn recover_each(host: &mut Host, records_of: &mut [Attachment<Device>]) -> Resul
                 is_any = true;
             }
             Ok(false) => {}
-            // It is another attachment's device; whether this ADD can be served does
-            // not depend on it.
+            // It is a device of another attachment, so this ADD does not depend on it.
             Err(error) => say!("recovering {:?}: {error}", device.name),
         }
     }
     Ok(is_any)
 }
 
-/// Whether the host can have the device of this attachment: its container has ended, or
-/// has moved the device on and the kernel has put it on the host, or its DEL was killed.
-/// A virtual device is there for the last reason only, and under one of these names.
+/// Whether the host can have the device of this attachment: its container has ended, or has moved
+/// the device to a namespace that has ended, or its DEL was killed. A virtual device can be there
+/// for the last reason only, and under one of its names.
 fn may_be_on_host(
     record: &Attachment<Device>,
     boot: &str,
@@ -105,8 +104,8 @@ fn may_be_on_host(
     }
 }
 
-/// The interfaces of the host, listed once for all records, with the number in sysfs of each
-/// that was asked for. Without a virtual device in a record, nothing is asked.
+/// The interfaces of the host, which are listed once for all records, with the inodes in sysfs of
+/// those that were compared. They are listed only if a record has a virtual device.
 #[derive(Default)]
 struct Interfaces(Option<HashMap<String, Option<Option<u64>>>>);
 
@@ -139,12 +138,12 @@ impl Interfaces {
     }
 }
 
-/// The device with what it was before an attachment that it has not come back from as
-/// it was: when [`recover`] could not give it its name, the next DEL still has to.
+/// The device with the properties of an earlier record, if it was not restored since: when
+/// [`recover`] could not restore its name, the next DEL still has to.
 ///
 /// # Errors
 /// Code 5 when the records cannot be read.
-pub fn as_before(taken: Taken, device: Device) -> Result<Device> {
+pub fn with_recorded_properties(taken: Taken, device: Device) -> Result<Device> {
     let all = match mark(&device) {
         Some(mark) if taken.has(mark) => records().all()?,
         _ => taken.unmarked,
@@ -178,7 +177,7 @@ pub fn as_before(taken: Taken, device: Device) -> Result<Device> {
     })
 }
 
-/// The record of an attachment whose device the host has back.
+/// The record of an attachment, changed to say that its device is back on the host.
 pub fn returned(record: &Attachment<Device>) -> Attachment<Device> {
     let mut record = record.clone();
     record.device.returned = true;

@@ -1,7 +1,7 @@
-//! What a device gets back on the host, when it has been proven to be the device: its name,
-//! alternative names, MAC, MTU, alias, flags, queue and group, lengths of packets, parameters,
-//! whether it was up, and the driver, addresses and routes that an attachment took; and no XDP
-//! program of the pod's. What only `ethtool` and `tc` show is left as the pod has made it.
+//! Restores a device on the host, after it was identified: name, alternative names, MAC, MTU,
+//! alias, flags, queue length and group, GSO and GRO limits, parameters, whether it was up, and
+//! driver, addresses and routes. XDP programs of the pod are removed. Settings of `ethtool` and
+//! `tc` are not restored.
 
 use std::time::Duration;
 
@@ -19,20 +19,21 @@ use crate::parameters;
 /// The node's side of a transfer: a netlink socket on the host.
 pub type Host = Netlink;
 
-/// Where a device is that its container does not have.
+/// Where a device is, if its container does not have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whereabouts {
-    /// On the host, as it was.
+    /// On the host, restored.
     OnHost,
-    /// In a namespace that cannot be looked into.
+    /// In a namespace that cannot be examined.
     Elsewhere,
-    /// Another attachment has it, or nobody: then there is nothing to give back.
+    /// Another attachment has it, or it does not exist any more: there is nothing to give
+    /// back.
     NotOurs,
 }
 
-/// Makes sure that `link` can get the name `name` on the host. `index` is its
-/// index there, when it is there already: it may have the name as another one.
-/// A device of another attachment that a container has called so gives way.
+/// Makes sure that `link` can get the name `name` on the host. `index` is its index if it is
+/// on the host already, where it may have the name itself. If a device of another attachment
+/// has the name, given by a container, that one is renamed.
 ///
 /// # Errors
 /// Code 999 naming the interface that keeps the name, or with the kernel's answer.
@@ -54,9 +55,9 @@ pub fn make_free(host: &mut Host, name: &str, link: &Link, index: Option<u32>) -
     )))
 }
 
-/// Takes `name` from `holder` when that is the device of an attachment, which has a
-/// name of its own on the host and gets it when the attachment ends. Two devices that
-/// have each other's names would wait for each other for ever.
+/// Removes `name` from `holder` if that is the device of an attachment with another name on
+/// the host, which it gets when the attachment ends. Otherwise two devices with each other's
+/// names would block each other for ever.
 fn displace(host: &mut Host, name: &str, holder: &Link) -> Result<bool> {
     let boot = boot_id()?;
     let owner = crate::records().find::<Device>(|record| {
@@ -78,7 +79,7 @@ fn displace(host: &mut Host, name: &str, holder: &Link) -> Result<bool> {
     Ok(true)
 }
 
-/// Gives `link` another name, and makes the rest of `change` with it.
+/// Renames `link`, together with the other changes of `change`.
 fn rename(host: &mut Host, link: &Link, name: &str, change: LinkChange<'_>) -> Result<()> {
     let what = || format!("failed to rename {:?} to {name:?}", link.name);
     let down = LinkChange {
@@ -86,7 +87,7 @@ fn rename(host: &mut Host, link: &Link, name: &str, change: LinkChange<'_>) -> R
         ..LinkChange::default()
     };
     if link.up {
-        // Kernels before 6.2 rename only what is down.
+        // Kernels before 6.2 rename only interfaces that are down.
         host.change_link(link.index, down, what)?;
     }
     let rename = LinkChange {
@@ -96,14 +97,15 @@ fn rename(host: &mut Host, link: &Link, name: &str, change: LinkChange<'_>) -> R
     host.change_link(link.index, rename, what)
 }
 
-/// Restores the device where it is on the host already: the kernel has put it there
-/// itself, as it does with hardware, or a DEL has not come to its end.
+/// Restores the device if it is on the host already: the kernel has moved it there, as it
+/// does with hardware, or a DEL was interrupted.
 pub fn restore_on_host(host: &mut Host, record: &Attachment<Device>) -> Result<Whereabouts> {
     let device = &record.device;
-    if record.boot_id != boot_id()? || has_rival(record)? {
+    if record.boot_id != boot_id()? || another_attachment_has_it(record)? {
         return Ok(Whereabouts::NotOurs);
     }
-    // Asked before the host is searched: a device that arrives meanwhile is not missed.
+    // This is read before the host is searched, so that a device that arrives meanwhile is
+    // not missed.
     let whereabouts = match is_elsewhere(host, device)? {
         true => Whereabouts::Elsewhere,
         false => Whereabouts::NotOurs,
@@ -117,8 +119,8 @@ pub fn restore_on_host(host: &mut Host, record: &Attachment<Device>) -> Result<W
     Ok(Whereabouts::OnHost)
 }
 
-/// The device among the links of the host. The kernel destroys a virtual one with its
-/// namespace: what only looks the same was made by somebody else since.
+/// The device among the links of the host. The kernel destroys a virtual device with its
+/// namespace, so a link that only looks the same was made later.
 fn on_host<'a>(links: &'a [Link], record: &Attachment<Device>) -> Result<Option<&'a Link>> {
     let device = &record.device;
     if device.is_hardware() || device.sysfs_number.is_none() && record.is_alive()? {
@@ -132,19 +134,19 @@ fn on_host<'a>(links: &'a [Link], record: &Attachment<Device>) -> Result<Option<
     Ok(None)
 }
 
-/// Gives a device that ADD has bound for user space back to its kernel driver, and
-/// its interface what it was; true when the host has it. A new boot has forgotten
-/// the binding.
+/// Binds a device that ADD has bound for user space to its kernel driver again, and restores
+/// its interface. True when the host has it. After a reboot there is nothing to do, because
+/// the kernel has forgotten the binding.
 pub fn rebind(
     host: &mut Host,
     record: &Attachment<Device>,
-    (binding, patience): (&Binding, Duration),
+    (binding, deadline): (&Binding, Duration),
 ) -> Result<bool> {
     let device = &record.device;
-    if record.boot_id != boot_id()? || has_rival(record)? {
+    if record.boot_id != boot_id()? || another_attachment_has_it(record)? {
         return Ok(false);
     }
-    let Some(link) = driver::unbind(host, device, binding, patience)? else {
+    let Some(link) = driver::unbind(host, device, binding, deadline)? else {
         return Ok(false);
     };
     make_free(host, &device.name, &link, Some(link.index))?;
@@ -152,22 +154,22 @@ pub fn rebind(
     Ok(true)
 }
 
-/// Whether another attachment that is in use has the same device.
-fn has_rival(record: &Attachment<Device>) -> Result<bool> {
+/// Whether another attachment that exists has the same device.
+fn another_attachment_has_it(record: &Attachment<Device>) -> Result<bool> {
     let device = &record.device;
     for other in crate::records().all::<Device>()? {
         let is_bound = device.binding.is_some() || other.device.binding.is_some();
         let is_same = other.device.is_same_as(device)
             || is_bound && !device.pci_id.is_empty() && device.pci_id == other.device.pci_id;
-        if !other.device.returned && is_same && is_rival(&other, record)? {
+        if !other.device.returned && is_same && is_other_and_exists(&other, record)? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Whether `other` is the record of another attachment, which is in use.
-fn is_rival(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<bool> {
+/// Whether `other` is the record of another attachment that exists.
+fn is_other_and_exists(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<bool> {
     let key = |r: &Attachment<Device>| {
         let attachment = (r.container_id.clone(), r.ifname.clone());
         (r.network.clone(), attachment)
@@ -175,9 +177,9 @@ fn is_rival(other: &Attachment<Device>, record: &Attachment<Device>) -> Result<b
     Ok(key(other) != key(record) && other.is_alive()?)
 }
 
-/// Gives `link`, which is certainly the device and on the host, what it was. Its name is
-/// free there. To fail at anything but the name would keep the address reserved for ever,
-/// although the host has the device: that is only reported.
+/// Restores the properties of `link`, which is certainly the device and on the host. Its name
+/// must be free there. Only an error about the name is returned. All others are logged,
+/// because they would keep the address reserved for ever although the host has the device.
 pub fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     restore_properties(host, link, device);
     restore_parameters(host, link, device)?;
@@ -189,7 +191,7 @@ pub fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     if link.name == device.name {
         change_singly(host, link, device, rest);
     } else if rename(host, link, &device.name, rest).is_err() {
-        // Which of them was refused is not told.
+        // The kernel does not say which change it has refused, so they are made one by one.
         rename(host, link, &device.name, LinkChange::default())?;
         change_singly(host, link, device, rest);
     }
@@ -210,8 +212,9 @@ pub fn restore(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Restores the parameters while the device is down, as it arrives. The container may have
-/// called it as the directories are called that are for all interfaces of the host.
+/// Restores the parameters. The device must be down, as it is after its move. The container
+/// may have given it the name of a directory with the parameters of all interfaces, so it is
+/// renamed then.
 fn restore_parameters(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     let mut name = link.name.clone();
     if parameters::are_of_all(&name) {
@@ -222,21 +225,21 @@ fn restore_parameters(host: &mut Host, link: &Link, device: &Device) -> Result<(
     Ok(())
 }
 
-/// Gives `link`, which is on the host, the device's name, where that is free.
+/// Renames `link`, which is on the host, to the device's name, if that is free.
 pub fn restore_name(host: &mut Host, link: &Link, device: &Device) -> Result<()> {
     if link.name == device.name {
         return Ok(());
     }
     make_free(host, &device.name, link, Some(link.index))?;
     if link.altnames.contains(&device.name) {
-        // udev gives a device that appears its usual name as an alternative one.
+        // udev adds the usual name of a new device as an alternative name.
         let name = std::slice::from_ref(&device.name);
         host.delete_altnames(link.index, name)?;
     }
     rename(host, link, &device.name, LinkChange::default())
 }
 
-/// Makes each of these changes whatever has become of the one before.
+/// Makes each of these changes, even if the one before has failed.
 fn change_singly(netlink: &mut Netlink, link: &Link, device: &Device, change: LinkChange<'_>) {
     let what = || format!("failed to restore {:?}", device.name);
     let alias = change.alias.map(|alias| LinkChange {
@@ -252,7 +255,7 @@ fn change_singly(netlink: &mut Netlink, link: &Link, device: &Device, change: Li
     }
 }
 
-/// Restores what differs of `link` and can be changed under any name.
+/// Restores the properties of `link` that differ and do not depend on its name.
 fn restore_properties(netlink: &mut Netlink, link: &Link, device: &Device) {
     let mac = mac_bytes(&device.mac);
     let none = LinkChange::default();
@@ -296,7 +299,7 @@ fn restore_properties(netlink: &mut Netlink, link: &Link, device: &Device) {
     report(netlink.delete_altnames(link.index, &foreign));
 }
 
-/// Gives the link the alternative names that it lacks.
+/// Adds the missing alternative names to the link.
 fn restore_altnames(netlink: &mut Netlink, link: &Link, device: &Device) {
     let missing = device
         .altnames
@@ -306,7 +309,8 @@ fn restore_altnames(netlink: &mut Netlink, link: &Link, device: &Device) {
     report(netlink.add_altnames(link.index, &missing));
 }
 
-/// Makes the device a port of what it was a port of. A bond only takes what is down.
+/// Makes the device a port of its former controller again. A bond accepts only interfaces
+/// that are down.
 fn restore_controller(netlink: &mut Netlink, link: &Link, was: &Controller) -> Result<()> {
     let found = netlink.link_by_name(&was.name)?;
     let Some(found) = found.filter(|found| found.kind == was.kind) else {
@@ -328,7 +332,7 @@ fn report(outcome: Result<()>) {
     }
 }
 
-/// The bytes of a hardware address as the record has it; none when it is not an address.
+/// The bytes of a recorded hardware address; empty when it is not one.
 fn mac_bytes(text: &str) -> Vec<u8> {
     let bytes = text.split(':').map(|part| u8::from_str_radix(part, 16));
     bytes.collect::<Result<_, _>>().unwrap_or_default()

@@ -1,5 +1,5 @@
-//! Which device is meant: found on the host by what the configuration says. How it is
-//! recognised later is in `identity`. Nothing here changes a device.
+//! Finds the device that the configuration selects on the host. Module `identity`
+//! recognises it later. Nothing here changes a device.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::identity::narrow;
 use crate::options::DPDK_DRIVERS;
 use crate::sysfs::{driver_of, interfaces_in, missing, not_one};
 
-/// Where the kernel lists auxiliary devices, such as scalable functions.
+/// The directory of auxiliary devices, such as scalable functions.
 const AUXILIARY_DEVICES: &str = "/sys/bus/auxiliary/devices";
 
 /// Finds the device on the host.
@@ -36,8 +36,8 @@ pub fn find(netlink: &mut Netlink, selector: &DeviceSelector) -> Result<Device> 
     }
 }
 
-/// Whether the selected device is bound to a driver for user space. For an
-/// attachment without a record this is the only way to know its mode.
+/// Whether the selected device is bound to a driver for user space. This is the only way
+/// to determine the mode of an attachment without a record.
 pub fn is_dpdk(selector: &DeviceSelector) -> bool {
     let address = match selector {
         DeviceSelector::Pci(address) => Some(address.clone()),
@@ -48,7 +48,7 @@ pub fn is_dpdk(selector: &DeviceSelector) -> bool {
     driver.is_some_and(|driver| DPDK_DRIVERS.contains(&driver.as_str()))
 }
 
-/// What a device id turned out to be.
+/// The device of a `deviceID`.
 enum BusDevice {
     Pci(PciAddress),
     Auxiliary(PathBuf),
@@ -91,8 +91,8 @@ fn by_pci_address(netlink: &mut Netlink, address: &PciAddress) -> Result<Device>
     })
 }
 
-/// The device whose interface is listed in `directory`, as the first one if there
-/// are several, like the Go plugin. That of a virtio device is one level below.
+/// The device whose interface is listed in `directory`; the first one of several, as in
+/// the Go plugin. The interface of a virtio device is one level below.
 fn by_directory(netlink: &mut Netlink, directory: &Path) -> Result<Device> {
     let names = interfaces_in(directory)?;
     for name in &names {
@@ -106,8 +106,8 @@ fn by_directory(netlink: &mut Netlink, directory: &Path) -> Result<Device> {
     )))
 }
 
-/// The link with this hardware address. The interfaces above a device (vlan,
-/// ipvlan, bond) have the same one, and a bond's ports have each other's.
+/// The link with this hardware address. Interfaces on top of a device (vlan, ipvlan,
+/// bond) have the same address, and so have the ports of a bond.
 fn by_hwaddr<'a>(links: &'a [Link], mac: &str) -> Result<&'a Link> {
     let mut same: Vec<&Link> = links
         .iter()
@@ -150,7 +150,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_hardware_address_means_the_device_and_not_what_is_above_it() {
+    fn a_hardware_address_selects_the_device_and_not_interfaces_on_top_of_it() {
         let links = [
             link("eth1.7", "vlan", "", ""),
             link("eth1", "", "0000:00:06.0", ""),

@@ -1,6 +1,7 @@
-//! Interfaces above a device, in namespaces that are not the node's: a container that may
-//! make namespaces can move what it has made on its device into one of them, and would go on
-//! using the device, whoever has it next. To move a device tells them nothing.
+//! Interfaces on top of a device, in namespaces other than the node's. A container with the
+//! permission to create namespaces can move interfaces that it has made on its device into
+//! one of them. They would continue to use the device when another container has it, because
+//! a move of the device does not affect them.
 
 use common::attach::Sandbox;
 use common::error::{Error, ErrorCode, Result};
@@ -9,20 +10,21 @@ use common::kernel::netns::NetNs;
 
 use crate::identity::unforeseen_name;
 
-/// The kinds of interfaces that use the one below them wherever it is.
+/// The kinds of interfaces that use the one below them in any namespace.
 const KINDS: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
-/// More namespaces than a container has any use for. To look into each takes time, in which
-/// no other device of the node can be moved.
+/// How many namespaces of a container are examined at most, more than it needs. Examining
+/// them takes time, in which no other device of the node can be moved.
 const MOST_NAMESPACES: usize = 128;
-/// So many interfaces are deleted in one of these. The kernel takes its time for each, and
-/// has no way to delete many of another namespace at once.
+/// How many interfaces are deleted in one of these at most. The kernel needs time for each,
+/// and cannot delete several of another namespace at once.
 const MOST_AT_ONCE: usize = 64;
 
-/// Deletes the interfaces above `link` that the container has, which has these `links`, and
-/// those that it has moved into other namespaces.
+/// Deletes the interfaces on top of `link` in the container, whose interfaces are `links`,
+/// and those that it has moved into other namespaces.
 ///
 /// # Errors
-/// Code 11 when there are too many of these, 999 with the kernel's answer.
+/// Code 11 when there are too many namespaces or interfaces in them, 999 with the kernel's
+/// answer.
 pub fn remove(sandbox: &mut Sandbox, link: &Link, links: &[Link]) -> Result<()> {
     let is_above = |child: &&Link| is_stacked_on(child, link, None);
     let above: Vec<&Link> = links.iter().filter(is_above).collect();
@@ -45,10 +47,12 @@ pub fn remove(sandbox: &mut Sandbox, link: &Link, links: &[Link]) -> Result<()> 
         .try_for_each(|id| remove_from(sandbox, link, id))
 }
 
-/// Deletes what is above `link` in the namespace that the container knows by this number.
+/// Deletes the interfaces on top of `link` in the namespace with this id (`nsid`) in the
+/// container's namespace.
 fn remove_from(sandbox: &mut Sandbox, link: &Link, namespace: i32) -> Result<()> {
     let links = sandbox.netlink.links_of(namespace)?;
-    // To list a link that is above one here has numbered the container itself.
+    // When the kernel listed a link whose lower interface is in the container, it assigned an
+    // id to the container's namespace.
     let own = sandbox.netlink.namespace_id(&sandbox.netns)?;
     if own.is_none() || own == Some(namespace) {
         return Ok(());
@@ -68,23 +72,24 @@ fn remove_from(sandbox: &mut Sandbox, link: &Link, namespace: i32) -> Result<()>
     }
 }
 
-/// Whether `child` uses `link`, which is in the namespace `netns`, or in its own.
+/// Whether `child` uses `link`. `netns` is the id of the namespace of `link`; `None` when
+/// both are in the same one.
 fn is_stacked_on(child: &Link, link: &Link, netns: Option<i32>) -> bool {
     let is_above = child.parent == Some(link.index) && child.parent_netns_id == netns;
     is_above && KINDS.contains(&child.kind.as_str())
 }
 
-/// Makes sure that no interface is above `link` in a namespace that cannot be looked into.
-/// Of those that receive what the device receives (macvlan, ipvlan, macsec and the port of a
-/// bridge) a macvlan of mode passthru wants to be the only one, so one is made and deleted. A
-/// VLAN is not seen so.
+/// Makes sure that no interface is on top of `link` in a namespace that cannot be examined. A
+/// macvlan in mode passthru is created and deleted for that: the kernel refuses it if the
+/// device has a macvlan, ipvlan or macsec interface or is a port of a bridge. VLAN interfaces
+/// are not detected.
 ///
 /// # Errors
 /// Code 11 when there is one, 999 with the kernel's answer.
 pub fn require_unused(sandbox: &mut Sandbox, link: &Link) -> Result<()> {
     let is_port = !link.port_kind.is_empty() && link.port_kind != "vrf";
     if is_port || !link.ethernet {
-        // A port excludes the others. What is no Ethernet device carries none of them.
+        // A port cannot have such interfaces, and neither can a device that is not Ethernet.
         return Ok(());
     }
     match sandbox
@@ -94,11 +99,11 @@ pub fn require_unused(sandbox: &mut Sandbox, link: &Link) -> Result<()> {
         Ok(true) => Ok(()),
         Ok(false) => {
             let msg = format!("{:?} is still used by another interface", link.name);
-            let details = "a container that had the device has made one on it and moved it into \
-                           a network namespace of its own; it goes when that ends";
+            let details = "a container that had the device has made an interface on it and moved that \
+                           to another network namespace; it ends with that namespace";
             Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
         }
-        // The container has just moved it on. Who looks for it next says so.
+        // The container has just moved the device. The next search for it reports that.
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }

@@ -1,4 +1,4 @@
-//! What sysfs says of a device: its interfaces, its driver, its number.
+//! Reads properties of a device from sysfs: its interfaces, its driver, its inode.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use std::path::Path;
 use common::error::{Error, Result};
 use common::files::file::is_missing;
 
-/// Where the kernel lists the interfaces.
+/// The directory with the network interfaces.
 const INTERFACES: &str = "/sys/class/net";
 
 /// The interfaces of the device in `directory`, or of the virtio device below it.
@@ -34,7 +34,7 @@ pub fn interfaces_in(directory: &Path) -> Result<Vec<String>> {
     })
 }
 
-/// The interfaces of the host; none when sysfs is not there.
+/// The names of the host's interfaces; none when sysfs is not mounted.
 ///
 /// # Errors
 /// Code 5 when sysfs cannot be read.
@@ -63,10 +63,10 @@ pub fn driver_of(directory: &Path) -> io::Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// The number that sysfs has given the interface `name` of the host; nothing when there
-/// is no such interface, or when sysfs shows another namespace. It stays with the
-/// interface for its life, whatever it is called and wherever it is, and nobody can
-/// choose it: an imitation has another one. Source: `kernfs_rename_ns` of Linux.
+/// The inode of the interface `name` of the host in sysfs; `None` when there is no such
+/// interface, or when sysfs shows another namespace. It does not change when the
+/// interface is renamed or moved, and cannot be chosen: an imitation has another one.
+/// Source: `kernfs_rename_ns` of Linux.
 ///
 /// # Errors
 /// Code 5 when sysfs cannot be read.
@@ -79,12 +79,12 @@ pub fn sysfs_number(name: &str) -> Result<Option<u64>> {
     }
 }
 
-/// The error of the Go plugin for a device that is not there.
+/// The error of the Go plugin for a missing device.
 pub fn missing(why: &str) -> Error {
     not_one(why).not_found()
 }
 
-/// The same for one that is not to be told from others.
+/// As [`missing`], for a device that exists but is ambiguous.
 pub fn not_one(why: &str) -> Error {
     Error::internal(format!("failed to find host device: {why}"))
 }

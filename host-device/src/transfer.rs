@@ -1,4 +1,4 @@
-//! The way of a device into the container. Its way back is in `give_back`.
+//! Moves a device into the container. Module `give_back` moves it back.
 
 use std::io;
 
@@ -15,9 +15,9 @@ use crate::give_back::give_back;
 use crate::restore::Host;
 use crate::{driver, stacked};
 
-/// Moves the device into the container under its name there, in one step, and
-/// returns it as it is then: down and without addresses. A device for user space
-/// stays where it is, and is bound to its driver if the configuration says so.
+/// Moves the device into the container and renames it, in one step. Returns its link there,
+/// which is down and has no addresses. A device for user space is not moved (`None`), and
+/// is bound to its driver if the configuration says so.
 pub fn move_in(
     host: &mut Host,
     sandbox: &mut Sandbox,
@@ -41,7 +41,7 @@ pub fn move_in(
     let change = LinkChange {
         netns: Some(&sandbox.netns),
         name: Some(record.ifname.as_str()),
-        // The Go plugin finds the device's name here, should it have to do the DEL.
+        // If the Go plugin executes the DEL, it reads the device's name from the alias.
         alias: Some(&device.name),
         ..LinkChange::default()
     };
@@ -58,8 +58,8 @@ pub fn move_in(
     Ok(Some(link))
 }
 
-/// Says why the kernel does not move the device. Source: `dev_change_net_namespace` of
-/// Linux, which calls only such a device invalid.
+/// Explains why the kernel does not move the device. Source: `dev_change_net_namespace` of
+/// Linux, which returns EINVAL only for such devices.
 fn explain(error: Error, device: &Device) -> Error {
     if error.errno() != Some(EINVAL) {
         return error;
@@ -72,9 +72,9 @@ fn explain(error: Error, device: &Device) -> Error {
     Error::config(msg).because(&io::Error::from_raw_os_error(EINVAL))
 }
 
-/// Gives back a device that could not be made an interface of the container, for the reason
-/// `error`. Nobody else is told: no delegate was asked for addresses yet.
-pub fn take_back<T>(host: &mut Host, record: &Attachment<Device>, error: Error) -> Made<T> {
+/// Gives a device back to the host after its move has failed with `error`. The delegate is
+/// not called, because it has not reserved addresses yet.
+pub fn undo_move_in<T>(host: &mut Host, record: &Attachment<Device>, error: Error) -> Made<T> {
     let args = record.del_args(&Delegates::default());
     match args.and_then(|args| give_back(host, record, &args, None)) {
         Ok(()) => Made::Nothing(error),

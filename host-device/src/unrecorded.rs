@@ -1,7 +1,7 @@
-//! A device of an attachment that has no record: the Go plugin has made it before ours
-//! took its place. That plugin keeps the device's name in the alias, where the container
-//! can write too, so an alias decides nothing alone. What proves a device is what only the
-//! kernel says: its address on the bus, its permanent MAC, the other end on the node.
+//! Devices of attachments without a record, which the Go plugin has made before this plugin
+//! was installed. The Go plugin stores the device's name in the alias, which the container
+//! can change, so the alias alone is not a proof. Properties that only the kernel determines
+//! prove a device: its bus address, its permanent MAC, or its other end on the node.
 
 use std::fs;
 use std::path::Path;
@@ -23,34 +23,33 @@ use crate::restore::{Host, restore_name};
 use crate::selection;
 use crate::{give_back, records};
 
-/// Where the kernel lists virtio devices, which are below the function that they are of.
+/// The directory of virtio devices, which are below their PCI function.
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
 
-/// Gives back the device that the attachment of a DEL without a record has: from the
-/// container, or its name on the node, where the kernel has put it when the container
-/// ended. Returns whether the node certainly has it.
+/// Gives the device of an attachment without a record back: moves it from the container, or
+/// restores its name on the node if the kernel has moved it there at the end of the
+/// container. Returns whether the node certainly has it.
 ///
 /// # Errors
-/// Code 7 naming an interface that can be a device of the node, which nothing proves to be
-/// the attachment's: success would mean that the device is lost. 999 with the kernel's
-/// answer.
+/// Code 7 naming an interface that may be the device, if nothing proves that: with a success
+/// of DEL the device could be lost. 999 with the kernel's answer.
 pub fn give_back(args: &CmdArgs) -> Result<bool> {
-    let clues = Clues::of(args);
+    let evidence = Evidence::of(args);
     let _devices = Turn::of_devices()?;
     if let Some(mut sandbox) = sandbox_for_del::<Device>(args, None)? {
         if records().has_other::<Device>(args, &sandbox.netns)? {
             return Ok(false);
         }
         let links = links_of_node(&mut sandbox)?;
-        if let Some(link) = clues.find(&links)? {
+        if let Some(link) = evidence.find(&links)? {
             let mut host = Host::open()?;
-            let name = clues.name_of(link, &mut host)?;
+            let name = evidence.name_of(link, &mut host)?;
             give_back::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
             return Ok(true);
         }
-        clues.require_nothing_left(&links)?;
+        evidence.require_nothing_left(&links)?;
     }
-    let Some(selector) = &clues.selector else {
+    let Some(selector) = &evidence.selector else {
         return Ok(false);
     };
     let mut host = Host::open()?;
@@ -58,31 +57,31 @@ pub fn give_back(args: &CmdArgs) -> Result<bool> {
     Ok(is_on_host(&mut host, selector, args))
 }
 
-/// Whether the node has the device that `selector` means, as it is without an attachment. A
-/// device that is not found, for whatever reason, is not proven to be there.
+/// Whether the node has the device that `selector` selects, in the state without an
+/// attachment. False when it is not found for any reason.
 fn is_on_host(host: &mut Host, selector: &DeviceSelector, args: &CmdArgs) -> bool {
     let options = Options::parse(&args.conf.document);
     let binds = options.is_ok_and(|options| options.driver.is_some());
     let found = selection::find(host, selector);
     found.is_ok_and(|device| match device.mode {
-        // ADD has bound it, and to what else is not known.
+        // ADD has bound it, and its former driver is unknown.
         Mode::Dpdk => !binds,
         Mode::Netdev => device.name != args.ifname.as_str(),
     })
 }
 
-/// Whether a record under another network's name is that of the attachment of a DEL: it is of
-/// the device that the DEL is about.
+/// Whether a record under another network's name belongs to the attachment of a DEL: it has
+/// the device that the DEL selects, or the MAC of its result.
 pub fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
-    let clues = Clues::of(args);
+    let evidence = Evidence::of(args);
     let device = &record.device;
     let is_selected = |selector: &DeviceSelector| device.is_selected_by(selector);
-    clues.selector.as_ref().is_some_and(is_selected)
-        || !clues.reported_mac.is_empty() && clues.reported_mac == device.mac
+    evidence.selector.as_ref().is_some_and(is_selected)
+        || !evidence.reported_mac.is_empty() && evidence.reported_mac == device.mac
 }
 
-/// Gives the device that `selector` means its name, when the kernel has put it on the node
-/// under the one that it had in a container: `ifname`, where that is known.
+/// Restores the name of the device that `selector` selects, if the kernel has moved it to
+/// the node under its name in a container, which is `ifname` if known.
 ///
 /// # Errors
 /// Code 999 with the kernel's answer.
@@ -98,7 +97,8 @@ pub fn name_on_host(
     }
     let links = host.links()?;
     let is_wanted = |link: &&Link| {
-        // The kernel leaves a device down; what is up, somebody uses under its name.
+        // The kernel sets a device down when it moves it; one that is up is in use under its
+        // present name.
         let is_left = !link.up || is_name_in_container(&link.name, ifname);
         is_hardware(link)
             && match selector {
@@ -136,8 +136,8 @@ pub fn name_on_host(
     })
 }
 
-/// The device with its own name to be recorded, which the Go plugin has left in the alias,
-/// when the kernel has put it on the node under its name in a container.
+/// The device with its own name from the alias, where the Go plugin has stored it, if the
+/// kernel has moved the device to the node under its name in a container.
 ///
 /// # Errors
 /// Code 999 when the kernel does not answer.
@@ -154,16 +154,16 @@ pub fn under_own_name(host: &mut Host, device: Device, ifname: &IfName) -> Resul
     })
 }
 
-/// Whether a device that the kernel has put on the node can be called so: as in its
-/// container, or, where that name was taken, by a number.
+/// Whether a device that the kernel has moved to the node can have this name: that in its
+/// container, or `dev` and a number if that name was in use.
 fn is_name_in_container(name: &str, ifname: Option<&IfName>) -> bool {
     let number = name.strip_prefix("dev");
     let is_number = number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     is_number || ifname.is_some_and(|ifname| ifname.as_str() == name)
 }
 
-/// The links of the container that come from the node and are no attachment's with a
-/// record: hardware, and what has its other end, or the interface below it, on the node. A
+/// The links of the container that come from the node and do not belong to an attachment
+/// with a record: hardware, and links whose other end or lower interface is on the node. A
 /// container can make neither.
 fn links_of_node(sandbox: &mut Sandbox) -> Result<Vec<Link>> {
     let mut links = sandbox.netlink.links()?;
@@ -188,8 +188,8 @@ fn is_hardware(link: &Link) -> bool {
     link.kind.is_empty() && !link.loopback && has_identity
 }
 
-/// Whether the link is that of the bus address that the selector names. A virtio device
-/// only has the name of its place below the function.
+/// Whether the link has the bus address that the selector names. The bus address of a virtio
+/// device is not that of its PCI function, which is found in sysfs.
 fn is_at(selector: &DeviceSelector, link: &Link) -> bool {
     if link.bus_address.is_empty() {
         return false;
@@ -206,16 +206,17 @@ fn is_at(selector: &DeviceSelector, link: &Link) -> bool {
         || function.is_some() && selector.pci_address() == function
 }
 
-/// What a DEL says of the device that its attachment has.
-struct Clues {
+/// The evidence about the device in the input of a DEL.
+struct Evidence {
     ifname: IfName,
     selector: Option<DeviceSelector>,
     /// The MAC of the interface in the result of ADD.
     reported_mac: String,
 }
 
-impl Clues {
-    /// What cannot be read proves nothing, and DEL must not fail because of it.
+impl Evidence {
+    /// Reads the evidence. A key that cannot be read proves nothing; DEL must not fail
+    /// because of it.
     fn of(args: &CmdArgs) -> Self {
         let document = &args.conf.document;
         let result = document.prev_result(args.conf.version).ok().flatten();
@@ -230,18 +231,19 @@ impl Clues {
         }
     }
 
-    /// The attachment's device among `links`, which come from the node: what is proven, else
-    /// what looks like it under the attachment's name, else under any.
+    /// The attachment's device among `links`, which come from the node: one that is proven,
+    /// otherwise one that looks like it and has the attachment's interface name, otherwise
+    /// one that looks like it.
     fn find<'a>(&self, links: &'a [Link]) -> Result<Option<&'a Link>> {
         let of = |wanted: &dyn Fn(&Link) -> bool| -> Vec<&'a Link> {
             links.iter().filter(|link| wanted(link)).collect()
         };
-        let mut found = of(&|link| self.is_proof(link));
+        let mut found = of(&|link| self.is_proven(link));
         if found.is_empty() {
-            found = of(&|link| link.name == self.ifname.as_str() && self.is_evidence(link));
+            found = of(&|link| link.name == self.ifname.as_str() && self.is_likely(link));
         }
         if found.is_empty() {
-            found = of(&|link| self.is_evidence(link));
+            found = of(&|link| self.is_likely(link));
         }
         match found[..] {
             [] => Ok(None),
@@ -254,8 +256,8 @@ impl Clues {
         }
     }
 
-    /// Whether only the attachment's device can be so, whatever it is called.
-    fn is_proof(&self, link: &Link) -> bool {
+    /// Whether the link is certainly the attachment's device, whatever its name is.
+    fn is_proven(&self, link: &Link) -> bool {
         let mac = &link.permanent_mac;
         let is_selected = match &self.selector {
             Some(DeviceSelector::HwAddr(hwaddr)) => hwaddr == mac,
@@ -265,9 +267,9 @@ impl Clues {
         is_hardware(link) && (is_selected || !mac.is_empty() && self.reported_mac == *mac)
     }
 
-    /// Whether the interface has what the Go plugin leaves of the device that is configured,
-    /// or the MAC of the one that was reported.
-    fn is_evidence(&self, link: &Link) -> bool {
+    /// Whether the link looks like the attachment's device: it has the alias or MAC that the
+    /// Go plugin gives the configured device, or the MAC of the result.
+    fn is_likely(&self, link: &Link) -> bool {
         let is_configured = match &self.selector {
             Some(DeviceSelector::Name(name)) => link.alias == *name,
             Some(DeviceSelector::HwAddr(mac)) => link.mac == *mac && !link.alias.is_empty(),
@@ -276,8 +278,8 @@ impl Clues {
         is_configured || !self.reported_mac.is_empty() && self.reported_mac == link.mac
     }
 
-    /// The name that the device gets on the node: the configured one, or the one in its
-    /// alias; where neither can be one, the one that the kernel would leave it.
+    /// The name for the device on the node: the configured one, or the one in its alias; if
+    /// neither is possible, its present name.
     fn name_of(&self, link: &Link, host: &mut Host) -> Result<String> {
         if let Some(DeviceSelector::Name(name)) = &self.selector
             && IfName::new(name).is_ok()
@@ -292,8 +294,8 @@ impl Clues {
         Ok(link.name.clone())
     }
 
-    /// Makes sure that no interface stays in the container that the attachment can have
-    /// taken from the node.
+    /// Makes sure that no interface is left in the container that may be the attachment's
+    /// device.
     fn require_nothing_left(&self, links: &[Link]) -> Result<()> {
         let is_candidate = |link: &&Link| {
             let is_marked = IfName::new(&link.alias).is_ok();

@@ -1,6 +1,6 @@
-//! Whether a device can be bound to a driver for user space: what is not a network device, or
-//! more than one, is refused before anything is touched. Whether the node needs it is for
-//! `in_use`.
+//! Whether a device can be bound to a driver for user space. A device that is not a network
+//! device, or has several interfaces, is refused before anything is changed. Module `in_use`
+//! decides whether the node uses it.
 
 use std::fs;
 
@@ -17,16 +17,16 @@ use crate::options::{Options, UserDriver};
 use crate::selection;
 use crate::sysfs::{driver_of, interfaces_in};
 
-/// How the class of every network controller begins (PCI Code and ID Assignment,
-/// base class 02h).
+/// The start of the class of every network controller (PCI Code and ID Assignment, base class
+/// 02h).
 const NETWORK_CLASS: &str = "0x02";
 
-/// Finds the device that is to be bound to `driver`, and what to record of it. One
-/// that is bound to it already is left as it is, by ADD and by DEL.
+/// Finds the device that is to be bound to `wanted`, with the data to record. A device that
+/// has this driver already is not changed by ADD and DEL.
 ///
 /// # Errors
-/// Code 7 with the reason for which the device must not be taken, 999 when it or the
-/// driver is missing.
+/// Code 7 with the reason why the device must not be taken, 999 when the device or the driver
+/// is missing.
 pub fn find(
     netlink: &mut Netlink,
     selector: &DeviceSelector,
@@ -37,7 +37,7 @@ pub fn find(
         require_network_function(address, wanted)?;
     }
     let device = match (selector, known) {
-        // The directory has no interface any more when the device is bound already.
+        // If the device is bound already, its directory has no interface.
         (DeviceSelector::KernelPath(_), Some(address)) => {
             selection::find(netlink, &DeviceSelector::Pci(address))?
         }
@@ -62,7 +62,7 @@ pub fn find(
     })
 }
 
-/// How the refusal of a device begins that is to be bound.
+/// The start of the message when a device is refused.
 pub fn refusal(wanted: UserDriver) -> String {
     format!("cannot use driver {:?}", wanted.as_str())
 }
@@ -71,7 +71,7 @@ fn refused(why: &str, wanted: UserDriver) -> Error {
     Error::config(format!("{}: {why}", refusal(wanted)))
 }
 
-/// A device that somebody has bound by hand is taken as it is, or not at all.
+/// A device that an administrator has bound is accepted with its driver, or refused.
 fn require_driver(device: Device, wanted: UserDriver) -> Result<Device> {
     if device.driver == wanted.as_str() {
         return Ok(device);
@@ -81,7 +81,7 @@ fn require_driver(device: Device, wanted: UserDriver) -> Result<Device> {
 }
 
 fn require_network_function(address: &PciAddress, wanted: UserDriver) -> Result<()> {
-    // A function that does not exist is reported when it is looked for.
+    // A missing function is reported by the search for it.
     match fs::read_to_string(address.directory().join("class")) {
         Ok(class) if !class.starts_with(NETWORK_CLASS) => {
             let why = format!("{address} is not a network device");
@@ -91,7 +91,8 @@ fn require_network_function(address: &PciAddress, wanted: UserDriver) -> Result<
     }
 }
 
-/// Only one interface can be recorded, and virtual functions end with their parent.
+/// Makes sure that the function has one interface at most, because only one can be recorded,
+/// and no virtual functions, which would end with their parent.
 fn require_single_interface(address: &PciAddress, wanted: UserDriver) -> Result<()> {
     let directory = address.directory();
     let interfaces = interfaces_in(&directory)?;
@@ -109,8 +110,8 @@ fn require_single_interface(address: &PciAddress, wanted: UserDriver) -> Result<
     }
 }
 
-/// Makes sure that no other attachment has bound the device: its DEL would take it
-/// away again.
+/// Makes sure that no other attachment has bound the device, because the DEL of that one
+/// would unbind it.
 ///
 /// # Errors
 /// Code 999 naming the container that has it, 5 naming a record that cannot be read.
@@ -126,7 +127,7 @@ pub fn require_unheld(device: &Device, records: &Records) -> Result<()> {
         is_bound && record.boot_id == boot && record.device.pci_id == device.pci_id
     });
     match holders.next() {
-        // One that cannot be read may be that of the device.
+        // An unreadable record may be about this device.
         None => unreadable.into_result(),
         Some(record) => Err(Error::internal(format!(
             "device {} is attached already",
@@ -140,12 +141,12 @@ pub fn require_unheld(device: &Device, records: &Records) -> Result<()> {
     }
 }
 
-/// Verifies an attachment whose device has no interface: it still has the driver that ADD has
-/// bound it to. False when the attachment is not such a one.
+/// Verifies an attachment whose device has no interface: the device must still have the
+/// driver that ADD has bound it to. False when the device has an interface.
 ///
 /// # Errors
-/// Code 6 or 7 when only the configuration could tell and is wrong, 999 when the device has
-/// another driver.
+/// Code 6 or 7 when there is no record and the configuration is invalid, 999 when the device
+/// has another driver.
 pub fn verify(args: &CmdArgs, record: Option<&Attachment<Device>>) -> Result<bool> {
     let Some(record) = record else {
         let document = &args.conf.document;

@@ -114,7 +114,7 @@ fn table() -> Vec<(Value, u64, &'static str)> {
         (
             json!({"device": "hd0", "keepAddresses": true, "driver": "vfio-pci"}),
             7,
-            "keepAddresses true does not go with driver \"vfio-pci\"",
+            "keepAddresses true cannot be combined with driver \"vfio-pci\"",
         ),
         (json!({"device": "hd0", "ipam": 5}), 6, "ipam: invalid type"),
         (

@@ -386,7 +386,7 @@ fn a_network_of_another_name_ends_nothing_without_proof() {
     for keys in [json!({"device": "hd9"}), json!({"device": null})] {
         let del = fixture.call("DEL", &with(&other, &keys));
         let output = fixture.node.run(&del);
-        let said = "interface net1 of container c1 is of network \"lan\", and left as it is";
+        let said = "interface net1 of container c1 belongs to network \"lan\", and is not changed";
         assert!(output.stderr.contains(said), "{output}");
         assert_eq!(
             (fixture.state().0, fixture.state().1),

@@ -190,7 +190,7 @@ fn a_renamed_network_of_ipvlan_ends_what_it_has_attached() {
     // A refused ADD of another network is followed by such a DEL, too.
     for unproven in [&renamed, &elsewhere] {
         let output = run(&node, Call::ours("ipvlan", "DEL"), unproven, &pod);
-        let said = "interface net1 of container c1 is of network \"lan\", and left as it is";
+        let said = "interface net1 of container c1 belongs to network \"lan\", and is not changed";
         assert!(output.stderr.contains(said), "{output}");
         assert_eq!(pod.netns.links(), ["lo", "net1"]);
     }
