@@ -1,5 +1,5 @@
-//! Releases what containers have left that have ended, for who cleans up on a node and has
-//! no list of those that live. An ADD does the same for a few addresses.
+//! Releases reservations of containers that have ended, for a process that cleans up a node
+//! without a list of the existing containers. An ADD does the same for a few addresses.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +11,11 @@ use crate::reservation::{Holder, Reservation};
 use crate::store::Store;
 use crate::survey::{self, Survey};
 
-/// The reservations in `directory` whose containers have certainly ended. Nothing is locked
-/// or written.
+/// The reservations in `directory` whose containers have certainly ended. Takes no lock and
+/// writes nothing.
 ///
 /// # Errors
-/// Code 5 naming what cannot be read.
+/// Code 5 naming the file that cannot be read.
 pub fn find(directory: &Path) -> Result<Vec<Reservation>> {
     let (machine, holders) = (Machine::this()?, Holders::default());
     let mut found = survey::reservations(directory)?;
@@ -24,7 +24,8 @@ pub fn find(directory: &Path) -> Result<Vec<Reservation>> {
 }
 
 /// Releases those of the files `wanted` whose containers have certainly ended, and returns
-/// them: another container may have got such an address meanwhile.
+/// them. That is verified again, because another container may have got such an address
+/// meanwhile.
 ///
 /// # Errors
 /// Those of opening the store; code 5 naming the files that cannot be removed.

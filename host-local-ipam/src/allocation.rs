@@ -1,5 +1,5 @@
-//! One allocation: the store is locked, what is taken is looked up, addresses are chosen
-//! and reserved.
+//! One allocation: locks the store, reads which addresses are taken, chooses addresses and
+//! reserves them.
 
 use std::net::IpAddr;
 use std::os::unix::process::parent_id;
@@ -15,20 +15,20 @@ use crate::container::Container;
 use crate::ended::Examined;
 use crate::form;
 use crate::range::RangeSet;
-use crate::reservation::{Applicant, Owner, describe_holders, name_unproven};
+use crate::reservation::{Applicant, Owner, describe_holders, log_unproven};
 use crate::store::Store;
 use crate::survey::Survey;
 
-/// Reserves one address of every range set of `config` for the attachment that `args` are
-/// about. `caller` is the process that has asked for them.
+/// Reserves one address of every range set of `config` for the attachment in `args`.
+/// `caller` is the pid of the process that has executed this plugin.
 ///
 /// # Errors
 /// Those of [`Allocation::run`], [`Store::create`] and of the ranges file; code 11 when
 /// `caller` has ended.
 pub fn allocate(args: &CmdArgs, config: &Config, caller: u32) -> Result<Vec<IpConfig>> {
     let store = create_store(config)?;
-    // Both under the lock: so a DEL that comes after a kill finds what was reserved before,
-    // and an edit takes effect for every ADD that comes after it.
+    // Both are done under the lock: so a DEL that comes after a kill finds all
+    // reservations, and a change of the ranges file applies to every later ADD.
     require_caller(caller)?;
     let range_sets = config.sources.read()?;
     let boot = Boot::of(store.directory())?;
@@ -50,32 +50,32 @@ pub fn allocate(args: &CmdArgs, config: &Config, caller: u32) -> Result<Vec<IpCo
     Ok(choices.iter().map(Choice::ip_config).collect())
 }
 
-/// What is asked for, and of what.
+/// The input of an allocation.
 #[derive(Debug)]
 pub struct Allocation<'a> {
     /// The locked store.
     pub store: &'a Store,
-    /// Who asks.
+    /// The attachment that gets the addresses.
     pub applicant: &'a Applicant,
     /// This boot.
     pub boot: Boot,
-    /// Of each of them an address is wanted.
+    /// The range sets; one address of each is reserved.
     pub range_sets: &'a [RangeSet],
-    /// Addresses that are preferred.
+    /// The requested addresses.
     pub requested: &'a [IpAddr],
 }
 
 impl<'a> Allocation<'a> {
-    /// Reserves one address of every range set: all of them or none. What cannot be
-    /// had according to the index is asked of the files before it is refused.
+    /// Reserves one address of every range set: all of them or none. If the allocation
+    /// fails with the content of the index, it is tried again with that of all files.
     ///
     /// # Errors
-    /// Code 999 with the texts of the Go plugin when no address is free, 5
-    /// naming what cannot be read or written, 11 as for [`Store::reserve`].
+    /// Code 999 with the texts of the Go plugin when no address is free, 5 naming the file
+    /// that cannot be read or written, 11 as for [`Store::reserve`].
     pub fn run(&self) -> Result<Vec<Choice<'a>>> {
         let owner = Some(&self.applicant.owner);
         let mut survey = Survey::for_allocation(self.store, owner, &self.boot)?;
-        name_unproven(self.store.directory(), &survey.unproven(&self.boot));
+        log_unproven(self.store.directory(), &survey.unproven(&self.boot));
         let mut choices = self.reserve(&mut survey);
         if let Err(error) = &choices
             && !survey.is_final(self.store, error)
@@ -84,9 +84,9 @@ impl<'a> Allocation<'a> {
             choices = self.reserve(&mut survey);
         }
         match &choices {
-            Ok(_) => survey.leave_index(),
-            Err(error) if error.code == ErrorCode::INTERNAL => survey.leave_index(),
-            // Nothing could be written, or somebody does not take the lock.
+            Ok(_) => survey.save_index(),
+            Err(error) if error.code == ErrorCode::INTERNAL => survey.save_index(),
+            // A file could not be written, or a process does not use the lock.
             Err(_) => {}
         }
         choices
@@ -100,8 +100,8 @@ impl<'a> Allocation<'a> {
         Ok(choices)
     }
 
-    /// Releases what containers have left that have ended: a few of them, and of a set
-    /// without a free address as many as are worth the wait.
+    /// Releases reservations of containers that have ended: a few of each set, and more of
+    /// a set without a free address.
     fn reclaim(&self, survey: &mut Survey, last_reserved: &[Option<IpAddr>]) -> Result<()> {
         let examined = self.examined(survey);
         let ended = examined.in_turn(self.range_sets, self.requested, last_reserved);
@@ -139,7 +139,7 @@ impl<'a> Allocation<'a> {
         choices.map_err(|error| self.with_holders(error, survey))
     }
 
-    /// The error of an allocation, with those who hold what it needs.
+    /// Adds the holders of the needed addresses to the error of an allocation.
     fn with_holders(&self, error: Error, survey: &Survey) -> Error {
         let taken = &survey.taken;
         let requested = self.requested.iter().copied();
@@ -154,8 +154,8 @@ impl<'a> Allocation<'a> {
     }
 }
 
-/// The locked store. It is made only where there are ranges to allocate from: a file
-/// that is wrong leaves no directory behind.
+/// Opens and locks the store. It is created only if the range sets can be read, so that an
+/// invalid ranges file does not cause an empty directory.
 fn create_store(config: &Config) -> Result<Store> {
     if let Some(store) = Store::open(&config.directory)? {
         return Ok(store);
@@ -164,8 +164,9 @@ fn create_store(config: &Config) -> Result<Store> {
     Store::create(&config.directory)
 }
 
-/// Makes sure that the process that has executed this ADD still runs. When it was killed,
-/// its attachment may have been detached already, and nobody would release the address.
+/// Makes sure that the process that has executed this ADD still runs. If it was killed,
+/// the DEL of its attachment may have come already, and the address would never be
+/// released.
 fn require_caller(caller: u32) -> Result<()> {
     if parent_id() == caller {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Which addresses an ADD gets, given what is taken. Pure: what is taken comes in as
-//! a value, and nothing is reserved here.
+//! Chooses the addresses of an ADD. This is a pure function of the taken addresses;
+//! nothing is read or reserved here.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -11,20 +11,20 @@ use common::error::{Error, Result};
 use crate::range::{Range, RangeSet};
 use crate::taken::Taken;
 
-/// What an allocation depends on.
+/// The state that a choice depends on.
 #[derive(Debug, Default)]
 pub struct State {
-    /// The container that asks.
+    /// The container of the ADD.
     pub container_id: String,
     /// The addresses that are reserved.
     pub taken: Taken,
-    /// Those among them that the attachment itself holds, in the order of their files.
+    /// The reserved addresses of the attachment itself, in the order of their files.
     pub own: Vec<IpAddr>,
-    /// The address that each range set handed out last.
+    /// The last address that was reserved from each range set.
     pub last_reserved: Vec<Option<IpAddr>>,
 }
 
-/// An address to reserve, and the range it is from.
+/// An address to be reserved, and its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice<'a> {
     /// The address.
@@ -44,8 +44,8 @@ impl Choice<'_> {
     }
 }
 
-/// One address of every set, in the order of the sets: a requested one where there
-/// is one in the set, else the next free one.
+/// One address of every set, in the order of the sets: the first requested one that is in
+/// the set, otherwise the next free one.
 ///
 /// # Errors
 /// Code 999 with the texts of the Go plugin.
@@ -76,22 +76,22 @@ pub fn choose<'a>(
     )))
 }
 
-/// The first free address of `set` after `last`: round robin over all of its ranges,
-/// so that an address rests as long as possible before it is handed out again.
+/// The first free address of `set` after `last`: round robin over all of its ranges, so
+/// that a released address is not used again for as long as possible.
 pub fn next_free<'a>(set: &'a RangeSet, last: Option<IpAddr>, taken: &Taken) -> Option<Choice<'a>> {
-    lap(set, last).find_map(|(range, part)| {
+    round(set, last).find_map(|(range, part)| {
         let address = range.address(first_free(taken, part, range.gateway())?);
         Some(Choice { address, range })
     })
 }
 
-/// The taken addresses of `set` in the order in which it hands them out again.
+/// The taken addresses of `set` after `last`, in the order of [`next_free`].
 pub fn taken_after(
     set: &RangeSet,
     last: Option<IpAddr>,
     taken: &Taken,
 ) -> impl Iterator<Item = IpAddr> {
-    lap(set, last).flat_map(|(range, part)| {
+    round(set, last).flat_map(|(range, part)| {
         let numbers = taken.numbers_in(part);
         numbers.map(|number| range.address(number))
     })
@@ -103,7 +103,7 @@ pub fn first_exhausted<'a>(sets: &'a [RangeSet], taken: &Taken) -> Option<&'a Ra
     sets.find(|set| next_free(set, None, taken).is_none())
 }
 
-/// Says that `set` has no free address.
+/// The message that `set` has no free address.
 pub fn exhausted(set: &RangeSet) -> String {
     format!("no IP addresses available in range set: {set}")
 }
@@ -141,16 +141,16 @@ fn choose_next<'a>(set: &'a RangeSet, index: usize, state: &State) -> Result<Cho
     next_free(set, last, &state.taken).ok_or_else(|| exhausted(set))
 }
 
-/// Every number of the set once, but for what is excluded, and the range that it is
-/// of: from the one after `last`, over all ranges, and up to `last` itself. When
-/// `last` is not in the set, because the configuration has changed or nothing was ever
-/// reserved, the lap begins with the first range.
-fn lap(
+/// One round over the set: every number once, except the excluded ones, in parts, each
+/// with its range. It begins after `last`, continues over all ranges, and ends with
+/// `last` itself. It begins with the first range when `last` is not in the set, because
+/// the configuration has changed or nothing was reserved yet.
+fn round(
     set: &RangeSet,
     last: Option<IpAddr>,
 ) -> impl Iterator<Item = (&Range, RangeInclusive<u128>)> {
     let ranges = set.ranges();
-    let (begin, start) = start_of_lap(ranges, last);
+    let (begin, start) = start_of_round(ranges, last);
     let in_order = ranges.iter().cycle().skip(begin).take(ranges.len());
     let forward = in_order.enumerate().flat_map(move |(nth, range)| {
         let from = start.filter(|_| nth == 0).unwrap_or_else(|| range.first());
@@ -171,8 +171,9 @@ fn first_free(taken: &Taken, part: RangeInclusive<u128>, gateway: IpAddr) -> Opt
     taken.first_free(free.checked_add(1)?..=end)
 }
 
-/// The range that a lap begins with, and the address in it when that is not the first.
-fn start_of_lap(ranges: &[Range], last: Option<IpAddr>) -> (usize, Option<IpAddr>) {
+/// The index of the range that a round begins with, and the address in it; `None` means
+/// its first address.
+fn start_of_round(ranges: &[Range], last: Option<IpAddr>) -> (usize, Option<IpAddr>) {
     let Some(last) = last else { return (0, None) };
     match ranges.iter().position(|range| range.contains(last)) {
         None => (0, None),
@@ -196,7 +197,7 @@ mod tests {
         set_without(ranges, &[])
     }
 
-    /// The same without these addresses.
+    /// As [`set`], without these addresses.
     fn set_without(ranges: &[(u8, u8, u8)], excluded: &[u8]) -> RangeSet {
         let excluded: Value = excluded.iter().map(|n| host(*n).to_string()).collect();
         let excluded = exclude::parse(&excluded).unwrap();
@@ -217,8 +218,8 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
-    /// What one ADD after the other gets while nothing is released.
-    fn lap(set: &RangeSet, last: Option<IpAddr>) -> Vec<IpAddr> {
+    /// The addresses that consecutive ADDs get while nothing is released.
+    fn round(set: &RangeSet, last: Option<IpAddr>) -> Vec<IpAddr> {
         let mut given = Vec::new();
         while let Some(choice) = next_free(set, last, &given.iter().copied().collect()) {
             given.push(choice.address);
@@ -227,12 +228,12 @@ mod tests {
     }
 
     /// The iterator of the Go plugin, one step at a time, on the last byte.
-    fn lap_of_go(ranges: &[(u8, u8, u8)], last: Option<u8>) -> Vec<IpAddr> {
+    fn round_of_go(ranges: &[(u8, u8, u8)], last: Option<u8>) -> Vec<IpAddr> {
         let inside = |n: u8| ranges.iter().position(|(a, b, _)| (*a..=*b).contains(&n));
         let mut index = last.and_then(inside).unwrap_or(0);
         let mut current = last.filter(|n| inside(*n).is_some());
         let mut start = None;
-        let mut lap = Vec::new();
+        let mut round = Vec::new();
         loop {
             let next = match current {
                 None => ranges[index].0,
@@ -245,17 +246,17 @@ mod tests {
             current = Some(next);
             match start {
                 None => start = current,
-                Some(first) if first == next => return lap,
+                Some(first) if first == next => return round,
                 Some(_) => {}
             }
             if next != ranges[index].2 {
-                lap.push(host(next));
+                round.push(host(next));
             }
         }
     }
 
     #[test]
-    fn a_lap_is_that_of_go_wherever_it_begins() {
+    fn a_round_has_the_order_of_go_wherever_it_begins() {
         let shapes: [&[(u8, u8, u8)]; 6] = [
             &[(2, 2, 1)],
             &[(1, 6, 1)],
@@ -267,14 +268,14 @@ mod tests {
         for shape in shapes {
             let set = set(shape);
             for last in std::iter::once(None).chain((0..=60).map(Some)) {
-                let ours = lap(&set, last.map(host));
-                assert_eq!(ours, lap_of_go(shape, last), "{shape:?} after {last:?}");
+                let ours = round(&set, last.map(host));
+                assert_eq!(ours, round_of_go(shape, last), "{shape:?} after {last:?}");
             }
         }
     }
 
     #[test]
-    fn the_next_free_address_is_the_first_of_the_lap_whatever_is_taken() {
+    fn the_next_free_address_is_the_first_free_one_of_the_round() {
         let shape = [(1, 4, 2), (17, 20, 17)];
         let set = set(&shape);
         let all: Vec<u8> = (1..=4).chain(17..=20).collect();
@@ -285,7 +286,7 @@ mod tests {
                 .filter(|(bit, _)| mask >> bit & 1 == 1);
             let taken: Taken = chosen.map(|(_, n)| host(*n)).collect();
             for last in std::iter::once(None).chain(all.iter().copied().map(Some)) {
-                let expected = lap_of_go(&shape, last);
+                let expected = round_of_go(&shape, last);
                 let expected = expected.iter().find(|address| !taken.contains(**address));
                 let ours = next_free(&set, last.map(host), &taken);
                 assert_eq!(
@@ -297,7 +298,7 @@ mod tests {
         }
     }
 
-    /// Those of `all` whose bits are set.
+    /// The elements of `all` whose bits are set in `mask`.
     fn subset(all: &[u8], mask: u32) -> Vec<u8> {
         let bits = all.iter().enumerate();
         let chosen = bits.filter(|(bit, _)| mask >> bit & 1 == 1);
@@ -305,18 +306,18 @@ mod tests {
     }
 
     #[test]
-    fn the_next_free_address_is_never_an_excluded_one_whatever_is_taken() {
+    fn the_next_free_address_is_never_an_excluded_one() {
         let shape = [(1, 4, 2), (17, 19, 17)];
         let all: Vec<u8> = (1..=4).chain(17..=19).collect();
         for excluded in 0..128 {
             let excluded = subset(&all, excluded);
             let set = set_without(&shape, &excluded);
             for last in std::iter::once(None).chain(all.iter().copied().map(Some)) {
-                let left = lap_of_go(&shape, last).into_iter();
+                let left = round_of_go(&shape, last).into_iter();
                 let left: Vec<IpAddr> = left
                     .filter(|address| excluded.iter().all(|n| host(*n) != *address))
                     .collect();
-                let ours = lap(&set, last.map(host));
+                let ours = round(&set, last.map(host));
                 assert_eq!(ours, left, "{excluded:?} {last:?}");
                 for mask in 0..128 {
                     let taken: Taken = subset(&all, mask).into_iter().map(host).collect();
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_is_said_with_the_words_of_go() {
+    fn an_address_that_is_not_available_is_reported_with_the_text_of_go() {
         let sets = [set(&[(1, 6, 1)]), set(&[(17, 18, 17)])];
         let error = |requested: &[u8], state: &State| chosen(&sets, requested, state).unwrap_err();
         assert_eq!(
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excluded_address_is_not_to_be_had_by_request() {
+    fn an_excluded_address_cannot_be_requested() {
         let sets = [set_without(&[(1, 6, 1)], &[1, 5, 6])];
         let error = |requested: &[u8], state: &State| chosen(&sets, requested, state).unwrap_err();
         for taken in [state(&[], &[]), state(&[5], &[])] {

@@ -1,5 +1,5 @@
-//! Files that come into being with their content, and only if nobody else's file has
-//! the name: a process that is killed meanwhile leaves no reservation without a holder.
+//! Creates files atomically with their content, and never replaces a file: a process that
+//! is killed meanwhile does not leave an empty reservation.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,14 +13,15 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc;
 use nix::unistd::linkat;
 
-/// Where a file is written on file systems that have no unnamed files. Only the
-/// holder of the lock uses it, and after a crash the next one removes it.
+/// The name under which a file is written on file systems without unnamed files. Only the
+/// holder of the lock uses it, and after a crash the next holder removes it.
 pub const UNFINISHED: &str = ".unfinished";
 
-/// Creates the file `path`, complete or not at all, with the attributes that `mark` gives.
+/// Creates the file `path` with `content`, atomically. `mark` sets attributes of the file
+/// before it gets its name.
 ///
 /// # Errors
-/// `AlreadyExists` when something has this name, else those of the file system.
+/// `AlreadyExists` when the path exists, otherwise those of the file system.
 pub fn create(path: &Path, content: &[u8], mark: impl Fn(&File)) -> io::Result<()> {
     match create_unnamed(path, content, &mark) {
         Err(cause) if is_unsupported(&cause) => create_beside(path, content, &mark),
@@ -28,7 +29,7 @@ pub fn create(path: &Path, content: &[u8], mark: impl Fn(&File)) -> io::Result<(
     }
 }
 
-/// Writes a file that has no name and then gives it one.
+/// Writes a file without a name, and then links it to `path`.
 fn create_unnamed(path: &Path, content: &[u8], mark: &dyn Fn(&File)) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -37,21 +38,22 @@ fn create_unnamed(path: &Path, content: &[u8], mark: &dyn Fn(&File)) -> io::Resu
         .open(path.parent().unwrap_or(Path::new("/")))?;
     file.write_all(content)?;
     mark(&file);
-    // Naming it by its descriptor would need CAP_DAC_READ_SEARCH, this only /proc.
+    // Linking the descriptor itself would need CAP_DAC_READ_SEARCH; this needs only
+    // /proc.
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     let follow = AtFlags::AT_SYMLINK_FOLLOW;
     Ok(linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, path, follow)?)
 }
 
-/// Writes a file under another name and then gives it this one as well. Unlike a
-/// rename, a link never replaces what is there.
+/// Writes a file under another name, and then links it to `path`. Unlike a rename, a link
+/// never replaces an existing file.
 fn create_beside(path: &Path, content: &[u8], mark: &dyn Fn(&File)) -> io::Result<()> {
     let unfinished = path.with_file_name(UNFINISHED);
     let written = write(&unfinished, content).map(|file| mark(&file));
     let created = written.and_then(|()| fs::hard_link(&unfinished, path));
     match fs::remove_file(&unfinished) {
         Err(cause) if created.is_ok() && cause.kind() != io::ErrorKind::NotFound => {
-            // The reservation stands; the next one removes what is left.
+            // The reservation is valid; the next one removes the other name.
             say!("failed to remove {unfinished:?}: {cause}");
             created
         }
@@ -59,8 +61,8 @@ fn create_beside(path: &Path, content: &[u8], mark: &dyn Fn(&File)) -> io::Resul
     }
 }
 
-/// What a killed process has left is removed and not overwritten: it may have been
-/// given the name of a reservation already, and would be that reservation then.
+/// Writes a new file. The file of a killed process is removed and not overwritten,
+/// because it may be linked to a reservation already.
 fn write(path: &Path, content: &[u8]) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
@@ -75,8 +77,8 @@ fn write(path: &Path, content: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// What file systems and old kernels say that know no unnamed files, or cannot name
-/// one because there is no `/proc`.
+/// Whether the error is that of a file system or an old kernel without unnamed files, or
+/// of a missing `/proc`.
 fn is_unsupported(cause: &io::Error) -> bool {
     use nix::libc::{EINVAL, EISDIR, ENOENT, EOPNOTSUPP};
     matches!(
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_create_a_private_file_and_never_replace_one() {
+    fn both_functions_create_a_private_file_and_never_replace_one() {
         for create in [create_unnamed, create_beside] {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("10.0.0.2");
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_does_not_change_its_reservation() {
+    fn the_file_of_a_killed_process_is_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         let [first, second] = ["10.0.0.2", "10.0.0.3"].map(|name| directory.path().join(name));
         create_beside(&first, b"c1\r\nnet1", &|_| ()).unwrap();

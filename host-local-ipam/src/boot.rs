@@ -1,6 +1,6 @@
 //! Whether a directory was used since the machine was started. Reservations of an earlier
-//! boot belong to containers that do not exist any more, and nobody else would ever
-//! release them; which ones these are, `container` knows.
+//! boot belong to containers that do not exist any more, and no DEL would release them.
+//! Module `container` recognises them.
 
 use std::path::Path;
 
@@ -12,38 +12,39 @@ use crate::container::Machine;
 use crate::names::{BOOT_ID, SMALL};
 use crate::reservation::{Holder, Reservation};
 
-/// This boot, as seen from a directory.
+/// The current boot, and whether a directory was used in it.
 #[derive(Debug)]
 pub struct Boot {
-    /// The machine since its start.
+    /// The machine and its boot.
     pub machine: Machine,
-    /// Whether the directory names it, and every reservation was therefore examined in it.
+    /// Whether the directory has its id, which means that every reservation was examined
+    /// in this boot.
     pub is_known: bool,
-    /// Who holds the namespaces of containers.
+    /// What keeps the namespaces of containers alive.
     holders: Holders,
 }
 
-/// What a reservation is worth.
+/// Whether a reservation is still needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Its container has it.
+pub enum Classification {
+    /// Its container uses it.
     InUse,
-    /// Nobody has it any more.
+    /// No container uses it any more.
     Abandoned,
-    /// Nothing shows in which boot it was made: it is kept.
+    /// It is unknown in which boot it was made, so it is kept.
     Unproven,
 }
 
 impl Boot {
-    /// Reads which boot this is, and whether `directory` names it.
+    /// Reads the id of the current boot, and whether `directory` has it.
     ///
     /// # Errors
     /// Code 5 when `/proc` cannot be read.
     pub fn of(directory: &Path) -> Result<Self> {
         let machine = Machine::this()?;
         let known = file::read_regular(&directory.join(BOOT_ID), SMALL);
-        // Whatever prevents the file from being read, to examine the reservations once
-        // more loses nothing.
+        // If the file cannot be read for any reason, the reservations are only examined
+        // once more.
         let is_known = known.is_ok_and(|content| content == machine.boot_id().as_bytes());
         Ok(Self {
             machine,
@@ -52,23 +53,24 @@ impl Boot {
         })
     }
 
-    /// What becomes of a reservation at the first use of the directory in this boot. Later
-    /// only what nobody holds is told from the others.
-    pub fn judge(&self, reservation: &Reservation) -> Verdict {
+    /// Classifies a reservation. At the first use of the directory in this boot its
+    /// container is examined. Later, only reservations without a holder are distinguished
+    /// from the others.
+    pub fn classify(&self, reservation: &Reservation) -> Classification {
         match reservation.holder {
-            Holder::Nobody => Verdict::Abandoned,
+            Holder::Nobody => Classification::Abandoned,
             Holder::Owner(_) if !self.is_known => match reservation.container(&self.machine) {
                 Some(container) if container.has_ended(&self.machine, &self.holders) => {
-                    Verdict::Abandoned
+                    Classification::Abandoned
                 }
-                Some(_) => Verdict::InUse,
-                None => Verdict::Unproven,
+                Some(_) => Classification::InUse,
+                None => Classification::Unproven,
             },
-            Holder::Owner(_) | Holder::Unknown(_) => Verdict::InUse,
+            Holder::Owner(_) | Holder::Unknown(_) => Classification::InUse,
         }
     }
 
-    /// Lets `directory` name this boot.
+    /// Writes the id of this boot to `directory`.
     ///
     /// # Errors
     /// Code 5 naming the file.

@@ -1,6 +1,6 @@
-//! The commands of host-local: hands out addresses from ranges, one file an address, so that the Go
-//! plugin of the same name and this one can alternate on one directory. It knows
-//! nothing of interfaces; the plugin that delegates to it does.
+//! The commands of host-local: it reserves addresses from ranges, with one file for each address,
+//! in the format of the Go plugin of the same name, which can use the same directory. It does not
+//! change interfaces; the plugin that delegates to it does.
 
 use std::net::IpAddr;
 use std::os::unix::process::parent_id;
@@ -22,7 +22,7 @@ use crate::store::Store;
 use crate::survey::Survey;
 use crate::{NAME, config, form, resolv_conf};
 
-/// The plugin.
+/// The commands of the plugin.
 pub const COMMANDS: Commands = Commands {
     name: NAME,
     version: env!("CARGO_PKG_VERSION"),
@@ -77,9 +77,9 @@ fn check(args: &CmdArgs) -> Result<()> {
     }
 }
 
-/// The sets whose addresses in prevResult must be reserved ones. A file that is wrong
-/// by now keeps the node from serving an ADD, which STATUS says, but breaks no
-/// attachment: the addresses it listed are then not looked at one by one.
+/// The sets whose addresses in prevResult must be reserved. A ranges file that has become invalid
+/// is an error of ADD and STATUS, but not of existing attachments: CHECK then does not compare
+/// the addresses of its ranges.
 fn sets_to_check(sources: &Sources) -> Vec<RangeSet> {
     sources.read().unwrap_or_else(|error| {
         say!("only the configured ranges are checked: {error}");

@@ -1,5 +1,5 @@
-//! The configuration of host-local: read as leniently as Go reads it, then validated
-//! once into values that cannot be wrong. Nothing here touches a file.
+//! The configuration of host-local: read as leniently as by Go, and validated once. No file
+//! is read or written here.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,27 +19,27 @@ use crate::ranges_file::RANGES_FILE;
 use crate::raw_range::{RawRange, specs};
 use crate::sources::{Rules, Sources};
 
-/// Where the directories of all networks are, unless `dataDir` says otherwise.
+/// The default of `dataDir`, which has a directory for each network.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
-/// What begins the message when a key has a value of the wrong type.
+/// The start of the message when a key has a value of the wrong type.
 const UNREADABLE: &str = "failed to load the host-local configuration";
 
-/// What ADD, CHECK and STATUS need to know.
+/// The configuration for ADD, CHECK and STATUS.
 #[derive(Debug)]
 pub struct Config {
     /// The directory of the network's reservations.
     pub directory: PathBuf,
-    /// Where the range sets come from, of which ADD takes one address each.
+    /// The sources of the range sets; ADD reserves one address of each set.
     pub sources: Sources,
-    /// The addresses that the runtime or the user asks for, in the order given.
+    /// The addresses that the runtime or the user requests, in their order.
     pub requested: Vec<IpAddr>,
     /// The routes for the result.
     pub routes: Vec<Route>,
-    /// The file that the result's DNS comes from.
+    /// The file with the DNS settings for the result.
     pub resolv_conf: Option<PathBuf>,
 }
 
-/// The document, as far as host-local reads it. Addresses are texts here too.
+/// The keys of the document that host-local reads. Addresses are texts here, too.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct RawConf {
@@ -64,7 +64,7 @@ struct RawIpam {
     ranges_file: Value,
 }
 
-/// The part of the document that asks for addresses.
+/// The keys that request addresses.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct RawRequests {
@@ -91,8 +91,7 @@ struct RawCniArgs {
     ips: Vec<String>,
 }
 
-/// The part that DEL and GC read: whatever is wrong elsewhere must not keep them
-/// from releasing.
+/// The keys that DEL and GC read: other invalid keys must not prevent a release.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RawLocation {
@@ -106,11 +105,12 @@ struct RawDataDir {
 }
 
 impl Config {
-    /// The configuration of one call; `cni_args` is empty when the command has none.
+    /// Reads the configuration of one command; `cni_args` is empty for a command without
+    /// `CNI_ARGS`.
     ///
     /// # Errors
-    /// Code 6 when a value has the wrong type, 4 when `CNI_ARGS` is malformed, 7
-    /// for everything else that is wrong, with the words of the Go plugin.
+    /// Code 6 when a value has the wrong type, 4 when `CNI_ARGS` is malformed, 7 for every
+    /// other invalid value, with the text of the Go plugin.
     pub fn read(conf: &ConfArgs, cni_args: &str) -> Result<Self> {
         let raw: RawConf = conf.document.read(UNREADABLE)?;
         let ipam = raw
@@ -135,12 +135,12 @@ impl Config {
     }
 }
 
-/// The addresses that the runtime or the user asks for, for who allocates in another way.
-/// `unreadable` begins the message when they cannot be read.
+/// The addresses that the runtime or the user requests, for other IPAM plugins. `unreadable`
+/// is the start of the message when they cannot be read.
 ///
 /// # Errors
-/// Code 6 when a value has the wrong type, 4 when `CNI_ARGS` is malformed, 7 for what is not
-/// an address.
+/// Code 6 when a value has the wrong type, 4 when `CNI_ARGS` is malformed, 7 for a text that
+/// is not an address.
 pub fn requested_addresses(
     conf: &ConfArgs,
     cni_args: &str,
@@ -151,17 +151,18 @@ pub fn requested_addresses(
     requested(cni_args, lists)
 }
 
-/// The directory of the network's reservations, for the commands that need no more.
+/// The directory of the network's reservations, for the commands that need only that.
 ///
 /// # Errors
-/// Code 6 or 7 when `dataDir` is no absolute path.
+/// Code 6 or 7 when `dataDir` is not an absolute path.
 pub fn directory(conf: &ConfArgs) -> Result<PathBuf> {
     let raw: RawLocation = conf.document.read(UNREADABLE)?;
     network_directory(&raw.ipam.data_dir, &conf.network)
 }
 
-/// The same for DEL. No ADD succeeds with a `dataDir` that is not absolute, so there
-/// is nothing to release then; an error would make the runtime try for ever.
+/// As [`directory`], for DEL: `None` when `dataDir` is not absolute. No ADD succeeds then,
+/// so there is nothing to release, and an error would make the runtime repeat the DEL for
+/// ever.
 ///
 /// # Errors
 /// Code 6 when `dataDir` is not a text.
@@ -181,7 +182,7 @@ fn network_directory(data_dir: &str, network: &str) -> Result<PathBuf> {
     Ok(data_dir.join(network))
 }
 
-/// The path that `key` holds, if it holds one. What a relative path leads to would
+/// The path in `key`; `None` when it is empty. A relative path is refused, because it would
 /// depend on the working directory of the runtime.
 fn absolute(key: &str, value: &str) -> Result<Option<PathBuf>> {
     if value.is_empty() {
@@ -195,8 +196,8 @@ fn absolute(key: &str, value: &str) -> Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(value)))
 }
 
-/// The path that `rangesFile` holds, if it holds one. Unlike those of the Go plugin,
-/// this key is reported with its value when it has another type, too.
+/// The path in `rangesFile`; `None` when it is missing or empty. Unlike for the keys of the
+/// Go plugin, an error of the type names the value.
 fn ranges_file(value: &Value) -> Result<Option<PathBuf>> {
     match value {
         Value::Null => Ok(None),
@@ -207,24 +208,24 @@ fn ranges_file(value: &Value) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Every range set as configured: those of the runtime, then the range written
-/// directly into `ipam`, then `ranges`. The order numbers the `last_reserved_ip` files.
+/// All configured range sets: those of the runtime, then the range directly in `ipam`, then
+/// `ranges`. Their order determines the numbers of the `last_reserved_ip` files.
 fn configured_specs(of_runtime: &[Vec<RawRange>], ipam: &RawIpam) -> Result<Vec<Vec<RangeSpec>>> {
     let inline = ipam.subnet.as_ref().map(|subnet| RawRange {
         subnet: Some(subnet.clone()),
         range_start: ipam.range_start.clone(),
         range_end: ipam.range_end.clone(),
         gateway: ipam.gateway.clone(),
-        // Beside this range, the key is that of all ranges.
+        // At this place the key `exclude` applies to all ranges.
         exclude: Value::Null,
     });
     let inline: Vec<Vec<RawRange>> = inline.map(|range| vec![range]).into_iter().collect();
     specs(of_runtime.iter().chain(&inline).chain(&ipam.ranges))
 }
 
-/// The requested addresses: of `CNI_ARGS`, of `args.cni.ips`, of `runtimeConfig.ips`.
-/// One that is named in several of these ways is requested once. The document is
-/// understood before the environment is.
+/// The requested addresses: of `CNI_ARGS`, of `args.cni.ips`, of `runtimeConfig.ips`. An
+/// address in several of these is requested once. Errors of the document are reported before
+/// those of the environment.
 fn requested(cni_args: &str, lists: [&Vec<String>; 2]) -> Result<Vec<IpAddr>> {
     let texts = lists.into_iter().flatten();
     let listed: Result<Vec<Option<IpAddr>>, String> =
@@ -267,7 +268,7 @@ fn requested_by_cni_args(cni_args: &str) -> Result<Option<IpAddr>> {
     Err(malformed(format!("ARGS: unknown args [{unknown}]")))
 }
 
-/// An address with or without a prefix length, which says nothing here.
+/// Reads an address with or without a prefix length, which is ignored.
 fn parse_requested(text: &str) -> Result<Option<IpAddr>, String> {
     if text.is_empty() {
         return Ok(None);

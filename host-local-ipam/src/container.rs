@@ -1,7 +1,6 @@
-//! Which container a reservation was made for: the machine, the boot and the network
-//! namespace. It is an extended attribute of the address file, so it comes into being and
-//! ends with the file, and the Go plugin neither reads it nor loses anything by it. A file
-//! that has none proves nothing.
+//! The container that a reservation was made for: its machine, boot and network namespace. They
+//! are an extended attribute of the address file, so they are created and removed together with
+//! the file, and the Go plugin ignores them. A file without the attribute proves nothing.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,59 +15,59 @@ use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-/// Attributes of this class are root's, and every file system of Linux that has any has
-/// them, tmpfs included.
+/// Only root can read and write attributes of this class. Every file system of Linux with
+/// extended attributes has it, including tmpfs.
 const ATTRIBUTE: &str = "trusted.eni-cni.container";
-/// What the attribute can have: far more than a path of a namespace needs.
+/// The maximum length of the attribute in bytes, far more than the path of a namespace needs.
 const LIMIT: usize = 1024;
-/// The plugins that keep a record of each attachment.
+/// The plugins that write a record of each attachment.
 const RECORDING: [&str; 2] = ["ipvlan", "host-device"];
-/// Where systemd keeps the number that a machine has for as long as it exists.
+/// The file in which systemd stores the permanent id of a machine.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// The machine that this process runs on, since its start.
+/// A machine in one boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
-    /// The machine; empty where it has no number, and is therefore never recognised.
+    /// The id of the machine; empty when it has none, and then it is never recognised.
     machine_id: String,
-    /// The boot.
+    /// The id of the boot.
     boot_id: String,
 }
 
 impl Machine {
-    /// This machine.
+    /// This machine in the current boot.
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.
     pub fn this() -> Result<Self> {
         Ok(Self {
-            // Without the number nothing of an earlier boot is recognised, which loses nothing.
+            // Without the id, reservations of an earlier boot are not recognised, and are kept.
             machine_id: file::read_parameter(Path::new(MACHINE_ID)).unwrap_or_default(),
             boot_id: boot_id()?,
         })
     }
 
-    /// The number of the boot.
+    /// The id of the boot.
     pub fn boot_id(&self) -> &str {
         &self.boot_id
     }
 
-    /// Whether this is the same machine before its last start. With one directory for
-    /// several nodes, another boot is not an earlier one.
+    /// Whether this is the same machine in an earlier boot. Several nodes may share a
+    /// directory, so another boot may be that of another node.
     fn is_earlier_boot_of(&self, now: &Self) -> bool {
         let is_same = self.machine_id == now.machine_id && !self.machine_id.is_empty();
         is_same && self.boot_id != now.boot_id
     }
 }
 
-/// What is remembered of the container of a reservation.
+/// The container of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Container {
     #[serde(flatten)]
     machine: Machine,
-    /// The namespace, where the caller has named one.
+    /// The namespace, if the caller has passed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     netns: Option<Namespace>,
 }
@@ -86,13 +85,14 @@ impl Container {
         let path = netns.to_owned();
         Self {
             machine: machine.clone(),
-            // An IPAM plugin needs no namespace; one that cannot be opened is not remembered.
+            // An IPAM plugin does not need the namespace; one that cannot be opened is left
+            // out.
             netns: id.ok().map(|id| Namespace { path, id }),
         }
     }
 
-    /// What the record of an attachment says, which is made by the plugin that has executed
-    /// host-local.
+    /// The container in the record of an attachment, which the plugin that delegates to
+    /// host-local has written.
     pub fn recorded(
         network: &str,
         container_id: &ContainerId,
@@ -101,7 +101,7 @@ impl Container {
     ) -> Option<Self> {
         let mut records = RECORDING.into_iter().filter_map(|plugin| {
             let record = Records::of(plugin).read_of::<IgnoredAny>(network, container_id, ifname);
-            // What cannot be read proves nothing.
+            // A record that cannot be read proves nothing.
             record.ok().flatten()
         });
         let record = records.next()?;
@@ -117,8 +117,9 @@ impl Container {
         })
     }
 
-    /// What the address file `path` remembers, if anything that can be understood. What a newer
-    /// version has noted may be understood in part, and proves nothing.
+    /// The container in the attribute of the address file `path`; `None` when it is missing or
+    /// cannot be read. An attribute of a newer version proves nothing, because only a part of
+    /// it may be known.
     pub fn read(path: &Path) -> Option<Self> {
         let mut value = [0; LIMIT];
         let length = lgetxattr(path, ATTRIBUTE, &mut value[..]).ok()?;
@@ -129,8 +130,8 @@ impl Container {
         }
     }
 
-    /// Lets the address file remember it. Where the file system has no such attributes,
-    /// or the path is too long, the reservation lives until it is released.
+    /// Writes it to the attribute of an address file. If the file system has no such
+    /// attributes, or the path is too long, the reservation is kept until its release.
     pub fn remember(&self, file: &File) {
         let value = serde_json::to_vec(self).unwrap_or_default();
         if value.len() <= LIMIT {
@@ -140,8 +141,8 @@ impl Container {
 
     /// Whether the container has certainly ended.
     pub fn has_ended(&self, now: &Machine, holders: &Holders) -> bool {
-        // A boot has a number of its own, so it tells the machine as well, also to a container
-        // that does not see the machine's.
+        // A boot id is unique, so it also identifies the machine, even for a process in a
+        // container that cannot read the machine's id.
         if self.machine.boot_id != now.boot_id {
             return self.machine.is_earlier_boot_of(now);
         }

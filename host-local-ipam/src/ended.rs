@@ -1,6 +1,6 @@
-//! Finds reservations whose containers have ended without a DEL. An ADD looks at a few
-//! of them in turn, the oldest first, so that it costs the same however many there are; one
-//! that finds no free address looks at as many as are worth the wait.
+//! Finds reservations whose containers have ended without a DEL. An ADD examines a few of
+//! them in turn, the oldest first, so its cost does not depend on their number. An ADD that
+//! finds no free address examines more.
 
 use std::net::IpAddr;
 
@@ -13,28 +13,28 @@ use crate::reservation::{Holder, Reservation};
 use crate::store::Store;
 use crate::taken::Taken;
 
-/// How many reservations of a range set an ADD looks at.
+/// How many reservations of a range set an ADD examines.
 const FEW: usize = 2;
-/// Up to this many, all of an exhausted range set are looked at.
+/// Up to this number, all reservations of an exhausted range set are examined.
 const ALL: usize = 256;
-/// How many of a larger one.
+/// How many reservations of a larger one are examined.
 const SOME: usize = 4;
 
-/// What is looked at.
+/// A search for ended reservations.
 #[derive(Clone, Copy, Debug)]
 pub struct Examined<'a> {
     /// The locked store.
     pub store: &'a Store,
-    /// The machine since its start.
+    /// The machine and its boot.
     pub machine: &'a Machine,
-    /// What is reserved.
+    /// The reserved addresses.
     pub taken: &'a Taken,
 }
 
 impl Examined<'_> {
-    /// Those of the next few reservations of every set, and of the requested addresses,
-    /// whose containers have ended. A set hands its addresses out in turn, so the next
-    /// ones after the last are its oldest.
+    /// Examines the next few reservations of every set, and those of the requested
+    /// addresses. Returns those whose containers have ended. A set assigns its addresses
+    /// round robin, so those after the last reserved one are the oldest.
     pub fn in_turn(
         &self,
         sets: &[RangeSet],
@@ -49,8 +49,9 @@ impl Examined<'_> {
         self.ended(requested.chain(next))
     }
 
-    /// Those of an exhausted set whose containers have ended. Where not all are looked at,
-    /// the attempt of another container looks at others.
+    /// Examines reservations of an exhausted set, and returns those whose containers have
+    /// ended. If there are too many, the ADD of another container examines others:
+    /// `attempt`, the container id, determines which ones.
     pub fn in_exhausted(&self, set: &RangeSet, attempt: &str) -> Vec<Reservation> {
         let all = || allocator::taken_after(set, None, self.taken);
         let count = all().take(ALL + 1).count();
@@ -76,8 +77,8 @@ impl Examined<'_> {
         ended
     }
 
-    /// The reservation of `address` when its container has ended. The file is read for
-    /// that case only.
+    /// The reservation of `address` if its container has ended. Its file is read in that
+    /// case only.
     fn examine(&self, address: IpAddr, holders: &Holders) -> Option<Reservation> {
         let name = address.to_string();
         let container = Container::read(&self.store.directory().join(&name))?;

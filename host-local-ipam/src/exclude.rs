@@ -1,5 +1,6 @@
-//! Addresses that are never handed out, although they are inside a range. They are
-//! blocks with two ends, never lists: a /65 in IPv6 costs no more than one address.
+//! Addresses in a range that are never assigned. They are stored as blocks with a first
+//! and a last address, not as lists, so an IPv6 network /65 costs no more than one
+//! address.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -10,7 +11,7 @@ use serde_json::Value;
 /// One entry of `exclude`: the addresses of a network, or a single one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exclusion {
-    /// The entry as it was written.
+    /// The entry as written.
     pub text: String,
     /// The first address.
     pub first: IpAddr,
@@ -19,7 +20,7 @@ pub struct Exclusion {
 }
 
 impl Exclusion {
-    /// An address, or a network; host bits in a network say nothing.
+    /// Reads an address or a network; host bits of a network are ignored.
     fn parse(text: &str) -> Option<Self> {
         let (first, last) = match text.parse::<Cidr>() {
             // An IPv4 address in IPv6 notation: its prefix length counts other bits.
@@ -40,11 +41,11 @@ impl Exclusion {
     }
 }
 
-/// The value of the key `exclude`. Its type is looked at only here, so that whatever
-/// is wrong with it is reported with the key and the value.
+/// Reads the value of the key `exclude`. Its type is checked here and not by the JSON
+/// reader, so that an error names the key and the value.
 ///
 /// # Errors
-/// A text that names the key and the wrong value.
+/// A message that names the key and the wrong value.
 pub fn parse(value: &Value) -> Result<Vec<Exclusion>, String> {
     let entries = match value {
         Value::Null => return Ok(Vec::new()),
@@ -75,7 +76,7 @@ pub fn parts_left(
         if next < begin {
             parts.push(next..=begin - 1);
         }
-        // Nothing comes after a block that ends where the numbers end.
+        // No number is after a block that ends with the largest one.
         let Some(after) = end.checked_add(1) else {
             return parts;
         };
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_may_end_where_the_numbers_end() {
+    fn a_block_may_end_with_the_largest_number() {
         let max = u128::MAX;
         assert_eq!(parts_left(0, max, vec![(5, max)]), [0..=4]);
         assert_eq!(parts_left(0, max, vec![(0, max), (3, 4)]), []);

@@ -1,6 +1,6 @@
-//! Which files a store of host-local has, ours and the Go plugin's. `dataDir` is the choice
-//! of whoever writes a network, and may lead to files of others, which are named like
-//! addresses perhaps: none of them is changed.
+//! Recognises the files of a host-local store, those of this plugin and of the Go plugin.
+//! `dataDir` may be set to a directory with other files, which may have names like
+//! addresses: these must not be changed.
 
 use std::fs;
 use std::net::IpAddr;
@@ -14,14 +14,14 @@ use crate::index;
 use crate::names::{BOOT_ID, LAST_RESERVED, LOCK};
 use crate::reservation::{Holder, Reservation};
 
-/// The files that are written under another name and then get theirs.
+/// The files that are written under a temporary name and then renamed.
 const REPLACED: [&str; 2] = [BOOT_ID, index::NAME];
 
-/// Makes sure that `directory` is a store, or can become one: a plugin has handed out an
-/// address there, or there is nothing but what host-local makes.
+/// Makes sure that `directory` is a store, or can become one: a plugin has reserved an
+/// address there, or it has only files that host-local makes.
 ///
 /// # Errors
-/// Code 7 naming a file of others, 5 when the directory cannot be read.
+/// Code 7 naming another file, 5 when the directory cannot be read.
 pub fn require_own(directory: &Path) -> Result<()> {
     let first_turn = format!("{LAST_RESERVED}0");
     let marks = [BOOT_ID, &first_turn];
@@ -52,8 +52,8 @@ pub fn require_own(directory: &Path) -> Result<()> {
     }
 }
 
-/// Whether a plugin can have made the file `name`. An empty file named like an address is
-/// what a killed Go plugin leaves, which takes the lock before.
+/// Whether a plugin can have made the file `name`. A killed Go plugin can leave an empty
+/// file with the name of an address, but it creates the lock file before.
 fn is_own(directory: &Path, name: &str, is_locked: bool) -> bool {
     if parse_address(name).is_ok() {
         let reservation = Reservation::read(directory, name);
@@ -68,10 +68,11 @@ fn is_own(directory: &Path, name: &str, is_locked: bool) -> bool {
     [LOCK, UNFINISHED].contains(&name) || is_turn || REPLACED.iter().any(is_replaced)
 }
 
-/// The address in a `last_reserved_ip` file, unless a power cut has left only a part of it.
+/// The address in a `last_reserved_ip` file; `None` when a power failure has left only a
+/// part of it.
 ///
 /// # Errors
-/// Code 5 naming the file, when it is none of host-local's.
+/// Code 5 naming the file, when host-local cannot have written its content.
 pub fn last_reserved(path: &Path, content: &[u8]) -> Result<Option<IpAddr>> {
     if let Ok(address) = parse_address(&String::from_utf8_lossy(content)) {
         return Ok(Some(address));
@@ -79,12 +80,12 @@ pub fn last_reserved(path: &Path, content: &[u8]) -> Result<Option<IpAddr>> {
     let is_part = |byte: &u8| byte.is_ascii_hexdigit() || b".:\0 \r\n".contains(byte);
     match content.iter().all(is_part) {
         true => Ok(None),
-        false => Err(is_foreign(path)),
+        false => Err(foreign_file(path)),
     }
 }
 
-/// The error that says that a file would be overwritten that is not host-local's.
-pub fn is_foreign(path: &Path) -> Error {
+/// The error for a file that host-local would overwrite but has not written.
+pub fn foreign_file(path: &Path) -> Error {
     let msg = format!("{path:?} is not a file of host-local");
     Error::new(ErrorCode::IO, msg).with_details("it does not contain an address; move it away")
 }

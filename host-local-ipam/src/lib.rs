@@ -1,7 +1,7 @@
-//! What host-local is made of: its commands, the one reader and writer of its configuration, of
-//! its ranges file and of its reservations, and the choice of an address. The programs
-//! `host-local` and `eni-cni` run the commands; `eni-sync` reads the same files with the same
-//! types.
+//! The library of the plugin host-local: its commands, the only reader and writer of its
+//! configuration, its ranges file and its reservations, and the choice of addresses. The
+//! programs `host-local` and `eni-cni` execute the commands; `eni-sync` reads the same files
+//! with the same types.
 
 pub mod abandoned;
 pub mod allocation;

@@ -1,5 +1,5 @@
-//! The plugin `host-local` as a program of its own. What is installed is `eni-cni`, which has all
-//! plugins in it.
+//! The plugin `host-local` as a separate program. Installations use `eni-cni`, which contains all
+//! plugins.
 
 use std::process::ExitCode;
 

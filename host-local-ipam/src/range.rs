@@ -1,5 +1,5 @@
-//! Ranges of addresses, validated. Both families are the same numbers here: an
-//! address is turned into one to count with, and back.
+//! Ranges of addresses, validated. Addresses of both families are converted to numbers
+//! for calculations.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,18 +9,18 @@ use common::address::{Cidr, number, numbered, step};
 
 use crate::exclude::{Exclusion, parts_left};
 
-/// A range as configured, with what is not set left open.
+/// A range as configured, without defaults.
 #[derive(Clone, Debug, Default)]
 pub struct RangeSpec {
     /// The network; required.
     pub subnet: Option<Cidr>,
-    /// The first address to hand out; the network's first host when not set.
+    /// The first address to assign; the network's first host when not set.
     pub range_start: Option<IpAddr>,
-    /// The last address to hand out; the network's last host when not set.
+    /// The last address to assign; the network's last host when not set.
     pub range_end: Option<IpAddr>,
-    /// The gateway, never handed out; the network's first host when not set.
+    /// The gateway, which is never assigned; the network's first host when not set.
     pub gateway: Option<IpAddr>,
-    /// What is never handed out either, of the same family.
+    /// Other addresses that are never assigned, of the same family.
     pub exclude: Vec<Exclusion>,
 }
 
@@ -96,12 +96,12 @@ impl Range {
         self.gateway
     }
 
-    /// Whether `address` is between the ends, be it excluded or not.
+    /// Whether `address` is between the ends, excluded or not.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first <= address && address <= self.last
     }
 
-    /// Whether `address`, which is between the ends, is never handed out.
+    /// Whether `address`, which must be between the ends, is excluded.
     pub fn excludes(&self, address: IpAddr) -> bool {
         let number = number(address);
         !self.parts.iter().any(|part| part.contains(&number))
@@ -123,7 +123,7 @@ impl Range {
         parts.filter(|part| !part.is_empty())
     }
 
-    /// The address with this number, which is of the range.
+    /// The address with this number, which must be in the range.
     pub fn address(&self, number: u128) -> IpAddr {
         numbered(number, self.first)
     }
@@ -218,7 +218,8 @@ impl fmt::Display for RangeSet {
     }
 }
 
-/// Whether `subnet` is a network to allocate from: two host bits at least, none set.
+/// Makes sure that addresses can be allocated from `subnet`: it must have at least two
+/// host bits, and none set.
 fn require_network(subnet: Cidr) -> Result<(), String> {
     let bits = if subnet.is_ipv4() { 32 } else { 128 };
     if subnet.prefix() > bits - 2 {
@@ -238,8 +239,8 @@ fn require_network(subnet: Cidr) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether every exclusion can be one of `subnet`. One that lies outside of it is no
-/// error, one of the other family is a mistake.
+/// Makes sure that every exclusion is of the family of `subnet`. An exclusion outside of
+/// the subnet is not an error.
 fn require_family(exclude: &[Exclusion], subnet: Cidr) -> Result<(), String> {
     let foreign = |exclusion: &&Exclusion| !exclusion.is_of_family(subnet.address());
     match exclude.iter().find(foreign) {
@@ -250,7 +251,7 @@ fn require_family(exclude: &[Exclusion], subnet: Cidr) -> Result<(), String> {
     }
 }
 
-/// The last address that is a host's: IPv4 has a broadcast address after it.
+/// The last address of a host: in IPv4 the broadcast address follows it.
 fn last_host(subnet: Cidr) -> IpAddr {
     match subnet.last() {
         last @ IpAddr::V4(_) => step(last, -1),
@@ -262,7 +263,7 @@ fn last_host(subnet: Cidr) -> IpAddr {
 mod tests {
     use super::*;
 
-    /// A range as `subnet start end gateway`, `-` for what is not set.
+    /// A range as `subnet start end gateway`, with `-` for a key that is not set.
     fn spec(text: &str) -> RangeSpec {
         let mut words = text.split(' ').map(|word| (word != "-").then_some(word));
         let mut next = || words.next().flatten();
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_set_has_the_defaults_of_go() {
+    fn keys_that_are_not_set_have_the_defaults_of_go() {
         for (given, expected, gateway) in [
             ("10.0.0.0/24", "10.0.0.1-10.0.0.254", "10.0.0.1"),
             ("10.0.0.0/30", "10.0.0.1-10.0.0.2", "10.0.0.1"),
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_range_is_refused_with_the_words_of_go() {
+    fn an_invalid_range_is_refused_with_the_text_of_go() {
         for (given, expected) in [
             ("-", "IP <nil> not v4 nor v6"),
             (
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_set_is_refused_with_the_words_of_go() {
+    fn an_invalid_set_is_refused_with_the_text_of_go() {
         assert_eq!(set(&[]).unwrap_err(), "empty range set");
         assert_eq!(
             set(&["10.0.0.0/24", "2001:db8::/64"]).unwrap_err(),

@@ -1,6 +1,6 @@
-//! `rangesFile`: the ranges of this node, in a file that the node's bootstrap or an
-//! agent writes. What it says is never remembered: an edit takes effect at once. eni-sync
-//! writes the file for its pools with what is here.
+//! `rangesFile`: the ranges of this node, in a file that the node's bootstrap or an agent
+//! writes. It is read for every command, so a change applies at once. eni-sync writes the
+//! file for its pools with the functions here.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -21,20 +21,21 @@ use crate::raw_range::{NO_RANGES, RawRange, specs};
 
 /// The key for the path of a file with the ranges of this node.
 pub const RANGES_FILE: &str = "rangesFile";
-/// Thousands of ranges are far smaller; whatever is larger is another file.
+/// The maximum size in bytes. Thousands of ranges are far smaller, so a larger file is
+/// another one.
 const SIZE_LIMIT: u64 = 1 << 20;
 
-/// The document; other keys belong to whoever writes it.
+/// The document; other keys are for the program that writes it.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
 struct RawFile {
     ranges: Vec<Vec<RawRange>>,
 }
 
-/// The range sets in the file at `path`, read but not validated; at least one.
+/// The range sets in the file at `path`, at least one, read but not validated.
 ///
 /// # Errors
-/// What is wrong with it; the caller names the file and sets the code.
+/// The reason, without the file's name; the caller adds it and sets the code.
 pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
     let content = content(path).map_err(|cause| Error::io("failed to read the file", &cause))?;
     if content.trim_ascii().is_empty() {
@@ -47,7 +48,7 @@ pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
         Error::config("the file is not a JSON document").with_details(cause.to_string())
     })?;
     if !document.is_object() {
-        // It could be anybody's file: nothing of it is to be seen in the message.
+        // It could be any file, so the message does not show its content.
         return Err(Error::config("the file is not a JSON object"));
     }
     let file: RawFile = read_value(&document, "failed to load the ranges")?;
@@ -57,7 +58,7 @@ pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
     specs(&file.ranges)
 }
 
-/// Writes the file, unless it says the same already.
+/// Writes the file, unless it has the same content already.
 ///
 /// # Errors
 /// Code 5 naming the file.
@@ -73,12 +74,12 @@ pub fn write(path: &Path, ranges: Vec<Vec<RawRange>>) -> Result<()> {
     file::replace(path, &text).map_err(failed)
 }
 
-/// A regular file's content. Symbolic links are followed: in a mounted ConfigMap,
-/// every file is one. They are followed by the kernel in one step, since a path that
-/// was resolved before may be gone when the mount is updated.
+/// The content of a regular file. Symbolic links are followed, because every file in a
+/// mounted ConfigMap is one. The kernel follows them in one step: a path that was
+/// resolved before could be missing after an update of the mount.
 fn content(path: &Path) -> io::Result<Vec<u8>> {
     let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    // Without O_NONBLOCK, a FIFO would be waited for.
+    // Without O_NONBLOCK, opening a FIFO would block.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)

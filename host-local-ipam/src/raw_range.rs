@@ -1,4 +1,4 @@
-//! A range as configurations and ranges files write it.
+//! Ranges as they are written in configurations and ranges files.
 
 use std::net::IpAddr;
 
@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::exclude;
 use crate::range::RangeSpec;
 
-/// What Go says when there is no range set at all.
+/// The message of the Go plugin when there is no range set.
 pub const NO_RANGES: &str = "no IP ranges specified";
 
-/// A range as it is written. Addresses are texts here, so that a wrong one is
-/// reported with Go's words and not with those of a JSON reader.
+/// A range as it is written. Addresses are texts here, so that an invalid one is reported
+/// with the text of the Go plugin and not with that of the JSON reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RawRange {
@@ -30,7 +30,7 @@ pub struct RawRange {
     /// The gateway; empty for the network's first host.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub gateway: String,
-    /// A list of addresses and networks that are not handed out.
+    /// A list of addresses and networks that are not assigned.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub exclude: Value,
 }
@@ -46,7 +46,7 @@ impl RawRange {
         }
     }
 
-    /// The same with every text read.
+    /// Parses the texts.
     ///
     /// # Errors
     /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
@@ -69,7 +69,7 @@ fn optional_address(text: &str) -> Result<Option<IpAddr>> {
     parse_address(text).map(Some).map_err(Error::config)
 }
 
-/// The ranges of `sets` with every text read.
+/// Parses the ranges of `sets`.
 ///
 /// # Errors
 /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.

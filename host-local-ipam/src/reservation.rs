@@ -1,6 +1,6 @@
-//! What a reservation file says. Its name is the address; its content is read and
-//! written here, in the form that the Go plugin has used since 2018 and the one
-//! before that.
+//! Reservation files. The name of a file is the address. Its content is read and written
+//! here, in the format that the Go plugin has used since 2018, and read in the one before
+//! that.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,31 +16,33 @@ use common::say;
 
 use crate::container::{Container, Machine};
 
-/// Between container id and interface name. The file does not end with it.
+/// The separator between container id and interface name. There is none at the end of the
+/// file.
 const SEPARATOR: &str = "\r\n";
-/// A container id has no limit of its own, but whatever is larger is not one.
+/// The maximum size of a file in bytes, larger than any container id.
 const CONTENT_LIMIT: u64 = 64 * 1024;
 
-/// An address that is taken, and the file that says so.
+/// A reserved address, and its file.
 #[derive(Clone, Debug)]
 pub struct Reservation {
     /// The address.
     pub address: IpAddr,
-    /// Who holds it.
+    /// The holder of the address.
     pub holder: Holder,
     /// The file.
     pub path: PathBuf,
 }
 
-/// Who holds an address.
+/// The holder of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// An attachment.
     Owner(Owner),
-    /// Nobody: a Go plugin was killed between creating the file and writing to it.
-    /// It does both under the lock that we hold while we look.
+    /// The file is empty, so there is no holder: a Go plugin was killed between creating
+    /// the file and writing it. It does both under the lock, so the file is not being
+    /// written while this process has the lock.
     Nobody,
-    /// Somebody, but the file does not say who, for this reason.
+    /// There is a holder, but the file does not name it, for this reason.
     Unknown(String),
 }
 
@@ -49,21 +51,21 @@ pub enum Holder {
 pub struct Owner {
     /// The container.
     pub container_id: String,
-    /// The interface; empty in files of a plugin that wrote the container only.
+    /// The interface; empty in files of old plugins that wrote only the container.
     pub ifname: String,
 }
 
-/// The attachment that asks for addresses, and the container that it is of.
+/// The attachment that gets addresses, and its container.
 #[derive(Debug)]
 pub struct Applicant {
-    /// What the reservation files will name.
+    /// The content for the reservation files.
     pub owner: Owner,
-    /// What they will remember.
+    /// Their attribute.
     pub container: Container,
 }
 
 impl Owner {
-    /// The attachment that a call is about.
+    /// The attachment in `args`.
     pub fn of(args: &CmdArgs) -> Self {
         Self {
             container_id: args.container_id.to_string(),
@@ -103,8 +105,8 @@ impl Holder {
 }
 
 impl Reservation {
-    /// What is known of the container that it was made for, on this machine: what its file
-    /// remembers, else what the record of the attachment says.
+    /// The container that it was made for: from the attribute of its file, otherwise from
+    /// the record of the attachment on this machine. `None` when both are missing.
     pub fn container(&self, now: &Machine) -> Option<Container> {
         Container::read(&self.path).or_else(|| {
             let Holder::Owner(owner) = &self.holder else {
@@ -117,9 +119,9 @@ impl Reservation {
         })
     }
 
-    /// Reads the file of this name; nothing when its name is not an address, or when it
-    /// is gone. What stands in its place and is not a regular file keeps the address
-    /// from being handed out, but is neither followed nor waited for.
+    /// Reads the file with this name; `None` when the name is not an address or the file is
+    /// missing. A path that is not a regular file counts as reserved, with an unknown
+    /// holder: a symbolic link is not followed, and a FIFO does not block.
     pub fn read(directory: &Path, name: &str) -> Option<Self> {
         let address = parse_address(name).ok()?;
         let path = directory.join(name);
@@ -135,13 +137,13 @@ impl Reservation {
         })
     }
 
-    /// The error that says that this file is none of ours to remove.
-    pub fn is_broken(&self, why: &str) -> Error {
+    /// The error for a file that must not be removed, because it is not a reservation.
+    pub fn not_a_reservation(&self, why: &str) -> Error {
         let msg = format!("{:?} is not a reservation", self.path);
         Error::new(ErrorCode::IO, msg).with_details(why)
     }
 
-    /// Whether it names the attachment, or its container alone.
+    /// Whether the file names the attachment, or only its container.
     pub fn may_be_of(&self, owner: &Owner) -> bool {
         self.is_held_by(owner) || self.is_held_by(&owner.without_ifname())
     }
@@ -151,8 +153,8 @@ impl Reservation {
     }
 }
 
-/// The reservations of an attachment: those that name it, and only when there are
-/// none those that name its container alone.
+/// The reservations of an attachment: those that name it; if there are none, those that
+/// name only its container.
 pub fn owned_by(mut all: Vec<Reservation>, owner: &Owner) -> Vec<Reservation> {
     let is_named = all.iter().any(|reservation| reservation.is_held_by(owner));
     let owner = match is_named {
@@ -163,11 +165,11 @@ pub fn owned_by(mut all: Vec<Reservation>, owner: &Owner) -> Vec<Reservation> {
     all
 }
 
-/// How many holders an error names.
+/// How many holders an error names at most.
 const NAMED: usize = 3;
 
-/// Who holds `addresses`, which are taken: the first few by name, and how many there are;
-/// nothing when there are none.
+/// The holders of `addresses`, which are taken, as text: the names of the first few and the
+/// number of the others. `None` without addresses.
 pub fn describe_holders(
     directory: &Path,
     mut addresses: impl Iterator<Item = IpAddr>,
@@ -184,10 +186,10 @@ pub fn describe_holders(
     Some(format!("reserved in {directory:?}: {named}{more}"))
 }
 
-/// Says on stderr which reservations do not show in which boot they were made, once a boot:
-/// the Go plugin has made them, or the file system has no attributes. They are kept,
-/// because a container may have them.
-pub fn name_unproven(directory: &Path, unproven: &[&Reservation]) {
+/// Logs, once in each boot, the reservations that may be of an earlier boot: the Go plugin
+/// has made them, or the file system has no attributes. They are kept, because a container
+/// may use the addresses.
+pub fn log_unproven(directory: &Path, unproven: &[&Reservation]) {
     let addresses = unproven.iter().map(|reservation| reservation.address);
     if let Some(holders) = describe_holders(directory, addresses) {
         say!("nothing shows whether these are of an earlier boot, so they are kept: {holders}");
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_names_container_and_interface_or_the_container_alone() {
+    fn a_file_names_container_and_interface_or_only_the_container() {
         let parse = |text: &str| Holder::parse(text.as_bytes());
         assert_eq!(owner("c1", "net1").content(), "c1\r\nnet1");
         assert_eq!(parse("c1\r\nnet1"), Holder::Owner(owner("c1", "net1")));

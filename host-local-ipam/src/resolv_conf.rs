@@ -9,18 +9,18 @@ use common::cni::result::Dns;
 use common::error::{Error, Result};
 use nix::libc;
 
-/// The resolver itself reads far less; whatever is larger is another file.
+/// The maximum size in bytes, far more than a resolver configuration needs.
 const SIZE_LIMIT: u64 = 1 << 20;
 
-/// The name servers, domain, search list and options in the file at `path`, which
-/// may be a symbolic link: many distributions have one there.
+/// The name servers, domain, search list and options in the file at `path`, which may be
+/// a symbolic link, as in many distributions.
 ///
 /// # Errors
 /// Code 5 naming the file.
 pub fn read(path: &Path) -> Result<Dns> {
     let failed = |cause| Error::io(format!("failed to read resolvConf {path:?}"), &cause);
     let mut content = Vec::new();
-    // Without O_NONBLOCK, a FIFO would be waited for.
+    // Without O_NONBLOCK, opening a FIFO would block.
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -33,7 +33,8 @@ pub fn read(path: &Path) -> Result<Dns> {
     Ok(parse(&String::from_utf8_lossy(&content)))
 }
 
-/// Comments need no care: with `#` or `;`, the first word is not a keyword.
+/// Comments are ignored without a special case: their first word, with `#` or `;`, is not
+/// a keyword.
 fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines() {
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_says_nothing() {
+    fn an_empty_file_gives_empty_settings() {
         assert!(parse("").is_empty());
     }
 }

@@ -1,5 +1,6 @@
-//! Where range sets come from: the configuration, which is the same on all nodes, and
-//! a file of this node. Ranges of both are read and validated alike, and together.
+//! The sources of range sets: the configuration, which is the same on all nodes, and a
+//! file of this node. Ranges of both are read and validated in the same way, and
+//! together.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use crate::range::{RangeSet, RangeSpec};
 use crate::ranges_file::{self, RANGES_FILE};
 use crate::raw_range::NO_RANGES;
 
-/// Where the range sets of a network come from.
+/// The sources of a network's range sets.
 #[derive(Debug)]
 pub struct Sources {
     specs: Vec<Vec<RangeSpec>>,
@@ -21,8 +22,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The sources of a network: what its configuration describes, and a file that is
-    /// not read here. One of them must be there.
+    /// The sources of a network: the ranges of its configuration, and a file, which is
+    /// not read here. There must be at least one of them.
     ///
     /// # Errors
     /// Code 7 with a text of the Go plugin, or one that names the key `exclude`.
@@ -42,19 +43,19 @@ impl Sources {
         })
     }
 
-    /// The sets of the configuration alone; there may be none when there is a file.
+    /// The sets of the configuration only; can be empty when there is a file.
     pub fn configured(&self) -> &[RangeSet] {
         &self.configured
     }
 
-    /// Whether this node has ranges of its own: a file names them.
+    /// Whether there is a file with ranges of this node.
     pub fn has_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// All sets as they are now, never none: those of the configuration, then those
-    /// of the file. The order numbers the `last_reserved_ip` files, and whoever adds
-    /// a file to a network changes none of these numbers.
+    /// Reads all sets, at least one: those of the configuration, then those of the file.
+    /// The order determines the numbers of the `last_reserved_ip` files, so adding a file
+    /// to a network does not change the numbers of the configured sets.
     ///
     /// # Errors
     /// Code 7 naming the file, or the key `exclude`.
@@ -62,7 +63,7 @@ impl Sources {
         let Some(path) = &self.file else {
             return Ok(self.configured.clone());
         };
-        // Alone, the configuration is valid: whatever is wrong comes from the file.
+        // The configuration alone is valid, so every error is caused by the file.
         let of_file = |error: Error| {
             Error::config(format!("{RANGES_FILE} {path:?}: {}", error.msg))
                 .with_details(error.details)
@@ -75,10 +76,10 @@ impl Sources {
     }
 }
 
-/// What holds for all sets of a network together.
+/// The rules for all sets of a network together.
 #[derive(Debug)]
 pub struct Rules {
-    /// What no set hands out.
+    /// The addresses that no set assigns.
     pub exclude: Vec<Exclusion>,
     /// The version of the configuration, which limits the number of addresses.
     pub version: CniVersion,
@@ -103,7 +104,7 @@ impl Rules {
         Ok(sets)
     }
 
-    /// Whether the result of this version can show an address of every set.
+    /// Makes sure that a result of this version can have an address of every set.
     fn require_room(&self, sets: &[RangeSet]) -> Result<()> {
         let ipv4 = sets.iter().filter(|set| set.is_ipv4()).count();
         if self.version < CniVersion::V0_3_0 && (ipv4 > 1 || sets.len() - ipv4 > 1) {
@@ -115,8 +116,8 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether every exclusion is of the family of some set. Only all sets together
-    /// can answer this.
+    /// Makes sure that every exclusion is of the family of at least one set. Needs all
+    /// sets.
     fn require_families(&self, sets: &[RangeSet]) -> Result<()> {
         let foreign = |exclusion: &&Exclusion| {
             let is_ipv4 = exclusion.first.is_ipv4();

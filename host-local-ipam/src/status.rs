@@ -1,4 +1,4 @@
-//! Whether an ADD of a configuration could succeed: STATUS, and `eni-sync doctor`.
+//! Whether an ADD of a configuration could succeed: for STATUS and `eni-sync doctor`.
 
 use std::path::Path;
 
@@ -16,10 +16,10 @@ use crate::store::Store;
 use crate::survey::Survey;
 use crate::taken::Taken;
 
-/// The configuration with its range sets as they are now, those of `rangesFile` included.
+/// The configuration, and its present range sets, including those of `rangesFile`.
 ///
 /// # Errors
-/// Code 6 or 7 naming what is wrong in it or in the file.
+/// Code 6 or 7 naming the error in the configuration or in the file.
 pub fn examine(conf: &ConfArgs) -> Result<(Config, Vec<RangeSet>)> {
     let config = Config::read(conf, "")?;
     let range_sets = config.sources.read()?;
@@ -29,7 +29,7 @@ pub fn examine(conf: &ConfArgs) -> Result<(Config, Vec<RangeSet>)> {
 /// Whether an ADD of this configuration could succeed now.
 ///
 /// # Errors
-/// Those of [`examine`]; code 50 naming the holders where a range set has no free address.
+/// Those of [`examine`]; code 50 naming the holders when a range set has no free address.
 pub fn status(conf: &ConfArgs) -> Result<()> {
     let (config, range_sets) = examine(conf)?;
     let store = Store::peek(&config.directory)?;
@@ -42,8 +42,8 @@ pub fn status(conf: &ConfArgs) -> Result<()> {
     }
 }
 
-/// Whether every range set has a free address, according to the files where the index
-/// alone says that it has not. What an ADD would reclaim counts as free.
+/// Makes sure that every range set has a free address. If it has none according to the
+/// index, the files are read. Addresses that an ADD would reclaim count as free.
 fn check_capacity(store: &Store, range_sets: &[RangeSet]) -> Result<()> {
     let directory = store.directory();
     let boot = Boot::of(directory)?;

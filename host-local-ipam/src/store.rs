@@ -1,6 +1,6 @@
-//! The directory of one network: a file per reserved address, the address handed
-//! out last, and the lock. Its format is that of the Go plugin, which may write to
-//! the same directory; what only we need is in dot-files, which it ignores.
+//! The directory of one network: a file for each reserved address, the last reserved
+//! addresses, and the lock. Its format is that of the Go plugin, which may write to the
+//! same directory. Other data is in dot-files, which the Go plugin ignores.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,26 +22,27 @@ use crate::form;
 use crate::names::{LAST_RESERVED, LOCK, SMALL};
 use crate::reservation::{Applicant, Holder, Reservation};
 
-/// How long a command waits for the lock. Holders need milliseconds; the kubelet
-/// gives up after minutes.
+/// How long a command waits for the lock. It is held for milliseconds; the kubelet gives
+/// up after minutes.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
-/// Nobody may make us open another file than ours, or wait for one.
+/// The flags for opening a file of the store: a symbolic link is not followed, and a FIFO
+/// does not block.
 pub const OWN_FILE: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The directory of a network, locked until this value is dropped.
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
-    /// Held, not used. Only [`Store::peek`] may find none.
+    /// Only held. `None` only from [`Store::peek`].
     _lock: Option<Lock>,
 }
 
 impl Store {
-    /// The store in `directory`, which is created where it is missing.
+    /// Opens the store in `directory`, which is created if it is missing.
     ///
     /// # Errors
-    /// Code 5 naming the path, 7 when it is a directory of others, 11 when the lock is not
-    /// released in time.
+    /// Code 5 naming the path, 7 when the directory has other files, 11 when the lock is
+    /// not free at the deadline.
     pub fn create(directory: &Path) -> Result<Self> {
         if let Some(store) = Self::open(directory)? {
             return Ok(store);
@@ -53,11 +54,11 @@ impl Store {
             .ok_or_else(|| Error::internal(format!("{directory:?} was removed meanwhile")))
     }
 
-    /// The store in `directory`, if there is one. Nothing is reserved in a directory of
-    /// others, where nothing is changed.
+    /// Opens the store in `directory`; `None` when it is missing. A directory with other
+    /// files is not changed and counts as missing.
     ///
     /// # Errors
-    /// Code 5 naming the path, 11 when the lock is not released in time.
+    /// Code 5 naming the path, 11 when the lock is not free at the deadline.
     pub fn open(directory: &Path) -> Result<Option<Self>> {
         let store = Self::lock_existing(directory)?;
         if store.is_some() || !directory.is_dir() {
@@ -73,8 +74,8 @@ impl Store {
         }
     }
 
-    /// The store in `directory`, if there is one, without writing anything: where
-    /// there is no lock yet, no plugin has ever reserved anything.
+    /// Opens the store in `directory` without writing; `None` when it is missing. Without
+    /// a lock file it is not locked, because no plugin has reserved an address yet.
     ///
     /// # Errors
     /// Those of [`Store::create`].
@@ -83,13 +84,14 @@ impl Store {
         Ok(store.or_else(|| directory.is_dir().then(|| Self::of(directory, None))))
     }
 
-    /// The store in `directory`, locked with a lock that is there.
+    /// The store in `directory`, locked by its existing lock file; `None` when that is
+    /// missing.
     fn lock_existing(directory: &Path) -> Result<Option<Self>> {
         let lock = Lock::take_existing(&directory.join(LOCK), LOCK_DEADLINE)?;
         Ok(lock.map(|lock| Self::of(directory, Some(lock))))
     }
 
-    /// The store in `directory`, locked; nothing when the directory was removed meanwhile.
+    /// The store in `directory`, locked; `None` when the directory was removed meanwhile.
     fn lock(directory: &Path) -> Result<Option<Self>> {
         match Lock::take(&directory.join(LOCK), LOCK_DEADLINE) {
             Ok(lock) => Ok(Some(Self::of(directory, Some(lock)))),
@@ -110,10 +112,10 @@ impl Store {
         &self.directory
     }
 
-    /// Removes what nobody holds any more.
+    /// Removes reservations that are not used any more, and writes the boot id.
     ///
     /// # Errors
-    /// Code 5 naming the file. The next survey then finds the same again.
+    /// Code 5 naming the file. The next command finds the reservations again.
     pub fn reclaim(&self, abandoned: &[Reservation], boot: &Boot) -> Result<()> {
         for reservation in abandoned {
             self.release(reservation)?;
@@ -121,12 +123,13 @@ impl Store {
         boot.write(&self.directory)
     }
 
-    /// The address that each of the first `sets` range sets handed out last. It only
-    /// says where to begin, so one that cannot be read is none.
+    /// The last reserved address of each of the first `sets` range sets. It only
+    /// determines where the search begins, so a file that cannot be read is treated as
+    /// missing.
     ///
     /// # Errors
-    /// Code 5 naming the file, when no plugin can have written its content: it would be
-    /// overwritten.
+    /// Code 5 naming the file, when host-local cannot have written its content, because
+    /// it would be overwritten.
     pub fn last_reserved(&self, sets: usize) -> Result<Vec<Option<IpAddr>>> {
         let read = |set| {
             let path = self.last_reserved_path(set);
@@ -134,7 +137,7 @@ impl Store {
                 Ok(content) => form::last_reserved(&path, &content),
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
-                    Err(form::is_foreign(&path).because(&cause))
+                    Err(form::foreign_file(&path).because(&cause))
                 }
                 Err(cause) => {
                     say!("Error retrieving last reserved ip: {path:?}: {cause}");
@@ -148,7 +151,8 @@ impl Store {
     /// Reserves one address of every range set for `applicant`: all of them or none.
     ///
     /// # Errors
-    /// Code 5 naming the file, 11 when somebody who does not take the lock was faster.
+    /// Code 5 naming the file, 11 when a process that does not use the lock has reserved
+    /// an address meanwhile.
     pub fn reserve(
         &self,
         applicant: &Applicant,
@@ -198,14 +202,14 @@ impl Store {
         Ok(())
     }
 
-    /// Releases an address. One that is free already is success.
+    /// Releases an address; a missing file is success.
     ///
     /// # Errors
     /// Code 5 naming the file, also when it is not a file of host-local.
     pub fn release(&self, reservation: &Reservation) -> Result<()> {
         let path = &reservation.path;
         if let Holder::Unknown(why) = &reservation.holder {
-            return Err(reservation.is_broken(why));
+            return Err(reservation.not_a_reservation(why));
         }
         match fs::remove_file(path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
@@ -220,9 +224,9 @@ impl Store {
     }
 }
 
-/// Overwrites a small file without emptying it first: truncation costs more than all
-/// the rest of an allocation. A reader may see a mixture after a crash, which is no
-/// address or one to begin at like any other.
+/// Overwrites a small file without truncating it first, because that would cost more than
+/// the rest of an allocation. After a crash the file may have a mixture of both contents;
+/// that is only where the next search begins.
 fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -252,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writing_in_place_leaves_nothing_of_a_longer_content() {
+    fn writing_in_place_removes_the_rest_of_a_longer_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         for content in ["10.0.0.2", "10.0.0.100", "10.0.0.3"] {

@@ -1,5 +1,5 @@
-//! What is reserved in a directory, as far as a command needs to know it: from the
-//! index where there is one that agrees with the directory, else from every file.
+//! The reservations in a directory that a command needs: from the index if it agrees with
+//! the directory, otherwise from all files.
 
 use std::fs;
 use std::mem;
@@ -11,31 +11,32 @@ use common::error::{Error, ErrorCode, Errors, Result};
 use common::records::boot_id;
 use nix::libc::ENOENT;
 
-use crate::boot::{Boot, Verdict};
+use crate::boot::{Boot, Classification};
 use crate::index::{self, Index};
 use crate::reservation::{Owner, Reservation, owned_by};
 use crate::store::Store;
 use crate::taken::Taken;
 
-/// The reservations of a network at one moment, and what the command does to them.
+/// The reservations of a network at one moment, and the changes of a command.
 #[derive(Debug)]
 pub struct Survey {
-    /// Those that the command is about, in the order of the file names.
+    /// The reservations that the command is about, in the order of the file names.
     pub relevant: Vec<Reservation>,
-    /// The addresses that must not be handed out.
+    /// The addresses that must not be assigned.
     pub taken: Taken,
-    /// Those whose addresses are not taken any more.
+    /// The reservations that are not valid any more.
     pub ended: Vec<Reservation>,
-    /// Those that the command has made.
+    /// The reservations that the command has made.
     pub made: Vec<Reservation>,
-    /// The addresses of files that spell the address of another file in another way.
-    twice: Vec<IpAddr>,
+    /// The addresses that have more than one file, because the names write them in different
+    /// ways.
+    duplicates: Vec<IpAddr>,
     index: Index,
 }
 
 impl Survey {
-    /// What an allocation for `owner` has to respect, and what it need not; without
-    /// an owner, what any allocation has to.
+    /// The reservations for an allocation: those of `owner`, if there is one, and those that
+    /// are abandoned or unproven are relevant.
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
@@ -44,7 +45,7 @@ impl Survey {
         Self::without_abandoned(store, boot_id, owner, boot)
     }
 
-    /// The same from the files, whatever the index says.
+    /// As [`Self::for_allocation`], from the files and not from the index.
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
@@ -56,12 +57,12 @@ impl Survey {
         Self::without_abandoned(store, None, owner, boot)
     }
 
-    /// What is `owner`'s, whenever it was reserved.
+    /// The reservations of `owner`, of any boot.
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
     pub fn of_owner(store: &Store, owner: &Owner) -> Result<Self> {
-        // Without /proc there is no index, and nothing else is lacking.
+        // Without /proc the index is not used; that is the only effect.
         let boot_id = boot_id().ok();
         let may_be_of = |r: &Reservation| r.may_be_of(owner);
         let mut survey = Self::read(store, boot_id.as_deref(), Some(owner), may_be_of)?;
@@ -69,7 +70,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Every file, and those of them that are relevant.
+    /// The reservations from all files, and which of them are relevant.
     ///
     /// # Errors
     /// Code 5 when the directory cannot be read.
@@ -84,16 +85,18 @@ impl Survey {
         boot: &Boot,
     ) -> Result<Self> {
         let may_be_of = |r: &Reservation| owner.is_some_and(|owner| r.may_be_of(owner));
-        let is_relevant = |r: &Reservation| may_be_of(r) || boot.judge(r) != Verdict::InUse;
+        let is_relevant =
+            |r: &Reservation| may_be_of(r) || boot.classify(r) != Classification::InUse;
         let mut survey = Self::read(store, boot_id, owner, is_relevant)?;
         let all = mem::take(&mut survey.relevant).into_iter();
-        let (abandoned, relevant) = all.partition(|r| boot.judge(r) == Verdict::Abandoned);
+        let (abandoned, relevant) =
+            all.partition(|r| boot.classify(r) == Classification::Abandoned);
         survey.relevant = relevant;
         survey.end(abandoned);
         Ok(survey)
     }
 
-    /// What the index of this boot says about `owner`, else what all files say.
+    /// Reads the index of this boot for `owner`, or else all files.
     fn read(
         store: &Store,
         boot_id: Option<&str>,
@@ -104,7 +107,7 @@ impl Survey {
         let mut relevant = index.find(owner, || read_all(store.directory()))?;
         let found = relevant.iter().map(|reservation| reservation.address);
         let taken = index.taken().cloned().unwrap_or_else(|| found.collect());
-        let twice = named_again(&relevant);
+        let duplicates = duplicates_of(&relevant);
         relevant.retain(is_relevant);
         relevant.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
         Ok(Self {
@@ -112,32 +115,33 @@ impl Survey {
             taken,
             ended: Vec::new(),
             made: Vec::new(),
-            twice,
+            duplicates,
             index,
         })
     }
 
-    /// Those that do not show in which boot they were made.
+    /// The reservations of which it is unknown in which boot they were made.
     pub fn unproven(&self, boot: &Boot) -> Vec<&Reservation> {
         let relevant = self.relevant.iter();
         relevant
-            .filter(|r| boot.judge(r) == Verdict::Unproven)
+            .filter(|r| boot.classify(r) == Classification::Unproven)
             .collect()
     }
 
-    /// Counts these as taken no longer. An address with two files is, until both have ended.
+    /// Removes these from the taken addresses. An address with two files is taken until both
+    /// have ended.
     pub fn end(&mut self, ended: Vec<Reservation>) {
         for Reservation { address, .. } in &ended {
-            match self.twice.iter().position(|other| other == address) {
-                Some(at) => drop(self.twice.swap_remove(at)),
+            match self.duplicates.iter().position(|other| other == address) {
+                Some(at) => drop(self.duplicates.swap_remove(at)),
                 None => self.taken.remove(*address),
             }
         }
         self.ended.extend(ended);
     }
 
-    /// Whether this is more than a hint: it comes from the files, or their names are
-    /// all that the index says.
+    /// Whether the taken addresses are certain: they are from the files, or the names of the
+    /// files agree with the index.
     pub fn is_certain(&self, store: &Store) -> bool {
         if self.index.taken().is_none() {
             return true;
@@ -150,10 +154,10 @@ impl Survey {
         addresses.is_ok_and(|taken| taken == self.taken)
     }
 
-    /// Whether a command that fails with this error would do so without the index.
+    /// Whether a command that has failed with this error would also fail without the index.
     pub fn is_final(&self, store: &Store, error: &Error) -> bool {
         match error.code {
-            // Perhaps it is the index that has filled the disk.
+            // The index may have filled the disk.
             ErrorCode::IO => index::discard(store.directory()).is_err(),
             _ => self.is_certain(store),
         }
@@ -170,20 +174,20 @@ impl Survey {
                 self.ended.push(reservation);
             }
         }
-        self.leave_index();
+        self.save_index();
         errors.into_result()
     }
 
-    /// Leaves an index behind that says what the command has made of the directory.
-    pub fn leave_index(self) {
-        // Where none can be left, the next command reads the files: slower, but a full
-        // disk is no reason to fail.
+    /// Writes an index with the changes of the command.
+    pub fn save_index(self) {
+        // If that fails, the next command reads the files, which is slower; a full disk must
+        // not make the command fail.
         self.index.save(&self.made, &self.ended).ok();
     }
 }
 
-/// Every reservation in `directory`; none where there is no such directory. Nothing is
-/// locked: what is being written names nobody yet.
+/// Every reservation in `directory`; none when it is missing. No lock is taken: a file that
+/// is being written has no holder yet.
 ///
 /// # Errors
 /// Code 5 naming the directory that cannot be read.
@@ -199,8 +203,8 @@ fn read_all(directory: &Path) -> Result<Vec<Reservation>> {
     read.filter_map(Result::transpose).collect()
 }
 
-/// The address of each file but the first of an address.
-fn named_again(all: &[Reservation]) -> Vec<IpAddr> {
+/// The address of each file after the first one of the same address.
+fn duplicates_of(all: &[Reservation]) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = all.iter().map(|reservation| reservation.address).collect();
     addresses.sort_unstable();
     let pairs = addresses.windows(2);
@@ -212,11 +216,11 @@ fn named_again(all: &[Reservation]) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The names in `directory` that are texts.
+/// The names in `directory` that are valid UTF-8.
 fn names(directory: &Path) -> Result<impl Iterator<Item = Result<String>>> {
     let failed = move |cause| Error::io(format!("failed to list {directory:?}"), &cause);
     let entries = fs::read_dir(directory).map_err(failed)?;
     let names = entries.map(move |entry| Ok(entry.map_err(failed)?.file_name().into_string()));
-    // An address is a text, so other names are none.
+    // Other names are not addresses.
     Ok(names.filter_map(|name: Result<_>| name.map(Result::ok).transpose()))
 }

@@ -1,19 +1,19 @@
-//! The set of addresses that are taken: bits, so that a full network costs some
-//! kilobytes, and the search for a free address passes 64 of them at a time. Pure.
+//! The set of taken addresses, as bits: a full network needs only some kilobytes, and the
+//! search for a free address examines 64 addresses at once.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use common::address::number;
 
-/// Which addresses are taken, of both families.
+/// The taken addresses of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// In the order of their bases, and none of them empty.
+    /// The blocks, sorted by their bases; none is empty.
     blocks: Vec<Block>,
 }
 
-/// 64 addresses in a row.
+/// 64 consecutive addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     /// The number of the first address without its last six bits.
@@ -23,10 +23,10 @@ pub struct Block {
 }
 
 impl Block {
-    /// How many bits of a number say which address of the block it is.
+    /// How many low bits of a number are the index in the block.
     const BITS: u32 = 6;
 
-    /// The block with nothing but the address of this number.
+    /// A block with only the address of this number.
     fn with(number: u128) -> Self {
         Self {
             base: number >> Self::BITS,
@@ -50,7 +50,7 @@ impl Block {
 }
 
 impl Taken {
-    /// The set of these blocks, unless they are not in order or one is empty.
+    /// The set of these blocks; `None` when they are not sorted or one is empty.
     pub fn from_blocks(blocks: Vec<Block>) -> Option<Self> {
         let ordered = blocks.is_sorted_by(|a, b| a.base < b.base);
         let valid = blocks
@@ -59,7 +59,7 @@ impl Taken {
         (ordered && valid).then_some(Self { blocks })
     }
 
-    /// The set of the addresses with these numbers, which are in order.
+    /// The set of the addresses with these numbers, which must be sorted.
     pub fn from_sorted(numbers: impl IntoIterator<Item = u128>) -> Self {
         let mut blocks: Vec<Block> = Vec::new();
         for one in numbers.into_iter().map(Block::with) {
@@ -159,7 +159,7 @@ mod tests {
         std::net::Ipv4Addr::from_bits(number).into()
     }
 
-    /// Numbers that are the same in every run.
+    /// Pseudo-random numbers, the same in every run.
     fn random() -> impl FnMut(u32) -> u32 {
         let mut state = 1u32;
         move |limit| {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_set_of_what_was_inserted_and_not_removed() {
+    fn it_has_the_addresses_that_were_inserted_and_not_removed() {
         let mut below = random();
         let (mut taken, mut model) = (Taken::default(), BTreeSet::new());
         for _ in 0..20_000 {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn families_are_apart_and_ends_are_ends() {
+    fn families_are_separate_and_the_largest_address_has_no_next_one() {
         let mut taken = Taken::default();
         taken.insert("0.0.0.5".parse().unwrap());
         assert!(!taken.contains("::5".parse().unwrap()));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_no_set_has_are_refused() {
+    fn invalid_blocks_are_refused() {
         let block = |base, bits| Block { base, bits };
         for wrong in [
             vec![block(1, 0)],

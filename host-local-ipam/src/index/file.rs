@@ -1,6 +1,6 @@
-//! The file of the index: its first pages are a header and the taken addresses as bits;
-//! then come pages with the addresses of each container, which is found in the page that
-//! its key says.
+//! The file of the index. Its first pages have a header and the taken addresses as bits.
+//! The other pages have the addresses of the containers; the key of a container
+//! determines its page.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -23,7 +23,7 @@ pub(crate) struct IndexFile {
     file: File,
     header: Header,
     taken: Taken,
-    /// Those that were looked at.
+    /// The pages that were read.
     pages: Vec<Page>,
 }
 
@@ -58,8 +58,8 @@ impl IndexFile {
         &self.taken
     }
 
-    /// The addresses that a container may have, and those of irregular files; nothing
-    /// when the index turns out to be a wrong one.
+    /// The addresses that a container may have, and those of irregular files; `None` when
+    /// the index is damaged.
     pub(crate) fn find(&mut self, container: Option<Key>) -> Option<Vec<Entry>> {
         let mut found = Vec::new();
         let irregular = (self.header.irregular > 0).then_some(Key::IRREGULAR);
@@ -73,7 +73,7 @@ impl IndexFile {
     /// Notes that an address is taken.
     ///
     /// # Errors
-    /// When the index has no room for it, or is a wrong one.
+    /// `StorageFull` when the index has no room for it, `InvalidData` when it is damaged.
     pub(crate) fn insert(&mut self, entry: Entry) -> io::Result<()> {
         let page = self.page(entry.key()).ok_or_else(wrong)?;
         if page.entries.len() >= ENTRIES {
@@ -88,7 +88,7 @@ impl IndexFile {
     /// Notes that an address is free.
     ///
     /// # Errors
-    /// When the index does not say that it is taken.
+    /// `InvalidData` when the index does not have it.
     pub(crate) fn remove(&mut self, entry: Entry) -> io::Result<()> {
         let page = self.page(entry.key()).ok_or_else(wrong)?;
         let at = page.entries.iter().position(|other| *other == entry);
@@ -101,8 +101,8 @@ impl IndexFile {
         Ok(())
     }
 
-    /// Writes down what was noted. It counts from the moment at which the header agrees
-    /// with the directory again, so a process that is killed before leaves no index.
+    /// Writes the changes. The index becomes valid when the header agrees with the
+    /// directory again, so a process that is killed before leaves no valid index.
     ///
     /// # Errors
     /// Those of the file system.
@@ -111,17 +111,17 @@ impl IndexFile {
             let first = (self.header.front + page.number) * PAGE;
             words::write(&self.file, first, &page.words(self.header.seed))?;
         }
-        self.header.stamp = Stamp::press(directory)?;
+        self.header.stamp = Stamp::set(directory)?;
         words::write(&self.file, 0, &self.header.words(&self.taken)?)
     }
 
-    /// Makes the index of `directory`, whose address files are these.
+    /// Creates the index of `directory`, whose address files have these entries.
     ///
     /// # Errors
     /// Those of the file system.
     pub(crate) fn create(directory: &Path, boot: Key, mut entries: Vec<Entry>) -> io::Result<()> {
-        // Where the times cannot be set, nothing is written in vain.
-        let stamp = Stamp::press(directory)?;
+        // This is done first, so that nothing is written if the time cannot be set.
+        let stamp = Stamp::set(directory)?;
         entries.sort_unstable();
         let taken = Taken::from_sorted(entries.iter().map(|entry| entry.number()));
         let header = Header::new(stamp, boot, &taken, &entries)?;
@@ -157,7 +157,7 @@ fn wrong() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// Puts a new file with what `write` writes at `path`, whatever was there.
+/// Replaces `path` by a new file that `write` writes.
 fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -180,7 +180,7 @@ fn replace(
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| file.into_inner().map_err(io::Error::from));
     if written.is_err() {
-        // The first error is the one that explains; nobody reads this file.
+        // The first error is returned; a temporary file that is left does no harm.
         fs::remove_file(&temporary).ok();
     }
     written

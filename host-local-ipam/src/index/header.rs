@@ -1,4 +1,4 @@
-//! The first pages of the index: what it is of, and the taken addresses.
+//! The first pages of the index: the header and the taken addresses.
 
 use std::io::{self, Write};
 
@@ -8,24 +8,26 @@ use super::page::{ENTRIES, Entry, Key, PAGE, Page, halves, whole};
 use super::stamp::Stamp;
 use crate::taken::{Block, Taken};
 
-/// The first word, which is another one in another format.
+/// The first word, which differs between formats.
 const MAGIC: u64 = u64::from_le_bytes(*b"hl-idx-1");
-/// Words of the header alone: two, the stamp and six.
+/// Words of the header without the blocks: two, the stamp and six.
 const HEADER: usize = 2 + Stamp::WORDS + 6;
 /// Words of a block.
 const BLOCK: usize = 3;
-/// The most pages for header and blocks: 4 MiB. With more, addresses are so scattered
-/// that an index is of no use.
+/// The maximum number of pages for header and blocks: 4 MiB. If more are needed, the
+/// addresses are so scattered that an index is useless.
 const FRONT_LIMIT: usize = 1024;
 
-/// What an index is of, and where in it is what.
+/// The directory and the boot of an index, and the layout of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// The directory after the last change.
     pub(crate) stamp: Stamp,
-    /// In which boot. What was written before a power failure is not all there.
+    /// The boot in which it was written. After a power failure the file may be
+    /// incomplete.
     pub(crate) boot: Key,
-    /// Where the sums of the pages begin, so that those of another index are none.
+    /// The seed of the pages' checksums, so that pages of another index are recognised as
+    /// wrong.
     pub(crate) seed: u64,
     /// The number of pages for header and blocks.
     pub(crate) front: usize,
@@ -64,7 +66,8 @@ impl Header {
         Ok(header)
     }
 
-    /// The header that these words begin with, in a file of `length` bytes.
+    /// The header at the start of these words, of a file of `length` bytes; `None` when
+    /// it is invalid.
     pub(crate) fn parse(words: &[u64], length: u64) -> Option<Self> {
         let (magic, rest) = words.split_first()?;
         let (stamp, rest) = rest.get(1..)?.split_first_chunk()?;
@@ -89,12 +92,12 @@ impl Header {
         (*magic == MAGIC && has_length && fits).then_some(header)
     }
 
-    /// The number of words that are in use in the pages for header and blocks.
+    /// The number of used words in the pages for header and blocks.
     pub(crate) fn length(&self) -> usize {
         HEADER + self.blocks * BLOCK
     }
 
-    /// The taken addresses, unless the words are not those that were written.
+    /// The taken addresses in these words; `None` when the checksum is wrong.
     pub(crate) fn taken(&self, words: &[u64]) -> Option<Taken> {
         let words = words.get(..self.length())?;
         if words.get(1) != Some(&sum(MAGIC, words.get(2..)?)) {
@@ -132,7 +135,7 @@ impl Header {
         Ok(words)
     }
 
-    /// Writes a whole file: nothing where the header will be, and all entries.
+    /// Writes a whole file: zeros for the header, and all entries.
     ///
     /// # Errors
     /// Those of the file system; `StorageFull` when a page has no room.

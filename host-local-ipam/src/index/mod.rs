@@ -1,10 +1,10 @@
-//! What the address files of a directory say, in one file that costs the same to read
-//! and to change however many they are. It is a hint and nothing more: it is believed
-//! as long as nobody but us has changed the directory, the files have the last word,
-//! and whatever is wrong with it, the files are read and a new one is made.
+//! The index: the content of a directory's address files in one file, so that the cost of a
+//! command does not depend on their number. It is only a cache. It is used while no other
+//! program has changed the directory. An address file is read before its entry is trusted,
+//! and if the index is wrong in any way, all files are read and a new index is made.
 //!
-//! Only `survey` asks it, by the functions below; nothing else knows of it but `form`,
-//! which has to know the names of all files of a store.
+//! Only `survey` uses it, by the functions below. Besides, only `form` knows its name,
+//! because it has to know the names of all files of a store.
 
 mod file;
 mod header;
@@ -25,12 +25,13 @@ use stamp::Stamp;
 use crate::reservation::{Owner, Reservation};
 use crate::taken::Taken;
 
-/// The file. The Go plugin reads it as it reads every file, and finds no container.
+/// The name of the file. The Go plugin reads it like every file of the directory, and finds
+/// no container in it.
 pub(crate) const NAME: &str = ".reservations.index";
-/// Up to here, reading the address files costs no more than an index.
+/// Up to this number of address files, reading them costs no more than an index.
 const FEW: usize = 8;
 
-/// The index of a directory, as one command finds it and leaves it.
+/// The index of a directory during one command.
 #[derive(Debug)]
 pub(crate) struct Index {
     directory: PathBuf,
@@ -41,15 +42,16 @@ pub(crate) struct Index {
 enum State {
     /// The file agrees with the directory.
     Agrees(IndexFile),
-    /// The file says nothing; this is the directory before the address files are read.
+    /// The file cannot be used. This is the stamp of the directory before the address files
+    /// are read.
     Unknown(Option<Stamp>),
-    /// What the address files say, from which a new file is made.
+    /// The entries of the address files, from which a new index is made.
     Read(Vec<Entry>),
 }
 
 impl Index {
-    /// The index of `directory` in this boot. Without a boot the file is not looked at, and
-    /// is replaced when the address files have been read.
+    /// The index of `directory` in this boot. Without a boot id the file is not read, and is
+    /// replaced after the address files were read.
     pub(crate) fn open(directory: &Path, boot_id: Option<&str>) -> Self {
         let file = boot_id.and_then(|id| IndexFile::open(directory, Key::of(id)));
         Self {
@@ -58,8 +60,9 @@ impl Index {
         }
     }
 
-    /// The reservations that may be `owner`'s and those that name nobody, if the index
-    /// agrees with the directory and their files say the same; else what `read_all` finds.
+    /// The reservations that may be of `owner` and those without a holder, if the index
+    /// agrees with the directory and their files agree with it; otherwise the result of
+    /// `read_all`.
     ///
     /// # Errors
     /// Those of `read_all`.
@@ -88,8 +91,8 @@ impl Index {
         }
     }
 
-    /// Takes note of all address files, unless somebody who does not take the lock may have
-    /// changed what was read already.
+    /// Takes the entries of all address files, unless a process that does not use the lock
+    /// may have changed files that were read already.
     fn replace(&mut self, all: &[Reservation]) {
         let State::Unknown(before) = &self.state else {
             return;
@@ -100,11 +103,11 @@ impl Index {
         }
     }
 
-    /// Leaves an index that agrees with the directory, in which these reservations were made
-    /// and removed.
+    /// Writes an index that agrees with the directory, after these reservations were made and
+    /// removed.
     ///
     /// # Errors
-    /// Those of the file system, and when the index is full or a wrong one. It does not agree
+    /// Those of the file system, and when the index is full or damaged. It does not agree
     /// with the directory then.
     pub(crate) fn save(self, made: &[Reservation], removed: &[Reservation]) -> io::Result<()> {
         let mut made = made.iter().map(Entry::of);
@@ -134,8 +137,8 @@ impl State {
     }
 }
 
-/// Makes the index of `directory`, whose address files are these, or removes the one that
-/// is there when they are few.
+/// Creates the index of `directory`, whose address files have these entries, or removes it if
+/// there are only a few.
 fn make(directory: &Path, entries: Vec<Entry>) -> io::Result<()> {
     if entries.len() <= FEW {
         return discard(directory);
@@ -152,7 +155,7 @@ pub(crate) fn discard(directory: &Path) -> io::Result<()> {
     fs::remove_file(directory.join(NAME))
 }
 
-/// The reservations of these entries; nothing when a file says another thing.
+/// Reads the reservations of these entries; `None` when a file does not agree with its entry.
 fn read(directory: &Path, entries: Vec<Entry>) -> Option<Vec<Reservation>> {
     let read = entries.into_iter().map(|entry| {
         let reservation = Reservation::read(directory, &entry.address().to_string());
@@ -161,7 +164,8 @@ fn read(directory: &Path, entries: Vec<Entry>) -> Option<Vec<Reservation>> {
     read.collect()
 }
 
-/// Whether the file has the name that a plugin gives it. The index has addresses only.
+/// Whether the file has the canonical name of its address. The index has only addresses and
+/// no names.
 fn has_usual_name(reservation: &Reservation) -> bool {
     reservation.path.ends_with(reservation.address.to_string())
 }

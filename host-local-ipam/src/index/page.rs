@@ -1,4 +1,4 @@
-//! A page of the index: which addresses some containers have. Pure.
+//! A page of the index: the addresses of some containers.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -11,16 +11,18 @@ use crate::reservation::{Holder, Reservation};
 pub(crate) const PAGE: usize = 512;
 /// Words of an entry.
 const ENTRY: usize = 3;
-/// Words before the entries: the sum over what follows it, and the number of entries.
+/// Words before the entries: the checksum of the following words, and the number of
+/// entries.
 const HEAD: usize = 2;
-/// The most entries of a page.
+/// The maximum number of entries in a page.
 pub(crate) const ENTRIES: usize = (PAGE - HEAD) / ENTRY;
 
-/// What a container is found by. Two may have the same: the address file decides.
+/// The key of a container, a hash of its id. Two containers can have the same key; the
+/// address file decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key(u64);
 
-/// An address and who has it. The order is that of the addresses.
+/// An address and the key of its container. Sorted by address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
     /// The two halves of the address's number.
@@ -29,32 +31,32 @@ pub(crate) struct Entry {
     key: Key,
 }
 
-/// Some of the entries.
+/// The entries of some containers.
 #[derive(Debug)]
 pub(crate) struct Page {
-    /// Which page this is.
+    /// The index of the page.
     pub(crate) number: usize,
-    /// In no order.
+    /// The entries, unsorted.
     pub(crate) entries: Vec<Entry>,
-    /// Whether the entries are others than those in the file.
+    /// Whether the entries differ from those in the file.
     pub(crate) is_changed: bool,
 }
 
 impl Key {
-    /// That of files which do not name a container, and are looked at every time.
+    /// The key of files without a container, which are read by every command.
     pub(crate) const IRREGULAR: Self = Self(0);
 
-    /// That of a container.
+    /// The key of a container.
     pub(crate) fn of(container_id: &str) -> Self {
         Self(sum_of_text(0, container_id.as_bytes()).max(1))
     }
 
-    /// The key that was written like this.
+    /// The key of a word in the file.
     pub(crate) fn parse(word: u64) -> Self {
         Self(word)
     }
 
-    /// The key as it is written.
+    /// The word for the file.
     pub(crate) fn word(self) -> u64 {
         self.0
     }
@@ -67,8 +69,8 @@ impl Key {
 }
 
 impl Entry {
-    /// What the index says about a reservation. A file that names no container is looked
-    /// at every time: whoever was writing it may have got further.
+    /// The entry of a reservation. A file without a container is read by every command,
+    /// because another process may have completed it meanwhile.
     pub(crate) fn of(reservation: &Reservation) -> Self {
         let key = match &reservation.holder {
             Holder::Owner(owner) => Key::of(&owner.container_id),
@@ -77,7 +79,7 @@ impl Entry {
         Self::new(key, reservation.address)
     }
 
-    /// The entry that says that the container with this key has `address`.
+    /// The entry of `address`, which the container with this key has.
     fn new(key: Key, address: IpAddr) -> Self {
         let [high, low] = halves(number(address));
         Self { key, high, low }
@@ -93,14 +95,14 @@ impl Entry {
         whole(self.high, self.low)
     }
 
-    /// Who has it.
+    /// The key of its container.
     pub(crate) fn key(self) -> Key {
         self.key
     }
 }
 
 impl Page {
-    /// A page that is like the one in the file.
+    /// A page with the entries in the file.
     pub(crate) fn new(number: usize, entries: Vec<Entry>) -> Self {
         Self {
             number,
@@ -109,8 +111,8 @@ impl Page {
         }
     }
 
-    /// The page with this number, unless the words are not those of it in the index
-    /// with this seed.
+    /// Reads the page with this number of the index with this seed; `None` when the
+    /// checksum is wrong.
     pub(crate) fn parse(number: usize, seed: u64, words: &[u64]) -> Option<Self> {
         let (expected, summed) = words.split_first()?;
         let (count, entries) = summed.split_first()?;
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_read_as_it_was_written_and_not_when_a_bit_of_it_is_another() {
+    fn a_page_can_be_read_again_but_not_with_a_changed_bit() {
         let addresses = ["10.0.0.2", "2001:db8::2", "ffff::"].map(|text| text.parse().unwrap());
         let entries = addresses.map(|address| Entry::new(Key::of("c1"), address));
         let page = Page::new(3, entries.to_vec());

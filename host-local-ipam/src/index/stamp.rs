@@ -1,9 +1,10 @@
-//! What tells whether a directory is still the one that an index describes.
+//! The stamp of a directory, which shows whether the directory has changed since the
+//! index was written.
 //!
-//! The kernel's clock for file times stands still for milliseconds, so a change right
-//! after ours could leave the times as they are. Therefore ours are ones that the
-//! kernel never sets: every change of a directory makes its two times equal, and the
-//! stamp makes them differ.
+//! The kernel's clock for file times advances in steps of milliseconds, so a change of
+//! the directory just after ours could leave its times unchanged. Therefore the stamp has
+//! times that the kernel never sets: every change of a directory makes its mtime and
+//! ctime equal, and the stamp makes them differ.
 
 use std::fs;
 use std::io;
@@ -15,12 +16,12 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-/// How far in the past the time of the stamp is: more than the unit of the times on
-/// any file system.
+/// How far in the past the mtime of the stamp is: more than the resolution of the times
+/// on any file system.
 const BEFORE: Duration = Duration::from_secs(3);
 
-/// A directory at one moment: which one, when its content was modified according to
-/// whoever set that time last, and when it really was changed.
+/// A directory at one moment: its inode, its mtime, which programs can set, and its
+/// ctime, which they cannot set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     inode: u64,
@@ -32,7 +33,7 @@ impl Stamp {
     /// Words of a stamp.
     pub(crate) const WORDS: usize = 5;
 
-    /// What `directory` has.
+    /// The present stamp of `directory`.
     ///
     /// # Errors
     /// Those of `stat(2)`.
@@ -47,12 +48,12 @@ impl Stamp {
         })
     }
 
-    /// Gives `directory` a stamp that it keeps until somebody changes it.
+    /// Sets a stamp of `directory` that is valid until the next change.
     ///
     /// # Errors
     /// Those of `utimensat(2)` and `stat(2)`; `Unsupported` when the file system does
     /// not keep the time.
-    pub(crate) fn press(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn set(directory: &Path) -> io::Result<Self> {
         let before = SystemTime::now() - BEFORE;
         let since = before.duration_since(SystemTime::UNIX_EPOCH);
         let modified = TimeSpec::from_duration(since.map_err(io::Error::other)?);
@@ -71,7 +72,7 @@ impl Stamp {
         Ok(stamp)
     }
 
-    /// The stamp that was written like this.
+    /// The stamp of these words.
     pub(crate) fn parse([inode, m, n, c, d]: [u64; Self::WORDS]) -> Self {
         Self {
             inode,
@@ -80,7 +81,7 @@ impl Stamp {
         }
     }
 
-    /// The stamp as it is written.
+    /// The words for the file.
     pub(crate) fn words(self) -> [u64; Self::WORDS] {
         let ([m, n], [c, d]) = (self.modified, self.changed);
         [self.inode, m, n, c, d]
