@@ -1,4 +1,4 @@
-//! What the program says of itself where it is called as none of its plugins.
+//! The output of the program when it is not executed under the name of a plugin.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -8,10 +8,10 @@ use common::plugin::tell;
 use common::program::{ALL_PLUGINS as NAME, DROP_IN, own_name};
 use common::say;
 
-/// The exit status of a command line that is wrong, as other programs have it.
+/// The exit status for an invalid command line, as in other programs.
 const USAGE: u8 = 2;
 
-/// Answers to an argument, or to none.
+/// Prints the answer to the first argument, or the help without one.
 pub(crate) fn answer(argument: Option<OsString>) -> ExitCode {
     let argument = argument.unwrap_or_default();
     match argument.to_str() {
@@ -24,7 +24,7 @@ pub(crate) fn answer(argument: Option<OsString>) -> ExitCode {
     }
 }
 
-/// The error of a command that comes under a name that is no plugin's.
+/// The error of a CNI command when `name` is not the name of a plugin.
 pub(crate) fn unknown(name: &str) -> Error {
     let msg = format!("{name:?} is not the name of a plugin");
     let details = format!("this program is a plugin under the names {}", names());

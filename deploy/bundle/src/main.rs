@@ -1,6 +1,6 @@
-//! `eni-cni`: all plugins of this suite in one program, which is the plugin that it is called
-//! as. Where one of them delegates to another one that is this very program, it is called and
-//! not executed: an attachment takes one process.
+//! `eni-cni`: all plugins of this suite in one program. The name under which it is executed
+//! selects the plugin. If a plugin delegates to another one whose file is this program, that
+//! one is called in the same process, so an attachment needs one process only.
 
 mod about;
 
@@ -19,7 +19,7 @@ const PLUGINS: [Commands; 3] = [
     ipvlan::commands::COMMANDS,
 ];
 
-/// The plugins that others delegate to.
+/// The plugins that other plugins delegate to.
 const DELEGATES: &[BuiltIn] = &[BuiltIn {
     name: host_local_ipam::NAME,
     serve: |environment, conf| {
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The name of the file that the program was started as.
+/// The file name under which the program was started.
 fn file_name(program: Option<OsString>) -> String {
     let program = program.unwrap_or_default();
     let name = Path::new(&program).file_name().unwrap_or_default();
