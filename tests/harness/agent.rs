@@ -1,4 +1,4 @@
-//! The agent of eni-sync on a node, as a service manager runs it.
+//! The agent of eni-sync on a node, started and stopped as by a service manager.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
@@ -14,22 +14,22 @@ use serde_json::Value;
 use crate::eni_lab::CANARY;
 use crate::{Call, Node, log};
 
-/// For what happens in milliseconds, on a machine that is very busy.
+/// The deadline for events that take milliseconds, on a very busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-/// A node of a simulated VPC, where an agent can be.
+/// A node of a simulated VPC, on which an agent can run.
 pub trait Host {
     /// The node.
     fn node(&self) -> &Node;
 
-    /// What its plugins see as `/run`.
+    /// The directory that its plugins see as `/run`.
     fn run_directory(&self) -> &Path;
 
-    /// A command of `eni-sync` that reaches the simulated AWS.
+    /// A command of `eni-sync` whose endpoints are those of the simulated AWS.
     fn eni_sync(&self) -> Call;
 }
 
-/// An agent that runs on a node until this value is dropped.
+/// An agent on a node; it is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Agent {
     process: Child,
@@ -37,7 +37,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent and waits until it says that it is ready.
+    /// Starts an agent, and waits until it reports that it is ready.
     #[track_caller]
     pub fn start(node: &impl Host, configuration: &Value) -> Self {
         let path = node.run_directory().join("notify.sock");
@@ -56,14 +56,14 @@ impl Agent {
         agent
     }
 
-    /// Starts an agent that may end by itself.
+    /// Starts an agent without waiting; it may end by itself.
     #[track_caller]
     pub fn spawn(node: &impl Host, configuration: &Value) -> Self {
         Self::spawn_as(node.eni_sync().process(), node, configuration)
     }
 
-    /// Starts an agent that is killed when a thread of it makes the system call with this number,
-    /// of those that change a file or ask EC2.
+    /// Starts an agent that is killed when one of its threads makes the `nth` system call among
+    /// those that change a file or send a request to EC2.
     #[track_caller]
     pub fn spawn_to_be_killed(node: &impl Host, configuration: &Value, nth: usize) -> Self {
         let calls = "?rename,?renameat,?renameat2,fsync,?unlink,?unlinkat,sendto,?writev";
@@ -74,7 +74,8 @@ impl Agent {
         )
     }
 
-    /// Starts an agent whose system calls of these names go wrong, as `strace` has it.
+    /// Starts an agent whose system calls `calls` fail as `how` says, both in the syntax of
+    /// `strace -e inject`.
     #[track_caller]
     pub fn spawn_with_fault(
         node: &impl Host,
@@ -82,7 +83,8 @@ impl Agent {
         (calls, how): (&str, &str),
     ) -> Self {
         let inject = format!("inject={calls}:{how}");
-        // The tracer is not the parent: whoever waits for the agent, waits for itself.
+        // With -D the tracer is not the parent, so a wait for the child is a wait for the
+        // agent.
         let arguments = ["-D", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
         let command = node.eni_sync().process_under("strace", &arguments);
         Self::spawn_as(command, node, configuration)
@@ -116,37 +118,37 @@ impl Agent {
         self.process.id()
     }
 
-    /// Ends it as a service manager does, and returns its status.
+    /// Sends SIGTERM as a service manager does, waits for its end, and returns its exit status.
     pub fn stop(mut self) -> Option<i32> {
         let id = i32::try_from(self.process.id()).expect("a process id is a pid_t");
         kill(Pid::from_raw(id), Signal::SIGTERM).expect("it is a child");
         self.process.wait().expect("it is a child").code()
     }
 
-    /// Ends it as a crash does.
+    /// Sends SIGKILL, as a crash would end it.
     pub fn kill(mut self) {
         self.process.kill().expect("it is a child");
         self.process.wait().expect("it is a child");
     }
 
-    /// Waits until it ends by itself: its status and what it has said.
+    /// Waits until it ends by itself. Returns its exit status and its log.
     pub fn wait(mut self) -> (Option<i32>, String) {
         let status = self.process.wait().expect("it is a child").code();
         let said = self.log();
         (status, said)
     }
 
-    /// What it has said so far, and those before it on its node: a line for each event.
+    /// The log of this agent and of earlier ones on its node: a line for each event.
     pub fn log(&self) -> String {
         log::messages(&self.raw_log())
     }
 
-    /// The same with all that the events have.
+    /// The same log, as the JSON objects of the events.
     pub fn events(&self) -> Vec<Value> {
         log::events(&self.raw_log())
     }
 
-    /// The same as it was written.
+    /// The same log, as it was written.
     pub fn raw_log(&self) -> String {
         let said = fs::read_to_string(&self.log).unwrap_or_default();
         assert!(!said.contains(CANARY), "a secret was printed\n{said}");

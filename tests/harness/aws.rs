@@ -1,4 +1,4 @@
-//! A node that is an instance of a simulated VPC: AWS answers on its loopback
+//! A node that is an instance of a simulated VPC: the endpoints of AWS are on its loopback
 //! interface, and its links have the MAC addresses of its ENIs.
 
 use std::fs;
@@ -11,28 +11,28 @@ use tempfile::TempDir;
 use crate::eni_lab::{EniId, InstanceId, Lab, SubnetId};
 use crate::{Call, Host, Node};
 
-/// An ENI for pods, and the link of the node that it is.
+/// An ENI for pods, and the name of its link on the node.
 #[derive(Debug)]
 struct Master {
     link: String,
     eni: EniId,
 }
 
-/// A node whose plugins reach the simulated AWS.
+/// A node whose plugins use the simulated AWS.
 #[derive(Debug)]
 pub struct AwsNode {
     /// The node.
     pub node: Node,
-    /// The VPC that it is in.
+    /// The simulated VPC.
     pub lab: Lab,
-    /// What it is there.
+    /// The id of its instance.
     pub instance: InstanceId,
     masters: Vec<Master>,
     run: TempDir,
 }
 
 impl AwsNode {
-    /// Lets `node` be an instance of this type, whose primary ENI is in `subnet`.
+    /// Makes `node` an instance of this type, whose primary ENI is in `subnet`.
     pub fn new(mut node: Node, lab: &Lab, instance_type: &str, subnet: &SubnetId) -> Self {
         let instance = lab.run_instance(instance_type, subnet);
         let run = tempfile::tempdir().expect("a temporary directory can be made");
@@ -57,7 +57,7 @@ impl AwsNode {
         }
     }
 
-    /// Attaches an ENI for pods and makes a link for it.
+    /// Attaches an ENI for pods, and makes a link of this kind for it.
     pub fn add_master(&mut self, link: &str, kind: &str, subnet: &SubnetId) {
         let eni = self.lab.multus_eni(&self.instance, subnet);
         let mac = self.lab.mac(&eni);
@@ -68,7 +68,8 @@ impl AwsNode {
         self.masters.push(Master { link, eni });
     }
 
-    /// Attaches an ENI for pods, which the data plane makes this link of the node for.
+    /// Attaches an ENI for pods, for which the data plane of the lab makes this link on
+    /// the node.
     #[track_caller]
     pub fn attach_master(&mut self, link: &str, subnet: &SubnetId) {
         let eni = self.lab.multus_eni(&self.instance, subnet);
@@ -78,7 +79,7 @@ impl AwsNode {
         self.masters.push(Master { link, eni });
     }
 
-    /// Takes this link of the node for an ENI for pods that somebody else has attached.
+    /// Finds the ENI of this link, which was attached by other means.
     #[track_caller]
     pub fn find_master(&mut self, link: &str) {
         let found = self.node.netns.link(link);
@@ -90,7 +91,7 @@ impl AwsNode {
         self.masters.push(Master { link, eni });
     }
 
-    /// Attaches an ENI for pods, which is this link of the node.
+    /// Attaches an ENI for pods with the MAC address of this existing link of the node.
     pub fn adopt_master(&mut self, link: &str, subnet: &SubnetId) {
         let eni = self.lab.multus_eni(&self.instance, subnet);
         let found = self.node.netns.link(link);
@@ -101,17 +102,17 @@ impl AwsNode {
         self.masters.push(Master { link, eni });
     }
 
-    /// The ENI that a link of the node is.
+    /// The ENI of a link of the node.
     #[track_caller]
     pub fn eni(&self, link: &str) -> &EniId {
         let found = self.masters.iter().find(|master| master.link == link);
         match found {
             Some(master) => &master.eni,
-            None => panic!("{link} is no ENI for pods"),
+            None => panic!("{link} is not an ENI for pods"),
         }
     }
 
-    /// What the plugins of the node see as `/run`.
+    /// The directory that the plugins of the node see as `/run`.
     pub fn run_directory(&self) -> &Path {
         self.run.path()
     }
@@ -139,8 +140,8 @@ impl Host for AwsNode {
     }
 }
 
-/// Whether a file of the ledger is about an address that EC2 has removed, which the ledger
-/// remembers for a minute.
+/// Whether a file of the ledger is about an address that EC2 has removed. The ledger keeps
+/// such a file for a minute.
 pub fn is_removed(file: &Path) -> bool {
     let text = fs::read(file).unwrap_or_default();
     let entry: Value = serde_json::from_slice(&text).unwrap_or_default();

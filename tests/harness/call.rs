@@ -1,4 +1,4 @@
-//! One call of a plugin: environment and stdin in, one JSON document out.
+//! Calls of a plugin: environment and stdin are the input, one JSON document is the output.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +10,11 @@ use serde_json::Value;
 
 use crate::Pod;
 
-/// Where Debian's containernetworking-plugins puts the Go plugins.
+/// The directory of the Go plugins in Debian's package containernetworking-plugins.
 pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
 
-/// The path of our plugin `name`: in the first directory of `CNI_PATH` that has it,
-/// else in the target directory that the test binary is in, where a release build
-/// comes first.
+/// The path of our plugin `name`: in the first directory of `CNI_PATH` that has it, otherwise
+/// in the target directory of the test binary, where a release build is preferred.
 pub fn our_plugin(name: &str) -> PathBuf {
     let executable = std::env::current_exe().unwrap_or_default();
     let built = [executable.ancestors().nth(3), executable.ancestors().nth(2)];
@@ -34,8 +33,8 @@ pub fn our_plugin(name: &str) -> PathBuf {
         })
 }
 
-/// The path of the program `name` of this folder: beside the test binary, where
-/// `tests/suite-path` puts it.
+/// The path of the test program `name`: beside the test binary, where `tests/suite-path` puts
+/// it.
 pub fn program(name: &str) -> PathBuf {
     let executable = std::env::current_exe().expect("a program knows where it is");
     let directories = executable.ancestors().skip(1).take(2);
@@ -55,8 +54,7 @@ pub fn go_plugin(name: &str) -> PathBuf {
     path
 }
 
-/// A call that is being put together. It starts with nothing in its environment
-/// but `PATH`.
+/// A call that is being prepared. At first its environment has only `PATH` and `CNI_COMMAND`.
 #[derive(Clone, Debug)]
 pub struct Call {
     program: PathBuf,
@@ -96,13 +94,13 @@ impl Call {
         Self::new(go_plugin(name), command)
     }
 
-    /// The same call of another program.
+    /// The same call, of another program.
     pub fn of_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = program.into();
         self
     }
 
-    /// Gives it a command line.
+    /// Sets its command line.
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
         self
@@ -125,30 +123,30 @@ impl Call {
         self
     }
 
-    /// Names the attachment.
+    /// Sets the attachment.
     pub fn attachment(self, container_id: &str, ifname: &str, netns: &str) -> Self {
         self.env("CNI_CONTAINERID", container_id)
             .env("CNI_IFNAME", ifname)
             .env("CNI_NETNS", netns)
     }
 
-    /// Names the attachment of a pod.
+    /// Sets the attachment of a pod.
     pub fn pod(self, pod: &Pod, ifname: &str) -> Self {
         self.attachment(&pod.id, ifname, &pod.netns.path())
     }
 
-    /// The network configuration.
+    /// Sets the network configuration.
     pub fn conf(self, conf: &Value) -> Self {
         self.stdin(conf.to_string())
     }
 
-    /// What the plugin reads, byte for byte.
+    /// Sets the stdin of the plugin, byte for byte.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
         self
     }
 
-    /// What the plugin reads.
+    /// The stdin of the plugin.
     pub fn input(&self) -> &[u8] {
         &self.stdin
     }
@@ -161,8 +159,8 @@ impl Call {
         process
     }
 
-    /// Starts the plugin in the namespaces of the calling thread, and gives it its input. What
-    /// it prints goes nowhere, and its diagnostics there.
+    /// Starts the plugin in the namespaces of the calling thread, and writes its stdin. Its
+    /// stdout is discarded; its stderr is `stderr`.
     pub fn start(&self, stderr: Stdio) -> Child {
         let mut process = self.process();
         process.stdin(Stdio::piped()).stdout(Stdio::null());
@@ -186,7 +184,7 @@ impl Call {
         self.run_as(self.process_under(program, arguments))
     }
 
-    /// The process of that, ready to be started.
+    /// The process for [`Self::run_under`], ready to be started.
     pub fn process_under(&self, program: &str, arguments: &[&str]) -> Command {
         let mut process = Command::new(program);
         process
@@ -197,7 +195,7 @@ impl Call {
         process
     }
 
-    /// Runs `process`, which executes this call in some wrapper, with its stdin.
+    /// Runs `process`, which executes this call in some way, with the stdin of the call.
     pub fn run_as(&self, mut process: Command) -> Output {
         let mut child = process
             .stdin(Stdio::piped())
@@ -222,16 +220,16 @@ impl Call {
     }
 }
 
-/// How a call ended.
+/// The outcome of a call.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The call.
     pub call: Call,
-    /// The exit status, or nothing when a signal ended the process.
+    /// The exit status; `None` when a signal ended the process.
     pub status: Option<i32>,
-    /// What the plugin printed.
+    /// The stdout of the plugin.
     pub stdout: String,
-    /// Its diagnostics.
+    /// The stderr of the plugin.
     pub stderr: String,
 }
 
@@ -254,7 +252,7 @@ impl Output {
             .unwrap_or_else(|cause| panic!("{cause}\n{self}"))
     }
 
-    /// The same, for those who report what came instead.
+    /// As [`Self::ok`], with an error instead of a panic.
     pub fn try_ok(&self) -> Result<Value, String> {
         if self.status != Some(0) {
             return Err("the call failed".to_owned());
@@ -265,8 +263,8 @@ impl Output {
         self.try_document()
     }
 
-    /// The error document of a failed call. It must be the only thing on stdout and
-    /// carry the keys of the specification.
+    /// The error document of a failed call. It must be the only output on stdout, and have
+    /// the keys of the specification.
     #[track_caller]
     pub fn error(&self) -> CniError {
         assert_eq!(
@@ -278,8 +276,8 @@ impl Output {
             .unwrap_or_else(|cause| panic!("{cause}\n{self}"))
     }
 
-    /// The error document of a call that ended with any status but 0, for those who
-    /// report what came instead.
+    /// The error document of a call that ended with any status except 0, with an error
+    /// instead of a panic.
     pub fn try_error(&self) -> Result<CniError, String> {
         if self.status.is_none_or(|status| status == 0) {
             return Err("the call did not fail".to_owned());
@@ -297,7 +295,7 @@ impl Output {
     #[track_caller]
     pub fn error_code(&self, code: u64) -> CniError {
         let error = self.error();
-        assert_eq!(error.code, code, "the code is another\n{self}");
+        assert_eq!(error.code, code, "another error code was expected\n{self}");
         error
     }
 

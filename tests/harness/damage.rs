@@ -1,4 +1,4 @@
-//! What can have become of a file, for tests that let a disk be damaged.
+//! Damages of a file, for tests of damaged disks.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -8,16 +8,16 @@ use std::path::Path;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::mkfifo;
 
-/// Makes something at a path where nothing is.
+/// Creates a damaged file at a path that does not exist.
 pub type Damage = fn(&Path);
 
-/// Everything that can stand in the place of a file of ours, and what to call it.
+/// All kinds of damages, with their descriptions.
 pub const DAMAGES: [(&str, Damage); 9] = [
     ("an empty file", |path| fs::write(path, "").unwrap()),
     ("a corrupt file", |path| {
         fs::write(path, "{\"a\": ").unwrap()
     }),
-    ("bytes that are no text", |path| {
+    ("bytes that are not text", |path| {
         fs::write(path, b"\xff\xfe{}").unwrap()
     }),
     ("a huge file", |path| {
@@ -34,10 +34,10 @@ pub const DAMAGES: [(&str, Damage); 9] = [
     }),
 ];
 
-/// Where the symbolic link leads: a file that nobody may make, read or change.
+/// The target of the symbolic link: a file that must not be created, read or changed.
 pub const OUTSIDE: &str = "/etc/hostname";
 
-/// Puts a damage in the place of whatever is at `path`.
+/// Replaces what is at `path` by a damage.
 pub fn replace_by(path: &Path, damage: Damage) {
     remove(path);
     fs::create_dir_all(path.parent().expect("a file is in a directory")).unwrap();

@@ -1,5 +1,4 @@
-//! A delegate for address management that is a shell script: it says what it was asked
-//! and fails on demand.
+//! An IPAM plugin that is a shell script: it writes down its calls, and fails on demand.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,9 +7,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A delegate for address management: it answers ADD with the file `result`, keeps
-/// one file an attachment in `store`, fails where a file `fail.COMMAND` says so, and
-/// writes down every call. `host-links` is what a call has seen on the host.
+/// The script: it answers ADD with the file `result`, keeps one file for each attachment
+/// in `store`, fails if the file `fail.COMMAND` exists, and writes every call to `calls`.
+/// `host-links.COMMAND` has the links that the call has seen on the host.
 const IPAM: &str = r#"#!/bin/sh
 dir=${0%/*}
 cat >"$dir/stdin.$CNI_COMMAND"
@@ -28,7 +27,7 @@ fi
 [ "$CNI_COMMAND" != ADD ] || exec cat "$dir/result"
 "#;
 
-/// A script that stands for an address management plugin, and its notes.
+/// The script, in a directory with its files.
 #[derive(Debug)]
 pub struct FakeIpam {
     directory: TempDir,
@@ -57,27 +56,27 @@ impl FakeIpam {
         fs::write(self.path(name), content).expect("the directory is writable");
     }
 
-    /// What one of its files has; nothing when it does not exist.
+    /// The content of one of its files; empty when it does not exist.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// What ADD answers.
+    /// Sets the answer to ADD.
     pub fn answer(&self, result: &Value) {
         self.write("result", &result.to_string());
     }
 
-    /// Lets the script execute these commands first.
+    /// Makes the script execute these shell commands first.
     pub fn hook(&self, commands: &str) {
         self.write("hook", commands);
     }
 
-    /// Lets `command` print `document` and fail.
+    /// Makes `command` print `document` and fail.
     pub fn fail(&self, command: &str, document: &str) {
         self.write(&format!("fail.{command}"), document);
     }
 
-    /// Lets `command` succeed again.
+    /// Makes `command` succeed again.
     pub fn recover(&self, command: &str) {
         fs::remove_file(self.path(&format!("fail.{command}"))).expect("it was failing");
     }
@@ -97,7 +96,7 @@ impl FakeIpam {
         names
     }
 
-    /// What to set `CNI_PATH` to.
+    /// The value for `CNI_PATH`.
     pub fn cni_path(&self) -> String {
         self.directory.path().display().to_string()
     }

@@ -1,4 +1,4 @@
-//! Devices that exist only as directories, for plugins that look for one in `/sys`.
+//! Devices that exist only as directories, for plugins that search for one in `/sys`.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ impl FakeSys {
         Self { directory }
     }
 
-    /// What to bind.
+    /// The directory to bind-mount.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -29,19 +29,20 @@ impl FakeSys {
         fs::create_dir_all(path).expect("the directory is writable");
     }
 
-    /// Lets the device at `path` be bound to `driver`.
+    /// Binds the device at `path` to `driver`.
     pub fn bind(&self, path: &str, driver: &str) {
         let device = self.path().join(path);
         let driver = self.path().join("pci/drivers").join(driver);
         fs::create_dir_all(&device).expect("the directory is writable");
         fs::create_dir_all(&driver).expect("the directory is writable");
-        // Where the tree is bound, the link still leads to the driver.
+        // The link is relative, so that it leads to the driver also where the tree is
+        // mounted.
         let name = driver.file_name().expect("a driver has a name");
         let target = Path::new("../../drivers").join(name);
         std::os::unix::fs::symlink(target, device.join("driver")).expect("it has none yet");
     }
 
-    /// Lets the device at `path` be without a driver.
+    /// Removes the driver of the device at `path`.
     pub fn unbind(&self, path: &str) {
         fs::remove_file(self.path().join(path).join("driver")).expect("it has a driver");
     }

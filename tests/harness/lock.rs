@@ -1,16 +1,16 @@
-//! Locks, as the kernel shows them.
+//! Whether processes wait for a lock, according to `/proc`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Whether a process waits for a lock on this file, or on a part of it: it has the file
-/// open, and no lock on it yet.
+/// Whether a process waits for a lock on this file or on a part of it: it has the file
+/// open, but no lock on it.
 pub fn is_waited_for(lock: &Path) -> bool {
     let lock = fs::metadata(lock).expect("the lock exists");
     let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let files = processes.map(|process| process.path().join("fd"));
-    // Processes and their files come and go meanwhile.
+    // Processes and their files can appear and disappear meanwhile.
     let mut files = files.flat_map(|files| fs::read_dir(files).into_iter().flatten().flatten());
     files.any(|file| {
         let path = file.path();
@@ -20,7 +20,7 @@ pub fn is_waited_for(lock: &Path) -> bool {
     })
 }
 
-/// Whether an open file, by its path below /proc, has a lock on it; nothing when it is
+/// Whether an open file, given by its path below /proc, has a lock; `None` when it was
 /// closed meanwhile.
 fn is_locked(file: &Path) -> Option<bool> {
     let process = file.parent()?.parent()?;

@@ -1,8 +1,8 @@
-//! What the agent logs where nobody looks at a terminal: JSON, one object in a line.
+//! The log of the agent when its stderr is not a terminal: JSON, one object in each line.
 
 use serde_json::Value;
 
-/// The events of a log, in order. What is not JSON was not logged.
+/// The events of a log, in order. Lines that are not JSON are not events.
 pub fn events(log: &str) -> Vec<Value> {
     let lines = log.lines();
     lines
@@ -11,7 +11,7 @@ pub fn events(log: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A log with the message of each event in the place of its JSON.
+/// A log with the message of each event instead of its JSON.
 pub fn messages(log: &str) -> String {
     let message = |line: &str| {
         let event: Value = serde_json::from_str(line).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a neighbour on a link can send to a pod, byte by byte, and hears of it.
+//! Packets that a neighbour on a link can send to a pod and receive from it.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
@@ -14,15 +14,15 @@ use crate::Namespace;
 
 /// All nodes on a link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-/// A router that wants to be the default one for half an hour, and a prefix to make an
-/// address of (RFC 4861, sections 4.2 and 4.6.2): 2001:db8:bad::/64.
+/// A router advertisement for a default route with a lifetime of half an hour and the
+/// prefix 2001:db8:bad::/64 for autoconfiguration (RFC 4861, sections 4.2 and 4.6.2).
 const ROUTER_ADVERTISEMENT: [u8; 48] = [
     134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, 3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0,
     0, 0x07, 0x08, 0, 0, 0, 0, 0x20, 0x01, 0x0d, 0xb8, 0x0b, 0xad, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 ];
-/// The prefix in it, as addresses of it begin.
+/// The start of the addresses in that prefix.
 pub const ADVERTISED: &str = "2001:db8:bad:";
-/// The type of an unsolicited neighbour advertisement, and where its target begins.
+/// The type of a neighbour advertisement, and the offset of its target.
 const NEIGHBOUR_ADVERTISEMENT: (u8, usize) = (136, 8);
 
 impl Namespace {
@@ -38,9 +38,11 @@ impl Namespace {
         });
     }
 
-    /// Sends a redirect to `victim`: what it sends to `destination` is to go by `gateway`.
+    /// Sends an ICMP redirect to `victim`: it should send packets for `destination` to
+    /// `gateway`.
     pub fn redirect(&self, victim: Ipv4Addr, destination: Ipv4Addr, gateway: Ipv4Addr) {
-        // The victim's own packet, an answer to a ping: only its addresses count.
+        // The packet of the victim that the redirect refers to, an answer to a ping. Only
+        // its addresses matter.
         let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0];
         packet.extend([victim.octets(), destination.octets()].concat());
         packet.extend([0; 8]);
@@ -63,19 +65,20 @@ impl Namespace {
     }
 }
 
-/// Hears the packets of a protocol that come into a namespace from its creation on.
+/// Receives the packets of a protocol that enter a namespace since this value was
+/// created.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
 }
 
 impl Listener {
-    /// Hears ICMPv6.
+    /// Receives ICMPv6.
     pub fn icmpv6(namespace: &Namespace) -> Self {
         Self::of(namespace, AddressFamily::INET6, ipproto::ICMPV6)
     }
 
-    /// Hears UDP over IPv4; a packet begins with the header of IPv4.
+    /// Receives UDP over IPv4; a packet begins with the IPv4 header.
     pub fn udp(namespace: &Namespace) -> Self {
         Self::of(namespace, AddressFamily::INET, ipproto::UDP)
     }
@@ -94,7 +97,7 @@ impl Listener {
         });
     }
 
-    /// Waits for the first packet that is `wanted`.
+    /// Waits for the first packet for which `wanted` is true.
     #[track_caller]
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -109,7 +112,7 @@ impl Listener {
                 Err(errno) => panic!("cannot receive: {errno}"),
             }
         }
-        panic!("it did not happen that {what}");
+        panic!("timed out waiting until {what}");
     }
 }
 
@@ -118,7 +121,7 @@ fn raw(family: AddressFamily, protocol: Protocol) -> OwnedFd {
         .unwrap_or_else(|errno| panic!("cannot make a raw socket: {errno}; run the tests as root"))
 }
 
-/// The checksum of the internet (RFC 1071).
+/// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|word| {
         let low = word.get(1).copied().unwrap_or_default();

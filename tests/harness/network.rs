@@ -1,4 +1,4 @@
-//! Networks as users define them, attached and detached as Multus and libcni do it.
+//! Networks as users define them. They are attached and detached as by Multus and libcni.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::call::GO_PLUGINS;
 use crate::{Call, Node, Output, Pod, go_plugin, our_plugin};
 
-/// The plugins that are ours; every other one is Debian's.
+/// Our plugins; every other one is from Debian's package.
 const OURS: [&str; 4] = ["eni-sync", "host-device", "host-local", "ipvlan"];
 
 /// A network: a list of plugins that are executed one after the other.
@@ -18,9 +18,9 @@ pub struct Network {
     pub name: String,
     /// The version of the specification; empty when the configuration names none.
     pub cni_version: String,
-    /// The configuration of each plugin, without what the runtime adds.
+    /// The configuration of each plugin, without the keys that the runtime adds.
     pub plugins: Vec<Value>,
-    /// What the runtime has in its environment besides.
+    /// Further variables in the environment of the runtime.
     pub environment: Vec<(String, String)>,
     is_of_go: bool,
 }
@@ -66,7 +66,7 @@ impl Network {
         }
     }
 
-    /// This network with Go's plugins, delegates included.
+    /// This network with the Go plugins, also as delegates.
     pub fn of_go(mut self) -> Self {
         let path = ("CNI_PATH".to_owned(), GO_PLUGINS.to_owned());
         self.environment.push(path);
@@ -74,8 +74,8 @@ impl Network {
         self
     }
 
-    /// This network with another plugin behind the ones it has, as the list that a user
-    /// makes of it. Lists of this version are those that runtimes send GC for.
+    /// This network as a list with another plugin at the end, in version 1.1.0, which is
+    /// required for GC.
     pub fn chained_with(mut self, plugin: Value) -> Self {
         self.cni_version = "1.1.0".to_owned();
         for plugin in &mut self.plugins {
@@ -93,9 +93,9 @@ impl Network {
         json!({ "cniVersion": self.cni_version, "name": self.name, "plugins": self.plugins })
     }
 
-    /// Attaches a pod: every plugin's ADD in order, each with the result of the one
-    /// before. The answer is the last result, or the first failure, after which DEL is
-    /// executed as a runtime does.
+    /// Attaches a pod: every plugin's ADD in order, each with the result of the one before.
+    /// Returns the last result, or the first failure, after which DEL is executed as by a
+    /// runtime.
     pub fn try_attach(&self, node: &Node, pod: &Pod, ifname: &str) -> Result<Value, Box<Output>> {
         let mut result = Value::Null;
         for plugin in &self.plugins {
@@ -126,7 +126,7 @@ impl Network {
         }
     }
 
-    /// Every plugin's CHECK in order; the answer is the first failure.
+    /// Every plugin's CHECK in order; returns the first failure.
     pub fn check(
         &self,
         node: &Node,
@@ -144,8 +144,8 @@ impl Network {
         Ok(())
     }
 
-    /// GC of every plugin of this network, for which only these attachments are valid:
-    /// the pods and the names of their interfaces.
+    /// Executes GC of every plugin of this network. `valid` are the valid attachments: pods
+    /// and names of their interfaces.
     #[track_caller]
     pub fn gc(&self, node: &Node, valid: &[(&Pod, &str)]) {
         let valid: Vec<Value> = valid
@@ -159,8 +159,8 @@ impl Network {
         }
     }
 
-    /// The program of a plugin: ours, or Debian's, or what is in the directory of the plugins
-    /// that the runtime's environment names.
+    /// The program of a plugin: from `CNI_PATH` of the runtime's environment, otherwise ours
+    /// or the one of Debian's package.
     fn program(&self, name: &str) -> PathBuf {
         let environment = self.environment.iter();
         let mut paths = environment.filter(|(name, _)| name == "CNI_PATH");
@@ -175,7 +175,7 @@ impl Network {
         }
     }
 
-    /// A call of one plugin of this network, with what libcni adds to its
+    /// A call of one plugin of this network, with the keys that libcni adds to its
     /// configuration. DEL and CHECK have a `prevResult` since 0.4.0.
     pub fn call(&self, plugin: &Value, command: &str, prev_result: &Value) -> Call {
         let mut conf = plugin.clone();

@@ -1,6 +1,5 @@
-//! Nodes and pods. A node is a network namespace and a state directory of its own:
-//! what is `/var/lib/cni` for its plugins is a temporary directory, so tests neither
-//! meet each other nor the machine they run on.
+//! Nodes and pods. A node has its own network namespace and state directory: `/var/lib/cni` is
+//! a temporary directory for its plugins, so tests affect neither each other nor the machine.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,13 +22,14 @@ use crate::{Call, Output};
 const NO_SOURCE: Option<&Path> = None;
 const NO_TEXT: Option<&str> = None;
 
-/// A network namespace that lives as long as this value.
+/// A network namespace that exists as long as this value.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
 }
 
-/// What stays of a namespace that has ended: its path, which leads to no namespace.
+/// The path of a namespace that has ended, which leads to no namespace while this value
+/// exists.
 #[derive(Debug)]
 pub struct Ended(#[expect(dead_code, reason = "it is only kept open")] OwnedFd);
 
@@ -60,13 +60,13 @@ impl Namespace {
         Self { file }
     }
 
-    /// A path that leads to it while this value lives.
+    /// A path that leads to it while this value exists.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 
-    /// Ends it. Its path leads to no namespace while the returned value lives: without that
-    /// the next file that any test opens could be found there, a namespace in use included.
+    /// Ends it. Its path leads to no namespace while the returned value exists. Otherwise the
+    /// path could lead to the next file that any test opens, even to another namespace.
     pub fn end(self) -> Ended {
         let nothing = File::open("/dev/null").expect("there is a null device");
         let mut descriptor = OwnedFd::from(self.file);
@@ -113,16 +113,16 @@ impl Namespace {
         self.run(|| run_tool(program, arguments))
     }
 
-    /// What `ip -json -details …` prints inside.
+    /// The JSON that `ip -json -details …` prints inside.
     #[track_caller]
     pub fn ip_json(&self, arguments: &[&str]) -> Value {
         let text = self.ip(&[&["-json", "-details"], arguments].concat());
         let text = if text.trim().is_empty() { "[]" } else { &text };
         serde_json::from_str(text)
-            .unwrap_or_else(|cause| panic!("ip {arguments:?} printed no JSON: {cause}\n{text}"))
+            .unwrap_or_else(|cause| panic!("ip {arguments:?} did not print JSON: {cause}\n{text}"))
     }
 
-    /// What `ip` says of the link `name` and its addresses, or nothing when it does not exist.
+    /// The link `name` and its addresses in the JSON of `ip`; `None` when it does not exist.
     pub fn link(&self, name: &str) -> Option<Value> {
         let all = self.ip_json(&["address", "show"]);
         all.as_array()?
@@ -144,7 +144,8 @@ impl Namespace {
         names
     }
 
-    /// The addresses of the link `name` with their prefixes, but for link-local ones, sorted.
+    /// The addresses of the link `name` with their prefix lengths, except link-local ones,
+    /// sorted.
     pub fn addresses(&self, name: &str) -> Vec<String> {
         let link = self
             .link(name)
@@ -152,8 +153,8 @@ impl Namespace {
         addresses_of(&link)
     }
 
-    /// What `ip` says of every link, in the order of their indices, but for what changes
-    /// by itself.
+    /// Every link in the JSON of `ip`, in the order of the indices, without values that change
+    /// by themselves.
     pub fn description(&self) -> Vec<Value> {
         let all = self.ip_json(&["address", "show"]);
         let links = all.as_array().expect("ip prints a list").iter();
@@ -180,7 +181,7 @@ fn addresses_of(link: &Value) -> Vec<String> {
     addresses
 }
 
-/// What of a link changes only when somebody changes it.
+/// The properties of a link that do not change by themselves.
 fn lasting(link: &Value) -> Value {
     let keys = [
         "ifindex", "ifname", "mtu", "address", "altnames", "ifalias", "linkinfo", "txqlen", "group",
@@ -196,7 +197,7 @@ fn lasting(link: &Value) -> Value {
     if let Some(altnames) = kept["altnames"].as_array_mut() {
         altnames.sort_by_key(Value::to_string);
     }
-    // A port of a bridge has timers there.
+    // For a port of a bridge it has timers.
     if let Some(linkinfo) = kept["linkinfo"].as_object_mut() {
         linkinfo.shift_remove("info_slave_data");
     }
@@ -216,12 +217,12 @@ pub fn has_flag(link: &Value, flag: &str) -> bool {
         .is_some_and(|flags| flags.contains(&json!(flag)))
 }
 
-/// Waits for what the kernel does in the background.
+/// Polls until `is_so` is true, for events without a notification.
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !is_so() {
-        assert!(Instant::now() < deadline, "it did not happen that {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -264,13 +265,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node in a network namespace of its own.
+    /// A node in a new network namespace.
     pub fn new() -> Self {
         Self::in_namespace(Namespace::new(), None)
     }
 
-    /// A node in the namespace of the calling thread: the one that has the machine's
-    /// devices. No other process of tests has them while it lives.
+    /// A node in the namespace of the calling thread, which has the machine's devices. While
+    /// it exists, no other test process uses them.
     #[track_caller]
     pub fn of_machine() -> Self {
         Self::in_namespace(Namespace::of_thread(), Some(alone()))
@@ -288,22 +289,22 @@ impl Node {
         }
     }
 
-    /// What the plugins see as `/var/lib/cni`.
+    /// The directory that the plugins see as `/var/lib/cni`.
     pub fn state(&self) -> &Path {
         self.state.path()
     }
 
-    /// Lets the plugins see `source` in place of `target`, which must exist.
+    /// Makes the plugins see `source` at the path `target`, which must exist.
     pub fn bind(&mut self, source: impl Into<PathBuf>, target: impl Into<PathBuf>) {
         self.binds.push((source.into(), target.into()));
     }
 
-    /// Lets the plugins see at `target` what is there by itself again.
+    /// Removes the bind mount at `target`.
     pub fn unbind(&mut self, target: impl AsRef<Path>) {
         self.binds.retain(|(_, bound)| bound != target.as_ref());
     }
 
-    /// Lets the plugins believe that the machine was started anew.
+    /// Simulates a reboot: the plugins see another boot id.
     pub fn reboot(&mut self) {
         let path = self.state().join(".boot_id");
         let number = fs::read_to_string(&path).map_or(0, |text| text.trim().len());
@@ -325,7 +326,7 @@ impl Node {
         self.inside(|| call.run())
     }
 
-    /// The same, but something goes wrong meanwhile.
+    /// As [`Self::run`], with a fault.
     pub fn strike(&self, call: &Call, how: Strike) -> Struck {
         let call = self.with_environment(call);
         self.inside(|| strike(&call, how))
@@ -350,9 +351,8 @@ impl Node {
         })
     }
 
-    /// Gives the calling thread, and the processes it starts, a view of the file
-    /// system in which `/var/lib/cni` is the node's state and `/sys` shows the node's
-    /// links.
+    /// Gives the calling thread, and the processes that it starts, a mount namespace in which
+    /// `/var/lib/cni` is the node's state and `/sys` shows the node's links.
     fn mount_state(&self) {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -364,7 +364,7 @@ impl Node {
             MsFlags::empty(),
             NO_TEXT,
         ) {
-            // The one that is there shows the links of this very namespace.
+            // The mounted one shows the links of this namespace already.
             Ok(()) | Err(Errno::EBUSY) => {}
             Err(errno) => panic!("cannot mount /sys: {errno}"),
         }
@@ -389,13 +389,13 @@ impl Node {
         }
     }
 
-    /// Lets the plugins find `path` on a read-only file system.
+    /// Makes `path` read-only for the plugins.
     pub fn read_only(&mut self, path: impl Into<PathBuf>) {
         self.read_only.push(path.into());
     }
 
-    /// Every file of the state directory, as paths relative to it, sorted. Dot-files
-    /// are the plugins' own business and left out.
+    /// Every file of the state directory, as paths relative to it, sorted. Dot-files, which
+    /// are internal to the plugins, are left out.
     pub fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         list_files(self.state(), self.state(), &mut files);
@@ -410,9 +410,9 @@ impl Default for Node {
     }
 }
 
-/// The files below `root`, a state directory or a part of one, that are of attachments:
-/// reservations and records. What host-local has of a network for ever is left out. The
-/// paths are relative to it, and sorted.
+/// The files of attachments below `root`, a state directory or a part of one: reservations and
+/// records. The permanent files of host-local are left out. The paths are relative to `root`,
+/// and sorted.
 pub fn attachment_files(root: &Path) -> Vec<String> {
     let mut files = Vec::new();
     list_files(root, root, &mut files);

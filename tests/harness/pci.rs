@@ -1,5 +1,5 @@
 //! The PCI devices of the test VM: two e1000e NICs and a virtio one. All tests share them,
-//! so those that use them run one after the other.
+//! so the tests that use them run one after the other.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -22,13 +22,14 @@ pub const OTHER_NAME: &str = "enp0s7";
 pub const VIRTIO: &str = "0000:00:08.0";
 const ALL: [(&str, &str); 3] = [(NIC, NIC_NAME), (OTHER_NIC, OTHER_NAME), (VIRTIO, "enp0s8")];
 
-/// Keeps the machine's devices from every other process of tests while it lives.
+/// The exclusive use of the machine's devices among test processes, while this value
+/// exists.
 #[derive(Debug, Clone)]
 pub struct Alone {
     _file: Arc<File>,
 }
 
-/// What keeps them, if this process has them.
+/// The lock file, if this process has the devices.
 static HELD: Mutex<Weak<File>> = Mutex::new(Weak::new());
 
 /// Makes sure that no other process of tests uses the machine's devices.
@@ -48,8 +49,9 @@ pub fn alone() -> Alone {
     Alone { _file }
 }
 
-/// Makes sure that this is the VM and that its NICs are on the node. They learn no default
-/// route from the emulated network: they would be in use.
+/// Makes sure that this is the VM and that its NICs are on the node. Router advertisements
+/// of the emulated network are disabled, because with a default route the NICs would be in
+/// use.
 #[track_caller]
 pub fn require_machine() {
     for (address, name) in ALL {
@@ -65,8 +67,8 @@ pub fn require_machine() {
     }
 }
 
-/// Gives the NICs the drivers, names and properties that they have when the VM starts. No
-/// container has one any more, or the last that has one ends.
+/// Restores the drivers, names and properties that the NICs have when the VM starts. The
+/// containers that have one must have ended, or be ending.
 pub fn reset() {
     let mut changes = Vec::new();
     for (address, name) in ALL {
@@ -81,11 +83,12 @@ pub fn reset() {
         changes.push(format!("link set {current} name {name}"));
         changes.push(format!("address flush dev {name}"));
     }
-    // Most of it is so already.
+    // Errors are ignored, because most of the changes are not needed.
     ip_batch(&changes);
 }
 
-/// Lets one `ip` do all of this, as far as it can be done: to start one takes longest.
+/// Makes all these changes with one `ip` process, and continues after errors. Starting a
+/// process for each change would take most of the time.
 pub fn ip_batch(changes: &[String]) -> Output {
     let script = r#"printf '%s\n' "$@" | ip -force -batch -"#;
     let script = ["-c", script, "sh"].into_iter();
@@ -123,7 +126,7 @@ pub fn driver(address: &str) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// The driver that a PCI device is to get whatever the kernel would choose.
+/// The `driver_override` of a PCI device.
 pub fn driver_override(address: &str) -> String {
     let path = pci_device(address).join("driver_override");
     let text = fs::read_to_string(path).expect("it is readable");
@@ -136,7 +139,7 @@ pub fn write(path: PathBuf, text: &str) {
     fs::write(&path, text).unwrap_or_else(|cause| panic!("cannot write {path:?}: {cause}"));
 }
 
-/// Takes a PCI device from its driver, if it has one.
+/// Unbinds a PCI device from its driver, if it has one.
 pub fn unbind(address: &str) {
     let device = pci_device(address);
     if device.join("driver").exists() {
@@ -144,7 +147,8 @@ pub fn unbind(address: &str) {
     }
 }
 
-/// Binds a device to a driver; to the kernel's own choice when that is empty.
+/// Binds a device to the driver `wanted`, or to the one that the kernel chooses when that
+/// is empty.
 pub fn bind(address: &str, wanted: &str) {
     let is_own =
         driver_override(address) == "(null)" && pci_device(address).join("driver").exists();

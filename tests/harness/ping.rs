@@ -1,17 +1,17 @@
-//! Whether packets arrive, as `ping` sees it.
+//! Whether packets arrive, according to `ping`.
 
 use crate::{Namespace, wait_until};
 
 impl Namespace {
-    /// Whether the address answers one of three pings that are sent from the source, or from
-    /// the one that the kernel chooses.
+    /// Whether the address answers at least one of three pings, which are sent from `source`
+    /// or from the address that the kernel chooses.
     pub fn pings(&self, address: &str, source: Option<&str>) -> bool {
         let source: Vec<&str> = source.iter().flat_map(|source| ["-I", source]).collect();
         let three = ["-n", "-c", "3", "-i", "0.2", "-W", "1"];
         let arguments = [&three[..], &source, &[address]].concat();
         let pinged = self.try_tool("ping", &arguments);
         let said = String::from_utf8_lossy(&pinged.stderr).into_owned();
-        // 1 is no answer; 2 is a ping that could not be sent, which proves nothing.
+        // 1 means no answer; 2 means that the ping could not be sent, which proves nothing.
         let code = pinged.status.code();
         assert!(matches!(code, Some(0 | 1)), "ping {arguments:?}: {said}");
         pinged.status.success()

@@ -1,6 +1,7 @@
-//! Chance that can be repeated.
+//! Pseudo-random numbers that can be repeated.
 
-/// xorshift64*: the same sequence for the same seed, for ever.
+/// The generator xorshift64*, which has the same sequence for the same seed in every
+/// version.
 #[derive(Debug)]
 pub struct Random(u64);
 
@@ -19,12 +20,12 @@ impl Random {
         usize::try_from(number).expect("31 bits have room") % limit
     }
 
-    /// True once in so many times.
+    /// True with the probability 1/`number`.
     pub fn one_in(&mut self, number: usize) -> bool {
         self.below(number) == 0
     }
 
-    /// One of all.
+    /// One of the elements.
     pub fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }

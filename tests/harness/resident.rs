@@ -1,10 +1,10 @@
-//! Processes that do nothing but hold a network namespace.
+//! Processes that only keep a network namespace alive.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-/// What the programs of [`Resident::holding`] have: `path` of the namespace, `stay` that says that
-/// all is ready, and `in_thread`.
+/// Definitions for the programs of [`Resident::holding`]: `path` of the namespace, `stay`, which
+/// reports that the program is ready, and `in_thread`.
 const PRELUDE: &str = "
 import ctypes, os, sys, threading
 libc = ctypes.CDLL(None)
@@ -21,17 +21,18 @@ def in_thread(work):
 pub struct Resident(Child);
 
 impl Resident {
-    /// In a namespace of its own.
+    /// Starts a process in a new namespace.
     pub fn alone() -> Self {
         Self::start("unshare", &["--net"])
     }
 
-    /// In the namespace that this path leads to.
+    /// Starts a process in the namespace at this path.
     pub fn inside(netns: &str) -> Self {
         Self::start("nsenter", &[&format!("--net={netns}")])
     }
 
-    /// Outside of the namespace that this path leads to, and holds it as the Python program says.
+    /// Starts a process outside of the namespace at this path. The Python program keeps the
+    /// namespace alive.
     pub fn holding(netns: &str, program: &str) -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", &format!("{PRELUDE}{program}"), netns]);
@@ -49,7 +50,7 @@ impl Resident {
     fn of(mut command: Command) -> Self {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program is installed");
-        // It is there when it has said something.
+        // Its first output shows that it has started.
         let stdout = child.stdout.as_mut().expect("it is a pipe");
         stdout
             .read_exact(&mut [0])
@@ -57,7 +58,7 @@ impl Resident {
         Self(child)
     }
 
-    /// The path that names the namespace.
+    /// The path of its namespace.
     pub fn netns(&self) -> String {
         format!("/proc/{}/ns/net", self.0.id())
     }

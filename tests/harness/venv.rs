@@ -1,4 +1,4 @@
-//! Programs in Python that are installed from PyPI into the cache once.
+//! Python environments with packages from PyPI, which are installed once, into the cache.
 
 use std::env;
 use std::fs;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::run_tool;
 
-/// The Python of an environment with exactly these packages, which lies in the cache under
-/// this name and version.
+/// The path of the Python interpreter of an environment with exactly these packages, which
+/// is in the cache under this name and version.
 pub fn python_with(name: &str, version: &str, packages: &[&str]) -> PathBuf {
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
@@ -19,7 +19,7 @@ pub fn python_with(name: &str, version: &str, packages: &[&str]) -> PathBuf {
         let staged = tempfile::Builder::new().prefix(".new-").tempdir_in(&parent);
         let staged = staged.expect("the cache is writable");
         install(&staged.path().join("venv"), &place, packages);
-        // When somebody else was faster, theirs is as good.
+        // If another process was faster, its environment is used.
         fs::rename(staged.path().join("venv"), &place).ok();
     }
     place.join("bin/python")

@@ -1,6 +1,5 @@
-//! A simulated VPC and nodes in it: what every test of eni-sync stands on. Whatever a
-//! test does, the VPC's rules must have been kept and no secret may have appeared
-//! anywhere when it ends.
+//! A simulated VPC and nodes in it, for all tests of eni-sync. At the end of every test, no rule
+//! of the VPC may have been broken, and no secret may have appeared anywhere.
 
 mod ledger;
 
@@ -18,7 +17,7 @@ pub use crate::eni_lab::CANARY;
 use crate::eni_lab::{EniId, Hold, InstanceId, Lab, SubnetId, VpcId};
 use crate::{Call, Host, Node, Output, Pod};
 
-/// For what happens in milliseconds, on a machine that is very busy.
+/// The deadline for events that take milliseconds, on a very busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A VPC with a subnet for the nodes and one for pods, 10.0.4.0/24 and 2001:db8:4::/64.
@@ -45,7 +44,7 @@ impl Vpc {
         }
     }
 
-    /// Lets the test itself break the rules, as somebody else may who has the rights.
+    /// Permits the test to break the rules itself, like another user of the account.
     pub fn without_invariants(mut self) -> Self {
         self.is_strict = false;
         self
@@ -69,8 +68,7 @@ impl Vpc {
         AwsNode::new(&self.lab, instance, eni)
     }
 
-    /// A node whose ENI for pods is at another network card: the card and the device index
-    /// on it.
+    /// A node whose ENI for pods is at this network card and this device index on it.
     pub fn node_at(&self, instance_type: &str, place: (u32, u32)) -> AwsNode {
         let instance = self.lab.run_instance(instance_type, &self.nodes);
         let eni = self.eni_at(&instance, &self.pods, place);
@@ -112,7 +110,8 @@ impl Drop for Vpc {
     }
 }
 
-/// A node of the VPC: namespaces, state, its ENI's interface, and the way to AWS.
+/// A node of the VPC: its namespaces, state, the interface of its ENI, and the connection to
+/// AWS.
 pub struct AwsNode {
     pub node: Node,
     pub lab: Lab,
@@ -154,7 +153,7 @@ impl AwsNode {
         }
     }
 
-    /// Makes `dev7`, a device of the node that is no ENI.
+    /// Makes `dev7`, a device of the node that is not an ENI.
     pub fn add_device(&self) {
         self.node.netns.ip(&[
             "link", "add", "dev7", "type", "veth", "peer", "name", "peer7",
@@ -168,7 +167,7 @@ impl AwsNode {
         environment.fold(call, |call, (name, value)| call.env(&name, &value))
     }
 
-    /// The way to the simulated AWS.
+    /// The environment with the endpoints of the simulated AWS.
     pub fn environment(&self) -> Vec<(String, String)> {
         let variables = [
             ("AWS_ENDPOINT_URL_EC2", &self.ec2),
@@ -184,7 +183,7 @@ impl AwsNode {
         self.conf_call(command, pod, addresses, &json!({}))
     }
 
-    /// The same with more keys in the configuration.
+    /// Such a call, with more keys in the configuration.
     pub fn conf_call(&self, command: &str, pod: &Pod, addresses: &[&str], keys: &Value) -> Call {
         let mut conf = json!({ "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync" });
         conf["prevResult"] = prev_result(pod, &[(&self.mac, addresses)]);
@@ -209,7 +208,7 @@ impl AwsNode {
         self.command_with(&self.call(""), arguments)
     }
 
-    /// The same with the environment of a call.
+    /// Runs a command of an operator with the environment of a call.
     #[track_caller]
     pub fn command_with(&self, call: &Call, arguments: &[&str]) -> Output {
         let call = call.clone().without("CNI_COMMAND");
@@ -236,7 +235,7 @@ impl AwsNode {
         self.run(&self.pod_call("DEL", pod, &[])).ok();
     }
 
-    /// GC of the network `mgmt`, for which only these attachments are valid.
+    /// GC of the network `mgmt`, with only these attachments as valid ones.
     pub fn gc_call(&self, valid: &[&Pod]) -> Call {
         let valid: Vec<Value> = valid
             .iter()
@@ -253,9 +252,9 @@ impl AwsNode {
         self.run(&self.gc_call(valid)).ok();
     }
 
-    /// A pod for each address, started in the time that the call for the first one
-    /// takes. `meanwhile` happens when all of them wait. The outputs are in the order
-    /// of the addresses, the first one's included.
+    /// Adds a pod for each address; all start during the call for the first one. `meanwhile` is
+    /// called when all of them wait. Returns the outputs in the order of the addresses,
+    /// including the first.
     pub fn add_behind_one(&self, addresses: &[&str], meanwhile: impl FnOnce()) -> Vec<Output> {
         let action = "AssignPrivateIpAddresses";
         let name = |address: &&str| Pod::new(&format!("of-{}", address.replace(':', "-")));
@@ -293,7 +292,7 @@ impl AwsNode {
         addresses.iter().map(IpAddr::to_string).collect()
     }
 
-    /// What the plugins see as `/run`.
+    /// The directory that is `/run` for the plugins.
     pub fn run_directory(&self) -> &Path {
         self.run.path()
     }
@@ -332,7 +331,7 @@ pub fn device_call(command: &str, network: &str, device: &str, pod: &Pod) -> Cal
         .pod(pod, "net1")
 }
 
-/// An address, as the tests write it.
+/// Parses an address.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -367,13 +366,14 @@ pub fn prev_result(pod: &Pod, interfaces: &[(&str, &[&str])]) -> Value {
     result
 }
 
-/// Whether EC2 was not asked to change anything.
+/// Whether EC2 has received no request to change anything.
 pub fn is_unchanged(node: &AwsNode) -> bool {
     let calls = node.lab.calls();
     calls.keys().all(|action| action.starts_with("Describe"))
 }
 
-/// A call that must fail with this code and say all of `said`, and change nothing.
+/// Checks that a call fails with this code, that its error contains all of `said`, and that it
+/// changes nothing.
 #[track_caller]
 pub fn assert_refused(node: &AwsNode, call: &Call, code: u64, said: &[&str]) {
     let output = node.run(call);
@@ -385,8 +385,8 @@ pub fn assert_refused(node: &AwsNode, call: &Call, code: u64, said: &[&str]) {
     assert!(is_unchanged(node), "{:?}", node.lab.calls());
 }
 
-/// Runs what makes a call of this action, and does `meanwhile` while EC2 holds the call. Returns
-/// what both gave.
+/// Calls a function that makes a call of this action, and `meanwhile` while EC2 holds the call.
+/// Returns the results of both.
 pub fn while_held<T: Send, U>(
     lab: &Lab,
     (action, hold): (&str, Hold),
@@ -403,7 +403,7 @@ pub fn while_held<T: Send, U>(
     })
 }
 
-/// Whether `condition` comes true before the deadline.
+/// Whether `condition` becomes true before the deadline.
 pub fn eventually(condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {

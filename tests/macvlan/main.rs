@@ -1,6 +1,6 @@
 //! A third plugin: gives a pod a macvlan interface on a master of the node. It shows that a
-//! plugin is what is particular to its interfaces, and nothing of the life of an attachment;
-//! the tests lead one through all of that on a kernel without ipvlan.
+//! plugin consists only of the code for its interfaces, and that `common::attach` has the
+//! rest. The tests use it to test that on a kernel without ipvlan.
 
 use std::process::ExitCode;
 
@@ -22,7 +22,7 @@ struct Macvlan {
     master: String,
 }
 
-/// What the record keeps.
+/// The plugin's part of the record.
 #[derive(Serialize, Deserialize)]
 struct Device {
     master_index: u32,
@@ -78,7 +78,7 @@ impl Interface for Macvlan {
     }
 
     fn verify(_: &CmdArgs, record: Option<&Record>, link: &Link, _: Sandbox) -> Result<()> {
-        match record.is_none_or(|record| record.device.carries(link)) {
+        match record.is_none_or(|record| record.device.is_master_of(link)) {
             true => Ok(()),
             false => Err(Error::internal(format!(
                 "{:?} is not on its master",
@@ -104,7 +104,7 @@ impl Macvlan {
 }
 
 impl Device {
-    fn carries(&self, link: &Link) -> bool {
+    fn is_master_of(&self, link: &Link) -> bool {
         let is_on_node = link.parent_netns_id.is_some();
         link.kind == "macvlan" && link.parent == Some(self.master_index) && is_on_node
     }
@@ -115,6 +115,6 @@ fn find(args: &CmdArgs, record: &Record) -> Result<Option<(Sandbox, Link)>> {
         return Ok(None);
     };
     let link = sandbox.netlink.link_by_name(record.ifname.as_str())?;
-    let own = link.filter(|link| record.device.carries(link));
+    let own = link.filter(|link| record.device.is_master_of(link));
     Ok(own.map(|link| (sandbox, link)))
 }

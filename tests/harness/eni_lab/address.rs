@@ -1,5 +1,5 @@
-//! Which interface has which address: EC2's rules of assigning and unassigning.
-//! All-or-nothing: an error leaves the copy to be thrown away.
+//! EC2's rules for assigning and unassigning the addresses of interfaces. All-or-nothing:
+//! after an error, the caller discards the copy of the world.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,7 +12,8 @@ use super::id::EniId;
 use super::rules::Repeat;
 use super::world::{Due, Eni, Scheduled, Subnet};
 
-/// The addresses of each subnet range that AWS keeps: the first four and the last.
+/// The addresses that AWS reserves in each range of a subnet: the first four and the
+/// last.
 const RESERVED_FIRST: u128 = 4;
 
 impl Change<'_> {
@@ -38,7 +39,7 @@ impl Change<'_> {
         Ok(new)
     }
 
-    /// Assigns as many addresses of EC2's choice.
+    /// Assigns this number of addresses, chosen by EC2.
     pub(super) fn assign_count(
         &mut self,
         eni: &str,
@@ -94,7 +95,7 @@ impl Change<'_> {
         }
     }
 
-    /// The addresses that EC2 may choose: those in a reservation are for others.
+    /// The addresses that EC2 may choose: none that is in a reservation.
     pub(super) fn free<'a>(
         &'a self,
         subnet: &'a Subnet,
@@ -111,7 +112,7 @@ impl Change<'_> {
         })
     }
 
-    /// The requested addresses that the interface does not have, nor gets already.
+    /// The requested addresses that the interface neither has nor is about to get.
     fn without_repeated(&self, eni: &Eni, requested: &[IpAddr]) -> Result<Vec<IpAddr>, Ec2Error> {
         let mut new: Vec<IpAddr> = Vec::new();
         let mut repeated = Vec::new();
@@ -183,8 +184,8 @@ impl Change<'_> {
         }
     }
 
-    /// The primary address counts; what is on its way counts too. An interface that is
-    /// not attached has no instance type to limit it.
+    /// The primary address counts, and so do addresses that are still to be moved here.
+    /// An interface that is not attached has no instance type to limit it.
     fn check_limit(&self, eni: &Eni, new: &[IpAddr]) -> Result<(), Ec2Error> {
         let (Some(instance), Some(first)) = (eni.instance(), new.first()) else {
             return Ok(());
@@ -208,11 +209,11 @@ impl Change<'_> {
         Err(Ec2Error::bad(code, message))
     }
 
-    /// Gives the address to the interface, now or when a reassignment takes effect.
+    /// Assigns the address to the interface, now or when a reassignment takes effect.
     fn take(&mut self, eni: &Eni, address: IpAddr) {
         let owner = self.world.owner(&eni.vpc, address);
         let owner = owner.map(|o| (o.id.clone(), self.world.is_running(o.instance())));
-        // Of several reassignments under way, the last one asked for counts.
+        // Of several pending reassignments, the one requested last counts.
         self.world.scheduled.retain(|s| !s.moves(&eni.vpc, address));
         let Some((from, owner_running)) = owner else {
             let to = &eni.id;
@@ -240,7 +241,7 @@ impl Change<'_> {
         self.world.settle(self.now, &mut self.events);
     }
 
-    /// Where an address of this VPC is on its way to.
+    /// The interface that an address of this VPC will be moved to.
     fn moves_to(&self, eni: &Eni, address: IpAddr) -> Option<&EniId> {
         let moving = |s: &&Scheduled| s.moves(&eni.vpc, address);
         match &self.world.scheduled.iter().find(moving)?.what {
@@ -250,7 +251,7 @@ impl Change<'_> {
     }
 }
 
-/// Refuses addresses outside of the subnet, and those that AWS keeps.
+/// Refuses addresses outside of the subnet, and those that AWS reserves.
 pub(super) fn check_range(subnet: &Subnet, address: IpAddr) -> Result<(), Ec2Error> {
     let Some(cidr) = subnet.cidrs().find(|c| c.contains(address)) else {
         return Err(Ec2Error::value(format!(
@@ -266,7 +267,8 @@ pub(super) fn check_range(subnet: &Subnet, address: IpAddr) -> Result<(), Ec2Err
     Ok(())
 }
 
-/// How many addresses of the IPv4 range AWS leaves to its user; 0 without such a range.
+/// The number of addresses of the IPv4 range that AWS does not reserve; 0 without such a
+/// range.
 pub(super) fn usable(subnet: &Subnet) -> u128 {
     let cidr = subnet.cidr.map(IpNetwork::V4);
     cidr.map_or(0, |cidr| {

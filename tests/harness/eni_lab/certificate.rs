@@ -1,12 +1,12 @@
-//! Certificates for servers' own names, made with `openssl` when a test needs one: none
-//! that anybody trusts is kept anywhere.
+//! Certificates for servers, made with `openssl` when a test needs one, so that no key is
+//! part of the repository.
 
 use std::fs;
 use std::net::IpAddr;
 
 use crate::run_tool;
 
-/// A server's certificate and who has signed it, in PEM.
+/// A server's certificate and the authority that has signed it, in PEM.
 #[derive(Debug, Clone)]
 pub struct Certificate {
     /// The authority that a client has to trust, as in `SSL_CERT_FILE`.

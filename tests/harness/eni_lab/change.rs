@@ -1,5 +1,5 @@
-//! Changes of what exists: VPCs, subnets, instances and interfaces. Addresses have a
-//! file of their own.
+//! Changes of what exists: VPCs, subnets, instances and interfaces. For addresses see
+//! `address.rs`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,11 +19,11 @@ use super::world::{
 };
 use super::{ACCOUNT, SECURITY_GROUP, ZONE};
 
-/// The tag by which the VPC CNI knows its interfaces. Source: amazon-vpc-cni-k8s,
+/// The tag by which the VPC CNI recognises its interfaces. Source: amazon-vpc-cni-k8s,
 /// `pkg/awsutils/awsutils.go`.
 pub(super) const VPC_CNI: &str = "node.k8s.amazonaws.com/instance_id";
 
-/// A change in the making: a copy of the world, and what the log will say of it.
+/// A change that is not yet complete: a copy of the world, and the events for the log.
 pub(super) struct Change<'a> {
     pub(super) world: World,
     pub(super) rules: &'a Rules,
@@ -68,7 +68,8 @@ impl Change<'_> {
         Ok(id)
     }
 
-    /// The IPv4 range of a subnet is a part of the VPC's, and no part of another subnet's.
+    /// The IPv4 range of a subnet must be a part of the VPC's, and must not overlap another
+    /// subnet's.
     fn check_cidr(&self, vpc: &VpcId, cidr: Ipv4Network) -> Result<(), Ec2Error> {
         let whole = self.world.vpc(vpc.as_str())?.cidr;
         let inside = cidr.is_subnet_of(whole) && (16..=28).contains(&cidr.prefix());
@@ -146,7 +147,7 @@ impl Change<'_> {
         Ok(reservation)
     }
 
-    /// An instance that runs at once, with its primary interface at device index 0.
+    /// An instance that is running immediately, with its primary interface at device index 0.
     pub(super) fn run_instance(
         &mut self,
         kind: &str,
@@ -181,9 +182,9 @@ impl Change<'_> {
         }
     }
 
-    /// An interface with a primary address; in a subnet that is for IPv6 only with an IPv6
-    /// address instead, as subnets have it that assign one on creation, which these must. Source:
-    /// Amazon VPC User Guide, "Subnet settings".
+    /// An interface with a primary address. In an IPv6-only subnet it has an IPv6 address
+    /// instead: such a subnet must assign one on creation. Source: Amazon VPC User Guide, "Subnet
+    /// settings".
     pub(super) fn create_eni(
         &mut self,
         subnet: &str,
@@ -277,7 +278,7 @@ impl Change<'_> {
     }
 
     /// The VPC CNI of an instance takes the first free device index, in the subnet of the
-    /// instance; nothing happens where there is no room.
+    /// instance; nothing happens when the instance has reached its limit.
     pub(super) fn attach_for_vpc_cni(&mut self, instance: &InstanceId) -> Result<(), Ec2Error> {
         let subnet = self.world.instance(instance.as_str())?.subnet.clone();
         let eni = self.create_eni(subnet.as_str(), None, &format!("aws-K8S-{instance}"))?;
@@ -295,7 +296,7 @@ impl Change<'_> {
         self.delete_on_termination(eni.as_str(), true)
     }
 
-    /// Each network card has device indexes, and a limit, of its own.
+    /// Each network card has its own device indexes and its own limit.
     fn check_place(&self, instance: &Instance, place: Place) -> Result<(), Ec2Error> {
         let (card, index) = place;
         let limits = self.limits(&instance.kind)?;
@@ -364,7 +365,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// The instance shuts down, for as long as the rules say, and is then terminated.
+    /// The instance shuts down for [`Rules::shutting_down`], and is then terminated.
     pub(super) fn terminate_instance(&mut self, id: &str) -> Result<(), Ec2Error> {
         self.world.instance(id)?;
         let id = InstanceId::from(id);
@@ -381,7 +382,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// What an instance of this type can carry.
+    /// The limits of an instance of this type.
     pub(super) fn limits(&self, kind: &str) -> Result<Limits, Ec2Error> {
         limits_of(self.rules, kind).ok_or_else(|| {
             let message = format!("The following supplied instance types do not exist: [{kind}]");
@@ -394,7 +395,7 @@ fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     one.contains(other.network()) || other.contains(one.network())
 }
 
-/// The limits of an instance type that EC2 or the rules know.
+/// The limits of an instance type, from the rules or from EC2's table.
 pub(super) fn limits_of(rules: &Rules, kind: &str) -> Option<Limits> {
     let known = || TABLE.iter().find(|t| t.0 == kind).map(|t| t.1);
     rules.limit_overrides.get(kind).copied().or_else(known)

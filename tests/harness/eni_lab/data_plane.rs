@@ -1,9 +1,9 @@
-//! The packets of a simulated VPC. A network namespace is the VPC: each ENI that is attached to a
-//! connected node is a veth whose far end is in it, and what is sent to an address goes where the
-//! lab has it at that moment. So a ping between two nodes works when EC2 would deliver it.
+//! Carries the packets of a simulated VPC. A network namespace is the VPC: each ENI that is
+//! attached to a connected node is a veth whose other end is in that namespace, and a packet to
+//! an address goes to the ENI that has it in the lab at that moment. So a ping between two nodes
+//! works when EC2 would deliver it.
 //!
-//! Neither security groups nor network ACLs, DHCP, router advertisements and the internet are
-//! simulated.
+//! Not simulated: security groups, network ACLs, DHCP, router advertisements and the internet.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::wires::Wires;
 use super::world::{Eni, Place};
 use crate::Namespace;
 
-/// The MTU that ENIs of a VPC can carry.
+/// The largest MTU of an ENI in a VPC.
 const JUMBO: &str = "9001";
 
 /// How a node names its network interfaces.
@@ -21,7 +21,7 @@ const JUMBO: &str = "9001";
 pub enum Names {
     /// By the device index: the primary one is `eth0`.
     Eth,
-    /// By the PCI slot, as Nitro instances with one network card: the primary one is `ens5`.
+    /// By the PCI slot, as on Nitro instances with one network card: the primary one is `ens5`.
     Ens,
 }
 
@@ -35,7 +35,7 @@ impl Names {
     }
 }
 
-/// The network of a VPC of the lab, for as long as the lab lives.
+/// The network of a VPC of the lab. It exists as long as the lab.
 #[derive(Debug)]
 pub struct DataPlane {
     lab: Lab,
@@ -43,7 +43,7 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Lets packets flow in this VPC. A lab has one data plane.
+    /// Starts to carry packets in this VPC. A lab has one data plane.
     pub fn new(lab: &Lab, vpc: &VpcId) -> Self {
         let network = Arc::new(Namespace::new());
         let wires = Wires::new(vpc, &network);
@@ -59,9 +59,9 @@ impl DataPlane {
         }
     }
 
-    /// Lets this namespace be the instance: from now on its ENIs are links there, which come when
-    /// they are attached and go when they are detached or the instance does not run. As on AWS,
-    /// they are down and have no address until somebody gives them one.
+    /// Makes this namespace the instance: from now on its ENIs are links there. A link is added
+    /// when the ENI is attached, and deleted when it is detached or the instance does not run. As
+    /// on AWS, a new link is down and has no address.
     pub fn connect(&self, instance: &InstanceId, node: &Namespace, names: Names) {
         self.lab.shared.update(|state| {
             let wires = state.wires.as_mut().expect("the lab has a data plane");
@@ -75,7 +75,7 @@ impl DataPlane {
         &self.network
     }
 
-    /// Brings up the link of an ENI, with the MTU of the VPC.
+    /// Sets the link of an ENI up, with the MTU of the VPC.
     #[track_caller]
     pub fn bring_up(&self, eni: &EniId) {
         self.on_node(eni, |node, link, _| {
@@ -83,7 +83,7 @@ impl DataPlane {
         });
     }
 
-    /// Brings up the link of an ENI with what DHCP and router advertisements would give it: the
+    /// Sets the link of an ENI up with what DHCP and router advertisements would configure: the
     /// primary address, and a route to the IPv6 range of the subnet. ipvlan in mode L3 needs it.
     #[track_caller]
     pub fn lease(&self, eni: &EniId) {
@@ -105,7 +105,7 @@ impl DataPlane {
         });
     }
 
-    /// Does something with the node, the name of the link there, and the ENI.
+    /// Calls the function with the node, the name of the link there, and the ENI.
     #[track_caller]
     fn on_node(&self, eni: &EniId, work: impl FnOnce(&Namespace, &str, &Eni)) {
         let state = self.lab.shared.lock();

@@ -1,4 +1,4 @@
-//! The calls that only read, and how EC2 writes down what it has.
+//! The calls that only read, and how EC2 describes its objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,7 +20,7 @@ use super::rules::Rules;
 use super::world::{Eni, Group, Instance, InstanceState, PRIMARY, Reservation, Subnet, Vpc, World};
 use super::{ACCOUNT, AMI, REGION, SECURITY_GROUP};
 
-/// One of these is needed where neither ids nor pagination limit a call.
+/// A call with neither ids nor pagination needs one of these filters.
 const LIMITING_FILTERS: [&str; 7] = [
     "attachment.instance-id",
     "group-id",
@@ -31,7 +31,7 @@ const LIMITING_FILTERS: [&str; 7] = [
     "vpc-id",
 ];
 
-/// Answers a call, or nothing when the action is none of these.
+/// Answers a call; `None` when the action does not belong here.
 pub(super) fn run(
     world: &World,
     rules: &Rules,
@@ -215,7 +215,7 @@ pub(super) fn eni(eni: &Eni) -> Value {
     described
 }
 
-/// The same as an `InstanceNetworkInterface`, which has less.
+/// The interface as an `InstanceNetworkInterface`, which has fewer fields.
 fn nested(of: &Eni) -> Value {
     let mut described = eni(of);
     for (within, names) in [
@@ -237,7 +237,7 @@ fn nested(of: &Eni) -> Value {
     described
 }
 
-/// The name of an address inside of the region.
+/// The private DNS name of an address.
 pub(super) fn private_dns_name(address: Ipv4Addr) -> String {
     let host = address.to_string().replace('.', "-");
     format!("ip-{host}.{REGION}.compute.internal")
@@ -334,7 +334,7 @@ pub(super) fn subnet(world: &World, subnet: &Subnet) -> Value {
     described
 }
 
-/// A `SecurityGroup`, as far as it matters here.
+/// A `SecurityGroup`, with the fields that are needed here.
 fn group(group: &Group) -> Value {
     json!({
         "groupId": group.id.as_str(),
@@ -346,7 +346,7 @@ fn group(group: &Group) -> Value {
     })
 }
 
-/// The name that a description of an interface has for a group.
+/// The name of a group in the description of an interface.
 fn group_name(id: &str) -> &str {
     match id {
         SECURITY_GROUP => "default",
@@ -361,7 +361,7 @@ fn tag_set(tags: &BTreeMap<String, String>) -> Value {
     )
 }
 
-/// The IPv6 ranges of a VPC: the /56 that each of its subnets has a part of.
+/// The IPv6 ranges of a VPC: the /56 around the range of each subnet.
 pub(super) fn ipv6_ranges(world: &World, vpc: &Vpc) -> BTreeSet<Ipv6Network> {
     let subnets = world.subnets.values().filter(|s| s.vpc == vpc.id);
     let of_subnets = subnets.flat_map(|s| &s.ipv6);

@@ -1,15 +1,15 @@
-//! Errors as EC2 answers them.
+//! EC2's errors.
 
 use std::fmt;
 
-/// What EC2 answers in place of a result.
+/// An error that EC2 returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ec2Error {
     /// The HTTP status.
     pub status: u16,
-    /// The code that programs may decide by.
+    /// The code, which is meant for programs.
     pub code: String,
-    /// The text for people.
+    /// The message, which is meant for people.
     pub message: String,
 }
 
@@ -27,12 +27,12 @@ impl Ec2Error {
         Self::new(400, code, message)
     }
 
-    /// The code that EC2 uses for most that is wrong with a value.
+    /// `InvalidParameterValue`, EC2's code for most invalid values.
     pub(super) fn value(message: impl Into<String>) -> Self {
         Self::bad("InvalidParameterValue", message)
     }
 
-    /// Something that does not exist, or cannot, as its id is none; `what` is the word in the
+    /// An object that does not exist, or whose id is malformed; `what` names its kind in the
     /// message.
     pub(super) fn not_found(code: &str, what: &str, id: &str) -> Self {
         let is_id = id.rsplit_once('-').is_some_and(|(_, number)| {

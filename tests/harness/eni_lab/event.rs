@@ -1,5 +1,5 @@
-//! What happened in the VPC, in order, and what of it must never happen
-//! (eni-sync's "What must never happen", 2, 3 and 4).
+//! The log of the VPC, and a check of it for what must never happen (eni-sync's "What
+//! must never happen", 2, 3 and 4).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,39 +7,39 @@ use std::net::IpAddr;
 use super::id::{EniId, InstanceId, VpcId};
 use super::world::PRIMARY;
 
-/// The outcome of a call that EC2 carried out.
+/// The outcome of a successful call.
 pub const OK: &str = "ok";
 
-/// The outcome of a call whose connection was closed before anything was done.
+/// The outcome of a call whose connection was closed before it was carried out.
 pub const DROPPED: &str = "dropped";
 
 /// One entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A request was decided. What it changed follows in entries of its own.
+    /// A request was decided. Its changes follow as separate entries.
     Called {
         /// The action's name.
         action: String,
-        /// The instance whose credentials signed it; none for any other key.
+        /// The instance whose credentials signed it; `None` for any other key.
         node: Option<InstanceId>,
-        /// The network interface it named, whether that exists or not.
+        /// The network interface that it named, even if that does not exist.
         eni: Option<EniId>,
-        /// The addresses it named, as far as they could be read.
+        /// The addresses that it named, as far as they could be parsed.
         addresses: Vec<IpAddr>,
         /// [`OK`], [`DROPPED`] or the error's code.
         outcome: String,
-        /// What the network interface was like before the call.
+        /// The state of the network interface before the call.
         target: Option<Target>,
     },
-    /// An address came to a network interface that nobody had it on.
+    /// A network interface got an address that no interface had.
     Assigned {
         /// The address.
         address: IpAddr,
-        /// Where it is unique.
+        /// The VPC in which it is unique.
         vpc: VpcId,
         /// The interface that has it now.
         eni: EniId,
-        /// The instance that the interface is attached to.
+        /// The instance to which the interface is attached.
         instance: Option<InstanceId>,
     },
     /// A call took an address away from another interface (`AllowReassignment`). The
@@ -60,25 +60,25 @@ pub enum Event {
     Moved {
         /// The address.
         address: IpAddr,
-        /// Where it is unique.
+        /// The VPC in which it is unique.
         vpc: VpcId,
         /// The interface that had it.
         from: EniId,
         /// The interface that has it now.
         to: EniId,
     },
-    /// An address is free again: by a call, or because its interface is gone.
+    /// An address is free again: because of a call, or because its interface was deleted.
     Unassigned {
         /// The address.
         address: IpAddr,
-        /// Where it was unique.
+        /// The VPC in which it was unique.
         vpc: VpcId,
         /// The interface that had it.
         eni: EniId,
         /// The instance whose credentials signed the call.
         by_instance: Option<InstanceId>,
     },
-    /// A call asked to unassign a primary address, or to take one from its interface.
+    /// A call asked to unassign a primary address, or to move one to another interface.
     /// EC2 refuses both.
     PrimaryTouched {
         /// The primary address.
@@ -93,17 +93,17 @@ pub enum Event {
 /// A network interface at the moment of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The instance it was attached to.
+    /// The instance to which it was attached.
     pub instance: Option<InstanceId>,
     /// Whether that instance was running.
     pub running: bool,
-    /// Its network card and its device index there.
+    /// Its network card and its device index on that.
     pub place: Option<(u32, u32)>,
     /// Whether it had the tag that keeps the VPC CNI away.
     pub unmanaged: bool,
 }
 
-/// The calls that change which addresses an interface has.
+/// The calls that change the addresses of an interface.
 pub(super) const MUTATIONS: [&str; 4] = [
     "AssignPrivateIpAddresses",
     "UnassignPrivateIpAddresses",
@@ -111,9 +111,9 @@ pub(super) const MUTATIONS: [&str; 4] = [
     "UnassignIpv6Addresses",
 ];
 
-/// What a log shows that must never happen, one sentence each. Attempts count, also
-/// those that EC2 refused; only calls of an instance are held to what belongs to
-/// another instance, because only there it is known who called.
+/// Everything in a log that must never happen, one sentence each. Attempts that EC2
+/// refused count too. Rules about the interfaces of another instance apply only to calls
+/// of an instance, because only for these the caller is known.
 pub fn violations(events: &[Event]) -> Vec<String> {
     let mut owners: BTreeMap<(&VpcId, IpAddr), &EniId> = BTreeMap::new();
     let mut found = Vec::new();
@@ -150,7 +150,7 @@ pub fn violations(events: &[Event]) -> Vec<String> {
     found
 }
 
-/// What is forbidden of a single event, whatever happened before it.
+/// The violations that a single event shows, regardless of those before it.
 fn forbidden(event: &Event) -> Vec<String> {
     match event {
         Event::Called {

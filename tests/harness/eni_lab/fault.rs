@@ -1,4 +1,4 @@
-//! The script of faults: which call of which action goes wrong, and how.
+//! Scripted faults: which calls of which action fail, and how.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Deserializer};
 
 use super::id::InstanceId;
 
-/// What goes wrong with a call.
+/// A way in which a call fails.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// This error; nothing is done.
+    /// This error; the call is not carried out.
     Error {
         /// The HTTP status.
         status: u16,
@@ -19,45 +19,45 @@ pub enum Fault {
         /// The error's message.
         message: String,
     },
-    /// `RequestLimitExceeded`; nothing is done.
+    /// `RequestLimitExceeded`; the call is not carried out.
     Throttle,
-    /// The call is carried out, then the connection is closed without an answer.
+    /// The call is carried out, then the connection is closed without a response.
     DropAfterCommit,
-    /// The connection is closed without an answer; nothing is done.
+    /// The connection is closed without a response; the call is not carried out.
     DropBeforeCommit,
-    /// The call takes that much longer; in JSON, milliseconds.
+    /// The call takes longer by this time; in JSON, milliseconds.
     #[serde(deserialize_with = "milliseconds")]
     Delay(Duration),
-    /// No answer until the client gives up; nothing is done.
+    /// No response until the client gives up; the call is not carried out.
     Hang,
-    /// The call is carried out, then no answer until the client gives up.
+    /// The call is carried out, then there is no response until the client gives up.
     HangAfterCommit,
-    /// That instance is terminated, then the call goes on.
+    /// This instance is terminated before the call is carried out.
     #[serde(deserialize_with = "instance")]
     TerminateInstance(InstanceId),
-    /// The VPC CNI of that instance attaches an interface, then the call goes on.
+    /// The VPC CNI of this instance attaches an interface before the call is carried out.
     #[serde(deserialize_with = "instance")]
     VpcCniAttaches(InstanceId),
-    /// The call is carried out, but its answer, with status 200, is no XML.
+    /// The call is carried out, but the response, with status 200, is not XML.
     Garbage,
-    /// The call is carried out, but its answer never ends.
+    /// The call is carried out, but the response never ends.
     Endless,
-    /// The credentials are said to have expired; nothing is done.
+    /// An error says that the credentials have expired; the call is not carried out.
     ExpiredCredentials,
 }
 
-/// A fault that waits for its call.
+/// A fault that has not been used up.
 #[derive(Debug)]
 pub(super) struct Armed {
     pub(super) action: String,
-    /// Calls of the action that pass before.
+    /// The number of calls of the action that succeed first.
     pub(super) skip: u64,
-    /// Calls that it still hits.
+    /// The number of calls that still fail.
     pub(super) times: u64,
     pub(super) fault: Fault,
 }
 
-/// The fault of the next call of an action.
+/// Takes the fault for the next call of an action.
 pub(super) fn next(script: &mut Vec<Armed>, action: &str) -> Option<Fault> {
     script.retain(|armed| armed.times > 0);
     let mut hit = None;
@@ -72,12 +72,12 @@ pub(super) fn next(script: &mut Vec<Armed>, action: &str) -> Option<Fault> {
     hit
 }
 
-/// When the calls of an action wait for `Lab::release_held`.
+/// The point at which the calls of an action wait for `Lab::release_held`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
     /// Before they are carried out.
     BeforeCommit,
-    /// After they are carried out, before they are answered.
+    /// After they are carried out, before the response.
     AfterCommit,
 }
 

@@ -1,4 +1,4 @@
-//! Filters and pages of the describing calls.
+//! Filters and pagination of the calls that describe.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,20 +11,19 @@ use super::error::Ec2Error;
 use super::query::{Filter, Query, items};
 use super::world::{Eni, Group, Instance, Subnet, Vpc, World};
 
-/// How many values a filter may have. Source: the reference of the API, `Filter`.
+/// The largest number of values of a filter. Source: EC2's API reference, `Filter`.
 const MOST_VALUES: usize = 200;
 
-/// Something that can be described.
+/// An object that can be described.
 pub(super) trait Described {
     /// Its identifier.
     fn id(&self) -> &str;
 
-    /// What the values of the filter are compared with, or nothing when EC2 does not
-    /// know the filter.
+    /// The object's values for a filter; `None` when EC2 does not know the filter.
     fn values(&self, world: &World, filter: &str) -> Option<Vec<String>>;
 }
 
-/// The values of a filter about tags, of a thing that has these.
+/// The values for a filter about tags, of an object with these tags.
 fn tagged(tags: &BTreeMap<String, String>, filter: &str) -> Option<Vec<String>> {
     match filter.strip_prefix("tag:") {
         Some(key) => Some(tags.get(key).cloned().into_iter().collect()),
@@ -32,7 +31,7 @@ fn tagged(tags: &BTreeMap<String, String>, filter: &str) -> Option<Vec<String>> 
     }
 }
 
-/// The things with one of these ids, or all of them, that match every filter.
+/// The objects that match every filter, and have one of these ids if there are any.
 pub(super) fn select<'a, T: Described + ?Sized + 'a>(
     world: &World,
     all: impl IntoIterator<Item = &'a T>,
@@ -65,8 +64,8 @@ pub(super) fn select<'a, T: Described + ?Sized + 'a>(
     Ok(found)
 }
 
-/// Whether a value is what a filter asks for: `*` is any text and `?` any character, but behind a
-/// backslash they are themselves.
+/// Whether a value matches a filter: `*` stands for any text and `?` for any character, unless a
+/// backslash precedes them.
 fn matches(wanted: &str, value: &str) -> bool {
     let mut rest = wanted.chars();
     match rest.next() {
@@ -86,8 +85,7 @@ fn matches(wanted: &str, value: &str) -> bool {
     }
 }
 
-/// One page of the rows, which come in the order of their ids, as the list `name` and
-/// the token of the next page.
+/// One page of the rows, sorted by id, as the list `name`, and the token of the next page.
 pub(super) fn page<'a>(
     query: &Query,
     name: &str,
@@ -120,7 +118,7 @@ pub(super) fn page<'a>(
     Ok(answer)
 }
 
-/// What tokens of pages begin with: the last id that was on the page follows.
+/// The prefix of page tokens, which is followed by the last id on the page.
 const TOKEN: &str = "after/";
 
 /// Refuses ids together with pagination.
@@ -264,7 +262,7 @@ impl Described for Vpc {
     }
 }
 
-/// An instance type is its name.
+/// The id of an instance type is its name.
 impl Described for str {
     fn id(&self) -> &str {
         self

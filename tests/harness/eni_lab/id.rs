@@ -1,4 +1,4 @@
-//! Identifiers of the simulated VPC, each kind a type of its own.
+//! Identifiers of the simulated VPC, one type for each kind.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Roles of service accounts: STS gives credentials for the token of one (IRSA), and so does
-//! the agent of EKS Pod Identity, on the link-local address of each node.
+//! Roles of service accounts: STS issues credentials for the token of a service account
+//! (IRSA), and so does the agent of EKS Pod Identity, on a link-local address of each node.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,28 +15,28 @@ use super::query::Query;
 use super::server::{Body, response};
 use super::state::State;
 
-/// STS' action for the token of a service account.
+/// STS's action that exchanges the token of a service account for credentials.
 pub(super) const ASSUME: &str = "AssumeRoleWithWebIdentity";
-/// The path that EKS gives to pods.
+/// The path in the address that EKS passes to pods.
 const PATH: &str = "/v1/credentials";
 
-/// What is known of service accounts.
+/// The tokens and credentials of service accounts.
 #[derive(Debug, Default)]
 pub(super) struct Identities {
     tokens: BTreeMap<String, Token>,
-    /// Access keys that were given for a token, and when each expires.
+    /// Access keys that were issued for a token, and when each expires.
     sessions: BTreeMap<String, Instant>,
 }
 
 #[derive(Debug)]
 struct Token {
     expires: Instant,
-    /// How often credentials were given for it.
+    /// How often credentials were issued for it.
     uses: u64,
 }
 
 impl Identities {
-    /// A token that lives so long.
+    /// Issues a token that is valid for this time.
     pub(super) fn issue(&mut self, life: Duration) -> String {
         let name = format!("{CANARY}.token-of-service-account.{}", self.tokens.len());
         let token = Token {
@@ -47,7 +47,7 @@ impl Identities {
         name
     }
 
-    /// Lets all tokens expire that were issued so far.
+    /// Makes all tokens expire that were issued so far.
     pub(super) fn expire_tokens(&mut self) {
         let now = Instant::now();
         self.tokens
@@ -55,7 +55,7 @@ impl Identities {
             .for_each(|token| token.expires = now);
     }
 
-    /// Lets all credentials expire that were given so far.
+    /// Makes all credentials expire that were issued so far.
     pub(super) fn expire_sessions(&mut self) {
         let now = Instant::now();
         self.sessions
@@ -67,7 +67,8 @@ impl Identities {
         self.tokens.get(token).map_or(0, |token| token.uses)
     }
 
-    /// Whether credentials with this access key are valid; nothing when it was never given.
+    /// Whether credentials with this access key are valid; `None` when the key was never
+    /// issued.
     pub(super) fn is_valid(&self, key: &str) -> Option<bool> {
         let expires = self.sessions.get(key)?;
         Some(Instant::now() < *expires)
@@ -138,7 +139,7 @@ impl State {
         }))
     }
 
-    /// What Pod Identity's agent answers to who has this token.
+    /// The response of Pod Identity's agent to a request with this token.
     pub(super) fn pod_identity(&mut self, path: &str, token: Option<&str>) -> Response<Body> {
         let refused = |status, why: &str| response(status, "text/plain", format!("{why}\n"));
         if path != PATH {

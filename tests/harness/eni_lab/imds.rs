@@ -1,5 +1,4 @@
-//! The instance metadata service, version 2 only: what one
-//! instance can read about itself.
+//! The instance metadata service, version 2 only: what an instance can read about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,20 +11,21 @@ use super::state::{State, access_key};
 use super::world::{Eni, Instance, InstanceState, PRIMARY, World};
 use super::{ACCOUNT, AMI, REGION};
 
-/// The longest that a token may live, in seconds: six hours.
+/// The longest lifetime of a token, in seconds: six hours.
 const LONGEST_TOKEN: u64 = 21600;
 
-/// How long credentials are said to live.
+/// The lifetime of credentials that is reported.
 const CREDENTIALS_LIFE: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// What a test must never find outside of a request to EC2.
+/// The secret key, which a test must never find anywhere but in signatures of requests to
+/// EC2.
 pub const CANARY: &str = "SECRETCANARY";
 
-/// Some of the versions of the metadata.
+/// Some versions of the metadata.
 const VERSIONS: [&str; 4] = ["1.0", "2021-03-23", "2024-04-11", "latest"];
 
-/// The header with the life of a token, in its request and in its answer: the AWS SDK
-/// takes no token without it.
+/// The header with the lifetime of a token, in the request and in the response: the AWS SDK
+/// accepts no token without it.
 pub(super) const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 
 /// A request to IMDS.
@@ -36,12 +36,12 @@ pub(super) struct Request<'a> {
     pub(super) ttl: Option<&'a str>,
 }
 
-/// What IMDS answers.
+/// A response of IMDS.
 #[derive(Default)]
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) body: String,
-    /// The life of the token that is the body.
+    /// The lifetime of the token that is the body.
     pub(super) ttl: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ impl Reply {
     }
 }
 
-/// The answer to a request; none closes the connection.
+/// The response to a request; `None` closes the connection.
 pub(super) fn answer(
     state: &mut State,
     instance: &InstanceId,
@@ -89,8 +89,8 @@ pub(super) fn answer(
     })
 }
 
-/// What is below a version of the metadata; every version has the same here. The names of all
-/// versions are at the top.
+/// The paths below a version of the metadata; all versions are the same here. The names of
+/// all versions are at the top.
 fn versioned(path: &str, tree: impl FnOnce() -> BTreeMap<String, String>) -> Option<String> {
     let path = path.trim_start_matches('/');
     if path.is_empty() {
@@ -105,7 +105,7 @@ fn versioned(path: &str, tree: impl FnOnce() -> BTreeMap<String, String>) -> Opt
     is_known.then(below_version).flatten()
 }
 
-/// A new token, for a life in seconds that the request must name.
+/// A new token. The request must name its lifetime in seconds.
 fn token(state: &mut State, instance: &InstanceId, request: &Request<'_>) -> Reply {
     if request.method != "PUT" {
         return Reply::status(405);
@@ -124,8 +124,8 @@ fn token(state: &mut State, instance: &InstanceId, request: &Request<'_>) -> Rep
     }
 }
 
-/// The value at the path, or the names below it: those that have something below them
-/// end with a slash.
+/// The value at the path, or the names below it: a name that has names below it ends with a
+/// slash.
 fn read(tree: &BTreeMap<String, String>, path: &str) -> Option<String> {
     if let Some(value) = tree.get(path) {
         return Some(value.clone());
@@ -176,7 +176,7 @@ fn tree(state: &State, instance: &Instance) -> BTreeMap<String, String> {
     tree
 }
 
-/// The interfaces, as they were some time ago, if the rules say so.
+/// The interfaces, as they were some time ago if the rules delay them.
 fn interfaces(state: &State, instance: &Instance) -> BTreeMap<String, String> {
     let world = state.world_before(state.rules.imds_lag);
     let mut meta = BTreeMap::new();
@@ -191,7 +191,7 @@ fn interfaces(state: &State, instance: &Instance) -> BTreeMap<String, String> {
         let directory = format!("network/interfaces/macs/{}/", eni.mac);
         let age = eni.attachment.as_ref().map(|a| a.since.elapsed());
         if age.is_some_and(|age| age < state.rules.imds_404_after_attach) {
-            // A name that nobody asks for keeps the MAC itself in the list.
+            // A name that is never requested keeps the MAC itself in the list.
             meta.insert(format!("{directory} "), String::new());
             continue;
         }
@@ -202,7 +202,8 @@ fn interfaces(state: &State, instance: &Instance) -> BTreeMap<String, String> {
     meta
 }
 
-/// What there is below the MAC of an interface. Empty lists are absent, so 404.
+/// The paths below the MAC of an interface. An empty list has no path, and so results in
+/// 404.
 fn interface(world: &World, eni: &Eni) -> BTreeMap<&'static str, String> {
     let mut values = BTreeMap::from([
         ("interface-id", eni.id.to_string()),

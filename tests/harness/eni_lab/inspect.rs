@@ -1,5 +1,5 @@
-//! Looking into the lab over HTTP, below `/lab/` on EC2's address: for people and for
-//! programs in other languages. Nothing here is part of EC2.
+//! Access to the state of the lab over HTTP, below `/lab/` on EC2's address, for people
+//! and for programs in other languages. Nothing here is part of EC2.
 
 use hyper::{Method, Response};
 use serde::Deserialize;
@@ -11,15 +11,15 @@ use super::fault::{Armed, Fault};
 use super::server::{Body, response};
 use super::state::State;
 
-/// One entry of a script of faults.
+/// An entry in a list of faults.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     action: String,
-    /// The first call that it hits; 1 is the next one.
+    /// The first call that fails; 1 is the next one.
     #[serde(default = "one")]
     nth: u64,
-    /// How many calls it hits.
+    /// How many calls fail.
     #[serde(default = "one")]
     times: u64,
     fault: Fault,
@@ -53,7 +53,7 @@ pub(super) fn answer(shared: &Shared, method: &Method, path: &str, body: &[u8]) 
 
 fn arm(shared: &Shared, body: &[u8]) -> Result<Value, String> {
     let script: Vec<Entry> = serde_json::from_slice(body)
-        .map_err(|cause| format!("This is no list of faults: {cause}\n"))?;
+        .map_err(|cause| format!("this is not a valid list of faults: {cause}\n"))?;
     let armed = script.len();
     shared.update(|state| {
         state.faults.extend(script.into_iter().map(|entry| Armed {

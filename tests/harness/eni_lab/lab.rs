@@ -1,5 +1,4 @@
-//! The lab as tests and the binary hold it: serving, switches, faults, and what can be
-//! asked afterwards.
+//! The interface of the lab for tests and for the binary: serving, rules, faults and queries.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener};
@@ -25,8 +24,8 @@ use super::state::access_key;
 use super::world::{Attachment, Eni};
 use crate::Namespace;
 
-/// A simulated VPC, in [`REGION`](super::REGION). Clones are the same VPC; its servers
-/// stop when the last of them is gone.
+/// A simulated VPC, in [`REGION`](super::REGION). A clone is the same VPC; the servers stop
+/// when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Lab {
     pub(super) shared: Arc<Shared>,
@@ -48,13 +47,13 @@ impl Lab {
         }
     }
 
-    /// Answers as EC2 on this listener, and below `/lab/` to who wants to look inside.
+    /// Serves EC2 on this listener, and the state of the lab below `/lab/`.
     pub fn serve_ec2(&self, listener: TcpListener) {
         self.serve(listener, Service::Ec2, None);
     }
 
-    /// Answers as EC2, over TLS with this certificate chain and key in PEM, to a client
-    /// that has resolved the name of EC2's own endpoint.
+    /// Serves EC2 over TLS with this certificate chain and key in PEM, for a client that has
+    /// resolved the name of EC2's real endpoint.
     pub fn serve_ec2_tls(&self, listener: TcpListener, cert_chain_pem: &[u8], key_pem: &[u8]) {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert_chain_pem).collect();
         let key = PrivateKeyDer::from_pem_slice(key_pem).expect("the key is PEM");
@@ -68,17 +67,17 @@ impl Lab {
         self.serve(listener, Service::Ec2, Some(acceptor));
     }
 
-    /// Answers on this listener as the metadata service of the instance.
+    /// Serves the instance's metadata service on this listener.
     pub fn serve_imds(&self, listener: TcpListener, instance: &InstanceId) {
         self.serve(listener, Service::Imds(instance.clone()), None);
     }
 
-    /// Answers as STS on this listener.
+    /// Serves STS on this listener.
     pub fn serve_sts(&self, listener: TcpListener) {
         self.serve(listener, Service::Sts, None);
     }
 
-    /// Answers on this listener as the agent of EKS Pod Identity, at `/v1/credentials`.
+    /// Serves the agent of EKS Pod Identity on this listener, at `/v1/credentials`.
     pub fn serve_pod_identity(&self, listener: TcpListener) {
         self.serve(listener, Service::PodIdentity, None);
     }
@@ -88,8 +87,8 @@ impl Lab {
         self.runtime.spawn(serve(shared, listener, service, tls));
     }
 
-    /// What a data plane needs beside the kernel: moments that come by themselves, and answers
-    /// to who looks for a neighbour.
+    /// Starts the tasks that a data plane needs: one applies delayed changes when they are
+    /// due, one answers neighbour solicitations.
     pub(super) fn run_data_plane(&self, vpc: &VpcId, network: &Namespace) {
         let shared = Arc::clone(&self.shared);
         self.runtime
@@ -99,22 +98,22 @@ impl Lab {
         self.runtime.spawn(solicitations.answer(shared, vpc));
     }
 
-    /// Changes the switches.
+    /// Changes the rules.
     pub fn rules(&self, change: impl FnOnce(&mut Rules)) {
         self.shared.update(|state| change(&mut state.rules));
     }
 
-    /// Makes all that has happened so far older, for descriptions that lag.
+    /// Makes everything that has happened so far older, so that delayed descriptions show it.
     pub fn age(&self, by: Duration) {
         self.shared.update(|state| state.age(by));
     }
 
-    /// Lets the next `n` calls of the action go wrong.
+    /// Makes the next `n` calls of the action fail.
     pub fn fail_next(&self, action: &str, n: u64, fault: Fault) {
         self.arm(action, 0, n, fault);
     }
 
-    /// Lets one call of the action go wrong: 1 is the next one from now.
+    /// Makes one call of the action fail: 1 is the next one.
     pub fn fail_nth(&self, action: &str, nth: u64, fault: Fault) {
         self.arm(action, nth.saturating_sub(1), 1, fault);
     }
@@ -130,48 +129,48 @@ impl Lab {
         self.shared.update(|state| state.faults.push(armed));
     }
 
-    /// Disarms every fault that has not hit yet.
+    /// Removes every fault that has not been used up.
     pub fn clear_faults(&self) {
         self.shared.update(|state| state.faults.clear());
     }
 
-    /// Lets calls of the action wait until [`release_held`](Self::release_held).
+    /// Makes calls of the action wait until [`release_held`](Self::release_held).
     pub fn hold(&self, action: &str, hold: Hold) {
         self.shared
             .update(|state| state.holds.insert(action.to_owned(), hold));
     }
 
-    /// Lets all held calls go on, and holds no more.
+    /// Continues all calls that wait, and lets no further call wait.
     pub fn release_held(&self) {
         self.shared.update(|state| state.holds.clear());
         self.shared.released.notify_waiters();
     }
 
-    /// Lets the calls go on that are held now, and holds those that come later.
+    /// Continues all calls that wait now; later calls still wait.
     pub fn pass_held(&self) {
         self.shared.update(|state| state.passes += 1);
         self.shared.released.notify_waiters();
     }
 
-    /// How many calls are held now.
+    /// How many calls wait now.
     pub fn held(&self) -> usize {
         self.shared.lock().held
     }
 
-    /// Accepts this access key id for every call, as nobody's; `AKIDLAB` is accepted
-    /// from the start.
+    /// Accepts this access key id for every call, without an instance that it belongs to;
+    /// `AKIDLAB` is always accepted.
     pub fn allow_key(&self, access_key_id: &str) {
         self.shared
             .update(|state| state.allowed_keys.insert(access_key_id.to_owned()));
     }
 
-    /// The access key id that IMDS gives the instance now.
+    /// The access key id that IMDS now returns to the instance.
     pub fn access_key(&self, instance: &InstanceId) -> String {
         access_key(instance, self.shared.lock().key_generation)
     }
 
-    /// Lets all credentials expire that instances and service accounts have; there are new
-    /// ones at once.
+    /// Makes all credentials of instances and service accounts expire; new ones are available
+    /// immediately.
     pub fn expire_credentials(&self) {
         self.shared.update(|state| {
             state.key_generation += 1;
@@ -179,33 +178,33 @@ impl Lab {
         });
     }
 
-    /// A new token of a service account, which STS and Pod Identity take for so long.
+    /// A new token of a service account, which STS and Pod Identity accept for this time.
     pub fn issue_token(&self, life: Duration) -> String {
         self.shared.update(|state| state.identities.issue(life))
     }
 
-    /// Lets all tokens of service accounts expire.
+    /// Makes all tokens of service accounts expire.
     pub fn expire_tokens(&self) {
         self.shared.update(|state| state.identities.expire_tokens());
     }
 
-    /// How often credentials were given for a token of a service account.
+    /// How often credentials were issued for a token of a service account.
     pub fn uses_of_token(&self, token: &str) -> u64 {
         self.shared.lock().identities.uses(token)
     }
 
-    /// Lets all tokens of IMDS expire.
+    /// Makes all tokens of IMDS expire.
     pub fn expire_imds_tokens(&self) {
         self.shared.update(|state| state.tokens.clear());
     }
 
-    /// Takes the role off the instances: IMDS has no credentials.
+    /// Removes the role from all instances: IMDS has no credentials.
     pub fn no_role(&self) {
         self.shared.update(|state| state.role = None);
     }
 
-    /// The interface's secondary IPv4 addresses and its IPv6 addresses, sorted; none
-    /// when it does not exist.
+    /// The interface's secondary IPv4 addresses and its IPv6 addresses, sorted; empty when it
+    /// does not exist.
     pub fn addresses(&self, eni: &EniId) -> Vec<IpAddr> {
         let state = self.shared.lock();
         let found = state.world.eni(eni.as_str());
@@ -214,7 +213,7 @@ impl Lab {
         addresses
     }
 
-    /// The prefixes that are delegated to the interface, sorted; none when it does not exist.
+    /// The prefixes that are delegated to the interface, sorted; empty when it does not exist.
     pub fn prefixes(&self, eni: &EniId) -> Vec<String> {
         let state = self.shared.lock();
         let found = state.world.eni(eni.as_str());
@@ -241,7 +240,7 @@ impl Lab {
         }
     }
 
-    /// The interface of the VPC that has the address, as its primary or not.
+    /// The interface of the VPC that has the address, primary or secondary.
     pub fn owner(&self, vpc: &VpcId, address: IpAddr) -> Option<EniId> {
         let state = self.shared.lock();
         state.world.owner(vpc, address).map(|eni| eni.id.clone())
@@ -254,8 +253,7 @@ impl Lab {
         attached.values().map(|eni| eni.id.clone()).collect()
     }
 
-    /// Every interface that exists, with its tags and, where it is attached, the instance, the
-    /// network card, the device index and whether it goes with the instance.
+    /// Every interface, with its tags and its attachment.
     pub fn all_enis(&self) -> Vec<Shown> {
         let state = self.shared.lock();
         state
@@ -266,17 +264,17 @@ impl Lab {
             .collect()
     }
 
-    /// How many requests there were to EC2, by action, failed ones included.
+    /// The number of requests to EC2 by action, including failed ones.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.shared.lock().calls.clone()
     }
 
-    /// How many requests there were to IMDS, by path.
+    /// The number of requests to IMDS by path.
     pub fn imds_calls(&self) -> BTreeMap<String, u64> {
         self.shared.lock().imds_calls.clone()
     }
 
-    /// Begins to count anew.
+    /// Sets the numbers of requests to zero.
     pub fn reset_calls(&self) {
         self.shared.update(|state| {
             state.calls.clear();
@@ -289,18 +287,18 @@ impl Lab {
         self.shared.lock().events.clone()
     }
 
-    /// What the log shows that must never happen; see [`violations`].
+    /// Everything in the log that must never happen; see [`violations`].
     pub fn invariant_violations(&self) -> Vec<String> {
         violations(&self.shared.lock().events)
     }
 
-    /// What of the requests so far is not as EC2's service model has it.
+    /// How the requests so far differ from EC2's service model.
     pub fn malformed_requests(&self) -> Vec<String> {
         self.shared.lock().malformed.clone()
     }
 
-    /// Waits until there were so many requests of the action, and tells whether there
-    /// were before the time was over.
+    /// Waits until there were this many requests of the action. Returns whether that happened
+    /// in time.
     pub fn wait_for_call(&self, action: &str, count: u64, time: Duration) -> bool {
         self.wait_until(time, |lab| {
             let calls = &lab.shared.lock().calls;
@@ -308,8 +306,8 @@ impl Lab {
         })
     }
 
-    /// Waits until the condition holds, looking at each change, and tells whether it
-    /// held before the time was over.
+    /// Waits until the condition holds, which is checked after each change. Returns whether
+    /// that happened in time.
     pub fn wait_until(&self, time: Duration, condition: impl Fn(&Self) -> bool) -> bool {
         let deadline = Instant::now() + time;
         loop {
@@ -336,11 +334,11 @@ pub struct Shown {
     pub groups: Vec<String>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
-    /// The instance that it is attached to.
+    /// The instance to which it is attached.
     pub instance: Option<InstanceId>,
-    /// The network card and the device index there.
+    /// The network card, and the device index on that.
     pub place: Option<(u32, u32)>,
-    /// Whether it goes with the instance.
+    /// Whether it is deleted when the instance is terminated.
     pub delete_on_termination: bool,
 }
 
@@ -358,7 +356,7 @@ impl Shown {
         }
     }
 
-    /// Whether the VPC CNI takes it for its own.
+    /// Whether the VPC CNI treats it as its own.
     pub fn is_of_vpc_cni(&self) -> bool {
         self.tags.contains_key(VPC_CNI)
     }

@@ -1,16 +1,16 @@
-//! What instance types can carry: a small part of EC2's table, enough to meet every
-//! size of it.
+//! Limits of instance types: a small part of EC2's table, with at least one type of every
+//! size.
 
-/// Network limits of an instance type, as `DescribeInstanceTypes` gives them.
+/// Network limits of an instance type, as in `DescribeInstanceTypes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Network interfaces an instance can have.
+    /// The number of network interfaces of an instance.
     pub interfaces: usize,
-    /// IPv4 addresses of an interface, its primary address included.
+    /// The number of IPv4 addresses of an interface, including the primary one.
     pub ipv4: usize,
-    /// IPv6 addresses of an interface.
+    /// The number of IPv6 addresses of an interface.
     pub ipv6: usize,
-    /// Network cards of an instance.
+    /// The number of network cards of an instance.
     pub cards: usize,
 }
 

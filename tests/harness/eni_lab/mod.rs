@@ -1,11 +1,11 @@
-//! eni-lab: a simulated VPC with EC2's Query API, the instance metadata service, and what
-//! gives a service account its role, which eni-sync is proven on. It follows the rules that EC2 is known to have, makes
-//! a switch of what is not known, fails as a script says, and keeps a log that shows
-//! what must never happen.
+//! eni-lab: a simulated VPC with EC2's Query API, the instance metadata service, and the services
+//! that give a service account its role. eni-sync is tested with it. It follows the documented
+//! rules of EC2, has a switch for what is not documented, can make calls fail, and keeps a log that
+//! is checked for what must never happen.
 //!
-//! Signatures are not verified, only that a request has one and whose it is; there is
-//! one region. Sockets are given to it, so that each can be in
-//! a network namespace of its own. A [`DataPlane`] carries packets as the VPC would.
+//! It checks that a request is signed and by which key, but does not verify the signature. There is
+//! one region. The caller opens the sockets, so that each can be in another network namespace. A
+//! [`DataPlane`] carries packets as a VPC does.
 
 mod address;
 mod certificate;
@@ -51,10 +51,10 @@ use shared::Shared;
 /// The region of the VPC.
 pub const REGION: &str = "us-west-2";
 
-/// The availability zone of every subnet that is not made in another one.
+/// The availability zone of a subnet unless another one is requested.
 pub const ZONE: &str = "us-west-2a";
 
-/// The account that owns everything.
+/// The account that owns all objects.
 pub const ACCOUNT: &str = "123456789012";
 
 /// The security group that every VPC has.

@@ -1,12 +1,13 @@
-//! What the service models of EC2 and STS say of requests. `model.txt` is made of botocore's, and a test
-//! compares the two; what the lab itself does not read is examined here too.
+//! Checks requests against the service models of EC2 and STS. `model.txt` is generated from
+//! botocore's models, and a test compares them. Parameters that the lab itself does not read are
+//! checked too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use super::query::{Api, Query};
 
-/// Parameters of an action: the type, and whether it is needed.
+/// Parameters of an action: the type, and whether it is required.
 type Parameters = BTreeMap<&'static str, (&'static str, bool)>;
 
 static ACTIONS: LazyLock<BTreeMap<&str, Parameters>> = LazyLock::new(|| {
@@ -23,7 +24,7 @@ static ACTIONS: LazyLock<BTreeMap<&str, Parameters>> = LazyLock::new(|| {
     actions
 });
 
-/// What of a request is not as the model has it, one sentence each.
+/// How a request differs from the model, one sentence each.
 pub(super) fn faults(action: &str, query: &Query) -> Vec<String> {
     let Some(parameters) = ACTIONS.get(action) else {
         return vec![format!("{action}: there is no such action")];
@@ -51,8 +52,8 @@ pub(super) fn faults(action: &str, query: &Query) -> Vec<String> {
     found
 }
 
-/// The name with `N` in place of numbers, and whether these are those of a list that begins
-/// with 1 and has no gap.
+/// The name with `N` in place of numbers, and whether these are the numbers of a list that
+/// begins with 1 and has no gap.
 fn pattern(name: &str, query: &Query) -> (String, bool) {
     let (mut pattern, mut path, mut is_in_order) = (Vec::new(), String::new(), true);
     for part in name.split('.') {

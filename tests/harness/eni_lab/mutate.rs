@@ -1,5 +1,5 @@
-//! The calls that change something: the four that eni-sync makes, and those that set
-//! up a VPC.
+//! The calls that change something: the four that eni-sync makes, and those for setting up a
+//! VPC.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use super::error::Ec2Error;
 use super::id::EniId;
 use super::query::{Query, items};
 
-/// Carries out a call, or nothing when the action is none of these.
+/// Carries out a call; `None` when the action does not belong here.
 pub(super) fn run(
     change: &mut Change<'_>,
     action: &str,
@@ -137,7 +137,7 @@ fn unassign_ipv6(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Err
     }))
 }
 
-/// The prefixes that a call delegates, named or counted; nothing when it is about single
+/// The prefixes that a call delegates, named or counted; `None` when it is about single
 /// addresses.
 fn assign_prefixes(
     change: &mut Change<'_>,
@@ -171,7 +171,8 @@ fn prefixes_in(query: &Query, name: &str) -> Result<Vec<IpNetwork>, Ec2Error> {
     texts.map(|text| prefix(name, text)).collect()
 }
 
-/// What is in `Ipv4Prefix.1.Ipv4Prefix` and the like, as only CreateNetworkInterface has it.
+/// The values of `Ipv4Prefix.1.Ipv4Prefix` and so on, a form that only CreateNetworkInterface
+/// has.
 fn created<T: FromStr>(
     query: &Query,
     list: &str,
@@ -192,7 +193,7 @@ fn create_vpc(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
 }
 
 fn create_subnet(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
-    // One that is for IPv6 only has an IPv6 range, and no other.
+    // An IPv6-only subnet has an IPv6 range and no IPv4 range.
     let cidr = match query.flag("Ipv6Native") {
         true => None,
         false => Some(query.require_parsed("CidrBlock")?),
@@ -212,7 +213,8 @@ fn reserve(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
     Ok(json!({"subnetCidrReservation": describe::reservation(subnet, &reserved)}))
 }
 
-/// Only what describes where and how many; images and keys make no difference here.
+/// Only the subnet, the type and the number are used; images and keys make no difference
+/// here.
 fn run_instances(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
     let kind = query.require("InstanceType")?;
     let subnet = query.require("SubnetId")?;
@@ -241,8 +243,8 @@ fn terminate_instances(change: &mut Change<'_>, query: &Query) -> Result<Value, 
     Ok(json!({"instancesSet": items(answers)}))
 }
 
-/// The same client token is the same interface. Source: Amazon EC2 Developer Guide, "Ensuring
-/// idempotency".
+/// Calls with the same client token create one interface. Source: Amazon EC2 Developer Guide,
+/// "Ensuring idempotency".
 fn create_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
     let Some(token) = query.text("ClientToken") else {
         let id = new_eni(change, query)?;
@@ -338,7 +340,8 @@ fn delete_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error>
     Ok(json!({"return": true}))
 }
 
-/// One attribute a call. Source: the reference of the API, `ModifyNetworkInterfaceAttribute`.
+/// A call changes one attribute. Source: EC2's API reference,
+/// `ModifyNetworkInterfaceAttribute`.
 fn modify_eni(change: &mut Change<'_>, query: &Query) -> Result<Value, Ec2Error> {
     let eni = query.require("NetworkInterfaceId")?;
     let names = query

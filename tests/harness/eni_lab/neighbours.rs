@@ -1,6 +1,6 @@
-//! Who asks for an IPv6 neighbour is answered by the VPC, for every address and prefix of its ENIs
-//! and for the routers of its subnets. The kernel answers for others too, but for single
-//! addresses only, and forgets them when a link goes down.
+//! Answers IPv6 neighbour solicitations in the VPC, for every address and prefix of its ENIs and
+//! for the routers of its subnets. The kernel's proxy entries are no replacement: they are for
+//! single addresses only, and are deleted when a link is set down.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
@@ -39,7 +39,7 @@ const FLAGS: u8 = 0x60;
 /// The option with the link-layer address of the target, of eight bytes.
 const TARGET_ADDRESS: [u8; 2] = [2, 1];
 
-/// The questions for neighbours that arrive in a VPC.
+/// Receives the neighbour solicitations in a VPC.
 #[derive(Debug)]
 pub(super) struct Solicitations {
     heard: OwnedFd,
@@ -59,9 +59,9 @@ impl Solicitations {
         })
     }
 
-    /// Answers for ever.
+    /// Answers until the task is aborted.
     pub(super) async fn answer(self, shared: Arc<Shared>, vpc: VpcId) {
-        // tokio has no type for this socket; it only waits for it.
+        // tokio has no type for this socket, and is only used to wait for it.
         let heard = UdpSocket::from_std(self.heard.into()).expect("the lab's runtime has sockets");
         let mut packet = [0; 128];
         loop {
@@ -77,7 +77,7 @@ impl Solicitations {
             };
             if is_elsewhere(&shared.lock().world, &vpc, source, target) {
                 let to = SocketAddr::V6(SocketAddrV6::new(source, 0, 0, index));
-                // Who asks with an address that it was not given gets no answer.
+                // A solicitation from an address that its ENI does not have gets no answer.
                 sendto(
                     &self.answers,
                     &advertisement(target, mac),
@@ -90,7 +90,7 @@ impl Solicitations {
     }
 }
 
-/// Who asks, and for whom.
+/// The source and the target of a solicitation.
 fn solicitation(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let address = |at: usize| {
         Some(Ipv6Addr::from(
@@ -100,11 +100,11 @@ fn solicitation(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let is_asked =
         packet.get(NEXT_HEADER) == Some(&ICMPV6) && packet.get(KIND) == Some(&SOLICITATION);
     let (source, target) = (address(SOURCE)?, address(TARGET)?);
-    // Without a source somebody looks whether its own address is another's.
+    // A solicitation without a source is duplicate address detection.
     (is_asked && !source.is_unspecified()).then_some((source, target))
 }
 
-/// Whether another ENI than the one that asks has the target, or a router has it.
+/// Whether the target is an address of another ENI than the sender's, or of a router.
 fn is_elsewhere(world: &World, vpc: &VpcId, source: Ipv6Addr, target: Ipv6Addr) -> bool {
     let mut subnets = world.subnets.values().filter(|subnet| subnet.vpc == *vpc);
     let is_router = subnets.any(|s| s.ipv6.iter().any(|cidr| cidr.nth(1) == Some(target)));
@@ -112,7 +112,7 @@ fn is_elsewhere(world: &World, vpc: &VpcId, source: Ipv6Addr, target: Ipv6Addr) 
     is_router || owner(target).is_some_and(|other| owner(source) != Some(other))
 }
 
-/// The link of the VPC is where the target is. The kernel adds the checksum.
+/// The advertised link-layer address is that of the VPC's link. The kernel adds the checksum.
 fn advertisement(target: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
     let head = [ADVERTISEMENT, 0, 0, 0, FLAGS, 0, 0, 0];
     [&head[..], &target.octets(), &TARGET_ADDRESS, &mac].concat()

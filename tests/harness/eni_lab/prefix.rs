@@ -9,7 +9,7 @@ use super::change::Change;
 use super::error::Ec2Error;
 use super::world::{Eni, Subnet};
 
-/// How long a prefix of each family is.
+/// The length of a prefix in each family.
 const IPV4_LENGTH: u8 = 28;
 const IPV6_LENGTH: u8 = 80;
 
@@ -31,7 +31,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Delegates as many prefixes of EC2's choice, and returns them.
+    /// Delegates this number of prefixes, chosen by EC2, and returns them.
     pub(super) fn assign_prefix_count(
         &mut self,
         eni: &str,
@@ -40,7 +40,8 @@ impl Change<'_> {
     ) -> Result<Vec<IpNetwork>, Ec2Error> {
         let found = self.world.eni(eni)?;
         let subnet = self.world.subnet(found.subnet.as_str())?.clone();
-        // What is reserved for prefixes comes first, and what is reserved for addresses never.
+        // Ranges reserved for prefixes come first; ranges reserved for addresses are never
+        // used.
         let reservation = |prefix: &IpNetwork| {
             let mut reservations = subnet.reservations.iter();
             reservations.find(|r| r.cidr.contains(prefix.network()))
@@ -63,7 +64,7 @@ impl Change<'_> {
         Ok(chosen)
     }
 
-    /// Takes prefixes from the interface.
+    /// Unassigns prefixes from the interface.
     pub(super) fn unassign_prefixes(
         &mut self,
         eni: &str,
@@ -78,7 +79,8 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// A prefix is whole, in the subnet, and nobody has any address of it.
+    /// A prefix must have the right length, be in the subnet, and have no address that is
+    /// assigned.
     fn check_prefix(&self, subnet: &Subnet, prefix: IpNetwork) -> Result<(), Ec2Error> {
         let length = if prefix.is_ipv6() {
             IPV6_LENGTH
@@ -131,7 +133,8 @@ impl Change<'_> {
     }
 }
 
-/// The prefixes of a family in a subnet; of IPv6 the first 4096, which no test uses up.
+/// The prefixes of a family in a subnet; of IPv6 only the first 4096, which are enough for
+/// every test.
 fn prefixes_of(subnet: &Subnet, ipv6: bool) -> impl Iterator<Item = IpNetwork> + '_ {
     let cidrs = subnet.cidrs().filter(move |cidr| cidr.is_ipv6() == ipv6);
     cidrs.flat_map(|cidr| {

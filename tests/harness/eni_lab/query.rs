@@ -15,7 +15,7 @@ pub(super) struct Query {
     pairs: BTreeMap<String, String>,
 }
 
-/// A filter of a describing call: a name, and values of which one must match.
+/// A filter of a call: a name, and values of which one must match.
 #[derive(Debug)]
 pub(super) struct Filter {
     pub(super) name: String,
@@ -23,13 +23,13 @@ pub(super) struct Filter {
 }
 
 impl Query {
-    /// Reads an URL-encoded form.
+    /// Parses a URL-encoded form.
     pub(super) fn parse(form: &[u8]) -> Self {
         let pairs = form_urlencoded::parse(form).into_owned().collect();
         Self { pairs }
     }
 
-    /// Adds the parameters of the form, as a request may have some in its address.
+    /// Adds the parameters of another form, because a request may have some in its URL.
     pub(super) fn extend(&mut self, form: &[u8]) {
         self.pairs.extend(Self::parse(form).pairs);
     }
@@ -38,7 +38,7 @@ impl Query {
         self.pairs.get(name).map(String::as_str)
     }
 
-    /// All but what every request has.
+    /// All parameters except those that every request has.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
         let pairs = self
             .pairs
@@ -47,7 +47,7 @@ impl Query {
         pairs.filter(|(key, _)| !["Action", "Version"].contains(key) && !key.starts_with("X-Amz-"))
     }
 
-    /// Whether there is a parameter of this name, or one with more parts behind it.
+    /// Whether there is a parameter with this name, or with this name and further parts.
     pub(super) fn has_below(&self, name: &str) -> bool {
         self.pairs.keys().any(|key| {
             let rest = key.strip_prefix(name);
@@ -77,7 +77,7 @@ impl Query {
         self.text(name) == Some("true")
     }
 
-    /// A value that must be readable when it is there.
+    /// A value that must be valid if it is present.
     pub(super) fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, Ec2Error> {
         let parse = |text: &str| {
             let invalid = |_| {
@@ -150,7 +150,7 @@ impl Query {
         }
     }
 
-    /// The prefixes `Name.1`, `Name.2` … that there is something below.
+    /// The prefixes `Name.1`, `Name.2` … that have parameters below them.
     fn numbered(&self, name: &str) -> Vec<String> {
         let mut numbers: Vec<u32> = self
             .pairs
@@ -188,12 +188,12 @@ fn missing(name: &str) -> Ec2Error {
     Ec2Error::bad("MissingParameter", message)
 }
 
-/// A list as EC2 nests it: `<set><item>…</item><item>…</item></set>`.
+/// A list in EC2's form: `<set><item>…</item><item>…</item></set>`.
 pub(super) fn items(values: impl IntoIterator<Item = Value>) -> Value {
     json!({"item": values.into_iter().collect::<Vec<_>>()})
 }
 
-/// Whose calls and answers they are: EC2 has a form of its own.
+/// The API, which determines the form of responses: EC2's differs from the others'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Api {
     Ec2,
@@ -201,7 +201,7 @@ pub(super) enum Api {
 }
 
 impl Api {
-    /// The API that has the action, as far as the lab has it.
+    /// The API to which the action belongs, if the lab knows it.
     pub(super) fn of(action: &str) -> Self {
         match action {
             ASSUME => Self::Sts,
@@ -209,7 +209,7 @@ impl Api {
         }
     }
 
-    /// The version that requests name.
+    /// The API version in requests.
     pub(super) fn version(self) -> &'static str {
         match self {
             Self::Ec2 => "2016-11-15",
@@ -224,7 +224,8 @@ impl Api {
         }
     }
 
-    /// The XML document of an answer: a JSON object whose arrays are repeated elements.
+    /// The XML document of a response, from a JSON object. An array becomes repeated
+    /// elements.
     pub(super) fn answer(self, action: &str, request_id: &str, fields: &Value) -> String {
         let mut document = json!({ "@xmlns": self.namespace() });
         match self {

@@ -1,6 +1,6 @@
-//! Switches: answers where AWS' behaviour is not known, and how slow, limited or
-//! strict the simulated one is. What no document of AWS says is called so: eni-sync must
-//! pass with such a switch either way.
+//! Switches for behaviour of AWS that is not known, and for how slow, limited or strict the
+//! simulation is. "Not documented" marks behaviour that no document of AWS describes: eni-sync
+//! must pass with both positions of such a switch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::id::InstanceId;
 use super::limits::Limits;
 
-/// What an explicit assignment of an address does that the interface has already
-/// (not documented).
+/// The effect of assigning an address explicitly that the interface already has (not
+/// documented).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// It succeeds and changes nothing; the answer lists only what is new.
+    /// It succeeds and changes nothing; the response lists only what is new.
     Accept,
     /// `InvalidParameterValue`, and the whole call fails.
     Refuse,
@@ -22,20 +22,20 @@ pub enum Repeat {
 /// One token bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bucket {
-    /// How many calls may come at once.
+    /// How many calls may be made at once.
     pub burst: f64,
-    /// How many come back in a second.
+    /// How many tokens are added per second.
     pub per_second: f64,
 }
 
 /// The token buckets of an account and region, one for each action (not documented).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Buckets {
-    /// Of each action that changes something.
+    /// For each action that changes something.
     pub mutating: Bucket,
-    /// Of each action that only reads.
+    /// For each action that only reads.
     pub describing: Bucket,
-    /// Of reading calls with neither filter, ids nor pagination.
+    /// For reading calls with neither filter, ids nor pagination.
     pub unfiltered: Bucket,
 }
 
@@ -50,53 +50,54 @@ impl Default for Buckets {
     }
 }
 
-/// How the simulated VPC behaves. The default is immediate, unlimited and strict.
+/// The behaviour of the simulated VPC. The default is immediate, unlimited and strict.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The same explicit assignment again (not documented).
+    /// The effect of repeating an explicit assignment (not documented).
     pub repeat_assign: Repeat,
     /// How long after a successful reassignment the address moves; until then
     /// describes and IMDS show the old owner.
     pub reassign_delay: Duration,
-    /// `DescribeNetworkInterfaces` and `DescribeInstances` show everything as it was that
-    /// long ago. Source: Amazon EC2 Developer Guide, "Eventual consistency".
+    /// `DescribeNetworkInterfaces` and `DescribeInstances` show everything as it was this long
+    /// ago. Source: Amazon EC2 Developer Guide, "Eventual consistency".
     pub describe_lag: Duration,
-    /// Instances that `DescribeInstances` does not find, whatever their state is. Source:
-    /// the same: a description may not know yet what there is.
+    /// Instances that `DescribeInstances` does not find, whatever their state is. Source: the
+    /// same: a description may not yet show an object that exists.
     pub hidden_instances: BTreeSet<InstanceId>,
-    /// How many seconds EC2's clock is ahead of this machine's; less than 0 when it is
-    /// behind. A request whose time is more than five minutes off is refused.
+    /// How many seconds EC2's clock is ahead of this machine's; less than 0 when it is behind. A
+    /// request whose time differs by more than five minutes is refused.
     pub clock_ahead: i64,
-    /// The code of that refusal; EC2 has several.
+    /// The error code of that refusal; EC2 has several.
     pub clock_code: String,
-    /// IMDS shows interfaces and addresses as they were that long ago.
+    /// IMDS shows interfaces and addresses as they were this long ago.
     pub imds_lag: Duration,
-    /// How long IMDS answers 404 below an interface's MAC after it was attached; the
-    /// list of MACs shows it at once.
+    /// How long IMDS answers 404 below an interface's MAC after it was attached; the list of
+    /// MACs shows it immediately.
     pub imds_404_after_attach: Duration,
-    /// The answer to a token request never arrives, as with hop limit 1 from a pod.
+    /// The response to a token request never arrives, as in a pod with hop limit 1.
     pub imds_unreachable_token: bool,
-    /// Every request to IMDS finds the connection closed.
+    /// IMDS closes the connection of every request.
     pub imds_down: bool,
-    /// The answers of IMDS never end, but for its tokens.
+    /// The responses of IMDS never end, except those to token requests.
     pub imds_endless: bool,
     /// Whether permissions are checked before parameters (not documented).
     pub authorise_before_validate: bool,
-    /// How long every EC2 call takes, before it is carried out.
+    /// The delay before every EC2 call is carried out.
     pub latency: Duration,
-    /// The same for single actions, in place of `latency`.
+    /// The delay for single actions, in place of `latency`.
     pub latency_of: BTreeMap<String, Duration>,
     /// Throttling: `RequestLimitExceeded` with HTTP status 503.
     pub token_buckets: Option<Buckets>,
-    /// The published IAM policy: the four mutations only on interfaces with the tag
-    /// `node.k8s.amazonaws.com/no_manage=true`, else `UnauthorizedOperation`.
+    /// The published IAM policy: the four calls that change addresses are allowed only for
+    /// interfaces with the tag `node.k8s.amazonaws.com/no_manage=true`, and otherwise fail with
+    /// `UnauthorizedOperation`.
     pub tag_condition: bool,
     /// Actions that the role has no permission for.
     pub denied_actions: BTreeSet<String>,
     /// Addresses that EC2 does not remove from an interface, for a reason that no
     /// description shows: a call with one of them fails as a whole.
     pub pinned: BTreeSet<IpAddr>,
-    /// Limits of instance types, in place of EC2's or for types of one's own.
+    /// Limits of instance types, in place of EC2's or for invented types.
     pub limit_overrides: BTreeMap<String, Limits>,
     /// The code of an IPv6 assignment of an address that another interface has (not documented).
     pub ipv6_conflict_code: String,
@@ -110,7 +111,7 @@ pub struct Rules {
     pub vpc_cni: BTreeSet<InstanceId>,
     /// The code of a call with expired credentials (not documented).
     pub expired_code: String,
-    /// How long credentials live that a service account was given.
+    /// The lifetime of credentials that are issued to a service account.
     pub session_life: Duration,
     /// How long a terminated instance is `shutting-down` with its interfaces in use
     /// and its addresses taken.

@@ -1,5 +1,5 @@
-//! HTTP: connections from the listeners that the lab was given, EC2's and STS' calls with
-//! their faults, IMDS and Pod Identity.
+//! HTTP: accepts connections, and serves EC2 and STS with their faults, IMDS and Pod
+//! Identity.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,7 +27,7 @@ use super::query::{Api, Query};
 use super::state::{Call, fault_error};
 use super::{Shared, imds, inspect, model};
 
-/// Who answers on a listener.
+/// The service on a listener.
 #[derive(Debug, Clone)]
 pub(super) enum Service {
     Ec2,
@@ -36,7 +36,7 @@ pub(super) enum Service {
     PodIdentity,
 }
 
-/// The connection is closed without an answer.
+/// Closes the connection without a response.
 #[derive(Debug)]
 pub(super) struct Closed;
 
@@ -52,7 +52,7 @@ pub(super) type Body = BoxBody<Bytes, Infallible>;
 
 pub(super) type Answer = Result<Response<Body>, Closed>;
 
-/// Serves what comes to the listener, for ever.
+/// Serves connections to the listener until the task is aborted.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     listener: std::net::TcpListener,
@@ -91,7 +91,7 @@ async fn connection(
     let served = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service_fn(handle))
         .await;
-    // Connections end in every way that the tests can think of.
+    // How the connection ends does not matter: some tests break it.
     drop(served);
 }
 
@@ -146,7 +146,7 @@ fn metadata(shared: &Shared, instance: &InstanceId, request: &Request<Incoming>)
     Ok(response)
 }
 
-/// A call of an API whose parameters are a form and whose answers are XML.
+/// A call of an API whose parameters are a form and whose responses are XML.
 async fn query(shared: &Shared, api: Api, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     let mut query = Query::parse(parts.uri.query().unwrap_or_default().as_bytes());
@@ -214,7 +214,7 @@ fn written(
     response(status, "text/xml;charset=UTF-8", body)
 }
 
-/// A body that goes on for longer than anybody should read: a gigabyte.
+/// A body that is longer than any client should read: a gigabyte.
 struct Endless {
     chunks: u32,
 }

@@ -1,5 +1,4 @@
-//! Setting up a VPC, by direct calls: what is not part of what is tested. They panic
-//! with EC2's error, as what a test asks for here must be possible.
+//! Functions that set up a VPC directly, without the API. They panic with EC2's error.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,13 +20,13 @@ impl Lab {
         self.set_up(|change| Ok(change.create_vpc(cidr)))
     }
 
-    /// A subnet with this IPv4 range, and perhaps an IPv6 range.
+    /// A subnet with this IPv4 range and optionally an IPv6 range.
     #[track_caller]
     pub fn create_subnet(&self, vpc: &VpcId, cidr: &str, ipv6: Option<&str>) -> SubnetId {
         possible(self.try_create_subnet(vpc, cidr, ipv6))
     }
 
-    /// The same, with EC2's error.
+    /// Like [`create_subnet`](Self::create_subnet), but returns EC2's error.
     #[track_caller]
     pub fn try_create_subnet(
         &self,
@@ -40,20 +39,20 @@ impl Lab {
         self.try_set_up(|change| change.create_subnet(vpc.as_str(), cidr, ipv6))
     }
 
-    /// A subnet that is for IPv6 only.
+    /// An IPv6-only subnet.
     #[track_caller]
     pub fn create_ipv6_subnet(&self, vpc: &VpcId, cidr: &str) -> SubnetId {
         let cidr = Some(parsed::<Ipv6Network>(cidr));
         self.set_up(|change| change.create_subnet(vpc.as_str(), None, cidr))
     }
 
-    /// Puts the subnet, which has nothing in it yet, into another availability zone.
+    /// Moves the subnet, which must be empty, to another availability zone.
     #[track_caller]
     pub fn set_zone(&self, subnet: &SubnetId, zone: &str) {
         self.change_subnet(subnet, |subnet| subnet.zone = zone.to_owned());
     }
 
-    /// Gives the subnet a tag.
+    /// Adds a tag to the subnet.
     #[track_caller]
     pub fn tag_subnet(&self, subnet: &SubnetId, key: &str, value: &str) {
         self.change_subnet(subnet, |subnet| {
@@ -78,14 +77,15 @@ impl Lab {
         self.set_up(|change| change.create_group(vpc, value, tags))
     }
 
-    /// Another IPv6 range for the subnet; its only IPv4 range cannot be changed.
+    /// Adds an IPv6 range to the subnet; the IPv4 range cannot be changed.
     #[track_caller]
     pub fn add_subnet_cidr(&self, subnet: &SubnetId, cidr: &str) {
         let cidr: Ipv6Network = parsed(cidr);
         self.set_up(|change| change.add_subnet_cidr(subnet, cidr));
     }
 
-    /// Keeps EC2 from choosing addresses of the range; `kind` is `prefix` or `explicit`.
+    /// Reserves a range, from which EC2 then chooses no addresses; `kind` is `prefix` or
+    /// `explicit`.
     #[track_caller]
     pub fn reserve_cidr(&self, subnet: &SubnetId, cidr: &str, kind: &str) {
         let cidr: IpNetwork = parsed(cidr);
@@ -98,7 +98,7 @@ impl Lab {
         possible(self.try_run_instance(instance_type, subnet))
     }
 
-    /// The same, with EC2's error.
+    /// Like [`run_instance`](Self::run_instance), but returns EC2's error.
     pub fn try_run_instance(
         &self,
         instance_type: &str,
@@ -107,7 +107,7 @@ impl Lab {
         self.try_set_up(|change| change.run_instance(instance_type, subnet.as_str()))
     }
 
-    /// Gives the instance another id, as its metadata then has it: one that another
+    /// Changes the id of the instance, also in its metadata, to one that another
     /// simulation of EC2 has chosen.
     #[track_caller]
     pub fn set_instance_id(&self, instance: &InstanceId, id: &str) -> InstanceId {
@@ -119,31 +119,33 @@ impl Lab {
         new
     }
 
-    /// A network interface with a primary address of EC2's choice, not attached.
+    /// A network interface that is not attached, with a primary address that EC2 has
+    /// chosen.
     #[track_caller]
     pub fn create_eni(&self, subnet: &SubnetId) -> EniId {
         self.set_up(|change| change.create_eni(subnet.as_str(), None, ""))
     }
 
-    /// Attaches the interface; it would outlive its instance, as is EC2's default.
+    /// Attaches the interface; it is not deleted with its instance, as is EC2's default.
     #[track_caller]
     pub fn attach_eni(&self, eni: &EniId, instance: &InstanceId, device_index: u32) {
         self.attach_eni_to_card(eni, instance, (0, device_index));
     }
 
-    /// The same at another network card: its index and the device index on it.
+    /// Attaches the interface at this network card and this device index on it.
     #[track_caller]
     pub fn attach_eni_to_card(&self, eni: &EniId, instance: &InstanceId, place: (u32, u32)) {
         self.set_up(|change| change.attach_eni(eni.as_str(), instance.as_str(), place));
     }
 
-    /// Whether the attached interface goes with its instance.
+    /// Sets whether the attached interface is deleted when its instance is terminated.
     #[track_caller]
     pub fn delete_on_termination(&self, eni: &EniId, on: bool) {
         self.set_up(|change| change.delete_on_termination(eni.as_str(), on));
     }
 
-    /// Whether the VPC drops what is neither from nor to the interface's addresses.
+    /// Sets whether the VPC drops packets that are neither from nor to the interface's
+    /// addresses.
     #[track_caller]
     pub fn source_dest_check(&self, eni: &EniId, on: bool) {
         self.set_up(|change| {
@@ -158,13 +160,13 @@ impl Lab {
         self.set_up(|change| change.detach_eni(eni.as_str()));
     }
 
-    /// Deletes the interface, which is not attached.
+    /// Deletes the interface, which must not be attached.
     #[track_caller]
     pub fn delete_eni(&self, eni: &EniId) {
         self.set_up(|change| change.delete_eni(eni.as_str()));
     }
 
-    /// Gives the interface a tag.
+    /// Adds a tag to the interface.
     #[track_caller]
     pub fn tag_eni(&self, eni: &EniId, key: &str, value: &str) {
         self.set_up(|change| {
@@ -174,7 +176,7 @@ impl Lab {
         });
     }
 
-    /// Who has had the interface created; `is_service` for a service of AWS.
+    /// Sets who has created the interface; `is_service` for a service of AWS.
     #[track_caller]
     pub fn set_requester(&self, eni: &EniId, id: &str, is_service: bool) {
         self.set_up(|change| {
@@ -184,7 +186,7 @@ impl Lab {
         });
     }
 
-    /// Takes a tag off the interface.
+    /// Removes a tag from the interface.
     #[track_caller]
     pub fn untag_eni(&self, eni: &EniId, key: &str) {
         self.set_up(|change| {
@@ -193,7 +195,7 @@ impl Lab {
         });
     }
 
-    /// Gives the interface these security groups in the place of those that it has.
+    /// Replaces the security groups of the interface.
     #[track_caller]
     pub fn set_groups(&self, eni: &EniId, groups: &[&GroupId]) {
         self.set_up(|change| {
@@ -203,7 +205,7 @@ impl Lab {
         });
     }
 
-    /// Gives the interface the MAC of a device that exists.
+    /// Sets the MAC of the interface, to that of an existing device.
     #[track_caller]
     pub fn set_mac(&self, eni: &EniId, mac: &str) {
         self.set_up(|change| {
@@ -212,14 +214,14 @@ impl Lab {
         });
     }
 
-    /// An interface as node groups for Multus attach them: tagged, at the next device
-    /// index, and going with its instance.
+    /// Attaches an interface like a node group for Multus: with the tag, at the next
+    /// device index, and deleted with its instance.
     #[track_caller]
     pub fn multus_eni(&self, instance: &InstanceId, subnet: &SubnetId) -> EniId {
         possible(self.try_multus_eni(instance, subnet))
     }
 
-    /// The same, with EC2's error.
+    /// Like [`multus_eni`](Self::multus_eni), but returns EC2's error.
     pub fn try_multus_eni(
         &self,
         instance: &InstanceId,
@@ -238,13 +240,13 @@ impl Lab {
         })
     }
 
-    /// Terminates the instance; `Rules::shutting_down` says how long that takes.
+    /// Terminates the instance, which takes `Rules::shutting_down`.
     #[track_caller]
     pub fn terminate_instance(&self, instance: &InstanceId) {
         self.set_up(|change| change.terminate_instance(instance.as_str()));
     }
 
-    /// Stops the instance, which keeps its interfaces and their addresses.
+    /// Stops the instance. It keeps its interfaces and their addresses.
     #[track_caller]
     pub fn stop_instance(&self, instance: &InstanceId) {
         self.set_up(|change| {
@@ -256,31 +258,32 @@ impl Lab {
         });
     }
 
-    /// Somebody else assigns addresses, all of one family, to the interface.
+    /// Assigns addresses, all of one family, to the interface, not as an instance.
     #[track_caller]
     pub fn assign(&self, eni: &EniId, addresses: &[IpAddr]) {
         self.set_up(|change| change.assign(eni.as_str(), addresses, false));
     }
 
-    /// Somebody else takes addresses from wherever they are, as `AllowReassignment` does.
+    /// Moves addresses to the interface from any other, like `AllowReassignment`, not as
+    /// an instance.
     #[track_caller]
     pub fn take(&self, eni: &EniId, addresses: &[IpAddr]) {
         self.set_up(|change| change.assign(eni.as_str(), addresses, true));
     }
 
-    /// Somebody else delegates a prefix, such as `10.0.4.128/28`, to the interface.
+    /// Delegates a prefix, such as `10.0.4.128/28`, to the interface, not as an instance.
     #[track_caller]
     pub fn assign_prefix(&self, eni: &EniId, prefix: &str) {
         self.set_up(|change| change.assign_prefixes(eni.as_str(), &[parsed(prefix)]));
     }
 
-    /// Somebody else takes a prefix from the interface.
+    /// Unassigns a prefix from the interface, not as an instance.
     #[track_caller]
     pub fn unassign_prefix(&self, eni: &EniId, prefix: &str) {
         self.set_up(|change| change.unassign_prefixes(eni.as_str(), &[parsed(prefix)]));
     }
 
-    /// Somebody else takes addresses from the interface.
+    /// Unassigns addresses from the interface, not as an instance.
     #[track_caller]
     pub fn unassign(&self, eni: &EniId, addresses: &[IpAddr]) {
         self.set_up(|change| change.unassign(eni.as_str(), addresses));
@@ -307,11 +310,11 @@ impl Lab {
 
 #[track_caller]
 fn possible<T>(done: Result<T, Ec2Error>) -> T {
-    done.unwrap_or_else(|error| panic!("the VPC cannot be set up so: {error}"))
+    done.unwrap_or_else(|error| panic!("setting up the VPC: {error}"))
 }
 
 #[track_caller]
 fn parsed<T: std::str::FromStr>(text: &str) -> T {
     text.parse()
-        .unwrap_or_else(|_| panic!("{text:?} is no range of this family"))
+        .unwrap_or_else(|_| panic!("{text:?} is not a range of this family"))
 }

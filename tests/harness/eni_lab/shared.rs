@@ -1,5 +1,5 @@
-//! The state with its lock, and those who wait for it: tests on threads of their own
-//! for a change, and requests for being released.
+//! The state with its lock. Tests, on their own threads, wait here for changes, and held
+//! requests wait to be released.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -12,15 +12,15 @@ use super::fault::{self, Fault, Hold};
 use super::id::InstanceId;
 use super::state::{self, State};
 
-/// What the lab and its servers have in common.
+/// The data that the lab and its servers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// Something changed: tests may look again.
+    /// The state has changed: tests check it again.
     pub(super) changed: Condvar,
-    /// Held requests may look again.
+    /// Held requests check again whether they are released.
     pub(super) released: Notify,
-    /// Something else may be due next.
+    /// The time of the next delayed change may be another one.
     rescheduled: Notify,
 }
 
@@ -34,16 +34,16 @@ impl Shared {
         }
     }
 
-    /// The state of this moment.
+    /// The current state.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A test that panicked with the lock has left nothing half done: changes are
-        // made on copies.
+        // A test that panicked while it held the lock has left no incomplete change:
+        // changes are made on copies.
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         state.settle(Instant::now());
         state
     }
 
-    /// Changes the state and wakes who waits for it.
+    /// Changes the state and wakes everything that waits for it.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
@@ -53,14 +53,14 @@ impl Shared {
         result
     }
 
-    /// Lets everything happen at the moment that it is due, also when nobody looks.
+    /// Applies delayed changes when they are due, also without any request.
     pub(super) async fn follow_time(&self) {
         loop {
-            // Taking the lock is what lets happen what is due.
+            // Taking the lock applies what is due.
             let next = self.lock().world.next_due();
             let rescheduled = self.rescheduled.notified();
             match next {
-                // Whichever is first, it has to look again.
+                // After either of them, the loop checks again.
                 Some(due) => drop(timeout_at(due.into(), rescheduled).await),
                 None => rescheduled.await,
             }
@@ -81,7 +81,7 @@ impl Shared {
         }
     }
 
-    /// Counts a call, and tells its fault and its number.
+    /// Counts a call, and returns its fault and its number.
     pub(super) fn arrive(&self, action: &str) -> (Option<Fault>, u64) {
         self.update(|state| {
             *state.calls.entry(action.to_owned()).or_default() += 1;
@@ -90,7 +90,7 @@ impl Shared {
         })
     }
 
-    /// What time it is by EC2's clock, as HTTP writes it.
+    /// The time of EC2's clock, in HTTP's format.
     pub(super) fn date(&self) -> String {
         let now = state::now() + self.lock().rules.clock_ahead;
         let now = OffsetDateTime::from_unix_timestamp(now).expect("the year has four digits");
@@ -109,7 +109,7 @@ impl Shared {
     pub(super) fn terminate(&self, instance: &InstanceId) {
         self.update(|state| {
             let mut change = state.change(None);
-            // An instance that is gone already is what the fault wants.
+            // If the instance no longer exists, there is nothing to terminate.
             if change.terminate_instance(instance.as_str()).is_ok() {
                 let (world, events) = (change.world, change.events);
                 state.commit(world, events);
@@ -120,7 +120,7 @@ impl Shared {
     pub(super) fn attach_for_vpc_cni(&self, instance: &InstanceId) {
         self.update(|state| {
             let mut change = state.change(None);
-            // An instance that has gone has no VPC CNI either.
+            // An instance that no longer exists has no VPC CNI.
             if change.attach_for_vpc_cni(instance).is_ok() {
                 let (world, events) = (change.world, change.events);
                 state.commit(world, events);
@@ -128,8 +128,8 @@ impl Shared {
         });
     }
 
-    /// Lets a call wait where the test wants it to, until it is released or its client
-    /// is gone.
+    /// Holds a call at the point that the test has chosen, until it is released or its
+    /// client has disconnected.
     pub(super) async fn wait_while_held(&self, action: &str, hold: Hold) {
         let passes = self.lock().passes;
         let is_held = || {
@@ -150,7 +150,7 @@ impl Shared {
     }
 }
 
-/// A held request is counted for as long as this lives.
+/// A held request is counted as long as this value exists.
 struct Held<'a>(&'a Shared);
 
 impl<'a> Held<'a> {

@@ -1,5 +1,5 @@
-//! The state behind the lab's lock: the world with its history, the log, the faults
-//! and what is known of credentials, and how a call is decided.
+//! The state behind the lab's lock: the world with its history, the log, the faults and
+//! the credentials. Also decides calls.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -20,19 +20,19 @@ use super::wires::Wires;
 use super::world::World;
 use super::{REGION, describe, mutate};
 
-/// How many former worlds are kept for what shows the past.
+/// The number of former worlds that are kept for delayed descriptions.
 const HISTORY: usize = 1024;
 
-/// How many seconds the time of a request may differ from EC2's.
+/// By how many seconds the time of a request may differ from EC2's clock.
 const LARGEST_SKEW: i64 = 300;
 
-/// The key that is accepted from the start, for a user's own calls.
+/// The key that is always accepted, for calls by a user.
 pub(super) const OPEN_KEY: &str = "AKIDLAB";
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) world: World,
-    /// Former worlds and the moment from which each was true, oldest first.
+    /// Former worlds and the time from which each was current, oldest first.
     history: VecDeque<(Instant, World)>,
     pub(super) rules: Rules,
     pub(super) faults: Vec<Armed>,
@@ -43,19 +43,20 @@ pub(super) struct State {
     pub(super) calls: BTreeMap<String, u64>,
     pub(super) imds_calls: BTreeMap<String, u64>,
     pub(super) events: Vec<Event>,
-    /// What of requests is not as EC2's service model has it.
+    /// How requests differed from EC2's service model.
     pub(super) malformed: Vec<String>,
     buckets: BTreeMap<String, (f64, Instant)>,
     pub(super) allowed_keys: BTreeSet<String>,
-    /// Which credentials IMDS gives out; those of lower generations have expired.
+    /// The generation of credentials that IMDS returns; those of earlier generations have
+    /// expired.
     pub(super) key_generation: u64,
     pub(super) role: Option<String>,
     pub(super) identities: Identities,
-    /// Tokens of IMDS and when each expires.
+    /// Tokens of IMDS, and when each expires.
     pub(super) tokens: BTreeMap<String, Instant>,
-    /// Grows with every change, for those who wait for one.
+    /// Increases with every change, for threads that wait for one.
     pub(super) version: u64,
-    /// What carries packets, where the lab has a data plane.
+    /// The data plane, if the lab has one.
     pub(super) wires: Option<Wires>,
 }
 
@@ -84,7 +85,7 @@ impl State {
         }
     }
 
-    /// Lets everything happen that is due.
+    /// Applies every delayed change that is due.
     pub(super) fn settle(&mut self, now: Instant) {
         while let Some(due) = self.world.next_due().filter(|due| *due <= now) {
             self.world.settle(due, &mut self.events);
@@ -101,14 +102,14 @@ impl State {
         self.rewire();
     }
 
-    /// Lets the data plane, if there is one, follow the world.
+    /// Updates the data plane, if there is one, from the world.
     pub(super) fn rewire(&mut self) {
         if let Some(wires) = &mut self.wires {
             wires.follow(&self.world);
         }
     }
 
-    /// The world as it was that long ago.
+    /// The world as it was this long ago.
     pub(super) fn world_before(&self, lag: Duration) -> &World {
         let then = Instant::now().checked_sub(lag);
         let known = |then| self.history.iter().rev().find(|h| h.0 <= then);
@@ -116,7 +117,7 @@ impl State {
         at.or(self.history.front()).map_or(&self.world, |h| &h.1)
     }
 
-    /// Makes all that has happened so far older.
+    /// Makes everything that has happened so far older.
     pub(super) fn age(&mut self, by: Duration) {
         for (at, _) in &mut self.history {
             *at = at.checked_sub(by).unwrap_or(*at);
@@ -133,14 +134,14 @@ impl State {
         }
     }
 
-    /// Makes a finished change what is true.
+    /// Applies a finished change.
     pub(super) fn commit(&mut self, world: World, events: Vec<Event>) {
         self.world = world;
         self.events.extend(events);
         self.remember(Instant::now());
     }
 
-    /// Writes down a call that a fault decided before EC2's rules did.
+    /// Logs a call that a fault has decided instead of EC2's rules.
     pub(super) fn fault_call(&mut self, call: &Call, outcome: &str) {
         let node = self.signer(call).ok().flatten();
         let target = self.world.target(call.eni());
@@ -149,7 +150,7 @@ impl State {
         self.version += 1;
     }
 
-    /// Decides a call, carries it out and writes it down.
+    /// Decides a call, carries it out and logs it.
     pub(super) fn perform(&mut self, call: &Call) -> Result<Value, Ec2Error> {
         self.settle(Instant::now());
         let signer = self.check_clock(call).and_then(|()| self.signer(call));
@@ -171,7 +172,8 @@ impl State {
         result
     }
 
-    /// Checks permission and parameters, in the order of the rules, on a copy.
+    /// Checks permission and parameters, in the order that the rules set, and carries the
+    /// call out on a copy.
     fn decide(
         &mut self,
         call: &Call,
@@ -200,7 +202,8 @@ impl State {
         match result.and_then(|value| permitted.map(|()| value)) {
             Ok(value) => Ok((value, world, events)),
             Err(error) => {
-                // The attempt on a primary address is what must be known of a failure.
+                // Of a failed call, only an attempt to change a primary address is logged
+                // as an event.
                 let attempts = |event: &Event| matches!(event, Event::PrimaryTouched { .. });
                 self.events.extend(events.into_iter().filter(attempts));
                 Err(error)
@@ -208,7 +211,7 @@ impl State {
         }
     }
 
-    /// What a description shows.
+    /// The world that a description shows.
     fn shown(&self, action: &str) -> &World {
         match action {
             "DescribeNetworkInterfaces" | "DescribeInstances" => {
@@ -218,7 +221,7 @@ impl State {
         }
     }
 
-    /// Refuses a request that was signed at another time than it is here.
+    /// Refuses a request whose signing time differs too much from EC2's clock.
     fn check_clock(&self, call: &Call) -> Result<(), Ec2Error> {
         let here = now() + self.rules.clock_ahead;
         let is_right = call
@@ -233,7 +236,7 @@ impl State {
         }
     }
 
-    /// The IAM policy of the role.
+    /// Checks the IAM policy of the role.
     fn authorise(&self, call: &Call, target: Option<&Target>) -> Result<(), Ec2Error> {
         let untagged = self.rules.tag_condition
             && MUTATIONS.contains(&call.action.as_str())
@@ -244,8 +247,8 @@ impl State {
         Ok(())
     }
 
-    /// The instance whose credentials the call has; none for a key that was
-    /// allowed, or is of a service account.
+    /// The instance whose credentials signed the call; `None` for a key that is always
+    /// accepted, or of a service account.
     fn signer(&self, call: &Call) -> Result<Option<InstanceId>, Ec2Error> {
         let unknown = || {
             let message = "AWS was not able to validate the provided access credentials";
@@ -318,8 +321,8 @@ fn seconds(date: &str) -> Option<i64> {
     Some(day.with_time(time).assume_utc().unix_timestamp())
 }
 
-/// The access key of an instance: unique for each, and another one after the earlier
-/// ones have expired.
+/// The access key of an instance: unique, and a new one after the earlier ones have
+/// expired.
 pub(super) fn access_key(instance: &InstanceId, generation: u64) -> String {
     let id = instance.as_str();
     let tail = &id[id.len().saturating_sub(10)..];
@@ -331,10 +334,10 @@ pub(super) fn access_key(instance: &InstanceId, generation: u64) -> String {
 pub(super) struct Call {
     pub(super) action: String,
     pub(super) query: Query,
-    /// `Credential=…` with all that follows, from the header or the address. The
-    /// signature itself is not verified.
+    /// `Credential=…` with everything after it, from the header or the URL. The signature
+    /// itself is not verified.
     pub(super) credential: Option<String>,
-    /// When it was signed, in seconds since 1970, where it says so in a header.
+    /// When it was signed, in seconds since 1970, if a header contains that.
     pub(super) signed_at: Option<i64>,
 }
 
@@ -357,7 +360,7 @@ impl Call {
         }
     }
 
-    /// The access key id, when the credential is for EC2 in this region.
+    /// The access key id, if the credential is for EC2 in this region.
     fn access_key(&self) -> Option<&str> {
         let parts: Vec<&str> = self.credential.as_deref()?.split('/').collect();
         match parts[..] {
@@ -374,7 +377,7 @@ impl Call {
         self.action.starts_with("Describe") || self.action.starts_with("Get")
     }
 
-    /// Whether anything keeps the answer small.
+    /// Whether anything limits the size of the response.
     fn is_limited(&self) -> bool {
         let ids = [
             "NetworkInterfaceId",
@@ -404,7 +407,7 @@ impl Call {
     }
 }
 
-/// The error of a fault that decides a call before EC2's rules, if it is such a one.
+/// The error with which a fault decides a call instead of EC2's rules, if it does.
 pub(super) fn fault_error(state: &State, fault: &Fault) -> Option<Ec2Error> {
     match fault {
         Fault::Error {

@@ -1,9 +1,8 @@
-//! What the data plane has in the kernel, and how it follows the world. All of it is a set of
-//! lines for `ip`; those that are not wanted any more are deleted and the new ones added.
+//! The data plane in the kernel, and how it is updated from the world. All of it is a set of lines
+//! for `ip`: lines that are no longer needed are deleted, and new ones are added.
 //!
-//! IPv4 packets with a source that the ENI does not have are dropped by strict reverse path
-//! filtering. IPv6 has no such switch: there, rules of the ENI's end let its sources through and
-//! nothing else.
+//! Strict reverse path filtering drops IPv4 packets with a source that the ENI does not have. IPv6
+//! has no such filter: there, rules for the VPC's end of the ENI accept only its own sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +17,7 @@ use super::id::{EniId, InstanceId, VpcId};
 use super::world::{Eni, Place, World};
 use crate::Namespace;
 
-/// What every end in the VPC inherits. `all` must not be stricter than an end may be.
+/// Settings that every end in the VPC inherits. `all` must not be stricter than any end.
 const SYSCTLS: [(&str, &str); 8] = [
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
@@ -30,11 +29,11 @@ const SYSCTLS: [(&str, &str); 8] = [
     ("ipv4/conf/default/send_redirects", "0"),
 ];
 
-/// The priorities of the rules against spoofing.
+/// The priorities of the rules that check sources.
 const PASS: u32 = 100;
 const DROP: u32 = 200;
 
-/// The index of the first end in the VPC is one more; lower ones are the kernel's.
+/// The first end in the VPC has the index after this; lower indexes are left to the kernel.
 const FIRST_INDEX: u32 = 1000;
 
 /// The index of the end with this number.
@@ -54,7 +53,7 @@ pub(super) fn mac_at(index: u32) -> Option<[u8; 6]> {
 /// What `ip` calls a rule.
 const RULE: &str = "rule";
 
-/// One thing in the VPC: what `ip` calls it, and the rest of the line after `add` or `del`.
+/// An object in the VPC: its type for `ip`, and the rest of the line after `add` or `del`.
 type Line = (&'static str, String);
 
 /// A node of the VPC.
@@ -71,7 +70,7 @@ struct Port {
     mac: String,
     instance: InstanceId,
     place: Place,
-    /// Whether its sources are checked; nothing until that was set.
+    /// Whether its sources are checked; `None` until that is set.
     is_strict: Option<bool>,
 }
 
@@ -87,7 +86,8 @@ impl Port {
         format!("eni{}", self.number)
     }
 
-    /// What packets to the ENI go through: its only neighbour, as the VPC asks no instance by ARP.
+    /// The gateway for packets to the ENI: its only neighbour, because the VPC sends no ARP
+    /// requests to instances.
     fn next_hop(&self, ipv6: bool) -> String {
         match ipv6 {
             false => format!("169.254.{}.{}", self.number >> 8, self.number & 0xff),
@@ -132,7 +132,7 @@ impl Wires {
         Some((&node.netns, node.names.of(attachment.place())))
     }
 
-    /// Makes what is in the kernel what the world says.
+    /// Updates the kernel from the world.
     pub(super) fn follow(&mut self, world: &World) {
         let enis = self.connected(world);
         let is_kept = |id: &EniId, port: &Port| enis.get(id).is_some_and(|eni| port.is_of(eni));
@@ -150,7 +150,7 @@ impl Wires {
         let unplugged = gone
             .values()
             .map(|port| format!("link del {}\n", port.name()));
-        // A link may have gone by itself, with the pod that it was in.
+        // The kernel may have deleted a link with the pod's namespace.
         self.run(
             &["-force"],
             "del",
@@ -163,7 +163,7 @@ impl Wires {
         self.guard(&enis);
     }
 
-    /// The ENIs that are at a connected node which runs.
+    /// The ENIs that are attached to a connected node that runs.
     fn connected<'a>(&self, world: &'a World) -> BTreeMap<EniId, &'a Eni> {
         let enis = world.enis.values().map(Arc::as_ref);
         let is_connected = |eni: &&Eni| {
@@ -177,7 +177,7 @@ impl Wires {
             .collect()
     }
 
-    /// A port for the ENI, and the lines for its link.
+    /// A new port for the ENI, and the lines for its link.
     fn make(&mut self, eni: &Eni) -> String {
         let (node, link) = self.link(eni).expect("the ENI is at a connected node");
         let node = node.path();
@@ -202,7 +202,7 @@ impl Wires {
         text
     }
 
-    /// All lines but those for links.
+    /// All lines except those for links.
     fn wanted(&self, world: &World, enis: &BTreeMap<EniId, &Eni>) -> BTreeSet<Line> {
         let subnets = world
             .subnets
@@ -216,8 +216,7 @@ impl Wires {
         routers.chain(ports).collect()
     }
 
-    /// Lets the ends drop what has a source that their ENI does not have, as far as this is the
-    /// sources' check.
+    /// Sets at each end whether packets with a source that its ENI does not have are dropped.
     fn guard(&mut self, enis: &BTreeMap<EniId, &Eni>) {
         for (id, port) in &mut self.ports {
             let is_strict = enis[id].source_dest_check;
@@ -235,7 +234,7 @@ impl Wires {
         }
     }
 
-    /// Adds or deletes lines behind those for links, and returns what `ip` complains about.
+    /// Adds or deletes lines after those for links, and returns the errors of `ip`.
     fn run<'a>(
         &self,
         options: &[&str],
@@ -252,7 +251,7 @@ impl Wires {
             };
             text.push_str(&format!("{object} {verb} {rest}\n"));
         }
-        // A rule does not tell its family by its addresses.
+        // `ip` does not derive the family of a rule from its addresses.
         [
             self.ip(options, &any),
             self.ip(&[&["-6"], options].concat(), &rules),
@@ -260,7 +259,7 @@ impl Wires {
         .concat()
     }
 
-    /// Runs `ip` with these lines in the VPC, and returns what it complains about.
+    /// Runs `ip` with these lines in the VPC, and returns its errors.
     fn ip(&self, options: &[&str], lines: &str) -> String {
         if lines.is_empty() {
             return String::new();
@@ -273,7 +272,7 @@ impl Wires {
             .run(|| command.spawn())
             .expect("ip can be executed");
         let mut input = ip.stdin.take().expect("it has an input");
-        // Where it ends before it has read everything, it says why.
+        // If it ends before it has read everything, its output contains the reason.
         input.write_all(lines.as_bytes()).ok();
         drop(input);
         let done = ip.wait_with_output().expect("ip ends");
@@ -281,7 +280,7 @@ impl Wires {
     }
 }
 
-/// What the VPC has of an ENI.
+/// The lines for an ENI.
 fn lines_of(port: &Port, eni: &Eni) -> Vec<Line> {
     let (name, mac) = (port.name(), &port.mac);
     let mut lines: Vec<Line> = [false, true]
@@ -312,14 +311,14 @@ fn lines_of(port: &Port, eni: &Eni) -> Vec<Line> {
     lines
 }
 
-/// All that the VPC delivers to an ENI.
+/// The addresses and prefixes that the VPC delivers to an ENI.
 fn ranges_of(eni: &Eni) -> impl Iterator<Item = IpNetwork> + '_ {
     eni.all()
         .map(IpNetwork::from)
         .chain(eni.prefixes.iter().copied())
 }
 
-/// Sets a switch of the network in the namespace of the calling thread.
+/// Sets a parameter below `/proc/sys/net` in the namespace of the calling thread.
 fn set(name: &str, value: &str) {
     let path = format!("/proc/sys/net/{name}");
     fs::write(&path, value).unwrap_or_else(|cause| panic!("cannot write {path}: {cause}"));

@@ -1,6 +1,6 @@
-//! What exists in the simulated VPC. A world is cheap to copy, so a call works on a
-//! copy that takes the place of the original only when all of it succeeded, and what
-//! was true some seconds ago is still there to be shown.
+//! The objects of the simulated VPC. A world is cheap to copy. A call changes a copy,
+//! which replaces the original only if the whole call succeeds, and former worlds are
+//! kept for delayed descriptions.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,7 +27,7 @@ pub(super) struct Vpc {
 pub(super) struct Subnet {
     pub(super) id: SubnetId,
     pub(super) vpc: VpcId,
-    /// None in a subnet that is for IPv6 only.
+    /// `None` in an IPv6-only subnet.
     pub(super) cidr: Option<Ipv4Network>,
     pub(super) ipv6: Vec<Ipv6Network>,
     pub(super) reservations: Vec<Reservation>,
@@ -66,7 +66,7 @@ pub(super) enum InstanceState {
 }
 
 impl InstanceState {
-    /// The number and the name in `instanceState`.
+    /// The code and the name in `instanceState`.
     pub(super) fn code_and_name(self) -> (u16, &'static str) {
         match self {
             Self::Running => (16, "running"),
@@ -104,10 +104,10 @@ impl Attachment {
     }
 }
 
-/// Where an interface is attached: the network card and the device index on it.
+/// The position of an attached interface: the network card and the device index on it.
 pub(super) type Place = (u32, u32);
 
-/// Where the primary interface of an instance is.
+/// The position of the primary interface of an instance.
 pub(super) const PRIMARY: Place = (0, 0);
 
 #[derive(Debug, Clone)]
@@ -118,15 +118,15 @@ pub(super) struct Eni {
     pub(super) zone: String,
     pub(super) groups: Vec<String>,
     pub(super) mac: String,
-    /// None in a subnet that is for IPv6 only.
+    /// `None` in an IPv6-only subnet.
     pub(super) primary: Option<Ipv4Addr>,
-    /// Secondary IPv4 addresses and all IPv6 addresses, in the order they came.
+    /// Secondary IPv4 addresses and all IPv6 addresses, in the order of their assignment.
     pub(super) addresses: Vec<IpAddr>,
     /// The prefixes that are delegated to it, /28 and /80.
     pub(super) prefixes: Vec<IpNetwork>,
     pub(super) tags: BTreeMap<String, String>,
     pub(super) description: String,
-    /// Who has had it created, and whether that is a service of AWS.
+    /// Who has created it, and whether that is a service of AWS.
     pub(super) requester: (String, bool),
     pub(super) attachment: Option<Attachment>,
     pub(super) source_dest_check: bool,
@@ -153,13 +153,13 @@ impl Eni {
         self.addresses.iter().copied().filter(IpAddr::is_ipv6)
     }
 
-    /// Whether the VPC delivers to it what is sent to the address.
+    /// Whether the VPC delivers packets for the address to it.
     pub(super) fn covers(&self, address: IpAddr) -> bool {
         self.all().any(|own| own == address)
             || self.prefixes.iter().any(|prefix| prefix.contains(address))
     }
 
-    /// How many slots of a family are used: each address and each prefix takes one.
+    /// The number of used slots of a family: each address and each prefix uses one.
     pub(super) fn used(&self, ipv6: bool) -> usize {
         let prefixes = self.prefixes.iter().filter(|p| p.is_ipv6() == ipv6);
         let own = self.all().filter(|address| address.is_ipv6() == ipv6);
@@ -179,7 +179,7 @@ impl Eni {
     }
 }
 
-/// Something that happens by itself later.
+/// A delayed change.
 #[derive(Debug, Clone)]
 pub(super) struct Scheduled {
     pub(super) due: Instant,
@@ -200,18 +200,18 @@ pub(super) enum Due {
 }
 
 impl Scheduled {
-    /// Whether this moves the address of the VPC.
+    /// Whether this moves this address of this VPC.
     pub(super) fn moves(&self, of: &VpcId, moving: IpAddr) -> bool {
         matches!(&self.what, Due::Move { address, vpc, .. } if vpc == of && *address == moving)
     }
 }
 
-/// Everything that exists.
+/// All objects.
 #[derive(Debug, Clone, Default)]
 pub(super) struct World {
     pub(super) vpcs: BTreeMap<VpcId, Arc<Vpc>>,
     pub(super) subnets: BTreeMap<SubnetId, Arc<Subnet>>,
-    /// The security groups beside the one that every VPC has.
+    /// The security groups except the one that every VPC has.
     pub(super) groups: BTreeMap<GroupId, Arc<Group>>,
     pub(super) instances: BTreeMap<InstanceId, Arc<Instance>>,
     pub(super) enis: BTreeMap<EniId, Arc<Eni>>,
@@ -236,7 +236,7 @@ impl World {
             .ok_or_else(|| Ec2Error::not_found("InvalidSubnetID.NotFound", "subnet", id))
     }
 
-    /// The VPC of a security group; nothing for the group that every VPC has.
+    /// The VPC of a security group; `None` for the group that every VPC has.
     pub(super) fn vpc_of_group(&self, id: &str) -> Result<Option<&VpcId>, Ec2Error> {
         if id == SECURITY_GROUP {
             return Ok(None);
@@ -270,8 +270,7 @@ impl World {
         found.map(Arc::make_mut).ok_or_else(|| no_eni(id))
     }
 
-    /// The interface of the VPC that has the address, as its primary or not, or in a
-    /// prefix.
+    /// The interface of the VPC that has the address: primary, secondary or in a prefix.
     pub(super) fn owner(&self, vpc: &VpcId, address: IpAddr) -> Option<&Eni> {
         let has = |eni: &&Arc<Eni>| eni.vpc == *vpc && eni.covers(address);
         self.enis.values().find(has).map(Arc::as_ref)
@@ -292,7 +291,7 @@ impl World {
             .is_some_and(|i| i.state == InstanceState::Running)
     }
 
-    /// What the log says of the interface that a call is about.
+    /// The state of an interface for the log.
     pub(super) fn target(&self, eni: &str) -> Option<Target> {
         let eni = self.eni(eni).ok()?;
         Some(Target {
@@ -309,7 +308,7 @@ impl World {
         format!("{prefix}-0ab{:014x}", self.serial)
     }
 
-    /// Lets everything happen that is due.
+    /// Applies every delayed change that is due.
     pub(super) fn settle(&mut self, now: Instant, events: &mut Vec<Event>) {
         while let Some(index) = self.first_due(now) {
             match self.scheduled.remove(index).what {
@@ -330,7 +329,7 @@ impl World {
         }
     }
 
-    /// When something happens by itself next.
+    /// When the next delayed change is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.scheduled.iter().map(|s| s.due).min()
     }
@@ -340,7 +339,8 @@ impl World {
         due.min_by_key(|s| s.1.due).map(|s| s.0)
     }
 
-    /// Both interfaces may have gone, and the address may be free or another's by now.
+    /// Meanwhile both interfaces may have been deleted, and the address may be free or
+    /// assigned to another one.
     pub(super) fn finish_move(
         &mut self,
         address: IpAddr,
@@ -377,7 +377,7 @@ impl World {
         }
     }
 
-    /// Interfaces with `DeleteOnTermination` go, the others become available.
+    /// Interfaces with `DeleteOnTermination` are deleted, the others become available.
     pub(super) fn finish_termination(&mut self, instance: &InstanceId, events: &mut Vec<Event>) {
         if let Some(instance) = self.instances.get_mut(instance) {
             Arc::make_mut(instance).state = InstanceState::Terminated;
@@ -401,7 +401,7 @@ impl World {
         }
     }
 
-    /// An interface goes, and its addresses with it.
+    /// Deletes an interface, which frees its addresses.
     pub(super) fn remove_eni(
         &mut self,
         id: &EniId,

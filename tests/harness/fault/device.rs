@@ -1,5 +1,5 @@
-//! The devices of a scene whose plugin is host-device: veths, and the network cards of the
-//! test VM. Each has everything that can be lost.
+//! The devices of a scene with host-device: veths, and the network cards of the test VM.
+//! Each has all the properties that could be lost.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,16 +10,16 @@ use super::scene::{Maker, Subject};
 use crate::Namespace;
 use crate::pci;
 
-/// The network cards, and their names.
+/// The network cards and their names.
 const NICS: [(&str, &str); 2] = [(pci::NIC, pci::NIC_NAME), (pci::OTHER_NIC, pci::OTHER_NAME)];
 
-/// The network cards, which are as the VM has them when this is dropped.
+/// The network cards, which are reset when this value is dropped.
 pub(super) struct Cards {
     _private: (),
 }
 
 impl Cards {
-    /// Those of this machine, which must have them.
+    /// The network cards of this machine, which must be the test VM.
     #[track_caller]
     pub(super) fn new() -> Self {
         assert!(
@@ -36,8 +36,8 @@ impl Drop for Cards {
     }
 }
 
-/// The key and the value by which the configuration names the device of the pod with this
-/// number.
+/// The key and the value by which the configuration selects the device of the pod with
+/// this number.
 pub(super) fn selector(subject: Subject, number: usize) -> (&'static str, String) {
     match subject.has_nics() {
         true => ("pciBusID", NICS[number].0.to_owned()),
@@ -49,21 +49,21 @@ fn veth(number: usize) -> String {
     format!("hd-c{number}")
 }
 
-/// Makes the device of a pod, with a network of its own where that is `kept`.
+/// Makes the device of a pod, with addresses and routes if these are `kept`.
 pub(super) fn make_veth(node: &Namespace, number: usize, maker: Maker, kept: bool) {
     let (name, mac) = (veth(number), format!("02:00:00:00:00:{number:02x}"));
     let (peer, peer_mac) = (
         format!("{name}-peer"),
         format!("06:00:00:00:00:{number:02x}"),
     );
-    // Its other end is wherever somebody has moved it to.
+    // The device can be in any namespace; it is deleted together with its other end.
     node.try_tool("ip", &["link", "delete", &peer]);
     let veth = [
         "link", "add", &name, "address", &mac, "mtu", "1400", "type", "veth",
     ];
     node.ip(&[&veth[..], &["peer", "name", &peer, "address", &peer_mac]].concat());
-    // As each plugin leaves it: the Go plugin keeps the name in the alias, and
-    // forgets that the device was up.
+    // The state after DEL of each plugin: the Go plugin stores the name in the alias and
+    // leaves the device down.
     let (alias, state) = match maker {
         Maker::Ours => ("uplink", "up"),
         Maker::Go => (name.as_str(), "down"),
@@ -79,7 +79,7 @@ pub(super) fn make_veth(node: &Namespace, number: usize, maker: Maker, kept: boo
     }
 }
 
-/// Lets the network cards be as they were made, and gives them what can be lost.
+/// Resets the network cards, and gives them all the properties that could be lost.
 pub(super) fn set_up_nics() {
     pci::reset();
     pci::require_machine();
@@ -96,7 +96,7 @@ pub(super) fn set_up_nics() {
     assert!(made.status.success(), "{made:?}");
 }
 
-/// What `ip` makes of the network of a device.
+/// The arguments of `ip` for the addresses, routes and neighbours of a device.
 fn network_of(name: &str, number: usize) -> [String; 5] {
     let (v4, v6) = (format!("10.1.{number}"), format!("2001:db8:1{number}:"));
     [
@@ -108,7 +108,8 @@ fn network_of(name: &str, number: usize) -> [String; 5] {
     ]
 }
 
-/// A line for each route and neighbour of a namespace that somebody has made.
+/// A line for each route and neighbour of a namespace that the kernel has not made by
+/// itself.
 pub(super) fn network(node: &Namespace) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for family in ["-4", "-6"] {

@@ -1,5 +1,6 @@
-//! What goes wrong on a node: processes that are killed and system calls that fail,
-//! anywhere; commands that meet. [`Scene`] is where it happens, and tells what is left.
+//! Faults on a node: processes that are killed, system calls that fail, and commands that
+//! run at the same time. A [`Scene`] is the node on which they happen; it reports what is
+//! left.
 
 mod device;
 mod order;
@@ -20,12 +21,12 @@ pub use sweep::{Sweep, Tally, each_system_call};
 pub use system_call::{NO_MEMORY, SystemCall};
 pub use trace::{Counted, Fault, Strike, Struck, strike};
 
-/// Waits for what others do in the background.
+/// Polls until `is_so` is true, for events of other processes without a notification.
 #[track_caller]
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(180);
     while !is_so() {
-        assert!(Instant::now() < deadline, "it did not happen that {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

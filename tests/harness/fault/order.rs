@@ -1,5 +1,5 @@
-//! What comes after a fault: the orders of commands that a runtime can send then, and what
-//! must be so after each of them.
+//! The orders of commands that a runtime can send after a fault, and the conditions after
+//! each of them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::scene::{Maker, Scene, Subject};
 use super::sweep::names_something;
 use crate::Output;
 
-/// The pod to which it happens, and another one of the same network.
+/// The pod whose command has the fault, and another one of the same network.
 pub(super) const STRUCK: usize = 0;
 pub(super) const NEXT: usize = 1;
 
@@ -17,25 +17,25 @@ pub(super) const NEXT: usize = 1;
 pub enum Order {
     /// The runtime sends DEL.
     Del,
-    /// GC for which no attachment is valid, and then DEL all the same.
+    /// GC without a valid attachment, and then DEL.
     Gc,
-    /// ADD of the same attachment once more.
+    /// ADD of the same attachment again.
     Again,
-    /// ADD of another pod, with the same device where there is one, before the DEL comes.
+    /// ADD of another pod, with the same device if there is one, before the DEL.
     Next,
-    /// GC for which no attachment is valid, and ADD of another pod.
+    /// GC without a valid attachment, and ADD of another pod.
     GcAndNext,
-    /// ADD of another pod, and GC for which only that is valid.
+    /// ADD of another pod, and GC for which only that one is valid.
     NextAndGc,
-    /// Two pods that are both attached get each other's device.
+    /// Two attached pods exchange their devices.
     Crossing,
     /// The pod's namespace ends, another pod gets the device, and DEL comes late.
     End,
-    /// The machine is started anew, another pod comes and goes, and DEL comes late.
+    /// The machine reboots, another pod is attached and detached, and DEL comes late.
     Reboot,
 }
 
-/// One command, or what happens between two.
+/// One command, or an event between two.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// ADD of this pod, which may be refused.
@@ -44,23 +44,23 @@ enum Step {
     Serve(usize),
     /// DEL of this pod.
     Del(usize),
-    /// GC for which these are valid.
+    /// GC for which only these pods are valid.
     Gc(&'static [usize]),
-    /// The pods get each other's device from now on.
+    /// From now on the pods get each other's device.
     Exchange,
-    /// The second pod gets the device of the first from now on.
+    /// From now on the second pod gets the device of the first.
     Lend,
     /// The namespace of this pod ends.
     End(usize),
-    /// The machine is started anew.
+    /// The machine reboots.
     Reboot,
-    /// Nothing is left but the records that a late DEL finds.
+    /// Verifies that only records are left, which a late DEL finds.
     OnlyRecords,
 }
 
 impl Order {
-    /// Those that are possible: GC is ours alone, only a device of its own outlives the
-    /// namespace that it is in, and only devices can be exchanged.
+    /// The possible orders: only our plugins have GC, only hardware devices outlive the
+    /// namespace that they are in, and only devices can be exchanged.
     pub fn of(subject: Subject, maker: Maker) -> Vec<Self> {
         let mut all = vec![Self::Del, Self::Again, Self::Next];
         if maker == Maker::Ours {
@@ -75,7 +75,7 @@ impl Order {
         all
     }
 
-    /// How many pods it needs.
+    /// The number of pods that it needs.
     pub(super) fn pods(self) -> usize {
         match self {
             Self::Del | Self::Gc | Self::Again => STRUCK + 1,
@@ -88,7 +88,7 @@ impl Order {
         self == Self::Crossing
     }
 
-    /// Every command, but for the last DEL of everything, which is always sent.
+    /// The steps, without the final DEL of each pod, which is always sent.
     fn steps(self) -> &'static [Step] {
         match self {
             Self::Del => &[],
@@ -118,8 +118,8 @@ impl Order {
         }
     }
 
-    /// Does all of it, and returns what is wrong meanwhile. A pod that was attached has its
-    /// attachment until a command ends that.
+    /// Executes all steps, and returns the errors found meanwhile. A pod that was attached
+    /// must keep its attachment until a command ends it.
     pub(super) fn follow(self, scene: &mut Scene) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut attached = BTreeSet::new();
@@ -147,7 +147,7 @@ impl Step {
                 }
             },
             Self::Serve(pod) => match scene.add(pod) {
-                Err(output) => vec![format!("it is not served: {output}")],
+                Err(output) => vec![format!("ADD has failed: {output}")],
                 Ok(_) => {
                     attached.insert(pod);
                     Vec::new()
@@ -180,19 +180,19 @@ impl Step {
     }
 }
 
-/// What is wrong with an ADD that was refused: it must say why.
+/// An error if the ADD was refused without a clear reason.
 fn refused(scene: &Scene, output: &Output) -> Option<String> {
     let error = serde_json::from_str(&output.stdout);
     let is_clear = error.is_ok_and(|error| names_something(&error));
     let is_wrong = scene.maker() == Maker::Ours && !is_clear;
-    is_wrong.then(|| format!("it is refused without a reason: {output}"))
+    is_wrong.then(|| format!("ADD was refused without a reason: {output}"))
 }
 
 /// The commands that failed.
 pub(super) fn failed(outputs: &[Output]) -> Vec<String> {
     let failed = outputs.iter().filter(|output| output.status != Some(0));
     failed
-        .map(|output| format!("it is not cleaned: {output}"))
+        .map(|output| format!("the clean-up has failed: {output}"))
         .collect()
 }
 

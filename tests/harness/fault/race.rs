@@ -1,5 +1,5 @@
-//! Commands that meet, at moments that chance decides: whoever comes when, an attachment
-//! is whole or absent, and absent after its last DEL.
+//! Commands at the same time, with random delays: in any order, an attachment must be
+//! complete or absent, and absent after its last DEL.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,34 +12,34 @@ use super::scene::{Maker, Scene, Subject};
 use super::sweep::Tally;
 use crate::{Output, Random};
 
-/// Longer than a command takes on a quiet machine.
+/// The longest delay in microseconds, longer than a command takes on an idle machine.
 const LATEST: usize = 40_000;
 
-/// Which commands meet.
+/// Which commands are executed at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meeting {
-    /// ADD of so many pods, on three networks of two masters, and then DEL of all.
+    /// ADD of this number of pods, on three networks of two masters, and then DEL of all.
     Adds(usize),
-    /// ADD and DEL of one attachment, with a CHECK of it beside them.
+    /// ADD, DEL and CHECK of one attachment.
     AddAndDel,
     /// ADD of one pod and GC for which only another pod is valid.
     AddAndGc,
     /// Two ADDs of one attachment.
     TwoAdds,
-    /// Two DELs of one attachment, with a CHECK of it beside them.
+    /// Two DELs and a CHECK of one attachment.
     TwoDels,
     /// DEL and the end of the pod's namespace.
     DelAndEnd,
 }
 
-/// As many pods as are attached at once.
+/// How many pods are attached at the same time.
 const PODS: usize = 200;
-/// As many as have room on an ENI.
+/// The number of pods whose addresses an ENI can have.
 const PODS_OF_AN_ENI: usize = 45;
 
 impl Meeting {
-    /// Those that can be had: GC is ours alone, and a device that is in a namespace that
-    /// ends may end with it.
+    /// The possible ones: only our plugins have GC, and a virtual device may end with its
+    /// namespace.
     pub fn of(subject: Subject, maker: Maker) -> Vec<Self> {
         if subject.has_nics() {
             // The machine has two of them.
@@ -64,7 +64,8 @@ impl Meeting {
         all
     }
 
-    /// How often, where others meet so often: many pods take as long as many rounds.
+    /// How many rounds, if others have `rounds`: a round with many pods takes as long as
+    /// many rounds.
     pub fn rounds(self, rounds: usize) -> usize {
         match self {
             Self::Adds(pods) => rounds.div_ceil(pods),
@@ -73,7 +74,7 @@ impl Meeting {
     }
 }
 
-/// A meeting, some rounds of it.
+/// Several rounds of commands at the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct Race {
     /// What is attached and detached.
@@ -84,19 +85,19 @@ pub struct Race {
     pub meeting: Meeting,
     /// How often.
     pub rounds: usize,
-    /// What decides who comes when.
+    /// The seed for the random delays.
     pub seed: u64,
 }
 
 impl Race {
-    /// All rounds, and each must end well.
+    /// Executes all rounds; each must end without an error.
     #[track_caller]
     pub fn ends_well(&self) {
         let tally = self.run();
         assert!(tally.lost.is_empty(), "{}", tally.lost.join("\n"));
     }
 
-    /// All rounds.
+    /// Executes all rounds.
     pub fn run(&self) -> Tally {
         let pods = match self.meeting {
             Meeting::Adds(pods) => pods,
@@ -121,7 +122,7 @@ impl Race {
         tally
     }
 
-    /// One meeting, and the last DEL of everything; what is wrong then.
+    /// Executes one round and the final DEL of each pod. Returns the errors.
     fn round(&self, scene: &mut Scene, random: &mut Random) -> Vec<String> {
         let late = [(); 3].map(|()| moment(random));
         let mut wrong = match self.meeting {
@@ -144,7 +145,7 @@ impl Race {
     }
 }
 
-/// Each pod has everything, and no address is another one's.
+/// Every pod must have a complete attachment, and no address may be assigned twice.
 fn adds(scene: &Scene, pods: usize) -> Vec<String> {
     let added = at_once(pods, |pod| scene.add(pod));
     let failed = added.iter().filter_map(|outcome| outcome.as_ref().err());
@@ -177,7 +178,8 @@ fn add_and_gc(scene: &Scene, late: [Duration; 3]) -> Vec<String> {
         let gc = scope.spawn(|| at(late[1], || scene.gc(&[1])));
         (add.join().expect("ADD ends"), gc.join().expect("GC ends"))
     });
-    // eni-sync tells an ADD that its attachment was collected meanwhile.
+    // In a chain the ADD may fail, because eni-sync reports that GC has ended the
+    // attachment.
     if !scene.is_chain() {
         wrong.append(&mut not_added(&added));
     }
@@ -211,7 +213,7 @@ fn del_and_end(scene: &mut Scene, late: [Duration; 3]) -> Vec<String> {
     let path = ending.path();
     let scene = &*scene;
     let dels = thread::scope(|scope| {
-        // Its path leads to no namespace until DEL has ended, either.
+        // The value is kept until DEL has ended, so that its path leads to no namespace.
         let _ended = scope.spawn(move || at(late[0], || ending.end()));
         let del = scope.spawn(|| at(late[1], || scene.del_in(0, &path)));
         del.join().expect("DEL ends")
@@ -225,7 +227,7 @@ fn moment(random: &mut Random) -> Duration {
     Duration::from_micros(micros)
 }
 
-/// Does the work so much later than now: whatever comes first then.
+/// Does the work after this delay.
 fn at<T>(late: Duration, work: impl FnOnce() -> T) -> T {
     thread::sleep(late);
     work()
@@ -257,9 +259,9 @@ fn failed(outputs: &[Output]) -> Vec<String> {
     failed.map(Output::to_string).collect()
 }
 
-/// Why there are not so many whole attachments and nothing else. Nobody lets two plugins
-/// of a chain take turns together, and what eni-sync gives up is released later: there,
-/// only the last DEL counts.
+/// An error if the number of complete attachments is not one of `counts`, or if anything
+/// else is left. In a chain only the state after the last DEL is compared: two plugins of
+/// a chain have no common lock, and eni-sync releases addresses later.
 fn not_whole(scene: &Scene, counts: &[usize]) -> Option<String> {
     if scene.is_chain() {
         return None;

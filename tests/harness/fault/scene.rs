@@ -1,5 +1,5 @@
-//! Where things go wrong: a node with a network of one kind, its pods, and everything
-//! that an attachment can change there, to be compared.
+//! A scene: a node with networks of one kind, its pods, and a description of everything that an
+//! attachment can change there, which is compared.
 
 mod state;
 mod subject;
@@ -22,21 +22,22 @@ use crate::{
     AwsNode, Call, Namespace, Network, Node, Output, Pod, go_plugin, is_removed, our_plugin,
 };
 
-/// Where Debian's plugins find each other.
+/// `CNI_PATH` for the plugins of Debian's package.
 const GO_PATH: &str = "/usr/lib/cni";
 const IFNAME: &str = "net1";
-/// The link of the node that is an ENI, or stands for one.
+/// The link of the node's ENI, or a link in place of one.
 const MASTER: &str = "eth1";
-/// What ipvlan interfaces are made on: the networks of a scene take turns.
+/// The masters of ipvlan interfaces; the networks of a scene use them alternately.
 const MASTERS: [&str; 2] = [MASTER, "eth2"];
-/// Many pods take turns on as many networks.
+/// The number of networks for many pods, which use them alternately.
 const NETWORKS: usize = 3;
-/// Where a node that was started anew keeps its new number.
+/// The file with the boot id of a node after a simulated reboot.
 const BOOT_ID: &str = ".boot_id";
-/// What there is once at most, whatever is attached: host-local's index of a network and the file
-/// that it writes next on a file system without unnamed files, and host-device's of its records.
+/// Files that exist once at most, independent of attachments: host-local's index of a network,
+/// its temporary file on file systems without unnamed files, and host-device's marks of its
+/// records.
 const ITS_OWN: [&str; 3] = [".reservations.index", ".unfinished", ".host-device.marks"];
-/// What has room for many addresses.
+/// An instance type with many addresses for each ENI.
 const TYPE: &str = "m5.24xlarge";
 
 enum Place {
@@ -44,17 +45,17 @@ enum Place {
     Aws(AwsNode),
 }
 
-/// A node, its pods, and what was there before anything was attached.
+/// A node, its pods, and its state before anything was attached.
 pub struct Scene {
     subject: Subject,
     maker: Maker,
     pods: Vec<Pod>,
-    /// The namespaces that pods had before, for as long as anything may know their paths.
+    /// The former namespaces of pods, kept while their paths may still be used.
     ended: Vec<Ended>,
-    /// The pods have ended when this is dropped, and no other test has the cards yet.
+    /// Dropped after the pods and before the node, which has the exclusive use of the cards.
     cards: Option<device::Cards>,
     place: Place,
-    /// Whose device each pod gets.
+    /// The pod whose device each pod gets.
     devices: Vec<usize>,
     networks: Vec<Network>,
     before: BTreeSet<String>,
@@ -62,8 +63,8 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A node with so many pods. One was attached and detached on each network, so what
-    /// stays for good is there already.
+    /// A node with this number of pods. On each network a pod was attached and detached before,
+    /// so permanent files exist already.
     #[track_caller]
     pub fn new(subject: Subject, maker: Maker, pods: usize) -> Self {
         let count = if pods > 2 { NETWORKS } else { 1 };
@@ -89,18 +90,18 @@ impl Scene {
         scene
     }
 
-    /// Lets each pod get the device of this one from now on.
+    /// From now on each pod gets the device of the pod in `owners`.
     pub(super) fn give_devices(&mut self, owners: &[usize]) -> Vec<String> {
         self.devices = owners.to_vec();
         Vec::new()
     }
 
-    /// Lets each pod get its own device again.
+    /// From now on each pod gets its own device again.
     pub(super) fn give_back_devices(&mut self) {
         self.devices = (0..self.pods.len()).collect();
     }
 
-    /// Whether the pod has what its last ADD has made: the interface, and the address.
+    /// Whether the pod has the interface and the address of its last ADD.
     pub(super) fn has_attachment(&self, pod: usize) -> bool {
         let pod = &self.pods[pod];
         let has_interface = match self.subject {
@@ -115,12 +116,12 @@ impl Scene {
         has_interface && files(&networks).iter().any(is_theirs)
     }
 
-    /// Whose plugins are executed.
+    /// The plugins that are executed.
     pub(super) fn maker(&self) -> Maker {
         self.maker
     }
 
-    /// Ends the namespace of a pod, which has another one then.
+    /// Ends the namespace of a pod, which gets another one.
     pub(super) fn end(&mut self, number: usize) -> Vec<String> {
         self.replace(number);
         Vec::new()
@@ -131,22 +132,23 @@ impl Scene {
         self.ended.push(old.netns.end());
     }
 
-    /// Forgets the namespaces that pods had before, of which nothing is left.
+    /// Drops the former namespaces of pods, whose paths are not used any more.
     pub(super) fn forget_ended(&mut self) {
         self.ended.clear();
     }
 
-    /// Makes all of it anew, when what is there is not as it was.
-    pub(super) fn make_anew(&mut self) {
+    /// Makes a new scene, when the state of this one is wrong.
+    pub(super) fn remake(&mut self) {
         let pods = self.pods.len();
-        // What they have of the machine comes back first.
+        // The pods end first, so that the machine has its devices back.
         self.pods.clear();
         self.cards = None;
         *self = Self::new(self.subject, self.maker, pods);
     }
 
     fn attach_once(&self) {
-        // A network card has other addresses than those of the node once it was attached.
+        // With a network card every pod is attached once, because that changes the addresses of
+        // the card.
         let count = match self.subject.has_nics() {
             true => self.pods.len(),
             false => self.networks.len(),
@@ -163,7 +165,7 @@ impl Scene {
         }
     }
 
-    /// How many lines of [`left`](Self::left) there are for one attachment.
+    /// The number of lines in [`left`](Self::left) for one complete attachment.
     pub fn whole(&self) -> usize {
         self.whole
     }
@@ -181,7 +183,8 @@ impl Scene {
         self.last_plugin() > 0
     }
 
-    /// Starts an agent of eni-sync and waits until plugins can reach it.
+    /// Starts an agent of eni-sync, and waits until its socket exists. `None` without a
+    /// simulated VPC.
     pub fn start_agent(&self) -> Option<Child> {
         let Place::Aws(at) = &self.place else {
             return None;
@@ -200,7 +203,7 @@ impl Scene {
         Some(agent)
     }
 
-    /// Attaches a pod: the last result, or the first failure.
+    /// Attaches a pod. Returns the last result, or the first failure.
     pub fn add(&self, pod: usize) -> Result<Value, Box<Output>> {
         let prev_result = self.add_all_but_last(pod)?;
         succeeded(self.node().run(&self.last("ADD", pod, &prev_result)))
@@ -221,12 +224,12 @@ impl Scene {
         self.call(self.last_plugin(), command, pod, prev_result)
     }
 
-    /// Detaches a pod; every plugin is executed, whatever the others say.
+    /// Detaches a pod. Every plugin is executed, even if another one fails.
     pub fn del(&self, pod: usize) -> Vec<Output> {
         self.del_in(pod, &self.pods[pod].netns.path())
     }
 
-    /// The same with this path of the pod's namespace.
+    /// As [`Self::del`], with this path of the pod's namespace.
     pub fn del_in(&self, pod: usize, netns: &str) -> Vec<Output> {
         let plugins = (0..=self.last_plugin()).rev();
         let calls = plugins.map(|plugin| self.call(plugin, "DEL", pod, &Value::Null));
@@ -234,16 +237,17 @@ impl Scene {
         outputs.collect()
     }
 
-    /// Executes CHECK of the first plugin, which may find anything.
+    /// Executes CHECK of the first plugin, with any outcome.
     pub fn check(&self, pod: usize) -> Output {
         let result = json!({"cniVersion": "1.0.0", "ips": []});
         self.node().run(&self.call(0, "CHECK", pod, &result))
     }
 
-    /// Lets eni-sync release what was given up. Addresses leave the VPC behind DEL.
+    /// Makes eni-sync release the addresses of ended attachments, which it does after DEL.
     pub fn release(&self, valid: &[usize]) -> Vec<Output> {
         let mut outputs = self.release_once(valid);
-        // What was only wanted is looked for twice, a minute apart.
+        // eni-sync looks at EC2 twice, a minute apart, for addresses that may not have been
+        // assigned.
         for _ in 0..2 {
             if self.waiting().is_empty() {
                 break;
@@ -254,7 +258,7 @@ impl Scene {
         outputs
     }
 
-    /// The files of the ledger that are of wishes given up.
+    /// The files of the ledger for claims that were withdrawn.
     fn waiting(&self) -> Vec<(PathBuf, Value)> {
         let ledger = self.node().state().join("eni-cni/ledger");
         if !ledger.is_dir() {
@@ -288,7 +292,7 @@ impl Scene {
         calls.map(|call| self.node().run(&call)).collect()
     }
 
-    /// Collects the garbage of the networks, of which these pods are none.
+    /// Executes GC of all networks, with these pods as the valid ones.
     pub fn gc(&self, valid: &[usize]) -> Vec<Output> {
         let mut outputs = Vec::new();
         for network in &self.networks {
@@ -309,12 +313,12 @@ impl Scene {
         network.call(&plugin, "GC", &Value::Null)
     }
 
-    /// The namespace of a pod, which has another one now.
+    /// Takes the namespace of a pod, which gets another one.
     pub fn replace_namespace(&mut self, pod: usize) -> Namespace {
         std::mem::take(&mut self.pods[pod].netns)
     }
 
-    /// Lets the machine be started anew: other namespaces, new links, another boot id.
+    /// Simulates a reboot: other namespaces, new links, another boot id.
     pub fn reboot(&mut self) -> Vec<String> {
         self.age_files();
         match &mut self.place {
@@ -328,7 +332,8 @@ impl Scene {
         Vec::new()
     }
 
-    /// What is there and was not before anything was attached, and the other way round.
+    /// The differences to the state before anything was attached: lines with `+` are new, lines
+    /// with `-` are missing.
     pub fn left(&self) -> Vec<String> {
         let now = self.everything();
         let more = now.difference(&self.before).map(|line| format!("+ {line}"));
@@ -336,7 +341,7 @@ impl Scene {
         more.chain(less).collect()
     }
 
-    /// Everything that an attachment can change.
+    /// A line for everything that an attachment can change.
     pub fn everything(&self) -> BTreeSet<String> {
         let mut all = links("node", &self.node().netns);
         if self.subject.has_devices() {
@@ -356,7 +361,7 @@ impl Scene {
         all
     }
 
-    /// The plugins' files, their locks and temporary files included.
+    /// The plugins' files, including locks and temporary files.
     fn files(&self) -> Vec<String> {
         let root = self.node().state();
         let name = |path: &PathBuf| {
@@ -368,7 +373,8 @@ impl Scene {
         let paths = files(root);
         let names = paths.iter().filter(|path| !is_forgotten(path));
         let names = names.map(name).collect::<Vec<_>>();
-        // The ledger has one temporary file for an address at most, which the next overwrites.
+        // The ledger has at most one temporary file for an address, which the next one
+        // replaces.
         let is_draft = |name: &String| name.contains("/ledger/") && name.ends_with(".tmp");
         let is_theirs = |name: &String| {
             name != BOOT_ID && !ITS_OWN.iter().any(|own| name.ends_with(own)) && !is_draft(name)
@@ -376,10 +382,11 @@ impl Scene {
         names.into_iter().filter(is_theirs).collect()
     }
 
-    /// How many files, links, rules and routes there are on the node.
+    /// The numbers of files, links, rules and routes on the node.
     pub fn kept(&self) -> [usize; 4] {
         let node = &self.node().netns;
-        // The kernel makes those of link-local addresses when it has looked for them.
+        // The kernel makes the routes of link-local addresses after duplicate address
+        // detection.
         let by_itself = |line: &&str| line.contains("fe80:") || line.contains("ff00:");
         let lines = |arguments: &[&str]| {
             let shown = node.ip(arguments);
@@ -391,7 +398,7 @@ impl Scene {
         [files, node.links().len(), rules, routes.iter().sum()]
     }
 
-    /// Lets everything have been written long ago.
+    /// Sets the modification time of every file to 1970.
     fn age_files(&self) {
         for path in files(self.node().state()) {
             let file = File::options().write(true).open(path);
@@ -430,7 +437,7 @@ impl Scene {
         match self.subject {
             Subject::HostLocal | Subject::Registered | Subject::RegisteredIpvlan => {}
             Subject::Ipvlan => MASTERS.iter().enumerate().for_each(|(n, master)| {
-                // What is built on it goes with it.
+                // The interfaces on it are deleted together with it.
                 node.try_tool("ip", &["link", "delete", master]);
                 let mac = format!("02:00:00:00:ff:{n:02x}");
                 node.ip(&["link", "add", master, "address", &mac, "type", "dummy"]);
@@ -444,7 +451,7 @@ impl Scene {
         }
     }
 
-    /// The result with the interface that ipvlan would have made.
+    /// The result, with the interface that ipvlan would have made.
     fn with_interface(&self, pod: usize, mut result: Value) -> Value {
         if let (Subject::Registered, Place::Aws(at)) = (self.subject, &self.place) {
             let mac = at.lab.mac(at.eni(MASTER));
@@ -474,8 +481,8 @@ fn place(subject: Subject) -> Place {
     Place::Aws(at)
 }
 
-/// A pod in which no IPv6 address is looked for before it is used: the Go plugins would
-/// wait for that, and nothing else is told by it.
+/// A pod without duplicate address detection: the Go plugins would wait for it, and it is not
+/// tested here.
 fn pod(number: usize) -> Pod {
     let pod = Pod::new(&format!("c{number}"));
     let path = "/proc/sys/net/ipv6/conf/default/accept_dad";

@@ -1,5 +1,5 @@
-//! Attaching and detaching for a long time, with processes that are killed now and
-//! then: whether anything grows.
+//! Attaches and detaches for a long time, with processes that are killed now and then,
+//! and verifies that nothing grows.
 
 use std::fmt;
 use std::fs;
@@ -15,13 +15,13 @@ use super::trace::{Counted, Fault, Strike};
 use super::wait_until;
 use crate::{Call, Output, Random};
 
-/// More system calls than most commands make, and more microseconds than they take.
+/// More system calls than most commands make, and more microseconds than most commands
+/// take.
 const SYSTEM_CALLS: usize = 300;
 const MICROSECONDS: usize = 40_000;
-/// How often it is looked at what is left.
+/// After how many cycles the state is compared.
 const LOOK_EVERY: usize = 50;
-/// What may be had in other numbers at one moment than at another: memory that the
-/// allocator keeps, in KiB, and connections.
+/// Tolerances: memory that the allocator keeps, in KiB, and connections.
 const MEMORY: usize = 8_192;
 const CONNECTIONS: usize = 8;
 
@@ -32,36 +32,36 @@ pub struct Soak {
     pub subject: Subject,
     /// How often.
     pub cycles: usize,
-    /// What decides who is killed when.
+    /// The seed for the random kills.
     pub seed: u64,
 }
 
-/// What there is at a moment.
+/// The resources in use at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
     files: usize,
     links: usize,
     rules: usize,
     routes: usize,
-    /// Of the agent: its memory in KiB, and its descriptors.
+    /// The memory of the agent in KiB, and the number of its descriptors.
     agent: Option<(usize, usize)>,
 }
 
-/// What there was at the beginning and at the end.
+/// The resources at the beginning and at the end.
 #[derive(Debug)]
 pub struct Growth {
     /// How many processes were killed.
     pub killed: usize,
-    /// What was left, when it was looked.
+    /// What was left at a comparison.
     pub lost: Vec<String>,
-    /// After a tenth of the cycles, when every cache is filled.
+    /// The resources after a tenth of the cycles, when every cache is filled.
     pub before: Kept,
-    /// After the last one.
+    /// The resources after the last cycle.
     pub after: Kept,
 }
 
 impl Soak {
-    /// All cycles.
+    /// Executes all cycles.
     pub fn run(&self) -> Growth {
         let scene = Scene::new(self.subject, Maker::Ours, 1);
         let mut agent = scene.start_agent();
@@ -116,7 +116,8 @@ impl Growth {
     }
 }
 
-/// ADD, and perhaps DEL, of which one may be killed; whether one was.
+/// Executes ADD, and perhaps DEL, and may kill one of them. Returns whether one was
+/// killed.
 fn is_killed(scene: &Scene, random: &mut Random) -> bool {
     let Ok(prev_result) = scene.add_all_but_last(0) else {
         return false;
@@ -142,7 +143,8 @@ fn is_killed(scene: &Scene, random: &mut Random) -> bool {
     }
 }
 
-/// Kills the call after a time, delegates excepted; whether it still ran.
+/// Kills the process of the call, but not its delegates, after a random time. Returns
+/// whether it still ran.
 fn is_killed_in_time(scene: &Scene, call: &Call, random: &mut Random) -> bool {
     let mut process = call.process();
     process.stdin(Stdio::piped());
@@ -159,7 +161,7 @@ fn is_killed_in_time(scene: &Scene, call: &Call, random: &mut Random) -> bool {
     is_running
 }
 
-/// What is left when eni-sync has released what it releases behind DEL.
+/// What is left after eni-sync has released the addresses, which it does after DEL.
 fn settled(scene: &Scene, has_agent: bool) -> Vec<String> {
     let failed = |outputs: Vec<Output>| outputs.iter().any(|output| output.status != Some(0));
     if has_agent {

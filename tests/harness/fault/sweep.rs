@@ -1,4 +1,4 @@
-//! The same fault at every system call of a command in turn, and what it leaves.
+//! The same fault at each system call of a command in turn, and what is left after it.
 
 use std::fmt;
 use std::num::NonZero;
@@ -14,7 +14,7 @@ use super::system_call::{ERRORS, NO_MEMORY};
 use super::trace::{Counted, Fault, Strike, Struck};
 use crate::Output;
 
-/// A fault, at every system call of one command.
+/// A fault at each system call of one command.
 #[derive(Debug, Clone, Copy)]
 pub struct Sweep {
     /// What is attached or detached.
@@ -23,28 +23,29 @@ pub struct Sweep {
     pub maker: Maker,
     /// `ADD` or `DEL`, of the network's last plugin.
     pub command: &'static str,
-    /// What goes wrong.
+    /// The fault.
     pub fault: Fault,
-    /// What comes after it.
+    /// The commands after it.
     pub order: Order,
-    /// At which calls.
+    /// Which system calls have it.
     pub counted: Counted,
-    /// At each of them, or at one of so many.
+    /// The step between two of them; 1 means each of them.
     pub every: usize,
 }
 
-/// How often something went wrong, and what was lost.
+/// The number of faults, and what was lost.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// How often it went wrong.
+    /// The number of faults.
     pub tried: usize,
-    /// What was lost, and when.
+    /// A description for each fault after which something was lost or left.
     pub lost: Vec<String>,
 }
 
 impl Sweep {
-    /// Both commands killed, and what can come then; power that is lost; and for ours each
-    /// error. Only some speak netlink.
+    /// The sweeps of a subject: a kill in ADD and in DEL with each order of commands after
+    /// it, a power loss, and for our plugins each error of a system call. The error of
+    /// netlink is only for plugins that use it.
     pub fn of(subject: Subject, maker: Maker) -> Vec<Self> {
         let orders = Order::of(subject, maker).into_iter();
         let mut faults: Vec<(Fault, Order)> = orders.map(|order| (Fault::Kill, order)).collect();
@@ -68,19 +69,19 @@ impl Sweep {
         faults.into_iter().flat_map(both).collect()
     }
 
-    /// The same at every system call that there is.
+    /// The same sweep, at every system call and not only at those that change something.
     pub fn of_all_calls(mut self) -> Self {
         self.counted = Counted::All;
         self
     }
 
-    /// The same at one system call of so many.
+    /// The same sweep, at one of `every` system calls.
     pub fn at_one_of(mut self, every: usize) -> Self {
         self.every = every;
         self
     }
 
-    /// Does all of it, and nothing may be lost.
+    /// Executes the sweep; nothing may be lost.
     #[track_caller]
     pub fn loses_nothing(&self) {
         let tally = self.run();
@@ -88,11 +89,11 @@ impl Sweep {
         assert!(tally.lost.is_empty(), "{}", tally.lost.join("\n"));
     }
 
-    /// Does all of it, on as many threads as there are processors.
+    /// Executes the sweep, with as many threads as there are processors.
     pub fn run(&self) -> Tally {
         let tally = Mutex::new(Tally::default());
         let make = || Scene::new(self.subject, self.maker, self.order.pods());
-        // The machine has its network cards once.
+        // There is only one set of network cards.
         let threads = if self.subject.has_nics() {
             1
         } else {
@@ -106,8 +107,8 @@ impl Sweep {
         tally.into_inner().expect("no thread panics")
     }
 
-    /// Does it at this system call, in a scene that serves other sweeps too; nothing may be
-    /// lost. Returns whether there was such a call.
+    /// Executes the fault at this system call, in a scene that other sweeps use, too;
+    /// nothing may be lost. Returns whether there was such a call.
     #[track_caller]
     pub fn loses_nothing_at(&self, call: usize, scene: &mut Scene) -> bool {
         let tally = Mutex::new(Tally::default());
@@ -117,7 +118,8 @@ impl Sweep {
         is_struck
     }
 
-    /// Lets it go wrong once, and notes that; false when there was no such call.
+    /// Executes the fault once, and adds the outcome to `tally`. False when there was no
+    /// such call.
     fn strike(&self, scene: &mut Scene, nth: usize, tally: &Mutex<Tally>) -> bool {
         let (struck, left) = self.once(scene, nth);
         let Some(hit) = struck.hit else {
@@ -128,8 +130,9 @@ impl Sweep {
         if left.is_empty() {
             return true;
         }
-        scene.make_anew();
-        // To fail would keep the address of a device that is back already.
+        scene.remake();
+        // A property that cannot be restored is only logged by host-device: an error would
+        // keep the address of a device that is back already.
         if !struck.output.stderr.contains("failed to restore") {
             let (left, output) = (left.join("\n    "), struck.output);
             tally
@@ -139,7 +142,7 @@ impl Sweep {
         true
     }
 
-    /// What was struck, and everything that is wrong afterwards.
+    /// Executes the fault once. Returns the system call and all errors found afterwards.
     fn once(&self, scene: &mut Scene, nth: usize) -> (Struck, Vec<String>) {
         scene.forget_ended();
         scene.give_back_devices();
@@ -163,7 +166,7 @@ impl Sweep {
         if matches!(self.fault, Fault::Error(_)) && self.maker == Maker::Ours {
             wrong.extend(self.wrong_answer(&struck.output));
             let has_failed = self.command == "ADD" && struck.output.status != Some(0);
-            // What eni-sync has registered is released behind its DEL.
+            // In a chain, eni-sync releases its address after DEL.
             if has_failed && prev_result == Value::Null {
                 wrong.append(&mut scene.left());
             }
@@ -173,20 +176,20 @@ impl Sweep {
         (struck, wrong)
     }
 
-    /// What is wrong with the answer of a command in which a system call failed: it must
-    /// succeed, or say in one document what failed.
+    /// An error if the answer of a command with a failed system call is wrong: the command
+    /// must succeed, or report the error in one document.
     fn wrong_answer(&self, output: &Output) -> Option<String> {
         let document: Option<Value> = serde_json::from_str(&output.stdout).ok();
         match (output.status, document) {
             (Some(0), None) if self.command == "DEL" && output.stdout.is_empty() => None,
             (Some(0), Some(result)) if result["cniVersion"].is_string() => None,
             (Some(1), Some(error)) if names_something(&error) => None,
-            _ => Some("the answer is no result and no clear error".to_owned()),
+            _ => Some("the answer is neither a result nor a clear error".to_owned()),
         }
     }
 }
 
-/// Whether an error has a code, says what was being done, and what the system said.
+/// Whether an error document has a code and a message.
 pub(super) fn names_something(error: &Value) -> bool {
     let has_text = |key: &str| error[key].as_str().is_some_and(|text| !text.is_empty());
     error["code"].is_u64() && has_text("msg")
@@ -204,9 +207,9 @@ impl fmt::Display for Sweep {
     }
 }
 
-/// Does `work` for the first system call, and for one of `every` that follow, until it
-/// says that there was none of this number. It is done on as many threads as there are
-/// processors, and each has what `make` makes.
+/// Calls `work` with 1 and then with every `every`-th number, until it returns that there
+/// was no system call with this number. It uses as many threads as there are processors;
+/// each has its own value from `make`.
 pub fn each_system_call<S>(
     every: usize,
     make: impl Fn() -> S + Sync,
@@ -223,7 +226,7 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Which system calls something happens to.
+/// The numbers of the system calls with a fault.
 struct Calls {
     every: usize,
     threads: usize,

@@ -1,5 +1,5 @@
-//! What is known of the system calls that plugins make: their names, whether one
-//! changes what others can see, and the errors that they may return.
+//! The system calls that plugins make: their names, whether one has an effect that other
+//! processes can see, and the errors that they may return.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub const ERRORS: [Errno; 5] = [
     Errno::EINTR,
     Errno::EBUSY,
 ];
-/// What netlink returns when it has no memory for a message, or for its answer to one.
+/// The error of netlink when it has no memory for a message or for the answer to it.
 pub const NO_MEMORY: Errno = Errno::ENOBUFS;
 
 /// A system call that a process is about to make.
@@ -39,8 +39,9 @@ const DESCRIPTOR: &[Errno] = &[Errno::EMFILE];
 const LOOK: &[Errno] = &[Errno::EIO];
 const NONE: &[Errno] = &[];
 
-/// Those that change what others can see, or wait for what others do. An architecture that is
-/// younger than the calls that take a directory does not have those that take none.
+/// The system calls with an effect that other processes can see, or that wait for other
+/// processes. Newer architectures do not have the older calls without a directory descriptor,
+/// such as `link`.
 #[rustfmt::skip]
 const CHANGING: &[Row] = &[
     (libc::SYS_clone, "clone", NONE),
@@ -88,7 +89,7 @@ const CHANGING: &[Row] = &[
     (libc::SYS_ppoll, "ppoll", WAIT),
 ];
 
-/// Those that only look, or concern the process alone.
+/// The system calls that only read, or affect only the process itself.
 #[rustfmt::skip]
 const LOOKING: &[Row] = &[
     (libc::SYS_close, "close", NONE),
@@ -117,8 +118,8 @@ const LOOKING: &[Row] = &[
 ];
 
 impl SystemCall {
-    /// Whether a process that is killed before this call may leave something else than
-    /// one that is killed before its next one.
+    /// Whether a process that is killed before this call may leave another state than one
+    /// that is killed before its next call.
     pub fn is_changing(self) -> bool {
         let is_listed = CHANGING.iter().any(|row| self.is(row));
         is_listed || self.may_create()

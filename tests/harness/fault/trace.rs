@@ -1,6 +1,6 @@
-//! One call of a plugin in which one system call goes wrong. The system calls of all its
-//! processes and threads, its delegates' included, are counted together and in order,
-//! so each of them is the n-th for some n. strace counts each process for itself.
+//! A call of a plugin in which one system call has a fault. The system calls of all its
+//! processes and threads, including delegates, are counted together, so that a number
+//! identifies each of them. strace is not used, because it counts each process separately.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,55 +17,57 @@ use nix::unistd::Pid;
 use super::system_call::SystemCall;
 use crate::{Call, Output};
 
-/// Says that it runs, waits until its tracer is there, and becomes the program.
+/// A shell script that reports that it runs, waits until it is traced, and executes the
+/// program.
 const WAIT_AND_EXECUTE: &str = r#"echo && read -r _ && exec "$0" "$@""#;
-/// What a system call at its entry is called in `ptrace_syscall_info`.
+/// The value of `op` in `ptrace_syscall_info` at the entry of a system call.
 const ENTRY: u8 = 1;
 
-/// What happens to a system call.
+/// The fault of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The process that makes it is killed before it does anything.
+    /// The process is killed before the call has an effect.
     Kill,
-    /// All processes of the call are killed then, as when the machine loses its power.
+    /// All processes of the plugin's call are killed at that moment, as by a power loss.
     Crash,
-    /// It does nothing and returns this error.
+    /// The system call has no effect and returns this error.
     Error(Errno),
 }
 
 /// Which system calls are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counted {
-    /// Each.
+    /// All system calls.
     All,
-    /// Those that change what others can see, or wait for what others do.
+    /// Those with an effect that other processes can see, or that wait for other processes.
     Changing,
     /// Those that write to a file.
     Writes,
 }
 
-/// Which system call goes wrong, and how.
+/// Which system call has a fault, and which fault.
 #[derive(Debug, Clone, Copy)]
 pub struct Strike {
-    /// How.
+    /// The fault.
     pub fault: Fault,
-    /// Which calls are counted, unless those that may return the error.
+    /// Which system calls are counted. For [`Fault::Error`], those that may return the error
+    /// are counted instead.
     pub counted: Counted,
-    /// The first that is counted is 1.
+    /// The number of the system call among the counted ones, from 1.
     pub nth: usize,
 }
 
-/// How a call ended in which something went wrong.
+/// The outcome of a call with a fault.
 #[derive(Debug)]
 pub struct Struck {
-    /// How it ended.
+    /// The outcome of the call.
     pub output: Output,
-    /// What was struck; nothing when there were fewer system calls.
+    /// The system call with the fault; `None` when there were fewer system calls.
     pub hit: Option<SystemCall>,
 }
 
 impl Strike {
-    /// A kill before the `nth` system call that changes something.
+    /// A kill before the `nth` system call that has an effect.
     pub fn kill(nth: usize) -> Self {
         Self {
             fault: Fault::Kill,
@@ -86,7 +88,8 @@ impl Strike {
     }
 }
 
-/// Executes the call in the namespaces of this thread, which must have no other children.
+/// Executes the call with a fault, in the namespaces of this thread, which must have no other
+/// children.
 #[expect(
     clippy::zombie_processes,
     reason = "the tracer waits for it, and for all that it starts"
@@ -157,14 +160,14 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a process has a number"))
 }
 
-/// The processes and threads of a call, and what was counted.
+/// The processes and threads of a call, and the number of counted system calls.
 struct Tracer {
     root: Pid,
     strike: Strike,
     alive: BTreeSet<Pid>,
     counted: usize,
     hit: Option<SystemCall>,
-    /// Whose system call returns an error when it ends.
+    /// The process whose system call returns this error when it ends.
     failing: Option<(Pid, Errno)>,
     status: Option<i32>,
 }
@@ -182,7 +185,7 @@ impl Tracer {
         }
     }
 
-    /// Until the last process has ended.
+    /// Runs until the last process has ended.
     fn run(&mut self) {
         let mine = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         loop {
@@ -212,9 +215,9 @@ impl Tracer {
         }
     }
 
-    /// A process is before or behind a system call.
+    /// Handles a process that stopped before or after a system call.
     fn stop(&mut self, pid: Pid) {
-        // A process that was killed meanwhile has none any more.
+        // This fails for a process that was killed meanwhile.
         let Ok(info) = ptrace::syscall_info(pid) else {
             return;
         };
@@ -250,8 +253,8 @@ impl Tracer {
     }
 }
 
-/// Whether a descriptor leads to nothing but the kernel's memory, such as that by which
-/// one thread wakes another: nothing can be wrong there.
+/// Whether a descriptor is an object in the kernel's memory, such as an eventfd, on which no
+/// error can occur.
 fn is_within_kernel(pid: Pid, descriptor: u64) -> bool {
     let target = fs::read_link(format!("/proc/{pid}/fd/{descriptor}"));
     target.is_ok_and(|target| target.display().to_string().starts_with("anon_inode:"))
@@ -272,7 +275,7 @@ fn resume(pid: Pid, signal: Option<Signal>) {
     }
 }
 
-/// Where the processor's registers say what is called and what came of it.
+/// The processor's registers with the system call, its arguments and its result.
 #[cfg(target_arch = "x86_64")]
 mod registers {
     use nix::errno::Errno;
@@ -281,8 +284,7 @@ mod registers {
 
     use super::SystemCall;
 
-    /// A system call and its first argument. Nothing when the process was killed
-    /// meanwhile.
+    /// A system call and its first argument; `None` when the process was killed meanwhile.
     pub(super) fn system_call(pid: Pid) -> Option<(SystemCall, u64)> {
         let registers = ptrace::getregs(pid).ok()?;
         let call = SystemCall {
@@ -292,7 +294,7 @@ mod registers {
         Some((call, registers.rdi))
     }
 
-    /// Lets the kernel find no such system call.
+    /// Replaces the number of the system call by an invalid one, so that it has no effect.
     pub(super) fn skip(pid: Pid) {
         if let Ok(mut registers) = ptrace::getregs(pid) {
             registers.orig_rax = u64::MAX;
@@ -308,8 +310,8 @@ mod registers {
     }
 }
 
-/// Of another call than the one that was made, a kernel for arm64 learns through registers that
-/// nix does not know, so calls can be counted here, and none can fail.
+/// On arm64 the number of a system call can be changed only through registers that nix does not
+/// support. So system calls can be counted here, but cannot fail.
 #[cfg(target_arch = "aarch64")]
 mod registers {
     use nix::errno::Errno;

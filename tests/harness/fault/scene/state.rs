@@ -1,4 +1,4 @@
-//! What a scene is compared by.
+//! The parts of a scene's description.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ pub(super) fn links(place: &str, namespace: &Namespace) -> BTreeSet<String> {
     all.as_array().into_iter().flatten().map(line).collect()
 }
 
-/// What a file of the ledger says.
+/// The content of a file of the ledger; `None` when it is not JSON.
 pub(super) fn entry(path: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }

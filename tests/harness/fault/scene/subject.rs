@@ -1,4 +1,4 @@
-//! What is attached, by whose plugins, and the network of it.
+//! What is attached, by which plugins, and the configuration of its network.
 
 use std::fmt;
 
@@ -6,34 +6,35 @@ use serde_json::{Value, json};
 
 use super::{MASTER, MASTERS};
 
-/// What is attached, and by what.
+/// What is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// An address and nothing else.
+    /// Only an address.
     HostLocal,
-    /// A device of its own for each pod, with an address.
+    /// A separate device for each pod, with an address.
     HostDevice,
-    /// The same with the addresses, routes and neighbours that it has on the node.
+    /// As `HostDevice`, with the addresses, routes and neighbours that the device has on
+    /// the node.
     KeptDevice,
-    /// The same with a network card, which only the test VM has.
+    /// As `KeptDevice`, with a network card, which only the test VM has.
     Nic,
     /// A network card that is bound to a driver for user space.
     BoundNic,
     /// An interface on a master, with an address.
     Ipvlan,
-    /// An address that is registered in the VPC: eni-sync behind host-local, to which
-    /// the scene adds the interface that ipvlan would have made.
+    /// An address that is registered in the VPC: eni-sync after host-local in a chain.
+    /// The scene adds the interface that ipvlan would have made to the result.
     Registered,
-    /// The same behind ipvlan itself.
+    /// As `Registered`, with eni-sync after ipvlan.
     RegisteredIpvlan,
 }
 
-/// Whose plugins are executed.
+/// The plugins that are executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maker {
     /// Ours.
     Ours,
-    /// Those of the CNI project, as Debian packages them.
+    /// Those of the CNI project, from Debian's package.
     Go,
 }
 
@@ -64,8 +65,8 @@ impl fmt::Display for Subject {
     }
 }
 
-/// The network with this number. Those of a VPC are in one subnet, which is that of
-/// the one ENI.
+/// The configuration of the network with this number. The networks of a VPC are in one
+/// subnet, that of the only ENI.
 pub(super) fn conf(subject: Subject, maker: Maker, number: usize) -> Value {
     let (v4, v6) = (
         format!("10.0.{}", 4 + number),
@@ -95,7 +96,7 @@ pub(super) fn conf(subject: Subject, maker: Maker, number: usize) -> Value {
         Subject::Registered => json!([{"type": "host-local", "ipam": ipam}, sync]),
         Subject::RegisteredIpvlan => json!([ipvlan, sync]),
     };
-    // What Debian packages knows no later one.
+    // Debian's package does not support a later version.
     let version = match maker {
         Maker::Ours => "1.1.0",
         Maker::Go => "1.0.0",
