@@ -116,7 +116,7 @@ pub trait Interface: Sized {
 
     /// Whether the interface keeps addresses that it has on the node, so that it has addresses
     /// without a delegate.
-    fn brings_addresses(&self) -> bool {
+    fn keeps_addresses(&self) -> bool {
         false
     }
 
@@ -149,7 +149,7 @@ pub trait Interface: Sized {
     ///
     /// # Errors
     /// Code 5 when the record cannot be written.
-    fn settle(&self, _record: &mut Attachment<Self::Device>) -> Result<()> {
+    fn trim_record(&self, _record: &mut Attachment<Self::Device>) -> Result<()> {
         Ok(())
     }
 
@@ -167,7 +167,7 @@ pub trait Interface: Sized {
 
     /// Whether a record under another network's name is the one of the attachment in `args`,
     /// because the network was renamed.
-    fn is_meant(_args: &CmdArgs, _record: &Attachment<Self::Device>) -> bool {
+    fn is_renamed(_args: &CmdArgs, _record: &Attachment<Self::Device>) -> bool {
         false
     }
 
@@ -191,7 +191,7 @@ pub trait Interface: Sized {
     ///
     /// # Errors
     /// The reason why something is left. The record is kept then.
-    fn tidy_up(_device: &Self::Device) -> Result<()> {
+    fn remove_extras(_device: &Self::Device) -> Result<()> {
         Ok(())
     }
 

@@ -42,7 +42,7 @@ impl Interface for HostDevice {
         Ok(Self { config })
     }
 
-    fn brings_addresses(&self) -> bool {
+    fn keeps_addresses(&self) -> bool {
         self.config.options.keep_addresses
     }
 
@@ -95,7 +95,7 @@ impl Interface for HostDevice {
     /// The addresses and routes of the device on the node are restored by a failed ADD. DEL
     /// restores them only if the configuration says so, so otherwise they are removed from the
     /// record here.
-    fn settle(&self, record: &mut Record) -> Result<()> {
+    fn trim_record(&self, record: &mut Record) -> Result<()> {
         let options = &self.config.options;
         let is_restored = options.keep_addresses || options.allow_in_use;
         if is_restored || record.device.network.is_empty() {
@@ -113,7 +113,7 @@ impl Interface for HostDevice {
         give_back::remove(args, record, release)
     }
 
-    fn tidy_up(device: &Device) -> Result<()> {
+    fn remove_extras(device: &Device) -> Result<()> {
         device_info::remove(device)
     }
 
@@ -129,8 +129,8 @@ impl Interface for HostDevice {
         records().remove(args)
     }
 
-    fn is_meant(args: &CmdArgs, record: &Record) -> bool {
-        unrecorded::is_meant(args, record)
+    fn is_renamed(args: &CmdArgs, record: &Record) -> bool {
+        unrecorded::is_renamed(args, record)
     }
 
     fn remove_unrecorded(args: &CmdArgs, _damaged: bool, _: &mut Release<'_>) -> Result<bool> {

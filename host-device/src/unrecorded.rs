@@ -72,7 +72,7 @@ fn is_on_host(host: &mut Host, selector: &DeviceSelector, args: &CmdArgs) -> boo
 
 /// Whether a record under another network's name belongs to the attachment of a DEL: it has
 /// the device that the DEL selects, or the MAC of its result.
-pub fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
+pub fn is_renamed(args: &CmdArgs, record: &Attachment<Device>) -> bool {
     let evidence = Evidence::of(args);
     let device = &record.device;
     let is_selected = |selector: &DeviceSelector| device.is_selected_by(selector);

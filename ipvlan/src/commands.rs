@@ -93,8 +93,8 @@ impl Interface for Ipvlan {
         link::remove(args, record, release)
     }
 
-    fn is_meant(args: &CmdArgs, record: &Record) -> bool {
-        unrecorded::is_meant(args, record)
+    fn is_renamed(args: &CmdArgs, record: &Record) -> bool {
+        unrecorded::is_renamed(args, record)
     }
 
     fn remove_unrecorded(args: &CmdArgs, damaged: bool, release: &mut Release<'_>) -> Result<bool> {

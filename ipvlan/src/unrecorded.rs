@@ -17,7 +17,7 @@ use crate::{master, records};
 /// interface, or the container has ended and the master is the configured one. While the
 /// container exists, the master alone proves nothing: the DEL may follow a refused ADD of
 /// another network with the same master.
-pub fn is_meant(args: &CmdArgs, record: &Attachment<Device>) -> bool {
+pub fn is_renamed(args: &CmdArgs, record: &Attachment<Device>) -> bool {
     // Errors here only mean that nothing is proven; DEL must not fail because of them.
     let document = &args.conf.document;
     let result = document.prev_result(args.conf.version).ok().flatten();

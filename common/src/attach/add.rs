@@ -47,7 +47,7 @@ impl<'a, I: Interface> Add<'a, I> {
         let interface = I::configure(args, prev_result.as_ref())?;
         let ipam = conf.find_ipam(&args.conf)?;
         let has_earlier = prev_result.as_ref().is_some_and(|r| !r.ips.is_empty());
-        let has_addresses = ipam.is_some() || has_earlier || interface.brings_addresses();
+        let has_addresses = ipam.is_some() || has_earlier || interface.keeps_addresses();
         if args.conf.version <= CniVersion::V0_2_0 && !has_addresses {
             return Err(not_expressible(&args.conf));
         }
@@ -138,7 +138,7 @@ impl<'a, I: Interface> Add<'a, I> {
                 .sandbox
                 .configure(link, &own, carried, (dad, policy))?;
         }
-        self.interface.settle(record)?;
+        self.interface.trim_record(record)?;
         Ok(earlier.append(own))
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
     let renamed = match records.look_up(args)? {
         Recorded::Whole(record) => return end::<I>(args, &record),
         Recorded::Unreadable(why) => return end_unrecorded::<I>(args, Some(why)),
-        Recorded::Absent => records.read_renamed(args, |record| I::is_meant(args, record))?,
+        Recorded::Absent => records.read_renamed(args, |record| I::is_renamed(args, record))?,
     };
     match renamed {
         None => end_unrecorded::<I>(args, None),
@@ -36,7 +36,7 @@ pub(super) fn end<I: Interface>(args: &CmdArgs, record: &Attachment<I::Device>) 
     let mut release = Release::of(args, Some(record));
     I::remove(args, record, &mut release)?;
     let mut errors = Errors::default();
-    errors.keep(I::tidy_up(&record.device));
+    errors.keep(I::remove_extras(&record.device));
     errors.keep(record.withdraw_rules(args).and_then(|()| release.finish()));
     match errors.into_result() {
         Ok(()) => I::forget(args),
