@@ -40,14 +40,16 @@ pub fn give_back(args: &CmdArgs) -> Result<bool> {
         if records().has_other::<Device>(args, &sandbox.netns)? {
             return Ok(false);
         }
-        let links = links_of_node(&mut sandbox)?;
-        if let Some(link) = evidence.find(&links)? {
+        let links = unrecorded_links(&mut sandbox)?;
+        let of_node = links_of_node(&mut sandbox, &links)?;
+        if let Some(link) = evidence.find(&of_node)? {
             let mut host = Host::open()?;
             let name = evidence.name_of(link, &mut host)?;
             give_back::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
             return Ok(true);
         }
-        evidence.require_nothing_left(&links)?;
+        evidence.require_nothing_left(&of_node)?;
+        evidence.require_no_likely_link(&links)?;
     }
     let Some(selector) = &evidence.selector else {
         return Ok(false);
@@ -162,12 +164,9 @@ fn is_name_in_container(name: &str, ifname: Option<&IfName>) -> bool {
     is_number || ifname.is_some_and(|ifname| ifname.as_str() == name)
 }
 
-/// The links of the container that come from the node and do not belong to an attachment
-/// with a record: hardware, and links whose other end or lower interface is on the node. A
-/// container can make neither.
-fn links_of_node(sandbox: &mut Sandbox) -> Result<Vec<Link>> {
+/// The links of the container that do not belong to an attachment with a record.
+fn unrecorded_links(sandbox: &mut Sandbox) -> Result<Vec<Link>> {
     let mut links = sandbox.netlink.links()?;
-    let host = sandbox.netlink.namespace_id(&NetNs::own()?)?;
     let (boot, id) = (boot_id()?, sandbox.netns.id()?);
     let mut others = records().all::<Device>()?;
     others.retain(|r: &Attachment<Device>| r.netns_id.is_same(&id) && r.boot_id == boot);
@@ -175,12 +174,20 @@ fn links_of_node(sandbox: &mut Sandbox) -> Result<Vec<Link>> {
         .iter()
         .filter_map(|r| r.device.among(&links, &r.ifname).map(|link| link.index))
         .collect();
-    links.retain(|link| {
-        let has_end_on_node =
-            link.parent.is_some() && host.is_some() && link.parent_netns_id == host;
-        (is_hardware(link) || has_end_on_node) && !recorded.contains(&link.index)
-    });
+    links.retain(|link| !recorded.contains(&link.index));
     Ok(links)
+}
+
+/// Those of `links` that come from the node: hardware, and links whose other end or lower
+/// interface is on the node. A container can make neither.
+fn links_of_node(sandbox: &mut Sandbox, links: &[Link]) -> Result<Vec<Link>> {
+    let host = sandbox.netlink.namespace_id(&NetNs::own()?)?;
+    let has_end_on_node =
+        |link: &Link| link.parent.is_some() && host.is_some() && link.parent_netns_id == host;
+    let of_node = links
+        .iter()
+        .filter(|link| is_hardware(link) || has_end_on_node(link));
+    Ok(of_node.cloned().collect())
 }
 
 fn is_hardware(link: &Link) -> bool {
@@ -310,6 +317,31 @@ impl Evidence {
             "there is no record of the attachment, and neither configuration nor prevResult \
              says that it is the device that its alias calls {alias:?}; name the device in the \
              configuration, or move it to the node by hand"
+        )))
+    }
+
+    /// Makes sure that the interface of the attachment is not likely to be its device while the
+    /// node does not have that. Nothing proves where a virtual device without another end, such
+    /// as a tap, comes from.
+    fn require_no_likely_link(&self, links: &[Link]) -> Result<()> {
+        let is_candidate = |link: &&Link| link.name == self.ifname.as_str() && self.is_likely(link);
+        let Some(link) = links.iter().find(is_candidate) else {
+            return Ok(());
+        };
+        let device = match &self.selector {
+            Some(DeviceSelector::Name(name)) => name,
+            _ => &link.alias,
+        };
+        if IfName::new(device).is_err() || Host::open()?.link_by_name(device)?.is_some() {
+            return Ok(());
+        }
+        let name = &link.name;
+        let msg = format!("cannot tell whether interface {name:?} is the host device to give back");
+        Err(Error::config(msg).with_details(format!(
+            "there is no record of the attachment, the node has no {device:?}, and nothing proves \
+             where an interface of kind {kind:?} comes from; move it to the node by hand, or \
+             remove it",
+            kind = link.kind
         )))
     }
 }

@@ -150,6 +150,34 @@ fn a_result_of_another_container_proves_nothing() {
     assert_eq!(fixture.state(), attached);
 }
 
+#[test]
+fn a_tap_that_go_has_attached_is_not_left_in_the_pod_with_a_success() {
+    for has_result in [true, false] {
+        let fixture = Fixture::new();
+        fixture.host(&["tuntap", "add", "dev", "tap0", "mode", "tap"]);
+        let keys = json!({"cniVersion": "1.0.0", "device": "tap0"});
+        let conf = with(&conf(), &keys);
+        let result = fixture.node.run(&go(&fixture, "ADD", &conf)).ok();
+        let del = match has_result {
+            true => with(&conf, &json!({"prevResult": result})),
+            false => conf,
+        };
+        let attached = fixture.state();
+        let error = fixture.node.run(&fixture.call("DEL", &del)).error_code(7);
+        let expected = "cannot tell whether interface \"net1\" is the host device to give back";
+        assert_eq!(error.msg, expected);
+        assert!(error.details.contains("no \"tap0\""), "{error:?}");
+        assert_eq!(fixture.state(), attached);
+        fixture.pod.ip(&["link", "set", "net1", "down"]);
+        let node = fixture.node.netns.path();
+        fixture
+            .pod
+            .ip(&["link", "set", "net1", "netns", &node, "name", "tap0"]);
+        fixture.del(&del);
+        assert!(fixture.node.netns.links().contains(&"tap0".to_owned()));
+    }
+}
+
 /// The pod hides the device and puts something in its place, which would get onto the node
 /// under the name in its alias.
 #[test]
