@@ -76,6 +76,10 @@ pub fn sandbox_for_del<D>(
 
 /// The namespace `id` where `path`, which led to it, does not lead there.
 fn sandbox_elsewhere(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
+    // A runtime that has removed the path has ended the container.
+    if look(path, id)? != Found::Hidden {
+        return Ok(None);
+    }
     let holders = Holders::default();
     if let Some(elsewhere) = holders.path_to(&id)?
         && let Some(sandbox) = open_if_same(&elsewhere.to_string_lossy(), id)?

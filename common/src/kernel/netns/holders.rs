@@ -2,7 +2,7 @@
 //! processes and their threads, mounts in the mount namespace of any thread, and open
 //! descriptors. Not found are a socket that was passed to a process in another namespace, a
 //! mount in a mount namespace without processes, and a descriptor in a message that was not
-//! received yet.
+//! received yet. On a kernel before 6.2 also the descriptors that a thread has for itself.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -195,7 +195,6 @@ struct Found {
 
 impl Found {
     fn look_at(&mut self, process: &Path) -> io::Result<()> {
-        let open = open_files(process)?;
         let is_empty = self.look_at_descriptors(process)? == 0;
         // The kernel lists threads in the order of their start.
         let mut numbers = HashSet::new();
@@ -210,10 +209,10 @@ impl Found {
             if view.is_some_and(|view| self.views.insert(view.ino())) {
                 self.look_at_mounts(&thread)?;
             }
+            self.count_look()?;
             // A process whose first thread has ended shows no descriptors, and a thread can have
-            // its own. A thread with as many descriptors as the process is assumed to share
-            // them.
-            if is_empty || open_files(&thread)? != open {
+            // its own.
+            if is_empty || !shares_descriptors(process, &thread)? {
                 self.look_at_descriptors(&thread)?;
             }
         }
@@ -243,14 +242,13 @@ impl Found {
             self.count_look()?;
             // The name does not show the kind of file: a descriptor that was opened through a
             // mount has the path of the mount as its name, and "/" after the mount was removed.
-            let inode = tolerant(|| look_without_waiting(descriptor))?;
-            if let Some(inode) = inode
-                && makedev(inode.stx_dev_major, inode.stx_dev_minor) == self.device
-            {
+            let inode = tolerant(|| namespace_behind(descriptor, self.device))?.flatten();
+            if let Some(inode) = inode {
                 let held = self.held.entry(inode.stx_ino).or_default();
                 let changed = inode.stx_ctime;
                 let made = time(changed.tv_sec, changed.tv_nsec.into());
-                held.made.insert(made, descriptor.clone());
+                let path = held.made.entry(made);
+                path.or_insert_with(|| descriptor.clone());
             }
         }
         Ok(descriptors.len())
@@ -279,7 +277,8 @@ impl Found {
         let inode = tolerant(|| fs::metadata(&path))?;
         // If another mount covers this one, it is the inode of that.
         if let Some(inode) = inode.filter(|inode| inode.ino() == number) {
-            held.made.insert(super::presence::made(&inode), path);
+            let made = super::presence::made(&inode);
+            held.made.entry(made).or_insert(path);
         }
         Ok(())
     }
@@ -306,11 +305,39 @@ fn open_files(thread: &Path) -> io::Result<u64> {
     Ok(tolerant(|| fs::metadata(thread.join("fd")))?.map_or(0, |found| found.len()))
 }
 
-/// The properties of the file that a descriptor refers to. No request is sent to the server of
-/// a network file system, which may not answer.
-fn look_without_waiting(descriptor: &Path) -> io::Result<Statx> {
-    let flags = AtFlags::STATX_DONT_SYNC;
-    Ok(statx(CWD, descriptor, flags, StatxFlags::BASIC_STATS)?)
+/// Whether a thread seems to have the descriptors of its process: as many of them. Both numbers
+/// change all the time in a busy process.
+fn shares_descriptors(process: &Path, thread: &Path) -> io::Result<bool> {
+    for _ in 0..3 {
+        if open_files(process)? == open_files(thread)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The properties of the namespace that a descriptor refers to; `None` if it refers to something
+/// else. `device` is that of the namespace file system. Other file systems, whose servers may
+/// refuse or not answer, are asked for nothing but their device.
+fn namespace_behind(descriptor: &Path, device: u64) -> io::Result<Option<Statx>> {
+    let look = |wanted| statx(CWD, descriptor, AtFlags::STATX_DONT_SYNC, wanted);
+    match look(StatxFlags::empty()) {
+        Ok(found) if makedev(found.stx_dev_major, found.stx_dev_minor) == device => {
+            Ok(Some(look(StatxFlags::BASIC_STATS)?))
+        }
+        Ok(_) => Ok(None),
+        // Of a file of another file system this says nothing about namespaces.
+        Err(_) if !may_be_namespace(descriptor) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether a descriptor may refer to a namespace, by its name.
+fn may_be_namespace(descriptor: &Path) -> bool {
+    fs::read_link(descriptor).map_or(true, |target| {
+        let name = target.as_os_str().as_encoded_bytes();
+        name == b"/" || name.starts_with(KIND.as_bytes())
+    })
 }
 
 /// The entries of a directory whose names are numbers.
