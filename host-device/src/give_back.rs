@@ -8,7 +8,7 @@ use common::attach::{Release, Sandbox, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netlink::{Events, Link, LinkChange, Subject};
-use common::kernel::netns::NetNs;
+use common::kernel::netns::{NetNs, Numbered};
 use common::records::Attachment;
 
 use crate::device::{Device, Mode};
@@ -211,25 +211,44 @@ fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>)
     let links = sandbox.netlink.links()?;
     // A veth has one other end, and if that is on the node, only the node can have moved it.
     let is_told_by_peer = device.peer_on_host().is_some();
-    if device.sysfs_number.is_none() || is_told_by_peer {
-        let own = without_decoys(sandbox, &links, device)?;
-        let candidates = device.candidates(&own, &record.ifname);
-        for link in candidates.iter().take(MOST_CANDIDATES) {
-            if move_if_proven(host, sandbox, record, (link, &links))? {
-                return Ok(true);
-            }
-        }
-        if candidates.len() > MOST_CANDIDATES {
-            return Err(hidden(device, candidates.len()));
-        }
+    if is_told_by_peer && move_likeliest(host, sandbox, record, &links)? {
+        return Ok(true);
     }
     match numbered(sandbox, &links, device)? {
-        None => Ok(false),
-        Some(link) => match move_if_proven(host, sandbox, record, (link, &links))? {
-            true => Ok(true),
-            // The container has moved it to another namespace meanwhile.
-            false => Err(not_proven(device)),
-        },
+        Some(Numbered::Index(index)) => {
+            let found = links.iter().find(|link| link.index == index);
+            // The container has moved it to another namespace, or back, meanwhile.
+            let link = found.ok_or_else(|| not_proven(device))?;
+            match move_if_proven(host, sandbox, record, (link, &links))? {
+                true => Ok(true),
+                false => Err(not_proven(device)),
+            }
+        }
+        Some(Numbered::Nowhere) => Ok(false),
+        Some(Numbered::Unknown) | None if is_told_by_peer => Ok(false),
+        Some(Numbered::Unknown) | None => move_likeliest(host, sandbox, record, &links),
+    }
+}
+
+/// Moves what looks like the device to the host, one link after the other, until it is the
+/// device. Returns whether one was.
+fn move_likeliest(
+    host: &mut Host,
+    sandbox: &mut Sandbox,
+    record: &Attachment<Device>,
+    links: &[Link],
+) -> Result<bool> {
+    let device = &record.device;
+    let own = without_decoys(sandbox, links, device)?;
+    let candidates = device.candidates(&own, &record.ifname);
+    for link in candidates.iter().take(MOST_CANDIDATES) {
+        if move_if_proven(host, sandbox, record, (link, links))? {
+            return Ok(true);
+        }
+    }
+    match candidates.len() > MOST_CANDIDATES {
+        true => Err(hidden(device, candidates.len())),
+        false => Ok(false),
     }
 }
 
@@ -252,16 +271,17 @@ fn move_if_proven(
 
 /// Finds the virtual device among the container's `links` by its inode in sysfs, even if the
 /// container has changed its name and MAC, or the node has moved its other end or the
-/// interface below it.
-fn numbered<'a>(sandbox: &Sandbox, links: &'a [Link], device: &Device) -> Result<Option<&'a Link>> {
+/// interface below it. `None` when no inode is recorded.
+fn numbered(sandbox: &Sandbox, links: &[Link], device: &Device) -> Result<Option<Numbered>> {
     let Some(number) = device.sysfs_number else {
         return Ok(None);
     };
-    if !links.iter().any(|link| link.kind == device.kind) {
-        return Ok(None);
+    let same_kind = links.iter().filter(|link| link.kind == device.kind);
+    let indexes: Vec<u32> = same_kind.map(|link| link.index).collect();
+    match indexes.is_empty() {
+        true => Ok(Some(Numbered::Nowhere)),
+        false => sandbox.netns.find_sysfs_number(number, &indexes).map(Some),
     }
-    let index = sandbox.netns.index_of_sysfs_number(number)?;
-    Ok(links.iter().find(|link| Some(link.index) == index))
 }
 
 /// Moves `link` to the host, after deleting the interfaces that the container has made on it

@@ -1,6 +1,10 @@
 //! Virtual devices that neither name, MAC nor other end tells from others: they come back, and
 //! nothing else of the pod is touched.
 
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
 use harness::Namespace;
 use serde_json::{Value, json};
 
@@ -38,6 +42,51 @@ fn a_device_comes_back_whose_name_and_mac_the_pod_has_changed() {
         assert_eq!(fixture.node.netns.description(), before, "{kind}");
         assert_eq!(fixture.pod.links(), ["lo"], "{kind}");
         assert!(fixture.records().is_empty(), "{kind}");
+    }
+}
+
+/// Renames an interface of a namespace as fast as it can, until the value is dropped.
+struct Renamer(Child);
+
+impl Renamer {
+    fn start(namespace: &Namespace) -> Self {
+        let mut ip = Command::new("ip");
+        ip.args(["-force", "-batch", "-"]).stdin(Stdio::piped());
+        ip.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut ip = namespace.run(|| ip.spawn().expect("ip is installed"));
+        let mut stdin = ip.stdin.take().expect("it is a pipe");
+        // It ends when nobody reads.
+        thread::spawn(move || {
+            let commands = "link set net1 name x1\nlink set x1 name net1\n".repeat(100);
+            while stdin.write_all(commands.as_bytes()).is_ok() {}
+        });
+        Self(ip)
+    }
+}
+
+impl Drop for Renamer {
+    fn drop(&mut self) {
+        self.0.kill().expect("it is a child");
+        self.0.wait().expect("it is a child");
+    }
+}
+
+#[test]
+fn a_device_that_the_pod_renames_all_the_time_is_not_lost() {
+    for round in 0..16 {
+        let fixture = Fixture::new();
+        make(&fixture, "tap");
+        fixture.add(&of_device("dev0"));
+        fixture.pod.ip(&["link", "set", "net1", "down"]);
+        let renamer = Renamer::start(&fixture.pod);
+        let output = fixture.node.run(&fixture.call("DEL", &of_device("dev0")));
+        if output.status != Some(0) {
+            output.error_code(11);
+        }
+        drop(renamer);
+        fixture.del(&of_device("dev0"));
+        let links = fixture.node.netns.links();
+        assert!(links.contains(&"dev0".to_owned()), "{round}: {links:?}");
     }
 }
 
