@@ -101,8 +101,12 @@ impl Interface for HostDevice {
         if is_restored || record.device.network.is_empty() {
             return Ok(());
         }
-        record.device.network = NetworkState::default();
-        records().write(record)
+        // If this write fails, the node gets them back by the record that is kept.
+        let mut trimmed = record.clone();
+        trimmed.device.network = NetworkState::default();
+        records().write(&trimmed)?;
+        *record = trimmed;
+        Ok(())
     }
 
     fn is_attached(args: &CmdArgs, record: &Record) -> Result<bool> {

@@ -165,6 +165,7 @@ pub fn with_recorded_properties(taken: Taken, device: Device) -> Result<Device> 
             mtu: was.mtu,
             up: was.up,
             settings: was.settings,
+            offload: was.offload.or(device.offload),
             controller: was.controller.or(device.controller),
             parameters: was.parameters,
             network: match was.network.is_empty() {
