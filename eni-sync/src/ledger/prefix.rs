@@ -3,10 +3,11 @@
 //! entries of addresses, which versions without prefixes ignore.
 
 use std::collections::HashSet;
+use std::iter;
 use std::net::IpAddr;
 use std::path::Path;
 
-use common::address::{Cidr, number};
+use common::address::{Cidr, number, numbered};
 use common::error::{Error, ErrorCode, Result};
 use common::say;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,25 @@ impl Prefix {
     pub(crate) fn excludes(&self, address: IpAddr) -> bool {
         let mut blocks = self.excluded.iter();
         blocks.any(|(first, last)| *first <= address && address <= *last)
+    }
+
+    /// The addresses that the node gives to pods, in order. Excluded blocks, which can be as large
+    /// as the prefix, are not walked through.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let (first, last) = (self.prefix.address(), number(self.prefix.last()));
+        let mut next = number(first);
+        iter::from_fn(move || {
+            let block_of = |next: u128| {
+                let mut blocks = self.excluded.iter();
+                blocks.find(|(first, last)| (number(*first)..=number(*last)).contains(&next))
+            };
+            while let Some((_, end)) = block_of(next) {
+                next = number(*end).checked_add(1)?;
+            }
+            let address = (next <= last).then(|| numbered(next, first))?;
+            next = next.checked_add(1)?;
+            Some(address)
+        })
     }
 
     /// How many addresses of it pods can have.

@@ -256,7 +256,7 @@ pub(crate) fn free_address(
         .collect();
     open.sort_by_key(|prefix| prefix.prefix.address());
     open.into_iter().find_map(|prefix| {
-        let free = addresses(prefix.prefix).filter(|address| !is_taken(*address));
+        let free = prefix.addresses().filter(|address| !is_taken(*address));
         let mut tried = free.take(TRIED);
         tried.find(|address| eni::require_assignable(eni, *address).is_ok())
     })
@@ -265,13 +265,6 @@ pub(crate) fn free_address(
 fn is_usable(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
     let is_pooled = prefix.entry.state == State::Pooled && !prefix.entry.is_missing();
     prefix.is_open(now) || is_pooled && eni.prefixes.contains(&prefix.prefix)
-}
-
-/// The addresses of a prefix, in order.
-fn addresses(prefix: Cidr) -> impl Iterator<Item = IpAddr> {
-    let first = prefix.address();
-    let numbers = number(first)..=number(prefix.last());
-    numbers.map(move |number| common::address::numbered(number, first))
 }
 
 #[cfg(test)]
@@ -298,6 +291,19 @@ mod tests {
         );
         // A /80 that is in no range of the subnet.
         assert_eq!(find(&prefixes[..1], 0), None);
+    }
+
+    #[test]
+    fn an_excluded_block_is_not_walked_through() {
+        let find = |exclude: &str| {
+            let prefix = Prefix::assigned("2001:db8:4:0:1::/80".parse().unwrap()).unwrap();
+            let excluded = Excluded::try_from(serde_json::json!([exclude])).unwrap();
+            let prefixes = [prefix.without(&excluded)];
+            free_address(&prefixes, &eni(), Family::V6, now(), |_| false)
+        };
+        let second_half = "2001:db8:4:0:1:8000::".parse().unwrap();
+        assert_eq!(find("2001:db8:4:0:1::/81"), Some(second_half));
+        assert_eq!(find("2001:db8:4:0:1::/80"), None);
     }
 
     #[test]
