@@ -349,6 +349,7 @@ fn an_administrator_can_turn_it_off() {
     site.replace("ipvlan", "ipvlan");
     let finding = format!("{INSIDE}/ipvlan is the Go plugin: the agent does not put ours back");
     assert!(eventually(|| site.readiness().contains(&finding)));
+    assert!(eventually(|| agent.log().contains(&finding)));
     assert_eq!(agent.log().matches(&finding).count(), 1, "{}", agent.log());
     assert!(!site.is_ours("ipvlan"));
     let series = |origin: &str| {
