@@ -17,7 +17,7 @@ fn root() -> PathBuf {
 fn recipe(target: &str) -> String {
     let mut make = Command::new("make");
     let made = make
-        .args(["-n", target])
+        .args(["-n", "--no-print-directory", target])
         .env_remove("MAKEFLAGS")
         .current_dir(root())
         .output();
