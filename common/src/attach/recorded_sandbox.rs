@@ -86,9 +86,9 @@ fn sandbox_elsewhere(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
     {
         return Ok(Some(sandbox));
     }
-    match look(path, id)? {
-        Found::Hidden if !holders.none_of(&id) => Err(hidden(path)),
-        _ => Ok(None),
+    match holders.none_of(&id) {
+        true => Ok(None),
+        false => Err(hidden(path)),
     }
 }
 

@@ -26,7 +26,7 @@ const OWN_NETNS: &str = "/proc/self/ns/net";
 const FIRST: &str = "/proc/1";
 /// The PID namespace of the process itself.
 const OWN_PIDS: &str = "/proc/self/ns/pid";
-/// How many mounts and descriptors are examined at most, which takes less than a second. If
+/// How many mounts, threads and descriptors are examined at most, which takes less than a second. If
 /// there are more, it is unknown which namespaces have ended.
 const MOST_LOOKS: usize = 1 << 18;
 /// The inode of the machine's initial PID namespace. Source: `PROC_PID_INIT_INO` of Linux.
@@ -56,17 +56,16 @@ impl Holders {
             let msg = format!("netns {path:?} may exist without its path");
             Presence::Unknown(Error::new(ErrorCode::NETNS, msg).with_details(why))
         };
-        let held = match self.seen.get_or_init(Self::collect) {
-            Ok(Some(seen)) => seen.get(&id.inode),
+        let held = match self.of(id) {
+            Ok(Some(held)) => held,
             // The path was a mount of the runtime, which removes it at the end of the
             // container.
             Ok(None) if id.process.is_none() && !path.starts_with(PROCESSES) => None,
             Ok(None) => return unknown("the processes of the node are not visible".to_owned()),
-            Err(error) => return Presence::Unknown(error.clone()),
+            Err(error) => return Presence::Unknown(error),
         };
         match held {
             None => Presence::Ended,
-            Some(held) if held.is_of_another(id) => Presence::Ended,
             Some(held) => unknown(match held.inside.first() {
                 Some(process) => {
                     let process = process.display();
@@ -86,18 +85,23 @@ impl Holders {
         let Some(made) = id.made else {
             return Ok(None);
         };
-        let seen = self.seen.get_or_init(Self::collect).as_ref();
-        let seen = seen.map_err(Clone::clone)?.as_ref();
-        let held = seen.and_then(|seen| seen.get(&id.inode));
+        let held = self.of(id)?.flatten();
         Ok(held.and_then(|held| held.made.get(&made)).cloned())
     }
 
     /// Whether the processes of the node are visible, and none of them keeps the namespace
     /// `id` alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
-        let seen = self.seen.get_or_init(Self::collect);
-        let is_free = |held: &Held| held.is_of_another(id);
-        matches!(seen, Ok(Some(seen)) if seen.get(&id.inode).is_none_or(is_free))
+        matches!(self.of(id), Ok(Some(None)))
+    }
+
+    /// What keeps the namespace `id` alive, or one that may be it: nothing in the inner option.
+    /// The outer one is `None` when the processes of the node are not visible.
+    fn of(&self, id: &NetNsId) -> Result<Option<Option<&Held>>, Error> {
+        let seen = self.seen.get_or_init(Self::collect).as_ref();
+        let seen = seen.map_err(Clone::clone)?.as_ref();
+        let of_number = seen.map(|seen| seen.get(&id.inode));
+        Ok(of_number.map(|held| held.filter(|held| !held.is_of_another(id))))
     }
 
     /// Examines every process of the node; `None` when they are not visible.
@@ -189,7 +193,7 @@ struct Found {
     device: u64,
     /// The mount namespaces whose mounts were examined.
     views: HashSet<u64>,
-    /// How many mounts and descriptors were examined.
+    /// How many mounts, threads and descriptors were examined.
     looks: usize,
 }
 
@@ -254,13 +258,13 @@ impl Found {
         Ok(descriptors.len())
     }
 
-    /// Counts a mount or descriptor. Pods must not block other commands by having too many
+    /// Counts a mount, a thread or a descriptor. Pods must not block other commands by having too many
     /// of them.
     fn count_look(&mut self) -> io::Result<()> {
         self.looks += 1;
         match self.looks > MOST_LOOKS {
             true => Err(io::Error::other(format!(
-                "the node has more than {MOST_LOOKS} mounts and open files"
+                "the node has more than {MOST_LOOKS} mounts, threads and open files"
             ))),
             false => Ok(()),
         }

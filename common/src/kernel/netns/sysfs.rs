@@ -31,10 +31,10 @@ pub enum Numbered {
 }
 
 impl NetNs {
-    /// Finds the interface that has this number in sysfs. `indexes` are those that can have it, according to netlink: each of them is looked
-    /// at, also while the container renames it. An interface keeps the number for its life,
-    /// whatever its name and wherever it is, and nobody can choose it. Source: `kernfs_rename_ns`
-    /// of Linux.
+    /// Finds the interface that has this number in sysfs. `indexes` are those that can have it,
+    /// according to netlink: each of them is looked at, also while the container renames it. An
+    /// interface keeps the number for its life, whatever its name and wherever it is, and nobody
+    /// can choose it. Source: `kernfs_rename_ns` of Linux.
     ///
     /// # Errors
     /// Code 8 when the namespace cannot be entered, 11 when sysfs cannot be read or does not show
