@@ -215,7 +215,7 @@ fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>)
         return Ok(true);
     }
     match numbered(sandbox, &links, device)? {
-        Some(Numbered::Index(index)) => {
+        Numbered::Index(index) => {
             let found = links.iter().find(|link| link.index == index);
             // The container has moved it to another namespace, or back, meanwhile.
             let link = found.ok_or_else(|| not_proven(device))?;
@@ -224,9 +224,9 @@ fn move_out(host: &mut Host, sandbox: &mut Sandbox, record: &Attachment<Device>)
                 false => Err(not_proven(device)),
             }
         }
-        Some(Numbered::Nowhere) => Ok(false),
-        Some(Numbered::Unknown) | None if is_told_by_peer => Ok(false),
-        Some(Numbered::Unknown) | None => move_likeliest(host, sandbox, record, &links),
+        Numbered::Nowhere => Ok(false),
+        Numbered::Unknown if is_told_by_peer => Ok(false),
+        Numbered::Unknown => move_likeliest(host, sandbox, record, &links),
     }
 }
 
@@ -271,16 +271,16 @@ fn move_if_proven(
 
 /// Finds the virtual device among the container's `links` by its inode in sysfs, even if the
 /// container has changed its name and MAC, or the node has moved its other end or the
-/// interface below it. `None` when no inode is recorded.
-fn numbered(sandbox: &Sandbox, links: &[Link], device: &Device) -> Result<Option<Numbered>> {
+/// interface below it. Without a recorded inode it is unknown.
+fn numbered(sandbox: &Sandbox, links: &[Link], device: &Device) -> Result<Numbered> {
     let Some(number) = device.sysfs_number else {
-        return Ok(None);
+        return Ok(Numbered::Unknown);
     };
     let same_kind = links.iter().filter(|link| link.kind == device.kind);
     let indexes: Vec<u32> = same_kind.map(|link| link.index).collect();
     match indexes.is_empty() {
-        true => Ok(Some(Numbered::Nowhere)),
-        false => sandbox.netns.find_sysfs_number(number, &indexes).map(Some),
+        true => Ok(Numbered::Nowhere),
+        false => sandbox.netns.find_sysfs_number(number, &indexes),
     }
 }
 

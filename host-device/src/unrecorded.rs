@@ -311,9 +311,8 @@ impl Evidence {
         let Some(link) = links.iter().find(is_candidate) else {
             return Ok(());
         };
-        let (name, alias) = (&link.name, &link.alias);
-        let msg = format!("cannot tell whether interface {name:?} is the host device to give back");
-        Err(Error::config(msg).with_details(format!(
+        let alias = &link.alias;
+        Err(undecided(link).with_details(format!(
             "there is no record of the attachment, and neither configuration nor prevResult \
              says that it is the device that its alias calls {alias:?}; name the device in the \
              configuration, or move it to the node by hand"
@@ -335,13 +334,18 @@ impl Evidence {
         if IfName::new(device).is_err() || Host::open()?.link_by_name(device)?.is_some() {
             return Ok(());
         }
-        let name = &link.name;
-        let msg = format!("cannot tell whether interface {name:?} is the host device to give back");
-        Err(Error::config(msg).with_details(format!(
+        Err(undecided(link).with_details(format!(
             "there is no record of the attachment, the node has no {device:?}, and nothing proves \
              where an interface of kind {kind:?} comes from; move it to the node by hand, or \
              remove it",
             kind = link.kind
         )))
     }
+}
+
+fn undecided(link: &Link) -> Error {
+    let name = &link.name;
+    Error::config(format!(
+        "cannot tell whether interface {name:?} is the host device to give back"
+    ))
 }

@@ -42,6 +42,13 @@ impl Place {
         let call = call.env("CNI_NETNS", self.path().to_str().unwrap());
         fixture.node.run(&call)
     }
+
+    /// Runs a command that must succeed while the path leads to the namespace.
+    #[track_caller]
+    fn run_at(&self, namespace: &Namespace, fixture: &Fixture, command: &str) {
+        self.leads_to(namespace);
+        self.run(fixture, command).ok();
+    }
 }
 
 /// A descriptor stands for the mount: both keep the inode, which the kernel makes anew for a
@@ -51,13 +58,8 @@ fn the_namespace_is_recognised_at_its_path_after_its_mount_was_gone() {
     let (fixture, place) = (Fixture::new(), Place::new());
     let before = fixture.state();
     let process = Resident::alone();
-    let mount = Namespace::at(process.netns());
-    place.leads_to(&mount);
-    place.run(&fixture, "ADD").ok();
-    drop(mount);
-    let mount = Namespace::at(process.netns());
-    place.leads_to(&mount);
-    place.run(&fixture, "DEL").ok();
+    place.run_at(&Namespace::at(process.netns()), &fixture, "ADD");
+    place.run_at(&Namespace::at(process.netns()), &fixture, "DEL");
     assert_eq!(fixture.state(), before);
 }
 
@@ -65,8 +67,7 @@ fn the_namespace_is_recognised_at_its_path_after_its_mount_was_gone() {
 fn a_namespace_whose_path_shows_something_else_gives_the_device_back() {
     let (fixture, place) = (Fixture::new(), Place::new());
     let before = fixture.state();
-    place.leads_to(&fixture.pod);
-    place.run(&fixture, "ADD").ok();
+    place.run_at(&fixture.pod, &fixture, "ADD");
     place.is_an_empty_file();
     place.run(&fixture, "DEL").ok();
     assert_eq!(fixture.state(), before);
@@ -77,18 +78,13 @@ fn the_device_of_a_namespace_that_only_a_process_shows_is_not_forgotten() {
     let (fixture, place) = (Fixture::new(), Place::new());
     let before = fixture.state();
     let process = Resident::alone();
-    let mount = Namespace::at(process.netns());
-    place.leads_to(&mount);
-    place.run(&fixture, "ADD").ok();
-    drop(mount);
+    place.run_at(&Namespace::at(process.netns()), &fixture, "ADD");
     place.is_an_empty_file();
     let attached = fixture.state();
     let error = place.run(&fixture, "DEL").error_code(8);
     assert!(error.msg.contains("is not visible"), "{error:?}");
     assert_eq!(fixture.state(), attached);
-    let mount = Namespace::at(process.netns());
-    place.leads_to(&mount);
-    place.run(&fixture, "DEL").ok();
+    place.run_at(&Namespace::at(process.netns()), &fixture, "DEL");
     assert_eq!(fixture.state(), before);
 }
 
