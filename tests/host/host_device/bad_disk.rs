@@ -265,3 +265,28 @@ fn a_directory_of_another_owner_or_elsewhere_works_too() {
     let (host, pod, _, addresses) = fixture.state();
     assert_eq!((host, pod, addresses), (before.0, before.1, before.3));
 }
+
+/// The first writes of the record are made before the device has moved, the last one after that.
+#[test]
+fn an_add_that_cannot_write_its_record_leaves_the_addresses_of_the_node() {
+    for number in 1.. {
+        let fixture = Fixture::new();
+        fixture.host(&["link", "set", "hd0", "up"]);
+        fixture.host(&["address", "add", "10.1.0.5/24", "dev", "hd0"]);
+        let own = || fixture.node.netns.addresses("hd0");
+        let before = own();
+        let fault = format!("inject=rename,renameat,renameat2:error=ENOSPC:when={number}");
+        let options = ["-f", "-qq", "-o", "/dev/null", "-e", &fault];
+        let add = fixture.call("ADD", &conf());
+        let output = fixture.node.inside(|| add.run_under("strace", &options));
+        if output.status == Some(0) {
+            assert!(number > 2, "it has written {number} times at most");
+            return;
+        }
+        let error = output.error_code(5);
+        assert!(error.details.contains("No space left"), "{error:?}");
+        assert_eq!(own(), before, "write {number}: {output}");
+        assert_eq!(fixture.pod.links(), ["lo"], "write {number}");
+        assert!(fixture.records().is_empty(), "write {number}");
+    }
+}
