@@ -134,11 +134,16 @@ impl Agent {
 
     /// Finds the pods whose ENI was detached, and returns messages about them.
     fn find_detached(&self) -> Vec<String> {
-        let found = detached::of_node(&self.ledger);
-        if let Ok(found) = &found {
-            self.metrics.note_detached(found.len());
+        let losses = match detached::of_node(&self.ledger) {
+            Ok(losses) => losses,
+            Err(error) => return vec![error.to_string()],
+        };
+        if losses.unknown.is_none() {
+            self.metrics.note_detached(losses.found.len());
         }
-        found.unwrap_or_else(|error| vec![error.to_string()])
+        let found = losses.found.into_iter().map(|loss| loss.says);
+        let unknown = losses.unknown.iter().map(Error::to_string);
+        found.chain(unknown).collect()
     }
 
     /// Ends the attachments of ended containers, and releases their reservations of which no

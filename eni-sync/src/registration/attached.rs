@@ -67,7 +67,8 @@ fn living<D: DeserializeOwned>(
     Ok(all.iter().map(name).chain(unread).collect())
 }
 
-fn name<D>(record: &Attachment<D>) -> String {
+/// How messages name the attachment of a record.
+pub(crate) fn name<D>(record: &Attachment<D>) -> String {
     let name = format!(
         "container {}, interface {}, network {}",
         record.container_id, record.ifname, record.network

@@ -7,66 +7,133 @@ use std::net::IpAddr;
 
 use common::attach::Sandbox;
 use common::attach::inventory::Inventory;
-use common::error::Result;
+use common::error::{Error, Result};
 use common::kernel::netlink::Netlink;
 use common::kernel::netns::Holders;
 use common::records::Attachment;
 use ipvlan::device::Device;
 
-use crate::ledger::{Entry, Ledger};
+use super::attached;
+use crate::ledger::{Entry, Ledger, Owner};
 
-/// A message for each attachment that has lost its ENI or its master.
+/// An attachment that has lost its interface.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    /// The ENI, if the ledger knows that it was on this one.
+    pub(crate) eni: Option<String>,
+    /// The message that names the attachment.
+    pub(crate) says: String,
+}
+
+/// The attachments that have lost their ENI or their master, each of them once.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) found: Vec<Loss>,
+    /// Why there may be more: code 5 naming the directory of the records, 999 when the kernel
+    /// does not answer.
+    pub(crate) unknown: Option<Error>,
+}
+
+/// The losses of this node.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger, a record or the inventory, 999 when the kernel does not
-/// answer.
-pub(crate) fn of_node(ledger: &Ledger) -> Result<Vec<String>> {
-    let (mut found, holders) = (Vec::new(), Holders::default());
-    if let Some(inventory) = Inventory::read()? {
-        for eni in ledger.enis()? {
-            found.extend(of_eni(eni.id(), &eni.read()?, &inventory, &holders));
+/// Code 5 naming a file of the ledger or the inventory.
+pub(crate) fn of_node(ledger: &Ledger) -> Result<Losses> {
+    let mut enis = Vec::new();
+    for eni in ledger.enis()? {
+        enis.push((eni.id().to_owned(), eni.read()?));
+    }
+    let enis = enis.iter().map(|(id, entries)| (id, entries));
+    Ok(Losses::among(enis, Inventory::read()?.as_ref()))
+}
+
+impl Losses {
+    /// The losses among the entries of the ledger, by ENI, and the records of ipvlan. Without an
+    /// inventory it is not known which ENIs are attached.
+    pub(crate) fn among<'a>(
+        enis: impl Iterator<Item = (&'a String, &'a Vec<Entry>)>,
+        inventory: Option<&Inventory>,
+    ) -> Self {
+        let (mut losses, holders) = (Self::default(), Holders::default());
+        let is_attached = |id: &str| {
+            inventory.is_none_or(|inventory| inventory.enis.iter().any(|eni| eni.id == *id))
+        };
+        let mut known = Vec::new();
+        for (id, entries) in enis.filter(|(id, _)| !is_attached(id)) {
+            for (owner, addresses) in by_owner(entries, &holders) {
+                losses.found.push(of_eni(id, owner, &addresses));
+                known.push(owner);
+            }
+        }
+        match without_master() {
+            Ok(lost) => {
+                let of_eni = |record: &Attachment<Device>| known.iter().any(|o| is_of(o, record));
+                let lost = lost.iter().filter(|record| !of_eni(record));
+                losses.found.extend(lost.map(of_master));
+            }
+            Err(error) => losses.unknown = Some(error),
+        }
+        losses
+    }
+}
+
+fn is_of(owner: &Owner, record: &Attachment<Device>) -> bool {
+    let (container, ifname) = (record.container_id.as_str(), record.ifname.as_str());
+    owner.is_attachment(&record.network, container, ifname)
+}
+
+/// The owners that may be alive, with their addresses.
+fn by_owner<'a>(entries: &'a [Entry], holders: &Holders) -> Vec<(&'a Owner, Vec<IpAddr>)> {
+    let mut found: BTreeMap<String, (&Owner, Vec<IpAddr>)> = BTreeMap::new();
+    let held = entries.iter().filter(|entry| entry.is_in_use());
+    for entry in held.filter(|entry| entry.may_have_living_owner(holders)) {
+        if let Some(owner) = &entry.owner {
+            let (_, addresses) = found
+                .entry(owner.to_string())
+                .or_insert_with(|| (owner, Vec::new()));
+            addresses.push(entry.address);
         }
     }
-    let of_masters = without_master()?.into_iter();
-    let is_new = |(attachment, _): &(String, String)| {
-        let mut said = found.iter();
-        !said.any(|text| text.contains(attachment))
-    };
-    let new: Vec<String> = of_masters.filter(is_new).map(|(_, text)| text).collect();
-    found.extend(new);
-    Ok(found)
+    found.into_values().collect()
+}
+
+fn of_eni(id: &str, owner: &Owner, addresses: &[IpAddr]) -> Loss {
+    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    let addresses = addresses.join(", ");
+    Loss {
+        eni: Some(id.to_owned()),
+        says: format!(
+            "{owner} has lost its interface with {addresses}: {id} is not attached to this instance any more"
+        ),
+    }
+}
+
+fn of_master(record: &Attachment<Device>) -> Loss {
+    let (attachment, mac) = (attached::name(record), &record.device.master_mac);
+    Loss {
+        eni: None,
+        says: format!(
+            "{attachment} has lost its interface: the master with MAC {mac} was removed, or made anew"
+        ),
+    }
 }
 
 /// The ipvlan attachments whose master has gone from the node and whose interface has gone from
-/// the pod: how each is called, and the message. A link that is made anew has another index.
-///
-/// # Errors
-/// Code 5 naming what cannot be read, 999 when the kernel does not answer.
-pub(crate) fn without_master() -> Result<Vec<(String, String)>> {
+/// the pod. A link that is made anew has another index.
+fn without_master() -> Result<Vec<Attachment<Device>>> {
     let mut lost = ipvlan::records().all::<Device>()?;
     lost.retain(is_on_node);
     if lost.is_empty() {
-        return Ok(Vec::new());
+        return Ok(lost);
     }
     let links = Netlink::open()?.links()?;
-    let has_lost = |record: &Attachment<Device>| {
+    lost.retain(|record| {
         let index = record.device.lower.index;
         let is_there = links.iter().any(|link| link.index == index);
         // A namespace that cannot be examined does not prove a loss.
         !is_there && has_no_interface(record).unwrap_or(false)
-    };
-    let said = |record: Attachment<Device>| {
-        let attachment = format!(
-            "container {}, interface {}, network {}",
-            record.container_id, record.ifname, record.network
-        );
-        let mac = &record.device.master_mac;
-        let text = format!(
-            "{attachment} has lost its interface: the master with MAC {mac} was removed, or made anew"
-        );
-        (attachment, text)
-    };
-    Ok(lost.into_iter().filter(has_lost).map(said).collect())
+    });
+    Ok(lost)
 }
 
 /// Whether the container exists and has no interface with the name of the attachment.
@@ -83,33 +150,4 @@ fn has_no_interface(record: &Attachment<Device>) -> Result<bool> {
 fn is_on_node(record: &Attachment<Device>) -> bool {
     let lower = &record.device.lower;
     !lower.in_container && lower.third_netns.is_none()
-}
-
-/// The same for one ENI of the ledger.
-pub(crate) fn of_eni(
-    id: &str,
-    entries: &[Entry],
-    inventory: &Inventory,
-    holders: &Holders,
-) -> Vec<String> {
-    if inventory.enis.iter().any(|eni| eni.id == id) {
-        return Vec::new();
-    }
-    let mut lost: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    let held = entries.iter().filter(|entry| entry.is_in_use());
-    for entry in held.filter(|entry| entry.may_have_living_owner(holders)) {
-        if let Some(owner) = &entry.owner {
-            lost.entry(owner.to_string())
-                .or_default()
-                .push(entry.address);
-        }
-    }
-    let text = |(owner, addresses): (String, Vec<IpAddr>)| {
-        let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-        let addresses = addresses.join(", ");
-        format!(
-            "{owner} has lost its interface with {addresses}: {id} is not attached to this instance any more"
-        )
-    };
-    lost.into_iter().map(text).collect()
 }

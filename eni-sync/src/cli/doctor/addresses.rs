@@ -10,7 +10,7 @@ use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::ranges::named;
 use crate::ledger::{About, Entry, State, now};
-use crate::registration::detached;
+use crate::registration::detached::{Loss, Losses};
 use crate::registration::rules::{self, Drift};
 use crate::vpc::ec2::Description;
 use crate::vpc::eni;
@@ -32,7 +32,6 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
         findings.push(finding.advise(consequence(damage.about)));
     }
     findings.extend(detached(facts, ledger));
-    findings.extend(without_master());
     let for_pods = |eni: &&Description| eni::require_releasable(eni).is_ok();
     for own in facts.own.iter().filter(for_pods) {
         let entries = ledger.get(&own.id).map_or(&[][..], Vec::as_slice);
@@ -98,31 +97,28 @@ fn namespaces(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-/// Pods whose ENI has been detached from the instance.
+/// Pods whose ENI has been detached from the instance, or whose ipvlan master was removed or made
+/// anew.
 fn detached(facts: &Facts, ledger: &BTreeMap<String, Vec<Entry>>) -> Vec<Finding> {
-    let Some(inventory) = &facts.inventory else {
-        return Vec::new();
+    const CHECK: &str = "detached";
+    let losses = Losses::among(ledger.iter(), facts.inventory.as_ref());
+    let finding = |loss: Loss| match loss.eni {
+        Some(eni) => Finding::error(CHECK, &eni, loss.says).advise(
+            "delete the pod, so that a new one gets an interface; see who detached the ENI",
+        ),
+        None => Finding::error(CHECK, "node", loss.says)
+            .advise("delete the pod, so that a new one gets an interface"),
     };
-    let holders = Holders::default();
-    let finding = |(eni, entries): (&String, &Vec<Entry>)| {
-        let lost = detached::of_eni(eni, entries, inventory, &holders).into_iter();
-        let found = lost.map(|says| Finding::error("detached", eni, says));
-        let advice =
-            "delete the pod, so that a new one gets an interface; see who detached the ENI";
-        found.map(|f| f.advise(advice)).collect::<Vec<Finding>>()
-    };
-    ledger.iter().flat_map(finding).collect()
-}
-
-/// Pods whose ipvlan master was removed or made anew. A record that cannot be read is reported
-/// where the records are checked.
-fn without_master() -> Vec<Finding> {
-    let found = detached::without_master().unwrap_or_default().into_iter();
-    let finding = |(_, says)| {
-        Finding::error("detached", "node", says)
-            .advise("delete the pod, so that a new one gets an interface")
-    };
-    found.map(finding).collect()
+    let unknown = losses.unknown.map(|error| {
+        Finding::error(CHECK, "node", error.to_string())
+            .advise("whether pods have lost their master is not known until it can be read")
+    });
+    losses
+        .found
+        .into_iter()
+        .map(finding)
+        .chain(unknown)
+        .collect()
 }
 
 /// Addresses that are on the ENI without a known owner.

@@ -2,11 +2,12 @@
 
 use std::fs;
 
-use harness::Pod;
 use harness::vpc::Vpc;
+use harness::{Network, Pod};
 use serde_json::json;
 
 use super::examine;
+use crate::eni_sync::auto::{PUBLISHED, attach};
 
 #[test]
 fn an_address_of_an_unknown_owner_is_a_warning() {
@@ -44,6 +45,33 @@ fn a_pod_whose_eni_was_detached_is_an_error() {
     node.lab.detach_eni(&node.eni);
     let text = "container c1, interface net1, network mgmt has lost its interface with 10.0.4.70";
     examine(&node, &[]).has("detached", "error", text);
+}
+
+/// Its ipvlan interface has no master any more, which is no second cause.
+#[test]
+fn an_ipvlan_pod_whose_eni_was_detached_is_one_error() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    let network = Network::published(PUBLISHED);
+    attach(&node, &network, &pod, &node.mac);
+    let records = node.node.state().join("eni-cni/ipvlan");
+    let record = records.join(&network.name).join("c1:net1.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let without_master = text.replace("\"masterIndex\":2", "\"masterIndex\":999");
+    assert_ne!(without_master, text);
+    fs::write(&record, without_master).unwrap();
+    let name = json!({ "name": network.name });
+    node.run(&node.conf_call("ADD", &pod, &["10.0.4.70"], &name))
+        .ok();
+    node.lab.detach_eni(&node.eni);
+    let said = node.command(&["doctor"]).stdout;
+    let lost = said.matches("has lost its interface").count();
+    assert_eq!(lost, 1, "{said}");
+    assert!(
+        said.contains("has lost its interface with 10.0.4.70"),
+        "{said}"
+    );
 }
 
 #[test]
