@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::Builder;
@@ -241,7 +242,9 @@ impl Ec2 {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
-        self.rate_limited(action, attempts, || self.ask(action, &request))
+        let answer = self.rate_limited(action, attempts, || self.ask(action, &request));
+        journal::answered(action, &answer);
+        answer
     }
 
     /// Asks within the rate limit of the node, where there is one, as often as `attempts` says.
@@ -251,17 +254,15 @@ impl Ec2 {
         attempts: Attempts,
         ask: impl Fn() -> Outcome<T>,
     ) -> Outcome<T> {
-        let answer = match (&self.rate_limit, attempts) {
+        match (&self.rate_limit, attempts) {
             (Some(rate_limit), Attempts::Many) => rate_limit.call(action, self.deadline.get(), ask),
-            (Some(rate_limit), Attempts::One) => rate_limit.call_once(action, ask),
+            (Some(rate_limit), Attempts::One) => rate_limit.call_once(ask),
             (Some(rate_limit), Attempts::WhileThrottled) => {
                 rate_limit.call_while_throttled(action, self.deadline.get(), ask)
             }
             (None, Attempts::WhileThrottled) => while_throttled(self.deadline.get(), ask),
             (None, _) => ask(),
-        };
-        journal::answered(action, &answer);
-        answer
+        }
     }
 
     /// Sends a request up to three times while EC2 refuses its signature. From the first
@@ -283,6 +284,7 @@ impl Ec2 {
             }
         };
         let is_refused = |answer: &Outcome<T>| answer.as_ref().is_err_and(Failure::is_of_signature);
+        let began = Instant::now();
         let mut answer = send();
         if is_refused(&answer) {
             answer = send();
@@ -291,6 +293,10 @@ impl Ec2 {
             let client = Client::new(&self.session.configuration());
             self.client.replace(client);
             answer = send();
+        }
+        if let Some(rate_limit) = &self.rate_limit {
+            let failure = answer.as_ref().err();
+            rate_limit.calls.note_call(action, failure, began.elapsed());
         }
         answer
     }

@@ -74,7 +74,7 @@ impl RateLimit {
         let (began, left) = (Instant::now(), deadline.left());
         let mut attempts = 0;
         loop {
-            let answer = self.attempt(action, urgency(action), &ask);
+            let answer = self.attempt(urgency(action), &ask);
             attempts += 1;
             let of_throttled = self.pauses(action);
             let pauses = match answer.as_ref().err().map(|failure| failure.kind) {
@@ -118,37 +118,25 @@ impl RateLimit {
         deadline: Deadline,
         ask: impl Fn() -> Outcome<T>,
     ) -> Outcome<T> {
-        while_throttled(deadline, || self.attempt(action, urgency(action), &ask))
+        while_throttled(deadline, || self.attempt(urgency(action), &ask))
     }
 
     /// Makes a change that a pod waits for, once, as soon as the budget allows it.
     ///
     /// # Errors
     /// The failure of the attempt.
-    pub(crate) fn call_once<T>(
-        &self,
-        action: &'static str,
-        ask: impl Fn() -> Outcome<T>,
-    ) -> Outcome<T> {
-        self.attempt(action, Some(Urgency::Registration), &ask)
+    pub(crate) fn call_once<T>(&self, ask: impl Fn() -> Outcome<T>) -> Outcome<T> {
+        self.attempt(Some(Urgency::Registration), &ask)
     }
 
-    fn attempt<T>(
-        &self,
-        action: &'static str,
-        urgency: Option<Urgency>,
-        ask: &impl Fn() -> Outcome<T>,
-    ) -> Outcome<T> {
+    fn attempt<T>(&self, urgency: Option<Urgency>, ask: &impl Fn() -> Outcome<T>) -> Outcome<T> {
         if let Some(urgency) = urgency {
             self.await_bucket(urgency, |bucket, urgency| {
                 bucket.take(urgency, Instant::now())
             });
         }
-        let sent = Instant::now();
         let answer = ask();
-        let failure = answer.as_ref().err();
-        self.calls.note_call(action, failure, sent.elapsed());
-        if urgency.is_some() && failure.is_some_and(is_throttled) {
+        if urgency.is_some() && answer.as_ref().is_err_and(is_throttled) {
             self.slow_down();
         }
         answer

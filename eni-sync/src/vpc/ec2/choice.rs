@@ -148,12 +148,16 @@ impl Ec2 {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + Error + 'static,
     {
-        self.rate_limited(action, ATTEMPTS, || {
+        let answer = self.rate_limited(action, ATTEMPTS, || {
             let wanted = wanted();
             wanted
                 .map(|wanted| self.ask(action, &|client| request(client, wanted)))
                 .transpose()
-        })
+        });
+        if !matches!(answer, Ok(None)) {
+            journal::answered(action, &answer);
+        }
+        answer
     }
 }
 
