@@ -7,7 +7,7 @@ use std::iter;
 use std::net::IpAddr;
 use std::path::Path;
 
-use common::address::{Cidr, number, numbered};
+use common::address::{Cidr, number, step};
 use common::error::{Error, ErrorCode, Result};
 use common::say;
 use serde::{Deserialize, Serialize};
@@ -80,27 +80,33 @@ impl Prefix {
 
     /// Whether an address is one that the node gives to nobody.
     pub(crate) fn excludes(&self, address: IpAddr) -> bool {
-        let mut blocks = self.excluded.iter();
-        blocks.any(|(first, last)| *first <= address && address <= *last)
+        self.block_with(address).is_some()
+    }
+
+    /// The excluded block that contains an address.
+    fn block_with(&self, address: IpAddr) -> Option<(IpAddr, IpAddr)> {
+        let mut blocks = self.excluded.iter().copied();
+        blocks.find(|(first, last)| *first <= address && address <= *last)
     }
 
     /// The addresses that the node gives to pods, in order. Excluded blocks, which can be as large
     /// as the prefix, are not walked through.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let (first, last) = (self.prefix.address(), number(self.prefix.last()));
-        let mut next = number(first);
-        iter::from_fn(move || {
-            let block_of = |next: u128| {
-                let mut blocks = self.excluded.iter();
-                blocks.find(|(first, last)| (number(*first)..=number(*last)).contains(&next))
-            };
-            while let Some((_, end)) = block_of(next) {
-                next = number(*end).checked_add(1)?;
-            }
-            let address = (next <= last).then(|| numbered(next, first))?;
-            next = next.checked_add(1)?;
-            Some(address)
-        })
+        let first = self.usable_from(self.prefix.address());
+        iter::successors(first, |address| self.usable_from(self.next_of(*address)?))
+    }
+
+    /// The first address from `address` on that is not excluded.
+    fn usable_from(&self, mut address: IpAddr) -> Option<IpAddr> {
+        while let Some((_, last)) = self.block_with(address) {
+            address = self.next_of(last)?;
+        }
+        Some(address)
+    }
+
+    /// The next address of the prefix; `None` behind the last one.
+    fn next_of(&self, address: IpAddr) -> Option<IpAddr> {
+        (address < self.prefix.last()).then(|| step(address, 1))
     }
 
     /// How many addresses of it pods can have.

@@ -1,5 +1,6 @@
 //! Has EC2 choose addresses for attachments whose network names none: one call for all that
-//! wait on an ENI at the moment when it is sent. Before it is asked they get what it has chosen earlier and nobody needs.
+//! wait on an ENI at the moment when it is sent. Before EC2 is asked, they get addresses that it
+//! has chosen earlier and that no pod needs.
 
 use std::cell::RefCell;
 use std::iter;
