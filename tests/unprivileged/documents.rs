@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fixtures::documents::{examples, files, markdown, pages, root};
+use fixtures::documents::{examples, files, markdown, pages, recipe, root};
 
 /// The crates whose programs users have, and what these have in common.
 const CRATES: [&str; 5] = [
@@ -288,13 +288,7 @@ fn a_link_that_leads_nowhere_is_found() {
 
 #[test]
 fn the_demo_says_first_how_long_it_takes() {
-    let mut make = Command::new("make");
-    let made = make
-        .args(["-n", "--no-print-directory", "demo"])
-        .current_dir(root())
-        .env_remove("MAKEFLAGS");
-    let made = made.output().expect("make can be executed");
-    let text = String::from_utf8(made.stdout).expect("it is text");
+    let text = recipe("demo");
     let first = text.lines().next().expect("it does something");
     assert!(
         first.starts_with("echo ") && first.contains("three minutes"),

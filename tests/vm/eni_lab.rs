@@ -3,28 +3,11 @@
 //! executes is executed. That the demo needs no VM here is the Makefile's other look at the kernel.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use fixtures::documents::blocks::commands;
+use fixtures::documents::{recipe, root};
 use harness::program;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// What `make` would execute.
-fn recipe(target: &str) -> String {
-    let mut make = Command::new("make");
-    let made = make
-        .args(["-n", "--no-print-directory", target])
-        .env_remove("MAKEFLAGS")
-        .current_dir(root())
-        .output();
-    let made = made.expect("make can be executed");
-    assert!(made.status.success(), "{made:?}");
-    String::from_utf8(made.stdout).expect("it is text")
-}
 
 /// The arguments with which `make lab` starts eni-lab, once all is built.
 fn shell() -> Vec<String> {
