@@ -187,6 +187,29 @@ fn failed(errno: nix::Error) -> Error {
 
 /// Watches a directory, or its closest existing ancestor until it appears.
 pub(super) fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
+    watch_closest(directory, |place| watch_existing(inotify, place))
+}
+
+/// `watch` returns whether a directory exists, which it watches from then on.
+fn watch_closest(directory: &Path, watch: impl Fn(&Path) -> Result<bool>) -> Result<()> {
+    loop {
+        let mut missing = None;
+        for place in directory.ancestors() {
+            if watch(place)? {
+                break;
+            }
+            missing = Some(place);
+        }
+        match missing {
+            // It has appeared before its ancestor was watched, so no event reports it.
+            Some(missing) if watch(missing)? => {}
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Watches a directory. Returns whether it exists.
+fn watch_existing(inotify: &Inotify, directory: &Path) -> Result<bool> {
     let changes = AddWatchFlags::IN_CREATE
         | AddWatchFlags::IN_MOVED_TO
         | AddWatchFlags::IN_CLOSE_WRITE
@@ -194,15 +217,40 @@ pub(super) fn add_watch(inotify: &Inotify, directory: &Path) -> Result<()> {
         | AddWatchFlags::IN_MOVED_FROM
         | AddWatchFlags::IN_DELETE_SELF
         | AddWatchFlags::IN_MOVE_SELF;
-    for existing in directory.ancestors() {
-        match inotify.add_watch(existing, changes) {
-            Ok(_) => return Ok(()),
-            Err(nix::Error::ENOENT) => {}
-            Err(errno) => {
-                let msg = format!("failed to watch {existing:?}");
-                return Err(Error::internal(msg).because(&errno.into()));
-            }
+    match inotify.add_watch(directory, changes) {
+        Ok(_) => Ok(true),
+        Err(nix::Error::ENOENT) => Ok(false),
+        Err(errno) => {
+            let msg = format!("failed to watch {directory:?}");
+            Err(Error::internal(msg).because(&errno.into()))
         }
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::cell::Cell;
+    use std::fs::{self, File};
+
+    #[test]
+    fn a_directory_that_appears_while_its_ancestor_is_watched_is_not_missed() {
+        for after in 0..4 {
+            let root = tempfile::tempdir().unwrap();
+            let directory = root.path().join("outer/inner");
+            let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+            let calls = Cell::new(0);
+            let watch = |place: &Path| {
+                if calls.replace(calls.get() + 1) == after {
+                    fs::create_dir_all(&directory).unwrap();
+                }
+                watch_existing(&inotify, place)
+            };
+            watch_closest(&directory, watch).unwrap();
+            // If the directory is watched itself, nothing has happened in it so far.
+            File::create(directory.join("file")).unwrap();
+            assert!(inotify.read_events().is_ok(), "before call {after}");
+        }
+    }
 }
