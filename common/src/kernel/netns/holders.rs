@@ -154,9 +154,9 @@ impl Held {
     }
 }
 
-/// Whether a process has certainly started after `time`, in nanoseconds since 1970.
-fn is_younger(process: &Path, time: i64) -> bool {
-    ProcessId::of(process).and_then(|process| process.started_at()) > Some(time)
+/// Whether a process has certainly started after an inode was made.
+fn is_younger(process: &Path, made: i64) -> bool {
+    ProcessId::of(process).is_some_and(|process| process.is_younger_than(made))
 }
 
 /// Whether a process in the namespace that has the number of `id` now is older than the

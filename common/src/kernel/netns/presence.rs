@@ -141,10 +141,16 @@ impl NetNsId {
 }
 
 impl ProcessId {
-    /// When it started, in nanoseconds since 1970, as the end of that clock tick: a runtime
-    /// starts the first process of a namespace just after making it. `None` when the clocks
-    /// cannot be read. The value is wrong if the clock was set since then.
-    pub(super) fn started_at(self) -> Option<i64> {
+    /// Whether it has certainly started after an inode was made, which the kernel says was at
+    /// `made`, in nanoseconds since 1970. Both times are exact to a clock tick only: the kernel
+    /// shows the start of the tick in which the process started, and the time of an inode is
+    /// that of the last tick before. The answer is wrong if the clock was set between the two.
+    pub(super) fn is_younger_than(self, made: i64) -> bool {
+        self.earliest_start() > Some(made)
+    }
+
+    /// `None` when the clocks cannot be read.
+    fn earliest_start(self) -> Option<i64> {
         let nanoseconds = |clock: ClockId| {
             let time = clock_gettime(clock).ok()?;
             time.tv_sec()
@@ -156,7 +162,7 @@ impl ProcessId {
         let now = nanoseconds(ClockId::CLOCK_REALTIME)?;
         let up = nanoseconds(ClockId::CLOCK_BOOTTIME)?;
         let started = i64::try_from(self.started).ok()?;
-        let started = started.checked_add(1)?.checked_mul(NANOSECONDS / TICKS)?;
+        let started = started.checked_sub(1)?.checked_mul(NANOSECONDS / TICKS)?;
         now.checked_sub(up)?.checked_add(started)
     }
 
@@ -307,4 +313,28 @@ fn directory_of_process(path: &Path) -> Option<PathBuf> {
         path = path.parent()?.join(target);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::process::Command;
+
+    /// Its clock tick can be that of the inode.
+    #[test]
+    fn a_process_is_younger_than_an_inode_only_if_that_is_certain() {
+        let directory = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let mut process = Command::new("sleep").arg("60").spawn().unwrap();
+            let id = ProcessId::of(&PathBuf::from(format!("/proc/{}", process.id()))).unwrap();
+            let file = directory.path().join(round.to_string());
+            fs::write(&file, "").unwrap();
+            let made = made(&fs::metadata(&file).unwrap());
+            process.kill().unwrap();
+            process.wait().unwrap();
+            assert!(!id.is_younger_than(made), "round {round}");
+            assert!(id.is_younger_than(made - NANOSECONDS), "round {round}");
+        }
+    }
 }
