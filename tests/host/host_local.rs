@@ -11,6 +11,7 @@ mod foreign;
 mod garbage;
 pub(crate) mod index;
 mod log_file;
+mod log_of_others;
 mod ranges_file;
 mod release;
 

@@ -2,29 +2,28 @@
 //! plugin of the network. A command never fails because of its log. Without the key nothing
 //! is done, and no system call is made.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+mod open;
+
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::libc;
-use rustix::process::geteuid;
 use serde_json::Value;
 
+use self::open::open;
 use crate::cni::args::{Environment, pod};
 use crate::cni::config::Document;
 use crate::cni::result::AddResult;
 use crate::cni::version::CniVersion;
 use crate::error::Error;
-use crate::files::file::FILE_MODE;
 use crate::files::lock::Lock;
 use crate::say;
 use crate::text::field;
 use crate::timestamp::rfc3339;
 
 /// A file of this size in bytes is renamed to a name with `.1` at the end, which replaces
-/// the one before it.
+/// the log before it.
 const LIMIT: u64 = 10 << 20;
 /// How often the rotation is tried when other processes rotate the file at the same moment.
 const TRIES: usize = 3;
@@ -170,28 +169,7 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     file.write_all(line.as_bytes())
 }
 
-/// Opens the log file, or creates it. Other users who can write to its directory must not
-/// redirect the lines to another file, neither by a symbolic or hard link nor by a file that
-/// they own.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(FILE_MODE)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    let is_ours = metadata.uid() == geteuid().as_raw() && metadata.nlink() <= 1;
-    match metadata.is_file() && is_ours {
-        true => Ok(file),
-        false => Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "it is not a regular file of this user with one name",
-        )),
-    }
-}
-
-/// Renames a file that has reached its limit. If several processes do so at the same moment,
+/// Renames a file that has reached its limit, in place of an older log. If several processes do so at the same moment,
 /// one succeeds: the others find the file locked or a new one.
 fn rotate(path: &Path) -> io::Result<()> {
     let Ok(Some(_lock)) = Lock::take_existing(path, Duration::ZERO) else {
@@ -202,5 +180,8 @@ fn rotate(path: &Path) -> io::Result<()> {
     }
     let mut old = path.as_os_str().to_owned();
     old.push(".1");
+    let old = PathBuf::from(old);
+    // One that is missing is made, and replaced at once.
+    open(&old).map_err(|cause| io::Error::new(cause.kind(), format!("{old:?}: {cause}")))?;
     fs::rename(path, old)
 }
