@@ -16,7 +16,7 @@ use crate::ended::Examined;
 use crate::form;
 use crate::range::RangeSet;
 use crate::reservation::{Applicant, Owner, describe_holders, log_unproven};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::survey::Survey;
 
 /// Reserves one address of every range set of `config` for the attachment in `args`.
@@ -157,10 +157,9 @@ impl<'a> Allocation<'a> {
 /// Opens and locks the store. It is created only if the range sets can be read, so that an
 /// invalid ranges file does not cause an empty directory.
 fn create_store(config: &Config) -> Result<Store> {
-    if let Some(store) = Store::open(&config.directory)? {
-        return Ok(store);
+    if !store::is_directory(&config.directory)? {
+        config.sources.read()?;
     }
-    config.sources.read()?;
     Store::create(&config.directory)
 }
 

@@ -33,7 +33,7 @@ pub fn examine(conf: &ConfArgs) -> Result<(Config, Vec<RangeSet>)> {
 pub fn status(conf: &ConfArgs) -> Result<()> {
     let (config, range_sets) = examine(conf)?;
     let store = Store::peek(&config.directory)?;
-    if config.directory.is_dir() {
+    if store.is_some() {
         form::require_own(&config.directory)?;
     }
     match store {

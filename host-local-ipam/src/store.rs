@@ -38,34 +38,39 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `directory`, which is created if it is missing.
+    /// Opens the store in `directory` to reserve addresses. It is created if it is missing.
     ///
     /// # Errors
     /// Code 5 naming the path, 7 when the directory has other files, 11 when the lock is
     /// not free at the deadline.
     pub fn create(directory: &Path) -> Result<Self> {
-        if let Some(store) = Self::open(directory)? {
+        if let Some(store) = Self::lock_existing(directory)? {
             return Ok(store);
         }
         file::create_directory(directory)
             .map_err(|cause| Error::io(format!("failed to create {directory:?}"), &cause))?;
         form::require_own(directory)?;
-        Self::lock(directory)?
-            .ok_or_else(|| Error::internal(format!("{directory:?} was removed meanwhile")))
+        let lock = Lock::take(&directory.join(LOCK), LOCK_DEADLINE)?;
+        Ok(Self::of(directory, Some(lock)))
     }
 
-    /// Opens the store in `directory`; `None` when it is missing. A directory with other
-    /// files is not changed and counts as missing.
+    /// Opens the store in `directory` to release addresses; `None` when it is missing. What
+    /// is not a directory, or has other files, is not changed and counts as missing: nothing
+    /// can be reserved there, and an error would make the runtime repeat the DEL for ever.
     ///
     /// # Errors
     /// Code 5 naming the path, 11 when the lock is not free at the deadline.
     pub fn open(directory: &Path) -> Result<Option<Self>> {
-        let store = Self::lock_existing(directory)?;
-        if store.is_some() || !directory.is_dir() {
-            return Ok(store);
+        match Self::lock_existing(directory) {
+            Ok(None) if is_directory(directory)? => {}
+            Err(error) if error.errno() == Some(libc::ENOTDIR) => {
+                say!("nothing is reserved there: {error}");
+                return Ok(None);
+            }
+            store => return store,
         }
         match form::require_own(directory) {
-            Ok(()) => Self::lock(directory),
+            Ok(()) => Self::lock_to_release(directory),
             Err(error) if error.code == ErrorCode::NETWORK_CONFIG => {
                 say!("nothing is reserved there: {error}");
                 Ok(None)
@@ -80,8 +85,10 @@ impl Store {
     /// # Errors
     /// Those of [`Store::create`].
     pub fn peek(directory: &Path) -> Result<Option<Self>> {
-        let store = Self::lock_existing(directory)?;
-        Ok(store.or_else(|| directory.is_dir().then(|| Self::of(directory, None))))
+        match Self::lock_existing(directory)? {
+            None if is_directory(directory)? => Ok(Some(Self::of(directory, None))),
+            store => Ok(store),
+        }
     }
 
     /// The store in `directory`, locked by its existing lock file; `None` when that is
@@ -91,9 +98,10 @@ impl Store {
         Ok(lock.map(|lock| Self::of(directory, Some(lock))))
     }
 
-    /// The store in `directory`, locked; `None` when the directory was removed meanwhile.
-    fn lock(directory: &Path) -> Result<Option<Self>> {
-        match Lock::take(&directory.join(LOCK), LOCK_DEADLINE) {
+    /// The store in `directory`, which has no lock file; `None` when the directory was removed
+    /// meanwhile.
+    fn lock_to_release(directory: &Path) -> Result<Option<Self>> {
+        match Lock::take_to_remove(&directory.join(LOCK), LOCK_DEADLINE) {
             Ok(lock) => Ok(Some(Self::of(directory, Some(lock)))),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
@@ -221,6 +229,18 @@ impl Store {
 
     fn last_reserved_path(&self, set: usize) -> PathBuf {
         self.directory.join(format!("{LAST_RESERVED}{set}"))
+    }
+}
+
+/// Whether there is a directory at this path.
+///
+/// # Errors
+/// Code 5 naming the path, when that is not known.
+pub fn is_directory(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(cause) if file::is_missing(&cause) => Ok(false),
+        Err(cause) => Err(Error::io(format!("failed to examine {path:?}"), &cause)),
     }
 }
 

@@ -21,6 +21,7 @@ pub mod pci;
 mod ping;
 mod random;
 mod resident;
+pub mod small_disk;
 mod venv;
 pub mod vpc;
 

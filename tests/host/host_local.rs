@@ -12,6 +12,7 @@ mod garbage;
 pub(crate) mod index;
 mod log_file;
 mod log_of_others;
+mod no_room;
 mod ranges_file;
 mod release;
 

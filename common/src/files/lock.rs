@@ -53,6 +53,33 @@ impl Lock {
         Self::of(file, path, deadline)
     }
 
+    /// As [`Lock::take`], for a process that only removes files beside `path`. If the file is
+    /// missing and cannot be created, because the disk is full or read-only, the directory is
+    /// locked instead: what makes room must not need any. So such processes exclude each other.
+    /// A process that has to create files cannot have the lock before there is room.
+    ///
+    /// # Errors
+    /// As for [`Lock::take`].
+    pub fn take_to_remove(path: &Path, deadline: Duration) -> Result<Self> {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let cause = match open(path, libc::O_CREAT) {
+            Ok(file) => return Self::of(file, path, deadline),
+            Err(cause) => cause,
+        };
+        let is_refused = matches!(
+            cause.kind(),
+            StorageFull | QuotaExceeded | ReadOnlyFilesystem
+        );
+        let directory = path.with_file_name(".");
+        let lock = match is_refused {
+            true => Self::take_existing(&directory, deadline)?,
+            false => None,
+        };
+        let lock = lock.ok_or_else(|| unopened(path, &cause))?;
+        // During the wait another process may have had room.
+        Ok(Self::take_existing(path, deadline)?.unwrap_or(lock))
+    }
+
     /// As [`Lock::take`], but does not create the file: `None` when it is missing or its
     /// name is too long. The file system may be read-only.
     ///

@@ -1,14 +1,13 @@
 //! A disk that is damaged, full, slow or elsewhere: an ADD works or names the path and
 //! leaves nothing, a DEL loses nothing, and every command ends.
 
-use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use harness::damage::{DAMAGES, OUTSIDE, remove, replace_by};
+use harness::small_disk::{LIMITS, make_room, mount_at};
 use harness::{Call, Output};
-use nix::mount::{MsFlags, mount};
 use serde_json::json;
 
 use super::{Fixture, conf, with};
@@ -214,37 +213,32 @@ fn a_del_whose_own_record_cannot_be_read_names_it_and_can_be_repeated() {
 
 #[test]
 fn a_full_disk_refuses_the_add_and_not_the_del() {
-    let fixture = Fixture::new();
-    let before = fixture.state();
-    fs::create_dir(fixture.node.state().join("eni-cni")).unwrap();
-    let call = |command: &str| fixture.call(command, &conf());
-    let (refused, attached, detached) = fixture.node.inside(|| {
-        let disk = Path::new("/var/lib/cni/eni-cni");
-        let tmpfs = Some("tmpfs");
-        mount(tmpfs, disk, tmpfs, MsFlags::empty(), Some("size=65536"))
-            .expect("tmpfs can be mounted");
-        let fill = || {
-            let mut filler = File::create(disk.join("filler")).unwrap();
-            while filler.write(&[0; 4096]).is_ok() {}
-        };
-        fill();
-        let refused = call("ADD").run();
-        let is_back = fixture.node.netns.link("hd0").is_some();
-        assert!(is_back, "the device has moved\n{refused}");
-        fs::remove_file(disk.join("filler")).unwrap();
-        let attached = call("ADD").run();
-        fill();
-        (refused, attached, call("DEL").run())
-    });
-    let error = refused.error_code(5);
-    assert!(
-        error.msg.contains("/var/lib/cni/eni-cni/host-device/lan")
-            && error.details.contains("No space left"),
-        "{error:?}"
-    );
-    attached.ok();
-    detached.ok();
-    assert_eq!(fixture.state(), before);
+    for (limit, use_up) in LIMITS {
+        let fixture = Fixture::new();
+        let before = fixture.state();
+        fs::create_dir(fixture.node.state().join("eni-cni")).unwrap();
+        let call = |command: &str| fixture.call(command, &conf());
+        let (refused, attached, detached) = fixture.node.inside(|| {
+            let disk = Path::new("/var/lib/cni/eni-cni");
+            mount_at(disk, limit);
+            use_up(disk);
+            let refused = call("ADD").run();
+            let is_back = fixture.node.netns.link("hd0").is_some();
+            assert!(is_back, "the device has moved\n{refused}");
+            make_room(disk);
+            let attached = call("ADD").run();
+            use_up(disk);
+            (refused, attached, call("DEL").run())
+        });
+        let error = refused.error_code(5);
+        assert!(
+            error.msg.contains("/var/lib/cni/eni-cni/") && error.details.contains("No space left"),
+            "{error:?}"
+        );
+        attached.ok();
+        detached.ok();
+        assert_eq!(fixture.state(), before, "{limit}");
+    }
 }
 
 #[test]

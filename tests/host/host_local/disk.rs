@@ -352,16 +352,6 @@ fn a_lock_that_is_not_a_file_is_code_5() {
 }
 
 #[test]
-fn a_data_directory_that_is_a_file_is_code_5() {
-    let network = Network::of("10.0.0.0/24").with("ipam.dataDir", "/etc/hostname".into());
-    for command in ["ADD", "DEL", "CHECK"] {
-        let error = network.call(command, "c1").run().error_code(5);
-        assert!(error.msg.contains("/etc/hostname/n"), "{}", error.msg);
-    }
-    assert_eq!(network.status().error().code, 5);
-}
-
-#[test]
 fn networks_do_not_share_addresses_or_directories() {
     let mut network = Network::of("10.0.0.0/24");
     assert_eq!(address(&network.add("c1")), "10.0.0.2/24");
