@@ -9,6 +9,7 @@ mod damage;
 mod document;
 mod entry;
 mod excluded;
+mod in_place;
 mod journal;
 mod life_cycle;
 mod owner;
@@ -170,19 +171,25 @@ impl EniLedger {
     /// # Errors
     /// Code 5 naming the file, 11 when the lock is not free in time.
     pub(crate) fn open(&self) -> Result<Entries> {
-        self.open_within(self.deadline.left_of(LOCK_DEADLINE))
+        self.create()?;
+        let deadline = self.deadline.left_of(LOCK_DEADLINE);
+        self.entries(Lock::take(&self.directory.join(LOCK), deadline)?)
     }
 
-    /// The same with a deadline.
+    /// The same with a deadline, to end entries: that needs no room on the disk.
     ///
     /// # Errors
     /// As for [`EniLedger::open`].
-    pub(crate) fn open_within(&self, deadline: Duration) -> Result<Entries> {
+    pub(crate) fn open_to_end(&self, deadline: Duration) -> Result<Entries> {
         self.create()?;
+        self.entries(Lock::take_to_remove(&self.directory.join(LOCK), deadline)?)
+    }
+
+    fn entries(&self, lock: Lock) -> Result<Entries> {
         Ok(Entries {
             eni: self.id.clone(),
             directory: self.directory.clone(),
-            _lock: Lock::take(&self.directory.join(LOCK), deadline)?,
+            _lock: lock,
             clock: Clock::read()?,
         })
     }
@@ -305,7 +312,7 @@ impl Entries {
         let clock = &self.clock;
         let text = serde_json::to_vec(&Written { entry, clock });
         let text = text.map_err(|cause| failed(cause.into()))?;
-        file::replace_durably(&path, &text).map_err(failed)
+        in_place::replace(&path, &text).map_err(failed)
     }
 
     /// Writes down what `event` has made of the address of `entry`, which is in the ledger.

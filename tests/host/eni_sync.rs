@@ -39,6 +39,7 @@ mod links;
 mod logging;
 mod metrics;
 mod moto;
+mod no_room;
 mod page;
 mod page_in_browser;
 mod policy;

@@ -472,7 +472,7 @@ fn end_all(
     for eni in ledger.enis()? {
         let wait = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
         let wait = wait.max(LEAST_LOCK_WAIT);
-        let entries = errors.keep(eni.open_within(wait));
+        let entries = errors.keep(eni.open_to_end(wait));
         if let Some(entries) = entries {
             errors.keep(end_where(&entries, why, &is_ended));
             errors.keep(forget_where(&entries, &is_idle));
