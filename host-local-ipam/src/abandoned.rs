@@ -34,15 +34,17 @@ pub fn release(directory: &Path, wanted: &[PathBuf]) -> Result<Vec<Reservation>>
         return Ok(Vec::new());
     };
     let (machine, holders) = (Machine::this()?, Holders::default());
-    let survey = Survey::of_files(&store, |reservation| {
+    let mut survey = Survey::of_files(&store, |reservation| {
         wanted.contains(&reservation.path) && is_abandoned(reservation, &machine, &holders)
     })?;
+    survey.unreadable.retain(|(path, _)| wanted.contains(path));
     let released = survey.relevant.clone();
     survey.release(&store).map(|()| released)
 }
 
 fn is_abandoned(reservation: &Reservation, machine: &Machine, holders: &Holders) -> bool {
     let is_owned = matches!(reservation.holder, Holder::Owner(_));
-    let container = reservation.container(machine);
+    // What cannot be read now is looked at again the next time.
+    let container = reservation.container(machine).ok().flatten();
     is_owned && container.is_some_and(|container| container.has_ended(machine, holders))
 }

@@ -7,6 +7,7 @@ use std::os::unix::process::parent_id;
 use common::cni::args::CmdArgs;
 use common::cni::result::IpConfig;
 use common::error::{Error, ErrorCode, Result};
+use common::say;
 
 use crate::allocator::{self, Choice, State};
 use crate::boot::Boot;
@@ -23,8 +24,8 @@ use crate::survey::Survey;
 /// `caller` is the pid of the process that has executed this plugin.
 ///
 /// # Errors
-/// Those of [`Allocation::run`], [`Store::create`] and of the ranges file; code 11 when
-/// `caller` has ended.
+/// Those of [`Allocation::run`], [`Store::create`], [`Container::of`] and of the ranges file;
+/// code 11 when `caller` has ended.
 pub fn allocate(args: &CmdArgs, config: &Config, caller: u32) -> Result<Vec<IpConfig>> {
     let store = create_store(config)?;
     // Both are done under the lock: so a DEL that comes after a kill finds all
@@ -37,7 +38,7 @@ pub fn allocate(args: &CmdArgs, config: &Config, caller: u32) -> Result<Vec<IpCo
     }
     let applicant = Applicant {
         owner: Owner::of(args),
-        container: Container::of(&args.netns, &boot.machine),
+        container: Container::of(&args.netns, &boot.machine)?,
     };
     let allocation = Allocation {
         store: &store,
@@ -76,6 +77,9 @@ impl<'a> Allocation<'a> {
         let owner = Some(&self.applicant.owner);
         let mut survey = Survey::for_allocation(self.store, owner, &self.boot)?;
         log_unproven(self.store.directory(), &survey.unproven(&self.boot));
+        if let Err(error) = survey.require_readable() {
+            say!("{error}");
+        }
         let mut choices = self.reserve(&mut survey);
         if let Err(error) = &choices
             && !survey.is_final(self.store, error)
@@ -111,7 +115,12 @@ impl<'a> Allocation<'a> {
             let ended = self.examined(survey).in_exhausted(set, attempt);
             survey.end(ended);
         }
-        self.store.reclaim(&survey.ended, &self.boot)
+        self.store.reclaim(&survey.ended)?;
+        match survey.has_examined_all(&self.boot) {
+            true => self.boot.write(self.store.directory()),
+            // The next ADD examines them.
+            false => Ok(()),
+        }
     }
 
     fn examined<'b>(&'b self, survey: &'b Survey) -> Examined<'b> {

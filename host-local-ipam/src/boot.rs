@@ -33,6 +33,9 @@ pub enum Classification {
     Abandoned,
     /// It is unknown in which boot it was made, so it is kept.
     Unproven,
+    /// What tells in which boot it was made cannot be read now. It is kept, and must be
+    /// examined again.
+    Unexamined,
 }
 
 impl Boot {
@@ -60,13 +63,15 @@ impl Boot {
         match reservation.holder {
             Holder::Nobody => Classification::Abandoned,
             Holder::Owner(_) if !self.is_known => match reservation.container(&self.machine) {
-                Some(container) if container.has_ended(&self.machine, &self.holders) => {
+                Ok(Some(container)) if container.has_ended(&self.machine, &self.holders) => {
                     Classification::Abandoned
                 }
-                Some(_) => Classification::InUse,
-                None => Classification::Unproven,
+                Ok(Some(_)) => Classification::InUse,
+                Ok(None) => Classification::Unproven,
+                Err(_) => Classification::Unexamined,
             },
-            Holder::Owner(_) | Holder::Unknown(_) => Classification::InUse,
+            Holder::Unreadable(_) if !self.is_known => Classification::Unexamined,
+            Holder::Owner(_) | Holder::Unknown(_) | Holder::Unreadable(_) => Classification::InUse,
         }
     }
 

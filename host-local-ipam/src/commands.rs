@@ -53,12 +53,17 @@ fn check(args: &CmdArgs) -> Result<()> {
     let config = Config::read(&args.conf, &args.cni_args)?;
     let prev_result = args.conf.document.prev_result(args.conf.version)?;
     let owner = Owner::of(args);
-    let own = match Store::open(&config.directory)? {
-        Some(store) => Survey::of_owner(&store, &owner)?.relevant,
-        None => Vec::new(),
+    let (own, is_readable) = match Store::open(&config.directory)? {
+        Some(store) => {
+            let survey = Survey::of_owner(&store, &owner)?;
+            let is_readable = survey.require_readable();
+            (survey.relevant, is_readable)
+        }
+        None => (Vec::new(), Ok(())),
     };
     let id = &args.container_id;
     if own.is_empty() {
+        is_readable?;
         let msg = format!("host-local: Failed to find address added by container {id}");
         return Err(Error::internal(msg));
     }
@@ -70,9 +75,9 @@ fn check(args: &CmdArgs) -> Result<()> {
         .filter(ours)
         .find(|address| own.iter().all(|r| r.address != *address))
     {
-        Some(address) => Err(Error::internal(format!(
+        Some(address) => is_readable.and(Err(Error::internal(format!(
             "host-local: Failed to find address {address} added by container {id}"
-        ))),
+        )))),
         None => Ok(()),
     }
 }

@@ -6,12 +6,14 @@ use std::fs::File;
 use std::path::Path;
 
 use common::cni::identifier::ContainerId;
-use common::error::Result;
-use common::files::{file, format};
+use common::error::{Error, Result};
+use common::files::file::{self, is_of_the_moment};
+use common::files::format;
 use common::ifname::IfName;
 use common::kernel::netns::{Holders, NetNs, NetNsId};
 use common::records::{Records, boot_id};
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
+use rustix::io::Errno;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -39,11 +41,17 @@ impl Machine {
     /// This machine in the current boot.
     ///
     /// # Errors
-    /// Code 5 when the boot id cannot be read.
+    /// Code 5 when the boot id cannot be read, or the machine's id at this moment.
     pub fn this() -> Result<Self> {
-        Ok(Self {
+        let machine_id = match file::read_parameter(Path::new(MACHINE_ID)) {
+            Err(cause) if is_of_the_moment(cause.raw_os_error()) => {
+                return Err(Error::io(format!("failed to read {MACHINE_ID}"), &cause));
+            }
             // Without the id, reservations of an earlier boot are not recognised, and are kept.
-            machine_id: file::read_parameter(Path::new(MACHINE_ID)).unwrap_or_default(),
+            machine_id => machine_id.unwrap_or_default(),
+        };
+        Ok(Self {
+            machine_id,
             boot_id: boot_id()?,
         })
     }
@@ -80,32 +88,43 @@ struct Namespace {
 
 impl Container {
     /// The container whose namespace is at the path `netns`, on this machine.
-    pub fn of(netns: &str, machine: &Machine) -> Self {
-        let id = NetNs::open(netns).and_then(|netns| netns.id());
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be examined at this moment: without it, nothing would
+    /// ever tell that the container has ended.
+    pub fn of(netns: &str, machine: &Machine) -> Result<Self> {
+        let id = match NetNs::open(netns).and_then(|netns| netns.id()) {
+            Err(error) if is_of_the_moment(error.errno()) => return Err(error),
+            // An IPAM plugin does not need the namespace: one that it does not see is left out.
+            id => id.ok(),
+        };
         let path = netns.to_owned();
-        Self {
+        Ok(Self {
             machine: machine.clone(),
-            // An IPAM plugin does not need the namespace; one that cannot be opened is left
-            // out.
-            netns: id.ok().map(|id| Namespace { path, id }),
-        }
+            netns: id.map(|id| Namespace { path, id }),
+        })
     }
 
     /// The container in the record of an attachment, which the plugin that delegates to
-    /// host-local has written.
+    /// host-local has written. A damaged record proves nothing.
+    ///
+    /// # Errors
+    /// Code 5 naming the record that the system fails to read.
     pub fn recorded(
         network: &str,
         container_id: &ContainerId,
         ifname: &IfName,
         now: &Machine,
-    ) -> Option<Self> {
-        let mut records = RECORDING.into_iter().filter_map(|plugin| {
+    ) -> Result<Option<Self>> {
+        let mut found = None;
+        for plugin in RECORDING {
             let record = Records::of(plugin).read_of::<IgnoredAny>(network, container_id, ifname);
-            // A record that cannot be read proves nothing.
-            record.ok().flatten()
-        });
-        let record = records.next()?;
-        Some(Self {
+            match record {
+                Err(error) if error.errno().is_some() => return Err(error),
+                record => found = found.or(record.ok().flatten()),
+            }
+        }
+        Ok(found.map(|record| Self {
             machine: Machine {
                 machine_id: now.machine_id.clone(),
                 boot_id: record.boot_id,
@@ -114,20 +133,31 @@ impl Container {
                 path: record.netns,
                 id: record.netns_id,
             }),
-        })
+        }))
     }
 
     /// The container in the attribute of the address file `path`; `None` when it is missing or
-    /// cannot be read. An attribute of a newer version proves nothing, because only a part of
-    /// it may be known.
-    pub fn read(path: &Path) -> Option<Self> {
+    /// not valid. An attribute of a newer version proves nothing, because only a part of it may
+    /// be known.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, when the system fails to read the attribute.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
         let mut value = [0; LIMIT];
-        let length = lgetxattr(path, ATTRIBUTE, &mut value[..]).ok()?;
-        let value = value.get(..length)?;
-        match format::newer(value) {
+        let length = match lgetxattr(path, ATTRIBUTE, &mut value[..]) {
+            Ok(length) => length,
+            // Neither is one of ours: there is none, there can be none, or it is too long.
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT | Errno::RANGE) => return Ok(None),
+            Err(errno) => {
+                let msg = format!("failed to read the attribute of {path:?}");
+                return Err(Error::io(msg, &errno.into()));
+            }
+        };
+        let value = value.get(..length).unwrap_or_default();
+        Ok(match format::newer(value) {
             None => serde_json::from_slice(value).ok(),
             Some(_) => None,
-        }
+        })
     }
 
     /// Writes it to the attribute of an address file. If the file system has no such

@@ -78,10 +78,10 @@ impl Examined<'_> {
     }
 
     /// The reservation of `address` if its container has ended. Its file is read in that
-    /// case only.
+    /// case only. What cannot be read now is examined when its turn comes again.
     fn examine(&self, address: IpAddr, holders: &Holders) -> Option<Reservation> {
         let name = address.to_string();
-        let container = Container::read(&self.store.directory().join(&name))?;
+        let container = Container::read(&self.store.directory().join(&name)).ok()??;
         if !container.has_ended(self.machine, holders) {
             return None;
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use common::address::parse_address;
 use common::error::{Error, ErrorCode, Result};
+use common::files::file::is_missing;
 
 use crate::atomic::UNFINISHED;
 use crate::index;
@@ -21,15 +22,13 @@ const REPLACED: [&str; 2] = [BOOT_ID, index::NAME];
 /// address there, or it has only files that host-local makes.
 ///
 /// # Errors
-/// Code 7 naming another file, 5 when the directory cannot be read.
+/// Code 7 naming another file, 5 when the directory or a file in it cannot be read.
 pub fn require_own(directory: &Path) -> Result<()> {
     let first_turn = format!("{LAST_RESERVED}0");
-    let marks = [BOOT_ID, &first_turn];
-    if marks
-        .iter()
-        .any(|name| fs::symlink_metadata(directory.join(name)).is_ok())
-    {
-        return Ok(());
+    for mark in [BOOT_ID, &first_turn] {
+        if exists(&directory.join(mark))? {
+            return Ok(());
+        }
     }
     let failed = |cause| Error::io(format!("failed to list {directory:?}"), &cause);
     let mut names = Vec::new();
@@ -38,34 +37,41 @@ pub fn require_own(directory: &Path) -> Result<()> {
         names.push(name.to_string_lossy().into_owned());
     }
     let is_locked = names.iter().any(|name| name == LOCK);
-    match names
-        .iter()
-        .find(|name| !is_own(directory, name, is_locked))
-    {
-        None => Ok(()),
-        Some(name) => {
+    for name in &names {
+        if !is_own(directory, name, is_locked)? {
             let msg =
                 format!("{directory:?} is not a directory of host-local: it contains {name:?}");
             let details = "choose another dataDir, or another name for the network";
-            Err(Error::config(msg).with_details(details))
+            return Err(Error::config(msg).with_details(details));
         }
+    }
+    Ok(())
+}
+
+/// Whether there is something at `path`.
+fn exists(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(cause) if is_missing(&cause) => Ok(false),
+        Err(cause) => Err(Error::io(format!("failed to examine {path:?}"), &cause)),
     }
 }
 
 /// Whether a plugin can have made the file `name`. A killed Go plugin can leave an empty
 /// file with the name of an address, but it creates the lock file before.
-fn is_own(directory: &Path, name: &str, is_locked: bool) -> bool {
+fn is_own(directory: &Path, name: &str, is_locked: bool) -> Result<bool> {
     if parse_address(name).is_ok() {
         let reservation = Reservation::read(directory, name);
-        return reservation.is_none_or(|reservation| match reservation.holder {
-            Holder::Owner(_) => true,
-            Holder::Nobody => is_locked,
-            Holder::Unknown(_) => false,
-        });
+        return match reservation.map(|reservation| reservation.holder) {
+            None | Some(Holder::Owner(_)) => Ok(true),
+            Some(Holder::Nobody) => Ok(is_locked),
+            Some(Holder::Unknown(_)) => Ok(false),
+            Some(Holder::Unreadable(error)) => Err(error),
+        };
     }
     let is_turn = name.starts_with(LAST_RESERVED);
     let is_replaced = |whole: &&str| name == *whole || name == format!(".{whole}.tmp");
-    [LOCK, UNFINISHED].contains(&name) || is_turn || REPLACED.iter().any(is_replaced)
+    Ok([LOCK, UNFINISHED].contains(&name) || is_turn || REPLACED.iter().any(is_replaced))
 }
 
 /// The address in a `last_reserved_ip` file; `None` when a power failure has left only a

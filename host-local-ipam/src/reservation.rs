@@ -2,6 +2,7 @@
 //! here, in the format that the Go plugin has used since 2018, and read in the one before
 //! that.
 
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use std::path::{Path, PathBuf};
 use common::address::parse_address;
 use common::cni::args::CmdArgs;
 use common::cni::identifier::{ContainerId, is_identifier};
-use common::error::{Error, ErrorCode};
-use common::files::file::read_regular;
+use common::error::{Error, ErrorCode, Result};
+use common::files::file::{is_missing, read_regular};
 use common::ifname::IfName;
 use common::say;
 
@@ -44,6 +45,8 @@ pub enum Holder {
     Nobody,
     /// There is a holder, but the file does not name it, for this reason.
     Unknown(String),
+    /// The file could not be read, so it may name any attachment. The error names it.
+    Unreadable(Error),
 }
 
 /// An attachment, as reservation files name it.
@@ -107,28 +110,42 @@ impl Holder {
 impl Reservation {
     /// The container that it was made for: from the attribute of its file, otherwise from
     /// the record of the attachment on this machine. `None` when both are missing.
-    pub fn container(&self, now: &Machine) -> Option<Container> {
-        Container::read(&self.path).or_else(|| {
-            let Holder::Owner(owner) = &self.holder else {
-                return None;
-            };
-            let network = self.path.parent()?.file_name()?.to_str()?;
-            let container_id = ContainerId::new(&owner.container_id).ok()?;
-            let ifname = IfName::new(&owner.ifname).ok()?;
-            Container::recorded(network, &container_id, &ifname, now)
-        })
+    ///
+    /// # Errors
+    /// Code 5 naming the file that the system fails to read.
+    pub fn container(&self, now: &Machine) -> Result<Option<Container>> {
+        if let Some(container) = Container::read(&self.path)? {
+            return Ok(Some(container));
+        }
+        let Some((network, container_id, ifname)) = self.attachment() else {
+            return Ok(None);
+        };
+        Container::recorded(network, &container_id, &ifname, now)
+    }
+
+    /// The network, container and interface that the file names.
+    fn attachment(&self) -> Option<(&str, ContainerId, IfName)> {
+        let Holder::Owner(owner) = &self.holder else {
+            return None;
+        };
+        let network = self.path.parent()?.file_name()?.to_str()?;
+        let container_id = ContainerId::new(&owner.container_id).ok()?;
+        Some((network, container_id, IfName::new(&owner.ifname).ok()?))
     }
 
     /// Reads the file with this name; `None` when the name is not an address or the file is
     /// missing. A path that is not a regular file counts as reserved, with an unknown
-    /// holder: a symbolic link is not followed, and a FIFO does not block.
+    /// holder: a symbolic link is not followed, and a FIFO does not block. So does a file that
+    /// cannot be read at the moment, because of too many open files or a failing disk; but it
+    /// may be a reservation of any attachment.
     pub fn read(directory: &Path, name: &str) -> Option<Self> {
         let address = parse_address(name).ok()?;
         let path = directory.join(name);
         let holder = match read_regular(&path, CONTENT_LIMIT) {
             Ok(content) => Holder::parse(&content),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
-            Err(cause) => Holder::Unknown(cause.to_string()),
+            Err(cause) if is_missing(&cause) => return None,
+            Err(cause) if is_of_another_kind(&path, &cause) => Holder::Unknown(cause.to_string()),
+            Err(cause) => Holder::Unreadable(unreadable(&path, &cause)),
         };
         Some(Self {
             address,
@@ -151,6 +168,21 @@ impl Reservation {
     fn is_held_by(&self, owner: &Owner) -> bool {
         matches!(&self.holder, Holder::Owner(holder) if holder == owner)
     }
+}
+
+/// Whether it is certain that the path is not a reservation, although opening it has failed: it
+/// was read and is too large, or it is not a regular file.
+fn is_of_another_kind(path: &Path, cause: &io::Error) -> bool {
+    cause.kind() == io::ErrorKind::InvalidData
+        || fs::symlink_metadata(path).is_ok_and(|found| !found.is_file())
+}
+
+fn unreadable(path: &Path, cause: &io::Error) -> Error {
+    let details = format!(
+        "{cause}; its address stays reserved. If repeating the command does not help, remove the \
+         file when no container has the address"
+    );
+    Error::io(format!("failed to read {path:?}"), cause).with_details(details)
 }
 
 /// The reservations of an attachment: those that name it; if there are none, those that
@@ -208,6 +240,7 @@ fn describe_holder(directory: &Path, address: IpAddr) -> String {
                 owner.container_id, owner.ifname
             )
         }
+        Some(Holder::Unreadable(_)) => format!("{address} by a file that cannot be read"),
         Some(Holder::Nobody | Holder::Unknown(_)) | None => {
             format!("{address} by a file of another form")
         }

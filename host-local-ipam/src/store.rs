@@ -17,7 +17,6 @@ use nix::libc;
 
 use crate::allocator::Choice;
 use crate::atomic;
-use crate::boot::Boot;
 use crate::form;
 use crate::names::{LAST_RESERVED, LOCK, SMALL};
 use crate::reservation::{Applicant, Holder, Reservation};
@@ -120,15 +119,12 @@ impl Store {
         &self.directory
     }
 
-    /// Removes reservations that are not used any more, and writes the boot id.
+    /// Removes reservations that are not used any more.
     ///
     /// # Errors
     /// Code 5 naming the file. The next command finds the reservations again.
-    pub fn reclaim(&self, abandoned: &[Reservation], boot: &Boot) -> Result<()> {
-        for reservation in abandoned {
-            self.release(reservation)?;
-        }
-        boot.write(&self.directory)
+    pub fn reclaim(&self, abandoned: &[Reservation]) -> Result<()> {
+        abandoned.iter().try_for_each(|one| self.release(one))
     }
 
     /// The last reserved address of each of the first `sets` range sets. It only
@@ -216,8 +212,10 @@ impl Store {
     /// Code 5 naming the file, also when it is not a file of host-local.
     pub fn release(&self, reservation: &Reservation) -> Result<()> {
         let path = &reservation.path;
-        if let Holder::Unknown(why) = &reservation.holder {
-            return Err(reservation.not_a_reservation(why));
+        match &reservation.holder {
+            Holder::Owner(_) | Holder::Nobody => {}
+            Holder::Unknown(why) => return Err(reservation.not_a_reservation(why)),
+            Holder::Unreadable(error) => return Err(error.clone()),
         }
         match fs::remove_file(path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::mem;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::address::parse_address;
 use common::error::{Error, ErrorCode, Errors, Result};
@@ -13,7 +13,7 @@ use nix::libc::ENOENT;
 
 use crate::boot::{Boot, Classification};
 use crate::index::{self, Index};
-use crate::reservation::{Owner, Reservation, owned_by};
+use crate::reservation::{Holder, Owner, Reservation, owned_by};
 use crate::store::Store;
 use crate::taken::Taken;
 
@@ -28,6 +28,8 @@ pub struct Survey {
     pub ended: Vec<Reservation>,
     /// The reservations that the command has made.
     pub made: Vec<Reservation>,
+    /// The files that could not be read, which may be relevant, and the errors.
+    pub unreadable: Vec<(PathBuf, Error)>,
     /// The addresses that have more than one file, because the names write them in different
     /// ways.
     duplicates: Vec<IpAddr>,
@@ -108,13 +110,16 @@ impl Survey {
         let found = relevant.iter().map(|reservation| reservation.address);
         let taken = index.taken().cloned().unwrap_or_else(|| found.collect());
         let duplicates = duplicates_of(&relevant);
-        relevant.retain(is_relevant);
+        let unreadable = relevant.iter().filter_map(unreadable).collect();
+        let is_readable = |r: &Reservation| !matches!(r.holder, Holder::Unreadable(_));
+        relevant.retain(|r| is_readable(r) && is_relevant(r));
         relevant.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
         Ok(Self {
             relevant,
             taken,
             ended: Vec::new(),
             made: Vec::new(),
+            unreadable,
             duplicates,
             index,
         })
@@ -126,6 +131,30 @@ impl Survey {
         relevant
             .filter(|r| boot.classify(r) == Classification::Unproven)
             .collect()
+    }
+
+    /// Whether each reservation of an earlier boot could be recognised, and is among the ended.
+    pub fn has_examined_all(&self, boot: &Boot) -> bool {
+        use Classification::{Abandoned, Unexamined};
+        let mut relevant = self.relevant.iter();
+        self.unreadable.is_empty()
+            && relevant.all(|r| !matches!(boot.classify(r), Abandoned | Unexamined))
+    }
+
+    /// Makes sure that every file could be read that may be relevant.
+    ///
+    /// # Errors
+    /// Code 5 naming the first file that could not be read.
+    pub fn require_readable(&self) -> Result<()> {
+        let Some((_, error)) = self.unreadable.first() else {
+            return Ok(());
+        };
+        let mut error = error.clone();
+        match self.unreadable.len() {
+            1 => {}
+            count => error.msg += &format!(" and {} other files", count - 1),
+        }
+        Err(error)
     }
 
     /// Removes these from the taken addresses. An address with two files is taken until both
@@ -166,9 +195,10 @@ impl Survey {
     /// Releases the relevant reservations, as many as possible.
     ///
     /// # Errors
-    /// Code 5 naming the files that cannot be removed.
+    /// Code 5 naming the files that cannot be removed, or may be relevant and cannot be read.
     pub fn release(mut self, store: &Store) -> Result<()> {
         let mut errors = Errors::default();
+        errors.keep(self.require_readable());
         for reservation in mem::take(&mut self.relevant) {
             if errors.keep(store.release(&reservation)).is_some() {
                 self.ended.push(reservation);
@@ -201,6 +231,14 @@ pub fn reservations(directory: &Path) -> Result<Vec<Reservation>> {
 fn read_all(directory: &Path) -> Result<Vec<Reservation>> {
     let read = names(directory)?.map(|name| Ok(Reservation::read(directory, &name?)));
     read.filter_map(Result::transpose).collect()
+}
+
+/// The file and the error of a reservation that could not be read.
+fn unreadable(reservation: &Reservation) -> Option<(PathBuf, Error)> {
+    match &reservation.holder {
+        Holder::Unreadable(error) => Some((reservation.path.clone(), error.clone())),
+        Holder::Owner(_) | Holder::Nobody | Holder::Unknown(_) => None,
+    }
 }
 
 /// The address of each file after the first one of the same address.

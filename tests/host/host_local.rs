@@ -15,6 +15,7 @@ mod log_of_others;
 mod no_room;
 mod ranges_file;
 mod release;
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

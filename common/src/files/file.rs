@@ -100,6 +100,13 @@ pub fn is_missing(cause: &io::Error) -> bool {
     matches!(cause.kind(), NotFound | NotADirectory | InvalidFilename)
 }
 
+/// Whether an error with this number says nothing of a file: there are too many open files or
+/// too little memory, or the disk fails. What it is about may be there.
+pub fn is_of_the_moment(errno: Option<i32>) -> bool {
+    use libc::{EIO, EMFILE, ENFILE, ENOMEM};
+    matches!(errno, Some(EIO | EMFILE | ENFILE | ENOMEM))
+}
+
 /// The version of a file: its inode and the time of its last change. The inode alone is not
 /// enough, because a new file can get that of a removed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

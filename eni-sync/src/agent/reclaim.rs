@@ -76,7 +76,7 @@ impl Reclaim {
 fn names(reservation: &Reservation) -> (Option<&str>, Option<&str>) {
     match &reservation.holder {
         Holder::Owner(owner) => (Some(&owner.container_id), Some(&owner.ifname)),
-        Holder::Nobody | Holder::Unknown(_) => (None, None),
+        Holder::Nobody | Holder::Unknown(_) | Holder::Unreadable(_) => (None, None),
     }
 }
 
@@ -89,6 +89,6 @@ fn name(reservation: &Reservation) -> String {
             );
             printable(&name).into_owned()
         }
-        Holder::Nobody | Holder::Unknown(_) => String::new(),
+        Holder::Nobody | Holder::Unknown(_) | Holder::Unreadable(_) => String::new(),
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
     for reservation in survey::reservations(&network.directory())? {
         let owner = match reservation.holder {
             Holder::Owner(owner) => Some(owned_by(network, owner, reservation.path)),
-            Holder::Nobody | Holder::Unknown(_) => None,
+            Holder::Nobody | Holder::Unknown(_) | Holder::Unreadable(_) => None,
         };
         found.insert(reservation.address, owner);
     }

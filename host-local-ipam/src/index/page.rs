@@ -74,7 +74,7 @@ impl Entry {
     pub(crate) fn of(reservation: &Reservation) -> Self {
         let key = match &reservation.holder {
             Holder::Owner(owner) => Key::of(&owner.container_id),
-            Holder::Nobody | Holder::Unknown(_) => Key::IRREGULAR,
+            Holder::Nobody | Holder::Unknown(_) | Holder::Unreadable(_) => Key::IRREGULAR,
         };
         Self::new(key, reservation.address)
     }
