@@ -9,7 +9,6 @@ mod damage;
 mod document;
 mod entry;
 mod excluded;
-mod in_place;
 mod journal;
 mod life_cycle;
 mod owner;
@@ -29,6 +28,7 @@ use common::cni::identifier::is_identifier;
 use common::error::{Error, ErrorCode, Result};
 use common::files::file;
 use common::files::format;
+use common::files::in_place;
 use common::files::lock::Lock;
 use common::records;
 use common::say;
@@ -312,7 +312,8 @@ impl Entries {
         let clock = &self.clock;
         let text = serde_json::to_vec(&Written { entry, clock });
         let text = text.map_err(|cause| failed(cause.into()))?;
-        in_place::replace(&path, &text).map_err(failed)
+        let replaced = file::replace_durably(&path, &text);
+        in_place::or_overwrite(replaced, &path, &text).map_err(failed)
     }
 
     /// Writes down what `event` has made of the address of `entry`, which is in the ledger.

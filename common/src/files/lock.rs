@@ -19,6 +19,7 @@ use nix::libc;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file::FILE_MODE;
+use crate::files::in_place::has_no_room;
 
 /// The first pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
@@ -61,15 +62,11 @@ impl Lock {
     /// # Errors
     /// As for [`Lock::take`].
     pub fn take_to_remove(path: &Path, deadline: Duration) -> Result<Self> {
-        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let cause = match open(path, libc::O_CREAT) {
             Ok(file) => return Self::of(file, path, deadline),
             Err(cause) => cause,
         };
-        let is_refused = matches!(
-            cause.kind(),
-            StorageFull | QuotaExceeded | ReadOnlyFilesystem
-        );
+        let is_refused = has_no_room(&cause) || cause.kind() == io::ErrorKind::ReadOnlyFilesystem;
         let directory = path.with_file_name(".");
         let lock = match is_refused {
             true => Self::take_existing(&directory, deadline)?,

@@ -1,32 +1,33 @@
-//! Writes an entry of the ledger where the disk has no room for another file: what releases an
-//! address must not wait until there is room.
+//! Writes a document where the disk has no room for another file: what releases something must
+//! not wait until there is room.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use common::files::file;
 use nix::libc;
 
 /// The unit of [`MetadataExt::blocks`] in bytes.
 const BLOCK: u64 = 512;
 
-/// As [`file::replace_durably`]. If there is no room for a new file, the existing one is
-/// overwritten, with one write into blocks that it has: a process that is killed leaves the
-/// old content or the new one. Only a power failure at that moment may leave a damaged entry,
-/// which keeps its address.
+/// Overwrites the file at `path` if `replaced`, the outcome of replacing it by the JSON
+/// `document`, says that there is no room for a new file. That is one write into blocks that
+/// the file has: a process that is killed leaves the old content or the new one. Only a power
+/// failure at that moment may leave a damaged file.
 ///
 /// # Errors
-/// As for [`file::replace_durably`].
-pub(super) fn replace(path: &Path, document: &[u8]) -> io::Result<()> {
-    match file::replace_durably(path, document) {
+/// Those of `replaced`; the old content is still there then.
+pub fn or_overwrite(replaced: io::Result<()>, path: &Path, document: &[u8]) -> io::Result<()> {
+    match replaced {
+        // The first error is the one that explains.
         Err(cause) if has_no_room(&cause) => overwrite(path, document).map_err(|_| cause),
         outcome => outcome,
     }
 }
 
-fn has_no_room(cause: &io::Error) -> bool {
+/// Whether the error says that the disk, or the user's part of it, is full.
+pub fn has_no_room(cause: &io::Error) -> bool {
     matches!(
         cause.kind(),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded
@@ -59,20 +60,18 @@ mod tests {
 
     #[test]
     fn a_document_is_overwritten_where_its_file_has_room_for_it() {
-        let name = format!("eni-sync-in-place-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("10.0.4.70");
         assert!(overwrite(&path, b"{}").is_err());
         fs::write(&path, "").unwrap();
         assert!(overwrite(&path, b"{}").is_err());
         fs::write(&path, r#"{"a": 123456789}"#).unwrap();
         for text in [r#"{"a": 1}"#, r#"{"a": 1234567890123456}"#, "[]"] {
             overwrite(&path, text.as_bytes()).unwrap();
-            let read = fs::read_to_string(&path).unwrap();
-            assert_eq!(read.trim_end(), text);
+            assert_eq!(fs::read_to_string(&path).unwrap().trim_end(), text);
         }
         let long = "1".repeat(1 << 20);
         assert!(overwrite(&path, long.as_bytes()).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap().trim_end(), "[]");
-        fs::remove_file(&path).unwrap();
     }
 }
