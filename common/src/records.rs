@@ -17,6 +17,7 @@ use crate::cni::args::CmdArgs;
 use crate::cni::identifier::ContainerId;
 use crate::error::{Error, Errors, Result};
 use crate::files::file;
+use crate::files::in_place;
 use crate::ifname::IfName;
 use crate::kernel::netns::{Found, NetNs, look};
 use crate::say;
@@ -64,16 +65,8 @@ impl Records {
     /// record is still there then.
     pub fn write<D: Serialize>(&self, record: &Attachment<D>) -> Result<()> {
         let path = self.path(&record.network, &record.container_id, &record.ifname);
-        let failed = |cause: io::Error| Error::io(format!("failed to write {path:?}"), &cause);
-        let text = serde_json::to_vec(record).map_err(|cause| failed(cause.into()))?;
-        if text.len() > RECORD_LIMIT {
-            let msg = format!("cannot record the attachment in {} bytes", text.len());
-            let details = format!(
-                "a record has at most {RECORD_LIMIT}: shorten the `ipam` section, or take a \
-                 device with fewer addresses and routes"
-            );
-            return Err(Error::config(msg).with_details(details));
-        }
+        let failed = |cause| unwritten(&path, &cause);
+        let text = text_of(record, &path)?;
         match record_file::write(&path, &text, &record.boot_id) {
             // The directory is missing before the first record of a network.
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
@@ -82,6 +75,19 @@ impl Records {
             }
             outcome => outcome.map_err(failed),
         }
+    }
+
+    /// As [`Self::write`], for a DEL: where the disk has no room for a new file, the record,
+    /// which exists, is overwritten.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn write_at_end<D: Serialize>(&self, record: &Attachment<D>) -> Result<()> {
+        let path = self.path(&record.network, &record.container_id, &record.ifname);
+        let text = text_of(record, &path)?;
+        let replaced = record_file::write(&path, &text, &record.boot_id);
+        let written = in_place::or_overwrite(replaced, &path, &text);
+        written.map_err(|cause| unwritten(&path, &cause))
     }
 
     /// The record of the attachment in `args`, for callers that can continue when the record
@@ -246,6 +252,24 @@ impl Records {
             .join(network)
             .join(file_name(container_id, ifname))
     }
+}
+
+/// The content of the file of a record.
+fn text_of<D: Serialize>(record: &Attachment<D>, path: &Path) -> Result<Vec<u8>> {
+    let text = serde_json::to_vec(record).map_err(|cause| unwritten(path, &cause.into()))?;
+    if text.len() <= RECORD_LIMIT {
+        return Ok(text);
+    }
+    let msg = format!("cannot record the attachment in {} bytes", text.len());
+    let details = format!(
+        "a record has at most {RECORD_LIMIT}: shorten the `ipam` section, or take a device with \
+         fewer addresses and routes"
+    );
+    Err(Error::config(msg).with_details(details))
+}
+
+fn unwritten(path: &Path, cause: &io::Error) -> Error {
+    Error::io(format!("failed to write {path:?}"), cause)
 }
 
 /// Whether this is the name of a record, and not that of a temporary file.

@@ -123,7 +123,7 @@ impl Interface for HostDevice {
 
     /// The next DEL must not take the device from another attachment that may have it then.
     fn note_removed(record: &Record) -> Result<()> {
-        records().write(&recover::returned(record))
+        records().write_at_end(&recover::returned(record))
     }
 
     /// Takes the turn, because an ADD reads all records in it and writes those of devices that

@@ -241,6 +241,30 @@ fn a_full_disk_refuses_the_add_and_not_the_del() {
     }
 }
 
+/// That the device is back is written down, so that it is not taken back a second time.
+#[test]
+fn on_a_full_disk_the_next_del_leaves_a_device_alone_that_is_back() {
+    for (limit, use_up) in LIMITS {
+        let fixture = Fixture::new();
+        fs::create_dir(fixture.node.state().join("eni-cni")).unwrap();
+        let call = |command: &str| fixture.call(command, &conf());
+        fixture.node.inside(|| {
+            let disk = Path::new("/var/lib/cni/eni-cni");
+            mount_at(disk, limit);
+            call("ADD").run().ok();
+            use_up(disk);
+            fixture.ipam.fail("DEL", r#"{"code": 11, "msg": "busy"}"#);
+            call("DEL").run().error_code(11);
+            fixture.host(&["link", "set", "hd0", "name", "mine", "mtu", "1300"]);
+            let renamed = fixture.state().0;
+            fixture.ipam.recover("DEL");
+            call("DEL").run().ok();
+            assert_eq!(fixture.state().0, renamed, "{limit}");
+        });
+        assert!(fixture.ipam.reserved().is_empty(), "{limit}");
+    }
+}
+
 #[test]
 fn a_directory_of_another_owner_or_elsewhere_works_too() {
     let fixture = Fixture::new();
