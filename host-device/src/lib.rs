@@ -16,6 +16,7 @@ pub mod give_back;
 pub mod identity;
 pub mod in_use;
 pub mod keep;
+pub mod move_out;
 pub mod options;
 pub mod parameters;
 pub mod plan;

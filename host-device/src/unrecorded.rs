@@ -21,7 +21,7 @@ use crate::device::{Device, Mode};
 use crate::options::Options;
 use crate::restore::{Host, restore_name};
 use crate::selection;
-use crate::{give_back, records};
+use crate::{move_out, records};
 
 /// The directory of virtio devices, which are below their PCI function.
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
@@ -45,7 +45,7 @@ pub fn give_back(args: &CmdArgs) -> Result<bool> {
         if let Some(link) = evidence.find(&of_node)? {
             let mut host = Host::open()?;
             let name = evidence.name_of(link, &mut host)?;
-            give_back::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
+            move_out::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
             return Ok(true);
         }
         evidence.require_nothing_left(&of_node)?;
