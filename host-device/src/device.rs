@@ -120,7 +120,7 @@ impl Device {
         let is_virtual = !link.kind.is_empty();
         Ok(Self {
             sysfs_number: is_virtual
-                .then(|| sysfs_number(&link.name))
+                .then(|| sysfs_number(&link))
                 .transpose()?
                 .flatten(),
             pci_id: PciAddress::of_link(&link).map_or(String::new(), |a| a.to_string()),

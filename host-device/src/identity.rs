@@ -58,7 +58,7 @@ impl Device {
             return Ok(link.bus_address == self.bus_address && is_same_port);
         }
         match self.sysfs_number {
-            Some(_) => Ok(sysfs_number(&link.name)? == self.sysfs_number),
+            Some(_) => Ok(sysfs_number(link)? == self.sysfs_number),
             // If sysfs does not show the host, there is no better criterion.
             None => Ok(self.is(link, true)),
         }

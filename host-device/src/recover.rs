@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::elsewhere::is_hardware_elsewhere;
 use crate::records;
 use crate::restore::{Host, Whereabouts, rebind, restore_on_host};
-use crate::sysfs::{interfaces, sysfs_number};
+use crate::sysfs::{interfaces, sysfs_number_at};
 
 /// The records of the node's attachments, with marks of virtual devices.
 pub type Taken = Survey<Device>;
@@ -128,7 +128,7 @@ impl Interfaces {
             };
             let number = match *known {
                 Some(number) => number,
-                None => *known.insert(sysfs_number(name)?),
+                None => *known.insert(sysfs_number_at(name)?),
             };
             if number == device.sysfs_number {
                 return Ok(true);

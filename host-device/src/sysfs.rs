@@ -7,6 +7,8 @@ use std::path::Path;
 
 use common::error::{Error, Result};
 use common::files::file::is_missing;
+use common::kernel::netlink::Link;
+use common::kernel::netns;
 
 /// The directory with the network interfaces.
 const INTERFACES: &str = "/sys/class/net";
@@ -63,14 +65,22 @@ pub fn driver_of(directory: &Path) -> io::Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// The inode of the interface `name` of the host in sysfs; `None` when there is no such
-/// interface, or when sysfs shows another namespace. It does not change when the
-/// interface is renamed or moved, and cannot be chosen: an imitation has another one.
-/// Source: `kernfs_rename_ns` of Linux.
+/// The inode of an interface of the host in sysfs; `None` when it does not exist any more. It does
+/// not change when the interface is renamed or moved, and cannot be chosen: an imitation has
+/// another one. Source: `kernfs_rename_ns` of Linux.
+///
+/// # Errors
+/// As for [`netns::sysfs_number`].
+pub fn sysfs_number(link: &Link) -> Result<Option<u64>> {
+    netns::sysfs_number(&Path::new(INTERFACES).join(&link.name), link.index)
+}
+
+/// The inode of the interface that has this name now; `None` when there is no such interface, or
+/// when sysfs shows another namespace.
 ///
 /// # Errors
 /// Code 5 when sysfs cannot be read.
-pub fn sysfs_number(name: &str) -> Result<Option<u64>> {
+pub fn sysfs_number_at(name: &str) -> Result<Option<u64>> {
     let path = Path::new(INTERFACES).join(name);
     match fs::metadata(&path) {
         Ok(found) => Ok(Some(found.ino())),

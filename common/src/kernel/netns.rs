@@ -24,7 +24,7 @@ pub(crate) use self::holders::{PROCESSES, numbered};
 use self::presence::is_recognised;
 pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
 pub use self::presence::{NetNsId, Presence};
-pub use self::sysfs::Numbered;
+pub use self::sysfs::{Numbered, sysfs_number};
 
 /// The namespace of the process itself.
 pub const OWN: &str = "/proc/self/ns/net";

@@ -1,6 +1,7 @@
 //! Virtual devices that neither name, MAC nor other end tells from others: they come back, and
 //! nothing else of the pod is touched.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -87,6 +88,59 @@ fn a_device_that_the_pod_renames_all_the_time_is_not_lost() {
         fixture.del(&of_device("dev0"));
         let links = fixture.node.netns.links();
         assert!(links.contains(&"dev0".to_owned()), "{round}: {links:?}");
+    }
+}
+
+/// As udev does with what is new on the node. `ip` remembers the index, so that the device may have
+/// another name again when DEL has ended.
+#[test]
+fn a_device_that_the_node_renames_all_the_time_is_not_lost() {
+    for round in 0..16 {
+        let fixture = Fixture::new();
+        make(&fixture, "tap");
+        fixture.add(&of_device("dev0"));
+        let renamer = Renamer::start(&fixture.node.netns);
+        let output = fixture.node.run(&fixture.call("DEL", &of_device("dev0")));
+        drop(renamer);
+        if output.status != Some(0) {
+            output.error_code(11);
+            fixture.del(&of_device("dev0"));
+        }
+        assert_eq!(fixture.pod.links(), ["lo"], "{round}");
+        let links = fixture.node.netns.description();
+        let is_back = |link: &Value| link["address"] == MAC;
+        assert!(links.iter().any(is_back), "{round}: {links:?}");
+    }
+}
+
+/// Another name at the moment of a look: nothing is at the path in sysfs.
+#[test]
+fn a_device_is_recognised_that_has_another_name_when_sysfs_is_read() {
+    for command in ["ADD", "DEL"] {
+        let fixture = Fixture::new();
+        make(&fixture, "tap");
+        let before = fixture.node.netns.description();
+        for step in ["ADD", "DEL"] {
+            let call = fixture.call(step, &of_device("dev0"));
+            let name = if step == "ADD" { "dev0" } else { "net1" };
+            let path = format!("/sys/class/net/{name}");
+            let fault = "inject=openat,statx:error=ENOENT:when=1";
+            let strace = ["-f", "-qq", "-o", "/dev/null", "-P", &path, "-e", fault];
+            let output = match step == command {
+                true => fixture.node.inside(|| call.run_under("strace", &strace)),
+                false => fixture.node.run(&call),
+            };
+            output.ok();
+            if step == "ADD" {
+                let record = fixture.node.state().join(&fixture.records()[0]);
+                let record = fs::read_to_string(record).expect("there is one");
+                assert!(record.contains("\"sysfsNumber\":"), "{command}: {record}");
+                // So that only the number tells what it is.
+                let change = ["link", "set", "net1", "address", "02:00:00:00:00:99"];
+                fixture.pod.ip(&change);
+            }
+        }
+        assert_eq!(fixture.node.netns.description(), before, "{command}");
     }
 }
 

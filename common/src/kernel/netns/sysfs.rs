@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use nix::libc::ENODEV;
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::net::netdevice::index_to_name;
+use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::{NetNs, leads_nowhere};
 use crate::error::{Error, ErrorCode, Result};
@@ -49,31 +51,81 @@ impl NetNs {
     }
 }
 
-/// The same in the namespace of the calling thread.
+/// The number in sysfs of the interface of this namespace that has this index. `directory` is where
+/// it probably is; another process may rename the interface at this moment. `None` when there is no
+/// such interface, or when the kernel, older than 5.2, or a filter of system calls does not allow to
+/// look for it under other names.
+///
+/// # Errors
+/// Code 5 when `directory` cannot be read, else as for [`NetNs::find_sysfs_number`].
+pub fn sysfs_number(directory: &Path, index: u32) -> Result<Option<u64>> {
+    let found = look_at(directory)
+        .map_err(|cause| Error::io(format!("failed to examine {directory:?}"), &cause))?;
+    if let Some((number, _)) = found.filter(|(_, of)| *of == index) {
+        return Ok(Some(number));
+    }
+    let found = opened().and_then(|sysfs| match sysfs {
+        Some(sysfs) => search(&sysfs, &[index], |(_, of)| of == index),
+        None => Ok(None),
+    });
+    let found = found.map_err(|cause| {
+        let msg = format!("failed to find interface {index} in sysfs");
+        Error::new(ErrorCode::TRY_AGAIN, msg).because(&cause)
+    })?;
+    Ok(found.map(|(number, _)| number))
+}
+
+/// As [`NetNs::find_sysfs_number`] in the namespace of the calling thread.
 fn find(number: u64, indexes: &[u32]) -> io::Result<Numbered> {
-    let sysfs = match open() {
-        Err(Errno::NOSYS | Errno::PERM) => return Ok(Numbered::Unknown),
-        opened => opened?,
+    let Some(sysfs) = opened()? else {
+        return Ok(Numbered::Unknown);
     };
+    let found = search(&sysfs, indexes, |(of, _)| of == number)?;
+    Ok(found.map_or(Numbered::Nowhere, |(_, index)| Numbered::Index(index)))
+}
+
+/// Looks at the interfaces of a sysfs until one is `wanted` by its number and its index, or all of
+/// `indexes` were seen, or do not exist any more.
+fn search(
+    sysfs: &OwnedFd,
+    indexes: &[u32],
+    wanted: impl Fn((u64, u32)) -> bool,
+) -> io::Result<Option<(u64, u32)>> {
     let root = PathBuf::from(format!("/proc/thread-self/fd/{}", sysfs.as_raw_fd()));
     let mut unseen: HashSet<u32> = indexes.iter().copied().collect();
     for _ in 0..PASSES {
         for entry in fs::read_dir(root.join("class/net"))? {
-            let Some((found, index)) = look_at(&entry?.path())? else {
+            let Some(found) = look_at(&entry?.path())? else {
                 continue;
             };
-            if found == number {
-                return Ok(Numbered::Index(index));
+            if wanted(found) {
+                return Ok(Some(found));
             }
-            unseen.remove(&index);
+            unseen.remove(&found.1);
         }
         if unseen.is_empty() {
-            return Ok(Numbered::Nowhere);
+            return Ok(None);
+        }
+        remove_ended(&mut unseen)?;
+    }
+    match unseen.is_empty() {
+        true => Ok(None),
+        false => Err(io::Error::other(format!(
+            "it does not show interface {unseen:?}, which may be renamed all the time"
+        ))),
+    }
+}
+
+/// Removes the indexes that no interface of the thread's namespace has.
+fn remove_ended(indexes: &mut HashSet<u32>) -> io::Result<()> {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+    for index in indexes.clone() {
+        match index_to_name(&socket, index) {
+            Err(Errno::NODEV) => drop(indexes.remove(&index)),
+            named => drop(named?),
         }
     }
-    Err(io::Error::other(format!(
-        "it does not show interface {unseen:?}, which may be renamed all the time"
-    )))
+    Ok(())
 }
 
 /// The number and the index of an interface; `None` if it has ended, or has another name by now.
@@ -91,7 +143,14 @@ fn look_at(interface: &Path) -> io::Result<Option<(u64, u32)>> {
     }
 }
 
-/// A sysfs of the thread's namespace.
+/// A sysfs of the thread's namespace; `None` where the system does not allow that.
+fn opened() -> io::Result<Option<OwnedFd>> {
+    match open() {
+        Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+        opened => Ok(opened.map(Some)?),
+    }
+}
+
 fn open() -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(context.as_fd())?;
