@@ -13,7 +13,7 @@ use common::records::Attachment;
 use crate::device::{Device, Mode};
 use crate::move_out::{move_out, without_decoys};
 use crate::restore::{Host, Whereabouts, rebind, restore_on_host};
-use crate::{driver, stacked};
+use crate::{driver, held, stacked};
 
 /// How long the kernel may take to move a device to the host after its namespace has ended,
 /// which it does in the background.
@@ -83,7 +83,12 @@ pub fn give_back(
     if let Some(binding) = &device.binding {
         return rebind(host, record, (binding, driver::IN_USE_DEADLINE)).map(drop);
     }
-    let (mut whereabouts, is_waited_for) = try_give_back(host, record, args, sandbox)?;
+    let (mut whereabouts, has_ended) = try_give_back(host, record, args, sandbox)?;
+    if has_ended && whereabouts != Whereabouts::OnHost && held::take_out(host, record)? {
+        return Ok(());
+    }
+    // The kernel may move it to the host soon. A virtual device stays while the container exists.
+    let is_waited_for = has_ended || device.is_hardware();
     let events = match whereabouts {
         Whereabouts::Elsewhere if is_waited_for => Events::open(Subject::Links)?,
         Whereabouts::Elsewhere => return Err(out_of_reach(device)),
@@ -150,8 +155,7 @@ fn find_in_container(
 }
 
 /// Searches for the device in the container and on the host, and restores it. Also returns
-/// whether the kernel may move it to the host soon: a virtual device is not moved while the
-/// container exists.
+/// whether the container has ended, as far as the paths of its namespace tell.
 fn try_give_back(
     host: &mut Host,
     record: &Attachment<Device>,
@@ -163,14 +167,14 @@ fn try_give_back(
         None => sandbox_for_del(args, Some(record))?,
         open => open,
     };
-    let is_waited_for = sandbox.is_none() || record.device.is_hardware();
+    let has_ended = sandbox.is_none();
     if let Some(mut sandbox) = sandbox
         && move_out(host, &mut sandbox, record)?
     {
         return Ok((Whereabouts::OnHost, false));
     }
     let whereabouts = restore_on_host(host, record)?;
-    Ok((whereabouts, is_waited_for))
+    Ok((whereabouts, has_ended))
 }
 
 /// The error of a DEL that must be repeated: a success would remove the record, which has the

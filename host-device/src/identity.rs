@@ -94,7 +94,8 @@ impl Device {
         link.altnames.iter().filter(is_foreign).cloned().collect()
     }
 
-    fn has_bus_identity(&self) -> bool {
+    /// Whether the kernel says where the hardware is, or which MAC it was manufactured with.
+    pub fn has_bus_identity(&self) -> bool {
         let has_any = !self.bus_address.is_empty() || !self.permanent_mac.is_empty();
         self.kind.is_empty() && has_any
     }

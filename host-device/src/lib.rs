@@ -13,6 +13,7 @@ pub mod driver;
 pub mod elsewhere;
 pub mod find;
 pub mod give_back;
+pub mod held;
 pub mod identity;
 pub mod in_use;
 pub mod keep;

@@ -121,7 +121,10 @@ fn move_if_proven(
 /// Finds the virtual device among the container's `links` by its inode in sysfs, even if the
 /// container has changed its name and MAC, or the node has moved its other end or the
 /// interface below it. Without a recorded inode it is unknown.
-fn numbered(sandbox: &Sandbox, links: &[Link], device: &Device) -> Result<Numbered> {
+///
+/// # Errors
+/// As for [`NetNs::find_sysfs_number`].
+pub fn numbered(sandbox: &Sandbox, links: &[Link], device: &Device) -> Result<Numbered> {
     let Some(number) = device.sysfs_number else {
         return Ok(Numbered::Unknown);
     };

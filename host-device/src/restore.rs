@@ -155,7 +155,10 @@ pub fn rebind(
 }
 
 /// Whether another attachment that exists has the same device.
-fn another_attachment_has_it(record: &Attachment<Device>) -> Result<bool> {
+///
+/// # Errors
+/// Code 5 or 8 when the records, or the namespace of one, cannot be examined.
+pub fn another_attachment_has_it(record: &Attachment<Device>) -> Result<bool> {
     let device = &record.device;
     for other in crate::records().all::<Device>()? {
         let is_bound = device.binding.is_some() || other.device.binding.is_some();

@@ -10,6 +10,7 @@ mod del;
 mod device_info;
 mod exchange;
 mod failed_add;
+mod held;
 mod hostile;
 mod in_use;
 mod keep_addresses;

@@ -10,6 +10,7 @@ use crate::error::{Errors, Result};
 use crate::kernel::netlink::Link;
 use crate::kernel::netns::{Found, Holders, NetNsId, hidden, look};
 use crate::records::{Attachment, Records, boot_id};
+use crate::say;
 
 impl<D> Attachment<D> {
     /// Records the addresses in `own` that get a rule, if the attachment has source routing. This
@@ -90,6 +91,35 @@ fn sandbox_elsewhere(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
         true => Ok(None),
         false => Err(hidden(path)),
     }
+}
+
+/// The namespace of a record that no path of [`sandbox_for_del`] leads to, by a mount, a descriptor
+/// or a process that keeps it alive. It can also be another one that has its number now: the caller
+/// may only look at it, until something in it proves what it is.
+///
+/// # Errors
+/// Code 8 when a process or the namespace cannot be examined, 999 when no netlink socket can be
+/// opened in it.
+pub fn sandbox_by_number<D>(record: &Attachment<D>) -> Result<Option<Sandbox>> {
+    let id = record.netns_id;
+    let Some(paths) = Holders::default().paths_to(&id)? else {
+        say!(
+            "netns {:?} is taken for ended: it cannot be examined what keeps the namespaces of the \
+             node alive",
+            record.netns
+        );
+        return Ok(None);
+    };
+    let mut errors = Errors::default();
+    for path in paths {
+        let opened = errors.keep(Sandbox::open_for_del(&path.to_string_lossy()));
+        if let Some(sandbox) = opened.flatten()
+            && sandbox.netns.has_number_of(&id)?
+        {
+            return Ok(Some(sandbox));
+        }
+    }
+    errors.into_result().map(|()| None)
 }
 
 /// Opens the namespace at `path`, if it is `id`.

@@ -132,6 +132,15 @@ impl NetNs {
         self.examined(is_recognised(Path::new(&self.path), &metadata, id))
     }
 
+    /// Whether it has the number of the namespace `id`, which the kernel may have given to
+    /// another one meanwhile.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be examined.
+    pub fn has_number_of(&self, id: &NetNsId) -> Result<bool> {
+        Ok(self.id()?.has_number_of(id))
+    }
+
     fn examined<T>(&self, outcome: io::Result<T>) -> Result<T> {
         outcome.map_err(|cause| {
             let msg = format!("failed to examine netns {:?}", self.path);

@@ -36,7 +36,18 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// then reused: a namespace that had ended then cannot exist again.
 #[derive(Debug, Default)]
 pub struct Holders {
-    seen: OnceCell<Result<Option<HashMap<u64, Held>>, Error>>,
+    seen: OnceCell<Result<Seen, Error>>,
+}
+
+/// What a search for all holders has found.
+#[derive(Debug)]
+enum Seen {
+    /// Everything, by the inode number of the namespace.
+    All(HashMap<u64, Held>),
+    /// The processes of the node are not visible.
+    Hidden,
+    /// There is too much to examine.
+    TooMany,
 }
 
 /// What keeps one namespace alive.
@@ -89,6 +100,20 @@ impl Holders {
         Ok(held.and_then(|held| held.made.get(&made)).cloned())
     }
 
+    /// Paths to the namespace `id`, or to one that has its number now and may be it: by mounts,
+    /// descriptors and the processes inside. All of them lead to one namespace. `None` when it is
+    /// unknown what keeps the namespaces of the node alive.
+    ///
+    /// # Errors
+    /// Code 8 when a process cannot be examined.
+    pub fn paths_to(&self, id: &NetNsId) -> Result<Option<Vec<PathBuf>>, Error> {
+        let held = match self.seen()? {
+            Seen::All(held) => held.get(&id.inode).filter(|held| !held.is_of_another(id)),
+            Seen::Hidden | Seen::TooMany => return Ok(None),
+        };
+        Ok(Some(held.map(Held::paths).unwrap_or_default()))
+    }
+
     /// Whether the processes of the node are visible, and none of them keeps the namespace
     /// `id` alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
@@ -98,47 +123,63 @@ impl Holders {
     /// What keeps the namespace `id` alive, or one that may be it: nothing in the inner option.
     /// The outer one is `None` when the processes of the node are not visible.
     fn of(&self, id: &NetNsId) -> Result<Option<Option<&Held>>, Error> {
-        let seen = self.seen.get_or_init(Self::collect).as_ref();
-        let seen = seen.map_err(Clone::clone)?.as_ref();
-        let of_number = seen.map(|seen| seen.get(&id.inode));
-        Ok(of_number.map(|held| held.filter(|held| !held.is_of_another(id))))
+        match self.seen()? {
+            Seen::All(held) => {
+                let held = held.get(&id.inode);
+                Ok(Some(held.filter(|held| !held.is_of_another(id))))
+            }
+            Seen::Hidden => Ok(None),
+            Seen::TooMany => Err(unsearchable(&too_many())),
+        }
     }
 
-    /// Examines every process of the node; `None` when they are not visible.
-    fn collect() -> Result<Option<HashMap<u64, Held>>, Error> {
+    fn seen(&self) -> Result<&Seen, Error> {
+        let seen = self.seen.get_or_init(Self::collect).as_ref();
+        seen.map_err(Clone::clone)
+    }
+
+    /// Examines every process of the node.
+    fn collect() -> Result<Seen, Error> {
         let outcome = sees_all_processes().and_then(|is_first| match is_first {
             true => look_at_all(),
-            false => Ok(None),
+            false => Ok(Seen::Hidden),
         });
         match outcome {
             // A capability is missing, or a security module does not permit it.
-            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-            outcome => outcome.map_err(|cause| {
-                let msg = "failed to look for the holders of a netns";
-                Error::new(ErrorCode::NETNS, msg).because(&cause)
-            }),
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(Seen::Hidden),
+            outcome => outcome.map_err(|cause| unsearchable(&cause)),
         }
     }
 }
 
-fn look_at_all() -> io::Result<Option<HashMap<u64, Held>>> {
+fn unsearchable(cause: &io::Error) -> Error {
+    let msg = "failed to look for the holders of a netns";
+    Error::new(ErrorCode::NETNS, msg).because(cause)
+}
+
+fn too_many() -> io::Error {
+    io::Error::other(format!(
+        "the node has more than {MOST_LOOKS} mounts, threads and open files"
+    ))
+}
+
+fn look_at_all() -> io::Result<Seen> {
     let mut found = Found {
         device: fs::metadata(OWN_NETNS)?.dev(),
         ..Found::default()
     };
-    found.look_at_mounts(Path::new(OWN))?;
-    for process in numbered(Path::new(PROCESSES))? {
-        match found.look_at(&process) {
-            Err(cause)
-                if cause.kind() == io::ErrorKind::PermissionDenied
-                    && process == Path::new(FIRST) => {}
-            outcome => outcome?,
-        }
+    match found.look_at_node() {
+        Err(_) if found.looks > MOST_LOOKS => Ok(Seen::TooMany),
+        outcome => outcome.map(|()| Seen::All(found.held)),
     }
-    Ok(Some(found.held))
 }
 
 impl Held {
+    fn paths(&self) -> Vec<PathBuf> {
+        let inside = self.inside.iter().map(|thread| thread.join("ns/net"));
+        self.made.values().cloned().chain(inside).collect()
+    }
+
     /// Whether the number belongs to another namespace now: the inodes that are mounted or
     /// open are not the one of `id`, which a mount or a descriptor had kept. If a namespace
     /// was kept by processes only, the kernel makes a new inode for it as well; but then a
@@ -198,6 +239,19 @@ struct Found {
 }
 
 impl Found {
+    fn look_at_node(&mut self) -> io::Result<()> {
+        self.look_at_mounts(Path::new(OWN))?;
+        for process in numbered(Path::new(PROCESSES))? {
+            match self.look_at(&process) {
+                Err(cause)
+                    if cause.kind() == io::ErrorKind::PermissionDenied
+                        && process == Path::new(FIRST) => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
     fn look_at(&mut self, process: &Path) -> io::Result<()> {
         let is_empty = self.look_at_descriptors(process)? == 0;
         // The kernel lists threads in the order of their start.
@@ -263,9 +317,7 @@ impl Found {
     fn count_look(&mut self) -> io::Result<()> {
         self.looks += 1;
         match self.looks > MOST_LOOKS {
-            true => Err(io::Error::other(format!(
-                "the node has more than {MOST_LOOKS} mounts, threads and open files"
-            ))),
+            true => Err(too_many()),
             false => Ok(()),
         }
     }
@@ -372,4 +424,28 @@ fn tolerant<T>(look: impl Fn() -> io::Result<T>) -> io::Result<Option<T>> {
 /// processes.
 pub(super) fn sees_all_processes() -> io::Result<bool> {
     Ok(fs::metadata(OWN_PIDS)?.ino() == FIRST_PID_NAMESPACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_with_too_much_to_examine_has_no_namespace_that_has_ended() {
+        let id = NetNsId {
+            device: 4,
+            inode: 7,
+            made: Some(1),
+            process: None,
+        };
+        let holders = Holders {
+            seen: OnceCell::from(Ok(Seen::TooMany)),
+        };
+        let presence = holders.presence(&id, "/run/netns/c1");
+        let error = presence.is_living().unwrap_err();
+        assert!(error.details.contains("more than 262144"), "{error:?}");
+        assert_eq!(holders.path_to(&id).unwrap_err(), error);
+        assert_eq!(holders.paths_to(&id), Ok(None));
+        assert!(!holders.none_of(&id));
+    }
 }

@@ -108,7 +108,7 @@ impl NetNsId {
         self.has_number_of(other) && is_same_process && is_same_inode
     }
 
-    fn has_number_of(&self, other: &Self) -> bool {
+    pub(super) fn has_number_of(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 

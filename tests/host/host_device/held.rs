@@ -1,0 +1,158 @@
+//! DEL where the path of the pod's namespace is gone, or leads to another one, and a process
+//! still keeps the namespace alive, with the device in it.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::PathBuf;
+
+use harness::{Namespace, Output, Resident};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Fixture, conf, with};
+
+const MAC: &str = "02:00:00:00:00:07";
+
+/// A node, and a process in the namespace of a pod, whose path can be removed.
+struct Scene {
+    fixture: Fixture,
+    process: Resident,
+    directory: TempDir,
+}
+
+impl Scene {
+    /// The node has a device `dev0` of this kind.
+    fn new(kind: &str) -> Self {
+        let fixture = Fixture::new();
+        match kind {
+            "tap" => fixture.host(&["tuntap", "add", "dev0", "mode", "tap"]),
+            "veth" => fixture.host(&["link", "add", "dev0", "type", "veth"]),
+            kind => fixture.host(&["link", "add", "dev0", "link", "hd0-peer", "type", kind]),
+        };
+        fixture.host(&["link", "set", "dev0", "address", MAC]);
+        Self {
+            fixture,
+            process: Resident::alone(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("c1")
+    }
+
+    /// The pod's namespace, by its process.
+    fn pod(&self) -> Namespace {
+        Namespace::at(self.process.netns())
+    }
+
+    fn run(&self, command: &str, netns: &str) -> Output {
+        let conf = with(&conf(), &json!({"device": "dev0"}));
+        let call = self.fixture.call(command, &conf).env("CNI_NETNS", netns);
+        self.fixture.node.run(&call)
+    }
+
+    /// ADD, after which only the process keeps the namespace. During the ADD a descriptor stands
+    /// for the mount of a runtime: both keep the inode.
+    #[track_caller]
+    fn attach(&self) {
+        let namespace = File::open(self.process.netns()).unwrap();
+        let descriptor = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+        symlink(descriptor, self.path()).unwrap();
+        self.run("ADD", self.path().to_str().unwrap()).ok();
+        fs::remove_file(self.path()).unwrap();
+    }
+
+    /// Changes the record of the only attachment, which is written to a file of this name.
+    fn record_as(&self, name: &str, changes: &Value) {
+        let file = self.fixture.node.state().join(&self.fixture.records()[0]);
+        let record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let changed = with(&record, changes);
+        fs::write(file.with_file_name(name), changed.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn a_device_comes_back_from_a_namespace_that_only_a_process_keeps() {
+    for kind in ["tap", "macvlan", "veth"] {
+        for leads_to in ["nothing", "another namespace", "an empty path"] {
+            let what = format!("{kind}, {leads_to}");
+            let scene = Scene::new(kind);
+            let before = scene.fixture.state();
+            scene.attach();
+            let (path, other) = (scene.path(), Namespace::new());
+            if leads_to == "another namespace" {
+                symlink(other.path(), &path).unwrap();
+            }
+            let netns = match leads_to {
+                "an empty path" => "",
+                _ => path.to_str().unwrap(),
+            };
+            assert_eq!(scene.pod().links(), ["lo", "net1"], "{what}");
+            scene.run("DEL", netns).ok();
+            assert_eq!(scene.fixture.state(), before, "{what}");
+            assert_eq!(scene.pod().links(), ["lo"], "{what}");
+            assert_eq!(other.links(), ["lo"], "{what}");
+        }
+    }
+}
+
+#[test]
+fn gc_gives_back_a_device_of_a_namespace_that_only_a_process_keeps() {
+    let scene = Scene::new("tap");
+    let before = scene.fixture.state();
+    scene.attach();
+    let conf = with(&conf(), &json!({"cni.dev/valid-attachments": []}));
+    let call = scene.fixture.call("GC", &conf);
+    scene.fixture.node.run(&call).ok();
+    assert_eq!(scene.fixture.state(), before);
+}
+
+/// The kernel gives the number of a namespace that has ended to the next one. What is in that
+/// one can look like the device, but is not it.
+#[test]
+fn a_namespace_that_has_the_number_of_an_ended_one_is_not_changed() {
+    for kind in ["tap", "veth"] {
+        let scene = Scene::new(kind);
+        scene.attach();
+        let other = Resident::alone();
+        let others = Namespace::at(other.netns());
+        match kind {
+            "tap" => others.ip(&["tuntap", "add", "net1", "mode", "tap"]),
+            _ => others.ip(&["link", "add", "net1", "type", "veth"]),
+        };
+        others.ip(&["link", "set", "net1", "address", MAC, "up"]);
+        others.ip(&["address", "add", "10.3.0.1/24", "dev", "net1"]);
+        let before = others.description();
+        let inode = fs::metadata(other.netns()).unwrap().ino();
+        let file = scene.fixture.records()[0].clone();
+        let name = file.rsplit('/').next().unwrap();
+        let device = fs::metadata(other.netns()).unwrap().dev();
+        let id = json!({"device": device, "inode": inode});
+        scene.record_as(name, &json!({ "netnsId": id }));
+        scene.pod().ip(&["link", "del", "net1"]);
+        drop(others);
+        scene.run("DEL", "").ok();
+        let others = Namespace::at(other.netns());
+        assert_eq!(others.description(), before, "{kind}");
+        assert!(scene.fixture.records().is_empty(), "{kind}");
+    }
+}
+
+/// A DEL that was killed can leave the record of an attachment whose device another pod has now.
+#[test]
+fn a_device_that_another_pod_has_now_is_not_taken_from_it() {
+    let scene = Scene::new("tap");
+    let conf = with(&conf(), &json!({"device": "dev0"}));
+    scene.fixture.add(&conf);
+    let file = scene.fixture.records()[0].clone();
+    let name = file.rsplit('/').next().unwrap().replace("c1", "c0");
+    let netns = scene.path().to_str().unwrap().to_owned();
+    scene.record_as(&name, &json!({"containerId": "c0", "netns": netns}));
+    let call = scene.fixture.call("DEL", &conf);
+    let call = call.attachment("c0", "net1", &netns);
+    scene.fixture.node.run(&call).ok();
+    assert_eq!(scene.fixture.pod.links(), ["lo", "net1"]);
+    assert_eq!(scene.fixture.records(), [file]);
+}
