@@ -1,15 +1,17 @@
 //! `rangesFile`: the ranges of this node, in a file that the node's bootstrap or an agent
 //! writes. It is read for every command, so a change applies at once. eni-sync writes the
-//! file for its pools with the functions here.
+//! file for its pools with the functions here, and takes out what leaves the node.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use common::address::parse_address;
 use common::cni::lenient::read_value;
 use common::error::{Error, Result};
 use common::files::file;
@@ -72,6 +74,33 @@ pub fn write(path: &Path, ranges: Vec<Vec<RawRange>>) -> Result<()> {
         file::create_directory(directory).map_err(failed)?;
     }
     file::replace(path, &text).map_err(failed)
+}
+
+/// Removes the ranges whose first address `is_gone` accepts from the file. A file that is
+/// missing or has no ranges that can be read hands out nothing, and stays as it is.
+///
+/// # Errors
+/// Code 5 naming the file.
+pub fn remove(path: &Path, is_gone: impl Fn(IpAddr) -> bool) -> Result<()> {
+    let text = match content(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text.map_err(|cause| Error::io(format!("failed to read {path:?}"), &cause))?,
+    };
+    let document = serde_json::from_slice::<Value>(&text).unwrap_or_default();
+    let Ok(RawFile { mut ranges }) = read_value(&document, "failed to load the ranges") else {
+        return Ok(());
+    };
+    let is_left = |range: &RawRange| !parse_address(&range.range_start).is_ok_and(&is_gone);
+    let count = |ranges: &[Vec<RawRange>]| ranges.iter().map(Vec::len).sum::<usize>();
+    let before = count(&ranges);
+    for set in &mut ranges {
+        set.retain(is_left);
+    }
+    if count(&ranges) == before {
+        return Ok(());
+    }
+    ranges.retain(|set| !set.is_empty());
+    write(path, ranges)
 }
 
 /// The content of a regular file. Symbolic links are followed, because every file in a

@@ -44,6 +44,8 @@ mod page;
 mod page_in_browser;
 mod policy;
 mod pool;
+mod pool_of_prefixes;
+mod pool_of_prefixes_ends;
 mod prefixes;
 mod prefixes_kept;
 mod prefixes_killed;

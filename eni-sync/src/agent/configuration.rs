@@ -200,6 +200,7 @@ impl Configuration {
         }
         let pools = self.pools.iter().try_for_each(Pool::validate);
         pools
+            .and_then(|()| pools::require_own_files(&self.pools))
             .and_then(|()| wanted::validate(&self.enis))
             .and_then(|()| resources())
             .or_else(wrong)
@@ -218,9 +219,10 @@ impl Configuration {
         own.chain(cooldowns.map(|time| ("cooldownSeconds", time)))
     }
 
-    /// The settings for prefixes, for all ENIs and for single ones.
+    /// The settings for prefixes, for all ENIs, for single ones and for pools.
     fn kept(&self) -> impl Iterator<Item = Kept> {
         let of_all = self.prefixes.iter().map(Prefixes::kept);
+        let of_all = of_all.chain(self.pools.iter().filter_map(Pool::kept));
         of_all.chain(self.enis.iter().filter_map(|wanted| wanted.prefixes))
     }
 

@@ -37,7 +37,9 @@ const EXCLUDED: &str = "exclude names it";
 /// The failures of any of the pools; the others are done.
 pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
     let mut errors = Errors::default();
-    for pool in &agent.configuration.pools {
+    let pools = agent.configuration.pools.iter();
+    // Those of prefixes are kept with the prefixes.
+    for pool in pools.filter(|pool| pool.kept().is_none()) {
         errors.keep(keep_one(agent, pool, kept));
     }
     errors.into_result()

@@ -1,13 +1,18 @@
 //! Keeps prefixes on the ENIs for pods, so that pods get addresses without a call: as many as
-//! configured. Unused prefixes beyond that are given back.
+//! configured, for networks without addresses and for pools. Unused prefixes beyond that are
+//! given back.
+
+mod for_pools;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::attach::inventory::Eni;
 use common::error::{Errors, Result};
 
+use self::for_pools::Pools;
 use crate::agent::reserved;
 use crate::agent::shared::Agent;
 use crate::ledger::{Prefix, State, now};
@@ -22,6 +27,10 @@ use crate::vpc::inventory;
 
 /// The level of a family without a setting.
 const NONE: Level = Level { low: 0, high: 0 };
+
+/// An ENI for pods, and what is kept on it for networks without addresses; `None` if that cannot
+/// be determined.
+type Wanted<'a> = (&'a Eni, Option<Kept>);
 
 /// Keeps the prefixes of every ENI for pods: missing ones are requested, and unused ones beyond
 /// the level are given back. Adds to `findings` the prefixes that stay, and why prefixes are
@@ -45,15 +54,15 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
         let managed = inventory.enis.iter();
         let managed = managed.filter(|eni| eni::require_managed(eni).is_ok());
         let mut levels = BTreeMap::new();
-        let mut known = Vec::new();
-        for (eni, wanted) in wanted(agent, managed.clone(), &mut errors) {
+        let wanted = wanted(agent, managed.clone(), &mut errors);
+        for (eni, kept) in &wanted {
             // If the setting of an ENI cannot be determined, its prefixes stay as they are.
-            levels.extend(levels_of(agent, eni, wanted));
-            known.extend(wanted.map(|kept| (eni, kept)));
+            levels.extend(levels_of(agent, eni, *kept));
         }
         agent.shared.stock.set(levels);
-        for (eni, kept) in known {
-            errors.keep(keep_on(agent, &node, (eni, kept), findings));
+        let pools = Pools::find(&node, &agent.configuration, &mut errors);
+        for wanted in wanted {
+            errors.keep(keep_on(agent, &node, wanted, (&pools, findings)));
         }
         next(agent, managed)
     });
@@ -95,7 +104,7 @@ fn wanted<'a>(
     agent: &Agent,
     enis: impl Iterator<Item = &'a Eni>,
     errors: &mut Errors,
-) -> Vec<(&'a Eni, Option<Kept>)> {
+) -> Vec<Wanted<'a>> {
     let configuration = &agent.configuration;
     let of_all = || {
         let Some(prefixes) = &configuration.prefixes else {
@@ -139,25 +148,28 @@ fn levels_of(
 fn keep_on(
     agent: &Agent,
     node: &Node<'_>,
-    (eni, kept): (&Eni, Kept),
-    findings: &mut Vec<String>,
+    (eni, kept): Wanted<'_>,
+    (pools, findings): (&Pools<'_>, &mut Vec<String>),
 ) -> Result<()> {
+    let pools = pools.on(eni);
     let stock = &agent.shared.stock;
     let ledger = node.ledger.of_eni(&eni.id)?;
-    let is_wanted = Family::ALL.iter().any(|f| stock.level(eni, *f).is_some());
+    let is_wanted = pools.are_any() || Family::ALL.iter().any(|f| stock.level(eni, *f).is_some());
     let known = ledger.read_prefixes()?;
-    if !is_wanted
-        && known
-            .iter()
-            .all(|prefix| prefix.entry.state == State::Adopted)
-    {
+    let mut states = known.iter().map(|prefix| &prefix.entry.state);
+    let is_left_alone = kept.is_none() && !pools.are_any();
+    if is_left_alone || !is_wanted && states.all(|state| *state == State::Adopted) {
         return Ok(());
     }
     let _turn = ledger.take_turn(TURN_DEADLINE)?;
     // Only called when a prefix is opened, closed or given back, and then current.
     let reserved = || reserved::addresses(&agent.configuration);
     let mut errors = Errors::default();
-    let is_used = |prefix: &Prefix| stock.level(eni, family_of(prefix)).is_some();
+    let is_used = |prefix: &Prefix| {
+        let family = family_of(prefix);
+        let for_all = stock.level(eni, family).map(|_| None::<PathBuf>);
+        for_all.or_else(|| pools.ranges_file(family).map(Some))
+    };
     errors.keep(give_back::open_adopted(
         node,
         (eni, &ledger),
@@ -171,29 +183,33 @@ fn keep_on(
             eni,
             ledger: &ledger,
             family,
+            list: None,
         };
-        errors.keep(follow(agent, &order, kept.cooldown_seconds, reserved));
+        let level = stock.level(eni, family);
+        let followed = kept.map(|kept| follow(&order, level, kept.cooldown_seconds, reserved));
+        errors.keep(followed.unwrap_or(Ok(())));
+        errors.keep(pools.follow(&order, reserved));
     }
-    let mut kept = Vec::new();
-    errors.keep(give_back::give_back(
-        node, eni, &ledger, reserved, &mut kept,
-    ));
-    let stays = kept
-        .into_iter()
-        .map(|(prefix, why)| format!("{prefix} stays: {why}"));
-    findings.extend(stays);
+    // Where a file cannot be written, no prefix leaves that it names.
+    if errors.keep(pools.write(&ledger)).is_some() {
+        let mut kept = Vec::new();
+        errors.keep(give_back::give_back(
+            node, eni, &ledger, reserved, &mut kept,
+        ));
+        let stays = kept.into_iter();
+        findings.extend(stays.map(|(prefix, why)| format!("{prefix} stays: {why}")));
+    }
     errors.into_result()
 }
 
 /// Closes the prefixes of a family beyond its level, and requests missing ones.
 fn follow(
-    agent: &Agent,
     order: &Order<'_>,
+    level: Option<Level>,
     cooldown: u64,
     reserved: impl Fn() -> Result<Vec<IpAddr>>,
 ) -> Result<()> {
-    let level = agent.shared.stock.level(order.eni, order.family);
-    let what = (order.family, level.unwrap_or(NONE));
+    let what = (order.ranges_file(), order.family, level.unwrap_or(NONE));
     let mut errors = Errors::default();
     errors.keep(give_back::close(order.ledger, what, cooldown, reserved));
     if let Some(level) = level {

@@ -93,11 +93,7 @@ pub(crate) fn everywhere(configuration: &Configuration) -> Result<BTreeMap<IpAdd
     let mut reserved = BTreeMap::new();
     for store in stores {
         for network in names(&store)? {
-            let named = |file: PathBuf| {
-                let address = parse_address(file.file_name()?.to_str()?).ok()?;
-                Some((address, file))
-            };
-            reserved.extend(names(&network)?.into_iter().filter_map(named));
+            reserved.extend(names(&network)?.into_iter().filter_map(address_of));
         }
     }
     Ok(reserved)
@@ -109,6 +105,21 @@ pub(crate) fn everywhere(configuration: &Configuration) -> Result<BTreeMap<IpAdd
 /// As for [`everywhere`].
 pub(crate) fn addresses(configuration: &Configuration) -> Result<Vec<IpAddr>> {
     Ok(everywhere(configuration)?.into_keys().collect())
+}
+
+/// The addresses that host-local has reserved in one network.
+///
+/// # Errors
+/// Code 5 naming the directory.
+pub(super) fn of_network(directory: &Path) -> Result<Vec<IpAddr>> {
+    let reserved = names(directory)?.into_iter().filter_map(address_of);
+    Ok(reserved.map(|(address, _)| address).collect())
+}
+
+/// The address that a file in the directory of a network reserves.
+fn address_of(file: PathBuf) -> Option<(IpAddr, PathBuf)> {
+    let address = parse_address(file.file_name()?.to_str()?).ok()?;
+    Some((address, file))
 }
 
 /// The paths in a directory; empty if it does not exist.

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::iter;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::address::{Cidr, number, step};
 use common::error::{Error, ErrorCode, Result};
@@ -31,6 +31,10 @@ pub(crate) struct Prefix {
     pub(crate) prefix: Cidr,
     /// Its state, in the entry of its first address.
     pub(crate) entry: Entry,
+    /// The ranges file of the host-local that gives out its addresses; without one, networks
+    /// without addresses get them. So nobody else does, and an address has one giver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ranges_file: Option<PathBuf>,
     /// Those of its addresses that the node gives to nobody, from the first to the last one of
     /// each block.
     #[serde(skip)]
@@ -67,7 +71,19 @@ impl Prefix {
         Self {
             prefix,
             entry,
+            ranges_file: None,
             excluded: Vec::new(),
+        }
+    }
+
+    /// The same where host-local gives out its addresses, by this ranges file, or networks
+    /// without addresses get them.
+    #[must_use]
+    pub(crate) fn listed_in(self, ranges_file: Option<&Path>) -> Self {
+        let ranges_file = ranges_file.map(Path::to_owned);
+        Self {
+            ranges_file,
+            ..self
         }
     }
 
@@ -94,6 +110,21 @@ impl Prefix {
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let first = self.usable_from(self.prefix.address());
         iter::successors(first, |address| self.usable_from(self.next_of(*address)?))
+    }
+
+    /// The blocks of addresses that the node gives to pods, in order, each from its first to its
+    /// last address: one, unless addresses are excluded.
+    pub(crate) fn blocks(&self) -> Vec<(IpAddr, IpAddr)> {
+        let mut blocks = Vec::new();
+        let mut next = self.usable_from(self.prefix.address());
+        while let Some(first) = next {
+            let behind = self.excluded.iter().filter(|(start, _)| *start > first);
+            let end = behind.min_by_key(|(start, _)| *start);
+            let last = end.map_or(self.prefix.last(), |(start, _)| step(*start, -1));
+            blocks.push((first, last));
+            next = self.next_of(last).and_then(|next| self.usable_from(next));
+        }
+        blocks
     }
 
     /// The first address from `address` on that is not excluded.
@@ -156,6 +187,9 @@ pub(crate) struct Asked {
     pub(crate) before: Vec<Cidr>,
     /// How many prefixes EC2 was asked for.
     pub(crate) count: usize,
+    /// The ranges file that is to have the prefixes, as for [`Prefix`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ranges_file: Option<PathBuf>,
     since: Timestamp,
     clock: Clock,
 }
@@ -335,6 +369,20 @@ impl Entries {
         Ok(after)
     }
 
+    /// Writes down that addresses of an adopted prefix may be handed out, by this ranges file or
+    /// to networks without addresses, if the ledger has exactly `prefix`.
+    ///
+    /// # Errors
+    /// Code 5 naming the file.
+    pub(crate) fn open_prefix(&self, prefix: &Prefix, ranges_file: Option<&Path>) -> Result<()> {
+        let is_same = self.prefixes()?.contains(prefix);
+        let after = prefix.clone().after(&Event::Pooled).filter(|_| is_same);
+        after.map_or(Ok(()), |after| {
+            let after = after.listed_in(ranges_file);
+            self.change_prefix(Some(prefix), &after, &Event::Pooled)
+        })
+    }
+
     /// Removes the entry of a prefix that is known not to be on the ENI.
     ///
     /// # Errors
@@ -372,15 +420,21 @@ impl Entries {
         }))
     }
 
-    /// Writes down that EC2 is about to be asked for `count` prefixes, while `before` are on
-    /// the ENI.
+    /// Writes down that EC2 is about to be asked for `count` prefixes for `ranges_file`, while
+    /// `before` are on the ENI.
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn begin_asking(&self, ipv6: bool, count: usize, before: Vec<Cidr>) -> Result<()> {
+    pub(crate) fn begin_asking(
+        &self,
+        ipv6: bool,
+        (count, ranges_file): (usize, Option<&Path>),
+        before: Vec<Cidr>,
+    ) -> Result<()> {
         let asked = Asked {
             before,
             count,
+            ranges_file: ranges_file.map(Path::to_owned),
             since: now(),
             clock: self.clock.clone(),
         };

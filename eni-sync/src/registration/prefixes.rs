@@ -9,5 +9,6 @@ pub(crate) mod give;
 pub(crate) mod give_back;
 pub(crate) mod gone;
 pub(crate) mod kept;
+pub(crate) mod listed;
 pub(crate) mod stock;
 pub(crate) mod supply;

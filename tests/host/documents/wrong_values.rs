@@ -114,6 +114,10 @@ fn every_wrong_value_of_the_agent_causes_the_error_in_the_page() {
         assert!(!row.wrong.is_empty(), "{}", row.key);
         for wrong in &row.wrong {
             let mut conf = base.clone();
+            // A pool has either prefixes or ranges.
+            if row.key.starts_with("pools[].prefixes") {
+                conf["pools"] = agent_example("pool-of-prefixes.json")["pools"].clone();
+            }
             set(&mut conf, &row.key, &wrong.value);
             let said = refusal_of_agent(&conf);
             assert!(said.contains(&wrong.text), "{}: {wrong:?}\n{said}", row.key);

@@ -33,7 +33,7 @@ fn pool(keys: &Value) -> Value {
     json!({ "pools": [pool] })
 }
 
-fn ranges_file(node: &AwsNode) -> PathBuf {
+pub(super) fn ranges_file(node: &AwsNode) -> PathBuf {
     node.run_directory().join("ranges.json")
 }
 
@@ -54,7 +54,7 @@ fn listed(node: &AwsNode) -> u128 {
         .sum()
 }
 
-fn host_local(command: &str, pod: &Pod) -> Call {
+pub(super) fn host_local(command: &str, pod: &Pod) -> Call {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "mgmt", "type": "ipvlan",
         "ipam": { "type": "host-local", "rangesFile": "/run/ranges.json" },
@@ -66,7 +66,7 @@ fn host_local(command: &str, pod: &Pod) -> Call {
 
 /// One ADD of the network: host-local, then eni-sync. The address, or nothing when the
 /// pool is empty at the moment.
-fn attach(node: &AwsNode, pod: &Pod) -> Option<String> {
+pub(super) fn attach(node: &AwsNode, pod: &Pod) -> Option<String> {
     let output = node.run(&host_local("ADD", pod));
     if output.status != Some(0) {
         return None;
@@ -82,12 +82,12 @@ fn attach(node: &AwsNode, pod: &Pod) -> Option<String> {
     Some(address)
 }
 
-fn detach(node: &AwsNode, pod: &Pod) {
+pub(super) fn detach(node: &AwsNode, pod: &Pod) {
     node.del(pod);
     node.run(&host_local("DEL", pod)).ok();
 }
 
-fn mutations(node: &AwsNode) -> u64 {
+pub(super) fn mutations(node: &AwsNode) -> u64 {
     let calls = node.lab.calls();
     MUTATIONS
         .iter()

@@ -33,14 +33,20 @@ fn node_in(vpc: &Vpc) -> AwsNode {
     node
 }
 
-/// Puts the files with ranges where the networks want them. The VM's root file system is
-/// its own.
-fn write_ranges() {
-    let directory = Path::new("/etc/cni/ranges");
-    fs::create_dir_all(directory).unwrap();
-    for (path, ranges) in examples("ranges", "json") {
-        fs::write(directory.join(path.file_name().unwrap()), ranges).unwrap();
-    }
+/// Puts the file with ranges of a network where the network wants it, if it wants one. The VM's
+/// root file system is its own.
+fn write_ranges(plugin: &Value, run: Option<&Path>) {
+    let Some(wanted) = plugin["ipam"]["rangesFile"].as_str().map(Path::new) else {
+        return;
+    };
+    let files = examples("ranges", "json").into_iter();
+    let mut named = files.filter(|(path, _)| path.file_name() == wanted.file_name());
+    let (_, ranges) = named.next().expect("there is an example of the file");
+    // A node in a VPC has a /run of its own.
+    let own = run.and_then(|run| Some(run.join(wanted.strip_prefix("/run").ok()?)));
+    let path = own.unwrap_or_else(|| wanted.to_owned());
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, ranges).unwrap();
 }
 
 /// Whether the network's version has CHECK.
@@ -153,7 +159,6 @@ fn every_example_attaches_and_detaches_a_pod() {
         .map(|(_, example)| with_device(example, &description))
         .collect();
     assert!(networks.len() >= 12, "there is a network for each feature");
-    write_ranges();
     let plugins = installed();
     let vpc = Vpc::new();
     for mut network in networks {
@@ -170,6 +175,7 @@ fn every_example_attaches_and_detaches_a_pod() {
         if let Some(in_vpc) = &in_vpc {
             network.environment = in_vpc.environment();
         }
+        write_ranges(&plugin, in_vpc.as_ref().map(AwsNode::run_directory));
         let path = plugins.path().display().to_string();
         network.environment.push(("CNI_PATH".to_owned(), path));
         let node = in_vpc.as_ref().map_or(&own, |in_vpc| &in_vpc.node);

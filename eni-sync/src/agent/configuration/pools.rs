@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{Master, Selector, data_dir};
 use crate::ledger::{Entry, Life, Owner, State, default_cooldown_seconds};
+use crate::registration::prefixes::kept::{Kept, Marks};
 use crate::vpc::ec2::Family;
 
 /// The largest number of addresses in a range; a longer range is a mistake.
@@ -28,7 +29,11 @@ pub(crate) struct Pool {
     #[serde(default)]
     master_selector: Option<Selector>,
     /// The ranges of the whole cluster. The nodes share them without further configuration.
+    #[serde(default)]
     pub(crate) ranges: Vec<PoolRange>,
+    /// The prefixes of the ENI whose addresses it has, in place of `ranges`.
+    #[serde(default)]
+    prefixes: Option<OfPrefixes>,
     /// When there are fewer free addresses than this, more are assigned.
     #[serde(default)]
     low: Option<usize>,
@@ -43,6 +48,16 @@ pub(crate) struct Pool {
     /// How long an address that the pool releases stays on the ENI, in seconds.
     #[serde(default = "default_cooldown_seconds")]
     pub(crate) cooldown_seconds: u64,
+}
+
+/// How many free prefixes the ENI has for a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfPrefixes {
+    #[serde(default)]
+    ipv4: Option<Marks>,
+    #[serde(default)]
+    ipv6: usize,
 }
 
 /// Addresses from the first to the last.
@@ -60,6 +75,18 @@ pub(crate) struct Watermarks {
     pub(crate) high: usize,
 }
 
+/// Checks that no two pools write the same file.
+pub(super) fn require_own_files(pools: &[Pool]) -> Result<(), String> {
+    let mut files = BTreeSet::new();
+    let mut pools = pools.iter();
+    match pools.find(|pool| !files.insert(&pool.ranges_file)) {
+        None => Ok(()),
+        Some(Pool { ranges_file, .. }) => {
+            Err(format!("two pools have the rangesFile {ranges_file:?}"))
+        }
+    }
+}
+
 impl Pool {
     /// The watermarks. Without configured ones, a pool takes all addresses that it can get.
     pub(crate) fn watermarks(&self) -> Watermarks {
@@ -74,11 +101,25 @@ impl Pool {
         self.ranges.iter().any(is_in)
     }
 
-    /// Whether the ranges have addresses of a family.
+    /// Whether it has addresses of a family.
     pub(crate) fn has(&self, family: Family) -> bool {
-        self.ranges
-            .iter()
-            .any(|range| Family::of(range.start) == family)
+        let is_in_prefixes = self.kept().is_some_and(|kept| kept.level(family).is_some());
+        let mut ranges = self.ranges.iter();
+        is_in_prefixes || ranges.any(|range| Family::of(range.start) == family)
+    }
+
+    /// The prefixes that its ENI has for it; `None` for a pool with ranges.
+    pub(crate) fn kept(&self) -> Option<Kept> {
+        self.prefixes.map(|OfPrefixes { ipv4, ipv6 }| Kept {
+            ipv4,
+            ipv6,
+            cooldown_seconds: self.cooldown_seconds,
+        })
+    }
+
+    /// Where host-local keeps the reservations of the network.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.data_dir.join(&self.name)
     }
 
     /// Every address of the ranges of a family, in order.
@@ -100,7 +141,7 @@ impl Pool {
 
     /// The owner of an address of the pool: the attachment that host-local reserves it for.
     pub(crate) fn claimant(&self, address: IpAddr) -> Owner {
-        let reservation = self.data_dir.join(&self.name).join(address.to_string());
+        let reservation = self.directory().join(address.to_string());
         Owner {
             network: self.name.clone(),
             container_id: String::new(),
@@ -141,9 +182,26 @@ impl Pool {
                 ));
             }
         }
-        match self.ranges.is_empty() {
-            true => Err(format!("pool {:?} has no ranges", self.name)),
-            false => Ok(()),
+        self.validate_prefixes()
+            .map_err(|why| format!("pool {:?} {why}", self.name))
+    }
+
+    fn validate_prefixes(&self) -> Result<(), String> {
+        let has_ranges = !self.ranges.is_empty();
+        let Some(kept) = self.kept() else {
+            let ranges = has_ranges.then_some(());
+            return ranges.ok_or_else(|| "has no ranges and no prefixes".to_owned());
+        };
+        if has_ranges {
+            return Err("has both ranges and prefixes".to_owned());
         }
+        if self.low.is_some() || self.high.is_some() {
+            return Err("has prefixes: low and high belong into prefixes.ipv4".to_owned());
+        }
+        if kept.is_none() {
+            return Err("has prefixes, but neither ipv4 nor ipv6 says how many".to_owned());
+        }
+        kept.validate()
+            .map_err(|why| format!("has prefixes: {why}"))
     }
 }

@@ -10,9 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::set;
 use crate::agent::configuration::Pool;
-use crate::ledger::{Content, Contents, Entry, Ledger, State};
+use crate::ledger::{Content, Contents, Entry, Ledger, Prefix, State};
 use crate::registration::prefixes::stock::Stock;
-use crate::registration::prefixes::supply::Slots;
+use crate::registration::prefixes::supply::{self, Slots};
 use crate::vpc::calls::Names;
 use crate::vpc::ec2::Family as AddressFamily;
 use crate::vpc::eni;
@@ -167,13 +167,18 @@ impl Addresses {
         }
         let entries = ledger.values().flat_map(|known| &known.entries);
         let entries: Vec<Entry> = entries.cloned().collect();
+        let prefixes = ledger.values().flat_map(|known| &known.prefixes);
+        let prefixes: Vec<&Prefix> = prefixes.collect();
         for pool in pools {
             for of in AddressFamily::ALL.into_iter().filter(|of| pool.has(*of)) {
                 let labels = OfPool {
                     pool: pool.name.clone(),
                     family: name(of),
                 };
-                let free = pool.free(&entries, of).len();
+                let free = match pool.kept() {
+                    Some(_) => free_in_prefixes(pool, &prefixes, &entries, of),
+                    None => pool.free(&entries, of).len(),
+                };
                 set(&self.free.get_or_create(&labels), free);
             }
         }
@@ -212,6 +217,21 @@ impl Addresses {
             }
         }
     }
+}
+
+/// How many addresses of the prefixes of a pool no pod has, by the ledger.
+fn free_in_prefixes(
+    pool: &Pool,
+    prefixes: &[&Prefix],
+    entries: &[Entry],
+    of: AddressFamily,
+) -> usize {
+    let own = prefixes.iter().filter(|prefix| {
+        let is_of_family = AddressFamily::of(prefix.prefix.address()) == of;
+        is_of_family && prefix.ranges_file.as_ref() == Some(&pool.ranges_file)
+    });
+    own.map(|prefix| supply::free(prefix, entries))
+        .fold(0, usize::saturating_add)
 }
 
 fn name(family: AddressFamily) -> &'static str {

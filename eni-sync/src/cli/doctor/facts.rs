@@ -11,7 +11,7 @@ use common::attach::inventory::{Eni, Inventory};
 use common::error::{Error, Result};
 use common::kernel::netlink::Netlink;
 
-use crate::agent::configuration::{Configuration, Networks};
+use crate::agent::configuration::{Configuration, Networks, Pool};
 use crate::agent::devices::shown::{self, Shown};
 use crate::cli::doctor::network::Network;
 use crate::cli::doctor::source::Source;
@@ -285,7 +285,8 @@ impl Facts {
         self.inventory.as_ref()?.by_mac(&network.master()?.mac)
     }
 
-    /// How many free IPv4 prefixes the agent keeps on an ENI; `None` if it keeps none.
+    /// How many free IPv4 prefixes the agent keeps on an ENI, for networks without addresses or
+    /// else for a pool; `None` if it keeps none.
     pub(crate) fn level(&self, eni: &Eni) -> Option<Level> {
         let configuration = self.configuration.as_ref()?;
         let of_name = configuration.prefixes_by_name(eni);
@@ -296,7 +297,16 @@ impl Facts {
             let is_meant = only.is_none_or(|mac| mac.is_ok_and(|mac| mac == eni.mac));
             is_meant.then(|| prefixes.kept())
         };
-        of_name.or_else(of_all)?.level(Family::V4)
+        let of_pool = || {
+            let mac = |pool: &Pool| pool.master().and_then(|master| master.mac());
+            let mut pools = configuration.pools.iter();
+            let pool = pools.find(|p| p.kept().is_some() && mac(p).is_ok_and(|m| m == eni.mac));
+            pool?.kept()?.level(Family::V4)
+        };
+        let level = of_name
+            .or_else(of_all)
+            .and_then(|kept| kept.level(Family::V4));
+        level.or_else(of_pool)
     }
 
     /// The overview of the node's ENIs, by EC2's current descriptions.

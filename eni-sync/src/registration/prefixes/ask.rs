@@ -1,6 +1,8 @@
 //! Asks EC2 for prefixes of an ENI by number, so that EC2 chooses them and two nodes cannot ask
 //! for the same ones. If an answer was lost, the chosen prefixes are found on the ENI later.
 
+use std::net::IpAddr;
+use std::path::Path;
 use std::time::Instant;
 
 use common::address::Cidr;
@@ -10,7 +12,7 @@ use common::say;
 
 use super::stock::Level;
 use super::supply::{IPV4_SIZE, Slots, missing};
-use crate::ledger::{Asked, EniLedger, Entries, Event, Prefix, State, now};
+use crate::ledger::{Asked, EniLedger, Entries, Entry, Event, Prefix, State, now};
 use crate::registration::node::Node;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::failure::{Failure, Kind};
@@ -36,8 +38,17 @@ pub(crate) fn supply(
         eni,
         ledger,
         family,
+        list: None,
     };
     order.fill(level, waiting)
+}
+
+/// The ranges file by which host-local gives out addresses of prefixes.
+#[derive(Clone, Copy)]
+pub(crate) struct List<'a> {
+    pub(crate) file: &'a Path,
+    /// The addresses that its host-local has reserved, also for pods that eni-sync does not know.
+    pub(crate) reserved: &'a [IpAddr],
 }
 
 /// A request for prefixes of one family for one ENI.
@@ -46,9 +57,20 @@ pub(crate) struct Order<'a> {
     pub(crate) eni: &'a Eni,
     pub(crate) ledger: &'a EniLedger,
     pub(crate) family: Family,
+    /// The ranges file that is to have them; `None` for networks without addresses.
+    pub(crate) list: Option<List<'a>>,
 }
 
-impl Order<'_> {
+impl<'a> Order<'a> {
+    /// The same for host-local.
+    pub(crate) fn listed_in<'b>(&self, list: List<'b>) -> Order<'b>
+    where
+        'a: 'b,
+    {
+        let list = Some(list);
+        Order { list, ..*self }
+    }
+
     /// Reopens prefixes that are being released, and asks EC2 for those that are missing even
     /// then. Returns whether there are more than before.
     ///
@@ -85,12 +107,32 @@ impl Order<'_> {
         Ok(is_more || is_back)
     }
 
-    /// The prefixes of this family.
+    /// The ranges file that is to have the prefixes.
+    pub(crate) fn ranges_file(&self) -> Option<&Path> {
+        self.list.map(|list| list.file)
+    }
+
+    /// The prefixes of this family that are for the same pods.
     fn own(&self, entries: &Entries) -> Result<Vec<Prefix>> {
         let ipv6 = self.family == Family::V6;
         let mut own = entries.prefixes()?;
         own.retain(|prefix| prefix.is_ipv6() == ipv6);
+        own.retain(|prefix| prefix.ranges_file.as_deref() == self.ranges_file());
         Ok(own)
+    }
+
+    /// The entries of the ledger, and one for each other address that host-local has reserved.
+    fn taken(&self, entries: &Entries) -> Result<Vec<Entry>> {
+        let mut taken = entries.all()?;
+        let reserved = self.list.map_or(&[][..], |list| list.reserved);
+        let unknown = reserved.iter().filter(|address| {
+            let mut known = taken.iter();
+            known.all(|entry| entry.address != **address)
+        });
+        let unknown = unknown.filter_map(|address| Entry::begin(*address, &Event::Seen, None));
+        let unknown: Vec<Entry> = unknown.collect();
+        taken.extend(unknown);
+        Ok(taken)
     }
 
     fn missing(&self, level: Level, waiting: usize) -> Result<usize> {
@@ -101,7 +143,8 @@ impl Order<'_> {
         }
         let own = self.own(&entries)?;
         let own: Vec<&Prefix> = own.iter().collect();
-        Ok(missing(level, &own, &entries.all()?, waiting, self.family))
+        let taken = self.taken(&entries)?;
+        Ok(missing(level, &own, &taken, waiting, self.family))
     }
 
     /// Reopens prefixes that are being released and that EC2 was not asked to remove. Returns
@@ -154,7 +197,8 @@ impl Order<'_> {
         let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
         let ipv6 = self.family == Family::V6;
         let before = self.before()?;
-        self.ledger.open()?.begin_asking(ipv6, count, before)?;
+        let asked = (count, self.ranges_file());
+        self.ledger.open()?.begin_asking(ipv6, asked, before)?;
         let answer = match ec2.assign_prefixes(&self.eni.id, self.family, count) {
             // An answer without prefixes does not tell what EC2 has done.
             Ok(chosen) if chosen.is_empty() => Err(Failure::empty("AssignPrivateIpAddresses")),
@@ -171,7 +215,7 @@ impl Order<'_> {
                 let subnets = &self.node.shared.subnets;
                 subnets.note_assigned(&self.eni.subnet_id, self.family, addresses);
                 for prefix in chosen {
-                    note(&entries, prefix)?;
+                    note(&entries, prefix, self.ranges_file())?;
                 }
                 Ok(())
             }
@@ -245,7 +289,11 @@ impl Order<'_> {
 
     /// Notes in the stock why there are no more prefixes, with the advice.
     fn note_refusal(&self, error: &Error, advice: &str) {
-        let why = format!("{error}; pods get single addresses until there are prefixes{advice}");
+        let until = match self.list {
+            None => "pods get single addresses until there are prefixes",
+            Some(_) => "host-local has no more addresses until there are prefixes",
+        };
+        let why = format!("{error}; {until}{advice}");
         let stock = &self.node.shared.stock;
         stock.refuse(self.eni, self.family, why, Instant::now());
     }
@@ -260,12 +308,15 @@ pub(crate) fn reservation_command(subnet_id: &str) -> String {
     )
 }
 
-/// Writes down a prefix that EC2 has assigned to the ENI.
-fn note(entries: &Entries, prefix: Cidr) -> Result<()> {
+/// Writes down a prefix that EC2 has assigned to the ENI, and for whom.
+fn note(entries: &Entries, prefix: Cidr, ranges_file: Option<&Path>) -> Result<()> {
     let known = entries.prefixes()?;
     let before = known.iter().find(|known| known.prefix == prefix);
     match Prefix::assigned(prefix) {
-        Some(after) => entries.change_prefix(before, &after, &Event::Assigned { for_pool: true }),
+        Some(after) => {
+            let after = after.listed_in(ranges_file);
+            entries.change_prefix(before, &after, &Event::Assigned { for_pool: true })
+        }
         None => Ok(()),
     }
 }
@@ -313,7 +364,7 @@ pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()
                 "EC2 has chosen {prefix} for {}, and its answer was lost",
                 actual.id
             );
-            note(entries, *prefix)?;
+            note(entries, *prefix, asked.ranges_file.as_deref())?;
         }
         // These include prefixes that a killed process wrote down before it could end its
         // request.

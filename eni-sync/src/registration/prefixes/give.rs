@@ -37,7 +37,9 @@ impl<'a> Giver<'a> {
     /// # Errors
     /// Code 5 or 6 naming a file of the ledger.
     pub(crate) fn new(entries: &'a Entries, eni: &'a Eni) -> Result<Self> {
-        let prefixes = entries.prefixes()?;
+        let mut prefixes = entries.prefixes()?;
+        // The others are host-local's, which would not see what is given here.
+        prefixes.retain(|prefix| prefix.ranges_file.is_none());
         let (taken, excluded) = match prefixes.is_empty() {
             true => (HashSet::new(), Excluded::default()),
             false => (entries.addresses()?, entries.excluded()?),

@@ -2,12 +2,14 @@
 //! When none of its addresses is in use and its cool-down is over, EC2 is asked to unassign it.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::{Error, Errors, Result};
 
+use super::listed::unlist;
 use super::stock::Level;
 use super::supply::{surplus, taken};
 use crate::ledger::{EniLedger, Entries, Entry, Event, Prefix, State, now};
@@ -24,15 +26,15 @@ const POSTPONED: u64 = 60;
 /// How long, in seconds, a prefix stays when EC2 refuses to unassign it.
 const REFUSED: u64 = 300;
 
-/// Closes the prefixes of a family that `level` does not need; they leave the ENI after
-/// `cooldown` seconds. `reserved` returns the addresses that host-local has reserved; it is
+/// Closes the prefixes for `ranges_file` of a family that `level` does not need; they leave the
+/// ENI after `cooldown` seconds. `reserved` returns the addresses that host-local has reserved; it is
 /// only called if there are too many prefixes.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger, and those of `reserved`.
 pub(crate) fn close(
     ledger: &EniLedger,
-    (family, level): (Family, Level),
+    (ranges_file, family, level): (Option<&Path>, Family, Level),
     cooldown: u64,
     reserved: impl Fn() -> Result<Vec<IpAddr>>,
 ) -> Result<()> {
@@ -40,6 +42,7 @@ pub(crate) fn close(
         let own: Vec<&Prefix> = prefixes
             .iter()
             .filter(|prefix| Family::of(prefix.prefix.address()) == family)
+            .filter(|prefix| prefix.ranges_file.as_deref() == ranges_file)
             .collect();
         let inside = |prefix: &Prefix| reserved.iter().filter(|a| prefix.contains(**a)).count();
         let taken = |prefix: &Prefix| taken(prefix, all).max(inside(prefix));
@@ -104,6 +107,8 @@ pub(crate) fn give_back(
     if let Some(why) = attached::reason_to_keep(&eni.mac)? {
         return postpone_all(ledger, due, &why, kept);
     }
+    // What is reserved is read after this, so that nobody gets an address unseen.
+    due.iter().try_for_each(unlist)?;
     let living = in_use::look_from(node.ledger, Reach::Processes)?;
     let asked = mark_asked(ledger, due, (&living, &reserved()?), kept)?;
     let mut errors = Errors::default();
@@ -221,21 +226,23 @@ fn note_unassigned(ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
     Ok(())
 }
 
-/// Opens the adopted prefixes of an ENI for networks without addresses: those that a second
-/// look has shown and of which no address is used without the ledger's knowledge, neither
-/// singly nor by a pod with the whole ENI. A prefix in use is examined again after a minute.
+/// Opens the adopted prefixes of an ENI for the ranges file, or the networks without addresses,
+/// that `wanted` names: those that a second look has shown and of which no address is used
+/// without the ledger's knowledge, neither singly nor by a pod with the whole ENI. A prefix in
+/// use is examined again after a minute.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger, and those of [`in_use::look_from`].
 pub(crate) fn open_adopted(
     node: &Node<'_>,
     (eni, ledger): (&Eni, &EniLedger),
-    wanted: impl Fn(&Prefix) -> bool,
+    wanted: impl Fn(&Prefix) -> Option<Option<PathBuf>>,
     reserved: impl Fn() -> Result<Vec<IpAddr>>,
     kept: &mut Vec<String>,
 ) -> Result<()> {
     let mut adopted = ledger.read_prefixes()?;
-    adopted.retain(|p| p.entry.state == State::Adopted && p.entry.was_seen_twice() && wanted(p));
+    adopted.retain(|p| p.entry.state == State::Adopted && p.entry.was_seen_twice());
+    adopted.retain(|p| wanted(p).is_some());
     let stock = &node.shared.stock;
     adopted.retain(|p| stock.may_open(ledger.id(), p.prefix, Instant::now()));
     if adopted.is_empty() {
@@ -258,9 +265,7 @@ pub(crate) fn open_adopted(
     for prefix in adopted {
         match reason_to_keep(&prefix, &entries, &living, &reserved)? {
             Some(why) => keep(prefix.prefix, &why),
-            None => {
-                entries.note_prefix(&prefix, &Event::Pooled)?;
-            }
+            None => entries.open_prefix(&prefix, wanted(&prefix).flatten().as_deref())?,
         }
     }
     Ok(())

@@ -262,7 +262,8 @@ pub(crate) fn free_address(
     })
 }
 
-fn is_usable(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
+/// Whether addresses of a prefix may be handed out now.
+pub(super) fn is_usable(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
     let is_pooled = prefix.entry.state == State::Pooled && !prefix.entry.is_missing();
     prefix.is_open(now) || is_pooled && eni.prefixes.contains(&prefix.prefix)
 }

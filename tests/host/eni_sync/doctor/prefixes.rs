@@ -4,16 +4,25 @@ use std::fs;
 
 use harness::eni_lab::Limits;
 use harness::vpc::{AwsNode, Vpc, ip};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Diagnosis, examine};
 use crate::eni_sync::ipam::{add, sharing};
+use crate::eni_sync::pool_of_prefixes::of_ipv4;
 use crate::eni_sync::prefixes::{kept, one, prefixes};
 
 /// The doctor, where the agent is to keep a prefix.
 #[track_caller]
 fn examine_keeping(node: &AwsNode) -> Diagnosis {
-    let configuration = json!({ "prefixes": { "ipv4": { "low": 1, "high": 1 } } });
+    examine_with(
+        node,
+        &json!({ "prefixes": { "ipv4": { "low": 1, "high": 1 } } }),
+    )
+}
+
+/// The doctor, beside an agent with this configuration.
+#[track_caller]
+fn examine_with(node: &AwsNode, configuration: &Value) -> Diagnosis {
     let path = node.run_directory().join("agent.json");
     fs::write(path, configuration.to_string()).unwrap();
     examine(node, &["--agent-config", "/run/agent.json"])
@@ -63,10 +72,12 @@ fn an_eni_without_room_for_a_prefix_is_named() {
     let full: Vec<_> = (20..29).map(|n| ip(&format!("10.0.4.{n}"))).collect();
     vpc.lab.assign(&node.eni, &full);
     node.command(&["sync", "--once"]);
-    let diagnosis = examine_keeping(&node);
-    let says = "no room for an IPv4 prefix: 10 of 10 used, and 0 of at least 1 are for pods";
-    diagnosis.has("prefix-room", "warning", says);
-    diagnosis.is_well("subnet-prefixes");
+    // Also for a pool of them.
+    for diagnosis in [examine_keeping(&node), examine_with(&node, &of_ipv4(1, 1))] {
+        let says = "no room for an IPv4 prefix: 10 of 10 used, and 0 of at least 1 are for pods";
+        diagnosis.has("prefix-room", "warning", says);
+        diagnosis.is_well("subnet-prefixes");
+    }
 }
 
 #[test]
