@@ -14,6 +14,7 @@ mod life_cycle;
 mod owner;
 mod policy;
 mod prefix;
+mod queue;
 mod refusal;
 mod wish;
 
@@ -22,6 +23,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::cni::identifier::is_identifier;
@@ -45,8 +47,9 @@ pub(crate) use self::policy::{
     DEFAULT_COOLDOWN, LONGEST_COOLDOWN, Takeover, default_cooldown_seconds,
 };
 pub(crate) use self::prefix::{Asked, Prefix};
+use self::queue::{Held, Queue, Queues, TakeLock};
 pub(crate) use self::refusal::Refusal;
-pub(crate) use self::wish::{Unheard, Wish};
+pub(crate) use self::wish::{Unheard, Whose, Wish};
 use crate::deadline::Deadline;
 
 /// The name of the lock that is held while entries are read and written, for milliseconds.
@@ -62,6 +65,7 @@ const ENTRY_LIMIT: u64 = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     root: PathBuf,
+    queues: Queues,
 }
 
 impl Ledger {
@@ -69,6 +73,7 @@ impl Ledger {
     pub(crate) fn of_node() -> Self {
         Self {
             root: Path::new(records::ROOT).join("ledger"),
+            queues: Queues::default(),
         }
     }
 
@@ -99,6 +104,7 @@ impl Ledger {
         Ok(EniLedger {
             directory: self.root.join(id),
             id: id.to_owned(),
+            queue: self.queues.of_eni(id),
             deadline: Deadline::default(),
         })
     }
@@ -141,6 +147,7 @@ impl Ledger {
 pub(crate) struct EniLedger {
     directory: PathBuf,
     id: String,
+    queue: Arc<Queue>,
     deadline: Deadline,
 }
 
@@ -172,8 +179,7 @@ impl EniLedger {
     /// Code 5 naming the file, 11 when the lock is not free in time.
     pub(crate) fn open(&self) -> Result<Entries> {
         self.create()?;
-        let deadline = self.deadline.left_of(LOCK_DEADLINE);
-        self.entries(Lock::take(&self.directory.join(LOCK), deadline)?)
+        self.entries(self.deadline.left_of(LOCK_DEADLINE), Lock::take)
     }
 
     /// The same with a deadline, to end entries: that needs no room on the disk.
@@ -182,14 +188,16 @@ impl EniLedger {
     /// As for [`EniLedger::open`].
     pub(crate) fn open_to_end(&self, deadline: Duration) -> Result<Entries> {
         self.create()?;
-        self.entries(Lock::take_to_remove(&self.directory.join(LOCK), deadline)?)
+        self.entries(deadline, Lock::take_to_remove)
     }
 
-    fn entries(&self, lock: Lock) -> Result<Entries> {
+    fn entries(&self, deadline: Duration, lock: TakeLock) -> Result<Entries> {
         Ok(Entries {
             eni: self.id.clone(),
             directory: self.directory.clone(),
-            _lock: lock,
+            _held: self
+                .queue
+                .lock(&self.directory.join(LOCK), deadline, lock)?,
             clock: Clock::read()?,
         })
     }
@@ -240,7 +248,7 @@ impl EniLedger {
 pub(crate) struct Entries {
     eni: String,
     directory: PathBuf,
-    _lock: Lock,
+    _held: Held,
     /// The clock by which the times of the entries are measured.
     clock: Clock,
 }
@@ -375,17 +383,18 @@ impl Entries {
     }
 
     /// Removes the entries of addresses that EC2 removed so long ago that no description shows
-    /// them any more.
+    /// them any more. Returns the others.
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn forget_removed(&self) -> Result<()> {
+    pub(crate) fn forget_removed(&self) -> Result<Vec<Entry>> {
         let is_over =
             |entry: &Entry| entry.state == State::Removed && !entry.was_removed_lately(now());
-        for entry in self.all()?.into_iter().filter(is_over) {
+        let (over, left): (Vec<_>, Vec<_>) = self.all()?.into_iter().partition(is_over);
+        for entry in over {
             self.remove(entry.address)?;
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Removes the entry of an address that no pod needs any more and that is on the ENI only

@@ -53,19 +53,53 @@ impl Wish {
     }
 
     fn file(&self) -> String {
-        let Owner {
-            container_id,
-            ifname,
-            ..
-        } = &self.owner;
-        let family = if self.ipv6 { "ipv6" } else { "ipv4" };
-        format!("{WISH}{container_id}-{ifname}-{family}")
+        file_of(&self.owner, self.ipv6)
     }
 
     /// Whether its attachment may still exist, as far as this process can see.
     fn may_be_alive(&self, holders: &Holders) -> bool {
         !self.owner.presence(holders).has_ended()
     }
+}
+
+/// Of whom wishes are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whose<'a> {
+    /// All that wait on the ENI.
+    Anybody,
+    /// One attachment: the wishes of others are not read.
+    Of(&'a Owner),
+}
+
+impl Whose<'_> {
+    /// Whether the file with this name may be such a wish.
+    fn may_be(self, name: &str) -> bool {
+        match self {
+            Self::Anybody => name.starts_with(WISH),
+            Self::Of(owner) => {
+                let families = [false, true];
+                families.iter().any(|ipv6| name == file_of(owner, *ipv6))
+            }
+        }
+    }
+
+    fn is(self, wish: &Wish) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Of(owner) => wish.owner.is_same(owner),
+        }
+    }
+}
+
+/// The name of the file of a wish.
+fn file_of(owner: &Owner, ipv6: bool) -> String {
+    let Owner {
+        container_id,
+        ifname,
+        ..
+    } = owner;
+    let family = if ipv6 { "ipv6" } else { "ipv4" };
+    format!("{WISH}{container_id}-{ifname}-{family}")
 }
 
 /// A request that EC2 choose addresses, whose answer is not in the ledger: the process was
@@ -130,14 +164,14 @@ impl EniLedger {
 }
 
 impl Entries {
-    /// Every wish that can be read and whose attachment may still exist. The others are
-    /// removed: no process waits for them.
+    /// Every wish of `whose` that can be read and whose attachment may still exist. The others
+    /// are removed: no process waits for them.
     ///
     /// # Errors
     /// Code 5 naming the directory or the file.
-    pub(crate) fn living_wishes(&self) -> Result<Vec<Wish>> {
+    pub(crate) fn living_wishes(&self, whose: Whose<'_>) -> Result<Vec<Wish>> {
         let (mut living, holders) = (Vec::new(), Holders::default());
-        for wish in self.wishes()? {
+        for wish in self.wishes(whose)? {
             match wish.may_be_alive(&holders) {
                 true => living.push(wish),
                 false => self.forget_wish(&wish)?,
@@ -146,18 +180,18 @@ impl Entries {
         Ok(living)
     }
 
-    /// Every wish that can be read.
+    /// Every wish of `whose` that can be read.
     ///
     /// # Errors
     /// Code 5 naming the directory or the file.
-    pub(crate) fn wishes(&self) -> Result<Vec<Wish>> {
-        let mut wishes = Vec::new();
+    pub(crate) fn wishes(&self, whose: Whose<'_>) -> Result<Vec<Wish>> {
+        let mut wishes: Vec<Wish> = Vec::new();
         for name in list(&self.directory)? {
             if name.starts_with(UNFINISHED) {
                 // The writer of a file holds the lock, so the writer of this one was killed.
                 remove(&self.directory.join(&name))?;
             }
-            if !name.starts_with(WISH) {
+            if !whose.may_be(&name) {
                 continue;
             }
             match read(&self.directory.join(name)) {
@@ -166,6 +200,7 @@ impl Entries {
                 Err(error) => say!("{error}"),
             }
         }
+        wishes.retain(|wish| whose.is(wish));
         Ok(wishes)
     }
 
@@ -174,8 +209,7 @@ impl Entries {
     /// # Errors
     /// Code 5 naming the file, 6 when it is not a wish.
     pub(crate) fn wish(&self, owner: &Owner, ipv6: bool) -> Result<Option<Wish>> {
-        let file = Wish::new(owner.clone(), ipv6).file();
-        let wish: Option<Wish> = read(&self.directory.join(file))?;
+        let wish: Option<Wish> = read(&self.directory.join(file_of(owner, ipv6)))?;
         Ok(wish.filter(|wish| wish.owner.is_same(owner)))
     }
 

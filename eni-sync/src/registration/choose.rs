@@ -9,7 +9,7 @@ use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 
-use crate::ledger::{EniLedger, Entries, Entry, Excluded, Ledger, State, Wish};
+use crate::ledger::{EniLedger, Entries, Entry, Excluded, Ledger, State, Whose, Wish};
 use crate::registration::count::{self, is_chosen_for};
 use crate::registration::node::Node;
 use crate::registration::prefixes::give;
@@ -176,8 +176,7 @@ fn of_ec2(
     if let Some(held) = wish(&ledger, eni, families, request)? {
         return Ok(held);
     }
-    let own = |wish: &Wish| wish.owner.is_same(&request.owner);
-    count::serve(&ledger, eni, own)?;
+    count::serve(&ledger, eni, Whose::Of(&request.owner))?;
     give::cover(&ledger, eni)?;
     let claimed = claimed(&ledger.open()?, families, request)?;
     confirm(node, eni, &ledger, &claimed, request)?;
@@ -227,6 +226,9 @@ fn own<'a>(all: &'a [Entry], family: Family, request: &Request) -> Option<&'a En
 
 /// The addresses that an attachment has claimed.
 fn claimed(entries: &Entries, families: &[Family], request: &Request) -> Result<Vec<IpAddr>> {
+    if families.iter().all(|f| waits(entries, *f, request)) {
+        return Ok(Vec::new());
+    }
     let all = entries.all()?;
     let own = |family: &Family| own(&all, *family, request);
     Ok(families
@@ -245,6 +247,9 @@ fn answer(
     families: &[Family],
     request: &Request,
 ) -> Result<Option<Vec<IpAddr>>> {
+    if families.iter().any(|f| waits(entries, *f, request)) {
+        return Ok(None);
+    }
     let (mut held, all) = (Vec::new(), entries.all()?);
     for family in families {
         let entry = own(&all, *family, request);
@@ -262,6 +267,14 @@ fn answer(
         }
     }
     Ok((held.len() == families.len()).then_some(held))
+}
+
+/// Whether an attachment still waits for an address of a family. Whoever gives it one, or
+/// refuses it, changes its wish: one file tells, however many pods have addresses.
+fn waits(entries: &Entries, family: Family, request: &Request) -> bool {
+    // A wish that cannot be read is reported where the entries do not tell.
+    let wish = entries.wish(&request.owner, family == Family::V6);
+    wish.is_ok_and(|wish| wish.is_some_and(|wish| wish.refusal.is_none()))
 }
 
 fn require_wish(entries: &Entries, family: Family, request: &Request) -> Result<()> {

@@ -12,8 +12,8 @@ use common::error::{Error, ErrorCode, Errors, Result};
 use common::say;
 
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Excluded, Owner, PARKED, Refusal, Takeover, Timestamp, Wish,
-    now,
+    EniLedger, Entries, Entry, Event, Excluded, Owner, PARKED, Refusal, Takeover, Timestamp, Whose,
+    Wish, now,
 };
 use crate::registration::assign::{Assigner, Room};
 use crate::registration::node::Node;
@@ -30,31 +30,34 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often EC2 is asked once more because it has chosen an address that is given to nobody.
 const ROUNDS: usize = 8;
 
-/// Gives the wishes of `of` free addresses of prefixes, and then addresses that EC2 has chosen
+/// Gives the wishes of `whose` free addresses of prefixes, and then addresses that EC2 has chosen
 /// earlier and that nobody needs, where the ledger has any: these are claimed by name.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
-pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -> Result<()> {
-    let is_due = {
-        let entries = ledger.open()?;
-        // Without the list of excluded addresses nothing is chosen, and who waits is refused when
-        // EC2 would be asked. Addresses that are named do not depend on it.
-        open_wishes(&entries)?.iter().any(&of) && entries.excluded().is_ok()
-    };
+pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, whose: Whose<'_>) -> Result<()> {
     // Nobody looks into namespaces for addresses that nobody waits for.
-    if !is_due {
+    let Some(mut seen) = Seen::of(ledger, whose)? else {
+        return Ok(());
+    };
+    if seen.has_prefixes || !eni.prefixes.is_empty() {
+        give::serve(ledger, eni, whose)?;
+        if Seen::of(ledger, whose)?.is_none() {
+            return Ok(());
+        }
+        give::free_due(ledger, eni)?;
+        give::serve(ledger, eni, whose)?;
+        seen = match Seen::of(ledger, whose)? {
+            Some(seen) => seen,
+            None => return Ok(()),
+        };
+    }
+    let mut spare = spare(ledger, &seen)?;
+    if spare.is_empty() {
         return Ok(());
     }
-    give::serve(ledger, eni, &of)?;
-    if !open_wishes(&ledger.open()?)?.iter().any(&of) {
-        return Ok(());
-    }
-    give::free_due(ledger, eni)?;
-    give::serve(ledger, eni, &of)?;
-    let mut spare = spare(ledger)?;
     let entries = ledger.open()?;
-    for wish in open_wishes(&entries)?.into_iter().filter(of) {
+    for wish in open_wishes(&entries, whose)?.0 {
         while let Some(found) = next_of(&mut spare, wish.ipv6) {
             // Somebody else may have been faster.
             if entries.get(found.address)?.as_ref() == Some(&found) {
@@ -66,16 +69,43 @@ pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -
     Ok(())
 }
 
+/// What the ledger has for those who wait, read once for all of them.
+struct Seen {
+    entries: Vec<Entry>,
+    excluded: Excluded,
+    has_prefixes: bool,
+}
+
+impl Seen {
+    /// `None` if no wish of `whose` is open. Without the list of excluded addresses nothing is
+    /// chosen either, and who waits is refused when EC2 would be asked; addresses that are named
+    /// do not depend on it.
+    fn of(ledger: &EniLedger, whose: Whose<'_>) -> Result<Option<Self>> {
+        let locked = ledger.open()?;
+        let (open, entries) = open_wishes(&locked, whose)?;
+        if open.is_empty() {
+            return Ok(None);
+        }
+        let Ok(excluded) = locked.excluded() else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            entries,
+            excluded,
+            has_prefixes: !locked.prefix_files()?.is_empty(),
+        }))
+    }
+}
+
 /// The addresses that may be given to the next attachment, each of them seen on the ENI of
 /// late and on no interface of any pod.
-fn spare(ledger: &EniLedger) -> Result<Vec<Entry>> {
-    let (entries, excluded) = {
-        let entries = ledger.open()?;
-        (entries.all()?, entries.excluded()?)
-    };
-    let spare = rules::spare(&entries, now()).into_iter();
-    let spare = spare.filter(|entry| !excluded.contains(entry.address));
-    let spare = spare.cloned().collect();
+fn spare(ledger: &EniLedger, seen: &Seen) -> Result<Vec<Entry>> {
+    let spare = rules::spare(&seen.entries, now()).into_iter();
+    let spare = spare.filter(|entry| !seen.excluded.contains(entry.address));
+    let spare: Vec<Entry> = spare.cloned().collect();
+    if spare.is_empty() {
+        return Ok(spare);
+    }
     let mut kept = Vec::new();
     let spare = release::without_living(ledger, spare, &mut kept)?;
     for why in kept {
@@ -109,14 +139,14 @@ const CLAIMED: Event = Event::Claimed {
     best_effort: false,
 };
 
-/// The wishes that EC2 has to be asked for. One that is fulfilled already is of a process that
-/// was killed before it could remove it.
-fn open_wishes(entries: &Entries) -> Result<Vec<Wish>> {
+/// The wishes of `whose` that EC2 has to be asked for, and the entries if there are any wishes.
+/// One that is fulfilled already is of a process that was killed before it could remove it.
+fn open_wishes(entries: &Entries, whose: Whose<'_>) -> Result<(Vec<Wish>, Vec<Entry>)> {
     let mut open = Vec::new();
-    let wishes = entries.living_wishes()?;
+    let wishes = entries.living_wishes(whose)?;
     // Most networks name their addresses: their ADDs read no entry more for this.
     if wishes.is_empty() {
-        return Ok(open);
+        return Ok((open, Vec::new()));
     }
     let all = entries.all()?;
     for wish in wishes {
@@ -129,7 +159,7 @@ fn open_wishes(entries: &Entries) -> Result<Vec<Wish>> {
             false => {}
         }
     }
-    Ok(open)
+    Ok((open, all))
 }
 
 /// Whether an attachment has, or is getting, this address by EC2's choice.
@@ -172,6 +202,9 @@ impl Counter<'_> {
     fn settle(&self) -> Result<Option<Duration>> {
         let (mut most, mut rounds) = (usize::MAX, ROUNDS);
         let first = self.waiting(&self.ledger.open()?)?;
+        if first.is_empty() {
+            return Ok(None);
+        }
         loop {
             if let Err(error) = self.read_excluded() {
                 self.refuse(&error)?;
@@ -222,17 +255,20 @@ impl Counter<'_> {
     /// Gives those that wait addresses of new prefixes, where an agent keeps any. The others
     /// get single addresses.
     fn use_prefixes(&self) -> Result<()> {
-        let waiting = self.waiting(&self.ledger.open()?)?.len();
         let (node, family) = (self.node, self.family);
+        if node.shared.stock.level(self.eni, family).is_none() {
+            return Ok(());
+        }
+        let waiting = self.waiting(&self.ledger.open()?)?.len();
         if waiting > 0 && ask::supply(node, self.eni, self.ledger, family, waiting)? {
-            give::serve(self.ledger, self.eni, |_| true)?;
+            give::serve(self.ledger, self.eni, Whose::Anybody)?;
         }
         Ok(())
     }
 
     /// Those that wait for an address of this family.
     fn waiting(&self, entries: &Entries) -> Result<Vec<Wish>> {
-        let mut waiting = open_wishes(entries)?;
+        let (mut waiting, _) = open_wishes(entries, Whose::Anybody)?;
         waiting.retain(|wish| wish.ipv6 == (self.family == Family::V6));
         Ok(waiting)
     }

@@ -15,7 +15,7 @@ use common::say;
 
 use crate::deadline::Deadline;
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, Wish, now,
+    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, Whose, Wish, now,
 };
 use crate::registration::assign::{Assigner, Claimed};
 use crate::registration::desired::Wanted;
@@ -342,7 +342,7 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
     // attachments.
     unheard::find(node, ledger)?;
     give::cover(ledger, eni)?;
-    count::serve(ledger, eni, |_| true)?;
+    count::serve(ledger, eni, Whose::Anybody)?;
     give::cover(ledger, eni)?;
     let until_second = |claimed: &Claimed| {
         let looks = &node.shared.looks;
@@ -387,8 +387,7 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
 fn open_claims(ledger: &EniLedger) -> Result<Vec<Claimed>> {
     let (entries, holders) = (ledger.open()?, Holders::default());
     let mut claimed = Vec::new();
-    entries.forget_removed()?;
-    for entry in entries.all()? {
+    for entry in entries.forget_removed()? {
         let State::Claiming {
             takeover,
             best_effort,
@@ -491,7 +490,7 @@ fn end_where(entries: &Entries, why: &str, is_ended: impl Fn(&Entry) -> bool) ->
 }
 
 fn forget_where(entries: &Entries, is_idle: impl Fn(&Wish) -> bool) -> Result<()> {
-    for wish in entries.wishes()?.into_iter().filter(is_idle) {
+    for wish in entries.wishes(Whose::Anybody)?.into_iter().filter(is_idle) {
         entries.forget_wish(&wish)?;
     }
     Ok(())

@@ -68,6 +68,24 @@ fn pods(node: &AwsNode, count: usize) -> Vec<Pod> {
         .collect()
 }
 
+/// Each look at what other pods have costs the more, the more pods there are.
+#[test]
+fn an_add_reads_what_another_pod_has_only_where_that_may_have_changed() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let other = add(&node, &sharing(&node, "c1"));
+    let pod = sharing(&node, "c2");
+    let add = call(&node, "ADD", &pod, &ipv4());
+    let traced = ["-f", "-qq", "-e", "trace=openat"];
+    let output = node.node.inside(|| add.run_under("strace", &traced));
+    assert_ne!(addresses(&output.clone().ok())[0], other);
+    let entry = format!("{}/{other}\"", node.eni);
+    let read = output.stderr.lines().filter(|line| line.contains(&entry));
+    let read = read.count();
+    // Once before it waits, once before EC2 is asked for all, and then for each step.
+    assert!((1..=11).contains(&read), "{read} times: {}", output.stderr);
+}
+
 #[test]
 fn pods_that_wait_together_get_their_addresses_with_one_call() {
     let vpc = Vpc::new();

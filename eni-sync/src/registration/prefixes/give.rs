@@ -11,7 +11,7 @@ use common::say;
 use super::free::free;
 use super::supply::{self, free_address, prefix_of, trusted};
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Excluded, Owner, Prefix, State, Takeover, Wish, now,
+    EniLedger, Entries, Entry, Event, Excluded, Owner, Prefix, State, Takeover, Whose, now,
 };
 use crate::registration::{release, rules};
 use crate::vpc::ec2::Family;
@@ -73,17 +73,17 @@ impl<'a> Giver<'a> {
     }
 }
 
-/// Gives free addresses of prefixes to the wishes that `of` accepts, as far as there are any.
+/// Gives free addresses of prefixes to the wishes of `whose`, as far as there are any.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
-pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, of: impl Fn(&Wish) -> bool) -> Result<()> {
+pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, whose: Whose<'_>) -> Result<()> {
     let entries = ledger.open()?;
     let mut giver = Giver::new(&entries, eni)?;
     if giver.prefixes.is_empty() {
         return Ok(());
     }
-    for wish in entries.living_wishes()?.into_iter().filter(of) {
+    for wish in entries.living_wishes(whose)? {
         let family = if wish.ipv6 { Family::V6 } else { Family::V4 };
         if wish.refusal.is_none() && giver.give(family, &wish.owner)?.is_some() {
             entries.forget_wish(&wish)?;
