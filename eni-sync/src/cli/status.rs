@@ -127,6 +127,9 @@ struct PrefixStatus {
     release_after: Option<Timestamp>,
     /// How many of its addresses have an entry in the ledger.
     taken: usize,
+    /// The ranges file by which host-local gives out its addresses; `None` when networks without
+    /// addresses get them.
+    ranges_file: Option<PathBuf>,
     /// Why its file cannot be read.
     refusal: Option<String>,
     differs: Option<Difference>,
@@ -398,6 +401,7 @@ fn prefix_lines(
                 _ => None,
             },
             taken: supply::taken(prefix, entries),
+            ranges_file: prefix.ranges_file.clone(),
             refusal: None,
             differs: is_missing.then_some(Difference::OnlyInLedger),
         }
@@ -411,6 +415,7 @@ fn prefix_lines(
         since: None,
         release_after: None,
         taken: 0,
+        ranges_file: None,
         refusal: None,
         differs: Some(Difference::OnlyOnEni),
     });

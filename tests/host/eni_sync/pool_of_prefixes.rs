@@ -81,6 +81,13 @@ fn the_file_has_one_range_for_each_prefix_and_pods_need_no_call() {
     let _agent = listing(&node, &of_ipv4(1, 2), 2);
     assert_eq!(listed(&node), of_ec2(&node));
     assert_eq!(calls(&node, ASSIGN), 1);
+    let status = node.command(&["status", "--json"]).document();
+    let enis = status["enis"].as_array().unwrap().iter();
+    let shown: Vec<&Value> = enis
+        .flat_map(|eni| eni["prefixes"].as_array().unwrap())
+        .map(|prefix| &prefix["rangesFile"])
+        .collect();
+    assert_eq!(shown, ["/run/ranges.json"; 2], "{status}");
     let before = mutations(&node);
     let result = node.run(&host_local("ADD", &Pod::new("c1"))).ok();
     let ip = &result["ips"][0];

@@ -29,6 +29,7 @@ pub(super) fn add_damage(status: &mut EniStatus, damage: Vec<Damage>) {
                     since: None,
                     release_after: None,
                     taken: 0,
+                    ranges_file: None,
                     refusal: Some(why),
                     differs: None,
                 });

@@ -157,6 +157,8 @@ fn prefix_row(prefix: &PrefixStatus, now: Timestamp) -> Vec<String> {
         Some(why) => vec![why.clone()],
         None => vec![format!("{} addresses taken", prefix.taken)],
     };
+    let file = prefix.ranges_file.as_ref();
+    notes.extend(file.map(|file| format!("for host-local, by {file:?}")));
     notes.extend(prefix.differs.map(place_of));
     notes.extend(prefix.release_after.map(|after| leaving(after, now)));
     vec![
