@@ -92,7 +92,9 @@ impl Netlink {
     /// Code 8 when the namespace cannot be entered, 999 when the socket cannot be
     /// created.
     pub fn open_in(netns: &NetNs) -> Result<Self> {
-        netns.run(Self::open)
+        let netlink = netns.run(Self::open)?;
+        netns.learn_cookie(&netlink.socket);
+        Ok(netlink)
     }
 
     /// The id of the namespace `other` in the namespace of this socket (`nsid`), if it has

@@ -2,6 +2,7 @@
 //! container's namespace runs on a separate thread that ends there, so that no code has
 //! to switch back.
 
+mod cookie;
 mod holders;
 mod presence;
 mod sysfs;
@@ -11,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::libc::O_NONBLOCK;
 use nix::sched::{CloneFlags, setns};
@@ -34,6 +36,7 @@ pub const OWN: &str = "/proc/self/ns/net";
 pub struct NetNs {
     file: File,
     path: String,
+    cookie: OnceLock<Option<u64>>,
 }
 
 /// Why a path could not be opened.
@@ -92,6 +95,7 @@ impl NetNs {
         Ok(Self {
             file,
             path: path.to_owned(),
+            cookie: OnceLock::new(),
         })
     }
 
@@ -106,6 +110,7 @@ impl NetNs {
         Ok(Self {
             file: File::open(OWN).map_err(failed)?,
             path: OWN.to_owned(),
+            cookie: OnceLock::new(),
         })
     }
 
@@ -114,11 +119,25 @@ impl NetNs {
         &self.path
     }
 
-    /// Which namespace this is.
+    /// Which namespace this is, by everything that identifies it. It is entered for that, unless
+    /// a socket was made in it already.
     ///
     /// # Errors
     /// Code 8 when the namespace cannot be examined.
     pub fn id(&self) -> Result<NetNsId> {
+        let cookie = self.cookie();
+        Ok(NetNsId {
+            cookie,
+            ..self.outer_id()?
+        })
+    }
+
+    /// The same as far as that is visible without entering it, which costs a thread. An inode
+    /// identifies it as long as it is mounted or open.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be examined.
+    pub fn outer_id(&self) -> Result<NetNsId> {
         let metadata = self.examined(self.file.metadata())?;
         Ok(NetNsId::of(&metadata, Path::new(&self.path)))
     }
@@ -129,7 +148,12 @@ impl NetNs {
     /// Code 8 when the namespace, or what is in it, cannot be examined.
     pub fn is(&self, id: NetNsId) -> Result<bool> {
         let metadata = self.examined(self.file.metadata())?;
-        self.examined(is_recognised(Path::new(&self.path), &metadata, id))
+        let cookie = || self.cookie();
+        self.examined(is_recognised(
+            (Path::new(&self.path), &metadata),
+            id,
+            cookie,
+        ))
     }
 
     /// Whether it has the number of the namespace `id`, which the kernel may have given to
@@ -138,7 +162,7 @@ impl NetNs {
     /// # Errors
     /// Code 8 when the namespace cannot be examined.
     pub fn has_number_of(&self, id: &NetNsId) -> Result<bool> {
-        Ok(self.id()?.has_number_of(id))
+        Ok(self.outer_id()?.has_number_of(id))
     }
 
     fn examined<T>(&self, outcome: io::Result<T>) -> Result<T> {

@@ -206,6 +206,7 @@ mod tests {
                     inode: 7,
                     made: None,
                     process: None,
+                    cookie: None,
                 },
                 boot_id: "b".into(),
             },

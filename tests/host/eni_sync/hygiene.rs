@@ -5,7 +5,6 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
 use std::time::Duration;
 
 use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
@@ -75,23 +74,8 @@ fn a_namespace_that_another_process_keeps_has_not_ended_with_the_one_that_named_
     assert_eq!(log.matches("is kept: ").count(), 1, "{log}");
     let reservation = node.node.state().join("networks/dpdk/10.9.0.2");
     assert!(reservation.exists());
-    let number = fs::metadata(second.netns()).unwrap().ino();
     drop(second);
-    let is_ended = || eventually(|| !reservation.exists());
-    // A process of another test may be in the next namespace that got the number.
-    assert!(is_ended() || (is_in_use(number) && is_ended()));
-}
-
-/// Whether a process is in a namespace of this number, or has it open.
-fn is_in_use(number: u64) -> bool {
-    let name = format!("net:[{number}]");
-    let leads_there = |path: &Path| fs::read_link(path).is_ok_and(|to| to == Path::new(&name));
-    let processes = fs::read_dir("/proc").unwrap();
-    let mut processes = processes.map(|process| process.unwrap().path());
-    processes.any(|process| {
-        let open = fs::read_dir(process.join("fd")).into_iter().flatten();
-        leads_there(&process.join("ns/net")) || open.flatten().any(|file| leads_there(&file.path()))
-    })
+    assert!(eventually(|| !reservation.exists()));
 }
 
 /// A pod whose namespace has the number of one that has ended.

@@ -1,8 +1,9 @@
 //! What is reclaimed of containers that have ended without a DEL, whatever plugin has
 //! executed host-local for them, and what is said where no address is left.
 
+use std::cmp::Ordering;
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -163,6 +164,46 @@ fn a_namespace_that_only_a_process_has_kept_is_not_taken_for_another_one() {
     drop((process, mount));
     fs::remove_file(&path).unwrap();
     assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
+}
+
+/// A process in a namespace of this number, which the kernel gives again some time after the end of
+/// the namespace that had it.
+fn resident_with_number(wanted: u64) -> Option<Resident> {
+    // The kernel gives the lowest number that is free.
+    let mut others = Vec::new();
+    for _ in 0..200 {
+        let resident = Resident::alone();
+        match number(&resident).cmp(&wanted) {
+            Ordering::Equal => return Some(resident),
+            Ordering::Less => others.push(resident),
+            Ordering::Greater => {}
+        }
+    }
+    None
+}
+
+fn number(resident: &Resident) -> u64 {
+    fs::metadata(resident.netns()).unwrap().ino()
+}
+
+/// Nothing but processes has kept both, so there is no inode that tells them apart.
+#[test]
+fn a_namespace_whose_number_another_one_has_now_has_ended() {
+    let network = Network::of("10.0.0.0/30");
+    // Other tests may take the number first.
+    for _ in 0..50 {
+        let first = Resident::alone();
+        let call = network.call("ADD", "c1");
+        call.attachment("c1", "net1", &first.netns()).run().ok();
+        let wanted = number(&first);
+        drop(first);
+        if let Some(_other) = resident_with_number(wanted) {
+            assert_eq!(address(&network.add("c2")), "10.0.0.2/30");
+            return;
+        }
+        network.del("c1").ok();
+    }
+    panic!("the number was not given again");
 }
 
 /// How a process that is not in the namespace holds it without a path of the node.

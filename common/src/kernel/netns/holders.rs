@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, makedev, statx};
 
+use super::NetNs;
 use super::presence::{KIND, NetNsId, Presence, ProcessId, leads_nowhere, time};
 use crate::error::{Error, ErrorCode};
 
@@ -180,11 +181,25 @@ impl Held {
         self.made.values().cloned().chain(inside).collect()
     }
 
-    /// Whether the number belongs to another namespace now: the inodes that are mounted or
-    /// open are not the one of `id`, which a mount or a descriptor had kept. If a namespace
-    /// was kept by processes only, the kernel makes a new inode for it as well; but then a
-    /// process inside is older than that inode.
+    /// The cookie of the namespace that has the number of `id`.
+    fn cookie(&self, id: &NetNsId) -> Option<u64> {
+        self.paths().iter().find_map(|path| {
+            let netns = NetNs::open(path.to_str()?).ok()?;
+            // A process can have left the namespace.
+            let has_number = netns.outer_id().is_ok_and(|now| now.has_number_of(id));
+            has_number.then(|| netns.cookie()).flatten()
+        })
+    }
+
+    /// Whether the number belongs to another namespace now. The cookie tells, or else the inodes
+    /// that are mounted or open: they are not the one of `id`, which a mount or a descriptor had
+    /// kept. If a namespace was kept by processes only, the kernel makes a new inode for it as
+    /// well; but then a process inside is older than that inode.
     fn is_of_another(&self, id: &NetNsId) -> bool {
+        let cookies = id.cookie.and_then(|known| Some((known, self.cookie(id)?)));
+        if let Some((known, cookie)) = cookies {
+            return known != cookie;
+        }
         let Some(made) = id.made else {
             return false;
         };
@@ -437,6 +452,7 @@ mod tests {
             inode: 7,
             made: Some(1),
             process: None,
+            cookie: None,
         };
         let holders = Holders {
             seen: OnceCell::from(Ok(Seen::TooMany)),

@@ -10,6 +10,7 @@ use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::NetNs;
 use super::holders::{Holders, sees_all_processes, was_kept_by_a_process};
 use crate::error::{Error, ErrorCode, Result};
 
@@ -28,8 +29,9 @@ const TICKS: i64 = 100;
 
 /// Identifies the namespace that a path led to, to recognise later whether it still does. The
 /// inode is not enough: the kernel gives the inode number of a namespace that has ended to the
-/// next one. Two times are never reused and cannot be changed: the time at which the kernel
-/// made the inode, which is kept while it is mounted or open, and the start time of a process.
+/// next one. The cookie is never used again, but older kernels do not tell it. Two times are never
+/// reused and cannot be changed: the time at which the kernel made the inode, which is kept while
+/// it is mounted or open, and the start time of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetNsId {
@@ -44,6 +46,10 @@ pub struct NetNsId {
     /// The process that the path named. Records of earlier versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessId>,
+    /// The number that the kernel gives to no other namespace until the next boot. Records of
+    /// earlier versions do not have it, nor do those of kernels before 5.14.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<u64>,
 }
 
 /// Identifies a process, also after its pid was assigned to another one.
@@ -92,11 +98,15 @@ impl NetNsId {
             // The inode of a process' namespace is made again whenever a process examines it.
             made: process.is_none().then(|| made(metadata)),
             process: process.and_then(|directory| ProcessId::of(&directory)),
+            cookie: None,
         }
     }
 
     /// Whether both are the same namespace, by all properties that both have.
     pub fn is_same(&self, other: &Self) -> bool {
+        if let (Some(one), Some(another)) = (self.cookie, other.cookie) {
+            return one == another && self.has_number_of(other);
+        }
         let is_same_process = match (self.process, other.process) {
             (Some(one), Some(other)) if one.pid == other.pid => one == other,
             _ => true,
@@ -110,6 +120,13 @@ impl NetNsId {
 
     pub(super) fn has_number_of(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Whether both are the same namespace, without any doubt: the inode or the process is.
+    fn is_certainly(&self, other: &Self) -> bool {
+        let is_same_inode = self.made.is_some() && self.made == other.made;
+        let is_same_process = self.process.is_some() && self.process == other.process;
+        self.has_number_of(other) && (is_same_inode || is_same_process)
     }
 
     /// Whether the namespace exists, and `path` leads to it.
@@ -217,7 +234,8 @@ pub(crate) fn look(path: &str, id: NetNsId) -> Result<Found> {
 }
 
 fn recognise(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<Found> {
-    if is_recognised(path, found, id)? {
+    let cookie = || NetNs::open(path.to_str()?).ok()?.cookie();
+    if is_recognised((path, found), id, cookie)? {
         return Ok(Found::Same);
     }
     // `/proc` shows the namespaces of processes independent of mounts.
@@ -229,17 +247,23 @@ fn recognise(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<Found
     )
 }
 
-/// Whether the file at `path`, which has the metadata `found`, is the namespace `id`. A
-/// namespace that was mounted again, after only processes kept it, has another inode than
+/// Whether the file at a path, which has this metadata and `cookie` as a namespace, is the namespace
+/// `id`. A namespace that was mounted again, after only processes kept it, has another inode than
 /// before.
-pub(super) fn is_recognised(path: &Path, found: &fs::Metadata, id: NetNsId) -> io::Result<bool> {
+pub(super) fn is_recognised(
+    (path, found): (&Path, &fs::Metadata),
+    id: NetNsId,
+    cookie: impl FnOnce() -> Option<u64>,
+) -> io::Result<bool> {
     let now = NetNsId::of(found, path);
-    if now.is_same(&id) {
-        return Ok(true);
+    if !now.has_number_of(&id) || now.is_certainly(&id) {
+        return Ok(now.has_number_of(&id));
     }
-    match (id.made, now.made) {
-        (Some(_), Some(made)) if now.has_number_of(&id) => was_kept_by_a_process(&id, made),
-        _ => Ok(false),
+    let cookies = id.cookie.and_then(|known| Some((known, cookie()?)));
+    match (cookies, id.made, now.made) {
+        (Some((known, cookie)), ..) => Ok(known == cookie),
+        (None, Some(_), Some(made)) if !now.is_same(&id) => was_kept_by_a_process(&id, made),
+        _ => Ok(now.is_same(&id)),
     }
 }
 
