@@ -3,6 +3,7 @@
 //! status. A function is called only with valid input.
 
 mod log_file;
+mod panic;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -102,6 +103,7 @@ pub fn run(plugin: &Commands, built_in: &'static [BuiltIn]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    panic::answer_panics();
     match serve(plugin, built_in) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),

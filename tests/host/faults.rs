@@ -2,7 +2,7 @@
 //! that are killed, system calls that fail, commands that meet. `make faults` does all
 //! of it and more often. The same for ipvlan is in `tests/vm`.
 
-use fixtures::faults::{is_kill, is_reboot, race, sweep, sweep_orders};
+use fixtures::faults::{is_kill, is_reboot, race, sweep, sweep_lasting, sweep_orders};
 use harness::fault::{Fault, Soak, Subject, Sweep};
 
 /// As many rounds as take seconds.
@@ -75,6 +75,21 @@ fn a_system_call_of_host_device_that_fails_is_survived_or_reported() {
 #[test]
 fn a_system_call_of_eni_sync_that_fails_is_survived_or_reported() {
     sweep(Subject::Registered, 31, is_error);
+}
+
+#[test]
+fn host_local_answers_when_a_kind_of_system_calls_always_fails() {
+    sweep_lasting(Subject::HostLocal, 1);
+}
+
+#[test]
+fn host_device_answers_when_a_kind_of_system_calls_always_fails() {
+    sweep_lasting(Subject::HostDevice, 5);
+}
+
+#[test]
+fn eni_sync_answers_when_a_kind_of_system_calls_always_fails() {
+    sweep_lasting(Subject::Registered, 41);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::order::{NEXT, Order, STRUCK};
 use super::scene::{Maker, Scene, Subject};
-use super::system_call::{ERRORS, NO_MEMORY};
+use super::system_call::{ERRORS, LASTING, NO_MEMORY, SystemCall};
 use super::trace::{Counted, Fault, Strike, Struck};
 use crate::Output;
 
@@ -67,6 +67,21 @@ impl Sweep {
         };
         let both = |fault| ["ADD", "DEL"].map(|command| sweep(command, fault));
         faults.into_iter().flat_map(both).collect()
+    }
+
+    /// The sweeps in which a kind of system calls fails from one of its first calls on.
+    pub fn lasting(subject: Subject) -> Vec<Self> {
+        let sweep = |(command, errno)| Self {
+            subject,
+            maker: Maker::Ours,
+            command,
+            fault: Fault::Lasting(errno),
+            order: Order::Del,
+            counted: Counted::All,
+            every: 1,
+        };
+        let both = |errno| ["ADD", "DEL"].map(|command| (command, errno));
+        LASTING.into_iter().flat_map(both).map(sweep).collect()
     }
 
     /// The same sweep, at every system call and not only at those that change something.
@@ -163,6 +178,13 @@ impl Sweep {
         };
         let struck = scene.node().strike(&call, strike);
         let mut wrong = Vec::new();
+        let cannot_answer = struck.hit.is_some_and(SystemCall::is_write);
+        if matches!(self.fault, Fault::Lasting(_)) {
+            // The standard library ends a process whose allocator has no memory.
+            let has_no_memory = struck.output.stderr.contains("memory allocation of ");
+            let is_excused = has_no_memory || cannot_answer && struck.output.status.is_some();
+            wrong.extend(self.wrong_answer(&struck.output).filter(|_| !is_excused));
+        }
         if matches!(self.fault, Fault::Error(_)) && self.maker == Maker::Ours {
             wrong.extend(self.wrong_answer(&struck.output));
             let has_failed = self.command == "ADD" && struck.output.status != Some(0);
@@ -202,6 +224,7 @@ impl fmt::Display for Sweep {
             Fault::Kill => write!(f, "{subject}: SIGKILL in {command}")?,
             Fault::Crash => write!(f, "{subject}: power loss in {command}")?,
             Fault::Error(errno) => write!(f, "{subject}: {errno:?} in {command}")?,
+            Fault::Lasting(errno) => write!(f, "{subject}: lasting {errno:?} in {command}")?,
         }
         write!(f, ", then {}", self.order)
     }

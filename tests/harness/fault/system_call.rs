@@ -14,6 +14,8 @@ pub const ERRORS: [Errno; 5] = [
     Errno::EINTR,
     Errno::EBUSY,
 ];
+/// The errors that last: no descriptor, no memory, no resource, no disk.
+pub const LASTING: [Errno; 4] = [Errno::EMFILE, Errno::ENOMEM, Errno::EAGAIN, Errno::EIO];
 /// The error of netlink when it has no memory for a message or for the answer to it.
 pub const NO_MEMORY: Errno = Errno::ENOBUFS;
 
@@ -117,7 +119,37 @@ const LOOKING: &[Row] = &[
     (libc::SYS_readlinkat, "readlinkat", LOOK),
 ];
 
+/// The system calls that lack nothing: the end of a process or of a signal, what a process sets for
+/// itself, and waiting in its own memory. `brk` has no error, and glibc ends a process that gets
+/// one from `futex` or `rseq`.
+const LACKING_NOTHING: &[libc::c_long] = &[
+    libc::SYS_brk,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+];
+/// The system calls by which a process waits for a lock: for them `EAGAIN` is that another one has
+/// it.
+const LOCKING: &[libc::c_long] = &[libc::SYS_fcntl, libc::SYS_flock];
+
 impl SystemCall {
+    /// Whether a fault that lasts is tried with this call and this error.
+    pub fn may_lack(self, error: Errno) -> bool {
+        let is_one_of =
+            |list: &[libc::c_long]| list.iter().any(|n| u64::try_from(*n) == Ok(self.number));
+        let waits = error == Errno::EAGAIN && is_one_of(LOCKING);
+        !waits && !is_one_of(LACKING_NOTHING)
+    }
+
+    /// Whether it reads from a file.
+    pub fn is_read(self) -> bool {
+        u64::try_from(libc::SYS_read) == Ok(self.number)
+    }
+
     /// Whether a process that is killed before this call may leave another state than one
     /// that is killed before its next call.
     pub fn is_changing(self) -> bool {

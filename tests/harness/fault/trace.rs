@@ -2,13 +2,14 @@
 //! processes and threads, including delegates, are counted together, so that a number
 //! identifies each of them. strace is not used, because it counts each process separately.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -22,6 +23,10 @@ use crate::{Call, Output};
 const WAIT_AND_EXECUTE: &str = r#"echo && read -r _ && exec "$0" "$@""#;
 /// The value of `op` in `ptrace_syscall_info` at the entry of a system call.
 const ENTRY: u8 = 1;
+const STDIN: u64 = 0;
+/// How many system calls of a kind are counted for [`Fault::Lasting`]: a thread that is started
+/// asks for memory several times.
+const MOST_OF_A_KIND: usize = 3;
 
 /// The fault of a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +37,9 @@ pub enum Fault {
     Crash,
     /// The system call has no effect and returns this error.
     Error(Errno),
+    /// The same for this and every later system call of its kind, in every process. Before the
+    /// plugin reads its configuration nothing fails: until then its program is being started.
+    Lasting(Errno),
 }
 
 /// Which system calls are counted.
@@ -51,7 +59,8 @@ pub struct Strike {
     /// The fault.
     pub fault: Fault,
     /// Which system calls are counted. For [`Fault::Error`], those that may return the error
-    /// are counted instead.
+    /// are counted instead, for [`Fault::Lasting`] the first ones of each kind that may lack
+    /// something.
     pub counted: Counted,
     /// The number of the system call among the counted ones, from 1.
     pub nth: usize,
@@ -79,6 +88,7 @@ impl Strike {
     fn counts(&self, call: SystemCall) -> bool {
         match self.fault {
             Fault::Error(error) => call.may_return(error),
+            Fault::Lasting(error) => call.may_lack(error),
             Fault::Kill | Fault::Crash => match self.counted {
                 Counted::All => true,
                 Counted::Changing => call.is_changing(),
@@ -160,6 +170,17 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a process has a number"))
 }
 
+/// How far the start of a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The shell waits.
+    Shell,
+    /// The program is executed.
+    Program,
+    /// It reads its configuration, or has done so.
+    Plugin,
+}
+
 /// The processes and threads of a call, and the number of counted system calls.
 struct Tracer {
     root: Pid,
@@ -167,8 +188,12 @@ struct Tracer {
     alive: BTreeSet<Pid>,
     counted: usize,
     hit: Option<SystemCall>,
-    /// The process whose system call returns this error when it ends.
-    failing: Option<(Pid, Errno)>,
+    /// The processes whose system call returns an error when it ends.
+    failing: BTreeMap<Pid, Errno>,
+    /// For [`Fault::Lasting`]: how many system calls of each kind were counted.
+    kinds: BTreeMap<u64, usize>,
+    /// The same: whether the program is executed, and reads its configuration.
+    start: Start,
     status: Option<i32>,
 }
 
@@ -180,7 +205,9 @@ impl Tracer {
             alive: BTreeSet::from([root]),
             counted: 0,
             hit: None,
-            failing: None,
+            failing: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+            start: Start::Shell,
             status: None,
         }
     }
@@ -197,8 +224,11 @@ impl Tracer {
                     resume(pid, None);
                 }
                 Ok(WaitStatus::Stopped(pid, signal)) => resume(pid, Some(signal)),
-                Ok(WaitStatus::PtraceEvent(pid, ..)) => {
+                Ok(WaitStatus::PtraceEvent(pid, _, event)) => {
                     self.alive.insert(pid);
+                    if event == libc::PTRACE_EVENT_EXEC && self.start == Start::Shell {
+                        self.start = Start::Program;
+                    }
                     resume(pid, None);
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -222,7 +252,7 @@ impl Tracer {
             return;
         };
         if info.op != ENTRY {
-            if let Some((_, errno)) = self.failing.take_if(|(who, _)| *who == pid) {
+            if let Some(errno) = self.failing.remove(&pid) {
                 registers::answer(pid, errno);
             }
             return;
@@ -230,9 +260,12 @@ impl Tracer {
         let Some((call, first)) = registers::system_call(pid) else {
             return;
         };
-        let is_error = matches!(self.strike.fault, Fault::Error(_));
+        let is_error = matches!(self.strike.fault, Fault::Error(_) | Fault::Lasting(_));
         if !self.strike.counts(call) || is_error && is_within_kernel(pid, first) {
             return;
+        }
+        if let Fault::Lasting(errno) = self.strike.fault {
+            return self.stop_lasting(pid, (call, first), errno);
         }
         self.counted += 1;
         if self.counted == self.strike.nth {
@@ -241,13 +274,38 @@ impl Tracer {
         }
     }
 
+    /// The same for a fault that lasts.
+    fn stop_lasting(&mut self, pid: Pid, (call, first): (SystemCall, u64), errno: Errno) {
+        if self.start == Start::Program && pid == self.root && call.is_read() && first == STDIN {
+            self.start = Start::Plugin;
+        }
+        if self.start != Start::Plugin {
+            return;
+        }
+        if self.hit.is_none() {
+            let seen = self.kinds.entry(call.number).or_default();
+            *seen += 1;
+            if *seen > MOST_OF_A_KIND {
+                return;
+            }
+            self.counted += 1;
+            if self.counted == self.strike.nth {
+                self.hit = Some(call);
+            }
+        }
+        if self.hit.is_some_and(|hit| hit.number == call.number) {
+            registers::skip(pid);
+            self.failing.insert(pid, errno);
+        }
+    }
+
     fn hit(&mut self, pid: Pid) {
         match self.strike.fault {
             Fault::Kill => end_process(pid),
             Fault::Crash => self.alive.iter().copied().for_each(end_process),
-            Fault::Error(errno) => {
+            Fault::Error(errno) | Fault::Lasting(errno) => {
                 registers::skip(pid);
-                self.failing = Some((pid, errno));
+                self.failing.insert(pid, errno);
             }
         }
     }
