@@ -3,7 +3,9 @@
 use harness::Namespace;
 use harness::fault::Strike;
 
-use super::{Fixture, conf};
+use serde_json::json;
+
+use super::{Fixture, conf, with};
 
 /// More system calls than an ADD makes.
 const MOST: usize = 200;
@@ -56,4 +58,41 @@ fn an_add_of_another_pod_after_a_killed_del_finds_the_device_as_it_was() {
         assert_eq!(fixture.state(), before, "{hit}");
     }
     assert!(on_host > 3, "no DEL was killed after the move: {on_host}");
+}
+
+/// The device is on the node after the DEL, but not under its name, which another interface has.
+#[test]
+fn an_add_after_a_killed_del_knows_the_offload_that_the_device_had() {
+    let conf = with(
+        &conf(),
+        &json!({"device": null, "hwaddr": "02:00:00:00:00:01"}),
+    );
+    let struck = |nth| {
+        let fixture = Fixture::new();
+        let limits = ["gso_max_size", "30000", "gro_max_size", "20000"];
+        fixture.host(&[&["link", "set", "hd0"], &limits[..]].concat());
+        fixture.add(&conf);
+        let limits = ["gso_max_size", "10000", "gro_max_size", "9000"];
+        let change = [&["link", "set", "net1"], &limits[..]].concat();
+        fixture.pod.ip(&change);
+        let how = Strike::kill(nth);
+        let struck = fixture.node.strike(&fixture.call("DEL", &conf), how);
+        struck.hit.map(|_| fixture)
+    };
+    let is_moved = |fixture: &Fixture| fixture.node.netns.link("net1").is_some();
+    let fixture = (1..MOST).map_while(struck).find(is_moved);
+    let fixture = fixture.expect("DEL moves the device before it restores the name");
+    fixture.host(&["link", "add", "hd0", "type", "bridge"]);
+    let next = Namespace::new();
+    let call = |command: &str| {
+        let call = fixture.call(command, &conf);
+        call.attachment("c2", "net1", &next.path())
+    };
+    fixture.node.run(&call("ADD")).ok();
+    fixture.host(&["link", "del", "hd0"]);
+    fixture.del(&conf);
+    fixture.node.run(&call("DEL")).ok();
+    let hd0 = fixture.node.netns.link("hd0").expect("it is back");
+    assert_eq!(hd0["gso_max_size"], 30000);
+    assert_eq!(hd0["gro_max_size"], 20000);
 }

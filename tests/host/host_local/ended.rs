@@ -258,6 +258,33 @@ fn a_namespace_that_anything_holds_keeps_its_address() {
     }
 }
 
+/// A descriptor of a FUSE file system that refuses root says nothing about namespaces, and must not
+/// hide those of other processes. Its server answers nothing.
+#[test]
+fn a_file_system_that_refuses_root_keeps_no_address_of_a_container_that_ended() {
+    let network = Network::of("10.0.0.0/30");
+    let directory = tempfile::tempdir().unwrap();
+    let program = "
+libc.unshare(0x20000)  # CLONE_NEWNS
+libc.mount(b'none', b'/', None, 0x44000, None)  # MS_REC | MS_PRIVATE
+server = os.open('/dev/fuse', os.O_RDWR)
+options = f'fd={server},rootmode=40000,user_id=1,group_id=1'.encode()
+assert libc.mount(b'fuse', path.encode(), b'fuse', 0, options) == 0
+fd = os.open(path, os.O_PATH)
+try:
+    os.stat(f'/proc/self/fd/{fd}')
+    sys.exit('root is not refused')
+except PermissionError:
+    stay()";
+    let _holder = Resident::holding(directory.path().to_str().unwrap(), program);
+    let places = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::new(places.path(), "one");
+    assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.2/30");
+    network.add("c2").error_code(999);
+    sandbox.end();
+    assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
+}
+
 #[test]
 fn an_exhausted_range_names_the_containers_that_have_it() {
     let network = Network::of("10.0.0.0/29");
