@@ -259,9 +259,9 @@ fn a_namespace_that_anything_holds_keeps_its_address() {
 }
 
 /// A descriptor of a FUSE file system that refuses root says nothing about namespaces, and must not
-/// hide those of other processes. Its server answers nothing.
+/// hide what other processes hold. Its server answers nothing.
 #[test]
-fn a_file_system_that_refuses_root_keeps_no_address_of_a_container_that_ended() {
+fn a_file_system_that_refuses_root_hides_no_namespace() {
     let network = Network::of("10.0.0.0/30");
     let directory = tempfile::tempdir().unwrap();
     let program = "
@@ -276,12 +276,14 @@ try:
     sys.exit('root is not refused')
 except PermissionError:
     stay()";
-    let _holder = Resident::holding(directory.path().to_str().unwrap(), program);
+    let _of_fuse = Resident::holding(directory.path().to_str().unwrap(), program);
     let places = tempfile::tempdir().unwrap();
     let sandbox = Sandbox::new(places.path(), "one");
     assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.2/30");
-    network.add("c2").error_code(999);
+    let process = Resident::inside(&sandbox.namespace.path());
     sandbox.end();
+    network.add("c2").error_code(999);
+    drop(process);
     assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
 }
 
