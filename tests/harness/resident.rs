@@ -58,6 +58,11 @@ impl Resident {
         Self(child)
     }
 
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// The path of its namespace.
     pub fn netns(&self) -> String {
         format!("/proc/{}/ns/net", self.0.id())

@@ -72,3 +72,4 @@ mod visibility;
 mod waiting;
 mod way;
 mod whereabouts;
+mod without_path;

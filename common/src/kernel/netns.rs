@@ -9,20 +9,21 @@ mod sysfs;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use nix::libc::O_NONBLOCK;
+use nix::libc::{O_NONBLOCK, O_PATH};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs, statfs};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file::read_parameter;
 
-pub use self::holders::Holders;
-pub(crate) use self::holders::{PROCESSES, numbered};
+use self::holders::is_on;
+pub(crate) use self::holders::numbered;
+pub use self::holders::{Holders, PROCESSES};
 use self::presence::is_recognised;
 pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
 pub use self::presence::{NetNsId, Presence};
@@ -79,6 +80,31 @@ impl NetNs {
             Ok(netns) => Ok(Some(netns)),
             Err(Unopened::NoNamespace(_)) => Ok(None),
             Err(Unopened::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Opens the namespace with this inode number, at a path by which something keeps it alive:
+    /// the namespace of a thread, a descriptor or a mount. `None` when the path leads there no
+    /// more, or belongs to a process that must not be examined. A pod may have replaced its
+    /// descriptor by a file whose server never answers, so nothing but a namespace is opened.
+    ///
+    /// # Errors
+    /// Code 8 when the path may still lead to the namespace.
+    pub fn open_held(path: &Path, inode: u64) -> Result<Option<Self>> {
+        // For a process that is ending the kernel reports a missing permission at first.
+        let opened = open_number(path, inode).or_else(|_| open_number(path, inode));
+        match opened {
+            Ok(file) => Ok(file.map(|file| Self {
+                file,
+                path: path.to_string_lossy().into_owned(),
+                cookie: OnceLock::new(),
+            })),
+            Err(cause) if leads_nowhere(&cause) => Ok(None),
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            Err(cause) => {
+                let msg = format!("failed to open netns {path:?}");
+                Err(Error::new(ErrorCode::NETNS, msg).because(&cause))
+            }
         }
     }
 
@@ -200,6 +226,18 @@ impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Opens the file at `path`, if it is the namespace with this inode number.
+fn open_number(path: &Path, inode: u64) -> io::Result<Option<File>> {
+    let device = fs::metadata(OWN)?.dev();
+    let mut options = OpenOptions::new();
+    // Such a descriptor names the file without opening it.
+    let named = options.read(true).custom_flags(O_PATH).open(path)?;
+    if !is_on(&named, device)? || named.metadata()?.ino() != inode {
+        return Ok(None);
+    }
+    File::open(format!("/proc/self/fd/{}", named.as_raw_fd())).map(Some)
 }
 
 /// Classifies the error `cause` of opening `path`.

@@ -45,7 +45,7 @@ pub(super) fn reasons(ledger: &Ledger, eni: &Description) -> Result<Vec<String>>
             entry.address
         ));
     }
-    let living = in_use::look_from(ledger, Reach::Processes)?;
+    let living = in_use::look_from(ledger, Reach::Visible)?;
     for address in &eni.secondary {
         let reason = living.reason_to_keep(*address, None);
         reasons.extend(reason.map(|why| format!("{address}: {why}")));

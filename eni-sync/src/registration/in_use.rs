@@ -9,11 +9,10 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use common::attach::Sandbox;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::namespaces::{self, Named};
 use common::kernel::netlink::Netlink;
-use common::kernel::netns::{NetNs, NetNsId};
+use common::kernel::netns::{Holders, NetNs, NetNsId, PROCESSES, Presence};
 
 use crate::ledger::{Ledger, Owner};
 use crate::limits;
@@ -44,22 +43,14 @@ struct Unseen {
 /// Where to look for addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// In the namespaces that the ledger and the runtimes name: enough for addresses whose
-    /// owners are known.
-    Known,
-    /// Also in the namespaces of all visible processes: an address without a known owner may be
-    /// in a container whose runtime does not name its namespace.
-    Processes,
-}
-
-impl Reach {
-    /// Where to look before addresses of these owners are released.
-    pub(crate) fn to_release<'a>(mut owners: impl Iterator<Item = Option<&'a Owner>>) -> Self {
-        match owners.all(|owner| owner.is_some()) {
-            true => Self::Known,
-            false => Self::Processes,
-        }
-    }
+    /// In the namespaces that the ledger and the runtimes name: enough to see which of these
+    /// cannot be read.
+    Named,
+    /// Also in the namespaces of all visible processes, and in those of owners that something
+    /// keeps alive without its path. Needed before an address leaves the ENI or is given to
+    /// another pod: a pod may have moved its interface on, and its runtime may have removed the
+    /// path, or never have had one.
+    Visible,
 }
 
 /// Reads the addresses of the node's namespace, of every namespace that a runtime names, of
@@ -76,11 +67,13 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) ->
     for (path, why) in hidden {
         living.hide(path, why, true);
     }
+    let mut lost = Vec::new();
     for owner in owners {
         let Some(path) = owner.netns() else { continue };
         match owner.is_alive() {
-            Ok(_) => {
+            Ok(is_there) => {
                 paths.insert(path.into());
+                lost.extend((!is_there).then_some(owner));
             }
             Err(why) => living.hide(path.into(), why, false),
         }
@@ -89,8 +82,8 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) ->
     for path in paths {
         seen.extend(living.add(path)?);
     }
-    if reach == Reach::Processes {
-        living.add_processes(seen)?;
+    if reach == Reach::Visible {
+        living.add_unnamed(seen, &lost)?;
     }
     Ok(living)
 }
@@ -100,10 +93,10 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) ->
 /// # Errors
 /// As for [`look`], and code 5 naming a file of the ledger.
 pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
-    look_from(ledger, Reach::Known)
+    look_from(ledger, Reach::Named)
 }
 
-/// The same for releasing addresses whose owners may be unknown.
+/// The same, as far as `reach`.
 ///
 /// # Errors
 /// As for [`of_node`].
@@ -132,11 +125,66 @@ impl Living {
         Ok(())
     }
 
+    /// Reads the namespaces of processes, each once, and those that only a mount or a descriptor
+    /// keeps of the owners in `lost`, whose paths do not lead there any more.
+    fn add_unnamed(&mut self, mut seen: HashSet<u64>, lost: &[&Owner]) -> Result<()> {
+        seen.insert(NetNs::own()?.outer_id()?.inode);
+        let holders = Holders::default();
+        match holders.inhabited() {
+            Ok(Some(found)) => {
+                for (inode, paths) in found {
+                    if !seen.contains(&inode) {
+                        seen.extend(self.add_held(paths, inode)?);
+                    }
+                }
+            }
+            Ok(None) => self.add_processes(&mut seen)?,
+            // An address without an owner may be anywhere.
+            Err(why) => self.hide(PROCESSES.into(), why, false),
+        }
+        // Who forks holds the descriptors of its parent for a moment: what was kept at the first
+        // look may have ended at the second.
+        let kept = self.add_lost(lost, &holders, &mut seen)?;
+        let owners: Vec<&Owner> = kept.into_iter().map(|(owner, _)| owner).collect();
+        for (owner, why) in self.add_lost(&owners, &Holders::default(), &mut seen)? {
+            if let Some(path) = owner.netns() {
+                self.hide(path.into(), why, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the namespaces of owners that something may keep alive without their paths. Returns
+    /// those that cannot be read, and why they may exist.
+    fn add_lost<'a>(
+        &mut self,
+        lost: &[&'a Owner],
+        holders: &Holders,
+        seen: &mut HashSet<u64>,
+    ) -> Result<Vec<(&'a Owner, Error)>> {
+        let mut unread = Vec::new();
+        for owner in lost {
+            let (Some(id), Presence::Unknown(why)) = (owner.netns_id(), owner.presence(holders))
+            else {
+                continue;
+            };
+            if seen.contains(&id.inode) {
+                continue;
+            }
+            let paths = holders.paths_to(id).ok().flatten().unwrap_or_default();
+            match self.add_held(paths, id.inode)? {
+                Some(inode) => {
+                    seen.insert(inode);
+                }
+                None => unread.push((*owner, why)),
+            }
+        }
+        Ok(unread)
+    }
+
     /// Reads the namespaces of processes, each once. A process that this one may not examine is
     /// left out; to examine all takes their capabilities, or `SYS_PTRACE`.
-    fn add_processes(&mut self, mut seen: HashSet<(u64, u64)>) -> Result<()> {
-        let own = NetNs::own()?.id()?;
-        seen.insert((own.device, own.inode));
+    fn add_processes(&mut self, seen: &mut HashSet<u64>) -> Result<()> {
         for path in namespaces::of_processes()? {
             let found = match fs::metadata(&path) {
                 Ok(found) => found,
@@ -148,20 +196,36 @@ impl Living {
                     return Err(Error::new(ErrorCode::NETNS, msg).because(&cause));
                 }
             };
-            if !seen.contains(&(found.dev(), found.ino())) {
-                seen.extend(self.add(path)?);
+            if !seen.contains(&found.ino()) {
+                seen.extend(self.add_held(vec![path], found.ino())?);
             }
         }
         Ok(())
     }
 
-    /// Reads the namespace at `path`, and returns its identity.
-    fn add(&mut self, path: PathBuf) -> Result<Option<(u64, u64)>> {
-        let Some(sandbox) = Sandbox::open_for_del(&path.to_string_lossy())? else {
-            return Ok(None);
-        };
-        let id = sandbox.netns.id()?;
-        match sandbox.netlink.into_addresses(limits::ADDRESSES) {
+    /// Reads the namespace at `path`, and returns its inode number.
+    fn add(&mut self, path: PathBuf) -> Result<Option<u64>> {
+        match NetNs::open_for_del(&path.to_string_lossy())? {
+            Some(netns) => self.read(path, &netns).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the namespace with this inode number at the first of `paths` that leads there, and
+    /// returns the number; `None` when none does.
+    fn add_held(&mut self, paths: Vec<PathBuf>, inode: u64) -> Result<Option<u64>> {
+        for path in paths {
+            if let Some(netns) = NetNs::open_held(&path, inode)? {
+                return self.read(path, &netns).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a namespace, and returns its inode number.
+    fn read(&mut self, path: PathBuf, netns: &NetNs) -> Result<u64> {
+        let id = netns.id()?;
+        match Netlink::open_in(netns)?.into_addresses(limits::ADDRESSES) {
             Ok(found) => {
                 let addresses = found.into_iter().map(|found| found.cidr.address());
                 self.pods
@@ -178,7 +242,7 @@ impl Living {
                 });
             }
         }
-        Ok(Some((id.device, id.inode)))
+        Ok(id.inode)
     }
 
     fn hide(&mut self, path: PathBuf, why: Error, is_name: bool) {

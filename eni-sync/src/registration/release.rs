@@ -340,8 +340,7 @@ fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Resu
     // The owners of other entries name namespaces that cannot be found otherwise.
     let known = ledger.open()?.all()?;
     let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
-    let reach = Reach::to_release(entries.iter().map(|entry| entry.owner.as_ref()));
-    let living = in_use::look(owners, reach)?;
+    let living = in_use::look(owners, Reach::Visible)?;
     keep(ledger, entries, ends, |entry| {
         reason_to_keep(entry, &living)
     })

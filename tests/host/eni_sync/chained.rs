@@ -11,14 +11,16 @@ use serde_json::{Value, json};
 const V4: &str = "10.0.4.0/24";
 const V6: &str = "2001:db8:4::/64";
 
-/// A network whose first plugin is `plugin`, with addresses of both families from .20
-/// on.
-fn network(node: &AwsNode, mut plugin: Value) -> Network {
+/// A network whose first plugin is `plugin`, with addresses of both families from `first` on. An
+/// address that an interface has leaves the ENI in no other test, so each has others.
+fn network(node: &AwsNode, mut plugin: Value, first: u8) -> Network {
     // Without a carrier Go's macvlan waits for IPv6 addresses in vain.
     node.node.netns.ip(&["link", "set", "vpc", "up"]);
     let range = |subnet: &str, start: &str| json!([{ "subnet": subnet, "rangeStart": start }]);
     plugin["ipam"] = json!({
-        "type": "host-local", "ranges": [range(V4, "10.0.4.20"), range(V6, "2001:db8:4::20")],
+        "type": "host-local", "ranges": [
+            range(V4, &format!("10.0.4.{first}")), range(V6, &format!("2001:db8:4::{first}")),
+        ],
     });
     let conf = json!({
         "cniVersion": "1.0.0", "name": "mgmt", "plugins": [plugin, { "type": "eni-sync", "cooldownSeconds": 0 }],
@@ -47,7 +49,7 @@ fn a_pod_is_attached_registered_checked_and_detached() {
     for plugin in first_plugins() {
         let vpc = Vpc::new();
         let node = vpc.node();
-        let network = network(&node, plugin);
+        let network = network(&node, plugin, 221);
         let links = node.node.netns.links();
         let pod = Pod::new("c1");
         let result = network.attach(&node.node, &pod, "net1");
@@ -57,9 +59,9 @@ fn a_pod_is_attached_registered_checked_and_detached() {
         );
         assert_eq!(
             pod.netns.addresses("net1"),
-            ["10.0.4.20/24", "2001:db8:4::20/64"]
+            ["10.0.4.221/24", "2001:db8:4::221/64"]
         );
-        assert_eq!(node.addresses(), ["10.0.4.20", "2001:db8:4::20"]);
+        assert_eq!(node.addresses(), ["10.0.4.221", "2001:db8:4::221"]);
         network.check(&node.node, &pod, "net1", &result).unwrap();
         network.detach(&node.node, &pod, "net1", &result);
         assert_eq!(node.node.netns.links(), links);
@@ -76,7 +78,7 @@ fn the_result_is_that_of_the_plugins_before() {
     for plugin in first_plugins() {
         let vpc = Vpc::new();
         let node = vpc.node();
-        let network = network(&node, plugin);
+        let network = network(&node, plugin, 224);
         let pod = Pod::new("c1");
         let first = network.call(&network.plugins[0], "ADD", &Value::Null);
         let mut given = node.node.run(&first.pod(&pod, "net1")).ok();
@@ -94,13 +96,13 @@ fn an_add_that_eni_sync_refuses_leaves_nothing() {
     for plugin in first_plugins() {
         let vpc = Vpc::new();
         let (node, other) = (vpc.node(), vpc.node());
-        other.add(&Pod::new("theirs"), &["10.0.4.20"]).ok();
-        let network = network(&node, plugin);
+        other.add(&Pod::new("theirs"), &["10.0.4.227"]).ok();
+        let network = network(&node, plugin, 227);
         let links = node.node.netns.links();
         let pod = Pod::new("c1");
         let output = network.try_attach(&node.node, &pod, "net1").unwrap_err();
         let error = output.error_code(11);
-        assert!(error.msg.contains("10.0.4.20"), "{error:?}");
+        assert!(error.msg.contains("10.0.4.227"), "{error:?}");
         assert_eq!(
             (node.node.netns.links(), pod.netns.links()),
             (links, vec!["lo".to_owned()])
@@ -116,7 +118,7 @@ fn an_add_that_eni_sync_refuses_leaves_nothing() {
         );
         // What is left is host-local's note of the last address, which it goes on from.
         let next = network.attach(&node.node, &pod, "net1");
-        assert_eq!(next["ips"][0]["address"], "10.0.4.21/24");
+        assert_eq!(next["ips"][0]["address"], "10.0.4.228/24");
         network.detach(&node.node, &pod, "net1", &next);
     }
 }
@@ -125,7 +127,7 @@ fn an_add_that_eni_sync_refuses_leaves_nothing() {
 fn an_add_is_undone_when_a_plugin_behind_eni_sync_fails() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let mut network = network(&node, first_plugins()[1].clone());
+    let mut network = network(&node, first_plugins()[1].clone(), 231);
     network
         .plugins
         .push(json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.net1.no_such": "1" } }));
@@ -144,7 +146,7 @@ fn an_add_is_undone_when_a_plugin_behind_eni_sync_fails() {
 fn a_pod_that_is_attached_while_aws_does_not_answer_is_attached_when_it_does() {
     let vpc = Vpc::new();
     let node = vpc.node();
-    let network = network(&node, first_plugins()[0].clone());
+    let network = network(&node, first_plugins()[0].clone(), 234);
     let pod = Pod::new("c1");
     let denied = Fault::Error {
         status: 403,

@@ -108,19 +108,19 @@ fn a_pod_that_still_has_its_address_keeps_it() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");
-    node.add(&pod, &["10.0.4.70"]).ok();
+    node.add(&pod, &["10.0.4.183"]).ok();
     node.del(&pod);
     pod.netns
-        .ip(&["address", "add", "10.0.4.70/24", "dev", "lo"]);
-    let output = release(&node, &["--address", "10.0.4.70", "--force"], 1);
+        .ip(&["address", "add", "10.0.4.183/24", "dev", "lo"]);
+    let output = release(&node, &["--address", "10.0.4.183", "--force"], 1);
     assert!(
         output
             .stdout
             .contains("kept: it is on an interface of a pod, in \""),
         "{output}"
     );
-    assert_eq!(node.addresses(), ["10.0.4.70"]);
-    assert_eq!(node.ledger()["10.0.4.70"], "releasing");
+    assert_eq!(node.addresses(), ["10.0.4.183"]);
+    assert_eq!(node.ledger()["10.0.4.183"], "releasing");
 }
 
 #[test]

@@ -14,7 +14,8 @@ use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually, ip};
 use harness::{Output, Pod, Resident};
 use serde_json::json;
 
-const ADDRESS: &str = "10.0.4.70";
+/// No interface of another test has it.
+const ADDRESS: &str = "10.0.4.182";
 /// How many addresses of a namespace are read.
 const MOST: usize = 4096;
 
@@ -71,7 +72,7 @@ fn an_address_stays_when_the_namespace_of_its_last_owner_is_not_visible() {
     run(&node, "DEL", &pod, ADDRESS);
     hide(&node, "c1");
     let said = gc_due(&node, ADDRESS);
-    assert!(said.contains("10.0.4.70 stays"), "{said}");
+    assert!(said.contains("10.0.4.182 stays"), "{said}");
     assert!(
         said.contains("\"/run/netns/c1\" is not visible to this process"),
         "{said}"
@@ -121,31 +122,33 @@ fn force_releases_nothing_when_the_directory_of_namespaces_is_not_there() {
     fs::remove_dir_all(names(&node)).unwrap();
     let output = release(&node, ADDRESS, 1);
     assert!(output.stdout.contains("kept: it may be in use"), "{output}");
-    assert_eq!(node.addresses(), [ADDRESS, "10.0.4.71"]);
+    assert_eq!(node.addresses(), ["10.0.4.71", ADDRESS]);
 }
 
 #[test]
 fn an_address_on_an_interface_of_the_node_stays() {
     let vpc = Vpc::new();
     let node = vpc.node();
+    // No interface of another test has it.
+    let address = "10.0.4.181";
     let pod = Pod::new("c1");
-    node.add(&pod, &[ADDRESS]).ok();
+    node.add(&pod, &[address]).ok();
     node.del(&pod);
-    let address = ["address", "add", "10.0.4.70/32", "dev", "ens6"];
-    node.node.netns.ip(&address);
+    let place_of = ["address", "add", "10.0.4.181/32", "dev", "ens6"];
+    node.node.netns.ip(&place_of);
     let place = "it is on interface \"ens6\" of the node itself";
-    let said = gc_due(&node, ADDRESS);
+    let said = gc_due(&node, address);
     assert!(said.contains(place), "{said}");
-    let output = release(&node, ADDRESS, 1);
+    let output = release(&node, address, 1);
     assert!(output.stdout.contains(place), "{output}");
-    assert_eq!(node.addresses(), [ADDRESS]);
+    assert_eq!(node.addresses(), [address]);
     let output = node.command(&["doctor"]);
     assert!(
-        output.stdout.contains("ip address del 10.0.4.70 dev ens6"),
+        output.stdout.contains("ip address del 10.0.4.181 dev ens6"),
         "{output}"
     );
     node.node.netns.ip(&["address", "flush", "dev", "ens6"]);
-    release(&node, ADDRESS, 0);
+    release(&node, address, 0);
 }
 
 /// A pod whose interface has this many addresses of nobody.
@@ -231,7 +234,7 @@ fn an_address_stays_when_a_namespace_cannot_be_opened() {
     let node = vpc.node();
     let pod = named_pod(&node, "c1");
     pod.netns
-        .ip(&["address", "add", "10.0.4.70/32", "dev", "lo"]);
+        .ip(&["address", "add", "10.0.4.182/32", "dev", "lo"]);
     run(&node, "ADD", &pod, ADDRESS);
     run(&node, "DEL", &pod, ADDRESS);
     for error in ["EMFILE", "ENFILE", "EACCES", "EIO", "ENOMEM"] {
@@ -290,10 +293,11 @@ fn an_address_of_an_unknown_owner_stays_when_a_process_cannot_be_examined() {
     let node = vpc.node();
     node.lab.assign(&node.eni, &[ip(ADDRESS)]);
     let process = Resident::alone();
-    let output = release_with_fault(&node, (&process.netns(), "statx:error=EIO"));
-    let text = format!("failed to examine netns {:?}", process.netns());
-    let said = format!("{}{}", output.stdout, output.stderr);
-    assert!(said.contains(&text), "{output}");
+    let netns = process.netns();
+    let thread = netns.replace("/ns/", &format!("/task/{}/ns/", process.id()));
+    let output = release_with_fault(&node, (&thread, "statx:error=EIO"));
+    let text = "failed to look for the holders of a netns: Input/output error";
+    assert!(output.stdout.contains(text), "{output}");
     assert_eq!(node.addresses(), [ADDRESS], "{output}");
 }
 

@@ -6,7 +6,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,15 @@ use super::presence::{KIND, NetNsId, Presence, ProcessId, leads_nowhere, time};
 use crate::error::{Error, ErrorCode};
 
 /// Where the kernel shows processes.
-pub(crate) const PROCESSES: &str = "/proc";
+pub const PROCESSES: &str = "/proc";
 const OWN: &str = "/proc/self";
 /// A namespace that always exists, to get the device of the namespace file system.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 /// The first process of the machine. It does not belong to a container, and a security
 /// module may protect it.
 const FIRST: &str = "/proc/1";
+/// The network namespace of a process or a thread, in its directory.
+const NETNS: &str = "ns/net";
 /// The PID namespace of the process itself.
 const OWN_PIDS: &str = "/proc/self/ns/pid";
 /// How many mounts, threads and descriptors are examined at most, which takes less than a second. If
@@ -115,6 +117,27 @@ impl Holders {
         Ok(Some(held.map(Held::paths).unwrap_or_default()))
     }
 
+    /// The namespaces that processes are in: the inode number of each, and a path for each of
+    /// the processes. A process is where its first thread is: others enter namespaces for a
+    /// moment, as plugins do. `None` when the processes of the node are not visible.
+    ///
+    /// # Errors
+    /// Code 8 when the processes of the node cannot be examined.
+    pub fn inhabited(&self) -> Result<Option<HashMap<u64, Vec<PathBuf>>>, Error> {
+        let seen = match self.seen()? {
+            Seen::All(seen) => seen,
+            Seen::Hidden => return Ok(None),
+            Seen::TooMany => return Err(unsearchable(&too_many())),
+        };
+        let inhabited = seen.iter().map(|(number, held)| {
+            let first = held.inside.iter().filter(|thread| is_first(thread));
+            let paths = first.map(|thread| thread.join(NETNS));
+            (*number, paths.collect::<Vec<PathBuf>>())
+        });
+        let inhabited = inhabited.filter(|(_, paths)| !paths.is_empty());
+        Ok(Some(inhabited.collect()))
+    }
+
     /// Whether the processes of the node are visible, and none of them keeps the namespace
     /// `id` alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
@@ -177,7 +200,7 @@ fn look_at_all() -> io::Result<Seen> {
 
 impl Held {
     fn paths(&self) -> Vec<PathBuf> {
-        let inside = self.inside.iter().map(|thread| thread.join("ns/net"));
+        let inside = self.inside.iter().map(|thread| thread.join(NETNS));
         self.made.values().cloned().chain(inside).collect()
     }
 
@@ -210,6 +233,12 @@ impl Held {
     }
 }
 
+/// Whether a thread is the first one of its process, which has its number.
+fn is_first(thread: &Path) -> bool {
+    let process = thread.ancestors().nth(2);
+    process.is_some_and(|process| process.file_name() == thread.file_name())
+}
+
 /// Whether a process has certainly started after an inode was made.
 fn is_younger(process: &Path, made: i64) -> bool {
     ProcessId::of(process).is_some_and(|process| process.is_younger_than(made))
@@ -227,7 +256,7 @@ pub(super) fn was_kept_by_a_process(id: &NetNsId, made: i64) -> io::Result<bool>
     }
     for process in numbered(Path::new(PROCESSES))? {
         for thread in threads(&process)? {
-            let inside = match tolerant(|| fs::metadata(thread.join("ns/net"))) {
+            let inside = match tolerant(|| fs::metadata(thread.join(NETNS))) {
                 // As for `Holders`: such a process does not belong to a container that is
                 // visible.
                 Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => continue,
@@ -272,7 +301,7 @@ impl Found {
         // The kernel lists threads in the order of their start.
         let mut numbers = HashSet::new();
         for thread in threads(process)? {
-            if let Some(inside) = tolerant(|| fs::metadata(thread.join("ns/net")))?
+            if let Some(inside) = tolerant(|| fs::metadata(thread.join(NETNS)))?
                 && numbers.insert(inside.ino())
             {
                 let held = self.held.entry(inside.ino()).or_default();
@@ -385,6 +414,14 @@ fn shares_descriptors(process: &Path, thread: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether a file is on the file system with this device, of which the file system's server is not
+/// asked.
+pub(super) fn is_on(file: &File, device: u64) -> io::Result<bool> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
+    let found = statx(file, "", flags, StatxFlags::empty())?;
+    Ok(makedev(found.stx_dev_major, found.stx_dev_minor) == device)
 }
 
 /// The properties of the namespace that a descriptor refers to; `None` if it refers to something

@@ -70,10 +70,9 @@ fn look(
     ledger: &EniLedger,
     (actual, candidates): (Option<&Description>, &[Candidate]),
 ) -> Result<Seen> {
-    let reach = Reach::to_release(candidates.iter().map(Candidate::owner));
     let is_any_unclaimed = candidates.iter().any(Candidate::is_unclaimed);
     Ok(Seen {
-        living: in_use::look_from(node.ledger, reach)?,
+        living: in_use::look_from(node.ledger, Reach::Visible)?,
         unreadable: ledger.unreadable()?.into_iter().collect(),
         whole: match actual.filter(|_| is_any_unclaimed) {
             Some(eni) => attached::reason_to_keep(&eni.mac)?,

@@ -84,7 +84,7 @@ fn look(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, manner: &Manner) -> Resu
     Ok(Seen {
         entries: ledger.read()?,
         unreadable: ledger.unreadable()?.into_iter().collect(),
-        living: in_use::look_from(node.ledger, Reach::Processes)?,
+        living: in_use::look_from(node.ledger, Reach::Visible)?,
         reserved: manner.reserved()?.into_keys().collect(),
         whole: attached::reason_to_keep(&eni.mac)?,
     })
@@ -166,7 +166,7 @@ fn preview(
     (own, manner): (Vec<Prefix>, &Manner),
 ) -> Result<Vec<(Cidr, Fate)>> {
     let whole = attached::reason_to_keep(&eni.mac)?;
-    let living = in_use::look_from(node.ledger, Reach::Processes)?;
+    let living = in_use::look_from(node.ledger, Reach::Visible)?;
     let reserved: Vec<IpAddr> = manner.reserved()?.into_keys().collect();
     let fate = |prefix: Prefix| {
         let in_use = || give_back::in_use_by(&prefix, &living, &reserved);

@@ -109,7 +109,7 @@ pub(crate) fn give_back(
     }
     // What is reserved is read after this, so that nobody gets an address unseen.
     due.iter().try_for_each(unlist)?;
-    let living = in_use::look_from(node.ledger, Reach::Processes)?;
+    let living = in_use::look_from(node.ledger, Reach::Visible)?;
     let asked = mark_asked(ledger, due, (&living, &reserved()?), kept)?;
     let mut errors = Errors::default();
     for family in Family::ALL {
@@ -259,7 +259,7 @@ pub(crate) fn open_adopted(
         return Ok(());
     }
     // The ledger is not locked here: pods must not wait while all namespaces are read.
-    let living = in_use::look_from(node.ledger, Reach::Processes)?;
+    let living = in_use::look_from(node.ledger, Reach::Visible)?;
     let reserved = reserved()?;
     let entries = ledger.open()?;
     for prefix in adopted {
