@@ -51,6 +51,10 @@ pub(crate) struct Entry {
     /// range that host-local hands out, so the next such attachment may get it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) chosen: bool,
+    /// Whether a network has claimed it as one that floats: another running node may take it at
+    /// any moment, so what EC2 has confirmed earlier proves nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) floats: bool,
 }
 
 fn is_never(time: &Timestamp) -> bool {
@@ -142,6 +146,7 @@ impl Entry {
                 removal: 0,
                 missing: 0,
                 chosen: false,
+                floats: lets_float(event),
             }),
             Next::Stay | Next::Forget => None,
         }
@@ -178,6 +183,7 @@ impl Entry {
             missing,
             // host-local hands out what is in a pool.
             chosen: self.chosen && *event != Event::Pooled,
+            floats: self.floats || lets_float(event),
         })
     }
 
@@ -296,10 +302,10 @@ impl Entry {
         }
     }
 
-    /// Whether EC2 has confirmed recently that the address is on the ENI, and no description
-    /// since then has failed to show it.
+    /// Whether EC2 has confirmed recently that the address is on the ENI, no description since
+    /// then has failed to show it, and no other node may take it.
     pub(crate) fn is_believed(&self, now: Timestamp) -> bool {
-        self.missing == 0 && is_younger(self.confirmed, BELIEVED, now)
+        !self.floats && self.missing == 0 && is_younger(self.confirmed, BELIEVED, now)
     }
 
     /// Whether the last description has not shown the address.
@@ -463,6 +469,12 @@ impl Entry {
         let owner = self.owner.as_ref();
         owner.is_some_and(|owner| !owner.presence(holders).has_ended())
     }
+}
+
+/// Whether an event is the claim of a network whose addresses move between running nodes.
+fn lets_float(event: &Event) -> bool {
+    let always = Takeover::Always;
+    matches!(event, Event::Claimed { takeover, .. } if *takeover == always)
 }
 
 /// Whether `time` is less than `seconds` ago. A time in the future is not.

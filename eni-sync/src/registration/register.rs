@@ -220,7 +220,8 @@ fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec
         let other_lives = entry
             .as_ref()
             .is_some_and(|entry| entry.is_in_use() && entry.may_have_living_owner(&holders));
-        let claim = rules::claim(entry.as_ref(), &request.owner, other_lives, now());
+        let by = (&request.owner, request.takeover);
+        let claim = rules::claim(entry.as_ref(), by, other_lives, now());
         if claim == Claim::Taken {
             return Err(taken(*address, ledger.id(), entry.as_ref()));
         }
@@ -255,7 +256,7 @@ fn taken(address: IpAddr, eni: &str, entry: Option<&Entry>) -> Error {
 }
 
 /// Takes over, without a call, the addresses that are still on the ENI by the metadata. Not for
-/// floating addresses, which another node may have taken meanwhile.
+/// a network that lets addresses float.
 pub(crate) fn confirm(
     node: &Node<'_>,
     eni: &Eni,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use crate::ledger::{Absence, Entry, Owner, State, Timestamp};
+use crate::ledger::{Absence, Entry, Owner, State, Takeover, Timestamp};
 use crate::vpc::ec2::Description;
 
 /// How long, in seconds, due addresses wait for others whose cool-down is nearly over.
@@ -29,10 +29,11 @@ pub(crate) enum Claim {
 
 /// Decides about `owner`'s claim of the address whose entry is `entry`. An address that EC2 has
 /// not confirmed for a while is requested again, because another user may have removed it; for
-/// an address of a pool, which serves to avoid calls, the metadata are enough.
+/// an address of a pool, which serves to avoid calls, the metadata are enough. An address that
+/// any network lets float may be on another node now, which the metadata show later.
 pub(crate) fn claim(
     entry: Option<&Entry>,
-    owner: &Owner,
+    (owner, takeover): (&Owner, Takeover),
     other_lives: bool,
     now: Timestamp,
 ) -> Claim {
@@ -43,6 +44,7 @@ pub(crate) fn claim(
     let is_believed = entry.is_believed(now);
     match &entry.state {
         State::Held | State::Claiming { .. } if !is_own && other_lives => Claim::Taken,
+        _ if entry.floats || takeover == Takeover::Always => Claim::Ask,
         State::Pooled if is_believed => Claim::Take,
         State::Pooled => Claim::Reuse,
         State::Held | State::Adopted | State::Releasing { asked: false, .. } if is_believed => {
@@ -190,8 +192,7 @@ mod tests {
     use common::kernel::netns::NetNsId;
 
     use super::*;
-    use crate::ledger::Life;
-    use crate::ledger::Takeover;
+    use crate::ledger::{Event, Life};
 
     fn owner(container_id: &str) -> Owner {
         Owner {
@@ -213,6 +214,8 @@ mod tests {
             cooldown_seconds: 30,
         }
     }
+
+    const DEFAULT: Takeover = Takeover::DeadOwner;
 
     /// The time of the tests; what is in [`entry`] is as old as that.
     const NOW: Timestamp = 100;
@@ -244,9 +247,10 @@ mod tests {
     fn an_address_that_a_living_attachment_has_is_taken() {
         for state in [State::Held, claiming()] {
             let entry = entry(70, &state);
-            assert_eq!(claim(Some(&entry), &owner("b"), true, NOW), Claim::Taken);
-            assert_ne!(claim(Some(&entry), &owner("b"), false, NOW), Claim::Taken);
-            assert_ne!(claim(Some(&entry), &owner("a"), true, NOW), Claim::Taken);
+            let by = |id, lives| claim(Some(&entry), (&owner(id), DEFAULT), lives, NOW);
+            assert_eq!(by("b", true), Claim::Taken);
+            assert_ne!(by("b", false), Claim::Taken);
+            assert_ne!(by("a", true), Claim::Taken);
         }
     }
 
@@ -273,8 +277,9 @@ mod tests {
             ),
             (Some(entry(70, &State::Removed)), Claim::Ask),
         ] {
-            let found = claim(entry.as_ref(), &owner("a"), false, NOW);
-            assert_eq!(found, expected, "{entry:?}");
+            let found = |takeover| claim(entry.as_ref(), (&owner("a"), takeover), false, NOW);
+            assert_eq!(found(DEFAULT), expected, "{entry:?}");
+            assert_eq!(found(Takeover::Always), Claim::Ask, "{entry:?}");
         }
     }
 
@@ -286,10 +291,30 @@ mod tests {
             (State::Adopted, Claim::Reuse, Claim::Ask),
         ] {
             let entry = entry(70, &state);
-            let at = |now| claim(Some(&entry), &owner("a"), false, now);
+            let at = |now| claim(Some(&entry), (&owner("a"), DEFAULT), false, now);
             assert_eq!([at(NOW), at(NOW + 899)], [at_once; 2], "{entry:?}");
             assert_eq!(at(NOW + 900), later, "{entry:?}");
         }
+    }
+
+    #[test]
+    fn what_any_network_lets_float_is_not_used_without_a_call() {
+        let always = Event::Claimed {
+            takeover: Takeover::Always,
+            best_effort: false,
+        };
+        let mut entry = Entry::begin(IpAddr::from([10, 0, 4, 70]), &always, Some(owner("a")));
+        for event in [
+            Event::Assigned { for_pool: false },
+            Event::Ended { after: NOW },
+            Event::Pooled,
+        ] {
+            entry = entry.and_then(|entry| entry.after(&event));
+            let now = entry.as_ref().unwrap().since;
+            let found = claim(entry.as_ref(), (&owner("b"), DEFAULT), false, now);
+            assert_eq!(found, Claim::Ask, "{entry:?}");
+        }
+        assert_eq!(entry.unwrap().state, State::Pooled);
     }
 
     #[test]

@@ -80,7 +80,9 @@ fn assert_rules_apply(entry: &Entry) {
     }
     if let Some(owner) = &entry.owner {
         assert!(owner.is_same(owner) && entry.is_owned_by(owner));
-        let claim = rules::claim(Some(entry), &stranger(owner), true, ledger::now());
+        let stranger = stranger(owner);
+        let by = (&stranger, ledger::Takeover::default());
+        let claim = rules::claim(Some(entry), by, true, ledger::now());
         assert!(!entry.is_in_use() || claim == rules::Claim::Taken);
     }
     assert!(!entry.state.name().is_empty());

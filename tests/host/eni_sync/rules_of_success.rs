@@ -110,6 +110,46 @@ fn rule_5_metadata_that_show_what_is_no_longer_true_do_not_let_an_add_succeed() 
     assert_eq!(vpc.owner(ADDRESS), Some(node.eni.clone()));
 }
 
+/// One network of the node lets the address float, and the other one does not.
+#[test]
+fn rule_5_metadata_prove_nothing_about_an_address_that_any_network_lets_float() {
+    let vpc = Vpc::new().without_invariants();
+    let (node, other) = (vpc.node(), vpc.node());
+    let floats = json!({ "takeover": "always" });
+    let pod = Pod::new("c1");
+    node.run(&node.conf_call("ADD", &pod, &[ADDRESS], &floats))
+        .ok();
+    let had = Instant::now();
+    node.del(&pod);
+    let pod = Pod::new("c2");
+    other
+        .run(&other.conf_call("ADD", &pod, &[ADDRESS], &floats))
+        .ok();
+    node.lab.rules(|rules| rules.imds_lag = had.elapsed());
+    let error = node.add(&Pod::new("c3"), &[ADDRESS]).error_code(11);
+    assert!(error.msg.contains(ADDRESS), "{error:?}");
+    assert_eq!(vpc.owner(ADDRESS), Some(other.eni.clone()));
+}
+
+/// A pool's addresses are used without a look, and another node has taken one of them.
+#[test]
+fn rule_5_an_address_of_a_pool_is_asked_for_by_a_network_that_lets_it_float() {
+    let vpc = Vpc::new().without_invariants();
+    let (node, other) = (vpc.node(), vpc.node());
+    let floats = json!({ "takeover": "always" });
+    let pod = Pod::new("c1");
+    node.add(&pod, &[ADDRESS]).ok();
+    node.del(&pod);
+    node.edit_ledger(ADDRESS, |entry| entry["state"] = json!("pooled"));
+    let (second, third) = (Pod::new("c2"), Pod::new("c3"));
+    let call = other.conf_call("ADD", &second, &[ADDRESS], &floats);
+    other.run(&call).ok();
+    assert_eq!(vpc.owner(ADDRESS), Some(other.eni.clone()));
+    let call = node.conf_call("ADD", &third, &[ADDRESS], &floats);
+    node.run(&call).ok();
+    assert_eq!(vpc.owner(ADDRESS), Some(node.eni.clone()));
+}
+
 #[test]
 fn rule_5_an_address_that_aws_may_have_removed_already_is_asked_for_again() {
     let vpc = Vpc::new();
