@@ -16,6 +16,7 @@ mod policy;
 mod prefix;
 mod queue;
 mod refusal;
+mod state;
 mod wish;
 
 use std::collections::HashSet;
@@ -39,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use self::clock::Clock;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
-pub(crate) use self::entry::{Absence, Entry, State, Timestamp, now};
+pub(crate) use self::entry::{Absence, Entry, Timestamp, now};
 pub(crate) use self::excluded::{Excluded, PARKED};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::owner::{Life, Owner};
@@ -49,6 +50,7 @@ pub(crate) use self::policy::{
 pub(crate) use self::prefix::{Asked, Prefix};
 use self::queue::{Held, Queue, Queues, TakeLock};
 pub(crate) use self::refusal::Refusal;
+pub(crate) use self::state::State;
 pub(crate) use self::wish::{Unheard, Whose, Wish};
 use crate::deadline::Deadline;
 

@@ -7,6 +7,7 @@ pub(crate) mod choose;
 mod count;
 pub(crate) mod desired;
 pub(crate) mod detached;
+pub(crate) mod ended;
 pub(crate) mod in_use;
 pub(crate) mod looks;
 pub(crate) mod node;

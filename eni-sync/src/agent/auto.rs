@@ -14,6 +14,7 @@ use crate::agent::found::Found;
 use crate::agent::reserved::{GONE, Reserved, has_ended, reservations};
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner, Takeover};
+use crate::registration::ended;
 use crate::registration::register;
 use crate::registration::without::Without;
 use crate::vpc::clients::Aws;
@@ -47,7 +48,7 @@ pub(super) fn follow(agent: &Agent, found: &Found) -> (Outcome, Result<()>) {
         directories.extend(reserved.map(|reserved| (network.directory(), reserved)));
     }
     let is_over = |entry: &Entry| is_over(entry, &directories);
-    errors.keep(register::give_up_entries(&agent.ledger, GONE, is_over));
+    errors.keep(ended::give_up_entries(&agent.ledger, GONE, is_over));
     let mut wanted = Wanted::new();
     let reserved = directories.into_values().flatten();
     for (address, owner) in reserved.filter_map(|(address, owner)| Some((address, owner?))) {

@@ -16,6 +16,7 @@ use crate::agent::configuration::{Configuration, DATA_DIR, Watched};
 use crate::agent::found::Found;
 use crate::agent::shared::Agent;
 use crate::ledger::{Entry, Life, Owner};
+use crate::registration::ended;
 use crate::registration::register;
 use crate::registration::without::Without;
 use crate::vpc::inventory;
@@ -30,7 +31,7 @@ pub(super) type Reserved = BTreeMap<IpAddr, Option<Owner>>;
 /// addresses that cannot be registered.
 pub(super) fn follow(agent: &Agent, network: &Watched, records: &Found) -> Result<Vec<Without>> {
     let found = reservations(network)?;
-    register::give_up_entries(&agent.ledger, GONE, |entry| {
+    ended::give_up_entries(&agent.ledger, GONE, |entry| {
         is_of(entry, network) && has_ended(entry, found.get(&entry.address))
     })?;
     let named = |(address, owner): (IpAddr, Option<Owner>)| Some((address, records.name(owner?)));

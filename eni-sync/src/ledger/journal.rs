@@ -3,11 +3,12 @@
 
 use tracing::{debug, info, warn};
 
-use super::entry::{Entry, State, Timestamp, now};
+use super::entry::{Entry, Timestamp, now};
 use super::life_cycle::Event;
 use super::owner::Owner;
 use super::prefix::Prefix;
 use super::refusal::Refusal;
+use super::state::State;
 
 /// Logs an event of an address, with all that is known of its attachment.
 macro_rules! tell {

@@ -9,13 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::attach::inventory::Eni;
-use common::error::{Error, ErrorCode, Errors, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::kernel::netns::Holders;
 use common::say;
 
 use crate::deadline::Deadline;
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, Whose, Wish, now,
+    EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, Whose, now,
 };
 use crate::registration::assign::{Assigner, Claimed};
 use crate::registration::desired::Wanted;
@@ -30,13 +30,6 @@ use crate::registration::{count, release, unheard};
 use crate::vpc::clients::Aws;
 use crate::vpc::eni;
 use crate::vpc::inventory;
-
-/// How long a DEL waits for the ledgers of all ENIs together. Each is locked for milliseconds,
-/// unless the process with the lock is stopped; the runtime repeats the DEL then.
-const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
-/// How long it waits for each ledger at least, so that a stopped process on one ENI does not
-/// block the others.
-const LEAST_LOCK_WAIT: Duration = Duration::from_millis(100);
 
 /// How long, in seconds, a refused address that its pod can do without is not requested again:
 /// it makes AWS refuse the whole batch.
@@ -436,63 +429,4 @@ fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
     if let Err(error) = released {
         say!("releasing addresses of {}: {error}", eni.id);
     }
-}
-
-/// Marks the addresses of attachments as not needed any more, on every ENI. AWS is not asked:
-/// the addresses leave when their cool-down is over. `why` is for the log.
-///
-/// # Errors
-/// Code 5 naming a file of the ledger, 11 when it is locked for too long; the others are marked
-/// nevertheless.
-pub(crate) fn give_up(ledger: &Ledger, why: &str, is_ended: impl Fn(&Owner) -> bool) -> Result<()> {
-    let is_of_ended = |entry: &Entry| entry.owner.as_ref().is_some_and(&is_ended);
-    end_all(ledger, why, is_of_ended, |wish| is_ended(&wish.owner))
-}
-
-/// The same for entries, without wishes.
-///
-/// # Errors
-/// As for [`give_up`].
-pub(crate) fn give_up_entries(
-    ledger: &Ledger,
-    why: &str,
-    is_ended: impl Fn(&Entry) -> bool,
-) -> Result<()> {
-    end_all(ledger, why, is_ended, |_| false)
-}
-
-fn end_all(
-    ledger: &Ledger,
-    why: &str,
-    is_ended: impl Fn(&Entry) -> bool,
-    is_idle: impl Fn(&Wish) -> bool,
-) -> Result<()> {
-    let start = Instant::now();
-    let mut errors = Errors::default();
-    for eni in ledger.enis()? {
-        let wait = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
-        let wait = wait.max(LEAST_LOCK_WAIT);
-        let entries = errors.keep(eni.open_to_end(wait));
-        if let Some(entries) = entries {
-            errors.keep(end_where(&entries, why, &is_ended));
-            errors.keep(forget_where(&entries, &is_idle));
-        }
-    }
-    errors.into_result()
-}
-
-fn end_where(entries: &Entries, why: &str, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
-    for entry in entries.all()?.into_iter().filter(is_ended) {
-        if entry.is_in_use() {
-            entries.end(entry, why)?;
-        }
-    }
-    Ok(())
-}
-
-fn forget_where(entries: &Entries, is_idle: impl Fn(&Wish) -> bool) -> Result<()> {
-    for wish in entries.wishes(Whose::Anybody)?.into_iter().filter(is_idle) {
-        entries.forget_wish(&wish)?;
-    }
-    Ok(())
 }
