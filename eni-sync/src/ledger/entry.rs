@@ -54,6 +54,10 @@ pub(crate) struct Entry {
     /// any moment, so what EC2 has confirmed earlier proves nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) floats: bool,
+    /// Whether its attachment was ended while its namespace lived, or may have lived, without
+    /// its path. Who does not see the processes of the node cannot find out when it ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) lingers: bool,
 }
 
 fn is_never(time: &Timestamp) -> bool {
@@ -87,6 +91,7 @@ impl Entry {
                 missing: 0,
                 chosen: false,
                 floats: lets_float(event),
+                lingers: false,
             }),
             Next::Stay | Next::Forget => None,
         }
@@ -124,6 +129,7 @@ impl Entry {
             // host-local hands out what is in a pool.
             chosen: self.chosen && *event != Event::Pooled,
             floats: self.floats || lets_float(event),
+            lingers: self.lingers,
         })
     }
 
@@ -167,6 +173,7 @@ impl Entry {
         };
         entry.map(|entry| Self {
             chosen: false,
+            lingers: false,
             ..entry.owned_by(owner)
         })
     }
@@ -186,6 +193,16 @@ impl Entry {
         let cooldown = owner.map_or(0, |owner| owner.cooldown_seconds);
         let after = now().saturating_add(cooldown);
         self.after(&Event::Ended { after })
+    }
+
+    /// The entry with what can be seen now of a namespace that lives without its path.
+    #[must_use]
+    pub(crate) fn looked_at(self, holders: &Holders) -> Self {
+        let owner = self.owner.as_ref();
+        let may_linger = owner.is_some_and(|owner| owner.may_linger(holders));
+        // Without a view of the processes, what was seen earlier stays true.
+        let lingers = may_linger || self.lingers && !holders.are_visible();
+        Self { lingers, ..self }
     }
 
     /// The entry of a file, corrected: files of versions that did not record EC2's confirmation

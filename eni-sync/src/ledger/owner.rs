@@ -166,6 +166,25 @@ impl Owner {
         self.life.presence(holders)
     }
 
+    /// Whether its namespace may live although its path does not lead there: something keeps
+    /// it, or may keep it, as far as this process can see.
+    pub(crate) fn may_linger(&self, holders: &Holders) -> bool {
+        self.netns_id().is_some() && matches!(self.presence(holders), Presence::Unknown(_))
+    }
+
+    /// Whether its namespace was made in an earlier boot of the machine.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read.
+    pub(crate) fn is_of_earlier_boot(&self) -> Result<bool> {
+        match &self.life {
+            Life::Namespace {
+                boot_id: made_in, ..
+            } => Ok(boot_id()? != *made_in),
+            Life::Reservation { .. } | Life::Pool { .. } => Ok(false),
+        }
+    }
+
     /// The path of the container's network namespace, where it is known.
     pub(crate) fn netns(&self) -> Option<&str> {
         match &self.life {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use common::error::{Errors, Result};
+use common::kernel::netns::Holders;
 
 use crate::ledger::{Entries, Entry, Ledger, Owner, Whose, Wish};
 
@@ -44,23 +45,35 @@ fn end_all(
     is_idle: impl Fn(&Wish) -> bool,
 ) -> Result<()> {
     let start = Instant::now();
-    let mut errors = Errors::default();
+    let (mut errors, holders) = (Errors::default(), Holders::default());
     for eni in ledger.enis()? {
         let wait = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
         let wait = wait.max(LEAST_LOCK_WAIT);
         let entries = errors.keep(eni.open_to_end(wait));
         if let Some(entries) = entries {
-            errors.keep(end_where(&entries, why, &is_ended));
+            errors.keep(end_where(&entries, why, &is_ended, &holders));
             errors.keep(forget_where(&entries, &is_idle));
         }
     }
     errors.into_result()
 }
 
-fn end_where(entries: &Entries, why: &str, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
-    for entry in entries.all()?.into_iter().filter(is_ended) {
-        if entry.is_in_use() {
-            entries.end(entry, why)?;
+/// Ends the entries for which that is true. The runtime's process, which sees the processes of
+/// the node, also writes down which namespaces live without a path, and which have ended since.
+fn end_where(
+    entries: &Entries,
+    why: &str,
+    is_ended: impl Fn(&Entry) -> bool,
+    holders: &Holders,
+) -> Result<()> {
+    for entry in entries.all()? {
+        if entry.is_in_use() && is_ended(&entry) {
+            entries.end(entry.looked_at(holders), why)?;
+        } else if entry.lingers {
+            let looked_at = entry.clone().looked_at(holders);
+            if looked_at != entry {
+                entries.write(&looked_at)?;
+            }
         }
     }
     Ok(())

@@ -14,8 +14,12 @@ use common::kernel::namespaces::{self, Named};
 use common::kernel::netlink::Netlink;
 use common::kernel::netns::{Holders, NetNs, NetNsId, PROCESSES, Presence};
 
-use crate::ledger::{Ledger, Owner};
+use crate::ledger::{Entry, Ledger, Owner};
 use crate::limits;
+
+/// Why an address stays whose pod has lived without a path.
+const LINGERS: &str = "it may be in use: its namespace lived without its path, and this process \
+                       cannot see whether it has ended";
 
 /// The addresses in use, as far as this process can see.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ pub(crate) struct Living {
     node: HashMap<IpAddr, String>,
     /// The namespaces that are not visible to this process: any address may be in them.
     hidden: Vec<Unseen>,
+    /// Whether this process was to see the processes of the node, and does not.
+    is_blind: bool,
     /// The namespaces that have too many addresses, or change them too often to be read.
     unreadable: Vec<Unseen>,
 }
@@ -138,7 +144,10 @@ impl Living {
                     }
                 }
             }
-            Ok(None) => self.add_processes(&mut seen)?,
+            Ok(None) => {
+                self.is_blind = true;
+                self.add_processes(&mut seen)?;
+            }
             // An address without an owner may be anywhere.
             Err(why) => self.hide(PROCESSES.into(), why, false),
         }
@@ -270,6 +279,23 @@ impl Living {
         unseen
             .find(is_there)
             .map(|unseen| format!("it may be in use: {}", unseen.why))
+    }
+
+    /// The reason why the address of an entry must stay, if there is one: as for
+    /// [`Self::reason_to_keep`], and if its pod lived without a path when its attachment was
+    /// ended, and only others can see whether it still does.
+    ///
+    /// # Errors
+    /// Code 5 when the boot id cannot be read.
+    pub(crate) fn reason_to_keep_entry(&self, entry: &Entry) -> Result<Option<String>> {
+        let owner = entry.owner.as_ref();
+        if let Some(why) = self.reason_to_keep(entry.address, owner) {
+            return Ok(Some(why));
+        }
+        match owner.filter(|_| self.is_blind && entry.lingers) {
+            Some(owner) if !owner.is_of_earlier_boot()? => Ok(Some(LINGERS.to_owned())),
+            _ => Ok(None),
+        }
     }
 
     /// The reason why a set of addresses must stay, if there is one.

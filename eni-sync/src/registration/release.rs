@@ -327,7 +327,7 @@ fn keep_whole(
         return Ok(entries);
     }
     let whole = attached::reason_to_keep(mac)?;
-    let why = |entry: &Entry| whole.clone().filter(|_| entry.is_unclaimed());
+    let why = |entry: &Entry| Ok(whole.clone().filter(|_| entry.is_unclaimed()));
     keep(ledger, entries, ends, why)
 }
 
@@ -351,11 +351,11 @@ fn keep(
     ledger: &EniLedger,
     entries: Vec<Entry>,
     ends: &mut Ends,
-    reason: impl Fn(&Entry) -> Option<String>,
+    reason: impl Fn(&Entry) -> Result<Option<String>>,
 ) -> Result<Vec<Entry>> {
     let mut left = Vec::new();
     for entry in entries {
-        let Some(why) = reason(&entry) else {
+        let Some(why) = reason(&entry)? else {
             left.push(entry);
             continue;
         };
@@ -365,13 +365,12 @@ fn keep(
     Ok(left)
 }
 
-fn reason_to_keep(entry: &Entry, living: &Living) -> Option<String> {
+fn reason_to_keep(entry: &Entry, living: &Living) -> Result<Option<String>> {
     let reserved = || {
         let is_reserved = entry.is_reserved();
         is_reserved.then(|| "host-local has it reserved".to_owned())
     };
-    let in_use = living.reason_to_keep(entry.address, entry.owner.as_ref());
-    in_use.or_else(reserved)
+    Ok(living.reason_to_keep_entry(entry)?.or_else(reserved))
 }
 
 /// Writes down that AWS may be asked to remove these addresses, and returns those that were not

@@ -209,6 +209,62 @@ fn rule_7_no_other_pod_gets_an_address_of_a_prefix_of_a_pod_that_lives_without_a
     drop(process);
 }
 
+/// Releases what is due, as the agent in its container does: it does not see the processes of the
+/// node. Returns what it has said.
+fn release_blindly(node: &AwsNode, address: &str) -> String {
+    node.end_cooldown(address);
+    let call = node.call("").without("CNI_COMMAND");
+    let mut sync = call.process_under("unshare", &["--pid", "--fork", "--mount-proc"]);
+    sync.args(["sync", "--once"]);
+    let output = node.node.inside(|| call.run_as(sync));
+    assert_eq!(output.status, Some(0), "{output}");
+    output.to_string()
+}
+
+/// A node, and what keeps the namespace of a pod whose DEL came when the path was gone.
+fn node_with_lingering(vpc: &Vpc, address: &str) -> (AwsNode, Resident) {
+    let node = vpc.node();
+    let names = node.run_directory().join("netns");
+    fs::create_dir(&names).unwrap();
+    let pod = Pod::new("c1");
+    symlink(pod.netns.path(), names.join("c1")).unwrap();
+    attach(&node, &pod, address, "/run/netns/c1");
+    let process = Resident::inside(&pod.netns.path());
+    fs::remove_file(names.join("c1")).unwrap();
+    detach(&node, &pod, "/run/netns/c1");
+    let _ended = pod.netns.end();
+    (node, process)
+}
+
+#[test]
+fn rule_7_an_agent_that_sees_no_processes_keeps_what_the_del_has_seen() {
+    let address = "10.0.4.178";
+    let vpc = Vpc::new();
+    let (node, process) = node_with_lingering(&vpc, address);
+    let said = release_blindly(&node, address);
+    assert_eq!(node.addresses(), [address], "{said}");
+    assert!(said.contains("cannot see whether it has ended"), "{said}");
+    drop(process);
+    // The next call of the runtime sees the end.
+    let other = Pod::new("c2");
+    let released = eventually(|| {
+        node.del(&other);
+        release_blindly(&node, address);
+        node.addresses().is_empty()
+    });
+    assert!(released, "{:?}", node.ledger());
+}
+
+#[test]
+fn what_a_del_has_seen_before_a_reboot_keeps_nothing() {
+    let address = "10.0.4.179";
+    let vpc = Vpc::new();
+    let (node, _process) = node_with_lingering(&vpc, address);
+    node.edit_ledger(address, |entry| entry["owner"]["bootId"] = json!("earlier"));
+    let said = release_blindly(&node, address);
+    assert_eq!(node.addresses(), [""; 0], "{said}");
+}
+
 /// The DEL has succeeded, and nobody has to come back: the agent looks again.
 #[test]
 fn the_agent_releases_what_such_a_pod_had_when_it_has_ended() {

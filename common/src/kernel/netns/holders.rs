@@ -138,6 +138,11 @@ impl Holders {
         Ok(Some(inhabited.collect()))
     }
 
+    /// Whether the processes of the node are visible.
+    pub fn are_visible(&self) -> bool {
+        matches!(self.seen(), Ok(Seen::All(_)))
+    }
+
     /// Whether the processes of the node are visible, and none of them keeps the namespace
     /// `id` alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {

@@ -6,7 +6,7 @@ use common::error::Result;
 use common::kernel::netns::{Holders, Presence};
 
 use super::Selection;
-use crate::ledger::{Entry, Event, Owner, State, now};
+use crate::ledger::{Entry, Event, State, now};
 use crate::registration::in_use::Living;
 use crate::vpc::ec2::Description;
 
@@ -31,10 +31,6 @@ impl Candidate {
         self.entry.as_ref().is_none_or(Entry::is_unclaimed)
     }
 
-    pub(super) fn owner(&self) -> Option<&Owner> {
-        self.entry.as_ref()?.owner.as_ref()
-    }
-
     /// The reason why the address is not released, if there is one.
     pub(super) fn reason_to_stay(&self, living: &Living, force: bool) -> Result<Option<String>> {
         if let Some(entry) = &self.entry
@@ -51,8 +47,12 @@ impl Candidate {
                 _ => {}
             }
         }
-        if let Some(why) = living.reason_to_keep(self.address, self.owner()) {
-            return Ok(Some(why));
+        let why = match &self.entry {
+            Some(entry) => living.reason_to_keep_entry(entry)?,
+            None => living.reason_to_keep(self.address, None),
+        };
+        if why.is_some() {
+            return Ok(why);
         }
         let reason = match self.entry.as_ref().map(|entry| &entry.state) {
             None | Some(State::Adopted) => "its owner is not known; --force releases it",
