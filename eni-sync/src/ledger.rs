@@ -284,6 +284,14 @@ impl Entries {
         read_all(&self.directory, &self.clock)
     }
 
+    /// The same, and why the system failed to read files, which are not damaged by that.
+    ///
+    /// # Errors
+    /// As for [`Entries::all`].
+    pub(crate) fn all_and_unread(&self) -> Result<(Vec<Entry>, Vec<Error>)> {
+        read_each(&self.directory, &self.clock)
+    }
+
     /// The addresses that this node must not assign to pods.
     ///
     /// # Errors
@@ -431,15 +439,22 @@ impl Entries {
 }
 
 fn read_all(directory: &Path, clock: &Clock) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
+    let (entries, unread) = read_each(directory, clock)?;
+    unread.iter().for_each(|error| say!("{error}"));
+    Ok(entries)
+}
+
+fn read_each(directory: &Path, clock: &Clock) -> Result<(Vec<Entry>, Vec<Error>)> {
+    let (mut entries, mut unread) = (Vec::new(), Vec::new());
     for name in names(directory)? {
         match read(&directory.join(name), clock) {
             Ok(entry) => entries.extend(entry),
-            // One unreadable file must not block all other addresses.
+            Err(error) if error.code == ErrorCode::IO => unread.push(error),
+            // One damaged file must not block all other addresses.
             Err(error) => say!("{error}"),
         }
     }
-    Ok(entries)
+    Ok((entries, unread))
 }
 
 /// The entry in a file, with its times converted to `clock`.

@@ -23,7 +23,7 @@ use self::verify::verify;
 use crate::deadline::Deadline;
 use crate::ledger::Ledger;
 use crate::registration::desired::{self, Wanted};
-use crate::registration::ended::give_up;
+use crate::registration::ended::{Why, give_up};
 use crate::registration::node::Node;
 use crate::registration::register;
 use crate::registration::release;
@@ -84,7 +84,7 @@ fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
 }
 
 pub(crate) fn del(args: &CmdArgs) -> Result<()> {
-    give_up(&Ledger::of_node(), "DEL", |owner| owner.is_of(args))?;
+    give_up(&Ledger::of_node(), Why::Del, |owner| owner.is_of(args))?;
     socket::announce();
     Ok(())
 }
@@ -131,7 +131,7 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
     };
     let ledger = Ledger::of_node();
     let mut errors = Errors::default();
-    errors.keep(give_up(&ledger, "GC", |owner| {
+    errors.keep(give_up(&ledger, Why::Gc, |owner| {
         owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
     }));
     // Only the agent's role may permit the removal.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use common::error::{Errors, Result};
 use common::kernel::netns::Holders;
+use common::say;
 
 use crate::ledger::{Entries, Entry, Ledger, Owner, Whose, Wish};
 
@@ -15,68 +16,129 @@ const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
 /// block the others.
 const LEAST_LOCK_WAIT: Duration = Duration::from_millis(100);
 
-/// Marks the addresses of attachments as not needed any more, on every ENI. AWS is not asked:
-/// the addresses leave when their cool-down is over. `why` is for the log.
+/// Marks the addresses of attachments as not needed any more, on every ENI. AWS is not asked: the
+/// addresses leave when their cool-down is over.
 ///
 /// # Errors
-/// Code 5 naming a file of the ledger, 11 when it is locked for too long; the others are marked
-/// nevertheless.
-pub(crate) fn give_up(ledger: &Ledger, why: &str, is_ended: impl Fn(&Owner) -> bool) -> Result<()> {
+/// Code 5 naming a file of the ledger that cannot be read or written, 11 when it is locked for too
+/// long; the others are marked nevertheless. If a DEL has found an entry of its attachment, a file
+/// that cannot be read is another's, and must not keep the pod from ending.
+pub(crate) fn give_up(ledger: &Ledger, why: Why, is_ended: impl Fn(&Owner) -> bool) -> Result<()> {
     let is_of_ended = |entry: &Entry| entry.owner.as_ref().is_some_and(&is_ended);
-    end_all(ledger, why, is_of_ended, |wish| is_ended(&wish.owner))
+    let mut pass = Pass::new(why.text());
+    pass.end_all(ledger, is_of_ended, |wish| is_ended(&wish.owner))?;
+    let is_all = why == Why::Del && pass.is_found;
+    pass.finish(!is_all)
 }
 
-/// The same for entries, without wishes.
+/// The same for entries, without wishes. A file that could not be read is only logged.
 ///
 /// # Errors
 /// As for [`give_up`].
 pub(crate) fn give_up_entries(
     ledger: &Ledger,
-    why: &str,
+    why: &'static str,
     is_ended: impl Fn(&Entry) -> bool,
 ) -> Result<()> {
-    end_all(ledger, why, is_ended, |_| false)
+    let mut pass = Pass::new(why);
+    pass.end_all(ledger, is_ended, |_| false)?;
+    // The next pass of the agent reads the file again.
+    pass.finish(false)
 }
 
-fn end_all(
-    ledger: &Ledger,
-    why: &str,
-    is_ended: impl Fn(&Entry) -> bool,
-    is_idle: impl Fn(&Wish) -> bool,
-) -> Result<()> {
-    let start = Instant::now();
-    let (mut errors, holders) = (Errors::default(), Holders::default());
-    for eni in ledger.enis()? {
-        let wait = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
-        let wait = wait.max(LEAST_LOCK_WAIT);
-        let entries = errors.keep(eni.open_to_end(wait));
-        if let Some(entries) = entries {
-            errors.keep(end_where(&entries, why, &is_ended, &holders));
-            errors.keep(forget_where(&entries, &is_idle));
+/// Which command ends attachments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// DEL, of one attachment.
+    Del,
+    /// GC, of any number.
+    Gc,
+}
+
+impl Why {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Del => "DEL",
+            Self::Gc => "GC",
         }
     }
-    errors.into_result()
 }
 
-/// Ends the entries for which that is true. The runtime's process, which sees the processes of
-/// the node, also writes down which namespaces live without a path, and which have ended since.
-fn end_where(
-    entries: &Entries,
-    why: &str,
-    is_ended: impl Fn(&Entry) -> bool,
-    holders: &Holders,
-) -> Result<()> {
-    for entry in entries.all()? {
-        if entry.is_in_use() && is_ended(&entry) {
-            entries.end(entry.looked_at(holders), why)?;
-        } else if entry.lingers {
-            let looked_at = entry.clone().looked_at(holders);
-            if looked_at != entry {
-                entries.write(&looked_at)?;
+/// One pass through the ledgers of all ENIs.
+struct Pass {
+    why: &'static str,
+    holders: Holders,
+    /// Whether an entry was found that is meant.
+    is_found: bool,
+    /// Why the system could not read files, which may be of an entry that is meant.
+    unread: Errors,
+    errors: Errors,
+}
+
+impl Pass {
+    fn new(why: &'static str) -> Self {
+        Self {
+            why,
+            holders: Holders::default(),
+            is_found: false,
+            unread: Errors::default(),
+            errors: Errors::default(),
+        }
+    }
+
+    fn end_all(
+        &mut self,
+        ledger: &Ledger,
+        is_ended: impl Fn(&Entry) -> bool,
+        is_idle: impl Fn(&Wish) -> bool,
+    ) -> Result<()> {
+        let start = Instant::now();
+        for eni in ledger.enis()? {
+            let wait = GIVE_UP_DEADLINE.saturating_sub(start.elapsed());
+            let wait = wait.max(LEAST_LOCK_WAIT);
+            let entries = self.errors.keep(eni.open_to_end(wait));
+            if let Some(entries) = entries {
+                let ended = self.end_where(&entries, &is_ended);
+                self.errors.keep(ended);
+                self.errors.keep(forget_where(&entries, &is_idle));
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Ends the entries for which that is true. The runtime's process, which sees the processes of
+    /// the node, also writes down which namespaces live without a path, and which have ended since.
+    fn end_where(&mut self, entries: &Entries, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
+        let (all, unread) = entries.all_and_unread()?;
+        for error in unread {
+            self.unread.keep::<()>(Err(error));
+        }
+        for entry in all {
+            let is_meant = is_ended(&entry);
+            self.is_found |= is_meant;
+            if is_meant && entry.is_in_use() {
+                entries.end(entry.looked_at(&self.holders), self.why)?;
+            } else if entry.lingers {
+                let looked_at = entry.clone().looked_at(&self.holders);
+                if looked_at != entry {
+                    entries.write(&looked_at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All errors; those of files that could not be read only if these may be meant.
+    fn finish(mut self, may_be_unread: bool) -> Result<()> {
+        match self.unread.into_result() {
+            Err(error) if may_be_unread => {
+                self.errors.keep::<()>(Err(error));
+            }
+            Err(error) => say!("{error}"),
+            Ok(()) => {}
+        }
+        self.errors.into_result()
+    }
 }
 
 fn forget_where(entries: &Entries, is_idle: impl Fn(&Wish) -> bool) -> Result<()> {

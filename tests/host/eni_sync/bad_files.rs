@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use fixtures::scrape::{ADDRESS as METRICS, get};
-use harness::Pod;
 use harness::damage::{DAMAGES, remove, replace_by};
 use harness::vpc::{Agent, AwsNode, Vpc, assert_refused, eventually, is_unchanged, prev_result};
+use harness::{Call, Output, Pod};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
@@ -44,6 +44,42 @@ fn an_entry_that_cannot_be_read_does_not_affect_others() {
         node.gc(&[&other]);
         assert_eq!(node.addresses(), ["10.0.4.72"], "{what}");
         assert!(path.symlink_metadata().is_ok(), "{what} is kept");
+    }
+}
+
+/// Runs a call that cannot open the file of an address in the ledger.
+fn run_without_file(node: &AwsNode, call: &Call, address: &str, error: &str) -> Output {
+    let path = format!("/var/lib/cni/eni-cni/ledger/{}/{address}", node.eni);
+    let inject = format!("inject=openat:error={error}");
+    let arguments = ["-f", "-o", "/dev/null", "-P", &path, "-e", &inject];
+    let traced = call.process_under("strace", &arguments);
+    node.node.inside(|| call.run_as(traced))
+}
+
+/// Nobody repeats a DEL that has succeeded.
+#[test]
+fn a_del_that_cannot_read_what_it_has_to_end_fails_and_the_next_one_ends_it() {
+    for error in ["EMFILE", "EIO", "EACCES"] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let (pod, other) = (Pod::new("c1"), Pod::new("c2"));
+        node.add(&pod, &[ADDRESS]).ok();
+        node.add(&other, &["10.0.4.71"]).ok();
+        let del = |pod| run_without_file(&node, &node.pod_call("DEL", pod, &[]), ADDRESS, error);
+        let gc = run_without_file(&node, &node.gc_call(&[&other]), ADDRESS, error);
+        for output in [del(&pod), gc] {
+            let msg = output.error_code(5).msg;
+            assert!(
+                msg.contains("failed to read") && msg.contains(ADDRESS),
+                "{error}: {msg}"
+            );
+            assert_eq!(node.ledger()[ADDRESS], "held", "{error}");
+        }
+        // It keeps no other pod from ending.
+        del(&other).ok();
+        assert_eq!(node.ledger()["10.0.4.71"], "releasing", "{error}");
+        node.del(&pod);
+        assert_eq!(node.ledger()[ADDRESS], "releasing", "{error}");
     }
 }
 
