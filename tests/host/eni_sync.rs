@@ -56,6 +56,7 @@ mod registering;
 mod release_command;
 mod release_prefix;
 mod releasing;
+mod repeated;
 mod role_of_agent;
 mod rules_of_releasing;
 mod rules_of_success;

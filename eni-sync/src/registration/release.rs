@@ -14,12 +14,12 @@ use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::free::free;
 use crate::registration::shared::Shared;
-use crate::registration::unassign::{Answer, Unassigner};
+use crate::registration::unassign::{Answer, Answers, Unassigner};
 use crate::registration::{rules, unheard};
 use crate::vpc::clients::Aws;
-use crate::vpc::ec2::{Description, Family};
+use crate::vpc::ec2::{Description, Ec2, Family, OwnEni};
 use crate::vpc::eni;
-use crate::vpc::failure::Failure;
+use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::inventory;
 
 /// How long, in seconds, the removal of an address is postponed that a pod still has.
@@ -165,23 +165,14 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     if entries.is_empty() {
         return Ok(ends);
     }
-    let eni = ledger.id();
-    let failed = |failure: Failure| failure.error(&format!("release addresses of {eni}"));
-    let ec2 = node.aws.ec2(&node.inventory.region)?;
-    let own = node.inventory.instance_id.as_str();
-    let actual = ec2.eni(eni).map_err(failed)?;
-    if actual.as_ref().is_some_and(|eni| eni.instance_id.is_none()) {
-        keep_detached(ledger, entries, &mut ends)?;
-        return Ok(ends);
-    }
-    let Some(actual) = actual.filter(|eni| eni.instance_id.as_deref() == Some(own)) else {
-        // The ENI is gone, or on another instance with its addresses: if that is confirmed,
-        // this node forgets them.
-        ends.extend(entries.iter().map(|entry| (entry.address, End::Elsewhere)));
-        forget_missing(ledger, entries)?;
+    let releasing = Releasing {
+        ledger,
+        ec2: node.aws.ec2(&node.inventory.region)?,
+        instance: &node.inventory.instance_id,
+    };
+    let Some((actual, entries)) = releasing.look(entries, &mut ends)? else {
         return Ok(ends);
     };
-    eni::require_releasable(&actual)?;
     let entries = keep_whole(ledger, &actual.mac, entries, &mut ends)?;
     let entries = look_for_withdrawn(ledger, entries, &actual, &mut ends)?;
     let entries = mark_asked(ledger, entries)?;
@@ -190,10 +181,68 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
             .iter()
             .filter(|entry| Family::of(entry.address) == family);
         let of_family: Vec<Entry> = of_family.cloned().collect();
-        let unassigner = Unassigner::new(ec2, &actual);
-        remove(ledger, unassigner, &of_family, &mut ends)?;
+        releasing.remove(&actual, &of_family, &mut ends)?;
     }
     Ok(ends)
+}
+
+/// The release of addresses of one ENI.
+struct Releasing<'a> {
+    ledger: &'a EniLedger,
+    ec2: &'a Ec2,
+    /// This node.
+    instance: &'a str,
+}
+
+impl Releasing<'_> {
+    /// The ENI as EC2 shows it now, and `entries`, if it is on this node; `None` if it is not:
+    /// then nothing of it is removed, and `ends` gets the results.
+    fn look(
+        &self,
+        entries: Vec<Entry>,
+        ends: &mut Ends,
+    ) -> Result<Option<(Description, Vec<Entry>)>> {
+        let actual = self.ec2.eni(self.ledger.id());
+        let actual = actual.map_err(|failure| self.failed(&failure))?;
+        if actual.as_ref().is_some_and(|eni| eni.instance_id.is_none()) {
+            keep_detached(self.ledger, entries, ends)?;
+            return Ok(None);
+        }
+        let is_here = |eni: &Description| eni.instance_id.as_deref() == Some(self.instance);
+        let Some(actual) = actual.filter(is_here) else {
+            // The ENI is gone, or on another instance with its addresses: if that is confirmed,
+            // this node forgets them.
+            ends.extend(entries.iter().map(|entry| (entry.address, End::Elsewhere)));
+            forget_missing(self.ledger, entries)?;
+            return Ok(None);
+        };
+        eni::require_releasable(&actual)?;
+        Ok(Some((actual, entries)))
+    }
+
+    /// Has AWS remove addresses of one family, and writes down EC2's answers, also if it has not
+    /// answered for all of them. An address that EC2 refuses to remove stays.
+    fn remove(&self, actual: &Description, entries: &[Entry], ends: &mut Ends) -> Result<()> {
+        let own = OwnEni::new(self.ec2, self.ledger.id(), self.instance).seen_now();
+        let unassigner = Unassigner::new(&own, actual);
+        let addresses: Vec<IpAddr> = entries.iter().map(|entry| entry.address).collect();
+        let (answers, done) = unassigner.unassign(&addresses);
+        let is_open = |entry: &&Entry| answers.iter().all(|(a, _)| *a != entry.address);
+        let open: Vec<Entry> = entries.iter().filter(is_open).cloned().collect();
+        note_answers(self.ledger, answers, entries, ends)?;
+        match done {
+            // It has left while AWS was asked. An attempt may have been carried out before.
+            Err(failure) if failure.kind == Kind::NotOurs => match self.look(open, ends)? {
+                Some(_) => Err(self.failed(&failure)),
+                None => Ok(()),
+            },
+            done => done.map_err(|failure| self.failed(&failure)),
+        }
+    }
+
+    fn failed(&self, failure: &Failure) -> Error {
+        failure.error(&format!("release addresses of {}", self.ledger.id()))
+    }
 }
 
 /// Keeps the addresses of an ENI that is attached to no instance: it may come back with them,
@@ -244,17 +293,14 @@ fn look_for_withdrawn(
     Ok(leaving)
 }
 
-/// Has AWS remove addresses of one family, and writes down EC2's answers, also if it has not
-/// answered for all of them. An address that EC2 refuses to remove stays.
-fn remove(
+/// Writes down EC2's answers about `entries`.
+fn note_answers(
     ledger: &EniLedger,
-    unassigner: Unassigner<'_>,
+    answers: Answers,
     entries: &[Entry],
     ends: &mut Ends,
 ) -> Result<()> {
     let eni = ledger.id();
-    let addresses: Vec<IpAddr> = entries.iter().map(|entry| entry.address).collect();
-    let (answers, done) = unassigner.unassign(&addresses);
     let has_gone = |answer: &Answer| matches!(answer, Answer::Removed | Answer::Absent);
     let gone = answers.iter().filter(|(_, answer)| has_gone(answer));
     note_removed(ledger, gone.map(|(address, _)| *address))?;
@@ -276,7 +322,7 @@ fn remove(
         }
         ends.insert(address, end);
     }
-    done.map_err(|failure| failure.error(&format!("release addresses of {eni}")))
+    Ok(())
 }
 
 /// The addresses that stay although they were to be removed, in order, each with the reason.

@@ -20,7 +20,7 @@ use crate::random;
 use crate::registration::assign::{Assigner, Claimed, Outcomes, addresses};
 use crate::registration::looks::Sighting;
 use crate::registration::release;
-use crate::vpc::ec2::{Description, Family};
+use crate::vpc::ec2::{Description, Family, OwnEni};
 use crate::vpc::eni;
 use crate::vpc::failure::{Failure, Kind};
 
@@ -306,6 +306,7 @@ impl Assigner<'_> {
     fn take_floating(&self, claimed: Claimed, owner: &Description) -> Result<()> {
         let address = claimed.address;
         say!("taking {address} from {}", described(owner));
+        let own = OwnEni::new(self.ec2(), &self.eni.id, &self.node.inventory.instance_id);
         let is_proof = |taken: &Result<(), Failure>| taken.is_ok() || claimed.is_proven_by(true);
         let mut attempts = Attempts::until(self.node.aws.deadline());
         loop {
@@ -341,6 +342,9 @@ impl Assigner<'_> {
                 }
                 // EC2 answers before it moves the address, so the request is not repeated.
                 if taken.is_err() {
+                    // This ENI may have gone to another node, which has not asked for it.
+                    own.look()
+                        .map_err(|failure| self.refused(address, &failure))?;
                     break;
                 }
             }

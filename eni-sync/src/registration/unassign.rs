@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::vpc::ec2::{Description, Ec2};
+use crate::vpc::ec2::{Description, OwnEni};
 use crate::vpc::failure::{Failure, Kind};
 
 /// How many calls may be made to find the addresses of a batch that EC2 does not remove: enough
@@ -29,7 +29,7 @@ pub(crate) type Answers = Vec<(IpAddr, Answer)>;
 
 /// Removes addresses from one ENI.
 pub(crate) struct Unassigner<'a> {
-    ec2: &'a Ec2,
+    own: &'a OwnEni<'a>,
     /// The ENI as it was a moment ago.
     eni: &'a Description,
     /// How many calls may still be made to find the refused addresses.
@@ -38,10 +38,10 @@ pub(crate) struct Unassigner<'a> {
 }
 
 impl<'a> Unassigner<'a> {
-    /// An unassigner for `eni`.
-    pub(crate) fn new(ec2: &'a Ec2, eni: &'a Description) -> Self {
+    /// An unassigner for `own`, which EC2 has shown as `eni`.
+    pub(crate) fn new(own: &'a OwnEni<'a>, eni: &'a Description) -> Self {
         Self {
-            ec2,
+            own,
             eni,
             calls: CALLS,
             answers: Answers::new(),
@@ -49,7 +49,8 @@ impl<'a> Unassigner<'a> {
     }
 
     /// Removes addresses of one family. Returns the answers that EC2 has given, and the failure
-    /// that kept the other addresses from being tried.
+    /// that kept the other addresses from being tried: [`Kind::NotOurs`] when the ENI has left
+    /// this node meanwhile.
     pub(crate) fn unassign(mut self, addresses: &[IpAddr]) -> (Answers, Result<(), Failure>) {
         let is_shown = |address: &IpAddr| self.eni.secondary.contains(address);
         let (shown, doubtful): (Vec<_>, Vec<_>) = addresses.iter().partition(|a| is_shown(a));
@@ -64,8 +65,8 @@ impl<'a> Unassigner<'a> {
         let Some(failure) = self.ask(shown)? else {
             return Ok(());
         };
-        let actual = self.ec2.eni(&self.eni.id)?;
-        let is_left = |address: &IpAddr| actual.as_ref().is_some_and(|eni| eni.has(*address));
+        let actual = self.own.look()?;
+        let is_left = |address: &IpAddr| actual.has(*address);
         let (left, gone): (Vec<_>, Vec<_>) = shown.iter().partition(|a| is_left(a));
         if gone.is_empty() {
             return self.divide(&left, &failure);
@@ -113,7 +114,7 @@ impl<'a> Unassigner<'a> {
     /// Has AWS remove all of `addresses` or none. Returns a refusal that is about these
     /// addresses, and fails with any other.
     fn ask(&mut self, addresses: &[IpAddr]) -> Result<Option<Failure>, Failure> {
-        match self.ec2.unassign(&self.eni.id, addresses) {
+        match self.own.unassign(addresses) {
             Ok(()) => {
                 self.note(addresses, || Answer::Removed);
                 Ok(None)

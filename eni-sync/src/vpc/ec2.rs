@@ -4,8 +4,8 @@ mod answer;
 mod choice;
 mod interfaces;
 mod journal;
-mod prefix;
 mod types;
+mod unassign;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,6 +30,7 @@ use self::answer::{description, failure};
 pub(crate) use self::types::{
     Choice, Description, Family, Limits, NewEni, Place, Reservation, Subnet,
 };
+pub(crate) use self::unassign::OwnEni;
 use crate::deadline::Deadline;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::rate_limit::{RateLimit, while_throttled};
@@ -82,25 +83,6 @@ impl Ec2 {
     /// sending it again, the caller has to look which ENIs have the addresses by then.
     pub(crate) fn reassign_once(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
         self.assign_v4(eni, addresses, Attempts::One)
-    }
-
-    /// Removes addresses of one family from an ENI: all of them or none.
-    pub(crate) fn unassign(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
-        self.unassign_in(eni, addresses, Attempts::Many)
-    }
-
-    /// The same for an ENI of another node. The request is sent once: before sending it again,
-    /// the caller has to look what has become of the ENI.
-    pub(crate) fn unassign_once(&self, eni: &str, addresses: &[IpAddr]) -> Outcome<()> {
-        self.unassign_in(eni, addresses, Attempts::One)
-    }
-
-    fn unassign_in(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
-        match addresses.first().copied().map(Family::of) {
-            Some(Family::V4) => self.unassign_v4(eni, addresses, attempts),
-            Some(Family::V6) => self.unassign_v6(eni, addresses, attempts),
-            None => Ok(()),
-        }
     }
 
     /// Every ENI that is attached to an instance.
@@ -351,32 +333,6 @@ impl Ec2 {
         };
         let answer = self.call(ACTION, Attempts::Many, request);
         journal::change(ACTION, eni, addresses, answer)
-    }
-
-    fn unassign_v4(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
-        const ACTION: &str = "UnassignPrivateIpAddresses";
-        self.note_batch(ACTION, addresses.len());
-        let request = |client: Client| {
-            let request = client.unassign_private_ip_addresses();
-            let request = request.network_interface_id(eni);
-            let request = request.set_private_ip_addresses(Some(texts(addresses)));
-            let request = request.customize();
-            request.config_override(attempts.configuration()).send()
-        };
-        journal::change(ACTION, eni, addresses, self.call(ACTION, attempts, request))
-    }
-
-    fn unassign_v6(&self, eni: &str, addresses: &[IpAddr], attempts: Attempts) -> Outcome<()> {
-        const ACTION: &str = "UnassignIpv6Addresses";
-        self.note_batch(ACTION, addresses.len());
-        let request = |client: Client| {
-            let request = client.unassign_ipv6_addresses();
-            let request = request.network_interface_id(eni);
-            let request = request.set_ipv6_addresses(Some(texts(addresses)));
-            let request = request.customize();
-            request.config_override(attempts.configuration()).send()
-        };
-        journal::change(ACTION, eni, addresses, self.call(ACTION, attempts, request))
     }
 }
 

@@ -71,6 +71,9 @@ pub(crate) enum Kind {
     Invalid,
     /// No answer, or an error of the server.
     Unanswered,
+    /// AWS was not asked (again), because the ENI that was to be changed is not on this node
+    /// any more, or not for pods.
+    NotOurs,
 }
 
 impl Failure {
@@ -90,6 +93,17 @@ impl Failure {
             code: "TooLate".to_owned(),
             request_id: None,
             answer: "there was no answer in the time that was left for it".to_owned(),
+        }
+    }
+
+    /// The failure of a change of an ENI that has left this node, before the (next) request.
+    pub(crate) fn not_ours(eni: &str) -> Self {
+        Self {
+            action: "DescribeNetworkInterfaces",
+            kind: Kind::NotOurs,
+            code: "NotOurs".to_owned(),
+            request_id: None,
+            answer: format!("EC2 does not show {eni} on this node with its tag"),
         }
     }
 
@@ -186,6 +200,10 @@ impl Failure {
             Kind::Unanswered => (
                 ErrorCode::TRY_AGAIN,
                 format!("AWS did not answer {}", self.action),
+            ),
+            Kind::NotOurs => (
+                ErrorCode::TRY_AGAIN,
+                "the ENI is not on this node any more".to_owned(),
             ),
         };
         Error::new(code, format!("failed to {what}: {why}")).with_details(self.answer.as_str())

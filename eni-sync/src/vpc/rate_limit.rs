@@ -213,6 +213,23 @@ impl RateLimit {
 /// # Errors
 /// The failure of the last attempt.
 pub(crate) fn while_throttled<T>(deadline: Deadline, ask: impl Fn() -> Outcome<T>) -> Outcome<T> {
+    repeated_while(deadline, is_throttled, ask)
+}
+
+/// Repeats a call that was throttled or not answered.
+///
+/// # Errors
+/// The failure of the last attempt.
+pub(crate) fn repeated<T>(deadline: Deadline, ask: impl Fn() -> Outcome<T>) -> Outcome<T> {
+    let is_again = |failure: &Failure| matches!(failure.kind, Kind::Throttled | Kind::Unanswered);
+    repeated_while(deadline, is_again, ask)
+}
+
+fn repeated_while<T>(
+    deadline: Deadline,
+    is_again: impl Fn(&Failure) -> bool,
+    ask: impl Fn() -> Outcome<T>,
+) -> Outcome<T> {
     let (began, left) = (Instant::now(), deadline.left());
     let pauses = Pauses::OF_PODS;
     let mut attempts = 0;
@@ -220,8 +237,8 @@ pub(crate) fn while_throttled<T>(deadline: Deadline, ask: impl Fn() -> Outcome<T
         let answer = ask();
         attempts += 1;
         let wait = pauses.after(attempts, random::chance());
-        let is_throttled = answer.as_ref().is_err_and(is_throttled);
-        if !is_throttled || began.elapsed() + wait >= left.min(pauses.time) {
+        let is_again = answer.as_ref().is_err_and(&is_again);
+        if !is_again || began.elapsed() + wait >= left.min(pauses.time) {
             return answer;
         }
         thread::sleep(wait);

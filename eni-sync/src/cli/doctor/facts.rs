@@ -24,7 +24,7 @@ use crate::provision::wanted::Wanted;
 use crate::registration::in_use::{self, Living};
 use crate::registration::prefixes::stock::Level;
 use crate::vpc::clients::Aws;
-use crate::vpc::ec2::{Description, Ec2, Family, Limits, Reservation};
+use crate::vpc::ec2::{Description, Ec2, Family, Limits, OwnEni, Reservation};
 use crate::vpc::eni;
 use crate::vpc::environment;
 use crate::vpc::failure::{Failure, Kind};
@@ -215,6 +215,8 @@ impl Facts {
 
     /// Makes requests that EC2 cannot carry out, to find out whether they are permitted.
     fn probe(&mut self, ec2: &Ec2, eni: &Description) {
+        let instance = eni.instance_id.as_deref().unwrap_or_default();
+        let own = OwnEni::new(ec2, &eni.id, instance).seen_now();
         for address in NOWHERE {
             let [assign, unassign] = match Family::of(address) {
                 Family::V4 => ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"],
@@ -222,7 +224,7 @@ impl Facts {
             };
             for (action, answer) in [
                 (assign, ec2.assign(&eni.id, &[address])),
-                (unassign, ec2.unassign(&eni.id, &[address])),
+                (unassign, own.unassign(&[address])),
             ] {
                 self.access.questions.push(Question {
                     action,

@@ -16,7 +16,7 @@ use crate::ledger::{EniLedger, Entries, Entry, Event, Prefix, State, now};
 use crate::registration::attached;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::Node;
-use crate::vpc::ec2::{Ec2, Family};
+use crate::vpc::ec2::{Family, OwnEni};
 use crate::vpc::eni;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::inventory;
@@ -116,7 +116,9 @@ pub(crate) fn give_back(
         let mut asked = asked.clone();
         asked.retain(|prefix| Family::of(prefix.prefix.address()) == family);
         if !asked.is_empty() {
-            errors.keep(unassign(node, eni, ledger, &asked));
+            let ec2 = node.aws.ec2(&node.inventory.region)?;
+            let own = OwnEni::new(ec2, &eni.id, &node.inventory.instance_id);
+            errors.keep(unassign(&own, eni, ledger, &asked));
         }
     }
     errors.into_result()
@@ -167,26 +169,31 @@ fn postpone(entries: &Entries, prefix: &Prefix, seconds: u64) -> Result<()> {
 
 /// Has EC2 unassign prefixes of one family by one call. They are removed from the inventory
 /// first, so that no process takes them for usable.
-fn unassign(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
+fn unassign(own: &OwnEni<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
+    // An ENI that has gone to another node keeps its prefixes, for the pods of that node.
+    if let Err(failure) = own.look() {
+        if failure.kind == Kind::NotOurs {
+            let entries = ledger.open()?;
+            let mut prefixes = prefixes.iter();
+            prefixes.try_for_each(|prefix| postpone(&entries, prefix, REFUSED))?;
+        }
+        return Err(failed(eni, prefixes, &failure));
+    }
     inventory::forget_prefixes(&eni.id, &names(prefixes))?;
-    let ec2 = node.aws.ec2(&node.inventory.region)?;
-    if ask(ec2, eni, prefixes)?.is_none() {
+    if ask(own, eni, prefixes)?.is_none() {
         return note_unassigned(ledger, prefixes);
     }
     // Some may have been unassigned already: the answer to an earlier attempt was lost.
-    let actual = ec2.eni(&eni.id);
+    let actual = own.look();
     let actual = actual.map_err(|failure| failed(eni, prefixes, &failure))?;
-    let is_there = |prefix: &Prefix| {
-        let mut actual = actual.iter();
-        actual.any(|found| found.prefixes.contains(&prefix.prefix))
-    };
+    let is_there = |prefix: &Prefix| actual.prefixes.contains(&prefix.prefix);
     let (left, gone): (Vec<_>, Vec<_>) = prefixes.iter().cloned().partition(is_there);
     note_unassigned(ledger, &gone)?;
     // A prefix that EC2 refuses to unassign must not block the others.
     let mut errors = Errors::default();
     for prefix in left {
         let one = [prefix];
-        match ask(ec2, eni, &one)? {
+        match ask(own, eni, &one)? {
             None => note_unassigned(ledger, &one)?,
             Some(failure) => {
                 postpone(&ledger.open()?, &one[0], REFUSED)?;
@@ -199,8 +206,8 @@ fn unassign(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, prefixes: &[Prefix])
 
 /// Has EC2 unassign all of the prefixes or none. Returns a refusal that is about these
 /// prefixes, and fails with any other.
-fn ask(ec2: &Ec2, eni: &Eni, prefixes: &[Prefix]) -> Result<Option<Failure>> {
-    match ec2.unassign_prefixes(&eni.id, &names(prefixes)) {
+fn ask(own: &OwnEni<'_>, eni: &Eni, prefixes: &[Prefix]) -> Result<Option<Failure>> {
+    match own.unassign_prefixes(&names(prefixes)) {
         Ok(()) => Ok(None),
         Err(failure) if failure.kind == Kind::Invalid && !failure.is_temporary() => {
             Ok(Some(failure))
