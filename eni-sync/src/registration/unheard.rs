@@ -23,10 +23,12 @@ use crate::vpc::ec2::Description;
 /// Code 5 or 6 naming a file of the ledger, and those of describing the ENI.
 pub(crate) fn begin(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Unheard>> {
     let earlier = ledger.open()?.unheard()?;
-    let before = match &earlier {
-        Some(earlier) => earlier.before.clone(),
-        None => present(node, eni, ledger)?,
-    };
+    let mut before = present(node, eni, ledger)?;
+    if let Some(earlier) = &earlier {
+        // What has come since then, the earlier request may have chosen. What has left since
+        // then may be chosen by this one.
+        before.retain(|address| earlier.before.contains(address));
+    }
     ledger.open()?.begin_unheard(before)?;
     Ok(earlier)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use harness::Pod;
-use harness::eni_lab::Hold;
+use harness::eni_lab::{Fault as Answer, Hold};
 use harness::fault::{Counted, Fault, Strike, Struck, each_system_call};
 use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use nix::errno::Errno;
@@ -187,4 +187,26 @@ fn an_agent_finds_what_ec2_chose_unheard() {
     let _agent = Agent::start(&node, &json!({}));
     assert!(eventually(|| node.addresses().is_empty()));
     assert!(eventually(|| intents(&node).is_empty()));
+}
+
+/// The request whose answer is lost here chooses an address that has left the ENI while an
+/// earlier request was not answered.
+#[test]
+fn what_ec2_chose_again_unheard_is_found_although_it_was_there_at_an_earlier_lost_answer() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let [first, second, third] = ["c1", "c2", "c3"].map(|id| sharing(&node, id));
+    let left = add(&node, &first);
+    node.lab.fail_next(ASSIGN, 1, Answer::DropAfterCommit);
+    add(&node, &second);
+    assert_eq!(intents(&node), [".unheard"]);
+    del(&node, &first);
+    node.end_cooldown(&left);
+    node.gc(&[&second]);
+    assert!(!node.addresses().contains(&left), "{:?}", node.ledger());
+    node.lab.fail_next(ASSIGN, 1, Answer::DropAfterCommit);
+    add(&node, &third);
+    assert!(node.addresses().contains(&left), "{:?}", node.addresses());
+    del(&node, &second);
+    clean_up(&node, &third, "chosen again");
 }
