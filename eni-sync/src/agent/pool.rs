@@ -37,6 +37,14 @@ const EXCLUDED: &str = "exclude names it";
 /// The failures of any of the pools; the others are done.
 pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
     let mut errors = Errors::default();
+    // Also those of pools that are not configured any more: nobody else ends them.
+    for eni in agent.ledger.enis()? {
+        let is_refused = |entry: &Entry| entry.is_for_pool() && entry.is_refused();
+        // The ledger is not locked if there is nothing to do.
+        if errors.keep(eni.read()).iter().flatten().any(is_refused) {
+            errors.keep(end_claims(&eni, is_refused));
+        }
+    }
     let pools = agent.configuration.pools.iter();
     // Those of prefixes are kept with the prefixes.
     for pool in pools.filter(|pool| pool.kept().is_none()) {
@@ -214,18 +222,28 @@ fn claim(ledger: &EniLedger, pool: &Pool, chosen: &[IpAddr]) -> Result<bool> {
 /// once.
 fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<()> {
     settle_in_turns(node, eni, ledger)?;
+    let is_claimed = |entry: &Entry| matches!(entry.state, State::Claiming { .. });
+    end_claims(ledger, |entry| entry.is_for_pool() && is_claimed(entry))
+}
+
+/// Ends claims of pools: such an address is looked for on the ENI later, and goes back to the
+/// pool or leaves.
+///
+/// # Errors
+/// A refusal that is not temporary, and code 5 naming a file of the ledger.
+fn end_claims(ledger: &EniLedger, is_over: impl Fn(&Entry) -> bool) -> Result<()> {
     let entries = ledger.open()?;
     let mut outcome = Ok(());
-    for entry in entries.all()? {
-        if let (State::Claiming { refusal, .. }, true) = (&entry.state, entry.is_for_pool()) {
-            if let Some(refusal) = refusal
-                .as_ref()
-                .filter(|r| r.code != ErrorCode::TRY_AGAIN.0)
-            {
-                outcome = Err(refusal.error());
-            }
-            entries.end(entry, "another node has taken it first")?;
+    for entry in entries.all()?.into_iter().filter(is_over) {
+        if let State::Claiming {
+            refusal: Some(refusal),
+            ..
+        } = &entry.state
+            && refusal.code != ErrorCode::TRY_AGAIN.0
+        {
+            outcome = Err(refusal.error());
         }
+        entries.end(entry, "EC2 has not assigned it")?;
     }
     outcome
 }

@@ -257,6 +257,47 @@ fn a_pool_survives_its_agent() {
     assert_eq!(node.addresses(), addresses);
 }
 
+/// EC2 has executed a request of a pool, its answer was lost with the agent, and the next agent
+/// was refused. `pool` is the name of the pool.
+fn refused_claim(node: &AwsNode, address: &str, pool: &str) {
+    node.lab.assign(&node.eni, &[ip(address)]);
+    let entry = json!({
+        "address": address, "state": "claiming", "takeover": "never", "bestEffort": false,
+        "refusal": { "code": 11, "msg": "throttled", "details": "" }, "since": 1,
+        "owner": {
+            "network": "mgmt", "containerId": "", "ifname": "", "pool": pool, "cooldownSeconds": 0,
+        },
+    });
+    fs::write(node.ledger_path().join(address), entry.to_string()).unwrap();
+}
+
+#[test]
+fn a_claim_of_a_pool_that_was_refused_ends_while_the_pool_is_full_or_not_configured() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let configuration = pool(&json!({ "low": 1, "high": 3 }));
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| listed(&node) == 3));
+    drop(agent);
+    let pooled = node.addresses();
+    let claims = [("10.0.4.170", "mgmt"), ("10.0.4.171", "former")];
+    for (address, pool) in claims {
+        refused_claim(&node, address, pool);
+    }
+    let agent = Agent::start(&node, &configuration);
+    let has_ended = || {
+        let ledger = node.ledger();
+        claims
+            .iter()
+            .all(|(address, _)| ledger[*address] == "withdrawn")
+    };
+    assert!(eventually(has_ended), "{}", agent.log());
+    drop(agent);
+    node.let_time_pass(61);
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| node.addresses() == pooled), "{}", agent.log());
+}
+
 #[test]
 fn both_families_have_a_pool_of_their_own() {
     let vpc = Vpc::new();
