@@ -47,7 +47,8 @@ impl Queues {
 }
 
 impl Queue {
-    /// Takes a lock, after the threads of this process that wait for it already.
+    /// Takes a lock. The threads of this process wait for each other first, so that one at a time
+    /// polls the lock of the file.
     ///
     /// # Errors
     /// Code 11 when the lock is not free in time, and those of `take`.

@@ -12,7 +12,7 @@ use nix::libc::ENODEV;
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use rustix::net::netdevice::index_to_name;
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::{NetNs, leads_nowhere};
 use crate::error::{Error, ErrorCode, Result};
@@ -118,7 +118,8 @@ fn search(
 
 /// Removes the indexes that no interface of the thread's namespace has.
 fn remove_ended(indexes: &mut HashSet<u32>) -> io::Result<()> {
-    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     for index in indexes.clone() {
         match index_to_name(&socket, index) {
             Err(Errno::NODEV) => drop(indexes.remove(&index)),
