@@ -60,11 +60,15 @@ pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
     specs(&file.ranges)
 }
 
-/// Writes the file, unless it has the same content already.
+/// Writes the file, unless it has the same content already. Where a set has no range, none is
+/// written: a pod gets an address of each set, or waits.
 ///
 /// # Errors
 /// Code 5 naming the file.
-pub fn write(path: &Path, ranges: Vec<Vec<RawRange>>) -> Result<()> {
+pub fn write(path: &Path, mut ranges: Vec<Vec<RawRange>>) -> Result<()> {
+    if ranges.iter().any(Vec::is_empty) {
+        ranges.clear();
+    }
     let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
     let text = serde_json::to_vec(&RawFile { ranges }).map_err(|cause| failed(cause.into()))?;
     if content(path).is_ok_and(|old| old == text) {
@@ -99,7 +103,6 @@ pub fn remove(path: &Path, is_gone: impl Fn(IpAddr) -> bool) -> Result<()> {
     if count(&ranges) == before {
         return Ok(());
     }
-    ranges.retain(|set| !set.is_empty());
     write(path, ranges)
 }
 

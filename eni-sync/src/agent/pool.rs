@@ -286,14 +286,13 @@ fn candidates(
 fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let mut sets = Vec::new();
-    for family in Family::ALL.into_iter().filter(|family| pool.has(*family)) {
+    for family in pool.families(eni) {
         let listed = entries.iter().filter(|entry| {
             pool.contains(entry.address) && Family::of(entry.address) == family && is_listed(entry)
         });
         let listed: BTreeSet<IpAddr> = listed.map(|entry| entry.address).collect();
         sets.push(ranges(&listed, eni));
     }
-    sets.retain(|set| !set.is_empty());
     ranges_file::write(&pool.ranges_file, sets)
 }
 

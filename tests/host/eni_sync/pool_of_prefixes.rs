@@ -8,7 +8,7 @@ use std::thread;
 
 use fixtures::scrape::{ADDRESS, Scrape};
 use harness::Pod;
-use harness::eni_lab::Hold;
+use harness::eni_lab::{Fault, Hold};
 use harness::vpc::{Agent, AwsNode, Vpc, eventually};
 use serde_json::{Value, json};
 
@@ -117,6 +117,26 @@ fn both_families_have_prefixes_and_the_masks_of_the_subnet() {
         assert_in_prefix(&node, address);
         assert_eq!(result["ips"][ip]["address"], format!("{address}/{mask}"));
     }
+}
+
+#[test]
+fn a_pod_gets_an_address_of_each_family_or_waits() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    // For IPv6 this is another action.
+    let denied = Fault::Error {
+        status: 403,
+        code: "UnauthorizedOperation".to_owned(),
+        message: "no".to_owned(),
+    };
+    node.lab.fail_next(ASSIGN, u64::MAX, denied);
+    let both = pool(&json!({ "ipv4": { "low": 1, "high": 1 }, "ipv6": 1 }));
+    let _agent = Agent::start(&node, &both);
+    assert!(eventually(
+        || prefixes(&node).len() == 1 && ranges_file(&node).exists()
+    ));
+    assert!(listed(&node).is_empty());
+    node.run(&host_local("ADD", &Pod::new("c1"))).error_code(7);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use common::address::{number, numbered};
+use common::attach::inventory::Eni;
 use common::error::{Error, Result};
 use serde::Deserialize;
 
@@ -106,6 +107,16 @@ impl Pool {
         let is_in_prefixes = self.kept().is_some_and(|kept| kept.level(family).is_some());
         let mut ranges = self.ranges.iter();
         is_in_prefixes || ranges.any(|range| Family::of(range.start) == family)
+    }
+
+    /// The families of which each pod of the pool gets an address: those of the pool that the
+    /// subnet of its ENI has, too.
+    pub(crate) fn families(&self, eni: &Eni) -> impl Iterator<Item = Family> {
+        let families = Family::ALL.into_iter();
+        families.filter(|family| {
+            let mut cidrs = eni.subnet_cidrs.iter();
+            self.has(*family) && cidrs.any(|cidr| Family::of(cidr.address()) == *family)
+        })
     }
 
     /// The prefixes that its ENI has for it; `None` for a pool with ranges.

@@ -135,7 +135,8 @@ impl OnEni<'_> {
     pub(super) fn write(&self, ledger: &EniLedger) -> Result<()> {
         let mut errors = Errors::default();
         for pool in &self.pools {
-            errors.keep(listed::write(ledger, self.eni, &pool.ranges_file));
+            let families = pool.families(self.eni);
+            errors.keep(listed::write(ledger, self.eni, &pool.ranges_file, families));
         }
         let left = self.left(ledger)?;
         let is_left = |prefix: &&Prefix| {

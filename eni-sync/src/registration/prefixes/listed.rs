@@ -23,14 +23,24 @@ const TRIED: usize = 16;
 ///
 /// # Errors
 /// Code 5 naming the file.
-pub(crate) fn write(ledger: &EniLedger, eni: &Eni, file: &Path) -> Result<()> {
+pub(crate) fn write(
+    ledger: &EniLedger,
+    eni: &Eni,
+    file: &Path,
+    families: impl Iterator<Item = Family>,
+) -> Result<()> {
     let mut prefixes = ledger.open()?.prefixes()?;
     prefixes.retain(|prefix| prefix.ranges_file.as_deref() == Some(file));
-    ranges_file::write(file, sets(&prefixes, eni, now()))
+    ranges_file::write(file, sets(&prefixes, eni, families, now()))
 }
 
-/// A set of ranges for each family that has any.
-fn sets(prefixes: &[Prefix], eni: &Eni, now: Timestamp) -> Vec<Vec<RawRange>> {
+/// A set of ranges for each of the families.
+fn sets(
+    prefixes: &[Prefix],
+    eni: &Eni,
+    families: impl Iterator<Item = Family>,
+    now: Timestamp,
+) -> Vec<Vec<RawRange>> {
     let mut open: Vec<&Prefix> = prefixes.iter().filter(|p| is_usable(p, eni, now)).collect();
     open.sort_by_key(|prefix| prefix.prefix.address());
     let of = |family: Family| -> Vec<RawRange> {
@@ -39,9 +49,7 @@ fn sets(prefixes: &[Prefix], eni: &Eni, now: Timestamp) -> Vec<Vec<RawRange>> {
             .filter(|p| Family::of(p.prefix.address()) == family);
         own.flat_map(|prefix| ranges(prefix, eni)).collect()
     };
-    let mut sets: Vec<Vec<RawRange>> = Family::ALL.into_iter().map(of).collect();
-    sets.retain(|set| !set.is_empty());
-    sets
+    families.map(of).collect()
 }
 
 /// One range, or one for each part of the prefix between addresses that are given to nobody.
