@@ -41,7 +41,7 @@ pub(crate) fn add(args: &CmdArgs) -> Result<AddResult> {
     let prev_result = prev_result(&args.conf)?;
     let wanted = desired::by_mac(&prev_result, args)?;
     let request = Request {
-        owner: owner(args, config.cooldown)?,
+        owner: owner(args, config.cooldown, config.takeover)?,
         takeover: config.takeover,
         best_effort: !config.strict,
     };
@@ -96,7 +96,7 @@ pub(crate) fn check(args: &CmdArgs) -> Result<()> {
     let config = Config::parse(&args.conf.document)?;
     let wanted = desired::by_mac(&prev_result(&args.conf)?, args)?;
     let request = Request {
-        owner: owner(args, config.cooldown)?,
+        owner: owner(args, config.cooldown, config.takeover)?,
         takeover: config.takeover,
         best_effort: !config.strict,
     };

@@ -140,5 +140,6 @@ fn owned_by(network: &Watched, owner: reservation::Owner, reservation: PathBuf) 
         pod: String::new(),
         life: Life::Reservation { reservation },
         cooldown_seconds: network.cooldown_seconds,
+        takeover: Some(network.takeover),
     }
 }

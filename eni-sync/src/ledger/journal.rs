@@ -79,7 +79,7 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
             let reason = "on the ENI, and unknown to the ledger";
             tell!(info, "adopted", eni, entry, reason);
         }
-        (Event::Missed, (Some(State::Held), _)) => {
+        (Event::Missed(_), (Some(State::Held), _)) => {
             let reason = "somebody else has removed it from the ENI: it is assigned again";
             tell!(warn, "lost", eni, entry, reason);
         }

@@ -29,8 +29,9 @@ pub(crate) enum Event {
     Refused(Refusal),
     /// A description shows it on the ENI.
     Seen,
-    /// Descriptions have not shown it so often and for so long that it is not on the ENI.
-    Missed,
+    /// Descriptions have not shown it so often and for so long that it is not on the ENI. Has
+    /// from which ENIs it may be taken for the attachment that needs it.
+    Missed(Takeover),
     /// Its attachment or pool does not need it any more.
     Ended {
         /// When it may be removed at the earliest.
@@ -84,7 +85,7 @@ pub(super) fn next(state: Option<&State>, event: &Event) -> Next {
         Event::Assigned { for_pool } => assigned(state, *for_pool),
         Event::Refused(refusal) => refused(state, refusal),
         Event::Seen => seen(state),
-        Event::Missed => missed(state),
+        Event::Missed(takeover) => missed(state, *takeover),
         Event::Ended { after } => ended(state, *after),
         Event::Postponed { after } => postponed(state, *after),
         Event::Unassigning => unassigning(state),
@@ -144,10 +145,10 @@ fn seen(state: Option<&State>) -> Next {
 
 /// An existing attachment claims a lost address again. For an address that is being released,
 /// EC2 is asked to remove that very address before it is forgotten.
-fn missed(state: Option<&State>) -> Next {
+fn missed(state: Option<&State>, takeover: Takeover) -> Next {
     match state {
         Some(State::Held) => Next::Become(State::Claiming {
-            takeover: Takeover::DeadOwner,
+            takeover,
             best_effort: true,
             refusal: None,
         }),
@@ -266,7 +267,7 @@ mod tests {
             ("stocked", Event::Assigned { for_pool: true }),
             ("refused", Event::Refused(refusal())),
             ("seen", Event::Seen),
-            ("missed", Event::Missed),
+            ("missed", Event::Missed(Takeover::Never)),
             ("ended", Event::Ended { after: 5 }),
             ("postponed", Event::Postponed { after: 5 }),
             ("unassigning", Event::Unassigning),

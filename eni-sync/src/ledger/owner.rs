@@ -9,6 +9,8 @@ use common::records::boot_id;
 use common::text::printable;
 use serde::{Deserialize, Serialize};
 
+use super::{Entry, Takeover};
+
 /// The attachment that an address is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +29,10 @@ pub(crate) struct Owner {
     pub(crate) life: Life,
     /// How long the address stays on the ENI when the attachment has ended.
     pub(crate) cooldown_seconds: u64,
+    /// From which ENIs the network has its addresses taken. Files of versions that did not
+    /// record it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) takeover: Option<Takeover>,
 }
 
 /// The object whose end is the end of the attachment.
@@ -198,6 +204,19 @@ impl Owner {
         match &self.life {
             Life::Namespace { netns_id, .. } => Some(netns_id),
             Life::Reservation { .. } | Life::Pool { .. } => None,
+        }
+    }
+}
+
+impl Entry {
+    /// From which ENIs the address may be taken when its attachment has lost it. Not from a
+    /// running node, which an address that floats has gone to; and where the ledger does not know
+    /// what the network permits, from none.
+    pub(crate) fn takeover_when_lost(&self) -> Takeover {
+        let permitted = self.owner.as_ref().and_then(|owner| owner.takeover);
+        match permitted {
+            Some(Takeover::DeadOwner | Takeover::Always) => Takeover::DeadOwner,
+            Some(Takeover::Never) | None => Takeover::Never,
         }
     }
 }

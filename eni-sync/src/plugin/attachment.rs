@@ -8,7 +8,7 @@ use common::kernel::netns::NetNs;
 use common::records::boot_id;
 
 use crate::deadline::Deadline;
-use crate::ledger::{Life, Owner};
+use crate::ledger::{Life, Owner, Takeover};
 use crate::vpc::environment;
 
 /// How long an ADD or a CHECK may take with all its waits. Source: a kubelet gives its runtime
@@ -24,7 +24,7 @@ pub(super) fn deadline() -> Deadline {
 ///
 /// # Errors
 /// Code 8 when its namespace cannot be opened, 5 when the boot id cannot be read.
-pub(crate) fn owner(args: &CmdArgs, cooldown: Duration) -> Result<Owner> {
+pub(crate) fn owner(args: &CmdArgs, cooldown: Duration, takeover: Takeover) -> Result<Owner> {
     let netns = NetNs::open(&args.netns)?;
     Ok(Owner {
         network: args.conf.network.clone(),
@@ -37,5 +37,6 @@ pub(crate) fn owner(args: &CmdArgs, cooldown: Duration) -> Result<Owner> {
             boot_id: boot_id()?,
         },
         cooldown_seconds: cooldown.as_secs(),
+        takeover: Some(takeover),
     })
 }

@@ -53,7 +53,7 @@ pub(super) fn add(args: &CmdArgs) -> Result<AddResult> {
 
 fn request(args: &CmdArgs, section: &Section) -> Result<Request> {
     Ok(Request {
-        owner: owner(args, section.cooldown)?,
+        owner: owner(args, section.cooldown, section.takeover)?,
         takeover: section.takeover,
         best_effort: false,
     })

@@ -9,7 +9,7 @@ use common::attach::inventory::Eni;
 use common::error::{Errors, Result};
 use common::kernel::netns::Holders;
 
-use crate::ledger::{Entries, Entry, Event, State, now};
+use crate::ledger::{Entries, Entry, Event, State, Takeover, now};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes;
 use crate::registration::prefixes::compare::Differences;
@@ -165,11 +165,12 @@ fn repair(
         }
         Drift::Gone(entry) => {
             report.gone += 1;
-            entries.note(entry, &Event::Missed)
+            entries.note(entry, &Event::Missed(Takeover::Never))
         }
         Drift::Lost(entry) if lives(&entry) => {
             report.lost += 1;
-            entries.note(entry, &Event::Missed)
+            let takeover = entry.takeover_when_lost();
+            entries.note(entry, &Event::Missed(takeover))
         }
         Drift::Lost(entry) => {
             report.abandoned += 1;

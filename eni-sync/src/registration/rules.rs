@@ -212,6 +212,7 @@ mod tests {
                 boot_id: "b".into(),
             },
             cooldown_seconds: 30,
+            takeover: None,
         }
     }
 

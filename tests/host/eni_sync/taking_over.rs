@@ -291,6 +291,46 @@ fn nothing_is_taken_from_a_dead_eni_for_one_that_is_full() {
     }
 }
 
+/// A pod has an address, and somebody moves it to an ENI that is attached to nothing. Returns
+/// whether the next comparison with EC2 takes it back.
+fn is_taken_back(takeover: Option<&str>) -> bool {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let pod = Pod::new("c1");
+    let keys = json!({ "takeover": takeover });
+    node.run(&node.conf_call("ADD", &pod, &[ADDRESS], &keys))
+        .ok();
+    if takeover.is_none() {
+        // Earlier versions did not write it down.
+        node.edit_ledger(ADDRESS, |entry| {
+            let owner = entry["owner"].as_object_mut().unwrap();
+            assert_eq!(owner.remove("takeover"), Some(json!("dead-owner")));
+        });
+    }
+    node.let_time_pass(120);
+    vpc.lab.unassign(&node.eni, &address(ADDRESS));
+    let dead = unattached(&vpc, &address(ADDRESS));
+    let output = node.command(&["sync", "--once"]);
+    assert!(
+        output.stdout.contains("lost and assigned again: 1"),
+        "{output}"
+    );
+    let owner = vpc.owner(ADDRESS);
+    assert!(
+        owner == Some(dead) || owner == Some(node.eni.clone()),
+        "{owner:?}"
+    );
+    owner == Some(node.eni.clone())
+}
+
+#[test]
+fn what_a_pod_has_lost_is_taken_back_from_the_dead_if_its_network_takes_from_them() {
+    assert!(is_taken_back(Some("dead-owner")));
+    assert!(is_taken_back(Some("always")));
+    assert!(!is_taken_back(Some("never")));
+    assert!(!is_taken_back(None));
+}
+
 #[test]
 fn an_instance_that_ec2_does_not_find_is_not_dead() {
     let vpc = Vpc::new();

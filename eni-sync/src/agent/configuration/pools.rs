@@ -10,7 +10,7 @@ use common::error::{Error, Result};
 use serde::Deserialize;
 
 use super::{Master, Selector, data_dir};
-use crate::ledger::{Entry, Life, Owner, State, default_cooldown_seconds};
+use crate::ledger::{Entry, Life, Owner, State, Takeover, default_cooldown_seconds};
 use crate::registration::prefixes::kept::{Kept, Marks};
 use crate::vpc::ec2::Family;
 
@@ -160,6 +160,7 @@ impl Pool {
             pod: String::new(),
             life: Life::Reservation { reservation },
             cooldown_seconds: self.cooldown_seconds,
+            takeover: Some(Takeover::Never),
         }
     }
 

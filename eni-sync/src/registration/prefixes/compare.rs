@@ -4,7 +4,7 @@
 use common::address::Cidr;
 use common::error::Result;
 
-use crate::ledger::{Absence, Entries, Event, Prefix, State, now};
+use crate::ledger::{Absence, Entries, Event, Prefix, State, Takeover, now};
 use crate::vpc::ec2::Description;
 
 /// The differences.
@@ -86,7 +86,7 @@ fn missed(entries: &Entries, prefix: &Prefix, found: &mut Differences) -> Result
             found.missing += 1;
             let mut after = prefix.clone();
             after.entry = *noted;
-            entries.change_prefix(Some(prefix), &after, &Event::Missed)
+            entries.change_prefix(Some(prefix), &after, &Event::Missed(Takeover::Never))
         }
         Absence::Proven => {
             found.gone += 1;
