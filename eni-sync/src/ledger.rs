@@ -3,6 +3,7 @@
 //! leaves an intent in the ledger and never an address that no entry knows. The ledger only
 //! records; it takes no decisions.
 
+mod attachment;
 mod clock;
 mod content;
 mod damage;
@@ -37,6 +38,8 @@ use common::records;
 use common::say;
 use serde::{Deserialize, Serialize};
 
+use self::attachment::Attachment;
+pub(crate) use self::attachment::is_inventory_of_attachment;
 use self::clock::Clock;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
@@ -79,22 +82,6 @@ impl Ledger {
         }
     }
 
-    /// The addresses that this node must not assign to pods.
-    ///
-    /// # Errors
-    /// Code 5 or 6 naming the file.
-    pub(crate) fn excluded(&self) -> Result<Excluded> {
-        excluded::read(&self.root)
-    }
-
-    /// Writes down which addresses this node must not assign to pods.
-    ///
-    /// # Errors
-    /// Code 5 naming the file, and 6 when it is of a newer format. The old file stays then.
-    pub(crate) fn exclude(&self, excluded: &Excluded) -> Result<()> {
-        excluded::write(&self.root, excluded)
-    }
-
     /// The part of the ledger that is about one ENI.
     ///
     /// # Errors
@@ -108,6 +95,7 @@ impl Ledger {
             id: id.to_owned(),
             queue: self.queues.of_eni(id),
             deadline: Deadline::default(),
+            attachment: None,
         })
     }
 
@@ -151,6 +139,8 @@ pub(crate) struct EniLedger {
     id: String,
     queue: Arc<Queue>,
     deadline: Deadline,
+    /// How the ENI is attached to this node, as far as the caller knows.
+    attachment: Option<Attachment>,
 }
 
 impl EniLedger {
@@ -201,6 +191,7 @@ impl EniLedger {
                 .queue
                 .lock(&self.directory.join(LOCK), deadline, lock)?,
             clock: Clock::read()?,
+            attachment: self.attachment.clone(),
         })
     }
 
@@ -212,21 +203,7 @@ impl EniLedger {
     pub(crate) fn read(&self) -> Result<Vec<Entry>> {
         let mut entries = read_all(&self.directory, &Clock::read()?)?;
         entries.retain(|entry| entry.state != State::Removed);
-        Ok(entries)
-    }
-
-    /// The addresses whose files cannot be read, each with the reason.
-    ///
-    /// # Errors
-    /// Code 5 naming the directory.
-    pub(crate) fn unreadable(&self) -> Result<Vec<(IpAddr, Error)>> {
-        let addresses = addresses(&self.directory)?.into_iter();
-        let clock = Clock::read()?;
-        let unreadable = addresses.filter_map(|address| {
-            let found = read(&self.directory.join(address.to_string()), &clock);
-            found.err().map(|error| (address, error))
-        });
-        Ok(unreadable.collect())
+        Ok(attachment::under(entries, self.attachment.as_ref()))
     }
 
     /// Whether the ledger has no address and no prefix of this ENI, and no request to EC2 whose
@@ -253,6 +230,7 @@ pub(crate) struct Entries {
     _held: Held,
     /// The clock by which the times of the entries are measured.
     clock: Clock,
+    attachment: Option<Attachment>,
 }
 
 /// The content of an entry's file, to be read.
@@ -281,7 +259,8 @@ impl Entries {
     /// # Errors
     /// Code 5 naming the directory.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
-        read_all(&self.directory, &self.clock)
+        let entries = read_all(&self.directory, &self.clock)?;
+        Ok(attachment::under(entries, self.attachment.as_ref()))
     }
 
     /// The same, and why the system failed to read files, which are not damaged by that.
@@ -315,7 +294,8 @@ impl Entries {
     /// # Errors
     /// Code 5 naming the file, 6 when it is not an entry.
     pub(crate) fn get(&self, address: IpAddr) -> Result<Option<Entry>> {
-        read(&self.path(address), &self.clock)
+        let entry = read(&self.path(address), &self.clock)?;
+        Ok(entry.map(|entry| entry.under(self.attachment.as_ref())))
     }
 
     /// Writes an entry, which is on the disk afterwards. A file that cannot be read is not
@@ -340,7 +320,7 @@ impl Entries {
     /// As for [`Entries::write`].
     pub(crate) fn note(&self, entry: Entry, event: &Event) -> Result<()> {
         let before = entry.clone();
-        match entry.after(event) {
+        match self.after(entry, event) {
             Some(after) if after == before => Ok(()),
             Some(after) => self.change(Some(&before), &after, event),
             None => self.forget(&before),
@@ -357,8 +337,9 @@ impl Entries {
         after: &Entry,
         event: &Event,
     ) -> Result<()> {
-        self.write(after)?;
-        journal::tell(&self.eni, before, after, event);
+        let after = after.clone().proven_by(event, self.attachment.as_ref());
+        self.write(&after)?;
+        journal::tell(&self.eni, before, &after, event);
         Ok(())
     }
 
@@ -369,7 +350,7 @@ impl Entries {
     /// As for [`Entries::write`].
     pub(crate) fn cover(&self, entry: Entry) -> Result<()> {
         let for_pool = entry.is_for_pool();
-        if let Some(after) = entry.after(&Event::Assigned { for_pool }) {
+        if let Some(after) = self.after(entry, &Event::Assigned { for_pool }) {
             self.write(&after)?;
             journal::covered(&self.eni, &after);
         }

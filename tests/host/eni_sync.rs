@@ -7,6 +7,7 @@ mod auto;
 mod bad_files;
 mod bad_input;
 mod chained;
+mod coming_back;
 mod command_line;
 mod confirmed;
 mod container;

@@ -66,6 +66,17 @@ pub struct Eni {
     pub network_card_index: u32,
     /// The index of the attachment on its network card.
     pub device_index: u32,
+    /// The id of the attachment, such as `eni-attach-0123456789abcdef0`; empty in a file of a
+    /// version that did not write it down.
+    #[serde(default)]
+    pub attachment_id: String,
+    /// When it was attached, in seconds since 1970 by EC2's clock; 0 if EC2 has not said.
+    #[serde(default)]
+    pub attach_time: u64,
+    /// The index of its interface before EC2 was asked, or the last one that was known of this
+    /// attachment; 0 if there was none.
+    #[serde(default)]
+    pub interface_index: u32,
     /// The id of its subnet, such as `subnet-0123456789abcdef0`.
     pub subnet_id: String,
     /// The address ranges of its subnet, both families.

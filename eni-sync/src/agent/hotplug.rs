@@ -73,17 +73,20 @@ fn hardware(links: &[Link]) -> BTreeSet<(String, String)> {
         .collect()
 }
 
-/// Asks EC2 for the ENIs when the metadata and the inventory have different ones, and corrects
-/// the names of the interfaces.
+/// Asks EC2 for the ENIs when the metadata and the inventory have different ones or one was away,
+/// and corrects the names of the interfaces. What the ledger has of ENIs that are attached anew is
+/// compared at once: while they were away, others may have had their addresses.
 fn refresh(agent: &Agent) -> Result<()> {
     agent.clients.run(|aws| {
         let shown = aws.imds()?.macs()?;
         // An inventory that cannot be read, or is of an earlier version, is written again.
         let written = Inventory::read_whole().ok().flatten().unwrap_or_default();
         let known: BTreeSet<String> = written.enis.iter().map(|eni| eni.mac.clone()).collect();
-        match shown == known {
-            true => inventory::rename(Deadline::default()),
-            false => inventory::discover(aws).map(drop),
-        }
+        let current = match shown == known && !inventory::is_outdated(&written) {
+            true => inventory::rename(Deadline::default()).map(|()| written)?,
+            false => inventory::discover(aws)?,
+        };
+        agent.compare_if_new(&inventory::attachments(&current));
+        Ok(())
     })
 }

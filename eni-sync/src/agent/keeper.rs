@@ -43,7 +43,7 @@ impl Agent {
         let mut news = News::default();
         while self.await_turn() {
             let (mut outcome, mut findings) = (Ok(()), Vec::new());
-            if reconcile_at <= Instant::now() {
+            if self.take_compare_due() || reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true));
                 // A tag that was missing before may be set now.
@@ -97,6 +97,7 @@ impl Agent {
             let (inventory, free) = inventory::discover_all(aws)?;
             self.shared.subnets.note(&free);
             self.logged.note(&inventory);
+            self.note_compared(inventory::attachments(&inventory));
             let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
             let enis = inventory.enis.iter().filter(of_pods).count();
             self.clients.rate_limit().fit(enis);

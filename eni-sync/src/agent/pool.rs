@@ -59,7 +59,7 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
         let (inventory, eni) = inventory::find(aws, &mac)?;
         eni::require_managed(&eni)?;
         let node = agent.node(aws, &inventory);
-        let ledger = node.ledger.of_eni(&eni.id)?;
+        let ledger = node.ledger.of_attached(&eni)?;
         let turn = ledger.take_turn(TURN_DEADLINE)?;
         let mut errors = Errors::default();
         let excluded = &agent.configuration.exclude;

@@ -78,7 +78,7 @@ pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<D
 fn next<'a>(agent: &Agent, enis: impl Iterator<Item = &'a Eni>) -> Result<Option<Duration>> {
     let mut next = agent.shared.stock.until_next(Instant::now());
     for eni in enis {
-        let due = agent.ledger.of_eni(&eni.id)?.read_prefixes()?.into_iter();
+        let due = agent.ledger.of_attached(eni)?.read_prefixes()?.into_iter();
         let due = due.filter_map(|prefix| prefix.entry.due(now())).min();
         // The ledger's times are in seconds.
         let wait = due.map(|due| Duration::from_secs(due.saturating_sub(now()).max(1)));
@@ -153,7 +153,7 @@ fn keep_on(
 ) -> Result<()> {
     let pools = pools.on(eni);
     let stock = &agent.shared.stock;
-    let ledger = node.ledger.of_eni(&eni.id)?;
+    let ledger = node.ledger.of_attached(eni)?;
     let is_wanted = pools.are_any() || Family::ALL.iter().any(|f| stock.level(eni, *f).is_some());
     let known = ledger.read_prefixes()?;
     let mut states = known.iter().map(|prefix| &prefix.entry.state);

@@ -1,5 +1,6 @@
 //! The state that the threads of the agent share, and how they wait for each other.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,9 @@ pub(crate) struct Agent {
     pub(super) changed: Condvar,
 }
 
+/// ENIs, their attachments and the indexes of their interfaces.
+type Attachments = BTreeSet<(String, String, u32)>;
+
 /// The work in progress.
 #[derive(Default)]
 pub(super) struct Work {
@@ -66,6 +70,10 @@ pub(super) struct Work {
     pub(super) requests: usize,
     /// Whether the ledger has changed since the keeper's last look.
     pub(super) is_news: bool,
+    /// The attachments of the ENIs that were last compared with the ledger.
+    pub(super) compared: Option<Attachments>,
+    /// Whether the ledger is to be compared with EC2 at once.
+    pub(super) is_compare_due: bool,
     /// Whether no more plugins are accepted.
     pub(super) is_closed: bool,
     /// Whether the agent has to end.
@@ -227,6 +235,26 @@ impl Agent {
     /// Notes that the ledger has changed, and wakes the keeper.
     pub(crate) fn announce(&self) {
         self.update(|work| work.is_news = true);
+    }
+
+    /// Notes how the ENIs are attached that are compared with the ledger now.
+    pub(super) fn note_compared(&self, attachments: Attachments) {
+        self.work().compared = Some(attachments);
+    }
+
+    /// Has the keeper compare the ledger with EC2 at once if these attachments are not those that
+    /// it compared last.
+    pub(super) fn compare_if_new(&self, attachments: &Attachments) {
+        let compared = self.work().compared.clone();
+        // Before the first comparison, that one is about to come.
+        if compared.is_some_and(|compared| compared != *attachments) {
+            self.update(|work| (work.is_compare_due, work.is_news) = (true, true));
+        }
+    }
+
+    /// Whether a comparison was due at once, which is not so any more.
+    pub(super) fn take_compare_due(&self) -> bool {
+        std::mem::take(&mut self.work().is_compare_due)
     }
 
     /// Waits until the plugins are served that were connected when the agent was told to end:

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use common::address::Cidr;
 use common::error::{Error, Result};
 
-use super::EniLedger;
+use super::clock::Clock;
+use super::{EniLedger, addresses, read};
 
 /// A file that cannot be read.
 #[derive(Clone, Debug)]
@@ -33,6 +34,20 @@ pub(crate) enum About {
 }
 
 impl EniLedger {
+    /// The addresses whose files cannot be read, each with the reason.
+    ///
+    /// # Errors
+    /// Code 5 naming the directory.
+    pub(crate) fn unreadable(&self) -> Result<Vec<(IpAddr, Error)>> {
+        let addresses = addresses(&self.directory)?.into_iter();
+        let clock = Clock::read()?;
+        let unreadable = addresses.filter_map(|address| {
+            let found = read(&self.directory.join(address.to_string()), &clock);
+            found.err().map(|error| (address, error))
+        });
+        Ok(unreadable.collect())
+    }
+
     /// Every file that cannot be read, in order. Wishes are not among them: an attachment that
     /// waits writes its wish again.
     ///

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use common::kernel::netns::Holders;
 use serde::{Deserialize, Serialize};
 
+use super::attachment::Attachment;
 use super::life_cycle::{Event, Next, next};
 use super::owner::{Life, Owner, reservation_presence};
 use super::{State, Takeover};
@@ -42,10 +43,10 @@ pub(crate) struct Entry {
     pub(crate) confirmed: Timestamp,
     /// When EC2 was last asked to remove it from the ENI; 0 for never.
     #[serde(default, skip_serializing_if = "is_never")]
-    removal: Timestamp,
+    pub(super) removal: Timestamp,
     /// When the first description came that did not show it; 0 if the last one did.
     #[serde(default, skip_serializing_if = "is_never")]
-    missing: Timestamp,
+    pub(super) missing: Timestamp,
     /// Whether EC2 has chosen it for an attachment of a network without ranges: it is in no
     /// range that host-local hands out, so the next such attachment may get it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -58,6 +59,16 @@ pub(crate) struct Entry {
     /// its path. Who does not see the processes of the node cannot find out when it ends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) lingers: bool,
+    /// The attachment of the ENI under which EC2 last confirmed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) attachment: Option<Attachment>,
+    /// When the first description showed it under that attachment, while one more is needed; 0
+    /// for proven.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub(super) returned: Timestamp,
+    /// Whether what EC2 has confirmed is of an earlier attachment, as far as the reader knows.
+    #[serde(skip)]
+    pub(super) is_earlier: bool,
 }
 
 fn is_never(time: &Timestamp) -> bool {
@@ -92,6 +103,9 @@ impl Entry {
                 chosen: false,
                 floats: lets_float(event),
                 lingers: false,
+                attachment: None,
+                returned: 0,
+                is_earlier: true,
             }),
             Next::Stay | Next::Forget => None,
         }
@@ -130,6 +144,9 @@ impl Entry {
             chosen: self.chosen && *event != Event::Pooled,
             floats: self.floats || lets_float(event),
             lingers: self.lingers,
+            attachment: self.attachment,
+            returned: self.returned,
+            is_earlier: self.is_earlier,
         })
     }
 
@@ -247,6 +264,7 @@ impl Entry {
             confirmed: moved(self.confirmed),
             removal: moved(self.removal),
             missing: moved(self.missing),
+            returned: moved(self.returned),
             ..self
         }
     }
@@ -259,10 +277,11 @@ impl Entry {
         }
     }
 
-    /// Whether EC2 has confirmed recently that the address is on the ENI, no description since
-    /// then has failed to show it, and no other node may take it.
+    /// Whether EC2 has confirmed recently that the address is on the ENI, since then the ENI has
+    /// not been away and no description has failed to show it, and no other node may take it.
     pub(crate) fn is_believed(&self, now: Timestamp) -> bool {
-        !self.floats && self.missing == 0 && is_younger(self.confirmed, BELIEVED, now)
+        let is_denied = self.is_earlier || self.floats || self.missing != 0;
+        !is_denied && is_younger(self.confirmed, BELIEVED, now)
     }
 
     /// Whether the last description has not shown the address.
@@ -300,7 +319,7 @@ impl Entry {
 
     /// Whether a confirmation should be written down.
     pub(crate) fn needs_confirmation(&self, now: Timestamp) -> bool {
-        self.missing != 0 || !is_younger(self.confirmed, FRESH, now)
+        self.missing != 0 || self.is_earlier || !is_younger(self.confirmed, FRESH, now)
     }
 
     /// What it means that a description does not show the address.
@@ -435,7 +454,7 @@ fn lets_float(event: &Event) -> bool {
 }
 
 /// Whether `time` is less than `seconds` ago. A time in the future is not.
-fn is_younger(time: Timestamp, seconds: u64, now: Timestamp) -> bool {
+pub(super) fn is_younger(time: Timestamp, seconds: u64, now: Timestamp) -> bool {
     now.checked_sub(time).is_some_and(|age| age < seconds)
 }
 

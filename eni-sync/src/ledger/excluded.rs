@@ -12,7 +12,7 @@ use host_local_ipam::exclude::{self, Exclusion};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::document;
+use super::{Ledger, document};
 
 /// The name of the file, beside the directories of the ENIs.
 const FILE: &str = "exclude.json";
@@ -126,6 +126,24 @@ pub(super) fn write(root: &Path, excluded: &Excluded) -> Result<()> {
 
 fn path(root: &Path) -> PathBuf {
     root.join(FILE)
+}
+
+impl Ledger {
+    /// The addresses that this node must not assign to pods.
+    ///
+    /// # Errors
+    /// Code 5 or 6 naming the file.
+    pub(crate) fn excluded(&self) -> Result<Excluded> {
+        read(&self.root)
+    }
+
+    /// Writes down which addresses this node must not assign to pods.
+    ///
+    /// # Errors
+    /// Code 5 naming the file, and 6 when it is of a newer format. The old file stays then.
+    pub(crate) fn exclude(&self, excluded: &Excluded) -> Result<()> {
+        write(&self.root, excluded)
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::say;
 use serde::{Deserialize, Serialize};
 
+use super::attachment::Attachment;
 use super::clock::Clock;
 use super::document::{read, remove, remove_damaged, write};
 use super::entry::DESCRIBE_LAG;
@@ -57,7 +58,9 @@ impl Prefix {
             best_effort: false,
         };
         let entry = Entry::begin(prefix.address(), &claimed, None)?;
-        let entry = entry.after(&Event::Assigned { for_pool: true })?;
+        let mut entry = entry.after(&Event::Assigned { for_pool: true })?;
+        // EC2 has just answered.
+        entry.is_earlier = false;
         Some(Self::new(prefix, entry))
     }
 
@@ -225,7 +228,7 @@ impl EniLedger {
     pub(crate) fn read_prefixes(&self) -> Result<Vec<Prefix>> {
         let mut prefixes = read_prefixes(&self.directory, &Clock::read()?)?;
         prefixes.retain(|prefix| prefix.entry.state != State::Removed);
-        Ok(prefixes)
+        Ok(under(prefixes, self.attachment.as_ref()))
     }
 
     /// The prefixes that EC2 has removed so recently that it may still show them.
@@ -258,6 +261,14 @@ impl EniLedger {
         let read = files.iter().map(|path| read::<Asked>(path));
         read.filter_map(Result::err).collect()
     }
+}
+
+fn under(prefixes: Vec<Prefix>, attachment: Option<&Attachment>) -> Vec<Prefix> {
+    let prefixes = prefixes.into_iter().map(|prefix| Prefix {
+        entry: prefix.entry.under(attachment),
+        ..prefix
+    });
+    prefixes.collect()
 }
 
 fn read_prefixes(directory: &Path, clock: &Clock) -> Result<Vec<Prefix>> {
@@ -316,7 +327,8 @@ impl Entries {
     /// # Errors
     /// Code 5 naming the directory.
     pub(crate) fn prefixes(&self) -> Result<Vec<Prefix>> {
-        read_prefixes(&self.directory, &self.clock)
+        let prefixes = read_prefixes(&self.directory, &self.clock)?;
+        Ok(under(prefixes, self.attachment.as_ref()))
     }
 
     /// Every prefix that has a file, also one that cannot be read: it is known to the ledger
@@ -343,12 +355,18 @@ impl Entries {
         let name = prefix_file(after.prefix);
         read_prefix(&self.directory, &name, &self.clock)?;
         let written = Written {
-            prefix: after.clone(),
+            prefix: self.proven(after.clone(), event),
             clock: self.clock.clone(),
         };
         write(&self.directory.join(name), &written)?;
         journal::prefix(&self.eni, before, after, event);
         Ok(())
+    }
+
+    /// The prefix with what `event`, which has led to it, proves.
+    fn proven(&self, after: Prefix, event: &Event) -> Prefix {
+        let entry = after.entry.proven_by(event, self.attachment.as_ref());
+        Prefix { entry, ..after }
     }
 
     /// Writes down what `event` has made of a prefix, if the ledger has exactly `prefix`.
@@ -361,6 +379,7 @@ impl Entries {
             return Ok(None);
         }
         let after = prefix.clone().after(event);
+        let after = after.map(|after| self.proven(after, event));
         match &after {
             Some(after) if after == prefix => {}
             Some(after) => self.change_prefix(Some(prefix), after, event)?,

@@ -28,7 +28,7 @@ pub(crate) fn verify(
     if open.is_empty() {
         return Ok(());
     }
-    let ledger = node.ledger.of_eni(&eni.id)?;
+    let ledger = node.ledger.of_attached(eni)?;
     let ledger = ledger.until(node.aws.deadline());
     let unknown = not_held(&ledger.open()?, &open, &request.owner)?;
     let prefixes = trusted(&ledger.open()?.prefixes()?, eni, now());

@@ -108,10 +108,12 @@ mod tests {
 
     use super::*;
     use crate::vpc::ec2::Limits;
+    use crate::vpc::inventory::Interfaces;
 
     fn look(enis: &[Description], interfaces: &[u32]) -> Look {
         let text = r#"{"region": "r", "instanceId": "i-1", "instanceType": "t"}"#;
         Look {
+            interfaces: Interfaces::default(),
             identity: serde_json::from_str(text).unwrap(),
             enis: enis.to_vec(),
             limits: Limits {

@@ -304,7 +304,7 @@ impl<'a> Assigner<'a> {
         if wanted == 0 {
             return 0;
         }
-        let ledger = self.node.ledger.of_eni(&self.eni.id);
+        let ledger = self.node.ledger.of_attached(self.eni);
         let removed = ledger.and_then(|l| release::release_oldest(self.node, &l, family, wanted));
         removed.unwrap_or_else(|error| {
             say!("making room on {}: {error}", self.eni.id);

@@ -38,7 +38,7 @@ pub(crate) fn choose(
     eni::require_managed(&eni)?;
     let families = choice.families(&eni)?;
     if !choice.addresses.is_empty() {
-        let prefixes = ledger.of_eni(&eni.id)?.read_prefixes()?;
+        let prefixes = ledger.of_attached(&eni)?.read_prefixes()?;
         choice.require_included(&ledger.excluded()?)?;
         choice.require_free(&eni, &there(&prefixes, &eni.prefixes))?;
     }
@@ -142,7 +142,7 @@ fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice) -> Result<Vec<IpAddr>> {
         let msg = format!("EC2 does not show {} at this moment", eni.id);
         Error::new(ErrorCode::TRY_AGAIN, msg)
     })?;
-    let entries = node.ledger.of_eni(&eni.id)?.open()?;
+    let entries = node.ledger.of_attached(eni)?.open()?;
     let mut addresses = found.primary;
     for address in found.secondary {
         let entry = entries.get(address)?;
@@ -172,7 +172,7 @@ fn of_ec2(
     if families.is_empty() {
         return Ok(Vec::new());
     }
-    let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
+    let ledger = node.ledger.of_attached(eni)?.until(node.aws.deadline());
     if let Some(held) = wish(&ledger, eni, families, request)? {
         return Ok(held);
     }

@@ -446,13 +446,13 @@ fn give(
         let for_pool = claimed.is_for_pool();
         return entries.note(claimed, &Event::Assigned { for_pool });
     }
+    let assigned = Event::Assigned { for_pool: false };
     let Some(wish) = waiting.next() else {
         let spare = Entry::spare(address, known.clone(), until);
         return spare.map_or(Ok(()), |spare| {
-            entries.change(known.as_ref(), &spare, &Event::Seen)
+            entries.change(known.as_ref(), &spare, &assigned)
         });
     };
-    let assigned = Event::Assigned { for_pool: false };
     let entry = Entry::claimed(address, known.clone(), &CLAIMED, wish.owner.clone());
     let held = entry.and_then(|entry| entry.after(&assigned));
     if let Some(held) = held {

@@ -34,7 +34,7 @@ pub(crate) struct Report {
     pub(crate) gone: usize,
     /// The same, but only one look at EC2 has shown it yet.
     pub(crate) missing: usize,
-    /// Adopted, and can be used by a pool after one more look.
+    /// On the ENI, and to be believed after one more look.
     pub(crate) settling: usize,
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn run(
 }
 
 fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> Result<()> {
-    let ledger = node.ledger.of_eni(&eni.id)?;
+    let ledger = node.ledger.of_attached(eni)?;
     let turn = ledger.take_turn(TURN_DEADLINE)?;
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     let actual = ec2.eni(&eni.id);
@@ -139,9 +139,10 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
     settle_in_turns(node, eni, &ledger)
 }
 
-/// Whether an adopted address still needs a second look.
+/// Whether an address still needs a second look: it was adopted, or its ENI was away.
 fn is_settling(entry: &Entry) -> bool {
-    entry.state == State::Adopted && !entry.was_seen_twice()
+    let is_new = entry.state == State::Adopted && !entry.was_seen_twice();
+    is_new || entry.needs_second_look()
 }
 
 fn repair(

@@ -79,7 +79,7 @@ pub(crate) fn register(
         return Ok(());
     }
     eni::require_all(eni, &wanted)?;
-    let ledger = node.ledger.of_eni(&eni.id)?.until(node.aws.deadline());
+    let ledger = node.ledger.of_attached(eni)?.until(node.aws.deadline());
     let reusable = claim(&ledger, &wanted, request)?;
     give::cover(&ledger, eni)?;
     confirm(node, eni, &ledger, &reusable, request)?;
@@ -168,7 +168,7 @@ pub(crate) fn register_reservations(
     takeover: Takeover,
 ) -> Result<Vec<Without>> {
     eni::require_managed(eni)?;
-    let ledger = node.ledger.of_eni(&eni.id)?;
+    let ledger = node.ledger.of_attached(eni)?;
     let known = ledger.open()?.all()?;
     let (mut is_news, mut without) = (false, Vec::new());
     for (address, owner) in reservations {

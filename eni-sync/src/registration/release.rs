@@ -443,7 +443,7 @@ pub(crate) fn change(ledger: &EniLedger, entry: Entry, event: &Event) -> Result<
         return Ok(None);
     }
     let before = entry.clone();
-    let changed = entry.after(event);
+    let changed = entries.after(entry, event);
     if let Some(changed) = &changed {
         entries.change(Some(&before), changed, event)?;
     }

@@ -30,7 +30,8 @@ pub(crate) enum Claim {
 /// Decides about `owner`'s claim of the address whose entry is `entry`. An address that EC2 has
 /// not confirmed for a while is requested again, because another user may have removed it; for
 /// an address of a pool, which serves to avoid calls, the metadata are enough. An address that
-/// any network lets float may be on another node now, which the metadata show later.
+/// any network lets float may be on another node now, which the metadata show later. What EC2
+/// has confirmed before the ENI was attached to this node again is requested in any case.
 pub(crate) fn claim(
     entry: Option<&Entry>,
     (owner, takeover): (&Owner, Takeover),
@@ -46,6 +47,8 @@ pub(crate) fn claim(
         State::Held | State::Claiming { .. } if !is_own && other_lives => Claim::Taken,
         _ if entry.floats || takeover == Takeover::Always => Claim::Ask,
         State::Pooled if is_believed => Claim::Take,
+        // The metadata may be as old as the attachment before.
+        State::Pooled if entry.is_of_earlier_attachment() => Claim::Ask,
         State::Pooled => Claim::Reuse,
         State::Held | State::Adopted | State::Releasing { asked: false, .. } if is_believed => {
             Claim::Reuse
@@ -379,6 +382,7 @@ mod tests {
             network_card: 0,
             device_index: 1,
             attachment_id: None,
+            attach_time: 0,
             tags: std::collections::BTreeMap::new(),
             description: String::new(),
             requester_id: String::new(),

@@ -129,7 +129,9 @@ pub(crate) fn note(entries: &Entries, actual: &Description) -> Result<()> {
         let is_excluded = entries.excluded().is_ok_and(|list| list.contains(*address));
         let until = if is_excluded { now() + PARKED } else { now() };
         if let Some(entry) = Entry::spare(*address, known.clone(), until) {
-            entries.change(known.as_ref(), &entry, &Event::Seen)?;
+            // It was not there when EC2 was asked, so it is EC2's answer.
+            let assigned = Event::Assigned { for_pool: false };
+            entries.change(known.as_ref(), &entry, &assigned)?;
         }
     }
     match unheard.is_over(now()) {

@@ -128,6 +128,9 @@ pub(crate) mod tests {
             interface: "ens6".into(),
             network_card_index: 0,
             device_index: 1,
+            attachment_id: "eni-attach-1".into(),
+            attach_time: 1,
+            interface_index: 3,
             subnet_id: "subnet-1".into(),
             subnet_cidrs: ["10.0.4.0/24", "2001:db8:4::/64"]
                 .map(|text| text.parse().unwrap())

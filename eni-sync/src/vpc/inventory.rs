@@ -89,7 +89,8 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
         } else {
             REFUSAL_MAX_AGE
         };
-        is_younger_than(max_age).then_some(inventory)
+        let is_recent = is_younger_than(max_age) && !is_outdated(&inventory);
+        is_recent.then_some(inventory)
     };
     if let Some(inventory) = written() {
         return Ok(inventory);
@@ -117,6 +118,39 @@ fn read_back() -> Option<Inventory> {
         None
     })?;
     (!inventory.instance_id.is_empty()).then_some(inventory)
+}
+
+/// Whether the kernel has another interface for an ENI for pods than it had when EC2 was asked: the
+/// ENI has come, or was away meanwhile, and what others did to it then is not in the inventory. An
+/// interface that is in a pod says nothing.
+pub(crate) fn is_outdated(inventory: &Inventory) -> bool {
+    let links = match Netlink::open().and_then(|mut netlink| netlink.links()) {
+        Ok(links) => links,
+        Err(error) => {
+            say!("{error}; asking EC2 for the ENIs again");
+            return true;
+        }
+    };
+    let mut enis = inventory.enis.iter();
+    enis.any(|eni| {
+        let index = index_of(&links, &eni.mac);
+        eni::require_managed(eni).is_ok() && index.is_some_and(|index| index != eni.interface_index)
+    })
+}
+
+/// The attachments of the ENIs for pods: for each the ids of the ENI and of its attachment, and the
+/// index of its interface.
+pub(crate) fn attachments(inventory: &Inventory) -> BTreeSet<(String, String, u32)> {
+    let enis = inventory.enis.iter();
+    let enis = enis.filter(|eni| eni::require_managed(eni).is_ok());
+    enis.map(|eni| {
+        (
+            eni.id.clone(),
+            eni.attachment_id.clone(),
+            eni.interface_index,
+        )
+    })
+    .collect()
 }
 
 /// Whether the file was written less than `age` ago. A time in the future does not count.
@@ -280,6 +314,8 @@ pub(crate) struct Look {
     pub(crate) cidrs: BTreeMap<String, Vec<Cidr>>,
     /// The edition of the inventory file before the look.
     pub(crate) edition: Option<Edition>,
+    /// The interfaces of the ENIs before the look.
+    pub(crate) interfaces: Interfaces,
     /// How many free IPv4 addresses the subnets have.
     pub(crate) free: BTreeMap<String, usize>,
 }
@@ -287,7 +323,46 @@ pub(crate) struct Look {
 impl Look {
     /// The inventory of these answers.
     pub(crate) fn inventory(&self) -> Inventory {
-        compose(self.identity.clone(), &self.enis, &self.limits, &self.cidrs)
+        let (identity, interfaces) = (self.identity.clone(), &self.interfaces);
+        compose(
+            identity,
+            (&self.enis, interfaces),
+            &self.limits,
+            &self.cidrs,
+        )
+    }
+}
+
+/// Which interfaces the ENIs have. Read before EC2 is asked: an ENI that leaves and comes back
+/// while EC2 answers then has another one than is written down.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interfaces {
+    links: Vec<Link>,
+    earlier: Option<Inventory>,
+}
+
+impl Interfaces {
+    /// The interfaces at this moment.
+    pub(crate) fn read() -> Self {
+        let links = Netlink::open().and_then(|mut netlink| netlink.links());
+        Self {
+            // An interface that is not known now is another one when it is.
+            links: links.unwrap_or_default(),
+            // Who uses the file names what is wrong with it.
+            earlier: Inventory::read().unwrap_or_default(),
+        }
+    }
+
+    /// The index of the interface of an ENI. An interface that is in a pod had it before, if the
+    /// attachment is the same; 0 if it is not known.
+    fn index(&self, eni: &Description) -> u32 {
+        let attachment = eni.attachment_id.as_deref().unwrap_or_default();
+        let earlier = self.earlier.iter().flat_map(|earlier| &earlier.enis);
+        let mut same =
+            earlier.filter(|known| known.id == eni.id && known.attachment_id == attachment);
+        let known = index_of(&self.links, &eni.mac);
+        let known = known.or_else(|| same.next().map(|known| known.interface_index));
+        known.unwrap_or(0)
     }
 }
 
@@ -296,7 +371,7 @@ impl Look {
 /// # Errors
 /// Code 11 without metadata, credentials or an answer, 100 without permission.
 pub(crate) fn look(aws: &Aws) -> Result<Look> {
-    let edition = edition();
+    let (edition, interfaces) = (edition(), Interfaces::read());
     let identity = aws.imds()?.identity()?;
     let ec2 = aws.ec2(&identity.region)?;
     let what = format!("list the ENIs of {}", identity.instance_id);
@@ -322,6 +397,7 @@ pub(crate) fn look(aws: &Aws) -> Result<Look> {
         enis: found,
         limits,
         edition,
+        interfaces,
         free: free.collect(),
         cidrs: subnets.into_iter().map(|s| (s.id, s.cidrs)).collect(),
     })
@@ -351,7 +427,7 @@ pub(crate) fn subnets(found: &[Description]) -> Vec<String> {
 /// Makes the inventory of the answers of IMDS and EC2.
 pub(crate) fn compose(
     identity: Identity,
-    found: &[Description],
+    (found, interfaces): (&[Description], &Interfaces),
     limits: &Limits,
     cidrs: &BTreeMap<String, Vec<Cidr>>,
 ) -> Inventory {
@@ -364,6 +440,9 @@ pub(crate) fn compose(
         interface: interface_of(&links, &eni.mac),
         network_card_index: eni.network_card,
         device_index: eni.device_index,
+        attachment_id: eni.attachment_id.clone().unwrap_or_default(),
+        attach_time: eni.attach_time,
+        interface_index: interfaces.index(eni),
         subnet_id: eni.subnet_id.clone(),
         subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),
         vpc_id: eni.vpc_id.clone(),
@@ -392,4 +471,11 @@ pub(crate) fn compose(
 fn interface_of(links: &[Link], mac: &str) -> String {
     let found = links.iter().find(|link| link.mac == mac);
     found.map(|link| link.name.clone()).unwrap_or_default()
+}
+
+/// The index of the interface with this MAC address. Interfaces on top of it have the same, and
+/// were made later.
+fn index_of(links: &[Link], mac: &str) -> Option<u32> {
+    let found = links.iter().filter(|link| link.mac == mac);
+    found.map(|link| link.index).min()
 }

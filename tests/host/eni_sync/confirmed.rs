@@ -17,7 +17,7 @@ const UNASSIGN: &str = "UnassignPrivateIpAddresses";
 const LOOK: &str = "DescribeNetworkInterfaces";
 
 /// An agent's configuration with a pool that has these addresses and so many free.
-fn pool(first: u8, last: u8, free: usize) -> Value {
+pub(super) fn pool(first: u8, last: u8, free: usize) -> Value {
     json!({ "pools": [{
         "name": "mgmt", "master": "ens6", "rangesFile": "/run/ranges.json", "cooldownSeconds": 0,
         "ranges": [{ "start": format!("10.0.4.{first}"), "end": format!("10.0.4.{last}") }],
@@ -26,7 +26,7 @@ fn pool(first: u8, last: u8, free: usize) -> Value {
 }
 
 /// The addresses that host-local may hand out; nothing while there is no file.
-fn listed(node: &AwsNode) -> Option<BTreeSet<String>> {
+pub(super) fn listed(node: &AwsNode) -> Option<BTreeSet<String>> {
     let text = fs::read(node.run_directory().join("ranges.json")).ok()?;
     let file: Value = serde_json::from_slice(&text).unwrap();
     let octet = |address: &Value| {
@@ -65,7 +65,7 @@ fn run_once(node: &AwsNode, configuration: &Value) -> String {
 }
 
 /// The same until so many addresses are free.
-fn fill(node: &AwsNode, configuration: &Value, count: usize) {
+pub(super) fn fill(node: &AwsNode, configuration: &Value, count: usize) {
     let is_full = || listed(node).is_some_and(|listed| listed.len() == count);
     run_until(node, configuration, is_full);
 }

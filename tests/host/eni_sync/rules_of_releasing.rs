@@ -52,9 +52,11 @@ fn rule_1_an_adopted_address_is_never_removed_by_itself() {
     let node = vpc.node();
     leave_due(&node, &Pod::new("c1"));
     node.edit_ledger(ADDRESS, |entry| {
-        let confirmed = &entry["confirmed"];
-        *entry =
-            json!({ "address": ADDRESS, "state": "adopted", "since": 1, "confirmed": confirmed });
+        let (confirmed, attachment) = (&entry["confirmed"], &entry["attachment"]);
+        *entry = json!({
+            "address": ADDRESS, "state": "adopted", "since": 1, "confirmed": confirmed,
+            "attachment": attachment,
+        });
     });
     node.gc(&[]);
     assert_eq!(node.addresses(), [ADDRESS]);

@@ -58,7 +58,7 @@ impl Facts {
         let enis = inventory.unwrap_or_default().enis;
         let (mut entries, mut prefixes) = (HashMap::new(), HashMap::new());
         for eni in &enis {
-            let ledger = ledger.of_eni(&eni.id)?;
+            let ledger = ledger.of_attached(eni)?;
             entries.insert(eni.id.clone(), ledger.read()?);
             prefixes.insert(eni.id.clone(), ledger.read_prefixes()?);
         }

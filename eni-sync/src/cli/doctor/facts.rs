@@ -29,7 +29,7 @@ use crate::vpc::eni;
 use crate::vpc::environment;
 use crate::vpc::failure::{Failure, Kind};
 use crate::vpc::imds::Identity;
-use crate::vpc::inventory;
+use crate::vpc::inventory::{self, Interfaces};
 
 /// Addresses for documentation (RFC 5737, RFC 3849), which are in no subnet: EC2 can only
 /// refuse to assign or unassign them.
@@ -177,7 +177,7 @@ impl Facts {
     }
 
     fn ask_ec2(&mut self, ec2: &Ec2, identity: Identity, probe: bool) {
-        let id = identity.instance_id.clone();
+        let (id, interfaces) = (identity.instance_id.clone(), Interfaces::read());
         let found = self.ask("DescribeNetworkInterfaces", || ec2.enis_of_instance(&id));
         let limits = self.ask("DescribeInstanceTypes", || {
             ec2.limits(&identity.instance_type)
@@ -189,7 +189,7 @@ impl Facts {
             return;
         };
         self.limits = limits.unwrap_or_default();
-        let inventory = inventory::compose(identity, &found, &self.limits, &cidrs);
+        let inventory = inventory::compose(identity, (&found, &interfaces), &self.limits, &cidrs);
         let for_pods = found
             .iter()
             .filter(|eni| eni::require_releasable(eni).is_ok());

@@ -68,8 +68,9 @@ fn seen(entries: &Entries, prefix: &Prefix, found: &mut Differences) -> Result<(
     let entry = &prefix.entry;
     if entry.needs_confirmation(now()) && !entry.may_be_leaving(now()) {
         let after = entries.note_prefix(prefix, &Event::Seen)?;
-        let is_settling = after.is_some_and(|after| {
-            after.entry.state == State::Adopted && !after.entry.was_seen_twice()
+        let is_settling = after.is_some_and(|Prefix { entry, .. }| {
+            let is_new = entry.state == State::Adopted && !entry.was_seen_twice();
+            is_new || entry.needs_second_look()
         });
         found.settling += usize::from(is_settling);
     }

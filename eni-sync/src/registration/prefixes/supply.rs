@@ -8,7 +8,7 @@ use common::address::{Cidr, number};
 use common::attach::inventory::Eni;
 
 use super::stock::Level;
-use crate::ledger::{Entry, Prefix, State, Timestamp};
+use crate::ledger::{Entry, Prefix, State, Timestamp, is_inventory_of_attachment};
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 
@@ -36,7 +36,7 @@ pub(crate) fn trusted(prefixes: &[Prefix], eni: &Eni, now: Timestamp) -> Vec<Cid
     there.retain(|prefix| {
         let mut known = prefixes.iter();
         let known = known.find(|known| known.prefix == *prefix);
-        eni.prefixes.contains(prefix) || known.is_some_and(|known| known.entry.is_believed(now))
+        is_listed(*prefix, known, eni, now) || known.is_some_and(|p| p.entry.is_believed(now))
     });
     there
 }
@@ -265,7 +265,15 @@ pub(crate) fn free_address(
 /// Whether addresses of a prefix may be handed out now.
 pub(super) fn is_usable(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
     let is_pooled = prefix.entry.state == State::Pooled && !prefix.entry.is_missing();
-    prefix.is_open(now) || is_pooled && eni.prefixes.contains(&prefix.prefix)
+    prefix.is_open(now) || is_pooled && is_listed(prefix.prefix, Some(prefix), eni, now)
+}
+
+/// Whether the inventory shows a prefix on the ENI. If the ledger has it of the time before the
+/// ENI was attached again, the inventory must not be as old.
+fn is_listed(prefix: Cidr, known: Option<&Prefix>, eni: &Eni, now: Timestamp) -> bool {
+    let is_earlier = known.is_some_and(|known| known.entry.is_of_earlier_attachment());
+    let is_current = !is_earlier || is_inventory_of_attachment(eni, now);
+    is_current && eni.prefixes.contains(&prefix)
 }
 
 #[cfg(test)]

@@ -48,6 +48,10 @@ pub(super) fn description(eni: &NetworkInterface) -> Description {
         attachment_id: attachment
             .and_then(|a| a.attachment_id())
             .map(str::to_owned),
+        attach_time: attachment
+            .and_then(|a| a.attach_time())
+            .and_then(|time| u64::try_from(time.secs()).ok())
+            .unwrap_or(0),
         is_detaching: attachment.and_then(|a| a.status()) == Some(&AttachmentStatus::Detaching),
         subnet_id: eni.subnet_id().unwrap_or_default().to_owned(),
         vpc_id: eni.vpc_id().unwrap_or_default().to_owned(),

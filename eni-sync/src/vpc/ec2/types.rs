@@ -59,6 +59,8 @@ pub(crate) struct Description {
     pub(crate) device_index: u32,
     /// The id of the attachment.
     pub(crate) attachment_id: Option<String>,
+    /// When it was attached, in seconds since 1970 by EC2's clock; 0 if that is not known.
+    pub(crate) attach_time: u64,
     /// Whether it is being detached: it is still shown on the instance, and will not stay.
     pub(crate) is_detaching: bool,
     /// Its subnet.
@@ -100,6 +102,7 @@ impl Description {
             network_card: place.network_card,
             device_index: place.device_index,
             attachment_id: None,
+            attach_time: 0,
             is_detaching: false,
             subnet_id: String::new(),
             vpc_id: String::new(),
