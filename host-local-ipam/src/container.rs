@@ -93,7 +93,7 @@ impl Container {
     /// Code 8 when the namespace cannot be examined at this moment: without it, nothing would
     /// ever tell that the container has ended.
     pub fn of(netns: &str, machine: &Machine) -> Result<Self> {
-        let id = match NetNs::open(netns).and_then(|netns| identify(&netns)) {
+        let id = match NetNs::open(netns).and_then(|netns| netns.quick_id()) {
             Err(error) if is_of_the_moment(error.errno()) => return Err(error),
             // An IPAM plugin does not need the namespace: one that it does not see is left out.
             id => id.ok(),
@@ -178,15 +178,5 @@ impl Container {
         }
         let netns = self.netns.as_ref();
         netns.is_some_and(|netns| netns.id.presence(&netns.path, holders).has_ended())
-    }
-}
-
-/// Which namespace this is. It is entered only where its inode cannot identify it: at the path of a
-/// process.
-fn identify(netns: &NetNs) -> Result<NetNsId> {
-    let id = netns.outer_id()?;
-    match id.made {
-        Some(_) => Ok(id),
-        None => netns.id(),
     }
 }

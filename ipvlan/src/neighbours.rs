@@ -191,7 +191,7 @@ fn of_kinds(kinds: &[&str], lower: &LowerDevice, sides: &mut Sides) -> Result<Ve
     if lower.in_container {
         return Ok(found);
     }
-    let known = [node.id()?, netns.id()?];
+    let known = [node.outer_id()?, netns.outer_id()?];
     for (path, id) in namespaces::visible()? {
         if known.iter().any(|known| known.is_same(&id)) || id.device != known[0].device {
             continue;
@@ -230,7 +230,7 @@ impl Wanted<'_> {
         if links.is_empty() {
             return Ok(Vec::new());
         }
-        let is_home = netns.id()?.is_same(&self.home.id()?);
+        let is_home = netns.outer_id()?.is_same(&self.home.outer_id()?);
         let home = match is_home {
             true => None,
             false => netlink.namespace_id(self.home)?,
