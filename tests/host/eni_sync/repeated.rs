@@ -4,7 +4,7 @@
 use std::thread;
 
 use harness::Pod;
-use harness::eni_lab::Fault;
+use harness::eni_lab::{Event, Fault, Lab};
 use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually, prev_result};
 use serde_json::json;
 
@@ -17,7 +17,11 @@ const DESCRIBE: &str = "DescribeNetworkInterfaces";
 /// Moves the ENI of a node that is asking EC2 to remove something from it, in vain so far, and
 /// waits until the node has looked at the ENI again or has removed it.
 fn move_away(node: &AwsNode, other: &AwsNode, is_removed: impl Fn() -> bool) {
-    assert!(node.lab.wait_for_call(UNASSIGN, 1, DEADLINE));
+    // The call is counted when it arrives. It counts as one about the ENI when it is decided.
+    let is_decided =
+        |event: &Event| matches!(event, Event::Called { action, .. } if action == UNASSIGN);
+    let decided = |lab: &Lab| lab.events().iter().any(is_decided);
+    assert!(node.lab.wait_until(DEADLINE, decided));
     node.lab.detach_eni(&node.eni);
     node.lab.attach_eni(&node.eni, &other.instance, 2);
     let (looks, requests) = (calls(node, DESCRIBE), calls(node, UNASSIGN));
