@@ -7,14 +7,16 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::libc;
+use rustix::fs::{FallocateFlags, fallocate};
 
 /// The unit of [`MetadataExt::blocks`] in bytes.
 const BLOCK: u64 = 512;
 
 /// Overwrites the file at `path` if `replaced`, the outcome of replacing it by the JSON
 /// `document`, says that there is no room for a new file. That is one write into blocks that
-/// the file has: a process that is killed leaves the old content or the new one. Only a power
-/// failure at that moment may leave a damaged file.
+/// the file has. A power failure at that moment may leave a damaged file, and if the document is
+/// longer than a page, so may a kill; otherwise a process that is killed leaves the old content or
+/// the new one.
 ///
 /// # Errors
 /// Those of `replaced`; the old content is still there then.
@@ -44,6 +46,10 @@ fn overwrite(path: &Path, document: &[u8]) -> io::Result<()> {
     let length = u64::try_from(document.len()).unwrap_or(u64::MAX);
     if !found.is_file() || length > found.len().max(found.blocks() * BLOCK) {
         return Err(ErrorKind::StorageFull.into());
+    }
+    // A block can be that of attributes.
+    if length > found.len() {
+        fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length)?;
     }
     let mut content = document.to_vec();
     let old = usize::try_from(found.len()).unwrap_or_default();
