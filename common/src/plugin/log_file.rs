@@ -169,8 +169,8 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     file.write_all(line.as_bytes())
 }
 
-/// Renames a file that has reached its limit, in place of an older log. If several processes do so at the same moment,
-/// one succeeds: the others find the file locked or a new one.
+/// Renames a file that has reached its limit, in place of an older log. If several processes do so
+/// at the same moment, one succeeds: the others find the file locked or a new one.
 fn rotate(path: &Path) -> io::Result<()> {
     let Ok(Some(_lock)) = Lock::take_existing(path, Duration::ZERO) else {
         return Ok(());

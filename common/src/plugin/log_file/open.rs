@@ -8,8 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
-use rustix::fs::{fstat, fstatfs, major, minor, openat, statat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, major, minor, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -37,11 +36,13 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(unfit("it is not the path of a file"));
     };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(CWD, directory, flags, Mode::empty())?;
-    // A device is not even opened, and no file is made where none is kept.
-    match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(found) => require_own(&found)?,
+    // Such a descriptor only names the file.
+    let named = OFlags::PATH | OFlags::CLOEXEC;
+    let directory = openat(CWD, directory, named | OFlags::DIRECTORY, Mode::empty())?;
+    // Neither a device nor a file of the kernel is even opened, and no file is made where none is
+    // kept.
+    match openat(&directory, name, named | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(found) => require_fit(&found)?,
         Err(Errno::NOENT) => require_kept(&directory)?,
         Err(errno) => return Err(errno.into()),
     }
@@ -49,10 +50,14 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mode = Mode::from_raw_mode(FILE_MODE);
     let file = File::from(openat(&directory, name, flags, mode)?);
-    require_own(&fstat(&file)?)?;
-    require_kept(&file)?;
+    require_fit(&file)?;
     require_log(&file)?;
     Ok(file)
+}
+
+fn require_fit(file: impl AsFd) -> io::Result<()> {
+    require_own(&fstat(&file)?)?;
+    require_kept(file)
 }
 
 fn require_own(found: &Stat) -> io::Result<()> {
