@@ -8,7 +8,7 @@ use crate::cni::args::CmdArgs;
 use crate::cni::result::AddResult;
 use crate::error::{Errors, Result};
 use crate::kernel::netlink::Link;
-use crate::kernel::netns::{Found, Holders, NetNsId, hidden, look};
+use crate::kernel::netns::{Found, Holders, NetNs, NetNsId, hidden, look};
 use crate::records::{Attachment, Records, boot_id};
 use crate::say;
 
@@ -112,11 +112,8 @@ pub fn sandbox_by_number<D>(record: &Attachment<D>) -> Result<Option<Sandbox>> {
     };
     let mut errors = Errors::default();
     for path in paths {
-        let opened = errors.keep(Sandbox::open_for_del(&path.to_string_lossy()));
-        if let Some(sandbox) = opened.flatten()
-            && sandbox.netns.has_number_of(&id)?
-        {
-            return Ok(Some(sandbox));
+        if let Some(netns) = errors.keep(NetNs::open_held(&path, id.inode)).flatten() {
+            return Sandbox::of(netns).map(Some);
         }
     }
     errors.into_result().map(|()| None)

@@ -45,9 +45,7 @@ impl Sandbox {
     /// # Errors
     /// Code 8 when it is missing or not a namespace, 999 when the socket cannot be created.
     pub fn open(path: &str) -> Result<Self> {
-        let netns = NetNs::open(path)?;
-        let netlink = Netlink::open_in(&netns)?;
-        Ok(Self { netns, netlink })
+        Self::of(NetNs::open(path)?)
     }
 
     /// Opens the namespace at `path` for DEL; `None` when it has ended.
@@ -55,11 +53,16 @@ impl Sandbox {
     /// # Errors
     /// Code 8 when it may exist and cannot be opened, 999 when the socket cannot be created.
     pub fn open_for_del(path: &str) -> Result<Option<Self>> {
-        let Some(netns) = NetNs::open_for_del(path)? else {
-            return Ok(None);
-        };
+        NetNs::open_for_del(path)?.map(Self::of).transpose()
+    }
+
+    /// A namespace that is open.
+    ///
+    /// # Errors
+    /// Code 8 when it cannot be entered, 999 when the socket cannot be created.
+    pub(super) fn of(netns: NetNs) -> Result<Self> {
         let netlink = Netlink::open_in(&netns)?;
-        Ok(Some(Self { netns, netlink }))
+        Ok(Self { netns, netlink })
     }
 
     /// The link `ifname`, which was just made.

@@ -5,6 +5,7 @@
 mod cookie;
 mod holders;
 mod presence;
+mod search;
 mod sysfs;
 
 use std::fs::{self, File, OpenOptions};
@@ -21,12 +22,13 @@ use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs, statfs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file::read_parameter;
 
-use self::holders::is_on;
-pub(crate) use self::holders::numbered;
-pub use self::holders::{Holders, PROCESSES};
+pub use self::holders::Holders;
 use self::presence::is_recognised;
 pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
 pub use self::presence::{NetNsId, Presence};
+pub use self::search::PROCESSES;
+use self::search::is_on;
+pub(crate) use self::search::numbered;
 pub use self::sysfs::{Numbered, sysfs_number};
 
 /// The namespace of the process itself.
@@ -85,11 +87,12 @@ impl NetNs {
 
     /// Opens the namespace with this inode number, at a path by which something keeps it alive:
     /// the namespace of a thread, a descriptor or a mount. `None` when the path leads there no
-    /// more, or belongs to a process that must not be examined. A pod may have replaced its
-    /// descriptor by a file whose server never answers, so nothing but a namespace is opened.
+    /// more. A pod may have replaced its descriptor by a file whose server never answers, so
+    /// nothing but a namespace is opened.
     ///
     /// # Errors
-    /// Code 8 when the path may still lead to the namespace.
+    /// Code 8 when the path may still lead to the namespace, also when it belongs to a process
+    /// that must not be examined.
     pub fn open_held(path: &Path, inode: u64) -> Result<Option<Self>> {
         // For a process that is ending the kernel reports a missing permission at first.
         let opened = open_number(path, inode).or_else(|_| open_number(path, inode));
@@ -100,7 +103,6 @@ impl NetNs {
                 cookie: OnceLock::new(),
             })),
             Err(cause) if leads_nowhere(&cause) => Ok(None),
-            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(None),
             Err(cause) => {
                 let msg = format!("failed to open netns {path:?}");
                 Err(Error::new(ErrorCode::NETNS, msg).because(&cause))
@@ -194,15 +196,6 @@ impl NetNs {
             id,
             cookie,
         ))
-    }
-
-    /// Whether it has the number of the namespace `id`, which the kernel may have given to
-    /// another one meanwhile.
-    ///
-    /// # Errors
-    /// Code 8 when the namespace cannot be examined.
-    pub fn has_number_of(&self, id: &NetNsId) -> Result<bool> {
-        Ok(self.outer_id()?.has_number_of(id))
     }
 
     fn examined<T>(&self, outcome: io::Result<T>) -> Result<T> {

@@ -13,6 +13,7 @@ use common::error::{Error, ErrorCode, Result};
 use common::kernel::namespaces::{self, Named};
 use common::kernel::netlink::Netlink;
 use common::kernel::netns::{Holders, NetNs, NetNsId, PROCESSES, Presence};
+use nix::libc::{EACCES, EPERM};
 
 use crate::ledger::{Entry, Ledger, Owner};
 use crate::limits;
@@ -224,8 +225,12 @@ impl Living {
     /// returns the number; `None` when none does.
     fn add_held(&mut self, paths: Vec<PathBuf>, inode: u64) -> Result<Option<u64>> {
         for path in paths {
-            if let Some(netns) = NetNs::open_held(&path, inode)? {
-                return self.read(path, &netns).map(Some);
+            match NetNs::open_held(&path, inode) {
+                Ok(Some(netns)) => return self.read(path, &netns).map(Some),
+                Ok(None) => {}
+                // It is the path of a process that must not be examined.
+                Err(error) if matches!(error.errno(), Some(EACCES | EPERM)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
@@ -233,7 +238,6 @@ impl Living {
 
     /// Reads a namespace, and returns its inode number.
     fn read(&mut self, path: PathBuf, netns: &NetNs) -> Result<u64> {
-        let id = netns.id()?;
         match Netlink::open_in(netns)?.into_addresses(limits::ADDRESSES) {
             Ok(found) => {
                 let addresses = found.into_iter().map(|found| found.cidr.address());
@@ -246,12 +250,12 @@ impl Living {
                 self.unreadable.push(Unseen {
                     path,
                     is_name: true,
-                    id: Some(id),
+                    id: Some(netns.id()?),
                     why,
                 });
             }
         }
-        Ok(id.inode)
+        Ok(netns.outer_id()?.inode)
     }
 
     fn hide(&mut self, path: PathBuf, why: Error, is_name: bool) {

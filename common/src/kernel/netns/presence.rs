@@ -11,7 +11,8 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::NetNs;
-use super::holders::{Holders, sees_all_processes, was_kept_by_a_process};
+use super::holders::{Holders, was_kept_by_a_process};
+use super::search::sees_all_processes;
 use crate::error::{Error, ErrorCode, Result};
 
 /// The start of the kernel's name of a network namespace, such as `net:[4026531840]`.
@@ -118,7 +119,7 @@ impl NetNsId {
         self.has_number_of(other) && is_same_process && is_same_inode
     }
 
-    pub(super) fn has_number_of(&self, other: &Self) -> bool {
+    fn has_number_of(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
