@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
 use harness::{Pod, Resident};
@@ -56,22 +57,28 @@ fn assert_released_in_the_end(node: &AwsNode, address: &str) {
     assert!(released, "{:?}", node.ledger());
 }
 
+/// A pod that a runtime has named in /run/netns, and the file there.
+fn attached_by_name(node: &AwsNode, address: &str) -> (Pod, PathBuf) {
+    let names = node.run_directory().join("netns");
+    fs::create_dir(&names).unwrap();
+    let (pod, name) = (Pod::new("c1"), names.join("c1"));
+    symlink(pod.netns.path(), &name).unwrap();
+    attach(node, &pod, address, "/run/netns/c1");
+    (pod, name)
+}
+
 /// The runtime has removed the name, or has given it to the next pod, before DEL comes, and only
 /// `holder` keeps the namespace.
 fn assert_kept_by(address: &str, holder: impl Fn(&Pod) -> Resident) {
     for is_reused in [false, true] {
         let vpc = Vpc::new();
         let node = vpc.node();
-        let names = node.run_directory().join("netns");
-        fs::create_dir(&names).unwrap();
-        let pod = Pod::new("c1");
-        symlink(pod.netns.path(), names.join("c1")).unwrap();
-        attach(&node, &pod, address, "/run/netns/c1");
+        let (pod, name) = attached_by_name(&node, address);
         let holder = holder(&pod);
-        fs::remove_file(names.join("c1")).unwrap();
+        fs::remove_file(&name).unwrap();
         let next = Pod::new("c2");
         if is_reused {
-            symlink(next.netns.path(), names.join("c1")).unwrap();
+            symlink(next.netns.path(), &name).unwrap();
         }
         detach(&node, &pod, "/run/netns/c1");
         let _ended = pod.netns.end();
@@ -224,13 +231,9 @@ fn release_blindly(node: &AwsNode, address: &str) -> String {
 /// A node, and what keeps the namespace of a pod whose DEL came when the path was gone.
 fn node_with_lingering(vpc: &Vpc, address: &str) -> (AwsNode, Resident) {
     let node = vpc.node();
-    let names = node.run_directory().join("netns");
-    fs::create_dir(&names).unwrap();
-    let pod = Pod::new("c1");
-    symlink(pod.netns.path(), names.join("c1")).unwrap();
-    attach(&node, &pod, address, "/run/netns/c1");
+    let (pod, name) = attached_by_name(&node, address);
     let process = Resident::inside(&pod.netns.path());
-    fs::remove_file(names.join("c1")).unwrap();
+    fs::remove_file(name).unwrap();
     detach(&node, &pod, "/run/netns/c1");
     let _ended = pod.netns.end();
     (node, process)

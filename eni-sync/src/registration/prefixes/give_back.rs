@@ -107,7 +107,8 @@ pub(crate) fn give_back(
     if let Some(why) = attached::reason_to_keep(&eni.mac)? {
         return postpone_all(ledger, due, &why, kept);
     }
-    // What is reserved is read after this, so that nobody gets an address unseen.
+    // Who reads a file from now on finds none of their addresses; what was reserved before that is
+    // read after this.
     due.iter().try_for_each(unlist)?;
     let living = in_use::look_from(node.ledger, Reach::Visible)?;
     let asked = mark_asked(ledger, due, (&living, &reserved()?), kept)?;
