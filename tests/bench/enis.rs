@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
-use harness::vpc::{Agent, AwsNode, Vpc};
+use harness::vpc::{Agent, Vpc, VpcNode};
 use harness::{Pod, our_plugin};
 use serde_json::json;
 
@@ -76,13 +76,13 @@ pub fn full_node(effort: &Effort) -> Report {
 
 /// A node and the addresses that its pods get.
 struct Site {
-    node: AwsNode,
+    node: VpcNode,
     pod: Pod,
     next: Cell<Ipv4Addr>,
 }
 
 impl Site {
-    fn new(node: AwsNode, first: Ipv4Addr) -> Self {
+    fn new(node: VpcNode, first: Ipv4Addr) -> Self {
         Self {
             node,
             pod: Pod::new("pod"),

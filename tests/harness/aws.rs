@@ -29,23 +29,34 @@ pub struct AwsNode {
     pub instance: InstanceId,
     masters: Vec<Master>,
     run: TempDir,
+    /// The endpoints of EC2 and of the metadata service.
+    urls: [String; 2],
 }
 
 impl AwsNode {
-    /// Makes `node` an instance of this type, whose primary ENI is in `subnet`.
-    pub fn new(mut node: Node, lab: &Lab, instance_type: &str, subnet: &SubnetId) -> Self {
+    /// Makes `node` an instance of this type, whose primary ENI is in `subnet`. All programs that
+    /// it runs reach the simulated AWS.
+    pub fn new(node: Node, lab: &Lab, instance_type: &str, subnet: &SubnetId) -> Self {
         let instance = lab.run_instance(instance_type, subnet);
+        let mut at = Self::of(node, lab, instance);
+        for (name, url) in at.environment() {
+            at.node.set_env(&name, &url);
+        }
+        at
+    }
+
+    /// Makes `node` this instance. Only programs with [`Self::environment`] reach the simulated
+    /// AWS.
+    pub(crate) fn of(mut node: Node, lab: &Lab, instance: InstanceId) -> Self {
         let run = tempfile::tempdir().expect("a temporary directory can be made");
         node.bind(run.path(), "/run");
         let listen = || TcpListener::bind("127.0.0.1:0").expect("loopback is up");
-        let [ec2, imds] = node.netns.run(|| [listen(), listen()]);
-        for (name, listener) in [
-            ("AWS_ENDPOINT_URL_EC2", &ec2),
-            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &imds),
-        ] {
-            let address = listener.local_addr().expect("a listener has an address");
-            node.set_env(name, &format!("http://{address}"));
-        }
+        let listeners = node.netns.run(|| [listen(), listen()]);
+        let urls = listeners.each_ref().map(|listener| {
+            let address = listener.local_addr();
+            format!("http://{}", address.expect("a listener has an address"))
+        });
+        let [ec2, imds] = listeners;
         lab.serve_ec2(ec2);
         lab.serve_imds(imds, &instance);
         Self {
@@ -54,7 +65,15 @@ impl AwsNode {
             instance,
             masters: Vec::new(),
             run,
+            urls,
         }
+    }
+
+    /// The environment with the endpoints of the simulated AWS.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let names = ["AWS_ENDPOINT_URL_EC2", "AWS_EC2_METADATA_SERVICE_ENDPOINT"];
+        let variables = names.map(str::to_owned).into_iter().zip(self.urls.clone());
+        variables.collect()
     }
 
     /// Attaches an ENI for pods, and makes a link of this kind for it.

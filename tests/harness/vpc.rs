@@ -4,18 +4,18 @@
 mod ledger;
 
 use std::fs;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 pub use crate::Agent;
 pub use crate::eni_lab::CANARY;
 use crate::eni_lab::{EniId, Hold, InstanceId, Lab, SubnetId, VpcId};
-use crate::{Call, Host, Node, Output, Pod};
+use crate::{AwsNode, Call, Host, Node, Output, Pod};
 
 /// The deadline for events that take milliseconds, on a very busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(180);
@@ -51,28 +51,28 @@ impl Vpc {
     }
 
     /// A node with a primary ENI and one for pods.
-    pub fn node(&self) -> AwsNode {
+    pub fn node(&self) -> VpcNode {
         self.node_of_type("c5.large")
     }
 
-    pub fn node_of_type(&self, instance_type: &str) -> AwsNode {
+    pub fn node_of_type(&self, instance_type: &str) -> VpcNode {
         let instance = self.lab.run_instance(instance_type, &self.nodes);
         let eni = self.lab.multus_eni(&instance, &self.pods);
-        AwsNode::new(&self.lab, instance, eni)
+        VpcNode::new(&self.lab, instance, eni)
     }
 
     /// A node whose ENI for pods is in another subnet.
-    pub fn node_in(&self, subnet: &SubnetId) -> AwsNode {
+    pub fn node_in(&self, subnet: &SubnetId) -> VpcNode {
         let instance = self.lab.run_instance("c5.large", &self.nodes);
         let eni = self.lab.multus_eni(&instance, subnet);
-        AwsNode::new(&self.lab, instance, eni)
+        VpcNode::new(&self.lab, instance, eni)
     }
 
     /// A node whose ENI for pods is at this network card and this device index on it.
-    pub fn node_at(&self, instance_type: &str, place: (u32, u32)) -> AwsNode {
+    pub fn node_at(&self, instance_type: &str, place: (u32, u32)) -> VpcNode {
         let instance = self.lab.run_instance(instance_type, &self.nodes);
         let eni = self.eni_at(&instance, &self.pods, place);
-        AwsNode::new(&self.lab, instance, eni)
+        VpcNode::new(&self.lab, instance, eni)
     }
 
     /// An ENI for pods at a place like that.
@@ -110,47 +110,21 @@ impl Drop for Vpc {
     }
 }
 
-/// A node of the VPC: its namespaces, state, the interface of its ENI, and the connection to
-/// AWS.
-pub struct AwsNode {
-    pub node: Node,
-    pub lab: Lab,
-    pub instance: InstanceId,
+/// A node of the VPC that has one ENI for pods, whose link is `ens6`.
+pub struct VpcNode {
+    at: AwsNode,
     pub eni: EniId,
     pub mac: String,
-    run: TempDir,
-    ec2: String,
-    imds: String,
 }
 
-impl AwsNode {
+impl VpcNode {
     fn new(lab: &Lab, instance: InstanceId, eni: EniId) -> Self {
-        let mut node = Node::new();
-        let run = tempfile::tempdir().unwrap();
-        node.bind(run.path(), "/run");
-        let listen = || {
-            node.netns
-                .run(|| TcpListener::bind("127.0.0.1:0").expect("loopback is up"))
-        };
-        let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
-        let (ec2, imds) = (listen(), listen());
-        let (ec2_url, imds_url) = (url(&ec2), url(&imds));
-        lab.serve_ec2(ec2);
-        lab.serve_imds(imds, &instance);
+        let at = AwsNode::of(Node::new(), lab, instance);
         let mac = lab.mac(&eni);
-        node.netns.ip(&[
+        at.node.netns.ip(&[
             "link", "add", "ens6", "address", &mac, "up", "type", "veth", "peer", "name", "vpc",
         ]);
-        Self {
-            node,
-            lab: lab.clone(),
-            instance,
-            eni,
-            mac,
-            run,
-            ec2: ec2_url,
-            imds: imds_url,
-        }
+        Self { at, eni, mac }
     }
 
     /// Makes `dev7`, a device of the node that is not an ENI.
@@ -165,17 +139,6 @@ impl AwsNode {
         let call = Call::ours("eni-sync", command);
         let environment = self.environment().into_iter();
         environment.fold(call, |call, (name, value)| call.env(&name, &value))
-    }
-
-    /// The environment with the endpoints of the simulated AWS.
-    pub fn environment(&self) -> Vec<(String, String)> {
-        let variables = [
-            ("AWS_ENDPOINT_URL_EC2", &self.ec2),
-            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.imds),
-        ];
-        variables
-            .map(|(name, url)| (name.to_owned(), url.clone()))
-            .into()
     }
 
     /// A call about a pod whose net1 on this node's ENI has `addresses`.
@@ -291,20 +254,29 @@ impl AwsNode {
         let addresses = self.lab.addresses(eni);
         addresses.iter().map(IpAddr::to_string).collect()
     }
+}
 
-    /// The directory that is `/run` for the plugins.
-    pub fn run_directory(&self) -> &Path {
-        self.run.path()
+impl Deref for VpcNode {
+    type Target = AwsNode;
+
+    fn deref(&self) -> &AwsNode {
+        &self.at
     }
 }
 
-impl Host for AwsNode {
+impl DerefMut for VpcNode {
+    fn deref_mut(&mut self) -> &mut AwsNode {
+        &mut self.at
+    }
+}
+
+impl Host for VpcNode {
     fn node(&self) -> &Node {
         &self.node
     }
 
     fn run_directory(&self) -> &Path {
-        self.run.path()
+        self.at.run_directory()
     }
 
     fn eni_sync(&self) -> Call {
@@ -312,11 +284,11 @@ impl Host for AwsNode {
     }
 }
 
-impl Drop for AwsNode {
+impl Drop for VpcNode {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert_no_secret(self.node.state());
-            assert_no_secret(self.run.path());
+            assert_no_secret(self.at.run_directory());
         }
     }
 }
@@ -367,7 +339,7 @@ pub fn prev_result(pod: &Pod, interfaces: &[(&str, &[&str])]) -> Value {
 }
 
 /// Whether EC2 has received no request to change anything.
-pub fn is_unchanged(node: &AwsNode) -> bool {
+pub fn is_unchanged(node: &VpcNode) -> bool {
     let calls = node.lab.calls();
     calls.keys().all(|action| action.starts_with("Describe"))
 }
@@ -375,7 +347,7 @@ pub fn is_unchanged(node: &AwsNode) -> bool {
 /// Checks that a call fails with this code, that its error contains all of `said`, and that it
 /// changes nothing.
 #[track_caller]
-pub fn assert_refused(node: &AwsNode, call: &Call, code: u64, said: &[&str]) {
+pub fn assert_refused(node: &VpcNode, call: &Call, code: u64, said: &[&str]) {
     let output = node.run(call);
     let error = output.error_code(code);
     for said in said {

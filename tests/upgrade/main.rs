@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use harness::vpc::{AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Agent, Call, Host, Network, Node, Pod, attachment_files, our_plugin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ fn newest() -> PathBuf {
 
 /// A node with one version of the programs in its directory of plugins.
 struct Installed {
-    node: AwsNode,
+    node: VpcNode,
     plugins: TempDir,
 }
 
@@ -212,7 +212,7 @@ fn change(from: &Path, to: &Path, order: Order) {
 
 /// Of no pod anything is left but the free addresses of the pool.
 #[track_caller]
-fn assert_nothing_left(node: &AwsNode, agent: &Agent) {
+fn assert_nothing_left(node: &VpcNode, agent: &Agent) {
     let is_of_pool = |address: &String| address.starts_with("10.0.4.10");
     let is_over = || {
         let (addresses, ledger) = (node.addresses(), node.ledger());

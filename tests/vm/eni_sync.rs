@@ -1,11 +1,11 @@
 //! eni-sync behind our ipvlan, on a kernel that has it: pods that share an ENI's MAC
 //! address, each with an address that the VPC knows.
 
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Network, Pod};
 use serde_json::json;
 
-fn network(node: &AwsNode, mode: &str) -> Network {
+fn network(node: &VpcNode, mode: &str) -> Network {
     let range = |subnet: &str, start: &str| json!([{ "subnet": subnet, "rangeStart": start }]);
     let ranges = [
         range("10.0.4.0/24", "10.0.4.20"),

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::Buckets;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually, prev_result};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ fn main() {
             rules.latency_of.insert(action.to_owned(), CHANGE);
         }
     });
-    let nodes: Vec<AwsNode> = (0..nodes).map(|_| vpc.node_of_type("c5.4xlarge")).collect();
+    let nodes: Vec<VpcNode> = (0..nodes).map(|_| vpc.node_of_type("c5.4xlarge")).collect();
     let agents: Vec<Agent> = nodes.iter().map(|node| start(node, pods)).collect();
     let before = vpc.lab.calls();
     let (times, addresses) = attach_all(&nodes, pods);
@@ -52,7 +52,7 @@ fn main() {
 }
 
 /// An agent whose pool has an address for every pod, when it has filled it.
-fn start(node: &AwsNode, pods: usize) -> Agent {
+fn start(node: &VpcNode, pods: usize) -> Agent {
     let pool = json!({
         "name": "mgmt", "master": "ens6", "rangesFile": "/run/ranges.json", "low": 1, "high": pods,
         "ranges": [{ "start": "10.0.4.10", "end": "10.0.4.250" }],
@@ -67,7 +67,7 @@ fn start(node: &AwsNode, pods: usize) -> Agent {
 
 /// Attaches every pod of every node at once: how long each took, sorted, and what they
 /// got.
-fn attach_all(nodes: &[AwsNode], pods: usize) -> (Vec<Duration>, BTreeSet<String>) {
+fn attach_all(nodes: &[VpcNode], pods: usize) -> (Vec<Duration>, BTreeSet<String>) {
     let pods_of = |node: usize| (0..pods).map(move |n| Pod::new(&format!("n{node}-{n}")));
     let pods: Vec<Vec<Pod>> = (0..nodes.len()).map(|n| pods_of(n).collect()).collect();
     let began = Instant::now();
@@ -95,7 +95,7 @@ fn attach_all(nodes: &[AwsNode], pods: usize) -> (Vec<Duration>, BTreeSet<String
 }
 
 /// One ADD of the network: host-local, then eni-sync.
-fn attach(node: &AwsNode, pod: &Pod) -> String {
+fn attach(node: &VpcNode, pod: &Pod) -> String {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "mgmt", "type": "ipvlan",
         "ipam": { "type": "host-local", "rangesFile": "/run/ranges.json" },

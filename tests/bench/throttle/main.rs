@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use harness::Namespace;
 use harness::eni_lab::{Buckets, Event, Limits};
-use harness::vpc::{Agent, AwsNode, Vpc};
+use harness::vpc::{Agent, Vpc, VpcNode};
 use serde_json::{Value, json};
 
 /// EC2's answers take this long. Source: measurements that the design is built on.
@@ -82,7 +82,7 @@ fn main() {
         };
         rules.limit_overrides.insert("c5.4xlarge".into(), limits);
     });
-    let nodes: Vec<AwsNode> = (0..options.nodes)
+    let nodes: Vec<VpcNode> = (0..options.nodes)
         .map(|_| vpc.node_of_type("c5.4xlarge"))
         .collect();
     let mut configuration = json!({ "reconcileSeconds": 3600 });
@@ -126,7 +126,7 @@ fn main() {
 }
 
 /// Lets the node find its ENIs: registrations are what is measured.
-fn settle(node: &AwsNode, options: Options) {
+fn settle(node: &VpcNode, options: Options) {
     let primary = node.lab.primary(&node.eni).to_string();
     let namespace = Namespace::new();
     let found = match options.agent {
@@ -139,7 +139,7 @@ fn settle(node: &AwsNode, options: Options) {
     assert!(!options.prefixes || harness::vpc::eventually(has_prefixes));
 }
 
-fn serve_all(nodes: &[AwsNode], options: Options) -> Vec<Served> {
+fn serve_all(nodes: &[VpcNode], options: Options) -> Vec<Served> {
     let start = Instant::now() + Duration::from_secs(1);
     thread::scope(|scope| {
         let mut pods = Vec::new();
@@ -166,7 +166,7 @@ fn serve_all(nodes: &[AwsNode], options: Options) -> Vec<Served> {
 
 /// One pod, from the moment when it is due.
 fn serve(
-    node: &AwsNode,
+    node: &VpcNode,
     namespace: &Namespace,
     address: &str,
     due: Instant,
@@ -202,7 +202,7 @@ fn serve(
 
 /// Asks the agent as the plugin does, for an address or for one that EC2 chooses.
 fn ask(
-    node: &AwsNode,
+    node: &VpcNode,
     namespace: &Namespace,
     id: &str,
     address: Option<&str>,
@@ -244,7 +244,7 @@ fn ask(
 }
 
 /// Executes the plugin as a runtime does.
-fn add(node: &AwsNode, namespace: &Namespace, id: &str, address: &str) -> Result<(), String> {
+fn add(node: &VpcNode, namespace: &Namespace, id: &str, address: &str) -> Result<(), String> {
     let path = namespace.path();
     let conf = json!({
         "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync",

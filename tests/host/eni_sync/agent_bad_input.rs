@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fixtures::scrape::{ADDRESS, get};
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Network, Pod, log};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
@@ -14,7 +14,7 @@ use serde_json::json;
 use super::auto::{PUBLISHED, attach};
 
 /// The agent's error when it is told to listen there.
-fn refused_socket(node: &AwsNode, path: &str) -> String {
+fn refused_socket(node: &VpcNode, path: &str) -> String {
     let output = node.command(&["agent", "--socket", path]);
     assert_eq!(output.status, Some(1), "{output}");
     log::messages(&output.stderr)
@@ -154,7 +154,7 @@ fn a_clock_that_was_set_back_keeps_no_address() {
 struct FullDisk(PathBuf);
 
 impl FullDisk {
-    fn of(node: &AwsNode) -> Self {
+    fn of(node: &VpcNode) -> Self {
         let path = node.node.state().to_owned();
         let tmpfs = Some("tmpfs");
         mount(tmpfs, &path, tmpfs, MsFlags::empty(), Some("size=65536"))

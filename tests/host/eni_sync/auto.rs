@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use fixtures::scrape::{ADDRESS, Scrape, get};
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Call, Network, Pod};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn configuration() -> Value {
 
 /// The record that ipvlan writes of an attachment whose master has this MAC address, and the
 /// reservation that host-local makes of it.
-pub fn attach(node: &AwsNode, network: &Network, pod: &Pod, mac: &str) {
+pub fn attach(node: &VpcNode, network: &Network, pod: &Pod, mac: &str) {
     let conf = &network.plugins[0];
     let there = fs::metadata(pod.netns.path()).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
@@ -41,18 +41,18 @@ pub fn attach(node: &AwsNode, network: &Network, pod: &Pod, mac: &str) {
     node.run(&call.pod(pod, "net1")).ok();
 }
 
-fn release(node: &AwsNode, network: &Network, pod: &Pod) {
+fn release(node: &VpcNode, network: &Network, pod: &Pod) {
     let call = Call::ours("host-local", "DEL").conf(&network.plugins[0]);
     node.run(&call.pod(pod, "net1")).ok();
 }
 
 #[track_caller]
-fn await_addresses(node: &AwsNode, addresses: &[&str]) {
+fn await_addresses(node: &VpcNode, addresses: &[&str]) {
     await_that(node, |found| found == addresses);
 }
 
 #[track_caller]
-fn await_that(node: &AwsNode, are_there: impl Fn(&[String]) -> bool) {
+fn await_that(node: &VpcNode, are_there: impl Fn(&[String]) -> bool) {
     let are_there = |_: &_| are_there(&node.addresses());
     assert!(
         node.lab.wait_until(DEADLINE, are_there),

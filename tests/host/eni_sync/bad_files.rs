@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use fixtures::scrape::{ADDRESS as METRICS, get};
 use harness::damage::{DAMAGES, remove, replace_by};
-use harness::vpc::{Agent, AwsNode, Vpc, assert_refused, eventually, is_unchanged, prev_result};
+use harness::vpc::{Agent, Vpc, VpcNode, assert_refused, eventually, is_unchanged, prev_result};
 use harness::{Call, Output, Pod};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ fn an_entry_that_cannot_be_read_does_not_affect_others() {
 }
 
 /// Runs a call that cannot open the file of an address in the ledger.
-fn run_without_file(node: &AwsNode, call: &Call, address: &str, error: &str) -> Output {
+fn run_without_file(node: &VpcNode, call: &Call, address: &str, error: &str) -> Output {
     let path = format!("/var/lib/cni/eni-cni/ledger/{}/{address}", node.eni);
     let inject = format!("inject=openat:error={error}");
     let arguments = ["-f", "-o", "/dev/null", "-P", &path, "-e", &inject];
@@ -259,7 +259,7 @@ fn on_a_full_disk_nothing_is_assigned() {
 }
 
 /// The inventory that an ADD has written, and its path.
-fn inventory(node: &AwsNode) -> (PathBuf, Value) {
+fn inventory(node: &VpcNode) -> (PathBuf, Value) {
     let path = node.run_directory().join("eni-cni/enis.json");
     let text = fs::read(&path).unwrap();
     (path, serde_json::from_slice(&text).unwrap())

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use harness::eni_lab::Fault;
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use harness::{Network, Pod};
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ const V6: &str = "2001:db8:4::/64";
 
 /// A network whose first plugin is `plugin`, with addresses of both families from `first` on. An
 /// address that an interface has leaves the ENI in no other test, so each has others.
-fn network(node: &AwsNode, mut plugin: Value, first: u8) -> Network {
+fn network(node: &VpcNode, mut plugin: Value, first: u8) -> Network {
     // Without a carrier Go's macvlan waits for IPv6 addresses in vain.
     node.node.netns.ip(&["link", "set", "vpc", "up"]);
     let range = |subnet: &str, start: &str| json!([{ "subnet": subnet, "rangeStart": start }]);
@@ -40,7 +40,7 @@ fn first_plugins() -> [Value; 2] {
 }
 
 /// GC of the network, for which no attachment is valid.
-fn gc(node: &AwsNode) {
+fn gc(node: &VpcNode) {
     node.gc(&[]);
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use harness::Pod;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, ip};
 
 use super::confirmed::{fill, listed, pool};
 use super::ipam::{ASSIGN, add, calls, sharing};
@@ -14,13 +14,13 @@ const FIRST: &str = "10.0.4.64";
 const SECOND: &str = "10.0.4.65";
 
 /// Detaches the ENI of a node, which loses its interface.
-fn take_away(node: &AwsNode) {
+fn take_away(node: &VpcNode) {
     node.lab.detach_eni(&node.eni);
     node.node.netns.ip(&["link", "del", "ens6"]);
 }
 
 /// Attaches it again.
-fn bring_back(node: &AwsNode) {
+fn bring_back(node: &VpcNode) {
     node.lab.attach_eni(&node.eni, &node.instance, 1);
     node.node.netns.ip(&[
         "link", "add", "ens6", "address", &node.mac, "up", "type", "veth", "peer", "name", "vpc",

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::damage::{DAMAGES, replace_by};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, ip};
 use harness::{Pod, Resident};
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ pub(super) fn pool(first: u8, last: u8, free: usize) -> Value {
 }
 
 /// The addresses that host-local may hand out; nothing while there is no file.
-pub(super) fn listed(node: &AwsNode) -> Option<BTreeSet<String>> {
+pub(super) fn listed(node: &VpcNode) -> Option<BTreeSet<String>> {
     let text = fs::read(node.run_directory().join("ranges.json")).ok()?;
     let file: Value = serde_json::from_slice(&text).unwrap();
     let octet = |address: &Value| {
@@ -42,13 +42,13 @@ pub(super) fn listed(node: &AwsNode) -> Option<BTreeSet<String>> {
     Some(octets.map(|n| format!("10.0.4.{n}")).collect())
 }
 
-fn calls(node: &AwsNode, action: &str) -> u64 {
+fn calls(node: &VpcNode, action: &str) -> u64 {
     node.lab.calls().get(action).copied().unwrap_or_default()
 }
 
 /// Runs an agent that compares the ledger with EC2 and keeps its pool, until it has
 /// written the file and `is_done`. Returns what it has said.
-fn run_until(node: &AwsNode, configuration: &Value, is_done: impl Fn() -> bool) -> String {
+fn run_until(node: &VpcNode, configuration: &Value, is_done: impl Fn() -> bool) -> String {
     let file = node.run_directory().join("ranges.json");
     fs::remove_file(&file).ok();
     let agent = Agent::start(node, configuration);
@@ -60,12 +60,12 @@ fn run_until(node: &AwsNode, configuration: &Value, is_done: impl Fn() -> bool) 
 }
 
 /// The same until the file is there: what the pool takes back is in it from the start.
-fn run_once(node: &AwsNode, configuration: &Value) -> String {
+fn run_once(node: &VpcNode, configuration: &Value) -> String {
     run_until(node, configuration, || true)
 }
 
 /// The same until so many addresses are free.
-pub(super) fn fill(node: &AwsNode, configuration: &Value, count: usize) {
+pub(super) fn fill(node: &VpcNode, configuration: &Value, count: usize) {
     let is_full = || listed(node).is_some_and(|listed| listed.len() == count);
     run_until(node, configuration, is_full);
 }
@@ -467,7 +467,7 @@ fn what_another_node_has_taken_lets_no_add_succeed_by_a_description_of_the_past(
                 let vpc = Vpc::new().without_invariants();
                 let (node, other) = (vpc.node(), vpc.node());
                 let floats = json!({"takeover": "always"});
-                let add = |node: &AwsNode, pod: &Pod, keys: &Value| {
+                let add = |node: &VpcNode, pod: &Pod, keys: &Value| {
                     node.run(&node.conf_call("ADD", pod, &["10.0.4.70"], keys))
                 };
                 let pod = Pod::new("c1");

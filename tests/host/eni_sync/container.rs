@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
 use fixtures::scrape::{Scrape, get};
-use harness::vpc::{AwsNode, DEADLINE, Vpc, eventually, prev_result};
+use harness::vpc::{DEADLINE, Vpc, VpcNode, eventually, prev_result};
 use harness::{Call, Pod, our_plugin};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::chroot;
@@ -111,14 +111,14 @@ fn shipped() -> Value {
 }
 
 /// Starts the agent in its container.
-fn start(node: &AwsNode, root: &Path, kept: &[Capability], configuration: &Value) -> Child {
+fn start(node: &VpcNode, root: &Path, kept: &[Capability], configuration: &Value) -> Child {
     let arguments: Vec<String> = serde_json::from_value(manifest()["args"].clone()).unwrap();
     spawn(node, root, (kept, configuration), &arguments)
 }
 
 /// Starts the program in a container that has these capabilities and this configuration.
 fn spawn(
-    node: &AwsNode,
+    node: &VpcNode,
     root: &Path,
     (kept, configuration): (&[Capability], &Value),
     arguments: &[String],
@@ -144,7 +144,7 @@ fn spawn(
 }
 
 /// A node, and a pod whose namespace is where runtimes have it.
-fn node_with_pod(vpc: &Vpc) -> (AwsNode, Pod) {
+fn node_with_pod(vpc: &Vpc) -> (VpcNode, Pod) {
     let mut node = vpc.node();
     let pod = Pod::new("c1");
     let directory = node.run_directory().join("netns");
@@ -155,7 +155,7 @@ fn node_with_pod(vpc: &Vpc) -> (AwsNode, Pod) {
 }
 
 /// The pod gets an address and ends.
-fn add_and_end(node: &AwsNode, pod: &Pod) {
+fn add_and_end(node: &VpcNode, pod: &Pod) {
     let mut conf = json!({
         "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync", "cooldownSeconds": 0,
     });
@@ -169,7 +169,7 @@ fn add_and_end(node: &AwsNode, pod: &Pod) {
     }
 }
 
-fn await_ready(node: &AwsNode) {
+fn await_ready(node: &VpcNode) {
     let is_ready = eventually(|| get(node, "/readyz").0 == 200);
     let log = fs::read_to_string(node.run_directory().join("log")).unwrap();
     assert!(is_ready, "{log}");

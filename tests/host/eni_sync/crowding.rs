@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fixtures::handover::{agent_socket, serving};
 use fixtures::scrape::{ADDRESS, get};
 use harness::Pod;
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,7 +34,7 @@ fn configuration() -> Value {
 }
 
 /// Connections that have sent `text` and nothing more.
-fn half_open(node: &AwsNode, number: usize, text: &[u8]) -> Vec<TcpStream> {
+fn half_open(node: &VpcNode, number: usize, text: &[u8]) -> Vec<TcpStream> {
     node.node.netns.run(|| {
         let connect = |_| {
             let mut stream = TcpStream::connect(ADDRESS).unwrap();
@@ -185,7 +185,7 @@ struct Hung {
 }
 
 impl Hung {
-    fn on(node: &AwsNode) -> Self {
+    fn on(node: &VpcNode) -> Self {
         let somaxconn = || fs::write("/proc/sys/net/core/somaxconn", BACKLOG.to_string());
         node.node.netns.run(somaxconn).unwrap();
         let agent = Agent::start(node, &json!({}));

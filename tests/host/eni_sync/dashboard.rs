@@ -7,7 +7,7 @@ use fixtures::deploy::document;
 use fixtures::scrape::get;
 use harness::Pod;
 use harness::eni_lab::Hold;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually, while_held};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, while_held};
 use serde_json::{Value, json};
 
 use super::prometheus::Prometheus;
@@ -90,7 +90,7 @@ fn assert_columns(panel: &Value, answers: &[(String, Vec<Value>)]) {
     }
 }
 
-fn refuse_to_assign(node: &AwsNode, is_refused: bool) {
+fn refuse_to_assign(node: &VpcNode, is_refused: bool) {
     node.lab.rules(|rules| {
         let denied = &mut rules.denied_actions;
         _ = match is_refused {
@@ -101,7 +101,7 @@ fn refuse_to_assign(node: &AwsNode, is_refused: bool) {
 }
 
 /// A node whose three slots three parties have: an ENI of the network, and one of somebody else.
-fn shared_node(vpc: &Vpc) -> AwsNode {
+fn shared_node(vpc: &Vpc) -> VpcNode {
     let node = vpc.node();
     vpc.lab.tag_eni(&node.eni, "eni-cni/network", "user-plane");
     let other = vpc.lab.create_eni(&vpc.nodes);
@@ -154,7 +154,7 @@ fn prometheus_answers_every_query_of_the_dashboard_and_its_tables_say_who_waits(
 }
 
 /// What is shown of a pod that waits, and of one that EC2's refusal has kept from its start.
-fn assert_tables(prometheus: &Prometheus<'_>, node: &AwsNode) {
+fn assert_tables(prometheus: &Prometheus<'_>, node: &VpcNode) {
     let (instance, eni) = (INSTANCE, node.eni.as_str());
     let waits = || {
         rows(

@@ -13,7 +13,7 @@ use fixtures::handover::agent_socket;
 use fixtures::kubelet::{DIRECTORY, Kubelet, directory};
 use fixtures::scrape::{ADDRESS, get, get_as};
 use harness::Pod;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::doctor::examine;
@@ -32,7 +32,7 @@ fn configuration(vpc: &Vpc) -> Value {
 }
 
 /// The value of a metric of the resources whose line begins so.
-fn metric(node: &AwsNode, begins: &str) -> f64 {
+fn metric(node: &VpcNode, begins: &str) -> f64 {
     let (_, text) = get(node, "/metrics");
     let begins = format!("eni_sync_resource_{begins}");
     let line = text.lines().find(|line| line.starts_with(&begins));
@@ -42,7 +42,7 @@ fn metric(node: &AwsNode, begins: &str) -> f64 {
         .unwrap_or_else(|| panic!("no {begins}: {text}"))
 }
 
-fn set_link(node: &AwsNode, state: &str) {
+fn set_link(node: &VpcNode, state: &str) {
     node.node.netns.ip(&["link", "set", "ens6", state]);
 }
 
@@ -181,7 +181,7 @@ fn a_kubelet_that_starts_anew_is_told_again() {
     kubelet.await_list(ADDRESSES, ROOM, 0);
 }
 
-fn kubelet_after(node: &AwsNode, start: impl Fn(&AwsNode) -> Kubelet) -> Kubelet {
+fn kubelet_after(node: &VpcNode, start: impl Fn(&VpcNode) -> Kubelet) -> Kubelet {
     let kubelet = start(node);
     kubelet.await_event("register");
     kubelet.await_list(ADDRESSES, ROOM, 0);

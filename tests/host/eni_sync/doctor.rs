@@ -13,7 +13,7 @@ mod report;
 
 use std::fs;
 
-use harness::vpc::AwsNode;
+use harness::vpc::VpcNode;
 use harness::{Call, Output};
 use serde_json::{Value, json};
 
@@ -25,13 +25,13 @@ pub(super) struct Diagnosis {
 
 /// Runs the doctor on a node.
 #[track_caller]
-pub(super) fn examine(node: &AwsNode, arguments: &[&str]) -> Diagnosis {
+pub(super) fn examine(node: &VpcNode, arguments: &[&str]) -> Diagnosis {
     examine_with(node, &node.call(""), arguments)
 }
 
 /// The same with the environment of a call.
 #[track_caller]
-pub(super) fn examine_with(node: &AwsNode, call: &Call, arguments: &[&str]) -> Diagnosis {
+pub(super) fn examine_with(node: &VpcNode, call: &Call, arguments: &[&str]) -> Diagnosis {
     let arguments = [&["doctor", "--json"], arguments].concat();
     let output = node.command_with(call, &arguments);
     let document = output.document();
@@ -44,7 +44,7 @@ pub(super) fn examine_with(node: &AwsNode, call: &Call, arguments: &[&str]) -> D
 
 /// Runs the doctor about one network.
 #[track_caller]
-pub(super) fn examine_network(node: &AwsNode, configuration: &Value) -> Diagnosis {
+pub(super) fn examine_network(node: &VpcNode, configuration: &Value) -> Diagnosis {
     fs::write(
         node.run_directory().join("net.json"),
         configuration.to_string(),

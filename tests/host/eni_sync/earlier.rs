@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use harness::vpc::{AwsNode, Vpc, device_call, ip};
+use harness::vpc::{Vpc, VpcNode, device_call, ip};
 use harness::{Call, Pod, attachment_files};
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ fn of_pod(pod: &Pod) -> Vec<(&'static str, String)> {
 
 /// Gives the node the ledger of an address that a pod has and of one that waits to be released,
 /// and the inventory.
-fn with_addresses(node: &AwsNode, pod: &Pod) {
+fn with_addresses(node: &VpcNode, pod: &Pod) {
     node.lab
         .assign(&node.eni, &["10.0.4.70", "10.0.4.71"].map(ip));
     let values = of_pod(pod);

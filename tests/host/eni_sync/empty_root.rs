@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use harness::eni_lab::{CANARY, Certificate};
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use harness::{Call, Output, Pod, our_plugin, run_tool};
 use simple_dns::rdata::{A, RData};
 use simple_dns::{CLASS, Packet, QTYPE, ResourceRecord, TYPE};
@@ -55,14 +55,14 @@ fn a_server_whose_authority_is_unknown_is_not_ec2() {
 
 /// A node where AWS is where it always is, and an empty root on it.
 struct Place {
-    node: AwsNode,
+    node: VpcNode,
     root: TempDir,
     _names: NameServer,
 }
 
 impl Place {
     /// EC2 has the certificate; the root has this authority.
-    fn new(mut node: AwsNode, certificate: &Certificate, authority: &[u8]) -> Self {
+    fn new(mut node: VpcNode, certificate: &Certificate, authority: &[u8]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
         for directory in ["etc/ssl/certs", "proc"] {

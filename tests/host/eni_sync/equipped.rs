@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use harness::vpc::AwsNode;
+use harness::vpc::VpcNode;
 use harness::{Call, Host, Node};
 
 /// The node, and the environment of its agent beside that of the node.
 pub(super) struct Equipped<'a> {
-    pub(super) node: &'a AwsNode,
+    pub(super) node: &'a VpcNode,
     pub(super) variables: Vec<(&'static str, String)>,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use fixtures::handover::serving;
-use harness::vpc::{Agent, AwsNode, Vpc, assert_refused, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, assert_refused, eventually};
 use serde_json::{Value, json};
 
 use super::ipam::{add, addresses, call, del, intents, ipv4, sharing};
@@ -22,7 +22,7 @@ fn pool(first: &str, last: &str, exclude: &Value) -> Value {
 }
 
 /// The first and the last address of each range that host-local may hand out.
-fn listed(node: &AwsNode) -> Vec<(String, String)> {
+fn listed(node: &VpcNode) -> Vec<(String, String)> {
     let text = fs::read(node.run_directory().join("ranges.json")).unwrap_or_default();
     let file: Value = serde_json::from_slice(&text).unwrap_or_default();
     let sets = file["ranges"].as_array().into_iter().flatten();
@@ -34,7 +34,7 @@ fn listed(node: &AwsNode) -> Vec<(String, String)> {
 }
 
 /// The addresses of the ENI, in order.
-fn sorted(node: &AwsNode) -> Vec<String> {
+fn sorted(node: &VpcNode) -> Vec<String> {
     let mut addresses = node.addresses();
     addresses.sort();
     addresses
@@ -134,7 +134,7 @@ fn an_agent_keeps_as_many_addresses_free_as_before_where_some_of_a_prefix_are_ex
 }
 
 /// The simulated EC2 chooses the first addresses that are free.
-fn first_choice() -> (Vpc, AwsNode, String) {
+fn first_choice() -> (Vpc, VpcNode, String) {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = sharing(&node, "before");

@@ -6,12 +6,12 @@ use std::thread;
 
 use harness::Pod;
 use harness::eni_lab::{Fault, Limits, Repeat};
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";
 
-fn ready(vpc: &Vpc) -> AwsNode {
+fn ready(vpc: &Vpc) -> VpcNode {
     let node = vpc.node();
     node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
     node
@@ -19,7 +19,7 @@ fn ready(vpc: &Vpc) -> AwsNode {
 
 /// Fills the ENI of a c5.large, which has nine secondary addresses, and returns the
 /// pods that have them.
-fn fill(node: &AwsNode) -> Vec<(Pod, String)> {
+fn fill(node: &VpcNode) -> Vec<(Pod, String)> {
     let pod = |n: usize| (Pod::new(&format!("full{n}")), format!("10.0.4.{}", 100 + n));
     let pods: Vec<_> = (0..9).map(pod).collect();
     for (pod, address) in &pods {

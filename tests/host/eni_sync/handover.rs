@@ -12,7 +12,7 @@ use fixtures::handover::{
 };
 use fixtures::scrape::{ADDRESS, get, try_get};
 use harness::Pod;
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn with_metrics() -> Value {
 }
 
 /// An agent that has taken over from the one before.
-fn next(node: &AwsNode, configuration: &Value) -> Agent {
+fn next(node: &VpcNode, configuration: &Value) -> Agent {
     let agent = Agent::start(node, configuration);
     assert!(eventually(|| serving(node) == Some(agent.id())));
     agent
@@ -128,7 +128,7 @@ fn an_agent_that_cannot_work_takes_nothing_from_the_one_before() {
     assert!(eventually(|| is_ready(&node)));
 }
 
-fn is_ready(node: &AwsNode) -> bool {
+fn is_ready(node: &VpcNode) -> bool {
     try_get(node, "/readyz").is_ok_and(|(status, _)| status == 200)
 }
 

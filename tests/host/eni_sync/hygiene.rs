@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Call, Namespace, Pod, Resident, our_plugin};
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn impatient(grace: u64) -> Value {
 }
 
 /// The `interface` of each ENI in the inventory, by device index.
-fn interfaces(node: &AwsNode) -> Vec<String> {
+fn interfaces(node: &VpcNode) -> Vec<String> {
     let path = node.run_directory().join("eni-cni/enis.json");
     let Ok(text) = fs::read(path) else {
         return Vec::new();
@@ -35,7 +35,7 @@ fn interfaces(node: &AwsNode) -> Vec<String> {
 }
 
 /// A device of the node in a pod, with an address of host-local.
-fn attach_device(node: &AwsNode, pod: &Pod) -> Call {
+fn attach_device(node: &VpcNode, pod: &Pod) -> Call {
     // As a runtime does, by a name in /run/netns.
     let names = node.run_directory().join("netns");
     fs::create_dir_all(&names).unwrap();
@@ -44,7 +44,7 @@ fn attach_device(node: &AwsNode, pod: &Pod) -> Call {
 }
 
 /// The same in the namespace that this path leads to.
-pub(super) fn attach_device_at(node: &AwsNode, id: &str, netns: &str) -> Call {
+pub(super) fn attach_device_at(node: &VpcNode, id: &str, netns: &str) -> Call {
     node.add_device();
     let conf = json!({
         "cniVersion": "1.0.0", "name": "dpdk", "type": "host-device", "device": "dev7",

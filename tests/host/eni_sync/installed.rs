@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fixtures::scrape::{ADDRESS, Scrape, get, try_get};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use harness::{Call, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub const INSIDE: &str = "/run/bin";
 
 /// A node whose plugins are installed in a directory of its own.
 pub struct Site {
-    pub node: AwsNode,
+    pub node: VpcNode,
     /// The directory, as the test sees it.
     pub bin: PathBuf,
 }

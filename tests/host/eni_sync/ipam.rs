@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use harness::vpc::{AwsNode, Vpc, assert_refused, ip, is_unchanged};
+use harness::vpc::{Vpc, VpcNode, assert_refused, ip, is_unchanged};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ pub(super) const ASSIGN: &str = "AssignPrivateIpAddresses";
 pub(super) const ASSIGN_V6: &str = "AssignIpv6Addresses";
 
 /// A pod with an interface that shares the ENI's MAC address, as ipvlan makes one.
-pub(super) fn sharing(node: &AwsNode, id: &str) -> Pod {
+pub(super) fn sharing(node: &VpcNode, id: &str) -> Pod {
     let pod = Pod::new(id);
     share(&node.mac, &pod);
     pod
@@ -28,7 +28,7 @@ pub(super) fn share(mac: &str, pod: &Pod) {
 }
 
 /// A pod that has the ENI's interface itself, as host-device gives it one.
-pub(super) fn whole(node: &AwsNode, id: &str) -> Pod {
+pub(super) fn whole(node: &VpcNode, id: &str) -> Pod {
     let pod = Pod::new(id);
     pod.netns.ip(&[
         "link", "add", "net1", "address", &node.mac, "type", "veth", "peer", "name", "far",
@@ -37,13 +37,13 @@ pub(super) fn whole(node: &AwsNode, id: &str) -> Pod {
 }
 
 /// A call of the plugin that makes the interface, with these keys in its `ipam` section.
-pub(super) fn call(node: &AwsNode, command: &str, pod: &Pod, ipam: &Value) -> Call {
+pub(super) fn call(node: &VpcNode, command: &str, pod: &Pod, ipam: &Value) -> Call {
     call_with(node, command, pod, ipam, &json!({}))
 }
 
 /// The same with more keys beside the section.
 pub(super) fn call_with(
-    node: &AwsNode,
+    node: &VpcNode,
     command: &str,
     pod: &Pod,
     ipam: &Value,
@@ -76,7 +76,7 @@ pub(super) fn addresses(result: &Value) -> Vec<String> {
 
 /// An address of EC2's choice for a pod.
 #[track_caller]
-pub(super) fn add(node: &AwsNode, pod: &Pod) -> String {
+pub(super) fn add(node: &VpcNode, pod: &Pod) -> String {
     let result = node.run(&call(node, "ADD", pod, &ipv4())).ok();
     let [address] = &addresses(&result)[..] else {
         panic!("{result}");
@@ -85,12 +85,12 @@ pub(super) fn add(node: &AwsNode, pod: &Pod) -> String {
 }
 
 #[track_caller]
-pub(super) fn del(node: &AwsNode, pod: &Pod) {
+pub(super) fn del(node: &VpcNode, pod: &Pod) {
     node.run(&call(node, "DEL", pod, &ipv4())).ok();
 }
 
 /// What the ledger has beside addresses, locks aside.
-pub(super) fn intents(node: &AwsNode) -> Vec<String> {
+pub(super) fn intents(node: &VpcNode) -> Vec<String> {
     let names = fs::read_dir(node.ledger_path()).into_iter().flatten();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names
@@ -100,7 +100,7 @@ pub(super) fn intents(node: &AwsNode) -> Vec<String> {
     names
 }
 
-pub(super) fn calls(node: &AwsNode, action: &str) -> u64 {
+pub(super) fn calls(node: &VpcNode, action: &str) -> u64 {
     node.lab.calls().get(action).copied().unwrap_or_default()
 }
 

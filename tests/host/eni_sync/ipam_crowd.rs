@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::thread;
 
 use harness::eni_lab::{Event, Fault, Hold, Limits, OK};
-use harness::vpc::{AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Agent, Output, Pod};
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use super::ipam::{ASSIGN, add, addresses, call, calls, del, intents, ipv4, shari
 
 /// Pods that ask while EC2 does not let the call for the first of them pass; `meanwhile` happens
 /// when all of them wait, and lets it. The outputs are in the order of the pods.
-fn add_together(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
+fn add_together(node: &VpcNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
     let before = calls(node, ASSIGN);
     thread::scope(|scope| {
         let add = |pod| {
@@ -35,13 +35,13 @@ fn add_together(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<O
 }
 
 /// How many pods wait for an address of EC2's choice.
-fn waiting(node: &AwsNode) -> usize {
+fn waiting(node: &VpcNode) -> usize {
     let names = intents(node).into_iter();
     names.filter(|name| name.starts_with(".wanted-")).count()
 }
 
 /// The same where EC2 has got that call already.
-fn add_behind_one(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
+fn add_behind_one(node: &VpcNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec<Output> {
     node.lab.hold(ASSIGN, Hold::BeforeCommit);
     add_together(node, pods, || {
         meanwhile();
@@ -50,7 +50,7 @@ fn add_behind_one(node: &AwsNode, pods: &[Pod], meanwhile: impl FnOnce()) -> Vec
 }
 
 /// How many calls EC2 has carried out.
-fn done(node: &AwsNode) -> usize {
+fn done(node: &VpcNode) -> usize {
     let is_done = |event: &Event| {
         matches!(event, Event::Called { action, outcome, .. }
             if action == ASSIGN && outcome == OK)
@@ -62,7 +62,7 @@ fn done(node: &AwsNode) -> usize {
         .count()
 }
 
-fn pods(node: &AwsNode, count: usize) -> Vec<Pod> {
+fn pods(node: &VpcNode, count: usize) -> Vec<Pod> {
     (1..=count)
         .map(|number| sharing(node, &format!("c{number}")))
         .collect()

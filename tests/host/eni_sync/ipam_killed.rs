@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use harness::Pod;
 use harness::eni_lab::{Fault as Answer, Hold};
 use harness::fault::{Counted, Fault, Strike, Struck, each_system_call};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use nix::errno::Errno;
 use serde_json::json;
 
@@ -18,13 +18,13 @@ use super::killed::kill_while_held;
 /// At least as many system calls as an ADD makes that change something.
 const LEAST: usize = 10;
 
-fn unheard(node: &AwsNode) -> PathBuf {
+fn unheard(node: &VpcNode) -> PathBuf {
     node.ledger_path().join(".unheard")
 }
 
 /// What a runtime does after a failure, and GC some time later.
 #[track_caller]
-fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
+fn clean_up(node: &VpcNode, pod: &Pod, what: &str) {
     del(node, pod);
     for _ in 0..3 {
         node.let_time_pass(61);
@@ -36,7 +36,7 @@ fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
 }
 
 /// Kills an ADD at every system call in turn that changes something, or at one of `every`.
-fn kill_everywhere(every: usize, then: impl Fn(&AwsNode, &Pod, &str) + Sync) {
+fn kill_everywhere(every: usize, then: impl Fn(&VpcNode, &Pod, &str) + Sync) {
     strike_everywhere(Fault::Kill, every, |node, pod, struck| {
         then(node, pod, &format!("{:?}", struck.hit));
     });
@@ -44,7 +44,7 @@ fn kill_everywhere(every: usize, then: impl Fn(&AwsNode, &Pod, &str) + Sync) {
 
 /// Strikes an ADD at every system call in turn, or at one of `every`: at those that change
 /// something, or at those that can return the error.
-fn strike_everywhere(fault: Fault, every: usize, then: impl Fn(&AwsNode, &Pod, &Struck) + Sync) {
+fn strike_everywhere(fault: Fault, every: usize, then: impl Fn(&VpcNode, &Pod, &Struck) + Sync) {
     let strikes = AtomicUsize::new(0);
     let site = || {
         let vpc = Vpc::new();
@@ -67,7 +67,7 @@ fn strike_everywhere(fault: Fault, every: usize, then: impl Fn(&AwsNode, &Pod, &
 }
 
 /// An ADD that is killed when EC2 has assigned an address and not answered yet.
-fn kill_when_ec2_has_chosen(node: &AwsNode, pod: &Pod) {
+fn kill_when_ec2_has_chosen(node: &VpcNode, pod: &Pod) {
     let call = call(node, "ADD", pod, &ipv4());
     kill_while_held(node, &call, ASSIGN, Hold::AfterCommit);
 }

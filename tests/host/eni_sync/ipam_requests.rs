@@ -1,7 +1,7 @@
 //! What a network without addresses, its pods and its runtime can ask for: families, single
 //! addresses, routes; and what is refused, by its key.
 
-use harness::vpc::{AwsNode, Vpc, assert_refused, ip};
+use harness::vpc::{Vpc, VpcNode, assert_refused, ip};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ fn routes_and_the_gateway_are_as_the_network_says() {
 }
 
 /// The ways in which an address is asked for.
-fn requests(node: &AwsNode, pod: &Pod, address: &str) -> [Call; 4] {
+fn requests(node: &VpcNode, pod: &Pod, address: &str) -> [Call; 4] {
     let keys = json!({ "runtimeConfig": { "ips": [format!("{address}/24")] } });
     let args = json!({ "args": { "cni": { "ips": [address] } } });
     let named = json!({ "families": ["ipv4"], "addresses": [address] });

@@ -1,13 +1,13 @@
 //! A subnet that is for IPv6 only: its ENIs have no IPv4 address, and neither have their pods.
 
-use harness::vpc::{Agent, AwsNode, Vpc, assert_refused, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, assert_refused, eventually};
 use serde_json::{Value, json};
 
 use super::ipam::{ASSIGN, addresses, call, call_with, calls, intents, sharing, whole};
 use super::prefixes::{assert_in_prefix, keeping, kept};
 
 /// A VPC, and a node whose ENI for pods is in such a subnet.
-fn ipv6_only() -> (Vpc, AwsNode) {
+fn ipv6_only() -> (Vpc, VpcNode) {
     let vpc = Vpc::new();
     let subnet = vpc.lab.create_ipv6_subnet(&vpc.id, "2001:db8:6::/64");
     let node = vpc.node_in(&subnet);

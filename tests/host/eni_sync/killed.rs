@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use harness::eni_lab::{Hold, Lab};
 use harness::fault::{Strike, each_system_call};
-use harness::vpc::{AwsNode, DEADLINE, Vpc};
+use harness::vpc::{DEADLINE, Vpc, VpcNode};
 use harness::{Call, Node, Pod};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
@@ -19,7 +19,7 @@ const ADDRESS: &str = "10.0.4.70";
 const LEAST: usize = 5;
 
 /// A node whose ENI has an address of another pod, which nothing here may touch.
-fn ready(vpc: &Vpc) -> AwsNode {
+fn ready(vpc: &Vpc) -> VpcNode {
     let node = vpc.node();
     node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
     node
@@ -27,7 +27,7 @@ fn ready(vpc: &Vpc) -> AwsNode {
 
 /// What a runtime does after a failure, and everybody some time later.
 #[track_caller]
-fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
+fn clean_up(node: &VpcNode, pod: &Pod, what: &str) {
     node.del(pod);
     let ledger = node.ledger();
     assert_ne!(
@@ -54,8 +54,8 @@ fn clean_up(node: &AwsNode, pod: &Pod, what: &str) {
 /// one of `every`, and calls `then` after each.
 fn kill_everywhere(
     every: usize,
-    make: impl Fn(&AwsNode, &Pod) -> Call + Sync,
-    then: impl Fn(&AwsNode, &Pod, &str) + Sync,
+    make: impl Fn(&VpcNode, &Pod) -> Call + Sync,
+    then: impl Fn(&VpcNode, &Pod, &str) + Sync,
 ) {
     let kills = AtomicUsize::new(0);
     let site = || {
@@ -103,7 +103,7 @@ fn an_add_succeeds_after_one_that_was_killed_anywhere() {
 
 #[test]
 fn a_del_completes_one_that_was_killed_anywhere() {
-    let make = |node: &AwsNode, pod: &Pod| {
+    let make = |node: &VpcNode, pod: &Pod| {
         node.add(pod, &[ADDRESS]).ok();
         node.pod_call("DEL", pod, &[])
     };
@@ -112,7 +112,7 @@ fn a_del_completes_one_that_was_killed_anywhere() {
 
 #[test]
 fn a_gc_completes_one_that_was_killed_anywhere() {
-    let make = |node: &AwsNode, pod: &Pod| {
+    let make = |node: &VpcNode, pod: &Pod| {
         node.add(pod, &[ADDRESS]).ok();
         node.del(pod);
         node.end_cooldown(ADDRESS);
@@ -123,7 +123,7 @@ fn a_gc_completes_one_that_was_killed_anywhere() {
 
 #[test]
 fn another_pod_gets_the_address_after_a_gc_that_was_killed_anywhere() {
-    let make = |node: &AwsNode, pod: &Pod| {
+    let make = |node: &VpcNode, pod: &Pod| {
         node.add(pod, &[ADDRESS]).ok();
         node.del(pod);
         node.end_cooldown(ADDRESS);
@@ -138,7 +138,7 @@ fn another_pod_gets_the_address_after_a_gc_that_was_killed_anywhere() {
 }
 
 /// Kills `call` while EC2 holds its `action`, before or after that is carried out.
-pub(super) fn kill_while_held(node: &AwsNode, call: &Call, action: &str, hold: Hold) {
+pub(super) fn kill_while_held(node: &VpcNode, call: &Call, action: &str, hold: Hold) {
     kill_held(&node.node, &node.lab, call, (action, hold));
 }
 

@@ -4,7 +4,7 @@
 mod cluster;
 
 use fixtures::scrape::{ADDRESS, get};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use harness::{Network, Pod};
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn configuration(kubernetes: &Value) -> Value {
 }
 
 /// Attaches a pod of this name that starts without its address.
-fn attach(node: &AwsNode, name: &str) -> Pod {
+fn attach(node: &VpcNode, name: &str) -> Pod {
     let pod = Pod::new(name);
     let keys = json!({ "strict": false });
     let call = node.conf_call("ADD", &pod, &[ELSEWHERE], &keys);

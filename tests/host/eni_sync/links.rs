@@ -3,28 +3,28 @@
 use std::fs;
 
 use fixtures::scrape::{ADDRESS, Scrape, get};
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::doctor::{Diagnosis, examine};
 
-fn link(node: &AwsNode, name: &str) -> Value {
+fn link(node: &VpcNode, name: &str) -> Value {
     let link = node.node.netns.link(name);
     link.unwrap_or_else(|| panic!("there is no {name}"))
 }
 
-fn is_up(node: &AwsNode, name: &str) -> bool {
+fn is_up(node: &VpcNode, name: &str) -> bool {
     harness::is_up(&link(node, name))
 }
 
-fn set(node: &AwsNode, arguments: &[&str]) {
+fn set(node: &VpcNode, arguments: &[&str]) {
     node.node
         .netns
         .ip(&[&["link", "set", "ens6"][..], arguments].concat());
 }
 
 /// The addresses that the kernel has not made by itself, and the routes, of an interface.
-fn configured(node: &AwsNode, name: &str) -> (String, String) {
+fn configured(node: &VpcNode, name: &str) -> (String, String) {
     let show = |arguments: &[&str]| node.node.netns.tool("ip", arguments);
     (
         show(&["-o", "address", "show", "dev", name, "scope", "global"]),

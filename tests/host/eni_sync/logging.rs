@@ -1,6 +1,6 @@
 //! What the agent and the commands log: whose an address was, and who removed it.
 
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use harness::{Output, Pod};
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn await_event(agent: &Agent, address: &str, message: &str) -> Value {
 }
 
 /// An ADD of a pod of the name `user/smf-0`.
-fn add(node: &AwsNode, pod: &Pod, keys: &Value) -> Output {
+fn add(node: &VpcNode, pod: &Pod, keys: &Value) -> Output {
     let call = node.conf_call("ADD", pod, &[ADDRESS], keys);
     let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=user;K8S_POD_NAME=smf-0";
     node.run(&call.env("CNI_ARGS", arguments))

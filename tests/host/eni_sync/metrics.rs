@@ -10,7 +10,7 @@ use std::thread;
 use fixtures::scrape::{ADDRESS, Scrape, get, get_at};
 use harness::Pod;
 use harness::eni_lab::{Fault, Hold};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::ipam;
@@ -25,7 +25,7 @@ fn configuration() -> Value {
 }
 
 /// An agent that has compared the ledger once.
-fn ready(node: &AwsNode) -> Agent {
+fn ready(node: &VpcNode) -> Agent {
     let agent = Agent::start(node, &configuration());
     assert!(eventually(|| get(node, "/readyz").0 == 200));
     agent

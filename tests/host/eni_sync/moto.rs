@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use harness::vpc::{AwsNode, Vpc, eventually, prev_result};
+use harness::vpc::{Vpc, VpcNode, eventually, prev_result};
 use harness::{Namespace, Pod, python_with};
 use serde_json::json;
 
@@ -48,7 +48,7 @@ fn a_server_by_other_authors_understands_the_requests() {
 }
 
 /// Lets the metadata of the node be those of the instance that moto knows.
-fn metadata_of(node: &AwsNode, eni: &MotoEni) -> String {
+fn metadata_of(node: &VpcNode, eni: &MotoEni) -> String {
     let instance = node.lab.set_instance_id(&node.instance, &eni.instance);
     let listener = node.node.netns.run(|| TcpListener::bind("127.0.0.1:0"));
     let listener = listener.unwrap();

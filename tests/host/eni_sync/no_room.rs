@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use harness::Pod;
 use harness::fault::{Strike, each_system_call};
 use harness::small_disk::{LIMITS, make_room, mount_at, use_inodes};
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use nix::mount::{MntFlags, umount2};
 
 const ADDRESS: &str = "10.0.4.70";
@@ -15,7 +15,7 @@ const ADDRESS: &str = "10.0.4.70";
 struct Disk(PathBuf);
 
 impl Disk {
-    fn of(node: &mut AwsNode, limit: &str) -> Self {
+    fn of(node: &mut VpcNode, limit: &str) -> Self {
         let path = node.node.state().join("eni-cni");
         fs::create_dir(&path).unwrap();
         mount_at(&path, limit);

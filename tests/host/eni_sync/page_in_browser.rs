@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use fixtures::scrape::{ADDRESS, get_as};
-use harness::vpc::{AwsNode, Vpc, eventually};
+use harness::vpc::{Vpc, VpcNode, eventually};
 use harness::{Agent, Pod};
 use serde_json::{Value, json};
 
 /// Gives the ledger this many addresses, of pods with long names.
-fn fill(node: &AwsNode, count: usize) {
+fn fill(node: &VpcNode, count: usize) {
     let text = fs::read_to_string(node.ledger_path().join("10.0.4.70")).unwrap();
     let entry: Value = serde_json::from_str(&text).unwrap();
     fs::remove_file(node.ledger_path().join("10.0.4.70")).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use harness::eni_lab::Hold;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip, prev_result};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, ip, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
@@ -33,12 +33,12 @@ fn pool(keys: &Value) -> Value {
     json!({ "pools": [pool] })
 }
 
-pub(super) fn ranges_file(node: &AwsNode) -> PathBuf {
+pub(super) fn ranges_file(node: &VpcNode) -> PathBuf {
     node.run_directory().join("ranges.json")
 }
 
 /// How many addresses host-local may hand out.
-fn listed(node: &AwsNode) -> u128 {
+fn listed(node: &VpcNode) -> u128 {
     let Ok(text) = fs::read(ranges_file(node)) else {
         return 0;
     };
@@ -66,7 +66,7 @@ pub(super) fn host_local(command: &str, pod: &Pod) -> Call {
 
 /// One ADD of the network: host-local, then eni-sync. The address, or nothing when the
 /// pool is empty at the moment.
-pub(super) fn attach(node: &AwsNode, pod: &Pod) -> Option<String> {
+pub(super) fn attach(node: &VpcNode, pod: &Pod) -> Option<String> {
     let output = node.run(&host_local("ADD", pod));
     if output.status != Some(0) {
         return None;
@@ -82,12 +82,12 @@ pub(super) fn attach(node: &AwsNode, pod: &Pod) -> Option<String> {
     Some(address)
 }
 
-pub(super) fn detach(node: &AwsNode, pod: &Pod) {
+pub(super) fn detach(node: &VpcNode, pod: &Pod) {
     node.del(pod);
     node.run(&host_local("DEL", pod)).ok();
 }
 
-pub(super) fn mutations(node: &AwsNode) -> u64 {
+pub(super) fn mutations(node: &VpcNode) -> u64 {
     let calls = node.lab.calls();
     MUTATIONS
         .iter()
@@ -259,7 +259,7 @@ fn a_pool_survives_its_agent() {
 
 /// EC2 has executed a request of a pool, its answer was lost with the agent, and the next agent
 /// was refused. `pool` is the name of the pool.
-fn refused_claim(node: &AwsNode, address: &str, pool: &str) {
+fn refused_claim(node: &VpcNode, address: &str, pool: &str) {
     node.lab.assign(&node.eni, &[ip(address)]);
     let entry = json!({
         "address": address, "state": "claiming", "takeover": "never", "bestEffort": false,
@@ -368,7 +368,7 @@ fn no_address_is_on_two_running_pods_of_a_cluster() {
     );
 }
 
-fn attach_when_there_are_some(node: &AwsNode, pod: &Pod) -> String {
+fn attach_when_there_are_some(node: &VpcNode, pod: &Pod) -> String {
     let address = Mutex::new(None);
     let attached = || {
         *address.lock().unwrap() = attach(node, pod);

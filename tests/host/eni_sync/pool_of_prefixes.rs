@@ -9,7 +9,7 @@ use std::thread;
 use fixtures::scrape::{ADDRESS, Scrape};
 use harness::Pod;
 use harness::eni_lab::{Fault, Hold};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::ipam::{ASSIGN, add, addresses, calls, sharing};
@@ -30,7 +30,7 @@ pub(super) fn of_ipv4(low: u64, high: u64) -> Value {
 }
 
 /// The ranges that host-local is told: the subnet, the first and the last address of each.
-pub(super) fn listed(node: &AwsNode) -> Vec<[String; 3]> {
+pub(super) fn listed(node: &VpcNode) -> Vec<[String; 3]> {
     let Ok(text) = fs::read(ranges_file(node)) else {
         return Vec::new();
     };
@@ -44,7 +44,7 @@ pub(super) fn listed(node: &AwsNode) -> Vec<[String; 3]> {
 }
 
 /// The ranges that are the prefixes which EC2 has on the ENI, in order.
-pub(super) fn of_ec2(node: &AwsNode) -> Vec<[String; 3]> {
+pub(super) fn of_ec2(node: &VpcNode) -> Vec<[String; 3]> {
     let subnet = "10.0.4.0/24";
     let mut firsts: Vec<u8> = prefixes(node)
         .iter()
@@ -63,7 +63,7 @@ pub(super) fn of_ec2(node: &AwsNode) -> Vec<[String; 3]> {
 
 /// An agent that has listed this many prefixes.
 #[track_caller]
-pub(super) fn listing(node: &AwsNode, configuration: &Value, count: usize) -> Agent {
+pub(super) fn listing(node: &VpcNode, configuration: &Value, count: usize) -> Agent {
     let agent = Agent::start(node, configuration);
     assert!(
         eventually(|| listed(node).len() == count && prefixes(node).len() == count),
@@ -194,7 +194,7 @@ fn networks_without_addresses_get_none_of_a_pools_prefixes_with_an_agent_and_wit
     assert!(!contains(&format!("{first}/28"), &third), "{third}");
 }
 
-fn addresses_of_ledger(node: &AwsNode) -> Vec<String> {
+fn addresses_of_ledger(node: &VpcNode) -> Vec<String> {
     node.ledger().into_keys().collect()
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use harness::Pod;
 use harness::eni_lab::Hold;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::pool::{attach, detach, host_local, ranges_file};
@@ -13,14 +13,14 @@ use super::pool_of_prefixes::{listed, listing, of_ipv4};
 use super::prefixes::{UNASSIGN, contains, known, node_of_its_own, prefixes};
 
 /// Whether a range of the file is in a prefix.
-fn lists(node: &AwsNode, prefix: &str) -> bool {
+fn lists(node: &VpcNode, prefix: &str) -> bool {
     listed(node)
         .iter()
         .any(|[_, first, _]| contains(prefix, first))
 }
 
 /// The prefix of the ENI that is not in the file.
-fn unlisted(node: &AwsNode) -> Option<String> {
+fn unlisted(node: &VpcNode) -> Option<String> {
     prefixes(node)
         .into_iter()
         .find(|prefix| !lists(node, prefix))
@@ -69,7 +69,7 @@ fn a_prefix_of_which_host_local_has_reserved_an_address_stays() {
 
 /// The prefix is closed, and gone when its cool-down is over.
 #[track_caller]
-fn leaves(node: &AwsNode, configuration: &Value) {
+fn leaves(node: &VpcNode, configuration: &Value) {
     // What pods have had of it is free.
     assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
     let agent = Agent::start(node, configuration);

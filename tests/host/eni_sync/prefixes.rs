@@ -10,7 +10,7 @@ use std::time::Duration;
 use fixtures::scrape::{ADDRESS, Scrape};
 use harness::Pod;
 use harness::eni_lab::Limits;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip, is_unchanged};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, ip, is_unchanged};
 use serde_json::{Value, json};
 
 use super::ipam::{ASSIGN, ASSIGN_V6, add, addresses, call, calls, del, intents, ipv4, sharing};
@@ -29,18 +29,18 @@ pub(super) fn one() -> Value {
     keeping(&json!({ "ipv4": { "low": 1, "high": 1 } }))
 }
 
-pub(super) fn prefixes(node: &AwsNode) -> Vec<String> {
+pub(super) fn prefixes(node: &VpcNode) -> Vec<String> {
     node.lab.prefixes(&node.eni)
 }
 
 /// The prefixes in the ledger with their states.
-pub(super) fn known(node: &AwsNode) -> Vec<(String, String)> {
+pub(super) fn known(node: &VpcNode) -> Vec<(String, String)> {
     node.prefixes_of(&node.eni)
 }
 
 /// Whether an address is one of the prefixes that EC2 has on the node's ENI.
 #[track_caller]
-pub(super) fn assert_in_prefix(node: &AwsNode, address: &str) {
+pub(super) fn assert_in_prefix(node: &VpcNode, address: &str) {
     let found = prefixes(node);
     let is_in = found.iter().any(|prefix| contains(prefix, address));
     assert!(is_in, "{address} is in none of {found:?}");
@@ -59,13 +59,13 @@ pub(super) fn contains(prefix: &str, address: &str) -> bool {
 
 /// A node whose ENI is in a subnet that no other test has: whoever gives a prefix back looks
 /// into the namespaces of all processes, also those of other tests.
-pub(super) fn node_of_its_own(vpc: &Vpc, cidr: &str) -> AwsNode {
+pub(super) fn node_of_its_own(vpc: &Vpc, cidr: &str) -> VpcNode {
     let subnet = vpc.lab.create_subnet(&vpc.id, cidr, None);
     vpc.node_in(&subnet)
 }
 
 /// An agent that has its prefixes on a node.
-pub(super) fn kept(node: &AwsNode, configuration: &Value, count: usize) -> Agent {
+pub(super) fn kept(node: &VpcNode, configuration: &Value, count: usize) -> Agent {
     let agent = Agent::start(node, configuration);
     // Until it has heard EC2's answer, what others assign may be what EC2 chose.
     let is_unheard = || intents(node).iter().any(|n| n.starts_with(".asked-"));

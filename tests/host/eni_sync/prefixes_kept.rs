@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fixtures::scrape::{ADDRESS, Scrape};
 use harness::eni_lab::{EniId, Fault};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::ipam::{ASSIGN, add, addresses, call, calls, intents, ipv4, sharing};
@@ -27,7 +27,7 @@ fn file_of(prefix: &str) -> String {
 }
 
 /// The clock that the ledger's times of a prefix are of.
-fn clock(node: &AwsNode, prefix: &str) -> Value {
+fn clock(node: &VpcNode, prefix: &str) -> Value {
     let text = fs::read(node.ledger_path().join(file_of(prefix))).unwrap();
     serde_json::from_slice::<Value>(&text).unwrap()["clock"].clone()
 }
@@ -242,7 +242,7 @@ fn what_a_killed_agent_had_written_down_of_all_prefixes_is_not_waited_for() {
 }
 
 /// Another ENI for pods of a node.
-fn another(vpc: &Vpc, node: &AwsNode, network: &str) -> EniId {
+fn another(vpc: &Vpc, node: &VpcNode, network: &str) -> EniId {
     let eni = node.lab.multus_eni(&node.instance, &vpc.pods);
     node.lab.tag_eni(&eni, "eni-cni/network", network);
     eni

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use harness::Pod;
 use harness::eni_lab::{Fault, Hold};
 use harness::fault::each_system_call;
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, device_call, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, device_call, eventually};
 use serde_json::{Value, json};
 
 use super::ipam::{ASSIGN, add, calls, intents, sharing};
@@ -18,7 +18,7 @@ use super::prefixes::{assert_in_prefix, keeping, kept, known, node_of_its_own, o
 use super::release_command::{give_interface_back, give_whole_eni};
 
 /// Kills an agent while EC2 holds its first call for prefixes.
-pub(super) fn kill_while_asking(node: &AwsNode, configuration: &Value, hold: Hold) {
+pub(super) fn kill_while_asking(node: &VpcNode, configuration: &Value, hold: Hold) {
     node.lab.hold(ASSIGN, hold);
     let agent = Agent::start(node, configuration);
     assert!(eventually(|| node.lab.held() == 1), "{}", agent.log());

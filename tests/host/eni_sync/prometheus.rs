@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use fixtures::deploy::document;
 use fixtures::scrape::{get, get_at};
 use harness::Pod;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -16,13 +16,13 @@ const ADDRESS: &str = "127.0.0.1:9090";
 
 /// A Prometheus on a node.
 pub struct Prometheus<'a> {
-    node: &'a AwsNode,
+    node: &'a VpcNode,
     process: Child,
     _directory: TempDir,
 }
 
 impl<'a> Prometheus<'a> {
-    pub fn start(node: &'a AwsNode) -> Self {
+    pub fn start(node: &'a VpcNode) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, document: &Value| {
             let path = directory.path().join(name);

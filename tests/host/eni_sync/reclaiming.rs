@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use fixtures::scrape::{ADDRESS, Scrape};
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Call, Network, Pod};
 use serde_json::{Value, json};
 
@@ -24,12 +24,12 @@ fn watching(keys: &Value) -> Value {
 }
 
 /// The name that a runtime has given the namespace of a pod.
-fn name(node: &AwsNode, pod: &Pod) -> PathBuf {
+fn name(node: &VpcNode, pod: &Pod) -> PathBuf {
     node.run_directory().join("netns").join(&pod.id)
 }
 
 /// A pod that has an address of host-local only, as under a plugin of somebody else.
-fn reserve(node: &AwsNode, pod: &Pod) {
+fn reserve(node: &VpcNode, pod: &Pod) {
     let name = name(node, pod);
     fs::create_dir_all(name.parent().unwrap()).unwrap();
     symlink(pod.netns.path(), &name).unwrap();
@@ -42,13 +42,13 @@ fn reserve(node: &AwsNode, pod: &Pod) {
     node.run(&call).ok();
 }
 
-fn is_reserved(node: &AwsNode, address: &str) -> bool {
+fn is_reserved(node: &VpcNode, address: &str) -> bool {
     let directory = node.node.state().join("networks/conf-1");
     directory.join(address).exists()
 }
 
 /// Waits until the agent has looked twice from now on.
-fn await_looks(node: &AwsNode) {
+fn await_looks(node: &VpcNode) {
     let calls = node.lab.calls();
     let looks = calls
         .get("DescribeInstanceTypes")

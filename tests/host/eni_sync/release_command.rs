@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use harness::eni_lab::EniId;
-use harness::vpc::{AwsNode, Vpc, device_call, eventually, ip, prev_result};
+use harness::vpc::{Vpc, VpcNode, device_call, eventually, ip, prev_result};
 use harness::{Network, Output, Pod, Resident};
 use serde_json::json;
 
@@ -12,14 +12,14 @@ use super::auto::{PUBLISHED, attach};
 
 /// Runs the command; it must end with this status.
 #[track_caller]
-fn release(node: &AwsNode, arguments: &[&str], status: i32) -> Output {
+fn release(node: &VpcNode, arguments: &[&str], status: i32) -> Output {
     let output = node.command(&[&["release"], arguments].concat());
     assert_eq!(output.status, Some(status), "{output}");
     output
 }
 
 /// A node on which an attachment has ended, in its cool-down.
-fn node_with_ended(vpc: &Vpc, address: &str) -> AwsNode {
+fn node_with_ended(vpc: &Vpc, address: &str) -> VpcNode {
     let node = vpc.node();
     let pod = Pod::new("c1");
     node.add(&pod, &[address]).ok();
@@ -166,7 +166,7 @@ fn what_a_container_has_that_only_its_process_shows_is_not_released_by_force() {
 /// Releases what nobody knows, as soon as every process is in a namespace that can be read:
 /// those of another test may be in one that changes.
 #[track_caller]
-fn release_at_last(node: &AwsNode, addresses: &[&str]) {
+fn release_at_last(node: &VpcNode, addresses: &[&str]) {
     let arguments = [&["release", "--force", "--address"], addresses].concat();
     let is_released = || node.command(&arguments).status == Some(0);
     assert!(eventually(is_released), "{:?}", node.ledger());
@@ -280,7 +280,7 @@ fn what_aws_does_not_release_stays_due() {
 
 /// Adds a second ENI for pods to the node. Addresses of ended attachments are on both, and the
 /// ENI that is looked at last is for pods no more. Returns both in order, with their addresses.
-pub(super) fn let_the_second_eni_fail(vpc: &Vpc, node: &AwsNode) -> [(EniId, &'static str); 2] {
+pub(super) fn let_the_second_eni_fail(vpc: &Vpc, node: &VpcNode) -> [(EniId, &'static str); 2] {
     let second = node.lab.multus_eni(&node.instance, &vpc.pods);
     let mut enis = [(node.eni.clone(), "10.0.4.70"), (second, "10.0.4.71")];
     for (eni, address) in &enis {
@@ -442,14 +442,14 @@ fn a_primary_address_and_those_of_other_enis_are_not_what_others_have_left() {
 }
 
 /// Gives a pod the whole ENI, which it has then without any interface.
-pub(super) fn give_whole_eni(node: &AwsNode, pod: &Pod) {
+pub(super) fn give_whole_eni(node: &VpcNode, pod: &Pod) {
     node.run(&device_call("ADD", "dpdk", "ens6", pod)).ok();
     // As a driver for user space takes it from the kernel.
     pod.netns.ip(&["link", "del", "net1"]);
 }
 
 /// Makes the interface of the ENI again.
-pub(super) fn give_interface_back(node: &AwsNode) {
+pub(super) fn give_interface_back(node: &VpcNode) {
     node.node.netns.ip(&[
         "link", "add", "ens6", "address", &node.mac, "type", "veth", "peer", "name", "vpc6",
     ]);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use harness::Output;
 use harness::eni_lab::Hold;
-use harness::vpc::{AwsNode, Vpc, eventually, ip};
+use harness::vpc::{Vpc, VpcNode, eventually, ip};
 use serde_json::{Value, json};
 
 use super::ipam::{ASSIGN, add, call, calls, del, ipv4, sharing};
@@ -16,7 +16,7 @@ use super::prefixes_killed::kill_while_asking;
 /// What the command says as soon as it ends with this status: processes of others may be in
 /// namespaces that cannot be read for a moment.
 #[track_caller]
-fn release(node: &AwsNode, arguments: &[&str], status: i32) -> Output {
+fn release(node: &VpcNode, arguments: &[&str], status: i32) -> Output {
     let arguments = [&["release"], arguments].concat();
     let run = || node.command(&arguments);
     assert!(eventually(|| run_is(&run(), status)), "{}", run());
@@ -30,14 +30,14 @@ fn run_is(output: &Output, status: i32) -> bool {
 
 /// The same of what changes something, once.
 #[track_caller]
-fn release_at_last(node: &AwsNode, prefix: &str, more: &[&str]) {
+fn release_at_last(node: &VpcNode, prefix: &str, more: &[&str]) {
     let arguments = [&["release", "--prefix", prefix], more].concat();
     let is_released = || node.command(&arguments).status == Some(0);
     assert!(eventually(is_released), "{:?}", known(node));
 }
 
 /// A node whose agent has got a prefix, and has ended.
-fn node_with_prefix(vpc: &Vpc, subnet: &str) -> (AwsNode, String) {
+fn node_with_prefix(vpc: &Vpc, subnet: &str) -> (VpcNode, String) {
     let node = node_of_its_own(vpc, subnet);
     drop(kept(&node, &one(), 1));
     let prefix = prefixes(&node).remove(0);
@@ -162,7 +162,7 @@ fn prefixes_of_other_nodes_and_of_enis_that_are_not_for_pods_stay() {
 
 /// Reserves an address in a directory of host-local that only a configuration names, and returns
 /// the path of the configuration and what it says of the file.
-fn reserve(node: &AwsNode, key: &str, address: &str) -> (PathBuf, String) {
+fn reserve(node: &VpcNode, key: &str, address: &str) -> (PathBuf, String) {
     let store = node.run_directory().join("reservations/theirs");
     fs::create_dir_all(&store).unwrap();
     fs::write(store.join(address), "c9\neth0").unwrap();

@@ -7,18 +7,18 @@ use std::net::IpAddr;
 
 use harness::Pod;
 use harness::eni_lab::Fault;
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use serde_json::json;
 
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";
 
 /// How often the node has asked EC2 to unassign.
-fn unassigns(node: &AwsNode) -> u64 {
+fn unassigns(node: &VpcNode) -> u64 {
     node.lab.calls().get(UNASSIGN).copied().unwrap_or_default()
 }
 
 /// Addresses from .70 on, whose cool-down has just ended.
-fn leave_due(node: &AwsNode, count: usize) -> Vec<String> {
+fn leave_due(node: &VpcNode, count: usize) -> Vec<String> {
     let addresses: Vec<String> = (0..count).map(|n| format!("10.0.4.{}", 70 + n)).collect();
     let texts: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let pod = Pod::new("gone");
@@ -353,7 +353,7 @@ fn an_address_that_floats_goes_to_another_node_and_comes_back() {
         );
         // It ends on the node that has lost the address, and the release changes nothing.
         if let Some((former, pod)) = pods.pop() {
-            let former: &AwsNode = &nodes[former];
+            let former: &VpcNode = &nodes[former];
             former.del(&pod);
             former.end_cooldown("10.0.4.70");
             former.gc(&[]);

@@ -5,7 +5,7 @@ use std::thread;
 
 use harness::Pod;
 use harness::eni_lab::{Event, Fault, Lab};
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually, prev_result};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually, prev_result};
 use serde_json::json;
 
 use super::ipam::calls;
@@ -16,7 +16,7 @@ const DESCRIBE: &str = "DescribeNetworkInterfaces";
 
 /// Moves the ENI of a node that is asking EC2 to remove something from it, in vain so far, and
 /// waits until the node has looked at the ENI again or has removed it.
-fn move_away(node: &AwsNode, other: &AwsNode, is_removed: impl Fn() -> bool) {
+fn move_away(node: &VpcNode, other: &VpcNode, is_removed: impl Fn() -> bool) {
     // The call is counted when it arrives. It counts as one about the ENI when it is decided.
     let is_decided =
         |event: &Event| matches!(event, Event::Called { action, .. } if action == UNASSIGN);

@@ -7,7 +7,7 @@ use std::thread;
 
 use harness::Pod;
 use harness::eni_lab::Certificate;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::equipped::Equipped;
@@ -19,11 +19,11 @@ const ADDRESS: &str = "10.0.4.70";
 const KEY: &str = "AKIDLAB";
 
 /// A node without a role, and how its agent gets one.
-fn account(node: &AwsNode) -> Account<'_> {
+fn account(node: &VpcNode) -> Account<'_> {
     Account::new(node, Way::PodIdentity)
 }
 
-fn environment(node: &AwsNode) -> Value {
+fn environment(node: &VpcNode) -> Value {
     let path = node.run_directory().join("eni-cni/environment.json");
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
@@ -105,7 +105,7 @@ fn gc_leaves_what_is_due_to_the_agent_whose_role_is_needed() {
 
 /// A node whose agent has these variables and a list of hosts that need no proxy.
 fn with_list<'a>(
-    node: &'a AwsNode,
+    node: &'a VpcNode,
     list: &str,
     variables: &[(&'static str, &str)],
 ) -> Equipped<'a> {
@@ -122,7 +122,7 @@ fn with_list<'a>(
 }
 
 /// Whether plugins have got the list of this agent.
-fn has_left(node: &AwsNode, list: &str) -> bool {
+fn has_left(node: &VpcNode, list: &str) -> bool {
     eventually(|| environment(node)["variables"]["NO_PROXY"] == list)
 }
 

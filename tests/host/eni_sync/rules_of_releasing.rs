@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use harness::Pod;
 use harness::eni_lab::Fault;
-use harness::vpc::{AwsNode, Vpc, is_unchanged, prev_result};
+use harness::vpc::{Vpc, VpcNode, is_unchanged, prev_result};
 use serde_json::json;
 
 const TAG: &str = "node.k8s.amazonaws.com/no_manage";
 const ADDRESS: &str = "10.0.4.70";
 
 /// An attachment that has ended, and whose cool-down is over.
-fn leave_due(node: &AwsNode, pod: &Pod) {
+fn leave_due(node: &VpcNode, pod: &Pod) {
     node.add(pod, &[ADDRESS]).ok();
     node.del(pod);
     node.end_cooldown(ADDRESS);
@@ -165,7 +165,7 @@ fn rule_6_del_succeeds_at_once_whatever_aws_does() {
 const LIVING: &str = "10.0.4.177";
 
 /// Releases what is due, and tells whether the address is still on the ENI.
-fn survives_gc(node: &AwsNode) -> bool {
+fn survives_gc(node: &VpcNode) -> bool {
     node.end_cooldown(LIVING);
     node.gc(&[]);
     node.addresses() == [LIVING]

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{Event, Fault, OK};
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use harness::{Output, Pod};
 use serde_json::json;
 
@@ -14,7 +14,7 @@ const ASSIGN: &str = "AssignPrivateIpAddresses";
 const ADDRESS: &str = "10.0.4.70";
 
 /// A node that knows its ENIs already, so that the next ADD is one call.
-fn ready(vpc: &Vpc) -> AwsNode {
+fn ready(vpc: &Vpc) -> VpcNode {
     let node = vpc.node();
     node.add(&Pod::new("c0"), &["10.0.4.60"]).ok();
     node.lab.reset_calls();
@@ -95,7 +95,7 @@ fn rule_5_metadata_that_show_what_is_no_longer_true_do_not_let_an_add_succeed() 
     let vpc = Vpc::new().without_invariants();
     let (node, other) = (vpc.node(), vpc.node());
     let floats = json!({ "takeover": "always" });
-    let add = |node: &AwsNode, id: &str| {
+    let add = |node: &VpcNode, id: &str| {
         let pod = Pod::new(id);
         node.run(&node.conf_call("ADD", &pod, &[ADDRESS], &floats))
             .ok();

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::eni_lab::{EniId, Fault, Repeat};
-use harness::vpc::{AwsNode, DEADLINE, Vpc};
+use harness::vpc::{DEADLINE, Vpc, VpcNode};
 use harness::{Output, Pod};
 use serde_json::json;
 
@@ -26,7 +26,7 @@ enum Owner {
 }
 
 /// Two nodes, the second of which has the address and is then as said.
-fn nodes(vpc: &Vpc, address: &str, owner: Owner) -> (AwsNode, AwsNode) {
+fn nodes(vpc: &Vpc, address: &str, owner: Owner) -> (VpcNode, VpcNode) {
     let (node, other) = (vpc.node(), vpc.node());
     other.add(&Pod::new("theirs"), &[address]).ok();
     other.lab.delete_on_termination(&other.eni, false);
@@ -44,7 +44,7 @@ fn nodes(vpc: &Vpc, address: &str, owner: Owner) -> (AwsNode, AwsNode) {
     (node, other)
 }
 
-fn add(node: &AwsNode, address: &str, takeover: &str) -> Output {
+fn add(node: &VpcNode, address: &str, takeover: &str) -> Output {
     let pod = Pod::new("ours");
     let keys = json!({ "takeover": takeover });
     node.run(&node.conf_call("ADD", &pod, &[address], &keys))
@@ -150,7 +150,7 @@ fn rule_3_a_primary_address_is_never_moved() {
 fn assert_stranger_is_left_alone(
     address: &str,
     takeover: &str,
-    make: impl Fn(&Vpc, &AwsNode) -> EniId,
+    make: impl Fn(&Vpc, &VpcNode) -> EniId,
 ) {
     let vpc = Vpc::new();
     let node = vpc.node();

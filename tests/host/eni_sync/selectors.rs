@@ -4,13 +4,13 @@
 use std::fs;
 
 use harness::eni_lab::EniId;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 use super::doctor::{Diagnosis, examine_network};
 
 /// The ENI for pods that every node of these tests has besides, and its interface.
-fn second(vpc: &Vpc, node: &AwsNode) -> EniId {
+fn second(vpc: &Vpc, node: &VpcNode) -> EniId {
     let eni = node.lab.multus_eni(&node.instance, &vpc.pods);
     node.node.netns.ip(&[
         "link",
@@ -30,7 +30,7 @@ fn second(vpc: &Vpc, node: &AwsNode) -> EniId {
 
 /// What the doctor says of a network whose master is selected so.
 #[track_caller]
-fn selected(node: &AwsNode, selector: &Value) -> Diagnosis {
+fn selected(node: &VpcNode, selector: &Value) -> Diagnosis {
     let network = json!({
         "cniVersion": "1.0.0", "name": "mgmt", "type": "ipvlan", "masterSelector": selector,
         "ipam": { "type": "eni-sync" },
@@ -40,7 +40,7 @@ fn selected(node: &AwsNode, selector: &Value) -> Diagnosis {
 
 /// What the doctor says of the master, which is no other than `name`.
 #[track_caller]
-fn is_selected(node: &AwsNode, selector: &Value, name: &str) {
+fn is_selected(node: &VpcNode, selector: &Value, name: &str) {
     let diagnosis = selected(node, selector);
     let found = diagnosis.of("master");
     let expected = format!("{name} (");
@@ -157,7 +157,7 @@ fn an_eni_that_matches_and_is_not_on_the_node_is_named() {
 }
 
 /// As an agent does whose version wrote none of these keys.
-fn make_older(node: &AwsNode, key: &str) {
+fn make_older(node: &VpcNode, key: &str) {
     let path = node.run_directory().join("eni-cni/enis.json");
     let mut inventory: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     for eni in inventory["enis"].as_array_mut().unwrap() {

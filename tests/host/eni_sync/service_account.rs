@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use fixtures::handover::serving;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use harness::{Host, Pod};
 use serde_json::json;
 use tempfile::TempDir;
@@ -55,7 +55,7 @@ pub struct Account<'a> {
 }
 
 impl<'a> Account<'a> {
-    pub fn new(node: &'a AwsNode, way: Way) -> Self {
+    pub fn new(node: &'a VpcNode, way: Way) -> Self {
         node.lab.no_role();
         let directory = tempfile::tempdir().unwrap();
         let token = directory.path().join("token").display().to_string();
@@ -93,7 +93,7 @@ impl<'a> Account<'a> {
     }
 }
 
-fn serve_sts(node: &AwsNode) -> String {
+fn serve_sts(node: &VpcNode) -> String {
     let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
     let listener = node.node.netns.run(listen);
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -101,7 +101,7 @@ fn serve_sts(node: &AwsNode) -> String {
     url
 }
 
-fn serve_pod_identity(node: &AwsNode) -> String {
+fn serve_pod_identity(node: &VpcNode) -> String {
     let netns = &node.node.netns;
     netns.ip(&["address", "add", POD_IDENTITY, "dev", "lo"]);
     let listen = || TcpListener::bind((POD_IDENTITY, 80)).unwrap();
@@ -110,7 +110,7 @@ fn serve_pod_identity(node: &AwsNode) -> String {
 }
 
 /// Does this on a node of its own for each way.
-fn by_each_way(test: impl Fn(Way, &AwsNode, &Account<'_>) + Sync) {
+fn by_each_way(test: impl Fn(Way, &VpcNode, &Account<'_>) + Sync) {
     thread::scope(|scope| {
         for way in WAYS {
             let test = &test;
@@ -125,7 +125,7 @@ fn by_each_way(test: impl Fn(Way, &AwsNode, &Account<'_>) + Sync) {
 
 /// That plugins without a role can do nothing alone, and that STATUS says it.
 #[track_caller]
-fn assert_without_agent(node: &AwsNode) {
+fn assert_without_agent(node: &VpcNode) {
     let error = node.run(&status_call(node)).error_code(50);
     let said = "the agent of eni-sync does not answer, and its role is needed";
     assert_eq!(error.msg, said, "{error:?}");
@@ -203,7 +203,7 @@ fn an_expired_token_is_named_and_a_new_one_ends_it() {
 
 /// What the agent says in one line, and what the doctor says in its place.
 #[track_caller]
-fn assert_refused(node: &AwsNode, account: &Account<'_>, said: &str) {
+fn assert_refused(node: &VpcNode, account: &Account<'_>, said: &str) {
     let agent = Agent::start(&account.host, &json!({}));
     let is_said = || {
         let log = agent.log();

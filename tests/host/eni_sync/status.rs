@@ -3,11 +3,11 @@
 use std::fs;
 
 use harness::Pod;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use serde_json::{Value, json};
 
 /// A node with one address in each state that does not need a crash.
-fn node_with_addresses(vpc: &Vpc, pods: &[Pod; 2]) -> AwsNode {
+fn node_with_addresses(vpc: &Vpc, pods: &[Pod; 2]) -> VpcNode {
     let node = vpc.node();
     let args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";
     let call = node.pod_call("ADD", &pods[0], &["10.0.4.70"]);
@@ -17,13 +17,13 @@ fn node_with_addresses(vpc: &Vpc, pods: &[Pod; 2]) -> AwsNode {
     node
 }
 
-fn status(node: &AwsNode, arguments: &[&str]) -> Value {
+fn status(node: &VpcNode, arguments: &[&str]) -> Value {
     let arguments = [&["status", "--json"], arguments].concat();
     node.command(&arguments).ok()
 }
 
 /// What is said of the ENI for pods.
-fn of_eni(status: &Value, node: &AwsNode) -> Value {
+fn of_eni(status: &Value, node: &VpcNode) -> Value {
     let enis = status["enis"].as_array().unwrap();
     let eni = enis.iter().find(|eni| eni["id"] == node.eni.as_str());
     eni.unwrap_or_else(|| panic!("{status:#}")).clone()

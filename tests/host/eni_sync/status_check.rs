@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use harness::eni_lab::Hold;
-use harness::vpc::{AwsNode, Vpc, eventually, while_held};
+use harness::vpc::{Vpc, VpcNode, eventually, while_held};
 use harness::{Call, Pod};
 use serde_json::json;
 
@@ -15,14 +15,14 @@ use super::waiting::{is_turn_open, start};
 
 const ADDRESS: &str = "10.0.4.70";
 
-pub fn status_call(node: &AwsNode) -> Call {
+pub fn status_call(node: &VpcNode) -> Call {
     let conf = json!({ "cniVersion": "1.1.0", "name": "mgmt", "type": "eni-sync" });
     node.call("STATUS").conf(&conf)
 }
 
 /// A STATUS that says that no ADD can succeed now, and why.
 #[track_caller]
-fn assert_unavailable(node: &AwsNode, said: &str) {
+fn assert_unavailable(node: &VpcNode, said: &str) {
     let error = node.run(&status_call(node)).error_code(50);
     let text = format!("{}: {}", error.msg, error.details);
     assert!(text.contains(said), "{text}");

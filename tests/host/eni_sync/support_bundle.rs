@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::vpc::{AwsNode, CANARY, Vpc};
+use harness::vpc::{CANARY, Vpc, VpcNode};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ const SECRET: &str = "s3cr3t-0f-s0meb0dy";
 
 /// Writes a bundle and unpacks it: where what is in it lies.
 #[track_caller]
-fn unpacked(node: &AwsNode, call: &Call, directory: &Path, more: &[&str]) -> PathBuf {
+fn unpacked(node: &VpcNode, call: &Call, directory: &Path, more: &[&str]) -> PathBuf {
     let file = directory.join("bundle.tar.gz");
     let name = file.display().to_string();
     let output = node.command_with(call, &[&["support-bundle", &name], more].concat());
@@ -42,7 +42,7 @@ fn texts(directory: &Path) -> Vec<(PathBuf, String)> {
 }
 
 /// A node with a pod, whose network, log and agent have something secret in them.
-fn node_with_secrets(vpc: &Vpc, pod: &Pod, directory: &Path) -> AwsNode {
+fn node_with_secrets(vpc: &Vpc, pod: &Pod, directory: &Path) -> VpcNode {
     let node = vpc.node();
     node.add(pod, &["10.0.4.70"]).ok();
     let network = json!({

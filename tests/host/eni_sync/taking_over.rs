@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::{Bucket, Buckets, EniId, Event, Fault, Hold, InstanceId, Limits, Repeat};
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually, while_held};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually, while_held};
 use harness::{Output, Pod};
 use serde_json::json;
 
@@ -46,14 +46,14 @@ fn address(text: &str) -> [IpAddr; 1] {
     [text.parse().unwrap()]
 }
 
-fn add(node: &AwsNode, name: &str, address: &str) -> Output {
+fn add(node: &VpcNode, name: &str, address: &str) -> Output {
     node.add(&Pod::new(name), &[address])
 }
 
 /// Of the two ADDs one succeeded, the address is on the ENI of its node, and it has been
 /// assigned once since it left the dead ENI and taken from no other.
 #[track_caller]
-fn assert_one_has_it(vpc: &Vpc, dead: &EniId, adds: &[(&AwsNode, &Output)], address: &str) {
+fn assert_one_has_it(vpc: &Vpc, dead: &EniId, adds: &[(&VpcNode, &Output)], address: &str) {
     let mut winners = adds.iter().filter(|(_, output)| output.status == Some(0));
     let (winner, _) = winners
         .next()
@@ -72,7 +72,7 @@ fn assert_one_has_it(vpc: &Vpc, dead: &EniId, adds: &[(&AwsNode, &Output)], addr
     assert_left_once(vpc, dead, address);
 }
 
-fn outputs(adds: &[(&AwsNode, &Output)]) -> String {
+fn outputs(adds: &[(&VpcNode, &Output)]) -> String {
     let texts = adds.iter().map(|(_, output)| output.to_string());
     texts.collect::<Vec<_>>().join("\n")
 }
@@ -136,7 +136,7 @@ fn of_two_nodes_that_want_an_address_at_the_same_moment_one_takes_it() {
     });
 }
 
-fn add_on_both(nodes: &[AwsNode; 2]) -> [Output; 2] {
+fn add_on_both(nodes: &[VpcNode; 2]) -> [Output; 2] {
     thread::scope(|scope| {
         let adds = [0, 1].map(|n| scope.spawn(move || add(&nodes[n], &format!("c{n}"), ADDRESS)));
         adds.map(|add| add.join().unwrap())
@@ -214,7 +214,7 @@ fn an_eni_that_moved_from_a_dead_to_a_running_instance_keeps_its_addresses() {
 /// Somebody else can have the turn while an ADD waits for its second look, which comes after
 /// so many descriptions of ENIs.
 #[track_caller]
-fn assert_turn_is_free(vpc: &Vpc, node: &AwsNode, descriptions: u64) -> Output {
+fn assert_turn_is_free(vpc: &Vpc, node: &VpcNode, descriptions: u64) -> Output {
     thread::scope(|scope| {
         let taking = scope.spawn(|| add(node, "c1", ADDRESS));
         let action = "DescribeNetworkInterfaces";
@@ -435,7 +435,7 @@ fn contend(throttle: Option<Buckets>) {
         // What is shown is never from before the node died.
         rules.describe_lag = past.elapsed();
     });
-    let succeeded = |node: &AwsNode, texts: &mut dyn Iterator<Item = &String>| {
+    let succeeded = |node: &VpcNode, texts: &mut dyn Iterator<Item = &String>| {
         let texts: Vec<&String> = texts.collect();
         let mut succeeded = BTreeSet::new();
         for some in texts.chunks(25) {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use harness::eni_lab::Hold;
-use harness::vpc::{AwsNode, Vpc, device_call, eventually, ip, while_held};
+use harness::vpc::{Vpc, VpcNode, device_call, eventually, ip, while_held};
 use harness::{Agent, Output, Pod, go_plugin, our_plugin, run_tool};
 use serde_json::json;
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use super::prefixes_killed::kill_while_asking;
 use super::release_command::let_the_second_eni_fail;
 
 /// A node's directory with Go's plugins, over which ours have been installed.
-fn installed(node: &AwsNode) -> TempDir {
+fn installed(node: &VpcNode) -> TempDir {
     let [source, target] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     for name in ["ipvlan", "host-local", "bridge"] {
         fs::copy(go_plugin(name), target.path().join(name)).unwrap();
@@ -38,7 +38,7 @@ fn installed(node: &AwsNode) -> TempDir {
 }
 
 #[track_caller]
-fn uninstall(node: &AwsNode, target: &TempDir, more: &[&str], status: i32) -> Output {
+fn uninstall(node: &VpcNode, target: &TempDir, more: &[&str], status: i32) -> Output {
     let target = target.path().display().to_string();
     let arguments = [&["uninstall", "--target", &target], more].concat();
     let output = node.command(&arguments);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use fixtures::scrape::{ADDRESS as METRICS, Scrape, get};
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually, ip};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually, ip};
 use harness::{Output, Pod, Resident};
 use serde_json::json;
 
@@ -20,19 +20,19 @@ const ADDRESS: &str = "10.0.4.182";
 const MOST: usize = 4096;
 
 /// A pod with a name in `/run/netns`, as runtimes give it.
-fn named_pod(node: &AwsNode, id: &str) -> Pod {
+fn named_pod(node: &VpcNode, id: &str) -> Pod {
     let pod = Pod::new(id);
     fs::create_dir_all(names(node)).unwrap();
     symlink(pod.netns.path(), names(node).join(id)).unwrap();
     pod
 }
 
-fn names(node: &AwsNode) -> PathBuf {
+fn names(node: &VpcNode) -> PathBuf {
     node.run_directory().join("netns")
 }
 
 /// As the name is for who does not see the mount: an empty file.
-fn hide(node: &AwsNode, id: &str) {
+fn hide(node: &VpcNode, id: &str) {
     let name = names(node).join(id);
     fs::remove_file(&name).ok();
     fs::write(&name, "").unwrap();
@@ -40,7 +40,7 @@ fn hide(node: &AwsNode, id: &str) {
 
 /// Executes a command about a pod by its name.
 #[track_caller]
-fn run(node: &AwsNode, command: &str, pod: &Pod, address: &str) {
+fn run(node: &VpcNode, command: &str, pod: &Pod, address: &str) {
     let call = node.pod_call(command, pod, &[address]);
     let netns = format!("/run/netns/{}", pod.id);
     node.run(&call.env("CNI_NETNS", &netns)).ok();
@@ -48,7 +48,7 @@ fn run(node: &AwsNode, command: &str, pod: &Pod, address: &str) {
 
 /// A GC when the cool-down of an address is over, and what it has said.
 #[track_caller]
-fn gc_due(node: &AwsNode, address: &str) -> String {
+fn gc_due(node: &VpcNode, address: &str) -> String {
     node.end_cooldown(address);
     let output = node.run(&node.gc_call(&[]));
     assert_eq!(output.status, Some(0), "{output}");
@@ -56,7 +56,7 @@ fn gc_due(node: &AwsNode, address: &str) -> String {
 }
 
 #[track_caller]
-fn release(node: &AwsNode, address: &str, status: i32) -> Output {
+fn release(node: &VpcNode, address: &str, status: i32) -> Output {
     let output = node.command(&["release", "--address", address, "--force"]);
     assert_eq!(output.status, Some(status), "{output}");
     output
@@ -152,7 +152,7 @@ fn an_address_on_an_interface_of_the_node_stays() {
 }
 
 /// A pod whose interface has this many addresses of nobody.
-fn greedy_pod(node: &AwsNode, id: &str, count: usize) -> Pod {
+fn greedy_pod(node: &VpcNode, id: &str, count: usize) -> Pod {
     let pod = named_pod(node, id);
     let address = |n: usize| format!("address add 10.77.{}.{}/32 dev lo\n", n / 250, n % 250);
     batch(&pod, &(0..count).map(address).collect::<String>());
@@ -252,7 +252,7 @@ fn an_address_stays_when_a_namespace_cannot_be_opened() {
 }
 
 /// A release of the address during which system calls about a path fail.
-fn release_with_fault(node: &AwsNode, (path, inject): (&str, &str)) -> Output {
+fn release_with_fault(node: &VpcNode, (path, inject): (&str, &str)) -> Output {
     let call = node.call("").without("CNI_COMMAND");
     let process = call.process();
     let mut traced = Command::new("strace");

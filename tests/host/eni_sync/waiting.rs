@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::eni_lab::Hold;
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ const ASSIGN: &str = "AssignPrivateIpAddresses";
 const WAITING: u8 = 20;
 
 /// A plugin that runs until it is awaited.
-pub(super) fn start(node: &AwsNode, call: &Call) -> Child {
+pub(super) fn start(node: &VpcNode, call: &Call) -> Child {
     node.node.inside(|| call.start(Stdio::null()))
 }
 
@@ -113,14 +113,14 @@ const ADDRESS: &str = "10.0.4.71";
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The owner of the address that a pod has.
-fn owner(node: &AwsNode) -> Value {
+fn owner(node: &VpcNode) -> Value {
     let entry = fs::read(node.ledger_path().join("10.0.4.70")).unwrap();
     let entry: Value = serde_json::from_slice(&entry).unwrap();
     entry["owner"].clone()
 }
 
 /// A connection on which the agent is asked for [`ADDRESS`].
-fn ask(node: &AwsNode, owner: &Value, patience: Duration) -> UnixStream {
+fn ask(node: &VpcNode, owner: &Value, patience: Duration) -> UnixStream {
     let patience = u64::try_from(patience.as_millis()).unwrap();
     let request = json!({
         "ask": "register", "wanted": { node.mac.as_str(): [ADDRESS] }, "patience": patience,
@@ -143,7 +143,7 @@ fn answer(mut stream: UnixStream) -> Value {
 /// What an agent answers to an attachment that waits for [`PATIENCE`] while `hinder` is in
 /// its way.
 #[track_caller]
-fn refusal<T>(hinder: impl FnOnce(&Vpc, &AwsNode) -> T) -> String {
+fn refusal<T>(hinder: impl FnOnce(&Vpc, &VpcNode) -> T) -> String {
     let vpc = Vpc::new();
     let node = vpc.node();
     let _agent = Agent::start(&node, &json!({}));

@@ -11,7 +11,7 @@ use std::thread;
 
 use fixtures::kernel_calls::Trace;
 use harness::eni_lab::{Certificate, Fault};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use harness::{Call, Host, Node, Pod};
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ const EC2: &str = "ec2.us-west-2.amazonaws.com";
 const MEMORY: &str = "--as=400000000";
 
 /// Has an address registered by a plugin, and one by an agent, in a VPC that is made so.
-pub(super) fn by_plugin_and_agent(make: impl Fn(&Vpc, &AwsNode) + Sync) {
+pub(super) fn by_plugin_and_agent(make: impl Fn(&Vpc, &VpcNode) + Sync) {
     thread::scope(|scope| {
         for has_agent in [false, true] {
             let make = &make;
@@ -158,7 +158,7 @@ fn an_eni_at_device_index_0_of_another_network_card_is_not_the_primary_one() {
 struct Place {
     proxy: Proxy,
     pod: Pod,
-    node: AwsNode,
+    node: VpcNode,
 }
 
 impl Place {
@@ -270,7 +270,7 @@ fn a_plugin_goes_the_way_that_its_agent_has_left() {
 }
 
 /// How many programs a call has become, which succeeds.
-fn executions(node: &AwsNode, call: &Call) -> usize {
+fn executions(node: &VpcNode, call: &Call) -> usize {
     let trace = Trace::of(&node.node, call);
     let is_execution = |line: &&&str| line.starts_with("execve(") && line.ends_with("= 0");
     trace.calls().iter().filter(is_execution).count()
@@ -359,7 +359,7 @@ fn what_others_may_write_is_not_believed() {
 }
 
 /// A node whose agent has a wrong way to EC2.
-struct Astray<'a>(&'a AwsNode, &'static str, String);
+struct Astray<'a>(&'a VpcNode, &'static str, String);
 
 impl Host for Astray<'_> {
     fn node(&self) -> &Node {

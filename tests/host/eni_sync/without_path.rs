@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use harness::vpc::{Agent, AwsNode, DEADLINE, Vpc, eventually};
+use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
 use harness::{Pod, Resident};
 use serde_json::json;
 
@@ -24,7 +24,7 @@ def work():
 in_thread(work)";
 
 /// A pod with the address on an interface, attached by this path of its namespace.
-fn attach(node: &AwsNode, pod: &Pod, address: &str, netns: &str) {
+fn attach(node: &VpcNode, pod: &Pod, address: &str, netns: &str) {
     let pair = ["link", "add", "net1", "type", "veth", "peer", "name", "far"];
     pod.netns.ip(&pair);
     let cidr = format!("{address}/24");
@@ -33,14 +33,14 @@ fn attach(node: &AwsNode, pod: &Pod, address: &str, netns: &str) {
     node.run(&add.env("CNI_NETNS", netns)).ok();
 }
 
-fn detach(node: &AwsNode, pod: &Pod, netns: &str) {
+fn detach(node: &VpcNode, pod: &Pod, netns: &str) {
     let del = node.pod_call("DEL", pod, &[]).env("CNI_NETNS", netns);
     node.run(&del).ok();
 }
 
 /// A GC after the cool-down; returns what it has said.
 #[track_caller]
-fn gc(node: &AwsNode, address: &str) -> String {
+fn gc(node: &VpcNode, address: &str) -> String {
     node.end_cooldown(address);
     let output = node.run(&node.gc_call(&[]));
     output.ok();
@@ -49,7 +49,7 @@ fn gc(node: &AwsNode, address: &str) -> String {
 
 /// The address leaves as soon as the kernel has removed the namespace.
 #[track_caller]
-fn assert_released_in_the_end(node: &AwsNode, address: &str) {
+fn assert_released_in_the_end(node: &VpcNode, address: &str) {
     let released = eventually(|| {
         gc(node, address);
         node.addresses().is_empty()
@@ -58,7 +58,7 @@ fn assert_released_in_the_end(node: &AwsNode, address: &str) {
 }
 
 /// A pod that a runtime has named in /run/netns, and the file there.
-fn attached_by_name(node: &AwsNode, address: &str) -> (Pod, PathBuf) {
+fn attached_by_name(node: &VpcNode, address: &str) -> (Pod, PathBuf) {
     let names = node.run_directory().join("netns");
     fs::create_dir(&names).unwrap();
     let (pod, name) = (Pod::new("c1"), names.join("c1"));
@@ -166,7 +166,7 @@ fn rule_7_an_address_stays_when_a_pod_has_moved_its_interface_into_a_namespace_o
 
 /// With eni-sync as the IPAM plugin: the first address that EC2 chooses in a subnet is the same in
 /// every test, so each of these has a subnet of its own.
-fn assert_next_pod_has_another(node: &AwsNode) {
+fn assert_next_pod_has_another(node: &VpcNode) {
     let pod = sharing(node, "c1");
     let address = add(node, &pod);
     let cidr = format!("{address}/24");
@@ -218,7 +218,7 @@ fn rule_7_no_other_pod_gets_an_address_of_a_prefix_of_a_pod_that_lives_without_a
 
 /// Releases what is due, as the agent in its container does: it does not see the processes of the
 /// node. Returns what it has said.
-fn release_blindly(node: &AwsNode, address: &str) -> String {
+fn release_blindly(node: &VpcNode, address: &str) -> String {
     node.end_cooldown(address);
     let call = node.call("").without("CNI_COMMAND");
     let mut sync = call.process_under("unshare", &["--pid", "--fork", "--mount-proc"]);
@@ -229,7 +229,7 @@ fn release_blindly(node: &AwsNode, address: &str) -> String {
 }
 
 /// A node, and what keeps the namespace of a pod whose DEL came when the path was gone.
-fn node_with_lingering(vpc: &Vpc, address: &str) -> (AwsNode, Resident) {
+fn node_with_lingering(vpc: &Vpc, address: &str) -> (VpcNode, Resident) {
     let node = vpc.node();
     let (pod, name) = attached_by_name(&node, address);
     let process = Resident::inside(&pod.netns.path());

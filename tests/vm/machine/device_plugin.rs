@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use fixtures::kubelet::multus_call;
 use fixtures::kubelet::{DIRECTORY, Kubelet};
 use harness::eni_lab::EniId;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use harness::{Namespace, Pod, pci, wait_until};
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ const OTHER_MAC: &str = "52:54:00:00:00:07";
 struct PciNode {
     kubelet: Kubelet,
     agent: Agent,
-    node: AwsNode,
+    node: VpcNode,
     eni: EniId,
     vpc: Vpc,
     _nics: Nics,
@@ -88,7 +88,7 @@ impl PciNode {
 }
 
 /// Makes a NIC of the machine the device of an ENI, on the node.
-fn plug_in(node: &AwsNode, eni: &EniId, nic: &str) {
+fn plug_in(node: &VpcNode, eni: &EniId, nic: &str) {
     let machine = Namespace::at("/proc/1/ns/net");
     machine.ip(&["link", "set", nic, "address", &node.lab.mac(eni)]);
     machine.ip(&["link", "set", nic, "netns", &node.node.netns.path()]);

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use fixtures::documents::examples;
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use harness::{Network, Node, Pod, our_plugin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ fn node() -> Node {
 }
 
 /// The same in a VPC, with the ENI tagged as the documents say.
-fn node_in(vpc: &Vpc) -> AwsNode {
+fn node_in(vpc: &Vpc) -> VpcNode {
     let node = vpc.node();
     node.node.netns.ip(&["link", "set", "ens6", "down"]);
     node.node
@@ -125,7 +125,7 @@ fn every_pod_of_the_examples_is_attached_to_its_networks() {
             .as_ref()
             .map_or_else(|| machine.as_ref().unwrap(), |at| &at.node);
         for network in &mut networks {
-            network.environment = in_vpc.as_ref().map_or(Vec::new(), AwsNode::environment);
+            network.environment = in_vpc.as_ref().map_or(Vec::new(), |at| at.environment());
             let path = plugins.path().display().to_string();
             network.environment.push(("CNI_PATH".to_owned(), path));
         }
@@ -175,7 +175,7 @@ fn every_example_attaches_and_detaches_a_pod() {
         if let Some(in_vpc) = &in_vpc {
             network.environment = in_vpc.environment();
         }
-        write_ranges(&plugin, in_vpc.as_ref().map(AwsNode::run_directory));
+        write_ranges(&plugin, in_vpc.as_ref().map(|at| at.run_directory()));
         let path = plugins.path().display().to_string();
         network.environment.push(("CNI_PATH".to_owned(), path));
         let node = in_vpc.as_ref().map_or(&own, |in_vpc| &in_vpc.node);

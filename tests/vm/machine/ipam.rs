@@ -2,13 +2,13 @@
 //! chooses.
 
 use harness::eni_lab::Lab;
-use harness::vpc::{AwsNode, Vpc, ip};
+use harness::vpc::{Vpc, VpcNode, ip};
 use harness::{Network, Node, Pod, pci};
 use serde_json::{Value, json};
 
 use crate::machine::{NIC, NIC_NAME, driver};
 
-fn network(node: &AwsNode, plugin: &Value) -> Network {
+fn network(node: &VpcNode, plugin: &Value) -> Network {
     let mut conf = plugin.clone();
     conf["cniVersion"] = json!("1.0.0");
     conf["name"] = json!("mgmt");

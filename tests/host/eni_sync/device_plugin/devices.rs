@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use fixtures::kubelet::{DIRECTORY, Kubelet, multus_call};
-use harness::vpc::{Agent, AwsNode, Vpc, eventually};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually};
 use harness::{FakeSys, Pod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,7 +16,7 @@ const PCI_PATH: &str = "pci/devices/0000:00:1e.0";
 
 /// A node whose ENI for pods is a PCI device on NUMA node 1.
 struct PciNode {
-    node: AwsNode,
+    node: VpcNode,
     sys: FakeSys,
     _class: TempDir,
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use fixtures::kubelet::Kubelet;
-use harness::vpc::{Agent, AwsNode, Vpc, eventually, ip};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, ip};
 use serde_json::{Value, json};
 
 use super::super::ipam::{add, call, ipv4, sharing};
@@ -14,8 +14,8 @@ const LEFT: usize = 3;
 
 /// A subnet of which others have most, and a node with an ENI there.
 struct Small {
-    node: AwsNode,
-    others: AwsNode,
+    node: VpcNode,
+    others: VpcNode,
     configuration: Value,
 }
 

@@ -1,11 +1,11 @@
 //! The way to AWS.
 
 use harness::eni_lab::Fault;
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 
 use super::{examine, examine_network, examine_with, network};
 
-fn deny(node: &AwsNode, action: &str) {
+fn deny(node: &VpcNode, action: &str) {
     node.lab.rules(|rules| {
         rules.denied_actions.insert(action.to_owned());
     });

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine, examine_network, network, network_with_ipam};
 
 /// What is said of the good configuration with a key of ipvlan changed.
-fn examine_master(node: &AwsNode, key: &str, value: &Value) -> Diagnosis {
+fn examine_master(node: &VpcNode, key: &str, value: &Value) -> Diagnosis {
     let mut network = network();
     network["plugins"][0]
         .as_object_mut()

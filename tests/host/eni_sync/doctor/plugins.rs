@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use harness::vpc::{AwsNode, Vpc};
+use harness::vpc::{Vpc, VpcNode};
 use harness::{Call, CniError, Pod};
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ const NO_IPVLAN: &str = "the kernel of this node has no ipvlan";
 const UNAVAILABLE: u64 = 50;
 
 /// The corpus for this node, each a network of its own.
-fn corpus(node: &AwsNode) -> Vec<Value> {
+fn corpus(node: &VpcNode) -> Vec<Value> {
     let mac = &node.mac;
     let text = CORPUS
         .replace("\"MAC\"", &json!(mac).to_string())
@@ -33,7 +33,7 @@ fn corpus(node: &AwsNode) -> Vec<Value> {
 }
 
 /// A node with an interface that is down, one that is in use, and files with ranges.
-fn node(vpc: &Vpc) -> AwsNode {
+fn node(vpc: &Vpc) -> VpcNode {
     let node = vpc.node();
     let netns = &node.node.netns;
     for name in ["ens8", "ens9"] {
@@ -65,7 +65,7 @@ fn complaints<'a>(diagnosis: &'a Diagnosis, network: &str) -> Vec<(&'a str, &'a 
     texts.filter(|(level, _)| *level != "ok").collect()
 }
 
-fn status(node: &AwsNode, conf: &Value) -> Option<CniError> {
+fn status(node: &VpcNode, conf: &Value) -> Option<CniError> {
     let output = node.run(&Call::ours(conf["type"].as_str().unwrap(), "STATUS").conf(conf));
     if output.status == Some(0) {
         return None;

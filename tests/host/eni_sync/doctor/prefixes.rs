@@ -3,7 +3,7 @@
 use std::fs;
 
 use harness::eni_lab::Limits;
-use harness::vpc::{AwsNode, Vpc, ip};
+use harness::vpc::{Vpc, VpcNode, ip};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine};
@@ -13,7 +13,7 @@ use crate::eni_sync::prefixes::{kept, one, prefixes};
 
 /// The doctor, where the agent is to keep a prefix.
 #[track_caller]
-fn examine_keeping(node: &AwsNode) -> Diagnosis {
+fn examine_keeping(node: &VpcNode) -> Diagnosis {
     examine_with(
         node,
         &json!({ "prefixes": { "ipv4": { "low": 1, "high": 1 } } }),
@@ -22,7 +22,7 @@ fn examine_keeping(node: &AwsNode) -> Diagnosis {
 
 /// The doctor, beside an agent with this configuration.
 #[track_caller]
-fn examine_with(node: &AwsNode, configuration: &Value) -> Diagnosis {
+fn examine_with(node: &VpcNode, configuration: &Value) -> Diagnosis {
     let path = node.run_directory().join("agent.json");
     fs::write(path, configuration.to_string()).unwrap();
     examine(node, &["--agent-config", "/run/agent.json"])

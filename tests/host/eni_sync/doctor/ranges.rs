@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use harness::vpc::{AwsNode, Vpc, ip};
+use harness::vpc::{Vpc, VpcNode, ip};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine_network, network, network_with_ipam};
 
 /// What is said of a range of host-local.
-fn examine_range(node: &AwsNode, subnet: &str, start: &str, end: &str) -> Diagnosis {
+fn examine_range(node: &VpcNode, subnet: &str, start: &str, end: &str) -> Diagnosis {
     let ipam = json!({
         "type": "host-local", "subnet": subnet, "rangeStart": start, "rangeEnd": end, "gateway": "10.0.4.1",
     });
@@ -138,7 +138,7 @@ fn a_range_that_ec2_may_use_for_others_is_mentioned() {
 }
 
 /// Two networks of one node with a range each.
-fn examine_two(node: &AwsNode, names: [&str; 2], ranges: [(&str, &str); 2]) -> Diagnosis {
+fn examine_two(node: &VpcNode, names: [&str; 2], ranges: [(&str, &str); 2]) -> Diagnosis {
     let networks: Vec<String> = names
         .iter()
         .zip(ranges)

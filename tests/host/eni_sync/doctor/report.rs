@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use harness::Pod;
-use harness::vpc::{Agent, AwsNode, Vpc};
+use harness::vpc::{Agent, Vpc, VpcNode};
 use serde_json::{Value, json};
 
 use super::{examine, examine_network, network};
@@ -99,7 +99,7 @@ fn people_get_a_line_for_each_thing_that_is_wrong_and_what_to_do() {
 }
 
 /// What libcni keeps of an attachment of a network.
-fn keep(node: &AwsNode, directory: &str, network: &Value) {
+fn keep(node: &VpcNode, directory: &str, network: &Value) {
     let directory = node.node.state().join(directory);
     fs::create_dir_all(&directory).unwrap();
     let name = network["name"].as_str().unwrap();

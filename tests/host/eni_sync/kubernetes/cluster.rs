@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use fixtures::deploy::text;
 use harness::eni_lab::Certificate;
 use harness::kubernetes::refusals;
-use harness::vpc::AwsNode;
+use harness::vpc::VpcNode;
 use harness::{Call, Host, Namespace, Node};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ pub struct State {
 
 /// A cluster, and a node of it whose agent is a pod.
 pub struct Cluster<'a> {
-    node: &'a AwsNode,
+    node: &'a VpcNode,
     port: u16,
     state: Arc<Mutex<State>>,
     is_over: Arc<AtomicBool>,
@@ -49,7 +49,7 @@ pub struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    pub fn start(node: &'a AwsNode) -> Self {
+    pub fn start(node: &'a VpcNode) -> Self {
         let certificate = Certificate::new("127.0.0.1");
         let account = node
             .run_directory()

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use harness::eni_lab::{EniId, Limits, SubnetId};
-use harness::vpc::{Agent, AwsNode, Vpc, prev_result};
+use harness::vpc::{Agent, Vpc, VpcNode, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ pub(super) struct Living {
 pub(super) struct Site {
     /// Dropped before the node that it runs on.
     pub(super) agent: Option<Agent>,
-    pub(super) aws: AwsNode,
+    pub(super) aws: VpcNode,
     pub(super) enis: [(EniId, String); 4],
     /// What is on the ENIs from the beginning: the one for IPv6 has an address of its own.
     pub(super) own: BTreeSet<String>,

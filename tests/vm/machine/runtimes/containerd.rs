@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use harness::vpc::AwsNode;
+use harness::vpc::VpcNode;
 use harness::{Namespace, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -79,7 +79,7 @@ impl Containerd {
 
     /// That of a node of a simulated VPC: its containers have the network, the state and the
     /// mounts of this node, which it shares with them as a machine does.
-    pub(super) fn of_node(node: &AwsNode) -> Self {
+    pub(super) fn of_node(node: &VpcNode) -> Self {
         let run = node.run_directory();
         let seen = Path::new("/run/containerd");
         fs::create_dir(run.join("containerd")).expect("/run can be written");

@@ -13,7 +13,7 @@ use caps::Capability;
 use fixtures::deploy;
 use fixtures::handover::{needs_agent, serving};
 use fixtures::scrape::{get, get_at};
-use harness::vpc::{AwsNode, Vpc, prev_result};
+use harness::vpc::{Vpc, VpcNode, prev_result};
 use harness::{Call, Pod, attachment_files, our_plugin, pci};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ const OTHER: u32 = 1001;
 /// each test has a directory of plugins of its own.
 struct Machine {
     containerd: Containerd,
-    node: AwsNode,
+    node: VpcNode,
     spec: PodSpec,
 }
 
