@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netns::Holders;
-use common::say;
 
 use crate::deadline::Deadline;
 use crate::ledger::{
@@ -121,7 +120,7 @@ pub(crate) fn settle_until<T>(
         // Those that have been served as well need not wait for what follows.
         drop(lead);
         if let Some(answer) = found {
-            release_if_worth(node, eni, ledger);
+            release::release_if_worth(node, ledger);
             return Ok(answer);
         }
         drop(turn);
@@ -413,20 +412,4 @@ fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
         Err(error) => Event::Refused(Refusal::of(&error)),
     };
     entries.note(entry, &event)
-}
-
-/// Removes the due addresses, if they are worth a call while an ADD waits. The attachment does
-/// not depend on it. Addresses that stay are due again later, and are logged then.
-fn release_if_worth(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) {
-    let released = ledger
-        .open()
-        .and_then(|entries| entries.all())
-        .map(|entries| rules::is_worth_releasing(&entries, now()))
-        .and_then(|worth| match worth {
-            true => release::release_due(node, ledger).map(drop),
-            false => Ok(()),
-        });
-    if let Err(error) = released {
-        say!("releasing addresses of {}: {error}", eni.id);
-    }
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use common::error::{Error, Errors, Result};
+use common::say;
 
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
 use crate::registration::attached;
@@ -57,6 +58,22 @@ pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<Ends> {
     let entries = ledger.open()?.all()?;
     let due: Vec<Entry> = rules::due(&entries, now()).into_iter().cloned().collect();
     release(node, ledger, due)
+}
+
+/// Removes the due addresses, if they are worth a call while an ADD waits. The attachment does
+/// not depend on it. Addresses that stay are due again later, and are logged then.
+pub(crate) fn release_if_worth(node: &Node<'_>, ledger: &EniLedger) {
+    let released = ledger
+        .open()
+        .and_then(|entries| entries.all())
+        .map(|entries| rules::is_worth_releasing(&entries, now()))
+        .and_then(|worth| match worth {
+            true => release_due(node, ledger).map(drop),
+            false => Ok(()),
+        });
+    if let Err(error) = released {
+        say!("releasing addresses of {}: {error}", ledger.id());
+    }
 }
 
 /// Removes every due address from every ENI. If none is due, AWS is not asked. Adds to `kept`
