@@ -86,7 +86,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
         events,
         page,
         ledger: Ledger::of_node(),
-        shared: Shared::default(),
+        shared: Shared::of_agent(),
         configuration,
         socket: socket.to_owned(),
         health: Health::default(),

@@ -43,7 +43,7 @@ pub(crate) use self::attachment::is_inventory_of_attachment;
 use self::clock::Clock;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
-pub(crate) use self::entry::{Absence, Entry, Timestamp, now};
+pub(crate) use self::entry::{Absence, DESCRIBE_LAG, Entry, Timestamp, now};
 pub(crate) use self::excluded::{Excluded, PARKED};
 pub(crate) use self::life_cycle::Event;
 pub(crate) use self::owner::{Life, Owner};

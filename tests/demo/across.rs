@@ -2,6 +2,7 @@
 //! reaches nobody, and one that it knows is reached wherever its pod is.
 
 use std::fs;
+use std::time::Duration;
 
 use harness::eni_lab::{DataPlane, EniId, Lab, Names, SubnetId, VpcId};
 use harness::{Agent, AwsNode, Host, Network, Node, Pod, wait_until};
@@ -24,6 +25,8 @@ const TAG: &str = "eni-cni/network";
 const NAME: &str = "user-plane";
 /// An address that one pod has, wherever it runs.
 const SERVICE: &str = "10.0.4.200";
+/// How long the instance that dies keeps its ENI: longer than the demo takes.
+const SHUTDOWN: Duration = Duration::from_secs(3600);
 /// Which ENIs every node gets: the same file in all zones.
 const CONFIGURATION: &str = r#"{
   "networks": "auto",
@@ -201,9 +204,10 @@ fn without_addresses(cluster: &Cluster) {
 fn follow(cluster: &Cluster, mut agents: Vec<Agent>) {
     heading("A node dies, and the address of its pod follows to another one");
     says(&format!(
-        "A service has one address, {SERVICE}, which its pod names. Its node is terminated while the\n\
-         ENI stays behind and still has the address. When the pod starts on another node, eni-sync\n\
-         sees that the owner is dead, and moves the address:"
+        "A service has one address, {SERVICE}, which its pod names. Its node shuts down for good, and\n\
+         its ENI still has the address. When the pod starts on another node, two looks at EC2, five\n\
+         seconds apart, show eni-sync that the owner is dead, and it moves the address. An ENI that\n\
+         is attached to nothing may be in use again soon, so those looks would be a minute apart:"
     ));
     let network = |ipam: Value| {
         Network::from_conf(&json!({
@@ -224,10 +228,11 @@ fn follow(cluster: &Cluster, mut agents: Vec<Agent>) {
         ping(&client, SERVICE),
         "the client on node-3 reaches the service on node-2",
     );
-    cluster.lab.delete_on_termination(second.eni(LINK), false);
-    agents.remove(1).kill();
+    cluster.lab.rules(|rules| rules.shutting_down = SHUTDOWN);
     cluster.lab.terminate_instance(&second.instance);
-    println!("\nnode-2 is terminated");
+    agents.remove(1).kill();
+    drop(before);
+    println!("\nnode-2 is terminated, and EC2 shows it as shutting down");
     check(!ping(&client, SERVICE), "nobody answers");
     service.attach(&first.node, &after, "net1");
     client.netns.await_ping(SERVICE, None);

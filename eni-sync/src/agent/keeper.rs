@@ -45,7 +45,7 @@ impl Agent {
             let (mut outcome, mut findings) = (Ok(()), Vec::new());
             if self.take_compare_due() || reconcile_at <= Instant::now() {
                 let looked = self.reconcile();
-                let is_open = matches!(looked, Ok(true));
+                let is_open = matches!(looked, Ok(true)) || self.until_look().is_some();
                 // A tag that was missing before may be set now.
                 self.keep_links();
                 findings = self.examine(&mut visibility);

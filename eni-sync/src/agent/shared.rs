@@ -142,6 +142,11 @@ impl Agent {
         !work.is_ending
     }
 
+    /// How long it is until the next second look at EC2 that a claim waits for.
+    pub(super) fn until_look(&self) -> Option<Duration> {
+        self.shared.looks.until_next(Instant::now())
+    }
+
     /// The context for changes to addresses on the ENIs of `inventory`.
     pub(crate) fn node<'a>(&'a self, aws: &'a Aws, inventory: &'a Inventory) -> Node<'a> {
         Node {

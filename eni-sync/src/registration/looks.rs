@@ -8,20 +8,38 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::ledger::DESCRIBE_LAG;
+
 /// How long after the first look the second one counts. Source: Amazon EC2 Developer Guide,
 /// "Eventual consistency": a couple of seconds at first.
 const BETWEEN: Duration = Duration::from_secs(5);
-/// How long a first look counts. Long enough for a process that has to wait for its turn
-/// meanwhile.
+/// The same for an ENI that is attached to nothing, which may be in use again by then: longer
+/// than descriptions may lag, so that two looks do not show the same moment.
+const LAG: Duration = Duration::from_secs(DESCRIBE_LAG);
+/// How long a first look counts after the second one may come. Long enough for a process that
+/// has to wait for its turn meanwhile.
 const VALID: Duration = Duration::from_secs(60);
 
 /// What has to be seen twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sighting {
-    /// The ENI with this id is attached to nothing, or to an instance that never runs again.
-    Dead(String),
+    /// The ENI with this id is attached to an instance that never runs again, so it does not
+    /// matter how old the look is.
+    Ended(String),
+    /// The ENI with this id is attached to nothing.
+    Detached(String),
     /// The ENI with this id has the address, which EC2 refuses to assign to it.
     There(String, IpAddr),
+}
+
+impl Sighting {
+    /// How long after the first look the second one counts.
+    fn between(&self) -> Duration {
+        match self {
+            Self::Detached(_) => LAG,
+            Self::Ended(_) | Self::There(..) => BETWEEN,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -42,18 +60,34 @@ impl Looks {
     /// second time, long enough after the first.
     pub(crate) fn is_second(&self, seen: Sighting, addresses: &[IpAddr], now: Instant) -> bool {
         let mut looks = self.first();
-        looks.retain(|_, look| now.saturating_duration_since(look.at) < VALID);
+        let age = |look: &Look| now.saturating_duration_since(look.at);
+        looks.retain(|seen, look| age(look) < seen.between() + VALID);
+        let between = seen.between();
         let look = looks.entry(seen).or_insert_with(|| Look {
             at: now,
             waiting: BTreeSet::new(),
         });
         look.waiting.extend(addresses);
-        now.saturating_duration_since(look.at) >= BETWEEN
+        age(look) >= between
     }
 
-    /// Forgets a first look, because a later look has shown something else.
-    pub(crate) fn forget(&self, seen: &Sighting) {
-        self.first().remove(seen);
+    /// Forgets the first looks at a dead ENI that a later look contradicts, which has shown
+    /// `seen`, or that the ENI is not dead.
+    pub(crate) fn forget_dead(&self, eni: &str, seen: Option<&Sighting>) {
+        let is_of_eni = |first: &Sighting| match first {
+            Sighting::Ended(id) | Sighting::Detached(id) => id == eni,
+            Sighting::There(..) => false,
+        };
+        let mut looks = self.first();
+        looks.retain(|first, _| Some(first) == seen || !is_of_eni(first));
+    }
+
+    /// How long it is until the next second look that any claim waits for; `None` if all may
+    /// come now.
+    pub(crate) fn until_next(&self, now: Instant) -> Option<Duration> {
+        let looks = self.first();
+        let waits = looks.iter().map(|(seen, look)| until(seen, look, now));
+        waits.filter(|wait| !wait.is_zero()).min()
     }
 
     /// How long it is until the second look that the claim of `address` waits for; `None` if it
@@ -61,10 +95,9 @@ impl Looks {
     pub(crate) fn until_second(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let looks = self.first();
         let waits = looks
-            .values()
-            .filter(|look| look.waiting.contains(&address));
-        let waits = waits.map(|look| (look.at + BETWEEN).saturating_duration_since(now));
-        waits.max()
+            .iter()
+            .filter(|(_, look)| look.waiting.contains(&address));
+        waits.map(|(seen, look)| until(seen, look, now)).max()
     }
 
     /// The lock is also used after a panic, which leaves nothing half done here.
@@ -73,41 +106,74 @@ impl Looks {
     }
 }
 
+/// How long it is until the second look counts.
+fn until(seen: &Sighting, look: &Look, now: Instant) -> Duration {
+    (look.at + seen.between()).saturating_duration_since(now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 4, 9));
 
-    fn dead() -> Sighting {
-        Sighting::Dead("eni-1".to_owned())
+    fn ended() -> Sighting {
+        Sighting::Ended("eni-1".to_owned())
+    }
+
+    fn detached() -> Sighting {
+        Sighting::Detached("eni-1".to_owned())
+    }
+
+    #[test]
+    fn what_is_attached_to_nothing_is_dead_when_two_looks_cannot_show_the_same_moment() {
+        let (looks, start) = (Looks::default(), Instant::now());
+        let lag = Duration::from_secs(60);
+        assert!(!looks.is_second(detached(), &[ADDRESS], start));
+        let soon = start + lag - Duration::from_millis(1);
+        assert!(!looks.is_second(detached(), &[ADDRESS], soon));
+        let wait = Some(Duration::from_millis(1));
+        assert_eq!(looks.until_second(ADDRESS, soon), wait);
+        assert_eq!(looks.until_next(soon), wait);
+        assert!(looks.is_second(detached(), &[ADDRESS], start + lag));
+        assert_eq!(looks.until_next(start + lag), None);
+    }
+
+    #[test]
+    fn an_eni_that_comes_off_a_dead_instance_is_looked_at_anew() {
+        let (looks, start) = (Looks::default(), Instant::now());
+        assert!(!looks.is_second(ended(), &[ADDRESS], start));
+        looks.forget_dead("eni-1", Some(&detached()));
+        assert!(!looks.is_second(detached(), &[ADDRESS], start + BETWEEN));
+        assert!(!looks.is_second(ended(), &[ADDRESS], start + BETWEEN));
     }
 
     #[test]
     fn a_sighting_counts_when_it_is_seen_again_five_seconds_later() {
         let (looks, start) = (Looks::default(), Instant::now());
-        assert!(!looks.is_second(dead(), &[ADDRESS], start));
+        assert!(!looks.is_second(ended(), &[ADDRESS], start));
         let soon = start + BETWEEN - Duration::from_millis(1);
-        assert!(!looks.is_second(dead(), &[ADDRESS], soon));
-        assert!(looks.is_second(dead(), &[ADDRESS], start + BETWEEN));
+        assert!(!looks.is_second(ended(), &[ADDRESS], soon));
+        assert!(looks.is_second(ended(), &[ADDRESS], start + BETWEEN));
         let other = Sighting::There("eni-1".to_owned(), ADDRESS);
         assert!(!looks.is_second(other, &[ADDRESS], start + BETWEEN));
     }
 
     #[test]
-    fn a_first_look_counts_for_a_minute_and_until_something_else_is_seen() {
+    fn a_first_look_counts_for_a_minute_more_and_until_something_else_is_seen() {
         let (looks, start) = (Looks::default(), Instant::now());
-        looks.is_second(dead(), &[ADDRESS], start);
-        looks.forget(&dead());
-        assert!(!looks.is_second(dead(), &[ADDRESS], start + BETWEEN));
-        assert!(!looks.is_second(dead(), &[ADDRESS], start + BETWEEN + VALID));
+        looks.is_second(ended(), &[ADDRESS], start);
+        looks.forget_dead("eni-1", None);
+        assert!(!looks.is_second(ended(), &[ADDRESS], start + BETWEEN));
+        let late = start + BETWEEN + BETWEEN + VALID;
+        assert!(!looks.is_second(ended(), &[ADDRESS], late));
     }
 
     #[test]
     fn a_claim_waits_until_the_second_look_and_other_claims_do_not() {
         let (looks, start) = (Looks::default(), Instant::now());
         let other = IpAddr::from([10, 0, 4, 10]);
-        looks.is_second(dead(), &[ADDRESS], start);
+        looks.is_second(ended(), &[ADDRESS], start);
         let second = Duration::from_secs(2);
         let wait = looks.until_second(ADDRESS, start + second);
         assert_eq!(wait, Some(BETWEEN - second));

@@ -33,6 +33,8 @@ use crate::vpc::inventory;
 /// How long, in seconds, a refused address that its pod can do without is not requested again:
 /// it makes AWS refuse the whole batch.
 const RETRY_PAUSE: u64 = 60;
+/// How long a process that comes again waits for a second look.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The reason in the log for releasing an address that was claimed and not assigned yet.
 const HAS_ENDED: &str = "its attachment has ended";
 
@@ -169,7 +171,10 @@ pub(crate) fn register_reservations(
     eni::require_managed(eni)?;
     let ledger = node.ledger.of_attached(eni)?;
     let known = ledger.open()?.all()?;
-    let (mut is_news, mut without) = (false, Vec::new());
+    // A claim may wait for a second look.
+    let is_open = |entry: &Entry| matches!(entry.state, State::Claiming { refusal: None, .. });
+    let mut is_news = known.iter().any(is_open);
+    let mut without = Vec::new();
     for (address, owner) in reservations {
         let is_new = !known.iter().any(|entry| {
             let is_known = entry.is_for(&owner) || entry.is_told_of(&owner);
@@ -307,7 +312,8 @@ fn answer(entries: &Entries, wanted: &[IpAddr], request: &Request) -> Result<boo
 }
 
 /// Asks AWS for every address of the ENI that an existing attachment has claimed, in as many
-/// turns as are needed.
+/// turns as are needed. A process that comes again leaves an address claimed that needs a second
+/// look much later.
 ///
 /// # Errors
 /// Those of [`settle`], and code 11 when a turn does not come in time.
@@ -317,6 +323,7 @@ pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) ->
         let until_next = settle(node, eni, ledger)?;
         drop(turn);
         match until_next {
+            Some(pause) if node.shared.comes_again && pause > LONGEST_PAUSE => return Ok(()),
             Some(pause) => thread::sleep(pause),
             None => return Ok(()),
         }

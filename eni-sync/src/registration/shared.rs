@@ -9,6 +9,9 @@ use crate::registration::turns::Turns;
 /// What the threads of a process share.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
+    /// Whether the process settles its ENIs again when a second look may come, so that it need
+    /// not wait: an agent has other things to do meanwhile.
+    pub(crate) comes_again: bool,
     /// The first looks, which a second look has to confirm.
     pub(crate) looks: Looks,
     /// The prefixes that are kept for networks without addresses.
@@ -17,4 +20,14 @@ pub(crate) struct Shared {
     pub(crate) subnets: Subnets,
     /// Who asks EC2 for all.
     pub(crate) turns: Turns,
+}
+
+impl Shared {
+    /// For an agent.
+    pub(crate) fn of_agent() -> Self {
+        Self {
+            comes_again: true,
+            ..Self::default()
+        }
+    }
 }

@@ -88,18 +88,19 @@ impl Assigner<'_> {
             match self.holder(&group.owner) {
                 Err(failure) => outcomes.extend(self.refuse_all(&group.claims, &failure)),
                 Ok(holder) => {
-                    let seen = Sighting::Dead(group.owner.id.clone());
-                    if !matches!(holder, Holder::Nobody) {
-                        self.node.shared.looks.forget(&seen);
-                    }
+                    let id = group.owner.id.clone();
+                    let seen = match group.owner.instance_id {
+                        Some(_) => Sighting::Ended(id),
+                        None => Sighting::Detached(id),
+                    };
+                    let is_dead = matches!(holder, Holder::Nobody);
+                    let looks = &self.node.shared.looks;
+                    looks.forget_dead(&group.owner.id, is_dead.then_some(&seen));
                     let (kept, left) = self.decide(group, &holder);
                     outcomes.extend(kept);
                     dead.extend(left.filter(|left| {
                         let claims = addresses(&left.claims);
-                        self.node
-                            .shared
-                            .looks
-                            .is_second(seen, &claims, Instant::now())
+                        looks.is_second(seen, &claims, Instant::now())
                     }));
                 }
             }

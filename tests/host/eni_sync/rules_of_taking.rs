@@ -94,6 +94,25 @@ fn rule_3_an_address_of_a_dead_eni_is_taken() {
     assert_all_moved(ADDRESS);
 }
 
+/// Two looks that are a few seconds apart both show the moment in which it was detached.
+#[test]
+fn rule_3_an_eni_that_was_detached_for_a_moment_keeps_its_addresses_though_descriptions_lag() {
+    let vpc = Vpc::new();
+    let (node, other) = nodes(&vpc, ADDRESS, Owner::Running);
+    node.command(&["sync", "--once"]);
+    let let_pass = |seconds| vpc.lab.age(Duration::from_secs(seconds));
+    let_pass(60);
+    vpc.lab.detach_eni(&other.eni);
+    let_pass(20);
+    vpc.lab.attach_eni(&other.eni, &other.instance, 1);
+    let_pass(12);
+    vpc.lab
+        .rules(|rules| rules.describe_lag = Duration::from_secs(30));
+    let error = add(&node, ADDRESS, "dead-owner").error_code(11);
+    assert!(error.msg.contains(other.instance.as_str()), "{error:?}");
+    assert_eq!(vpc.owner(ADDRESS), Some(other.eni.clone()));
+}
+
 #[test]
 fn rule_3_nothing_is_taken_from_anybody_where_takeover_is_never() {
     for owner in [
