@@ -35,7 +35,7 @@ use crate::records::{Attachment, Records};
 
 pub use configuration::Configuration;
 pub use options::Options;
-pub use recorded_sandbox::{sandbox_by_number, sandbox_for_del};
+pub use recorded_sandbox::{sandbox_at_end, sandbox_by_number, sandbox_for_del};
 pub use release::Release;
 pub use sandbox::{Sandbox, Sides};
 pub use source_routing::SourceRouting;

@@ -1,7 +1,7 @@
 //! The ipvlan interface: its creation, its removal, and its comparison with configuration
 //! and record.
 
-use common::attach::{Release, Sandbox, Sides, sandbox_for_del};
+use common::attach::{Release, Sandbox, Sides, sandbox_at_end, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::error::{Error, Result};
 use common::ifname::IfName;
@@ -99,17 +99,17 @@ pub fn is_attached(args: &CmdArgs, record: &Attachment<Device>) -> Result<bool> 
     Ok(link.is_some_and(|link| record.device.lower.is_below(&link)))
 }
 
-/// Removes the interface from the container. Another interface with its name is not
-/// removed.
+/// Removes the interface from the container, also from a namespace that lives on without its
+/// path. Another interface with its name is not removed.
 ///
 /// # Errors
-/// As for [`is_attached`].
+/// As for [`sandbox_at_end`], and code 999 when the kernel does not answer.
 pub fn remove(
     args: &CmdArgs,
     record: &Attachment<Device>,
     release: &mut Release<'_>,
 ) -> Result<()> {
-    let Some(mut sandbox) = sandbox_for_del(args, Some(record))? else {
+    let Some(mut sandbox) = sandbox_at_end(args, record)? else {
         return Ok(());
     };
     let device = &record.device;

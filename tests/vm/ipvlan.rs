@@ -5,6 +5,7 @@ mod checking;
 mod delegating;
 mod deleting;
 mod failing;
+mod held;
 mod identity;
 mod making;
 mod neighbours;

@@ -32,12 +32,12 @@ impl<D> Attachment<D> {
     /// Removes the rules of the attachment's source routing, if its container still exists.
     ///
     /// # Errors
-    /// As for [`sandbox_for_del`], and code 999 with the kernel's answer.
+    /// As for [`sandbox_at_end`], and code 999 with the kernel's answer.
     pub fn withdraw_rules(&self, args: &CmdArgs) -> Result<()> {
         let Some(policy) = self.source_routing.as_ref().filter(|p| p.has_rules()) else {
             return Ok(());
         };
-        match sandbox_for_del(args, Some(self))? {
+        match sandbox_at_end(args, self)? {
             Some(mut sandbox) => policy.withdraw(&mut sandbox.netlink),
             None => Ok(()),
         }
@@ -91,6 +91,34 @@ fn sandbox_elsewhere(path: &str, id: NetNsId) -> Result<Option<Sandbox>> {
         true => Ok(None),
         false => Err(hidden(path)),
     }
+}
+
+/// The container's namespace at the end of its attachment: also where no path leads to it any more
+/// and a process, a mount or a descriptor keeps it alive. Otherwise an address would be given to
+/// another pod while an interface in it has the address. `None` when it has ended, or when the
+/// kernel does not tell it from the next one that has its number.
+///
+/// # Errors
+/// As for [`sandbox_for_del`] and [`sandbox_by_number`].
+pub fn sandbox_at_end<D>(args: &CmdArgs, record: &Attachment<D>) -> Result<Option<Sandbox>> {
+    if let Some(sandbox) = sandbox_for_del(args, Some(record))? {
+        return Ok(Some(sandbox));
+    }
+    if boot_id()? != record.boot_id {
+        return Ok(None);
+    }
+    let Some(sandbox) = sandbox_by_number(record)? else {
+        return Ok(None);
+    };
+    if sandbox.netns.id()?.is_certainly(&record.netns_id) {
+        return Ok(Some(sandbox));
+    }
+    say!(
+        "netns {:?} is taken for ended: another one may have its number, and kernels before 5.14 do \
+         not tell them apart",
+        record.netns
+    );
+    Ok(None)
 }
 
 /// The namespace of a record that no path of [`sandbox_for_del`] leads to, by a mount, a descriptor

@@ -123,8 +123,12 @@ impl NetNsId {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
-    /// Whether both are the same namespace, without any doubt: the inode or the process is.
-    fn is_certainly(&self, other: &Self) -> bool {
+    /// Whether both are the same namespace, without any doubt: the cookie, the inode or the process
+    /// is.
+    pub fn is_certainly(&self, other: &Self) -> bool {
+        if let (Some(one), Some(another)) = (self.cookie, other.cookie) {
+            return one == another && self.has_number_of(other);
+        }
         let is_same_inode = self.made.is_some() && self.made == other.made;
         let is_same_process = self.process.is_some() && self.process == other.process;
         self.has_number_of(other) && (is_same_inode || is_same_process)
