@@ -61,7 +61,8 @@ impl Interface for Ipvlan {
         // From now on the record keeps the ENI from being detached.
         let (master, turn) = plan;
         drop(turn);
-        let unused = neighbours::refuse_other_use(record, &master, &records(), sides);
+        let place = (&master, self.conf.link_in_container);
+        let unused = neighbours::refuse_other_use(record, place, &records(), sides);
         if let Err(error) = unused {
             return Made::Nothing(error);
         }

@@ -45,7 +45,7 @@ impl Neighbour {
 /// Code 7 naming the other network, or the other interface.
 pub fn refuse_other_use(
     own: &Attachment<Device>,
-    master: &Link,
+    (master, in_container): (&Link, bool),
     records: &Records,
     sides: &mut Sides,
 ) -> Result<()> {
@@ -57,7 +57,7 @@ pub fn refuse_other_use(
             let user = format!("network {:?}", record.network);
             (used.mode.number(), used.flag.number(), user)
         }
-        None => match of_kinds(&IPVLAN_KINDS, &device.lower, sides)?.first() {
+        None => match on_device(&device.lower, (master, in_container), sides)? {
             None => return Ok(()),
             Some(neighbour) => {
                 let mode = neighbour.link.ipvlan_mode.unwrap_or_default();
@@ -74,6 +74,27 @@ pub fn refuse_other_use(
         "master {:?} is used in mode {mode} {flag} by {user}, which excludes mode {} {}",
         master.name, device.mode, device.flag
     )))
+}
+
+/// An interface on the device. The master is one if it is an ipvlan interface itself: then it
+/// has the mode of the device, wherever that is.
+fn on_device(
+    lower: &LowerDevice,
+    (master, in_container): (&Link, bool),
+    sides: &mut Sides,
+) -> Result<Option<Neighbour>> {
+    if !IPVLAN_KINDS.contains(&master.kind.as_str()) {
+        let found = of_kinds(&IPVLAN_KINDS, lower, sides)?;
+        return Ok(found.into_iter().next());
+    }
+    // The mode may have changed since the master was found.
+    let link = sides.socket(in_container).link_by_index(master.index)?;
+    let netns = match in_container {
+        true => sides.sandbox.netns.path(),
+        false => OWN,
+    };
+    let netns = netns.to_owned();
+    Ok(link.map(|link| Neighbour { netns, link }))
 }
 
 /// Completes the error of an ADD for which the kernel has reported that another interface on
@@ -172,8 +193,9 @@ pub fn name_macvlans(lower: &LowerDevice, sides: &mut Sides) -> String {
     }
 }
 
-/// The interfaces of these kinds on the device, in every visible namespace. A namespace that
-/// cannot be examined is only logged: an interface in it is not protected then.
+/// The interfaces of these kinds on the device, which is on the node or in the container, in
+/// every visible namespace. A namespace that cannot be examined is only logged: an interface in
+/// it is not protected then.
 fn of_kinds(kinds: &[&str], lower: &LowerDevice, sides: &mut Sides) -> Result<Vec<Neighbour>> {
     // A third namespace cannot be reached from here.
     if lower.third_netns.is_some() {
@@ -188,9 +210,8 @@ fn of_kinds(kinds: &[&str], lower: &LowerDevice, sides: &mut Sides) -> Result<Ve
     };
     let mut found = wanted.among(&mut sides.node, &node)?;
     found.extend(wanted.among(netlink, netns)?);
-    if lower.in_container {
-        return Ok(found);
-    }
+    // A device in the container can have interfaces of other pods, too: host-device moves one
+    // with them if its network has `allowInUse`.
     let known = [node.outer_id()?, netns.outer_id()?];
     for (path, id) in namespaces::visible()? {
         if known.iter().any(|known| known.is_same(&id)) || id.device != known[0].device {

@@ -61,6 +61,60 @@ fn the_mode_of_what_gos_plugin_has_attached_is_not_changed() {
     add(&node, &other(json!({"ipam": ipam})), &ours);
 }
 
+/// Moves the node's `eth1` into a pod as `net1`, although others have interfaces on it.
+#[track_caller]
+fn take_master(node: &Node, pod: &Pod) {
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "whole", "type": "host-device", "device": "eth1",
+        "allowInUse": true,
+    });
+    let call = Call::ours("host-device", "ADD").conf(&conf);
+    node.run(&call.pod(pod, "net1")).ok();
+}
+
+/// The answer to an ADD of `net2` in a pod, with the pod's own `net1` as the master, in mode l3.
+fn add_inside(node: &Node, pod: &Pod) -> String {
+    let ipam = json!({"type": "host-local", "subnet": "10.0.5.0/24"});
+    let inside = json!({"master": "net1", "linkInContainer": true, "mode": "l3", "ipam": ipam});
+    let call = Call::ours("ipvlan", "ADD").conf(&other(inside));
+    node.run(&call.pod(pod, "net2")).error_code(7).msg
+}
+
+#[track_caller]
+fn assert_is_l2(pod: &Pod) {
+    let shown = pod.netns.ip(&["-details", "link", "show", "net1"]);
+    assert!(shown.contains("mode l2 bridge"), "{shown}");
+}
+
+#[test]
+fn the_mode_of_another_pod_is_not_changed_by_a_pod_that_has_its_master() {
+    let node = node();
+    let (theirs, ours) = (Pod::new("c1"), Pod::new("c2"));
+    let process = Process::inside(&theirs);
+    add(&node, &conf(), &theirs);
+    take_master(&node, &ours);
+    let said = format!(
+        "master \"net1\" is used in mode l2 bridge by interface \"net1\" in netns {:?}",
+        process.netns()
+    );
+    let msg = add_inside(&node, &ours);
+    assert!(msg.contains(&said), "{msg}");
+    assert_is_l2(&theirs);
+}
+
+/// The master is an ipvlan interface whose device is neither on the node nor in its pod.
+#[test]
+fn the_mode_of_an_interface_whose_device_another_pod_has_is_not_changed() {
+    let node = node();
+    let (theirs, ours) = (Pod::new("c1"), Pod::new("c2"));
+    add(&node, &conf(), &theirs);
+    take_master(&node, &ours);
+    let said = "master \"net1\" is used in mode l2 bridge by interface \"net1\" in netns";
+    let msg = add_inside(&node, &theirs);
+    assert!(msg.contains(said), "{msg}");
+    assert_is_l2(&theirs);
+}
+
 #[test]
 fn the_mode_of_an_interface_of_the_node_is_not_changed() {
     for kind in ["ipvlan", "ipvtap"] {
