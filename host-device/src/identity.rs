@@ -119,6 +119,14 @@ impl Device {
         link.parent == self.parent && (is_alike || has_one_peer)
     }
 
+    /// The mark of a virtual device's record: its inode in sysfs, which is unique in this boot.
+    /// Devices that can return to the host without a DEL have no mark, so that every ADD examines
+    /// their records.
+    pub fn mark(&self) -> Option<u64> {
+        let stays = self.binding.is_none() && !self.is_hardware();
+        self.sysfs_number.filter(|_| stays)
+    }
+
     /// Whether the two records are about the same device.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let has_identity = !self.bus_address.is_empty() || !self.permanent_mac.is_empty();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::error::{Error, Errors, Result};
 use common::files::file::read_parameter;
 use common::kernel::netlink::{KernelRoute, Link, Netlink};
-use common::records::Records;
+use common::records::{Attachment, Records};
 use serde::Deserialize;
 
 use crate::device::{Controller, Device};
@@ -35,6 +35,14 @@ struct IpvlanDevice {
     /// Set when the index is one of a namespace that is neither the node's nor the
     /// container's.
     master_netns: Option<i32>,
+}
+
+impl IpvlanDevice {
+    /// The mark of a record, as ipvlan computes it: the index of a device on the node.
+    fn mark(&self) -> Option<u64> {
+        let is_on_node = !self.link_in_container && self.master_netns.is_none();
+        is_on_node.then(|| self.master_index.into())
+    }
 }
 
 /// Makes sure that neither the node nor another interface uses the device. `refusal` is the
@@ -162,18 +170,20 @@ fn is_spare_router(routes: &[KernelRoute], route: &KernelRoute, index: u32) -> b
 /// error, because it may be about this device.
 fn attachment(device: &Device) -> Result<Option<Use>> {
     let mut unreadable = Errors::default();
-    let records = Records::of("ipvlan").all_readable::<IpvlanDevice>(&mut unreadable)?;
-    for record in records {
+    let own = Some(u64::from(device.index));
+    let mark = |record: &Attachment<IpvlanDevice>| record.device.mark();
+    let is_use = |record: &Attachment<IpvlanDevice>| {
         let upper = &record.device;
-        let is_on_node = !upper.link_in_container && upper.master_netns.is_none();
-        if is_on_node && upper.master_index == device.index && record.is_alive()? {
-            let (container, name) = (&record.container_id, &device.name);
-            let (ifname, network) = (record.ifname.as_str(), &record.network);
-            return Ok(Some(Use {
-                what: format!("container {container} has an ipvlan interface on {name:?}"),
-                details: format!("{ifname:?} of network {network:?}"),
-            }));
-        }
-    }
-    unreadable.into_result().map(|()| None)
+        Ok(upper.mark() == own && record.is_alive()?)
+    };
+    let found = Records::of("ipvlan").find_marked((mark, own), is_use, &mut unreadable)?;
+    let Some(record) = found else {
+        return unreadable.into_result().map(|()| None);
+    };
+    let (container, name) = (&record.container_id, &device.name);
+    let (ifname, network) = (record.ifname.as_str(), &record.network);
+    Ok(Some(Use {
+        what: format!("container {container} has an ipvlan interface on {name:?}"),
+        details: format!("{ifname:?} of network {network:?}"),
+    }))
 }

@@ -27,7 +27,10 @@ pub type Taken = Survey<Device>;
 /// Code 5 when the records cannot be read or written, 999 when the kernel does not answer.
 pub fn recover(host: &mut Host) -> Result<Taken> {
     let mut unreadable = Errors::default();
-    let mut taken = records().survey(|record| mark(&record.device), &mut unreadable)?;
+    let mut taken = records().survey(
+        |record: &Attachment<Device>| record.device.mark(),
+        &mut unreadable,
+    )?;
     if let Err(error) = unreadable.into_result() {
         say!("{error}");
     }
@@ -43,13 +46,6 @@ pub fn recover(host: &mut Host) -> Result<Taken> {
 pub fn recover_all(host: &mut Host) -> Result<bool> {
     let mut all = records().all()?;
     recover_each(host, &mut all)
-}
-
-/// The mark of a virtual device: its inode in sysfs, which is unique in this boot. Devices that
-/// can return to the host without a DEL have no mark, so that every ADD examines their records.
-fn mark(device: &Device) -> Option<u64> {
-    let stays = device.binding.is_none() && !device.is_hardware();
-    device.sysfs_number.filter(|_| stays)
 }
 
 /// Restores the devices of these records that are on the host. Returns whether there were any.
@@ -144,7 +140,7 @@ impl Interfaces {
 /// # Errors
 /// Code 5 when the records cannot be read.
 pub fn with_recorded_properties(taken: Taken, device: Device) -> Result<Device> {
-    let all = match mark(&device) {
+    let all = match device.mark() {
         Some(mark) if taken.has(mark) => records().all()?,
         _ => taken.unmarked,
     };

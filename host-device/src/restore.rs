@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use common::error::{Error, Result};
+use common::error::{Error, Errors, Result};
 use common::kernel::netlink::{Link, LinkChange, Netlink};
 use common::records::{Attachment, boot_id};
 use common::say;
@@ -160,15 +160,22 @@ pub fn rebind(
 /// Code 5 or 8 when the records, or the namespace of one, cannot be examined.
 pub fn another_attachment_has_it(record: &Attachment<Device>) -> Result<bool> {
     let device = &record.device;
-    for other in crate::records().all::<Device>()? {
+    let has_it = |other: &Attachment<Device>| {
         let is_bound = device.binding.is_some() || other.device.binding.is_some();
         let is_same = other.device.is_same_as(device)
             || is_bound && !device.pci_id.is_empty() && device.pci_id == other.device.pci_id;
-        if !other.device.returned && is_same && is_other_and_exists(&other, record)? {
-            return Ok(true);
-        }
+        Ok(!other.device.returned && is_same && is_other_and_exists(other, record)?)
+    };
+    let own = device.mark();
+    if own.is_none() && !device.kind.is_empty() {
+        // Without its number, a virtual device can be that of any record.
+        return Ok(crate::records().find(has_it)?.is_some());
     }
-    Ok(false)
+    let mut unreadable = Errors::default();
+    let mark = |other: &Attachment<Device>| other.device.mark();
+    let found = crate::records().find_marked((mark, own), has_it, &mut unreadable);
+    report(unreadable.into_result());
+    Ok(found?.is_some())
 }
 
 /// Whether `other` is the record of another attachment that exists.

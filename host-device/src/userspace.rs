@@ -121,12 +121,13 @@ pub fn require_unheld(device: &Device, records: &Records) -> Result<()> {
     }
     let boot = boot_id()?;
     let mut unreadable = Errors::default();
-    let all = records.all_readable::<Device>(&mut unreadable)?;
-    let mut holders = all.iter().filter(|record| {
+    let mark = |record: &Attachment<Device>| record.device.mark();
+    // What is bound has no mark.
+    let has_bound = |record: &Attachment<Device>| {
         let is_bound = record.device.binding.is_some() && record.device.is_owed();
-        is_bound && record.boot_id == boot && record.device.pci_id == device.pci_id
-    });
-    match holders.next() {
+        Ok(is_bound && record.boot_id == boot && record.device.pci_id == device.pci_id)
+    };
+    match records.find_marked((mark, None), has_bound, &mut unreadable)? {
         // An unreadable record may be about this device.
         None => unreadable.into_result(),
         Some(record) => Err(Error::internal(format!(

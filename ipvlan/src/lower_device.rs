@@ -72,6 +72,12 @@ impl LowerDevice {
         Ok(lower)
     }
 
+    /// The mark of a record: the index of a device on the node. host-device computes the same.
+    pub fn mark(&self) -> Option<u64> {
+        let is_on_node = !self.in_container && self.third_netns.is_none();
+        is_on_node.then(|| self.index.into())
+    }
+
     /// Whether it is the device below `link`, an ipvlan interface inside the container.
     pub fn is_below(&self, link: &Link) -> bool {
         let is_same_netns = self.in_container && self.third_netns.is_none();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::address::Cidr;
 use common::attach::{Sandbox, Sides};
-use common::error::{Error, Result};
+use common::error::{Error, Errors, Result};
 use common::kernel::namespaces;
 use common::kernel::netlink::{Link, Netlink};
 use common::kernel::netns::{NetNs, OWN};
@@ -50,7 +50,7 @@ pub fn refuse_other_use(
     sides: &mut Sides,
 ) -> Result<()> {
     let device = &own.device;
-    let sharing = records.find(|record| Ok(shares_device(record, own)))?;
+    let sharing = sharing(own, records)?;
     let (mode, flag, user) = match sharing {
         Some(record) => {
             let used = &record.device;
@@ -74,6 +74,18 @@ pub fn refuse_other_use(
         "master {:?} is used in mode {mode} {flag} by {user}, which excludes mode {} {}",
         master.name, device.mode, device.flag
     )))
+}
+
+/// Another attachment on the device. A record that cannot be read is logged and skipped.
+fn sharing(own: &Attachment<Device>, records: &Records) -> Result<Option<Attachment<Device>>> {
+    let mut unreadable = Errors::default();
+    let mark = |record: &Attachment<Device>| record.device.lower.mark();
+    let shares = |record: &Attachment<Device>| Ok(shares_device(record, own));
+    let found = records.find_marked((mark, mark(own)), shares, &mut unreadable);
+    if let Err(error) = unreadable.into_result() {
+        say!("{error}");
+    }
+    found
 }
 
 /// An interface on the device. The master is one if it is an ipvlan interface itself: then it

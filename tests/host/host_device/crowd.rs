@@ -14,6 +14,8 @@ use super::{Fixture, conf};
 const OTHERS: usize = 12;
 /// What is kept of records that were read before.
 const MARKS: &str = "eni-cni/.host-device.marks";
+/// The index of a device that the node does not have.
+const ELSEWHERE: u32 = 9999;
 
 impl Fixture {
     /// The device, and the records of the attachments of others.
@@ -40,14 +42,43 @@ impl Fixture {
 
     /// How many records of others an ADD opens; a DEL follows it.
     fn opened(&self) -> usize {
+        let opened = self.opened_by("ADD");
+        self.del(&conf());
+        opened
+    }
+
+    /// How many records of others a command opens.
+    fn opened_by(&self, command: &str) -> usize {
         let trace = self.node.state().join(".trace");
         let path = trace.to_str().expect("its name is text");
         let options = ["-f", "-qq", "-e", "trace=openat", "-o", path];
-        let call = self.call("ADD", &conf());
+        let call = self.call(command, &conf());
         self.node.inside(|| call.run_under("strace", &options)).ok();
-        self.del(&conf());
         let text = fs::read_to_string(trace).expect("strace has written");
         text.lines().filter(|line| line.contains("/other-")).count()
+    }
+
+    /// Records of living pods that have an ipvlan interface on another device.
+    fn with_ipvlan() -> Self {
+        let fixture = Self::new();
+        let records = fixture.ipvlan();
+        fs::create_dir_all(&records).expect("it can be made");
+        fixture.add(&conf());
+        let text = fs::read(fixture.record("c1")).expect("ADD has written a record");
+        let mut record: Value = serde_json::from_slice(&text).expect("a record is JSON");
+        for n in 0..OTHERS {
+            let id = format!("other-{n}");
+            record["containerId"] = json!(id);
+            record["device"] = json!({ "masterIndex": ELSEWHERE, "linkInContainer": false });
+            let file = records.join(format!("{id}:net1.json"));
+            fs::write(file, record.to_string()).expect("it can be written");
+        }
+        fixture.del(&conf());
+        fixture
+    }
+
+    fn ipvlan(&self) -> PathBuf {
+        self.node.state().join("eni-cni/ipvlan/lan")
     }
 }
 
@@ -75,6 +106,37 @@ fn an_add_reads_no_record_of_another_pod_that_was_read_before() {
     fs::remove_file(&marks).unwrap();
     fs::create_dir(&marks).unwrap();
     assert_eq!(fixture.opened(), OTHERS + 1);
+}
+
+#[test]
+fn an_add_reads_no_record_of_an_ipvlan_pod_that_was_read_before() {
+    let fixture = Fixture::with_ipvlan();
+    assert_eq!(fixture.opened(), OTHERS);
+    assert_eq!(fixture.opened(), 0);
+    // The file that an attachment of the same names gets can have the same inode.
+    let file = fixture.ipvlan().join("other-3:net1.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let index = fixture.node.netns.link("hd0").unwrap()["ifindex"].clone();
+    record["device"]["masterIndex"] = index;
+    fs::write(&file, record.to_string()).unwrap();
+    let error = fixture
+        .node
+        .run(&fixture.call("ADD", &conf()))
+        .error_code(7);
+    let said = "container other-3 has an ipvlan interface on \"hd0\"";
+    assert!(error.msg.contains(said), "{error:?}");
+}
+
+/// The device is on the node already, so DEL asks whether it is another attachment's by now.
+#[test]
+fn a_del_reads_no_record_of_another_pod_that_was_read_before() {
+    let fixture = Fixture::crowded();
+    fixture.opened();
+    fixture.add(&conf());
+    let device = fixture.node.netns.path();
+    fixture.pod.ip(&["link", "set", "net1", "netns", &device]);
+    assert_eq!(fixture.opened_by("DEL"), 0);
+    assert!(fixture.node.netns.link("hd0").is_some());
 }
 
 /// Kills a DEL at its `nth` change, and lets ADDs of other devices read all records.
