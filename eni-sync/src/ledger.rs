@@ -39,8 +39,8 @@ use common::say;
 use serde::{Deserialize, Serialize};
 
 use self::attachment::Attachment;
-pub(crate) use self::attachment::is_inventory_of_attachment;
 use self::clock::Clock;
+pub(crate) use self::attachment::is_inventory_of_attachment;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
 pub(crate) use self::entry::{Absence, DESCRIBE_LAG, Entry, Timestamp, now};
@@ -302,7 +302,7 @@ impl Entries {
     /// replaced, because its meaning is unknown.
     ///
     /// # Errors
-    /// Code 5 naming the file, and 6 when it is not an entry. The old file stays then.
+    /// Code 5 naming the file, 6 when it is not an entry. The old file stays then.
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
         self.get(entry.address)?;
         let path = self.path(entry.address);

@@ -4,6 +4,7 @@
 pub(crate) mod assign;
 pub(crate) mod attached;
 pub(crate) mod choose;
+pub(crate) mod claim;
 mod count;
 pub(crate) mod desired;
 pub(crate) mod detached;

@@ -26,10 +26,10 @@ fn network(last: &str) -> Network {
 fn whole_enis_in_pods_of_two_nodes_reach_each_other_with_eni_sync() {
     let vpc = Vpc::new("10.0.0.0/16", "10.0.1.0/24");
     let subnet = vpc.subnet("10.0.4.0/24", Some("2001:db8:4::/64"));
-    let nodes = ["70", "71"].map(|last| (vpc.node(Names::Eth, &subnet), network(last)));
+    let nodes = ["230", "231"].map(|last| (vpc.node(Names::Eth, &subnet), network(last)));
     let pods = ["c1", "c2"].map(Pod::new);
     let [addresses, peers] =
-        ["70", "71"].map(|l| [format!("10.0.4.{l}"), format!("2001:db8:4::{l}")]);
+        ["230", "231"].map(|l| [format!("10.0.4.{l}"), format!("2001:db8:4::{l}")]);
 
     for ((node, network), pod) in nodes.iter().zip(&pods) {
         network.attach(&node.node, pod, "net1");

@@ -59,6 +59,10 @@ pub(crate) struct Entry {
     /// its path. Who does not see the processes of the node cannot find out when it ends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) lingers: bool,
+    /// Whether it was on the ENI, unknown to the ledger, before it was claimed, and somebody else
+    /// has it: the end of the claim leaves it there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) found: bool,
     /// The attachment of the ENI under which EC2 last confirmed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) attachment: Option<Attachment>,
@@ -103,6 +107,7 @@ impl Entry {
                 chosen: false,
                 floats: lets_float(event),
                 lingers: false,
+                found: false,
                 attachment: None,
                 returned: 0,
                 is_earlier: true,
@@ -132,8 +137,10 @@ impl Entry {
             Next::Become(state) => (state, now),
             Next::Stay => (self.state, self.since),
         };
+        let is_claimed = matches!(state, State::Claiming { .. });
         Some(Self {
             address: self.address,
+            found: self.found && is_claimed,
             owner: self.owner.filter(|_| !matches!(state, State::Pooled)),
             state,
             since,
@@ -191,8 +198,18 @@ impl Entry {
         entry.map(|entry| Self {
             chosen: false,
             lingers: false,
+            found: false,
             ..entry.owned_by(owner)
         })
+    }
+
+    /// The entry of a claimed address that was on the ENI before, and that somebody else has.
+    #[must_use]
+    pub(crate) fn found(self) -> Self {
+        Self {
+            found: true,
+            ..self
+        }
     }
 
     /// The entry with another owner.
@@ -206,6 +223,9 @@ impl Entry {
     /// cool-down that the attachment's configuration has.
     #[must_use]
     pub(crate) fn ended(self) -> Option<Self> {
+        if self.found {
+            return Self::begin(self.address, &Event::Seen, None);
+        }
         let owner = self.owner.as_ref();
         let cooldown = owner.map_or(0, |owner| owner.cooldown_seconds);
         let after = now().saturating_add(cooldown);
@@ -282,6 +302,11 @@ impl Entry {
     pub(crate) fn is_believed(&self, now: Timestamp) -> bool {
         let is_denied = self.is_earlier || self.floats || self.missing != 0;
         !is_denied && is_younger(self.confirmed, BELIEVED, now)
+    }
+
+    /// Whether EC2 has not confirmed the address since it was last removed, if it ever was.
+    pub(crate) fn is_new(&self) -> bool {
+        self.confirmed <= self.removal
     }
 
     /// Whether the last description has not shown the address.

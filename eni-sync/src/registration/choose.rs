@@ -3,20 +3,24 @@
 //! attachment that does not need it any more. If the attachment asks again, it gets the same
 //! addresses.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 
-use crate::ledger::{EniLedger, Entries, Entry, Excluded, Ledger, State, Whose, Wish};
+use crate::ledger::{EniLedger, Entries, Entry, Excluded, Ledger, Owner, State, Whose, Wish};
+use crate::registration::attached::is_part;
 use crate::registration::count::{self, is_chosen_for};
+use crate::registration::in_use;
 use crate::registration::node::Node;
 use crate::registration::prefixes::give;
 use crate::registration::prefixes::supply::{prefix_of, there};
 use crate::registration::register::{confirm, register, settle_until};
 use crate::registration::request::{Choice, Request};
 use crate::registration::shared::Shared;
+use crate::registration::unheard;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
@@ -49,7 +53,7 @@ pub(crate) fn choose(
         shared,
     };
     let addresses = match choice.is_whole && choice.addresses.is_empty() {
-        true => of_eni(&node, &eni, choice)?,
+        true => of_eni(&node, &eni, choice, &request.owner)?,
         false => {
             register(&node, &eni, &choice.addresses, request)?;
             let chosen = of_ec2(&node, &eni, &families, request)?;
@@ -132,9 +136,8 @@ impl Choice {
 }
 
 /// The addresses of an ENI that one attachment has as a whole, the primary ones first. They
-/// need not be claimed, and stay on the ENI when the attachment ends. Addresses that are being
-/// released are not among them.
-fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice) -> Result<Vec<IpAddr>> {
+/// need not be claimed, and stay on the ENI when the attachment ends.
+fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice, owner: &Owner) -> Result<Vec<IpAddr>> {
     let what = format!("look at {}", eni.id);
     let found = node.aws.ec2(&node.inventory.region)?.eni(&eni.id);
     let found = found.map_err(|failure| failure.error(&what))?;
@@ -142,14 +145,8 @@ fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice) -> Result<Vec<IpAddr>> {
         let msg = format!("EC2 does not show {} at this moment", eni.id);
         Error::new(ErrorCode::TRY_AGAIN, msg)
     })?;
-    let entries = node.ledger.of_attached(eni)?.open()?;
     let mut addresses = found.primary;
-    for address in found.secondary {
-        let entry = entries.get(address)?;
-        if entry.is_none_or(|entry| !entry.is_leaving()) {
-            addresses.push(address);
-        }
-    }
+    addresses.extend(parts(node, eni, found.secondary, owner)?);
     let is_of = |family: Family| move |address: &IpAddr| Family::of(*address) == family;
     let wanted = choice.families.clone().unwrap_or_default();
     let missing = wanted.iter().find(|f| !addresses.iter().any(is_of(**f)));
@@ -160,6 +157,37 @@ fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice) -> Result<Vec<IpAddr>> {
     }
     addresses.retain(|address| wanted.is_empty() || wanted.contains(&Family::of(*address)));
     Ok(addresses)
+}
+
+/// Those of the secondary addresses that are for nobody else: not claimed, not chosen by EC2 in an
+/// answer that was lost, and not used without a claim. The attachment may have them already.
+fn parts(
+    node: &Node<'_>,
+    eni: &Eni,
+    mut secondary: Vec<IpAddr>,
+    owner: &Owner,
+) -> Result<Vec<IpAddr>> {
+    let mut known = HashMap::new();
+    {
+        let entries = node.ledger.of_attached(eni)?.open()?;
+        for address in &secondary {
+            known.insert(*address, entries.get(*address)?);
+        }
+        secondary.retain(|address| {
+            let entry = known.get(address).and_then(Option::as_ref);
+            let is_own = entry.is_some_and(|entry| entry.is_in_use() && entry.is_owned_by(owner));
+            is_own || is_part(entry)
+        });
+        let unknown = |address: &IpAddr| known.get(address).is_none_or(Option::is_none);
+        if let Some(unheard) = unheard::readable(&entries)? {
+            secondary.retain(|a| !unknown(a) || unheard.before.contains(a));
+        }
+    }
+    if !secondary.is_empty() {
+        let used = in_use::look_beside(owner, node.ledger)?;
+        secondary.retain(|address| !used.has(*address));
+    }
+    Ok(secondary)
 }
 
 /// Gives an attachment one address of each family, chosen by EC2.

@@ -16,6 +16,7 @@ use crate::ledger::{
     Wish, now,
 };
 use crate::registration::assign::{Assigner, Room};
+use crate::registration::claim::may_be_used;
 use crate::registration::node::Node;
 use crate::registration::prefixes::{ask, give};
 use crate::registration::{release, rules, unheard};
@@ -52,7 +53,7 @@ pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, whose: Whose<'_>) -> Result<(
             None => return Ok(()),
         };
     }
-    let mut spare = spare(ledger, &seen)?;
+    let mut spare = spare(ledger, &eni.mac, &seen)?;
     if spare.is_empty() {
         return Ok(());
     }
@@ -98,8 +99,8 @@ impl Seen {
 }
 
 /// The addresses that may be given to the next attachment, each of them seen on the ENI of
-/// late and on no interface of any pod.
-fn spare(ledger: &EniLedger, seen: &Seen) -> Result<Vec<Entry>> {
+/// late and of no pod.
+fn spare(ledger: &EniLedger, mac: &str, seen: &Seen) -> Result<Vec<Entry>> {
     let spare = rules::spare(&seen.entries, now()).into_iter();
     let spare = spare.filter(|entry| !seen.excluded.contains(entry.address));
     let spare: Vec<Entry> = spare.cloned().collect();
@@ -108,6 +109,7 @@ fn spare(ledger: &EniLedger, seen: &Seen) -> Result<Vec<Entry>> {
     }
     let mut kept = Vec::new();
     let spare = release::without_living(ledger, spare, &mut kept)?;
+    let spare = release::without_whole(ledger, mac, spare, &mut kept)?;
     for why in kept {
         say!("{why}");
     }
@@ -306,8 +308,10 @@ impl Counter<'_> {
     }
 
     /// Gives what EC2 has chosen to those that wait. What nobody waits for any more is on its
-    /// way out, and what is excluded later. Returns how many are.
+    /// way out, and what is excluded later; what a pod has nevertheless stays as the ledger has it.
+    /// Returns how many are for nobody.
     fn note(&self, first: &[Wish], chosen: &[IpAddr]) -> Result<usize> {
+        let kept = self.kept(chosen)?;
         let entries = self.ledger.open()?;
         let excluded = entries.excluded()?;
         let mut waiting = self.waiting(&entries)?;
@@ -321,11 +325,40 @@ impl Counter<'_> {
             errors.keep(if excluded.contains(*address) {
                 parked += 1;
                 give(&entries, *address, &mut iter::empty(), now() + PARKED)
+            } else if kept.contains(address) {
+                parked += 1;
+                let known = entries.get(*address)?;
+                known.map_or(Ok(()), |known| entries.note(known, &Event::Seen))
             } else {
                 give(&entries, *address, &mut waiting, now())
             });
         }
         errors.into_result().map(|()| parked)
+    }
+
+    /// Those of the addresses that a pod has, or may have. Another program has removed them from
+    /// the ENI while the ledger kept them for that pod.
+    fn kept(&self, chosen: &[IpAddr]) -> Result<Vec<IpAddr>> {
+        let mut known = Vec::new();
+        {
+            let entries = self.ledger.open()?;
+            for address in chosen {
+                known.extend(entries.get(*address)?);
+            }
+        }
+        known.retain(|entry| may_be_used(entry) && !entry.is_in_use());
+        let all: Vec<IpAddr> = known.iter().map(|entry| entry.address).collect();
+        let mut kept = Vec::new();
+        let free = release::without_living(self.ledger, known, &mut kept)?;
+        let free = release::without_whole(self.ledger, &self.eni.mac, free, &mut kept)?;
+        for why in kept {
+            say!("{why}");
+        }
+        let is_free = |address: &IpAddr| free.iter().any(|entry| entry.address == *address);
+        Ok(all
+            .into_iter()
+            .filter(|address| !is_free(address))
+            .collect())
     }
 
     /// Why those that wait get nothing although EC2 has chosen something for them.

@@ -35,6 +35,8 @@ pub(crate) struct Living {
     is_blind: bool,
     /// The namespaces that have too many addresses, or change them too often to be read.
     unreadable: Vec<Unseen>,
+    /// Whose namespace is left out: an attachment that gets an address may have it already.
+    beside: Option<Owner>,
 }
 
 /// A namespace whose addresses are not known.
@@ -67,7 +69,27 @@ pub(crate) enum Reach {
 /// Those of a namespace that exists and cannot be opened: an address that may be in it must not
 /// count as free.
 pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) -> Result<Living> {
-    let mut living = Living::default();
+    look_into(Living::default(), owners, reach)
+}
+
+/// The same with the owners of all entries in the ledger, as far as possible, but without the
+/// namespace of `own`: who else has its addresses?
+///
+/// # Errors
+/// As for [`of_node`].
+pub(crate) fn look_beside(own: &Owner, ledger: &Ledger) -> Result<Living> {
+    let living = Living {
+        beside: Some(own.clone()),
+        ..Living::default()
+    };
+    look_into(living, owners_of(ledger)?.iter(), Reach::Visible)
+}
+
+fn look_into<'a>(
+    mut living: Living,
+    owners: impl Iterator<Item = &'a Owner>,
+    reach: Reach,
+) -> Result<Living> {
     living.add_node()?;
     let Named { visible, hidden } = namespaces::named()?;
     let mut paths: HashSet<PathBuf> = visible.into_iter().collect();
@@ -108,14 +130,15 @@ pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
 /// # Errors
 /// As for [`of_node`].
 pub(crate) fn look_from(ledger: &Ledger, reach: Reach) -> Result<Living> {
-    let mut entries = Vec::new();
+    look(owners_of(ledger)?.iter(), reach)
+}
+
+fn owners_of(ledger: &Ledger) -> Result<Vec<Owner>> {
+    let mut owners = Vec::new();
     for eni in ledger.enis()? {
-        entries.extend(eni.read()?);
+        owners.extend(eni.read()?.into_iter().filter_map(|entry| entry.owner));
     }
-    look(
-        entries.iter().filter_map(|entry| entry.owner.as_ref()),
-        reach,
-    )
+    Ok(owners)
 }
 
 impl Living {
@@ -238,6 +261,11 @@ impl Living {
 
     /// Reads a namespace, and returns its inode number.
     fn read(&mut self, path: PathBuf, netns: &NetNs) -> Result<u64> {
+        let inode = netns.outer_id()?.inode;
+        let own = self.beside.as_ref().and_then(Owner::netns_id);
+        if own.is_some_and(|own| own.inode == inode) {
+            return Ok(inode);
+        }
         match Netlink::open_in(netns)?.into_addresses(limits::ADDRESSES) {
             Ok(found) => {
                 let addresses = found.into_iter().map(|found| found.cidr.address());
@@ -255,10 +283,14 @@ impl Living {
                 });
             }
         }
-        Ok(netns.outer_id()?.inode)
+        Ok(inode)
     }
 
     fn hide(&mut self, path: PathBuf, why: Error, is_name: bool) {
+        let own = self.beside.as_ref().and_then(Owner::netns);
+        if own.is_some_and(|own| path == *own) {
+            return;
+        }
         if self.hidden.iter().all(|unseen| unseen.path != path) {
             self.hidden.push(Unseen {
                 path,

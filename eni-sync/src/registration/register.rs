@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netns::Holders;
+use common::say;
 
 use crate::deadline::Deadline;
 use crate::ledger::{
     EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, Whose, now,
 };
 use crate::registration::assign::{Assigner, Claimed};
+use crate::registration::claim::{claim, refuse_used};
 use crate::registration::desired::Wanted;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::give;
 use crate::registration::request::Request;
-use crate::registration::rules::{self, Claim};
+use crate::registration::rules;
 use crate::registration::shared::Shared;
 use crate::registration::turns::Part;
 use crate::registration::without::Without;
@@ -81,7 +83,7 @@ pub(crate) fn register(
     }
     eni::require_all(eni, &wanted)?;
     let ledger = node.ledger.of_attached(eni)?.until(node.aws.deadline());
-    let reusable = claim(&ledger, &wanted, request)?;
+    let reusable = claim(node, eni, &ledger, (&wanted, request))?;
     give::cover(&ledger, eni)?;
     confirm(node, eni, &ledger, &reusable, request)?;
     settle_until(node, eni, &ledger, |entries| {
@@ -122,7 +124,7 @@ pub(crate) fn settle_until<T>(
         // Those that have been served as well need not wait for what follows.
         drop(lead);
         if let Some(answer) = found {
-            release::release_if_worth(node, ledger);
+            release_if_worth(node, ledger);
             return Ok(answer);
         }
         drop(turn);
@@ -189,7 +191,7 @@ pub(crate) fn register_reservations(
             best_effort: true,
         };
         let claimed = eni::require_assignable(eni, address).and_then(|()| {
-            let reusable = claim(&ledger, &[address], &request)?;
+            let reusable = claim(node, eni, &ledger, (&[address], &request))?;
             confirm(node, eni, &ledger, &reusable, &request)
         });
         match claimed {
@@ -205,51 +207,6 @@ pub(crate) fn register_reservations(
         settle_in_turns(node, eni, &ledger)?;
     }
     Ok(without)
-}
-
-/// Claims `wanted` in the ledger, all or none, and returns the addresses that should be on the
-/// ENI already.
-fn claim(ledger: &EniLedger, wanted: &[IpAddr], request: &Request) -> Result<Vec<IpAddr>> {
-    let (entries, holders) = (ledger.open()?, Holders::default());
-    let mut claims = Vec::new();
-    for address in wanted {
-        let entry = entries.get(*address)?;
-        let other_lives = entry
-            .as_ref()
-            .is_some_and(|entry| entry.is_in_use() && entry.may_have_living_owner(&holders));
-        let by = (&request.owner, request.takeover);
-        let claim = rules::claim(entry.as_ref(), by, other_lives, now());
-        if claim == Claim::Taken {
-            return Err(taken(*address, ledger.id(), entry.as_ref()));
-        }
-        claims.push((*address, entry, claim));
-    }
-    let claimed = Event::Claimed {
-        takeover: request.takeover,
-        best_effort: request.best_effort,
-    };
-    let mut reusable = Vec::new();
-    for (address, entry, claim) in claims {
-        if claim == Claim::Reuse {
-            reusable.push(address);
-        }
-        let event = match claim {
-            Claim::Take => &Event::Taken,
-            Claim::Reuse | Claim::Ask | Claim::Taken => &claimed,
-        };
-        let before = entry.clone();
-        if let Some(entry) = Entry::claimed(address, entry, event, request.owner.clone()) {
-            entries.change(before.as_ref(), &entry, event)?;
-        }
-    }
-    Ok(reusable)
-}
-
-fn taken(address: IpAddr, eni: &str, entry: Option<&Entry>) -> Error {
-    let msg = format!("{address} on {eni} is in use by another attachment of this node");
-    let owner = entry.and_then(|entry| entry.owner.as_ref());
-    let details = owner.map(Owner::to_string).unwrap_or_default();
-    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
 /// Takes over, without a call, the addresses that are still on the ENI by the metadata. Not for
@@ -351,6 +308,7 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
     let is_due = |claimed: &&Claimed| until_second(claimed).is_none_or(|wait| wait.is_zero());
     let mut open = open_claims(ledger)?;
     let due: Vec<Claimed> = open.iter().filter(is_due).copied().collect();
+    let due = refuse_used(node, eni, ledger, due)?;
     if !due.is_empty() {
         let outcomes = Assigner::new(node, eni)?.assign(&due);
         open.retain(|claimed| {
@@ -419,4 +377,20 @@ fn note(entries: &Entries, entry: Entry, outcome: Result<()>) -> Result<()> {
         Err(error) => Event::Refused(Refusal::of(&error)),
     };
     entries.note(entry, &event)
+}
+
+/// Removes the due addresses, if they are worth a call while an ADD waits. The attachment does
+/// not depend on it. Addresses that stay are due again later, and are logged then.
+fn release_if_worth(node: &Node<'_>, ledger: &EniLedger) {
+    let released = ledger
+        .open()
+        .and_then(|entries| entries.all())
+        .map(|entries| rules::is_worth_releasing(&entries, now()))
+        .and_then(|worth| match worth {
+            true => release::release_due(node, ledger).map(drop),
+            false => Ok(()),
+        });
+    if let Err(error) = released {
+        say!("releasing addresses of {}: {error}", ledger.id());
+    }
 }

@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::attach::inventory::Eni;
 use common::error::{Error, Errors, Result};
-use common::say;
 
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
-use crate::registration::attached;
+use crate::registration::attached::Whole;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::free::free;
+use crate::registration::prefixes::supply::{self, prefix_of};
 use crate::registration::shared::Shared;
 use crate::registration::unassign::{Answer, Answers, Unassigner};
 use crate::registration::{rules, unheard};
@@ -58,22 +59,6 @@ pub(crate) fn release_due(node: &Node<'_>, ledger: &EniLedger) -> Result<Ends> {
     let entries = ledger.open()?.all()?;
     let due: Vec<Entry> = rules::due(&entries, now()).into_iter().cloned().collect();
     release(node, ledger, due)
-}
-
-/// Removes the due addresses, if they are worth a call while an ADD waits. The attachment does
-/// not depend on it. Addresses that stay are due again later, and are logged then.
-pub(crate) fn release_if_worth(node: &Node<'_>, ledger: &EniLedger) {
-    let released = ledger
-        .open()
-        .and_then(|entries| entries.all())
-        .map(|entries| rules::is_worth_releasing(&entries, now()))
-        .and_then(|worth| match worth {
-            true => release_due(node, ledger).map(drop),
-            false => Ok(()),
-        });
-    if let Err(error) = released {
-        say!("releasing addresses of {}: {error}", ledger.id());
-    }
 }
 
 /// Removes every due address from every ENI. If none is due, AWS is not asked. Adds to `kept`
@@ -177,6 +162,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     let entries = keep_living(ledger, entries, &mut ends)?;
     let mut enis = node.inventory.enis.iter();
     let own = enis.find(|eni| eni.id == ledger.id());
+    let entries = keep_whole_of_prefixes(ledger, own, entries, &mut ends)?;
     let (freed, entries) = free(ledger, own, entries)?;
     ends.extend(freed.iter().map(|entry| (entry.address, End::Freed)));
     if entries.is_empty() {
@@ -366,8 +352,7 @@ pub(crate) fn without_living(
     ended
 }
 
-/// The same for unclaimed addresses, on an ENI with this MAC address: a pod that has the whole
-/// ENI has them too.
+/// The same for addresses that a pod may have with the whole ENI, which has this MAC address.
 pub(crate) fn without_whole(
     ledger: &EniLedger,
     mac: &str,
@@ -386,12 +371,31 @@ fn keep_whole(
     entries: Vec<Entry>,
     ends: &mut Ends,
 ) -> Result<Vec<Entry>> {
-    if !entries.iter().any(Entry::is_unclaimed) {
+    // Records are only read if it is necessary.
+    if entries.is_empty() {
         return Ok(entries);
     }
-    let whole = attached::reason_to_keep(mac)?;
-    let why = |entry: &Entry| Ok(whole.clone().filter(|_| entry.is_unclaimed()));
-    keep(ledger, entries, ends, why)
+    let whole = Whole::of(mac)?;
+    keep(ledger, entries, ends, |entry| {
+        Ok(whole.reason_to_keep(Some(entry)))
+    })
+}
+
+/// The same for those in prefixes of the ENI: EC2 is not asked before they are freed.
+fn keep_whole_of_prefixes(
+    ledger: &EniLedger,
+    eni: Option<&Eni>,
+    entries: Vec<Entry>,
+    ends: &mut Ends,
+) -> Result<Vec<Entry>> {
+    let Some(eni) = eni else {
+        return Ok(entries);
+    };
+    let there = supply::there(&ledger.read_prefixes()?, &eni.prefixes);
+    let is_inside = |entry: &Entry| prefix_of(&there, entry.address).is_some();
+    let (inside, mut others): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_inside);
+    others.extend(keep_whole(ledger, &eni.mac, inside, ends)?);
+    Ok(others)
 }
 
 /// As [`without_living`], with the reasons in `ends`.

@@ -98,7 +98,10 @@ fn end_without_eni(entries: &Entries) -> Result<()> {
 /// The request whose answer is not known, if it can be read. A file that is damaged or of a
 /// newer format stays, and blocks only attachments that need another choice of EC2: they get
 /// the error of [`begin`].
-fn readable(entries: &Entries) -> Result<Option<Unheard>> {
+///
+/// # Errors
+/// Code 5 naming the file.
+pub(crate) fn readable(entries: &Entries) -> Result<Option<Unheard>> {
     match entries.unheard() {
         Err(error) if error.code == ErrorCode::DECODING => Ok(None),
         unheard => unheard,

@@ -61,7 +61,7 @@ impl Vpc {
     /// Two nodes, each with an address of each family, which the VPC knows.
     fn pair(&self) -> [Node; 2] {
         let nodes = [self.node(), self.node()];
-        for (node, last) in nodes.iter().zip(["70", "71"]) {
+        for (node, last) in nodes.iter().zip(["232", "233"]) {
             let addresses = [format!("10.0.4.{last}"), format!("2600:1f14:1:4::{last}")];
             for (address, length) in addresses.iter().zip(["24", "64"]) {
                 self.assign(node, &[address]);
@@ -89,22 +89,22 @@ impl Node {
 fn a_packet_goes_where_an_address_is_assigned() {
     let vpc = Vpc::new();
     let [first, second] = [vpc.node(), vpc.node()];
-    first.has("10.0.4.70/24");
-    first.has("2600:1f14:1:4::70/64");
-    second.has("10.0.4.71/24");
-    second.has("2600:1f14:1:4::71/64");
-    let addresses = ["10.0.4.71", "2600:1f14:1:4::71"];
+    first.has("10.0.4.232/24");
+    first.has("2600:1f14:1:4::232/64");
+    second.has("10.0.4.233/24");
+    second.has("2600:1f14:1:4::233/64");
+    let addresses = ["10.0.4.233", "2600:1f14:1:4::233"];
     let answers = || addresses.map(|to| first.netns.pings(to, None));
     assert_eq!(answers(), [false, false]);
-    vpc.assign(&first, &["10.0.4.70", "2600:1f14:1:4::70"]);
+    vpc.assign(&first, &["10.0.4.232", "2600:1f14:1:4::232"]);
     assert_eq!(answers(), [false, false]);
     vpc.assign(&second, &addresses);
     for to in addresses {
         first.netns.await_ping(to, None);
     }
-    vpc.lab.unassign(&second.eni, &[ip("10.0.4.71")]);
+    vpc.lab.unassign(&second.eni, &[ip("10.0.4.233")]);
     assert_eq!(answers(), [false, true]);
-    vpc.lab.unassign(&first.eni, &[ip("2600:1f14:1:4::70")]);
+    vpc.lab.unassign(&first.eni, &[ip("2600:1f14:1:4::232")]);
     assert_eq!(answers(), [false, false]);
 }
 
@@ -113,15 +113,15 @@ fn a_reassigned_address_is_reached_where_it_has_moved_to() {
     let vpc = Vpc::new();
     let [client, second] = vpc.pair();
     let third = vpc.node();
-    third.has("10.0.4.72/24");
-    vpc.assign(&second, &["10.0.4.72"]);
-    assert!(!client.netns.pings("10.0.4.72", None));
+    third.has("10.0.4.234/24");
+    vpc.assign(&second, &["10.0.4.234"]);
+    assert!(!client.netns.pings("10.0.4.234", None));
     vpc.lab
         .rules(|rules| rules.reassign_delay = Duration::from_secs(2));
-    vpc.lab.take(&third.eni, &[ip("10.0.4.72")]);
-    assert!(!client.netns.pings("10.0.4.72", None));
+    vpc.lab.take(&third.eni, &[ip("10.0.4.234")]);
+    assert!(!client.netns.pings("10.0.4.234", None));
     // It moves when it is due, although nobody asks the lab.
-    client.netns.await_ping("10.0.4.72", None);
+    client.netns.await_ping("10.0.4.234", None);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn subnets_reach_each_other_through_their_routers() {
     other.netns.ip(&[
         "route",
         "add",
-        "10.0.4.70",
+        "10.0.4.232",
         "via",
         "10.0.1.1",
         "dev",
@@ -216,11 +216,11 @@ fn a_source_that_an_interface_does_not_have_is_dropped() {
     let vpc = Vpc::new();
     let nodes = vpc.pair();
     let families = [
-        ("10.0.4.99", "24", ("10.0.4.70", "10.0.4.71")),
+        ("10.0.4.99", "24", ("10.0.4.232", "10.0.4.233")),
         (
             "2600:1f14:1:4::99",
             "64",
-            ("2600:1f14:1:4::70", "2600:1f14:1:4::71"),
+            ("2600:1f14:1:4::232", "2600:1f14:1:4::233"),
         ),
     ];
     for (spoofed, length, addresses) in families {

@@ -11,7 +11,7 @@ use super::candidate::{Candidate, candidates};
 use super::line::Fate;
 use super::{Manner, Selection};
 use crate::ledger::{EniLedger, State};
-use crate::registration::attached;
+use crate::registration::attached::Whole;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::Node;
 use crate::registration::release::{self, End, Ends};
@@ -23,8 +23,8 @@ struct Seen {
     living: Living,
     /// The addresses whose files cannot be read.
     unreadable: HashMap<IpAddr, Error>,
-    /// Why a pod that has the whole ENI may have the unclaimed addresses, if one may.
-    whole: Option<String>,
+    /// The pods that may have the ENI as a whole, if it is on this node.
+    whole: Option<Whole>,
     /// The reservations of host-local, with the files: their containers may be invisible, so
     /// such addresses are not left over.
     reserved: BTreeMap<IpAddr, PathBuf>,
@@ -43,7 +43,7 @@ pub(super) fn release(
 ) -> Result<Vec<(IpAddr, Fate)>> {
     let actual = actual(node, ledger)?;
     let candidates = candidates(&ledger.read()?, actual.as_ref(), selection);
-    let mut seen = look(node, ledger, (actual.as_ref(), &candidates))?;
+    let mut seen = look(node, ledger, actual.as_ref())?;
     if selection.foreign {
         seen.reserved = manner.reserved()?;
     }
@@ -65,19 +65,11 @@ pub(super) fn release(
 }
 
 /// Collects the facts by which candidates must stay.
-fn look(
-    node: &Node<'_>,
-    ledger: &EniLedger,
-    (actual, candidates): (Option<&Description>, &[Candidate]),
-) -> Result<Seen> {
-    let is_any_unclaimed = candidates.iter().any(Candidate::is_unclaimed);
+fn look(node: &Node<'_>, ledger: &EniLedger, actual: Option<&Description>) -> Result<Seen> {
     Ok(Seen {
         living: in_use::look_from(node.ledger, Reach::Visible)?,
         unreadable: ledger.unreadable()?.into_iter().collect(),
-        whole: match actual.filter(|_| is_any_unclaimed) {
-            Some(eni) => attached::reason_to_keep(&eni.mac)?,
-            None => None,
-        },
+        whole: actual.map(|eni| Whole::of(&eni.mac)).transpose()?,
         reserved: BTreeMap::new(),
     })
 }
@@ -91,8 +83,11 @@ fn reason_to_stay(candidate: &Candidate, manner: &Manner, seen: &Seen) -> Result
         return Ok(Some(format!("host-local has it: {}", path.display())));
     }
     let why = candidate.reason_to_stay(&seen.living, manner.force)?;
-    let whole = seen.whole.as_ref().filter(|_| candidate.is_unclaimed());
-    Ok(why.or_else(|| whole.cloned()))
+    let whole = || {
+        let whole = seen.whole.as_ref()?;
+        whole.reason_to_keep(candidate.entry.as_ref())
+    };
+    Ok(why.or_else(whole))
 }
 
 /// The current description of the ENI, if it is on this node and its addresses may be removed.

@@ -26,11 +26,6 @@ impl Candidate {
         }
     }
 
-    /// Whether a pod may have it without a claim.
-    pub(super) fn is_unclaimed(&self) -> bool {
-        self.entry.as_ref().is_none_or(Entry::is_unclaimed)
-    }
-
     /// The reason why the address is not released, if there is one.
     pub(super) fn reason_to_stay(&self, living: &Living, force: bool) -> Result<Option<String>> {
         if let Some(entry) = &self.entry

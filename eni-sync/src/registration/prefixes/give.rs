@@ -127,6 +127,7 @@ pub(crate) fn free_due(ledger: &EniLedger, eni: &Eni) -> Result<()> {
     let due: Vec<Entry> = due.cloned().collect();
     let mut kept = Vec::new();
     let ended = release::without_living(ledger, due, &mut kept)?;
+    let ended = release::without_whole(ledger, &eni.mac, ended, &mut kept)?;
     for why in kept {
         say!("{why}");
     }

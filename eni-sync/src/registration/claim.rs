@@ -1,0 +1,244 @@
+//! Claims addresses for an attachment in the ledger. Before that, one question is asked about each
+//! of them, whatever state it is in: may it be given to this attachment now? The runtime may have
+//! ended an attachment whose pod lives on with the address, and a pod, or the node itself, may
+//! have one that nobody has claimed.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
+
+use common::attach::inventory::Eni;
+use common::error::{Error, ErrorCode, Result};
+use common::kernel::netns::Holders;
+
+use crate::ledger::{EniLedger, Entries, Entry, Event, Life, Owner, Refusal, State, now};
+use crate::registration::assign::Claimed;
+use crate::registration::attached::Whole;
+use crate::registration::in_use::{self, Living};
+use crate::registration::node::Node;
+use crate::registration::request::Request;
+use crate::registration::rules::{self, Claim};
+
+/// How often the question is asked again because the ledger has changed meanwhile.
+const ATTEMPTS: usize = 5;
+/// The pauses after a look that has not shown whether anybody has an address: the first one, and
+/// the longest. Each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_millis(800);
+
+/// An address that an attachment wants, and what the ledger has of it.
+#[derive(Clone, PartialEq, Eq)]
+struct Wanted {
+    address: IpAddr,
+    entry: Option<Entry>,
+}
+
+/// Claims the wanted addresses in the ledger, all or none, and returns those that should be on the
+/// ENI already.
+///
+/// # Errors
+/// Code 11 naming an address that another attachment, a pod or the node has, or may have; 5, 6
+/// or 8 naming what cannot be read.
+pub(crate) fn claim(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    (wanted, request): (&[IpAddr], &Request),
+) -> Result<Vec<IpAddr>> {
+    let mut answered: Vec<Wanted> = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let doubtful = {
+            let entries = ledger.open()?;
+            let claims = decide(&entries, ledger.id(), (wanted, request))?;
+            let wanted = claims.iter().map(|(wanted, _)| wanted);
+            let open = wanted.filter(|wanted| {
+                let entry = wanted.entry.as_ref();
+                let is_doubtful = entry.is_some_and(|e| needs_question(e, &request.owner));
+                is_doubtful && !answered.contains(wanted)
+            });
+            let open: Vec<Wanted> = open.cloned().collect();
+            if open.is_empty() {
+                return write(&entries, claims, request);
+            }
+            open
+        };
+        // The ledger is not locked here: pods must not wait while all namespaces are read.
+        require_unused(node, eni, &doubtful, &request.owner)?;
+        answered.extend(doubtful);
+    }
+    let msg = format!("the ledger of {} changed while it was read", ledger.id());
+    Err(Error::new(ErrorCode::TRY_AGAIN, msg))
+}
+
+/// What the claim of each address is, by the ledger alone.
+///
+/// # Errors
+/// Code 11 naming an address that another existing attachment has.
+fn decide(
+    entries: &Entries,
+    eni: &str,
+    (wanted, request): (&[IpAddr], &Request),
+) -> Result<Vec<(Wanted, Claim)>> {
+    let (holders, mut claims) = (Holders::default(), Vec::new());
+    for address in wanted {
+        let entry = entries.get(*address)?;
+        let other_lives = entry
+            .as_ref()
+            .is_some_and(|entry| entry.is_in_use() && entry.may_have_living_owner(&holders));
+        let by = (&request.owner, request.takeover);
+        let claim = rules::claim(entry.as_ref(), by, other_lives, now());
+        if claim == Claim::Taken {
+            return Err(taken(*address, eni, entry.as_ref()));
+        }
+        let address = *address;
+        claims.push((Wanted { address, entry }, claim));
+    }
+    Ok(claims)
+}
+
+/// Whether an address may be used although no existing attachment has it by the ledger. What
+/// is in a pool was examined when the pool got it.
+pub(crate) fn may_be_used(entry: &Entry) -> bool {
+    match entry.state {
+        State::Held | State::Claiming { .. } => true,
+        State::Releasing { .. } | State::Withdrawn { .. } | State::Adopted => true,
+        State::Pooled | State::Removed => false,
+    }
+}
+
+/// Whether it must be found out if anybody else has an address. For one that is not on the ENI by
+/// the ledger, [`refuse_used`] does.
+fn needs_question(entry: &Entry, owner: &Owner) -> bool {
+    let is_own = entry.is_owned_by(owner) || entry.is_found_for(owner);
+    can_be_asked(owner) && may_be_used(entry) && !(is_own && entry.is_in_use())
+}
+
+/// Whether it is known in which namespace the owner itself may have its address already. host-local
+/// has given it to the others.
+fn can_be_asked(owner: &Owner) -> bool {
+    matches!(owner.life, Life::Namespace { .. })
+}
+
+/// Refuses the claims of addresses that were on the ENI before they were claimed, unknown to the
+/// ledger, and that somebody else has. Returns the others. The metadata are asked once for all, by
+/// the process in turn; without them, EC2 alone tells who has an address.
+///
+/// # Errors
+/// Code 5, 6 or 8 naming what cannot be read.
+pub(crate) fn refuse_used(
+    node: &Node<'_>,
+    eni: &Eni,
+    ledger: &EniLedger,
+    mut claims: Vec<Claimed>,
+) -> Result<Vec<Claimed>> {
+    let mut unknown = Vec::new();
+    {
+        let entries = ledger.open()?;
+        for claimed in &claims {
+            unknown.extend(entries.get(claimed.address)?);
+        }
+    }
+    let is_asked = |entry: &Entry| entry.owner.as_ref().is_some_and(can_be_asked);
+    unknown.retain(|entry| entry.is_new() && is_asked(entry));
+    if unknown.is_empty() {
+        return Ok(claims);
+    }
+    let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
+    unknown.retain(|entry| shown.contains(&entry.address));
+    for entry in unknown {
+        let Some(owner) = entry.owner.clone() else {
+            continue;
+        };
+        let wanted = Wanted {
+            address: entry.address,
+            entry: None,
+        };
+        let refused = require_unused(node, eni, std::slice::from_ref(&wanted), &owner);
+        let Err(error) = refused else { continue };
+        claims.retain(|claimed| claimed.address != wanted.address);
+        let refused = Event::Refused(Refusal::of(&error));
+        let entries = ledger.open()?;
+        if entries.get(wanted.address)?.as_ref() == Some(&entry) {
+            entries.note(entry.found(), &refused)?;
+        }
+    }
+    Ok(claims)
+}
+
+/// Checks that nobody else has the addresses.
+///
+/// # Errors
+/// Code 11 naming the first one that somebody has, or may have; 5 or 8 naming what cannot be read.
+fn require_unused(node: &Node<'_>, eni: &Eni, wanted: &[Wanted], owner: &Owner) -> Result<()> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let living = in_use::look_beside(owner, node.ledger)?;
+        let used = used(&eni.mac, wanted, owner, &living)?;
+        let Some((address, why)) = used else {
+            return Ok(());
+        };
+        // Whoever looks into a namespace, or forks, keeps it for a moment after its end.
+        let is_time = pause <= LAST_PAUSE && pause < node.aws.deadline().left();
+        if living.has(address) || !is_time {
+            let msg = format!("{address} on {} cannot be given to another pod yet", eni.id);
+            return Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(why));
+        }
+        thread::sleep(pause);
+        pause *= 2;
+    }
+}
+
+/// The first of the addresses that somebody else has, or may have, and why.
+fn used(
+    mac: &str,
+    wanted: &[Wanted],
+    owner: &Owner,
+    living: &Living,
+) -> Result<Option<(IpAddr, String)>> {
+    let whole = Whole::of(mac)?;
+    for Wanted { address, entry } in wanted {
+        let why = match entry {
+            Some(entry) if entry.is_owned_by(owner) => living.reason_to_keep(*address, Some(owner)),
+            Some(entry) => living.reason_to_keep_entry(entry)?,
+            None => living.reason_to_keep(*address, None),
+        };
+        if let Some(why) = why.or_else(|| whole.reason_to_refuse(entry.as_ref(), owner)) {
+            return Ok(Some((*address, why)));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes the claims, and returns the addresses that should be on the ENI already.
+fn write(
+    entries: &Entries,
+    claims: Vec<(Wanted, Claim)>,
+    request: &Request,
+) -> Result<Vec<IpAddr>> {
+    let claimed = Event::Claimed {
+        takeover: request.takeover,
+        best_effort: request.best_effort,
+    };
+    let mut reusable = Vec::new();
+    for (Wanted { address, entry }, claim) in claims {
+        if claim == Claim::Reuse {
+            reusable.push(address);
+        }
+        let event = match claim {
+            Claim::Take => &Event::Taken,
+            Claim::Reuse | Claim::Ask | Claim::Taken => &claimed,
+        };
+        let before = entry.clone();
+        if let Some(entry) = Entry::claimed(address, entry, event, request.owner.clone()) {
+            entries.change(before.as_ref(), &entry, event)?;
+        }
+    }
+    Ok(reusable)
+}
+
+fn taken(address: IpAddr, eni: &str, entry: Option<&Entry>) -> Error {
+    let msg = format!("{address} on {eni} is in use by another attachment of this node");
+    let owner = entry.and_then(|entry| entry.owner.as_ref());
+    let details = owner.map(Owner::to_string).unwrap_or_default();
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
