@@ -63,7 +63,8 @@ const LOCK: &str = ".lock";
 /// AWS needs.
 const TURN: &str = ".turn";
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
-/// The size limit of an entry in bytes. A larger file is not an entry.
+/// The size limit of an entry in bytes. A larger file is not an entry. The limits of what it
+/// consists of, [`Owner::require_short`] and [`Refusal::of`], keep it below that.
 const ENTRY_LIMIT: u64 = 1 << 16;
 
 /// The ledger of this node.
@@ -302,7 +303,8 @@ impl Entries {
     /// replaced, because its meaning is unknown.
     ///
     /// # Errors
-    /// Code 5 naming the file, 6 when it is not an entry. The old file stays then.
+    /// Code 5 naming the file, 6 when it is not an entry, and 7 when it would be too long to be
+    /// read. The old file stays then.
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
         self.get(entry.address)?;
         let path = self.path(entry.address);
@@ -310,6 +312,7 @@ impl Entries {
         let clock = &self.clock;
         let text = serde_json::to_vec(&Written { entry, clock });
         let text = text.map_err(|cause| failed(cause.into()))?;
+        document::require_readable(&path, &text, ENTRY_LIMIT)?;
         let replaced = file::replace_durably(&path, &text);
         in_place::or_overwrite(replaced, &path, &text).map_err(failed)
     }

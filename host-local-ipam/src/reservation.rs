@@ -20,8 +20,9 @@ use crate::container::{Container, Machine};
 /// The separator between container id and interface name. There is none at the end of the
 /// file.
 const SEPARATOR: &str = "\r\n";
-/// The maximum size of a file in bytes, larger than any container id.
-const CONTENT_LIMIT: u64 = 64 * 1024;
+/// The maximum size of a file in bytes, larger than any container id: that is in a variable, which
+/// has 128 KiB at most. Source: execve(2), `MAX_ARG_STRLEN`.
+const CONTENT_LIMIT: u64 = 256 * 1024;
 
 /// A reserved address, and its file.
 #[derive(Clone, Debug)]

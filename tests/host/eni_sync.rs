@@ -70,6 +70,7 @@ mod status_check;
 mod support_bundle;
 mod sync;
 mod taking_over;
+mod too_long;
 mod uninstalling;
 mod visibility;
 mod waiting;

@@ -50,14 +50,31 @@ fn require_known_format(path: &Path, content: &[u8]) -> Result<()> {
 /// because it may have content that this version does not know.
 ///
 /// # Errors
-/// Code 5 naming the file, and 6 when it is of a newer format. The old file stays then.
+/// Code 5 naming the file, 6 when it is of a newer format, and 7 when it would be too long to be
+/// read. The old file stays then.
 pub(super) fn write(path: &Path, document: &impl Serialize) -> Result<()> {
     if let Ok(there) = file::read_regular(path, LIMIT) {
         require_known_format(path, &there)?;
     }
     let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
     let text = serde_json::to_vec(document).map_err(|cause| failed(cause.into()))?;
+    require_readable(path, &text, LIMIT)?;
     file::replace_durably(path, &text).map_err(failed)
+}
+
+/// Checks that a file with this content would be read again: what only the writer knows would
+/// neither be used nor ended by anybody.
+///
+/// # Errors
+/// Code 7 naming the file and the limit, which is in bytes.
+pub(super) fn require_readable(path: &Path, text: &[u8], limit: u64) -> Result<()> {
+    let length = text.len();
+    if u64::try_from(length).is_ok_and(|length| length <= limit) {
+        return Ok(());
+    }
+    let msg = format!("cannot write {path:?} with {length} bytes");
+    let details = format!("this file of the ledger has {limit} at most");
+    Err(Error::config(msg).with_details(details))
 }
 
 /// Removes a file, if it is there.

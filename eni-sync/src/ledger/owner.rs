@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Takeover};
 
+/// How many bytes an attachment may have in the ledger.
+const LIMIT: usize = 1 << 15;
+
 /// The attachment that an address is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -157,6 +160,29 @@ impl Owner {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.is_attachment(&other.network, &other.container_id, &other.ifname)
             && self.life.is_same(&other.life)
+    }
+
+    /// Checks that the ledger can hold what it has to hold of the attachment, before anything is
+    /// done for it.
+    ///
+    /// # Errors
+    /// Code 7 naming the limit.
+    pub(crate) fn require_short(&self) -> Result<()> {
+        let text = serde_json::to_vec(self).map_err(|cause| {
+            let msg = "cannot write the attachment into the ledger";
+            Error::internal(msg).with_details(cause.to_string())
+        })?;
+        if text.len() <= LIMIT {
+            return Ok(());
+        }
+        let msg = format!(
+            "cannot write the attachment into the ledger with {} bytes",
+            text.len()
+        );
+        let details = format!(
+            "its network, container, interface and pod have {LIMIT} at most: use shorter names"
+        );
+        Err(Error::config(msg).with_details(details))
     }
 
     /// Whether the attachment still exists at its path.

@@ -3,6 +3,11 @@
 use common::error::{Error, ErrorCode};
 use serde::{Deserialize, Serialize};
 
+/// How many bytes of a message, and of its details, are kept: what EC2, or a proxy before it,
+/// answers can be of any length.
+const MSG_LIMIT: usize = 1 << 10;
+const DETAILS_LIMIT: usize = 1 << 12;
+
 /// Why EC2 did not assign an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
@@ -25,8 +30,8 @@ impl Refusal {
     pub(crate) fn of(error: &Error) -> Self {
         Self {
             code: error.code.0,
-            msg: error.msg.clone(),
-            details: error.details.clone(),
+            msg: shortened(&error.msg, MSG_LIMIT),
+            details: shortened(&error.details, DETAILS_LIMIT),
         }
     }
 
@@ -34,4 +39,13 @@ impl Refusal {
     pub(crate) fn error(&self) -> Error {
         Error::new(ErrorCode(self.code), self.msg.as_str()).with_details(self.details.as_str())
     }
+}
+
+/// The start of a text, of this many bytes at most.
+fn shortened(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let start = text.get(..text.floor_char_boundary(limit));
+    format!("{}…", start.unwrap_or_default())
 }

@@ -38,6 +38,7 @@ pub(crate) fn choose(
     choice: &Choice,
     request: &Request,
 ) -> Result<Vec<Cidr>> {
+    request.owner.require_short()?;
     let (inventory, eni) = inventory::find(aws, &choice.mac)?;
     eni::require_managed(&eni)?;
     let families = choice.families(&eni)?;

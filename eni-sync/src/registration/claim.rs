@@ -37,14 +37,15 @@ struct Wanted {
 /// ENI already.
 ///
 /// # Errors
-/// Code 11 naming an address that another attachment, a pod or the node has, or may have; 5, 6
-/// or 8 naming what cannot be read.
+/// Code 7 when the ledger cannot hold the attachment, 11 naming an address that another one, a pod
+/// or the node has, or may have; 5, 6 or 8 naming what cannot be read.
 pub(crate) fn claim(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
     (wanted, request): (&[IpAddr], &Request),
 ) -> Result<Vec<IpAddr>> {
+    request.owner.require_short()?;
     let mut answered: Vec<Wanted> = Vec::new();
     for _ in 0..ATTEMPTS {
         let doubtful = {

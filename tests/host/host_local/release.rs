@@ -295,3 +295,15 @@ fn check_of_a_result_of_another_shape_is_code_6() {
         error.msg
     );
 }
+
+/// A variable of a process has 128 KiB at most, with its name and the byte after it.
+#[test]
+fn del_releases_the_address_of_a_container_with_the_longest_id() {
+    let network = Network::of("10.0.0.0/24");
+    let id = "c".repeat(128 * 1024 - "CNI_CONTAINERID=".len() - 1);
+    network.add(&id).ok();
+    assert_eq!(network.reserved(), ["10.0.0.2"]);
+    network.check(&id).ok();
+    network.del(&id).ok();
+    assert!(network.reserved().is_empty(), "{:?}", network.reserved());
+}
