@@ -40,7 +40,6 @@ use serde::{Deserialize, Serialize};
 
 use self::attachment::Attachment;
 use self::clock::Clock;
-pub(crate) use self::attachment::is_inventory_of_attachment;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
 pub(crate) use self::entry::{Absence, DESCRIBE_LAG, Entry, Timestamp, now};

@@ -22,7 +22,7 @@ const INVENTORY_AGE: u64 = 600;
 pub(crate) struct Attachment {
     /// EC2's id of it.
     id: String,
-    /// When it began, in seconds since 1970 by EC2's clock; 0 if EC2 has not said.
+    /// When it began, in seconds since 1970 by EC2's clock; 0 if that is not known.
     attach_time: Timestamp,
     /// The index of the interface. The kernel gives an ENI that comes back another one, which is
     /// known while descriptions still show the attachment of before.
@@ -40,17 +40,17 @@ impl Attachment {
         })
     }
 
+    /// Whether it has EC2's id of `earlier`, and another interface: the description that it was
+    /// made of may be older than the interface, and its time is that of the attachment before.
+    fn may_be_of_before(&self, earlier: &Self) -> bool {
+        let indexes = [self.interface_index, earlier.interface_index];
+        self.id == earlier.id && indexes[0] != indexes[1] && !indexes.contains(&0)
+    }
+
     /// Whether a description of this moment is certainly not older than the attachment.
     fn is_described(&self, now: Timestamp) -> bool {
         is_over(self.attach_time, DESCRIBE_LAG + CLOCK_SKEW, now)
     }
-}
-
-/// Whether an inventory that is used at this moment certainly shows what the ENI has had since it
-/// was attached, and nothing of the time before.
-pub(crate) fn is_inventory_of_attachment(eni: &Eni, now: Timestamp) -> bool {
-    let longest = DESCRIBE_LAG + CLOCK_SKEW + INVENTORY_AGE;
-    is_over(eni.attach_time, longest, now)
 }
 
 /// Whether so many seconds have passed since a known time.
@@ -123,13 +123,32 @@ impl Entry {
         let first = Some(self.returned)
             .filter(|_| is_first_known && self.attachment.as_ref() == Some(present));
         let is_second = first.is_some_and(|first| !is_younger(first, DESCRIBE_LAG, now));
-        let is_proof = is_answer || !self.is_earlier || is_second || present.is_described(now);
+        let is_late = first.is_none()
+            && !self.is_contradicted_by(Some(present.clone()))
+            && present.is_described(now);
+        let is_proof = is_answer || !self.is_earlier || is_second || is_late;
         Self {
             attachment: Some(present.clone()),
             returned: if is_proof { 0 } else { first.unwrap_or(now) },
             is_earlier: !is_proof,
             ..self
         }
+    }
+
+    /// Whether what an inventory shows, which is used at this moment, is of the ENI as it is
+    /// attached now, and not of the time before.
+    pub(crate) fn may_be_listed(&self, eni: &Eni, now: Timestamp) -> bool {
+        let longest = DESCRIBE_LAG + CLOCK_SKEW + INVENTORY_AGE;
+        let is_inventory_of_now = || {
+            let is_doubtful = self.returned != 0 || self.is_contradicted_by(Attachment::of(eni));
+            !is_doubtful && is_over(eni.attach_time, longest, now)
+        };
+        !self.is_earlier || is_inventory_of_now()
+    }
+
+    fn is_contradicted_by(&self, present: Option<Attachment>) -> bool {
+        let both = self.attachment.as_ref().zip(present);
+        both.is_some_and(|(own, present)| present.may_be_of_before(own))
     }
 
     /// Whether EC2 has confirmed the address only before the ENI was attached to this node as it
@@ -208,6 +227,18 @@ mod tests {
         let again = once.under(Some(&third));
         let again = again.confirmed_under(&third, false, NOW + 2 * DESCRIBE_LAG);
         assert!(again.is_of_earlier_attachment(), "{again:?}");
+    }
+
+    /// The interface is new, and EC2 still describes the attachment of the one before.
+    #[test]
+    fn a_description_of_the_attachment_before_is_not_believed_by_its_age() {
+        let (first, back) = (attachment("a", 3, 1), attachment("a", 4, 1));
+        let seen = |entry: Entry, now| entry.confirmed_under(&back, false, now);
+        let once = seen(assigned(&first, &back), NOW);
+        assert!(once.is_of_earlier_attachment());
+        let soon = seen(once.clone(), NOW + DESCRIBE_LAG - 1);
+        assert!(soon.is_of_earlier_attachment());
+        assert!(!seen(once, NOW + DESCRIBE_LAG).is_of_earlier_attachment());
     }
 
     #[test]

@@ -356,13 +356,27 @@ impl Interfaces {
     /// The index of the interface of an ENI. An interface that is in a pod had it before, if the
     /// attachment is the same; 0 if it is not known.
     fn index(&self, eni: &Description) -> u32 {
-        let attachment = eni.attachment_id.as_deref().unwrap_or_default();
-        let earlier = self.earlier.iter().flat_map(|earlier| &earlier.enis);
-        let mut same =
-            earlier.filter(|known| known.id == eni.id && known.attachment_id == attachment);
         let known = index_of(&self.links, &eni.mac);
-        let known = known.or_else(|| same.next().map(|known| known.interface_index));
+        let known = known.or_else(|| self.earlier(eni).map(|known| known.interface_index));
         known.unwrap_or(0)
+    }
+
+    /// When the attachment of an ENI began, by EC2's clock; 0 if that is not known. A description
+    /// that shows the attachment of an earlier interface may be older than the present one, so
+    /// its time says nothing: only another attachment has a time again.
+    fn attach_time(&self, eni: &Description) -> u64 {
+        let is_of_before = self.earlier(eni).is_some_and(|known| {
+            let is_other = known.interface_index != 0 && known.interface_index != self.index(eni);
+            is_other || known.attach_time == 0
+        });
+        if is_of_before { 0 } else { eni.attach_time }
+    }
+
+    /// The ENI in the inventory of before, if it has the same attachment there.
+    fn earlier(&self, eni: &Description) -> Option<&Eni> {
+        let attachment = eni.attachment_id.as_deref()?;
+        let mut earlier = self.earlier.iter().flat_map(|earlier| &earlier.enis);
+        earlier.find(|known| known.id == eni.id && known.attachment_id == attachment)
     }
 }
 
@@ -441,7 +455,7 @@ pub(crate) fn compose(
         network_card_index: eni.network_card,
         device_index: eni.device_index,
         attachment_id: eni.attachment_id.clone().unwrap_or_default(),
-        attach_time: eni.attach_time,
+        attach_time: interfaces.attach_time(eni),
         interface_index: interfaces.index(eni),
         subnet_id: eni.subnet_id.clone(),
         subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),

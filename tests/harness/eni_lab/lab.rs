@@ -103,7 +103,8 @@ impl Lab {
         self.shared.update(|state| change(&mut state.rules));
     }
 
-    /// Makes everything that has happened so far older, so that delayed descriptions show it.
+    /// Makes everything that has happened so far older, so that delayed descriptions show it, and
+    /// the attachments of interfaces as well.
     pub fn age(&self, by: Duration) {
         self.shared.update(|state| state.age(by));
     }

@@ -122,6 +122,8 @@ impl State {
         for (at, _) in &mut self.history {
             *at = at.checked_sub(by).unwrap_or(*at);
         }
+        let worlds = self.history.iter_mut().map(|(_, world)| world);
+        worlds.chain([&mut self.world]).for_each(|w| w.age(by));
     }
 
     pub(super) fn change(&self, by: Option<InstanceId>) -> Change<'_> {

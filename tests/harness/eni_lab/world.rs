@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
@@ -222,6 +222,15 @@ pub(super) struct World {
 }
 
 impl World {
+    /// Makes all attachments older.
+    pub(super) fn age(&mut self, by: Duration) {
+        for eni in self.enis.values_mut() {
+            if let Some(attachment) = &mut Arc::make_mut(eni).attachment {
+                attachment.time = attachment.time.checked_sub(by).unwrap_or(attachment.time);
+            }
+        }
+    }
+
     pub(super) fn vpc(&self, id: &str) -> Result<&Vpc, Ec2Error> {
         let found = self.vpcs.get(&VpcId::from(id));
         found

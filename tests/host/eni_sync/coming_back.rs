@@ -78,6 +78,56 @@ fn a_prefix_that_another_node_has_got_meanwhile_gives_no_pod_an_address() {
     assert_eq!(vpc.owner(&address), Some(node.eni.clone()));
 }
 
+/// From now on, descriptions show the ENI under an attachment that is two hours old.
+fn show_the_past(vpc: &Vpc) {
+    vpc.lab.age(Duration::from_secs(7200));
+    let lag = Duration::from_secs(600);
+    vpc.lab.rules(|rules| rules.describe_lag = lag);
+}
+
+/// The interface of the ENI is a new one, so its attachment is not as old as described.
+#[test]
+fn a_prefix_that_another_node_has_got_gives_no_address_while_the_attachment_of_before_is_described()
+{
+    let vpc = Vpc::new();
+    let (node, other) = (vpc.node(), vpc.node());
+    drop(kept(&node, &one(), 1));
+    let prefix = prefixes(&node).remove(0);
+    show_the_past(&vpc);
+    take_away(&node);
+    vpc.lab.unassign_prefix(&node.eni, &prefix);
+    vpc.lab.assign_prefix(&other.eni, &prefix);
+    bring_back(&node);
+    for number in 0..2 {
+        let address = add(&node, &sharing(&node, &format!("c{number}")));
+        assert!(!contains(&prefix, &address), "{address} is in {prefix}");
+        assert_eq!(vpc.owner(&address), Some(node.eni.clone()));
+        // By the agent, or by hand, before the next pod.
+        node.command(&["sync", "--once"]);
+    }
+}
+
+#[test]
+fn a_description_of_the_attachment_of_before_confirms_no_address_of_a_pool() {
+    let vpc = Vpc::new();
+    let (node, other) = (vpc.node(), vpc.node());
+    fill(&node, &pool(64, 65, 2), 2);
+    node.let_time_pass(120);
+    show_the_past(&vpc);
+    take_away(&node);
+    vpc.lab.unassign(&node.eni, &[ip(FIRST)]);
+    other.add(&Pod::new("theirs"), &[FIRST]).ok();
+    bring_back(&node);
+    for _ in 0..2 {
+        let output = node.command(&["sync", "--once"]);
+        assert_eq!(output.status, Some(0), "{output}");
+    }
+    vpc.lab.rules(|rules| rules.describe_lag = Duration::ZERO);
+    let error = node.add(&Pod::new("c1"), &[FIRST]).error_code(11);
+    assert!(error.msg.contains(other.eni.as_str()), "{error:?}");
+    assert_eq!(vpc.owner(FIRST), Some(other.eni.clone()));
+}
+
 #[test]
 fn a_prefix_that_came_back_with_its_eni_is_used_after_the_second_look() {
     let vpc = Vpc::new();

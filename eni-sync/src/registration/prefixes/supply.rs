@@ -8,7 +8,7 @@ use common::address::{Cidr, number};
 use common::attach::inventory::Eni;
 
 use super::stock::Level;
-use crate::ledger::{Entry, Prefix, State, Timestamp, is_inventory_of_attachment};
+use crate::ledger::{Entry, Prefix, State, Timestamp};
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 
@@ -271,8 +271,7 @@ pub(super) fn is_usable(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
 /// Whether the inventory shows a prefix on the ENI. If the ledger has it of the time before the
 /// ENI was attached again, the inventory must not be as old.
 fn is_listed(prefix: Cidr, known: Option<&Prefix>, eni: &Eni, now: Timestamp) -> bool {
-    let is_earlier = known.is_some_and(|known| known.entry.is_of_earlier_attachment());
-    let is_current = !is_earlier || is_inventory_of_attachment(eni, now);
+    let is_current = known.is_none_or(|known| known.entry.may_be_listed(eni, now));
     is_current && eni.prefixes.contains(&prefix)
 }
 
