@@ -9,6 +9,7 @@ mod count;
 pub(crate) mod desired;
 pub(crate) mod detached;
 pub(crate) mod ended;
+mod here;
 pub(crate) mod in_use;
 pub(crate) mod looks;
 pub(crate) mod node;

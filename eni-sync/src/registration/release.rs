@@ -11,6 +11,7 @@ use common::error::{Error, Errors, Result};
 
 use crate::ledger::{Absence, EniLedger, Entry, Event, Ledger, State, now};
 use crate::registration::attached::Whole;
+use crate::registration::here;
 use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::free::free;
@@ -28,8 +29,8 @@ use crate::vpc::inventory;
 const POSTPONED: u64 = 60;
 /// The same for an address that EC2 refuses to remove: it makes EC2 refuse the others with it.
 const REFUSED: u64 = 300;
-/// The same for addresses of a detached ENI.
-const DETACHED: u64 = 300;
+/// The same for addresses of an ENI that is not on this node, or may not be.
+const AWAY: u64 = 300;
 
 /// The results for addresses that were to be removed. An address that was claimed meanwhile is
 /// not among them.
@@ -170,6 +171,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
     }
     let releasing = Releasing {
         ledger,
+        aws: node.aws,
         ec2: node.aws.ec2(&node.inventory.region)?,
         instance: &node.inventory.instance_id,
     };
@@ -192,6 +194,7 @@ pub(crate) fn release(node: &Node<'_>, ledger: &EniLedger, entries: Vec<Entry>) 
 /// The release of addresses of one ENI.
 struct Releasing<'a> {
     ledger: &'a EniLedger,
+    aws: &'a Aws,
     ec2: &'a Ec2,
     /// This node.
     instance: &'a str,
@@ -208,7 +211,8 @@ impl Releasing<'_> {
         let actual = self.ec2.eni(self.ledger.id());
         let actual = actual.map_err(|failure| self.failed(&failure))?;
         if actual.as_ref().is_some_and(|eni| eni.instance_id.is_none()) {
-            keep_detached(self.ledger, entries, ends)?;
+            let why = format!("{} is attached to no instance", self.ledger.id());
+            keep_away(self.ledger, entries, &why, ends)?;
             return Ok(None);
         }
         let is_here = |eni: &Description| eni.instance_id.as_deref() == Some(self.instance);
@@ -220,6 +224,10 @@ impl Releasing<'_> {
             return Ok(None);
         };
         eni::require_releasable(&actual)?;
+        if let Some(why) = here::reason_to_doubt(self.aws, &actual.mac)? {
+            keep_away(self.ledger, entries, &why, ends)?;
+            return Ok(None);
+        }
         Ok(Some((actual, entries)))
     }
 
@@ -248,13 +256,12 @@ impl Releasing<'_> {
     }
 }
 
-/// Keeps the addresses of an ENI that is attached to no instance: it may come back with them,
-/// and if they were forgotten, no entry would know them.
-fn keep_detached(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Result<()> {
+/// Keeps the addresses of an ENI that is not on this node, or may not be, for this reason: it may
+/// come back with them, and if they were forgotten, no entry would know them.
+fn keep_away(ledger: &EniLedger, entries: Vec<Entry>, why: &str, ends: &mut Ends) -> Result<()> {
     for entry in entries {
-        let why = format!("{} is attached to no instance", ledger.id());
-        ends.insert(entry.address, End::Kept(why));
-        postpone(ledger, entry, DETACHED)?;
+        ends.insert(entry.address, End::Kept(why.to_owned()));
+        postpone(ledger, entry, AWAY)?;
     }
     Ok(())
 }

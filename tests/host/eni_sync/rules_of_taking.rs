@@ -300,6 +300,28 @@ fn rule_4_an_eni_that_went_to_another_node_keeps_its_addresses() {
     );
 }
 
+/// What the node itself shows is younger.
+#[test]
+fn rule_4_an_eni_that_went_to_another_node_keeps_its_addresses_while_descriptions_are_old() {
+    let vpc = Vpc::new();
+    let (node, other) = (vpc.node(), vpc.node());
+    let pod = Pod::new("c1");
+    node.add(&pod, &[ADDRESS]).ok();
+    node.del(&pod);
+    vpc.lab.age(Duration::from_secs(7200));
+    vpc.lab
+        .rules(|rules| rules.describe_lag = Duration::from_secs(600));
+    vpc.lab.detach_eni(&node.eni);
+    node.node.netns.ip(&["link", "del", "ens6"]);
+    vpc.lab.attach_eni(&node.eni, &other.instance, 2);
+    node.end_cooldown(ADDRESS);
+    let output = node.run(&node.gc_call(&[]));
+    output.ok();
+    let why = format!("{ADDRESS} stays: the ENI may be on another node");
+    assert!(output.stderr.contains(&why), "{output}");
+    assert_eq!(node.addresses(), [ADDRESS]);
+}
+
 #[test]
 fn rule_4_an_eni_that_is_attached_to_nothing_keeps_its_addresses() {
     let vpc = Vpc::new();
