@@ -5,6 +5,7 @@ mod agent_first;
 pub(crate) mod attachment;
 pub(crate) mod config;
 mod ipam;
+mod renamed;
 pub(crate) mod section;
 pub(crate) mod socket;
 mod verify;
@@ -18,6 +19,7 @@ use common::say;
 use self::agent_first::{agent_first, own_aws};
 use self::attachment::owner;
 use self::config::Config;
+use self::renamed::Renamed;
 use self::section::Section;
 use self::verify::verify;
 use crate::deadline::Deadline;
@@ -84,7 +86,10 @@ fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
 }
 
 pub(crate) fn del(args: &CmdArgs) -> Result<()> {
-    give_up(&Ledger::of_node(), Why::Del, |owner| owner.is_of(args))?;
+    let renamed = Renamed::of(args);
+    give_up(&Ledger::of_node(), Why::Del, |owner, address| {
+        owner.is_of(args) || renamed.is_meant(owner, address)
+    })?;
     socket::announce();
     Ok(())
 }
@@ -131,7 +136,7 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
     };
     let ledger = Ledger::of_node();
     let mut errors = Errors::default();
-    errors.keep(give_up(&ledger, Why::Gc, |owner| {
+    errors.keep(give_up(&ledger, Why::Gc, |owner, _| {
         owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
     }));
     // Only the agent's role may permit the removal.

@@ -74,7 +74,7 @@ fn entries_of(entries: &Entries, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Op
 /// The addresses that the ledger does not hold for this attachment.
 ///
 /// # Errors
-/// Code 999 when it holds one for another attachment that exists.
+/// Code 999 when it holds one for another attachment that exists, or has ended this one.
 fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Vec<IpAddr>> {
     let (mut unknown, holders) = (Vec::new(), Holders::default());
     let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
@@ -83,6 +83,12 @@ fn not_held(entries: &Entries, addresses: &[IpAddr], owner: &Owner) -> Result<Ve
         let is_own = entry.as_ref().is_some_and(|entry| entry.is_owned_by(owner));
         match entry {
             Some(entry) if is_own && entry.state == State::Held => {}
+            // What was ended is not what the ledger has lost.
+            Some(entry) if is_own && entry.is_leaving() => {
+                let msg = format!("{address} is not this attachment's any more");
+                let details = "the attachment has been ended";
+                return Err(Error::internal(msg).with_details(details));
+            }
             Some(entry) if !is_own && entry.state == State::Held && lives(&entry) => {
                 let msg = format!("the ledger has {address} for another attachment");
                 let other = entry

@@ -1,6 +1,7 @@
 //! Ends attachments in the ledger, without a call to AWS: their addresses are not needed any more.
 //! Whether a pod still has one of them is decided when it is to leave the ENI.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common::error::{Errors, Result};
@@ -17,16 +18,24 @@ const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
 const LEAST_LOCK_WAIT: Duration = Duration::from_millis(100);
 
 /// Marks the addresses of attachments as not needed any more, on every ENI. AWS is not asked: the
-/// addresses leave when their cool-down is over.
+/// addresses leave when their cool-down is over. `is_ended` is asked about the owner of each
+/// address, and of each wish, which has none yet.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger that cannot be read or written, 11 when it is locked for too
 /// long; the others are marked nevertheless. If a DEL has found an entry of its attachment, a file
 /// that cannot be read is another's, and must not keep the pod from ending.
-pub(crate) fn give_up(ledger: &Ledger, why: Why, is_ended: impl Fn(&Owner) -> bool) -> Result<()> {
-    let is_of_ended = |entry: &Entry| entry.owner.as_ref().is_some_and(&is_ended);
+pub(crate) fn give_up(
+    ledger: &Ledger,
+    why: Why,
+    is_ended: impl Fn(&Owner, Option<IpAddr>) -> bool,
+) -> Result<()> {
+    let is_of_ended = |entry: &Entry| {
+        let owner = entry.owner.as_ref();
+        owner.is_some_and(|owner| is_ended(owner, Some(entry.address)))
+    };
     let mut pass = Pass::new(why.text());
-    pass.end_all(ledger, is_of_ended, |wish| is_ended(&wish.owner))?;
+    pass.end_all(ledger, is_of_ended, |wish| is_ended(&wish.owner, None))?;
     let is_all = why == Why::Del && pass.is_found;
     pass.finish(!is_all)
 }

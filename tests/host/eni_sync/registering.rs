@@ -205,3 +205,53 @@ fn pods_that_start_together_share_calls() {
     assert_eq!(calls["AssignPrivateIpAddresses"], 2, "{calls:?}");
     assert_eq!(node.addresses().len(), 11);
 }
+
+/// As a CHECK that the runtime has begun before the DEL.
+#[test]
+fn a_check_after_the_del_takes_no_address_back() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let (pod, next) = (Pod::new("c1"), Pod::new("c2"));
+    let address = "10.0.4.76";
+    node.add(&pod, &[address]).ok();
+    node.check(&pod, &[address]).ok();
+    node.del(&pod);
+    let error = node.check(&pod, &[address]).error_code(999);
+    assert!(error.msg.contains(address), "{error:?}");
+    assert_eq!(node.ledger()[address], "releasing");
+    node.add(&next, &[address]).ok();
+    node.check(&next, &[address]).ok();
+}
+
+/// The runtime has the configuration by its new name only.
+#[test]
+fn del_of_a_network_that_was_renamed_releases_the_addresses_of_the_attachment() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let (first, second, other) = ("10.0.4.77", "10.0.4.78", "10.0.4.79");
+    let (lives, gone, neighbour) = (Pod::new("c1"), Pod::new("c2"), Pod::new("c3"));
+    for (pod, address) in [(&lives, first), (&gone, second), (&neighbour, other)] {
+        node.add(pod, &[address]).ok();
+    }
+    let renamed = json!({ "name": "new" });
+    let del = |pod: &Pod, addresses: &[&str]| {
+        let call = node.conf_call("DEL", pod, addresses, &renamed);
+        node.run(&call).ok();
+    };
+    // Neither by its name alone nor with another address.
+    del(&lives, &[]);
+    del(&lives, &[other]);
+    assert_eq!(node.ledger()[first], "held");
+    del(&lives, &[first]);
+    assert_eq!(node.ledger()[first], "releasing");
+    // What has ended needs no more proof.
+    let successor = Pod::new("c2");
+    let _ended = gone.netns.end();
+    // Who forks keeps a namespace for a moment.
+    let is_ended = || {
+        del(&successor, &[]);
+        node.ledger()[second] == "releasing"
+    };
+    assert!(eventually(is_ended), "{:?}", node.ledger());
+    assert_eq!(node.ledger()[other], "held");
+}

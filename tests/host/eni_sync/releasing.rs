@@ -82,7 +82,7 @@ fn del_of_an_unknown_attachment_succeeds_and_touches_nothing() {
     let other_interface = node.pod_call("DEL", &pod, &["10.0.4.70"]);
     node.run(&other_interface.env("CNI_IFNAME", "net2")).ok();
     let keys = json!({ "name": "other" });
-    node.run(&node.conf_call("DEL", &pod, &["10.0.4.70"], &keys))
+    node.run(&node.conf_call("DEL", &pod, &["10.0.4.71"], &keys))
         .ok();
     node.del(&Pod::new("c2"));
     assert_eq!(node.ledger()["10.0.4.70"], "held");
