@@ -45,14 +45,17 @@ pub(crate) fn end(ledger: &EniLedger, earlier: Option<Unheard>) -> Result<()> {
     }
 }
 
-/// The addresses that are on the ENI before EC2 is asked, by the metadata if the service
-/// answers. An address that is gone by the ledger may be chosen again, so it is left out,
-/// although the metadata may still show it.
+/// The addresses that are on the ENI before EC2 is asked, by the metadata if these show nothing
+/// that the ledger does not know: what was removed long ago may be among them, because they can lag
+/// behind for longer than descriptions. An address that is gone by the ledger may be chosen again,
+/// so it is left out.
 fn present(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<BTreeSet<IpAddr>> {
     let shown = node.aws.imds().and_then(|imds| imds.addresses(&eni.mac));
+    let known = ledger.open()?.addresses()?;
+    let is_known = |a: &IpAddr| known.contains(a) || eni.primary_addresses.contains(a);
     let mut present: BTreeSet<IpAddr> = match shown {
-        Ok(shown) => shown.into_iter().collect(),
-        Err(_) => describe(node, &eni.id)?
+        Ok(shown) if shown.iter().all(is_known) => shown.into_iter().collect(),
+        _ => describe(node, &eni.id)?
             .map(|found| found.primary.into_iter().chain(found.secondary).collect())
             .unwrap_or_default(),
     };
