@@ -213,3 +213,27 @@ fn an_agent_that_cannot_write_the_list_down_does_not_start() {
     assert_eq!(output.status, Some(1), "{output}");
     assert!(output.stderr.contains("ledger/exclude.json"), "{output}");
 }
+
+/// host-local would hand out what the list of a newer version names.
+#[test]
+fn no_prefix_is_listed_for_host_local_while_the_list_cannot_be_read() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let list = node.node.state().join("eni-cni/ledger/exclude.json");
+    fs::create_dir_all(list.parent().unwrap()).unwrap();
+    fs::write(&list, r#"{"formatVersion":2}"#).unwrap();
+    let configuration = json!({ "exclude": ["10.0.4.16/29"], "pools": [{
+        "name": "many", "master": "ens6", "rangesFile": "/run/ranges.json",
+        "prefixes": { "ipv4": { "low": 1, "high": 1 } },
+    }]});
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| prefixes::known(&node).len() == 1));
+    agent.stop();
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| serving(&node) == Some(agent.id())));
+    assert!(listed(&node).is_empty(), "{:?}", listed(&node));
+    agent.stop();
+    fs::remove_file(list).unwrap();
+    let _agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| !listed(&node).is_empty()));
+}

@@ -22,14 +22,18 @@ const TRIED: usize = 16;
 /// confirmed them.
 ///
 /// # Errors
-/// Code 5 naming the file.
+/// Code 5 naming the file, 5 or 6 naming one of the ledger that cannot be read.
 pub(crate) fn write(
     ledger: &EniLedger,
     eni: &Eni,
     file: &Path,
     families: impl Iterator<Item = Family>,
 ) -> Result<()> {
-    let mut prefixes = ledger.open()?.prefixes()?;
+    let entries = ledger.open()?;
+    // Without the list of excluded addresses, the file stays as it is.
+    entries.excluded()?;
+    let mut prefixes = entries.prefixes()?;
+    drop(entries);
     prefixes.retain(|prefix| prefix.ranges_file.as_deref() == Some(file));
     ranges_file::write(file, sets(&prefixes, eni, families, now()))
 }
