@@ -28,8 +28,9 @@ const FILE: &str = "/run/eni-cni/environment.json";
 /// A copy of the agent's certificate authorities, whose own file may exist only in its
 /// container.
 const AUTHORITIES: &str = "/run/eni-cni/authorities.pem";
-/// The size limit of the file in bytes.
-const LIMIT: u64 = 1 << 16;
+/// The size limit of the file in bytes: more than the variables of a process can have. Source:
+/// execve(2), "Limits on size of arguments and environment".
+const LIMIT: u64 = 1 << 24;
 /// The variable that says that this process has been given the agent's variables. Its value is
 /// the time that the command has left, in milliseconds.
 const ADOPTED: &str = "ENI_SYNC_ENVIRONMENT";
@@ -111,11 +112,10 @@ impl Left {
     }
 }
 
-/// Whether a URL names a user, and with that a password.
-fn has_user(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = host.split(['/', '?', '#']).next().unwrap_or_default();
-    host.contains('@')
+/// Whether a value names a user, and with that a password, which can have any character. The path
+/// of a file is no such value.
+fn has_user(value: &str) -> bool {
+    !value.starts_with('/') && value.contains('@')
 }
 
 /// Writes the settings of this agent for the plugins of its node, where the files differ. Only
@@ -310,12 +310,14 @@ mod tests {
             ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token"),
             ("https_proxy", "http://user:secret@proxy:3128"),
             ("HTTP_PROXY", "user:secret@proxy"),
+            ("all_proxy", "http://user:sec/r#e?t@proxy:3128"),
+            ("AWS_CA_BUNDLE", "/etc/ssl/ca@1.pem"),
             ("NO_PROXY", "10.0.0.0/8"),
         ]));
         let names: Vec<&String> = left.variables.keys().collect();
-        assert_eq!(names, ["NO_PROXY"]);
+        assert_eq!(names, ["AWS_CA_BUNDLE", "NO_PROXY"]);
         assert!(left.has_own_role);
-        assert_eq!(secret, ["https_proxy", "HTTP_PROXY"]);
+        assert_eq!(secret, ["all_proxy", "https_proxy", "HTTP_PROXY"]);
     }
 
     #[test]
