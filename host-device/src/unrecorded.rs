@@ -42,14 +42,21 @@ pub fn give_back(args: &CmdArgs) -> Result<bool> {
         }
         let links = unrecorded_links(&mut sandbox)?;
         let of_node = links_of_node(&mut sandbox, &links)?;
-        if let Some(link) = evidence.find(&of_node)? {
+        let is_elsewhere = evidence.is_elsewhere(args)?;
+        let found = match is_elsewhere {
+            true => evidence.proven(&of_node)?,
+            false => evidence.find(&of_node)?,
+        };
+        if let Some(link) = found {
             let mut host = Host::open()?;
             let name = evidence.name_of(link, &mut host)?;
             move_out::move_out_unrecorded(&mut host, &mut sandbox, link, &name)?;
             return Ok(true);
         }
-        evidence.require_nothing_left(&of_node)?;
-        evidence.require_no_likely_link(&links)?;
+        if !is_elsewhere {
+            evidence.require_nothing_left(&of_node)?;
+            evidence.require_no_likely_link(&links)?;
+        }
     }
     let Some(selector) = &evidence.selector else {
         return Ok(false);
@@ -238,29 +245,41 @@ impl Evidence {
         }
     }
 
+    /// Whether the configured device is on the node, or another attachment has it: a DEL may be
+    /// repeated. What looks like the device in the container is another interface then, such as
+    /// the pod's first one, whose other end is on the node as well.
+    fn is_elsewhere(&self, args: &CmdArgs) -> Result<bool> {
+        let Some(selector) = &self.selector else {
+            return Ok(false);
+        };
+        if is_on_host(&mut Host::open()?, selector, args) {
+            return Ok(true);
+        }
+        let has_it = |record: &Attachment<Device>| {
+            let device = &record.device;
+            let is_living = || record.is_alive().unwrap_or(true);
+            Ok(!device.returned && device.is_selected_by(selector) && is_living())
+        };
+        Ok(records().find(has_it)?.is_some())
+    }
+
+    /// The attachment's device among `links`, which come from the node, if one is proven.
+    fn proven<'a>(&self, links: &'a [Link]) -> Result<Option<&'a Link>> {
+        let proven: Vec<&Link> = links.iter().filter(|link| self.is_proven(link)).collect();
+        one_of(&proven)
+    }
+
     /// The attachment's device among `links`, which come from the node: one that is proven,
     /// otherwise one that looks like it and has the attachment's interface name, otherwise
     /// one that looks like it.
     fn find<'a>(&self, links: &'a [Link]) -> Result<Option<&'a Link>> {
-        let of = |wanted: &dyn Fn(&Link) -> bool| -> Vec<&'a Link> {
-            links.iter().filter(|link| wanted(link)).collect()
-        };
-        let mut found = of(&|link| self.is_proven(link));
-        if found.is_empty() {
-            found = of(&|link| link.name == self.ifname.as_str() && self.is_likely(link));
+        if let Some(link) = self.proven(links)? {
+            return Ok(Some(link));
         }
-        if found.is_empty() {
-            found = of(&|link| self.is_likely(link));
-        }
-        match found[..] {
-            [] => Ok(None),
-            [link] => Ok(Some(link)),
-            _ => {
-                let names: Vec<&str> = found.iter().map(|link| link.name.as_str()).collect();
-                let msg = "cannot tell which interface of the container is the host device";
-                Err(Error::config(msg).with_details(names.join(", ")))
-            }
-        }
+        let likely: Vec<&Link> = links.iter().filter(|link| self.is_likely(link)).collect();
+        let is_named = |link: &&&Link| link.name == self.ifname.as_str();
+        let named: Vec<&Link> = likely.iter().filter(is_named).copied().collect();
+        one_of(if named.is_empty() { &likely } else { &named })
     }
 
     /// Whether the link is certainly the attachment's device, whatever its name is.
@@ -348,4 +367,20 @@ fn undecided(link: &Link) -> Error {
     Error::config(format!(
         "cannot tell whether interface {name:?} is the host device to give back"
     ))
+}
+
+/// The one link that was found, if any was.
+///
+/// # Errors
+/// Code 7 naming them, when there are several.
+fn one_of<'a>(found: &[&'a Link]) -> Result<Option<&'a Link>> {
+    match *found {
+        [] => Ok(None),
+        [link] => Ok(Some(link)),
+        _ => {
+            let names: Vec<&str> = found.iter().map(|link| link.name.as_str()).collect();
+            let msg = "cannot tell which interface of the container is the host device";
+            Err(Error::config(msg).with_details(names.join(", ")))
+        }
+    }
 }

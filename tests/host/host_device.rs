@@ -18,6 +18,7 @@ mod killed;
 mod network_state;
 mod numbered;
 mod path;
+mod repeated_del;
 mod selectors;
 mod stacked;
 mod turns;

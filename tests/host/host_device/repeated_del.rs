@@ -1,0 +1,70 @@
+//! A DEL that the runtime repeats when the device is back, or another pod has it: what the pod has
+//! made to look like the device stays where it is.
+
+use harness::{Call, Namespace};
+use serde_json::{Value, json};
+
+use super::{Fixture, conf};
+use fixtures::with;
+
+/// A pod whose first interface has its other end on the node, as that of the bridge plugin, and
+/// whose device is back on the node. Returns the input of its DEL.
+fn detached(fixture: &Fixture) -> Value {
+    let pod = fixture.pod.path();
+    fixture.host(&[
+        "link", "add", "of-pod", "type", "veth", "peer", "name", "eth0", "netns", &pod,
+    ]);
+    let attached = fixture.attached(&conf());
+    fixture.del(&attached);
+    attached
+}
+
+/// What a pod can do to its first interface: it gets the alias by which Go's plugin marks the
+/// device, the MAC of the result, or the name of the attachment.
+const DISGUISES: [&[&str]; 3] = [
+    &["alias", "hd0"],
+    &["address", "02:00:00:00:00:01"],
+    &["alias", "hd0", "name", "net1"],
+];
+
+fn disguise(fixture: &Fixture, how: &[&str]) -> Vec<String> {
+    let pod = &fixture.pod;
+    for change in how.chunks(2) {
+        pod.ip(&[&["link", "set", "eth0"], change].concat());
+    }
+    pod.links()
+}
+
+#[test]
+fn a_repeated_del_takes_nothing_while_the_device_is_on_the_node() {
+    for how in DISGUISES {
+        let fixture = Fixture::new();
+        let attached = detached(&fixture);
+        let (links, before) = (disguise(&fixture, how), fixture.node.netns.links());
+        for _ in 0..2 {
+            fixture.del(&attached);
+            assert_eq!(fixture.pod.links(), links, "{how:?}");
+            assert_eq!(fixture.node.netns.links(), before, "{how:?}");
+        }
+    }
+}
+
+#[test]
+fn a_repeated_del_takes_nothing_while_another_pod_has_the_device() {
+    for how in DISGUISES {
+        let fixture = Fixture::new();
+        let attached = detached(&fixture);
+        let (links, before) = (disguise(&fixture, how), fixture.node.netns.links());
+        let next = Namespace::new();
+        let of_next = |command: &str, conf: &Value| -> Call {
+            let call = fixture.call(command, conf);
+            call.attachment("c2", "net1", &next.path())
+        };
+        let result = fixture.node.run(&of_next("ADD", &conf())).ok();
+        fixture.del(&attached);
+        assert_eq!(fixture.pod.links(), links, "{how:?}");
+        let its = with(&conf(), &json!({ "prevResult": result }));
+        fixture.node.run(&of_next("DEL", &its)).ok();
+        assert_eq!(fixture.node.netns.links(), before, "{how:?}");
+    }
+}
