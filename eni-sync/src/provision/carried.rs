@@ -27,24 +27,29 @@ pub(super) fn attached(mac: &str) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
+/// The attachments that have an address of an ENI by the ledger, or are getting one.
+///
+/// # Errors
+/// Code 5 naming a file of the ledger.
+pub(super) fn claimed(ledger: &Ledger, eni: &str) -> Result<BTreeSet<String>> {
+    let (holders, mut found) = (Holders::default(), BTreeSet::new());
+    for entry in ledger.of_eni(eni)?.read()? {
+        if entry.is_in_use() && entry.may_have_living_owner(&holders) {
+            let owner = entry.owner.as_ref().map(ToString::to_string);
+            let owner = owner.unwrap_or_default();
+            found.insert(format!("{owner} has {}", entry.address));
+        }
+    }
+    Ok(found)
+}
+
 /// The reasons why an ENI must not be detached, each once; none when it carries no pod.
 ///
 /// # Errors
 /// Those of reading the records and the kernel's links: without them, the ENI may carry a pod.
 pub(super) fn reasons(ledger: &Ledger, eni: &Description) -> Result<Vec<String>> {
     let mut reasons = attached(&eni.mac)?;
-    let holders = Holders::default();
-    for entry in ledger.of_eni(&eni.id)?.read()? {
-        if !entry.is_in_use() || !entry.may_have_living_owner(&holders) {
-            continue;
-        }
-        let owner = entry.owner.as_ref().map(ToString::to_string);
-        reasons.insert(format!(
-            "{} has {}",
-            owner.unwrap_or_default(),
-            entry.address
-        ));
-    }
+    reasons.extend(claimed(ledger, &eni.id)?);
     let living = in_use::look_from(ledger, Reach::Visible)?;
     for address in &eni.secondary {
         let reason = living.reason_to_keep(*address, None);

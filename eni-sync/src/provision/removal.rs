@@ -2,6 +2,7 @@
 //! carry pods. A detached ENI has a record until it is deleted, so if a process is killed
 //! between the two, the next process or pass deletes it.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
@@ -163,13 +164,13 @@ impl Removal<'_> {
 
     fn remove(&self, eni: &Description) -> Result<Fate> {
         self.require_time(&eni.id)?;
-        // While the turn is held, no pod gets an address of it.
+        // While the turn is held, no pod gets an address of it that EC2 is asked for.
         let _turn = self
             .ledger
             .of_eni(&eni.id)?
             .take_turn(self.aws.deadline().left_of(TURN_DEADLINE))?;
-        // The lock for all devices is not held while all processes are examined: the turn of
-        // the ENI is enough, because no pod gets a new address of it meanwhile.
+        // The lock for all devices is not held while all processes are examined: who gets an
+        // address of the ENI meanwhile is seen in the ledger, when the record has been written.
         let mut reasons = carried::reasons(&self.ledger, eni)?;
         if reasons.is_empty() && self.dry_run {
             return Ok(Fate::WouldBe);
@@ -191,10 +192,17 @@ impl Removal<'_> {
     fn claim(&self, eni: &Description) -> Result<Vec<String>> {
         let _turn = Turn::to_detach_eni()?;
         let reasons = Vec::from_iter(carried::attached(&eni.mac)?);
-        if reasons.is_empty() {
-            self.records.write(&leaving(eni))?;
+        if !reasons.is_empty() {
+            return Ok(reasons);
         }
-        Ok(reasons)
+        self.records.write(&leaving(eni))?;
+        // An ADD that needs no call writes its claim without the turn of the ENI, and looks for the
+        // record after that.
+        let claimed = carried::claimed(&self.ledger, &eni.id);
+        if !claimed.as_ref().is_ok_and(BTreeSet::is_empty) {
+            self.records.remove(&leaving(eni))?;
+        }
+        Ok(claimed?.into_iter().collect())
     }
 
     /// Removes the ENI from the inventory and detaches it, unless it is being detached. If that

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use common::address::Cidr;
-use common::attach::inventory::Eni;
+use common::attach::inventory::{Eni, require_staying};
 use common::error::{Error, ErrorCode, Result};
 
 use crate::ledger::{EniLedger, Entries, Entry, Excluded, Ledger, Owner, State, Whose, Wish};
@@ -61,6 +61,8 @@ pub(crate) fn choose(
             choice.addresses.iter().copied().chain(chosen).collect()
         }
     };
+    // Who is detaching it looks into the ledger after it has said so.
+    require_staying(&eni.interface, &eni.mac)?;
     Ok(addresses
         .into_iter()
         .filter_map(|address| in_subnet(&eni, address))

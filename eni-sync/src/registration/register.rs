@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::attach::inventory::Eni;
+use common::attach::inventory::{Eni, require_staying};
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netns::Holders;
 use common::say;
@@ -69,7 +69,7 @@ pub(crate) fn register_all(
 ///
 /// # Errors
 /// Code 7 for an address that can never be registered, 11 for one that another attachment or
-/// ENI has or that AWS does not assign now, 100 without permission, 5 or 6 naming a file of the
+/// ENI has or that AWS does not assign now, and while the ENI is being detached from the node, 100 without permission, 5 or 6 naming a file of the
 /// ledger.
 pub(crate) fn register(
     node: &Node<'_>,
@@ -89,7 +89,8 @@ pub(crate) fn register(
     settle_until(node, eni, &ledger, |entries| {
         let is_held = answer(entries, &wanted, request)?;
         Ok(is_held.then_some(()))
-    })
+    })?;
+    require_staying(&eni.interface, &eni.mac)
 }
 
 /// Settles the ENI, in this thread or in another one, until `answer` finds an answer in the

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::address::Cidr;
 use common::attach::inventory::{
-    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH, is_known_to_leave,
+    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH, is_known_to_leave, require_staying,
 };
 use common::error::{Error, ErrorCode, Result};
 use common::files::file::{self, Edition};
@@ -35,13 +35,16 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(90);
 /// does not show it as an ENI for pods, EC2 is asked again; the caller has to check the result.
 ///
 /// # Errors
-/// Code 7 when no ENI has the MAC address; else those of [`current`].
+/// Code 7 when no ENI has the MAC address, 11 when its ENI is being detached; else those of [`current`].
 pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
     let is_usable = |inventory: &Inventory| {
         let eni = inventory.by_mac(mac);
         eni.is_some_and(|eni| eni::require_managed(eni).is_ok())
     };
     let inventory = current(aws, is_usable)?;
+    if inventory.by_mac(mac).is_none() {
+        require_staying(mac, mac)?;
+    }
     let eni = inventory.by_mac(mac).cloned().ok_or_else(|| {
         let msg = format!(
             "no ENI of {} has the MAC address {mac}",

@@ -1,11 +1,16 @@
 //! What a network without addresses, its pods and its runtime can ask for: families, single
 //! addresses, routes; and what is refused, by its key.
 
+use std::fs;
+
 use harness::vpc::{Vpc, VpcNode, assert_refused, ip};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
 
-use super::ipam::{ASSIGN, addresses, call, call_with, calls, del, intents, ipv4, sharing, whole};
+use super::ipam::{
+    ASSIGN, add, addresses, call, call_with, calls, del, intents, ipv4, sharing, whole,
+};
+use super::prefixes::{kept, one};
 
 #[test]
 fn a_network_of_one_family_gets_no_address_of_the_other() {
@@ -226,4 +231,23 @@ fn a_device_without_an_interface_is_known_by_the_record_of_host_device() {
     let result = node.run(&call_with(&node, "ADD", &pod, &json!({}), &keys));
     let primary = node.lab.primary(&node.eni).to_string();
     assert_eq!(addresses(&result.ok()), [primary]);
+}
+
+/// `detach` has written down that the ENI leaves, and looks then who has an address of it.
+#[test]
+fn an_eni_that_is_being_detached_gives_no_address_also_where_no_call_is_needed() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    drop(kept(&node, &one(), 1));
+    let name = format!("eni-cni/enis/leaving-{}.json", node.mac);
+    let record = node.node.state().join(name);
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(&record, "{}").unwrap();
+    let pod = sharing(&node, "c1");
+    node.lab.reset_calls();
+    let said = "is being detached from this node";
+    assert_refused(&node, &call(&node, "ADD", &pod, &ipv4()), 11, &[said]);
+    assert!(!node.ledger().values().any(|state| state == "held"));
+    fs::remove_file(record).unwrap();
+    add(&node, &pod);
 }
