@@ -93,7 +93,7 @@ impl Container {
     /// Code 8 when the namespace cannot be examined at this moment: without it, nothing would
     /// ever tell that the container has ended.
     pub fn of(netns: &str, machine: &Machine) -> Result<Self> {
-        let id = match NetNs::open(netns).and_then(|netns| netns.quick_id()) {
+        let id = match NetNs::open(netns).and_then(|netns| netns.id()) {
             Err(error) if is_of_the_moment(error.errno()) => return Err(error),
             // An IPAM plugin does not need the namespace: one that it does not see is left out.
             id => id.ok(),

@@ -213,6 +213,22 @@ fn what_is_not_a_json_object_is_undecodable() {
     }
 }
 
+/// Go's JSON reader takes them.
+#[test]
+fn half_a_surrogate_pair_a_number_that_is_too_large_and_128_levels_are_undecodable() {
+    let deep = format!("{}{}", "[".repeat(128), "]".repeat(128));
+    for value in ["\"\\ud800\"", "1e999", &deep] {
+        let stdin = format!("{{\"name\":\"net\",\"unknown\":{value}}}");
+        for command in COMMANDS {
+            all_refuse(
+                |plugin| call(plugin, command).stdin(stdin.as_str()),
+                6,
+                "error unmarshall network config",
+            );
+        }
+    }
+}
+
 /// Assertion 8.
 #[test]
 fn a_network_name_is_needed_and_cannot_lead_elsewhere() {

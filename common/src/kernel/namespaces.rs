@@ -69,14 +69,14 @@ pub fn named() -> Result<Named> {
 /// As for [`named`].
 pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
     let Named {
-        visible: mut paths,
+        visible: paths,
         hidden,
     } = named()?;
-    paths.extend(of_processes()?);
     let (mut seen, mut found) = (HashSet::new(), Vec::new());
     let mut unseen: Vec<String> = hidden.iter().map(|(_, why)| why.to_string()).collect();
-    for path in paths {
-        match fs::metadata(&path) {
+    let named = paths.into_iter().map(|path| (fs::metadata(&path), path));
+    for (metadata, path) in named.chain(of_processes()?) {
+        match metadata {
             Ok(metadata) => {
                 if seen.insert((metadata.dev(), metadata.ino())) {
                     let id = NetNsId::of(&metadata, &path);
@@ -94,14 +94,31 @@ pub fn visible() -> Result<Vec<(PathBuf, NetNsId)>> {
     Ok(found)
 }
 
-/// The paths of the namespaces of processes, one for each process.
+/// The namespaces of processes: for each process the properties of its namespace, or why it cannot
+/// be examined, and its path. A process whose first thread has ended is where the next one is.
 ///
 /// # Errors
 /// Code 5 when `/proc` cannot be read.
-pub fn of_processes() -> Result<impl Iterator<Item = PathBuf>> {
+pub fn of_processes() -> Result<impl Iterator<Item = (io::Result<fs::Metadata>, PathBuf)>> {
     let found = numbered(Path::new(PROCESSES));
     let processes = found.map_err(|cause| not_listed(PROCESSES.as_ref(), &cause))?;
-    Ok(processes.into_iter().map(|path| path.join(OF_PROCESS)))
+    Ok(processes.into_iter().map(|process| {
+        let path = process.join(OF_PROCESS);
+        match fs::metadata(&path) {
+            Err(cause) if has_ended(&cause) => of_threads(&process).unwrap_or((Err(cause), path)),
+            found => (found, path),
+        }
+    }))
+}
+
+/// The same of the first thread of a process that has not ended.
+fn of_threads(process: &Path) -> Option<(io::Result<fs::Metadata>, PathBuf)> {
+    let threads = numbered(&process.join("task")).ok()?;
+    threads.into_iter().find_map(|thread| {
+        let path = thread.join(OF_PROCESS);
+        let found = fs::metadata(&path).ok()?;
+        Some((Ok(found), path))
+    })
 }
 
 /// Whether an error about a path of [`of_processes`] means that the process has ended: such a

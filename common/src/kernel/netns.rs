@@ -4,6 +4,7 @@
 
 mod cookie;
 mod holders;
+mod nsid;
 mod presence;
 mod search;
 mod sysfs;
@@ -23,6 +24,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::files::file::read_parameter;
 
 pub use self::holders::Holders;
+pub use self::nsid::Nsid;
 use self::presence::is_recognised;
 pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};
 pub use self::presence::{NetNsId, Presence};
@@ -148,30 +150,17 @@ impl NetNs {
     }
 
     /// Which namespace this is, by everything that identifies it. It is entered for that, unless
-    /// a socket was made in it already.
+    /// a socket was made in it already, and gets a number in the namespace of this process, if it
+    /// has none.
     ///
     /// # Errors
     /// Code 8 when the namespace cannot be examined.
     pub fn id(&self) -> Result<NetNsId> {
-        let cookie = self.cookie();
         Ok(NetNsId {
-            cookie,
+            cookie: self.cookie(),
+            nsid: Nsid::of(self).ok().flatten(),
             ..self.outer_id()?
         })
-    }
-
-    /// The same, but the namespace is entered only where its inode cannot identify it: at the path
-    /// of a process. Elsewhere the inode does as long as it is mounted or open, and a thread less is
-    /// needed.
-    ///
-    /// # Errors
-    /// Code 8 when the namespace cannot be examined.
-    pub fn quick_id(&self) -> Result<NetNsId> {
-        let id = self.outer_id()?;
-        match id.made {
-            Some(_) => Ok(id),
-            None => self.id(),
-        }
     }
 
     /// The same as far as that is visible without entering it, which is enough to compare it with

@@ -204,15 +204,18 @@ impl Owner {
         self.netns_id().is_some() && matches!(self.presence(holders), Presence::Unknown(_))
     }
 
-    /// Whether its namespace was made in an earlier boot of the machine.
+    /// Whether its namespace has ended for certain, whatever this process can see: the kernel says
+    /// so, or the machine has booted since.
     ///
     /// # Errors
     /// Code 5 when the boot id cannot be read.
-    pub(crate) fn is_of_earlier_boot(&self) -> Result<bool> {
+    pub(crate) fn is_gone(&self) -> Result<bool> {
         match &self.life {
             Life::Namespace {
-                boot_id: made_in, ..
-            } => Ok(boot_id()? != *made_in),
+                boot_id: made_in,
+                netns_id,
+                ..
+            } => Ok(boot_id()? != *made_in || netns_id.is_gone()),
             Life::Reservation { .. } | Life::Pool { .. } => Ok(false),
         }
     }

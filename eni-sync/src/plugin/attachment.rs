@@ -32,7 +32,7 @@ pub(crate) fn owner(args: &CmdArgs, cooldown: Duration, takeover: Takeover) -> R
         ifname: args.ifname.to_string(),
         pod: pod(&args.cni_args).unwrap_or_default(),
         life: Life::Namespace {
-            netns_id: netns.quick_id()?,
+            netns_id: netns.id()?,
             netns: args.netns.clone(),
             boot_id: boot_id()?,
         },

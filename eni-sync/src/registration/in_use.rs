@@ -3,7 +3,6 @@
 //! could not be read.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -218,8 +217,8 @@ impl Living {
     /// Reads the namespaces of processes, each once. A process that this one may not examine is
     /// left out; to examine all takes their capabilities, or `SYS_PTRACE`.
     fn add_processes(&mut self, seen: &mut HashSet<u64>) -> Result<()> {
-        for path in namespaces::of_processes()? {
-            let found = match fs::metadata(&path) {
+        for (found, path) in namespaces::of_processes()? {
+            let found = match found {
                 Ok(found) => found,
                 // The namespace is read through another of its processes.
                 Err(cause) if namespaces::has_ended(&cause) => continue,
@@ -329,7 +328,7 @@ impl Living {
             return Ok(Some(why));
         }
         match owner.filter(|_| self.is_blind && entry.lingers) {
-            Some(owner) if !owner.is_of_earlier_boot()? => Ok(Some(LINGERS.to_owned())),
+            Some(owner) if !owner.is_gone()? => Ok(Some(LINGERS.to_owned())),
             _ => Ok(None),
         }
     }

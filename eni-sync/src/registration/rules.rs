@@ -211,6 +211,7 @@ mod tests {
                     made: None,
                     process: None,
                     cookie: None,
+                    nsid: None,
                 },
                 boot_id: "b".into(),
             },

@@ -116,6 +116,55 @@ fn rule_7_an_address_stays_while_a_descriptor_keeps_a_namespace_without_a_path()
 }
 
 #[test]
+fn rule_7_an_address_stays_while_a_socket_keeps_a_namespace_without_a_path() {
+    assert_kept_by("10.0.4.181", |pod| {
+        let program = "
+import socket
+own, fd = (os.open(of, os.O_RDONLY) for of in ['/proc/self/ns/net', path])
+assert libc.setns(fd, 0) == 0
+inside = socket.socket(socket.AF_UNIX)
+assert libc.setns(own, 0) == 0
+os.close(fd)
+stay()";
+        Resident::holding(&pod.netns.path(), program)
+    });
+}
+
+/// It has no directory of its namespace then, but its threads have.
+#[test]
+fn rule_7_an_address_stays_in_a_namespace_of_a_process_whose_first_thread_has_ended() {
+    let address = "10.0.4.182";
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let (pod, nested) = (Pod::new("c1"), Pod::new("nested"));
+    attach(&node, &pod, address, &pod.netns.path());
+    let program = "
+fd = os.open(path, os.O_RDONLY)
+assert libc.setns(fd, 0) == 0
+os.close(fd)
+def work():
+    leader = f'/proc/self/task/{os.getpid()}/stat'
+    while open(leader).read().split()[2] != 'Z':
+        os.sched_yield()
+    stay()
+in_thread(work)
+libc.syscall(93 if os.uname().machine == 'aarch64' else 60, 0)  # exit(2) of this thread";
+    let inside = Resident::holding(&nested.netns.path(), program);
+    let target = nested.netns.path();
+    let moved = format!(
+        "ip link set net1 netns {target} && nsenter --net={target} \
+         ip address add {address}/24 dev net1"
+    );
+    pod.netns.tool("sh", &["-c", &moved]);
+    detach(&node, &pod, &pod.netns.path());
+    let _ended = nested.netns.end();
+    let said = gc(&node, address) + &release_blindly(&node, address);
+    assert_eq!(node.addresses(), [address], "{said}");
+    drop(inside);
+    assert_released_in_the_end(&node, address);
+}
+
+#[test]
 fn rule_7_an_address_stays_while_a_mount_elsewhere_keeps_a_namespace_without_a_path() {
     assert_kept_by("10.0.4.174", |pod| {
         Resident::holding(&pod.netns.path(), MOUNTING)
@@ -240,10 +289,30 @@ fn node_with_lingering(vpc: &Vpc, address: &str) -> (VpcNode, Resident) {
 }
 
 #[test]
+fn rule_7_the_kernel_tells_an_agent_that_sees_no_processes_whether_a_namespace_has_ended() {
+    let address = "10.0.4.183";
+    let vpc = Vpc::new();
+    let (node, process) = node_with_lingering(&vpc, address);
+    let said = release_blindly(&node, address);
+    assert_eq!(node.addresses(), [address], "{said}");
+    drop(process);
+    let released = eventually(|| {
+        release_blindly(&node, address);
+        node.addresses().is_empty()
+    });
+    assert!(released, "{:?}", node.ledger());
+}
+
+/// As on a kernel before 5.0, which does not tell.
+#[test]
 fn rule_7_an_agent_that_sees_no_processes_keeps_what_the_del_has_seen() {
     let address = "10.0.4.178";
     let vpc = Vpc::new();
     let (node, process) = node_with_lingering(&vpc, address);
+    node.edit_ledger(address, |entry| {
+        let netns = entry["owner"]["netnsId"].as_object_mut().unwrap();
+        netns.remove("nsid").unwrap();
+    });
     let said = release_blindly(&node, address);
     assert_eq!(node.addresses(), [address], "{said}");
     assert!(said.contains("cannot see whether it has ended"), "{said}");

@@ -3,8 +3,10 @@
 
 use std::cmp::Ordering;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -207,7 +209,31 @@ fn a_namespace_whose_number_another_one_has_now_has_ended() {
 }
 
 /// How a process that is not in the namespace holds it without a path of the node.
-const HOLDERS: [(&str, &str); 4] = [
+const HOLDERS: [(&str, &str); 6] = [
+    (
+        "a socket of a process that has left it",
+        "
+import socket
+own = os.open('/proc/self/ns/net', os.O_RDONLY)
+fd = os.open(path, os.O_RDONLY)
+assert libc.setns(fd, 0) == 0
+inside = socket.socket(socket.AF_UNIX)
+assert libc.setns(own, 0) == 0
+os.close(fd)
+stay()",
+    ),
+    (
+        "a descriptor of a thread that has as many as its process",
+        "
+place = os.open('/dev/null', os.O_RDONLY)
+def work():
+    libc.unshare(0x400)  # CLONE_FILES
+    fd = os.open(path, os.O_RDONLY)
+    os.dup2(fd, place)
+    os.close(fd)
+    stay()
+in_thread(work)",
+    ),
     ("a descriptor", "fd = os.open(path, os.O_RDONLY)\nstay()"),
     (
         "a descriptor of a thread",
@@ -256,6 +282,77 @@ fn a_namespace_that_anything_holds_keeps_its_address() {
         drop(holder);
         assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
     }
+}
+
+/// A process in the namespace at a path that lives on in another one: it opens its namespace, for
+/// which the kernel makes a new inode if nothing but the process has kept it, starts the other one
+/// some clock ticks later, and ends.
+const SUCCESSION: &str = "
+import os, sys, time
+print(flush=True)
+sys.stdin.readline()
+fd = os.open('/proc/self/ns/net', os.O_RDONLY)
+until = time.monotonic() + 0.1
+while time.monotonic() < until:
+    os.sched_yield()
+if os.fork() == 0:
+    print(flush=True)
+    sys.stdin.read()";
+
+/// The successor of a process in a namespace. It ends when this value is dropped.
+struct Successor(Child);
+
+impl Successor {
+    /// In the namespace at `path`, which is removed before the succession.
+    fn after(path: &Path) -> Self {
+        let netns = format!("--net={}", path.display());
+        let mut command = Command::new("nsenter");
+        command.args([&netns, "python3", "-c", SUCCESSION]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Self(command.spawn().unwrap());
+        process.has_written();
+        process
+    }
+
+    fn has_written(&mut self) {
+        let stdout = self.0.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut [0]).unwrap();
+    }
+
+    fn succeed(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.has_written();
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // It waits for the end of its input.
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+        self.0
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_end(&mut Vec::new())
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_namespace_whose_older_processes_have_ended_keeps_its_address() {
+    let network = Network::of("10.0.0.0/30");
+    let directory = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::new(directory.path(), "one");
+    assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.2/30");
+    let mut process = Successor::after(&sandbox.path);
+    let path = sandbox.path.clone();
+    sandbox.end();
+    process.succeed();
+    network.add("c2").error_code(999);
+    drop(process);
+    assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
+    assert!(!path.exists());
 }
 
 /// A descriptor of a FUSE file system that refuses root says nothing about namespaces, and must not

@@ -36,6 +36,7 @@ impl NetNs {
     }
 
     /// Learns the cookie from a socket that was made in the namespace.
+    #[cfg(feature = "netlink")]
     pub(crate) fn learn_cookie(&self, socket: &impl AsFd) {
         self.cookie.get_or_init(|| of_socket(socket));
     }

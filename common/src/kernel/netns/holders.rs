@@ -8,12 +8,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::NetNs;
 use super::presence::{NetNsId, Presence, ProcessId};
 use super::search::{
-    Held, NETNS, PROCESSES, Seen, look_at_all, numbered, sees_all_processes, threads, tolerant,
-    too_many,
+    Held, Inside, NETNS, PROCESSES, Seen, look_at_all, look_at_mounts, numbered,
+    sees_all_processes, threads, tolerant, too_many,
 };
+use super::{NetNs, Nsid};
 use crate::error::{Error, ErrorCode};
 
 /// What keeps the namespaces of the node alive. It is collected at the first question and
@@ -21,33 +21,31 @@ use crate::error::{Error, ErrorCode};
 #[derive(Debug, Default)]
 pub struct Holders {
     seen: OnceCell<Result<Seen, Error>>,
+    /// The inode number of each of these namespaces by its nsid, if it has one.
+    numbers: OnceCell<HashMap<i32, u64>>,
 }
 
 impl Holders {
     /// Whether a namespace exists of which no path is known any more. `path` led to it.
     pub(super) fn presence(&self, id: &NetNsId, path: &str) -> Presence {
-        let unknown = |why: String| {
-            let msg = format!("netns {path:?} may exist without its path");
-            Presence::Unknown(Error::new(ErrorCode::NETNS, msg).with_details(why))
-        };
-        let held = match self.of(id) {
-            Ok(Some(held)) => held,
+        if self.none_of(id) {
+            return Presence::Ended;
+        }
+        let why = match self.of(id) {
+            Ok(Some(Some(held))) => held.describe(),
+            Ok(Some(None)) => "the kernel still has it: a socket may keep it, or something else \
+                               that cannot be found"
+                .to_owned(),
             // The path was a mount of the runtime, which removes it at the end of the
             // container.
-            Ok(None) if id.process.is_none() && !path.starts_with(PROCESSES) => None,
-            Ok(None) => return unknown("the processes of the node are not visible".to_owned()),
+            Ok(None) if !id.is_told() && id.process.is_none() && !path.starts_with(PROCESSES) => {
+                return Presence::Ended;
+            }
+            Ok(None) => "the processes of the node are not visible".to_owned(),
             Err(error) => return Presence::Unknown(error),
         };
-        match held {
-            None => Presence::Ended,
-            Some(held) => unknown(match held.inside.first() {
-                Some(process) => {
-                    let process = process.display();
-                    format!("process {process} is in it, or in one of its number")
-                }
-                None => "it is mounted or open elsewhere".to_owned(),
-            }),
-        }
+        let msg = format!("netns {path:?} may exist without its path");
+        Presence::Unknown(Error::new(ErrorCode::NETNS, msg).with_details(why))
     }
 
     /// A path to the namespace `id` by a mount or a descriptor, for a process that cannot use
@@ -70,6 +68,9 @@ impl Holders {
     /// # Errors
     /// Code 8 when a process cannot be examined.
     pub fn paths_to(&self, id: &NetNsId) -> Result<Option<Vec<PathBuf>>, Error> {
+        if id.is_gone() {
+            return Ok(Some(Vec::new()));
+        }
         if matches!(self.seen()?, Seen::TooMany) {
             return Ok(None);
         }
@@ -78,8 +79,8 @@ impl Holders {
     }
 
     /// The namespaces that processes are in: the inode number of each, and a path for each of
-    /// the processes. A process is where its first thread is: others enter namespaces for a
-    /// moment, as plugins do. `None` when the processes of the node are not visible.
+    /// the processes. A process is where its first thread is, if that has not ended: others enter
+    /// namespaces for a moment, as plugins do. `None` when the processes of the node are not visible.
     ///
     /// # Errors
     /// Code 8 when the processes of the node cannot be examined.
@@ -88,8 +89,8 @@ impl Holders {
             return Ok(None);
         };
         let inhabited = all.iter().map(|(number, held)| {
-            let first = held.inside.iter().filter(|thread| is_first(thread));
-            let paths = first.map(|thread| thread.join(NETNS));
+            let at_home = held.inside.iter().filter(|inside| inside.is_at_home);
+            let paths = at_home.map(|inside| inside.thread.join(NETNS));
             (*number, paths.collect::<Vec<PathBuf>>())
         });
         let inhabited = inhabited.filter(|(_, paths)| !paths.is_empty());
@@ -101,10 +102,28 @@ impl Holders {
         matches!(self.seen(), Ok(Seen::All(_)))
     }
 
-    /// Whether the processes of the node are visible, and none of them keeps the namespace
-    /// `id` alive.
+    /// Whether the namespace `id` has certainly ended, whatever path led to it: the kernel says so,
+    /// or the processes of the node are visible, and none of them keeps it alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
-        matches!(self.of(id), Ok(Some(None)))
+        match id.nsid.and_then(|nsid| Some((nsid, nsid.is_taken()?))) {
+            Some((nsid, true)) => self.is_of_another(nsid, id),
+            Some((_, false)) => true,
+            None => matches!(self.of(id), Ok(Some(None))),
+        }
+    }
+
+    /// Whether the number `nsid`, which the kernel had given to the namespace `id`, is that of
+    /// another namespace now.
+    fn is_of_another(&self, nsid: Nsid, id: &NetNsId) -> bool {
+        let Ok(Seen::All(held) | Seen::Hidden(held)) = self.seen() else {
+            return false;
+        };
+        let numbers = self.numbers.get_or_init(|| numbers(held));
+        let now = numbers.get(&nsid.number);
+        now.is_some_and(|inode| {
+            let is_same_inode = *inode == id.inode;
+            !is_same_inode || held.get(inode).is_some_and(|held| held.is_of_another(id))
+        })
     }
 
     /// What keeps the namespace `id` alive, or one that may be it: nothing in the inner option.
@@ -119,7 +138,7 @@ impl Holders {
     fn all(&self) -> Result<Option<&HashMap<u64, Held>>, Error> {
         match self.seen()? {
             Seen::All(held) => Ok(Some(held)),
-            Seen::Hidden => Ok(None),
+            Seen::Hidden(_) => Ok(None),
             Seen::TooMany => Err(unsearchable(&too_many())),
         }
     }
@@ -133,13 +152,14 @@ impl Holders {
     fn collect() -> Result<Seen, Error> {
         let outcome = sees_all_processes().and_then(|is_first| match is_first {
             true => look_at_all(),
-            false => Ok(Seen::Hidden),
+            false => look_at_mounts(),
         });
-        match outcome {
+        let outcome = match outcome {
             // A capability is missing, or a security module does not permit it.
-            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(Seen::Hidden),
-            outcome => outcome.map_err(|cause| unsearchable(&cause)),
-        }
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => look_at_mounts(),
+            outcome => outcome,
+        };
+        outcome.map_err(|cause| unsearchable(&cause))
     }
 }
 
@@ -148,43 +168,55 @@ fn unsearchable(cause: &io::Error) -> Error {
     Error::new(ErrorCode::NETNS, msg).because(cause)
 }
 
+/// The inode number of each namespace that has an nsid, by that.
+fn numbers(held: &HashMap<u64, Held>) -> HashMap<i32, u64> {
+    let numbered = held.iter().filter_map(|(inode, held)| {
+        let nsid = Nsid::find(&held.open(*inode)?).ok()??;
+        Some((nsid.number, *inode))
+    });
+    numbered.collect()
+}
+
 impl Held {
     fn paths(&self) -> Vec<PathBuf> {
-        let inside = self.inside.iter().map(|thread| thread.join(NETNS));
+        let inside = self.inside.iter().map(|inside| inside.thread.join(NETNS));
         self.made.values().cloned().chain(inside).collect()
     }
 
-    /// The cookie of the namespace that has the number of `id`.
-    fn cookie(&self, id: &NetNsId) -> Option<u64> {
-        self.paths().iter().find_map(|path| {
-            let netns = NetNs::open_held(path, id.inode).ok()??;
-            netns.cookie()
-        })
+    /// The namespace, which has this inode number.
+    fn open(&self, inode: u64) -> Option<NetNs> {
+        let mut paths = self.paths().into_iter();
+        paths.find_map(|path| NetNs::open_held(&path, inode).ok()?)
+    }
+
+    /// What keeps it alive.
+    fn describe(&self) -> String {
+        match self.inside.first() {
+            Some(Inside { thread, .. }) => {
+                let thread = thread.display();
+                format!("process {thread} is in it, or in one of its number")
+            }
+            None => "it is mounted or open elsewhere".to_owned(),
+        }
     }
 
     /// Whether the number belongs to another namespace now. The cookie tells, or else the inodes
     /// that are mounted or open: they are not the one of `id`, which a mount or a descriptor had
     /// kept. If a namespace was kept by processes only, the kernel makes a new inode for it as
-    /// well; but then a process inside is older than that inode.
+    /// well; but then a process inside is older than that inode, unless the older ones have ended
+    /// since.
     fn is_of_another(&self, id: &NetNsId) -> bool {
-        let cookies = id.cookie.and_then(|known| Some((known, self.cookie(id)?)));
-        if let Some((known, cookie)) = cookies {
+        let cookie = |known| Some((known, self.open(id.inode)?.cookie()?));
+        if let Some((known, cookie)) = id.cookie.and_then(cookie) {
             return known != cookie;
         }
         let Some(made) = id.made else {
             return false;
         };
+        let is_younger = |than| self.inside.iter().all(|one| is_younger(&one.thread, than));
         let newest = self.made.keys().max();
-        newest.is_some_and(|newest| {
-            !self.made.contains_key(&made) && self.inside.iter().all(|one| is_younger(one, *newest))
-        })
+        newest.is_some_and(|newest| !self.made.contains_key(&made) && is_younger(*newest))
     }
-}
-
-/// Whether a thread is the first one of its process, which has its number.
-fn is_first(thread: &Path) -> bool {
-    let process = thread.ancestors().nth(2);
-    process.is_some_and(|process| process.file_name() == thread.file_name())
 }
 
 /// Whether a process has certainly started after an inode was made.
@@ -230,9 +262,11 @@ mod tests {
             made: Some(1),
             process: None,
             cookie: None,
+            nsid: None,
         };
         let holders = Holders {
             seen: OnceCell::from(Ok(Seen::TooMany)),
+            numbers: OnceCell::new(),
         };
         let presence = holders.presence(&id, "/run/netns/c1");
         let error = presence.is_living().unwrap_err();

@@ -10,9 +10,9 @@ use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::NetNs;
 use super::holders::{Holders, was_kept_by_a_process};
 use super::search::sees_all_processes;
+use super::{NetNs, Nsid};
 use crate::error::{Error, ErrorCode, Result};
 
 /// The start of the kernel's name of a network namespace, such as `net:[4026531840]`.
@@ -51,6 +51,10 @@ pub struct NetNsId {
     /// earlier versions do not have it, nor do those of kernels before 5.14.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cookie: Option<u64>,
+    /// Its number in the namespace of the node, by which the kernel tells whether it has ended.
+    /// Records of earlier versions do not have it, nor do those of kernels before 5.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nsid: Option<Nsid>,
 }
 
 /// Identifies a process, also after its pid was assigned to another one.
@@ -100,6 +104,7 @@ impl NetNsId {
             made: process.is_none().then(|| made(metadata)),
             process: process.and_then(|directory| ProcessId::of(&directory)),
             cookie: None,
+            nsid: None,
         }
     }
 
@@ -134,6 +139,16 @@ impl NetNsId {
         self.has_number_of(other) && (is_same_inode || is_same_process)
     }
 
+    /// Whether the kernel says that it has ended, which it tells every process of the node.
+    pub fn is_gone(&self) -> bool {
+        self.nsid.and_then(Nsid::is_taken) == Some(false)
+    }
+
+    /// Whether the kernel can tell this process that it has ended.
+    pub(super) fn is_told(&self) -> bool {
+        self.nsid.and_then(Nsid::is_taken).is_some()
+    }
+
     /// Whether the namespace exists, and `path` leads to it.
     ///
     /// # Errors
@@ -142,6 +157,7 @@ impl NetNsId {
         match look(path, *self) {
             Ok(Found::Same) => Ok(true),
             Ok(Found::Other | Found::Missing) => Ok(false),
+            Ok(Found::Hidden) | Err(_) if self.is_gone() => Ok(false),
             Ok(Found::Hidden) => Err(hidden(path)),
             Err(error) => Err(error),
         }
@@ -150,14 +166,12 @@ impl NetNsId {
     /// Whether the namespace exists. `path` led to it. If the path leads elsewhere now, the
     /// namespace has ended if nothing on the node keeps it alive.
     pub fn presence(&self, path: &str, holders: &Holders) -> Presence {
-        let found = match look(path, *self) {
-            Ok(found) => found,
-            Err(error) => return Presence::Unknown(error),
-        };
-        match found {
-            Found::Same => Presence::Living,
-            Found::Hidden => Presence::Unknown(hidden(path)),
-            Found::Other | Found::Missing => holders.presence(self, path),
+        match look(path, *self) {
+            Ok(Found::Same) => Presence::Living,
+            Ok(Found::Other | Found::Missing) => holders.presence(self, path),
+            Ok(Found::Hidden) | Err(_) if self.is_gone() => Presence::Ended,
+            Ok(Found::Hidden) => Presence::Unknown(hidden(path)),
+            Err(error) => Presence::Unknown(error),
         }
     }
 }

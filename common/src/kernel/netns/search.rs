@@ -1,8 +1,10 @@
 //! Searches the node for what keeps network namespaces alive: processes and their threads, mounts in
 //! the mount namespace of any thread, and open descriptors. Not found are a socket that was passed
 //! to a process in another namespace, a mount in a mount namespace without processes, and a
-//! descriptor in a message that was not received yet. On a kernel before 6.2 also the descriptors
-//! that a thread has for itself.
+//! descriptor in a message that was not received yet, nor what comes and goes while the search goes
+//! on, such as processes that each start the next one and end. Of a thread that has descriptors for
+//! itself they are only found where it does not have as many as its process, and on a kernel before
+//! 6.2 never.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -37,8 +39,8 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 pub(super) enum Seen {
     /// Everything, by the inode number of the namespace.
     All(HashMap<u64, Held>),
-    /// The processes of the node are not visible.
-    Hidden,
+    /// The processes of the node are not visible. What this process has mounted is here.
+    Hidden(HashMap<u64, Held>),
     /// There is too much to examine.
     TooMany,
 }
@@ -47,10 +49,29 @@ pub(super) enum Seen {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// The threads inside it; of each process only the one that has started first.
-    pub(super) inside: Vec<PathBuf>,
+    pub(super) inside: Vec<Inside>,
     /// The creation times of the inodes that mounts and descriptors lead to, in nanoseconds
     /// since 1970, and a path to each inode.
     pub(super) made: HashMap<i64, PathBuf>,
+}
+
+/// A thread in a namespace.
+#[derive(Debug)]
+pub(super) struct Inside {
+    /// Its directory.
+    pub(super) thread: PathBuf,
+    /// Whether it is the first one of its process, or that has ended.
+    pub(super) is_at_home: bool,
+}
+
+/// Examines the mounts of this process.
+///
+/// # Errors
+/// The reason why they cannot be examined.
+pub(super) fn look_at_mounts() -> io::Result<Seen> {
+    let mut search = Search::begin()?;
+    search.look_at_mounts(Path::new(OWN))?;
+    Ok(Seen::Hidden(search.held))
 }
 
 /// Examines every process of the node.
@@ -58,10 +79,7 @@ pub(super) struct Held {
 /// # Errors
 /// The reason why something cannot be examined.
 pub(super) fn look_at_all() -> io::Result<Seen> {
-    let mut search = Search {
-        device: fs::metadata(OWN_NETNS)?.dev(),
-        ..Search::default()
-    };
+    let mut search = Search::begin()?;
     match search.look_at_node() {
         Err(_) if search.looks > MOST_LOOKS => Ok(Seen::TooMany),
         outcome => outcome.map(|()| Seen::All(search.held)),
@@ -87,6 +105,13 @@ struct Search {
 }
 
 impl Search {
+    fn begin() -> io::Result<Self> {
+        Ok(Self {
+            device: fs::metadata(OWN_NETNS)?.dev(),
+            ..Self::default()
+        })
+    }
+
     fn look_at_node(&mut self) -> io::Result<()> {
         self.look_at_mounts(Path::new(OWN))?;
         for process in numbered(Path::new(PROCESSES))? {
@@ -103,13 +128,18 @@ impl Search {
     fn look_at(&mut self, process: &Path) -> io::Result<()> {
         let is_empty = self.look_at_descriptors(process)? == 0;
         // The kernel lists threads in the order of their start.
-        let mut numbers = HashSet::new();
+        let (mut numbers, mut is_led) = (HashSet::new(), false);
         for thread in threads(process)? {
-            if let Some(inside) = tolerant(|| fs::metadata(thread.join(NETNS)))?
+            let inside = tolerant(|| fs::metadata(thread.join(NETNS)))?;
+            is_led |= inside.is_some() && is_first(process, &thread);
+            if let Some(inside) = inside
                 && numbers.insert(inside.ino())
             {
                 let held = self.held.entry(inside.ino()).or_default();
-                held.inside.push(thread.clone());
+                held.inside.push(Inside {
+                    thread: thread.clone(),
+                    is_at_home: !is_led || is_first(process, &thread),
+                });
             }
             let view = tolerant(|| fs::metadata(thread.join("ns/mnt")))?;
             if view.is_some_and(|view| self.views.insert(view.ino())) {
@@ -201,6 +231,11 @@ fn visible(process: &Path, place: &str) -> Option<PathBuf> {
 /// The threads of a process, in the order of their start; empty when it has ended.
 pub(super) fn threads(process: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(tolerant(|| numbered(&process.join("task")))?.unwrap_or_default())
+}
+
+/// Whether a thread is the first one of its process, which has its number.
+fn is_first(process: &Path, thread: &Path) -> bool {
+    process.file_name() == thread.file_name()
 }
 
 /// How many descriptors a thread has; 0 on a kernel before 6.2, which does not count them.
