@@ -15,6 +15,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 /// Source: pipe(7); `PIPE_BUF` of Linux.
 const PIPE_BUF: usize = 4096;
 
+/// How many bytes of a program's stdout are read, and of its stderr kept: far more than a result or
+/// an error has.
+const LIMIT: usize = 8 << 20;
+
 /// How long to wait for another process that is writing the executable.
 const INSTALLATION: Duration = Duration::from_secs(5);
 
@@ -25,7 +29,7 @@ pub struct Output {
     pub status: ExitStatus,
     /// What it wrote to stdout.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr.
+    /// What it wrote to stderr: the first 8 MiB.
     pub stderr: Vec<u8>,
 }
 
@@ -34,8 +38,8 @@ pub struct Output {
 /// much cannot block the caller.
 ///
 /// # Errors
-/// Errors of starting the process and of its pipes, and `TimedOut`. The process is killed
-/// before the error is returned.
+/// Errors of starting the process and of its pipes, `TimedOut`, and `InvalidData` if it writes more
+/// than 8 MiB to stdout. The process is killed before the error is returned.
 pub fn run(mut command: Command, stdin: &[u8], deadline: Duration) -> io::Result<Output> {
     command
         .stdin(Stdio::piped())
@@ -75,6 +79,10 @@ fn serve(child: &mut Child, stdin: &[u8], deadline: Duration) -> io::Result<[Vec
         }
         if has_stdout {
             stdout.read()?;
+        }
+        if stdout.bytes.len() > LIMIT {
+            let msg = format!("it has written more than {} MiB to stdout", LIMIT >> 20);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, msg));
         }
         if has_stderr {
             stderr.read()?;
@@ -145,7 +153,9 @@ impl<P: Read + AsFd> Collected<P> {
         let mut part = [0; PIPE_BUF];
         match pipe.read(&mut part)? {
             0 => self.pipe = None,
-            count => self.bytes.extend_from_slice(&part[..count]),
+            count if self.bytes.len() <= LIMIT => self.bytes.extend_from_slice(&part[..count]),
+            // It goes on, and nobody wants to read so much.
+            _ => {}
         }
         Ok(())
     }
@@ -252,6 +262,21 @@ mod tests {
             (output.stdout.len(), output.stderr.len()),
             (1_000_000, 1_000_000)
         );
+    }
+
+    #[test]
+    fn a_delegate_that_writes_without_an_end_takes_no_memory_without_an_end() {
+        let deadline = Duration::from_secs(60);
+        let mut command = Command::new("cat");
+        command.arg("/dev/zero");
+        let outcome = run(command, b"", deadline);
+        let kind = outcome.err().map(|e| e.kind());
+        assert_eq!(kind, Some(io::ErrorKind::InvalidData));
+        let mut command = Command::new("sh");
+        command.args(["-c", "head -c 30000000 /dev/zero >&2; echo done"]);
+        let output = run(command, b"", deadline).unwrap();
+        assert_eq!(output.stdout, b"done\n");
+        assert!(output.stderr.len() < 10_000_000, "{}", output.stderr.len());
     }
 
     #[test]
