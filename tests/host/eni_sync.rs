@@ -45,6 +45,7 @@ mod page;
 mod page_in_browser;
 mod policy;
 mod pool;
+mod pool_changes;
 mod pool_of_prefixes;
 mod pool_of_prefixes_ends;
 mod prefixes;

@@ -61,7 +61,8 @@ impl Agent {
             }
             self.await_idle();
             let outcome = outcome.and(pool::keep(self, &mut findings));
-            let outcome = outcome.and(prefixes::keep(self, &mut findings));
+            let prefixes = prefixes::keep(self, &mut findings);
+            let outcome = outcome.and_then(|next| Ok(next.into_iter().chain(prefixes?).min()));
             let released = self.release_due(&mut findings);
             let outcome = outcome.and_then(|next| Ok(next.into_iter().chain(released?).min()));
             // A failure to read the ledger is reported by the steps before.

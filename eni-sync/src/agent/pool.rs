@@ -2,8 +2,11 @@
 //! node's host-local takes its ranges. EC2 allocates them for the whole cluster: it assigns an
 //! address to one ENI only. The ADD of a pod then needs no call at all.
 
+mod former;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use common::address::{Cidr, step};
 use common::attach::inventory::Eni;
@@ -14,7 +17,9 @@ use host_local_ipam::raw_range::RawRange;
 
 use crate::agent::configuration::{Pool, Watermarks};
 use crate::agent::shared::Agent;
-use crate::ledger::{EniLedger, Entry, Event, Excluded, Life, Owner, State, Takeover, now};
+use crate::ledger::{
+    EniLedger, Entry, Event, Excluded, Life, Owner, State, Takeover, Timestamp, now,
+};
 use crate::random;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::supply::{self, prefix_of};
@@ -30,12 +35,16 @@ const SURPLUS: &str = "the pool has more free addresses than its high water mark
 /// The reason in the log for releasing an excluded address.
 const EXCLUDED: &str = "exclude names it";
 
-/// Keeps every configured pool at its size. Adds to `kept` the addresses that cannot return to
-/// a pool, and why.
+/// How long after the end of a cool-down its address has left the ENI.
+const AFTER_RELEASE: u64 = 2;
+
+/// Keeps every configured pool at its size, and gives back what no pool has any more. Adds to
+/// `findings` the addresses that cannot return to a pool and the pools for which there is no
+/// room, and why. Returns how long it is until there may be room.
 ///
 /// # Errors
 /// The failures of any of the pools; the others are done.
-pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
+pub(crate) fn keep(agent: &Agent, findings: &mut Vec<String>) -> Result<Option<Duration>> {
     let mut errors = Errors::default();
     // Also those of pools that are not configured any more: nobody else ends them.
     for eni in agent.ledger.enis()? {
@@ -45,15 +54,19 @@ pub(crate) fn keep(agent: &Agent, kept: &mut Vec<String>) -> Result<()> {
             errors.keep(end_claims(&eni, is_refused));
         }
     }
+    // First, because they take slots that the pools need.
+    errors.keep(former::give_back(agent));
+    let mut next = None;
     let pools = agent.configuration.pools.iter();
     // Those of prefixes are kept with the prefixes.
     for pool in pools.filter(|pool| pool.kept().is_none()) {
-        errors.keep(keep_one(agent, pool, kept));
+        let until_room = errors.keep(keep_one(agent, pool, findings));
+        next = until_room.flatten().into_iter().chain(next).min();
     }
-    errors.into_result()
+    errors.into_result().map(|()| next)
 }
 
-fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
+fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<Option<Duration>> {
     let mac = pool.master()?.mac()?;
     agent.clients.run(|aws| {
         let (inventory, eni) = inventory::find(aws, &mac)?;
@@ -67,14 +80,27 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<()> {
         // Addresses are removed from the file before they are removed from the ENI.
         errors.keep(shrink(&ledger, pool, excluded));
         errors.keep(write_ranges(&ledger, pool, &eni));
-        let is_claimed = errors.keep(refill(&node, &eni, &ledger, (pool, excluded)));
+        let refilled = errors.keep(refill(&node, &eni, &ledger, (pool, excluded)));
         drop(turn);
-        if is_claimed == Some(true) {
+        let Refill { is_claimed, lacks } = refilled.unwrap_or_default();
+        if is_claimed {
             errors.keep(settle(&node, &eni, &ledger));
             errors.keep(write_ranges(&ledger, pool, &eni));
         }
-        errors.into_result()
+        let next = match lacks.is_empty() {
+            true => None,
+            false => errors.keep(until_room(&ledger)).flatten(),
+        };
+        kept.extend(lacks);
+        errors.into_result().map(|()| next)
     })
+}
+
+/// How long it is until the next address of an ENI has left it.
+fn until_room(ledger: &EniLedger) -> Result<Option<Duration>> {
+    let time = rules::release_time(&ledger.open()?.all()?, now());
+    let wait = |time: Timestamp| time.saturating_sub(now()).saturating_add(AFTER_RELEASE);
+    Ok(time.map(|time| Duration::from_secs(wait(time))))
 }
 
 /// Returns addresses to the pool instead of releasing them: those whose cool-down is over, and
@@ -149,21 +175,31 @@ fn shrink(ledger: &EniLedger, pool: &Pool, excluded: &Excluded) -> Result<()> {
     Ok(())
 }
 
-/// Claims addresses when there are too few, and returns whether it did.
+/// What became of a pool that has too few free addresses.
+#[derive(Default)]
+struct Refill {
+    /// Whether addresses are claimed for it.
+    is_claimed: bool,
+    /// Why it will have too few nevertheless, where the ENI has no room.
+    lacks: Vec<String>,
+}
+
+/// Claims addresses when there are too few.
 fn refill(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
     (pool, excluded): (&Pool, &Excluded),
-) -> Result<bool> {
+) -> Result<Refill> {
     let (entries, known, there) = {
         let ledger = ledger.open()?;
         let there = supply::there(&ledger.prefixes()?, &eni.prefixes);
         (ledger.all()?, ledger.addresses()?, there)
     };
     let Watermarks { low, high } = pool.watermarks();
+    let free = |family| pool.free(&entries, family).len();
     let missing = |family| {
-        let free = pool.free(&entries, family).len();
+        let free = free(family);
         let is_wanted = free < low && pool.has(family);
         if is_wanted {
             high.saturating_sub(free)
@@ -172,25 +208,39 @@ fn refill(
         }
     };
     if Family::ALL.into_iter().all(|family| missing(family) == 0) {
-        return Ok(false);
+        return Ok(Refill::default());
     }
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     let others = ec2.enis_of_subnet(&eni.subnet_id);
     let others = others.map_err(|failure| failure.error(&format!("look at {}", eni.subnet_id)))?;
-    let mut chosen = Vec::new();
+    let (mut chosen, mut lacks) = (Vec::new(), Vec::new());
     for family in Family::ALL {
         let room = room(eni, &others, family);
+        // Without a number, the pool has what fits.
+        let is_short = free(family).saturating_add(room) < low && low != usize::MAX;
+        if missing(family) > 0 && is_short {
+            lacks.push(lack(pool, (eni, &node.inventory.instance_type), family));
+        }
         let is_free = |address| {
             let is_taken = known.contains(&address) || excluded.contains(address);
             !is_taken && prefix_of(&there, address).is_none()
         };
-        let free = candidates(pool, eni, is_free, &others, family);
-        chosen.extend(free.into_iter().take(missing(family).min(room)));
+        let found = candidates(pool, eni, is_free, &others, family);
+        chosen.extend(found.into_iter().take(missing(family).min(room)));
     }
-    if chosen.is_empty() {
-        return Ok(false);
-    }
-    claim(ledger, pool, &chosen)
+    let is_claimed = !chosen.is_empty() && claim(ledger, pool, &chosen)?;
+    Ok(Refill { is_claimed, lacks })
+}
+
+/// The text about a pool whose ENI has no room, the same for as long as that is so.
+fn lack(pool: &Pool, (eni, instance_type): (&Eni, &str), family: Family) -> String {
+    let (name, limit) = (&pool.name, family.limit(eni));
+    format!(
+        "pool {name:?} has fewer free {} addresses than its low water mark: {} has room for \
+         {limit} addresses, which are used ({instance_type})",
+        family.name(),
+        eni.id
+    )
 }
 
 /// Claims the addresses of `chosen` that have no entry in the ledger: an attachment may have

@@ -83,6 +83,15 @@ pub(super) fn tell(eni: &str, before: Option<&Entry>, after: &Entry, event: &Eve
             let reason = "somebody else has removed it from the ENI: it is assigned again";
             tell!(warn, "lost", eni, entry, reason);
         }
+        (Event::Ended { .. }, (Some(State::Pooled), _)) => {
+            tell!(
+                info,
+                "ended",
+                eni,
+                entry,
+                reason = "no pool has it any more"
+            );
+        }
         (Event::Unassigning, _) => {
             tell!(debug, "releasing", eni, entry, reason = "EC2 is asked");
         }

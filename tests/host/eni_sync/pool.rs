@@ -22,7 +22,7 @@ const MUTATIONS: [&str; 4] = [
 ];
 
 /// An agent's configuration with one pool, of the network `mgmt`.
-fn pool(keys: &Value) -> Value {
+pub(super) fn pool(keys: &Value) -> Value {
     let mut pool = json!({
         "name": "mgmt", "master": "ens6", "rangesFile": "/run/ranges.json", "cooldownSeconds": 0,
         "ranges": [{ "start": "10.0.4.100", "end": "10.0.4.163" }],
@@ -38,7 +38,7 @@ pub(super) fn ranges_file(node: &VpcNode) -> PathBuf {
 }
 
 /// How many addresses host-local may hand out.
-fn listed(node: &VpcNode) -> u128 {
+pub(super) fn listed(node: &VpcNode) -> u128 {
     let Ok(text) = fs::read(ranges_file(node)) else {
         return 0;
     };

@@ -142,17 +142,27 @@ impl Pool {
         })
     }
 
-    /// The free addresses of the pool among the entries of an ENI, in order.
+    /// The free addresses of the pool among the entries of an ENI, in order. One that host-local
+    /// has handed out is not free, also if nobody has told the ledger.
     pub(crate) fn free(&self, entries: &[Entry], family: Family) -> BTreeSet<IpAddr> {
         let free = entries.iter().filter(|entry| entry.state == State::Pooled);
         let free = free.map(|entry| entry.address);
-        free.filter(|address| self.contains(*address) && Family::of(*address) == family)
+        let free = free.filter(|a| self.contains(*a) && Family::of(*a) == family);
+        free.filter(|address| !self.may_be_reserved(*address))
             .collect()
+    }
+
+    fn reservation(&self, address: IpAddr) -> PathBuf {
+        self.directory().join(address.to_string())
+    }
+
+    fn may_be_reserved(&self, address: IpAddr) -> bool {
+        self.reservation(address).try_exists().unwrap_or(true)
     }
 
     /// The owner of an address of the pool: the attachment that host-local reserves it for.
     pub(crate) fn claimant(&self, address: IpAddr) -> Owner {
-        let reservation = self.directory().join(address.to_string());
+        let reservation = self.reservation(address);
         Owner {
             network: self.name.clone(),
             container_id: String::new(),
