@@ -1,12 +1,13 @@
 //! Checks of the node's ENIs, independent of networks.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use common::attach::inventory::{Eni, NO_MANAGE_TAG};
 
 use crate::cli::doctor::facts::Facts;
 use crate::cli::doctor::finding::Finding;
-use crate::ledger::{Entry, State};
+use crate::ledger::{Entry, Event, State};
 use crate::registration::prefixes::supply;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::eni;
@@ -176,40 +177,60 @@ fn slots(facts: &Facts, eni: &Eni, own: &Description, family: Family) -> Option<
 
 fn full(facts: &Facts, eni: &Eni, says: String, family: Family) -> Finding {
     const CHECK: &str = "slots";
-    let ledger = facts.ledger.as_ref().ok();
-    let entries = ledger.and_then(|ledger| ledger.get(&eni.id));
     let is_free = |entry: &&Entry| {
         let can_be_given = matches!(entry.state, State::Pooled | State::Releasing { .. });
         can_be_given && Family::of(entry.address) == family
     };
-    let free = entries.into_iter().flatten().filter(is_free).count();
-    match (free, free_in_prefixes(facts, eni, family)) {
-        (0, 0) => Finding::error(CHECK, &eni.id, says)
-            .advise("the next pod fails: use a larger instance type or another ENI"),
-        (free, 0) => Finding::warning(CHECK, &eni.id, format!("{says}, {free} of them by no pod"))
-            .advise("pods beyond these fail: use a larger instance type or another ENI"),
-        (free, inside) => {
-            let by_no_pod = match free {
-                0 => String::new(),
-                free => format!(", {free} of them by no pod"),
-            };
-            let says =
-                format!("{says}{by_no_pod}, and {inside} addresses of its prefixes are free");
-            Finding::warning(CHECK, &eni.id, says).advise(
-                "pods beyond these fail, and those that ask for an address by name: use a larger \
-                 instance type or another ENI",
-            )
+    let single = entries(facts, eni).iter().filter(is_free).count();
+    let (for_all, for_pools) = free_in_prefixes(facts, eni, family);
+    let parts = [
+        (single, format!(", {single} of them by no pod")),
+        (
+            for_all,
+            format!(", and {for_all} addresses of its prefixes are free"),
+        ),
+        (
+            for_pools,
+            format!(", and {for_pools} addresses of its prefixes are free for host-local"),
+        ),
+    ];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    let says = parts.fold(says, |says, (_, part)| says + &part);
+    let who = match (single, for_all, for_pools) {
+        (0, 0, 0) => {
+            return Finding::error(CHECK, &eni.id, says)
+                .advise("the next pod fails: use a larger instance type or another ENI");
         }
-    }
+        (0, 0, _) => "pods of networks without a pool of prefixes fail",
+        (_, 0, _) => "pods beyond these fail",
+        _ => "pods beyond these fail, and those that ask for an address by name",
+    };
+    let advice = format!("{who}: use a larger instance type or another ENI");
+    Finding::warning(CHECK, &eni.id, says).advise(advice)
 }
 
-/// How many addresses of an ENI's prefixes are free for networks without ranges.
-fn free_in_prefixes(facts: &Facts, eni: &Eni, family: Family) -> usize {
+fn entries<'a>(facts: &'a Facts, eni: &Eni) -> &'a [Entry] {
     let ledger = facts.ledger.as_ref().ok();
     let entries = ledger.and_then(|ledger| ledger.get(&eni.id));
-    let entries = entries.map_or(&[][..], Vec::as_slice);
+    entries.map_or(&[], Vec::as_slice)
+}
+
+/// How many addresses of an ENI's prefixes are free: for networks without ranges, and for the
+/// networks whose host-local has a ranges file. A pod that only host-local knows has one, too.
+fn free_in_prefixes(facts: &Facts, eni: &Eni, family: Family) -> (usize, usize) {
+    let mut taken = entries(facts, eni).to_vec();
+    let is_unknown = |address: &&IpAddr| taken.iter().all(|entry| entry.address != **address);
+    let unknown = facts.reserved.iter().filter(is_unknown);
+    let unknown = unknown.filter_map(|address| Entry::begin(*address, &Event::Seen, None));
+    let unknown: Vec<Entry> = unknown.collect();
+    taken.extend(unknown);
     let prefixes = facts.prefixes.get(&eni.id).into_iter().flatten();
     let of_family = prefixes.filter(|p| Family::of(p.prefix.address()) == family);
-    let free = of_family.map(|prefix| supply::free(prefix, entries));
-    free.fold(0, usize::saturating_add)
+    of_family.fold((0usize, 0usize), |(for_all, for_pools), prefix| {
+        let free = supply::free(prefix, &taken);
+        match prefix.ranges_file {
+            None => (for_all.saturating_add(free), for_pools),
+            Some(_) => (for_all, for_pools.saturating_add(free)),
+        }
+    })
 }

@@ -13,6 +13,7 @@ use common::kernel::netlink::Netlink;
 
 use crate::agent::configuration::{Configuration, Networks, Pool};
 use crate::agent::devices::shown::{self, Shown};
+use crate::agent::reserved;
 use crate::cli::doctor::network::Network;
 use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
@@ -69,6 +70,8 @@ pub(crate) struct Facts {
     pub(crate) ledger: Result<BTreeMap<String, Vec<Entry>>>,
     /// The prefixes of each ENI in the ledger, as far as they can be read.
     pub(crate) prefixes: BTreeMap<String, Vec<Prefix>>,
+    /// The addresses that host-local has reserved, as far as they can be read.
+    pub(crate) reserved: Vec<IpAddr>,
     /// The agent's configuration, if there is one that can be read.
     configuration: Option<Configuration>,
     /// The resources that the agent offers to the kubelet.
@@ -119,6 +122,8 @@ impl Facts {
         let mut netlink = Netlink::open()?;
         let plugin_directory = plugins.map_or_else(|| plugin_directory(agent), Path::to_owned);
         let (networks, unreadable) = resolve(sources, &mut netlink);
+        let configuration = agent.and_then(|path| Configuration::read(path).ok());
+        let stores = configuration.clone().unwrap_or_default();
         let mut facts = Self {
             access: Access {
                 identity: Err(common::error::Error::internal("not asked")),
@@ -141,7 +146,8 @@ impl Facts {
             agent: socket::ping(),
             ledger: read_ledger(),
             prefixes: read_prefixes().unwrap_or_default(),
-            configuration: agent.and_then(|path| Configuration::read(path).ok()),
+            reserved: reserved::addresses(&stores).unwrap_or_default(),
+            configuration,
             resources: shown::read(),
             damaged: read_damaged().unwrap_or_default(),
             living: in_use::of_node(&Ledger::of_node()),

@@ -84,6 +84,8 @@ impl Slots {
         let own = own.filter(|address| Family::of(**address) == family);
         let not_singles = own.count() + there.len();
         let of_family = prefixes.iter().filter(|prefix| is_of(prefix, family));
+        // host-local alone knows which of the others are free, and only its networks get them.
+        let for_all = of_family.filter(|prefix| prefix.ranges_file.is_none());
         Self {
             used: not_singles + singles.clone().count(),
             limit: family.limit(eni),
@@ -93,7 +95,7 @@ impl Slots {
                 let known = prefixes.iter().find(|known| known.prefix == *prefix);
                 known.map_or(size(*prefix), Prefix::size)
             })),
-            free_in_prefixes: sum(of_family.map(|prefix| free(prefix, entries))),
+            free_in_prefixes: sum(for_all.map(|prefix| free(prefix, entries))),
             in_next_prefix: match family {
                 Family::V4 => IPV4_SIZE,
                 Family::V6 => MOST_PODS,
@@ -125,9 +127,9 @@ impl Slots {
         self.in_prefixes.saturating_add(self.singles)
     }
 
-    /// For how many more pods the ENI has addresses: the free ones in its prefixes, and one for
-    /// each slot that is left, or those of a prefix for each slot if `as_prefixes`. `None` if
-    /// the limit is not known.
+    /// For how many more pods of any network the ENI has addresses: the free ones in its prefixes
+    /// that are not for a pool, and one for each slot that is left, or those of a prefix for each
+    /// slot if `as_prefixes`. `None` if the limit is not known.
     pub(crate) fn pods_left(&self, as_prefixes: bool) -> Option<usize> {
         let limit = (self.limit > 0).then_some(self.limit)?;
         let each = if as_prefixes { self.in_next_prefix } else { 1 };
@@ -373,6 +375,15 @@ mod tests {
         assert_eq!((free(&none, &entries), missing(&[&none])), (0, 0));
         let large = prefix("2001:db8:4:0:1::/80", &["2001:db8:4:0:1::/96"]);
         assert_eq!(free(&large, &[]), (1 << 48) - (1 << 32));
+    }
+
+    #[test]
+    fn a_prefix_of_a_pool_is_room_for_pods_but_not_for_those_of_any_network() {
+        let prefix = Prefix::assigned("10.0.4.32/28".parse().unwrap()).unwrap();
+        let listed = prefix.listed_in(Some(std::path::Path::new("/run/ranges.json")));
+        let slots = Slots::of(&eni(), &[], &[listed], Family::V4);
+        assert_eq!(slots.pods_left(false), Some(7));
+        assert_eq!(slots.for_pods(), Some(2 * 16 + 7));
     }
 
     #[test]

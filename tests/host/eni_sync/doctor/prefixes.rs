@@ -2,13 +2,15 @@
 
 use std::fs;
 
+use harness::Pod;
 use harness::eni_lab::Limits;
 use harness::vpc::{Vpc, VpcNode, ip};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine};
-use crate::eni_sync::ipam::{add, sharing};
-use crate::eni_sync::pool_of_prefixes::of_ipv4;
+use crate::eni_sync::ipam::{add, call, ipv4, sharing};
+use crate::eni_sync::pool::host_local;
+use crate::eni_sync::pool_of_prefixes::{listing, of_ipv4};
 use crate::eni_sync::prefixes::{kept, one, prefixes};
 
 /// The doctor, where the agent is to keep a prefix.
@@ -107,4 +109,23 @@ fn a_full_eni_whose_prefixes_have_free_addresses_is_a_warning() {
     let says = "2 of 2 IPv4 addresses used, and 15 addresses of its prefixes are free";
     examine(&node, &[]).has("slots", "warning", says);
     add(&node, &sharing(&node, "c2"));
+}
+
+/// Networks without addresses get none of a pool's prefix, and the next pod of one fails.
+#[test]
+fn a_full_eni_whose_prefixes_are_a_pools_names_for_whom_they_are() {
+    let vpc = Vpc::new();
+    let_enis_have(&vpc, 2);
+    let node = vpc.node();
+    drop(listing(&node, &of_ipv4(1, 1), 1));
+    // host-local alone knows of its pod.
+    node.run(&host_local("ADD", &Pod::new("c1"))).ok();
+    let diagnosis = examine_with(&node, &of_ipv4(1, 1));
+    let says =
+        "2 of 2 IPv4 addresses used, and 15 addresses of its prefixes are free for host-local";
+    diagnosis.has("slots", "warning", says);
+    let (_, _, advice) = diagnosis.of("slots")[0];
+    assert!(advice.contains("without a pool of prefixes"), "{advice}");
+    let call = call(&node, "ADD", &sharing(&node, "c2"), &ipv4());
+    node.run(&call).error();
 }
