@@ -105,7 +105,7 @@ mod tests {
     fn a_file_of_a_newer_format_is_neither_read_nor_replaced() {
         let name = format!("eni-sync-{}.unheard", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let text = r#"{"formatVersion":2,"since":7}"#;
+        let text = r#"{"formatVersion":3,"since":7}"#;
         std::fs::write(&path, text).unwrap();
         let refused = [
             read::<serde_json::Value>(&path).unwrap_err(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use common::address::{Cidr, number, step};
 use common::error::{Error, ErrorCode, Result};
+use common::files::format;
 use common::say;
 use serde::{Deserialize, Serialize};
 
@@ -44,10 +45,14 @@ pub(crate) struct Prefix {
 
 /// The content of a prefix's file, with the clock by which its times are measured.
 #[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Written {
     #[serde(flatten)]
     prefix: Prefix,
     clock: Clock,
+    /// An earlier version does not know `rangesFile`. It must not read the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    format_version: Option<u64>,
 }
 
 impl Prefix {
@@ -309,6 +314,7 @@ fn read_prefix(directory: &Path, name: &str, clock: &Clock) -> Result<Option<Pre
     let Some(Written {
         prefix,
         clock: then,
+        ..
     }) = read::<Written>(&path)?
     else {
         return Ok(None);
@@ -354,9 +360,11 @@ impl Entries {
     ) -> Result<()> {
         let name = prefix_file(after.prefix);
         read_prefix(&self.directory, &name, &self.clock)?;
+        let is_listed = after.ranges_file.is_some();
         let written = Written {
             prefix: self.proven(after.clone(), event),
             clock: self.clock.clone(),
+            format_version: is_listed.then_some(format::OF_LISTED_PREFIX),
         };
         write(&self.directory.join(name), &written)?;
         journal::prefix(&self.eni, before, after, event);

@@ -86,7 +86,7 @@ fn a_del_that_cannot_read_what_it_has_to_end_fails_and_the_next_one_ends_it() {
 /// What EC2 was asked to choose keeps only those waiting that need another choice of EC2.
 #[test]
 fn addresses_that_are_named_need_nothing_of_what_ec2_was_asked_to_choose() {
-    for text in ["{", r#"{"formatVersion": 2}"#] {
+    for text in ["{", r#"{"formatVersion": 3}"#] {
         let vpc = Vpc::new();
         let node = vpc.node();
         node.add(&Pod::new("c1"), &[ADDRESS]).ok();

@@ -15,14 +15,14 @@ use super::ipam;
 fn mark(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let mut document: Value = serde_json::from_str(&text).unwrap();
-    document["formatVersion"] = json!(2);
+    document["formatVersion"] = json!(3);
     fs::write(path, document.to_string()).unwrap();
     document.to_string()
 }
 
-const NEWER: &str = "it is of format 2, and version ";
+const NEWER: &str = "it is of format 3, and version ";
 /// Nothing that this version could make sense of.
-const NEW: &str = r#"{"formatVersion":2,"what":"new"}"#;
+const NEW: &str = r#"{"formatVersion":3,"what":"new"}"#;
 /// The extended attribute in which a record's file has the number of its boot.
 const BOOT: &str = "user.eni-cni.boot";
 
@@ -123,12 +123,12 @@ fn the_way_that_an_agent_of_a_newer_version_has_left_is_not_taken() {
     let node = vpc.node();
     let path = node.run_directory().join("eni-cni/environment.json");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let newer = r#"{"formatVersion":2,"variables":{"AWS_REGION":"eu-west-1"}}"#;
+    let newer = r#"{"formatVersion":3,"variables":{"AWS_REGION":"eu-west-1"}}"#;
     fs::write(&path, newer).unwrap();
     let output = node.add(&Pod::new("c1"), &["10.0.4.70"]);
     output.ok();
     assert_eq!(node.addresses(), ["10.0.4.70"]);
-    let said = "going on without \"/run/eni-cni/environment.json\": it is of format 2";
+    let said = "going on without \"/run/eni-cni/environment.json\": it is of format 3";
     assert!(output.stderr.contains(said), "{output}");
 }
 

@@ -109,7 +109,7 @@ fn an_eni_that_has_gone_with_a_prefix_on_its_way_out_keeps_no_agent_busy() {
 fn a_file_of_a_prefix_that_cannot_be_read_is_named_and_stays_as_it_is() {
     for (text, said) in [
         ("{", "is not a file of the ledger"),
-        (r#"{"formatVersion": 2}"#, "is of format 2"),
+        (r#"{"formatVersion": 3}"#, "is of format 3"),
     ] {
         let vpc = Vpc::new();
         let node = vpc.node();
@@ -137,7 +137,7 @@ fn while_it_cannot_be_read_what_ec2_was_asked_for_pods_get_single_addresses() {
     let node = vpc.node();
     assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
     let path = node.ledger_path().join(".asked-ipv4");
-    let text = r#"{"formatVersion": 2}"#;
+    let text = r#"{"formatVersion": 3}"#;
     fs::write(&path, text).unwrap();
     let agent = Agent::start(&node, &one());
     let says = |said: &str| agent.log().matches(said).count();

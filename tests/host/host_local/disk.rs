@@ -228,7 +228,7 @@ fn what_a_newer_version_has_noted_of_a_container_does_not_end_its_reservation() 
     network.date_back("10.0.0.2");
     assert_eq!(address(&network.add("b")), "10.0.0.2/30");
     network.date_back("10.0.0.2");
-    network.remember("10.0.0.2", &[("formatVersion", 2.into())]);
+    network.remember("10.0.0.2", &[("formatVersion", 3.into())]);
     network.add("c").error_code(999);
     assert_eq!(network.files()["10.0.0.2"], "b\r\nnet1");
 }

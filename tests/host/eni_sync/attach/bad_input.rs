@@ -122,7 +122,7 @@ fn a_file_that_is_not_a_record_is_named_and_nothing_is_created() {
     for (text, said) in [
         ("{", "x.json\" is not the record of an ENI"),
         (
-            r#"{"formatVersion":2}"#,
+            r#"{"formatVersion":3}"#,
             "x.json\" is the record of an ENI of a newer version",
         ),
     ] {
