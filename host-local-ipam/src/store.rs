@@ -230,6 +230,15 @@ impl Store {
     }
 }
 
+/// Waits until every process has ended its work that has the lock of the network's `directory` at
+/// this moment, for `deadline` at most. A directory without a lock has none.
+///
+/// # Errors
+/// Code 5 naming the file, 11 when the lock is not free at the deadline.
+pub fn await_lock(directory: &Path, deadline: Duration) -> Result<()> {
+    Lock::take_existing(&directory.join(LOCK), deadline).map(drop)
+}
+
 /// Whether there is a directory at this path.
 ///
 /// # Errors

@@ -48,6 +48,7 @@ mod pool;
 mod pool_changes;
 mod pool_of_prefixes;
 mod pool_of_prefixes_ends;
+mod pool_of_prefixes_givers;
 mod prefixes;
 mod prefixes_kept;
 mod prefixes_killed;

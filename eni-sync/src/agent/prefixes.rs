@@ -162,21 +162,24 @@ fn keep_on(
         return Ok(());
     }
     let _turn = ledger.take_turn(TURN_DEADLINE)?;
-    // Only called when a prefix is opened, closed or given back, and then current.
+    // Only called when a prefix is closed, and then current.
     let reserved = || reserved::addresses(&agent.configuration);
+    // The same when one is opened or given back: it must not be in the file of an ADD any more.
+    let settled = || reserved::settled(&agent.configuration);
     let mut errors = Errors::default();
     let is_used = |prefix: &Prefix| {
         let family = family_of(prefix);
         let for_all = stock.level(eni, family).map(|_| None::<PathBuf>);
         for_all.or_else(|| pools.ranges_file(family).map(Some))
     };
-    errors.keep(give_back::open_adopted(
-        node,
-        (eni, &ledger),
-        is_used,
-        reserved,
-        findings,
-    ));
+    // A prefix that the ledger has lost may still be in the file of the pool that had it.
+    let is_written = errors.keep(pools.write(&ledger)).is_some();
+    if is_written && pools.are_all_found() {
+        let open = (eni, &ledger);
+        errors.keep(give_back::open_adopted(
+            node, open, is_used, settled, findings,
+        ));
+    }
     for family in Family::ALL {
         let order = Order {
             node,
@@ -191,11 +194,9 @@ fn keep_on(
         errors.keep(pools.follow(&order, reserved));
     }
     // Where a file cannot be written, no prefix leaves that it names.
-    if errors.keep(pools.write(&ledger)).is_some() {
+    if is_written && errors.keep(pools.write(&ledger)).is_some() {
         let mut kept = Vec::new();
-        errors.keep(give_back::give_back(
-            node, eni, &ledger, reserved, &mut kept,
-        ));
+        errors.keep(give_back::give_back(node, eni, &ledger, settled, &mut kept));
         let stays = kept.into_iter();
         findings.extend(stays.map(|(prefix, why)| format!("{prefix} stays: {why}")));
     }

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::address::parse_address;
 use common::error::{Error, Result};
 use common::files::file;
 use host_local_ipam::reservation::{self, Holder};
-use host_local_ipam::survey;
+use host_local_ipam::{store, survey};
 
 use crate::agent::configuration::{Configuration, DATA_DIR, Watched};
 use crate::agent::found::Found;
 use crate::agent::shared::Agent;
+use crate::deadline::Deadline;
 use crate::ledger::{Entry, Life, Owner};
 use crate::registration::ended;
 use crate::registration::register;
@@ -23,6 +25,10 @@ use crate::vpc::inventory;
 
 /// The reason in the log for releasing an address.
 pub(super) const GONE: &str = "its reservation has gone";
+
+/// How long the ADDs of all networks are waited for. Each has the lock for milliseconds, unless its
+/// process is stopped; then nothing is given back until it has ended.
+const ADDS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The reservations of a network, with their owners as far as they can be read.
 pub(super) type Reserved = BTreeMap<IpAddr, Option<Owner>>;
@@ -86,18 +92,49 @@ pub(super) fn reservations(network: &Watched) -> Result<Reserved> {
 /// # Errors
 /// Code 5 naming a directory, and those of reading the records.
 pub(crate) fn everywhere(configuration: &Configuration) -> Result<BTreeMap<IpAddr, PathBuf>> {
+    let mut reserved = BTreeMap::new();
+    for network in directories(configuration)? {
+        reserved.extend(names(&network)?.into_iter().filter_map(address_of));
+    }
+    Ok(reserved)
+}
+
+/// The directories of all networks of host-local in all stores that are known.
+fn directories(configuration: &Configuration) -> Result<Vec<PathBuf>> {
     let mut stores: BTreeSet<PathBuf> = [PathBuf::from(DATA_DIR)].into();
     stores.extend(configuration.pools.iter().map(|pool| pool.data_dir.clone()));
     let listed = configuration.networks.listed().iter();
     stores.extend(listed.map(|network| network.data_dir.clone()));
     stores.extend(Found::read()?.networks.into_iter().map(|n| n.data_dir));
-    let mut reserved = BTreeMap::new();
+    let mut directories = Vec::new();
     for store in stores {
-        for network in names(&store)? {
-            reserved.extend(names(&network)?.into_iter().filter_map(address_of));
-        }
+        let found = names(&store)?.into_iter();
+        directories.extend(found.filter(|path| path.is_dir()));
     }
-    Ok(reserved)
+    Ok(directories)
+}
+
+/// Waits until every ADD of host-local has ended that may have read a ranges file as it was before
+/// this call: host-local reads it while it has the lock of its network. What such an ADD has
+/// reserved is there afterwards.
+///
+/// # Errors
+/// Code 11 when a lock is not free in time, code 5 naming a file.
+pub(crate) fn await_adds(configuration: &Configuration) -> Result<()> {
+    let deadline = Deadline::after(ADDS_DEADLINE);
+    let directories = directories(configuration)?;
+    let mut directories = directories.iter();
+    directories.try_for_each(|network| store::await_lock(network, deadline.left()))
+}
+
+/// The addresses that host-local has reserved, including those of every ADD that may have read a
+/// ranges file as it was before this call.
+///
+/// # Errors
+/// As for [`await_adds`] and [`everywhere`].
+pub(crate) fn settled(configuration: &Configuration) -> Result<Vec<IpAddr>> {
+    await_adds(configuration)?;
+    addresses(configuration)
 }
 
 /// The same addresses without the files.

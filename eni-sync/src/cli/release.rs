@@ -76,9 +76,24 @@ impl Manner {
     /// # Errors
     /// Code 5, 6 or 7 naming the configuration of the agent or a directory.
     fn reserved(&self) -> Result<BTreeMap<IpAddr, PathBuf>> {
+        reserved::everywhere(&self.configuration()?)
+    }
+
+    /// The same, including those of every ADD that may have read a ranges file as it was before
+    /// this call.
+    ///
+    /// # Errors
+    /// As for [`Manner::reserved`], and code 11 when the lock of a network is not free in time.
+    fn settled(&self) -> Result<BTreeMap<IpAddr, PathBuf>> {
+        let configuration = self.configuration()?;
+        reserved::await_adds(&configuration)?;
+        reserved::everywhere(&configuration)
+    }
+
+    fn configuration(&self) -> Result<Configuration> {
         let path = doctor::agent_config(self.agent_config.as_deref());
         let configuration = path.map(|path| Configuration::read(&path)).transpose()?;
-        reserved::everywhere(&configuration.unwrap_or_default())
+        Ok(configuration.unwrap_or_default())
     }
 }
 

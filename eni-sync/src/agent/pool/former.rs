@@ -53,7 +53,7 @@ pub(super) fn give_back(agent: &Agent) -> Result<()> {
         return Ok(());
     }
     unlist(agent, &places, &enis)?;
-    let reserved = reserved::addresses(&agent.configuration)?;
+    let reserved = reserved::settled(&agent.configuration)?;
     let reserved: BTreeSet<IpAddr> = reserved.into_iter().collect();
     let mut errors = Errors::default();
     for (eni, ledger) in with_former {
@@ -76,7 +76,7 @@ fn with_free(agent: &Agent) -> Result<Vec<EniLedger>> {
 }
 
 /// Writes the files of the pools, so that host-local hands out none of the former addresses any
-/// more. What it has reserved before that is read after this.
+/// more. What it has reserved before that, or is reserving, is read after this.
 fn unlist(agent: &Agent, places: &[Place<'_>], enis: &[Eni]) -> Result<()> {
     for (pool, mac) in places.iter().filter(|(pool, _)| pool.kept().is_none()) {
         if let Some(eni) = enis.iter().find(|eni| Some(&eni.mac) == mac.as_ref()) {

@@ -86,6 +86,12 @@ impl OnEni<'_> {
         !self.pools.is_empty()
     }
 
+    /// Whether the interface of every pool of the node was found: the file of another pool may
+    /// have any prefix of this ENI.
+    pub(super) fn are_all_found(&self) -> bool {
+        self.unknown.is_empty()
+    }
+
     /// The ranges file that gets a prefix of a family that was found on the ENI.
     pub(super) fn ranges_file(&self, family: Family) -> Option<PathBuf> {
         let mut pools = self.pools.iter();

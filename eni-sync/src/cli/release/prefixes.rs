@@ -192,7 +192,7 @@ fn give_up(
         }
     }
     let mut kept = Vec::new();
-    let reserved = || Ok(manner.reserved()?.into_keys().collect());
+    let reserved = || Ok(manner.settled()?.into_keys().collect());
     let outcome = give_back::give_back(node, eni, ledger, reserved, &mut kept);
     let failure = outcome.err().map(|error| error.to_string());
     let left = ledger.read_prefixes()?;

@@ -86,7 +86,9 @@ pub(crate) fn in_use_by(prefix: &Prefix, living: &Living, reserved: &[IpAddr]) -
 }
 
 /// Has EC2 unassign the prefixes that are closed, due and not in use. Adds to `kept` the
-/// prefixes that stay, and why. The caller must have the turn.
+/// prefixes that stay, and why. The caller must have the turn. `reserved` returns the addresses
+/// that host-local has reserved, including those of every ADD that may have read an older ranges
+/// file.
 ///
 /// # Errors
 /// The failures of calls; the prefixes stay due.
@@ -107,8 +109,8 @@ pub(crate) fn give_back(
     if let Some(why) = attached::reason_to_keep(&eni.mac)? {
         return postpone_all(ledger, due, &why, kept);
     }
-    // Who reads a file from now on finds none of their addresses; what was reserved before that is
-    // read after this.
+    // Who reads a file from now on finds none of their addresses; what was reserved before that,
+    // or is being reserved, is read after this.
     due.iter().try_for_each(unlist)?;
     let living = in_use::look_from(node.ledger, Reach::Visible)?;
     let asked = mark_asked(ledger, due, (&living, &reserved()?), kept)?;
@@ -237,7 +239,7 @@ fn note_unassigned(ledger: &EniLedger, prefixes: &[Prefix]) -> Result<()> {
 /// Opens the adopted prefixes of an ENI for the ranges file, or the networks without addresses,
 /// that `wanted` names: those that a second look has shown and of which no address is used
 /// without the ledger's knowledge, neither singly nor by a pod with the whole ENI. A prefix in
-/// use is examined again after a minute.
+/// use is examined again after a minute. `reserved` is as for [`give_back`].
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger, and those of [`in_use::look_from`].
