@@ -222,6 +222,9 @@ impl EniLedger {
     }
 }
 
+/// A file that the system failed to read: the address that its name has, if any, and the error.
+pub(crate) type Unread = (Option<IpAddr>, Error);
+
 /// The entries of one ENI, locked.
 #[derive(Debug)]
 pub(crate) struct Entries {
@@ -263,11 +266,12 @@ impl Entries {
         Ok(attachment::under(entries, self.attachment.as_ref()))
     }
 
-    /// The same, and why the system failed to read files, which are not damaged by that.
+    /// The same, and why the system failed to read files, which are not damaged by that, each with
+    /// the address in its name.
     ///
     /// # Errors
     /// As for [`Entries::all`].
-    pub(crate) fn all_and_unread(&self) -> Result<(Vec<Entry>, Vec<Error>)> {
+    pub(crate) fn all_and_unread(&self) -> Result<(Vec<Entry>, Vec<Unread>)> {
         read_each(&self.directory, &self.clock)
     }
 
@@ -423,16 +427,16 @@ impl Entries {
 
 fn read_all(directory: &Path, clock: &Clock) -> Result<Vec<Entry>> {
     let (entries, unread) = read_each(directory, clock)?;
-    unread.iter().for_each(|error| say!("{error}"));
+    unread.iter().for_each(|(_, error)| say!("{error}"));
     Ok(entries)
 }
 
-fn read_each(directory: &Path, clock: &Clock) -> Result<(Vec<Entry>, Vec<Error>)> {
+fn read_each(directory: &Path, clock: &Clock) -> Result<(Vec<Entry>, Vec<Unread>)> {
     let (mut entries, mut unread) = (Vec::new(), Vec::new());
     for name in names(directory)? {
-        match read(&directory.join(name), clock) {
+        match read(&directory.join(&name), clock) {
             Ok(entry) => entries.extend(entry),
-            Err(error) if error.code == ErrorCode::IO => unread.push(error),
+            Err(error) if error.code == ErrorCode::IO => unread.push((name.parse().ok(), error)),
             // One damaged file must not block all other addresses.
             Err(error) => say!("{error}"),
         }

@@ -87,7 +87,12 @@ fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
 
 pub(crate) fn del(args: &CmdArgs) -> Result<()> {
     let renamed = Renamed::of(args);
-    give_up(&Ledger::of_node(), Why::Del, |owner, address| {
+    // A result that cannot be read must not keep the pod from ending.
+    let result = args.conf.document.prev_result(args.conf.version);
+    let ips = result.ok().flatten().unwrap_or_default().ips.into_iter();
+    let addresses = ips.map(|ip| ip.address.address()).collect();
+    let why = Why::Del { addresses };
+    give_up(&Ledger::of_node(), &why, |owner, address| {
         owner.is_of(args) || renamed.is_meant(owner, address)
     })?;
     socket::announce();
@@ -136,7 +141,7 @@ pub(crate) fn gc(conf: &ConfArgs) -> Result<()> {
     };
     let ledger = Ledger::of_node();
     let mut errors = Errors::default();
-    errors.keep(give_up(&ledger, Why::Gc, |owner, _| {
+    errors.keep(give_up(&ledger, &Why::Gc, |owner, _| {
         owner.network == conf.network && !is_listed(&valid, &owner.container_id, &owner.ifname)
     }));
     // Only the agent's role may permit the removal.

@@ -99,7 +99,21 @@ fn del(args: &CmdArgs) -> Result<()> {
     let Some(store) = Store::open(&directory)? else {
         return Ok(());
     };
-    Survey::of_owner(&store, &Owner::of(args))?.release(&store)
+    let mut survey = Survey::of_owner(&store, &Owner::of(args))?;
+    if let Some(own) = addresses_of_result(&args.conf) {
+        survey.pass_over_unreadable(|address| own.contains(&address));
+    }
+    survey.release(&store)
+}
+
+/// All addresses that the runtime knows of the attachment: if a file of any other address cannot
+/// be read, it is another's, and must not keep the pod from ending. `None` if they are not known:
+/// each such file may be the attachment's then.
+fn addresses_of_result(conf: &ConfArgs) -> Option<Vec<IpAddr>> {
+    let result = conf.document.prev_result(conf.version).ok().flatten()?;
+    let addresses = result.ips.iter().map(|ip| ip.address.address());
+    let addresses: Vec<IpAddr> = addresses.collect();
+    (!addresses.is_empty()).then_some(addresses)
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {

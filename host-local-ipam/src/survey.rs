@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use common::address::parse_address;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::records::boot_id;
+use common::say;
 use nix::libc::ENOENT;
 
 use crate::boot::{Boot, Classification};
@@ -155,6 +156,17 @@ impl Survey {
             count => error.msg += &format!(" and {} other files", count - 1),
         }
         Err(error)
+    }
+
+    /// Leaves out, and logs, the files that could not be read, unless `may_be_relevant` is true
+    /// for their addresses.
+    pub fn pass_over_unreadable(&mut self, may_be_relevant: impl Fn(IpAddr) -> bool) {
+        let address = |path: &Path| parse_address(path.file_name()?.to_str()?).ok();
+        let all = mem::take(&mut self.unreadable).into_iter();
+        let (relevant, others): (Vec<_>, Vec<_>) =
+            all.partition(|(path, _)| address(path).is_none_or(&may_be_relevant));
+        self.unreadable = relevant;
+        others.iter().for_each(|(_, error)| say!("{error}"));
     }
 
     /// Removes these from the taken addresses. An address with two files is taken until both

@@ -8,7 +8,7 @@ use common::error::{Errors, Result};
 use common::kernel::netns::Holders;
 use common::say;
 
-use crate::ledger::{Entries, Entry, Ledger, Owner, Whose, Wish};
+use crate::ledger::{Entries, Entry, Ledger, Owner, Unread, Whose, Wish};
 
 /// How long a DEL waits for the ledgers of all ENIs together. Each is locked for milliseconds,
 /// unless the process with the lock is stopped; the runtime repeats the DEL then.
@@ -23,11 +23,12 @@ const LEAST_LOCK_WAIT: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger that cannot be read or written, 11 when it is locked for too
-/// long; the others are marked nevertheless. If a DEL has found an entry of its attachment, a file
-/// that cannot be read is another's, and must not keep the pod from ending.
+/// long; the others are marked nevertheless. A file that cannot be read and is not of an address of
+/// the attachment must not keep its pod from ending. If the runtime does not know the addresses, a
+/// DEL that has found an entry of the attachment takes such a file for another's.
 pub(crate) fn give_up(
     ledger: &Ledger,
-    why: Why,
+    why: &Why,
     is_ended: impl Fn(&Owner, Option<IpAddr>) -> bool,
 ) -> Result<()> {
     let is_of_ended = |entry: &Entry| {
@@ -36,8 +37,12 @@ pub(crate) fn give_up(
     };
     let mut pass = Pass::new(why.text());
     pass.end_all(ledger, is_of_ended, |wish| is_ended(&wish.owner, None))?;
-    let is_all = why == Why::Del && pass.is_found;
-    pass.finish(!is_all)
+    let is_found = pass.is_found;
+    pass.finish(|address| match why {
+        Why::Gc => true,
+        Why::Del { addresses } if addresses.is_empty() => !is_found,
+        Why::Del { addresses } => address.is_some_and(|address| addresses.contains(&address)),
+    })
 }
 
 /// The same for entries, without wishes. A file that could not be read is only logged.
@@ -52,22 +57,25 @@ pub(crate) fn give_up_entries(
     let mut pass = Pass::new(why);
     pass.end_all(ledger, is_ended, |_| false)?;
     // The next pass of the agent reads the file again.
-    pass.finish(false)
+    pass.finish(|_| false)
 }
 
 /// Which command ends attachments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     /// DEL, of one attachment.
-    Del,
+    Del {
+        /// Its addresses as the runtime knows them; none if it does not.
+        addresses: Vec<IpAddr>,
+    },
     /// GC, of any number.
     Gc,
 }
 
 impl Why {
-    fn text(self) -> &'static str {
+    fn text(&self) -> &'static str {
         match self {
-            Self::Del => "DEL",
+            Self::Del { .. } => "DEL",
             Self::Gc => "GC",
         }
     }
@@ -79,8 +87,8 @@ struct Pass {
     holders: Holders,
     /// Whether an entry was found that is meant.
     is_found: bool,
-    /// Why the system could not read files, which may be of an entry that is meant.
-    unread: Errors,
+    /// The files that the system could not read, which may be of an entry that is meant.
+    unread: Vec<Unread>,
     errors: Errors,
 }
 
@@ -90,7 +98,7 @@ impl Pass {
             why,
             holders: Holders::default(),
             is_found: false,
-            unread: Errors::default(),
+            unread: Vec::new(),
             errors: Errors::default(),
         }
     }
@@ -119,9 +127,7 @@ impl Pass {
     /// the node, also writes down which namespaces live without a path, and which have ended since.
     fn end_where(&mut self, entries: &Entries, is_ended: impl Fn(&Entry) -> bool) -> Result<()> {
         let (all, unread) = entries.all_and_unread()?;
-        for error in unread {
-            self.unread.keep::<()>(Err(error));
-        }
+        self.unread.extend(unread);
         for entry in all {
             let is_meant = is_ended(&entry);
             self.is_found |= is_meant;
@@ -138,13 +144,13 @@ impl Pass {
     }
 
     /// All errors; those of files that could not be read only if these may be meant.
-    fn finish(mut self, may_be_unread: bool) -> Result<()> {
-        match self.unread.into_result() {
-            Err(error) if may_be_unread => {
+    fn finish(mut self, may_be_meant: impl Fn(Option<IpAddr>) -> bool) -> Result<()> {
+        for (address, error) in self.unread {
+            if may_be_meant(address) {
                 self.errors.keep::<()>(Err(error));
+            } else {
+                say!("{error}");
             }
-            Err(error) => say!("{error}"),
-            Ok(()) => {}
         }
         self.errors.into_result()
     }

@@ -83,6 +83,34 @@ fn a_del_that_cannot_read_what_it_has_to_end_fails_and_the_next_one_ends_it() {
     }
 }
 
+/// A disk whose file stays damaged must not keep all pods of the node from ending.
+#[test]
+fn a_file_that_cannot_be_read_keeps_only_the_pod_from_ending_whose_address_it_is() {
+    for error in ["EMFILE", "EIO", "EACCES"] {
+        let vpc = Vpc::new();
+        let node = vpc.node();
+        let (pod, ended) = (Pod::new("c1"), Pod::new("c2"));
+        let own = [ADDRESS, "10.0.4.71"];
+        node.add(&pod, &own).ok();
+        let del = |pod: &Pod, addresses: &[&str]| {
+            let call = node.pod_call("DEL", pod, addresses);
+            run_without_file(&node, &call, ADDRESS, error)
+        };
+        // The ledger has nothing of it any more, so no entry shows whose the file is not.
+        let output = del(&ended, &["10.0.4.72"]);
+        output.ok();
+        assert!(output.stderr.contains(ADDRESS), "{error}: {output}");
+        del(&ended, &[]).error_code(5);
+        // One of two addresses is not all.
+        let msg = del(&pod, &own).error_code(5).msg;
+        assert!(msg.contains(ADDRESS), "{error}: {msg}");
+        let states = own.map(|address| node.ledger()[address].clone());
+        assert_eq!(states, ["held", "releasing"], "{error}");
+        node.del(&pod);
+        assert_eq!(node.ledger()[ADDRESS], "releasing", "{error}");
+    }
+}
+
 /// What EC2 was asked to choose keeps only those waiting that need another choice of EC2.
 #[test]
 fn addresses_that_are_named_need_nothing_of_what_ec2_was_asked_to_choose() {

@@ -88,6 +88,48 @@ fn a_del_whose_reservation_cannot_be_read_names_it_and_releases_the_rest() {
     }
 }
 
+/// A disk whose file stays damaged must not keep all pods of its network from ending.
+#[test]
+fn a_file_that_cannot_be_read_keeps_only_the_pod_from_ending_whose_address_it_is() {
+    for make in [dual_stack, indexed] {
+        for (calls, error) in ways() {
+            let network = make();
+            let before = network.reserved();
+            let results = ["c1", "c2"].map(|id| network.add(id).ok());
+            let [_, path] = results.each_ref().map(|result| {
+                let own = result["ips"][0]["address"].as_str().unwrap_or_default();
+                network.path(own.trim_end_matches("/24"))
+            });
+            let del = |id: &str, result: &Value| {
+                let mut conf = network.conf().clone();
+                conf["prevResult"] = result.clone();
+                let call = network.call("DEL", id).conf(&conf);
+                failing(&call, &path, calls, error)
+            };
+            let of_other = del("c1", &results[0]);
+            of_other.ok();
+            let own = path.file_name().unwrap().to_str().unwrap();
+            // With an index, no file is read that is not needed.
+            let is_said = of_other.stderr.contains(own);
+            assert!(is_said || network.path(".reservations.index").exists());
+            names(&del("c2", &results[1]).error_code(5), own);
+            // The addresses of the pod are not known.
+            for unknown in [
+                json!({}),
+                json!("x"),
+                json!({ "cniVersion": "1.1.0", "ips": [] }),
+            ] {
+                names(&del("c2", &unknown).error_code(5), own);
+            }
+            let left = [&before[..], &[own.to_owned()]].concat();
+            let mut reserved = network.reserved();
+            reserved.retain(|name| !left.contains(name));
+            assert_eq!(reserved, [""; 0], "{calls} {error}");
+            assert!(path.exists(), "{calls} {error}");
+        }
+    }
+}
+
 #[test]
 fn gc_releases_the_rest_and_keeps_what_it_cannot_read() {
     let network = dual_stack();
