@@ -10,7 +10,8 @@ use harness::eni_lab::{EniId, Event};
 use harness::vpc::eventually;
 use serde_json::Value;
 
-use super::site::{CHOSEN, HIGH, Living, NETWORKS, PREFIXES, Site};
+use super::super::prefixes::contains;
+use super::site::{CHOSEN, HIGH, LISTED, Living, NETWORKS, Network, PREFIXES, Site};
 use super::story::{FOREIGN, Story};
 
 /// How long the agent may need to see what others have changed.
@@ -23,7 +24,8 @@ impl Story {
             for living in &site.pods {
                 self.check_pod(site, living);
             }
-            self.check_ranges_file(site);
+            self.check_ranges_files(site);
+            self.check_givers(site);
         }
         let mut addresses = BTreeSet::new();
         for address in self.sites.iter().flat_map(Site::in_use) {
@@ -44,21 +46,32 @@ impl Story {
         for address in &living.addresses {
             let owner = self.vpc.owner(address);
             assert_eq!(owner.as_ref(), Some(eni), "{address} of {id}: {ledger:?}");
-            if !site.lost.contains(address) {
+            let is_known = living.network != Network::Unchained;
+            if is_known && !site.lost.contains(address) {
                 let state = ledger.get(address).map(String::as_str);
                 assert_eq!(state, Some("held"), "{address} of {id}");
             }
         }
     }
 
-    /// host-local is given only what is on the ENI. Where GC has removed something, the
-    /// agent, if there is one, takes it out of the file in its next lap.
-    fn check_ranges_file(&self, site: &Site) {
+    /// host-local is given only what is on the ENI. Where GC or an operator has removed something,
+    /// the agent, if there is one, takes it out of the file in its next lap.
+    fn check_ranges_files(&self, site: &Site) {
         let missing = || -> BTreeSet<IpAddr> {
-            let listed = listed(site);
-            let actual = self.vpc.lab.addresses(&site.enis[0].0);
-            let actual = actual.into_iter().collect();
-            listed.difference(&actual).copied().collect()
+            let of = |network: Network| {
+                let (file, eni) = (network.file().unwrap(), &site.enis[network.eni()].0);
+                let actual = BTreeSet::from_iter(self.vpc.lab.addresses(eni));
+                let prefixes = self.vpc.lab.prefixes(eni);
+                let mut listed = listed(site, file);
+                listed.retain(|address| {
+                    let mut prefixes = prefixes.iter();
+                    let text = address.to_string();
+                    !actual.contains(address) && !prefixes.any(|p| contains(p, &text))
+                });
+                listed
+            };
+            let missing = [Network::Pooled, Network::Listed].map(of);
+            missing.into_iter().flatten().collect()
         };
         if site.agent.is_some() && !missing().is_empty() {
             let deadline = Instant::now() + LAP;
@@ -67,6 +80,19 @@ impl Story {
             }
             assert_eq!(missing(), BTreeSet::new(), "listed and not on the ENI");
         }
+    }
+
+    /// No address is in the file of host-local and in a prefix of networks without addresses.
+    fn check_givers(&self, site: &Site) {
+        let eni = &site.enis[CHOSEN].0;
+        let both = || {
+            let for_all = prefixes_for_all(site, eni);
+            let mut listed = listed(site, LISTED);
+            listed.retain(|address| for_all.iter().any(|p| contains(p, &address.to_string())));
+            listed
+        };
+        // Between the two looks EC2 may have chosen it again.
+        assert!(both().is_empty() || both().is_empty(), "two give them");
     }
 
     /// Addresses have left only the ENIs of these nodes, and the one whose node is dead.
@@ -125,7 +151,8 @@ impl Story {
         let eni = &site.enis[CHOSEN].0;
         let actual = || BTreeSet::from_iter(self.vpc.lab.prefixes(eni));
         let count = |is_v6: bool| actual().iter().filter(|p| p.contains(':') == is_v6).count();
-        let is_kept = || [false, true].iter().all(|is_v6| count(*is_v6) == PREFIXES);
+        // Host-local and the networks without addresses have their own IPv4 prefixes.
+        let is_kept = || count(false) == 2 * PREFIXES && count(true) == PREFIXES;
         let known = || pooled_prefixes(site, eni);
         let is_quiet = || is_kept() && known() == actual();
         assert!(eventually(is_quiet), "{:?} {:?}", known(), actual());
@@ -139,9 +166,9 @@ impl Site {
     }
 }
 
-/// The addresses that host-local may hand out.
-fn listed(site: &Site) -> BTreeSet<IpAddr> {
-    let Ok(text) = fs::read(site.aws.run_directory().join("ranges.json")) else {
+/// The addresses that host-local may hand out by a file.
+fn listed(site: &Site, file: &str) -> BTreeSet<IpAddr> {
+    let Ok(text) = fs::read(site.aws.run_directory().join(file)) else {
         return BTreeSet::new();
     };
     let file: Value = serde_json::from_slice(&text).unwrap();
@@ -171,6 +198,17 @@ fn pooled_prefixes(site: &Site, eni: &EniId) -> BTreeSet<String> {
     let states = site.aws.prefixes_of(eni).into_iter();
     let pooled = states.filter(|(_, state)| state == "pooled");
     pooled.map(|(prefix, _)| prefix).collect()
+}
+
+/// Those that are open for networks without addresses.
+fn prefixes_for_all(site: &Site, eni: &EniId) -> BTreeSet<String> {
+    let mut open = pooled_prefixes(site, eni);
+    open.retain(|prefix| {
+        let name = format!(".prefix-{}", prefix.replace('/', "-"));
+        let text = fs::read_to_string(site.aws.ledger_path_of(eni).join(name));
+        text.is_ok_and(|text| !text.contains("rangesFile"))
+    });
+    open
 }
 
 /// What is on the ENIs for no pool, and for nobody who is unknown.

@@ -9,7 +9,7 @@ use harness::Output;
 use harness::eni_lab::Hold;
 use harness::vpc::eventually;
 
-use super::site::{CHOSEN, NETWORKS};
+use super::site::{CHOSEN, LISTED, NETWORKS, RANGES};
 use super::story::{ADDRESSES, PREFIX, Story};
 use super::trouble::{self, Trouble};
 
@@ -82,6 +82,12 @@ impl Story {
 
     pub(super) fn start_or_stop_agent(&mut self, at: usize) {
         if !self.stop_agent(at) {
+            self.require_agent(at);
+        }
+    }
+
+    pub(super) fn require_agent(&mut self, at: usize) {
+        if self.sites[at].agent.is_none() {
             self.sites[at].start_agent();
             self.tell(&format!("an agent runs at {at}"));
         }
@@ -165,7 +171,10 @@ impl Story {
         self.hidden.remove(&at);
         let run = site.aws.run_directory();
         fs::remove_dir_all(run.join("eni-cni")).ok();
-        fs::remove_file(run.join("ranges.json")).ok();
+        for file in [RANGES, LISTED] {
+            fs::remove_file(run.join(file)).ok();
+        }
+        site.is_forgetful = false;
         site.aws.node.reboot();
     }
 

@@ -27,7 +27,16 @@ const ON_SECOND_CARD: [(u32, u32); 2] = [(1, 0), (1, 1)];
 /// Has two network cards in this test.
 const INSTANCE_TYPE: &str = "m5.xlarge";
 /// The networks of a node.
-pub(super) const NETWORKS: [Network; 3] = [Network::Chained, Network::Pooled, Network::Chosen];
+pub(super) const NETWORKS: [Network; 4] = [
+    Network::Chained,
+    Network::Pooled,
+    Network::Listed,
+    Network::Chosen,
+];
+/// The files by which host-local gives addresses of the agent's pools: that of the pool with ranges,
+/// and that of the pool of prefixes.
+pub(super) const RANGES: &str = "ranges.json";
+pub(super) const LISTED: &str = "listed.json";
 
 /// How a pod got its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +45,10 @@ pub(super) enum Network {
     Chained,
     /// host-local gives it one of the agent's pool.
     Pooled,
+    /// host-local gives it one of the prefixes of the agent's other pool.
+    Listed,
+    /// A pod of the same network to whom eni-sync is not chained.
+    Unchained,
     /// It gets one of a prefix that is on the ENI, or what EC2 chooses.
     Chosen,
 }
@@ -45,7 +58,32 @@ impl Network {
         match self {
             Self::Chained => "mgmt",
             Self::Pooled => "pool",
+            Self::Listed | Self::Unchained => "listed",
             Self::Chosen => "chosen",
+        }
+    }
+
+    /// The ranges file of its host-local.
+    pub(super) fn file(self) -> Option<&'static str> {
+        match self {
+            Self::Pooled => Some(RANGES),
+            Self::Listed | Self::Unchained => Some(LISTED),
+            Self::Chained | Self::Chosen => None,
+        }
+    }
+
+    /// The ENI of a network whose host-local has a ranges file.
+    pub(super) fn eni(self) -> usize {
+        match self {
+            Self::Listed | Self::Unchained => CHOSEN,
+            _ => 0,
+        }
+    }
+
+    fn ipam(self) -> Value {
+        match self.file() {
+            Some(file) => json!({ "type": "host-local", "rangesFile": format!("/run/{file}") }),
+            None => json!({ "type": "eni-sync" }),
         }
     }
 }
@@ -72,6 +110,9 @@ pub(super) struct Site {
     pub(super) pods: Vec<Living>,
     /// What was on the ENIs when the ledger was lost: nobody removes that by itself.
     pub(super) lost: BTreeSet<String>,
+    /// Whether it was lost since host-local's files were written anew: an operator may release
+    /// a prefix then of which nobody knows that a file has it.
+    pub(super) is_forgetful: bool,
     /// How long addresses stay when their pods have ended, in seconds.
     cooldown: u64,
 }
@@ -112,6 +153,7 @@ impl Site {
             own,
             pods: Vec::new(),
             lost: BTreeSet::new(),
+            is_forgetful: false,
             cooldown,
         }
     }
@@ -189,15 +231,15 @@ impl Site {
         call.env("CNI_NETNS", &format!("/run/netns/{}", living.pod.id))
     }
 
-    /// host-local's part of a pod of the pool.
-    pub(super) fn host_local(command: &str, pod: &Pod) -> Call {
+    /// host-local's part of a pod of a pool.
+    pub(super) fn host_local(command: &str, living: &Living) -> Call {
         let conf = json!({
-            "cniVersion": "1.1.0", "name": Network::Pooled.name(), "type": "ipvlan",
-            "ipam": { "type": "host-local", "rangesFile": "/run/ranges.json" },
+            "cniVersion": "1.1.0", "name": living.network.name(), "type": "ipvlan",
+            "ipam": living.network.ipam(),
         });
         Call::ours("host-local", command)
             .conf(&conf)
-            .pod(pod, "net1")
+            .pod(&living.pod, "net1")
     }
 
     /// GC of a network, by each of its plugins that has something to do.
@@ -212,16 +254,13 @@ impl Site {
 
     /// The same of one plugin.
     pub(super) fn gc_call(&self, program: &str, network: Network) -> Call {
-        let of_network = self.pods.iter().filter(|living| living.network == network);
+        let is_of = |living: &&Living| living.network.name() == network.name();
+        let of_network = self.pods.iter().filter(is_of);
         let valid: Vec<Value> = of_network
             .map(|living| json!({ "containerID": living.pod.id, "ifname": "net1" }))
             .collect();
-        let ipam = match network {
-            Network::Chosen => json!({ "type": "eni-sync" }),
-            _ => json!({ "type": "host-local", "rangesFile": "/run/ranges.json" }),
-        };
         let conf = json!({
-            "cniVersion": "1.1.0", "name": network.name(), "type": program, "ipam": ipam,
+            "cniVersion": "1.1.0", "name": network.name(), "type": program, "ipam": network.ipam(),
             "cni.dev/valid-attachments": valid,
         });
         match program {
@@ -244,16 +283,25 @@ impl Site {
             .collect()
     }
 
-    /// Starts an agent that keeps a pool on the first ENI, and a prefix on the last.
+    /// Starts an agent that keeps a pool on the first ENI, and on the others a prefix for networks
+    /// without addresses and one for host-local.
     pub(super) fn start_agent(&mut self) {
         let prefixes = json!({
             "ipv4": { "low": 1, "high": PREFIXES }, "ipv6": PREFIXES, "master": "ens8", "cooldownSeconds": 0,
         });
-        let configuration = json!({ "reconcileSeconds": 2, "graceSeconds": 0, "prefixes": prefixes, "pools": [{
-            "name": Network::Pooled.name(), "master": "ens6", "rangesFile": "/run/ranges.json",
+        let pool = json!({
+            "name": Network::Pooled.name(), "master": "ens6", "rangesFile": format!("/run/{RANGES}"),
             "cooldownSeconds": 0, "low": 1, "high": HIGH,
             "ranges": [{ "start": "10.0.4.204", "end": "10.0.4.209" }],
-        }] });
+        });
+        let of_prefixes = json!({
+            "name": Network::Listed.name(), "master": "ens8", "rangesFile": format!("/run/{LISTED}"),
+            "cooldownSeconds": 0, "prefixes": { "ipv4": { "low": 1, "high": PREFIXES } },
+        });
+        let configuration = json!({
+            "reconcileSeconds": 2, "graceSeconds": 0, "prefixes": prefixes,
+            "pools": [pool, of_prefixes],
+        });
         self.agent = Some(Agent::start(&self.aws, &configuration));
     }
 
@@ -272,5 +320,6 @@ impl Site {
             fs::remove_dir_all(self.aws.ledger_path_of(eni)).ok();
         }
         self.lost.extend(unknown);
+        self.is_forgetful = true;
     }
 }

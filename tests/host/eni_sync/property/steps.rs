@@ -70,20 +70,38 @@ impl Story {
         living.addresses.iter().all(is_free)
     }
 
-    /// A pod gets an address from the pool of the node's agent.
-    pub(super) fn add_from_pool(&mut self, at: usize) {
+    /// A pod gets an address from a pool of the node's agent.
+    pub(super) fn add_from(&mut self, at: usize, network: Network) {
         let id = self.next_pod();
-        let mut living = self.sites[at].start(&id, 0, Network::Pooled);
-        let call = Site::host_local("ADD", &living.pod);
+        let mut living = self.sites[at].start(&id, network.eni(), network);
+        let call = Site::host_local("ADD", &living);
         let given = self.sites[at].aws.run(&call);
         if given.status != Some(0) {
-            return self.sites[at].end(living);
+            self.sites[at].end(living);
+            // Its runtime tries again, when an agent has written the file.
+            return self.require_agent(at);
         }
         living.addresses = addresses(&given.ok());
+        if network == Network::Unchained {
+            return self.note_unchained(at, living, &given);
+        }
         let call = self.sites[at].call("ADD", &living);
         let (output, _) = trouble::run(&mut self.random, &self.sites[at], &call);
         self.tell_of("ADD", at, &living, &output);
         self.note_add(at, living, &output);
+    }
+
+    /// What host-local gives is on the ENI, unless nobody knows any more what it was told.
+    fn note_unchained(&mut self, at: usize, living: Living, output: &Output) {
+        self.tell_of("ADD without eni-sync", at, &living, output);
+        let site = &self.sites[at];
+        let owner = self.vpc.owner(&living.addresses[0]);
+        let is_there = owner.as_ref() == Some(&site.enis[living.eni].0);
+        assert!(is_there || site.is_forgetful, "{:?}", living.addresses);
+        match is_there {
+            true => self.note_add(at, living, output),
+            false => self.detach(at, living),
+        }
     }
 
     /// A pod of a network without addresses.
@@ -163,6 +181,9 @@ impl Story {
         let Some(living) = self.take_any(at) else {
             return;
         };
+        if living.network == Network::Unchained {
+            return self.detach(at, living);
+        }
         let call = self.sites[at].call("DEL", &living);
         let (output, trouble) = trouble::run(&mut self.random, &self.sites[at], &call);
         self.tell_of("DEL", at, &living, &output);
@@ -180,14 +201,16 @@ impl Story {
     /// What a runtime does with a pod that ends, undisturbed.
     pub(super) fn detach(&mut self, at: usize, living: Living) {
         let site = &self.sites[at];
-        site.aws.run(&site.call("DEL", &living)).ok();
+        if living.network != Network::Unchained {
+            site.aws.run(&site.call("DEL", &living)).ok();
+        }
         self.return_address(at, &living);
         self.sites[at].end(living);
     }
 
     fn return_address(&self, at: usize, living: &Living) {
-        if living.network == Network::Pooled {
-            let call = Site::host_local("DEL", &living.pod);
+        if living.network.file().is_some() {
+            let call = Site::host_local("DEL", living);
             self.sites[at].aws.run(&call).ok();
         }
     }
@@ -198,6 +221,11 @@ impl Story {
             return;
         };
         self.sites[at].show(&living);
+        if living.network == Network::Unchained {
+            let call = Site::host_local("CHECK", &living);
+            self.sites[at].aws.run(&call).ok();
+            return self.sites[at].pods.push(living);
+        }
         let call = self.sites[at].call("CHECK", &living);
         let (output, trouble) = trouble::run(&mut self.random, &self.sites[at], &call);
         self.tell_of("CHECK", at, &living, &output);

@@ -7,7 +7,7 @@ use harness::Random;
 use harness::eni_lab::{EniId, InstanceId};
 use harness::vpc::Vpc;
 
-use super::site::Site;
+use super::site::{Network, Site};
 
 /// Few, so that pods of both nodes meet; no other test has them. The agents' pools have
 /// some of them too, and two are in a prefix that another ENI may get.
@@ -95,9 +95,9 @@ impl Story {
     pub(super) fn step(&mut self) {
         let at = self.random.below(2);
         self.keep_lagging();
-        match self.random.below(36) {
+        match self.random.below(42) {
             0..8 => self.add(at),
-            8..11 => self.add_from_pool(at),
+            8..11 => self.add_from(at, Network::Pooled),
             11..16 => self.del(at),
             16 => self.ask_check(at),
             17 => self.gc(at),
@@ -112,6 +112,8 @@ impl Story {
             29 => self.lag_or_not(),
             30 => self.race(at),
             32..36 => self.add_chosen(at),
+            36..39 => self.add_from(at, Network::Listed),
+            39..42 => self.add_from(at, Network::Unchained),
             _ if self.random.one_in(2) => self.reboot(at),
             _ => self.lose_ledger(at),
         }
