@@ -14,13 +14,17 @@ mod sync;
 mod uninstall;
 mod whereabouts;
 
+use std::fs::Permissions;
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use common::error::{Error, Result};
+use common::files::file;
 use common::say;
 use nix::unistd::geteuid;
 
@@ -32,6 +36,8 @@ use crate::log;
 use crate::plugin::socket;
 use crate::vpc::environment;
 
+/// The mode of a manual page: every user may read it.
+const PAGE_MODE: u32 = 0o644;
 /// The exit status of most commands.
 const EXIT_STATUS: &str = "Exit status:
   0  it is done
@@ -303,9 +309,25 @@ fn completions(shell: Shell) -> Result<()> {
 
 /// Writes a manual page for each command.
 fn manuals(directory: &Path) -> Result<()> {
-    let written = clap_mangen::generate_to(Cli::command(), directory);
-    let failed = |cause| Error::io(format!("failed to write into {directory:?}"), &cause);
-    written.map_err(failed)
+    let mut cli = Cli::command().disable_help_subcommand(true);
+    cli.build();
+    write_manuals(&cli, directory)
+        .map_err(|cause| Error::io(format!("failed to write into {directory:?}"), &cause))
+}
+
+/// Writes the page of a command and those of its own commands. The directory may belong to
+/// another user, so a symbolic link in it is replaced.
+fn write_manuals(command: &clap::Command, directory: &Path) -> io::Result<()> {
+    for command in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        write_manuals(command, directory)?;
+    }
+    let page = clap_mangen::Man::new(command.clone());
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    file::replace_noted(&directory.join(page.get_filename()), &text, |file| {
+        // Whoever has written it can read it in any case.
+        file.set_permissions(Permissions::from_mode(PAGE_MODE)).ok();
+    })
 }
 
 fn manual(name: Option<&str>) -> Result<()> {

@@ -1,5 +1,8 @@
 //! What all commands of an operator have in common, and those that only print.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use harness::vpc::Vpc;
@@ -53,20 +56,46 @@ fn there_is_a_manual_page_of_each_command_with_its_exit_status() {
     );
 }
 
+#[track_caller]
+fn write_manuals(directory: &Path) {
+    let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
+    let mut process = call.process();
+    process.args(["man", "--to"]).arg(directory);
+    let output = call.run_as(process);
+    assert_eq!(output.status, Some(0), "{output}");
+}
+
 #[test]
 fn the_manual_pages_of_all_commands_are_written_into_a_directory() {
     let directory = tempfile::tempdir().unwrap();
-    let call = Call::ours("eni-sync", "").without("CNI_COMMAND");
-    let mut process = call.process();
-    process.args(["man", "--to"]).arg(directory.path());
-    let output = call.run_as(process);
-    assert_eq!(output.status, Some(0), "{output}");
+    write_manuals(directory.path());
     for page in ["eni-sync.1", "eni-sync-doctor.1", "eni-sync-agent.1"] {
         assert!(directory.path().join(page).is_file(), "{page} is missing");
     }
+    let page = directory.path().join("eni-sync.1");
+    let mode = page.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "everybody may read it");
     let output = eni_sync(&["man", "--to", "/nowhere"]);
     assert_eq!(output.status, Some(1), "{output}");
     assert!(output.stderr.contains("/nowhere"), "{output}");
+}
+
+/// The directory may belong to another user.
+#[test]
+fn a_manual_page_replaces_a_symbolic_link_and_does_not_follow_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "untouched").unwrap();
+    for page in ["eni-sync.1", "eni-sync-doctor.1"] {
+        symlink(&victim, directory.path().join(page)).unwrap();
+    }
+    write_manuals(directory.path());
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    for page in ["eni-sync.1", "eni-sync-doctor.1"] {
+        let page = directory.path().join(page);
+        assert!(page.symlink_metadata().unwrap().is_file(), "{page:?}");
+        assert!(fs::read_to_string(&page).unwrap().contains(".TH eni-sync"));
+    }
 }
 
 #[test]
