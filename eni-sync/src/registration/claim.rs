@@ -200,8 +200,9 @@ fn used(
     for Wanted { address, entry } in wanted {
         let why = match entry {
             Some(entry) if entry.is_owned_by(owner) => living.reason_to_keep(*address, Some(owner)),
-            Some(entry) => living.reason_to_keep_entry(entry)?,
-            None => living.reason_to_keep(*address, None),
+            Some(entry) if entry.owner.is_some() => living.reason_to_keep_entry(entry)?,
+            // A file that a runtime has left in /run/netns must not keep the node from starting pods.
+            _ => living.whose(*address),
         };
         if let Some(why) = why.or_else(|| whole.reason_to_refuse(entry.as_ref(), owner)) {
             return Ok(Some((*address, why)));

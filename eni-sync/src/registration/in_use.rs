@@ -303,11 +303,8 @@ impl Living {
     /// The reason why an address must stay, if there is one: it is in use, or it may be in a
     /// namespace that could not be read. An address without an owner may be in any namespace.
     pub(crate) fn reason_to_keep(&self, address: IpAddr, owner: Option<&Owner>) -> Option<String> {
-        if let Some(path) = self.pods.get(&address) {
-            return Some(format!("it is on an interface of a pod, in {path:?}"));
-        }
-        if let Some(name) = self.on_node(address) {
-            return Some(format!("it is on interface {name:?} of the node itself"));
+        if let Some(whose) = self.whose(address) {
+            return Some(whose);
         }
         let is_there = |unseen: &&Unseen| owner.is_none_or(|owner| unseen.may_be_of(owner));
         let mut unseen = self.hidden.iter().chain(&self.unreadable);
@@ -345,6 +342,15 @@ impl Living {
         unseen
             .next()
             .map(|unseen| format!("addresses of it may be in use: {}", unseen.why))
+    }
+
+    /// Who has an address, if that can be seen.
+    pub(crate) fn whose(&self, address: IpAddr) -> Option<String> {
+        if let Some(path) = self.pods.get(&address) {
+            return Some(format!("it is on an interface of a pod, in {path:?}"));
+        }
+        let name = self.on_node(address)?;
+        Some(format!("it is on interface {name:?} of the node itself"))
     }
 
     /// Whether a pod or the node has an address.

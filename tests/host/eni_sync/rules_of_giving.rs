@@ -118,6 +118,29 @@ fn rule_7_what_a_pod_has_that_nobody_knows_is_given_to_no_other_pod() {
     assert_given(&node, address);
 }
 
+/// It cannot be told from a namespace that is not visible, but nothing says that the address is
+/// there.
+#[test]
+fn a_file_that_a_runtime_has_left_keeps_no_pod_from_an_address_that_nobody_is_known_to_have() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let directory = node.run_directory().join("netns");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("cni-left"), "").unwrap();
+    for (pod, address) in [("c1", "10.0.4.197"), ("c2", "10.0.4.229")] {
+        node.lab.assign(&node.eni, &[ip(address)]);
+        let pod = sharing(&node, pod);
+        for request in requests(&node, &pod, address) {
+            node.run(&request).ok();
+            del(&node, &pod);
+            node.edit_ledger(address, |entry| {
+                entry["state"] = json!("adopted");
+                entry.as_object_mut().unwrap().remove("owner");
+            });
+        }
+    }
+}
+
 #[test]
 fn rule_7_what_the_node_itself_has_is_given_to_no_pod() {
     let address = "10.0.4.213";
