@@ -12,7 +12,7 @@ use harness::{Call, Pod};
 use serde_json::{Value, json};
 
 /// A few more than an ADD with an agent makes.
-const MOST_CALLS: usize = 100;
+const MOST_CALLS: usize = 125;
 
 #[test]
 fn the_agent_registers_what_plugins_hand_over() {
@@ -52,8 +52,6 @@ fn the_plugin_that_has_an_agent_prepares_nothing_for_aws() {
     let of_aws = [
         "epoll_create",
         "eventfd",
-        "clone(",
-        "clone3(",
         "\"/etc/",
         "/.aws/",
         "AF_INET",
@@ -61,6 +59,9 @@ fn the_plugin_that_has_an_agent_prepares_nothing_for_aws() {
     let is_of_aws = |call: &&&str| of_aws.iter().any(|text| call.contains(text));
     let text = calls.join("\n");
     assert_eq!(calls.iter().find(is_of_aws), None, "{text}");
+    // It learns the cookie of the pod's namespace. A client of AWS has more threads.
+    let threads = calls.iter().filter(|call| call.starts_with("clone"));
+    assert!(threads.count() <= 1, "{text}");
     assert!(trace.own_calls <= MOST_CALLS, "{}\n{text}", trace.own_calls);
 }
 

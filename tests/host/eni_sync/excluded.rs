@@ -221,7 +221,7 @@ fn no_prefix_is_listed_for_host_local_while_the_list_cannot_be_read() {
     let node = vpc.node();
     let list = node.node.state().join("eni-cni/ledger/exclude.json");
     fs::create_dir_all(list.parent().unwrap()).unwrap();
-    fs::write(&list, r#"{"formatVersion":2}"#).unwrap();
+    fs::write(&list, r#"{"formatVersion":3}"#).unwrap();
     let configuration = json!({ "exclude": ["10.0.4.16/29"], "pools": [{
         "name": "many", "master": "ens6", "rangesFile": "/run/ranges.json",
         "prefixes": { "ipv4": { "low": 1, "high": 1 } },

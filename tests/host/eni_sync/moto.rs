@@ -24,6 +24,9 @@ fn a_server_by_other_authors_understands_the_requests() {
     let moto = Moto::start(&node.node.netns);
     let eni = moto.eni_of_a_new_instance();
     let metadata = metadata_of(&node, &eni);
+    node.node.netns.ip(&[
+        "link", "add", "ens7", "address", &eni.mac, "type", "veth", "peer", "name", "moto",
+    ]);
     let pod = Pod::new("c1");
     let addresses: &[&str] = &["10.0.4.70", "10.0.4.71", "2001:db8:4::70"];
     let keys = json!({

@@ -96,7 +96,6 @@ fn what_may_belong_to_a_running_container_stays_reserved() {
     // No mount is visible at its name.
     fs::remove_file(name(&node, &hidden)).unwrap();
     fs::write(name(&node, &hidden), "").unwrap();
-    drop(hidden);
     let _agent = Agent::start(&node, &watching(&json!({})));
     await_looks(&node);
     assert!(is_reserved(&node, "10.0.4.70"), "its container lives");
