@@ -49,13 +49,7 @@ fn the_plugin_that_has_an_agent_prepares_nothing_for_aws() {
     let pod = Pod::new("c1");
     let trace = Trace::of(&node.node, &node.pod_call("ADD", &pod, &["10.0.4.70"]));
     let calls = trace.calls();
-    let of_aws = [
-        "epoll_create",
-        "eventfd",
-        "\"/etc/",
-        "/.aws/",
-        "AF_INET",
-    ];
+    let of_aws = ["epoll_create", "eventfd", "\"/etc/", "/.aws/", "AF_INET"];
     let is_of_aws = |call: &&&str| of_aws.iter().any(|text| call.contains(text));
     let text = calls.join("\n");
     assert_eq!(calls.iter().find(is_of_aws), None, "{text}");

@@ -216,6 +216,7 @@ fn check_adopts_nothing_that_another_attachment_has_claimed_meanwhile() {
     let (pod, other) = (Pod::new("c1"), Pod::new("c2"));
     node.add(&pod, &[ADDRESS]).ok();
     node.del(&pod);
+    node.edit_ledger(ADDRESS, |entry| entry["owner"]["containerId"] = json!("c0"));
     let held = ("DescribeNetworkInterfaces", Hold::AfterCommit);
     let check = || node.check(&pod, &[ADDRESS]);
     // Within its cool-down it needs neither EC2 nor a turn.
