@@ -125,7 +125,12 @@ fn a_prefix_stays_while_an_add_that_has_read_the_file_with_it_reserves_an_addres
         let agent = Agent::start(&node, &of_ipv4(1, 1));
         let is_decided = || is_waited_for(&lock) || prefixes(&node).len() == 1;
         assert!(eventually(is_decided), "{}", agent.log());
-        assert_eq!(listed(&node), [first.clone()], "{}", agent.log());
+        assert_eq!(
+            listed(&node),
+            std::slice::from_ref(first),
+            "{}",
+            agent.log()
+        );
         // A stopped process is not waited for for ever.
         let said = "timed out waiting for the lock \"/var/lib/cni/networks/mgmt/lock\"";
         let is_said = || agent.log().contains(said);
