@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::libc;
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 /// The unit of [`MetadataExt::blocks`] in bytes.
 const BLOCK: u64 = 512;
@@ -49,7 +50,11 @@ fn overwrite(path: &Path, document: &[u8]) -> io::Result<()> {
     }
     // A block can be that of attributes.
     if length > found.len() {
-        fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length)?;
+        match fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length) {
+            // Some file systems cannot claim room.
+            Err(Errno::OPNOTSUPP) => {}
+            claimed => claimed?,
+        }
     }
     let mut content = document.to_vec();
     let old = usize::try_from(found.len()).unwrap_or_default();

@@ -120,7 +120,7 @@ fn reclaim(
         return Ok(());
     }
     for family in Family::ALL {
-        let free = pool.free(&entries, family).len();
+        let free = pool.free(&entries, family)?.len();
         let room = pool.watermarks().high.saturating_sub(free);
         let mut back: Vec<Entry> = Vec::new();
         for entry in &reclaimable {
@@ -165,7 +165,7 @@ fn shrink(ledger: &EniLedger, pool: &Pool, excluded: &Excluded) -> Result<()> {
         entry.map_or(Ok(()), |entry| entries.end(entry, why))
     };
     for family in Family::ALL {
-        let free = pool.free(&all, family).into_iter();
+        let free = pool.free(&all, family)?.into_iter();
         let (out, free): (Vec<_>, Vec<_>) = free.partition(|address| excluded.contains(*address));
         let mut out = out.into_iter();
         out.try_for_each(|address| end(address, EXCLUDED))?;
@@ -197,7 +197,13 @@ fn refill(
         (ledger.all()?, ledger.addresses()?, there)
     };
     let Watermarks { low, high } = pool.watermarks();
-    let free = |family| pool.free(&entries, family).len();
+    let number = |family| Ok((family, pool.free(&entries, family)?.len()));
+    let numbers: Vec<(Family, usize)> =
+        Family::ALL.into_iter().map(number).collect::<Result<_>>()?;
+    let free = |family| {
+        let of_family = numbers.iter().find(|(of, _)| *of == family);
+        of_family.map_or(0, |(_, number)| *number)
+    };
     let missing = |family| {
         let free = free(family);
         let is_wanted = free < low && pool.has(family);

@@ -2,6 +2,7 @@
 //! ledger by them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -108,10 +109,21 @@ fn directories(configuration: &Configuration) -> Result<Vec<PathBuf>> {
     stores.extend(Found::read()?.networks.into_iter().map(|n| n.data_dir));
     let mut directories = Vec::new();
     for store in stores {
-        let found = names(&store)?.into_iter();
-        directories.extend(found.filter(|path| path.is_dir()));
+        for path in names(&store)? {
+            if is_directory(&path)? {
+                directories.push(path);
+            }
+        }
     }
     Ok(directories)
+}
+
+fn is_directory(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(Error::io(format!("failed to examine {path:?}"), &cause)),
+        Ok(found) => Ok(found.is_dir()),
+    }
 }
 
 /// Waits until every ADD of host-local has ended that may have read a ranges file as it was before

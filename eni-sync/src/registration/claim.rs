@@ -121,7 +121,7 @@ fn can_be_asked(owner: &Owner) -> bool {
 }
 
 /// Refuses the claims of addresses that were on the ENI before they were claimed, unknown to the
-/// ledger, and that somebody else has. Returns the others. The metadata are asked once for all, by
+/// ledger, and that somebody else has, or of which that cannot be found out. Returns the others. The metadata are asked once for all, by
 /// the process in turn; without them, EC2 alone tells who has an address.
 ///
 /// # Errors
@@ -160,7 +160,10 @@ pub(crate) fn refuse_used(
         let refused = Event::Refused(Refusal::of(&error));
         let entries = ledger.open()?;
         if entries.get(wanted.address)?.as_ref() == Some(&entry) {
-            entries.note(entry.found(), &refused)?;
+            // What cannot be read does not say that somebody else has it.
+            let is_found = error.code == ErrorCode::TRY_AGAIN;
+            let entry = if is_found { entry.found() } else { entry };
+            entries.note(entry, &refused)?;
         }
     }
     Ok(claims)

@@ -16,6 +16,10 @@ use super::search::{
 use super::{NetNs, Nsid};
 use crate::error::{Error, ErrorCode};
 
+/// What is said of a namespace that the kernel has not ended, and nothing else is known of.
+const STILL_THERE: &str = "the kernel still has it: a process or a socket may keep it that cannot \
+                           be seen from here";
+
 /// What keeps the namespaces of the node alive. It is collected at the first question and
 /// then reused: a namespace that had ended then cannot exist again.
 #[derive(Debug, Default)]
@@ -33,14 +37,13 @@ impl Holders {
         }
         let why = match self.of(id) {
             Ok(Some(Some(held))) => held.describe(),
-            Ok(Some(None)) => "the kernel still has it: a socket may keep it, or something else \
-                               that cannot be found"
-                .to_owned(),
+            Ok(Some(None)) => STILL_THERE.to_owned(),
             // The path was a mount of the runtime, which removes it at the end of the
             // container.
             Ok(None) if !id.is_told() && id.process.is_none() && !path.starts_with(PROCESSES) => {
                 return Presence::Ended;
             }
+            Ok(None) if id.is_told() => STILL_THERE.to_owned(),
             Ok(None) => "the processes of the node are not visible".to_owned(),
             Err(error) => return Presence::Unknown(error),
         };

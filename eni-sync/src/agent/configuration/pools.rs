@@ -1,6 +1,7 @@
 //! A pool in the agent's configuration: its ranges, watermarks and files.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -144,20 +145,34 @@ impl Pool {
 
     /// The free addresses of the pool among the entries of an ENI, in order. One that host-local
     /// has handed out is not free, also if nobody has told the ledger.
-    pub(crate) fn free(&self, entries: &[Entry], family: Family) -> BTreeSet<IpAddr> {
-        let free = entries.iter().filter(|entry| entry.state == State::Pooled);
-        let free = free.map(|entry| entry.address);
-        let free = free.filter(|a| self.contains(*a) && Family::of(*a) == family);
-        free.filter(|address| !self.may_be_reserved(*address))
-            .collect()
+    ///
+    /// # Errors
+    /// Code 5 naming a reservation that cannot be looked for.
+    pub(crate) fn free(&self, entries: &[Entry], family: Family) -> Result<BTreeSet<IpAddr>> {
+        let pooled = entries.iter().filter(|entry| entry.state == State::Pooled);
+        let pooled = pooled.map(|entry| entry.address);
+        let mut free = BTreeSet::new();
+        for address in pooled.filter(|a| self.contains(*a) && Family::of(*a) == family) {
+            if !self.is_reserved(address)? {
+                free.insert(address);
+            }
+        }
+        Ok(free)
     }
 
     fn reservation(&self, address: IpAddr) -> PathBuf {
         self.directory().join(address.to_string())
     }
 
-    fn may_be_reserved(&self, address: IpAddr) -> bool {
-        self.reservation(address).try_exists().unwrap_or(true)
+    fn is_reserved(&self, address: IpAddr) -> Result<bool> {
+        let path = self.reservation(address);
+        match path.try_exists() {
+            // Nothing is reserved where the store is a file.
+            Err(cause) if cause.kind() == ErrorKind::NotADirectory => Ok(false),
+            found => {
+                found.map_err(|cause| Error::io(format!("failed to look for {path:?}"), &cause))
+            }
+        }
     }
 
     /// The owner of an address of the pool: the attachment that host-local reserves it for.

@@ -176,10 +176,13 @@ impl Addresses {
                     family: name(of),
                 };
                 let free = match pool.kept() {
-                    Some(_) => free_in_prefixes(pool, &prefixes, &entries, of),
-                    None => pool.free(&entries, of).len(),
+                    Some(_) => Ok(free_in_prefixes(pool, &prefixes, &entries, of)),
+                    None => pool.free(&entries, of).map(|free| free.len()),
                 };
-                set(&self.free.get_or_create(&labels), free);
+                // Without an answer the number stays; the agent reports the error.
+                if let Ok(free) = free {
+                    set(&self.free.get_or_create(&labels), free);
+                }
             }
         }
     }
