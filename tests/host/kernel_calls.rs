@@ -35,8 +35,9 @@ fn host_device_asks_the_kernel_for_what_is_documented_and_no_more() {
 #[test]
 fn the_record_of_another_pod_costs_an_add_of_host_device_its_reading_only() {
     const OTHERS: usize = 40;
-    // open, statx, two times read, and close, which a debug build precedes by an fcntl.
-    const OF_READING: usize = 6;
+    // statx of the inode, open, statx, two times read, and close, which a debug build precedes by an
+    // fcntl.
+    const OF_READING: usize = 7;
     let (node, pod) = (Node::new(), Pod::new("c1"));
     let veth = [
         "link", "add", "hd0", "type", "veth", "peer", "name", "hd0-peer",
