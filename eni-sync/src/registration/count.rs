@@ -221,6 +221,9 @@ impl Counter<'_> {
             let failure = match outcome {
                 Ok(parked) if parked < count => {
                     rounds = ROUNDS;
+                    // A wish that could not be read at that moment is there again: what was for it
+                    // has gone to nobody.
+                    serve(self.ledger, self.eni, Whose::Anybody)?;
                     continue;
                 }
                 // The next in turn asks.

@@ -96,12 +96,9 @@ fn an_add_in_which_a_system_call_fails_has_its_address_or_says_what_failed() {
             let what = format!("{:?}: {}", struck.hit, struck.output);
             match struck.output.status {
                 Some(0) => {
-                    // What the disk has hidden when EC2 had chosen it is on its way out.
-                    let ledger = node.ledger();
                     let registered = node.addresses();
-                    let mut states = registered.iter().map(|address| ledger[address].as_str());
-                    assert_eq!(states.clone().filter(|s| *s == "held").count(), 1, "{what}");
-                    assert!(states.all(|s| ["held", "releasing"].contains(&s)), "{what}");
+                    assert_eq!(registered.len(), 1, "{what}");
+                    assert_eq!(node.ledger()[&registered[0]], "held", "{what}");
                 }
                 _ => {
                     let failed = struck.output.error();
