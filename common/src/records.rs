@@ -3,6 +3,7 @@
 mod attachment;
 mod policy;
 mod record_file;
+mod recorded;
 mod survey;
 
 use std::io;
@@ -25,6 +26,7 @@ use crate::say;
 pub use attachment::{Attachment, boot_id};
 pub use policy::Policy;
 pub use record_file::Recorded;
+pub use recorded::{netns_id, recorded};
 pub use survey::Survey;
 
 /// The directory for data that must survive a reboot: the records of each plugin, in a

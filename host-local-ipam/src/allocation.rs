@@ -38,7 +38,7 @@ pub fn allocate(args: &CmdArgs, config: &Config, caller: u32) -> Result<Vec<IpCo
     }
     let applicant = Applicant {
         owner: Owner::of(args),
-        container: Container::of(&args.netns, &boot.machine)?,
+        container: Container::of(args, &boot.machine)?,
     };
     let allocation = Allocation {
         store: &store,

@@ -5,16 +5,16 @@
 use std::fs::File;
 use std::path::Path;
 
+use common::cni::args::CmdArgs;
 use common::cni::identifier::ContainerId;
 use common::error::{Error, Result};
 use common::files::file::{self, is_of_the_moment};
 use common::files::format;
 use common::ifname::IfName;
-use common::kernel::netns::{Holders, NetNs, NetNsId};
-use common::records::{Records, boot_id};
+use common::kernel::netns::{Holders, NetNsId};
+use common::records::{boot_id, netns_id, recorded};
 use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
 use rustix::io::Errno;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// Only root can read and write attributes of this class. Every file system of Linux with
@@ -22,8 +22,6 @@ use serde::{Deserialize, Serialize};
 const ATTRIBUTE: &str = "trusted.eni-cni.container";
 /// The maximum length of the attribute in bytes, far more than the path of a namespace needs.
 const LIMIT: usize = 1024;
-/// The plugins that write a record of each attachment.
-const RECORDING: [&str; 2] = ["ipvlan", "host-device"];
 /// The file in which systemd stores the permanent id of a machine.
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -87,44 +85,47 @@ struct Namespace {
 }
 
 impl Container {
-    /// The container whose namespace is at the path `netns`, on this machine.
+    /// The container of an ADD on this machine.
     ///
     /// # Errors
     /// Code 8 when the namespace cannot be examined at this moment: without it, nothing would
     /// ever tell that the container has ended.
-    pub fn of(netns: &str, machine: &Machine) -> Result<Self> {
-        let id = match NetNs::open(netns).and_then(|netns| netns.id()) {
-            Err(error) if is_of_the_moment(error.errno()) => return Err(error),
-            // An IPAM plugin does not need the namespace: one that it does not see is left out.
-            id => id.ok(),
-        };
-        let path = netns.to_owned();
-        Ok(Self {
+    pub fn of(args: &CmdArgs, machine: &Machine) -> Result<Self> {
+        match netns_id(args, machine.boot_id()) {
+            Err(error) if is_of_the_moment(error.errno()) => Err(error),
+            Err(_) => Ok(Self::unseen(machine)),
+            Ok(id) => Ok(Self {
+                netns: Some(Namespace {
+                    path: args.netns.clone(),
+                    id,
+                }),
+                ..Self::unseen(machine)
+            }),
+        }
+    }
+
+    /// A container on this machine whose namespace this process does not see: an IPAM plugin does
+    /// not need it.
+    pub fn unseen(machine: &Machine) -> Self {
+        Self {
             machine: machine.clone(),
-            netns: id.map(|id| Namespace { path, id }),
-        })
+            netns: None,
+        }
     }
 
     /// The container in the record of an attachment, which the plugin that delegates to
-    /// host-local has written. A damaged record proves nothing.
+    /// host-local has written.
     ///
     /// # Errors
-    /// Code 5 naming the record that the system fails to read.
+    /// As for [`recorded`].
     pub fn recorded(
         network: &str,
         container_id: &ContainerId,
         ifname: &IfName,
         now: &Machine,
     ) -> Result<Option<Self>> {
-        let mut found = None;
-        for plugin in RECORDING {
-            let record = Records::of(plugin).read_of::<IgnoredAny>(network, container_id, ifname);
-            match record {
-                Err(error) if error.errno().is_some() => return Err(error),
-                record => found = found.or(record.ok().flatten()),
-            }
-        }
-        Ok(found.map(|record| Self {
+        let record = recorded(network, container_id, ifname)?;
+        Ok(record.map(|record| Self {
             machine: Machine {
                 machine_id: now.machine_id.clone(),
                 boot_id: record.boot_id,

@@ -149,17 +149,27 @@ impl NetNs {
         &self.path
     }
 
-    /// Which namespace this is, by everything that identifies it. It is entered for that, unless
-    /// a socket was made in it already, and gets a number in the namespace of this process, if it
-    /// has none.
+    /// Which namespace this is, to compare it with others. It is entered for that, unless a socket
+    /// was made in it already.
     ///
     /// # Errors
     /// Code 8 when the namespace cannot be examined.
     pub fn id(&self) -> Result<NetNsId> {
         Ok(NetNsId {
             cookie: self.cookie(),
-            nsid: Nsid::of(self).ok().flatten(),
             ..self.outer_id()?
+        })
+    }
+
+    /// The same by everything that identifies it later, to be written down: the kernel is told to
+    /// give it a number in the namespace of this process, if it has none.
+    ///
+    /// # Errors
+    /// Code 8 when the namespace cannot be examined.
+    pub fn id_to_record(&self) -> Result<NetNsId> {
+        Ok(NetNsId {
+            nsid: Nsid::of(self).ok().flatten(),
+            ..self.id()?
         })
     }
 

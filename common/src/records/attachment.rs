@@ -67,7 +67,7 @@ impl<D> Attachment<D> {
             cni_version: args.conf.version.to_string(),
             boot_id: boot_id()?,
             netns: netns.path().to_owned(),
-            netns_id: netns.id()?,
+            netns_id: netns.id_to_record()?,
             ipam: args.conf.document.get("ipam").cloned().unwrap_or_default(),
             source_routing: None,
             device,

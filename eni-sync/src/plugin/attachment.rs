@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use common::cni::args::{CmdArgs, pod};
 use common::error::Result;
-use common::kernel::netns::NetNs;
-use common::records::boot_id;
+use common::records::{boot_id, netns_id};
 
 use crate::deadline::Deadline;
 use crate::ledger::{Life, Owner, Takeover};
@@ -25,16 +24,16 @@ pub(super) fn deadline() -> Deadline {
 /// # Errors
 /// Code 8 when its namespace cannot be opened, 5 when the boot id cannot be read.
 pub(crate) fn owner(args: &CmdArgs, cooldown: Duration, takeover: Takeover) -> Result<Owner> {
-    let netns = NetNs::open(&args.netns)?;
+    let boot_id = boot_id()?;
     Ok(Owner {
         network: args.conf.network.clone(),
         container_id: args.container_id.to_string(),
         ifname: args.ifname.to_string(),
         pod: pod(&args.cni_args).unwrap_or_default(),
         life: Life::Namespace {
-            netns_id: netns.id()?,
+            netns_id: netns_id(args, &boot_id)?,
             netns: args.netns.clone(),
-            boot_id: boot_id()?,
+            boot_id,
         },
         cooldown_seconds: cooldown.as_secs(),
         takeover: Some(takeover),

@@ -114,7 +114,7 @@ fn allocate(directory: &Path, owner: &Owner) -> Result<Vec<String>, common::erro
     let boot = Boot::of(directory)?;
     let applicant = Applicant {
         owner: owner.clone(),
-        container: Container::of("/run/netns/none", &boot.machine)?,
+        container: Container::unseen(&boot.machine),
     };
     let choices = Allocation {
         store: &store,

@@ -70,7 +70,7 @@ fn add(directory: &Path) {
             container_id: "new".into(),
             ifname: "net1".into(),
         },
-        container: Container::of("/run/netns/none", &boot.machine).expect("nothing fails"),
+        container: Container::unseen(&boot.machine),
     };
     let choices = Allocation {
         store: &store,

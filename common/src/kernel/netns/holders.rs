@@ -32,18 +32,19 @@ pub struct Holders {
 impl Holders {
     /// Whether a namespace exists of which no path is known any more. `path` led to it.
     pub(super) fn presence(&self, id: &NetNsId, path: &str) -> Presence {
-        if self.none_of(id) {
+        let is_taken = id.nsid.and_then(Nsid::is_taken);
+        if self.is_over(id, is_taken) {
             return Presence::Ended;
         }
         let why = match self.of(id) {
             Ok(Some(Some(held))) => held.describe(),
             Ok(Some(None)) => STILL_THERE.to_owned(),
+            Ok(None) if is_taken.is_some() => STILL_THERE.to_owned(),
             // The path was a mount of the runtime, which removes it at the end of the
             // container.
-            Ok(None) if !id.is_told() && id.process.is_none() && !path.starts_with(PROCESSES) => {
+            Ok(None) if id.process.is_none() && !path.starts_with(PROCESSES) => {
                 return Presence::Ended;
             }
-            Ok(None) if id.is_told() => STILL_THERE.to_owned(),
             Ok(None) => "the processes of the node are not visible".to_owned(),
             Err(error) => return Presence::Unknown(error),
         };
@@ -108,21 +109,26 @@ impl Holders {
     /// Whether the namespace `id` has certainly ended, whatever path led to it: the kernel says so,
     /// or the processes of the node are visible, and none of them keeps it alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
-        match id.nsid.and_then(|nsid| Some((nsid, nsid.is_taken()?))) {
-            Some((nsid, true)) => self.is_of_another(nsid, id),
-            Some((_, false)) => true,
+        self.is_over(id, id.nsid.and_then(Nsid::is_taken))
+    }
+
+    /// The same, where a namespace has the number of `id` now if `is_taken`.
+    fn is_over(&self, id: &NetNsId, is_taken: Option<bool>) -> bool {
+        match is_taken {
+            Some(true) => self.is_number_of_another(id),
+            Some(false) => true,
             None => matches!(self.of(id), Ok(Some(None))),
         }
     }
 
-    /// Whether the number `nsid`, which the kernel had given to the namespace `id`, is that of
-    /// another namespace now.
-    fn is_of_another(&self, nsid: Nsid, id: &NetNsId) -> bool {
+    /// Whether the nsid that the kernel had given to the namespace `id` is that of another
+    /// namespace now.
+    fn is_number_of_another(&self, id: &NetNsId) -> bool {
         let Ok(Seen::All(held) | Seen::Hidden(held)) = self.seen() else {
             return false;
         };
         let numbers = self.numbers.get_or_init(|| numbers(held));
-        let now = numbers.get(&nsid.number);
+        let now = id.nsid.and_then(|nsid| numbers.get(&nsid.number));
         now.is_some_and(|inode| {
             let is_same_inode = *inode == id.inode;
             !is_same_inode || held.get(inode).is_some_and(|held| held.is_of_another(id))

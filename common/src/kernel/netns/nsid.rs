@@ -28,8 +28,9 @@ const UNASSIGNED: i32 = -1;
 const HEADER: usize = 16;
 /// The length of `struct rtgenmsg` in bytes, with padding.
 const GENERAL: usize = 4;
-/// The length in bytes of an attribute with a number, and of its header.
-const ATTRIBUTE: (u16, usize) = (8, 4);
+/// The length of `struct rtattr` in bytes, and that of an attribute with a number.
+const ATTRIBUTE_HEADER: usize = 4;
+const ATTRIBUTE: u16 = 8;
 /// Longer than any answer in bytes.
 const ANSWER: usize = 256;
 
@@ -142,8 +143,7 @@ impl Kernel {
 
 /// A message in the layout of rtnetlink(7), with attributes that are numbers.
 fn message(kind: u16, attributes: &[(u16, i32)]) -> Vec<u8> {
-    let (attribute, _) = ATTRIBUTE;
-    let length = HEADER + GENERAL + attributes.len() * usize::from(attribute);
+    let length = HEADER + GENERAL + attributes.len() * usize::from(ATTRIBUTE);
     let flags = match kind {
         RTM_GETNSID => NLM_F_REQUEST,
         _ => NLM_F_REQUEST | NLM_F_ACK,
@@ -155,7 +155,7 @@ fn message(kind: u16, attributes: &[(u16, i32)]) -> Vec<u8> {
     // The number of the message, the sender, and the general part: any family.
     bytes.resize(HEADER + GENERAL, 0);
     for (name, value) in attributes {
-        bytes.extend(attribute.to_ne_bytes());
+        bytes.extend(ATTRIBUTE.to_ne_bytes());
         bytes.extend(name.to_ne_bytes());
         bytes.extend(value.to_ne_bytes());
     }
@@ -173,16 +173,56 @@ fn number_in(answer: &[u8]) -> io::Result<Option<i32>> {
             errno => Err(io::Error::from_raw_os_error(-errno)),
         };
     }
-    let (length, header) = ATTRIBUTE;
     let attributes = body.get(GENERAL..).ok_or_else(damaged)?;
     let found = attributes
-        .chunks_exact(length.into())
-        .find(|attribute| attribute.get(2..header) == Some(&NETNSA_NSID.to_ne_bytes()));
-    Ok(found.and_then(|attribute| number_at(attribute, header)))
+        .chunks_exact(ATTRIBUTE.into())
+        .find(|attribute| attribute.get(2..ATTRIBUTE_HEADER) == Some(&NETNSA_NSID.to_ne_bytes()));
+    Ok(found.and_then(|attribute| number_at(attribute, ATTRIBUTE_HEADER)))
 }
 
 /// The number at this place in bytes.
 fn number_at(bytes: &[u8], place: usize) -> Option<i32> {
     let number = bytes.get(place..place.checked_add(mem::size_of::<i32>())?)?;
     Some(i32::from_ne_bytes(number.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever may be the user: to ask takes no privilege.
+    #[test]
+    fn the_kernel_says_which_numbers_are_free() {
+        let own = NetNs::own().unwrap();
+        let known = Nsid::find(&own).unwrap();
+        assert_eq!(known.map(Nsid::is_taken), known.map(|_| Some(true)));
+        let free = Nsid {
+            given_by: own_inode().unwrap(),
+            number: i32::MAX,
+        };
+        assert_eq!(free.is_taken(), Some(false));
+    }
+
+    #[test]
+    fn a_number_that_another_namespace_has_given_says_nothing() {
+        let foreign = Nsid {
+            given_by: 1,
+            number: 0,
+        };
+        assert_eq!(foreign.is_taken(), None);
+    }
+
+    #[test]
+    fn an_answer_that_is_too_short_or_is_an_error_is_no_number() {
+        let answer = message(RTM_NEWNSID, &[(NETNSA_FD, 9), (NETNSA_NSID, 7)]);
+        assert_eq!(number_in(&answer).unwrap(), Some(7));
+        assert_eq!(number_in(&message(RTM_NEWNSID, &[])).unwrap(), None);
+        for length in [0, HEADER - 1, HEADER + GENERAL - 1] {
+            assert!(number_in(&answer[..length]).is_err(), "{length}");
+        }
+        let error = u16::try_from(NLMSG_ERROR).unwrap();
+        let mut answer = message(error, &[]);
+        answer[HEADER..].copy_from_slice(&(-2i32).to_ne_bytes());
+        assert!(is(&number_in(&answer).unwrap_err(), Errno::ENOENT));
+    }
 }

@@ -144,11 +144,6 @@ impl NetNsId {
         self.nsid.and_then(Nsid::is_taken) == Some(false)
     }
 
-    /// Whether the kernel can tell this process that it has ended.
-    pub(super) fn is_told(&self) -> bool {
-        self.nsid.and_then(Nsid::is_taken).is_some()
-    }
-
     /// Whether the namespace exists, and `path` leads to it.
     ///
     /// # Errors
