@@ -87,10 +87,7 @@ fn prev_result(conf: &ConfArgs) -> Result<AddResult> {
 
 pub(crate) fn del(args: &CmdArgs) -> Result<()> {
     let renamed = Renamed::of(args);
-    // A result that cannot be read must not keep the pod from ending.
-    let result = args.conf.document.prev_result(args.conf.version);
-    let ips = result.ok().flatten().unwrap_or_default().ips.into_iter();
-    let addresses = ips.map(|ip| ip.address.address()).collect();
+    let addresses = args.conf.document.known_addresses(args.conf.version);
     let why = Why::Del { addresses };
     give_up(&Ledger::of_node(), &why, |owner, address| {
         owner.is_of(args) || renamed.is_meant(owner, address)

@@ -100,20 +100,13 @@ fn del(args: &CmdArgs) -> Result<()> {
         return Ok(());
     };
     let mut survey = Survey::of_owner(&store, &Owner::of(args))?;
-    if let Some(own) = addresses_of_result(&args.conf) {
+    // A file of any other address that cannot be read is another's, and must not keep the pod from
+    // ending. If the runtime does not know the addresses, each such file may be the attachment's.
+    let own = args.conf.document.known_addresses(args.conf.version);
+    if !own.is_empty() {
         survey.pass_over_unreadable(|address| own.contains(&address));
     }
     survey.release(&store)
-}
-
-/// All addresses that the runtime knows of the attachment: if a file of any other address cannot
-/// be read, it is another's, and must not keep the pod from ending. `None` if they are not known:
-/// each such file may be the attachment's then.
-fn addresses_of_result(conf: &ConfArgs) -> Option<Vec<IpAddr>> {
-    let result = conf.document.prev_result(conf.version).ok().flatten()?;
-    let addresses = result.ips.iter().map(|ip| ip.address.address());
-    let addresses: Vec<IpAddr> = addresses.collect();
-    (!addresses.is_empty()).then_some(addresses)
 }
 
 fn gc(conf: &ConfArgs) -> Result<()> {

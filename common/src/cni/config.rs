@@ -1,6 +1,8 @@
 //! The network configuration as a runtime wrote it, and the keys that every plugin
 //! shares. What only one plugin reads is in that plugin.
 
+use std::net::IpAddr;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -104,6 +106,14 @@ impl Document {
                     format!("could not parse prevResult: {cause}"),
                 )
             })
+    }
+
+    /// The addresses of the attachment that a DEL is about, as the runtime knows them: none if it
+    /// does not, or if its result cannot be read, which must not keep a pod from ending.
+    pub fn known_addresses(&self, version: CniVersion) -> Vec<IpAddr> {
+        let result = self.prev_result(version).ok().flatten();
+        let ips = result.map(|result| result.ips).unwrap_or_default();
+        ips.iter().map(|ip| ip.address.address()).collect()
     }
 
     /// The attachments that GC must keep, from `cni.dev/valid-attachments` or the older

@@ -30,8 +30,8 @@ pub fn newer(document: &[u8]) -> Option<String> {
     let marked = is_marked.then(|| serde_json::from_slice::<Marked>(document).ok())??;
     let format = marked.format_version.filter(|format| *format > FORMAT)?;
     Some(format!(
-        "it is of format {format}, and version {} reads formats up to {FORMAT}: install the version that \
-         has written it, or a newer one",
+        "it is of format {format}, and version {} reads formats up to {FORMAT}: install the version \
+         that has written it, or a newer one",
         env!("CARGO_PKG_VERSION")
     ))
 }

@@ -242,8 +242,8 @@ fn refill(
 fn lack(pool: &Pool, (eni, instance_type): (&Eni, &str), family: Family) -> String {
     let (name, limit) = (&pool.name, family.limit(eni));
     format!(
-        "pool {name:?} has fewer free {} addresses than its low water mark: {} has room for \
-         {limit} addresses, which are used ({instance_type})",
+        "pool {name:?} has fewer free {} addresses than its low water mark, and {} has no room for \
+         as many more: it can have {limit} addresses ({instance_type})",
         family.name(),
         eni.id
     )

@@ -44,9 +44,8 @@ fn watch(agent: &Arc<Agent>, said: &mut LastLook) -> Result<()> {
         let usual = agent.configuration.reconcile_interval();
         let wait = look(agent, Ok(&inotify), said)?;
         agent.announce();
-        let until_look = agent.until_look();
-        let wait = wait.into_iter().chain(until_look).chain([usual]).min();
-        await_change(&inotify, wait.unwrap_or(usual))?;
+        let waits = wait.into_iter().chain(agent.until_look());
+        await_change(&inotify, waits.fold(usual, Duration::min))?;
     }
     Ok(())
 }

@@ -143,11 +143,13 @@ pub(super) fn reservation_presence(path: &Path) -> Presence {
 impl Owner {
     /// Whether this is the owner of an attachment, whatever namespace it is in.
     pub(crate) fn is_attachment(&self, network: &str, container_id: &str, ifname: &str) -> bool {
-        (
-            self.network.as_str(),
-            self.container_id.as_str(),
-            self.ifname.as_str(),
-        ) == (network, container_id, ifname)
+        self.network == network && self.is_interface(container_id, ifname)
+    }
+
+    /// Whether this is the owner of this interface of a container, whatever its network is called
+    /// by now: a container has one interface with a name.
+    pub(crate) fn is_interface(&self, container_id: &str, ifname: &str) -> bool {
+        (self.container_id.as_str(), self.ifname.as_str()) == (container_id, ifname)
     }
 
     /// Whether this is the owner of the attachment that a command is about.

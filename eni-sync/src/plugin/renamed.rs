@@ -19,13 +19,9 @@ pub(super) struct Renamed<'a> {
 
 impl<'a> Renamed<'a> {
     pub(super) fn of(args: &'a CmdArgs) -> Self {
-        let result = args.conf.document.prev_result(args.conf.version);
-        // A DEL needs no result, and none that can be read.
-        let ips = result.ok().flatten().map(|result| result.ips);
-        let ips = ips.unwrap_or_default().into_iter();
         Self {
             args,
-            addresses: ips.map(|ip| ip.address.address()).collect(),
+            addresses: args.conf.document.known_addresses(args.conf.version),
             holders: Holders::default(),
         }
     }
@@ -33,7 +29,7 @@ impl<'a> Renamed<'a> {
     /// Whether the DEL is about the attachment of `owner`, which has this address.
     pub(super) fn is_meant(&self, owner: &Owner, address: Option<IpAddr>) -> bool {
         let (container, ifname) = (self.args.container_id.as_str(), self.args.ifname.as_str());
-        if !owner.is_attachment(&owner.network, container, ifname) {
+        if !owner.is_interface(container, ifname) {
             return false;
         }
         let is_named = address.is_some_and(|address| self.addresses.contains(&address));

@@ -85,7 +85,10 @@ impl Whole {
         let mut attachments = self.attachments.iter();
         if let Some(entry) = claimed {
             let owner = entry.owner.as_ref()?;
-            let own = attachments.find(|record| is_owners(record, owner))?;
+            let is_own = |record: &&Attachment<Device>| {
+                owner.is_interface(record.container_id.as_str(), record.ifname.as_str())
+            };
+            let own = attachments.find(is_own)?;
             return Some(may_have(&name(own)));
         }
         if self.is_elsewhere {
@@ -112,12 +115,6 @@ impl Whole {
 
 fn may_have(why: &str) -> String {
     format!("a pod may have it with the whole ENI: {why}")
-}
-
-/// Whether a record is of the attachment of an owner. The network may have been renamed since.
-fn is_owners<D>(record: &Attachment<D>, owner: &Owner) -> bool {
-    let ifname = record.ifname.as_str();
-    record.container_id.as_str() == owner.container_id && ifname == owner.ifname
 }
 
 /// The reason why an unclaimed address of this ENI may be used by a pod, if there is one.

@@ -21,6 +21,6 @@ pub(crate) fn reason_to_doubt(aws: &Aws, mac: &str) -> Result<Option<String>> {
     Ok(match aws.imds()?.macs() {
         Ok(macs) if macs.contains(mac) => None,
         Ok(_) => Some(format!("{without} the metadata do not show it")),
-        Err(why) => Some(format!("{without} {why}")),
+        Err(why) => Some(format!("{without} the metadata cannot be asked: {why}")),
     })
 }

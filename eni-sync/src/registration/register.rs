@@ -69,8 +69,8 @@ pub(crate) fn register_all(
 ///
 /// # Errors
 /// Code 7 for an address that can never be registered, 11 for one that another attachment or
-/// ENI has or that AWS does not assign now, and while the ENI is being detached from the node, 100 without permission, 5 or 6 naming a file of the
-/// ledger.
+/// ENI has or that AWS does not assign now, and while the ENI is being detached from the node, 100
+/// without permission, 5 or 6 naming a file of the ledger.
 pub(crate) fn register(
     node: &Node<'_>,
     eni: &Eni,

@@ -35,7 +35,8 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(90);
 /// does not show it as an ENI for pods, EC2 is asked again; the caller has to check the result.
 ///
 /// # Errors
-/// Code 7 when no ENI has the MAC address, 11 when its ENI is being detached; else those of [`current`].
+/// Code 7 when no ENI has the MAC address, 11 when its ENI is being detached; else those of
+/// [`current`].
 pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
     let is_usable = |inventory: &Inventory| {
         let eni = inventory.by_mac(mac);
