@@ -4,9 +4,10 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
 /// Definitions for the programs of [`Resident::holding`]: `path` of the namespace, `stay`, which
-/// reports that the program is ready, and `in_thread`.
+/// reports that the program is ready, `in_thread`, `stay_without_leader`, after which the first
+/// thread has ended, and `socket_inside`, a socket of the namespace for a process that is not in it.
 const PRELUDE: &str = "
-import ctypes, os, sys, threading
+import ctypes, os, socket, sys, threading
 libc = ctypes.CDLL(None)
 path = sys.argv[1]
 def stay():
@@ -14,6 +15,21 @@ def stay():
     sys.stdin.read()
 def in_thread(work):
     threading.Thread(target=work).start()
+def stay_without_leader():
+    def work():
+        leader = f'/proc/self/task/{os.getpid()}/stat'
+        while open(leader).read().split()[2] != 'Z':
+            os.sched_yield()
+        stay()
+    in_thread(work)
+    libc.syscall(93 if os.uname().machine == 'aarch64' else 60, 0)  # exit(2) of this thread
+def socket_inside():
+    own, fd = (os.open(of, os.O_RDONLY) for of in ['/proc/self/ns/net', path])
+    assert libc.setns(fd, 0) == 0
+    inside = socket.socket(socket.AF_UNIX)
+    assert libc.setns(own, 0) == 0
+    os.close(fd)
+    return inside
 ";
 
 /// A process that waits in a network namespace, until this value is dropped.

@@ -118,50 +118,22 @@ fn rule_7_an_address_stays_while_a_descriptor_keeps_a_namespace_without_a_path()
 #[test]
 fn rule_7_an_address_stays_while_a_socket_keeps_a_namespace_without_a_path() {
     assert_kept_by("10.0.4.181", |pod| {
-        let program = "
-import socket
-own, fd = (os.open(of, os.O_RDONLY) for of in ['/proc/self/ns/net', path])
-assert libc.setns(fd, 0) == 0
-inside = socket.socket(socket.AF_UNIX)
-assert libc.setns(own, 0) == 0
-os.close(fd)
-stay()";
-        Resident::holding(&pod.netns.path(), program)
+        Resident::holding(&pod.netns.path(), "inside = socket_inside()\nstay()")
     });
 }
 
 /// It has no directory of its namespace then, but its threads have.
 #[test]
 fn rule_7_an_address_stays_in_a_namespace_of_a_process_whose_first_thread_has_ended() {
-    let address = "10.0.4.182";
     let vpc = Vpc::new();
-    let node = vpc.node();
-    let (pod, nested) = (Pod::new("c1"), Pod::new("nested"));
-    attach(&node, &pod, address, &pod.netns.path());
     let program = "
 fd = os.open(path, os.O_RDONLY)
 assert libc.setns(fd, 0) == 0
 os.close(fd)
-def work():
-    leader = f'/proc/self/task/{os.getpid()}/stat'
-    while open(leader).read().split()[2] != 'Z':
-        os.sched_yield()
-    stay()
-in_thread(work)
-libc.syscall(93 if os.uname().machine == 'aarch64' else 60, 0)  # exit(2) of this thread";
-    let inside = Resident::holding(&nested.netns.path(), program);
-    let target = nested.netns.path();
-    let moved = format!(
-        "ip link set net1 netns {target} && nsenter --net={target} \
-         ip address add {address}/24 dev net1"
-    );
-    pod.netns.tool("sh", &["-c", &moved]);
-    detach(&node, &pod, &pod.netns.path());
-    let _ended = nested.netns.end();
-    let said = gc(&node, address) + &release_blindly(&node, address);
-    assert_eq!(node.addresses(), [address], "{said}");
-    drop(inside);
-    assert_released_in_the_end(&node, address);
+stay_without_leader()";
+    assert_kept_in_nested(&vpc, "10.0.4.182", |netns| {
+        Resident::holding(netns, program)
+    });
 }
 
 #[test]
@@ -193,23 +165,28 @@ fn rule_7_an_address_stays_when_the_process_of_its_path_has_ended_and_another_on
 
 #[test]
 fn rule_7_an_address_stays_when_a_pod_has_moved_its_interface_into_a_namespace_of_its_own() {
-    let address = "10.0.4.176";
     let vpc = Vpc::new();
+    assert_kept_in_nested(&vpc, "10.0.4.176", Resident::inside);
+}
+
+/// A pod has moved its interface into a namespace that it has made, which only this resident
+/// keeps.
+fn assert_kept_in_nested(vpc: &Vpc, address: &str, resident: impl Fn(&str) -> Resident) {
     let node = vpc.node();
     let (pod, nested) = (Pod::new("c1"), Pod::new("nested"));
     attach(&node, &pod, address, &pod.netns.path());
-    let inside = Resident::inside(&nested.netns.path());
     let target = nested.netns.path();
+    let inside = resident(&target);
     let moved = format!(
         "ip link set net1 netns {target} && nsenter --net={target} \
          ip address add {address}/24 dev net1"
     );
     pod.netns.tool("sh", &["-c", &moved]);
     detach(&node, &pod, &pod.netns.path());
+    let _ended = nested.netns.end();
     let said = gc(&node, address);
     assert_eq!(node.addresses(), [address], "{said}");
     drop(inside);
-    let _ended = nested.netns.end();
     assert_released_in_the_end(&node, address);
 }
 

@@ -22,17 +22,26 @@ impl Fixture {
     fn crowded() -> Self {
         let fixture = Self::new();
         fixture.add(&conf());
-        let text = fs::read(fixture.record("c1")).expect("ADD has written a record");
-        let mut record: Value = serde_json::from_slice(&text).expect("a record is JSON");
-        for n in 0..OTHERS {
+        fixture.copy_record(|record, n| {
             let id = format!("other-{n}");
-            record["containerId"] = json!(id);
             record["device"]["name"] = json!(id);
             record["device"]["sysfsNumber"] = json!(u64::MAX - n as u64);
-            fs::write(fixture.record(&id), record.to_string()).expect("it can be written");
-        }
+            fixture.record(&id)
+        });
         fixture.del(&conf());
         fixture
+    }
+
+    /// Writes the record of c1 once for each of the others, with these changes, to the path that
+    /// `change` returns.
+    fn copy_record(&self, change: impl Fn(&mut Value, usize) -> PathBuf) {
+        let text = fs::read(self.record("c1")).expect("ADD has written a record");
+        let mut record: Value = serde_json::from_slice(&text).expect("a record is JSON");
+        for n in 0..OTHERS {
+            record["containerId"] = json!(format!("other-{n}"));
+            let path = change(&mut record, n);
+            fs::write(path, record.to_string()).expect("it can be written");
+        }
     }
 
     fn record(&self, container_id: &str) -> PathBuf {
@@ -64,15 +73,10 @@ impl Fixture {
         let records = fixture.ipvlan();
         fs::create_dir_all(&records).expect("it can be made");
         fixture.add(&conf());
-        let text = fs::read(fixture.record("c1")).expect("ADD has written a record");
-        let mut record: Value = serde_json::from_slice(&text).expect("a record is JSON");
-        for n in 0..OTHERS {
-            let id = format!("other-{n}");
-            record["containerId"] = json!(id);
+        fixture.copy_record(|record, n| {
             record["device"] = json!({ "masterIndex": ELSEWHERE, "linkInContainer": false });
-            let file = records.join(format!("{id}:net1.json"));
-            fs::write(file, record.to_string()).expect("it can be written");
-        }
+            records.join(format!("other-{n}:net1.json"))
+        });
         fixture.del(&conf());
         fixture
     }

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -209,18 +210,27 @@ fn a_namespace_whose_number_another_one_has_now_has_ended() {
 }
 
 /// How a process that is not in the namespace holds it without a path of the node.
-const HOLDERS: [(&str, &str); 6] = [
+const HOLDERS: [(&str, &str); 7] = [
+    (
+        "processes of which each starts the next one and ends",
+        "
+import select
+libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+if os.fork() == 0:
+    fd = os.open(path, os.O_RDONLY)
+    assert libc.setns(fd, 0) == 0
+    os.close(fd)
+    print(flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        if os.fork() != 0:
+            os._exit(0)
+    os._exit(0)
+while True:
+    os.wait()",
+    ),
     (
         "a socket of a process that has left it",
-        "
-import socket
-own = os.open('/proc/self/ns/net', os.O_RDONLY)
-fd = os.open(path, os.O_RDONLY)
-assert libc.setns(fd, 0) == 0
-inside = socket.socket(socket.AF_UNIX)
-assert libc.setns(own, 0) == 0
-os.close(fd)
-stay()",
+        "inside = socket_inside()\nstay()",
     ),
     (
         "a descriptor of a thread that has as many as its process",
@@ -246,15 +256,7 @@ in_thread(work)",
     ),
     (
         "a descriptor of a process whose first thread has ended",
-        "
-fd = os.open(path, os.O_RDONLY)
-def work():
-    leader = f'/proc/self/task/{os.getpid()}/stat'
-    while open(leader).read().split()[2] != 'Z':
-        os.sched_yield()
-    stay()
-in_thread(work)
-libc.syscall(93 if os.uname().machine == 'aarch64' else 60, 0)  # exit(2) of this thread",
+        "fd = os.open(path, os.O_RDONLY)\nstay_without_leader()",
     ),
     (
         "a mount in the mount namespace of a thread",
@@ -282,6 +284,34 @@ fn a_namespace_that_anything_holds_keeps_its_address() {
         drop(holder);
         assert_eq!(address(&added_in_the_end(&network, "c2")), "10.0.0.2/30");
     }
+}
+
+/// The kernel goes on with it when the process has ended, until it gives the peer up.
+#[test]
+fn a_connection_whose_peer_does_not_answer_keeps_the_address_of_its_namespace() {
+    let network = Network::of("10.0.0.0/30");
+    let directory = tempfile::tempdir().unwrap();
+    let (sandbox, peer) = (Sandbox::new(directory.path(), "one"), Namespace::new());
+    let pod = &sandbox.namespace;
+    pod.ip(&["link", "add", "near", "type", "veth", "peer", "name", "far"]);
+    pod.ip(&["link", "set", "far", "netns", &peer.path()]);
+    for (netns, link, cidr) in [
+        (pod, "near", "10.77.0.1/24"),
+        (&peer, "far", "10.77.0.2/24"),
+    ] {
+        netns.ip(&["address", "add", cidr, "dev", link]);
+        netns.ip(&["link", "set", link, "up"]);
+    }
+    assert_eq!(address(&add(&network, "c1", &sandbox)), "10.0.0.2/30");
+    let listener = peer.run(|| TcpListener::bind("10.77.0.2:0").unwrap());
+    let at = listener.local_addr().unwrap();
+    let mut connection = pod.run(|| TcpStream::connect(at).unwrap());
+    peer.ip(&["link", "set", "far", "down"]);
+    connection.write_all(b"unanswered").unwrap();
+    drop(connection);
+    sandbox.end();
+    let error = network.add("c2").error_code(999);
+    assert_eq!(network.reserved(), ["10.0.0.2"], "{error:?}");
 }
 
 /// A process in the namespace at a path that lives on in another one: it opens its namespace, for
