@@ -21,11 +21,17 @@ const SECRET: [&str; 12] = [
     "authorization",
     "cookie",
 ];
+/// Names of secrets, as words: as parts of other words they mean something else.
+const SECRET_WORDS: [&str; 4] = ["pass", "pwd", "psk", "auth"];
+/// The names of the members that say what the `value` beside them is.
+const NAMES: [&str; 2] = ["name", "key"];
 /// The start of AWS' error codes about secrets: `ExpiredToken`, `InvalidClientTokenId`.
 const CODES: [&str; 3] = ["Expired", "Invalid", "Missing"];
 /// The start of the ids of access keys, also of temporary ones.
 const ACCESS_KEYS: [&str; 2] = ["AKIA", "ASIA"];
 const ACCESS_KEY_LENGTH: usize = 20;
+/// The start of a signed token (JWT): `{"` in base64.
+const TOKEN: &str = "eyJ";
 /// The markers around a key in PEM.
 const BEGIN: &str = "-----BEGIN";
 const END: &str = "-----END";
@@ -46,8 +52,11 @@ pub(super) fn content(content: &[u8]) -> Vec<u8> {
 fn value(document: Value) -> Value {
     match document {
         Value::Object(members) => {
+            let said = NAMES.iter().filter_map(|name| members.get(*name)?.as_str());
+            let is_named = said.map(is_secret).any(|is_secret| is_secret);
             let members = members.into_iter().map(|(name, member)| {
-                let member = if is_secret(&name) && !member.is_boolean() && !member.is_null() {
+                let is_secret = is_secret(&name) || (is_named && name == "value");
+                let member = if is_secret && !member.is_boolean() && !member.is_null() {
                     REDACTED.into()
                 } else {
                     value(member)
@@ -63,6 +72,14 @@ fn value(document: Value) -> Value {
 }
 
 fn is_secret(name: &str) -> bool {
+    let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    if words.any(|word| {
+        SECRET_WORDS
+            .iter()
+            .any(|one| word.eq_ignore_ascii_case(one))
+    }) {
+        return true;
+    }
     let letters = name.chars().filter(|c| c.is_ascii_alphanumeric());
     let name: String = letters.map(|c| c.to_ascii_lowercase()).collect();
     SECRET.iter().any(|secret| name.contains(secret))
@@ -73,17 +90,34 @@ pub(super) fn text(content: &str) -> String {
     // The start of a log may be missing.
     let end = content.find(END);
     let mut is_in_key = end.is_some_and(|end| content.find(BEGIN).is_none_or(|begin| end < begin));
+    let mut block = None;
     let mut lines = String::with_capacity(content.len());
     for line in content.split_inclusive('\n') {
         is_in_key = is_in_key || line.contains(BEGIN);
-        if is_in_key {
+        block = block.filter(|outer| line.trim().is_empty() || indentation(line) > *outer);
+        if is_in_key || block.is_some() {
             lines.push_str(&format!("{REDACTED}{}", end_of(line)));
         } else {
+            block = opens_block(line).then(|| indentation(line));
             lines.push_str(&of_line(line));
         }
         is_in_key = is_in_key && !line.contains(END);
     }
     lines
+}
+
+/// Whether the value of a secret is on the next lines, as YAML has it.
+fn opens_block(line: &str) -> bool {
+    line.trim_end()
+        .rsplit_once(':')
+        .is_some_and(|(name, value)| {
+            let value = value.trim_start();
+            (value.is_empty() || value.starts_with(['|', '>'])) && names_secret(name, ":", value)
+        })
+}
+
+fn indentation(line: &str) -> usize {
+    line.len() - line.trim_start().len()
 }
 
 fn end_of(line: &str) -> &str {
@@ -104,7 +138,9 @@ fn of_json(line: &str) -> Option<String> {
         return None;
     }
     let shown = value(document.clone());
-    if shown == document {
+    // Of equal keys, the document has only the last one.
+    let quotes = |json: &str| json.matches('"').count();
+    if shown == document && quotes(json) == quotes(&document.to_string()) {
         return Some(line.to_owned());
     }
     Some(format!("{before}{shown}{}", end_of(line)))
@@ -114,11 +150,15 @@ fn of_text(line: &str) -> String {
     for (place, separator) in line.match_indices([':', '=']) {
         let (before, value) = (&line[..place], &line[place + 1..]);
         if names_secret(before, separator, value) && !value.trim().starts_with(REDACTED) {
-            let shown = format!("{before}{separator} {REDACTED}{}", end_of(line));
-            return without_access_keys(&without_users(&shown));
+            return without_words(&format!("{before}{separator} {REDACTED}{}", end_of(line)));
         }
     }
-    without_access_keys(&without_users(line))
+    without_words(line)
+}
+
+/// A line without the words that are secret without a name.
+fn without_words(line: &str) -> String {
+    without_tokens(&without_access_keys(&without_users(line)))
 }
 
 /// Whether the text before the separator ends with the name of a secret.
@@ -140,9 +180,10 @@ fn is_subject(name: &str, is_in_sentence: bool) -> bool {
     is_path || is_code || (is_in_sentence && name == "credentials")
 }
 
-/// A line without the users and passwords of URLs, and of proxies without a scheme.
+/// A line without the users and passwords of URLs, and of proxies without a scheme. A password may
+/// have every other character that quotes.
 fn without_users(line: &str) -> String {
-    let is_end = |c: char| c.is_whitespace() || "\"'`<>".contains(c);
+    let is_end = |c: char| c.is_whitespace() || c == '"';
     let words = line.split_inclusive(is_end).map(|word| {
         let Some(end) = word.rfind('@') else {
             return word.to_owned();
@@ -174,6 +215,18 @@ fn without_access_keys(line: &str) -> String {
     words.collect()
 }
 
+fn without_tokens(line: &str) -> String {
+    let is_end = |c: char| !c.is_ascii_alphanumeric() && !".-_".contains(c);
+    let words = line.split_inclusive(is_end).map(|word| {
+        let token = word.trim_end_matches(is_end);
+        match token.starts_with(TOKEN) && token.matches('.').count() >= 2 {
+            true => format!("{REDACTED}{}", &word[token.len()..]),
+            false => word.to_owned(),
+        }
+    });
+    words.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,11 +249,30 @@ mod tests {
             "AWS_SECRET_ACCESS_KEY=x1",
             "https://host/?X-Amz-Security-Token=x1",
             "a=1 b=2 session_token = x1",
+            "DB_PASS=x1",
+            "pwd: x1",
+            r#"{"auth":"x1","psk":"x1"}"#,
+            r#"{"password":"x1","password":true}"#,
+            r#"{"env":[{"name":"AWS_SECRET_ACCESS_KEY","value":"x1"}]}"#,
+            "said eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4MSJ9.x1, and no more",
         ] {
             let shown = text(line);
             assert!(!shown.contains("x1"), "{shown}");
         }
         let harmless = "time=2026-01-01T00:00:00Z level=info eni=eni-1 address=10.0.4.70\n";
+        assert_eq!(text(harmless), harmless);
+    }
+
+    #[test]
+    fn what_follows_the_name_of_a_secret_on_the_next_lines_is_not_shown() {
+        for indicator in ["", " |", " >-"] {
+            let yaml = format!("user:\n  token:{indicator}\n    x1\n\n    x2\n  name: a\n");
+            let shown = text(&yaml);
+            assert!(!shown.contains("x1") && !shown.contains("x2"), "{shown}");
+            assert!(shown.starts_with("user:\n  token:"), "{shown}");
+            assert!(shown.ends_with("\n  name: a\n"), "{shown}");
+        }
+        let harmless = "author: a\npassthrough:\n  - b\n";
         assert_eq!(text(harmless), harmless);
     }
 
@@ -239,6 +311,8 @@ mod tests {
                 "HTTPS_PROXY=u:x1=@proxy:1",
                 "HTTPS_PROXY=(redacted)@proxy:1",
             ),
+            ("to http://u:x1'x@proxy:1", "to http://(redacted)@proxy:1"),
+            ("`http://u:x1`<x@proxy`", "`http://(redacted)@proxy`"),
             (r#""u:x1@proxy""#, r#""(redacted)@proxy""#),
             ("host:5000/eni-sync@sha256:0", "host:5000/eni-sync@sha256:0"),
             ("somebody@example.org: hello", "somebody@example.org: hello"),
