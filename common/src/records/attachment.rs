@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -169,11 +170,16 @@ pub(super) fn file_name(container_id: &ContainerId, ifname: &IfName) -> String {
     format!("{container_id}:{ifname}{EXTENSION}")
 }
 
-/// The id of the current boot.
+/// The id of the current boot, which no process outlives.
 ///
 /// # Errors
 /// Code 5 when `/proc` is not mounted.
 pub fn boot_id() -> Result<String> {
-    file::read_parameter(Path::new(BOOT_ID))
-        .map_err(|cause| Error::io(format!("failed to read {BOOT_ID}"), &cause))
+    static CURRENT: OnceLock<String> = OnceLock::new();
+    if let Some(current) = CURRENT.get() {
+        return Ok(current.clone());
+    }
+    let current = file::read_parameter(Path::new(BOOT_ID))
+        .map_err(|cause| Error::io(format!("failed to read {BOOT_ID}"), &cause))?;
+    Ok(CURRENT.get_or_init(|| current).clone())
 }
