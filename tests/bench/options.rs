@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use harness::repository;
 
 use crate::rows::{self, Row};
 
@@ -98,7 +99,7 @@ impl Options {
     /// Where the figures go. A part of them does not replace those of everything.
     pub fn output(&self) -> Option<PathBuf> {
         let is_all = self.row.is_empty() && !self.quick;
-        let usual = || PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let usual = || repository().join("tests/bench");
         self.output.clone().or_else(|| is_all.then(usual))
     }
 

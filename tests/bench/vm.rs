@@ -2,10 +2,9 @@
 //! do not leave it. What it measures comes back as lines of JSON.
 
 use std::io::{BufRead, BufReader, Lines};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use harness::Namespace;
+use harness::{Namespace, repository};
 
 use crate::figure::Measured;
 use crate::options::Options;
@@ -47,7 +46,7 @@ struct Vm {
 impl Vm {
     fn start(arguments: &[String]) -> Self {
         let own = std::env::current_exe().expect("a program knows where it is");
-        let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vm/run");
+        let run = repository().join("tests/vm/run");
         let mut command = Command::new(&run);
         command.arg("--").arg(own).args(arguments);
         let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::call::GO_PLUGINS;
+use crate::repository;
 use crate::{Call, Node, Output, Pod, go_plugin, our_plugin};
 
 /// Our plugins; every other one is from Debian's package.
@@ -28,9 +29,7 @@ pub struct Network {
 impl Network {
     /// The network of a published NetworkAttachmentDefinition in `tests/data`.
     pub fn published(file: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../data")
-            .join(file);
+        let path = repository().join("tests/data").join(file);
         let text = fs::read_to_string(&path)
             .unwrap_or_else(|cause| panic!("cannot read {path:?}: {cause}"));
         Self::from_nad(&text)

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use harness::{Call, Node, our_plugin, run_tool};
+use harness::{Call, Node, our_plugin, repository, run_tool};
 use serde_json::json;
 
 use crate::arm64::ARM64;
@@ -90,12 +90,12 @@ fn in_root(call: &Call, root: &Path, plugin: &str) -> Command {
 fn installing_replaces_plugins_that_are_being_executed() {
     let destination = tempfile::tempdir().unwrap();
     let install = || {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let root = repository().display().to_string();
         let destdir = format!("DESTDIR={}", destination.path().display());
         let program = our_plugin("eni-cni");
         let from = format!("FROM={}", program.parent().unwrap().display());
         let install = ["install-from", &from, &destdir, "BINDIR=/bin"];
-        stdout_of("make", &[&["--silent", "-C", root][..], &install].concat())
+        stdout_of("make", &[&["--silent", "-C", &root][..], &install].concat())
     };
     install();
     let done = AtomicBool::new(false);

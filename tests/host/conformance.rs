@@ -4,18 +4,20 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use fixtures::conformance::{examined, go, numbers, passes};
-use harness::{go_plugin, our_plugin, program};
+use harness::{go_plugin, our_plugin, program, repository};
 
 /// Assertions of which it depends on chance whether Go's plugins fail them: where they are
 /// killed is counted in system calls of a thread, Go's scheduler decides which thread makes
 /// which, and its collector how much memory is taken.
 const CHANCE: [u64; 3] = [36, 59, 63];
 
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance");
+fn sources() -> PathBuf {
+    repository().join("tests/conformance")
+}
 
 fn ours() -> std::path::PathBuf {
     let plugin = our_plugin("host-local");
@@ -82,7 +84,7 @@ fn go_plugins_fail_what_is_known_and_nothing_else() {
 
 #[test]
 fn every_assertion_can_fail() {
-    let fakes = Path::new(SOURCES).join("fakes");
+    let fakes = sources().join("fakes");
     let peers = tempfile::tempdir().unwrap();
     symlink(go_plugin("host-local"), peers.path().join("careless-ipam")).unwrap();
     let config = |name: &str| format!("{name}={}", fakes.join(format!("{name}.json")).display());
@@ -113,7 +115,7 @@ fn the_page_of_the_suite_has_every_assertion_in_its_words() {
     let output = Command::new(program("conformance")).arg("--list").output();
     let list = String::from_utf8(output.unwrap().stdout).unwrap();
     assert_eq!(list.lines().count(), 63);
-    let page = fs::read_to_string(Path::new(SOURCES).join("README.md")).unwrap();
+    let page = fs::read_to_string(sources().join("README.md")).unwrap();
     for line in list.lines() {
         let (number, sentence) = line.split_once(' ').unwrap();
         let row = format!("| {number} | {sentence} |");

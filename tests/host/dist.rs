@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use harness::our_plugin;
+use harness::{our_plugin, repository};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ const NAMES: [&str; 6] = [
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    repository().to_owned()
 }
 
 /// What a command prints.

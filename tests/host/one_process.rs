@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use fixtures::kernel_calls::Trace;
-use harness::{Call, Node, Pod, go_plugin, our_plugin, run_tool};
+use harness::{Call, Node, Pod, go_plugin, our_plugin, repository, run_tool};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -38,10 +38,10 @@ impl Installed {
         for name in ["eni-cni", "eni-sync"] {
             symlink(program, programs.path().join(name)).expect("a link can be made");
         }
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let root = repository().display().to_string();
         let from = format!("FROM={}", programs.path().display());
         let bin = format!("BINDIR={}", self.directory.path().display());
-        let arguments = ["--silent", "-C", root, "install-from", &from, &bin];
+        let arguments = ["--silent", "-C", &root, "install-from", &from, &bin];
         let output = run_tool("make", &arguments);
         assert!(output.status.success(), "{output:?}");
     }

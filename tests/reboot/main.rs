@@ -9,7 +9,7 @@ use std::process::Command;
 
 use fixtures::with;
 use harness::pci::{NIC, NIC_NAME, OTHER_NIC, driver, netdev};
-use harness::{Call, Namespace, Network, attachment_files, run_tool};
+use harness::{Call, Namespace, Network, attachment_files, repository, run_tool};
 use nix::unistd::sync;
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn boots(test: &str, boots: &[fn()]) {
     );
     assert!(made.status.success(), "{made:?}");
     for number in 0..boots.len() {
-        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vm/run"))
+        let output = Command::new(repository().join("tests/vm/run"))
             .arg(env::current_exe().expect("this program has a path"))
             .args([test, "--exact", "--nocapture"])
             .env("VM_DISK", &disk)

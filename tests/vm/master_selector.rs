@@ -1,9 +1,8 @@
 //! `masterSelector`: one network for nodes whose ENIs have different interface names.
 
 use std::fs;
-use std::path::Path;
 
-use harness::{Call, Node, Output, Pod};
+use harness::{Call, Node, Output, Pod, repository};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -300,7 +299,7 @@ fn bad_selectors_are_refused_before_anything_is_touched() {
 /// The schema is what eni-sync is held to; the inventory of these tests obeys it.
 #[test]
 fn the_schema_of_the_inventory_is_that_of_its_reader() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../eni-sync/enis.schema.json");
+    let path = repository().join("eni-sync/enis.schema.json");
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let eni = &schema["properties"]["enis"]["items"];
     let inventory = Fixture::new().inventory();

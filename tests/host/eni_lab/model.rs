@@ -1,12 +1,11 @@
 //! The simulated EC2 and STS against the service models that the AWS SDKs are made of: botocore's.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use fixtures::lab::{Vpc, address, listener};
-use harness::python_with;
+use harness::{python_with, repository};
 
 /// botocore's version is that of boto3.
 const VERSION: &str = "1.44.8";
@@ -14,7 +13,7 @@ const VERSION: &str = "1.44.8";
 fn model(arguments: &[&str]) -> Output {
     let boto3 = format!("boto3=={VERSION}");
     let python = python_with("botocore", VERSION, &[&boto3, "awscli==1.46.3"]);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("host/eni_lab/model.py");
+    let script = repository().join("tests/host/eni_lab/model.py");
     let mut command = Command::new(python);
     command.arg(script).args(arguments);
     command
@@ -46,7 +45,7 @@ fn boto3_and_the_aws_cli_find_every_answer_in_the_model() {
 
 #[test]
 fn requests_are_compared_with_the_parameters_of_the_model() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/eni_lab/model.txt");
+    let path = repository().join("tests/harness/eni_lab/model.txt");
     let known = fs::read_to_string(path).unwrap();
     assert_eq!(known, assert_done(&model(&["requests"])));
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use caps::{CapSet, Capability};
 use fixtures::scrape::{Scrape, get};
 use harness::vpc::{DEADLINE, Vpc, VpcNode, eventually, prev_result};
-use harness::{Call, Pod, our_plugin};
+use harness::{Call, Pod, our_plugin, repository};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::chroot;
 use serde_json::{Value, json};
@@ -18,11 +18,14 @@ use serde_json::{Value, json};
 use super::hygiene::attach_device_at;
 
 const NOTHING: Option<&str> = None;
-const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+
+fn deploy(name: &str) -> String {
+    fs::read_to_string(repository().join("deploy").join(name)).unwrap()
+}
 
 /// The agent's container in the manifest.
 fn manifest() -> Value {
-    let text = fs::read_to_string(format!("{DEPLOY}/daemonset.yaml")).unwrap();
+    let text = deploy("daemonset.yaml");
     let daemon_set: Value = serde_yaml_ng::from_str(&text).unwrap();
     daemon_set["spec"]["template"]["spec"]["containers"][0].clone()
 }
@@ -33,7 +36,7 @@ fn capabilities() -> Vec<Capability> {
 
 /// The container of the Job that uninstalls.
 fn uninstalling() -> Value {
-    let text = fs::read_to_string(format!("{DEPLOY}/uninstall.yaml")).unwrap();
+    let text = deploy("uninstall.yaml");
     let job: Value = serde_yaml_ng::from_str(&text).unwrap();
     job["spec"]["template"]["spec"]["containers"][0].clone()
 }
@@ -106,8 +109,7 @@ fn enter(root: &Path, configuration: &Value) {
 
 /// The configuration that is shipped.
 fn shipped() -> Value {
-    let text = fs::read_to_string(format!("{DEPLOY}/agent.json")).unwrap();
-    serde_json::from_str(&text).unwrap()
+    serde_json::from_str(&deploy("agent.json")).unwrap()
 }
 
 /// Starts the agent in its container.

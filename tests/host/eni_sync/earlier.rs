@@ -7,12 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use harness::vpc::{Vpc, VpcNode, device_call, ip};
-use harness::{Call, Pod, attachment_files};
+use harness::{Call, Pod, attachment_files, repository};
 use serde_json::{Value, json};
 
 /// A file of the earlier version, with what this machine has in the places of its names.
 fn earlier(file: &str, values: &[(&str, String)]) -> String {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/earlier");
+    let directory = repository().join("tests/data/earlier");
     let mut text = fs::read_to_string(directory.join(file)).unwrap();
     for (name, value) in values {
         let is_number = value.bytes().all(|byte| byte.is_ascii_digit());

@@ -4,13 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
 use std::thread;
 
 use fixtures::scrape::{ADDRESS, Scrape, get, get_at};
-use harness::Pod;
 use harness::eni_lab::{Fault, Hold};
 use harness::vpc::{Agent, Vpc, VpcNode, eventually};
+use harness::{Pod, repository};
 use serde_json::{Value, json};
 
 use super::ipam;
@@ -33,7 +32,7 @@ fn ready(node: &VpcNode) -> Agent {
 
 /// Name, type and labels of every metric in the documentation.
 fn documentation() -> BTreeSet<(String, String, Vec<String>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/metrics.md");
+    let path = repository().join("deploy/metrics.md");
     let text = fs::read_to_string(path).unwrap();
     let rows = text.lines().filter(|line| line.starts_with("| `eni_sync_"));
     let metrics = rows.filter_map(|row| {

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
-use harness::Pod;
 use harness::vpc::Vpc;
+use harness::{Pod, repository};
 use serde_json::Value;
 
 const TAG: &str = "node.k8s.amazonaws.com/no_manage";
@@ -16,8 +15,7 @@ fn policy() -> Value {
 }
 
 fn read(name: &str) -> Value {
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../eni-sync");
-    let text = fs::read(Path::new(directory).join(name)).unwrap();
+    let text = fs::read(repository().join("eni-sync").join(name)).unwrap();
     serde_json::from_slice(&text).unwrap()
 }
 

@@ -187,6 +187,22 @@ fn an_arrow_against_the_order_and_a_ring_are_found() {
     assert_eq!(files, list(&["ledger", "vpc/ec2"]));
 }
 
+/// Two clones of one source that share a cache of builds have the same programs.
+#[test]
+fn no_test_has_the_path_of_the_clone_that_it_was_built_in() {
+    let mut texts = BTreeMap::new();
+    let tests = root().join("tests");
+    read(&tests, &tests, &mut texts);
+    assert!(texts.len() > 100, "{}", texts.len());
+    // Not in one piece, because this is one of the files.
+    let path = format!("env!(\"{}\")", "CARGO_MANIFEST_DIR");
+    let found: Vec<&String> = texts
+        .iter()
+        .filter_map(|(file, text)| text.contains(&path).then_some(file))
+        .collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
 #[test]
 fn host_local_is_made_of_nothing_that_opens_a_socket() {
     let mut cargo = Command::new(env!("CARGO"));

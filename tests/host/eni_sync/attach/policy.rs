@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
-use harness::Host;
+use harness::{Host, repository};
 use serde_json::{Value, json};
 
 use super::{CHANGES, Site, attached, detach_call};
@@ -12,9 +11,7 @@ use super::{CHANGES, Site, attached, detach_call};
 const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 
 fn policy(name: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../eni-sync")
-        .join(name);
+    let path = repository().join("eni-sync").join(name);
     let text = fs::read_to_string(path).unwrap();
     let policy: Value = serde_json::from_str(&text).unwrap();
     policy["Statement"].as_array().unwrap().clone()

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use harness::Pod;
 use harness::vpc::{Agent, Vpc, VpcNode};
+use harness::{Pod, repository};
 use serde_json::{Value, json};
 
 use super::{examine, examine_network, network};
@@ -225,7 +225,7 @@ fn configurations_come_from_files_of_all_kinds_from_stdin_and_from_a_directory()
             "mgmt (/run/net.d/10-x.conflist)",
         ]
     );
-    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/data/ipvlan-conf-ens6.yaml");
+    let real = repository().join("tests/data/ipvlan-conf-ens6.yaml");
     fs::copy(real, node.run_directory().join("real.yaml")).unwrap();
     let diagnosis = examine(&node, &["--nad", "/run/real.yaml"]);
     diagnosis.has(
