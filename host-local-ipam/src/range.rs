@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_after_the_last_one_is_none() {
+    fn the_last_address_has_no_next_one() {
         for text in ["0.0.0.0/0 - 255.255.255.255", "::/0"] {
             let range = range(text).unwrap();
             assert_eq!(range.after(range.last), None);

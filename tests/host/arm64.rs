@@ -19,7 +19,7 @@ fn run(call: &Call) -> Output {
 }
 
 #[test]
-fn it_is_for_arm64_and_says_its_version() {
+fn the_plugin_is_for_arm64_and_says_its_version() {
     let path = our_plugin(ARM64);
     let path = path.to_str().expect("the path is text");
     let header = run_tool("readelf", &["--wide", "--file-header", path]);

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn why_there_are_no_addresses_is_said_in_the_same_words_while_it_is_so() {
+    fn the_reason_for_missing_addresses_keeps_its_words_while_it_lasts() {
         let health = Health::default();
         let start = Instant::now();
         assert_eq!(health.refusal(INTERVAL, start), None);

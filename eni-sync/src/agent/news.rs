@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_news_once() {
+    fn a_finding_is_reported_once() {
         let mut news = News::default();
         let twice = texts([1, 2, 1].into_iter());
         assert_eq!(news.among(twice), texts(1..=2));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_that_had_gone_is_news_again() {
+    fn a_finding_that_returns_is_reported_again() {
         let mut last = LastLook::default();
         assert_eq!(last.replace(texts(1..=2)), texts(1..=2));
         assert_eq!(last.replace(texts(2..=3)), texts(3..=3));

@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_of_aws_makes_of_what_is_wanted_what_is_there() {
+    fn only_an_answer_of_aws_makes_a_claim_an_assigned_address() {
         for (row, state) in states() {
             let was_there = state.as_ref().is_some_and(is_on_eni);
             for (event_name, event) in events() {

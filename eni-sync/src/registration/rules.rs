@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_look_of_the_future_proves_nothing() {
+    fn a_first_look_with_a_time_in_the_future_proves_nothing() {
         let pooled = entry(70, &State::Pooled);
         let first = drifts(std::slice::from_ref(&pooled), &[], NOW + 3600);
         let [Drift::Missing(noted)] = &first[..] else {
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_file_that_cannot_be_read_is_not_unknown() {
+    fn the_address_of_a_file_that_cannot_be_read_is_not_unknown() {
         let known = HashSet::from([IpAddr::from([10, 0, 4, 70])]);
         let found = compare(&[], &known, &description(&[70, 71]), NOW);
         assert_eq!(found, [Drift::Unknown(IpAddr::from([10, 0, 4, 71]))]);

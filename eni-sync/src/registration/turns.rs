@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_too_long_for_another_one_hears_that() {
+    fn a_process_that_waits_too_long_for_another_one_says_so() {
         let turns = Turns::default();
         let Part::Lead(_lead) = turns.join("eni-1", Duration::ZERO) else {
             panic!("nobody leads before");

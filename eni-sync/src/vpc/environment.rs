@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_without_a_value_is_no_role() {
+    fn an_empty_variable_is_not_a_role() {
         for name in ROLES {
             let has_role = |value| Left::of(environment(&[(name, value)])).0.has_own_role;
             assert!(has_role("x") && !has_role(""), "{name}");

@@ -68,7 +68,7 @@ fn socket(url: &str) -> SocketAddr {
 }
 
 #[test]
-fn it_prints_what_to_export_and_serves_until_it_is_told_to_end() {
+fn the_lab_prints_what_to_export_and_serves_until_it_is_told_to_end() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut running = Running::start(&["--mac", "02:00:00:00:00:AA"]);
         let lines = running.printed("# eni-");

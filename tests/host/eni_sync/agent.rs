@@ -79,7 +79,7 @@ fn what_the_agent_is_told_by_aws_is_what_the_plugin_reports() {
 }
 
 #[test]
-fn a_dead_socket_counts_as_no_agent() {
+fn a_socket_that_nobody_listens_on_counts_as_no_agent() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let agent = Agent::start(&node, &json!({}));
@@ -318,7 +318,7 @@ fn a_reservation_that_cannot_be_read_has_not_ended() {
 }
 
 #[test]
-fn a_reservation_that_is_anothers_by_now_is_held_for_the_other_one() {
+fn a_reservation_that_has_another_owner_now_is_held_for_the_new_one() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let directory = node.node.state().join("networks/conf-1");

@@ -359,7 +359,7 @@ fn a_primary_address_is_outside_of_the_ranges_of_pods() {
 
 /// EC2 would choose one of the first addresses.
 #[test]
-fn a_primary_address_is_none_that_the_node_gives_to_nobody() {
+fn a_primary_address_does_not_count_as_excluded() {
     let site = Site::new();
     let node = site.node();
     let mut configuration = site.configuration(&[site.wanted("user", 2)]);

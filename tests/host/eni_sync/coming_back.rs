@@ -87,8 +87,7 @@ fn show_the_past(vpc: &Vpc) {
 
 /// The interface of the ENI is a new one, so its attachment is not as old as described.
 #[test]
-fn a_prefix_that_another_node_has_got_gives_no_address_while_the_attachment_of_before_is_described()
-{
+fn a_prefix_of_another_node_gives_no_address_while_the_earlier_attachment_is_described() {
     let vpc = Vpc::new();
     let (node, other) = (vpc.node(), vpc.node());
     drop(kept(&node, &one(), 1));
@@ -108,7 +107,7 @@ fn a_prefix_that_another_node_has_got_gives_no_address_while_the_attachment_of_b
 }
 
 #[test]
-fn a_description_of_the_attachment_of_before_confirms_no_address_of_a_pool() {
+fn a_description_of_an_earlier_attachment_confirms_no_address_of_a_pool() {
     let vpc = Vpc::new();
     let (node, other) = (vpc.node(), vpc.node());
     fill(&node, &pool(64, 65, 2), 2);

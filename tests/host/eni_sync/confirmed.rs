@@ -429,7 +429,7 @@ fn an_address_in_a_prefix_of_another_eni_is_refused_with_its_owner() {
 /// EC2 may refuse to assign again what an ENI has, and a description may show what it has
 /// not any more.
 #[test]
-fn a_description_of_the_past_lets_no_add_succeed() {
+fn an_old_description_lets_no_add_succeed() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");
@@ -460,7 +460,7 @@ fn a_description_of_the_past_lets_no_add_succeed() {
 /// An address that floats goes to another node and is wanted here again, before descriptions
 /// show that it has gone.
 #[test]
-fn what_another_node_has_taken_lets_no_add_succeed_by_a_description_of_the_past() {
+fn an_old_description_lets_no_add_succeed_with_what_another_node_has_taken() {
     thread::scope(|scope| {
         for takeover in ["dead-owner", "never"] {
             scope.spawn(move || {

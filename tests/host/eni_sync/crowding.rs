@@ -253,7 +253,7 @@ fn an_agent_that_hangs_keeps_neither_add_nor_del_waiting() {
 }
 
 #[test]
-fn an_agent_that_accepts_and_does_not_answer_is_done_without() {
+fn an_agent_that_accepts_and_does_not_answer_is_bypassed() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let agent = Agent::start(&node, &json!({}));
@@ -295,7 +295,7 @@ fn the_agent_raises_the_limit_of_its_open_files() {
 }
 
 #[test]
-fn a_directory_that_the_kubelet_has_made_becomes_roots_alone() {
+fn a_directory_that_the_kubelet_has_made_becomes_accessible_to_root_only() {
     use std::os::unix::fs::PermissionsExt;
     let vpc = Vpc::new();
     let node = vpc.node();

@@ -168,7 +168,7 @@ fn a_pod_gets_no_excluded_address_that_ec2_chooses() {
 }
 
 #[test]
-fn an_add_for_which_ec2_chooses_excluded_addresses_alone_says_so() {
+fn an_add_says_that_ec2_has_chosen_only_excluded_addresses() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let _agent = Agent::start(&node, &json!({ "exclude": ["10.0.4.0/24"] }));

@@ -47,7 +47,7 @@ fn an_entry_of_a_newer_ledger_is_refused_and_stays() {
 
 /// Without it, an address could be given away that it names.
 #[test]
-fn a_list_of_what_is_given_to_nobody_of_a_newer_version_is_refused_and_stays() {
+fn an_exclusion_list_of_a_newer_version_is_refused_and_stays() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let path = node.ledger_path().with_file_name("exclude.json");

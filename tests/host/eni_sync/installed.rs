@@ -228,7 +228,7 @@ fn a_pod_of_a_name_that_go_has_too_is_served_by_one_of_the_two() {
 }
 
 #[test]
-fn ours_is_back_within_a_second() {
+fn our_plugin_is_back_within_a_second() {
     let vpc = Vpc::new();
     let site = Site::new(&vpc);
     let _agent = site.agent(&Value::Null);
@@ -321,7 +321,7 @@ fn a_directory_that_appears_later_is_watched() {
 }
 
 #[test]
-fn somebody_who_replaces_it_again_and_again_is_let_win_and_named() {
+fn a_program_that_replaces_ours_again_and_again_wins_and_is_named() {
     let vpc = Vpc::new();
     let site = Site::new(&vpc);
     let agent = site.agent(&Value::Null);

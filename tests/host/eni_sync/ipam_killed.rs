@@ -177,7 +177,7 @@ fn a_file_that_cannot_be_read_is_named_and_no_address_is_asked_for() {
 }
 
 #[test]
-fn an_agent_finds_what_ec2_chose_unheard() {
+fn an_agent_finds_the_prefixes_of_a_lost_answer() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = sharing(&node, "c1");
@@ -193,7 +193,7 @@ fn an_agent_finds_what_ec2_chose_unheard() {
 /// The request whose answer is lost here chooses an address that has left the ENI while an
 /// earlier request was not answered.
 #[test]
-fn what_ec2_chose_again_unheard_is_found_although_it_was_there_at_an_earlier_lost_answer() {
+fn an_address_of_a_lost_answer_is_found_although_it_was_there_at_an_earlier_one() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let [first, second, third] = ["c1", "c2", "c3"].map(|id| sharing(&node, id));
@@ -214,7 +214,7 @@ fn what_ec2_chose_again_unheard_is_found_although_it_was_there_at_an_earlier_los
 
 /// The metadata show what was removed for longer than the ledger remembers the removal.
 #[test]
-fn what_ec2_chose_again_unheard_is_found_although_the_metadata_show_it_from_before() {
+fn an_address_of_a_lost_answer_is_found_although_the_metadata_show_it_from_before() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let first = sharing(&node, "c1");

@@ -102,7 +102,7 @@ fn an_administrator_can_turn_it_off() {
 }
 
 #[test]
-fn somebody_who_sets_an_eni_down_again_and_again_is_let_win_and_named() {
+fn a_program_that_sets_an_eni_down_again_and_again_wins_and_is_named() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let agent = Agent::start(&node, &json!({}));

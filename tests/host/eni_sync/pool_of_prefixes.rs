@@ -259,7 +259,7 @@ fn addresses_that_are_given_to_nobody_are_not_listed() {
 }
 
 #[test]
-fn a_prefix_that_is_found_on_the_eni_and_that_nobody_uses_is_the_pools() {
+fn an_unused_prefix_that_is_found_on_the_eni_belongs_to_the_pool() {
     let vpc = Vpc::new();
     let node = node_of_its_own(&vpc, "10.0.94.0/24");
     let found = "10.0.94.64/28";

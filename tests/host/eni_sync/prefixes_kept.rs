@@ -56,7 +56,7 @@ fn prefixes_stay_while_the_master_cannot_be_found() {
 }
 
 #[test]
-fn an_address_that_a_pool_has_claimed_and_a_prefix_has_is_the_pools() {
+fn an_address_that_a_pool_has_claimed_and_a_prefix_has_belongs_to_the_pool() {
     let vpc = Vpc::new();
     let node = vpc.node();
     assert_eq!(node.command(&["sync", "--once"]).status, Some(0));
@@ -257,7 +257,7 @@ fn named(vpc: &Vpc, name: &str, prefixes: &Value) -> Value {
 }
 
 #[test]
-fn what_is_said_of_an_eni_by_its_name_counts_in_the_place_of_what_is_said_of_all() {
+fn the_settings_of_one_eni_replace_those_of_all() {
     let vpc = Vpc::new();
     let node = vpc.node_of_type("m5.xlarge");
     let [user, whole] = ["user", "whole"].map(|name| another(&vpc, &node, name));

@@ -175,7 +175,7 @@ fn a_prefix_that_somebody_has_taken_away_is_not_handed_out_any_more() {
 /// An agent that is killed at every system call in turn that changes a file or what EC2 has, or
 /// at one of a few.
 #[test]
-fn an_agent_that_is_killed_anywhere_loses_no_prefix_and_takes_none_too_many() {
+fn an_agent_that_is_killed_anywhere_loses_no_prefix_and_takes_no_extra_one() {
     const EVERY: usize = 5;
     let kills = AtomicUsize::new(0);
     let site = || {

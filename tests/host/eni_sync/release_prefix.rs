@@ -130,7 +130,7 @@ fn a_prefix_that_nobody_knows_is_given_back_only_by_force() {
 }
 
 #[test]
-fn a_prefix_that_ec2_chose_unheard_is_given_back_without_force() {
+fn a_prefix_of_a_lost_answer_is_given_back_without_force() {
     let vpc = Vpc::new();
     let node = node_of_its_own(&vpc, "10.0.85.0/24");
     kill_while_asking(&node, &one(), Hold::AfterCommit);

@@ -89,7 +89,7 @@ fn del_of_an_unknown_attachment_succeeds_and_touches_nothing() {
 }
 
 #[test]
-fn what_stands_beside_the_ledgers_of_enis_keeps_no_pod_from_ending() {
+fn other_files_beside_the_ledgers_keep_no_pod_from_ending() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let pod = Pod::new("c1");

@@ -167,7 +167,7 @@ fn rule_7_what_the_node_itself_has_is_given_to_no_pod() {
 
 /// Whoever has it without the VPC has not got it from the ENI.
 #[test]
-fn rule_7_nobody_is_looked_for_when_an_address_is_new_to_the_eni() {
+fn rule_7_no_namespace_is_searched_for_an_address_that_is_new_to_the_eni() {
     let address = "10.0.4.215";
     let vpc = Vpc::new();
     let node = vpc.node();

@@ -67,7 +67,7 @@ fn the_table_shows_the_owner_of_each_address() {
 }
 
 #[test]
-fn the_document_has_the_same() {
+fn the_json_has_what_the_table_has() {
     let vpc = Vpc::new();
     let pods = [Pod::new("c1"), Pod::new("c2")];
     let node = node_with_addresses(&vpc, &pods);

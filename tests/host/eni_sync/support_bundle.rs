@@ -67,7 +67,7 @@ fn node_with_secrets(vpc: &Vpc, pod: &Pod, directory: &Path) -> VpcNode {
 }
 
 #[test]
-fn it_has_what_helps_and_no_secret() {
+fn the_bundle_has_what_helps_and_no_secret() {
     let (vpc, pod) = (Vpc::new(), Pod::new("c1"));
     let directory = tempfile::tempdir().unwrap();
     let node = node_with_secrets(&vpc, &pod, directory.path());

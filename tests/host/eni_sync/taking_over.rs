@@ -144,7 +144,7 @@ fn add_on_both(nodes: &[VpcNode; 2]) -> [Output; 2] {
 }
 
 #[test]
-fn a_node_that_is_shown_the_past_takes_nothing_from_the_one_that_was_quicker() {
+fn a_node_with_old_descriptions_takes_nothing_from_a_quicker_one() {
     let vpc = Vpc::new();
     let nodes = [vpc.node(), vpc.node()];
     let (dead, _) = dying(&vpc, &address(ADDRESS));

@@ -210,7 +210,7 @@ fn an_interface_that_the_pod_has_made_on_the_device_does_not_stay() {
 /// Where a device has no other end on the node, only the node can tell it from what looks
 /// like it. What goes back to the pod finds the names taken that it had there and here.
 #[test]
-fn however_many_decoys_there_are_they_go_back_and_the_device_comes() {
+fn any_number_of_decoys_goes_back_and_the_device_returns() {
     let fixture = Fixture::new();
     for n in 0..60 {
         fixture.host(&["tuntap", "add", &format!("low{n}"), "mode", "tap"]);

@@ -30,7 +30,7 @@ fn the_files_have_the_bytes_of_the_go_plugin() {
 }
 
 #[test]
-fn what_is_created_is_roots_business_only() {
+fn what_is_created_is_accessible_to_root_only() {
     let network = Network::of("10.0.0.0/24");
     let data_dir = network.data_dir().join("a/b");
     let network = network.with("ipam.dataDir", data_dir.to_str().into());

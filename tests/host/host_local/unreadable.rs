@@ -272,7 +272,7 @@ fn a_directory_that_cannot_be_examined_does_not_count_as_another_programs() {
 
 /// Another kind of file is no reservation, whatever opening it says.
 #[test]
-fn a_device_that_cannot_be_opened_is_nobodys() {
+fn a_device_that_cannot_be_opened_belongs_to_no_pod() {
     let network = dual_stack();
     network.add("c1").ok();
     let path = network.path("10.0.0.9");

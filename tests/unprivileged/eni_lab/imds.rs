@@ -72,7 +72,7 @@ fn a_token_is_for_one_instance() {
 
 /// With hop limit 1 the answer to a token request never reaches a pod.
 #[test]
-fn a_client_too_far_away_gets_no_token() {
+fn a_client_behind_too_many_routers_gets_no_token() {
     let vpc = Vpc::new();
     vpc.lab.rules(|r| r.imds_unreachable_token = true);
     assert!(vpc.put_token(&[&format!("{TTL}: 60")]).is_none());

@@ -23,7 +23,7 @@ fn ipvlan_passes_every_assertion_that_is_about_it() {
 }
 
 #[test]
-fn a_card_comes_back_to_the_node_from_a_namespace_that_died() {
+fn a_nic_returns_to_the_node_from_a_namespace_that_has_ended() {
     let ours = our_plugin("host-device");
     let arguments = [
         "--plugin",

@@ -125,7 +125,7 @@ fn the_nic_to_bind_is_found_by_every_key_bound_already_or_not() {
 }
 
 #[test]
-fn a_virtio_nic_is_bound_and_comes_back_too() {
+fn a_virtio_nic_is_bound_and_returns() {
     let machine = Machine::new();
     machine.host(&["link", "set", "enp0s8", "mtu", "1300"]);
     let keys = json!({"pciBusID": null, "device": "enp0s8"});

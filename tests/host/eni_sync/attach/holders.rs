@@ -88,7 +88,7 @@ fn status_tells_who_has_each_slot() {
 }
 
 #[test]
-fn the_doctor_says_the_same_of_the_slots_and_what_to_do_about_an_eni_too_many() {
+fn the_doctor_says_the_same_of_the_slots_and_what_to_do_about_an_extra_eni() {
     let site = Site::new();
     let (node, ..) = shared(&site);
     let configuration = site.configuration(&[site.wanted("other", 1)]);

@@ -93,7 +93,7 @@ fn a_detach_that_is_killed_anywhere_is_completed_by_the_next_one() {
 }
 
 #[test]
-fn descriptions_that_lag_make_no_eni_too_many() {
+fn lagging_descriptions_create_no_extra_eni() {
     for action in [CREATE, ATTACH, MODIFY] {
         let site = Site::new();
         let node = site.node();
@@ -168,7 +168,7 @@ fn an_eni_that_is_too_new_to_be_deleted_is_deleted_by_a_later_start() {
 }
 
 #[test]
-fn a_description_that_is_older_than_the_one_before_makes_no_eni_too_many() {
+fn a_description_that_is_older_than_the_last_one_creates_no_extra_eni() {
     let site = Site::new();
     let node = site.node();
     let configuration = site.configuration(&[site.wanted("user", 1)]);
@@ -182,7 +182,7 @@ fn a_description_that_is_older_than_the_one_before_makes_no_eni_too_many() {
 }
 
 #[test]
-fn a_dry_run_attaches_nothing_that_was_begun_and_is_too_much_by_now() {
+fn a_dry_run_attaches_no_eni_that_was_begun_and_is_not_wanted_any_more() {
     let site = Site::new();
     let node = site.node();
     let fewer = site.configuration(&[site.wanted("user", 1)]);

@@ -90,7 +90,7 @@ fn an_eni_that_ec2_does_not_know_yet_is_attached_all_the_same() {
 }
 
 #[test]
-fn answers_that_are_lost_make_no_eni_too_many() {
+fn lost_answers_create_no_extra_eni() {
     let site = Site::new();
     let node = site.node();
     for action in super::CHANGES {

@@ -72,7 +72,7 @@ fn nothing_is_written_and_nothing_changed() {
 }
 
 #[test]
-fn people_get_a_line_for_each_thing_that_is_wrong_and_what_to_do() {
+fn the_report_has_a_line_for_each_fault_and_what_to_do() {
     let vpc = Vpc::new();
     let node = vpc.node();
     node.lab.delete_on_termination(&node.eni, false);
