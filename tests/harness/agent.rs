@@ -1,6 +1,7 @@
 //! The agent of eni-sync on a node, started and stopped as by a service manager.
 
 use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +30,20 @@ pub trait Host {
     fn eni_sync(&self) -> Call;
 }
 
+/// The outcome of a system call, which is made again when it was interrupted. A socket with a deadline
+/// is not read on by itself then: signal(7).
+///
+/// # Errors
+/// Those of the system call.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 /// An agent on a node; it is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Agent {
@@ -48,9 +63,9 @@ impl Agent {
             .expect("a socket has deadlines");
         let agent = Self::spawn(node, configuration);
         let mut message = [0; 64];
-        let length = match notify.recv(&mut message) {
+        let length = match uninterrupted(|| notify.recv(&mut message)) {
             Ok(length) => length,
-            Err(cause) => panic!("the agent is not ready: {cause}\n{:?}", agent.wait()),
+            Err(cause) => panic!("the agent is not ready: {cause}\n{}", agent.log()),
         };
         assert!(message[..length].starts_with(b"READY=1"));
         agent

@@ -26,7 +26,7 @@ pub mod small_disk;
 mod venv;
 pub mod vpc;
 
-pub use agent::{Agent, Host};
+pub use agent::{Agent, Host, uninterrupted};
 pub use aws::{AwsNode, is_removed};
 pub use call::{Call, CniError, Output, go_plugin, our_plugin, program};
 pub use fake_ipam::FakeIpam;

@@ -43,6 +43,8 @@ struct Options {
     /// Pods ask the agent for what EC2 chooses.
     choose: bool,
     prefixes: bool,
+    /// How many free prefixes an agent asks for.
+    high: u32,
 }
 
 fn options() -> Options {
@@ -60,6 +62,7 @@ fn options() -> Options {
         agent: has("--agent"),
         choose: has("--choose"),
         prefixes: has("--prefixes"),
+        high: number("--high", 2),
     }
 }
 
@@ -87,7 +90,7 @@ fn main() {
         .collect();
     let mut configuration = json!({ "reconcileSeconds": 3600 });
     if options.prefixes {
-        configuration["prefixes"] = json!({ "ipv4": { "low": 1, "high": 2 } });
+        configuration["prefixes"] = json!({ "ipv4": { "low": 1, "high": options.high } });
     }
     let agents: Vec<Agent> = nodes
         .iter()

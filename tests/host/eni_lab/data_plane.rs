@@ -4,8 +4,8 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use fixtures::lab::{PATIENCE, ip};
-use harness::Namespace;
 use harness::eni_lab::{DataPlane, EniId, InstanceId, Lab, Names, SubnetId};
+use harness::{Namespace, uninterrupted};
 
 /// Bytes that a packet of a test can be known by.
 const SPOOFED: &[u8] = b"spoofed";
@@ -207,7 +207,7 @@ fn heard([first, second]: &[Node; 2], spoofed: &str, (own, to): (&str, &str)) ->
         sender.send_to(bytes, (ip(to), 4000)).expect("it is sent");
     }
     let mut bytes = [0; 16];
-    let length = receiver.recv(&mut bytes).expect("a packet comes");
+    let length = uninterrupted(|| receiver.recv(&mut bytes)).expect("a packet comes");
     bytes[..length].to_vec()
 }
 
