@@ -1,5 +1,5 @@
 //! The reservations in a directory that a command needs: from the index if it agrees with
-//! the directory, otherwise from all files.
+//! the directory, otherwise from the files whose content it does not know.
 
 use std::fs;
 use std::mem;
@@ -107,9 +107,9 @@ impl Survey {
         is_relevant: impl Fn(&Reservation) -> bool,
     ) -> Result<Self> {
         let mut index = Index::open(store.directory(), boot_id);
-        let mut relevant = index.find(owner, || read_all(store.directory()))?;
+        let mut relevant = index.find(owner, |is_known| read_all(store.directory(), is_known))?;
         let found = relevant.iter().map(|reservation| reservation.address);
-        let taken = index.taken().cloned().unwrap_or_else(|| found.collect());
+        let taken = index.taken().unwrap_or_else(|| found.collect());
         let duplicates = duplicates_of(&relevant);
         let unreadable = relevant.iter().filter_map(unreadable).collect();
         let is_readable = |r: &Reservation| !matches!(r.holder, Holder::Unreadable(_));
@@ -184,7 +184,7 @@ impl Survey {
     /// Whether the taken addresses are certain: they are from the files, or the names of the
     /// files agree with the index.
     pub fn is_certain(&self, store: &Store) -> bool {
-        if self.index.taken().is_none() {
+        if !self.index.is_believed() {
             return true;
         }
         let addresses = names(store.directory()).map(|names| {
@@ -234,14 +234,16 @@ impl Survey {
 /// # Errors
 /// Code 5 naming the directory that cannot be read.
 pub fn reservations(directory: &Path) -> Result<Vec<Reservation>> {
-    match read_all(directory) {
+    match read_all(directory, &mut |_| false) {
         Err(error) if error.errno() == Some(ENOENT) => Ok(Vec::new()),
         all => all,
     }
 }
 
-fn read_all(directory: &Path) -> Result<Vec<Reservation>> {
-    let read = names(directory)?.map(|name| Ok(Reservation::read(directory, &name?)));
+/// The reservations in `directory` but for those in files with names that `is_known` accepts.
+fn read_all(directory: &Path, is_known: &mut dyn FnMut(&str) -> bool) -> Result<Vec<Reservation>> {
+    let unknown = names(directory)?.filter(|name| !name.as_ref().is_ok_and(|name| is_known(name)));
+    let read = unknown.map(|name| Ok(Reservation::read(directory, &name?)));
     read.filter_map(Result::transpose).collect()
 }
 

@@ -12,12 +12,13 @@ use common::files::words;
 
 use super::NAME;
 use super::header::Header;
-use super::page::{ENTRIES, Entry, Key, PAGE, Page};
+use super::mark::Mark;
+use super::page::{ENTRIES, Entry, Key, Noted, PAGE, Page};
 use super::stamp::Stamp;
 use crate::store::OWN_FILE;
 use crate::taken::Taken;
 
-/// An index that agrees with its directory, and the changes made to it in memory.
+/// An index of this boot, and the changes made to it in memory.
 #[derive(Debug)]
 pub(crate) struct IndexFile {
     file: File,
@@ -28,7 +29,7 @@ pub(crate) struct IndexFile {
 }
 
 impl IndexFile {
-    /// The index of `directory`, if it has one that agrees with it.
+    /// The index of `directory`, if it has one of this boot. It may be of an earlier moment.
     pub(crate) fn open(directory: &Path, boot: Key) -> Option<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -39,7 +40,7 @@ impl IndexFile {
         let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
         let mut front = words::read(&file, 0, PAGE).ok()?;
         let header = Header::parse(&front, metadata.len())?;
-        if header.boot != boot || header.stamp != Stamp::of(directory).ok()? {
+        if header.boot != boot {
             return None;
         }
         if let Some(more) = header.length().checked_sub(PAGE) {
@@ -53,6 +54,18 @@ impl IndexFile {
         })
     }
 
+    /// Whether `directory` has not changed since the index was written.
+    pub(crate) fn agrees_with(&self, directory: &Path) -> bool {
+        Stamp::of(directory).is_ok_and(|stamp| stamp == self.header.stamp)
+    }
+
+    /// Everything that it has; `None` when it is damaged.
+    pub(crate) fn all(&self) -> Option<Vec<Noted>> {
+        let pages = (0..self.header.pages).map(|number| self.read(number));
+        let entries = pages.map(|page| page.map(|page| page.entries));
+        Some(entries.collect::<Option<Vec<_>>>()?.concat())
+    }
+
     /// The addresses that are taken.
     pub(crate) fn taken(&self) -> &Taken {
         &self.taken
@@ -64,7 +77,7 @@ impl IndexFile {
         let mut found = Vec::new();
         let irregular = (self.header.irregular > 0).then_some(Key::IRREGULAR);
         for key in container.into_iter().chain(irregular) {
-            let entries = self.page(key)?.entries.iter();
+            let entries = self.page(key)?.entries.iter().map(|noted| noted.entry);
             found.extend(entries.filter(|entry| entry.key() == key));
         }
         Some(found)
@@ -79,7 +92,8 @@ impl IndexFile {
         if page.entries.len() >= ENTRIES {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        page.entries.push(entry);
+        let mark = Mark::NONE;
+        page.entries.push(Noted { entry, mark });
         page.is_changed = true;
         self.taken.insert(entry.address());
         Ok(())
@@ -91,7 +105,7 @@ impl IndexFile {
     /// `InvalidData` when the index does not have it.
     pub(crate) fn remove(&mut self, entry: Entry) -> io::Result<()> {
         let page = self.page(entry.key()).ok_or_else(wrong)?;
-        let at = page.entries.iter().position(|other| *other == entry);
+        let at = page.entries.iter().position(|noted| noted.entry == entry);
         page.entries.swap_remove(at.ok_or_else(wrong)?);
         page.is_changed = true;
         self.taken.remove(entry.address());
@@ -119,11 +133,11 @@ impl IndexFile {
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn create(directory: &Path, boot: Key, mut entries: Vec<Entry>) -> io::Result<()> {
+    pub(crate) fn create(directory: &Path, boot: Key, mut entries: Vec<Noted>) -> io::Result<()> {
         // This is done first, so that nothing is written if the time cannot be set.
         let stamp = Stamp::set(directory)?;
-        entries.sort_unstable();
-        let taken = Taken::from_sorted(entries.iter().map(|entry| entry.number()));
+        entries.sort_unstable_by_key(|noted| noted.entry);
+        let taken = Taken::from_sorted(entries.iter().map(|noted| noted.entry.number()));
         let header = Header::new(stamp, boot, &taken, &entries)?;
         let file = replace(&directory.join(NAME), |file| {
             header.write_file(file, entries)
@@ -142,14 +156,17 @@ impl IndexFile {
         let at = match self.pages.iter().position(|page| page.number == number) {
             Some(at) => at,
             None => {
-                let first = (self.header.front + number) * PAGE;
-                let words = words::read(&self.file, first, PAGE).ok()?;
-                let page = Page::parse(number, self.header.seed, &words)?;
-                self.pages.push(page);
+                self.pages.push(self.read(number)?);
                 self.pages.len() - 1
             }
         };
         self.pages.get_mut(at)
+    }
+
+    fn read(&self, number: usize) -> Option<Page> {
+        let first = (self.header.front + number) * PAGE;
+        let words = words::read(&self.file, first, PAGE).ok()?;
+        Page::parse(number, self.header.seed, &words)
     }
 }
 

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 
 use common::files::words::{bytes, sum};
 
-use super::page::{ENTRIES, Entry, Key, PAGE, Page, halves, whole};
+use super::page::{ENTRIES, Key, Noted, PAGE, Page, halves, whole};
 use super::stamp::Stamp;
 use crate::taken::{Block, Taken};
 
 /// The first word, which differs between formats.
-const MAGIC: u64 = u64::from_le_bytes(*b"hl-idx-1");
+const MAGIC: u64 = u64::from_le_bytes(*b"hl-idx-2");
 /// Words of the header without the blocks: two, the stamp and six.
 const HEADER: usize = 2 + Stamp::WORDS + 6;
 /// Words of a block.
@@ -48,9 +48,11 @@ impl Header {
         stamp: Stamp,
         boot: Key,
         taken: &Taken,
-        entries: &[Entry],
+        entries: &[Noted],
     ) -> io::Result<Self> {
-        let irregular = entries.iter().filter(|e| e.key() == Key::IRREGULAR);
+        let irregular = entries
+            .iter()
+            .filter(|noted| noted.entry.key() == Key::IRREGULAR);
         let header = Self {
             stamp,
             boot,
@@ -142,13 +144,14 @@ impl Header {
     pub(crate) fn write_file(
         &self,
         file: &mut impl Write,
-        mut entries: Vec<Entry>,
+        mut entries: Vec<Noted>,
     ) -> io::Result<()> {
         file.write_all(&vec![0; self.front * PAGE * 8])?;
-        entries.sort_unstable_by_key(|entry| entry.key().page(self.pages));
+        let page = |noted: &Noted| noted.entry.key().page(self.pages);
+        entries.sort_unstable_by_key(page);
         let mut rest = entries.as_slice();
         for number in 0..self.pages {
-            let count = rest.partition_point(|entry| entry.key().page(self.pages) <= number);
+            let count = rest.partition_point(|noted| page(noted) <= number);
             let (entries, later) = rest.split_at_checked(count).unwrap_or_default();
             if entries.len() > ENTRIES {
                 return Err(io::ErrorKind::StorageFull.into());

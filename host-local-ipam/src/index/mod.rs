@@ -1,25 +1,31 @@
 //! The index: the content of a directory's address files in one file, so that the cost of a
 //! command does not depend on their number. It is only a cache. It is used while no other
-//! program has changed the directory. An address file is read before its entry is trusted,
-//! and if the index is wrong in any way, all files are read and a new index is made.
+//! program has changed the directory; after that, the files that are still the ones that were read
+//! are not read again. An address file is read before its entry is trusted, and if the index is
+//! wrong in any way, all files are read and a new index is made.
 //!
 //! Only `survey` uses it, by the functions below. Besides, only `form` knows its name,
 //! because it has to know the names of all files of a store.
 
 mod file;
 mod header;
+mod mark;
 mod page;
 mod stamp;
 
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use common::address::parse_address;
 use common::error::Result;
 use common::records::boot_id;
 
 use file::IndexFile;
-use page::{Entry, Key};
+use mark::Mark;
+use page::{Entry, Key, Noted};
 use stamp::Stamp;
 
 use crate::reservation::{Owner, Reservation};
@@ -42,11 +48,21 @@ pub(crate) struct Index {
 enum State {
     /// The file agrees with the directory.
     Agrees(IndexFile),
-    /// The file cannot be used. This is the stamp of the directory before the address files
-    /// are read.
-    Unknown(Option<Stamp>),
+    /// The address files have to be read.
+    Unknown(Before),
     /// The entries of the address files, from which a new index is made.
-    Read(Vec<Entry>),
+    Read(Vec<Noted>),
+}
+
+/// What is known before the address files are read.
+#[derive(Debug, Default)]
+struct Before {
+    /// The directory.
+    stamp: Option<Stamp>,
+    /// The same, opened.
+    directory: Option<File>,
+    /// What an index of an earlier moment has.
+    noted: HashMap<IpAddr, Noted>,
 }
 
 impl Index {
@@ -54,53 +70,92 @@ impl Index {
     /// replaced after the address files were read.
     pub(crate) fn open(directory: &Path, boot_id: Option<&str>) -> Self {
         let file = boot_id.and_then(|id| IndexFile::open(directory, Key::of(id)));
+        let state = match file {
+            Some(file) if file.agrees_with(directory) => State::Agrees(file),
+            Some(file) => State::Unknown(Before::with(directory, file.all().unwrap_or_default())),
+            None => State::Unknown(Before::with(directory, Vec::new())),
+        };
         Self {
             directory: directory.to_owned(),
-            state: file.map_or_else(|| State::before(directory), State::Agrees),
+            state,
         }
     }
 
     /// The reservations that may be of `owner` and those without a holder, if the index
     /// agrees with the directory and their files agree with it; otherwise the result of
-    /// `read_all`.
+    /// `read_all`, which leaves out the file names that its argument accepts: the index knows their
+    /// content, and they are of other containers.
     ///
     /// # Errors
     /// Those of `read_all`.
     pub(crate) fn find(
         &mut self,
         owner: Option<&Owner>,
-        read_all: impl FnOnce() -> Result<Vec<Reservation>>,
+        read_all: impl Fn(&mut dyn FnMut(&str) -> bool) -> Result<Vec<Reservation>>,
     ) -> Result<Vec<Reservation>> {
+        let owner = owner.map(|owner| Key::of(&owner.container_id));
         if let State::Agrees(file) = &mut self.state {
-            let entries = file.find(owner.map(|owner| Key::of(&owner.container_id)));
+            let entries = file.find(owner);
             match entries.and_then(|entries| read(&self.directory, entries)) {
                 Some(found) => return Ok(found),
-                None => self.state = State::before(&self.directory),
+                None => self.forget(),
             }
         }
-        let all = read_all()?;
-        self.replace(&all);
+        if let State::Unknown(before) = &self.state {
+            let mut kept = Vec::new();
+            let read = read_all(&mut |name| {
+                let known = before.known(name, owner);
+                kept.extend(known);
+                known.is_some()
+            })?;
+            if kept.is_empty() || before.includes_all(&self.directory, &read) {
+                self.replace(&read, kept);
+                return Ok(read);
+            }
+            self.forget();
+        }
+        let all = read_all(&mut |_| false)?;
+        self.replace(&all, Vec::new());
         Ok(all)
     }
 
-    /// The addresses that are taken, if the index agrees with the directory.
-    pub(crate) fn taken(&self) -> Option<&Taken> {
+    /// The addresses that are taken, if that is known besides what [`find`](Self::find) has returned.
+    pub(crate) fn taken(&self) -> Option<Taken> {
         match &self.state {
-            State::Agrees(file) => Some(file.taken()),
-            State::Unknown(_) | State::Read(_) => None,
+            State::Agrees(file) => Some(file.taken().clone()),
+            State::Read(noted) => Some(noted.iter().map(|noted| noted.entry.address()).collect()),
+            State::Unknown(_) => None,
         }
     }
 
-    /// Takes the entries of all address files, unless a process that does not use the lock
-    /// may have changed files that were read already.
-    fn replace(&mut self, all: &[Reservation]) {
+    /// Whether the taken addresses are those of the index, and not of the files' names.
+    pub(crate) fn is_believed(&self) -> bool {
+        matches!(self.state, State::Agrees(_))
+    }
+
+    fn forget(&mut self) {
+        self.state = State::Unknown(Before::with(&self.directory, Vec::new()));
+    }
+
+    /// Takes the entries of all address files: those that were read, and those whose content was
+    /// known.
+    fn replace(&mut self, read: &[Reservation], known: Vec<Noted>) {
         let State::Unknown(before) = &self.state else {
             return;
         };
-        let is_unchanged = before.is_some() && *before == Stamp::of(&self.directory).ok();
-        if is_unchanged && all.iter().all(has_usual_name) {
-            self.state = State::Read(all.iter().map(Entry::of).collect());
+        if !before.includes_all(&self.directory, read) {
+            return;
         }
+        // No index is made of a few.
+        let is_marked = known.len() + read.len() > FEW;
+        let noted = read.iter().map(|reservation| Noted {
+            entry: Entry::of(reservation),
+            mark: match is_marked {
+                true => before.mark_of(&reservation.path),
+                false => Mark::NONE,
+            },
+        });
+        self.state = State::Read(noted.chain(known).collect());
     }
 
     /// Writes an index that agrees with the directory, after these reservations were made and
@@ -119,27 +174,59 @@ impl Index {
                 made.try_for_each(|entry| file.insert(entry))?;
                 file.save(&self.directory)
             }
-            State::Read(mut entries) => {
+            State::Read(mut noted) => {
                 let mut removed: Vec<Entry> = removed.collect();
                 removed.sort_unstable();
-                entries.retain(|entry| removed.binary_search(entry).is_err());
-                entries.extend(made);
-                make(&self.directory, entries)
+                noted.retain(|noted| removed.binary_search(&noted.entry).is_err());
+                let mark = Mark::NONE;
+                noted.extend(made.map(|entry| Noted { entry, mark }));
+                make(&self.directory, noted)
             }
             State::Unknown(_) => Ok(()),
         }
     }
 }
 
-impl State {
-    fn before(directory: &Path) -> Self {
-        Self::Unknown(Stamp::of(directory).ok())
+impl Before {
+    fn with(directory: &Path, noted: Vec<Noted>) -> Self {
+        let noted = noted.into_iter();
+        Self {
+            stamp: Stamp::of(directory).ok(),
+            directory: File::open(directory).ok(),
+            noted: noted.map(|noted| (noted.entry.address(), noted)).collect(),
+        }
+    }
+
+    /// What is known of the address file with this name, if it is still the one that was read, has a
+    /// holder, and that is not the container `owner`.
+    fn known(&self, name: &str, owner: Option<Key>) -> Option<Noted> {
+        let address = parse_address(name).ok()?;
+        let noted = self.noted.get(&address)?;
+        let is_needed = [Some(Key::IRREGULAR), owner].contains(&Some(noted.entry.key()));
+        let is_known = !is_needed
+            && address.to_string() == name
+            && noted.mark.is_of(self.directory.as_ref()?, Path::new(name));
+        is_known.then_some(*noted)
+    }
+
+    fn mark_of(&self, path: &Path) -> Mark {
+        match (&self.directory, path.file_name()) {
+            (Some(directory), Some(name)) => Mark::of(directory, Path::new(name)),
+            _ => Mark::NONE,
+        }
+    }
+
+    /// Whether the files that were read, and those that were known, are all of the directory, and an
+    /// index can have them: no process that does not use the lock has changed it meanwhile.
+    fn includes_all(&self, directory: &Path, read: &[Reservation]) -> bool {
+        let is_unchanged = self.stamp.is_some() && self.stamp == Stamp::of(directory).ok();
+        is_unchanged && read.iter().all(has_usual_name)
     }
 }
 
 /// Creates the index of `directory`, whose address files have these entries, or removes it if
 /// there are only a few.
-fn make(directory: &Path, entries: Vec<Entry>) -> io::Result<()> {
+fn make(directory: &Path, entries: Vec<Noted>) -> io::Result<()> {
     if entries.len() <= FEW {
         return discard(directory);
     }

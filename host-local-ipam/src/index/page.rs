@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use common::address::number;
 use common::files::words::{sum, sum_of_text};
 
+use super::mark::Mark;
 use crate::reservation::{Holder, Reservation};
 
 /// Words of a page.
 pub(crate) const PAGE: usize = 512;
 /// Words of an entry.
-const ENTRY: usize = 3;
+const ENTRY: usize = 4;
 /// Words before the entries: the checksum of the following words, and the number of
 /// entries.
 const HEAD: usize = 2;
@@ -31,13 +32,22 @@ pub(crate) struct Entry {
     key: Key,
 }
 
+/// What the index knows of an address file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Noted {
+    /// Its content.
+    pub(crate) entry: Entry,
+    /// The file that had it.
+    pub(crate) mark: Mark,
+}
+
 /// The entries of some containers.
 #[derive(Debug)]
 pub(crate) struct Page {
     /// The index of the page.
     pub(crate) number: usize,
     /// The entries, unsorted.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Noted>,
     /// Whether the entries differ from those in the file.
     pub(crate) is_changed: bool,
 }
@@ -103,7 +113,7 @@ impl Entry {
 
 impl Page {
     /// A page with the entries in the file.
-    pub(crate) fn new(number: usize, entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(number: usize, entries: Vec<Noted>) -> Self {
         Self {
             number,
             entries,
@@ -120,14 +130,17 @@ impl Page {
         if sum(seed ^ number as u64, summed) != *expected || count > ENTRIES {
             return None;
         }
-        let entries = entries.chunks_exact(ENTRY).take(count).map(entry);
+        let entries = entries.chunks_exact(ENTRY).take(count).map(noted);
         Some(Self::new(number, entries.collect::<Option<_>>()?))
     }
 
     /// The words of the page in the index with this seed.
     pub(crate) fn words(&self, seed: u64) -> Vec<u64> {
         let entries = self.entries.iter();
-        let entries = entries.flat_map(|entry| [entry.key.0, entry.high, entry.low]);
+        let entries = entries.flat_map(|Noted { entry, mark }| {
+            let Entry { high, low, key } = *entry;
+            [key.0, high, low, mark.word()]
+        });
         let mut words = vec![0, self.entries.len() as u64];
         words.extend(entries);
         words.resize(PAGE, 0);
@@ -140,14 +153,14 @@ impl Page {
     }
 }
 
-fn entry(words: &[u64]) -> Option<Entry> {
-    let [key, high, low] = *words else {
+fn noted(words: &[u64]) -> Option<Noted> {
+    let [key, high, low, mark] = *words else {
         return None;
     };
-    Some(Entry {
-        key: Key(key),
-        high,
-        low,
+    let key = Key(key);
+    Some(Noted {
+        entry: Entry { high, low, key },
+        mark: Mark::parse(mark),
     })
 }
 
@@ -169,15 +182,17 @@ mod tests {
     #[test]
     fn a_page_can_be_read_again_but_not_with_a_changed_bit() {
         let addresses = ["10.0.0.2", "2001:db8::2", "ffff::"].map(|text| text.parse().unwrap());
-        let entries = addresses.map(|address| Entry::new(Key::of("c1"), address));
+        let entries = addresses.map(|address| Noted {
+            entry: Entry::new(Key::of("c1"), address),
+            mark: Mark::parse(5),
+        });
         let page = Page::new(3, entries.to_vec());
         let words = page.words(7);
-        let read = Page::parse(3, 7, &words).unwrap();
-        assert_eq!(read.entries, entries);
-        assert_eq!(
-            read.entries.iter().map(|e| e.address()).collect::<Vec<_>>(),
-            addresses
-        );
+        let read = Page::parse(3, 7, &words).unwrap().entries;
+        let fields = |noted: &Noted| (noted.entry, noted.mark);
+        assert!(read.iter().map(fields).eq(entries.iter().map(fields)));
+        let found = read.iter().map(|noted| noted.entry.address());
+        assert!(found.eq(addresses));
         assert!(Page::parse(2, 7, &words).is_none());
         assert!(Page::parse(3, 8, &words).is_none());
         for bit in 0..PAGE * 64 {

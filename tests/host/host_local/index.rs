@@ -17,13 +17,13 @@ use super::{NO_NETNS, Network, address};
 
 pub(crate) const INDEX: &str = ".reservations.index";
 
-fn host(number: u32) -> String {
+pub(crate) fn host(number: u32) -> String {
     Ipv4Addr::from_bits(0x0a00_0000 + number).to_string()
 }
 
 /// A network in which the containers `n2`, `n3` and so on have the addresses with
 /// their numbers, and the turn is that of the next one.
-fn crowd(subnet: &str, last: u32) -> Network {
+pub(crate) fn crowd(subnet: &str, last: u32) -> Network {
     let network = Network::of(subnet);
     for n in 2..=last {
         network.write(&host(n), &format!("n{n}\r\nnet1"));
@@ -44,10 +44,10 @@ fn indexed(subnet: &str, last: u32) -> Network {
 }
 
 /// The system calls of a successful or failed call.
-struct Trace(Vec<String>);
+pub(crate) struct Trace(Vec<String>);
 
 impl Trace {
-    fn of(network: &Network, command: &str, id: &str) -> Self {
+    pub(crate) fn of(network: &Network, command: &str, id: &str) -> Self {
         let path = network.data_dir().join("trace");
         let options = ["-f", "-qq", "-o", path.to_str().unwrap()];
         let call = network.call(command, id);
@@ -55,6 +55,16 @@ impl Trace {
         call.run_under("strace", &options);
         let text = fs::read_to_string(path).expect("strace has written");
         Self(text.lines().map(str::to_owned).collect())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The calls with each of these texts.
+    pub(crate) fn matching(&self, texts: &[&str]) -> Vec<&String> {
+        let has_all = |line: &&String| texts.iter().all(|text| line.contains(text));
+        self.0.iter().filter(has_all).collect()
     }
 
     fn count(&self, what: &str) -> usize {

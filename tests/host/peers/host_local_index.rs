@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 
 use harness::{Output, go_plugin};
 use serde_json::{Value, json};
 
 use super::host_local::Party;
+use super::host_local_changed::await_settled;
 use super::host_local_corpus::Random;
 use crate::host_local::index::INDEX;
 use crate::host_local::{EARLIER, Network, at_once};
@@ -50,32 +52,52 @@ enum Step {
 #[test]
 fn ours_does_what_the_files_say_whatever_happens_to_them() {
     let threads = 4;
-    let outcomes = at_once(threads, |first| {
-        let cases = (first..CASES).step_by(threads);
-        cases.map(run).sum::<usize>()
+    let cases: Vec<Case> = (0..CASES).map(Case::new).collect();
+    // What ours does not read again if it has not changed.
+    cases.iter().for_each(|case| await_settled(&case.network));
+    let cases = Mutex::new(cases);
+    let outcomes = at_once(threads, |_| {
+        let next = || cases.lock().expect("no thread panics").pop();
+        std::iter::from_fn(next).map(Case::run).sum::<usize>()
     });
     let adds: usize = outcomes.iter().sum();
     assert!(adds > CASES, "only {adds} ADDs have succeeded");
 }
 
-/// Runs a case and returns how many ADDs of ours have succeeded.
-fn run(number: usize) -> usize {
-    let mut random = Random::sequence(number);
-    let ranges = json!([[{"subnet": "10.0.0.0/27"}], [{"subnet": "2001:db8::/123", "rangeEnd": "2001:db8::1e"}]]);
-    let network = Network::new(json!({"ranges": ranges}));
-    for n in 2..2 + random.below(25) {
-        for set in 0..2 {
-            network.write(&host(set, u128::from(n)), "c9\r\neth0");
+struct Case {
+    number: usize,
+    random: Random,
+    network: Network,
+}
+
+impl Case {
+    fn new(number: usize) -> Self {
+        let mut random = Random::sequence(number);
+        let ranges = json!([[{"subnet": "10.0.0.0/27"}], [{"subnet": "2001:db8::/123", "rangeEnd": "2001:db8::1e"}]]);
+        let network = Network::new(json!({"ranges": ranges}));
+        for n in 2..2 + random.below(25) {
+            for set in 0..2 {
+                network.write(&host(set, u128::from(n)), "c9\r\neth0");
+            }
+        }
+        Self {
+            number,
+            random,
+            network,
         }
     }
-    let mut steps = Vec::new();
-    let mut adds = 0;
-    for _ in 0..STEPS {
-        let step = step(&mut random);
-        steps.push(step);
-        adds += usize::from(execute(&network, step, &steps, number));
+
+    /// Returns how many ADDs of ours have succeeded.
+    fn run(mut self) -> usize {
+        let mut steps = Vec::new();
+        let mut adds = 0;
+        for _ in 0..STEPS {
+            let step = step(&mut self.random);
+            steps.push(step);
+            adds += usize::from(execute(&self.network, step, &steps, self.number));
+        }
+        adds
     }
-    adds
 }
 
 fn step(r: &mut Random) -> Step {
