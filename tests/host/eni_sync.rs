@@ -6,6 +6,7 @@ mod attach;
 mod auto;
 mod bad_files;
 mod bad_input;
+mod by_number;
 mod chained;
 mod coming_back;
 mod command_line;

@@ -4,6 +4,7 @@
 //! that sends it returns, so asynchronous calls are not needed.
 
 mod address;
+mod by_number;
 mod change;
 mod digest;
 mod events;
@@ -31,6 +32,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc::MSG_TRUNC;
 
 pub use address::{AddressState, Dad, KernelAddress};
+pub use by_number::ByNumber;
 pub use change::{Change, Made};
 pub use events::{Events, Subject};
 pub use link::{Link, LinkChange, Offload, Parameter, Parameters, Settings, parse_mac};
@@ -103,15 +105,20 @@ impl Netlink {
     /// # Errors
     /// Code 999 when the kernel refuses.
     pub fn namespace_id(&mut self, other: &NetNs) -> Result<Option<i32>> {
+        self.number(other, None).map_err(|cause| {
+            let msg = format!("failed to ask for the number of netns {:?}", other.path());
+            Error::internal(msg).because(&cause)
+        })
+    }
+
+    /// The number of the namespace `other` in the namespace of this socket, or in the one that has
+    /// the number `of` there.
+    fn number(&mut self, other: &NetNs, of: Option<i32>) -> io::Result<Option<i32>> {
         let mut message = NsidMessage::default();
         let descriptor = other.as_fd().as_raw_fd().unsigned_abs();
         message.attributes.push(NsidAttribute::Fd(descriptor));
-        let replies = self
-            .request(RouteNetlinkMessage::GetNsId(message), 0)
-            .map_err(|cause| {
-                let msg = format!("failed to ask for the number of netns {:?}", other.path());
-                Error::internal(msg).because(&cause)
-            })?;
+        message.attributes.extend(of.map(NsidAttribute::TargetNsid));
+        let replies = self.request(RouteNetlinkMessage::GetNsId(message), 0)?;
         let numbers = replies.into_iter().flat_map(|reply| match reply {
             RouteNetlinkMessage::NewNsId(message) => message.attributes,
             _ => Vec::new(),

@@ -9,7 +9,7 @@ use common::kernel::netns::Holders;
 
 use crate::ledger::Ledger;
 use crate::registration::attached;
-use crate::registration::in_use::{self, Reach};
+use crate::registration::in_use;
 use crate::vpc::ec2::Description;
 
 /// The attachments on an ENI by the records of the plugins, and a text if its interface is not
@@ -50,7 +50,11 @@ pub(super) fn claimed(ledger: &Ledger, eni: &str) -> Result<BTreeSet<String>> {
 pub(super) fn reasons(ledger: &Ledger, eni: &Description) -> Result<Vec<String>> {
     let mut reasons = attached(&eni.mac)?;
     reasons.extend(claimed(ledger, &eni.id)?);
-    let living = in_use::look_from(ledger, Reach::Visible)?;
+    let is_on_eni = |address| {
+        let mut prefixes = eni.prefixes.iter();
+        eni.secondary.contains(&address) || prefixes.any(|prefix| prefix.contains(address))
+    };
+    let living = in_use::look_from(ledger, is_on_eni)?;
     for address in &eni.secondary {
         let reason = living.reason_to_keep(*address, None);
         reasons.extend(reason.map(|why| format!("{address}: {why}")));

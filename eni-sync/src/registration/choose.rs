@@ -187,7 +187,7 @@ fn parts(
         }
     }
     if !secondary.is_empty() {
-        let used = in_use::look_beside(owner, node.ledger)?;
+        let used = in_use::look_beside(owner, node.ledger, |a| secondary.contains(&a))?;
         secondary.retain(|address| !used.has(*address));
     }
     Ok(secondary)

@@ -176,7 +176,8 @@ pub(crate) fn refuse_used(
 fn require_unused(node: &Node<'_>, eni: &Eni, wanted: &[Wanted], owner: &Owner) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let living = in_use::look_beside(owner, node.ledger)?;
+        let is_wanted = |address| wanted.iter().any(|wanted| wanted.address == address);
+        let living = in_use::look_beside(owner, node.ledger, is_wanted)?;
         let used = used(&eni.mac, wanted, owner, &living)?;
         let Some((address, why)) = used else {
             return Ok(());

@@ -1,31 +1,28 @@
 //! Which addresses are on an interface of a pod or of the node at this moment. The ledger knows
 //! which attachment an address was for; this module shows who uses it, and which namespaces
-//! could not be read.
+//! could not be read. Module `look` reads them.
+
+mod look;
 
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use common::error::{Error, ErrorCode, Result};
-use common::kernel::namespaces::{self, Named};
-use common::kernel::netlink::Netlink;
-use common::kernel::netns::{Holders, NetNs, NetNsId, PROCESSES, Presence};
-use nix::libc::{EACCES, EPERM};
+use common::error::{Error, Result};
+use common::kernel::netns::{NetNsId, Nsid};
 
+use self::look::Look;
 use crate::ledger::{Entry, Ledger, Owner};
-use crate::limits;
 
 /// Why an address stays whose pod has lived without a path.
 const LINGERS: &str = "it may be in use: its namespace lived without its path, and this process \
                        cannot see whether it has ended";
 
-/// The addresses in use, as far as this process can see.
+/// The addresses in use, of those that were asked about, as far as this process can see.
 #[derive(Debug, Default)]
 pub(crate) struct Living {
-    /// The namespace of each address that a pod has.
-    pods: HashMap<IpAddr, PathBuf>,
+    /// The namespace of each address that a pod has, in the words of a message.
+    pods: HashMap<IpAddr, String>,
     /// The interface of each address that the node itself has.
     node: HashMap<IpAddr, String>,
     /// The namespaces that are not visible to this process: any address may be in them.
@@ -34,17 +31,20 @@ pub(crate) struct Living {
     is_blind: bool,
     /// The namespaces that have too many addresses, or change them too often to be read.
     unreadable: Vec<Unseen>,
-    /// Whose namespace is left out: an attachment that gets an address may have it already.
-    beside: Option<Owner>,
+    /// The namespaces of owners that were read by their numbers, because no path leads there: all
+    /// that was in them is there, or in another one that was read.
+    settled: Vec<Nsid>,
 }
 
 /// A namespace whose addresses are not known.
 #[derive(Debug)]
 struct Unseen {
-    path: PathBuf,
+    /// `None` for one that is known by its number only.
+    path: Option<PathBuf>,
     /// Whether the path is the name of a namespace, made by a runtime.
     is_name: bool,
     id: Option<NetNsId>,
+    nsid: Option<Nsid>,
     why: Error,
 }
 
@@ -54,21 +54,26 @@ pub(crate) enum Reach {
     /// In the namespaces that the ledger and the runtimes name: enough to see which of these
     /// cannot be read.
     Named,
-    /// Also in the namespaces of all visible processes, and in those of owners that something
-    /// keeps alive without its path. Needed before an address leaves the ENI or is given to
-    /// another pod: a pod may have moved its interface on, and its runtime may have removed the
-    /// path, or never have had one.
+    /// Also in those that have a number on the node, in those of all visible processes, and in
+    /// those of owners that something keeps alive without its path. Needed before an address leaves
+    /// the ENI or is given to another pod: a pod may have moved its interface on, and its runtime
+    /// may have removed the path, or never have had one.
     Visible,
 }
 
-/// Reads the addresses of the node's namespace, of every namespace that a runtime names, of
-/// those of `owners`, and of those that `reach` adds.
+/// Looks for the addresses that are `asked` about in the node's namespace, in every namespace that a
+/// runtime names, in those of `owners`, and in those that `reach` adds. Only these addresses are
+/// kept: pods can have any number of others.
 ///
 /// # Errors
 /// Those of a namespace that exists and cannot be opened: an address that may be in it must not
 /// count as free.
-pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) -> Result<Living> {
-    look_into(Living::default(), owners, reach)
+pub(crate) fn look<'a>(
+    owners: impl Iterator<Item = &'a Owner>,
+    reach: Reach,
+    asked: impl Fn(IpAddr) -> bool,
+) -> Result<Living> {
+    Look::begin(&asked, None)?.into_living(owners, reach)
 }
 
 /// The same with the owners of all entries in the ledger, as far as possible, but without the
@@ -76,228 +81,55 @@ pub(crate) fn look<'a>(owners: impl Iterator<Item = &'a Owner>, reach: Reach) ->
 ///
 /// # Errors
 /// As for [`of_node`].
-pub(crate) fn look_beside(own: &Owner, ledger: &Ledger) -> Result<Living> {
-    let living = Living {
-        beside: Some(own.clone()),
-        ..Living::default()
-    };
-    look_into(living, owners_of(ledger)?.iter(), Reach::Visible)
-}
-
-fn look_into<'a>(
-    mut living: Living,
-    owners: impl Iterator<Item = &'a Owner>,
-    reach: Reach,
+pub(crate) fn look_beside(
+    own: &Owner,
+    ledger: &Ledger,
+    asked: impl Fn(IpAddr) -> bool,
 ) -> Result<Living> {
-    living.add_node()?;
-    let Named { visible, hidden } = namespaces::named()?;
-    let mut paths: HashSet<PathBuf> = visible.into_iter().collect();
-    for (path, why) in hidden {
-        living.hide(path, why, true);
-    }
-    let mut lost = Vec::new();
-    for owner in owners {
-        let Some(path) = owner.netns() else { continue };
-        match owner.is_alive() {
-            Ok(is_there) => {
-                paths.insert(path.into());
-                lost.extend((!is_there).then_some(owner));
-            }
-            Err(why) => living.hide(path.into(), why, false),
-        }
-    }
-    let mut seen = HashSet::new();
-    for path in paths {
-        seen.extend(living.add(path)?);
-    }
-    if reach == Reach::Visible {
-        living.add_unnamed(seen, &lost)?;
-    }
-    Ok(living)
+    let owners = owners_of(&entries_of(ledger)?);
+    Look::begin(&asked, Some(own))?.into_living(owners.iter(), Reach::Visible)
 }
 
-/// The same with the owners of all entries in the ledger.
+/// The same with the owners of all entries in the ledger, for the addresses of these.
 ///
 /// # Errors
 /// As for [`look`], and code 5 naming a file of the ledger.
 pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
-    look_from(ledger, Reach::Named)
+    let entries = entries_of(ledger)?;
+    let known: HashSet<IpAddr> = entries.iter().map(|entry| entry.address).collect();
+    let owners = owners_of(&entries);
+    look(owners.iter(), Reach::Named, |address| {
+        known.contains(&address)
+    })
 }
 
-/// The same, as far as `reach`.
+/// The same as far as possible, for the addresses that are `asked` about.
 ///
 /// # Errors
 /// As for [`of_node`].
-pub(crate) fn look_from(ledger: &Ledger, reach: Reach) -> Result<Living> {
-    look(owners_of(ledger)?.iter(), reach)
+pub(crate) fn look_from(ledger: &Ledger, asked: impl Fn(IpAddr) -> bool) -> Result<Living> {
+    let owners = owners_of(&entries_of(ledger)?);
+    look(owners.iter(), Reach::Visible, asked)
 }
 
-fn owners_of(ledger: &Ledger) -> Result<Vec<Owner>> {
-    let mut owners = Vec::new();
+fn entries_of(ledger: &Ledger) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
     for eni in ledger.enis()? {
-        owners.extend(eni.read()?.into_iter().filter_map(|entry| entry.owner));
+        entries.extend(eni.read()?);
     }
-    Ok(owners)
+    Ok(entries)
+}
+
+fn owners_of(entries: &[Entry]) -> Vec<Owner> {
+    let owners = entries.iter().filter_map(|entry| entry.owner.clone());
+    owners.collect()
 }
 
 impl Living {
-    /// Reads the node's own namespace: a program of the node may use a pod's address there, or
-    /// an interface that returned from a pod may have brought it.
-    fn add_node(&mut self) -> Result<()> {
-        let mut netlink = Netlink::open()?;
-        let links = netlink.links()?;
-        for found in netlink.all_addresses()? {
-            let link = links.iter().find(|link| link.index == found.link);
-            let name = link.map_or("", |link| link.name.as_str()).to_owned();
-            self.node.insert(found.cidr.address(), name);
-        }
-        Ok(())
-    }
-
-    /// Reads the namespaces of processes, each once, and those that only a mount or a descriptor
-    /// keeps of the owners in `lost`, whose paths do not lead there any more.
-    fn add_unnamed(&mut self, mut seen: HashSet<u64>, lost: &[&Owner]) -> Result<()> {
-        seen.insert(NetNs::own()?.outer_id()?.inode);
-        let holders = Holders::default();
-        match holders.inhabited() {
-            Ok(Some(found)) => {
-                for (inode, paths) in found {
-                    if !seen.contains(&inode) {
-                        seen.extend(self.add_held(paths, inode)?);
-                    }
-                }
-            }
-            Ok(None) => {
-                self.is_blind = true;
-                self.add_processes(&mut seen)?;
-            }
-            // An address without an owner may be anywhere.
-            Err(why) => self.hide(PROCESSES.into(), why, false),
-        }
-        // Who forks holds the descriptors of its parent for a moment: what was kept at the first
-        // look may have ended at the second.
-        let kept = self.add_lost(lost, &holders, &mut seen)?;
-        let owners: Vec<&Owner> = kept.into_iter().map(|(owner, _)| owner).collect();
-        for (owner, why) in self.add_lost(&owners, &Holders::default(), &mut seen)? {
-            if let Some(path) = owner.netns() {
-                self.hide(path.into(), why, false);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the namespaces of owners that something may keep alive without their paths. Returns
-    /// those that cannot be read, and why they may exist.
-    fn add_lost<'a>(
-        &mut self,
-        lost: &[&'a Owner],
-        holders: &Holders,
-        seen: &mut HashSet<u64>,
-    ) -> Result<Vec<(&'a Owner, Error)>> {
-        let mut unread = Vec::new();
-        for owner in lost {
-            let (Some(id), Presence::Unknown(why)) = (owner.netns_id(), owner.presence(holders))
-            else {
-                continue;
-            };
-            if seen.contains(&id.inode) {
-                continue;
-            }
-            let paths = holders.paths_to(id).ok().flatten().unwrap_or_default();
-            match self.add_held(paths, id.inode)? {
-                Some(inode) => {
-                    seen.insert(inode);
-                }
-                None => unread.push((*owner, why)),
-            }
-        }
-        Ok(unread)
-    }
-
-    /// Reads the namespaces of processes, each once. A process that this one may not examine is
-    /// left out; to examine all takes their capabilities, or `SYS_PTRACE`.
-    fn add_processes(&mut self, seen: &mut HashSet<u64>) -> Result<()> {
-        for (found, path) in namespaces::of_processes()? {
-            let found = match found {
-                Ok(found) => found,
-                // The namespace is read through another of its processes.
-                Err(cause) if namespaces::has_ended(&cause) => continue,
-                Err(cause) if cause.kind() == ErrorKind::PermissionDenied => continue,
-                Err(cause) => {
-                    let msg = format!("failed to examine netns {path:?}");
-                    return Err(Error::new(ErrorCode::NETNS, msg).because(&cause));
-                }
-            };
-            if !seen.contains(&found.ino()) {
-                seen.extend(self.add_held(vec![path], found.ino())?);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the namespace at `path`, and returns its inode number.
-    fn add(&mut self, path: PathBuf) -> Result<Option<u64>> {
-        match NetNs::open_for_del(&path.to_string_lossy())? {
-            Some(netns) => self.read(path, &netns).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Reads the namespace with this inode number at the first of `paths` that leads there, and
-    /// returns the number; `None` when none does.
-    fn add_held(&mut self, paths: Vec<PathBuf>, inode: u64) -> Result<Option<u64>> {
-        for path in paths {
-            match NetNs::open_held(&path, inode) {
-                Ok(Some(netns)) => return self.read(path, &netns).map(Some),
-                Ok(None) => {}
-                // It is the path of a process that must not be examined.
-                Err(error) if matches!(error.errno(), Some(EACCES | EPERM)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads a namespace, and returns its inode number.
-    fn read(&mut self, path: PathBuf, netns: &NetNs) -> Result<u64> {
-        let inode = netns.outer_id()?.inode;
-        let own = self.beside.as_ref().and_then(Owner::netns_id);
-        if own.is_some_and(|own| own.inode == inode) {
-            return Ok(inode);
-        }
-        match Netlink::open_in(netns)?.into_addresses(limits::ADDRESSES) {
-            Ok(found) => {
-                let addresses = found.into_iter().map(|found| found.cidr.address());
-                self.pods
-                    .extend(addresses.map(|address| (address, path.clone())));
-            }
-            Err(cause) => {
-                let msg = format!("the addresses in {path:?} cannot be read");
-                let why = Error::internal(msg).with_details(cause.to_string());
-                self.unreadable.push(Unseen {
-                    path,
-                    is_name: true,
-                    id: Some(netns.id()?),
-                    why,
-                });
-            }
-        }
-        Ok(inode)
-    }
-
-    fn hide(&mut self, path: PathBuf, why: Error, is_name: bool) {
-        let own = self.beside.as_ref().and_then(Owner::netns);
-        if own.is_some_and(|own| path == *own) {
-            return;
-        }
-        if self.hidden.iter().all(|unseen| unseen.path != path) {
-            self.hidden.push(Unseen {
-                path,
-                is_name,
-                id: None,
-                why,
-            });
-        }
+    /// Whether the namespace of an owner was read although no path leads there.
+    fn is_settled(&self, owner: &Owner) -> bool {
+        let nsid = owner.netns_id().and_then(|id| id.nsid);
+        nsid.is_some_and(|nsid| self.settled.contains(&nsid))
     }
 
     /// The reason why an address must stay, if there is one: it is in use, or it may be in a
@@ -307,7 +139,9 @@ impl Living {
             return Some(whose);
         }
         let is_there = |unseen: &&Unseen| owner.is_none_or(|owner| unseen.may_be_of(owner));
-        let mut unseen = self.hidden.iter().chain(&self.unreadable);
+        let is_settled = owner.is_some_and(|owner| self.is_settled(owner));
+        let hidden = self.hidden.iter().filter(|_| !is_settled);
+        let mut unseen = hidden.chain(&self.unreadable);
         unseen
             .find(is_there)
             .map(|unseen| format!("it may be in use: {}", unseen.why))
@@ -325,7 +159,9 @@ impl Living {
             return Ok(Some(why));
         }
         match owner.filter(|_| self.is_blind && entry.lingers) {
-            Some(owner) if !owner.is_gone()? => Ok(Some(LINGERS.to_owned())),
+            Some(owner) if !self.is_settled(owner) && !owner.is_gone()? => {
+                Ok(Some(LINGERS.to_owned()))
+            }
             _ => Ok(None),
         }
     }
@@ -346,8 +182,8 @@ impl Living {
 
     /// Who has an address, if that can be seen.
     pub(crate) fn whose(&self, address: IpAddr) -> Option<String> {
-        if let Some(path) = self.pods.get(&address) {
-            return Some(format!("it is on an interface of a pod, in {path:?}"));
+        if let Some(place) = self.pods.get(&address) {
+            return Some(format!("it is on an interface of a pod, in {place}"));
         }
         let name = self.on_node(address)?;
         Some(format!("it is on interface {name:?} of the node itself"))
@@ -371,7 +207,7 @@ impl Living {
     /// The paths of invisible namespaces that have a name.
     pub(crate) fn hidden_names(&self) -> impl Iterator<Item = &PathBuf> {
         let hidden = self.hidden.iter().filter(|unseen| unseen.is_name);
-        hidden.map(|unseen| &unseen.path)
+        hidden.filter_map(|unseen| unseen.path.as_ref())
     }
 
     /// The namespaces whose addresses cannot be read, and why.
@@ -381,9 +217,14 @@ impl Living {
 }
 
 impl Unseen {
-    /// Whether it is the namespace of an owner, by the same path or another one.
+    /// Whether it is the namespace of an owner, by the same path, another one, or its number.
     fn may_be_of(&self, owner: &Owner) -> bool {
-        let is_same = |id: NetNsId| owner.netns_id().is_some_and(|own| own.is_same(&id));
-        owner.netns().is_some_and(|path| self.path == *path) || self.id.is_some_and(is_same)
+        let id = owner.netns_id();
+        let is_path = |path: &PathBuf| owner.netns().is_some_and(|own| *path == *own);
+        let is_same = |other: NetNsId| id.is_some_and(|own| own.is_same(&other));
+        let is_nsid = |nsid: Nsid| id.is_some_and(|own| own.nsid == Some(nsid));
+        self.path.as_ref().is_some_and(is_path)
+            || self.id.is_some_and(is_same)
+            || self.nsid.is_some_and(is_nsid)
     }
 }

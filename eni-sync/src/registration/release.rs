@@ -2,7 +2,7 @@
 //! and that EC2 shows on an ENI of this node at that moment. An address that was only claimed
 //! is looked for first, and forgotten if it is not there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -414,7 +414,8 @@ fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Resu
     // The owners of other entries name namespaces that cannot be found otherwise.
     let known = ledger.open()?.all()?;
     let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
-    let living = in_use::look(owners, Reach::Visible)?;
+    let asked: HashSet<IpAddr> = entries.iter().map(|entry| entry.address).collect();
+    let living = in_use::look(owners, Reach::Visible, |address| asked.contains(&address))?;
     keep(ledger, entries, ends, |entry| {
         reason_to_keep(entry, &living)
     })

@@ -20,27 +20,35 @@ const ADDRESS: &str = "10.0.4.182";
 const MOST: usize = 4096;
 
 /// A pod with a name in `/run/netns`, as runtimes give it.
-fn named_pod(node: &VpcNode, id: &str) -> Pod {
+pub(super) fn named_pod(node: &VpcNode, id: &str) -> Pod {
     let pod = Pod::new(id);
     fs::create_dir_all(names(node)).unwrap();
     symlink(pod.netns.path(), names(node).join(id)).unwrap();
     pod
 }
 
-fn names(node: &VpcNode) -> PathBuf {
+pub(super) fn names(node: &VpcNode) -> PathBuf {
     node.run_directory().join("netns")
 }
 
 /// As the name is for who does not see the mount: an empty file.
-fn hide(node: &VpcNode, id: &str) {
+pub(super) fn hide(node: &VpcNode, id: &str) {
     let name = names(node).join(id);
     fs::remove_file(&name).ok();
     fs::write(&name, "").unwrap();
 }
 
+/// As the ledger is on a kernel that gives a namespace no number.
+pub(super) fn forget_number(node: &VpcNode, address: &str) {
+    node.edit_ledger(address, |entry| {
+        let netns = entry["owner"]["netnsId"].as_object_mut().unwrap();
+        netns.remove("nsid").unwrap();
+    });
+}
+
 /// Executes a command about a pod by its name.
 #[track_caller]
-fn run(node: &VpcNode, command: &str, pod: &Pod, address: &str) {
+pub(super) fn run(node: &VpcNode, command: &str, pod: &Pod, address: &str) {
     let call = node.pod_call(command, pod, &[address]);
     let netns = format!("/run/netns/{}", pod.id);
     node.run(&call.env("CNI_NETNS", &netns)).ok();
@@ -48,7 +56,7 @@ fn run(node: &VpcNode, command: &str, pod: &Pod, address: &str) {
 
 /// A GC when the cool-down of an address is over, and what it has said.
 #[track_caller]
-fn gc_due(node: &VpcNode, address: &str) -> String {
+pub(super) fn gc_due(node: &VpcNode, address: &str) -> String {
     node.end_cooldown(address);
     let output = node.run(&node.gc_call(&[]));
     assert_eq!(output.status, Some(0), "{output}");
@@ -56,13 +64,14 @@ fn gc_due(node: &VpcNode, address: &str) -> String {
 }
 
 #[track_caller]
-fn release(node: &VpcNode, address: &str, status: i32) -> Output {
+pub(super) fn release(node: &VpcNode, address: &str, status: i32) -> Output {
     let output = node.command(&["release", "--address", address, "--force"]);
     assert_eq!(output.status, Some(status), "{output}");
     output
 }
 
-/// The DEL has come, and the address is still on the interface of the pod.
+/// The DEL has come, and the address is still on the interface of the pod, as far as anybody knows
+/// on a kernel before 5.0, which does not read a namespace by its number.
 #[test]
 fn an_address_stays_when_the_namespace_of_its_last_owner_is_not_visible() {
     let vpc = Vpc::new();
@@ -70,6 +79,7 @@ fn an_address_stays_when_the_namespace_of_its_last_owner_is_not_visible() {
     let pod = named_pod(&node, "c1");
     run(&node, "ADD", &pod, ADDRESS);
     run(&node, "DEL", &pod, ADDRESS);
+    forget_number(&node, ADDRESS);
     hide(&node, "c1");
     let said = gc_due(&node, ADDRESS);
     assert!(said.contains("10.0.4.182 stays"), "{said}");
@@ -159,7 +169,7 @@ fn greedy_pod(node: &VpcNode, id: &str, count: usize) -> Pod {
     pod
 }
 
-fn batch(pod: &Pod, commands: &str) {
+pub(super) fn batch(pod: &Pod, commands: &str) {
     pod.netns.run(|| {
         let mut ip = Command::new("ip");
         ip.args(["-force", "-batch", "-"])

@@ -8,11 +8,12 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use harness::vpc::{Agent, DEADLINE, Vpc, VpcNode, eventually};
-use harness::{Pod, Resident};
+use harness::{Namespace, Pod, Resident};
 use serde_json::json;
 
 use super::ipam::{add, del, sharing};
 use super::prefixes::{kept, node_of_its_own, one};
+use super::visibility::forget_number;
 
 /// Keeps a namespace by a mount that only the mount namespace of one thread has.
 const MOUNTING: &str = "
@@ -265,6 +266,10 @@ fn node_with_lingering(vpc: &Vpc, address: &str) -> (VpcNode, Resident) {
     (node, process)
 }
 
+fn delete_interface(process: &Resident) {
+    Namespace::at(process.netns()).ip(&["link", "delete", "net1"]);
+}
+
 #[test]
 fn rule_7_the_kernel_tells_an_agent_that_sees_no_processes_whether_a_namespace_has_ended() {
     let address = "10.0.4.183";
@@ -286,10 +291,8 @@ fn rule_7_an_agent_that_sees_no_processes_keeps_what_the_del_has_seen() {
     let address = "10.0.4.178";
     let vpc = Vpc::new();
     let (node, process) = node_with_lingering(&vpc, address);
-    node.edit_ledger(address, |entry| {
-        let netns = entry["owner"]["netnsId"].as_object_mut().unwrap();
-        netns.remove("nsid").unwrap();
-    });
+    delete_interface(&process);
+    forget_number(&node, address);
     let said = release_blindly(&node, address);
     assert_eq!(node.addresses(), [address], "{said}");
     assert!(said.contains("cannot see whether it has ended"), "{said}");
@@ -308,7 +311,8 @@ fn rule_7_an_agent_that_sees_no_processes_keeps_what_the_del_has_seen() {
 fn what_a_del_has_seen_before_a_reboot_keeps_nothing() {
     let address = "10.0.4.179";
     let vpc = Vpc::new();
-    let (node, _process) = node_with_lingering(&vpc, address);
+    let (node, process) = node_with_lingering(&vpc, address);
+    delete_interface(&process);
     node.edit_ledger(address, |entry| entry["owner"]["bootId"] = json!("earlier"));
     let said = release_blindly(&node, address);
     assert_eq!(node.addresses(), [""; 0], "{said}");

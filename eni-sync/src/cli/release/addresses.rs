@@ -12,7 +12,7 @@ use super::line::Fate;
 use super::{Manner, Selection};
 use crate::ledger::{EniLedger, State};
 use crate::registration::attached::Whole;
-use crate::registration::in_use::{self, Living, Reach};
+use crate::registration::in_use::{self, Living};
 use crate::registration::node::Node;
 use crate::registration::release::{self, End, Ends};
 use crate::vpc::ec2::Description;
@@ -43,7 +43,7 @@ pub(super) fn release(
 ) -> Result<Vec<(IpAddr, Fate)>> {
     let actual = actual(node, ledger)?;
     let candidates = candidates(&ledger.read()?, actual.as_ref(), selection);
-    let mut seen = look(node, ledger, actual.as_ref())?;
+    let mut seen = look(node, (ledger, &candidates), actual.as_ref())?;
     if selection.foreign {
         seen.reserved = manner.reserved()?;
     }
@@ -65,9 +65,14 @@ pub(super) fn release(
 }
 
 /// Collects the facts by which candidates must stay.
-fn look(node: &Node<'_>, ledger: &EniLedger, actual: Option<&Description>) -> Result<Seen> {
+fn look(
+    node: &Node<'_>,
+    (ledger, candidates): (&EniLedger, &[Candidate]),
+    actual: Option<&Description>,
+) -> Result<Seen> {
+    let is_candidate = |address| candidates.iter().any(|c| c.address == address);
     Ok(Seen {
-        living: in_use::look_from(node.ledger, Reach::Visible)?,
+        living: in_use::look_from(node.ledger, is_candidate)?,
         unreadable: ledger.unreadable()?.into_iter().collect(),
         whole: actual.map(|eni| Whole::of(&eni.mac)).transpose()?,
         reserved: BTreeMap::new(),

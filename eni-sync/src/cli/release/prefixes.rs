@@ -14,7 +14,7 @@ use super::line::Fate;
 use super::{Manner, Selection, addresses};
 use crate::ledger::{EniLedger, Entry, Event, Prefix, State, now};
 use crate::registration::attached;
-use crate::registration::in_use::{self, Living, Reach};
+use crate::registration::in_use::{self, Living};
 use crate::registration::node::Node;
 use crate::registration::prefixes::give_back;
 
@@ -50,7 +50,7 @@ pub(super) fn release(
     let Some(eni) = node.inventory.enis.iter().find(|e| e.id == ledger.id()) else {
         return elsewhere(node, ledger, &named);
     };
-    let seen = look(node, eni, ledger, manner)?;
+    let seen = look(node, (eni, ledger), &named, manner)?;
     let (mut fates, mut accepted) = (Vec::new(), Vec::new());
     for prefix in named {
         match reason_to_stay(&prefix, manner, &seen)? {
@@ -80,11 +80,16 @@ fn named(node: &Node<'_>, ledger: &EniLedger, selection: &Selection) -> Result<V
 }
 
 /// Collects the facts by which prefixes must stay.
-fn look(node: &Node<'_>, eni: &Eni, ledger: &EniLedger, manner: &Manner) -> Result<Seen> {
+fn look(
+    node: &Node<'_>,
+    (eni, ledger): (&Eni, &EniLedger),
+    named: &[Prefix],
+    manner: &Manner,
+) -> Result<Seen> {
     Ok(Seen {
         entries: ledger.read()?,
         unreadable: ledger.unreadable()?.into_iter().collect(),
-        living: in_use::look_from(node.ledger, Reach::Visible)?,
+        living: in_use::look_from(node.ledger, give_back::is_in(named))?,
         reserved: manner.reserved()?.into_keys().collect(),
         whole: attached::reason_to_keep(&eni.mac)?,
     })
@@ -166,7 +171,7 @@ fn preview(
     (own, manner): (Vec<Prefix>, &Manner),
 ) -> Result<Vec<(Cidr, Fate)>> {
     let whole = attached::reason_to_keep(&eni.mac)?;
-    let living = in_use::look_from(node.ledger, Reach::Visible)?;
+    let living = in_use::look_from(node.ledger, give_back::is_in(&own))?;
     let reserved: Vec<IpAddr> = manner.reserved()?.into_keys().collect();
     let fate = |prefix: Prefix| {
         let in_use = || give_back::in_use_by(&prefix, &living, &reserved);

@@ -14,7 +14,7 @@ use super::stock::Level;
 use super::supply::{surplus, taken};
 use crate::ledger::{EniLedger, Entries, Entry, Event, Prefix, State, now};
 use crate::registration::attached;
-use crate::registration::in_use::{self, Living, Reach};
+use crate::registration::in_use::{self, Living};
 use crate::registration::node::Node;
 use crate::vpc::ec2::{Family, OwnEni};
 use crate::vpc::eni;
@@ -59,6 +59,11 @@ pub(crate) fn close(
         entries.note_prefix(&prefix, &Event::Ended { after })?;
     }
     Ok(())
+}
+
+/// Whether an address is in any of the prefixes.
+pub(crate) fn is_in(prefixes: &[Prefix]) -> impl Fn(IpAddr) -> bool {
+    move |address| prefixes.iter().any(|prefix| prefix.contains(address))
 }
 
 /// The reason why a prefix must stay on its ENI, if there is one, as far as this process can
@@ -112,7 +117,7 @@ pub(crate) fn give_back(
     // Who reads a file from now on finds none of their addresses; what was reserved before that,
     // or is being reserved, is read after this.
     due.iter().try_for_each(unlist)?;
-    let living = in_use::look_from(node.ledger, Reach::Visible)?;
+    let living = in_use::look_from(node.ledger, is_in(&due))?;
     let asked = mark_asked(ledger, due, (&living, &reserved()?), kept)?;
     let mut errors = Errors::default();
     for family in Family::ALL {
@@ -269,7 +274,7 @@ pub(crate) fn open_adopted(
         return Ok(());
     }
     // The ledger is not locked here: pods must not wait while all namespaces are read.
-    let living = in_use::look_from(node.ledger, Reach::Visible)?;
+    let living = in_use::look_from(node.ledger, is_in(&adopted))?;
     let reserved = reserved()?;
     let entries = ledger.open()?;
     for prefix in adopted {
