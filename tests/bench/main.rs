@@ -15,6 +15,7 @@ mod host_device;
 mod host_local;
 mod ipvlan;
 mod limit;
+mod node;
 mod options;
 mod parallel;
 mod pods;

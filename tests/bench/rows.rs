@@ -3,8 +3,8 @@
 use crate::figure::Report;
 use crate::options::Effort;
 use crate::{
-    enis, host_device, host_local, ipvlan, parallel, pods, processes, programs, records, taken,
-    throttled,
+    enis, host_device, host_local, ipvlan, node, parallel, pods, processes, programs, records,
+    taken, throttled,
 };
 
 /// One row of the table: a work and how it is measured.
@@ -127,6 +127,16 @@ pub fn all() -> Vec<Row> {
             "eni-sync/enis",
             "15 ENIs with 50 addresses each",
             enis::full_node,
+        ),
+        row(
+            "eni-sync/agent",
+            "its agent with 1,000 addresses",
+            node::agent,
+        ),
+        row(
+            "eni-sync/attach",
+            "from a node without an ENI for pods to its first pod",
+            node::first_pod,
         ),
         ipvlan_row(
             "ipvlan/host-local",
