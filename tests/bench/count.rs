@@ -10,7 +10,7 @@ use crate::figure::Figure;
 use crate::samples::{BOTH, Party};
 
 /// Megabytes that a plugin should have at most.
-const PEAK_MEMORY: f64 = 3.0;
+const PEAK_MEMORY: f64 = 2.5;
 
 /// The system calls of a call and its delegates, by `strace`.
 pub fn system_calls(call: &Call) -> f64 {

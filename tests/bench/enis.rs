@@ -15,8 +15,8 @@ use crate::process::{Cost, Process, cost_of_processes, run};
 use crate::samples::{Limits, Party, Samples, Step};
 use crate::store::Store;
 
-/// How much more an ADD may cost than one of host-local.
-const LIKE_HOST_LOCAL: f64 = 1.5;
+/// How much more an ADD or a DEL may cost than one of host-local.
+const LIKE_HOST_LOCAL: f64 = 1.1;
 /// Only an AWS SDK that is not optimised makes the program so large, in bytes.
 const UNOPTIMISED: u64 = 30 << 20;
 /// The instance type with the most: 15 interfaces with 50 addresses, a primary one each.
@@ -46,7 +46,7 @@ pub fn socket(effort: &Effort) -> Report {
         wall: None,
     };
     let add = samples.beside_reference("ours, host-local", "ADD", limits);
-    let del = samples.beside_reference("ours, host-local", "DEL", Limits::default());
+    let del = samples.beside_reference("ours, host-local", "DEL", limits);
     let calls = node.node.inside(|| count::system_calls(&call("ADD")));
     let memory = node.node.inside(|| count::peak_memory(&call("DEL")));
     drop(agent);

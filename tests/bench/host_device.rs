@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::count;
 use crate::figure::{Figure, Report};
 use crate::floor::Floor;
+use crate::host_local::empty_process;
 use crate::options::Effort;
 use crate::samples::{ALL, Limits, Party, Samples};
 use crate::site::{Site, Sites};
@@ -14,6 +15,8 @@ use crate::site::{Site, Sites};
 pub const DEVICE: &str = "dev0";
 /// How much more an IPv6 address may cost than an IPv4 address.
 const LIKE_IPV4: f64 = 1.2;
+/// How much more an ADD and a DEL may cost than the kernel's part and two empty processes.
+const FROM_FLOOR: f64 = 1.4;
 
 /// A node with the device, whose link is up when it is.
 pub fn node() -> Node {
@@ -35,26 +38,43 @@ pub fn conf(subnet: Option<&str>) -> Value {
 }
 
 pub fn bare(effort: &Effort) -> Report {
-    compare(effort, None)
+    let limits = Limits {
+        cpu: Some(0.3),
+        wall: None,
+    };
+    compare(effort, None, limits)
 }
 
 pub fn with_ipam(effort: &Effort) -> Report {
-    compare(effort, Some("10.0.0.0/24"))
+    compare(effort, Some("10.0.0.0/24"), Limits::new(0.22, 0.7))
 }
 
-fn compare(effort: &Effort, subnet: Option<&str>) -> Report {
+fn compare(effort: &Effort, subnet: Option<&str>, limits: Limits) -> Report {
     let sites = Sites::new(node, &conf(subnet));
     let floor = Floor::new(node());
     let samples = Samples::take(&ALL, effort.rounds, |party| match party {
-        Party::Reference => floor.move_device(DEVICE, subnet.is_some()),
+        Party::Reference => {
+            let mut steps = floor.move_device(DEVICE, subnet.is_some());
+            steps.push(("process", empty_process()));
+            steps
+        }
         party => sites.of(party).attach(),
     });
     let steps = [
         samples.beside_go("ADD", Limits::default()),
         samples.beside_go("DEL", Limits::default()),
-        samples.beside_go("ADD + DEL", Limits::new(0.25, 0.5)),
+        samples.beside_go("ADD + DEL", limits),
     ];
     let kernel = samples.beside_reference("the kernel's part", "ADD + DEL", Limits::default());
+    // ADD and DEL are a process each.
+    let of = |step| samples.cpu(Party::Reference, step);
+    let least = Figure::new("ADD + DEL CPU", "ms", samples.cpu(Party::Ours, "ADD + DEL"))
+        .beside(
+            "kernel + 2 processes",
+            of("ADD + DEL") + 2.0 * of("process"),
+        )
+        .at_most_times(FROM_FLOOR);
+    let kernel = kernel.into_iter().chain([least]);
     let counts = count::attachment(|party, command, counter| sites.count(party, command, counter));
     Report::of(steps.into_iter().flatten().chain(kernel).chain(counts))
 }

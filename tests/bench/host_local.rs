@@ -14,8 +14,8 @@ use crate::samples::{ALL, BOTH, Limits, Party, Samples, Step};
 use crate::store::{Store, Stores, call};
 
 const SUBNET: &str = "10.0.0.0/16";
-/// How far a process may be from one that does nothing.
-const FROM_NOTHING: f64 = 2.0;
+/// How far an ADD and a DEL may be from a process that does nothing.
+const FROM_NOTHING: [(Step, f64); 2] = [("ADD", 1.3), ("DEL", 1.15)];
 
 pub fn empty(effort: &Effort) -> Report {
     let stores = Stores::new(&BOTH, SUBNET);
@@ -24,13 +24,13 @@ pub fn empty(effort: &Effort) -> Report {
         party => stores.of(party).attach(party),
     });
     let quarter = Limits::new(0.25, 0.25);
-    let twice = Limits::new(FROM_NOTHING, FROM_NOTHING);
-    let of_step = |step: Step| {
+    let of_step = |(step, most): (Step, f64)| {
+        let least = Limits::new(most, most);
         let beside_go = samples.beside_go(step, quarter);
-        let beside_nothing = samples.beside_reference("an empty process", step, twice);
+        let beside_nothing = samples.beside_reference("an empty process", step, least);
         beside_go.into_iter().chain(beside_nothing)
     };
-    let times = ["ADD", "DEL"].into_iter().flat_map(of_step);
+    let times = FROM_NOTHING.into_iter().flat_map(of_step);
     let counts = count::attachment(|party, command, counter| {
         counter(&stores.of(party).call(party, command, "counted"))
     });
