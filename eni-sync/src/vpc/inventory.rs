@@ -1,26 +1,27 @@
 //! The ENIs of this node. EC2 is asked once; the answer is written to /run for later calls and
 //! for the other plugins, and EC2 is asked again when the file may be outdated.
 
+mod look;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
 use common::address::Cidr;
-use common::attach::inventory::{
-    DIRECTORY, Eni, Inventory, NETWORK_TAG, NO_MANAGE_TAG, PATH, is_known_to_leave, require_staying,
-};
+use common::attach::inventory::{DIRECTORY, Eni, Inventory, NO_MANAGE_TAG, PATH, require_staying};
 use common::error::{Error, ErrorCode, Result};
 use common::files::file::{self, Edition};
 use common::files::lock::Lock;
-use common::kernel::netlink::{Link, Netlink};
+use common::kernel::netlink::Netlink;
 use common::say;
 
+pub(crate) use self::look::{Interfaces, Look, compose, look, subnets};
+use self::look::{index_of, interface_of};
 use crate::deadline::Deadline;
 use crate::vpc::clients::Aws;
-use crate::vpc::ec2::{Description, Limits};
+use crate::vpc::ec2::Description;
 use crate::vpc::eni;
-use crate::vpc::imds::Identity;
 
 /// How long an inventory is used with which an ADD can succeed. The time is limited so that the
 /// removal of a tag takes effect.
@@ -303,197 +304,4 @@ fn edition() -> Option<Edition> {
 pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
     let look = look(aws)?;
     Ok((look.inventory(), look.enis))
-}
-
-/// What EC2 says of the ENIs of this node.
-#[derive(Clone, Debug)]
-pub(crate) struct Look {
-    /// Which instance the node is.
-    pub(crate) identity: Identity,
-    /// Its ENIs.
-    pub(crate) enis: Vec<Description>,
-    /// What instances of its type can have.
-    pub(crate) limits: Limits,
-    /// The ranges of the subnets of the ENIs.
-    pub(crate) cidrs: BTreeMap<String, Vec<Cidr>>,
-    /// The edition of the inventory file before the look.
-    pub(crate) edition: Option<Edition>,
-    /// The interfaces of the ENIs before the look.
-    pub(crate) interfaces: Interfaces,
-    /// How many free IPv4 addresses the subnets have.
-    pub(crate) free: BTreeMap<String, usize>,
-}
-
-impl Look {
-    /// The inventory of these answers.
-    pub(crate) fn inventory(&self) -> Inventory {
-        let (identity, interfaces) = (self.identity.clone(), &self.interfaces);
-        compose(
-            identity,
-            (&self.enis, interfaces),
-            &self.limits,
-            &self.cidrs,
-        )
-    }
-}
-
-/// Which interfaces the ENIs have. Read before EC2 is asked: an ENI that leaves and comes back
-/// while EC2 answers then has another one than is written down.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Interfaces {
-    links: Vec<Link>,
-    earlier: Option<Inventory>,
-}
-
-impl Interfaces {
-    /// The interfaces at this moment.
-    pub(crate) fn read() -> Self {
-        let links = Netlink::open().and_then(|mut netlink| netlink.links());
-        Self {
-            // An interface that is not known now is another one when it is.
-            links: links.unwrap_or_default(),
-            // Who uses the file names what is wrong with it.
-            earlier: Inventory::read().unwrap_or_default(),
-        }
-    }
-
-    /// The index of the interface of an ENI. An interface that is in a pod had it before, if the
-    /// attachment is the same; 0 if it is not known.
-    fn index(&self, eni: &Description) -> u32 {
-        let known = index_of(&self.links, &eni.mac);
-        let known = known.or_else(|| self.earlier(eni).map(|known| known.interface_index));
-        known.unwrap_or(0)
-    }
-
-    /// When the attachment of an ENI began, by EC2's clock; 0 if that is not known. A description
-    /// that shows the attachment of an earlier interface may be older than the present one, so
-    /// its time says nothing: only another attachment has a time again.
-    fn attach_time(&self, eni: &Description) -> u64 {
-        let is_of_before = self.earlier(eni).is_some_and(|known| {
-            let is_other = known.interface_index != 0 && known.interface_index != self.index(eni);
-            is_other || known.attach_time == 0
-        });
-        if is_of_before { 0 } else { eni.attach_time }
-    }
-
-    /// The ENI in the inventory of before, if it has the same attachment there.
-    fn earlier(&self, eni: &Description) -> Option<&Eni> {
-        let attachment = eni.attachment_id.as_deref()?;
-        let mut earlier = self.earlier.iter().flat_map(|earlier| &earlier.enis);
-        earlier.find(|known| known.id == eni.id && known.attachment_id == attachment)
-    }
-}
-
-/// Asks EC2 for the ENIs of this node.
-///
-/// # Errors
-/// Code 11 without metadata, credentials or an answer, 100 without permission.
-pub(crate) fn look(aws: &Aws) -> Result<Look> {
-    let (edition, interfaces) = (edition(), Interfaces::read());
-    let identity = aws.imds()?.identity()?;
-    let ec2 = aws.ec2(&identity.region)?;
-    let what = format!("list the ENIs of {}", identity.instance_id);
-    let failed = |failure: crate::vpc::failure::Failure| failure.error(&what);
-    let found = ec2
-        .enis_of_instance(&identity.instance_id)
-        .map_err(failed)?;
-    let limits = ec2
-        .limits(&identity.instance_type)
-        .unwrap_or_else(|failure| {
-            say!(
-                "{}",
-                failure.error("learn how many addresses an ENI can have")
-            );
-            known_limits(&identity)
-        });
-    let subnets = ec2.described_subnets(&subnets(&found)).map_err(failed)?;
-    let count = |free| usize::try_from(free).unwrap_or(usize::MAX);
-    let free = subnets.iter();
-    let free = free.map(|subnet| (subnet.id.clone(), count(subnet.free)));
-    Ok(Look {
-        identity,
-        enis: found,
-        limits,
-        edition,
-        interfaces,
-        free: free.collect(),
-        cidrs: subnets.into_iter().map(|s| (s.id, s.cidrs)).collect(),
-    })
-}
-
-/// The limits in the written inventory; 0 without one. They serve an early and clear error when
-/// an ENI is full; EC2 refuses in any case.
-fn known_limits(identity: &Identity) -> Limits {
-    let written = read_back().filter(|written| written.instance_type == identity.instance_type);
-    let Some(written) = written else {
-        return Limits::default();
-    };
-    let eni = written.enis.first();
-    Limits {
-        ipv4: eni.map_or(0, |eni| eni.ipv4_limit),
-        ipv6: eni.map_or(0, |eni| eni.ipv6_limit),
-        interfaces: written.interface_limits,
-    }
-}
-
-/// The subnets of ENIs, each once.
-pub(crate) fn subnets(found: &[Description]) -> Vec<String> {
-    let subnets: BTreeSet<&String> = found.iter().map(|eni| &eni.subnet_id).collect();
-    subnets.into_iter().cloned().collect()
-}
-
-/// Makes the inventory of the answers of IMDS and EC2.
-pub(crate) fn compose(
-    identity: Identity,
-    (found, interfaces): (&[Description], &Interfaces),
-    limits: &Limits,
-    cidrs: &BTreeMap<String, Vec<Cidr>>,
-) -> Inventory {
-    // The interface names are only for people; the inventory can be used without them.
-    let links = Netlink::open().and_then(|mut netlink| netlink.links());
-    let links = links.unwrap_or_default();
-    let eni = |eni: &Description| Eni {
-        id: eni.id.clone(),
-        mac: eni.mac.clone(),
-        interface: interface_of(&links, &eni.mac),
-        network_card_index: eni.network_card,
-        device_index: eni.device_index,
-        attachment_id: eni.attachment_id.clone().unwrap_or_default(),
-        attach_time: interfaces.attach_time(eni),
-        interface_index: interfaces.index(eni),
-        subnet_id: eni.subnet_id.clone(),
-        subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),
-        vpc_id: eni.vpc_id.clone(),
-        no_manage: eni.no_manage,
-        network: eni.tags.get(NETWORK_TAG).cloned().unwrap_or_default(),
-        tags: eni.tags.clone(),
-        description: eni.description.clone(),
-        requester_id: eni.requester_id.clone(),
-        requester_managed: eni.requester_managed,
-        security_groups: eni.security_groups.clone(),
-        primary_addresses: eni.primary.clone(),
-        prefixes: eni.prefixes.clone(),
-        ipv4_limit: limits.ipv4,
-        ipv6_limit: limits.ipv6,
-    };
-    let stays = |eni: &&Description| !is_known_to_leave(&eni.mac);
-    Inventory {
-        enis: found.iter().filter(stays).map(eni).collect(),
-        interface_limits: limits.interfaces.clone(),
-        region: identity.region,
-        instance_id: identity.instance_id,
-        instance_type: identity.instance_type,
-    }
-}
-
-fn interface_of(links: &[Link], mac: &str) -> String {
-    let found = links.iter().find(|link| link.mac == mac);
-    found.map(|link| link.name.clone()).unwrap_or_default()
-}
-
-/// The index of the interface with this MAC address. Interfaces on top of it have the same, and
-/// were made later.
-fn index_of(links: &[Link], mac: &str) -> Option<u32> {
-    let found = links.iter().filter(|link| link.mac == mac);
-    found.map(|link| link.index).min()
 }
