@@ -67,7 +67,7 @@ pub(crate) struct Outcome {
 /// with the ENIs of the node; 5 naming a file; 100 without permission to describe the ENIs.
 pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome> {
     let records = Records::open(aws.deadline().left_of(LOCK_DEADLINE))?;
-    let look = inventory::look(aws)?;
+    let look = inventory::look_without_limits(aws)?;
     let removal = Removal {
         aws,
         ec2: aws.ec2(&look.identity.region)?,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::Builder;
@@ -38,6 +38,8 @@ use crate::vpc::session::Session;
 
 /// How many entries a page of a description has; the most that EC2 allows.
 const PAGE: i32 = 1000;
+/// How long EC2 may take, with all attempts, to answer a question that can be left open.
+const SOON: Duration = Duration::from_secs(3);
 /// How many values a filter can have. Source: EC2 API reference, "Filter".
 const FILTER_VALUES: usize = 200;
 
@@ -194,6 +196,15 @@ impl Ec2 {
                 request_id: None,
                 answer: format!("{instance_type:?} is not an instance type of this region"),
             })
+    }
+
+    /// The same, if EC2 answers soon.
+    pub(crate) fn limits_soon(&self, instance_type: &str) -> Outcome<Limits> {
+        let deadline = self.deadline.get();
+        self.deadline.set(Deadline::after(deadline.left_of(SOON)));
+        let answer = self.limits(instance_type);
+        self.deadline.set(deadline);
+        answer
     }
 
     /// The address ranges of subnets, by subnet id.

@@ -16,12 +16,13 @@ use common::files::lock::Lock;
 use common::kernel::netlink::Netlink;
 use common::say;
 
-pub(crate) use self::look::{Interfaces, Look, compose, look, subnets};
+pub(crate) use self::look::{Interfaces, Look, compose, look, look_without_limits, subnets};
 use self::look::{index_of, interface_of};
 use crate::deadline::Deadline;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::Description;
 use crate::vpc::eni;
+use crate::vpc::imds::Identity;
 
 /// How long an inventory is used with which an ADD can succeed. The time is limited so that the
 /// removal of a tag takes effect.
@@ -100,11 +101,31 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
     if let Some(inventory) = written() {
         return Ok(inventory);
     }
-    let _lock = lock(aws.deadline())?;
-    match written() {
-        Some(inventory) => Ok(inventory),
-        None => renew(aws),
+    let lock = lock(aws.deadline())?;
+    if let Some(inventory) = written() {
+        return Ok(inventory);
     }
+    let identity = aws.imds()?.identity()?;
+    let inventory = look::described(aws, identity.clone())?.inventory();
+    inventory.write()?;
+    drop(lock);
+    match look::has_limits(&inventory) {
+        true => Ok(inventory),
+        false => with_limits(aws, &identity, inventory),
+    }
+}
+
+/// Adds the limits of the instance type to an inventory, if EC2 tells them soon: nothing depends on
+/// them, so nobody else waits for the answer.
+fn with_limits(aws: &Aws, identity: &Identity, mut inventory: Inventory) -> Result<Inventory> {
+    let Some(limits) = look::limits(aws, identity)? else {
+        return Ok(inventory);
+    };
+    look::set_limits(&mut inventory, &limits);
+    correct(aws.deadline(), |written| {
+        written.instance_type == identity.instance_type && look::set_limits(written, &limits)
+    })?;
+    Ok(inventory)
 }
 
 /// Only one process writes the inventory at a time. A process that had to wait finds it
@@ -252,18 +273,14 @@ pub(crate) fn discover(aws: &Aws) -> Result<Inventory> {
 /// # Errors
 /// As for [`discover`].
 pub(crate) fn discover_all(aws: &Aws) -> Result<(Inventory, BTreeMap<String, usize>)> {
+    let identity = aws.imds()?.identity()?;
+    // Whoever waits for the lock does not wait for the limits.
+    let limits = look::limits(aws, &identity)?;
     let _lock = lock(aws.deadline())?;
-    let look = look(aws)?;
+    let look = look::described(aws, identity)?.with(limits);
     let inventory = look.inventory();
     inventory.write()?;
     Ok((inventory, look.free))
-}
-
-/// The same for a caller that has the lock.
-fn renew(aws: &Aws) -> Result<Inventory> {
-    let (inventory, _) = ask(aws)?;
-    inventory.write()?;
-    Ok(inventory)
 }
 
 /// Writes the inventory of a look at EC2 that includes the ENIs which have been attached since.
@@ -300,8 +317,10 @@ fn edition() -> Option<Edition> {
 /// Asks EC2 for the ENIs of this node. Also returns EC2's descriptions of them.
 ///
 /// # Errors
-/// Those of [`look`].
+/// Those of [`discover`], except for the file.
 pub(crate) fn ask(aws: &Aws) -> Result<(Inventory, Vec<Description>)> {
-    let look = look(aws)?;
+    let identity = aws.imds()?.identity()?;
+    let limits = look::limits(aws, &identity)?;
+    let look = look::described(aws, identity)?.with(limits);
     Ok((look.inventory(), look.enis))
 }

@@ -13,6 +13,7 @@ use common::say;
 use super::{edition, read_back};
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::{Description, Limits};
+use crate::vpc::failure::Failure;
 use crate::vpc::imds::Identity;
 
 /// What EC2 says of the ENIs of this node.
@@ -35,6 +36,14 @@ pub(crate) struct Look {
 }
 
 impl Look {
+    /// The same with the limits that EC2 has told, if it has.
+    pub(super) fn with(self, limits: Option<Limits>) -> Self {
+        Self {
+            limits: limits.unwrap_or(self.limits),
+            ..self
+        }
+    }
+
     /// The inventory of these answers.
     pub(crate) fn inventory(&self) -> Inventory {
         let (identity, interfaces) = (self.identity.clone(), &self.interfaces);
@@ -94,41 +103,71 @@ impl Interfaces {
     }
 }
 
-/// Asks EC2 for the ENIs of this node.
+/// Asks EC2 for the ENIs of this node, and, for as long as that may take, for the limits of its
+/// type.
+///
+/// # Errors
+/// Those of [`described`].
+pub(crate) fn look(aws: &Aws) -> Result<Look> {
+    let look = described(aws, aws.imds()?.identity()?)?;
+    let limits = aws.ec2(&look.identity.region)?;
+    let limits = limits.limits(&look.identity.instance_type);
+    Ok(look.with(learned(limits)))
+}
+
+/// Asks EC2 for the ENIs of this node only. The limits of its type are those that are known.
+///
+/// # Errors
+/// Those of [`described`].
+pub(crate) fn look_without_limits(aws: &Aws) -> Result<Look> {
+    described(aws, aws.imds()?.identity()?)
+}
+
+/// The same for the instance with this identity.
 ///
 /// # Errors
 /// Code 11 without metadata, credentials or an answer, 100 without permission.
-pub(crate) fn look(aws: &Aws) -> Result<Look> {
+pub(super) fn described(aws: &Aws, identity: Identity) -> Result<Look> {
     let (edition, interfaces) = (edition(), Interfaces::read());
-    let identity = aws.imds()?.identity()?;
     let ec2 = aws.ec2(&identity.region)?;
     let what = format!("list the ENIs of {}", identity.instance_id);
-    let failed = |failure: crate::vpc::failure::Failure| failure.error(&what);
+    let failed = |failure: Failure| failure.error(&what);
     let found = ec2
         .enis_of_instance(&identity.instance_id)
         .map_err(failed)?;
-    let limits = ec2
-        .limits(&identity.instance_type)
-        .unwrap_or_else(|failure| {
-            say!(
-                "{}",
-                failure.error("learn how many addresses an ENI can have")
-            );
-            known_limits(&identity)
-        });
     let subnets = ec2.described_subnets(&subnets(&found)).map_err(failed)?;
     let count = |free| usize::try_from(free).unwrap_or(usize::MAX);
     let free = subnets.iter();
     let free = free.map(|subnet| (subnet.id.clone(), count(subnet.free)));
     Ok(Look {
+        limits: known_limits(&identity),
         identity,
         enis: found,
-        limits,
         edition,
         interfaces,
         free: free.collect(),
         cidrs: subnets.into_iter().map(|s| (s.id, s.cidrs)).collect(),
     })
+}
+
+/// The limits of the instance type, if EC2 tells them soon.
+///
+/// # Errors
+/// Those of [`Aws::ec2`].
+pub(super) fn limits(aws: &Aws, identity: &Identity) -> Result<Option<Limits>> {
+    let ec2 = aws.ec2(&identity.region)?;
+    Ok(learned(ec2.limits_soon(&identity.instance_type)))
+}
+
+fn learned(answer: std::result::Result<Limits, Failure>) -> Option<Limits> {
+    answer
+        .inspect_err(|failure| {
+            say!(
+                "{}",
+                failure.error("learn how many addresses an ENI can have")
+            );
+        })
+        .ok()
 }
 
 /// The limits in the written inventory; 0 without one. They serve an early and clear error when
@@ -144,6 +183,21 @@ fn known_limits(identity: &Identity) -> Limits {
         ipv6: eni.map_or(0, |eni| eni.ipv6_limit),
         interfaces: written.interface_limits,
     }
+}
+
+/// Whether an inventory has the limits of the instance type.
+pub(super) fn has_limits(inventory: &Inventory) -> bool {
+    inventory.enis.iter().all(|eni| eni.ipv4_limit > 0)
+}
+
+/// Writes limits into an inventory, and returns whether that has changed it.
+pub(super) fn set_limits(inventory: &mut Inventory, limits: &Limits) -> bool {
+    let before = inventory.clone();
+    for eni in &mut inventory.enis {
+        (eni.ipv4_limit, eni.ipv6_limit) = (limits.ipv4, limits.ipv6);
+    }
+    inventory.interface_limits.clone_from(&limits.interfaces);
+    *inventory != before
 }
 
 /// The subnets of ENIs, each once.
