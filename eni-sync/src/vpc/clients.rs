@@ -26,6 +26,9 @@ use crate::vpc::session::Session;
 /// random and double each time.
 const ATTEMPTS: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// How long the metadata may take to answer a question that can be left open. They answer in a
+/// millisecond.
+const SOON: Duration = Duration::from_secs(2);
 
 /// A pool of clients for a process with many threads: as many clients as threads that ask AWS
 /// at the same time, each with its connections. A thread that waits for its turn has none.
@@ -179,6 +182,16 @@ impl Aws {
     pub(crate) fn imds(&self) -> Result<&Imds> {
         let imds = &self.parts()?.imds;
         imds.set_deadline(self.deadline());
+        Ok(imds)
+    }
+
+    /// The same for a question that can be left open: it takes two seconds at most.
+    ///
+    /// # Errors
+    /// As for [`Aws::imds`].
+    pub(crate) fn imds_soon(&self) -> Result<&Imds> {
+        let imds = self.imds()?;
+        imds.set_deadline(Deadline::after(self.deadline.left_of(SOON)));
         Ok(imds)
     }
 

@@ -22,7 +22,7 @@ use crate::deadline::Deadline;
 use crate::vpc::clients::Aws;
 use crate::vpc::ec2::Description;
 use crate::vpc::eni;
-use crate::vpc::imds::Identity;
+use crate::vpc::imds::{Identity, Imds};
 
 /// How long an inventory is used with which an ADD can succeed. The time is limited so that the
 /// removal of a tag takes effect.
@@ -37,8 +37,8 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(90);
 /// does not show it as an ENI for pods, EC2 is asked again; the caller has to check the result.
 ///
 /// # Errors
-/// Code 7 when no ENI has the MAC address, 11 when its ENI is being detached; else those of
-/// [`current`].
+/// Code 7 when no ENI has the MAC address, 11 when its ENI is being detached or EC2 does not
+/// describe it yet; else those of [`current`].
 pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
     let is_usable = |inventory: &Inventory| {
         let eni = inventory.by_mac(mac);
@@ -48,15 +48,29 @@ pub(crate) fn find(aws: &Aws, mac: &str) -> Result<(Inventory, Eni)> {
     if inventory.by_mac(mac).is_none() {
         require_staying(mac, mac)?;
     }
-    let eni = inventory.by_mac(mac).cloned().ok_or_else(|| {
-        let msg = format!(
-            "no ENI of {} has the MAC address {mac}",
-            inventory.instance_id
-        );
-        let details = "the VPC delivers nothing to an interface without the MAC address of an ENI";
-        Error::config(msg).with_details(details)
-    })?;
-    Ok((inventory, eni))
+    match inventory.by_mac(mac).cloned() {
+        Some(eni) => Ok((inventory, eni)),
+        None => Err(unknown(aws, &inventory.instance_id, mac)),
+    }
+}
+
+/// Why there is no ENI with this MAC address. EC2 describes one that was attached a moment ago
+/// later than the metadata show it; while they show one that was detached, there is no harm in
+/// another attempt. Metadata that do not answer in time do not say that there is none.
+fn unknown(aws: &Aws, instance: &str, mac: &str) -> Error {
+    let shown = aws.imds_soon().and_then(Imds::macs);
+    let msg = format!("no ENI of {instance} has the MAC address {mac}");
+    match shown {
+        Ok(shown) if !shown.contains(mac) => Error::config(msg).with_details(
+            "the VPC delivers nothing to an interface without the MAC address of an ENI",
+        ),
+        Ok(_) => Error::new(
+            ErrorCode::TRY_AGAIN,
+            format!("EC2 does not describe the ENI with the MAC address {mac} yet"),
+        )
+        .with_details("the instance metadata show it; a later attempt finds it"),
+        Err(error) => Error::new(ErrorCode::TRY_AGAIN, msg).with_details(error.to_string()),
+    }
 }
 
 /// Checks that this node can register addresses, for STATUS.

@@ -162,3 +162,25 @@ fn what_was_taken_from_an_eni_that_was_away_is_not_used_again_by_the_metadata() 
     assert!(error.msg.contains(other.eni.as_str()), "{error:?}");
     assert_eq!(vpc.owner(FIRST), Some(other.eni.clone()));
 }
+
+/// The kernel has the interface, and the metadata show its MAC address.
+#[test]
+fn an_eni_that_ec2_does_not_describe_yet_is_a_temporary_failure() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let foreign = Pod::new("c0");
+    let foreign = node.pod_call("ADD", &foreign, &[FIRST]);
+    let text = String::from_utf8(foreign.input().to_vec()).unwrap();
+    let foreign = foreign.stdin(text.replace(&node.mac, "02:0b:ad:00:00:01"));
+    // The oldest description is of a node without ENIs.
+    vpc.lab
+        .rules(|rules| rules.describe_lag = Duration::from_secs(3600));
+    let add = || node.add(&Pod::new("c1"), &[FIRST]);
+    let error = add().error_code(11);
+    assert!(error.msg.contains(&node.mac), "{error:?}");
+    node.run(&foreign).error_code(7);
+    vpc.lab.rules(|rules| rules.describe_lag = Duration::ZERO);
+    std::fs::remove_file(node.run_directory().join("eni-cni/enis.json")).unwrap();
+    add().ok();
+    node.run(&foreign).error_code(7);
+}
