@@ -32,7 +32,7 @@ use self::wanted::Wanted;
 /// Code 5 naming the directory that cannot be listed.
 pub(crate) fn begun() -> Result<Vec<String>> {
     let name = |found: Result<Record>| match found {
-        Ok(record) if record.is_attached() => None,
+        Ok(record) if record.is_attached() || record.is_deleted() => None,
         Ok(record) => {
             let eni = record.eni().unwrap_or("an ENI that EC2 was asked for");
             Some(format!("{eni} of {}", record.network))
@@ -44,7 +44,7 @@ pub(crate) fn begun() -> Result<Vec<String>> {
 
 /// Whether there is nothing to do, as far as the node knows without asking EC2: the inventory
 /// has all configured ENIs, and no record is open. A record that is only kept until EC2's
-/// descriptions are certain counts as done.
+/// descriptions are certain, of an attached or a deleted ENI, counts as done.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file that cannot be read.
@@ -53,5 +53,6 @@ pub(crate) fn is_complete(inventory: &Inventory, wanted: &[Wanted]) -> Result<bo
     let is_known = |id: &str| inventory.enis.iter().any(|eni| eni.id == id);
     let is_certain = |record: &Record| record.is_attached() && !record.has_settled();
     let is_done = |record: &Record| is_certain(record) && record.eni().is_some_and(is_known);
-    Ok(wanted.iter().all(is_there) && record::all()?.iter().all(is_done))
+    let is_closed = |record: &Record| is_done(record) || record.is_only_remembered();
+    Ok(wanted.iter().all(is_there) && record::all()?.iter().all(is_closed))
 }

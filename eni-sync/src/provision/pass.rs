@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::deadline::Deadline;
 use crate::provision::denied::explained;
 use crate::provision::place;
-use crate::provision::record::{Made, Record, Records};
+use crate::provision::record::{self, Made, Record, Records};
 use crate::provision::report::{self, Problem, Report};
 use crate::provision::request::{Chosen, INSTANCE_TAG, Site};
 use crate::provision::wanted::Wanted;
@@ -52,7 +52,8 @@ pub(crate) fn run(
 ) -> Result<Report> {
     let records = Records::open(aws.deadline().left_of(wait))?;
     let begun = records.all()?;
-    let look = inventory::look(aws)?;
+    let mut look = inventory::look(aws)?;
+    record::leave_out_deleted(&mut look)?;
     let ec2 = aws.ec2(&look.identity.region)?;
     let mut pass = Pass {
         ec2,
@@ -106,8 +107,11 @@ impl Pass<'_> {
     /// Whether the record is not needed any more: EC2 shows the ENI attached and set to be
     /// deleted with the instance, and no description can be older than that. For a record of an
     /// ENI that was to be detached, it is enough that the ENI is attached and not being
-    /// detached.
+    /// detached; for one of a deleted ENI, that no description can show it.
     fn is_done(&self, record: &Record) -> bool {
+        if record.is_deleted() {
+            return record.has_settled();
+        }
         let found = record.eni().and_then(|id| self.shown(id));
         let is_right = |eni: &Description| match record.leaving {
             true => !eni.is_detaching,
@@ -122,6 +126,9 @@ impl Pass<'_> {
     }
 
     fn resume(&mut self, record: &Record) -> Result<()> {
+        if record.is_deleted() {
+            return Ok(());
+        }
         let Some(record) = self.create(record)? else {
             return Ok(());
         };
@@ -165,10 +172,11 @@ impl Pass<'_> {
     /// Deletes an ENI that the configuration does not ask for any more. EC2 may not know a very
     /// new ENI yet; then the record stays.
     fn delete_recorded(&mut self, record: &Record, eni: &str) -> Result<()> {
-        if self.delete(eni)? || record.has_settled() {
-            return self.records.remove(record);
+        match self.delete(eni)? || record.has_settled() {
+            true if record.leaving => self.records.forget(eni),
+            true => self.records.remove(record),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Kinds with problems are left out: their ENIs are neither complete nor missing.

@@ -44,6 +44,7 @@ pub(crate) struct Missing {
 /// As for [`super::pass::run`].
 pub(crate) fn make(aws: &Aws, wanted: &[Wanted]) -> Result<Plan> {
     let mut look = inventory::look(aws)?;
+    record::leave_out_deleted(&mut look)?;
     let ec2 = aws.ec2(&look.identity.region)?;
     let records = record::all()?;
     let mut plan = Plan::default();
@@ -65,7 +66,8 @@ fn begun(look: &mut Look, records: &[Record], wanted: &Wanted, plan: &mut Plan) 
             return;
         }
         let is_there = |id: &str| look.enis.iter().any(|eni| eni.id == id);
-        if record.network != wanted.name || record.eni().is_some_and(is_there) {
+        let is_open = record.network == wanted.name && !record.is_deleted();
+        if !is_open || record.eni().is_some_and(is_there) {
             continue;
         }
         plan.missing.push(Missing {

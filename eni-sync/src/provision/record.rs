@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::{Timestamp, now};
 use crate::random;
 use crate::vpc::ec2::{Description, NewEni, Place};
+use crate::vpc::inventory::Look;
 
 /// The size limit of a record in bytes.
 const LIMIT: u64 = 1 << 16;
@@ -59,6 +60,9 @@ pub(super) struct Made {
     /// When it was first known to be attached to this node and set to be deleted with it.
     #[serde(default)]
     attached: Option<Timestamp>,
+    /// When EC2 answered that it has deleted the ENI. Descriptions may show it after that.
+    #[serde(default)]
+    deleted: Option<Timestamp>,
 }
 
 impl Made {
@@ -71,6 +75,7 @@ impl Made {
             primary: eni.primary.clone(),
             created: now(),
             attached: None,
+            deleted: None,
         }
     }
 }
@@ -172,11 +177,31 @@ impl Record {
         made.any(|made| made.attached.is_some()) && !self.leaving
     }
 
+    /// The record of an ENI that EC2 has deleted, for as long as descriptions may be older.
+    fn deleted(self) -> Self {
+        let made = self.made.map(|made| Made {
+            deleted: Some(now()),
+            ..made
+        });
+        Self { made, ..self }
+    }
+
+    /// Whether EC2 has deleted the ENI: a description that shows it is older.
+    pub(super) fn is_deleted(&self) -> bool {
+        let mut made = self.made.iter();
+        made.any(|made| made.deleted.is_some())
+    }
+
+    /// Whether the record only says that the ENI is deleted, and a description may not know yet.
+    pub(super) fn is_only_remembered(&self) -> bool {
+        self.is_deleted() && !self.has_settled()
+    }
+
     /// Whether EC2's descriptions must be newer than the last answer about the ENI. A request
     /// can be answered long after the record was written, so the time counts from the answer.
     pub(super) fn has_settled(&self) -> bool {
         let made = self.made.iter();
-        let answers = made.flat_map(|made| [Some(made.created), made.attached]);
+        let answers = made.flat_map(|made| [Some(made.created), made.attached, made.deleted]);
         let last = answers.flatten().fold(self.since, Timestamp::max);
         now() >= last.saturating_add(SETTLED)
     }
@@ -228,16 +253,31 @@ impl Records {
         file::replace_durably(&path, &text).map_err(failed)
     }
 
-    /// Removes every record of a deleted ENI, those of its removal last. A record that cannot
-    /// be read stays, and is reported by [`each`].
+    /// Removes every record of a deleted ENI but that of its removal, which says from then on that
+    /// it is deleted. A record that cannot be read stays, and is reported by [`each`].
     ///
     /// # Errors
-    /// Code 5 naming the directory, and as for [`Records::remove`].
+    /// Code 5 naming the directory, and as for [`Records::write`].
     pub(super) fn forget(&self, eni: &str) -> Result<()> {
         let mut own: Vec<Record> = each()?.filter_map(Result::ok).collect();
         own.retain(|record| record.eni() == Some(eni));
         own.sort_by_key(|record| record.leaving);
-        own.iter().try_for_each(|record| self.remove(record))
+        own.into_iter().try_for_each(|record| match record.leaving {
+            true => self.write(&record.deleted()),
+            false => self.remove(&record),
+        })
+    }
+
+    /// Removes the records of deleted ENIs that no description shows any more.
+    ///
+    /// # Errors
+    /// As for [`Records::forget`].
+    pub(super) fn forget_settled(&self) -> Result<()> {
+        let mut deleted = each()?.filter_map(Result::ok).filter(Record::is_deleted);
+        deleted.try_for_each(|record| match record.has_settled() {
+            true => self.remove(&record),
+            false => Ok(()),
+        })
     }
 
     /// Removes the record of an ENI that needs none any more.
@@ -257,6 +297,18 @@ fn path(record: &Record) -> PathBuf {
         Some(made) => leaving(&made.mac),
         None => begun().join(format!("{}.json", record.request.token)),
     }
+}
+
+/// Leaves out of a look the ENIs that EC2 has deleted: it was an old description that showed them.
+///
+/// # Errors
+/// Code 5 naming the directory of the records.
+pub(super) fn leave_out_deleted(look: &mut Look) -> Result<()> {
+    let deleted = each()?.filter_map(Result::ok).filter(Record::is_deleted);
+    let deleted: Vec<Record> = deleted.collect();
+    let is_deleted = |id: &str| deleted.iter().any(|record| record.eni() == Some(id));
+    look.enis.retain(|eni| !is_deleted(&eni.id));
+    Ok(())
 }
 
 /// Every record, for a caller that only reads.
@@ -334,6 +386,8 @@ mod tests {
         let attached = record.attached().unwrap();
         assert!(!attached.has_settled() && attached.is_attached());
         assert_eq!(attached.attached(), None);
+        let deleted = record.clone().deleted();
+        assert!(deleted.is_deleted() && deleted.is_only_remembered());
         record.made = None;
         assert!(record.has_settled());
         record.since = now();
@@ -347,6 +401,6 @@ mod tests {
             "description": ""}, "made": {"eni": "eni-1", "mac": "m", "subnetId": "s",
             "vpcId": "v", "primary": []}}"#;
         let record: Record = serde_json::from_str(text).unwrap();
-        assert!(record.has_settled() && !record.leaving);
+        assert!(record.has_settled() && !record.leaving && !record.is_deleted());
     }
 }

@@ -1,6 +1,6 @@
 //! Detaches and deletes the ENIs that the configuration does not name any more, unless they
-//! carry pods. A detached ENI has a record until it is deleted, so if a process is killed
-//! between the two, the next process or pass deletes it.
+//! carry pods. An ENI that is detached has a record until no description shows it, so if a process
+//! is killed, the next process or pass deletes the ENI, or lets pods use it again.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -67,7 +67,8 @@ pub(crate) struct Outcome {
 /// with the ENIs of the node; 5 naming a file; 100 without permission to describe the ENIs.
 pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome> {
     let records = Records::open(aws.deadline().left_of(LOCK_DEADLINE))?;
-    let look = inventory::look_without_limits(aws)?;
+    let mut look = inventory::look_without_limits(aws)?;
+    record::leave_out_deleted(&mut look)?;
     let removal = Removal {
         aws,
         ec2: aws.ec2(&look.identity.region)?,
@@ -88,6 +89,9 @@ pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome
     for eni in others.into_iter().filter(is_unwanted) {
         let name = eni.network().unwrap_or_default();
         outcome.note(name, &eni.id, removal.remove(eni));
+    }
+    if !dry_run {
+        outcome.errors.extend(removal.end(&look).err());
     }
     Ok(outcome)
 }
@@ -136,7 +140,8 @@ impl Removal<'_> {
         for record in record::each()? {
             match record {
                 Err(error) => errors.push(error),
-                Ok(record) if !record.leaving || is_missing(&record.network) => {}
+                Ok(record) if !record.leaving || record.is_deleted() => {}
+                Ok(record) if is_missing(&record.network) => {}
                 Ok(record) => {
                     let id = record.eni().filter(|id| !is_there(id)).map(str::to_owned);
                     detached.extend(id.map(|id| (record.network, id)));
@@ -144,6 +149,30 @@ impl Removal<'_> {
             }
         }
         Ok(detached)
+    }
+
+    /// Removes the records that are not needed any more: of deleted ENIs, and of those that an
+    /// earlier process was to detach and that EC2 shows attached. Pods may use these again.
+    fn end(&self, look: &Look) -> Result<()> {
+        self.records.forget_settled()?;
+        let is_there = |id: &str| {
+            let mut enis = look.enis.iter();
+            enis.any(|eni| eni.id == id && !eni.is_detaching)
+        };
+        let stays = |record: &Record| {
+            let is_open = record.leaving && !record.is_deleted() && record.has_settled();
+            is_open && record.eni().is_some_and(is_there)
+        };
+        let stay: Vec<Record> = record::each()?
+            .filter_map(Result::ok)
+            .filter(stays)
+            .collect();
+        if stay.is_empty() {
+            return Ok(());
+        }
+        let mut stay = stay.iter();
+        stay.try_for_each(|record| self.records.remove(record))?;
+        inventory::discover(self.aws).map(drop)
     }
 
     /// Deletes an ENI that was detached before.

@@ -180,8 +180,14 @@ fn record_files(node: &AwsNode) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
+/// How many records there are, apart from those which only say that an ENI is deleted.
 fn records(node: &AwsNode) -> usize {
-    record_files(node).len()
+    let is_of_deleted = |path: &PathBuf| {
+        let record: Option<Value> = serde_json::from_slice(&fs::read(path).unwrap()).ok();
+        record.is_some_and(|record| record["made"]["deleted"].is_number())
+    };
+    let files = record_files(node).into_iter();
+    files.filter(|path| !is_of_deleted(path)).count()
 }
 
 /// Makes the records of the node older than any description of EC2 may be.
@@ -191,8 +197,10 @@ fn let_records_settle(node: &AwsNode) {
         record["since"] = json!(1);
         if let Some(made) = record["made"].as_object_mut() {
             made["created"] = json!(1);
-            if made["attached"].is_number() {
-                made["attached"] = json!(1);
+            for time in ["attached", "deleted"] {
+                if made.get(time).is_some_and(Value::is_number) {
+                    made[time] = json!(1);
+                }
             }
         }
         fs::write(&path, record.to_string()).unwrap();

@@ -1,6 +1,7 @@
 //! ENIs that a configuration does not name any more are taken away, unless they carry pods.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use harness::eni_lab::{Hold, Shown};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     DESCRIBE, DETACH, Site, attached, attached_and_settled, detach_call, inventory,
-    let_records_settle, records, refusal,
+    let_records_settle, record_files, records, refusal,
 };
 use crate::eni_sync::killed;
 
@@ -376,4 +377,79 @@ fn an_eni_that_ec2_does_not_detach_keeps_no_other_one_and_is_named() {
     assert_eq!(left.len(), 1);
     let said = format!("detach {}", left[0].id);
     assert!(output.stderr.contains(&said), "{said}\n{output}");
+}
+
+/// The only ENI of a kind that `attach` reports.
+fn only_eni(report: &Value, name: &str) -> String {
+    let enis = report["enis"].as_array().unwrap().iter();
+    let enis: Vec<&Value> = enis.filter(|eni| eni["name"] == name).collect();
+    assert_eq!(enis.len(), 1, "{report}");
+    enis[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_eni_that_was_deleted_a_moment_ago_does_not_count_where_descriptions_still_show_it() {
+    for is_killed in [false, true] {
+        let site = Site::new();
+        let node = site.node();
+        let other = site.wanted("other", 1);
+        let without = site.configuration(std::slice::from_ref(&other));
+        let with = site.configuration(&[other, site.wanted("user", 1)]);
+        attached_and_settled(&node, &with);
+        let before = only_eni(&attached(&node, &with), "user");
+        let lag = Duration::from_secs(600);
+        site.lab.age(lag);
+        if is_killed {
+            // The start after that deletes what was detached.
+            let call = detach_call(&node, &without, &[]);
+            let hold = (DETACH, Hold::AfterCommit);
+            killed::kill_held(&node.node, &site.lab, &call, hold);
+            attached(&node, &without);
+        } else {
+            let output = detach(&node, &without, &[]);
+            assert_eq!(output.status, Some(0), "{output}");
+        }
+        site.assert_exactly(&node, &[("other", 1)], "without");
+        site.lab.rules(|rules| rules.describe_lag = lag);
+        let after = only_eni(&attached(&node, &with), "user");
+        assert_ne!(after, before, "{is_killed}");
+        site.assert_exactly(&node, &[("other", 1), ("user", 1)], "with");
+        // When descriptions have caught up, nothing is left of the first one.
+        site.lab.rules(|rules| rules.describe_lag = Duration::ZERO);
+        let_records_settle(&node);
+        assert_eq!(only_eni(&attached(&node, &with), "user"), after);
+        assert_eq!(record_files(&node), [] as [PathBuf; 0]);
+    }
+}
+
+#[test]
+fn an_eni_that_a_killed_detach_was_to_take_is_for_pods_again_after_the_next_one_that_keeps_it() {
+    for has_pod in [false, true] {
+        let site = Site::new();
+        let node = site.node();
+        let configuration = site.configuration(&[site.wanted("user", 1)]);
+        attached_and_settled(&node, &configuration);
+        let call = detach_call(&node, &json!({}), &[]);
+        let hold = (DETACH, Hold::BeforeCommit);
+        killed::kill_held(&node.node, &site.lab, &call, hold);
+        let pod = Pod::new("c1");
+        let next = match has_pod {
+            false => configuration,
+            true => json!({"enis": []}),
+        };
+        if has_pod {
+            let path = pod.netns.path();
+            node.node.netns.ip(&["link", "set", "ens6", "netns", &path]);
+        }
+        let stays = || {
+            let output = detach(&node, &next, &[]);
+            assert_eq!(output.stdout.contains(": kept: "), has_pod, "{output}");
+            inventory(&node)["enis"].as_array().unwrap().len()
+        };
+        // EC2 may still carry out the request of the killed process.
+        assert_eq!((stays(), records(&node)), (1, 1));
+        let_records_settle(&node);
+        assert_eq!((stays(), records(&node)), (2, 0));
+        site.assert_exactly(&node, &[("user", 1)], "kept");
+    }
 }
