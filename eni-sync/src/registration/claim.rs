@@ -11,7 +11,10 @@ use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netns::Holders;
 
-use crate::ledger::{EniLedger, Entries, Entry, Event, Life, Owner, Refusal, State, now};
+use crate::deadline::Deadline;
+use crate::ledger::{
+    EniLedger, Entries, Entry, Event, Life, Owner, Refusal, State, Timestamp, now,
+};
 use crate::registration::assign::Claimed;
 use crate::registration::attached::Whole;
 use crate::registration::in_use::{self, Living};
@@ -25,6 +28,10 @@ const ATTEMPTS: usize = 5;
 /// the longest. Each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_millis(800);
+/// How long, in seconds, a claim that is in doubt is looked at again before it is refused.
+const PASSING: Timestamp = 2;
+/// How long the process in turn looks into namespaces before it leaves the rest to the next turn.
+const LOOKS: Duration = Duration::from_secs(2);
 
 /// An address that an attachment wants, and what the ledger has of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -121,17 +128,19 @@ fn can_be_asked(owner: &Owner) -> bool {
 }
 
 /// Refuses the claims of addresses that were on the ENI before they were claimed, unknown to the
-/// ledger, and that somebody else has, or of which that cannot be found out. Returns the others. The metadata are asked once for all, by
-/// the process in turn; without them, EC2 alone tells who has an address.
+/// ledger, and that somebody else has, or of which that cannot be found out. Returns the others,
+/// and after what pause those are to be looked at that are left out, because it is not known yet:
+/// the process in turn does not wait for that. The metadata are asked once for all; if they do not
+/// answer soon, EC2 alone tells who has an address.
 ///
 /// # Errors
-/// Code 5, 6 or 8 naming what cannot be read.
+/// Code 5 naming a file of the ledger.
 pub(crate) fn refuse_used(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
     mut claims: Vec<Claimed>,
-) -> Result<Vec<Claimed>> {
+) -> Result<(Vec<Claimed>, Option<Duration>)> {
     let mut unknown = Vec::new();
     {
         let entries = ledger.open()?;
@@ -142,31 +151,86 @@ pub(crate) fn refuse_used(
     let is_asked = |entry: &Entry| entry.owner.as_ref().is_some_and(can_be_asked);
     unknown.retain(|entry| entry.is_new() && is_asked(entry));
     if unknown.is_empty() {
-        return Ok(claims);
+        return Ok((claims, None));
     }
-    let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
+    let shown = node.aws.imds_soon()?.addresses(&eni.mac);
+    let shown = shown.unwrap_or_default();
     unknown.retain(|entry| shown.contains(&entry.address));
-    for entry in unknown {
+    let deadline = Deadline::after(node.aws.deadline().left_of(LOOKS));
+    let mut pause = None;
+    let mut left = unknown.into_iter().peekable();
+    while let Some(entry) = left.next() {
         let Some(owner) = entry.owner.clone() else {
             continue;
         };
-        let wanted = Wanted {
-            address: entry.address,
-            entry: None,
-        };
-        let refused = require_unused(node, eni, std::slice::from_ref(&wanted), &owner);
-        let Err(error) = refused else { continue };
-        claims.retain(|claimed| claimed.address != wanted.address);
-        let refused = Event::Refused(Refusal::of(&error));
-        let entries = ledger.open()?;
-        if entries.get(wanted.address)?.as_ref() == Some(&entry) {
-            // What cannot be read does not say that somebody else has it.
-            let is_found = error.code == ErrorCode::TRY_AGAIN;
-            let entry = if is_found { entry.found() } else { entry };
-            entries.note(entry, &refused)?;
+        let mut own = vec![entry];
+        while let Some(next) = left.next_if(|next| next.is_owned_by(&owner)) {
+            own.push(next);
+        }
+        for (entry, doubt) in doubts(node, eni, (&owner, own)) {
+            claims.retain(|claimed| claimed.address != entry.address);
+            match doubt {
+                Doubt::Refused(error) => refuse(ledger, entry, &error)?,
+                Doubt::Passing => pause = Some(FIRST_PAUSE),
+            }
+        }
+        // One is looked at in every turn, so all are.
+        if deadline.is_over() && left.peek().is_some() {
+            let late: Vec<IpAddr> = left.map(|entry| entry.address).collect();
+            claims.retain(|claimed| !late.contains(&claimed.address));
+            return Ok((claims, Some(Duration::ZERO)));
         }
     }
-    Ok(claims)
+    Ok((claims, pause))
+}
+
+/// Why an address is not given to its claimant now.
+enum Doubt {
+    /// Somebody has it, or that cannot be found out.
+    Refused(Error),
+    /// Whoever looks into a namespace, or forks, keeps it for a moment after its end.
+    Passing,
+}
+
+/// Those of the claims of one attachment that are in doubt.
+fn doubts(node: &Node<'_>, eni: &Eni, (owner, own): (&Owner, Vec<Entry>)) -> Vec<(Entry, Doubt)> {
+    let is_asked = |address| own.iter().any(|entry| entry.address == address);
+    let looked = in_use::look_beside(owner, node.ledger, is_asked)
+        .and_then(|living| Ok((living, Whole::of(&eni.mac)?)));
+    let (living, whole) = match looked {
+        Ok(looked) => looked,
+        Err(error) => {
+            let refused = |entry| (entry, Doubt::Refused(error.clone()));
+            return own.into_iter().map(refused).collect();
+        }
+    };
+    let doubt = |entry: Entry| {
+        let why = living.whose(entry.address);
+        let why = why.or_else(|| whole.reason_to_refuse(None, owner))?;
+        let is_new = now() < entry.since.saturating_add(PASSING);
+        let doubt = match is_new && !living.has(entry.address) {
+            true => Doubt::Passing,
+            false => Doubt::Refused(not_yet(entry.address, &eni.id, why)),
+        };
+        Some((entry, doubt))
+    };
+    own.into_iter().filter_map(doubt).collect()
+}
+
+fn refuse(ledger: &EniLedger, entry: Entry, error: &Error) -> Result<()> {
+    let entries = ledger.open()?;
+    if entries.get(entry.address)?.as_ref() != Some(&entry) {
+        return Ok(());
+    }
+    // What cannot be read does not say that somebody else has it.
+    let is_found = error.code == ErrorCode::TRY_AGAIN;
+    let entry = if is_found { entry.found() } else { entry };
+    entries.note(entry, &Event::Refused(Refusal::of(error)))
+}
+
+fn not_yet(address: IpAddr, eni: &str, why: String) -> Error {
+    let msg = format!("{address} on {eni} cannot be given to another pod yet");
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(why)
 }
 
 /// Checks that nobody else has the addresses.
@@ -185,8 +249,7 @@ fn require_unused(node: &Node<'_>, eni: &Eni, wanted: &[Wanted], owner: &Owner) 
         // Whoever looks into a namespace, or forks, keeps it for a moment after its end.
         let is_time = pause <= LAST_PAUSE && pause < node.aws.deadline().left();
         if living.has(address) || !is_time {
-            let msg = format!("{address} on {} cannot be given to another pod yet", eni.id);
-            return Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(why));
+            return Err(not_yet(address, &eni.id, why));
         }
         thread::sleep(pause);
         pause *= 2;

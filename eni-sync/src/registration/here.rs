@@ -18,7 +18,7 @@ pub(crate) fn reason_to_doubt(aws: &Aws, mac: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     let without = "the ENI may be on another node: its interface is not on this one, and";
-    Ok(match aws.imds()?.macs() {
+    Ok(match aws.imds_soon()?.macs() {
         Ok(macs) if macs.contains(mac) => None,
         Ok(_) => Some(format!("{without} the metadata do not show it")),
         Err(why) => Some(format!("{without} the metadata cannot be asked: {why}")),

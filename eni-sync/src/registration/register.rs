@@ -223,7 +223,8 @@ pub(crate) fn confirm(
         return Ok(());
     }
     // Without metadata EC2 is asked, as for any other address.
-    let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
+    let shown = node.aws.imds_soon()?.addresses(&eni.mac);
+    let shown = shown.unwrap_or_default();
     let entries = ledger.open()?;
     for address in reusable.iter().filter(|address| shown.contains(address)) {
         if let Some(entry) = entries.get(*address)?.filter(|e| is_claimed_by(e, request)) {
@@ -290,7 +291,7 @@ pub(crate) fn settle_in_turns(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) ->
 
 /// Asks AWS for every address of the ENI that an existing attachment has claimed. An address
 /// that needs a second look stays claimed and is not requested until then: returns how long
-/// that is. The caller must have the turn.
+/// that is. So does one of which it is not known yet who has it. The caller must have the turn.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger; the refusals of AWS are written into the entries.
@@ -309,7 +310,7 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
     let is_due = |claimed: &&Claimed| until_second(claimed).is_none_or(|wait| wait.is_zero());
     let mut open = open_claims(ledger)?;
     let due: Vec<Claimed> = open.iter().filter(is_due).copied().collect();
-    let due = refuse_used(node, eni, ledger, due)?;
+    let (due, until_known) = refuse_used(node, eni, ledger, due)?;
     if !due.is_empty() {
         let outcomes = Assigner::new(node, eni)?.assign(&due);
         open.retain(|claimed| {
@@ -338,7 +339,8 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
     }
     let until_second = open.iter().filter_map(until_second).min();
     let until_next = count::settle(node, eni, ledger)?;
-    Ok(until_second.into_iter().chain(until_next).min())
+    let waits = until_second.into_iter().chain(until_next);
+    Ok(waits.chain(until_known).min())
 }
 
 /// The claims of existing attachments that EC2 has not answered yet. Claims of attachments that

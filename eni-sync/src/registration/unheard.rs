@@ -50,7 +50,8 @@ pub(crate) fn end(ledger: &EniLedger, earlier: Option<Unheard>) -> Result<()> {
 /// behind for longer than descriptions. An address that is gone by the ledger may be chosen again,
 /// so it is left out.
 fn present(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<BTreeSet<IpAddr>> {
-    let shown = node.aws.imds().and_then(|imds| imds.addresses(&eni.mac));
+    let shown = node.aws.imds_soon();
+    let shown = shown.and_then(|imds| imds.addresses(&eni.mac));
     let known = ledger.open()?.addresses()?;
     let is_known = |a: &IpAddr| known.contains(a) || eni.primary_addresses.contains(a);
     let mut present: BTreeSet<IpAddr> = match shown {

@@ -228,7 +228,7 @@ impl<'a> Order<'a> {
     /// answers, corrected by the ledger: the metadata may not show a new prefix yet. A prefix
     /// that is gone by the ledger may be chosen again, so it is left out.
     fn before(&self) -> Result<Vec<Cidr>> {
-        let imds = self.node.aws.imds();
+        let imds = self.node.aws.imds_soon();
         let shown = imds.and_then(|imds| imds.prefixes(&self.eni.mac));
         let mut before = match shown {
             Ok(shown) => shown,
