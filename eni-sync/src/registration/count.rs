@@ -2,6 +2,8 @@
 //! wait on an ENI at the moment when it is sent. Before EC2 is asked, they get addresses that it
 //! has chosen earlier and that no pod needs.
 
+mod chosen;
+
 use std::cell::RefCell;
 use std::iter;
 use std::net::IpAddr;
@@ -11,12 +13,11 @@ use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Errors, Result};
 use common::say;
 
+use self::chosen::{Parked, give};
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Excluded, Owner, PARKED, Refusal, Takeover, Timestamp, Whose,
-    Wish, now,
+    EniLedger, Entries, Entry, Event, Excluded, Owner, PARKED, Refusal, Takeover, Whose, Wish, now,
 };
 use crate::registration::assign::{Assigner, Room};
-use crate::registration::claim::may_be_used;
 use crate::registration::node::Node;
 use crate::registration::prefixes::{ask, give};
 use crate::registration::{release, rules, unheard};
@@ -30,6 +31,9 @@ const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often EC2 is asked once more because it has chosen an address that is given to nobody.
 const ROUNDS: usize = 8;
+/// What to do where all that EC2 chooses is excluded.
+const EXCLUDED: &str = "exclude in the configuration of the agent names them: a CIDR reservation of \
+                        the subnet of type explicit keeps EC2 from choosing them";
 
 /// Gives the wishes of `whose` free addresses of prefixes, and then addresses that EC2 has chosen
 /// earlier and that nobody needs, where the ledger has any: these are claimed by name.
@@ -219,7 +223,7 @@ impl Counter<'_> {
             }
             let (count, outcome) = self.ask(&first, most)?;
             let failure = match outcome {
-                Ok(parked) if parked < count => {
+                Ok(parked) if parked.count < count => {
                     rounds = ROUNDS;
                     // A wish that could not be read at that moment is there again: what was for it
                     // has gone to nobody.
@@ -232,8 +236,8 @@ impl Counter<'_> {
                     rounds -= 1;
                     continue;
                 }
-                Ok(_) => {
-                    self.refuse(&self.excluded())?;
+                Ok(parked) => {
+                    self.refuse(&self.nothing(parked))?;
                     continue;
                 }
                 Err(failure) => failure,
@@ -280,8 +284,8 @@ impl Counter<'_> {
 
     /// Has EC2 choose an address for each that waits when it is asked, but `most` at most, and
     /// writes down for whom they are: the `first` before others. Returns how many were asked
-    /// for, and how many of them are for nobody because they are excluded.
-    fn ask(&self, first: &[Wish], most: usize) -> Result<(usize, Result<usize, Failure>)> {
+    /// for, and which of them are for nobody.
+    fn ask(&self, first: &[Wish], most: usize) -> Result<(usize, Result<Parked, Failure>)> {
         let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
         let earlier = unheard::begin(self.node, self.eni, self.ledger)?;
         let counted = RefCell::new(Ok(0));
@@ -297,7 +301,7 @@ impl Counter<'_> {
         };
         let answer = ec2.assign_count(&self.eni.id, self.family, count);
         let outcome = match answer {
-            Ok(None) => Ok(0),
+            Ok(None) => Ok(Parked::default()),
             // Whatever it has done, nobody was told.
             Ok(Some(chosen)) if chosen.is_empty() => Err(Failure::empty(self.action())),
             Ok(Some(chosen)) => Ok(self.note(first, &chosen)?),
@@ -312,9 +316,9 @@ impl Counter<'_> {
 
     /// Gives what EC2 has chosen to those that wait. What nobody waits for any more is on its
     /// way out, and what is excluded later; what a pod has nevertheless stays as the ledger has it.
-    /// Returns how many are for nobody.
-    fn note(&self, first: &[Wish], chosen: &[IpAddr]) -> Result<usize> {
-        let kept = self.kept(chosen)?;
+    /// Returns those that are for nobody.
+    fn note(&self, first: &[Wish], chosen: &[IpAddr]) -> Result<Parked> {
+        let (kept, why) = chosen::kept(self.ledger, &self.eni.mac, chosen)?;
         let entries = self.ledger.open()?;
         let excluded = entries.excluded()?;
         let mut waiting = self.waiting(&entries)?;
@@ -323,13 +327,13 @@ impl Counter<'_> {
         let mut errors = Errors::default();
         let subnets = &self.node.shared.subnets;
         subnets.note_assigned(&self.eni.subnet_id, self.family, chosen.len());
-        let mut parked = 0;
+        let mut parked = Parked { count: 0, why };
         for address in chosen {
             errors.keep(if excluded.contains(*address) {
-                parked += 1;
+                parked.count += 1;
                 give(&entries, *address, &mut iter::empty(), now() + PARKED)
             } else if kept.contains(address) {
-                parked += 1;
+                parked.count += 1;
                 let known = entries.get(*address)?;
                 known.map_or(Ok(()), |known| entries.note(known, &Event::Seen))
             } else {
@@ -339,39 +343,16 @@ impl Counter<'_> {
         errors.into_result().map(|()| parked)
     }
 
-    /// Those of the addresses that a pod has, or may have. Another program has removed them from
-    /// the ENI while the ledger kept them for that pod.
-    fn kept(&self, chosen: &[IpAddr]) -> Result<Vec<IpAddr>> {
-        let mut known = Vec::new();
-        {
-            let entries = self.ledger.open()?;
-            for address in chosen {
-                known.extend(entries.get(*address)?);
-            }
-        }
-        known.retain(|entry| may_be_used(entry) && !entry.is_in_use());
-        let all: Vec<IpAddr> = known.iter().map(|entry| entry.address).collect();
-        let mut kept = Vec::new();
-        let free = release::without_living(self.ledger, known, &mut kept)?;
-        let free = release::without_whole(self.ledger, &self.eni.mac, free, &mut kept)?;
-        for why in kept {
-            say!("{why}");
-        }
-        let is_free = |address: &IpAddr| free.iter().any(|entry| entry.address == *address);
-        Ok(all
-            .into_iter()
-            .filter(|address| !is_free(address))
-            .collect())
-    }
-
     /// Why those that wait get nothing although EC2 has chosen something for them.
-    fn excluded(&self) -> Error {
+    fn nothing(&self, parked: Parked) -> Error {
         let Eni { id, subnet_id, .. } = self.eni;
         let family = self.family.name();
-        let msg =
-            format!("every {family} address of {subnet_id} that EC2 chose for {id} is excluded");
-        let details = "exclude in the configuration of the agent names them: a CIDR reservation of \
-                       the subnet of type explicit keeps EC2 from choosing them";
+        let chosen = format!("every {family} address of {subnet_id} that EC2 chose for {id}");
+        let (why, details) = match parked.why.into_iter().next() {
+            Some(why) => ("is excluded, or may be in use", why),
+            None => ("is excluded", EXCLUDED.to_owned()),
+        };
+        let msg = format!("{chosen} {why}");
         Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
     }
 
@@ -467,32 +448,4 @@ impl Counter<'_> {
 /// Whether an attachment is among those that wait.
 fn is_among(waiting: &[Wish], wish: &Wish) -> bool {
     waiting.iter().any(|other| other.owner.is_same(&wish.owner))
-}
-
-/// Writes down for whom an address is that EC2 has chosen: for who has claimed it by name
-/// meanwhile, else for the next that waits, else for nobody, and on its way out after `until`.
-fn give(
-    entries: &Entries,
-    address: IpAddr,
-    waiting: &mut impl Iterator<Item = Wish>,
-    until: Timestamp,
-) -> Result<()> {
-    let known = entries.get(address)?;
-    if let Some(claimed) = known.clone().filter(Entry::is_in_use) {
-        let for_pool = claimed.is_for_pool();
-        return entries.note(claimed, &Event::Assigned { for_pool });
-    }
-    let assigned = Event::Assigned { for_pool: false };
-    let Some(wish) = waiting.next() else {
-        let spare = Entry::spare(address, known.clone(), until);
-        return spare.map_or(Ok(()), |spare| {
-            entries.change(known.as_ref(), &spare, &assigned)
-        });
-    };
-    let entry = Entry::claimed(address, known.clone(), &CLAIMED, wish.owner.clone());
-    let held = entry.and_then(|entry| entry.after(&assigned));
-    if let Some(held) = held {
-        entries.change(known.as_ref(), &held.chosen(), &assigned)?;
-    }
-    entries.forget_wish(&wish)
 }

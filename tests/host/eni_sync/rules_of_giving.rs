@@ -2,15 +2,18 @@
 //! pod, whatever the ledger says of it. An address that is on an interface is seen by every test,
 //! so each has its own.
 
-use std::fs;
+use std::fs::{self, File};
+use std::net::IpAddr;
 use std::os::unix::fs::symlink;
+use std::thread;
 
 use harness::eni_lab::Hold;
-use harness::vpc::{Vpc, VpcNode, assert_refused, ip, while_held};
+use harness::vpc::{Vpc, VpcNode, assert_refused, eventually, ip, while_held};
 use harness::{Call, Pod};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
-use super::ipam::{ASSIGN, add, addresses, call, call_with, del, ipv4, sharing, whole};
+use super::ipam::{ASSIGN, add, addresses, call, call_with, del, intents, ipv4, sharing, whole};
 use super::prefixes::node_of_its_own;
 use super::release_command::{give_interface_back, give_whole_eni};
 
@@ -190,6 +193,93 @@ fn rule_7_what_a_pod_still_has_is_given_to_no_other_pod_when_ec2_chooses_it() {
     assert_eq!(node.ledger()[&address], "releasing");
     assert_eq!(node.ledger()[&other], "held");
     assert_eq!(node.addresses(), [address, other]);
+}
+
+#[test]
+fn rule_7_who_waits_is_told_that_pods_still_have_all_that_ec2_chooses() {
+    let vpc = Vpc::new();
+    let node = node_of_its_own(&vpc, "10.0.185.0/24");
+    let pods: Vec<Pod> = (1..10).map(|n| sharing(&node, &format!("c{n}"))).collect();
+    let chosen: Vec<String> = pods.iter().map(|pod| add(&node, pod)).collect();
+    for (pod, address) in pods.iter().zip(&chosen) {
+        put(pod, address);
+        del(&node, pod);
+    }
+    let all: Vec<IpAddr> = chosen.iter().map(|address| ip(address)).collect();
+    node.lab.unassign(&node.eni, &all);
+    let next = sharing(&node, "next");
+    let request = call(&node, "ADD", &next, &ipv4());
+    let text = format!(
+        "that EC2 chose for {} is excluded, or may be in use",
+        node.eni
+    );
+    let error = node.run(&request).error_code(11);
+    let says = "it is on an interface of a pod";
+    assert!(
+        error.msg.contains(&text) && error.details.contains(says),
+        "{error:?}"
+    );
+}
+
+/// An unreadable list of records may have a pod with the whole ENI.
+#[test]
+fn what_ec2_chooses_while_nobody_knows_whether_a_pod_has_it_is_for_nobody_and_stays_known() {
+    let vpc = Vpc::new();
+    let node = node_of_its_own(&vpc, "10.0.184.0/24");
+    let first = add(&node, &sharing(&node, "c1"));
+    node.lab.unassign(&node.eni, &[ip(&first)]);
+    fs::remove_dir_all(node.ledger_path()).unwrap();
+    node.lab.assign(&node.eni, &[ip(&first)]);
+    node.command(&["sync", "--once"]);
+    assert_eq!(node.ledger()[&first], "adopted");
+    node.lab.unassign(&node.eni, &[ip(&first)]);
+    let records = node.node.state().join("eni-cni/host-device");
+    fs::remove_dir_all(&records).ok();
+    symlink(&records, &records).unwrap();
+    let pod = sharing(&node, "c2");
+    let output = node.run(&call(&node, "ADD", &pod, &ipv4()));
+    let given = addresses(&output.ok()).remove(0);
+    assert_ne!(given, first, "{:?}\n{output}", node.ledger());
+    assert_eq!(node.addresses().len(), 2);
+    assert_eq!(
+        (&*node.ledger()[&first], &*node.ledger()[&given]),
+        ("adopted", "held")
+    );
+    assert_eq!(intents(&node), [""; 0]);
+}
+
+/// The process in turn asks EC2 for others, too.
+#[test]
+fn an_eni_has_its_turn_free_while_it_is_not_known_who_has_an_address() {
+    let address = "10.0.4.219";
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    node.add(&Pod::new("c0"), &["10.0.4.30"]).ok();
+    node.lab.assign(&node.eni, &[ip(address)]);
+    let records = node.node.state().join("eni-cni/host-device/dpdk");
+    fs::create_dir_all(&records).unwrap();
+    fs::write(records.join("c9:net1.json"), "{").unwrap();
+    node.lab.reset_calls();
+    let turn = node.ledger_path().join(".turn");
+    let is_free = || {
+        let file = File::open(&turn).unwrap();
+        let is_asked = node
+            .lab
+            .imds_calls()
+            .keys()
+            .any(|path| path.contains("local-ipv4s"));
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let entry = fs::read_to_string(node.ledger_path().join(address));
+        let is_open = |entry: String| entry.contains("claiming") && !entry.contains("given to");
+        is_asked && lock.is_ok() && entry.is_ok_and(is_open)
+    };
+    let pod = Pod::new("c1");
+    thread::scope(|scope| {
+        let adding = scope.spawn(|| node.add(&pod, &[address]));
+        assert!(eventually(is_free));
+        let error = adding.join().unwrap().error_code(11);
+        assert!(error.details.contains("c9:net1"), "{error:?}");
+    });
 }
 
 /// The container has gone without a DEL, so its address is still held.
