@@ -9,18 +9,19 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::{Errors, Result};
 
-use self::for_pools::Pools;
+use self::for_pools::{OnEni, Pools};
 use crate::agent::reserved;
 use crate::agent::shared::Agent;
-use crate::ledger::{Prefix, State, now};
+use crate::ledger::{EniLedger, Prefix, State, now};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::ask::Order;
-use crate::registration::prefixes::give_back;
 use crate::registration::prefixes::kept::Kept;
 use crate::registration::prefixes::stock::Level;
+use crate::registration::prefixes::{give_back, listed};
 use crate::vpc::ec2::Family;
 use crate::vpc::eni;
 use crate::vpc::inventory;
@@ -161,23 +162,30 @@ fn keep_on(
     if is_left_alone || !is_wanted && states.all(|state| *state == State::Adopted) {
         return Ok(());
     }
-    let _turn = ledger.take_turn(TURN_DEADLINE)?;
-    // Only called when a prefix is closed, and then current.
-    let reserved = || reserved::addresses(&agent.configuration);
-    // The same when one is opened or given back: it must not be in the file of an ADD any more.
-    let settled = || reserved::settled(&agent.configuration);
     let mut errors = Errors::default();
     let is_used = |prefix: &Prefix| {
         let family = family_of(prefix);
         let for_all = stock.level(eni, family).map(|_| None::<PathBuf>);
         for_all.or_else(|| pools.ranges_file(family).map(Some))
     };
+    let settled = settle(agent, &ledger, &pools, |prefix| {
+        let is_adopted = prefix.entry.state == State::Adopted && is_used(prefix).is_some();
+        is_adopted && stock.may_open(&eni.id, prefix.prefix, Instant::now())
+    });
+    let settled = errors.keep(settled).unwrap_or_default();
+    let is_settled = |prefix: &Prefix| settled.contains(&prefix.prefix);
+    let _turn = ledger.take_turn(TURN_DEADLINE)?;
+    // Only called when a prefix is closed, opened or given back, and then current.
+    let reserved = || reserved::addresses(&agent.configuration);
     // A prefix that the ledger has lost may still be in the file of the pool that had it.
     let is_written = errors.keep(pools.write(&ledger)).is_some();
-    if is_written && pools.are_all_found() {
+    if let Some(pool) = pools.missing() {
+        findings.extend(closed(&ledger, pool, |prefix| is_used(prefix).is_some())?);
+    } else if is_written {
         let open = (eni, &ledger);
+        let wanted = |prefix: &Prefix| is_used(prefix).filter(|_| is_settled(prefix));
         errors.keep(give_back::open_adopted(
-            node, open, is_used, settled, findings,
+            node, open, wanted, reserved, findings,
         ));
     }
     for family in Family::ALL {
@@ -196,11 +204,60 @@ fn keep_on(
     // Where a file cannot be written, no prefix leaves that it names.
     if is_written && errors.keep(pools.write(&ledger)).is_some() {
         let mut kept = Vec::new();
-        errors.keep(give_back::give_back(node, eni, &ledger, settled, &mut kept));
+        let which = (is_settled, reserved);
+        errors.keep(give_back::give_back(node, eni, &ledger, which, &mut kept));
         let stays = kept.into_iter();
         findings.extend(stays.map(|(prefix, why)| format!("{prefix} stays: {why}")));
     }
     errors.into_result()
+}
+
+/// The prefixes that no pod gets an address of while the interface of a pool is not found, as texts.
+fn closed(
+    ledger: &EniLedger,
+    pool: &str,
+    is_used: impl Fn(&Prefix) -> bool,
+) -> Result<Vec<String>> {
+    let mut closed = ledger.read_prefixes()?;
+    closed.retain(|prefix| prefix.entry.state == State::Adopted && is_used(prefix));
+    let says = |Prefix { prefix, .. }: Prefix| {
+        format!(
+            "{prefix} is not used for pods: it may be of pool {pool:?}, whose interface is not found"
+        )
+    };
+    Ok(closed.into_iter().map(says).collect())
+}
+
+/// Takes the prefixes that are due, or are to be opened, out of the ranges files, and waits for
+/// every ADD of host-local that may have read such a file before. Returns the prefixes. The turn is
+/// not held while ADDs are waited for: they take as long as their own work does.
+///
+/// # Errors
+/// Code 5 naming a file, 11 when the turn or a lock of host-local is not free in time.
+fn settle(
+    agent: &Agent,
+    ledger: &EniLedger,
+    pools: &OnEni<'_>,
+    opens: impl Fn(&Prefix) -> bool,
+) -> Result<Vec<Cidr>> {
+    let moving = || -> Result<Vec<Prefix>> {
+        let is_due = |prefix: &Prefix| prefix.entry.due(now()).is_some_and(|due| due <= now());
+        let mut moving = ledger.read_prefixes()?;
+        moving.retain(|prefix| is_due(prefix) || opens(prefix));
+        Ok(moving)
+    };
+    if moving()?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let moving = {
+        let _turn = ledger.take_turn(TURN_DEADLINE)?;
+        pools.write(ledger)?;
+        let moving = moving()?;
+        moving.iter().try_for_each(listed::unlist)?;
+        moving
+    };
+    reserved::await_adds(&agent.configuration)?;
+    Ok(moving.iter().map(|prefix| prefix.prefix).collect())
 }
 
 /// Closes the prefixes of a family beyond its level, and requests missing ones.

@@ -1,11 +1,13 @@
 //! The end of a prefix that host-local gives addresses of: it leaves the ranges file first, and
 //! the ENI only when nobody has an address of it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
 
-use harness::Pod;
 use harness::eni_lab::Hold;
 use harness::vpc::{Agent, Vpc, VpcNode, eventually};
+use harness::{Pod, is_waited_for};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use super::pool::{attach, detach, host_local, ranges_file};
@@ -198,4 +200,30 @@ fn prefixes_and_their_file_stay_while_the_interface_of_their_pool_cannot_be_foun
     };
     assert!(eventually(is_said), "{}", agent.log());
     assert_eq!((listed(&node), known(&node)), before);
+}
+
+/// A process of host-local that is stopped must not keep pods of other networks waiting.
+#[test]
+fn an_eni_has_its_turn_free_while_adds_of_host_local_are_waited_for() {
+    let vpc = Vpc::new();
+    let node = node_of_its_own(&vpc, "10.0.86.0/24");
+    drop(listing(&node, &of_ipv4(2, 2), 2));
+    let pod = Pod::new("c0");
+    for command in ["ADD", "DEL"] {
+        node.run(&host_local(command, &pod)).ok();
+    }
+    let path = node.node.state().join("networks/mgmt/lock");
+    let take = |path: &Path| {
+        let file = File::open(path).unwrap();
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+    };
+    let lock = take(&path).unwrap();
+    let agent = Agent::start(&node, &of_ipv4(1, 1));
+    let turn = node.ledger_path().join(".turn");
+    let is_waiting = || is_waited_for(&path);
+    let is_free = || is_waiting() && take(&turn).is_ok() && is_waiting();
+    assert!(eventually(is_free), "{}", agent.log());
+    assert_eq!(prefixes(&node).len(), 2);
+    drop(lock);
+    assert!(eventually(|| prefixes(&node).len() == 1), "{}", agent.log());
 }

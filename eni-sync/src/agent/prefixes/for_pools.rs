@@ -1,7 +1,7 @@
 //! Prefixes for pools: host-local gives out their addresses, by a ranges file that has one range
 //! for each prefix.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -23,15 +23,16 @@ use crate::vpc::inventory;
 pub(super) struct Pools<'a> {
     /// Each with the MAC address of its ENI.
     found: Vec<(&'a Pool, String)>,
-    /// The ranges files of those whose interface cannot be found; they stay as they are.
-    unknown: BTreeSet<&'a Path>,
+    /// The names of those whose interface cannot be found, by their ranges files, which stay as
+    /// they are.
+    unknown: BTreeMap<&'a Path, &'a str>,
 }
 
 /// Those of one ENI.
 pub(super) struct OnEni<'a> {
     eni: &'a Eni,
     pools: Vec<&'a Pool>,
-    unknown: &'a BTreeSet<&'a Path>,
+    unknown: &'a BTreeMap<&'a Path, &'a str>,
 }
 
 impl<'a> Pools<'a> {
@@ -42,14 +43,14 @@ impl<'a> Pools<'a> {
         configuration: &'a Configuration,
         errors: &mut Errors,
     ) -> Self {
-        let (mut found, mut unknown) = (Vec::new(), BTreeSet::new());
+        let (mut found, mut unknown) = (Vec::new(), BTreeMap::new());
         for pool in configuration.pools.iter().filter(|p| p.kept().is_some()) {
             let mac = pool.master().and_then(|master| master.mac());
             let mac = mac.and_then(|mac| require_managed(node, &mac).map(|()| mac));
             match errors.keep(mac.map_err(|error| named(pool, error))) {
                 Some(mac) => found.push((pool, mac)),
                 None => {
-                    unknown.insert(pool.ranges_file.as_path());
+                    unknown.insert(pool.ranges_file.as_path(), pool.name.as_str());
                 }
             }
         }
@@ -86,10 +87,9 @@ impl OnEni<'_> {
         !self.pools.is_empty()
     }
 
-    /// Whether the interface of every pool of the node was found: the file of another pool may
-    /// have any prefix of this ENI.
-    pub(super) fn are_all_found(&self) -> bool {
-        self.unknown.is_empty()
+    /// A pool of the node whose interface was not found: its file may have any prefix of this ENI.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.unknown.values().next().copied()
     }
 
     /// The ranges file that gets a prefix of a family that was found on the ENI.
@@ -161,7 +161,7 @@ impl OnEni<'_> {
         let mut files: BTreeSet<PathBuf> = known.filter_map(|p| p.ranges_file).collect();
         files.retain(|file| {
             let is_here = self.pools.iter().any(|pool| pool.ranges_file == *file);
-            !is_here && !self.unknown.contains(file.as_path())
+            !is_here && !self.unknown.contains_key(file.as_path())
         });
         Ok(files)
     }

@@ -293,6 +293,16 @@ impl Facts {
         self.inventory.as_ref()?.by_mac(&network.master()?.mac)
     }
 
+    /// The name of a pool of prefixes whose interface is not found: any prefix may be of it.
+    pub(crate) fn missing_pool(&self) -> Option<&str> {
+        let mut pools = self.configuration.as_ref()?.pools.iter();
+        let is_missing = |pool: &&Pool| {
+            let mac = || pool.master().and_then(|master| master.mac());
+            pool.kept().is_some() && mac().is_err()
+        };
+        pools.find(is_missing).map(|pool| pool.name.as_str())
+    }
+
     /// How many free IPv4 prefixes the agent keeps on an ENI, for networks without addresses or
     /// else for a pool; `None` if it keeps none.
     pub(crate) fn level(&self, eni: &Eni) -> Option<Level> {

@@ -43,8 +43,13 @@ fn unknown(facts: &Facts, own: &Description) -> Vec<Finding> {
         known.any(|known| known.prefix == *found && known.entry.state != State::Adopted)
     };
     let unknown = own.prefixes.iter().filter(|found| !is_known(found));
+    let missing = facts.missing_pool();
     let finding = |found: &Cidr| {
-        let says = format!("the owner of prefix {found} is not known");
+        let why = missing.map(|pool| {
+            format!("; no pod gets an address of it until the interface of pool {pool:?} is found")
+        });
+        let why = why.unwrap_or_default();
+        let says = format!("the owner of prefix {found} is not known{why}");
         Finding::info("foreign-prefix", &own.id, says).advise(format!(
             "no pod gets one of its addresses by name; if no program uses it, \
              `eni-sync release --prefix {found} --force`"

@@ -198,7 +198,8 @@ fn give_up(
     }
     let mut kept = Vec::new();
     let reserved = || Ok(manner.settled()?.into_keys().collect());
-    let outcome = give_back::give_back(node, eni, ledger, reserved, &mut kept);
+    let which = (|_: &Prefix| true, reserved);
+    let outcome = give_back::give_back(node, eni, ledger, which, &mut kept);
     let failure = outcome.err().map(|error| error.to_string());
     let left = ledger.read_prefixes()?;
     let fate = |prefix: Cidr| {

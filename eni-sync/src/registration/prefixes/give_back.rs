@@ -90,10 +90,10 @@ pub(crate) fn in_use_by(prefix: &Prefix, living: &Living, reserved: &[IpAddr]) -
     }
 }
 
-/// Has EC2 unassign the prefixes that are closed, due and not in use. Adds to `kept` the
+/// Has EC2 unassign the prefixes that are closed, due, `meant` and not in use. Adds to `kept` the
 /// prefixes that stay, and why. The caller must have the turn. `reserved` returns the addresses
-/// that host-local has reserved, including those of every ADD that may have read an older ranges
-/// file.
+/// that host-local has reserved, including those of every ADD that may have read a ranges file with
+/// such a prefix.
 ///
 /// # Errors
 /// The failures of calls; the prefixes stay due.
@@ -101,11 +101,11 @@ pub(crate) fn give_back(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
-    reserved: impl Fn() -> Result<Vec<IpAddr>>,
+    (meant, reserved): (impl Fn(&Prefix) -> bool, impl Fn() -> Result<Vec<IpAddr>>),
     kept: &mut Vec<(Cidr, String)>,
 ) -> Result<()> {
     let mut due = ledger.read_prefixes()?;
-    due.retain(|prefix| prefix.entry.due(now()).is_some_and(|due| due <= now()));
+    due.retain(|prefix| prefix.entry.due(now()).is_some_and(|due| due <= now()) && meant(prefix));
     if due.is_empty() {
         return Ok(());
     }

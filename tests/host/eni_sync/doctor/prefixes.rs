@@ -4,7 +4,7 @@ use std::fs;
 
 use harness::Pod;
 use harness::eni_lab::Limits;
-use harness::vpc::{Vpc, VpcNode, ip};
+use harness::vpc::{Agent, Vpc, VpcNode, eventually, ip};
 use serde_json::{Value, json};
 
 use super::{Diagnosis, examine};
@@ -128,4 +128,27 @@ fn a_full_eni_whose_prefixes_are_a_pools_names_for_whom_they_are() {
     assert!(advice.contains("without a pool of prefixes"), "{advice}");
     let call = call(&node, "ADD", &sharing(&node, "c2"), &ipv4());
     node.run(&call).error();
+}
+
+/// A prefix that was found on the ENI may be of the pool whose interface is missing.
+#[test]
+fn a_prefix_that_no_pod_gets_while_the_interface_of_a_pool_is_missing_is_named() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    vpc.lab.assign_prefix(&node.eni, "10.0.4.96/28");
+    let mut configuration = one();
+    configuration["pools"] = of_ipv4(1, 1)["pools"].clone();
+    configuration["pools"][0]["master"] = json!("away");
+    let agent = Agent::start(&node, &configuration);
+    let says = "10.0.4.96/28 is not used for pods: it may be of pool \"mgmt\", whose interface is \
+                not found";
+    let is_said = || agent.log().contains(&says.replace('"', "\\\""));
+    let is_said = || is_said() || agent.log().contains(says);
+    assert!(eventually(is_said), "{}", agent.log());
+    drop(agent);
+    let diagnosis = examine_with(&node, &configuration);
+    let says = "no pod gets an address of it until the interface of pool \"mgmt\" is found";
+    diagnosis.has("foreign-prefix", "info", says);
+    let found = examine_keeping(&node);
+    assert!(!found.of("foreign-prefix")[0].1.contains("until"));
 }
