@@ -19,6 +19,9 @@ const LAG: Duration = Duration::from_secs(DESCRIBE_LAG);
 /// How long a first look counts after the second one may come. Long enough for a process that
 /// has to wait for its turn meanwhile.
 const VALID: Duration = Duration::from_secs(60);
+/// How long after a second look has become due that nobody has made it is tried again: who has to
+/// wait for a turn comes late.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What has to be seen twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,8 +70,13 @@ impl Looks {
             at: now,
             waiting: BTreeSet::new(),
         });
+        if age(look) >= between {
+            // No claim waits any more.
+            look.waiting.clear();
+            return true;
+        }
         look.waiting.extend(addresses);
-        age(look) >= between
+        false
     }
 
     /// Forgets the first looks at a dead ENI that a later look contradicts, which has shown
@@ -82,12 +90,19 @@ impl Looks {
         looks.retain(|first, _| Some(first) == seen || !is_of_eni(first));
     }
 
-    /// How long it is until the next second look that any claim waits for; `None` if all may
-    /// come now.
+    /// How long it is until the next second look that any claim waits for; `None` if no claim
+    /// waits for one.
     pub(crate) fn until_next(&self, now: Instant) -> Option<Duration> {
         let looks = self.first();
-        let waits = looks.iter().map(|(seen, look)| until(seen, look, now));
-        waits.filter(|wait| !wait.is_zero()).min()
+        let is_open = |(seen, look): &(&Sighting, &Look)| {
+            !look.waiting.is_empty() && now < look.at + seen.between() + VALID
+        };
+        let open = looks.iter().filter(is_open);
+        let wait = |(seen, look)| match until(seen, look, now) {
+            Duration::ZERO => AGAIN,
+            wait => wait,
+        };
+        open.map(wait).min()
     }
 
     /// How long it is until the second look that the claim of `address` waits for; `None` if it
@@ -137,6 +152,21 @@ mod tests {
         assert_eq!(looks.until_next(soon), wait);
         assert!(looks.is_second(detached(), &[ADDRESS], start + lag));
         assert_eq!(looks.until_next(start + lag), None);
+    }
+
+    #[test]
+    fn a_second_look_that_is_due_is_waited_for_until_it_comes_or_counts_no_more() {
+        let (looks, start) = (Looks::default(), Instant::now());
+        assert_eq!(looks.until_next(start), None);
+        assert!(!looks.is_second(ended(), &[ADDRESS], start));
+        let other = Sighting::There("eni-1".to_owned(), IpAddr::from([10, 0, 4, 10]));
+        assert!(!looks.is_second(other, &[], start + BETWEEN));
+        for late in [start + BETWEEN, start + BETWEEN + VALID - AGAIN] {
+            assert_eq!(looks.until_next(late), Some(AGAIN));
+        }
+        assert_eq!(looks.until_next(start + BETWEEN + VALID), None);
+        assert!(looks.is_second(ended(), &[ADDRESS], start + BETWEEN));
+        assert_eq!(looks.until_next(start + BETWEEN), None);
     }
 
     #[test]
