@@ -73,6 +73,10 @@ pub struct Eni {
     /// When it was attached, in seconds since 1970 by EC2's clock; 0 if EC2 has not said.
     #[serde(default)]
     pub attach_time: u64,
+    /// Whether EC2 may have described the attachment that its former interface had. The time is not
+    /// known then, until another attachment is described.
+    #[serde(default = "always")]
+    pub may_be_former: bool,
     /// The index of its interface before EC2 was asked, or the last one that was known of this
     /// attachment; 0 if there was none.
     #[serde(default)]
@@ -112,6 +116,11 @@ pub struct Eni {
     pub ipv4_limit: u32,
     /// How many IPv6 addresses it can have.
     pub ipv6_limit: u32,
+}
+
+/// A version that did not write down why a time is not known may have left it out for this reason.
+const fn always() -> bool {
+    true
 }
 
 impl Eni {

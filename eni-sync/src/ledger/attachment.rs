@@ -40,6 +40,14 @@ impl Attachment {
         })
     }
 
+    /// Whether it is the same attachment. EC2 may have said in one description only when it began.
+    fn is_same(&self, other: &Self) -> bool {
+        let times = [self.attach_time, other.attach_time];
+        let is_same_time = times[0] == times[1] || times.contains(&0);
+        let is_same_interface = self.interface_index == other.interface_index;
+        self.id == other.id && is_same_interface && is_same_time
+    }
+
     /// Whether it has EC2's id of `earlier`, and another interface: the description that it was
     /// made of may be older than the interface, and its time is that of the attachment before.
     fn may_be_of_before(&self, earlier: &Self) -> bool {
@@ -97,7 +105,7 @@ impl Entry {
 
     fn is_proven_under(&self, present: &Attachment) -> bool {
         match &self.attachment {
-            Some(own) => own == present && self.returned == 0,
+            Some(own) => own.is_same(present) && self.returned == 0,
             // Versions that did not write it down.
             None => is_over(present.attach_time, CLOCK_SKEW, self.confirmed),
         }
@@ -118,10 +126,11 @@ impl Entry {
     }
 
     fn confirmed_under(self, present: &Attachment, is_answer: bool, now: Timestamp) -> Self {
+        let is_same = |own: &Attachment| own.is_same(present);
         // If the clock was set back without notice, a first look of the future proves nothing.
         let is_first_known = self.returned != 0 && self.returned <= now;
         let first = Some(self.returned)
-            .filter(|_| is_first_known && self.attachment.as_ref() == Some(present));
+            .filter(|_| is_first_known && self.attachment.as_ref().is_some_and(is_same));
         let is_second = first.is_some_and(|first| !is_younger(first, DESCRIBE_LAG, now));
         let is_late = first.is_none()
             && !self.is_contradicted_by(Some(present.clone()))
@@ -199,6 +208,9 @@ mod tests {
         for (other, is_earlier) in [
             (first.clone(), false),
             (attachment("eni-attach-2", 3, NOW + 9), true),
+            // A description that does not say when it began.
+            (attachment("eni-attach-1", 3, 0), false),
+            (attachment("eni-attach-1", 3, NOW + 9), true),
             // A description of before, after the ENI has come back.
             (attachment("eni-attach-1", 7, NOW), true),
         ] {

@@ -130,6 +130,7 @@ pub(crate) mod tests {
             device_index: 1,
             attachment_id: "eni-attach-1".into(),
             attach_time: 1,
+            may_be_former: false,
             interface_index: 3,
             subnet_id: "subnet-1".into(),
             subnet_cidrs: ["10.0.4.0/24", "2001:db8:4::/64"]

@@ -84,15 +84,13 @@ impl Interfaces {
         known.unwrap_or(0)
     }
 
-    /// When the attachment of an ENI began, by EC2's clock; 0 if that is not known. A description
-    /// that shows the attachment of an earlier interface may be older than the present one, so
-    /// its time says nothing: only another attachment has a time again.
-    fn attach_time(&self, eni: &Description) -> u64 {
-        let is_of_before = self.earlier(eni).is_some_and(|known| {
+    /// Whether a description shows the attachment of an earlier interface. It may be older than the
+    /// present one, so its time says nothing: only another attachment has a time again.
+    fn may_be_former(&self, eni: &Description) -> bool {
+        self.earlier(eni).is_some_and(|known| {
             let is_other = known.interface_index != 0 && known.interface_index != self.index(eni);
-            is_other || known.attach_time == 0
-        });
-        if is_of_before { 0 } else { eni.attach_time }
+            is_other || known.may_be_former && known.attach_time == 0
+        })
     }
 
     /// The ENI in the inventory of before, if it has the same attachment there.
@@ -223,7 +221,11 @@ pub(crate) fn compose(
         network_card_index: eni.network_card,
         device_index: eni.device_index,
         attachment_id: eni.attachment_id.clone().unwrap_or_default(),
-        attach_time: interfaces.attach_time(eni),
+        attach_time: match interfaces.may_be_former(eni) {
+            true => 0,
+            false => eni.attach_time,
+        },
+        may_be_former: interfaces.may_be_former(eni),
         interface_index: interfaces.index(eni),
         subnet_id: eni.subnet_id.clone(),
         subnet_cidrs: cidrs.get(&eni.subnet_id).cloned().unwrap_or_default(),
@@ -260,4 +262,62 @@ pub(super) fn interface_of(links: &[Link], mac: &str) -> String {
 pub(super) fn index_of(links: &[Link], mac: &str) -> Option<u32> {
     let found = links.iter().filter(|link| link.mac == mac);
     found.map(|link| link.index).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vpc::ec2::Place;
+    use crate::vpc::eni::tests::eni;
+
+    /// The inventory of an ENI that EC2 describes with this time, where `earlier` was before.
+    fn composed(time: u64, earlier: Eni) -> Eni {
+        let place = Place {
+            network_card: 0,
+            device_index: 1,
+        };
+        let described = Description {
+            id: earlier.id.clone(),
+            mac: earlier.mac.clone(),
+            attachment_id: Some(earlier.attachment_id.clone()),
+            attach_time: time,
+            ..Description::planned("i-1".to_owned(), "pods", place)
+        };
+        let text = r#"{"region": "r", "instanceId": "i-1", "instanceType": "t"}"#;
+        let interfaces = Interfaces {
+            links: Vec::new(),
+            earlier: Some(Inventory {
+                enis: vec![earlier],
+                ..Inventory::default()
+            }),
+        };
+        let identity = serde_json::from_str(text).unwrap();
+        let (limits, cidrs) = (Limits::default(), BTreeMap::new());
+        compose(identity, (&[described], &interfaces), &limits, &cidrs)
+            .enis
+            .remove(0)
+    }
+
+    #[test]
+    fn a_time_that_one_description_lacks_is_taken_from_the_next_one() {
+        let without = composed(0, eni());
+        assert_eq!((without.attach_time, without.may_be_former), (0, false));
+        assert_eq!(composed(7, without).attach_time, 7);
+    }
+
+    #[test]
+    fn the_time_of_a_former_attachment_is_never_taken() {
+        let former = Eni {
+            attach_time: 0,
+            may_be_former: true,
+            ..eni()
+        };
+        let again = composed(7, former.clone());
+        assert_eq!((again.attach_time, again.may_be_former), (0, true));
+        // A version that did not write down why.
+        let mut written = serde_json::to_value(former).unwrap();
+        written.as_object_mut().unwrap().remove("mayBeFormer");
+        let earlier: Eni = serde_json::from_value(written).unwrap();
+        assert_eq!(composed(7, earlier).attach_time, 0);
+    }
 }
