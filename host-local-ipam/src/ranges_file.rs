@@ -64,13 +64,14 @@ pub fn read(path: &Path) -> Result<Vec<Vec<RangeSpec>>> {
 /// written: a pod gets an address of each set, or waits.
 ///
 /// # Errors
-/// Code 5 naming the file.
+/// Code 5 naming the file, also when it would be too large to be read. The old file stays then.
 pub fn write(path: &Path, mut ranges: Vec<Vec<RawRange>>) -> Result<()> {
     if ranges.iter().any(Vec::is_empty) {
         ranges.clear();
     }
     let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
     let text = serde_json::to_vec(&RawFile { ranges }).map_err(|cause| failed(cause.into()))?;
+    file::require_readable(&text, SIZE_LIMIT).map_err(failed)?;
     if content(path).is_ok_and(|old| old == text) {
         return Ok(());
     }
@@ -125,4 +126,26 @@ fn content(path: &Path) -> io::Result<Vec<u8>> {
         return invalid("the file is too large");
     }
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_its_readers_would_refuse_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ranges.json");
+        let range = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            let subnet = "10.0.0.0/8".parse().unwrap();
+            let address = IpAddr::from([10, high, low, 9]);
+            RawRange::between(subnet, address, address)
+        };
+        write(&path, vec![vec![range(1)]]).unwrap();
+        let old = content(&path).unwrap();
+        let error = write(&path, vec![(0..20_000).map(range).collect()]).unwrap_err();
+        assert!(error.msg.contains("ranges.json"), "{error}");
+        assert_eq!(content(&path).unwrap(), old);
+    }
 }

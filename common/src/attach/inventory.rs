@@ -227,6 +227,7 @@ impl Inventory {
     pub fn write(&self) -> Result<()> {
         let failed = |cause: io::Error| Error::io(format!("failed to write {PATH}"), &cause);
         let text = serde_json::to_vec(self).map_err(|cause| failed(cause.into()))?;
+        file::require_readable(&text, LIMIT).map_err(failed)?;
         file::create_private_directory(Path::new(DIRECTORY)).map_err(failed)?;
         file::replace(Path::new(PATH), &text).map_err(failed)
     }

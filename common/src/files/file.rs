@@ -161,6 +161,20 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// Checks that [`read_regular`] would read a file with this content: a writer must not leave what its
+/// readers refuse.
+///
+/// # Errors
+/// `FileTooLarge` with both lengths.
+pub fn require_readable(content: &[u8], limit: u64) -> io::Result<()> {
+    let length = content.len();
+    if u64::try_from(length).is_ok_and(|length| length <= limit) {
+        return Ok(());
+    }
+    let why = format!("{length} bytes, and its readers take {limit} at most");
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, why))
+}
+
 /// Opens a regular file for reading, as [`read_regular`] does, and returns its length in bytes
 /// too.
 ///

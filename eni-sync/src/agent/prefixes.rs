@@ -267,6 +267,8 @@ fn follow(
     cooldown: u64,
     reserved: impl Fn() -> Result<Vec<IpAddr>>,
 ) -> Result<()> {
+    // Without it, how many free addresses there are is not known.
+    order.ledger.open()?.excluded()?;
     let what = (order.ranges_file(), order.family, level.unwrap_or(NONE));
     let mut errors = Errors::default();
     errors.keep(give_back::close(order.ledger, what, cooldown, reserved));

@@ -151,6 +151,33 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::ledger::{Event, Prefix};
+
+    #[test]
+    fn nobody_gets_an_address_of_a_prefix_while_the_list_cannot_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger {
+            root: directory.path().to_owned(),
+            ..Ledger::of_node()
+        };
+        let eni = ledger.of_eni("eni-1").unwrap();
+        let prefix = Prefix::assigned("10.0.4.16/28".parse().unwrap()).unwrap();
+        let assigned = Event::Assigned { for_pool: true };
+        let entries = eni.open().unwrap();
+        entries.change_prefix(None, &prefix, &assigned).unwrap();
+        drop(entries);
+        let size = || eni.read_prefixes().unwrap()[0].size();
+        assert_eq!(size(), 16);
+        for text in ["{", r#"{"formatVersion": 9, "exclude": []}"#] {
+            std::fs::write(path(&ledger.root), text).unwrap();
+            assert_eq!(size(), 0, "{text}");
+            assert!(ledger.excluded().is_err(), "{text}");
+        }
+        let half = Excluded::try_from(json!(["10.0.4.16/29"])).unwrap();
+        std::fs::write(path(&ledger.root), r#"{"exclude": ["10.0.4.16/29"]}"#).unwrap();
+        assert_eq!(size(), 8);
+        assert_eq!(ledger.excluded().unwrap(), half);
+    }
 
     #[test]
     fn every_address_of_each_entry_is_excluded_and_no_other_one() {

@@ -102,6 +102,12 @@ impl Prefix {
         Self { excluded, ..self }
     }
 
+    /// The same where it is not known what is excluded: the node gives none of it to anybody.
+    fn without_any(self) -> Self {
+        let excluded = vec![(self.prefix.address(), self.prefix.last())];
+        Self { excluded, ..self }
+    }
+
     /// Whether an address is one that the node gives to nobody.
     pub(crate) fn excludes(&self, address: IpAddr) -> bool {
         self.block_with(address).is_some()
@@ -296,14 +302,17 @@ pub(super) fn each_prefix(
     let mut names = list(directory)?;
     names.retain(|name| name.starts_with(PREFIX));
     let excluded = match directory.parent() {
-        // Where it cannot be read, no address of a prefix is given to anybody, and that is said.
-        Some(root) if !names.is_empty() => excluded::read(root).unwrap_or_default(),
-        _ => Excluded::default(),
+        // Who gives out or asks for addresses says why it cannot be read.
+        Some(root) if !names.is_empty() => excluded::read(root).ok(),
+        _ => Some(Excluded::default()),
+    };
+    let usable = |prefix: Prefix| match &excluded {
+        Some(excluded) => prefix.without(excluded),
+        None => prefix.without_any(),
     };
     let found = names.into_iter().map(|name| {
         let prefix = read_prefix(directory, &name, clock);
-        let prefix = prefix.map(|prefix| prefix.map(|prefix| prefix.without(&excluded)));
-        (name, prefix)
+        (name, prefix.map(|prefix| prefix.map(usable)))
     });
     Ok(found.collect())
 }

@@ -250,6 +250,7 @@ impl Records {
         let path = path(record);
         let failed = |cause| Error::io(format!("failed to write {path:?}"), &cause);
         let text = serde_json::to_vec(record).map_err(|cause| failed(cause.into()))?;
+        file::require_readable(&text, LIMIT).map_err(failed)?;
         file::replace_durably(&path, &text).map_err(failed)
     }
 

@@ -97,7 +97,7 @@ impl Left {
         }
         let text = serde_json::to_vec(self)
             .map_err(|cause| Error::io(format!("failed to write {FILE:?}"), &cause.into()))?;
-        keep(FILE, &text)
+        keep(FILE, (&text, LIMIT))
     }
 
     /// The variables that an environment lacks. A variable that is set in upper or lower case
@@ -141,7 +141,7 @@ pub(crate) fn leave() -> Vec<String> {
         bundle.as_ref().map_or(Ok(()), |path| {
             let kept = kept(AUTHORITIES, http::LONGEST_BUNDLE);
             let authorities = http::authorities(Path::new(path), kept.as_deref())?;
-            keep(AUTHORITIES, &authorities)
+            keep(AUTHORITIES, (&authorities, http::LONGEST_BUNDLE))
         }),
         left.keep(),
         match bundle {
@@ -156,13 +156,15 @@ pub(crate) fn leave() -> Vec<String> {
     findings
 }
 
-/// Writes a file, unless it has this content already and only root can have written it.
-fn keep(path: &str, content: &[u8]) -> Result<()> {
+/// Writes a file whose readers take `limit` bytes, unless it has this content already and only root
+/// can have written it.
+fn keep(path: &str, (content, limit): (&[u8], u64)) -> Result<()> {
     if kept(path, content.len() as u64).is_some_and(|kept| kept == content) {
         return Ok(());
     }
     let path = Path::new(path);
-    file::replace(path, content)
+    file::require_readable(content, limit)
+        .and_then(|()| file::replace(path, content))
         .map_err(|cause| Error::io(format!("failed to write {path:?}"), &cause))
 }
 

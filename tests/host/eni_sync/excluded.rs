@@ -9,6 +9,7 @@ use harness::vpc::{Agent, Vpc, VpcNode, assert_refused, eventually};
 use serde_json::{Value, json};
 
 use super::ipam::{add, addresses, call, del, intents, ipv4, sharing};
+use super::pool::ranges_file;
 use super::prefixes;
 use super::whereabouts;
 
@@ -220,8 +221,6 @@ fn no_prefix_is_listed_for_host_local_while_the_list_cannot_be_read() {
     let vpc = Vpc::new();
     let node = vpc.node();
     let list = node.node.state().join("eni-cni/ledger/exclude.json");
-    fs::create_dir_all(list.parent().unwrap()).unwrap();
-    fs::write(&list, r#"{"formatVersion":3}"#).unwrap();
     let configuration = json!({ "exclude": ["10.0.4.16/29"], "pools": [{
         "name": "many", "master": "ens6", "rangesFile": "/run/ranges.json",
         "prefixes": { "ipv4": { "low": 1, "high": 1 } },
@@ -229,9 +228,15 @@ fn no_prefix_is_listed_for_host_local_while_the_list_cannot_be_read() {
     let agent = Agent::start(&node, &configuration);
     assert!(eventually(|| prefixes::known(&node).len() == 1));
     agent.stop();
-    let agent = Agent::start(&node, &configuration);
-    assert!(eventually(|| serving(&node) == Some(agent.id())));
+    fs::write(&list, r#"{"formatVersion":3}"#).unwrap();
+    fs::remove_file(ranges_file(&node)).ok();
+    let mut more = configuration.clone();
+    more["pools"][0]["prefixes"]["ipv4"] = json!({ "low": 2, "high": 2 });
+    let agent = Agent::start(&node, &more);
+    // Nor is EC2 asked for more: it is not known how many addresses there are.
+    assert!(eventually(|| agent.log().contains("exclude.json")));
     assert!(listed(&node).is_empty(), "{:?}", listed(&node));
+    assert_eq!(prefixes::known(&node).len(), 1);
     agent.stop();
     fs::remove_file(list).unwrap();
     let _agent = Agent::start(&node, &configuration);

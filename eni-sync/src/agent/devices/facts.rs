@@ -57,6 +57,8 @@ impl Facts {
         let is_known = inventory.is_some();
         let enis = inventory.unwrap_or_default().enis;
         let (mut entries, mut prefixes) = (HashMap::new(), HashMap::new());
+        // Without it, how many addresses of a prefix pods can have is not known.
+        ledger.excluded()?;
         for eni in &enis {
             let ledger = ledger.of_attached(eni)?;
             entries.insert(eni.id.clone(), ledger.read()?);

@@ -106,6 +106,7 @@ pub(crate) fn forget() -> Result<()> {
 fn write(resources: &[Shown]) -> Result<()> {
     let failed = |cause| Error::io(format!("failed to write {PATH}"), &cause);
     let text = serde_json::to_vec(resources).map_err(|cause| failed(cause.into()))?;
+    file::require_readable(&text, LIMIT).map_err(failed)?;
     file::replace(Path::new(PATH), &text).map_err(failed)
 }
 
