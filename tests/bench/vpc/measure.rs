@@ -37,6 +37,8 @@ pub enum Contender {
     Chosen,
     /// The same with an agent that keeps prefixes
     Prefixes,
+    /// The same, with an agent that asks for four prefixes where one is left
+    FourPrefixes,
     /// AWS' eks-automated-ipmgmt-multus-pods as an init container
     InitContainer,
     /// AWS' eks-nonintrusive-automated-ipmgmt-multus-pods
@@ -52,6 +54,7 @@ impl fmt::Display for Contender {
             Self::EniSyncAgent => "eni-sync, agent",
             Self::Chosen => "IPAM, agent",
             Self::Prefixes => "IPAM, prefixes",
+            Self::FourPrefixes => "IPAM, 4 prefixes",
             Self::InitContainer => "AWS init container",
             Self::DaemonSet => "AWS daemonset",
             Self::OneShot => "IBM aws-ipvlan",
@@ -172,7 +175,8 @@ pub fn measure(contender: Contender, scenario: &Scenario) -> Measured {
         Contender::EniSync => with_eni_sync(&world, &places, scenario),
         Contender::EniSyncAgent => with_agents(&world, &places, scenario),
         Contender::Chosen => with_ipam(&world, &places, scenario, &json!({})),
-        Contender::Prefixes => with_ipam(&world, &places, scenario, &prefixes()),
+        Contender::Prefixes => with_ipam(&world, &places, scenario, &prefixes(2)),
+        Contender::FourPrefixes => with_ipam(&world, &places, scenario, &prefixes(4)),
         _ => with_replay(contender, &world, &places, scenario),
     };
     let (calls, throttled) = world.calls();
@@ -200,9 +204,9 @@ pub fn measure(contender: Contender, scenario: &Scenario) -> Measured {
 /// What became of the pods, how many calls there were until then, and what is left in the end.
 type Run = (Outcomes, u64, usize);
 
-/// What an agent keeps of prefixes: the default of the examples.
-fn prefixes() -> Value {
-    json!({ "prefixes": { "ipv4": { "low": 1, "high": 2 } } })
+/// What an agent keeps of prefixes; the examples have `high` 2.
+fn prefixes(high: u8) -> Value {
+    json!({ "prefixes": { "ipv4": { "low": 1, "high": high } } })
 }
 
 fn with_eni_sync(world: &World, places: &[Vec<Place>], scenario: &Scenario) -> Run {
