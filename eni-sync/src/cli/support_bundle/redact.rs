@@ -52,8 +52,8 @@ pub(super) fn content(content: &[u8]) -> Vec<u8> {
 fn value(document: Value) -> Value {
     match document {
         Value::Object(members) => {
-            let said = NAMES.iter().filter_map(|name| members.get(*name)?.as_str());
-            let is_named = said.map(is_secret).any(|is_secret| is_secret);
+            let mut said = NAMES.iter().filter_map(|name| members.get(*name)?.as_str());
+            let is_named = said.any(is_secret);
             let members = members.into_iter().map(|(name, member)| {
                 let is_secret = is_secret(&name) || (is_named && name == "value");
                 let member = if is_secret && !member.is_boolean() && !member.is_null() {
