@@ -67,6 +67,7 @@ pub(crate) struct Outcome {
 /// with the ENIs of the node; 5 naming a file; 100 without permission to describe the ENIs.
 pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome> {
     let records = Records::open(aws.deadline().left_of(LOCK_DEADLINE))?;
+    let settled = settled()?;
     let mut look = inventory::look_without_limits(aws)?;
     record::leave_out_deleted(&mut look)?;
     let removal = Removal {
@@ -91,7 +92,7 @@ pub(crate) fn run(aws: &Aws, wanted: &[Wanted], dry_run: bool) -> Result<Outcome
         outcome.note(name, &eni.id, removal.remove(eni));
     }
     if !dry_run {
-        outcome.errors.extend(removal.end(&look).err());
+        outcome.errors.extend(removal.end(&settled, &look).err());
     }
     Ok(outcome)
 }
@@ -132,10 +133,6 @@ impl Removal<'_> {
             let mut kinds = wanted.iter().filter(|kind| kind.name == network);
             kinds.any(|kind| place::missing(&look.enis, kind) > 0)
         };
-        let is_there = |id: &str| {
-            let mut enis = look.enis.iter();
-            enis.any(|eni| eni.id == id && !eni.is_detaching)
-        };
         let mut detached = Vec::new();
         for record in record::each()? {
             match record {
@@ -143,7 +140,8 @@ impl Removal<'_> {
                 Ok(record) if !record.leaving || record.is_deleted() => {}
                 Ok(record) if is_missing(&record.network) => {}
                 Ok(record) => {
-                    let id = record.eni().filter(|id| !is_there(id)).map(str::to_owned);
+                    let id = record.eni().filter(|id| !is_there(look, id));
+                    let id = id.map(str::to_owned);
                     detached.extend(id.map(|id| (record.network, id)));
                 }
             }
@@ -152,20 +150,15 @@ impl Removal<'_> {
     }
 
     /// Removes the records that are not needed any more: of deleted ENIs, and of those that an
-    /// earlier process was to detach and that EC2 shows attached. Pods may use these again.
-    fn end(&self, look: &Look) -> Result<()> {
+    /// earlier process was to detach and that EC2 shows attached. Pods may use these again. Only
+    /// records of `settled` count, which are older than the look: one that this process has written
+    /// since is of an ENI that may be being detached, however long ago that was.
+    fn end(&self, settled: &[Record], look: &Look) -> Result<()> {
         self.records.forget_settled()?;
-        let is_there = |id: &str| {
-            let mut enis = look.enis.iter();
-            enis.any(|eni| eni.id == id && !eni.is_detaching)
-        };
-        let stays = |record: &Record| {
-            let is_open = record.leaving && !record.is_deleted() && record.has_settled();
-            is_open && record.eni().is_some_and(is_there)
-        };
+        let stays = |record: &Record| record.eni().is_some_and(|id| is_there(look, id));
         let stay: Vec<Record> = record::each()?
             .filter_map(Result::ok)
-            .filter(stays)
+            .filter(|record| settled.contains(record) && stays(record))
             .collect();
         if stay.is_empty() {
             return Ok(());
@@ -294,6 +287,22 @@ impl Removal<'_> {
             }
         }
     }
+}
+
+/// Whether a look shows an ENI attached, and not being detached.
+fn is_there(look: &Look, id: &str) -> bool {
+    let mut enis = look.enis.iter();
+    enis.any(|eni| eni.id == id && !eni.is_detaching)
+}
+
+/// The records of ENIs that an earlier process was to detach, if every look from now on is newer
+/// than what EC2 has done with them.
+fn settled() -> Result<Vec<Record>> {
+    let is_open = |record: &Record| record.leaving && !record.is_deleted();
+    let records = record::each()?.filter_map(Result::ok);
+    Ok(records
+        .filter(|record| is_open(record) && record.has_settled())
+        .collect())
 }
 
 fn still_attached(eni: &str, failure: &Failure) -> Error {

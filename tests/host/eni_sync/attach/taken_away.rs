@@ -363,6 +363,33 @@ fn an_eni_that_somebody_else_detaches_meanwhile_has_a_record_until_it_is_deleted
     site.assert_exactly(&node, &[("other", 1)], "deleted");
 }
 
+/// What is done with an ENI can take longer than the age at which its record says nothing any
+/// more. The look that showed it attached is older still.
+#[test]
+fn an_eni_that_a_detach_could_not_finish_is_kept_from_pods_however_long_that_took() {
+    for (action, status) in [("DeleteNetworkInterface", 403), (DETACH, 500)] {
+        let site = Site::new();
+        let node = site.node();
+        let configuration = site.configuration(&[site.wanted("user", 1)]);
+        attached_and_settled(&node, &configuration);
+        site.lab
+            .rules(|rules| rules.detaching = Duration::from_secs(3600));
+        site.lab
+            .fail_next(action, u64::MAX, refusal(status, "Unavailable"));
+        let call = detach_call(&node, &json!({}), &[]);
+        let detach = || node.node.run(&call);
+        let (output, ()) = while_held(&site.lab, (action, Hold::BeforeCommit), detach, || {
+            let_records_settle(&node);
+        });
+        assert_eq!(output.status, Some(1), "{output}");
+        assert!(output.stderr.contains("Unavailable"), "{output}");
+        assert_eq!(records(&node), 1, "{action}\n{output}");
+        let known = inventory(&node)["enis"].as_array().unwrap().len();
+        assert_eq!(known, 1, "{action}\n{output}");
+        assert_kept_from_pods(&node);
+    }
+}
+
 #[test]
 fn an_eni_that_ec2_does_not_detach_keeps_no_other_one_and_is_named() {
     let site = Site::new();
