@@ -32,6 +32,8 @@ const REFUSAL_MAX_AGE: Duration = Duration::from_secs(10);
 /// Held while EC2 is asked, so that a burst of pods asks once.
 const LOCK: &str = "/run/eni-cni/.enis.lock";
 const LOCK_DEADLINE: Duration = Duration::from_secs(90);
+/// How long an ADD may take to learn the limits of the instance type and write them down.
+const LIMITS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The node's ENI with this MAC address, and the inventory it is in. If the written inventory
 /// does not show it as an ENI for pods, EC2 is asked again; the caller has to check the result.
@@ -125,21 +127,29 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
     drop(lock);
     match look::has_limits(&inventory) {
         true => Ok(inventory),
-        false => with_limits(aws, &identity, inventory),
+        false => Ok(with_limits(aws, &identity, inventory)),
     }
 }
 
 /// Adds the limits of the instance type to an inventory, if EC2 tells them soon: nothing depends on
-/// them, so nobody else waits for the answer.
-fn with_limits(aws: &Aws, identity: &Identity, mut inventory: Inventory) -> Result<Inventory> {
+/// them, so nobody else waits for the answer, and no failure counts.
+fn with_limits(aws: &Aws, identity: &Identity, mut inventory: Inventory) -> Inventory {
+    if let Err(error) = add_limits(aws, identity, &mut inventory) {
+        say!("failed to write down the limits of the instance type: {error}");
+    }
+    inventory
+}
+
+fn add_limits(aws: &Aws, identity: &Identity, inventory: &mut Inventory) -> Result<()> {
+    // Both waits share it: that for EC2, and that for who holds the lock.
+    let soon = Deadline::after(aws.deadline().left_of(LIMITS_DEADLINE));
     let Some(limits) = look::limits(aws, identity)? else {
-        return Ok(inventory);
+        return Ok(());
     };
-    look::set_limits(&mut inventory, &limits);
-    correct(aws.deadline(), |written| {
+    look::set_limits(inventory, &limits);
+    correct(soon, |written| {
         written.instance_type == identity.instance_type && look::set_limits(written, &limits)
-    })?;
-    Ok(inventory)
+    })
 }
 
 /// Only one process writes the inventory at a time. A process that had to wait finds it
