@@ -108,8 +108,8 @@ impl Index {
                 kept.extend(known);
                 known.is_some()
             })?;
-            if kept.is_empty() || before.includes_all(&self.directory, &read) {
-                self.replace(&read, kept);
+            let is_all = kept.is_empty();
+            if self.replace(&read, kept) || is_all {
                 return Ok(read);
             }
             self.forget();
@@ -138,14 +138,11 @@ impl Index {
     }
 
     /// Takes the entries of all address files: those that were read, and those whose content was
-    /// known.
-    fn replace(&mut self, read: &[Reservation], known: Vec<Noted>) {
+    /// known. Returns whether these are all.
+    fn replace(&mut self, read: &[Reservation], known: Vec<Noted>) -> bool {
         let State::Unknown(before) = &self.state else {
-            return;
+            return false;
         };
-        if !before.includes_all(&self.directory, read) {
-            return;
-        }
         // No index is made of a few.
         let is_marked = known.len() + read.len() > FEW;
         let noted = read.iter().map(|reservation| Noted {
@@ -155,7 +152,13 @@ impl Index {
                 false => Mark::NONE,
             },
         });
-        self.state = State::Read(noted.chain(known).collect());
+        let noted = noted.chain(known).collect();
+        // After the marks, which are of the files that were read then.
+        let is_all = before.includes_all(&self.directory, read);
+        if is_all {
+            self.state = State::Read(noted);
+        }
+        is_all
     }
 
     /// Writes an index that agrees with the directory, after these reservations were made and
