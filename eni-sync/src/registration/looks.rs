@@ -71,8 +71,7 @@ impl Looks {
             waiting: BTreeSet::new(),
         });
         if age(look) >= between {
-            // No claim waits any more.
-            look.waiting.clear();
+            look.waiting.retain(|waiting| !addresses.contains(waiting));
             return true;
         }
         look.waiting.extend(addresses);
@@ -210,5 +209,11 @@ mod tests {
         assert_eq!(looks.until_second(other, start), None);
         let late = looks.until_second(ADDRESS, start + BETWEEN);
         assert_eq!(late, Some(Duration::ZERO));
+        // Another claim waits for the same, and is not looked at now.
+        looks.is_second(ended(), &[other], start + second);
+        assert!(looks.is_second(ended(), &[ADDRESS], start + BETWEEN));
+        let after = start + BETWEEN;
+        assert_eq!(looks.until_second(ADDRESS, after), None);
+        assert_eq!(looks.until_second(other, after), Some(Duration::ZERO));
     }
 }
