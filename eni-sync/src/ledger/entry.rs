@@ -314,6 +314,12 @@ impl Entry {
         self.missing != 0
     }
 
+    /// Whether its state is of the last `seconds`. One that a clock which was set back since has
+    /// written is not.
+    pub(crate) fn is_of_the_last(&self, seconds: u64, now: Timestamp) -> bool {
+        is_younger(self.since, seconds, now)
+    }
+
     /// Whether descriptions may be older than the state in the ledger.
     pub(crate) fn is_too_young_to_compare(&self, now: Timestamp) -> bool {
         is_younger(self.since, DESCRIBE_LAG, now) || self.was_removed_lately(now)

@@ -153,9 +153,10 @@ pub(crate) fn refuse_used(
     if unknown.is_empty() {
         return Ok((claims, None));
     }
-    let shown = node.aws.imds_soon()?.addresses(&eni.mac);
-    let shown = shown.unwrap_or_default();
-    unknown.retain(|entry| shown.contains(&entry.address));
+    // Without an answer, each of them may have been on the ENI before.
+    if let Ok(shown) = node.aws.imds_soon()?.addresses(&eni.mac) {
+        unknown.retain(|entry| shown.contains(&entry.address));
+    }
     let deadline = Deadline::after(node.aws.deadline().left_of(LOOKS));
     let mut pause = None;
     let mut left = unknown.into_iter().peekable();
@@ -207,7 +208,7 @@ fn doubts(node: &Node<'_>, eni: &Eni, (owner, own): (&Owner, Vec<Entry>)) -> Vec
     let doubt = |entry: Entry| {
         let why = living.whose(entry.address);
         let why = why.or_else(|| whole.reason_to_refuse(None, owner))?;
-        let is_new = now() < entry.since.saturating_add(PASSING);
+        let is_new = entry.is_of_the_last(PASSING, now());
         let doubt = match is_new && !living.has(entry.address) {
             true => Doubt::Passing,
             false => Doubt::Refused(not_yet(entry.address, &eni.id, why)),

@@ -61,7 +61,9 @@ pub(super) fn answer(
     request: &Request<'_>,
 ) -> Option<Reply> {
     let found = state.world.instance(instance.as_str()).ok()?.clone();
-    if state.rules.imds_down || found.state == InstanceState::Terminated {
+    let down_for = state.rules.imds_down_for.as_deref();
+    let is_down = state.rules.imds_down || down_for.is_some_and(|end| request.path.ends_with(end));
+    if is_down || found.state == InstanceState::Terminated {
         return None;
     }
     if request.path == "/latest/api/token" {

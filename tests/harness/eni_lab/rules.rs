@@ -78,6 +78,8 @@ pub struct Rules {
     pub imds_unreachable_token: bool,
     /// IMDS closes the connection of every request.
     pub imds_down: bool,
+    /// IMDS closes the connection of every request for a path with this end.
+    pub imds_down_for: Option<String>,
     /// The responses of IMDS never end, except those to token requests.
     pub imds_endless: bool,
     /// Whether permissions are checked before parameters (not documented).
@@ -133,6 +135,7 @@ impl Default for Rules {
             imds_404_after_attach: Duration::ZERO,
             imds_unreachable_token: false,
             imds_down: false,
+            imds_down_for: None,
             imds_endless: false,
             authorise_before_validate: true,
             latency: Duration::ZERO,

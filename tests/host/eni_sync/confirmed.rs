@@ -276,9 +276,9 @@ fn an_unknown_address_returns_to_its_pool_unless_it_is_in_use() {
         "one look is not enough"
     );
     node.let_time_pass(61);
-    run_once(&node, &configuration);
+    let said = run_once(&node, &configuration);
     let free = BTreeSet::from(["10.0.4.66".to_owned(), "10.0.4.67".to_owned()]);
-    assert_eq!(listed(&node), Some(free), "{:?}", node.ledger());
+    assert_eq!(listed(&node), Some(free), "{:?}\n{said}", node.ledger());
     for kept in ["10.0.4.64", "10.0.4.65"] {
         assert_eq!(node.ledger()[kept], "adopted");
     }

@@ -116,7 +116,11 @@ fn rule_7_what_a_pod_has_that_nobody_knows_is_given_to_no_other_pod() {
     let node = vpc.node();
     node.lab.assign(&node.eni, &[ip(address)]);
     let unknown = unknown_pod(&node, address);
-    assert_not_given(&node, address, "it is on an interface of a pod");
+    // That the metadata do not answer does not say that the ENI does not have the address.
+    for down_for in [Some("/local-ipv4s".to_owned()), None] {
+        node.lab.rules(|rules| rules.imds_down_for = down_for);
+        assert_not_given(&node, address, "it is on an interface of a pod");
+    }
     take_off(&unknown, address);
     assert_given(&node, address);
 }

@@ -215,8 +215,8 @@ impl<'a> Look<'a> {
                 self.keep(&found.unwrap_or_default(), &place);
                 Ok(true)
             }
-            // All others fail as well.
-            Err(error) if error.errno() == Some(EACCES) => Err(error),
+            // It does not say anything about this namespace.
+            Err(error) if error.errno().is_some() => Err(error),
             Err(why) => {
                 self.failed.insert(number);
                 self.living.unreadable.push(Unseen {
@@ -305,6 +305,7 @@ impl<'a> Look<'a> {
         }
         match self.addresses_in(netns, number)? {
             Ok(found) => self.keep(&found, &format!("{path:?}")),
+            Err(cause) if cause.errno().is_some() => return Err(cause),
             Err(cause) => {
                 self.failed.extend(number);
                 let msg = format!("the addresses in {path:?} cannot be read");
