@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use caps::{CapSet, Capability};
 use fixtures::scrape::{Scrape, get};
 use harness::vpc::{DEADLINE, Vpc, VpcNode, eventually, prev_result};
-use harness::{Call, Pod, our_plugin, repository};
+use harness::{Call, Pod, Resident, our_plugin, repository};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::chroot;
 use serde_json::{Value, json};
@@ -305,6 +305,16 @@ fn an_agent_that_new_namespaces_do_not_reach_ends_and_the_next_one_sees_them() {
 fn uninstall_ends_well_in_its_container() {
     let vpc = Vpc::new();
     let (node, _pod) = node_with_pod(&vpc);
+    // As the kernel keeps it for a connection: no path leads there, and no process.
+    let ended = Pod::new("c2");
+    node.node.netns.ip(&[
+        "link", "add", "own", "type", "veth", "peer", "name", "moved",
+    ]);
+    node.node
+        .netns
+        .ip(&["link", "set", "moved", "netns", &ended.netns.path()]);
+    let _socket = Resident::holding(&ended.netns.path(), "inside = socket_inside()\nstay()");
+    let _ended = ended.netns.end();
     node.add(&Pod::new("c1"), &["10.0.4.70"]).ok();
     let run = node.run_directory().join("eni-cni");
     assert!(run.join("enis.json").exists());
