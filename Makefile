@@ -133,7 +133,7 @@ fuzz:
 # for a deadline.
 test-host: suite suite-arm64
 	tests/prepare tests
-	suite=$$(tests/suite-path host) && cd tests && $$suite --test-threads=$$((2 * $$(nproc)))
+	suite=$$(tests/suite-path host) && cd tests && $$suite --test-threads=$$((3 * $$(nproc)))
 
 # The binaries, on a kernel with ipvlan and with PCI devices.
 test-vm: suite
