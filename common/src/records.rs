@@ -23,7 +23,7 @@ use crate::ifname::IfName;
 use crate::kernel::netns::{Found, NetNs, look};
 use crate::say;
 
-pub use attachment::{Attachment, boot_id};
+pub use attachment::{Attachment, ONLY, boot_id, only_identity};
 pub use policy::Policy;
 pub use record_file::Recorded;
 pub use recorded::{netns_id, recorded};

@@ -7,7 +7,7 @@ use crate::attach::turn::Turn;
 use crate::cni::args::CmdArgs;
 use crate::error::{Error, Errors, Result};
 use crate::records::Attachment;
-use crate::records::Recorded;
+use crate::records::{Recorded, only_identity};
 use crate::say;
 
 /// Ends the attachment of a DEL: by its record, by its record under the network's former name, or
@@ -15,9 +15,15 @@ use crate::say;
 pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
     let _turn = Turn::to_detach(args)?;
     let records = records::<I>();
+    let only = only_identity();
     let renamed = match records.look_up(args)? {
-        Recorded::Whole(record) => return end::<I>(args, &record),
+        Recorded::Whole(record) => match only {
+            // The one that is meant has ended already.
+            Some(only) if only != record.identity() => return Ok(()),
+            _ => return end::<I>(args, &record),
+        },
         Recorded::Unreadable(why) => return end_unrecorded::<I>(args, Some(why)),
+        Recorded::Absent if only.is_some() => return Ok(()),
         Recorded::Absent => records.read_renamed(args, |record| I::is_renamed(args, record))?,
     };
     match renamed {

@@ -21,6 +21,11 @@ use crate::files::file;
 use crate::ifname::IfName;
 use crate::kernel::netns::{Holders, NetNs, NetNsId, Presence};
 
+/// The variable by which eni-sync's agent says which attachment a DEL may end, by
+/// [`Attachment::identity`]: while the agent has ended others, its container may have been started
+/// again, and have a new one.
+pub const ONLY: &str = "ENI_CNI_ONLY_ATTACHMENT";
+
 /// The file with the boot id, a random UUID that the kernel makes at every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -162,6 +167,26 @@ impl<D> Attachment<D> {
             },
         })
     }
+}
+
+impl<D> Attachment<D> {
+    /// What tells this attachment from an earlier or a later one of the same container and
+    /// interface: the boot and the namespace, as text.
+    pub fn identity(&self) -> String {
+        let NetNsId {
+            inode,
+            made,
+            cookie,
+            ..
+        } = self.netns_id;
+        let (made, cookie) = (made.unwrap_or_default(), cookie.unwrap_or_default());
+        format!("{} {inode} {made} {cookie}", self.boot_id)
+    }
+}
+
+/// The identity of the only attachment that this DEL may end, if its caller has set one.
+pub fn only_identity() -> Option<String> {
+    std::env::var(ONLY).ok()
 }
 
 /// The name of a record's file. `:` can occur in neither part, so no two attachments

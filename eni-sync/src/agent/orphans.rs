@@ -13,7 +13,7 @@ use common::cni::process;
 use common::error::{Error, Errors, Result};
 use common::kernel::netns::{Holders, Presence};
 use common::program::own_name;
-use common::records::{Attachment, Records, boot_id};
+use common::records::{Attachment, ONLY, Records, boot_id};
 use common::text::printable;
 use serde_json::Value;
 use tracing::info;
@@ -113,7 +113,9 @@ fn end(plugin: &str, record: &Attachment<Value>, cni_path: &str) -> Result<()> {
         .env("CNI_CONTAINERID", args.container_id.as_str())
         .env("CNI_IFNAME", args.ifname.as_str())
         .env("CNI_NETNS", &args.netns)
-        .env("CNI_PATH", cni_path);
+        .env("CNI_PATH", cni_path)
+        // The container may have been started again meanwhile.
+        .env(ONLY, record.identity());
     let output = process::run(command, &args.conf.stdin, DEADLINE);
     let output = output.map_err(|cause| failed(cause.to_string()))?;
     match output.status.success() {

@@ -429,3 +429,40 @@ fn del_of_one_attachment_leaves_the_others_alone() {
     assert_eq!((fixture.state().0, fixture.state().1), (before.0, before.1));
     assert_eq!(fixture.records().len(), 1);
 }
+
+/// As eni-sync's agent says it, which ends attachments whose containers have ended: one of them may
+/// have been started again.
+#[test]
+fn a_del_for_an_earlier_attachment_of_the_container_leaves_the_present_one_alone() {
+    let (fixture, before) = attached();
+    let del = |identity: &str| {
+        let only = ("ENI_CNI_ONLY_ATTACHMENT", identity);
+        let del = fixture.call("DEL", &conf()).env(only.0, only.1);
+        fixture.node.run(&del).ok();
+    };
+    let records = fixture.records();
+    let attached = fixture.state();
+    del("an-earlier-boot 4026532000 0 0");
+    assert_eq!(fixture.state(), attached);
+    assert_eq!(fixture.records(), records);
+    let record = fixture.node.state().join(&records[0]);
+    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    let namespace = &record["netnsId"];
+    let number = |key: &str| namespace[key].as_i64().unwrap_or_default();
+    let identity = format!(
+        "{} {} {} {}",
+        record["bootId"].as_str().unwrap(),
+        number("inode"),
+        number("made"),
+        number("cookie"),
+    );
+    del(&identity);
+    assert_eq!(fixture.state(), before);
+    assert_eq!(fixture.records(), [""; 0]);
+    // There is no attachment any more, and nothing is looked for.
+    fixture.pod.ip(&[
+        "link", "add", "net1", "type", "veth", "peer", "name", "other",
+    ]);
+    del(&identity);
+    assert!(fixture.pod.links().contains(&"net1".to_owned()));
+}
