@@ -3,6 +3,7 @@
 //! be taken from the ENI that has it.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -113,17 +114,28 @@ impl<'a> Assigner<'a> {
     fn handle_refusal(&self, batch: &[Claimed], failure: &Failure) -> Result<Outcomes, Failure> {
         let ec2 = self.ec2();
         let own = ec2.eni(&self.eni.id)?;
-        let present = |claimed: &Claimed| {
+        let listed = self.listed_by_metadata();
+        let described = |claimed: &Claimed| {
             let own = own.as_ref();
             own.is_some_and(|own| claimed.is_proven_by(own.secondary.contains(&claimed.address)))
         };
-        let (shown, missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(present);
-        if matches!(failure.kind, Kind::Unanswered | Kind::Missing) {
-            let mut outcomes = on_eni(&shown);
+        let (shown, mut missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(described);
+        let is_listed = |claimed: &Claimed| is_in(listed.as_ref(), claimed);
+        let (mut shown, doubtful): (Vec<_>, Vec<_>) = shown.into_iter().partition(is_listed);
+        let is_answered = !matches!(failure.kind, Kind::Unanswered | Kind::Missing);
+        // A later description may show who has it.
+        let is_left = |claimed: &Claimed| !is_answered || self.is_second(claimed);
+        let doubtful = doubtful.into_iter().filter(is_left);
+        let mut outcomes: Outcomes = doubtful.map(|claimed| self.doubtful(claimed)).collect();
+        if !is_answered {
+            if listed.is_none() {
+                missing.append(&mut shown);
+            }
+            outcomes.extend(on_eni(&shown));
             outcomes.extend(self.refuse_all(&missing, failure));
             return Ok(outcomes);
         }
-        let mut outcomes = on_eni(&self.proven(shown, batch));
+        outcomes.extend(on_eni(&self.proven(shown, batch)));
         let owners = ec2.owners(&self.eni.vpc_id, &addresses(&missing))?;
         let owner_of = |claimed: &Claimed| {
             owners
@@ -152,6 +164,13 @@ impl<'a> Assigner<'a> {
         Ok(outcomes)
     }
 
+    /// What the metadata show on the ENI, which a description may be older than: it may show an
+    /// address that another ENI has by now. `None` when they do not answer.
+    fn listed_by_metadata(&self) -> Option<HashSet<IpAddr>> {
+        let imds = self.node.aws.imds_soon();
+        imds.and_then(|imds| imds.addresses(&self.eni.mac)).ok()
+    }
+
     /// The addresses of a refused batch that are certainly on the ENI, of those that a
     /// description shows there. EC2 may refuse addresses that are there, or accept them when
     /// nothing else is requested; but the description may be older than the removal of one of
@@ -162,12 +181,14 @@ impl<'a> Assigner<'a> {
         if shown.is_empty() || is_new && accepted() {
             return shown;
         }
-        let is_second = |claimed: &Claimed| {
-            let seen = Sighting::There(self.eni.id.clone(), claimed.address);
-            let looks = &self.node.shared.looks;
-            looks.is_second(seen, &[claimed.address], Instant::now())
-        };
+        let is_second = |claimed: &Claimed| self.is_second(claimed);
         shown.into_iter().filter(is_second).collect()
+    }
+
+    fn is_second(&self, claimed: &Claimed) -> bool {
+        let seen = Sighting::There(self.eni.id.clone(), claimed.address);
+        let looks = &self.node.shared.looks;
+        looks.is_second(seen, &[claimed.address], Instant::now())
     }
 
     /// Separates the addresses that are in a prefix of some ENI. EC2 has no filter for
@@ -223,7 +244,10 @@ impl<'a> Assigner<'a> {
         let owners = owners.unwrap_or_default();
         match owners.iter().find(|eni| eni.has(address)) {
             Some(own) if own.id == self.eni.id && claimed.is_proven_by(true) => {
-                vec![(address, Ok(()))]
+                match is_in(self.listed_by_metadata().as_ref(), &claimed) {
+                    true => vec![(address, Ok(()))],
+                    false => vec![self.doubtful(claimed)],
+                }
             }
             Some(owner) if owner.id != self.eni.id => self.take_over(&[(claimed, owner)]),
             _ => self.refuse_all(&[claimed], &failure),
@@ -320,6 +344,17 @@ impl<'a> Assigner<'a> {
         Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
     }
 
+    /// The outcome for an address that EC2 has refused, and that a description shows on the ENI
+    /// although the metadata do not.
+    fn doubtful(&self, claimed: Claimed) -> (IpAddr, Result<()>) {
+        let Claimed { address, .. } = claimed;
+        let msg = format!("EC2 does not assign {address} to {} now", self.eni.id);
+        let details = "its description shows the address there, and the metadata do not: one of \
+                       them is old";
+        let error = Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details);
+        (address, Err(error))
+    }
+
     pub(crate) fn refuse_all(&self, batch: &[Claimed], failure: &Failure) -> Outcomes {
         let refuse = |claimed: &Claimed| self.refused(claimed.address, failure);
         batch
@@ -346,6 +381,11 @@ fn in_prefix(address: IpAddr, eni: &Description, prefix: Cidr) -> Error {
     let msg = format!("{address} is in the prefix {prefix} of {holder}");
     let details = "single addresses of a prefix cannot be assigned; pods need other addresses";
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
+}
+
+/// Whether the metadata show the address, if they have answered.
+fn is_in(listed: Option<&HashSet<IpAddr>>, claimed: &Claimed) -> bool {
+    listed.is_none_or(|listed| listed.contains(&claimed.address))
 }
 
 fn on_eni(done: &[Claimed]) -> Outcomes {

@@ -490,3 +490,27 @@ fn an_old_description_lets_no_add_succeed_with_what_another_node_has_taken() {
         }
     });
 }
+
+/// Two looks a few seconds apart may both show the same old moment. The metadata know better.
+#[test]
+fn an_address_that_ec2_refuses_is_not_had_because_old_descriptions_show_it_twice() {
+    let vpc = Vpc::new().without_invariants();
+    let (node, other) = (vpc.node(), vpc.node());
+    node.lab.assign(&node.eni, &[ip("10.0.4.70")]);
+    let [theirs, pod] = ["c2", "c3"].map(Pod::new);
+    let past = Instant::now();
+    let slow = (ASSIGN.to_owned(), Duration::from_secs(9));
+    vpc.lab.rules(|rules| rules.latency_of.extend([slow]));
+    let floats = json!({"takeover": "always"});
+    other
+        .run(&other.conf_call("ADD", &theirs, &["10.0.4.70"], &floats))
+        .ok();
+    vpc.lab.rules(|rules| {
+        rules.latency_of.clear();
+        rules.describe_lag = past.elapsed();
+    });
+    let never = json!({"takeover": "never"});
+    let add = node.conf_call("ADD", &pod, &["10.0.4.70"], &never);
+    node.run(&add).error_code(11);
+    assert_eq!(vpc.owner("10.0.4.70"), Some(other.eni.clone()));
+}
