@@ -93,7 +93,7 @@ pub(crate) fn look_beside(
 /// The same with the owners of all entries in the ledger, for the addresses of these.
 ///
 /// # Errors
-/// As for [`look`], and code 5 naming a file of the ledger.
+/// As for [`look()`], and code 5 naming a file of the ledger.
 pub(crate) fn of_node(ledger: &Ledger) -> Result<Living> {
     let entries = entries_of(ledger)?;
     let known: HashSet<IpAddr> = entries.iter().map(|entry| entry.address).collect();
