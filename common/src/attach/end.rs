@@ -15,15 +15,16 @@ use crate::say;
 pub(super) fn del<I: Interface>(args: &CmdArgs) -> Result<()> {
     let _turn = Turn::to_detach(args)?;
     let records = records::<I>();
-    let only = only_identity();
+    if let Some(only) = only_identity() {
+        // Another one may have been made since.
+        let meant = records
+            .read(args)?
+            .filter(|record| record.identity() == only);
+        return meant.map_or(Ok(()), |record| end::<I>(args, &record));
+    }
     let renamed = match records.look_up(args)? {
-        Recorded::Whole(record) => match only {
-            // The one that is meant has ended already.
-            Some(only) if only != record.identity() => return Ok(()),
-            _ => return end::<I>(args, &record),
-        },
+        Recorded::Whole(record) => return end::<I>(args, &record),
         Recorded::Unreadable(why) => return end_unrecorded::<I>(args, Some(why)),
-        Recorded::Absent if only.is_some() => return Ok(()),
         Recorded::Absent => records.read_renamed(args, |record| I::is_renamed(args, record))?,
     };
     match renamed {

@@ -445,8 +445,9 @@ fn a_del_for_an_earlier_attachment_of_the_container_leaves_the_present_one_alone
     del("an-earlier-boot 4026532000 0 0");
     assert_eq!(fixture.state(), attached);
     assert_eq!(fixture.records(), records);
-    let record = fixture.node.state().join(&records[0]);
-    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    let path = fixture.node.state().join(&records[0]);
+    let text = fs::read(&path).unwrap();
+    let record: Value = serde_json::from_slice(&text).unwrap();
     let namespace = &record["netnsId"];
     let number = |key: &str| namespace[key].as_i64().unwrap_or_default();
     let identity = format!(
@@ -456,6 +457,13 @@ fn a_del_for_an_earlier_attachment_of_the_container_leaves_the_present_one_alone
         number("made"),
         number("cookie"),
     );
+    // What cannot be read does not tell whether it is the one that is meant.
+    fs::write(&path, "{").unwrap();
+    let only = ("ENI_CNI_ONLY_ATTACHMENT", identity.as_str());
+    let unreadable = fixture.call("DEL", &conf()).env(only.0, only.1);
+    fixture.node.run(&unreadable).error_code(5);
+    assert_eq!(fixture.state(), attached);
+    fs::write(&path, &text).unwrap();
     del(&identity);
     assert_eq!(fixture.state(), before);
     assert_eq!(fixture.records(), [""; 0]);
