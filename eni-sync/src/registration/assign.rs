@@ -114,12 +114,16 @@ impl<'a> Assigner<'a> {
     fn handle_refusal(&self, batch: &[Claimed], failure: &Failure) -> Result<Outcomes, Failure> {
         let ec2 = self.ec2();
         let own = ec2.eni(&self.eni.id)?;
-        let listed = self.listed_by_metadata();
         let described = |claimed: &Claimed| {
             let own = own.as_ref();
             own.is_some_and(|own| claimed.is_proven_by(own.secondary.contains(&claimed.address)))
         };
         let (shown, mut missing): (Vec<_>, Vec<_>) = batch.iter().copied().partition(described);
+        let listed = if shown.is_empty() {
+            None
+        } else {
+            self.listed_by_metadata()
+        };
         let is_listed = |claimed: &Claimed| is_in(listed.as_ref(), claimed);
         let (mut shown, doubtful): (Vec<_>, Vec<_>) = shown.into_iter().partition(is_listed);
         let is_answered = !matches!(failure.kind, Kind::Unanswered | Kind::Missing);
@@ -244,9 +248,10 @@ impl<'a> Assigner<'a> {
         let owners = owners.unwrap_or_default();
         match owners.iter().find(|eni| eni.has(address)) {
             Some(own) if own.id == self.eni.id && claimed.is_proven_by(true) => {
-                match is_in(self.listed_by_metadata().as_ref(), &claimed) {
-                    true => vec![(address, Ok(()))],
-                    false => vec![self.doubtful(claimed)],
+                if is_in(self.listed_by_metadata().as_ref(), &claimed) {
+                    vec![(address, Ok(()))]
+                } else {
+                    vec![self.doubtful(claimed)]
                 }
             }
             Some(owner) if owner.id != self.eni.id => self.take_over(&[(claimed, owner)]),
