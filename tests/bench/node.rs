@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use harness::eni_lab::{DataPlane, Lab, Names};
+use harness::eni_lab::{CHANGE, DataPlane, LOOK, Lab, Names};
 use harness::vpc::{Agent, Vpc, eventually};
 use harness::{AwsNode, Call, Host, Node, Pod};
 use serde_json::{Value, json};
@@ -23,9 +23,6 @@ const LARGE: &str = "c5n.18xlarge";
 const MEMORY: f64 = 16.0;
 /// The longest time to the first pod, in ms.
 const FIRST_POD: f64 = 15_000.0;
-/// EC2's answers take this long. Source: measurements that the design is built on.
-const CHANGE: Duration = Duration::from_millis(350);
-const LOOK: Duration = Duration::from_millis(120);
 const CHANGES: [&str; 4] = [
     "CreateNetworkInterface",
     "AttachNetworkInterface",

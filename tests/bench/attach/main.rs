@@ -15,16 +15,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use harness::eni_lab::{Buckets, Lab, SubnetId};
+use harness::eni_lab::{Buckets, CHANGE, LOOK, Lab, SubnetId};
 use harness::{AwsNode, Host, Node};
 use serde_json::{Value, json};
 
 use crate::barrier::Barrier;
 use crate::report::Report;
 
-/// EC2's answers take this long. Source: measurements that the design is built on.
-const CHANGE: Duration = Duration::from_millis(350);
-const LOOK: Duration = Duration::from_millis(120);
 const CHANGES: [&str; 3] = [
     "CreateNetworkInterface",
     "AttachNetworkInterface",

@@ -9,14 +9,10 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::eni_lab::Buckets;
+use harness::eni_lab::{Buckets, CHANGE, LOOK};
 use harness::vpc::{Agent, Vpc, VpcNode, eventually, prev_result};
 use harness::{Call, Pod};
 use serde_json::{Value, json};
-
-/// EC2's answers take this long. Source: measurements that the design is built on.
-const CHANGE: Duration = Duration::from_millis(350);
-const LOOK: Duration = Duration::from_millis(120);
 
 fn main() {
     let mut arguments = std::env::args().skip(1);

@@ -18,13 +18,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::Namespace;
-use harness::eni_lab::{Buckets, Event, Limits};
+use harness::eni_lab::{Buckets, CHANGE, Event, LOOK, Limits};
 use harness::vpc::{Agent, Vpc, VpcNode};
 use serde_json::{Value, json};
 
-/// EC2's answers take this long. Source: measurements that the design is built on.
-const CHANGE: Duration = Duration::from_millis(350);
-const LOOK: Duration = Duration::from_millis(120);
 /// A pod that is refused comes again after this time, and gives up after that.
 const AGAIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -7,6 +7,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use harness::eni_lab::LOOK;
 use harness::eni_lab::Lab;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::client::Retries;
 use crate::eni_sync::{Agent, SyncNode};
 use crate::options::Scenario;
 use crate::replay::Replayed;
-use crate::world::{LOOK, Place, World};
+use crate::world::{Place, World};
 
 /// Whether a pod is routable, or why not.
 pub type Outcome = Result<(), String>;

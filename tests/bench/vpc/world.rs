@@ -3,18 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::time::Duration;
 
-use harness::eni_lab::{Buckets, EniId, Event, InstanceId, Lab, SubnetId};
+use harness::eni_lab::{Buckets, CHANGE, EniId, Event, InstanceId, LOOK, Lab, SubnetId};
 
 use crate::options::Scenario;
 
 /// 15 ENIs of 49 secondary addresses each.
 pub const INSTANCE_TYPE: &str = "m5.24xlarge";
 const SECONDARY: usize = 49;
-/// Median latencies of calls that change something and of those that look.
-const CHANGE: Duration = Duration::from_millis(350);
-pub const LOOK: Duration = Duration::from_millis(120);
 const CHANGES: [&str; 2] = ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"];
 /// Pods' addresses begin here in each subnet, far from the ENIs' own.
 const FIRST: usize = 1024;

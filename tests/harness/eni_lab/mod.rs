@@ -44,7 +44,7 @@ pub use id::{EniId, GroupId, InstanceId, SubnetId, VpcId};
 pub use imds::CANARY;
 pub use lab::{Lab, Shown};
 pub use limits::Limits;
-pub use rules::{Bucket, Buckets, Repeat, Rules};
+pub use rules::{Bucket, Buckets, CHANGE, LOOK, Repeat, Rules};
 
 use shared::Shared;
 

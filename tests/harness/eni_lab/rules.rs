@@ -9,6 +9,10 @@ use std::time::Duration;
 use super::id::InstanceId;
 use super::limits::Limits;
 
+/// How long EC2 takes for a change, and for a look: medians, measured for the design.
+pub const CHANGE: Duration = Duration::from_millis(350);
+pub const LOOK: Duration = Duration::from_millis(120);
+
 /// The effect of assigning an address explicitly that the interface already has (not
 /// documented).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
