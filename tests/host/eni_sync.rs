@@ -42,6 +42,7 @@ mod logging;
 mod metrics;
 mod moto;
 mod no_room;
+mod old_descriptions;
 mod page;
 mod page_in_browser;
 mod policy;

@@ -4,8 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::damage::{DAMAGES, replace_by};
 use harness::vpc::{Agent, Vpc, VpcNode, eventually, ip};
@@ -14,7 +13,6 @@ use serde_json::{Value, json};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const UNASSIGN: &str = "UnassignPrivateIpAddresses";
-const LOOK: &str = "DescribeNetworkInterfaces";
 
 /// An agent's configuration with a pool that has these addresses and so many free.
 pub(super) fn pool(first: u8, last: u8, free: usize) -> Value {
@@ -42,7 +40,7 @@ pub(super) fn listed(node: &VpcNode) -> Option<BTreeSet<String>> {
     Some(octets.map(|n| format!("10.0.4.{n}")).collect())
 }
 
-fn calls(node: &VpcNode, action: &str) -> u64 {
+pub(super) fn calls(node: &VpcNode, action: &str) -> u64 {
     node.lab.calls().get(action).copied().unwrap_or_default()
 }
 
@@ -424,93 +422,4 @@ fn an_address_in_a_prefix_of_another_eni_is_refused_with_its_owner() {
     ] {
         assert!(error.msg.contains(said), "{error:?}");
     }
-}
-
-/// EC2 may refuse to assign again what an ENI has, and a description may show what it has
-/// not any more.
-#[test]
-fn an_old_description_lets_no_add_succeed() {
-    let vpc = Vpc::new();
-    let node = vpc.node();
-    let pod = Pod::new("c1");
-    node.add(&pod, &["10.0.4.70"]).ok();
-    node.del(&pod);
-    node.end_cooldown("10.0.4.70");
-    node.lab
-        .rules(|rules| rules.describe_lag = Duration::from_secs(0));
-    node.gc(&[]);
-    assert_eq!(vpc.owner("10.0.4.70"), None);
-    let looks = calls(&node, LOOK);
-    node.lab.rules(|rules| {
-        rules.describe_lag = Duration::from_secs(5);
-        rules.denied_actions.clear();
-    });
-    let refusal = harness::eni_lab::Fault::Error {
-        status: 400,
-        code: "InvalidParameterValue".to_owned(),
-        message: "because".to_owned(),
-    };
-    node.lab.fail_next(ASSIGN, 9, refusal);
-    let output = node.add(&Pod::new("c2"), &["10.0.4.70"]);
-    assert!(calls(&node, LOOK) > looks, "it was looked for");
-    assert_ne!(output.status, Some(0), "{output}");
-    assert_eq!(vpc.owner("10.0.4.70"), None);
-}
-
-/// An address that floats goes to another node and is wanted here again, before descriptions
-/// show that it has gone.
-#[test]
-fn an_old_description_lets_no_add_succeed_with_what_another_node_has_taken() {
-    thread::scope(|scope| {
-        for takeover in ["dead-owner", "never"] {
-            scope.spawn(move || {
-                let vpc = Vpc::new().without_invariants();
-                let (node, other) = (vpc.node(), vpc.node());
-                let floats = json!({"takeover": "always"});
-                let add = |node: &VpcNode, pod: &Pod, keys: &Value| {
-                    node.run(&node.conf_call("ADD", pod, &["10.0.4.70"], keys))
-                };
-                let pod = Pod::new("c1");
-                add(&node, &pod, &floats).ok();
-                let past = Instant::now();
-                node.del(&pod);
-                let slow = (ASSIGN.to_owned(), Duration::from_secs(1));
-                vpc.lab.rules(|rules| rules.latency_of.extend([slow]));
-                let theirs = Pod::new("c2");
-                add(&other, &theirs, &floats).ok();
-                vpc.lab.rules(|rules| {
-                    rules.latency_of.clear();
-                    rules.describe_lag = past.elapsed();
-                });
-                let output = add(&node, &Pod::new("c3"), &json!({"takeover": takeover}));
-                let error = output.error_code(11);
-                assert!(error.msg.contains(other.instance.as_str()), "{error:?}");
-                assert_eq!(vpc.owner("10.0.4.70"), Some(other.eni.clone()));
-            });
-        }
-    });
-}
-
-/// Two looks a few seconds apart may both show the same old moment. The metadata know better.
-#[test]
-fn an_address_that_ec2_refuses_is_not_had_because_old_descriptions_show_it_twice() {
-    let vpc = Vpc::new().without_invariants();
-    let (node, other) = (vpc.node(), vpc.node());
-    node.lab.assign(&node.eni, &[ip("10.0.4.70")]);
-    let [theirs, pod] = ["c2", "c3"].map(Pod::new);
-    let past = Instant::now();
-    let slow = (ASSIGN.to_owned(), Duration::from_secs(9));
-    vpc.lab.rules(|rules| rules.latency_of.extend([slow]));
-    let floats = json!({"takeover": "always"});
-    other
-        .run(&other.conf_call("ADD", &theirs, &["10.0.4.70"], &floats))
-        .ok();
-    vpc.lab.rules(|rules| {
-        rules.latency_of.clear();
-        rules.describe_lag = past.elapsed();
-    });
-    let never = json!({"takeover": "never"});
-    let add = node.conf_call("ADD", &pod, &["10.0.4.70"], &never);
-    node.run(&add).error_code(11);
-    assert_eq!(vpc.owner("10.0.4.70"), Some(other.eni.clone()));
 }
