@@ -172,10 +172,13 @@ impl Pass<'_> {
     /// Deletes an ENI that the configuration does not ask for any more. EC2 may not know a very
     /// new ENI yet; then the record stays.
     fn delete_recorded(&mut self, record: &Record, eni: &str) -> Result<()> {
-        match self.delete(eni)? || record.has_settled() {
-            true if record.leaving => self.records.forget(eni),
-            true => self.records.remove(record),
-            false => Ok(()),
+        if !self.delete(eni)? && !record.has_settled() {
+            return Ok(());
+        }
+        if record.leaving {
+            self.records.forget(eni)
+        } else {
+            self.records.remove(record)
         }
     }
 

@@ -263,9 +263,12 @@ impl Records {
         let mut own: Vec<Record> = each()?.filter_map(Result::ok).collect();
         own.retain(|record| record.eni() == Some(eni));
         own.sort_by_key(|record| record.leaving);
-        own.into_iter().try_for_each(|record| match record.leaving {
-            true => self.write(&record.deleted()),
-            false => self.remove(&record),
+        own.into_iter().try_for_each(|record| {
+            if record.leaving {
+                self.write(&record.deleted())
+            } else {
+                self.remove(&record)
+            }
         })
     }
 
@@ -274,11 +277,9 @@ impl Records {
     /// # Errors
     /// As for [`Records::forget`].
     pub(super) fn forget_settled(&self) -> Result<()> {
-        let mut deleted = each()?.filter_map(Result::ok).filter(Record::is_deleted);
-        deleted.try_for_each(|record| match record.has_settled() {
-            true => self.remove(&record),
-            false => Ok(()),
-        })
+        let mut deleted: Vec<Record> = each()?.filter_map(Result::ok).collect();
+        deleted.retain(|record| record.is_deleted() && record.has_settled());
+        deleted.iter().try_for_each(|record| self.remove(record))
     }
 
     /// Removes the record of an ENI that needs none any more.

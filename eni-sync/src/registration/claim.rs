@@ -209,9 +209,10 @@ fn doubts(node: &Node<'_>, eni: &Eni, (owner, own): (&Owner, Vec<Entry>)) -> Vec
         let why = living.whose(entry.address);
         let why = why.or_else(|| whole.reason_to_refuse(None, owner))?;
         let is_new = entry.is_of_the_last(PASSING, now());
-        let doubt = match is_new && !living.has(entry.address) {
-            true => Doubt::Passing,
-            false => Doubt::Refused(not_yet(entry.address, &eni.id, why)),
+        let doubt = if is_new && !living.has(entry.address) {
+            Doubt::Passing
+        } else {
+            Doubt::Refused(not_yet(entry.address, &eni.id, why))
         };
         Some((entry, doubt))
     };

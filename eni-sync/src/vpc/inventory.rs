@@ -125,10 +125,10 @@ pub(crate) fn current(aws: &Aws, is_usable: impl Fn(&Inventory) -> bool) -> Resu
     let inventory = look::described(aws, identity.clone())?.inventory();
     inventory.write()?;
     drop(lock);
-    match look::has_limits(&inventory) {
-        true => Ok(inventory),
-        false => Ok(with_limits(aws, &identity, inventory)),
+    if look::has_limits(&inventory) {
+        return Ok(inventory);
     }
+    Ok(with_limits(aws, &identity, inventory))
 }
 
 /// Adds the limits of the instance type to an inventory, if EC2 tells them soon: nothing depends on

@@ -30,10 +30,10 @@ impl Mark {
         let changed = SystemTime::UNIX_EPOCH
             .checked_add(Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds));
         let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
-        match age.is_some_and(|age| age > SETTLED) {
-            true => Self(sum(found.st_ino, &[seconds, nanoseconds]).max(1)),
-            false => Self::NONE,
+        if age.is_none_or(|age| age <= SETTLED) {
+            return Self::NONE;
         }
+        Self(sum(found.st_ino, &[seconds, nanoseconds]).max(1))
     }
 
     /// Whether the file with this name is certainly still the one with this mark.

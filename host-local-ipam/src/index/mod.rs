@@ -55,7 +55,7 @@ enum State {
 }
 
 /// What is known before the address files are read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Before {
     /// The directory.
     stamp: Option<Stamp>,
@@ -147,9 +147,10 @@ impl Index {
         let is_marked = known.len() + read.len() > FEW;
         let noted = read.iter().map(|reservation| Noted {
             entry: Entry::of(reservation),
-            mark: match is_marked {
-                true => before.mark_of(&reservation.path),
-                false => Mark::NONE,
+            mark: if is_marked {
+                before.mark_of(&reservation.path)
+            } else {
+                Mark::NONE
             },
         });
         let noted = noted.chain(known).collect();

@@ -200,12 +200,11 @@ fn of_target(message: RouteNetlinkMessage, number: i32) -> Option<io::Result<Ker
         return None;
     };
     let target = AddressAttribute::TargetNetNsId(number);
-    match found.attributes.contains(&target) {
-        true => to_address(message).map(Ok),
-        false => Some(Err(io::Error::other(
-            "the answer is about another network namespace",
-        ))),
+    if found.attributes.contains(&target) {
+        return to_address(message).map(Ok);
     }
+    let why = "the answer is about another network namespace";
+    Some(Err(io::Error::other(why)))
 }
 
 /// The number of a namespace in another one, and here.

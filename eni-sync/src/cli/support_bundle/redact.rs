@@ -184,45 +184,48 @@ fn is_subject(name: &str, is_in_sentence: bool) -> bool {
 /// have every other character that quotes.
 fn without_users(line: &str) -> String {
     let is_end = |c: char| c.is_whitespace() || c == '"';
-    let words = line.split_inclusive(is_end).map(|word| {
-        let Some(end) = word.rfind('@') else {
-            return word.to_owned();
-        };
-        let (user, host) = word.split_at(end);
+    by_words(line, is_end, |word| {
+        let (user, host) = word.split_at(word.rfind('@')?);
         let start = match (user.find("://"), user.find(':')) {
             (Some(scheme), _) => scheme + "://".len(),
             // The name of an image may have a port before its digest.
             (None, Some(password)) if !host.starts_with("@sha256:") => {
                 user[..password].rfind('=').map_or(0, |name| name + 1)
             }
-            _ => return word.to_owned(),
+            _ => return None,
         };
-        format!("{}{REDACTED}{host}", &user[..start])
-    });
-    words.collect()
+        Some(format!("{}{REDACTED}{host}", &user[..start]))
+    })
 }
 
 fn without_access_keys(line: &str) -> String {
     let is_end = |c: char| !c.is_ascii_alphanumeric();
-    let words = line.split_inclusive(is_end).map(|word| {
-        let key = word.trim_end_matches(is_end);
+    by_words(line, is_end, |key| {
         let start = ACCESS_KEYS.iter().filter_map(|begin| key.find(begin)).min();
-        match start.filter(|start| key.len() - start >= ACCESS_KEY_LENGTH) {
-            Some(start) => format!("{}{REDACTED}{}", &word[..start], &word[key.len()..]),
-            None => word.to_owned(),
-        }
-    });
-    words.collect()
+        let start = start.filter(|start| key.len() - start >= ACCESS_KEY_LENGTH)?;
+        Some(format!("{}{REDACTED}", &key[..start]))
+    })
 }
 
 fn without_tokens(line: &str) -> String {
     let is_end = |c: char| !c.is_ascii_alphanumeric() && !".-_".contains(c);
-    let words = line.split_inclusive(is_end).map(|word| {
-        let token = word.trim_end_matches(is_end);
-        match token.starts_with(TOKEN) && token.matches('.').count() >= 2 {
-            true => format!("{REDACTED}{}", &word[token.len()..]),
-            false => word.to_owned(),
-        }
+    by_words(line, is_end, |token| {
+        let is_token = token.starts_with(TOKEN) && token.matches('.').count() >= 2;
+        is_token.then(|| REDACTED.to_owned())
+    })
+}
+
+/// A line in which `shown` replaces words, which end before the characters for which `is_end` is
+/// true.
+fn by_words(
+    line: &str,
+    is_end: impl Fn(char) -> bool + Copy,
+    shown: impl Fn(&str) -> Option<String>,
+) -> String {
+    let words = line.split_inclusive(is_end).map(|part| {
+        let word = part.trim_end_matches(is_end);
+        let shown = shown(word).unwrap_or_else(|| word.to_owned());
+        shown + &part[word.len()..]
     });
     words.collect()
 }

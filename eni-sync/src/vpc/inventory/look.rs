@@ -221,9 +221,10 @@ pub(crate) fn compose(
         network_card_index: eni.network_card,
         device_index: eni.device_index,
         attachment_id: eni.attachment_id.clone().unwrap_or_default(),
-        attach_time: match interfaces.may_be_former(eni) {
-            true => 0,
-            false => eni.attach_time,
+        attach_time: if interfaces.may_be_former(eni) {
+            0
+        } else {
+            eni.attach_time
         },
         may_be_former: interfaces.may_be_former(eni),
         interface_index: interfaces.index(eni),
