@@ -33,7 +33,7 @@ impl Fixture {
                 "id": format!("eni-0{n}"), "mac": MACS[n - 1], "interface": format!("eth{n}"), "deviceIndex": n,
                 "attachmentId": format!("eni-attach-0{n}"), "attachTime": 1, "interfaceIndex": 0,
                 "networkCardIndex": 0, "subnetId": format!("subnet-0{n}"), "subnetCidrs": [format!("10.0.{n}.0/24"), format!("2001:db8:{n}::/64")],
-                "vpcId": "vpc-01", "noManage": true, "network": "", "tags": {}, "description": "", "requesterId": "", "requesterManaged": false, "securityGroups": [], "primaryAddresses": [format!("10.0.{n}.10")], "prefixes": [],
+                "vpcId": "vpc-01", "noManage": true, "network": "", "tags": {}, "description": "", "requesterId": "", "requesterManaged": false, "securityGroups": [], "primaryAddresses": [format!("10.0.{n}.10")], "prefixes": [], "mayBeFormer": false,
                 "ipv4Limit": 50, "ipv6Limit": 50
             })
         };
