@@ -10,9 +10,10 @@ use common::say;
 
 use crate::ledger::{Entries, Entry, Ledger, Owner, Unread, Whose, Wish};
 
-/// How long a DEL waits for the ledgers of all ENIs together. Each is locked for milliseconds,
-/// unless the process with the lock is stopped; the runtime repeats the DEL then.
-const GIVE_UP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a DEL waits for the ledgers of all ENIs together. Each is locked for milliseconds, which
+/// become seconds for the last of many pods that start and end on a busy node. If the process with
+/// the lock is stopped, the runtime repeats the DEL.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(20);
 /// How long it waits for each ledger at least, so that a stopped process on one ENI does not
 /// block the others.
 const LEAST_LOCK_WAIT: Duration = Duration::from_millis(100);
