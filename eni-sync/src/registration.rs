@@ -19,6 +19,7 @@ pub(crate) mod register;
 pub(crate) mod release;
 pub(crate) mod request;
 pub(crate) mod rules;
+mod settled;
 pub(crate) mod shared;
 pub(crate) mod subnets;
 mod takeover;

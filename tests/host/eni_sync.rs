@@ -64,6 +64,7 @@ mod releasing;
 mod repeated;
 mod role_of_agent;
 mod rules_of_giving;
+mod rules_of_giving_new;
 mod rules_of_releasing;
 mod rules_of_success;
 mod rules_of_taking;

@@ -12,6 +12,7 @@ mod sysfs;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -142,6 +143,14 @@ impl NetNs {
             path: OWN.to_owned(),
             cookie: OnceLock::new(),
         })
+    }
+
+    /// Whether it is a network namespace and not one of another type: a descriptor of a process,
+    /// by whose path a namespace is known, may be of another file by now.
+    pub fn is_of_network(&self) -> bool {
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let target = fs::read_link(link);
+        target.is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"net:"))
     }
 
     /// The path it was opened by, exactly as given.

@@ -4,7 +4,7 @@
 
 mod former;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,12 +15,14 @@ use common::files::file;
 use host_local_ipam::ranges_file;
 use host_local_ipam::raw_range::RawRange;
 
-use crate::agent::configuration::{Pool, Watermarks};
+use crate::agent::configuration::{Configuration, Pool, Watermarks};
+use crate::agent::reserved;
 use crate::agent::shared::Agent;
 use crate::ledger::{
-    EniLedger, Entry, Event, Excluded, Life, Owner, State, Takeover, Timestamp, now,
+    EniLedger, Entry, Event, Excluded, Ledger, Life, Owner, State, Takeover, Timestamp, now,
 };
 use crate::random;
+use crate::registration::in_use;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::supply::{self, prefix_of};
 use crate::registration::register::settle_in_turns;
@@ -77,10 +79,8 @@ fn keep_one(agent: &Agent, pool: &Pool, kept: &mut Vec<String>) -> Result<Option
         let mut errors = Errors::default();
         let excluded = &agent.configuration.exclude;
         errors.keep(reclaim(&ledger, (pool, excluded), &eni, kept));
-        // Addresses are removed from the file before they are removed from the ENI.
-        errors.keep(shrink(&ledger, pool, excluded));
-        errors.keep(write_ranges(&ledger, pool, &eni));
-        let refilled = errors.keep(refill(&node, &eni, &ledger, (pool, excluded)));
+        errors.keep(shrink(&ledger, (pool, excluded), &eni));
+        let refilled = errors.keep(refill(&node, &eni, &ledger, (pool, &agent.configuration)));
         drop(turn);
         let Refill { is_claimed, lacks } = refilled.unwrap_or_default();
         if is_claimed {
@@ -154,23 +154,25 @@ fn is_reserved(pool: &Pool, entry: &Entry) -> Result<bool> {
     Ok(false)
 }
 
-/// Releases free addresses that are excluded or above the high watermark. If host-local hands
-/// one of these out at this moment, its reservation keeps it on the ENI.
-fn shrink(ledger: &EniLedger, pool: &Pool, excluded: &Excluded) -> Result<()> {
-    let entries = ledger.open()?;
-    let all = entries.all()?;
-    let end = |address: IpAddr, why| {
-        let entry = all.iter().find(|entry| entry.address == address);
-        let entry = entry.map(|entry| entry.clone().owned_by(pool.claimant(address)));
-        entry.map_or(Ok(()), |entry| entries.end(entry, why))
-    };
+/// Writes the file of the pool, and releases free addresses that are excluded or above the high
+/// watermark: they leave the file first. If host-local hands one of these out at this moment, its
+/// reservation keeps it on the ENI, because its release waits for the ADDs that go on.
+fn shrink(ledger: &EniLedger, (pool, excluded): (&Pool, &Excluded), eni: &Eni) -> Result<()> {
+    let all = ledger.open()?.all()?;
+    let mut leaving: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for family in Family::ALL {
         let free = pool.free(&all, family)?.into_iter();
         let (out, free): (Vec<_>, Vec<_>) = free.partition(|address| excluded.contains(*address));
-        let mut out = out.into_iter();
-        out.try_for_each(|address| end(address, EXCLUDED))?;
-        let mut surplus = free.into_iter().skip(pool.watermarks().high);
-        surplus.try_for_each(|address| end(address, SURPLUS))?;
+        leaving.extend(out.into_iter().map(|address| (address, EXCLUDED)));
+        let surplus = free.into_iter().skip(pool.watermarks().high);
+        leaving.extend(surplus.map(|address| (address, SURPLUS)));
+    }
+    write_ranges_without(ledger, pool, eni, |address| leaving.contains_key(&address))?;
+    let entries = ledger.open()?;
+    for (address, why) in leaving {
+        let entry = entries.get(address)?.filter(|e| e.state == State::Pooled);
+        let entry = entry.map(|entry| entry.owned_by(pool.claimant(address)));
+        entry.map_or(Ok(()), |entry| entries.end(entry, why))?;
     }
     Ok(())
 }
@@ -189,8 +191,9 @@ fn refill(
     node: &Node<'_>,
     eni: &Eni,
     ledger: &EniLedger,
-    (pool, excluded): (&Pool, &Excluded),
+    (pool, configuration): (&Pool, &Configuration),
 ) -> Result<Refill> {
+    let excluded = &configuration.exclude;
     let (entries, known, there) = {
         let ledger = ledger.open()?;
         let there = supply::there(&ledger.prefixes()?, &eni.prefixes);
@@ -219,6 +222,8 @@ fn refill(
     let ec2 = node.aws.ec2(&node.inventory.region)?;
     let others = ec2.enis_of_subnet(&eni.subnet_id);
     let others = others.map_err(|failure| failure.error(&format!("look at {}", eni.subnet_id)))?;
+    let reserved = reserved::addresses(configuration)?;
+    let reserved: HashSet<IpAddr> = reserved.into_iter().collect();
     let (mut chosen, mut lacks) = (Vec::new(), Vec::new());
     for family in Family::ALL {
         let room = room(eni, &others, family);
@@ -232,10 +237,26 @@ fn refill(
             !is_taken && prefix_of(&there, address).is_none()
         };
         let found = candidates(pool, eni, is_free, &others, family);
+        let found = without_users(node.ledger, &reserved, found)?;
         chosen.extend(found.into_iter().take(missing(family).min(room)));
     }
     let is_claimed = !chosen.is_empty() && claim(ledger, pool, &chosen)?;
     Ok(Refill { is_claimed, lacks })
+}
+
+/// Those of the addresses that no pod of the node is seen to have: one of a network without eni-sync
+/// has it although EC2 does not know. A namespace that cannot be read may have any address; it must
+/// not keep all pods of the pool from starting.
+fn without_users(
+    ledger: &Ledger,
+    reserved: &HashSet<IpAddr>,
+    mut found: Vec<IpAddr>,
+) -> Result<Vec<IpAddr>> {
+    found.retain(|address| !reserved.contains(address));
+    let asked: HashSet<IpAddr> = found.iter().copied().collect();
+    let living = in_use::look_from(ledger, |address| asked.contains(&address))?;
+    found.retain(|address| !living.has(*address));
+    Ok(found)
 }
 
 /// The text about a pool whose ENI has no room, the same for as long as that is so.
@@ -340,11 +361,22 @@ fn candidates(
 /// Writes the file of addresses that host-local may hand out, including those that it has
 /// handed out: only addresses that EC2 has confirmed on the ENI.
 fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
+    write_ranges_without(ledger, pool, eni, |_| false)
+}
+
+/// The same without the addresses that are leaving.
+fn write_ranges_without(
+    ledger: &EniLedger,
+    pool: &Pool,
+    eni: &Eni,
+    is_leaving: impl Fn(IpAddr) -> bool,
+) -> Result<()> {
     let entries = ledger.open()?.all()?;
     let mut sets = Vec::new();
     for family in pool.families(eni) {
         let listed = entries.iter().filter(|entry| {
-            pool.contains(entry.address) && Family::of(entry.address) == family && is_listed(entry)
+            let is_own = pool.contains(entry.address) && Family::of(entry.address) == family;
+            is_own && is_listed(pool, entry) && !is_leaving(entry.address)
         });
         let listed: BTreeSet<IpAddr> = listed.map(|entry| entry.address).collect();
         sets.push(ranges(&listed, eni));
@@ -352,10 +384,19 @@ fn write_ranges(ledger: &EniLedger, pool: &Pool, eni: &Eni) -> Result<()> {
     ranges_file::write(&pool.ranges_file, sets)
 }
 
-/// Whether host-local may hand an address out, or has done so. An address that the last look at
-/// EC2 did not show may be gone.
-fn is_listed(entry: &Entry) -> bool {
-    matches!(entry.state, State::Pooled | State::Held) && !entry.is_missing()
+/// Whether host-local may hand an address of the pool out, or has done so. What a pod of another
+/// network has, it would hand out again. An address that the last look at EC2 did not show may be
+/// gone.
+fn is_listed(pool: &Pool, entry: &Entry) -> bool {
+    let is_for_pool = match entry.state {
+        State::Pooled => true,
+        State::Held => {
+            let owner = entry.owner.as_ref();
+            owner.is_none_or(|owner| owner.network == pool.name)
+        }
+        _ => false,
+    };
+    is_for_pool && !entry.is_missing()
 }
 
 /// The addresses as the longest possible ranges.

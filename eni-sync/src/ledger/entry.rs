@@ -1,6 +1,7 @@
 //! The ledger's entry of one address.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::kernel::netns::Holders;
@@ -424,10 +425,16 @@ impl Entry {
 
     /// Whether the address belongs to a reservation of host-local that may still exist.
     pub(crate) fn is_reserved(&self) -> bool {
-        self.owner.as_ref().is_some_and(|owner| match &owner.life {
-            Life::Reservation { reservation } => !reservation_presence(reservation).has_ended(),
-            Life::Namespace { .. } | Life::Pool { .. } => false,
-        })
+        let file = self.reservation();
+        file.is_some_and(|file| !reservation_presence(file).has_ended())
+    }
+
+    /// The file of the reservation of host-local that the address belongs to.
+    pub(crate) fn reservation(&self) -> Option<&Path> {
+        match &self.owner.as_ref()?.life {
+            Life::Reservation { reservation } => Some(reservation),
+            Life::Namespace { .. } | Life::Pool { .. } => None,
+        }
     }
 
     /// Whether no pod needs the address any more, whether it is on the ENI or not.

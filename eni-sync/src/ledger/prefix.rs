@@ -102,6 +102,15 @@ impl Prefix {
         Self { excluded, ..self }
     }
 
+    /// The same where the node gives none of these addresses to anybody either.
+    #[must_use]
+    pub(crate) fn without_those(mut self, addresses: &[IpAddr]) -> Self {
+        let own = addresses.iter().filter(|address| self.contains(**address));
+        let own: Vec<(IpAddr, IpAddr)> = own.map(|address| (*address, *address)).collect();
+        self.excluded.extend(own);
+        self
+    }
+
     /// The same where it is not known what is excluded: the node gives none of it to anybody.
     fn without_any(self) -> Self {
         let excluded = vec![(self.prefix.address(), self.prefix.last())];

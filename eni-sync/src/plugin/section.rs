@@ -1,5 +1,6 @@
 //! The `ipam` section of a network whose addresses EC2 chooses.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -142,7 +143,12 @@ fn addresses(value: &Value) -> Result<Vec<IpAddr>> {
     };
     let texts = value.as_array().map(|texts| texts.iter().map(parse));
     let addresses: Option<Vec<IpAddr>> = texts.and_then(Iterator::collect);
-    addresses.ok_or_else(|| invalid(KEY_ADDRESSES, value, "it is a list of addresses"))
+    let is_once = |addresses: &Vec<IpAddr>| {
+        let different: HashSet<&IpAddr> = addresses.iter().collect();
+        different.len() == addresses.len()
+    };
+    let addresses = addresses.filter(is_once);
+    addresses.ok_or_else(|| invalid(KEY_ADDRESSES, value, "it is a list of addresses, each once"))
 }
 
 fn routes(value: &Value) -> Result<Vec<Route>> {

@@ -12,6 +12,7 @@ use common::error::{Error, ErrorCode, Result};
 
 use crate::ledger::{EniLedger, Entries, Entry, Excluded, Ledger, Owner, State, Whose, Wish};
 use crate::registration::attached::is_part;
+use crate::registration::claim::require_own;
 use crate::registration::count::{self, is_chosen_for};
 use crate::registration::in_use;
 use crate::registration::node::Node;
@@ -46,6 +47,7 @@ pub(crate) fn choose(
         let prefixes = ledger.of_attached(&eni)?.read_prefixes()?;
         choice.require_included(&ledger.excluded()?)?;
         choice.require_free(&eni, &there(&prefixes, &eni.prefixes))?;
+        choice.require_unpooled(&ledger.of_attached(&eni)?)?;
     }
     let node = Node {
         aws,
@@ -138,6 +140,23 @@ impl Choice {
     }
 }
 
+impl Choice {
+    /// Checks that host-local cannot give a requested address to another pod.
+    fn require_unpooled(&self, ledger: &EniLedger) -> Result<()> {
+        let entries = ledger.open()?;
+        for address in &self.addresses {
+            let entry = entries.get(*address)?;
+            if entry.is_some_and(|entry| entry.state == State::Pooled) {
+                let msg = format!("{address} is in a pool of {}", ledger.id());
+                let details = "host-local may give it to any pod of the network that has the pool: \
+                               ask for addresses outside of the ranges of pools";
+                return Err(Error::config(msg).with_details(details));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The addresses of an ENI that one attachment has as a whole, the primary ones first. They
 /// need not be claimed, and stay on the ENI when the attachment ends.
 fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice, owner: &Owner) -> Result<Vec<IpAddr>> {
@@ -148,6 +167,7 @@ fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice, owner: &Owner) -> Result<
         let msg = format!("EC2 does not show {} at this moment", eni.id);
         Error::new(ErrorCode::TRY_AGAIN, msg)
     })?;
+    require_own(node, eni, &found.primary, owner)?;
     let mut addresses = found.primary;
     addresses.extend(parts(node, eni, found.secondary, owner)?);
     let is_of = |family: Family| move |address: &IpAddr| Family::of(*address) == family;

@@ -3,6 +3,8 @@
 //! ended an attachment whose pod lives on with the address, and a pod, or the node itself, may
 //! have one that nobody has claimed.
 
+use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +13,6 @@ use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 use common::kernel::netns::Holders;
 
-use crate::deadline::Deadline;
 use crate::ledger::{
     EniLedger, Entries, Entry, Event, Life, Owner, Refusal, State, Timestamp, now,
 };
@@ -30,8 +31,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_millis(800);
 /// How long, in seconds, a claim that is in doubt is looked at again before it is refused.
 const PASSING: Timestamp = 2;
-/// How long the process in turn looks into namespaces before it leaves the rest to the next turn.
-const LOOKS: Duration = Duration::from_secs(2);
 
 /// An address that an attachment wants, and what the ledger has of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -127,11 +126,11 @@ fn can_be_asked(owner: &Owner) -> bool {
     matches!(owner.life, Life::Namespace { .. })
 }
 
-/// Refuses the claims of addresses that were on the ENI before they were claimed, unknown to the
-/// ledger, and that somebody else has, or of which that cannot be found out. Returns the others,
-/// and after what pause those are to be looked at that are left out, because it is not known yet:
-/// the process in turn does not wait for that. The metadata are asked once for all; if they do not
-/// answer soon, EC2 alone tells who has an address.
+/// Refuses the claims of addresses that the ledger did not know and that somebody else has, or of
+/// which that cannot be found out: another program may have put them on the ENI, or a pod of another
+/// network has them although EC2 does not know. Returns the others, and after what pause those are
+/// to be looked at that are left out, because it is not known yet: the process in turn does not wait
+/// for that. The namespaces are read once for all.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger.
@@ -153,33 +152,12 @@ pub(crate) fn refuse_used(
     if unknown.is_empty() {
         return Ok((claims, None));
     }
-    // Without an answer, each of them may have been on the ENI before.
-    if let Ok(shown) = node.aws.imds_soon()?.addresses(&eni.mac) {
-        unknown.retain(|entry| shown.contains(&entry.address));
-    }
-    let deadline = Deadline::after(node.aws.deadline().left_of(LOOKS));
     let mut pause = None;
-    let mut left = unknown.into_iter().peekable();
-    while let Some(entry) = left.next() {
-        let Some(owner) = entry.owner.clone() else {
-            continue;
-        };
-        let mut own = vec![entry];
-        while let Some(next) = left.next_if(|next| next.is_owned_by(&owner)) {
-            own.push(next);
-        }
-        for (entry, doubt) in doubts(node, eni, (&owner, own)) {
-            claims.retain(|claimed| claimed.address != entry.address);
-            match doubt {
-                Doubt::Refused(error) => refuse(ledger, entry, &error)?,
-                Doubt::Passing => pause = Some(FIRST_PAUSE),
-            }
-        }
-        // One is looked at in every turn, so all are.
-        if deadline.is_over() && left.peek().is_some() {
-            let late: Vec<IpAddr> = left.map(|entry| entry.address).collect();
-            claims.retain(|claimed| !late.contains(&claimed.address));
-            return Ok((claims, Some(Duration::ZERO)));
+    for (entry, doubt) in doubts(node, eni, unknown) {
+        claims.retain(|claimed| claimed.address != entry.address);
+        match doubt {
+            Doubt::Refused(error) => refuse(ledger, entry, &error)?,
+            Doubt::Passing => pause = Some(FIRST_PAUSE),
         }
     }
     Ok((claims, pause))
@@ -193,30 +171,65 @@ enum Doubt {
     Passing,
 }
 
-/// Those of the claims of one attachment that are in doubt.
-fn doubts(node: &Node<'_>, eni: &Eni, (owner, own): (&Owner, Vec<Entry>)) -> Vec<(Entry, Doubt)> {
-    let is_asked = |address| own.iter().any(|entry| entry.address == address);
-    let looked = in_use::look_beside(owner, node.ledger, is_asked)
-        .and_then(|living| Ok((living, Whole::of(&eni.mac)?)));
-    let (living, whole) = match looked {
+/// Those of the claims that are in doubt.
+fn doubts(node: &Node<'_>, eni: &Eni, claims: Vec<Entry>) -> Vec<(Entry, Doubt)> {
+    let asked: HashSet<IpAddr> = claims.iter().map(|entry| entry.address).collect();
+    let looked = in_use::look_from(node.ledger, |address| asked.contains(&address))
+        .and_then(|living| Ok((living, WithEni::new(node, eni)?)));
+    let (living, with_eni) = match looked {
         Ok(looked) => looked,
         Err(error) => {
             let refused = |entry| (entry, Doubt::Refused(error.clone()));
-            return own.into_iter().map(refused).collect();
+            return claims.into_iter().map(refused).collect();
         }
     };
     let doubt = |entry: Entry| {
-        let why = living.whose(entry.address);
-        let why = why.or_else(|| whole.reason_to_refuse(None, owner))?;
-        let is_new = entry.is_of_the_last(PASSING, now());
-        let doubt = if is_new && !living.has(entry.address) {
+        let owner = entry.owner.as_ref()?;
+        if let Some(whose) = living.whose_beside(entry.address, owner) {
+            let error = not_yet(entry.address, &eni.id, whose);
+            return Some((entry, Doubt::Refused(error)));
+        }
+        let why = with_eni.reason_to_refuse(entry.address, owner)?;
+        let doubt = if entry.is_of_the_last(PASSING, now()) {
             Doubt::Passing
         } else {
             Doubt::Refused(not_yet(entry.address, &eni.id, why))
         };
         Some((entry, doubt))
     };
-    own.into_iter().filter_map(doubt).collect()
+    claims.into_iter().filter_map(doubt).collect()
+}
+
+/// What a pod may have got with the whole ENI: no address that came to the ENI later.
+struct WithEni<'a> {
+    node: &'a Node<'a>,
+    eni: &'a Eni,
+    whole: Whole,
+    /// The addresses of the ENI by the metadata, asked for when they are first needed; `None`
+    /// without an answer: then each of them may have been on the ENI before.
+    shown: OnceCell<Option<HashSet<IpAddr>>>,
+}
+
+impl<'a> WithEni<'a> {
+    fn new(node: &'a Node<'a>, eni: &'a Eni) -> Result<Self> {
+        let (whole, shown) = (Whole::of(&eni.mac)?, OnceCell::new());
+        Ok(Self {
+            node,
+            eni,
+            whole,
+            shown,
+        })
+    }
+
+    fn reason_to_refuse(&self, address: IpAddr, owner: &Owner) -> Option<String> {
+        let why = self.whole.reason_to_refuse(None, owner)?;
+        let shown = self.shown.get_or_init(|| {
+            let imds = self.node.aws.imds_soon().ok()?;
+            imds.addresses(&self.eni.mac).ok()
+        });
+        let is_there = shown.as_ref().is_none_or(|shown| shown.contains(&address));
+        is_there.then_some(why)
+    }
 }
 
 fn refuse(ledger: &EniLedger, entry: Entry, error: &Error) -> Result<()> {
@@ -233,6 +246,37 @@ fn refuse(ledger: &EniLedger, entry: Entry, error: &Error) -> Result<()> {
 fn not_yet(address: IpAddr, eni: &str, why: String) -> Error {
     let msg = format!("{address} on {eni} cannot be given to another pod yet");
     Error::new(ErrorCode::TRY_AGAIN, msg).with_details(why)
+}
+
+/// Checks that nobody else has addresses that need no claim: those of the ENI itself, which the
+/// attachment has with the whole ENI.
+///
+/// # Errors
+/// Code 7 naming one that the node has on an interface, 11 one that a pod has.
+pub(crate) fn require_own(
+    node: &Node<'_>,
+    eni: &Eni,
+    addresses: &[IpAddr],
+    owner: &Owner,
+) -> Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let living = in_use::look_beside(owner, node.ledger, |address| addresses.contains(&address))?;
+    for address in addresses {
+        if let Some(interface) = living.on_node(*address) {
+            let msg = format!("{address} is an address of {} itself", eni.id);
+            let details = format!(
+                "interface {interface:?} of the node has it: only a pod that has the whole ENI \
+                 gets its own addresses; pods that share an ENI get its secondary addresses"
+            );
+            return Err(Error::config(msg).with_details(details));
+        }
+        if let Some(whose) = living.whose(*address) {
+            return Err(not_yet(*address, &eni.id, whose));
+        }
+    }
+    Ok(())
 }
 
 /// Checks that nobody else has the addresses.

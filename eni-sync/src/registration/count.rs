@@ -318,7 +318,8 @@ impl Counter<'_> {
     /// way out, and what is excluded later; what a pod has nevertheless stays as the ledger has it.
     /// Returns those that are for nobody.
     fn note(&self, first: &[Wish], chosen: &[IpAddr]) -> Result<Parked> {
-        let (kept, why) = chosen::kept(self.ledger, &self.eni.mac, chosen)?;
+        let node = (self.node.ledger, self.eni.mac.as_str());
+        let (kept, why) = chosen::kept(node, self.ledger, chosen)?;
         let entries = self.ledger.open()?;
         let excluded = entries.excluded()?;
         let mut waiting = self.waiting(&entries)?;
@@ -334,8 +335,10 @@ impl Counter<'_> {
                 give(&entries, *address, &mut iter::empty(), now() + PARKED)
             } else if kept.contains(address) {
                 parked.count += 1;
-                let known = entries.get(*address)?;
-                known.map_or(Ok(()), |known| entries.note(known, &Event::Seen))
+                match entries.get(*address)? {
+                    Some(known) => entries.note(known, &Event::Seen),
+                    None => give(&entries, *address, &mut iter::empty(), now() + PARKED),
+                }
             } else {
                 give(&entries, *address, &mut waiting, now())
             });

@@ -21,8 +21,8 @@ const LINGERS: &str = "it may be in use: its namespace lived without its path, a
 /// The addresses in use, of those that were asked about, as far as this process can see.
 #[derive(Debug, Default)]
 pub(crate) struct Living {
-    /// The namespace of each address that a pod has, in the words of a message.
-    pods: HashMap<IpAddr, String>,
+    /// The namespaces of each address that pods have.
+    pods: HashMap<IpAddr, Vec<Place>>,
     /// The interface of each address that the node itself has.
     node: HashMap<IpAddr, String>,
     /// The namespaces that are not visible to this process: any address may be in them.
@@ -34,6 +34,16 @@ pub(crate) struct Living {
     /// The namespaces of owners that were read by their numbers, because no path leads there: all
     /// that was in them is there, or in another one that was read.
     settled: Vec<Nsid>,
+}
+
+/// A namespace in which an address is.
+#[derive(Debug)]
+struct Place {
+    /// It in the words of a message.
+    name: String,
+    /// `None` where it was read by its number.
+    inode: Option<u64>,
+    nsid: Option<Nsid>,
 }
 
 /// A namespace whose addresses are not known.
@@ -180,10 +190,25 @@ impl Living {
             .map(|unseen| format!("addresses of it may be in use: {}", unseen.why))
     }
 
+    /// The addresses that pods have, of those that were asked about, and all of the node.
+    pub(crate) fn used(&self) -> impl Iterator<Item = IpAddr> {
+        self.pods.keys().chain(self.node.keys()).copied()
+    }
+
     /// Who has an address, if that can be seen.
     pub(crate) fn whose(&self, address: IpAddr) -> Option<String> {
-        if let Some(place) = self.pods.get(&address) {
-            return Some(format!("it is on an interface of a pod, in {place}"));
+        self.whose_where(address, |_| true)
+    }
+
+    /// The same beside an attachment that gets the address and may have it already.
+    pub(crate) fn whose_beside(&self, address: IpAddr, own: &Owner) -> Option<String> {
+        self.whose_where(address, |place| !place.may_be_of(own))
+    }
+
+    fn whose_where(&self, address: IpAddr, is_meant: impl Fn(&Place) -> bool) -> Option<String> {
+        let mut places = self.pods.get(&address).into_iter().flatten();
+        if let Some(Place { name, .. }) = places.find(|place| is_meant(place)) {
+            return Some(format!("it is on an interface of a pod, in {name}"));
         }
         let name = self.on_node(address)?;
         Some(format!("it is on interface {name:?} of the node itself"))
@@ -213,6 +238,20 @@ impl Living {
     /// The namespaces whose addresses cannot be read, and why.
     pub(crate) fn unreadable(&self) -> impl ExactSizeIterator<Item = &Error> {
         self.unreadable.iter().map(|unseen| &unseen.why)
+    }
+}
+
+impl Place {
+    /// Whether it is the namespace of an owner, or can be: one that is known by its number only
+    /// cannot be told from that of an owner that was recorded without.
+    fn may_be_of(&self, owner: &Owner) -> bool {
+        owner
+            .netns_id()
+            .is_some_and(|id| match (self.inode, self.nsid, id.nsid) {
+                (_, Some(nsid), Some(own)) => nsid == own,
+                (Some(inode), _, _) => inode == id.inode,
+                (None, _, _) => true,
+            })
     }
 }
 

@@ -10,5 +10,6 @@ pub(crate) mod give_back;
 pub(crate) mod gone;
 pub(crate) mod kept;
 pub(crate) mod listed;
+mod occupied;
 pub(crate) mod stock;
 pub(crate) mod supply;

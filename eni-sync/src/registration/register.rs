@@ -18,7 +18,7 @@ use crate::ledger::{
     EniLedger, Entries, Entry, Event, Ledger, Owner, Refusal, State, Takeover, Whose, now,
 };
 use crate::registration::assign::{Assigner, Claimed};
-use crate::registration::claim::{claim, refuse_used};
+use crate::registration::claim::{claim, refuse_used, require_own};
 use crate::registration::desired::Wanted;
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::give;
@@ -77,7 +77,9 @@ pub(crate) fn register(
     addresses: &[IpAddr],
     request: &Request,
 ) -> Result<()> {
-    let wanted = eni::needing_entries(eni, addresses);
+    let addresses = addresses.iter().copied();
+    let (wanted, own): (Vec<_>, Vec<_>) = addresses.partition(|a| eni::needs_entry(eni, *a));
+    require_own(node, eni, &own, &request.owner)?;
     if wanted.is_empty() {
         return Ok(());
     }

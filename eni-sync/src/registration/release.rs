@@ -16,6 +16,7 @@ use crate::registration::in_use::{self, Living, Reach};
 use crate::registration::node::{Node, TURN_DEADLINE};
 use crate::registration::prefixes::free::free;
 use crate::registration::prefixes::supply::{self, prefix_of};
+use crate::registration::settled::unsettled;
 use crate::registration::shared::Shared;
 use crate::registration::unassign::{Answer, Answers, Unassigner};
 use crate::registration::{rules, unheard};
@@ -416,8 +417,13 @@ fn keep_living(ledger: &EniLedger, entries: Vec<Entry>, ends: &mut Ends) -> Resu
     let owners = known.iter().filter_map(|entry| entry.owner.as_ref());
     let asked: HashSet<IpAddr> = entries.iter().map(|entry| entry.address).collect();
     let living = in_use::look(owners, Reach::Visible, |address| asked.contains(&address))?;
+    let unsettled = unsettled(&entries);
     keep(ledger, entries, ends, |entry| {
-        reason_to_keep(entry, &living)
+        let why = entry.reservation().and_then(|file| unsettled.get(file));
+        match why {
+            Some(why) => Ok(Some(why.clone())),
+            None => reason_to_keep(entry, &living),
+        }
     })
 }
 

@@ -59,19 +59,19 @@ fn a_prefix_that_is_found_leaves_the_file_of_its_pool_before_others_give_its_add
 
 /// An ADD of host-local that is stopped under its lock when it has read the ranges file and has
 /// reserved nothing.
-struct Stopping<'a> {
+pub(super) struct Stopping<'a> {
     node: &'a VpcNode,
     trace: PathBuf,
 }
 
 impl<'a> Stopping<'a> {
-    fn new(node: &'a VpcNode) -> Self {
+    pub(super) fn new(node: &'a VpcNode) -> Self {
         let trace = node.run_directory().join("strace");
         Self { node, trace }
     }
 
     /// Runs the ADD, which ends when it was continued.
-    fn run(&self, pod: &Pod) -> Output {
+    pub(super) fn run(&self, pod: &Pod) -> Output {
         let next = "/var/lib/cni/networks/mgmt/.boot_id";
         let stop = "inject=openat:signal=STOP:when=1";
         let options = ["-f", "-o", "/run/strace", "-P", next, "-e", stop];
@@ -81,7 +81,7 @@ impl<'a> Stopping<'a> {
     }
 
     /// The process that is stopped.
-    fn process(&self) -> Option<Pid> {
+    pub(super) fn process(&self) -> Option<Pid> {
         let trace = fs::read_to_string(&self.trace).ok()?;
         let stopped = trace
             .lines()
@@ -92,7 +92,7 @@ impl<'a> Stopping<'a> {
 }
 
 /// Goes on when this value is dropped.
-struct Stopped(Pid);
+pub(super) struct Stopped(pub(super) Pid);
 
 impl Drop for Stopped {
     fn drop(&mut self) {

@@ -6,8 +6,9 @@ use common::error::Result;
 use common::say;
 
 use super::CLAIMED;
-use crate::ledger::{EniLedger, Entries, Entry, Event, Timestamp, Wish};
+use crate::ledger::{EniLedger, Entries, Entry, Event, Ledger, Timestamp, Wish};
 use crate::registration::claim::may_be_used;
+use crate::registration::in_use;
 use crate::registration::release;
 
 /// What EC2 has chosen for nobody.
@@ -19,15 +20,16 @@ pub(super) struct Parked {
     pub(super) why: Vec<String>,
 }
 
-/// Those of the addresses that a pod has, or may have, and why. Another program has removed them
-/// from the ENI, which has this MAC address, while the ledger kept them for that pod. If it cannot
-/// be found out who has them, nobody gets them, and the others of the answer are given nevertheless.
+/// Those of the addresses that a pod has, or may have, and why: a pod of a network without eni-sync,
+/// or one for which the ledger kept them while another program removed them from the ENI, which has
+/// this MAC address. If it cannot be found out who has them, nobody gets them, and the others of the
+/// answer are given nevertheless.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
 pub(super) fn kept(
+    (node, mac): (&Ledger, &str),
     ledger: &EniLedger,
-    mac: &str,
     chosen: &[IpAddr],
 ) -> Result<(Vec<IpAddr>, Vec<String>)> {
     let mut known = Vec::new();
@@ -37,6 +39,7 @@ pub(super) fn kept(
             known.extend(entries.get(*address)?);
         }
     }
+    let all: Vec<IpAddr> = known.iter().map(|entry| entry.address).collect();
     known.retain(|entry| may_be_used(entry) && !entry.is_in_use());
     let mut kept: Vec<IpAddr> = known.iter().map(|entry| entry.address).collect();
     let mut why = Vec::new();
@@ -46,11 +49,33 @@ pub(super) fn kept(
         why.push(error.to_string());
         Vec::new()
     });
+    kept.retain(|address| free.iter().all(|entry| entry.address != *address));
+    let unknown = chosen.iter().filter(|address| !all.contains(address));
+    kept.extend(used(node, unknown.copied().collect(), &mut why));
     for why in &why {
         say!("{why}");
     }
-    kept.retain(|address| free.iter().all(|entry| entry.address != *address));
     Ok((kept, why))
+}
+
+/// Those of the addresses, which no entry knows, that somebody has.
+fn used(node: &Ledger, mut unknown: Vec<IpAddr>, why: &mut Vec<String>) -> Vec<IpAddr> {
+    if unknown.is_empty() {
+        return unknown;
+    }
+    match in_use::look_from(node, |address| unknown.contains(&address)) {
+        Ok(living) => unknown.retain(|address| {
+            let whose = living.whose(*address);
+            why.extend(
+                whose
+                    .iter()
+                    .map(|whose| format!("{address} stays: {whose}")),
+            );
+            whose.is_some()
+        }),
+        Err(error) => why.push(error.to_string()),
+    }
+    unknown
 }
 
 /// Writes down for whom an address is that EC2 has chosen: for who has claimed it by name

@@ -13,7 +13,7 @@ use common::kernel::netlink::{ByNumber, KernelAddress, Netlink};
 use common::kernel::netns::{Holders, NetNs, Nsid, PROCESSES, Presence};
 use nix::libc::{EACCES, EPERM};
 
-use super::{Living, Reach, Unseen};
+use super::{Living, Place, Reach, Unseen};
 use crate::ledger::Owner;
 use crate::limits;
 
@@ -211,8 +211,8 @@ impl<'a> Look<'a> {
         };
         match by_number.addresses(number, limits::ADDRESSES) {
             Ok(found) => {
-                let place = format!("network namespace {number} of `ip netns list-id`");
-                self.keep(&found.unwrap_or_default(), &place);
+                let name = format!("network namespace {number} of `ip netns list-id`");
+                self.keep(&found.unwrap_or_default(), (&name, None, Some(number)));
                 Ok(true)
             }
             // It does not say anything about this namespace.
@@ -294,9 +294,10 @@ impl<'a> Look<'a> {
         let inode = netns.outer_id()?.inode;
         let beside = self.beside.and_then(Owner::netns_id);
         let is_beside = beside.is_some_and(|beside| beside.inode == inode);
-        let number = match &mut self.by_number {
-            Some(by_number) => by_number.number_of(netns)?,
-            None => None,
+        let number = match self.by_number.as_mut().map(|b| b.number_of(netns)) {
+            // The namespace that was there has gone.
+            Some(Err(_)) if !netns.is_of_network() => return Ok(()),
+            number => number.transpose()?.flatten(),
         };
         self.seen.insert(inode);
         let is_new = number.is_none_or(|number| self.read.insert(number));
@@ -304,7 +305,7 @@ impl<'a> Look<'a> {
             return Ok(());
         }
         match self.addresses_in(netns, number)? {
-            Ok(found) => self.keep(&found, &format!("{path:?}")),
+            Ok(found) => self.keep(&found, (&format!("{path:?}"), Some(inode), number)),
             Err(cause) if cause.errno().is_some() => return Err(cause),
             Err(cause) => {
                 self.failed.extend(number);
@@ -337,12 +338,21 @@ impl<'a> Look<'a> {
         Ok(Netlink::open_in(netns)?.into_addresses(limits::ADDRESSES))
     }
 
-    /// Keeps those of the addresses that are asked about, with the place where they are.
-    fn keep(&mut self, found: &[KernelAddress], place: &str) {
+    /// Keeps those of the addresses that are asked about, with the namespace where they are: its
+    /// name, its inode if that is known, and its number if it has one.
+    fn keep(
+        &mut self,
+        found: &[KernelAddress],
+        (name, inode, number): (&str, Option<u64>, Option<i32>),
+    ) {
         for address in found.iter().map(|found| found.cidr.address()) {
             if (self.asked)(address) {
-                let pods = &mut self.living.pods;
-                pods.entry(address).or_insert_with(|| place.to_owned());
+                let place = Place {
+                    name: name.to_owned(),
+                    inode,
+                    nsid: number.map(|number| self.nsid(number)),
+                };
+                self.living.pods.entry(address).or_default().push(place);
             }
         }
     }

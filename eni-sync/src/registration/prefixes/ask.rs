@@ -10,6 +10,7 @@ use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 use common::say;
 
+use super::occupied::{occupied, set_apart};
 use super::stock::Level;
 use super::supply::{IPV4_SIZE, Slots, missing};
 use crate::ledger::{Asked, EniLedger, Entries, Entry, Event, Prefix, State, now};
@@ -204,6 +205,11 @@ impl<'a> Order<'a> {
             Ok(chosen) if chosen.is_empty() => Err(Failure::empty("AssignPrivateIpAddresses")),
             answer => answer,
         };
+        // The ledger is not locked here: pods must not wait while all namespaces are read.
+        let occupied = match &answer {
+            Ok(chosen) => occupied(self.node.ledger, chosen)?,
+            Err(_) => Vec::new(),
+        };
         let entries = self.ledger.open()?;
         let outcome = match answer {
             Err(failure) if failure.kind == Kind::Unanswered => return Ok(Err(failure)),
@@ -214,6 +220,7 @@ impl<'a> Order<'a> {
                 let addresses = chosen.len().saturating_mul(IPV4_SIZE);
                 let subnets = &self.node.shared.subnets;
                 subnets.note_assigned(&self.eni.subnet_id, self.family, addresses);
+                set_apart(&entries, &occupied)?;
                 for prefix in chosen {
                     note(&entries, prefix, self.ranges_file())?;
                 }

@@ -10,6 +10,7 @@ use common::error::Result;
 use host_local_ipam::ranges_file;
 use host_local_ipam::raw_range::RawRange;
 
+use super::occupied;
 use super::supply::is_usable;
 use crate::ledger::{EniLedger, Prefix, Timestamp, now};
 use crate::vpc::ec2::Family;
@@ -33,8 +34,14 @@ pub(crate) fn write(
     // Without the list of excluded addresses, the file stays as it is.
     entries.excluded()?;
     let mut prefixes = entries.prefixes()?;
-    drop(entries);
     prefixes.retain(|prefix| prefix.ranges_file.as_deref() == Some(file));
+    let apart = match prefixes.is_empty() {
+        true => Vec::new(),
+        false => occupied::set_apart_in(&entries)?,
+    };
+    drop(entries);
+    let prefixes = prefixes.into_iter();
+    let prefixes: Vec<Prefix> = prefixes.map(|p| p.without_those(&apart)).collect();
     ranges_file::write(file, sets(&prefixes, eni, families, now()))
 }
 
