@@ -254,7 +254,7 @@ fn without_users(
 ) -> Result<Vec<IpAddr>> {
     found.retain(|address| !reserved.contains(address));
     let asked: HashSet<IpAddr> = found.iter().copied().collect();
-    let living = in_use::look_from(ledger, |address| asked.contains(&address))?;
+    let living = in_use::look_if_permitted(ledger, |address| asked.contains(&address))?;
     found.retain(|address| !living.has(*address));
     Ok(found)
 }

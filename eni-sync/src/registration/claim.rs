@@ -174,7 +174,7 @@ enum Doubt {
 /// Those of the claims that are in doubt.
 fn doubts(node: &Node<'_>, eni: &Eni, claims: Vec<Entry>) -> Vec<(Entry, Doubt)> {
     let asked: HashSet<IpAddr> = claims.iter().map(|entry| entry.address).collect();
-    let looked = in_use::look_from(node.ledger, |address| asked.contains(&address))
+    let looked = in_use::look_if_permitted(node.ledger, |address| asked.contains(&address))
         .and_then(|living| Ok((living, WithEni::new(node, eni)?)));
     let (living, with_eni) = match looked {
         Ok(looked) => looked,
@@ -189,6 +189,11 @@ fn doubts(node: &Node<'_>, eni: &Eni, claims: Vec<Entry>) -> Vec<(Entry, Doubt)>
             let error = not_yet(entry.address, &eni.id, whose);
             return Some((entry, Doubt::Refused(error)));
         }
+        if let Some(denied) = living.denied()
+            && with_eni.may_have(entry.address)
+        {
+            return Some((entry, Doubt::Refused(denied.clone())));
+        }
         let why = with_eni.reason_to_refuse(entry.address, owner)?;
         let doubt = if entry.is_of_the_last(PASSING, now()) {
             Doubt::Passing
@@ -200,7 +205,7 @@ fn doubts(node: &Node<'_>, eni: &Eni, claims: Vec<Entry>) -> Vec<(Entry, Doubt)>
     claims.into_iter().filter_map(doubt).collect()
 }
 
-/// What a pod may have got with the whole ENI: no address that came to the ENI later.
+/// What was on the ENI before it was claimed, and who may have got that with the whole ENI.
 struct WithEni<'a> {
     node: &'a Node<'a>,
     eni: &'a Eni,
@@ -223,12 +228,16 @@ impl<'a> WithEni<'a> {
 
     fn reason_to_refuse(&self, address: IpAddr, owner: &Owner) -> Option<String> {
         let why = self.whole.reason_to_refuse(None, owner)?;
+        self.may_have(address).then_some(why)
+    }
+
+    /// Whether the address may have been on the ENI before it was claimed.
+    fn may_have(&self, address: IpAddr) -> bool {
         let shown = self.shown.get_or_init(|| {
             let imds = self.node.aws.imds_soon().ok()?;
             imds.addresses(&self.eni.mac).ok()
         });
-        let is_there = shown.as_ref().is_none_or(|shown| shown.contains(&address));
-        is_there.then_some(why)
+        shown.as_ref().is_none_or(|shown| shown.contains(&address))
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use common::error::{Error, Result};
 use common::kernel::netns::{NetNsId, Nsid};
+use nix::libc::{EACCES, EPERM};
 
 use self::look::Look;
 use crate::ledger::{Entry, Ledger, Owner};
@@ -31,6 +32,8 @@ pub(crate) struct Living {
     is_blind: bool,
     /// The namespaces that have too many addresses, or change them too often to be read.
     unreadable: Vec<Unseen>,
+    /// Why nothing was read, where this process may not look into namespaces.
+    denied: Option<Error>,
     /// The namespaces of owners that were read by their numbers, because no path leads there: all
     /// that was in them is there, or in another one that was read.
     settled: Vec<Nsid>,
@@ -122,6 +125,21 @@ pub(crate) fn look_from(ledger: &Ledger, asked: impl Fn(IpAddr) -> bool) -> Resu
     look(owners.iter(), Reach::Visible, asked)
 }
 
+/// The same for addresses that are new to the ENI: a pod may have one that EC2 does not know. A look
+/// that fails is repeated once, and a process that may not look into namespaces is no error.
+///
+/// # Errors
+/// As for [`of_node`].
+pub(crate) fn look_if_permitted(ledger: &Ledger, asked: impl Fn(IpAddr) -> bool) -> Result<Living> {
+    match look_from(ledger, &asked).or_else(|_| look_from(ledger, &asked)) {
+        Err(error) if matches!(error.errno(), Some(EACCES | EPERM)) => Ok(Living {
+            denied: Some(error),
+            ..Living::default()
+        }),
+        looked => looked,
+    }
+}
+
 fn entries_of(ledger: &Ledger) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for eni in ledger.enis()? {
@@ -188,6 +206,11 @@ impl Living {
         unseen
             .next()
             .map(|unseen| format!("addresses of it may be in use: {}", unseen.why))
+    }
+
+    /// Why nothing was read, where this process may not look into namespaces.
+    pub(crate) fn denied(&self) -> Option<&Error> {
+        self.denied.as_ref()
     }
 
     /// The addresses that pods have, of those that were asked about, and all of the node.

@@ -63,8 +63,10 @@ fn rule_7_an_address_stays_while_it_is_in_a_namespace_to_which_no_path_leads() {
     let address = "10.0.4.161";
     let vpc = Vpc::new();
     let node = vpc.node();
-    ended(&node, address);
     let stranger = stranger(&node, address);
+    stranger.netns.ip(&["address", "flush", "dev", "net1"]);
+    ended(&node, address);
+    give(&stranger.netns, address);
     fs::create_dir_all(names(&node)).unwrap();
     hide(&node, "stranger");
     let blind = ["--pid", "--fork", "--mount-proc"];
@@ -218,8 +220,10 @@ fn rule_7_nothing_is_released_by_who_may_not_read_by_number() {
     let address = "10.0.4.168";
     let vpc = Vpc::new();
     let node = vpc.node();
+    let stranger = stranger(&node, address);
+    stranger.netns.ip(&["address", "flush", "dev", "net1"]);
     ended(&node, address);
-    let _stranger = stranger(&node, address);
+    give(&stranger.netns, address);
     let output = sync_under(&node, address, "setpriv", &["--bounding-set", "-net_admin"]);
     let text = "failed to read the network namespace with the number ";
     assert!(output.to_string().contains(text), "{output}");

@@ -63,7 +63,7 @@ fn used(node: &Ledger, mut unknown: Vec<IpAddr>, why: &mut Vec<String>) -> Vec<I
     if unknown.is_empty() {
         return unknown;
     }
-    match in_use::look_from(node, |address| unknown.contains(&address)) {
+    match in_use::look_if_permitted(node, |address| unknown.contains(&address)) {
         Ok(living) => unknown.retain(|address| {
             let whose = living.whose(*address);
             why.extend(

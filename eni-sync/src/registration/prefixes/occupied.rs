@@ -15,7 +15,7 @@ use crate::registration::in_use;
 /// Those of reading the ledger and the namespaces.
 pub(super) fn occupied(node: &Ledger, prefixes: &[Cidr]) -> Result<Vec<IpAddr>> {
     let is_inside = |address| prefixes.iter().any(|prefix| prefix.contains(address));
-    let living = in_use::look_from(node, is_inside)?;
+    let living = in_use::look_if_permitted(node, is_inside)?;
     Ok(living
         .used()
         .filter(|address| is_inside(*address))
