@@ -12,6 +12,7 @@ mod deadlines;
 mod end;
 mod garbage;
 pub mod inventory;
+mod kept;
 mod options;
 mod recorded_sandbox;
 mod release;
@@ -34,6 +35,7 @@ use crate::plugin::Commands;
 use crate::records::{Attachment, Records};
 
 pub use configuration::Configuration;
+pub use kept::Kept;
 pub use options::Options;
 pub use recorded_sandbox::{sandbox_at_end, sandbox_by_number, sandbox_for_del};
 pub use release::Release;

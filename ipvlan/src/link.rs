@@ -1,11 +1,12 @@
 //! The ipvlan interface: its creation, its removal, and its comparison with configuration
 //! and record.
 
-use common::attach::{Release, Sandbox, Sides, sandbox_at_end, sandbox_for_del};
+use common::attach::{Kept, Release, Sandbox, Sides, sandbox_at_end, sandbox_for_del};
 use common::cni::args::CmdArgs;
-use common::error::{Error, Result};
+use common::error::{Error, ErrorCode, Result};
 use common::ifname::IfName;
-use common::kernel::netlink::{Kind, Link, LinkChange, Made, NewLink};
+use common::kernel::netlink::{Kind, Link, LinkChange, Made, Netlink, NewLink};
+use common::kernel::netns::STILL_THERE;
 use common::records::Attachment;
 
 use crate::config::{Flag, Master, Mode, NetConf};
@@ -110,7 +111,7 @@ pub fn remove(
     release: &mut Release<'_>,
 ) -> Result<()> {
     let Some(mut sandbox) = sandbox_at_end(args, record)? else {
-        return Ok(());
+        return remove_by_number(record);
     };
     let device = &record.device;
     // It has only one of these names.
@@ -122,6 +123,43 @@ pub fn remove(
         }
     }
     Ok(())
+}
+
+/// Removes the interface from a namespace that nothing leads to any more, while the kernel still has
+/// it. Otherwise another pod would get an address that the interface still has.
+fn remove_by_number(record: &Attachment<Device>) -> Result<()> {
+    let Some(kept) = Kept::of(record)? else {
+        return Ok(());
+    };
+    let mut node = Netlink::open()?;
+    let Some(link) = find_by_number(&kept, record, &mut node)? else {
+        return Ok(());
+    };
+    // The number may be that of another namespace by now, so what has it is looked for again.
+    match Kept::of(record)? {
+        Some(again) if again.is_certain() => again.delete(&mut node, &link),
+        Some(_) => Err(still_there(record)),
+        None => Ok(()),
+    }
+}
+
+fn find_by_number(
+    kept: &Kept,
+    record: &Attachment<Device>,
+    node: &mut Netlink,
+) -> Result<Option<Link>> {
+    let device = &record.device;
+    let names = [record.ifname.as_str(), device.temporary_name.as_str()];
+    let mut links = kept.links(node)?.into_iter();
+    Ok(links.find(|link| names.contains(&link.name.as_str()) && device.lower.is_below(link)))
+}
+
+/// The error of a DEL that must be repeated.
+fn still_there(record: &Attachment<Device>) -> Error {
+    let (ifname, netns) = (record.ifname.as_str(), &record.netns);
+    let msg = format!("cannot remove interface {ifname:?} yet");
+    let details = format!("netns {netns:?} may exist without its path: {STILL_THERE}");
+    Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details)
 }
 
 /// Compares the interface with the configuration and, if there is one, the record. Only

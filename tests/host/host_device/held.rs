@@ -1,5 +1,5 @@
 //! DEL where the path of the pod's namespace is gone, or leads to another one, and a process
-//! still keeps the namespace alive, with the device in it.
+//! or a socket still keeps the namespace alive, with the device in it.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -13,6 +13,9 @@ use tempfile::TempDir;
 use super::{Fixture, conf, with};
 
 const MAC: &str = "02:00:00:00:00:07";
+/// A socket of the namespace in a process that is elsewhere. The kernel itself has such a socket
+/// for a TCP connection whose peer does not answer.
+const SOCKET: &str = "inside = socket_inside()\nstay()";
 
 /// A node, and a process in the namespace of a pod, whose path can be removed.
 struct Scene {
@@ -64,6 +67,16 @@ impl Scene {
         fs::remove_file(self.path()).unwrap();
     }
 
+    /// ADD, after which only a socket keeps the namespace, which has ended when that is dropped.
+    #[track_caller]
+    fn leave_to_a_socket(&mut self, before: impl FnOnce(&Namespace)) -> Resident {
+        self.attach();
+        before(&self.pod());
+        let socket = Resident::holding(&self.process.netns(), SOCKET);
+        self.process = Resident::alone();
+        socket
+    }
+
     /// Changes the record of the only attachment, which is written to a file of this name.
     fn record_as(&self, name: &str, changes: &Value) {
         let file = self.fixture.node.state().join(&self.fixture.records()[0]);
@@ -107,6 +120,77 @@ fn gc_gives_back_a_device_of_a_namespace_that_only_a_process_keeps() {
     let call = scene.fixture.call("GC", &conf);
     scene.fixture.node.run(&call).ok();
     assert_eq!(scene.fixture.state(), before);
+}
+
+/// As many descriptors as its process has, but others.
+#[test]
+fn a_device_comes_back_from_a_namespace_that_only_a_thread_keeps() {
+    let own = "
+def work():
+    libc.unshare(0x400)  # CLONE_FILES
+    inside = os.open(path, os.O_RDONLY)
+    opened.set()
+    opened_other.wait()
+    stay()
+opened, opened_other = threading.Event(), threading.Event()
+in_thread(work)
+opened.wait()
+other = os.open('/dev/null', os.O_RDONLY)
+opened_other.set()
+";
+    let mut scene = Scene::new("macvlan");
+    let before = scene.fixture.state();
+    scene.attach();
+    let _thread = Resident::holding(&scene.process.netns(), own);
+    scene.process = Resident::alone();
+    scene.run("DEL", "").ok();
+    assert_eq!(scene.fixture.state(), before);
+}
+
+/// Nothing leads into the namespace, so the device cannot be taken out. The record of a device that
+/// ends there would be lost with a success, and with it the only trace of what has happened.
+#[test]
+fn del_does_not_succeed_while_only_a_socket_keeps_a_device() {
+    for (kind, command) in [("tap", "DEL"), ("macvlan", "DEL"), ("tap", "GC")] {
+        let what = format!("{kind}, {command}");
+        let mut scene = Scene::new(kind);
+        let socket = scene.leave_to_a_socket(|_| {});
+        let records = scene.fixture.records();
+        let end = || match command {
+            "GC" => {
+                let conf = with(&conf(), &json!({"cni.dev/valid-attachments": []}));
+                scene.fixture.node.run(&scene.fixture.call("GC", &conf))
+            }
+            _ => scene.run("DEL", ""),
+        };
+        let error = end().error_code(11);
+        assert_eq!(
+            error.msg, "cannot give host device \"dev0\" back yet",
+            "{what}"
+        );
+        assert!(error.details.contains("a socket may keep it"), "{error:?}");
+        assert_eq!(scene.fixture.records(), records, "{what}");
+        assert_eq!(scene.fixture.ipam.reserved().len(), 1, "{what}");
+        drop(socket);
+        end().ok();
+        assert!(scene.fixture.records().is_empty(), "{what}");
+        assert!(scene.fixture.ipam.reserved().is_empty(), "{what}");
+    }
+}
+
+/// The other end of a veth tells that it is there.
+#[test]
+fn what_is_not_in_a_namespace_that_a_socket_keeps_is_not_waited_for() {
+    let delete = |pod: &Namespace| {
+        pod.ip(&["link", "del", "net1"]);
+        pod.ip(&["link", "add", "net1", "type", "veth"]);
+    };
+    for kind in ["tap", "macvlan", "veth"] {
+        let mut scene = Scene::new(kind);
+        let _socket = scene.leave_to_a_socket(delete);
+        scene.run("DEL", "").ok();
+        assert!(scene.fixture.records().is_empty(), "{kind}");
+    }
 }
 
 /// The kernel gives the number of a namespace that has ended to the next one. What is in that

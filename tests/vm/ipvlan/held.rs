@@ -1,5 +1,5 @@
 //! DEL and GC where the path of the pod's namespace is gone, or leads to another one, and a process
-//! still keeps the namespace alive, with the interface in it.
+//! or a socket still keeps the namespace alive, with the interface in it.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -93,6 +93,30 @@ fn gc_removes_an_interface_from_a_namespace_that_only_a_process_keeps() {
     let call = Call::ours("ipvlan", "GC").conf(&conf);
     scene.node.run(&call).ok();
     scene.assert_ended("GC");
+}
+
+/// No process can enter the namespace: only its number leads there.
+#[test]
+fn an_interface_is_removed_from_a_namespace_that_only_a_socket_keeps() {
+    for command in ["DEL", "GC"] {
+        let mut scene = Scene::new();
+        let program = "inside = socket_inside()\nstay()";
+        let _socket = Resident::holding(&scene.process.netns(), program);
+        scene.process = Resident::alone();
+        match command {
+            "GC" => {
+                let conf = with(narrow(), json!({"cni.dev/valid-attachments": []}));
+                scene.node.run(&Call::ours("ipvlan", "GC").conf(&conf)).ok();
+            }
+            _ => {
+                scene.run("DEL", "").ok();
+            }
+        }
+        assert_eq!(reservations(&scene.node), [""; 0], "{command}");
+        let next = Pod::new("c2");
+        add(&scene.node, &narrow(), &next);
+        assert_eq!(next.netns.addresses("net1"), ["10.0.4.2/30"], "{command}");
+    }
 }
 
 /// The kernel gives the number of a namespace that has ended to the next one, in which another pod

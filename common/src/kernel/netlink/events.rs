@@ -20,6 +20,8 @@ pub enum Subject {
     Links,
     /// IPv6 addresses (`RTMGRP_IPV6_IFADDR`).
     Ipv6Addresses,
+    /// The numbers of other namespaces (`RTNLGRP_NSID`).
+    Namespaces,
 }
 
 impl Subject {
@@ -27,6 +29,7 @@ impl Subject {
         match self {
             Self::Links => 0x1,
             Self::Ipv6Addresses => 0x100,
+            Self::Namespaces => 0x800_0000,
         }
     }
 }

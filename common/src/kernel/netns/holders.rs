@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 use super::presence::{NetNsId, Presence, ProcessId};
 use super::search::{
-    Held, Inside, NETNS, PROCESSES, Seen, look_at_all, look_at_mounts, numbered,
+    Held, Inside, NETNS, PROCESSES, Seen, look_at_all, look_at_mounts, look_closely, numbered,
     sees_all_processes, threads, tolerant, too_many,
 };
 use super::{NetNs, Nsid};
 use crate::error::{Error, ErrorCode};
 
 /// What is said of a namespace that the kernel has not ended, and nothing else is known of.
-const STILL_THERE: &str = "the kernel still has it: a process or a socket may keep it that cannot \
+pub const STILL_THERE: &str = "the kernel still has it: a process or a socket may keep it that cannot \
                            be seen from here";
 
 /// What keeps the namespaces of the node alive. It is collected at the first question and
@@ -78,8 +78,21 @@ impl Holders {
         if matches!(self.seen()?, Seen::TooMany) {
             return Ok(None);
         }
-        let held = self.of(id)?;
-        Ok(held.map(|held| held.map(Held::paths).unwrap_or_default()))
+        match self.of(id)? {
+            Some(None) if self.number_of(id).is_some() => Self::paths_by_threads(id).map(Some),
+            held => Ok(held.map(|held| held.map(Held::paths).unwrap_or_default())),
+        }
+    }
+
+    /// The same for a namespace that the kernel still has although a search has not found it: what
+    /// each single thread has open is looked at, too, unless there is too much of that.
+    fn paths_by_threads(id: &NetNsId) -> Result<Vec<PathBuf>, Error> {
+        let seen = look_closely().map_err(|cause| unsearchable(&cause))?;
+        let Seen::All(held) = seen else {
+            return Ok(Vec::new());
+        };
+        let held = held.get(&id.inode).filter(|held| !held.is_of_another(id));
+        Ok(held.map(Held::paths).unwrap_or_default())
     }
 
     /// The namespaces that processes are in: the inode number of each, and a path for each of
@@ -110,6 +123,13 @@ impl Holders {
     /// or the processes of the node are visible, and none of them keeps it alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
         self.is_over(id, id.nsid.and_then(Nsid::is_taken))
+    }
+
+    /// The number by which the kernel still has the namespace `id`. `None` when that has ended, when
+    /// another one has its number now, and when the kernel does not tell.
+    pub fn number_of(&self, id: &NetNsId) -> Option<i32> {
+        let nsid = id.nsid.filter(|nsid| nsid.is_taken() == Some(true))?;
+        (!self.is_number_of_another(id)).then_some(nsid.number)
     }
 
     /// The same, where a namespace has the number of `id` now if `is_taken`.

@@ -4,7 +4,7 @@
 //! descriptor in a message that was not received yet, nor what comes and goes while the search goes
 //! on, such as processes that each start the next one and end. Of a thread that has descriptors for
 //! itself they are only found where it does not have as many as its process, and on a kernel before
-//! 6.2 never.
+//! 6.2 never, unless the search is a close one.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -79,11 +79,19 @@ pub(super) fn look_at_mounts() -> io::Result<Seen> {
 /// # Errors
 /// The reason why something cannot be examined.
 pub(super) fn look_at_all() -> io::Result<Seen> {
-    let mut search = Search::begin()?;
-    match search.look_at_node() {
-        Err(_) if search.looks > MOST_LOOKS => Ok(Seen::TooMany),
-        outcome => outcome.map(|()| Seen::All(search.held)),
-    }
+    Search::begin()?.of_all()
+}
+
+/// The same with the descriptors of every thread, which takes longer.
+///
+/// # Errors
+/// As for [`look_at_all`].
+pub(super) fn look_closely() -> io::Result<Seen> {
+    let search = Search {
+        is_close: true,
+        ..Search::begin()?
+    };
+    search.of_all()
 }
 
 pub(super) fn too_many() -> io::Error {
@@ -102,6 +110,8 @@ struct Search {
     views: HashSet<u64>,
     /// How many mounts, threads and descriptors were examined.
     looks: usize,
+    /// Whether each thread's descriptors are examined.
+    is_close: bool,
 }
 
 impl Search {
@@ -110,6 +120,13 @@ impl Search {
             device: fs::metadata(OWN_NETNS)?.dev(),
             ..Self::default()
         })
+    }
+
+    fn of_all(mut self) -> io::Result<Seen> {
+        match self.look_at_node() {
+            Err(_) if self.looks > MOST_LOOKS => Ok(Seen::TooMany),
+            outcome => outcome.map(|()| Seen::All(self.held)),
+        }
     }
 
     fn look_at_node(&mut self) -> io::Result<()> {
@@ -148,7 +165,7 @@ impl Search {
             self.count_look()?;
             // A process whose first thread has ended shows no descriptors, and a thread can have
             // its own.
-            if is_empty || !shares_descriptors(process, &thread)? {
+            if is_empty || self.is_close || !shares_descriptors(process, &thread)? {
                 self.look_at_descriptors(&thread)?;
             }
         }
