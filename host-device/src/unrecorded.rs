@@ -1,7 +1,9 @@
 //! Devices of attachments without a record, which the Go plugin has made before this plugin
 //! was installed. The Go plugin stores the device's name in the alias, which the container
-//! can change, so the alias alone is not a proof. Properties that only the kernel determines
-//! prove a device: its bus address, its permanent MAC, or its other end on the node.
+//! can change, and so it can the MAC. Properties that only the kernel determines prove a device:
+//! hardware by its bus address or its permanent MAC. A virtual device has its other end, or the
+//! interface below it, on the node, and is older than the container's namespace: what was made for
+//! the container, such as its first interface, is younger.
 
 use std::fs;
 use std::path::Path;
@@ -26,6 +28,9 @@ use crate::{move_out, records};
 /// The directory of virtio devices, which are below their PCI function.
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
 
+/// The index of the loopback interface in every namespace. Source: `LOOPBACK_IFINDEX` of Linux.
+const LOOPBACK: u32 = 1;
+
 /// Gives the device of an attachment without a record back: moves it from the container, or
 /// restores its name on the node if the kernel has moved it there at the end of the
 /// container. Returns whether the node certainly has it.
@@ -45,7 +50,7 @@ pub fn give_back(args: &CmdArgs) -> Result<bool> {
         let is_elsewhere = evidence.is_elsewhere(args)?;
         let found = match is_elsewhere {
             true => evidence.proven(&of_node)?,
-            false => evidence.find(&of_node)?,
+            false => evidence.find(&sandbox.netns, &of_node)?,
         };
         if let Some(link) = found {
             let mut host = Host::open()?;
@@ -197,6 +202,16 @@ fn links_of_node(sandbox: &mut Sandbox, links: &[Link]) -> Result<Vec<Link>> {
     Ok(of_node.cloned().collect())
 }
 
+/// Whether a link of the namespace is certainly older than the namespace, whose loopback interface was
+/// made with it.
+fn is_older_than(netns: &NetNs, link: &Link) -> Result<bool> {
+    let number = netns.sysfs_number_of(link.index)?;
+    let loopback = netns.sysfs_number_of(LOOPBACK)?;
+    Ok(number
+        .zip(loopback)
+        .is_some_and(|(own, of_loopback)| own < of_loopback))
+}
+
 fn is_hardware(link: &Link) -> bool {
     let has_identity = !link.bus_address.is_empty() || !link.permanent_mac.is_empty();
     link.kind.is_empty() && !link.loopback && has_identity
@@ -272,11 +287,16 @@ impl Evidence {
     /// The attachment's device among `links`, which come from the node: one that is proven,
     /// otherwise one that looks like it and has the attachment's interface name, otherwise
     /// one that looks like it.
-    fn find<'a>(&self, links: &'a [Link]) -> Result<Option<&'a Link>> {
+    fn find<'a>(&self, netns: &NetNs, links: &'a [Link]) -> Result<Option<&'a Link>> {
         if let Some(link) = self.proven(links)? {
             return Ok(Some(link));
         }
-        let likely: Vec<&Link> = links.iter().filter(|link| self.is_likely(link)).collect();
+        let mut likely = Vec::new();
+        for link in links.iter().filter(|link| self.is_likely(link)) {
+            if is_hardware(link) || is_older_than(netns, link)? {
+                likely.push(link);
+            }
+        }
         let is_named = |link: &&&Link| link.name == self.ifname.as_str();
         let named: Vec<&Link> = likely.iter().filter(is_named).copied().collect();
         one_of(if named.is_empty() { &likely } else { &named })

@@ -40,12 +40,14 @@ type State = (Vec<Value>, Vec<Value>, Vec<String>, Vec<String>);
 impl Fixture {
     /// The device is down, has the MTU 1400 and the MAC 02:00:00:00:00:01.
     fn new() -> Self {
-        let fixture = Self {
+        let mut fixture = Self {
             node: Node::new(),
             pod: Namespace::new(),
             ipam: FakeIpam::new(),
         };
         fixture.add_device("hd0", "02:00:00:00:00:01");
+        // A device of the node is older than the pod.
+        fixture.pod = Namespace::new();
         fixture
     }
 

@@ -49,6 +49,16 @@ impl NetNs {
             })
         })
     }
+
+    /// The number in sysfs of the interface of this namespace that has this index. Of two interfaces
+    /// the one that was made later has the higher number, wherever it was made. Source:
+    /// `__kernfs_new_node` of Linux. `None` as for [`sysfs_number`].
+    ///
+    /// # Errors
+    /// As for [`Self::find_sysfs_number`].
+    pub fn sysfs_number_of(&self, index: u32) -> Result<Option<u64>> {
+        self.run(|| searched(index))
+    }
 }
 
 /// The number in sysfs of the interface of this namespace that has this index. `directory` is where
@@ -64,6 +74,11 @@ pub fn sysfs_number(directory: &Path, index: u32) -> Result<Option<u64>> {
     if let Some((number, _)) = found.filter(|(_, of)| *of == index) {
         return Ok(Some(number));
     }
+    searched(index)
+}
+
+/// As [`sysfs_number`] in the namespace of the calling thread, by a sysfs of its own.
+fn searched(index: u32) -> Result<Option<u64>> {
     let found = opened().and_then(|sysfs| match sysfs {
         Some(sysfs) => search(&sysfs, &[index], |(_, of)| of == index),
         None => Ok(None),
