@@ -51,7 +51,7 @@ impl Interface for HostDevice {
         awaited::find(|| {
             let devices = Turn::of_devices()?;
             let device = plan::plan(args, &self.config, sides)?;
-            inventory::require_staying(&device.name, &device.mac)?;
+            inventory::require_staying(&device.name, device.hardware_mac())?;
             Ok((device, devices))
         })
     }

@@ -150,6 +150,17 @@ impl Device {
         })
     }
 
+    /// The hardware address by which the network outside of the node knows it; see
+    /// [`Link::hardware_mac`].
+    pub fn hardware_mac(&self) -> &str {
+        let is_told = self.kind.is_empty() && !self.permanent_mac.is_empty();
+        if is_told {
+            &self.permanent_mac
+        } else {
+            &self.mac
+        }
+    }
+
     /// Makes sure that the device has the MAC address that a pod requests, if it requests
     /// one. The device keeps its own, because the network expects that one.
     pub fn require_mac(&self, requested: Option<String>) -> Result<()> {

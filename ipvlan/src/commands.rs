@@ -48,7 +48,7 @@ impl Interface for Ipvlan {
             false => awaited::find(|| {
                 let turn = Turn::to_choose_master()?;
                 let master = master::find(&self.conf, netlink)?;
-                inventory::require_staying(&master.name, &master.mac)?;
+                inventory::require_staying(&master.name, master.hardware_mac())?;
                 Ok((master, turn))
             })?,
         };

@@ -22,6 +22,9 @@ pub struct Device {
     pub lower: LowerDevice,
     /// The MAC address of the master at ADD, in lower case with colons.
     pub master_mac: String,
+    /// The MAC address by which the VPC knows the master, if that is another one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub master_hardware_mac: String,
     /// The mode.
     pub mode: Mode,
     /// The flag.
@@ -44,11 +47,26 @@ impl Device {
         Ok(Self {
             lower: LowerDevice::of_master(master, conf.link_in_container, sides)?,
             master_mac: master.mac.clone(),
+            master_hardware_mac: if master.hardware_mac() == master.mac {
+                String::new()
+            } else {
+                master.hardware_mac().to_owned()
+            },
             mode: conf.mode,
             flag: conf.flag,
             pci_id: pci_id(master, conf.link_in_container),
             temporary_name: temporary_name(args)?,
         })
+    }
+}
+
+impl Device {
+    /// The MAC address of the ENI that the master is the interface of.
+    pub fn eni_mac(&self) -> &str {
+        match self.master_hardware_mac.as_str() {
+            "" => &self.master_mac,
+            other => other,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod exchange;
 mod hostile;
 mod ipam;
 mod nic_faults;
+mod passthru;
 mod pci;
 mod runtimes;
 mod stacked;

@@ -288,7 +288,9 @@ fn router(link: &Link, address: Cidr) -> Result<IpAddr> {
         Error::config(msg).with_details("name one in the ipam section, or a default route with one")
     };
     let inventory = Inventory::read()?.unwrap_or_default();
-    let subnets = inventory.by_mac(&link.mac).map(|eni| &eni.subnet_cidrs);
+    let subnets = inventory
+        .by_mac(link.hardware_mac())
+        .map(|eni| &eni.subnet_cidrs);
     let mut subnets = subnets.into_iter().flatten();
     let subnet = subnets.find(|subnet| subnet.contains(address.address()));
     match subnet.map(|subnet| subnet.network().address()) {

@@ -48,12 +48,12 @@ impl Found {
         found.add(
             &ipvlan::records(),
             &mut errors,
-            |device: &ipvlan::device::Device| device.master_mac.clone(),
+            |device: &ipvlan::device::Device| device.eni_mac().to_owned(),
         );
         found.add(
             &host_device::records(),
             &mut errors,
-            |device: &host_device::device::Device| device.mac.clone(),
+            |device: &host_device::device::Device| device.hardware_mac().to_owned(),
         );
         errors.into_result().map(|()| found)
     }

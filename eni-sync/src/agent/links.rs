@@ -46,7 +46,8 @@ impl Links {
         let of_pods = |eni: &&Eni| eni::require_managed(eni).is_ok();
         let mut findings = Vec::new();
         for eni in inventory.enis.iter().filter(of_pods) {
-            let is_its = |link: &&Link| link.mac == eni.mac && link.name == eni.interface;
+            let is_its =
+                |link: &&Link| link.hardware_mac() == eni.mac && link.name == eni.interface;
             // A port of a bridge or a bond is configured with it.
             let is_due = |link: &&Link| !link.up && link.controller.is_none();
             let Some(link) = links.iter().filter(is_its).find(is_due) else {

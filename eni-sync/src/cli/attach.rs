@@ -138,7 +138,10 @@ fn set_up(report: &mut Report, done: &mut BTreeSet<String>, deadline: Deadline) 
         Ok(links) => links,
         Err(error) => return report.problems.push(Problem::new("", error)),
     };
-    let macs: BTreeMap<&str, &Link> = links.iter().map(|link| (link.mac.as_str(), link)).collect();
+    let macs: BTreeMap<&str, &Link> = links
+        .iter()
+        .map(|link| (link.hardware_mac(), link))
+        .collect();
     for eni in &mut report.enis {
         let link = macs.get(eni.mac.as_str());
         let is_awaited = eni.is_new && !done.contains(&eni.id);

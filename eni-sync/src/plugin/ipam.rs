@@ -112,13 +112,13 @@ impl Place {
         let link = Sandbox::open(&args.netns)?.netlink.link_by_name(&ifname)?;
         if let Some(link) = link {
             return Ok(Self {
-                mac: link.mac,
+                mac: link.hardware_mac().to_owned(),
                 is_whole: !SHARING.contains(&link.kind.as_str()),
             });
         }
         // A device that is bound to a driver for user space has no interface.
         let record = host_device::records().read::<Device>(args)?;
-        let mac = record.map(|record| record.device.mac);
+        let mac = record.map(|record| record.device.hardware_mac().to_owned());
         let mac = mac.filter(|mac| !mac.is_empty()).ok_or_else(|| {
             let msg = format!("interface {ifname:?} has no MAC address");
             let details = "eni-sync finds the ENI by it: it is asked for addresses by a plugin \

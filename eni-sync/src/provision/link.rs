@@ -69,7 +69,7 @@ pub(crate) fn await_and_set_up(id: &str, mac: &str, deadline: Deadline) -> Resul
     let mut seen: Option<(u32, String, Instant)> = None;
     loop {
         let links = netlink.links()?;
-        let is_its = |link: &&Link| link.mac == mac && link.controller.is_none();
+        let is_its = |link: &&Link| link.hardware_mac() == mac && link.controller.is_none();
         if let Some(link) = links.iter().find(is_its) {
             if link.up {
                 return Ok(link.name.clone());

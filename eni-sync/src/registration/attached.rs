@@ -26,7 +26,7 @@ pub(crate) const ELSEWHERE: &str =
 pub(crate) fn of_ipvlan(mac: Option<&str>) -> Result<Vec<String>> {
     names(living(
         &ipvlan::records(),
-        |device: &ipvlan::device::Device| is_of(&device.master_mac, mac),
+        |device: &ipvlan::device::Device| is_of(device.eni_mac(), mac),
     ))
 }
 
@@ -35,13 +35,13 @@ pub(crate) fn of_ipvlan(mac: Option<&str>) -> Result<Vec<String>> {
 /// # Errors
 /// As for [`of_ipvlan`].
 pub(crate) fn of_host_device(mac: Option<&str>) -> Result<Vec<String>> {
-    let is_meant = |device: &Device| is_of(&device.mac, mac);
+    let is_meant = |device: &Device| is_of(device.hardware_mac(), mac);
     names(living(&host_device::records(), is_meant))
 }
 
 /// Whether none of the node's links is the interface of the ENI with this MAC address.
 pub(crate) fn is_elsewhere(links: &[Link], mac: &str) -> bool {
-    links.iter().all(|link| link.mac != mac)
+    links.iter().all(|link| link.hardware_mac() != mac)
 }
 
 /// Whether a pod that gets an ENI as a whole gets this secondary address with it; `entry` is what
@@ -68,7 +68,8 @@ impl Whole {
     /// # Errors
     /// Those of the kernel, and as for [`of_ipvlan`]: the answer is unknown then.
     pub(crate) fn of(mac: &str) -> Result<Self> {
-        let is_meant = |device: &Device| is_of(&device.mac, Some(mac)) && !device.returned;
+        let is_meant =
+            |device: &Device| is_of(device.hardware_mac(), Some(mac)) && !device.returned;
         let (attachments, unread) = living(&host_device::records(), is_meant)?;
         Ok(Self {
             is_elsewhere: is_elsewhere(&Netlink::open()?.links()?, mac),

@@ -109,7 +109,7 @@ fn of_eni(id: &str, owner: &Owner, addresses: &[IpAddr]) -> Loss {
 }
 
 fn of_master(record: &Attachment<Device>) -> Loss {
-    let (attachment, mac) = (attached::name(record), &record.device.master_mac);
+    let (attachment, mac) = (attached::name(record), record.device.eni_mac());
     Loss {
         eni: None,
         says: format!(

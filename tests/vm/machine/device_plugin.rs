@@ -33,7 +33,7 @@ struct PciNode {
 
 impl PciNode {
     fn new() -> Self {
-        let nics = Nics(alone());
+        let nics = Nics::take();
         pci::require_machine();
         // A test detaches an ENI that a pod has.
         let vpc = Vpc::new().without_invariants();
@@ -88,14 +88,23 @@ impl PciNode {
 }
 
 /// Makes a NIC of the machine the device of an ENI, on the node.
-fn plug_in(node: &VpcNode, eni: &EniId, nic: &str) {
+pub(super) fn plug_in(node: &VpcNode, eni: &EniId, nic: &str) {
     let machine = Namespace::at("/proc/1/ns/net");
-    machine.ip(&["link", "set", nic, "address", &node.lab.mac(eni)]);
+    let link = machine.link(nic).expect("the machine has the NIC");
+    node.lab
+        .set_mac(eni, link["address"].as_str().expect("it has an address"));
     machine.ip(&["link", "set", nic, "netns", &node.node.netns.path()]);
 }
 
 /// The NICs as they were, when the test and its node have ended.
-struct Nics(#[expect(dead_code, reason = "it keeps others away")] Alone);
+pub(super) struct Nics(#[expect(dead_code, reason = "it keeps others away")] Alone);
+
+impl Nics {
+    /// Keeps the NICs for this test.
+    pub(super) fn take() -> Self {
+        Self(alone())
+    }
+}
 
 impl Drop for Nics {
     fn drop(&mut self) {

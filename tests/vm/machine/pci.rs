@@ -435,9 +435,8 @@ fn an_eni_that_is_plugged_in_is_set_up_by_the_agent() {
     let node = vpc.node();
     let agent = Agent::start(&node, &json!({}));
     let eni = node.lab.multus_eni(&node.instance, &vpc.pods);
-    let mac = node.lab.mac(&eni);
+    node.lab.set_mac(&eni, NIC_MAC);
     let (machine, netns) = (Namespace::at("/proc/1/ns/net"), &node.node.netns);
-    machine.ip(&["link", "set", NIC_NAME, "address", &mac]);
     machine.ip(&["link", "set", NIC_NAME, "netns", &netns.path()]);
     let nic = || netns.link(NIC_NAME).expect("the NIC is on the node");
     assert!(eventually(|| is_up(&nic())));

@@ -26,9 +26,9 @@ impl MasterSelector {
         let inventory = self.inventory()?;
         let mut matching: Vec<&Link> = links.iter().collect();
         for property in &self.0 {
-            let eni = |link: &Link| inventory.by_mac(&link.mac);
+            let eni = |link: &Link| inventory.by_mac(link.hardware_mac());
             match property {
-                Property::Mac(mac) => matching.retain(|link| link.mac == *mac),
+                Property::Mac(mac) => matching.retain(|link| link.hardware_mac() == mac),
                 Property::PciBusId(address) => {
                     matching.retain(|link| PciAddress::of_link(link).as_ref() == Some(address));
                 }
@@ -94,7 +94,7 @@ impl MasterSelector {
 
     /// Why the selector does not select this ENI.
     fn why_not(&self, eni: &Eni, links: &[Link]) -> String {
-        let link = links.iter().find(|link| link.mac == eni.mac);
+        let link = links.iter().find(|link| link.hardware_mac() == eni.mac);
         let name = link.map_or_else(|| eni.id.clone(), |l| format!("{} ({})", eni.id, l.name));
         let wrong = self.of_eni().filter(|property| !property.is_of(eni));
         let wrong: Vec<String> = wrong.map(|property| property.actual(eni)).collect();
@@ -124,7 +124,7 @@ fn in_subnet(
     let is_in = |eni: &Eni| eni.subnet_cidrs.contains(&subnet);
     let known = links
         .iter()
-        .filter(|link| inventory.by_mac(&link.mac).is_some_and(is_in));
+        .filter(|link| inventory.by_mac(link.hardware_mac()).is_some_and(is_in));
     let known: Vec<u32> = known.map(|link| link.index).collect();
     if !known.is_empty() {
         return Ok(known);
@@ -144,19 +144,14 @@ fn in_subnet(
 fn why_several(links: &[&Link], inventory: &Inventory) -> String {
     let known = links
         .iter()
-        .any(|link| inventory.by_mac(&link.mac).is_some());
+        .any(|link| inventory.by_mac(link.hardware_mac()).is_some());
     let links: Vec<String> = links
         .iter()
-        .map(|link| match inventory.by_mac(&link.mac) {
+        .map(|link| match inventory.by_mac(link.hardware_mac()) {
             None => name(link),
             Some(eni) => format!(
                 "{} ({}, {}, networkCard {}, deviceIndex {}, {})",
-                link.name,
-                link.mac,
-                eni.id,
-                eni.network_card_index,
-                eni.device_index,
-                eni.subnet_id
+                link.name, eni.mac, eni.id, eni.network_card_index, eni.device_index, eni.subnet_id
             ),
         })
         .collect();
@@ -170,7 +165,7 @@ fn why_several(links: &[&Link], inventory: &Inventory) -> String {
 }
 
 fn name(link: &Link) -> String {
-    format!("{} ({})", link.name, link.mac)
+    format!("{} ({})", link.name, link.hardware_mac())
 }
 
 fn listed(texts: &[String], between: &str) -> String {

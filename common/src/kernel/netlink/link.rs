@@ -413,6 +413,19 @@ fn no_statistics() -> LinkAttribute {
 }
 
 impl Link {
+    /// The hardware address by which the network outside of the node knows the interface: the one
+    /// that it was manufactured with, if the driver tells that. The present one can be changed, also
+    /// by a pod: a macvlan in mode passthru gives its own to the interface below it.
+    pub fn hardware_mac(&self) -> &str {
+        // What is virtual has the permanent address of what it was made on.
+        let is_told = self.kind.is_empty() && !self.permanent_mac.is_empty();
+        if is_told {
+            &self.permanent_mac
+        } else {
+            &self.mac
+        }
+    }
+
     /// Whether it resolves the hardware addresses of neighbours, and answers their requests.
     /// The mode of an ipvlan interface is examined too, because it gets the flag `NOARP` only
     /// when it is set up.

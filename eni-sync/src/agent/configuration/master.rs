@@ -50,7 +50,7 @@ impl<'a> Master<'a> {
     /// # Errors
     /// Code 7 when the node has no such interface.
     pub(crate) fn mac(self) -> Result<String> {
-        self.link().map(|link| link.mac)
+        self.link().map(|link| link.hardware_mac().to_owned())
     }
 
     /// The interface.

@@ -94,19 +94,20 @@ impl Facts {
 /// The interfaces of ENIs. Links on top of them, which may have the same MAC address, are left
 /// out.
 fn interfaces(enis: &[Eni]) -> Result<HashMap<String, Interface>> {
-    let is_eni = |link: &Link| enis.iter().any(|eni| eni.mac == link.mac);
+    let is_eni = |link: &Link| enis.iter().any(|eni| eni.mac == link.hardware_mac());
     let is_upper = |link: &Link| link.parent.is_some() && link.parent_netns_id.is_none();
     let mut found = HashMap::new();
     for link in Netlink::open()?.links()? {
         if !is_eni(&link) || (is_upper(&link) && link.kind != "veth") {
             continue;
         }
+        let mac = link.hardware_mac().to_owned();
         let interface = Interface {
             pci: PciAddress::of_link(&link).map(|address| address.to_string()),
             name: link.name,
             is_up: link.up,
         };
-        found.insert(link.mac, interface);
+        found.insert(mac, interface);
     }
     Ok(found)
 }

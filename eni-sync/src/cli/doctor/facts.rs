@@ -290,7 +290,9 @@ impl Facts {
 
     /// The ENI that a network's attachments use.
     pub(crate) fn eni_of(&self, network: &Network) -> Option<&Eni> {
-        self.inventory.as_ref()?.by_mac(&network.master()?.mac)
+        self.inventory
+            .as_ref()?
+            .by_mac(network.master()?.hardware_mac())
     }
 
     /// The name of a pool of prefixes whose interface is not found: any prefix may be of it.

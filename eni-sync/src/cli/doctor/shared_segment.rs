@@ -63,7 +63,7 @@ fn macvlan_master(facts: &Facts, plugin: &Value) -> Option<String> {
     }
     let master = plugin["master"].as_str()?;
     let link = facts.host.links.iter().find(|link| link.name == master)?;
-    Some(link.mac.clone())
+    Some(link.hardware_mac().to_owned())
 }
 
 fn unknown_macs(facts: &Facts, network: &Network, plugin: &Value, mac: &str) -> Option<Finding> {

@@ -254,14 +254,14 @@ pub(crate) fn compose(
 }
 
 pub(super) fn interface_of(links: &[Link], mac: &str) -> String {
-    let found = links.iter().find(|link| link.mac == mac);
+    let found = links.iter().find(|link| link.hardware_mac() == mac);
     found.map(|link| link.name.clone()).unwrap_or_default()
 }
 
 /// The index of the interface with this MAC address. Interfaces on top of it have the same, and
 /// were made later.
 pub(super) fn index_of(links: &[Link], mac: &str) -> Option<u32> {
-    let found = links.iter().filter(|link| link.mac == mac);
+    let found = links.iter().filter(|link| link.hardware_mac() == mac);
     found.map(|link| link.index).min()
 }
 
@@ -297,6 +297,30 @@ mod tests {
         compose(identity, (&[described], &interfaces), &limits, &cidrs)
             .enis
             .remove(0)
+    }
+
+    #[test]
+    fn an_interface_is_known_by_the_address_it_was_made_with_if_it_tells_that() {
+        let link = |index, name: &str, [permanent, present]: [&str; 2]| Link {
+            index,
+            name: name.to_owned(),
+            permanent_mac: permanent.to_owned(),
+            mac: present.to_owned(),
+            ..Link::default()
+        };
+        // A pod has given the first one the address of the second one.
+        let mut links = vec![link(3, "eth1", ["a", "b"]), link(5, "eth2", ["b", "b"])];
+        links.push(Link {
+            kind: "macvlan".to_owned(),
+            ..link(7, "above", ["a", "c"])
+        });
+        links.push(link(8, "eth3", ["", "d"]));
+        let found = |mac| (index_of(&links, mac), interface_of(&links, mac));
+        assert_eq!(found("a"), (Some(3), "eth1".to_owned()));
+        assert_eq!(found("b"), (Some(5), "eth2".to_owned()));
+        assert_eq!(found("c"), (Some(7), "above".to_owned()));
+        assert_eq!(found("d"), (Some(8), "eth3".to_owned()));
+        assert_eq!(found("e"), (None, String::new()));
     }
 
     #[test]
