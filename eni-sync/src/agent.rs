@@ -19,6 +19,7 @@ mod logged;
 mod metrics;
 mod news;
 mod orphans;
+mod pace;
 mod plugins;
 mod pool;
 mod prefixes;

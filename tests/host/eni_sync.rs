@@ -22,6 +22,7 @@ mod empty_root;
 mod equipped;
 mod excluded;
 mod faults;
+mod flapping;
 mod formats;
 mod handover;
 mod hygiene;

@@ -3,6 +3,7 @@
 //! changes of links; the metadata, which lag, show which links are ENIs.
 
 use std::collections::BTreeSet;
+use std::slice::Iter;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use common::error::Result;
 use common::kernel::netlink::{Events, Link, Netlink, Subject};
 use common::say;
 
+use crate::agent::pace::Pace;
 use crate::agent::shared::Agent;
 use crate::deadline::Deadline;
 use crate::vpc::inventory;
@@ -42,22 +44,23 @@ fn watch(agent: &Agent) -> Result<()> {
     let events = Events::open(Subject::Links)?;
     let mut netlink = Netlink::open()?;
     let mut known = hardware(&netlink.links()?);
-    let mut looks = LOOKS.iter();
+    let mut schedule = Schedule::new(Instant::now());
     agent.keep_links();
     loop {
-        let wait = looks.as_slice().first().copied().unwrap_or(IDLE);
-        if events.wait(Instant::now() + wait)? {
+        if events.wait(schedule.next)? {
             agent.keep_links();
             let links = hardware(&netlink.links()?);
             // Interfaces of pods are not ENIs, so their changes do not count.
-            if links == known {
+            if links != known {
+                known = links;
+                schedule.note_change(Instant::now());
+            }
+            // Changes that come all the time must not put a look off.
+            if Instant::now() < schedule.next {
                 continue;
             }
-            known = links;
-            looks = LOOKS.iter();
-        } else {
-            looks.next();
         }
+        schedule.begin(Instant::now());
         if let Err(error) = refresh(agent) {
             say!("looking for ENIs: {error}");
         }
@@ -65,11 +68,44 @@ fn watch(agent: &Agent) -> Result<()> {
     }
 }
 
+/// When to look for ENIs.
+struct Schedule {
+    next: Instant,
+    /// The pauses between the looks that follow.
+    pauses: Iter<'static, Duration>,
+    pace: Pace,
+}
+
+impl Schedule {
+    fn new(now: Instant) -> Self {
+        let mut pauses = LOOKS.iter();
+        let first = pauses.next().copied().unwrap_or(IDLE);
+        Self {
+            next: now + first,
+            pauses,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Notes a change of the links: it is looked at as soon as the pace allows it.
+    fn note_change(&mut self, now: Instant) {
+        self.next = self.pace.next(now);
+        self.pauses = LOOKS.iter();
+    }
+
+    /// Notes that a look begins.
+    fn begin(&mut self, now: Instant) {
+        self.pace.note(now);
+        let pause = self.pauses.next().copied().unwrap_or(IDLE);
+        self.next = (now + pause).max(self.pace.next(now));
+    }
+}
+
 /// The links that may be ENIs: the name and MAC address of each link without a parent in
 /// another namespace.
 fn hardware(links: &[Link]) -> BTreeSet<(String, String)> {
     let own = links.iter().filter(|link| link.parent_netns_id.is_none());
-    own.map(|link| (link.name.clone(), link.mac.clone()))
+    own.map(|link| (link.name.clone(), link.hardware_mac().to_owned()))
         .collect()
 }
 

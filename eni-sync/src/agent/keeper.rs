@@ -13,6 +13,7 @@ use crate::agent::found;
 use crate::agent::logged::Source;
 use crate::agent::news::News;
 use crate::agent::orphans::Orphans;
+use crate::agent::pace::Pace;
 use crate::agent::pool;
 use crate::agent::prefixes;
 use crate::agent::reclaim::Reclaim;
@@ -40,10 +41,14 @@ impl Agent {
         let mut pause = FIRST_PAUSE;
         let mut reconcile_at = Instant::now();
         let (mut left, mut visibility) = (Left::default(), Visibility::default());
-        let mut news = News::default();
+        let (mut news, mut pace) = (News::default(), Pace::default());
         while self.await_turn() {
             let (mut outcome, mut findings) = (Ok(()), Vec::new());
-            if self.take_compare_due() || reconcile_at <= Instant::now() {
+            if self.take_compare_due() {
+                reconcile_at = reconcile_at.min(pace.next(Instant::now()));
+            }
+            if reconcile_at <= Instant::now() {
+                pace.note(Instant::now());
                 let looked = self.reconcile();
                 let is_open = matches!(looked, Ok(true)) || self.until_look().is_some();
                 // A tag that was missing before may be set now.
