@@ -20,7 +20,7 @@ mod request;
 pub(crate) mod wanted;
 
 use common::attach::inventory::Inventory;
-use common::error::Result;
+use common::error::{Error, Result};
 
 use self::record::Record;
 use self::wanted::Wanted;
@@ -40,6 +40,14 @@ pub(crate) fn begun() -> Result<Vec<String>> {
         Err(error) => Some(error.to_string()),
     };
     Ok(record::each()?.filter_map(name).collect())
+}
+
+/// Why records of ENIs cannot be read. Each may be of an ENI that is being detached: no pod gets
+/// such an ENI, and no ENI is created.
+pub(crate) fn unreadable() -> Vec<String> {
+    let errors = record::each().map(|found| found.filter_map(Result::err).collect());
+    let errors: Vec<Error> = errors.unwrap_or_else(|error| vec![error]);
+    errors.iter().map(Error::to_string).collect()
 }
 
 /// Whether there is nothing to do, as far as the node knows without asking EC2: the inventory

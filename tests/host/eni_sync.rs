@@ -38,6 +38,7 @@ mod ipam_requests;
 mod ipv6_only;
 mod killed;
 mod kubernetes;
+mod leaving_record;
 mod links;
 mod logging;
 mod metrics;

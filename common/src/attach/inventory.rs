@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::address::Cidr;
 use crate::error::{Error, ErrorCode, Result};
@@ -22,6 +22,8 @@ pub const DIRECTORY: &str = "/run/eni-cni";
 pub const PATH: &str = "/run/eni-cni/enis.json";
 /// The maximum size of the inventory in bytes, more than any node needs.
 const LIMIT: u64 = 1 << 20;
+/// The maximum size of the file of an ENI that is being detached, in bytes.
+pub const RECORD_LIMIT: u64 = 1 << 16;
 
 /// The keys of an ENI that the first versions of eni-sync did not write.
 const LATER: [&str; 4] = ["networkCardIndex", "network", "tags", "securityGroups"];
@@ -161,14 +163,39 @@ pub fn is_known_to_leave(mac: &str) -> bool {
 /// it. The caller must have the turn to choose a master or to move devices.
 ///
 /// # Errors
-/// Code 11 when its ENI is being detached from the node, 5 naming a file.
+/// Code 11 when its ENI is being detached from the node, or when that is unknown, 5; both name the
+/// file.
 pub fn require_staying(name: &str, mac: &str) -> Result<()> {
     if mac.is_empty() || !is_leaving(mac)? {
         return Ok(());
     }
-    let msg = format!("the ENI of {name:?} is being detached from this node");
-    let details = "eni-sync detach detaches an ENI that its configuration does not name";
+    let path = leaving(mac);
+    let (msg, details) = match damage(&path) {
+        None => (
+            format!("the ENI of {name:?} is being detached from this node"),
+            format!(
+                "eni-sync detach detaches an ENI that its configuration does not name, and has \
+                 written {path:?}"
+            ),
+        ),
+        Some(why) => (
+            format!("the ENI of {name:?} may be being detached from this node"),
+            format!("{path:?} cannot be read: {why}; eni-sync doctor says what to do"),
+        ),
+    };
     Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
+}
+
+/// Why the file of an ENI that is being detached cannot be read, as far as that is known without
+/// knowing its keys. A file that is gone by now is not damaged.
+fn damage(path: &Path) -> Option<String> {
+    let bytes = match file::read_regular(path, RECORD_LIMIT) {
+        Ok(bytes) => bytes,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
+        Err(cause) => return Some(cause.to_string()),
+    };
+    let unparsed = || serde_json::from_slice::<Map<String, Value>>(&bytes).err();
+    format::newer(&bytes).or_else(|| unparsed().map(|cause| cause.to_string()))
 }
 
 /// Whether the ENI at this place is the primary one of its instance. Each network card has a

@@ -19,6 +19,7 @@ use crate::agent::prefixes;
 use crate::agent::reclaim::Reclaim;
 use crate::agent::shared::Agent;
 use crate::agent::visibility::Visibility;
+use crate::provision;
 use crate::registration::{detached, in_use, reconcile, release, without};
 use crate::vpc::{eni, inventory};
 
@@ -55,6 +56,7 @@ impl Agent {
                 self.keep_links();
                 findings = self.examine(&mut visibility);
                 findings.extend(self.find_detached());
+                findings.extend(provision::unreadable());
                 outcome = looked.and(self.clean(&mut left, &mut findings));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {

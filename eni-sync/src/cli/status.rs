@@ -27,6 +27,7 @@ use crate::cli::output;
 use crate::installed::{self, Installed};
 use crate::ledger::{Content, Entry, Ledger, Owner, Prefix, State, Timestamp, now};
 use crate::log;
+use crate::provision;
 use crate::provision::host::Host;
 use crate::provision::overview::{Card, EniView, Kind, Node, Overview};
 use crate::provision::wanted::Wanted;
@@ -66,6 +67,8 @@ struct Status {
     /// Whether EC2 was asked.
     live: bool,
     enis: Vec<EniStatus>,
+    /// Why records of ENIs that are attached or detached cannot be read.
+    damaged: Vec<String>,
     /// The kinds of ENIs in the configuration; `None` if it is not known.
     wanted: Option<Vec<Kind>>,
     /// The slots of the instance, with their holders.
@@ -324,6 +327,7 @@ fn collect(live: bool, plugins: Plugins, wanted: Option<Vec<Wanted>>) -> Result<
         inventory_age_seconds: age.map(|age| age.as_secs()),
         live,
         enis,
+        damaged: provision::unreadable(),
         wanted: wanted.map(|_| overview.kinds),
         slots: overview.cards,
         plugins,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::attach::awaited::LOCK;
-use common::attach::inventory::{DIRECTORY, begun, leaving};
+use common::attach::inventory::{DIRECTORY, RECORD_LIMIT as LIMIT, begun, leaving};
 use common::error::{Error, ErrorCode, Result};
 use common::files::lock::Lock;
 use common::files::{file, format};
@@ -18,8 +18,6 @@ use crate::random;
 use crate::vpc::ec2::{Description, NewEni, Place};
 use crate::vpc::inventory::Look;
 
-/// The size limit of a record in bytes.
-const LIMIT: u64 = 1 << 16;
 /// How long, in seconds, EC2 may not know yet what it has just created. Source: Amazon EC2
 /// Developer Guide, "Eventual consistency".
 const SETTLED: Timestamp = 60;

@@ -18,6 +18,7 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(existence(facts, &for_pods));
     findings.extend(subnets(&for_pods));
+    findings.extend(facts.unread_records.iter().map(|why| record(why)));
     for eni in for_pods {
         findings.push(interface(facts, eni));
         findings.extend(uses(facts, eni));
@@ -46,6 +47,15 @@ fn existence(facts: &Facts, for_pods: &[&Eni]) -> Option<Finding> {
         )),
         _ => Finding::ok(CHECK, &inventory.instance_id, format!("{count} for pods")),
     })
+}
+
+/// A record of an ENI that cannot be read.
+fn record(why: &str) -> Finding {
+    Finding::error("eni-record", "node", why.to_owned()).advise(
+        "if it is leaving-<MAC>.json, no pod gets the ENI with this MAC address while the file is \
+         there; if eni-sync detach does not run, and EC2 shows the ENI attached to this instance, \
+         remove the file",
+    )
 }
 
 fn subnets(for_pods: &[&Eni]) -> Vec<Finding> {

@@ -19,6 +19,7 @@ use crate::cli::doctor::source::Source;
 use crate::installed::{self, Found};
 use crate::ledger::{Damage, Entry, Ledger, Prefix};
 use crate::plugin::socket;
+use crate::provision;
 use crate::provision::host::Host;
 use crate::provision::overview::{Node, Overview};
 use crate::provision::wanted::Wanted;
@@ -78,6 +79,8 @@ pub(crate) struct Facts {
     pub(crate) resources: Result<Vec<Shown>>,
     /// The files of the ledger that cannot be read, each with its ENI.
     pub(crate) damaged: Vec<(String, Damage)>,
+    /// Why records of ENIs that are attached or detached cannot be read.
+    pub(crate) unread_records: Vec<String>,
     /// The addresses in use, and the namespaces that could not be read.
     pub(crate) living: Result<Living>,
     pub(crate) host: Host,
@@ -150,6 +153,7 @@ impl Facts {
             configuration,
             resources: shown::read(),
             damaged: read_damaged().unwrap_or_default(),
+            unread_records: provision::unreadable(),
             living: in_use::of_node(&Ledger::of_node()),
             host: Host::read()?,
             networks,

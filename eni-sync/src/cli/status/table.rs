@@ -39,6 +39,9 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
             text.push_str(&format!("{}\n", printable(why)));
         }
     }
+    for why in &status.damaged {
+        text.push_str(&format!("\n{}\n", printable(why)));
+    }
     let slots = slots(status);
     if !slots.is_empty() {
         text.push('\n');
