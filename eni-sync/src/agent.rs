@@ -106,6 +106,7 @@ pub(crate) fn run(configuration: Configuration, socket: &Path, page: Page) -> Re
     }
     agent.start_lasting("keeper", Agent::keep)?;
     agent.start_lasting("hotplug", hotplug::run)?;
+    agent.start_lasting("orphans", orphans::run)?;
     agent.start_lasting("plugins", plugins::run)?;
     if !agent.configuration.enis.is_empty() {
         agent.start_lasting("enis", enis::run)?;

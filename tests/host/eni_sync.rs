@@ -45,6 +45,7 @@ mod metrics;
 mod moto;
 mod no_room;
 mod old_descriptions;
+mod orphans;
 mod page;
 mod page_in_browser;
 mod policy;

@@ -12,7 +12,6 @@ use tracing::{error, info};
 use crate::agent::found;
 use crate::agent::logged::Source;
 use crate::agent::news::News;
-use crate::agent::orphans::Orphans;
 use crate::agent::pace::Pace;
 use crate::agent::pool;
 use crate::agent::prefixes;
@@ -29,19 +28,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The time until the next look at EC2 if the last one left something open.
 const ANOTHER_LOOK: Duration = Duration::from_secs(61);
 
-/// Since when attachments and reservations of ended containers have been seen.
-#[derive(Default)]
-struct Left {
-    orphans: Orphans,
-    reclaim: Reclaim,
-}
-
 impl Agent {
     /// Releases addresses when they are due, and compares the ledger with EC2 periodically.
     pub(super) fn keep(self: &Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let mut reconcile_at = Instant::now();
-        let (mut left, mut visibility) = (Left::default(), Visibility::default());
+        let (mut left, mut visibility) = (Reclaim::default(), Visibility::default());
         let (mut news, mut pace) = (News::default(), Pace::default());
         while self.await_turn() {
             let (mut outcome, mut findings) = (Ok(()), Vec::new());
@@ -57,7 +49,7 @@ impl Agent {
                 findings = self.examine(&mut visibility);
                 findings.extend(self.find_detached());
                 findings.extend(provision::unreadable());
-                outcome = looked.and(self.clean(&mut left, &mut findings));
+                outcome = looked.and(self.reclaim(&mut left));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
                     Ok(()) if is_open => interval.min(ANOTHER_LOOK),
@@ -155,18 +147,16 @@ impl Agent {
         found.chain(unknown).collect()
     }
 
-    /// Ends the attachments of ended containers, and releases their reservations of which no
-    /// plugin has a record.
-    fn clean(&self, left: &mut Left, kept: &mut Vec<String>) -> Result<()> {
+    /// Releases the reservations of ended containers of which no plugin has a record.
+    fn reclaim(&self, left: &mut Reclaim) -> Result<()> {
         let configuration = &self.configuration;
-        let grace = configuration.grace();
-        let ended = left.orphans.run(configuration.cni_path(), grace, kept);
         if configuration.reclaim == Some(false) {
-            return ended;
+            return Ok(());
         }
-        let networks = found::watched(configuration);
-        let released = networks.and_then(|networks| left.reclaim.run(&networks, grace));
-        ended.and(released.map(|count| self.metrics.note_reclaimed(count)))
+        let networks = found::watched(configuration)?;
+        let count = left.run(&networks, configuration.grace())?;
+        self.metrics.note_reclaimed(count);
+        Ok(())
     }
 
     /// Releases due addresses, and returns how long it is until the next will be due.

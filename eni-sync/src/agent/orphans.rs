@@ -3,9 +3,11 @@
 //! device that the kernel has returned to the node gets its name back. Nothing is done if the
 //! container may still exist.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use common::cni::args::Delegates;
@@ -14,36 +16,96 @@ use common::error::{Error, Errors, Result};
 use common::kernel::netns::{Holders, Presence};
 use common::program::own_name;
 use common::records::{Attachment, ONLY, Records, boot_id};
+use common::say;
 use common::text::printable;
 use serde_json::Value;
-use tracing::info;
+use tracing::{error, info};
+
+use crate::agent::news::News;
+use crate::agent::shared::Agent;
 
 /// The plugins that keep records of their attachments.
 const PLUGINS: [&str; 2] = ["host-device", "ipvlan"];
 /// How long a DEL may take: as long as a runtime would wait at least.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The attachments without a container, and since when they have been seen.
-#[derive(Debug, Default)]
-pub(crate) struct Orphans {
+/// How many of them are executed at the same time: one that hangs keeps few others waiting.
+const AT_ONCE: usize = 4;
+/// The pause after the first error; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The attachments without a container.
+#[derive(Default)]
+struct Orphans {
+    /// Since when they have been seen.
     abandoned: HashMap<String, Instant>,
+    /// Those that are to be ended.
+    due: VecDeque<Due>,
+    /// Those whose DEL is being executed.
+    running: HashSet<String>,
+    /// Those whose last DEL has failed.
+    failed: HashSet<String>,
+}
+
+/// An attachment that is to be ended.
+struct Due {
+    plugin: &'static str,
+    record: Attachment<Value>,
+    name: String,
+}
+
+/// What a DEL has ended in, by the name of the attachment.
+type Ended = (String, Result<()>);
+
+/// Ends attachments whose container has ended, for ever. Nothing waits for the DELs, which can take
+/// long: a plugin may call another program, and that a server.
+pub(super) fn run(agent: &Arc<Agent>) {
+    let (mut orphans, mut news) = (Orphans::default(), News::default());
+    let (mut look_at, mut pause) = (Instant::now(), FIRST_PAUSE);
+    let (done, ended) = channel();
+    while agent.await_turn() {
+        if look_at <= Instant::now() {
+            let mut kept = Vec::new();
+            let looked = orphans.look(agent.configuration.grace(), &mut kept);
+            for finding in news.among(kept) {
+                say!("{finding}");
+            }
+            look_at = Instant::now() + agent.configuration.reconcile_interval();
+            match looked {
+                Err(error) => look_at = look_at.min(later(&error, &mut pause)),
+                Ok(()) if orphans.failed.is_empty() => pause = FIRST_PAUSE,
+                Ok(()) => {}
+            }
+        }
+        orphans.start(agent, &done);
+        let wait = look_at.saturating_duration_since(Instant::now());
+        // This thread keeps the other end, so nothing but the time ends the wait in vain.
+        if let Ok((name, outcome)) = ended.recv_timeout(wait)
+            && let Err(error) = orphans.note(name, outcome)
+        {
+            look_at = look_at.min(later(&error, &mut pause));
+        }
+    }
+}
+
+/// Reports an error, and returns when to look again.
+fn later(error: &Error, pause: &mut Duration) -> Instant {
+    error!("{error}; trying again in {pause:?}");
+    let next = Instant::now() + *pause;
+    *pause = LONGEST_PAUSE.min(*pause * 2);
+    next
 }
 
 impl Orphans {
-    /// Ends the attachments whose container ended at least `grace` ago, by the plugins in the
-    /// directories of `cni_path`. Adds to `kept` the attachments that stay because it is
-    /// unknown whether their container exists.
+    /// Looks for the attachments whose container ended at least `grace` ago. Adds to `kept` the
+    /// attachments that stay because it is unknown whether their container exists.
     ///
     /// # Errors
-    /// The failures for any of them; the others are done, and the failed ones are tried again.
-    pub(crate) fn run(
-        &mut self,
-        cni_path: &str,
-        grace: Duration,
-        kept: &mut Vec<String>,
-    ) -> Result<()> {
+    /// Those of any records; the others count.
+    fn look(&mut self, grace: Duration, kept: &mut Vec<String>) -> Result<()> {
         let mut errors = Errors::default();
-        let mut abandoned = HashMap::new();
+        let (mut due, mut abandoned) = (Vec::new(), HashMap::new());
         let (boot, holders) = (boot_id()?, Holders::default());
         for plugin in PLUGINS {
             let records = errors.keep(Records::of(plugin).all::<Value>());
@@ -57,29 +119,79 @@ impl Orphans {
                         continue;
                     }
                 }
-                let since = self
-                    .abandoned
-                    .get(&name)
-                    .copied()
-                    .unwrap_or_else(Instant::now);
-                if since.elapsed() < grace {
-                    abandoned.insert(name, since);
-                } else if errors.keep(end(plugin, &record, cni_path)).is_some() {
-                    let reason = "its container has gone without a DEL";
-                    info!(
+                let since = self.abandoned.get(&name).copied();
+                let since = since.unwrap_or_else(Instant::now);
+                abandoned.insert(name.clone(), since);
+                if since.elapsed() >= grace && !self.running.contains(&name) {
+                    due.push(Due {
                         plugin,
-                        network = record.network,
-                        container = record.container_id.as_str(),
-                        interface = record.ifname.as_str(),
-                        reason,
-                        "ended {name}, whose container has gone"
-                    );
+                        record,
+                        name,
+                    });
                 }
             }
         }
         self.abandoned = abandoned;
+        self.failed.retain(|name| self.abandoned.contains_key(name));
+        // What hangs each time keeps nothing waiting that was not tried yet.
+        due.sort_by_key(|due| self.failed.contains(&due.name));
+        self.due = due.into();
         errors.into_result()
     }
+
+    /// Starts the next DELs, each on a thread of its own.
+    fn start(&mut self, agent: &Arc<Agent>, done: &Sender<Ended>) {
+        while self.running.len() < AT_ONCE
+            && let Some(Due {
+                plugin,
+                record,
+                name,
+            }) = self.due.pop_front()
+        {
+            self.running.insert(name.clone());
+            let (of_thread, to_end) = (done.clone(), name.clone());
+            let started = agent.start("orphan", move |agent| {
+                let outcome = end(plugin, &record, agent.configuration.cni_path());
+                if outcome.is_ok() {
+                    tell(plugin, &record, &to_end);
+                }
+                // Nobody listens only when the agent ends.
+                drop(of_thread.send((to_end, outcome)));
+            });
+            if let Err(error) = started {
+                say!("{error}");
+                self.running.remove(&name);
+            }
+        }
+    }
+
+    /// Notes the end of a DEL.
+    ///
+    /// # Errors
+    /// Why it has failed.
+    fn note(&mut self, name: String, outcome: Result<()>) -> Result<()> {
+        self.running.remove(&name);
+        match outcome {
+            Ok(()) => drop(self.failed.remove(&name)),
+            Err(error) => {
+                self.failed.insert(name);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell(plugin: &str, record: &Attachment<Value>, name: &str) {
+    let reason = "its container has gone without a DEL";
+    info!(
+        plugin,
+        network = record.network,
+        container = record.container_id.as_str(),
+        interface = record.ifname.as_str(),
+        reason,
+        "ended {name}, whose container has gone"
+    );
 }
 
 fn name(plugin: &str, record: &Attachment<Value>) -> String {

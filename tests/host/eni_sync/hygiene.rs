@@ -56,6 +56,26 @@ pub(super) fn attach_device_at(node: &VpcNode, id: &str, netns: &str) -> Call {
     call
 }
 
+/// Waits until the agent has ended an attachment that is made here, whose container has gone. It
+/// has looked at all others then, too.
+fn await_look(node: &VpcNode, agent: &Agent) {
+    node.node.netns.ip(&["link", "add", "dev8", "type", "veth"]);
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "other", "type": "host-device", "device": "dev8",
+        "ipam": { "type": "host-local", "subnet": "10.8.0.0/24" },
+    });
+    let (pod, name) = (Pod::new("c8"), node.run_directory().join("netns/c8"));
+    symlink(pod.netns.path(), &name).unwrap();
+    let call = Call::ours("host-device", "ADD").conf(&conf);
+    node.run(&call.attachment("c8", "net1", "/run/netns/c8"))
+        .ok();
+    let reservation = node.node.state().join("networks/other/10.8.0.2");
+    assert!(reservation.exists());
+    fs::remove_file(name).unwrap();
+    drop(pod);
+    assert!(eventually(|| !reservation.exists()), "{}", agent.log());
+}
+
 /// As `ctr run --cni` and nerdctl name namespaces.
 #[test]
 fn a_namespace_that_another_process_keeps_has_not_ended_with_the_one_that_named_it() {
@@ -66,6 +86,7 @@ fn a_namespace_that_another_process_keeps_has_not_ended_with_the_one_that_named_
     let second = Resident::inside(&first.netns());
     drop(first);
     let agent = Agent::start(&node, &impatient(0));
+    assert!(eventually(|| agent.log().contains("is kept: ")));
     assert!(node.lab.wait_for_call("DescribeInstanceTypes", 3, DEADLINE));
     let pod = Namespace::at(second.netns());
     assert_eq!(pod.links(), ["lo", "net1"]);
@@ -158,8 +179,9 @@ fn an_attachment_is_not_ended_before_the_grace_time_or_while_its_container_runs(
     let agent = Agent::start(&node, &impatient(0));
     assert!(
         node.lab.wait_for_call("DescribeInstanceTypes", 3, DEADLINE),
-        "it has looked twice"
+        "it has compared twice"
     );
+    await_look(&node, &agent);
     agent.stop();
     assert_eq!(pod.netns.links(), ["lo", "net1"]);
     fs::remove_file(node.run_directory().join("netns/c1")).unwrap();
@@ -181,6 +203,7 @@ fn what_cannot_be_seen_is_not_taken_for_gone() {
     fs::write(names.join("c1"), "").unwrap();
     let agent = Agent::start(&node, &impatient(0));
     assert!(node.lab.wait_for_call("DescribeInstanceTypes", 3, DEADLINE));
+    await_look(&node, &agent);
     agent.stop();
     fs::remove_dir_all(&names).unwrap();
     let _agent = Agent::start(&node, &impatient(0));
