@@ -20,7 +20,8 @@ use crate::raw_range::{RawRange, specs};
 use crate::sources::{Rules, Sources};
 
 /// The default of `dataDir`, which has a directory for each network.
-const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+/// The `dataDir` of a network that names none.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 /// The start of the message when a key has a value of the wrong type.
 const UNREADABLE: &str = "failed to load the host-local configuration";
 

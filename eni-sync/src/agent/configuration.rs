@@ -45,7 +45,7 @@ const LONGEST_TIME: u64 = LONGEST_COOLDOWN;
 /// The comparisons of many nodes are spread over this fraction of the interval.
 const SPREAD: u64 = 4;
 /// Where host-local keeps the reservations of all networks.
-pub(crate) const DATA_DIR: &str = "/var/lib/cni/networks";
+pub(crate) const DATA_DIR: &str = host_local_ipam::config::DEFAULT_DATA_DIR;
 
 /// The configuration of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

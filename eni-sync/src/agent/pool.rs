@@ -224,7 +224,7 @@ fn refill(
     let others = others.map_err(|failure| failure.error(&format!("look at {}", eni.subnet_id)))?;
     let reserved = reserved::addresses(configuration)?;
     let reserved: HashSet<IpAddr> = reserved.into_iter().collect();
-    let (mut chosen, mut lacks) = (Vec::new(), Vec::new());
+    let (mut candidates_of, mut lacks) = (Vec::new(), Vec::new());
     for family in Family::ALL {
         let room = room(eni, &others, family);
         // Without a number, the pool has what fits.
@@ -233,30 +233,30 @@ fn refill(
             lacks.push(lack(pool, (eni, &node.inventory.instance_type), family));
         }
         let is_free = |address| {
-            let is_taken = known.contains(&address) || excluded.contains(address);
-            !is_taken && prefix_of(&there, address).is_none()
+            let is_taken = known.contains(&address) || reserved.contains(&address);
+            !is_taken && !excluded.contains(address) && prefix_of(&there, address).is_none()
         };
-        let found = candidates(pool, eni, is_free, &others, family);
-        let found = without_users(node.ledger, &reserved, found)?;
-        chosen.extend(found.into_iter().take(missing(family).min(room)));
+        if missing(family) > 0 {
+            let found = candidates(pool, eni, is_free, &others, family);
+            candidates_of.push((found, missing(family).min(room)));
+        }
     }
+    let chosen = unused(node.ledger, candidates_of)?;
     let is_claimed = !chosen.is_empty() && claim(ledger, pool, &chosen)?;
     Ok(Refill { is_claimed, lacks })
 }
 
-/// Those of the addresses that no pod of the node is seen to have: one of a network without eni-sync
-/// has it although EC2 does not know. A namespace that cannot be read may have any address; it must
-/// not keep all pods of the pool from starting.
-fn without_users(
-    ledger: &Ledger,
-    reserved: &HashSet<IpAddr>,
-    mut found: Vec<IpAddr>,
-) -> Result<Vec<IpAddr>> {
-    found.retain(|address| !reserved.contains(address));
-    let asked: HashSet<IpAddr> = found.iter().copied().collect();
-    let living = in_use::look_if_permitted(ledger, |address| asked.contains(&address))?;
-    found.retain(|address| !living.has(*address));
-    Ok(found)
+/// Of each list as many as it says, of those that nobody on the node is seen to have: a pod of a
+/// network without eni-sync may have one although EC2 does not know.
+fn unused(node: &Ledger, lists: Vec<(Vec<IpAddr>, usize)>) -> Result<Vec<IpAddr>> {
+    let asked: HashSet<IpAddr> = lists.iter().flat_map(|(all, _)| all).copied().collect();
+    let living = in_use::look_if_permitted(node, |address| asked.contains(&address))?;
+    let mut unused = Vec::new();
+    for (all, count) in lists {
+        let free = all.into_iter().filter(|address| !living.has(*address));
+        unused.extend(free.take(count));
+    }
+    Ok(unused)
 }
 
 /// The text about a pool whose ENI has no room, the same for as long as that is so.

@@ -22,6 +22,7 @@ use crate::registration::in_use::{self, Living};
 use crate::registration::node::Node;
 use crate::registration::request::Request;
 use crate::registration::rules::{self, Claim};
+use crate::registration::settled::{is_reserved_for, reserved_for_another};
 
 /// How often the question is asked again because the ledger has changed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -104,7 +105,7 @@ fn decide(
 }
 
 /// Whether an address may be used although no existing attachment has it by the ledger. What
-/// is in a pool was examined when the pool got it.
+/// is in a pool was examined when the pool got it, and host-local gives it.
 pub(crate) fn may_be_used(entry: &Entry) -> bool {
     match entry.state {
         State::Held | State::Claiming { .. } => true,
@@ -117,7 +118,10 @@ pub(crate) fn may_be_used(entry: &Entry) -> bool {
 /// the ledger, [`refuse_used`] does.
 fn needs_question(entry: &Entry, owner: &Owner) -> bool {
     let is_own = entry.is_owned_by(owner) || entry.is_found_for(owner);
-    can_be_asked(owner) && may_be_used(entry) && !(is_own && entry.is_in_use())
+    let is_of_pool = entry.state == State::Pooled;
+    let is_open = may_be_used(entry) && !(is_own && entry.is_in_use())
+        || is_of_pool && !is_reserved_for(owner, entry.address);
+    can_be_asked(owner) && is_open
 }
 
 /// Whether it is known in which namespace the owner itself may have its address already. host-local
@@ -156,7 +160,7 @@ pub(crate) fn refuse_used(
     for (entry, doubt) in doubts(node, eni, unknown) {
         claims.retain(|claimed| claimed.address != entry.address);
         match doubt {
-            Doubt::Refused(error) => refuse(ledger, entry, &error)?,
+            Doubt::Refused(error, was_there) => refuse(ledger, (entry, was_there), &error)?,
             Doubt::Passing => pause = Some(FIRST_PAUSE),
         }
     }
@@ -165,8 +169,9 @@ pub(crate) fn refuse_used(
 
 /// Why an address is not given to its claimant now.
 enum Doubt {
-    /// Somebody has it, or that cannot be found out.
-    Refused(Error),
+    /// Somebody has it, or that cannot be found out; and whether the ENI may have had it before it
+    /// was claimed.
+    Refused(Error, bool),
     /// Whoever looks into a namespace, or forks, keeps it for a moment after its end.
     Passing,
 }
@@ -179,7 +184,8 @@ fn doubts(node: &Node<'_>, eni: &Eni, claims: Vec<Entry>) -> Vec<(Entry, Doubt)>
     let (living, with_eni) = match looked {
         Ok(looked) => looked,
         Err(error) => {
-            let refused = |entry| (entry, Doubt::Refused(error.clone()));
+            // What cannot be read does not say that somebody else has it.
+            let refused = |entry| (entry, Doubt::Refused(error.clone(), false));
             return claims.into_iter().map(refused).collect();
         }
     };
@@ -187,18 +193,19 @@ fn doubts(node: &Node<'_>, eni: &Eni, claims: Vec<Entry>) -> Vec<(Entry, Doubt)>
         let owner = entry.owner.as_ref()?;
         if let Some(whose) = living.whose_beside(entry.address, owner) {
             let error = not_yet(entry.address, &eni.id, whose);
-            return Some((entry, Doubt::Refused(error)));
+            let was_there = with_eni.may_have(entry.address);
+            return Some((entry, Doubt::Refused(error, was_there)));
         }
         if let Some(denied) = living.denied()
             && with_eni.may_have(entry.address)
         {
-            return Some((entry, Doubt::Refused(denied.clone())));
+            return Some((entry, Doubt::Refused(denied.clone(), false)));
         }
         let why = with_eni.reason_to_refuse(entry.address, owner)?;
         let doubt = if entry.is_of_the_last(PASSING, now()) {
             Doubt::Passing
         } else {
-            Doubt::Refused(not_yet(entry.address, &eni.id, why))
+            Doubt::Refused(not_yet(entry.address, &eni.id, why), true)
         };
         Some((entry, doubt))
     };
@@ -241,14 +248,12 @@ impl<'a> WithEni<'a> {
     }
 }
 
-fn refuse(ledger: &EniLedger, entry: Entry, error: &Error) -> Result<()> {
+fn refuse(ledger: &EniLedger, (entry, was_there): (Entry, bool), error: &Error) -> Result<()> {
     let entries = ledger.open()?;
     if entries.get(entry.address)?.as_ref() != Some(&entry) {
         return Ok(());
     }
-    // What cannot be read does not say that somebody else has it.
-    let is_found = error.code == ErrorCode::TRY_AGAIN;
-    let entry = if is_found { entry.found() } else { entry };
+    let entry = if was_there { entry.found() } else { entry };
     entries.note(entry, &Event::Refused(Refusal::of(error)))
 }
 
@@ -271,7 +276,7 @@ pub(crate) fn require_own(
     if addresses.is_empty() {
         return Ok(());
     }
-    let living = in_use::look_beside(owner, node.ledger, |address| addresses.contains(&address))?;
+    let living = in_use::look_if_permitted(node.ledger, |address| addresses.contains(&address))?;
     for address in addresses {
         if let Some(interface) = living.on_node(*address) {
             let msg = format!("{address} is an address of {} itself", eni.id);
@@ -281,7 +286,7 @@ pub(crate) fn require_own(
             );
             return Err(Error::config(msg).with_details(details));
         }
-        if let Some(whose) = living.whose(*address) {
+        if let Some(whose) = living.whose_beside(*address, owner) {
             return Err(not_yet(*address, &eni.id, whose));
         }
     }
@@ -324,6 +329,11 @@ fn used(
             Some(entry) if entry.is_owned_by(owner) => living.reason_to_keep(*address, Some(owner)),
             Some(entry) if entry.owner.is_some() => living.reason_to_keep_entry(entry)?,
             // A file that a runtime has left in /run/netns must not keep the node from starting pods.
+            Some(entry) if entry.state == State::Pooled => match living.whose(*address) {
+                None => reserved_for_another(owner, *address)?
+                    .map(|file| format!("host-local has reserved it: {file:?}")),
+                whose => whose,
+            },
             _ => living.whose(*address),
         };
         if let Some(why) = why.or_else(|| whole.reason_to_refuse(entry.as_ref(), owner)) {

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 
 use common::error::{Error, Result};
 use common::kernel::netns::{NetNsId, Nsid};
-use nix::libc::{EACCES, EPERM};
 
 use self::look::Look;
 use crate::ledger::{Entry, Ledger, Owner};
@@ -32,7 +31,7 @@ pub(crate) struct Living {
     is_blind: bool,
     /// The namespaces that have too many addresses, or change them too often to be read.
     unreadable: Vec<Unseen>,
-    /// Why nothing was read, where this process may not look into namespaces.
+    /// Why some namespaces were left out, where this process may not enter them.
     denied: Option<Error>,
     /// The namespaces of owners that were read by their numbers, because no path leads there: all
     /// that was in them is there, or in another one that was read.
@@ -126,18 +125,17 @@ pub(crate) fn look_from(ledger: &Ledger, asked: impl Fn(IpAddr) -> bool) -> Resu
 }
 
 /// The same for addresses that are new to the ENI: a pod may have one that EC2 does not know. A look
-/// that fails is repeated once, and a process that may not look into namespaces is no error.
+/// that fails is repeated once, and a namespace that this process may not enter is no error.
 ///
 /// # Errors
 /// As for [`of_node`].
 pub(crate) fn look_if_permitted(ledger: &Ledger, asked: impl Fn(IpAddr) -> bool) -> Result<Living> {
-    match look_from(ledger, &asked).or_else(|_| look_from(ledger, &asked)) {
-        Err(error) if matches!(error.errno(), Some(EACCES | EPERM)) => Ok(Living {
-            denied: Some(error),
-            ..Living::default()
-        }),
-        looked => looked,
-    }
+    let owners = owners_of(&entries_of(ledger)?);
+    let look = || {
+        let look = Look::begin(&asked, None)?.if_permitted();
+        look.into_living(owners.iter(), Reach::Visible)
+    };
+    look().or_else(|_| look())
 }
 
 fn entries_of(ledger: &Ledger) -> Result<Vec<Entry>> {
@@ -208,7 +206,7 @@ impl Living {
             .map(|unseen| format!("addresses of it may be in use: {}", unseen.why))
     }
 
-    /// Why nothing was read, where this process may not look into namespaces.
+    /// Why some namespaces were left out, where this process may not enter them.
     pub(crate) fn denied(&self) -> Option<&Error> {
         self.denied.as_ref()
     }

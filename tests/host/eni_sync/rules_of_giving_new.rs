@@ -9,7 +9,7 @@ use harness::{Pod, Resident, is_waited_for};
 use serde_json::{Value, json};
 
 use super::ipam::{add, addresses, call, ipv4, sharing, whole};
-use super::pool::{attach, host_local, listed, pool};
+use super::pool::{host_local, listed, pool};
 use super::pool_of_prefixes::{self, listing, of_ipv4};
 use super::pool_of_prefixes_givers::{Stopped, Stopping};
 use super::prefixes::{kept, node_of_its_own, one, prefixes};
@@ -27,6 +27,9 @@ fn rule_7_what_a_pod_has_that_is_not_on_the_eni_is_given_to_no_other_pod() {
     for request in requests(&node, &next, address) {
         assert_refused(&node, &request, 11, &[address, USED]);
     }
+    // Nobody has put it on the ENI.
+    node.del(&next);
+    assert_eq!(node.ledger()[address], "withdrawn");
     // The pod itself registers what it has.
     node.run(&node.pod_call("ADD", &unknown, &[address])).ok();
     node.del(&unknown);
@@ -155,10 +158,19 @@ fn an_address_of_a_pool_is_given_by_host_local_alone() {
     let keys = json!({ "name": "other", "prevResult": result });
     node.run(&node.conf_call("ADD", &pod, &[], &keys)).ok();
     assert!(eventually(|| listed(&node) == 1), "{}", agent.log());
-    assert_eq!(
-        attach(&node, &Pod::new("c2")).as_deref(),
-        Some("10.0.4.181")
-    );
+    // What host-local has reserved in a network that does not chain eni-sync.
+    let unchained = Pod::new("c2");
+    let given = addresses(&node.run(&host_local("ADD", &unchained)).ok()).remove(0);
+    assert_eq!(given, "10.0.4.181");
+    let chained = |pod: &Pod| {
+        let result = prev_result(pod, &[(&node.mac, &[&given])]);
+        let keys = json!({ "name": "other", "prevResult": result });
+        node.conf_call("ADD", pod, &[], &keys)
+    };
+    let said = [given.as_str(), "host-local has reserved it"];
+    node.lab.reset_calls();
+    assert_refused(&node, &chained(&sharing(&node, "c3")), 11, &said);
+    node.run(&chained(&unchained)).ok();
 }
 
 #[test]

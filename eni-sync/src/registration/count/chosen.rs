@@ -26,7 +26,8 @@ pub(super) struct Parked {
 /// answer are given nevertheless.
 ///
 /// # Errors
-/// Code 5 or 6 naming a file of the ledger.
+/// Code 5 or 6 naming a file of the ledger, and those of reading the namespaces for an address that
+/// the ledger does not know: what EC2 has chosen is then found as in an answer that was lost.
 pub(super) fn kept(
     (node, mac): (&Ledger, &str),
     ledger: &EniLedger,
@@ -51,7 +52,7 @@ pub(super) fn kept(
     });
     kept.retain(|address| free.iter().all(|entry| entry.address != *address));
     let unknown = chosen.iter().filter(|address| !all.contains(address));
-    kept.extend(used(node, unknown.copied().collect(), &mut why));
+    kept.extend(used(node, unknown.copied().collect(), &mut why)?);
     for why in &why {
         say!("{why}");
     }
@@ -59,23 +60,17 @@ pub(super) fn kept(
 }
 
 /// Those of the addresses, which no entry knows, that somebody has.
-fn used(node: &Ledger, mut unknown: Vec<IpAddr>, why: &mut Vec<String>) -> Vec<IpAddr> {
+fn used(node: &Ledger, mut unknown: Vec<IpAddr>, why: &mut Vec<String>) -> Result<Vec<IpAddr>> {
     if unknown.is_empty() {
-        return unknown;
+        return Ok(unknown);
     }
-    match in_use::look_if_permitted(node, |address| unknown.contains(&address)) {
-        Ok(living) => unknown.retain(|address| {
-            let whose = living.whose(*address);
-            why.extend(
-                whose
-                    .iter()
-                    .map(|whose| format!("{address} stays: {whose}")),
-            );
-            whose.is_some()
-        }),
-        Err(error) => why.push(error.to_string()),
-    }
-    unknown
+    let living = in_use::look_if_permitted(node, |address| unknown.contains(&address))?;
+    unknown.retain(|address| {
+        let whose = living.whose(*address);
+        why.extend(whose.iter().map(|why| format!("{address} stays: {why}")));
+        whose.is_some()
+    });
+    Ok(unknown)
 }
 
 /// Writes down for whom an address is that EC2 has chosen: for who has claimed it by name

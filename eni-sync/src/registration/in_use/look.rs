@@ -24,6 +24,8 @@ pub(super) struct Look<'a> {
     asked: &'a dyn Fn(IpAddr) -> bool,
     /// Whose namespace is left out: an attachment that gets an address may have it already.
     beside: Option<&'a Owner>,
+    /// Whether namespaces are left out that this process may not enter.
+    passes_over: bool,
     /// The namespaces that were read, by their inodes.
     seen: HashSet<u64>,
     /// `None` on an older kernel.
@@ -45,12 +47,21 @@ impl<'a> Look<'a> {
             living: Living::default(),
             asked,
             beside,
+            passes_over: false,
             seen: HashSet::new(),
             by_number: ByNumber::open()?,
             node: NetNs::own()?.outer_id()?.inode,
             read: HashSet::new(),
             failed: HashSet::new(),
         })
+    }
+
+    /// The same, without the namespaces that this process may not enter.
+    pub(super) fn if_permitted(self) -> Self {
+        Self {
+            passes_over: true,
+            ..self
+        }
     }
 
     /// Looks into the namespaces that `reach` says, with those of `owners`.
@@ -304,7 +315,14 @@ impl<'a> Look<'a> {
         if !is_new || is_beside {
             return Ok(());
         }
-        match self.addresses_in(netns, number)? {
+        let found = match self.addresses_in(netns, number) {
+            Err(denied) if self.passes_over && denied.errno() == Some(EPERM) => {
+                self.living.denied.get_or_insert(denied);
+                return Ok(());
+            }
+            found => found?,
+        };
+        match found {
             Ok(found) => self.keep(&found, (&format!("{path:?}"), Some(inode), number)),
             Err(cause) if cause.errno().is_some() => return Err(cause),
             Err(cause) => {
