@@ -6,7 +6,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use harness::eni_lab::timestamp;
 
 /// What EC2 answers when there were too many requests.
 const THROTTLED: u16 = 503;
@@ -70,6 +72,8 @@ impl Client {
             }
             if status != THROTTLED || attempt >= self.retries.attempts() {
                 let code = values(&body, "Code").into_iter().next();
+                // Nothing would be measured.
+                assert_ne!(code.as_deref(), Some("AuthFailure"), "{body}");
                 return Err(code.unwrap_or_else(|| format!("HTTP {status}")));
             }
             sleep(self.retries.pause(attempt));
@@ -84,10 +88,13 @@ impl Client {
             .extend_pairs(parameters)
             .finish();
         let (host, key, length) = (self.ec2, &self.access_key, body.len());
+        // EC2 refuses what was signed long ago.
+        let date = timestamp(SystemTime::now()).replace(['-', ':'], "");
+        let day = date.get(..8).expect("a date has eight digits");
         let request = format!(
-            "POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nX-Amz-Date: 20260101T000000Z\r\n\
+            "POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nX-Amz-Date: {date}\r\n\
              Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\nContent-Length: {length}\r\n\
-             Authorization: AWS4-HMAC-SHA256 Credential={key}/20260101/us-west-2/ec2/aws4_request, \
+             Authorization: AWS4-HMAC-SHA256 Credential={key}/{day}/us-west-2/ec2/aws4_request, \
              SignedHeaders=content-type;host;x-amz-date, Signature=00\r\n\r\n{body}"
         );
         let mut stream = TcpStream::connect(host).expect("the simulated EC2 listens");

@@ -408,7 +408,7 @@ pub(super) fn reservation(subnet: &str, reservation: &Reservation) -> Value {
 }
 
 /// `2026-01-31T12:00:00Z`.
-pub(super) fn timestamp(time: SystemTime) -> String {
+pub fn timestamp(time: SystemTime) -> String {
     let time = OffsetDateTime::from(time);
     let whole = time.replace_nanosecond(0).unwrap_or(time);
     whole.format(&Rfc3339).expect("the year has four digits")

@@ -37,6 +37,7 @@ mod world;
 
 pub use certificate::Certificate;
 pub use data_plane::{DataPlane, Names};
+pub use describe::timestamp;
 pub use error::Ec2Error;
 pub use event::{DROPPED, Event, OK, Target, violations};
 pub use fault::{Fault, Hold};
