@@ -17,6 +17,7 @@ mod record;
 pub(crate) mod removal;
 pub(crate) mod report;
 mod request;
+mod stacked;
 pub(crate) mod wanted;
 
 use common::attach::inventory::Inventory;

@@ -16,6 +16,7 @@ use crate::provision::carried;
 use crate::provision::denied::explained;
 use crate::provision::place;
 use crate::provision::record::{self, Record, Records};
+use crate::provision::stacked;
 use crate::provision::wanted::Wanted;
 use crate::registration::node::TURN_DEADLINE;
 use crate::vpc::clients::Aws;
@@ -193,9 +194,12 @@ impl Removal<'_> {
             .take_turn(self.aws.deadline().left_of(TURN_DEADLINE))?;
         // The lock for all devices is not held while all processes are examined: who gets an
         // address of the ENI meanwhile is seen in the ledger, when the record has been written.
-        let mut reasons = carried::reasons(&self.ledger, eni)?;
+        let mut reasons = carried::reasons(self.aws, &self.ledger, eni)?;
         if reasons.is_empty() && self.dry_run {
             return Ok(Fate::WouldBe);
+        }
+        if reasons.is_empty() {
+            reasons.extend(stacked::hidden_on_eni(&eni.mac)?);
         }
         if reasons.is_empty() {
             reasons = self.claim(eni)?;

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod by_agent;
+mod carried;
 mod holders;
 mod killed;
 mod policy;
