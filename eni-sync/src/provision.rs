@@ -18,6 +18,7 @@ pub(crate) mod removal;
 pub(crate) mod report;
 mod request;
 mod stacked;
+mod undescribed;
 pub(crate) mod wanted;
 
 use common::attach::inventory::Inventory;

@@ -139,7 +139,7 @@ impl Pass<'_> {
 
     /// Describes the ENIs of the node again. ENIs that this pass has attached are kept if the
     /// description does not show them yet.
-    fn look_again(&mut self) -> Result<()> {
+    pub(super) fn look_again(&mut self) -> Result<()> {
         let instance = &self.look.identity.instance_id;
         let what = format!("list the ENIs of {instance}");
         let found = self.ec2.enis_of_instance(instance);

@@ -56,6 +56,7 @@ pub(crate) fn run(
     record::leave_out_deleted(&mut look)?;
     let ec2 = aws.ec2(&look.identity.region)?;
     let mut pass = Pass {
+        aws,
         ec2,
         deadline: aws.deadline(),
         records,
@@ -64,6 +65,7 @@ pub(crate) fn run(
         tell,
         attached: Vec::new(),
         left: None,
+        is_all_described: false,
         problems: Vec::new(),
         protected: BTreeSet::new(),
     };
@@ -75,6 +77,7 @@ pub(crate) fn run(
 }
 
 pub(super) struct Pass<'a> {
+    pub(super) aws: &'a Aws,
     pub(super) ec2: &'a Ec2,
     pub(super) deadline: Deadline,
     pub(super) records: Records,
@@ -86,6 +89,8 @@ pub(super) struct Pass<'a> {
     /// The ENIs that were created for this node and are attached to nothing; `None` until they
     /// are looked for.
     left: Option<Vec<Description>>,
+    /// Whether it was found out that EC2 describes all ENIs of the node.
+    is_all_described: bool,
     problems: Vec<Problem>,
     /// The ENIs that EC2 was asked to delete with the instance, whatever its answer was.
     pub(super) protected: BTreeSet<String>,
@@ -200,6 +205,10 @@ impl Pass<'_> {
     /// Creates and attaches the missing ENIs of one kind.
     fn fulfil(&mut self, wanted: &Wanted) -> Result<()> {
         let (mut addresses, mut chosen) = (0, None);
+        if place::missing(&self.look.enis, wanted) > 0 && !self.is_all_described {
+            self.await_described()?;
+            self.is_all_described = true;
+        }
         while place::missing(&self.look.enis, wanted) > 0 {
             place::require_slot(&self.look, &wanted.name, wanted.network_card)?;
             if let Some(record) = self.take_left(wanted)? {

@@ -9,6 +9,7 @@ mod killed;
 mod policy;
 mod rivals;
 mod taken_away;
+mod undescribed;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
