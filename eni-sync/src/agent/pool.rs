@@ -386,7 +386,7 @@ fn write_ranges_without(
 
 /// Whether host-local may hand an address of the pool out, or has done so. What a pod of another
 /// network has, it would hand out again. An address that the last look at EC2 did not show may be
-/// gone.
+/// gone, and so may one of before the ENI was away or the node was down.
 fn is_listed(pool: &Pool, entry: &Entry) -> bool {
     let is_for_pool = match entry.state {
         State::Pooled => true,
@@ -396,7 +396,7 @@ fn is_listed(pool: &Pool, entry: &Entry) -> bool {
         }
         _ => false,
     };
-    is_for_pool && !entry.is_missing()
+    is_for_pool && !entry.is_missing() && !entry.is_of_earlier_attachment()
 }
 
 /// The addresses as the longest possible ranges.

@@ -60,7 +60,29 @@ fn the_ledger_is_compared_as_soon_as_an_eni_comes_back() {
     vpc.lab.unassign(&node.eni, &[ip(FIRST)]);
     bring_back(&node);
     assert!(eventually(|| !is_listed(FIRST)), "{}", agent.log());
-    assert!(is_listed(SECOND));
+    // What is there all the same is offered when descriptions are younger than the attachment.
+    agent.stop();
+    node.let_time_pass(61);
+    let agent = Agent::start(&node, &configuration);
+    assert!(eventually(|| is_listed(SECOND)), "{}", agent.log());
+}
+
+/// Descriptions still show the attachment of before, with all addresses.
+#[test]
+fn a_ranges_file_offers_nothing_of_the_attachment_before() {
+    let vpc = Vpc::new();
+    let (node, other) = (vpc.node(), vpc.node());
+    let mut configuration = pool(64, 64, 1);
+    configuration["reconcileSeconds"] = 3000.into();
+    let agent = Agent::start(&node, &configuration);
+    let is_listed = || listed(&node).is_some_and(|listed| listed.contains(FIRST));
+    assert!(eventually(is_listed), "{}", agent.log());
+    show_the_past(&vpc);
+    take_away(&node);
+    vpc.lab.unassign(&node.eni, &[ip(FIRST)]);
+    other.add(&Pod::new("theirs"), &[FIRST]).ok();
+    bring_back(&node);
+    assert!(eventually(|| !is_listed()), "{}", agent.log());
 }
 
 #[test]

@@ -164,6 +164,8 @@ fn what_an_earlier_version_has_written_is_looked_for_before_it_is_handed_out() {
     let node = vpc.node();
     node.lab
         .assign(&node.eni, &[ip("10.0.4.64"), ip("10.0.4.66")]);
+    // Descriptions are younger than the attachment.
+    vpc.lab.age(Duration::from_secs(3600));
     fs::create_dir_all(node.ledger_path()).unwrap();
     for (last, state) in [
         (64, json!({ "state": "pooled" })),
