@@ -31,13 +31,18 @@ pub(crate) fn verify(
     let ledger = node.ledger.of_attached(eni)?;
     let ledger = ledger.until(node.aws.deadline());
     let unknown = not_held(&ledger.open()?, &open, &request.owner)?;
-    let prefixes = trusted(&ledger.open()?.prefixes()?, eni, now());
+    let prefixes = trusted(&ledger.open()?.prefixes()?, eni, &[], now());
     open.retain(|a| unknown.contains(a) || prefix_of(&prefixes, *a).is_none());
     if open.is_empty() {
         return Ok(());
     }
     let shown = node.aws.imds()?.addresses(&eni.mac).unwrap_or_default();
     open.retain(|address| unknown.contains(address) || !shown.contains(address));
+    if open.is_empty() {
+        return Ok(());
+    }
+    let shown = node.aws.imds()?.prefixes(&eni.mac).unwrap_or_default();
+    open.retain(|address| unknown.contains(address) || prefix_of(&shown, *address).is_none());
     if open.is_empty() {
         return Ok(());
     }

@@ -175,6 +175,13 @@ impl<'a> Assigner<'a> {
         imds.and_then(|imds| imds.addresses(&self.eni.mac)).ok()
     }
 
+    /// Whether the metadata show a prefix on the ENI.
+    fn is_prefix_listed(&self, prefix: Cidr) -> bool {
+        let imds = self.node.aws.imds_soon();
+        let listed = imds.and_then(|imds| imds.prefixes(&self.eni.mac));
+        listed.is_ok_and(|listed| listed.contains(&prefix))
+    }
+
     /// The addresses of a refused batch that are certainly on the ENI, of those that a
     /// description shows there. EC2 may refuse addresses that are there, or accept them when
     /// nothing else is requested; but the description may be older than the removal of one of
@@ -196,7 +203,8 @@ impl<'a> Assigner<'a> {
     }
 
     /// Separates the addresses that are in a prefix of some ENI. EC2 has no filter for
-    /// prefixes, so the whole subnet is described, if nothing else explains a refusal.
+    /// prefixes, so the whole subnet is described, if nothing else explains a refusal. That this
+    /// ENI has the prefix is believed only if the metadata show it as well.
     fn find_in_prefixes(&self, batch: Vec<Claimed>) -> Result<(Outcomes, Vec<Claimed>), Failure> {
         let enis = match self.neighbours.get() {
             Some(enis) => enis,
@@ -209,14 +217,21 @@ impl<'a> Assigner<'a> {
         let mut rest = Vec::new();
         for claimed in batch {
             let address = claimed.address;
-            let mut prefixes = enis
+            let prefixes = enis
                 .iter()
                 .filter_map(|eni| Some((eni, eni.prefix_of(address)?)));
-            match prefixes.next() {
+            let (own, others): (Vec<_>, Vec<_>) =
+                prefixes.partition(|(eni, _)| eni.id == self.eni.id);
+            match (others.first(), own.first()) {
+                (Some((eni, prefix)), _) => {
+                    found.push((address, Err(in_prefix(address, eni, *prefix))));
+                }
                 // The VPC delivers it here already.
-                Some((eni, _)) if eni.id == self.eni.id => found.push((address, Ok(()))),
-                Some((eni, prefix)) => found.push((address, Err(in_prefix(address, eni, prefix)))),
-                None => rest.push(claimed),
+                (None, Some((_, prefix))) if self.is_prefix_listed(*prefix) => {
+                    found.push((address, Ok(())));
+                }
+                (None, Some(_)) => found.push(self.doubtful(claimed)),
+                (None, None) => rest.push(claimed),
             }
         }
         Ok((found, rest))

@@ -228,7 +228,7 @@ fn of_ec2(
         return Ok(held);
     }
     count::serve(&ledger, eni, Whose::Of(&request.owner))?;
-    give::cover(&ledger, eni)?;
+    give::cover(node, &ledger, eni)?;
     let claimed = claimed(&ledger.open()?, families, request)?;
     confirm(node, eni, &ledger, &claimed, request)?;
     settle_until(node, eni, &ledger, |entries| {

@@ -86,7 +86,7 @@ pub(crate) fn register(
     eni::require_all(eni, &wanted)?;
     let ledger = node.ledger.of_attached(eni)?.until(node.aws.deadline());
     let reusable = claim(node, eni, &ledger, (&wanted, request))?;
-    give::cover(&ledger, eni)?;
+    give::cover(node, &ledger, eni)?;
     confirm(node, eni, &ledger, &reusable, request)?;
     settle_until(node, eni, &ledger, |entries| {
         let is_held = answer(entries, &wanted, request)?;
@@ -302,9 +302,9 @@ fn settle(node: &Node<'_>, eni: &Eni, ledger: &EniLedger) -> Result<Option<Durat
     // Addresses of a lost answer, and those that no pod needs any more, go to waiting
     // attachments.
     unheard::find(node, ledger)?;
-    give::cover(ledger, eni)?;
+    give::cover(node, ledger, eni)?;
     count::serve(ledger, eni, Whose::Anybody)?;
-    give::cover(ledger, eni)?;
+    give::cover(node, ledger, eni)?;
     let until_second = |claimed: &Claimed| {
         let looks = &node.shared.looks;
         looks.until_second(claimed.address, Instant::now())

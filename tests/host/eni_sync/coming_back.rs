@@ -85,6 +85,32 @@ fn a_ranges_file_offers_nothing_of_the_attachment_before() {
     assert!(eventually(|| !is_listed()), "{}", agent.log());
 }
 
+/// The ledger does not know the prefix: another program had assigned it.
+#[test]
+fn a_prefix_that_only_an_old_description_shows_gives_no_pod_an_address() {
+    const PREFIX: &str = "10.0.4.16/28";
+    for has_inventory in [false, true] {
+        let vpc = Vpc::new();
+        let (node, other) = (vpc.node(), vpc.node());
+        vpc.lab.assign_prefix(&node.eni, PREFIX);
+        if has_inventory {
+            node.add(&Pod::new("c0"), &[FIRST]).ok();
+        }
+        show_the_past(&vpc);
+        if has_inventory {
+            take_away(&node);
+        }
+        vpc.lab.unassign_prefix(&node.eni, PREFIX);
+        vpc.lab.assign_prefix(&other.eni, PREFIX);
+        if has_inventory {
+            bring_back(&node);
+        }
+        let address = "10.0.4.20";
+        node.add(&Pod::new("c1"), &[address]).error_code(11);
+        assert_ne!(node.ledger()[address], "held", "{has_inventory}");
+    }
+}
+
 #[test]
 fn a_prefix_that_another_node_has_got_meanwhile_gives_no_pod_an_address() {
     let vpc = Vpc::new();

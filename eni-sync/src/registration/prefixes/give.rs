@@ -4,15 +4,17 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use common::address::Cidr;
 use common::attach::inventory::Eni;
 use common::error::Result;
 use common::say;
 
 use super::free::free;
-use super::supply::{self, free_address, prefix_of, trusted};
+use super::supply::{self, free_address, prefix_of, trusted, unknown};
 use crate::ledger::{
     EniLedger, Entries, Entry, Event, Excluded, Owner, Prefix, State, Takeover, Whose, now,
 };
+use crate::registration::node::Node;
 use crate::registration::{release, rules};
 use crate::vpc::ec2::Family;
 
@@ -96,19 +98,43 @@ pub(crate) fn serve(ledger: &EniLedger, eni: &Eni, whose: Whose<'_>) -> Result<(
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger.
-pub(crate) fn cover(ledger: &EniLedger, eni: &Eni) -> Result<()> {
+pub(crate) fn cover(node: &Node<'_>, ledger: &EniLedger, eni: &Eni) -> Result<()> {
+    let shown = shown(node, ledger, eni)?;
     let entries = ledger.open()?;
-    let trusted = trusted(&entries.prefixes()?, eni, now());
+    let trusted = trusted(&entries.prefixes()?, eni, &shown, now());
     if trusted.is_empty() {
         return Ok(());
     }
     for entry in entries.all()? {
-        let is_claimed = matches!(entry.state, State::Claiming { .. });
-        if is_claimed && prefix_of(&trusted, entry.address).is_some() {
+        if is_claimed(&entry) && prefix_of(&trusted, entry.address).is_some() {
             entries.cover(entry)?;
         }
     }
     Ok(())
+}
+
+/// The prefixes that the metadata show, if an address is claimed in one that the ledger does not
+/// know. Without an answer EC2 is asked for the address, as for any other.
+fn shown(node: &Node<'_>, ledger: &EniLedger, eni: &Eni) -> Result<Vec<Cidr>> {
+    if eni.prefixes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_asked = {
+        let entries = ledger.open()?;
+        let unknown = unknown(&entries.prefixes()?, &eni.prefixes);
+        let is_in = |entry: &Entry| prefix_of(&unknown, entry.address).is_some();
+        !unknown.is_empty() && entries.all()?.iter().any(|e| is_claimed(e) && is_in(e))
+    };
+    if !is_asked {
+        return Ok(Vec::new());
+    }
+    let imds = node.aws.imds_soon();
+    let shown = imds.and_then(|imds| imds.prefixes(&eni.mac));
+    Ok(shown.unwrap_or_default())
+}
+
+fn is_claimed(entry: &Entry) -> bool {
+    matches!(entry.state, State::Claiming { .. })
 }
 
 /// Frees the addresses of prefixes whose cool-down is over. Called when no other address of

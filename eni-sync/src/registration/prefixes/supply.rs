@@ -23,22 +23,30 @@ const TRIED: usize = 16;
 /// The prefixes that are on an ENI, by the ledger, and by the inventory for prefixes that the
 /// ledger does not know.
 pub(crate) fn there(prefixes: &[Prefix], inventory: &[Cidr]) -> Vec<Cidr> {
-    let is_known = |prefix: &&Cidr| prefixes.iter().any(|known| known.prefix == **prefix);
-    let unknown = inventory.iter().filter(|prefix| !is_known(prefix));
     let known = prefixes.iter().filter(|prefix| prefix.is_there());
     let known = known.map(|prefix| prefix.prefix);
-    known.chain(unknown.copied()).collect()
+    known.chain(unknown(prefixes, inventory)).collect()
 }
 
-/// The prefixes of an ENI of which an address can be used without a look at EC2.
-pub(crate) fn trusted(prefixes: &[Prefix], eni: &Eni, now: Timestamp) -> Vec<Cidr> {
-    let mut there = there(prefixes, &eni.prefixes);
-    there.retain(|prefix| {
-        let mut known = prefixes.iter();
-        let known = known.find(|known| known.prefix == *prefix);
-        is_listed(*prefix, known, eni, now) || known.is_some_and(|p| p.entry.is_believed(now))
+/// The prefixes that the inventory shows on an ENI and that the ledger does not know.
+pub(super) fn unknown(prefixes: &[Prefix], inventory: &[Cidr]) -> Vec<Cidr> {
+    let is_known = |prefix: &&Cidr| prefixes.iter().any(|known| known.prefix == **prefix);
+    let unknown = inventory.iter().filter(|prefix| !is_known(prefix));
+    unknown.copied().collect()
+}
+
+/// The prefixes of an ENI of which an address can be used without a look at EC2. The inventory
+/// alone proves nothing of one that the ledger does not know: EC2's description may have been old.
+/// The metadata, which show the prefixes in `shown`, must show it as well.
+pub(crate) fn trusted(prefixes: &[Prefix], eni: &Eni, shown: &[Cidr], now: Timestamp) -> Vec<Cidr> {
+    let mut trusted = unknown(prefixes, &eni.prefixes);
+    trusted.retain(|prefix| !eni.may_be_former && shown.contains(prefix));
+    let known = prefixes.iter().filter(|prefix| {
+        let is_proven = prefix.entry.is_believed(now) || is_listed(prefix, eni, now);
+        prefix.is_there() && is_proven
     });
-    there
+    trusted.extend(known.map(|known| known.prefix));
+    trusted
 }
 
 /// The prefix in a list that contains an address.
@@ -267,14 +275,13 @@ pub(crate) fn free_address(
 /// Whether addresses of a prefix may be handed out now.
 pub(super) fn is_usable(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
     let is_pooled = prefix.entry.state == State::Pooled && !prefix.entry.is_missing();
-    prefix.is_open(now) || is_pooled && is_listed(prefix.prefix, Some(prefix), eni, now)
+    prefix.is_open(now) || is_pooled && is_listed(prefix, eni, now)
 }
 
-/// Whether the inventory shows a prefix on the ENI. If the ledger has it of the time before the
-/// ENI was attached again, the inventory must not be as old.
-fn is_listed(prefix: Cidr, known: Option<&Prefix>, eni: &Eni, now: Timestamp) -> bool {
-    let is_current = known.is_none_or(|known| known.entry.may_be_listed(eni, now));
-    is_current && eni.prefixes.contains(&prefix)
+/// Whether the inventory shows a prefix of the ledger on the ENI. If the ledger has it of the time
+/// before the ENI was attached again, or of an earlier boot, the inventory must not be as old.
+fn is_listed(prefix: &Prefix, eni: &Eni, now: Timestamp) -> bool {
+    eni.prefixes.contains(&prefix.prefix) && prefix.entry.may_be_listed(eni, now)
 }
 
 #[cfg(test)]
@@ -301,6 +308,28 @@ mod tests {
         );
         // A /80 that is in no range of the subnet.
         assert_eq!(find(&prefixes[..1], 0), None);
+    }
+
+    #[test]
+    fn a_prefix_that_the_ledger_does_not_know_is_used_only_if_the_metadata_show_it_as_well() {
+        let prefix: Cidr = "10.0.4.16/28".parse().unwrap();
+        let eni = |may_be_former| Eni {
+            prefixes: vec![prefix],
+            may_be_former,
+            ..eni()
+        };
+        for (may_be_former, shown, is_trusted) in [
+            (false, vec![prefix], true),
+            (false, Vec::new(), false),
+            (true, vec![prefix], false),
+        ] {
+            let found = trusted(&[], &eni(may_be_former), &shown, now());
+            assert_eq!(
+                found.contains(&prefix),
+                is_trusted,
+                "{may_be_former} {shown:?}"
+            );
+        }
     }
 
     #[test]
