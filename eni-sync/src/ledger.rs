@@ -38,7 +38,8 @@ use common::records;
 use common::say;
 use serde::{Deserialize, Serialize};
 
-use self::attachment::Attachment;
+use self::attachment::Present;
+pub(crate) use self::attachment::until_described_since_boot;
 use self::clock::Clock;
 pub(crate) use self::content::{Content, Contents};
 pub(crate) use self::damage::{About, Damage};
@@ -140,7 +141,7 @@ pub(crate) struct EniLedger {
     queue: Arc<Queue>,
     deadline: Deadline,
     /// How the ENI is attached to this node, as far as the caller knows.
-    attachment: Option<Attachment>,
+    attachment: Option<Present>,
 }
 
 impl EniLedger {
@@ -233,7 +234,7 @@ pub(crate) struct Entries {
     _held: Held,
     /// The clock by which the times of the entries are measured.
     clock: Clock,
-    attachment: Option<Attachment>,
+    attachment: Option<Present>,
 }
 
 /// The content of an entry's file, to be read.

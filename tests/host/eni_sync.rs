@@ -59,6 +59,7 @@ mod prefixes_kept;
 mod prefixes_killed;
 mod prometheus;
 mod property;
+mod rebooted;
 mod reclaiming;
 mod registering;
 mod release_command;

@@ -18,6 +18,7 @@ use crate::agent::prefixes;
 use crate::agent::reclaim::Reclaim;
 use crate::agent::shared::Agent;
 use crate::agent::visibility::Visibility;
+use crate::ledger::until_described_since_boot;
 use crate::provision;
 use crate::registration::{detached, in_use, reconcile, release, without};
 use crate::vpc::{eni, inventory};
@@ -27,6 +28,13 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The time until the next look at EC2 if the last one left something open.
 const ANOTHER_LOOK: Duration = Duration::from_secs(61);
+
+/// How long it is until another look at EC2 settles what the last one left open. After a reboot
+/// that is as soon as descriptions are younger than it.
+fn until_another_look() -> Duration {
+    let since_boot = until_described_since_boot();
+    ANOTHER_LOOK.min(since_boot.unwrap_or(ANOTHER_LOOK))
+}
 
 impl Agent {
     /// Releases addresses when they are due, and compares the ledger with EC2 periodically.
@@ -52,7 +60,7 @@ impl Agent {
                 outcome = looked.and(self.reclaim(&mut left));
                 let interval = self.configuration.reconcile_interval();
                 let until_next = match outcome {
-                    Ok(()) if is_open => interval.min(ANOTHER_LOOK),
+                    Ok(()) if is_open => interval.min(until_another_look()),
                     Ok(()) => interval,
                     Err(_) => pause,
                 };

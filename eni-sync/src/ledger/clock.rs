@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::error::{Error, Result};
 use common::records::boot_id;
+use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +30,7 @@ impl Clock {
     /// # Errors
     /// Code 5 naming the file of the boot id, 999 when the kernel does not tell the time.
     pub(super) fn read() -> Result<Self> {
-        let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|errno| {
-            Error::internal("failed to read the clock of the boot").because(&errno.into())
-        })?;
+        let up = since_boot()?;
         let up = up.tv_sec() * 1000 + up.tv_nsec() / 1_000_000;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let wall = wall.map_or(0, |wall| wall.as_millis());
@@ -51,6 +50,20 @@ impl Clock {
             false => 0,
         }
     }
+}
+
+/// How many seconds ago the boot began, whatever the wall clock says.
+///
+/// # Errors
+/// Code 999 when the kernel does not tell the time.
+pub(super) fn up() -> Result<u64> {
+    since_boot().map(|up| u64::try_from(up.tv_sec()).unwrap_or(0))
+}
+
+fn since_boot() -> Result<TimeSpec> {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|errno| {
+        Error::internal("failed to read the clock of the boot").because(&errno.into())
+    })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use common::files::format;
 use common::say;
 use serde::{Deserialize, Serialize};
 
-use super::attachment::Attachment;
+use super::attachment::Present;
 use super::clock::Clock;
 use super::document::{read, remove, remove_damaged, write};
 use super::entry::DESCRIBE_LAG;
@@ -283,7 +283,7 @@ impl EniLedger {
     }
 }
 
-fn under(prefixes: Vec<Prefix>, attachment: Option<&Attachment>) -> Vec<Prefix> {
+fn under(prefixes: Vec<Prefix>, attachment: Option<&Present>) -> Vec<Prefix> {
     let prefixes = prefixes.into_iter().map(|prefix| Prefix {
         entry: prefix.entry.under(attachment),
         ..prefix
