@@ -54,7 +54,7 @@ pub(crate) use self::prefix::{Asked, Prefix};
 use self::queue::{Held, Queue, Queues, TakeLock};
 pub(crate) use self::refusal::Refusal;
 pub(crate) use self::state::State;
-pub(crate) use self::wish::{Unheard, Whose, Wish};
+pub(crate) use self::wish::{Before, Unheard, Whose, Wish};
 use crate::deadline::Deadline;
 
 /// The name of the lock that is held while entries are read and written, for milliseconds.

@@ -12,6 +12,7 @@ pub(crate) mod ended;
 mod here;
 pub(crate) mod in_use;
 pub(crate) mod looks;
+mod lost;
 pub(crate) mod node;
 pub(crate) mod prefixes;
 pub(crate) mod reconcile;

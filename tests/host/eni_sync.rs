@@ -41,6 +41,7 @@ mod kubernetes;
 mod leaving_record;
 mod links;
 mod logging;
+mod lost_answers;
 mod metrics;
 mod moto;
 mod no_room;

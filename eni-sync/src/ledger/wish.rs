@@ -110,13 +110,41 @@ fn file_of(owner: &Owner, ipv6: bool) -> String {
 pub(crate) struct Unheard {
     /// The addresses that were on the ENI before.
     pub(crate) before: BTreeSet<IpAddr>,
+    /// The addresses that the metadata have shown before and a description has denied.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) doubtful: BTreeSet<IpAddr>,
+    /// How many EC2 was asked for, without those that were found since. Earlier versions did not
+    /// write it down.
+    #[serde(default = "any_number")]
+    pub(crate) count: usize,
     /// When EC2 was asked last.
     since: Timestamp,
     /// The clock by which this time is measured.
     clock: Clock,
 }
 
+const fn any_number() -> usize {
+    usize::MAX
+}
+
+/// What is on an ENI before EC2 is asked for so many addresses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Before {
+    /// As in [`Unheard`].
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// As in [`Unheard`].
+    pub(crate) doubtful: BTreeSet<IpAddr>,
+    /// As in [`Unheard`].
+    pub(crate) count: usize,
+}
+
 impl Unheard {
+    /// The same when so many of them were found.
+    pub(crate) fn without(self, found: usize) -> Self {
+        let count = self.count.saturating_sub(found);
+        Self { count, ..self }
+    }
+
     /// Whether a description now shows all that EC2 may have chosen.
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
         now.checked_sub(self.since)
@@ -244,13 +272,15 @@ impl Entries {
         }))
     }
 
-    /// Writes down that EC2 is about to be asked for addresses, while `before` are on the ENI.
+    /// Writes down that EC2 is about to be asked for addresses.
     ///
     /// # Errors
     /// Code 5 naming the file.
-    pub(crate) fn begin_unheard(&self, before: BTreeSet<IpAddr>) -> Result<()> {
+    pub(crate) fn begin_unheard(&self, before: Before) -> Result<()> {
         let unheard = Unheard {
-            before,
+            before: before.addresses,
+            doubtful: before.doubtful,
+            count: before.count,
             since: now(),
             clock: self.clock.clone(),
         };

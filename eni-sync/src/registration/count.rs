@@ -15,7 +15,8 @@ use common::say;
 
 use self::chosen::{Parked, give};
 use crate::ledger::{
-    EniLedger, Entries, Entry, Event, Excluded, Owner, PARKED, Refusal, Takeover, Whose, Wish, now,
+    EniLedger, Entries, Entry, Event, Excluded, Owner, PARKED, Refusal, Takeover, Unheard, Whose,
+    Wish, now,
 };
 use crate::registration::assign::{Assigner, Room};
 use crate::registration::node::Node;
@@ -287,14 +288,10 @@ impl Counter<'_> {
     /// for, and which of them are for nobody.
     fn ask(&self, first: &[Wish], most: usize) -> Result<(usize, Result<Parked, Failure>)> {
         let ec2 = self.node.aws.ec2(&self.node.inventory.region)?;
-        let earlier = unheard::begin(self.node, self.eni, self.ledger)?;
+        let earlier = unheard::earlier(self.ledger)?;
         let counted = RefCell::new(Ok(0));
         let count = || {
-            let waiting = self
-                .ledger
-                .open()
-                .and_then(|entries| self.waiting(&entries));
-            let found = waiting.map(|waiting| waiting.len().min(most));
+            let found = self.begin(earlier.as_ref(), most);
             let count = found.as_ref().map_or(0, |count| *count);
             *counted.borrow_mut() = found;
             count
@@ -312,6 +309,26 @@ impl Counter<'_> {
             unheard::end(self.ledger, earlier)?;
         }
         Ok((counted.into_inner()?, outcome))
+    }
+
+    /// Writes down that EC2 is about to be asked for those that wait now, but for `most` at most.
+    /// Returns for how many. Who comes while that is written down has a part in it, too.
+    fn begin(&self, earlier: Option<&Unheard>, most: usize) -> Result<usize> {
+        let mut noted = 0;
+        loop {
+            let wishes = self.ledger.waiting_wishes()?;
+            let waiting = self.waiting(&self.ledger.open()?)?;
+            let count = waiting.len().min(most);
+            if count <= noted {
+                return Ok(count);
+            }
+            unheard::begin(self.node, self.eni, self.ledger, earlier, count)?;
+            // What all pods have is not read again for that.
+            if self.ledger.waiting_wishes()? == wishes {
+                return Ok(count);
+            }
+            noted = count;
+        }
     }
 
     /// Gives what EC2 has chosen to those that wait. What nobody waits for any more is on its

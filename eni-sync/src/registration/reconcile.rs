@@ -111,21 +111,26 @@ fn compare(node: &Node<'_>, eni: &Eni, grace: Duration, report: &mut Report) -> 
     let ledger = node.ledger.of_attached(eni)?;
     let turn = ledger.take_turn(TURN_DEADLINE)?;
     let ec2 = node.aws.ec2(&node.inventory.region)?;
+    let at = now();
     let actual = ec2.eni(&eni.id);
     let actual = actual.map_err(|failure| failure.error(&format!("look at {}", eni.id)))?;
     let Some(actual) = actual else {
         return Ok(());
     };
+    let beside = unheard::look_beside(node, &ledger, &actual, at)?;
     {
         let (entries, holders) = (ledger.open()?, Holders::default());
         let lives = |entry: &Entry| entry.may_have_living_owner(&holders);
         entries.forget_removed()?;
-        unheard::note(&entries, &actual)?;
-        let known = entries.addresses()?;
+        let undecided = unheard::note(&entries, &actual, &beside)?;
+        report.settling += undecided.count();
+        let mut known = entries.addresses()?;
+        known.extend(&undecided.addresses);
         for drift in rules::compare(&entries.all()?, &known, &actual, now()) {
             repair(&entries, drift, &lives, report)?;
         }
-        report.add(prefixes::compare::compare(&entries, &actual)?);
+        let differences = prefixes::compare::compare(&entries, &actual, &undecided.prefixes)?;
+        report.add(differences);
         for entry in entries.all()? {
             if is_old(&entry, grace) && !lives(&entry) {
                 report.abandoned += 1;

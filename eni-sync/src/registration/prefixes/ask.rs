@@ -1,6 +1,7 @@
 //! Asks EC2 for prefixes of an ENI by number, so that EC2 chooses them and two nodes cannot ask
 //! for the same ones. If an answer was lost, the chosen prefixes are found on the ENI later.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use super::occupied::{occupied, set_apart};
 use super::stock::Level;
 use super::supply::{IPV4_SIZE, Slots, missing};
 use crate::ledger::{Asked, EniLedger, Entries, Entry, Event, Prefix, State, now};
+use crate::registration::lost::{self, Beside, Evidence, Verdict, mixed};
 use crate::registration::node::Node;
 use crate::vpc::ec2::{Description, Family};
 use crate::vpc::failure::{Failure, Kind};
@@ -231,9 +233,9 @@ impl<'a> Order<'a> {
         Ok(outcome)
     }
 
-    /// The prefixes that are on the ENI before EC2 is asked, by the metadata if the service
-    /// answers, corrected by the ledger: the metadata may not show a new prefix yet. A prefix
-    /// that is gone by the ledger may be chosen again, so it is left out.
+    /// The prefixes that are on the ENI before EC2 is asked, by the inventory, the metadata if the
+    /// service answers, and the ledger: each may lack a new prefix. A prefix that is gone by the
+    /// ledger may be chosen again, so it is left out.
     fn before(&self) -> Result<Vec<Cidr>> {
         let imds = self.node.aws.imds_soon();
         let shown = imds.and_then(|imds| imds.prefixes(&self.eni.mac));
@@ -241,6 +243,8 @@ impl<'a> Order<'a> {
             Ok(shown) => shown,
             Err(_) => self.described()?,
         };
+        before.retain(|prefix| !self.eni.prefixes.contains(prefix));
+        before.extend(&self.eni.prefixes);
         for known in self.ledger.open()?.prefixes()? {
             before.retain(|prefix| *prefix != known.prefix);
             if known.entry.is_on_eni() {
@@ -345,41 +349,140 @@ pub(crate) fn asked(entries: &Entries, ipv6: bool) -> Result<Option<Asked>> {
     }
 }
 
-/// Writes down the prefixes that EC2 has chosen in an answer that was lost, as far as a
-/// description shows them.
+/// The addresses that somebody has already in what may be EC2's answer to a request for prefixes.
+/// The ledger is not locked while the namespaces are read.
+///
+/// # Errors
+/// Code 5 or 6 naming a file of the ledger, and those of reading the namespaces.
+pub(crate) fn occupied_beside(
+    node: &Node<'_>,
+    ledger: &EniLedger,
+    actual: &Description,
+) -> Result<Vec<IpAddr>> {
+    let unknown = {
+        let entries = ledger.open()?;
+        let (is_v4, is_v6) = (
+            asked(&entries, false)?.is_some(),
+            asked(&entries, true)?.is_some(),
+        );
+        let files = entries.prefix_files()?;
+        let is_asked = |prefix: &&Cidr| if prefix.is_ipv4() { is_v4 } else { is_v6 };
+        let asked = actual.prefixes.iter().filter(is_asked);
+        asked
+            .filter(|prefix| !files.contains(*prefix))
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    match unknown.is_empty() {
+        true => Ok(Vec::new()),
+        false => occupied(node.ledger, &unknown),
+    }
+}
+
+/// Writes down the prefixes that EC2 has chosen in an answer that was lost, as far as a description
+/// and the metadata show them. Returns those that are not decided yet.
 ///
 /// # Errors
 /// Code 5 or 6 naming a file of the ledger.
-pub(crate) fn note_unheard(entries: &Entries, actual: &Description) -> Result<()> {
+pub(crate) fn note_unheard(
+    entries: &Entries,
+    actual: &Description,
+    beside: &Beside,
+) -> Result<Vec<Cidr>> {
+    let mut undecided = Vec::new();
     for ipv6 in [false, true] {
-        let Some(asked) = asked(entries, ipv6)? else {
-            continue;
-        };
-        let (known, files) = (entries.prefixes()?, entries.prefix_files()?);
-        let is_lost = |prefix: &&Cidr| {
-            let mut known = known.iter();
-            let known = known.find(|known| known.prefix == **prefix);
-            let is_known = known.map_or(files.contains(*prefix), |known| {
-                let entry = &known.entry;
-                entry.state != State::Removed || entry.was_removed_lately(now())
-            });
-            prefix.is_ipv4() != ipv6 && !is_known && !asked.before.contains(prefix)
-        };
-        let lost: Vec<Cidr> = actual.prefixes.iter().filter(is_lost).copied().collect();
-        for prefix in &lost {
-            say!(
-                "EC2 has chosen {prefix} for {}, and its answer was lost",
-                actual.id
-            );
-            note(entries, *prefix, asked.ranges_file.as_deref())?;
-        }
-        // These include prefixes that a killed process wrote down before it could end its
-        // request.
-        let come = actual.prefixes.iter();
-        let come = come.filter(|p| p.is_ipv4() != ipv6 && !asked.before.contains(p));
-        if come.count() >= asked.count || asked.is_over(now()) {
-            entries.end_asking(ipv6)?;
+        if let Some(asked) = asked(entries, ipv6)? {
+            undecided.extend(note_family(entries, actual, beside, (ipv6, asked))?);
         }
     }
-    Ok(())
+    Ok(undecided)
+}
+
+fn note_family(
+    entries: &Entries,
+    actual: &Description,
+    beside: &Beside,
+    (ipv6, asked): (bool, Asked),
+) -> Result<Vec<Cidr>> {
+    let known = Known::of(entries)?;
+    let is_over = asked.is_over(beside.at);
+    let come = |shown: &[Cidr]| -> Vec<Cidr> {
+        let of_family = shown.iter().filter(|prefix| prefix.is_ipv4() != ipv6);
+        let come = of_family.filter(|p| !asked.before.contains(p) && !known.is_gone(**p));
+        come.copied().collect()
+    };
+    let described = come(&actual.prefixes);
+    // A process that was killed may have written some down before it could end its request.
+    let is_new = |prefix: &Cidr| !known.is_there(*prefix);
+    let written = described.iter().filter(|prefix| !is_new(prefix)).count();
+    if written >= asked.count {
+        entries.end_asking(ipv6)?;
+        return Ok(Vec::new());
+    }
+    let verdict = lost::decide(Evidence {
+        described,
+        listed: come(&beside.prefixes),
+        doubtful: Vec::new(),
+        count: asked.count,
+        is_over,
+    });
+    let (mut chosen, mut undecided) = match verdict {
+        Verdict::Chosen { these, undecided } => (these, undecided),
+        Verdict::Mixed(mut prefixes) => {
+            prefixes.retain(is_new);
+            say!("{}", mixed(&actual.id, &prefixes));
+            (Vec::new(), Vec::new())
+        }
+    };
+    chosen.retain(is_new);
+    undecided.retain(is_new);
+    let is_chosen = |address: &&IpAddr| chosen.iter().any(|prefix| prefix.contains(**address));
+    let occupied = beside.occupied.iter().filter(is_chosen);
+    set_apart(entries, &occupied.copied().collect::<Vec<_>>())?;
+    for prefix in &chosen {
+        say!(
+            "EC2 has chosen {prefix} for {}, and its answer was lost",
+            actual.id
+        );
+        note(entries, *prefix, asked.ranges_file.as_deref())?;
+    }
+    if is_over || written + chosen.len() >= asked.count {
+        entries.end_asking(ipv6)?;
+    }
+    Ok(undecided)
+}
+
+/// The prefixes that the ledger knows.
+struct Known {
+    prefixes: Vec<Prefix>,
+    files: HashSet<Cidr>,
+}
+
+impl Known {
+    fn of(entries: &Entries) -> Result<Self> {
+        Ok(Self {
+            prefixes: entries.prefixes()?,
+            files: entries.prefix_files()?,
+        })
+    }
+
+    fn entry(&self, prefix: Cidr) -> Option<&Entry> {
+        let mut known = self.prefixes.iter();
+        let known = known.find(|known| known.prefix == prefix);
+        known.map(|known| &known.entry)
+    }
+
+    /// Whether it is on the ENI, by the ledger.
+    fn is_there(&self, prefix: Cidr) -> bool {
+        self.entry(prefix).is_some_and(Entry::is_on_eni)
+    }
+
+    /// Whether a description may show it only because it is old, or nothing can be written down about
+    /// it.
+    fn is_gone(&self, prefix: Cidr) -> bool {
+        match self.entry(prefix) {
+            Some(entry) => entry.state == State::Removed && entry.was_removed_lately(now()),
+            None => self.files.contains(&prefix),
+        }
+    }
 }

@@ -20,16 +20,22 @@ pub(crate) struct Differences {
     pub(crate) settling: usize,
 }
 
-/// Writes down what a description shows of the prefixes of an ENI.
+/// Writes down what a description shows of the prefixes of an ENI. Those in `undecided` may be
+/// EC2's answer to a request, so they are left out.
 ///
 /// # Errors
 /// Code 5 naming a file of the ledger.
-pub(crate) fn compare(entries: &Entries, actual: &Description) -> Result<Differences> {
+pub(crate) fn compare(
+    entries: &Entries,
+    actual: &Description,
+    undecided: &[Cidr],
+) -> Result<Differences> {
     let mut found = Differences::default();
     entries.forget_removed_prefixes()?;
-    let (known, files) = (entries.prefixes()?, entries.prefix_files()?);
+    let (mut known, files) = (entries.prefixes()?, entries.prefix_files()?);
+    known.retain(|known| !undecided.contains(&known.prefix));
     for prefix in &actual.prefixes {
-        if !files.contains(prefix) {
+        if !files.contains(prefix) && !undecided.contains(prefix) {
             adopt(entries, *prefix, &mut found)?;
         }
     }
