@@ -168,18 +168,39 @@ fn of_eni(node: &Node<'_>, eni: &Eni, choice: &Choice, owner: &Owner) -> Result<
         Error::new(ErrorCode::TRY_AGAIN, msg)
     })?;
     require_own(node, eni, &found.primary, owner)?;
-    let mut addresses = found.primary;
-    addresses.extend(parts(node, eni, found.secondary, owner)?);
-    let is_of = |family: Family| move |address: &IpAddr| Family::of(*address) == family;
     let wanted = choice.families.clone().unwrap_or_default();
+    let is_wanted = |a: &IpAddr| wanted.is_empty() || wanted.contains(&Family::of(*a));
+    let mut parts = parts(node, eni, found.secondary, owner)?;
+    parts.retain(is_wanted);
+    require_listed(node, eni, &parts)?;
+    let mut addresses = found.primary;
+    addresses.extend(parts);
+    let is_of = |family: Family| move |address: &IpAddr| Family::of(*address) == family;
     let missing = wanted.iter().find(|f| !addresses.iter().any(is_of(**f)));
     if let Some(family) = missing {
         let msg = format!("{} has no {} address", eni.id, family.name());
         let details = "assign one to the ENI, or do not name this family";
         return Err(Error::config(msg).with_details(details));
     }
-    addresses.retain(|address| wanted.is_empty() || wanted.contains(&Family::of(*address)));
+    addresses.retain(is_wanted);
     Ok(addresses)
+}
+
+/// Checks that the metadata show these addresses as well: a description may be older than the
+/// removal of one of them, which another ENI may have by now.
+fn require_listed(node: &Node<'_>, eni: &Eni, addresses: &[IpAddr]) -> Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let listed = node.aws.imds_soon()?.addresses(&eni.mac)?;
+    match addresses.iter().find(|address| !listed.contains(address)) {
+        None => Ok(()),
+        Some(address) => {
+            let msg = format!("EC2 shows {address} on {}, and the metadata do not", eni.id);
+            let details = "one of them is old: the address has come, or left, a moment ago";
+            Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
+        }
+    }
 }
 
 /// Those of the secondary addresses that are for nobody else: not claimed, not chosen by EC2 in an

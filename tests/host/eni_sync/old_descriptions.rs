@@ -8,6 +8,7 @@ use harness::vpc::{Vpc, VpcNode, ip};
 use serde_json::{Value, json};
 
 use super::confirmed::calls;
+use super::ipam::{addresses, call, ipv4, whole};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 const LOOK: &str = "DescribeNetworkInterfaces";
@@ -99,4 +100,24 @@ fn an_address_that_ec2_refuses_is_not_had_because_old_descriptions_show_it_twice
     let add = node.conf_call("ADD", &pod, &["10.0.4.70"], &never);
     node.run(&add).error_code(11);
     assert_eq!(vpc.owner("10.0.4.70"), Some(other.eni.clone()));
+}
+
+/// Another ENI has it by now.
+#[test]
+fn a_whole_eni_does_not_bring_what_has_left_it() {
+    let vpc = Vpc::new();
+    let (node, other) = (vpc.node(), vpc.node());
+    node.lab.assign(&node.eni, &[ip("10.0.4.30")]);
+    let lag = Duration::from_secs(600);
+    vpc.lab.age(lag);
+    vpc.lab.rules(|rules| rules.describe_lag = lag);
+    node.lab.unassign(&node.eni, &[ip("10.0.4.30")]);
+    node.lab.assign(&other.eni, &[ip("10.0.4.30")]);
+    let pod = whole(&node, "c1");
+    let add = call(&node, "ADD", &pod, &ipv4());
+    let error = node.run(&add).error_code(11);
+    assert!(error.msg.contains("10.0.4.30"), "{error:?}");
+    vpc.lab.rules(|rules| rules.describe_lag = Duration::ZERO);
+    let primary = node.lab.primary(&node.eni).to_string();
+    assert_eq!(addresses(&node.run(&add).ok()), [primary]);
 }
