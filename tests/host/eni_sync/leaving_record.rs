@@ -37,6 +37,14 @@ fn a_record_that_cannot_be_read_is_named_by_all_that_it_keeps_from_their_work() 
             let names_all = error.details.contains(&name) && error.details.contains(why);
             assert!(names_all, "{content}: {error:?}");
         }
+        let synced = node.command(&["sync", "--once"]);
+        assert_eq!(synced.status, Some(0), "{synced}");
+        let mut selecting = conf.clone();
+        selecting["master"] = json!("");
+        selecting["masterSelector"] = json!({"deviceIndex": 1});
+        let call = Call::ours("ipvlan", "ADD").conf(&selecting);
+        let error = node.run(&call.pod(&pod, "net1")).error_code(7);
+        assert!(error.details.contains(&name), "{content}: {error:?}");
         examine(&node, &[]).has("eni-record", "error", &name);
         let status = node.command(&["status"]);
         assert!(status.stdout.contains(&name), "{content}: {status}");

@@ -87,8 +87,8 @@ impl MasterSelector {
             let links: Vec<String> = links.iter().map(name).collect();
             return format!("candidates: {}", listed(&links, ", "));
         }
-        let enis = inventory.enis.iter();
-        let enis: Vec<String> = enis.map(|eni| self.why_not(eni, links)).collect();
+        let enis = inventory.enis.iter().map(|eni| self.why_not(eni, links));
+        let enis: Vec<String> = enis.chain(why_kept_away(links)).collect();
         format!("ENIs of this node: {}", listed(&enis, "; "))
     }
 
@@ -111,6 +111,13 @@ impl MasterSelector {
             }
         }
     }
+}
+
+/// Why interfaces are kept from pods although the inventory does not have their ENI any more.
+fn why_kept_away(links: &[Link]) -> impl Iterator<Item = String> {
+    let staying = |link: &Link| inventory::require_staying(&link.name, link.hardware_mac());
+    let refused = links.iter().filter_map(move |link| staying(link).err());
+    refused.map(|error| error.to_string())
 }
 
 /// The indices of the interfaces whose ENI is in the subnet. Without an inventory, or when it
