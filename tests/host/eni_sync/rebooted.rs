@@ -17,10 +17,10 @@ const FIRST: &str = "10.0.4.64";
 const PAST: u64 = 7200;
 
 /// Runs a call on a node that has been up for so many seconds.
-fn run_after(node: &VpcNode, up: u64, call: &Call) -> Output {
+fn run_after(node: &VpcNode, up: i64, call: &Call) -> Output {
     let uptime = fs::read_to_string("/proc/uptime").unwrap();
-    let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
-    let offset = format!("{}", up as i64 - seconds as i64);
+    let seconds: i64 = uptime.split('.').next().unwrap().parse().unwrap();
+    let offset = (up - seconds).to_string();
     let arguments = ["--time", "--boottime", &offset];
     node.node.inside(|| call.run_under("unshare", &arguments))
 }
