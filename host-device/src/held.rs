@@ -2,13 +2,14 @@
 //! descriptor still keeps alive. Otherwise a virtual device would end together with it. What this
 //! namespace is cannot be told by its number, which another pod may have by now, so nothing is
 //! changed in it before the device itself was found there. While nothing leads into a namespace that
-//! the kernel still has, DEL fails and is repeated.
+//! the kernel still has, and which has the device or may have it, DEL fails and is repeated.
 
 use std::time::Duration;
 
 use common::attach::turn::Turn;
 use common::attach::{Kept, Sandbox, sandbox_by_number};
 use common::error::{Error, ErrorCode, Result};
+use common::kernel::netlink::Link;
 use common::kernel::netns::{Numbered, STILL_THERE};
 use common::records::{Attachment, boot_id};
 
@@ -52,9 +53,14 @@ fn require_ended(host: &mut Host, record: &Attachment<Device>) -> Result<()> {
     let Some(kept) = Kept::of(record)? else {
         return Ok(());
     };
-    // The pod can have changed all of the device but its kind.
-    let links = kept.links(host)?;
-    let may_have_it = links.iter().any(|link| link.kind == device.kind);
+    let may_be_it = |link: &Link| {
+        // The pod can have changed all of the device but its kind. What is in another pod's
+        // namespace, if that has the number now, must not be waited for, so this one's device must
+        // have its index, which it usually keeps, or its MAC address.
+        let is_alike = link.index == device.index || link.mac == device.mac;
+        link.kind == device.kind && (kept.is_certain() || is_alike)
+    };
+    let may_have_it = kept.links(host)?.iter().any(may_be_it);
     if !may_have_it || kept.await_end(END)? {
         return Ok(());
     }

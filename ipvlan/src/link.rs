@@ -1,11 +1,13 @@
 //! The ipvlan interface: its creation, its removal, and its comparison with configuration
 //! and record.
 
+use std::net::IpAddr;
+
 use common::attach::{Kept, Release, Sandbox, Sides, sandbox_at_end, sandbox_for_del};
 use common::cni::args::CmdArgs;
 use common::error::{Error, ErrorCode, Result};
 use common::ifname::IfName;
-use common::kernel::netlink::{Kind, Link, LinkChange, Made, Netlink, NewLink};
+use common::kernel::netlink::{KernelAddress, Kind, Link, LinkChange, Made, Netlink, NewLink};
 use common::kernel::netns::STILL_THERE;
 use common::records::Attachment;
 
@@ -111,7 +113,7 @@ pub fn remove(
     release: &mut Release<'_>,
 ) -> Result<()> {
     let Some(mut sandbox) = sandbox_at_end(args, record)? else {
-        return remove_by_number(record);
+        return remove_by_number(args, record);
     };
     let device = &record.device;
     // It has only one of these names.
@@ -127,7 +129,11 @@ pub fn remove(
 
 /// Removes the interface from a namespace that nothing leads to any more, while the kernel still has
 /// it. Otherwise another pod would get an address that the interface still has.
-fn remove_by_number(record: &Attachment<Device>) -> Result<()> {
+///
+/// The namespace can end at any moment, and its number be that of the next pod's. So an interface is
+/// left alone that has none of the attachment's addresses, where these are known: then no other pod
+/// can get an address that is in use.
+fn remove_by_number(args: &CmdArgs, record: &Attachment<Device>) -> Result<()> {
     let Some(kept) = Kept::of(record)? else {
         return Ok(());
     };
@@ -135,12 +141,25 @@ fn remove_by_number(record: &Attachment<Device>) -> Result<()> {
     let Some(link) = find_by_number(&kept, record, &mut node)? else {
         return Ok(());
     };
-    // The number may be that of another namespace by now, so what has it is looked for again.
-    match Kept::of(record)? {
-        Some(again) if again.is_certain() => again.delete(&mut node, &link),
-        Some(_) => Err(still_there(record)),
-        None => Ok(()),
+    let known = addresses(args, record);
+    if !known.is_empty() {
+        let on_link = |a: &KernelAddress| a.link == link.index && known.contains(&a.cidr.address());
+        if !kept.addresses()?.iter().any(on_link) {
+            return Ok(());
+        }
     }
+    match kept.is_certain() {
+        true => kept.delete(&mut node, &link),
+        false => Err(still_there(record)),
+    }
+}
+
+/// The addresses of the attachment, as the runtime or the record knows them.
+fn addresses(args: &CmdArgs, record: &Attachment<Device>) -> Vec<IpAddr> {
+    let mut known = args.conf.document.known_addresses(args.conf.version);
+    let recorded = record.source_routing.iter();
+    known.extend(recorded.flat_map(|policy| &policy.sources));
+    known
 }
 
 fn find_by_number(

@@ -24,7 +24,7 @@ use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs, statfs};
 use crate::error::{Error, ErrorCode, Result};
 use crate::files::file::read_parameter;
 
-pub use self::holders::{Holders, STILL_THERE};
+pub use self::holders::{Bearer, Holders, STILL_THERE};
 pub use self::nsid::Nsid;
 use self::presence::is_recognised;
 pub(crate) use self::presence::{Found, hidden, leads_nowhere, look};

@@ -178,6 +178,57 @@ fn del_does_not_succeed_while_only_a_socket_keeps_a_device() {
     }
 }
 
+/// The kernel may have no descriptor for the socket at that moment by which it is asked.
+#[test]
+fn a_namespace_that_cannot_be_asked_for_is_not_taken_for_one_that_has_ended() {
+    let mut scene = Scene::new("tap");
+    let _socket = scene.leave_to_a_socket(|_| {});
+    let records = scene.fixture.records();
+    let conf = with(&conf(), &json!({"device": "dev0"}));
+    let call = scene.fixture.call("DEL", &conf).env("CNI_NETNS", "");
+    for nth in 1..=8 {
+        let fault = format!("inject=socket:error=EMFILE:when={nth}+");
+        let options = ["-f", "-qq", "-o", "/dev/null", "-e", &fault];
+        let output = scene
+            .fixture
+            .node
+            .inside(|| call.run_under("strace", &options));
+        assert_eq!(scene.fixture.records(), records, "{nth}: {output}");
+        assert_eq!(scene.fixture.ipam.reserved().len(), 1, "{nth}: {output}");
+    }
+}
+
+/// Where this cannot be seen, a device of another pod must not keep a DEL from succeeding.
+#[test]
+fn what_may_be_in_the_namespace_of_another_pod_is_not_waited_for_unless_it_is_alike() {
+    let blind = ["--pid", "--fork", "--mount-proc"];
+    let conf = with(&conf(), &json!({"device": "dev0"}));
+    for (mac, is_alike) in [("02:00:00:00:00:08", false), (MAC, true)] {
+        let scene = Scene::new("tap");
+        scene.attach();
+        // The record of an attachment whose namespace has ended, and whose number this one has.
+        let file = scene.fixture.records()[0].clone();
+        let record = scene.fixture.node.state().join(&file);
+        let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+        let of_other = json!({"index": 7777, "sysfsNumber": 1, "mac": mac});
+        let device = with(&record["device"], &of_other);
+        let name = file.rsplit('/').next().unwrap().replace("c1", "c0");
+        scene.record_as(&name, &json!({"containerId": "c0", "device": device}));
+        let call = scene
+            .fixture
+            .call("DEL", &conf)
+            .attachment("c0", "net1", "");
+        let inside = || call.run_under("unshare", &blind);
+        let output = scene.fixture.node.inside(inside);
+        match is_alike {
+            true => drop(output.error_code(11)),
+            false => drop(output.ok()),
+        }
+        assert_eq!(scene.fixture.records().len(), 1 + usize::from(is_alike));
+        assert_eq!(scene.pod().links(), ["lo", "net1"]);
+    }
+}
+
 /// The other end of a veth tells that it is there.
 #[test]
 fn what_is_not_in_a_namespace_that_a_socket_keeps_is_not_waited_for() {

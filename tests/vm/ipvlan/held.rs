@@ -119,6 +119,36 @@ fn an_interface_is_removed_from_a_namespace_that_only_a_socket_keeps() {
     }
 }
 
+/// The namespace can end, and its number be that of the next pod's, while DEL looks for what has it.
+#[test]
+fn an_interface_with_other_addresses_is_left_alone_where_only_a_number_leads() {
+    let mut scene = Scene::new();
+    let program = "inside = socket_inside()\nstay()";
+    let _socket = Resident::holding(&scene.process.netns(), program);
+    scene.process = Resident::alone();
+    // The record of an earlier pod, in whose place there is now the other one.
+    let file = scene.node.state().join("eni-cni/ipvlan/net/c1:net1.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    record["containerId"] = "c0".into();
+    record["sourceRouting"]["sources"] = json!(["10.0.4.9"]);
+    let earlier = file.with_file_name("c0:net1.json");
+    fs::write(&earlier, record.to_string()).unwrap();
+    let call = Call::ours("ipvlan", "DEL").conf(&narrow());
+    scene.node.run(&call.attachment("c0", "net1", "")).ok();
+    assert!(!earlier.exists());
+    let ipam = json!({
+        "type": "host-local", "subnet": "10.0.4.0/30", "gateway": "10.0.4.2",
+        "rangeStart": "10.0.4.1",
+    });
+    let next = Pod::new("c2");
+    add(
+        &scene.node,
+        &with(conf(), json!({"name": "other", "ipam": ipam})),
+        &next,
+    );
+    next.netns.await_ping("10.0.4.2", None);
+}
+
 /// The kernel gives the number of a namespace that has ended to the next one, in which another pod
 /// can have an interface of that name on that master.
 #[test]

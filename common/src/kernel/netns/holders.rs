@@ -20,19 +20,44 @@ use crate::error::{Error, ErrorCode};
 pub const STILL_THERE: &str = "the kernel still has it: a process or a socket may keep it that cannot \
                            be seen from here";
 
+/// Who has the number (nsid) of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bearer {
+    /// Another namespace or none, or the kernel does not tell.
+    NotIt,
+    /// It has this number itself: every other namespace of the node that can be entered was asked.
+    Itself(i32),
+    /// It or another namespace that cannot be examined has this number.
+    Unknown(i32),
+}
+
 /// What keeps the namespaces of the node alive. It is collected at the first question and
 /// then reused: a namespace that had ended then cannot exist again.
 #[derive(Debug, Default)]
 pub struct Holders {
     seen: OnceCell<Result<Seen, Error>>,
-    /// The inode number of each of these namespaces by its nsid, if it has one.
-    numbers: OnceCell<HashMap<i32, u64>>,
+    /// The numbers of these namespaces.
+    numbers: OnceCell<Numbers>,
+    /// The same as `seen`, with what each single thread has open.
+    seen_closely: OnceCell<Result<Seen, Error>>,
+}
+
+/// The numbers (nsid) of the namespaces that a search has found.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// The inode number of each namespace that has an nsid, by that.
+    inodes: HashMap<i32, u64>,
+    /// Whether each namespace could be asked for its nsid.
+    is_complete: bool,
 }
 
 impl Holders {
     /// Whether a namespace exists of which no path is known any more. `path` led to it.
     pub(super) fn presence(&self, id: &NetNsId, path: &str) -> Presence {
-        let is_taken = id.nsid.and_then(Nsid::is_taken);
+        let is_taken = match id.is_taken() {
+            Ok(is_taken) => is_taken,
+            Err(error) => return Presence::Unknown(error),
+        };
         if self.is_over(id, is_taken) {
             return Presence::Ended;
         }
@@ -70,7 +95,7 @@ impl Holders {
     /// unknown what keeps the namespaces of the node alive.
     ///
     /// # Errors
-    /// Code 8 when a process cannot be examined.
+    /// Code 8 when a process cannot be examined, 11 when the kernel cannot be asked now.
     pub fn paths_to(&self, id: &NetNsId) -> Result<Option<Vec<PathBuf>>, Error> {
         if id.is_gone() {
             return Ok(Some(Vec::new()));
@@ -79,16 +104,15 @@ impl Holders {
             return Ok(None);
         }
         match self.of(id)? {
-            Some(None) if self.number_of(id).is_some() => Self::paths_by_threads(id).map(Some),
+            Some(None) if self.number_of(id)?.is_some() => self.paths_by_threads(id).map(Some),
             held => Ok(held.map(|held| held.map(Held::paths).unwrap_or_default())),
         }
     }
 
     /// The same for a namespace that the kernel still has although a search has not found it: what
     /// each single thread has open is looked at, too, unless there is too much of that.
-    fn paths_by_threads(id: &NetNsId) -> Result<Vec<PathBuf>, Error> {
-        let seen = look_closely().map_err(|cause| unsearchable(&cause))?;
-        let Seen::All(held) = seen else {
+    fn paths_by_threads(&self, id: &NetNsId) -> Result<Vec<PathBuf>, Error> {
+        let Seen::All(held) = self.seen_closely()? else {
             return Ok(Vec::new());
         };
         let held = held.get(&id.inode).filter(|held| !held.is_of_another(id));
@@ -122,14 +146,47 @@ impl Holders {
     /// Whether the namespace `id` has certainly ended, whatever path led to it: the kernel says so,
     /// or the processes of the node are visible, and none of them keeps it alive.
     pub fn none_of(&self, id: &NetNsId) -> bool {
-        self.is_over(id, id.nsid.and_then(Nsid::is_taken))
+        let is_taken = id.is_taken();
+        is_taken.is_ok_and(|is_taken| self.is_over(id, is_taken))
     }
 
     /// The number by which the kernel still has the namespace `id`. `None` when that has ended, when
     /// another one has its number now, and when the kernel does not tell.
-    pub fn number_of(&self, id: &NetNsId) -> Option<i32> {
-        let nsid = id.nsid.filter(|nsid| nsid.is_taken() == Some(true))?;
-        (!self.is_number_of_another(id)).then_some(nsid.number)
+    ///
+    /// # Errors
+    /// Code 11 when the kernel cannot be asked now.
+    pub fn number_of(&self, id: &NetNsId) -> Result<Option<i32>, Error> {
+        let is_taken = id.is_taken()? == Some(true);
+        let nsid = id
+            .nsid
+            .filter(|_| is_taken && !self.is_number_of_another(id));
+        Ok(nsid.map(|nsid| nsid.number))
+    }
+
+    /// Who has the number of the namespace `id`, into which no path leads that a search has found.
+    ///
+    /// # Errors
+    /// Code 8 when a process cannot be examined, 11 when the kernel cannot be asked now.
+    pub fn bearer_of_number(&self, id: &NetNsId) -> Result<Bearer, Error> {
+        let Some(number) = self.number_of(id)? else {
+            return Ok(Bearer::NotIt);
+        };
+        if !matches!(self.seen()?, Seen::All(_)) {
+            return Ok(Bearer::Unknown(number));
+        }
+        let Seen::All(held) = self.seen_closely()? else {
+            return Ok(Bearer::Unknown(number));
+        };
+        let numbers = Numbers::of(held);
+        let is_of_another = || {
+            held.get(&id.inode)
+                .is_some_and(|held| held.is_of_another(id))
+        };
+        Ok(match numbers.inodes.get(&number) {
+            Some(inode) if *inode != id.inode || is_of_another() => Bearer::NotIt,
+            None if numbers.is_complete && !held.contains_key(&id.inode) => Bearer::Itself(number),
+            _ => Bearer::Unknown(number),
+        })
     }
 
     /// The same, where a namespace has the number of `id` now if `is_taken`.
@@ -147,8 +204,8 @@ impl Holders {
         let Ok(Seen::All(held) | Seen::Hidden(held)) = self.seen() else {
             return false;
         };
-        let numbers = self.numbers.get_or_init(|| numbers(held));
-        let now = id.nsid.and_then(|nsid| numbers.get(&nsid.number));
+        let numbers = self.numbers.get_or_init(|| Numbers::of(held));
+        let now = id.nsid.and_then(|nsid| numbers.inodes.get(&nsid.number));
         now.is_some_and(|inode| {
             let is_same_inode = *inode == id.inode;
             !is_same_inode || held.get(inode).is_some_and(|held| held.is_of_another(id))
@@ -177,6 +234,12 @@ impl Holders {
         seen.map_err(Clone::clone)
     }
 
+    fn seen_closely(&self) -> Result<&Seen, Error> {
+        let look = || look_closely().map_err(|cause| unsearchable(&cause));
+        let seen = self.seen_closely.get_or_init(look).as_ref();
+        seen.map_err(Clone::clone)
+    }
+
     /// Examines every process of the node.
     fn collect() -> Result<Seen, Error> {
         let outcome = sees_all_processes().and_then(|is_first| match is_first {
@@ -197,13 +260,21 @@ fn unsearchable(cause: &io::Error) -> Error {
     Error::new(ErrorCode::NETNS, msg).because(cause)
 }
 
-/// The inode number of each namespace that has an nsid, by that.
-fn numbers(held: &HashMap<u64, Held>) -> HashMap<i32, u64> {
-    let numbered = held.iter().filter_map(|(inode, held)| {
-        let nsid = Nsid::find(&held.open(*inode)?).ok()??;
-        Some((nsid.number, *inode))
-    });
-    numbered.collect()
+impl Numbers {
+    fn of(held: &HashMap<u64, Held>) -> Self {
+        let mut numbers = Self {
+            is_complete: true,
+            ..Self::default()
+        };
+        for (inode, held) in held {
+            match held.open(*inode).map(|netns| Nsid::find(&netns)) {
+                Some(Ok(Some(nsid))) => drop(numbers.inodes.insert(nsid.number, *inode)),
+                Some(Ok(None)) => {}
+                Some(Err(_)) | None => numbers.is_complete = false,
+            }
+        }
+        numbers
+    }
 }
 
 impl Held {
@@ -295,7 +366,7 @@ mod tests {
         };
         let holders = Holders {
             seen: OnceCell::from(Ok(Seen::TooMany)),
-            numbers: OnceCell::new(),
+            ..Holders::default()
         };
         let presence = holders.presence(&id, "/run/netns/c1");
         let error = presence.is_living().unwrap_err();

@@ -73,17 +73,22 @@ impl Nsid {
         Ok(number.map(|number| Self { given_by, number }))
     }
 
-    /// Whether a namespace has this number. `None` when that is unknown: another namespace has
+    /// Whether a namespace has this number. `None` when that cannot be known: another namespace has
     /// given it than that of this process, or a kernel before 5.0 does not tell.
-    pub(super) fn is_taken(self) -> Option<bool> {
-        if own_inode().ok()? != self.given_by {
-            return None;
+    ///
+    /// # Errors
+    /// The reason why the kernel cannot be asked now, such as too many open files.
+    pub(super) fn is_taken(self) -> io::Result<Option<bool>> {
+        if own_inode()? != self.given_by {
+            return Ok(None);
         }
-        let mut kernel = Kernel::connect().ok()?;
-        match kernel.ask(RTM_GETNSID, &[(NETNSA_NSID, self.number)]) {
-            Ok(number) => Some(number? == self.number),
-            Err(cause) if is(&cause, Errno::ENOENT) => Some(false),
-            Err(_) => None,
+        let asked = [(NETNSA_NSID, self.number)];
+        match Kernel::connect()?.ask(RTM_GETNSID, &asked) {
+            Ok(number) => Ok(number.map(|number| number == self.number)),
+            Err(cause) if is(&cause, Errno::ENOENT) => Ok(Some(false)),
+            // Such a kernel requires another attribute.
+            Err(cause) if is(&cause, Errno::EINVAL) || is(&cause, Errno::EOPNOTSUPP) => Ok(None),
+            Err(cause) => Err(cause),
         }
     }
 }
@@ -195,12 +200,13 @@ mod tests {
     fn the_kernel_says_which_numbers_are_free() {
         let own = NetNs::own().unwrap();
         let known = Nsid::find(&own).unwrap();
-        assert_eq!(known.map(Nsid::is_taken), known.map(|_| Some(true)));
+        let is_taken = |nsid: Nsid| nsid.is_taken().unwrap();
+        assert_eq!(known.map(is_taken), known.map(|_| Some(true)));
         let free = Nsid {
             given_by: own_inode().unwrap(),
             number: i32::MAX,
         };
-        assert_eq!(free.is_taken(), Some(false));
+        assert_eq!(is_taken(free), Some(false));
     }
 
     #[test]
@@ -209,7 +215,7 @@ mod tests {
             given_by: 1,
             number: 0,
         };
-        assert_eq!(foreign.is_taken(), None);
+        assert_eq!(foreign.is_taken().unwrap(), None);
     }
 
     #[test]

@@ -141,7 +141,24 @@ impl NetNsId {
 
     /// Whether the kernel says that it has ended, which it tells every process of the node.
     pub fn is_gone(&self) -> bool {
-        self.nsid.and_then(Nsid::is_taken) == Some(false)
+        matches!(self.is_taken(), Ok(Some(false)))
+    }
+
+    /// Whether a namespace has its number now. `None` when the kernel does not tell.
+    ///
+    /// # Errors
+    /// Code 11 when the kernel cannot be asked now.
+    pub(super) fn is_taken(&self) -> Result<Option<bool>> {
+        let Some(nsid) = self.nsid else {
+            return Ok(None);
+        };
+        nsid.is_taken().map_err(|cause| {
+            let msg = format!(
+                "failed to ask for the netns with the number {}",
+                nsid.number
+            );
+            Error::new(ErrorCode::TRY_AGAIN, msg).because(&cause)
+        })
     }
 
     /// Whether the namespace exists, and `path` leads to it.
