@@ -194,7 +194,7 @@ impl Device {
     pub fn is_selected_by(&self, selector: &DeviceSelector) -> bool {
         match selector {
             DeviceSelector::Name(name) => self.name == *name || self.altnames.contains(name),
-            DeviceSelector::HwAddr(mac) => self.mac == *mac,
+            DeviceSelector::HwAddr(mac) => self.hardware_mac() == *mac,
             DeviceSelector::KernelPath(_) => {
                 let address = selector.pci_address();
                 address.is_some_and(|address| self.pci_id == address.as_str())

@@ -76,8 +76,10 @@ impl Device {
     /// Whether `link`, which was found where this device was just moved to, has the
     /// properties of the device.
     pub fn is_like(&self, link: &Link) -> bool {
-        let seen = (&link.kind, &link.mac, &link.bus_address, link.parent);
-        seen == (&self.kind, &self.mac, &self.bus_address, self.parent)
+        let mac = link.hardware_mac();
+        let seen = (&link.kind, mac, &link.bus_address, link.parent);
+        let mac = self.hardware_mac();
+        seen == (&self.kind, mac, &self.bus_address, self.parent)
     }
 
     /// The index of a veth's other end, if that is on the host. It never changes.

@@ -78,7 +78,16 @@ fn plan_return(device: Device, options: &Options, host: &mut Host) -> Result<Dev
         false => None,
     };
     let device = keep::plan(host, device)?;
+    // A macvlan on top of it, also in a pod, may have given it another address, which the kernel
+    // takes back when the macvlan ends. A port of a bond has the address of that.
+    let is_own = device.is_hardware() && options.allow_in_use && controller.is_none();
+    let mac = if is_own {
+        device.hardware_mac().to_owned()
+    } else {
+        device.mac.clone()
+    };
     Ok(Device {
+        mac,
         controller,
         in_use: options.allow_in_use,
         ..device

@@ -106,17 +106,16 @@ fn by_directory(netlink: &mut Netlink, directory: &Path) -> Result<Device> {
     )))
 }
 
-/// The link with this hardware address. Interfaces on top of a device (vlan, ipvlan,
-/// bond) have the same address, and so have the ports of a bond.
+/// The link with this hardware address; see [`Link::hardware_mac`]. Interfaces on top of a device
+/// (vlan, ipvlan, bond) have the same address.
 fn by_hwaddr<'a>(links: &'a [Link], mac: &str) -> Result<&'a Link> {
     let mut same: Vec<&Link> = links
         .iter()
-        .filter(|l| l.mac == mac && !l.loopback)
+        .filter(|l| l.hardware_mac() == mac && !l.loopback)
         .collect();
     narrow(&mut same, &|l| {
         l.kind.is_empty() || !l.bus_address.is_empty()
     });
-    narrow(&mut same, &|l| l.permanent_mac == mac);
     match same[..] {
         [one] => Ok(one),
         [] => Err(missing(&format!(
@@ -164,6 +163,21 @@ pub(crate) mod tests {
             link("eth2", "", "0000:00:07.0", "02:00:00:00:00:01"),
         ];
         assert_eq!(name_by_hwaddr(&ports).unwrap(), "eth2");
+    }
+
+    /// A macvlan of a pod in mode passthru gives the interface below it any address.
+    #[test]
+    fn a_device_that_was_made_with_another_address_is_not_selected() {
+        let links = [link("eth1", "", "0000:00:06.0", "02:00:00:00:00:02")];
+        let error = name_by_hwaddr(&links).unwrap_err();
+        assert!(error.is_not_found(), "{error:?}");
+        let own = by_hwaddr(&links, "02:00:00:00:00:02");
+        assert_eq!(own.unwrap().name, "eth1");
+        let recorded = Device::of_link(links[0].clone()).unwrap();
+        for (mac, is_selected) in [(1, false), (2, true)] {
+            let selector = DeviceSelector::HwAddr(format!("02:00:00:00:00:0{mac}"));
+            assert_eq!(recorded.is_selected_by(&selector), is_selected, "{mac}");
+        }
     }
 
     #[test]
