@@ -1,7 +1,7 @@
 //! `eni-sync attach`: creates and attaches the ENIs of the configuration, before the kubelet
 //! starts. The agent does the same later for ENIs that are missing then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -138,12 +138,8 @@ fn set_up(report: &mut Report, done: &mut BTreeSet<String>, deadline: Deadline) 
         Ok(links) => links,
         Err(error) => return report.problems.push(Problem::new("", error)),
     };
-    let macs: BTreeMap<&str, &Link> = links
-        .iter()
-        .map(|link| (link.hardware_mac(), link))
-        .collect();
     for eni in &mut report.enis {
-        let link = macs.get(eni.mac.as_str());
+        let link = Link::of_hardware(&links, &eni.mac);
         let is_awaited = eni.is_new && !done.contains(&eni.id);
         let is_in_a_pod = link.is_none() && !is_awaited;
         if is_in_a_pod || link.is_some_and(|link| link.controller.is_some()) {

@@ -6,7 +6,6 @@ use common::attach::Sandbox;
 use common::cni::args::CmdArgs;
 use common::cni::result::{AddResult, IpConfig};
 use common::error::{Error, Result};
-use host_device::device::Device;
 
 use crate::ledger::Ledger;
 use crate::plugin::agent_first::{agent_first, own_aws};
@@ -109,17 +108,16 @@ impl Place {
     /// The ENI of the interface that the calling plugin has made.
     fn of(args: &CmdArgs) -> Result<Self> {
         let ifname = args.ifname.to_string();
+        let recorded = desired::recorded_mac(args)?;
         let link = Sandbox::open(&args.netns)?.netlink.link_by_name(&ifname)?;
         if let Some(link) = link {
             return Ok(Self {
-                mac: link.hardware_mac().to_owned(),
                 is_whole: !SHARING.contains(&link.kind.as_str()),
+                mac: recorded.unwrap_or_else(|| link.hardware_mac().to_owned()),
             });
         }
         // A device that is bound to a driver for user space has no interface.
-        let record = host_device::records().read::<Device>(args)?;
-        let mac = record.map(|record| record.device.hardware_mac().to_owned());
-        let mac = mac.filter(|mac| !mac.is_empty()).ok_or_else(|| {
+        let mac = recorded.ok_or_else(|| {
             let msg = format!("interface {ifname:?} has no MAC address");
             let details = "eni-sync finds the ENI by it: it is asked for addresses by a plugin \
                            that has made the interface, and that knows a device by its record";

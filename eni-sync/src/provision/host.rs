@@ -61,7 +61,7 @@ impl Host {
 
     /// The interface with this MAC address.
     pub(crate) fn link(&self, mac: &str) -> Option<&Link> {
-        self.links.iter().find(|link| link.hardware_mac() == mac)
+        Link::of_hardware(&self.links, mac)
     }
 
     /// The state of the interface with this MAC address.

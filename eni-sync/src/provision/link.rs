@@ -69,8 +69,8 @@ pub(crate) fn await_and_set_up(id: &str, mac: &str, deadline: Deadline) -> Resul
     let mut seen: Option<(u32, String, Instant)> = None;
     loop {
         let links = netlink.links()?;
-        let is_its = |link: &&Link| link.hardware_mac() == mac && link.controller.is_none();
-        if let Some(link) = links.iter().find(is_its) {
+        let found = Link::of_hardware(&links, mac);
+        if let Some(link) = found.filter(|link| link.controller.is_none()) {
             if link.up {
                 return Ok(link.name.clone());
             }

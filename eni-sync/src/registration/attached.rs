@@ -41,7 +41,7 @@ pub(crate) fn of_host_device(mac: Option<&str>) -> Result<Vec<String>> {
 
 /// Whether none of the node's links is the interface of the ENI with this MAC address.
 pub(crate) fn is_elsewhere(links: &[Link], mac: &str) -> bool {
-    links.iter().all(|link| link.hardware_mac() != mac)
+    Link::of_hardware(links, mac).is_none()
 }
 
 /// Whether a pod that gets an ENI as a whole gets this secondary address with it; `entry` is what

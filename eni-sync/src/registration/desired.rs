@@ -52,6 +52,11 @@ pub(crate) fn by_mac(prev_result: &AddResult, args: &CmdArgs) -> Result<Wanted> 
 }
 
 fn mac_of(interface: &Interface, args: &CmdArgs) -> Result<String> {
+    if interface.name == args.ifname.as_str()
+        && let Some(mac) = recorded_mac(args)?
+    {
+        return Ok(mac);
+    }
     if !interface.mac.is_empty() {
         return Ok(interface.mac.to_lowercase());
     }
@@ -61,15 +66,26 @@ fn mac_of(interface: &Interface, args: &CmdArgs) -> Result<String> {
     {
         return Ok(link.mac);
     }
-    // The record has the MAC address that the device had before a driver for user space took it
-    // from the kernel.
-    let record = host_device::records().read::<Device>(args)?;
-    record
-        .map(|record| record.device.mac)
-        .filter(|mac| !mac.is_empty())
-        .ok_or_else(|| {
-            let msg = format!("interface {:?} has no MAC address", interface.name);
-            let details = "it is not in prevResult, and the container has no such interface";
-            Error::config(msg).with_details(details)
-        })
+    let msg = format!("interface {:?} has no MAC address", interface.name);
+    let details = "it is not in prevResult, and the container has no such interface";
+    Err(Error::config(msg).with_details(details))
+}
+
+/// The MAC address of the ENI that an attachment is on, if a plugin of this suite has made its
+/// interface. That of the interface can be another one, or there is none: a macvlan in mode passthru
+/// sets that of the interface below it, and a driver for user space takes a device from the kernel.
+///
+/// # Errors
+/// Code 5 naming a record that cannot be read.
+pub(crate) fn recorded_mac(args: &CmdArgs) -> Result<Option<String>> {
+    let on_master = ipvlan::records().read::<ipvlan::device::Device>(args)?;
+    let mac = match on_master {
+        Some(record) => record.device.eni_mac().to_lowercase(),
+        None => {
+            let whole = host_device::records().read::<Device>(args)?;
+            let mac = whole.map(|record| record.device.hardware_mac().to_lowercase());
+            mac.unwrap_or_default()
+        }
+    };
+    Ok(Some(mac).filter(|mac| !mac.is_empty()))
 }

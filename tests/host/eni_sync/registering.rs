@@ -1,6 +1,8 @@
 //! What ADD registers, on which ENI, and how many calls that takes.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::thread;
 
 use harness::Pod;
@@ -69,6 +71,42 @@ fn the_mac_address_decides_between_two_enis_of_one_subnet() {
     node.run(&node.conf_call("ADD", &pod, &[], &keys)).ok();
     assert_eq!(node.addresses_of(&second), ["10.0.4.70"]);
     assert_eq!(node.addresses(), Vec::<String>::new());
+}
+
+/// A macvlan of another pod in mode passthru can have given the master the address of another ENI,
+/// which the interface of the pod has then.
+#[test]
+fn the_record_of_ipvlan_decides_and_not_the_address_of_its_interface() {
+    let vpc = Vpc::new();
+    let node = vpc.node();
+    let second = node.lab.multus_eni(&node.instance, &vpc.pods);
+    let second_mac = node.lab.mac(&second);
+    let pod = Pod::new("c1");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let inode = fs::metadata(pod.netns.path()).unwrap().ino();
+    let record = json!({
+        "network": "mgmt", "containerId": "c1", "ifname": "net1", "cniVersion": "1.1.0",
+        "bootId": boot.trim(), "netns": pod.netns.path(), "ipam": null,
+        "netnsId": { "device": 4, "inode": inode },
+        "device": {
+            "masterIndex": 7, "linkInContainer": false, "temporaryName": "ipv0", "mode": "l2",
+            "masterMac": second_mac, "masterHardwareMac": node.mac,
+        },
+    });
+    let directory = node.node.state().join("eni-cni/ipvlan/mgmt");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("c1:net1.json"), record.to_string()).unwrap();
+    let result = prev_result(&pod, &[(&second_mac, &["10.0.4.70"])]);
+    let keys = json!({ "prevResult": result });
+    for command in ["ADD", "CHECK"] {
+        node.run(&node.conf_call(command, &pod, &[], &keys)).ok();
+        assert_eq!(node.addresses(), ["10.0.4.70"], "{command}");
+        assert_eq!(
+            node.addresses_of(&second),
+            Vec::<String>::new(),
+            "{command}"
+        );
+    }
 }
 
 #[test]

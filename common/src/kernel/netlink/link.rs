@@ -426,6 +426,25 @@ impl Link {
         }
     }
 
+    /// The interface among `links` by which the node has the device with this hardware address.
+    /// What lies on top of an interface of the node is never it, although it may have the address:
+    /// a VLAN has that of the interface below. One that tells the address it was made with is
+    /// preferred, then hardware.
+    pub fn of_hardware<'a>(links: &'a [Self], mac: &str) -> Option<&'a Self> {
+        let same = links
+            .iter()
+            .filter(|link| link.hardware_mac() == mac && !link.is_upper());
+        same.min_by_key(|link| {
+            let is_virtual = !link.kind.is_empty();
+            (is_virtual, link.permanent_mac.is_empty(), link.index)
+        })
+    }
+
+    /// Whether it lies on top of another interface of its namespace, as a VLAN does.
+    pub fn is_upper(&self) -> bool {
+        self.parent.is_some() && self.parent_netns_id.is_none() && self.kind != "veth"
+    }
+
     /// Whether it resolves the hardware addresses of neighbours, and answers their requests.
     /// The mode of an ipvlan interface is examined too, because it gets the flag `NOARP` only
     /// when it is set up.

@@ -94,37 +94,31 @@ impl Facts {
 /// The interfaces of ENIs. Links on top of them, which may have the same MAC address, are left
 /// out.
 fn interfaces(enis: &[Eni]) -> Result<HashMap<String, Interface>> {
-    let is_eni = |link: &Link| enis.iter().any(|eni| eni.mac == link.hardware_mac());
-    let is_upper = |link: &Link| link.parent.is_some() && link.parent_netns_id.is_none();
-    let mut found = HashMap::new();
-    for link in Netlink::open()?.links()? {
-        if !is_eni(&link) || (is_upper(&link) && link.kind != "veth") {
-            continue;
-        }
-        let mac = link.hardware_mac().to_owned();
+    let links = Netlink::open()?.links()?;
+    let found = enis.iter().filter_map(|eni| {
+        let link = Link::of_hardware(&links, &eni.mac)?;
         let interface = Interface {
-            pci: PciAddress::of_link(&link).map(|address| address.to_string()),
-            name: link.name,
+            pci: PciAddress::of_link(link).map(|address| address.to_string()),
+            name: link.name.clone(),
             is_up: link.up,
         };
-        found.insert(mac, interface);
-    }
-    Ok(found)
+        Some((eni.mac.clone(), interface))
+    });
+    Ok(found.collect())
 }
 
 /// The devices that host-device has moved to pods and not returned.
 fn attached() -> Result<HashMap<String, String>> {
     let records = host_device::records().all::<Attached>()?;
-    let devices = records.into_iter().map(|record| record.device);
-    let devices = devices.filter(|device| !device.returned && !device.pci_id.is_empty());
-    let macs = |device: Attached| {
-        let both = [
-            device.mac.to_lowercase(),
-            device.permanent_mac.to_lowercase(),
-        ];
-        both.map(|mac| (mac, device.pci_id.clone()))
-    };
-    Ok(devices.flat_map(macs).collect())
+    Ok(by_mac(records.into_iter().map(|record| record.device)))
+}
+
+/// The PCI addresses of the devices that are not back, by the MAC address of their ENI: a pod may
+/// have set another one.
+fn by_mac(devices: impl Iterator<Item = Attached>) -> HashMap<String, String> {
+    let away = devices.filter(|device| !device.returned && !device.pci_id.is_empty());
+    let by_mac = away.map(|device| (device.hardware_mac().to_lowercase(), device.pci_id));
+    by_mac.filter(|(mac, _)| !mac.is_empty()).collect()
 }
 
 /// The NUMA node of a device, if the kernel knows it.
@@ -140,4 +134,35 @@ pub(crate) fn is_for_user_space(pci: &str) -> bool {
     let directory = PciAddress::new(pci).map(|address| address.directory());
     let driver = directory.and_then(|directory| driver_of(&directory).ok());
     driver.is_some_and(|driver| USER_DRIVERS.contains(&driver.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_counts_for_the_eni_of_its_permanent_address_only() {
+        let device = |pci: &str, [permanent, present]: [&str; 2]| Attached {
+            pci_id: pci.to_owned(),
+            permanent_mac: permanent.to_owned(),
+            mac: present.to_owned(),
+            ..Attached::default()
+        };
+        // A pod had given the first one the address of the second one.
+        let devices = [
+            device("0000:00:06.0", ["0A", "0b"]),
+            device("0000:00:07.0", ["0b", "0b"]),
+            device("0000:00:08.0", ["", "0c"]),
+            device("0000:00:09.0", ["", ""]),
+        ];
+        let devices = || devices.clone().into_iter();
+        let expected = [
+            ("0a", "0000:00:06.0"),
+            ("0b", "0000:00:07.0"),
+            ("0c", "0000:00:08.0"),
+        ];
+        let expected = expected.map(|(mac, pci)| (mac.to_owned(), pci.to_owned()));
+        assert_eq!(by_mac(devices()), HashMap::from(expected.clone()));
+        assert_eq!(by_mac(devices().rev()), HashMap::from(expected));
+    }
 }

@@ -254,15 +254,13 @@ pub(crate) fn compose(
 }
 
 pub(super) fn interface_of(links: &[Link], mac: &str) -> String {
-    let found = links.iter().find(|link| link.hardware_mac() == mac);
+    let found = Link::of_hardware(links, mac);
     found.map(|link| link.name.clone()).unwrap_or_default()
 }
 
-/// The index of the interface with this MAC address. Interfaces on top of it have the same, and
-/// were made later.
+/// The index of the interface with this MAC address.
 pub(super) fn index_of(links: &[Link], mac: &str) -> Option<u32> {
-    let found = links.iter().filter(|link| link.hardware_mac() == mac);
-    found.map(|link| link.index).min()
+    Link::of_hardware(links, mac).map(|link| link.index)
 }
 
 #[cfg(test)]
@@ -310,17 +308,28 @@ mod tests {
         };
         // A pod has given the first one the address of the second one.
         let mut links = vec![link(3, "eth1", ["a", "b"]), link(5, "eth2", ["b", "b"])];
-        links.push(Link {
-            kind: "macvlan".to_owned(),
-            ..link(7, "above", ["a", "c"])
-        });
+        let of_kind = |kind: &str, link: Link| Link {
+            kind: kind.to_owned(),
+            ..link
+        };
+        // On top of an interface there are others with its address, or with that of a device which
+        // was attached later, or is in a pod.
+        for (index, mac) in [(4, "b"), (7, "c")] {
+            links.push(Link {
+                parent: Some(3),
+                ..of_kind("vlan", link(index, "above", ["a", mac]))
+            });
+        }
+        links.insert(0, of_kind("bond", link(2, "bond0", ["", "d"])));
         links.push(link(8, "eth3", ["", "d"]));
+        links.push(of_kind("veth", link(9, "veth0", ["", "e"])));
         let found = |mac| (index_of(&links, mac), interface_of(&links, mac));
         assert_eq!(found("a"), (Some(3), "eth1".to_owned()));
         assert_eq!(found("b"), (Some(5), "eth2".to_owned()));
-        assert_eq!(found("c"), (Some(7), "above".to_owned()));
+        assert_eq!(found("c"), (None, String::new()));
         assert_eq!(found("d"), (Some(8), "eth3".to_owned()));
-        assert_eq!(found("e"), (None, String::new()));
+        assert_eq!(found("e"), (Some(9), "veth0".to_owned()));
+        assert_eq!(found("f"), (None, String::new()));
     }
 
     #[test]
