@@ -29,34 +29,52 @@ const PLUGINS: [&str; 2] = ["host-device", "ipvlan"];
 /// How long a DEL may take: as long as a runtime would wait at least.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// How many of them are executed at the same time: one that hangs keeps few others waiting.
+/// How many of them are executed at the same time, and how many of these may have failed before: what
+/// hangs each time keeps nothing waiting that was not tried yet.
 const AT_ONCE: usize = 4;
+const AGAIN_AT_ONCE: usize = AT_ONCE - 1;
 /// The pause after the first error; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest pause after a look for attachments that has failed, and after a DEL.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE_OF_DEL: Duration = Duration::from_secs(300);
 
-/// The attachments without a container.
+/// The attachments without a container, each by its name and what tells it from the next one of the
+/// same name.
 #[derive(Default)]
 struct Orphans {
     /// Since when they have been seen.
-    abandoned: HashMap<String, Instant>,
-    /// Those that are to be ended.
+    abandoned: HashMap<Key, Instant>,
+    /// Those that are to be ended, the ones that have failed last.
     due: VecDeque<Due>,
     /// Those whose DEL is being executed.
-    running: HashSet<String>,
+    running: HashSet<Key>,
     /// Those whose last DEL has failed.
-    failed: HashSet<String>,
+    failed: HashMap<Key, Retry>,
+}
+
+/// Names an attachment, and identifies it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    name: String,
+    identity: String,
 }
 
 /// An attachment that is to be ended.
 struct Due {
     plugin: &'static str,
     record: Attachment<Value>,
-    name: String,
+    key: Key,
 }
 
-/// What a DEL has ended in, by the name of the attachment.
-type Ended = (String, Result<()>);
+/// When a DEL that has failed is tried again.
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+/// What a DEL has ended in.
+type Ended = (Key, Result<()>);
 
 /// Ends attachments whose container has ended, for ever. Nothing waits for the DELs, which can take
 /// long: a plugin may call another program, and that a server.
@@ -74,17 +92,16 @@ pub(super) fn run(agent: &Arc<Agent>) {
             look_at = Instant::now() + agent.configuration.reconcile_interval();
             match looked {
                 Err(error) => look_at = look_at.min(later(&error, &mut pause)),
-                Ok(()) if orphans.failed.is_empty() => pause = FIRST_PAUSE,
-                Ok(()) => {}
+                Ok(()) => pause = FIRST_PAUSE,
             }
         }
         orphans.start(agent, &done);
-        let wait = look_at.saturating_duration_since(Instant::now());
+        let next = orphans.next_retry().map_or(look_at, |at| at.min(look_at));
+        let wait = next.saturating_duration_since(Instant::now());
         // This thread keeps the other end, so nothing but the time ends the wait in vain.
-        if let Ok((name, outcome)) = ended.recv_timeout(wait)
-            && let Err(error) = orphans.note(name, outcome)
-        {
-            look_at = look_at.min(later(&error, &mut pause));
+        match ended.recv_timeout(wait) {
+            Ok((key, outcome)) => orphans.note(key, outcome),
+            Err(_) => look_at = next,
         }
     }
 }
@@ -119,66 +136,92 @@ impl Orphans {
                         continue;
                     }
                 }
-                let since = self.abandoned.get(&name).copied();
+                let identity = record.identity();
+                let key = Key { name, identity };
+                let since = self.abandoned.get(&key).copied();
                 let since = since.unwrap_or_else(Instant::now);
-                abandoned.insert(name.clone(), since);
-                if since.elapsed() >= grace && !self.running.contains(&name) {
+                abandoned.insert(key.clone(), since);
+                if since.elapsed() >= grace && self.may_start(&key) {
                     due.push(Due {
                         plugin,
                         record,
-                        name,
+                        key,
                     });
                 }
             }
         }
         self.abandoned = abandoned;
-        self.failed.retain(|name| self.abandoned.contains_key(name));
-        // What hangs each time keeps nothing waiting that was not tried yet.
-        due.sort_by_key(|due| self.failed.contains(&due.name));
+        self.failed
+            .retain(|key, _| self.abandoned.contains_key(key));
+        due.sort_by_key(|due| self.failed.contains_key(&due.key));
         self.due = due.into();
         errors.into_result()
     }
 
+    /// Whether the DEL of an attachment neither is being executed nor has failed a moment ago.
+    fn may_start(&self, key: &Key) -> bool {
+        let retry = self.failed.get(key);
+        !self.running.contains(key) && retry.is_none_or(|retry| retry.at <= Instant::now())
+    }
+
+    /// When the next one that has failed is tried again.
+    fn next_retry(&self) -> Option<Instant> {
+        let is_waiting = |key: &Key| {
+            let is_due = self.due.iter().any(|due| due.key == *key);
+            !is_due && !self.running.contains(key)
+        };
+        let waiting = self.failed.iter().filter(|(key, _)| is_waiting(key));
+        waiting.map(|(_, retry)| retry.at).min()
+    }
+
+    /// Takes the next one that is to be ended, if there is a thread for it.
+    fn next(&mut self) -> Option<Due> {
+        let has_failed = |key: &Key| self.failed.contains_key(key);
+        let most = match has_failed(&self.due.front()?.key) {
+            true => AGAIN_AT_ONCE,
+            false => AT_ONCE,
+        };
+        let is_free = self.running.len() < most;
+        is_free.then(|| self.due.pop_front()).flatten()
+    }
+
     /// Starts the next DELs, each on a thread of its own.
     fn start(&mut self, agent: &Arc<Agent>, done: &Sender<Ended>) {
-        while self.running.len() < AT_ONCE
-            && let Some(Due {
-                plugin,
-                record,
-                name,
-            }) = self.due.pop_front()
+        while let Some(Due {
+            plugin,
+            record,
+            key,
+        }) = self.next()
         {
-            self.running.insert(name.clone());
-            let (of_thread, to_end) = (done.clone(), name.clone());
+            self.running.insert(key.clone());
+            let (of_thread, to_end) = (done.clone(), key.clone());
             let started = agent.start("orphan", move |agent| {
                 let outcome = end(plugin, &record, agent.configuration.cni_path());
                 if outcome.is_ok() {
-                    tell(plugin, &record, &to_end);
+                    tell(plugin, &record, &to_end.name);
                 }
                 // Nobody listens only when the agent ends.
                 drop(of_thread.send((to_end, outcome)));
             });
             if let Err(error) = started {
-                say!("{error}");
-                self.running.remove(&name);
+                self.note(key, Err(error));
             }
         }
     }
 
-    /// Notes the end of a DEL.
-    ///
-    /// # Errors
-    /// Why it has failed.
-    fn note(&mut self, name: String, outcome: Result<()>) -> Result<()> {
-        self.running.remove(&name);
-        match outcome {
-            Ok(()) => drop(self.failed.remove(&name)),
-            Err(error) => {
-                self.failed.insert(name);
-                return Err(error);
-            }
-        }
-        Ok(())
+    /// Notes the end of a DEL, and reports why it has failed.
+    fn note(&mut self, key: Key, outcome: Result<()>) {
+        self.running.remove(&key);
+        let Err(error) = outcome else {
+            self.failed.remove(&key);
+            self.abandoned.remove(&key);
+            return;
+        };
+        let last = self.failed.get(&key).map(|retry| retry.pause);
+        let pause = last.map_or(FIRST_PAUSE, |last| LONGEST_PAUSE_OF_DEL.min(last * 2));
+        error!("{error}; trying again in {pause:?}");
+        let at = Instant::now() + pause;
+        self.failed.insert(key, Retry { at, pause });
     }
 }
 
