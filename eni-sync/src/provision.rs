@@ -47,7 +47,7 @@ pub(crate) fn begun() -> Result<Vec<String>> {
 /// Why records of ENIs cannot be read. Each may be of an ENI that is being detached: no pod gets
 /// such an ENI, and no ENI is created.
 pub(crate) fn unreadable() -> Vec<String> {
-    let errors = record::each().map(|found| found.filter_map(Result::err).collect());
+    let errors = record::damaged();
     let errors: Vec<Error> = errors.unwrap_or_else(|error| vec![error]);
     errors.iter().map(Error::to_string).collect()
 }

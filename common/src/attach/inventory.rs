@@ -186,16 +186,27 @@ pub fn require_staying(name: &str, mac: &str) -> Result<()> {
     Err(Error::new(ErrorCode::TRY_AGAIN, msg).with_details(details))
 }
 
+/// The keys of the file of an ENI that is being detached, without which eni-sync does not go on with
+/// that.
+const KEYS: [&str; 5] = ["network", "networkCard", "request", "since", "leaving"];
+
 /// Why the file of an ENI that is being detached cannot be read, as far as that is known without
-/// knowing its keys. A file that is gone by now is not damaged.
+/// knowing what is in its keys. A file that is gone by now is not damaged.
 fn damage(path: &Path) -> Option<String> {
     let bytes = match file::read_regular(path, RECORD_LIMIT) {
         Ok(bytes) => bytes,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
         Err(cause) => return Some(cause.to_string()),
     };
-    let unparsed = || serde_json::from_slice::<Map<String, Value>>(&bytes).err();
-    format::newer(&bytes).or_else(|| unparsed().map(|cause| cause.to_string()))
+    format::newer(&bytes).or_else(
+        || match serde_json::from_slice::<Map<String, Value>>(&bytes) {
+            Ok(keys) => {
+                let missing = KEYS.iter().find(|key| !keys.contains_key(**key))?;
+                Some(format!("it has no {missing:?}"))
+            }
+            Err(cause) => Some(cause.to_string()),
+        },
+    )
 }
 
 /// Whether the ENI at this place is the primary one of its instance. Each network card has a

@@ -329,6 +329,18 @@ pub(super) fn each() -> Result<impl Iterator<Item = Result<Record>>> {
     Ok(paths.map(|path| read(&path)))
 }
 
+/// Why records cannot be read. One that somebody has removed meanwhile is not damaged.
+///
+/// # Errors
+/// Code 5 naming the directory.
+pub(super) fn damaged() -> Result<Vec<Error>> {
+    let errors = paths()?.into_iter().filter_map(|path| {
+        let error = read(&path).err()?;
+        path.symlink_metadata().is_ok().then_some(error)
+    });
+    Ok(errors.collect())
+}
+
 fn paths() -> Result<Vec<PathBuf>> {
     let root = begun();
     let failed = |cause| Error::io(format!("failed to list {}", root.display()), &cause);

@@ -245,7 +245,7 @@ fn an_eni_that_is_being_detached_gives_no_address_also_where_no_call_is_needed()
     fs::write(&record, "{}").unwrap();
     let pod = sharing(&node, "c1");
     node.lab.reset_calls();
-    let said = "is being detached from this node";
+    let said = "being detached from this node";
     assert_refused(&node, &call(&node, "ADD", &pod, &ipv4()), 11, &[said]);
     assert!(!node.ledger().values().any(|state| state == "held"));
     fs::remove_file(record).unwrap();

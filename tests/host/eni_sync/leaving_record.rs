@@ -10,9 +10,10 @@ use serde_json::json;
 
 use super::doctor::examine;
 
-const UNREADABLE: [(&str, &str); 3] = [
+const UNREADABLE: [(&str, &str); 4] = [
     ("{", "EOF while parsing"),
     ("[]", "invalid type"),
+    ("{}", "it has no \"network\""),
     (r#"{"formatVersion": 9}"#, "it is of format 9"),
 ];
 
