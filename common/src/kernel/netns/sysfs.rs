@@ -51,8 +51,9 @@ impl NetNs {
     }
 
     /// The number in sysfs of the interface of this namespace that has this index. Of two interfaces
-    /// the one that was made later has the higher number, wherever it was made. Source:
-    /// `__kernfs_new_node` of Linux. `None` as for [`sysfs_number`].
+    /// the one that was made later has the higher number, wherever it was made, except that the
+    /// numbers of a kernel before 5.5 have 32 bits and begin again. Source: `__kernfs_new_node` of
+    /// Linux. `None` as for [`sysfs_number`].
     ///
     /// # Errors
     /// As for [`Self::find_sysfs_number`].
