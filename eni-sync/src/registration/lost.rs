@@ -18,8 +18,9 @@ pub(crate) struct Beside {
     pub(crate) addresses: HashSet<IpAddr>,
     /// The prefixes that they show.
     pub(crate) prefixes: Vec<Cidr>,
-    /// The addresses of unknown prefixes that somebody has already.
-    pub(crate) occupied: Vec<IpAddr>,
+    /// The addresses of unknown prefixes that somebody has already; `None` when that cannot be found
+    /// out.
+    pub(crate) occupied: Option<Vec<IpAddr>>,
 }
 
 /// What is known about a request whose answer was lost, at the time of a description.

@@ -11,7 +11,7 @@ use common::attach::inventory::Eni;
 use common::error::{Error, ErrorCode, Result};
 use common::say;
 
-use super::occupied::{occupied, set_apart};
+use super::occupied::{note, occupied};
 use super::stock::Level;
 use super::supply::{IPV4_SIZE, Slots, missing};
 use crate::ledger::{Asked, EniLedger, Entries, Entry, Event, Prefix, State, now};
@@ -209,8 +209,8 @@ impl<'a> Order<'a> {
         };
         // The ledger is not locked here: pods must not wait while all namespaces are read.
         let occupied = match &answer {
-            Ok(chosen) => occupied(self.node.ledger, chosen)?,
-            Err(_) => Vec::new(),
+            Ok(chosen) => occupied(self.node.ledger, chosen),
+            Err(_) => None,
         };
         let entries = self.ledger.open()?;
         let outcome = match answer {
@@ -222,10 +222,7 @@ impl<'a> Order<'a> {
                 let addresses = chosen.len().saturating_mul(IPV4_SIZE);
                 let subnets = &self.node.shared.subnets;
                 subnets.note_assigned(&self.eni.subnet_id, self.family, addresses);
-                set_apart(&entries, &occupied)?;
-                for prefix in chosen {
-                    note(&entries, prefix, self.ranges_file())?;
-                }
+                note(&entries, &chosen, self.ranges_file(), occupied.as_deref())?;
                 Ok(())
             }
         };
@@ -319,19 +316,6 @@ pub(crate) fn reservation_command(subnet_id: &str) -> String {
     )
 }
 
-/// Writes down a prefix that EC2 has assigned to the ENI, and for whom.
-fn note(entries: &Entries, prefix: Cidr, ranges_file: Option<&Path>) -> Result<()> {
-    let known = entries.prefixes()?;
-    let before = known.iter().find(|known| known.prefix == prefix);
-    match Prefix::assigned(prefix) {
-        Some(after) => {
-            let after = after.listed_in(ranges_file);
-            entries.change_prefix(before, &after, &Event::Assigned { for_pool: true })
-        }
-        None => Ok(()),
-    }
-}
-
 /// The request for prefixes whose answer is not known, if it can be read. A damaged file is
 /// removed: the prefixes that EC2 chose are then adopted like any unknown prefix.
 ///
@@ -349,16 +333,16 @@ pub(crate) fn asked(entries: &Entries, ipv6: bool) -> Result<Option<Asked>> {
     }
 }
 
-/// The addresses that somebody has already in what may be EC2's answer to a request for prefixes.
-/// The ledger is not locked while the namespaces are read.
+/// The addresses that somebody has already in what may be EC2's answer to a request for prefixes;
+/// `None` when that cannot be found out. The ledger is not locked while the namespaces are read.
 ///
 /// # Errors
-/// Code 5 or 6 naming a file of the ledger, and those of reading the namespaces.
+/// Code 5 or 6 naming a file of the ledger.
 pub(crate) fn occupied_beside(
     node: &Node<'_>,
     ledger: &EniLedger,
     actual: &Description,
-) -> Result<Vec<IpAddr>> {
+) -> Result<Option<Vec<IpAddr>>> {
     let unknown = {
         let entries = ledger.open()?;
         let (is_v4, is_v6) = (
@@ -374,8 +358,8 @@ pub(crate) fn occupied_beside(
             .collect::<Vec<_>>()
     };
     match unknown.is_empty() {
-        true => Ok(Vec::new()),
-        false => occupied(node.ledger, &unknown),
+        true => Ok(Some(Vec::new())),
+        false => Ok(occupied(node.ledger, &unknown)),
     }
 }
 
@@ -436,16 +420,14 @@ fn note_family(
     };
     chosen.retain(is_new);
     undecided.retain(is_new);
-    let is_chosen = |address: &&IpAddr| chosen.iter().any(|prefix| prefix.contains(**address));
-    let occupied = beside.occupied.iter().filter(is_chosen);
-    set_apart(entries, &occupied.copied().collect::<Vec<_>>())?;
     for prefix in &chosen {
         say!(
             "EC2 has chosen {prefix} for {}, and its answer was lost",
             actual.id
         );
-        note(entries, *prefix, asked.ranges_file.as_deref())?;
     }
+    let file = asked.ranges_file.as_deref();
+    note(entries, &chosen, file, beside.occupied.as_deref())?;
     if is_over || written + chosen.len() >= asked.count {
         entries.end_asking(ipv6)?;
     }
