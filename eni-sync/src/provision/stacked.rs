@@ -23,7 +23,7 @@ const HIDDEN: &str = "an interface in a namespace that cannot be seen is on it";
 pub(super) fn on_eni(mac: &str) -> Result<BTreeSet<String>> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    let Some(lower) = interface(&links, mac) else {
+    let Some(lower) = Link::of_hardware(&links, mac) else {
         return Ok(BTreeSet::new());
     };
     let mut found = on_node(&links, lower);
@@ -73,7 +73,7 @@ pub(super) fn on_eni(mac: &str) -> Result<BTreeSet<String>> {
 pub(super) fn hidden_on_eni(mac: &str) -> Result<Option<String>> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    let Some(lower) = interface(&links, mac).filter(|link| link.ethernet) else {
+    let Some(lower) = Link::of_hardware(&links, mac).filter(|link| link.ethernet) else {
         return Ok(None);
     };
     match netlink.probe_exclusive(lower.index, &unforeseen_name()) {
@@ -83,12 +83,6 @@ pub(super) fn hidden_on_eni(mac: &str) -> Result<Option<String>> {
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// The interface of an ENI. Those on top of it may have the same MAC address, and were made later.
-fn interface<'a>(links: &'a [Link], mac: &str) -> Option<&'a Link> {
-    let own = links.iter().filter(|link| link.hardware_mac() == mac);
-    own.min_by_key(|link| link.index)
 }
 
 /// The interfaces of the node that are built on this one, and the one that it is a port of.
