@@ -433,7 +433,9 @@ impl Link {
     pub fn of_hardware<'a>(links: &'a [Self], mac: &str) -> Option<&'a Self> {
         let same = links
             .iter()
-            .filter(|link| link.hardware_mac() == mac && !link.is_upper());
+            .filter(|link| link.hardware_mac() == mac && !link.is_upper())
+            // A bridge or a bond has the address of a port.
+            .filter(|link| links.iter().all(|port| port.controller != Some(link.index)));
         same.min_by_key(|link| {
             let is_virtual = !link.kind.is_empty();
             (is_virtual, link.permanent_mac.is_empty(), link.index)

@@ -97,14 +97,17 @@ fn an_eni_stays_while_a_pod_has_an_interface_on_that_of_it() {
 fn an_eni_stays_while_the_node_has_an_interface_on_that_of_it() {
     let site = Site::new();
     let node = site.node();
-    only_eni(&site, &node);
     let host = &node.node.netns;
+    // It has a lower index than the interface of the ENI.
+    host.ip(&["link", "add", "early", "type", "bridge"]);
+    only_eni(&site, &node);
     for (make, upper) in [
         ("link add link ens6 name upper type macvlan", "upper"),
         ("link add upper type bridge", "upper"),
+        ("link set early up", "early"),
     ] {
         host.ip(&make.split(' ').collect::<Vec<_>>());
-        if make.ends_with("bridge") {
+        if !make.ends_with("macvlan") {
             host.ip(&["link", "set", "ens6", "master", upper]);
         }
         let said = format!("interface {upper:?} of the node is on it");
