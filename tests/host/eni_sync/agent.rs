@@ -47,8 +47,10 @@ fn the_plugin_that_has_an_agent_prepares_nothing_for_aws() {
     let node = vpc.node();
     let _agent = Agent::start(&node, &json!({}));
     let pod = Pod::new("c1");
-    // The plugin before it in the chain has recorded which namespace it is about.
+    // The plugin before it in the chain has recorded which namespace it is about, and which ENI.
     node.add_device();
+    let netns = &node.node.netns;
+    netns.ip(&["link", "set", "dev7", "address", &node.mac]);
     node.run(&device_call("ADD", "mgmt", "dev7", &pod)).ok();
     let trace = Trace::of(&node.node, &node.pod_call("ADD", &pod, &["10.0.4.70"]));
     let calls = trace.calls();
