@@ -228,8 +228,9 @@ fn what_ec2_chooses_while_nobody_knows_whether_a_pod_has_it_is_for_nobody_and_st
     assert_eq!(node.ledger()[&first], "adopted");
     node.lab.unassign(&node.eni, &[ip(&first)]);
     let records = node.node.state().join("eni-cni/host-device");
-    fs::remove_dir_all(&records).ok();
-    symlink(&records, &records).unwrap();
+    fs::create_dir_all(&records).unwrap();
+    let of_network = records.join("dpdk");
+    symlink(&of_network, &of_network).unwrap();
     let pod = sharing(&node, "c2");
     let output = node.run(&call(&node, "ADD", &pod, &ipv4()));
     let given = addresses(&output.ok()).remove(0);
